@@ -24,6 +24,16 @@ POOLS = {
     }
 }
 
+HERE = Path(__file__).parent
+CLUSTER = tuple(
+    HERE / each for each in ("cluster", "docs/test_transcripts.py", "page/test_cluster.py", "wire")
+)
+"""Where the tests marked ``cluster`` are. ``pytest -m cluster`` collects nothing else, because to
+import all test modules takes longer than to start a Darkroom."""
+
+SHARED = {"darkroom", "darkroom_address"}
+"""Fixtures of the one Darkroom."""
+
 # How long an example takes says how busy the machine is.
 settings.register_profile("darkroom", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("darkroom")
@@ -39,6 +49,42 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--crash-tally", type=Path, help="A file to which checks of tests/crash add a line each."
     )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Ignore what has no test of the cluster, in a run of all that have one."""
+    if config.args_source is config.ArgsSource.ARGS or not _needs_cluster(config.option.markexpr):
+        return None
+    near = (
+        collection_path.is_relative_to(each) or each.is_relative_to(collection_path)
+        for each in CLUSTER
+    )
+    return None if any(near) else True
+
+
+def _needs_cluster(markers: str) -> bool:
+    first, *others = markers.split() or [""]
+    return first == "cluster" and "or" not in others
+
+
+@pytest.hookimpl(tryfirst=True)  # before those without the cluster are all that is left
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests last that share a Darkroom. Idle, it takes a fifth of a processor, so it should
+    not run beside those that others start."""
+    cluster = [item for item in items if item.get_closest_marker("cluster")]
+    strays = {
+        item.path.relative_to(HERE).as_posix()
+        for item in cluster
+        if not any(item.path.is_relative_to(each) for each in CLUSTER)
+    }
+    if strays:
+        raise pytest.UsageError(f"Add to CLUSTER in tests/conftest.py: {', '.join(sorted(strays))}")
+    sharing = {item for item in cluster if SHARED.intersection(_fixtures(item))}
+    items.sort(key=lambda item: item in sharing)
+
+
+def _fixtures(item: pytest.Item) -> list[str]:
+    return item.fixturenames if isinstance(item, pytest.Function) else []
 
 
 @pytest.fixture

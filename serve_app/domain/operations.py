@@ -1,4 +1,4 @@
-"""Operator's view of the whole queue, and manual operations on it."""
+"""Operator's view of the whole queue, manual operations on it, and the audit log."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from serve_app.domain.request import State
+if TYPE_CHECKING:  # its imports need the audit log
+    from serve_app.domain.request import State
 
 
 class PauseKind(StrEnum):
@@ -28,16 +29,41 @@ class Pause:
     actor: str  # the id of an API key
 
 
+# The audit log.
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """The caller of an act that is written to the audit log."""
+
+    key_id: str  # of its API key; empty for an invalid one
+    address: str = ""  # of the client; empty if it is not known
+
+
+@dataclass(frozen=True, slots=True)
+class NewAct:
+    """Act to be written to the audit log by itself, because it changes nothing else."""
+
+    actor: Actor
+    action: str  # such as ``tenant.read``
+    subject: str
+    detail: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
 @dataclass(frozen=True, slots=True)
 class Act:
-    """Action of an operator: one row of the audit log."""
+    """One row of the audit log."""
 
     id: int  # ascending
     at: datetime
     actor: str  # the id of an API key
     action: str  # such as ``endpoint.pause``
-    subject: str  # an endpoint, or the id of a request
+    subject: str  # an endpoint, the id of a request or a key, a file, or a tenant
     detail: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    address: str = ""  # of the client
+
+
+# The overview.
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,34 +112,38 @@ class Overview:
 
 
 class Operations(Protocol):
-    """Manual operations for admins, on requests of all tenants. ``actor`` is the admin's key. Each
+    """Manual operations for admins, on requests of all tenants. ``actor`` is the admin. Each
     operation and its audit entry are written in one transaction."""
 
-    async def pause(self, endpoint: str, actor: str) -> Pause:
+    async def pause(self, endpoint: str, actor: Actor) -> Pause:
         """Pause an endpoint: its requests are no longer leased. Running ones continue."""
         ...
 
-    async def drain(self, endpoint: str, actor: str) -> Pause:
+    async def drain(self, endpoint: str, actor: Actor) -> Pause:
         """Drain an endpoint: within a second, every ingress refuses new requests for it. Accepted
         requests are served."""
         ...
 
-    async def resume(self, endpoint: str, actor: str) -> bool:
+    async def resume(self, endpoint: str, actor: Actor) -> bool:
         """End a pause or a drain. False if there was none; then the audit log gets no entry."""
         ...
 
-    async def requeue(self, request_id: str, actor: str) -> State:
+    async def requeue(self, request_id: str, actor: Actor) -> State:
         """End the running attempt. Its replica is fenced, it does not count as a failure, and the
         request returns to its old place in the queue. Returns the new state. A queued request is
         left as it is. Raises ``AlreadyFinal``, ``RequestNotFound``."""
         ...
 
-    async def fail(self, request_id: str, actor: str, reason: str) -> State:
+    async def fail(self, request_id: str, actor: Actor, reason: str) -> State:
         """End a queued or running request as failed, with ``reason`` for its owner. Its replica is
         fenced. Raises ``AlreadyFinal``, ``RequestNotFound``."""
         ...
 
     async def overview(self) -> Overview: ...
+
+    async def record(self, acts: Sequence[NewAct]) -> None:
+        """Write acts to the audit log."""
+        ...
 
     async def audit(self, before: int | None = None, limit: int = 50) -> Sequence[Act]:
         """Audit log, newest first. ``before``: id of the last row of the previous page."""

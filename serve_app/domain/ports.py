@@ -21,7 +21,7 @@ from serve_app.domain.lease import (
     Verdict,
     Work,
 )
-from serve_app.domain.operations import Operations
+from serve_app.domain.operations import Actor, Operations
 from serve_app.domain.outcome import Usage
 from serve_app.domain.progress import Preview, StoredSnapshot
 from serve_app.domain.request import CancelVerdict, LogLine, NewRequest, Request, State, Waiting
@@ -180,7 +180,12 @@ class Queue(LeasePort, Protocol):
         """Expected end of a running request, from memory, never in the past. None if unknown."""
         ...
 
-    async def cancel(self, tenant: str, request_id: str) -> CancelVerdict: ...
+    async def cancel(
+        self, tenant: str, request_id: str, actor: Actor | None = None
+    ) -> CancelVerdict:
+        """Cancel a queued request, or ask the replica of a running one to stop. ``actor``: who
+        asked for it, for the audit log; None if nobody did, as when a client disconnects."""
+        ...
 
     async def page(
         self,
@@ -204,10 +209,13 @@ class Queue(LeasePort, Protocol):
         repeated calls count it once."""
         ...
 
-    async def delete(self, tenant: str, request_id: str) -> Sequence[str]:
-        """Delete an ended request. Only its usage record remains, and its idempotency key while
-        valid. Returns the keys of its objects in storage, which are no longer needed. Raises
-        ``RequestNotFound``, and ``RequestActive`` if it has not ended."""
+    async def delete(
+        self, tenant: str, request_id: str, actor: Actor | None = None
+    ) -> Sequence[str]:
+        """Delete an ended request. Only its usage record remains, its entry in the audit log if
+        an ``actor`` asked for it, and its idempotency key while valid. Returns the keys of its
+        objects in storage, which are no longer needed. Raises ``RequestNotFound``, and
+        ``RequestActive`` if it has not ended."""
         ...
 
     async def demand(self) -> Mapping[str, Demand]:

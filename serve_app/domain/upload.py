@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from serve_app.domain.operations import Actor
+
 
 @dataclass(frozen=True, slots=True)
 class UploadPart:
@@ -91,8 +93,9 @@ class UploadBook(Protocol):
         """Mark everything of this upload for deletion."""
         ...
 
-    async def delete(self, tenant: str, key: str) -> bool:
-        """Delete an upload for its tenant. False if the tenant has no such upload."""
+    async def delete(self, tenant: str, key: str, actor: Actor | None = None) -> bool:
+        """Delete an upload for its tenant. False if the tenant has no such upload. ``actor``: who
+        asked for it, for the audit log."""
         ...
 
     async def kept(self, tenant: str, key: str) -> KeptFile | None:

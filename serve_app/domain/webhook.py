@@ -8,6 +8,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
+from serve_app.domain.operations import Actor
+
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
@@ -167,7 +169,7 @@ class Outbox(Protocol):
         row of the previous page."""
         ...
 
-    async def redeliver(self, tenant: str, request_id: str, actor: str) -> WebhookDelivery:
+    async def redeliver(self, tenant: str, request_id: str, actor: Actor) -> WebhookDelivery:
         """Start a new round of tries now, with the same body. It is written to the audit log.
         Raises ``RequestActive`` before the request's end, ``OutcomeForgotten``, and as ``get``."""
         ...
@@ -190,7 +192,7 @@ class SigningSeeds(Protocol):
         """All keys, oldest first by when they start to sign. At least one signs."""
         ...
 
-    async def rotate(self, actor: str, *, at_once: bool) -> None:
+    async def rotate(self, actor: Actor, *, at_once: bool) -> None:
         """Create a key that starts to sign after a day. If there is already such a key, none is
         created. ``at_once``: the new key signs now and all others are revoked. Written to the audit
         log."""

@@ -33,6 +33,7 @@ class GatewayPlan:
     names: tuple[str, ...] = ()  # host names under which clients reach this machine
     certificate: Path | None = None  # the operator's own, for all names that are not fal's
     key: Path | None = None  # None: the key is in the certificate's file
+    proxy_secret: str = ""  # with which the TLS port says its client's address; empty: it does not
 
 
 class Gateway:
@@ -63,7 +64,9 @@ class Gateway:
         if plan.tls is not None:
             own = () if plan.certificate is None else (self._own,)
             self._terminator = TlsTerminator(
-                binary, run_dir, plan.tls, self._backend, (*own, self._authority.server)
+                *(binary, run_dir, plan.tls, self._backend),
+                (*own, self._authority.server),
+                plan.proxy_secret,
             )
         self._proxy: ProxyThread | None = None
         if plan.proxy is not None:

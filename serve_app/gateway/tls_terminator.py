@@ -47,6 +47,9 @@ frontend tls
     http-request set-header x-darkroom-scheme https
     # No proxy is in front of this port, so a client wrote them.
     http-request del-header x-forwarded- -m beg
+    # Tells the HTTP port whose call it is; see serve_app/ingress/http/client_address.py.
+    http-request set-header x-darkroom-client %[src]
+    {vouched}
     default_backend darkroom
 
 backend darkroom
@@ -85,7 +88,10 @@ class TlsTerminator:
         address: tuple[str, int],
         backend: tuple[str, int],
         certificates: Sequence[Path],
+        proxy_secret: str = "",
     ) -> None:
+        """``proxy_secret``: letters and digits, by which the backend believes the address of the
+        client; empty: it does not."""
         self._binary = binary
         self._config = directory / "haproxy.cfg"
         self._openssl = directory / "openssl.cnf"
@@ -93,6 +99,11 @@ class TlsTerminator:
         self._address = address
         self._backend = backend
         self._certificates = certificates
+        self._vouched = (
+            f"http-request set-header x-darkroom-proxy-secret {proxy_secret}"
+            if proxy_secret
+            else "http-request del-header x-darkroom-proxy-secret"
+        )
         self._process: subprocess.Popen[bytes] | None = None
         self._earlier: list[subprocess.Popen[bytes]] = []  # replaced, still serving old connections
 
@@ -109,6 +120,7 @@ class TlsTerminator:
                 bind=_joined(*self._address),
                 certificates=shown,
                 backend=_joined(*self._backend),
+                vouched=self._vouched,
             )
         )
         self._openssl.write_text(OPENSSL_CONFIG)

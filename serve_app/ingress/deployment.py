@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
 from ray import serve
 from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
 from starlette.applications import Starlette
@@ -44,6 +45,7 @@ from serve_app.ingress.local_rpc import LocalRpcServer
 from serve_app.ingress.realtime.replicas import HandleSessions
 from serve_app.ingress.replicate.prediction import PredictionRenderer
 from serve_app.ingress.replicate.webhooks import MARK, PredictionComposer
+from serve_app.ingress.services.audit import AuditTrail
 from serve_app.ingress.services.files import (
     COLLECT_INTERVAL_S,
     FileCollector,
@@ -202,7 +204,9 @@ class Ingress:
         storage = await self._storage(stack, database, secrets)
         await self._start_queue(stack, database, catalog, storage, sole_cluster=embedded)
         files = self._start_files(stack, database, election, storage)
-        self._services = self._make_services(catalog, database, files, identity, one_node)
+        self._services = self._make_services(catalog, database, files, identity, one_node, secrets)
+        self._services.audit.start()
+        stack.push_async_callback(self._services.audit.aclose)
         stack.push_async_callback(self._services.background.join)
         await self._publish_demand(stack, election)
         await self._services.webhooks.start()
@@ -323,7 +327,7 @@ class Ingress:
         await own.start()
         stack.push_async_callback(own.aclose)
         keys = KeyRing(own, self._clock)
-        given = secrets.api_key.get_secret_value() if secrets.api_key else None
+        given = _text(secrets.api_key) or None
         path = self._config.server.data_dir / "api_key"
         async with election.exclusive("first key"):
             if await ensure_first_key(keys, given, path) is not None:
@@ -337,6 +341,7 @@ class Ingress:
         files: Files,
         identity: Identity,
         one_node: SingleNodeCheck,
+        secrets: Secrets,
     ) -> Services:
         config, clock, storage = self._config, self._clock, files.storage
         compose = ComposeByMark(
@@ -366,6 +371,8 @@ class Ingress:
             clock=clock,
             new_id=RequestIds(clock),
             metrics=self._metrics,
+            audit=AuditTrail(self._queue.operations, clock, self._metrics.queue),
+            proxy_secret=_text(secrets.proxy_secret),
         )
 
     def _health(self, database: Database, storage: Storage, one_node: SingleNodeCheck) -> Health:
@@ -404,6 +411,10 @@ class Ingress:
         log.info(
             "Prometheus metrics are at http://%s:%d/metrics.", telemetry.metrics_host, server.port
         )
+
+
+def _text(secret: SecretStr | None) -> str:
+    return "" if secret is None else secret.get_secret_value()
 
 
 def _hosted(config: Config) -> frozenset[str] | None:

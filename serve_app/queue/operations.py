@@ -8,7 +8,9 @@ from serve_app.domain.errors import AlreadyFinal, RequestNotFound, Unavailable
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.operations import (
     Act,
+    Actor,
     LaneFigures,
+    NewAct,
     OpenTransaction,
     Overview,
     Pause,
@@ -22,7 +24,7 @@ from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.fairness.pauses import Pauses
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.rows import known_id
+from serve_app.queue.store.rows import audit_columns, known_id
 from serve_app.queue.transactions.cancel import fail_request
 from serve_app.queue.transactions.end_attempt import EndAttempts
 
@@ -63,8 +65,14 @@ FROM requests WHERE id = %(id)s::uuid
 """
 AUDIT = """
 -- name: show_audit
-SELECT id, at, actor, action, subject, coalesce(detail, '{}'::json) FROM audit
+SELECT id, at, actor, action, subject, coalesce(detail, '{}'::json), address FROM audit
 WHERE id < coalesce(%(before)s::bigint, 9223372036854775807) ORDER BY id DESC LIMIT %(limit)s
+"""
+RECORD = """
+-- name: write_audit
+INSERT INTO audit (actor, address, action, subject, detail)
+SELECT actor, address, action, subject, detail FROM json_to_recordset(%(acts)s::json)
+    AS x(actor text, address text, action text, subject text, detail json)
 """
 RACES = 10
 """Retries of an action when the request changes concurrently."""
@@ -81,21 +89,21 @@ class PostgresOperations:
         self._attempts = EndAttempts(database, limits)
         self._after = after
 
-    async def pause(self, endpoint: str, actor: str) -> Pause:
+    async def pause(self, endpoint: str, actor: Actor) -> Pause:
         pause, _ = await self._pauses.set(endpoint, PauseKind.PAUSED, actor)
         return pause
 
-    async def drain(self, endpoint: str, actor: str) -> Pause:
+    async def drain(self, endpoint: str, actor: Actor) -> Pause:
         pause, pools = await self._pauses.set(endpoint, PauseKind.DRAINING, actor)
         self._after.notify(pools=pools)
         return pause
 
-    async def resume(self, endpoint: str, actor: str) -> bool:
+    async def resume(self, endpoint: str, actor: Actor) -> bool:
         pools = await self._pauses.end(endpoint, actor)
         self._after.notify(pools=pools or ())
         return pools is not None
 
-    async def requeue(self, request_id: str, actor: str) -> State:
+    async def requeue(self, request_id: str, actor: Actor) -> State:
         id_ = known_id(request_id)
         noted = _audit_params(actor, "request.requeue", {})
         for _ in range(RACES):
@@ -107,7 +115,7 @@ class PostgresOperations:
                 return after
         raise _keeps_changing(id_)
 
-    async def fail(self, request_id: str, actor: str, reason: str) -> State:
+    async def fail(self, request_id: str, actor: Actor, reason: str) -> State:
         id_, failure = known_id(request_id), messages.failed_by_hand(reason)
         noted = _audit_params(actor, "request.fail", {"reason": messages.clean(reason)})
         for _ in range(RACES):
@@ -135,6 +143,19 @@ class PostgresOperations:
             oldest_transaction=OpenTransaction(*oldest[0]) if oldest else None,
         )
 
+    async def record(self, acts: Sequence[NewAct]) -> None:
+        rows = [
+            {
+                **audit_columns(each.actor),
+                "action": each.action,
+                "subject": messages.clean(each.subject),
+                "detail": each.detail,
+            }
+            for each in acts
+        ]
+        if rows:
+            await self._database.rows(RECORD, {"acts": messages.compact(rows)})
+
     async def audit(self, before: int | None = None, limit: int = 50) -> Sequence[Act]:
         rows = await self._database.rows(AUDIT, {"before": before, "limit": limit})
         return [Act(*row) for row in rows]
@@ -150,7 +171,7 @@ class PostgresOperations:
         return state, LeaseKey(id_, *rows[0][1:])
 
     async def _end(
-        self, held: LeaseKey, failure: Outcome | None, noted: Mapping[str, str]
+        self, held: LeaseKey, failure: Outcome | None, noted: Mapping[str, str | None]
     ) -> State | None:
         """End the attempt by hand. None if it has already ended."""
         ended = await self._attempts.end_by_operator(held, messages.REQUEUED, failure, noted)
@@ -159,8 +180,9 @@ class PostgresOperations:
         return ended[0].state if ended else None
 
 
-def _audit_params(actor: str, action: str, detail: Mapping[str, str]) -> Mapping[str, str]:
-    return {"actor": actor, "action": action, "detail": messages.compact(detail)}
+def _audit_params(actor: Actor, action: str, detail: Mapping[str, str]) -> Mapping[str, str | None]:
+    detail_json = messages.compact(detail)
+    return {**audit_columns(actor), "action": action, "detail": detail_json}
 
 
 def _keeps_changing(id_: str) -> Unavailable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from serve_app.domain.operations import Actor
 from serve_app.domain.request import CancelVerdict, State
 from serve_app.postgres.database import Database
 from serve_app.queue.after_commit import AfterCommit
@@ -36,9 +37,11 @@ class Removal:
         self._redaction = Redaction(database)
         self.delete_expired_keys = self._deletion.delete_expired_keys
 
-    async def cancel(self, tenant: str, request_id: str) -> CancelVerdict:
+    async def cancel(
+        self, tenant: str, request_id: str, actor: Actor | None = None
+    ) -> CancelVerdict:
         """Cancel a queued request, or ask the replica of a running one to stop."""
-        removed = await cancel_request(self._database, tenant, known_id(request_id))
+        removed = await cancel_request(self._database, tenant, known_id(request_id), actor)
         if removed is None:
             await self._requests.get(tenant, request_id)
             return CancelVerdict.ALREADY_FINAL
@@ -47,11 +50,13 @@ class Removal:
             return CancelVerdict.REQUESTED
         return CancelVerdict.CANCELLED
 
-    async def delete(self, tenant: str, request_id: str) -> Sequence[str]:
+    async def delete(
+        self, tenant: str, request_id: str, actor: Actor | None = None
+    ) -> Sequence[str]:
         """Delete an ended request. Returns the storage keys that are no longer needed."""
         # The attempts tell which files they left, so collect these first.
         await self._garbage.collect()
-        unwanted = await self._deletion.delete(tenant, request_id)
+        unwanted = await self._deletion.delete(tenant, request_id, actor)
         self._after.deleted([known_id(request_id)])
         return unwanted
 

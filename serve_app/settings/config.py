@@ -106,6 +106,11 @@ class Secrets(BaseSettings):
         default=None, description="Unset: AWS's own environment variables, files and roles."
     )
     s3_secret_access_key: SecretStr | None = Field(default=None)
+    proxy_secret: SecretStr | None = Field(
+        default=None,
+        description="Secret in the header `X-Darkroom-Proxy-Secret` of a proxy whose "
+        "`X-Darkroom-Client` is believed. `darkroom serve` makes its own.",
+    )
 
     @field_validator("*", mode="before")
     @classmethod

@@ -49,7 +49,8 @@ class ServerSettings(SettingsGroup):
     )
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = Field(
         default=(),
-        description="Addresses and networks of proxies whose X-Forwarded-Proto is believed.",
+        description="Addresses and networks of proxies whose X-Forwarded-Proto and "
+        "X-Forwarded-For are believed.",
     )
     internal_url: str | None = Field(
         default=None, description="Origin at which replicas reach the ingress for uploads."

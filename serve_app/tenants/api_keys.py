@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Generic, LiteralString, Protocol, TypeVar
 
 from serve_app.domain.errors import DatabaseUnavailable, Misconfigured, Unauthenticated
+from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Clock
 from serve_app.postgres.database import Database
 from serve_app.tenants.credentials import Credential, from_header, new_credential, parse_given
@@ -85,11 +86,11 @@ class Keys(Protocol):
         expires_at: datetime | None = None,
         credential: Credential | None = None,
         replay_undelivered: bool = False,
-        actor: str | None = None,
+        actor: Actor | None = None,
     ) -> Credential:
         """Create a key, and its tenant if it does not exist. Only this call returns the secret.
 
-        ``actor``: the id of the operator's key, for the audit log; None if no operator acts.
+        ``actor``: the operator, for the audit log; None if no operator acts.
 
         ``replay_undelivered``: if the response to a submit is lost, the next submit of the same
         body gets it.
@@ -100,7 +101,7 @@ class Keys(Protocol):
         """All keys of a tenant, including revoked ones, oldest first."""
         ...
 
-    async def revoke(self, key_id: str, actor: str | None = None) -> bool:
+    async def revoke(self, key_id: str, actor: Actor | None = None) -> bool:
         """Revoke a key. Returns False if it does not exist.
 
         Revoking a key twice is not an error; the audit log has it once.
@@ -160,8 +161,9 @@ WITH made AS (
     INSERT INTO api_keys (id, tenant, digest, scopes, name, expires_at, replay_undelivered)
     VALUES (%(id)s, %(tenant)s, %(digest)s, %(scopes)s, %(name)s, %(expires_at)s, %(replay)s)
 )
-INSERT INTO audit (actor, action, subject, detail)
-SELECT %(actor)s, 'key.create', %(id)s, %(detail)s::json WHERE %(actor)s::text IS NOT NULL
+INSERT INTO audit (actor, address, action, subject, detail)
+SELECT %(actor)s, %(address)s, 'key.create', %(id)s, %(detail)s::json
+WHERE %(actor)s::text IS NOT NULL
 """
 REVOKE: LiteralString = """
 WITH revoked AS (
@@ -169,9 +171,9 @@ WITH revoked AS (
     RETURNING id, tenant
 ),
 noted AS (
-    INSERT INTO audit (actor, action, subject, detail)
-    SELECT %(actor)s, 'key.revoke', id, json_build_object('tenant', tenant) FROM revoked
-    WHERE %(actor)s::text IS NOT NULL
+    INSERT INTO audit (actor, address, action, subject, detail)
+    SELECT %(actor)s, %(address)s, 'key.revoke', id, json_build_object('tenant', tenant)
+    FROM revoked WHERE %(actor)s::text IS NOT NULL
 )
 SELECT id FROM api_keys WHERE id = %(id)s
 """
@@ -237,7 +239,7 @@ class KeyRing:
         expires_at: datetime | None = None,
         credential: Credential | None = None,
         replay_undelivered: bool = False,
-        actor: str | None = None,
+        actor: Actor | None = None,
     ) -> Credential:
         made = credential or new_credential()
         await self._rows(
@@ -254,7 +256,8 @@ class KeyRing:
                 "name": name,
                 "expires_at": expires_at,
                 "replay": replay_undelivered,
-                "actor": actor,
+                "actor": actor and actor.key_id,
+                "address": actor and actor.address,
                 "detail": json.dumps({"tenant": tenant, "alias": name, "scopes": sorted(scopes)}),
             },
         )
@@ -269,8 +272,13 @@ class KeyRing:
         )
         return [_info(row) for row in rows]
 
-    async def revoke(self, key_id: str, actor: str | None = None) -> bool:
-        rows = await self._rows(REVOKE, {"id": key_id, "actor": actor})
+    async def revoke(self, key_id: str, actor: Actor | None = None) -> bool:
+        params = {
+            "id": key_id,
+            "actor": actor and actor.key_id,
+            "address": actor and actor.address,
+        }
+        rows = await self._rows(REVOKE, params)
         self._known.drop(key_id)
         self._stale.drop(key_id)
         return bool(rows)

@@ -56,6 +56,12 @@ def parse_given(text: str) -> Credential:
     return credential
 
 
+def claimed_id(header: str | None) -> str:
+    """Id of the key that an ``Authorization`` header names, true or not; empty if it names none."""
+    found = parse((header or "").partition(" ")[2].strip())
+    return "" if found is None else found.id
+
+
 def from_header(header: str | None) -> Credential:
     """Credential of an ``Authorization`` header: ``Key id:secret`` or ``Bearer id:secret``.
 

@@ -165,10 +165,11 @@ def _lengths(node: ast.AST, prefix: str) -> Iterator[tuple[str, int]]:
 
 def measure() -> dict[str, Way]:
     """Run the requests and measure the three paths. Call it once in a process, before threads."""
+    # Imports torch, which starts no thread of Python's; under the recorder it takes twice as long.
+    from tests.architecture import scene  # noqa: PLC0415
+
     recorder = Recorder()
     recorder.start()
-    from tests.architecture import scene  # noqa: PLC0415  imports torch; the recorder runs already
-
     try:
         with tempfile.TemporaryDirectory(prefix="dk") as folder:
             posted, ran = asyncio.run(_requests(scene, Path(folder), recorder))

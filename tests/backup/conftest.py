@@ -62,11 +62,18 @@ class Installations:
         await self._stack.aclose()
 
 
-@pytest.fixture(params=["directory", "moto", "s3rver"])
+every_storage = pytest.mark.parametrize(
+    "installations", ["directory", "moto", "s3rver"], indirect=True
+)
+"""For what reads, lists, or deletes files; the rest is about the database and the backup's folder,
+and is the same with every storage."""
+
+
+@pytest.fixture
 async def installations(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> AsyncIterator[Installations]:
-    kind = request.param
+    kind = getattr(request, "param", "directory")
     server = None if kind == "directory" else request.getfixturevalue(f"{kind}_server")
     made = Installations(tmp_path, server)
     yield made

@@ -25,7 +25,7 @@ from serve_app.domain.lease import Verdict
 from serve_app.domain.request import State
 from serve_app.queue.queue import PostgresQueue
 from serve_app.telemetry.clock import SystemClock
-from tests.backup.conftest import finish, get, put
+from tests.backup.conftest import every_storage, finish, get, put
 from tests.queue.database import Ingress
 from tests.queue.requests import TENANT, done, lease, new
 
@@ -63,6 +63,7 @@ async def problems(target: OpenInstallation) -> list[tuple[str, str]]:
     return [(each.problem, each.key) async for each in check.findings()]
 
 
+@every_storage
 async def test_a_backup_of_a_busy_installation_has_the_file_of_every_row(
     source: OpenInstallation, fresh: OpenInstallation, folder: BackupFolder, ingress: Ingress
 ) -> None:
@@ -107,6 +108,7 @@ async def test_a_lease_from_before_the_backup_is_fenced_and_its_request_runs_aga
     assert await again.finish(done(newer.held)) is Verdict.ACCEPTED
 
 
+@every_storage
 async def test_a_file_that_is_deleted_while_the_backup_runs_is_reported(
     source: OpenInstallation,
     fresh: OpenInstallation,
@@ -130,6 +132,7 @@ async def test_a_file_that_is_deleted_while_the_backup_runs_is_reported(
     assert await problems(fresh) == []
 
 
+@every_storage
 async def test_a_file_that_was_lost_before_the_backup_is_named_by_no_row_after_a_restore(
     source: OpenInstallation, fresh: OpenInstallation, folder: BackupFolder, ingress: Ingress
 ) -> None:
@@ -190,9 +193,13 @@ async def test_a_restore_replaces_an_installation_only_if_told(
 
 
 async def test_a_restore_is_refused_while_another_program_uses_the_database(
-    source: OpenInstallation, fresh: OpenInstallation, folder: BackupFolder
+    source: OpenInstallation,
+    fresh: OpenInstallation,
+    folder: BackupFolder,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     await back_up(source, folder)
+    monkeypatch.setattr("serve_app.backup.restore.CLOSING_TRIES", 5)  # this one never closes
     async with await psycopg.AsyncConnection.connect(fresh.conninfo):
         with pytest.raises(Misconfigured, match=r"\d connections.*Stop Darkroom"):
             await restore(fresh, folder)
@@ -209,6 +216,7 @@ async def test_a_damaged_backup_is_refused_before_anything_is_stored(
     assert await fresh.database.rows("SELECT count(*) FROM pg_tables WHERE tablename='requests'")
 
 
+@every_storage
 async def test_a_changed_file_of_a_backup_is_not_stored(
     source: OpenInstallation, fresh: OpenInstallation, folder: BackupFolder, ingress: Ingress
 ) -> None:

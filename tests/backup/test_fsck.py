@@ -9,7 +9,7 @@ from serve_app.backup.installation import OpenInstallation
 from serve_app.domain.artifact import Artifact
 from serve_app.domain.errors import ArtifactNotFound, Misconfigured
 from serve_app.telemetry.clock import SystemClock
-from tests.backup.conftest import finish, put
+from tests.backup.conftest import every_storage, finish, put
 from tests.queue.database import Ingress
 from tests.queue.requests import lease, new
 
@@ -32,6 +32,7 @@ async def found(
     return [(each.problem, each.key) async for each in check.findings(mend=mend)]
 
 
+@every_storage
 async def test_a_deleted_file_and_an_orphan_are_found_and_mended(
     source: OpenInstallation, ingress: Ingress
 ) -> None:
@@ -48,6 +49,7 @@ async def test_a_deleted_file_and_an_orphan_are_found_and_mended(
     assert await source.storage.size(kept.key) == kept.size
 
 
+@every_storage
 async def test_a_young_file_without_a_row_is_left_alone(
     source: OpenInstallation, ingress: Ingress
 ) -> None:
@@ -77,6 +79,7 @@ async def test_files_that_are_marked_for_deletion_are_no_orphans(source: OpenIns
     assert await found(source) == []
 
 
+@every_storage
 async def test_a_file_of_another_size_is_damaged(
     source: OpenInstallation, ingress: Ingress
 ) -> None:

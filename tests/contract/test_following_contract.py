@@ -10,6 +10,7 @@ import pytest
 
 from serve_app.domain.errors import Overloaded, RequestActive, RequestNotFound
 from serve_app.domain.lease import Lease
+from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Usage
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import CancelVerdict, Priority, Request, State, WaitReason
@@ -212,8 +213,8 @@ async def test_its_time_in_all_ends_it_alone(queue: Queue) -> None:
 
 async def test_an_operator_may_fail_it(queue: Queue) -> None:
     granted, follower = await pair(queue)
-    assert await queue.operations.requeue(follower.id, "root") is State.QUEUED
-    assert await queue.operations.fail(follower.id, "root", "no") is State.FAILED
+    assert await queue.operations.requeue(follower.id, Actor("root")) is State.QUEUED
+    assert await queue.operations.fail(follower.id, Actor("root"), "no") is State.FAILED
     assert (await queue.get(TENANT, granted.request_id)).state is State.RUNNING
 
 

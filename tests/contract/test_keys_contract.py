@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from serve_app.domain.errors import Unauthenticated
+from serve_app.domain.operations import Actor
 from serve_app.postgres.database import Database
 from serve_app.tenants.api_keys import ADMIN, API, KeyRing, Keys
 from serve_app.tenants.credentials import Credential
 from tests.fakes.clock import FakeClock
 from tests.fakes.keyring import FakeKeyRing
 
-Acts = list[tuple[str, str, str, dict[str, Any]]]
+Acts = list[tuple[Actor, str, str, dict[str, Any]]]
 
 
 @dataclass
@@ -47,7 +48,10 @@ async def ring(at: str | None) -> AsyncIterator[Ring]:
     await database.start()
 
     async def acts() -> Acts:
-        return await database.rows("SELECT actor, action, subject, detail FROM audit ORDER BY id")
+        rows = await database.rows(
+            "SELECT actor, address, action, subject, detail FROM audit ORDER BY id"
+        )
+        return [(Actor(key_id, address), *act) for key_id, address, *act in rows]
 
     yield Ring(KeyRing(database, clock), clock, acts)
     await database.aclose()
@@ -136,14 +140,14 @@ async def test_a_tenants_keys_are_listed_without_their_secrets(ring: Ring) -> No
 async def test_who_made_and_revoked_a_key_is_in_the_audit_without_its_secret(ring: Ring) -> None:
     await ring.keys.create("studio")  # without an actor
     made = await ring.keys.create(
-        "studio", name="laptop", scopes=frozenset({API, ADMIN}), actor="boss"
+        "studio", name="laptop", scopes=frozenset({API, ADMIN}), actor=Actor("boss", "10.0.0.7")
     )
     for key_id in (made.id, made.id, "nobody"):
-        await ring.keys.revoke(key_id, "other-boss")
+        await ring.keys.revoke(key_id, Actor("other-boss"))
     acts = await ring.acts()
     wish = {"tenant": "studio", "alias": "laptop", "scopes": ["admin", "api"]}
     assert acts == [
-        ("boss", "key.create", made.id, wish),
-        ("other-boss", "key.revoke", made.id, {"tenant": "studio"}),
+        (Actor("boss", "10.0.0.7"), "key.create", made.id, wish),
+        (Actor("other-boss"), "key.revoke", made.id, {"tenant": "studio"}),
     ]
     assert made.secret not in repr(acts)

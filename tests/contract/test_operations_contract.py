@@ -8,7 +8,7 @@ import pytest
 
 from serve_app.domain.errors import AlreadyFinal, EndpointDraining, RequestNotFound
 from serve_app.domain.lease import Signal, SignalKind, Verdict
-from serve_app.domain.operations import PauseKind
+from serve_app.domain.operations import Actor, PauseKind
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import State, WaitReason
 from tests.contract.queues import Make
@@ -18,13 +18,15 @@ from tests.queue.requests import POOL, TENANT, ask, done, failure, lease, new, n
 
 OTHER = "fal-ai/flux/dev"
 ENDPOINT = new().endpoint
-ADMIN = "key-1"
+ADMIN = Actor("key-1", "10.0.0.7")
 
 
-async def acts(queue: Queue) -> list[tuple[str, str, str]]:
+async def acts(queue: Queue) -> list[tuple[Actor, str, str]]:
     """Audited actions, oldest first."""
     found = await queue.operations.audit()
-    return [(each.actor, each.action, each.subject) for each in reversed(found)]
+    return [
+        (Actor(each.actor, each.address), each.action, each.subject) for each in reversed(found)
+    ]
 
 
 async def test_what_is_paused_is_accepted_and_waits_while_others_go_on(make: Make) -> None:
@@ -85,7 +87,7 @@ async def test_what_drains_is_served_and_accepts_nothing(make: Make) -> None:
     queue = await make()
     request = await queue.submit(new())
     halt = await queue.operations.drain(ENDPOINT, ADMIN)
-    assert (halt.endpoint, halt.kind, halt.actor) == (ENDPOINT, PauseKind.DRAINING, ADMIN)
+    assert (halt.endpoint, halt.kind, halt.actor) == (ENDPOINT, PauseKind.DRAINING, ADMIN.key_id)
     with pytest.raises(EndpointDraining, match=ENDPOINT):
         await queue.submit(new())
     await queue.submit(new(endpoint=OTHER))

@@ -11,6 +11,7 @@ import pytest
 
 from serve_app.domain.errors import NotFound, RequestActive, RequestNotFound
 from serve_app.domain.lease import Finish
+from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Failure, Outcome
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import CancelVerdict, State
@@ -85,7 +86,7 @@ ENDINGS: dict[str, Callable[[Queue, str], Awaitable[object]]] = {
     "succeeded": lambda queue, _: _finished(queue, Outcome(output={"n": 1})),
     "failed": lambda queue, _: _finished(queue, failure()),
     "cancelled": lambda queue, id_: queue.cancel(TENANT, id_),
-    "failed by hand": lambda queue, id_: queue.operations.fail(id_, "key", "Too big."),
+    "failed by hand": lambda queue, id_: queue.operations.fail(id_, Actor("key"), "Too big."),
 }
 
 
@@ -193,7 +194,7 @@ async def test_what_failed_is_due_again_later_or_dead(house: House) -> None:
     delivery = await house.outbox.get(TENANT, id_)
     assert (delivery.state, delivery.error) == (DeliveryState.PENDING, BAD.error)
     assert delivery.due_at is not None
-    await house.outbox.redeliver(TENANT, id_, "key")
+    await house.outbox.redeliver(TENANT, id_, Actor("key"))
     (claimed,) = await house.claim()
     assert await house.outbox.failed(claimed, ReceiverResponse(0.3, 410, "Gone.", final=True), None)
     assert (await house.outbox.get(TENANT, id_)).state is DeliveryState.DEAD
@@ -235,7 +236,7 @@ async def test_a_redelivery_fences_the_try_that_is_under_way(house: House) -> No
     id_ = await house.ended()
     (claimed,) = await house.claim()
     await house.outbox.keep_body(claimed, b"body")
-    delivery = await house.outbox.redeliver(TENANT, id_, "key-1")
+    delivery = await house.outbox.redeliver(TENANT, id_, Actor("key-1"))
     assert delivery.state is DeliveryState.PENDING
     assert not await house.outbox.delivered(claimed, FINE)
     (again,) = await house.claim()
@@ -249,10 +250,10 @@ async def test_a_redelivery_fences_the_try_that_is_under_way(house: House) -> No
 async def test_what_has_not_ended_and_what_is_anothers_cannot_be_sent_again(house: House) -> None:
     waiting = await house.queue.submit(new(webhook=Webhook(URL, ORIGIN)))
     with pytest.raises(RequestActive, match="queued"):
-        await house.outbox.redeliver(TENANT, waiting.id, "key")
+        await house.outbox.redeliver(TENANT, waiting.id, Actor("key"))
     for tenant, id_ in (("bob", waiting.id), (TENANT, new().id)):
         with pytest.raises(RequestNotFound):
-            await house.outbox.redeliver(tenant, id_, "key")
+            await house.outbox.redeliver(tenant, id_, Actor("key"))
         with pytest.raises(RequestNotFound):
             await house.outbox.get(tenant, id_)
     assert not await house.queue.operations.audit()

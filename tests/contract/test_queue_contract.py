@@ -13,6 +13,7 @@ from serve_app.domain.lease import (
     Lease,
     Work,
 )
+from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import Priority, State
 from tests.contract.queues import Make
@@ -97,7 +98,7 @@ async def test_who_wants_a_short_queue_is_refused_at_a_longer_one(make: Make) ->
 async def test_what_waits_for_a_paused_endpoint_makes_no_queue_longer(make: Make) -> None:
     queue = await make()
     paused = await queue.submit(new())
-    await queue.operations.pause(paused.endpoint, "operator")
+    await queue.operations.pause(paused.endpoint, Actor("operator"))
     await queue.submit(new(endpoint="fal-ai/flux/dev"), most_queued=1)
 
 

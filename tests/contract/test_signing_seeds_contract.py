@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from serve_app.domain.operations import Actor
 from serve_app.domain.webhook import SigningSeed, SigningSeeds
 from serve_app.postgres.database import Database
 from serve_app.queue.transactions.signing_keys import NOTICE_S, PostgresSigningSeeds
@@ -37,7 +38,7 @@ async def test_a_rotation_announces_one_key_however_often_it_is_asked_for(
     seeds: SigningSeeds,
 ) -> None:
     (first,) = await seeds.all()
-    await asyncio.gather(*(seeds.rotate("key", at_once=False) for _ in range(5)))
+    await asyncio.gather(*(seeds.rotate(Actor("key"), at_once=False) for _ in range(5)))
     old, fresh = await seeds.all()
     assert (old.kid, old.seed, old.signs) == (first.kid, first.seed, True)
     assert not fresh.signs
@@ -46,15 +47,15 @@ async def test_a_rotation_announces_one_key_however_often_it_is_asked_for(
 
 async def test_at_once_there_is_one_other_key(seeds: SigningSeeds) -> None:
     (first,) = await seeds.all()
-    await seeds.rotate("key", at_once=False)
-    await seeds.rotate("key", at_once=True)
+    await seeds.rotate(Actor("key"), at_once=False)
+    await seeds.rotate(Actor("key"), at_once=True)
     (seed,) = await seeds.all()
     assert seed.signs
     assert seed.kid != first.kid
 
 
 async def test_a_rotation_is_in_the_audit(database: Database) -> None:
-    await PostgresSigningSeeds(database).rotate("key-1", at_once=True)
+    await PostgresSigningSeeds(database).rotate(Actor("key-1"), at_once=True)
     ((actor, action, detail),) = await database.rows("SELECT actor, action, detail FROM audit")
     assert (actor, action, detail) == ("key-1", "webhook.rotate", {"at_once": True})
 
@@ -66,7 +67,7 @@ async def test_what_was_replaced_long_ago_goes_at_the_next_rotation(database: Da
         await database.rows(
             f"UPDATE webhook_keys SET signs_from = signs_from - interval '{days} days'"
         )
-        await seeds.rotate("key", at_once=False)
+        await seeds.rotate(Actor("key"), at_once=False)
     assert first.kid not in {each.kid for each in await seeds.all()}
     assert [each.signs for each in await seeds.all()] == [True, False]
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import random
-import time
+import itertools
 from pathlib import Path
 
 import pytest
@@ -35,7 +34,7 @@ async def test_whatever_breaks_each_accepted_request_ends_once_and_is_billed_onc
         order.insert(chance.randrange(BLOWS // 2), storm.kill_server)
         async with (
             Clients(scene, 3, pause_s=0.05, webhook=lambda: chance.choice(WEBHOOKS)) as clients,
-            Clients(scene, 3, pause_s=0.05, webhook=WEBHOOK, reuse_digest=lambda: wish(chance)),
+            Clients(scene, 3, pause_s=0.05, webhook=WEBHOOK, reuse_digest=wish),
         ):
             await clients.go_on(5)
             for blow in order:
@@ -49,10 +48,12 @@ async def test_whatever_breaks_each_accepted_request_ends_once_and_is_billed_onc
     assert any(each.reuses for each in scene.house.history.seen)
 
 
-def wish(chance: random.Random) -> bytes:
-    """One of a few, so that many ask for the same at once; there is always a new one to be made."""
-    number = int(time.monotonic()) * 3 + chance.randrange(3)
-    return number.to_bytes(32, "big")
+WISHED = itertools.count()
+
+
+def wish() -> bytes:
+    """Four requests in a row have the same, and there is always a new one to be made."""
+    return (next(WISHED) // 4).to_bytes(32, "big")
 
 
 class Storm:
@@ -91,6 +92,7 @@ class Storm:
         self._scene.proxy.lose(latest.encode(), self._chance.choice([*Lose]))
 
     async def kill_server(self) -> None:
+        self._scene.house.history.server_crashed = True
         postmaster(self._data_dir).kill()
 
     def calm_a_little(self) -> None:

@@ -2,7 +2,6 @@
 in the file of the second, to be killed at any moment."""
 
 import os
-import sys
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,3 @@ def main(family: str, path: Path) -> None:
 
 
 LONG = 24  # steps
-
-if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))

@@ -4,7 +4,7 @@ generations raised."""
 
 from __future__ import annotations
 
-import subprocess
+import multiprocessing
 import sys
 from pathlib import Path
 
@@ -12,17 +12,19 @@ from deployments.engine.engine import Engine
 from deployments.engine.parallel.group import ParallelGroup
 from deployments.engine.parallel.parallel_call import ParallelModels
 from serve_app.domain.errors import ReplicaDied
+from tests.engine import following
 from tests.engine.spreadable import made, video
 
 
 def main(rendezvous: str) -> None:
-    follower = subprocess.Popen(
-        [sys.executable, "-m", "tests.engine.following", rendezvous, "demo"]
-    )
+    # A fork has imported torch and diffusers already, and neither has computed anything yet.
+    fork = multiprocessing.get_context("fork")
+    follower = fork.Process(target=following.main, args=(rendezvous, "demo"))
+    follower.start()
     say(f"follower {follower.pid}")
     group = ParallelGroup(0, 2, Path(rendezvous), "cpu")
     group.join()
-    spread = ParallelModels(group, lambda: follower.poll() is None, lambda: say("lost"))
+    spread = ParallelModels(group, follower.is_alive, lambda: say("lost"))
     pipeline = made("demo")
     spread.add(0, pipeline)
     with Engine(pipeline, threads=1) as engine:

@@ -9,11 +9,12 @@ from datetime import datetime
 from typing import Any
 
 from serve_app.domain.errors import Unauthenticated
+from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Clock
 from serve_app.tenants.api_keys import API, Caller, KeyInfo
 from serve_app.tenants.credentials import Credential, from_header, new_credential
 
-Note = Callable[[str, str, str, Mapping[str, Any]], None]
+Note = Callable[[Actor, str, str, Mapping[str, Any]], None]
 """Actor, action, subject, detail."""
 
 
@@ -51,7 +52,7 @@ class FakeKeyRing:
         expires_at: datetime | None = None,
         credential: Credential | None = None,
         replay_undelivered: bool = False,
-        actor: str | None = None,
+        actor: Actor | None = None,
     ) -> Credential:
         made = credential or new_credential()
         now = self._clock.now()
@@ -65,7 +66,7 @@ class FakeKeyRing:
     async def list(self, tenant: str) -> Sequence[KeyInfo]:
         return [info for _, info in self._keys.values() if info.tenant == tenant]
 
-    async def revoke(self, key_id: str, actor: str | None = None) -> bool:
+    async def revoke(self, key_id: str, actor: Actor | None = None) -> bool:
         if key_id not in self._keys:
             return False
         digest, info = self._keys[key_id]

@@ -9,7 +9,9 @@ from typing import Any
 from serve_app.domain.errors import AlreadyFinal, EndpointDraining, RequestNotFound
 from serve_app.domain.operations import (
     Act,
+    Actor,
     LaneFigures,
+    NewAct,
     Overview,
     Pause,
     PauseKind,
@@ -46,27 +48,27 @@ class FakeOperations:
         if endpoint in self._halts and not self.paused(endpoint):
             raise EndpointDraining(f"{endpoint} accepts no new requests for now.")
 
-    async def pause(self, endpoint: str, actor: str) -> Pause:
+    async def pause(self, endpoint: str, actor: Actor) -> Pause:
         return self._halt(endpoint, PauseKind.PAUSED, actor, "endpoint.pause")
 
-    async def drain(self, endpoint: str, actor: str) -> Pause:
+    async def drain(self, endpoint: str, actor: Actor) -> Pause:
         return self._halt(endpoint, PauseKind.DRAINING, actor, "endpoint.drain")
 
-    async def resume(self, endpoint: str, actor: str) -> bool:
+    async def resume(self, endpoint: str, actor: Actor) -> bool:
         if self._halts.pop(endpoint, None) is None:
             return False
         self.note(actor, "endpoint.resume", endpoint)
         self._changed()
         return True
 
-    async def requeue(self, request_id: str, actor: str) -> State:
+    async def requeue(self, request_id: str, actor: Actor) -> State:
         row = self._row(request_id)
         if row.request.state is State.RUNNING:
             self._end(row, None)
             self.note(actor, "request.requeue", request_id)
         return row.request.state
 
-    async def fail(self, request_id: str, actor: str, reason: str) -> State:
+    async def fail(self, request_id: str, actor: Actor, reason: str) -> State:
         row = self._row(request_id)
         self._end(row, messages.failed_by_hand(reason))
         self.note(actor, "request.fail", request_id, {"reason": reason})
@@ -93,12 +95,16 @@ class FakeOperations:
         leases = [_lease(row, self._clock) for row in held]
         return Overview(lanes, leases, [*self._halts.values()], None)
 
+    async def record(self, acts: Sequence[NewAct]) -> None:
+        for each in acts:
+            self.note(each.actor, each.action, each.subject, each.detail)
+
     async def audit(self, before: int | None = None, limit: int = 50) -> Sequence[Act]:
         found = [each for each in reversed(self._version) if before is None or each.id < before]
         return found[:limit]
 
-    def _halt(self, endpoint: str, kind: PauseKind, actor: str, action: str) -> Pause:
-        halt = self._halts[endpoint] = Pause(endpoint, kind, self._clock.now(), actor)
+    def _halt(self, endpoint: str, kind: PauseKind, actor: Actor, action: str) -> Pause:
+        halt = self._halts[endpoint] = Pause(endpoint, kind, self._clock.now(), actor.key_id)
         self.note(actor, action, endpoint)
         self._changed()
         return halt
@@ -112,10 +118,14 @@ class FakeOperations:
         return row
 
     def note(
-        self, actor: str, action: str, subject: str, detail: Mapping[str, Any] | None = None
+        self, actor: Actor, action: str, subject: str, detail: Mapping[str, Any] | None = None
     ) -> None:
         now = self._clock.now()
-        self._version.append(Act(len(self._version) + 1, now, actor, action, subject, detail or {}))
+        act = Act(
+            *(len(self._version) + 1, now, actor.key_id, action, subject, detail or {}),
+            address=actor.address,
+        )
+        self._version.append(act)
 
 
 def _lease(row: Row, clock: Clock) -> RunningLease:

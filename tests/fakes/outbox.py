@@ -8,6 +8,7 @@ from datetime import timedelta
 from uuid import uuid4
 
 from serve_app.domain.errors import RequestNotFound
+from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Clock
 from serve_app.domain.request import Redacted
 from serve_app.domain.webhook import (
@@ -56,7 +57,7 @@ class FakeOutbox:
         self,
         clock: Clock,
         rows: Mapping[str, Row],
-        note: Callable[[str, str, str], None],
+        note: Callable[[Actor, str, str], None],
         first_claim_s: float = FIRST_CLAIM_S,
         later_claim_s: float = LATER_CLAIM_S,
     ) -> None:
@@ -184,7 +185,7 @@ class FakeOutbox:
         ]
         return found[:limit]
 
-    async def redeliver(self, tenant: str, request_id: str, actor: str) -> WebhookDelivery:
+    async def redeliver(self, tenant: str, request_id: str, actor: Actor) -> WebhookDelivery:
         await self.get(tenant, request_id)
         request = self._rows[request_id].request
         if not request.state.final:

@@ -9,6 +9,7 @@ from typing import Any
 
 from serve_app.domain.errors import NotFound, Overloaded, TooLarge
 from serve_app.domain.lease import Demand, LeaseKey, ReplicaStage
+from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.progress import Preview
 from serve_app.domain.request import (
@@ -169,11 +170,15 @@ class ClientSide(QueueRows):
         why = why_it_waits(request.endpoint, here)
         return Waiting(position, why.reason, why.detail, why.stage, why.share)
 
-    async def cancel(self, tenant: str, request_id: str) -> CancelVerdict:
+    async def cancel(
+        self, tenant: str, request_id: str, actor: Actor | None = None
+    ) -> CancelVerdict:
         await self._look()
         row = self._row(tenant, request_id)
         if row.request.state.final:
             return CancelVerdict.ALREADY_FINAL
+        if actor is not None and not row.request.cancel_requested:
+            self.operations.note(actor, "request.cancel", row.request.id, {"tenant": tenant})
         if row.request.state is State.QUEUED:
             row.request = replace(row.request, cancel_requested=True)
             self._end(row, State.CANCELLED, messages.cancelled())
@@ -216,11 +221,15 @@ class ClientSide(QueueRows):
             self.ledger.note(request_id, request, self._clock.now(), usage)
             self._lanes.pays(request, usage.run_s)
 
-    async def delete(self, tenant: str, request_id: str) -> Sequence[str]:
+    async def delete(
+        self, tenant: str, request_id: str, actor: Actor | None = None
+    ) -> Sequence[str]:
         await self._look()
         request = self._row(tenant, request_id).request
         if not request.state.final:
             raise still_active(request.state)
+        if actor is not None:
+            self.operations.note(actor, "request.delete", request.id, {"tenant": tenant})
         self._repeats.deleted(request.id)
         self.outbox.deleted(request.id)
         del self._rows[request.id]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 
+from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Clock
 from serve_app.domain.webhook import SigningSeed
 from serve_app.queue.transactions.signing_keys import NOTICE_S
@@ -21,7 +22,7 @@ class FakeSigningSeeds:
             self._make(now)
         return [SigningSeed(kid, seed, at <= now, now - at) for kid, seed, at in self._made]
 
-    async def rotate(self, actor: str, *, at_once: bool) -> None:
+    async def rotate(self, actor: Actor, *, at_once: bool) -> None:
         now = self._clock.monotonic()
         if at_once:
             self._made = []

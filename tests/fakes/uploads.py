@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Clock
 from serve_app.domain.upload import KeptFile, Upload, UploadPart, UploadUse
 from serve_app.queue.store.config import Retention
 from serve_app.queue.transactions.uploads import ABANDONED_S, AGAIN_S
+from tests.fakes.keyring import Note
 
 
 @dataclass
@@ -23,7 +25,11 @@ class _Entry:
 
 
 class FakeUploads:
-    def __init__(self, clock: Clock, retention: Retention | None = None) -> None:
+    def __init__(
+        self, clock: Clock, retention: Retention | None = None, note: Note = lambda *_: None
+    ) -> None:
+        """``note`` writes the audit."""
+        self._note = note
         self._clock = clock
         self._retention = retention or Retention()
         self._entries: dict[str, _Entry] = {}
@@ -80,11 +86,13 @@ class FakeUploads:
             self._entries[key].unwanted = True
             self._entries[key].due_at = self._clock.monotonic()
 
-    async def delete(self, tenant: str, key: str) -> bool:
+    async def delete(self, tenant: str, key: str, actor: Actor | None = None) -> bool:
         entry = self._entries.get(key)
         if entry is None or entry.unwanted or entry.upload.tenant != tenant:
             return False
         await self.abandon(key)
+        if actor is not None:
+            self._note(actor, "upload.delete", key, {"tenant": tenant})
         return True
 
     async def kept(self, tenant: str, key: str) -> KeptFile | None:

@@ -73,7 +73,7 @@ class Rig:
         self.said: list[str] = []
         self._http = (HERE, http_port)
 
-    def entrance(self, **plan: Path) -> Gateway:
+    def entrance(self, **plan: Any) -> Gateway:
         places = GatewayPlan(self._http, (HERE, self.tls), (HERE, self.proxy), **plan)
         run_dir, binary = self.folder / "run", haproxy.binary()
         return Gateway(places, self.folder / "tls", run_dir, binary, self.clock, self.said.append)
@@ -171,6 +171,19 @@ def test_the_ingress_learns_that_it_was_tls_and_a_client_cannot_say_otherwise(ri
         said = answer(connection)
     assert said.count("x-darkroom-scheme: https") == 1
     assert "gopher" not in said
+
+
+@pytest.mark.parametrize("secret", ["", "s3cret"])
+def test_the_http_port_learns_the_client_and_a_client_cannot_say_otherwise(
+    rig: Rig, secret: str
+) -> None:
+    with running(rig.entrance(proxy_secret=secret)), rig.connection() as connection:
+        ask(connection, "/", "x-darkroom-client: 6.6.6.6", "x-darkroom-proxy-secret: a guess")
+        said = answer(connection)
+    assert said.count(f"x-darkroom-client: {HERE}") == 1
+    assert said.count("x-darkroom-proxy-secret: s3cret") == bool(secret)
+    assert "6.6.6.6" not in said
+    assert "a guess" not in said
 
 
 def test_no_session_ticket_comes_beside_the_first_request(rig: Rig) -> None:

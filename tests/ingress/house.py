@@ -22,6 +22,7 @@ from serve_app.ingress.fal.webhooks import Composer
 from serve_app.ingress.http.hosts import trusted_names
 from serve_app.ingress.replicate.prediction import PredictionRenderer
 from serve_app.ingress.replicate.webhooks import MARK, PredictionComposer
+from serve_app.ingress.services.audit import AuditTrail
 from serve_app.ingress.services.files import Files, UploadLimits, Uploads
 from serve_app.ingress.services.health import Health, Readiness
 from serve_app.ingress.services.lease_terms import CatalogLeaseTerms
@@ -47,6 +48,7 @@ from tests.ingress.replica import ScriptedReplica
 
 MODELS = Path(__file__).with_name("models.yaml")
 HOST = "testserver"
+PROXY_SECRET = "p" * 32
 ORIGIN = f"http://{HOST}"
 DEMO = Path(__file__).parents[2] / "deployments" / "demo"
 CATALOG = load(MODELS, demo=True, demo_dir=DEMO)  # at import, because reading a file blocks
@@ -97,13 +99,13 @@ async def built(
     usual: dict[str, Any] = {"gpus": 0, "max_body_bytes": 1 << 20, "trusted_hosts": (HOST,)}
     config = Config(**usual | settings)
     storage = storage or FakeStorage(b"k" * 32, ORIGIN, clock)
-    book = FakeUploads(clock)
     lifecycles = FakeLifecycles()
     terms = CatalogLeaseTerms(
         catalog, storage, config.limits.max_artifact_bytes, names_secret=b"n" * 32
     )
     liveness = FakeLiveness()
     queue = FakeQueue(clock, terms, limits or QueueLimits(), liveness)
+    book = FakeUploads(clock, note=queue.operations.note)
     keys = FakeKeyRing(clock, queue.operations.note)
     scripted = ScriptedReplica(queue, storage)
     metrics = Metrics(CollectorRegistry())
@@ -139,6 +141,8 @@ async def built(
         clock=clock,
         new_id=RequestIds(clock),
         metrics=metrics,
+        audit=AuditTrail(queue.operations, clock),
+        proxy_secret=PROXY_SECRET,
         replies=Replies(last_byte_delay_s=linger_s),
     )
     app = create_app()

@@ -24,7 +24,7 @@ from serve_app.domain.errors import (
     Unauthenticated,
 )
 from serve_app.domain.lease import Lease, LeaseKey, Verdict
-from serve_app.domain.operations import PauseKind
+from serve_app.domain.operations import Actor, PauseKind
 from serve_app.domain.outcome import Usage
 from serve_app.domain.request import Priority, Redacted, Retries, State, WaitReason
 from serve_app.domain.webhook import DeliveryChannel, DeliveryState
@@ -199,7 +199,7 @@ async def test_the_next_migration_is_applied_to_it_once(released: str, tmp_path:
 async def test_waiting_and_running_requests_are_leased_and_finished(
     queue: PostgresQueue, terms: FakeTerms, liveness: FakeLiveness
 ) -> None:
-    assert await queue.operations.resume(PAUSED, KEY.id)
+    assert await queue.operations.resume(PAUSED, Actor(KEY.id))
     liveness.buried.update(f"actor-r{n}" for n in range(1, 5))
     names = [*RUNNING, *QUEUED, *FOLLOWING]
     async with serving(queue) as leases:
@@ -272,7 +272,7 @@ async def test_operators_find_their_pauses_and_the_audit(queue: PostgresQueue) -
         "endpoint.drain", "endpoint.pause", "request.requeue", "webhook.redeliver",
         "request.fail", "request.requeue", "webhook.rotate", "key.revoke", "key.create",
     ]  # fmt: skip
-    await queue.operations.fail(id_of("paused"), KEY.id, "Enough.")
+    await queue.operations.fail(id_of("paused"), Actor(KEY.id), "Enough.")
     assert (await queue.operations.audit())[0].id > acts[0].id
 
 

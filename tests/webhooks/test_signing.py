@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from serve_app.domain.errors import DatabaseUnavailable
+from serve_app.domain.operations import Actor
 from serve_app.domain.webhook import SigningSeed
 from serve_app.telemetry.clock import SystemClock
 from serve_app.webhooks.signing import KEEP_S, SignedMessage, Signer
@@ -47,7 +48,7 @@ async def test_a_rotation_by_another_process_is_seen_within_a_minute() -> None:
     seeds = FakeSigningSeeds(clock)
     signer = Signer(seeds, clock)
     before = await signer.jwks()
-    await seeds.rotate("key", at_once=True)
+    await seeds.rotate(Actor("key"), at_once=True)
     assert await signer.jwks() == before
     clock.advance(KEEP_S + 1)
     assert await signer.jwks() != before

@@ -57,7 +57,7 @@ def queue_lines(seen: dict[str, Any]) -> Iterator[str]:
 @click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True)
 @options.as_json
 def audit_command(installation: Installation, limit: int, *, as_json: bool) -> None:
-    """List operator actions, newest first."""
+    """List the audit log, newest first."""
     with Client(installation) as client:
         answer = client.get("/v1/audit", limit=limit)
     if as_json:
@@ -65,7 +65,8 @@ def audit_command(installation: Installation, limit: int, *, as_json: bool) -> N
         return
     for act in answer["acts"]:
         detail = f"  {json.dumps(act['detail'])}" if act["detail"] else ""
-        click.echo(f"{act['at'][:19]}  {act['actor']}  {act['action']}  {act['subject']}{detail}")
+        who = f"{act['actor'] or '-'}  {act['address'] or '-'}"
+        click.echo(f"{act['at'][:19]}  {who}  {act['action']}  {act['subject']}{detail}")
 
 
 @click.group("endpoints")

@@ -1,5 +1,5 @@
 """Wrapper script for HAProxy. Ray Serve writes HAProxy's configuration and starts it, but has no
-setting for five things that Darkroom needs. Ray therefore gets a script instead of the binary:
+setting for six things that Darkroom needs. Ray therefore gets a script instead of the binary:
 
 - ``-dS`` disables splicing. With ``option splice-request`` HAProxy 2.8 sometimes does not notice
   that a client has closed its connection (7 of 72 tries, none of 24 without splicing). The client's
@@ -11,6 +11,9 @@ setting for five things that Darkroom needs. Ray therefore gets a script instead
   others. The script adds the ``timeout http-request`` of the TLS port.
 - HAProxy forwards the ``X-Forwarded-`` headers of every client. The script removes them, unless the
   client is one of ``DARKROOM_TRUSTED_PROXIES``.
+- HAProxy does not say whose call it forwards. The script has it write its client's address into a
+  header, beside a secret by which the ingress knows that HAProxy wrote it. What the TLS port says
+  of its client, with the same secret, is kept.
 """
 
 from __future__ import annotations
@@ -39,7 +42,9 @@ for argument; do
         fi
         if ! grep -q '{removed}' "$argument"; then
             sed -i.ray -e '/^frontend http_frontend/a\
-\    {removed}{unless}' "$argument"
+\    {removed}{unless}\
+\    {client}\
+\    {vouched}' "$argument"
         fi
         ;;
     esac
@@ -66,10 +71,23 @@ HEADERS_S = 30
 REMOVED = "http-request del-header x-forwarded- -m beg"
 
 
+CLIENT = (
+    "http-request set-header x-darkroom-client %[src] "
+    "unless {{ req.hdr(x-darkroom-proxy-secret) -m str {secret} }}"
+)
+VOUCHED = "http-request set-header x-darkroom-proxy-secret {secret}"
+
+
 def write_script(
-    directory: Path, trusted_proxies: Sequence[IPv4Network | IPv6Network] = ()
+    directory: Path,
+    trusted_proxies: Sequence[IPv4Network | IPv6Network] = (),
+    *,
+    secret: str,
 ) -> Path:
-    """Write the script to ``directory`` and return its path. Ray runs it as the HAProxy binary."""
+    """Write the script to ``directory`` and return its path. Ray runs it as the HAProxy binary.
+
+    ``secret``: letters and digits, known to the ingress and the TLS port only.
+    """
     sources = " ".join(map(str, trusted_proxies))
     script = directory / "haproxy"
     script.write_text(
@@ -77,6 +95,8 @@ def write_script(
             binary=shlex.quote(binary()),
             headers_s=HEADERS_S,
             removed=REMOVED,
+            client=CLIENT.format(secret=secret),
+            vouched=VOUCHED.format(secret=secret),
             unless=f" unless {{ src {sources} }}" if sources else "",
         )
     )

@@ -74,13 +74,20 @@ def protect_token(home: Path) -> None:
         (home / ".ray" / "auth_token").chmod(0o600)
 
 
-def export(run_dir: Path, trusted_proxies: Sequence[IPv4Network | IPv6Network]) -> None:
-    """Set the variables in this process's environment. Variables that the user has set are kept."""
+def export(
+    run_dir: Path, trusted_proxies: Sequence[IPv4Network | IPv6Network], proxy_secret: str
+) -> None:
+    """Set the variables in this process's environment. Variables that the user has set are kept.
+
+    ``proxy_secret``: see ``haproxy.write_script``. It replaces one that the user has set, because
+    only the HAProxy processes of this start are in front of the ingress.
+    """
     (run_dir / "h").mkdir(mode=0o700, parents=True, exist_ok=True)
     chosen = flags(run_dir)
     if haproxy.available():
         chosen["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(
-            haproxy.write_script(run_dir, trusted_proxies)
+            haproxy.write_script(run_dir, trusted_proxies, secret=proxy_secret)
         )
+    os.environ["DARKROOM_PROXY_SECRET"] = proxy_secret  # noqa: TID251 writes for the ingress
     for name, value in chosen.items():
         os.environ.setdefault(name, value)  # noqa: TID251 writes for Ray, does not read a setting

@@ -7,12 +7,14 @@ import fcntl
 import logging
 import os
 import re
+import secrets
 import shutil
 import signal
 import sys
 import threading
 import time
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
@@ -73,6 +75,7 @@ class ServeCommand:
         self._done = threading.Event()
         self._addresses: dict[str, str] = {}  # for run.json: Ray's address and the other ports
         self._entrance: Gateway | None = None
+        self._proxy_secret = secrets.token_hex(16)
 
     @property
     def url(self) -> str:
@@ -94,7 +97,9 @@ class ServeCommand:
             )  # an earlier run's sockets
             ports.check_run_dir(self._installation.run_dir)
             ports.check_port(self._host, self._port)
-            plan = ports.plan(self._config, self._host, self._port)
+            plan = replace(
+                ports.plan(self._config, self._host, self._port), proxy_secret=self._proxy_secret
+            )
             _listen()
             self.console.open()
             try:
@@ -162,7 +167,9 @@ class ServeCommand:
 
     def _start(self, settings: dict[str, Any]) -> None:
         self._log.start()
-        ray_flags.export(self._installation.run_dir, self._config.server.trusted_proxies)
+        ray_flags.export(
+            *(self._installation.run_dir, self._config.server.trusted_proxies, self._proxy_secret)
+        )
         # Ray reads its flags when it is imported, so it is imported after they are exported.
         started = time.monotonic()
         self._start_ray()

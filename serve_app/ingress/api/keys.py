@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 from serve_app.catalog.fields.pydantic_schema import invalid_input
 from serve_app.domain.errors import Forbidden, NotFound
 from serve_app.ingress.http import query
-from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http.auth import actor_of, authenticate, record_read
 from serve_app.ingress.http.body import read_json
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
@@ -81,6 +81,7 @@ async def listed(request: HttpRequest) -> Response:
     context_of(request).route = "v1.keys"
     caller = await authenticate(request, ADMIN)
     tenant = query.text(request, "tenant") or caller.tenant
+    await record_read(request, caller, tenant)
     found = await services_of(request).identity.keys.list(tenant)
     page: ApiKeyPage = {
         "keys": [_api_key(info) for info in found],
@@ -104,7 +105,7 @@ async def create(request: HttpRequest) -> Response:
         scopes=frozenset(new.scopes),
         expires_at=new.expires_at,
         replay_undelivered=new.replay_undelivered,
-        actor=caller.key_id,
+        actor=actor_of(request),
     )
     body: CreatedKey = {
         "key_id": credential.id,
@@ -126,7 +127,7 @@ async def revoked(request: HttpRequest) -> Response:
         raise Forbidden(
             "A key cannot revoke itself. Create another key with the scope `admin`, and use that."
         )
-    if not await services_of(request).identity.keys.revoke(key_id, caller.key_id):
+    if not await services_of(request).identity.keys.revoke(key_id, actor_of(request)):
         raise NotFound(f"There is no key {key_id}.")
     return Response(status_code=204)
 

@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 from serve_app.domain.errors import NotFound
 from serve_app.domain.operations import (
     Act,
+    Actor,
     LaneFigures,
     OpenTransaction,
     Operations,
@@ -20,7 +21,7 @@ from serve_app.domain.operations import (
 )
 from serve_app.domain.request import State
 from serve_app.ingress.http import query
-from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http.auth import actor_of, authenticate
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Time
@@ -88,11 +89,13 @@ class QueueOverview(TypedDict):
 
 
 class AuditEntry(TypedDict):
-    """Manual operation."""
+    """Act of a caller. `actor` is the id of its key, `address` the source of the call; both are
+    empty if they are not known."""
 
     id: int
     at: Time
     actor: str
+    address: str
     action: str
     subject: str
     detail: dict[str, Any]
@@ -161,7 +164,7 @@ async def failed(request: HttpRequest) -> Response:
 
 
 async def audit(request: HttpRequest) -> Response:
-    """List manual operations, newest first: ``?limit=50&before=<id>``."""
+    """List the audit log, newest first: ``?limit=50&before=<id>``."""
     operations, _ = await _admin(request, "v1.audit")
     limit = query.page_size(request, default=50, most=MAX_PAGE)
     before = query.whole(request, "before", default=0, most=999_999_999)
@@ -182,7 +185,7 @@ SEE_QUEUE = Operation(
 )
 LIST_AUDIT = Operation(
     "listActs",
-    "List manual operations, newest first. Needs the scope `admin`",
+    "List the audit log, newest first. Needs the scope `admin`",
     {200: answer("A page.", AuditPage)},
     errors=(403, 422),
     parameters=(
@@ -232,11 +235,11 @@ ROUTES = [
 ]
 
 
-async def _admin(request: HttpRequest, route: str) -> tuple[Operations, str]:
-    """Return the operations, and the id of the caller's key."""
+async def _admin(request: HttpRequest, route: str) -> tuple[Operations, Actor]:
+    """Return the operations, and the caller."""
     context_of(request).route = route
-    caller = await authenticate(request, ADMIN)
-    return services_of(request).queue.operations, caller.key_id
+    await authenticate(request, ADMIN)
+    return services_of(request).queue.operations, actor_of(request)
 
 
 def _endpoint(request: HttpRequest) -> str:
@@ -290,6 +293,7 @@ def _entry(act: Act) -> AuditEntry:
         "id": act.id,
         "at": act.at.isoformat(),
         "actor": act.actor,
+        "address": act.address,
         "action": act.action,
         "subject": act.subject,
         "detail": dict(act.detail),

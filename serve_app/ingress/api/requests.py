@@ -14,7 +14,7 @@ from serve_app.domain.progress import Stage
 from serve_app.domain.request import CancelVerdict, Redacted, Request, State
 from serve_app.ingress.api import events
 from serve_app.ingress.http import query
-from serve_app.ingress.http.auth import authenticate, authenticate_for_tenant
+from serve_app.ingress.http.auth import actor_of, authenticate, authenticate_for_tenant
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import iso, json_reply
 from serve_app.ingress.http.json_schema import Time
@@ -207,7 +207,9 @@ async def cancelled(request: HttpRequest) -> Response:
     context_of(request).route = "v1.request.cancel"
     caller = await authenticate(request)
     queue = services_of(request).queue
-    verdict = await queue.cancel(caller.tenant, request.path_params["request_id"])
+    verdict = await queue.cancel(
+        caller.tenant, request.path_params["request_id"], actor_of(request)
+    )
     body: CancelResult = {"verdict": verdict}
     return json_reply(body)
 
@@ -326,7 +328,9 @@ async def delete_request(request: HttpRequest) -> Response:
     context_of(request).route = "v1.request.delete"
     caller = await authenticate(request)
     request_id: str = request.path_params["request_id"]
-    files = await submission.delete(services_of(request), caller.tenant, request_id)
+    files = await submission.delete(
+        services_of(request), caller.tenant, request_id, actor_of(request)
+    )
     later = sum(why is not None for why in files.values())
     body: DeletedFiles = {"deleted_files": len(files) - later, "later_files": later}
     return json_reply(body)
@@ -336,7 +340,9 @@ async def delete_upload(request: HttpRequest) -> Response:
     """``DELETE`` of a file that the tenant uploaded."""
     context_of(request).route = "v1.upload.delete"
     caller = await authenticate(request)
-    now = await services_of(request).files.uploads.delete(caller.tenant, request.path_params["key"])
+    now = await services_of(request).files.uploads.delete(
+        caller.tenant, request.path_params["key"], actor_of(request)
+    )
     body: DeletedFiles = {"deleted_files": int(now), "later_files": int(not now)}
     return json_reply(body)
 

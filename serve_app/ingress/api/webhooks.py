@@ -19,7 +19,7 @@ from serve_app.domain.webhook import (
     WebhookDelivery,
 )
 from serve_app.ingress.http import query
-from serve_app.ingress.http.auth import authenticate, authenticate_for_tenant
+from serve_app.ingress.http.auth import actor_of, authenticate, authenticate_for_tenant
 from serve_app.ingress.http.body import read_json
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import iso, json_reply
@@ -145,10 +145,10 @@ async def shown(request: HttpRequest) -> Response:
 async def redelivered(request: HttpRequest) -> Response:
     """Send a webhook again, in any state, with the same body and the same ``webhook-id``."""
     context_of(request).route = "v1.request.webhook.redeliver"
-    caller, tenant = await authenticate_for_tenant(request, "Webhooks")
+    _, tenant = await authenticate_for_tenant(request, "Webhooks")
     outbox = services_of(request).webhooks.outbox
     request_id = request.path_params["request_id"]
-    return json_reply(_status(await outbox.redeliver(tenant, request_id, caller.key_id)))
+    return json_reply(_status(await outbox.redeliver(tenant, request_id, actor_of(request))))
 
 
 async def tested(request: HttpRequest) -> Response:
@@ -186,10 +186,10 @@ async def rotated(request: HttpRequest) -> Response:
     With ``?at_once=1`` it is used at once, and the other keys are deleted.
     """
     context_of(request).route = "v1.webhooks.rotate"
-    caller = await authenticate(request, ADMIN)
+    await authenticate(request, ADMIN)
     at_once = query.whole(request, "at_once", default=0, most=1) == 1
     webhooks = services_of(request).webhooks
-    await webhooks.seeds.rotate(caller.key_id, at_once=at_once)
+    await webhooks.seeds.rotate(actor_of(request), at_once=at_once)
     webhooks.signer.forget()
     keys = await webhooks.signer.keys()
     body: SigningKeys = {"keys": [{"kid": key.kid, "signs": key.signs} for key in keys]}

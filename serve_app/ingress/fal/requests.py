@@ -17,7 +17,7 @@ from serve_app.domain.request import CancelVerdict, LogLine, Request, State
 from serve_app.ingress.fal.rewriting import request_base
 from serve_app.ingress.fal.status import QueueStatus, status_body, version
 from serve_app.ingress.http import sse
-from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http.auth import actor_of, authenticate
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import error_reply, json_reply
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_path
@@ -103,7 +103,9 @@ async def cancel(request: HttpRequest, path: RequestPath, prefix: str) -> Respon
     200: it will never start. 202: it stops at its next step. 400: it has already ended.
     """
     call = await _find(request, path, prefix)
-    verdict = await call.services.queue.cancel(call.request.tenant, call.request.id)
+    verdict = await call.services.queue.cancel(
+        call.request.tenant, call.request.id, actor_of(request)
+    )
     code, word = VERDICTS[verdict]
     body: CancelStatus = {"status": word}
     if verdict is CancelVerdict.ALREADY_FINAL:
@@ -197,7 +199,9 @@ async def deleted(request: HttpRequest) -> Response:
     origin = origin_of(request)
     caller = await authenticate(request)
     request_id: str = request.path_params["request_id"]
-    files = await submission.delete(services_of(request), caller.tenant, request_id)
+    files = await submission.delete(
+        services_of(request), caller.tenant, request_id, actor_of(request)
+    )
     body: DeletedPayloads = {
         "cdn_delete_results": [
             {"link": file_url(origin, key), "exception": why} for key, why in files.items()

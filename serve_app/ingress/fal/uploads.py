@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 from serve_app.catalog.fields.pydantic_schema import invalid_input
 from serve_app.domain.errors import FieldProblem, InvalidInput
 from serve_app.domain.upload import Upload
-from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http.auth import authenticate, counted_failure
 from serve_app.ingress.http.body import UploadStream, read_json
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
@@ -326,7 +326,8 @@ async def _tenant(request: HttpRequest) -> str:
     grant = identity.upload_tokens.grant_of(header)
     if grant is None:
         return (await authenticate(request)).tenant
-    await identity.keys.identity_of(grant.key_id)
+    with counted_failure(request, grant.key_id):
+        await identity.keys.identity_of(grant.key_id)
     return grant.tenant
 
 

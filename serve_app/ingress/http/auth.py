@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
+
 from starlette.requests import HTTPConnection
 
-from serve_app.domain.errors import Forbidden
+from serve_app.domain.errors import Forbidden, Unauthenticated
+from serve_app.domain.operations import Actor
 from serve_app.ingress.http import query
+from serve_app.ingress.http.client_address import client_address
+from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.paths import alias_of
 from serve_app.ingress.services.services import services_of
 from serve_app.tenants.api_keys import ADMIN, API, Caller
+from serve_app.tenants.credentials import claimed_id
 
 TOKEN = "fal_jwt_token"  # noqa: S105 the name of a query parameter
 
@@ -18,9 +25,10 @@ async def authenticate(request: HTTPConnection, scope: str = API) -> Caller:
 
     ``Unauthenticated``: there is no valid key. ``Forbidden``: the key lacks ``scope``.
     """
-    identity = await services_of(request).identity.keys.authenticate(
-        request.headers.get("authorization")
-    )
+    header = request.headers.get("authorization")
+    with counted_failure(request, claimed_id(header)):
+        identity = await services_of(request).identity.keys.authenticate(header)
+    context_of(request).key_id = identity.key_id
     if scope not in identity.scopes:
         raise Forbidden(
             f"The API key {identity.key_id} lacks the scope `{scope}`. "
@@ -39,7 +47,33 @@ async def authenticate_for_tenant(request: HTTPConnection, what: str) -> tuple[C
     tenant = query.text(request, "tenant") or caller.tenant
     if tenant != caller.tenant and ADMIN not in caller.scopes:
         raise Forbidden(f"{what} of another tenant require a key with the scope `admin`.")
+    await record_read(request, caller, tenant)
     return caller, tenant
+
+
+async def record_read(request: HTTPConnection, caller: Caller, tenant: str) -> None:
+    """Write to the audit log that the caller, an admin, reads ``tenant``, unless it is its own."""
+    if tenant != caller.tenant:
+        call, request_id = context_of(request).route, request.path_params.get("request_id", "")[:64]
+        audit = services_of(request).audit
+        await audit.tenant_read(actor_of(request), tenant, call, request_id)
+
+
+def actor_of(request: HTTPConnection) -> Actor:
+    """The authenticated caller, for the audit log."""
+    return Actor(context_of(request).key_id, client_address(request))
+
+
+@contextmanager
+def counted_failure(request: HTTPConnection, key_id: str = "") -> Generator[None]:
+    """Count a failed login if the block raises ``Unauthenticated``. ``key_id``: what the call
+    names. A call without any credential is none."""
+    try:
+        yield
+    except Unauthenticated:
+        if "authorization" in request.headers or TOKEN in request.query_params:
+            services_of(request).audit.login_failed(client_address(request), key_id)
+        raise
 
 
 async def authenticate_for_endpoint(connection: HTTPConnection, endpoint_id: str) -> Caller:
@@ -52,8 +86,11 @@ async def authenticate_for_endpoint(connection: HTTPConnection, endpoint_id: str
     if token is None or "authorization" in connection.headers:
         return await authenticate(connection)
     identity = services_of(connection).identity
-    granted = identity.tokens.check(token)
-    await identity.keys.identity_of(granted.identity.key_id)
+    with counted_failure(connection):
+        granted = identity.tokens.check(token)
+    with counted_failure(connection, granted.identity.key_id):
+        await identity.keys.identity_of(granted.identity.key_id)
+    context_of(connection).key_id = granted.identity.key_id
     if not granted.allows(endpoint_id, alias_of(endpoint_id)):
         raise Forbidden(f"The token does not allow {endpoint_id}, only {', '.join(granted.apps)}.")
     return granted.identity

@@ -22,6 +22,7 @@ class RequestContext:
 
     request_id: str  # sent as x-fal-request-id; for a submit, the id of its request
     route: str = "other"  # label for metrics
+    key_id: str = ""  # of the caller's API key, once it is authenticated
     status: int = 0  # of the response; 0 until it starts
     render_error: Callable[[DarkroomError], Response] = (
         error_reply  # builds an error response in the call's protocol

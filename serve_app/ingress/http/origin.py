@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network
 from typing import Literal
 from urllib.parse import quote
 
@@ -15,6 +15,7 @@ from ray.serve.context import _get_global_client
 from starlette.requests import Request as HttpRequest
 
 from serve_app.domain.errors import Misconfigured, UntrustedHost
+from serve_app.ingress.http.client_address import parsed, within
 from serve_app.ingress.http.hosts import is_fal, parent_of
 from serve_app.ingress.services.services import services_of
 
@@ -59,11 +60,8 @@ def _forwarded_scheme(
     """
     if not trusted or request.client is None:
         return "http"
-    try:
-        peer = ip_address(request.client.host)
-    except ValueError:  # a Unix socket, or the name of a test's client
-        return "http"
-    if not peer.is_loopback and not any(peer in each for each in trusted):
+    peer = parsed(request.client.host)
+    if peer is None or not (peer.is_loopback or within(peer, trusted)):
         return "http"
     return "https" if request.headers.get("x-forwarded-proto", "").lower() == "https" else "http"
 

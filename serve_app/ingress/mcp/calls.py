@@ -14,7 +14,7 @@ from starlette.requests import Request as HttpRequest
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.errors import RequestNotFound
 from serve_app.domain.request import CancelVerdict, Request
-from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http.auth import actor_of, authenticate
 from serve_app.ingress.http.body import reject_unstorable
 from serve_app.ingress.http.origin import origin_of
 from serve_app.ingress.mcp import content
@@ -127,7 +127,7 @@ CANCELS: Mapping[CancelVerdict, str] = {
 
 async def cancel(call: ToolCall, given: RequestArguments) -> CallToolResult:
     found = await _find(call, given.request_id)
-    verdict = await call.services.queue.cancel(found.tenant, found.id)
+    verdict = await call.services.queue.cancel(found.tenant, found.id, actor_of(call.http))
     return content.text_result(CANCELS[verdict], {"request_id": found.id, "verdict": verdict.value})
 
 

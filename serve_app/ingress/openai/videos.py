@@ -25,7 +25,7 @@ from serve_app.domain.errors import (
 from serve_app.domain.progress import Stage
 from serve_app.domain.request import Request, State
 from serve_app.ingress.http import query
-from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http.auth import actor_of, authenticate
 from serve_app.ingress.http.body import is_form, read_form, read_json
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
@@ -231,7 +231,7 @@ async def listed(request: HttpRequest) -> Response:
 async def deleted(request: HttpRequest) -> Response:
     """Delete a request with its files. A request that has not ended is refused."""
     services, found = await _find(request)
-    await submission.delete(services, found.tenant, found.id)
+    await submission.delete(services, found.tenant, found.id, actor_of(request))
     body: DeletedVideo = {"id": found.id, "object": "video.deleted", "deleted": True}
     return json_reply(body)
 

@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 from serve_app.domain.errors import InvalidInput
 from serve_app.domain.upload import KeptFile
 from serve_app.ingress.http import query
-from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http.auth import actor_of, authenticate
 from serve_app.ingress.http.body import is_form, read_form
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Binary, Time
@@ -112,7 +112,9 @@ async def listed(request: HttpRequest) -> Response:
 async def deleted(request: HttpRequest) -> Response:
     """Delete a file; answer 204. If storage is not available, the file is deleted later."""
     caller = await authenticate(request)
-    await services_of(request).files.uploads.delete(caller.tenant, request.path_params["file_id"])
+    await services_of(request).files.uploads.delete(
+        caller.tenant, request.path_params["file_id"], actor_of(request)
+    )
     return Response(status_code=204)
 
 

@@ -18,7 +18,7 @@ from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.errors import FieldProblem, InvalidInput, RequestNotFound, Unavailable
 from serve_app.domain.request import Request
 from serve_app.ingress.http import query, sse
-from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http.auth import actor_of, authenticate
 from serve_app.ingress.http.body import read_json
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
@@ -120,7 +120,7 @@ async def listed(request: HttpRequest) -> Response:
 
 async def cancelled(request: HttpRequest) -> Response:
     services, found = await _find(request)
-    await services.queue.cancel(found.tenant, found.id)
+    await services.queue.cancel(found.tenant, found.id, actor_of(request))
     return await _prediction_reply(
         request, services, await services.queue.wait(found.tenant, found.id, CANCEL_S)
     )

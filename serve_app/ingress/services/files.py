@@ -21,6 +21,7 @@ from serve_app.domain.errors import (
     StorageUnavailable,
     TooLarge,
 )
+from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Lifecycles, Storage
 from serve_app.domain.upload import KeptFile, Upload, UploadBook, UploadPart, UploadUse
 from serve_app.queue.reaper import PeriodicTask
@@ -204,10 +205,10 @@ class Uploads:
         """Page of the tenant's files, as ``UploadBook.page``."""
         return await self._book.page(tenant, before=before, limit=limit)
 
-    async def delete(self, tenant: str, key: str) -> bool:
+    async def delete(self, tenant: str, key: str, actor: Actor | None = None) -> bool:
         """Delete a file of the tenant. False: storage is not available, and the file is deleted
         later. ``ArtifactNotFound``."""
-        if not await self._book.delete(tenant, key):
+        if not await self._book.delete(tenant, key, actor):
             raise ArtifactNotFound("There is no such upload.")
         try:
             # Parts and other remains are deleted by the next round of the disposal.

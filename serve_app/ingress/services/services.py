@@ -18,6 +18,7 @@ from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import DarkroomError, Overloaded, Unavailable
 from serve_app.domain.ports import Clock, Queue
 from serve_app.domain.realtime import Sessions
+from serve_app.ingress.services.audit import AuditTrail
 from serve_app.ingress.services.files import Files
 from serve_app.ingress.services.health import Health
 from serve_app.ingress.services.replies import Replies
@@ -138,6 +139,8 @@ class Services:
     clock: Clock
     new_id: Callable[[], str]
     metrics: Metrics
+    audit: AuditTrail
+    proxy_secret: str = ""  # of the proxies that say their client's address; empty: there is none
     replies: Replies = field(default_factory=Replies)
     background: Background = field(default_factory=Background)
     session_counts: SessionCounts = field(default_factory=SessionCounts)

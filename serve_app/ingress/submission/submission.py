@@ -21,6 +21,7 @@ from serve_app.domain.errors import (
     StorageUnavailable,
     Unavailable,
 )
+from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Failure
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import NewRequest, Request, State, granted_retries
@@ -244,13 +245,15 @@ async def _cancel_if_stored(queue: Queue, new: NewRequest) -> None:
 DELETED_LATER = "Storage is not available. The file will be deleted as soon as it is."
 
 
-async def delete(services: Services, tenant: str, request_id: str) -> Mapping[str, str | None]:
+async def delete(
+    services: Services, tenant: str, request_id: str, actor: Actor
+) -> Mapping[str, str | None]:
     """Delete a request, first in the database and then its files in storage.
 
     Return for each file's key None, or why the file still exists. Files that cannot be deleted now
     are recorded with the deletion and deleted later. ``RequestNotFound``, ``RequestActive``.
     """
-    keys = await services.queue.delete(tenant, request_id)
+    keys = await services.queue.delete(tenant, request_id, actor)
     try:
         if keys:
             await services.files.storage.delete(keys)

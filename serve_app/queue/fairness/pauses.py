@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from serve_app.domain.errors import EndpointDraining
-from serve_app.domain.operations import Pause, PauseKind
+from serve_app.domain.operations import Actor, Pause, PauseKind
 from serve_app.postgres.database import Database
+from serve_app.queue.store.rows import audit_columns
 
 PAUSED = "(SELECT array_agg(endpoint) FROM halts WHERE kind = 'paused')"
 """Array of the paused endpoints; null if there are none. It refers to no outer row, so a statement
@@ -56,7 +57,8 @@ WITH halted AS (
     RETURNING endpoint, kind, at, actor
 ),
 noted AS (
-    INSERT INTO audit (actor, action, subject) VALUES (%(actor)s, %(action)s, %(endpoint)s)
+    INSERT INTO audit (actor, address, action, subject)
+    VALUES (%(actor)s, %(address)s, %(action)s, %(endpoint)s)
 ),
 ended AS (SELECT endpoint FROM halted WHERE kind = 'draining'),
 {_WAKE}
@@ -69,8 +71,8 @@ WITH ended AS (
     DELETE FROM halts WHERE endpoint = %(endpoint)s RETURNING endpoint
 ),
 noted AS (
-    INSERT INTO audit (actor, action, subject)
-    SELECT %(actor)s, 'endpoint.resume', endpoint FROM ended
+    INSERT INTO audit (actor, address, action, subject)
+    SELECT %(actor)s, %(address)s, 'endpoint.resume', endpoint FROM ended
 ),
 {_WAKE}
 SELECT (SELECT coalesce(array_agg(DISTINCT pool), '{{}}') FROM waiting) FROM ended
@@ -112,21 +114,28 @@ class Pauses:
                 "Try again later, or use another endpoint."
             )
 
-    async def set(self, endpoint: str, kind: PauseKind, actor: str) -> tuple[Pause, Sequence[str]]:
+    async def set(
+        self, endpoint: str, kind: PauseKind, actor: Actor
+    ) -> tuple[Pause, Sequence[str]]:
         """Pause or drain the endpoint. Also returns the pools in which requests may be leased now,
         because it is no longer paused.
         """
-        params = {"endpoint": endpoint, "kind": kind, "actor": actor, "action": ACTIONS[kind]}
+        params = {
+            "endpoint": endpoint,
+            "kind": kind,
+            "action": ACTIONS[kind],
+            **audit_columns(actor),
+        }
         ((_, _, at, _, pools),) = await self._database.rows(SET, params)
         self._version += 1
-        pause = self._known[endpoint] = Pause(endpoint, kind, at, actor)
+        pause = self._known[endpoint] = Pause(endpoint, kind, at, actor.key_id)
         return pause, pools
 
-    async def end(self, endpoint: str, actor: str) -> Sequence[str] | None:
+    async def end(self, endpoint: str, actor: Actor) -> Sequence[str] | None:
         """End the pause. Returns the pools with queued requests of the endpoint; None if it was not
         paused.
         """
-        rows = await self._database.rows(END, {"endpoint": endpoint, "actor": actor})
+        rows = await self._database.rows(END, {"endpoint": endpoint, **audit_columns(actor)})
         self._version += 1
         self._known.pop(endpoint, None)
         return rows[0][0] if rows else None

@@ -39,6 +39,7 @@ CREATE TABLE audit (
     action text NOT NULL,
     subject text DEFAULT '' NOT NULL,
     detail json,
+    address text DEFAULT '' NOT NULL,
     CONSTRAINT audit_pkey PRIMARY KEY (id)
 );
 

@@ -11,6 +11,7 @@ from uuid import UUID
 from serve_app.domain.artifact import Artifact
 from serve_app.domain.errors import RequestNotFound
 from serve_app.domain.lease import LeaseKey
+from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Failure, Outcome, Usage
 from serve_app.domain.progress import Progress, Stage, StoredSnapshot
 from serve_app.domain.request import Cause, Priority, Redacted, Request, Retries, State
@@ -107,6 +108,13 @@ class StoredRequest:
 
     request: Request
     version: int
+
+
+def audit_columns(actor: Actor | None) -> Mapping[str, str | None]:
+    """Parameters of a statement that writes to the audit log, unless there is no actor."""
+    if actor is None:
+        return {"actor": None, "address": ""}
+    return {"actor": actor.key_id, "address": actor.address}
 
 
 def stored(row: tuple[Any, ...]) -> StoredRequest:

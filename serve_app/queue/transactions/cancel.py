@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from serve_app.domain.lease import LeaseKey
+from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.request import State
 from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
-from serve_app.queue.store.rows import outcome_to_json
+from serve_app.queue.store.rows import audit_columns, outcome_to_json
 
 _WRITTEN = """
 notified AS (
@@ -58,6 +59,11 @@ gone AS (
         events = r.events + (NOT t.cancel_requested)::integer
     FROM target t WHERE r.id = t.id
     {_RETURNING}, NOT t.cancel_requested AS changed, t.followed
+),
+noted AS (
+    INSERT INTO audit (actor, address, action, subject, detail)
+    SELECT %(actor)s, %(address)s, 'request.cancel', id::text, json_build_object('tenant', tenant)
+    FROM gone WHERE changed AND %(actor)s::text IS NOT NULL
 ),
 {_WRITTEN}
 """
@@ -105,8 +111,8 @@ gone AS (
     {_RETURNING}, true AS changed, t.followed
 ),
 noted AS (
-    INSERT INTO audit (actor, action, subject, detail)
-    SELECT %(actor)s, %(action)s, id::text, %(detail)s::json FROM gone
+    INSERT INTO audit (actor, address, action, subject, detail)
+    SELECT %(actor)s, %(address)s, %(action)s, id::text, %(detail)s::json FROM gone
 ),
 {_WRITTEN}
 """
@@ -129,9 +135,11 @@ class Removed:
     followed: bool = False  # it was coalesced with another request
 
 
-async def cancel_request(database: Database, tenant: str, request_id: str) -> Removed | None:
+async def cancel_request(
+    database: Database, tenant: str, request_id: str, actor: Actor | None
+) -> Removed | None:
     """Cancel a queued request, or request the cancel of a running one. None if there is nothing to
-    cancel.
+    cancel. With ``actor`` it is written to the audit log.
     """
     params = {
         "id": request_id,
@@ -139,6 +147,7 @@ async def cancel_request(database: Database, tenant: str, request_id: str) -> Re
         "outcome": messages.compact(outcome_to_json(messages.cancelled())),
         "message": "Cancelled while it was queued.",
         "requested": messages.CANCEL_REQUESTED,
+        **audit_columns(actor),
     }
     removed = _removed(await database.rows(CANCEL, params))
     return removed[0] if removed else None
@@ -163,7 +172,7 @@ async def expire_requests(
 
 
 async def fail_request(
-    database: Database, request_id: str, failure: Outcome, noted: Mapping[str, str]
+    database: Database, request_id: str, failure: Outcome, noted: Mapping[str, str | None]
 ) -> Removed | None:
     """Fail a queued request by hand. None if it is not queued. ``noted``: see ``EndAttempts``."""
     params = {

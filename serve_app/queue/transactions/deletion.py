@@ -7,11 +7,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from serve_app.domain.errors import RequestActive, RequestNotFound
+from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Outcome
 from serve_app.postgres.database import Database, Lock
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import DAY_S, Retention
-from serve_app.queue.store.rows import known_id, outcome_to_json
+from serve_app.queue.store.rows import audit_columns, known_id, outcome_to_json
 
 IDEMPOTENCY_KEY_TTL_S = 86400.0
 """Lifetime of an idempotency key after its submit, also if its request is deleted."""
@@ -91,6 +92,11 @@ objects AS (
     SELECT id, snapshot FROM doomed WHERE snapshot IS NOT NULL
 ),
 noted AS (
+    INSERT INTO audit (actor, address, action, subject, detail)
+    SELECT %(actor)s, %(address)s, 'request.delete', id::text, %(detail)s::json FROM doomed
+    WHERE %(actor)s::text IS NOT NULL
+),
+unneeded AS (
     INSERT INTO unwanted (key, due_at) SELECT DISTINCT key, now() FROM objects
     ON CONFLICT (key) DO NOTHING
 )
@@ -139,7 +145,9 @@ class Deletion:
         self._database = database
         self._retention = retention
 
-    async def delete(self, tenant: str, request_id: str) -> Sequence[str]:
+    async def delete(
+        self, tenant: str, request_id: str, actor: Actor | None = None
+    ) -> Sequence[str]:
         """Delete an ended request and return the storage keys that are no longer needed.
 
         Raises ``RequestNotFound``, and ``RequestActive`` while the request has not ended.
@@ -148,7 +156,13 @@ class Deletion:
         one = {"tenant": tenant, "id": id_}
         rows = await self._database.rows(
             DELETE_ONE,
-            {**one, "key_kept_s": IDEMPOTENCY_KEY_TTL_S, "nothing": EMPTY_OUTCOME},
+            {
+                **one,
+                "key_kept_s": IDEMPOTENCY_KEY_TTL_S,
+                "nothing": EMPTY_OUTCOME,
+                "detail": messages.compact({"tenant": tenant}),
+                **audit_columns(actor),
+            },
             lock=Lock((OUTCOME_LOCK,)),
         )
         if rows:
@@ -198,6 +212,8 @@ class Deletion:
             "most": BATCH_SIZE,
             "key_kept_s": IDEMPOTENCY_KEY_TTL_S,
             "nothing": EMPTY_OUTCOME,
+            "detail": None,
+            **audit_columns(None),
         }
         rows = await self._database.rows(DELETE_AGED, params, lock=Lock((OUTCOME_LOCK,)))
         return [id_ for id_, _ in rows]
@@ -248,6 +264,11 @@ unmade AS (
     DELETE FROM artifacts a USING due d WHERE a.request_id = d.request_id RETURNING a.key
 ),
 noted AS (
+    INSERT INTO audit (actor, address, action, subject, detail)
+    SELECT %(actor)s, %(address)s, 'request.delete', id::text, %(detail)s::json FROM doomed
+    WHERE %(actor)s::text IS NOT NULL
+),
+unneeded AS (
     INSERT INTO unwanted (key, due_at) SELECT key, now() FROM unmade ON CONFLICT (key) DO NOTHING
 )
 DELETE FROM lifecycles l USING due d WHERE l.request_id = d.request_id

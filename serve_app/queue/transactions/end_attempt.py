@@ -254,8 +254,8 @@ FROM ended e LEFT JOIN closed c ON c.request_id = e.id
 
 _NOTED = """,
 noted AS (
-    INSERT INTO audit (actor, action, subject, detail)
-    SELECT %(actor)s, %(action)s, id::text, %(detail)s::json FROM ended
+    INSERT INTO audit (actor, address, action, subject, detail)
+    SELECT %(actor)s, %(address)s, %(action)s, id::text, %(detail)s::json FROM ended
 )
 """
 
@@ -327,12 +327,13 @@ class EndAttempts:
         return await self._run(END_NAMED, {"ends": messages.compact(rows)})
 
     async def end_by_operator(
-        self, held: LeaseKey, message: str, failure: Outcome | None, noted: Mapping[str, str]
+        self, held: LeaseKey, message: str, failure: Outcome | None, noted: Mapping[str, str | None]
     ) -> Sequence[EndedAttempt]:
         """End one attempt by hand, if it holds its lease: failed with ``failure``, or else queued
         again.
 
-        ``noted`` is written to the audit log: ``actor``, ``action``, and ``detail`` as JSON.
+        ``noted`` is written to the audit log: ``actor``, ``address``, ``action``, and ``detail`` as
+        JSON.
         """
         row = {**_row(AttemptEnd(held, EndReason.BY_OPERATOR, message, failure or Outcome()))}
         if failure is None:

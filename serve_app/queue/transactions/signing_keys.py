@@ -5,9 +5,11 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 
+from serve_app.domain.operations import Actor
 from serve_app.domain.webhook import SigningSeed
 from serve_app.postgres.database import Database, Lock
 from serve_app.queue.store import messages
+from serve_app.queue.store.rows import audit_columns
 
 LOCK = 0x77686B  # "whk": lock of processes that create keys, one at a time
 
@@ -27,8 +29,8 @@ WHERE (SELECT 1 FROM webhook_keys LIMIT 1) IS NULL
 """
 _AUDITED = """
 noted AS (
-    INSERT INTO audit (actor, action, subject, detail)
-    SELECT %(actor)s, 'webhook.rotate', kid, %(detail)s::json FROM made
+    INSERT INTO audit (actor, address, action, subject, detail)
+    SELECT %(actor)s, %(address)s, 'webhook.rotate', kid, %(detail)s::json FROM made
 )
 SELECT kid FROM made
 """
@@ -70,8 +72,8 @@ class PostgresSigningSeeds:
             found = await self._read()
         return found
 
-    async def rotate(self, actor: str, *, at_once: bool) -> None:
-        noted = {"actor": actor, "detail": messages.compact({"at_once": at_once})}
+    async def rotate(self, actor: Actor, *, at_once: bool) -> None:
+        noted = {**audit_columns(actor), "detail": messages.compact({"at_once": at_once})}
         if at_once:
             await self._database.rows(REPLACE, {**_fresh(), **noted}, lock=Lock((LOCK,)))
             return

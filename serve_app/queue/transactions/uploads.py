@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from serve_app.domain.operations import Actor
 from serve_app.domain.upload import KeptFile, Upload, UploadPart, UploadUse
 from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import Retention
+from serve_app.queue.store.rows import audit_columns
 
 ABANDONED_S = 6 * 3600.0
 """Seconds without a call after which an open upload is abandoned. A single part may take as
@@ -65,9 +67,18 @@ SELECT key FROM whole
 """
 GIVE_UP = "UPDATE uploads SET state = 'unwanted', due_at = now() WHERE key = %(key)s"
 DISOWN = """
-UPDATE uploads SET state = 'unwanted', due_at = now()
-WHERE key = %(key)s AND tenant = %(tenant)s AND state <> 'unwanted'
-RETURNING key
+-- name: delete_upload
+WITH gone AS (
+    UPDATE uploads SET state = 'unwanted', due_at = now()
+    WHERE key = %(key)s AND tenant = %(tenant)s AND state <> 'unwanted'
+    RETURNING key
+),
+noted AS (
+    INSERT INTO audit (actor, address, action, subject, detail)
+    SELECT %(actor)s, %(address)s, 'upload.delete', key, %(detail)s::json FROM gone
+    WHERE %(actor)s::text IS NOT NULL
+)
+SELECT key FROM gone
 """
 _KEPT = """
 SELECT key, media_type, size, created_at, due_at FROM uploads
@@ -161,8 +172,14 @@ class PostgresUploads:
     async def abandon(self, key: str) -> None:
         await self._database.rows(GIVE_UP, {"key": key})
 
-    async def delete(self, tenant: str, key: str) -> bool:
-        return bool(await self._database.rows(DISOWN, {"tenant": tenant, "key": key}))
+    async def delete(self, tenant: str, key: str, actor: Actor | None = None) -> bool:
+        params = {
+            "tenant": tenant,
+            "key": key,
+            "detail": messages.compact({"tenant": tenant}),
+            **audit_columns(actor),
+        }
+        return bool(await self._database.rows(DISOWN, params))
 
     async def kept(self, tenant: str, key: str) -> KeptFile | None:
         rows = await self._database.rows(KEPT, {"tenant": tenant, "key": key})

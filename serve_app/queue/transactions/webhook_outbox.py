@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from serve_app.domain.errors import NotFound, OutcomeForgotten, RequestActive, RequestNotFound
+from serve_app.domain.operations import Actor
 from serve_app.domain.request import Redacted, State
 from serve_app.domain.webhook import (
     MAX_COUNTED,
@@ -19,7 +20,7 @@ from serve_app.domain.webhook import (
 )
 from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
-from serve_app.queue.store.rows import known_id
+from serve_app.queue.store.rows import audit_columns, known_id
 
 FIRST_CLAIM_S = 40.0
 LATER_CLAIM_S = 150.0
@@ -158,8 +159,8 @@ WITH again AS (
     WHERE request_id = %(id)s::uuid AND tenant = %(tenant)s
     RETURNING request_id
 )
-INSERT INTO audit (actor, action, subject)
-SELECT %(actor)s, 'webhook.redeliver', request_id::text FROM again
+INSERT INTO audit (actor, address, action, subject)
+SELECT %(actor)s, %(address)s, 'webhook.redeliver', request_id::text FROM again
 """
 
 
@@ -245,13 +246,13 @@ class PostgresOutbox:
         params = {"tenant": tenant, "before": before, "limit": limit}
         return [_delivery(row) for row in await self._database.rows(PAGES[state], params)]
 
-    async def redeliver(self, tenant: str, request_id: str, actor: str) -> WebhookDelivery:
+    async def redeliver(self, tenant: str, request_id: str, actor: Actor) -> WebhookDelivery:
         delivery, state, forgetting = await self._found(tenant, request_id)
         if not state.final:
             raise not_ended(state)
         if forgetting == Redacted.DONE:
             raise forgotten()
-        params = {"tenant": tenant, "id": delivery.request_id, "actor": actor}
+        params = {"tenant": tenant, "id": delivery.request_id, **audit_columns(actor)}
         await self._database.rows(REDELIVER, params)
         return await self.get(tenant, request_id)
 

@@ -37,7 +37,7 @@ def started_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..
     def start(*trusted: IPv4Network | IPv6Network, config_text: str = CONFIG) -> str:
         config = tmp_path / "haproxy.cfg"
         config.write_text(config_text)
-        script = haproxy.write_script(tmp_path, trusted)
+        script = haproxy.write_script(tmp_path, trusted, secret="s3cret")
         said = subprocess.run(
             [script, "-c", "-f", config], check=False, capture_output=True, text=True, timeout=30
         )
@@ -83,3 +83,13 @@ def test_a_proxy_in_front_is_believed_only_if_it_is_trusted(
     assert f"frontend http_frontend\n{removes}\n" in started_with()
     trusting = started_with(ip_network("10.0.0.5"), ip_network("fd00::/8"))
     assert f"{removes} unless {{ src 10.0.0.5/32 fd00::/8 }}\n" in trusting
+
+
+def test_the_ingress_learns_the_client_and_that_haproxy_says_it(
+    started_with: Callable[..., str],
+) -> None:
+    read = started_with()
+    client = "    http-request set-header x-darkroom-client %[src] unless"
+    assert f"{client} {{ req.hdr(x-darkroom-proxy-secret) -m str s3cret }}\n" in read
+    assert "    http-request set-header x-darkroom-proxy-secret s3cret\n" in read
+    assert started_with(config_text=read) == read, "a second start changes nothing"

@@ -3,10 +3,12 @@ whether the others were there before the snapshot or came after it."""
 
 from __future__ import annotations
 
+import multiprocessing
 import random
-import subprocess
-import sys
 import time
+from collections.abc import Iterator
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from deployments.engine.engine import Engine
 from deployments.engine.loading.loader import load_pipeline
 from deployments.engine.snapshot.format import Snapshot
 from serve_app.domain.endpoint import Weights
+from tests.engine import killed
 from tests.engine.demo_calls import CALLS, DEMO, call, made_of
 from tests.engine.gate import Gate
 from tests.engine.killed import LONG
@@ -66,20 +69,31 @@ def test_one_that_had_company_or_gets_it_is_the_same_within_rounding(family: str
         assert (made_of(made) - made_of(whole)).abs().max() <= WITHIN
 
 
+@pytest.fixture(scope="module")
+def forked() -> Iterator[ForkServerContext]:
+    """Starts processes as forks of one that has imported torch and diffusers, which takes longer
+    than what they then do."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([killed.__name__])
+    yield context
+    forkserver._forkserver._stop()
+
+
 @pytest.mark.parametrize("family", CALLS)
 def test_what_a_process_was_killed_in_goes_on_in_another_bit_for_bit(
-    family: str, tmp_path: Path, chance: random.Random
+    family: str, tmp_path: Path, chance: random.Random, forked: ForkServerContext
 ) -> None:
     file, step = tmp_path / "snapshot", chance.randint(1, LONG // 2)
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.engine.killed", family, str(file)]
-    ) as doomed:
-        try:
-            while not (file.exists() and Snapshot.of_bytes(file.read_bytes()).step >= step):
-                assert doomed.poll() is None, "it ended by itself"
-                time.sleep(0.01)
-        finally:
-            doomed.kill()
+    doomed = forked.Process(target=killed.main, args=(family, file))
+    doomed.start()
+    try:
+        while not (file.exists() and Snapshot.of_bytes(file.read_bytes()).step >= step):
+            assert doomed.is_alive(), "it ended by itself"
+            time.sleep(0.01)
+    finally:
+        doomed.kill()
+        doomed.join()
+        doomed.close()
     state = file.read_bytes()
     with Engine(load_pipeline(Weights(str(DEMO / family))), threads=1) as engine:
         again, whole = (

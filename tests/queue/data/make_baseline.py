@@ -19,6 +19,7 @@ from typing import Any
 
 from serve_app.domain.artifact import Artifact
 from serve_app.domain.lease import LeaseKey, Presence, ReplicaStage, Report
+from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.progress import Preview, Progress, Stage, StoredSnapshot
 from serve_app.domain.request import Priority, Request, Retries, State
@@ -149,17 +150,19 @@ def image_of(request_id: str) -> Outcome:
 async def make_keys(here: Installation) -> None:
     at_once = datetime.now(UTC)
     both = frozenset({API, ADMIN})
-    await here.keys.create(TENANT, name="valid", scopes=both, credential=KEY, actor="operator")
+    await here.keys.create(
+        TENANT, name="valid", scopes=both, credential=KEY, actor=Actor("operator")
+    )
     await here.keys.create(TENANT, credential=REPLAYING_KEY, replay_undelivered=True)
     await here.keys.create(OTHER_TENANT, credential=EXPIRED_KEY, expires_at=at_once)
     await here.keys.create(OTHER_TENANT, credential=REVOKED_KEY)
-    await here.keys.revoke(REVOKED_KEY.id, actor=KEY.id)
+    await here.keys.revoke(REVOKED_KEY.id, actor=Actor(KEY.id))
     await here.keys.create(DISABLED_TENANT, credential=DISABLED_KEY)
     await here.by_hand("a tenant is disabled")
     await shared_secret(here.database, "tickets")
     seeds = PostgresSigningSeeds(here.database)
     await seeds.all()
-    await seeds.rotate(KEY.id, at_once=False)
+    await seeds.rotate(Actor(KEY.id), at_once=False)
 
 
 async def make_ended(here: Installation) -> None:
@@ -175,7 +178,9 @@ async def make_ended(here: Installation) -> None:
     await here.until("follower", State.SUCCEEDED)
     await here.finish(await here.run("failed", webhook=webhook("failed")), failure())
     await here.submit("failed by hand")
-    await here.queue.operations.fail(id_of("failed by hand"), KEY.id, "It blocks the others.")
+    await here.queue.operations.fail(
+        id_of("failed by hand"), Actor(KEY.id), "It blocks the others."
+    )
     await here.succeed("of another tenant", tenant=OTHER_TENANT)
 
 
@@ -187,7 +192,7 @@ async def make_many_attempts(here: Installation) -> None:
     undone = await here.leased(name)
     await here.endings.end([AttemptEnd(undone, EndReason.UNDELIVERED, "The replica disconnected")])
     await here.leased(name)
-    await here.queue.operations.requeue(id_of(name), KEY.id)
+    await here.queue.operations.requeue(id_of(name), Actor(KEY.id))
     await here.leased(name, replica="stopped")
     here.liveness.stopped.add("actor-stopped")
     await here.until(name, State.QUEUED)
@@ -234,7 +239,7 @@ async def make_webhooks(here: Installation) -> None:
         claimed = await here.claimed(name)
         await here.outbox.keep_body(claimed, body)
         await here.outbox.delivered(claimed, ReceiverResponse(0.12, 200))
-    await here.outbox.redeliver(TENANT, id_of("follower"), KEY.id)
+    await here.outbox.redeliver(TENANT, id_of("follower"), Actor(KEY.id))
     claimed = await here.claimed("many attempts")
     await here.outbox.keep_body(claimed, body)
     await here.outbox.failed(claimed, ReceiverResponse(1.0, 503, "It answered 503."), 0.0)
@@ -300,7 +305,7 @@ async def make_requeued(here: Installation) -> None:
     here.liveness.buried.add("actor-dead too")
     snapshot = StoredSnapshot(snapshot_of(handed_back), 7)
     await here.queue.hand_back(handed_back, "r1", "It drains.", snapshot)
-    await here.queue.operations.requeue(requeued.request_id, KEY.id)
+    await here.queue.operations.requeue(requeued.request_id, Actor(KEY.id))
     await here.until("suspect", State.QUEUED)
 
 
@@ -330,8 +335,8 @@ async def make_queued(here: Installation) -> None:
     await here.submit("queued of another tenant", tenant=OTHER_TENANT)
     await here.submit("in another pool", pool=OTHER_POOL)
     await here.submit("paused", endpoint=PAUSED)
-    await here.queue.operations.pause(PAUSED, KEY.id)
-    await here.queue.operations.drain(DRAINING, KEY.id)
+    await here.queue.operations.pause(PAUSED, Actor(KEY.id))
+    await here.queue.operations.drain(DRAINING, Actor(KEY.id))
 
 
 def snapshot_of(held: LeaseKey) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import psycopg
 
 from serve_app.domain.errors import EndpointDraining
+from serve_app.domain.operations import Actor
 from serve_app.domain.request import WaitReason
 from serve_app.postgres.database import Database
 from tests.contract.waiting import eventually
@@ -21,20 +22,20 @@ async def test_lanes_of_paused_requests_sleep_until_the_resume(
     ingress: Ingress, database: Database
 ) -> None:
     queue = await ingress(LONG)
-    await queue.operations.pause(ENDPOINT, "key")
+    await queue.operations.pause(ENDPOINT, Actor("key"))
     ids = {(await queue.submit(new(tenant=tenant))).id for tenant in ("ann", "bob")}
 
     async def asleep() -> bool:
         return not await database.rows("SELECT FROM fair_lanes WHERE active")
 
     await eventually(asleep)
-    await queue.operations.resume(ENDPOINT, "key")
+    await queue.operations.resume(ENDPOINT, Actor("key"))
     assert {each.request_id for each in (await queue.ask(ask(2))).leases} == ids
 
 
 async def test_a_pause_there_holds_at_once_here(ingress: Ingress) -> None:
     here, there = await ingress(LONG), await ingress(LONG)
-    await there.operations.pause(ENDPOINT, "key")
+    await there.operations.pause(ENDPOINT, Actor("key"))
     request = await here.submit(new())
     assert not (await here.ask(ask(1))).leases
 
@@ -42,13 +43,13 @@ async def test_a_pause_there_holds_at_once_here(ingress: Ingress) -> None:
         return (await here.waiting(request)).reason is WaitReason.PAUSED
 
     await eventually(said)
-    await there.operations.resume(ENDPOINT, "key")
+    await there.operations.resume(ENDPOINT, Actor("key"))
     assert [each.request_id for each in (await here.ask(ask(1))).leases] == [request.id]
 
 
 async def test_a_drain_there_is_soon_one_here(ingress: Ingress) -> None:
     here, there = await ingress(LONG), await ingress(LONG)
-    await there.operations.drain(ENDPOINT, "key")
+    await there.operations.drain(ENDPOINT, Actor("key"))
 
     async def refused() -> bool:
         try:
@@ -74,7 +75,7 @@ async def test_an_open_transaction_is_seen(ingress: Ingress, conninfo: str) -> N
 
 async def test_the_place_of_others_does_not_count_what_is_paused(ingress: Ingress) -> None:
     queue = await ingress(LONG)
-    await queue.operations.pause(ENDPOINT, "key")
+    await queue.operations.pause(ENDPOINT, Actor("key"))
     for _ in range(5):
         await queue.submit(new(tenant="zoe"))
     request = await queue.submit(new(endpoint="fal-ai/flux/dev"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from serve_app.domain.errors import OutcomeForgotten
+from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Failure, Outcome, Usage
 from serve_app.domain.request import Redacted
 from serve_app.domain.webhook import DeliveryChannel, DeliveryState, ReceiverResponse, Webhook
@@ -75,7 +76,7 @@ async def test_its_webhook_is_forgotten_with_the_outcome(
     assert dead.state is DeliveryState.DEAD
     assert dead.error.startswith(messages.UNDELIVERED)
     with pytest.raises(OutcomeForgotten):
-        await outbox.redeliver(TENANT, delivered, "key")
+        await outbox.redeliver(TENANT, delivered, Actor("key"))
 
 
 async def test_many_are_forgotten_at_once_and_each_once(

@@ -10,7 +10,7 @@ import pytest
 
 pytestmark = [pytest.mark.cluster, pytest.mark.crash, pytest.mark.timeout(300)]
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 # Ray's workers have the lowest CPU priority, so on a busy machine they hardly run.
 QUICK = {"GLOO_SOCKET_IFNAME": "lo", "RAY_worker_niceness": "0"}
 

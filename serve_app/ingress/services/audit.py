@@ -1,0 +1,120 @@
+"""Entries of the audit log about calls that change nothing: failed logins, and reads of tenants by
+operators.
+
+An attacker can cause failed logins without end, so they are counted in memory and written once a
+minute: a row for each address, up to a limit, and one row for all others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from dataclasses import dataclass, field
+from ipaddress import IPv6Address, ip_address, ip_network
+
+from serve_app.domain.errors import DarkroomError
+from serve_app.domain.operations import Actor, NewAct, Operations
+from serve_app.domain.ports import Clock
+from serve_app.queue.reaper import PeriodicTask
+from serve_app.telemetry.queue_metrics import QueueMeter
+from serve_app.tenants.api_keys import RecentKeys
+
+log = logging.getLogger(__name__)
+
+WRITE_INTERVAL_S = 60.0
+MAX_ADDRESSES = 32
+"""Addresses with failed logins that are told apart in an interval: at most as many rows, and one
+more."""
+MAX_KEY_IDS = 5
+OTHERS = ""
+READ_AGAIN_S = 60.0
+"""The same read by the same caller is not recorded again for so long: dashboards poll."""
+REMEMBERED_READS = 10_000
+
+
+@dataclass(slots=True)
+class FailedLogins:
+    """Failed logins from one address since the last write."""
+
+    number: int = 0
+    key_ids: list[str] = field(default_factory=list[str])  # the first few that were named
+
+    def add(self, number: int, key_ids: list[str]) -> None:
+        self.number += number
+        for key_id in key_ids:
+            if key_id and key_id not in self.key_ids and len(self.key_ids) < MAX_KEY_IDS:
+                self.key_ids.append(key_id)
+
+
+class AuditTrail:
+    """Records calls in the audit log. Use on one event loop."""
+
+    def __init__(
+        self, operations: Operations, clock: Clock, metrics: QueueMeter | None = None
+    ) -> None:
+        self._operations = operations
+        self._clock = clock
+        self._failed: dict[str, FailedLogins] = {}
+        self._read: RecentKeys[bool] = RecentKeys(REMEMBERED_READS, READ_AGAIN_S)
+        self._rounds = PeriodicTask(WRITE_INTERVAL_S, {"audit": self.write}, metrics)
+
+    def start(self) -> None:
+        self._rounds.start()
+
+    async def aclose(self) -> None:
+        """Stop, and write what was counted."""
+        await self._rounds.aclose()
+        with contextlib.suppress(DarkroomError):
+            await self.write()
+
+    def login_failed(self, address: str, key_id: str) -> None:
+        """Count a call with an invalid key or token. ``key_id``: the id that it named, or empty."""
+        self._count(source_of(address), FailedLogins(1, [key_id]))
+
+    async def tenant_read(self, actor: Actor, tenant: str, call: str, request_id: str) -> None:
+        """Record that an operator reads another tenant's data, before it is answered.
+
+        ``call``: the name of the route. ``request_id``: empty for a list.
+        """
+        name = "\0".join((actor.key_id, actor.address, tenant, call, request_id))
+        if self._read.get(name, self._clock.monotonic()):
+            return
+        detail = {"call": call} | ({"request_id": request_id} if request_id else {})
+        await self._operations.record([NewAct(actor, "tenant.read", tenant, detail)])
+        self._read.put(name, True, self._clock.monotonic())  # noqa: FBT003
+
+    async def write(self) -> None:
+        """Write the failed logins since the last call."""
+        counted, self._failed = self._failed, {}
+        acts = [
+            NewAct(
+                Actor("", address),
+                "login.fail",
+                "",
+                {"number": each.number, "key_ids": each.key_ids}
+                | ({} if address else {"addresses": "others"}),
+            )
+            for address, each in counted.items()
+        ]
+        try:
+            await self._operations.record(acts)
+        except DarkroomError:
+            for address, each in counted.items():
+                self._count(address, each)
+            raise
+
+    def _count(self, address: str, failed: FailedLogins) -> None:
+        if address not in self._failed and len(self._failed) >= MAX_ADDRESSES:
+            address = OTHERS
+        self._failed.setdefault(address, FailedLogins()).add(failed.number, failed.key_ids)
+
+
+def source_of(address: str) -> str:
+    """An IPv4 address, or the /64 network of an IPv6 address: one client has all of it."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return OTHERS
+    if isinstance(parsed, IPv6Address) and not parsed.is_loopback:
+        return str(ip_network((parsed, 64), strict=False))
+    return str(parsed)
