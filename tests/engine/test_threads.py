@@ -1,12 +1,8 @@
 """Whatever the engine does for a generation, it does in the context of who submitted it: that is
 how lines of the log come by the id of a request."""
 
-import json
 import logging
-import shutil
 import threading
-import time
-from collections import Counter
 from contextvars import ContextVar, copy_context
 
 import pytest
@@ -14,19 +10,15 @@ import torch
 
 from deployments.engine.engine import Engine
 from deployments.engine.interception.isolation import run_in_context
-from deployments.engine.loading.loader import load_pipeline
 from deployments.engine.loading.loads import LoadPlan
 from deployments.engine.loading.residency import Residency
 from deployments.engine.lora.format import Lora
-from deployments.engine.threads import TurnGate
-from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import (
     Cancelled,
     OutOfMemory,
     PipelineFailed,
     SnapshotRefused,
     Unsupported,
-    WeightsUnavailable,
 )
 from serve_app.domain.progress import Stage
 from tests.engine.calls import call
@@ -264,68 +256,3 @@ def test_a_context_may_be_entered_again_inside_of_itself():
             assert WHOSE.get() == "bert's"
         assert WHOSE.get() == "anna's"
     assert WHOSE.get() == "no one's"
-
-
-# torch's default dtype, which loads change for the whole process.
-
-
-def test_no_step_runs_while_a_load_has_changed_the_default_dtype(engine):
-    seen = Counter()
-
-    class Looking(Denoiser):
-        def compute(self, latents, timestep):
-            seen[torch.tensor([0.1]).dtype] += 1
-            return super().compute(latents, timestep)
-
-    engine.add("it", Loop(Looking()))
-    generation = engine.submit(pipeline="it", start=START, steps=10**9)
-    for _ in range(3):
-        pipeline = load_pipeline(Weights("deployments/demo/flux"), dtype="bfloat16")
-        assert pipeline.transformer.dtype is torch.bfloat16
-    generation.cancel()
-    with pytest.raises(Cancelled):
-        generation.result(60)
-    assert seen.keys() == {torch.float32}
-
-
-def test_a_model_that_cannot_be_built_leaves_the_default_dtype_as_it_was(tmp_path):
-    shutil.copytree("deployments/demo/flux", tmp_path, dirs_exist_ok=True)
-    config = tmp_path / "transformer" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"attention_head_dim": "wide"}))
-    with pytest.raises(WeightsUnavailable):
-        load_pipeline(Weights(str(tmp_path)), dtype="bfloat16")
-    assert torch.get_default_dtype() is torch.float32
-
-
-def test_a_change_waits_for_the_turn_that_runs_and_the_next_turn_for_the_change():
-    gate, order = TurnGate(), []
-    running, end_turn, changing, end_change = (threading.Event() for _ in range(4))
-
-    def turn():
-        with gate.turn():
-            running.set()
-            end_turn.wait(60)
-            order.append("turn")
-        with gate.turn():
-            order.append("next turn")
-
-    def change():
-        running.wait(60)
-        with gate.change():
-            order.append("change")
-            changing.set()
-            end_change.wait(60)
-            order.append("changed")
-
-    threads = [threading.Thread(target=each) for each in (turn, change)]
-    for each in threads:
-        each.start()
-    running.wait(60)
-    while not gate.change_waits:
-        time.sleep(0.001)
-    end_turn.set()
-    changing.wait(60)
-    end_change.set()
-    for each in threads:
-        each.join()
-    assert order == ["turn", "change", "changed", "next turn"]

@@ -18,7 +18,8 @@ import torch
 import transformers
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-from deployments.engine.threads import ONE_BUILDER, own_default_dtype
+from deployments.engine.default_dtype import own_default_dtype
+from deployments.engine.threads import ONE_BUILDER
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
 from serve_app.domain.progress import OnDownload

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from deployments.engine.default_dtype import TURNS
 from deployments.engine.errors import is_out_of_memory
 from deployments.engine.interception.components import ComponentKind, KnownDenoisers
 from deployments.engine.interception.isolation import run_in_context
@@ -29,7 +30,6 @@ from deployments.engine.lora.residency import LoraResidency
 from deployments.engine.memory.admission import Admission, bytes_in
 from deployments.engine.memory.reservations import CommonMemory, MemoryPressure, Reservations
 from deployments.engine.preview.preview import PreviewRenderer
-from deployments.engine.threads import TURNS
 from serve_app.domain.errors import Cancelled, Misconfigured
 
 log = logging.getLogger(__name__)
