@@ -117,6 +117,7 @@ def _replica_config(config: Config, pool: PoolConfig) -> ReplicaConfig:
     return ReplicaConfig(
         slots=pool.max_slots,
         devices=pool.devices_per_replica,
+        needs_gpu=pool.num_gpus > 0,
         threads=pool.threads,
         weights_bytes=pool.weights_bytes,
         warm_up=pool.warm_up,

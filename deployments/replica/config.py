@@ -64,6 +64,7 @@ class ReplicaConfig:
     devices: int = 1  # GPUs that compute each denoiser call together
     threads: int = 0  # of torch, on a CPU; 0: torch's default
     device: str = ""  # empty: the GPU if there is one, else the CPU
+    needs_gpu: bool = False  # its pool asks for GPUs: the CPU is no substitute
     weights_bytes: int = 0  # limit for loaded weights; 0: derived from the device's memory
     warm_up: bool = True  # on a GPU: a short generation after loading
     preload: tuple[Endpoint, ...] = ()  # loaded before the replica is ready

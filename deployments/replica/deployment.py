@@ -24,7 +24,7 @@ from deployments.transfer.fetcher import Fetcher, MinRate, fetcher_client
 from deployments.transfer.lora_cache import LoraCache
 from deployments.transfer.lora_fetcher import LoraFetcher
 from deployments.transfer.uploader import Backoff, Uploader, http_client
-from serve_app.domain.errors import Unavailable
+from serve_app.domain.errors import Misconfigured, Unavailable
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.name_resolution import MAX_THREADS, NameResolver
 from serve_app.domain.ports import Clock
@@ -114,15 +114,21 @@ class ReplicaDeployment:
 def make_resources(
     config: ReplicaConfig, family_paths: Mapping[str, str], clock: Clock, backoff: Backoff
 ) -> ReplicaResources:
-    """Create the real resources: an engine on the GPU, or on the CPU if there is no GPU."""
+    """Create the real resources: an engine on the GPU, or on the CPU if there is no GPU.
+
+    Raises ``Misconfigured`` if the pool asks for GPUs and torch cannot use one.
+    """
     with _importing():  # imported here because the control plane must not import torch
         import torch  # noqa: PLC0415
 
         from deployments.engine.engine import Engine  # noqa: PLC0415
+        from deployments.engine.gpu import gpu_problem  # noqa: PLC0415
         from deployments.engine.loading.residency import Residency  # noqa: PLC0415
 
     sys.setswitchinterval(SWITCH_S)
     device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if config.needs_gpu and device == "cpu" and (problem := gpu_problem()):
+        raise Misconfigured(f"This pool's replicas need a GPU (num_gpus), and {problem}")
 
     store = Store(config.weights)
 

@@ -8,6 +8,8 @@ import importlib.util
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
 
 import click
@@ -72,6 +74,7 @@ def _checks(installation: Installation) -> list[tuple[str, Callable[[], str]]]:
         ("storage", lambda: check_location(installation)),
         ("proxy", _proxy),
         ("models", _models),
+        *([("gpu", _gpu)] if Config().models.gpus else []),
         *weights_checks(Config()),
     ]
     if installation.run_file.exists():
@@ -142,6 +145,15 @@ def _models() -> str:
     if models.serves_demo:
         return "demo models, because no GPU was found" if models.demo is None else "demo models"
     return f"real weights on {models.gpus} GPU"
+
+
+def _gpu() -> str:
+    """Ask torch in another process: importing it takes seconds, and the driver's state stays."""
+    command = [sys.executable, "-m", "deployments.engine.gpu"]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 ours
+    if problem := asked.stdout.strip() or asked.stderr.strip().rpartition("\n")[2]:
+        raise Misconfigured(problem)
+    return "torch can use it"
 
 
 def _key(installation: Installation) -> str:
