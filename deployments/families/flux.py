@@ -85,4 +85,4 @@ def _redrawing(pipeline: Any) -> Any:
 def _text_tokens(endpoint: Endpoint, pipeline: Any) -> int:
     """Text length. Flux masks no padding, so it must be the length the model was trained with."""
     own = int(pipeline.tokenizer_2.model_max_length)
-    return int(endpoint.options.get("max_sequence_length") or min(MAX_TEXT_TOKENS, own))
+    return min(int(endpoint.options.get("max_sequence_length") or MAX_TEXT_TOKENS), own)

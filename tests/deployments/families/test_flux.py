@@ -1,6 +1,7 @@
 """Flux: from an endpoint's input to an image, through the real engine and a tiny real pipeline."""
 
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from PIL import Image
 from deployments.engine.engine import Engine
 from deployments.families.base import GenerationResult
 from deployments.families.flux import FluxFamily
+from serve_app.catalog.catalog import load
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import Misconfigured
@@ -139,6 +141,17 @@ def test_the_text_is_as_long_as_the_model_was_trained_with(pipeline):
     assert own == TEXT_TOKENS
     configured = Endpoint("flux", "flux", FLUX.weights, "flux", options={"max_sequence_length": 8})
     assert family.prepare(configured, wish(), pipeline, 1).arguments["max_sequence_length"] == 8
+
+
+@pytest.mark.parametrize(("name", "tokens"), [("schnell", 256), ("dev", 512)])
+def test_listed_models_read_as_much_text_as_their_authors_let_them(
+    monkeypatch, pipeline, name, tokens
+):
+    monkeypatch.setattr(pipeline.tokenizer_2, "model_max_length", 512)
+    catalog = load(None, demo=False, demo_dir=Path("/nowhere"))
+    endpoint = catalog.listed(f"fal-ai/flux/{name}").endpoint
+    arguments = FluxFamily().prepare(endpoint, wish(), pipeline, seed=1).arguments
+    assert arguments["max_sequence_length"] == tokens
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
