@@ -2,6 +2,9 @@
 # A host with GPUs needs NVIDIA's container toolkit. CUDA comes with torch's wheels.
 FROM python:3.11-slim-bookworm
 
+# Triton builds its launchers with a C compiler, at run time: `compile` needs it.
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
 RUN useradd --create-home --uid 1000 darkroom \
     && install -d -o darkroom -g darkroom /var/lib/darkroom /opt/darkroom
 WORKDIR /opt/darkroom
