@@ -33,6 +33,9 @@ STOP_S = 120.0
 PATIENCE_S = 240.0
 """Ends what hangs, also where several rounds of crashes share the machine."""
 
+LOOK_S = 0.1
+"""Between two looks. Each costs some milliseconds of CPU: a call, or a connection to PostgreSQL."""
+
 ENDED = {each.value for each in State if each.final}
 
 T = TypeVar("T")
@@ -47,7 +50,7 @@ def eventually(look: Callable[[], T], what: str, within_s: float = PATIENCE_S) -
             return seen
         if time.monotonic() > end:
             raise AssertionError(f"Not within {within_s} s: {what}")
-        time.sleep(0.05)
+        time.sleep(LOOK_S)
 
 
 class Darkroom:

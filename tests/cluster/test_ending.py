@@ -1,4 +1,7 @@
-"""What ends `darkroom serve`: its terminal, unless it is set to outlive it, and signals."""
+"""What ends `darkroom serve`: its terminal, unless it is set to outlive it, and signals.
+
+That a closed terminal ends everything is tested with the Darkroom that all tests share, at its end
+(tests/conftest.py)."""
 
 from __future__ import annotations
 
@@ -12,13 +15,6 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 # As `nohup` does, and also as a shell without job control starts what is in the background.
 IGNORING = ("sh", "-c", 'trap "" HUP INT; exec "$@"', "sh")
-
-
-def test_a_closed_terminal_ends_everything(make_darkroom: MakeDarkroom) -> None:
-    darkroom = make_darkroom().start()
-    darkroom.hang_up()
-    darkroom.ended()
-    assert darkroom.leftovers() == []
 
 
 def test_where_hangups_are_ignored_a_closed_terminal_ends_nothing(

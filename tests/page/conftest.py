@@ -12,9 +12,14 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 from tests.page.darkroom import PageDarkroom, page_darkroom
 from tests.page.reader import Reader
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# The headless shell first: Chromium builds its own windows also where none is shown, which triples
+# the CPU time of each page.
+NAMES = (
+    *("chromium-headless-shell", "chromium", "chromium-browser"),
+    *("google-chrome", "google-chrome-stable"),
+)
 NONE = (
-    "There is no Chromium. On Debian: apt-get update && apt-get install -y chromium "
+    "There is no Chromium. On Debian: apt-get update && apt-get install -y chromium-headless-shell "
     "(scripts/test does so when it runs as root)."
 )
 
