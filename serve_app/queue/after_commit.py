@@ -62,6 +62,7 @@ class AfterCommit:
             if each.state is State.QUEUED:
                 again.add(each.pool)
                 self._state.stats.requeued(each.pool, each.tenant, each.endpoint)
+                self._state.snapshots.queued_again(each.pool, each.tenant)
                 self._state.requests.invalidate([each.held.request_id])
             elif outcome is not None and each.state is _state(outcome):
                 self._state.requests.apply_change(
@@ -131,6 +132,7 @@ class AfterCommit:
                 self._metrics.entered(each.endpoint, State.SUCCEEDED)
             else:
                 self._state.stats.requeued(each.pool, each.tenant, each.endpoint)
+                self._state.snapshots.queued_again(each.pool, each.tenant)
         self._state.requests.invalidate(each.id for each in settled)
         pools = {each.pool for each in settled if not each.succeeded}
         self.notify([each.id for each in settled], pools)

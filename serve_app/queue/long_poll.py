@@ -287,14 +287,21 @@ class LongPoll:
     ) -> bool:
         left = dict(enumerate(waiters))
         charges = self._state.charges.take(pool)
+        snapshots = self._state.snapshots
+        front = snapshots.front(pool, len(charges))
         try:
             offers = [DirectLease(each.ask.replica_id, each.ask.actor_id) for each in waiters]
             contention = self._contention[pool]
             leased = await lease_queued(
                 *(self._database, pool, offers, hot, left_out, self._limits, charges),
                 spare_lanes=contention.spare_lanes,
+                front=front,
             )
-            charges = {}
+            if front is not None:
+                weight = self._limits.weight
+                refunds = [s / weight(tenant) for tenant, s in charges.items() if s < 0]
+                snapshots.leased(pool, leased.served, refunds if front.writes_lanes else [])
+            charges = leased.unwritten
             contention = contention.after(len(leased.found), leased.missed)
             self._contention[pool] = contention
             for n, found, whole in leased.found:

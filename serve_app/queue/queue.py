@@ -93,7 +93,7 @@ def assemble(
         log=RequestLog(database, state.requests),
         operations=PostgresOperations(database, limits, state.pauses, after),
         garbage=garbage,
-        vacuum=VacuumMonitor(database, metrics),
+        vacuum=VacuumMonitor(database, metrics, state.snapshots),
         tables=TableMonitor(reads or database, election, metrics),
         election=election,
         metrics=metrics,
@@ -195,8 +195,9 @@ class PostgresQueue:
                 },
             ),
             (check_s, {"end_dead_replicas": reaper.end_dead_replicas}),
+            (check_s, {"look_for_fronts": state.snapshots.look}),
             (check_s, {"settle_coalesced": parts.after.settle}),
-            (check_s, {"read_costs": state.costs.refresh, "write_charges": state.charges.flush}),
+            (check_s, {"read_costs": state.costs.refresh, "write_charges": reaper.write_charges}),
             (
                 10 * check_s,
                 {

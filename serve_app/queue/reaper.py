@@ -120,9 +120,16 @@ class Reaper:
         """Put idle lanes to sleep, and wake those with work."""
         # A lane that an earlier process opened gets the weight that its tenant has now.
         await self._state.lanes.open(self._state.stats.lanes())
-        await self._state.lanes.sweep()
+        if self._state.snapshots.is_due("sleep"):
+            await self._state.lanes.put_to_sleep()
+        await self._state.lanes.wake()
         for pool, left_out in self._state.waiters.left_out().items():
             await self._state.lanes.skip_credit(pool, left_out)
+
+    async def write_charges(self) -> None:
+        """Write the charges to lanes that no leasing has written."""
+        if self._state.snapshots.is_due("charges"):
+            await self._state.charges.flush()
 
     async def forget_progress(self) -> None:
         """Delete the progress of attempts that have ended."""

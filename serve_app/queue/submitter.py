@@ -168,6 +168,7 @@ class Submitter:
 
     def _announce(self, queued: Sequence[Request]) -> None:
         if queued:
+            self._state.snapshots.queued(queued)
             pools = {request.pool for request in queued}
             self._state.waiters.wake(pools)
             self._state.notifier.notify(pools=pools)

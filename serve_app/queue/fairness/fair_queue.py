@@ -190,13 +190,14 @@ class Lanes:
         params = {"pool": pool, "endpoints": endpoints, "tenants": tenants}
         await self._database.rows(REST, params)
 
-    async def sweep(self) -> None:
-        """Put drained lanes to sleep and check them again, then wake every other lane that has
-        work.
-        """
+    async def put_to_sleep(self) -> None:
+        """Put drained lanes to sleep, and check them again."""
         asleep = await self._database.rows(SWEEP_ASLEEP)
         if asleep:
             await self.wake_if_work((pool, tenant) for pool, tenant in asleep)
+
+    async def wake(self) -> None:
+        """Wake every sleeping lane that has work."""
         await self._database.rows(SWEEP_AWAKE)
 
     def _named(self, lanes: Iterable[Lane]) -> str:

@@ -11,6 +11,7 @@ from serve_app.domain.ports import Clock
 from serve_app.postgres.database import Database
 from serve_app.queue.fairness.cost_model import CostModel
 from serve_app.queue.fairness.fair_queue import LaneCharges, Lanes
+from serve_app.queue.fairness.open_snapshots import OpenSnapshots
 from serve_app.queue.fairness.pauses import Pauses
 from serve_app.queue.state.eta import EtaModel
 from serve_app.queue.state.positions import Positions
@@ -48,6 +49,7 @@ class QueueState:
     replicas: ReplicaRegistry
     lanes: Lanes
     charges: LaneCharges
+    snapshots: OpenSnapshots
     costs: CostModel
     pauses: Pauses
     notifier: Notifier
@@ -71,6 +73,7 @@ class QueueState:
             replicas=ReplicaRegistry(database, stats),
             lanes=Lanes(database, limits),
             charges=LaneCharges(database),
+            snapshots=OpenSnapshots(database, clock),
             costs=costs,
             pauses=pauses,
             notifier=Notifier(database, ingress_id),

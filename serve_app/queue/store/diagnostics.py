@@ -12,6 +12,7 @@ from psycopg import sql
 
 from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
 from serve_app.postgres.database import Database
+from serve_app.queue.fairness.open_snapshots import OpenSnapshots
 from serve_app.queue.store.migrations import OLDEST_SERVER
 from serve_app.telemetry.queue_metrics import QueueMeter
 
@@ -150,11 +151,13 @@ FROM (
 class VacuumMonitor:
     """Measure the oldest transaction."""
 
-    def __init__(self, database: Database, metrics: QueueMeter) -> None:
+    def __init__(self, database: Database, metrics: QueueMeter, snapshots: OpenSnapshots) -> None:
         self._database = database
         self._metrics = metrics
+        self._snapshots = snapshots
 
     async def measure(self) -> None:
         """Record the oldest transaction."""
         ((oldest_s, transactions),) = await self._database.rows(OLDEST_TRANSACTION)
         self._metrics.oldest_transaction(oldest_s, transactions)
+        self._snapshots.measured(transactions)

@@ -18,12 +18,13 @@ decides when to look again, and at how many more lanes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from serve_app.domain.lease import LeftOut
 from serve_app.postgres.database import Database
 from serve_app.queue.fairness.fair_queue import LOOK_AHEAD
+from serve_app.queue.fairness.open_snapshots import Front
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.rows import StoredRequest, stored
@@ -37,12 +38,16 @@ class LeaseResult:
 
     ``drained``: tenants whose lanes were put to sleep. ``more``: further requests may be leased
     now. ``missed``: requests that it saw and had slots for, and that another process took.
+    ``unwritten``: charges by tenant that the process must keep, in seconds. ``served``: the highest
+    start that was leased, None if nothing was.
     """
 
     found: Sequence[tuple[int, StoredRequest, Mapping[str, Any]]]  # offer, request, whole input
     drained: frozenset[str]
     more: bool
     missed: int
+    unwritten: Mapping[str, float] = field(default_factory=dict)
+    served: float | None = None
 
 
 # Contention with other ingress processes. Pure.
@@ -95,18 +100,20 @@ async def lease_queued(
     limits: QueueLimits,
     charges: Mapping[str, float],
     spare_lanes: int = 0,
+    front: Front | None = None,
 ) -> LeaseResult:
     """Lease at most one request to each offer.
 
     ``hot``: endpoints loaded on the offering replicas. ``left_out``: requests that none of them
-    wants. ``spare_lanes``: see ``Contention``.
+    wants. ``spare_lanes``: see ``Contention``. ``front``: None if no snapshot is open for long; see
+    ``OpenSnapshots``.
     """
     slots = [
         {"n": n, "replica": offer.replica_id, "actor": offer.actor_id}
         for n, offer in enumerate(offers, start=1)
     ]
     rows = await database.rows(
-        _statement(limits, left_out),
+        _statement(limits, left_out)[front is not None],
         {
             "slots": messages.compact(slots),
             "pool": pool,
@@ -121,19 +128,31 @@ async def lease_queued(
             ),
             "first_lease_s": limits.first_lease_s,
             **_running(limits),
+            **(_beside_snapshot(front, len(slots) + spare_lanes) if front else {}),
         },
     )
     return _result(rows, len(slots))
 
 
-def _statement(limits: QueueLimits, left_out: LeftOut) -> str:
+def _beside_snapshot(front: Front, next_lanes: int) -> Mapping[str, object]:
+    return {
+        "served": front.served,
+        "vtime_from": front.vtime,
+        "fronts": messages.compact(front.ranks),
+        "started": messages.compact(front.started),
+        "writes_lanes": front.writes_lanes,
+        "next_lanes": next_lanes,
+    }
+
+
+def _statement(limits: QueueLimits, left_out: LeftOut) -> tuple[str, str]:
     if limits.limits_running:
         return LEASE_LIMITED
     return LEASE_LEAVING_OUT if left_out else LEASE
 
 
 def _result(rows: Sequence[tuple[Any, ...]], slots: int) -> LeaseResult:
-    _, seen, takeable, *_ = rows[0]
+    _, seen, takeable, _, _, unwritten, served, *_ = rows[0]
     rows = [row for row in rows if row[0] is not None]
     found = [_found(row) for row in rows]
     drained = frozenset(
@@ -141,11 +160,11 @@ def _result(rows: Sequence[tuple[Any, ...]], slots: int) -> LeaseResult:
     )
     more = bool(found) and (seen > len(found) or len(found) >= min(slots, LOOK_AHEAD))
     missed = max(0, min(slots, takeable) - len(found))
-    return LeaseResult(found, drained, more, missed)
+    return LeaseResult(found, drained, more, missed, unwritten or {}, served)
 
 
 def _found(row: tuple[Any, ...]) -> tuple[int, StoredRequest, Mapping[str, Any]]:
-    n, _, _, _, whole, _, *columns = row
+    n, _, _, _, whole, _, _, _, *columns = row
     found = stored(tuple(columns))
     return n - 1, found, found.request.input if whole is None else whole
 

@@ -1,5 +1,6 @@
 """The leasing statement, in three forms: with limits on running requests, without requests for some
-endpoints or of some tenants, and the shortest form with neither.
+endpoints or of some tenants, and the shortest form with neither. Each has a second form for while
+a snapshot is open for long: see ``fairness/open_snapshots.py``.
 
 A statement's start-up cost grows with its length and dominates when few slots are leased, so each
 form leaves out the clauses that it does not need.
@@ -27,7 +28,7 @@ _FIELDS = f"r.id, r.place, r.endpoint, r.expected_s, r.ranked_at, r.start_by, {S
 _FULL = "(SELECT names FROM full_endpoints)::text[]"
 _ANY = f"""
     (SELECT {_FIELDS} FROM requests r
-     WHERE {_OF_LANE} AND NOT {SUSPECT} {{if_none_full}}
+     WHERE {_OF_LANE} AND NOT {SUSPECT} {{from_front}} {{if_none_full}}
      ORDER BY r.ranked_at, r.place LIMIT {{most}})
     {{if_some_full}}
     UNION ALL
@@ -42,28 +43,37 @@ _IF_SOME_FULL = f"""
     (WITH RECURSIVE each AS (
         (SELECT r.endpoint FROM requests r
          WHERE r.pool = %(pool)s AND r.tenant = l.tenant AND r.state = 'queued'
-           AND r.endpoint > '' AND {_FULL} IS NOT NULL
+           AND r.endpoint > '' AND {_FULL} IS NOT NULL {{from_front}}
          ORDER BY r.endpoint LIMIT 1)
         UNION ALL
         SELECT (SELECT r.endpoint FROM requests r
                 WHERE r.pool = %(pool)s AND r.tenant = l.tenant AND r.state = 'queued'
-                  AND r.endpoint > e.endpoint
+                  AND r.endpoint > e.endpoint {{from_front}}
                 ORDER BY r.endpoint LIMIT 1)
         FROM each e WHERE e.endpoint IS NOT NULL)
      SELECT q.* FROM each e CROSS JOIN LATERAL (
          SELECT {_FIELDS} FROM requests r
-         WHERE {_OF_LANE} AND r.endpoint = e.endpoint AND NOT {SUSPECT}
+         WHERE {_OF_LANE} AND r.endpoint = e.endpoint AND NOT {SUSPECT} {{from_front}}
          ORDER BY r.ranked_at, r.place LIMIT {{most}}) q
      WHERE e.endpoint <> ALL({_FULL})
      ORDER BY q.ranked_at, q.place LIMIT {{most}})
 """
 
 
-def _any(most: int, *, some_full: bool) -> str:
+# Beside an open snapshot, the scan of a lane starts where its first request was a second ago. That
+# is a hint, see open_snapshots.py. Suspects are few and read from the first on.
+_FROM_FRONT = """
+    AND r.ranked_at >= coalesce(
+        to_timestamp((%(fronts)s::jsonb ->> l.tenant)::double precision), '-infinity')"""
+
+
+def _any(most: int, *, some_full: bool, beside_snapshot: bool) -> str:
+    from_front = _FROM_FRONT if beside_snapshot else ""
     return _ANY.format(
         most=most,
+        from_front=from_front,
         if_none_full=f"AND {_FULL} IS NULL" if some_full else "",
-        if_some_full=_IF_SOME_FULL.format(most=most) if some_full else "",
+        if_some_full=_IF_SOME_FULL.format(most=most, from_front=from_front) if some_full else "",
         not_full=f"AND ({_FULL} IS NULL OR r.endpoint <> ALL({_FULL}))" if some_full else "",
     )
 
@@ -73,13 +83,13 @@ def _any(most: int, *, some_full: bool) -> str:
 # and endpoint with a limit: only their requests are leased by one statement at a time. Where it
 # returns no room, another statement leases them now or has just leased the last ones.
 _AT_LIMIT = """(
-    SELECT true FROM requests n WHERE n.state = 'running' AND n.{name} = {of}.{name}
+    SELECT true FROM requests n WHERE n.state = 'running' AND n.{name} = {of}.{name} {since}
     ORDER BY n.started_at OFFSET {most} - 1 LIMIT 1) IS NOT NULL"""
 _LIMITS = f"""
 tenant_limits AS MATERIALIZED (SELECT %(tenants)s::jsonb AS most),
 endpoint_limits AS MATERIALIZED (
     SELECT x.endpoint, x.most,
-           {_AT_LIMIT.format(name="endpoint", of="x", most="x.most")} AS reached
+           {_AT_LIMIT.format(name="endpoint", of="x", most="x.most", since="")} AS reached
     FROM json_to_recordset(%(endpoints)s::json) AS x(endpoint text, most integer)
 ),
 full_endpoints AS MATERIALIZED (
@@ -92,8 +102,17 @@ _MOST_OF_TENANT = """CROSS JOIN LATERAL (
         SELECT coalesce(((SELECT most FROM tenant_limits) ->> l.tenant)::integer,
                         %(most_of_tenant)s::integer) AS most OFFSET 0
         ) limits"""
-_BELOW_LIMIT = f"""AND CASE WHEN limits.most IS NULL THEN true
-        ELSE NOT ({_AT_LIMIT.format(name="tenant", of="l", most="limits.most")}) END"""
+# A hint too. If it is wrong, `running_room` says so.
+_SINCE_FRONT = """AND n.started_at >= coalesce(
+        to_timestamp((%(started)s::jsonb ->> l.tenant)::double precision), '-infinity')"""
+
+
+def _below_limit(*, beside_snapshot: bool) -> str:
+    since = _SINCE_FRONT if beside_snapshot else ""
+    at_limit = _AT_LIMIT.format(name="tenant", of="l", most="limits.most", since=since)
+    return f"AND CASE WHEN limits.most IS NULL THEN true ELSE NOT ({at_limit}) END"
+
+
 _COUNTED_LANE = """
 counted_lane AS MATERIALIZED (
     SELECT tenant, weight, start,
@@ -123,9 +142,8 @@ full_endpoints AS MATERIALIZED (SELECT nullif(%(left_out)s::text[], '{}') AS nam
 # table; see end_attempt.py. Lanes are locked in order, after the requests, and no holder of a lane
 # waits for a queued request, so two leasing statements cannot deadlock.
 #
-# `vtime`, `woken_at` and `served` change with each leasing and are indexed, so a snapshot that is
-# open for long adds pages (20,000 leasings: 35 to 319 pages). Without the indexes it is worse: 1537
-# pages then, and 34,273 instead of 35 with 10,000 lanes awake.
+# `vtime`, `woken_at` and `served` change with each leasing and are indexed. Without the indexes a
+# leasing reads 34,273 pages instead of 35 with 10,000 lanes awake.
 _STATEMENT = """
 -- name: lease
 WITH slot AS (
@@ -138,9 +156,9 @@ suspected AS MATERIALIZED (
     SELECT DISTINCT replica_id FROM requests WHERE state = 'running' AND {suspect}
 ),
 pool_time AS MATERIALIZED (
-    SELECT coalesce((
+    SELECT greatest({served} coalesce((
         SELECT served FROM fair_lanes WHERE pool = %(pool)s ORDER BY pool DESC, served DESC LIMIT 1
-        ), 0) AS v
+        ), 0)) AS v
 ),
 paused AS MATERIALIZED (
     SELECT array_agg(endpoint) AS names FROM halts WHERE kind = 'paused'
@@ -149,17 +167,17 @@ paused AS MATERIALIZED (
     SELECT EXISTS (
         SELECT FROM slot s WHERE s.replica NOT IN (SELECT replica_id FROM suspected)) AS yes
 ),
-lane AS MATERIALIZED (
-    SELECT l.tenant, l.weight, {tenant_limit},
-           greatest(
-               l.vtime + coalesce(
-                   (SELECT seconds FROM charged c WHERE c.tenant = l.tenant), 0) / l.weight,
-               CASE WHEN {not_behind} THEN v END) AS start
-    FROM pool_time CROSS JOIN fair_lanes l {most_of_tenant}
-    WHERE l.pool = %(pool)s AND l.active {not_left_out} {below_limit}
+lane AS MATERIALIZED ({of_all}
+    SELECT l.tenant, l.weight, l.vtime, l.woken_at, l.rested, {tenant_limit},
+           own_time, greatest(own_time, CASE WHEN {not_behind} THEN v END) AS start
+    FROM pool_time CROSS JOIN fair_lanes l CROSS JOIN LATERAL (
+        SELECT l.vtime + coalesce(
+            (SELECT seconds FROM charged c WHERE c.tenant = l.tenant), 0) / l.weight AS own_time
+        OFFSET 0) o {most_of_tenant}
+    WHERE l.pool = %(pool)s AND l.active {from_vtime} {not_left_out} {below_limit}
       AND (SELECT true FROM ({any_one}) a LIMIT 1) IS NOT NULL
     ORDER BY l.vtime, l.woken_at
-    LIMIT %(lanes)s
+    LIMIT %(lanes)s{next}
 ),{counted_lane}
 candidate AS MATERIALIZED (
     SELECT l.tenant, l.room, q.id, q.place, q.endpoint, q.expected_s, q.suspect,
@@ -238,9 +256,9 @@ spent AS MATERIALIZED (
         SELECT tenant, 0, seconds, NULL, 0 FROM charged
     ) x GROUP BY x.tenant
 ),
-locked AS MATERIALIZED (
+{written}locked AS MATERIALIZED (
     SELECT l.tenant, s.seconds, s.charge, s.start, s.drained
-    FROM spent s JOIN fair_lanes l ON l.pool = %(pool)s AND l.tenant = s.tenant
+    FROM {charges} s JOIN fair_lanes l ON l.pool = %(pool)s AND l.tenant = s.tenant
     ORDER BY l.tenant
     FOR NO KEY UPDATE OF l
 ),
@@ -260,11 +278,30 @@ counted AS (
 -- One row at least: without a leased request it has the number of candidates only.
 SELECT r.n, c.seen, {takeable},
        coalesce((SELECT drained FROM spent s WHERE s.tenant = r.tenant), false),
-       CASE WHEN r.shown IS NOT NULL THEN r.input END, {unawaited}, {columns}
+       CASE WHEN r.shown IS NOT NULL THEN r.input END, {unwritten},
+       (SELECT max(start) FROM chosen), {unawaited}, {columns}
 FROM (SELECT count(*) AS seen FROM candidate) c LEFT JOIN leased r ON true
 LEFT JOIN progress p ON p.request_id = r.id AND p.attempt = r.attempt
 ORDER BY r.n
 """
+
+# Beside an open snapshot, a statement writes the lanes that were idle, and the others about once a
+# second: each version of a lane that it writes stays, and the next one's unique index reads them
+# all. The process keeps what is not written, and adds it to the lanes' times here. So more lanes
+# than slots may be next, and only the next ones of them are looked into.
+_SERVED = "%(served)s,"
+_FROM_VTIME = "AND l.vtime >= %(vtime_from)s"
+_OF_ALL = "SELECT * FROM ("
+_NEXT = """
+    ) l ORDER BY start, vtime, woken_at LIMIT %(next_lanes)s"""
+_WRITTEN = """written AS MATERIALIZED (
+    SELECT * FROM spent
+    WHERE %(writes_lanes)s OR tenant IN (SELECT tenant FROM lane WHERE rested OR start > own_time)
+),
+"""
+_UNWRITTEN = """(
+           SELECT json_object_agg(tenant, charge + seconds) FROM spent
+           WHERE tenant NOT IN (SELECT tenant FROM written))"""
 
 _ALLOWED = """
         SELECT * FROM {candidates}
@@ -273,26 +310,37 @@ _ALLOWED = """
         ORDER BY start, place"""
 
 
-def _statement(*, limited: bool = False, leaves_out: bool = False) -> str:
+def _statement(
+    *, limited: bool = False, leaves_out: bool = False, beside_snapshot: bool = False
+) -> str:
     some_full = limited or leaves_out
-    return _STATEMENT.format(
-        room=_LIMITS if limited else _LEFT_OUT if leaves_out else "",
-        tenant_limit="limits.most" if limited else "NULL AS room",
-        most_of_tenant=_MOST_OF_TENANT if limited else "",
-        below_limit=_BELOW_LIMIT if limited else "",
-        not_left_out="AND l.tenant <> ALL(%(tenants_left_out)s::text[])" if some_full else "",
-        not_behind="true" if limited else "l.rested",
-        any_one=_any(1, some_full=some_full),
-        any_ahead=_any(LOOK_AHEAD, some_full=some_full),
-        counted_lane=_COUNTED_LANE if limited else "",
-        lanes="counted_lane" if limited else "lane",
-        within=_WITHIN if limited else "",
-        never_drained="AND false" if some_full else "",
-        allowed=_ALLOWED.format(
+    clauses = {
+        "room": _LIMITS if limited else _LEFT_OUT if leaves_out else "",
+        "tenant_limit": "limits.most" if limited else "NULL AS room",
+        "most_of_tenant": _MOST_OF_TENANT if limited else "",
+        "below_limit": _below_limit(beside_snapshot=beside_snapshot) if limited else "",
+        "not_left_out": "AND l.tenant <> ALL(%(tenants_left_out)s::text[])" if some_full else "",
+        "not_behind": "true" if limited else "l.rested",
+        "any_one": _any(1, some_full=some_full, beside_snapshot=beside_snapshot),
+        "any_ahead": _any(LOOK_AHEAD, some_full=some_full, beside_snapshot=beside_snapshot),
+        "counted_lane": _COUNTED_LANE if limited else "",
+        "lanes": "counted_lane" if limited else "lane",
+        "within": _WITHIN if limited else "",
+        "never_drained": "AND false" if some_full or beside_snapshot else "",
+        "allowed": _ALLOWED.format(
             candidates="within" if limited else "candidate",
             below="coalesce(nth_of_endpoint <= endpoint_room, true) AND" if limited else "",
         ),
-        takeable=_TAKEABLE if limited else "c.seen",
+        "takeable": _TAKEABLE if limited else "c.seen",
+    }
+    if beside_snapshot:
+        snapshot = (_SERVED, _FROM_VTIME, _OF_ALL, _NEXT, _WRITTEN, "written", _UNWRITTEN)
+    else:
+        snapshot = ("", "", "", "", "", "spent", "NULL")
+    names = ("served", "from_vtime", "of_all", "next", "written", "charges", "unwritten")
+    return _STATEMENT.format(
+        **clauses,
+        **dict(zip(names, snapshot, strict=True)),
         suspect=SUSPECT,
         columns=COLUMNS,
         unawaited=UNAWAITED,
@@ -303,6 +351,14 @@ def _statement(*, limited: bool = False, leaves_out: bool = False) -> str:
     )
 
 
-LEASE = _statement()
-LEASE_LEAVING_OUT = _statement(leaves_out=True)
-LEASE_LIMITED = _statement(limited=True)
+def _forms(*, limited: bool = False, leaves_out: bool = False) -> tuple[str, str]:
+    """A form as it is, and for use beside an open snapshot."""
+    return (
+        _statement(limited=limited, leaves_out=leaves_out),
+        _statement(limited=limited, leaves_out=leaves_out, beside_snapshot=True),
+    )
+
+
+LEASE = _forms()
+LEASE_LEAVING_OUT = _forms(leaves_out=True)
+LEASE_LIMITED = _forms(limited=True)

@@ -50,7 +50,7 @@ async def test_a_lane_that_was_put_to_sleep_with_work_in_it_is_woken(
     queue = await ingress()
     await queue.submit(new())
     lanes = Lanes(database, QUICK)
-    for wake in (lanes.sweep, lambda: lanes.wake_if_work([LANE])):
+    for wake in (lanes.wake, lambda: lanes.wake_if_work([LANE])):
         with psycopg.connect(conninfo) as connection:
             connection.execute("UPDATE fair_lanes SET active = false")
         await wake()

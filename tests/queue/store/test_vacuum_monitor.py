@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import psycopg
+import pytest
 from prometheus_client import CollectorRegistry
 
 from serve_app.postgres.database import Database
+from serve_app.queue.fairness import open_snapshots
+from serve_app.queue.fairness.open_snapshots import OpenSnapshots
 from serve_app.queue.queue import assemble
 from serve_app.queue.store.diagnostics import VacuumMonitor
 from serve_app.telemetry.clock import SystemClock
@@ -32,20 +35,24 @@ class Seen(QueueMeter):
 
 
 async def test_an_open_transaction_is_reported_until_it_ends(
-    conninfo: str, database: Database
+    conninfo: str, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(open_snapshots, "MIN_TRANSACTIONS", 20)
     seen = Seen()
-    horizon = VacuumMonitor(database, seen)
+    snapshots = OpenSnapshots(database, SystemClock())
+    horizon = VacuumMonitor(database, seen, snapshots)
     with psycopg.connect(conninfo) as forgotten:
         forgotten.execute("SELECT pg_current_xact_id()")
         for _ in range(20):
             await database.rows("SELECT pg_current_xact_id()")
         await horizon.measure()
         assert seen.transactions >= 20
+        assert snapshots.open_for_long
         assert seen.oldest_s > 0
         since = seen.oldest_s
     await horizon.measure()
     assert seen.transactions < 20
+    assert not snapshots.open_for_long
     assert seen.oldest_s < since
 
 
@@ -56,7 +63,7 @@ async def test_one_that_only_reads_holds_back_too(conninfo: str, database: Datab
         reader.execute("SELECT 1")
         for _ in range(20):
             await database.rows("SELECT pg_current_xact_id()")
-        await VacuumMonitor(database, seen).measure()
+        await VacuumMonitor(database, seen, OpenSnapshots(database, SystemClock())).measure()
     assert seen.transactions >= 20
 
 

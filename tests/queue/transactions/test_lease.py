@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from serve_app.domain.lease import LeftOut
 from serve_app.postgres.database import Database
+from serve_app.queue.fairness.open_snapshots import ROUNDING_S, Front
 from serve_app.queue.transactions.insert import DirectLease, EncodedInput, NewRow, insert_requests
 from serve_app.queue.transactions.lease import (
     MAX_MISSES,
@@ -63,6 +65,7 @@ async def leased(
     queued: list[QueuedRequest],
     count: int,
     hot: frozenset[str],
+    front: Front | None,
 ) -> tuple[list[str], dict[str, tuple[float, float]]]:
     """Lease ids in order, and ``vtime`` and ``served`` of each lane."""
     database = Database(conninfo, connections=1)
@@ -96,7 +99,11 @@ async def leased(
         ]
         await database.rows(FILL, {"pool": POOL, "rows": json.dumps(rows)})
         offers = [DirectLease("r1", "a1")] * count
-        got = await lease_queued(database, POOL, offers, hot, LeftOut(), QUICK, {"ann": 2.0})
+        charges = {"ann": 2.0}
+        got = await lease_queued(
+            database, POOL, offers, hot, LeftOut(), QUICK, charges, front=front
+        )
+        assert not got.unwritten
         found = [each.request.id for _, each, _ in got.found]
         after = await database.rows("SELECT tenant, vtime, served FROM fair_lanes")
         return found, {tenant: (vtime, served) for tenant, vtime, served in after}
@@ -104,8 +111,18 @@ async def leased(
         await database.aclose()
 
 
+def front_of(lanes: Mapping[str, LaneClock], queued: Sequence[QueuedRequest]) -> Front:
+    """What a look before the leasing finds."""
+    vtime = min(pool_time(lanes.values()), *(each.vtime for each in lanes.values()))
+    ranks: dict[str, float] = {}
+    for each in queued:
+        rank = each.ranked_at.timestamp() - ROUNDING_S
+        ranks[each.tenant] = min(rank, ranks.get(each.tenant, rank))
+    return Front(vtime, ranks)
+
+
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     requests=REQUESTS,
@@ -113,6 +130,7 @@ async def leased(
     served=st.sampled_from([0.0, 5.0]),
     count=st.integers(1, 8),
     hot=st.frozensets(st.sampled_from(ENDPOINTS), max_size=2),
+    beside_snapshot=st.booleans(),
 )
 def test_it_leases_in_the_order_and_charges_as_it_should(
     conninfo: str,
@@ -121,6 +139,7 @@ def test_it_leases_in_the_order_and_charges_as_it_should(
     served: float,
     count: int,
     hot: frozenset[str],
+    beside_snapshot: bool,
 ) -> None:
     now = datetime.now(UTC)
     lanes = {tenant: replace(lane) for tenant, lane in lanes.items()}
@@ -137,8 +156,9 @@ def test_it_leases_in_the_order_and_charges_as_it_should(
         )
         for place, (tenant, endpoint, rank_s, expected_s, due_s) in enumerate(requests)
     ]
+    front = front_of(lanes, queued) if beside_snapshot else None
     with Background() as background:
-        found, after = background.run(leased(conninfo, lanes, queued, count, hot))
+        found, after = background.run(leased(conninfo, lanes, queued, count, hot, front))
     lanes["ann"].vtime += 2.0 / lanes["ann"].weight  # charged before
     wanted = min(count, len(queued))
     for id_ in found:

@@ -1,0 +1,302 @@
+"""Leasing while a snapshot is open for long, such as that of a backup."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+
+import psycopg
+import pytest
+
+from serve_app.domain.request import Priority
+from serve_app.postgres.database import Database
+from serve_app.queue.fairness.open_snapshots import (
+    MAX_AGE_S,
+    MIN_TRANSACTIONS,
+    WRITE_EVERY_S,
+    Front,
+    OpenSnapshots,
+)
+from serve_app.queue.queue import PostgresQueue
+from serve_app.queue.store.config import QueueLimits
+from serve_app.queue.store.migrations import migrate
+from serve_app.queue.transactions.insert import DirectLease
+from serve_app.queue.transactions.lease import LeaseResult, LeftOut, lease_queued
+from serve_app.settings import TenantLimits
+from tests.fakes.clock import FakeClock
+from tests.queue.database import LONG_LEASES, Ingress
+from tests.queue.requests import POOL, ask, new
+
+TENANTS = ("ann", "bob", "eve", "joe")
+SLOTS, LEASINGS, PER_S = 4, 1000, 100
+LANES = """
+INSERT INTO fair_lanes (pool, tenant, rested) SELECT %(pool)s, unnest(%(tenants)s::text[]), false
+"""
+FILL = """
+INSERT INTO requests (id, tenant, endpoint, endpoint_digest, pool, priority, state, input,
+                      ranked_at, expected_s)
+SELECT gen_random_uuid(), (%(tenants)s::text[])[1 + n % 4], 'noop', '0', %(pool)s, 1, 'queued',
+       '{}', now() - interval '1 hour' + n * interval '10 ms', 1 + (7 * n % 13) / 10.0 + n * 0.001
+FROM generate_series(1, %(count)s) n
+"""
+END = """
+UPDATE requests SET state = 'succeeded', outcome = '{}', lease_until = NULL
+WHERE id = ANY(%(ids)s::uuid[])
+"""
+PAGES = """
+SELECT sum(heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read)::bigint
+FROM pg_statio_user_tables WHERE relname IN ('requests', 'fair_lanes')
+"""
+
+
+@pytest.fixture
+async def alone(empty: str) -> AsyncIterator[Database]:
+    """A database whose tables only the test reads, by one connection."""
+    await migrate(empty)
+    with psycopg.connect(empty, autocommit=True) as connection:
+        for table in ("requests", "fair_lanes"):
+            connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)".encode())
+        connection.execute("ALTER ROLE CURRENT_USER IN DATABASE empty SET synchronous_commit = off")
+    each = Database(empty, connections=1)
+    await each.start()
+    await fill(each, SLOTS * LEASINGS + 2000)
+    await each.rows("ANALYZE requests, fair_lanes")
+    yield each
+    await each.aclose()
+
+
+async def fill(database: Database, count: int) -> None:
+    await database.rows(LANES, {"pool": POOL, "tenants": [*TENANTS]})
+    await database.rows(FILL, {"pool": POOL, "tenants": [*TENANTS], "count": count})
+
+
+async def pages_of(database: Database) -> int:
+    await database.rows("SELECT pg_stat_force_next_flush()")
+    ((pages,),) = await database.rows(PAGES)
+    return pages
+
+
+class Leaser:
+    """Leases from a pool as an ingress process does, ``PER_S`` times a second."""
+
+    def __init__(self, database: Database, limits: QueueLimits, left_out: LeftOut) -> None:
+        self._database, self._limits, self._left_out = database, limits, left_out
+        self._clock = FakeClock()
+        self.snapshots = OpenSnapshots(database, self._clock)
+        self._charges: Mapping[str, float] = {}
+        self._leased = 0
+
+    async def __call__(self) -> LeaseResult:
+        if self._leased % PER_S == 0:
+            await self.snapshots.look()
+        self._leased += 1
+        self._clock.advance(1 / PER_S)
+        found = await lease_queued(
+            *(self._database, POOL, [DirectLease("r1", "a1")] * SLOTS, frozenset[str]()),
+            *(self._left_out, self._limits, self._charges),
+            front=self.snapshots.front(POOL, len(self._charges)),
+        )
+        assert len(found.found) == SLOTS
+        self._charges = found.unwritten
+        self.snapshots.leased(POOL, found.served, [])
+        await self._database.rows(END, {"ids": [each.request.id for _, each, _ in found.found]})
+        return found
+
+    async def pages(self) -> float:
+        """Mean number of pages of a leasing."""
+        before, leasings = await pages_of(self._database), 10
+        for _ in range(leasings):
+            await self()
+        return (await pages_of(self._database) - before) / leasings
+
+
+@pytest.mark.parametrize(
+    ("limits", "left_out"),
+    [
+        (LONG_LEASES, LeftOut()),
+        (LONG_LEASES, LeftOut(frozenset({"sdxl"}))),
+        (replace(LONG_LEASES, tenants={"zoe": TenantLimits(max_running=1)}), LeftOut()),
+    ],
+    ids=["plain", "leaving out", "limited"],
+)
+async def test_leasing_beside_an_open_snapshot_reads_at_most_twice_the_pages(
+    alone: Database, limits: QueueLimits, left_out: LeftOut
+) -> None:
+    leaser = Leaser(alone, limits, left_out)
+    await leaser()
+    fresh = await leaser.pages()
+    with psycopg.connect(alone.conninfo) as backup:
+        backup.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        backup.execute("SELECT count(*) FROM halts")
+        backup.execute("SET idle_in_transaction_session_timeout = 0")
+        leaser.snapshots.measured(MIN_TRANSACTIONS)
+        for _ in range(LEASINGS):
+            await leaser()
+        assert await leaser.pages() < 2 * fresh
+
+
+async def test_lanes_take_turns_as_always_while_their_charges_are_not_written(
+    database: Database,
+) -> None:
+    async def turns(front: Front | None) -> list[str]:
+        await database.rows("TRUNCATE requests, attempts, events, fair_lanes")
+        await fill(database, 60)
+        found: list[str] = []
+        charges: Mapping[str, float] = {}
+        served = 0.0
+        for _ in range(20):
+            offers = [DirectLease("r1", "a1")] * 3
+            got = await lease_queued(
+                *(database, POOL, offers, frozenset[str](), LeftOut(), LONG_LEASES, charges),
+                front=None if front is None else replace(front, served=served),
+            )
+            charges, served = got.unwritten, max(served, got.served or 0.0)
+            found += [each.request.tenant for _, each, _ in got.found]
+        return found
+
+    always = await turns(None)
+    assert await turns(Front(0.0, {}, writes_lanes=False)) == always
+    assert await database.rows("SELECT DISTINCT vtime FROM fair_lanes") == [(0.0,)]
+    assert await turns(Front(0.0, {}, writes_lanes=True)) == always
+
+
+async def test_a_lane_that_was_idle_has_no_credit_from_leasings_that_wrote_nothing(
+    database: Database,
+) -> None:
+    await fill(database, 200)
+    await database.rows("UPDATE fair_lanes SET rested = true WHERE tenant = 'bob'")
+    front = Front(0.0, {}, served=50.0, writes_lanes=False)
+    charges = dict.fromkeys(TENANTS, 50.0) | {"bob": 0.0}
+    got = await lease_queued(
+        *(database, POOL, [DirectLease("r1", "a1")] * 8, frozenset[str]()),
+        *(LeftOut(), LONG_LEASES, charges),
+        front=front,
+    )
+    assert Counter(each.request.tenant for _, each, _ in got.found) == dict.fromkeys(TENANTS, 2)
+
+
+async def test_a_lane_that_was_idle_is_written_with_its_first_lease(database: Database) -> None:
+    await fill(database, 40)
+    await database.rows("UPDATE fair_lanes SET rested = true WHERE tenant = 'bob'")
+    front = Front(0.0, {}, writes_lanes=False)
+    got = await lease_queued(
+        *(database, POOL, [DirectLease("r1", "a1")] * SLOTS, frozenset[str]()),
+        *(LeftOut(), LONG_LEASES, {"ann": 1.0, "bob": 1.0}),
+        front=front,
+    )
+    assert "bob" not in got.unwritten
+    assert got.unwritten["ann"] >= 1.0
+    written = await database.rows("SELECT tenant, rested FROM fair_lanes WHERE vtime > 0")
+    assert written == [("bob", False)]
+
+
+async def test_lanes_are_written_each_second_and_an_old_look_is_not_used(
+    database: Database,
+) -> None:
+    await fill(database, 4)
+    clock = FakeClock()
+    snapshots = OpenSnapshots(database, clock)
+
+    def wrote(unwritten: int = 1) -> bool | None:
+        front = snapshots.front(POOL, unwritten)
+        return None if front is None else front.writes_lanes
+
+    assert wrote() is None
+    await snapshots.look()
+    assert wrote() is None  # no snapshot is open for long
+    snapshots.measured(MIN_TRANSACTIONS)
+    assert wrote() is None  # and no look at the pool
+    await snapshots.look()
+    assert [wrote(), wrote(), wrote(unwritten=100), wrote()] == [True, False, True, False]
+    clock.advance(WRITE_EVERY_S)
+    assert wrote() is True
+    clock.advance(MAX_AGE_S)
+    assert wrote() is None
+    await snapshots.look()
+    assert wrote() is True
+    snapshots.measured(0)
+    await snapshots.look()
+    assert wrote() is None
+
+
+async def test_a_look_finds_the_first_request_and_lane(database: Database) -> None:
+    await fill(database, 40)
+    await database.rows("UPDATE fair_lanes SET vtime = 5, served = 7")
+    await database.rows("UPDATE fair_lanes SET vtime = 3 WHERE tenant = 'eve'")
+    snapshots = OpenSnapshots(database, FakeClock())
+    snapshots.measured(MIN_TRANSACTIONS)
+    snapshots.front(POOL, 0)
+    await snapshots.look()
+    front = snapshots.front(POOL, 0)
+    assert front is not None
+    assert front.vtime == 3.0
+    first = dict(
+        await database.rows(
+            "SELECT tenant, extract(epoch FROM min(ranked_at))::double precision FROM requests "
+            "GROUP BY tenant"
+        )
+    )
+    assert front.ranks == {each: pytest.approx(first[each], abs=0.01) for each in TENANTS}
+    assert all(front.ranks[each] < first[each] for each in TENANTS)
+    snapshots.leased(POOL, 9.0, [-0.5, -1.5])
+    snapshots.queued_again(POOL, "joe")
+    front = snapshots.front(POOL, 0)
+    assert front is not None
+    assert (front.vtime, front.served) == (1.5, 9.0)
+    assert front.ranks.keys() == {"ann", "bob", "eve"}
+
+
+async def test_a_look_does_not_hide_what_this_process_puts_in_front_meanwhile(
+    database: Database,
+) -> None:
+    await fill(database, 40)
+    snapshots = OpenSnapshots(database, FakeClock())
+    snapshots.measured(MIN_TRANSACTIONS)
+    snapshots.front(POOL, 0)
+    await snapshots.look()
+    look = asyncio.create_task(snapshots.look())
+    await asyncio.sleep(0)
+    snapshots.queued_again(POOL, "joe")
+    await look
+    front = snapshots.front(POOL, 0)
+    assert front is not None
+    assert front.ranks.keys() == {"ann", "bob", "eve"}
+
+
+async def beside_snapshot(queue: PostgresQueue) -> PostgresQueue:
+    """The queue, as it works while a snapshot is open for long."""
+    snapshots = queue.parts.state.snapshots
+    snapshots.measured(MIN_TRANSACTIONS)
+    snapshots.front(POOL, 0)
+    await snapshots.look()
+    assert snapshots.front(POOL, 0) is not None
+    return queue
+
+
+async def test_what_this_process_puts_in_front_is_leased_first(ingress: Ingress) -> None:
+    queue = await ingress()
+    normal = [await queue.submit(new()) for _ in range(3)]
+    await beside_snapshot(queue)
+    high = await queue.submit(new(priority=Priority.HIGH))
+    (first,) = (await queue.ask(ask())).leases
+    assert first.request_id == high.id
+    (second,) = (await queue.ask(ask())).leases
+    assert second.request_id == normal[0].id
+    await queue.hand_back(second.held, "r1", "It stops.")
+    (third,) = (await queue.ask(ask())).leases
+    assert third.request_id == normal[0].id
+
+
+async def test_what_other_processes_queue_is_leased_too(ingress: Ingress) -> None:
+    here, there = await beside_snapshot(await ingress()), await ingress()
+    priorities = (Priority.NORMAL, Priority.HIGH, Priority.LOW)
+    submitted = {
+        (await there.submit(new(tenant=f"tenant-{n % 3}", priority=priorities[n % 3]))).id
+        for n in range(12)
+    }
+    found = set[str]()
+    while found < submitted:  # the test's time limit ends it
+        found |= {each.request_id for each in (await here.ask(ask(2))).leases}
+    assert found == submitted
