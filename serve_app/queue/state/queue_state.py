@@ -20,6 +20,7 @@ from serve_app.queue.state.stats import QueueStats
 from serve_app.queue.state.waiters import Waiters
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.notify import Notifier
+from serve_app.telemetry.queue_metrics import QueueMeter
 
 
 class BackgroundTasks:
@@ -55,7 +56,12 @@ class QueueState:
 
     @classmethod
     def create(
-        cls, database: Database, clock: Clock, limits: QueueLimits, ingress_id: str
+        cls,
+        database: Database,
+        clock: Clock,
+        limits: QueueLimits,
+        ingress_id: str,
+        metrics: QueueMeter,
     ) -> QueueState:
         """The state of a process that has just started, which knows nothing yet."""
         requests = RequestCache(database, clock, limits.request_cache_bytes)
@@ -73,6 +79,6 @@ class QueueState:
             charges=LaneCharges(database),
             costs=costs,
             pauses=pauses,
-            notifier=Notifier(database, ingress_id),
+            notifier=Notifier(database, ingress_id, clock, metrics),
             background=BackgroundTasks(),
         )
