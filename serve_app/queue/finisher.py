@@ -53,6 +53,7 @@ class Finisher:
         await self._batcher.aclose()
 
     async def _run(self, ends: Sequence[AttemptEnd]) -> Sequence[Verdict]:
+        self._metrics.batch("finish", len(ends))
         # If a batch has several acts on one attempt, the first counts, as if it had come alone.
         first: dict[LeaseKey, AttemptEnd] = {}
         for each in ends:

@@ -75,7 +75,7 @@ def assemble(
     long reads of history use; None: the same. ``metrics``: None for none that are read.
     """
     metrics = metrics or QueueMeter(CollectorRegistry())
-    state = QueueState.create(database, clock, limits, ingress_id)
+    state = QueueState.create(database, clock, limits, ingress_id, metrics)
     after = AfterCommit(database, limits, state, metrics)
     polls = LongPoll(database, limits, terms, state, after, metrics)
     state.waiters.on_work(polls.lease_soon)
@@ -84,7 +84,7 @@ def assemble(
     parts = QueueParts(
         state=state,
         after=after,
-        submitter=Submitter(database, limits, state, polls, after),
+        submitter=Submitter(database, limits, state, polls, after, metrics),
         polls=polls,
         heartbeats=Heartbeats(database, limits, terms, state, metrics),
         finisher=Finisher(database, limits, after, metrics),

@@ -23,6 +23,7 @@ from serve_app.queue.transactions.insert import (
     insert_requests,
 )
 from serve_app.queue.transactions.outcome_cache import OutcomeCache
+from serve_app.telemetry.queue_metrics import QueueMeter
 
 MAX_STATEMENT_CHARACTERS = 4 * 2**20
 """Limit on the inputs stored in one statement. Each connection keeps the memory of its longest
@@ -42,12 +43,14 @@ class Submitter:
         state: QueueState,
         polls: LongPoll,
         after: AfterCommit,
+        metrics: QueueMeter,
     ) -> None:
         self._database = database
         self._limits = limits
         self._state = state
         self._polls = polls
         self._after = after
+        self._metrics = metrics
         self._idempotency = IdempotencyKeys(database)
         self._outcomes = OutcomeCache(database)
         self._batcher = self._new_batcher()
@@ -94,6 +97,7 @@ class Submitter:
         await self._coalescing_batcher.aclose()
 
     async def _store(self, batch: Sequence[Item]) -> Sequence[Request | BaseException]:
+        self._metrics.batch("submit", len(batch))
         await self._state.lanes.open((new.pool, new.tenant) for new, _ in batch)
         waiters = self._reserve([new for new, _ in batch])
         rows = [self._row(new, encoded, waiters.get(new.id)) for new, encoded in batch]

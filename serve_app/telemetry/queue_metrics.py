@@ -14,6 +14,8 @@ from serve_app.telemetry.families import LATENCY_S, Declared, DeclaredHistograms
 RUN_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
 WAIT_S = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600)
 
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+
 COUNTERS: Declared = {
     "requests": ("Requests that entered a state.", ("endpoint", "state")),
     "attempts": ("Attempts that ended, by how.", ("pool", "end")),
@@ -23,6 +25,10 @@ COUNTERS: Declared = {
     "replays": ("Submits that got an earlier request by its idempotency key.", ("endpoint",)),
     "reused": ("Requests that got the outcome of an earlier one.", ("endpoint",)),
     "coalesced": ("Requests that wait for another's outcome.", ("endpoint",)),
+    "notifications": (
+        "Messages between ingress replicas about changes, by direction.",
+        ("direction",),
+    ),
     "task_failures": ("Rounds of a periodic task that failed.", ("task",)),
 }
 GAUGES: Declared = {
@@ -61,6 +67,12 @@ GAUGES: Declared = {
     ),
 }
 HISTOGRAMS: DeclaredHistograms = {
+    "notification_seconds": (
+        "Time from a change to the message about it in another ingress replica.",
+        (),
+        LATENCY_S,
+    ),
+    "batch_size": ("Calls that share a statement, by call.", ("call",), BATCH_SIZES),
     "wait_seconds": (
         "Time from the submit of a request to the start of its first attempt.",
         ("endpoint", "pool"),
@@ -142,6 +154,25 @@ class QueueMeter:
 
     def coalesced(self, endpoint: str) -> None:
         self._counters["coalesced"].labels(endpoint).inc()
+
+    def batch(self, call: str, size: int) -> None:
+        """Record a statement that serves ``size`` calls: ``submit`` or ``finish``."""
+        self._histograms["batch_size"].labels(call).observe(size)
+
+    # Notifications
+
+    def notification_sent(self) -> None:
+        self._counters["notifications"].labels("sent").inc()
+
+    def notification_lost(self) -> None:
+        """Count a message that could not be sent. The others see the change within a second."""
+        self._counters["notifications"].labels("lost").inc()
+
+    def notification_received(self, delay_s: float | None) -> None:
+        """Count a message of another process. ``delay_s``: since the change; None if not known."""
+        self._counters["notifications"].labels("received").inc()
+        if delay_s is not None:
+            self._histograms["notification_seconds"].observe(max(0.0, delay_s))
 
     # State
 

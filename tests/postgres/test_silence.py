@@ -133,9 +133,9 @@ async def test_a_listener_whose_connection_fell_silent_hears_again(
     between, through_proxy = proxy
     heard: asyncio.Queue[set[str]] = asyncio.Queue()
     gaps: list[float] = []
-    listener = Notifier(await opened(through_proxy), "listener")
+    listener = Notifier(await opened(through_proxy), "listener", SystemClock())
     listener.start(lambda news: heard.put_nowait(news.changed), lambda: gaps.append(0.0))
-    sender = Notifier(await opened(conninfo), "sender")
+    sender = Notifier(await opened(conninfo), "sender", SystemClock())
     sender.start(lambda _: None, lambda: None)
     await until(lambda: listener.listening and sender.listening)
     between.freeze()
@@ -170,7 +170,10 @@ async def test_a_sender_of_notifications_survives_an_error_that_nobody_expected(
     failing = Failing(conninfo)
     await failing.start()
     heard: list[Notification] = []
-    listener, sender = Notifier(await opened(conninfo), "a"), Notifier(failing, "b")
+    listener, sender = (
+        Notifier(await opened(conninfo), "a", SystemClock()),
+        Notifier(failing, "b", SystemClock()),
+    )
     listener.start(heard.append, lambda: None)
     sender.start(lambda _: None, lambda: None)
     await until(lambda: listener.listening and sender.listening)

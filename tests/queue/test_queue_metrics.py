@@ -19,6 +19,7 @@ from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.migrations import shipped
 from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics
+from tests.contract.waiting import eventually
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
 from tests.queue.database import LONG_LEASES, QUICK
@@ -271,3 +272,35 @@ async def test_a_deadlock_that_is_retried_is_counted(conninfo: str) -> None:
         finally:
             operator.execute("DROP FUNCTION once(); DROP SEQUENCE tries; DROP TABLE twice")
             await database.aclose()
+
+
+# Batches and notifications
+
+
+async def test_calls_that_share_a_statement_are_counted_together(start: Processes) -> None:
+    queue, scrapes = await start()
+    await asyncio.gather(*(queue.submit(new()) for _ in range(10)))
+    granted = [(await lease(queue)).held for _ in range(10)]
+    await asyncio.gather(*(queue.finish(done(held)) for held in granted))
+    for call in ("submit", "finish"):
+        assert await scrapes.value("batch_size_sum", call=call) == 10
+        assert 1 <= (await scrapes.value("batch_size_count", call=call) or 0) < 10
+
+
+async def test_messages_between_processes_are_counted_with_their_delay(start: Processes) -> None:
+    one, sent = await start()
+    two, received = await start(name="two")
+
+    async def listening() -> bool:
+        return one.parts.state.notifier.listening and two.parts.state.notifier.listening
+
+    await eventually(listening, 30.0)
+    await one.submit(new())
+
+    async def arrived() -> bool:
+        return (await received.value("notification_seconds_count") or 0) >= 1
+
+    await eventually(arrived, 30.0)
+    assert (await received.value("notifications_total", direction="received") or 0) >= 1
+    assert (await sent.value("notifications_total", direction="sent") or 0) >= 1
+    assert (await received.value("notification_seconds_sum") or 0.0) >= 0.0

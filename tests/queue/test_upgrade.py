@@ -177,7 +177,7 @@ async def test_an_upgrade_makes_the_tables_of_a_new_installation(
 async def test_the_next_migration_is_applied_to_it_once(released: str, tmp_path: Path) -> None:
     for each in shipped():
         shutil.copy(SCHEMA / each.name, tmp_path)
-    number = len(shipped()) + 1
+    number = shipped()[-1].number + 1
     (tmp_path / f"{number:04}_colours.sql").write_text(
         f"-- compatible since {number - 1}\n"
         "ALTER TABLE requests ADD COLUMN colour text NOT NULL DEFAULT 'red';\n"

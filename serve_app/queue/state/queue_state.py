@@ -21,6 +21,7 @@ from serve_app.queue.state.stats import QueueStats
 from serve_app.queue.state.waiters import Waiters
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.notify import Notifier
+from serve_app.telemetry.queue_metrics import QueueMeter
 
 
 class BackgroundTasks:
@@ -57,7 +58,12 @@ class QueueState:
 
     @classmethod
     def create(
-        cls, database: Database, clock: Clock, limits: QueueLimits, ingress_id: str
+        cls,
+        database: Database,
+        clock: Clock,
+        limits: QueueLimits,
+        ingress_id: str,
+        metrics: QueueMeter,
     ) -> QueueState:
         """The state of a process that has just started, which knows nothing yet."""
         requests = RequestCache(database, clock, limits.request_cache_bytes)
@@ -76,6 +82,6 @@ class QueueState:
             snapshots=OpenSnapshots(database, clock),
             costs=costs,
             pauses=pauses,
-            notifier=Notifier(database, ingress_id),
+            notifier=Notifier(database, ingress_id, clock, metrics),
             background=BackgroundTasks(),
         )

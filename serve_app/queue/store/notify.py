@@ -15,11 +15,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import psycopg
+from prometheus_client import CollectorRegistry
 
 from serve_app.domain.errors import DatabaseUnavailable
 from serve_app.domain.lease import LeaseKey, Signal, SignalKind
+from serve_app.domain.ports import Clock
 from serve_app.postgres.database import SILENT_S, Database, answers_within, settings
 from serve_app.queue.store.messages import compact
+from serve_app.telemetry.queue_metrics import QueueMeter
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +49,7 @@ class Notification:
     changed: set[str] = field(default_factory=set[str])
     pools: set[str] = field(default_factory=set[str])
     signals: set[Signal] = field(default_factory=set[Signal])
+    since: float | None = None  # Unix time of the first change
 
     def messages(self, sender: str) -> Iterator[str]:
         changed, signals = sorted(self.changed), list(self.signals)
@@ -54,6 +58,7 @@ class Notification:
             yield compact(
                 {
                     "from": sender,
+                    "at": self.since,
                     "changed": [] if signals[part] else changed[part],
                     "pools": sorted(self.pools) if start == 0 else [],
                     "signals": [
@@ -64,7 +69,13 @@ class Notification:
             )
             if signals[part] and changed[part]:
                 yield compact(
-                    {"from": sender, "changed": changed[part], "pools": [], "signals": []}
+                    {
+                        "from": sender,
+                        "at": self.since,
+                        "changed": changed[part],
+                        "pools": [],
+                        "signals": [],
+                    }
                 )
 
 
@@ -75,8 +86,17 @@ class Notifier:
     have been missed.
     """
 
-    def __init__(self, database: Database, ingress_id: str) -> None:
+    def __init__(
+        self,
+        database: Database,
+        ingress_id: str,
+        clock: Clock,
+        metrics: QueueMeter | None = None,
+    ) -> None:
+        """``metrics``: None for none that are read."""
         self._database = database
+        self._clock = clock
+        self._metrics = metrics or QueueMeter(CollectorRegistry())
         self._ingress_id = ingress_id
         self._on_notification: Callable[[Notification], None] = lambda _: None
         self._on_gap: Callable[[], None] = lambda: None
@@ -107,6 +127,8 @@ class Notifier:
         """Notify the other processes soon. Call it after the commit."""
         if self._alone:
             return
+        if self._pending.since is None:
+            self._pending.since = self._clock.now().timestamp()
         self._pending.changed.update(changed)
         self._pending.pools.update(pools)
         self._pending.signals.update(signals)
@@ -125,13 +147,16 @@ class Notifier:
             try:
                 for payload in notification.messages(self._ingress_id):
                     await self._database.rows(NOTIFY, {"payload": payload})
+                    self._metrics.notification_sent()
             except DatabaseUnavailable as error:
+                self._metrics.notification_lost()
                 log.debug(
                     "A notification was not sent; other processes see the change later: %s",
                     error,
                 )
             except Exception:
                 # An error that ended this task would delay every later change for good.
+                self._metrics.notification_lost()
                 log.exception("A notification was not sent; other processes see the change later.")
             await asyncio.sleep(COALESCE_S)
 
@@ -178,5 +203,10 @@ class Notifier:
         if message["from"] == self._ingress_id:
             return
         self._alone = False
+        # A listener announces itself without a change; versions before send no time.
+        at = message.get("at")
+        self._metrics.notification_received(
+            None if at is None else self._clock.now().timestamp() - at
+        )
         signals = {Signal(SignalKind(kind), LeaseKey(*key)) for *key, kind in message["signals"]}
         self._on_notification(Notification(set(message["changed"]), set(message["pools"]), signals))

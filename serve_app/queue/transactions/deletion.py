@@ -264,11 +264,6 @@ unmade AS (
     DELETE FROM artifacts a USING due d WHERE a.request_id = d.request_id RETURNING a.key
 ),
 noted AS (
-    INSERT INTO audit (actor, address, action, subject, detail)
-    SELECT %(actor)s, %(address)s, 'request.delete', id::text, %(detail)s::json FROM doomed
-    WHERE %(actor)s::text IS NOT NULL
-),
-unneeded AS (
     INSERT INTO unwanted (key, due_at) SELECT key, now() FROM unmade ON CONFLICT (key) DO NOTHING
 )
 DELETE FROM lifecycles l USING due d WHERE l.request_id = d.request_id
