@@ -101,9 +101,7 @@ class OpenSnapshots:
         self._looks: dict[str, _Look] = {}
         self._served: dict[str, float] = {}  # by pool, see `Front`
         self._leased_at: dict[str, float] = {}  # by pool
-        self._moved_at: dict[
-            str, dict[str, float]
-        ] = {}  # by pool and tenant: back, by this process
+        self._moved_at: dict[str, dict[str, float]] = {}  # by pool and tenant: of fronts
         self._wrote_at: dict[str, float] = {}  # by pool
         self._did_at: dict[str, float] = {}  # by work, see `is_due`
         self.open_for_long = False
