@@ -93,7 +93,7 @@ def assemble(
         log=RequestLog(database, state.requests),
         operations=PostgresOperations(database, limits, state.pauses, after),
         garbage=garbage,
-        vacuum=VacuumMonitor(database, metrics, state.snapshots),
+        vacuum=VacuumMonitor(database, metrics, state.snapshots.measured),
         tables=TableMonitor(reads or database, election, metrics),
         election=election,
         metrics=metrics,

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import psycopg
 from psycopg import sql
 
 from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
 from serve_app.postgres.database import Database
-from serve_app.queue.fairness.open_snapshots import OpenSnapshots
 from serve_app.queue.store.migrations import OLDEST_SERVER
 from serve_app.telemetry.queue_metrics import QueueMeter
 
@@ -151,13 +150,16 @@ FROM (
 class VacuumMonitor:
     """Measure the oldest transaction."""
 
-    def __init__(self, database: Database, metrics: QueueMeter, snapshots: OpenSnapshots) -> None:
+    def __init__(
+        self, database: Database, metrics: QueueMeter, on_measured: Callable[[int], None]
+    ) -> None:
+        """``on_measured`` gets the number of transactions whose versions it keeps."""
         self._database = database
         self._metrics = metrics
-        self._snapshots = snapshots
+        self._on_measured = on_measured
 
     async def measure(self) -> None:
         """Record the oldest transaction."""
         ((oldest_s, transactions),) = await self._database.rows(OLDEST_TRANSACTION)
         self._metrics.oldest_transaction(oldest_s, transactions)
-        self._snapshots.measured(transactions)
+        self._on_measured(transactions)

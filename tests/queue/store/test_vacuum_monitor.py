@@ -40,7 +40,7 @@ async def test_an_open_transaction_is_reported_until_it_ends(
     monkeypatch.setattr(open_snapshots, "MIN_TRANSACTIONS", 20)
     seen = Seen()
     snapshots = OpenSnapshots(database, SystemClock())
-    horizon = VacuumMonitor(database, seen, snapshots)
+    horizon = VacuumMonitor(database, seen, snapshots.measured)
     with psycopg.connect(conninfo) as forgotten:
         forgotten.execute("SELECT pg_current_xact_id()")
         for _ in range(20):
@@ -63,7 +63,9 @@ async def test_one_that_only_reads_holds_back_too(conninfo: str, database: Datab
         reader.execute("SELECT 1")
         for _ in range(20):
             await database.rows("SELECT pg_current_xact_id()")
-        await VacuumMonitor(database, seen, OpenSnapshots(database, SystemClock())).measure()
+        await VacuumMonitor(
+            database, seen, OpenSnapshots(database, SystemClock()).measured
+        ).measure()
     assert seen.transactions >= 20
 
 
