@@ -7,10 +7,16 @@ from pathlib import Path
 
 import torch
 
+DEVICES = Path("/dev")
 DRIVER = Path("/proc/driver/nvidia/version")
 MIN_DRIVERS = {"12": 525, "13": 580}
 """Least major version of NVIDIA's driver on Linux, by CUDA's major version (CUDA's release notes,
 "CUDA Toolkit and Minimum Required Driver Version for CUDA Minor Version Compatibility")."""
+
+
+def gpu_present() -> bool:
+    """True if this machine has an NVIDIA GPU, whether torch can use it or not."""
+    return any(DEVICES.glob("nvidia[0-9]*")) or (DEVICES / "dxg").exists()  # Windows' subsystem
 
 
 def gpu_problem() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import sys
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -35,6 +36,8 @@ from serve_app.telemetry.clock import SystemClock
 from weights.hub import Hub
 from weights.repository_files import RepositoryFiles
 from weights.store import Store
+
+log = logging.getLogger(__name__)
 
 ENCODERS = 2  # threads that write and read images and snapshots
 WRITERS = 2  # threads that write videos and audio; they are slow, so images do not wait for them
@@ -116,19 +119,22 @@ def make_resources(
 ) -> ReplicaResources:
     """Create the real resources: an engine on the GPU, or on the CPU if there is no GPU.
 
-    Raises ``Misconfigured`` if the pool asks for GPUs and torch cannot use one.
+    Raises ``Misconfigured`` if the pool asks for GPUs and torch cannot use the one that is there.
     """
     with _importing():  # imported here because the control plane must not import torch
         import torch  # noqa: PLC0415
 
         from deployments.engine.engine import Engine  # noqa: PLC0415
-        from deployments.engine.gpu import gpu_problem  # noqa: PLC0415
+        from deployments.engine.gpu import gpu_present, gpu_problem  # noqa: PLC0415
         from deployments.engine.loading.residency import Residency  # noqa: PLC0415
 
     sys.setswitchinterval(SWITCH_S)
     device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if config.needs_gpu and device == "cpu" and (problem := gpu_problem()):
-        raise Misconfigured(f"This pool's replicas need a GPU (num_gpus), and {problem}")
+    if config.needs_gpu and device == "cpu":
+        if gpu_present():
+            raise Misconfigured(f"This pool's replicas need a GPU (num_gpus), and {gpu_problem()}")
+        # Ray was told of one, such as by `ray start --num-gpus` to try out a cluster without any.
+        log.warning("The pool has num_gpus, and this node has no GPU: the CPU computes.")
 
     store = Store(config.weights)
 

@@ -50,7 +50,11 @@ def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert "this machine has no NVIDIA driver. It needs 580 or later." in gpu_problem()
 
 
-def test_a_replica_of_a_pool_with_gpus_does_not_compute_on_the_cpu_instead():
+def test_a_replica_of_a_pool_with_gpus_does_not_compute_on_the_cpu_beside_its_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr(gpu, "DEVICES", tmp_path)
+    (tmp_path / "nvidia0").touch()
     with pytest.raises(Misconfigured, match=r"need a GPU.*cannot use a GPU"):
         make_resources(ReplicaConfig(needs_gpu=True), {}, SystemClock(), BACKOFF)
 

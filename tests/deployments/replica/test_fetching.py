@@ -144,7 +144,9 @@ async def test_requests_that_fetch_are_handed_back_when_the_replica_closes(
 ) -> None:
     queue = await make(LIMITS)
     alices = await submit(queue, "alice", "edits", image_url=slow.url("drip"))
-    rig = await make_rig(queue, slots=1, fetcher=fetcher())
+    # Long enough for a busy machine: closing ends as soon as all is handed back.
+    patience = {"graceful_shutdown_timeout_s": 125.0, "call_timeout_s": 60.0}
+    rig = await make_rig(queue, slots=1, fetcher=fetcher(), **patience)
     await until(lambda: slow.open >= 1)
     await rig.replica.aclose()
     request = await queue.get("alice", alices)
