@@ -34,6 +34,7 @@ SELECT {COLUMNS} FROM {SOURCE} WHERE r.id = ANY(%(ids)s::uuid[]) AND r.deleted_a
 """
 
 FRESH_S = 1.0
+OUTDATED = float("-inf")  # a request that is read before the next answer was checked then
 FINAL_FRESH_S = 60.0  # a final request never changes, but it may be deleted
 REQUEST_BYTES = 3072
 """Bytes of a cached request without its input and outcome (measured: 2.2 KiB)."""
@@ -235,7 +236,10 @@ class RequestCache:
         preview_step = preview_step or request.preview_step
         changed = replace(request, progress=progress, preview_step=preview_step)
         if holds and visible(changed) != visible(request):
+            outdated = entry.checked == OUTDATED
             self.update(StoredRequest(changed, entry.stored.version))
+            if outdated:  # the attempt may have ended since the report was written
+                entry.checked = OUTDATED
 
     def invalidate(self, request_ids: Iterable[str]) -> None:
         """Invalidate requests that may have changed. They are read before the next answer, or at
@@ -245,7 +249,7 @@ class RequestCache:
         for id_ in request_ids:
             entry = self._entries.get(id_)
             if entry is not None:
-                entry.checked = float("-inf")
+                entry.checked = OUTDATED
             if id_ in self._futures:
                 waited.append(id_)
         if waited:

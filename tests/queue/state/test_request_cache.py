@@ -7,6 +7,7 @@ import tracemalloc
 from dataclasses import replace
 
 from serve_app.domain.outcome import Outcome, Usage
+from serve_app.domain.progress import Progress, Stage
 from serve_app.domain.request import Request, State
 from serve_app.postgres.database import Database
 from serve_app.queue.state.request_cache import RequestCache
@@ -106,3 +107,18 @@ async def test_with_a_memory_smaller_than_one_request_everything_still_works(
         found = await queue.get(TENANT, each.id)
         assert (found.state, found.input) == (State.SUCCEEDED, prompt(n))
     assert queue.parts.state.requests.size == 0
+
+
+async def test_late_progress_does_not_make_an_outdated_request_current(
+    database: Database, ingress: Ingress
+) -> None:
+    queue = await ingress(LONG_LEASES)
+    request = await queue.submit(new())
+    held = (await lease(queue)).held
+    cache = RequestCache(database, SystemClock(), BUDGET)
+    assert (await cache.get(TENANT, request.id)).state is State.RUNNING
+    await queue.hand_back(held, "r1", "draining")
+    cache.invalidate([request.id])
+    cache.update_progress(held, Progress(Stage.DENOISING, 1, 8))
+    assert (await cache.get(TENANT, request.id)).state is State.QUEUED
+    await cache.aclose()
