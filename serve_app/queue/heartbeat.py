@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from serve_app.domain.artifact import UploadTicket
@@ -137,10 +136,12 @@ class Heartbeats:
         tickets = {held: self._terms.snapshot_ticket(held) for held in wanted}
         await snapshots.store_tickets(self._database, [each.key for each in tickets.values()])
         next_in_s = min(UNFOLLOWED_REPORT_S, self._limits.lease_s / 8)
-        replies = [_reply(report, holds, cancelled, watched, tickets) for report in reports]
         return [
-            reply if followed.intersection(report.renewals) else replace(reply, next_in_s=next_in_s)
-            for report, reply in zip(reports, replies, strict=True)
+            _reply(
+                *(report, holds, cancelled, watched, tickets),
+                next_in_s=0.0 if followed.intersection(report.renewals) else next_in_s,
+            )
+            for report in reports
         ]
 
 
@@ -162,6 +163,7 @@ def _reply(
     cancelled: set[LeaseKey],
     watched: set[LeaseKey],
     tickets: dict[LeaseKey, UploadTicket],
+    next_in_s: float,
 ) -> ReportReply:
     return ReportReply(
         cancelled=tuple(held for held in report.renewals if holds[held] and held in cancelled),
@@ -170,4 +172,5 @@ def _reply(
             (held, tickets[held]) for held in report.wants_tickets if held in tickets
         ),
         watched=tuple(held for held in report.renewals if holds[held] and held in watched),
+        next_in_s=next_in_s,
     )

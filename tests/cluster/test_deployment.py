@@ -1,34 +1,15 @@
 """The deployment class under a real Serve."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+from tests.cluster.scenario import seen_by
 
-ROOT = Path(__file__).parents[2]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
 def seen():
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.deployments.serving"],
-        capture_output=True,
-        text=True,
-        timeout=560,
-        check=False,
-        cwd=ROOT,
-        # Ray's workers have the lowest CPU priority, so on a busy machine they hardly run.
-        env={**os.environ, "RAY_worker_niceness": "0"},  # noqa: TID251 a child's environment
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    # Ray prints lines of its own.
-    (line,) = (line for line in done.stdout.splitlines() if line.startswith("{"))
-    return json.loads(line)
+    return seen_by("tests.deployments.serving", 560)
 
 
 def test_requests_end_as_they_should(seen):

@@ -46,13 +46,18 @@ _HAS_WORK = f"""
      ORDER BY r.ranked_at, r.place LIMIT 1) IS NOT NULL
 """
 
-_POOL_TIME = """
-    (SELECT p.served FROM fair_lanes p WHERE p.pool = {lane}.pool
+
+def pool_time(pool: str) -> str:
+    """SQL for the virtual time of a pool; null without lanes. ``pool``: SQL for its name."""
+    return f"""
+    (SELECT p.served FROM fair_lanes p WHERE p.pool = {pool}
      ORDER BY p.pool DESC, p.served DESC LIMIT 1)
 """
+
+
 AWAKE = f"""
     active = true, woken_at = clock_timestamp(),
-    vtime = greatest(l.vtime, {_POOL_TIME.format(lane="l")})
+    vtime = greatest(l.vtime, {pool_time("l.pool")})
 """
 """Assignments that wake a sleeping lane `l`. Its turn is not before the turn of lanes that are
 already waiting.
@@ -83,7 +88,7 @@ woken AS (
 OPEN = f"""
 -- name: open_lanes
 INSERT INTO fair_lanes AS l (pool, tenant, weight, vtime, woken_at)
-SELECT n.pool, n.tenant, n.weight, coalesce({_POOL_TIME.format(lane="n")}, 0), clock_timestamp()
+SELECT n.pool, n.tenant, n.weight, coalesce({pool_time("n.pool")}, 0), clock_timestamp()
 FROM ({_NAMED}) n
 ORDER BY 1, 2
 ON CONFLICT (pool, tenant) DO UPDATE SET weight = excluded.weight

@@ -23,7 +23,7 @@ from math import inf
 from serve_app.domain.ports import Clock
 from serve_app.domain.request import Request
 from serve_app.postgres.database import Database
-from serve_app.queue.fairness.fair_queue import head_start_s
+from serve_app.queue.fairness.fair_queue import head_start_s, pool_time
 
 MIN_TRANSACTIONS = 2000
 """A snapshot is open for long if it keeps the versions of this many transactions. Fewer cost less
@@ -43,11 +43,7 @@ ROUNDING_S = 0.001
 # second.
 LOOK = f"""
 -- name: look_for_fronts
-WITH pool_time AS MATERIALIZED (
-    SELECT coalesce((
-        SELECT served FROM fair_lanes WHERE pool = %(pool)s ORDER BY pool DESC, served DESC LIMIT 1
-        ), 0) AS v
-)
+WITH pool_time AS MATERIALIZED (SELECT coalesce({pool_time("%(pool)s")}, 0) AS v)
 SELECT least(v, l.vtime), l.tenant, extract(epoch FROM least(
         (SELECT r.ranked_at FROM requests r
          WHERE r.pool = %(pool)s AND r.tenant = l.tenant AND r.state = 'queued'

@@ -273,11 +273,12 @@ class RequestCache:
     # Implementation
 
     async def _note_followed(self) -> None:
-        followed = [id_ for id_ in {*self._followers, *self._followed_at} if self.is_followed(id_)]
-        self._followed_at = {id_: self._followed_at.get(id_, 0.0) for id_ in followed}
+        self._followed_at = {
+            id_: at for id_, at in self._followed_at.items() if self.is_followed(id_)
+        }
         running = [
             id_
-            for id_ in followed
+            for id_ in {*self._followers, *self._followed_at}
             if (entry := self._entries.get(id_)) is not None
             and entry.stored.request.state is State.RUNNING
         ]

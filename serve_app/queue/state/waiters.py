@@ -23,10 +23,8 @@ class Waiter:
     def __init__(self, ask: Ask) -> None:
         self.ask = ask
         self.left_out = ask.left_out
-        self.wants = (
-            frozenset(ask.hot),
-            self.left_out,
-        )  # loaded endpoints, and what it does not want
+        # Loaded endpoints, and what it does not want: compared for each slot, so made once.
+        self.wants = frozenset(ask.hot), self.left_out
         self.free = ask.slots
         self.reserved = 0
         self.leases: list[Lease] = []

@@ -9,7 +9,7 @@ form leaves out the clauses that it does not need.
 from __future__ import annotations
 
 from serve_app.postgres.database import UNAWAITED
-from serve_app.queue.fairness.fair_queue import DUE_SOON_S, HOT_LEAD_S, LOOK_AHEAD
+from serve_app.queue.fairness.fair_queue import DUE_SOON_S, HOT_LEAD_S, LOOK_AHEAD, pool_time
 from serve_app.queue.fairness.pauses import not_paused
 from serve_app.queue.store.rows import COLUMNS, NEW_NONCE
 
@@ -156,9 +156,7 @@ suspected AS MATERIALIZED (
     SELECT DISTINCT replica_id FROM requests WHERE state = 'running' AND {suspect}
 ),
 pool_time AS MATERIALIZED (
-    SELECT greatest({served} coalesce((
-        SELECT served FROM fair_lanes WHERE pool = %(pool)s ORDER BY pool DESC, served DESC LIMIT 1
-        ), 0)) AS v
+    SELECT greatest({served} coalesce({pool_time}, 0)) AS v
 ),
 paused AS MATERIALIZED (
     SELECT array_agg(endpoint) AS names FROM halts WHERE kind = 'paused'
@@ -341,6 +339,7 @@ def _statement(
     return _STATEMENT.format(
         **clauses,
         **dict(zip(names, snapshot, strict=True)),
+        pool_time=pool_time("%(pool)s"),
         suspect=SUSPECT,
         columns=COLUMNS,
         unawaited=UNAWAITED,
