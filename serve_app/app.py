@@ -22,6 +22,7 @@ from deployments.replica.config import (
 )
 from deployments.replica.deployment import ReplicaDeployment
 from serve_app.domain.errors import Misconfigured
+from serve_app.ingress import direct_calls
 from serve_app.ingress.deployment import Ingress
 from serve_app.ingress.realtime.replicas import SessionRouter
 from serve_app.scaling.policy import PoolPolicy
@@ -39,6 +40,7 @@ from weights.mirror import bucket_of
 APPLICATION = "darkroom"
 INGRESS = "ingress"
 SEAT_ROUTER = f"{SessionRouter.__module__}:{SessionRouter.__name__}"
+DIRECT_CALLS = f"{direct_calls.__name__}:{direct_calls.middleware.__name__}"
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 HEAD_NODE = "node:__internal_head__"  # resource of Ray's head node
 
@@ -226,7 +228,11 @@ def _autoscaling(config: Config, name: str, pool: PoolConfig) -> AutoscalingConf
 
 def _ingress(config: Config) -> Deployment:
     # The ingress needs the head node, which has the embedded database and the artifact directory.
-    options: dict[str, Any] = {"num_cpus": 0.1, "resources": {HEAD_NODE: 0.001}}
+    options: dict[str, Any] = {
+        "num_cpus": 0.1,
+        "resources": {HEAD_NODE: 0.001},
+        "runtime_env": {"env_vars": {direct_calls.SETTING: DIRECT_CALLS}},
+    }
     deployment: Any = serve.deployment
     return deployment(
         serve.ingress()(Ingress),

@@ -8,7 +8,6 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
-from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,7 +17,7 @@ from serve_app.ingress.fal import endpoint_calls
 from serve_app.ingress.fal import routes as fal
 from serve_app.ingress.fal.rewriting import PathRewriting
 from serve_app.ingress.http.body import PacedBody
-from serve_app.ingress.http.context import RequestContext, attach_context, context_of
+from serve_app.ingress.http.context import SCOPE_KEY, RequestContext, attach_context
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.routing import SegmentRouter
 from serve_app.ingress.mcp import routes as mcp
@@ -47,34 +46,57 @@ def create_app() -> Starlette:
             websocket.PREFIXED,
         ]
     )
-    app = Starlette(
+    app = _Application(
         routes=[prefixed, fal.UNPREFIXED, websocket.UNPREFIXED],
         middleware=[
             Middleware(RequestMiddleware),
             Middleware(PathRewriting, own=prefixed.first_segments),
         ],
-        exception_handlers={DarkroomError: _refused, HTTPException: _no_route},
     )
     app.router.redirect_slashes = False
     app.state.document = ApiDocument(prefixed.routes, endpoint_calls)
     return app
 
 
-async def _refused(request: HttpRequest, error: Exception) -> Response:
-    if not isinstance(error, DarkroomError):
-        raise error
-    answer = context_of(request).render_error(error)
-    services: Services = request.app.state.services
+class _Application(Starlette):
+    """Starlette without its own handling of errors: three wrappers around each call, for what the
+    middleware here does already."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        app: ASGIApp = Refusals(self.router)
+        for layer, args, settings in reversed(self.user_middleware):
+            app = layer(app, *args, **settings)
+        return app
+
+
+class Refusals:
+    """ASGI middleware that answers Darkroom's errors in the protocol of the call, and Starlette's
+    own, such as a path that does not allow the method, as JSON."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except (DarkroomError, HTTPException) as error:
+            context: RequestContext = scope[SCOPE_KEY]
+            if context.status:
+                raise  # the response has begun
+            answer = _answer(scope, context, error)
+            await answer(scope, receive, send)
+
+
+def _answer(
+    scope: Scope, context: RequestContext, error: DarkroomError | HTTPException
+) -> Response:
+    if isinstance(error, HTTPException):
+        body = {"detail": error.detail, "message": error.detail}
+        return json_reply(body, error.status_code, error.headers)
+    answer = context.render_error(error)
+    services: Services = scope["app"].state.services
     services.count_refusal(answer.status_code, error)
     return answer
-
-
-async def _no_route(_: HttpRequest, error: Exception) -> Response:
-    """Answer Starlette's own errors, such as a path that does not allow the method."""
-    if not isinstance(error, HTTPException):
-        raise error
-    body = {"detail": error.detail, "message": error.detail}
-    return json_reply(body, error.status_code, error.headers)
 
 
 # Middleware: request ids, CORS, errors, and metrics of all calls.

@@ -37,6 +37,7 @@ from serve_app.domain.name_resolution import NameResolver
 from serve_app.domain.ports import Storage
 from serve_app.domain.progress import StoredSnapshot
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
+from serve_app.ingress import direct_calls
 from serve_app.ingress.app import create_app
 from serve_app.ingress.fal.webhooks import Composer
 from serve_app.ingress.http.hosts import trusted_names
@@ -111,11 +112,13 @@ class Ingress:
         self._config = config
         self._clock = SystemClock()
         self._metrics = Metrics(CollectorRegistry())
+        self._loop = asyncio.get_running_loop()
         await self.start()
 
     def __serve_build_asgi_app__(self) -> Starlette:
         app = create_app()
         app.state.services = self._services
+        direct_calls.register(app, self._loop)
         return app
 
     async def start(self) -> None:

@@ -188,6 +188,13 @@ def test_one_request_id_runs_through_every_log_line_of_a_request(darkroom: Darkr
     assert not about_none
 
 
+def test_calls_reach_the_application_without_serves_wrapper(darkroom: Darkroom) -> None:
+    darkroom.all_ready()
+    answer = darkroom.http.post("/run/test/probe", json={"echo": 1})
+    # Serve's wrapper adds an id of its own to each response.
+    assert answer.headers.get_list("x-request-id") == [answer.headers["x-fal-request-id"]]
+
+
 def test_many_clients_at_once_all_get_their_own_answer(darkroom: Darkroom) -> None:
     darkroom.all_ready()
     headers = {"Authorization": f"Key {darkroom.key}"}
