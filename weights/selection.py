@@ -20,6 +20,9 @@ PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 NAMED_FILES = 20  # in a message
 
 _SHARD = r"-\d{5}-of-\d{5}"
+_STEMS = {"transformers": "model"}
+"""File name before the extension, by library. A folder may also have files of another name for
+another library, as large again."""
 _STEM = r"(?:diffusion_pytorch_model|model)"
 
 
@@ -106,18 +109,19 @@ def _of_component(
 
 def _weights(names: Sequence[str], variant: str | None, library: str) -> list[str]:
     """A whole file, or shards with their index, not both. Of the variant, if it exists."""
+    stem = _STEMS.get(library, _STEM)
     if variant is not None:
         v = re.escape(variant)
-        whole = rf"{_STEM}\.{v}\.safetensors"
-        shards = rf"{_STEM}(?:\.{v}{_SHARD}|{_SHARD}\.{v})\.safetensors"
-        index = rf"{_STEM}\.safetensors\.(?:index\.{v}|{v}\.index)\.json"
+        whole = rf"{stem}\.{v}\.safetensors"
+        shards = rf"{stem}(?:\.{v}{_SHARD}|{_SHARD}\.{v})\.safetensors"
+        index = rf"{stem}\.safetensors\.(?:index\.{v}|{v}\.index)\.json"
         if found := _one_form(names, whole, shards, index, library):
             return found
     return _one_form(
         names,
-        rf"{_STEM}\.safetensors",
-        rf"{_STEM}{_SHARD}\.safetensors",
-        rf"{_STEM}\.safetensors\.index\.json",
+        rf"{stem}\.safetensors",
+        rf"{stem}{_SHARD}\.safetensors",
+        rf"{stem}\.safetensors\.index\.json",
         library,
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from deployments.families.image_io import own_dtype, strength_of
+from deployments.families.image_io import own_dtypes, strength_of
 from deployments.families.options import IMAGE_TO_VIDEO, VIDEO_TO_VIDEO, task_of
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput, Misconfigured
@@ -126,7 +126,7 @@ def load_checked(endpoint: Endpoint, mapping: CallMapping, device: str) -> Any:
     unless its options say otherwise. Raises ``Misconfigured`` if the mapping cannot call it."""
     from deployments.engine.loading.loader import load_pipeline  # noqa: PLC0415
 
-    pipeline = load_pipeline(endpoint.weights, dtype=own_dtype(endpoint, device, "bfloat16"))
+    pipeline = load_pipeline(endpoint.weights, dtype=own_dtypes(endpoint, device, "bfloat16"))
     check_arguments(endpoint, mapping, pipeline_class(endpoint, mapping, pipeline))
     return pipeline
 

@@ -13,7 +13,7 @@ from deployments.families.image_io import (
     image_facts,
     image_to_image_arguments,
     input_size,
-    own_dtype,
+    own_dtypes,
     rendered_size,
     requested_size,
     side_multiple,
@@ -46,7 +46,7 @@ class FluxFamily(ImageFamily):
     def load(self, endpoint: Endpoint, device: str) -> Any:
         from deployments.engine.loading.loader import load_pipeline  # noqa: PLC0415
 
-        pipeline = load_pipeline(endpoint.weights, dtype=own_dtype(endpoint, device, "bfloat16"))
+        pipeline = load_pipeline(endpoint.weights, dtype=own_dtypes(endpoint, device, "bfloat16"))
         return apply_options(pipeline, endpoint)
 
     def warm_up(self, endpoint: Endpoint, pipeline: Any) -> GenerationCall:

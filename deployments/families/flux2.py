@@ -13,7 +13,7 @@ from deployments.families.image_io import (
     Size,
     image_arguments,
     image_facts,
-    own_dtype,
+    own_dtypes,
     rendered_size,
     requested_size,
     side_multiple,
@@ -38,7 +38,7 @@ class Flux2Family:
     def load(self, endpoint: Endpoint, device: str) -> Any:
         from deployments.engine.loading.loader import load_pipeline  # noqa: PLC0415
 
-        pipeline = load_pipeline(endpoint.weights, dtype=own_dtype(endpoint, device, "bfloat16"))
+        pipeline = load_pipeline(endpoint.weights, dtype=own_dtypes(endpoint, device, "bfloat16"))
         kind = type(pipeline).__name__
         if kind != "Flux2KleinPipeline":
             raise Misconfigured(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from deployments.families.base import GenerationCall, GenerationResult, MediaFile, Product
 from deployments.families.multi_output import seeds_of
@@ -25,9 +25,18 @@ if TYPE_CHECKING:
 DTYPE_ON_CPU = "float32"
 
 
-def own_dtype(endpoint: Endpoint, device: str, on_gpu: str) -> str:
-    """The ``dtype`` of the endpoint's options, or else the default for the device."""
-    return endpoint.options.get("dtype", DTYPE_ON_CPU if device == "cpu" else on_gpu)
+def own_dtypes(endpoint: Endpoint, device: str, on_gpu: str) -> Mapping[str, str]:
+    """Types of the endpoint's weights by component, as ``load_pipeline`` takes them. ``default`` is
+    the ``dtype`` of its options, or else the default for the device. The option ``dtypes`` names
+    components that need another."""
+    default = endpoint.options.get("dtype", DTYPE_ON_CPU if device == "cpu" else on_gpu)
+    dtypes = endpoint.options.get("dtypes") or {}
+    if not isinstance(dtypes, Mapping):
+        raise Misconfigured(
+            f"{endpoint.id}: `options.dtypes` is {dtypes!r} in the catalogue; it must be a mapping "
+            "from components to types, such as {vae: float32}."
+        )
+    return {"default": default, **cast("Mapping[str, str]", dtypes)}
 
 
 def seed_of(input: Mapping[str, Any], seed: int) -> int:

@@ -67,7 +67,7 @@ def input_files(endpoint: Endpoint, input: Mapping[str, Any]) -> Mapping[str, In
 
 # Options that change the loaded pipeline.
 
-PIPELINE_OPTIONS = ("dtype", "adapter", "solver", "tiling")
+PIPELINE_OPTIONS = ("dtype", "dtypes", "adapter", "solver", "tiling")
 """Options that require a separate loaded pipeline over the same weights."""
 
 _FRAMES = "tile_sample_min_num_frames"

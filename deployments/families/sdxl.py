@@ -16,7 +16,7 @@ from deployments.families.image_io import (
     image_arguments,
     image_facts,
     image_to_image_arguments,
-    own_dtype,
+    own_dtypes,
     rendered_size,
     requested_size,
     side_multiple,
@@ -51,7 +51,7 @@ class SdxlFamily(ImageFamily):
         from deployments.engine.loading.loader import load_pipeline  # noqa: PLC0415
 
         # In float16, the pipeline itself decodes in float32 if the autoencoder would overflow.
-        pipeline = load_pipeline(endpoint.weights, dtype=own_dtype(endpoint, device, "float16"))
+        pipeline = load_pipeline(endpoint.weights, dtype=own_dtypes(endpoint, device, "float16"))
         return apply_options(pipeline, endpoint)
 
     def warm_up(self, endpoint: Endpoint, pipeline: Any) -> GenerationCall:

@@ -152,10 +152,15 @@ def recipe_for_device(endpoint: Endpoint, device_bytes: int) -> Recipe | None:
 
 
 def with_recipe_dtype(endpoint: Endpoint, recipe: Recipe | None) -> Endpoint:
-    """Endpoint with the ``dtype`` in which ``recipe`` loads its weights."""
-    if recipe is None or recipe.precision == STORAGE_ONLY:
+    """Endpoint with the ``dtype`` and ``dtypes`` in which ``recipe`` loads its weights."""
+    if recipe is None:
         return endpoint
-    return replace(endpoint, options={**endpoint.options, "dtype": recipe.precision})
+    options = dict(endpoint.options)
+    if recipe.precision != STORAGE_ONLY:
+        options["dtype"] = recipe.precision
+    if recipe.dtypes:
+        options["dtypes"] = {**(options.get("dtypes") or {}), **recipe.dtypes}
+    return replace(endpoint, options=options)
 
 
 def family_of_weights_name(name: str) -> str:

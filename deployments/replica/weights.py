@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deployments.families.base import Family
-from deployments.families.image_io import own_dtype
+from deployments.families.image_io import own_dtypes
 from serve_app.domain.endpoint import Endpoint, Weights
 from weights.selection import select
 from weights.store import Store, lora_of, repositories_of
@@ -56,8 +56,8 @@ def load(
 def _bytes(endpoint: Endpoint, device: str) -> int:
     from deployments.engine.loading.loader import weights_bytes  # noqa: PLC0415
 
-    weights, dtype = endpoint.weights, own_dtype(endpoint, device, "bfloat16")
-    return weights_bytes(Path(weights.source), weights.variant, dtype, select)
+    weights, dtypes = endpoint.weights, own_dtypes(endpoint, device, "bfloat16")
+    return weights_bytes(Path(weights.source), weights.variant, dtypes, select)
 
 
 def _with_folders(endpoint: Endpoint, folders: Mapping[Weights, Path]) -> Endpoint:

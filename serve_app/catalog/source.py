@@ -58,6 +58,7 @@ class RecipeSource(BaseModel):
     offload: Literal["none", "components", "blocks"] = "none"
     hot: tuple[str, ...] = ()
     compile: bool = False
+    dtypes: dict[str, Literal["float32", "float16", "bfloat16"]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _compiled_as_it_lies(self) -> RecipeSource:

@@ -36,6 +36,8 @@ class Recipe:
     )
     hot: tuple[str, ...] = ()  # components of the pipeline that stay on the device
     compile: bool = False  # compile the denoisers' repeated blocks before the first request
+    # types of components that would not fit in those of the endpoint's options
+    dtypes: Mapping[str, str] = field(default_factory=dict)
 
 
 RESERVED_SHARE = 0.03

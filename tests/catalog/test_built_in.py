@@ -13,7 +13,7 @@ from serve_app.domain.errors import EndpointNotServed
 from tests.catalog.conftest import DEMO
 
 SCHNELL, SDXL, ESRGAN = "fal-ai/flux/schnell", "fal-ai/fast-sdxl", "fal-ai/esrgan"
-UNPINNED = {ESRGAN, "fal-ai/hunyuan-video-image-to-video"}
+UNPINNED = {ESRGAN}
 IMAGES = {"text-to-image", "image-to-image", "inpainting", "realtime", "upscaling"}
 TASKS = IMAGES | {"text-to-video", "image-to-video", "text-to-audio"}
 MEMORIES_GB = [12, 24, 48, 80]

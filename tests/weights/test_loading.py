@@ -103,12 +103,23 @@ def test_the_size_of_weights_is_known_before_they_are_read(store, tmp_path, flux
     ]  # position ids, tied weights
 
 
+def test_the_size_of_weights_counts_each_component_in_its_own_type(store, tmp_path, flux):
+    folder = save_tiny_flux(tmp_path / "flux")
+    reported = []
+    options = {"dtype": "bfloat16", "dtypes": {"transformer": "float32"}}
+    endpoint = Endpoint("house/flux", "notes", Weights(str(folder)), "open", options=options)
+    weights_module.load(store, Notes(), endpoint, "cpu", None, reported.append)
+    modules = [each for each in flux.components.values() if isinstance(each, torch.nn.Module)]
+    whole = bytes_of([flux.transformer])
+    assert reported == [pytest.approx((bytes_of(modules) + whole) / 2, rel=0.02)]
+
+
 def test_nothing_is_reported_about_a_folder_that_is_no_pipeline(tmp_path):
-    assert weights_bytes(tmp_path, None, "float32", select) == 0
+    assert weights_bytes(tmp_path, None, {}, select) == 0
     (tmp_path / "model_index.json").write_text('{"unet": ["diffusers", "UNet2DModel"]}')
     (tmp_path / "unet").mkdir()
     (tmp_path / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"cut short")
-    assert weights_bytes(tmp_path, None, "float32", select) == 0
+    assert weights_bytes(tmp_path, None, {}, select) == 0
 
 
 def _snapshot(weights):

@@ -71,6 +71,15 @@ def test_of_whole_and_shards_one_is_taken_as_the_library_does():
     ]
 
 
+def test_a_text_encoders_second_set_under_diffusers_name_is_left_out():
+    names = [
+        f"text_encoder_2/{stem}{end}"
+        for stem in ("model", "diffusion_pytorch_model")
+        for end in ("-00001-of-00001.safetensors", ".safetensors.index.json")
+    ]
+    assert chosen(*names) == sorted(["model_index.json", *names[:2]])
+
+
 def test_components_that_lie_at_the_root_are_found_there():
     found = chosen("model.safetensors", "config.json", "notes.md", index=FLUX)
     assert found == ["config.json", "model.safetensors", "model_index.json"]

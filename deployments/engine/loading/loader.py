@@ -41,23 +41,25 @@ _PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.pkl")
 def load_pipeline(
     weights: Weights,
     *,
-    dtype: str = "float32",
+    dtype: str | Mapping[str, str] = "float32",
     on_download: OnDownload | None = None,
     open_weights: OpenWeights | None = None,
 ) -> Any:
     """Load a pipeline on the CPU, in evaluation mode.
 
+    ``dtype``: of all components, or a mapping from components to theirs, with ``default`` for the
+    others.
     ``open_weights``: for weights that are not a directory; without it, they are refused.
     ``on_download`` gets bytes done and total bytes while it fetches them, on another thread; an
     exception from it ends the download.
 
     Raises ``WeightsUnavailable`` when there are no usable weights, and ``Misconfigured`` for an
-    unknown dtype; the messages say what to do. It is slow: call it on a separate thread.
+    unknown dtype or component of ``dtype``; the messages say what to do. It is slow: call it on a
+    separate thread.
     """
-    if dtype not in _DTYPES:
-        raise Misconfigured(f"dtype {dtype!r} is unknown. Use one of {', '.join(_DTYPES)}.")
+    dtypes = _by_component(dtype)
     with _folder_of(weights, open_weights, on_download) as folder:
-        _check(folder)
+        _check(folder, dtypes)
         try:
             # No progress bars: several processes write to one log.
             diffusers.utils.logging.disable_progress_bar()
@@ -65,13 +67,21 @@ def load_pipeline(
             with ONE_BUILDER, own_default_dtype():
                 return DiffusionPipeline.from_pretrained(
                     str(folder),
-                    dtype=_DTYPES[dtype],
+                    dtype=dtypes,
                     variant=weights.variant,
                     use_safetensors=True,
                     local_files_only=True,
                 )
         except (OSError, ValueError, KeyError, AttributeError, ImportError, TypeError) as error:
             raise WeightsUnavailable(f"{weights.source} cannot be loaded: {error}") from error
+
+
+def _by_component(dtype: str | Mapping[str, str]) -> dict[str, torch.dtype]:
+    names = {"default": dtype} if isinstance(dtype, str) else {"default": "float32", **dtype}
+    for name in names.values():
+        if name not in _DTYPES:
+            raise Misconfigured(f"dtype {name!r} is unknown. Use one of {', '.join(_DTYPES)}.")
+    return {component: _DTYPES[name] for component, name in names.items()}
 
 
 def _folder_of(
@@ -88,7 +98,8 @@ def _folder_of(
     )
 
 
-def _check(folder: Path) -> None:
+def _check(folder: Path, dtypes: Collection[str]) -> None:
+    """``dtypes``: components for which a dtype is given, and ``default``."""
     index = _read_index(folder)
     name = index.get("_class_name")
     pipeline_class = getattr(diffusers, name, None) if isinstance(name, str) else None
@@ -97,7 +108,14 @@ def _check(folder: Path) -> None:
             f"{folder} needs the pipeline {name!r}, which diffusers {diffusers.__version__} "
             "does not have. Code from a repository is not run."
         )
-    for component, library, class_name in _components(index):
+    found = [*_components(index)]
+    names = sorted(component for component, _, _ in found)
+    if unknown := sorted({*dtypes} - {"default", *names}):
+        raise Misconfigured(
+            f"A dtype is given for {', '.join(unknown)}, but {folder} has only the components "
+            f"{', '.join(names)}."
+        )
+    for component, library, class_name in found:
         _check_component(folder, component, library, class_name)
 
 
@@ -168,8 +186,10 @@ _FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes, by safetensors' na
 _LOADED = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
-def weights_bytes(folder: Path, variant: str | None, dtype: str, select: SelectFiles) -> int:
-    """Bytes of the pipeline in ``folder``, loaded in ``dtype``.
+def weights_bytes(
+    folder: Path, variant: str | None, dtypes: Mapping[str, str], select: SelectFiles
+) -> int:
+    """Bytes of the pipeline in ``folder``, loaded in ``dtypes`` by component and ``default``.
 
     0 if the files do not say; loading them then reports the problem.
     """
@@ -177,9 +197,15 @@ def weights_bytes(folder: Path, variant: str | None, dtype: str, select: SelectF
         index = json.loads((folder / "model_index.json").read_bytes())
         names = [each.relative_to(folder).as_posix() for each in folder.rglob("*")]
         files = [each for each in select(names, index, variant, str(folder)) if _has_weights(each)]
-        return sum(_bytes_in(folder / each, _LOADED.get(dtype, 0)) for each in files)
+        return sum(_bytes_in(folder / each, _size_in(each, dtypes)) for each in files)
     except (OSError, ValueError, KeyError, TypeError, WeightsUnavailable):
         return 0
+
+
+def _size_in(file: str, dtypes: Mapping[str, str]) -> int:
+    """Bytes of a loaded value of ``file``; 0 if the dtype is unknown."""
+    dtype = dtypes.get(file.partition("/")[0], dtypes.get("default", ""))
+    return _LOADED.get(dtype, 0)
 
 
 def _has_weights(name: str) -> bool:

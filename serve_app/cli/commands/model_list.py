@@ -128,6 +128,7 @@ def _recipes(model: dict[str, Any]) -> list[Recipe]:
             each["offload"],
             tuple(each["hot"]),
             compile=each.get("compile", False),
+            dtypes=each.get("dtypes", {}),
         )
         for each in model["darkroom"]["recipes"]
     ]

@@ -50,6 +50,7 @@ class ModelRecipe(TypedDict):
     offload: Literal["none", "components", "blocks"]
     hot: list[str]
     compile: bool
+    dtypes: dict[str, str]
 
 
 class ModelWeights(TypedDict):

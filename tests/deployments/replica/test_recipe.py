@@ -45,6 +45,14 @@ def test_the_recipe_says_what_is_loaded_unless_it_is_for_storing_alone():
     assert with_recipe_dtype(ENDPOINT, RECIPES[0]) == with_recipe_dtype(ENDPOINT, None) == ENDPOINT
 
 
+def test_a_recipe_may_load_a_component_in_less_than_the_endpoint_asks_for():
+    asked = replace(ENDPOINT, options={"dtypes": {"vae": "float32", "text_encoder": "float16"}})
+    tight = replace(RECIPES[1], dtypes={"vae": "bfloat16"})
+    loaded = with_recipe_dtype(asked, tight).options
+    assert loaded["dtypes"] == {"vae": "bfloat16", "text_encoder": "float16"}
+    assert weights_name(asked, tight) != weights_name(asked, RECIPES[1])
+
+
 def test_endpoints_share_weights_of_the_same_source_revision_type_and_recipe():
     def name(source="a/b", revision="1", recipe=None, **options):
         endpoint = Endpoint("e", "flux", Weights(source, revision), "s", options=options)

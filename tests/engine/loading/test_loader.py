@@ -53,9 +53,22 @@ def test_the_dtype_is_the_one_asked_for(folder):
     assert load_pipeline(Weights(str(folder)), dtype="bfloat16").transformer.dtype == torch.bfloat16
 
 
-def test_an_unknown_dtype_is_refused(folder):
+def test_a_component_may_have_a_dtype_of_its_own(folder):
+    dtypes = {"default": "bfloat16", "vae": "float32"}
+    loaded = load_pipeline(Weights(str(folder)), dtype=dtypes)
+    assert loaded.vae.dtype == torch.float32
+    assert loaded.transformer.dtype == loaded.text_encoder_2.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", ["int3", {"vae": "int3"}])
+def test_an_unknown_dtype_is_refused(folder, dtype):
     with pytest.raises(Misconfigured, match="int3"):
-        load_pipeline(Weights(str(folder)), dtype="int3")
+        load_pipeline(Weights(str(folder)), dtype=dtype)
+
+
+def test_a_dtype_for_a_component_that_there_is_not_is_refused(folder):
+    with pytest.raises(Misconfigured, match=r"given for vea, but .* has only the components .*vae"):
+        load_pipeline(Weights(str(folder)), dtype={"vea": "float32"})
 
 
 def test_a_missing_directory_is_named(tmp_path):
