@@ -76,7 +76,7 @@ def assemble(
     """
     metrics = metrics or QueueMeter(CollectorRegistry())
     state = QueueState.create(database, clock, limits, ingress_id, metrics)
-    after = AfterCommit(database, limits, state, metrics)
+    after = AfterCommit(database, state, metrics)
     polls = LongPoll(database, limits, terms, state, after, metrics)
     state.waiters.on_work(polls.lease_soon)
     garbage = GarbageFiles(database, terms)
@@ -196,6 +196,7 @@ class PostgresQueue:
             ),
             (check_s, {"end_dead_replicas": reaper.end_dead_replicas}),
             (check_s, {"look_for_fronts": state.snapshots.look}),
+            (check_s, {"look_for_limits": state.running_limits.look}),
             (check_s, {"settle_coalesced": parts.after.settle}),
             (check_s, {"read_costs": state.costs.refresh, "write_charges": reaper.write_charges}),
             (

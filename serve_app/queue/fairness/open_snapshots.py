@@ -17,7 +17,7 @@ puts there is found at once. A hint older than ``MAX_AGE_S`` is not used.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
 
 from serve_app.domain.ports import Clock
@@ -48,10 +48,6 @@ SELECT least(v, l.vtime), l.tenant, extract(epoch FROM least(
         (SELECT r.ranked_at FROM requests r
          WHERE r.pool = %(pool)s AND r.tenant = l.tenant AND r.state = 'queued'
          ORDER BY r.ranked_at, r.place LIMIT 1),
-        now() - interval '0.5 s'))::double precision,
-       extract(epoch FROM least(
-        (SELECT n.started_at FROM requests n
-         WHERE n.state = 'running' AND n.tenant = l.tenant ORDER BY n.started_at LIMIT 1),
         now() - interval '0.5 s'))::double precision
 FROM pool_time LEFT JOIN (
     SELECT tenant, vtime FROM fair_lanes WHERE pool = %(pool)s AND active
@@ -65,7 +61,6 @@ class Front:
 
     ``vtime``: of lanes, at most the virtual time at which a lane would wake. ``ranks``: of requests
     by tenant, in seconds since 1970; a tenant's that is not there are read from the first on.
-    ``started``: of running requests by tenant, likewise.
     ``served``: virtual time of the pool, as this process knows it, since it is not written with
     each leasing. ``writes_lanes``: False if the process keeps the charges of lanes that waited
     before.
@@ -73,7 +68,6 @@ class Front:
 
     vtime: float
     ranks: Mapping[str, float]
-    started: Mapping[str, float] = field(default_factory=dict)
     served: float = 0.0
     writes_lanes: bool = True
 
@@ -85,7 +79,6 @@ class _Look:
     at: float
     vtime: float
     ranks: dict[str, float]
-    started: dict[str, float]
 
 
 class OpenSnapshots:
@@ -122,12 +115,11 @@ class OpenSnapshots:
             moved = self._moved_at.pop(pool, {})
             ranks = {
                 tenant: rank - ROUNDING_S
-                for _, tenant, rank, _ in rows
+                for _, tenant, rank in rows
                 # What was put in front during the look may not have been seen.
                 if tenant is not None and moved.get(tenant, 0.0) < began
             }
-            started = {each: at - ROUNDING_S for _, each, _, at in rows if each is not None}
-            self._looks[pool] = _Look(began, min(row[0] for row in rows), ranks, started)
+            self._looks[pool] = _Look(began, min(row[0] for row in rows), ranks)
 
     def front(self, pool: str, unwritten: int) -> Front | None:
         """Where a leasing in the pool starts to scan; None: at the first entries, as always.
@@ -146,7 +138,7 @@ class OpenSnapshots:
         if writes:
             self._wrote_at[pool] = now
         served = self._served.get(pool, 0.0)
-        return Front(look.vtime, look.ranks, look.started, served, writes)
+        return Front(look.vtime, look.ranks, served, writes)
 
     def leased(self, pool: str, served: float | None, refunds: Iterable[float]) -> None:
         """Note the pool's virtual time after a leasing, and move the front back to the lanes that

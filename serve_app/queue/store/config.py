@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from serve_app.queue.store import messages
 from serve_app.settings import NO_LIMITS, Config, EndpointLimits, TenantLimits
 
 
@@ -66,6 +67,25 @@ class QueueLimits:
     def running_of_endpoint(self, endpoint: str) -> int | None:
         own = self.endpoints.get(endpoint)
         return None if own is None else own.max_running
+
+    @property
+    def running_parameters(self) -> Mapping[str, object]:
+        """Limits on running requests, as parameters of a statement."""
+        tenants = {
+            tenant: each.max_running
+            for tenant, each in self.tenants.items()
+            if each.max_running is not None
+        }
+        endpoints = [
+            {"endpoint": endpoint, "most": each.max_running}
+            for endpoint, each in self.endpoints.items()
+            if each.max_running is not None
+        ]
+        return {
+            "most_of_tenant": self.max_running_per_tenant,
+            "tenants": messages.compact(tenants),
+            "endpoints": messages.compact(endpoints),
+        }
 
     @property
     def limits_running(self) -> bool:

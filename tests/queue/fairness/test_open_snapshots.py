@@ -24,7 +24,7 @@ from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.migrations import migrate
 from serve_app.queue.transactions.insert import DirectLease
 from serve_app.queue.transactions.lease import LeaseResult, LeftOut, lease_queued
-from serve_app.settings import TenantLimits
+from serve_app.settings import EndpointLimits, TenantLimits
 from tests.fakes.clock import FakeClock
 from tests.queue.database import LONG_LEASES, Ingress
 from tests.queue.requests import POOL, ask, new
@@ -47,7 +47,7 @@ WHERE id = ANY(%(ids)s::uuid[])
 """
 PAGES = """
 SELECT sum(heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read)::bigint
-FROM pg_statio_user_tables WHERE relname IN ('requests', 'fair_lanes')
+FROM pg_statio_user_tables WHERE relname IN ('requests', 'fair_lanes', 'running_counts')
 """
 
 
@@ -118,8 +118,10 @@ class Leaser:
         (LONG_LEASES, LeftOut()),
         (LONG_LEASES, LeftOut(frozenset({"sdxl"}))),
         (replace(LONG_LEASES, tenants={"zoe": TenantLimits(max_running=1)}), LeftOut()),
+        (replace(LONG_LEASES, max_running_per_tenant=6), LeftOut()),
+        (replace(LONG_LEASES, endpoints={"noop": EndpointLimits(max_running=6)}), LeftOut()),
     ],
-    ids=["plain", "leaving out", "limited"],
+    ids=["plain", "leaving out", "another tenant limited", "all limited", "endpoint limited"],
 )
 async def test_leasing_beside_an_open_snapshot_reads_at_most_twice_the_pages(
     alone: Database, limits: QueueLimits, left_out: LeftOut
