@@ -5,16 +5,16 @@ processes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from serve_app.domain.errors import DarkroomError
 from serve_app.domain.lease import LeaseKey, Signal, SignalKind
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.request import State
 from serve_app.postgres.database import Database
-from serve_app.queue.fairness.running_limits import Limited
 from serve_app.queue.state.queue_state import QueueState
 from serve_app.queue.store import messages
+from serve_app.queue.store.config import Limited, QueueLimits
 from serve_app.queue.store.notify import Notification
 from serve_app.queue.transactions.cancel import Removed
 from serve_app.queue.transactions.coalescing import CoalescedRequests
@@ -29,7 +29,10 @@ class AfterCommit:
     processes.
     """
 
-    def __init__(self, database: Database, state: QueueState, metrics: QueueMeter) -> None:
+    def __init__(
+        self, database: Database, limits: QueueLimits, state: QueueState, metrics: QueueMeter
+    ) -> None:
+        self._limits = limits
         self._state = state
         self._metrics = metrics
         self._coalesced = CoalescedRequests(database)
@@ -55,7 +58,7 @@ class AfterCommit:
             )
             self._charge_lane(each)
             outcome = (outcomes or {}).get(each.held)
-            if limited := self._state.running_limits.of(each.tenant, each.endpoint):
+            if limited := self._limits.limited(each.tenant, each.endpoint):
                 again.add(each.pool)  # a slot under the limit is free again
                 freed.update(limited)
             if each.state is State.QUEUED:
@@ -175,13 +178,14 @@ class AfterCommit:
         changed: Iterable[str] = (),
         pools: Iterable[str] = (),
         signals: Sequence[Signal] = (),
-        freed: Iterable[Limited] = (),
+        freed: Collection[Limited] = (),
     ) -> None:
         """Announce changes to this process and the others: requests that changed, pools in which
         requests may be leased now, signals for replicas, and limited names of which less runs.
         """
         self._state.waiters.signal(signals)
-        self._state.running_limits.freed(freed)
+        if freed:
+            self._state.running_limits.freed(freed)
         self._state.waiters.wake(pools)
         self._state.notifier.notify(changed, pools, signals, freed)
 

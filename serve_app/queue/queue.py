@@ -76,7 +76,7 @@ def assemble(
     """
     metrics = metrics or QueueMeter(CollectorRegistry())
     state = QueueState.create(database, clock, limits, ingress_id, metrics)
-    after = AfterCommit(database, state, metrics)
+    after = AfterCommit(database, limits, state, metrics)
     polls = LongPoll(database, limits, terms, state, after, metrics)
     state.waiters.on_work(polls.lease_soon)
     garbage = GarbageFiles(database, terms)

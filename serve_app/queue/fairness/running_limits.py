@@ -14,15 +14,11 @@ is lost, the next look finds that it is below its limit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from serve_app.domain.lease import LeftOut
 from serve_app.postgres.database import Database
-from serve_app.queue.store.config import QueueLimits
-
-Limited = tuple[str, str]
-"""A tenant or endpoint that may have a limit: ``TENANT`` or ``ENDPOINT``, and its name."""
-TENANT, ENDPOINT = "tenant", "endpoint"
+from serve_app.queue.store.config import ENDPOINT, TENANT, Limited, QueueLimits
 
 _AT_LIMIT = """
     (SELECT true FROM requests n
@@ -106,15 +102,6 @@ class RunningLimits:
         self._left_out = None
         self._add(((kind, name) for kind, name in rows), began)
         self._freed = {each: time for each, time in self._freed.items() if time > began}
-
-    def of(self, tenant: str, endpoint: str) -> Sequence[Limited]:
-        """Which of the tenant and the endpoint have a limit."""
-        names: list[Limited] = []
-        if self._limits.running_of_tenant(tenant) is not None:
-            names.append((TENANT, tenant))
-        if self._limits.running_of_endpoint(endpoint) is not None:
-            names.append((ENDPOINT, endpoint))
-        return names
 
     def _names(self, kind: str) -> frozenset[str]:
         return frozenset(name for each, name in self._full if each == kind)

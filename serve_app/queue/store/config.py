@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from serve_app.queue.store import messages
 from serve_app.settings import NO_LIMITS, Config, EndpointLimits, TenantLimits
+
+Limited = tuple[str, str]
+"""A tenant or endpoint with a limit on running requests: ``TENANT`` or ``ENDPOINT``, its name."""
+TENANT, ENDPOINT = "tenant", "endpoint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +99,14 @@ class QueueLimits:
             one.max_running is not None for one in each
         )
 
-    def limits(self, tenant: str, endpoint: str) -> bool:
-        """True if there is a limit on running requests of this tenant or endpoint."""
-        return (
-            self.running_of_tenant(tenant) is not None
-            or self.running_of_endpoint(endpoint) is not None
-        )
+    def limited(self, tenant: str, endpoint: str) -> Sequence[Limited]:
+        """Which of this tenant and endpoint have a limit on running requests."""
+        names: list[Limited] = []
+        if self.running_of_tenant(tenant) is not None:
+            names.append((TENANT, tenant))
+        if self.running_of_endpoint(endpoint) is not None:
+            names.append((ENDPOINT, endpoint))
+        return names
 
 
 # Retention of ended requests.
