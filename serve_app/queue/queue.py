@@ -218,6 +218,7 @@ class PostgresQueue:
                 {
                     "delete_aged": elected(removal.delete_aged),
                     "delete_expired_keys": elected(removal.delete_expired_keys),
+                    "delete_audit": elected(removal.delete_audit),
                 },
             ),
         ]

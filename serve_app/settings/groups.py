@@ -169,6 +169,9 @@ class QueueSettings(SettingsGroup):
         gt=0,
         description="Days after which ended requests are deleted. Unset: never.",
     )
+    audit_retention_days: float = Field(
+        default=365.0, gt=0, description="Days after which entries of the audit log are deleted."
+    )
 
 
 class WebhookSettings(SettingsGroup):

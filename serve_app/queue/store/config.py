@@ -116,14 +116,19 @@ DAY_S = 86400.0
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """Retention in days after a request's end. None: until it is deleted by hand."""
+    """Retention in days after a request's end. None: until it is deleted by hand.
+
+    ``audit_days``: of entries of the audit log. None: forever.
+    """
 
     days: float | None = None
     tenants: Mapping[str, TenantLimits] = field(default_factory=dict[str, TenantLimits])
+    audit_days: float | None = None
 
     @classmethod
     def of(cls, config: Config) -> Retention:
-        return cls(config.queue.retention_days, config.queue.tenant_limits)
+        queue = config.queue
+        return cls(queue.retention_days, queue.tenant_limits, queue.audit_retention_days)
 
     @property
     def any(self) -> bool:
