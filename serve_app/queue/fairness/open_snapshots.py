@@ -11,7 +11,10 @@ is open for long:
 
 The start of a scan is a hint. A retry or a request of higher priority that another process puts in
 front of it, and a lane that another process refunds, are found by the next look. What this process
-puts there is found at once. A hint older than ``MAX_AGE_S`` is not used.
+puts there is found at once. A hint that is ``MAX_AGE_S`` overdue is not used.
+
+A look reads all dead entries: 38 ms after 60,000 leasings. So it takes at most ``MAX_SHARE`` of the
+time of a database connection, and comes less often when it costs more.
 """
 
 from __future__ import annotations
@@ -30,6 +33,9 @@ MIN_TRANSACTIONS = 2000
 than the looks.
 """
 MAX_AGE_S = 3.0
+MAX_SHARE = 0.1
+MAX_BETWEEN_LOOKS_S = 15.0
+"""Leasings read what died since the last look."""
 WRITE_EVERY_S = 1.0
 RARELY_S = 10.0
 MAX_UNWRITTEN = 16
@@ -77,8 +83,14 @@ class _Look:
     """Result of a look at a pool. ``at``: when it began, by the monotonic clock."""
 
     at: float
+    took_s: float
     vtime: float
     ranks: dict[str, float]
+
+    @property
+    def next_at(self) -> float:
+        """Time before which no other look at the pool begins."""
+        return self.at + min(MAX_BETWEEN_LOOKS_S, self.took_s / MAX_SHARE)
 
 
 class OpenSnapshots:
@@ -111,6 +123,8 @@ class OpenSnapshots:
                 del self._leased_at[pool]
                 self._looks.pop(pool, None)
                 continue
+            if (last := self._looks.get(pool)) and began < last.next_at:
+                continue
             rows = await self._database.rows(LOOK, {"pool": pool})
             moved = self._moved_at.pop(pool, {})
             ranks = {
@@ -119,7 +133,8 @@ class OpenSnapshots:
                 # What was put in front during the look may not have been seen.
                 if tenant is not None and moved.get(tenant, 0.0) < began
             }
-            self._looks[pool] = _Look(began, min(row[0] for row in rows), ranks)
+            took_s = self._clock.monotonic() - began
+            self._looks[pool] = _Look(began, took_s, min(row[0] for row in rows), ranks)
 
     def front(self, pool: str, unwritten: int) -> Front | None:
         """Where a leasing in the pool starts to scan; None: at the first entries, as always.
@@ -132,7 +147,7 @@ class OpenSnapshots:
         now = self._clock.monotonic()
         self._leased_at[pool] = now
         look = self._looks.get(pool)
-        if look is None or now - look.at > MAX_AGE_S:
+        if look is None or now - look.next_at > MAX_AGE_S:
             return None
         writes = unwritten > MAX_UNWRITTEN or now - self._wrote_at.get(pool, 0.0) >= WRITE_EVERY_S
         if writes:

@@ -6,12 +6,13 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import psycopg
 import pytest
 
 from serve_app.domain.request import Priority
-from serve_app.postgres.database import Database
+from serve_app.postgres.database import Database, Lock
 from serve_app.queue.fairness.open_snapshots import (
     MAX_AGE_S,
     MIN_TRANSACTIONS,
@@ -221,6 +222,49 @@ async def test_lanes_are_written_each_second_and_an_old_look_is_not_used(
     snapshots.measured(0)
     await snapshots.look()
     assert wrote() is None
+
+
+class Slow(Database):
+    """A database whose statements take a time of the fake clock."""
+
+    def __init__(self, conninfo: str, clock: FakeClock, takes_s: float) -> None:
+        super().__init__(conninfo)
+        self.clock, self.takes_s = clock, takes_s
+        self.statements = 0
+
+    async def rows(
+        self, sql: str, params: Mapping[str, Any] | None = None, *, lock: Lock | None = None
+    ) -> list[tuple[Any, ...]]:
+        self.statements += 1
+        self.clock.advance(self.takes_s)
+        return await super().rows(sql, params, lock=lock)
+
+
+async def test_looks_come_less_often_when_they_cost_more_and_hold_until_the_next_one(
+    database: Database,
+) -> None:
+    await fill(database, 4)
+    clock = FakeClock()
+    slow = Slow(database.conninfo, clock, takes_s=1.0)
+    await slow.start()
+    try:
+        snapshots = OpenSnapshots(slow, clock)
+        snapshots.measured(MIN_TRANSACTIONS)
+        snapshots.front(POOL, 0)
+        for second in range(21):
+            assert (snapshots.front(POOL, 0) is not None) == (second > 0)
+            await snapshots.look()
+            clock.advance(1.0)
+        assert slow.statements == 3  # a second is a tenth of ten
+        slow.takes_s = 0.01
+        statements = slow.statements
+        for _ in range(20):
+            snapshots.front(POOL, 0)
+            await snapshots.look()
+            clock.advance(1.0)
+        assert slow.statements - statements >= 10
+    finally:
+        await slow.aclose()
 
 
 async def test_a_look_finds_the_first_request_and_lane(database: Database) -> None:
