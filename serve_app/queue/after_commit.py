@@ -56,6 +56,8 @@ class AfterCommit:
             self._metrics.ended(
                 each.endpoint, each.pool, each.state, each.run_s, each.total_s, each.code
             )
+            if each.state is not State.QUEUED:
+                self._metrics.used(self._limits.metrics_label(each.tenant), each.run_s)
             self._charge_lane(each)
             outcome = (outcomes or {}).get(each.held)
             if limited := self._limits.limited(each.tenant, each.endpoint):

@@ -129,7 +129,7 @@ class PostgresQueue:
         self.page = History(reads).page
         self.cancel = parts.removal.cancel
         self.delete = parts.removal.delete
-        self.record_frame = FrameUsage(database, state.charges).record_frame
+        self.record_frame = FrameUsage(database, state.charges, limits, parts.metrics).record_frame
         self.demand = state.stats.demand
         self.operations = parts.operations
         self.ledger = PostgresLedger(reads)

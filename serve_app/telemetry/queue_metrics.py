@@ -20,6 +20,10 @@ COUNTERS: Declared = {
     "requests": ("Requests that entered a state.", ("endpoint", "state")),
     "attempts": ("Attempts that ended, by how.", ("pool", "end")),
     "failures": ("Requests that failed or expired, by error code.", ("endpoint", "code")),
+    "usage_seconds": (
+        "Run time that was recorded as usage, by configured tenant or `other`.",
+        ("tenant",),
+    ),
     "leases_expired": ("Leases that ran out before they were renewed.", ("pool",)),
     "fenced": ("Calls for an attempt that its replica had lost, by call.", ("call",)),
     "replays": ("Submits that got an earlier request by its idempotency key.", ("endpoint",)),
@@ -133,6 +137,10 @@ class QueueMeter:
             self._histograms["total_seconds"].labels(endpoint, pool).observe(max(0.0, total_s))
         if code is not None:
             self._counters["failures"].labels(endpoint, code).inc()
+
+    def used(self, tenant: str, run_s: float) -> None:
+        """Add recorded run time. ``tenant``: one of few, see ``QueueLimits.metrics_label``."""
+        self._counters["usage_seconds"].labels(tenant).inc(max(0.0, run_s))
 
     def attempt_ended(self, pool: str, end: str) -> None:
         """Count an attempt by how it ended: a value of ``EndReason``."""

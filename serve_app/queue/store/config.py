@@ -54,6 +54,12 @@ class QueueLimits:
         """Weight of the tenant: its share is this against the weights of the others."""
         return self.tenants.get(tenant, NO_LIMITS).weight
 
+    def metrics_label(self, tenant: str) -> str:
+        """The tenant, if the settings name it, or else ``other``: a registry of metrics keeps each
+        value that a label ever had.
+        """
+        return tenant if tenant in self.tenants else "other"
+
     def waiting_of_tenant(self, tenant: str) -> int:
         return self.tenants.get(tenant, NO_LIMITS).max_waiting or self.max_waiting_per_tenant
 

@@ -15,7 +15,9 @@ from serve_app.domain.usage import EndedRequest, EndedRequestFilter, RequestTota
 from serve_app.postgres.database import Database
 from serve_app.postgres.fair_reads import FairReads
 from serve_app.queue.fairness.fair_queue import LaneCharges
+from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.rows import COLUMNS, SOURCE, known_id, stored
+from serve_app.telemetry.queue_metrics import QueueMeter
 
 CONSUMED = """
 SELECT width_bucket(at, %(edges)s::timestamptz[]) - 1, endpoint, count(*), sum(run_s),
@@ -155,9 +157,13 @@ RETURNING tenant, (SELECT pool FROM requests WHERE id = %(session)s::uuid)
 class FrameUsage:
     """Record the frames of realtime sessions, and charge them to the tenants' lanes."""
 
-    def __init__(self, database: Database, charges: LaneCharges) -> None:
+    def __init__(
+        self, database: Database, charges: LaneCharges, limits: QueueLimits, metrics: QueueMeter
+    ) -> None:
         self._database = database
         self._charges = charges
+        self._limits = limits
+        self._metrics = metrics
 
     async def record_frame(
         self, session: LeaseKey, request_id: str, state: State, usage: Usage
@@ -177,3 +183,4 @@ class FrameUsage:
         )
         for tenant, pool in rows:
             self._charges.add(pool, tenant, usage.run_s)
+            self._metrics.used(self._limits.metrics_label(tenant), usage.run_s)
