@@ -229,3 +229,4 @@ class PostgresQueue:
         state = self.parts.state
         self.parts.metrics.idle(state.waiters.idle())
         self.parts.metrics.replicas(state.stats.stages())
+        self.parts.metrics.gpu_memory(state.replicas.gpu_memory())

@@ -42,6 +42,11 @@ GAUGES: Declared = {
     "polls_waiting": ("Lease polls that wait for work.", ("pool",)),
     "idle_slots": ("Free slots of the lease polls that wait.", ("pool",)),
     "replicas": ("Replicas seen recently, by stage.", ("pool", "stage")),
+    "gpu_memory_bytes": ("Memory of a replica's GPU.", ("pool", "replica")),
+    "gpu_memory_free_bytes": (
+        "Memory of a replica's GPU that it can still use for weights and computing.",
+        ("pool", "replica"),
+    ),
     "task_last_success_timestamp_seconds": (
         "Time of the last round of a periodic task that succeeded in this process.",
         ("task",),
@@ -101,6 +106,15 @@ class TableSize:
     dead_rows: int
     size_bytes: int  # with indexes and out-of-line values
     vacuumed_at: float  # Unix time; 0: never
+
+
+@dataclass(frozen=True, slots=True)
+class GpuMemory:
+    """Memory of a replica's GPU, in bytes; of several, of the first one."""
+
+    pool: str
+    total: int
+    free: int  # also what torch keeps and does not use
 
 
 class QueueMeter:
@@ -199,6 +213,12 @@ class QueueMeter:
     def replicas(self, number: Mapping[tuple[str, str], int]) -> None:
         """Record the replicas by pool and stage."""
         self.families.replace("replicas", number)
+
+    def gpu_memory(self, known: Mapping[str, GpuMemory]) -> None:
+        """Record the GPU memory by replica. Replicas that are not named are exported no more."""
+        named = [((each.pool, replica), each) for replica, each in known.items()]
+        self.families.exactly("gpu_memory_bytes", {key: each.total for key, each in named})
+        self.families.exactly("gpu_memory_free_bytes", {key: each.free for key, each in named})
 
     # Periodic tasks
 

@@ -17,6 +17,7 @@ from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.request import State
 from serve_app.postgres.database import Database
 from serve_app.queue.queue import PostgresQueue, assemble
+from serve_app.queue.state import replicas
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.migrations import shipped
 from serve_app.settings import TenantLimits
@@ -121,6 +122,22 @@ async def test_usage_is_counted_by_the_tenants_that_the_settings_name(start: Pro
         if name == "darkroom_usage_seconds_total"
     }
     assert found == {TENANT: 1.75, "other": 5.0}
+
+
+async def test_the_gpu_memory_of_replicas_is_shown_while_they_poll(
+    start: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue, scrapes = await start(replace(LONG_LEASES, ask_wait_s=0.01))
+    await queue.ask(replace(ask(replica="gpu"), free_bytes=3, device_bytes=8))
+    await queue.ask(ask(replica="cpu"))
+    await scrapes.until(lambda n: n == 8, "gpu_memory_bytes", pool=POOL, replica="gpu")
+    await scrapes.until(lambda n: n == 3, "gpu_memory_free_bytes", pool=POOL, replica="gpu")
+    assert await scrapes.value("gpu_memory_bytes", pool=POOL, replica="cpu") is None
+    await queue.ask(replace(ask(replica="gpu"), free_bytes=2, device_bytes=8))
+    await scrapes.until(lambda n: n == 2, "gpu_memory_free_bytes", pool=POOL, replica="gpu")
+    monkeypatch.setattr(replicas, "MAX_AGE_S", -1.0)  # as if it had not polled for long
+    while await scrapes.value("gpu_memory_bytes", pool=POOL, replica="gpu") is not None:
+        pass
 
 
 async def test_a_request_that_expires_in_the_queue_is_a_failure(start: Processes) -> None:
