@@ -30,7 +30,7 @@ from serve_app.queue.transactions import snapshots
 from serve_app.queue.transactions.garbage import GarbageFiles
 from serve_app.queue.transactions.history import History
 from serve_app.queue.transactions.idempotency import IdempotencyKeys
-from serve_app.queue.transactions.usage import FrameUsage, PostgresLedger
+from serve_app.queue.transactions.usage import PostgresLedger, RealtimeSessions
 from serve_app.telemetry.queue_metrics import QueueMeter
 
 RETENTION_EVERY_S = 60.0
@@ -129,7 +129,9 @@ class PostgresQueue:
         self.page = History(reads).page
         self.cancel = parts.removal.cancel
         self.delete = parts.removal.delete
-        self.record_frame = FrameUsage(database, state.charges, limits, parts.metrics).record_frame
+        sessions = RealtimeSessions(database, state.charges, limits, parts.metrics)
+        self.open_sessions = sessions.open_sessions
+        self.record_frame = sessions.record_frame
         self.demand = state.stats.demand
         self.operations = parts.operations
         self.ledger = PostgresLedger(reads)

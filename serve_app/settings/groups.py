@@ -206,7 +206,7 @@ class LimitSettings(SettingsGroup):
     max_sessions_per_tenant: int | None = Field(
         default=None,
         ge=1,
-        description="Open realtime sessions of a tenant in a pool, at each ingress replica. Unset: "
+        description="Open realtime sessions of a tenant in a pool. Unset: "
         "half of the slots that the pool can have, at least 1.",
     )
     max_artifact_bytes: int = Field(

@@ -116,6 +116,7 @@ CREATE INDEX requests_leased ON requests (lease_until) WHERE (state = 'running')
 CREATE INDEX requests_led ON requests (leads, id DESC) WHERE ((leads IS NOT NULL) AND (state = 'succeeded'));
 CREATE INDEX requests_of_tenant ON requests (tenant, id DESC);
 CREATE INDEX requests_oldest ON requests (pool, priority DESC, place) WHERE ((state = 'queued') AND (priority IS NOT NULL));
+CREATE INDEX requests_open_sessions ON requests (tenant, pool) WHERE ((priority = 3) AND (state = ANY (ARRAY['queued', 'running'])));
 CREATE INDEX requests_reusable ON requests (tenant, reuse_digest, id DESC) WHERE ((reuse_digest IS NOT NULL) AND (state = 'succeeded'));
 CREATE INDEX requests_reusing ON requests (reuses) WHERE (reuses IS NOT NULL);
 CREATE INDEX requests_running_of_endpoint ON requests (endpoint, started_at) WHERE ((state = 'running') AND (endpoint IS NOT NULL));
