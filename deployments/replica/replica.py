@@ -172,6 +172,7 @@ class Replica:
             held=tuple(self._attempts),
             hot=self._resources.loaded_endpoints,
             free_bytes=self._resources.engine.free_bytes(),
+            device_bytes=self._resources.engine.device_bytes(),
             detail=describe(loading),
             loading=to_plain(loading),
             coming=tuple(

@@ -73,6 +73,7 @@ class Ask:
     coming: tuple[str, ...] = ()  # endpoints with weights in download: send no more work for them
     full_tenants: tuple[str, ...] = ()  # it fetches enough input files of these: send none of them
     wait_s: float | None = None  # longest wait for work; None: as long as the ingress allows
+    device_bytes: int = 0  # total device memory; 0 on a CPU
 
     @property
     def left_out(self) -> LeftOut:

@@ -202,6 +202,11 @@ class Queue(LeasePort, Protocol):
         row of the previous page. ``since`` and ``until`` (exclusive) limit the submit time."""
         ...
 
+    async def open_sessions(self, tenant: str, pool: str) -> int:
+        """Number of the tenant's realtime sessions in the pool that wait for a slot or hold one, at
+        all ingress replicas."""
+        ...
+
     async def record_frame(
         self, session: LeaseKey, request_id: str, state: State, usage: Usage
     ) -> None:

@@ -77,6 +77,7 @@ from serve_app.scaling.demand import DemandWriter
 from serve_app.scaling.liveness import RayActorTable, RayLiveness
 from serve_app.settings import Config, Secrets
 from serve_app.storage.directory import DirectoryStorage
+from serve_app.storage.measured import MeasuredStorage
 from serve_app.storage.selection import DiskGuard, create_storage, s3_location
 from serve_app.telemetry import logs
 from serve_app.telemetry.clock import SystemClock
@@ -87,6 +88,7 @@ from serve_app.tenants.tokens import Tokens, UploadTokens
 
 if TYPE_CHECKING:
     from serve_app.storage.s3.storage import S3Storage
+    from serve_app.storage.tickets import TicketSigner
 
 log = logging.getLogger(__name__)
 
@@ -204,9 +206,10 @@ class Ingress:
             Tokens(await shared_secret(database, "tokens"), self._clock),
             UploadTokens(await shared_secret(database, "upload_tokens"), self._clock),
         )
-        storage = await self._storage(stack, database, secrets)
+        stored = await self._storage(stack, database, secrets)
+        storage = MeasuredStorage(stored, self._metrics)
         await self._start_queue(stack, database, catalog, storage, sole_cluster=embedded)
-        files = self._start_files(stack, database, election, storage)
+        files = self._start_files(stack, database, election, storage, stored.tickets)
         self._services = self._make_services(catalog, database, files, identity, one_node, secrets)
         self._services.audit.start()
         stack.push_async_callback(self._services.audit.aclose)
@@ -287,7 +290,8 @@ class Ingress:
         stack: AsyncExitStack,
         database: Database,
         election: LeaderElection,
-        storage: DirectoryStorage | S3Storage,
+        storage: Storage,
+        tickets: TicketSigner | None,
     ) -> Files:
         config = self._config
         book = PostgresUploads(database, Retention.of(config))
@@ -304,7 +308,7 @@ class Ingress:
             storage=storage,
             uploads=Uploads(book, storage, UploadLimits.of(config), metrics=self._metrics),
             lifecycles=lifecycles,
-            tickets=storage.tickets,
+            tickets=tickets,
             check_disk_space=guard.check,
             check_disk_for_upload=guard.check_for_upload,
             check_disk_for_artifact=guard.check_for_artifact,

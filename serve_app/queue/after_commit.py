@@ -5,7 +5,7 @@ processes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from serve_app.domain.errors import DarkroomError
 from serve_app.domain.lease import LeaseKey, Signal, SignalKind
@@ -14,7 +14,7 @@ from serve_app.domain.request import State
 from serve_app.postgres.database import Database
 from serve_app.queue.state.queue_state import QueueState
 from serve_app.queue.store import messages
-from serve_app.queue.store.config import QueueLimits
+from serve_app.queue.store.config import Limited, QueueLimits
 from serve_app.queue.store.notify import Notification
 from serve_app.queue.transactions.cancel import Removed
 from serve_app.queue.transactions.coalescing import CoalescedRequests
@@ -50,15 +50,19 @@ class AfterCommit:
         do not know yet and get a FENCED signal.
         """
         again: set[str] = set()
+        freed: set[Limited] = set()
         for each in ended:
             self._metrics.attempt_ended(each.pool, each.how.value)
             self._metrics.ended(
                 each.endpoint, each.pool, each.state, each.run_s, each.total_s, each.code
             )
+            if each.state is not State.QUEUED:
+                self._metrics.used(self._limits.metrics_label(each.tenant), each.run_s)
             self._charge_lane(each)
             outcome = (outcomes or {}).get(each.held)
-            if self._limits.limits(each.tenant, each.endpoint):
+            if limited := self._limits.limited(each.tenant, each.endpoint):
                 again.add(each.pool)  # a slot under the limit is free again
+                freed.update(limited)
             if each.state is State.QUEUED:
                 again.add(each.pool)
                 self._state.stats.requeued(each.pool, each.tenant, each.endpoint)
@@ -78,7 +82,7 @@ class AfterCommit:
             else:
                 self._state.requests.invalidate([each.held.request_id])
         signals = [Signal(SignalKind.FENCED, each.held) for each in ended] if fenced else []
-        self.notify([each.held.request_id for each in ended], again, signals)
+        self.notify([each.held.request_id for each in ended], again, signals, freed)
         self.settle_soon(each.leads for each in ended if each.state is not State.QUEUED)
 
     def _charge_lane(self, each: EndedAttempt) -> None:
@@ -160,6 +164,7 @@ class AfterCommit:
         """Apply a notification from another process."""
         self._state.requests.invalidate(notification.changed)
         self._state.waiters.signal(notification.signals)
+        self._state.running_limits.freed(notification.freed)
         self._state.waiters.wake(notification.pools)
 
     def on_notification_gap(self) -> None:
@@ -167,6 +172,7 @@ class AfterCommit:
         pool.
         """
         self._state.requests.invalidate_all()
+        self._state.running_limits.forget()
         self._state.waiters.wake_all()
 
     def notify(
@@ -174,13 +180,16 @@ class AfterCommit:
         changed: Iterable[str] = (),
         pools: Iterable[str] = (),
         signals: Sequence[Signal] = (),
+        freed: Collection[Limited] = (),
     ) -> None:
         """Announce changes to this process and the others: requests that changed, pools in which
-        requests may be leased now, and signals for replicas.
+        requests may be leased now, signals for replicas, and limited names of which less runs.
         """
         self._state.waiters.signal(signals)
+        if freed:
+            self._state.running_limits.freed(freed)
         self._state.waiters.wake(pools)
-        self._state.notifier.notify(changed, pools, signals)
+        self._state.notifier.notify(changed, pools, signals, freed)
 
 
 def _state(outcome: Outcome) -> State:

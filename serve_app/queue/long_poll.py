@@ -292,8 +292,11 @@ class LongPoll:
         try:
             offers = [DirectLease(each.ask.replica_id, each.ask.actor_id) for each in waiters]
             contention = self._contention[pool]
+            full, began = LeftOut(), 0
+            if self._limits.limits_running:
+                full, began = self._state.running_limits.left_out()
             leased = await lease_queued(
-                *(self._database, pool, offers, hot, left_out, self._limits, charges),
+                *(self._database, pool, offers, hot, left_out | full, self._limits, charges),
                 spare_lanes=contention.spare_lanes,
                 front=front,
             )
@@ -301,6 +304,8 @@ class LongPoll:
                 weight = self._limits.weight
                 refunds = [s / weight(tenant) for tenant, s in charges.items() if s < 0]
                 snapshots.leased(pool, leased.served, refunds if front.writes_lanes else [])
+            if leased.full:
+                self._state.running_limits.found(leased.full, began)
             charges = leased.unwritten
             contention = contention.after(len(leased.found), leased.missed)
             self._contention[pool] = contention

@@ -30,7 +30,7 @@ from serve_app.queue.transactions import snapshots
 from serve_app.queue.transactions.garbage import GarbageFiles
 from serve_app.queue.transactions.history import History
 from serve_app.queue.transactions.idempotency import IdempotencyKeys
-from serve_app.queue.transactions.usage import FrameUsage, PostgresLedger
+from serve_app.queue.transactions.usage import PostgresLedger, RealtimeSessions
 from serve_app.telemetry.queue_metrics import QueueMeter
 
 RETENTION_EVERY_S = 60.0
@@ -129,7 +129,9 @@ class PostgresQueue:
         self.page = History(reads).page
         self.cancel = parts.removal.cancel
         self.delete = parts.removal.delete
-        self.record_frame = FrameUsage(database, state.charges).record_frame
+        sessions = RealtimeSessions(database, state.charges, limits, parts.metrics)
+        self.open_sessions = sessions.open_sessions
+        self.record_frame = sessions.record_frame
         self.demand = state.stats.demand
         self.operations = parts.operations
         self.ledger = PostgresLedger(reads)
@@ -196,6 +198,7 @@ class PostgresQueue:
             ),
             (check_s, {"end_dead_replicas": reaper.end_dead_replicas}),
             (check_s, {"look_for_fronts": state.snapshots.look}),
+            (check_s, {"look_for_limits": state.running_limits.look}),
             (check_s, {"settle_coalesced": parts.after.settle}),
             (check_s, {"read_costs": state.costs.refresh, "write_charges": reaper.write_charges}),
             (
@@ -217,6 +220,7 @@ class PostgresQueue:
                 {
                     "delete_aged": elected(removal.delete_aged),
                     "delete_expired_keys": elected(removal.delete_expired_keys),
+                    "delete_audit": elected(removal.delete_audit),
                 },
             ),
         ]
@@ -227,3 +231,4 @@ class PostgresQueue:
         state = self.parts.state
         self.parts.metrics.idle(state.waiters.idle())
         self.parts.metrics.replicas(state.stats.stages())
+        self.parts.metrics.gpu_memory(state.replicas.gpu_memory())

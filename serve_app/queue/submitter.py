@@ -143,7 +143,7 @@ class Submitter:
         found: dict[str, Waiter] = {}
         for new in sorted(batch, key=lambda each: -each.priority):
             # Only the statement that leases queued requests checks the limits on running requests.
-            if not self._polls.drained(new.pool) or self._limits.limits(new.tenant, new.endpoint):
+            if not self._polls.drained(new.pool) or self._limits.limited(new.tenant, new.endpoint):
                 continue
             waiter = self._state.waiters.reserve_one(new.pool, new.endpoint, new.tenant)
             if waiter is not None:

@@ -169,6 +169,9 @@ class QueueSettings(SettingsGroup):
         gt=0,
         description="Days after which ended requests are deleted. Unset: never.",
     )
+    audit_retention_days: float = Field(
+        default=365.0, gt=0, description="Days after which entries of the audit log are deleted."
+    )
 
 
 class WebhookSettings(SettingsGroup):
@@ -203,7 +206,7 @@ class LimitSettings(SettingsGroup):
     max_sessions_per_tenant: int | None = Field(
         default=None,
         ge=1,
-        description="Open realtime sessions of a tenant in a pool, at each ingress replica. Unset: "
+        description="Open realtime sessions of a tenant in a pool. Unset: "
         "half of the slots that the pool can have, at least 1.",
     )
     max_artifact_bytes: int = Field(

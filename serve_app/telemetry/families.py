@@ -52,6 +52,15 @@ class Families:
         for labels, value in values.items():
             family.labels(*labels).set(value)
 
+    def exactly(self, gauge: str, values: Mapping[tuple[str, ...], float]) -> None:
+        """Set a gauge by its labels' values. A combination that is not named is not exported."""
+        family = self.gauges[gauge]
+        for labels in self._known.get(gauge, set()) - values.keys():
+            family.remove(*labels)
+        self._known[gauge] = set(values)
+        for labels, value in values.items():
+            family.labels(*labels).set(value)
+
     def replace(self, gauge: str, values: Mapping[tuple[str, ...], float]) -> None:
         """Set a gauge by its labels' values. A combination that is not named any more has 0."""
         family = self.gauges[gauge]

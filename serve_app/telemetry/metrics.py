@@ -41,6 +41,10 @@ COUNTERS: Declared = {
         ("pool", "family", "stage"),
     ),
     "realtime_frames": ("Frames of realtime sessions, by outcome.", ("endpoint", "end")),
+    "storage_calls": (
+        "Objects read, written and deleted in storage by this process, by result.",
+        ("call", "result"),
+    ),
     "upload_bytes": ("Bytes of stored files, by sender: client or replica.", ("sender",)),
     "webhooks": (
         "Webhook calls: delivered, failed (will be retried) or dead; progress: told or lost.",
@@ -168,6 +172,13 @@ class Metrics:
 
     def uploaded(self, sender: str, size: int) -> None:
         self._counters["upload_bytes"].labels(sender).inc(size)
+
+    def storage_called(self, call: str, result: str, number: int = 1) -> None:
+        """Count objects of a ``call`` of storage: ``read``, ``write``, ``delete`` or ``size``.
+
+        ``result``: ``done``, ``aborted`` by the caller or by an unexpected error, or an error code.
+        """
+        self._counters["storage_calls"].labels(call, result).inc(number)
 
     def webhook_called(self, result: str, elapsed_s: float) -> None:
         """Record a call of a receiver by its answer's class: ``2xx`` to ``5xx``, or ``none``."""

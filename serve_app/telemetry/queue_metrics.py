@@ -20,6 +20,10 @@ COUNTERS: Declared = {
     "requests": ("Requests that entered a state.", ("endpoint", "state")),
     "attempts": ("Attempts that ended, by how.", ("pool", "end")),
     "failures": ("Requests that failed or expired, by error code.", ("endpoint", "code")),
+    "usage_seconds": (
+        "Run time that was recorded as usage, by configured tenant or `other`.",
+        ("tenant",),
+    ),
     "leases_expired": ("Leases that ran out before they were renewed.", ("pool",)),
     "fenced": ("Calls for an attempt that its replica had lost, by call.", ("call",)),
     "replays": ("Submits that got an earlier request by its idempotency key.", ("endpoint",)),
@@ -38,6 +42,11 @@ GAUGES: Declared = {
     "polls_waiting": ("Lease polls that wait for work.", ("pool",)),
     "idle_slots": ("Free slots of the lease polls that wait.", ("pool",)),
     "replicas": ("Replicas seen recently, by stage.", ("pool", "stage")),
+    "gpu_memory_bytes": ("Memory of a replica's GPU.", ("pool", "replica")),
+    "gpu_memory_free_bytes": (
+        "Memory of a replica's GPU that it can still use for weights and computing.",
+        ("pool", "replica"),
+    ),
     "task_last_success_timestamp_seconds": (
         "Time of the last round of a periodic task that succeeded in this process.",
         ("task",),
@@ -99,6 +108,15 @@ class TableSize:
     vacuumed_at: float  # Unix time; 0: never
 
 
+@dataclass(frozen=True, slots=True)
+class GpuMemory:
+    """Memory of a replica's GPU, in bytes; of several, of the first one."""
+
+    pool: str
+    total: int
+    free: int  # also what torch keeps and does not use
+
+
 class QueueMeter:
     """The methods take microseconds, wait for nothing and never raise."""
 
@@ -133,6 +151,10 @@ class QueueMeter:
             self._histograms["total_seconds"].labels(endpoint, pool).observe(max(0.0, total_s))
         if code is not None:
             self._counters["failures"].labels(endpoint, code).inc()
+
+    def used(self, tenant: str, run_s: float) -> None:
+        """Add recorded run time. ``tenant``: one of few, see ``QueueLimits.metrics_label``."""
+        self._counters["usage_seconds"].labels(tenant).inc(max(0.0, run_s))
 
     def attempt_ended(self, pool: str, end: str) -> None:
         """Count an attempt by how it ended: a value of ``EndReason``."""
@@ -191,6 +213,12 @@ class QueueMeter:
     def replicas(self, number: Mapping[tuple[str, str], int]) -> None:
         """Record the replicas by pool and stage."""
         self.families.replace("replicas", number)
+
+    def gpu_memory(self, known: Mapping[str, GpuMemory]) -> None:
+        """Record the GPU memory by replica. Replicas that are not named are exported no more."""
+        named = [((each.pool, replica), each) for replica, each in known.items()]
+        self.families.exactly("gpu_memory_bytes", {key: each.total for key, each in named})
+        self.families.exactly("gpu_memory_free_bytes", {key: each.free for key, each in named})
 
     # Periodic tasks
 

@@ -35,6 +35,22 @@ async def test_a_session_goes_before_what_its_tenant_has_waiting(make: Make) -> 
     assert lease.priority is Priority.REALTIME
 
 
+async def test_sessions_are_open_from_their_submit_to_their_end(make: Make) -> None:
+    queue, elsewhere = await make(), "video"
+    lease = await session_of(queue)
+    await queue.submit(new(priority=Priority.HIGH))
+    waiting = await queue.submit(new(priority=Priority.REALTIME, work=0.0))
+    await queue.submit(new(priority=Priority.REALTIME, work=0.0, pool=elsewhere))
+    await queue.submit(new(priority=Priority.REALTIME, work=0.0, tenant="bob"))
+    assert await queue.open_sessions(TENANT, POOL) == 2
+    assert await queue.open_sessions(TENANT, elsewhere) == 1
+    await queue.cancel(TENANT, waiting.id)
+    assert await queue.open_sessions(TENANT, POOL) == 1
+    await queue.finish(done(lease.held))
+    assert await queue.open_sessions(TENANT, POOL) == 0
+    assert await queue.open_sessions("bob", POOL) == 1
+
+
 async def counted(queue: Queue, at: str | None) -> list[str]:
     """Ids of the usage lines."""
     if isinstance(queue, FakeQueue):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 
 from serve_app.domain.errors import (
     ArtifactNotFound,
@@ -20,6 +21,8 @@ from serve_app.domain.errors import (
     TooLarge,
 )
 from serve_app.storage.directory import DirectoryStorage
+from serve_app.storage.measured import MeasuredStorage
+from serve_app.telemetry.metrics import Metrics
 from tests.fakes.clock import FakeClock
 from tests.fakes.storage import FakeStorage
 from tests.storage.s3_servers import S3Server
@@ -40,10 +43,13 @@ async def content(storage: Any, key: str, start: int = 0, end: int = 2**40) -> b
     return b"".join([chunk async for chunk in storage.read(key, start, end)])
 
 
-@pytest.fixture(params=["directory", "fake", "moto", "s3rver"])
+@pytest.fixture(params=["directory", "measured", "fake", "moto", "s3rver"])
 async def storage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Any]:
     if request.param == "directory":
         yield DirectoryStorage(tmp_path / "a", b"k" * 32, "http://in", FakeClock(), MAX_BYTES)
+    elif request.param == "measured":
+        fake = FakeStorage(b"k" * 32, "http://in", FakeClock(), MAX_BYTES)
+        yield MeasuredStorage(fake, Metrics(CollectorRegistry()))
     elif request.param == "fake":
         yield FakeStorage(b"k" * 32, "http://in", FakeClock(), MAX_BYTES)
     else:

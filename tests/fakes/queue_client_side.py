@@ -16,6 +16,7 @@ from serve_app.domain.request import (
     CancelVerdict,
     LogLine,
     NewRequest,
+    Priority,
     Redacted,
     Request,
     State,
@@ -212,6 +213,15 @@ class ClientSide(QueueRows):
             and (until is None or request.created_at < until)
         ]
         return chosen[:limit]
+
+    async def open_sessions(self, tenant: str, pool: str) -> int:
+        await self._look()
+        return sum(
+            each.priority is Priority.REALTIME
+            and (each.tenant, each.pool) == (tenant, pool)
+            and each.state in (State.QUEUED, State.RUNNING)
+            for each in self._requests()
+        )
 
     async def record_frame(
         self, session: LeaseKey, request_id: str, state: State, usage: Usage

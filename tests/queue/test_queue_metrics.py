@@ -13,10 +13,14 @@ from prometheus_client import CollectorRegistry
 
 from serve_app.domain.errors import DatabaseUnavailable
 from serve_app.domain.lease import Presence, ReplicaStage
+from serve_app.domain.outcome import Outcome, Usage
+from serve_app.domain.request import State
 from serve_app.postgres.database import Database
 from serve_app.queue.queue import PostgresQueue, assemble
+from serve_app.queue.state import replicas
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.migrations import shipped
+from serve_app.settings import TenantLimits
 from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics
 from tests.contract.waiting import eventually
@@ -27,6 +31,7 @@ from tests.queue.requests import POOL, TENANT, ask, done, failure, lease, new, r
 from tests.telemetry.reading import Scrapes, scraping
 
 ENDPOINT = "fal-ai/flux/schnell"
+SESSION_FRAME = "0195a1b2-0000-7000-8000-000000000001"
 ABOUT = {"endpoint": ENDPOINT, "pool": POOL}
 Started = tuple[PostgresQueue, Scrapes]
 
@@ -92,6 +97,47 @@ async def test_attempts_are_counted_by_their_end_and_failures_by_code(start: Pro
     assert await attempts("succeeded") == 1
     # The first attempt of each request has a wait, the others do not.
     assert await scrapes.value("wait_seconds_count", **ABOUT) == 2
+
+
+async def test_usage_is_counted_by_the_tenants_that_the_settings_name(start: Processes) -> None:
+    named = {tenant: TenantLimits() for tenant in (TENANT, "idle")}
+    queue, scrapes = await start(replace(LONG_LEASES, tenants=named))
+
+    async def finish(tenant: str, run_s: float) -> None:
+        await queue.submit(new(tenant=tenant))
+        held = (await lease(queue)).held
+        await queue.finish(done(held, Outcome(output={}, usage=Usage(run_s, 4, 1.0))))
+
+    await finish(TENANT, 1.5)
+    await finish("bob", 2.0)
+    await finish("cleo", 3.0)
+    await queue.submit(new())
+    session = (await lease(queue)).held
+    for _ in range(2):  # the frame is counted once
+        await queue.record_frame(session, SESSION_FRAME, State.SUCCEEDED, Usage(0.25, 1, 0.1))
+    await queue.hand_back(session, "r1", "it drains")  # no usage: the request has not ended
+    found = {
+        dict(labels)["tenant"]: value
+        for (name, labels), value in (await scrapes.read()).items()
+        if name == "darkroom_usage_seconds_total"
+    }
+    assert found == {TENANT: 1.75, "other": 5.0}
+
+
+async def test_the_gpu_memory_of_replicas_is_shown_while_they_poll(
+    start: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue, scrapes = await start(replace(LONG_LEASES, ask_wait_s=0.01))
+    await queue.ask(replace(ask(replica="gpu"), free_bytes=3, device_bytes=8))
+    await queue.ask(ask(replica="cpu"))
+    await scrapes.until(lambda n: n == 8, "gpu_memory_bytes", pool=POOL, replica="gpu")
+    await scrapes.until(lambda n: n == 3, "gpu_memory_free_bytes", pool=POOL, replica="gpu")
+    assert await scrapes.value("gpu_memory_bytes", pool=POOL, replica="cpu") is None
+    await queue.ask(replace(ask(replica="gpu"), free_bytes=2, device_bytes=8))
+    await scrapes.until(lambda n: n == 2, "gpu_memory_free_bytes", pool=POOL, replica="gpu")
+    monkeypatch.setattr(replicas, "MAX_AGE_S", -1.0)  # as if it had not polled for long
+    while await scrapes.value("gpu_memory_bytes", pool=POOL, replica="gpu") is not None:
+        pass
 
 
 async def test_a_request_that_expires_in_the_queue_is_a_failure(start: Processes) -> None:

@@ -10,6 +10,7 @@ import re
 import secrets
 import shutil
 import signal
+import socket
 import sys
 import threading
 import time
@@ -32,6 +33,7 @@ from serve_app.telemetry.clock import SystemClock
 
 RECORD_INTERVAL_S = 2.0
 STOP_TIMEOUT_S = 3.0  # limit for Serve's graceful shutdown; remaining processes are stopped by pid
+GCS_ENDS_S = 0.1
 SUPERVISOR = (
     "serve_app.embedded_postgres.supervisor"  # module of the embedded database's supervisor
 )
@@ -239,7 +241,8 @@ class ServeCommand:
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         self._done.set()
-        if "ray" in sys.modules:
+        # Without its control store, a shutdown by Ray would only try to reach it, at full speed.
+        if "ray" in sys.modules and _answers(self._addresses.get("ray_address", "")):
             graceful = threading.Thread(target=_shut_serve_down, daemon=True)
             graceful.start()
             graceful.join(STOP_TIMEOUT_S)
@@ -253,6 +256,22 @@ class ServeCommand:
         shutil.rmtree(self._installation.run_dir, ignore_errors=True)
         self._log.aclose()
         self.console.print_line("Stopped.")
+
+
+def _answers(address: str) -> bool:
+    """Return whether something accepts connections at ``host:port``.
+
+    A terminal that is closed ends Ray's control store together with this process, so there is a
+    moment in which it still answers.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        for _ in range(2):
+            with socket.create_connection((host.strip("[]"), int(port)), timeout=1.0):
+                time.sleep(GCS_ENDS_S)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _shut_serve_down() -> None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.artifact import UploadTicket
-from serve_app.domain.errors import DarkroomError, Fenced, InvalidInput
+from serve_app.domain.errors import DarkroomError, Fenced, InvalidInput, Overloaded
 from serve_app.domain.lease import lease_of
 from serve_app.domain.realtime import Frame, ReplicaSlot
 from serve_app.domain.request import NewRequest, Request, State
@@ -18,6 +18,7 @@ from serve_app.ingress.realtime import messages
 from serve_app.ingress.realtime.codec import pack, rendered, unpack
 from serve_app.ingress.realtime.messages import Close, Control, MessageInbox, ReceivedFrame
 from serve_app.ingress.services.services import Services
+from serve_app.ingress.services.session_limit import too_many_sessions, wait_for_room
 from serve_app.ingress.submission import submission
 
 log = logging.getLogger(__name__)
@@ -70,16 +71,22 @@ class RealtimeSession:
         self._seated: asyncio.Future[ReplicaSlot] = asyncio.get_running_loop().create_future()
         self._warned: set[str] = set()
 
-    async def run(self) -> Close | None:
+    async def run(self, limit: int | None = None) -> Close | None:
         """Run the session. Return how to close the socket, or None if the client is gone.
 
-        The lease is always released at the end.
+        The lease is always released at the end. Raises ``Overloaded`` if the queue is full, or the
+        tenant has ``limit`` sessions in the pool already.
         """
+        if limit is not None:
+            await wait_for_room(self._services.queue, self._new, limit)
         storing = submission.submit(self._services, self._new)
         self._services.metrics.session_opened(self._new.endpoint)
         try:
             await asyncio.shield(storing)
+            await self._check_limit(limit)
             return await _first(self._read(), self._draw(), self._watch())
+        except Overloaded:
+            raise
         except DarkroomError as error:
             return messages.closing(error)
         finally:
@@ -87,6 +94,13 @@ class RealtimeSession:
             self._services.background.start_detached(
                 self._end(storing), f"end of session {self._new.id}"
             )
+
+    async def _check_limit(self, limit: int | None) -> None:
+        """Raise ``Overloaded`` if another session began elsewhere since there was room."""
+        if limit is not None:
+            number = await self._services.queue.open_sessions(self._new.tenant, self._new.pool)
+            if number > limit:
+                raise too_many_sessions(number - 1)
 
     async def _read(self) -> None:
         """Read frames until the client disconnects."""

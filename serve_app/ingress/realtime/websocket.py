@@ -54,7 +54,7 @@ async def _served(socket: WebSocket) -> Close | None:
         session = RealtimeSession(services, _Messages(socket), entry, new, max(most, 1))
         limit = max_sessions(services.config, new.pool)
         with services.session_counts.count(new.pool, new.tenant, limit):
-            return await session.run()
+            return await session.run(limit)
     except DarkroomError as error:
         services.count_refusal(http_answer(error).status, error)
         return messages.closing(error)

@@ -1,20 +1,27 @@
 """Limit of open realtime sessions per tenant.
 
-A session holds a slot as long as it is open, also when it is idle. Sessions are counted by the
-ingress process that serves them, so with several ingress replicas a tenant can have the limit at
-each.
+A session holds a slot as long as it is open, also when it is idle. The ingress process that serves
+sessions counts them, which refuses most of what is too much without a statement. The limit counts
+over all ingress replicas: each session is a request, and these are counted before and after it is
+stored. Of sessions that begin at the same moment for the last place, perhaps none gets it.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
 
 from serve_app.domain.errors import Overloaded
+from serve_app.domain.ports import Queue
+from serve_app.domain.request import NewRequest
 from serve_app.settings import Config
 
 RETRY_S = 5.0
+RELEASE_S = 3.0
+"""Longest time in which a session that its client closed, perhaps to connect again, is released."""
+POLL_S = 0.1
 
 
 def max_sessions(config: Config, pool: str) -> int | None:
@@ -37,12 +44,7 @@ class SessionCounts:
         """Count a session while the block runs. ``Overloaded``: ``most`` are open already."""
         key = pool, tenant
         if most is not None and self._open[key] >= most:
-            raise Overloaded(
-                f"You have {self._open[key]} open realtime sessions, the most that one tenant can "
-                "have here at once. Close one of them first.",
-                RETRY_S,
-                "sessions_limit",
-            )
+            raise too_many_sessions(self._open[key])
         self._open[key] += 1
         try:
             yield
@@ -50,3 +52,22 @@ class SessionCounts:
             self._open[key] -= 1
             if not self._open[key]:
                 del self._open[key]
+
+
+def too_many_sessions(number: int) -> Overloaded:
+    return Overloaded(
+        f"You have {number} open realtime sessions, the most that one tenant can have here at "
+        "once. Close one of them first.",
+        RETRY_S,
+        "sessions_limit",
+    )
+
+
+async def wait_for_room(queue: Queue, session: NewRequest, most: int) -> None:
+    """Wait until the tenant of a ``session`` that is not stored yet has fewer than ``most``, for a
+    moment only, and raise ``Overloaded`` then."""
+    end = asyncio.get_running_loop().time() + RELEASE_S
+    while (number := await queue.open_sessions(session.tenant, session.pool)) >= most:
+        if asyncio.get_running_loop().time() >= end:
+            raise too_many_sessions(number)
+        await asyncio.sleep(POLL_S)

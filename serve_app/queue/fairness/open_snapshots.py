@@ -11,13 +11,16 @@ is open for long:
 
 The start of a scan is a hint. A retry or a request of higher priority that another process puts in
 front of it, and a lane that another process refunds, are found by the next look. What this process
-puts there is found at once. A hint older than ``MAX_AGE_S`` is not used.
+puts there is found at once. A hint that is ``MAX_AGE_S`` overdue is not used.
+
+A look reads all dead entries: 38 ms after 60,000 leasings. So it takes at most ``MAX_SHARE`` of the
+time of a database connection, and comes less often when it costs more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
 
 from serve_app.domain.ports import Clock
@@ -30,6 +33,9 @@ MIN_TRANSACTIONS = 2000
 than the looks.
 """
 MAX_AGE_S = 3.0
+MAX_SHARE = 0.1
+MAX_BETWEEN_LOOKS_S = 15.0
+"""Leasings read what died since the last look."""
 WRITE_EVERY_S = 1.0
 RARELY_S = 10.0
 MAX_UNWRITTEN = 16
@@ -48,10 +54,6 @@ SELECT least(v, l.vtime), l.tenant, extract(epoch FROM least(
         (SELECT r.ranked_at FROM requests r
          WHERE r.pool = %(pool)s AND r.tenant = l.tenant AND r.state = 'queued'
          ORDER BY r.ranked_at, r.place LIMIT 1),
-        now() - interval '0.5 s'))::double precision,
-       extract(epoch FROM least(
-        (SELECT n.started_at FROM requests n
-         WHERE n.state = 'running' AND n.tenant = l.tenant ORDER BY n.started_at LIMIT 1),
         now() - interval '0.5 s'))::double precision
 FROM pool_time LEFT JOIN (
     SELECT tenant, vtime FROM fair_lanes WHERE pool = %(pool)s AND active
@@ -65,7 +67,6 @@ class Front:
 
     ``vtime``: of lanes, at most the virtual time at which a lane would wake. ``ranks``: of requests
     by tenant, in seconds since 1970; a tenant's that is not there are read from the first on.
-    ``started``: of running requests by tenant, likewise.
     ``served``: virtual time of the pool, as this process knows it, since it is not written with
     each leasing. ``writes_lanes``: False if the process keeps the charges of lanes that waited
     before.
@@ -73,7 +74,6 @@ class Front:
 
     vtime: float
     ranks: Mapping[str, float]
-    started: Mapping[str, float] = field(default_factory=dict)
     served: float = 0.0
     writes_lanes: bool = True
 
@@ -83,9 +83,14 @@ class _Look:
     """Result of a look at a pool. ``at``: when it began, by the monotonic clock."""
 
     at: float
+    took_s: float
     vtime: float
     ranks: dict[str, float]
-    started: dict[str, float]
+
+    @property
+    def next_at(self) -> float:
+        """Time before which no other look at the pool begins."""
+        return self.at + min(MAX_BETWEEN_LOOKS_S, self.took_s / MAX_SHARE)
 
 
 class OpenSnapshots:
@@ -118,16 +123,18 @@ class OpenSnapshots:
                 del self._leased_at[pool]
                 self._looks.pop(pool, None)
                 continue
+            if (last := self._looks.get(pool)) and began < last.next_at:
+                continue
             rows = await self._database.rows(LOOK, {"pool": pool})
             moved = self._moved_at.pop(pool, {})
             ranks = {
                 tenant: rank - ROUNDING_S
-                for _, tenant, rank, _ in rows
+                for _, tenant, rank in rows
                 # What was put in front during the look may not have been seen.
                 if tenant is not None and moved.get(tenant, 0.0) < began
             }
-            started = {each: at - ROUNDING_S for _, each, _, at in rows if each is not None}
-            self._looks[pool] = _Look(began, min(row[0] for row in rows), ranks, started)
+            took_s = self._clock.monotonic() - began
+            self._looks[pool] = _Look(began, took_s, min(row[0] for row in rows), ranks)
 
     def front(self, pool: str, unwritten: int) -> Front | None:
         """Where a leasing in the pool starts to scan; None: at the first entries, as always.
@@ -140,13 +147,13 @@ class OpenSnapshots:
         now = self._clock.monotonic()
         self._leased_at[pool] = now
         look = self._looks.get(pool)
-        if look is None or now - look.at > MAX_AGE_S:
+        if look is None or now - look.next_at > MAX_AGE_S:
             return None
         writes = unwritten > MAX_UNWRITTEN or now - self._wrote_at.get(pool, 0.0) >= WRITE_EVERY_S
         if writes:
             self._wrote_at[pool] = now
         served = self._served.get(pool, 0.0)
-        return Front(look.vtime, look.ranks, look.started, served, writes)
+        return Front(look.vtime, look.ranks, served, writes)
 
     def leased(self, pool: str, served: float | None, refunds: Iterable[float]) -> None:
         """Note the pool's virtual time after a leasing, and move the front back to the lanes that

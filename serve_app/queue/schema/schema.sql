@@ -116,6 +116,7 @@ CREATE INDEX requests_leased ON requests (lease_until) WHERE (state = 'running')
 CREATE INDEX requests_led ON requests (leads, id DESC) WHERE ((leads IS NOT NULL) AND (state = 'succeeded'));
 CREATE INDEX requests_of_tenant ON requests (tenant, id DESC);
 CREATE INDEX requests_oldest ON requests (pool, priority DESC, place) WHERE ((state = 'queued') AND (priority IS NOT NULL));
+CREATE INDEX requests_open_sessions ON requests (tenant, pool) WHERE ((priority = 3) AND (state = ANY (ARRAY['queued', 'running'])));
 CREATE INDEX requests_reusable ON requests (tenant, reuse_digest, id DESC) WHERE ((reuse_digest IS NOT NULL) AND (state = 'succeeded'));
 CREATE INDEX requests_reusing ON requests (reuses) WHERE (reuses IS NOT NULL);
 CREATE INDEX requests_running_of_endpoint ON requests (endpoint, started_at) WHERE ((state = 'running') AND (endpoint IS NOT NULL));
@@ -365,6 +366,98 @@ CREATE TABLE leaders (
     CONSTRAINT leaders_pkey PRIMARY KEY (name)
 )
 WITH (fillfactor='50');
+
+CREATE UNLOGGED TABLE running_counts (
+    kind text NOT NULL,
+    name text NOT NULL,
+    counted integer NOT NULL,
+    since timestamptz NOT NULL,
+    first timestamptz NOT NULL,
+    CONSTRAINT running_counts_pkey PRIMARY KEY (kind, name)
+)
+WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.01');
+
+CREATE FUNCTION count_running(of_kind text, of_name text, started_from timestamptz, boundary timestamptz, most integer, OUT total integer, OUT before integer, OUT first timestamptz) RETURNS record
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    IF of_kind = 'tenant' THEN
+        SELECT count(*), count(*) FILTER (WHERE x.started_at < boundary), min(x.started_at)
+        INTO total, before, first FROM (
+            SELECT r.started_at FROM requests r
+            WHERE r.state = 'running' AND r.tenant = of_name AND r.started_at >= started_from
+            ORDER BY r.started_at LIMIT most) x;
+    ELSE
+        SELECT count(*), count(*) FILTER (WHERE x.started_at < boundary), min(x.started_at)
+        INTO total, before, first FROM (
+            SELECT r.started_at FROM requests r
+            WHERE r.state = 'running' AND r.endpoint = of_name AND r.started_at >= started_from
+            ORDER BY r.started_at LIMIT most) x;
+    END IF;
+END
+$$;
+
+CREATE FUNCTION room_under_limit(of_kind text, of_name text, most integer, wanted integer) RETURNS integer
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    many_pages CONSTANT integer := 8;
+    many_entries CONSTANT integer := 200;
+    margin CONSTANT interval := '0.2 s';
+    keep_every CONSTANT interval := '1 s';
+    entries CONSTANT oid := CASE of_kind WHEN 'tenant'
+        THEN 'requests_running_of_tenant'::regclass
+        ELSE 'requests_running_of_endpoint'::regclass END;
+    known running_counts%ROWTYPE;
+    is_known boolean;
+    due boolean;
+    at timestamptz;
+    pages bigint;
+    recent record;
+    everything record;
+    read_much boolean;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock_shared(1818848628)
+        OR NOT pg_try_advisory_xact_lock(1818848628, hashtext(of_kind || ' ' || of_name)) THEN
+        RETURN -1;
+    END IF;
+    at := clock_timestamp();
+    SELECT * INTO known FROM running_counts c WHERE c.kind = of_kind AND c.name = of_name;
+    is_known := FOUND AND known.since <= at;
+    read_much := FOUND AND NOT is_known;
+    due := NOT is_known OR known.since < at - margin - keep_every;
+    pages := pg_stat_get_xact_blocks_fetched('requests'::regclass)
+        + pg_stat_get_xact_blocks_fetched(entries);
+    IF is_known AND known.counted <= most - wanted THEN
+        SELECT * INTO recent FROM count_running(
+            of_kind, of_name, known.since, at, most - known.counted);
+        IF recent.total <= most - known.counted - wanted AND (
+            NOT due OR recent.total < many_entries
+            AND pg_stat_get_xact_blocks_fetched('requests'::regclass)
+                + pg_stat_get_xact_blocks_fetched(entries) - pages < many_pages) THEN
+            RETURN most - known.counted - recent.total;
+        END IF;
+    END IF;
+    SELECT * INTO everything FROM count_running(
+        of_kind, of_name, CASE WHEN is_known THEN known.first ELSE '-infinity' END,
+        at - margin, most);
+    read_much := read_much OR everything.total >= many_entries
+        OR pg_stat_get_xact_blocks_fetched('requests'::regclass)
+            + pg_stat_get_xact_blocks_fetched(entries) - pages >= many_pages;
+    IF read_much AND due THEN
+        everything.first := least(everything.first, at - margin);
+        -- Where the limit ended the count, it says only which one is the first.
+        INSERT INTO running_counts AS c (kind, name, counted, since, first)
+        SELECT of_kind, of_name,
+               CASE WHEN everything.total < most THEN everything.before ELSE 0 END,
+               CASE WHEN everything.total < most THEN at - margin ELSE everything.first END,
+               everything.first
+        ON CONFLICT (kind, name) DO UPDATE
+        SET counted = excluded.counted, since = excluded.since, first = excluded.first;
+    END IF;
+    RETURN most - everything.total;
+END
+$$;
 
 CREATE FUNCTION running_room(kind text, name text, most integer) RETURNS integer
     LANGUAGE plpgsql

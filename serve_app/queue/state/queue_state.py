@@ -13,6 +13,7 @@ from serve_app.queue.fairness.cost_model import CostModel
 from serve_app.queue.fairness.fair_queue import LaneCharges, Lanes
 from serve_app.queue.fairness.open_snapshots import OpenSnapshots
 from serve_app.queue.fairness.pauses import Pauses
+from serve_app.queue.fairness.running_limits import RunningLimits
 from serve_app.queue.state.eta import EtaModel
 from serve_app.queue.state.positions import Positions
 from serve_app.queue.state.replicas import ReplicaRegistry
@@ -51,6 +52,7 @@ class QueueState:
     lanes: Lanes
     charges: LaneCharges
     snapshots: OpenSnapshots
+    running_limits: RunningLimits
     costs: CostModel
     pauses: Pauses
     notifier: Notifier
@@ -76,10 +78,11 @@ class QueueState:
             waiters=Waiters(clock),
             requests=requests,
             stats=stats,
-            replicas=ReplicaRegistry(database, stats),
+            replicas=ReplicaRegistry(database, stats, clock),
             lanes=Lanes(database, limits),
             charges=LaneCharges(database),
             snapshots=OpenSnapshots(database, clock),
+            running_limits=RunningLimits(database, limits),
             costs=costs,
             pauses=pauses,
             notifier=Notifier(database, ingress_id, clock, metrics),

@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from serve_app.domain.lease import Ask, Presence, ReplicaStage, Report
+from serve_app.domain.ports import Clock
 from serve_app.postgres.database import Database
 from serve_app.queue.state.stats import QueueStats
 from serve_app.queue.store import messages
+from serve_app.telemetry.queue_metrics import GpuMemory
 
 UPSERT = """
 -- name: write_replicas
@@ -53,9 +55,11 @@ DELETE FROM replicas WHERE actor_id = ANY(%(actors)s::text[])
 class ReplicaRegistry:
     """Record replicas in memory and in the database."""
 
-    def __init__(self, database: Database, stats: QueueStats) -> None:
+    def __init__(self, database: Database, stats: QueueStats, clock: Clock) -> None:
         self._database = database
         self._stats = stats
+        self._clock = clock
+        self._memory: dict[str, tuple[float, GpuMemory]] = {}  # and when a poll said it
         self._polls: dict[str, Mapping[str, Any]] = {}
         self._reports: dict[str, Mapping[str, Any]] = {}
 
@@ -72,6 +76,9 @@ class ReplicaRegistry:
         draining = self._stats.stage_of(ask.replica_id) is ReplicaStage.DRAINING and ask.slots == 0
         stage = ReplicaStage.DRAINING if draining else ReplicaStage.READY
         presence = Presence(ask.replica_id, ask.actor_id, ask.pool, stage, ask.detail, ask.loading)
+        if ask.device_bytes:
+            memory = GpuMemory(ask.pool, ask.device_bytes, ask.free_bytes)
+            self._memory[ask.replica_id] = self._clock.monotonic(), memory
         slots = max(1, ask.slots + len(ask.held))
         self._stats.replica_seen(presence, slots)
         if ask.replica_id in self._reports:
@@ -81,6 +88,12 @@ class ReplicaRegistry:
             "slots": slots,
             "busy": bool(ask.held),
         }
+
+    def gpu_memory(self) -> Mapping[str, GpuMemory]:
+        """GPU memory of the replicas that poll here, by replica."""
+        since = self._clock.monotonic() - MAX_AGE_S
+        self._memory = {id_: each for id_, each in self._memory.items() if each[0] >= since}
+        return {id_: memory for id_, (_, memory) in self._memory.items()}
 
     def reported(self, report: Report) -> None:
         """Record a report that renews leases."""

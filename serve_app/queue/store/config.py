@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from serve_app.queue.store import messages
 from serve_app.settings import NO_LIMITS, Config, EndpointLimits, TenantLimits
+
+Limited = tuple[str, str]
+"""A tenant or endpoint with a limit on running requests: ``TENANT`` or ``ENDPOINT``, its name."""
+TENANT, ENDPOINT = "tenant", "endpoint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,12 @@ class QueueLimits:
         """Weight of the tenant: its share is this against the weights of the others."""
         return self.tenants.get(tenant, NO_LIMITS).weight
 
+    def metrics_label(self, tenant: str) -> str:
+        """The tenant, if the settings name it, or else ``other``: a registry of metrics keeps each
+        value that a label ever had.
+        """
+        return tenant if tenant in self.tenants else "other"
+
     def waiting_of_tenant(self, tenant: str) -> int:
         return self.tenants.get(tenant, NO_LIMITS).max_waiting or self.max_waiting_per_tenant
 
@@ -68,6 +79,25 @@ class QueueLimits:
         return None if own is None else own.max_running
 
     @property
+    def running_parameters(self) -> Mapping[str, object]:
+        """Limits on running requests, as parameters of a statement."""
+        tenants = {
+            tenant: each.max_running
+            for tenant, each in self.tenants.items()
+            if each.max_running is not None
+        }
+        endpoints = [
+            {"endpoint": endpoint, "most": each.max_running}
+            for endpoint, each in self.endpoints.items()
+            if each.max_running is not None
+        ]
+        return {
+            "most_of_tenant": self.max_running_per_tenant,
+            "tenants": messages.compact(tenants),
+            "endpoints": messages.compact(endpoints),
+        }
+
+    @property
     def limits_running(self) -> bool:
         """True if there is any limit on running requests."""
         each = (*self.tenants.values(), *self.endpoints.values())
@@ -75,12 +105,14 @@ class QueueLimits:
             one.max_running is not None for one in each
         )
 
-    def limits(self, tenant: str, endpoint: str) -> bool:
-        """True if there is a limit on running requests of this tenant or endpoint."""
-        return (
-            self.running_of_tenant(tenant) is not None
-            or self.running_of_endpoint(endpoint) is not None
-        )
+    def limited(self, tenant: str, endpoint: str) -> Sequence[Limited]:
+        """Which of this tenant and endpoint have a limit on running requests."""
+        names: list[Limited] = []
+        if self.running_of_tenant(tenant) is not None:
+            names.append((TENANT, tenant))
+        if self.running_of_endpoint(endpoint) is not None:
+            names.append((ENDPOINT, endpoint))
+        return names
 
 
 # Retention of ended requests.
@@ -90,14 +122,19 @@ DAY_S = 86400.0
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """Retention in days after a request's end. None: until it is deleted by hand."""
+    """Retention in days after a request's end. None: until it is deleted by hand.
+
+    ``audit_days``: of entries of the audit log. None: forever.
+    """
 
     days: float | None = None
     tenants: Mapping[str, TenantLimits] = field(default_factory=dict[str, TenantLimits])
+    audit_days: float | None = None
 
     @classmethod
     def of(cls, config: Config) -> Retention:
-        return cls(config.queue.retention_days, config.queue.tenant_limits)
+        queue = config.queue
+        return cls(queue.retention_days, queue.tenant_limits, queue.audit_retention_days)
 
     @property
     def any(self) -> bool:

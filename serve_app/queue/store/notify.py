@@ -32,6 +32,7 @@ COALESCE_S = 0.003
 RECONNECT_S = (0.1, 0.5, 1.0, 2.0)
 PROBE_S = 3.0
 PER_MESSAGE = 100  # ids; a payload holds 8000 bytes
+FREED_PER_MESSAGE = 25  # names, beside the ids
 
 COUNT_LISTENERS = f"""
 -- name: count_listeners
@@ -44,39 +45,39 @@ NOTIFY = f"-- name: notify\nSELECT pg_notify('{CHANNEL}', %(payload)s)"
 
 @dataclass
 class Notification:
-    """Changes to announce: requests, pools that have queued requests, signals for replicas."""
+    """Changes to announce: requests, pools that have queued requests, signals for replicas, and
+    tenants and endpoints, with their kind, that run less than before and have a limit on that.
+    """
 
     changed: set[str] = field(default_factory=set[str])
     pools: set[str] = field(default_factory=set[str])
     signals: set[Signal] = field(default_factory=set[Signal])
+    freed: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
     since: float | None = None  # Unix time of the first change
 
     def messages(self, sender: str) -> Iterator[str]:
-        changed, signals = sorted(self.changed), list(self.signals)
+        """The payloads. Before a receiver leases, it knows all that was freed: the pools come
+        last.
+        """
+
+        def payload(**part: object) -> str:
+            nothing = {"changed": [], "pools": [], "signals": [], "freed": []}
+            return compact({"from": sender, "at": self.since, **nothing, **part})
+
+        changed, signals, freed = sorted(self.changed), list(self.signals), sorted(self.freed)
+        for start in range(FREED_PER_MESSAGE, len(freed), FREED_PER_MESSAGE):
+            yield payload(freed=freed[start : start + FREED_PER_MESSAGE])
+        first = {"pools": sorted(self.pools), "freed": freed[:FREED_PER_MESSAGE]}
         for start in range(0, max(len(changed), len(signals), 1), PER_MESSAGE):
             part = slice(start, start + PER_MESSAGE)
-            yield compact(
-                {
-                    "from": sender,
-                    "at": self.since,
-                    "changed": [] if signals[part] else changed[part],
-                    "pools": sorted(self.pools) if start == 0 else [],
-                    "signals": [
-                        [each.held.request_id, each.held.attempt, each.held.nonce, each.kind]
-                        for each in signals[part]
-                    ],
-                }
-            )
-            if signals[part] and changed[part]:
-                yield compact(
-                    {
-                        "from": sender,
-                        "at": self.since,
-                        "changed": changed[part],
-                        "pools": [],
-                        "signals": [],
-                    }
-                )
+            signalled = [
+                [each.held.request_id, each.held.attempt, each.held.nonce, each.kind]
+                for each in signals[part]
+            ]
+            yield payload(changed=[] if signalled else changed[part], signals=signalled, **first)
+            if signalled and changed[part]:
+                yield payload(changed=changed[part])
+            first = {}
 
 
 class Notifier:
@@ -123,6 +124,7 @@ class Notifier:
         changed: Iterable[str] = (),
         pools: Iterable[str] = (),
         signals: Iterable[Signal] = (),
+        freed: Iterable[tuple[str, str]] = (),
     ) -> None:
         """Notify the other processes soon. Call it after the commit."""
         if self._alone:
@@ -132,6 +134,7 @@ class Notifier:
         self._pending.changed.update(changed)
         self._pending.pools.update(pools)
         self._pending.signals.update(signals)
+        self._pending.freed.update(freed)
         self._something.set()
 
     async def count_listeners(self) -> None:
@@ -209,4 +212,8 @@ class Notifier:
             None if at is None else self._clock.now().timestamp() - at
         )
         signals = {Signal(SignalKind(kind), LeaseKey(*key)) for *key, kind in message["signals"]}
-        self._on_notification(Notification(set(message["changed"]), set(message["pools"]), signals))
+        # Versions before send no `freed`: what they end is seen by the next look.
+        freed = {(kind, name) for kind, name in message.get("freed", [])}
+        self._on_notification(
+            Notification(set(message["changed"]), set(message["pools"]), signals, freed)
+        )

@@ -11,17 +11,19 @@ behind it: it was refunded time that its requests did not use.
 
 Several ingress processes look at the same lanes. A request that one of them is leasing is skipped
 by the others. So are all requests of a tenant or endpoint with a limit on running requests while
-one of them leases any. So a statement may see requests and lease none of them: ``Contention``
-decides when to look again, and at how many more lanes.
+one of them leases any, or when it is at its limit. So a statement may see requests and lease none
+of them: ``Contention`` decides when to look again, and at how many more lanes.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from serve_app.domain.lease import LeftOut
+from serve_app.domain.request import Request
 from serve_app.postgres.database import Database
 from serve_app.queue.fairness.fair_queue import LOOK_AHEAD
 from serve_app.queue.fairness.open_snapshots import Front
@@ -37,9 +39,10 @@ class LeaseResult:
     """Result of a leasing statement: leased requests by offer, in the queue's order.
 
     ``drained``: tenants whose lanes were put to sleep. ``more``: further requests may be leased
-    now. ``missed``: requests that it saw and had slots for, and that another process took.
+    now. ``missed``: requests that it saw and had slots for, and could not lease.
     ``unwritten``: charges by tenant that the process must keep, in seconds. ``served``: the highest
-    start that was leased, None if nothing was.
+    start that was leased, None if nothing was. ``full``: tenants and endpoints that it found at
+    their limit of running requests, or that reached it.
     """
 
     found: Sequence[tuple[int, StoredRequest, Mapping[str, Any]]]  # offer, request, whole input
@@ -48,6 +51,7 @@ class LeaseResult:
     missed: int
     unwritten: Mapping[str, float] = field(default_factory=dict)
     served: float | None = None
+    full: LeftOut = field(default_factory=LeftOut)
 
 
 # Contention with other ingress processes. Pure.
@@ -105,8 +109,8 @@ async def lease_queued(
     """Lease at most one request to each offer.
 
     ``hot``: endpoints loaded on the offering replicas. ``left_out``: requests that none of them
-    wants. ``spare_lanes``: see ``Contention``. ``front``: None if no snapshot is open for long; see
-    ``OpenSnapshots``.
+    wants, or that are known to be at a limit, see ``RunningLimits``. ``spare_lanes``: see
+    ``Contention``. ``front``: None if no snapshot is open for long; see ``OpenSnapshots``.
     """
     slots = [
         {"n": n, "replica": offer.replica_id, "actor": offer.actor_id}
@@ -122,12 +126,12 @@ async def lease_queued(
             "lanes": len(slots) + len(charges) + spare_lanes,
             "hot": sorted(hot),
             "left_out": sorted(left_out.endpoints),
-            "tenants_left_out": sorted(left_out.tenants),
+            "tenants_left_out": messages.compact([*left_out.tenants]),
             "charges": messages.compact(
                 [{"tenant": tenant, "seconds": seconds} for tenant, seconds in charges.items()]
             ),
             "first_lease_s": limits.first_lease_s,
-            **_running(limits),
+            **limits.running_parameters,
             **(_beside_snapshot(front, len(slots) + spare_lanes) if front else {}),
         },
     )
@@ -139,7 +143,6 @@ def _beside_snapshot(front: Front, next_lanes: int) -> Mapping[str, object]:
         "served": front.served,
         "vtime_from": front.vtime,
         "fronts": messages.compact(front.ranks),
-        "started": messages.compact(front.started),
         "writes_lanes": front.writes_lanes,
         "next_lanes": next_lanes,
     }
@@ -152,7 +155,7 @@ def _statement(limits: QueueLimits, left_out: LeftOut) -> tuple[str, str]:
 
 
 def _result(rows: Sequence[tuple[Any, ...]], slots: int) -> LeaseResult:
-    _, seen, takeable, _, _, unwritten, served, *_ = rows[0]
+    _, seen, takeable, _, _, unwritten, served, rooms, *_ = rows[0]
     rows = [row for row in rows if row[0] is not None]
     found = [_found(row) for row in rows]
     drained = frozenset(
@@ -160,28 +163,21 @@ def _result(rows: Sequence[tuple[Any, ...]], slots: int) -> LeaseResult:
     )
     more = bool(found) and (seen > len(found) or len(found) >= min(slots, LOOK_AHEAD))
     missed = max(0, min(slots, takeable) - len(found))
-    return LeaseResult(found, drained, more, missed, unwritten or {}, served)
+    full = _full(rooms, [each.request for _, each, _ in found]) if rooms else LeftOut()
+    return LeaseResult(found, drained, more, missed, unwritten or {}, served, full)
+
+
+def _full(rooms: Mapping[str, Mapping[str, int] | None], leased: Sequence[Request]) -> LeftOut:
+    """Names whose room, by the statement's counts, is used up by what it leased."""
+    tenants = Counter(each.tenant for each in leased)
+    endpoints = Counter(each.endpoint for each in leased)
+    return LeftOut(
+        frozenset(name for name, n in (rooms["endpoints"] or {}).items() if n <= endpoints[name]),
+        frozenset(name for name, n in (rooms["tenants"] or {}).items() if n <= tenants[name]),
+    )
 
 
 def _found(row: tuple[Any, ...]) -> tuple[int, StoredRequest, Mapping[str, Any]]:
-    n, _, _, _, whole, _, _, _, *columns = row
+    n, _, _, _, whole, _, _, _, _, *columns = row
     found = stored(tuple(columns))
     return n - 1, found, found.request.input if whole is None else whole
-
-
-def _running(limits: QueueLimits) -> Mapping[str, object]:
-    tenants = {
-        tenant: each.max_running
-        for tenant, each in limits.tenants.items()
-        if each.max_running is not None
-    }
-    endpoints = [
-        {"endpoint": endpoint, "most": each.max_running}
-        for endpoint, each in limits.endpoints.items()
-        if each.max_running is not None
-    ]
-    return {
-        "most_of_tenant": limits.max_running_per_tenant,
-        "tenants": messages.compact(tenants),
-        "endpoints": messages.compact(endpoints),
-    }

@@ -78,66 +78,58 @@ def _any(most: int, *, some_full: bool, beside_snapshot: bool) -> str:
     )
 
 
-# Clauses added by limits on running requests. Lanes and endpoints at their limit are left out by a
-# look that locks nothing. What is left is counted again by `running_room`, which locks each tenant
-# and endpoint with a limit: only their requests are leased by one statement at a time. Where it
-# returns no room, another statement leases them now or has just leased the last ones.
-_AT_LIMIT = """(
-    SELECT true FROM requests n WHERE n.state = 'running' AND n.{name} = {of}.{name} {since}
-    ORDER BY n.started_at OFFSET {most} - 1 LIMIT 1) IS NOT NULL"""
-_LIMITS = f"""
+# Clauses added by limits on running requests. Lanes and endpoints that the process knows to be at
+# their limit are left out. `room_under_limit` counts for the others, and locks each tenant and
+# endpoint with a limit: only their requests are leased by one statement at a time. Where it returns
+# -1, another statement leases them now. Where it returns 0, the process learns of it.
+_LIMITS = """
 tenant_limits AS MATERIALIZED (SELECT %(tenants)s::jsonb AS most),
 endpoint_limits AS MATERIALIZED (
-    SELECT x.endpoint, x.most,
-           {_AT_LIMIT.format(name="endpoint", of="x", most="x.most", since="")} AS reached
-    FROM json_to_recordset(%(endpoints)s::json) AS x(endpoint text, most integer)
-),
-full_endpoints AS MATERIALIZED (
-    SELECT array_agg(endpoint) AS names FROM (
-        SELECT endpoint FROM endpoint_limits WHERE reached
-        UNION ALL SELECT unnest(%(left_out)s::text[])) x
+    SELECT * FROM json_to_recordset(%(endpoints)s::json) AS x(endpoint text, most integer)
 ),
 """
 _MOST_OF_TENANT = """CROSS JOIN LATERAL (
         SELECT coalesce(((SELECT most FROM tenant_limits) ->> l.tenant)::integer,
                         %(most_of_tenant)s::integer) AS most OFFSET 0
         ) limits"""
-# A hint too. If it is wrong, `running_room` says so.
-_SINCE_FRONT = """AND n.started_at >= coalesce(
-        to_timestamp((%(started)s::jsonb ->> l.tenant)::double precision), '-infinity')"""
-
-
-def _below_limit(*, beside_snapshot: bool) -> str:
-    since = _SINCE_FRONT if beside_snapshot else ""
-    at_limit = _AT_LIMIT.format(name="tenant", of="l", most="limits.most", since=since)
-    return f"AND CASE WHEN limits.most IS NULL THEN true ELSE NOT ({at_limit}) END"
-
-
 _COUNTED_LANE = """
 counted_lane AS MATERIALIZED (
     SELECT tenant, weight, start,
-           CASE WHEN most IS NOT NULL THEN running_room('tenant', tenant, most) END AS room
+           CASE WHEN most IS NOT NULL
+                THEN room_under_limit('tenant', tenant, most, %(count)s + 1) END AS room
     FROM lane
 ),"""
+# Only as many as may be leased by this statement or, if others lease some of them, nearly.
 _WITHIN = """
+near AS MATERIALIZED (
+    SELECT * FROM candidate WHERE coalesce(nth <= room, true)
+    ORDER BY start, place LIMIT 4 * %(lanes)s
+),
 endpoint_room AS MATERIALIZED (
-    SELECT endpoint, running_room('endpoint', endpoint, most) AS room FROM endpoint_limits
-    WHERE endpoint IN (SELECT endpoint FROM candidate)
+    SELECT endpoint, room_under_limit('endpoint', endpoint, most, %(count)s + 1) AS room
+    FROM endpoint_limits
+    WHERE endpoint IN (SELECT endpoint FROM near)
 ),
 within AS MATERIALIZED (
     SELECT c.*, e.room AS endpoint_room,
            row_number() OVER (PARTITION BY c.endpoint ORDER BY c.start, c.place) AS nth_of_endpoint
-    FROM candidate c LEFT JOIN endpoint_room e ON e.endpoint = c.endpoint
-    WHERE coalesce(c.nth <= c.room, true)
+    FROM near c LEFT JOIN endpoint_room e ON e.endpoint = c.endpoint
 ),"""
 # What might be leased, were it not for other statements.
 _TAKEABLE = """(SELECT count(*) FROM candidate WHERE room <= 0) + (
            SELECT count(*) FROM within
            WHERE endpoint_room <= 0 OR coalesce(nth_of_endpoint <= endpoint_room, true))"""
-# Endpoints that the waiting replicas do not want are skipped as if they were at their limit.
+_ROOMS = """json_build_object(
+           'tenants', (SELECT json_object_agg(tenant, room) FROM counted_lane WHERE room >= 0),
+           'endpoints', (
+               SELECT json_object_agg(endpoint, room) FROM endpoint_room WHERE room >= 0))"""
+# Endpoints and tenants whose requests the waiting replicas do not want, or that are at their limit.
+# Tenants may be thousands: the subquery is hashed, and JSON costs psycopg less than an array.
 _LEFT_OUT = """
 full_endpoints AS MATERIALIZED (SELECT nullif(%(left_out)s::text[], '{}') AS names),
 """
+_NOT_LEFT_OUT = """AND l.tenant NOT IN (
+        SELECT json_array_elements_text(%(tenants_left_out)s::json))"""
 # `outcome IS NULL AND lease_until IS NULL` is the same as `state = 'queued'`, by CHECKs of the
 # table; see end_attempt.py. Lanes are locked in order, after the requests, and no holder of a lane
 # waits for a queued request, so two leasing statements cannot deadlock.
@@ -161,7 +153,7 @@ pool_time AS MATERIALIZED (
 paused AS MATERIALIZED (
     SELECT array_agg(endpoint) AS names FROM halts WHERE kind = 'paused'
 ),
-{room}takes_suspect AS MATERIALIZED (
+{limits}{full}takes_suspect AS MATERIALIZED (
     SELECT EXISTS (
         SELECT FROM slot s WHERE s.replica NOT IN (SELECT replica_id FROM suspected)) AS yes
 ),
@@ -172,7 +164,7 @@ lane AS MATERIALIZED ({of_all}
         SELECT l.vtime + coalesce(
             (SELECT seconds FROM charged c WHERE c.tenant = l.tenant), 0) / l.weight AS own_time
         OFFSET 0) o {most_of_tenant}
-    WHERE l.pool = %(pool)s AND l.active {from_vtime} {not_left_out} {below_limit}
+    WHERE l.pool = %(pool)s AND l.active {from_vtime} {not_left_out}
       AND (SELECT true FROM ({any_one}) a LIMIT 1) IS NOT NULL
     ORDER BY l.vtime, l.woken_at
     LIMIT %(lanes)s{next}
@@ -219,7 +211,7 @@ leased AS (
         lease_nonce = {new_nonce},
         confirmed = false,
         lease_until = now() + make_interval(secs => %(first_lease_s)s),
-        started_at = now(),
+        started_at = {started_at},
         events = r.events + 1
     FROM numbered c JOIN seat s ON s.nth = c.n
     WHERE r.id = c.id
@@ -277,7 +269,7 @@ counted AS (
 SELECT r.n, c.seen, {takeable},
        coalesce((SELECT drained FROM spent s WHERE s.tenant = r.tenant), false),
        CASE WHEN r.shown IS NOT NULL THEN r.input END, {unwritten},
-       (SELECT max(start) FROM chosen), {unawaited}, {columns}
+       (SELECT max(start) FROM chosen), {rooms}, {unawaited}, {columns}
 FROM (SELECT count(*) AS seen FROM candidate) c LEFT JOIN leased r ON true
 LEFT JOIN progress p ON p.request_id = r.id AND p.attempt = r.attempt
 ORDER BY r.n
@@ -313,11 +305,11 @@ def _statement(
 ) -> str:
     some_full = limited or leaves_out
     clauses = {
-        "room": _LIMITS if limited else _LEFT_OUT if leaves_out else "",
+        "limits": _LIMITS if limited else "",
+        "full": _LEFT_OUT if some_full else "",
         "tenant_limit": "limits.most" if limited else "NULL AS room",
         "most_of_tenant": _MOST_OF_TENANT if limited else "",
-        "below_limit": _below_limit(beside_snapshot=beside_snapshot) if limited else "",
-        "not_left_out": "AND l.tenant <> ALL(%(tenants_left_out)s::text[])" if some_full else "",
+        "not_left_out": _NOT_LEFT_OUT if some_full else "",
         "not_behind": "true" if limited else "l.rested",
         "any_one": _any(1, some_full=some_full, beside_snapshot=beside_snapshot),
         "any_ahead": _any(LOOK_AHEAD, some_full=some_full, beside_snapshot=beside_snapshot),
@@ -330,6 +322,9 @@ def _statement(
             below="coalesce(nth_of_endpoint <= endpoint_room, true) AND" if limited else "",
         ),
         "takeable": _TAKEABLE if limited else "c.seen",
+        "rooms": _ROOMS if limited else "NULL",
+        # After the lock that counts for a limit: see the migration of `room_under_limit`.
+        "started_at": "clock_timestamp()" if limited else "now()",
     }
     if beside_snapshot:
         snapshot = (_SERVED, _FROM_VTIME, _OF_ALL, _NEXT, _WRITTEN, "written", _UNWRITTEN)

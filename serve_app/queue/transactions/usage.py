@@ -1,5 +1,5 @@
-"""Past usage and ended requests (PostgreSQL behind the port ``Ledger``), and usage of realtime
-frames.
+"""Past usage and ended requests (PostgreSQL behind the port ``Ledger``), and number and
+usage of realtime sessions.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from typing import Any
 
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.outcome import Usage
-from serve_app.domain.request import Request, State
+from serve_app.domain.request import Priority, Request, State
 from serve_app.domain.usage import EndedRequest, EndedRequestFilter, RequestTotals, UsageTotals
 from serve_app.postgres.database import Database
 from serve_app.postgres.fair_reads import FairReads
 from serve_app.queue.fairness.fair_queue import LaneCharges
+from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.rows import COLUMNS, SOURCE, known_id, stored
+from serve_app.telemetry.queue_metrics import QueueMeter
 
 CONSUMED = """
 SELECT width_bucket(at, %(edges)s::timestamptz[]) - 1, endpoint, count(*), sum(run_s),
@@ -141,7 +143,14 @@ def ended_statement(search: EndedRequestFilter) -> str:
     )
 
 
-# Usage of the frames of realtime sessions: one usage line each, under its own id.
+# Realtime sessions. The usage of their frames is one usage line each, under its own id.
+
+OPEN_SESSIONS = f"""
+-- name: count_sessions
+SELECT count(*) FROM requests
+WHERE priority = {int(Priority.REALTIME)} AND state IN ('queued', 'running')
+  AND tenant = %(tenant)s AND pool = %(pool)s
+"""
 
 COUNT = """
 INSERT INTO usage (request_id, tenant, endpoint, state, attempt, run_s, steps, units)
@@ -152,12 +161,21 @@ RETURNING tenant, (SELECT pool FROM requests WHERE id = %(session)s::uuid)
 """
 
 
-class FrameUsage:
-    """Record the frames of realtime sessions, and charge them to the tenants' lanes."""
+class RealtimeSessions:
+    """Count realtime sessions, record their frames, and charge these to the tenants' lanes."""
 
-    def __init__(self, database: Database, charges: LaneCharges) -> None:
+    def __init__(
+        self, database: Database, charges: LaneCharges, limits: QueueLimits, metrics: QueueMeter
+    ) -> None:
         self._database = database
         self._charges = charges
+        self._limits = limits
+        self._metrics = metrics
+
+    async def open_sessions(self, tenant: str, pool: str) -> int:
+        """Number of a tenant's sessions in a pool that wait for a slot or hold one."""
+        rows = await self._database.rows(OPEN_SESSIONS, {"tenant": tenant, "pool": pool})
+        return int(rows[0][0])
 
     async def record_frame(
         self, session: LeaseKey, request_id: str, state: State, usage: Usage
@@ -177,3 +195,4 @@ class FrameUsage:
         )
         for tenant, pool in rows:
             self._charges.add(pool, tenant, usage.run_s)
+            self._metrics.used(self._limits.metrics_label(tenant), usage.run_s)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+
 import pytest
 
 from serve_app.domain.errors import Overloaded
+from serve_app.domain.request import State
+from serve_app.ingress.app import create_app
+from serve_app.ingress.services import session_limit
 from serve_app.ingress.services.session_limit import SessionCounts, max_sessions
 from serve_app.settings import Config, PoolConfig
 from tests.deployments.waiting import until
-from tests.ingress.house import built
+from tests.ingress.house import House, built
 from tests.ingress.socket import connected
 
 
@@ -29,6 +36,59 @@ async def test_one_more_session_than_the_limit_is_refused_until_another_ends() -
         async with connected(house) as third:
             third.send(echo=3)
             assert (await third.hear())["echo"] == 3
+
+
+@asynccontextmanager
+async def two_processes(most: int) -> AsyncGenerator[tuple[House, House]]:
+    """Two ingress processes with one queue; sessions are only counted in common by the queue."""
+    async with built(max_sessions_per_tenant=most) as one:
+        services = replace(one.services, session_counts=SessionCounts())
+        app = create_app()
+        app.state.services = services
+        yield one, replace(one, app=app, services=services)
+
+
+async def test_the_limit_counts_the_sessions_at_all_ingress_processes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(session_limit, "RELEASE_S", 0.2)
+    async with two_processes(most=1) as (here, there), connected(here) as first:
+        first.send(echo=1)
+        assert (await first.hear())["echo"] == 1
+        async with connected(there) as second:
+            refusal = await second.hear()
+            assert await second.end() == 1013
+        assert refusal["error"] == "CONCURRENT_REQUESTS_LIMIT"
+        assert "1 open realtime sessions" in refusal["reason"]
+        first.send(echo=2)  # it is not disturbed
+        assert (await first.hear())["echo"] == 2
+
+
+async def test_a_session_that_was_just_closed_elsewhere_makes_room_for_the_next() -> None:
+    async with two_processes(most=1) as (here, there):
+        for house in (here, there, here):
+            async with connected(house) as each:
+                each.send(echo=1)
+                assert (await each.hear())["echo"] == 1
+
+
+async def test_sessions_that_begin_at_once_at_several_processes_are_never_too_many() -> None:
+    async with two_processes(most=1) as houses, AsyncExitStack() as stack:
+        each = [await stack.enter_async_context(connected(houses[n % 2])) for n in range(4)]
+        for client in each:
+            client.send(echo=1)
+        heard = [await client.hear(within_s=10.0) for client in each]
+        assert sum("echo" in message for message in heard) <= 1
+        await until(lambda: len(here_open(houses[0])) <= 1)
+
+
+def here_open(house: House) -> Sequence[str]:
+    """Ids of the open sessions."""
+    return [
+        id_
+        for id_, row in house.queue._rows.items()
+        if row.request.state in (State.QUEUED, State.RUNNING)
+    ]
 
 
 def test_sessions_of_other_tenants_and_pools_do_not_count() -> None:

@@ -6,12 +6,13 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import psycopg
 import pytest
 
 from serve_app.domain.request import Priority
-from serve_app.postgres.database import Database
+from serve_app.postgres.database import Database, Lock
 from serve_app.queue.fairness.open_snapshots import (
     MAX_AGE_S,
     MIN_TRANSACTIONS,
@@ -24,7 +25,7 @@ from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.migrations import migrate
 from serve_app.queue.transactions.insert import DirectLease
 from serve_app.queue.transactions.lease import LeaseResult, LeftOut, lease_queued
-from serve_app.settings import TenantLimits
+from serve_app.settings import EndpointLimits, TenantLimits
 from tests.fakes.clock import FakeClock
 from tests.queue.database import LONG_LEASES, Ingress
 from tests.queue.requests import POOL, ask, new
@@ -47,7 +48,7 @@ WHERE id = ANY(%(ids)s::uuid[])
 """
 PAGES = """
 SELECT sum(heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read)::bigint
-FROM pg_statio_user_tables WHERE relname IN ('requests', 'fair_lanes')
+FROM pg_statio_user_tables WHERE relname IN ('requests', 'fair_lanes', 'running_counts')
 """
 
 
@@ -118,8 +119,10 @@ class Leaser:
         (LONG_LEASES, LeftOut()),
         (LONG_LEASES, LeftOut(frozenset({"sdxl"}))),
         (replace(LONG_LEASES, tenants={"zoe": TenantLimits(max_running=1)}), LeftOut()),
+        (replace(LONG_LEASES, max_running_per_tenant=6), LeftOut()),
+        (replace(LONG_LEASES, endpoints={"noop": EndpointLimits(max_running=6)}), LeftOut()),
     ],
-    ids=["plain", "leaving out", "limited"],
+    ids=["plain", "leaving out", "another tenant limited", "all limited", "endpoint limited"],
 )
 async def test_leasing_beside_an_open_snapshot_reads_at_most_twice_the_pages(
     alone: Database, limits: QueueLimits, left_out: LeftOut
@@ -219,6 +222,49 @@ async def test_lanes_are_written_each_second_and_an_old_look_is_not_used(
     snapshots.measured(0)
     await snapshots.look()
     assert wrote() is None
+
+
+class Slow(Database):
+    """A database whose statements take a time of the fake clock."""
+
+    def __init__(self, conninfo: str, clock: FakeClock, takes_s: float) -> None:
+        super().__init__(conninfo)
+        self.clock, self.takes_s = clock, takes_s
+        self.statements = 0
+
+    async def rows(
+        self, sql: str, params: Mapping[str, Any] | None = None, *, lock: Lock | None = None
+    ) -> list[tuple[Any, ...]]:
+        self.statements += 1
+        self.clock.advance(self.takes_s)
+        return await super().rows(sql, params, lock=lock)
+
+
+async def test_looks_come_less_often_when_they_cost_more_and_hold_until_the_next_one(
+    database: Database,
+) -> None:
+    await fill(database, 4)
+    clock = FakeClock()
+    slow = Slow(database.conninfo, clock, takes_s=1.0)
+    await slow.start()
+    try:
+        snapshots = OpenSnapshots(slow, clock)
+        snapshots.measured(MIN_TRANSACTIONS)
+        snapshots.front(POOL, 0)
+        for second in range(21):
+            assert (snapshots.front(POOL, 0) is not None) == (second > 0)
+            await snapshots.look()
+            clock.advance(1.0)
+        assert slow.statements == 3  # a second is a tenth of ten
+        slow.takes_s = 0.01
+        statements = slow.statements
+        for _ in range(20):
+            snapshots.front(POOL, 0)
+            await snapshots.look()
+            clock.advance(1.0)
+        assert slow.statements - statements >= 10
+    finally:
+        await slow.aclose()
 
 
 async def test_a_look_finds_the_first_request_and_lane(database: Database) -> None:

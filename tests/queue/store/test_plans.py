@@ -20,6 +20,7 @@ from serve_app.queue.store.migrations import migrate
 from serve_app.queue.transactions import garbage
 from serve_app.queue.transactions.deletion import DUE_TENANTS, FIRST_ID, PAGE_SIZE, SEE_ENDS
 from serve_app.queue.transactions.history import page_statement
+from serve_app.queue.transactions.usage import OPEN_SESSIONS
 
 QUEUED, IDLE_LANES, MAX_READ = 5000, 50, 1000
 FILL = f"""
@@ -139,6 +140,16 @@ async def test_a_look_for_requests_to_delete_by_age_does_not_read_the_history(
         plan = prepared(connection, DUE_TENANTS, {"ages": "[]", "age_s": 0.0})
     read = next(line for line in plan if "shared hit=" in line)
     assert int(read.split("shared hit=")[1].split()[0]) < MAX_READ, "\n".join(plan)
+
+
+async def test_a_count_of_realtime_sessions_reads_neither_history_nor_queue(history: str) -> None:
+    with psycopg.connect(history, autocommit=True) as connection:
+        connection.execute(SESSION)
+        connection.execute(FILL.encode())
+        plan = prepared(connection, OPEN_SESSIONS, {"tenant": BUSY, "pool": "pool"})
+        connection.execute("DELETE FROM requests WHERE state = 'queued'")
+    read = next((line for line in plan if "shared hit=" in line), "shared hit=0")
+    assert int(read.split("shared hit=")[1].split()[0]) < 20, "\n".join(plan)
 
 
 def prepared(

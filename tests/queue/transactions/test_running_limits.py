@@ -12,6 +12,7 @@ import pytest
 
 from serve_app.domain.lease import Lease, LeftOut
 from serve_app.postgres.database import SESSION, Database
+from serve_app.queue.fairness.running_limits import RunningLimits
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.migrations import migrate
 from serve_app.queue.transactions.insert import DirectLease
@@ -86,7 +87,7 @@ async def test_a_leasing_waits_for_no_other_one_and_leaves_out_what_that_one_cou
     for tenant in ("ann", "cleo"):
         await queue.submit(new(tenant=tenant))
     async with await psycopg.AsyncConnection.connect(ingress.conninfo) as other:
-        await other.execute("SELECT running_room('tenant', 'ann', 3)")
+        await other.execute("SELECT room_under_limit('tenant', 'ann', 3, 1)")
         got = await leased(database, LIMITS)
         assert [each.request.tenant for _, each, _ in got.found] == ["cleo"]
         assert got.missed == 1  # so it looks again soon
@@ -105,7 +106,7 @@ async def test_what_was_leased_after_a_leasing_began_is_counted_by_it(
         await other.execute(
             """CREATE FUNCTION pg_temp.room_after(seconds float) RETURNS integer LANGUAGE plpgsql
                AS 'BEGIN PERFORM pg_sleep(seconds);
-                   RETURN running_room(''tenant'', ''bob'', 1); END'"""
+                   RETURN room_under_limit(''tenant'', ''bob'', 1, 1); END'"""
         )
         counting = asyncio.create_task(other.execute("SELECT pg_temp.room_after(1.0)"))
         await asyncio.sleep(0.2)
@@ -132,7 +133,7 @@ async def test_what_is_counted_under_a_limit_is_not_the_history_nor_what_runs_of
     await migrate(empty)
     async with await psycopg.AsyncConnection.connect(empty, autocommit=True) as connection:
         await connection.execute(SESSION)
-        room = f"SELECT running_room('{kind}', 'ann', 5)".encode()
+        room = f"SELECT room_under_limit('{kind}', 'ann', 5, 1)".encode()
         await connection.execute(room)  # its plan is made while the tables are empty
         await connection.execute(MANY.encode())
         cursor = await connection.execute(b"EXPLAIN (ANALYZE, BUFFERS) " + room)
@@ -140,3 +141,174 @@ async def test_what_is_counted_under_a_limit_is_not_the_history_nor_what_runs_of
         read = next(line for line in plan if "shared hit=" in line)
         assert int(read.split("shared hit=")[1].split()[0]) < MAX_READ, plan
         assert await (await connection.execute(room)).fetchone() == (5,)
+
+
+FULL, ENDPOINTS, EACH_RUNS = 300, 40, 40
+SETUP = f"""
+INSERT INTO requests (id, tenant, endpoint, endpoint_digest, pool, priority, state, input, attempt,
+                      replica_id, actor_id, started_at, lease_until)
+SELECT gen_random_uuid(), 'full-' || n % {FULL}, 'endpoint-' || n % {ENDPOINTS}, '0', '{POOL}', 1,
+       'running', '{{}}', 1, 'r', 'a', now() - interval '1 hour', now() + interval '1 day'
+FROM generate_series(1, {FULL * EACH_RUNS}) n
+"""
+WAIT = f"""
+WITH tenant AS (
+    INSERT INTO fair_lanes (pool, tenant, vtime)
+    SELECT '{POOL}', 'full-' || n, 0 FROM generate_series(0, {FULL} - 1) n
+    UNION ALL SELECT '{POOL}', 'free-' || n, 1 FROM generate_series(1, 8) n
+    RETURNING tenant
+)
+INSERT INTO requests (id, tenant, endpoint, endpoint_digest, pool, priority, state, input)
+SELECT gen_random_uuid(), tenant, 'endpoint-' || n, '0', '{POOL}', 1, 'queued', '{{}}'
+FROM tenant, generate_series(1, 30) n
+"""
+MOST_PAGES = 2000
+PAGES = """
+SELECT sum(heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read)::bigint
+FROM pg_statio_user_tables WHERE relname IN ('requests', 'fair_lanes', 'running_counts')
+"""
+AGAIN = """
+UPDATE requests SET state = 'queued', lease_until = NULL, started_at = NULL
+WHERE state = 'running' AND replica_id = 'r1'
+"""
+TENANTS_LIMITED = replace(LONG_LEASES, max_running_per_tenant=EACH_RUNS)
+ENDPOINTS_LIMITED = replace(
+    LONG_LEASES,
+    endpoints={f"endpoint-{n}": EndpointLimits(max_running=10_000) for n in range(ENDPOINTS)},
+)
+
+
+@pytest.mark.parametrize(
+    "limits", [TENANTS_LIMITED, ENDPOINTS_LIMITED], ids=["tenants", "endpoints"]
+)
+async def test_a_leasing_reads_neither_what_runs_nor_the_requests_of_lanes_at_their_limit(
+    empty: str, limits: QueueLimits
+) -> None:
+    await migrate(empty)
+    database = Database(empty, connections=1)
+    await database.start()
+    for statement in (SETUP, WAIT, "ANALYZE requests, fair_lanes"):
+        await database.rows(statement)
+    known = RunningLimits(database, limits)
+
+    async def read() -> int:
+        await database.rows("SELECT pg_stat_force_next_flush()")
+        ((pages,),) = await database.rows(PAGES)
+        return pages
+
+    async def lease() -> int:
+        before = await read()
+        left_out, number = known.left_out()
+        offers = [DirectLease("r1", "a1")] * 8
+        found = await lease_queued(database, POOL, offers, frozenset(), left_out, limits, {})
+        known.found(found.full, number)
+        assert len(found.found) == 8
+        pages = await read() - before
+        await database.rows(AGAIN)
+        return pages
+
+    try:
+        known.left_out()
+        await known.look()
+        await lease()  # makes the counts
+        assert [await lease() for _ in range(3)] < [MOST_PAGES] * 3
+    finally:
+        await database.aclose()
+
+
+async def test_kept_counts_let_exactly_the_limit_run(database: Database, ingress: Ingress) -> None:
+    most, before = 300, 250
+    limits = replace(LONG_LEASES, max_running_per_tenant=most)
+    await (await ingress(limits)).submit(new())
+    queue = f"""
+        INSERT INTO requests (id, tenant, endpoint, endpoint_digest, pool, priority, state, input)
+        SELECT gen_random_uuid(), 'ann', 'noop', '0', '{POOL}', 1, 'queued', '{{}}'
+        FROM generate_series(1, %(count)s)"""
+    start = """
+        UPDATE requests SET state = 'running', lease_until = now() + interval '1 day',
+               started_at = now() - interval '1 hour'
+        WHERE id IN (SELECT id FROM requests WHERE state = 'queued' LIMIT %(count)s)"""
+    end = """
+        UPDATE requests SET state = 'succeeded', outcome = '{}', lease_until = NULL
+        WHERE id IN (SELECT id FROM requests WHERE state = 'running'
+                     ORDER BY started_at %(order)s LIMIT %(count)s)"""
+    await database.rows(queue, {"count": 600})
+    await database.rows(start, {"count": before})
+
+    async def lease_all() -> int:
+        while (await leased(database, limits)).found:
+            pass
+        rows = await database.rows("SELECT count(*) FROM requests WHERE state = 'running'")
+        return rows[0][0]
+
+    assert await lease_all() == most
+    assert await database.rows("SELECT kind, name FROM running_counts") == [("tenant", "ann")]
+    for order in ("ASC", "DESC"):
+        await database.rows(end.replace("%(order)s", order), {"count": 70})
+        assert await lease_all() == most
+    # The clock was set back by an hour: the counts are from the future.
+    await database.rows("UPDATE running_counts SET since = since + interval '1 hour', counted = 0")
+    assert await lease_all() == most
+    assert await database.rows("SELECT since < now() FROM running_counts") == [(True,)]
+
+
+async def test_an_end_in_one_process_lets_another_one_lease_what_waits_at_the_limit(
+    ingress: Ingress,
+) -> None:
+    # Only a notification can say so in time: no process looks again within the test.
+    limits = replace(LIMITS, check_interval_s=1000.0, ask_wait_s=100.0)
+    here, there = await ingress(limits), await ingress(limits)
+    for _ in range(2):
+        await here.submit(new(tenant="bob"))
+    (first,) = (await here.ask(ask(1, replica="r1"))).leases
+    waiting = asyncio.create_task(there.ask(ask(1, replica="r2")))
+    while there.parts.state.running_limits.left_out()[0] != LeftOut(tenants=frozenset({"bob"})):  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    await here.finish(done(first.held))
+    assert len((await waiting).leases) == 1
+
+
+async def test_what_is_freed_while_a_leasing_or_a_look_is_under_way_is_not_left_out(
+    ingress: Ingress, database: Database
+) -> None:
+    queue = await ingress(LIMITS)
+    for _ in range(2):
+        await queue.submit(new(tenant="bob"))
+    assert len((await leased(database, LIMITS)).found) == 1
+    known = RunningLimits(database, LIMITS)
+    _, began = known.left_out()
+    known.freed([("tenant", "bob")])
+    known.found((await leased(database, LIMITS)).full, began)
+    assert not known.left_out()[0]
+    look = asyncio.create_task(known.look())
+    await asyncio.sleep(0)
+    known.freed([("tenant", "bob")])
+    await look
+    assert not known.left_out()[0]
+    await known.look()
+    assert known.left_out()[0].tenants == {"bob"}
+
+
+async def test_a_look_forgets_what_is_no_longer_at_its_limit(
+    ingress: Ingress, database: Database
+) -> None:
+    queue = await ingress(LIMITS)
+    for n in range(6):
+        await queue.submit(new(tenant="bob" if n % 2 else "cleo", endpoint=DEV))
+    while (await leased(database, LIMITS)).found:
+        pass
+    known = RunningLimits(database, LIMITS)
+    known.left_out()
+    await known.look()
+    assert known.left_out()[0] == LeftOut(frozenset({DEV}), frozenset({"bob"}))
+    await database.rows(
+        "UPDATE requests SET state = 'succeeded', outcome = '{}', lease_until = NULL "
+        "WHERE state = 'running'"
+    )
+    await known.look()
+    assert not known.left_out()[0]
+    known.found(LeftOut(frozenset({DEV})), 0)
+    await known.look()
+    known.found(LeftOut(frozenset({DEV})), 0)
+    await known.look()  # nothing was leased since the last one
+    assert not known.left_out()[0]
