@@ -1,10 +1,11 @@
 """Runs Darkroom on a Ray cluster of several nodes on this machine: a driver for test_nodes.py.
 
-    python -m tests.cluster.several_nodes TEMPORARY_DIRECTORY PORT ARGUMENTS_AS_JSON
+    python -m tests.cluster.several_nodes TEMPORARY_DIRECTORY PORT
 
-A head without GPUs, and two nodes that say that they have one. A line ``placed`` with JSON says
-the nodes and on which of them each deployment's replicas are; a line ``refused`` why nothing
-started. Ends when its input is closed.
+A head without GPUs, and two nodes that say that they have one. Each line of its input is a JSON
+object with the ``arguments`` of a Darkroom and the ``secrets`` of its environment, which replaces
+the one before. A line ``placed`` with JSON says the nodes and on which of them each deployment's
+replicas are; a line ``refused`` why nothing started. Ends when its input is closed.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from serve_app.app import APPLICATION, build
 
 OBJECT_STORE_BYTES = 80 * 2**20
 WORKERS = ("A10G", "L4")
+NO_LOGS = {"include_log_monitor": False}  # a process for each node; nothing reads what they read
 
 
 def cluster(temporary: str) -> tuple[Cluster, dict[str, str]]:
@@ -35,6 +37,8 @@ def cluster(temporary: str) -> tuple[Cluster, dict[str, str]]:
             "num_cpus": 1,
             "num_gpus": 0,
             "include_dashboard": False,
+            "no_monitor": True,  # of the autoscaler
+            **NO_LOGS,
             "object_store_memory": OBJECT_STORE_BYTES,
             "temp_dir": str(home),
         },
@@ -46,6 +50,7 @@ def cluster(temporary: str) -> tuple[Cluster, dict[str, str]]:
             num_gpus=1,
             resources={f"accelerator_type:{accelerator}": 1},
             object_store_memory=OBJECT_STORE_BYTES,
+            **NO_LOGS,
         )
         names[node.node_id] = accelerator
     return made, names
@@ -66,27 +71,41 @@ def placed(names: dict[str, str]) -> dict[str, list[str]]:
 
 
 def main() -> None:
-    temporary, port, arguments = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
+    temporary, port = sys.argv[1], int(sys.argv[2])
     made, names = cluster(temporary)
     try:
-        ray.init(address=made.address, namespace="serve", log_to_driver=False)
-        serve.start(http_options={"host": "127.0.0.1", "port": port, "location": "HeadOnly"})
-        try:
-            serve.run(build(arguments), name=APPLICATION, route_prefix="/")
-        except RuntimeError:
-            messages = [
-                deployment.message
-                for application in serve.status().applications.values()
-                for deployment in application.deployments.values()
-            ]
-            _say("refused", messages)
-        else:
-            _say("placed", placed(names))
-        sys.stdin.read()
+        for line in sys.stdin:
+            serve.shutdown()  # what the line before has started
+            ray.shutdown()
+            asked = json.loads(line)
+            _run(made.address, port, asked["arguments"], asked["secrets"], names)
         serve.shutdown()
         ray.shutdown()
     finally:
         made.shutdown()
+
+
+def _run(
+    address: str, port: int, arguments: Any, secrets: dict[str, str], names: dict[str, str]
+) -> None:
+    ray.init(
+        address=address,
+        namespace="serve",
+        log_to_driver=False,
+        runtime_env={"env_vars": secrets},
+    )
+    serve.start(http_options={"host": "127.0.0.1", "port": port, "location": "HeadOnly"})
+    try:
+        serve.run(build(arguments), name=APPLICATION, route_prefix="/")
+    except RuntimeError:
+        messages = [
+            deployment.message
+            for application in serve.status().applications.values()
+            for deployment in application.deployments.values()
+        ]
+        _say("refused", messages)
+    else:
+        _say("placed", placed(names))
 
 
 def _say(word: str, facts: object) -> None:

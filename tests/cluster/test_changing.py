@@ -29,6 +29,7 @@ from tests.cluster.processes import end_all, with_default_signals
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 ServeRun = Callable[..., subprocess.Popen[bytes]]
+WithPool = Callable[[dict[str, object]], Darkroom]
 
 REDEPLOY = """
 import json, sys
@@ -41,22 +42,39 @@ serve.run(build(config), name=APPLICATION, route_prefix="/")
 """
 
 
-def _pool(replicas: int) -> dict[str, object]:
+def _pool(replicas: int, slots: int = 2) -> dict[str, object]:
     return {
-        "studio": {
-            "families": ["probe"],
-            "slots": 2,
-            "num_cpus": 0.1,
-            "min_replicas": replicas,
-            "max_replicas": replicas,
-        }
+        "families": ["probe"],
+        "slots": slots,
+        "num_cpus": 0.1,
+        "min_replicas": replicas,
+        "max_replicas": replicas,
     }
 
 
-def test_scale_down_and_redeploy_under_load_fail_nothing(
-    make_darkroom: MakeDarkroom, check: Check
-) -> None:
-    darkroom = make_darkroom(_pool(2)).start()
+@pytest.fixture(scope="module")
+def with_pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WithPool]:
+    """Gives one Darkroom this pool, and starts it the first time."""
+    with contextlib.ExitStack() as made:
+        running: list[Darkroom] = []
+
+        def give(pool: dict[str, object]) -> Darkroom:
+            if running:
+                _redeploy(running[0], pool)
+            else:
+                darkroom = Darkroom(tmp_path_factory.mktemp("changing") / "data", {"studio": pool})
+                made.callback(darkroom.clear_away)
+                running.append(darkroom.start())
+            return running[0]
+
+        yield give
+        for darkroom in running:
+            darkroom.stop()
+            assert darkroom.leftovers() == []
+
+
+def test_scale_down_and_redeploy_under_load_fail_nothing(with_pool: WithPool, check: Check) -> None:
+    darkroom = with_pool(_pool(2))
     darkroom.all_ready(2)
     requests = [darkroom.submit(steps=20, step_ms=50) for _ in range(12)]
     darkroom.in_state(requests[3], "running")
@@ -64,35 +82,22 @@ def test_scale_down_and_redeploy_under_load_fail_nothing(
     requests += [darkroom.submit(steps=20, step_ms=50) for _ in range(4)]
     eventually(lambda: len(darkroom.replicas()) == 1, "one replica is left")
     # Another number of slots is another configuration of the replica: it is replaced.
-    changed = _pool(1)
-    changed["studio"]["slots"] = 3  # type: ignore[index]
-    _redeploy(darkroom, changed)
+    _redeploy(darkroom, _pool(1, slots=3))
     for request_id in requests:
         done = darkroom.in_state(request_id, "succeeded", "failed")
         assert done["state"] == "succeeded", done
         assert done["failures"] == 0, done
     check(darkroom, requests)
-    darkroom.stop()
-    assert darkroom.leftovers() == []
 
 
-def _redeploy(darkroom: Darkroom, pools: dict[str, object]) -> None:
-    config = darkroom.arguments() | {"pools": pools}
+def _redeploy(darkroom: Darkroom, pool: dict[str, object]) -> None:
+    config = darkroom.arguments() | {"pools": {"studio": pool}}
     done = darkroom.beside(REDEPLOY, config)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_a_pool_goes_to_zero_when_idle_and_comes_back_for_a_request(
-    make_darkroom: MakeDarkroom,
-) -> None:
-    pool = {
-        "families": ["probe"],
-        "num_cpus": 0.1,
-        "min_replicas": 0,
-        "max_replicas": 2,
-        "keep_alive_s": 3,
-    }
-    darkroom = make_darkroom({"studio": pool}).start()
+def test_a_pool_goes_to_zero_when_idle_and_comes_back_for_a_request(with_pool: WithPool) -> None:
+    darkroom = with_pool(_pool(0) | {"max_replicas": 2, "keep_alive_s": 3})
     eventually(lambda: darkroom.replicas() == [], "the idle pool has no replica")
     request_id = darkroom.submit(steps=20, step_ms=50)
     seen = darkroom.request(request_id)
@@ -104,7 +109,6 @@ def test_a_pool_goes_to_zero_when_idle_and_comes_back_for_a_request(
     )
     darkroom.in_state(request_id, "succeeded")
     eventually(lambda: darkroom.replicas() == [], "it goes back to zero")
-    darkroom.stop()
 
 
 SERVE_RUN = """

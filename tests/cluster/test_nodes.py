@@ -42,15 +42,58 @@ POOLS = {
     "large": {"families": ["large"], "num_gpus": 1, "num_cpus": 0.1, "accelerator": "A10G"},
 }
 
-Start = Callable[[dict[str, str]], tuple[str, Any, int]]
+Start = Callable[..., tuple[str, Any, int]]
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    """Starts a Darkroom on the cluster in place of the last: see ``several_nodes``."""
+    port = free_port()
+    temporary = SHORT_TEMP_DIR / f"darkroom-test-{port}"
+    switches = {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TMPDIR": str(temporary),
+        "PYTHONPATH": str(ROOT),
+    }
+    said = tmp_path_factory.mktemp("nodes") / "nodes.err"
+    with said.open("ab") as errors:
+        process = subprocess.Popen(
+            with_default_signals(
+                *(sys.executable, "-m", "tests.cluster.several_nodes"),
+                *(str(temporary), str(port)),
+            ),
+            env=clean_environment() | switches,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,
+        )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    asked, answers = process.stdin, process.stdout
+
+    def run(secrets: dict[str, str], arguments: dict[str, Any]) -> tuple[str, Any, int]:
+        asked.write(json.dumps({"arguments": arguments, "secrets": secrets}) + "\n")
+        asked.flush()
+        for line in answers:
+            word, _, facts = line.partition(" ")
+            if word in ("placed", "refused"):
+                return word, json.loads(facts), port
+        raise AssertionError(said.read_text()[-4000:])
+
+    try:
+        yield run
+        process.communicate(timeout=60)
+    finally:
+        end_all([process], str(temporary))
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts the cluster with these secrets: what it says of itself, and its port."""
-    port = free_port()
-    temporary = SHORT_TEMP_DIR / f"darkroom-test-{port}"
-    running: list[subprocess.Popen[str]] = []
+def start(nodes: Start, tmp_path: Path) -> Start:
+    """Starts a Darkroom with these secrets and settings: what it says of itself, and its port."""
 
     def run(secrets: dict[str, str], **more: Any) -> tuple[str, Any, int]:
         models = tmp_path / "models.yaml"
@@ -61,42 +104,10 @@ def start(tmp_path: Path) -> Iterator[Start]:
             "families": {"small": PROBE, "large": PROBE},
             "pools": POOLS,
             "demo": False,
-            **more,
         }
-        switches = {
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_TMPDIR": str(temporary),
-            "PYTHONPATH": str(ROOT),
-        }
-        with (tmp_path / "nodes.err").open("ab") as errors:
-            process = subprocess.Popen(
-                with_default_signals(
-                    *(sys.executable, "-m", "tests.cluster.several_nodes"),
-                    *(str(temporary), str(port), json.dumps(arguments)),
-                ),
-                env=clean_environment() | switches | secrets,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                start_new_session=True,
-            )
-        running.append(process)
-        assert process.stdout is not None
-        for line in process.stdout:
-            word, _, facts = line.partition(" ")
-            if word in ("placed", "refused"):
-                return word, json.loads(facts), port
-        raise AssertionError((tmp_path / "nodes.err").read_text()[-4000:])
+        return nodes(secrets, arguments | more)
 
-    try:
-        yield run
-        for process in running:
-            process.communicate(timeout=60)
-    finally:
-        end_all(running, str(temporary))
-        shutil.rmtree(temporary, ignore_errors=True)
+    return run
 
 
 def test_pools_land_on_the_class_of_gpu_that_they_ask_for_and_work_there(
@@ -111,6 +122,19 @@ def test_pools_land_on_the_class_of_gpu_that_they_ask_for_and_work_there(
             assert answer.status_code == 200, answer.text
             (file,) = outputs(answer.json())
             assert client.get(file["url"]).content == b"image"
+
+
+def test_what_is_kept_on_one_node_refuses_the_others_with_the_settings_to_set(
+    start: Start,
+) -> None:
+    # The replicas of its pools would import torch, and are not asked.
+    pools = {name: pool | {"min_replicas": 0} for name, pool in POOLS.items()}
+    word, facts, _ = start({"DARKROOM_API_KEY": KEY}, pools=pools)
+    assert word == "refused", facts
+    said = " ".join(facts)
+    assert "3 nodes" in said
+    assert "DARKROOM_DATABASE_URL" in said
+    assert "DARKROOM_S3_BUCKET" in said
 
 
 VIDEO = "test/large-wan"
@@ -217,14 +241,3 @@ def client_at(port: int) -> httpx.Client:
     return httpx.Client(
         base_url=f"http://127.0.0.1:{port}", headers={"Authorization": f"Key {KEY}"}, timeout=60
     )
-
-
-def test_what_is_kept_on_one_node_refuses_the_others_with_the_settings_to_set(
-    start: Start,
-) -> None:
-    word, facts, _ = start({"DARKROOM_API_KEY": KEY})
-    assert word == "refused", facts
-    said = " ".join(facts)
-    assert "3 nodes" in said
-    assert "DARKROOM_DATABASE_URL" in said
-    assert "DARKROOM_S3_BUCKET" in said

@@ -2,11 +2,12 @@
 
 import concurrent.futures
 import signal
+from collections.abc import Iterator
 
 import httpx
 import pytest
 
-from tests.cluster.conftest import Check, MakeDarkroom
+from tests.cluster.conftest import Check
 from tests.cluster.darkroom import PROBE, Darkroom, eventually, living
 
 pytestmark = [pytest.mark.cluster, pytest.mark.crash, pytest.mark.timeout(900)]
@@ -105,10 +106,18 @@ def test_an_engine_that_stands_still_keeps_its_lease(darkroom: Darkroom) -> None
     assert done["failures"] == 0
 
 
-def test_two_ingress_replicas_share_one_queue_and_one_may_die(
-    make_darkroom: MakeDarkroom, check: Check
-) -> None:
-    darkroom = make_darkroom(ingress_replicas="2", lease_s="6").start()
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Darkroom]:
+    """Two ingress replicas, for the tests that break more than one may of the shared Darkroom."""
+    darkroom = Darkroom(tmp_path_factory.mktemp("pair") / "data", ingress_replicas="2", lease_s="6")
+    try:
+        yield darkroom.start()
+    finally:
+        darkroom.clear_away()
+
+
+def test_two_ingress_replicas_share_one_queue_and_one_may_die(pair: Darkroom, check: Check) -> None:
+    darkroom = pair
     eventually(lambda: len(darkroom.replicas("ingress")) == 2, "both ingress replicas are there")
     darkroom.all_ready(1)
     headers = {"Authorization": f"Key {darkroom.key}"}
@@ -129,13 +138,14 @@ def test_two_ingress_replicas_share_one_queue_and_one_may_die(
         done = darkroom.in_state(request_id, "succeeded")
         assert done["failures"] == 0
     check(darkroom, requests)
-    darkroom.stop()
+    eventually(lambda: len(darkroom.replicas("ingress")) == 2, "the dead one is replaced")
 
 
 def test_everything_killed_and_started_again_ends_everything_once(
-    make_darkroom: MakeDarkroom, check: Check
+    pair: Darkroom, check: Check
 ) -> None:
-    darkroom = make_darkroom(lease_s="6").start()
+    darkroom = pair
+    darkroom.all_ready(1)
     requests = [darkroom.submit(steps=30, step_ms=50) for _ in range(10)]
     darkroom.in_state(requests[0], "running")
     darkroom.kill_everything()

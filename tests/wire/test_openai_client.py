@@ -102,9 +102,10 @@ async def test_a_stream_without_partial_images_is_the_image_alone(address: Addre
 
 
 def test_who_closes_a_stream_cancels_its_request(client: openai.OpenAI, address: Address) -> None:
-    orders: dict[str, Any] = {"sleep_s": 60, "steps": 600}
+    # The first partial image comes after a quarter of the time; the rest is there to cancel it in.
+    orders: dict[str, Any] = {"sleep_s": 40, "steps": 400}
     stream = client.images.generate(
-        model=IMAGES, prompt="x", stream=True, partial_images=1, extra_body=orders
+        model=IMAGES, prompt="x", stream=True, partial_images=3, extra_body=orders
     )
     request_id = stream.response.headers["x-request-id"]
     assert next(iter(stream)).type == "image_generation.partial_image"

@@ -71,8 +71,8 @@ def test_what_cannot_be_meant_is_refused(settings: dict[str, Any], sentence: str
         location_of(config(**settings))
 
 
-def test_it_is_refused_before_anything_starts() -> None:
-    assert "S3_REGION is set, but no bucket" in built(s3_region="eu-west-1")
+def test_it_is_refused_before_anything_starts(built: dict[str, str]) -> None:
+    assert "S3_REGION is set, but no bucket" in built["region"]
 
 
 @pytest.mark.parametrize(
@@ -94,32 +94,39 @@ def test_half_a_key_is_refused(
         s3_location(config(s3_bucket=bucket), secrets)
 
 
-def test_the_keys_of_aws_do_not_reach_replicas() -> None:
-    assert {"DARKROOM_S3_SECRET_ACCESS_KEY", *AWS_SECRET_NAMES} <= set(
-        built(s3_bucket="pics").split()
-    )
+def test_the_keys_of_aws_do_not_reach_replicas(built: dict[str, str]) -> None:
+    assert {"DARKROOM_S3_SECRET_ACCESS_KEY", *AWS_SECRET_NAMES} <= set(built["bucket"].split())
     # Without S3 these variables stay untouched.
-    assert not set(built().split()) & set(AWS_SECRET_NAMES)
+    assert not set(built["directory"].split()) & set(AWS_SECRET_NAMES)
 
+
+SETTINGS = {"region": {"s3_region": "eu-west-1"}, "bucket": {"s3_bucket": "pics"}, "directory": {}}
 
 BUILD = """
 import json, sys
 from serve_app.app import build
 from serve_app.domain.errors import Misconfigured
-try:
-    application = build({"gpus": 0, **json.loads(sys.argv[1])})
-except Misconfigured as error:
-    sys.exit(print(error.message))
-pool = application._bound_deployment.init_args[1][0]._bound_deployment
-environment = pool.ray_actor_options["runtime_env"]["env_vars"]
-print(*(name for name, value in environment.items() if value == ""))
+
+def built(settings):
+    try:
+        application = build({"gpus": 0, **settings})
+    except Misconfigured as error:
+        return error.message
+    pool = application._bound_deployment.init_args[1][0]._bound_deployment
+    environment = pool.ray_actor_options["runtime_env"]["env_vars"]
+    return " ".join(name for name, value in environment.items() if value == "")
+
+print(json.dumps({name: built(each) for name, each in json.loads(sys.argv[1]).items()}))
 """
 
 
-def built(**settings: Any) -> str:
-    """Variables that are set to "" in a pool's replicas, or the error of the build.
+@pytest.fixture(scope="module")
+def built() -> dict[str, str]:
+    """For each of ``SETTINGS``, the variables that are set to "" in a pool's replicas, or the error
+    of the build.
 
     Runs in another process without pytest's strictness about warnings, because it imports ray.
     """
-    command = [sys.executable, "-c", BUILD, json.dumps(settings)]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    command = [sys.executable, "-c", BUILD, json.dumps(SETTINGS)]
+    ran = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(ran.stdout)

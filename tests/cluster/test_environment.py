@@ -1,0 +1,54 @@
+"""What `darkroom serve` takes over from who starts it: settings with secrets, and ignored signals.
+
+That a closed terminal ends everything is tested with the Darkroom that all tests share, at its end
+(tests/conftest.py)."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.darkroom import Darkroom
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+# As `nohup` does, and also as a shell without job control starts what is in the background.
+IGNORING = ("sh", "-c", 'trap "" HUP INT; exec "$@"', "sh")
+KEY = "first:" + "ab" * 32
+
+
+@pytest.fixture(scope="module")
+def under_nohup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Darkroom]:
+    """One that was given its first key, and that ignores hangups. The last test ends it."""
+    made = Darkroom(tmp_path_factory.mktemp("ending") / "data", api_key=KEY)
+    try:
+        yield made.start(under=IGNORING)
+    finally:
+        made.clear_away()
+
+
+def test_the_processes_of_a_pool_hold_no_secret(under_nohup: Darkroom) -> None:
+    darkroom = under_nohup
+    assert darkroom.key == KEY
+    darkroom.all_ready(1)
+    for process in darkroom.replicas():
+        environment = " ".join(process.environ().values())
+        assert KEY not in environment
+        assert (darkroom.data_dir / "postgres" / "password").read_text() not in environment
+        descriptors = [file.path for file in process.open_files()]
+        assert not [path for path in descriptors if "postgres" in path or "api_key" in path]
+        # No connection to the database either: its socket is the only way in.
+        unix = [one.laddr for one in process.net_connections("unix")]
+        assert not [path for path in unix if ".s.PGSQL" in str(path)]
+
+
+def test_where_hangups_are_ignored_a_closed_terminal_ends_nothing(under_nohup: Darkroom) -> None:
+    darkroom = under_nohup
+    before = {each.pid for each in darkroom.leftovers()}
+    darkroom.hang_up()
+    assert darkroom.in_state(darkroom.submit(steps=3, step_ms=20), "succeeded")["failures"] == 0
+    assert before <= {each.pid for each in darkroom.leftovers()}
+    darkroom.stop(signal.SIGINT)  # which it hears nevertheless
+    assert darkroom.leftovers() == []
