@@ -19,11 +19,12 @@ from deployments.engine.errors import is_out_of_memory
 from deployments.engine.interception.components import ComponentKind, KnownDenoisers
 from deployments.engine.interception.isolation import run_in_context
 from deployments.engine.interception.pipeline import InterceptedPipeline
-from deployments.engine.loop.encoders import Encoders, PromptCache
+from deployments.engine.loop.encoders import Encoders
 from deployments.engine.loop.generation import Generation, GenerationInbox
 from deployments.engine.loop.metrics import EngineCounters, Timer, TurnWatch, marks_on
 from deployments.engine.loop.model_runner import ModelRunner, PendingCall
 from deployments.engine.loop.options import EngineOptions
+from deployments.engine.loop.prompt_cache import prompt_cache_of
 from deployments.engine.loop.run import Run
 from deployments.engine.loop.run_queue import RunQueue
 from deployments.engine.lora.residency import LoraResidency
@@ -74,10 +75,12 @@ class Loop:
             pressure=self._pressure,
             in_company=self._in_company,
         )
-        prompts = PromptCache(options.prompt_cache_bytes, self.counts)
-        self.add_reclaimer(prompts.clear)
+        self.prompts = prompt_cache_of(options, memory.total(), self.counts)
+        self.add_reclaimer(self.prompts.clear)
         self.add_reclaimer(loras.evict_idle)
-        self._encoders = Encoders(self._model_runner, prompts, options.traits, self._in_company)
+        self._encoders = Encoders(
+            self._model_runner, self.prompts, options.traits, self._in_company
+        )
         self._previews = PreviewRenderer()
         self._runs = RunQueue(options.max_generations or options.max_batch, self._fits)
         self._timer = Timer(marks_on(device, monotonic), self.counts.took)

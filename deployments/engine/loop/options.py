@@ -30,8 +30,11 @@ class EngineOptions:
     verify_merges: bool = False
     """Compare the first merge of each signature with what its calls give alone, and do not merge
     signatures whose outputs differ."""
-    prompt_cache_bytes: int = 64 * 2**20
-    """Limit for cached text encoder outputs on the device; 0: no cache."""
+    prompt_cache_bytes: int | None = None
+    """Limit for cached text encoder outputs on the device; 0: no cache; None: 1 % of a GPU's
+    memory, 64 MiB on a CPU."""
+    prompt_cache_host_bytes: int = 2**30
+    """On a GPU: limit for outputs in host memory that had no space on the device."""
     lora_bytes: int = 2**30
     """Limit for LoRAs on the device, in use or idle."""
     step_batcher: StepBatcher = field(default_factory=StepBatcher)
@@ -46,7 +49,8 @@ class EngineKeywords(TypedDict, total=False):
     max_generations: int
     threads: int
     verify_merges: bool
-    prompt_cache_bytes: int
+    prompt_cache_bytes: int | None
+    prompt_cache_host_bytes: int
     lora_bytes: int
     step_batcher: StepBatcher
     traits: ModelTraits
