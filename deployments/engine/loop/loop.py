@@ -223,6 +223,8 @@ class Loop:
         if was_short and not self.short_of_memory:
             for notify in self._on_memory_available:
                 notify()
+        if self._runs.active:  # otherwise the next one may have LoRAs again
+            self._loras.unwrap_idle()
 
     def _fits(self, run: Run, running: Sequence[Run]) -> bool:
         kinds = {each.number: each.generation.memory_kind for each in running}
