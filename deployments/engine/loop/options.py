@@ -27,6 +27,9 @@ class EngineOptions:
     """Generations that run at a time, the others wait; 0: ``max_batch``."""
     threads: int = 0
     """torch's threads on a CPU; 0: torch's own choice."""
+    limit_rows: bool = True
+    """Merge only as many calls as gain throughput or as the demand needs, so that others end
+    sooner; False: as many as fit."""
     verify_merges: bool = False
     """Compare the first merge of each signature with what its calls give alone, and do not merge
     signatures whose outputs differ."""
@@ -48,6 +51,7 @@ class EngineKeywords(TypedDict, total=False):
     max_batch: int
     max_generations: int
     threads: int
+    limit_rows: bool
     verify_merges: bool
     prompt_cache_bytes: int | None
     prompt_cache_host_bytes: int
