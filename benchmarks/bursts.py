@@ -6,8 +6,9 @@ The demo Flux on the CPU at a size at which a forward of eight takes about eight
 single request, as FLUX.1 at 1024 px on a GPU. Merged, all requests end with the last. Limited by
 the measured seconds of forwards, they end one after the other, and the last no later. The first
 burst of each engine does not count: it measures. Each round measures in turns; only the ratios mean
-anything. For the engine's clock, a minute passes between two bursts, or it would take them for a
-demand that needs larger forwards.
+anything. Seconds are this process's CPU seconds, also for the engine, because the machine may be
+busy. For the engine, a minute passes between two bursts, or it would take them for a demand that
+needs larger forwards.
 """
 
 from __future__ import annotations
@@ -35,21 +36,21 @@ class Burst:
 
 
 class Clock:
-    """Monotonic clock that can be moved on."""
+    """Clock of this process's CPU seconds, which can be moved on."""
 
     def __init__(self) -> None:
         self.ahead_s = 0.0
 
     def __call__(self) -> float:
-        return time.monotonic() + self.ahead_s
+        return time.process_time() + self.ahead_s
 
 
 def burst(engine: Engine, given: argparse.Namespace) -> Burst:
-    began = time.perf_counter()
+    began = time.process_time()
     ended: list[float] = []
     running = [engine.submit(**wish(number, given)) for number in range(given.requests)]
     for generation in running:
-        generation.add_done_callback(lambda _: ended.append(time.perf_counter() - began))
+        generation.add_done_callback(lambda _: ended.append(time.process_time() - began))
     for generation in running:
         generation.result()
     return Burst(statistics.mean(ended), max(ended))

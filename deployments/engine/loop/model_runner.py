@@ -179,7 +179,7 @@ class MergeHistory:
         for module in [reference() for reference in self._records.keyrefs()]:
             records = {} if module is None else self._records.get(module, {})
             for record in list(records.values()):
-                seconds = record.times.medians()
+                seconds = record.times.measured()
                 knee = record.times.knee(self._max_batch)
                 if seconds:
                     found.append(MeasuredForwards(type(module).__name__, seconds, knee))

@@ -38,17 +38,20 @@ class ForwardTimes:
         self._points: Sequence[tuple[int, float]] = ()
 
     def record(self, calls: int, seconds: float) -> None:
-        """Record a forward of ``calls`` calls that took ``seconds`` of the device."""
+        """Record a forward of ``calls`` calls that took ``seconds`` of the device.
+
+        The lower quartile of the last ones counts: what else a machine does only adds to it.
+        """
         self._forwards += 1
         self._last.setdefault(calls, deque(maxlen=_LAST)).append(seconds)
         self._measured_at[calls] = self._forwards
         self._points = [
-            (size, sorted(last)[(len(last) - 1) // 2])  # of two, the shorter: the first may compile
+            (size, sorted(last)[(len(last) - 1) // 4])
             for size, last in sorted(self._last.items())
             if len(last) >= _ENOUGH
         ]
 
-    def medians(self) -> Mapping[int, float]:
+    def measured(self) -> Mapping[int, float]:
         """Seconds by calls, as far as measured."""
         return dict(self._points)
 
@@ -81,13 +84,16 @@ class ForwardTimes:
         return None
 
     def knee(self, most: int) -> int:
-        """Greatest number up to ``most`` before the first call that gains less than ``MIN_GAIN``.
+        """Least number up to ``most`` above which no further call gains ``MIN_GAIN``.
 
-        ``most`` as long as nothing is known.
+        Gains of several calls count together, so that one noisy measurement does not end the
+        search. ``most`` as long as nothing is known.
         """
-        for calls in range(2, most + 1):
-            if self.rate(calls) < (1 + MIN_GAIN) * self.rate(calls - 1):
-                return calls - 1
+        for calls in range(1, most):
+            rate = self.rate(calls)
+            more = range(calls + 1, most + 1)
+            if all(self.rate(each) < (1 + MIN_GAIN) ** (each - calls) * rate for each in more):
+                return calls
         return most
 
     def limit(self, most: int, load: float) -> int:
@@ -144,7 +150,7 @@ def due_at(arrived: float, seconds_alone: float) -> float:
     return arrived + max(DUE_AFTER_S, DUE_FACTOR * seconds_alone)
 
 
-_LAST = 8  # forwards whose median counts
+_LAST = 8  # forwards that count
 _ENOUGH = 2  # forwards of a size, and sizes, without which nothing is concluded
 _BEFORE_MEASURING = 8  # forwards
 _STALE = 512  # forwards after which a size is measured again

@@ -47,8 +47,17 @@ def test_between_sizes_and_beyond_them_seconds_are_linear():
 
 def test_one_slow_forward_changes_nothing():
     times = measured(compute_bound)
-    times.record(1, 60.0)  # such as the one that compiles
+    times.record(1, 60.0)  # such as one that compiles
     assert times.seconds(1) == pytest.approx(compute_bound(1))
+
+
+def test_one_size_that_was_measured_too_slow_does_not_hide_what_more_rows_gain():
+    times = measured(lambda rows: 0.02 + 0.01 * rows)
+    assert times.knee(8) == 6
+    for _ in range(8):
+        times.record(4, 0.072)  # on a busy machine
+    assert times.rate(4) < 1.05 * times.rate(3)
+    assert times.knee(8) >= 5
 
 
 def test_without_measurements_all_are_merged():
@@ -64,7 +73,7 @@ def test_sizes_are_measured_as_work_goes_by_and_again_later():
     for _ in range(3):
         device.run(burst(count=4, steps=100, at=device.now + WINDOW_S))
     assert device.batches[:12] == [4] * 8 + [1, 1, 2, 2]
-    assert sorted(device.times.medians()) == [1, 2, 4]
+    assert sorted(device.times.measured()) == [1, 2, 4]
     merged = sum(rows > 1 for rows in device.batches[12:])
     assert 0 < merged <= 0.02 * len(device.batches)
 
