@@ -22,6 +22,7 @@ import torch
 
 from deployments.engine.loop.generation import Generation, GenerationInbox, GenerationRequest
 from deployments.engine.loop.loop import STOPPED, Loop
+from deployments.engine.loop.model_runner import MeasuredForwards
 from deployments.engine.loop.options import (
     DEFAULT_OPTIONS,
     EngineKeywords,
@@ -240,6 +241,10 @@ class Engine:
         ``not_merged``.
         """
         return self._loop.counts.copy()
+
+    def forward_times(self) -> Sequence[MeasuredForwards]:
+        """Measured seconds of denoiser forwards, by which merging is limited (``limit_rows``)."""
+        return self._loop.forward_times()
 
     def free_bytes(self) -> int:
         """Free device memory in bytes; 0 if the device is the CPU."""

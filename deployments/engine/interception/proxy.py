@@ -22,6 +22,7 @@ from greenlet import getcurrent, greenlet
 from torch import nn
 
 from deployments.engine.interception.components import ComponentKind, is_autoencoder
+from deployments.engine.interception.lazy_tensor import fetched
 from deployments.engine.interception.step_caches import CacheContext
 from serve_app.domain.errors import SnapshotRefused
 
@@ -219,6 +220,7 @@ def _call(self: Any, *arguments: Any, **keywords: Any) -> Any:
     if not isinstance(current, GenerationGreenlet):
         return self.real_module(*arguments, **keywords)
     current.calls[self.component] += 1
+    arguments, keywords = fetched(arguments), fetched(keywords)
     call = ComponentCall(self.real_module, arguments, keywords, current.cache, self.component)
     return current.suspend(call) if self.suspends else current.answer(call)
 
@@ -266,6 +268,7 @@ def _intercepted_method(real: Callable[..., Any]) -> Callable[..., Any]:
         # A module that the pipeline has upcast must be restored before others call it.
         if not isinstance(current, GenerationGreenlet) or self.dtype != self.usual_dtype:
             return getattr(own, name)(*arguments, **keywords)
+        arguments, keywords = fetched(arguments), fetched(keywords)
         return current.answer(
             ComponentCall(own, arguments, keywords, component=self.component, method=name)
         )

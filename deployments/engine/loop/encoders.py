@@ -7,9 +7,7 @@ generations are computed once.
 
 from __future__ import annotations
 
-import weakref
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,137 +15,12 @@ from weakref import WeakKeyDictionary
 import torch
 
 from deployments.engine.interception.chunked_decode import OnFrames, compute_in_chunks, is_chunked
-from deployments.engine.interception.components import ComponentKind, is_plain_encoder, part_of
-from deployments.engine.interception.isolation import ThreadState
+from deployments.engine.interception.components import ComponentKind, part_of
 from deployments.engine.interception.model_traits import ModelTrait, ModelTraits
 from deployments.engine.interception.proxy import ComponentCall, GenerationGreenlet
-from deployments.engine.loop.metrics import EngineCounters
 from deployments.engine.loop.model_runner import CallResult, ModelRunner, PendingCall
-from deployments.engine.merging.arguments import (
-    CannotCopy,
-    ContentDigests,
-    bind,
-    copied,
-    size_of,
-    tensors_in,
-    version_of,
-)
-
-# Cache of text encoder outputs, exact by input. Many requests have the same prompt or the same
-# negative prompt. An encoder gives the same bits for the same input, so its output is cached by a
-# digest of all its arguments. An output that was computed in a merged forward is correct within
-# rounding, and is marked as not exact.
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    output: Any
-    size: int  # bytes, on the encoder's device
-    exact: bool  # computed alone
-
-
-class PromptCache:
-    """Cache of text encoder outputs, least recently used evicted first. Engine's thread only."""
-
-    def __init__(self, most_bytes: int, counts: EngineCounters) -> None:
-        """``most_bytes``: limit for cached outputs; 0 disables the cache."""
-        self._most_bytes = most_bytes
-        self._counts = counts
-        self._digests = ContentDigests()
-        self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
-        self._size = 0
-
-    def clear(self) -> None:
-        """Drop all entries."""
-        self._entries.clear()
-        self._size = 0
-
-    def key(
-        self, module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]
-    ) -> Hashable | None:
-        """Cache key, equal for calls that give the same bits.
-
-        None where equal calls may differ, or where calls cannot be compared.
-        """
-        if not self._most_bytes or not is_plain_encoder(module):
-            return None
-        try:
-            given = (self._content(arguments), self._content(keywords))
-        except _Opaque:
-            return None
-        return weakref.ref(module), _weights(module), ThreadState.of_this_thread(), given
-
-    def recall(self, key: Hashable | None, *, exact: bool = False) -> Any:
-        """Return a copy of the cached output, owned by the caller; None if there is none.
-
-        ``exact``: accept only an output that was computed alone.
-        """
-        entry = None if key is None else self._entries.get(key)
-        if entry is None or (exact and not entry.exact):
-            return None
-        self._entries.move_to_end(key)
-        return self.copy_for_hit(entry.output)
-
-    def copy_for_hit(self, output: Any) -> Any:
-        """Copy an output for another call with equal input. Raises ``CannotCopy`` if impossible."""
-        copy = copied(output)
-        self._counts.prompts_remembered += 1
-        return copy
-
-    def keep(self, key: Hashable | None, output: Any, *, exact: bool = True) -> None:
-        """Cache an output. ``exact``: it was computed alone, not in a merged forward."""
-        if key is None:
-            return
-        self._counts.prompts_encoded += 1
-        try:
-            kept = copied(output)
-        except CannotCopy:
-            return
-        size = size_of(kept)
-        if size > self._most_bytes:
-            return
-        self._drop(key)
-        self._entries[key] = _Entry(kept, size, exact)
-        self._size += size
-        while self._size > self._most_bytes:
-            self._drop(next(iter(self._entries)))
-
-    def _drop(self, key: Hashable) -> None:
-        if (gone := self._entries.pop(key, None)) is not None:
-            self._size -= gone.size
-
-    def _content(self, value: Any) -> Hashable:
-        if isinstance(value, torch.Tensor):
-            return self._digests.of(value), value.device
-        if isinstance(value, Mapping):
-            return tuple((key, self._content(each)) for key, each in value.items())
-        if isinstance(value, list | tuple):
-            return type(value), tuple(self._content(each) for each in value)
-        if isinstance(value, _PLAIN):
-            return type(value), value
-        raise _Opaque
-
-
-class _Opaque(Exception):
-    """Argument that cannot be compared with others."""
-
-
-def _weights(module: torch.nn.Module) -> Hashable:
-    """Hash that changes when a weight is replaced or written to.
-
-    LoRAs that are attached for some generations do not change it for the others.
-    """
-    named = module.named_parameters()
-    return hash(tuple((id(each), version_of(each)) for name, each in named if not _added(name)))
-
-
-def _added(name: str) -> bool:
-    """Return whether it is a weight of a LoRA."""
-    return ".lora_A." in name or ".lora_B." in name
-
-
-_PLAIN = (str, int, float, bool, type(None), torch.dtype, torch.device)
-
+from deployments.engine.loop.prompt_cache import Compute, PromptCache
+from deployments.engine.merging.arguments import CannotCopy, bind, tensors_in, version_of
 
 # Batch limit of autoencoder calls, so that a batch takes no more memory than one large call.
 
@@ -246,9 +119,10 @@ class Encoders:
         content = self._prompts.key(call.module, call.arguments, call.keywords)
         if content is not None and mix:
             content = (content, *loras)
-        if (cached := self._cached(content, deterministic=deterministic)) is not None:
+        call = replace(call, part=part, content=content)
+        if (cached := self._cached(call, mix, deterministic=deterministic)) is not None:
             return cached
-        return running.suspend(replace(call, part=part, content=content))
+        return running.suspend(call)
 
     def run(self, batch: Sequence[PendingCall], *, in_company: bool) -> list[CallResult]:
         """Compute calls of one part, as ``ModelRunner.run``.
@@ -283,11 +157,23 @@ class Encoders:
         return self._traits.exact(type(call.module))
 
     def _cached_result(self, call: PendingCall) -> CallResult | None:
-        cached = self._cached(call.content, deterministic=call.deterministic)
+        cached = self._cached(call, call.mix, deterministic=call.deterministic)
         return None if cached is None else CallResult(cached)
 
-    def _cached(self, content: Hashable, *, deterministic: bool) -> Any:
-        return self._prompts.recall(content, exact=deterministic or not self._in_company())
+    def _cached(self, call: ComponentCall, mix: str, *, deterministic: bool) -> Any:
+        exact = deterministic or not self._in_company()
+        return self._prompts.recall(call.content, self._again(call, mix), exact=exact)
+
+    def _again(self, call: ComponentCall, mix: str) -> Compute:
+        """Computation of a call inside its generation, at once, for tensors that are not kept."""
+        versions = _versions(call)
+
+        def compute() -> Any:
+            if _versions(call) != versions:
+                raise RuntimeError("The pipeline has written into the arguments of its encoder.")
+            return self._model_runner.compute_now(call, mix)
+
+        return compute
 
     def _computed(
         self, batch: Sequence[PendingCall], *, in_company: bool
@@ -296,10 +182,16 @@ class Encoders:
         if not batch:
             return {}
         results = self._model_runner.run(batch, in_company=in_company)
-        for call, result in zip(batch, results, strict=True):
-            if result.error is None:
-                self._prompts.keep(call.content, result.output, exact=len(batch) == 1)
-        return {_content(call): result for call, result in zip(batch, results, strict=True)}
+        return {
+            _content(call): self._kept(call, result, exact=len(batch) == 1)
+            for call, result in zip(batch, results, strict=True)
+        }
+
+    def _kept(self, call: PendingCall, result: CallResult, *, exact: bool) -> CallResult:
+        if result.error is not None:
+            return result
+        compute = self._again(call, call.mix)
+        return CallResult(self._prompts.keep(call.content, result.output, compute, exact=exact))
 
     def _own_result(
         self,
@@ -307,17 +199,22 @@ class Encoders:
         first: dict[Hashable, PendingCall],
         computed: dict[Hashable, CallResult],
     ) -> CallResult:
-        """Result for ``call`` alone: its own, or a copy of the first equal call's."""
+        """Result for ``call`` alone: its own, or what the first equal call reads of its result."""
         content = _content(call)
         result = computed[content]
         if first[content] is call:
             return result
         if result.error is None:
             try:
-                return CallResult(self._prompts.copy_for_hit(result.output))
+                compute = self._again(call, call.mix)
+                return CallResult(self._prompts.copy_for_hit(content, compute))
             except CannotCopy:
                 pass
         return self._model_runner.run([call], in_company=True)[0]
+
+
+def _versions(call: ComponentCall) -> list[int | None]:
+    return [version_of(each) for each in tensors_in([call.arguments, call.keywords])]
 
 
 def _content(call: PendingCall) -> Hashable:

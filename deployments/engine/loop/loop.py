@@ -8,7 +8,9 @@ continues each of their pipelines up to its next call.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,13 +21,21 @@ from deployments.engine.errors import is_out_of_memory
 from deployments.engine.interception.components import ComponentKind, KnownDenoisers
 from deployments.engine.interception.isolation import run_in_context
 from deployments.engine.interception.pipeline import InterceptedPipeline
-from deployments.engine.loop.encoders import Encoders, PromptCache
+from deployments.engine.loop.encoders import Encoders
 from deployments.engine.loop.generation import Generation, GenerationInbox
 from deployments.engine.loop.metrics import EngineCounters, Timer, TurnWatch, marks_on
-from deployments.engine.loop.model_runner import ModelRunner, PendingCall
+from deployments.engine.loop.model_runner import (
+    CallResult,
+    MeasuredForwards,
+    ModelRunner,
+    PendingCall,
+)
 from deployments.engine.loop.options import EngineOptions
+from deployments.engine.loop.prompt_cache import prompt_cache_of
+from deployments.engine.loop.row_limits import Demand, ForwardTimes
 from deployments.engine.loop.run import Run
 from deployments.engine.loop.run_queue import RunQueue
+from deployments.engine.loop.step_batcher import Candidate
 from deployments.engine.lora.residency import LoraResidency
 from deployments.engine.memory.admission import Admission, bytes_in
 from deployments.engine.memory.reservations import CommonMemory, MemoryPressure, Reservations
@@ -35,6 +45,15 @@ from serve_app.domain.errors import Cancelled, Misconfigured
 log = logging.getLogger(__name__)
 
 STOPPED = "The engine was stopped."
+
+
+@dataclass(frozen=True, slots=True)
+class _Lap:
+    """What the device does between two timestamps."""
+
+    of: tuple[str, str]  # a pipeline's name and a stage
+    times: ForwardTimes | None = None  # if it is one denoiser forward to be measured
+    calls: int = 0  # in that forward
 
 
 class Loop:
@@ -74,13 +93,17 @@ class Loop:
             pressure=self._pressure,
             in_company=self._in_company,
         )
-        prompts = PromptCache(options.prompt_cache_bytes, self.counts)
-        self.add_reclaimer(prompts.clear)
+        self.prompts = prompt_cache_of(options, memory.total(), self.counts)
+        self.add_reclaimer(self.prompts.clear)
         self.add_reclaimer(loras.evict_idle)
-        self._encoders = Encoders(self._model_runner, prompts, options.traits, self._in_company)
+        self._encoders = Encoders(
+            self._model_runner, self.prompts, options.traits, self._in_company
+        )
         self._previews = PreviewRenderer()
         self._runs = RunQueue(options.max_generations or options.max_batch, self._fits)
-        self._timer = Timer(marks_on(device, monotonic), self.counts.took)
+        self._timer = Timer(marks_on(device, monotonic), self._took)
+        self._monotonic = monotonic
+        self._demand = Demand()
         self._submitted = 0
         self._turn_watch = TurnWatch(monotonic)
 
@@ -114,25 +137,32 @@ class Loop:
         chosen = self._choose()
         self._timer.start()
         for run in self._compute(chosen):
-            key = run.generation.timer_key
+            lap = _Lap(run.generation.timer_key)
             self._resume(run)
-            self._timer.end_lap(key)
+            self._timer.end_lap(lap)
 
     def _choose(self) -> Sequence[Run]:
         """Runs whose calls share this turn's forward, or one run that begins."""
         for run in self._runs.paused:
             run.last_turn = self.turn  # a paused run does not wait for a turn
         runs = {run.number: run for run in self._runs.active}
-        free = self._memory.free()
-        candidates = [run.candidate(self._max_calls(run.call, free)) for run in runs.values()]
-        chosen = self._options.step_batcher.choose(candidates, self.turn)
+        now, free = self._monotonic(), self._memory.free()
+        alike = Counter(run.call.key for run in runs.values() if run.call is not None)
+        load = self._demand.load(now, self._options.max_batch)
+        candidates: list[Candidate] = []
+        for run in runs.values():
+            call, most, times = run.call, 1, None
+            if call is not None:
+                most = min(self._runner_of(call).max_calls(call, free), alike[call.key])
+                times = self._model_runner.times_of([call])
+            if times is not None and most > 1 and self._options.limit_rows:
+                most = times.unknown(most) or times.limit(most, load)
+            candidates.append(run.candidate(most, times and times.seconds(1)))
+        chosen = self._options.step_batcher.choose(candidates, self.turn, now)
         batch = [runs[each.generation] for each in chosen]
         for run in batch:
             run.last_turn = self.turn
         return batch
-
-    def _max_calls(self, call: PendingCall | None, free: int | None) -> int:
-        return 1 if call is None else self._runner_of(call).max_calls(call, free)
 
     def _runner_of(self, call: PendingCall) -> ModelRunner | Encoders:
         return self._model_runner if call.part is ComponentKind.DENOISER else self._encoders
@@ -145,9 +175,12 @@ class Loop:
         batch = [run.call for run in runs if run.call is not None]
         if not batch:
             return runs
-        in_company = self._others_wait_for(batch[0].module, runs)
-        results = self._runner_of(batch[0]).run(batch, in_company=in_company)
-        self._timer.end_lap(runs[0].generation.timer_key)
+        others = self._waiting_for(batch[0].module, runs)
+        if batch[0].part is ComponentKind.DENOISER:
+            results = self._denoise(runs, batch, others)
+        else:
+            results = self._encoders.run(batch, in_company=bool(others))
+            self._timer.end_lap(_Lap(runs[0].generation.timer_key))
         able = list[Run]()
         for run, result in zip(runs, results, strict=True):
             if result.did_not_fit and self._runs.wait_for_memory(run):
@@ -156,13 +189,34 @@ class Loop:
             able.append(run)
         return able
 
-    def _others_wait_for(self, module: Any, runs: Sequence[Run]) -> bool:
-        """Return whether a generation outside of ``runs`` waits for ``module``."""
-        return any(
-            run.call is not None and run.call.module is module
+    def _denoise(
+        self, runs: Sequence[Run], batch: Sequence[PendingCall], others: Sequence[PendingCall]
+    ) -> list[CallResult]:
+        """Compute denoiser calls, and measure the forward if it was a single one."""
+        counts = self.counts.parts[ComponentKind.DENOISER]
+        limited = any(call.key == batch[0].key for call in others)
+        before = counts.forwards, counts.trial_forwards
+        results = self._model_runner.run(batch, in_company=bool(others), limited=limited)
+        after = counts.forwards, counts.trial_forwards
+        times = self._model_runner.times_of(batch)
+        single = after == (before[0] + 1, before[1]) and not any(each.error for each in results)
+        lap = _Lap(runs[0].generation.timer_key, times if single else None, len(batch))
+        self._timer.end_lap(lap)
+        return results
+
+    def _took(self, lap: _Lap, seconds: float) -> None:
+        """Count a lap's seconds, once the device has passed its end."""
+        self.counts.took(lap.of, seconds)
+        if lap.times is not None:
+            lap.times.record(lap.calls, seconds)
+
+    def _waiting_for(self, module: Any, runs: Sequence[Run]) -> list[PendingCall]:
+        """Calls of ``module`` by generations outside of ``runs``."""
+        return [
+            run.call
             for run in [*self._runs.active, *self._runs.paused]
-            if run not in runs
-        )
+            if run.call is not None and run.call.module is module and run not in runs
+        ]
 
     def _resume(self, run: Run) -> None:
         """Continue a run with its result, up to its next call. The first time, begin it."""
@@ -179,9 +233,15 @@ class Loop:
                     self._pressure.explain(error, f"a generation of {run.generation.pipeline!r}")
                 self._end(run, error)
                 return
+            if run.call is not None:
+                self._add_demand(run.call, run)
             if run.ended:
                 self._runs.succeed(run)
                 self._admission.ended(run.number, run.generation.memory_kind, well=True)
+
+    def _add_demand(self, call: PendingCall, run: Run) -> None:
+        if (times := self._model_runner.times_of([call])) is not None:
+            self._demand.add(times, run.new_demand(), self._monotonic())
 
     # Before a turn.
 
@@ -192,7 +252,14 @@ class Loop:
         for generation in self._inbox.take(wait=idle and not self.stopping):
             self._submitted += 1
             self._runs.add(
-                Run(generation, self._submitted, self.turn, self._model_runner, self._encoders)
+                Run(
+                    generation,
+                    self._submitted,
+                    self.turn,
+                    self._monotonic(),
+                    self._model_runner,
+                    self._encoders,
+                )
             )
 
     def _answer_requests(self) -> None:
@@ -220,6 +287,8 @@ class Loop:
         if was_short and not self.short_of_memory:
             for notify in self._on_memory_available:
                 notify()
+        if self._runs.active:  # otherwise the next one may have LoRAs again
+            self._loras.unwrap_idle()
 
     def _fits(self, run: Run, running: Sequence[Run]) -> bool:
         kinds = {each.number: each.generation.memory_kind for each in running}
@@ -254,6 +323,10 @@ class Loop:
     def stuck_s(self) -> float:
         """Seconds of the current turn, if that is ten times the longest turn so far; else 0."""
         return self._turn_watch.stuck_s
+
+    def forward_times(self) -> Sequence[MeasuredForwards]:
+        """See ``Engine.forward_times``."""
+        return self._model_runner.history.times()
 
     def add(self, name: str, pipeline: Any) -> None:
         """Register a pipeline that is already where it should be."""

@@ -9,7 +9,7 @@ while it lives.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Hashable, Sequence
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from deployments.engine.errors import is_out_of_memory, release_frames
+from deployments.engine.interception.components import ComponentKind
 from deployments.engine.interception.isolation import Isolation, run_in_context
 from deployments.engine.interception.model_traits import ModelTraits
 from deployments.engine.interception.proxy import ComponentCall
@@ -32,6 +33,7 @@ from deployments.engine.interception.step_caches import (
     name_of,
 )
 from deployments.engine.loop.metrics import ComponentCounters, EngineCounters
+from deployments.engine.loop.row_limits import ForwardTimes
 from deployments.engine.lora.layers import LoraRows
 from deployments.engine.memory.admission import BatchLimit, ForwardBytes
 from deployments.engine.memory.device import DeviceMemory
@@ -106,6 +108,7 @@ class MergeRecord:
 
     limit: BatchLimit
     forward_bytes: ForwardBytes = field(default_factory=ForwardBytes)
+    times: ForwardTimes = field(default_factory=ForwardTimes)
     trusted: bool = False  # a merge has succeeded
     refusal: str = ""  # reason why they are no longer merged
 
@@ -125,6 +128,15 @@ class MergeRecord:
             if taken.reliable:
                 self.forward_bytes.record(calls, taken.peak)
         self.limit.record_success(calls, free)
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredForwards:
+    """Measurements of the forwards of one signature."""
+
+    module: str  # its class
+    seconds: Mapping[int, float]  # by calls in a forward
+    knee: int  # calls, above which one more gains too little
 
 
 class MergeHistory:
@@ -159,6 +171,18 @@ class MergeHistory:
             if len(records) >= _MAX_RECORDS:
                 records.clear()
             found = records[signature] = MergeRecord(BatchLimit(self._max_batch))
+        return found
+
+    def times(self) -> list[MeasuredForwards]:
+        """What was measured, by module and signature. May be called on any thread."""
+        found: list[MeasuredForwards] = []
+        for module in [reference() for reference in self._records.keyrefs()]:
+            records = {} if module is None else self._records.get(module, {})
+            for record in list(records.values()):
+                seconds = record.times.measured()
+                knee = record.times.knee(self._max_batch)
+                if seconds:
+                    found.append(MeasuredForwards(type(module).__name__, seconds, knee))
         return found
 
 
@@ -245,6 +269,17 @@ class ModelRunner:
         record = self.history.of([call])
         return 1 if record is None else record.max_calls(free)
 
+    def times_of(self, batch: Sequence[PendingCall]) -> ForwardTimes | None:
+        """Seconds of denoiser forwards like this one; None if they are not measured.
+
+        A step cache's forwards take more or less time, as it decides.
+        """
+        first = batch[0]
+        if first.part is not ComponentKind.DENOISER or caches_steps(first.module):
+            return None
+        record = self.history.of(batch)
+        return None if record is None else record.times
+
     def forward_bytes(self, call: PendingCall) -> int:
         """Bytes of a forward with this call alone; 0 if unknown."""
         record = self.history.of([call])
@@ -256,15 +291,21 @@ class ModelRunner:
             return call.compute()
 
     def run(
-        self, batch: Sequence[PendingCall], *, in_company: bool, computes: bool | None = None
+        self,
+        batch: Sequence[PendingCall],
+        *,
+        in_company: bool,
+        limited: bool = False,
+        computes: bool | None = None,
     ) -> list[CallResult]:
         """Return the result of each call of ``batch``, which all have the same key.
 
-        ``in_company``: calls with other keys wait for the same module. ``computes``: the common
-        decision of a step cache for all of them; None if there is none.
+        ``in_company``: other calls wait for the same module. ``limited``: some of them have the
+        same key. ``computes``: the common decision of a step cache for all of them; None if there
+        is none.
         """
         if len(batch) == 1:
-            reason = self._why_alone(batch[0], in_company=in_company)
+            reason = self._why_alone(batch[0], in_company=in_company, limited=limited)
             return [self._run_single(batch[0], reason if computes is None else "step cache")]
         record = self.history.of(batch)
         if record is None:
@@ -305,11 +346,13 @@ class ModelRunner:
             return "step cache"  # cached values have the length of the longest row
         return self.history.find(call.module, plan, mixed=bool(mix)).refusal or plan
 
-    def _why_alone(self, call: PendingCall, *, in_company: bool) -> str:
+    def _why_alone(self, call: PendingCall, *, in_company: bool, limited: bool) -> str:
         if call.alone_because:
             return call.alone_because
         if in_company and self._max_batch > 1 and self.max_calls(call, self._memory.free()) == 1:
             return "memory"
+        if limited:
+            return "no gain"
         return "other shapes or values" if in_company else _NO_OTHER_CALL
 
     def _counts_of(self, batch: Sequence[PendingCall]) -> ComponentCounters:

@@ -27,11 +27,17 @@ class EngineOptions:
     """Generations that run at a time, the others wait; 0: ``max_batch``."""
     threads: int = 0
     """torch's threads on a CPU; 0: torch's own choice."""
+    limit_rows: bool = True
+    """Merge only as many calls as gain throughput or as the demand needs, so that others end
+    sooner; False: as many as fit."""
     verify_merges: bool = False
     """Compare the first merge of each signature with what its calls give alone, and do not merge
     signatures whose outputs differ."""
-    prompt_cache_bytes: int = 64 * 2**20
-    """Limit for cached text encoder outputs on the device; 0: no cache."""
+    prompt_cache_bytes: int | None = None
+    """Limit for cached text encoder outputs on the device; 0: no cache; None: 1 % of a GPU's
+    memory, 64 MiB on a CPU."""
+    prompt_cache_host_bytes: int = 2**30
+    """On a GPU: limit for outputs in host memory that had no space on the device."""
     lora_bytes: int = 2**30
     """Limit for LoRAs on the device, in use or idle."""
     step_batcher: StepBatcher = field(default_factory=StepBatcher)
@@ -45,8 +51,10 @@ class EngineKeywords(TypedDict, total=False):
     max_batch: int
     max_generations: int
     threads: int
+    limit_rows: bool
     verify_merges: bool
-    prompt_cache_bytes: int
+    prompt_cache_bytes: int | None
+    prompt_cache_host_bytes: int
     lora_bytes: int
     step_batcher: StepBatcher
     traits: ModelTraits

@@ -12,6 +12,7 @@ from greenlet import GreenletExit, getcurrent
 from deployments.engine.errors import is_out_of_memory
 from deployments.engine.interception.components import ComponentKind
 from deployments.engine.interception.isolation import Isolation, RandomState
+from deployments.engine.interception.lazy_tensor import fetched
 from deployments.engine.interception.pipeline import (
     InterceptedPipeline,
     main_scheduler,
@@ -22,6 +23,7 @@ from deployments.engine.interception.step_caches import forget
 from deployments.engine.loop.encoders import Encoders
 from deployments.engine.loop.generation import Generation
 from deployments.engine.loop.model_runner import CallResult, ModelRunner, PendingCall
+from deployments.engine.loop.row_limits import due_at
 from deployments.engine.loop.step_batcher import Candidate
 from deployments.engine.preview.preview import PreviewImage, PreviewRenderer
 from deployments.engine.snapshot.call_log import CallLog
@@ -44,12 +46,15 @@ class Run:
         generation: Generation,
         number: int,
         turn: int,
+        arrived: float,
         model_runner: ModelRunner,
         encoders: Encoders,
     ) -> None:
+        """``arrived``: seconds on the engine's clock."""
         self.generation = generation
         self.number = number
         self.last_turn = turn
+        self._arrived = arrived
         self.call: PendingCall | None = None  # that it waits for; None before the first, at the end
         self.result: CallResult | None = None  # of the call
         self.ended = False
@@ -72,16 +77,24 @@ class Run:
         self._steps = 0
         self._scheduler_counts = False
         self._last_was_step: bool | None = None  # whether the last answered call was a step, if any
+        self._first_step: int | None = None  # number of the step whose calls were counted
+        self._calls_in_step = 0
 
-    def candidate(self, max_calls: int) -> Candidate:
-        """State for choosing the next turn. ``max_calls``: calls that may share its forward."""
+    def candidate(self, max_calls: int, seconds_alone: float | None) -> Candidate:
+        """State for choosing the next turn.
+
+        ``max_calls``: calls that may share its forward. ``seconds_alone``: of its call; None if
+        unknown.
+        """
         call, fresh = self.call, self._step == 0
+        calls = self._steps * max(1, self._calls_in_step)
         return Candidate(
             generation=self.number,
             priority=self.generation.priority,
             last_turn=self.last_turn,
             key=None if call is None else call.key,
             deadline=self.generation.deadline,
+            due_at=due_at(self._arrived, calls * (seconds_alone or 0.0)),
             remaining=self._remaining(),
             max_calls=max_calls,
             steps=call is None or call.is_step,
@@ -90,6 +103,21 @@ class Run:
             same_kind_as_last=call is not None and call.is_step is self._last_was_step,
             pipeline=self.generation.pipeline,
         )
+
+    def new_demand(self) -> int:
+        """Calls that its pending denoiser call adds to the demand; to be asked once for each.
+
+        Each call of its first step stands for one in every step. If the number of steps is unknown,
+        each call counts when it comes.
+        """
+        if not self._steps:
+            return 1
+        if self._first_step is None:
+            self._first_step = self._step
+        if self._step > self._first_step:
+            return 0
+        self._calls_in_step += 1
+        return self._steps - self._step
 
     @property
     def can_give_snapshot(self) -> bool:
@@ -215,7 +243,9 @@ class Run:
                 outcome = resume(*values)
             else:
                 outcome = self._replay(self._resumed, resume, *values)
-        greenlet = self._live_greenlet()
+            greenlet = self._live_greenlet()
+            if greenlet.dead:
+                outcome = fetched(outcome)
         if not greenlet.dead:
             self._on_suspended(outcome)
         elif isinstance(outcome, GreenletExit):  # greenlets return this exception, not raise it

@@ -17,6 +17,7 @@ class Candidate:
     last_turn: int  # number of the turn in which it last continued, or joined
     key: Hashable | None
     deadline: float = inf  # seconds on a monotonic clock
+    due_at: float = inf  # seconds on that clock, from which it may go before shorter ones
     remaining: float = inf  # steps left; infinite if unknown
     max_calls: int = 1  # generations that may share its call
     steps: bool = True  # its call is a step; False: a text encoder or autoencoder call
@@ -39,11 +40,16 @@ class Candidate:
 class StepBatcher:
     """Chooses a leader, and the others that share its call.
 
-    The leader has the highest priority. At equal priority, in this order: a generation that has not
-    continued for ``idle_turns`` turns; one that has not begun, because afterwards it may share
-    calls; the earliest deadline; the fewest steps left, so that short ones do not wait for long
-    ones; the key that most generations share; the longest wait. A first step waits for other
-    generations of its pipeline that have not reached theirs yet.
+    The leader has the highest priority. At equal priority, in this order: one that has not begun,
+    because afterwards it may share calls; the earliest deadline; the fewest steps left, so that
+    short ones do not wait for long ones; the key that most generations share; the longest wait.
+    A first step waits up to ``first_step_turns`` turns for other generations of its pipeline that
+    have not reached theirs yet.
+
+    Generations that are **due** get half of the rows of a forward, or every second forward if they
+    cannot share it, the longest due first. Therefore shorter ones that keep arriving do not keep a
+    long one from ending: it ends within twice the time of the work that is due before it and its
+    own.
 
     Steps and other calls alternate: when the leader has just continued with a call of this kind,
     generations of its priority that wait for the other kind go in between. Therefore steps of short
@@ -51,71 +57,103 @@ class StepBatcher:
     A generation that goes from its prompt to its first step, or from its last step to its decoder,
     changes kinds itself.
 
-    A generation that was passed over for ``patience`` turns goes first whatever its priority, so
-    nothing starves: a wait is at most ``patience`` turns plus the number of generations.
+    A priority of which no generation continued for ``patience`` turns has a turn before higher
+    ones.
     """
 
     patience: int = 32  # turns
-    idle_turns: int = 8  # turns
+    first_step_turns: int = 8  # turns
 
-    def choose(self, candidates: Sequence[Candidate], turn: int) -> tuple[Candidate, ...]:
+    def choose(
+        self, candidates: Sequence[Candidate], turn: int, now: float = 0.0
+    ) -> tuple[Candidate, ...]:
         """Return the generations that share this turn; not empty unless ``candidates`` is.
 
         Several are returned only if they have the same key, at most the leader's ``max_calls``.
+        ``now``: seconds on the clock of ``due_at``.
         """
         if not candidates:
             return ()
         fill = Counter(each.key for each in candidates)
+        waiting = self._waiting(candidates, turn)
+        priority = self._priority(candidates, turn)
+        ranked = sorted(
+            candidates,
+            key=lambda each: (
+                each.priority != priority,
+                -each.priority,
+                *_rank(each, fill, waits=each.generation in waiting),
+            ),
+        )
+        due = [each for each in ranked if each.due_at <= now and each.priority == priority]
+        due.sort(key=lambda each: (each.due_at, each.generation))
+        leader = _in_between(ranked, turn, waiting, turns=2 if due else 1) or ranked[0]
+        rows = leader.max_calls // 2
+        if due and not _shares(leader, due[0]) and turn - due[0].last_turn > 1:
+            leader = due[0]
+            rows = leader.max_calls
+        if leader.key is None:
+            return (leader,)
+        due_too = [each for each in due if each.key == leader.key][:rows]
+        chosen: dict[int, Candidate] = {}
+        for each in [leader, *due_too, *ranked]:
+            if each.key == leader.key and len(chosen) < max(1, leader.max_calls):
+                chosen.setdefault(each.generation, each)
+        return tuple(chosen.values())
+
+    def _priority(self, candidates: Sequence[Candidate], turn: int) -> int:
+        """Priority that goes first: the highest, or one that waited for more than ``patience``."""
+        last_turns: dict[int, int] = {}
+        for each in candidates:
+            last_turns[each.priority] = max(each.last_turn, last_turns.get(each.priority, 0))
+        longest = min(last_turns, key=lambda priority: (last_turns[priority], -priority))
+        return longest if turn - last_turns[longest] > self.patience else max(last_turns)
+
+    def _waiting(self, candidates: Sequence[Candidate], turn: int) -> Container[int]:
+        """Those that wait for others, which will soon take their first step together with them."""
         on_their_way = {
             each.step_group for each in candidates if each.fresh and not each.at_first_step
         }
-        ranked = sorted(
-            candidates,
-            key=lambda each: self._rank(each, turn, fill, waits=_waits(each, on_their_way)),
-        )
-        leader = self._in_between(ranked, turn, on_their_way) or ranked[0]
-        if leader.key is None:
-            return (leader,)
-        return tuple(
-            [each for each in ranked if each.key == leader.key][: max(1, leader.max_calls)]
-        )
+        return {
+            each.generation
+            for each in candidates
+            if each.at_first_step
+            and each.step_group in on_their_way
+            and turn - each.last_turn <= self.first_step_turns
+        }
 
-    def _in_between(
-        self, ranked: Sequence[Candidate], turn: int, on_their_way: Container[Hashable]
-    ) -> Candidate | None:
-        """Generation that goes instead of the first one, which has just continued; or None."""
-        first = ranked[0]
-        if first.key is None or not first.same_kind_as_last or turn - first.last_turn > 1:
-            return None
-        for each in ranked:
-            of_its_priority = each.key is not None and each.priority == first.priority
-            if of_its_priority and each.steps != first.steps and not _waits(each, on_their_way):
-                return each
+
+def _in_between(
+    ranked: Sequence[Candidate], turn: int, waiting: Container[int], *, turns: int
+) -> Candidate | None:
+    """Generation that goes instead of the first one, which has just continued; or None.
+
+    ``turns``: the number of turns that count as just now.
+    """
+    first = ranked[0]
+    if first.key is None or not first.same_kind_as_last or turn - first.last_turn > turns:
         return None
-
-    def _rank(
-        self, candidate: Candidate, turn: int, fill: Mapping[Hashable | None, int], *, waits: bool
-    ) -> tuple[float, ...]:
-        waited = turn - candidate.last_turn
-        longest_wait = (candidate.last_turn, candidate.generation)
-        if waited > self.patience:
-            return (0, *longest_wait)
-        begins = candidate.key is None
-        stands_still = waited > self.idle_turns
-        return (
-            1,
-            -candidate.priority,
-            not stands_still,
-            candidate.last_turn if stands_still else 0,
-            not begins,
-            waits,
-            candidate.deadline,
-            candidate.remaining,
-            -min(fill[candidate.key], candidate.max_calls),
-            *longest_wait,
-        )
+    for each in ranked:
+        of_its_priority = each.key is not None and each.priority == first.priority
+        if of_its_priority and each.steps != first.steps and each.generation not in waiting:
+            return each
+    return None
 
 
-def _waits(candidate: Candidate, on_their_way: Container[Hashable]) -> bool:
-    """Return whether it waits for others that will soon take their first step together with it."""
-    return candidate.at_first_step and candidate.step_group in on_their_way
+def _shares(leader: Candidate, due: Candidate) -> bool:
+    """Return whether ``due`` shares the leader's call."""
+    return leader is due or (leader.key == due.key is not None and leader.max_calls > 1)
+
+
+def _rank(
+    candidate: Candidate, fill: Mapping[Hashable | None, int], *, waits: bool
+) -> tuple[float, ...]:
+    return (
+        candidate.key is not None,
+        waits,
+        candidate.deadline,
+        candidate.remaining,
+        -min(fill[candidate.key], candidate.max_calls),
+        candidate.last_turn,
+        candidate.generation,
+    )

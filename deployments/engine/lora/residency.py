@@ -20,12 +20,10 @@ from deployments.engine.eviction import Resident, choose_victims
 from deployments.engine.lora.files import LoraFileInfo, LoraFiles, load_layers
 from deployments.engine.lora.format import Lora
 from deployments.engine.lora.layers import (
+    LoraLayers,
     LoraRows,
     LoraSlice,
-    attach,
     check_no_foreign_loras,
-    create_mix,
-    detach,
 )
 from deployments.engine.threads import Threads
 from serve_app.domain.errors import LoraRefused, Misconfigured, ReplicaDied, WeightsUnavailable
@@ -107,6 +105,7 @@ class LoraResidency:
         self._loaded: WeakKeyDictionary[Any, dict[str, _Loaded]] = WeakKeyDictionary()
         self._mixes: WeakKeyDictionary[Any, dict[tuple[LoraSlice, ...], _Mix]] = WeakKeyDictionary()
         self._dtypes: WeakKeyDictionary[Any, Mapping[str, torch.dtype]] = WeakKeyDictionary()
+        self._layers: WeakKeyDictionary[torch.nn.Module, LoraLayers] = WeakKeyDictionary()
         self._names = count(1)
         self._uses = 0
         self._next_to_load: LoraHandle | None = None  # the handle that waits for space
@@ -158,6 +157,15 @@ class LoraResidency:
             self._uses += 1
             each.last_used = self._uses
         handle.held, handle.mix = (), ""
+
+    def unwrap_idle(self) -> None:
+        """Give components back their own layers where no generation has a LoRA.
+
+        To be called when the generations that may begin have begun, so that layers stay wrapped
+        from one generation with LoRAs to the next.
+        """
+        for component, layers in self._layers.items():
+            layers.unwrap(component)
 
     def evict_idle(self) -> None:
         """Evict the LoRAs that no generation uses."""
@@ -232,7 +240,8 @@ class LoraResidency:
             self._forget(pipeline, loaded)
             raise
         for component, each in layers.items():
-            attach(getattr(pipeline, component), each, loaded.name)
+            module = getattr(pipeline, component)
+            self._lora_layers(module).attach(module, each, loaded.name)
         loaded.layers = None
         loaded.components = tuple(layers)
         log.info("Loaded the LoRA %s.", loaded.file.file)
@@ -243,7 +252,7 @@ class LoraResidency:
         if (mixed := mixes.get(parts)) is None:
             mixed = mixes[parts] = _Mix(f"mix{next(self._names)}")
             for component in _components(handle):
-                create_mix(component, mixed.name, parts)
+                self._lora_layers(component).create_mix(component, mixed.name, parts)
         mixed.users += 1
         handle.mix = mixed.name
 
@@ -253,7 +262,12 @@ class LoraResidency:
         if not mixes[parts].users:
             del mixes[parts]
             for component in _components(handle):
-                detach(component, handle.mix)
+                self._lora_layers(component).detach(component, handle.mix)
+
+    def _lora_layers(self, component: torch.nn.Module) -> LoraLayers:
+        if (layers := self._layers.get(component)) is None:
+            layers = self._layers[component] = LoraLayers(self._device)
+        return layers
 
     def _evict_for(self, size: int, keep: Iterable[_Loaded]) -> bool:
         """Evict idle LoRAs, least recently used first; return whether ``size`` bytes are free."""
@@ -274,8 +288,9 @@ class LoraResidency:
         return victims is not None
 
     def _evict(self, pipeline: Any, loaded: _Loaded) -> None:
-        for component in loaded.components:
-            detach(getattr(pipeline, component), loaded.name)
+        for name in loaded.components:
+            component = getattr(pipeline, name)
+            self._lora_layers(component).detach(component, loaded.name)
         self._forget(pipeline, loaded)
         log.info("Evicted the LoRA %s.", loaded.file.file)
 

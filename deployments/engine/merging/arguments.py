@@ -158,33 +158,28 @@ class CannotCopy(Exception):
 
 def copied(output: Any) -> Any:
     """Copy an output with its tensors. Raises ``CannotCopy`` when it contains other objects."""
+    return rebuilt(torch.clone, output)
+
+
+def rebuilt(change: Callable[[torch.Tensor], Any], output: Any) -> Any:
+    """Build an output of the same classes from ``change`` of each tensor, in a fixed order.
+
+    Raises ``CannotCopy`` when ``output`` contains other objects than tensors and plain values.
+    """
     if isinstance(output, torch.Tensor):
-        return output.clone()
+        return change(output)
     if dataclasses.is_dataclass(output):
-        fields = dataclasses.fields(output)
-        return type(output)(**{each.name: copied(getattr(output, each.name)) for each in fields})
+        fields = {each.name: getattr(output, each.name) for each in dataclasses.fields(output)}
+        return type(output)(**{name: rebuilt(change, each) for name, each in fields.items()})
     if isinstance(output, Mapping):
-        return type(output)({key: copied(each) for key, each in output.items()})  # pyright: ignore[reportCallIssue]
+        return type(output)({key: rebuilt(change, each) for key, each in output.items()})  # pyright: ignore[reportCallIssue]
     if isinstance(output, list | tuple):
-        return type(output)(copied(each) for each in output)
+        return type(output)(rebuilt(change, each) for each in output)
     if output is None or isinstance(output, bool | int | float | str):
         return output
     if (held := held_in(output)) is not None:
-        return refilled(output, copied(held))
+        return refilled(output, rebuilt(change, held))
     raise CannotCopy(type(output).__name__)
-
-
-def size_of(output: Any) -> int:
-    """Bytes of the tensors in an output."""
-    if isinstance(output, torch.Tensor):
-        return output.numel() * output.element_size()
-    if dataclasses.is_dataclass(output):
-        return sum(size_of(getattr(output, each.name)) for each in dataclasses.fields(output))
-    if isinstance(output, Mapping):
-        return sum(map(size_of, output.values()))
-    if isinstance(output, list | tuple):
-        return sum(map(size_of, output))
-    return size_of(held_in(output) or ())
 
 
 Held = list[dict[str, torch.Tensor]]

@@ -4,10 +4,13 @@ import pytest
 import torch
 
 from deployments.engine.engine import Engine
-from deployments.engine.loop.encoders import PromptCache
 from deployments.engine.loop.metrics import EngineCounters
+from deployments.engine.loop.options import EngineOptions
+from deployments.engine.loop.prompt_cache import PromptCache, prompt_cache_of
 from tests.engine.calls import call
+from tests.engine.gate import Gate
 from tests.engine.tiny import tiny_flux, tiny_sdxl
+from tests.engine.tiny_qwen import tiny_flux2_klein, tiny_qwen_image, tiny_z_image
 
 pytestmark = [
     pytest.mark.engine,
@@ -25,19 +28,27 @@ def ids(*numbers):
     return torch.tensor([numbers])
 
 
-def cache(most_bytes=10**6):
+def read(tensor):
+    return tensor.view(tensor.shape)
+
+
+def cache(most_bytes=10**6, host_bytes=0):
     counts = EngineCounters()
-    return PromptCache(most_bytes, counts), counts
+    return PromptCache(most_bytes, counts, host_bytes), counts
 
 
-@torch.no_grad()
-def output_of(cache, encoder, input_ids, **more):
+def whole_output_of(cache, encoder, input_ids, **more):
+    @torch.no_grad()  # as on the engine's thread
+    def compute():
+        return encoder(input_ids, **{name: it for name, it in more.items() if name != "unknown"})
+
     key = cache.key(encoder, (input_ids,), more)
-    output = cache.recall(key)
-    if output is None:
-        output = encoder(input_ids, **{name: it for name, it in more.items() if name != "unknown"})
-        cache.keep(key, output)
-    return output.last_hidden_state
+    output = cache.recall(key, compute)
+    return cache.keep(key, compute(), compute) if output is None else output
+
+
+def output_of(cache, encoder, input_ids, **more):
+    return read(whole_output_of(cache, encoder, input_ids, **more).last_hidden_state)
 
 
 @pytest.mark.parametrize(("make", "encoders"), [(tiny_flux, 2), (tiny_sdxl, 4)])
@@ -90,7 +101,7 @@ def test_no_more_bytes_are_kept_than_may_be(encoder):
     for number in (1, 2, 3, 3, 2, 1):
         output_of(prompts, encoder, ids(number, number))
     assert (counts.prompts_encoded, counts.prompts_remembered) == (4, 2)
-    assert prompts._size <= 2 * size
+    assert prompts.size <= 2 * size
 
 
 @pytest.mark.parametrize("how", ["training", "hook", "adapter", "no bytes", "opaque"])
@@ -109,3 +120,127 @@ def test_what_may_differ_from_call_to_call_is_not_kept(how):
     for _ in range(2):
         output_of(prompts, encoder, ids(1, 2), **more)
     assert counts.prompts_encoded == counts.prompts_remembered == 0
+
+
+READERS = {
+    "the last one": lambda output: read(output.last_hidden_state),
+    "by index": lambda output: read(output[0]),
+    "a layer": lambda output: read(output.hidden_states[-2]),
+    "all layers, in C": lambda output: torch.stack(output.hidden_states),
+    "through a tuple": lambda output: read(output.to_tuple()[0]),
+    "into a list": lambda output: torch.cat(list(output.hidden_states)),
+    "by name": lambda output: read(output["last_hidden_state"]),
+    "nothing but the shape": lambda output: torch.tensor(output.last_hidden_state.shape),
+}
+
+
+@pytest.mark.parametrize("how", READERS)
+@pytest.mark.parametrize("before", READERS)
+def test_whatever_was_read_before_others_read_the_same_bits(encoder, how, before):
+    prompts, _ = cache()
+    READERS[before](whole_output_of(prompts, encoder, ids(1, 2), output_hidden_states=True))
+    with torch.no_grad():
+        expected = READERS[how](encoder(ids(1, 2), output_hidden_states=True))
+    for _ in range(2):
+        made = READERS[how](whole_output_of(prompts, encoder, ids(1, 2), output_hidden_states=True))
+        assert type(made) is torch.Tensor
+        assert torch.equal(made, expected)
+
+
+def test_what_is_not_kept_is_computed_once_and_kept_then(encoder):
+    prompts, counts = cache()
+    one = output_of(prompts, encoder, ids(1, 2), output_hidden_states=True)
+    assert prompts.size == one.nbytes
+    for _ in range(3):
+        output = whole_output_of(prompts, encoder, ids(1, 2), output_hidden_states=True)
+        torch.stack(output.hidden_states)
+    assert counts.prompts_encoded == 2
+    assert prompts.size == one.nbytes * len(output.hidden_states)  # the last is one of them
+
+
+def test_what_leaves_the_device_waits_in_host_memory(encoder):
+    size = output_of(cache()[0], encoder, ids(1, 2)).nbytes
+    prompts, counts = cache(size, host_bytes=2 * size)
+    made = [output_of(prompts, encoder, ids(n, n)) for n in (1, 2, 3)]
+    assert (prompts.size, prompts.host_size) == (size, 2 * size)
+    again = [output_of(prompts, encoder, ids(n, n)) for n in (1, 2, 3)]
+    assert (counts.prompts_encoded, counts.prompts_remembered) == (3, 3)
+    assert all(torch.equal(one, other) for one, other in zip(made, again, strict=True))
+    output_of(prompts, encoder, ids(4, 4))  # now 1 has been unused for longest
+    output_of(prompts, encoder, ids(1, 1))
+    assert (prompts.size, prompts.host_size) == (size, 2 * size)
+    assert counts.prompts_encoded == 5
+
+
+def test_short_of_memory_the_device_is_emptied_and_nothing_forgotten(encoder):
+    prompts, counts = cache(host_bytes=10**6)
+    output_of(prompts, encoder, ids(1, 2))
+    prompts.clear()
+    assert prompts.size == 0
+    output_of(prompts, encoder, ids(1, 2))
+    assert (counts.prompts_encoded, counts.prompts_remembered) == (1, 1)
+
+
+def test_a_gpu_gives_a_hundredth_and_a_cpu_64_mib():
+    gpu = prompt_cache_of(EngineOptions(), 80 * 10**9, EngineCounters())
+    cpu = prompt_cache_of(EngineOptions(), None, EngineCounters())
+    assert gpu._most_bytes == 800 * 10**6
+    assert cpu._most_bytes == 64 * 2**20
+
+
+def small_call(prompt="a red circle", seed=1):
+    return {
+        "prompt": prompt,
+        "width": 32,
+        "height": 32,
+        "num_inference_steps": 1,
+        "generator": torch.Generator().manual_seed(seed),
+        "output_type": "pt",
+    }
+
+
+# Layers that the pipeline reads; in the tiny klein, two of its three are one.
+LANGUAGE_MODELS = [(tiny_z_image, 1, 3), (tiny_flux2_klein, 3, 29), (tiny_qwen_image, 1, 2)]
+
+
+@pytest.mark.parametrize(("make", "layers_read", "layers"), LANGUAGE_MODELS)
+def test_of_a_language_model_only_the_layers_that_are_read_are_kept(make, layers_read, layers):
+    pipeline = make()
+    plain = [pipeline(**small_call(seed=seed)).images for seed in (1, 2)]
+    whole = []
+    real = pipeline.text_encoder.forward
+
+    def spied(*given, **named):
+        output = real(*given, **named)
+        assert len(output.hidden_states) == layers
+        whole.append(output.hidden_states[0].nbytes)
+        return output
+
+    pipeline.text_encoder.forward = spied
+    with Engine(pipeline, threads=1) as engine:
+        first = engine.submit(**small_call(seed=1)).result(60).images
+        encoded = len(whole)  # the prompt, and maybe the empty negative prompt
+        second = engine.submit(**small_call(seed=2)).result(60).images
+        kept = engine._loop.prompts.size
+        counts = engine.counts()
+    assert len(whole) == encoded, "the second request was no hit"
+    assert (counts["prompts_encoded"], counts["prompts_remembered"]) == (encoded, encoded)
+    assert kept == layers_read * sum(whole)
+    assert torch.equal(first, plain[0])
+    assert torch.equal(second, plain[1])
+
+
+@pytest.mark.parametrize("make", [tiny_z_image, tiny_sdxl])
+def test_equal_prompts_that_come_together_are_encoded_once(make):
+    pipeline = make()
+    with Engine(pipeline, threads=1, max_batch=4) as engine:
+        gate = Gate(engine)
+        running = [engine.submit(**small_call(seed=seed)) for seed in range(4)]
+        gate.open()
+        made = [each.result(60).images for each in running]
+        encoded = engine.counts()["prompts_encoded"]
+    with Engine(pipeline, threads=1) as other:
+        other.submit(**small_call()).result(60)
+        assert other.counts()["prompts_encoded"] == encoded
+    for seed, images in enumerate(made):
+        assert (images - pipeline(**small_call(seed=seed)).images).abs().max() <= 1e-4

@@ -27,13 +27,13 @@ mixes = st.lists(candidates, min_size=1, max_size=8).map(
 )
 
 
-def turns(waiting, count, batcher=None):
+def turns(waiting, count, batcher=None, now=0.0):
     """Which generations go on in each of ``count`` turns, when none ends or comes nearer to it."""
     batcher = batcher or StepBatcher()
     waiting = {each.generation: each for each in waiting}
     chosen = []
     for turn in range(1, count + 1):
-        going = [each.generation for each in batcher.choose(list(waiting.values()), turn)]
+        going = [each.generation for each in batcher.choose(list(waiting.values()), turn, now)]
         for generation in going:
             waiting[generation] = replace(waiting[generation], last_turn=turn)
         chosen.append(going)
@@ -51,8 +51,15 @@ def test_from_no_candidates_none_is_chosen():
 
 @given(st.integers(1, 8), st.integers(1, 50))
 def test_equals_get_turns_that_differ_by_one_at_most(generations, count):
+    """So that calls of theirs that can share a forward meet, as long as none is ahead."""
     steps = Counter(chain(*turns(of_priorities([1] * generations), count)))
     assert max(steps.values()) - min(steps[n] for n in range(generations)) <= 1
+
+
+def test_one_that_is_a_step_ahead_goes_on():
+    ahead = Candidate(2, 0, 5, "a", remaining=2)
+    others = [Candidate(n, 0, 0, "b", remaining=3) for n in (1, 3)]
+    assert turns([*others, ahead], 3) == [[2]] * 3
 
 
 @given(mixes, st.integers(1, 10))
@@ -78,25 +85,46 @@ def test_none_is_left_behind_that_could_have_come_along(mix, turn):
         assert len(chosen) == min(MOST, len(same))
 
 
-@given(mixes, st.integers(1, 40), st.integers(1, 10))
-def test_nothing_starves(mix, patience, standstill):
-    count = len(mix)
-    bound = patience + count + 1
-    chosen = turns(mix, 3 * bound, StepBatcher(patience, standstill))
-    for generation in range(count):
-        waits = [turn for turn, going in enumerate(chosen) if generation in going]
-        gaps = [after - before for before, after in zip([-1, *waits], waits, strict=False)]
-        assert waits
+@given(mixes, st.integers(1, 40))
+def test_no_priority_starves(mix, patience):
+    those = {each.generation: each.priority for each in mix}
+    bound = patience + len(set(those.values()))
+    chosen = turns(mix, 3 * bound, StepBatcher(patience))
+    for priority in set(those.values()):
+        has_turn = [turn for turn, gone in enumerate(chosen) if priority in map(those.get, gone)]
+        gaps = [after - before for before, after in zip([-1, *has_turn], has_turn, strict=False)]
+        assert has_turn
         assert max(gaps) <= bound
 
 
-@given(mixes)
-def test_within_a_priority_no_request_starves(mix):
-    equals = [replace(each, priority=1) for each in mix]
-    span = 8 + len(mix)
-    chosen = turns(equals, 10 * span, StepBatcher(idle_turns=8))
-    for start in range(0, len(chosen), span):
-        assert set(chain(*chosen[start : start + span])) == set(range(len(mix)))
+def test_one_that_is_due_has_every_second_forward():
+    long = stepping(1, 0, remaining=50.0, due_at=10.0)
+    short = Candidate(2, 0, 0, "another", remaining=1.0)
+    assert turns([long, short], 4) == [[2]] * 4
+    assert turns([long, short], 4, now=10.0) == [[2], [1], [2], [1]]
+
+
+def test_those_that_are_due_have_half_of_the_rows():
+    due = [stepping(n, 0, remaining=50.0, due_at=10.0 - n, max_calls=4) for n in (1, 2, 3)]
+    short = [stepping(n, 0, remaining=1.0, max_calls=4) for n in (4, 5, 6, 7)]
+    (gone,) = turns([*due, *short], 1, now=10.0)
+    assert sorted(gone) == [2, 3, 4, 5]
+
+
+def test_one_that_is_due_does_not_go_before_a_higher_priority():
+    due = stepping(1, 0, due_at=1.0)
+    urgent = Candidate(2, 1, 0, "another")
+    assert turns([due, urgent], 3, now=10.0) == [[2]] * 3
+
+
+def test_prompts_do_not_wait_while_another_is_due():
+    due = Candidate(1, 0, 0, "due", remaining=50.0, due_at=1.0)
+    short = stepping(2, 0, remaining=1.0)
+    prompts = [encoding(n, 0, f"prompt {n}", remaining=20.0) for n in (3, 4)]
+    gone = list(chain(*turns([due, short, *prompts], 9, now=10.0)))
+    assert gone.count(1) in (4, 5)
+    assert 2 in gone
+    assert 3 in gone
 
 
 @given(mixes)

@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 from deployments.engine.engine import Engine
 from deployments.engine.loop.options import GenerationOptions
 from deployments.engine.lora.format import Lora
+from deployments.engine.lora.layers import LoraLayers
+from deployments.engine.merging.compile import compile_regions
 from serve_app.domain.endpoint import Recipe
 from serve_app.domain.errors import (
     Cancelled,
@@ -21,8 +23,9 @@ from serve_app.domain.errors import (
     ReplicaDied,
 )
 from tests.engine.calls import call
+from tests.engine.gate import Gate
 from tests.engine.loops import Denoiser, Loop
-from tests.engine.loras import save_lora
+from tests.engine.loras import FLUX_LAYERS, save_lora
 from tests.engine.tiny import tiny_flux, tiny_sd3, tiny_sdxl
 from tests.engine.tiny_qwen import tiny_flux2_klein, tiny_qwen_image, tiny_z_image
 from tests.engine.with_loras import plain_with, relative, together
@@ -366,3 +369,72 @@ def test_an_evicted_lora_leaves_no_memory_behind(pipeline, loras):
     gc.collect()
     assert layers
     assert not [each for each in layers if each() is not None]
+
+
+def state_of(pipeline):
+    """Wrapped layers, compiled blocks."""
+    blocks = [each for each in pipeline.transformer.modules() if each._compiled_call_impl]
+    return len(wrapped(pipeline)), len(blocks)
+
+
+def test_without_loras_layers_are_the_models_own_again_and_blocks_run_compiled(tmp_path):
+    pipeline = tiny_flux()
+    own = [*pipeline.transformer.modules()]
+    compile_regions(pipeline, "eager")
+    lora = Lora(save_lora(tmp_path, pipeline, 1))
+    with Engine(pipeline, threads=1) as engine:
+        first = engine.submit(**call(steps=2)).result(60).images
+        assert state_of(pipeline) == (0, 2)
+        for _ in range(2):
+            with_lora = engine.submit(loras=[lora], **call(steps=2)).result(60).images
+            assert not torch.equal(with_lora, first)
+            assert state_of(pipeline) == (len(FLUX_LAYERS), 0)
+            assert torch.equal(engine.submit(**call(steps=2)).result(60).images, first)
+            assert state_of(pipeline) == (0, 2)
+        assert [*pipeline.transformer.modules()] == own
+        again = engine.submit(loras=[lora], **call(steps=2)).result(60).images
+        assert torch.equal(again, with_lora)
+    assert [*pipeline.transformer.modules()] == own
+
+
+def test_layers_stay_wrapped_from_one_generation_with_loras_to_the_next(tmp_path, monkeypatch):
+    pipeline = tiny_flux()
+    loras = [Lora(save_lora(tmp_path, pipeline, seed)) for seed in (1, 2)]
+    unwrapped = []
+    real = LoraLayers.unwrap
+
+    def spied(self, component):
+        before = len(wrapped(pipeline))
+        real(self, component)
+        unwrapped.append(len(wrapped(pipeline)) < before)
+
+    monkeypatch.setattr(LoraLayers, "unwrap", spied)
+    with Engine(pipeline, threads=1, max_batch=2) as engine:
+        # At most two at a time; the third and the fourth follow, and others without run beside.
+        gate = Gate(engine)
+        running = [
+            engine.submit(loras=[loras[n % 2]] if n != 2 else [], **call(seed=n, steps=2 + n))
+            for n in range(5)
+        ]
+        gate.open()
+        for each in running:
+            each.result(60)
+        assert not any(unwrapped)
+        engine.submit(**call()).result(60)
+        assert sum(unwrapped) == 1
+
+
+def test_a_lora_that_is_evicted_while_set_aside_leaves_nothing(tmp_path):
+    pipeline = tiny_flux()
+    files = [save_lora(tmp_path, pipeline, seed, rank=8) for seed in (1, 2)]
+    size = max(sum(each.nbytes for each in load_file(file).values()) for file in files)
+    with Engine(pipeline, threads=1, lora_bytes=size) as engine:
+        engine.submit(loras=[Lora(files[0])], **call(steps=1)).result(60)
+        engine.submit(**call(steps=1)).result(60)
+        assert not wrapped(pipeline)
+        (layers,) = engine._loras._layers.values()
+        halves = [weakref.ref(each.lora_A) for each in layers._layers.values()]
+        made = engine.submit(loras=[Lora(files[1])], **call(steps=2)).result(60).images
+        gc.collect()
+        assert not any(each() for each in halves)
+    assert relative(made, plain_with(tiny_flux, [Lora(files[1])], steps=2)) <= 1e-5

