@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Generator, Tensor
 
-DTYPE_ON_CPU = "float32"
-
 
 def own_dtype(endpoint: Endpoint, device: str, on_gpu: str) -> str:
     """The ``dtype`` of the endpoint's options, or else the default for the device."""
-    return endpoint.options.get("dtype", DTYPE_ON_CPU if device == "cpu" else on_gpu)
+    from deployments.engine.accelerator.selection import accelerator_for  # noqa: PLC0415
+
+    given = endpoint.options.get("dtype")
+    return accelerator_for(device).dtype(on_gpu) if given is None else given
 
 
 def seed_of(input: Mapping[str, Any], seed: int) -> int:

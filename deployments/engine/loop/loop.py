@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from deployments.engine.accelerator.interface import Accelerator
 from deployments.engine.default_dtype import TURNS
 from deployments.engine.errors import is_out_of_memory
 from deployments.engine.interception.components import ComponentKind, KnownDenoisers
@@ -21,7 +22,7 @@ from deployments.engine.interception.isolation import run_in_context
 from deployments.engine.interception.pipeline import InterceptedPipeline
 from deployments.engine.loop.encoders import Encoders, PromptCache
 from deployments.engine.loop.generation import Generation, GenerationInbox
-from deployments.engine.loop.metrics import EngineCounters, Timer, TurnWatch, marks_on
+from deployments.engine.loop.metrics import EngineCounters, Timer, TurnWatch
 from deployments.engine.loop.model_runner import ModelRunner, PendingCall
 from deployments.engine.loop.options import EngineOptions
 from deployments.engine.loop.run import Run
@@ -42,7 +43,7 @@ class Loop:
 
     def __init__(
         self,
-        device: str,
+        accelerator: Accelerator,
         options: EngineOptions,
         inbox: GenerationInbox,
         loras: LoraResidency,
@@ -53,7 +54,7 @@ class Loop:
         self.stopping = False
         self.short_of_memory = False
         self.turn = 0  # number of the current turn, from 1
-        self._device = device
+        self._accelerator = accelerator
         self._options = options
         self._inbox = inbox
         self._loras = loras
@@ -78,9 +79,9 @@ class Loop:
         self.add_reclaimer(prompts.clear)
         self.add_reclaimer(loras.evict_idle)
         self._encoders = Encoders(self._model_runner, prompts, options.traits, self._in_company)
-        self._previews = PreviewRenderer()
+        self._previews = PreviewRenderer(accelerator)
         self._runs = RunQueue(options.max_generations or options.max_batch, self._fits)
-        self._timer = Timer(marks_on(device, monotonic), self.counts.took)
+        self._timer = Timer(accelerator.timestamps(monotonic), self.counts.took)
         self._submitted = 0
         self._turn_watch = TurnWatch(monotonic)
 
@@ -171,7 +172,7 @@ class Loop:
             try:
                 with self._admission.measuring(run.number, size):
                     if run.result is None:
-                        run.begin(self._called_by(run.generation), self._device)
+                        run.begin(self._called_by(run.generation), self._accelerator)
                     else:
                         run.resume()
             except BaseException as error:
@@ -201,7 +202,9 @@ class Loop:
             generation = run.generation
             if generation.snapshot_requested and run.can_give_snapshot:
                 with run_in_context(generation.context):
-                    generation.answer_snapshot_requests(partial(run.snapshot, self._device))
+                    generation.answer_snapshot_requests(
+                        partial(run.snapshot, self._accelerator.device)
+                    )
             requests = generation.previews
             # After the last step, the pipeline's `latents` variable may hold something else.
             if requests and (step := generation.steps_denoised) > 0:

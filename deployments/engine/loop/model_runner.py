@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from deployments.engine.accelerator.interface import DeviceMemory
 from deployments.engine.errors import is_out_of_memory, release_frames
 from deployments.engine.interception.isolation import Isolation, run_in_context
 from deployments.engine.interception.model_traits import ModelTraits
@@ -34,7 +35,6 @@ from deployments.engine.interception.step_caches import (
 from deployments.engine.loop.metrics import ComponentCounters, EngineCounters
 from deployments.engine.lora.layers import LoraRows
 from deployments.engine.memory.admission import BatchLimit, ForwardBytes
-from deployments.engine.memory.device import DeviceMemory
 from deployments.engine.memory.reservations import MemoryPressure
 from deployments.engine.merging.arguments import (
     CallArguments,

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
-from deployments.engine.memory.device import DeviceMemory, MemoryUse
+from deployments.engine.accelerator.interface import DeviceMemory, MemoryUse
 
 
 class CommonMemory:
