@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from math import inf
 from types import TracebackType
 from typing import Any, Unpack
@@ -38,7 +39,7 @@ from deployments.engine.memory.reservations import CommonMemory, Reservation
 from deployments.engine.merging.compile import rehearse
 from deployments.engine.snapshot.format import Origin, Snapshot
 from serve_app.domain.endpoint import Recipe
-from serve_app.domain.errors import Misconfigured, ReplicaDied
+from serve_app.domain.errors import Cancelled, Misconfigured, ReplicaDied
 
 log = logging.getLogger(__name__)
 
@@ -166,6 +167,13 @@ class Engine:
         """Forget a pipeline. Generations that were submitted with it keep it until they end."""
         self._loop.remove(name)
 
+    def check_device(self, error: BaseException) -> ReplicaDied | None:
+        """End the engine if ``error``, which another thread got, says that the device has failed.
+
+        Then all generations end with an error like the returned one, and ``alive`` becomes False.
+        """
+        return self._loop.check_device(error)
+
     def add_reclaimer(self, reclaim: Callable[[], None]) -> None:
         """Register ``reclaim``, which frees device memory that is not in use.
 
@@ -233,7 +241,7 @@ class Engine:
         )
         self._inbox.put(generation)
         if self._loop.stopping:  # the loop may have emptied its inbox already
-            self._inbox.refuse(STOPPED)
+            self._inbox.refuse(partial(Cancelled, STOPPED))
         return generation
 
     def _checked(self, snapshot: bytes, called: Any, arguments: Mapping[str, Any]) -> Snapshot:

@@ -79,6 +79,7 @@ class FakeAccelerator:
         self.capabilities = Capabilities(
             discrete=discrete, channels_last=not discrete, collectives="gloo"
         )
+        self.failed = False
         self.operations = []
         self.pinned = {}  # bytes by address
         self.most_pinned = 0
@@ -150,6 +151,9 @@ class FakeAccelerator:
 
     def page_unlock(self, address):
         del self.pinned[address]
+
+    def has_failed(self):
+        return self.failed
 
     def timestamps(self, monotonic):
         return partial(HostTimeStamp, monotonic)

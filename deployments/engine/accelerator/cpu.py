@@ -107,6 +107,9 @@ class Cpu:
     def page_unlock(self, address: int) -> None:
         """Do nothing: nothing was locked."""
 
+    def has_failed(self) -> bool:
+        return False
+
     def timestamps(self, monotonic: Callable[[], float]) -> Callable[[], TimeStamp]:
         return partial(HostTimeStamp, monotonic)
 

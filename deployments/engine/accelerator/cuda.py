@@ -168,6 +168,13 @@ class Cuda:
         with self._lock:
             self._locked.pop(address, None)
 
+    def has_failed(self) -> bool:
+        try:
+            torch.cuda.synchronize(self._device)
+        except RuntimeError:  # such as `torch.AcceleratorError`
+            return True
+        return False
+
     def timestamps(self, monotonic: Callable[[], float]) -> Callable[[], TimeStamp]:
         del monotonic
         return partial(StreamTimeStamp, self._device)

@@ -170,6 +170,10 @@ class Accelerator(Protocol):
         """Undo ``page_lock``, before the memory is freed."""
         ...
 
+    def has_failed(self) -> bool:
+        """Ask the device whether it can still compute. It waits for all queued work."""
+        ...
+
     def timestamps(self, monotonic: Callable[[], float]) -> Callable[[], TimeStamp]:
         """Return a factory of timestamps for the compute stream.
 

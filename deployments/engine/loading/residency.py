@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from deployments.engine.accelerator.errors import is_out_of_memory
 from deployments.engine.engine import Engine
-from deployments.engine.errors import as_callers_error, is_out_of_memory, release_frames
+from deployments.engine.errors import as_callers_error, release_frames
 from deployments.engine.eviction import Resident, choose_victims
 from deployments.engine.loading.loads import (
     Downloads,
@@ -175,7 +176,7 @@ class Residency:
                 self._hand_out(handle, self._loaded[name])
 
     def _fail(self, name: str, error: BaseException) -> None:
-        problem = as_callers_error(error)
+        problem = self._engine.check_device(error) or as_callers_error(error)
         with self._changed:
             for handle in self._take_waiting(name):
                 handle.future.set_exception(problem)

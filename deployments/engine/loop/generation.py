@@ -23,7 +23,7 @@ from deployments.engine.loop.options import (
 )
 from deployments.engine.memory.admission import memory_kind_of
 from deployments.engine.snapshot.format import Snapshot
-from serve_app.domain.errors import Cancelled, DarkroomError, SnapshotRefused, Unsupported
+from serve_app.domain.errors import DarkroomError, SnapshotRefused, Unsupported
 from serve_app.domain.progress import Progress, Stage
 
 if TYPE_CHECKING:
@@ -331,8 +331,8 @@ class GenerationInbox:
             taken.append(self._queue.get())
         return [each for each in taken if each is not None]
 
-    def refuse(self, why: str) -> None:
-        """Fail all generations in the inbox with ``Cancelled``.
+    def refuse(self, why: Callable[[], DarkroomError]) -> None:
+        """Fail all generations in the inbox with the error that ``why`` makes.
 
         Called after the engine began to close, by its loop and by late callers. Each generation is
         taken by exactly one of them.
@@ -343,4 +343,4 @@ class GenerationInbox:
             except Empty:
                 return
             if generation is not None:
-                generation.fail(Cancelled(why))
+                generation.fail(why())

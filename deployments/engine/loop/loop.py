@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
+from deployments.engine.accelerator.errors import concerns_device, is_out_of_memory
 from deployments.engine.accelerator.interface import Accelerator
 from deployments.engine.default_dtype import TURNS
-from deployments.engine.errors import is_out_of_memory
+from deployments.engine.errors import release_frames
 from deployments.engine.interception.components import ComponentKind, KnownDenoisers
 from deployments.engine.interception.isolation import run_in_context
 from deployments.engine.interception.pipeline import InterceptedPipeline
@@ -31,7 +32,7 @@ from deployments.engine.lora.residency import LoraResidency
 from deployments.engine.memory.admission import Admission, bytes_in
 from deployments.engine.memory.reservations import CommonMemory, MemoryPressure, Reservations
 from deployments.engine.preview.preview import PreviewRenderer
-from serve_app.domain.errors import Cancelled, Misconfigured
+from serve_app.domain.errors import Cancelled, DarkroomError, Misconfigured, ReplicaDied
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class Loop:
         self.short_of_memory = False
         self.turn = 0  # number of the current turn, from 1
         self._accelerator = accelerator
+        self._device_error: BaseException | None = None  # of another thread
         self._options = options
         self._inbox = inbox
         self._loras = loras
@@ -86,10 +88,14 @@ class Loop:
         self._turn_watch = TurnWatch(monotonic)
 
     def run(self) -> None:
-        """Run until ``stop``. Generations that are running then end with ``Cancelled``."""
+        """Run until ``stop``. Generations that are running then end with ``Cancelled``.
+
+        They end with ``ReplicaDied`` when the device has failed.
+        """
         torch.set_grad_enabled(mode=False)  # per thread
         if self._options.threads:
             torch.set_num_threads(self._options.threads)  # per thread as well, under OpenMP
+        why: Callable[[], DarkroomError] = partial(Cancelled, STOPPED)
         try:
             while not self.stopping:
                 self._receive()
@@ -99,12 +105,17 @@ class Loop:
                     self._admit()
                     with self._turn_watch.measured():
                         self._take_turn()
-        except BaseException:
+        except BaseException as error:
             # No caller can catch it. ``Engine.alive`` becomes False, and the replica is replaced.
-            log.critical("The engine's thread ended because of a defect.", exc_info=True)
+            if self._fails_device(error):
+                why = partial(_device_failed, error)
+                log.critical("The device failed. The engine has ended.", exc_info=True)
+            else:
+                log.critical("The engine's thread ended because of a defect.", exc_info=True)
+            release_frames(error)
         finally:
             self.stopping = True
-            self._end_all()
+            self._end_all(why)
             self.reservations.grant_all()
             self._loras.close()
 
@@ -151,6 +162,8 @@ class Loop:
         self._timer.end_lap(runs[0].generation.timer_key)
         able = list[Run]()
         for run, result in zip(runs, results, strict=True):
+            if result.error is not None and self._fails_device(result.error):
+                raise result.error
             if result.did_not_fit and self._runs.wait_for_memory(run):
                 continue
             run.result = result
@@ -176,6 +189,8 @@ class Loop:
                     else:
                         run.resume()
             except BaseException as error:
+                if self._fails_device(error):
+                    raise
                 if is_out_of_memory(error):
                     self._pressure.explain(error, f"a generation of {run.generation.pipeline!r}")
                 self._end(run, error)
@@ -188,6 +203,8 @@ class Loop:
 
     def _receive(self) -> None:
         """Take new generations; block for them when there is nothing else to do."""
+        if self._device_error is not None:
+            raise self._device_error
         loads = self.reservations.wanted and not self._runs.active  # only weights are loaded
         idle = not self.reservations.requested and (self._runs.idle() or loads)
         for generation in self._inbox.take(wait=idle and not self.stopping):
@@ -246,10 +263,17 @@ class Loop:
             self._runs.end(run, error)
         self._admission.ended(run.number, run.generation.memory_kind, well=False)
 
-    def _end_all(self) -> None:
-        self._inbox.refuse(STOPPED)
+    def _end_all(self, why: Callable[[], DarkroomError]) -> None:
+        self._inbox.refuse(why)
         for run in self._runs:
-            self._end(run, Cancelled(STOPPED))
+            self._end(run, why())
+
+    def _fails_device(self, error: BaseException) -> bool:
+        """Return whether ``error`` is of a device that cannot compute any more.
+
+        Whatever call notices it, everything that is on the device is lost.
+        """
+        return concerns_device(error) and self._accelerator.has_failed()
 
     # For other threads.
 
@@ -257,6 +281,14 @@ class Loop:
     def stuck_s(self) -> float:
         """Seconds of the current turn, if that is ten times the longest turn so far; else 0."""
         return self._turn_watch.stuck_s
+
+    def check_device(self, error: BaseException) -> ReplicaDied | None:
+        """See ``Engine.check_device``."""
+        if not self._fails_device(error):
+            return None
+        self._device_error = error
+        self._inbox.wake()
+        return _device_failed(error)
 
     def add(self, name: str, pipeline: Any) -> None:
         """Register a pipeline that is already where it should be."""
@@ -299,3 +331,11 @@ class Loop:
     def _intercepted(self, pipeline: Any) -> InterceptedPipeline:
         traits = self._options.traits.of(type(pipeline))
         return InterceptedPipeline(pipeline, self._known_denoisers, traits)
+
+
+def _device_failed(error: BaseException) -> ReplicaDied:
+    what = str(error).partition("\n")[0]
+    return ReplicaDied(
+        f"The device failed, and everything that was being computed on it is lost ({what}). The "
+        "replica is replaced, and the request is tried again."
+    )

@@ -17,8 +17,9 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from deployments.engine.accelerator.errors import is_out_of_memory
 from deployments.engine.accelerator.interface import DeviceMemory
-from deployments.engine.errors import is_out_of_memory, release_frames
+from deployments.engine.errors import release_frames
 from deployments.engine.interception.isolation import Isolation, run_in_context
 from deployments.engine.interception.model_traits import ModelTraits
 from deployments.engine.interception.proxy import ComponentCall

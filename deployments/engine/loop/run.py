@@ -9,8 +9,8 @@ from typing import Any
 
 from greenlet import GreenletExit, getcurrent
 
+from deployments.engine.accelerator.errors import is_out_of_memory
 from deployments.engine.accelerator.interface import Accelerator
-from deployments.engine.errors import is_out_of_memory
 from deployments.engine.interception.components import ComponentKind
 from deployments.engine.interception.isolation import Isolation, RandomState
 from deployments.engine.interception.pipeline import (
