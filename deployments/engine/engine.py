@@ -77,9 +77,7 @@ class Engine:
         self._pipeline = pipeline
         self._monotonic = monotonic
         self._inbox = GenerationInbox()
-        self._loras = LoraResidency(
-            self.options.lora_bytes, self.accelerator.device, self._inbox.wake
-        )
+        self._loras = LoraResidency(self.options.lora_bytes, self.accelerator, self._inbox.wake)
         self._memory = CommonMemory(self.accelerator.memory)
         self._loop = Loop(
             self.accelerator, self.options, self._inbox, self._loras, self._memory, monotonic

@@ -149,7 +149,9 @@ class FakeAccelerator:
         self.pinned[address] = size
         self.most_pinned = max(self.most_pinned, self.pinned_bytes)
 
-    def page_unlock(self, address):
+    def page_unlock(self, address, *, wait):
+        if wait:
+            self.note("device", "synchronize")
         del self.pinned[address]
 
     def has_failed(self):

@@ -104,7 +104,7 @@ class Cpu:
     def page_lock(self, address: int, size: int) -> None:
         """Do nothing: no device copies the memory."""
 
-    def page_unlock(self, address: int) -> None:
+    def page_unlock(self, address: int, *, wait: bool) -> None:
         """Do nothing: nothing was locked."""
 
     def has_failed(self) -> bool:

@@ -5,6 +5,7 @@ Memory accounts are torch's own statistics; reading them does not wait for the d
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -162,7 +163,10 @@ class Cuda:
         with self._lock:
             self._locked[address] = size
 
-    def page_unlock(self, address: int) -> None:
+    def page_unlock(self, address: int, *, wait: bool) -> None:
+        if wait:
+            with contextlib.suppress(RuntimeError):  # a device that has failed reads nothing
+                torch.cuda.synchronize(self._device)
         # The status is ignored: the process may be ending, and nothing could be done about it.
         _runtime().cudaHostUnregister(address)
         with self._lock:

@@ -166,8 +166,11 @@ class Accelerator(Protocol):
         """
         ...
 
-    def page_unlock(self, address: int) -> None:
-        """Undo ``page_lock``, before the memory is freed."""
+    def page_unlock(self, address: int, *, wait: bool) -> None:
+        """Undo ``page_lock``, before the memory is freed.
+
+        ``wait``: for all work on the device first, because a queued copy may read the memory.
+        """
         ...
 
     def has_failed(self) -> bool:

@@ -45,9 +45,13 @@ def pin(modules: Iterable[torch.nn.Module], accelerator: Accelerator) -> None:
 class PinnedBuffer:
     """Page-locked memory, which lives as long as it or a view of it does."""
 
-    def __init__(self, size: int, accelerator: Accelerator) -> None:
-        """Raises ``MemoryError`` when the host has not so much memory."""
-        self._bytes = torch.frombuffer(_Mapping.of(size, accelerator), dtype=torch.uint8)
+    def __init__(self, size: int, accelerator: Accelerator, *, drained: bool = False) -> None:
+        """``drained``: when it is freed, the device reads it no more. Else freeing it waits.
+
+        Raises ``MemoryError`` when the host has not so much memory.
+        """
+        mapping = _Mapping.of(size, accelerator, drained=drained)
+        self._bytes = torch.frombuffer(mapping, dtype=torch.uint8)
 
     def view(self, offset: int, like: Tensor) -> Tensor:
         """Return a tensor of the shape and dtype of ``like`` at ``offset``, an aligned number.
@@ -67,19 +71,21 @@ class _Mapping(mmap.mmap):
 
     _accelerator: Accelerator | None = None
     _address = 0
+    _drained = False
 
     @classmethod
-    def of(cls, size: int, accelerator: Accelerator) -> _Mapping:
+    def of(cls, size: int, accelerator: Accelerator, *, drained: bool) -> _Mapping:
         mapping = cls(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         address = ctypes.addressof(ctypes.c_char.from_buffer(mapping))
         accelerator.page_lock(address, max(size, 1))
         mapping._accelerator, mapping._address = accelerator, address
+        mapping._drained = drained
         return mapping
 
     def __del__(self) -> None:
         # A weak reference's callback would run after the memory is unmapped.
         if self._accelerator is not None and not sys.is_finalizing():
-            self._accelerator.page_unlock(self._address)
+            self._accelerator.page_unlock(self._address, wait=not self._drained)
 
 
 def _unique(modules: Iterable[torch.nn.Module]) -> Iterator[list[Tensor]]:

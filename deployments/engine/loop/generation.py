@@ -155,7 +155,7 @@ class Generation:
         return progress.step if progress and progress.stage is Stage.DENOISING else 0
 
     def result(self, timeout: float | None = None) -> Any:
-        """Return what the pipeline returned.
+        """Return what the pipeline returned, with all tensors on the host.
 
         Raises what the pipeline raised, ``Cancelled``, ``OutOfMemory``, or ``TimeoutError`` when it
         has not ended within ``timeout`` seconds.
@@ -219,7 +219,10 @@ class Generation:
         return request
 
     def add_done_callback(self, callback: Callable[[Generation], object]) -> None:
-        """Call ``callback`` once at the end, on the engine's thread. It must be quick."""
+        """Call ``callback`` once at the end. It must be quick.
+
+        It is called on the engine's thread, or on the one that waits for results to be copied.
+        """
         self._future.add_done_callback(lambda _: callback(self))
 
     def take_arguments(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 from deployments.engine.accelerator.errors import concerns_device, is_out_of_memory
 from deployments.engine.accelerator.interface import Accelerator
 from deployments.engine.default_dtype import TURNS
-from deployments.engine.errors import release_frames
+from deployments.engine.errors import as_callers_error, release_frames
 from deployments.engine.interception.components import ComponentKind, KnownDenoisers
 from deployments.engine.interception.isolation import run_in_context
 from deployments.engine.interception.pipeline import InterceptedPipeline
@@ -26,6 +26,7 @@ from deployments.engine.loop.generation import Generation, GenerationInbox
 from deployments.engine.loop.metrics import EngineCounters, Timer, TurnWatch
 from deployments.engine.loop.model_runner import ModelRunner, PendingCall
 from deployments.engine.loop.options import EngineOptions
+from deployments.engine.loop.results import Results
 from deployments.engine.loop.run import Run
 from deployments.engine.loop.run_queue import RunQueue
 from deployments.engine.lora.residency import LoraResidency
@@ -82,6 +83,7 @@ class Loop:
         self.add_reclaimer(loras.evict_idle)
         self._encoders = Encoders(self._model_runner, prompts, options.traits, self._in_company)
         self._previews = PreviewRenderer(accelerator)
+        self._results = Results(accelerator, self.check_device)
         self._runs = RunQueue(options.max_generations or options.max_batch, self._fits)
         self._timer = Timer(accelerator.timestamps(monotonic), self.counts.took)
         self._submitted = 0
@@ -116,6 +118,7 @@ class Loop:
         finally:
             self.stopping = True
             self._end_all(why)
+            self._results.close()
             self.reservations.grant_all()
             self._loras.close()
 
@@ -196,8 +199,18 @@ class Loop:
                 self._end(run, error)
                 return
             if run.ended:
-                self._runs.succeed(run)
+                self._deliver(run)
                 self._admission.ended(run.number, run.generation.memory_kind, well=True)
+
+    def _deliver(self, run: Run) -> None:
+        output = self._runs.finish(run)
+        try:
+            self._results.deliver(run.generation, output)
+        except BaseException as error:
+            failed = self._fails_device(error)
+            run.generation.fail(_device_failed(error) if failed else as_callers_error(error))
+            if failed:
+                raise
 
     # Before a turn.
 

@@ -17,6 +17,7 @@ from peft import LoraConfig
 from peft.tuners.lora import Conv2d, Linear, LoraLayer
 from torch.nn.utils.rnn import pad_sequence
 
+from deployments.engine.accelerator.transfer import Transfer
 from deployments.engine.lora.format import LoraPair
 from deployments.engine.merging.compile import run_as_written, run_compiled
 from serve_app.domain.errors import Misconfigured
@@ -173,11 +174,11 @@ class LoraSlice:
 
 
 def build_layer(
-    base: Any, name: str, pair: LoraPair, rows: LoraRows, device: str, dtype: torch.dtype
+    base: Any, name: str, pair: LoraPair, rows: LoraRows, transfer: Transfer, dtype: torch.dtype
 ) -> Any:
     """Build peft's layer around ``base`` with one LoRA. ``base`` is not changed.
 
-    The caller must hold ``ONE_BUILDER``.
+    The caller must hold ``ONE_BUILDER``. The layer may be used after ``transfer``'s block.
     """
     rank = pair.rank
     settings = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights=False, inference_mode=True)
@@ -189,7 +190,7 @@ def build_layer(
         (layer.lora_B[name], pair.up),
     ]
     for half, given in halves:
-        weight = given.reshape(half.weight.shape).to(device, dtype)
+        weight = transfer.upload(given.reshape(half.weight.shape), dtype)
         half.weight = torch.nn.Parameter(weight, requires_grad=False)
     layer.scaling[name] = pair.factor
     layer.training = base.training

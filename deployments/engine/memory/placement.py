@@ -16,6 +16,7 @@ from diffusers.models.modeling_utils import ModelMixin
 
 from deployments.engine.accelerator.interface import Accelerator
 from deployments.engine.accelerator.pinned import pin
+from deployments.engine.accelerator.transfer import Transfer
 from deployments.engine.interception.components import DENOISERS
 from deployments.engine.merging.compile import compile_regions
 from serve_app.domain.endpoint import Recipe
@@ -42,21 +43,21 @@ class DeviceSlot:
     def admit(self, module: torch.nn.Module) -> None:
         if self._guest is module:
             return
-        self._leave()
+        self.vacate()
         self._guest = module
         try:
             for tensor in _tensors(module):
                 self._left_behind[id(tensor)] = (tensor, tensor.data)
                 tensor.data = self.copied_in(tensor.data)
         except BaseException:
-            self._leave()
+            self.vacate()
             raise
 
     def copied_in(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return a copy of ``tensor`` on the device."""
         return tensor.to(self.device, non_blocking=True)
 
-    def _leave(self) -> None:
+    def vacate(self) -> None:
         """Point the weights of the current component to their copies in host memory again.
 
         The device copies were not written to, except when their dtype changed: pipelines upcast
@@ -75,15 +76,27 @@ class DeviceSlot:
 class _LoadIntoSlot(ModelHook):
     """accelerate hook. diffusers also calls it for an autoencoder's ``encode`` and ``decode``."""
 
-    def __init__(self, berth: DeviceSlot) -> None:
+    def __init__(self, slot: DeviceSlot) -> None:
         super().__init__()
-        self._berth = berth
-        self.execution_device = torch.device(berth.device)  # read by diffusers
+        self.slot = slot
+        self.execution_device = torch.device(slot.device)  # read by diffusers
 
     def pre_forward(self, module: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        self._berth.admit(module)
+        self.slot.admit(module)
         device = self.execution_device
         return send_to_device(args, device), send_to_device(kwargs, device)
+
+
+def vacate_slots(pipelines: Iterable[Any]) -> None:
+    """Free the device memory of components that are there only until another one is called.
+
+    For the engine's thread, between two forwards. Such a component is copied again when called.
+    """
+    for pipeline in pipelines:
+        for component in vars(pipeline).values():
+            hook = getattr(component, "_hf_hook", None)
+            if isinstance(hook, _LoadIntoSlot):
+                hook.slot.vacate()
 
 
 def _tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
@@ -170,6 +183,8 @@ class Placement:
         ``WeightsUnavailable`` before anything is moved, when the host has too little memory.
         """
         self._check_host(accelerator)
+        with Transfer(accelerator, "weights") as transfer:
+            transfer.move(self.resident)
         self._move(accelerator.device)
         if self.compiled:
             compile_regions(self.pipeline)
@@ -178,6 +193,10 @@ class Placement:
         berth = DeviceSlot(accelerator)
         for module in self.waiting:
             berth.serve(module)
+        with accelerator.stream("weights").active():  # it waits for the stream that it is in
+            self._stream_blocks(accelerator)
+
+    def _stream_blocks(self, accelerator: Accelerator) -> None:
         for module in self.streamed:
             # A separate stream copies the next block while one runs. The copies in host memory
             # are kept, so blocks are not copied back.

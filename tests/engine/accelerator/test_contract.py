@@ -129,9 +129,10 @@ def test_it_knows_what_it_computes_in_and_how_many_weights_it_keeps(accelerator)
 def test_the_fake_shows_a_copy_that_was_not_waited_for():
     accelerator = FakeAccelerator()
     stream = accelerator.stream("weights")
+    source = pinned(accelerator, VALUES)
     with stream.active():
         there = accelerator.allocate(VALUES)
-        accelerator.copy(pinned(accelerator, VALUES), there)
+        accelerator.copy(source, there)
     assert not torch.equal(there, VALUES)
     copy = accelerator.to_host(VALUES)
     assert not torch.equal(copy.tensor, VALUES)

@@ -39,9 +39,10 @@ def test_the_memory_is_unlocked_while_it_is_mapped_once_the_last_weight_is_gone(
     mapped_then = []
     unlock = accelerator.page_unlock
 
-    def page_unlock(at):
+    def page_unlock(at, *, wait):
+        assert wait  # a copy of it may be queued
         mapped_then.append(is_mapped(at))
-        unlock(at)
+        unlock(at, wait=wait)
 
     accelerator.page_unlock = page_unlock
     bias = module.bias.data
