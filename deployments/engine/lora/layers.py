@@ -191,7 +191,10 @@ def build_layer(
     ]
     for half, given in halves:
         weight = transfer.upload(given.reshape(half.weight.shape), dtype)
-        half.weight = torch.nn.Parameter(weight, requires_grad=False)
+        # No parameter: offloading moves the parameters of a component, and group offloading fails
+        # for those that it did not know when it formed its groups. LoRAs stay on the device.
+        del half.weight
+        half.weight = weight
     layer.scaling[name] = pair.factor
     layer.training = base.training
     layer.set_adapter([], inference_mode=True)  # none, unless the hook selects one
