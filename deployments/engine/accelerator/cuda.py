@@ -65,7 +65,7 @@ class CudaEvent:
     """Point in a stream."""
 
     def __init__(self, stream: torch.cuda.Stream) -> None:
-        self._event = torch.cuda.Event()
+        self._event = torch.cuda.Event(blocking=True)  # else a waiting thread takes a core
         self._event.record(stream)
 
     def wait(self) -> None:

@@ -27,7 +27,7 @@ class Transfer:
     """
 
     def __init__(self, accelerator: Accelerator, name: str) -> None:
-        """``name``: the stream's. Transfers of the same name must not run at the same time."""
+        """``name``: the stream's."""
         self._accelerator = accelerator
         self._stream = accelerator.stream(name)
         self._staging: _Staging | None = None

@@ -18,19 +18,21 @@ from deployments.engine.accelerator.errors import concerns_device, is_out_of_mem
 from deployments.engine.accelerator.interface import Accelerator
 from deployments.engine.default_dtype import TURNS
 from deployments.engine.errors import as_callers_error, release_frames
+from deployments.engine.interception.chunked_decode import in_tiles_for_once
 from deployments.engine.interception.components import ComponentKind, KnownDenoisers
 from deployments.engine.interception.isolation import run_in_context
 from deployments.engine.interception.pipeline import InterceptedPipeline
 from deployments.engine.loop.encoders import Encoders, PromptCache
 from deployments.engine.loop.generation import Generation, GenerationInbox
 from deployments.engine.loop.metrics import EngineCounters, Timer, TurnWatch
-from deployments.engine.loop.model_runner import ModelRunner, PendingCall
+from deployments.engine.loop.model_runner import CallResult, ModelRunner, PendingCall
 from deployments.engine.loop.options import EngineOptions
 from deployments.engine.loop.results import Results
 from deployments.engine.loop.run import Run
 from deployments.engine.loop.run_queue import RunQueue
 from deployments.engine.lora.residency import LoraResidency
 from deployments.engine.memory.admission import Admission, bytes_in
+from deployments.engine.memory.placement import vacate_slots
 from deployments.engine.memory.reservations import CommonMemory, MemoryPressure, Reservations
 from deployments.engine.preview.preview import PreviewRenderer
 from serve_app.domain.errors import Cancelled, DarkroomError, Misconfigured, ReplicaDied
@@ -79,6 +81,7 @@ class Loop:
             in_company=self._in_company,
         )
         prompts = PromptCache(options.prompt_cache_bytes, self.counts)
+        self.add_reclaimer(self._vacate_slots)
         self.add_reclaimer(prompts.clear)
         self.add_reclaimer(loras.evict_idle)
         self._encoders = Encoders(self._model_runner, prompts, options.traits, self._in_company)
@@ -169,9 +172,16 @@ class Loop:
                 raise result.error
             if result.did_not_fit and self._runs.wait_for_memory(run):
                 continue
-            run.result = result
+            run.result = self._last_resort(run.call, result)
             able.append(run)
         return able
+
+    def _last_resort(self, call: PendingCall | None, result: CallResult) -> CallResult:
+        """Return the result of an autoencoder's call by tiles, if it did not fit in one piece."""
+        if not result.did_not_fit or call is None or call.deterministic:
+            return result
+        with in_tiles_for_once(call) as possible:
+            return self._runner_of(call).run([call], in_company=False)[0] if possible else result
 
     def _others_wait_for(self, module: Any, runs: Sequence[Run]) -> bool:
         """Return whether a generation outside of ``runs`` waits for ``module``."""
@@ -268,6 +278,9 @@ class Loop:
     def _in_company(self) -> bool:
         """Return whether there is more than one generation."""
         return len(self._runs) > 1
+
+    def _vacate_slots(self) -> None:
+        vacate_slots([each.pipeline for each in [*self._pipelines.values()]])
 
     # The end of a generation.
 
