@@ -23,7 +23,7 @@ class MemoryUse:
 
     peak: int = 0  # maximum above the level at the beginning
     kept: int = 0  # difference at the end; negative when more was freed than allocated
-    reliable: bool = True  # False if weights came to the device in between
+    reliable: bool = True  # False if weights came or idle memory was dropped in between
 
 
 class DeviceMemory(Protocol):

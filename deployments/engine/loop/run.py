@@ -122,7 +122,10 @@ class Run:
                 set_up(pipeline)
         # No closure: an error's traceback would keep it alive, and with it the pipeline's tensors.
         self._greenlet = GenerationGreenlet(
-            partial(pipeline, **arguments), getcurrent(), self._answer
+            partial(pipeline, **arguments),
+            getcurrent(),
+            self._answer,
+            self._model_runner.compute_whole,
         )
         self._greenlet.gr_context = self.generation.context
         self.generation.report(Progress(Stage.ENCODING_TEXT))
