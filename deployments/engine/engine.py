@@ -14,12 +14,15 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from math import inf
 from types import TracebackType
 from typing import Any, Unpack
 
 import torch
 
+from deployments.engine.accelerator.interface import Accelerator
+from deployments.engine.accelerator.selection import accelerator_for
 from deployments.engine.loop.generation import Generation, GenerationInbox, GenerationRequest
 from deployments.engine.loop.loop import STOPPED, Loop
 from deployments.engine.loop.model_runner import MeasuredForwards
@@ -32,13 +35,12 @@ from deployments.engine.loop.options import (
 )
 from deployments.engine.lora.format import Lora
 from deployments.engine.lora.residency import LoraResidency
-from deployments.engine.memory.device import DeviceMemory, memory_of
 from deployments.engine.memory.placement import placed_by
 from deployments.engine.memory.reservations import CommonMemory, Reservation
 from deployments.engine.merging.compile import rehearse
 from deployments.engine.snapshot.format import Origin, Snapshot
 from serve_app.domain.endpoint import Recipe
-from serve_app.domain.errors import Misconfigured, ReplicaDied
+from serve_app.domain.errors import Cancelled, Misconfigured, ReplicaDied
 
 log = logging.getLogger(__name__)
 
@@ -55,31 +57,32 @@ class Engine:
     def __init__(
         self,
         pipeline: Any = None,
-        device: str = "cpu",
+        device: str | Accelerator = "cpu",
         *,
-        memory: DeviceMemory | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         **options: Unpack[EngineKeywords],
     ) -> None:
         """``pipeline``: used by calls of ``submit`` that name none; more can be added.
 
-        ``memory``: source of free memory; None: the device's, without a limit on a CPU.
+        ``device``: a name as torch's, such as ``cuda``, or the device itself.
         ``options``: fields of ``EngineOptions``, such as ``max_batch`` and ``threads``.
 
-        Raises ``Misconfigured`` when ``pipeline`` is a string.
+        Raises ``Misconfigured`` for an unknown device, or when ``pipeline`` is a string.
         """
         if isinstance(pipeline, str):
             raise Misconfigured(
                 f"The engine's first argument must be a pipeline. Pass device={pipeline!r} instead."
             )
-        self.device = device
+        self.accelerator = accelerator_for(device) if isinstance(device, str) else device
         self.options = EngineOptions(**options)
         self._pipeline = pipeline
         self._monotonic = monotonic
         self._inbox = GenerationInbox()
-        self._loras = LoraResidency(self.options.lora_bytes, device, self._inbox.wake)
-        self._memory = CommonMemory(memory or memory_of(device))
-        self._loop = Loop(device, self.options, self._inbox, self._loras, self._memory, monotonic)
+        self._loras = LoraResidency(self.options.lora_bytes, self.accelerator, self._inbox.wake)
+        self._memory = CommonMemory(self.accelerator.memory)
+        self._loop = Loop(
+            self.accelerator, self.options, self._inbox, self._loras, self._memory, monotonic
+        )
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Engine:
@@ -111,6 +114,11 @@ class Engine:
             self._thread.join(timeout)
 
     @property
+    def device(self) -> str:
+        """Name of the device for torch."""
+        return self.accelerator.device
+
+    @property
     def alive(self) -> bool:
         """Return whether the thread runs. Only ``close()`` ends it; any other end is a defect."""
         return self._thread is not None and self._thread.is_alive()
@@ -137,7 +145,7 @@ class Engine:
 
         The name is free to choose.
         """
-        placed_by(recipe, pipeline).apply(self.device)
+        placed_by(recipe, pipeline).apply(self.accelerator)
         self.add_placed(name, pipeline)
 
     def add_placed(self, name: str, pipeline: Any) -> None:
@@ -157,6 +165,13 @@ class Engine:
     def remove(self, name: str) -> None:
         """Forget a pipeline. Generations that were submitted with it keep it until they end."""
         self._loop.remove(name)
+
+    def check_device(self, error: BaseException) -> ReplicaDied | None:
+        """End the engine if ``error``, which another thread got, says that the device has failed.
+
+        Then all generations end with an error like the returned one, and ``alive`` becomes False.
+        """
+        return self._loop.check_device(error)
 
     def add_reclaimer(self, reclaim: Callable[[], None]) -> None:
         """Register ``reclaim``, which frees device memory that is not in use.
@@ -225,7 +240,7 @@ class Engine:
         )
         self._inbox.put(generation)
         if self._loop.stopping:  # the loop may have emptied its inbox already
-            self._inbox.refuse(STOPPED)
+            self._inbox.refuse(partial(Cancelled, STOPPED))
         return generation
 
     def _checked(self, snapshot: bytes, called: Any, arguments: Mapping[str, Any]) -> Snapshot:

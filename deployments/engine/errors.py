@@ -6,17 +6,8 @@ import contextlib
 import traceback
 from types import FrameType
 
-import torch
-
+from deployments.engine.accelerator.errors import is_out_of_memory
 from serve_app.domain.errors import OutOfMemory, PipelineFailed
-
-_CPU_ALLOCATION_FAILED = "DefaultCPUAllocator"  # torch raises a bare RuntimeError that names it
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and _CPU_ALLOCATION_FAILED in str(error)
 
 
 def as_callers_error(error: BaseException) -> Exception:

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Generator, Tensor
 
-DTYPE_ON_CPU = "float32"
-
 
 def own_dtypes(endpoint: Endpoint, device: str, on_gpu: str) -> Mapping[str, str]:
     """Types of the endpoint's weights by component, as ``load_pipeline`` takes them. ``default`` is
     the ``dtype`` of its options, or else the default for the device. The option ``dtypes`` names
     components that need another."""
-    default = endpoint.options.get("dtype", DTYPE_ON_CPU if device == "cpu" else on_gpu)
+    from deployments.engine.accelerator.selection import accelerator_for  # noqa: PLC0415
+
+    default = endpoint.options.get("dtype") or accelerator_for(device).dtype(on_gpu)
     dtypes = endpoint.options.get("dtypes") or {}
     if not isinstance(dtypes, Mapping):
         raise Misconfigured(

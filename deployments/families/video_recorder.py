@@ -19,10 +19,10 @@ from serve_app.domain.artifact import EXTENSIONS
 if TYPE_CHECKING:  # they import torch
     from torch import Tensor
 
+    from deployments.engine.accelerator.interface import Accelerator, HostCopy
     from deployments.engine.loop.generation import Generation
     from deployments.engine.media.audio import Soundtrack
     from deployments.engine.media.video_writer import VideoFile
-    from deployments.engine.memory.device import HostCopy
 
 MAX_QUEUED_FRAMES = 32  # frames that are decoded but not written
 
@@ -47,6 +47,7 @@ class VideoRecorder:
         self._most_waiting = most_waiting
         self._scratch = Scratch()
         self._encoders: Executor | None = None
+        self._accelerator: Accelerator | None = None
         self._generation: Generation | None = None
         self._lock = threading.Lock()  # protects the next three attributes
         self._frames: deque[HostCopy] = deque()  # each uint8 [frames, height, width, 3]
@@ -55,8 +56,9 @@ class VideoRecorder:
         self._writing = threading.Lock()  # protects the file
         self._file: VideoFile | None = None
 
-    def begin(self, scratch: Scratch, encoders: Executor) -> None:
-        self._scratch, self._encoders = scratch, encoders
+    def begin(self, scratch: Scratch, encoders: Executor, accelerator: Accelerator) -> None:
+        """``accelerator``: the engine's device, from which the frames are copied."""
+        self._scratch, self._encoders, self._accelerator = scratch, encoders, accelerator
 
     def follow(self, generation: Generation) -> None:
         """Set the generation whose frames arrive, to pause it when needed."""
@@ -65,13 +67,14 @@ class VideoRecorder:
     def take(self, frames: Tensor) -> None:
         """Queue ``frames``: [frames, 3, height, width], 0 to 1, on the engine's device."""
         from deployments.engine.media.images import levels_of  # noqa: PLC0415
-        from deployments.engine.memory.device import host_copy  # noqa: PLC0415
 
+        if self._accelerator is None:
+            raise RuntimeError("The recording has not begun.")
         skipped = min(self._leaves_out, len(frames))
         self._leaves_out -= skipped
         if skipped == len(frames):
             return
-        copy = host_copy(levels_of(frames[skipped:]))
+        copy = self._accelerator.to_host(levels_of(frames[skipped:]))
         with self._lock:
             if self._error is not None:
                 return

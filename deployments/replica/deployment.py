@@ -122,14 +122,16 @@ def make_resources(
     Raises ``Misconfigured`` if the pool asks for GPUs and torch cannot use the one that is there.
     """
     with _importing():  # imported here because the control plane must not import torch
-        import torch  # noqa: PLC0415
-
+        from deployments.engine.accelerator.diagnosis import (  # noqa: PLC0415
+            gpu_present,
+            gpu_problem,
+        )
+        from deployments.engine.accelerator.selection import usual_device  # noqa: PLC0415
         from deployments.engine.engine import Engine  # noqa: PLC0415
-        from deployments.engine.gpu import gpu_present, gpu_problem  # noqa: PLC0415
         from deployments.engine.loading.residency import Residency  # noqa: PLC0415
 
     sys.setswitchinterval(SWITCH_S)
-    device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = config.device or usual_device()
     if config.needs_gpu and device == "cpu":
         if gpu_present():
             raise Misconfigured(f"This pool's replicas need a GPU (num_gpus), and {gpu_problem()}")

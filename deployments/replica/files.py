@@ -126,7 +126,8 @@ class ArtifactDelivery:
         self._recording = recording
         if recording is None:
             return None
-        recording.begin(self.scratch, self._resources.writers)
+        accelerator = self._resources.engine.accelerator
+        recording.begin(self.scratch, self._resources.writers, accelerator)
         return recording.take
 
     def _threads(self, tickets: Sequence[UploadTicket]) -> Threads:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from deployments.engine.memory.device import MemoryUse
+from deployments.engine.accelerator.interface import MemoryUse
 
 
 class Block:

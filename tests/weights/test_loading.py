@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deployments.engine.loading.loader import load_pipeline, weights_bytes
-from deployments.engine.memory.device import bytes_of
+from deployments.engine.memory.placement import bytes_of
 from deployments.replica import weights as weights_module
 from serve_app.domain.endpoint import Endpoint, Weights
 from tests.engine.calls import alone

@@ -8,8 +8,10 @@ suspends the generation for each chunk. The copy shares the weights.
 from __future__ import annotations
 
 import copy
+import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, Protocol
 
@@ -21,6 +23,8 @@ from greenlet import getcurrent
 from deployments.engine.interception.components import ComponentKind
 from deployments.engine.interception.model_traits import ChunkJoin, ModelTrait
 from deployments.engine.interception.proxy import ComponentCall, GenerationGreenlet
+
+log = logging.getLogger(__name__)
 
 # Tile blending: final frames of a video from the chunks that an autoencoder decodes.
 
@@ -59,6 +63,29 @@ def in_tiles(vae: Any, shape: Sequence[int]) -> bool:
         return False
     tall, wide = vae.tile_sample_min_height // side, vae.tile_sample_min_width // side
     return shape[3] > tall or shape[4] > wide
+
+
+@contextmanager
+def in_tiles_for_once(call: ComponentCall) -> Generator[bool]:
+    """Let an autoencoder compute by tiles inside the block, if it can and does not yet.
+
+    Tiles need a fraction of the memory. They are blended into each other, so the output differs a
+    little. Yields False where nothing changes.
+    """
+    module = call.module
+    can = call.method in _INNER and getattr(module, "use_tiling", None) is False
+    if can:
+        log.warning(
+            "%s.%s did not fit in memory in one piece and is computed by tiles.",
+            type(module).__name__,
+            call.method,
+        )
+        module.use_tiling = True
+    try:
+        yield can
+    finally:
+        if can:
+            module.use_tiling = False
 
 
 class _Line:

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from greenlet import getcurrent
 
+from deployments.engine.accelerator.selection import KINDS
+
 # Context variables of a generation's submitter, active while the engine works for it. For example
 # the request's id, which every log line about the request has. The engine does not know the
 # variables; it activates the whole context.
@@ -174,8 +176,6 @@ _FREEU = ("s1", "s2", "b1", "b2")
 # ``torch.no_grad()``, which restores the previous state on exit. With generations interleaved in
 # one thread, one that ends would otherwise enable gradients for the others.
 
-_DEVICE_TYPES = ("cpu", "cuda")
-
 
 @dataclass(frozen=True, slots=True)
 class ThreadState:
@@ -193,15 +193,14 @@ class ThreadState:
         return cls(
             gradients=torch.is_grad_enabled(),
             autocast=tuple(
-                (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
-                for kind in _DEVICE_TYPES
+                (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in KINDS
             ),
             autocast_cache=torch.is_autocast_cache_enabled(),
         )
 
     def apply(self) -> None:
         torch.set_grad_enabled(self.gradients)
-        for kind, (enabled, dtype) in zip(_DEVICE_TYPES, self.autocast, strict=True):
+        for kind, (enabled, dtype) in zip(KINDS, self.autocast, strict=True):
             torch.set_autocast_enabled(kind, enabled)
             torch.set_autocast_dtype(kind, dtype)
         torch.set_autocast_cache_enabled(self.autocast_cache)
@@ -278,14 +277,14 @@ class RandomState:
     time.
     """
 
-    def __init__(self, seed: int | None = None, device: str = "cpu") -> None:
-        """``seed``: None to use the shared state."""
+    def __init__(self, seed: int | None = None, generators: Sequence[torch.Generator] = ()) -> None:
+        """``seed``: None to use the shared state. ``generators``: the global ones."""
         self._seed = seed
-        self._device = device
+        self._generators = generators
         self._states: list[torch.Tensor] = []  # state of each generator, while suspended
 
     @classmethod
-    def of(cls, arguments: Mapping[str, Any], device: str) -> RandomState:
+    def of(cls, arguments: Mapping[str, Any], generators: Sequence[torch.Generator]) -> RandomState:
         """State for a call that draws globally.
 
         Without a generator, the caller does not expect repeatable output, and the state is shared.
@@ -294,7 +293,7 @@ class RandomState:
         first = next(iter(given), None) if isinstance(given, list | tuple) else given
         if not isinstance(first, torch.Generator):
             return cls()
-        return cls(first.initial_seed(), device)
+        return cls(first.initial_seed(), generators)
 
     @contextmanager
     def in_place(self) -> Generator[None]:
@@ -302,9 +301,8 @@ class RandomState:
         if self._seed is None:
             yield
             return
-        globals_ = _global_generators(self._device)
-        outside = [each.get_state() for each in globals_]
-        for number, each in enumerate(globals_):
+        outside = [each.get_state() for each in self._generators]
+        for number, each in enumerate(self._generators):
             if self._states:
                 each.set_state(self._states[number])
             else:
@@ -312,14 +310,6 @@ class RandomState:
         try:
             yield
         finally:
-            self._states = [each.get_state() for each in globals_]
-            for each, state in zip(globals_, outside, strict=True):
+            self._states = [each.get_state() for each in self._generators]
+            for each, state in zip(self._generators, outside, strict=True):
                 each.set_state(state)
-
-
-def _global_generators(device: str) -> list[torch.Generator]:
-    generators = [torch.default_generator]
-    if device.startswith("cuda"):
-        at = int(device.partition(":")[2] or torch.cuda.current_device())
-        generators.append(torch.cuda.default_generators[at])
-    return generators

@@ -147,11 +147,19 @@ class GenerationGreenlet(greenlet):
     """Coroutine of a generation's pipeline call. Its parent is the engine's loop."""
 
     def __init__(
-        self, run: Callable[[], Any], parent: greenlet, answer: Callable[[ComponentCall], Any]
+        self,
+        run: Callable[[], Any],
+        parent: greenlet,
+        answer: Callable[[ComponentCall], Any],
+        compute_whole: Callable[[ComponentCall], Any],
     ) -> None:
-        """``answer``: computes the call of a module that is not a denoiser."""
+        """``answer``: computes the call of a module that is not a denoiser.
+
+        ``compute_whole``: computes it without suspending the generation.
+        """
         super().__init__(run, parent)
         self.answer = answer
+        self.compute_whole = compute_whole
         self.calls: Counter[str] = Counter()  # calls of each component, by name
         self.submodules: dict[str, Sequence[Any]] = {}  # submodules of each component, by name
         self.cache: CacheContext | None = None
@@ -265,13 +273,13 @@ def _intercepted_method(real: Callable[..., Any]) -> Callable[..., Any]:
     def intercepted(self: Any, *arguments: Any, **keywords: Any) -> Any:
         current = getcurrent()
         own = self.real_module
-        # A module that the pipeline has upcast must be restored before others call it.
-        if not isinstance(current, GenerationGreenlet) or self.dtype != self.usual_dtype:
+        if not isinstance(current, GenerationGreenlet):
             return getattr(own, name)(*arguments, **keywords)
         arguments, keywords = fetched(arguments), fetched(keywords)
-        return current.answer(
-            ComponentCall(own, arguments, keywords, component=self.component, method=name)
-        )
+        call = ComponentCall(own, arguments, keywords, component=self.component, method=name)
+        # A module that the pipeline has upcast must be restored before others call it.
+        upcast = self.dtype != self.usual_dtype
+        return current.compute_whole(call) if upcast else current.answer(call)
 
     return intercepted
 

@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
-
+from deployments.engine.accelerator.errors import is_out_of_memory
 from deployments.engine.engine import Engine
-from deployments.engine.errors import as_callers_error, is_out_of_memory, release_frames
+from deployments.engine.errors import as_callers_error, release_frames
 from deployments.engine.eviction import Resident, choose_victims
 from deployments.engine.loading.loads import (
     Downloads,
@@ -29,7 +28,6 @@ from deployments.engine.loading.loads import (
     PipelineHandle,
 )
 from deployments.engine.loop.options import OnProgress
-from deployments.engine.memory.device import own_budget
 from deployments.engine.memory.placement import Placement, lay_out, placed_by
 from deployments.engine.memory.reservations import Reservation
 from deployments.engine.threads import Threads
@@ -178,7 +176,7 @@ class Residency:
                 self._hand_out(handle, self._loaded[name])
 
     def _fail(self, name: str, error: BaseException) -> None:
-        problem = as_callers_error(error)
+        problem = self._engine.check_device(error) or as_callers_error(error)
         with self._changed:
             for handle in self._take_waiting(name):
                 handle.future.set_exception(problem)
@@ -214,7 +212,7 @@ class Residency:
         found = partial(self._make_room, name, plan, sure=False)
         with self._heartbeat.busy(name):
             pipeline = plan.load(partial(self._on_download, name), found)
-            lay_out(pipeline, self._engine.device)
+            lay_out(pipeline, self._engine.accelerator)
             placement = placed_by(plan.recipe, pipeline)
         size = placement.device_bytes
         self._make_room(name, plan, size)
@@ -237,7 +235,7 @@ class Residency:
         """
         if not sure and self._engine.device_bytes():
             return  # with a GPU, weights only pass through host memory
-        budget = self._budget or own_budget(self._engine.device)
+        budget = self._budget or self._engine.accelerator.weights_budget()
         if plan.recipe is not None and not self._budget:
             budget = max(budget, size)  # the recipe was made for these weights alone on the device
         size = size if sure else min(size, budget)
@@ -285,7 +283,7 @@ class Residency:
             finally:
                 self._waits_for_memory = False
             with self._heartbeat.busy(name):
-                placement.apply(self._engine.device)
+                placement.apply(self._engine.accelerator)
 
     def _granted(self, reservation: Reservation, name: str) -> bool:
         """Return whether the reservation is granted, now or after the next change."""
@@ -346,8 +344,7 @@ class Residency:
     def _free(self) -> None:
         """Free unreferenced memory; pipelines are in reference cycles."""
         gc.collect()
-        if self._engine.device.startswith("cuda"):
-            torch.cuda.empty_cache()
+        self._engine.accelerator.memory.release()
 
 
 def _report_to(handle: PipelineHandle, progress: Progress) -> None:

@@ -23,7 +23,7 @@ from deployments.engine.loop.options import (
 )
 from deployments.engine.memory.admission import memory_kind_of
 from deployments.engine.snapshot.format import Snapshot
-from serve_app.domain.errors import Cancelled, DarkroomError, SnapshotRefused, Unsupported
+from serve_app.domain.errors import DarkroomError, SnapshotRefused, Unsupported
 from serve_app.domain.progress import Progress, Stage
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class Generation:
         return progress.step if progress and progress.stage is Stage.DENOISING else 0
 
     def result(self, timeout: float | None = None) -> Any:
-        """Return what the pipeline returned.
+        """Return what the pipeline returned, with all tensors on the host.
 
         Raises what the pipeline raised, ``Cancelled``, ``OutOfMemory``, or ``TimeoutError`` when it
         has not ended within ``timeout`` seconds.
@@ -219,7 +219,10 @@ class Generation:
         return request
 
     def add_done_callback(self, callback: Callable[[Generation], object]) -> None:
-        """Call ``callback`` once at the end, on the engine's thread. It must be quick."""
+        """Call ``callback`` once at the end. It must be quick.
+
+        It is called on the engine's thread, or on the one that waits for results to be copied.
+        """
         self._future.add_done_callback(lambda _: callback(self))
 
     def take_arguments(self) -> dict[str, Any]:
@@ -331,8 +334,8 @@ class GenerationInbox:
             taken.append(self._queue.get())
         return [each for each in taken if each is not None]
 
-    def refuse(self, why: str) -> None:
-        """Fail all generations in the inbox with ``Cancelled``.
+    def refuse(self, why: Callable[[], DarkroomError]) -> None:
+        """Fail all generations in the inbox with the error that ``why`` makes.
 
         Called after the engine began to close, by its loop and by late callers. Each generation is
         taken by exactly one of them.
@@ -343,4 +346,4 @@ class GenerationInbox:
             except Empty:
                 return
             if generation is not None:
-                generation.fail(Cancelled(why))
+                generation.fail(why())

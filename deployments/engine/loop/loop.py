@@ -16,14 +16,17 @@ from typing import Any
 
 import torch
 
+from deployments.engine.accelerator.errors import concerns_device, is_out_of_memory
+from deployments.engine.accelerator.interface import Accelerator
 from deployments.engine.default_dtype import TURNS
-from deployments.engine.errors import is_out_of_memory
+from deployments.engine.errors import as_callers_error, release_frames
+from deployments.engine.interception.chunked_decode import in_tiles_for_once
 from deployments.engine.interception.components import ComponentKind, KnownDenoisers
 from deployments.engine.interception.isolation import run_in_context
 from deployments.engine.interception.pipeline import InterceptedPipeline
 from deployments.engine.loop.encoders import Encoders
 from deployments.engine.loop.generation import Generation, GenerationInbox
-from deployments.engine.loop.metrics import EngineCounters, Timer, TurnWatch, marks_on
+from deployments.engine.loop.metrics import EngineCounters, Timer, TurnWatch
 from deployments.engine.loop.model_runner import (
     CallResult,
     MeasuredForwards,
@@ -32,15 +35,17 @@ from deployments.engine.loop.model_runner import (
 )
 from deployments.engine.loop.options import EngineOptions
 from deployments.engine.loop.prompt_cache import prompt_cache_of
+from deployments.engine.loop.results import Results
 from deployments.engine.loop.row_limits import Demand, ForwardTimes
 from deployments.engine.loop.run import Run
 from deployments.engine.loop.run_queue import RunQueue
 from deployments.engine.loop.step_batcher import Candidate
 from deployments.engine.lora.residency import LoraResidency
 from deployments.engine.memory.admission import Admission, bytes_in
+from deployments.engine.memory.placement import vacate_slots
 from deployments.engine.memory.reservations import CommonMemory, MemoryPressure, Reservations
 from deployments.engine.preview.preview import PreviewRenderer
-from serve_app.domain.errors import Cancelled, Misconfigured
+from serve_app.domain.errors import Cancelled, DarkroomError, Misconfigured, ReplicaDied
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +66,7 @@ class Loop:
 
     def __init__(
         self,
-        device: str,
+        accelerator: Accelerator,
         options: EngineOptions,
         inbox: GenerationInbox,
         loras: LoraResidency,
@@ -72,7 +77,8 @@ class Loop:
         self.stopping = False
         self.short_of_memory = False
         self.turn = 0  # number of the current turn, from 1
-        self._device = device
+        self._accelerator = accelerator
+        self._device_error: BaseException | None = None  # of another thread
         self._options = options
         self._inbox = inbox
         self._loras = loras
@@ -93,25 +99,31 @@ class Loop:
             pressure=self._pressure,
             in_company=self._in_company,
         )
-        self.prompts = prompt_cache_of(options, memory.total(), self.counts)
+        self.prompts = prompt_cache_of(options, accelerator, self.counts)
+        self.add_reclaimer(self._vacate_slots)
         self.add_reclaimer(self.prompts.clear)
         self.add_reclaimer(loras.evict_idle)
         self._encoders = Encoders(
             self._model_runner, self.prompts, options.traits, self._in_company
         )
-        self._previews = PreviewRenderer()
+        self._previews = PreviewRenderer(accelerator)
+        self._results = Results(accelerator, self.check_device)
         self._runs = RunQueue(options.max_generations or options.max_batch, self._fits)
-        self._timer = Timer(marks_on(device, monotonic), self._took)
+        self._timer = Timer(accelerator.timestamps(monotonic), self._took)
         self._monotonic = monotonic
         self._demand = Demand()
         self._submitted = 0
         self._turn_watch = TurnWatch(monotonic)
 
     def run(self) -> None:
-        """Run until ``stop``. Generations that are running then end with ``Cancelled``."""
+        """Run until ``stop``. Generations that are running then end with ``Cancelled``.
+
+        They end with ``ReplicaDied`` when the device has failed.
+        """
         torch.set_grad_enabled(mode=False)  # per thread
         if self._options.threads:
             torch.set_num_threads(self._options.threads)  # per thread as well, under OpenMP
+        why: Callable[[], DarkroomError] = partial(Cancelled, STOPPED)
         try:
             while not self.stopping:
                 self._receive()
@@ -121,12 +133,18 @@ class Loop:
                     self._admit()
                     with self._turn_watch.measured():
                         self._take_turn()
-        except BaseException:
+        except BaseException as error:
             # No caller can catch it. ``Engine.alive`` becomes False, and the replica is replaced.
-            log.critical("The engine's thread ended because of a defect.", exc_info=True)
+            if self._fails_device(error):
+                why = partial(_device_failed, error)
+                log.critical("The device failed. The engine has ended.", exc_info=True)
+            else:
+                log.critical("The engine's thread ended because of a defect.", exc_info=True)
+            release_frames(error)
         finally:
             self.stopping = True
-            self._end_all()
+            self._end_all(why)
+            self._results.close()
             self.reservations.grant_all()
             self._loras.close()
 
@@ -183,11 +201,20 @@ class Loop:
             self._timer.end_lap(_Lap(runs[0].generation.timer_key))
         able = list[Run]()
         for run, result in zip(runs, results, strict=True):
+            if result.error is not None and self._fails_device(result.error):
+                raise result.error
             if result.did_not_fit and self._runs.wait_for_memory(run):
                 continue
-            run.result = result
+            run.result = self._last_resort(run.call, result)
             able.append(run)
         return able
+
+    def _last_resort(self, call: PendingCall | None, result: CallResult) -> CallResult:
+        """Return the result of an autoencoder's call by tiles, if it did not fit in one piece."""
+        if not result.did_not_fit or call is None or call.deterministic:
+            return result
+        with in_tiles_for_once(call) as possible:
+            return self._runner_of(call).run([call], in_company=False)[0] if possible else result
 
     def _denoise(
         self, runs: Sequence[Run], batch: Sequence[PendingCall], others: Sequence[PendingCall]
@@ -225,10 +252,12 @@ class Loop:
             try:
                 with self._admission.measuring(run.number, size):
                     if run.result is None:
-                        run.begin(self._called_by(run.generation), self._device)
+                        run.begin(self._called_by(run.generation), self._accelerator)
                     else:
                         run.resume()
             except BaseException as error:
+                if self._fails_device(error):
+                    raise
                 if is_out_of_memory(error):
                     self._pressure.explain(error, f"a generation of {run.generation.pipeline!r}")
                 self._end(run, error)
@@ -236,17 +265,29 @@ class Loop:
             if run.call is not None:
                 self._add_demand(run.call, run)
             if run.ended:
-                self._runs.succeed(run)
+                self._deliver(run)
                 self._admission.ended(run.number, run.generation.memory_kind, well=True)
 
     def _add_demand(self, call: PendingCall, run: Run) -> None:
         if (times := self._model_runner.times_of([call])) is not None:
             self._demand.add(times, run.new_demand(), self._monotonic())
 
+    def _deliver(self, run: Run) -> None:
+        output = self._runs.finish(run)
+        try:
+            self._results.deliver(run.generation, output)
+        except BaseException as error:
+            failed = self._fails_device(error)
+            run.generation.fail(_device_failed(error) if failed else as_callers_error(error))
+            if failed:
+                raise
+
     # Before a turn.
 
     def _receive(self) -> None:
         """Take new generations; block for them when there is nothing else to do."""
+        if self._device_error is not None:
+            raise self._device_error
         loads = self.reservations.wanted and not self._runs.active  # only weights are loaded
         idle = not self.reservations.requested and (self._runs.idle() or loads)
         for generation in self._inbox.take(wait=idle and not self.stopping):
@@ -268,7 +309,9 @@ class Loop:
             generation = run.generation
             if generation.snapshot_requested and run.can_give_snapshot:
                 with run_in_context(generation.context):
-                    generation.answer_snapshot_requests(partial(run.snapshot, self._device))
+                    generation.answer_snapshot_requests(
+                        partial(run.snapshot, self._accelerator.device)
+                    )
             requests = generation.previews
             # After the last step, the pipeline's `latents` variable may hold something else.
             if requests and (step := generation.steps_denoised) > 0:
@@ -305,6 +348,9 @@ class Loop:
         """Return whether there is more than one generation."""
         return len(self._runs) > 1
 
+    def _vacate_slots(self) -> None:
+        vacate_slots([each.pipeline for each in [*self._pipelines.values()]])
+
     # The end of a generation.
 
     def _end(self, run: Run, error: BaseException) -> None:
@@ -312,10 +358,17 @@ class Loop:
             self._runs.end(run, error)
         self._admission.ended(run.number, run.generation.memory_kind, well=False)
 
-    def _end_all(self) -> None:
-        self._inbox.refuse(STOPPED)
+    def _end_all(self, why: Callable[[], DarkroomError]) -> None:
+        self._inbox.refuse(why)
         for run in self._runs:
-            self._end(run, Cancelled(STOPPED))
+            self._end(run, why())
+
+    def _fails_device(self, error: BaseException) -> bool:
+        """Return whether ``error`` is of a device that cannot compute any more.
+
+        Whatever call notices it, everything that is on the device is lost.
+        """
+        return concerns_device(error) and self._accelerator.has_failed()
 
     # For other threads.
 
@@ -327,6 +380,14 @@ class Loop:
     def forward_times(self) -> Sequence[MeasuredForwards]:
         """See ``Engine.forward_times``."""
         return self._model_runner.history.times()
+
+    def check_device(self, error: BaseException) -> ReplicaDied | None:
+        """See ``Engine.check_device``."""
+        if not self._fails_device(error):
+            return None
+        self._device_error = error
+        self._inbox.wake()
+        return _device_failed(error)
 
     def add(self, name: str, pipeline: Any) -> None:
         """Register a pipeline that is already where it should be."""
@@ -369,3 +430,11 @@ class Loop:
     def _intercepted(self, pipeline: Any) -> InterceptedPipeline:
         traits = self._options.traits.of(type(pipeline))
         return InterceptedPipeline(pipeline, self._known_denoisers, traits)
+
+
+def _device_failed(error: BaseException) -> ReplicaDied:
+    what = str(error).partition("\n")[0]
+    return ReplicaDied(
+        f"The device failed, and everything that was being computed on it is lost ({what}). The "
+        "replica is replaced, and the request is tried again."
+    )

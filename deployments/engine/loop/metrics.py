@@ -6,11 +6,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
-import torch
-
+from deployments.engine.accelerator.interface import TimeStamp
 from deployments.engine.interception.components import ComponentKind
 
 
@@ -79,50 +77,6 @@ class EngineCounters:
 # Device time per pipeline and stage. The engine's thread runs ahead of a GPU, so host time says
 # little there. Timestamps are put into the device's stream, and read once the device has passed
 # them.
-
-
-class TimeStamp(Protocol):
-    """Timestamp."""
-
-    def passed(self) -> bool: ...
-
-    def seconds_to(self, later: Any, /) -> float:
-        """Seconds to a later timestamp of the same class, once both have passed."""
-        ...
-
-
-class HostTimeStamp:
-    """Timestamp of a monotonic clock in seconds."""
-
-    def __init__(self, monotonic: Callable[[], float]) -> None:
-        self._at = monotonic()
-
-    def passed(self) -> bool:
-        return True
-
-    def seconds_to(self, later: HostTimeStamp, /) -> float:
-        return later._at - self._at
-
-
-class StreamTimeStamp:
-    """Timestamp in a GPU's stream: the time at which all earlier work is done."""
-
-    def __init__(self, device: str) -> None:
-        self._event = torch.cuda.Event(enable_timing=True)
-        self._event.record(torch.cuda.current_stream(torch.device(device)))
-
-    def passed(self) -> bool:
-        return self._event.query()
-
-    def seconds_to(self, later: StreamTimeStamp, /) -> float:
-        return self._event.elapsed_time(later._event) / 1e3
-
-
-def marks_on(device: str, monotonic: Callable[[], float]) -> Callable[[], TimeStamp]:
-    """Factory of timestamps for ``device``; ``monotonic`` is used for a CPU."""
-    if device.startswith("cuda"):
-        return partial(StreamTimeStamp, device)
-    return partial(HostTimeStamp, monotonic)
 
 
 class Timer:

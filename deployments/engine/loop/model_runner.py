@@ -17,7 +17,9 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from deployments.engine.errors import is_out_of_memory, release_frames
+from deployments.engine.accelerator.errors import is_out_of_memory
+from deployments.engine.accelerator.interface import DeviceMemory
+from deployments.engine.errors import release_frames
 from deployments.engine.interception.components import ComponentKind
 from deployments.engine.interception.isolation import Isolation, run_in_context
 from deployments.engine.interception.model_traits import ModelTraits
@@ -36,7 +38,6 @@ from deployments.engine.loop.metrics import ComponentCounters, EngineCounters
 from deployments.engine.loop.row_limits import ForwardTimes
 from deployments.engine.lora.layers import LoraRows
 from deployments.engine.memory.admission import BatchLimit, ForwardBytes
-from deployments.engine.memory.device import DeviceMemory
 from deployments.engine.memory.reservations import MemoryPressure
 from deployments.engine.merging.arguments import (
     CallArguments,
@@ -289,6 +290,17 @@ class ModelRunner:
         """Compute a call at once, without suspending the generation."""
         with self._lora_rows.use_mixes([mix]):
             return call.compute()
+
+    def compute_whole(self, call: ComponentCall) -> Any:
+        """Compute an autoencoder's call at once, and again if it fits without idle memory."""
+        try:
+            return call.compute()
+        except BaseException as error:
+            if not is_out_of_memory(error):
+                raise
+            release_frames(error)
+        self._pressure.relieve()
+        return call.compute()
 
     def run(
         self,

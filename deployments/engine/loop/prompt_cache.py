@@ -19,12 +19,12 @@ from typing import Any
 
 import torch
 
+from deployments.engine.accelerator.interface import Accelerator
 from deployments.engine.interception.components import is_plain_encoder
 from deployments.engine.interception.isolation import ThreadState
 from deployments.engine.interception.lazy_tensor import lazy_tensor
 from deployments.engine.loop.metrics import EngineCounters
 from deployments.engine.loop.options import EngineOptions
-from deployments.engine.memory.device import host_copy
 from deployments.engine.merging.arguments import (
     CannotCopy,
     ContentDigests,
@@ -63,12 +63,12 @@ class _Entry:
 
         return _numbered(self._template, lazy)
 
-    def to_host(self) -> None:
+    def to_host(self, accelerator: Accelerator) -> None:
         """Move to host memory. The engine's thread does not wait for a GPU's copies.
 
         Copies back are in the same stream, so they need not wait for these either.
         """
-        self.kept = {number: host_copy(each).tensor for number, each in self.kept.items()}
+        self.kept = {number: accelerator.to_host(each).tensor for number, each in self.kept.items()}
 
     def to_device(self) -> None:
         for number, each in self.kept.items():
@@ -108,11 +108,14 @@ class PromptCache:
     What leaves the device goes to host memory, and comes back when it is used again.
     """
 
-    def __init__(self, most_bytes: int, counts: EngineCounters, host_bytes: int = 0) -> None:
+    def __init__(
+        self, accelerator: Accelerator, most_bytes: int, counts: EngineCounters, host_bytes: int = 0
+    ) -> None:
         """``most_bytes``: limit on the device; 0 disables the cache.
 
         ``host_bytes``: limit in host memory; 0: entries that leave the device are dropped.
         """
+        self._accelerator = accelerator
         self._most_bytes = most_bytes
         self._most_host_bytes = host_bytes
         self._counts = counts
@@ -220,7 +223,7 @@ class PromptCache:
         self.size -= entry.size
         if not 0 < entry.size <= self._most_host_bytes:
             return
-        entry.to_host()
+        entry.to_host(self._accelerator)
         self._on_host[key] = entry
         self.host_size += entry.size
         while self.host_size > self._most_host_bytes:
@@ -255,15 +258,16 @@ class PromptCache:
 
 
 def prompt_cache_of(
-    options: EngineOptions, device_bytes: int | None, counts: EngineCounters
+    options: EngineOptions, accelerator: Accelerator, counts: EngineCounters
 ) -> PromptCache:
-    """Create the cache of an engine. ``device_bytes``: None on a CPU."""
-    most_bytes = options.prompt_cache_bytes
+    """Create the cache of an engine."""
+    most_bytes, device_bytes = options.prompt_cache_bytes, accelerator.memory.total()
     if device_bytes is None:  # host memory is the device's: a second tier would gain nothing
-        return PromptCache(_BYTES_ON_CPU if most_bytes is None else most_bytes, counts)
+        most_bytes = _BYTES_ON_CPU if most_bytes is None else most_bytes
+        return PromptCache(accelerator, most_bytes, counts)
     if most_bytes is None:
         most_bytes = int(device_bytes * _OF_DEVICE)
-    return PromptCache(most_bytes, counts, options.prompt_cache_host_bytes)
+    return PromptCache(accelerator, most_bytes, counts, options.prompt_cache_host_bytes)
 
 
 class _Opaque(Exception):

@@ -9,7 +9,8 @@ from typing import Any
 
 from greenlet import GreenletExit, getcurrent
 
-from deployments.engine.errors import is_out_of_memory
+from deployments.engine.accelerator.errors import is_out_of_memory
+from deployments.engine.accelerator.interface import Accelerator
 from deployments.engine.interception.components import ComponentKind
 from deployments.engine.interception.isolation import Isolation, RandomState
 from deployments.engine.interception.lazy_tensor import fetched
@@ -126,15 +127,15 @@ class Run:
             return True
         return self._log.is_resume_point(self.call)
 
-    def begin(self, intercepted: InterceptedPipeline, device: str) -> None:
+    def begin(self, intercepted: InterceptedPipeline, accelerator: Accelerator) -> None:
         """Run up to the first suspending call, or to the end.
 
-        ``device``: the device of the denoisers' outputs.
+        ``accelerator``: the device of the denoisers' outputs.
         """
         if (snapshot := self.generation.take_snapshot()) is not None:
             snapshot.require_loras(self._lora_descriptions())
             intercepted.let_suspend(snapshot.denoisers)
-            self._resumed = ResumedRun(snapshot, device)
+            self._resumed = ResumedRun(snapshot, accelerator.device)
         self._intercepted = intercepted
         self._isolation = Isolation(intercepted.shared, self.generation.context)
         self._pipeline = pipeline = intercepted.copy(self._on_step)
@@ -142,14 +143,17 @@ class Run:
         # The call's frames keep them alive anyway.
         self._arguments = arguments = self.generation.take_arguments()
         if intercepted.draws_globally:
-            self._random_state = RandomState.of(arguments, device)
+            self._random_state = RandomState.of(arguments, accelerator.generators())
         self._steps = arguments.get("num_inference_steps") or 0
         if (set_up := self.generation.take_set_up()) is not None:
             with self._isolation.in_place(keep=True):
                 set_up(pipeline)
         # No closure: an error's traceback would keep it alive, and with it the pipeline's tensors.
         self._greenlet = GenerationGreenlet(
-            partial(pipeline, **arguments), getcurrent(), self._answer
+            partial(pipeline, **arguments),
+            getcurrent(),
+            self._answer,
+            self._model_runner.compute_whole,
         )
         self._greenlet.gr_context = self.generation.context
         self.generation.report(Progress(Stage.ENCODING_TEXT))

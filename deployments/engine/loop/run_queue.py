@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from math import inf
+from typing import Any
 
 from deployments.engine.errors import as_callers_error
 from deployments.engine.interception.isolation import run_in_context
@@ -89,12 +90,12 @@ class RunQueue:
         )
         return run.short_of_memory
 
-    def succeed(self, run: Run) -> None:
-        """End a run that has returned its output."""
+    def finish(self, run: Run) -> Any:
+        """Remove a run that has returned its output, and return the output."""
         self._leave(run)
         output = run.output
         run.close()
-        run.generation.succeed(output)
+        return output
 
     def end(self, run: Run, error: BaseException) -> None:
         """End a run with ``error`` for its caller. It gets no further step."""

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from deployments.engine.accelerator.interface import Accelerator
+from deployments.engine.accelerator.transfer import Transfer
 from deployments.engine.lora.format import Lora, layer_of, read_lora
 from deployments.engine.lora.layers import LoraRows, build_layer
 from deployments.engine.threads import ONE_BUILDER
@@ -76,10 +78,10 @@ def load_layers(
     info: LoraFileInfo,
     name: str,
     rows: LoraRows,
-    device: str,
+    accelerator: Accelerator,
     dtypes: Mapping[str, torch.dtype],
 ) -> Mapping[str, Mapping[str, Any]]:
-    """Build peft's layers with the LoRA on ``device``, by path, by component.
+    """Build peft's layers with the LoRA on the device, by path, by component.
 
     The layers are not attached to the pipeline. Its modules must not be traversed on this thread,
     because the engine's thread attaches and detaches layers at the same time.
@@ -95,13 +97,13 @@ def load_layers(
             f"The LoRA {info.file} changed while it was being read. Try again."
         )
     layers: defaultdict[str, dict[str, Any]] = defaultdict(dict)
-    with ONE_BUILDER:
+    with Transfer(accelerator, "loras") as transfer, ONE_BUILDER:
         for full, pair in pairs.items():
             component, _, path = full.partition(".")
             base = layer_of(pipeline, full, info.file)
             own = base.weight.dtype  # may be an 8-bit type, which cannot be computed in
             dtype = own if own.itemsize > 1 else dtypes[component]
-            layers[component][path] = build_layer(base, name, pair, rows, device, dtype)
+            layers[component][path] = build_layer(base, name, pair, rows, transfer, dtype)
     return layers
 
 

@@ -17,6 +17,7 @@ from peft import LoraConfig
 from peft.tuners.lora import Conv2d, Linear, LoraLayer
 from torch.nn.utils.rnn import pad_sequence
 
+from deployments.engine.accelerator.transfer import Transfer
 from deployments.engine.lora.format import LoraPair
 from deployments.engine.merging.compile import run_as_written, run_compiled
 from serve_app.domain.errors import Misconfigured
@@ -173,11 +174,11 @@ class LoraSlice:
 
 
 def build_layer(
-    base: Any, name: str, pair: LoraPair, rows: LoraRows, device: str, dtype: torch.dtype
+    base: Any, name: str, pair: LoraPair, rows: LoraRows, transfer: Transfer, dtype: torch.dtype
 ) -> Any:
     """Build peft's layer around ``base`` with one LoRA. ``base`` is not changed.
 
-    The caller must hold ``ONE_BUILDER``.
+    The caller must hold ``ONE_BUILDER``. The layer may be used after ``transfer``'s block.
     """
     rank = pair.rank
     settings = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights=False, inference_mode=True)
@@ -189,8 +190,11 @@ def build_layer(
         (layer.lora_B[name], pair.up),
     ]
     for half, given in halves:
-        weight = given.reshape(half.weight.shape).to(device, dtype)
-        half.weight = torch.nn.Parameter(weight, requires_grad=False)
+        weight = transfer.upload(given.reshape(half.weight.shape), dtype)
+        # No parameter: offloading moves the parameters of a component, and group offloading fails
+        # for those that it did not know when it formed its groups. LoRAs stay on the device.
+        del half.weight
+        half.weight = weight
     layer.scaling[name] = pair.factor
     layer.training = base.training
     layer.set_adapter([], inference_mode=True)  # none, unless the hook selects one
@@ -206,8 +210,7 @@ class LoraLayers:
     is quick, as they stay built.
     """
 
-    def __init__(self, device: str) -> None:
-        self._device = torch.device(device)
+    def __init__(self) -> None:
         self._layers: dict[str, Any] = {}  # by path
         self._mixes: set[str] = set()
         self._wraps = False  # they are inside the component
@@ -272,10 +275,6 @@ class LoraLayers:
         self._wraps = True
         run_as_written(component)
         for path, layer in self._layers.items():
-            # A component that waits in host memory takes the LoRAs inside of it along.
-            for each in (*layer.lora_A.parameters(), *layer.lora_B.parameters()):
-                if each.device.type != self._device.type:
-                    each.data = each.data.to(self._device)
             _put(component, path, layer)
 
 

@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from deployments.engine.accelerator.interface import Accelerator
 from deployments.engine.eviction import Resident, choose_victims
 from deployments.engine.lora.files import LoraFileInfo, LoraFiles, load_layers
 from deployments.engine.lora.format import Lora
@@ -92,14 +93,16 @@ class _Mix:
 class LoraResidency:
     """Residency of LoRAs. Used on the engine's thread only, except ``acquire``."""
 
-    def __init__(self, budget_bytes: int, device: str, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, budget_bytes: int, accelerator: Accelerator, wake: Callable[[], None]
+    ) -> None:
         """``budget_bytes``: limit for LoRAs on the device, in use or idle.
 
         ``wake`` is called on any thread when a handle may have become ready.
         """
         self.rows = LoraRows()
         self._budget = budget_bytes
-        self._device = device
+        self._accelerator = accelerator
         self._wake = wake
         self._files = LoraFiles()
         self._loaded: WeakKeyDictionary[Any, dict[str, _Loaded]] = WeakKeyDictionary()
@@ -214,7 +217,13 @@ class LoraResidency:
     def _load(self, pipeline: Any, file: LoraFileInfo, size: int) -> _Loaded:
         name = f"lora{next(self._names)}"
         layers = self._loader.submit(
-            load_layers, pipeline, file, name, self.rows, self._device, self._dtypes_of(pipeline)
+            load_layers,
+            pipeline,
+            file,
+            name,
+            self.rows,
+            self._accelerator,
+            self._dtypes_of(pipeline),
         )
         layers.add_done_callback(lambda _: self._wake())
         return _Loaded(name, file, size, layers)
@@ -266,7 +275,7 @@ class LoraResidency:
 
     def _lora_layers(self, component: torch.nn.Module) -> LoraLayers:
         if (layers := self._layers.get(component)) is None:
-            layers = self._layers[component] = LoraLayers(self._device)
+            layers = self._layers[component] = LoraLayers()
         return layers
 
     def _evict_for(self, size: int, keep: Iterable[_Loaded]) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from deployments.engine.memory.device import DeviceMemory
+from deployments.engine.accelerator.interface import DeviceMemory
 from deployments.engine.merging.arguments import tensors_in
 
 MEASUREMENTS = 3  # per size; the median counts, whatever else ran during one of them

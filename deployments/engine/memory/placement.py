@@ -14,11 +14,13 @@ from diffusers.hooks import apply_group_offloading, apply_layerwise_casting
 from diffusers.hooks.layerwise_casting import DEFAULT_SKIP_MODULES_PATTERN
 from diffusers.models.modeling_utils import ModelMixin
 
+from deployments.engine.accelerator.interface import Accelerator
+from deployments.engine.accelerator.pinned import pin
+from deployments.engine.accelerator.transfer import Transfer
 from deployments.engine.interception.components import DENOISERS
-from deployments.engine.memory.device import bytes_of
 from deployments.engine.merging.compile import compile_regions
 from serve_app.domain.endpoint import Recipe
-from serve_app.domain.errors import Misconfigured
+from serve_app.domain.errors import Misconfigured, WeightsUnavailable
 
 
 class DeviceSlot:
@@ -28,36 +30,34 @@ class DeviceSlot:
     components at each step. All calls are on the engine's thread, and they are not nested.
     """
 
-    def __init__(self, device: str) -> None:
-        self.device = device
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.device = accelerator.device
+        self._accelerator = accelerator
         self._guest: torch.nn.Module | None = None
         self._left_behind: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def serve(self, module: torch.nn.Module) -> None:
         """Copy ``module`` to the device each time that it is called, from now on."""
-        if self.device.startswith("cuda"):
-            for tensor in _tensors(module):
-                tensor.data = tensor.data.pin_memory()  # several times faster to copy
         add_hook_to_module(module, _LoadIntoSlot(self))
 
     def admit(self, module: torch.nn.Module) -> None:
         if self._guest is module:
             return
-        self._leave()
+        self.vacate()
         self._guest = module
         try:
             for tensor in _tensors(module):
                 self._left_behind[id(tensor)] = (tensor, tensor.data)
                 tensor.data = self.copied_in(tensor.data)
         except BaseException:
-            self._leave()
+            self.vacate()
             raise
 
     def copied_in(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return a copy of ``tensor`` on the device."""
         return tensor.to(self.device, non_blocking=True)
 
-    def _leave(self) -> None:
+    def vacate(self) -> None:
         """Point the weights of the current component to their copies in host memory again.
 
         The device copies were not written to, except when their dtype changed: pipelines upcast
@@ -76,15 +76,27 @@ class DeviceSlot:
 class _LoadIntoSlot(ModelHook):
     """accelerate hook. diffusers also calls it for an autoencoder's ``encode`` and ``decode``."""
 
-    def __init__(self, berth: DeviceSlot) -> None:
+    def __init__(self, slot: DeviceSlot) -> None:
         super().__init__()
-        self._berth = berth
-        self.execution_device = torch.device(berth.device)  # read by diffusers
+        self.slot = slot
+        self.execution_device = torch.device(slot.device)  # read by diffusers
 
     def pre_forward(self, module: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        self._berth.admit(module)
+        self.slot.admit(module)
         device = self.execution_device
         return send_to_device(args, device), send_to_device(kwargs, device)
+
+
+def vacate_slots(pipelines: Iterable[Any]) -> None:
+    """Free the device memory of components that are there only until another one is called.
+
+    For the engine's thread, between two forwards. Such a component is copied again when called.
+    """
+    for pipeline in pipelines:
+        for component in vars(pipeline).values():
+            hook = getattr(component, "_hf_hook", None)
+            if isinstance(hook, _LoadIntoSlot):
+                hook.slot.vacate()
 
 
 def _tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
@@ -158,33 +170,58 @@ class Placement:
         streams = (_stream_bytes(each) for each in self.streamed)
         return bytes_of(self.resident) + max(passing, default=0) + sum(streams)
 
-    def apply(self, device: str) -> None:
-        """Move the resident components to ``device``, and hook the others to be copied when called.
+    @property
+    def host_bytes(self) -> int:
+        """Bytes of weights in host memory."""
+        return bytes_of([*self.waiting, *self.streamed])
+
+    def apply(self, accelerator: Accelerator) -> None:
+        """Move the resident components to the device, and hook the others to be copied when called.
 
         It is permanent: hooks stay on the components, also in views of the pipeline. When the
-        device runs out of memory, it can be called again after ``undo``.
+        device runs out of memory, it can be called again after ``undo``. Raises
+        ``WeightsUnavailable`` before anything is moved, when the host has too little memory.
         """
-        self._move(device)
+        self._check_host(accelerator)
+        with Transfer(accelerator, "weights") as transfer:
+            transfer.move(self.resident)
+        self._move(accelerator.device)
         if self.compiled:
             compile_regions(self.pipeline)
-        berth = DeviceSlot(device)
+        if accelerator.capabilities.discrete:  # several times faster to copy
+            pin([*self.waiting, *self.streamed], accelerator)
+        berth = DeviceSlot(accelerator)
         for module in self.waiting:
             berth.serve(module)
+        with accelerator.stream("weights").active():  # it waits for the stream that it is in
+            self._stream_blocks(accelerator)
+
+    def _stream_blocks(self, accelerator: Accelerator) -> None:
         for module in self.streamed:
-            # A separate CUDA stream copies the next block while one runs. The copies in host memory
+            # A separate stream copies the next block while one runs. The copies in host memory
             # are kept, so blocks are not copied back.
             apply_group_offloading(
                 module,
-                onload_device=torch.device(device),
+                onload_device=torch.device(accelerator.device),
                 offload_device=torch.device("cpu"),
                 offload_type="block_level",
                 num_blocks_per_group=1,
-                use_stream=device.startswith("cuda"),
+                use_stream=accelerator.capabilities.discrete,
             )
 
     def undo(self) -> None:
         """Move components back to host memory after an out-of-memory error."""
         self._move("cpu")
+
+    def _check_host(self, accelerator: Accelerator) -> None:
+        lockable = accelerator.lockable_bytes()
+        if lockable is not None and self.host_bytes > lockable:
+            raise WeightsUnavailable(
+                f"The recipe keeps {self.host_bytes / 1e9:.2f} GB of weights in page-locked host "
+                f"memory, and {max(0, lockable) / 1e9:.2f} GB of the host's may still be "
+                "page-locked. Use a host with more memory, or a GPU and a recipe that keep more "
+                "weights on the GPU."
+            )
 
     def _move(self, device: str) -> None:
         if self.waiting or self.streamed:
@@ -192,6 +229,16 @@ class Placement:
                 module.to(device)
         elif hasattr(self.pipeline, "to"):
             self.pipeline.to(device)
+
+
+def bytes_of(modules: Iterable[torch.nn.Module]) -> int:
+    """Bytes of all weights; shared weights count once."""
+    tensors = {
+        id(tensor): tensor.numel() * tensor.element_size()
+        for module in modules
+        for tensor in (*module.parameters(), *module.buffers())
+    }
+    return sum(tensors.values())
 
 
 def placed_by(recipe: Recipe | None, pipeline: Any) -> Placement:
@@ -241,14 +288,14 @@ def _blocks(module: torch.nn.Module) -> Iterable[torch.nn.Module]:
             yield from child
 
 
-def lay_out(pipeline: Any, device: str) -> None:
-    """Choose the layout for ``device``, in place; values do not change.
+def lay_out(pipeline: Any, accelerator: Accelerator) -> None:
+    """Choose the layout for the device, in place; values do not change.
 
     A CPU convolves images faster in the channels-last layout: the demo Flux's decoder takes a third
     to a half less time, and its outputs agree within 1e-5. Video autoencoders need another layout,
     and GPUs have not been measured: both stay as loaded.
     """
-    if device != "cpu":
+    if not accelerator.capabilities.channels_last:
         return
     for component in vars(pipeline).values():
         if isinstance(component, AutoencoderKL):

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
-from deployments.engine.memory.device import DeviceMemory, MemoryUse
+from deployments.engine.accelerator.interface import DeviceMemory, MemoryUse
 
 
 class CommonMemory:
@@ -20,7 +20,7 @@ class CommonMemory:
 
     def __init__(self, memory: DeviceMemory) -> None:
         self._memory = memory
-        self._grants = 0  # reservations granted so far
+        self._changes = 0  # reservations granted, and releases of memory, so far
         self.set_aside = 0  # bytes
 
     def free(self) -> int | None:
@@ -32,16 +32,17 @@ class CommonMemory:
 
     @contextmanager
     def measured(self) -> Generator[MemoryUse]:
-        grants = self._grants
+        changes = self._changes
         with self._memory.measured() as taken:
             yield taken
-        taken.reliable = not self.set_aside and grants == self._grants
+        taken.reliable = not self.set_aside and changes == self._changes
 
     def release(self) -> None:
+        self._changes += 1
         self._memory.release()
 
     def grant(self, size: int) -> None:
-        self._grants += 1
+        self._changes += 1
         self.set_aside += size
 
 
@@ -155,7 +156,7 @@ class MemoryPressure:
 
     def relieve(self) -> None:
         """Drop all memory that is not in use."""
-        log.warning("Out of memory: dropping idle prompts, LoRAs and weights.")
+        log.warning("Out of memory: dropping waiting components, idle prompts, LoRAs and weights.")
         for reclaim in self._reclaimers:
             reclaim()
         gc.collect()  # pipelines are in reference cycles

@@ -15,6 +15,7 @@ from diffusers import ContextParallelConfig
 from diffusers.hooks import context_parallel
 from diffusers.models._modeling_parallel import ParallelConfig, gather_size_by_comm
 
+from deployments.engine.accelerator.selection import accelerator_for
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
 
 
@@ -32,30 +33,29 @@ class ParallelGroup:
         self.rank = rank
         self.size = size
         self.device = device
+        self.accelerator = accelerator_for(device)
         self._rendezvous = rendezvous
         self._parallel: ParallelConfig | None = None
         self._store: Any = None
 
     def join(self, within_s: float = 300.0) -> None:
         """Wait for the other processes. Raises ``Misconfigured`` when they do not join in time."""
-        cuda = self.device.startswith("cuda")
         self._store = dist.FileStore(str(self._rendezvous), self.size)
         self._store.set_timeout(timedelta(seconds=within_s))
         try:
-            # On a GPU both backends: gloo for control messages, NCCL for what is computed.
             dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if cuda else "gloo",
+                self.accelerator.capabilities.collectives,
                 store=dist.PrefixStore("group", self._store),
                 rank=self.rank,
                 world_size=self.size,
                 timeout=_EVER,
             )
-            self._parallel = self._made_parallel("cuda" if cuda else "cpu")
+            self._parallel = self._made_parallel(self.accelerator.kind)
         except RuntimeError as error:
             raise Misconfigured(
                 f"The {self.size} devices of this replica could not form a group: {error}"
             ) from error
-        if not cuda:
+        if not self.accelerator.capabilities.discrete:
             # gloo's own `all_gather` refuses parts of different lengths.
             context_parallel._all_gather_anything = _gathered  # noqa: SLF001
 

@@ -96,5 +96,4 @@ class ParallelWorker:
             self._here.discard(key)
         if call.forgotten:
             gc.collect()
-            if self._group.device.startswith("cuda"):
-                torch.cuda.empty_cache()
+            self._group.accelerator.memory.release()

@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from deployments.engine.accelerator.interface import Accelerator
 from deployments.engine.interception.proxy import GenerationGreenlet
-from deployments.engine.memory.device import host_copy
 from deployments.engine.preview.latents import DecoderParams, clean_latents, decoder_params
 from deployments.engine.preview.projection import Projection, fitted
 from serve_app.domain.errors import SnapshotRefused, Unsupported
@@ -54,7 +54,8 @@ class PreviewRenderer:
     The colour projection of an autoencoder is fitted once, at the first preview with it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
         self._projections: WeakKeyDictionary[Any, Projection | Unsupported] = WeakKeyDictionary()
 
     def of(self, suspended: GenerationGreenlet, step: int) -> PreviewImage:
@@ -76,7 +77,7 @@ class PreviewRenderer:
         projection = self._projection(at.vae)
         colours = projection(_small(clean_latents(at)))
         levels = colours.mul(255).round().to(torch.uint8)
-        copy = host_copy(levels)  # the thread that encodes waits for the device
+        copy = self._accelerator.to_host(levels)  # the thread that encodes waits for the device
         return PreviewImage(step, copy.tensor, copy.ready)
 
     def _projection(self, vae: Any) -> Projection:

@@ -149,7 +149,7 @@ def _models() -> str:
 
 def _gpu() -> str:
     """Ask torch in another process: importing it takes seconds, and the driver's state stays."""
-    command = [sys.executable, "-m", "deployments.engine.gpu"]
+    command = [sys.executable, "-m", "deployments.engine.accelerator.diagnosis"]
     asked = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 ours
     if problem := asked.stdout.strip() or asked.stderr.strip().rpartition("\n")[2]:
         raise Misconfigured(problem)

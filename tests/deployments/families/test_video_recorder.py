@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from deployments.engine.accelerator.cpu import Cpu
 from deployments.engine.engine import Engine
 from deployments.engine.loop.options import GenerationOptions
 from deployments.engine.media.images import fit, to_levels
@@ -71,7 +72,7 @@ def chunk(number, frames=2):
 
 def begun(scratch, encoders, form=FORM, most_waiting=32):
     recording = VideoRecorder(form, most_waiting=most_waiting)
-    recording.begin(scratch, encoders)
+    recording.begin(scratch, encoders, Cpu())
     generation = Paused()
     recording.follow(generation)
     return recording, generation
@@ -224,7 +225,7 @@ def test_a_video_begins_where_the_pipeline_has_it_begin(title, scratch, encoders
         whole = to_levels(served.run(call).frames[0])
         again = served.call(fields, num_frames=33, **images)
         came = []
-        again.recording.begin(scratch, encoders)
+        again.recording.begin(scratch, encoders, Cpu())
         again.recording.follow(Paused())
         engine.submit(
             pipeline=endpoint_id,
@@ -253,7 +254,7 @@ def file_of(served, call, scratch, encoders):
     """The video's file, and the number of chunks that its frames came in."""
     came = []
     if call.recording is not None:
-        call.recording.begin(scratch, encoders)
+        call.recording.begin(scratch, encoders, Cpu())
         call.recording.follow(Paused())
 
     def take(frames):

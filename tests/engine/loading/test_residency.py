@@ -6,10 +6,10 @@ import weakref
 import pytest
 import torch
 
+from deployments.engine.accelerator.cpu import Cpu
 from deployments.engine.engine import Engine
 from deployments.engine.loading.loads import AT_ONCE, Fetch, LoadPlan
 from deployments.engine.loading.residency import Residency
-from deployments.engine.memory.device import own_budget
 from serve_app.domain.errors import Misconfigured, OutOfMemory, WeightsUnavailable
 from serve_app.domain.progress import Progress, Stage
 
@@ -386,4 +386,4 @@ def test_weights_that_never_fit_are_refused_in_words(small):
 
 
 def test_a_replica_has_a_budget_of_its_own():
-    assert own_budget("cpu") > 10**8
+    assert Cpu().weights_budget() > 10**8

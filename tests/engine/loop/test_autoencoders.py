@@ -102,7 +102,7 @@ def test_a_decoding_in_float32_that_ran_out_of_memory_spoils_no_later_one():
     vae.register_to_config(force_upcast=True)
     channels = vae.config.latent_channels
     vae.post_quant_conv = torch.nn.Conv2d(channels, channels, 1).half()
-    full, decodes = [False, True], vae.decoder.forward
+    full, decodes = [False, True, True], vae.decoder.forward
 
     def forward(*arguments, **keywords):
         if full and full.pop(0):
@@ -127,6 +127,11 @@ def test_a_decoding_in_float32_that_ran_out_of_memory_spoils_no_later_one():
             submit().result(60)
         assert vae.dtype is torch.float16
         assert torch.equal(submit().result(60).images, before)
+        full.append(True)  # a decoding is repeated once idle memory was dropped
+        dropped: list[bool] = []
+        engine.add_reclaimer(lambda: dropped.append(True))
+        assert torch.equal(submit().result(60).images, before)
+        assert dropped
 
 
 def at_decoding(engine, do, **more):

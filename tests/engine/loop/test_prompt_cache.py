@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from deployments.engine.accelerator.selection import accelerator_for
 from deployments.engine.engine import Engine
 from deployments.engine.loop.metrics import EngineCounters
 from deployments.engine.loop.options import EngineOptions
@@ -11,6 +12,8 @@ from tests.engine.calls import call
 from tests.engine.gate import Gate
 from tests.engine.tiny import tiny_flux, tiny_sdxl
 from tests.engine.tiny_qwen import tiny_flux2_klein, tiny_qwen_image, tiny_z_image
+from tests.fakes.accelerator import FakeAccelerator
+from tests.fakes.small_device import SmallDevice
 
 pytestmark = [
     pytest.mark.engine,
@@ -34,7 +37,7 @@ def read(tensor):
 
 def cache(most_bytes=10**6, host_bytes=0):
     counts = EngineCounters()
-    return PromptCache(most_bytes, counts, host_bytes), counts
+    return PromptCache(accelerator_for("cpu"), most_bytes, counts, host_bytes), counts
 
 
 def whole_output_of(cache, encoder, input_ids, **more):
@@ -182,8 +185,10 @@ def test_short_of_memory_the_device_is_emptied_and_nothing_forgotten(encoder):
 
 
 def test_a_gpu_gives_a_hundredth_and_a_cpu_64_mib():
-    gpu = prompt_cache_of(EngineOptions(), 80 * 10**9, EngineCounters())
-    cpu = prompt_cache_of(EngineOptions(), None, EngineCounters())
+    gpu = prompt_cache_of(
+        EngineOptions(), FakeAccelerator(SmallDevice(80 * 10**9)), EngineCounters()
+    )
+    cpu = prompt_cache_of(EngineOptions(), accelerator_for("cpu"), EngineCounters())
     assert gpu._most_bytes == 800 * 10**6
     assert cpu._most_bytes == 64 * 2**20
 

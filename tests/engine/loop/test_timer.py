@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from deployments.engine.accelerator.cpu import Cpu, HostTimeStamp
 from deployments.engine.engine import Engine
-from deployments.engine.loop.metrics import EngineCounters, HostTimeStamp, Timer, marks_on
+from deployments.engine.loop.metrics import EngineCounters, Timer
 from tests.engine.gate import Gate
 from tests.engine.loops import Denoiser, Loop
 from tests.engine.tiny import tiny_flux
@@ -55,7 +56,7 @@ def test_a_lap_counts_once_the_device_has_passed_its_end():
 
 def test_on_a_cpu_it_goes_by_the_clock():
     clock = iter([10.0, 10.5])
-    mark = marks_on("cpu", lambda: next(clock))
+    mark = Cpu().timestamps(lambda: next(clock))
     first, second = mark(), mark()
     assert isinstance(first, HostTimeStamp)
     assert first.passed()

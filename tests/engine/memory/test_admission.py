@@ -9,6 +9,7 @@ from deployments.engine.memory.admission import memory_kind_of
 from serve_app.domain.errors import OutOfMemory
 from tests.engine.gate import Gate
 from tests.engine.loops import Denoiser, Loop
+from tests.fakes.accelerator import FakeAccelerator
 from tests.fakes.small_device import SmallDevice
 
 pytestmark = pytest.mark.engine
@@ -57,12 +58,16 @@ def together(engine, calls):
     return running
 
 
+def engine_on(device, pipeline):
+    return Engine(pipeline, max_batch=8, device=FakeAccelerator(device), limit_rows=False)
+
+
 def test_a_forward_is_measured_alone_and_then_as_large_as_fits():
     device = SmallDevice(1000)
     denoiser = Hungry(device, 200)
     pipeline = Loop(denoiser)
     alone = [pipeline(start(n), steps=6) for n in range(8)]
-    with Engine(pipeline, max_batch=8, memory=device, limit_rows=False) as engine:
+    with engine_on(device, pipeline) as engine:
         running = together(engine, [{"start": start(n), "steps": 6} for n in range(8)])
         counts = engine.counts()
     for generation, expected in zip(running, alone, strict=True):
@@ -76,7 +81,7 @@ def test_a_forward_is_measured_alone_and_then_as_large_as_fits():
 def test_what_others_take_meanwhile_makes_batches_smaller_and_they_grow_again():
     device = SmallDevice(1000)
     denoiser = Hungry(device, 100)
-    with Engine(Loop(denoiser), max_batch=8, memory=device, limit_rows=False) as engine:
+    with engine_on(device, Loop(denoiser)) as engine:
         together(engine, [{"start": start(n)} for n in range(8)])
         assert max(denoiser.rows) == 8
         denoiser.rows.clear()
@@ -94,7 +99,7 @@ def test_generations_begin_when_what_they_hold_fits_and_all_end():
     device = SmallDevice(1000)
     pipeline = Holding(Hungry(device, 1), device)
     call = {"start": start(1), "held": 300, "passing": 200}
-    with Engine(pipeline, max_batch=8, memory=device, limit_rows=False) as engine:
+    with engine_on(device, pipeline) as engine:
         engine.submit(**call).result(60)
         running = together(engine, [call] * 8)
         for each in running:
@@ -107,7 +112,7 @@ def test_without_knowing_what_they_hold_they_would_have_run_out():
     """Or the test above would prove nothing."""
     device = SmallDevice(1000)
     pipeline = Holding(Hungry(device, 1), device)
-    with Engine(pipeline, max_batch=8, memory=device, limit_rows=False) as engine:
+    with engine_on(device, pipeline) as engine:
         running = together(engine, [{"start": start(1), "held": 300, "passing": 200}] * 8)
         assert any(isinstance(each._future.exception(0), OutOfMemory) for each in running)
 
@@ -118,7 +123,7 @@ def test_a_small_one_does_not_pass_a_large_one_that_waits_for_memory():
     large = {"start": start(1), "held": 600, "steps": 9}
     small = {"start": start(1), "held": 100}
     ended = []
-    with Engine(pipeline, max_batch=8, memory=device, limit_rows=False) as engine:
+    with engine_on(device, pipeline) as engine:
         for each in (large, small):
             engine.submit(**each).result(60)
         gate = Gate(engine)
@@ -135,7 +140,7 @@ def test_an_engine_says_that_one_waits_for_memory_until_there_is_room():
     pipeline = Holding(Hungry(device, 1), device)
     large = {"start": start(1), "held": 600, "steps": 9}
     reported, room = [], []
-    with Engine(pipeline, max_batch=8, memory=device, limit_rows=False) as engine:
+    with engine_on(device, pipeline) as engine:
         engine.on_memory_available(lambda: room.append(engine.short_of_memory))
         engine.submit(**large).result(60)
         assert not engine.short_of_memory
@@ -158,7 +163,7 @@ def test_a_call_that_does_not_fit_waits_for_others_to_end_and_nothing_is_lost():
     pipeline = Holding(Hungry(device, 300), device)
     calls = [{"start": start(n), "held": 150, "steps": 3} for n in range(2)]
     calls.append({"start": start(2, rows=2), "held": 150, "steps": 2})  # which go first
-    with Engine(pipeline, max_batch=8, memory=device, limit_rows=False) as engine:
+    with engine_on(device, pipeline) as engine:
         running = together(engine, calls)  # the first of their kinds
         for each, its in zip(running, calls, strict=True):
             assert torch.equal(each.result(0), Loop(Denoiser())(its["start"], its["steps"]))
@@ -169,7 +174,7 @@ def test_a_call_that_does_not_fit_waits_for_others_to_end_and_nothing_is_lost():
 def test_one_that_does_not_fit_even_alone_is_refused_with_sizes_after_the_idle_has_gone():
     device = SmallDevice(1000)
     dropped = []
-    with Engine(Loop(Hungry(device, 1200)), memory=device) as engine:
+    with Engine(Loop(Hungry(device, 1200)), device=FakeAccelerator(device)) as engine:
         engine.add_reclaimer(lambda: dropped.append("idle"))
         generation = engine.submit(start=start(1))
         with pytest.raises(OutOfMemory, match=r"call of Hungry with \[\[1, 4\]\].* are free"):
@@ -182,7 +187,7 @@ def test_what_is_idle_makes_room_for_one_that_would_not_fit():
     device = SmallDevice(1000)
     idle = [device.allocate(500)]
     pipeline = Loop(Hungry(device, 700))
-    with Engine(pipeline, memory=device) as engine:
+    with Engine(pipeline, device=FakeAccelerator(device)) as engine:
         engine.add_reclaimer(idle.clear)
         assert torch.equal(engine.submit(start=start(1)).result(60), Loop(Denoiser())(start(1)))
 
@@ -190,7 +195,7 @@ def test_what_is_idle_makes_room_for_one_that_would_not_fit():
 def test_a_batch_that_ran_out_grows_back_when_there_is_more_memory(caplog):
     device = SmallDevice(1000)
     denoiser = Hungry(device, 100)
-    with Engine(Loop(denoiser), max_batch=8, memory=device, limit_rows=False) as engine:
+    with engine_on(device, Loop(denoiser)) as engine:
         together(engine, [{"start": start(n)} for n in range(8)])
         denoiser.size = 200  # what was measured is wrong from here on
         others = device.allocate(150)
@@ -208,7 +213,7 @@ def test_a_batch_that_ran_out_grows_back_when_there_is_more_memory(caplog):
 def test_a_failed_batch_of_loras_or_shapes_does_not_count_for_others():
     device = SmallDevice(1000)
     denoiser = Hungry(device, 150)
-    with Engine(Loop(denoiser), max_batch=8, memory=device, limit_rows=False) as engine:
+    with engine_on(device, Loop(denoiser)) as engine:
         together(engine, [{"start": start(n, rows=2)} for n in range(8)])
         denoiser.rows.clear()
         together(engine, [{"start": start(n)} for n in range(8)])

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from deployments.engine.accelerator.cpu import Cpu
+from deployments.engine.accelerator.cuda import Cuda
 from deployments.engine.engine import Engine
 from deployments.engine.loading.loads import LoadPlan
 from deployments.engine.loading.residency import Residency
@@ -20,7 +22,7 @@ def channels_last(module: torch.nn.Conv2d) -> bool:
 def test_an_autoencoder_of_images_has_its_channels_last_on_a_cpu_and_draws_the_same():
     pipeline = tiny_flux()
     before = alone(pipeline)
-    lay_out(pipeline, "cpu")
+    lay_out(pipeline, Cpu())
     convolution = pipeline.vae.decoder.conv_in
     assert channels_last(convolution)
     assert not convolution.weight.is_contiguous()
@@ -29,7 +31,7 @@ def test_an_autoencoder_of_images_has_its_channels_last_on_a_cpu_and_draws_the_s
 
 def test_on_a_gpu_weights_lie_as_they_were_loaded():
     pipeline = tiny_flux()
-    lay_out(pipeline, "cuda")
+    lay_out(pipeline, Cuda("cuda"))
     assert pipeline.vae.decoder.conv_in.weight.is_contiguous()
 
 

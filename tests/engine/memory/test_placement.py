@@ -11,10 +11,10 @@ import pytest
 import torch
 from diffusers import StableDiffusionXLImg2ImgPipeline
 
+from deployments.engine.accelerator.cpu import Cpu
 from deployments.engine.engine import Engine
 from deployments.engine.interception.pipeline import view_of
-from deployments.engine.memory.device import bytes_of
-from deployments.engine.memory.placement import DeviceSlot, placed_by
+from deployments.engine.memory.placement import DeviceSlot, bytes_of, placed_by
 from serve_app.domain.endpoint import Recipe
 from serve_app.domain.errors import Misconfigured
 from tests.engine.tiny import tiny_flux, tiny_sdxl
@@ -151,7 +151,7 @@ def test_one_component_at_a_time_is_on_the_device_and_goes_back_as_it_came():
 
     one, two = torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2)
     at_home = {module: places(module) for module in (one, two)}
-    berth = OtherMemory("cpu")
+    berth = OtherMemory(Cpu())
     berth.admit(one)
     assert not set(places(one)) & set(at_home[one])
     berth.admit(two)
@@ -169,14 +169,14 @@ def test_a_component_that_does_not_fit_in_is_not_left_halfway():
     module = torch.nn.Linear(2, 2)
     at_home = [each.data_ptr() for each in module.parameters()]
     with pytest.raises(torch.OutOfMemoryError):
-        Full("cpu").admit(module)
+        Full(Cpu()).admit(module)
     assert [each.data_ptr() for each in module.parameters()] == at_home
 
 
 def test_what_was_cast_on_the_device_stays_cast():
     """As pipelines do with an autoencoder that would overflow in 16 bits."""
     vae, other = torch.nn.Linear(2, 2).half(), torch.nn.Linear(2, 2)
-    berth = DeviceSlot("cpu")
+    berth = DeviceSlot(Cpu())
     berth.admit(vae)
     vae.float()
     berth.admit(other)

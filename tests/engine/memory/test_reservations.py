@@ -12,6 +12,7 @@ from deployments.engine.loading.residency import Residency
 from deployments.engine.memory.reservations import CommonMemory, Reservations
 from serve_app.domain.errors import OutOfMemory
 from tests.engine.loops import Denoiser
+from tests.fakes.accelerator import FakeAccelerator
 from tests.fakes.small_device import SmallDevice
 
 pytestmark = pytest.mark.engine
@@ -76,7 +77,7 @@ class Model:
 class Studio:
     def __init__(self, total):
         self.device = SmallDevice(total)
-        self.engine = Engine(device="small", memory=self.device, threads=1)
+        self.engine = Engine(device=FakeAccelerator(self.device, device="small"), threads=1)
         self.residency = Residency(self.engine)
         self.models = {}
 

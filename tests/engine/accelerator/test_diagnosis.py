@@ -7,8 +7,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from deployments.engine import gpu
-from deployments.engine.gpu import gpu_problem
+from deployments.engine.accelerator import diagnosis
+from deployments.engine.accelerator.diagnosis import gpu_problem
 from deployments.replica.config import ReplicaConfig
 from deployments.replica.deployment import make_resources
 from deployments.transfer.uploader import Backoff
@@ -38,14 +38,14 @@ def test_a_driver_that_is_too_old_is_named_with_the_one_that_is_needed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: str
 ):
     (tmp_path / "version").write_text(f"{said}\nGCC version: gcc version 12.3.0\n")
-    monkeypatch.setattr(gpu, "DRIVER", tmp_path / "version")
+    monkeypatch.setattr(diagnosis, "DRIVER", tmp_path / "version")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     problem = gpu_problem()
     assert "built for CUDA 13.0, and the driver is 535.183.01. It needs 580 or later." in problem
 
 
 def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr(gpu, "DRIVER", tmp_path / "nothing")
+    monkeypatch.setattr(diagnosis, "DRIVER", tmp_path / "nothing")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     assert "this machine has no NVIDIA driver. It needs 580 or later." in gpu_problem()
 
@@ -53,7 +53,7 @@ def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_a_replica_of_a_pool_with_gpus_does_not_compute_on_the_cpu_beside_its_gpu(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    monkeypatch.setattr(gpu, "DEVICES", tmp_path)
+    monkeypatch.setattr(diagnosis, "DEVICES", tmp_path)
     (tmp_path / "nvidia0").touch()
     with pytest.raises(Misconfigured, match=r"need a GPU.*cannot use a GPU"):
         make_resources(ReplicaConfig(needs_gpu=True), {}, SystemClock(), BACKOFF)

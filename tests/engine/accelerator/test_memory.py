@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from deployments.engine.memory.device import CudaMemory, UnlimitedMemory, memory_of
+from deployments.engine.accelerator.cpu import UnlimitedMemory
+from deployments.engine.accelerator.cuda import CudaMemory
+from deployments.engine.accelerator.selection import accelerator_for
 from tests.fakes.small_device import SmallDevice
 
 pytestmark = pytest.mark.engine
@@ -12,7 +14,7 @@ MB = 2**20
 
 class Gpu(CudaMemory):
     def __init__(self):
-        super().__init__("cuda")
+        super().__init__(torch.device("cuda"))
 
     def allocate(self, size):
         return torch.empty(size, dtype=torch.uint8, device="cuda")
@@ -63,7 +65,7 @@ def test_more_than_there_is_runs_out_of_memory(memory):
 
 
 def test_host_memory_is_not_counted_and_limits_nothing():
-    memory = memory_of("cpu")
+    memory = accelerator_for("cpu").memory
     assert isinstance(memory, UnlimitedMemory)
     assert memory.free() is None
     assert memory.total() is None

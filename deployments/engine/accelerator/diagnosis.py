@@ -1,4 +1,7 @@
-"""Why torch cannot use a GPU of this machine. ``python -m deployments.engine.gpu`` prints it."""
+"""Why torch cannot use a GPU of this machine.
+
+``python -m deployments.engine.accelerator.diagnosis`` prints it.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,125 @@
+"""The CPU as a device: nothing is copied, nothing is queued, and memory is not counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor
+
+from deployments.engine.accelerator.interface import Capabilities, HostCopy, MemoryUse, TimeStamp
+
+_WEIGHTS_SHARE = 0.5  # of the host's memory
+CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")  # bytes, or "max"
+
+
+def host_bytes() -> int:
+    """Bytes of memory that this machine or container has."""
+    total = psutil.virtual_memory().total
+    try:
+        limit = int(CONTAINER_LIMIT.read_text())
+    except (OSError, ValueError):
+        return total
+    return min(total, limit)
+
+
+class UnlimitedMemory:
+    """Host memory, which is not counted: the system overcommits and gives no early warning."""
+
+    def free(self) -> int | None:
+        return None
+
+    def total(self) -> int | None:
+        return None
+
+    @contextmanager
+    def measured(self) -> Generator[MemoryUse]:
+        yield MemoryUse()
+
+    def release(self) -> None:
+        """Do nothing: no blocks are cached."""
+
+
+class HostTimeStamp:
+    """Timestamp of a monotonic clock in seconds."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._at = monotonic()
+
+    def passed(self) -> bool:
+        return True
+
+    def seconds_to(self, later: HostTimeStamp, /) -> float:
+        return later._at - self._at
+
+
+class InlineStream:
+    """Stream whose work is done when the call returns."""
+
+    def active(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def record(self) -> InlineStream:
+        return self
+
+    def wait(self) -> None:
+        """Do nothing: all work is done."""
+
+    def synchronize(self) -> None:
+        """Do nothing: all work is done."""
+
+
+class Cpu:
+    """The CPU of this machine."""
+
+    device = kind = "cpu"
+    capabilities = Capabilities(discrete=False, channels_last=True, collectives="gloo")
+
+    def __init__(self) -> None:
+        self.memory = UnlimitedMemory()
+
+    def stream(self, name: str) -> InlineStream:
+        del name
+        return InlineStream()
+
+    def allocate(self, like: Tensor) -> Tensor:
+        return torch.empty_like(like)
+
+    def copy(self, source: Tensor, target: Tensor) -> None:
+        target.copy_(source)
+
+    def share(self, tensor: Tensor) -> None:
+        """Do nothing: there is one stream."""
+
+    def to_host(self, tensor: Tensor) -> HostCopy:
+        return HostCopy(tensor, lambda: None)
+
+    def lockable_bytes(self) -> int | None:
+        return None
+
+    def page_lock(self, address: int, size: int) -> None:
+        """Do nothing: no device copies the memory."""
+
+    def page_unlock(self, address: int, *, wait: bool) -> None:
+        """Do nothing: nothing was locked."""
+
+    def has_failed(self) -> bool:
+        return False
+
+    def timestamps(self, monotonic: Callable[[], float]) -> Callable[[], TimeStamp]:
+        return partial(HostTimeStamp, monotonic)
+
+    def generators(self) -> list[torch.Generator]:
+        return [torch.default_generator]
+
+    def weights_budget(self) -> int:
+        return int(host_bytes() * _WEIGHTS_SHARE)
+
+    def dtype(self, preferred: str) -> str:
+        """A CPU computes 16 bits slowly, and some layers not at all."""
+        del preferred
+        return "float32"

@@ -1,0 +1,197 @@
+"""Interface to the device that computes, and the values that cross it.
+
+Everything in which kinds of devices differ is behind ``Accelerator``: streams, events, page-locked
+host memory, memory accounts and the precision that a device computes in. Each kind is one module of
+this package (``cpu``, ``cuda``), which ``selection`` chooses by the device's name. The names of its
+errors are in ``errors``. No other module names a kind of device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(slots=True)
+class MemoryUse:
+    """Bytes that a block took; filled in at the end of the measurement."""
+
+    peak: int = 0  # maximum above the level at the beginning
+    kept: int = 0  # difference at the end; negative when more was freed than allocated
+    reliable: bool = True  # False if weights came or idle memory was dropped in between
+
+
+class DeviceMemory(Protocol):
+    """Memory of a device. Used on the engine's thread. Measurements do not nest."""
+
+    def free(self) -> int | None:
+        """Bytes that can be allocated; None if memory is not counted and not limited."""
+        ...
+
+    def total(self) -> int | None: ...
+
+    def measured(self) -> AbstractContextManager[MemoryUse]:
+        """Measure a block. Concurrent allocations of other threads count as well."""
+        ...
+
+    def release(self) -> None:
+        """Free the allocator's cached blocks, so that allocations of other sizes can use them."""
+        ...
+
+
+class Event(Protocol):
+    """Point in a stream."""
+
+    def wait(self) -> None:
+        """Make the calling thread wait until the device has passed the point."""
+        ...
+
+
+class Stream(Protocol):
+    """Queue of work on a device. The device works on different streams independently."""
+
+    def active(self) -> AbstractContextManager[None]:
+        """Inside the block, the calling thread's work goes into this stream."""
+        ...
+
+    def record(self) -> Event:
+        """Return the point behind all work that is in the stream now."""
+        ...
+
+    def synchronize(self) -> None:
+        """Make the calling thread wait for all work that is in the stream now."""
+        ...
+
+
+class TimeStamp(Protocol):
+    """Timestamp."""
+
+    def passed(self) -> bool: ...
+
+    def seconds_to(self, later: Any, /) -> float:
+        """Seconds to a later timestamp of the same class, once both have passed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HostCopy:
+    """Copy to the host for which the engine's thread does not wait."""
+
+    tensor: Tensor  # on the CPU; complete when ``ready`` returns
+    ready: Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """Facts about a kind of device by which other code decides."""
+
+    discrete: bool
+    """Its memory is apart from the host's, and it works through queues while the host goes on."""
+
+    channels_last: bool
+    """It convolves images faster in the channels-last layout."""
+
+    collectives: str
+    """torch.distributed's backends for a group of such devices, for messages and tensors."""
+
+
+class Accelerator(Protocol):
+    """A device. The *compute stream* is the one that the engine's thread uses.
+
+    Methods may be called on any thread.
+    """
+
+    @property
+    def device(self) -> str:
+        """Name for torch, such as ``cpu``, ``cuda`` or ``cuda:1``."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """Name for torch without a number."""
+        ...
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    @property
+    def memory(self) -> DeviceMemory: ...
+
+    def stream(self, name: str) -> Stream:
+        """Return the stream of that name beside the compute stream, always the same one."""
+        ...
+
+    def allocate(self, like: Tensor) -> Tensor:
+        """Return an uninitialized tensor of the shape, strides and dtype of ``like``.
+
+        It is on the device and belongs to the calling thread's stream. Raises an error that
+        ``is_out_of_memory`` recognizes.
+        """
+        ...
+
+    def copy(self, source: Tensor, target: Tensor) -> None:
+        """Copy page-locked ``source`` to ``target`` on the device, in the thread's stream.
+
+        It does not wait: ``source`` must not change before the stream has passed the copy.
+        """
+        ...
+
+    def share(self, tensor: Tensor) -> None:
+        """Let the compute stream use a tensor of another stream.
+
+        Its memory is not given to another tensor while the compute stream may still read it.
+        """
+        ...
+
+    def to_host(self, tensor: Tensor) -> HostCopy:
+        """Start copying ``tensor`` to the host. A tensor that is there is returned as it is."""
+        ...
+
+    def lockable_bytes(self) -> int | None:
+        """Bytes of host memory that may still be page-locked; None if they are not counted.
+
+        Such memory can neither be swapped out nor given to the page cache, so some must be left.
+        """
+        ...
+
+    def page_lock(self, address: int, size: int) -> None:
+        """Page-lock ``size`` bytes of host memory, so that the device copies them itself.
+
+        Raises ``MemoryError`` when the host has not so much.
+        """
+        ...
+
+    def page_unlock(self, address: int, *, wait: bool) -> None:
+        """Undo ``page_lock``, before the memory is freed.
+
+        ``wait``: for all work on the device first, because a queued copy may read the memory.
+        """
+        ...
+
+    def has_failed(self) -> bool:
+        """Ask the device whether it can still compute. It waits for all queued work."""
+        ...
+
+    def timestamps(self, monotonic: Callable[[], float]) -> Callable[[], TimeStamp]:
+        """Return a factory of timestamps for the compute stream.
+
+        ``monotonic``: clock in seconds, which the CPU uses.
+        """
+        ...
+
+    def generators(self) -> list[torch.Generator]:
+        """Return the global random generators that code on this device may draw from."""
+        ...
+
+    def weights_budget(self) -> int:
+        """Bytes of weights that a replica keeps loaded by default."""
+        ...
+
+    def dtype(self, preferred: str) -> str:
+        """Name of the dtype to compute in, for a model that prefers ``preferred`` on a GPU."""
+        ...

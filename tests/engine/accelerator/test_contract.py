@@ -1,0 +1,176 @@
+"""The contract of a device: the CPU and the fake keep it, and a GPU where there is one."""
+
+import gc
+import itertools
+
+import pytest
+import torch
+
+from deployments.engine.accelerator.cpu import Cpu, host_bytes
+from deployments.engine.accelerator.cuda import Cuda
+from deployments.engine.accelerator.pinned import PinnedBuffer
+from deployments.engine.accelerator.selection import KINDS, accelerator_for, usual_device
+from serve_app.domain.errors import Misconfigured
+from tests.fakes.accelerator import FakeAccelerator
+
+pytestmark = pytest.mark.engine
+
+VALUES = torch.arange(24.0).view(2, 3, 4)
+
+
+@pytest.fixture(params=["cpu", "fake", "cuda"])
+def accelerator(request):
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("There is no GPU.")
+    return {"cpu": Cpu, "fake": FakeAccelerator, "cuda": lambda: Cuda("cuda")}[request.param]()
+
+
+def pinned(accelerator, values):
+    copy = PinnedBuffer(values.numel() * values.element_size(), accelerator).view(0, values)
+    return copy.copy_(values)
+
+
+def uploaded(accelerator, values, stream):
+    with stream.active():
+        there = accelerator.allocate(values)
+        accelerator.copy(pinned(accelerator, values), there)
+    stream.synchronize()
+    accelerator.share(there)
+    return there
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn, torch.bool])
+def test_what_goes_to_the_device_comes_back_bit_for_bit(accelerator, dtype):
+    values = VALUES.to(dtype)
+    there = uploaded(accelerator, values, accelerator.stream("weights"))
+    assert there.device.type == accelerator.kind
+    copy = accelerator.to_host(there)
+    copy.ready()
+    assert copy.tensor.device.type == "cpu"
+    assert torch.equal(copy.tensor.view(torch.uint8), values.view(torch.uint8))
+
+
+def test_strides_stay(accelerator):
+    values = torch.rand(2, 4, 3, 3).contiguous(memory_format=torch.channels_last)
+    there = uploaded(accelerator, values, accelerator.stream("weights"))
+    copy = accelerator.to_host(there)
+    copy.ready()
+    assert there.stride() == copy.tensor.stride() == values.stride()
+    assert torch.equal(copy.tensor, values)
+
+
+def test_a_point_in_a_stream_is_passed_once_the_copies_before_it_are_done(accelerator):
+    stream = accelerator.stream("weights")
+    source = pinned(accelerator, VALUES)
+    with stream.active():
+        there = accelerator.allocate(VALUES)
+        accelerator.copy(source, there)
+    stream.record().wait()
+    source.zero_()  # the buffer is free
+    stream.synchronize()
+    copy = accelerator.to_host(there)
+    copy.ready()
+    assert torch.equal(copy.tensor, VALUES)
+
+
+def test_what_is_on_the_host_is_not_copied(accelerator):
+    copy = accelerator.to_host(uploaded(accelerator, VALUES, accelerator.stream("weights")))
+    copy.ready()
+    again = accelerator.to_host(copy.tensor)
+    again.ready()
+    assert again.tensor is copy.tensor
+
+
+def test_a_stream_is_the_same_for_the_same_name(accelerator):
+    before = accelerator.stream("weights")
+    assert type(accelerator.stream("weights")) is type(before)
+    if accelerator.capabilities.discrete:
+        assert accelerator.stream("weights") is before
+        assert accelerator.stream("loras") is not before
+
+
+def test_page_locked_memory_is_counted_until_it_is_freed(accelerator):
+    before = accelerator.lockable_bytes()
+    buffer = PinnedBuffer(4096, accelerator)
+    if before is not None:
+        assert accelerator.lockable_bytes() == before - 4096
+    del buffer
+    gc.collect()
+    assert accelerator.lockable_bytes() == before
+
+
+def test_seconds_between_two_timestamps_are_known_once_they_are_passed(accelerator):
+    mark = accelerator.timestamps(itertools.count().__next__)
+    first, second = mark(), mark()
+    accelerator.to_host(torch.zeros(1, device=accelerator.device)).ready()
+    if accelerator.kind == "cuda":
+        torch.cuda.synchronize()
+    assert first.passed()
+    assert second.passed()
+    assert first.seconds_to(second) >= 0
+
+
+def test_its_generators_repeat_what_they_drew(accelerator):
+    generators = accelerator.generators()
+    states = [each.get_state() for each in generators]
+    drawn = torch.rand(3, device=accelerator.device)
+    for each, state in zip(generators, states, strict=True):
+        each.set_state(state)
+    assert torch.equal(torch.rand(3, device=accelerator.device), drawn)
+
+
+def test_it_knows_what_it_computes_in_and_how_many_weights_it_keeps(accelerator):
+    assert isinstance(getattr(torch, accelerator.dtype("bfloat16")), torch.dtype)
+    assert accelerator.weights_budget() > 10**8
+    assert accelerator.kind in KINDS
+    assert accelerator.device.startswith(accelerator.kind)
+
+
+def test_the_fake_shows_a_copy_that_was_not_waited_for():
+    accelerator = FakeAccelerator()
+    stream = accelerator.stream("weights")
+    source = pinned(accelerator, VALUES)
+    with stream.active():
+        there = accelerator.allocate(VALUES)
+        accelerator.copy(source, there)
+    assert not torch.equal(there, VALUES)
+    copy = accelerator.to_host(VALUES)
+    assert not torch.equal(copy.tensor, VALUES)
+    stream.synchronize()
+    copy.ready()
+    assert torch.equal(there, VALUES)
+    assert torch.equal(copy.tensor, VALUES)
+    assert accelerator.operations == [
+        ("weights", "allocate"),
+        ("weights", "copy"),
+        ("compute", "copy to host"),
+        ("compute", "record"),
+        ("weights", "synchronize"),
+        ("compute", "wait"),
+    ]
+
+
+def test_the_fake_refuses_the_allocation_that_a_test_chooses():
+    accelerator = FakeAccelerator()
+    accelerator.refuse(2)
+    accelerator.allocate(VALUES)
+    with pytest.raises(torch.OutOfMemoryError):
+        accelerator.allocate(VALUES)
+    accelerator.allocate(VALUES)
+
+
+def test_a_device_of_another_kind_is_refused_with_those_that_there_are():
+    with pytest.raises(Misconfigured, match=r"the device 'tpu'\. Use one of cpu, cuda"):
+        accelerator_for("tpu")
+    assert accelerator_for("cuda:1").device == "cuda:1"
+    assert isinstance(accelerator_for(usual_device()), Cpu | Cuda)
+
+
+def test_a_container_has_no_more_memory_than_its_limit(monkeypatch, tmp_path):
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr("deployments.engine.accelerator.cpu.CONTAINER_LIMIT", limit)
+    whole = host_bytes()
+    limit.write_text("max\n")
+    assert host_bytes() == whole
+    limit.write_text("1000000\n")
+    assert host_bytes() == 1000000

@@ -1,0 +1,176 @@
+"""A device whose copies take place when somebody waits for them, so that a missing wait shows.
+
+It computes on the CPU. What has not been waited for holds other values than those that were copied,
+memory can be refused at a chosen point, and page-locked bytes are counted.
+"""
+
+import threading
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+
+from deployments.engine.accelerator.cpu import HostTimeStamp, UnlimitedMemory
+from deployments.engine.accelerator.interface import Capabilities, HostCopy
+
+COMPUTE = "compute"
+
+
+class FakeStream:
+    """Queue of copies, each done when a thread waits for it or for a later one."""
+
+    def __init__(self, accelerator, name):
+        self._accelerator = accelerator
+        self._queue = []
+        self._lock = threading.RLock()
+        self.name = name
+
+    @contextmanager
+    def active(self):
+        before = self._accelerator.current_stream
+        self._accelerator.set_stream(self)
+        try:
+            yield
+        finally:
+            self._accelerator.set_stream(before)
+
+    def put(self, work):
+        with self._lock:
+            self._queue.append(work)
+
+    def record(self):
+        self._accelerator.note(self.name, "record")
+        return FakeEvent(self, tuple(self._queue))
+
+    def synchronize(self):
+        self._accelerator.note(self.name, "synchronize")
+        self.do(len(self._queue))
+
+    def do(self, count):
+        with self._lock:
+            for _ in range(count):
+                self._queue.pop(0)()
+
+    def do_all(self, works):
+        with self._lock:
+            while any(each in works for each in self._queue):
+                self._queue.pop(0)()
+
+
+class FakeEvent:
+    def __init__(self, stream, works):
+        self._stream = stream
+        self._works = works
+
+    def wait(self):
+        self._stream._accelerator.note(self._stream.name, "wait")
+        self._stream.do_all(self._works)
+
+
+class FakeAccelerator:
+    """``operations``: (stream, operation) in the order in which threads asked for them."""
+
+    kind = "cpu"
+
+    def __init__(self, memory=None, *, device="cpu", discrete=True, host_bytes=None):
+        """``host_bytes``: how much of the host's memory may be page-locked; None: all."""
+        self.device = device
+        self.memory = memory or UnlimitedMemory()
+        self.capabilities = Capabilities(
+            discrete=discrete, channels_last=not discrete, collectives="gloo"
+        )
+        self.failed = False
+        self.operations = []
+        self.pinned = {}  # bytes by address
+        self.most_pinned = 0
+        self.shared = []  # tensors that the compute stream may use
+        self._host_bytes = host_bytes
+        self._here = threading.local()
+        self._compute = FakeStream(self, COMPUTE)
+        self._streams = {}
+        self._allocations = 0
+        self._refusal = None
+
+    def refuse(self, number, error=None):
+        """Make the allocation with this number, from 1, counted from now, run out of memory."""
+        self._allocations = 0
+        self._refusal = number, error or torch.OutOfMemoryError("The fake refuses.")
+
+    @property
+    def pinned_bytes(self):
+        return sum(self.pinned.values())
+
+    @property
+    def current_stream(self):
+        return getattr(self._here, "stream", self._compute)
+
+    def set_stream(self, stream):
+        self._here.stream = stream
+
+    def note(self, stream, what):
+        self.operations.append((stream, what))
+
+    def stream(self, name):
+        return self._streams.setdefault(name, FakeStream(self, name))
+
+    def allocate(self, like):
+        self._allocations += 1
+        if self._refusal is not None and self._allocations == self._refusal[0]:
+            raise self._refusal[1]
+        self.note(self.current_stream.name, "allocate")
+        return spoilt(torch.empty_like(like))
+
+    def copy(self, source, target):
+        """Read the source only when the copy takes place, as a device does."""
+        self.note(self.current_stream.name, "copy")
+        self.current_stream.put(lambda: target.copy_(source))
+
+    def share(self, tensor):
+        self.shared.append(tensor.data_ptr())
+
+    def to_host(self, tensor):
+        if not self.capabilities.discrete or getattr(tensor, "on_host", False):
+            return HostCopy(tensor, lambda: None)
+        stream = self.current_stream
+        self.note(stream.name, "copy to host")
+        target = spoilt(torch.empty_like(tensor))
+        target.on_host = True
+        values = tensor.detach().clone()  # later work of the stream does not change what is copied
+        stream.put(lambda: target.copy_(values))
+        return HostCopy(target, stream.record().wait)
+
+    def lockable_bytes(self):
+        return None if self._host_bytes is None else self._host_bytes - self.pinned_bytes
+
+    def page_lock(self, address, size):
+        if self._host_bytes is not None and self.pinned_bytes + size > self._host_bytes:
+            raise MemoryError("The fake's host has no more memory.")
+        assert address not in self.pinned
+        self.pinned[address] = size
+        self.most_pinned = max(self.most_pinned, self.pinned_bytes)
+
+    def page_unlock(self, address, *, wait):
+        if wait:
+            self.note("device", "synchronize")
+        del self.pinned[address]
+
+    def has_failed(self):
+        return self.failed
+
+    def timestamps(self, monotonic):
+        return partial(HostTimeStamp, monotonic)
+
+    def generators(self):
+        return [torch.default_generator]
+
+    def weights_budget(self):
+        return 2**40
+
+    def dtype(self, preferred):
+        return preferred
+
+
+def spoilt(tensor):
+    """Fill with values that no test makes."""
+    tensor.view(torch.uint8).fill_(0x7F) if tensor.is_contiguous() and tensor.ndim else None
+    return tensor
