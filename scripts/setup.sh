@@ -56,9 +56,12 @@ setup() {
         fail "$python could not create a virtual environment. See its message above (Debian: apt install python3-venv)."
     printf 'Installing the pinned packages; the first time takes some minutes …\n' >&2
     target="$root${1:+[$1]}"
-    PIP_DISABLE_PIP_VERSION_CHECK=1 "$venv/bin/python" -m pip install --quiet \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 "$venv/bin/python" -m pip install --quiet --no-compile \
         --constraint "$root/constraints.txt" --editable "$target" >&2 ||
         fail "The packages could not be installed. See pip's message above."
+    # pip would compile the 25,000 modules on one processor, for over a minute. Some packages
+    # have files of other versions of Python, which cannot be compiled, and which nobody imports.
+    "$venv/bin/python" -m compileall -qq -j 0 "$venv"/lib/python*/site-packages || true
     [ "$1" != dev ] || install_node_packages
     printf '%s' "$wanted" >"$stamp"
     # The packages of the tests include those of the run.
