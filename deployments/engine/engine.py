@@ -22,7 +22,6 @@ import torch
 
 from deployments.engine.loop.generation import Generation, GenerationInbox, GenerationRequest
 from deployments.engine.loop.loop import STOPPED, Loop
-from deployments.engine.loop.model_runner import MeasuredForwards
 from deployments.engine.loop.options import (
     DEFAULT_OPTIONS,
     EngineKeywords,
@@ -30,6 +29,7 @@ from deployments.engine.loop.options import (
     GenerationOptions,
     OnProgress,
 )
+from deployments.engine.loop.row_limits import MeasuredForwards
 from deployments.engine.lora.format import Lora
 from deployments.engine.lora.residency import LoraResidency
 from deployments.engine.memory.device import DeviceMemory, memory_of
