@@ -1,6 +1,6 @@
 """Requests that come together: merged into one forward, against as many as gain something.
 
-    python -m benchmarks.bursts [--requests 8] [--steps 28] [--side 256] [--rounds 3] [--threads 1]
+    python -m benchmarks.bursts [--requests 8] [--steps 28] [--side 768] [--rounds 3] [--threads 1]
 
 The demo Flux on the CPU at a size at which a forward of eight takes about eight times one of a
 single request, as FLUX.1 at 1024 px on a GPU. Merged, all requests end with the last. Limited by
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--side", type=int, default=256, help="pixels")
+    parser.add_argument("--side", type=int, default=768, help="pixels")
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     pipeline = load_pipeline(Weights(str(DEMO)))

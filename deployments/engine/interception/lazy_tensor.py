@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from operator import is_
 from typing import Any
 
 import torch
@@ -57,21 +58,36 @@ def lazy_tensor(like: torch.Tensor, place: torch.device, fetch: Callable[[], Any
 
 
 def fetched(value: Any) -> Any:
-    """Replace the lazy tensors in nested containers; return ``value`` itself if it has none."""
-    if isinstance(value, LazyTensor):
-        return value.fetch()
-    if type(value) in (tuple, list):
-        items = [fetched(each) for each in value]
-        same = all(one is other for one, other in zip(items, value, strict=True))
-        return value if same else type(value)(items)
-    if type(value) is dict:
-        new = {key: fetched(each) for key, each in value.items()}
-        return value if all(new[key] is value[key] for key in new) else new
-    if isinstance(value, Mapping) and dataclasses.is_dataclass(value):  # outputs of the libraries
-        given = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
-        new = fetched(given)
-        return value if new is given else type(value)(**new)
-    return value
+    """Replace the lazy tensors in tuples, lists and dicts; without any, return ``value`` itself."""
+    replace = _REPLACE.get(type(value))
+    return value if replace is None else replace(value)
+
+
+def fetched_output(value: Any) -> Any:
+    """Replace the lazy tensors in what a pipeline returns, also in outputs of the libraries."""
+    if not (isinstance(value, dict) and dataclasses.is_dataclass(value)):
+        return fetched(value)
+    named = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
+    new = fetched(named)
+    same = all(new[name] is named[name] for name in named)
+    return value if same else type(value)(**new)
+
+
+def _in_sequence(value: Any) -> Any:
+    items = [fetched(each) for each in value]
+    return value if all(map(is_, items, value)) else type(value)(items)
+
+
+def _in_dict(value: dict[Any, Any]) -> Any:
+    return {key: fetched(each) for key, each in value.items()}
+
+
+_REPLACE: Mapping[type, Callable[[Any], Any]] = {
+    LazyTensor: LazyTensor.fetch,
+    tuple: _in_sequence,
+    list: _in_sequence,
+    dict: _in_dict,
+}
 
 
 def _nothing() -> torch.Tensor:

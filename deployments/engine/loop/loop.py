@@ -27,16 +27,11 @@ from deployments.engine.interception.pipeline import InterceptedPipeline
 from deployments.engine.loop.encoders import Encoders
 from deployments.engine.loop.generation import Generation, GenerationInbox
 from deployments.engine.loop.metrics import EngineCounters, Timer, TurnWatch
-from deployments.engine.loop.model_runner import (
-    CallResult,
-    MeasuredForwards,
-    ModelRunner,
-    PendingCall,
-)
+from deployments.engine.loop.model_runner import CallResult, ModelRunner, PendingCall
 from deployments.engine.loop.options import EngineOptions
 from deployments.engine.loop.prompt_cache import prompt_cache_of
 from deployments.engine.loop.results import Results
-from deployments.engine.loop.row_limits import Demand, ForwardTimes
+from deployments.engine.loop.row_limits import ForwardTimes, MeasuredForwards, StepDemand
 from deployments.engine.loop.run import Run
 from deployments.engine.loop.run_queue import RunQueue
 from deployments.engine.loop.step_batcher import Candidate
@@ -111,7 +106,7 @@ class Loop:
         self._runs = RunQueue(options.max_generations or options.max_batch, self._fits)
         self._timer = Timer(accelerator.timestamps(monotonic), self._took)
         self._monotonic = monotonic
-        self._demand = Demand()
+        self._demand = StepDemand()
         self._submitted = 0
         self._turn_watch = TurnWatch(monotonic)
 
@@ -379,7 +374,12 @@ class Loop:
 
     def forward_times(self) -> Sequence[MeasuredForwards]:
         """See ``Engine.forward_times``."""
-        return self._model_runner.history.times()
+        most, found = self._options.max_batch, self._model_runner.history.times()
+        return [
+            MeasuredForwards(module, seconds, times.knee(most))
+            for module, times in found
+            if (seconds := times.measured())
+        ]
 
     def check_device(self, error: BaseException) -> ReplicaDied | None:
         """See ``Engine.check_device``."""

@@ -9,7 +9,7 @@ while it lives.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -131,15 +131,6 @@ class MergeRecord:
         self.limit.record_success(calls, free)
 
 
-@dataclass(frozen=True, slots=True)
-class MeasuredForwards:
-    """Measurements of the forwards of one signature."""
-
-    module: str  # its class
-    seconds: Mapping[int, float]  # by calls in a forward
-    knee: int  # calls, above which one more gains too little
-
-
 class MergeHistory:
     """Merge records by module, while it lives, and signature. Engine's thread only."""
 
@@ -174,17 +165,11 @@ class MergeHistory:
             found = records[signature] = MergeRecord(BatchLimit(self._max_batch))
         return found
 
-    def times(self) -> list[MeasuredForwards]:
-        """What was measured, by module and signature. May be called on any thread."""
-        found: list[MeasuredForwards] = []
-        for module in [reference() for reference in self._records.keyrefs()]:
-            records = {} if module is None else self._records.get(module, {})
-            for record in list(records.values()):
-                seconds = record.times.measured()
-                knee = record.times.knee(self._max_batch)
-                if seconds:
-                    found.append(MeasuredForwards(type(module).__name__, seconds, knee))
-        return found
+    def times(self) -> list[tuple[str, ForwardTimes]]:
+        """Times with the class of their module. May be called on any thread."""
+        modules = [reference() for reference in self._records.keyrefs()]
+        named = [(type(each).__name__, self._records.get(each, {})) for each in modules if each]
+        return [(name, each.times) for name, those in named for each in list(those.values())]
 
 
 _MAX_RECORDS = 4096  # per module
@@ -271,11 +256,9 @@ class ModelRunner:
         return 1 if record is None else record.max_calls(free)
 
     def times_of(self, batch: Sequence[PendingCall]) -> ForwardTimes | None:
-        """Seconds of denoiser forwards like this one; None if they are not measured.
-
-        A step cache's forwards take more or less time, as it decides.
-        """
+        """Seconds of denoiser forwards like this one; None if they are not measured."""
         first = batch[0]
+        # A step cache's forwards take more or less time, as it decides.
         if first.part is not ComponentKind.DENOISER or caches_steps(first.module):
             return None
         record = self.history.of(batch)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 MIN_GAIN = 0.05
 """Least gain in calls a second for which a forward gets one more call."""
@@ -115,7 +116,16 @@ class ForwardTimes:
         return calls / seconds if seconds else 0.0
 
 
-class Demand:
+@dataclass(frozen=True, slots=True)
+class MeasuredForwards:
+    """Measurements of the forwards of one signature."""
+
+    module: str  # its class
+    seconds: Mapping[int, float]  # by calls in a forward
+    knee: int  # calls, above which no further one gains enough
+
+
+class StepDemand:
     """Denoiser calls that were submitted in the last ``WINDOW_S``, by signature."""
 
     def __init__(self) -> None:
@@ -129,7 +139,7 @@ class Demand:
             self._calls[times] += calls
 
     def load(self, now: float, most: int) -> float:
-        """Demand, over ``MAX_LOAD``, as a share of what the device carries at the knees.
+        """StepDemand, over ``MAX_LOAD``, as a share of what the device carries at the knees.
 
         It counts all signatures, because they share the device. ``most``: the greatest batch.
         """

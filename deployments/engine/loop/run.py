@@ -13,7 +13,7 @@ from deployments.engine.accelerator.errors import is_out_of_memory
 from deployments.engine.accelerator.interface import Accelerator
 from deployments.engine.interception.components import ComponentKind
 from deployments.engine.interception.isolation import Isolation, RandomState
-from deployments.engine.interception.lazy_tensor import fetched
+from deployments.engine.interception.lazy_tensor import fetched_output
 from deployments.engine.interception.pipeline import (
     InterceptedPipeline,
     main_scheduler,
@@ -249,7 +249,7 @@ class Run:
                 outcome = self._replay(self._resumed, resume, *values)
             greenlet = self._live_greenlet()
             if greenlet.dead:
-                outcome = fetched(outcome)
+                outcome = fetched_output(outcome)
         if not greenlet.dead:
             self._on_suspended(outcome)
         elif isinstance(outcome, GreenletExit):  # greenlets return this exception, not raise it

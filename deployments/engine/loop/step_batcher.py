@@ -110,7 +110,7 @@ class StepBatcher:
         return longest if turn - last_turns[longest] > self.patience else max(last_turns)
 
     def _waiting(self, candidates: Sequence[Candidate], turn: int) -> Container[int]:
-        """Those that wait for others, which will soon take their first step together with them."""
+        """Generations that wait for others, which will soon take their first step with them."""
         on_their_way = {
             each.step_group for each in candidates if each.fresh and not each.at_first_step
         }

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass, field
 from statistics import mean
 
-from deployments.engine.loop.row_limits import Demand, ForwardTimes, due_at
+from deployments.engine.loop.row_limits import ForwardTimes, StepDemand, due_at
 from deployments.engine.loop.step_batcher import Candidate, StepBatcher
 
 
@@ -46,7 +46,7 @@ class Device:
     max_batch: int = 8
     places: int = 32
     times: ForwardTimes = field(default_factory=ForwardTimes)
-    demand: Demand = field(default_factory=Demand)
+    demand: StepDemand = field(default_factory=StepDemand)
     batcher: StepBatcher = field(default_factory=StepBatcher)
     now: float = 0.0
     turn: int = 0

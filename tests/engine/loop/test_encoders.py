@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 from deployments.engine.engine import Engine
 from serve_app.domain.errors import Cancelled, SnapshotRefused
@@ -140,6 +141,25 @@ def test_one_that_stands_still_before_its_first_step_gives_none(engine):
         running.snapshot(60)
     running.resume()
     running.result(60)
+
+
+@pytest.mark.parametrize("form", [lambda it: it, lambda it: it[0], lambda it: {"all": [it[0]]}])
+def test_a_pipeline_that_returns_what_its_encoder_gave_returns_plain_tensors(pipeline, form):
+    class Encodes:
+        text_encoder_2 = pipeline.text_encoder_2
+
+        def __call__(self, ids):
+            return form(self.text_encoder_2(ids))
+
+    ids = torch.ones(1, 8, dtype=torch.long)
+    with Engine(Encodes(), threads=1) as engine:
+        made = [engine.submit(ids=ids).result(60) for _ in range(2)]
+    with torch.no_grad():
+        expected = tree_leaves(form(pipeline.text_encoder_2(ids)))
+    for each in made:
+        for one, other in zip(tree_leaves(each), expected, strict=True):
+            assert type(one) is torch.Tensor
+            assert torch.equal(one, other)
 
 
 class Writer:

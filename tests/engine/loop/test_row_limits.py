@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from deployments.engine.loop.row_limits import (
     MAX_LOAD,
     WINDOW_S,
-    Demand,
     ForwardTimes,
+    StepDemand,
     due_at,
 )
 from deployments.engine.loop.step_batcher import Candidate, StepBatcher
@@ -86,7 +86,7 @@ def test_a_size_that_is_never_there_is_not_waited_for():
 
 def test_the_demand_is_that_of_a_full_window_even_at_the_start():
     times = measured(compute_bound)
-    demand = Demand()
+    demand = StepDemand()
     demand.add(times, 224, now=0.0)
     load = 224 * compute_bound(1) / WINDOW_S / MAX_LOAD
     assert demand.load(0.1, 8) == pytest.approx(load)
@@ -103,7 +103,7 @@ def test_more_rows_than_at_the_knee_share_a_forward_while_the_demand_needs_them(
 
 def test_models_that_share_a_device_share_the_demand():
     one, other = measured(compute_bound), measured(compute_bound)
-    demand = Demand()
+    demand = StepDemand()
     for times in (one, other):
         demand.add(times, int(0.6 * WINDOW_S * MAX_LOAD / compute_bound(1)), now=0.0)
     assert demand.load(1.0, 8) == pytest.approx(1.2, rel=0.01)
