@@ -257,15 +257,8 @@ class ModelRunner:
             return call.compute()
 
     def compute_whole(self, call: ComponentCall) -> Any:
-        """Compute an autoencoder's call at once, and again if it fits without idle memory."""
-        try:
-            return call.compute()
-        except BaseException as error:
-            if not is_out_of_memory(error):
-                raise
-            release_frames(error)
-        self._pressure.relieve()
-        return call.compute()
+        """Compute an autoencoder's call at once, without suspending the generation."""
+        return self._pressure.relieved(call.compute)
 
     def run(
         self, batch: Sequence[PendingCall], *, in_company: bool, computes: bool | None = None
