@@ -50,8 +50,8 @@ _ONLY = "pipeline"  # name of the pipeline that is passed to the constructor
 class Engine:
     """Engine for one device, with one thread and any number of pipelines.
 
-    ``submit``, ``add`` and ``close`` are thread-safe. Callbacks run on the engine's thread, in the
-    context of ``submit``.
+    ``submit``, ``add`` and ``close`` are thread-safe. Callbacks run on the engine's thread, or on
+    the one that waits for results to be copied, in the context of ``submit``.
     """
 
     def __init__(

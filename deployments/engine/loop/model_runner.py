@@ -2,18 +2,16 @@
 
 A merge never makes a call fail. When a merged forward fails, each call is run alone, and calls of
 that signature are not merged again. When it does not fit in memory, the batch is halved. A
-denoiser that writes into its inputs gets its own inputs. This merge history is kept per module
-while it lives.
+denoiser that writes into its inputs gets its own inputs.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Hashable, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, fields
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 
@@ -34,10 +32,10 @@ from deployments.engine.interception.step_caches import (
     merged_state,
     name_of,
 )
+from deployments.engine.loop.merge_history import MergeHistory, MergeRecord
 from deployments.engine.loop.metrics import ComponentCounters, EngineCounters
 from deployments.engine.loop.row_limits import ForwardTimes
 from deployments.engine.lora.layers import LoraRows
-from deployments.engine.memory.admission import BatchLimit, ForwardBytes
 from deployments.engine.memory.reservations import MemoryPressure
 from deployments.engine.merging.arguments import (
     CallArguments,
@@ -98,81 +96,6 @@ class CallResult:
     output: Any = None
     error: BaseException | None = None
     did_not_fit: bool = False  # out of memory, without side effects: the call can be repeated
-
-
-# Merge history of calls by signature: whether they may be merged, and how many fit.
-
-
-@dataclass(slots=True)
-class MergeRecord:
-    """Merge history of the calls of one signature to one module."""
-
-    limit: BatchLimit
-    forward_bytes: ForwardBytes = field(default_factory=ForwardBytes)
-    times: ForwardTimes = field(default_factory=ForwardTimes)
-    trusted: bool = False  # a merge has succeeded
-    refusal: str = ""  # reason why they are no longer merged
-
-    def max_calls(self, free: int | None) -> int:
-        """Maximum number of calls in a forward when ``free`` bytes are free."""
-        return self.forward_bytes.max_calls(free, self.limit.max_calls)
-
-    @contextmanager
-    def measured(self, calls: int, memory: DeviceMemory) -> Generator[None]:
-        """Measure a forward of ``calls`` calls and record its memory, unless it raises."""
-        free = memory.free()
-        if free is None or not self.forward_bytes.needs_measurement(calls):
-            yield
-        else:
-            with memory.measured() as taken:
-                yield
-            if taken.reliable:
-                self.forward_bytes.record(calls, taken.peak)
-        self.limit.record_success(calls, free)
-
-
-class MergeHistory:
-    """Merge records by module, while it lives, and signature. Engine's thread only."""
-
-    def __init__(self, max_batch: int) -> None:
-        self._max_batch = max_batch
-        self._records: WeakKeyDictionary[torch.nn.Module, dict[Hashable, MergeRecord]] = (
-            WeakKeyDictionary()
-        )
-
-    def __len__(self) -> int:
-        """Number of modules with a history."""
-        return len(self._records)
-
-    def of(self, batch: Sequence[PendingCall]) -> MergeRecord | None:
-        """Record of calls with the same key; None for a call that runs alone."""
-        plan = batch[0].plan
-        if plan is None:
-            return None
-        return self.find(batch[0].module, plan, mixed=any(call.mix for call in batch))
-
-    def find(self, module: torch.nn.Module, plan: MergePlan, *, mixed: bool) -> MergeRecord:
-        """Record of a signature, created if missing.
-
-        ``mixed``: some of the merged calls have LoRAs. Such merges are verified separately.
-        """
-        records = self._records.setdefault(module, {})
-        signature = (plan.signature, mixed)
-        found = records.get(signature)
-        if found is None:
-            if len(records) >= _MAX_RECORDS:
-                records.clear()
-            found = records[signature] = MergeRecord(BatchLimit(self._max_batch))
-        return found
-
-    def times(self) -> list[tuple[str, ForwardTimes]]:
-        """Times with the class of their module. May be called on any thread."""
-        modules = [reference() for reference in self._records.keyrefs()]
-        named = [(type(each).__name__, self._records.get(each, {})) for each in modules if each]
-        return [(name, each.times) for name, those in named for each in list(those.values())]
-
-
-_MAX_RECORDS = 4096  # per module
 
 
 class _Unmergeable(Exception):
@@ -252,7 +175,7 @@ class ModelRunner:
 
         ``free``: free bytes; None: memory is not limited.
         """
-        record = self.history.of([call])
+        record = self._record([call])
         return 1 if record is None else record.max_calls(free)
 
     def times_of(self, batch: Sequence[PendingCall]) -> ForwardTimes | None:
@@ -261,12 +184,12 @@ class ModelRunner:
         # A step cache's forwards take more or less time, as it decides.
         if first.part is not ComponentKind.DENOISER or caches_steps(first.module):
             return None
-        record = self.history.of(batch)
+        record = self._record(batch)
         return None if record is None else record.times
 
     def forward_bytes(self, call: PendingCall) -> int:
         """Bytes of a forward with this call alone; 0 if unknown."""
-        record = self.history.of([call])
+        record = self._record([call])
         return (record.forward_bytes.expected(1) if record else None) or 0
 
     def compute_now(self, call: ComponentCall, mix: str) -> Any:
@@ -275,15 +198,8 @@ class ModelRunner:
             return call.compute()
 
     def compute_whole(self, call: ComponentCall) -> Any:
-        """Compute an autoencoder's call at once, and again if it fits without idle memory."""
-        try:
-            return call.compute()
-        except BaseException as error:
-            if not is_out_of_memory(error):
-                raise
-            release_frames(error)
-        self._pressure.relieve()
-        return call.compute()
+        """Compute an autoencoder's call at once, without suspending the generation."""
+        return self._pressure.relieved(call.compute)
 
     def run(
         self,
@@ -302,7 +218,7 @@ class ModelRunner:
         if len(batch) == 1:
             reason = self._why_alone(batch[0], in_company=in_company, limited=limited)
             return [self._run_single(batch[0], reason if computes is None else "step cache")]
-        record = self.history.of(batch)
+        record = self._record(batch)
         if record is None:
             raise RuntimeError("Calls that must run alone cannot share a forward.")
         if not record.refusal:
@@ -319,6 +235,13 @@ class ModelRunner:
                     return self._run_halves(batch, record)
                 self._refuse(batch[0], record, "failed when merged", error)
         return [self._run_single(call, record.refusal) for call in batch]
+
+    def _record(self, batch: Sequence[PendingCall]) -> MergeRecord | None:
+        """Record of calls with the same key; None for a call that runs alone."""
+        plan = batch[0].plan
+        if plan is None:
+            return None
+        return self.history.find(batch[0].module, plan, mixed=any(call.mix for call in batch))
 
     def _planned(self, call: ComponentCall, mix: str) -> MergePlan | str:
         """Merge plan of a call, or the reason why it is not merged."""
@@ -370,7 +293,7 @@ class ModelRunner:
             return result
 
     def _try_alone(self, call: PendingCall) -> CallResult:
-        record = self.history.of([call])
+        record = self._record([call])
         before = call.versions()
         try:
             with (

@@ -11,8 +11,11 @@ import logging
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from typing import Any
 
+from deployments.engine.accelerator.errors import is_out_of_memory
 from deployments.engine.accelerator.interface import DeviceMemory, MemoryUse
+from deployments.engine.errors import release_frames
 
 
 class CommonMemory:
@@ -161,6 +164,17 @@ class MemoryPressure:
             reclaim()
         gc.collect()  # pipelines are in reference cycles
         self._memory.release()
+
+    def relieved(self, compute: Callable[[], Any]) -> Any:
+        """Return what ``compute`` returns; if memory runs out, drop what is idle and repeat it."""
+        try:
+            return compute()
+        except BaseException as error:
+            if not is_out_of_memory(error):
+                raise
+            release_frames(error)
+        self.relieve()
+        return compute()
 
     def explain(self, error: BaseException, what: str, expected: int | None = None) -> None:
         """Add a note to ``error``, once: what ran out of memory, and how much memory there is.
