@@ -25,6 +25,7 @@ from deployments.engine.accelerator.interface import Accelerator
 from deployments.engine.accelerator.selection import accelerator_for
 from deployments.engine.loop.generation import Generation, GenerationInbox, GenerationRequest
 from deployments.engine.loop.loop import STOPPED, Loop
+from deployments.engine.loop.merge_history import MeasuredForwards
 from deployments.engine.loop.options import (
     DEFAULT_OPTIONS,
     EngineKeywords,
@@ -32,7 +33,6 @@ from deployments.engine.loop.options import (
     GenerationOptions,
     OnProgress,
 )
-from deployments.engine.loop.row_limits import MeasuredForwards
 from deployments.engine.lora.format import Lora
 from deployments.engine.lora.residency import LoraResidency
 from deployments.engine.memory.placement import placed_by

@@ -26,12 +26,12 @@ from deployments.engine.interception.isolation import run_in_context
 from deployments.engine.interception.pipeline import InterceptedPipeline
 from deployments.engine.loop.encoders import Encoders
 from deployments.engine.loop.generation import Generation, GenerationInbox
+from deployments.engine.loop.merge_history import ForwardTimes, MeasuredForwards, StepDemand
 from deployments.engine.loop.metrics import EngineCounters, Timer, TurnWatch
 from deployments.engine.loop.model_runner import CallResult, ModelRunner, PendingCall
 from deployments.engine.loop.options import EngineOptions
 from deployments.engine.loop.prompt_cache import prompt_cache_of
 from deployments.engine.loop.results import Results
-from deployments.engine.loop.row_limits import ForwardTimes, MeasuredForwards, StepDemand
 from deployments.engine.loop.run import Run
 from deployments.engine.loop.run_queue import RunQueue
 from deployments.engine.loop.step_batcher import Candidate

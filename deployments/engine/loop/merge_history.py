@@ -1,10 +1,17 @@
-"""Merge history of calls by signature: whether they may be merged, how many fit, and how long they
-take. It is kept per module while that lives.
+"""Merge history of calls: whether they may be merged, how many fit, and how many gain something.
+
+A forward of eight calls may take eight times as long as one of a single call. Then merging ends all
+eight generations when the last would have ended anyway, and one after the other they would be ready
+in little more than half of the time on average. Therefore a forward gets no more calls than bring
+at least ``MIN_GAIN`` more calls a second each, unless more are needed to keep up with the demand.
+
+No threads and no clock. The history is kept per module while that lives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Hashable
+from collections import Counter, deque
+from collections.abc import Generator, Hashable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
@@ -12,9 +19,162 @@ from weakref import WeakKeyDictionary
 import torch
 
 from deployments.engine.accelerator.interface import DeviceMemory
-from deployments.engine.loop.row_limits import ForwardTimes
 from deployments.engine.memory.admission import BatchLimit, ForwardBytes
 from deployments.engine.merging.plan import MergePlan
+
+MIN_GAIN = 0.05
+"""Least gain in calls a second for which a forward gets one more call."""
+WINDOW_S = 60.0
+"""Window of the demand. A shorter one, or the elapsed time at the start, takes a burst for it."""
+MAX_LOAD = 0.8
+"""Share of the device's time up to which limits stay at the knee.
+
+A limit at the knee alone gives up to 8 % of the throughput away: at a load of 93 %, waits grow to
+1.9 to 3.6 times (simulated, Poisson arrivals).
+"""
+DUE_AFTER_S = 5.0
+DUE_FACTOR = 4.0
+"""A generation is due after ``DUE_AFTER_S``, or this many times the time that it takes alone."""
+
+
+class ForwardTimes:
+    """Seconds of forwards of one signature, by calls in the forward."""
+
+    def __init__(self) -> None:
+        self._last: dict[int, deque[float]] = {}
+        self._forwards = 0
+        self._measured_at: dict[int, int] = {}
+        self._points: Sequence[tuple[int, float]] = ()
+
+    def record(self, calls: int, seconds: float) -> None:
+        """Record a forward of ``calls`` calls that took ``seconds`` of the device.
+
+        The lower quartile of the last ones counts: what else a machine does only adds to it.
+        """
+        self._forwards += 1
+        self._last.setdefault(calls, deque(maxlen=_LAST)).append(seconds)
+        self._measured_at[calls] = self._forwards
+        self._points = [
+            (size, sorted(last)[(len(last) - 1) // 4])
+            for size, last in sorted(self._last.items())
+            if len(last) >= _ENOUGH
+        ]
+
+    def measured(self) -> Mapping[int, float]:
+        """Seconds by calls, as far as measured."""
+        return dict(self._points)
+
+    def seconds(self, calls: int) -> float | None:
+        """Expected seconds of a forward; None if unknown. Between measurements, linear."""
+        points = self._points
+        if not points:
+            return None
+        if len(points) == 1 or calls <= points[0][0]:
+            size, seconds = points[0]
+            return seconds * calls / size if calls > size else seconds
+        after = next((n for n, (size, _) in enumerate(points) if size >= calls), len(points) - 1)
+        (low, low_s), (high, high_s) = points[max(after, 1) - 1], points[max(after, 1)]
+        slope = max(0.0, high_s - low_s) / (high - low)
+        return low_s + slope * (calls - low)
+
+    def unknown(self, most: int) -> int | None:
+        """Number of calls up to ``most`` whose seconds should be measured now; None if none.
+
+        1, 2, 4, 8, … are enough. Before that, some forwards run with as many as there are.
+        """
+        if self._forwards < _BEFORE_MEASURING:
+            return None
+        size = 1
+        while size <= most:
+            stale = self._forwards - self._measured_at.get(size, 0) > _STALE
+            if stale or len(self._last.get(size, ())) < _ENOUGH:
+                return size
+            size *= 2
+        return None
+
+    def knee(self, most: int) -> int:
+        """Least number up to ``most`` above which no further call gains ``MIN_GAIN``.
+
+        Gains of several calls count together, so that one noisy measurement does not end the
+        search. ``most`` as long as nothing is known.
+        """
+        for calls in range(1, most):
+            rate = self.rate(calls)
+            more = range(calls + 1, most + 1)
+            if all(self.rate(each) < (1 + MIN_GAIN) ** (each - calls) * rate for each in more):
+                return calls
+        return most
+
+    def limit(self, most: int, load: float) -> int:
+        """Fewest calls from the knee on that carry ``load``, or those with the best throughput.
+
+        ``load``: demand as a share of what forwards at the knee carry. Without measurements,
+        ``most``.
+        """
+        if len(self._points) < _ENOUGH:
+            return most
+        knee = self.knee(most)
+        needed = load * self.rate(knee)
+        enough = [calls for calls in range(knee, most + 1) if self.rate(calls) >= needed]
+        return enough[0] if enough else max(range(1, most + 1), key=self.rate)
+
+    def rate(self, calls: int) -> float:
+        """Calls a second; 0 if unknown."""
+        seconds = self.seconds(calls)
+        return calls / seconds if seconds else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredForwards:
+    """Measurements of the forwards of one signature."""
+
+    module: str  # its class
+    seconds: Mapping[int, float]  # by calls in a forward
+    knee: int  # calls, above which no further one gains enough
+
+
+class StepDemand:
+    """Denoiser calls that were submitted in the last ``WINDOW_S``, by signature."""
+
+    def __init__(self) -> None:
+        self._submitted: deque[tuple[float, ForwardTimes, int]] = deque()
+        self._calls: Counter[ForwardTimes] = Counter()
+
+    def add(self, times: ForwardTimes, calls: int, now: float) -> None:
+        """Add ``calls`` of one signature. ``now``: seconds on a monotonic clock."""
+        if calls:
+            self._submitted.append((now, times, calls))
+            self._calls[times] += calls
+
+    def load(self, now: float, most: int) -> float:
+        """StepDemand, over ``MAX_LOAD``, as a share of what the device carries at the knees.
+
+        It counts all signatures, because they share the device. ``most``: the greatest batch.
+        """
+        while self._submitted and self._submitted[0][0] <= now - WINDOW_S:
+            _, times, calls = self._submitted.popleft()
+            self._calls[times] -= calls
+            if not self._calls[times]:
+                del self._calls[times]
+        busy_s = 0.0
+        for times, calls in self._calls.items():
+            if rate := times.rate(times.knee(most)):
+                busy_s += calls / rate
+        return busy_s / WINDOW_S / MAX_LOAD
+
+
+def due_at(arrived: float, seconds_alone: float) -> float:
+    """Time from which a generation is due. ``seconds_alone``: what its steps take; 0: unknown."""
+    return arrived + max(DUE_AFTER_S, DUE_FACTOR * seconds_alone)
+
+
+_LAST = 8  # forwards that count
+_ENOUGH = 2  # forwards of a size, and sizes, without which nothing is concluded
+_BEFORE_MEASURING = 8  # forwards
+_STALE = 512  # forwards after which a size is measured again
+
+
+# By module and signature.
 
 
 @dataclass(slots=True)

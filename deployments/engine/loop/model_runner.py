@@ -32,9 +32,8 @@ from deployments.engine.interception.step_caches import (
     merged_state,
     name_of,
 )
-from deployments.engine.loop.merge_history import MergeHistory, MergeRecord
+from deployments.engine.loop.merge_history import ForwardTimes, MergeHistory, MergeRecord
 from deployments.engine.loop.metrics import ComponentCounters, EngineCounters
-from deployments.engine.loop.row_limits import ForwardTimes
 from deployments.engine.lora.layers import LoraRows
 from deployments.engine.memory.reservations import MemoryPressure
 from deployments.engine.merging.arguments import (

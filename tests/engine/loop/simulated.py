@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass, field
 from statistics import mean
 
-from deployments.engine.loop.row_limits import ForwardTimes, StepDemand, due_at
+from deployments.engine.loop.merge_history import ForwardTimes, StepDemand, due_at
 from deployments.engine.loop.step_batcher import Candidate, StepBatcher
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.engine.loop.row_limits import (
+from deployments.engine.loop.merge_history import (
     MAX_LOAD,
     WINDOW_S,
     ForwardTimes,
