@@ -168,9 +168,9 @@ def crowd_of(folder):
     with Engine(pipeline, threads=1) as engine:
         alone = [engine.submit(loras=each, **wish(seed)) for seed, each in enumerate(loras)]
         expected = [each.result(60).images for each in alone]
-    with Engine(
-        pipeline, max_batch=4, max_generations=6, threads=1, lora_bytes=room_for_two
-    ) as engine:
+    # All that can be merged is merged: whether it gains something depends on what else runs here.
+    options = {"max_batch": 4, "max_generations": 6, "limit_rows": False}
+    with Engine(pipeline, threads=1, lora_bytes=room_for_two, **options) as engine:
         crowd = Crowd(engine, expected, loras)
         yield crowd
         counts = engine.counts()

@@ -8,6 +8,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch._dynamo.utils import counters
 
+from deployments.engine.accelerator.selection import accelerator_for
 from deployments.engine.engine import Engine
 from deployments.engine.interception.model_traits import KNOWN
 from deployments.engine.loading.loads import LoadPlan
@@ -196,7 +197,7 @@ def test_what_cannot_be_compiled_runs_as_it_is(caplog):
 
 def test_a_pipeline_of_which_nothing_can_be_compiled_says_so():
     with pytest.raises(Misconfigured, match="`compile`"):
-        placed_by(COMPILED, Loop(Denoiser())).apply("cpu")
+        placed_by(COMPILED, Loop(Denoiser())).apply(accelerator_for("cpu"))
 
 
 def test_a_rehearsal_leaves_the_solver_as_it_was():
