@@ -18,8 +18,7 @@ class SegmentRouter(Mount):
     """One entry in a list of routes that stands for many routes, whose paths stay unchanged.
 
     A call is matched only against the routes with its first segment. A path whose first segment
-    has no routes (a run without prefix) is not matched here. Serve matches a second time on each
-    call, because it needs the route's name for its metrics.
+    has no routes (a run without prefix) is not matched here.
     """
 
     def __init__(self, routes: Sequence[Route | WebSocketRoute]) -> None:

@@ -30,7 +30,7 @@ def notice_loss(
 ) -> Generator[None]:
     """Record the response as lost if the calling task is cancelled inside this context.
 
-    Serve cancels the task when the client disconnects.
+    ``direct_calls``, or else Serve, cancels the task when the client disconnects.
     """
     try:
         yield

@@ -134,8 +134,8 @@ async def run(
     """Store the request and wait for its end.
 
     Returns None and cancels the request if ``client_gone`` returns first. The request is cancelled
-    too if the calling task is cancelled (Serve does so when the client disconnects), because no one
-    waits for it. A request with an idempotency key continues, and can be found by the key.
+    too if the calling task is cancelled, because no one waits for it. A request with an idempotency
+    key continues, and can be found by the key.
     """
     # Without a key or webhook, only the answer tells of the request: its insert waits for no disk.
     keyless = new.idempotency_key is None and new.replay_key is None and new.webhook is None
