@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING
 
 from serve_app.domain.errors import DarkroomError
@@ -57,8 +57,9 @@ class MeasuredStorage:
 
     async def read(self, key: str, start: int, end: int) -> AsyncGenerator[bytes]:
         with self._counted("read"):
-            async for chunk in self._storage.read(key, start, end):
-                yield chunk
+            async with aclosing(self._storage.read(key, start, end)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
 
     async def delete(self, keys: Sequence[str]) -> None:
         with self._counted("delete", len(keys)):
