@@ -4,7 +4,7 @@ pass the same contract tests.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -280,7 +280,7 @@ class Storage(Protocol):
         """Size in bytes. Raises ``ArtifactNotFound``."""
         ...
 
-    def read(self, key: str, start: int, end: int) -> AsyncIterator[bytes]:
+    def read(self, key: str, start: int, end: int) -> AsyncGenerator[bytes]:
         """Read bytes ``start`` to ``end`` (exclusive) in chunks. Raises ``ArtifactNotFound``."""
         ...
 

@@ -7,7 +7,7 @@ import base64
 import hashlib
 import logging
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO
@@ -161,7 +161,7 @@ class S3Storage:
         answer = await self._clients.call(READING, "head_object", Key=self._named(key)["Key"])
         return int(answer["ContentLength"])
 
-    async def read(self, key: str, start: int, end: int) -> AsyncIterator[bytes]:
+    async def read(self, key: str, start: int, end: int) -> AsyncGenerator[bytes]:
         name = self._named(key)["Key"]
         download = S3Download(self._clients.calls, self.location, name, start, end)
         try:
