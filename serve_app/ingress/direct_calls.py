@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve_app.ingress.http.context import wait_disconnected
+
 SETTING = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 """Environment variable of Serve that names a function without arguments, which returns middleware
 for the HTTP server of its process."""
@@ -124,8 +126,7 @@ class _DisconnectWatch:
             self._timer = self._loop.call_later(WATCH_AFTER_S, self._begin)
 
     async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+        await wait_disconnected(self._receive)
         if self._task is not None and not self._task.done():
             self.disconnected = True
             self._task.cancel()

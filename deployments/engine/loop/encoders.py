@@ -20,7 +20,7 @@ from deployments.engine.interception.model_traits import ModelTrait, ModelTraits
 from deployments.engine.interception.proxy import ComponentCall, GenerationGreenlet
 from deployments.engine.loop.model_runner import CallResult, ModelRunner, PendingCall
 from deployments.engine.loop.prompt_cache import Compute, PromptCache
-from deployments.engine.merging.arguments import CannotCopy, bind, tensors_in, version_of
+from deployments.engine.merging.arguments import CannotCopy, bind, tensors_in, versions_in
 
 # Batch limit of autoencoder calls, so that a batch takes no more memory than one large call.
 
@@ -166,10 +166,11 @@ class Encoders:
 
     def _again(self, call: ComponentCall, mix: str) -> Compute:
         """Computation of a call inside its generation, at once, for tensors that are not kept."""
-        versions = _versions(call)
+        given = [call.arguments, call.keywords]
+        versions = versions_in(given)
 
         def compute() -> Any:
-            if _versions(call) != versions:
+            if versions_in(given) != versions:
                 raise RuntimeError("The pipeline has written into the arguments of its encoder.")
             return self._model_runner.compute_now(call, mix)
 
@@ -211,10 +212,6 @@ class Encoders:
             except CannotCopy:
                 pass
         return self._model_runner.run([call], in_company=True)[0]
-
-
-def _versions(call: ComponentCall) -> list[int | None]:
-    return [version_of(each) for each in tensors_in([call.arguments, call.keywords])]
 
 
 def _content(call: PendingCall) -> Hashable:

@@ -45,6 +45,7 @@ class ForwardTimes:
         self._forwards = 0
         self._measured_at: dict[int, int] = {}
         self._points: Sequence[tuple[int, float]] = ()
+        self._knees: dict[int, int] = {}  # by the most calls, as long as the points stay
 
     def record(self, calls: int, seconds: float) -> None:
         """Record a forward of ``calls`` calls that took ``seconds`` of the device.
@@ -54,11 +55,13 @@ class ForwardTimes:
         self._forwards += 1
         self._last.setdefault(calls, deque(maxlen=_LAST)).append(seconds)
         self._measured_at[calls] = self._forwards
-        self._points = [
+        points = [
             (size, sorted(last)[(len(last) - 1) // 4])
             for size, last in sorted(self._last.items())
             if len(last) >= _ENOUGH
         ]
+        if points != self._points:
+            self._points, self._knees = points, {}
 
     def measured(self) -> Mapping[int, float]:
         """Seconds by calls, as far as measured."""
@@ -98,6 +101,12 @@ class ForwardTimes:
         Gains of several calls count together, so that one noisy measurement does not end the
         search. ``most`` as long as nothing is known.
         """
+        knees = self._knees  # every turn asks for each signature, more than once
+        if most not in knees:
+            knees[most] = self._found_knee(most)
+        return knees[most]
+
+    def _found_knee(self, most: int) -> int:
         for calls in range(1, most):
             rate = self.rate(calls)
             more = range(calls + 1, most + 1)
@@ -147,7 +156,7 @@ class StepDemand:
             self._calls[times] += calls
 
     def load(self, now: float, most: int) -> float:
-        """StepDemand, over ``MAX_LOAD``, as a share of what the device carries at the knees.
+        """Demand, over ``MAX_LOAD``, as a share of what the device carries at the knees.
 
         It counts all signatures, because they share the device. ``most``: the greatest batch.
         """

@@ -37,11 +37,10 @@ from deployments.engine.loop.metrics import ComponentCounters, EngineCounters
 from deployments.engine.lora.layers import LoraRows
 from deployments.engine.memory.reservations import MemoryPressure
 from deployments.engine.merging.arguments import (
-    CallArguments,
     ContentDigests,
     mapped,
     tensors_in,
-    version_of,
+    versions_in,
 )
 from deployments.engine.merging.plan import MergePlan, NotMergeable, plan_merge
 from deployments.engine.merging.stack import Splitter, stack
@@ -81,7 +80,7 @@ class PendingCall(ComponentCall):
 
     def versions(self) -> list[int | None]:
         """Version counters of its tensors; a counter changes when its tensor is written to."""
-        return [version_of(each) for each in self._tensors()]
+        return versions_in([self.arguments, self.keywords])
 
     def _tensors(self) -> list[Any]:
         return list(tensors_in([self.arguments, self.keywords]))
@@ -345,13 +344,13 @@ class ModelRunner:
         if not record.trusted:
             # Shared tensors are the first generation's own. Clone them until a merge has succeeded.
             arguments = arguments.with_values(mapped(torch.clone, arguments.named))
-        versions = _versions(arguments)
+        versions = versions_in(arguments.named)
         mixes = [call.mix for _ in range(plans[0].rows.count) for call in batch]
         names = [call.state_name for call in batch]
         caches = merged_state(first.module, names, splitter, computes=computes)
         with first.isolation.in_place(), self._use_mixes(mixes), caches as keep:
             output = arguments.call(first.function)
-        if _versions(arguments) != versions:
+        if versions_in(arguments.named) != versions:
             self._counts_of(batch).trial_forwards += 1
             raise _Unmergeable("writes into its inputs")
         return [CallResult(each) for each in splitter.split(output)], keep
@@ -427,7 +426,3 @@ class ModelRunner:
             reason,
             exc_info=error,
         )
-
-
-def _versions(arguments: CallArguments) -> list[int | None]:
-    return [version_of(each) for each in tensors_in(arguments.named)]

@@ -291,15 +291,10 @@ def _numbered(output: Any, change: Callable[[int, torch.Tensor], torch.Tensor]) 
 def _weights(module: torch.nn.Module) -> Hashable:
     """Hash that changes when a weight is replaced or written to.
 
-    LoRAs that are attached for some generations do not change it for the others.
+    LoRAs that are attached for some generations do not change it for the others: their weights are
+    no parameters.
     """
-    named = module.named_parameters()
-    return hash(tuple((id(each), version_of(each)) for name, each in named if not _added(name)))
-
-
-def _added(name: str) -> bool:
-    """Return whether it is a weight of a LoRA."""
-    return ".lora_A." in name or ".lora_B." in name
+    return hash(tuple((id(each), version_of(each)) for each in module.parameters()))
 
 
 _OF_DEVICE = 0.01

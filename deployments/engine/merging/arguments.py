@@ -132,6 +132,11 @@ def version_of(tensor: torch.Tensor) -> int | None:
     return None if tensor.is_inference() else tensor._version  # noqa: SLF001
 
 
+def versions_in(value: Any) -> list[int | None]:
+    """Counters of writes to the tensors of nested containers; they change with any write."""
+    return [version_of(each) for each in tensors_in(value)]
+
+
 def digest_of(tensor: torch.Tensor) -> bytes:
     """Digest that is equal for equal shape, dtype and bytes."""
     hashed = hashlib.sha256(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
