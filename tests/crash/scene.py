@@ -61,6 +61,13 @@ class Scene:
                     self.house.history.seen.append(seen)
                     return seen
 
+    async def log_of(self, request_id: str) -> str:
+        """What happened to a request, a line each, to be read where a test fails."""
+        sql = "SELECT at, message FROM events WHERE request_id = %s ORDER BY sequence"
+        async with await psycopg.AsyncConnection.connect(self.conninfo) as connection:
+            rows = await (await connection.execute(sql, (request_id,))).fetchall()
+        return "\n".join(f"{at} {message}" for at, message in rows)
+
     async def checked(self) -> Tally:
         """Waits for the end of everything that was stored, then compares all that was seen."""
         await self._until_all_ended()
