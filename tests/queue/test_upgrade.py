@@ -361,6 +361,8 @@ async def test_webhooks_go_on(database: Database) -> None:
 
 async def test_uploads_go_on(database: Database) -> None:
     uploads = PostgresUploads(database, Retention())
+    used = await uploads.used(TENANT)
+    assert (used.size, used.open) == (3 * 2**30 + 1000 + 2 * 5 * 2**20, 2)
     found = await uploads.find(upload_key("parts"), "parts" * 4)
     assert found is not None
     assert found.parts_id == "storage-7"

@@ -377,6 +377,38 @@ CREATE UNLOGGED TABLE running_counts (
 )
 WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.01');
 
+CREATE TABLE upload_totals (
+    tenant text NOT NULL,
+    bytes bigint NOT NULL,
+    CONSTRAINT upload_totals_pkey PRIMARY KEY (tenant)
+)
+WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.01');
+
+CREATE FUNCTION add_to_upload_totals() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        INSERT INTO upload_totals AS t (tenant, bytes)
+        SELECT tenant, sum(size) FROM added WHERE state = 'whole' GROUP BY tenant ORDER BY tenant
+        ON CONFLICT (tenant) DO UPDATE SET bytes = t.bytes + excluded.bytes;
+    ELSIF TG_OP = 'DELETE' THEN
+        INSERT INTO upload_totals AS t (tenant, bytes)
+        SELECT tenant, -sum(size) FROM removed WHERE state = 'whole' GROUP BY tenant ORDER BY tenant
+        ON CONFLICT (tenant) DO UPDATE SET bytes = t.bytes + excluded.bytes;
+    ELSE
+        INSERT INTO upload_totals AS t (tenant, bytes)
+        SELECT tenant, sum(change) FROM (
+            SELECT tenant, size AS change FROM added WHERE state = 'whole'
+            UNION ALL
+            SELECT tenant, -size FROM removed WHERE state = 'whole') x
+        GROUP BY tenant HAVING sum(change) <> 0 ORDER BY tenant
+        ON CONFLICT (tenant) DO UPDATE SET bytes = t.bytes + excluded.bytes;
+    END IF;
+    RETURN NULL;
+END
+$$;
+
 CREATE FUNCTION count_running(of_kind text, of_name text, started_from timestamptz, boundary timestamptz, most integer, OUT total integer, OUT before integer, OUT first timestamptz) RETURNS record
     LANGUAGE plpgsql
     AS $$
@@ -481,3 +513,9 @@ BEGIN
     RETURN most - found;
 END
 $$;
+
+CREATE TRIGGER add_changed_uploads AFTER UPDATE ON uploads REFERENCING OLD TABLE AS removed NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION add_to_upload_totals();
+
+CREATE TRIGGER add_inserted_uploads AFTER INSERT ON uploads REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION add_to_upload_totals();
+
+CREATE TRIGGER subtract_deleted_uploads AFTER DELETE ON uploads REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION add_to_upload_totals();

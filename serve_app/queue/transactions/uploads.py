@@ -29,13 +29,13 @@ INSERT INTO uploads (key, id, tenant, media_type, keep_s, parts_id, due_at)
 VALUES (%(key)s, %(id)s, %(tenant)s, %(media_type)s, %(keep_s)s::float8, %(parts_id)s,
         now() + make_interval(secs => %(abandoned_s)s))
 """
+# Open uploads are few: a quota bounds them.
 USED = """
 -- name: count_uploads
-SELECT coalesce(sum(size), 0)::bigint + coalesce((
+SELECT coalesce((SELECT bytes FROM upload_totals WHERE tenant = %(tenant)s), 0) + coalesce((
            SELECT sum(p.size) FROM uploads o JOIN upload_parts p ON p.key = o.key
            WHERE o.tenant = %(tenant)s AND o.state = 'open'), 0)::bigint,
-       count(*) FILTER (WHERE state = 'open')
-FROM uploads WHERE tenant = %(tenant)s AND state IN ('open', 'whole')
+       (SELECT count(*) FROM uploads WHERE tenant = %(tenant)s AND state = 'open')
 """
 FIND = f"""
 -- name: find_upload
