@@ -1,6 +1,8 @@
 # Darkroom without weights, database and storage; see compose.yaml for those.
 # A host with GPUs needs NVIDIA's container toolkit. CUDA comes with torch's wheels.
-FROM python:3.11-slim-bookworm
+# Python 3.11.16. A digest is the same image everywhere; docs/how-to/secure-an-installation.md says
+# how to take a newer one.
+FROM python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 
 # Triton builds its launchers with a C compiler, at run time: `compile` needs it.
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev \
@@ -10,10 +12,13 @@ RUN useradd --create-home --uid 1000 darkroom \
 WORKDIR /opt/darkroom
 
 # Layers that change rarely come first: the packages stay cached when only code has changed.
+COPY requirements-image.txt ./
+RUN pip install --no-cache-dir --require-hashes --no-deps --requirement requirements-image.txt
 COPY constraints.txt pyproject.toml README.md ./
 COPY serve_app/__init__.py serve_app/
 COPY deployments/__init__.py deployments/
 COPY weights/__init__.py weights/
+# What is missing now: torch, and the packages of CUDA that it asks for by version.
 RUN pip install --no-cache-dir --constraint constraints.txt .
 COPY serve_app serve_app
 COPY deployments deployments

@@ -1,11 +1,15 @@
 """The files for a cluster are what Ray, Serve and Darkroom take."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from deployments.families.registry import FAMILIES
 from serve_app.cli.connection.config_file import read
@@ -13,6 +17,7 @@ from serve_app.settings import setting_names
 from tests.docs.pages import ROOT
 
 CLUSTER = ROOT / "cluster.yaml"
+PACKAGES = ROOT / "requirements-image.txt"
 CONFIGURATION = ROOT / "darkroom.yaml"
 COMPOSE = ROOT / "compose.yaml"
 DOCKERFILE = ROOT / "Dockerfile"
@@ -93,6 +98,44 @@ def test_compose_takes_other_peoples_images_at_a_version() -> None:
     for image in images:
         version = image.partition(":")[2]
         assert version[:1].isdigit(), image
+
+
+def test_images_that_move_are_named_by_digest() -> None:
+    base = re.findall(r"^FROM (.+)$", DOCKERFILE.read_text(), re.MULTILINE)
+    images = [one["image"] for one in loaded(COMPOSE)["services"].values() if "image" in one]
+    for image in [*base, *images]:
+        version = image.partition(":")[2].partition("@")[0]
+        exact = re.fullmatch(r"\d+\.\d+(\.\d+)?", version) and "python" not in image
+        assert exact or re.search(r"@sha256:[0-9a-f]{64}$", image), image
+
+
+def pinned(path: Path) -> dict[str, str]:
+    lines = re.findall(r"^([\w.-]+)==(\S+)", path.read_text(), re.MULTILINE)
+    return {canonicalize_name(name): version for name, version in lines}
+
+
+def needed(name: str, extras: tuple[str, ...] = ()) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for line in distribution(name).requires or ():
+        each = Requirement(line)
+        if each.marker is None or any(
+            each.marker.evaluate({"extra": extra}) for extra in (*extras, "")
+        ):
+            yield canonicalize_name(each.name), tuple(sorted(each.extras))
+
+
+def test_the_image_takes_every_package_but_torch_by_its_hash_at_the_pinned_version() -> None:
+    by_hash, versions = pinned(PACKAGES), pinned(ROOT / "constraints.txt")
+    assert by_hash == {name: versions[name] for name in by_hash}
+    text = PACKAGES.read_text()
+    assert all(f"=={version} \\\n    --hash=sha256:" in text for version in by_hash.values())
+    found = set[tuple[str, tuple[str, ...]]]()
+    ahead: list[tuple[str, tuple[str, ...]]] = [("darkroom-serve", ())]
+    while ahead:
+        each = ahead.pop()
+        if each not in found:
+            found.add(each)
+            ahead.extend(() if each[0] == "torch" else needed(*each))
+    assert {name for name, _ in found} - {"darkroom-serve", "torch"} <= by_hash.keys()
 
 
 def test_the_image_is_made_of_what_its_context_has() -> None:
