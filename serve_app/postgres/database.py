@@ -71,6 +71,8 @@ READ_ONLY = (
     "hosts in DARKROOM_DATABASE_URL, the primary among them is found."
 )
 
+LOCAL_LIMIT: LiteralString = "SELECT set_config('statement_timeout', $1, true)"
+
 UNAWAITED: LiteralString = "(SELECT set_config('synchronous_commit', 'off', true))"
 """SQL expression: a statement that evaluates it commits without waiting for the disk or a standby.
 For what nobody is told before a later commit that waits: see docs/adr/0028."""
@@ -166,16 +168,22 @@ class Database:
             raise DatabaseUnavailable(READ_ONLY)
 
     async def rows(
-        self, sql: str, params: Mapping[str, Any] | None = None, *, lock: Lock | None = None
+        self,
+        sql: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        lock: Lock | None = None,
+        limit_s: float | None = None,
     ) -> list[tuple[Any, ...]]:
         """Run one statement and return its rows. The statement is committed when this returns.
 
         With ``lock`` the statement begins, and takes its snapshot, only when no other statement
         that holds one of the same numbers is running, unless both take them as shared.
+        ``limit_s``: for a statement that reads so much that it may need longer than the others.
         """
         for attempt in range(MAX_TRIES):
             try:
-                return await self._once(sql, params, lock)
+                return await self._once(sql, params, lock, limit_s)
             except (pg.DeadlockDetected, pg.SerializationFailure):
                 # The statement had no effect, so it is safe to repeat it.
                 if attempt == MAX_TRIES - 1:
@@ -200,7 +208,11 @@ class Database:
         raise AssertionError("unreachable")
 
     async def _once(
-        self, sql: str, params: Mapping[str, Any] | None, lock: Lock | None
+        self,
+        sql: str,
+        params: Mapping[str, Any] | None,
+        lock: Lock | None,
+        limit_s: float | None,
     ) -> list[tuple[Any, ...]]:
         repair = self._recovery_task
         if self._replace and repair is not None and self._unavailable_reason is None:
@@ -221,11 +233,14 @@ class Database:
             values = [params[name] for name in statement.parameters] if params else ()
             began = time.perf_counter()
             try:
-                async with answers_within(connection, self._limit_s):
-                    if lock is None:
+                async with answers_within(connection, limit_s or self._limit_s):
+                    if lock is None and limit_s is None:
                         return await _run(connection, statement.sql, values)
                     async with connection.transaction():
-                        await connection.execute(lock.statement, [lock.sorted()])
+                        if limit_s is not None:
+                            await connection.execute(LOCAL_LIMIT, [_milliseconds(limit_s)])
+                        if lock is not None:
+                            await connection.execute(lock.statement, [lock.sorted()])
                         return await _run(connection, statement.sql, values)
             finally:
                 self._metrics.ran(statement.name, time.perf_counter() - began)
@@ -263,7 +278,7 @@ class Database:
             await connection.execute(SESSION)
             await connection.execute(
                 "SELECT set_config('statement_timeout', $1, false)",
-                [f"{int(900 * self._limit_s)}ms"],
+                [_milliseconds(self._limit_s)],
             )
 
     def _repair(self, *, replace: bool) -> None:
@@ -325,6 +340,11 @@ async def answers_within(
         raise
     finally:
         timer.cancel()
+
+
+def _milliseconds(limit_s: float) -> str:
+    """The server's limit of a statement: see ``STATEMENT_LIMIT_S``."""
+    return f"{int(900 * limit_s)}ms"
 
 
 def _shut_down(connection: psycopg.AsyncConnection) -> None:

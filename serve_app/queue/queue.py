@@ -149,6 +149,7 @@ class PostgresQueue:
             return
         state, after = self.parts.state, self.parts.after
         state.notifier.start(after.on_notification, after.on_notification_gap)
+        await state.stats.count()
         await state.stats.refresh()
         self._tasks = self._periodic_tasks()
         for task in self._tasks:
@@ -184,10 +185,11 @@ class PostgresQueue:
                 check_s,
                 {
                     "write_replicas": state.replicas.flush,
-                    "count": state.stats.refresh,
+                    "refresh": state.stats.refresh,
                     "reap": reaper.reap,
                 },
             ),
+            (check_s, {"count": state.stats.count}),
             (
                 check_s,
                 {

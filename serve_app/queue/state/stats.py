@@ -118,6 +118,9 @@ FROM running r FULL JOIN there t USING (pool) FULL JOIN oldest o USING (pool)
 """
 
 MIN_COUNT_INTERVAL_S = 0.1  # shortest interval between counts outside the periodic ones
+COUNT_LIMIT_S = 120.0
+"""Longest count. After a start with cold caches, a million queued requests take long on a slow
+disk."""
 COUNT_DUTY_FACTOR = 20  # a slow count runs less often: at most 1/20 of the time is spent counting
 STARTING_TIMEOUT_S = (
     900.0  # imports may block a starting replica; its actor's death is noticed separately
@@ -152,6 +155,7 @@ class QueueStats:
         self._following = Counters()  # coalesced requests, which wait for another's outcome
         self._counted_at = float("-inf")
         self._count_took_s = 0.0
+        self._counting = False
         self._present: dict[str, Presence] = {}
         # by pool and endpoint, since a replica last changed
         self._explained: dict[tuple[str, str], WaitExplanation] = {}
@@ -195,7 +199,7 @@ class QueueStats:
         if refused is not None and ago_s > max(
             MIN_COUNT_INTERVAL_S, COUNT_DUTY_FACTOR * self._count_took_s
         ):
-            await self._count()
+            await self._read_counts()
             refused = limit_error()
         if refused is not None:
             raise refused
@@ -395,12 +399,12 @@ class QueueStats:
         return 0.0 if since is None else self._clock.monotonic() - since
 
     async def refresh(self) -> None:
-        """Read the counts, the replicas and the pauses again."""
+        """Read the replicas and the pauses again."""
         now = self._clock.monotonic()
         elapsed_s, self._refreshed_at = now - self._refreshed_at, now
         try:
             await self._pauses.refresh()
-            await self._refresh_counts(elapsed_s)
+            self._throughput.tick(elapsed_s)
             await self._refresh_replicas()
             await self._positions.refresh()
         except DarkroomError:
@@ -441,20 +445,27 @@ class QueueStats:
             found[pool] = Demand(queued[pool], running, slots, oldest_s, max(0.0, idle_s))
         return found
 
-    async def _refresh_counts(self, elapsed_s: float) -> None:
+    async def count(self) -> None:
+        """Read the counts again if that is due. It may take ``COUNT_LIMIT_S``."""
         if self._clock.monotonic() - self._counted_at > COUNT_DUTY_FACTOR * self._count_took_s:
-            await self._count()
-        self._throughput.tick(elapsed_s)
+            await self._read_counts()
 
-    async def _count(self) -> None:
-        self._counted_at = self._clock.monotonic()
-        self._queued.begin_snapshot()
-        self._queued.snapshot(await self._database.rows(COUNT))
-        self._following.begin_snapshot()
-        self._following.snapshot(await self._database.rows(COUNT_FOLLOWING))
-        self._waiting_bytes.begin_snapshot()
-        self._waiting_bytes.snapshot(await self._database.rows(COUNT_LARGE))
-        self._count_took_s = self._clock.monotonic() - self._counted_at
+    async def _read_counts(self) -> None:
+        """Read the counts, unless that is under way."""
+        if self._counting:
+            return
+        self._counting, self._counted_at = True, self._clock.monotonic()
+        try:
+            for counters, sql in (
+                (self._queued, COUNT),
+                (self._following, COUNT_FOLLOWING),
+                (self._waiting_bytes, COUNT_LARGE),
+            ):
+                counters.begin_snapshot()
+                counters.snapshot(await self._database.rows(sql, limit_s=COUNT_LIMIT_S))
+        finally:
+            self._counting = False
+            self._count_took_s = self._clock.monotonic() - self._counted_at
 
 
 def _after(now: datetime, seconds: float | None) -> datetime | None:

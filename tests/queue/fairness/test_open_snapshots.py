@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from serve_app.domain.request import Priority
-from serve_app.postgres.database import Database, Lock
+from serve_app.postgres.database import Database
 from serve_app.queue.fairness.open_snapshots import (
     MAX_AGE_S,
     MIN_TRANSACTIONS,
@@ -237,12 +237,10 @@ class Slow(Database):
         self.clock, self.takes_s = clock, takes_s
         self.statements = 0
 
-    async def rows(
-        self, sql: str, params: Mapping[str, Any] | None = None, *, lock: Lock | None = None
-    ) -> list[tuple[Any, ...]]:
+    async def rows(self, sql: str, *given: Any, **named: Any) -> list[tuple[Any, ...]]:
         self.statements += 1
         self.clock.advance(self.takes_s)
-        return await super().rows(sql, params, lock=lock)
+        return await super().rows(sql, *given, **named)
 
 
 async def test_looks_come_less_often_when_they_cost_more_and_hold_until_the_next_one(

@@ -122,6 +122,7 @@ class PacedQueue:
             await self._report(replica)
         for chore in (
             state.replicas.flush,
+            state.stats.count,
             state.stats.refresh,
             parts.reaper.sweep_lanes,
             state.costs.refresh,
