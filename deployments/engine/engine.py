@@ -38,6 +38,7 @@ from deployments.engine.lora.residency import LoraResidency
 from deployments.engine.memory.placement import placed_by
 from deployments.engine.memory.reservations import CommonMemory, Reservation
 from deployments.engine.merging.compile import rehearse
+from deployments.engine.merging.quantized import require_products
 from deployments.engine.snapshot.format import Origin, Snapshot
 from serve_app.domain.endpoint import Recipe
 from serve_app.domain.errors import Cancelled, Misconfigured, ReplicaDied
@@ -143,8 +144,10 @@ class Engine:
     def add(self, name: str, pipeline: Any, recipe: Recipe | None = None) -> None:
         """Register ``pipeline`` as ``name`` and place it on the engine's device as ``recipe`` says.
 
-        The name is free to choose.
+        The name is free to choose. Raises ``Misconfigured`` if the device cannot compute in the
+        recipe's precision.
         """
+        require_products(recipe, self.accelerator)
         placed_by(recipe, pipeline).apply(self.accelerator)
         self.add_placed(name, pipeline)
 

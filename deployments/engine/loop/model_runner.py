@@ -375,7 +375,7 @@ class ModelRunner:
     ) -> tuple[list[CallResult], bool]:
         """Results of the calls alone, and whether the merged ``results`` are equal to them."""
         merged = [each.output for each in results]
-        dtype = low_precision_dtype(merged, getattr(batch[0].module, "dtype", None))
+        dtype = low_precision_dtype(merged, batch[0].module)
         noisy = None
         if dtype:
             # Output of the first call in a batch of the same size that holds only copies of it.

@@ -19,6 +19,7 @@ from deployments.engine.accelerator.pinned import pin
 from deployments.engine.accelerator.transfer import Transfer
 from deployments.engine.interception.components import DENOISERS
 from deployments.engine.merging.compile import compile_regions
+from deployments.engine.merging.quantized import QUANTIZATIONS, quantize
 from serve_app.domain.endpoint import Recipe
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
 
@@ -245,10 +246,12 @@ def placed_by(recipe: Recipe | None, pipeline: Any) -> Placement:
     """Return the placement for ``recipe``, after storing the weights in its precision.
 
     Without a recipe, everything is on the device, as it was loaded. Raises ``Misconfigured`` when
-    the pipeline lacks a hot component.
+    the pipeline lacks a hot component, or has no layers to quantize.
     """
     if recipe is not None and recipe.precision == "float8":
         store_in_float8(pipeline)
+    if recipe is not None and recipe.precision in QUANTIZATIONS:
+        quantize(pipeline, recipe.precision)
     components = {
         name: each for name, each in vars(pipeline).items() if isinstance(each, torch.nn.Module)
     }

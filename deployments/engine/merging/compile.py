@@ -35,7 +35,7 @@ def compile_regions(pipeline: Any, backend: str = "inductor") -> None:
 
     Raises ``Misconfigured`` if diffusers names no repeated blocks for any denoiser.
     """
-    denoisers = _with_regions(pipeline)
+    denoisers = with_repeated_blocks(pipeline)
     if not denoisers:
         raise Misconfigured(
             f"{type(pipeline).__name__} has no denoiser for which diffusers names blocks to "
@@ -85,7 +85,7 @@ def rehearse(
             exc_info=True,
         )
         release_frames(error)
-        for denoiser in _with_regions(pipeline):
+        for denoiser in with_repeated_blocks(pipeline):
             run_as_written(denoiser)
             denoiser.compiled_regions = ()
 
@@ -99,7 +99,8 @@ def _rehearse(pipeline: Any, arguments: Mapping[str, Any], declarations: ModelTr
         first.setdefault(module, ComponentCall(module, given, named))
 
     hooks = [
-        each.register_forward_pre_hook(keep, with_kwargs=True) for each in _with_regions(pipeline)
+        each.register_forward_pre_hook(keep, with_kwargs=True)
+        for each in with_repeated_blocks(pipeline)
     ]
     with torch.no_grad():
         try:
@@ -116,7 +117,8 @@ def _rehearse(pipeline: Any, arguments: Mapping[str, Any], declarations: ModelTr
             stack([plan, plan]).call(call.module)
 
 
-def _with_regions(pipeline: Any) -> list[Any]:
+def with_repeated_blocks(pipeline: Any) -> list[Any]:
+    """Denoisers of a pipeline for which diffusers names repeated blocks."""
     return [
         module
         for name, module in modules_of(pipeline)
