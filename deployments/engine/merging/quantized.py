@@ -128,8 +128,8 @@ def require_products(recipe: Recipe | None, accelerator: Accelerator) -> None:
         raise Misconfigured(
             f"The recipe's precision is {recipe.precision}, but this device ({accelerator.device}) "
             f"cannot multiply {quantization.multiplies} matrices. int8 needs a GPU of NVIDIA's "
-            "Ampere generation or newer, float8 Ada, Hopper or newer. Use int8-weights or float8 in the "
-            "recipe, which only store weights in 8 bits, or another GPU."
+            "Ampere generation or newer, float8 Ada, Hopper or newer. Use another GPU, or "
+            "int8-weights or float8 in the recipe, which only store weights in 8 bits."
         )
 
 
