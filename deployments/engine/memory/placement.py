@@ -41,6 +41,9 @@ class DeviceSlot:
         """Copy ``module`` to the device each time that it is called, from now on."""
         add_hook_to_module(module, _LoadIntoSlot(self))
 
+    def is_taken_by_another(self, module: torch.nn.Module) -> bool:
+        return self._guest is not None and self._guest is not module
+
     def admit(self, module: torch.nn.Module) -> None:
         if self._guest is module:
             return
@@ -98,6 +101,12 @@ def vacate_slots(pipelines: Iterable[Any]) -> None:
             hook = getattr(component, "_hf_hook", None)
             if isinstance(hook, _LoadIntoSlot):
                 hook.slot.vacate()
+
+
+def moves_weights(module: Any) -> bool:
+    """Return whether a call of ``module`` copies it into a slot where another one is."""
+    hook = vars(module).get("_hf_hook")
+    return isinstance(hook, _LoadIntoSlot) and hook.slot.is_taken_by_another(module)
 
 
 def _tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
