@@ -153,6 +153,8 @@ def _pool(config: Config, name: str, pool: PoolConfig) -> Deployment:
         environment["HF_HUB_CACHE"] = str(config.weights.weights_dir)
     if config.weights.offline:
         environment["HF_HUB_OFFLINE"] = "1"
+    # Compiled blocks are kept between starts. ``/tmp`` of a container is not.
+    environment["TORCHINDUCTOR_CACHE_DIR"] = str(config.server.data_dir / "compiled")
     if pool.threads:
         environment["OMP_NUM_THREADS"] = str(pool.threads)
     if pool.devices_per_replica > 1:  # all on one node, so no other machine needs to reach them

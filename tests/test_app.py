@@ -59,6 +59,14 @@ def test_a_replica_with_several_devices_gets_a_bundle_for_each_on_one_node() -> 
     assert "GLOO_SOCKET_IFNAME" not in one["environment"]  # type: ignore[operator]
 
 
+def test_replicas_keep_compiled_code_in_the_data_directory() -> None:
+    (pool,) = built({"families": ["flux"]})
+    assert isinstance(pool, dict)
+    environment = pool["environment"]
+    assert isinstance(environment, dict)
+    assert environment["TORCHINDUCTOR_CACHE_DIR"].endswith("/compiled")
+
+
 def test_what_several_devices_cannot_do_is_refused_in_a_sentence() -> None:
     undivided, shared, nothing = built(
         {"families": ["video", "sdxl", "audio"], "devices_per_replica": 2},

@@ -35,9 +35,10 @@ from deployments.engine.loop.options import (
 )
 from deployments.engine.lora.format import Lora
 from deployments.engine.lora.residency import LoraResidency
-from deployments.engine.memory.placement import placed_by
+from deployments.engine.memory.placement import placed_by, vacate_slots
 from deployments.engine.memory.reservations import CommonMemory, Reservation
 from deployments.engine.merging.compile import rehearse
+from deployments.engine.merging.quantized import require_products
 from deployments.engine.snapshot.format import Origin, Snapshot
 from serve_app.domain.endpoint import Recipe
 from serve_app.domain.errors import Cancelled, Misconfigured, ReplicaDied
@@ -143,8 +144,10 @@ class Engine:
     def add(self, name: str, pipeline: Any, recipe: Recipe | None = None) -> None:
         """Register ``pipeline`` as ``name`` and place it on the engine's device as ``recipe`` says.
 
-        The name is free to choose.
+        The name is free to choose. Raises ``Misconfigured`` if the device cannot compute in the
+        recipe's precision.
         """
+        require_products(recipe, self.accelerator)
         placed_by(recipe, pipeline).apply(self.accelerator)
         self.add_placed(name, pipeline)
 
@@ -156,11 +159,15 @@ class Engine:
         """Compile what the recipe names, for calls like this one, alone and merged.
 
         Call it before ``add_placed``. It runs on the calling thread and takes minutes, while the
-        engine runs other generations.
+        engine runs other generations, for which it does not wait: it has a stream of its own.
         """
         if threads := self.options.threads:
             torch.set_num_threads(threads)  # compiled code depends on the number
-        rehearse(pipeline, arguments, self.options.traits)
+        stream = self.accelerator.stream("compile")
+        with self._memory.disturbed(), stream.active():
+            rehearse(pipeline, arguments, self.options.traits)
+            vacate_slots([pipeline])  # what came by this stream does not stay
+            stream.synchronize()
 
     def remove(self, name: str) -> None:
         """Forget a pipeline. Generations that were submitted with it keep it until they end."""

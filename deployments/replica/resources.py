@@ -17,7 +17,7 @@ from deployments.replica.ranks import RankGroup
 from deployments.transfer.fetcher import Fetcher
 from deployments.transfer.lora_fetcher import LoraFetcher
 from deployments.transfer.uploader import FileSink
-from serve_app.domain.endpoint import Endpoint, Recipe, StoreConfig
+from serve_app.domain.endpoint import EIGHT_BITS, Endpoint, Recipe, StoreConfig
 from serve_app.domain.errors import WeightsUnavailable
 from serve_app.domain.ports import Clock
 from serve_app.domain.progress import Loading, OnDownload
@@ -129,9 +129,6 @@ def _short_call(family: WarmsUp, endpoint: Endpoint, pipeline: Any) -> Mapping[s
 
 # The recipe for a device, and the name of the loaded weights.
 
-STORAGE_ONLY = "float8"
-"""Precision for storage only: the ``dtype`` of the options is still used to compute."""
-
 
 def recipe_for_device(endpoint: Endpoint, device_bytes: int) -> Recipe | None:
     """Recipe for a GPU with ``device_bytes``. None without recipes, or on a CPU (0 bytes).
@@ -156,7 +153,7 @@ def with_recipe_dtype(endpoint: Endpoint, recipe: Recipe | None) -> Endpoint:
     if recipe is None:
         return endpoint
     options = dict(endpoint.options)
-    if recipe.precision != STORAGE_ONLY:
+    if recipe.precision not in EIGHT_BITS:
         options["dtype"] = recipe.precision
     if recipe.dtypes:
         options["dtypes"] = {**(options.get("dtypes") or {}), **recipe.dtypes}

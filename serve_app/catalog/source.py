@@ -54,7 +54,15 @@ class RecipeSource(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     memory_gb: float = Field(gt=0)
-    precision: Literal["float32", "float16", "bfloat16", "float8"]
+    precision: Literal[
+        "float32",
+        "float16",
+        "bfloat16",
+        "float8",
+        "int8-weights",
+        "int8-dynamic",
+        "float8-dynamic",
+    ]
     offload: Literal["none", "components", "blocks"] = "none"
     hot: tuple[str, ...] = ()
     compile: bool = False

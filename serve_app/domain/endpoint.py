@@ -30,7 +30,7 @@ class Recipe:
     """Format of a model's weights on a device with at least this much memory."""
 
     memory_gb: float  # of the device, as sold
-    precision: str  # of the stored weights: float32, float16, bfloat16 or float8
+    precision: str  # a type of weights, or one of ``EIGHT_BITS``
     offload: str = (
         "none"  # "components" or "blocks": the unit that is moved to and from host memory
     )
@@ -39,6 +39,9 @@ class Recipe:
     # types of components that would not fit in those of the endpoint's options
     dtypes: Mapping[str, str] = field(default_factory=dict)
 
+
+EIGHT_BITS = ("float8", "int8-weights", "int8-dynamic", "float8-dynamic")
+"""Precisions in 8 bits, of weights that are loaded in the type of the endpoint's options."""
 
 RESERVED_SHARE = 0.03
 """Share of a GPU's memory that its driver and its error correction may reserve: programs see 23.6

@@ -80,6 +80,7 @@ class FakeAccelerator:
             discrete=discrete, channels_last=not discrete, collectives="gloo"
         )
         self.failed = False
+        self.multiplied = {torch.int8, torch.float8_e4m3fn}
         self.operations = []
         self.pinned = {}  # bytes by address
         self.most_pinned = 0
@@ -165,6 +166,9 @@ class FakeAccelerator:
 
     def weights_budget(self):
         return 2**40
+
+    def multiplies(self, dtype):
+        return dtype in self.multiplied
 
     def dtype(self, preferred):
         return preferred

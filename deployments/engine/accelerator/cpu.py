@@ -119,6 +119,11 @@ class Cpu:
     def weights_budget(self) -> int:
         return int(host_bytes() * _WEIGHTS_SHARE)
 
+    def multiplies(self, dtype: torch.dtype) -> bool:
+        """Return True: it has both products, slower than those of 32 bits."""
+        del dtype
+        return True
+
     def dtype(self, preferred: str) -> str:
         """A CPU computes 16 bits slowly, and some layers not at all."""
         del preferred

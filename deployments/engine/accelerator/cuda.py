@@ -21,6 +21,8 @@ from deployments.engine.accelerator.interface import Capabilities, HostCopy, Mem
 RESERVE = 256 * 2**20  # bytes that are never planned with: workspaces of libraries
 _WEIGHTS_SHARE = 0.85  # of the GPU's memory; the rest is for computing
 _LOCKED_SHARE = 0.8  # of the host's memory; the rest is for other programs and the page cache
+_MULTIPLIES = {torch.int8: (8, 0), torch.float8_e4m3fn: (8, 9)}  # from compute capability
+_NEVER = (99, 0)
 _HOST_REGISTER_PORTABLE = 1  # CUDA's flag: page-locked for all contexts
 
 
@@ -190,6 +192,11 @@ class Cuda:
 
     def weights_budget(self) -> int:
         return int(torch.cuda.mem_get_info(self._device)[1] * _WEIGHTS_SHARE)
+
+    def multiplies(self, dtype: torch.dtype) -> bool:
+        if torch.version.hip is not None:
+            return False  # AMD's GPUs have other 8-bit floats, and nothing was measured there
+        return torch.cuda.get_device_capability(self._device) >= _MULTIPLIES.get(dtype, _NEVER)
 
     def dtype(self, preferred: str) -> str:
         return preferred

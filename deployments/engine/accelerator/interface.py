@@ -192,6 +192,13 @@ class Accelerator(Protocol):
         """Bytes of weights that a replica keeps loaded by default."""
         ...
 
+    def multiplies(self, dtype: torch.dtype) -> bool:
+        """Return whether it multiplies matrices of an 8-bit type, int8 or float8_e4m3fn, as such.
+
+        That is, whether ``torch._int_mm`` or ``torch._scaled_mm`` with scales by row works.
+        """
+        ...
+
     def dtype(self, preferred: str) -> str:
         """Name of the dtype to compute in, for a model that prefers ``preferred`` on a GPU."""
         ...

@@ -7,6 +7,7 @@ where the frames are ordinary callers.
 from __future__ import annotations
 
 import ctypes
+import inspect
 import sys
 from collections.abc import Iterator, Mapping
 from types import FrameType
@@ -25,6 +26,18 @@ def place(frame: FrameType) -> str:
     return f"{_module(frame)}:{frame.f_code.co_qualname}:{frame.f_lineno}"
 
 
+def read(frame: FrameType) -> dict[str, Any]:
+    """Local variables of a frame, by name.
+
+    Nothing of them stays with the frame. Up to Python 3.12, reading leaves a dictionary there,
+    which would keep the tensors of that moment until the call ends.
+    """
+    variables = frame.f_locals
+    found = dict(variables)
+    _forget(frame, variables)
+    return found
+
+
 def write(frame: FrameType, names: Mapping[str, Any]) -> None:
     """Set local variables of a frame."""
     if not names:
@@ -34,6 +47,18 @@ def write(frame: FrameType, names: Mapping[str, Any]) -> None:
     variables.update(names)
     if sys.version_info < (3, 13):  # since 3.13, the dictionary writes through
         ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
+        _forget(frame, variables)
+
+
+def _forget(frame: FrameType, variables: Mapping[str, Any]) -> None:
+    if sys.version_info >= (3, 13) or not frame.f_code.co_flags & inspect.CO_OPTIMIZED:
+        return  # it is no copy, but the variables themselves
+    # Code that has called `locals()` and kept the result holds the same dictionary.
+    if isinstance(variables, dict) and sys.getrefcount(variables) <= _REFERENCES:
+        variables.clear()
+
+
+_REFERENCES = 4  # the frame's, its reader's, `_forget`'s and that of `getrefcount`
 
 
 def _outwards() -> Iterator[FrameType]:

@@ -30,6 +30,7 @@ from deployments.engine.loading.loads import (
 from deployments.engine.loop.options import OnProgress
 from deployments.engine.memory.placement import Placement, lay_out, placed_by
 from deployments.engine.memory.reservations import Reservation
+from deployments.engine.merging.quantized import require_products
 from deployments.engine.threads import Threads
 from serve_app.domain.errors import Cancelled, OutOfMemory, WeightsUnavailable
 from serve_app.domain.progress import Progress, Stage
@@ -209,6 +210,7 @@ class Residency:
 
     def _load(self, name: str, plan: LoadPlan) -> None:
         log.info("Loading %s.", name)
+        require_products(plan.recipe, self._engine.accelerator)
         found = partial(self._make_room, name, plan, sure=False)
         with self._heartbeat.busy(name):
             pipeline = plan.load(partial(self._on_download, name), found)

@@ -21,6 +21,7 @@ import torch
 from deployments.engine.accelerator.interface import DeviceMemory
 from deployments.engine.memory.admission import BatchLimit, ForwardBytes
 from deployments.engine.merging.plan import MergePlan
+from deployments.engine.merging.trust import MergeTrust, PatternTrust, pattern_of
 
 MIN_GAIN = 0.05
 """Least gain in calls a second for which a forward gets one more call."""
@@ -193,7 +194,7 @@ class MergeRecord:
     limit: BatchLimit
     forward_bytes: ForwardBytes = field(default_factory=ForwardBytes)
     times: ForwardTimes = field(default_factory=ForwardTimes)
-    trusted: bool = False  # a merge has succeeded
+    trust: MergeTrust = field(default_factory=MergeTrust)
     refusal: str = ""  # reason why they are no longer merged
 
     def max_calls(self, free: int | None) -> int:
@@ -222,6 +223,9 @@ class MergeHistory:
         self._records: WeakKeyDictionary[torch.nn.Module, dict[Hashable, MergeRecord]] = (
             WeakKeyDictionary()
         )
+        self._trust: WeakKeyDictionary[torch.nn.Module, dict[Hashable, PatternTrust]] = (
+            WeakKeyDictionary()
+        )
 
     def __len__(self) -> int:
         """Number of modules with a history."""
@@ -238,7 +242,11 @@ class MergeHistory:
         if found is None:
             if len(records) >= _MAX_RECORDS:
                 records.clear()
-            found = records[signature] = MergeRecord(BatchLimit(self._max_batch))
+            trust = self._trust.setdefault(module, {})
+            pattern = trust.setdefault((pattern_of(plan), mixed), PatternTrust())
+            found = records[signature] = MergeRecord(
+                BatchLimit(self._max_batch), trust=MergeTrust(pattern)
+            )
         return found
 
     def times(self) -> list[tuple[str, ForwardTimes]]:

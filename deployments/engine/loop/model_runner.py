@@ -44,6 +44,7 @@ from deployments.engine.merging.arguments import (
 )
 from deployments.engine.merging.plan import MergePlan, NotMergeable, plan_merge
 from deployments.engine.merging.stack import Splitter, stack
+from deployments.engine.merging.trust import compared_calls
 from deployments.engine.merging.verification import agree, low_precision_dtype
 
 log = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ class ModelRunner:
         pressure: MemoryPressure,
         in_company: Callable[[], bool] = lambda: True,
     ) -> None:
-        """``verify``: compare the first merge of each signature with what each call gives alone.
+        """``verify``: compare merges with what each call gives alone, until they are trusted.
 
         ``in_company``: returns whether more than one generation runs. A generation that runs alone
         is not planned for merging, which saves time.
@@ -220,6 +221,10 @@ class ModelRunner:
         if record is None:
             raise RuntimeError("Calls that must run alone cannot share a forward.")
         if not record.refusal:
+            compared = compared_calls(len(batch)) if self._compares(record) else len(batch)
+            if compared < len(batch):
+                first = self.run(batch[:compared], in_company=True, computes=computes)
+                return first + self.run(batch[compared:], in_company=True, computes=computes)
             try:
                 return self._run_merged(batch, record, computes=computes)
             except SplitCaches as split:
@@ -319,9 +324,10 @@ class ModelRunner:
         counts = self._counts_of(batch)
         with record.measured(len(batch), self._memory):
             results, keep = self._forward(batch, record, computes=computes)
-        if self._verify and not record.trusted:
+        if self._compares(record):
             counts.trial_forwards += 1
             alone, equal = self._verified(batch, record, results, computes=computes)
+            record.trust.record_comparison(equal=equal)
             if not equal:
                 self._refuse(batch[0], record, "differs when merged")
                 for _ in batch:
@@ -331,7 +337,7 @@ class ModelRunner:
             counts.trial_forwards += len(batch) - 1
         else:
             keep()  # calls that ran alone have updated their step caches themselves
-        record.trusted = True
+        record.trust.record_merge()
         counts.forward(len(batch))
         return results
 
@@ -341,7 +347,7 @@ class ModelRunner:
         """Compute the calls in one forward. The step caches change only when ``Keep`` is called."""
         first, plans = batch[0], [call.plan for call in batch if call.plan is not None]
         arguments, splitter = stack(plans), Splitter.of(plans)
-        if not record.trusted:
+        if not record.trust.merges:
             # Shared tensors are the first generation's own. Clone them until a merge has succeeded.
             arguments = arguments.with_values(mapped(torch.clone, arguments.named))
         versions = versions_in(arguments.named)
@@ -355,6 +361,10 @@ class ModelRunner:
             raise _Unmergeable("writes into its inputs")
         return [CallResult(each) for each in splitter.split(output)], keep
 
+    def _compares(self, record: MergeRecord) -> bool:
+        """Return whether the next merge is compared with what its calls give alone."""
+        return self._verify and record.trust.compares()
+
     def _verified(
         self,
         batch: Sequence[PendingCall],
@@ -365,7 +375,7 @@ class ModelRunner:
     ) -> tuple[list[CallResult], bool]:
         """Results of the calls alone, and whether the merged ``results`` are equal to them."""
         merged = [each.output for each in results]
-        dtype = low_precision_dtype(merged, getattr(batch[0].module, "dtype", None))
+        dtype = low_precision_dtype(merged, batch[0].module)
         noisy = None
         if dtype:
             # Output of the first call in a batch of the same size that holds only copies of it.

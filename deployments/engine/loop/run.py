@@ -26,6 +26,7 @@ from deployments.engine.loop.generation import Generation
 from deployments.engine.loop.merge_history import due_at
 from deployments.engine.loop.model_runner import CallResult, ModelRunner, PendingCall
 from deployments.engine.loop.step_batcher import Candidate
+from deployments.engine.memory.placement import moves_weights
 from deployments.engine.preview.preview import PreviewImage, PreviewRenderer
 from deployments.engine.snapshot.call_log import CallLog
 from deployments.engine.snapshot.capture import capture
@@ -103,6 +104,7 @@ class Run:
             encodes_input=fresh and call is not None and call.frames_left > 0,
             same_kind_as_last=call is not None and call.is_step is self._last_was_step,
             pipeline=self.generation.pipeline,
+            moves_weights=call is not None and moves_weights(call.module),
         )
 
     def new_demand(self) -> int:

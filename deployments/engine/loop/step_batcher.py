@@ -25,6 +25,7 @@ class Candidate:
     encodes_input: bool = False  # its call encodes a chunk of its input
     same_kind_as_last: bool = True  # its last call was of this kind too
     pipeline: str = ""
+    moves_weights: bool = False  # its call would copy weights to the device, in place of others
 
     @property
     def at_first_step(self) -> bool:
@@ -42,12 +43,14 @@ class StepBatcher:
 
     The leader has the highest priority. At equal priority, in this order: one that has not begun,
     because afterwards it may share calls; the earliest deadline; the fewest steps left, so that
-    short ones do not wait for long ones; the key that most generations share; the longest wait.
+    short ones do not wait for long ones; one whose weights are on the device; the key that most
+    generations share; the longest wait.
     A first step waits up to ``first_step_turns`` turns for other generations of its pipeline that
     have not reached theirs yet.
 
     Generations that are **due** get half of the rows of a forward, or every second forward if they
-    cannot share it, the longest due first. Therefore shorter ones that keep arriving do not keep a
+    cannot share it, the longest due first. Where each change would copy weights to the device, they
+    change every ``stay_turns`` turns. Therefore shorter ones that keep arriving do not keep a
     long one from ending: it ends within twice the time of the work that is due before it and its
     own.
 
@@ -63,6 +66,7 @@ class StepBatcher:
 
     patience: int = 32  # turns
     first_step_turns: int = 8  # turns
+    stay_turns: int = 8  # turns
 
     def choose(
         self, candidates: Sequence[Candidate], turn: int, now: float = 0.0
@@ -89,7 +93,7 @@ class StepBatcher:
         due.sort(key=lambda each: (each.due_at, each.generation))
         leader = _in_between(ranked, turn, waiting, turns=2 if due else 1) or ranked[0]
         rows = leader.max_calls // 2
-        if due and not _shares(leader, due[0]) and turn - due[0].last_turn > 1:
+        if due and not _shares(leader, due[0]) and self._gives_way(leader, due[0], turn):
             leader = due[0]
             rows = leader.max_calls
         if leader.key is None:
@@ -108,6 +112,14 @@ class StepBatcher:
             last_turns[each.priority] = max(each.last_turn, last_turns.get(each.priority, 0))
         longest = min(last_turns, key=lambda priority: (last_turns[priority], -priority))
         return longest if turn - last_turns[longest] > self.patience else max(last_turns)
+
+    def _gives_way(self, leader: Candidate, due: Candidate, turn: int) -> bool:
+        """Return whether ``due`` goes first, as every second time."""
+        if due.moves_weights:
+            return turn - due.last_turn > self.stay_turns
+        if leader.moves_weights:  # the weights of ``due`` are there
+            return turn - leader.last_turn <= self.stay_turns
+        return turn - due.last_turn > 1
 
     def _waiting(self, candidates: Sequence[Candidate], turn: int) -> Container[int]:
         """Generations that wait for others, which will soon take their first step with them."""
@@ -153,6 +165,7 @@ def _rank(
         waits,
         candidate.deadline,
         candidate.remaining,
+        candidate.moves_weights,
         -min(fill[candidate.key], candidate.max_calls),
         candidate.last_turn,
         candidate.generation,

@@ -19,6 +19,7 @@ from deployments.engine.accelerator.pinned import pin
 from deployments.engine.accelerator.transfer import Transfer
 from deployments.engine.interception.components import DENOISERS
 from deployments.engine.merging.compile import compile_regions
+from deployments.engine.merging.quantized import QUANTIZATIONS, quantize
 from serve_app.domain.endpoint import Recipe
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
 
@@ -39,6 +40,9 @@ class DeviceSlot:
     def serve(self, module: torch.nn.Module) -> None:
         """Copy ``module`` to the device each time that it is called, from now on."""
         add_hook_to_module(module, _LoadIntoSlot(self))
+
+    def is_taken_by_another(self, module: torch.nn.Module) -> bool:
+        return self._guest is not None and self._guest is not module
 
     def admit(self, module: torch.nn.Module) -> None:
         if self._guest is module:
@@ -97,6 +101,12 @@ def vacate_slots(pipelines: Iterable[Any]) -> None:
             hook = getattr(component, "_hf_hook", None)
             if isinstance(hook, _LoadIntoSlot):
                 hook.slot.vacate()
+
+
+def moves_weights(module: Any) -> bool:
+    """Return whether a call of ``module`` copies it into a slot where another one is."""
+    hook = vars(module).get("_hf_hook")
+    return isinstance(hook, _LoadIntoSlot) and hook.slot.is_taken_by_another(module)
 
 
 def _tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
@@ -245,10 +255,12 @@ def placed_by(recipe: Recipe | None, pipeline: Any) -> Placement:
     """Return the placement for ``recipe``, after storing the weights in its precision.
 
     Without a recipe, everything is on the device, as it was loaded. Raises ``Misconfigured`` when
-    the pipeline lacks a hot component.
+    the pipeline lacks a hot component, or has no layers to quantize.
     """
     if recipe is not None and recipe.precision == "float8":
         store_in_float8(pipeline)
+    if recipe is not None and recipe.precision in QUANTIZATIONS:
+        quantize(pipeline, recipe.precision)
     components = {
         name: each for name, each in vars(pipeline).items() if isinstance(each, torch.nn.Module)
     }

@@ -25,6 +25,7 @@ class CommonMemory:
         self._memory = memory
         self._changes = 0  # reservations granted, and releases of memory, so far
         self.set_aside = 0  # bytes
+        self._disturbing = 0  # blocks of ``disturbed``
 
     def free(self) -> int | None:
         free = self._memory.free()
@@ -38,7 +39,18 @@ class CommonMemory:
         changes = self._changes
         with self._memory.measured() as taken:
             yield taken
-        taken.reliable = not self.set_aside and changes == self._changes
+        undisturbed = not self.set_aside and not self._disturbing
+        taken.reliable = undisturbed and changes == self._changes
+
+    @contextmanager
+    def disturbed(self) -> Generator[None]:
+        """Mark measurements during the block as unreliable: its thread computes on the device."""
+        self._changes += 1
+        self._disturbing += 1
+        try:
+            yield
+        finally:
+            self._disturbing -= 1
 
     def release(self) -> None:
         self._changes += 1

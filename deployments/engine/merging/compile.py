@@ -1,8 +1,10 @@
 # ruff: noqa: SLF001 - torch has no other way to let a compiled module run uncompiled
 """Compilation of the blocks that a denoiser repeats: one graph for all blocks of a kind.
 
-The first call compiles for its own shapes; then blocks are compiled with dynamic sizes, once for
-all other calls. The number of rows is an exception: a single row is compiled separately.
+Blocks are compiled with dynamic sizes, once for all calls. The number of rows is an exception: a
+single row is compiled separately. Both are compiled by a rehearsal before anybody gets the
+pipeline. Afterwards nothing is compiled any more: a call for which no code fits, such as one of
+another dtype, runs as written. Else all generations would wait for the compiler.
 """
 
 from __future__ import annotations
@@ -31,11 +33,11 @@ log = logging.getLogger(__name__)
 
 
 def compile_regions(pipeline: Any, backend: str = "inductor") -> None:
-    """Compile from now on; the first calls take seconds to minutes.
+    """Compile from now on until ``rehearse`` has ended; the first calls take seconds to minutes.
 
     Raises ``Misconfigured`` if diffusers names no repeated blocks for any denoiser.
     """
-    denoisers = _with_regions(pipeline)
+    denoisers = with_repeated_blocks(pipeline)
     if not denoisers:
         raise Misconfigured(
             f"{type(pipeline).__name__} has no denoiser for which diffusers names blocks to "
@@ -63,6 +65,14 @@ def run_compiled(denoiser: Any) -> None:
         block._compiled_call_impl = compiled
 
 
+def _only_run_compiled(denoiser: Any) -> None:
+    """Compile nothing more: run compiled code where it fits, and blocks as written elsewhere."""
+    denoiser.compiled_regions = [
+        (block, torch._dynamo.run(block._call_impl)) for block, _ in _regions(denoiser)
+    ]
+    run_compiled(denoiser)
+
+
 def _regions(denoiser: Any) -> Sequence[tuple[Any, Any]]:
     """Pairs of a block and its compiled call."""
     return vars(denoiser).get("compiled_regions", ())
@@ -78,6 +88,8 @@ def rehearse(
     """
     try:
         _rehearse(pipeline, arguments(), declarations)
+        for denoiser in with_repeated_blocks(pipeline):
+            _only_run_compiled(denoiser)
     except Exception as error:
         log.warning(
             "%s cannot be compiled and runs uncompiled, which is slower.",
@@ -85,7 +97,7 @@ def rehearse(
             exc_info=True,
         )
         release_frames(error)
-        for denoiser in _with_regions(pipeline):
+        for denoiser in with_repeated_blocks(pipeline):
             run_as_written(denoiser)
             denoiser.compiled_regions = ()
 
@@ -99,7 +111,8 @@ def _rehearse(pipeline: Any, arguments: Mapping[str, Any], declarations: ModelTr
         first.setdefault(module, ComponentCall(module, given, named))
 
     hooks = [
-        each.register_forward_pre_hook(keep, with_kwargs=True) for each in _with_regions(pipeline)
+        each.register_forward_pre_hook(keep, with_kwargs=True)
+        for each in with_repeated_blocks(pipeline)
     ]
     with torch.no_grad():
         try:
@@ -116,7 +129,8 @@ def _rehearse(pipeline: Any, arguments: Mapping[str, Any], declarations: ModelTr
             stack([plan, plan]).call(call.module)
 
 
-def _with_regions(pipeline: Any) -> list[Any]:
+def with_repeated_blocks(pipeline: Any) -> list[Any]:
+    """Denoisers of a pipeline for which diffusers names repeated blocks."""
     return [
         module
         for name, module in modules_of(pipeline)

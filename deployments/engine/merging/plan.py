@@ -173,6 +173,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+Signature = tuple[str, int, int, Hashable]
+"""Method, rows, number of positional arguments, and shapes and types of all arguments."""
+
+
 @dataclass(frozen=True, slots=True)
 class MergePlan:
     """Plan of one call. Calls with equal keys may share a forward."""
@@ -181,7 +185,7 @@ class MergePlan:
     roles: dict[str, Roles]
     rows: Rows
     declared: ModelTrait
-    signature: Hashable  # shapes and types, which recur from request to request
+    signature: Signature  # shapes and types, which recur from request to request
     contents: Hashable  # values that must be equal
 
     @property

@@ -4,7 +4,8 @@ Another batch size uses other kernels, which add in another order. In float32 th
 difference is far below the effect of a mistake, and a fixed bound separates them: the difference is
 at most 5e-6 of the greatest value over 194 cases of diffusers' pipelines. In 16 bits it depends on
 the model. There the bound is measured: the difference that the same kernels cause for a call that
-shares its forward with copies of itself only.
+shares its forward with copies of itself only. So it is for modules that round their inputs to 8
+bits, whatever their dtype: a difference in the last bit becomes a step of 1/127 there.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 
 from deployments.engine.merging.arguments import held_in
+from deployments.engine.merging.quantized import rounds_inputs
 
 TOLERANCES: Mapping[torch.dtype, float] = {torch.float64: 1e-8, torch.float32: 1e-4}
 """Greatest difference, relative to the greatest value of the tensor."""
@@ -36,13 +38,15 @@ class _Unequal(Exception):
     """Structures differ, or values differ that rounding does not change."""
 
 
-def low_precision_dtype(
-    outputs: Sequence[Any], computed_in: torch.dtype | None
-) -> torch.dtype | None:
+def low_precision_dtype(outputs: Sequence[Any], module: Any) -> torch.dtype | None:
     """The 16-bit dtype that limits the precision of ``outputs``; None if they are more precise.
 
-    ``computed_in``: the model's dtype, because some models return 32-bit outputs computed in 16.
+    Some models return 32-bit outputs computed in 16. Those that compute in 8 bits are judged as in
+    bfloat16.
     """
+    if rounds_inputs(module):
+        return torch.bfloat16
+    computed_in = getattr(module, "dtype", None)
     given = [pair[0].dtype for pair in _pairs(outputs, outputs)]
     return next((each for each in (computed_in, *given) if each in MAX_RMS), None)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from deployments.engine.interception.pipeline import main_scheduler
-from deployments.engine.interception.stack_frames import frames_of_the_pipeline
+from deployments.engine.interception.stack_frames import frames_of_the_pipeline, read
 from serve_app.domain.errors import Unsupported
 
 
@@ -164,9 +164,9 @@ def decoder_params() -> DecoderParams:
     Raises ``Unsupported`` if there is none.
     """
     for frame in frames_of_the_pipeline():
-        names = frame.f_locals
+        names = read(frame)
         if isinstance(names.get("latents"), Tensor) and "self" in names:
-            return DecoderParams(names["self"], dict(names))
+            return DecoderParams(names["self"], names)
     raise Unsupported("The pipeline has no variable `latents` where it calls its denoiser.")
 
 

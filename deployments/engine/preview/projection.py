@@ -103,8 +103,21 @@ def _latents_in(output: Any) -> Tensor:
 
 
 def _exact(vae: Any) -> Any:
-    """Copy in float32 if it is float16, where some overflow (SDXL's); pipelines do the same."""
-    return copy.deepcopy(vae).float() if vae.dtype == torch.float16 else vae
+    """Return the autoencoder, or a copy that can encode here.
+
+    A copy in float32 if it is float16, where some overflow (SDXL's); pipelines do the same. A copy
+    on the device if the autoencoder waits in host memory: a call of its own would displace what
+    other generations compute with. A copy has no hooks, because they refer to the device.
+    """
+    hook = vars(vae).get("_hf_hook")
+    if hook is None and vae.dtype != torch.float16:
+        return vae
+    made = copy.deepcopy(vae, {} if hook is None else {id(hook): None})
+    for name in ("_hf_hook", "_old_forward", "forward"):  # accelerate's
+        vars(made).pop(name, None)
+    if vae.dtype == torch.float16:
+        made = made.float()
+    return made if hook is None else made.to(getattr(hook, "execution_device", None))
 
 
 def _images(side: int) -> Tensor:

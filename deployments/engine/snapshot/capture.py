@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from deployments.engine.interception.proxy import ComponentCall, GenerationGreenlet
-from deployments.engine.interception.stack_frames import frames_of_the_pipeline, place
+from deployments.engine.interception.stack_frames import frames_of_the_pipeline, place, read
 from deployments.engine.interception.step_caches import caches_steps
 from deployments.engine.snapshot.call_log import CallLog, name_of
 from deployments.engine.snapshot.format import Origin, Snapshot, of_arguments
@@ -65,7 +65,7 @@ def _frames(encoder: StateEncoder) -> list[dict[str, Any]]:
     return [
         {
             "place": place(frame),
-            "locals": {name: _readable(encoder, it) for name, it in frame.f_locals.items()},
+            "locals": {name: _readable(encoder, it) for name, it in read(frame).items()},
         }
         for frame in frames_of_the_pipeline()
     ]

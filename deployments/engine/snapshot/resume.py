@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from deployments.engine.interception.proxy import ComponentCall, GenerationGreenlet
-from deployments.engine.interception.stack_frames import frames_of_the_pipeline, place, write
+from deployments.engine.interception.stack_frames import frames_of_the_pipeline, place, read, write
 from deployments.engine.snapshot.call_log import CallLog, name_of, placeholder
 from deployments.engine.snapshot.capture import digest_of_call
 from deployments.engine.snapshot.format import Snapshot
@@ -92,7 +92,7 @@ class ResumedRun:
         if there != [frame["place"] for frame in self.snapshot.frames]:
             raise SnapshotRefused(f"The generation came to a different line of code. {_ANEW}")
         for frame, saved in zip(frames, self.snapshot.frames, strict=True):
-            before = dict(frame.f_locals)
+            before = read(frame)
             try:
                 after = {
                     name: self._unpacking.put(before.get(name), tree)

@@ -46,7 +46,15 @@ class ModelRecipe(TypedDict):
     """Format of a model's weights on a device with at least this much memory."""
 
     memory_gb: float
-    precision: Literal["float32", "float16", "bfloat16", "float8"]
+    precision: Literal[
+        "float32",
+        "float16",
+        "bfloat16",
+        "float8",
+        "int8-weights",
+        "int8-dynamic",
+        "float8-dynamic",
+    ]
     offload: Literal["none", "components", "blocks"]
     hot: list[str]
     compile: bool

@@ -10,6 +10,7 @@ from deployments.engine.accelerator.cpu import Cpu, host_bytes
 from deployments.engine.accelerator.cuda import Cuda
 from deployments.engine.accelerator.pinned import PinnedBuffer
 from deployments.engine.accelerator.selection import KINDS, accelerator_for, usual_device
+from deployments.engine.merging.quantized import QUANTIZATIONS, QuantizedLinear
 from serve_app.domain.errors import Misconfigured
 from tests.fakes.accelerator import FakeAccelerator
 
@@ -174,3 +175,17 @@ def test_a_container_has_no_more_memory_than_its_limit(monkeypatch, tmp_path):
     assert host_bytes() == whole
     limit.write_text("1000000\n")
     assert host_bytes() == 1000000
+
+
+@pytest.mark.parametrize("precision", ["int8-dynamic", "float8-dynamic"])
+def test_what_it_says_it_multiplies_in_eight_bits_it_multiplies(accelerator, precision):
+    quantization = QUANTIZATIONS[precision]
+    if not accelerator.multiplies(quantization.multiplies):
+        pytest.skip("This GPU does not.")
+    layer = torch.nn.Linear(64, 48).requires_grad_(requires_grad=False)
+    rows = torch.randn(40, 64)
+    expected = layer(rows)
+    quantized = QuantizedLinear(layer, quantization).to(accelerator.device)
+    for count in (1, 16, 40):
+        made = quantized(rows[:count].to(accelerator.device)).cpu()
+        assert (made - expected[:count]).norm() <= 0.05 * expected[:count].norm()

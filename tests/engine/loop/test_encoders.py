@@ -41,8 +41,9 @@ def test_new_prompts_share_the_forwards_of_both_encoders(engine, pipeline):
         alone = pipeline(**call(prompt, seed=seed, steps=2)).images
         assert (images - alone).abs().max() <= 1e-4
     counts = engine.counts()
-    assert counts["encoders"]["batch_sizes"] == {4: 2}
-    assert counts["batch_sizes"] == {4: 2}  # and all of them step together afterwards
+    # Of a first merge, two are compared with what they give alone, then the others follow.
+    assert counts["encoders"]["batch_sizes"] == {2: 4}
+    assert counts["batch_sizes"] == {2: 2, 4: 1}  # and all of them step together afterwards
     assert counts["prompts_encoded"] == 8
 
 

@@ -104,6 +104,28 @@ def test_one_that_is_due_has_every_second_forward():
     assert turns([long, short], 4, now=10.0) == [[2], [1], [2], [1]]
 
 
+def test_the_due_and_the_others_change_seldom_where_each_change_moves_weights():
+    there = 2
+    gone = []
+    last = {1: 0, 2: 0}
+    for turn in range(1, 40):
+        long = Candidate(1, 0, last[1], "long", remaining=50, due_at=0, moves_weights=there != 1)
+        short = Candidate(2, 0, last[2], "short", remaining=1, moves_weights=there != 2)
+        (chosen,) = StepBatcher().choose([long, short], turn, now=1.0)
+        there = chosen.generation
+        last[there] = turn
+        gone.append(there)
+    changes = sum(one != other for one, other in pairwise(gone))
+    assert changes == 4
+    assert 15 <= gone.count(1) <= 24
+
+
+def test_of_equal_ones_that_whose_weights_are_there_goes_on():
+    there = Candidate(1, 0, 9, "there")
+    other = Candidate(2, 0, 0, "other", moves_weights=True)
+    assert StepBatcher().choose([there, other], 10) == (there,)
+
+
 def test_those_that_are_due_have_half_of_the_rows():
     due = [stepping(n, 0, remaining=50.0, due_at=10.0 - n, max_calls=4) for n in (1, 2, 3)]
     short = [stepping(n, 0, remaining=1.0, max_calls=4) for n in (4, 5, 6, 7)]

@@ -17,6 +17,7 @@ from deployments.engine.interception.pipeline import view_of
 from deployments.engine.memory.placement import DeviceSlot, bytes_of, placed_by
 from serve_app.domain.endpoint import Recipe
 from serve_app.domain.errors import Misconfigured
+from tests.engine.gate import Gate
 from tests.engine.tiny import tiny_flux, tiny_sdxl
 
 pytestmark = [
@@ -53,6 +54,41 @@ def images(pipeline, recipe, device="cpu"):
             for prompt, seed in (("a red circle", 1), ("a blue square", 2))
         ]
         return torch.cat([each.result(60).images.cpu() for each in made])
+
+
+class Halves:
+    """Steps with one of two denoisers, as videos at an early or a late step do."""
+
+    def __init__(self):
+        self.transformer, self.transformer_2 = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+
+    def __call__(self, start, half, steps, num_inference_steps=0):
+        latents = start
+        for _ in range(steps):
+            latents = getattr(self, half)(latents)
+        return latents
+
+
+def test_generations_in_two_halves_of_a_model_do_not_swap_them_at_each_step(monkeypatch):
+    """One that is long due has half of the device, in turns of several steps."""
+    moved, admit = [], DeviceSlot.admit
+
+    def admitted(slot, module):
+        moved.append(module) if slot.is_taken_by_another(module) else None
+        admit(slot, module)
+
+    monkeypatch.setattr(DeviceSlot, "admit", admitted)
+    pipeline, seconds = Halves(), iter(range(10**6))
+    with Engine(threads=1, monotonic=lambda: float(next(seconds))) as engine:
+        engine.add("it", pipeline, COMPONENTS)
+        gate = Gate(engine)
+        calls = [{"half": "transformer", "steps": 40}, {"half": "transformer_2", "steps": 30}]
+        calls[1]["num_inference_steps"] = 30  # of the other one it is not known; it is soon due
+        running = [engine.submit(pipeline="it", start=torch.ones(1, 4), **each) for each in calls]
+        gate.open()
+        for generation in running:
+            generation.result(60)
+    assert 2 <= len(moved) <= 10
 
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])

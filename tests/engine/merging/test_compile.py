@@ -25,6 +25,7 @@ from tests.engine.gate import Gate
 from tests.engine.loops import Denoiser, Loop
 from tests.engine.loras import save_lora
 from tests.engine.tiny import tiny_sdxl
+from tests.fakes.accelerator import FakeAccelerator
 
 pytestmark = [
     pytest.mark.engine,
@@ -104,6 +105,54 @@ def test_after_a_rehearsal_nothing_is_compiled_for_other_rows_and_sizes():
                     assert torch.allclose(its, one, atol=1e-6)
         assert {1, 2, 3} <= engine.counts()["batch_sizes"].keys()
     assert graphs() == known
+
+
+def test_what_the_rehearsal_did_not_meet_runs_as_written_and_nobody_waits_for_a_compiler():
+    runs = []
+
+    def counting(graph, _inputs):
+        def run(*inputs):
+            runs.append(1)
+            return graph(*inputs)
+
+        return run
+
+    plain, pipeline = small(), small()
+    compile_regions(pipeline, counting)
+    with Engine(threads=1) as engine:
+        engine.precompile(pipeline, start)
+        known = graphs()
+        engine.add_placed("it", pipeline)
+        before = len(runs)
+        engine.submit(pipeline="it", **start(tokens=7)).result(100)
+        assert len(runs) == before + 6  # two blocks in three steps
+        plain.transformer.double(), pipeline.transformer.double()
+        other = {"start": start()["start"].double()}
+        with torch.no_grad():
+            expected = plain(**other)
+        assert torch.equal(engine.submit(pipeline="it", **other).result(100), expected)
+        assert len(runs) == before + 6
+    assert graphs() == known
+
+
+def test_a_rehearsal_has_a_stream_of_its_own_and_makes_measurements_unreliable():
+    device, seen = FakeAccelerator(), []
+    pipeline = small()
+    compile_regions(pipeline, "eager")
+    with Engine(device=device, threads=1) as engine:
+
+        def arguments():
+            with engine._memory.measured() as taken:
+                pass
+            seen.append((device.current_stream.name, taken.reliable))
+            return start()
+
+        engine.precompile(pipeline, arguments)
+        with engine._memory.measured() as taken:
+            pass
+    assert seen == [("compile", False)]
+    assert taken.reliable
+    assert device.operations[-1] == ("compile", "synchronize")
 
 
 def test_a_pipeline_of_diffusers_makes_the_same_images_compiled_alone_and_merged():

@@ -16,6 +16,7 @@ from diffusers import (
 from PIL import Image
 
 from deployments.engine.engine import Engine
+from deployments.engine.memory.placement import DeviceSlot
 from deployments.engine.preview.latents import denoised
 from deployments.engine.preview.preview import SIDE
 from deployments.engine.preview.projection import fitted
@@ -25,6 +26,7 @@ from tests.engine.conformance import zoo
 from tests.engine.conformance.autoencoders import kl
 from tests.engine.conformance.checks import WISHES
 from tests.engine.gate import Gate
+from tests.fakes.accelerator import FakeAccelerator
 from training import shelf
 
 DEMO = Path(__file__).parents[3] / "deployments" / "demo"
@@ -222,3 +224,19 @@ def _right_prediction(solver, latents, clean, timestep, *, flow):
     return {"epsilon": noise, "sample": clean, "v_prediction": signal * noise - spread * clean}[
         kind
     ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_an_autoencoder_that_waits_is_fitted_and_displaces_nobody(dtype):
+    vae = kl(4)
+    colours = fitted(vae)
+    vae.to(dtype)
+    slot, guest = DeviceSlot(FakeAccelerator()), torch.nn.Linear(2, 2)
+    for module in (vae, guest):
+        slot.serve(module)
+    slot.admit(guest)
+    admitted = []
+    slot.admit = admitted.append
+    assert torch.allclose(fitted(vae).weight, colours.weight, atol=2e-2)
+    assert not admitted
+    assert vae._hf_hook.slot is slot  # it still waits

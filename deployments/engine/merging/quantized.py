@@ -1,0 +1,184 @@
+"""Linear layers with 8-bit weights, and products in 8 bits.
+
+A denoiser's time goes into the linear layers of its repeated blocks. Three precisions store their
+weights as 8-bit numbers with one scale for each output:
+
+- ``int8-weights``: the weights are converted when the layer runs. Half the memory of 16 bits, and
+  the least difference; not faster.
+- ``int8-dynamic``, ``float8-dynamic``: the inputs are rounded to 8 bits too, with one scale for
+  each token, and devices multiply 8 bits about twice as fast.
+
+Scales by token keep rows apart, so calls merge. But what differs in its last bit before it is
+rounded may differ by a whole step afterwards, so the results of merged calls are compared by the
+noise floor (``rounds_inputs``), also in float32.
+
+Weights are plain tensors and layers are ``Linear``: what places, copies and pins them, LoRAs and
+torch.compile need to know nothing. torchao's tensors are subclasses, which do not pass through the
+slabs of ``accelerator/pinned.py``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.hooks.layerwise_casting import DEFAULT_SKIP_MODULES_PATTERN
+from torch import Tensor
+from torch.nn import functional
+
+from deployments.engine.accelerator.interface import Accelerator
+from deployments.engine.merging.compile import with_repeated_blocks
+from serve_app.domain.endpoint import Recipe
+from serve_app.domain.errors import Misconfigured
+
+_ALIGNMENT = 16  # a multiple of which both sizes of a matrix in 8 bits must be
+_MIN_INT8_ROWS = 17  # of ``torch._int_mm`` on CUDA
+_LEAST_SCALE = 1e-12  # of a token that is all zeros
+
+
+def _with_int8_weights(layer: QuantizedLinear, x: Tensor) -> Tensor:
+    return functional.linear(x, layer.weight.to(x.dtype)) * layer.scale.to(x.dtype)
+
+
+def _in_int8(layer: QuantizedLinear, x: Tensor) -> Tensor:
+    rows = x.reshape(-1, x.shape[-1]).float()
+    rounded, scale = _rounded(rows, torch.int8)
+    if len(rows) < _MIN_INT8_ROWS:
+        rounded = functional.pad(rounded, (0, 0, 0, _MIN_INT8_ROWS - len(rows)))
+    product = torch._int_mm(rounded, layer.weight.t())[: len(rows)]  # noqa: SLF001 - no public name
+    return (product * scale * layer.scale).to(x.dtype).view(*x.shape[:-1], -1)
+
+
+def _in_float8(layer: QuantizedLinear, x: Tensor) -> Tensor:
+    rows = x.reshape(-1, x.shape[-1]).float()
+    rounded, scale = _rounded(rows, torch.float8_e4m3fn)
+    product = torch._scaled_mm(  # noqa: SLF001 - no public name
+        rounded,
+        layer.weight.view(torch.float8_e4m3fn).t(),
+        scale_a=scale,
+        scale_b=layer.scale[None],
+        out_dtype=torch.bfloat16,  # with scales by row, GPUs give no other
+        use_fast_accum=True,
+    )
+    return product.to(x.dtype).view(*x.shape[:-1], -1)
+
+
+def _rounded(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return ``rows`` [n, k] rounded to ``dtype``, and their scales [n, 1]."""
+    info = torch.iinfo(dtype) if dtype is torch.int8 else torch.finfo(dtype)
+    scale = (rows.abs().amax(1, keepdim=True) / info.max).clamp(min=_LEAST_SCALE)
+    scaled = (rows / scale).clamp(-info.max, info.max)
+    return (scaled.round() if dtype is torch.int8 else scaled).to(dtype), scale
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """How layers store weights and compute."""
+
+    stored: torch.dtype
+    product: Callable[[QuantizedLinear, Tensor], Tensor]  # without the bias
+    multiplies: torch.dtype | None = None  # 8-bit type in which the device must multiply
+
+
+QUANTIZATIONS: Mapping[str, Quantization] = {
+    "int8-weights": Quantization(torch.int8, _with_int8_weights),
+    "int8-dynamic": Quantization(torch.int8, _in_int8, torch.int8),
+    "float8-dynamic": Quantization(torch.float8_e4m3fn, _in_float8, torch.float8_e4m3fn),
+}
+"""By the ``precision`` of a recipe."""
+
+
+class QuantizedLinear(torch.nn.Linear):
+    """Linear layer with weights [out, in] in 8 bits and a scale [out] for each output.
+
+    float8 weights are kept as ``uint8``, so that casting the module to another type changes none.
+    """
+
+    scale: Tensor
+    bias: torch.nn.Parameter | None  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def __init__(self, layer: torch.nn.Linear, quantization: Quantization) -> None:
+        torch.nn.Module.__init__(self)
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.quantization = quantization
+        stored, scale = _rounded(layer.weight.detach().float(), quantization.stored)
+        is_int8 = quantization.stored is torch.int8
+        self.register_buffer("weight", stored if is_int8 else stored.view(torch.uint8))
+        self.register_buffer("scale", scale.view(-1))
+        self.register_parameter("bias", layer.bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        output = self.quantization.product(self, input)
+        return output if self.bias is None else output + self.bias
+
+    @property
+    def rounds_inputs(self) -> bool:
+        return self.quantization.multiplies is not None
+
+
+def require_products(recipe: Recipe | None, accelerator: Accelerator) -> None:
+    """Raise ``Misconfigured`` if the device cannot compute in the recipe's precision."""
+    quantization = None if recipe is None else QUANTIZATIONS.get(recipe.precision)
+    if recipe is None or quantization is None or quantization.multiplies is None:
+        return
+    if not accelerator.multiplies(quantization.multiplies):
+        raise Misconfigured(
+            f"The recipe's precision is {recipe.precision}, but this device ({accelerator.device}) "
+            f"cannot multiply {quantization.multiplies} matrices. int8 needs a GPU of NVIDIA's "
+            "Ampere generation or newer, float8 Ada, Hopper or newer. Use another GPU, or "
+            "int8-weights or float8 in the recipe, which only store weights in 8 bits."
+        )
+
+
+def quantize(pipeline: Any, precision: str) -> None:
+    """Quantize the linear layers in the repeated blocks of the denoisers, in place.
+
+    Norms and their modulations keep their precision. Call it once, after loading. Raises
+    ``Misconfigured`` if diffusers names no repeated blocks for any denoiser.
+    """
+    denoisers = with_repeated_blocks(pipeline)
+    if not denoisers:
+        raise Misconfigured(
+            f"{type(pipeline).__name__} has no denoiser for which diffusers names repeated blocks, "
+            f"so {precision} has nothing to quantize. Use another `precision` in its recipe."
+        )
+    for denoiser in denoisers:
+        for parent, name, layer in list(_large_layers(denoiser)):
+            setattr(parent, name, QuantizedLinear(layer, QUANTIZATIONS[precision]))
+
+
+def _large_layers(denoiser: Any) -> Iterator[tuple[torch.nn.Module, str, torch.nn.Linear]]:
+    """Layers to quantize, each with its parent and its name there."""
+    for block in denoiser.modules():
+        if type(block).__name__ not in denoiser._repeated_blocks:  # noqa: SLF001 - diffusers' name
+            continue
+        for path, layer in block.named_modules():
+            if type(layer) is not torch.nn.Linear or _is_delicate(path):
+                continue
+            if layer.in_features % _ALIGNMENT == 0 == layer.out_features % _ALIGNMENT:
+                parent, _, name = path.rpartition(".")
+                yield block.get_submodule(parent), name, layer
+
+
+def _is_delicate(path: str) -> bool:
+    # The pattern's anchored names are those of whole models, not of blocks.
+    return any(re.search(each, path) for each in DEFAULT_SKIP_MODULES_PATTERN if each[0] != "^")
+
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
+
+
+def rounds_inputs(module: Any) -> bool:
+    """Return whether layers of ``module`` round their inputs to few bits.
+
+    Parameters of other classes than torch's own belong to a quantizer of which nothing is known,
+    such as torchao's or bitsandbytes'; it is assumed to do so.
+    """
+    if not isinstance(module, torch.nn.Module):
+        return False
+    if any(isinstance(each, QuantizedLinear) and each.rounds_inputs for each in module.modules()):
+        return True
+    return any(type(each) not in _PLAIN for each in (*module.parameters(), *module.buffers()))
