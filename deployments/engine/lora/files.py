@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from deployments.engine.accelerator.interface import Accelerator
 from deployments.engine.accelerator.transfer import Transfer
 from deployments.engine.lora.format import Lora, layer_of, read_lora
-from deployments.engine.lora.layers import LoraRows, build_layer
-from deployments.engine.threads import ONE_BUILDER
+from deployments.engine.lora.layers import build_layer
+from deployments.engine.lora.rows import LoraRows
 from serve_app.domain.errors import LoraRefused, Misconfigured, WeightsUnavailable
 
 
@@ -97,7 +97,7 @@ def load_layers(
             f"The LoRA {info.file} changed while it was being read. Try again."
         )
     layers: defaultdict[str, dict[str, Any]] = defaultdict(dict)
-    with Transfer(accelerator, "loras") as transfer, ONE_BUILDER:
+    with Transfer(accelerator, "loras") as transfer:
         for full, pair in pairs.items():
             component, _, path = full.partition(".")
             base = layer_of(pipeline, full, info.file)

@@ -6,9 +6,7 @@ uses peft's adapter names for **mixes**: a mix is the LoRAs of a generation with
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,84 +17,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from deployments.engine.accelerator.transfer import Transfer
 from deployments.engine.lora.format import LoraPair
+from deployments.engine.lora.rows import Lineup, LoraRows, RowNames, Stacks
 from deployments.engine.merging.compile import run_as_written, run_compiled
 from serve_app.domain.errors import Misconfigured
-
-
-class LoraRows:
-    """Mix of each row of the running forward. Used on the engine's thread only.
-
-    Other callers, such as a plain call of the pipeline, get the model without LoRAs.
-    """
-
-    def __init__(self) -> None:
-        self._mixes: Sequence[str] = ("",)
-        self._spread: dict[tuple[int, torch.device], _RowNames] = {}
-
-    @contextmanager
-    def use_mixes(self, mixes: Sequence[str]) -> Generator[None]:
-        """Set ``mixes`` for the block: one per row in batch order, or one for all; "" for none."""
-        before, self._mixes = self._mixes, mixes
-        self._spread = {}
-        try:
-            yield
-        finally:
-            self._mixes = before
-            self._spread = {}
-
-    def select_mix(
-        self, layer: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Forward pre-hook of each wrapped layer. It selects the mix of the rows."""
-        first, *others = self._mixes
-        if all(each == first for each in others):
-            layer._active_adapter = [first] if first else []  # noqa: SLF001
-            return None
-        given = arguments[0]
-        place = (len(given), given.device)
-        names = self._spread.get(place)
-        if names is None:
-            names = self._spread[place] = _RowNames(self._mixes, *place)
-        return arguments, {**keywords, "adapter_names": names}
-
-
-class _RowNames(list[str]):
-    """Adapter names as peft takes them: the mix of each entry of a layer's input, [rows × any, …].
-
-    An input may have several entries a row, such as the frames of a video. The index tensors are
-    computed once for all layers.
-    """
-
-    def __init__(self, mixes: Sequence[str], entries: int, device: torch.device) -> None:
-        if entries % len(mixes):
-            raise ValueError(
-                f"A layer has {entries} rows, which {len(mixes)} mixes of LoRAs do not divide."
-            )
-        each_has = entries // len(mixes)
-        super().__init__(mix or _BASE for mix in mixes for _ in range(each_has))
-        self.mixes = mixes
-        self._device = device
-        self._places: dict[str, torch.Tensor] | None = None
-        self._factors: dict[tuple[tuple[float, ...], torch.dtype], torch.Tensor] = {}
-
-    def places(self) -> dict[str, torch.Tensor]:
-        """Indices of the entries of each mix."""
-        if self._places is None:
-            found: defaultdict[str, list[int]] = defaultdict(list)
-            for place, name in enumerate(self):
-                if name != _BASE:
-                    found[name].append(place)
-            self._places = {
-                name: torch.tensor(places, device=self._device) for name, places in found.items()
-            }
-        return self._places
-
-    def factors(self, of_rows: tuple[float, ...], dtype: torch.dtype) -> torch.Tensor:
-        """Factors as a tensor [rows, 1, 1], cached because most layers need the same."""
-        if (made := self._factors.get((of_rows, dtype))) is None:
-            made = torch.tensor(of_rows, dtype=dtype, device=self._device).view(-1, 1, 1)
-            self._factors[of_rows, dtype] = made
-        return made
 
 
 class _PerRow:
@@ -113,7 +36,7 @@ class _PerRow:
     lora_variant: dict[str, Any]
 
     def _mixed_batch_forward(
-        self, x: torch.Tensor, *arguments: Any, adapter_names: _RowNames, **_: Any
+        self, x: torch.Tensor, *arguments: Any, adapter_names: RowNames, **_: Any
     ) -> torch.Tensor:
         result = self.base_layer(x, *arguments)
         for name, places in adapter_names.places().items():
@@ -136,22 +59,27 @@ class _Linear(_PerRow, Linear):
     """
 
     def _mixed_batch_forward(
-        self, x: torch.Tensor, *arguments: Any, adapter_names: _RowNames, **more: Any
+        self, x: torch.Tensor, *arguments: Any, adapter_names: RowNames, **more: Any
     ) -> torch.Tensor:
-        mixes = adapter_names.mixes
-        here = {mix for mix in mixes if mix in self.lora_A}
+        lineup = adapter_names.lineup
+        here = {mix for mix in lineup.mixes if mix in self.lora_A}
         if not here or not here.isdisjoint(self.lora_variant):
             return super()._mixed_batch_forward(x, *arguments, adapter_names=adapter_names, **more)
         result = self.base_layer(x, *arguments)
-        some = next(iter(here))
+        stacks = lineup.stacked(self, lambda: self._stack(lineup, here))
+        rows = x.reshape(len(lineup.mixes), -1, x.shape[-1]).to(stacks.downs.dtype)
+        inner = torch.bmm(rows, stacks.downs.mT) * stacks.factors
+        return result + torch.bmm(inner, stacks.ups).view(result.shape).to(result.dtype)
+
+    def _stack(self, lineup: Lineup, here: Container[str]) -> Stacks:
+        mixes = lineup.mixes
+        some = next(mix for mix in mixes if mix in here)
         # For rows without a LoRA: rank 0, so that no other row's LoRA changes them.
         no_down, no_up = self.lora_A[some].weight[:0], self.lora_B[some].weight.mT[:0]
         downs = stack_padded([self.lora_A[mix].weight if mix in here else no_down for mix in mixes])
         ups = stack_padded([self.lora_B[mix].weight.mT if mix in here else no_up for mix in mixes])
         factors = tuple(self.scaling.get(mix, 0.0) for mix in mixes)
-        rows = x.reshape(len(mixes), -1, x.shape[-1]).to(downs.dtype)
-        inner = torch.bmm(rows, downs.mT) * adapter_names.factors(factors, downs.dtype)
-        return result + torch.bmm(inner, ups).view(result.shape).to(result.dtype)
+        return Stacks(downs, ups, lineup.factors(factors, downs))
 
 
 def stack_padded(weights: list[torch.Tensor]) -> torch.Tensor:
@@ -178,7 +106,10 @@ def build_layer(
 ) -> Any:
     """Build peft's layer around ``base`` with one LoRA. ``base`` is not changed.
 
-    The caller must hold ``ONE_BUILDER``. The layer may be used after ``transfer``'s block.
+    The layer may be used after ``transfer``'s block.
+
+    It is also safe while another thread loads a pipeline, when parameters that are registered
+    anywhere lose their contents (diffusers#14347): the weights of a LoRA are no parameters.
     """
     rank = pair.rank
     settings = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights=False, inference_mode=True)
@@ -321,6 +252,3 @@ def _copy(source: Any, name: str, target: Any, new: str) -> None:
 def _put(component: torch.nn.Module, path: str, layer: torch.nn.Module) -> None:
     parent, _, child = path.rpartition(".")
     setattr(component.get_submodule(parent), child, layer)
-
-
-_BASE = "__base__"  # peft's name for rows without an adapter
