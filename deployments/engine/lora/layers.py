@@ -15,8 +15,13 @@ from peft import LoraConfig
 from peft.tuners.lora import Conv2d, Linear, LoraLayer
 from torch.nn.utils.rnn import pad_sequence
 
-from deployments.engine.accelerator.transfer import Transfer
-from deployments.engine.lora.format import LoraPair
+from deployments.engine.lora.changes import (
+    AppliedChange,
+    Change,
+    LoraPair,
+    Upload,
+    apply_on_device,
+)
 from deployments.engine.lora.rows import Lineup, LoraRows, RowNames, Stacks
 from deployments.engine.merging.compile import run_as_written, run_compiled
 from serve_app.domain.errors import Misconfigured
@@ -41,15 +46,24 @@ class _PerRow:
         result = self.base_layer(x, *arguments)
         for name, places in adapter_names.places().items():
             if name in self.lora_A:
-                added = self._added(name, x.index_select(0, places))
-                result.index_add_(0, places, added.to(result.dtype))
+                its = x.index_select(0, places).to(self.lora_A[name].weight.dtype)
+                self._apply_mix(name, its, result, places)
         return result
 
-    def _added(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        x = x.to(self.lora_A[name].weight.dtype)
-        if (together := self.lora_variant.get(name)) is not None:
-            return together.added(self, x)
-        return self.lora_B[name](self.lora_A[name](x)) * self.scaling[name]
+    def _apply_mix(
+        self, name: str, x: torch.Tensor, result: torch.Tensor, places: torch.Tensor
+    ) -> None:
+        """Apply the mix to the rows ``places`` of ``result``, whose inputs are ``x``."""
+        variant = self.lora_variant.get(name)
+        if isinstance(variant, _Changes):
+            made = variant.forward(self, x=x, result=result.index_select(0, places))
+            result.index_copy_(0, places, made.to(result.dtype))
+            return
+        if variant is not None:
+            added = variant.added(self, x)
+        else:
+            added = self.lora_B[name](self.lora_A[name](x)) * self.scaling[name]
+        result.index_add_(0, places, added.to(result.dtype))
 
 
 class _Linear(_PerRow, Linear):
@@ -101,36 +115,38 @@ class LoraSlice:
     scale: float
 
 
-def build_layer(
-    base: Any, name: str, pair: LoraPair, rows: LoraRows, transfer: Transfer, dtype: torch.dtype
-) -> Any:
-    """Build peft's layer around ``base`` with one LoRA. ``base`` is not changed.
+def build_layer(base: Any, name: str, change: Change, rows: LoraRows, upload: Upload) -> Any:
+    """Build peft's layer around ``base`` with one adapter. ``base`` is not changed.
 
-    The layer may be used after ``transfer``'s block.
+    ``upload``: copies a part to the device; the layer may be used once the copies are done.
 
     It is also safe while another thread loads a pipeline, when parameters that are registered
-    anywhere lose their contents (diffusers#14347): the weights of a LoRA are no parameters.
+    anywhere lose their contents (diffusers#14347): the weights of an adapter are no parameters.
     """
-    rank = pair.rank
+    rank = change.rank if isinstance(change, LoraPair) else 1
     settings = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights=False, inference_mode=True)
     kind = _Linear if isinstance(base, torch.nn.Linear) else _Conv2d
     with torch.device("meta"):  # affects this thread only; draws no random numbers
         layer = kind(base, name, settings, r=rank, lora_alpha=rank)
-    halves: list[tuple[Any, torch.Tensor]] = [
-        (layer.lora_A[name], pair.down),
-        (layer.lora_B[name], pair.up),
-    ]
-    for half, given in halves:
-        weight = transfer.upload(given.reshape(half.weight.shape), dtype)
-        # No parameter: offloading moves the parameters of a component, and group offloading fails
-        # for those that it did not know when it formed its groups. LoRAs stay on the device.
-        del half.weight
-        half.weight = weight
-    layer.scaling[name] = pair.factor
+    if isinstance(change, LoraPair):
+        _set_weight(layer.lora_A[name], change.down, upload)
+        _set_weight(layer.lora_B[name], change.up, upload)
+    else:
+        layer.lora_A[name] = apply_on_device(change, base, upload)
+        layer.lora_B[name] = torch.nn.Identity()
+    layer.scaling[name] = change.factor
     layer.training = base.training
     layer.set_adapter([], inference_mode=True)  # none, unless the hook selects one
     layer.register_forward_pre_hook(rows.select_mix, with_kwargs=True)
     return layer
+
+
+def _set_weight(half: Any, given: torch.Tensor, upload: Upload) -> None:
+    weight = upload(given.reshape(half.weight.shape))
+    # No parameter: offloading moves the parameters of a component, and group offloading fails for
+    # those that it did not know when it formed its groups. LoRAs stay on the device.
+    del half.weight
+    half.weight = weight
 
 
 class LoraLayers:
@@ -170,11 +186,13 @@ class LoraLayers:
             if not here:
                 continue
             _copy(layer, here[0].name, layer, name)
-            if len(here) == 1:
-                layer.scaling[name] *= here[0].scale
-            else:
-                factors = [(each.name, layer.scaling[each.name] * each.scale) for each in here]
+            factors = [(each.name, layer.scaling[each.name] * each.scale) for each in here]
+            if any(isinstance(layer.lora_A[each.name], AppliedChange) for each in here):
+                layer.lora_variant[name] = _Changes(factors)
+            elif len(here) > 1:
                 layer.lora_variant[name] = _Sum(factors)
+            else:
+                layer.scaling[name] *= here[0].scale
         if not self._wraps:
             self._wrap(component)
 
@@ -239,6 +257,29 @@ class _Sum:
         return sum(  # pyright: ignore[reportReturnType]
             module.lora_B[name](module.lora_A[name](x)) * factor for name, factor in self._factors
         )
+
+
+class _Changes:
+    """Replacement for peft's LoRA variants that applies adapters of any kind, one after another.
+
+    As in peft, a DoRA scales what the adapters before it have made.
+    """
+
+    def __init__(self, factors: Sequence[tuple[str, float]]) -> None:
+        self._factors = factors
+
+    def forward(
+        self, module: Any, *, x: torch.Tensor, result: torch.Tensor, **_: Any
+    ) -> torch.Tensor:
+        """Return ``result`` with the changes. peft calls it, with these parameter names."""
+        for name, factor in self._factors:
+            half = module.lora_A[name]
+            if isinstance(half, AppliedChange):
+                added = half.added(module.base_layer, x, result, factor)
+            else:
+                added = module.lora_B[name](half(x)) * factor
+            result = result + added
+        return result
 
 
 def _copy(source: Any, name: str, target: Any, new: str) -> None:
