@@ -40,6 +40,9 @@ class _PerRow:
     scaling: dict[str, float]
     lora_variant: dict[str, Any]
 
+    def _check_forward_args(self, *_: Any, **__: Any) -> None:
+        """Do nothing: ``RowNames`` has counted the entries, once for all layers."""
+
     def _mixed_batch_forward(
         self, x: torch.Tensor, *arguments: Any, adapter_names: RowNames, **_: Any
     ) -> torch.Tensor:

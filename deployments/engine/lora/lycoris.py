@@ -30,10 +30,10 @@ _LOKR = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b
 _LOHA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")
 _DORA = ("dora_scale", "lora_magnitude_vector", "lora_magnitude_vector.weight")
 _HALVES = {
-    "lora_down.weight": "down",
-    "lora_A.weight": "down",
-    "lora_up.weight": "up",
-    "lora_B.weight": "up",
+    "lora_down.weight": "lora_down",
+    "lora_A.weight": "lora_down",
+    "lora_up.weight": "lora_up",
+    "lora_B.weight": "lora_up",
 }
 _REFUSED = {
     "oft_blocks": "an OFT",
@@ -249,7 +249,7 @@ def change_of(target: LayerAdapter, kernel: tuple[int, ...], factor: float, file
 
 def rank_of(adapter: Adapter) -> int | None:
     """Rank of an adapter; None for a LoKr of two whole matrices, which has no factor."""
-    for name in ("lokr_w2_b", "lokr_w1_b", "hada_w1_b", "down"):
+    for name in ("lokr_w2_b", "lokr_w1_b", "hada_w1_b", "lora_down"):
         if (part := adapter.parts.get(name)) is not None:
             return part.shape[0]
     return None
@@ -302,7 +302,7 @@ def _up_and_down(up: Tensor, down: Tensor, core: Tensor | None) -> tuple[Tensor,
 def _dora(
     adapter: Adapter, rows: Tensor | None, kernel: tuple[int, ...], factor: float, file: Path
 ) -> DoraPair:
-    down, up = _require(adapter, file, "down", "up")
+    down, up = _require(adapter, file, "lora_down", "lora_up")
     magnitude = next(adapter.parts[name] for name in _DORA if name in adapter.parts)
     by_input = "dora_scale" in adapter.parts and magnitude.shape[0] == 1 != up.shape[0]
     if by_input or magnitude.numel() != up.shape[0]:
@@ -323,7 +323,7 @@ def _size(adapter: Adapter, file: Path) -> tuple[int, int]:
     """Rows of the weight that the adapter was made for, and its columns with the kernel."""
     parts = adapter.parts
     if adapter.kind == "DoRA":
-        down, up = _require(adapter, file, "down", "up")
+        down, up = _require(adapter, file, "lora_down", "lora_up")
         return up.shape[0], down[0].numel()
     if adapter.kind == "LoHa":
         change = _hadamard(adapter, None, file)
