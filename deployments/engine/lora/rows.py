@@ -146,8 +146,8 @@ class LoraRows:
 
     def allow(self, room_bytes: int) -> None:
         """Keep stacks of at most ``room_bytes``. What is too much is dropped."""
-        self._room_bytes = room_bytes
-        self._drop_until(room_bytes, keep=None)
+        self._room_bytes = max(0, room_bytes)
+        self._drop_until(self._room_bytes, keep=None)
 
     def keep(self, lineup: Lineup, layer: Any, stacks: Stacks) -> None:
         """Keep the stacks of a layer for the next forward, if there is room.
