@@ -251,6 +251,20 @@ def test_text_encoders_take_them_too(tmp_path):
     assert relative(made, plain) > 1e-4
 
 
+def test_names_that_diffusers_knows_for_a_lora_are_known_for_other_kinds(tmp_path):
+    """Those of Stability's own code for Stable Diffusion XL."""
+    pipeline = tiny_sdxl()
+    layer = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    weight = pipeline.unet.get_submodule(layer).weight
+    parts = {"lokr_w1": torch.randn(4, 4), "lokr_w2": torch.randn(*(n // 4 for n in weight.shape))}
+    name = "lora_unet_middle_block_1_transformer_blocks_0_attn1_to_q"
+    file = tmp_path / "sgm.safetensors"
+    save_file({f"{name}.{part}": each for part, each in parts.items()}, file)
+    before = weight.clone()
+    merge_lora(pipeline, file)
+    assert torch.allclose(weight - before, torch.kron(*parts.values()), atol=1e-5)
+
+
 LAYER = "lora_unet_transformer_blocks_0_attn_to_q"
 
 
