@@ -49,7 +49,7 @@ class TransferConfig:
 class LoraConfig:
     """Limits of the LoRAs that inputs name."""
 
-    device_bytes: int = 2**30  # limit for LoRAs on the device, in use or cached
+    device_bytes: int = 0  # limit for LoRAs on the device, in use or cached; 0: by its memory
     cache_dir: Path = Path(gettempdir()) / "darkroom-adapters"  # on this node
     cache_max_bytes: int = 10 * 2**30
     max_file_bytes: int = 2 * 2**30  # per LoRA file

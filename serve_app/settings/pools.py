@@ -45,7 +45,9 @@ class PoolConfig(BaseModel):
         description="Bytes of weights that a replica keeps loaded; 0: depends on the device.",
     )
     adapter_bytes: int = Field(
-        default=2**30, ge=1, description="Bytes of LoRAs that a replica keeps on the device."
+        default=0,
+        ge=0,
+        description="Bytes of LoRAs that a replica keeps on the device; 0: depends on the device.",
     )
     warm_up: bool = Field(
         default=True, description="Run a short generation after loading weights on a GPU."

@@ -14,6 +14,8 @@ from torch import Tensor
 from deployments.engine.accelerator.interface import Capabilities, HostCopy, MemoryUse, TimeStamp
 
 _WEIGHTS_SHARE = 0.5  # of the host's memory
+_ADAPTERS_SHARE = 0.05  # of a device's memory
+_MIN_ADAPTERS_BYTES = 2**30  # a few files, also on a small device
 CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")  # bytes, or "max"
 
 
@@ -25,6 +27,11 @@ def host_bytes() -> int:
     except (OSError, ValueError):
         return total
     return min(total, limit)
+
+
+def adapters_share(total: int) -> int:
+    """Bytes for LoRAs on a device with ``total`` bytes."""
+    return max(_MIN_ADAPTERS_BYTES, int(total * _ADAPTERS_SHARE))
 
 
 class UnlimitedMemory:
@@ -95,6 +102,9 @@ class Cpu:
     def share(self, tensor: Tensor) -> None:
         """Do nothing: there is one stream."""
 
+    def to_device(self, tensor: Tensor) -> Tensor:
+        return tensor
+
     def to_host(self, tensor: Tensor) -> HostCopy:
         return HostCopy(tensor, lambda: None)
 
@@ -123,6 +133,9 @@ class Cpu:
         """Return True: it has both products, slower than those of 32 bits."""
         del dtype
         return True
+
+    def adapters_budget(self) -> int:
+        return adapters_share(host_bytes())
 
     def dtype(self, preferred: str) -> str:
         """A CPU computes 16 bits slowly, and some layers not at all."""

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deployments.engine.accelerator.cpu import host_bytes
+from deployments.engine.accelerator.cpu import adapters_share, host_bytes
 from deployments.engine.accelerator.interface import Capabilities, HostCopy, MemoryUse, TimeStamp
 
 RESERVE = 256 * 2**20  # bytes that are never planned with: workspaces of libraries
@@ -144,6 +144,10 @@ class Cuda:
     def share(self, tensor: Tensor) -> None:
         tensor.record_stream(torch.cuda.default_stream(self._device))
 
+    def to_device(self, tensor: Tensor) -> Tensor:
+        # torch gives the page-locked block to nobody else before the copy is done.
+        return tensor.pin_memory().to(self._device, non_blocking=True)
+
     def to_host(self, tensor: Tensor) -> HostCopy:
         if not tensor.is_cuda:
             return HostCopy(tensor, lambda: None)
@@ -197,6 +201,9 @@ class Cuda:
         if torch.version.hip is not None:
             return False  # AMD's GPUs have other 8-bit floats, and nothing was measured there
         return torch.cuda.get_device_capability(self._device) >= _MULTIPLIES.get(dtype, _NEVER)
+
+    def adapters_budget(self) -> int:
+        return adapters_share(torch.cuda.mem_get_info(self._device)[1])
 
     def dtype(self, preferred: str) -> str:
         return preferred

@@ -148,6 +148,13 @@ class Accelerator(Protocol):
         """
         ...
 
+    def to_device(self, tensor: Tensor) -> Tensor:
+        """Return a copy of a small host tensor on the device, ordered in the thread's stream.
+
+        It does not wait for the device. Weights pass through ``transfer`` instead.
+        """
+        ...
+
     def to_host(self, tensor: Tensor) -> HostCopy:
         """Start copying ``tensor`` to the host. A tensor that is there is returned as it is."""
         ...
@@ -197,6 +204,10 @@ class Accelerator(Protocol):
 
         That is, whether ``torch._int_mm`` or ``torch._scaled_mm`` with scales by row works.
         """
+        ...
+
+    def adapters_budget(self) -> int:
+        """Bytes of LoRAs that a replica keeps on the device by default, beside its weights."""
         ...
 
     def dtype(self, preferred: str) -> str:

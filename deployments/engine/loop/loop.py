@@ -326,7 +326,7 @@ class Loop:
             for notify in self._on_memory_available:
                 notify()
         if self._runs.active:  # otherwise the next one may have LoRAs again
-            self._loras.unwrap_idle()
+            self._loras.tidy()
 
     def _fits(self, run: Run, running: Sequence[Run]) -> bool:
         kinds = {each.number: each.generation.memory_kind for each in running}

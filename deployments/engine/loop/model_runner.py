@@ -34,7 +34,7 @@ from deployments.engine.interception.step_caches import (
 )
 from deployments.engine.loop.merge_history import ForwardTimes, MergeHistory, MergeRecord
 from deployments.engine.loop.metrics import ComponentCounters, EngineCounters
-from deployments.engine.lora.layers import LoraRows
+from deployments.engine.lora.rows import LoraRows
 from deployments.engine.memory.reservations import MemoryPressure
 from deployments.engine.merging.arguments import (
     ContentDigests,

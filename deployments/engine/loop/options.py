@@ -38,8 +38,9 @@ class EngineOptions:
     memory, 64 MiB on a CPU."""
     prompt_cache_host_bytes: int = 2**30
     """On a GPU: limit for outputs in host memory that had no space on the device."""
-    lora_bytes: int = 2**30
-    """Limit for LoRAs on the device, in use or idle."""
+    lora_bytes: int = 0
+    """Limit for LoRAs on the device, in use or idle, with what is kept of them between steps;
+    0: 5 % of the device's memory, at least 1 GiB."""
     step_batcher: StepBatcher = field(default_factory=StepBatcher)
     traits: ModelTraits = KNOWN
     """Model rules; ``KNOWN.with_families([…])`` adds yours to those that the engine knows."""

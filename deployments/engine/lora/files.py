@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from deployments.engine.accelerator.interface import Accelerator
 from deployments.engine.accelerator.transfer import Transfer
 from deployments.engine.lora.format import Lora, layer_of, read_lora
-from deployments.engine.lora.layers import LoraRows, build_layer
-from deployments.engine.threads import ONE_BUILDER
+from deployments.engine.lora.layers import build_layer
+from deployments.engine.lora.rows import LoraRows
 from serve_app.domain.errors import LoraRefused, Misconfigured, WeightsUnavailable
 
 
@@ -91,20 +93,40 @@ def load_layers(
     Raises ``Misconfigured`` when the LoRA does not fit the pipeline, and ``WeightsUnavailable``
     when the file cannot be read or changed.
     """
-    pairs = read_lora(pipeline, info.file)
+    changes = read_lora(pipeline, info.file)
     if _state(info.file) != info.state:
         raise WeightsUnavailable(
             f"The LoRA {info.file} changed while it was being read. Try again."
         )
     layers: defaultdict[str, dict[str, Any]] = defaultdict(dict)
-    with Transfer(accelerator, "loras") as transfer, ONE_BUILDER:
-        for full, pair in pairs.items():
+    with Transfer(accelerator, "loras") as transfer:
+        uploads = _Uploads(transfer)
+        for full, change in changes.items():
             component, _, path = full.partition(".")
             base = layer_of(pipeline, full, info.file)
             own = base.weight.dtype  # may be an 8-bit type, which cannot be computed in
             dtype = own if own.itemsize > 1 else dtypes[component]
-            layers[component][path] = build_layer(base, name, pair, rows, transfer, dtype)
+            upload = partial(uploads.upload, dtype=dtype)
+            layers[component][path] = build_layer(base, name, change, rows, upload)
     return layers
+
+
+class _Uploads:
+    """Parts of adapters on their way to the device, each once.
+
+    Where diffusers splits a layer of the file, its parts share one half.
+    """
+
+    def __init__(self, transfer: Transfer) -> None:
+        self._transfer = transfer
+        # With the sources, as another tensor could have the address of one that was freed.
+        self._uploaded: dict[Hashable, tuple[Tensor, Tensor]] = {}
+
+    def upload(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+        place = tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, dtype
+        if place not in self._uploaded:
+            self._uploaded[place] = tensor, self._transfer.upload(tensor, dtype)
+        return self._uploaded[place][1]
 
 
 def _state(file: Path) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""LoRA files, read as low-rank pairs and checked against the model."""
+"""LoRA files, read as changes of layers and checked against the model."""
 
 from __future__ import annotations
 
@@ -22,6 +22,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from deployments.engine.interception.components import is_of_transformers
+from deployments.engine.lora.changes import Change, LoraPair
+from deployments.engine.lora.lycoris import (
+    Probes,
+    change_of,
+    find_targets,
+    is_probe,
+    rank_of,
+    separate,
+)
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
 
 
@@ -33,29 +42,34 @@ class Lora:
     scale: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class LoraPair:
-    """Change that a LoRA makes to the weight of one layer: ``factor * up @ down``."""
+def read_lora(pipeline: Any, file: Path) -> dict[str, Change]:
+    """Read the adapter in ``file`` as changes by ``component.layer`` of ``pipeline``, on the CPU.
 
-    down: Tensor  # [rank, in, …]
-    up: Tensor  # [out, rank, …]; for a convolution, the kernel of ``up`` has size 1
-    factor: float
-
-    @property
-    def rank(self) -> int:
-        return self.down.shape[0]
-
-
-def read_lora(pipeline: Any, file: Path) -> dict[str, LoraPair]:
-    """Read the LoRA in ``file`` as pairs by ``component.layer`` of ``pipeline``, on the CPU.
-
-    Raises ``Misconfigured`` when the LoRA was made for another model or is not a plain LoRA, and
-    ``WeightsUnavailable`` when the file cannot be read.
+    It may be a LoRA, LoKr, LoHa or DoRA. Raises ``Misconfigured`` when it was made for another
+    model or is of another kind, and ``WeightsUnavailable`` when the file cannot be read.
     """
-    pairs = _pairs(*_read(pipeline, file), file)
-    for name, pair in pairs.items():
-        _check(pair, layer_of(pipeline, name, file).weight, file)
-    return pairs
+    if not hasattr(pipeline, "lora_state_dict"):
+        raise Misconfigured(f"{type(pipeline).__name__} does not support LoRAs ({file}).")
+    given, settings = _read(file)
+    plain, adapters = separate(given, file)
+    targets, others = find_targets(pipeline, adapters)
+    probes = Probes(others, file)
+    changes: dict[str, Change] = {}
+    if plain or probes.state or not adapters:
+        renamed = _renamed(pipeline, {**plain, **probes.state}, file)
+        for name, pair in _pairs(renamed, settings, file).items():
+            if is_probe(pair.up):
+                targets.append(probes.target(name, pair.down, pair.up))
+            else:
+                changes[name] = pair
+    for target in targets:
+        kernel = tuple(layer_of(pipeline, target.layer, file).weight.shape[2:])
+        rank = rank_of(target.adapter) or 1
+        factor = _factor(target.layer, rank, settings)
+        changes[target.layer] = change_of(target, kernel, factor, file)
+    for name, change in changes.items():
+        _check(change, layer_of(pipeline, name, file).weight, file)
+    return changes
 
 
 def layer_of(pipeline: Any, name: str, file: Path) -> Any:
@@ -77,32 +91,32 @@ def layer_of(pipeline: Any, name: str, file: Path) -> Any:
     return layer
 
 
-def _check(pair: LoraPair, weight: Tensor, file: Path) -> None:
-    fits = (
-        pair.down.shape[1:] == weight.shape[1:]
-        and pair.up.shape[0] == weight.shape[0]
-        and pair.up[0].numel() == pair.rank
-    )
-    if not fits:
+def _check(change: Change, weight: Tensor, file: Path) -> None:
+    if not change.fits(weight):
         raise Misconfigured(
-            f"The LoRA {file} was made for a model of another size: {tuple(pair.up.shape)} and "
-            f"{tuple(pair.down.shape)} do not make {tuple(weight.shape)}."
+            f"The LoRA {file} was made for a model of another size: "
+            f"{' and '.join(map(str, change.sizes()))} do not make {tuple(weight.shape)}."
         )
 
 
-def _read(pipeline: Any, file: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
-    """Read the tensors of a file, and the settings that were saved with it (empty if none).
-
-    Names are diffusers' own, ``component.layer.lora_A.weight``, with ``….alpha`` next to them.
-    """
-    if not hasattr(pipeline, "lora_state_dict"):
-        raise Misconfigured(f"{type(pipeline).__name__} does not support LoRAs ({file}).")
+def _read(file: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    """Read the tensors of a file, and the settings that were saved with it (empty if none)."""
     try:
         given = load_file(file)
         with safe_open(file, framework="pt") as opened:
             settings = json.loads((opened.metadata() or {}).get(_SETTINGS, "{}"))
     except (OSError, SafetensorError, ValueError) as error:
         raise WeightsUnavailable(f"The LoRA {file} cannot be read: {error}") from error
+    # 64 bits mark probes.
+    halves = {k: v.float() if v.dtype is torch.float64 else v for k, v in given.items()}
+    return halves, settings
+
+
+def _renamed(pipeline: Any, given: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """Rename plain LoRAs to diffusers' own names.
+
+    They are ``component.layer.lora_A.weight``, with ``….alpha`` next to them.
+    """
     unet = getattr(pipeline, "unet", None)
     try:
         found = pipeline.lora_state_dict(
@@ -119,7 +133,7 @@ def _read(pipeline: Any, file: Path) -> tuple[dict[str, Tensor], Mapping[str, An
     }
     others = {name: each for name, each in named.items() if name not in of_encoders}
     others = convert_unet_state_dict_to_peft(others)
-    return {**others, **_of_encoders(pipeline, of_encoders)}, settings
+    return {**others, **_of_encoders(pipeline, of_encoders)}
 
 
 def _of_encoders(pipeline: Any, state: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,25 +192,18 @@ _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 _SETTINGS = "lora_adapter_metadata"  # diffusers' name for the settings in the file's header
 
 
-# LoRAs that are part of an endpoint, merged into the weights once when the model is loaded. A
+# Adapters that are part of an endpoint, merged into the weights once when the model is loaded. A
 # generation costs the same as without them, and nothing is switched between generations.
 
 
 def merge_lora(pipeline: Any, file: Path, scale: float = 1.0) -> None:
-    """Merge the LoRA in ``file`` into the weights of ``pipeline``.
+    """Merge the adapter in ``file`` into the weights of ``pipeline``.
 
-    The file may have any layout that diffusers reads for the pipeline. Raises ``Misconfigured``
-    when the LoRA was made for another model or is not a plain LoRA, and ``WeightsUnavailable`` when
-    the file cannot be read. In both cases the pipeline is unchanged.
+    The file may have any layout that ``read_lora`` reads. Raises ``Misconfigured`` when the adapter
+    was made for another model or is of another kind, and ``WeightsUnavailable`` when the file
+    cannot be read. In both cases the pipeline is unchanged.
     """
-    for name, pair in read_lora(pipeline, file).items():
+    for name, change in read_lora(pipeline, file).items():
         # Layer by layer: all products at once, in float32, would be as large as the model.
-        _merge(layer_of(pipeline, name, file), pair, scale)
-
-
-def _merge(layer: Any, pair: LoraPair, scale: float) -> None:
-    weight = layer.weight
-    # In float32: the change may be smaller than the resolution of a 16-bit type.
-    addition = pair.up.float().flatten(1) @ pair.down.float().flatten(1)
-    addition = addition.reshape(weight.shape).to(weight.device)
-    weight.data = (weight.float() + scale * pair.factor * addition).to(weight.dtype)
+        weight = layer_of(pipeline, name, file).weight
+        weight.data = change.merged(weight.data.float(), scale).to(weight.dtype)

@@ -6,9 +6,7 @@ uses peft's adapter names for **mixes**: a mix is the LoRAs of a generation with
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,86 +15,16 @@ from peft import LoraConfig
 from peft.tuners.lora import Conv2d, Linear, LoraLayer
 from torch.nn.utils.rnn import pad_sequence
 
-from deployments.engine.accelerator.transfer import Transfer
-from deployments.engine.lora.format import LoraPair
+from deployments.engine.lora.changes import (
+    AppliedChange,
+    Change,
+    LoraPair,
+    Upload,
+    apply_on_device,
+)
+from deployments.engine.lora.rows import Lineup, LoraRows, RowNames, Stacks
 from deployments.engine.merging.compile import run_as_written, run_compiled
 from serve_app.domain.errors import Misconfigured
-
-
-class LoraRows:
-    """Mix of each row of the running forward. Used on the engine's thread only.
-
-    Other callers, such as a plain call of the pipeline, get the model without LoRAs.
-    """
-
-    def __init__(self) -> None:
-        self._mixes: Sequence[str] = ("",)
-        self._spread: dict[tuple[int, torch.device], _RowNames] = {}
-
-    @contextmanager
-    def use_mixes(self, mixes: Sequence[str]) -> Generator[None]:
-        """Set ``mixes`` for the block: one per row in batch order, or one for all; "" for none."""
-        before, self._mixes = self._mixes, mixes
-        self._spread = {}
-        try:
-            yield
-        finally:
-            self._mixes = before
-            self._spread = {}
-
-    def select_mix(
-        self, layer: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Forward pre-hook of each wrapped layer. It selects the mix of the rows."""
-        first, *others = self._mixes
-        if all(each == first for each in others):
-            layer._active_adapter = [first] if first else []  # noqa: SLF001
-            return None
-        given = arguments[0]
-        place = (len(given), given.device)
-        names = self._spread.get(place)
-        if names is None:
-            names = self._spread[place] = _RowNames(self._mixes, *place)
-        return arguments, {**keywords, "adapter_names": names}
-
-
-class _RowNames(list[str]):
-    """Adapter names as peft takes them: the mix of each entry of a layer's input, [rows × any, …].
-
-    An input may have several entries a row, such as the frames of a video. The index tensors are
-    computed once for all layers.
-    """
-
-    def __init__(self, mixes: Sequence[str], entries: int, device: torch.device) -> None:
-        if entries % len(mixes):
-            raise ValueError(
-                f"A layer has {entries} rows, which {len(mixes)} mixes of LoRAs do not divide."
-            )
-        each_has = entries // len(mixes)
-        super().__init__(mix or _BASE for mix in mixes for _ in range(each_has))
-        self.mixes = mixes
-        self._device = device
-        self._places: dict[str, torch.Tensor] | None = None
-        self._factors: dict[tuple[tuple[float, ...], torch.dtype], torch.Tensor] = {}
-
-    def places(self) -> dict[str, torch.Tensor]:
-        """Indices of the entries of each mix."""
-        if self._places is None:
-            found: defaultdict[str, list[int]] = defaultdict(list)
-            for place, name in enumerate(self):
-                if name != _BASE:
-                    found[name].append(place)
-            self._places = {
-                name: torch.tensor(places, device=self._device) for name, places in found.items()
-            }
-        return self._places
-
-    def factors(self, of_rows: tuple[float, ...], dtype: torch.dtype) -> torch.Tensor:
-        """Factors as a tensor [rows, 1, 1], cached because most layers need the same."""
-        if (made := self._factors.get((of_rows, dtype))) is None:
-            made = torch.tensor(of_rows, dtype=dtype, device=self._device).view(-1, 1, 1)
-            self._factors[of_rows, dtype] = made
-        return made
 
 
 class _PerRow:
@@ -112,21 +40,33 @@ class _PerRow:
     scaling: dict[str, float]
     lora_variant: dict[str, Any]
 
+    def _check_forward_args(self, *_: Any, **__: Any) -> None:
+        """Do nothing: ``RowNames`` has counted the entries, once for all layers."""
+
     def _mixed_batch_forward(
-        self, x: torch.Tensor, *arguments: Any, adapter_names: _RowNames, **_: Any
+        self, x: torch.Tensor, *arguments: Any, adapter_names: RowNames, **_: Any
     ) -> torch.Tensor:
         result = self.base_layer(x, *arguments)
         for name, places in adapter_names.places().items():
             if name in self.lora_A:
-                added = self._added(name, x.index_select(0, places))
-                result.index_add_(0, places, added.to(result.dtype))
+                its = x.index_select(0, places).to(self.lora_A[name].weight.dtype)
+                self._apply_mix(name, its, result, places)
         return result
 
-    def _added(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        x = x.to(self.lora_A[name].weight.dtype)
-        if (together := self.lora_variant.get(name)) is not None:
-            return together.added(self, x)
-        return self.lora_B[name](self.lora_A[name](x)) * self.scaling[name]
+    def _apply_mix(
+        self, name: str, x: torch.Tensor, result: torch.Tensor, places: torch.Tensor
+    ) -> None:
+        """Apply the mix to the rows ``places`` of ``result``, whose inputs are ``x``."""
+        variant = self.lora_variant.get(name)
+        if isinstance(variant, _Changes):
+            made = variant.forward(self, x=x, result=result.index_select(0, places))
+            result.index_copy_(0, places, made.to(result.dtype))
+            return
+        if variant is not None:
+            added = variant.added(self, x)
+        else:
+            added = self.lora_B[name](self.lora_A[name](x)) * self.scaling[name]
+        result.index_add_(0, places, added.to(result.dtype))
 
 
 class _Linear(_PerRow, Linear):
@@ -136,22 +76,27 @@ class _Linear(_PerRow, Linear):
     """
 
     def _mixed_batch_forward(
-        self, x: torch.Tensor, *arguments: Any, adapter_names: _RowNames, **more: Any
+        self, x: torch.Tensor, *arguments: Any, adapter_names: RowNames, **more: Any
     ) -> torch.Tensor:
-        mixes = adapter_names.mixes
-        here = {mix for mix in mixes if mix in self.lora_A}
+        lineup = adapter_names.lineup
+        here = {mix for mix in lineup.mixes if mix in self.lora_A}
         if not here or not here.isdisjoint(self.lora_variant):
             return super()._mixed_batch_forward(x, *arguments, adapter_names=adapter_names, **more)
         result = self.base_layer(x, *arguments)
-        some = next(iter(here))
+        stacks = lineup.stacked(self, lambda: self._stack(lineup, here))
+        rows = x.reshape(len(lineup.mixes), -1, x.shape[-1]).to(stacks.downs.dtype)
+        inner = torch.bmm(rows, stacks.downs.mT) * stacks.factors
+        return result + torch.bmm(inner, stacks.ups).view(result.shape).to(result.dtype)
+
+    def _stack(self, lineup: Lineup, here: Container[str]) -> Stacks:
+        mixes = lineup.mixes
+        some = next(mix for mix in mixes if mix in here)
         # For rows without a LoRA: rank 0, so that no other row's LoRA changes them.
         no_down, no_up = self.lora_A[some].weight[:0], self.lora_B[some].weight.mT[:0]
         downs = stack_padded([self.lora_A[mix].weight if mix in here else no_down for mix in mixes])
         ups = stack_padded([self.lora_B[mix].weight.mT if mix in here else no_up for mix in mixes])
         factors = tuple(self.scaling.get(mix, 0.0) for mix in mixes)
-        rows = x.reshape(len(mixes), -1, x.shape[-1]).to(downs.dtype)
-        inner = torch.bmm(rows, downs.mT) * adapter_names.factors(factors, downs.dtype)
-        return result + torch.bmm(inner, ups).view(result.shape).to(result.dtype)
+        return Stacks(downs, ups, lineup.factors(factors, downs))
 
 
 def stack_padded(weights: list[torch.Tensor]) -> torch.Tensor:
@@ -173,33 +118,38 @@ class LoraSlice:
     scale: float
 
 
-def build_layer(
-    base: Any, name: str, pair: LoraPair, rows: LoraRows, transfer: Transfer, dtype: torch.dtype
-) -> Any:
-    """Build peft's layer around ``base`` with one LoRA. ``base`` is not changed.
+def build_layer(base: Any, name: str, change: Change, rows: LoraRows, upload: Upload) -> Any:
+    """Build peft's layer around ``base`` with one adapter. ``base`` is not changed.
 
-    The caller must hold ``ONE_BUILDER``. The layer may be used after ``transfer``'s block.
+    ``upload``: copies a part to the device; the layer may be used once the copies are done.
+
+    It is also safe while another thread loads a pipeline, when parameters that are registered
+    anywhere lose their contents (diffusers#14347): the weights of an adapter are no parameters.
     """
-    rank = pair.rank
+    rank = change.rank if isinstance(change, LoraPair) else 1
     settings = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights=False, inference_mode=True)
     kind = _Linear if isinstance(base, torch.nn.Linear) else _Conv2d
     with torch.device("meta"):  # affects this thread only; draws no random numbers
         layer = kind(base, name, settings, r=rank, lora_alpha=rank)
-    halves: list[tuple[Any, torch.Tensor]] = [
-        (layer.lora_A[name], pair.down),
-        (layer.lora_B[name], pair.up),
-    ]
-    for half, given in halves:
-        weight = transfer.upload(given.reshape(half.weight.shape), dtype)
-        # No parameter: offloading moves the parameters of a component, and group offloading fails
-        # for those that it did not know when it formed its groups. LoRAs stay on the device.
-        del half.weight
-        half.weight = weight
-    layer.scaling[name] = pair.factor
+    if isinstance(change, LoraPair):
+        _set_weight(layer.lora_A[name], change.down, upload)
+        _set_weight(layer.lora_B[name], change.up, upload)
+    else:
+        layer.lora_A[name] = apply_on_device(change, base, upload)
+        layer.lora_B[name] = torch.nn.Identity()
+    layer.scaling[name] = change.factor
     layer.training = base.training
     layer.set_adapter([], inference_mode=True)  # none, unless the hook selects one
     layer.register_forward_pre_hook(rows.select_mix, with_kwargs=True)
     return layer
+
+
+def _set_weight(half: Any, given: torch.Tensor, upload: Upload) -> None:
+    weight = upload(given.reshape(half.weight.shape))
+    # No parameter: offloading moves the parameters of a component, and group offloading fails for
+    # those that it did not know when it formed its groups. LoRAs stay on the device.
+    del half.weight
+    half.weight = weight
 
 
 class LoraLayers:
@@ -239,11 +189,13 @@ class LoraLayers:
             if not here:
                 continue
             _copy(layer, here[0].name, layer, name)
-            if len(here) == 1:
-                layer.scaling[name] *= here[0].scale
-            else:
-                factors = [(each.name, layer.scaling[each.name] * each.scale) for each in here]
+            factors = [(each.name, layer.scaling[each.name] * each.scale) for each in here]
+            if any(isinstance(layer.lora_A[each.name], AppliedChange) for each in here):
+                layer.lora_variant[name] = _Changes(factors)
+            elif len(here) > 1:
                 layer.lora_variant[name] = _Sum(factors)
+            else:
+                layer.scaling[name] *= here[0].scale
         if not self._wraps:
             self._wrap(component)
 
@@ -310,6 +262,29 @@ class _Sum:
         )
 
 
+class _Changes:
+    """Replacement for peft's LoRA variants that applies adapters of any kind, one after another.
+
+    As in peft, a DoRA scales what the adapters before it have made.
+    """
+
+    def __init__(self, factors: Sequence[tuple[str, float]]) -> None:
+        self._factors = factors
+
+    def forward(
+        self, module: Any, *, x: torch.Tensor, result: torch.Tensor, **_: Any
+    ) -> torch.Tensor:
+        """Return ``result`` with the changes. peft calls it, with these parameter names."""
+        for name, factor in self._factors:
+            half = module.lora_A[name]
+            if isinstance(half, AppliedChange):
+                added = half.added(module.base_layer, x, result, factor)
+            else:
+                added = module.lora_B[name](half(x)) * factor
+            result = result + added
+        return result
+
+
 def _copy(source: Any, name: str, target: Any, new: str) -> None:
     """Register the same weights under another name or in another layer."""
     for kind in (*LoraLayer.adapter_layer_names, *LoraLayer.other_param_names):
@@ -321,6 +296,3 @@ def _copy(source: Any, name: str, target: Any, new: str) -> None:
 def _put(component: torch.nn.Module, path: str, layer: torch.nn.Module) -> None:
     parent, _, child = path.rpartition(".")
     setattr(component.get_submodule(parent), child, layer)
-
-
-_BASE = "__base__"  # peft's name for rows without an adapter

@@ -22,10 +22,10 @@ from deployments.engine.lora.files import LoraFileInfo, LoraFiles, load_layers
 from deployments.engine.lora.format import Lora
 from deployments.engine.lora.layers import (
     LoraLayers,
-    LoraRows,
     LoraSlice,
     check_no_foreign_loras,
 )
+from deployments.engine.lora.rows import LoraRows
 from deployments.engine.threads import Threads
 from serve_app.domain.errors import LoraRefused, Misconfigured, ReplicaDied, WeightsUnavailable
 
@@ -96,12 +96,13 @@ class LoraResidency:
     def __init__(
         self, budget_bytes: int, accelerator: Accelerator, wake: Callable[[], None]
     ) -> None:
-        """``budget_bytes``: limit for LoRAs on the device, in use or idle.
+        """``budget_bytes``: limit for LoRAs on the device, in use or idle, and for what is kept of
+        them between steps; 0: the device's default.
 
         ``wake`` is called on any thread when a handle may have become ready.
         """
-        self.rows = LoraRows()
-        self._budget = budget_bytes
+        self.rows = LoraRows(accelerator)
+        self._budget = budget_bytes or accelerator.adapters_budget()
         self._accelerator = accelerator
         self._wake = wake
         self._files = LoraFiles()
@@ -113,6 +114,7 @@ class LoraResidency:
         self._uses = 0
         self._next_to_load: LoraHandle | None = None  # the handle that waits for space
         self._loader = Threads(max_workers=1, thread_name_prefix="loras")
+        self._allow_stacks()
 
     def acquire(self, pipeline: Any, loras: Sequence[Lora]) -> LoraHandle:
         """Return a handle, valid until ``release``. Nothing is held before ``ready``.
@@ -161,17 +163,22 @@ class LoraResidency:
             each.last_used = self._uses
         handle.held, handle.mix = (), ""
 
-    def unwrap_idle(self) -> None:
-        """Give components back their own layers where no generation has a LoRA.
+    def tidy(self) -> None:
+        """Give components back their own layers where no generation has a LoRA, and make room for
+        what running generations keep of theirs between steps.
 
         To be called when the generations that may begin have begun, so that layers stay wrapped
         from one generation with LoRAs to the next.
         """
         for component, layers in self._layers.items():
             layers.unwrap(component)
+        if missing := self.rows.missing_bytes:
+            self.rows.missing_bytes = 0
+            self._evict_for(self.rows.kept_bytes + missing, keep=())
 
     def evict_idle(self) -> None:
-        """Evict the LoRAs that no generation uses."""
+        """Evict the LoRAs that no generation uses, and what is kept between steps."""
+        self.rows.release_memory()
         for pipeline, there in list(self._loaded.items()):
             for each in [it for it in there.values() if not it.users and it.layers is None]:
                 self._evict(pipeline, each)
@@ -191,12 +198,7 @@ class LoraResidency:
         files = {each.digest: each for each in handle.files.result()}
         dtypes = self._dtypes_of(handle.pipeline)
         width = max(each.itemsize for each in dtypes.values())
-        size = sum(each.parameters * width for each in files.values())
-        if size > self._budget:
-            raise LoraRefused(
-                f"The LoRAs need {size / 1e6:.0f} MB, which exceeds the limit of "
-                f"{self._budget / 1e6:.0f} MB (adapter_bytes of the pool, lora_bytes of an engine)."
-            )
+        self._refuse_too_large(handle.files.result(), width)
         there = self._loaded.setdefault(handle.pipeline, {})
         missing = [each for each in files.values() if each.digest not in there]
         if not self._evict_for(
@@ -208,11 +210,39 @@ class LoraResidency:
         self._next_to_load = None
         for each in missing:
             there[each.digest] = self._load(handle.pipeline, each, each.parameters * width)
+        self._allow_stacks()
         # A generation may use the same LoRA twice: each use counts.
         handle.held = [there[each.digest] for each in handle.files.result()]
         for each in handle.held:
             each.users += 1
         return True
+
+    def _refuse_too_large(self, files: Sequence[LoraFileInfo], width: int) -> None:
+        """Raise ``LoraRefused`` if the files do not fit, however much is evicted.
+
+        ``width``: bytes of a value on the device.
+        """
+        limit = (
+            f"the limit of {self._budget / 1e6:.0f} MB on this device (adapter_bytes of the pool, "
+            "lora_bytes of an engine)"
+        )
+        for number, each in enumerate(files):
+            if (size := each.parameters * width) > self._budget:
+                raise LoraRefused(
+                    f"The LoRA {each.file} needs {size / 1e6:.0f} MB, which exceeds {limit}. Use "
+                    "one of a lower rank.",
+                    number,
+                )
+        different = {each.digest: each.parameters * width for each in files}
+        if (size := sum(different.values())) > self._budget:
+            raise LoraRefused(
+                f"The LoRAs need {size / 1e6:.0f} MB together, which exceeds {limit}. Use fewer."
+            )
+
+    def _allow_stacks(self) -> None:
+        """Let kept stacks have what the LoRAs leave of the budget."""
+        loaded = (each.size for there in self._loaded.values() for each in there.values())
+        self.rows.allow(self._budget - sum(loaded))
 
     def _load(self, pipeline: Any, file: LoraFileInfo, size: int) -> _Loaded:
         name = f"lora{next(self._names)}"
@@ -270,6 +300,7 @@ class LoraResidency:
         mixes[parts].users -= 1
         if not mixes[parts].users:
             del mixes[parts]
+            self.rows.forget(handle.mix)
             for component in _components(handle):
                 self._lora_layers(component).detach(component, handle.mix)
 
@@ -307,6 +338,7 @@ class LoraResidency:
         there = self._loaded[pipeline]
         if there.get(loaded.file.digest) is loaded:
             del there[loaded.file.digest]
+            self._allow_stacks()
 
 
 def _layers_of(loaded: Future[Layers], number: int) -> Layers:

@@ -167,7 +167,7 @@ WRONG = {
         f"{ENCODER}.lora_B.weight": torch.ones(32, 2),
     },
     "for a model of another size": lambda state: {name: torch.ones(3, 3) for name in state},
-    "not a plain LoRA": lambda state: {
+    "is a DoRA that lacks lora_up": lambda state: {
         name.replace("lora_B.weight", "dora_scale"): each for name, each in state.items()
     },
 }

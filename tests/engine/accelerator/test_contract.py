@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 
-from deployments.engine.accelerator.cpu import Cpu, host_bytes
+from deployments.engine.accelerator.cpu import Cpu, adapters_share, host_bytes
 from deployments.engine.accelerator.cuda import Cuda
 from deployments.engine.accelerator.pinned import PinnedBuffer
 from deployments.engine.accelerator.selection import KINDS, accelerator_for, usual_device
@@ -189,3 +189,22 @@ def test_what_it_says_it_multiplies_in_eight_bits_it_multiplies(accelerator, pre
     for count in (1, 16, 40):
         made = quantized(rows[:count].to(accelerator.device)).cpu()
         assert (made - expected[:count]).norm() <= 0.05 * expected[:count].norm()
+
+
+def test_small_values_are_on_the_device_for_the_work_after_them(accelerator):
+    there = accelerator.to_device(VALUES)
+    assert there.device.type == accelerator.kind
+    copy = accelerator.to_host(there + 1)
+    copy.ready()
+    assert torch.equal(copy.tensor, VALUES + 1)
+
+
+def test_adapters_have_a_share_of_the_memory_that_holds_a_few_on_any_device(accelerator):
+    assert accelerator.adapters_budget() >= 2**30
+    total = accelerator.memory.total() or host_bytes()
+    assert accelerator.adapters_budget() <= max(2**30, total // 10)
+
+
+def test_the_share_of_adapters_grows_with_the_memory():
+    assert adapters_share(8 * 10**9) == 2**30
+    assert adapters_share(80 * 10**9) == 4 * 10**9

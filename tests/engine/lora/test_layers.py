@@ -4,24 +4,22 @@ import pytest
 import torch
 
 from deployments.engine.accelerator.cpu import Cpu
-from deployments.engine.accelerator.transfer import Transfer
-from deployments.engine.lora.format import LoraPair
-from deployments.engine.lora.layers import LoraRows, build_layer
-from deployments.engine.threads import ONE_BUILDER
+from deployments.engine.lora.changes import LoraPair
+from deployments.engine.lora.layers import build_layer
+from deployments.engine.lora.rows import LoraRows
 
 pytestmark = pytest.mark.engine
 
 
 def test_layers_that_compute_in_other_types_share_a_forward():
     """Such as those that a half-precision model keeps in float32."""
-    rows = LoraRows()
+    rows = LoraRows(Cpu())
     pair = LoraPair(torch.randn(2, 4), torch.randn(3, 2), 0.5)
     for_all = [torch.nn.Linear(4, 3).to(dtype) for dtype in (torch.float64, torch.float32)]
-    with ONE_BUILDER:
-        layers = [
-            build_layer(base, "a", pair, rows, Transfer(Cpu(), "loras"), base.weight.dtype)
-            for base in for_all
-        ]
+    layers = [
+        build_layer(base, "a", pair, rows, lambda half, own=base.weight.dtype: half.to(own))
+        for base in for_all
+    ]
     with rows.use_mixes(["a", ""]), torch.no_grad():
         for base, layer in zip(for_all, layers, strict=True):
             x = torch.randn(2, 5, 4, dtype=base.weight.dtype)

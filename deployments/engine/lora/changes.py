@@ -1,0 +1,278 @@
+"""Changes that adapters make to the weight of one layer: LoRA, LoKr, LoHa and DoRA.
+
+Formulas are those of peft (``tuners/lora``, ``lokr``, ``loha``) and LyCORIS. Each change can be
+merged into a weight, or uploaded and applied to some rows of a forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Upload = Callable[[Tensor], Tensor]
+"""Copies a tensor to the device, in the dtype that the layer computes in."""
+
+
+class Change(Protocol):
+    """Change of one layer's weight, on the CPU."""
+
+    @property
+    def factor(self) -> float:
+        """Factor of the change at scale 1."""
+        ...
+
+    def fits(self, weight: Tensor) -> bool:
+        """Return whether the layer's weight has the size that the change was made for."""
+        ...
+
+    def sizes(self) -> list[tuple[int, ...]]:
+        """Shapes of the parts, for messages."""
+        ...
+
+    def merged(self, weight: Tensor, scale: float) -> Tensor:
+        """Return the changed ``weight``. Both are in float32."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoraPair:
+    """LoRA: ``W + factor * up @ down``."""
+
+    down: Tensor  # [rank, in, …]
+    up: Tensor  # [out, rank, …]; for a convolution, the kernel of ``up`` has size 1
+    factor: float
+
+    @property
+    def rank(self) -> int:
+        return self.down.shape[0]
+
+    def fits(self, weight: Tensor) -> bool:
+        return (
+            self.down.shape[1:] == weight.shape[1:]
+            and self.up.shape[0] == weight.shape[0]
+            and self.up[0].numel() == self.rank
+        )
+
+    def sizes(self) -> list[tuple[int, ...]]:
+        return [tuple(self.up.shape), tuple(self.down.shape)]
+
+    def merged(self, weight: Tensor, scale: float) -> Tensor:
+        # In float32: the change may be smaller than the resolution of a 16-bit type.
+        addition = self.up.float().flatten(1) @ self.down.float().flatten(1)
+        addition = addition.reshape(weight.shape).to(weight.device)
+        return weight + scale * self.factor * addition
+
+
+@dataclass(frozen=True, slots=True)
+class KroneckerChange:
+    """LoKr: ``W + factor * kron(left, right)``, of which the layer may have some rows only.
+
+    ``right`` is never multiplied out, because the product of a large model would take gigabytes.
+    """
+
+    left: Tensor  # [a, b]
+    right: tuple[Tensor, ...]  # factors in the order of application, the first [… , d, …kernel]
+    factor: float
+    rows: Tensor | None = None  # of the product; None: all
+
+    def fits(self, weight: Tensor) -> bool:
+        first, last = self.right[0], self.right[-1]
+        rows = self.left.shape[0] * last.shape[0]
+        columns = self.left.shape[1] * first[0].numel()
+        have = rows if self.rows is None else len(self.rows)
+        return have == weight.shape[0] and columns == weight[0].numel()
+
+    def sizes(self) -> list[tuple[int, ...]]:
+        return [tuple(each.shape) for each in (self.left, *self.right)]
+
+    def merged(self, weight: Tensor, scale: float) -> Tensor:
+        right = self.right[0].float().flatten(1)
+        for each in self.right[1:]:
+            right = each.float().flatten(1) @ right
+        kernel = weight.shape[2:]
+        right = right.reshape(len(right), -1, *kernel)
+        left = self.left.float().reshape(*self.left.shape, *(1 for _ in kernel))
+        product = torch.kron(left, right)
+        if self.rows is not None:
+            product = product[self.rows]
+        return weight + scale * self.factor * product.reshape(weight.shape).to(weight.device)
+
+
+@dataclass(frozen=True, slots=True)
+class HadamardChange:
+    """LoHa: ``W + factor * (up1 @ down1) * (up2 @ down2)``, elementwise between the products."""
+
+    up1: Tensor  # [out, rank]
+    down1: Tensor  # [rank, in × kernel]
+    up2: Tensor
+    down2: Tensor
+    factor: float
+
+    def fits(self, weight: Tensor) -> bool:
+        inner = (
+            self.down1.shape[0] == self.up1.shape[1] and self.down2.shape[0] == self.up2.shape[1]
+        )
+        outer = all(
+            (len(up), down.shape[1]) == (weight.shape[0], weight[0].numel())
+            for up, down in ((self.up1, self.down1), (self.up2, self.down2))
+        )
+        return inner and outer
+
+    def sizes(self) -> list[tuple[int, ...]]:
+        return [tuple(each.shape) for each in (self.up1, self.down1, self.up2, self.down2)]
+
+    def merged(self, weight: Tensor, scale: float) -> Tensor:
+        one, two = self.up1.float() @ self.down1.float(), self.up2.float() @ self.down2.float()
+        return weight + scale * self.factor * (one * two).reshape(weight.shape).to(weight.device)
+
+
+@dataclass(frozen=True, slots=True)
+class DoraPair:
+    """DoRA: ``W' = W + factor * up @ down``, with each output's row scaled to its magnitude."""
+
+    pair: LoraPair
+    magnitude: Tensor  # [out]
+
+    @property
+    def factor(self) -> float:
+        return self.pair.factor
+
+    def fits(self, weight: Tensor) -> bool:
+        return self.pair.fits(weight) and len(self.magnitude) == weight.shape[0]
+
+    def sizes(self) -> list[tuple[int, ...]]:
+        return [*self.pair.sizes(), tuple(self.magnitude.shape)]
+
+    def merged(self, weight: Tensor, scale: float) -> Tensor:
+        changed = self.pair.merged(weight, scale)
+        return _by_row(_gain(changed, self.magnitude.to(weight.device)), weight) * changed
+
+
+def _gain(changed: Tensor, magnitude: Tensor) -> Tensor:
+    return magnitude.float() / torch.linalg.vector_norm(changed.flatten(1), dim=1)
+
+
+def _by_row(values: Tensor, weight: Tensor) -> Tensor:
+    return values.reshape(-1, *(1 for _ in weight.shape[1:]))
+
+
+class AppliedChange(torch.nn.Module):
+    """Change on the device. It has no parameters; see ``build_layer``."""
+
+    weight: Tensor  # one of its tensors; peft computes in its dtype
+
+    def added(self, layer: Any, x: Tensor, result: Tensor, factor: float) -> Tensor:
+        """Return what the change adds to ``result``, the output of ``layer`` for ``x``.
+
+        ``layer``: the model's own linear or 2D convolution layer. ``factor``: of the change, with
+        the generation's scale.
+        """
+        raise NotImplementedError
+
+
+class _AppliedKronecker(AppliedChange):
+    def __init__(self, change: KroneckerChange, kernel: tuple[int, ...], upload: Upload) -> None:
+        super().__init__()
+        first = change.right[0]
+        shaped = first.reshape(len(first), -1, *kernel)
+        others = [each.reshape(*each.shape, *(1 for _ in kernel)) for each in change.right[1:]]
+        self._right = [upload(each) for each in (shaped, *others)]
+        self._rows = None if change.rows is None else _part(change.rows)
+        self.weight = upload(change.left)
+
+    def added(self, layer: Any, x: Tensor, result: Tensor, factor: float) -> Tensor:
+        del result
+        b = self.weight.shape[1]
+        if isinstance(layer, torch.nn.Linear):
+            inner = x.unflatten(-1, (b, -1))
+            for each in self._right:
+                inner = functional.linear(inner, each)
+            made, rows = torch.matmul(self.weight, inner).flatten(-2), -1
+        else:
+            inner = _convolved(layer, x.reshape(len(x) * b, -1, *x.shape[2:]), self._right[0])
+            for each in self._right[1:]:
+                inner = functional.conv2d(inner, each)
+            inner = inner.unflatten(0, (len(x), b))
+            made, rows = torch.einsum("ab,nbchw->nachw", self.weight, inner).flatten(1, 2), 1
+        if self._rows is not None:
+            made = self._rows(made, rows)
+        return made * factor
+
+
+class _AppliedHadamard(AppliedChange):
+    """The product is computed in each forward, as kept it would be as large as the model."""
+
+    def __init__(self, change: HadamardChange, upload: Upload) -> None:
+        super().__init__()
+        self.weight, self._down1 = upload(change.up1), upload(change.down1)
+        self._up2, self._down2 = upload(change.up2), upload(change.down2)
+
+    def added(self, layer: Any, x: Tensor, result: Tensor, factor: float) -> Tensor:
+        del result
+        delta = (self.weight @ self._down1) * (self._up2 @ self._down2)
+        if isinstance(layer, torch.nn.Linear):
+            return functional.linear(x, delta) * factor
+        return _convolved(layer, x, delta.view(layer.weight.shape)) * factor
+
+
+class _AppliedDora(AppliedChange):
+    def __init__(self, change: DoraPair, upload: Upload) -> None:
+        super().__init__()
+        self.weight, self._up = upload(change.pair.down), upload(change.pair.up)
+        self._magnitude = upload(change.magnitude)
+        self._gains: dict[float, Tensor] = {}  # [out], by factor
+
+    def added(self, layer: Any, x: Tensor, result: Tensor, factor: float) -> Tensor:
+        gain = self._gain(layer, factor).to(result.dtype)
+        if isinstance(layer, torch.nn.Linear):
+            pair = functional.linear(functional.linear(x, self.weight), self._up)
+            shape: tuple[int, ...] = (-1,)
+        else:
+            inner = _convolved(layer, x, self.weight)
+            pair = functional.conv2d(inner, self._up.reshape(*self._up.shape[:2], 1, 1))
+            shape = (1, -1, 1, 1)
+        gain, bias = gain.view(shape), layer.bias
+        # The bias may be stored in 8 bits, which cannot be computed in.
+        without_bias = result if bias is None else result - bias.to(result.dtype).view(shape)
+        return (gain - 1) * without_bias + gain * pair * factor
+
+    def _gain(self, layer: Any, factor: float) -> Tensor:
+        """Factor of each output. In the first forward, as weights may be elsewhere before it."""
+        if (gain := self._gains.get(factor)) is None:
+            if len(self._gains) >= _MAX_GAINS:
+                self._gains.clear()
+            weight = layer.weight.detach().float()
+            pair = LoraPair(self.weight, self._up, factor)
+            gain = self._gains[factor] = _gain(pair.merged(weight, 1.0), self._magnitude)
+        return gain
+
+
+_MAX_GAINS = 8  # scales of one DoRA
+
+
+def apply_on_device(change: Change, layer: Any, upload: Upload) -> AppliedChange:
+    """Upload a change that is no plain LoRA."""
+    match change:
+        case KroneckerChange():
+            return _AppliedKronecker(change, tuple(layer.weight.shape[2:]), upload)
+        case HadamardChange():
+            return _AppliedHadamard(change, upload)
+        case DoraPair():
+            return _AppliedDora(change, upload)
+        case _:
+            raise TypeError(f"{type(change).__name__} is not applied this way.")
+
+
+def _convolved(layer: Any, x: Tensor, kernel: Tensor) -> Tensor:
+    return functional.conv2d(x, kernel, None, layer.stride, layer.padding, layer.dilation)
+
+
+def _part(rows: Tensor) -> Callable[[Tensor, int], Tensor]:
+    """Return a function that takes consecutive rows of a dimension without an index."""
+    first, count = int(rows[0]), len(rows)
+    return lambda made, dim: made.narrow(dim, first, count)

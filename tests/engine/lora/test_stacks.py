@@ -1,0 +1,224 @@
+"""What is kept of LoRAs from one step to the next: indices, factors and stacked weights."""
+
+import threading
+
+import pytest
+import torch
+from accelerate import init_empty_weights
+from safetensors.torch import load_file
+
+from deployments.engine.engine import Engine
+from deployments.engine.lora import layers
+from deployments.engine.lora.format import Lora
+from deployments.engine.lora.rows import LoraRows, Stacks
+from deployments.engine.threads import ONE_BUILDER
+from serve_app.domain.errors import LoraRefused, OutOfMemory
+from tests.engine.calls import call
+from tests.engine.loops import Denoiser, Loop
+from tests.engine.loras import FLUX_LAYERS, save_lora
+from tests.engine.tiny import tiny_flux
+from tests.engine.with_loras import plain_with, relative, together
+from tests.fakes.accelerator import FakeAccelerator
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+    pytest.mark.usefixtures("one_torch_thread"),
+]
+
+
+@pytest.fixture(scope="module")
+def loras(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("loras")
+    return [
+        Lora(save_lora(folder, tiny_flux(), seed, rank), 0.5) for seed, rank in ((1, 4), (2, 2))
+    ]
+
+
+@pytest.fixture
+def stacked(monkeypatch):
+    """Ranks of what is stacked, for each time."""
+    ranks = []
+
+    def counted(weights):
+        ranks.append([len(each) for each in weights])
+        return real(weights)
+
+    real = layers.stack_padded
+    monkeypatch.setattr(layers, "stack_padded", counted)
+    return ranks
+
+
+def files_bytes(loras):
+    return sum(half.nbytes for each in loras for half in load_file(each.file).values())
+
+
+def images(loras, steps, **options):
+    """Two generations with a LoRA each and one without, in common forwards."""
+    asked = [[loras[0]], [], [loras[1]]]
+    with Engine(tiny_flux(), max_batch=4, threads=1, limit_rows=False, **options) as engine:
+        for each in loras:
+            engine.submit(loras=[each], **call(steps=1)).result(60)
+        calls = [{**call(seed=seed, steps=steps), "loras": its} for seed, its in enumerate(asked)]
+        made = together(engine, calls)
+        assert engine.counts()["merged_calls"] >= 3 * steps
+    return made
+
+
+# Two at most: the generations may be in another order in their first step.
+ORDERS = 2
+
+
+def test_steps_like_the_one_before_stack_and_copy_nothing(loras, stacked):
+    accelerator = FakeAccelerator()
+    images(loras, 9, device=accelerator)
+    assert len(stacked) <= ORDERS * 2 * len(FLUX_LAYERS)
+    copies = [each for each in accelerator.operations if each == ("compute", "copy to device")]
+    assert 1 <= len(copies) <= ORDERS  # the factors, which all layers share
+
+
+def test_kept_stacks_give_the_bits_of_those_that_are_stacked_anew(loras, stacked):
+    kept = images(loras, 6)
+    stacked.clear()
+    anew = images(loras, 6, lora_bytes=files_bytes(loras))
+    assert len(stacked) >= 6 * 2 * len(FLUX_LAYERS)
+    for one, other in zip(kept, anew, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_nothing_is_kept_after_the_generations(loras, monkeypatch):
+    most = []
+    real = LoraRows.keep
+
+    def spied(self, *given):
+        real(self, *given)
+        most.append(self.kept_bytes)
+
+    monkeypatch.setattr(LoraRows, "keep", spied)
+    with Engine(tiny_flux(), max_batch=4, threads=1, limit_rows=False) as engine:
+        rows = engine._loras.rows
+        for each in loras:
+            engine.submit(loras=[each], **call(steps=1)).result(60)
+        together(engine, [{**call(seed=n), "loras": [each]} for n, each in enumerate(loras)])
+        engine.submit(**call(steps=1)).result(60)
+        assert max(most) > 0
+        assert rows.kept_bytes == 0
+        assert not rows._lineups
+
+
+def test_idle_loras_make_room_for_stacks_and_stacks_for_loras_in_use(loras, stacked, tmp_path):
+    idle = [Lora(save_lora(tmp_path, tiny_flux(), seed, 8)) for seed in (5, 6)]
+    made = images(loras, 8)
+    room = files_bytes(loras) + files_bytes(idle)
+    stacked.clear()
+    with Engine(tiny_flux(), max_batch=4, threads=1, limit_rows=False, lora_bytes=room) as engine:
+        for each in (*idle, *loras):
+            engine.submit(loras=[each], **call(steps=1)).result(60)
+        asked = [[loras[0]], [], [loras[1]]]
+        calls = [{**call(seed=seed, steps=8), "loras": its} for seed, its in enumerate(asked)]
+        again = together(engine, calls)
+        here = {file.file.file for it in engine._loras._loaded.values() for file in it.values()}
+        assert idle[0].file not in here
+        # The first step or two found no room.
+        assert len(stacked) <= (ORDERS + 2) * 2 * len(FLUX_LAYERS)
+        assert engine.submit(loras=idle, **call(steps=1)).result(60)
+    for one, other in zip(made, again, strict=True):
+        assert torch.equal(one, other)
+
+
+class Shortage(Denoiser):
+    """Runs out of memory while others run beside it."""
+
+    def compute(self, latents, timestep):
+        raise torch.OutOfMemoryError("No room.")
+
+
+def test_stacks_go_when_memory_is_short_and_are_not_kept_again_by_those_that_run(loras):
+    with Engine(tiny_flux(), max_batch=4, threads=1, limit_rows=False) as engine:
+        engine.add("large", Loop(Shortage()))
+        rows = engine._loras.rows
+        for each in loras:
+            engine.submit(loras=[each], **call(steps=1)).result(60)
+        running = [
+            engine.submit(loras=[each], **call(seed=n, steps=100_000))
+            for n, each in enumerate(loras)
+        ]
+        while not rows.kept_bytes:
+            assert not any(each.done() for each in running)
+        failed = engine.submit(pipeline="large", start=torch.zeros(1, 4))
+        while rows.kept_bytes:
+            assert not any(each.done() for each in running)
+        before = engine.counts()["merged_calls"]
+        while engine.counts()["merged_calls"] < before + 8:
+            assert not any(each.done() for each in running)
+        assert rows.kept_bytes == 0
+        for each in running:
+            each.cancel()
+        with pytest.raises(OutOfMemory):
+            failed.result(60)
+
+
+def stacks(size):
+    return Stacks(torch.zeros(size, dtype=torch.uint8), torch.zeros(0), torch.zeros(0))
+
+
+def test_stacks_of_other_generations_make_room_and_those_of_the_same_step_do_not():
+    rows = LoraRows(FakeAccelerator())
+    rows.allow(100)
+    with rows.use_mixes(["a", "b"]):
+        older = rows._lineup
+        older.stacked("one", lambda: stacks(60))
+    with rows.use_mixes(["a", ""]):
+        newer = rows._lineup
+        newer.stacked("one", lambda: stacks(70))
+        assert (rows.kept_bytes, [*older.stacks]) == (70, [])
+        newer.stacked("two", lambda: stacks(40))
+        assert (rows.kept_bytes, [*newer.stacks], rows.missing_bytes) == (70, ["one"], 40)
+    rows.allow(-1)
+    assert rows.kept_bytes == 0
+    rows.allow(100)
+    newer.stacked("two", lambda: stacks(40))
+    rows.forget("b")
+    assert rows.kept_bytes == 40
+    rows.forget("a")
+    assert rows.kept_bytes == 0
+
+
+def test_one_lora_that_is_too_large_is_named_before_any_step(loras):
+    small, large = sorted(loras, key=lambda each: each.file.stat().st_size)
+    limit = files_bytes([small])
+    with Engine(tiny_flux(), threads=1, lora_bytes=limit) as engine:
+        failed = engine.submit(loras=[small, large], **call())
+        with pytest.raises(LoraRefused, match=r"needs .* MB, which exceeds .*adapter_bytes") as it:
+            failed.result(60)
+        assert it.value.number == 1
+        assert str(large.file) in it.value.message
+        assert engine.counts()["forwards"] == 0
+
+
+def test_without_a_limit_the_device_says_how_much_loras_may_take():
+    accelerator = FakeAccelerator()
+    accelerator.adapters_budget = lambda: 1000
+    assert Engine(device=accelerator)._loras._budget == 1000
+    assert Engine(device=accelerator, lora_bytes=7)._loras._budget == 7
+
+
+def test_loras_are_loaded_while_another_model_is_read_from_disk(loras):
+    """As diffusers reads one: no parameter that is registered meanwhile keeps its contents."""
+    reads, read = threading.Event(), threading.Event()
+
+    def load():
+        with ONE_BUILDER, init_empty_weights():
+            reads.set()
+            read.wait(60)
+
+    loader = threading.Thread(target=load)
+    with Engine(tiny_flux(), threads=1) as engine:
+        loader.start()
+        try:
+            assert reads.wait(60)
+            made = engine.submit(loras=[loras[0]], **call()).result(60).images
+        finally:
+            read.set()
+            loader.join()
+    assert relative(made, plain_with(tiny_flux, [loras[0]])) <= 1e-5
