@@ -197,12 +197,14 @@ class WarmTier:
         return free if lockable is None else min(free, lockable)
 
     def _copied(self, groups: Sequence[tuple[Tensor, Sequence[Tensor]]]) -> Sequence[_Slab]:
-        slabs = list[_Slab]()
+        buffer = PinnedBuffer(sum(_padded(whole) for whole, _ in groups), self._accelerator)
+        slabs, offset = list[_Slab](), 0
         stream = self._accelerator.stream(STREAM)
         try:
             with stream.active():
                 for whole, tensors in groups:
-                    host = PinnedBuffer(_padded(whole), self._accelerator).bytes(0, _padded(whole))
+                    host = buffer.bytes(offset, _padded(whole))
+                    offset += len(host)
                     offsets = [(each, int(each.storage_offset())) for each in tensors]
                     slabs.append(_Slab(host, offsets))
                     self._accelerator.copy(whole, host[: len(whole)])
