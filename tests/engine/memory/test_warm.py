@@ -262,3 +262,14 @@ def test_weights_that_leave_because_memory_ran_out_are_not_copied(engine, reside
     use(residency, "a", LoadPlan(lambda *_: tiny_flux()))
     residency.evict_idle()  # on the engine's thread, which would wait for the copy
     assert (residency.find("a"), residency.warm) == (None, [])
+
+
+def test_a_load_from_host_memory_is_seen_as_one(engine, residency):
+    for name in "ab":
+        use(residency, name, LoadPlan(lambda *_: tiny_flux()))
+    seen = []
+    plan = LoadPlan(lambda *_: tiny_flux())
+    handle = residency.acquire("a", plan, lambda _: seen.append(residency.restoring))
+    handle.future.result(60)
+    assert ["a"] in seen
+    assert residency.restoring == []
