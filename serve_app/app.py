@@ -122,6 +122,7 @@ def _replica_config(config: Config, pool: PoolConfig) -> ReplicaConfig:
         needs_gpu=pool.num_gpus > 0,
         threads=pool.threads,
         weights_bytes=pool.weights_bytes,
+        warm_weights_share=pool.warm_weights_share,
         warm_up=pool.warm_up,
         graceful_shutdown_timeout_s=pool.graceful_shutdown_timeout_s,
         stuck_after_s=pool.stuck_after_s,

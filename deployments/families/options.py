@@ -88,9 +88,11 @@ def apply_options(pipeline: Any, endpoint: Endpoint) -> Any:
     cannot be read.
     """
     if (lora := _option(endpoint, "adapter")) is not None:
+        from deployments.engine.loading.loader import read_now  # noqa: PLC0415
         from deployments.engine.lora.format import merge_lora  # noqa: PLC0415
 
         _check_lora(endpoint, lora)
+        read_now(pipeline)
         file = Path(lora["directory"]) / _name(lora)
         try:
             merge_lora(pipeline, file, float(lora.get("scale", 1.0)))

@@ -66,6 +66,7 @@ class ReplicaConfig:
     device: str = ""  # empty: the GPU if there is one, else the CPU
     needs_gpu: bool = False  # its pool asks for GPUs: the CPU is no substitute
     weights_bytes: int = 0  # limit for loaded weights; 0: derived from the device's memory
+    warm_weights_share: float = 0.4  # of the host's memory, for weights evicted from a GPU
     warm_up: bool = True  # on a GPU: a short generation after loading
     preload: tuple[Endpoint, ...] = ()  # loaded before the replica is ready
     graceful_shutdown_timeout_s: float = 20.0

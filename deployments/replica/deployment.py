@@ -154,7 +154,12 @@ def make_resources(
     transfers = config.transfers
     return ReplicaResources(
         engine=engine,
-        residency=Residency(engine, config.weights_bytes),
+        residency=Residency(
+            engine,
+            config.weights_bytes,
+            # The followers of several devices would keep theirs on the devices.
+            warm_share=config.warm_weights_share if ranks is None else 0.0,
+        ),
         uploader=Uploader(http_client(), clock, backoff, transfers.upload_give_up_s),
         fetcher=_fetcher(transfers, transfers.max_input_bytes),
         snapshot_fetcher=_fetcher(transfers, config.snapshots.max_bytes),

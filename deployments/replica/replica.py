@@ -143,6 +143,7 @@ class Replica:
         replica. Serve calls this periodically."""
         if self._closed:
             return
+        self._resources.residency.give_back_host_memory()
         if hangs := self._watchdog.hangs(self._resources):
             self._watchdog.fail_waiting(self._resources)
             raise Misconfigured(hangs)

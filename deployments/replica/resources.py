@@ -96,8 +96,15 @@ class ReplicaResources:
         endpoints: dict[str, list[str]] = {}
         for id_, name in self.weights_by_endpoint.copy().items():
             endpoints.setdefault(name, []).append(id_)
+        warm = self.residency.restoring
         return tuple(
-            Loading(tuple(endpoints.get(name, [name])), each.stage, each.step, each.steps)
+            Loading(
+                tuple(endpoints.get(name, [name])),
+                each.stage,
+                each.step,
+                each.steps,
+                warm=name in warm,
+            )
             for name, each in self.residency.loading().items()
         )
 

@@ -15,7 +15,7 @@ class Stage(StrEnum):
 
     FETCHING = "fetching"  # files that the input names
     DOWNLOADING = "downloading"  # weights; steps are bytes
-    LOADING = "loading"  # weights, from disk; includes the wait for memory
+    LOADING = "loading"  # weights; steps are bytes; includes the wait for memory
     COMPILING = "compiling"  # the denoisers' repeated blocks
     WARMING_UP = "warming_up"  # a short first generation, so that users' generations are fast
     WORKING = "working"  # a stage that only another version knows
@@ -38,7 +38,7 @@ class Progress:
     """Progress of one attempt. Not durable: it may be lost, but is never ahead of the truth."""
 
     stage: Stage
-    step: int = 0  # steps done in the stage; bytes for DOWNLOADING
+    step: int = 0  # steps done in the stage; bytes for DOWNLOADING and LOADING
     steps: int = 0  # total; 0: not known
     rate: float = 0.0  # recent steps per second, including waits; 0: not known
 
@@ -77,6 +77,7 @@ class Loading:
     stage: Stage
     done: int = 0  # bytes
     total: int = 0  # bytes; 0: progress unknown
+    warm: bool = False  # they come from host memory, not from disk
 
     @property
     def share(self) -> float | None:
@@ -91,6 +92,7 @@ def to_plain(loading: Sequence[Loading]) -> Plain:
             "stage": one.stage.value,
             "done": one.done,
             "total": one.total,
+            "warm": one.warm,
         }
         for one in loading
     )
@@ -98,19 +100,27 @@ def to_plain(loading: Sequence[Loading]) -> Plain:
 
 def from_plain(plain: Sequence[Mapping[str, Any]]) -> tuple[Loading, ...]:
     return tuple(
-        Loading(tuple(one["endpoints"]), Stage(one["stage"]), one["done"], one["total"])
+        Loading(
+            tuple(one["endpoints"]),
+            Stage(one["stage"]),
+            one["done"],
+            one["total"],
+            one.get("warm", False),  # an older version does not say
+        )
         for one in plain
     )
 
 
 def describe(loading: Sequence[Loading]) -> str:
-    """Description such as ``downloading fal-ai/flux/dev, 3.2 of 33.7 GB``. Empty if idle."""
+    """Description such as ``loading fal-ai/flux/dev from disk, 3.2 of 33.7 GB``. Empty if idle."""
     return "; ".join(map(_one_in_words, loading))
 
 
 def _one_in_words(one: Loading) -> str:
     words = f"{one.stage.value.replace('_', ' ')} {one.endpoints[0]}"
-    if one.stage is not Stage.DOWNLOADING or not one.total:
+    if one.stage is Stage.LOADING:
+        words += " from host memory" if one.warm else " from disk" if one.total else ""
+    if one.stage not in (Stage.DOWNLOADING, Stage.LOADING) or not one.total:
         return words
     return f"{words}, {one.done / 1e9:.1f} of {one.total / 1e9:.1f} GB"
 

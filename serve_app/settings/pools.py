@@ -44,6 +44,13 @@ class PoolConfig(BaseModel):
         ge=0,
         description="Bytes of weights that a replica keeps loaded; 0: depends on the device.",
     )
+    warm_weights_share: float = Field(
+        default=0.4,
+        ge=0,
+        le=0.8,
+        description="Share of a node's memory for weights that were evicted from its GPU, per "
+        "replica; 0: none.",
+    )
     adapter_bytes: int = Field(
         default=0,
         ge=0,

@@ -119,7 +119,7 @@ class FakeAccelerator:
         if self._refusal is not None and self._allocations == self._refusal[0]:
             raise self._refusal[1]
         self.note(self.current_stream.name, "allocate")
-        return spoilt(torch.empty_like(like))
+        return spoilt(torch.empty_like(like, device="cpu"))
 
     def copy(self, source, target):
         """Read the source only when the copy takes place, as a device does."""
@@ -159,6 +159,9 @@ class FakeAccelerator:
         assert address not in self.pinned
         self.pinned[address] = size
         self.most_pinned = max(self.most_pinned, self.pinned_bytes)
+
+    def is_page_locked(self, address):
+        return address in self.pinned
 
     def page_unlock(self, address, *, wait):
         if wait:

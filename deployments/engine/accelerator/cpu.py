@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -32,6 +33,24 @@ def host_bytes() -> int:
 def adapters_share(total: int) -> int:
     """Bytes for LoRAs on a device with ``total`` bytes."""
     return max(_MIN_ADAPTERS_BYTES, int(total * _ADAPTERS_SHARE))
+
+
+def free_host_bytes() -> int:
+    """Bytes of memory that this machine or container could give to this process now.
+
+    The page cache counts as free.
+    """
+    free = psutil.virtual_memory().available
+    try:
+        limit = int(CONTAINER_LIMIT.read_text())
+        used = int(CONTAINER_LIMIT.with_name("memory.current").read_text())
+        cached = _CACHED.search(CONTAINER_LIMIT.with_name("memory.stat").read_text())
+    except (OSError, ValueError):
+        return free
+    return min(free, limit - used + (int(cached[1]) if cached else 0))
+
+
+_CACHED = re.compile(r"^inactive_file (\d+)$", re.MULTILINE)
 
 
 class UnlimitedMemory:
@@ -94,7 +113,7 @@ class Cpu:
         return InlineStream()
 
     def allocate(self, like: Tensor) -> Tensor:
-        return torch.empty_like(like)
+        return torch.empty_like(like, device="cpu")
 
     def copy(self, source: Tensor, target: Tensor) -> None:
         target.copy_(source)
@@ -113,6 +132,10 @@ class Cpu:
 
     def page_lock(self, address: int, size: int) -> None:
         """Do nothing: no device copies the memory."""
+
+    def is_page_locked(self, address: int) -> bool:
+        del address
+        return False
 
     def page_unlock(self, address: int, *, wait: bool) -> None:
         """Do nothing: nothing was locked."""

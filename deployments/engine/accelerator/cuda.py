@@ -169,6 +169,10 @@ class Cuda:
         with self._lock:
             self._locked[address] = size
 
+    def is_page_locked(self, address: int) -> bool:
+        with self._lock:
+            return address in self._locked
+
     def page_unlock(self, address: int, *, wait: bool) -> None:
         if wait:
             with contextlib.suppress(RuntimeError):  # a device that has failed reads nothing

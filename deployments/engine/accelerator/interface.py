@@ -129,14 +129,15 @@ class Accelerator(Protocol):
     def allocate(self, like: Tensor) -> Tensor:
         """Return an uninitialized tensor of the shape, strides and dtype of ``like``.
 
-        It is on the device and belongs to the calling thread's stream. Raises an error that
-        ``is_out_of_memory`` recognizes.
+        ``like`` may be a tensor without memory. The new one is on the device and belongs to the
+        calling thread's stream. Raises an error that ``is_out_of_memory`` recognizes.
         """
         ...
 
     def copy(self, source: Tensor, target: Tensor) -> None:
         """Copy page-locked ``source`` to ``target`` on the device, in the thread's stream.
 
+        From the device to page-locked memory as well, and on the device, where dtypes may differ.
         It does not wait: ``source`` must not change before the stream has passed the copy.
         """
         ...
@@ -171,6 +172,10 @@ class Accelerator(Protocol):
 
         Raises ``MemoryError`` when the host has not so much.
         """
+        ...
+
+    def is_page_locked(self, address: int) -> bool:
+        """Return whether ``page_lock`` was called with this address, and not undone."""
         ...
 
     def page_unlock(self, address: int, *, wait: bool) -> None:

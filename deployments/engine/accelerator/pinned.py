@@ -22,16 +22,17 @@ SLAB_BYTES = 2**30
 """Largest slab, unless one tensor is larger. While a slab is filled, both it and the tensors that
 it replaces are in memory."""
 
-_ALIGNMENT = 256  # bytes; more than any dtype or kernel asks for
+ALIGNMENT = 256  # bytes; more than any dtype or kernel asks for
 
 
 def pin(modules: Iterable[torch.nn.Module], accelerator: Accelerator) -> None:
     """Move the weights of ``modules`` to page-locked host memory, which is theirs alone.
 
-    It is freed with the last tensor in it. Raises ``MemoryError`` when the host has not so much;
-    weights that were moved until then stay moved.
+    Weights that are in such memory stay where they are. It is freed with the last tensor in it.
+    Raises ``MemoryError`` when the host has not so much; weights that were moved until then stay
+    moved.
     """
-    for group in _slabs(_unique(modules)):
+    for group in _slabs(_unique(modules, accelerator)):
         slab = PinnedBuffer(sum(_padded(each[0]) for each in group), accelerator)
         offset = 0
         for same in group:
@@ -88,12 +89,14 @@ class _Mapping(mmap.mmap):
             self._accelerator.page_unlock(self._address, wait=not self._drained)
 
 
-def _unique(modules: Iterable[torch.nn.Module]) -> Iterator[list[Tensor]]:
+def _unique(modules: Iterable[torch.nn.Module], accelerator: Accelerator) -> Iterator[list[Tensor]]:
     """Lists of tensors that are the same memory, each with one member in most cases."""
     found: dict[Any, dict[int, Tensor]] = {}
     for module in modules:
         for tensor in (*module.parameters(), *module.buffers()):
-            if tensor.numel() and tensor.device.type == "cpu":
+            if not tensor.numel() or tensor.device.type != "cpu":
+                continue
+            if not accelerator.is_page_locked(tensor.untyped_storage().data_ptr()):
                 place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
                 found.setdefault(place, {})[id(tensor)] = tensor
     yield from ([*same.values()] for same in found.values())
@@ -118,4 +121,4 @@ def _size(tensor: Tensor) -> int:
 
 
 def _padded(tensor: Tensor) -> int:
-    return -(-_size(tensor) // _ALIGNMENT) * _ALIGNMENT
+    return -(-_size(tensor) // ALIGNMENT) * ALIGNMENT

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,11 +19,16 @@ import torch
 import transformers
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
+from deployments.engine.accelerator.cpu import Cpu
 from deployments.engine.default_dtype import own_default_dtype
+from deployments.engine.reading.reader import Home, WeightReader
+from deployments.engine.reading.unread import OpenedFiles, placeholders, reads_later
 from deployments.engine.threads import ONE_BUILDER
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
 from serve_app.domain.progress import OnDownload
+
+log = logging.getLogger(__name__)
 
 OpenWeights = Callable[[Weights, OnDownload | None], contextlib.AbstractContextManager[Path]]
 """Opens weights that are not a directory, downloading them if needed, such as ``Store.open``."""
@@ -47,6 +53,9 @@ def load_pipeline(
 ) -> Any:
     """Load a pipeline on the CPU, in evaluation mode.
 
+    Inside ``reading_later`` its weights are not read yet: ``Placement.apply`` reads them straight
+    to their places.
+
     ``dtype``: of all components, or a mapping from components to theirs, with ``default`` for the
     others.
     ``open_weights``: for weights that are not a directory; without it, they are refused.
@@ -64,16 +73,49 @@ def load_pipeline(
             # No progress bars: several processes write to one log.
             diffusers.utils.logging.disable_progress_bar()
             transformers.utils.logging.disable_progress_bar()
-            with ONE_BUILDER, own_default_dtype():
-                return DiffusionPipeline.from_pretrained(
+            pipeline = _built(folder, dtypes, weights.variant)
+        except (OSError, ValueError, KeyError, AttributeError, ImportError, TypeError) as error:
+            raise WeightsUnavailable(f"{weights.source} cannot be loaded: {error}") from error
+    if not reads_later():
+        read_now(pipeline)
+    return pipeline
+
+
+def read_now(pipeline: Any) -> None:
+    """Read all weights that were not read yet into host memory.
+
+    For code that changes weights before the pipeline is placed. Raises ``WeightsUnavailable``.
+    """
+    modules = [each for each in vars(pipeline).values() if isinstance(each, torch.nn.Module)]
+    WeightReader(Cpu()).read([(each, Home.HOST) for each in modules])
+
+
+def _built(folder: Path, dtypes: Mapping[str, torch.dtype], variant: str | None) -> Any:
+    """Build the pipeline with weights that are not read yet.
+
+    The weights of components for which that is impossible are read by diffusers or transformers.
+    """
+    usual = set[Path]()
+    while True:
+        files = OpenedFiles(folder, usual)
+        try:
+            with ONE_BUILDER, own_default_dtype(), placeholders(files):
+                pipeline = DiffusionPipeline.from_pretrained(
                     str(folder),
                     dtype=dtypes,
-                    variant=weights.variant,
+                    variant=variant,
                     use_safetensors=True,
                     local_files_only=True,
                 )
-        except (OSError, ValueError, KeyError, AttributeError, ImportError, TypeError) as error:
-            raise WeightsUnavailable(f"{weights.source} cannot be loaded: {error}") from error
+            if not files.refused():
+                return pipeline
+        except Exception:
+            if not files.refused():
+                raise
+        # transformers catches the errors of conversions, so this is also for what has succeeded.
+        for path, operation in files.refused().items():
+            log.info("%s is read by its library, which needs %s for it.", path, operation)
+            usual.add(path)
 
 
 def _by_component(dtype: str | Mapping[str, str]) -> dict[str, torch.dtype]:

@@ -2,7 +2,8 @@
 
 A separate thread loads one pipeline at a time, so that running generations continue and memory
 peaks do not add up. Downloads run on further threads, and do not delay the loading of other
-pipelines. An evicted pipeline is read from disk again.
+pipelines. On a GPU, evicted weights stay in host memory within a share of it, and are copied back
+from there (``memory/warm.py``); else they are read from disk again.
 """
 
 from __future__ import annotations
@@ -27,23 +28,33 @@ from deployments.engine.loading.loads import (
     LoadPlan,
     PipelineHandle,
 )
-from deployments.engine.loop.options import OnProgress
+from deployments.engine.loop.generation import Generation
+from deployments.engine.loop.options import GenerationOptions, OnProgress
 from deployments.engine.memory.placement import Placement, lay_out, placed_by
 from deployments.engine.memory.reservations import Reservation
+from deployments.engine.memory.warm import WarmTier, WarmWeights, WeightPlaces
 from deployments.engine.merging.quantized import require_products
+from deployments.engine.reading.reader import WeightReader
+from deployments.engine.reading.unread import WeightsNotRead, reading_later
 from deployments.engine.threads import Threads
 from serve_app.domain.errors import Cancelled, OutOfMemory, WeightsUnavailable
 from serve_app.domain.progress import Progress, Stage
 
 log = logging.getLogger(__name__)
 
+WARM_UP_PRIORITY = 1  # above that of requests: it is short, and requests wait for it
+
 
 @dataclass(slots=True)
 class _Loaded:
     pipeline: Any
     size: int  # bytes of weights on the device
-    users: int = 0
+    placement: Placement
+    places: WeightPlaces
+    is_warm: bool = False  # it came from host memory, and ran before
+    users: int = 1  # the load itself, until it is ready
     last_used: int = 0
+    is_ready: bool = False
 
 
 class Residency:
@@ -57,8 +68,13 @@ class Residency:
         engine: Engine,
         budget_bytes: int = 0,
         monotonic: Callable[[], float] = time.monotonic,
+        *,
+        warm_share: float = 0.0,
     ) -> None:
-        """``budget_bytes``: limit for weights; 0: a default for the device."""
+        """``budget_bytes``: limit for weights; 0: a default for the device.
+
+        ``warm_share``: share of the host's memory for weights that were evicted from a GPU.
+        """
         self._engine = engine
         self._budget = budget_bytes
         self._loaded: dict[str, _Loaded] = {}
@@ -68,6 +84,9 @@ class Residency:
         self._closed = False
         self._uses = 0
         self._changed = threading.Condition()
+        self._monotonic = monotonic
+        self._reader = WeightReader(engine.accelerator)
+        self._warm = WarmTier(engine.accelerator, warm_share)
         self._heartbeat = LoadHeartbeat(monotonic)
         self._loader = Threads(max_workers=1, thread_name_prefix="loader")
         self._downloads = Downloads(self._heartbeat)
@@ -76,7 +95,17 @@ class Residency:
     def find(self, name: str) -> Any | None:
         """Return the loaded pipeline, or None."""
         loaded = self._loaded.get(name)
-        return None if loaded is None else loaded.pipeline
+        return loaded.pipeline if loaded is not None and loaded.is_ready else None
+
+    @property
+    def warm(self) -> Sequence[str]:
+        """Names of evicted pipelines whose weights are in host memory."""
+        return self._warm.names
+
+    @property
+    def restoring(self) -> Sequence[str]:
+        """Names of pipelines whose weights are being copied from host memory to the device."""
+        return [name for name in self._progress.copy() if name in self._warm.names]
 
     def loading(self) -> Mapping[str, Progress]:
         """Progress of the pipelines being downloaded or loaded, by name."""
@@ -106,7 +135,7 @@ class Residency:
             loaded = self._loaded.get(name)
             # While others wait for memory, new handles wait behind them. Otherwise, weights that
             # new requests keep using would never become idle.
-            if loaded is not None and not self._waits_for_memory:
+            if loaded is not None and loaded.is_ready and not self._waits_for_memory:
                 self._hand_out(handle, loaded)
             elif name in self._waiting:
                 self._waiting[name].append(handle)
@@ -114,7 +143,7 @@ class Residency:
             else:
                 self._waiting[name] = [handle]
                 self._report(name, Progress(Stage.LOADING))
-                if plan.fetch is None:
+                if plan.fetch is None or loaded is not None or name in self._warm.names:
                     self._loader.submit(self._obtain, name, plan)
                 else:
                     on_download = partial(self._on_download, name)
@@ -139,8 +168,14 @@ class Residency:
         """Evict all weights that are not in use, because memory has run out."""
         with self._changed:
             for name in [name for name, each in self._loaded.items() if not each.users]:
-                self._evict(name)
+                self._evict(name)  # without a copy in host memory, for which generations would wait
             self._changed.notify_all()
+
+    def give_back_host_memory(self) -> None:
+        """Drop evicted weights from host memory, soon, if others need it. It does not wait."""
+        if self._warm.names:
+            with contextlib.suppress(RuntimeError):  # the loader is closed
+                self._loader.submit(self._warm.give_back, 0)
 
     def close(self) -> None:
         """Start no more loads. A running one is not waited for."""
@@ -166,15 +201,31 @@ class Residency:
 
     def _obtain(self, name: str, plan: LoadPlan) -> None:
         """Load ``name`` on the loader's thread, for all handles that wait for it."""
+        with self._changed:
+            if (there := self._loaded.get(name)) is not None:
+                self._hand_out_to_all(name, there)
+                return
         try:
-            if name not in self._loaded:
-                self._load(name, plan)
+            loaded = self._load(name, plan)
         except BaseException as error:
             self._fail(name, error)
             return
+        if plan.warm_up is None or loaded.is_warm:
+            self._finish(name, loaded)
+        else:
+            self._warm_up(name, loaded, partial(plan.warm_up, loaded.pipeline))
+
+    def _finish(self, name: str, loaded: _Loaded) -> None:
+        """Hand out a pipeline that is ready now."""
         with self._changed:
-            for handle in self._take_waiting(name):
-                self._hand_out(handle, self._loaded[name])
+            loaded.is_ready = True
+            loaded.users -= 1
+            self._hand_out_to_all(name, loaded)
+            self._changed.notify_all()
+
+    def _hand_out_to_all(self, name: str, loaded: _Loaded) -> None:
+        for handle in self._take_waiting(name):
+            self._hand_out(handle, loaded)
 
     def _fail(self, name: str, error: BaseException) -> None:
         problem = self._engine.check_device(error) or as_callers_error(error)
@@ -201,34 +252,93 @@ class Residency:
             name, Progress(Stage.LOADING) if there else Progress(Stage.DOWNLOADING, done, in_all)
         )
 
-    def _warm_up(self, name: str, arguments: Callable[[], Mapping[str, Any]]) -> None:
-        """Run one call among those of others. A failure is logged only."""
-        try:
-            self._engine.submit(pipeline=name, **arguments()).result()
-        except Exception:
-            log.warning("The warm-up call of %s failed.", name, exc_info=True)
+    def _on_bytes(self, name: str, done: int, in_all: int) -> None:
+        """Note that bytes of weights were read; shown by hundredths."""
+        self._heartbeat.beat(name)
+        shown = self._progress[name]
+        before = shown.step if shown.stage is Stage.LOADING else 0
+        if done == in_all or done - before >= in_all / 100:
+            self._report(name, Progress(Stage.LOADING, done, in_all))
 
-    def _load(self, name: str, plan: LoadPlan) -> None:
-        log.info("Loading %s.", name)
+    def _load(self, name: str, plan: LoadPlan) -> _Loaded:
+        self._warm.give_back(0)  # if others have taken the host's memory meanwhile
+        if (warm := self._warm.take(name)) is not None:
+            return self._restore(name, plan, warm)
+        log.info("Loading %s from disk.", name)
         require_products(plan.recipe, self._engine.accelerator)
-        found = partial(self._make_room, name, plan, sure=False)
+        began = self._monotonic()
         with self._heartbeat.busy(name):
-            pipeline = plan.load(partial(self._on_download, name), found)
-            lay_out(pipeline, self._engine.accelerator)
-            placement = placed_by(plan.recipe, pipeline)
-        size = placement.device_bytes
+            placement = self._built(name, plan)
+        size, pipeline = placement.device_bytes, placement.pipeline
         self._make_room(name, plan, size)
-        self._place(name, placement, size)
+        self._warm.give_back(placement.host_bytes)
+        apply = partial(placement.apply, self._engine.accelerator, self._reader)
+        self._place(name, size, partial(apply, partial(self._on_bytes, name)), placement.undo)
+        lay_out(pipeline, self._engine.accelerator)
         if placement.compiled and plan.warm_up is not None:
             self._report(name, Progress(Stage.COMPILING))
             self._engine.precompile(pipeline, partial(plan.warm_up, pipeline))
-        self._engine.add_placed(name, pipeline)
-        if plan.warm_up is not None:
-            self._report(name, Progress(Stage.WARMING_UP))
-            self._warm_up(name, partial(plan.warm_up, pipeline))
+        loaded = _Loaded(pipeline, size, placement, WeightPlaces(placement.resident))
+        return self._add(name, loaded, began, "cold, from disk")
+
+    def _built(self, name: str, plan: LoadPlan) -> Placement:
+        """Build the pipeline, with weights that are not read yet unless its family needs them."""
+        found = partial(self._make_room, name, plan, sure=False)
+        on_download = partial(self._on_download, name)
+        try:
+            with reading_later():
+                pipeline = plan.load(on_download, found)
+                return placed_by(plan.recipe, pipeline)
+        except WeightsNotRead as error:
+            log.info("%s is read to host memory first: %s", name, error)
+        return placed_by(plan.recipe, plan.load(on_download, found))
+
+    def _restore(self, name: str, plan: LoadPlan, warm: WarmWeights) -> _Loaded:
+        """Copy evicted weights from host memory to the device."""
+        log.info("Loading %s from host memory.", name)
+        began = self._monotonic()
+        try:
+            self._make_room(name, plan, warm.size)
+            self._place(name, warm.size, partial(warm.apply, self._engine.accelerator), warm.undo)
+        except BaseException:
+            self._warm.put_back(name)
+            raise
+        self._warm.restored(name)
+        loaded = _Loaded(warm.pipeline, warm.size, warm.placement, warm.places, is_warm=True)
+        return self._add(name, loaded, began, "warm, from host memory")
+
+    def _add(self, name: str, loaded: _Loaded, began: float, source: str) -> _Loaded:
+        self._engine.add_placed(name, loaded.pipeline)
         with self._changed:
-            self._loaded[name] = _Loaded(pipeline, size, last_used=self._uses)
-        log.info("Loaded %s: %.2f GB.", name, size / 1e9)
+            loaded.last_used = self._uses
+            self._loaded[name] = loaded
+        took_s = self._monotonic() - began
+        log.info("Loaded %s (%s): %.2f GB in %.1f s.", name, source, loaded.size / 1e9, took_s)
+        return loaded
+
+    def _warm_up(
+        self, name: str, loaded: _Loaded, arguments: Callable[[], Mapping[str, Any]]
+    ) -> None:
+        """Start one call among those of others. A failure is logged only.
+
+        The next load does not wait for it: the call itself may wait for a place for minutes.
+        """
+        self._report(name, Progress(Stage.WARMING_UP))
+        try:
+            options = GenerationOptions(priority=WARM_UP_PRIORITY)
+            call = self._engine.submit(pipeline=name, options=options, **arguments())
+        except Exception:
+            log.warning("The warm-up call of %s failed.", name, exc_info=True)
+            self._finish(name, loaded)
+        else:
+            call.add_done_callback(partial(self._after_warm_up, name, loaded))
+
+    def _after_warm_up(self, name: str, loaded: _Loaded, call: Generation) -> None:
+        try:
+            call.result()
+        except Exception:
+            log.warning("The warm-up call of %s failed.", name, exc_info=True)
+        self._finish(name, loaded)
 
     def _make_room(self, name: str, plan: LoadPlan, size: int, *, sure: bool = True) -> None:
         """Evict idle weights until ``size`` bytes fit into the budget.
@@ -249,34 +359,34 @@ class Residency:
             )
         with self._changed:
             try:
-                while (evicted := choose_victims(self._residents(), size, budget)) is None:
+                while (victims := choose_victims(self._residents(), size, budget)) is None:
                     self._wait(name)
             finally:
                 self._waits_for_memory = False
-            for resident in evicted:
-                self._evict(resident.name)
-        if evicted:
-            self._free()
+            evicted = {each.name: self._evict(each.name) for each in victims}
+        self._let_go(evicted)
 
-    def _place(self, name: str, placement: Placement, size: int) -> None:
+    def _place(
+        self, name: str, size: int, apply: Callable[[], None], undo: Callable[[], None]
+    ) -> None:
         """Place weights beside running generations; if that fails, once more with none running."""
         try:
-            self._add(name, placement, size, alone=False)
+            self._reserve(name, size, apply, alone=False)
         except BaseException as error:
             if not is_out_of_memory(error):
                 raise
             release_frames(error)
             log.warning("%s did not fit beside running generations; it waits until they end.", name)
-            placement.undo()
+            undo()
             self._free()
             try:
-                self._add(name, placement, size, alone=True)
+                self._reserve(name, size, apply, alone=True)
             except BaseException as second:
                 if is_out_of_memory(second):
                     raise self._too_large(name, size, second) from second
                 raise
 
-    def _add(self, name: str, placement: Placement, size: int, *, alone: bool) -> None:
+    def _reserve(self, name: str, size: int, apply: Callable[[], None], *, alone: bool) -> None:
         self._evict_for(size)
         with self._engine.reserve(size, self._wake, alone=alone) as reservation:
             try:
@@ -285,7 +395,7 @@ class Residency:
             finally:
                 self._waits_for_memory = False
             with self._heartbeat.busy(name):
-                placement.apply(self._engine.accelerator)
+                apply()
 
     def _granted(self, reservation: Reservation, name: str) -> bool:
         """Return whether the reservation is granted, now or after the next change."""
@@ -302,10 +412,9 @@ class Residency:
                 return
             idle = [each for each in self._residents() if not each.users]
             there = sum(each.size for each in idle) + free
-            for resident in choose_victims(idle, size, there) or idle:
-                self._evict(resident.name)
-        if idle:
-            self._free()  # without the lock, because it is slow
+            victims = choose_victims(idle, size, there) or idle
+            evicted = {each.name: self._evict(each.name) for each in victims}
+        self._let_go(evicted)  # without the lock, because it is slow
 
     def _wake(self) -> None:
         """Wake the loader: a reservation was granted."""
@@ -332,10 +441,21 @@ class Residency:
             "programs on the device, or use a larger GPU or a catalogue recipe for less memory."
         )
 
-    def _evict(self, name: str) -> None:
+    def _evict(self, name: str) -> _Loaded:
         log.info("Evicting %s: %.2f GB.", name, self._loaded[name].size / 1e9)
         self._engine.remove(name)
-        del self._loaded[name]
+        return self._loaded.pop(name)
+
+    def _let_go(self, evicted: dict[str, _Loaded]) -> None:
+        """Free the device memory of evicted weights; they stay in host memory if there is room."""
+        if not evicted:
+            return
+        while evicted:
+            name, each = evicted.popitem()
+            if self._warm.keep(name, each.pipeline, each.placement, each.places, each.size):
+                log.info("%s stays in host memory.", name)
+            del each
+        self._free()
 
     def _residents(self) -> Sequence[Resident[str]]:
         return [

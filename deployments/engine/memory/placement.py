@@ -20,6 +20,7 @@ from deployments.engine.accelerator.transfer import Transfer
 from deployments.engine.interception.components import DENOISERS
 from deployments.engine.merging.compile import compile_regions
 from deployments.engine.merging.quantized import QUANTIZATIONS, quantize
+from deployments.engine.reading.reader import Home, OnBytes, WeightReader
 from serve_app.domain.endpoint import Recipe
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
 
@@ -185,14 +186,22 @@ class Placement:
         """Bytes of weights in host memory."""
         return bytes_of([*self.waiting, *self.streamed])
 
-    def apply(self, accelerator: Accelerator) -> None:
+    def apply(
+        self,
+        accelerator: Accelerator,
+        reader: WeightReader | None = None,
+        on_bytes: OnBytes | None = None,
+    ) -> None:
         """Move the resident components to the device, and hook the others to be copied when called.
 
-        It is permanent: hooks stay on the components, also in views of the pipeline. When the
-        device runs out of memory, it can be called again after ``undo``. Raises
-        ``WeightsUnavailable`` before anything is moved, when the host has too little memory.
+        Weights that were not read yet are read to where they belong, by ``reader`` if there is one;
+        ``on_bytes`` gets the bytes that were read, and all. Hooks stay on the components for good,
+        also in views of the pipeline. When the device runs out of memory, it can be called again
+        after ``undo``. Raises ``WeightsUnavailable`` before anything is moved, when the host has
+        too little memory.
         """
         self._check_host(accelerator)
+        self._read(accelerator, reader or WeightReader(accelerator), on_bytes)
         with Transfer(accelerator, "weights") as transfer:
             transfer.move(self.resident)
         self._move(accelerator.device)
@@ -205,6 +214,16 @@ class Placement:
             berth.serve(module)
         with accelerator.stream("weights").active():  # it waits for the stream that it is in
             self._stream_blocks(accelerator)
+
+    def _read(
+        self, accelerator: Accelerator, reader: WeightReader, on_bytes: OnBytes | None
+    ) -> None:
+        discrete = accelerator.capabilities.discrete
+        resident = Home.DEVICE if discrete else Home.HOST
+        other = Home.LOCKED if discrete else Home.HOST
+        homes = [(each, resident) for each in self.resident]
+        homes += [(each, other) for each in (*self.waiting, *self.streamed)]
+        reader.read(homes, on_bytes)
 
     def _stream_blocks(self, accelerator: Accelerator) -> None:
         for module in self.streamed:

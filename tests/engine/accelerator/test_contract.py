@@ -100,6 +100,28 @@ def test_page_locked_memory_is_counted_until_it_is_freed(accelerator):
     assert accelerator.lockable_bytes() == before
 
 
+def test_page_locked_memory_is_known_by_its_address(accelerator):
+    buffer = PinnedBuffer(4096, accelerator)
+    address = buffer.bytes(0, 1).data_ptr()
+    assert accelerator.is_page_locked(address) is accelerator.capabilities.discrete
+    del buffer
+    gc.collect()
+    assert not accelerator.is_page_locked(address)
+
+
+def test_values_are_cast_on_the_device_as_on_the_host(accelerator):
+    stream = accelerator.stream("weights")
+    there = uploaded(accelerator, VALUES, stream)
+    with stream.active():
+        cast = accelerator.allocate(torch.empty_like(VALUES, dtype=torch.bfloat16, device="meta"))
+        accelerator.copy(there, cast)
+    stream.synchronize()
+    accelerator.share(cast)
+    copy = accelerator.to_host(cast)
+    copy.ready()
+    assert torch.equal(copy.tensor, VALUES.to(torch.bfloat16))
+
+
 def test_seconds_between_two_timestamps_are_known_once_they_are_passed(accelerator):
     mark = accelerator.timestamps(itertools.count().__next__)
     first, second = mark(), mark()

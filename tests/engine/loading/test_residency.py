@@ -2,14 +2,17 @@
 
 import threading
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
 
 from deployments.engine.accelerator.cpu import Cpu
 from deployments.engine.engine import Engine
+from deployments.engine.loading.loader import load_pipeline
 from deployments.engine.loading.loads import AT_ONCE, Fetch, LoadPlan
 from deployments.engine.loading.residency import Residency
+from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import Misconfigured, OutOfMemory, WeightsUnavailable
 from serve_app.domain.progress import Progress, Stage
 
@@ -242,6 +245,47 @@ def test_a_failed_warm_up_is_reported_by_the_next_generation(residency, caplog):
     cold = LoadPlan(lambda *_: Pipeline(), warm_up=lambda _: {"unknown": 1})
     assert residency.acquire("it", cold).future.result(30) is residency.find("it")
     assert "The warm-up call of it failed" in caplog.text
+
+
+def test_a_warm_up_that_waits_for_its_place_delays_no_other_load(residency):
+    begun, go = threading.Event(), threading.Event()
+
+    class Warm(Pipeline):
+        def __call__(self):
+            begun.set()
+            go.wait(30)
+
+    warm = residency.acquire("warm", LoadPlan(lambda *_: Warm(), warm_up=lambda _: {}))
+    begun.wait(30)
+    other = residency.acquire("other", plan(4))
+    assert other.future.result(30) is residency.find("other")
+    assert not warm.future.done()
+    assert residency.find("warm") is None
+    residency.evict_idle()  # it counts as in use
+    go.set()
+    assert warm.future.result(30) is residency.find("warm")
+
+
+def test_a_load_reports_its_bytes_and_is_not_silent_while_it_reads(engine):
+    now, silent, reported = [0.0], [], []
+    residency = Residency(engine, monotonic=lambda: now[0])
+    on_bytes = residency._on_bytes
+
+    def slowly(*each):
+        now[0] += 100.0  # a slow disk
+        on_bytes(*each)
+        silent.append(residency.longest_silence())
+
+    residency._on_bytes = slowly
+    flux = LoadPlan(lambda *_: load_pipeline(Weights("deployments/demo/flux")))
+    residency.acquire("it", flux, reported.append).future.result(60)
+    assert silent
+    assert {*silent} == {("it", 0.0)}
+    size = sum(each.stat().st_size for each in Path("deployments/demo/flux").rglob("*.safetensors"))
+    last = reported[-1]
+    assert (last.stage, last.step) == (Stage.LOADING, last.steps)
+    assert 0.98 * size < last.steps <= size
+    residency.close()
 
 
 # Eviction

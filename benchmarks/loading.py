@@ -1,0 +1,219 @@
+"""Loads of weights: bytes a second from disk and from host memory, against what the machine can do.
+
+It writes random bfloat16 weights with the layout of FLUX.1's transformer (fewer blocks) to a
+temporary folder, and prints, round by round:
+
+- cold: the page cache is dropped for these files; ``dd`` with O_DIRECT, Darkroom's reader handing
+  each buffer on as it does to a device, the reader into fresh host memory, and ``from_pretrained``
+  with its weights copied, as a load for a GPU needs them;
+- cached: the same with the files in the page cache;
+- warm: evicted weights that return, against a copy of as many bytes.
+
+There is no GPU in it: "device" memory is ordinary memory that is allocated before. Run it with
+``python -m benchmarks.loading --gb 2``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline, FluxTransformer2DModel
+from diffusers.models.modeling_utils import ModelMixin
+
+from deployments.engine.accelerator.cpu import Cpu
+from deployments.engine.accelerator.interface import Capabilities
+from deployments.engine.loading.loader import load_pipeline
+from deployments.engine.memory.placement import placed_by
+from deployments.engine.memory.warm import WarmTier, WeightPlaces
+from deployments.engine.reading.reader import Home, WeightReader
+from deployments.engine.reading.unread import reading_later
+from serve_app.domain.endpoint import Weights
+
+DEMO = Path(__file__).parents[1] / "deployments" / "demo" / "flux"
+BLOCK_GB = 0.85  # two blocks of the real width, one of each kind, about
+
+
+class Discrete(Cpu):
+    """Memory that stands for a device's: allocated once, so that no page of it is new."""
+
+    capabilities = Capabilities(discrete=True, channels_last=False, collectives="gloo")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._there: dict[int, torch.Tensor] = {}
+
+    def allocate(self, like: torch.Tensor) -> torch.Tensor:
+        size = like.numel() * like.element_size()
+        if size < 2**26:
+            return super().allocate(like)
+        if size not in self._there:
+            self._there[size] = torch.zeros(size, dtype=torch.uint8)
+        return self._there[size].view(like.dtype).view(like.shape)
+
+
+def write(folder: Path, gb: float) -> None:
+    """The demo Flux, with a transformer of the real one's width and random weights."""
+    shutil.copytree(DEMO, folder, dirs_exist_ok=True)
+    shutil.rmtree(folder / "transformer")
+    blocks = max(1, round(gb / BLOCK_GB))
+    torch.set_default_dtype(torch.bfloat16)
+    model = FluxTransformer2DModel(  # its other values are those of FLUX.1
+        num_layers=blocks, num_single_layers=blocks
+    )
+    torch.set_default_dtype(torch.float32)
+    for each in model.parameters():
+        each.data.view(torch.int16).random_(-30_000, 30_000)
+    model.save_pretrained(folder / "transformer", max_shard_size="1GB")
+
+
+def drop(files: list[Path]) -> None:
+    """Drop the files from the page cache."""
+    for file in files:
+        opened = os.open(file, os.O_RDONLY)
+        os.fsync(opened)
+        os.posix_fadvise(opened, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(opened)
+
+
+def fill(files: list[Path]) -> None:
+    """Bring the files into the page cache."""
+    for file in files:
+        with file.open("rb") as opened:
+            while opened.read(2**24):
+                pass
+
+
+def seconds(work: Callable[[], object]) -> tuple[float, float]:
+    """Seconds of ``work``, and of the CPU."""
+    cpu, began = time.process_time(), time.perf_counter()
+    kept = work()
+    took = time.perf_counter() - began, time.process_time() - cpu
+    del kept
+    return took
+
+
+def dd(files: list[Path], *flags: str) -> None:
+    for file in files:
+        command = ["dd", f"if={file}", "of=/dev/null", "bs=16M", *flags]
+        subprocess.run(command, check=True, capture_output=True)  # noqa: S603
+
+
+class Loads:
+    """The ways to load the pipeline of a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files = sorted((folder / "transformer").glob("*.safetensors"))
+        self.bytes = sum(each.stat().st_size for each in self.files)
+        self._device = Discrete()
+        self._reader = WeightReader(self._device)
+        self._host = WeightReader(Cpu())
+        self._read_to(self._reader, Home.DEVICE)  # its memory is not new from now on
+
+    def to_device(self) -> object:
+        return self._read_to(self._reader, Home.DEVICE)
+
+    def to_host(self) -> object:
+        return self._read_to(self._host, Home.HOST)
+
+    def usual(self) -> object:
+        """As before: into host memory, where the mapped files are copied."""
+        model: ModelMixin = FluxTransformer2DModel.from_pretrained(
+            self.folder / "transformer", dtype=torch.bfloat16, use_safetensors=True
+        )
+        return [each.data.clone() for each in model.parameters()]
+
+    def _read_to(self, reader: WeightReader, home: Home) -> object:
+        with reading_later():
+            pipeline = load_pipeline(Weights(str(self.folder)), dtype="bfloat16")
+        reader.read([(pipeline.transformer, home)])
+        return pipeline
+
+
+def show(title: str, rows: dict[str, list[tuple[float, float]]], size: int, base: str) -> None:
+    print(f"\n{title}")
+    best = statistics.median(wall for wall, _ in rows[base])
+    for name, took in rows.items():
+        wall = statistics.median(each for each, _ in took)
+        cpu = statistics.median(each for _, each in took)
+        rate = size / wall / 1e9
+        print(f"  {name:44} {rate:6.2f} GB/s  {best / wall:5.2f}  {cpu:5.2f} s of CPU")
+
+
+def from_disk(loads: Loads, rounds: int) -> None:
+    direct = "dd, O_DIRECT"
+    ways: dict[str, Callable[[], object]] = {
+        direct: lambda: dd(loads.files, "iflag=direct"),
+        "Darkroom, to a device's memory": loads.to_device,
+        "Darkroom, to new host memory": loads.to_host,
+        "from_pretrained, copied": loads.usual,
+    }
+    cold = {name: list[tuple[float, float]]() for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            drop(loads.files)
+            cold[name].append(seconds(way))
+    show("Cold: ratio to dd", cold, loads.bytes, direct)
+    through = "dd, from the page cache"
+    ways = {through: lambda: dd(loads.files)} | {k: v for k, v in ways.items() if k != direct}
+    cached = {name: list[tuple[float, float]]() for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            fill(loads.files)
+            cached[name].append(seconds(way))
+    show("In the page cache: ratio to dd", cached, loads.bytes, through)
+
+
+def from_host_memory(loads: Loads, rounds: int) -> None:
+    pipeline: DiffusionPipeline = load_pipeline(Weights(str(loads.folder)), dtype="bfloat16")
+    device = Discrete()
+    placement = placed_by(None, pipeline)
+    tier = WarmTier(device, 0.8)
+    places = WeightPlaces(placement.resident)
+    size = placement.device_bytes
+    if not tier.keep("it", pipeline, placement, places, size):
+        print("\nWarm: this machine has too little free memory for it.")
+        return
+    warm = tier.take("it")
+    assert warm is not None
+    sources = [each.host for each in warm.slabs]
+    targets = [torch.zeros_like(each) for each in sources]
+
+    def copy() -> None:
+        for source, target in zip(sources, targets, strict=True):
+            target.copy_(source)
+
+    plain = "copy in memory"
+    rows = {name: list[tuple[float, float]]() for name in (plain, "Darkroom, host to device")}
+    warm.apply(device)
+    for _ in range(3 * rounds):
+        for (_, took), way in zip(rows.items(), (copy, lambda: warm.apply(device)), strict=True):
+            took.append(seconds(way))
+    show("Warm: ratio to a copy", rows, warm.host_bytes, plain)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gb", type=float, default=2.0, help="size of the weights")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="where to write them; default: a temporary one")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+        write(Path(name), arguments.gb)
+        loads = Loads(Path(name))
+        print(f"{loads.bytes / 1e9:.2f} GB in {len(loads.files)} files, {arguments.rounds} rounds")
+        from_disk(loads, arguments.rounds)
+        from_host_memory(loads, arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""Headers of safetensors files: where each tensor is, before any of them is read.
+
+Format: 8 bytes of length, that many bytes of JSON, then the tensors without gaps. A file comes from
+a hub or a user, so nothing in the header is believed before it was checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from serve_app.domain.errors import WeightsUnavailable
+
+MAX_HEADER_BYTES = 100_000_000  # as in the safetensors package
+BLOCK = 4096  # bytes; reads past the page cache begin and end at multiples
+
+DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "U16": torch.uint16,
+    "I16": torch.int16,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "U32": torch.uint32,
+    "I32": torch.int32,
+    "F32": torch.float32,
+    "U64": torch.uint64,
+    "I64": torch.int64,
+    "F64": torch.float64,
+}
+
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredTensor:
+    """Tensor in a file."""
+
+    file: WeightFile
+    begin: int  # bytes from the beginning of the file
+    size: int  # bytes
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Header of a safetensors file."""
+
+    metadata: Mapping[str, str]
+    tensors: Mapping[str, StoredTensor]
+
+
+class WeightFile:
+    """Opened safetensors file. It can be read after it was deleted, and is closed when unused."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file. Raises ``WeightsUnavailable``."""
+        self.path = path
+        self.needed_by = ""  # operation that needed values before they were read
+        self._direct: int | None = None
+        try:
+            self._cached = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise WeightsUnavailable(f"{path} cannot be loaded: {error.strerror}.") from error
+        self.bytes = os.fstat(self._cached).st_size
+        if hasattr(os, "O_DIRECT"):  # not on macOS
+            with contextlib.suppress(OSError):  # not on every file system
+                self._direct = os.open(path, os.O_RDONLY | os.O_DIRECT)
+
+    def __del__(self) -> None:
+        for opened in (getattr(self, "_cached", None), getattr(self, "_direct", None)):
+            if opened is not None:
+                os.close(opened)
+
+    def is_direct(self, offset: int, size: int) -> bool:
+        """Return whether to read this part past the page cache, which may not have it."""
+        if self._direct is None:
+            return False
+        last = max(offset, min(offset + size, self.bytes) - 1)
+        return not (self._is_cached(offset) and self._is_cached(last))
+
+    def read(self, offset: int, buffer: memoryview) -> None:
+        """Fill ``buffer`` through the page cache. Raises ``WeightsUnavailable``."""
+        self._read(self._cached, offset, buffer, len(buffer))
+
+    def read_direct(self, offset: int, buffer: memoryview) -> None:
+        """Fill ``buffer`` past the page cache, up to the end of the file.
+
+        ``offset`` and the length and address of ``buffer`` are multiples of ``BLOCK``. Raises
+        ``WeightsUnavailable``.
+        """
+        needed = min(len(buffer), self.bytes - offset)
+        try:
+            if self._direct is not None:
+                self._read(self._direct, offset, buffer, needed)
+                return
+        except OSError as error:  # some file systems open such files and refuse the reads
+            if error.errno != errno.EINVAL:
+                raise
+        self.read(offset, buffer[:needed])
+
+    def _read(self, opened: int, offset: int, buffer: memoryview, needed: int) -> None:
+        done = 0
+        while done < needed:
+            try:
+                count = os.preadv(opened, [buffer[done:]], offset + done)
+            except OSError as error:
+                if error.errno == errno.EINVAL and opened == self._direct:
+                    raise
+                raise WeightsUnavailable(
+                    f"{self.path} cannot be loaded: {error.strerror}."
+                ) from error
+            done += count
+            at_end = count == 0 or (opened == self._direct and count % BLOCK > 0)
+            if at_end and done < needed:
+                raise WeightsUnavailable(f"{self.path} became shorter while it was read.")
+
+    def _is_cached(self, offset: int) -> bool:
+        try:
+            return os.preadv(self._cached, [bytearray(1)], offset, os.RWF_NOWAIT) == 1
+        except (OSError, AttributeError):  # EAGAIN: not in the page cache; AttributeError: macOS
+            return False
+
+    def header(self) -> Header:
+        """Read and check the header.
+
+        Raises ``WeightsUnavailable`` if it is wrong, and ``UnknownDtype`` for a dtype that this
+        module does not know.
+        """
+        start = os.pread(self._cached, 8, 0)
+        length = int.from_bytes(start, "little")
+        if len(start) < 8 or length > min(MAX_HEADER_BYTES, self.bytes - 8):
+            raise self._wrong("its header is cut off")
+        try:
+            header = json.loads(os.pread(self._cached, length, 8))
+        except (ValueError, RecursionError) as error:
+            raise self._wrong("its header is not JSON") from error
+        if not isinstance(header, dict):
+            raise self._wrong("its header is not a JSON object")
+        entries = cast("dict[str, Any]", header)
+        metadata = entries.pop("__metadata__", None) or {}
+        found = {name: self._tensor(name, entry, 8 + length) for name, entry in entries.items()}
+        self._check_places(found, 8 + length)
+        return Header(metadata, found)
+
+    def _tensor(self, name: str, entry: Any, data: int) -> StoredTensor:
+        match entry:
+            case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(begin), int(end)]}:
+                if dtype not in DTYPES:
+                    raise UnknownDtype(f"{self.path} has the dtype {dtype}, which is unknown.")
+                sizes: list[Any] = shape
+                if not all(type(each) is int and each >= 0 for each in sizes):
+                    raise self._wrong(f"the shape of {name!r} is not a list of sizes")
+                size = math.prod(sizes) * DTYPES[dtype].itemsize
+                if not 0 <= begin <= end or end - begin != size:
+                    raise self._wrong(f"{name!r} has other bytes than its shape needs")
+                return StoredTensor(self, data + begin, size, DTYPES[dtype], tuple(sizes))
+            case _:
+                raise self._wrong(f"its entry for {name!r} is not a tensor's")
+
+    def _check_places(self, tensors: Mapping[str, StoredTensor], data: int) -> None:
+        at = data
+        for each in sorted(tensors.values(), key=lambda it: (it.begin, it.size)):
+            if each.begin != at:
+                raise self._wrong("its tensors overlap or leave gaps")
+            at += each.size
+        if at != self.bytes:
+            raise self._wrong(f"its tensors take {at} bytes, but it has {self.bytes}")
+
+    def _wrong(self, what: str) -> WeightsUnavailable:
+        return WeightsUnavailable(f"{self.path} cannot be loaded: {what}. Download it again.")
+
+
+class UnknownDtype(Exception):
+    """A file has a dtype that its reader does not know."""

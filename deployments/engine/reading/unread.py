@@ -1,0 +1,238 @@
+"""Weights that were not read yet, as tensors.
+
+diffusers and transformers build a model and put its weights in place; they rename keys, choose
+dtypes and tie weights. Here they do all of that with tensors that only know where their values are.
+The values are then read straight to where the model runs, in the dtype that was chosen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models import model_loading_utils, modeling_utils
+from torch import Tensor
+from transformers import modeling_utils as transformers_utils
+
+from deployments.engine.reading.headers import NAMES, Header, StoredTensor, UnknownDtype, WeightFile
+
+_ATEN = torch.ops.aten
+_SAME_MEMORY = (_ATEN.detach.default, _ATEN.alias.default)
+_CAST = _ATEN._to_copy.default  # noqa: SLF001
+_FORMATS = (None, torch.preserve_format, torch.contiguous_format)
+
+
+class WeightsNotRead(RuntimeError):
+    """Code needs values of weights that were not read."""
+
+
+class UnreadWeight(Tensor):
+    """Contiguous tensor on the CPU without memory, of which only shape and dtype can be used.
+
+    It can be cast, detached and made a parameter. Everything else raises ``WeightsNotRead``.
+    """
+
+    stored: StoredTensor
+    casts: tuple[torch.dtype, ...]  # applied one after another to what is stored
+    memory: object  # equal for tensors that will have the same memory
+
+    @staticmethod
+    def __new__(
+        cls: type[UnreadWeight],
+        stored: StoredTensor,
+        casts: tuple[torch.dtype, ...] = (),
+        memory: object | None = None,
+    ) -> UnreadWeight:
+        make: Any = Tensor._make_wrapper_subclass  # noqa: SLF001 torch documents it for subclasses
+        made = make(cls, stored.shape, dtype=casts[-1] if casts else stored.dtype, device="cpu")
+        made.stored, made.casts, made.memory = stored, casts, memory or object()
+        return made
+
+    def __init__(
+        self,
+        stored: StoredTensor,
+        casts: tuple[torch.dtype, ...] = (),
+        memory: object | None = None,
+    ) -> None:
+        del stored, casts, memory
+        super().__init__()
+
+    def __repr__(self, **keywords: Any) -> str:
+        return f"UnreadWeight({tuple(self.shape)}, {self.dtype}, {self.stored.file.path.name})"
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func == _SET_DATA and isinstance(args[1], UnreadWeight):
+            # torch takes over the shape and dtype of the new data, but no attribute of Python.
+            args[0].stored, args[0].casts = args[1].stored, args[1].casts
+            args[0].memory = args[1].memory
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        weight: UnreadWeight = next(each for each in args if isinstance(each, UnreadWeight))
+        if func in _SAME_MEMORY:
+            return UnreadWeight(weight.stored, weight.casts, weight.memory)
+        if func is _ATEN.clone.default and (kwargs or {}).get("memory_format") in _FORMATS:
+            return UnreadWeight(weight.stored, weight.casts)
+        if func is _CAST and _only_casts(kwargs or {}):
+            dtype = (kwargs or {}).get("dtype") or weight.dtype
+            casts = weight.casts if dtype == weight.dtype else (*weight.casts, dtype)
+            return UnreadWeight(weight.stored, casts)
+        weight.stored.file.needed_by = str(func)
+        raise WeightsNotRead(f"{func} needs the values of {weight.stored.file.path}.")
+
+
+_SET_DATA = Tensor.data.__set__  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _only_casts(keywords: dict[str, Any]) -> bool:
+    device = keywords.get("device")
+    return (
+        (device is None or torch.device(device).type == "cpu")
+        and not keywords.get("pin_memory")
+        and keywords.get("memory_format") in _FORMATS
+    )
+
+
+class OpenedFiles:
+    """Files of one pipeline, opened for reading later.
+
+    ``usual``: folders whose files are read in the libraries' own way.
+    """
+
+    def __init__(self, folder: Path, usual: set[Path]) -> None:
+        self._folder = folder
+        self._usual = usual
+        self._files: dict[Path, WeightFile] = {}
+        self._headers: dict[Path, Header] = {}
+        self._lock = threading.Lock()  # transformers opens files on several threads
+
+    def open(self, path: Any) -> Header | None:
+        """Return the header of a file; None if its library is to read it in its own way."""
+        if not isinstance(path, str | Path) or not str(path).endswith(".safetensors"):
+            return None
+        file = Path(path)
+        if not file.is_relative_to(self._folder) or file.parent in self._usual:
+            return None
+        with self._lock:
+            try:
+                if file not in self._files:
+                    if _is_quantized(file.parent):
+                        self._usual.add(file.parent)
+                        return None
+                    self._files[file] = opened = WeightFile(file)
+                    self._headers[file] = opened.header()
+                return self._headers[file]
+            except UnknownDtype:
+                self._usual.add(file.parent)
+                return None
+
+    def refused(self) -> dict[Path, str]:
+        """Folders whose weights were needed before they were read, and the operation."""
+        return {path.parent: file.needed_by for path, file in self._files.items() if file.needed_by}
+
+
+def _is_quantized(folder: Path) -> bool:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and "quantization_config" in config
+
+
+class _Slice:
+    """Tensor of an opened file, as ``safetensors`` gives it to transformers."""
+
+    def __init__(self, stored: StoredTensor) -> None:
+        self._stored = stored
+
+    def get_shape(self) -> list[int]:
+        return [*self._stored.shape]
+
+    def get_dtype(self) -> str:
+        return NAMES[self._stored.dtype]
+
+    def __getitem__(self, part: Any) -> Tensor:
+        return UnreadWeight(self._stored)[part]
+
+
+class _Opened:
+    """Opened file, as ``safetensors.safe_open`` gives it to transformers."""
+
+    def __init__(self, header: Header) -> None:
+        self._header = header
+
+    def __enter__(self) -> _Opened:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Do nothing: the file stays open until its tensors are read."""
+
+    def keys(self) -> list[str]:
+        return [*self._header.tensors]
+
+    def metadata(self) -> dict[str, str]:
+        return dict(self._header.metadata)
+
+    def get_tensor(self, name: str) -> Tensor:
+        return UnreadWeight(self._header.tensors[name])
+
+    def get_slice(self, name: str) -> _Slice:
+        return _Slice(self._header.tensors[name])
+
+
+@contextmanager
+def placeholders(files: OpenedFiles) -> Generator[None]:
+    """Let ``from_pretrained`` of diffusers and transformers put ``UnreadWeight``s into models.
+
+    Files of other folders are read as usual. The caller must hold ``ONE_BUILDER``.
+    """
+    usual_load, usual_open = modeling_utils.load_state_dict, transformers_utils.safe_open
+
+    def load_state_dict(checkpoint_file: Any, *arguments: Any, **keywords: Any) -> Any:
+        if (opened := files.open(checkpoint_file)) is None:
+            return usual_load(checkpoint_file, *arguments, **keywords)
+        return {name: UnreadWeight(each) for name, each in opened.tensors.items()}
+
+    def safe_open(filename: Any, *arguments: Any, **keywords: Any) -> Any:
+        if (opened := files.open(filename)) is None:
+            return usual_open(filename, *arguments, **keywords)
+        return _Opened(opened)
+
+    patched = (
+        (modeling_utils, "load_state_dict", load_state_dict),
+        (model_loading_utils, "load_state_dict", load_state_dict),
+        (transformers_utils, "safe_open", safe_open),
+    )
+    with contextlib.ExitStack() as undo:
+        for module, name, replacement in patched:
+            undo.callback(setattr, module, name, getattr(module, name))
+            setattr(module, name, replacement)
+        yield
+
+
+_LATER: ContextVar[bool] = ContextVar("read_weights_later", default=False)
+
+
+@contextmanager
+def reading_later() -> Generator[None]:
+    """Let pipelines that this thread loads keep ``UnreadWeight``s, for ``Placement.apply``."""
+    token = _LATER.set(True)
+    try:
+        yield
+    finally:
+        _LATER.reset(token)
+
+
+def reads_later() -> bool:
+    """Return whether this thread is inside ``reading_later``."""
+    return _LATER.get()
