@@ -16,6 +16,7 @@ from deployments.families.image_io import (
     image_arguments,
     image_facts,
     image_to_image_arguments,
+    image_work,
     own_dtypes,
     rendered_size,
     requested_size,
@@ -72,15 +73,15 @@ class SdxlFamily(ImageFamily):
             "guidance_rescale": _rescale(endpoint, input),
         }
         facts = image_facts(input, seed, requested, stretched=task != TEXT_TO_IMAGE)
+        work = image_work(input, rendered)
         if task == TEXT_TO_IMAGE:
-            return GenerationCall(arguments | size_arguments(rendered), facts)
+            return GenerationCall(arguments | size_arguments(rendered), facts, work=work)
         arguments |= image_to_image_arguments(input, rendered)
         if task == IMAGE_TO_IMAGE:  # the pipeline takes its size from the image
-            return GenerationCall(arguments, facts, view=_redrawing(pipeline))
+            return GenerationCall(arguments, facts, view=_redrawing(pipeline), work=work)
         arguments["mask_image"] = as_pixels(input["mask_url"].convert("L"), rendered)
-        return GenerationCall(
-            arguments | size_arguments(rendered), facts, view=_inpainting(pipeline)
-        )
+        arguments |= size_arguments(rendered)
+        return GenerationCall(arguments, facts, view=_inpainting(pipeline), work=work)
 
 
 def _size(input: Mapping[str, Any], task: str) -> Size:

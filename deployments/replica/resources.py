@@ -17,7 +17,7 @@ from deployments.replica.ranks import RankGroup
 from deployments.transfer.fetcher import Fetcher
 from deployments.transfer.lora_fetcher import LoraFetcher
 from deployments.transfer.uploader import FileSink
-from serve_app.domain.endpoint import Endpoint, Recipe, StoreConfig
+from serve_app.domain.endpoint import Endpoint, Recipe, RequestedWork, StoreConfig
 from serve_app.domain.errors import WeightsUnavailable
 from serve_app.domain.ports import Clock
 from serve_app.domain.progress import Loading, OnDownload
@@ -74,6 +74,18 @@ class ReplicaResources:
         )
         plan = LoadPlan(load, recipe, warm_up, fetch)
         return self.residency.acquire(name, plan, on_progress)
+
+    def needs_tiles(self, endpoint: Endpoint, work: RequestedWork | None) -> bool:
+        """True if the autoencoder must work in tiles to make ``work`` on this device.
+
+        Raises ``InvalidInput``, with the largest value of the field, if ``work`` is larger than
+        what the recipe was computed for.
+        """
+        recipe = recipe_for_device(endpoint, self.engine.device_bytes())
+        if work is None or recipe is None or recipe.largest is None:
+            return False
+        recipe.largest.check(work, endpoint.id, recipe.memory_gb)
+        return recipe.largest.needs_tiles(work)
 
     def _load(
         self,
