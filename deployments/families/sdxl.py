@@ -53,6 +53,7 @@ class SdxlFamily(ImageFamily):
 
         # In float16, the pipeline itself decodes in float32 if the autoencoder would overflow.
         pipeline = load_pipeline(endpoint.weights, dtype=own_dtypes(endpoint, device, "float16"))
+        keep_bfloat16(pipeline)
         return apply_options(pipeline, endpoint)
 
     def warm_up(self, endpoint: Endpoint, pipeline: Any) -> GenerationCall:
@@ -82,6 +83,18 @@ class SdxlFamily(ImageFamily):
         arguments["mask_image"] = as_pixels(input["mask_url"].convert("L"), rendered)
         arguments |= size_arguments(rendered)
         return GenerationCall(arguments, facts, view=_inpainting(pipeline), work=work)
+
+
+def keep_bfloat16(pipeline: Any) -> None:
+    """Let the pipelines leave an autoencoder in bfloat16 as it is.
+
+    It has the range of float32, so it does not overflow as float16 does. With ``force_upcast``,
+    image-to-image would convert it to float32 and then to float16, for all requests.
+    """
+    import torch  # noqa: PLC0415
+
+    if pipeline.vae.dtype is torch.bfloat16:
+        pipeline.vae.register_to_config(force_upcast=False)
 
 
 def _size(input: Mapping[str, Any], task: str) -> Size:

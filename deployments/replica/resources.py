@@ -72,6 +72,8 @@ class ReplicaResources:
         fetch = Fetch(
             partial(weights.is_here, self.store, held), partial(weights.fetch, self.store, held)
         )
+        if recipe is not None and self.ranks is not None:
+            recipe = replace(recipe, attention="")  # the other devices compute by torch's own
         plan = LoadPlan(load, recipe, warm_up, fetch)
         return self.residency.acquire(name, plan, on_progress)
 
@@ -189,4 +191,6 @@ def weights_name(endpoint: Endpoint, recipe: Recipe | None) -> str:
     if recipe is not None:
         parts += [recipe.precision, recipe.offload, "+".join(recipe.hot)]
         parts += ["compiled"] if recipe.compile else []
+        parts += [recipe.attention] if recipe.attention else []
+        parts += ["channels_last"] if recipe.channels_last else []
     return ":".join(parts) + options_name(held.options)

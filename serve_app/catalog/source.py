@@ -70,6 +70,8 @@ class RecipeSource(BaseModel):
     hot: tuple[str, ...] = ()
     compile: bool = False
     dtypes: dict[str, Literal["float32", "float16", "bfloat16"]] = Field(default_factory=dict)
+    attention: str = Field(default="", pattern=r"^[a-z0-9_]*$")
+    channels_last: bool = False
     largest: LargestSource | None = None
 
     @model_validator(mode="after")

@@ -124,8 +124,13 @@ class Recipe:
     compile: bool = False  # compile the denoisers' repeated blocks before the first request
     # types of components that would not fit in those of the endpoint's options
     dtypes: Mapping[str, str] = field(default_factory=dict)
+    attention: str = ""  # of denoisers: diffusers' backend, or BY_DEVICE; empty: torch's own
+    channels_last: bool = False  # layout of image autoencoders
     largest: WorkLimit | None = None  # that the memory was computed for; None: unknown
 
+
+BY_DEVICE = "by_device"
+"""Attention of a recipe: the fastest for the device that needs no package."""
 
 RESERVED_SHARE = 0.03
 """Share of a GPU's memory that its driver and its error correction may reserve: programs see 23.6

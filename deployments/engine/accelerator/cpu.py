@@ -119,6 +119,9 @@ class Cpu:
     def weights_budget(self) -> int:
         return int(host_bytes() * _WEIGHTS_SHARE)
 
+    def attention_backend(self) -> str:
+        return ""
+
     def dtype(self, preferred: str) -> str:
         """A CPU computes 16 bits slowly, and some layers not at all."""
         del preferred

@@ -21,6 +21,7 @@ from deployments.engine.accelerator.interface import Capabilities, HostCopy, Mem
 RESERVE = 256 * 2**20  # bytes that are never planned with: workspaces of libraries
 _WEIGHTS_SHARE = 0.85  # of the GPU's memory; the rest is for computing
 _LOCKED_SHARE = 0.8  # of the host's memory; the rest is for other programs and the page cache
+_HOPPER = (9, 0)  # compute capability
 _HOST_REGISTER_PORTABLE = 1  # CUDA's flag: page-locked for all contexts
 
 
@@ -190,6 +191,11 @@ class Cuda:
 
     def weights_budget(self) -> int:
         return int(torch.cuda.mem_get_info(self._device)[1] * _WEIGHTS_SHARE)
+
+    def attention_backend(self) -> str:
+        # torch's own choice are kernels that were written for the generation before Hopper.
+        newer = torch.cuda.get_device_capability(self._device) >= _HOPPER
+        return "_native_cudnn" if newer else ""
 
     def dtype(self, preferred: str) -> str:
         return preferred

@@ -192,6 +192,13 @@ class Accelerator(Protocol):
         """Bytes of weights that a replica keeps loaded by default."""
         ...
 
+    def attention_backend(self) -> str:
+        """Name of diffusers' fastest attention on this device without a package of its own.
+
+        Empty: torch's own choice. It need not support masks.
+        """
+        ...
+
     def dtype(self, preferred: str) -> str:
         """Name of the dtype to compute in, for a model that prefers ``preferred`` on a GPU."""
         ...

@@ -28,7 +28,8 @@ from deployments.engine.loading.loads import (
     PipelineHandle,
 )
 from deployments.engine.loop.options import OnProgress
-from deployments.engine.memory.placement import Placement, lay_out, placed_by
+from deployments.engine.memory.layout import lay_out
+from deployments.engine.memory.placement import Placement, placed_by
 from deployments.engine.memory.reservations import Reservation
 from deployments.engine.threads import Threads
 from serve_app.domain.errors import Cancelled, OutOfMemory, WeightsUnavailable
@@ -212,7 +213,7 @@ class Residency:
         found = partial(self._make_room, name, plan, sure=False)
         with self._heartbeat.busy(name):
             pipeline = plan.load(partial(self._on_download, name), found)
-            lay_out(pipeline, self._engine.accelerator)
+            lay_out(pipeline, self._engine.accelerator, plan.recipe)
             placement = placed_by(plan.recipe, pipeline)
         size = placement.device_bytes
         self._make_room(name, plan, size)

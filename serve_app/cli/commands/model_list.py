@@ -139,6 +139,8 @@ def _recipes(model: dict[str, Any]) -> list[Recipe]:
             tuple(each["hot"]),
             compile=each.get("compile", False),
             dtypes=each.get("dtypes", {}),
+            attention=each.get("attention", ""),
+            channels_last=each.get("channels_last", False),
             largest=WorkLimit(**limit) if (limit := each.get("largest")) else None,
         )
         for each in model["darkroom"]["recipes"]

@@ -62,6 +62,8 @@ class ModelRecipe(TypedDict):
     hot: list[str]
     compile: bool
     dtypes: dict[str, str]
+    attention: str
+    channels_last: bool
     largest: LargestWork | None
 
 
