@@ -18,7 +18,7 @@ from deployments.families.video_recorder import VideoRecorder
 from deployments.transfer.lora_fetcher import RequestedLora
 from deployments.transfer.uploader import MediaFile
 from serve_app.domain.artifact import UploadTicket
-from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.endpoint import Endpoint, RequestedWork
 from serve_app.domain.errors import Misconfigured
 
 
@@ -31,6 +31,7 @@ class GenerationCall:
     makes_files: bool = True  # False: ``deliver`` is quick, and runs on the event loop
     view: Any = None  # a pipeline over the loaded one's weights, called in its place
     recording: VideoRecorder | None = None  # takes the frames of a video while it is decoded
+    work: RequestedWork | None = None  # what the call makes, against the limit of the recipe
     loras: Sequence[Any] = ()  # ``engine.lora.format.Lora``, for this generation only
 
 

@@ -12,6 +12,7 @@ from deployments.families.image_io import (
     image_arguments,
     image_facts,
     image_to_image_arguments,
+    image_work,
     input_size,
     own_dtypes,
     rendered_size,
@@ -68,10 +69,11 @@ class FluxFamily(ImageFamily):
             "max_sequence_length": _text_tokens(endpoint, pipeline),
         }
         facts = image_facts(input, seed, requested, stretched=has_input_image)
+        work = image_work(input, rendered)
         if not has_input_image:
-            return GenerationCall(arguments, facts)
+            return GenerationCall(arguments, facts, work=work)
         arguments |= image_to_image_arguments(input, rendered)
-        return GenerationCall(arguments, facts, view=_redrawing(pipeline))
+        return GenerationCall(arguments, facts, view=_redrawing(pipeline), work=work)
 
 
 def _redrawing(pipeline: Any) -> Any:

@@ -13,6 +13,7 @@ from deployments.families.image_io import (
     Size,
     image_arguments,
     image_facts,
+    image_work,
     own_dtypes,
     rendered_size,
     requested_size,
@@ -72,7 +73,8 @@ class Flux2Family:
             token = side_multiple(pipeline)
             tokens = (rendered.width // token) * (rendered.height // token)
             arguments["sigmas"] = shifted_sigmas(mu, steps, tokens, pipeline.scheduler.config)
-        return GenerationCall(arguments, image_facts(input, seed, requested))
+        facts, work = image_facts(input, seed, requested), image_work(input, rendered)
+        return GenerationCall(arguments, facts, work=work)
 
     def deliver(
         self,

@@ -25,6 +25,7 @@ from deployments.families.image_io import (
     as_pixels,
     image_arguments,
     image_facts,
+    image_work,
     input_size,
     rendered_size,
     requested_size,
@@ -84,7 +85,7 @@ class GenericFamily(ImageFamily):
         view = None if mapping.pipeline is None else pipeline_view(endpoint, pipeline, called)
         has_input_image = mapping.task != TEXT_TO_IMAGE
         facts = image_facts(input, seed, requested, stretched=has_input_image)
-        return GenerationCall(arguments, facts, view=view)
+        return GenerationCall(arguments, facts, view=view, work=image_work(input, rendered))
 
 
 def _size(endpoint: Endpoint, input: Mapping[str, Any]) -> Size:

@@ -15,7 +15,7 @@ from deployments.families.multi_output import seeds_of
 from deployments.families.options import TEXT_TO_IMAGE, requested_loras
 from deployments.transfer.lora_fetcher import RequestedLora
 from serve_app.domain.artifact import UploadTicket
-from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.endpoint import Endpoint, RequestedWork
 from serve_app.domain.errors import InvalidInput, Misconfigured
 
 if TYPE_CHECKING:
@@ -266,6 +266,11 @@ def image_to_image_arguments(input: Mapping[str, Any], rendered: Size) -> dict[s
 
 def size_arguments(rendered: Size) -> dict[str, int]:
     return {"width": rendered.width, "height": rendered.height}
+
+
+def image_work(input: Mapping[str, Any], rendered: Size) -> RequestedWork:
+    """What a call makes whose images have the size ``rendered``."""
+    return RequestedWork(rendered.width, rendered.height, images=len(seeds_of(input, 0)))
 
 
 def image_facts(

@@ -16,6 +16,7 @@ from deployments.families.image_io import (
     image_arguments,
     image_facts,
     image_to_image_arguments,
+    image_work,
     own_dtypes,
     rendered_size,
     requested_size,
@@ -52,6 +53,7 @@ class SdxlFamily(ImageFamily):
 
         # In float16, the pipeline itself decodes in float32 if the autoencoder would overflow.
         pipeline = load_pipeline(endpoint.weights, dtype=own_dtypes(endpoint, device, "float16"))
+        keep_bfloat16(pipeline)
         return apply_options(pipeline, endpoint)
 
     def warm_up(self, endpoint: Endpoint, pipeline: Any) -> GenerationCall:
@@ -72,15 +74,27 @@ class SdxlFamily(ImageFamily):
             "guidance_rescale": _rescale(endpoint, input),
         }
         facts = image_facts(input, seed, requested, stretched=task != TEXT_TO_IMAGE)
+        work = image_work(input, rendered)
         if task == TEXT_TO_IMAGE:
-            return GenerationCall(arguments | size_arguments(rendered), facts)
+            return GenerationCall(arguments | size_arguments(rendered), facts, work=work)
         arguments |= image_to_image_arguments(input, rendered)
         if task == IMAGE_TO_IMAGE:  # the pipeline takes its size from the image
-            return GenerationCall(arguments, facts, view=_redrawing(pipeline))
+            return GenerationCall(arguments, facts, view=_redrawing(pipeline), work=work)
         arguments["mask_image"] = as_pixels(input["mask_url"].convert("L"), rendered)
-        return GenerationCall(
-            arguments | size_arguments(rendered), facts, view=_inpainting(pipeline)
-        )
+        arguments |= size_arguments(rendered)
+        return GenerationCall(arguments, facts, view=_inpainting(pipeline), work=work)
+
+
+def keep_bfloat16(pipeline: Any) -> None:
+    """Let the pipelines leave an autoencoder in bfloat16 as it is.
+
+    It has the range of float32, so it does not overflow as float16 does. With ``force_upcast``,
+    image-to-image would convert it to float32 and then to float16, for all requests.
+    """
+    import torch  # noqa: PLC0415
+
+    if pipeline.vae.dtype is torch.bfloat16:
+        pipeline.vae.register_to_config(force_upcast=False)
 
 
 def _size(input: Mapping[str, Any], task: str) -> Size:

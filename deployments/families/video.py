@@ -46,7 +46,7 @@ from deployments.families.video_recorder import VideoRecorder
 from deployments.families.warm_up import warm_up_input
 from deployments.transfer.lora_fetcher import RequestedLora
 from serve_app.domain.artifact import MEDIA_TYPES, UploadTicket
-from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.endpoint import Endpoint, RequestedWork
 from serve_app.domain.errors import InvalidInput
 
 TASKS = {
@@ -97,6 +97,7 @@ class VideoFamily:
         form = _form(input, requested, fps, count)
         # Frames that the pipeline makes first and that do not belong to the video.
         left_out = KNOWN.exact(called).dropped_frames(pipeline)
+        rendered_count = rendered_frames(form.num_frames + left_out, _compression(pipeline))
         arguments = {
             "prompt": input.get("prompt"),
             "num_inference_steps": int(input["num_inference_steps"]),
@@ -104,9 +105,7 @@ class VideoFamily:
             "output_type": "pt",
             "width": rendered.width,
             "height": rendered.height,
-            _number_of_frames(takes): rendered_frames(
-                form.num_frames + left_out, _compression(pipeline)
-            ),
+            _number_of_frames(takes): rendered_count,
             "frame_rate": float(form.fps),
             **mapping.fixed,
             **mapped_arguments(mapping, input),
@@ -121,6 +120,7 @@ class VideoFamily:
             {"video": facts},
             recording=VideoRecorder(form, facts.audio_rate, left_out) if recorded else None,
             view=_view(endpoint, mapping, input, pipeline, called),
+            work=RequestedWork(rendered.width, rendered.height, rendered_count),
         )
 
     def loras(self, input: Mapping[str, Any]) -> Sequence[RequestedLora]:

@@ -249,6 +249,7 @@ class Attempt:
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[None] = loop.create_future()
         started = clock.monotonic()
+        tiles = self._resources.needs_tiles(self.lease.endpoint, call.work)
         state.begin_generation()
         state.generation = generation = self._resources.engine.submit(
             pipeline=handle.name,
@@ -261,6 +262,7 @@ class Attempt:
                 priority=int(self.lease.priority),
                 deadline_s=self._remaining_s(),
                 on_frames=self._delivery.record(call.recording),
+                tiles=tiles,
             ),
             **call.arguments,
         )

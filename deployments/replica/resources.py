@@ -17,7 +17,13 @@ from deployments.replica.ranks import RankGroup
 from deployments.transfer.fetcher import Fetcher
 from deployments.transfer.lora_fetcher import LoraFetcher
 from deployments.transfer.uploader import FileSink
-from serve_app.domain.endpoint import EIGHT_BITS, Endpoint, Recipe, StoreConfig
+from serve_app.domain.endpoint import (
+    EIGHT_BITS,
+    Endpoint,
+    Recipe,
+    RequestedWork,
+    StoreConfig,
+)
 from serve_app.domain.errors import WeightsUnavailable
 from serve_app.domain.ports import Clock
 from serve_app.domain.progress import Loading, OnDownload
@@ -72,8 +78,22 @@ class ReplicaResources:
         fetch = Fetch(
             partial(weights.is_here, self.store, held), partial(weights.fetch, self.store, held)
         )
+        if recipe is not None and self.ranks is not None:
+            recipe = replace(recipe, attention="")  # the other devices compute by torch's own
         plan = LoadPlan(load, recipe, warm_up, fetch)
         return self.residency.acquire(name, plan, on_progress)
+
+    def needs_tiles(self, endpoint: Endpoint, work: RequestedWork | None) -> bool:
+        """True if the autoencoder must work in tiles to make ``work`` on this device.
+
+        Raises ``InvalidInput``, with the largest value of the field, if ``work`` is larger than
+        what the recipe was computed for.
+        """
+        recipe = recipe_for_device(endpoint, self.engine.device_bytes())
+        if work is None or recipe is None or recipe.largest is None:
+            return False
+        recipe.largest.check(work, endpoint.id, recipe.memory_gb)
+        return recipe.largest.needs_tiles(work)
 
     def _load(
         self,
@@ -181,4 +201,6 @@ def weights_name(endpoint: Endpoint, recipe: Recipe | None) -> str:
     if recipe is not None:
         parts += [recipe.precision, recipe.offload, "+".join(recipe.hot)]
         parts += ["compiled"] if recipe.compile else []
+        parts += [recipe.attention] if recipe.attention else []
+        parts += ["channels_last"] if recipe.channels_last else []
     return ":".join(parts) + options_name(held.options)

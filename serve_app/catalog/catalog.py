@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from serve_app.catalog import suggestions
+from serve_app.catalog.limits import RecipeMemory
 from serve_app.catalog.schema.registry import SCHEMAS, InputSchema
-from serve_app.catalog.source import EndpointSource, SourceFile
-from serve_app.domain.endpoint import Endpoint, Recipe, Weights
+from serve_app.catalog.source import EndpointSource, RecipeSource, SourceFile
+from serve_app.domain.endpoint import Endpoint, Recipe, Weights, WorkLimit
 from serve_app.domain.errors import (
     EndpointNotFound,
     EndpointNotServed,
@@ -175,8 +176,28 @@ def _real(endpoint_id: str, given: EndpointSource) -> Endpoint:
         description=given.description,
         category=given.category,
         licence=given.licence,
-        recipes=tuple(Recipe(**dict(each)) for each in given.recipes),
+        recipes=tuple(_recipe(given, each) for each in given.recipes),
     )
+
+
+def _recipe(given: EndpointSource, recipe: RecipeSource) -> Recipe:
+    """Recipe with its largest work: the one that the file states, or what its memory allows."""
+    largest: WorkLimit | None = None
+    if recipe.largest is not None:
+        largest = WorkLimit(**dict(recipe.largest))
+    elif given.memory is not None:
+        dtypes = {**(given.options.get("dtypes") or {}), **recipe.dtypes}
+        memory = RecipeMemory(
+            given.memory,
+            memory_gb=recipe.memory_gb,
+            float8=recipe.precision == "float8",
+            offload=recipe.offload,
+            hot=recipe.hot,
+            float32=frozenset(name for name, dtype in dtypes.items() if dtype == "float32"),
+        )
+        largest = memory.limit(always_tiled=bool(given.options.get("tiling")))
+    fields: dict[str, Any] = dict(recipe) | {"largest": largest}
+    return Recipe(**fields)
 
 
 def _demo(endpoint_id: str, given: EndpointSource, demo_dir: Path) -> Endpoint:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from serve_app.catalog.limits import MemorySource
 from serve_app.domain.errors import Misconfigured
 
 Path_ = tuple[str | int, ...]
@@ -48,6 +49,16 @@ class DemoSource(BaseModel):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+class LargestSource(BaseModel):
+    """Largest work of a recipe; see ``WorkLimit``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    megapixels: float = Field(gt=0)
+    frames: int = Field(default=1, ge=1)
+    tile_above: float | None = Field(default=None, ge=0)
+
+
 class RecipeSource(BaseModel):
     """Format of the weights on a device with at least this much memory."""
 
@@ -67,6 +78,9 @@ class RecipeSource(BaseModel):
     hot: tuple[str, ...] = ()
     compile: bool = False
     dtypes: dict[str, Literal["float32", "float16", "bfloat16"]] = Field(default_factory=dict)
+    attention: str = Field(default="", pattern=r"^[a-z0-9_]*$")
+    channels_last: bool = False
+    largest: LargestSource | None = None
 
     @model_validator(mode="after")
     def _compiled_as_it_lies(self) -> RecipeSource:
@@ -91,6 +105,7 @@ class EndpointSource(BaseModel):
     bounds: dict[str, tuple[float, float]] = Field(default_factory=dict)
     options: dict[str, Any] = Field(default_factory=dict)
     recipes: tuple[RecipeSource, ...] = ()
+    memory: MemorySource | None = None
     cache: bool = False
     display_name: str = ""
     description: str = ""

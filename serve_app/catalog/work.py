@@ -1,4 +1,4 @@
-"""Estimated work of an input, before it runs: the basis of its expected time."""
+"""Work of an input, before it runs: the basis of its expected time, and whether it is too large."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 import re
 from collections.abc import Mapping
 from typing import Any
+
+from serve_app.domain.endpoint import Endpoint, RequestedWork
 
 FACTORS = ("num_inference_steps", "steps", "number_of_steps", "num_images", "seconds_total")
 
@@ -17,6 +19,32 @@ def work_of(input: Mapping[str, Any]) -> float:
     counts as 1. The unit has no meaning of its own: its time in seconds is learned per endpoint."""
     each = _megapixels(input) * _frames(input)
     return each * math.prod(_number(input.get(name)) for name in FACTORS) * _seeds(input)
+
+
+def requested_work(input: Mapping[str, Any]) -> RequestedWork | None:
+    """Size and number of what an input asks for. None where only the replica knows, such as for
+    an image that is redrawn in its own size."""
+    size = input.get("image_size")
+    shape = size if isinstance(size, Mapping) else input
+    width, height = shape.get("width"), shape.get("height")
+    lines = _LINES.fullmatch(str(input.get("resolution", "")))
+    if not (isinstance(width, int) and isinstance(height, int)):
+        if lines is None:
+            return None
+        width, height = int(lines[1]) * 16 // 9, int(lines[1])
+    images = int(_number(input.get("num_images")))
+    return RequestedWork(width, height, max(1, int(_frames(input))), images)
+
+
+def check_request(endpoint: Endpoint, input: Mapping[str, Any], device_bytes: int | None) -> None:
+    """Raise ``InvalidInput`` if a GPU with ``device_bytes`` cannot make what ``input`` asks for.
+
+    ``device_bytes`` None: unknown, and the replica checks. Then nothing is raised.
+    """
+    recipe = None if device_bytes is None else endpoint.recipe_for(device_bytes)
+    work = requested_work(input)
+    if recipe is not None and recipe.largest is not None and work is not None:
+        recipe.largest.check(work, endpoint.id, recipe.memory_gb)
 
 
 def _seeds(input: Mapping[str, Any]) -> int:

@@ -7,9 +7,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
+from serve_app.domain.errors import InvalidInput
 from serve_app.domain.serialization import pickle_by_name
 
 
@@ -22,6 +24,90 @@ class Weights:
     revision: str | None = None  # commit hash; required for the hub
     demo: bool = False  # Darkroom's own tiny model, never passed off as the real one
     variant: str | None = None  # such as fp16, if a component has files of several variants
+
+
+# Largest work that the memory of a recipe was computed for.
+
+TOLERANCE = 1.02
+"""Sides and frames are rounded up to what a model can render; that is not the sender's doing."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedWork:
+    """What one call of a pipeline makes: so many images or videos of one size."""
+
+    width: int  # pixels
+    height: int
+    frames: int = 1
+    images: int = 1  # made together
+
+    @property
+    def megapixels(self) -> float:
+        """Megapixels of one frame, with all images of the call."""
+        return self.width * self.height * self.images / 1e6
+
+    @property
+    def volume(self) -> float:
+        """Megapixels of all frames."""
+        return self.megapixels * self.frames
+
+
+@pickle_by_name
+@dataclass(frozen=True, slots=True)
+class WorkLimit:
+    """Largest work of a recipe: so many frames of so many megapixels, or as much in another shape.
+
+    An image is one frame. Images that one call makes together count together.
+    """
+
+    megapixels: float
+    frames: int = 1
+    tile_above: float | None = None
+    """Megapixels of a frame above which the autoencoder works in tiles; None: never."""
+
+    @property
+    def volume(self) -> float:
+        """Megapixels of all frames."""
+        return self.megapixels * self.frames
+
+    def needs_tiles(self, work: RequestedWork) -> bool:
+        return self.tile_above is not None and work.megapixels > self.tile_above * TOLERANCE
+
+    def check(self, work: RequestedWork, endpoint_id: str, memory_gb: float) -> None:
+        """Raise ``InvalidInput``, which names the field and the largest value that is allowed, if
+        ``work`` is too large."""
+        if work.volume <= self.volume * TOLERANCE:
+            return
+        where = (
+            f"on GPUs of the class that this installation uses ({memory_gb:g} GB), {endpoint_id}"
+        )
+        field, sentence = self._largest(work)
+        message = f"{_described(work)}; {where} makes at most {sentence}"
+        raise InvalidInput.of_field(field, message, "work_too_large")
+
+    def _largest(self, work: RequestedWork) -> tuple[str, str]:
+        """Field to make smaller, and its largest value while the other fields stay."""
+        shape = f"{work.width}×{work.height}"
+        frames = int(self.volume / work.megapixels)
+        if work.frames > 1 and frames > 1:
+            return "num_frames", f"{frames} frames of {shape}"
+        if (images := int(self.volume / work.volume * work.images)) >= 1 < work.images:
+            return "num_images", f"{images} of {shape} at once"
+        megapixels = self.volume / work.frames / work.images
+        side = int(sqrt(megapixels * 1e6))
+        field = "image_size" if work.frames == 1 else "resolution"
+        return field, f"{_number(megapixels)} megapixels here, such as {side}×{side}"
+
+
+def _described(work: RequestedWork) -> str:
+    parts = [f"{work.width}×{work.height}"]
+    parts += [f"{work.frames} frames"] if work.frames > 1 else []
+    parts += [f"{work.images} images"] if work.images > 1 else []
+    return f"{' × '.join(parts)} is {_number(work.volume)} megapixels"
+
+
+def _number(megapixels: float) -> str:
+    return f"{megapixels:.2f}" if megapixels >= 0.1 else f"{megapixels:.2g}"
 
 
 @pickle_by_name
@@ -38,10 +124,16 @@ class Recipe:
     compile: bool = False  # compile the denoisers' repeated blocks before the first request
     # types of components that would not fit in those of the endpoint's options
     dtypes: Mapping[str, str] = field(default_factory=dict)
+    attention: str = ""  # of denoisers: diffusers' backend, or BY_DEVICE; empty: torch's own
+    channels_last: bool = False  # layout of image autoencoders
+    largest: WorkLimit | None = None  # that the memory was computed for; None: unknown
 
 
 EIGHT_BITS = ("float8", "int8-weights", "int8-dynamic", "float8-dynamic")
 """Precisions in 8 bits, of weights that are loaded in the type of the endpoint's options."""
+
+BY_DEVICE = "by_device"
+"""Attention of a recipe: the fastest for the device that needs no package."""
 
 RESERVED_SHARE = 0.03
 """Share of a GPU's memory that its driver and its error correction may reserve: programs see 23.6

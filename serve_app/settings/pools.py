@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pydantic import BaseModel, ConfigDict, Field
 
 SLOTS_ON_GPU = 8
 SLOTS_ON_CPU = 2  # with few cores, more slots only share the same compute
+
+MEMORY_GB: Mapping[str, float] = {
+    "T4": 16,
+    "P100": 16,
+    "L4": 24,
+    "A10G": 24,
+    "L40S": 48,
+    "H100": 80,
+    "H20": 96,
+    "RTX-PRO-6000": 96,
+    "H200": 141,
+    "B200": 192,
+}
+"""Memory of GPUs by Ray's names for them. Not here: names of GPUs that are sold with several
+amounts, such as A100."""
 
 
 class PoolConfig(BaseModel):
@@ -68,6 +85,12 @@ class PoolConfig(BaseModel):
     stuck_after_s: float = Field(
         default=600.0, gt=0, description="A step that takes longer ends the replica."
     )
+
+    @property
+    def device_bytes(self) -> int | None:
+        """Memory of each of its GPUs. None if its settings do not say."""
+        memory = MEMORY_GB.get(self.accelerator or "")
+        return int(memory * 1e9) if memory is not None and self.num_gpus else None
 
     @property
     def max_slots(self) -> int:

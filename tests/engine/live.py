@@ -10,10 +10,12 @@ from torch.utils._pytree import tree_leaves
 class Live(TorchDispatchMode):
     """Counts the bytes of tensors that are alive; they may be on no device at all."""
 
-    def __init__(self):
+    def __init__(self, without=()):
+        """``without``: storages that are not counted, such as those of weights."""
         super().__init__()
         self.now = self.peak = 0
-        self._counted = set()
+        self._left_out = list(without)
+        self._counted = {each._cdata for each in self._left_out}
 
     def __torch_dispatch__(self, function, kinds, given=(), named=None):
         made = function(*given, **(named or {}))

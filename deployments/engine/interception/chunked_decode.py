@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, unpatchify
@@ -86,6 +87,28 @@ def in_tiles_for_once(call: ComponentCall) -> Generator[bool]:
     finally:
         if can:
             module.use_tiling = False
+
+
+def tiled_copy(vae: Any) -> Any | None:
+    """Return a copy of ``vae`` that computes by tiles, image by image, always the same one.
+
+    It shares the weights, and the hooks that move them. None if ``vae`` cannot compute by tiles.
+    """
+    if vae not in _tiled:
+        copied: Any = copy.copy(vae)
+        for bound in ("forward", "_old_forward"):  # a hook's, which would keep the original alive
+            vars(copied).pop(bound, None)
+        try:
+            copied.enable_tiling()
+        except (AttributeError, NotImplementedError):
+            copied = None
+        if hasattr(copied, "enable_slicing"):
+            copied.enable_slicing()
+        _tiled[vae] = copied
+    return _tiled[vae]
+
+
+_tiled: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
 
 class _Line:

@@ -14,6 +14,7 @@ import diffusers
 from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
+from deployments.engine.interception.chunked_decode import tiled_copy
 from deployments.engine.interception.components import (
     KnownDenoisers,
     is_of_transformers,
@@ -79,14 +80,28 @@ class InterceptedPipeline:
             if usual is not None and module.dtype != usual:
                 module.to(dtype=usual)
 
-    def copy(self, on_step: Callable[[], None]) -> Any:
-        """Return a copy to call once, inside a generation. ``on_step`` runs after each step."""
+    def copy(self, on_step: Callable[[], None], *, tiles: bool = False) -> Any:
+        """Return a copy to call once, inside a generation. ``on_step`` runs after each step.
+
+        ``tiles``: its autoencoder computes by tiles, if it can.
+        """
         copied = self._copy(self.pipeline, "", {})
+        if tiles and (proxy := self._tiled_proxy()) is not None:
+            vars(copied)[_AUTOENCODER] = proxy
         if (scheduler := main_scheduler(copied)) is not None:
             vars(scheduler)["step"] = counted = _CountedStep(scheduler, on_step)
             if hasattr(copied, "progress_bar"):
                 vars(copied)["progress_bar"] = _CountedBars(copied, counted)
         return copied
+
+    def _tiled_proxy(self) -> Any | None:
+        """Proxy of the autoencoder that computes by tiles; None if it cannot."""
+        usual = self._proxies.get(_AUTOENCODER)
+        if usual is None or (module := tiled_copy(usual.real_module)) is None:
+            return None
+        proxy = proxy_for(module, _AUTOENCODER, suspends=usual.suspends)
+        object.__setattr__(proxy, "usual_dtype", usual.usual_dtype)  # it may be upcast now
+        return proxy
 
     def _copy(self, pipeline: Any, prefix: str, schedulers: dict[int, Any]) -> Any:
         """``schedulers``: copies by the original's id; inner pipelines share the outer's copies."""
@@ -109,6 +124,9 @@ class InterceptedPipeline:
         if hasattr(copied, "set_progress_bar_config"):
             copied.set_progress_bar_config(disable=True)
         return copied
+
+
+_AUTOENCODER = "vae"
 
 
 def is_scheduler(component: Any) -> bool:

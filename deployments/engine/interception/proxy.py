@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cache, wraps
 from typing import Any
 
+import torch
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from greenlet import getcurrent, greenlet
@@ -276,12 +277,24 @@ def _intercepted_method(real: Callable[..., Any]) -> Callable[..., Any]:
         if not isinstance(current, GenerationGreenlet):
             return getattr(own, name)(*arguments, **keywords)
         arguments, keywords = fetched(arguments), fetched(keywords)
+        arguments = tuple(_in_dtype(each, self.dtype) for each in arguments)
         call = ComponentCall(own, arguments, keywords, component=self.component, method=name)
         # A module that the pipeline has upcast must be restored before others call it.
         upcast = self.dtype != self.usual_dtype
         return current.compute_whole(call) if upcast else current.answer(call)
 
     return intercepted
+
+
+def _in_dtype(value: Any, dtype: Any) -> Any:
+    """Return 16-bit latents or images in the autoencoder's 16 bits; everything else as it is.
+
+    SDXL passes float16 to an autoencoder that a recipe loads in bfloat16, and converts nothing.
+    """
+    halves = (torch.float16, torch.bfloat16)
+    if isinstance(value, torch.Tensor) and {value.dtype, dtype} == {*halves}:
+        return value.to(dtype)
+    return value
 
 
 @contextmanager

@@ -30,7 +30,8 @@ from deployments.engine.loading.loads import (
 )
 from deployments.engine.loop.generation import Generation
 from deployments.engine.loop.options import GenerationOptions, OnProgress
-from deployments.engine.memory.placement import Placement, lay_out, placed_by
+from deployments.engine.memory.layout import lay_out
+from deployments.engine.memory.placement import Placement, placed_by
 from deployments.engine.memory.reservations import Reservation
 from deployments.engine.memory.warm import WarmTier, WarmWeights, WeightPlaces
 from deployments.engine.merging.quantized import require_products
@@ -274,7 +275,7 @@ class Residency:
         self._warm.give_back(placement.host_bytes)
         apply = partial(placement.apply, self._engine.accelerator, self._reader)
         self._place(name, size, partial(apply, partial(self._on_bytes, name)), placement.undo)
-        lay_out(pipeline, self._engine.accelerator)
+        lay_out(pipeline, self._engine.accelerator, plan.recipe)
         if placement.compiled and plan.warm_up is not None:
             self._report(name, Progress(Stage.COMPILING))
             self._engine.precompile(pipeline, partial(plan.warm_up, pipeline))

@@ -124,6 +124,7 @@ class Generation:
         self.deterministic = request.deterministic
         self.keep_outputs_bytes = request.options.keep_outputs_bytes
         self.on_frames = request.options.on_frames
+        self.tiles = request.options.tiles
         self.snapshot_to_begin_with = snapshot
         self.progress: Progress | None = None
         self.steps_done = 0  # denoising steps; keeps its value after the end

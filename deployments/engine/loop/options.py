@@ -77,6 +77,9 @@ class GenerationOptions:
     """Only for a pipeline that decodes one video as its last action. If the autoencoder decodes
     frames one after another, ``on_frames`` gets them on the engine's thread as they are decoded,
     and the result has only a corner of each."""
+    tiles: bool = False
+    """Let the autoencoder decode in overlapping tiles, image by image, if it can: it takes a
+    fraction of the memory, and the output differs a little."""
     set_up: PipelineSetup | None = None
     """Called with this generation's own copy of the pipeline before the pipeline is called; FreeU,
     scales of IP-adapters, attention processors and the scheduler that it sets affect no other

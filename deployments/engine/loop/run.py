@@ -140,7 +140,7 @@ class Run:
             self._resumed = ResumedRun(snapshot, accelerator.device)
         self._intercepted = intercepted
         self._isolation = Isolation(intercepted.shared, self.generation.context)
-        self._pipeline = pipeline = intercepted.copy(self._on_step)
+        self._pipeline = pipeline = intercepted.copy(self._on_step, tiles=self.generation.tiles)
         self._scheduler_counts = main_scheduler(pipeline) is not None
         # The call's frames keep them alive anyway.
         self._arguments = arguments = self.generation.take_arguments()

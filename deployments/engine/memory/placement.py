@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
 from accelerate.utils import send_to_device
-from diffusers import AutoencoderKL
 from diffusers.hooks import apply_group_offloading, apply_layerwise_casting
 from diffusers.hooks.layerwise_casting import DEFAULT_SKIP_MODULES_PATTERN
 from diffusers.models.modeling_utils import ModelMixin
@@ -317,17 +316,3 @@ def _blocks(module: torch.nn.Module) -> Iterable[torch.nn.Module]:
     for child in module.children():
         if isinstance(child, torch.nn.ModuleList | torch.nn.Sequential):
             yield from child
-
-
-def lay_out(pipeline: Any, accelerator: Accelerator) -> None:
-    """Choose the layout for the device, in place; values do not change.
-
-    A CPU convolves images faster in the channels-last layout: the demo Flux's decoder takes a third
-    to a half less time, and its outputs agree within 1e-5. Video autoencoders need another layout,
-    and GPUs have not been measured: both stay as loaded.
-    """
-    if not accelerator.capabilities.channels_last:
-        return
-    for component in vars(pipeline).values():
-        if isinstance(component, AutoencoderKL):
-            component.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

@@ -12,7 +12,7 @@ import click
 
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.installation import Installation
-from serve_app.domain.endpoint import Recipe, fitting
+from serve_app.domain.endpoint import Recipe, WorkLimit, fitting
 
 # Text for the recipe that fits this machine.
 
@@ -35,7 +35,17 @@ def recipe_text(recipes: Sequence[Recipe], memory: int | None) -> str:
     return (
         f"{chosen.precision}, offload {chosen.offload}, hot: {', '.join(chosen.hot)} "
         f"(for {chosen.memory_gb:g} GB; this machine has {memory / 1e9:.0f})"
+        + (f"; at most {largest_text(chosen.largest)}" if chosen.largest else "")
     )
+
+
+def largest_text(limit: WorkLimit) -> str:
+    """Description of the largest work."""
+    text = f"{limit.megapixels:g} megapixels"
+    text += f" × {limit.frames} frames" if limit.frames > 1 else ""
+    if limit.tile_above is not None:
+        text += f", decoded in tiles above {limit.tile_above:g}"
+    return text
 
 
 # GPU memory of this machine, read without torch.
@@ -129,6 +139,9 @@ def _recipes(model: dict[str, Any]) -> list[Recipe]:
             tuple(each["hot"]),
             compile=each.get("compile", False),
             dtypes=each.get("dtypes", {}),
+            attention=each.get("attention", ""),
+            channels_last=each.get("channels_last", False),
+            largest=WorkLimit(**limit) if (limit := each.get("largest")) else None,
         )
         for each in model["darkroom"]["recipes"]
     ]

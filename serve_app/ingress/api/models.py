@@ -42,6 +42,17 @@ class ModelMetadata(TypedDict):
     model_url: str
 
 
+class LargestWork(TypedDict):
+    """Largest work that a recipe's memory was computed for."""
+
+    megapixels: Annotated[float, Field(description="Of a frame, with all images of a call.")]
+    frames: int
+    tile_above: Annotated[
+        float | None,
+        Field(description="Megapixels above which the autoencoder works in tiles."),
+    ]
+
+
 class ModelRecipe(TypedDict):
     """Format of a model's weights on a device with at least this much memory."""
 
@@ -59,6 +70,9 @@ class ModelRecipe(TypedDict):
     hot: list[str]
     compile: bool
     dtypes: dict[str, str]
+    attention: str
+    channels_last: bool
+    largest: LargestWork | None
 
 
 class ModelWeights(TypedDict):

@@ -87,6 +87,7 @@ class PoolMap:
 
     def __init__(self, pools: Mapping[str, PoolConfig] | None) -> None:
         self._by_family: dict[str, str] | None = None
+        self._pools = pools or {}
         if pools is not None:
             self._by_family = {}
             for name, pool in pools.items():
@@ -104,6 +105,11 @@ class PoolMap:
                 f"{endpoint.id}. Add it to a pool in DARKROOM_POOLS."
             )
         return pool
+
+    def device_bytes(self, pool: str) -> int | None:
+        """Memory of each GPU of a pool. None if its settings do not say."""
+        config = self._pools.get(pool)
+        return None if config is None else config.device_bytes
 
 
 @dataclass(frozen=True, slots=True)

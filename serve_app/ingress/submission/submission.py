@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from serve_app.catalog.catalog import CatalogEntry
-from serve_app.catalog.work import work_of
+from serve_app.catalog.work import check_request, work_of
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import (
     Cancelled,
@@ -69,6 +69,7 @@ async def validate(
     entry = services.catalog.get(endpoint_id)
     valid = services.catalog.validate(endpoint_id, body)
     pool = services.pools.pool_of(entry.endpoint)
+    check_request(entry.endpoint, valid.input, services.pools.device_bytes(pool))
     retries, fewer = granted_retries(options.retries, services.config.queue.max_failures)
     return NewRequest(
         id=request_id,

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from deployments.engine.engine import Engine
+from deployments.engine.loop.options import GenerationOptions
 from deployments.engine.memory.placement import DeviceSlot, vacate_slots
 from serve_app.domain.endpoint import Recipe
 from serve_app.domain.errors import OutOfMemory
@@ -106,3 +107,31 @@ def test_a_deterministic_request_is_never_done_by_tiles():
     full_while(pipeline, lambda: not pipeline.vae.use_tiling)
     with Engine(pipeline, threads=1) as engine, pytest.raises(OutOfMemory):
         engine.submit(deterministic=True, **call()).result(60)
+
+
+def test_a_generation_that_asks_for_tiles_has_them_and_others_beside_it_do_not():
+    expected, plain, pipeline = tiled(tiny_flux()), alone(tiny_flux()), tiny_flux()
+    tiles(pipeline, 4)
+    with Engine(pipeline, threads=1, max_batch=1) as engine:
+        asked = [
+            engine.submit(options=GenerationOptions(tiles=each), **call())
+            for each in (True, False, True)
+        ]
+        made = [each.result(60).images for each in asked]
+    assert torch.equal(made[0], expected)
+    assert torch.equal(made[1], plain)
+    assert torch.equal(made[2], expected)
+    assert not torch.equal(expected, plain)
+    assert not pipeline.vae.use_tiling
+
+
+def test_tiles_of_an_autoencoder_that_waits_in_host_memory_are_computed_on_the_device():
+    expected, pipeline = tiled(tiny_flux()), tiny_flux()
+    tiles(pipeline, 4)
+    with Engine(device=FakeAccelerator(), threads=1) as engine:
+        engine.add("it", pipeline, Recipe(24, "float32", "components", ("text_encoder",)))
+        for _ in range(2):
+            asked = engine.submit(pipeline="it", options=GenerationOptions(tiles=True), **call())
+            assert torch.equal(asked.result(60).images, expected)
+        whole = engine.submit(pipeline="it", **call()).result(60).images
+    assert torch.equal(whole, alone(tiny_flux()))

@@ -73,6 +73,9 @@ async def test_weights_and_recipes_are_shown(client: httpx.AsyncClient) -> None:
             "hot": ["transformer"],
             "compile": False,
             "dtypes": {},
+            "attention": "",
+            "channels_last": False,
+            "largest": None,
         }
     ]
 
