@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 
 from deployments.engine.engine import Engine
 from deployments.engine.loading.loader import load_pipeline
@@ -256,6 +257,20 @@ def test_layers_in_eight_bits_take_loras_and_give_what_diffusers_gives(
     ]
     assert max(apart) <= DISTANCES[precision]
     assert rms(made[0], made[2]) > 2 * max(apart)
+
+
+@pytest.mark.parametrize("precision", QUANTIZATIONS)
+def test_a_layer_in_eight_bits_is_one_graph_for_all_numbers_of_tokens(precision: str) -> None:
+    torch._dynamo.reset()
+    counters.clear()
+    quantized = QuantizedLinear(layer(), QUANTIZATIONS[precision]).requires_grad_(
+        requires_grad=False
+    )
+    compiled = torch.compile(quantized, backend="aot_eager", dynamic=True, fullgraph=True)
+    for tokens in (40, 64, 99):
+        x = torch.randn(2, tokens, 64, generator=torch.Generator().manual_seed(tokens))
+        assert rms(compiled(x), quantized(x)) <= 1e-6
+    assert counters["stats"]["unique_graphs"] == 1
 
 
 def test_the_catalogue_knows_the_precisions_that_the_engine_knows() -> None:
