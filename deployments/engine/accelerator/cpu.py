@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import platform
+import re
+import resource
+import sys
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -15,6 +20,8 @@ from deployments.engine.accelerator.interface import Capabilities, HostCopy, Mem
 
 _WEIGHTS_SHARE = 0.5  # of the host's memory
 CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")  # bytes, or "max"
+
+CPU_FACTS = Path("/proc/cpuinfo")
 
 
 def host_bytes() -> int:
@@ -35,6 +42,10 @@ class UnlimitedMemory:
 
     def total(self) -> int | None:
         return None
+
+    def held(self) -> int:
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if sys.platform == "darwin" else most * 1024  # Linux counts in KiB
 
     @contextmanager
     def measured(self) -> Generator[MemoryUse]:
@@ -81,6 +92,15 @@ class Cpu:
 
     def __init__(self) -> None:
         self.memory = UnlimitedMemory()
+
+    def model_name(self) -> str:
+        with contextlib.suppress(OSError):
+            if found := re.search(r"^model name\s*: (.+)$", CPU_FACTS.read_text(), re.M):
+                return found[1].strip()
+        return platform.processor() or platform.machine()
+
+    def driver(self) -> str:
+        return ""
 
     def stream(self, name: str) -> InlineStream:
         del name

@@ -174,3 +174,15 @@ def test_a_container_has_no_more_memory_than_its_limit(monkeypatch, tmp_path):
     assert host_bytes() == whole
     limit.write_text("1000000\n")
     assert host_bytes() == 1000000
+
+
+def test_a_device_says_which_product_it_is_and_by_which_driver(accelerator):
+    assert accelerator.model_name()
+    assert accelerator.driver() == "" or accelerator.driver()[0].isdigit()
+
+
+def test_memory_that_is_held_is_counted(accelerator):
+    before = accelerator.memory.held()
+    there = accelerator.allocate(torch.empty(2**22))
+    there.fill_(1.0)
+    assert accelerator.memory.held() >= before > -1
