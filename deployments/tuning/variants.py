@@ -76,6 +76,10 @@ SWITCHES: Sequence[Switch] = (
         applies=_offloads,
     ),
     Switch("float16", {"precision": "float16"}, applies=_is_discrete),
+    # Rows whose field recipes do not have are left out.
+    Switch("attention by cuDNN", {"attention": "_native_cudnn"}, applies=_is_discrete),
+    Switch("attention by flash", {"attention": "_native_flash"}, applies=_is_discrete),
+    Switch("channels last", {"channels_last": True}),
     Switch("untiled", options={"tiling": None}, applies=_tiles),
 )
 
