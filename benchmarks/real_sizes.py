@@ -69,7 +69,7 @@ def flux(*, tiny: bool, guidance: bool) -> Any:
     return _without_text(
         FluxPipeline,
         scheduler=_solver(FlowMatchEulerDiscreteScheduler, use_dynamic_shifting=guidance),
-        vae=_image_vae(16, tiny=tiny, scaling_factor=0.3611, shift_factor=0.1159),
+        vae=image_vae(16, tiny=tiny, scaling_factor=0.3611, shift_factor=0.1159),
         transformer=FluxTransformer2DModel(guidance_embeds=guidance, **sizes).eval(),
     )
 
@@ -114,7 +114,7 @@ def sdxl(*, tiny: bool) -> Any:
             beta_end=0.012,
             beta_schedule="scaled_linear",
         ),
-        vae=_image_vae(4, tiny=tiny, scaling_factor=0.13025),
+        vae=image_vae(4, tiny=tiny, scaling_factor=0.13025),
         unet=unet.eval(),
         add_watermarker=False,
     )
@@ -224,7 +224,7 @@ def _without_text(kind: Any, **components: Any) -> Any:
     return kind(**{name: None for name in absent if name in takes}, **components)
 
 
-def _image_vae(latent_channels: int, *, tiny: bool, **scales: float) -> AutoencoderKL:
+def image_vae(latent_channels: int, *, tiny: bool, **scales: float) -> AutoencoderKL:
     sizes: dict[str, Any] = {
         "block_out_channels": (16, 16, 16, 16) if tiny else (128, 256, 512, 512),
         "layers_per_block": 1 if tiny else 2,

@@ -14,6 +14,7 @@ from ray.serve import Application, Deployment
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
 from deployments.families.registry import FAMILIES, ON_ONE_DEVICE
+from deployments.replica import tuned
 from deployments.replica.config import (
     LoraConfig,
     ReplicaConfig,
@@ -21,6 +22,7 @@ from deployments.replica.config import (
     TransferConfig,
 )
 from deployments.replica.deployment import ReplicaDeployment
+from deployments.tuning.session import TuningSession
 from serve_app.domain.errors import Misconfigured
 from serve_app.ingress import direct_calls
 from serve_app.ingress.deployment import Ingress
@@ -35,6 +37,7 @@ from serve_app.settings import (
     refuse_unknown,
 )
 from serve_app.storage.s3.location import location_of
+from serve_app.telemetry.clock import SystemClock
 from weights.mirror import bucket_of
 
 APPLICATION = "darkroom"
@@ -67,6 +70,23 @@ def build(args: dict[str, Any]) -> Application:
         for name, pool in pools.items()
     ]
     return _ingress(config).bind(config, children)
+
+
+def tuning_session(config: Config) -> TuningSession:
+    """Session that measures variants of recipes on this machine, without Ray and Serve."""
+    return TuningSession(
+        tuned.TuningFile(config.tuning_file),
+        config.server.data_dir / "tuning",
+        {**FAMILIES, **config.models.families},
+        config.weights.store(),
+        SystemClock().monotonic,
+        needs_gpu=config.models.gpus > 0,
+    )
+
+
+def tuning_file(config: Config) -> tuned.TuningFile:
+    """File with what ``darkroom tune`` has measured."""
+    return tuned.TuningFile(config.tuning_file)
 
 
 def hosted_families(config: Config) -> frozenset[str]:
@@ -139,6 +159,7 @@ def _replica_config(config: Config, pool: PoolConfig) -> ReplicaConfig:
             cache_max_bytes=config.loras.adapters_max_bytes,
             max_file_bytes=config.loras.max_adapter_bytes,
         ),
+        tuning_file=config.tuning_file,
         weights=config.weights.store(),
         log_level=config.telemetry.log_level,
         log_file=config.telemetry.log_file,

@@ -25,12 +25,13 @@ SIDES = Size(832, 480)  # of the input image or video
 def warm_up_input(endpoint: Endpoint, **usual: Any) -> Mapping[str, Any]:
     """Warm-up input. ``usual`` overrides the entry's defaults with what the family needs."""
     fields = required_files(str(endpoint.options.get("task", "")))
-    files = {name: _plain(kind) for name, kind in fields.items()}
+    files = {name: plain_file(kind) for name, kind in fields.items()}
     # Full strength: with only one step, any lower strength would leave no step at all.
     return {**endpoint.defaults, **usual, **WARM_UP_DEFAULTS, "strength": 1.0, **files}
 
 
-def _plain(kind: InputKind) -> Any:
+def plain_file(kind: InputKind) -> Any:
+    """File without content of a kind, as inputs have it after decoding."""
     return {InputKind.IMAGE: _grey, InputKind.VIDEO: _Still, InputKind.AUDIO: _Silence}[kind]()
 
 

@@ -76,6 +76,7 @@ class ReplicaConfig:
     snapshots: SnapshotConfig = SnapshotConfig()
     transfers: TransferConfig = TransferConfig()
     loras: LoraConfig = LoraConfig()
+    tuning_file: Path | None = None  # kept by `darkroom tune` on this node
     weights: StoreConfig = field(default_factory=StoreConfig)  # storage and source of weights
     log_level: str = "INFO"
     log_file: Path | None = None  # None: stderr

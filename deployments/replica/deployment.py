@@ -21,6 +21,7 @@ from deployments.replica.config import IngressLink, ReplicaConfig, ReplicaIdenti
 from deployments.replica.ranks import RankGroup
 from deployments.replica.replica import Replica
 from deployments.replica.resources import ReplicaResources
+from deployments.replica.tuned import tuned_recipes
 from deployments.transfer.fetcher import Fetcher, MinRate, fetcher_client
 from deployments.transfer.lora_cache import LoraCache
 from deployments.transfer.lora_fetcher import LoraFetcher
@@ -171,6 +172,8 @@ def make_resources(
         warms_up=config.warm_up and device != "cpu",
         store=store,
         ranks=ranks,
+        # Several devices compute differently from the one that was measured.
+        tuned=tuned_recipes(config.tuning_file if ranks is None else None, engine.accelerator),
     )
 
 

@@ -14,6 +14,7 @@ from deployments.families.base import Family, WarmsUp, as_warming_up
 from deployments.families.options import options_name
 from deployments.replica import weights
 from deployments.replica.ranks import RankGroup
+from deployments.replica.tuned import TunedRecipes
 from deployments.transfer.fetcher import Fetcher
 from deployments.transfer.lora_fetcher import LoraFetcher
 from deployments.transfer.uploader import FileSink
@@ -54,6 +55,7 @@ class ReplicaResources:
     store: Store = field(default_factory=lambda: Store(StoreConfig()))  # of weights
     warms_up: bool = False  # families with a warm-up make a short generation after loading
     ranks: RankGroup | None = None  # the other devices of the replica
+    tuned: TunedRecipes = field(default_factory=TunedRecipes)  # chosen by `darkroom tune`
     weights_by_endpoint: dict[str, str] = field(default_factory=dict)  # id → ``weights_name``
 
     def acquire(
@@ -65,6 +67,8 @@ class ReplicaResources:
         from deployments.engine.loading.loads import Fetch, LoadPlan  # noqa: PLC0415
 
         recipe = recipe_for_device(endpoint, self.engine.device_bytes())
+        if (tuned := self.tuned.find(weights_name(endpoint, recipe), endpoint)) is not None:
+            endpoint, recipe = tuned.applied(endpoint)
         held = with_recipe_dtype(endpoint, recipe)
         name = self.weights_by_endpoint[endpoint.id] = weights_name(endpoint, recipe)
         compiles = recipe is not None and recipe.compile

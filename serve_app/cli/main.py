@@ -20,6 +20,7 @@ from serve_app.cli.commands import (
 )
 from serve_app.cli.commands.generate_options import FROM_PROMPT, GenerateOptions
 from serve_app.cli.commands.models import models_group
+from serve_app.cli.commands.tune import tune_command
 from serve_app.cli.connection import options
 from serve_app.cli.connection.installation import Installation
 from serve_app.cli.migration.command import migrate_group
@@ -87,7 +88,11 @@ def serve_command(
     """Start Darkroom on this machine and serve until Ctrl-C."""
     # Ray reads its flags when it is imported, so no code before this point may import it.
     from serve_app.cli.connection.config_file import ConfigFile, read  # noqa: PLC0415
-    from serve_app.cli.serve.greeting import print_missing_weights, print_welcome  # noqa: PLC0415
+    from serve_app.cli.serve.greeting import (  # noqa: PLC0415
+        print_missing_weights,
+        print_not_tuned,
+        print_welcome,
+    )
     from serve_app.cli.serve.server import ServeCommand  # noqa: PLC0415
 
     refuse_unknown()
@@ -107,6 +112,7 @@ def serve_command(
     def after_start(server: ServeCommand) -> None:
         print_line, demo = server.console.print_line, config.models.serves_demo
         print_missing_weights(config, print_line)
+        print_not_tuned(config, print_line)
         print_welcome(installation, server.url, print_line, sample=sample, demo=demo)
 
     server.run(settings, after_start=after_start)
@@ -217,6 +223,7 @@ main.add_command(backup.backup_command)
 main.add_command(backup.restore_command)
 main.add_command(backup.fsck_command)
 main.add_command(models_group)
+main.add_command(tune_command)
 main.add_command(operations.queue_command)
 main.add_command(operations.audit_command)
 main.add_command(operations.endpoints_group)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
@@ -66,6 +67,11 @@ class Config(BaseModel):
         """These settings with other pools."""
         models = self.models.model_copy(update={"pools": dict(pools)})
         return self.model_copy(update={"models": models})
+
+    @property
+    def tuning_file(self) -> Path:
+        """File with what ``darkroom tune`` has measured."""
+        return self.models.tuning_file or self.server.data_dir / "tuning.json"
 
 
 AREAS: Mapping[str, type[SettingsGroup]] = {

@@ -122,6 +122,11 @@ class ModelSettings(SettingsGroup):
     families: dict[str, str] = Field(
         default_factory=dict, description="Additional families: name to `module:Class`."
     )
+    tuning_file: AbsolutePath | None = Field(
+        default=None,
+        description="File with what `darkroom tune` has measured. "
+        "Unset: `tuning.json` in the data directory.",
+    )
     previews: bool = Field(
         default=True,
         description="Preview images of running requests, computed only while a client reads them.",

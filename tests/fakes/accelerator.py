@@ -112,6 +112,12 @@ class FakeAccelerator:
     def note(self, stream, what):
         self.operations.append((stream, what))
 
+    def model_name(self):
+        return "Fake"
+
+    def driver(self):
+        return "1.0"
+
     def stream(self, name):
         return self._streams.setdefault(name, FakeStream(self, name))
 

@@ -34,6 +34,9 @@ class SmallDevice:
     def total(self):
         return self._total
 
+    def held(self):
+        return self._used
+
     @contextmanager
     def measured(self):
         taken = MemoryUse()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import platform
 import re
+import resource
+import sys
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -18,6 +22,8 @@ _WEIGHTS_SHARE = 0.5  # of the host's memory
 _ADAPTERS_SHARE = 0.05  # of a device's memory
 _MIN_ADAPTERS_BYTES = 2**30  # a few files, also on a small device
 CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")  # bytes, or "max"
+
+CPU_FACTS = Path("/proc/cpuinfo")
 
 
 def host_bytes() -> int:
@@ -61,6 +67,10 @@ class UnlimitedMemory:
 
     def total(self) -> int | None:
         return None
+
+    def held(self) -> int:
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if sys.platform == "darwin" else most * 1024  # Linux counts in KiB
 
     @contextmanager
     def measured(self) -> Generator[MemoryUse]:
@@ -107,6 +117,15 @@ class Cpu:
 
     def __init__(self) -> None:
         self.memory = UnlimitedMemory()
+
+    def model_name(self) -> str:
+        with contextlib.suppress(OSError):
+            if found := re.search(r"^model name\s*: (.+)$", CPU_FACTS.read_text(), re.M):
+                return found[1].strip()
+        return platform.processor() or platform.machine()
+
+    def driver(self) -> str:
+        return ""
 
     def stream(self, name: str) -> InlineStream:
         del name

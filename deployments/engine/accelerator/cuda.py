@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from deployments.engine.accelerator.cpu import adapters_share, host_bytes
+from deployments.engine.accelerator.diagnosis import driver_version
 from deployments.engine.accelerator.interface import Capabilities, HostCopy, MemoryUse, TimeStamp
 
 RESERVE = 256 * 2**20  # bytes that are never planned with: workspaces of libraries
@@ -40,6 +41,9 @@ class CudaMemory:
 
     def total(self) -> int | None:
         return torch.cuda.mem_get_info(self._device)[1]
+
+    def held(self) -> int:
+        return self._account("reserved_bytes", "current")
 
     @contextmanager
     def measured(self) -> Generator[MemoryUse]:
@@ -129,6 +133,12 @@ class Cuda:
         self._streams: dict[str, CudaStream] = {}
         self._locked: dict[int, int] = {}  # bytes of page-locked memory, by address
         self._lock = threading.Lock()  # protects the two
+
+    def model_name(self) -> str:
+        return torch.cuda.get_device_name(self._device)
+
+    def driver(self) -> str:
+        return driver_version()
 
     def stream(self, name: str) -> CudaStream:
         with self._lock:

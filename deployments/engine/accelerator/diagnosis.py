@@ -32,7 +32,7 @@ def gpu_problem() -> str:
         return f"{found}it is built without CUDA. Install a build of torch for CUDA."
     least = MIN_DRIVERS.get(cuda.partition(".")[0])
     needs = f" It needs {least} or later." if least else ""
-    driver = _driver_version()
+    driver = driver_version()
     if not driver:
         return (
             f"{found}it is built for CUDA {cuda}, and this machine has no NVIDIA driver.{needs} "
@@ -44,7 +44,7 @@ def gpu_problem() -> str:
     )
 
 
-def _driver_version() -> str:
+def driver_version() -> str:
     """Version of the kernel's driver, such as ``580.65.06``; empty if there is none."""
     try:
         found = re.search(r"\b\d{3,}\.\d+(\.\d+)?\b", DRIVER.read_text())

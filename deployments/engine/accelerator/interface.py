@@ -35,6 +35,13 @@ class DeviceMemory(Protocol):
 
     def total(self) -> int | None: ...
 
+    def held(self) -> int:
+        """Bytes that this process has of the device's memory: used, and cached for later use.
+
+        Where memory is not counted: the most that the process has had.
+        """
+        ...
+
     def measured(self) -> AbstractContextManager[MemoryUse]:
         """Measure a block. Concurrent allocations of other threads count as well."""
         ...
@@ -118,6 +125,14 @@ class Accelerator(Protocol):
 
     @property
     def capabilities(self) -> Capabilities: ...
+
+    def model_name(self) -> str:
+        """Name of the product, such as ``NVIDIA H200``."""
+        ...
+
+    def driver(self) -> str:
+        """Version of the device's driver; empty without one."""
+        ...
 
     @property
     def memory(self) -> DeviceMemory: ...

@@ -14,6 +14,7 @@ from serve_app.cli.commands import model_list
 from serve_app.cli.commands.downloads import Download, chosen_endpoints, downloads
 from serve_app.cli.commands.generate import generate
 from serve_app.cli.commands.model_list import all_models
+from serve_app.cli.commands.tune import MINUTES_PER_MODEL
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.installation import Installation
 from serve_app.domain.errors import DarkroomError
@@ -24,6 +25,7 @@ from weights.store import Store
 
 MODEL = "fal-ai/flux/schnell"
 PROMPT = "a red circle above a blue square"
+TUNING_SHOWN = "tuning.shown"  # marker file: the notice about `darkroom tune` has been printed
 KEY_SHOWN = "api_key.shown"  # marker file next to the key: the key has been printed
 
 
@@ -166,4 +168,19 @@ def lines(store: Store, found: Sequence[Download], memory: int | None) -> Iterat
         f"In total {eviction.gigabytes(missing)} to {store.directory}, where "
         f"{eviction.gigabytes(eviction.free_bytes(store.directory))} are free. "
         "`darkroom models pull` downloads them now."
+    )
+
+
+def print_not_tuned(config: Config, out: Callable[[str], None]) -> None:
+    """At the first start on a machine with a GPU, print that it has not been tuned."""
+    marker = config.server.data_dir / TUNING_SHOWN
+    if config.models.serves_demo or not config.models.gpus or marker.exists():
+        return
+    if config.tuning_file.exists():
+        return
+    marker.touch(mode=0o600)
+    out(
+        "\nThis machine has not been tuned. `darkroom tune` measures which variants of the "
+        f"downloaded models are the fastest here. It takes about {MINUTES_PER_MODEL} minutes for "
+        "each model. Stop Darkroom first."
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from serve_app.cli.serve.greeting import MODEL, sample_model
+from serve_app.cli.serve.greeting import MODEL, print_not_tuned, sample_model
+from serve_app.settings import read_config
 
 
 def model(endpoint_id: str, category: str = "text-to-image", *, served: bool = True) -> Any:
@@ -26,3 +28,25 @@ def test_where_it_is_not_another_that_draws_from_a_prompt_is_shown() -> None:
 
 def test_where_none_draws_none_is_shown() -> None:
     assert sample_model([model("me/videos", "text-to-video")]) is None
+
+
+def test_the_first_start_on_a_gpu_says_that_it_is_not_tuned_and_how_long_that_takes(
+    tmp_path: Path,
+) -> None:
+    lines: list[str] = []
+    with_gpu = {"data_dir": tmp_path, "gpus": 1}
+    print_not_tuned(read_config(with_gpu | {"gpus": 0}), lines.append)
+    print_not_tuned(read_config(with_gpu | {"demo": True}), lines.append)
+    assert lines == []
+    print_not_tuned(read_config(with_gpu), lines.append)
+    assert "has not been tuned. `darkroom tune` measures" in lines[0]
+    assert "about 10 minutes for each model" in lines[0]
+    print_not_tuned(read_config(with_gpu), lines.append)
+    assert len(lines) == 1
+
+
+def test_a_machine_that_has_been_tuned_is_told_nothing(tmp_path: Path) -> None:
+    lines: list[str] = []
+    (tmp_path / "tuning.json").write_text("{}")
+    print_not_tuned(read_config({"data_dir": tmp_path, "gpus": 1}), lines.append)
+    assert lines == []

@@ -32,6 +32,7 @@ In a clone of the repository, `darkroom` is `.venv/bin/darkroom`.
 | 2 | The command line is wrong: an unknown command, option or value. |
 | number of problems | `darkroom doctor` |
 | number of damaged files | `darkroom models verify` |
+| 130 | `darkroom tune`: stopped by Ctrl-C. What was measured is kept. |
 | 1 | `darkroom fsck`: a problem is left. |
 | 1 | `darkroom migrate check`: something is refused or missing. |
 
@@ -57,6 +58,11 @@ EXAMPLES = {
     "models pull": ("darkroom models pull fal-ai/flux/schnell --yes",),
     "models verify": ("darkroom models verify",),
     "models push-mirror": ("darkroom models push-mirror fal-ai/flux/schnell",),
+    "tune": (
+        "darkroom tune",
+        "darkroom tune fal-ai/flux/dev --minutes 20",
+        "darkroom tune --list",
+    ),
     "requests list": (
         "darkroom requests list --state failed --since 2026-01-31",
         'darkroom requests list --tenant "*"',

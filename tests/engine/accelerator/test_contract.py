@@ -230,3 +230,15 @@ def test_adapters_have_a_share_of_the_memory_that_holds_a_few_on_any_device(acce
 def test_the_share_of_adapters_grows_with_the_memory():
     assert adapters_share(8 * 10**9) == 2**30
     assert adapters_share(80 * 10**9) == 4 * 10**9
+
+
+def test_a_device_says_which_product_it_is_and_by_which_driver(accelerator):
+    assert accelerator.model_name()
+    assert accelerator.driver() == "" or accelerator.driver()[0].isdigit()
+
+
+def test_memory_that_is_held_is_counted(accelerator):
+    before = accelerator.memory.held()
+    there = accelerator.allocate(torch.empty(2**22))
+    there.fill_(1.0)
+    assert accelerator.memory.held() >= before > -1

@@ -1,0 +1,356 @@
+"""Tuning of models: which variants are measured, in which order, and until when.
+
+Measurements run in processes of their own (``worker``). Each is kept as it ends, so that a session
+that is interrupted goes on where it was. Importing this module does not import torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import pickle
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from deployments.families.options import required_files
+from deployments.replica import weights
+from deployments.replica.resources import recipe_for_device, weights_name
+from deployments.replica.tuned import (
+    PLAIN,
+    Measurement,
+    Tuning,
+    TuningFile,
+    fingerprint,
+    revision_text,
+    with_options,
+)
+from deployments.tuning.job import DescribeDevice, DeviceFacts, Job, MeasureVariant
+from deployments.tuning.variants import (
+    RecipeVariant,
+    Subject,
+    candidates,
+    combination,
+    default_name,
+)
+from serve_app.domain.endpoint import Endpoint, StoreConfig
+from serve_app.domain.errors import (
+    DarkroomError,
+    Misconfigured,
+    PipelineFailed,
+    WeightsUnavailable,
+)
+from weights.store import Store
+
+LEAST_FREE = 0.8
+"""Least share of a GPU's memory that must be free: the rest is a driver's, a desktop's, or of a
+program whose work would be measured too."""
+
+END_S = 5.0  # for a process to end when it is asked to
+
+
+class _OutOfTime(Exception):
+    """The time of the session is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class TuningResult:
+    """End of the tuning of one model."""
+
+    tuning: Tuning
+    out_of_time: bool = False  # variants are left to be measured
+
+
+@dataclass(frozen=True, slots=True)
+class TunedModel:
+    """Loaded weights that are tuned once for all endpoints that share them."""
+
+    name: str
+    endpoint: Endpoint  # the one that is measured
+    endpoints: tuple[str, ...]
+    subject: Subject
+    inputs: tuple[Mapping[str, Any], ...]  # of the measured generations
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class TuneOptions:
+    """Conditions of a session."""
+
+    quality: float
+    deadline: float  # of the monotonic clock
+    variants: tuple[str, ...] = ()  # names of those to measure; empty: all
+    again: bool = False  # measure what is kept once more
+
+
+Show = Callable[[Tuning, Measurement], None]
+
+
+class TuningSession:
+    """One run of ``darkroom tune`` on this machine."""
+
+    def __init__(
+        self,
+        file: TuningFile,
+        folder: Path,
+        families: Mapping[str, str],
+        store: StoreConfig,
+        monotonic: Callable[[], float],
+        *,
+        needs_gpu: bool,
+    ) -> None:
+        """``folder``: for the reference's results and the log, until a model is tuned."""
+        self.file = file
+        self._folder = folder
+        self._families = families
+        self._store = replace(store, offline=True)  # nothing is downloaded in between
+        self._monotonic = monotonic
+        self._device = "" if needs_gpu else "cpu"
+        self._needs_gpu = needs_gpu
+        self.log = folder / "worker.log"
+
+    def describe_device(self) -> DeviceFacts:
+        """Raises ``Misconfigured`` if torch cannot use the GPU, or others use it."""
+        facts = self._ask(DescribeDevice(self._device, self._needs_gpu), None)
+        if facts.discrete and facts.free_bytes < LEAST_FREE * facts.total_bytes:
+            used = (facts.total_bytes - facts.free_bytes) / 1e9
+            raise Misconfigured(
+                f"Other programs use {used:.1f} of the {facts.total_bytes / 1e9:.1f} GB of the "
+                f"{facts.machine.device}, so its times would not be right. Stop them (`nvidia-smi` "
+                "lists them), such as a Darkroom on another data directory, and run the command "
+                "again."
+            )
+        return facts
+
+    @staticmethod
+    def options(
+        quality: float, deadline: float, variants: tuple[str, ...] = (), *, again: bool = False
+    ) -> TuneOptions:
+        return TuneOptions(quality, deadline, variants, again)
+
+    def is_here(self, endpoint: Endpoint) -> bool:
+        """True if the endpoint's weights are on this machine."""
+        return weights.is_here(Store(self._store), endpoint)
+
+    def models(
+        self,
+        entries: Sequence[tuple[Endpoint, Sequence[Mapping[str, Any]]]],
+        facts: DeviceFacts,
+        skipped: Callable[[Endpoint, str], None],
+    ) -> list[TunedModel]:
+        """Models of ``entries``: endpoints with the inputs to measure.
+
+        Endpoints that share loaded weights are one model, which is measured by the first of them
+        that takes no files. ``skipped`` gets an endpoint that needs a larger GPU, and the reason.
+        """
+        found: dict[str, TunedModel] = {}
+        for endpoint, inputs in sorted(entries, key=lambda each: _takes_files(each[0])):
+            try:
+                recipe = recipe_for_device(endpoint, facts.total_bytes)
+            except WeightsUnavailable as error:
+                skipped(endpoint, error.message)
+                continue
+            name = weights_name(endpoint, recipe)
+            if name in found:
+                ids = (*found[name].endpoints, endpoint.id)
+                found[name] = replace(found[name], endpoints=ids)
+                continue
+            subject = Subject(endpoint, recipe, facts.discrete)
+            found[name] = TunedModel(
+                name, endpoint, (endpoint.id,), subject, tuple(inputs), _steps(inputs[0])
+            )
+        return list(found.values())
+
+    def variants(self, models: Sequence[TunedModel]) -> list[str]:
+        """Names of the variants of ``models``."""
+        return list(dict.fromkeys(each.name for of in models for each in candidates(of.subject)))
+
+    def tune(
+        self, model: TunedModel, facts: DeviceFacts, options: TuneOptions, show: Show
+    ) -> TuningResult:
+        """Measure the variants of ``model`` that are not kept yet, until the deadline.
+
+        ``show`` gets each measurement, kept or new. What is under way at the deadline is ended.
+        """
+        default = default_name(candidates(model.subject))
+        try:
+            return TuningResult(self._tune(model, facts, options, show, default))
+        except _OutOfTime:
+            # ``again`` was for the measurements at the beginning.
+            kept = self._kept(model, facts, replace(options, again=False), default)
+            self.file.keep(kept)
+            return TuningResult(kept, out_of_time=True)
+
+    def _tune(
+        self, model: TunedModel, facts: DeviceFacts, options: TuneOptions, show: Show, default: str
+    ) -> Tuning:
+        found = candidates(model.subject)
+        tuning = self._kept(model, facts, options, default)
+        wanted = [each for each in found if _wanted(each, options)]
+        wanted.sort(key=lambda each: not each.exact)  # a reference first
+        for candidate in wanted:
+            tuning = self._with(tuning, model, candidate, options, show)
+        combined = None if options.variants else combination(found, tuning)
+        if combined is not None:
+            tuning = self._with(tuning, model, combined, options, show)
+        if not options.variants:
+            tuning = replace(tuning, complete=True)
+            self._reference(tuning).unlink(missing_ok=True)
+        self.file.keep(tuning)
+        return tuning
+
+    def _kept(
+        self, model: TunedModel, facts: DeviceFacts, options: TuneOptions, default: str
+    ) -> Tuning:
+        endpoint = model.endpoint
+        new = Tuning(
+            facts.machine,
+            model.name,
+            revision_text(endpoint, fingerprint(Path(endpoint.weights.source))),
+            model.endpoints,
+            model.steps,
+            options.quality,
+            facts.total_bytes,
+            default,
+        )
+        if options.again:
+            return new
+        for kept in self.file.read():
+            if kept.same_subject(new) and kept.steps == new.steps:
+                parts = (kept.measurements, kept.reference)
+                return replace(new, measurements=parts[0], reference=parts[1])
+        return new
+
+    def _with(
+        self,
+        tuning: Tuning,
+        model: TunedModel,
+        candidate: RecipeVariant,
+        options: TuneOptions,
+        show: Show,
+    ) -> Tuning:
+        """Tuning with the candidate's measurement, which is kept in the file."""
+        kept = tuning.find(candidate.name)
+        if kept is not None and kept.recipe == candidate.recipe:
+            show(tuning, kept)
+            return tuning
+        tuning = self._with_reference(tuning, model, candidate, options)
+        measured = self._measure(tuning, model, candidate, options)
+        if measured.ok and not tuning.reference:
+            tuning = replace(tuning, reference=candidate.name)
+        tuning = tuning.with_measurement(measured)
+        self.file.keep(tuning)
+        show(tuning, measured)
+        return tuning
+
+    def _with_reference(
+        self, tuning: Tuning, model: TunedModel, candidate: RecipeVariant, options: TuneOptions
+    ) -> Tuning:
+        """Generate the reference's results once more if they are not there any more."""
+        if not tuning.reference or self._reference(tuning).exists():
+            return tuning
+        old = tuning.find(tuning.reference)
+        tuning = replace(tuning, reference="")
+        if old is None or old.variant == candidate.name:
+            return tuning
+        again = RecipeVariant(old.variant, old.recipe, old.options)
+        measured = self._measure(tuning, model, again, options)
+        return replace(
+            tuning.with_measurement(measured), reference=old.variant if measured.ok else ""
+        )
+
+    def _measure(
+        self, tuning: Tuning, model: TunedModel, candidate: RecipeVariant, options: TuneOptions
+    ) -> Measurement:
+        left_s = options.deadline - self._monotonic()
+        if left_s <= 0:
+            raise _OutOfTime
+        job = MeasureVariant(
+            self._device,
+            self._families,
+            self._store,
+            with_options(model.endpoint, candidate.options),
+            candidate.name,
+            candidate.recipe,
+            candidate.options,
+            model.inputs,
+            self._reference(tuning),
+            is_reference=not tuning.reference,
+        )
+        try:
+            return self._ask(job, left_s)
+        except DarkroomError as error:
+            return Measurement(
+                candidate.name, candidate.recipe, candidate.options, error=error.message
+            )
+
+    def _reference(self, tuning: Tuning) -> Path:
+        parts = repr((tuning.machine, tuning.model, tuning.revision, tuning.steps))
+        return self._folder / f"{hashlib.sha256(parts.encode()).hexdigest()[:16]}.safetensors"
+
+    def _ask(self, job: Job, timeout_s: float | None) -> Any:
+        """Answer of a new process to ``job``. Raises ``_OutOfTime``, ``PipelineFailed`` if the
+        process ends without an answer, and the error that is its answer."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="darkroom-tune-") as folder:
+            path = Path(folder) / "answer"
+            status = self._run(job, path, timeout_s)
+            if not path.exists():
+                raise PipelineFailed(self._ended(status))
+            answer = pickle.loads(path.read_bytes())  # noqa: S301 from our own process
+        if isinstance(answer, DarkroomError):
+            raise answer
+        return answer
+
+    def _run(self, job: Job, path: Path, timeout_s: float | None) -> int:
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(  # noqa: S603 our own module
+                [sys.executable, "-m", "deployments.tuning.worker", str(path)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for the parent, which ends the process
+            )
+        if process.stdin is None:
+            raise PipelineFailed("The process has no standard input.")
+        try:
+            with contextlib.suppress(BrokenPipeError):  # it has ended, and its status says why
+                process.stdin.write(pickle.dumps(job))
+                process.stdin.flush()
+            return process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise _OutOfTime from None
+        finally:
+            _end(process)
+
+    def _ended(self, status: int) -> str:
+        how = f"signal {-status}" if status < 0 else f"status {status}"
+        hint = " The host may have run out of memory." if status == -9 else ""
+        return f"The process ended with {how}.{hint} See {self.log}."
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(OSError):
+        if process.stdin is not None:
+            process.stdin.close()
+    try:
+        process.wait(END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _wanted(candidate: RecipeVariant, options: TuneOptions) -> bool:
+    return not options.variants or candidate.name in options.variants or candidate.name == PLAIN
+
+
+def _takes_files(endpoint: Endpoint) -> bool:
+    return bool(required_files(str(endpoint.options.get("task", ""))))
+
+
+def _steps(input: Mapping[str, Any]) -> int:
+    return int(input.get("num_inference_steps") or input.get("steps") or 0)

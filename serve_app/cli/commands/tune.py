@@ -1,0 +1,367 @@
+"""``darkroom tune``: measure variants of the recipes on this machine, and keep the fastest."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import sys
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from serve_app.cli.commands import completion
+from serve_app.cli.connection import options
+from serve_app.cli.connection.config_file import read
+from serve_app.cli.connection.installation import Installation
+from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.errors import EndpointNotServed, InvalidInput, Misconfigured
+from serve_app.settings import Config, read_config, refuse_unknown
+
+if TYPE_CHECKING:
+    from serve_app.app import TuningSession, tuned
+    from serve_app.catalog.catalog import Catalog, CatalogEntry
+
+MINUTES = 60.0
+MINUTES_PER_MODEL = 10
+"""Estimate for one model on a GPU: five or six variants, each with a load, a warm-up and two
+generations. Compilation takes minutes of it. Estimated, not measured."""
+
+QUALITY = 0.9
+"""Least MS-SSIM. Rounding of 16 bits, which other kernels do differently, leaves images above it;
+a variant that changes what is in the image falls below."""
+
+PROMPTS = (
+    "a photograph of a red bicycle leaning against a blue wooden door, morning light",
+    "a watercolour of a lighthouse on a cliff, storm clouds, small boats",
+)
+SEEDS = (7, 11)  # fixed, so that all variants start from the same noise
+PLACEHOLDER = "https://example.com/input"  # of input files; plain ones are used in their place
+
+COLUMNS = "  {:<22} {:>9} {:>10} {:>9} {:>8} {:>8}  {}"
+HEADER = COLUMNS.format("variant", "s/step", "s in all", "memory", "PSNR", "MS-SSIM", "")
+
+
+@dataclass(frozen=True, slots=True)
+class TuneCommand:
+    """Options of ``darkroom tune``."""
+
+    endpoints: tuple[str, ...]
+    minutes: float
+    quality: float
+    steps: int | None
+    variants: tuple[str, ...]
+    again: bool
+    as_json: bool
+
+
+def run(config: Config, wish: TuneCommand) -> int:
+    """Tune the endpoints of ``wish``; returns the exit status."""
+    # ``serve_app.app`` imports ray, which other commands do not need.
+    from serve_app.app import tuning_session  # noqa: PLC0415
+
+    began = time.monotonic()
+    session = tuning_session(config)
+    with _device_of(Installation(config.server.data_dir)):
+        entries = _entries(config, session, wish)
+        facts = session.describe_device()
+        models = session.models(
+            [(each.endpoint, _inputs(each, wish.steps)) for each in entries], facts, _skip
+        )
+        unknown = sorted(set(wish.variants) - set(known := session.variants(models)))
+        if unknown:
+            raise Misconfigured(
+                f"There is no variant {', '.join(unknown)} of these models here. Variants: "
+                f"{', '.join(known)}."
+            )
+        ended, out_of_time = _tune_all(session, models, facts, wish, began)
+    if wish.as_json:
+        click.echo(json.dumps([_as_json(each) for each in ended], indent=2))
+    elif out_of_time:
+        click.echo(
+            f"The {wish.minutes:g} minutes are over. What was measured is kept; run the command "
+            "again to go on."
+        )
+    elif ended:
+        click.echo(f"Kept in {config.tuning_file}. Darkroom uses it from its next start.")
+    return 0
+
+
+def _tune_all(
+    session: TuningSession, models: Sequence[Any], facts: Any, wish: TuneCommand, began: float
+) -> tuple[list[tuned.Tuning], bool]:
+    deadline = began + 60 * wish.minutes
+    ended: list[tuned.Tuning] = []
+    for model in models:
+        if not wish.as_json:
+            _announce(model.endpoints, facts.machine.device, model.steps)
+        show = (lambda _tuning, _measured: None) if wish.as_json else _show
+        result = session.tune(
+            model,
+            facts,
+            session.options(wish.quality, deadline, wish.variants, again=wish.again),
+            show,
+        )
+        ended.append(result.tuning)
+        if not wish.as_json:
+            click.echo(_verdict(result.tuning, complete=not result.out_of_time))
+        if result.out_of_time:
+            return ended, True
+    return ended, False
+
+
+def _entries(config: Config, session: TuningSession, wish: TuneCommand) -> list[CatalogEntry]:
+    """Entries to tune, whose weights are here.
+
+    Raises ``EndpointNotFound``, ``EndpointNotServed``, and ``Misconfigured`` if a named one's
+    weights are missing, or if nothing is left.
+    """
+    catalog = _catalog(config)
+    if wish.endpoints:
+        entries = [catalog.get(each) for each in dict.fromkeys(wish.endpoints)]
+        if absent := [each.endpoint.id for each in entries if not session.is_here(each.endpoint)]:
+            raise Misconfigured(
+                f"The weights of {', '.join(absent)} are not downloaded. Run `darkroom models pull "
+                f"{' '.join(absent)}` first."
+            )
+        return entries
+    served = [each for each in catalog if not each.missing]
+    entries = [each for each in served if session.is_here(each.endpoint) and _fits(each)]
+    if not entries:
+        raise Misconfigured(
+            "No weights of the served endpoints are downloaded, so there is nothing to tune. Run "
+            "`darkroom models pull` first."
+        )
+    if len(entries) < len(served) and not wish.as_json:
+        click.echo(
+            f"{len(served) - len(entries)} endpoints are left out, because their weights are not "
+            "downloaded or they take no prompt."
+        )
+    return entries
+
+
+def _fits(entry: CatalogEntry) -> bool:
+    try:
+        _inputs(entry, None)
+    except EndpointNotServed:
+        return False
+    return True
+
+
+def _inputs(entry: CatalogEntry, steps: int | None) -> list[dict[str, Any]]:
+    """Validated inputs with the fixed prompts and seeds. Raises ``EndpointNotServed``."""
+    properties = entry.schema.json_schema().get("properties", {})
+    names = [each for each in ("num_inference_steps", "steps") if each in properties]
+    files = {
+        name: PLACEHOLDER
+        for name in entry.schema.json_schema().get("required", ())
+        if name.endswith("_url")
+    }
+    chosen = {} if steps is None else dict.fromkeys(names[:1], steps)
+    bodies = [
+        {"prompt": prompt, "seed": seed, **files, **chosen}
+        for prompt, seed in zip(PROMPTS, SEEDS, strict=True)
+    ]
+    try:
+        return [entry.schema.validate(each)[0] for each in bodies]
+    except InvalidInput as error:
+        raise EndpointNotServed(
+            f"{entry.endpoint.id} cannot be tuned: its input is more than a prompt "
+            f"({error.message})."
+        ) from error
+
+
+def _catalog(config: Config) -> Catalog:
+    from serve_app.app import hosted_families  # noqa: PLC0415
+    from serve_app.catalog import catalog  # noqa: PLC0415
+
+    found = find_spec("deployments")
+    places = found.submodule_search_locations if found is not None else None
+    return catalog.load(
+        config.models.models,
+        demo=config.models.serves_demo,
+        demo_dir=Path(next(iter(places or ("/",)))) / "demo",
+        families=hosted_families(config),
+    )
+
+
+@contextlib.contextmanager
+def _device_of(installation: Installation) -> Generator[None]:
+    """Keep a Darkroom of the same data directory from starting. Raises ``Misconfigured`` if one
+    runs."""
+    installation.data_dir.mkdir(parents=True, exist_ok=True)
+    with installation.lock_file.open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise Misconfigured(
+                f"A Darkroom ({lock.read().strip() or 'pid unknown'}) uses "
+                f"{installation.data_dir} and its device, so the measured times would not be "
+                "right. Stop it, run `darkroom tune`, and start it again."
+            ) from None
+        lock.truncate(0)
+        lock.write(f"pid {os.getpid()}, darkroom tune")
+        lock.flush()
+        yield
+
+
+# Text.
+
+
+def _skip(endpoint: Endpoint, reason: str) -> None:
+    click.echo(f"{endpoint.id} is left out. {reason}", err=True)
+
+
+def _announce(endpoints: Sequence[str], device: str, steps: int) -> None:
+    also = f" (also {', '.join(endpoints[1:])})" if endpoints[1:] else ""
+    click.echo(f"{endpoints[0]}{also}, {steps} steps, on {device}")
+    click.echo(HEADER)
+
+
+def _show(tuning: tuned.Tuning, measured: tuned.Measurement) -> None:
+    click.echo(line(tuning, measured))
+
+
+def line(tuning: tuned.Tuning, measured: tuned.Measurement) -> str:
+    """Row of the table."""
+    if not measured.ok:
+        return f"  {measured.variant:<22} {measured.error}"
+    remarks = [
+        "reference" if measured.variant == tuning.reference else "",
+        "below --quality" if measured.similarity < tuning.quality else "",
+        "" if tuning.fits(measured) else "little memory left",
+    ]
+    return COLUMNS.format(
+        measured.variant,
+        f"{measured.step_s:.4f}",
+        f"{measured.generation_s:.3f}",
+        f"{measured.peak_bytes / 1e9:.2f} GB",
+        "same" if measured.psnr_db is None else f"{measured.psnr_db:.1f} dB",
+        f"{measured.similarity:.4f}",
+        ", ".join(filter(None, remarks)),
+    ).rstrip()
+
+
+def _verdict(tuning: tuned.Tuning, *, complete: bool) -> str:
+    chosen = tuning.chosen
+    so_far = "" if complete else " so far"
+    if chosen is None:
+        return f"  The recipe of the catalogue stays{so_far}.\n"
+    faster = tuning.speedup(chosen)
+    how = f", {faster:.2f} times as fast as the recipe" if faster else ""
+    return f"  Chosen{so_far}: {chosen.variant}{how}.\n"
+
+
+def _as_json(tuning: tuned.Tuning) -> dict[str, Any]:
+    chosen = tuning.chosen
+    return {**asdict(tuning), "chosen": None if chosen is None else chosen.variant}
+
+
+def list_kept(config: Config, *, as_json: bool) -> None:
+    """Print what is kept."""
+    from serve_app.app import tuning_file  # noqa: PLC0415
+
+    kept = tuning_file(config).read()
+    if as_json:
+        click.echo(json.dumps([_as_json(each) for each in kept], indent=2))
+        return
+    if not kept:
+        click.echo(f"Nothing is kept in {config.tuning_file}. Run `darkroom tune`.")
+    for tuning in kept:
+        of = tuning.machine
+        driver = f", driver {of.driver}" if of.driver else ""
+        click.echo(
+            f"{', '.join(tuning.endpoints)}, {tuning.steps} steps, on {of.device}{driver}, torch "
+            f"{of.torch}, diffusers {of.diffusers}"
+        )
+        click.echo(HEADER)
+        for measured in tuning.measurements:
+            click.echo(line(tuning, measured))
+        click.echo(_verdict(tuning, complete=tuning.complete))
+
+
+def forget(config: Config, endpoints: Sequence[str]) -> None:
+    """Remove what is kept of ``endpoints``, or all of it."""
+    from serve_app.app import tuning_file  # noqa: PLC0415
+
+    file = tuning_file(config)
+    kept = file.read()
+    left = [each for each in kept if endpoints and not set(endpoints) & set(each.endpoints)]
+    if len(left) < len(kept):
+        file.write(left)
+    click.echo(
+        f"Forgot {len(kept) - len(left)} of {len(kept)} tuned models. Darkroom uses the "
+        "catalogue's recipes for them from its next start."
+    )
+
+
+@click.command("tune")
+@options.data_dir("data_dir")
+@options.config_file("config_path")
+@click.argument("endpoints", nargs=-1, shell_complete=completion.endpoints)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    default=MINUTES,
+    show_default=True,
+    help="Time for all of it. Run the command again to go on.",
+)
+@click.option(
+    "--quality",
+    type=click.FloatRange(0, 1),
+    default=QUALITY,
+    show_default=True,
+    help="Least similarity (MS-SSIM) of a variant's results to those without switches.",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Steps of each generation. Default: the endpoint's.",
+)
+@click.option(
+    "--variant", "variants", multiple=True, help="Measure only this variant. May be repeated."
+)
+@click.option("--again", is_flag=True, help="Measure once more what is kept.")
+@click.option("--list", "lists", is_flag=True, help="Show what is kept, and measure nothing.")
+@click.option(
+    "--forget", "forgets", is_flag=True, help="Remove what is kept of ENDPOINTS, or all of it."
+)
+@options.as_json
+def tune_command(
+    data_dir: Path | None,
+    config_path: Path | None,
+    *,
+    lists: bool,
+    forgets: bool,
+    **wish: Any,
+) -> None:
+    """Measure which variant of the recipes is the fastest on this machine.
+
+    Measures ENDPOINTS, or all endpoints whose weights are downloaded. Each variant is compared with
+    the model without switches. The fastest one within --quality is kept, and Darkroom uses it from
+    its next start. Stop Darkroom first.
+    """
+    refuse_unknown()
+    settings = {} if config_path is None else dict(read(config_path).arguments)
+    config = read_config(settings | ({} if data_dir is None else {"data_dir": data_dir}))
+    command = TuneCommand(**wish)
+    if lists:
+        list_kept(config, as_json=command.as_json)
+    elif forgets:
+        forget(config, command.endpoints)
+    else:
+        try:
+            sys.exit(run(config, command))
+        except KeyboardInterrupt:
+            click.echo(
+                "\nStopped. What was measured is kept; run the command again to go on.", err=True
+            )
+            sys.exit(130)

@@ -1,0 +1,109 @@
+"""``darkroom tune`` with a demo model, in real processes."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from serve_app.cli.main import main
+
+# Warnings of Ray, if it is imported first.
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+]
+
+FLUX = "fal-ai/flux/schnell"
+SHORT = (FLUX, "--steps", "1", "--variant", "plain", "--variant", "float8")
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    for name, value in {"DATA_DIR": str(tmp_path / "data"), "GPUS": "0"}.items():
+        monkeypatch.setenv(f"DARKROOM_{name}", value)
+    return tmp_path / "data"
+
+
+def typed(*words: str) -> Result:
+    return CliRunner().invoke(main, ["tune", *words])
+
+
+def kept(data_dir: Path) -> list[dict[str, Any]]:
+    return json.loads((data_dir / "tuning.json").read_text())["tunings"]
+
+
+def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(data_dir: Path) -> None:
+    command = [sys.executable, "-m", "serve_app.cli", "tune", *SHORT]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("  plain"):
+                process.send_signal(signal.SIGINT)
+                break
+        assert process.wait() == 130
+    (tuning,) = kept(data_dir)
+    (plain,) = tuning["measurements"]
+    assert plain["variant"] == "plain"
+
+    ran = typed(*SHORT)
+    assert ran.exit_code == 0, ran.output
+    (tuning,) = kept(data_dir)
+    assert tuning["measurements"][0] == plain  # it was not measured again
+    float8 = tuning["measurements"][1]
+    assert float8["error"] == ""
+    assert 0.5 < float8["similarity"] < 1
+    assert tuning["machine"]["torch"]
+    assert f"Kept in {data_dir / 'tuning.json'}" in ran.output
+
+    listed = typed("--list")
+    assert FLUX in listed.output
+    assert "float8" in listed.output
+    assert json.loads(typed("--list", "--json").output)[0]["endpoints"] == [FLUX]
+    assert "Forgot 0 of 1" in typed("--forget", "fal-ai/other").output
+    assert "Forgot 1 of 1" in typed("--forget", FLUX).output
+    assert kept(data_dir) == []
+    assert "Nothing is kept" in typed("--list").output
+
+
+def test_an_endpoint_that_is_not_there_is_named(data_dir: Path) -> None:
+    ran = typed("fal-ai/flux/schnel")
+    assert ran.exit_code == 1
+    assert FLUX in ran.output
+
+
+def test_a_variant_that_is_not_there_is_named_with_those_that_are(data_dir: Path) -> None:
+    ran = typed(FLUX, "--variant", "faster")
+    assert ran.exit_code == 1
+    assert "no variant faster of these models here. Variants: plain, compiled" in ran.output
+
+
+def test_a_running_darkroom_must_be_stopped_first(data_dir: Path) -> None:
+    data_dir.mkdir()
+    with (data_dir / "serve.lock").open("w") as lock:
+        lock.write("pid 12")
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        ran = typed(FLUX)
+    assert ran.exit_code == 1
+    assert "A Darkroom (pid 12) uses" in ran.output
+    assert "Stop it, run `darkroom tune`, and start it again." in ran.output
+
+
+def test_weights_that_are_not_downloaded_are_named_with_the_command(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"DEMO": "false", "WEIGHTS_DIR": str(tmp_path / "none")}.items():
+        monkeypatch.setenv(f"DARKROOM_{name}", value)
+    ran = typed(FLUX)
+    assert ran.exit_code == 1
+    assert f"Run `darkroom models pull {FLUX}` first." in ran.output
+    assert "so there is nothing to tune" in typed().output

@@ -1,0 +1,131 @@
+"""A replica picks what ``darkroom tune`` has chosen, on the machine on which it was measured."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from deployments.engine.accelerator.selection import accelerator_for
+from deployments.families.base import load_families
+from deployments.families.registry import FAMILIES
+from deployments.replica.config import ReplicaConfig
+from deployments.replica.deployment import make_resources
+from deployments.replica.resources import weights_name
+from deployments.replica.tuned import (
+    Machine,
+    Measurement,
+    TunedRecipes,
+    Tuning,
+    TuningFile,
+    fingerprint,
+    machine_of,
+)
+from deployments.transfer.uploader import Backoff
+from serve_app.domain.endpoint import Endpoint, Recipe, Weights
+from serve_app.telemetry.clock import SystemClock
+from tests.engine.tiny import save_tiny_flux
+
+pytestmark = pytest.mark.engine
+
+MACHINE = Machine("H200", "580.1", "2.13", "0.42")
+DEFAULT = Recipe(80, "bfloat16", hot=("vae",))
+FAST = replace(DEFAULT, compile=True)
+ENDPOINT = Endpoint("e", "flux", Weights("a/b", "1"), "s", options={"tiling": True, "x": 1})
+NAME = weights_name(ENDPOINT, DEFAULT)
+
+
+def tuning(name: str = NAME, machine: Machine = MACHINE, revision: str = "1") -> Tuning:
+    found = (
+        Measurement("plain", DEFAULT, generation_s=2.0, step_s=0.2),
+        Measurement("compiled", FAST, {"tiling": None}, generation_s=1.0, step_s=0.1),
+    )
+    return Tuning(machine, name, revision, ("e",), 4, 0.9, 0, measurements=found)
+
+
+def test_the_chosen_variant_is_loaded_instead_of_the_recipe(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    tuned = TunedRecipes([tuning()], MACHINE)
+    for _ in range(2):
+        endpoint, recipe = tuned.find(NAME, ENDPOINT).applied(ENDPOINT)
+        assert recipe == FAST
+        assert endpoint.options == {"x": 1}
+    (line,) = [each.message for each in caplog.records]
+    assert "uses the variant compiled" in line
+    assert "0.100 s per step, 2.00 times as fast as the recipe" in line
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        tuning(machine=replace(MACHINE, device="H100")),
+        tuning(machine=replace(MACHINE, driver="581.0")),
+        tuning(machine=replace(MACHINE, torch="2.14")),
+        tuning(machine=replace(MACHINE, diffusers="0.43")),
+        tuning(revision="2"),
+        tuning(name="flux:a/c@1"),
+    ],
+)
+def test_what_was_measured_elsewhere_or_with_other_weights_is_not_used(other: Tuning) -> None:
+    assert TunedRecipes([other], MACHINE).find(NAME, ENDPOINT) is None
+
+
+def test_without_a_file_the_recipe_holds() -> None:
+    assert TunedRecipes().find(NAME, ENDPOINT) is None
+
+
+def test_a_file_that_cannot_be_read_is_reported_and_ignored(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = TuningFile(tmp_path / "tuning.json")
+    assert file.read() == ()
+    file.path.write_text("{")
+    assert file.read() == ()
+    assert str(file.path) in caplog.text
+    file.write([tuning()])
+    assert file.read() == (tuning(),)
+    assert [each.name for each in tmp_path.iterdir()] == ["tuning.json"]
+
+
+def test_of_one_subject_one_tuning_is_kept(tmp_path: Path) -> None:
+    file = TuningFile(tmp_path / "tuning.json")
+    for each in (tuning(), tuning(name="other"), replace(tuning(), quality=0.5)):
+        file.keep(each)
+    assert [(each.model, each.quality) for each in file.read()] == [("other", 0.9), (NAME, 0.5)]
+
+
+def test_a_replica_loads_the_tuned_variant(tmp_path: Path) -> None:
+    """Through the real resources: float8 storage, which the catalogue does not ask for."""
+    folder = save_tiny_flux(tmp_path / "flux")
+    endpoint = Endpoint("e", "flux", Weights(str(tmp_path / "flux")), "s")
+    del folder
+    machine = machine_of(accelerator_for("cpu"))
+    name = weights_name(endpoint, None)
+    tuned = replace(
+        tuning(name, machine, fingerprint(tmp_path / "flux")),
+        measurements=(
+            Measurement("plain", Recipe(0, "float32"), generation_s=2.0),
+            Measurement("float8", Recipe(0, "float8"), generation_s=1.0),
+        ),
+    )
+    file = TuningFile(tmp_path / "tuning.json")
+    file.write([tuned])
+    config = ReplicaConfig(device="cpu", tuning_file=file.path)
+    backoff = Backoff(Random(0))  # noqa: S311 - of retries
+    resources = make_resources(config, {"flux": FAMILIES["flux"]}, SystemClock(), backoff)
+    resources.engine.start()
+    try:
+        family = load_families({"flux": FAMILIES["flux"]})["flux"]
+        handle = resources.acquire(family, endpoint)
+        pipeline = handle.future.result(120)
+        stored = {str(each.dtype) for each in pipeline.transformer.parameters()}
+        assert "torch.float8_e4m3fn" in stored
+        assert "float8" in resources.weights_by_endpoint["e"]
+    finally:
+        resources.residency.close()
+        resources.engine.close(5)

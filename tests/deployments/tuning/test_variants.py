@@ -1,0 +1,88 @@
+"""The table of variants: which rows apply, and what is combined."""
+
+from deployments.replica.tuned import Machine, Measurement, Tuning
+from deployments.tuning import variants
+from deployments.tuning.variants import (
+    Subject,
+    Switch,
+    candidates,
+    combination,
+    default_name,
+    plain_of,
+)
+from serve_app.domain.endpoint import Endpoint, Recipe, Weights
+
+ENDPOINT = Endpoint("e", "flux", Weights("a/b", "1"), "s")
+LARGE = Recipe(80, "bfloat16", hot=("transformer",))
+SMALL = Recipe(24, "float8", "components", ("transformer",))
+
+
+def names(recipe, *, discrete=True, **options):
+    endpoint = Endpoint("e", "flux", Weights("a/b", "1"), "s", options=options)
+    return [each.name for each in candidates(Subject(endpoint, recipe, discrete))]
+
+
+def test_plain_comes_first_and_has_no_switches():
+    first = candidates(Subject(ENDPOINT, SMALL, discrete=True))[0]
+    assert (first.name, first.exact) == ("plain", True)
+    assert first.recipe == Recipe(24, "bfloat16", "components", ("transformer",))
+
+
+def test_plain_is_bfloat16_on_a_gpu_and_float32_on_a_cpu():
+    assert plain_of(Subject(ENDPOINT, None, discrete=True)).precision == "bfloat16"
+    assert plain_of(Subject(ENDPOINT, None, discrete=False)).precision == "float32"
+
+
+def test_the_recipe_is_measured_where_it_is_not_the_plain_one():
+    assert "recipe" in names(SMALL)
+    assert "recipe" not in names(LARGE)
+    assert default_name(candidates(Subject(ENDPOINT, SMALL, discrete=True))) == "recipe"
+    assert default_name(candidates(Subject(ENDPOINT, LARGE, discrete=True))) == "plain"
+
+
+def test_offloading_is_varied_only_where_the_recipe_offloads():
+    assert {"on the device", "streamed", "float8 on the device"} <= set(names(SMALL))
+    assert not {"on the device", "streamed", "float8 on the device"} & set(names(LARGE))
+
+
+def test_tiles_are_left_out_only_where_there_are_some():
+    assert "untiled" in names(LARGE, tiling=True)
+    assert "untiled" not in names(LARGE)
+
+
+def test_no_variant_compiles_what_the_catalogue_would_refuse():
+    streamed = Recipe(12, "float8", "blocks")
+    for each in candidates(Subject(ENDPOINT, streamed, discrete=True)):
+        assert not (each.recipe.compile and each.recipe.offload == "blocks")
+
+
+def test_a_row_for_a_field_that_recipes_do_not_have_is_left_out(monkeypatch):
+    rows = (*variants.SWITCHES, Switch("teleported", {"teleport": True}))
+    monkeypatch.setattr(variants, "SWITCHES", rows)
+    assert "teleported" not in names(LARGE)
+
+
+def tuned(**seconds):
+    found = candidates(Subject(ENDPOINT, LARGE, discrete=True))
+    by_name = {each.name: each for each in found}
+    measurements = tuple(
+        Measurement(name, by_name[name].recipe, generation_s=each) for name, each in seconds.items()
+    )
+    machine = Machine("GPU", "1", "2", "3")
+    return found, Tuning(machine, "m", "1", ("e",), 4, 0.9, 0, measurements=measurements)
+
+
+def test_switches_that_help_on_their_own_are_measured_together():
+    combined = combination(*tuned(plain=2.0, compiled=1.5, float16=1.8, float8=3.0))
+    assert combined.recipe.compile
+    assert combined.recipe.precision == "float16"
+
+
+def test_of_two_that_contradict_the_faster_one_stays():
+    found, tuning = tuned(plain=2.0, compiled=1.5, float16=1.8, float8=1.7)
+    assert combination(found, tuning) is not None
+    assert combination(found, tuning).recipe.precision == "float16"  # float8 is not compiled
+
+
+def test_one_switch_alone_is_no_combination():
+    assert combination(*tuned(plain=2.0, compiled=1.5, float16=1.99)) is None
