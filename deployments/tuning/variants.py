@@ -7,7 +7,7 @@ or the option that it sets, and the recipes for which it makes sense.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from deployments.replica.tuned import PLAIN, WORTHWHILE, Measurement, Tuning
@@ -75,8 +75,17 @@ SWITCHES: Sequence[Switch] = (
         {"precision": "float8", "offload": "none", "hot": ()},
         applies=_offloads,
     ),
+    Switch("int8 weights", {"precision": "int8-weights"}),
+    # Uncompiled, rounding the inputs takes several passes over them.
+    Switch(
+        "products in int8", {"precision": "int8-dynamic", "compile": True}, applies=_is_discrete
+    ),
+    Switch(
+        "products in float8",
+        {"precision": "float8-dynamic", "compile": True},
+        applies=_is_discrete,
+    ),
     Switch("float16", {"precision": "float16"}, applies=_is_discrete),
-    # Rows whose field recipes do not have are left out.
     Switch("attention by cuDNN", {"attention": "_native_cudnn"}, applies=_is_discrete),
     Switch("attention by flash", {"attention": "_native_flash"}, applies=_is_discrete),
     Switch("channels last", {"channels_last": True}),
@@ -86,15 +95,13 @@ SWITCHES: Sequence[Switch] = (
 PLACEMENT = frozenset({"memory_gb", "offload", "hot", "dtypes", "largest"})
 """Fields of a recipe that are no switches: plain keeps them."""
 
-_RECIPE_FIELDS = frozenset(each.name for each in fields(Recipe))
-
 
 def plain_of(subject: Subject) -> Recipe:
     """Recipe without switches. The placement is the catalogue's, since other ones may not fit."""
     precision = "bfloat16" if subject.discrete else "float32"
     if subject.recipe is None:
         return Recipe(0, precision)
-    kept = {name: getattr(subject.recipe, name) for name in PLACEMENT & _RECIPE_FIELDS}
+    kept = {name: getattr(subject.recipe, name) for name in PLACEMENT}
     return Recipe(precision=precision, **kept)
 
 
@@ -105,7 +112,7 @@ def candidates(subject: Subject) -> list[RecipeVariant]:
     if subject.recipe is not None:
         found.append(RecipeVariant(CATALOGUE, subject.recipe))
     for switch in SWITCHES:
-        if not _RECIPE_FIELDS.issuperset(switch.recipe) or not switch.applies(subject):
+        if not switch.applies(subject):
             continue
         changed = replace(plain, **switch.recipe)
         found.append(RecipeVariant(switch.name, changed, switch.options, exact=switch.exact))

@@ -34,6 +34,9 @@ class CommonMemory:
     def total(self) -> int | None:
         return self._memory.total()
 
+    def held(self) -> int:
+        return self._memory.held()
+
     @contextmanager
     def measured(self) -> Generator[MemoryUse]:
         changes = self._changes

@@ -1,10 +1,8 @@
 """The table of variants: which rows apply, and what is combined."""
 
 from deployments.replica.tuned import Machine, Measurement, Tuning
-from deployments.tuning import variants
 from deployments.tuning.variants import (
     Subject,
-    Switch,
     candidates,
     combination,
     default_name,
@@ -54,12 +52,6 @@ def test_no_variant_compiles_what_the_catalogue_would_refuse():
     streamed = Recipe(12, "float8", "blocks")
     for each in candidates(Subject(ENDPOINT, streamed, discrete=True)):
         assert not (each.recipe.compile and each.recipe.offload == "blocks")
-
-
-def test_a_row_for_a_field_that_recipes_do_not_have_is_left_out(monkeypatch):
-    rows = (*variants.SWITCHES, Switch("teleported", {"teleport": True}))
-    monkeypatch.setattr(variants, "SWITCHES", rows)
-    assert "teleported" not in names(LARGE)
 
 
 def tuned(**seconds):
