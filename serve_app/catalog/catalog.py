@@ -190,7 +190,7 @@ def _recipe(given: EndpointSource, recipe: RecipeSource) -> Recipe:
         memory = RecipeMemory(
             given.memory,
             memory_gb=recipe.memory_gb,
-            float8=recipe.precision == "float8",
+            precision=recipe.precision,
             offload=recipe.offload,
             hot=recipe.hot,
             float32=frozenset(name for name, dtype in dtypes.items() if dtype == "float32"),

@@ -10,7 +10,7 @@ from math import inf
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serve_app.domain.endpoint import RESERVED_SHARE, WorkLimit
+from serve_app.domain.endpoint import EIGHT_BITS, RESERVED_SHARE, WorkLimit
 
 OVERHEAD_GB = 1.0
 """Of a device's memory: the driver's context (about 0.5) and workspaces of libraries."""
@@ -72,7 +72,7 @@ class RecipeMemory:
         memory: MemorySource,
         *,
         memory_gb: float,
-        float8: bool,
+        precision: str,
         offload: str,
         hot: tuple[str, ...],
         float32: frozenset[str],
@@ -81,18 +81,20 @@ class RecipeMemory:
         self._memory = memory
         self._room = memory_gb * (1 - RESERVED_SHARE) - OVERHEAD_GB
         total = sum(memory.weights.values())
-        halved = {
-            name
-            for name, size in memory.weights.items()
-            if float8 and size >= MIN_SHARE * total and name != AUTOENCODER
-        }
+        large = {name for name, size in memory.weights.items() if size >= MIN_SHARE * total}
+        eight_bits = precision in EIGHT_BITS
+        halved: set[str] = set()
+        if eight_bits:  # products in 8 bits are the denoisers' alone
+            halved = large - {AUTOENCODER} if precision == "float8" else large & {*DENOISERS}
         self._sizes = {
             name: size * (0.5 if name in halved else 2.0 if name in float32 else 1.0)
             for name, size in memory.weights.items()
         }
         self._decoder = 2.0 if AUTOENCODER in float32 else 1.0
         self._hot = set(self._sizes) if offload == "none" else set(hot)
-        self._streamed = memory.streamed * (0.5 if float8 else 1.0) if offload == "blocks" else None
+        self._streamed = (
+            memory.streamed * (0.5 if eight_bits else 1.0) if offload == "blocks" else None
+        )
         if (most := max(self._there(name) for name in self._sizes)) > self._room:
             raise ValueError(
                 f"the recipe for {memory_gb:g} GB needs {most:.1f} GB for weights and has "

@@ -101,6 +101,16 @@ def test_what_waits_in_host_memory_leaves_its_room_to_the_work(tmp_path: Path) -
     assert limit.tile_above == pytest.approx((22.28 - 0.2) / 1.1 / 2, abs=0.01)
 
 
+@pytest.mark.parametrize(("precision", "weights"), [("float8", 6.2), ("int8-dynamic", 8.2)])
+def test_eight_bits_halve_large_components_and_their_products_the_denoiser_alone(
+    tmp_path: Path, precision: str, weights: float
+) -> None:
+    recipe = f"{{memory_gb: 24, precision: {precision}}}"
+    limit = loaded(tmp_path, recipe).get("a/b").endpoint.recipes[0].largest
+    assert limit is not None
+    assert limit.volume == pytest.approx((22.28 - weights) / 1.1, abs=0.01)
+
+
 def test_a_recipe_may_state_its_largest_work(tmp_path: Path) -> None:
     recipe = "{memory_gb: 24, precision: bfloat16, largest: {megapixels: 0.5, frames: 9}}"
     limit = loaded(tmp_path, recipe, memory="").get("a/b").endpoint.recipes[0].largest
