@@ -9,6 +9,7 @@ from diffusers import AutoencoderKL
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 
 from deployments.engine.accelerator.interface import Accelerator
+from deployments.engine.default_dtype import TURNS
 from deployments.engine.interception.components import DENOISERS
 from serve_app.domain.endpoint import BY_DEVICE, Recipe
 from serve_app.domain.errors import Misconfigured
@@ -50,15 +51,16 @@ def set_attention(pipeline: Any, name: str) -> None:
         )
     registry: Any = _AttentionBackendRegistry
     before = registry._active_backend  # noqa: SLF001
-    try:
-        for component in DENOISERS:
-            module: Any = getattr(pipeline, component, None)
-            if hasattr(module, "set_attention_backend"):
-                module.set_attention_backend(name)
-    except (RuntimeError, ValueError, ImportError) as error:
-        raise Misconfigured(
-            f"The attention `{name}` of a recipe cannot be used: {error}"
-        ) from error
-    finally:
-        # diffusers also makes it the default of the process, which is for all other models.
-        registry.set_active_backend(before)
+    with TURNS.change():
+        try:
+            for component in DENOISERS:
+                module: Any = getattr(pipeline, component, None)
+                if hasattr(module, "set_attention_backend"):
+                    module.set_attention_backend(name)
+        except (RuntimeError, ValueError, ImportError) as error:
+            raise Misconfigured(
+                f"The attention `{name}` of a recipe cannot be used: {error}"
+            ) from error
+        finally:
+            # diffusers also makes it the default of the process, which is for all other models.
+            registry.set_active_backend(before)

@@ -6,6 +6,7 @@ from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
 from deployments.engine.accelerator.cpu import Cpu
 from deployments.engine.accelerator.cuda import Cuda
+from deployments.engine.default_dtype import TURNS
 from deployments.engine.engine import Engine
 from deployments.engine.loading.loads import LoadPlan
 from deployments.engine.loading.residency import Residency
@@ -76,6 +77,20 @@ def test_attention_of_one_model_is_not_that_of_the_next_one():
     before = _AttentionBackendRegistry._active_backend
     lay_out(tiny_flux(), Cpu(), Recipe(24, "float32", attention="_native_math"))
     assert _AttentionBackendRegistry._active_backend is before
+
+
+def test_nothing_computes_while_it_is_also_the_default_of_the_process(monkeypatch):
+    pipeline, apart = tiny_flux(), []
+    set_backend = pipeline.transformer.set_attention_backend
+
+    def noted(name):
+        apart.append(TURNS.change_waits)
+        set_backend(name)
+
+    monkeypatch.setattr(pipeline.transformer, "set_attention_backend", noted)
+    lay_out(pipeline, Cpu(), Recipe(24, "float32", attention="_native_math"))
+    assert apart == [True]
+    assert not TURNS.change_waits
 
 
 @pytest.mark.parametrize(
