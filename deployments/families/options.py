@@ -67,7 +67,7 @@ def input_files(endpoint: Endpoint, input: Mapping[str, Any]) -> Mapping[str, In
 
 # Options that change the loaded pipeline.
 
-PIPELINE_OPTIONS = ("dtype", "dtypes", "adapter", "solver", "tiling")
+PIPELINE_OPTIONS = ("dtype", "dtypes", "adapter", "solver", "tiling", "step_cache")
 """Options that require a separate loaded pipeline over the same weights."""
 
 _FRAMES = "tile_sample_min_num_frames"
@@ -84,6 +84,7 @@ def apply_options(pipeline: Any, endpoint: Endpoint) -> Any:
     configuration that came with the weights.
     ``tiling``: true makes the autoencoder process large images in overlapping tiles; a mapping has
     the arguments of its ``enable_tiling``. With a number of frames, long videos are tiled in time.
+    ``step_cache``: ``{name, …}``, a step cache of diffusers for the denoisers, with its settings.
     Raises ``Misconfigured``, which names the endpoint, and ``WeightsUnavailable`` if the LoRA
     cannot be read.
     """
@@ -107,6 +108,15 @@ def apply_options(pipeline: Any, endpoint: Endpoint) -> Any:
             raise Misconfigured(f"{endpoint.id}: `options.solver`: {error}") from error
     if endpoint.options.get("tiling"):
         _tile(pipeline, endpoint)
+    if (cache := _option(endpoint, "step_cache")) is not None:
+        from deployments.engine.interception.step_cache_options import (  # noqa: PLC0415
+            enable_step_cache,
+        )
+
+        try:
+            enable_step_cache(pipeline, **{"name": "", **cache})
+        except Misconfigured as error:
+            raise Misconfigured(f"{endpoint.id}: `options.step_cache`: {error.message}") from error
     return pipeline
 
 

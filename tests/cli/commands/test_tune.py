@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from serve_app.cli.main import main
+from tests.cluster.processes import with_default_signals
 
 # Warnings of Ray, if it is imported first.
 pytestmark = [
@@ -42,7 +43,7 @@ def kept(data_dir: Path) -> list[dict[str, Any]]:
 
 
 def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(data_dir: Path) -> None:
-    command = [sys.executable, "-m", "serve_app.cli", "tune", *SHORT]
+    command = with_default_signals(sys.executable, "-m", "serve_app.cli", "tune", *SHORT)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
