@@ -36,7 +36,7 @@ def enable_step_cache(pipeline: Any, name: str, **settings: Any) -> None:
         raise Misconfigured(
             f"{name} has no {', '.join(sorted(unknown))}. Settings: {', '.join(sorted(known))}."
         )
-    found = {each: getattr(pipeline, each, None) for each in DENOISERS}
+    found: dict[str, Any] = {each: getattr(pipeline, each, None) for each in DENOISERS}
     able = {each: module for each, module in found.items() if hasattr(module, "enable_cache")}
     if not able:
         raise Misconfigured(
