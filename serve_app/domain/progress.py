@@ -32,13 +32,17 @@ class Stage(StrEnum):
         return cls.WORKING
 
 
+BYTE_STAGES = frozenset({Stage.DOWNLOADING, Stage.LOADING})
+"""Stages whose steps are bytes."""
+
+
 @pickle_by_name
 @dataclass(frozen=True, slots=True)
 class Progress:
     """Progress of one attempt. Not durable: it may be lost, but is never ahead of the truth."""
 
     stage: Stage
-    step: int = 0  # steps done in the stage; bytes for DOWNLOADING and LOADING
+    step: int = 0  # steps done in the stage; bytes in ``BYTE_STAGES``
     steps: int = 0  # total; 0: not known
     rate: float = 0.0  # recent steps per second, including waits; 0: not known
 
@@ -48,6 +52,15 @@ class Progress:
         if not self.rate or not self.steps:
             return None
         return max(0, self.steps - self.step) / self.rate
+
+    @property
+    def amount(self) -> str:
+        """Text such as ``3/28``, or ``3.2/33.7 GB``. Empty if the total is not known."""
+        if not self.steps:
+            return ""
+        if self.stage in BYTE_STAGES:
+            return f"{self.step / 1e9:.1f}/{self.steps / 1e9:.1f} GB"
+        return f"{self.step}/{self.steps}"
 
 
 @pickle_by_name
@@ -120,7 +133,7 @@ def _one_in_words(one: Loading) -> str:
     words = f"{one.stage.value.replace('_', ' ')} {one.endpoints[0]}"
     if one.stage is Stage.LOADING:
         words += " from host memory" if one.warm else " from disk" if one.total else ""
-    if one.stage not in (Stage.DOWNLOADING, Stage.LOADING) or not one.total:
+    if one.stage not in BYTE_STAGES or not one.total:
         return words
     return f"{words}, {one.done / 1e9:.1f} of {one.total / 1e9:.1f} GB"
 

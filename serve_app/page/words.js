@@ -56,15 +56,18 @@ export function runningWords(progress = {}) {
   return name + place + pace(progress) + again;
 }
 
+/** Stages whose steps are bytes. */
+const BYTE_STAGES = new Set(["downloading", "loading"]);
+
 function pace({ stage, rate, left_s: left }) {
   if (!rate || typeof left !== "number") return "";
   const speed = rate >= 1 ? `${rate.toFixed(1)} steps/s` : `${(1 / rate).toFixed(1)} s per step`;
-  const words = stage === "downloading" ? "" : ` · ${speed}`;
+  const words = BYTE_STAGES.has(stage) ? "" : ` · ${speed}`;
   return `${words} · ${seconds(Math.max(1, Math.ceil(left)) + 0.001).replace(/\.0/, "")} left`;
 }
 
 function howFar(stage, step, steps) {
-  if (stage !== "downloading") return `step ${step} of ${steps}`;
+  if (!BYTE_STAGES.has(stage)) return `step ${step} of ${steps}`;
   return `${(step / 1e9).toFixed(1)} of ${(steps / 1e9).toFixed(1)} GB`;
 }
 

@@ -28,6 +28,7 @@ from deployments.transfer.uploader import Backoff, Uploader
 from serve_app.domain.endpoint import Endpoint, StoreConfig, Weights
 from serve_app.domain.lease import Lease, LeaseKey
 from serve_app.domain.name_resolution import NameResolver
+from serve_app.domain.progress import BYTE_STAGES
 from serve_app.domain.request import Priority
 from serve_app.telemetry.clock import SystemClock
 from tests.deployments.storage import HttpStorage
@@ -83,7 +84,7 @@ class Rig:
         """Wait until a report shows ``step`` steps."""
         await self.port.until(
             lambda: any(
-                of == held and progress.step >= step
+                of == held and progress.step >= step and progress.stage not in BYTE_STAGES
                 for _, report in self.port.reports
                 for of, progress in report.progress
             )

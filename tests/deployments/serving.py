@@ -29,7 +29,7 @@ from serve_app.domain.lease import (
     Verdict,
     Work,
 )
-from serve_app.domain.progress import StoredSnapshot
+from serve_app.domain.progress import BYTE_STAGES, StoredSnapshot
 from serve_app.domain.request import Priority
 from serve_app.ingress.local_rpc import LocalRpcServer
 from tests.fakes.lease_port import FakeLeasePort
@@ -81,7 +81,9 @@ class StubIngress:
     async def until_reported(self, request_id: str) -> None:
         await self._port.until(
             lambda: any(
-                held.request_id == request_id and progress.step
+                held.request_id == request_id
+                and progress.step
+                and progress.stage not in BYTE_STAGES
                 for _, report in self._port.reports
                 for held, progress in report.progress
             )

@@ -1,6 +1,6 @@
 """What a replica says of the weights that it loads."""
 
-from serve_app.domain.progress import Loading, Stage, describe, from_plain, to_plain
+from serve_app.domain.progress import Loading, Progress, Stage, describe, from_plain, to_plain
 
 FLUX = ("fal-ai/flux/dev",)
 COLD = Loading(FLUX, Stage.LOADING, 3_200_000_000, 33_700_000_000)
@@ -18,3 +18,9 @@ def test_it_crosses_to_the_ingress_and_an_older_version_says_less():
     assert from_plain(to_plain([COLD, WARM])) == (COLD, WARM)
     older = [{name: value for name, value in to_plain([COLD])[0].items() if name != "warm"}]
     assert from_plain(older) == (COLD,)
+
+
+def test_the_amount_of_a_stage_is_in_its_own_unit():
+    assert Progress(Stage.DENOISING, 3, 28).amount == "3/28"
+    assert Progress(Stage.LOADING, 3_200_000_000, 33_700_000_000).amount == "3.2/33.7 GB"
+    assert Progress(Stage.COMPILING).amount == ""

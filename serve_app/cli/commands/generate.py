@@ -58,7 +58,7 @@ WAIT_REASONS = {
     "paused": "waiting for an operator to resume the endpoint",
 }
 DENOISING = "denoising"
-DOWNLOADING = "downloading"  # the steps of this stage are bytes
+BYTE_STAGES = ("downloading", "loading")  # whose steps are bytes
 
 
 def run(
@@ -165,7 +165,7 @@ def progress_text(status: Mapping[str, Any]) -> tuple[str, int]:
         return "failed" if status.get("error") else "done", 100
     stage, step, steps = ours.get("stage"), ours.get("step", 0), ours.get("steps", 0)
     words = (stage or "running").replace("_", " ")
-    if stage == DOWNLOADING and steps:  # The bar shows only the stages after the download.
+    if stage in BYTE_STAGES and steps:  # The bar shows only the stages after these.
         left = f", {_duration(left_s)} left" if (left_s := ours.get("left_s")) is not None else ""
         return f"{words} weights, {step / 1e9:.1f} of {steps / 1e9:.1f} GB{left}", 0
     return f"{words}{_pace_text(ours)}", int(95 * step / steps) if steps else 0

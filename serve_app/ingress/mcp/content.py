@@ -148,4 +148,4 @@ async def describe_state(queue: Queue, request: Request) -> str:
     if progress is None:
         return request.state.value
     words = progress.stage.value.replace("_", " ")
-    return f"{words} {progress.step}/{progress.steps}" if progress.steps else words
+    return f"{words} {progress.amount}".rstrip()

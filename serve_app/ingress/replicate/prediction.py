@@ -269,5 +269,5 @@ def _logs(lines: Sequence[LogLine], progress: Progress | None) -> str:
     if messages and progress is not None and progress.steps:
         done = min(1.0, progress.step / progress.steps)
         bar = "█" * int(done * BAR)
-        messages.append(f"{done:.0%}|{bar:<{BAR}}| {progress.step}/{progress.steps}")
+        messages.append(f"{done:.0%}|{bar:<{BAR}}| {progress.amount}")
     return "\n".join(messages)

@@ -14,7 +14,7 @@ from math import floor
 
 from serve_app.domain.lease import Presence, ReplicaStage
 from serve_app.domain.ports import Clock
-from serve_app.domain.progress import Progress, Stage
+from serve_app.domain.progress import BYTE_STAGES, Progress, Stage
 from serve_app.domain.request import Request
 from serve_app.postgres.database import Database
 from serve_app.queue.fairness.cost_model import START_KEY, CostModel
@@ -42,12 +42,12 @@ STAGES_BEFORE_GENERATION = frozenset(
 def remaining_s(expected_s: float, elapsed_s: float, progress: Progress | None = None) -> float:
     """Remaining seconds of a request that began ``elapsed_s`` ago; never 0.
 
-    A download lasts as long as its rate says. Other stages before the generation cannot be
+    A download or load lasts as long as its rate says. Other stages before the generation cannot be
     estimated and count as nothing.
     """
     if progress is not None and progress.stage in STAGES_BEFORE_GENERATION:
-        downloads = progress.stage is Stage.DOWNLOADING
-        return expected_s + ((progress.left_s or 0.0) if downloads else 0.0)
+        known = progress.stage in BYTE_STAGES
+        return expected_s + ((progress.left_s or 0.0) if known else 0.0)
     return max(expected_s - elapsed_s, OVERRUN_FRACTION * elapsed_s, 0.001)
 
 
@@ -78,7 +78,8 @@ class FreeTimes:
             return self._times[0]
         late = self._filled_at(ahead_s)
         slots = bisect_right(self._times, late)
-        early = self._filled_at((ahead + 1 - slots) * each_s)
+        # A slot takes no request while another is free earlier, so all are within one request.
+        early = max(late - each_s, self._filled_at((ahead + 1 - slots) * each_s))
         if min(late, self._times[-1]) - self._times[0] > MAX_ROUNDS * each_s:
             return (early + late) / 2  # at most half a request away
         while late - early > PRECISION * each_s:

@@ -52,6 +52,11 @@ def running(**ours: Any) -> dict[str, Any]:
             "downloading weights, 3.2 of 33.7 GB",
             0,
         ),
+        (
+            running(stage="loading", step=3_200_000_000, steps=33_700_000_000),
+            "loading weights, 3.2 of 33.7 GB",
+            0,
+        ),
         (running(stage="warming_up", step=0, steps=0), "warming up", 0),
         (
             running(stage="downloading", step=1_000_000_000, steps=3_000_000_000, left_s=99.2),
