@@ -75,7 +75,7 @@ class ReplicaResources:
         warm_up = None
         warming = as_warming_up(family)
         if warming is not None and (self.warms_up or compiles):
-            warm_up = partial(_short_call, warming, held)
+            warm_up = partial(short_call, warming, held)
         load = partial(self._load, family, held, recipe)
         if recipe is not None and compiles and warm_up is None:
             recipe = replace(recipe, compile=False)  # it would delay a user's first generation
@@ -153,7 +153,8 @@ class ReplicaResources:
         await self.loras.aclose()
 
 
-def _short_call(family: WarmsUp, endpoint: Endpoint, pipeline: Any) -> Mapping[str, Any]:
+def short_call(family: WarmsUp, endpoint: Endpoint, pipeline: Any) -> Mapping[str, Any]:
+    """Arguments of a family's warm-up call."""
     call = family.warm_up(endpoint, pipeline)
     return call.arguments if call.view is None else {**call.arguments, "view": call.view}
 

@@ -119,6 +119,11 @@ class Tuning:
             return None
         return None if best.variant == self.default else best
 
+    def as_json(self) -> dict[str, Any]:
+        """All fields, and the name of the chosen variant."""
+        chosen = self.chosen
+        return {**asdict(self), "chosen": None if chosen is None else chosen.variant}
+
     def speedup(self, measurement: Measurement) -> float | None:
         """Speed relative to the catalogue's recipe, or else to plain. None if neither ran."""
         base = self.find(self.default)
@@ -140,7 +145,7 @@ FORMAT = 1
 
 
 def to_json(tunings: Sequence[Tuning]) -> dict[str, Any]:
-    return {"format": FORMAT, "tunings": [_tuning_as_json(each) for each in tunings]}
+    return {"format": FORMAT, "tunings": [each.as_json() for each in tunings]}
 
 
 def from_json(content: Any) -> tuple[Tuning, ...]:
@@ -159,11 +164,6 @@ def from_json(content: Any) -> tuple[Tuning, ...]:
         except TypeError:  # a field that another version has
             continue
     return tuple(read)
-
-
-def _tuning_as_json(tuning: Tuning) -> dict[str, Any]:
-    chosen = tuning.chosen
-    return {**asdict(tuning), "chosen": None if chosen is None else chosen.variant}
 
 
 def _value(hint: Any, content: Any) -> Any:

@@ -221,8 +221,7 @@ class TuningSession:
             return new
         for kept in self.file.read():
             if kept.same_subject(new) and kept.steps == new.steps:
-                parts = (kept.measurements, kept.reference)
-                return replace(new, measurements=parts[0], reference=parts[1])
+                return replace(new, measurements=kept.measurements, reference=kept.reference)
         return new
 
     def _with(

@@ -26,10 +26,9 @@ from deployments.families.base import Family, as_warming_up, load_families, mode
 from deployments.families.options import required_files
 from deployments.families.warm_up import plain_file
 from deployments.replica import weights
-from deployments.replica.resources import with_recipe_dtype
+from deployments.replica.resources import short_call, with_recipe_dtype
 from deployments.replica.tuned import Measurement, machine_of
 from deployments.tuning.job import Answer, DescribeDevice, DeviceFacts, Job, MeasureVariant
-from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import DarkroomError, Misconfigured, OutOfMemory
 from weights.store import Store
 
@@ -137,7 +136,7 @@ class _Loaded:
         job, warming = self._job, as_warming_up(self._family)
         if job.recipe.compile and warming is None:
             raise Misconfigured(f"The family {job.endpoint.family} has no warm_up to compile with.")
-        warm_up = None if warming is None else partial(_short_call, warming, self._endpoint)
+        warm_up = None if warming is None else partial(short_call, warming, self._endpoint)
         load = partial(self._read, Store(job.store))
         plan = LoadPlan(load, job.recipe, warm_up if job.recipe.compile else None)
         pipeline = self._residency.acquire(NAME, plan).future.result()
@@ -194,11 +193,6 @@ class _Loaded:
         found = [distance(each, reference[str(n)]) for n, each in enumerate(results)]
         noise = [each.psnr_db for each in found if each.psnr_db is not None]
         return Distance(min(noise, default=None), min(each.similarity for each in found))
-
-
-def _short_call(family: Any, endpoint: Endpoint, pipeline: Any) -> Mapping[str, Any]:
-    call = family.warm_up(endpoint, pipeline)
-    return call.arguments if call.view is None else {**call.arguments, "view": call.view}
 
 
 def _with_steps(call: Mapping[str, Any], steps: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from serve_app.catalog.limits import MemorySource
+from serve_app.domain.endpoint import Precision
 from serve_app.domain.errors import Misconfigured
 
 Path_ = tuple[str | int, ...]
@@ -65,15 +66,7 @@ class RecipeSource(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     memory_gb: float = Field(gt=0)
-    precision: Literal[
-        "float32",
-        "float16",
-        "bfloat16",
-        "float8",
-        "int8-weights",
-        "int8-dynamic",
-        "float8-dynamic",
-    ]
+    precision: Precision
     offload: Literal["none", "components", "blocks"] = "none"
     hot: tuple[str, ...] = ()
     compile: bool = False

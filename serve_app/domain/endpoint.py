@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from math import sqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from serve_app.domain.errors import InvalidInput
 from serve_app.domain.serialization import pickle_by_name
@@ -128,6 +128,17 @@ class Recipe:
     channels_last: bool = False  # layout of image autoencoders
     largest: WorkLimit | None = None  # that the memory was computed for; None: unknown
 
+
+Precision = Literal[
+    "float32",
+    "float16",
+    "bfloat16",
+    "float8",
+    "int8-weights",
+    "int8-dynamic",
+    "float8-dynamic",
+]
+"""Precisions of recipes."""
 
 EIGHT_BITS = ("float8", "int8-weights", "int8-dynamic", "float8-dynamic")
 """Precisions in 8 bits, of weights that are loaded in the type of the endpoint's options."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deployments.engine.accelerator.cpu import free_host_bytes, host_bytes
 from deployments.engine.accelerator.interface import Accelerator
-from deployments.engine.accelerator.pinned import ALIGNMENT, PinnedBuffer
+from deployments.engine.accelerator.pinned import PinnedBuffer, padded
 from deployments.engine.memory.placement import Placement, vacate_slots
 from deployments.engine.reading.reader import STREAM
 
@@ -131,7 +131,7 @@ class WarmTier:
             return False
         vacate_slots([pipeline])
         groups = _by_memory(places.on(self._accelerator.device))
-        copied = sum(_padded(each) for each, _ in groups)
+        copied = sum(padded(len(each)) for each, _ in groups)
         held = _by_memory(WeightPlaces(placement.waiting).on("cpu"))
         needed = copied + sum(len(each) for each, _ in held)
         if not self._make_room(needed, copied):
@@ -197,13 +197,13 @@ class WarmTier:
         return free if lockable is None else min(free, lockable)
 
     def _copied(self, groups: Sequence[tuple[Tensor, Sequence[Tensor]]]) -> Sequence[_Slab]:
-        buffer = PinnedBuffer(sum(_padded(whole) for whole, _ in groups), self._accelerator)
+        buffer = PinnedBuffer(sum(padded(len(whole)) for whole, _ in groups), self._accelerator)
         slabs, offset = list[_Slab](), 0
         stream = self._accelerator.stream(STREAM)
         try:
             with stream.active():
                 for whole, tensors in groups:
-                    host = buffer.bytes(offset, _padded(whole))
+                    host = buffer.bytes(offset, padded(len(whole)))
                     offset += len(host)
                     offsets = [(each, int(each.storage_offset())) for each in tensors]
                     slabs.append(_Slab(host, offsets))
@@ -225,7 +225,3 @@ def _by_memory(tensors: Iterable[Tensor]) -> Sequence[tuple[Tensor, Sequence[Ten
             found[storage.data_ptr()] = whole, []
         found[storage.data_ptr()][1].append(tensor)
     return [*found.values()]
-
-
-def _padded(memory: Tensor) -> int:
-    return -(-len(memory) // ALIGNMENT) * ALIGNMENT

@@ -22,7 +22,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from deployments.engine.accelerator.interface import Accelerator, Event
-from deployments.engine.accelerator.pinned import ALIGNMENT, PinnedBuffer
+from deployments.engine.accelerator.pinned import PinnedBuffer, padded
 from deployments.engine.reading.headers import BLOCK, StoredTensor, WeightFile
 from deployments.engine.reading.unread import UnreadWeight
 
@@ -159,7 +159,10 @@ class WeightReader:
         It is one slab, exact in size. ``slabs`` gets those on the device.
         """
         on_device = home is Home.DEVICE and self._accelerator.capabilities.discrete
-        sizes = {memory: _padded(weight) for memory, weight in found.weights.items()}
+        sizes = {
+            memory: padded(weight.numel() * weight.dtype.itemsize)
+            for memory, weight in found.weights.items()
+        }
         slab = None
         if not found.apart or home is not Home.HOST:
             slab = self._slab(sum(sizes.values()), home, on_device=on_device)
@@ -352,7 +355,3 @@ def _with_values(weight: UnreadWeight, flat: Tensor) -> Tensor:
 
 
 _OWN = ("stored", "casts", "memory", "_is_param")
-
-
-def _padded(weight: UnreadWeight) -> int:
-    return -(-weight.numel() * weight.dtype.itemsize // ALIGNMENT) * ALIGNMENT

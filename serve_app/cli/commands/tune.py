@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,7 +82,7 @@ def run(config: Config, wish: TuneCommand) -> int:
             )
         ended, out_of_time = _tune_all(session, models, facts, wish, began)
     if wish.as_json:
-        click.echo(json.dumps([_as_json(each) for each in ended], indent=2))
+        click.echo(json.dumps([each.as_json() for each in ended], indent=2))
     elif out_of_time:
         click.echo(
             f"The {wish.minutes:g} minutes are over. What was measured is kept; run the command "
@@ -259,18 +259,13 @@ def _verdict(tuning: tuned.Tuning, *, complete: bool) -> str:
     return f"  Chosen{so_far}: {chosen.variant}{how}.\n"
 
 
-def _as_json(tuning: tuned.Tuning) -> dict[str, Any]:
-    chosen = tuning.chosen
-    return {**asdict(tuning), "chosen": None if chosen is None else chosen.variant}
-
-
 def list_kept(config: Config, *, as_json: bool) -> None:
     """Print what is kept."""
     from serve_app.app import tuning_file  # noqa: PLC0415
 
     kept = tuning_file(config).read()
     if as_json:
-        click.echo(json.dumps([_as_json(each) for each in kept], indent=2))
+        click.echo(json.dumps([each.as_json() for each in kept], indent=2))
         return
     if not kept:
         click.echo(f"Nothing is kept in {config.tuning_file}. Run `darkroom tune`.")

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.catalog.catalog import CatalogEntry
-from serve_app.domain.endpoint import Recipe
+from serve_app.domain.endpoint import Precision, Recipe
 from serve_app.domain.errors import InvalidInput
 from serve_app.ingress.api.usage import Unit, unit_of
 from serve_app.ingress.http import query
@@ -57,15 +57,7 @@ class ModelRecipe(TypedDict):
     """Format of a model's weights on a device with at least this much memory."""
 
     memory_gb: float
-    precision: Literal[
-        "float32",
-        "float16",
-        "bfloat16",
-        "float8",
-        "int8-weights",
-        "int8-dynamic",
-        "float8-dynamic",
-    ]
+    precision: Precision
     offload: Literal["none", "components", "blocks"]
     hot: list[str]
     compile: bool

@@ -14,7 +14,7 @@ from deployments.engine.engine import Engine
 from deployments.engine.merging.compile import compile_regions
 from deployments.families.base import WarmsUp, load_families
 from deployments.families.registry import FAMILIES
-from deployments.replica.resources import _short_call
+from deployments.replica.resources import short_call
 from serve_app.domain.endpoint import Endpoint
 from tests.deployments import videos
 from tests.deployments.families.test_audio import CLASSES
@@ -61,7 +61,7 @@ def warmed_up(endpoint: Endpoint, pipeline: Any) -> Any:
     family = load_families(FAMILIES)[endpoint.family]
     assert isinstance(family, WarmsUp)
     with Engine(pipeline, threads=1) as engine:
-        return engine.submit(**_short_call(family, endpoint, pipeline)).result(60)
+        return engine.submit(**short_call(family, endpoint, pipeline)).result(60)
 
 
 @pytest.mark.parametrize("endpoint_id", LISTED)
@@ -109,7 +109,7 @@ def test_what_their_denoisers_repeat_is_compiled_by_it_and_no_more_is_later():
     counters.clear()
     # Over weights of another class, and with an input image.
     endpoint, pipeline = small(videos.SMALL_I2V), videos.MAKE[videos.SMALL_I2V]()
-    asked = partial(_short_call, load_families(FAMILIES)[endpoint.family], endpoint, pipeline)
+    asked = partial(short_call, load_families(FAMILIES)[endpoint.family], endpoint, pipeline)
     compile_regions(pipeline, "eager")
     with Engine(threads=1) as engine:
         engine.precompile(pipeline, asked)
