@@ -14,7 +14,7 @@ from serve_app.domain.request import Request, State
 from serve_app.ingress.api.events import KEEP_ALIVE_S, stream
 from tests.contract.queues import Make
 from tests.contract.waiting import eventually
-from tests.queue.database import QUICK
+from tests.queue.database import LONG_LEASES
 from tests.queue.requests import TENANT, done, lease, new, report
 
 
@@ -63,7 +63,7 @@ async def test_a_line_in_the_log_is_a_change(make: Make) -> None:
 
 
 async def test_a_watcher_gets_everything_in_order_and_is_then_let_go(make: Make) -> None:
-    queue = await make(QUICK)
+    queue = await make(LONG_LEASES)
     request = await queue.submit(new())
     received: list[Any] = []
     watching = asyncio.create_task(watched(queue, request.id, so_far=received))
@@ -134,7 +134,7 @@ async def test_a_stream_that_looks_where_a_request_stands_is_not_silent_for_long
 
 
 async def test_300_watchers_of_300_requests_are_all_notified(make: Make) -> None:
-    queue = await make(QUICK)
+    queue = await make(LONG_LEASES)
     ids = [(await queue.submit(new())).id for _ in range(300)]
     watching = [asyncio.create_task(watched(queue, id_)) for id_ in ids]
     await asyncio.sleep(0)

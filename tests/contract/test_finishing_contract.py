@@ -13,7 +13,7 @@ from serve_app.domain.lease import (
 from serve_app.domain.ports import Queue
 from serve_app.domain.progress import Progress, Stage
 from serve_app.domain.request import State
-from tests.queue.database import QUICK
+from tests.queue.database import LONG_LEASES
 from tests.queue.requests import (
     TENANT,
     ask,
@@ -99,14 +99,14 @@ async def test_a_failure_that_no_retry_helps_is_final(queue: Queue) -> None:
 
 async def test_a_retryable_failure_is_tried_again_until_too_many(queue: Queue) -> None:
     request = await queue.submit(new())
-    for attempt in range(1, QUICK.max_failures + 1):
+    for attempt in range(1, LONG_LEASES.max_failures + 1):
         granted = await lease(queue)
         assert granted.attempt == attempt
         await queue.finish(done(granted.held, failure("out_of_memory", retryable=True)))
         assert await queue.finish(done(granted.held)) is Verdict.ACCEPTED
     ended = await queue.get(TENANT, request.id)
     assert ended.state is State.FAILED
-    assert ended.failures == QUICK.max_failures
+    assert ended.failures == LONG_LEASES.max_failures
     assert ended.outcome == failure("out_of_memory", retryable=True)
 
 

@@ -20,10 +20,10 @@ from tests.contract.queues import Make
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.queue import FakeQueue
 from tests.fakes.terms import FakeTerms
-from tests.queue.database import QUICK, Background, Ingress
+from tests.queue.database import LONG_LEASES, Background, Ingress
 from tests.queue.requests import TENANT, ask, done, lease, new, new_id
 
-PATIENT = replace(QUICK, ask_wait_s=5.0, lease_s=60.0, first_lease_s=60.0)
+PATIENT = replace(LONG_LEASES, ask_wait_s=5.0)
 
 
 def keyed(key: str = "k", body: int = 1, **changes: Any) -> NewRequest:
@@ -88,7 +88,7 @@ async def test_a_hundred_identical_submits_at_once_are_one_request(make: Make) -
 
 
 async def test_repeats_leave_no_trace_in_the_caps(make: Make) -> None:
-    queue = await make(replace(QUICK, max_waiting_per_tenant=3))
+    queue = await make(replace(LONG_LEASES, max_waiting_per_tenant=3))
     await asyncio.gather(*(queue.submit(keyed()) for _ in range(3)))
     await queue.submit(new())
     await queue.submit(new())
@@ -230,7 +230,7 @@ async def one_request_per_key(queues: Sequence[Queue], batch: Sequence[Sent]) ->
 
 
 def test_at_once_there_is_one_request_per_key_in_the_fake() -> None:
-    queue = FakeQueue(SystemClock(), FakeTerms(), QUICK, FakeLiveness())
+    queue = FakeQueue(SystemClock(), FakeTerms(), LONG_LEASES, FakeLiveness())
     with Background() as background:
 
         @TOGETHER

@@ -19,7 +19,7 @@ from serve_app.domain.request import Priority, State
 from tests.contract.queues import Make
 from tests.contract.waiting import eventually
 from tests.fakes.terms import FakeTerms
-from tests.queue.database import QUICK
+from tests.queue.database import LONG_LEASES, QUICK, UNCONFIRMED
 from tests.queue.requests import (
     TENANT,
     ask,
@@ -70,7 +70,7 @@ async def test_another_tenant_s_request_is_not_found(queue: Queue) -> None:
 
 
 async def test_past_the_caps_submits_are_refused(make: Make) -> None:
-    queue = await make(replace(QUICK, max_waiting=3, max_waiting_per_tenant=2))
+    queue = await make(replace(LONG_LEASES, max_waiting=3, max_waiting_per_tenant=2))
     await queue.submit(new())
     await queue.submit(new())
     with pytest.raises(Overloaded) as refused:
@@ -158,7 +158,7 @@ async def test_who_is_to_run_alone_is_leased_so_each_time(queue: Queue, alone: b
 
 
 async def test_a_waiting_ask_gets_a_request_as_it_is_submitted(make: Make) -> None:
-    queue = await make(replace(QUICK, ask_wait_s=30.0))
+    queue = await make(replace(LONG_LEASES, ask_wait_s=30.0))
     asking = asyncio.create_task(queue.ask(ask(1)))
     await asyncio.sleep(0.1)
     request = await queue.submit(new())
@@ -191,7 +191,7 @@ async def test_a_request_whose_endpoint_is_gone_fails_when_it_is_leased(
 
 
 async def test_an_ask_that_goes_away_loses_no_request(make: Make) -> None:
-    queue = await make(QUICK)
+    queue = await make(UNCONFIRMED)
     asking = asyncio.create_task(queue.ask(ask(1)))
     await asyncio.sleep(0.05)
     submitting = asyncio.create_task(queue.submit(new()))

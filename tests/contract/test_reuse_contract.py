@@ -13,7 +13,7 @@ from serve_app.domain.ports import Queue
 from serve_app.domain.request import CancelVerdict, NewRequest, Request, State
 from serve_app.postgres.database import Database
 from tests.contract.queues import Make
-from tests.queue.database import QUICK, Ingress
+from tests.queue.database import LONG_LEASES, Ingress
 from tests.queue.requests import TENANT, ask, done, failure, lease, new
 
 
@@ -79,7 +79,7 @@ async def test_only_success_is_given(queue: Queue) -> None:
 
 
 async def test_an_outcome_is_given_also_when_nothing_more_may_wait(make: Make) -> None:
-    queue = await make(replace(QUICK, max_waiting=1, max_waiting_per_tenant=1))
+    queue = await make(replace(LONG_LEASES, max_waiting=1, max_waiting_per_tenant=1))
     await made(queue, shared())
     await queue.submit(new())
     assert (await queue.submit(shared())).state is State.SUCCEEDED

@@ -20,7 +20,7 @@ from serve_app.telemetry.clock import SystemClock
 from tests.chaos.standby import Pair, pair
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
-from tests.queue.database import QUICK
+from tests.queue.database import LONG_LEASES
 from tests.queue.requests import TENANT, ask, done, failure, new, report
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ async def database(servers: Pair) -> AsyncIterator[Database]:
 
 @pytest.fixture
 async def queue(database: Database) -> AsyncIterator[PostgresQueue]:
-    each = assemble(database, SystemClock(), FakeTerms(), QUICK, FakeLiveness(), "ingress")
+    each = assemble(database, SystemClock(), FakeTerms(), LONG_LEASES, FakeLiveness(), "ingress")
     await each.start()
     yield each
     await each.aclose()

@@ -16,7 +16,7 @@ from serve_app.queue.queue import assemble
 from serve_app.telemetry.clock import SystemClock
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
-from tests.queue.database import QUICK
+from tests.queue.database import UNCONFIRMED
 from tests.queue.requests import ask, new
 
 async def client(queue):
@@ -27,7 +27,7 @@ async def client(queue):
 async def accept(conninfo):
     database = Database(conninfo)
     await database.start()
-    queue = assemble(database, SystemClock(), FakeTerms(), QUICK, FakeLiveness(), "doomed")
+    queue = assemble(database, SystemClock(), FakeTerms(), UNCONFIRMED, FakeLiveness(), "doomed")
     await queue.start()
     asking = asyncio.create_task(queue.ask(ask(2, replica="unheard-of")))
     await asyncio.gather(*(client(queue) for _ in range(8)))

@@ -50,13 +50,13 @@ from serve_app.queue.queue import assemble
 from serve_app.telemetry.clock import SystemClock
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
-from tests.queue.database import QUICK
+from tests.queue.database import LONG_LEASES
 from tests.queue.requests import new
 
 async def main(conninfo, url):
     database = Database(conninfo)
     await database.start()
-    queue = assemble(database, SystemClock(), FakeTerms(), QUICK, FakeLiveness(), "doomed")
+    queue = assemble(database, SystemClock(), FakeTerms(), LONG_LEASES, FakeLiveness(), "doomed")
     await queue.start()
     while True:
         request = await queue.submit(new(webhook=Webhook(url, "")))

@@ -15,7 +15,7 @@ from serve_app.queue.queue import assemble
 from serve_app.telemetry.clock import SystemClock
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
-from tests.queue.database import QUICK
+from tests.queue.database import LONG_LEASES
 from tests.queue.requests import TENANT, new
 
 SLOW = "SELECT pg_sleep(0.4)"
@@ -59,7 +59,7 @@ async def test_submits_do_not_wait_for_long_reads(conninfo: str, reads: Database
     database = Database(conninfo, connections=2)
     await database.start()
     queue = assemble(
-        *(database, SystemClock(), FakeTerms(), QUICK, FakeLiveness(), "one"), reads=reads
+        *(database, SystemClock(), FakeTerms(), LONG_LEASES, FakeLiveness(), "one"), reads=reads
     )
     await queue.start()
     # Readers that take long, as those of millions of rows do.

@@ -20,7 +20,7 @@ from tests.chaos.proxy import Proxy, before_postgres, through
 from tests.fakes.clock import FakeClock
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
-from tests.queue.database import QUICK
+from tests.queue.database import LONG_LEASES
 from tests.queue.requests import new
 
 ANSWERS_S = 10.0
@@ -50,7 +50,7 @@ async def opened() -> AsyncIterator[Callable[[str, int], Awaitable[Database]]]:
 
 
 def queue_on(database: Database, name: str) -> PostgresQueue:
-    return assemble(database, SystemClock(), FakeTerms(), QUICK, FakeLiveness(), name)
+    return assemble(database, SystemClock(), FakeTerms(), LONG_LEASES, FakeLiveness(), name)
 
 
 async def works_again(call: Callable[[], Awaitable[object]]) -> None:

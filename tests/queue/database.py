@@ -42,14 +42,17 @@ server.
 
 QUICK = QueueLimits(
     lease_s=0.6,
-    first_lease_s=0.4,
+    first_lease_s=600.0,
     ask_wait_s=0.3,
     check_interval_s=0.1,
     max_failures=3,
     max_unconfirmed=4,
 )
-LONG_LEASES = replace(QUICK, lease_s=600.0, first_lease_s=600.0)
-"""Leases that do not run out, however slow the machine; ``QUICK`` is for tests of their expiry."""
+"""For tests of leases that run out once they are confirmed."""
+UNCONFIRMED = replace(QUICK, first_lease_s=0.4)
+"""For tests of leases that run out because nothing confirms them."""
+LONG_LEASES = replace(QUICK, lease_s=600.0)
+"""Leases that do not run out, however slow the machine."""
 
 
 def until_stopped(files: ClusterFiles, patience_s: float = 30.0) -> None:

@@ -10,10 +10,10 @@ import pytest
 
 from serve_app.domain.errors import Overloaded
 from tests.contract.waiting import eventually
-from tests.queue.database import QUICK, Ingress
+from tests.queue.database import LONG_LEASES, Ingress
 from tests.queue.requests import POOL, ask, new
 
-PATIENT = replace(QUICK, ask_wait_s=5.0, lease_s=60.0, first_lease_s=60.0)
+PATIENT = replace(LONG_LEASES, ask_wait_s=5.0)
 
 
 async def test_a_burst_that_finds_free_slots_is_no_queue(ingress: Ingress) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from serve_app.domain.request import State
 from serve_app.telemetry.logs import log_context, request_id
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
-from tests.queue.database import QUICK, Ingress
+from tests.queue.database import LONG_LEASES, QUICK, Ingress
 from tests.queue.requests import TENANT, ask, lease, new, report
 
 Said = list[tuple[str, str | None]]
@@ -48,7 +47,7 @@ async def test_a_lease_that_cannot_be_made_is_logged_for_its_request_and_for_no_
 async def test_a_lease_that_ends_by_death_is_logged_for_its_request(
     ingress: Ingress, liveness: FakeLiveness, said: Said
 ) -> None:
-    queue = await ingress(replace(QUICK, lease_s=600.0, first_lease_s=600.0))
+    queue = await ingress(LONG_LEASES)
     requests = [await queue.submit(new()) for _ in range(2)]
     leases = (await queue.ask(ask(2))).leases
     await queue.report(report(*(each.held for each in leases)))

@@ -20,7 +20,7 @@ from tests.queue.database import LONG_LEASES, QUICK, Ingress
 from tests.queue.requests import TENANT, ask, done, failure, lease, new, report
 
 # No periodic task runs within a test: a quick reaction comes from a notification.
-PATIENT = replace(QUICK, check_interval_s=30.0, ask_wait_s=5.0, lease_s=60.0, first_lease_s=60.0)
+PATIENT = replace(LONG_LEASES, check_interval_s=30.0, ask_wait_s=5.0)
 
 
 async def test_an_ask_here_gets_what_is_submitted_there(ingress: Ingress) -> None:
@@ -76,7 +76,7 @@ async def test_lost_notifications_cost_only_time(ingress: Ingress) -> None:
     def deaf(queue: PostgresQueue) -> None:
         queue.parts.state.notifier._received = lambda _: None  # type: ignore[method-assign]
 
-    patient = replace(QUICK, ask_wait_s=5.0, lease_s=60.0, first_lease_s=60.0)
+    patient = replace(LONG_LEASES, ask_wait_s=5.0)
     here, there = await ingress(patient, deaf), await ingress(patient, deaf)
     asking = asyncio.create_task(here.ask(ask(1)))
     await asyncio.sleep(0.2)
@@ -98,7 +98,7 @@ async def test_a_watcher_here_misses_nothing_of_what_happens_there_also_unheard(
     def deaf(queue: PostgresQueue) -> None:
         queue.parts.state.notifier._received = lambda _: None  # type: ignore[method-assign]
 
-    patient = replace(QUICK, ask_wait_s=5.0, lease_s=60.0, first_lease_s=60.0)
+    patient = replace(LONG_LEASES, ask_wait_s=5.0)
     here, there = await ingress(patient, deaf), await ingress(patient, deaf)
     request = await there.submit(new())
     watching = asyncio.create_task(watched(here, request.id))
@@ -121,7 +121,7 @@ async def test_a_status_here_is_right_soon_after_a_change_there(ingress: Ingress
 
 
 async def test_work_is_shared_and_nothing_is_leased_twice(ingress: Ingress) -> None:
-    queues = [await ingress(replace(QUICK, lease_s=60.0, first_lease_s=60.0)) for _ in range(2)]
+    queues = [await ingress(LONG_LEASES) for _ in range(2)]
     finished: list[str] = []
 
     async def replica(queue: PostgresQueue, name: str) -> None:

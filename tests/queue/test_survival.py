@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -24,11 +23,10 @@ from serve_app.queue.store.migrations import migrate
 from serve_app.telemetry.clock import SystemClock
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
-from tests.queue.database import QUICK, until_stopped
+from tests.queue.database import LONG_LEASES, until_stopped
 from tests.queue.requests import TENANT, ask, done, new, report
 
 pytestmark = pytest.mark.crash
-LIMITS = replace(QUICK, lease_s=60.0, first_lease_s=60.0)
 
 
 @pytest.fixture
@@ -37,7 +35,7 @@ def own_dir(tmp_path: Path) -> Iterator[Path]:
     until_stopped(ClusterFiles(tmp_path))
 
 
-async def start(conninfo: str, limits: QueueLimits = LIMITS) -> tuple[Database, PostgresQueue]:
+async def start(conninfo: str, limits: QueueLimits = LONG_LEASES) -> tuple[Database, PostgresQueue]:
     database = Database(conninfo)
     await database.start()
     queue = assemble(database, SystemClock(), FakeTerms(), limits, FakeLiveness(), "one")

@@ -10,7 +10,6 @@ import re
 import shutil
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -62,13 +61,11 @@ from tests.queue.data.stories import (
     upload_key,
     webhook,
 )
-from tests.queue.database import QUICK, Ingress
+from tests.queue.database import LONG_LEASES, Ingress
 from tests.queue.requests import POOL, TENANT, ask, done, new, report
 from tests.queue.schema_dump import SCHEMA, pg_dump, statements
 
 DUMP = Path(__file__).parent / "data" / "baseline.sql"
-LONG = replace(QUICK, lease_s=600.0, first_lease_s=600.0)
-"""Limits for tests whose leases must not run out, however slow the machine."""
 
 COLUMNS = """
 SELECT table_name, column_name, data_type FROM information_schema.columns
@@ -115,7 +112,7 @@ async def queue(
     upgraded: str, terms: FakeTerms, liveness: FakeLiveness
 ) -> AsyncIterator[PostgresQueue]:
     ingress = Ingress(upgraded, terms, liveness)
-    yield await ingress(LONG)
+    yield await ingress(LONG_LEASES)
     await ingress.aclose()
 
 

@@ -18,7 +18,7 @@ from tests.chaos.proxy import Lose, Proxy, before_postgres, through
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
 from tests.ingress.house import House, built
-from tests.queue.database import QUICK, conninfo, server
+from tests.queue.database import LONG_LEASES, conninfo, server
 
 __all__ = ["conninfo", "server"]
 
@@ -36,7 +36,7 @@ async def proxy(conninfo: str) -> AsyncIterator[tuple[Proxy, str]]:
 async def queue(proxy: tuple[Proxy, str]) -> AsyncIterator[PostgresQueue]:
     database = Database(proxy[1])
     await database.start()
-    made = assemble(database, SystemClock(), FakeTerms(), QUICK, FakeLiveness(), "one")
+    made = assemble(database, SystemClock(), FakeTerms(), LONG_LEASES, FakeLiveness(), "one")
     await made.start()
     yield made
     await made.aclose()

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -60,7 +59,7 @@ from tests.queue.data.stories import (
     upload_key,
     webhook,
 )
-from tests.queue.database import QUICK, Ingress
+from tests.queue.database import LONG_LEASES, Ingress
 from tests.queue.requests import POOL, TENANT, ask, done, failure, lease, new_id, report
 from tests.queue.schema_dump import pg_dump, statements, temporary_server
 
@@ -69,7 +68,6 @@ HEADER = """\
 -- A database of the first release: the tables of 0001_baseline.sql with rows in every state.
 -- Made by `python -m tests.queue.data.make_baseline`: do not edit.\
 """
-LIMITS = replace(QUICK, lease_s=600.0, first_lease_s=600.0)
 JPEG = bytes.fromhex("ffd8ffe000104a46494600010100000100010000ffd9")
 BY_HAND = {
     "a tenant is disabled": f"""
@@ -96,7 +94,7 @@ class Installation:
         self.outbox = PostgresOutbox(database)
         self.uploads = PostgresUploads(database, Retention())
         self.lifecycles = PostgresLifecycles(database)
-        self.endings = EndAttempts(database, LIMITS)
+        self.endings = EndAttempts(database, LONG_LEASES)
 
     async def by_hand(self, what: str) -> None:
         await self.database.rows(BY_HAND[what])
@@ -367,7 +365,7 @@ async def fill(conninfo: str) -> None:
         database = Database(conninfo)
         await database.start()
         stack.push_async_callback(database.aclose)
-        queue = await ingress(LIMITS)
+        queue = await ingress(LONG_LEASES)
         here = Installation(database, queue, liveness, KeyRing(database, SystemClock()))
         for make in MAKERS:
             await make(here)

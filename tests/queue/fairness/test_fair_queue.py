@@ -8,7 +8,7 @@ import psycopg
 
 from serve_app.postgres.database import Database
 from serve_app.queue.fairness.fair_queue import Lanes
-from tests.queue.database import QUICK, Ingress
+from tests.queue.database import LONG_LEASES, Ingress
 from tests.queue.requests import POOL, TENANT, ask, done, lease, new
 
 LANE = (POOL, TENANT)
@@ -49,7 +49,7 @@ async def test_a_lane_that_was_put_to_sleep_with_work_in_it_is_woken(
 ) -> None:
     queue = await ingress()
     await queue.submit(new())
-    lanes = Lanes(database, QUICK)
+    lanes = Lanes(database, LONG_LEASES)
     for wake in (lanes.wake, lambda: lanes.wake_if_work([LANE])):
         with psycopg.connect(conninfo) as connection:
             connection.execute("UPDATE fair_lanes SET active = false")

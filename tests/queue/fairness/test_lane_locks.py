@@ -13,7 +13,7 @@ from serve_app.postgres.database import Database
 from serve_app.queue.fairness import fair_queue
 from serve_app.queue.transactions.end_attempt import AttemptEnd, EndAttempts, EndReason
 from serve_app.queue.transactions.insert import DirectLease, EncodedInput, NewRow, insert_requests
-from tests.queue.database import QUICK
+from tests.queue.database import LONG_LEASES
 from tests.queue.requests import new
 
 TENANTS = [f"tenant-{n:02}" for n in range(24)]
@@ -45,7 +45,7 @@ async def insert(database: Database) -> Callable[[], Awaitable[object]]:
 async def end_attempts(database: Database) -> Callable[[], Awaitable[object]]:
     held = await submitted(database, DirectLease("r1", "a1"))
     ends = [AttemptEnd(each, EndReason.UNDELIVERED, "It was not delivered") for each in held]
-    return lambda: EndAttempts(database, QUICK).end(ends)
+    return lambda: EndAttempts(database, LONG_LEASES).end(ends)
 
 
 async def sweep(database: Database) -> Callable[[], Awaitable[object]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import psycopg
 
 from serve_app.domain.errors import EndpointDraining
@@ -11,17 +9,16 @@ from serve_app.domain.operations import Actor
 from serve_app.domain.request import WaitReason
 from serve_app.postgres.database import Database
 from tests.contract.waiting import eventually
-from tests.queue.database import QUICK, Ingress
+from tests.queue.database import LONG_LEASES, Ingress
 from tests.queue.requests import ask, new
 
 ENDPOINT = new().endpoint
-LONG = replace(QUICK, lease_s=60.0, first_lease_s=60.0)
 
 
 async def test_lanes_of_paused_requests_sleep_until_the_resume(
     ingress: Ingress, database: Database
 ) -> None:
-    queue = await ingress(LONG)
+    queue = await ingress(LONG_LEASES)
     await queue.operations.pause(ENDPOINT, Actor("key"))
     ids = {(await queue.submit(new(tenant=tenant))).id for tenant in ("ann", "bob")}
 
@@ -34,7 +31,7 @@ async def test_lanes_of_paused_requests_sleep_until_the_resume(
 
 
 async def test_a_pause_there_holds_at_once_here(ingress: Ingress) -> None:
-    here, there = await ingress(LONG), await ingress(LONG)
+    here, there = await ingress(LONG_LEASES), await ingress(LONG_LEASES)
     await there.operations.pause(ENDPOINT, Actor("key"))
     request = await here.submit(new())
     assert not (await here.ask(ask(1))).leases
@@ -48,7 +45,7 @@ async def test_a_pause_there_holds_at_once_here(ingress: Ingress) -> None:
 
 
 async def test_a_drain_there_is_soon_one_here(ingress: Ingress) -> None:
-    here, there = await ingress(LONG), await ingress(LONG)
+    here, there = await ingress(LONG_LEASES), await ingress(LONG_LEASES)
     await there.operations.drain(ENDPOINT, Actor("key"))
 
     async def refused() -> bool:
@@ -62,7 +59,7 @@ async def test_a_drain_there_is_soon_one_here(ingress: Ingress) -> None:
 
 
 async def test_an_open_transaction_is_seen(ingress: Ingress, conninfo: str) -> None:
-    queue = await ingress(LONG)
+    queue = await ingress(LONG_LEASES)
     async with await psycopg.AsyncConnection.connect(
         conninfo, application_name="forgotten"
     ) as connection:
@@ -74,7 +71,7 @@ async def test_an_open_transaction_is_seen(ingress: Ingress, conninfo: str) -> N
 
 
 async def test_the_place_of_others_does_not_count_what_is_paused(ingress: Ingress) -> None:
-    queue = await ingress(LONG)
+    queue = await ingress(LONG_LEASES)
     await queue.operations.pause(ENDPOINT, Actor("key"))
     for _ in range(5):
         await queue.submit(new(tenant="zoe"))

@@ -17,7 +17,7 @@ from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.queue_metrics import QueueMeter
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
-from tests.queue.database import QUICK
+from tests.queue.database import LONG_LEASES
 
 
 class Seen(QueueMeter):
@@ -73,7 +73,7 @@ async def test_a_running_queue_measures(
     database: Database, terms: FakeTerms, liveness: FakeLiveness
 ) -> None:
     seen = Seen()
-    queue = assemble(database, SystemClock(), terms, QUICK, liveness, "here", seen)
+    queue = assemble(database, SystemClock(), terms, LONG_LEASES, liveness, "here", seen)
     await queue.start()
     await asyncio.wait_for(seen.notified.wait(), 10.0)
     await queue.aclose()

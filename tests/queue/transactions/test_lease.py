@@ -23,7 +23,7 @@ from serve_app.queue.transactions.lease import (
     lease_queued,
 )
 from tests.fakes.lane_order import LaneClock, QueuedRequest, charge, in_order, pool_time
-from tests.queue.database import QUICK, Background
+from tests.queue.database import LONG_LEASES, Background
 from tests.queue.requests import POOL, new, new_id
 
 FILL = """
@@ -101,7 +101,7 @@ async def leased(
         offers = [DirectLease("r1", "a1")] * count
         charges = {"ann": 2.0}
         got = await lease_queued(
-            database, POOL, offers, hot, LeftOut(), QUICK, charges, front=front
+            database, POOL, offers, hot, LeftOut(), LONG_LEASES, charges, front=front
         )
         assert not got.unwritten
         found = [each.request.id for _, each, _ in got.found]
@@ -188,7 +188,7 @@ async def test_of_lanes_whose_turn_is_the_same_the_one_that_waits_longest_goes_f
         await insert_requests(database, [NewRow(request, EncodedInput(request.input))], 5.0)
     for tenant in ("early", "late"):
         got = await lease_queued(
-            database, POOL, [DirectLease("r1", "a1")], frozenset(), LeftOut(), QUICK, {}
+            database, POOL, [DirectLease("r1", "a1")], frozenset(), LeftOut(), LONG_LEASES, {}
         )
         assert [each.request.tenant for _, each, _ in got.found] == [tenant]
 
