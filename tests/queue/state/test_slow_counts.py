@@ -93,7 +93,7 @@ async def test_others_keep_their_limit_on_the_same_connection(conninfo: str) -> 
     try:
         for _ in range(2):
             assert len(await database.rows("SELECT pg_sleep(1)", limit_s=30.0)) == 1
-            with pytest.raises(DatabaseUnavailable, match="too long"):
+            with pytest.raises(DatabaseUnavailable, match=r"too long|no answer"):
                 await database.rows("SELECT pg_sleep(1)")
     finally:
         await database.aclose()
