@@ -18,7 +18,13 @@ from deployments.engine.loading.residency import Residency
 from deployments.engine.threads import Threads
 from deployments.families.base import load_families
 from deployments.families.registry import FAMILIES
-from deployments.replica.config import IngressCalls, IngressLink, ReplicaConfig, ReplicaIdentity
+from deployments.replica.config import (
+    IngressCalls,
+    IngressLink,
+    ReplicaConfig,
+    ReplicaIdentity,
+    SnapshotConfig,
+)
 from deployments.replica.replica import Replica
 from deployments.replica.resources import ReplicaResources
 from deployments.transfer.fetcher import Fetcher
@@ -46,6 +52,7 @@ QUICK = ReplicaConfig(
     device="cpu",
     graceful_shutdown_timeout_s=8.0,
     calls=IngressCalls(report_interval_s=0.1, confirm_after_s=0.05, call_timeout_s=2.0),
+    snapshots=SnapshotConfig(interval_s=0.0),  # else slow machines would store some
 )
 IDENTITY = ReplicaIdentity("replica-1", "ab" * 16, "pool")
 
@@ -63,7 +70,7 @@ class Rig:
         return Lease(
             request_id=name,
             attempt=attempt,
-            expires_in_s=5.0,
+            expires_in_s=600.0,
             endpoint=endpoint,
             input=input,
             upload_tickets=(self.storage.ticket(f"{name}/{attempt}/0"),),
