@@ -169,9 +169,9 @@ def _set_weight(half: Any, given: torch.Tensor, upload: Upload) -> None:
 class LoraLayers:
     """Layers of a component that some LoRA changes, inside the component or set aside.
 
-    While no generation has a LoRA, the component has its own layers: a wrapped layer takes some µs of
-    the host's time in each forward, and compiled blocks cannot run. Putting the wrapped layers back
-    is quick, as they stay built.
+    While no generation has a LoRA, the component has its own layers: a wrapped layer takes some
+    time of the host in each forward, and compiled blocks cannot run. Putting the wrapped layers
+    back is quick, as they stay built.
     """
 
     def __init__(self) -> None:
