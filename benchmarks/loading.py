@@ -4,7 +4,7 @@ It writes random bfloat16 weights with the layout of FLUX.1's transformer (fewer
 temporary folder, and prints, round by round:
 
 - cold: the page cache is dropped for these files; ``dd`` with O_DIRECT, Darkroom's reader handing
-  each buffer on as it does to a device, the reader into fresh host memory, and ``from_pretrained``
+  each buffer on as it does to a device, the reader as on a CPU, and ``from_pretrained``
   with its weights copied, as a load for a GPU needs them;
 - cached: the same with the files in the page cache;
 - warm: evicted weights that return, against a copy of as many bytes.
@@ -154,7 +154,7 @@ def from_disk(loads: Loads, rounds: int) -> None:
     ways: dict[str, Callable[[], object]] = {
         direct: lambda: dd(loads.files, "iflag=direct"),
         "Darkroom, to a device's memory": loads.to_device,
-        "Darkroom, to new host memory": loads.to_host,
+        "Darkroom, as on a CPU": loads.to_host,
         "from_pretrained, copied": loads.usual,
     }
     cold = {name: list[tuple[float, float]]() for name in ways}

@@ -85,5 +85,5 @@ def test_the_rule_of_agreement_takes_a_real_layer_and_refuses_a_wrong_one(dtype)
         beside_itself = layer(torch.cat([rows[0]] * 4))[:1]
     low = low_precision_dtype(alone, dtype)
     assert low == dtype
-    assert agree(merged, alone, low, beside_itself)
-    assert not agree([merged[1], *merged[1:]], alone, low, beside_itself)
+    assert agree(merged, alone, low, {0: beside_itself})
+    assert not agree([merged[1], *merged[1:]], alone, low, {0: beside_itself})

@@ -342,9 +342,17 @@ class ModelRunner:
         return results
 
     def _forward(
-        self, batch: Sequence[PendingCall], record: MergeRecord, *, computes: bool | None
+        self,
+        batch: Sequence[PendingCall],
+        record: MergeRecord,
+        *,
+        computes: bool | None,
+        by_row: bool = False,
     ) -> tuple[list[CallResult], Keep]:
-        """Compute the calls in one forward. The step caches change only when ``Keep`` is called."""
+        """Compute the calls in one forward. The step caches change only when ``Keep`` is called.
+
+        ``by_row``: LoRAs are computed by row also if all calls have the same.
+        """
         first, plans = batch[0], [call.plan for call in batch if call.plan is not None]
         arguments, splitter = stack(plans), Splitter.of(plans)
         if not record.trust.merges:
@@ -354,7 +362,7 @@ class ModelRunner:
         mixes = [call.mix for _ in range(plans[0].rows.count) for call in batch]
         names = [call.state_name for call in batch]
         caches = merged_state(first.module, names, splitter, computes=computes)
-        with first.isolation.in_place(), self._use_mixes(mixes), caches as keep:
+        with first.isolation.in_place(), self._use_mixes(mixes, by_row=by_row), caches as keep:
             output = arguments.call(first.function)
         if versions_in(arguments.named) != versions:
             self._counts_of(batch).trial_forwards += 1
@@ -376,16 +384,27 @@ class ModelRunner:
         """Results of the calls alone, and whether the merged ``results`` are equal to them."""
         merged = [each.output for each in results]
         dtype = low_precision_dtype(merged, batch[0].module)
-        noisy = None
-        if dtype:
-            # Output of the first call in a batch of the same size that holds only copies of it.
-            # Run it before the calls run alone, because that advances step caches.
-            self._counts_of(batch).trial_forwards += 1
-            copies, _ = self._forward([batch[0]] * len(batch), record, computes=computes)
-            noisy = copies[0].output
+        # Run before the calls run alone, because that advances step caches.
+        noisy = self._among_copies(batch, record, computes=computes) if dtype else {}
         alone = [self._run_alone(call) for call in batch]
         well = all(each.error is None for each in alone)
         return alone, well and agree(merged, [each.output for each in alone], dtype, noisy)
+
+    def _among_copies(
+        self, batch: Sequence[PendingCall], record: MergeRecord, *, computes: bool | None
+    ) -> dict[int, Any]:
+        """Outputs of calls in a batch of the same size that holds only copies of each, by number.
+
+        One call for each mix of LoRAs: they round, too, the more the larger they are.
+        """
+        first = {call.mix: number for number, call in reversed([*enumerate(batch)])}
+        outputs = dict[int, Any]()
+        for number in first.values():
+            self._counts_of(batch).trial_forwards += 1
+            copies, by_row = [batch[number]] * len(batch), len(first) > 1
+            results, _ = self._forward(copies, record, computes=computes, by_row=by_row)
+            outputs[number] = results[0].output
+        return outputs
 
     def _run_both_ways(
         self, batch: Sequence[PendingCall], computes: Sequence[bool]
@@ -418,8 +437,10 @@ class ModelRunner:
                 results += self.run(part, in_company=True)
         return results
 
-    def _use_mixes(self, mixes: Sequence[str]) -> AbstractContextManager[None]:
-        return self._lora_rows.use_mixes(mixes) if any(mixes) else nullcontext()
+    def _use_mixes(
+        self, mixes: Sequence[str], *, by_row: bool = False
+    ) -> AbstractContextManager[None]:
+        return self._lora_rows.use_mixes(mixes, by_row=by_row) if any(mixes) else nullcontext()
 
     def _refuse(
         self,

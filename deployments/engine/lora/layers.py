@@ -6,7 +6,7 @@ uses peft's adapter names for **mixes**: a mix is the LoRAs of a generation with
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,32 +22,40 @@ from deployments.engine.lora.changes import (
     Upload,
     apply_on_device,
 )
-from deployments.engine.lora.rows import Lineup, LoraRows, RowNames, Stacks
+from deployments.engine.lora.rows import Lineup, LoraRows, Stacks
 from deployments.engine.merging.compile import run_as_written, run_compiled
 from serve_app.domain.errors import Misconfigured
 
 
 class _PerRow:
-    """Override of peft's forward for mixed batches.
+    """Override of peft's forward.
 
-    peft looks for the rows of each mix again in each layer. In a small model, that took longer than
-    computing them.
+    peft looks for the rows of each mix again in each layer, and expects a hook that names them. In
+    a small model, both took longer than computing the mixes.
     """
 
+    rows: LoraRows
     base_layer: Any
     lora_A: Any  # noqa: N815
     lora_B: Any  # noqa: N815
     scaling: dict[str, float]
     lora_variant: dict[str, Any]
 
-    def _check_forward_args(self, *_: Any, **__: Any) -> None:
-        """Do nothing: ``RowNames`` has counted the entries, once for all layers."""
+    def forward(self, x: torch.Tensor, *arguments: Any, **keywords: Any) -> torch.Tensor:
+        rows = self.rows
+        if rows.lineup is not None:
+            return self._of_rows(x, rows.lineup, *arguments, **keywords)
+        if rows.single not in self.lora_A:
+            return self.base_layer(x, *arguments, **keywords)
+        self._active_adapter = [rows.single]
+        return super().forward(x, *arguments, **keywords)  # pyright: ignore[reportAttributeAccessIssue]
 
-    def _mixed_batch_forward(
-        self, x: torch.Tensor, *arguments: Any, adapter_names: RowNames, **_: Any
+    def _of_rows(
+        self, x: torch.Tensor, lineup: Lineup, *arguments: Any, **keywords: Any
     ) -> torch.Tensor:
-        result = self.base_layer(x, *arguments)
-        for name, places in adapter_names.places().items():
+        """Compute rows that differ in their mixes."""
+        result = self.base_layer(x, *arguments, **keywords)
+        for name, places in lineup.places(len(x), x.device).items():
             if name in self.lora_A:
                 its = x.index_select(0, places).to(self.lora_A[name].weight.dtype)
                 self._apply_mix(name, its, result, places)
@@ -75,28 +83,34 @@ class _Linear(_PerRow, Linear):
     Applying one LoRA after the other takes five kernel calls for each.
     """
 
-    def _mixed_batch_forward(
-        self, x: torch.Tensor, *arguments: Any, adapter_names: RowNames, **more: Any
+    def _of_rows(
+        self, x: torch.Tensor, lineup: Lineup, *arguments: Any, **keywords: Any
     ) -> torch.Tensor:
-        lineup = adapter_names.lineup
-        here = {mix for mix in lineup.mixes if mix in self.lora_A}
-        if not here or not here.isdisjoint(self.lora_variant):
-            return super()._mixed_batch_forward(x, *arguments, adapter_names=adapter_names, **more)
-        result = self.base_layer(x, *arguments)
-        stacks = lineup.stacked(self, lambda: self._stack(lineup, here))
-        rows = x.reshape(len(lineup.mixes), -1, x.shape[-1]).to(stacks.downs.dtype)
-        inner = torch.bmm(rows, stacks.downs.mT) * stacks.factors
-        return result + torch.bmm(inner, stacks.ups).view(result.shape).to(result.dtype)
+        if (stacks := lineup.stacked(self, self._stack)) is None:
+            return super()._of_rows(x, lineup, *arguments, **keywords)
+        lineup.check(len(x))
+        result = self.base_layer(x, *arguments, **keywords)
+        downs, ups = stacks.downs, stacks.ups
+        rows = x.reshape(len(downs), -1, x.shape[-1])
+        inner = torch.bmm(rows if rows.dtype is downs.dtype else rows.to(downs.dtype), downs.mT)
+        if result.dtype is not ups.dtype:
+            return result + torch.bmm(inner, ups).view(result.shape).to(result.dtype)
+        shape = result.shape
+        return result.reshape(len(ups), -1, shape[-1]).baddbmm_(inner, ups).view(shape)
 
-    def _stack(self, lineup: Lineup, here: Container[str]) -> Stacks:
+    def _stack(self, lineup: Lineup) -> Stacks | None:
+        """Stack the weights of the rows; None if they are not plain LoRAs, or there are none."""
         mixes = lineup.mixes
+        here = {mix for mix in mixes if mix in self.lora_A}
+        if not here or not here.isdisjoint(self.lora_variant):
+            return None
         some = next(mix for mix in mixes if mix in here)
         # For rows without a LoRA: rank 0, so that no other row's LoRA changes them.
         no_down, no_up = self.lora_A[some].weight[:0], self.lora_B[some].weight.mT[:0]
         downs = stack_padded([self.lora_A[mix].weight if mix in here else no_down for mix in mixes])
         ups = stack_padded([self.lora_B[mix].weight.mT if mix in here else no_up for mix in mixes])
         factors = tuple(self.scaling.get(mix, 0.0) for mix in mixes)
-        return Stacks(downs, ups, lineup.factors(factors, downs))
+        return Stacks(downs, ups * lineup.factors(factors, ups))
 
 
 def stack_padded(weights: list[torch.Tensor]) -> torch.Tensor:
@@ -139,8 +153,8 @@ def build_layer(base: Any, name: str, change: Change, rows: LoraRows, upload: Up
         layer.lora_B[name] = torch.nn.Identity()
     layer.scaling[name] = change.factor
     layer.training = base.training
-    layer.set_adapter([], inference_mode=True)  # none, unless the hook selects one
-    layer.register_forward_pre_hook(rows.select_mix, with_kwargs=True)
+    layer.set_adapter([], inference_mode=True)  # none, unless the forward selects one
+    layer.rows = rows
     return layer
 
 
@@ -155,9 +169,9 @@ def _set_weight(half: Any, given: torch.Tensor, upload: Upload) -> None:
 class LoraLayers:
     """Layers of a component that some LoRA changes, inside the component or set aside.
 
-    While no generation has a LoRA, the component has its own layers: a wrapped layer takes 28 µs of
-    the host's time in each forward, and compiled blocks cannot run. Putting the wrapped layers back
-    is quick, as they stay built.
+    While no generation has a LoRA, the component has its own layers: a wrapped layer takes some
+    time of the host in each forward, and compiled blocks cannot run. Putting the wrapped layers
+    back is quick, as they stay built.
     """
 
     def __init__(self) -> None:
@@ -233,8 +247,7 @@ class LoraLayers:
 def check_no_foreign_loras(component: torch.nn.Module, rows: LoraRows) -> None:
     """Raise ``Misconfigured`` when other code than the engine has put LoRAs on ``component``."""
     for layer in component.modules():
-        hooks = getattr(layer, "_forward_pre_hooks", {}).values()
-        if isinstance(layer, LoraLayer) and rows.select_mix not in hooks:
+        if isinstance(layer, LoraLayer) and vars(layer).get("rows") is not rows:
             raise Misconfigured(
                 f"The {type(component).__name__} has LoRAs that the engine did not load. Call "
                 "unload_lora_weights() on the pipeline, and pass them as submit(loras=…)."

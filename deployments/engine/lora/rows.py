@@ -16,7 +16,6 @@ from torch import Tensor
 
 from deployments.engine.accelerator.interface import Accelerator
 
-BASE = "__base__"  # peft's name for rows without an adapter
 _MAX_LINEUPS = 64  # that are kept; without stacks, one takes some kilobytes
 
 
@@ -25,8 +24,7 @@ class Stacks:
     """Weights of one layer for the rows of a forward, all on the device."""
 
     downs: Tensor  # [rows, rank, in], zero-padded to the largest rank
-    ups: Tensor  # [rows, rank, out]
-    factors: Tensor  # [rows, 1, 1]
+    ups: Tensor  # [rows, rank, out], with the factors of the rows
 
     @property
     def size(self) -> int:
@@ -41,14 +39,33 @@ class Lineup:
         self.stacks: dict[Any, Stacks] = {}  # kept, by layer
         self.keeps = True  # False: memory ran out with these stacks
         self._rows = rows
-        self._names: dict[tuple[int, torch.device], RowNames] = {}
+        self._places: dict[tuple[int, torch.device], dict[str, Tensor]] = {}
         self._factors: dict[tuple[tuple[float, ...], torch.dtype, torch.device], Tensor] = {}
 
-    def names(self, entries: int, device: torch.device) -> RowNames:
-        """Names for a layer whose input has ``entries`` entries; see ``RowNames``."""
-        if (names := self._names.get((entries, device))) is None:
-            names = self._names[entries, device] = RowNames(self, entries, device)
-        return names
+    def check(self, entries: int) -> int:
+        """Return the number of entries that each row has in a layer's input.
+
+        There may be several, such as the frames of a video.
+        """
+        if entries % len(self.mixes):
+            raise ValueError(
+                f"A layer has {entries} rows, which {len(self.mixes)} mixes of LoRAs do not divide."
+            )
+        return entries // len(self.mixes)
+
+    def places(self, entries: int, device: torch.device) -> dict[str, Tensor]:
+        """Indices of the entries of each mix, in an input of ``entries``, on the device."""
+        if (known := self._places.get((entries, device))) is None:
+            each_has = self.check(entries)
+            found: defaultdict[str, list[int]] = defaultdict(list)
+            for place in range(entries):
+                if mix := self.mixes[place // each_has]:
+                    found[mix].append(place)
+            known = self._places[entries, device] = {
+                mix: self._rows.to_device(torch.tensor(places), device)
+                for mix, places in found.items()
+            }
+        return known
 
     def factors(self, of_rows: tuple[float, ...], like: Tensor) -> Tensor:
         """Factors as a tensor [rows, 1, 1] with dtype and device of ``like``."""
@@ -58,46 +75,12 @@ class Lineup:
             made = self._factors[place] = self._rows.to_device(made, like.device)
         return made
 
-    def indices(self, places: Sequence[int], device: torch.device) -> Tensor:
-        return self._rows.to_device(torch.tensor(places), device)
-
-    def stacked(self, layer: Any, stack: Callable[[], Stacks]) -> Stacks:
-        """Return the weights of ``layer``: the kept ones, or from ``stack``."""
-        if (stacks := self.stacks.get(layer)) is None:
-            stacks = stack()
+    def stacked(self, layer: Any, stack: Callable[[Lineup], Stacks | None]) -> Stacks | None:
+        """Return the weights of ``layer``: the kept ones, or from ``stack``, which may be None."""
+        stacks = self.stacks.get(layer)
+        if stacks is None and (stacks := stack(self)) is not None:
             self._rows.keep(self, layer, stacks)
         return stacks
-
-
-class RowNames(list[str]):
-    """Adapter names as peft takes them: the mix of each entry of a layer's input, [rows × any, …].
-
-    An input may have several entries a row, such as the frames of a video.
-    """
-
-    def __init__(self, lineup: Lineup, entries: int, device: torch.device) -> None:
-        mixes = lineup.mixes
-        if entries % len(mixes):
-            raise ValueError(
-                f"A layer has {entries} rows, which {len(mixes)} mixes of LoRAs do not divide."
-            )
-        each_has = entries // len(mixes)
-        super().__init__(mix or BASE for mix in mixes for _ in range(each_has))
-        self.lineup = lineup
-        self._device = device
-        self._places: dict[str, Tensor] | None = None
-
-    def places(self) -> dict[str, Tensor]:
-        """Indices of the entries of each mix, on the device."""
-        if self._places is None:
-            found: defaultdict[str, list[int]] = defaultdict(list)
-            for place, name in enumerate(self):
-                if name != BASE:
-                    found[name].append(place)
-            self._places = {
-                name: self.lineup.indices(places, self._device) for name, places in found.items()
-            }
-        return self._places
 
 
 class LoraRows:
@@ -108,12 +91,12 @@ class LoraRows:
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.missing_bytes = 0  # of stacks that ``room_bytes`` did not allow to keep
+        self.lineup: Lineup | None = None  # of the running forward, if its rows differ
+        self.single = ""  # mix of all its rows, if they do not
         self._accelerator = accelerator
         self._room_bytes = 0
         self._kept_bytes = 0
         self._lineups: OrderedDict[tuple[str, ...], Lineup] = OrderedDict()  # last used, last
-        self._single: str | None = ""  # mix of all rows; None: they differ
-        self._lineup: Lineup | None = None
 
     @property
     def kept_bytes(self) -> int:
@@ -121,28 +104,20 @@ class LoraRows:
         return self._kept_bytes
 
     @contextmanager
-    def use_mixes(self, mixes: Sequence[str]) -> Generator[None]:
-        """Set ``mixes`` for the block: one per row in batch order, or one for all; "" for none."""
-        before = self._single, self._lineup
-        if len(set(mixes)) == 1:
-            self._single, self._lineup = mixes[0], None
+    def use_mixes(self, mixes: Sequence[str], *, by_row: bool = False) -> Generator[None]:
+        """Set ``mixes`` for the block: one per row in batch order, or one for all; "" for none.
+
+        ``by_row``: layers compute row by row also if all rows have the same mix.
+        """
+        before = self.single, self.lineup
+        if len(set(mixes)) == 1 and not by_row:
+            self.single, self.lineup = mixes[0], None
         else:
-            self._single, self._lineup = None, self._lineup_of(tuple(mixes))
+            self.single, self.lineup = "", self._lineup_of(tuple(mixes))
         try:
             yield
         finally:
-            self._single, self._lineup = before
-
-    def select_mix(
-        self, layer: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Forward pre-hook of each wrapped layer. It selects the mix of the rows."""
-        if self._lineup is None:
-            layer._active_adapter = [self._single] if self._single else []  # noqa: SLF001
-            return None
-        given = arguments[0]
-        names = self._lineup.names(len(given), given.device)
-        return arguments, {**keywords, "adapter_names": names}
+            self.single, self.lineup = before
 
     def allow(self, room_bytes: int) -> None:
         """Keep stacks of at most ``room_bytes``. What is too much is dropped."""

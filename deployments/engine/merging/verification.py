@@ -29,7 +29,7 @@ A greater difference is not noise, whatever its source.
 """
 
 NOISE_FACTOR = 2.0
-"""Multiple of the noise floor that a merge may reach; the floor is measured for one call only."""
+"""Multiple of the noise floor that a merge may reach; the floor is measured for some calls only."""
 
 _Pairs = list[tuple[torch.Tensor, torch.Tensor]]
 
@@ -55,18 +55,20 @@ def agree(
     merged: Sequence[Any],
     alone: Sequence[Any],
     dtype: torch.dtype | None,
-    beside_itself: Any,
+    among_copies: Mapping[int, Any],
 ) -> bool:
     """Return whether the outputs have equal structure and equal numbers, within rounding.
 
-    ``dtype``: the result of ``low_precision_dtype``. ``beside_itself``: if ``dtype`` is not None,
-    the output of the first call in a batch of the same size that contains only copies of it.
+    ``dtype``: the result of ``low_precision_dtype``. ``among_copies``: if ``dtype`` is not None,
+    outputs of some of the calls, by number, each in a batch of the same size that contains only
+    copies of that call.
     """
     try:
         pairs = _pairs(merged, alone)
         if dtype is None:
             return all(_within(TOLERANCES[b.dtype], a, b) for a, b in pairs)
-        floor = relative_rms(_pairs(beside_itself, alone[0]))
+        own = [alone[number] for number in among_copies]
+        floor = relative_rms(_pairs([*among_copies.values()], own))
     except _Unequal:
         return False
     rounding = torch.finfo(dtype).eps / 4  # root mean square error of one rounding

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import json
 import math
+import mmap
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -71,6 +72,7 @@ class WeightFile:
         self.path = path
         self.needed_by = ""  # operation that needed values before they were read
         self._direct: int | None = None
+        self._mapping: mmap.mmap | None = None
         try:
             self._cached = os.open(path, os.O_RDONLY)
         except OSError as error:
@@ -87,10 +89,30 @@ class WeightFile:
 
     def is_direct(self, offset: int, size: int) -> bool:
         """Return whether to read this part past the page cache, which may not have it."""
-        if self._direct is None:
-            return False
+        return self._direct is not None and not self.is_cached(offset, size)
+
+    def mapped(self, stored: StoredTensor) -> torch.Tensor | None:
+        """Return the values of a tensor of this file, flat, as memory that is the page cache's.
+
+        Processes that map a file share its memory. What one writes to it, it has for itself. None
+        if the values are not aligned, or the system maps no such file.
+        """
+        if not stored.size:
+            return torch.empty(0, dtype=stored.dtype)
+        if stored.begin % stored.dtype.itemsize:
+            return None
+        if self._mapping is None:
+            try:
+                self._mapping = mmap.mmap(self._cached, self.bytes, access=mmap.ACCESS_COPY)
+            except (OSError, ValueError):  # such as of some file systems, or when it is shorter now
+                return None
+        count = stored.size // stored.dtype.itemsize
+        return torch.frombuffer(self._mapping, dtype=stored.dtype, count=count, offset=stored.begin)
+
+    def is_cached(self, offset: int, size: int) -> bool:
+        """Return whether the page cache has the first and the last byte of this part."""
         last = max(offset, min(offset + size, self.bytes) - 1)
-        return not (self._is_cached(offset) and self._is_cached(last))
+        return self._is_cached(offset) and self._is_cached(last)
 
     def read(self, offset: int, buffer: memoryview) -> None:
         """Fill ``buffer`` through the page cache. Raises ``WeightsUnavailable``."""

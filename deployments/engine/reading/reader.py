@@ -3,7 +3,8 @@
 Each file is read in pieces by a few threads, past the page cache where that does not have them. A
 piece is read into one of a few buffers that stay: most of the time of reading into fresh memory is
 the kernel's, for its pages. From there its parts go to their places, on the device by a stream of
-its own, and are cast there.
+its own, and are cast there. Where a CPU computes and nothing is cast, the place is the file itself,
+mapped, and reading brings it into the page cache.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class _Target:
     casts: tuple[torch.dtype, ...]
     there: Tensor  # flat
     on_device: bool
+    is_mapped: bool  # it is the memory of the file
 
     @property
     def is_plain(self) -> bool:
@@ -94,6 +96,11 @@ class _Piece:
     @property
     def size(self) -> int:
         return max(each.begin + each.size for each in self.parts) - self.begin
+
+    @property
+    def is_mapped(self) -> bool:
+        """It is only to be in the page cache, which is the memory of its parts."""
+        return self.parts[0].target.is_mapped
 
 
 class _Buffer:
@@ -158,26 +165,27 @@ class WeightReader:
 
         It is one slab, exact in size. ``slabs`` gets those on the device.
         """
-        on_device = home is Home.DEVICE and self._accelerator.capabilities.discrete
-        sizes = {
-            memory: padded(weight.numel() * weight.dtype.itemsize)
-            for memory, weight in found.weights.items()
-        }
+        discrete = self._accelerator.capabilities.discrete
+        on_device = home is Home.DEVICE and discrete
+        if home is Home.HOST and not discrete:
+            yield from found.map_files()
+        rest = {key: each for key, each in found.weights.items() if key not in found.places}
+        sizes = {key: each.numel() * each.dtype.itemsize for key, each in rest.items()}
         slab = None
         if not found.apart or home is not Home.HOST:
-            slab = self._slab(sum(sizes.values()), home, on_device=on_device)
+            size = sum(padded(each) for each in sizes.values())
+            slab = self._slab(size, home, on_device=on_device)
         if slab is not None and on_device:
             slabs.append(slab)
         offset = 0
-        for memory, weight in found.weights.items():
-            size = weight.numel() * weight.dtype.itemsize
+        for memory, weight in rest.items():
             if slab is None:
                 flat = torch.empty(weight.numel(), dtype=weight.dtype)
             else:
-                flat = slab[offset : offset + size].view(weight.dtype)
-            offset += sizes[memory]
+                flat = slab[offset : offset + sizes[memory]].view(weight.dtype)
+            offset += padded(sizes[memory])
             found.places[memory] = flat
-            yield _Target(weight.stored, weight.casts, flat, on_device)
+            yield _Target(weight.stored, weight.casts, flat, on_device, is_mapped=False)
 
     def _slab(self, size: int, home: Home, *, on_device: bool) -> Tensor:
         if on_device:
@@ -210,6 +218,10 @@ class WeightReader:
 
     def _read_piece(self, piece: _Piece, buffer: _Buffer) -> None:
         file, size = piece.file, piece.size
+        if piece.is_mapped:
+            if not file.is_cached(piece.begin, size):
+                file.read(piece.begin, buffer.memory(size))
+            return
         direct = file.is_direct(piece.begin, size)
         if not direct and all(each.target.is_plain for each in piece.parts):
             for part in piece.parts:
@@ -289,10 +301,10 @@ class _Work:
 
 def _pieces(targets: Iterable[_Target]) -> Iterator[_Piece]:
     """Divide the files into pieces, in their order; parts that nothing needs are left out."""
-    by_file = defaultdict[WeightFile, list[_Target]](list)
+    by_file = defaultdict[tuple[WeightFile, bool], list[_Target]](list)
     for target in targets:
-        by_file[target.stored.file].append(target)
-    for file, its in by_file.items():
+        by_file[target.stored.file, target.is_mapped].append(target)
+    for (file, _), its in by_file.items():
         parts, current = list[_Part](), 0
         for part in _parts(sorted(its, key=lambda each: each.stored.begin)):
             if parts and part.begin // PIECE_BYTES != current:
@@ -334,6 +346,22 @@ class _Found:
                     if isinstance(tensor, UnreadWeight):
                         self.weights.setdefault(tensor.memory, tensor)
                         self._uses.append((tensors, name, tensor))
+
+    def map_files(self) -> Iterator[_Target]:
+        """Let weights be the memory of their files, of those from which nothing is cast."""
+        by_file = defaultdict[WeightFile, dict[object, UnreadWeight]](dict)
+        for memory, weight in self.weights.items():
+            by_file[weight.stored.file][memory] = weight
+        for file, its in by_file.items():
+            if any(each.casts for each in its.values()):
+                continue
+            mapped = {memory: file.mapped(each.stored) for memory, each in its.items()}
+            flats = {memory: each for memory, each in mapped.items() if each is not None}
+            if len(flats) < len(its):
+                continue
+            self.places |= flats
+            for memory, flat in flats.items():
+                yield _Target(its[memory].stored, (), flat, on_device=False, is_mapped=True)
 
     def replace(self) -> None:
         """Put tensors with values into the module."""

@@ -159,25 +159,25 @@ def test_stacks_go_when_memory_is_short_and_are_not_kept_again_by_those_that_run
 
 
 def stacks(size):
-    return Stacks(torch.zeros(size, dtype=torch.uint8), torch.zeros(0), torch.zeros(0))
+    return Stacks(torch.zeros(size, dtype=torch.uint8), torch.zeros(0))
 
 
 def test_stacks_of_other_generations_make_room_and_those_of_the_same_step_do_not():
     rows = LoraRows(FakeAccelerator())
     rows.allow(100)
     with rows.use_mixes(["a", "b"]):
-        older = rows._lineup
-        older.stacked("one", lambda: stacks(60))
+        older = rows.lineup
+        older.stacked("one", lambda _: stacks(60))
     with rows.use_mixes(["a", ""]):
-        newer = rows._lineup
-        newer.stacked("one", lambda: stacks(70))
+        newer = rows.lineup
+        newer.stacked("one", lambda _: stacks(70))
         assert (rows.kept_bytes, [*older.stacks]) == (70, [])
-        newer.stacked("two", lambda: stacks(40))
+        newer.stacked("two", lambda _: stacks(40))
         assert (rows.kept_bytes, [*newer.stacks], rows.missing_bytes) == (70, ["one"], 40)
     rows.allow(-1)
     assert rows.kept_bytes == 0
     rows.allow(100)
-    newer.stacked("two", lambda: stacks(40))
+    newer.stacked("two", lambda _: stacks(40))
     rows.forget("b")
     assert rows.kept_bytes == 40
     rows.forget("a")

@@ -8,6 +8,7 @@ which one computes attention by other kernels.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,10 +17,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from deployments.engine.engine import Engine
 from deployments.engine.loading.loader import load_pipeline
+from deployments.engine.lora.format import Lora
 from serve_app.domain.endpoint import Weights
 from tests.engine.demo_calls import CALLS, DEMO, call, made_of
 from tests.engine.gate import Gate
 from tests.engine.loops import Denoiser, Loop
+from tests.engine.loras import attention_of, save_lora
 
 pytestmark = [
     pytest.mark.engine,
@@ -115,3 +118,26 @@ def test_a_first_merge_may_differ_as_much_as_a_call_among_copies_of_itself_and_n
         assert counts["not_merged"]["differs when merged"] >= 8  # the last has nobody else
         for start, output in zip(starts, made, strict=True):
             assert torch.equal(output, Loop(denoiser())(start))
+
+
+@pytest.mark.parametrize("scale", [0.1, 10.0])
+@pytest.mark.parametrize("order", [(0, 1), (None, 0), (0, None)])
+def test_loras_of_any_scale_share_forwards(
+    order: tuple[int | None, ...], scale: float, tmp_path: Path
+) -> None:
+    """They round as well, the more the larger they are, and those of each row otherwise."""
+    pipeline = load_pipeline(Weights(str(DEMO / "flux")), dtype="bfloat16")
+    layers = attention_of(pipeline.transformer)
+    files = [save_lora(tmp_path, pipeline, seed, 16, layers) for seed in range(2)]
+    loras = [[] if number is None else [Lora(files[number], scale)] for number in order]
+    with Engine(pipeline, max_batch=4, threads=1, verify_merges=True, limit_rows=False) as engine:
+        for its in loras:
+            engine.submit(loras=its, **wish("flux", 0)).result(100)
+        gate = Gate(engine)
+        running = [engine.submit(loras=its, **wish("flux", n)) for n, its in enumerate(loras)]
+        gate.open()
+        for each in running:
+            each.result(100)
+        counts = engine.counts()
+    assert counts["merged_calls"] >= 8
+    assert "differs when merged" not in counts["not_merged"]

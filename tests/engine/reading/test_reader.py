@@ -4,6 +4,7 @@ import errno
 import gc
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -229,3 +230,69 @@ def test_values_that_were_not_read_cannot_be_used(path):
             use()
     assert weight.to("cpu").dtype is weight.dtype
     assert "UnreadWeight" in repr(weight)
+
+
+@pytest.fixture
+def aligned(tmp_path):
+    """A file as today's libraries write it, in which nothing has to be cast."""
+    torch.manual_seed(0)
+    save_file({f"{n}": torch.randn(9 * n, 100) for n in range(4)}, tmp_path / "aligned.safetensors")
+    return tmp_path / "aligned.safetensors"
+
+
+def mapped_files():
+    """Addresses of this process's mapped files, by path."""
+    found = {}
+    for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
+        address, *_, path = line.split()
+        begin, _, end = address.partition("-")
+        found.setdefault(path, []).append(range(int(begin, 16), int(end, 16)))
+    return found
+
+
+def is_mapped(tensor, path):
+    return any(tensor.data_ptr() in each for each in mapped_files().get(str(path), []))
+
+
+def test_a_cpu_has_weights_that_are_not_cast_in_the_memory_of_their_file(aligned, way):
+    module, expected = module_of(WeightFile(aligned)), expected_of(aligned)
+    assert WeightReader(Cpu()).read([(module, Home.HOST)]) > 0
+    assert_read(module, expected)
+    weights = [each for each in module.parameters() if each.numel()]
+    assert len(weights) == 3
+    for each in weights:
+        assert is_mapped(each, aligned)
+        assert each.untyped_storage().nbytes() == each.nbytes  # a deep copy takes no more
+
+
+def test_what_is_written_to_a_mapped_weight_changes_neither_the_file_nor_other_pipelines(aligned):
+    modules = [module_of(WeightFile(aligned)) for _ in range(2)]
+    before, expected = aligned.read_bytes(), expected_of(aligned)
+    for each in modules:
+        WeightReader(Cpu()).read([(each, Home.HOST)])
+    with torch.no_grad():
+        for each in modules[0].parameters():
+            each.zero_()
+    assert_read(modules[1], expected)
+    assert aligned.read_bytes() == before
+
+
+def test_weights_that_are_cast_or_not_aligned_or_for_a_device_have_memory_of_their_own(
+    aligned, path
+):
+    for file, make, cast in (
+        (aligned, Cpu, True),
+        (path, Cpu, False),
+        (aligned, FakeAccelerator, False),
+    ):
+        module = module_of(WeightFile(file), cast=cast)
+        WeightReader(make()).read([(module, Home.HOST)])
+        assert_read(module, expected_of(file, cast=cast))
+        assert not any(is_mapped(each, file) for each in module.parameters() if each.numel())
+
+
+def test_a_file_that_becomes_shorter_before_it_is_mapped_is_reported(aligned):
+    module = module_of(WeightFile(aligned))
+    os.truncate(aligned, 5000)
+    with pytest.raises(WeightsUnavailable, match="shorter"):
+        WeightReader(Cpu()).read([(module, Home.HOST)])
