@@ -8,8 +8,8 @@ denoiser that writes into its inputs gets its own inputs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Hashable, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -130,6 +130,9 @@ class ModelRunner:
         self._memory = memory
         self._pressure = pressure
         self._in_company = in_company
+        self.on_forward: Callable[[int, int], None] = lambda _number, _size: None
+        """Callback with the number of a generation whose call was computed, and the bytes that the
+        call takes alone."""
         self._digests = ContentDigests()
 
     def plan(
@@ -300,7 +303,7 @@ class ModelRunner:
         before = call.versions()
         try:
             with (
-                nullcontext() if record is None else record.measured(1, self._memory),
+                self._measured(call, record),
                 call.isolation.in_place(),
                 self._use_mixes([call.mix]),
                 entered(call.module, call.generation, call.cache),
@@ -316,6 +319,23 @@ class ModelRunner:
             same = before == call.versions() and not caches_steps(call.module)
             return CallResult(error=error, did_not_fit=same)
 
+    @contextmanager
+    def _measured(self, call: PendingCall, record: MergeRecord | None) -> Generator[None]:
+        """Measure a call that runs alone, unless it raises."""
+        if record is not None:
+            with record.measured(1, self._memory):
+                yield
+            self._note(call, record)
+            return
+        with self._memory.measured() as taken:
+            yield
+        if taken.reliable:
+            self.on_forward(call.generation, taken.peak)
+
+    def _note(self, call: PendingCall, record: MergeRecord) -> None:
+        if (size := record.forward_bytes.expected(1)) is not None:
+            self.on_forward(call.generation, size)
+
     # Several calls in one forward.
 
     def _run_merged(
@@ -324,6 +344,8 @@ class ModelRunner:
         counts = self._counts_of(batch)
         with record.measured(len(batch), self._memory):
             results, keep = self._forward(batch, record, computes=computes)
+        for call in batch:
+            self._note(call, record)
         if self._compares(record):
             counts.trial_forwards += 1
             alone, equal = self._verified(batch, record, results, computes=computes)
