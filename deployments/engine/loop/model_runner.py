@@ -35,6 +35,7 @@ from deployments.engine.interception.step_caches import (
 from deployments.engine.loop.merge_history import ForwardTimes, MergeHistory, MergeRecord
 from deployments.engine.loop.metrics import ComponentCounters, EngineCounters
 from deployments.engine.lora.rows import LoraRows
+from deployments.engine.memory.placement import brings_weights
 from deployments.engine.memory.reservations import MemoryPressure
 from deployments.engine.merging.arguments import (
     ContentDigests,
@@ -322,14 +323,15 @@ class ModelRunner:
     @contextmanager
     def _measured(self, call: PendingCall, record: MergeRecord | None) -> Generator[None]:
         """Measure a call that runs alone, unless it raises."""
+        with_weights = brings_weights(call.module)
         if record is not None:
-            with record.measured(1, self._memory):
+            with record.measured(1, self._memory, with_weights=with_weights):
                 yield
             self._note(call, record)
             return
         with self._memory.measured() as taken:
             yield
-        if taken.reliable:
+        if taken.reliable and not with_weights:
             self.on_forward(call.generation, taken.peak)
 
     def _note(self, call: PendingCall, record: MergeRecord) -> None:
@@ -342,7 +344,8 @@ class ModelRunner:
         self, batch: Sequence[PendingCall], record: MergeRecord, *, computes: bool | None
     ) -> list[CallResult]:
         counts = self._counts_of(batch)
-        with record.measured(len(batch), self._memory):
+        with_weights = brings_weights(batch[0].module)
+        with record.measured(len(batch), self._memory, with_weights=with_weights):
             results, keep = self._forward(batch, record, computes=computes)
         for call in batch:
             self._note(call, record)

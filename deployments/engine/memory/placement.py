@@ -44,8 +44,11 @@ class DeviceSlot:
     def is_taken_by_another(self, module: torch.nn.Module) -> bool:
         return self._guest is not None and self._guest is not module
 
+    def holds(self, module: torch.nn.Module) -> bool:
+        return self._guest is module
+
     def admit(self, module: torch.nn.Module) -> None:
-        if self._guest is module:
+        if self.holds(module):
             return
         self.vacate()
         self._guest = module
@@ -107,6 +110,12 @@ def moves_weights(module: Any) -> bool:
     """Return whether a call of ``module`` copies it into a slot where another one is."""
     hook = vars(module).get("_hf_hook")
     return isinstance(hook, _LoadIntoSlot) and hook.slot.is_taken_by_another(module)
+
+
+def brings_weights(module: Any) -> bool:
+    """Return whether a call of ``module`` copies it to the device first."""
+    hook = vars(module).get("_hf_hook")
+    return isinstance(hook, _LoadIntoSlot) and not hook.slot.holds(module)
 
 
 def _tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:

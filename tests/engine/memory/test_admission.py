@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from deployments.engine.engine import Engine
 from deployments.engine.memory.admission import Admission, growth, memory_kind_of
+from deployments.engine.memory.placement import DeviceSlot
 from serve_app.domain.errors import OutOfMemory
 from tests.engine.gate import Gate
 from tests.engine.loops import Denoiser, Loop
@@ -139,6 +140,30 @@ def test_a_generation_begins_when_the_largest_call_of_each_fits_beside_what_all_
         for each in running:
             each.result(0)
     assert device.released == 0  # three would hold 750, and none of their calls would fit
+
+
+class Counted(DeviceSlot):
+    """Slot in which weights take memory."""
+
+    def __init__(self, device, size):
+        super().__init__(FakeAccelerator(device))
+        self.there = None
+        self.memory, self.size = device, size
+
+    def admit(self, module):
+        if not self.holds(module):
+            self.there = self.memory.allocate(self.size)
+        super().admit(module)
+
+
+def test_weights_that_come_for_a_call_are_not_part_of_what_the_call_takes():
+    device = SmallDevice(1000)
+    denoiser = Hungry(device, 100)
+    Counted(device, 600).serve(denoiser)
+    with engine_on(device, Loop(denoiser)) as engine:
+        engine.submit(start=start(1)).result(60)
+        together(engine, [{"start": start(1)}] * 2)
+        assert max(engine.counts()["batch_sizes"]) == 2
 
 
 def test_a_small_one_does_not_pass_a_large_one_that_waits_for_memory():
