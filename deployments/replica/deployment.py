@@ -13,6 +13,7 @@ from random import SystemRandom
 import ray
 from ray import serve
 
+from deployments.engine.accelerator.allocator import use_expandable_segments
 from deployments.engine.threads import Threads
 from deployments.families.base import load_families, model_rules_of
 from deployments.ingress_client.handle import HandleLeasePort
@@ -122,6 +123,7 @@ def make_resources(
 
     Raises ``Misconfigured`` if the pool asks for GPUs and torch cannot use the one that is there.
     """
+    use_expandable_segments()
     with _importing():  # imported here because the control plane must not import torch
         from deployments.engine.accelerator.diagnosis import (  # noqa: PLC0415
             gpu_present,
