@@ -129,7 +129,10 @@ def make_resources(
             gpu_present,
             gpu_problem,
         )
-        from deployments.engine.accelerator.selection import usual_device  # noqa: PLC0415
+        from deployments.engine.accelerator.selection import (  # noqa: PLC0415
+            accelerator_for,
+            usual_device,
+        )
         from deployments.engine.engine import Engine  # noqa: PLC0415
         from deployments.engine.loading.residency import Residency  # noqa: PLC0415
 
@@ -146,9 +149,11 @@ def make_resources(
     ranks = RankGroup(config, family_paths, device) if config.devices > 1 else None
     if ranks is not None:
         ranks.start()
+    accelerator = accelerator_for(device)
+    slots = config.slots_on(accelerator.memory.total() or 0)
     engine = Engine(
-        device=device,
-        max_batch=config.slots,  # all running generations may share a forward pass
+        device=accelerator,
+        max_batch=slots,  # all running generations may share a forward pass
         threads=config.threads,
         verify_merges=True,  # once per signature, against images that are silently wrong
         lora_bytes=config.loras.device_bytes,
@@ -157,6 +162,7 @@ def make_resources(
     transfers = config.transfers
     return ReplicaResources(
         engine=engine,
+        slots=slots,
         residency=Residency(
             engine,
             config.weights_bytes,
