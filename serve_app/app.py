@@ -138,6 +138,7 @@ def _check_devices(name: str, pool: PoolConfig) -> None:
 def _replica_config(config: Config, pool: PoolConfig) -> ReplicaConfig:
     return ReplicaConfig(
         slots=pool.max_slots,
+        slots_by_memory=pool.slots_by_memory,
         devices=pool.devices_per_replica,
         needs_gpu=pool.num_gpus > 0,
         threads=pool.threads,

@@ -10,6 +10,10 @@ import json, sys
 from serve_app.app import build
 from serve_app.domain.errors import Misconfigured
 
+def scaled_by(bound):
+    scaling = bound._deployment_config.autoscaling_config
+    return scaling and scaling.policy.policy_kwargs["slots"]
+
 def pool(**settings):
     try:
         application = build({"gpus": 0, "pools": {"videos": settings}})
@@ -21,6 +25,8 @@ def pool(**settings):
         "bundles": reported.placement_group_bundles,
         "strategy": reported.placement_group_strategy,
         "devices": bound.init_args[1].devices,
+        "slots": bound.init_args[1].slots,
+        "scaled by": scaled_by(bound),
         "environment": reported.ray_actor_options["runtime_env"]["env_vars"],
     }
 
@@ -77,3 +83,12 @@ def test_what_several_devices_cannot_do_is_refused_in_a_sentence() -> None:
     assert "audio, sdxl" in undivided
     assert "num_gpus to 1" in shared
     assert "num_cpus above 0" in nothing
+
+
+def test_a_pool_is_scaled_by_the_slots_that_its_replicas_have_on_its_class_of_gpu() -> None:
+    pool = {"families": ["sdxl"], "num_gpus": 1, "min_replicas": 0, "max_replicas": 2}
+    large, own = built({**pool, "accelerator": "H100"}, {**pool, "slots": 3})
+    assert isinstance(large, dict)
+    assert isinstance(own, dict)
+    assert (large["slots"], large["scaled by"]) == (16, 16)
+    assert (own["slots"], own["scaled by"]) == (3, 3)

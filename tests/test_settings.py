@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from deployments.families.registry import FAMILIES
 from serve_app.domain.errors import Misconfigured
 from serve_app.settings import (
     FIELDS,
@@ -18,6 +19,7 @@ from serve_app.settings import (
     refuse_unknown,
     setting_names,
 )
+from serve_app.settings.pools import SLOTS
 from tests.docs.pages import DOCS
 
 SETTINGS = (DOCS / "reference" / "settings.md").read_text()
@@ -108,3 +110,38 @@ def test_the_configuration_reaches_other_processes_whole() -> None:
     there = pickle.loads(pickle.dumps(config))  # noqa: S301 our own
     assert there == config
     assert (there.queue.lease_s, list(there.models.pools)) == (60, ["studio"])
+
+
+@pytest.mark.parametrize(
+    ("families", "accelerator", "slots"),
+    [
+        (["sdxl"], "L4", 8),
+        (["sdxl"], "H100", 16),
+        (["video"], "L40S", 2),
+        (["video"], "H200", 4),
+        (["video", "flux"], "H100", 8),  # the family that needs the most
+        (["flux"], None, 4),  # as the smallest class
+        (["my-own"], "H100", 8),
+    ],
+)
+def test_slots_of_a_gpu_follow_from_its_memory_and_the_families_of_its_pool(
+    families: list[str], accelerator: str | None, slots: int
+) -> None:
+    pool = {"families": families, "accelerator": accelerator, "num_gpus": 1}
+    assert PoolConfig.model_validate(pool).max_slots == slots
+    assert PoolConfig.model_validate({**pool, "slots": 5}).max_slots == 5
+    assert not PoolConfig.model_validate({**pool, "slots": 5}).slots_by_memory
+    assert PoolConfig.model_validate({**pool, "num_gpus": 0}).max_slots == 2
+
+
+def test_slots_are_known_for_each_built_in_family() -> None:
+    assert {*SLOTS} == {*FAMILIES}
+    documented = (DOCS / "how-to" / "run-a-cluster.md").read_text()
+    for family, ((_, small), (least, large)) in (
+        (name, [*it.items()]) for name, it in SLOTS.items()
+    ):
+        assert f"| `{family}` | {small} | {least:g} GB: {large} |" in documented
+    for table in SLOTS.values():
+        assert list(table.items()) == sorted(table.items())
+        assert list(table.values()) == sorted(table.values())
+        assert 0 in table

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import gettempdir
 
 from deployments.transfer.uploader import Backoff
-from serve_app.domain.endpoint import Endpoint, StoreConfig
+from serve_app.domain.endpoint import RESERVED_SHARE, Endpoint, StoreConfig
 from serve_app.domain.ports import Clock, LeasePort
 
 
@@ -60,7 +61,9 @@ class LoraConfig:
 class ReplicaConfig:
     """Settings of a pool's replicas. Sent between processes, so it contains no secret."""
 
-    slots: int = 2  # generations that the engine interleaves
+    slots: int = 2  # generations that the engine interleaves, on a device with unknown memory
+    slots_by_memory: Mapping[float, int] = field(default_factory=dict[float, int])
+    """The same by the least memory of a GPU in GB, ascending. Empty: ``slots`` on every device."""
     devices: int = 1  # GPUs that compute each denoiser call together
     threads: int = 0  # of torch, on a CPU; 0: torch's default
     device: str = ""  # empty: the GPU if there is one, else the CPU
@@ -80,6 +83,15 @@ class ReplicaConfig:
     weights: StoreConfig = field(default_factory=StoreConfig)  # storage and source of weights
     log_level: str = "INFO"
     log_file: Path | None = None  # None: stderr
+
+    def slots_on(self, device_bytes: int) -> int:
+        """Slots on a device with ``device_bytes``; 0 bytes: a CPU."""
+        enough = [
+            slots
+            for least_gb, slots in self.slots_by_memory.items()
+            if least_gb * (1 - RESERVED_SHARE) * 1e9 <= device_bytes
+        ]
+        return enough[-1] if enough and device_bytes else self.slots
 
     @property
     def close_within_s(self) -> float:

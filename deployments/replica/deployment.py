@@ -13,6 +13,7 @@ from random import SystemRandom
 import ray
 from ray import serve
 
+from deployments.engine.accelerator.allocator import use_expandable_segments
 from deployments.engine.threads import Threads
 from deployments.families.base import load_families, model_rules_of
 from deployments.ingress_client.handle import HandleLeasePort
@@ -122,12 +123,16 @@ def make_resources(
 
     Raises ``Misconfigured`` if the pool asks for GPUs and torch cannot use the one that is there.
     """
+    use_expandable_segments()
     with _importing():  # imported here because the control plane must not import torch
         from deployments.engine.accelerator.diagnosis import (  # noqa: PLC0415
             gpu_present,
             gpu_problem,
         )
-        from deployments.engine.accelerator.selection import usual_device  # noqa: PLC0415
+        from deployments.engine.accelerator.selection import (  # noqa: PLC0415
+            accelerator_for,
+            usual_device,
+        )
         from deployments.engine.engine import Engine  # noqa: PLC0415
         from deployments.engine.loading.residency import Residency  # noqa: PLC0415
 
@@ -144,9 +149,11 @@ def make_resources(
     ranks = RankGroup(config, family_paths, device) if config.devices > 1 else None
     if ranks is not None:
         ranks.start()
+    accelerator = accelerator_for(device)
+    slots = config.slots_on(accelerator.memory.total() or 0)
     engine = Engine(
-        device=device,
-        max_batch=config.slots,  # all running generations may share a forward pass
+        device=accelerator,
+        max_batch=slots,  # all running generations may share a forward pass
         threads=config.threads,
         verify_merges=True,  # once per signature, against images that are silently wrong
         lora_bytes=config.loras.device_bytes,
@@ -155,6 +162,7 @@ def make_resources(
     transfers = config.transfers
     return ReplicaResources(
         engine=engine,
+        slots=slots,
         residency=Residency(
             engine,
             config.weights_bytes,

@@ -21,6 +21,7 @@ from ray.exceptions import RayTaskError
 from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from deployments.engine.accelerator.allocator import use_expandable_segments
 from deployments.engine.interception.model_traits import KNOWN
 from deployments.families.base import load_families, model_rules_of
 from deployments.replica import weights
@@ -53,6 +54,7 @@ class RankActor:
 
     def join(self, rank: int, rendezvous: Path) -> None:
         """Join the group. Returns when all devices have joined."""
+        use_expandable_segments()
         from deployments.engine.parallel.group import ParallelGroup  # noqa: PLC0415
         from deployments.engine.parallel.worker import ParallelWorker  # noqa: PLC0415
 

@@ -70,7 +70,8 @@ class Replica:
         self._config = config
         self._attempts: dict[LeaseKey, Attempt] = {}
         self.sessions = OpenSessions(self._attempts)
-        self._slots = SlotQueue(config.slots, self._attempts)
+        self._max_slots = config.slots  # until the device is known
+        self._slots = SlotQueue(self._max_slots, self._attempts)
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
         self._poller = LeasePoller(link, self._make_ask, self._on_work)
@@ -92,6 +93,9 @@ class Replica:
         announced = asyncio.create_task(self._announce_start(ready))
         # Importing torch and diffusers takes seconds, and the loop must answer Serve's calls.
         resources = self._started = await asyncio.to_thread(self._make_resources)
+        if resources.slots:
+            self._max_slots = resources.slots
+            self._slots = SlotQueue(self._max_slots, self._attempts)
         resources.engine.on_memory_available(
             partial(_call_on, asyncio.get_running_loop(), self._poller)
         )
@@ -103,7 +107,12 @@ class Replica:
         self._reporter.start()
         self._poller.start()
         identity = self._link.identity
-        log.info("Replica %s of pool %s is ready.", identity.replica_id, identity.pool)
+        log.info(
+            "Replica %s of pool %s is ready, with %d slots.",
+            identity.replica_id,
+            identity.pool,
+            self._max_slots,
+        )
 
     async def aclose(self) -> None:
         """Stop polling, hand back unfinished work, finish the rest, within ``close_within_s``."""
@@ -113,7 +122,7 @@ class Replica:
         loop = asyncio.get_running_loop()
         close_by = loop.time() + self._config.close_within_s
         self._poller.stop()
-        await announce(self._link, ReplicaStage.DRAINING, self._config.slots)
+        await announce(self._link, ReplicaStage.DRAINING, self._max_slots)
         await self._poller.aclose()
         if self._snapshotter.wants_tickets_at_shutdown():
             await self._reporter.last()
@@ -189,7 +198,7 @@ class Replica:
         resources = self._resources
         if resources.engine.short_of_memory or self._watchdog.hangs(resources):
             return SlotOffer(0)
-        return slot_offer(self._config.slots, self._attempts.values())
+        return slot_offer(self._max_slots, self._attempts.values())
 
     def _slot_freed(self) -> None:
         self._slots.wake()
@@ -281,7 +290,7 @@ class Replica:
     async def _announce_start(self, ready: asyncio.Event) -> None:
         """Announce what is being loaded, until loading is complete."""
         while True:
-            slots = self._config.slots
+            slots = self._max_slots
             await announce(self._link, ReplicaStage.STARTING, slots, self._loading())
             try:
                 async with asyncio.timeout(self._link.calls.start_interval_s):

@@ -52,6 +52,7 @@ class ReplicaResources:
     encoders: Threads  # for encoding and decoding images
     writers: Threads  # for encoding videos and audio
     clock: Clock
+    slots: int = 0  # generations that the engine interleaves; 0: as configured
     store: Store = field(default_factory=lambda: Store(StoreConfig()))  # of weights
     warms_up: bool = False  # families with a warm-up make a short generation after loading
     ranks: RankGroup | None = None  # the other devices of the replica

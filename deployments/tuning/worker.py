@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from deployments.engine.accelerator.allocator import use_expandable_segments
 from deployments.families.base import Family, as_warming_up, load_families, model_rules_of
 from deployments.families.options import required_files
 from deployments.families.warm_up import plain_file
@@ -253,6 +254,7 @@ def answer(job: Job) -> Answer | DarkroomError:
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    use_expandable_segments()  # as replicas do
     job: Job = pickle.load(sys.stdin.buffer)  # noqa: S301 from the parent process
     threading.Thread(target=_end_with_parent, daemon=True).start()
     Path(sys.argv[1]).write_bytes(pickle.dumps(answer(job)))

@@ -10,16 +10,13 @@ from math import inf
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serve_app.domain.endpoint import EIGHT_BITS, RESERVED_SHARE, WorkLimit
+from serve_app.domain.endpoint import EIGHT_BITS, EIGHT_BITS_MIN_SHARE, RESERVED_SHARE, WorkLimit
 
 OVERHEAD_GB = 1.0
 """Of a device's memory: the driver's context (about 0.5) and workspaces of libraries."""
 
 MARGIN = 1.1
 """What an allocator loses between tensors of many sizes. The engine keeps the same share free."""
-
-MIN_SHARE = 0.05
-"""Components with a smaller share of the weights are not stored in 8 bits (see ``placement``)."""
 
 AUTOENCODER = "vae"
 DENOISERS = ("transformer", "transformer_2", "unet")
@@ -81,7 +78,9 @@ class RecipeMemory:
         self._memory = memory
         self._room = memory_gb * (1 - RESERVED_SHARE) - OVERHEAD_GB
         total = sum(memory.weights.values())
-        large = {name for name, size in memory.weights.items() if size >= MIN_SHARE * total}
+        large = {
+            name for name, size in memory.weights.items() if size >= EIGHT_BITS_MIN_SHARE * total
+        }
         eight_bits = precision in EIGHT_BITS
         halved: set[str] = set()
         if eight_bits:  # products in 8 bits are the denoisers' alone

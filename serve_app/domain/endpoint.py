@@ -143,6 +143,10 @@ Precision = Literal[
 EIGHT_BITS = ("float8", "int8-weights", "int8-dynamic", "float8-dynamic")
 """Precisions in 8 bits, of weights that are loaded in the type of the endpoint's options."""
 
+EIGHT_BITS_MIN_SHARE = 0.05
+"""Smallest share of a pipeline's weights at which a component is stored in 8 bits; below, little is
+saved."""
+
 BY_DEVICE = "by_device"
 """Attention of a recipe: the fastest for the device that needs no package."""
 

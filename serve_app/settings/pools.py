@@ -6,8 +6,24 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SLOTS_ON_GPU = 8
+SLOTS_ON_GPU = 8  # for families of which nothing is known
 SLOTS_ON_CPU = 2  # with few cores, more slots only share the same compute
+
+SLOTS: Mapping[str, Mapping[float, int]] = {
+    "audio": {0: 4, 48: 8},
+    "flux": {0: 4, 80: 8},
+    "flux2": {0: 2, 80: 4},
+    "generic": {0: 2, 80: 4},
+    "sdxl": {0: 8, 48: 16},
+    "video": {0: 2, 141: 4},
+}
+"""Slots of a replica by family and by the least memory of its GPU, in GB.
+
+A forward of one FLUX.1 image of 1024 pixels, or of a video, occupies a GPU, and a second row gains
+nothing. More slots only let a request encode or decode while another one computes, and keep it from
+other replicas. SDXL at 512 pixels gains up to 16 rows. On small GPUs weights leave no memory for
+more. Computed, not measured.
+"""
 
 MEMORY_GB: Mapping[str, float] = {
     "T4": 16,
@@ -36,7 +52,7 @@ class PoolConfig(BaseModel):
         ge=0,
         le=256,
         description="Generations that a replica runs at once if its memory allows; "
-        f"0: {SLOTS_ON_GPU} on a GPU, {SLOTS_ON_CPU} on a CPU.",
+        f"0: by families and GPU, {SLOTS_ON_CPU} on a CPU.",
     )
     min_replicas: int = Field(default=1, ge=0)
     max_replicas: int = Field(default=1, ge=1)
@@ -93,9 +109,28 @@ class PoolConfig(BaseModel):
         return int(memory * 1e9) if memory is not None and self.num_gpus else None
 
     @property
+    def slots_by_memory(self) -> Mapping[float, int]:
+        """Slots of a replica by the least memory of its GPU in GB, ascending; that of the family
+        that needs the most. Empty if the number does not depend on it."""
+        if self.slots or not self.num_gpus:
+            return {}
+        tables = [SLOTS.get(family, {0: SLOTS_ON_GPU}) for family in self.families]
+        steps = sorted({least for table in tables for least in table})
+        return {
+            step: max(table[max(least for least in table if least <= step)] for table in tables)
+            for step in steps
+        }
+
+    @property
     def max_slots(self) -> int:
-        """Maximum number of generations that a replica runs at once."""
-        return self.slots or (SLOTS_ON_GPU if self.num_gpus else SLOTS_ON_CPU)
+        """Maximum number of generations that a replica runs at once.
+
+        A pool that names no GPU class counts as one of the smallest.
+        """
+        if not self.slots_by_memory:
+            return self.slots or (SLOTS_ON_GPU if self.num_gpus else SLOTS_ON_CPU)
+        memory = MEMORY_GB.get(self.accelerator or "", 0.0)
+        return [slots for least, slots in self.slots_by_memory.items() if least <= memory][-1]
 
 
 class TenantLimits(BaseModel):

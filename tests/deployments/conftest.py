@@ -138,13 +138,15 @@ async def make_rig(tmp_path: Path):
         store: Store | None = None,
         probe: str = "tests.fakes.family:ProbeFamily",
         fetcher: Fetcher | None = None,
+        device_bytes: int = 0,
         **changes: Any,
     ) -> Rig:
         config = configured(**changes)
+        slots = config.slots_on(device_bytes)
         port = port or FakeLeasePort(ask_wait_s=1.0)
         backoff = Backoff(Random(1), first_s=0.02, most_s=0.1)  # noqa: S311
         storage, clock = HttpStorage(), SystemClock()
-        engine = Engine(device="cpu", max_generations=config.slots, threads=config.threads)
+        engine = Engine(device="cpu", max_generations=slots, threads=config.threads)
         store = store or Store(StoreConfig())
 
         def own_fetcher() -> Fetcher:
@@ -158,6 +160,7 @@ async def make_rig(tmp_path: Path):
 
         resources = ReplicaResources(
             engine=engine,
+            slots=slots,
             residency=Residency(engine, config.weights_bytes),
             uploader=Uploader(storage.client(), clock, backoff, config.transfers.upload_give_up_s),
             fetcher=fetcher or own_fetcher(),

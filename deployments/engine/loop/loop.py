@@ -94,6 +94,7 @@ class Loop:
             pressure=self._pressure,
             in_company=self._in_company,
         )
+        self._model_runner.on_forward = self._admission.computed
         self.prompts = prompt_cache_of(options, accelerator, self.counts)
         self.add_reclaimer(self._vacate_slots)
         self.add_reclaimer(self.prompts.clear)

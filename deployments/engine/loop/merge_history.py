@@ -202,10 +202,15 @@ class MergeRecord:
         return self.forward_bytes.max_calls(free, self.limit.max_calls)
 
     @contextmanager
-    def measured(self, calls: int, memory: DeviceMemory) -> Generator[None]:
-        """Measure a forward of ``calls`` calls and record its memory, unless it raises."""
+    def measured(
+        self, calls: int, memory: DeviceMemory, *, with_weights: bool = False
+    ) -> Generator[None]:
+        """Measure a forward of ``calls`` calls and record its memory, unless it raises.
+
+        ``with_weights``: weights come to the device for it, which are not part of what it takes.
+        """
         free = memory.free()
-        if free is None or not self.forward_bytes.needs_measurement(calls):
+        if free is None or with_weights or not self.forward_bytes.needs_measurement(calls):
             yield
         else:
             with memory.measured() as taken:

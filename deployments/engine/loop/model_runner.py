@@ -8,8 +8,8 @@ denoiser that writes into its inputs gets its own inputs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Hashable, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -35,6 +35,7 @@ from deployments.engine.interception.step_caches import (
 from deployments.engine.loop.merge_history import ForwardTimes, MergeHistory, MergeRecord
 from deployments.engine.loop.metrics import ComponentCounters, EngineCounters
 from deployments.engine.lora.rows import LoraRows
+from deployments.engine.memory.placement import brings_weights
 from deployments.engine.memory.reservations import MemoryPressure
 from deployments.engine.merging.arguments import (
     ContentDigests,
@@ -130,6 +131,9 @@ class ModelRunner:
         self._memory = memory
         self._pressure = pressure
         self._in_company = in_company
+        self.on_forward: Callable[[int, int], None] = lambda _number, _size: None
+        """Callback with the number of a generation whose call was computed, and the bytes that the
+        call takes alone."""
         self._digests = ContentDigests()
 
     def plan(
@@ -300,7 +304,7 @@ class ModelRunner:
         before = call.versions()
         try:
             with (
-                nullcontext() if record is None else record.measured(1, self._memory),
+                self._measured(call, record),
                 call.isolation.in_place(),
                 self._use_mixes([call.mix]),
                 entered(call.module, call.generation, call.cache),
@@ -316,14 +320,35 @@ class ModelRunner:
             same = before == call.versions() and not caches_steps(call.module)
             return CallResult(error=error, did_not_fit=same)
 
+    @contextmanager
+    def _measured(self, call: PendingCall, record: MergeRecord | None) -> Generator[None]:
+        """Measure a call that runs alone, unless it raises."""
+        with_weights = brings_weights(call.module)
+        if record is not None:
+            with record.measured(1, self._memory, with_weights=with_weights):
+                yield
+            self._note(call, record)
+            return
+        with self._memory.measured() as taken:
+            yield
+        if taken.reliable and not with_weights:
+            self.on_forward(call.generation, taken.peak)
+
+    def _note(self, call: PendingCall, record: MergeRecord) -> None:
+        if (size := record.forward_bytes.expected(1)) is not None:
+            self.on_forward(call.generation, size)
+
     # Several calls in one forward.
 
     def _run_merged(
         self, batch: Sequence[PendingCall], record: MergeRecord, *, computes: bool | None
     ) -> list[CallResult]:
         counts = self._counts_of(batch)
-        with record.measured(len(batch), self._memory):
+        with_weights = brings_weights(batch[0].module)
+        with record.measured(len(batch), self._memory, with_weights=with_weights):
             results, keep = self._forward(batch, record, computes=computes)
+        for call in batch:
+            self._note(call, record)
         if self._compares(record):
             counts.trial_forwards += 1
             alone, equal = self._verified(batch, record, results, computes=computes)

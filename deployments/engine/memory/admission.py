@@ -1,7 +1,8 @@
 """Admission: a generation begins when it fits into memory beside those that run.
 
 The memory that a generation needs is learned from ended generations of its kind: the same pipeline,
-with arguments of the same sizes. Forwards are not counted here; their batches are sized to fit.
+with arguments of the same sizes. For sizes that were not measured yet it is computed from those
+that were. Of forwards, a generation's largest call alone counts; batches are sized to fit.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections import OrderedDict, deque
 from collections.abc import Generator, Hashable, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import ceil, prod
 from statistics import median_high
 from typing import Any
 
@@ -116,13 +118,16 @@ _LONGEST_PATIENCE = 4096  # forwards
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Memory of a generation in bytes, without the forwards that it shares."""
+    """Memory of a generation in bytes."""
 
     held: int = 0  # maximum from call to call: latents, prompts, images
-    transient: int = 0  # maximum beside that, while it runs from one call to the next
+    transient: int = 0  # maximum beside that, between two calls or during a call that runs alone
 
     def max_with(self, held: int, passing: int) -> Footprint:
         return Footprint(max(self.held, held), max(self.transient, passing))
+
+    def times(self, factor: float) -> Footprint:
+        return Footprint(ceil(self.held * factor), ceil(self.transient * factor))
 
 
 def median_footprint(footprints: Iterable[Footprint]) -> Footprint | None:
@@ -138,7 +143,7 @@ def median_footprint(footprints: Iterable[Footprint]) -> Footprint | None:
 class AdmittedGeneration:
     """Generation that has begun."""
 
-    expected: Footprint | None  # None: no generation of its kind has ended yet
+    expected: Footprint | None  # None: nothing like it has ended yet
     held: int  # bytes that it holds now
 
 
@@ -147,8 +152,8 @@ def may_begin(
 ) -> bool:
     """Return whether one more generation fits beside ``guests``.
 
-    It counts all that these are still expected to take. The first of a kind (None) may begin, and
-    so may one that is alone: waiting would not free any memory for it.
+    It counts all that these are still expected to take. One of which nothing is known (None) may
+    begin, and so may one that is alone: waiting would not free any memory for it.
     """
     guests = list(guests)
     if free is None or expected is None or not guests:
@@ -171,6 +176,7 @@ class Admission:
     def __init__(self, memory: DeviceMemory) -> None:
         self._memory = memory
         self._seen: OrderedDict[Hashable, deque[Footprint]] = OrderedDict()  # by kind
+        self._estimates: dict[Hashable, Footprint | None] = {}  # of kinds that were not measured
         self._watched: dict[int, _Watched] = {}
 
     def fits(self, kind: Hashable, going: Mapping[int, Hashable]) -> bool:
@@ -186,8 +192,8 @@ class Admission:
     def fits_weights(self, size: int, going: Mapping[int, Hashable], forward: int) -> bool:
         """Return whether ``size`` bytes are free beside what ``going`` is expected to take.
 
-        Always False while one of them is the first of its kind. ``forward``: bytes that the largest
-        of their next calls takes.
+        Always False while nothing is known of one of them. ``forward``: bytes that the largest of
+        their next calls takes.
         """
         guests = [self._guest(number, its) for number, its in going.items()]
         if any(each.expected is None for each in guests):
@@ -210,6 +216,11 @@ class Admission:
         passing = taken.peak - max(0, taken.kept)
         watched.footprint = watched.footprint.max_with(watched.held, passing)
 
+    def computed(self, number: int, size: int) -> None:
+        """Note that a call of a generation takes ``size`` bytes when it runs alone."""
+        watched = self._watched.setdefault(number, _Watched())
+        watched.footprint = watched.footprint.max_with(0, size)
+
     def ended(self, number: int, kind: Hashable, *, well: bool) -> None:
         """Forget a generation. ``well``: it ran to its end, so its footprint is recorded."""
         watched = self._watched.pop(number, None)
@@ -219,19 +230,92 @@ class Admission:
         self._seen.move_to_end(kind)
         if len(self._seen) > MAX_KINDS:
             self._seen.popitem(last=False)
+        self._estimates.clear()
 
     def _guest(self, number: int, kind: Hashable) -> AdmittedGeneration:
         watched = self._watched.get(number)
         return AdmittedGeneration(self._expected(kind), 0 if watched is None else watched.held)
 
     def _expected(self, kind: Hashable) -> Footprint | None:
-        return median_footprint(self._seen.get(kind, ()))
+        """Measured or estimated footprint; None if nothing like this kind was measured yet."""
+        if kind in self._seen:
+            return median_footprint(self._seen[kind])
+        if kind not in self._estimates:
+            if len(self._estimates) >= MAX_KINDS:
+                self._estimates.clear()
+            self._estimates[kind] = self._estimated(kind)
+        return self._estimates[kind]
+
+    def _estimated(self, kind: Hashable) -> Footprint | None:
+        """Footprint of a kind by those of other sizes. Each gives too much, so the least counts."""
+        found = [
+            footprint.times(factor)
+            for other, seen in self._seen.items()
+            if (factor := growth(other, kind)) is not None
+            if (footprint := median_footprint(seen)) is not None
+        ]
+        return (
+            Footprint(min(each.held for each in found), min(each.transient for each in found))
+            if found
+            else None
+        )
 
 
-def memory_kind_of(pipeline: str, view: Any, arguments: Mapping[str, Any]) -> Hashable:
+@dataclass(frozen=True, slots=True)
+class MemoryKind:
     """Key that is equal for calls that take the same memory, independent of their duration."""
+
+    pipeline: str
+    view: str  # class of the view
+    sizes: tuple[tuple[str, Hashable], ...]  # of arguments, by name
+
+
+def memory_kind_of(pipeline: str, view: Any, arguments: Mapping[str, Any]) -> MemoryKind:
+    """Return the kind of a call of ``pipeline``, or of a ``view`` of it."""
     sizes = [(name, _size(name, value)) for name, value in sorted(arguments.items())]
-    return pipeline, type(view).__name__, tuple(each for each in sizes if each[1] is not None)
+    known = tuple(each for each in sizes if each[1] is not None)
+    return MemoryKind(pipeline, type(view).__name__, known)
+
+
+def growth(known: Hashable, other: Hashable) -> float | None:
+    """Upper limit of the memory that ``other`` takes, as a multiple of what ``known`` takes.
+
+    Tensors and what attention and convolutions take beside them grow with each size at most in
+    proportion, and have parts that do not grow. So each size that is larger counts as a factor, and
+    none that is smaller. None if the kinds cannot be compared: they are of other pipelines, or
+    other arguments were given.
+    """
+    if not isinstance(known, MemoryKind) or not isinstance(other, MemoryKind):
+        return None
+    if (known.pipeline, known.view) != (other.pipeline, other.view):
+        return None
+    before, after = dict(known.sizes), dict(other.sizes)
+    if before.keys() != after.keys():
+        return None
+    factor = 1.0
+    if before.keys() >= _SIDES:  # turned by 90°, an image takes the same memory
+        before["pixels"] = tuple(before.pop(side) for side in sorted(_SIDES))
+        after["pixels"] = tuple(after.pop(side) for side in sorted(_SIDES))
+    for name, size in before.items():
+        if size == after[name]:
+            continue
+        here, there = _volume(size), _volume(after[name])
+        if not here or not there:
+            return None
+        factor *= max(1.0, there / here)
+    return factor
+
+
+_SIDES = {"height", "width"}
+
+
+def _volume(size: Hashable) -> float:
+    """Number that a size stands for; 0 if it stands for none."""
+    if isinstance(size, tuple):
+        return prod(_volume(each) for each in size)
+    if isinstance(size, bool) or not isinstance(size, int | float):
+        return 0.0
+    return max(0.0, float(size))
 
 
 def _size(name: str, value: Any) -> Hashable:
@@ -249,7 +333,7 @@ def _is_size(name: str, value: float) -> bool:
     """Return whether it is a count or a length in seconds, not a weight, seed or timestep."""
     if isinstance(value, float):
         return name.endswith("_in_s") or "duration" in name
-    return name != "num_inference_steps" and "seed" not in name
+    return not name.endswith("steps") and "seed" not in name
 
 
 def bytes_in(given: Any) -> int:

@@ -20,7 +20,7 @@ from deployments.engine.interception.components import DENOISERS
 from deployments.engine.merging.compile import compile_regions
 from deployments.engine.merging.quantized import QUANTIZATIONS, quantize
 from deployments.engine.reading.reader import Home, OnBytes, WeightReader
-from serve_app.domain.endpoint import Recipe
+from serve_app.domain.endpoint import EIGHT_BITS_MIN_SHARE, Recipe
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
 
 
@@ -44,8 +44,11 @@ class DeviceSlot:
     def is_taken_by_another(self, module: torch.nn.Module) -> bool:
         return self._guest is not None and self._guest is not module
 
+    def holds(self, module: torch.nn.Module) -> bool:
+        return self._guest is module
+
     def admit(self, module: torch.nn.Module) -> None:
-        if self._guest is module:
+        if self.holds(module):
             return
         self.vacate()
         self._guest = module
@@ -109,6 +112,12 @@ def moves_weights(module: Any) -> bool:
     return isinstance(hook, _LoadIntoSlot) and hook.slot.is_taken_by_another(module)
 
 
+def brings_weights(module: Any) -> bool:
+    """Return whether a call of ``module`` copies it to the device first."""
+    hook = vars(module).get("_hf_hook")
+    return isinstance(hook, _LoadIntoSlot) and not hook.slot.holds(module)
+
+
 def _tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
     yield from module.parameters()
     yield from module.buffers()
@@ -119,9 +128,6 @@ STORED = torch.float8_e4m3fn
 uses diffusers' layerwise casting: a layer's weights are cast when the layer runs, and cast back
 afterwards. This needs no package besides torch and halves the memory; the arithmetic is not
 faster."""
-MIN_SHARE = 0.05
-"""Smallest share of the pipeline's weights at which a component is cast; below, little is saved."""
-
 _TIED = "lm_head"  # often the same tensor as the embeddings
 
 
@@ -135,7 +141,9 @@ def store_in_float8(pipeline: Any) -> None:
     }
     sizes = {name: _parameters(module) for name, module in modules.items()}
     for name, module in modules.items():
-        if sizes[name] >= MIN_SHARE * sum(sizes.values()) and not hasattr(module, "decode"):
+        if sizes[name] >= EIGHT_BITS_MIN_SHARE * sum(sizes.values()) and not hasattr(
+            module, "decode"
+        ):
             _store(module)
 
 

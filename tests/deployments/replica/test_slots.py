@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.replica.attempt_state import AttemptState, Phase
+from deployments.replica.config import ReplicaConfig
 from deployments.replica.poller import (
     TENANTS_FETCHING,
     SlotOffer,
@@ -20,7 +21,7 @@ from deployments.replica.poller import (
 from serve_app.domain.lease import Lease, LeaseKey
 from serve_app.domain.request import Priority
 from serve_app.telemetry.clock import SystemClock
-from tests.deployments.conftest import PROBE
+from tests.deployments.conftest import PROBE, MakeRig
 
 
 @dataclass
@@ -117,3 +118,16 @@ async def test_a_stopped_attempt_leaves_its_turn_to_the_next() -> None:
     b.state.enter(Phase.ENDED)
     queue.wake()
     assert c.state.holds_slot
+
+
+async def test_a_replica_offers_the_slots_of_the_device_that_it_found(make_rig: MakeRig):
+    rig = await make_rig(slots=2, slots_by_memory={0: 2, 80: 5}, device_bytes=85 * 10**9)
+    await rig.port.until(lambda: rig.port.asks)
+    assert rig.port.asks[0].slots == 5
+
+
+@pytest.mark.parametrize(("device_gb", "slots"), [(0, 3), (23.6, 4), (79.2, 6), (85, 6), (191, 8)])
+def test_slots_are_those_of_the_largest_class_that_the_device_reaches(device_gb: float, slots: int):
+    config = ReplicaConfig(slots=3, slots_by_memory={0: 4, 80: 6, 192: 8})
+    assert config.slots_on(int(device_gb * 1e9)) == slots
+    assert ReplicaConfig(slots=3).slots_on(int(device_gb * 1e9)) == 3

@@ -3,9 +3,12 @@ fit, and what does not fit waits or is refused."""
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deployments.engine.engine import Engine
-from deployments.engine.memory.admission import memory_kind_of
+from deployments.engine.memory.admission import Admission, growth, memory_kind_of
+from deployments.engine.memory.placement import DeviceSlot
 from serve_app.domain.errors import OutOfMemory
 from tests.engine.gate import Gate
 from tests.engine.loops import Denoiser, Loop
@@ -115,6 +118,52 @@ def test_without_knowing_what_they_hold_they_would_have_run_out():
     with engine_on(device, pipeline) as engine:
         running = together(engine, [{"start": start(1), "held": 300, "passing": 200}] * 8)
         assert any(isinstance(each._future.exception(0), OutOfMemory) for each in running)
+
+
+def test_generations_of_a_size_that_was_not_measured_yet_begin_when_they_fit_by_others():
+    device = SmallDevice(1000)
+    pipeline = Holding(Hungry(device, 1), device)
+    with engine_on(device, pipeline) as engine:
+        engine.submit(start=start(1), held=150, passing=100).result(60)
+        running = together(engine, [{"start": start(1), "held": 300, "passing": 200}] * 8)
+        for each in running:
+            each.result(0)
+    assert device.released == 0
+
+
+def test_a_generation_begins_when_the_largest_call_of_each_fits_beside_what_all_hold():
+    device = SmallDevice(1000)
+    pipeline = Holding(Hungry(device, 350), device)
+    with engine_on(device, pipeline) as engine:
+        engine.submit(start=start(1), held=250).result(60)
+        running = together(engine, [{"start": start(1), "held": 250}] * 4)
+        for each in running:
+            each.result(0)
+    assert device.released == 0  # three would hold 750, and none of their calls would fit
+
+
+class Counted(DeviceSlot):
+    """Slot in which weights take memory."""
+
+    def __init__(self, device, size):
+        super().__init__(FakeAccelerator(device))
+        self.there = None
+        self.memory, self.size = device, size
+
+    def admit(self, module):
+        if not self.holds(module):
+            self.there = self.memory.allocate(self.size)
+        super().admit(module)
+
+
+def test_weights_that_come_for_a_call_are_not_part_of_what_the_call_takes():
+    device = SmallDevice(1000)
+    denoiser = Hungry(device, 100)
+    Counted(device, 600).serve(denoiser)
+    with engine_on(device, Loop(denoiser)) as engine:
+        engine.submit(start=start(1)).result(60)
+        together(engine, [{"start": start(1)}] * 2)
+        assert max(engine.counts()["batch_sizes"]) == 2
 
 
 def test_a_small_one_does_not_pass_a_large_one_that_waits_for_memory():
@@ -233,6 +282,55 @@ def test_of_a_kind_are_those_with_the_same_sizes(arguments, same):
     first = {"prompt": "a", "width": 64, "num_inference_steps": 4, "guidance_scale": 1.0, "seed": 1}
     other = {**first, **arguments}
     assert (memory_kind_of("it", None, first) == memory_kind_of("it", None, other)) is same
+
+
+lengths = st.integers(1, 4096)
+kinds = st.fixed_dictionaries(
+    {"height": lengths, "width": lengths, "num_frames": lengths, "image": st.tuples(lengths)}
+)
+
+
+@given(kinds, kinds, st.tuples(*[st.integers(0, 1000)] * 4))
+def test_an_estimate_by_another_size_is_never_too_low_for_what_grows_with_sizes(one, other, parts):
+    def memory(sizes):
+        pixels, frames = sizes["height"] * sizes["width"], sizes["num_frames"]
+        fixed, by_pixels, by_volume, by_image = parts
+        return (
+            fixed + by_pixels * pixels + by_volume * pixels * frames + by_image * sizes["image"][0]
+        )
+
+    factor = growth(*(memory_kind_of("it", None, as_arguments(each)) for each in (one, other)))
+    assert factor is not None
+    assert memory(other) <= memory(one) * factor * (1 + 1e-9)
+
+
+def as_arguments(sizes):
+    return {**sizes, "image": torch.empty(sizes["image"], device="meta")}
+
+
+def test_an_image_that_is_turned_takes_the_same_memory():
+    wide, high = ({"height": 64, "width": 128}, {"height": 128, "width": 64})
+    assert growth(memory_kind_of("it", None, wide), memory_kind_of("it", None, high)) == 1
+
+
+@pytest.mark.parametrize("arguments", [{"tiles": True}, {"width": 0}, {"image": torch.zeros(1)}])
+def test_kinds_with_other_arguments_or_flags_are_not_compared(arguments):
+    first = {"width": 64, "tiles": False}
+    kinds = [memory_kind_of("it", None, each) for each in (first, {**first, **arguments})]
+    assert growth(*kinds) is None
+    assert growth(kinds[0], memory_kind_of("another", None, first)) is None
+    assert growth(kinds[0], memory_kind_of("it", Loop(None), first)) is None
+
+
+def test_of_several_sizes_the_one_that_gives_the_least_counts():
+    admission = Admission(SmallDevice(10_000))
+    for number, (pixels, size) in enumerate([(1, 500), (8, 900), (100, 9000)]):
+        kind = memory_kind_of("it", None, {"width": pixels})
+        admission.computed(number, size)
+        admission.ended(number, kind, well=True)
+    assert not admission.fits_weights(8000, {9: memory_kind_of("it", None, {"width": 16})}, 0)
+    assert admission.fits_weights(7000, {9: memory_kind_of("it", None, {"width": 16})}, 0)
+    assert admission.fits_weights(8000, {9: memory_kind_of("it", None, {"width": 4})}, 0)
 
 
 def test_a_view_is_of_another_kind():

@@ -64,9 +64,9 @@ class Model:
         self.allocated = self.device.allocate(self.size)
         self.happened.append("weights came")
 
-    def __call__(self, steps=2):
+    def __call__(self, steps=2, frames=1):
         self.happened.append("a generation began")
-        kept = self.device.allocate(self.held)
+        kept = self.device.allocate(self.held * frames)
         latents = torch.zeros(1, 2)
         for step in range(steps):
             latents = self.transformer(latents, timestep=step)
@@ -91,19 +91,19 @@ class Studio:
 
         return self.residency.acquire(name, LoadPlan(load))
 
-    def loaded(self, name, weights, held=0):
+    def loaded(self, name, weights, held=0, **arguments):
         """One that has been generated with, so that it is known what it holds."""
         loan = self.borrow(name, weights, held)
         model = loan.future.result(PATIENCE_S)
         model.transformer.all.set()
-        self.engine.submit(pipeline=name).result(PATIENCE_S)
+        self.engine.submit(pipeline=name, **arguments).result(PATIENCE_S)
         model.transformer.all.clear()
         model.transformer.reached.clear()
         return loan
 
-    def running(self, name):
+    def running(self, name, **arguments):
         """A generation that stands in the midst of its first step."""
-        generation = self.engine.submit(pipeline=name)
+        generation = self.engine.submit(pipeline=name, **arguments)
         assert self.models[name].transformer.reached.wait(PATIENCE_S)
         return generation
 
@@ -176,6 +176,32 @@ def test_weights_come_beside_a_generation_where_there_is_room_for_both(studio):
     s.go_on("first")
     generation.result(PATIENCE_S)
     assert s.engine.free_bytes() == 400  # nothing is set aside any more
+
+
+def test_weights_come_beside_a_generation_of_a_size_that_was_not_measured_yet(studio):
+    """Requests choose their sizes, so each new one would keep weights out for a whole video."""
+    s = studio(1000)
+    s.loaded("first", 300, held=50, frames=1)
+    generation = s.running("first", frames=4)
+    came = s.waiting("second", 300)
+    s.models["first"].transformer.one.release()
+    came.future.result(PATIENCE_S)
+    assert not generation.done()
+    s.go_on("first")
+    generation.result(PATIENCE_S)
+
+
+def test_weights_wait_for_a_generation_of_which_nothing_is_known(studio):
+    s = studio(1000)
+    s.loaded("first", 300, held=50)
+    generation = s.running("first", frames=4)  # no generation with this argument has ended
+    came = s.waiting("second", 300)
+    s.models["first"].transformer.one.release()
+    with pytest.raises(TimeoutError):
+        came.future.result(0.3)
+    s.go_on("first")
+    generation.result(PATIENCE_S)
+    came.future.result(PATIENCE_S)
 
 
 def test_idle_weights_go_first_and_no_longer_than_it_takes(studio):
