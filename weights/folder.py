@@ -26,7 +26,7 @@ from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
 
 from serve_app.domain.errors import WeightsUnavailable
-from weights.selection import select
+from weights.selection import select, select_lora
 
 # Listing of a repository.
 
@@ -51,10 +51,16 @@ class Listing:
     files: tuple[ListedFile, ...]
     index: Mapping[str, Any] | None  # model_index.json; None: not a diffusers pipeline
 
-    def needed(self, variant: str | None) -> tuple[ListedFile, ...]:
-        """Files that a pipeline loads, largest first. ``WeightsUnavailable`` if nothing may be
-        loaded, or if a path leads out of the directory."""
-        names = select([each.path for each in self.files], self.index, variant, self.repository)
+    def needed(
+        self, variant: str | None = None, adapters: Sequence[str] = ()
+    ) -> tuple[ListedFile, ...]:
+        """Files that a pipeline loads, or ``adapters`` alone, largest first. ``WeightsUnavailable``
+        if nothing may be loaded, or if a path leads out of the directory."""
+        paths = [each.path for each in self.files]
+        if adapters:
+            names = frozenset(select_lora(paths, self.repository, each) for each in adapters)
+        else:
+            names = select(paths, self.index, variant, self.repository)
         found = tuple(
             sorted((each for each in self.files if each.path in names), key=lambda each: -each.size)
         )

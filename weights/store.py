@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import constants
 
@@ -23,6 +24,7 @@ from weights.folder import ListedFile, Listing, RepositoryFolder, default_direct
 from weights.hub import Hub
 from weights.lock import RepositoryLock
 from weights.mirror import Mirror
+from weights.selection import LORA_FILE
 from weights.source import OnProgress, Source
 
 log = logging.getLogger(__name__)
@@ -38,16 +40,33 @@ def is_of_hub(weights: Weights) -> bool:
 
 
 def repositories_of(endpoint: Endpoint) -> tuple[Weights, ...]:
-    """Repositories that an endpoint needs, each once: its weights, and the LoRA of its options."""
+    """Repositories that an endpoint needs, each once: its weights, and LoRAs of its options."""
     found = [endpoint.weights] if is_of_hub(endpoint.weights) else []
-    if (lora := lora_of(endpoint)) is not None:
-        found.append(lora)
-    return tuple(dict.fromkeys(found))
+    if (merged := lora_of(endpoint)) is not None:
+        found.append(merged)
+    return tuple(dict.fromkeys([*found, *adapters_of(endpoint)]))
+
+
+def adapters_of(endpoint: Endpoint) -> tuple[Weights, ...]:
+    """Repositories of the endpoint's ``adapters``, each once, with the files that are needed."""
+    files: dict[tuple[str, str | None], list[str]] = {}
+    for given in endpoint.options.get("adapters") or ():
+        if (lora := _lora_of(given)) is not None:
+            names = files.setdefault((lora.source, lora.revision), [])
+            names.append(str(given.get("file", LORA_FILE)))
+    return tuple(
+        Weights(source, revision, files=tuple(dict.fromkeys(names)))
+        for (source, revision), names in files.items()
+    )
 
 
 def lora_of(endpoint: Endpoint) -> Weights | None:
-    """Repository of the LoRA in the endpoint's options, if there is one."""
-    match endpoint.options.get("adapter"):
+    """Repository of the LoRA that is merged into the endpoint's weights, if there is one."""
+    return _lora_of(endpoint.options.get("adapter"))
+
+
+def _lora_of(lora: Any) -> Weights | None:
+    match lora:
         case {"hub": str(source), **others} if "directory" not in others:
             return Weights(source, others.get("revision"))
         case _:
@@ -79,7 +98,7 @@ class Store:
             PlannedFile(
                 each.path, each.size, each.digest, folder.bytes_of(listing.revision, [each])
             )
-            for each in listing.needed(weights.variant)
+            for each in listing.needed(weights.variant, weights.files)
         )
         free = eviction.free_bytes(self.directory)
         return FetchPlan(weights.source, listing.revision, self.directory, files, free)
@@ -121,7 +140,7 @@ class Store:
         """True if ``open`` would download nothing."""
         folder = self._folder(weights)
         listing = folder.listing(_revision(weights))
-        return listing is not None and _is_ready(folder, listing, weights.variant)
+        return listing is not None and _is_ready(folder, listing, weights)
 
     def verify(self, repository: str | None = None) -> Iterator[tuple[str, str, bool]]:
         """Read every stored file again. Yields repository, path, and True if its digest is right.
@@ -143,7 +162,7 @@ class Store:
                     f"{weights.source} is on this machine, but its digests are not known: run "
                     "`darkroom models pull` where the hub can be reached."
                 )
-            files = listing.needed(weights.variant)
+            files = listing.needed(weights.variant, weights.files)
             return Mirror(self._config).push(listing, files, snapshot, on_progress)
 
     def _folder(self, weights: Weights) -> RepositoryFolder:
@@ -178,7 +197,7 @@ class Store:
         on_wait = self._lock_progress(weights, folder, on_progress)
         lock.share(on_wait)
         listing = folder.listing(_revision(weights))
-        while listing is None or not _is_ready(folder, listing, weights.variant):
+        while listing is None or not _is_ready(folder, listing, weights):
             lock.take(on_wait)
             listing = self._make_ready(weights, folder, on_progress)
             lock.share(on_wait)  # not atomic: another process may have evicted it, hence the loop
@@ -188,7 +207,7 @@ class Store:
         self, weights: Weights, folder: RepositoryFolder, on_progress: OnProgress | None
     ) -> Listing:
         listing, answered = self._listing(weights, folder)
-        files = listing.needed(weights.variant)
+        files = listing.needed(weights.variant, weights.files)
         if self.offline or not answered:
             self._refuse_missing(folder, listing, files)
             Fetching(folder, listing, files, (), on_progress).run()
@@ -230,7 +249,7 @@ class Store:
         listing = folder.listing(revision) or folder.listing_from_disk(revision)
         if listing is None:
             raise _absent(weights, self.directory)
-        self._refuse_missing(folder, listing, listing.needed(weights.variant))
+        self._refuse_missing(folder, listing, listing.needed(weights.variant, weights.files))
 
     def _refuse_missing(
         self, folder: RepositoryFolder, listing: Listing, files: Sequence[ListedFile]
@@ -251,7 +270,7 @@ class Store:
             listing = folder.listing(_revision(weights))
             if on_progress is None or listing is None:
                 return
-            files = listing.needed(weights.variant)
+            files = listing.needed(weights.variant, weights.files)
             on_progress(folder.bytes_of(listing.revision, files), sum(f.size for f in files))
 
         return report
@@ -274,8 +293,9 @@ class Store:
             lock.release()
 
 
-def _is_ready(folder: RepositoryFolder, listing: Listing, variant: str | None) -> bool:
-    return all(folder.is_checked(listing.revision, each) for each in listing.needed(variant))
+def _is_ready(folder: RepositoryFolder, listing: Listing, weights: Weights) -> bool:
+    files = listing.needed(weights.variant, weights.files)
+    return all(folder.is_checked(listing.revision, each) for each in files)
 
 
 def _revision(weights: Weights) -> str:

@@ -23,6 +23,9 @@ OPTIONAL_BY_TASK = {
 }
 """Task → standard arguments that a pipeline may lack: Stable Video Diffusion has no prompt."""
 
+STEPS = "num_inference_steps"
+"""Standard argument that an endpoint may fix: the schema then lacks it."""
+
 Tasks = Mapping[str, frozenset[str]]
 """Task → arguments that receive the content of input files."""
 
@@ -67,12 +70,18 @@ def mapping_of(endpoint: Endpoint, tasks: Tasks) -> CallMapping:
     )
     if mapping.images not in (PIXELS, PILLOW):
         raise _wrong(endpoint, "images", f"{PIXELS} or {PILLOW}")
-    if twice := mapping.fixed.keys() & (STANDARD | {*mapping.arguments.values()}):
+    from_input = STANDARD - {STEPS} | {*mapping.arguments.values()}
+    if twice := mapping.fixed.keys() & from_input:
         raise Misconfigured(
             f"{endpoint.id}: {', '.join(sorted(twice))} cannot be under `options.fixed`: the value "
             "comes from the input. Remove it there."
         )
     return mapping
+
+
+def with_steps(mapping: CallMapping, input: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``input`` with the number of steps, if the endpoint fixes it."""
+    return {**input, STEPS: mapping.fixed[STEPS]} if STEPS in mapping.fixed else input
 
 
 def check_arguments(endpoint: Endpoint, mapping: CallMapping, called: type) -> None:

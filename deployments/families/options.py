@@ -8,16 +8,19 @@ module does not import torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 from deployments.engine.media.input import InputKind
+from deployments.families.base import Family, GenerationCall
 from deployments.transfer.lora_fetcher import FIELD, RequestedLora
-from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.endpoint import STEP_CACHE, Endpoint, Weights, levels_of
 from serve_app.domain.errors import InvalidInput, Misconfigured
 from serve_app.domain.lora import MAX_LORAS, MAX_SCALE, parse_lora_path
 from weights.selection import LORA_FILE
+from weights.store import adapters_of
 
 # The task of an endpoint, and the input files that each task takes.
 
@@ -67,10 +70,15 @@ def input_files(endpoint: Endpoint, input: Mapping[str, Any]) -> Mapping[str, In
 
 # Options that change the loaded pipeline.
 
-PIPELINE_OPTIONS = ("dtype", "dtypes", "adapter", "solver", "tiling", "step_cache")
+PIPELINE_OPTIONS = ("dtype", "dtypes", "adapter", "solver", "tiling")
 """Options that require a separate loaded pipeline over the same weights."""
 
 _FRAMES = "tile_sample_min_num_frames"
+
+ADAPTERS = "adapters"
+
+REQUEST_OPTIONS = ("step_cache", ADAPTERS)
+"""Options that each generation has or has not, over the same loaded pipeline."""
 
 LORA_KEYS = {"hub", "revision", "directory", "file", "scale"}
 
@@ -81,10 +89,11 @@ def apply_options(pipeline: Any, endpoint: Endpoint) -> Any:
     ``adapter``: ``{directory}`` with ``file`` and ``scale``, which default to diffusers' own file
     name and 1. A LoRA of the hub (``{hub, revision}``) has already been downloaded to a directory.
     ``solver``: ``{name, …}``, a scheduler class of diffusers and the values that differ from the
-    configuration that came with the weights.
+    configuration that came with the weights. With ``adapters``, it is set for each call instead.
     ``tiling``: true makes the autoencoder process large images in overlapping tiles; a mapping has
     the arguments of its ``enable_tiling``. With a number of frames, long videos are tiled in time.
-    ``step_cache``: ``{name, …}``, a step cache of diffusers for the denoisers, with its settings.
+    ``step_cache``: step caches of diffusers for the denoisers, by level, or one. They are chosen
+    for each request; here it is only checked that the denoisers can have them.
     Raises ``Misconfigured``, which names the endpoint, and ``WeightsUnavailable`` if the LoRA
     cannot be read.
     """
@@ -99,30 +108,19 @@ def apply_options(pipeline: Any, endpoint: Endpoint) -> Any:
             merge_lora(pipeline, file, float(lora.get("scale", 1.0)))
         except Misconfigured as error:
             raise Misconfigured(f"{endpoint.id}: {error.message}") from error
-    if (solver := _option(endpoint, "solver")) is not None:
-        from deployments.engine.interception.pipeline import set_scheduler  # noqa: PLC0415
-
-        try:
-            set_scheduler(pipeline, **solver)
-        except (Misconfigured, TypeError) as error:
-            raise Misconfigured(f"{endpoint.id}: `options.solver`: {error}") from error
+    own_adapters(endpoint)
+    if not endpoint.options.get(ADAPTERS):
+        _set_solver(pipeline, endpoint)
     if endpoint.options.get("tiling"):
         _tile(pipeline, endpoint)
-    if (cache := _option(endpoint, "step_cache")) is not None:
-        from deployments.engine.interception.step_cache_options import (  # noqa: PLC0415
-            enable_step_cache,
-        )
-
-        try:
-            enable_step_cache(pipeline, **{"name": "", **cache})
-        except Misconfigured as error:
-            raise Misconfigured(f"{endpoint.id}: `options.step_cache`: {error.message}") from error
+    _check_step_caches(pipeline, endpoint)
     return pipeline
 
 
 def options_name(options: Mapping[str, Any]) -> str:
     """Text that distinguishes the pipeline options of two endpoints. Empty if there are none."""
-    values = [options[name] for name in PIPELINE_OPTIONS if options.get(name) is not None]
+    names = [each for each in PIPELINE_OPTIONS if each != "solver" or not options.get(ADAPTERS)]
+    values = [options[name] for name in names if options.get(name) is not None]
     texts = [
         each if isinstance(each, str) else json.dumps(each, sort_keys=True, separators=(",", ":"))
         for each in values
@@ -147,6 +145,18 @@ def _tile(pipeline: Any, endpoint: Endpoint) -> None:
         vae.use_framewise_decoding = True  # enable_tiling does not switch this on
 
 
+def _check_step_caches(pipeline: Any, endpoint: Endpoint) -> None:
+    from deployments.engine.interception.step_cache_options import (  # noqa: PLC0415
+        check_step_cache,
+    )
+
+    try:
+        for settings in levels_of(endpoint.options.get(STEP_CACHE)).values():
+            check_step_cache(pipeline, settings)
+    except (ValueError, Misconfigured) as error:
+        raise Misconfigured(f"{endpoint.id}: `options.{STEP_CACHE}`: {error}") from error
+
+
 def _option(endpoint: Endpoint, name: str) -> Mapping[str, Any] | None:
     given = endpoint.options.get(name)
     if given is not None and not isinstance(given, Mapping):
@@ -157,16 +167,94 @@ def _option(endpoint: Endpoint, name: str) -> Mapping[str, Any] | None:
     return cast("Mapping[str, Any] | None", given)
 
 
-def _check_lora(endpoint: Endpoint, lora: Mapping[str, Any]) -> None:
-    unknown = lora.keys() - LORA_KEYS
-    if unknown or ("hub" in lora) == ("directory" in lora):
+def _set_solver(pipeline: Any, endpoint: Endpoint) -> None:
+    from deployments.engine.interception.pipeline import set_scheduler  # noqa: PLC0415
+
+    if (solver := _option(endpoint, "solver")) is None:
+        return
+    try:
+        set_scheduler(pipeline, **solver)
+    except (Misconfigured, TypeError) as error:
+        raise Misconfigured(f"{endpoint.id}: `options.solver`: {error}") from error
+
+
+# Adapters that belong to an endpoint and are not merged into its weights. Each generation gets them
+# as it gets the LoRAs of its input, so endpoints with and without them share one loaded pipeline.
+
+
+@dataclass(frozen=True, slots=True)
+class OwnAdapter:
+    """One of the endpoint's ``adapters``."""
+
+    repository: Weights | None  # on the hub; None: in ``directory``
+    directory: str
+    file: str  # inside
+    scale: float
+    denoiser: str  # that it changes; empty: as the file says
+
+
+def own_adapters(endpoint: Endpoint) -> tuple[OwnAdapter, ...]:
+    """The endpoint's ``adapters``. Raises ``Misconfigured``, which names the endpoint."""
+    given = endpoint.options.get(ADAPTERS) or ()
+    if not isinstance(given, list | tuple) or not all(isinstance(each, Mapping) for each in given):
         raise Misconfigured(
-            f"{endpoint.id}: `options.adapter` takes `hub` with `revision` or `directory`, and "
-            f"`file` and `scale`; found: {', '.join(sorted(lora)) or 'nothing'}."
+            f"{endpoint.id}: `options.{ADAPTERS}` is {given!r}; it must be a list of mappings "
+            "(docs/reference/catalogue.md)."
+        )
+    repositories = {(each.source, each.revision): each for each in adapters_of(endpoint)}
+    found: list[OwnAdapter] = []
+    for lora in cast("Sequence[Mapping[str, Any]]", given):
+        _check_lora(endpoint, lora, ADAPTERS, {*LORA_KEYS, "denoiser"})
+        place = lora.get("hub"), lora.get("revision")
+        found.append(
+            OwnAdapter(
+                repositories.get(cast("tuple[str, str | None]", place)),
+                str(lora.get("directory", "")),
+                _name(lora),
+                float(lora.get("scale", 1.0)),
+                str(lora.get("denoiser", "")),
+            )
+        )
+    return tuple(found)
+
+
+def prepared_call(
+    family: Family, endpoint: Endpoint, input: Mapping[str, Any], pipeline: Any, seed: int
+) -> GenerationCall:
+    """The family's call. With ``adapters``, it calls a pipeline with the solver of the options over
+    the same weights. The adapters themselves are not added."""
+    if ADAPTERS not in endpoint.options:
+        return family.prepare(endpoint, input, pipeline, seed)
+    return _call_with_solver(family, endpoint, input, pipeline, seed)
+
+
+def _call_with_solver(
+    family: Family, endpoint: Endpoint, input: Mapping[str, Any], pipeline: Any, seed: int
+) -> GenerationCall:
+    from deployments.engine.interception.pipeline import view_of  # noqa: PLC0415
+
+    view = view_of(pipeline, type(pipeline))
+    _set_solver(view, endpoint)
+    call = family.prepare(endpoint, input, view, seed)
+    return call if call.view is not None else replace(call, view=view)
+
+
+def _check_lora(
+    endpoint: Endpoint,
+    lora: Mapping[str, Any],
+    option: str = "adapter",
+    known: Collection[str] = LORA_KEYS,
+) -> None:
+    unknown = lora.keys() - known
+    if unknown or ("hub" in lora) == ("directory" in lora):
+        more = ", `scale` and `denoiser`" if "denoiser" in known else " and `scale`"
+        raise Misconfigured(
+            f"{endpoint.id}: `options.{option}` takes `hub` with `revision` or `directory`, and "
+            f"`file`{more}; found: {', '.join(sorted(lora)) or 'nothing'}."
         )
     if not _name(lora).endswith(".safetensors"):
         raise Misconfigured(
-            f"{endpoint.id}: `options.adapter` names {_name(lora)}, which is not a "
+            f"{endpoint.id}: `options.{option}` names {_name(lora)}, which is not a "
             "*.safetensors file. Pickle files can run code and are never loaded."
         )
 

@@ -19,6 +19,8 @@ from deployments.families.base import (
     family_loras,
 )
 from deployments.families.multi_output import merge, split
+from deployments.families.options import ADAPTERS
+from deployments.replica import weights
 from deployments.replica.attempt_state import AttemptState, Phase, Previewer, StopReason, as_failure
 from deployments.replica.files import ArtifactDelivery, Files, InputFiles
 from deployments.replica.poller import SlotQueue
@@ -41,6 +43,7 @@ from serve_app.domain.progress import Progress, Stage
 
 if TYPE_CHECKING:  # it imports torch
     from deployments.engine.loading.loads import PipelineHandle
+    from deployments.engine.lora.format import Lora
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +77,7 @@ class Attempt:
         self._task: asyncio.Task[Any] | None = None
         self._handle: PipelineHandle | None = None
         self._loras = LoraUse(resources.loras)
+        self._own: list[Lora] = []  # the endpoint's adapters
         self._delivery = ArtifactDelivery(lease, resources, self.state.set_progress)
 
     @property
@@ -103,7 +107,7 @@ class Attempt:
             self.hand_back_reason = error.message
             return self._failed(error)
         except LoraRefused as error:
-            return self._failed(self._loras.as_owners_error(error))
+            return self._failed(self._explained(error))
         except Exception as error:
             return self._failed(error)
         finally:
@@ -183,8 +187,11 @@ class Attempt:
         return product, tuple(file for each in files for file in each)
 
     async def _fetch(self, family: Family, inputs: InputFiles) -> None:
-        """Fetch the files that the input names, without a slot."""
+        """Fetch the files that the endpoint and the input name, without a slot."""
         lease, state = self.lease, self.state
+        if lease.endpoint.options.get(ADAPTERS):
+            resources = self._resources
+            self._own = await asyncio.to_thread(weights.adapters, resources.store, lease.endpoint)
         requested = family_loras(family, lease.input)
         if self._slots is not None and (inputs.are_remote or not self._loras.are_here(requested)):
             state.enter(Phase.FETCHING)
@@ -233,7 +240,17 @@ class Attempt:
             return call, await self._run(handle, call, None, number)
 
     def _with_loras(self, call: GenerationCall) -> GenerationCall:
-        return replace(call, loras=[*call.loras, *self._loras.loras()])
+        return replace(call, loras=[*self._own, *call.loras, *self._loras.loras()])
+
+    def _explained(self, error: LoraRefused) -> Exception:
+        """Error of the field that names the file, or of the endpoint if it is one of its own."""
+        if error.number is None:
+            return self._loras.as_owners_error(error)
+        if error.number < len(self._own):
+            return Misconfigured(f"{self.lease.endpoint.id}: `options.{ADAPTERS}`: {error.message}")
+        return self._loras.as_owners_error(
+            LoraRefused(error.message, error.number - len(self._own))
+        )
 
     def _release_pipeline(self) -> None:
         """Release the pipeline, so that other pipelines may use its memory."""
@@ -263,6 +280,7 @@ class Attempt:
                 deadline_s=self._remaining_s(),
                 on_frames=self._delivery.record(call.recording),
                 tiles=tiles,
+                step_cache=self._resources.step_cache(self.lease.endpoint, self.lease.input),
             ),
             **call.arguments,
         )

@@ -12,7 +12,7 @@ from deployments.engine.media.input import InputKind, read_input
 from deployments.engine.media.scratch import Scratch
 from deployments.engine.threads import Threads
 from deployments.families.base import Family, GenerationCall, GenerationResult, Product
-from deployments.families.options import input_files
+from deployments.families.options import input_files, prepared_call
 from deployments.families.video_recorder import VideoRecorder
 from deployments.replica.resources import ReplicaResources
 from serve_app.domain.artifact import Artifact, UploadTicket
@@ -58,7 +58,7 @@ class InputFiles:
         """Build the call for ``input``, with the decoded files in place of their URLs."""
         endpoint = self._lease.endpoint
         if not self._bodies:
-            return family.prepare(endpoint, input, pipeline, seed)
+            return prepared_call(family, endpoint, input, pipeline, seed)
         work = partial(_decode_and_prepare, family, endpoint, input, pipeline, seed, self._bodies)
         return await asyncio.get_running_loop().run_in_executor(self._resources.encoders, work)
 
@@ -72,7 +72,7 @@ def _decode_and_prepare(
     bodies: _Bodies,
 ) -> GenerationCall:
     decoded = {field: read_input(kind, body, field) for field, (kind, body) in bodies.items()}
-    return family.prepare(endpoint, {**input, **decoded}, pipeline, seed)
+    return prepared_call(family, endpoint, {**input, **decoded}, pipeline, seed)
 
 
 class ArtifactDelivery:

@@ -20,10 +20,14 @@ from deployments.transfer.lora_fetcher import LoraFetcher
 from deployments.transfer.uploader import FileSink
 from serve_app.domain.endpoint import (
     EIGHT_BITS,
+    STEP_CACHE,
     Endpoint,
     Recipe,
     RequestedWork,
     StoreConfig,
+    declared_levels,
+    has_step_caches,
+    requested_cache,
 )
 from serve_app.domain.errors import WeightsUnavailable
 from serve_app.domain.ports import Clock
@@ -99,6 +103,16 @@ class ReplicaResources:
             return False
         recipe.largest.check(work, endpoint.id, recipe.memory_gb)
         return recipe.largest.needs_tiles(work)
+
+    def step_cache(self, endpoint: Endpoint, input: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Step cache for ``input`` on this device, by the acceleration that it asks for.
+
+        None: every step is computed, as always where several devices compute a model together.
+        """
+        recipe = recipe_for_device(endpoint, self.engine.device_bytes())
+        if self.ranks is not None or not has_step_caches(endpoint, recipe):
+            return None
+        return requested_cache(declared_levels(endpoint, recipe), input)
 
     def _load(
         self,
@@ -182,7 +196,7 @@ def recipe_for_device(endpoint: Endpoint, device_bytes: int) -> Recipe | None:
 
 
 def with_recipe_dtype(endpoint: Endpoint, recipe: Recipe | None) -> Endpoint:
-    """Endpoint with the ``dtype`` and ``dtypes`` in which ``recipe`` loads its weights."""
+    """Endpoint with the ``dtype``, ``dtypes`` and step caches of ``recipe``."""
     if recipe is None:
         return endpoint
     options = dict(endpoint.options)
@@ -190,6 +204,8 @@ def with_recipe_dtype(endpoint: Endpoint, recipe: Recipe | None) -> Endpoint:
         options["dtype"] = recipe.precision
     if recipe.dtypes:
         options["dtypes"] = {**(options.get("dtypes") or {}), **recipe.dtypes}
+    if recipe.step_cache:
+        options[STEP_CACHE] = recipe.step_cache
     return replace(endpoint, options=options)
 
 

@@ -6,13 +6,17 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deployments.families.base import Family
 from deployments.families.image_io import own_dtypes
+from deployments.families.options import own_adapters
 from serve_app.domain.endpoint import Endpoint, Weights
 from weights.selection import select
 from weights.store import Store, lora_of, repositories_of
+
+if TYPE_CHECKING:  # it imports torch
+    from deployments.engine.lora.format import Lora
 
 
 def fetch(store: Store, endpoint: Endpoint, on_download: Callable[[int, int], None]) -> None:
@@ -26,6 +30,23 @@ def fetch(store: Store, endpoint: Endpoint, on_download: Callable[[int, int], No
 def is_here(store: Store, endpoint: Endpoint) -> bool:
     """True if ``fetch`` has nothing to do. Reads the disk."""
     return all(map(store.is_here, repositories_of(endpoint)))
+
+
+def adapters(store: Store, endpoint: Endpoint) -> list[Lora]:
+    """The endpoint's own adapters, for a generation; they are downloaded if needed. Slow then.
+
+    Raises the errors of ``load``.
+    """
+    from deployments.engine.lora.format import Lora  # noqa: PLC0415
+
+    found: list[Lora] = []
+    for each in own_adapters(endpoint):
+        folder = Path(each.directory)
+        if each.repository is not None:
+            with store.open(each.repository) as opened:  # not held: it is read soon, into memory
+                folder = opened
+        found.append(Lora(folder / each.file, each.scale, each.denoiser, is_own=True))
+    return found
 
 
 def load(
@@ -46,6 +67,7 @@ def load(
         folders = {
             each: opened.enter_context(store.open(each, on_download))
             for each in repositories_of(endpoint)
+            if not each.files  # adapters are read when a generation needs them
         }
         found = _with_folders(endpoint, folders)
         if on_found is not None and Path(found.weights.source).is_dir():

@@ -50,6 +50,8 @@ RESERVED_OWNERS = frozenset(
 DEMO_MARK = "model_index.json"
 """File in every folder of demo weights, because they are diffusers pipelines."""
 
+STEPS = "num_inference_steps"
+
 RESERVED_SEGMENTS = frozenset({"requests"})
 """Segments that would be read as the start of a request's URL."""
 
@@ -259,9 +261,15 @@ def _schema(endpoint: Endpoint) -> InputSchema:
 
 
 def _check_arguments(endpoint: Endpoint, schema: InputSchema) -> None:
-    """Raise if a mapped field is not in the schema: it would be ignored without a message."""
+    """Raise if a mapped field is not in the schema, or a fixed one is: it would be ignored without
+    a message."""
     arguments = endpoint.options.get("arguments")
     fields = schema.json_schema().get("properties")
+    fixed = endpoint.options.get("fixed")
+    if isinstance(fixed, Mapping) and STEPS in fixed and STEPS in (fields or ()):
+        raise ValueError(
+            f"`options.fixed` has {STEPS}, which requests choose by the schema {endpoint.schema}"
+        )
     if isinstance(arguments, Mapping) and fields:
         unknown = sorted(
             str(name) for name in cast("Mapping[Any, Any]", arguments) if name not in fields

@@ -56,6 +56,7 @@ class MemorySource(BaseModel):
     forward: Line
     decode: Line
     tiled: Line
+    adapters: float = Field(default=0.0, ge=0, description="GB of the entry's `adapters`.")
     frame: float | None = Field(
         default=None, gt=0, description="Megapixels of a video's usual frame. None: images."
     )
@@ -76,7 +77,7 @@ class RecipeMemory:
     ) -> None:
         """``float32``: components that are loaded in 32 bits."""
         self._memory = memory
-        self._room = memory_gb * (1 - RESERVED_SHARE) - OVERHEAD_GB
+        self._room = memory_gb * (1 - RESERVED_SHARE) - OVERHEAD_GB - memory.adapters
         total = sum(memory.weights.values())
         large = {
             name for name, size in memory.weights.items() if size >= EIGHT_BITS_MIN_SHARE * total

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from serve_app.catalog.limits import MemorySource
-from serve_app.domain.endpoint import Precision
+from serve_app.domain.endpoint import STEP_CACHE, Precision, levels_of
 from serve_app.domain.errors import Misconfigured
 
 Path_ = tuple[str | int, ...]
@@ -74,6 +74,13 @@ class RecipeSource(BaseModel):
     attention: str = Field(default="", pattern=r"^[a-z0-9_]*$")
     channels_last: bool = False
     largest: LargestSource | None = None
+    step_cache: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("step_cache")
+    @classmethod
+    def _step_cache_by_level(cls, value: dict[str, Any]) -> dict[str, Any]:
+        levels_of(value or None)
+        return value
 
     @model_validator(mode="after")
     def _compiled_as_it_lies(self) -> RecipeSource:
@@ -111,6 +118,15 @@ class EndpointSource(BaseModel):
             if least > most:
                 raise ValueError(f"bounds of {name}: {least:g} is more than {most:g}")
         return self
+
+    @field_validator("options")
+    @classmethod
+    def _step_cache_by_level(cls, value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            levels_of(value.get(STEP_CACHE))
+        except ValueError as error:
+            raise ValueError(f"{STEP_CACHE}: {error}") from error
+        return value
 
     @field_validator("recipes")
     @classmethod

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from math import sqrt
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from serve_app.domain.errors import InvalidInput
 from serve_app.domain.serialization import pickle_by_name
@@ -24,6 +24,7 @@ class Weights:
     revision: str | None = None  # commit hash; required for the hub
     demo: bool = False  # Darkroom's own tiny model, never passed off as the real one
     variant: str | None = None  # such as fp16, if a component has files of several variants
+    files: tuple[str, ...] = ()  # adapters that are needed of the repository; none: a pipeline
 
 
 # Largest work that the memory of a recipe was computed for.
@@ -127,6 +128,8 @@ class Recipe:
     attention: str = ""  # of denoisers: diffusers' backend, or BY_DEVICE; empty: torch's own
     channels_last: bool = False  # layout of image autoencoders
     largest: WorkLimit | None = None  # that the memory was computed for; None: unknown
+    # step caches on this class of device, in place of the option's (see ``levels_of``)
+    step_cache: Mapping[str, Any] = field(default_factory=dict)
 
 
 Precision = Literal[
@@ -196,6 +199,91 @@ class Endpoint:
         """SHA-256 over the canonical JSON of the specification, first 16 hex digits."""
         text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# Step caches that an endpoint declares, by the level of acceleration that a request asks for. A
+# step cache reuses results of a denoiser's earlier steps, which makes generations faster and
+# changes their results.
+
+ACCELERATION = "acceleration"
+"""Input field of fal's that chooses the level."""
+
+STEP_CACHE = "step_cache"
+"""Option of an endpoint, and key of its recipes."""
+
+NONE, REGULAR, HIGH = "none", "regular", "high"
+
+StepCacheLevels = Mapping[str, Mapping[str, Any]]
+"""Level → ``name`` of a step cache and its settings."""
+
+
+def levels_of(declared: Any) -> StepCacheLevels:
+    """Step caches by level. ``declared``: one cache, for ``regular``, or one for each level; None
+    for none. Raises ``ValueError`` for anything else."""
+    if declared is None:
+        return {}
+    if not isinstance(declared, Mapping):
+        raise ValueError(f"it is {declared!r}; it must be a mapping")  # noqa: TRY004
+    given = cast("Mapping[str, Any]", declared)
+    if not given.keys() & {REGULAR, HIGH}:
+        given = {REGULAR: given}
+    for level, settings in given.items():
+        if level not in (REGULAR, HIGH):
+            raise ValueError(f"there is no level {level!r}; levels are {REGULAR} and {HIGH}")
+        if not isinstance(settings, Mapping) or not isinstance(settings.get("name"), str):
+            raise ValueError(f"{level}: a step cache is a mapping with a `name`")  # noqa: TRY004
+    return given
+
+
+def requested_cache(levels: StepCacheLevels, input: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Step cache for an input: that of the highest level up to the requested one.
+
+    None for ``none``, whatever is declared. An input without the field gets ``regular``.
+    """
+    level = input.get(ACCELERATION) or REGULAR
+    if level == HIGH and HIGH in levels:
+        return levels[HIGH]
+    return None if level == NONE else levels.get(REGULAR)
+
+
+def has_step_caches(endpoint: Endpoint, recipe: Recipe | None) -> bool:
+    return STEP_CACHE in endpoint.options or bool(recipe and recipe.step_cache)
+
+
+def declared_levels(endpoint: Endpoint, recipe: Recipe | None) -> StepCacheLevels:
+    """Step caches of ``endpoint`` where it is loaded by ``recipe``, whose own take precedence."""
+    if recipe is not None and recipe.step_cache:
+        return levels_of(recipe.step_cache)
+    return levels_of(endpoint.options.get(STEP_CACHE))
+
+
+def described_levels(endpoint: Endpoint) -> str:
+    """Sentences for users about what each level does. Empty if the endpoint has no step cache."""
+    recipes: tuple[Recipe | None, ...] = endpoint.recipes or (None,)
+    texts = [_levels_text(declared_levels(endpoint, each)) for each in recipes]
+    found = list(dict.fromkeys(text for text in texts if text))
+    if not found:
+        return ""
+    if len(found) == len(set(texts)) == 1:
+        return f"{found[0]} `{NONE}` computes every step."
+    return f"{' or '.join(found)} It depends on the GPU. `{NONE}` computes every step."
+
+
+def _levels_text(levels: StepCacheLevels) -> str:
+    named = {level: _text(settings) for level, settings in sorted(levels.items(), reverse=True)}
+    if REGULAR in named:
+        named.setdefault(HIGH, f"as `{REGULAR}`")
+    return "; ".join(f"`{level}`: {text}" for level, text in named.items()) + "." if named else ""
+
+
+def _text(settings: Mapping[str, Any]) -> str:
+    """Name with its settings; long lists are left out."""
+    values = [
+        f"{name} {value}"
+        for name, value in settings.items()
+        if name != "name" and not isinstance(value, list)
+    ]
+    return f"{settings['name']} ({', '.join(values)})" if values else str(settings["name"])
 
 
 # Aliases: models of other services, and the endpoint that serves each one by default. The setting

@@ -233,3 +233,62 @@ def test_ones_own_weights_are_a_directory(tmp_path: Path) -> None:
     catalog = load(written(tmp_path, text), demo=True, demo_dir=DEMO)
     assert catalog.get("me/mine").endpoint.weights.source == "/models/mine"
     assert not catalog.get("me/mine").demo
+
+
+def test_acceleration_is_described_by_the_step_caches_of_the_endpoint(catalog: Catalog) -> None:
+    described = catalog.get(DEV).schema.json_schema()["properties"]["acceleration"]
+    assert "x-darkroom-no-effect" not in described
+    assert described["description"].endswith(
+        "`regular`: FirstBlockCache (threshold 0.08); `high`: FirstBlockCache (threshold 0.12). "
+        "`none` computes every step."
+    )
+    assert catalog.validate(DEV, {"prompt": "x", "acceleration": "high"}).warnings == ()
+    without = catalog.get(SCHNELL).schema.json_schema()["properties"]["acceleration"]
+    assert without["x-darkroom-no-effect"]
+    assert without["description"].endswith("Has no effect here: this endpoint has no step cache.")
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("options: {step_cache: {low: {name: MagCache}}}", "`name`"),
+        ("options: {step_cache: {regular: {name: MagCache}, low: {name: X}}}", "no level 'low'"),
+        ("recipes: [{memory_gb: 9, precision: float16, step_cache: {high: 3}}]", "`name`"),
+    ],
+)
+def test_a_step_cache_that_is_none_stops_the_start(tmp_path: Path, place: str, says: str) -> None:
+    file = tmp_path / "models.yaml"
+    file.write_text(
+        "endpoints:\n  a/b:\n    family: flux\n    schema: flux-text-to-image\n"
+        f"    weights: {{directory: /nowhere}}\n    {place}\n"
+    )
+    with pytest.raises(Misconfigured, match=rf"models.yaml:6: .*{says}"):
+        load(file, demo=False, demo_dir=tmp_path)
+
+
+def test_levels_that_depend_on_the_gpu_are_described(tmp_path: Path) -> None:
+    file = tmp_path / "models.yaml"
+    file.write_text(
+        "endpoints:\n  a/b:\n    family: flux\n    schema: flux-text-to-image\n"
+        "    weights: {directory: /nowhere}\n    recipes:\n"
+        "      - {memory_gb: 24, precision: bfloat16}\n"
+        "      - {memory_gb: 80, precision: bfloat16, step_cache: {name: TaylorSeer}}\n"
+    )
+    entry = load(file, demo=False, demo_dir=tmp_path).get("a/b")
+    described = entry.schema.json_schema()["properties"]["acceleration"]["description"]
+    assert described.endswith(
+        "`regular`: TaylorSeer; `high`: as `regular`. It depends on the GPU. `none` computes every "
+        "step."
+    )
+
+
+def test_steps_that_requests_choose_cannot_be_fixed(tmp_path: Path) -> None:
+    text = """
+endpoints:
+  a/b:
+    family: generic
+    schema: qwen-image-text-to-image
+    weights: {directory: /nowhere}
+    options: {fixed: {num_inference_steps: 4}}
+"""
+    assert "`options.fixed` has num_inference_steps" in refused(tmp_path, text)

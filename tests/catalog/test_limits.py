@@ -36,6 +36,8 @@ TOO_SMALL_FOR_THE_DEFAULTS = {
     ("fal-ai/ltx-2/text-to-video", 16),
     ("fal-ai/wan/v2.2-a14b/text-to-video", 12),
     ("fal-ai/wan/v2.2-a14b/image-to-video", 12),
+    ("fal-ai/wan/v2.2-a14b/text-to-video/turbo", 12),
+    ("fal-ai/wan/v2.2-a14b/image-to-video/turbo", 12),
 }
 """129 frames, or 81 beside two denoisers, of 720p need more for a step than these GPUs have, and so
 do 150 frames of 1080p."""

@@ -33,6 +33,8 @@ PIPELINES = {
     "fal-ai/wan/v2.2-5b/image-to-video": "WanImageToVideoPipeline",
     "fal-ai/wan/v2.2-a14b/text-to-video": "WanPipeline",
     "fal-ai/wan/v2.2-a14b/image-to-video": "WanImageToVideoPipeline",
+    "fal-ai/wan/v2.2-a14b/text-to-video/turbo": "WanPipeline",
+    "fal-ai/wan/v2.2-a14b/image-to-video/turbo": "WanImageToVideoPipeline",
     "fal-ai/ltx-video": "LTXPipeline",
     "fal-ai/ltx-video/image-to-video": "LTXImageToVideoPipeline",
     "fal-ai/ltx-2/text-to-video": "LTX2Pipeline",
@@ -45,10 +47,15 @@ PIPELINES = {
 ABSENT = {
     "fal-ai/wan/v2.2-5b/image-to-video": {"image_encoder", "transformer_2"},
     "fal-ai/wan/v2.2-a14b/image-to-video": {"image_encoder"},
+    "fal-ai/wan/v2.2-a14b/image-to-video/turbo": {"image_encoder"},
 }
 """Components that the pipeline's class may have, and these weights do not."""
 
+LIGHTNING = {"num_inference_steps": 4, "guidance_scale": 1.0, "guidance_scale_2": 1.0}
 OTHERWISE = {
+    # By the documentation of Wan2.2-Lightning.
+    "fal-ai/wan/v2.2-a14b/text-to-video/turbo": LIGHTNING,
+    "fal-ai/wan/v2.2-a14b/image-to-video/turbo": LIGHTNING,
     # By the documentation of these arguments; their defaults are for LTX-2.3.
     "fal-ai/ltx-2/text-to-video": {
         "spatio_temporal_guidance_blocks": [29],

@@ -11,7 +11,7 @@ from diffusers import AudioLDM2Pipeline, CogVideoXPipeline
 
 from deployments.families.audio_io import AudioOptions, audio_options
 from deployments.families.call_mapping import CallMapping, parameters
-from deployments.families.options import PIPELINE_OPTIONS
+from deployments.families.options import PIPELINE_OPTIONS, REQUEST_OPTIONS
 from deployments.families.registry import FAMILIES
 from deployments.families.video import VideoFamily
 from serve_app.catalog.catalog import BUILT_IN, load
@@ -131,4 +131,4 @@ def test_the_options_of_the_generic_family_are_documented() -> None:
         "dtype"
     }
     amendments = {name for cells in table(PAGE, "amendment") for name in code(cells[0])}
-    assert amendments | {"dtype"} == set(PIPELINE_OPTIONS)
+    assert amendments | {"dtype"} == {*PIPELINE_OPTIONS, *REQUEST_OPTIONS}

@@ -23,6 +23,10 @@ from deployments.engine.interception.components import (
 from deployments.engine.interception.isolation import SharedComponents
 from deployments.engine.interception.model_traits import NOTHING, ModelTrait
 from deployments.engine.interception.proxy import class_of_copies, let_suspend, proxy_for
+from deployments.engine.interception.step_cache_options import (
+    StepCacheSettings,
+    cached_denoisers,
+)
 from serve_app.domain.errors import Misconfigured, Unsupported
 
 
@@ -80,14 +84,32 @@ class InterceptedPipeline:
             if usual is not None and module.dtype != usual:
                 module.to(dtype=usual)
 
-    def copy(self, on_step: Callable[[], None], *, tiles: bool = False) -> Any:
+    def cached(self, step_cache: StepCacheSettings | None) -> Mapping[str, Any]:
+        """Proxies of the denoisers with this step cache, by component. None without one.
+
+        Raises ``Misconfigured`` if the denoisers cannot have it.
+        """
+        if step_cache is None:
+            return {}
+        found = cached_denoisers(self.pipeline, step_cache)
+        return {name: proxy_for(module, name, suspends=True) for name, module in found.items()}
+
+    def copy(
+        self,
+        on_step: Callable[[], None],
+        *,
+        tiles: bool = False,
+        denoisers: Mapping[str, Any] | None = None,
+    ) -> Any:
         """Return a copy to call once, inside a generation. ``on_step`` runs after each step.
 
-        ``tiles``: its autoencoder computes by tiles, if it can.
+        ``tiles``: its autoencoder computes by tiles, if it can. ``denoisers``: proxies that replace
+        those of the same name.
         """
         copied = self._copy(self.pipeline, "", {})
         if tiles and (proxy := self._tiled_proxy()) is not None:
             vars(copied)[_AUTOENCODER] = proxy
+        vars(copied).update(denoisers or {})
         if (scheduler := main_scheduler(copied)) is not None:
             vars(scheduler)["step"] = counted = _CountedStep(scheduler, on_step)
             if hasattr(copied, "progress_bar"):

@@ -26,6 +26,8 @@ from diffusers.hooks.first_block_cache import FBCHeadBlockHook
 from diffusers.hooks.hooks import HookRegistry, StateManager
 from diffusers.hooks.mag_cache import MagCacheBlockHook, MagCacheHeadHook, MagCacheState
 
+from serve_app.domain.errors import SnapshotRefused
+
 
 @dataclass(frozen=True, slots=True)
 class CacheContext:
@@ -67,6 +69,45 @@ def forget(module: Any, generation: int) -> None:
             del states[name]
 
 
+def states_of(module: Any, generation: int) -> dict[str, list[dict[str, Any] | None]]:
+    """Read a generation's state: by name of the pipeline's call, the values of each cache.
+
+    Raises ``SnapshotRefused`` for a cache whose state cannot be read.
+    """
+    if not caches_steps(module):
+        return {}
+    if _step_cache_of(module) is None:
+        raise SnapshotRefused(
+            "A step cache is enabled on the denoiser, and a snapshot cannot contain its state."
+        )
+    prefix, caches = f"{generation}:", list(_states(module))
+    names = dict.fromkeys(name for states in caches for name in states if name.startswith(prefix))
+    return {
+        name.removeprefix(prefix): [_values(states.get(name)) for states in caches]
+        for name in names
+    }
+
+
+def set_states(
+    module: Any, generation: int, given: Mapping[str, Sequence[Mapping[str, Any] | None]]
+) -> None:
+    """Give a generation the state that ``states_of`` read from another one.
+
+    Raises ``ValueError`` if ``module`` has other caches.
+    """
+    managers = _state_managers(module) if caches_steps(module) else []
+    for name, each_has in given.items():
+        for manager, values in zip(managers, each_has, strict=True):
+            if values is not None:
+                vars(_state(manager, f"{generation}:{name}")).update(values)
+
+
+def _values(state: Any) -> dict[str, Any] | None:
+    if state is None:
+        return None
+    return {name: None if name in _OF_ONE_CALL else it for name, it in vars(state).items()}
+
+
 def hooks_with_state(module: Any) -> list[tuple[Any, Any]]:
     """diffusers' hooks on ``module`` and below that store state by name, with their registries."""
     registry = HookRegistry.check_if_exists_or_initialize(module)
@@ -79,10 +120,14 @@ def hooks_with_state(module: Any) -> list[tuple[Any, Any]]:
 
 
 def _states(module: Any) -> Iterator[dict[str, Any]]:
-    for _, hook in hooks_with_state(module):
-        for value in vars(hook).values():
-            if isinstance(value, StateManager):
-                yield value._state_cache  # noqa: SLF001
+    for manager in _state_managers(module):
+        yield manager._state_cache  # noqa: SLF001
+
+
+def _state_managers(module: Any) -> list[StateManager]:
+    """State managers of the caches of ``module``, each once."""
+    found = (each for _, hook in hooks_with_state(module) for each in _managers(hook))
+    return list({id(each): each for each in found}.values())
 
 
 # Merging of the states of several generations.
@@ -326,6 +371,9 @@ def _own(value: Any) -> Any:
 def _nothing() -> None:
     pass
 
+
+_OF_ONE_CALL = frozenset({"head_block_output", "head_block_input"})
+"""Values of a state that are not read after the call that set them."""
 
 _DECIDES = "_should_compute_remaining_blocks"
 _MERGED = "merged"  # names of generations contain a colon

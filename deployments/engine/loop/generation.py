@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from deployments.engine.errors import release_frames
 from deployments.engine.interception.isolation import run_in_context
+from deployments.engine.interception.step_cache_options import settings_name
 from deployments.engine.loop.options import (
     DEFAULT_OPTIONS,
     GenerationOptions,
@@ -118,13 +119,17 @@ class Generation:
         self.context = copy_context()
         self.pipeline = request.pipeline
         # Equal kinds take the same memory.
-        self.memory_kind = memory_kind_of(request.pipeline, request.view, request.arguments)
+        self.memory_kind = (
+            memory_kind_of(request.pipeline, request.view, request.arguments),
+            settings_name(request.options.step_cache),  # it keeps results of earlier steps
+        )
         self.priority = request.options.priority
         self.deadline = deadline
         self.deterministic = request.deterministic
         self.keep_outputs_bytes = request.options.keep_outputs_bytes
         self.on_frames = request.options.on_frames
         self.tiles = request.options.tiles
+        self.step_cache = request.options.step_cache
         self.snapshot_to_begin_with = snapshot
         self.progress: Progress | None = None
         self.steps_done = 0  # denoising steps; keeps its value after the end

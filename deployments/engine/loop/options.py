@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -80,6 +80,9 @@ class GenerationOptions:
     tiles: bool = False
     """Let the autoencoder decode in overlapping tiles, image by image, if it can: it takes a
     fraction of the memory, and the output differs a little."""
+    step_cache: Mapping[str, Any] | None = None
+    """Step cache of this generation's denoisers: its ``name`` and settings, as in the catalogue.
+    Generations with another one, or none, are not affected and share no forward with it."""
     set_up: PipelineSetup | None = None
     """Called with this generation's own copy of the pipeline before the pipeline is called; FreeU,
     scales of IP-adapters, attention processors and the scheduler that it sets affect no other

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from math import inf
 from typing import Any
@@ -20,6 +21,7 @@ from deployments.engine.interception.pipeline import (
     steps_ahead,
 )
 from deployments.engine.interception.proxy import ComponentCall, GenerationGreenlet
+from deployments.engine.interception.step_cache_options import original_of, settings_name
 from deployments.engine.interception.step_caches import forget
 from deployments.engine.loop.encoders import Encoders
 from deployments.engine.loop.generation import Generation
@@ -71,6 +73,7 @@ class Run:
         self._isolation: Isolation | None = None
         self._random_state = RandomState()
         self._intercepted: InterceptedPipeline | None = None
+        self._cached: Mapping[str, Any] = {}  # proxies of denoisers with a step cache, by component
         self._pipeline: Any = None
         self._arguments: dict[str, Any] = {}
         self._log = CallLog(generation.keep_outputs_bytes)
@@ -104,7 +107,7 @@ class Run:
             encodes_input=fresh and call is not None and call.frames_left > 0,
             same_kind_as_last=call is not None and call.is_step is self._last_was_step,
             pipeline=self.generation.pipeline,
-            moves_weights=call is not None and moves_weights(call.module),
+            moves_weights=call is not None and moves_weights(original_of(call.module)),
         )
 
     def new_demand(self) -> int:
@@ -136,11 +139,15 @@ class Run:
         """
         if (snapshot := self.generation.take_snapshot()) is not None:
             snapshot.require_loras(self._lora_descriptions())
+            snapshot.require_step_cache(settings_name(self.generation.step_cache))
             intercepted.let_suspend(snapshot.denoisers)
             self._resumed = ResumedRun(snapshot, accelerator.device)
         self._intercepted = intercepted
         self._isolation = Isolation(intercepted.shared, self.generation.context)
-        self._pipeline = pipeline = intercepted.copy(self._on_step, tiles=self.generation.tiles)
+        self._cached = intercepted.cached(self.generation.step_cache)
+        self._pipeline = pipeline = intercepted.copy(
+            self._on_step, tiles=self.generation.tiles, denoisers=self._cached
+        )
         self._scheduler_counts = main_scheduler(pipeline) is not None
         # The call's frames keep them alive anyway.
         self._arguments = arguments = self.generation.take_arguments()
@@ -192,16 +199,18 @@ class Run:
         if not self._log.is_resume_point(self.call):
             raise SnapshotRefused("The generation is paused before a step. Unpause it first.")
         pipeline = self._intercepted.pipeline
-        return capture(
+        taken = capture(
             self._live_greenlet(),
             self.call,
             self._log,
             origin=partial(Origin.here, pipeline, self._arguments, device),
             loras=self._lora_descriptions(),
             step=self._step,
-            proxies=self._intercepted.denoisers,
+            proxies=self._denoisers(),
             arguments=self._arguments,
+            generation=self.number,
         )
+        return replace(taken, step_cache=settings_name(self.generation.step_cache))
 
     def preview(self, renderer: PreviewRenderer) -> PreviewImage:
         """Preview of the current state. Raises ``Unsupported`` if there is no image to show."""
@@ -224,7 +233,7 @@ class Run:
 
     def close(self) -> None:
         """Release everything that the run kept alive."""
-        for denoiser in self._intercepted.denoisers if self._intercepted is not None else ():
+        for denoiser in self._denoisers():
             forget(denoiser.real_module, self.number)
         if self.loras is not None:
             self.loras.release()
@@ -235,6 +244,7 @@ class Run:
         self._greenlet = None
         self._isolation = None
         self._intercepted = None
+        self._cached = {}
         self._pipeline = None
         self._resumed = None
         self._arguments = {}
@@ -274,6 +284,7 @@ class Run:
                     self._on_step()
                 call = greenlet.switch(output)
             call = resumed.restored(greenlet, call)
+            resumed.restore_step_caches(self._denoisers(), self.number)
         except SnapshotRefused:
             raise
         except Exception as error:
@@ -347,6 +358,12 @@ class Run:
     def _mix_of(self, call: ComponentCall) -> str:
         """Mix of its LoRAs if they change the called module, else ""."""
         return "" if self.loras is None else self.loras.mix_in(call.module)
+
+    def _denoisers(self) -> Sequence[Any]:
+        """Proxies of the denoisers that it calls."""
+        if self._intercepted is None:
+            return ()
+        return [self._cached.get(each.component, each) for each in self._intercepted.denoisers]
 
     def _lora_descriptions(self) -> Sequence[str]:
         return self.loras.descriptions if self.loras is not None else []

@@ -32,8 +32,10 @@ class LoraFileInfo:
 
     file: Path
     state: tuple[int, ...]  # inode, size and mtime; if it changed, the content may have changed
-    digest: str
+    digest: str  # with the denoiser, if one is given
     parameters: int
+    denoiser: str = ""
+    is_own: bool = False
 
 
 class LoraFiles:
@@ -50,12 +52,13 @@ class LoraFiles:
         inspected: list[LoraFileInfo] = []
         for number, each in enumerate(loras):
             try:
-                inspected.append(self._inspect(Path(each.file)))
+                inspected.append(self._inspect(each))
             except (Misconfigured, WeightsUnavailable) as error:
                 raise LoraRefused(error.message, number) from error
         return inspected
 
-    def _inspect(self, file: Path) -> LoraFileInfo:
+    def _inspect(self, lora: Lora) -> LoraFileInfo:
+        file = Path(lora.file)
         if file.suffix != ".safetensors":
             raise Misconfigured(
                 f"The LoRA {file} is not a *.safetensors file. Other formats are never loaded, "
@@ -72,7 +75,8 @@ class LoraFiles:
         if len(self._digests) >= _MAX_DIGESTS:
             self._digests.clear()
         self._digests[file, state] = digest
-        return LoraFileInfo(file, state, digest, parameters)
+        name = f"{digest} {lora.denoiser}" if lora.denoiser else digest
+        return LoraFileInfo(file, state, name, parameters, lora.denoiser, lora.is_own)
 
 
 def load_layers(
@@ -93,7 +97,7 @@ def load_layers(
     Raises ``Misconfigured`` when the LoRA does not fit the pipeline, and ``WeightsUnavailable``
     when the file cannot be read or changed.
     """
-    changes = read_lora(pipeline, info.file)
+    changes = read_lora(pipeline, info.file, info.denoiser)
     if _state(info.file) != info.state:
         raise WeightsUnavailable(
             f"The LoRA {info.file} changed while it was being read. Try again."

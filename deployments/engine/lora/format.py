@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from deployments.engine.interception.components import is_of_transformers
+from deployments.engine.interception.components import DENOISERS, is_of_transformers
 from deployments.engine.lora.changes import Change, LoraPair
 from deployments.engine.lora.lycoris import (
     Probes,
@@ -40,11 +40,16 @@ class Lora:
 
     file: Path  # *.safetensors, in any layout that diffusers reads for the pipeline
     scale: float = 1.0
+    # denoiser that it changes, for files that name another one (transformer_2 of Wan 2.2 A14B)
+    denoiser: str = ""
+    # part of an endpoint: in use, it does not count against the limit for LoRAs of requests
+    is_own: bool = False
 
 
-def read_lora(pipeline: Any, file: Path) -> dict[str, Change]:
+def read_lora(pipeline: Any, file: Path, denoiser: str = "") -> dict[str, Change]:
     """Read the adapter in ``file`` as changes by ``component.layer`` of ``pipeline``, on the CPU.
 
+    ``denoiser``: the one that the file changes, whichever it names; empty: the named one.
     It may be a LoRA, LoKr, LoHa or DoRA. Raises ``Misconfigured`` when it was made for another
     model or is of another kind, and ``WeightsUnavailable`` when the file cannot be read.
     """
@@ -67,9 +72,16 @@ def read_lora(pipeline: Any, file: Path) -> dict[str, Change]:
         rank = rank_of(target.adapter) or 1
         factor = _factor(target.layer, rank, settings)
         changes[target.layer] = change_of(target, kernel, factor, file)
+    if denoiser:
+        changes = {_moved(name, denoiser): change for name, change in changes.items()}
     for name, change in changes.items():
         _check(change, layer_of(pipeline, name, file).weight, file)
     return changes
+
+
+def _moved(name: str, denoiser: str) -> str:
+    component, _, path = name.partition(".")
+    return f"{denoiser}.{path}" if component in DENOISERS else name
 
 
 def layer_of(pipeline: Any, name: str, file: Path) -> Any:

@@ -18,6 +18,7 @@ import torch
 
 from deployments.engine.accelerator.interface import Accelerator
 from deployments.engine.eviction import Resident, choose_victims
+from deployments.engine.interception.step_cache_options import original_of
 from deployments.engine.lora.files import LoraFileInfo, LoraFiles, load_layers
 from deployments.engine.lora.format import Lora
 from deployments.engine.lora.layers import (
@@ -58,7 +59,8 @@ class LoraHandle:
     def mix_in(self, module: Any) -> str:
         """Name of the mix if the LoRAs change ``module``; else ""."""
         names = {name for each in self.held for name in each.components}
-        changed = any(getattr(self.pipeline, name) is module for name in names)
+        shared = original_of(module)
+        changed = any(getattr(self.pipeline, name) is shared for name in names)
         return self.mix if changed else ""
 
     def ready(self) -> bool:
@@ -97,7 +99,7 @@ class LoraResidency:
         self, budget_bytes: int, accelerator: Accelerator, wake: Callable[[], None]
     ) -> None:
         """``budget_bytes``: limit for LoRAs on the device, in use or idle, and for what is kept of
-        them between steps; 0: the device's default.
+        them between steps, without endpoints' own ones that are in use; 0: the device's default.
 
         ``wake`` is called on any thread when a handle may have become ready.
         """
@@ -202,7 +204,7 @@ class LoraResidency:
         there = self._loaded.setdefault(handle.pipeline, {})
         missing = [each for each in files.values() if each.digest not in there]
         if not self._evict_for(
-            sum(each.parameters * width for each in missing),
+            sum(each.parameters * width for each in missing if not each.is_own),
             keep=[there[each] for each in files if each in there],
         ):
             self._next_to_load = handle
@@ -227,13 +229,15 @@ class LoraResidency:
             "lora_bytes of an engine)"
         )
         for number, each in enumerate(files):
+            if each.is_own:
+                continue
             if (size := each.parameters * width) > self._budget:
                 raise LoraRefused(
                     f"The LoRA {each.file} needs {size / 1e6:.0f} MB, which exceeds {limit}. Use "
                     "one of a lower rank.",
                     number,
                 )
-        different = {each.digest: each.parameters * width for each in files}
+        different = {each.digest: each.parameters * width for each in files if not each.is_own}
         if (size := sum(different.values())) > self._budget:
             raise LoraRefused(
                 f"The LoRAs need {size / 1e6:.0f} MB together, which exceeds {limit}. Use fewer."
@@ -241,7 +245,12 @@ class LoraResidency:
 
     def _allow_stacks(self) -> None:
         """Let kept stacks have what the LoRAs leave of the budget."""
-        loaded = (each.size for there in self._loaded.values() for each in there.values())
+        loaded = (
+            each.size
+            for there in self._loaded.values()
+            for each in there.values()
+            if not (each.file.is_own and each.users)
+        )
         self.rows.allow(self._budget - sum(loaded))
 
     def _load(self, pipeline: Any, file: LoraFileInfo, size: int) -> _Loaded:
@@ -321,6 +330,7 @@ class LoraResidency:
             )
             for pipeline, there in self._loaded.items()
             for each in there.values()
+            if not (each.file.is_own and (each.users or id(each) in kept))
         ]
         victims = choose_victims(residents, size, self._budget)
         for victim in victims or ():

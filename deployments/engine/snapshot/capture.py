@@ -9,7 +9,7 @@ import torch
 
 from deployments.engine.interception.proxy import ComponentCall, GenerationGreenlet
 from deployments.engine.interception.stack_frames import frames_of_the_pipeline, place, read
-from deployments.engine.interception.step_caches import caches_steps
+from deployments.engine.interception.step_caches import states_of
 from deployments.engine.snapshot.call_log import CallLog, name_of
 from deployments.engine.snapshot.format import Origin, Snapshot, of_arguments
 from deployments.engine.snapshot.state import OpaqueObject, StateEncoder
@@ -26,14 +26,21 @@ def capture(
     step: int,
     proxies: Sequence[Any],
     arguments: Mapping[str, Any],
+    generation: int,
 ) -> Snapshot:
-    """Take a snapshot. ``call``: the pending call.
+    """Take a snapshot. ``call``: the pending call. ``proxies``: of the denoisers.
+
+    ``generation``: its number, by which step caches store its state.
 
     Raises ``SnapshotRefused`` when the generation holds an object that cannot be saved.
     """
-    _require_no_state_in(proxies)
     _require_known_outputs(log)
     encoder = StateEncoder()
+    caches = {
+        each.component: _readable(encoder, states)
+        for each in proxies
+        if (states := states_of(each.real_module, generation))
+    }
     frames, outputs = list[Any](), None
     if log.outputs is not None:
         arguments_of_call: Any = digest_of_call(call)
@@ -53,6 +60,7 @@ def capture(
         outputs,
         encoder.tensors,
         name_of(call),
+        caches,
     )
 
 
@@ -85,13 +93,6 @@ def _require_no_functions(arguments: Mapping[str, Any]) -> None:
     for name, value in arguments.items():
         if callable(value) and not isinstance(value, torch.nn.Module):
             raise SnapshotRefused(f"The generation has a callback ({name}). {_WITH_OUTPUTS}")
-
-
-def _require_no_state_in(proxies: Sequence[Any]) -> None:
-    if any(caches_steps(each.real_module) for each in proxies):
-        raise SnapshotRefused(
-            "A step cache is enabled on the denoiser, and a snapshot cannot contain its state."
-        )
 
 
 def _require_known_outputs(log: CallLog) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import PurePath
 from typing import Any
 
@@ -137,6 +137,8 @@ class Snapshot:
     outputs: Sequence[Tree] | None
     tensors: Mapping[str, torch.Tensor]  # on the CPU
     awaits: str = ""  # name of the pending autoencoder call; empty for a denoiser
+    step_caches: Mapping[str, Tree] = field(default_factory=dict)  # their state, by component
+    step_cache: str = ""  # settings of the step caches; empty without one
 
     def to_bytes(self) -> bytes:
         header = {each.name: getattr(self, each.name) for each in fields(self)}
@@ -179,6 +181,14 @@ class Snapshot:
             raise SnapshotRefused(
                 "The snapshot is of a generation with other LoRAs or scales. Submit it with the "
                 "original ones, or start the generation from the beginning."
+            )
+
+    def require_step_cache(self, here: str) -> None:
+        """Check the settings of the step cache; see ``require``."""
+        if here != self.step_cache:
+            raise SnapshotRefused(
+                "The snapshot is of a generation with another step cache. Submit it with the "
+                "original one, or start the generation from the beginning."
             )
 
 

@@ -8,6 +8,7 @@ and the snapshot's contents are written into them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 
 from deployments.engine.interception.proxy import ComponentCall, GenerationGreenlet
 from deployments.engine.interception.stack_frames import frames_of_the_pipeline, place, read, write
+from deployments.engine.interception.step_caches import set_states
 from deployments.engine.snapshot.call_log import CallLog, name_of, placeholder
 from deployments.engine.snapshot.capture import digest_of_call
 from deployments.engine.snapshot.format import Snapshot
@@ -81,6 +83,15 @@ class ResumedRun:
         except (LookupError, TypeError, ValueError, RuntimeError, MissingObject) as error:
             raise SnapshotRefused(f"The call has other arguments: {error}. {_ANEW}") from error
         return replace(call, arguments=arguments, keywords=keywords)
+
+    def restore_step_caches(self, proxies: Sequence[Any], generation: int) -> None:
+        """Give the step caches of the denoisers the state that the generation had."""
+        modules = {each.component: each.real_module for each in proxies}
+        for component, tree in self.snapshot.step_caches.items():
+            try:
+                set_states(modules[component], generation, self._unpacking.put(None, tree))
+            except (LookupError, ValueError, TypeError, RuntimeError, MissingObject) as error:
+                raise SnapshotRefused(f"Its step cache is another one: {error}. {_ANEW}") from error
 
     def _suspends(self, call: ComponentCall) -> bool:
         return call.component in self.snapshot.denoisers

@@ -146,7 +146,7 @@ ImageFormat = Annotated[
 ]
 Acceleration = Annotated[
     Literal["none", "regular", "high"],
-    NoEffect("every request runs at full speed here", granted=("none",)),
+    NoEffect("this endpoint has no step cache", granted=("none",)),
     Field(description="Generate faster, with less quality."),
 ]
 SafetyChecker = Annotated[

@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 
 from serve_app.catalog.fields import field_notes, seeds
 from serve_app.catalog.fields.outputs import IMAGES, Produced
-from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.endpoint import ACCELERATION, Endpoint, described_levels
 from serve_app.domain.errors import FieldProblem, InvalidInput
 
 # Input models narrowed to the defaults and bounds of one endpoint.
@@ -143,6 +143,9 @@ class PydanticSchema:
         self._known = frozenset(self._model.model_fields)
         self._most_outputs = seeds.most_outputs(self._model)
         self._marks = field_notes.marks(self._model)
+        if levels := described_levels(endpoint):
+            self._marks = {name: each for name, each in self._marks.items() if name != ACCELERATION}
+        self._levels = levels
         self._item_marks = field_notes.marks_of_items(self._model)
         self._check_defaults()
 
@@ -162,6 +165,9 @@ class PydanticSchema:
 
     def json_schema(self) -> dict[str, Any]:
         schema = field_notes.described(self._marks, self._model.model_json_schema())
+        if self._levels and ACCELERATION in schema["properties"]:
+            field = schema["properties"][ACCELERATION]
+            field["description"] = f"{field.get('description', '')} {self._levels}".strip()
         for model, marks in self._item_marks.values():
             field_notes.described(marks, schema["$defs"][model])
         return {**schema, "x-fal-order-properties": list(schema["properties"])}

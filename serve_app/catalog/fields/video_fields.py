@@ -71,7 +71,7 @@ OutputSafetyChecker = Annotated[
 ]
 VideoAcceleration = Annotated[
     Literal["none", "regular"],
-    NoEffect("every request runs at full speed here", granted=("none",)),
+    NoEffect("this endpoint has no step cache", granted=("none",)),
     Field(description="Generate faster, with less quality."),
 ]
 

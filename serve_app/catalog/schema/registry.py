@@ -116,6 +116,8 @@ SCHEMAS: Mapping[str, Callable[[Endpoint], InputSchema]] = {
     "wan22-5b-text-to-video": partial(PydanticSchema, wan.SMALL_TEXT_TO_VIDEO),
     "wan22-a14b-image-to-video": partial(PydanticSchema, wan.LARGE_IMAGE_TO_VIDEO),
     "wan22-a14b-text-to-video": partial(PydanticSchema, wan.LARGE_TEXT_TO_VIDEO),
+    "wan22-a14b-turbo-image-to-video": partial(PydanticSchema, wan.TURBO_IMAGE_TO_VIDEO),
+    "wan22-a14b-turbo-text-to-video": partial(PydanticSchema, wan.TURBO_TEXT_TO_VIDEO),
     "z-image-text-to-image": partial(PydanticSchema, images.Z_IMAGE),
 }
 """Schema name in the catalogue → builder. Builders raise ``ValueError`` for unusable settings."""

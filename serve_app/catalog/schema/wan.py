@@ -138,9 +138,33 @@ class Wan22LargeImageToVideoInput(_Wan22LargeInput):
     guidance_scale_2: Annotated[Guidance, Field(description="Guidance scale at low noise.")] = 3.5
 
 
+class _Wan22TurboInput(CheckedClipInput):
+    """Model with adapters for few steps, whose number the endpoint fixes."""
+
+    resolution: Resolution = "720p"
+    enable_output_safety_checker: OutputSafetyChecker = False
+    acceleration: VideoAcceleration = "regular"
+
+
+class Wan22TurboTextToVideoInput(_Wan22TurboInput):
+    model_config = ConfigDict(title="Wan22TurboTextToVideoInput")
+
+    aspect_ratio: RatioOfText = "16:9"
+
+
+class Wan22TurboImageToVideoInput(_Wan22TurboInput):
+    model_config = ConfigDict(title="Wan22TurboImageToVideoInput")
+
+    image_url: FirstImageUrl
+    end_image_url: LastImageUrl = None
+    aspect_ratio: RatioOfImage = "auto"
+
+
 TEXT_TO_VIDEO = Shape(WanTextToVideoInput, VideoOutput, video_with_poster)
 IMAGE_TO_VIDEO = Shape(WanImageToVideoInput, VideoOutput, video_with_poster)
 SMALL_TEXT_TO_VIDEO = Shape(Wan22SmallTextToVideoInput, VideoOutput, video_with_poster)
 SMALL_IMAGE_TO_VIDEO = Shape(Wan22SmallImageToVideoInput, VideoOutput, video_with_poster)
 LARGE_TEXT_TO_VIDEO = Shape(Wan22LargeTextToVideoInput, VideoOutput, video_with_poster)
 LARGE_IMAGE_TO_VIDEO = Shape(Wan22LargeImageToVideoInput, VideoOutput, video_with_poster)
+TURBO_TEXT_TO_VIDEO = Shape(Wan22TurboTextToVideoInput, VideoOutput, video_with_poster)
+TURBO_IMAGE_TO_VIDEO = Shape(Wan22TurboImageToVideoInput, VideoOutput, video_with_poster)

@@ -24,7 +24,7 @@ import fal_client
 from fal_client import AsyncClient, submit_async as enqueue
 
 MODEL = "fal-ai/flux/dev"
-DEFAULTS = {"num_inference_steps": 28, "enable_safety_checker": False}
+DEFAULTS = {"num_inference_steps": 28, "enable_safety_checker": True}
 client = AsyncClient(key="…")
 
 
@@ -129,9 +129,9 @@ def test_python_is_read_with_its_constants_and_variables(check: Run) -> None:
     assert found[:6] == [
         (at, dev, None, "served"),
         (line(PYTHON, "DEFAULTS ="), dev, "num_inference_steps", "served"),
-        (line(PYTHON, "DEFAULTS ="), dev, "enable_safety_checker", "served"),
+        (line(PYTHON, "DEFAULTS ="), dev, "enable_safety_checker", "ignored"),
         (line(PYTHON, '"prompt": prompt'), dev, "prompt", "served"),
-        (line(PYTHON, "acceleration"), dev, "acceleration", "ignored"),
+        (line(PYTHON, "acceleration"), dev, "acceleration", "served"),
         (line(PYTHON, '["seed"] = seed'), dev, "seed", "served"),
     ]
     assert (line(PYTHON, "embeddings"), sdxl, "embeddings", "refused") in found

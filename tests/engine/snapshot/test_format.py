@@ -9,7 +9,7 @@ import torch
 from diffusers import (
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
-    FirstBlockCacheConfig,
+    TaylorSeerCacheConfig,
     UniPCMultistepScheduler,
 )
 from hypothesis import given
@@ -228,9 +228,9 @@ def test_bytes_that_are_no_snapshot_are_refused(state, noise, keep):
             Snapshot.of_bytes(bad)
 
 
-def test_one_with_a_step_cache_is_refused():
+def test_one_with_a_step_cache_that_cannot_be_merged_is_refused():
     pipeline = tiny_flux()
-    pipeline.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.1))
+    pipeline.transformer.enable_cache(TaylorSeerCacheConfig())
     with engine_of(pipeline) as engine:
         generation = engine.submit(**call(steps=1000))
         snapshot = asked_in_the_middle(generation)
