@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from deployments.engine.accelerator.errors import is_out_of_memory
 from deployments.engine.errors import release_frames
 from deployments.engine.interception.components import (
     KnownDenoisers,
@@ -79,18 +80,27 @@ def _regions(denoiser: Any) -> Sequence[tuple[Any, Any]]:
 
 
 def rehearse(
-    pipeline: Any, arguments: Callable[[], Mapping[str, Any]], declarations: ModelTraits
+    pipeline: Any,
+    arguments: Callable[[], Mapping[str, Any]],
+    declarations: ModelTraits,
+    *,
+    give_up: bool = True,
 ) -> None:
     """Compile all blocks by a call of ``pipeline(**arguments())``, for one row and for several.
 
     If the arguments contain a ``view``, that is called instead. It is slow and computes, so call it
     on a separate thread. If it fails, the blocks run uncompiled, and a warning is logged.
+
+    ``give_up``: also if the device runs out of memory; else that error is raised, and it may be
+    called again.
     """
     try:
         _rehearse(pipeline, arguments(), declarations)
         for denoiser in with_repeated_blocks(pipeline):
             _only_run_compiled(denoiser)
     except Exception as error:
+        if not give_up and is_out_of_memory(error):
+            raise
         log.warning(
             "%s cannot be compiled and runs uncompiled, which is slower.",
             type(pipeline).__name__,

@@ -4,8 +4,6 @@ from functools import partial
 
 import pytest
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from torch._dynamo.utils import counters
 
 from deployments.engine.accelerator.selection import accelerator_for
@@ -24,6 +22,7 @@ from tests.engine.calls import call
 from tests.engine.gate import Gate
 from tests.engine.loops import Denoiser, Loop
 from tests.engine.loras import save_lora
+from tests.engine.repeating import small, start
 from tests.engine.tiny import tiny_sdxl
 from tests.fakes.accelerator import FakeAccelerator
 
@@ -34,38 +33,6 @@ pytestmark = [
 ]
 
 COMPILED = Recipe(24, "float32", compile=True)
-
-
-class Block(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.inner = torch.nn.Linear(8, 8)
-
-    def forward(self, x):
-        return x + torch.nn.functional.gelu(self.inner(x))
-
-
-class Repeating(ModelMixin, ConfigMixin):
-    _repeated_blocks = ("Block",)
-
-    @register_to_config
-    def __init__(self):
-        super().__init__()
-        self.blocks = torch.nn.ModuleList([Block(), Block()])
-
-    def forward(self, hidden_states, timestep):
-        for block in self.blocks:
-            hidden_states = block(hidden_states)
-        return hidden_states * 0.5 + torch.as_tensor(timestep).reshape(-1, 1, 1) * 0.1
-
-
-def small():
-    torch.manual_seed(0)
-    return Loop(Repeating().eval())
-
-
-def start(rows=1, tokens=4, value=0.5):
-    return {"start": torch.full((rows, tokens, 8), value)}
 
 
 def graphs():
