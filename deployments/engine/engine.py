@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from math import inf
 from types import TracebackType
@@ -42,6 +42,7 @@ from deployments.engine.memory.reservations import CommonMemory, Reservation
 from deployments.engine.merging.compile import rehearse
 from deployments.engine.merging.quantized import require_products
 from deployments.engine.snapshot.format import Origin, Snapshot
+from deployments.engine.threads import Threads
 from serve_app.domain.endpoint import Recipe
 from serve_app.domain.errors import Cancelled, Misconfigured, ReplicaDied
 
@@ -81,7 +82,10 @@ class Engine:
         self._pipeline = pipeline
         self._monotonic = monotonic
         self._inbox = GenerationInbox()
-        self._loras = LoraResidency(self.options.lora_bytes, self.accelerator, self._inbox.wake)
+        self._compiler = Threads(max_workers=1, thread_name_prefix="compiler")
+        self._loras = LoraResidency(
+            self.options.lora_bytes, self.accelerator, self._inbox.wake, self._compile_later
+        )
         self._memory = CommonMemory(self.accelerator.memory)
         self._loop = Loop(
             self.accelerator, self.options, self._inbox, self._loras, self._memory, monotonic
@@ -113,6 +117,7 @@ class Engine:
         A running forward is waited for, at most ``timeout`` seconds.
         """
         self._loop.stop()
+        self._compiler.shutdown(wait=False, cancel_futures=True)
         if self._thread is not None:
             self._thread.join(timeout)
 
@@ -165,8 +170,7 @@ class Engine:
         reserves the memory that weights leave for computing. If that was too little, it begins
         again when no generation runs.
         """
-        if threads := self.options.threads:
-            torch.set_num_threads(threads)  # compiled code depends on the number
+        self._set_threads()
         try:
             self._rehearse(pipeline, arguments, alone=False)
         except BaseException as error:
@@ -196,6 +200,28 @@ class Engine:
                 finally:
                     vacate_slots([pipeline])  # what came by this stream does not stay
                     stream.synchronize()
+
+    def _compile_later(self, compile_all: Callable[[], None]) -> None:
+        """Compile on a thread of its own, in the stream of the rehearsals.
+
+        It reserves no memory, as generations wait for a reservation: it runs a block at a time.
+        """
+
+        def run() -> None:
+            self._set_threads()
+            stream = self.accelerator.stream("compile")
+            with self._memory.disturbed(), stream.active():
+                try:
+                    compile_all()
+                finally:
+                    stream.synchronize()
+
+        with suppress(RuntimeError):  # the engine is closed
+            self._compiler.submit(run)
+
+    def _set_threads(self) -> None:
+        if threads := self.options.threads:
+            torch.set_num_threads(threads)  # compiled code depends on the number
 
     def remove(self, name: str) -> None:
         """Forget a pipeline. Generations that were submitted with it keep it until they end."""

@@ -8,9 +8,9 @@ from tests.engine.loops import Loop
 
 
 class Block(torch.nn.Module):
-    def __init__(self):
+    def __init__(self, width):
         super().__init__()
-        self.inner = torch.nn.Linear(8, 8)
+        self.inner = torch.nn.Linear(width, width)
 
     def forward(self, x):
         return x + torch.nn.functional.gelu(self.inner(x))
@@ -20,9 +20,9 @@ class Repeating(ModelMixin, ConfigMixin):
     _repeated_blocks = ("Block",)
 
     @register_to_config
-    def __init__(self):
+    def __init__(self, width=8):
         super().__init__()
-        self.blocks = torch.nn.ModuleList([Block(), Block()])
+        self.blocks = torch.nn.ModuleList([Block(width), Block(width)])
 
     def forward(self, hidden_states, timestep):
         for block in self.blocks:
@@ -30,10 +30,10 @@ class Repeating(ModelMixin, ConfigMixin):
         return hidden_states * 0.5 + torch.as_tensor(timestep).reshape(-1, 1, 1) * 0.1
 
 
-def small():
+def small(width=8):
     torch.manual_seed(0)
-    return Loop(Repeating().eval())
+    return Loop(Repeating(width).eval())
 
 
-def start(rows=1, tokens=4, value=0.5):
-    return {"start": torch.full((rows, tokens, 8), value)}
+def start(rows=1, tokens=4, value=0.5, width=8):
+    return {"start": torch.full((rows, tokens, width), value)}

@@ -302,7 +302,7 @@ class ModelRunner:
             with (
                 nullcontext() if record is None else record.measured(1, self._memory),
                 call.isolation.in_place(),
-                self._use_mixes([call.mix]),
+                self._use_mixes([call.mix], as_written=call.deterministic),
                 entered(call.module, call.generation, call.cache),
             ):
                 return CallResult(call.compute())
@@ -418,8 +418,12 @@ class ModelRunner:
                 results += self.run(part, in_company=True)
         return results
 
-    def _use_mixes(self, mixes: Sequence[str]) -> AbstractContextManager[None]:
-        return self._lora_rows.use_mixes(mixes) if any(mixes) else nullcontext()
+    def _use_mixes(
+        self, mixes: Sequence[str], *, as_written: bool = False
+    ) -> AbstractContextManager[None]:
+        if not any(mixes):
+            return nullcontext()
+        return self._lora_rows.use_mixes(mixes, as_written=as_written)
 
     def _refuse(
         self,

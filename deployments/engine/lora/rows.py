@@ -6,7 +6,7 @@ A step of the same generations as the one before copies nothing to the device an
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,13 +20,17 @@ BASE = "__base__"  # peft's name for rows without an adapter
 _MAX_LINEUPS = 64  # that are kept; without stacks, one takes some kilobytes
 
 
+Factors = tuple[float, ...] | tuple[tuple[float, ...], ...]
+"""Factors of the LoRAs of each row, or of each rank in each row."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stacks:
     """Weights of one layer for the rows of a forward, all on the device."""
 
     downs: Tensor  # [rows, rank, in], zero-padded to the largest rank
     ups: Tensor  # [rows, rank, out]
-    factors: Tensor  # [rows, 1, 1]
+    factors: Tensor  # [rows, 1, 1], or [rows, 1, rank]
 
     @property
     def size(self) -> int:
@@ -40,9 +44,11 @@ class Lineup:
         self.mixes = mixes
         self.stacks: dict[Any, Stacks] = {}  # kept, by layer
         self.keeps = True  # False: memory ran out with these stacks
+        self.notes: dict[Any, Any] = {}  # facts about the mixes, by component
+        self.on_drop: dict[Any, Callable[[], None]] = {}  # lets go of the stacks, by component
         self._rows = rows
         self._names: dict[tuple[int, torch.device], RowNames] = {}
-        self._factors: dict[tuple[tuple[float, ...], torch.dtype, torch.device], Tensor] = {}
+        self._factors: dict[tuple[Factors, torch.dtype, torch.device], Tensor] = {}
 
     def names(self, entries: int, device: torch.device) -> RowNames:
         """Names for a layer whose input has ``entries`` entries; see ``RowNames``."""
@@ -50,11 +56,11 @@ class Lineup:
             names = self._names[entries, device] = RowNames(self, entries, device)
         return names
 
-    def factors(self, of_rows: tuple[float, ...], like: Tensor) -> Tensor:
-        """Factors as a tensor [rows, 1, 1] with dtype and device of ``like``."""
+    def factors(self, of_rows: Factors, like: Tensor) -> Tensor:
+        """Factors as a tensor [rows, 1, 1 or rank] with dtype and device of ``like``."""
         place = of_rows, like.dtype, like.device
         if (made := self._factors.get(place)) is None:
-            made = torch.tensor(of_rows, dtype=like.dtype).view(-1, 1, 1)
+            made = torch.tensor(of_rows, dtype=like.dtype).view(len(of_rows), 1, -1)
             made = self._factors[place] = self._rows.to_device(made, like.device)
         return made
 
@@ -108,6 +114,7 @@ class LoraRows:
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.missing_bytes = 0  # of stacks that ``room_bytes`` did not allow to keep
+        self.as_written = False  # the running forward must not depend on compiled code
         self._accelerator = accelerator
         self._room_bytes = 0
         self._kept_bytes = 0
@@ -120,10 +127,19 @@ class LoraRows:
         """Bytes of kept stacks on the device."""
         return self._kept_bytes
 
+    @property
+    def lineup(self) -> Lineup | None:
+        """Mixes of the running forward, one for all rows or one for each; None without LoRAs."""
+        return self._lineup_of((self._single,)) if self._single else self._lineup
+
     @contextmanager
-    def use_mixes(self, mixes: Sequence[str]) -> Generator[None]:
-        """Set ``mixes`` for the block: one per row in batch order, or one for all; "" for none."""
+    def use_mixes(self, mixes: Sequence[str], *, as_written: bool = False) -> Generator[None]:
+        """Set ``mixes`` for the block: one per row in batch order, or one for all; "" for none.
+
+        ``as_written``: blocks with LoRAs run uncompiled, whatever code there is.
+        """
         before = self._single, self._lineup
+        self.as_written = as_written
         if len(set(mixes)) == 1:
             self._single, self._lineup = mixes[0], None
         else:
@@ -132,6 +148,7 @@ class LoraRows:
             yield
         finally:
             self._single, self._lineup = before
+            self.as_written = False
 
     def select_mix(
         self, layer: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]
@@ -162,6 +179,22 @@ class LoraRows:
             return
         lineup.stacks[layer] = stacks
         self._kept_bytes += stacks.size
+
+    def make_room(self, lineup: Lineup, size: int, replaced: Iterable[Any]) -> bool:
+        """Return whether ``size`` bytes of stacks can be kept for ``lineup``.
+
+        They come in place of the stacks of the layers ``replaced``. Those of others are dropped for
+        them.
+        """
+        if not lineup.keeps:
+            return False
+        if size > self._room_bytes:
+            self.missing_bytes += size
+            return False
+        for layer in replaced:
+            if (stacks := lineup.stacks.pop(layer, None)) is not None:
+                self._kept_bytes -= stacks.size
+        return self._drop_until(self._room_bytes - size, keep=lineup)
 
     def forget(self, mix: str) -> None:
         """Drop all that is kept for ``mix``."""
@@ -206,3 +239,5 @@ class LoraRows:
     def _drop(self, lineup: Lineup) -> None:
         self._kept_bytes -= sum(each.size for each in lineup.stacks.values())
         lineup.stacks.clear()
+        for let_go in lineup.on_drop.values():
+            let_go()

@@ -74,6 +74,17 @@ def test_after_a_rehearsal_nothing_is_compiled_for_other_rows_and_sizes():
     assert graphs() == known
 
 
+def test_models_with_blocks_of_one_class_are_all_compiled():
+    """torch compiles a function eight times by default, and all of them have the same one."""
+    widths = (8, 16, 24, 32, 40, 48)
+    with Engine(threads=1) as engine:
+        for width in widths:
+            pipeline = small(width)
+            compile_regions(pipeline, "eager")
+            engine.precompile(pipeline, partial(start, width=width))
+    assert graphs() == 2 * len(widths)
+
+
 def test_what_the_rehearsal_did_not_meet_runs_as_written_and_nobody_waits_for_a_compiler():
     runs = []
 
@@ -145,8 +156,9 @@ def test_a_pipeline_of_diffusers_makes_the_same_images_compiled_alone_and_merged
     assert graphs() == known
 
 
-def test_generations_with_loras_run_the_blocks_as_they_are(tmp_path):
-    """Each mix of rows would be another graph."""
+def test_while_there_is_no_code_for_loras_the_blocks_run_as_they_are(tmp_path, monkeypatch):
+    later = []
+    monkeypatch.setattr(Engine, "_compile_later", lambda _, compile_all: later.append(compile_all))
     file = save_lora(tmp_path, tiny_sdxl(), seed=1)
     loras = [Lora(file, 1.0)]
 
@@ -169,6 +181,7 @@ def test_generations_with_loras_run_the_blocks_as_they_are(tmp_path):
     for its, one in zip(images, (expected, without), strict=True):
         assert torch.allclose(its, one, atol=1e-5)
     assert graphs() == known
+    assert len(later) == 1  # asked for once
     regions = pipeline.unet.compiled_regions  # closing has taken the LoRAs off
     assert regions
     assert all(block._compiled_call_impl is compiled for block, compiled in regions)
