@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from math import inf
 from types import TracebackType
@@ -21,8 +21,10 @@ from typing import Any, Unpack
 
 import torch
 
+from deployments.engine.accelerator.errors import is_out_of_memory
 from deployments.engine.accelerator.interface import Accelerator
 from deployments.engine.accelerator.selection import accelerator_for
+from deployments.engine.errors import release_frames
 from deployments.engine.loop.generation import Generation, GenerationInbox, GenerationRequest
 from deployments.engine.loop.loop import STOPPED, Loop
 from deployments.engine.loop.merge_history import MeasuredForwards
@@ -40,6 +42,7 @@ from deployments.engine.memory.reservations import CommonMemory, Reservation
 from deployments.engine.merging.compile import rehearse
 from deployments.engine.merging.quantized import require_products
 from deployments.engine.snapshot.format import Origin, Snapshot
+from deployments.engine.threads import Threads
 from serve_app.domain.endpoint import Recipe
 from serve_app.domain.errors import Cancelled, Misconfigured, ReplicaDied
 
@@ -79,7 +82,10 @@ class Engine:
         self._pipeline = pipeline
         self._monotonic = monotonic
         self._inbox = GenerationInbox()
-        self._loras = LoraResidency(self.options.lora_bytes, self.accelerator, self._inbox.wake)
+        self._compiler = Threads(max_workers=1, thread_name_prefix="compiler")
+        self._loras = LoraResidency(
+            self.options.lora_bytes, self.accelerator, self._inbox.wake, self._compile_later
+        )
         self._memory = CommonMemory(self.accelerator.memory)
         self._loop = Loop(
             self.accelerator, self.options, self._inbox, self._loras, self._memory, monotonic
@@ -111,6 +117,7 @@ class Engine:
         A running forward is waited for, at most ``timeout`` seconds.
         """
         self._loop.stop()
+        self._compiler.shutdown(wait=False, cancel_futures=True)
         if self._thread is not None:
             self._thread.join(timeout)
 
@@ -159,15 +166,62 @@ class Engine:
         """Compile what the recipe names, for calls like this one, alone and merged.
 
         Call it before ``add_placed``. It runs on the calling thread and takes minutes, while the
-        engine runs other generations, for which it does not wait: it has a stream of its own.
+        engine runs other generations, for which it does not wait: it has a stream of its own. It
+        reserves the memory that weights leave for computing. If that was too little, it begins
+        again when no generation runs.
         """
+        self._set_threads()
+        try:
+            self._rehearse(pipeline, arguments, alone=False)
+        except BaseException as error:
+            if not is_out_of_memory(error):
+                raise
+            release_frames(error)
+            log.warning(
+                "%s could not be compiled beside running generations, because the device ran out "
+                "of memory. It waits until they end.",
+                type(pipeline).__name__,
+            )
+            self._rehearse(pipeline, arguments, alone=True)
+
+    def _rehearse(
+        self, pipeline: Any, arguments: Callable[[], Mapping[str, Any]], *, alone: bool
+    ) -> None:
+        """Raises an error of the device's memory unless ``alone``."""
+        size = max(0, self.device_bytes() - self.accelerator.weights_budget())
+        granted = threading.Event()
+        stream = self.accelerator.stream("compile")
+        with self.reserve(size, granted.set, alone=alone, shared=not alone) as reservation:
+            if not reservation.granted:
+                granted.wait()
+            with self._memory.disturbed(), stream.active():
+                try:
+                    rehearse(pipeline, arguments, self.options.traits, give_up=alone)
+                finally:
+                    vacate_slots([pipeline])  # what came by this stream does not stay
+                    stream.synchronize()
+
+    def _compile_later(self, compile_all: Callable[[], None]) -> None:
+        """Compile on a thread of its own, in the stream of the rehearsals.
+
+        It reserves no memory, as generations wait for a reservation: it runs a block at a time.
+        """
+
+        def run() -> None:
+            self._set_threads()
+            stream = self.accelerator.stream("compile")
+            with self._memory.disturbed(), stream.active():
+                try:
+                    compile_all()
+                finally:
+                    stream.synchronize()
+
+        with suppress(RuntimeError):  # the engine is closed
+            self._compiler.submit(run)
+
+    def _set_threads(self) -> None:
         if threads := self.options.threads:
             torch.set_num_threads(threads)  # compiled code depends on the number
-        stream = self.accelerator.stream("compile")
-        with self._memory.disturbed(), stream.active():
-            rehearse(pipeline, arguments, self.options.traits)
-            vacate_slots([pipeline])  # what came by this stream does not stay
-            stream.synchronize()
 
     def remove(self, name: str) -> None:
         """Forget a pipeline. Generations that were submitted with it keep it until they end."""
@@ -189,18 +243,18 @@ class Engine:
 
     @contextmanager
     def reserve(
-        self, size: int, notify: Callable[[], None], *, alone: bool = False
+        self, size: int, notify: Callable[[], None], *, alone: bool = False, shared: bool = False
     ) -> Generator[Reservation]:
-        """Reserve device memory for weights of ``size`` bytes, for the duration of the block.
+        """Reserve ``size`` bytes of device memory, such as for weights, for the whole block.
 
         The memory is reserved once the reservation is ``granted``. Then ``notify`` is called on the
         engine's thread; it must be quick. The reservation is granted when ``size`` bytes are free
         beside what running generations are expected to take; until the block ends, no other
-        generation begins. ``alone``: granted when no generation runs, and after idle memory was
-        dropped.
+        generation begins, or until it is granted if it is ``shared``. ``alone``: granted when no
+        generation runs, and after idle memory was dropped.
         """
         reservations = self._loop.reservations
-        reservation = reservations.request(size, notify, alone=alone)
+        reservation = reservations.request(size, notify, alone=alone, shared=shared)
         if self._loop.stopping or not self.alive:  # the loop may have granted the last ones already
             reservations.grant_all()
         try:

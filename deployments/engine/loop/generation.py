@@ -119,9 +119,11 @@ class Generation:
         self.context = copy_context()
         self.pipeline = request.pipeline
         # Equal kinds take the same memory.
-        self.memory_kind = (
-            memory_kind_of(request.pipeline, request.view, request.arguments),
-            settings_name(request.options.step_cache),  # it keeps results of earlier steps
+        self.memory_kind = memory_kind_of(
+            request.pipeline,
+            request.view,
+            request.arguments,
+            settings_name(request.options.step_cache),
         )
         self.priority = request.options.priority
         self.deadline = deadline

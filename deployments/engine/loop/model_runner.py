@@ -306,7 +306,7 @@ class ModelRunner:
             with (
                 self._measured(call, record),
                 call.isolation.in_place(),
-                self._use_mixes([call.mix]),
+                self._use_mixes([call.mix], as_written=call.deterministic),
                 entered(call.module, call.generation, call.cache),
             ):
                 return CallResult(call.compute())
@@ -463,9 +463,11 @@ class ModelRunner:
         return results
 
     def _use_mixes(
-        self, mixes: Sequence[str], *, by_row: bool = False
+        self, mixes: Sequence[str], *, by_row: bool = False, as_written: bool = False
     ) -> AbstractContextManager[None]:
-        return self._lora_rows.use_mixes(mixes, by_row=by_row) if any(mixes) else nullcontext()
+        if not any(mixes):
+            return nullcontext()
+        return self._lora_rows.use_mixes(mixes, by_row=by_row, as_written=as_written)
 
     def _refuse(
         self,

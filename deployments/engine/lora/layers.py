@@ -6,13 +6,13 @@ uses peft's adapter names for **mixes**: a mix is the LoRAs of a generation with
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from peft import LoraConfig
-from peft.tuners.lora import Conv2d, Linear, LoraLayer
+from peft.tuners.lora import Conv2d, Linear
 from torch.nn.utils.rnn import pad_sequence
 
 from deployments.engine.lora.changes import (
@@ -23,8 +23,6 @@ from deployments.engine.lora.changes import (
     apply_on_device,
 )
 from deployments.engine.lora.rows import Lineup, LoraRows, Stacks
-from deployments.engine.merging.compile import run_as_written, run_compiled
-from serve_app.domain.errors import Misconfigured
 
 
 class _PerRow:
@@ -66,7 +64,7 @@ class _PerRow:
     ) -> None:
         """Apply the mix to the rows ``places`` of ``result``, whose inputs are ``x``."""
         variant = self.lora_variant.get(name)
-        if isinstance(variant, _Changes):
+        if isinstance(variant, ChangesInTurn):
             made = variant.forward(self, x=x, result=result.index_select(0, places))
             result.index_copy_(0, places, made.to(result.dtype))
             return
@@ -77,7 +75,7 @@ class _PerRow:
         result.index_add_(0, places, added.to(result.dtype))
 
 
-class _Linear(_PerRow, Linear):
+class LoraLinear(_PerRow, Linear):
     """Linear layer that computes all rows with two batched matrix products.
 
     Applying one LoRA after the other takes five kernel calls for each.
@@ -125,6 +123,27 @@ class _Conv2d(_PerRow, Conv2d):
 
 
 @dataclass(frozen=True, slots=True)
+class LoraPart:
+    """LoRA of a linear layer in a mix, on the device."""
+
+    down: torch.Tensor  # [rank, in]
+    up: torch.Tensor  # [out, rank]
+    factor: float
+
+
+def parts_of(layer: Any, mix: str) -> list[LoraPart] | None:
+    """LoRAs that the mix applies to the layer; None if it is of another kind or layer."""
+    variant = layer.lora_variant.get(mix)
+    if not isinstance(layer, LoraLinear) or isinstance(variant, ChangesInTurn):
+        return None
+    those = variant.factors if isinstance(variant, SumOfLoras) else [(mix, layer.scaling[mix])]
+    return [
+        LoraPart(layer.lora_A[name].weight, layer.lora_B[name].weight, factor)
+        for name, factor in those
+    ]
+
+
+@dataclass(frozen=True, slots=True)
 class LoraSlice:
     """LoRA of a mix."""
 
@@ -142,7 +161,7 @@ def build_layer(base: Any, name: str, change: Change, rows: LoraRows, upload: Up
     """
     rank = change.rank if isinstance(change, LoraPair) else 1
     settings = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights=False, inference_mode=True)
-    kind = _Linear if isinstance(base, torch.nn.Linear) else _Conv2d
+    kind = LoraLinear if isinstance(base, torch.nn.Linear) else _Conv2d
     with torch.device("meta"):  # affects this thread only; draws no random numbers
         layer = kind(base, name, settings, r=rank, lora_alpha=rank)
     if isinstance(change, LoraPair):
@@ -166,99 +185,11 @@ def _set_weight(half: Any, given: torch.Tensor, upload: Upload) -> None:
     half.weight = weight
 
 
-class LoraLayers:
-    """Layers of a component that some LoRA changes, inside the component or set aside.
-
-    While no generation has a LoRA, the component has its own layers: a wrapped layer takes some
-    time of the host in each forward, and compiled blocks cannot run. Putting the wrapped layers
-    back is quick, as they stay built.
-    """
-
-    def __init__(self) -> None:
-        self._layers: dict[str, Any] = {}  # by path
-        self._mixes: set[str] = set()
-        self._wraps = False  # they are inside the component
-
-    def attach(self, component: torch.nn.Module, layers: Mapping[str, Any], name: str) -> None:
-        """Attach the layers from ``build_layer``, by path. This is quick.
-
-        ``component``: the one of all calls. It is not kept, so that it can be freed.
-        """
-        for path, layer in layers.items():
-            if (there := self._layers.get(path)) is not None:
-                _copy(layer, name, there, name)
-                continue
-            self._layers[path] = layer
-            if self._wraps:
-                _put(component, path, layer)
-
-    def create_mix(self, component: torch.nn.Module, name: str, parts: Sequence[LoraSlice]) -> None:
-        """Create the mix ``name`` from attached LoRAs, and wrap the layers if they are not.
-
-        It takes almost no memory.
-        """
-        self._mixes.add(name)
-        for layer in self._layers.values():
-            here = [each for each in parts if each.name in layer.lora_A]
-            if not here:
-                continue
-            _copy(layer, here[0].name, layer, name)
-            factors = [(each.name, layer.scaling[each.name] * each.scale) for each in here]
-            if any(isinstance(layer.lora_A[each.name], AppliedChange) for each in here):
-                layer.lora_variant[name] = _Changes(factors)
-            elif len(here) > 1:
-                layer.lora_variant[name] = _Sum(factors)
-            else:
-                layer.scaling[name] *= here[0].scale
-        if not self._wraps:
-            self._wrap(component)
-
-    def detach(self, component: torch.nn.Module, name: str) -> None:
-        """Remove a LoRA or a mix. Layers without any are gone, as before the first LoRA."""
-        self._mixes.discard(name)
-        for path, layer in list(self._layers.items()):
-            if name not in layer.lora_A:
-                continue
-            layer._active_adapter = []  # noqa: SLF001  # otherwise peft would select another
-            layer.delete_adapter(name)
-            if not layer.lora_A:
-                del self._layers[path]
-                if self._wraps:
-                    _put(component, path, layer.base_layer)
-        if not self._layers:
-            self.unwrap(component)
-
-    def unwrap(self, component: torch.nn.Module) -> None:
-        """Set the wrapped layers aside, unless a mix needs them."""
-        if not self._wraps or self._mixes:
-            return
-        self._wraps = False
-        for path, layer in self._layers.items():
-            _put(component, path, layer.base_layer)
-        run_compiled(component)
-
-    def _wrap(self, component: torch.nn.Module) -> None:
-        self._wraps = True
-        run_as_written(component)
-        for path, layer in self._layers.items():
-            _put(component, path, layer)
-
-
-def check_no_foreign_loras(component: torch.nn.Module, rows: LoraRows) -> None:
-    """Raise ``Misconfigured`` when other code than the engine has put LoRAs on ``component``."""
-    for layer in component.modules():
-        if isinstance(layer, LoraLayer) and vars(layer).get("rows") is not rows:
-            raise Misconfigured(
-                f"The {type(component).__name__} has LoRAs that the engine did not load. Call "
-                "unload_lora_weights() on the pipeline, and pass them as submit(loras=…)."
-            )
-
-
-class _Sum:
+class SumOfLoras:
     """Replacement for peft's LoRA variants that applies several LoRAs to the same rows."""
 
     def __init__(self, factors: Sequence[tuple[str, float]]) -> None:
-        self._factors = factors
+        self.factors = factors
 
     def forward(
         self, module: Any, *, x: torch.Tensor, result: torch.Tensor, **_: Any
@@ -271,11 +202,11 @@ class _Sum:
 
     def added(self, module: Any, x: torch.Tensor) -> torch.Tensor:
         return sum(  # pyright: ignore[reportReturnType]
-            module.lora_B[name](module.lora_A[name](x)) * factor for name, factor in self._factors
+            module.lora_B[name](module.lora_A[name](x)) * factor for name, factor in self.factors
         )
 
 
-class _Changes:
+class ChangesInTurn:
     """Replacement for peft's LoRA variants that applies adapters of any kind, one after another.
 
     As in peft, a DoRA scales what the adapters before it have made.
@@ -296,16 +227,3 @@ class _Changes:
                 added = module.lora_B[name](half(x)) * factor
             result = result + added
         return result
-
-
-def _copy(source: Any, name: str, target: Any, new: str) -> None:
-    """Register the same weights under another name or in another layer."""
-    for kind in (*LoraLayer.adapter_layer_names, *LoraLayer.other_param_names):
-        held = getattr(source, kind)
-        if name in held:
-            getattr(target, kind)[new] = held[name]
-
-
-def _put(component: torch.nn.Module, path: str, layer: torch.nn.Module) -> None:
-    parent, _, child = path.rpartition(".")
-    setattr(component.get_submodule(parent), child, layer)

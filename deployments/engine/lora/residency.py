@@ -19,13 +19,11 @@ import torch
 from deployments.engine.accelerator.interface import Accelerator
 from deployments.engine.eviction import Resident, choose_victims
 from deployments.engine.interception.step_cache_options import original_of
+from deployments.engine.lora.attached import LoraLayers, check_no_foreign_loras
+from deployments.engine.lora.compiled import CompileLater
 from deployments.engine.lora.files import LoraFileInfo, LoraFiles, load_layers
 from deployments.engine.lora.format import Lora
-from deployments.engine.lora.layers import (
-    LoraLayers,
-    LoraSlice,
-    check_no_foreign_loras,
-)
+from deployments.engine.lora.layers import LoraSlice
 from deployments.engine.lora.rows import LoraRows
 from deployments.engine.threads import Threads
 from serve_app.domain.errors import LoraRefused, Misconfigured, ReplicaDied, WeightsUnavailable
@@ -96,7 +94,11 @@ class LoraResidency:
     """Residency of LoRAs. Used on the engine's thread only, except ``acquire``."""
 
     def __init__(
-        self, budget_bytes: int, accelerator: Accelerator, wake: Callable[[], None]
+        self,
+        budget_bytes: int,
+        accelerator: Accelerator,
+        wake: Callable[[], None],
+        compile_later: CompileLater,
     ) -> None:
         """``budget_bytes``: limit for LoRAs on the device, in use or idle, and for what is kept of
         them between steps, without endpoints' own ones that are in use; 0: the device's default.
@@ -107,6 +109,7 @@ class LoraResidency:
         self._budget = budget_bytes or accelerator.adapters_budget()
         self._accelerator = accelerator
         self._wake = wake
+        self._compile_later = compile_later
         self._files = LoraFiles()
         self._loaded: WeakKeyDictionary[Any, dict[str, _Loaded]] = WeakKeyDictionary()
         self._mixes: WeakKeyDictionary[Any, dict[tuple[LoraSlice, ...], _Mix]] = WeakKeyDictionary()
@@ -315,7 +318,7 @@ class LoraResidency:
 
     def _lora_layers(self, component: torch.nn.Module) -> LoraLayers:
         if (layers := self._layers.get(component)) is None:
-            layers = self._layers[component] = LoraLayers()
+            layers = self._layers[component] = LoraLayers(self.rows, self._compile_later)
         return layers
 
     def _evict_for(self, size: int, keep: Iterable[_Loaded]) -> bool:

@@ -6,7 +6,7 @@ A step of the same generations as the one before copies nothing to the device an
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,13 +18,17 @@ from deployments.engine.accelerator.interface import Accelerator
 
 _MAX_LINEUPS = 64  # that are kept; without stacks, one takes some kilobytes
 
+Factors = tuple[float, ...] | tuple[tuple[float, ...], ...]
+"""Factors of the LoRAs of each row, or of each rank in each row."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stacks:
     """Weights of one layer for the rows of a forward, all on the device."""
 
     downs: Tensor  # [rows, rank, in], zero-padded to the largest rank
-    ups: Tensor  # [rows, rank, out], with the factors of the rows
+    ups: Tensor  # [rows, rank, out]
+    factors: Tensor | None = None  # [rows, 1, rank]; None: ``ups`` has them
 
     @property
     def size(self) -> int:
@@ -38,9 +42,11 @@ class Lineup:
         self.mixes = mixes
         self.stacks: dict[Any, Stacks] = {}  # kept, by layer
         self.keeps = True  # False: memory ran out with these stacks
+        self.notes: dict[Any, Any] = {}  # facts about the mixes, by component
+        self.on_drop: dict[Any, Callable[[], None]] = {}  # lets go of the stacks, by component
         self._rows = rows
         self._places: dict[tuple[int, torch.device], dict[str, Tensor]] = {}
-        self._factors: dict[tuple[tuple[float, ...], torch.dtype, torch.device], Tensor] = {}
+        self._factors: dict[tuple[Factors, torch.dtype, torch.device], Tensor] = {}
 
     def check(self, entries: int) -> int:
         """Return the number of entries that each row has in a layer's input.
@@ -67,11 +73,11 @@ class Lineup:
             }
         return known
 
-    def factors(self, of_rows: tuple[float, ...], like: Tensor) -> Tensor:
-        """Factors as a tensor [rows, 1, 1] with dtype and device of ``like``."""
+    def factors(self, of_rows: Factors, like: Tensor) -> Tensor:
+        """Factors as a tensor [rows, 1, 1 or rank] with dtype and device of ``like``."""
         place = of_rows, like.dtype, like.device
         if (made := self._factors.get(place)) is None:
-            made = torch.tensor(of_rows, dtype=like.dtype).view(-1, 1, 1)
+            made = torch.tensor(of_rows, dtype=like.dtype).view(len(of_rows), 1, -1)
             made = self._factors[place] = self._rows.to_device(made, like.device)
         return made
 
@@ -93,6 +99,7 @@ class LoraRows:
         self.missing_bytes = 0  # of stacks that ``room_bytes`` did not allow to keep
         self.lineup: Lineup | None = None  # of the running forward, if its rows differ
         self.single = ""  # mix of all its rows, if they do not
+        self.as_written = False  # the running forward must not depend on compiled code
         self._accelerator = accelerator
         self._room_bytes = 0
         self._kept_bytes = 0
@@ -103,13 +110,22 @@ class LoraRows:
         """Bytes of kept stacks on the device."""
         return self._kept_bytes
 
+    @property
+    def lineup_of_all(self) -> Lineup | None:
+        """Mixes of the running forward, one for all rows or one for each; None without LoRAs."""
+        return self._lineup_of((self.single,)) if self.single else self.lineup
+
     @contextmanager
-    def use_mixes(self, mixes: Sequence[str], *, by_row: bool = False) -> Generator[None]:
+    def use_mixes(
+        self, mixes: Sequence[str], *, by_row: bool = False, as_written: bool = False
+    ) -> Generator[None]:
         """Set ``mixes`` for the block: one per row in batch order, or one for all; "" for none.
 
-        ``by_row``: layers compute row by row also if all rows have the same mix.
+        ``by_row``: layers compute row by row also if all rows have the same mix. ``as_written``:
+        blocks with LoRAs run uncompiled, whatever code there is.
         """
-        before = self.single, self.lineup
+        before = self.single, self.lineup, self.as_written
+        self.as_written = as_written
         if len(set(mixes)) == 1 and not by_row:
             self.single, self.lineup = mixes[0], None
         else:
@@ -117,7 +133,7 @@ class LoraRows:
         try:
             yield
         finally:
-            self.single, self.lineup = before
+            self.single, self.lineup, self.as_written = before
 
     def allow(self, room_bytes: int) -> None:
         """Keep stacks of at most ``room_bytes``. What is too much is dropped."""
@@ -137,6 +153,22 @@ class LoraRows:
             return
         lineup.stacks[layer] = stacks
         self._kept_bytes += stacks.size
+
+    def make_room(self, lineup: Lineup, size: int, replaced: Iterable[Any]) -> bool:
+        """Return whether ``size`` bytes of stacks can be kept for ``lineup``.
+
+        They come in place of the stacks of the layers ``replaced``. Those of others are dropped for
+        them.
+        """
+        if not lineup.keeps:
+            return False
+        if size > self._room_bytes:
+            self.missing_bytes += size
+            return False
+        for layer in replaced:
+            if (stacks := lineup.stacks.pop(layer, None)) is not None:
+                self._kept_bytes -= stacks.size
+        return self._drop_until(self._room_bytes - size, keep=lineup)
 
     def forget(self, mix: str) -> None:
         """Drop all that is kept for ``mix``."""
@@ -181,3 +213,5 @@ class LoraRows:
     def _drop(self, lineup: Lineup) -> None:
         self._kept_bytes -= sum(each.size for each in lineup.stacks.values())
         lineup.stacks.clear()
+        for let_go in lineup.on_drop.values():
+            let_go()

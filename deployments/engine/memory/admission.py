@@ -268,13 +268,16 @@ class MemoryKind:
     pipeline: str
     view: str  # class of the view
     sizes: tuple[tuple[str, Hashable], ...]  # of arguments, by name
+    step_cache: str = ""  # with its settings: it keeps results of earlier steps
 
 
-def memory_kind_of(pipeline: str, view: Any, arguments: Mapping[str, Any]) -> MemoryKind:
+def memory_kind_of(
+    pipeline: str, view: Any, arguments: Mapping[str, Any], step_cache: str = ""
+) -> MemoryKind:
     """Return the kind of a call of ``pipeline``, or of a ``view`` of it."""
     sizes = [(name, _size(name, value)) for name, value in sorted(arguments.items())]
     known = tuple(each for each in sizes if each[1] is not None)
-    return MemoryKind(pipeline, type(view).__name__, known)
+    return MemoryKind(pipeline, type(view).__name__, known, step_cache)
 
 
 def growth(known: Hashable, other: Hashable) -> float | None:
@@ -288,6 +291,8 @@ def growth(known: Hashable, other: Hashable) -> float | None:
     if not isinstance(known, MemoryKind) or not isinstance(other, MemoryKind):
         return None
     if (known.pipeline, known.view) != (other.pipeline, other.view):
+        return None
+    if known.step_cache != other.step_cache:
         return None
     before, after = dict(known.sizes), dict(other.sizes)
     if before.keys() != after.keys():

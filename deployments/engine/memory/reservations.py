@@ -2,6 +2,7 @@
 
 A loading thread requests a reservation. The engine grants it when it fits beside what the running
 generations are still expected to take. Until the weights are loaded, no other generation begins.
+Compiling takes minutes, so its reservation is shared: generations begin in what it leaves.
 """
 
 from __future__ import annotations
@@ -67,10 +68,13 @@ class CommonMemory:
 class Reservation:
     """Reservation of ``size`` bytes. ``granted`` is True once they are reserved."""
 
-    def __init__(self, size: int, notify: Callable[[], None], *, alone: bool) -> None:
+    def __init__(
+        self, size: int, notify: Callable[[], None], *, alone: bool, shared: bool = False
+    ) -> None:
         self.size = size
         self.notify = notify
         self.alone = alone
+        self.shared = shared
         self.granted = False
 
 
@@ -88,13 +92,15 @@ class Reservations:
         self._waiting: list[Reservation] = []
         self._taken: list[Reservation] = []
 
-    def request(self, size: int, notify: Callable[[], None], *, alone: bool) -> Reservation:
+    def request(
+        self, size: int, notify: Callable[[], None], *, alone: bool, shared: bool = False
+    ) -> Reservation:
         """Request a reservation. ``notify`` is called on the engine's thread when it is granted.
 
         ``notify`` must be quick. ``alone``: grant it only when no generation runs, and after idle
-        memory was dropped.
+        memory was dropped. ``shared``: generations may begin beside it once it is granted.
         """
-        reservation = Reservation(size, notify, alone=alone)
+        reservation = Reservation(size, notify, alone=alone, shared=shared)
         if self._memory.free() is None:  # memory is not limited
             reservation.granted = True
             return reservation
@@ -120,8 +126,11 @@ class Reservations:
 
     @property
     def wanted(self) -> bool:
-        """Return whether a request waits, or weights are being loaded into a reservation."""
-        return bool(self._waiting or self._taken)
+        """Return whether generations must not begin now.
+
+        A request waits, or weights are being loaded into a reservation that is not shared.
+        """
+        return bool(self._waiting) or any(not each.shared for each in [*self._taken])
 
     def grant(self, fits: Callable[[int], bool], *, none_runs: bool) -> None:
         """Grant what can be granted.

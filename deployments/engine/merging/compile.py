@@ -4,17 +4,22 @@
 Blocks are compiled with dynamic sizes, once for all calls. The number of rows is an exception: a
 single row is compiled separately. Both are compiled by a rehearsal before anybody gets the
 pipeline. Afterwards nothing is compiled any more: a call for which no code fits, such as one of
-another dtype, runs as written. Else all generations would wait for the compiler.
+another dtype, runs as written. Else all generations would wait for the compiler. Calls with LoRAs
+get code of their own later (``lora/compiled.py``).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
+from deployments.engine.accelerator.errors import is_out_of_memory
 from deployments.engine.errors import release_frames
 from deployments.engine.interception.components import (
     KnownDenoisers,
@@ -24,7 +29,7 @@ from deployments.engine.interception.components import (
 from deployments.engine.interception.model_traits import ModelTraits
 from deployments.engine.interception.pipeline import InterceptedPipeline
 from deployments.engine.interception.proxy import ComponentCall
-from deployments.engine.merging.arguments import ContentDigests
+from deployments.engine.merging.arguments import ContentDigests, mapped, tensors_in
 from deployments.engine.merging.plan import NotMergeable, plan_merge
 from deployments.engine.merging.stack import stack
 from serve_app.domain.errors import Misconfigured
@@ -45,16 +50,13 @@ def compile_regions(pipeline: Any, backend: str = "inductor") -> None:
         )
     for module in denoisers:
         module.compile_repeated_blocks(dynamic=True, backend=backend)
-        compiled = [(each, each._compiled_call_impl) for each in module.modules()]
-        module.compiled_regions = [each for each in compiled if each[1] is not None]
+        blocks = [(each, each._compiled_call_impl) for each in module.modules()]
+        module.compiled_regions = [each for each in blocks if each[1] is not None]
+        module.compiler_backend = backend
 
 
 def run_as_written(denoiser: Any) -> None:
-    """Run the blocks uncompiled until ``run_compiled``.
-
-    With LoRAs, whose rows differ from call to call, they would be compiled again and again, while
-    all generations wait.
-    """
+    """Run the blocks uncompiled until ``run_compiled``."""
     for block, _ in _regions(denoiser):
         block._compiled_call_impl = None
 
@@ -63,6 +65,49 @@ def run_compiled(denoiser: Any) -> None:
     """Run the blocks compiled again. Does nothing without compiled blocks."""
     for block, compiled in _regions(denoiser):
         block._compiled_call_impl = compiled
+
+
+@dataclass(frozen=True, slots=True)
+class RehearsedCall:
+    """Call of a block in the rehearsal, without values."""
+
+    arguments: Sequence[Any]  # tensors are on the meta device
+    keywords: Mapping[str, Any]
+    device: torch.device
+    mixes: int  # rows of the denoiser's call that may have LoRAs of their own; 1: all have the same
+
+    def on_device(self) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """Arguments with zeros in place of values."""
+
+        def zeros(like: torch.Tensor) -> torch.Tensor:
+            return torch.zeros_like(like, device=self.device)
+
+        return mapped(zeros, self.arguments), mapped(zeros, self.keywords)
+
+
+def rehearsed_calls(denoiser: Any) -> Mapping[torch.nn.Module, Sequence[RehearsedCall]]:
+    """Calls of each compiled block. Empty if there is none."""
+    return vars(denoiser).get("rehearsed_calls", {})
+
+
+def compiled(denoiser: Any, block: Any) -> Callable[..., Any]:
+    """Return the call of ``block`` to be compiled when it is first called, as the denoiser's own.
+
+    To be used in ``many_codes``.
+    """
+    return torch.compile(block._call_impl, dynamic=True, backend=denoiser.compiler_backend)
+
+
+def many_codes() -> AbstractContextManager[Any]:
+    """Allow code for as many calls as there are, on this thread.
+
+    torch's limit of 8 for each class of blocks is for programs that compile by mistake. All models
+    with blocks of a class share it, and so do the buckets of LoRAs.
+    """
+    return torch._dynamo.config.patch(recompile_limit=_MOST_CODES)
+
+
+_MOST_CODES = 128
 
 
 def _only_run_compiled(denoiser: Any) -> None:
@@ -79,18 +124,27 @@ def _regions(denoiser: Any) -> Sequence[tuple[Any, Any]]:
 
 
 def rehearse(
-    pipeline: Any, arguments: Callable[[], Mapping[str, Any]], declarations: ModelTraits
+    pipeline: Any,
+    arguments: Callable[[], Mapping[str, Any]],
+    declarations: ModelTraits,
+    *,
+    give_up: bool = True,
 ) -> None:
     """Compile all blocks by a call of ``pipeline(**arguments())``, for one row and for several.
 
     If the arguments contain a ``view``, that is called instead. It is slow and computes, so call it
     on a separate thread. If it fails, the blocks run uncompiled, and a warning is logged.
+
+    ``give_up``: also if the device runs out of memory; else that error is raised, and it may be
+    called again.
     """
     try:
         _rehearse(pipeline, arguments(), declarations)
         for denoiser in with_repeated_blocks(pipeline):
             _only_run_compiled(denoiser)
     except Exception as error:
+        if not give_up and is_out_of_memory(error):
+            raise
         log.warning(
             "%s cannot be compiled and runs uncompiled, which is slower.",
             type(pipeline).__name__,
@@ -99,10 +153,54 @@ def rehearse(
         release_frames(error)
         for denoiser in with_repeated_blocks(pipeline):
             run_as_written(denoiser)
-            denoiser.compiled_regions = ()
+            denoiser.compiled_regions, denoiser.rehearsed_calls = (), {}
+
+
+class _Recorder:
+    """Recorder of the first call of each compiled block."""
+
+    def __init__(self, denoisers: Sequence[Any]) -> None:
+        self._denoisers = denoisers
+
+    @contextmanager
+    def recording(self, mixes: int = 1) -> Generator[None]:
+        """Record the calls of each block that are the first in the block."""
+        for denoiser in self._denoisers:
+            for block, run in _regions(denoiser):
+                calls = denoiser.rehearsed_calls.setdefault(block, [])
+                block._compiled_call_impl = partial(self._recorded, calls, len(calls), mixes, run)
+        try:
+            yield
+        finally:
+            for denoiser in self._denoisers:
+                run_compiled(denoiser)
+
+    def _recorded(
+        self,
+        calls: list[RehearsedCall],
+        before: int,
+        mixes: int,
+        run: Callable[..., Any],
+        *arguments: Any,
+        **keywords: Any,
+    ) -> Any:
+        found = next(tensors_in([arguments, keywords]), None)
+        if found is not None and len(calls) == before:
+
+            def meta(each: torch.Tensor) -> torch.Tensor:
+                return torch.empty_like(each, device="meta")
+
+            calls.append(
+                RehearsedCall(mapped(meta, arguments), mapped(meta, keywords), found.device, mixes)
+            )
+        return run(*arguments, **keywords)
 
 
 def _rehearse(pipeline: Any, arguments: Mapping[str, Any], declarations: ModelTraits) -> None:
+    denoisers = with_repeated_blocks(pipeline)
+    for each in denoisers:
+        each.rehearsed_calls = {}
+    recorder = _Recorder(denoisers)
     first: dict[torch.nn.Module, ComponentCall] = {}
     given_to = {name: value for name, value in arguments.items() if name != "view"}
     called = arguments.get("view", pipeline)
@@ -110,14 +208,12 @@ def _rehearse(pipeline: Any, arguments: Mapping[str, Any], declarations: ModelTr
     def keep(module: torch.nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
         first.setdefault(module, ComponentCall(module, given, named))
 
-    hooks = [
-        each.register_forward_pre_hook(keep, with_kwargs=True)
-        for each in with_repeated_blocks(pipeline)
-    ]
-    with torch.no_grad():
+    hooks = [each.register_forward_pre_hook(keep, with_kwargs=True) for each in denoisers]
+    with torch.no_grad(), many_codes():
         try:
             # Schedulers keep state from their steps; the copy has its own.
-            InterceptedPipeline(called, KnownDenoisers()).copy(lambda: None)(**given_to)
+            with recorder.recording():
+                InterceptedPipeline(called, KnownDenoisers()).copy(lambda: None)(**given_to)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -126,7 +222,8 @@ def _rehearse(pipeline: Any, arguments: Mapping[str, Any], declarations: ModelTr
                 plan = plan_merge(call, ContentDigests(), declarations.of(type(call.module)))
             except NotMergeable:
                 continue
-            stack([plan, plan]).call(call.module)
+            with recorder.recording(mixes=2 * plan.rows.count):
+                stack([plan, plan]).call(call.module)
 
 
 def with_repeated_blocks(pipeline: Any) -> list[Any]:

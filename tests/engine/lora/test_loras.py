@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from deployments.engine.engine import Engine
 from deployments.engine.loop.options import GenerationOptions
+from deployments.engine.lora.attached import LoraLayers
 from deployments.engine.lora.format import Lora
-from deployments.engine.lora.layers import LoraLayers
 from deployments.engine.merging.compile import compile_regions
 from serve_app.domain.endpoint import Recipe
 from serve_app.domain.errors import (

@@ -320,6 +320,7 @@ def test_kinds_with_other_arguments_or_flags_are_not_compared(arguments):
     assert growth(*kinds) is None
     assert growth(kinds[0], memory_kind_of("another", None, first)) is None
     assert growth(kinds[0], memory_kind_of("it", Loop(None), first)) is None
+    assert growth(kinds[0], memory_kind_of("it", None, first, '{"name": "cache"}')) is None
 
 
 def test_of_several_sizes_the_one_that_gives_the_least_counts():

@@ -10,8 +10,10 @@ from deployments.engine.engine import Engine
 from deployments.engine.loading.loads import LoadPlan
 from deployments.engine.loading.residency import Residency
 from deployments.engine.memory.reservations import CommonMemory, Reservations
+from deployments.engine.merging.compile import compile_regions
 from serve_app.domain.errors import OutOfMemory
-from tests.engine.loops import Denoiser
+from tests.engine.loops import Denoiser, Loop
+from tests.engine.repeating import small, start
 from tests.fakes.accelerator import FakeAccelerator
 from tests.fakes.small_device import SmallDevice
 
@@ -287,3 +289,83 @@ def test_an_engine_that_has_ended_keeps_no_weights_waiting(studio):
     s.engine._loop.stop()
     s.go_on("first")
     assert came.future.result(PATIENCE_S) is s.models["second"]
+
+
+@pytest.fixture
+def compiling():
+    """A device with 1000 bytes, 400 of them for computing, and a pipeline to compile."""
+    torch._dynamo.reset()
+    device = SmallDevice(1000)
+    accelerator = FakeAccelerator(device, device="small")
+    accelerator.weights_budget = lambda: 600
+    pipeline = small()
+    compile_regions(pipeline, "eager")
+    with Engine(device=accelerator, threads=1) as engine:
+        yield engine, device, pipeline
+
+
+def test_a_rehearsal_reserves_what_weights_leave_and_generations_begin_beside_it(compiling):
+    engine, _, pipeline = compiling
+    engine.add_placed("other", Loop(Denoiser()))
+    seen = []
+
+    def arguments():
+        seen.append(engine.free_bytes())
+        engine.submit(pipeline="other", start=torch.zeros(1, 4)).result(PATIENCE_S)
+        return start()
+
+    engine.precompile(pipeline, arguments)
+    assert seen == [600]
+    assert engine.free_bytes() == 1000
+
+
+def running_beside(engine, device, held):
+    """A generation that stands in its second step; it is known what it holds."""
+    model = Model(device, 300, held)
+    engine.add_placed("first", model)
+    model.transformer.all.set()
+    engine.submit(pipeline="first").result(PATIENCE_S)
+    model.transformer.all.clear(), model.transformer.reached.clear()
+    engine.submit(pipeline="first")
+    assert model.transformer.reached.wait(PATIENCE_S)
+    return model.transformer
+
+
+def rehearsing(engine, pipeline, arguments):
+    thread = threading.Thread(target=engine.precompile, args=(pipeline, arguments))
+    thread.start()
+    until(lambda: engine._loop.reservations.requested or not thread.is_alive())
+    return thread
+
+
+def test_a_rehearsal_waits_for_the_memory_that_a_generation_holds(compiling):
+    engine, device, pipeline = compiling
+    steps, free = running_beside(engine, device, held=700), []
+
+    def arguments():
+        free.append(device.free())
+        return start()
+
+    thread = rehearsing(engine, pipeline, arguments)
+    assert not free
+    steps.all.set()
+    thread.join(PATIENCE_S)
+    assert free == [1000]
+
+
+def test_a_rehearsal_that_runs_out_of_memory_comes_again_when_nothing_runs(compiling):
+    engine, device, pipeline = compiling
+    steps, free = running_beside(engine, device, held=100), []
+
+    def arguments():
+        free.append(device.free())
+        if len(free) == 1:
+            steps.all.set()
+            raise torch.OutOfMemoryError("No room beside others.")
+        return start()
+
+    thread = rehearsing(engine, pipeline, arguments)
+    steps.one.release()  # the memory is looked at between two steps
+    thread.join(PATIENCE_S)
+    assert free == [900, 1000]
+    assert pipeline.transformer.compiled_regions

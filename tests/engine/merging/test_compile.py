@@ -4,8 +4,6 @@ from functools import partial
 
 import pytest
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from torch._dynamo.utils import counters
 
 from deployments.engine.accelerator.selection import accelerator_for
@@ -24,6 +22,7 @@ from tests.engine.calls import call
 from tests.engine.gate import Gate
 from tests.engine.loops import Denoiser, Loop
 from tests.engine.loras import save_lora
+from tests.engine.repeating import small, start
 from tests.engine.tiny import tiny_sdxl
 from tests.fakes.accelerator import FakeAccelerator
 
@@ -34,38 +33,6 @@ pytestmark = [
 ]
 
 COMPILED = Recipe(24, "float32", compile=True)
-
-
-class Block(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.inner = torch.nn.Linear(8, 8)
-
-    def forward(self, x):
-        return x + torch.nn.functional.gelu(self.inner(x))
-
-
-class Repeating(ModelMixin, ConfigMixin):
-    _repeated_blocks = ("Block",)
-
-    @register_to_config
-    def __init__(self):
-        super().__init__()
-        self.blocks = torch.nn.ModuleList([Block(), Block()])
-
-    def forward(self, hidden_states, timestep):
-        for block in self.blocks:
-            hidden_states = block(hidden_states)
-        return hidden_states * 0.5 + torch.as_tensor(timestep).reshape(-1, 1, 1) * 0.1
-
-
-def small():
-    torch.manual_seed(0)
-    return Loop(Repeating().eval())
-
-
-def start(rows=1, tokens=4, value=0.5):
-    return {"start": torch.full((rows, tokens, 8), value)}
 
 
 def graphs():
@@ -105,6 +72,17 @@ def test_after_a_rehearsal_nothing_is_compiled_for_other_rows_and_sizes():
                     assert torch.allclose(its, one, atol=1e-6)
         assert {1, 2, 3} <= engine.counts()["batch_sizes"].keys()
     assert graphs() == known
+
+
+def test_models_with_blocks_of_one_class_are_all_compiled():
+    """torch compiles a function eight times by default, and all of them have the same one."""
+    widths = (8, 16, 24, 32, 40, 48)
+    with Engine(threads=1) as engine:
+        for width in widths:
+            pipeline = small(width)
+            compile_regions(pipeline, "eager")
+            engine.precompile(pipeline, partial(start, width=width))
+    assert graphs() == 2 * len(widths)
 
 
 def test_what_the_rehearsal_did_not_meet_runs_as_written_and_nobody_waits_for_a_compiler():
@@ -178,8 +156,9 @@ def test_a_pipeline_of_diffusers_makes_the_same_images_compiled_alone_and_merged
     assert graphs() == known
 
 
-def test_generations_with_loras_run_the_blocks_as_they_are(tmp_path):
-    """Each mix of rows would be another graph."""
+def test_while_there_is_no_code_for_loras_the_blocks_run_as_they_are(tmp_path, monkeypatch):
+    later = []
+    monkeypatch.setattr(Engine, "_compile_later", lambda _, compile_all: later.append(compile_all))
     file = save_lora(tmp_path, tiny_sdxl(), seed=1)
     loras = [Lora(file, 1.0)]
 
@@ -202,6 +181,7 @@ def test_generations_with_loras_run_the_blocks_as_they_are(tmp_path):
     for its, one in zip(images, (expected, without), strict=True):
         assert torch.allclose(its, one, atol=1e-5)
     assert graphs() == known
+    assert len(later) == 1  # asked for once
     regions = pipeline.unet.compiled_regions  # closing has taken the LoRAs off
     assert regions
     assert all(block._compiled_call_impl is compiled for block, compiled in regions)
