@@ -51,6 +51,7 @@ class Batcher(Generic[Item, Answer]):
         self._patience_s = patience_s
         self._retry_singly = retry_singly
         self._cancel_unwanted = cancel_unwanted
+        self._held: Callable[[], bool] = lambda: False
         self._pending: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
         self._running: set[asyncio.Task[None]] = set()
         self._scheduled = False
@@ -68,6 +69,15 @@ class Batcher(Generic[Item, Answer]):
         # No shield: a caller that is cancelled cancels the future, which then gets no answer.
         return await future
 
+    def hold_while(self, held: Callable[[], bool]) -> None:
+        """Begin no batch while ``held`` returns True. Call ``resume`` when it may return False."""
+        self._held = held
+
+    def resume(self) -> None:
+        """Send what was held back, unless it still has to be."""
+        if self._pending and not self._scheduled:
+            self._pump()
+
     async def aclose(self) -> None:
         """Wait until every submitted item is done."""
         while self._running or self._pending:
@@ -78,6 +88,8 @@ class Batcher(Generic[Item, Answer]):
         self._scheduled = False
         self._drop_unwanted()
         while self._pending and len(self._running) < self._in_flight:
+            if self._held():
+                break
             self._send_batch()
         if not self._pending:
             self._stop_timer()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -28,7 +28,7 @@ from serve_app.domain.request import Priority, Request
 from serve_app.postgres.database import Database
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.state.queue_state import QueueState
-from serve_app.queue.state.waiters import Waiter
+from serve_app.queue.state.waiters import RETURN_S, Waiter
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.rows import StoredRequest, lease_columns
@@ -73,6 +73,8 @@ class LongPoll:
         self._metrics = metrics
         self._attempts = EndAttempts(database, limits)
         self._leasing: dict[str, asyncio.Task[None]] = {}
+        self._held_until: dict[str, float] = {}  # by the event loop's clock; see ``holds``
+        self._resume: Callable[[str], None] = lambda _: None
         self._contention: defaultdict[str, Contention] = defaultdict(Contention)  # by pool
         self._random = Random()  # noqa: S311 - jitter
         self._closed = False
@@ -84,12 +86,14 @@ class LongPoll:
         self._state.replicas.polled(ask)
         waiter = self._waiters.add(ask)
         self.lease_soon(ask.pool)
+        self._held_until.pop(ask.pool, None)
+        self._resume(ask.pool)
         try:
             await self._wait(waiter)
         except asyncio.CancelledError:
             self._abandon(waiter)
             raise
-        self._waiters.remove(waiter)
+        self._waiters.answered(waiter)
         return Work(tuple(waiter.leases), tuple(waiter.signals))
 
     def lease_soon(self, pool: str) -> None:
@@ -103,6 +107,41 @@ class LongPoll:
     def drained(self, pool: str) -> bool:
         """True if nothing is queued in the pool, as far as this process knows."""
         return pool in self._waiters.drained and pool not in self._leasing
+
+    def on_open(self, resume: Callable[[str], None]) -> None:
+        """Call ``resume`` with each pool for which ``holds`` may no longer be true."""
+        self._resume = resume
+
+    def holds(self, pool: str) -> bool:
+        """True while a request that nobody is told of before its end had better be stored in a
+        moment: then it is leased in its insert. For ``RETURN_S`` at most.
+
+        Under load, the replicas' polls are on their way most of the time. A request that is stored
+        meanwhile starts no sooner, but is leased by a statement of its own, and so is everything
+        that is stored during that one.
+        """
+        if not self._leases_soon(pool):
+            self._held_until.pop(pool, None)
+            return False
+        loop = asyncio.get_running_loop()
+        until = self._held_until.get(pool)
+        if until is None:
+            until = self._held_until[pool] = loop.time() + RETURN_S
+            loop.call_at(until, self._stop_holding, pool)
+        return loop.time() < until
+
+    def _stop_holding(self, pool: str) -> None:
+        if pool in self._held_until:
+            self._held_until[pool] = float("-inf")  # until the next poll
+            self._resume(pool)
+
+    def _leases_soon(self, pool: str) -> bool:
+        """True if all that is queued will have a slot in a moment, and more slots are left."""
+        leasing = pool in self._leasing
+        if self._closed or (not leasing and self._waiters.wanted(pool)):
+            return False
+        slots = self._waiters.slots_soon(pool, leasing=leasing)
+        return slots > self._state.stats.queued(pool)
 
     async def check_signals(self) -> None:
         """Check in the database every attempt held by a waiting replica, and signal the cancelled
@@ -130,6 +169,8 @@ class LongPoll:
         """Answer every poll and wait for the statements under way."""
         self._closed = True
         self._waiters.close()
+        for pool in [*self._held_until]:
+            self._resume(pool)
         await asyncio.gather(*self._leasing.values(), return_exceptions=True)
 
     def hand_out(self, waiter: Waiter, request: Request, input: Mapping[str, Any]) -> None:
@@ -214,9 +255,9 @@ class LongPoll:
             self._undo(waiter.leases)
 
     def _end_soon(self, ends: Sequence[AttemptEnd]) -> None:
-        self._state.background.spawn(self._end(ends))
+        self._state.background.spawn(self._end_attempts(ends))
 
-    async def _end(self, ends: Sequence[AttemptEnd]) -> None:
+    async def _end_attempts(self, ends: Sequence[AttemptEnd]) -> None:
         outcomes = {each.held: each.outcome for each in ends if each.how is EndReason.FAILED}
         try:
             self._after.ended(await self._attempts.end(ends), outcomes)
@@ -265,6 +306,7 @@ class LongPoll:
             log.exception("Leasing in pool %s failed", pool)
         finally:
             del self._leasing[pool]
+            self._resume(pool)
 
     async def _lease_to(self, pool: str, waiters: Sequence[Waiter]) -> bool:
         """Lease to waiters, grouped by what they want. True if more may be queued."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 from serve_app.domain.batcher import Batcher
 from serve_app.domain.errors import DarkroomError, Unavailable
@@ -56,9 +57,27 @@ class Submitter:
         self._batcher = self._new_batcher()
         # A separate batcher, because these wait for other statements that store the same input.
         self._coalescing_batcher = self._new_batcher()
+        # Requests that nobody is told of before their end, by pool: they may wait for a poll.
+        self._held: dict[str, Batcher[Item, Request]] = {}
+        polls.on_open(self._resume)
 
     def _new_batcher(self) -> Batcher[Item, Request]:
         return Batcher(self._store, weigh=_size, max_weight=MAX_STATEMENT_CHARACTERS)
+
+    def _batcher_of(self, new: NewRequest) -> Batcher[Item, Request]:
+        if new.reuse_digest:
+            return self._coalescing_batcher
+        if not new.answered_at_end or self._limits.limited(new.tenant, new.endpoint):
+            return self._batcher
+        held = self._held.get(new.pool)
+        if held is None:
+            held = self._held[new.pool] = self._new_batcher()
+            held.hold_while(partial(self._polls.holds, new.pool))
+        return held
+
+    def _resume(self, pool: str) -> None:
+        if (held := self._held.get(pool)) is not None:
+            held.resume()
 
     async def submit(self, new: NewRequest, most_queued: int | None = None) -> Request:
         """Store ``new``, or return the request that it repeats. Once begun it continues if the
@@ -75,9 +94,7 @@ class Submitter:
             large_bytes=lambda: encoded.large_bytes,
         )
         try:
-            return await (self._coalescing_batcher if new.reuse_digest else self._batcher).call(
-                (new, encoded)
-            )
+            return await self._batcher_of(new).call((new, encoded))
         except asyncio.CancelledError:
             raise
         except Exception:
@@ -95,6 +112,8 @@ class Submitter:
     async def aclose(self) -> None:
         await self._batcher.aclose()
         await self._coalescing_batcher.aclose()
+        for held in self._held.values():
+            await held.aclose()
 
     async def _store(self, batch: Sequence[Item]) -> Sequence[Request | BaseException]:
         self._metrics.batch("submit", len(batch))

@@ -221,3 +221,17 @@ async def test_calls_of_the_same_moment_are_one_batch() -> None:
     calls.open.set()
     assert await asyncio.gather(*(calls.batcher.call(n) for n in (1, 2, 3))) == [2, 4, 6]
     assert calls.made == [(1, 2, 3)]
+
+
+async def test_held_calls_go_together_once_they_may() -> None:
+    run, holds = Recorder(), True
+    batcher = Batcher(run)
+    batcher.hold_while(lambda: holds)
+    calls = [asyncio.create_task(batcher.call(n)) for n in (1, 2, 3)]
+    await asyncio.sleep(0.01)
+    batcher.resume()
+    assert run.batches == []
+    holds = False
+    batcher.resume()
+    assert await asyncio.gather(*calls) == [2, 4, 6]
+    assert run.batches == [[1, 2, 3]]

@@ -244,6 +244,10 @@ class QueueStats:
         """Count a request that is queued again."""
         self._queued.change(pool, tenant, endpoint, 1)
 
+    def queued(self, pool: str) -> int:
+        """Number of queued requests of the pool, without those of paused endpoints."""
+        return self._queued.in_pool(pool, but=self._pauses.paused())
+
     def lanes(self) -> Sequence[tuple[str, str]]:
         """Pools and tenants that had queued requests at the last count."""
         return self._queued.lanes()

@@ -11,6 +11,14 @@ from serve_app.domain.ports import Clock
 
 REMEMBER_S = 60.0
 SIGNAL_AGAIN_S = 1.0
+RETURN_S = 0.1
+"""How long a replica that was given work, and has slots left, is expected to poll again. It does so
+at once: this is the way there and back on a busy machine.
+"""
+PROMPT_RETURNS = 8
+"""After so many returns in time in a row, a replica is expected. One that calls by Serve's handles
+polls any ingress process, if there are several.
+"""
 
 
 class Waiter:
@@ -47,6 +55,18 @@ class Waiter:
         return self.open and self.free > 0 and not self.leases
 
 
+class _Return:
+    """Next poll of a replica that was given work."""
+
+    __slots__ = ("in_a_row", "pool", "slots", "until")
+
+    def __init__(self, pool: str) -> None:
+        self.pool = pool
+        self.slots = 0  # that it will have; 0: none is expected
+        self.until = 0.0
+        self.in_a_row = 0  # returns in time
+
+
 class Waiters:
     """All waiting polls of this process. Owned by one event loop; nothing here waits."""
 
@@ -58,6 +78,7 @@ class Waiters:
         self._signalled_at: dict[tuple[str, Signal], float] = {}
         # last polls of replicas that hold attempts or do not take all work, by replica
         self._last: dict[str, tuple[Ask, float]] = {}
+        self._returns: dict[str, _Return] = {}  # by replica
         self._closed = False
         # Pools in which nothing is queued, as far as this process knows.
         self.drained: set[str] = set()
@@ -84,6 +105,7 @@ class Waiters:
         at once.
         """
         waiter = Waiter(ask)
+        self._returned(ask.replica_id)
         self._last.pop(ask.replica_id, None)
         if ask.held or ask.left_out:
             self._last[ask.replica_id] = ask, self._clock.monotonic()
@@ -108,6 +130,24 @@ class Waiters:
         pool = self._pools.get(waiter.ask.pool)
         if pool is not None and waiter in pool:
             pool.remove(waiter)
+
+    def answered(self, waiter: Waiter) -> None:
+        """Remove a poll that is answered, and expect the next one of its replica if it has slots
+        left.
+        """
+        self.remove(waiter)
+        ask = waiter.ask
+        if waiter.leases and waiter.free > 0 and not self._closed:
+            expected = self._returns.setdefault(ask.replica_id, _Return(ask.pool))
+            expected.slots = waiter.free
+            expected.until = self._clock.monotonic() + RETURN_S
+
+    def _returned(self, replica_id: str) -> None:
+        expected = self._returns.get(replica_id)
+        if expected is not None and expected.slots:
+            in_time = self._clock.monotonic() <= expected.until
+            expected.in_a_row = expected.in_a_row + 1 if in_time else 0
+            expected.slots = 0
 
     def remove_dead(self, dead_actors: frozenset[str]) -> None:
         """Remove the polls of dead actors: the connections that carried them may stay open."""
@@ -150,6 +190,22 @@ class Waiters:
     def slots(self, pool: str) -> int:
         """Number of free slots in the pool, including slots with a lease under way."""
         return sum(each.free + each.reserved for each in self._pools.get(pool, ()) if each.open)
+
+    def slots_soon(self, pool: str, *, leasing: bool) -> int:
+        """Number of slots in the pool that are expected to be free in a moment: of replicas that
+        were given work, or are just being given it, and then poll again. ``leasing``: also those
+        that are reserved for what is queued, which may be more than is needed.
+        """
+        now = self._clock.monotonic()
+        slots = sum(
+            each.slots
+            for each in self._returns.values()
+            if each.pool == pool and each.until > now and each.in_a_row >= PROMPT_RETURNS
+        )
+        for each in self._pools.get(pool, ()):
+            if each.open and (leasing or each.leases):
+                slots += each.free + (each.reserved if leasing else 0)
+        return slots
 
     def idle(self) -> Mapping[str, tuple[int, int]]:
         """Number of polls that wait, and of their free slots, by pool."""
@@ -245,6 +301,9 @@ class Waiters:
     def expire(self) -> None:
         """Forget old signals, and replicas that have not polled for long."""
         now = self._clock.monotonic()
+        self._returns = {
+            id_: each for id_, each in self._returns.items() if each.until + REMEMBER_S > now
+        }
         self._last = {id_: each for id_, each in self._last.items() if each[1] + REMEMBER_S > now}
         self._signals = {held: each for held, each in self._signals.items() if each[1] > now}
         self._signalled_at = {

@@ -5,8 +5,9 @@ from __future__ import annotations
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.lease import Ask, Lease
 from serve_app.domain.request import Priority
-from serve_app.queue.state.waiters import Waiters
+from serve_app.queue.state.waiters import PROMPT_RETURNS, RETURN_S, Waiters
 from serve_app.telemetry.clock import SystemClock
+from tests.fakes.clock import FakeClock
 
 ENDPOINT = Endpoint("probe", "probe", Weights("probe"), "probe")
 
@@ -55,3 +56,26 @@ def test_who_was_given_nothing_may_be_reserved_again() -> None:
     assert not waiters.wanted("pool")
     waiters.release(waiter)
     assert waiters.reserve("pool", 1) == [waiter]
+
+
+def answer(waiters: Waiters) -> None:
+    """Give a replica one request for four slots."""
+    waiter = waiters.add(ask("a", 4))
+    waiters.reserve("pool", 1)
+    waiters.deliver(waiter, lease("one"))
+    waiters.answered(waiter)
+
+
+def test_a_replica_is_expected_once_it_has_returned_in_time_in_a_row() -> None:
+    clock = FakeClock()
+    waiters = Waiters(clock)
+    for _ in range(PROMPT_RETURNS):
+        answer(waiters)
+        assert waiters.slots_soon("pool", leasing=False) == 0
+    answer(waiters)
+    assert waiters.slots_soon("pool", leasing=False) == 3
+    assert waiters.slots_soon("other", leasing=False) == 0
+    clock.advance(2 * RETURN_S)
+    assert waiters.slots_soon("pool", leasing=False) == 0
+    answer(waiters)  # it was late
+    assert waiters.slots_soon("pool", leasing=False) == 0
