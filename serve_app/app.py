@@ -238,6 +238,7 @@ def _autoscaling(config: Config, name: str, pool: PoolConfig) -> AutoscalingConf
             "most": pool.max_replicas,
             "spare": pool.spare_replicas,
             "keep_alive_s": pool.keep_alive_s,
+            "target_wait_s": pool.target_wait_s,
         },
     )
     return AutoscalingConfig(

@@ -225,3 +225,4 @@ class Demand:
     slots: int = 1  # concurrent generations per replica, as its lease polls say
     oldest_wait_s: float = 0.0
     idle_s: float = 0.0  # since the pool last had a request; 0 while it has one
+    queued_s: float = 0.0  # seconds of a slot that the queued requests are expected to take

@@ -12,6 +12,8 @@ import logging
 import math
 import threading
 import time
+from bisect import bisect_left, insort
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +22,12 @@ from ray.experimental import internal_kv
 NAMESPACE = b"darkroom"
 STALE_AFTER_S = 10.0  # an older demand does not change the target
 READ_EVERY_S = 0.5
+ENOUGH = 0.95
+"""Share of the time in which a shrunk pool would have been large enough. With all of the time, the
+noise of a steady load keeps 7 to 10 % more (``python -m benchmarks.scaling``)."""
+SETTLE_S = 60.0
+"""Time after growing in which a pool does not shrink, so that a replica that was started for a
+short queue is not stopped before it is ready."""
 
 
 def demand_key(scope: str, pool: str) -> bytes:
@@ -38,27 +46,75 @@ class Bounds:
     least: int
     most: int
     spare: int  # replicas beyond what the demand needs
-    keep_alive_s: float  # idle time before a replica is removed
+    keep_alive_s: float  # time for which a replica that is not needed is kept
+    target_wait_s: float  # time in which all that is queued should have started
 
 
-def target_replicas(
-    bounds: Bounds, *, queued: int, running: int, idle_s: float, current: int
-) -> int:
-    """Number of replicas that a pool should have.
+@dataclass(frozen=True)
+class Load:
+    """Requests of a pool at one moment."""
 
-    The pool grows at once to what the demand needs plus ``spare``. It shrinks only after it has
-    been idle for ``keep_alive_s``: Serve stops the newest replica, not an idle one, so a pool with
-    leases never shrinks.
+    queued: int
+    running: int
+    queued_s: float  # seconds of a slot that the queued ones take together
+    idle_s: float  # time since the pool had a request
+
+
+def needed_replicas(bounds: Bounds, load: Load) -> int:
+    """Replicas whose slots run what runs now, and start all that is queued within the target.
+
+    A queued request never needs more than one slot, and any request needs a replica.
     """
-    asked = queued + running
-    spare = bounds.spare if asked else 0
-    needed = math.ceil(asked / bounds.slots) + spare
-    wanted = max(bounds.least, min(bounds.most, needed))
-    if wanted >= current:
-        return wanted
-    if asked or idle_s < bounds.keep_alive_s:
-        return current
-    return wanted
+    if not load.queued and not load.running:
+        return bounds.least
+    queued: float = load.queued
+    if bounds.target_wait_s > 0:
+        queued = min(queued, load.queued_s / bounds.target_wait_s)
+    needed = max(1, math.ceil((load.running + queued) / bounds.slots)) + bounds.spare
+    return max(bounds.least, min(bounds.most, needed))
+
+
+class Scaler:
+    """Number of replicas of a pool over time.
+
+    The pool grows at once to what is needed. It shrinks, also while requests run, to what was
+    enough during ``ENOUGH`` of the last ``keep_alive_s``; a replica that is stopped hands its
+    requests over. The last replica stays until the pool has been idle for ``keep_alive_s``.
+    """
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+        self._needed: deque[tuple[float, int]] = deque()  # time, replicas
+        self._sorted: list[int] = []
+        self._since = 0.0  # since when without a gap
+        self._grown_at = float("-inf")
+
+    def target(self, load: Load, current: int, now: float) -> int:
+        """Replicas that the pool should have. ``now``: seconds of a monotonic clock."""
+        keep_s = self._bounds.keep_alive_s
+        needed = needed_replicas(self._bounds, load)
+        self._observe(needed, now)
+        if needed > current:
+            self._grown_at = now
+        if needed >= current:
+            return needed
+        if not load.queued and not load.running and load.idle_s >= keep_s:
+            return needed
+        if now - self._since < keep_s:
+            return current  # what was needed before is not known
+        if now - self._grown_at < min(keep_s, SETTLE_S):
+            return current
+        enough = self._sorted[min(len(self._sorted) - 1, int(ENOUGH * len(self._sorted)))]
+        return min(current, max(1, needed, enough))
+
+    def _observe(self, needed: int, now: float) -> None:
+        if not self._needed or now - self._needed[-1][0] > STALE_AFTER_S:
+            self._since = now
+        self._needed.append((now, needed))
+        insort(self._sorted, needed)
+        while self._needed[0][0] < now - self._bounds.keep_alive_s:
+            _, past = self._needed.popleft()
+            self._sorted.pop(bisect_left(self._sorted, past))
 
 
 class PoolPolicy:
@@ -73,9 +129,10 @@ class PoolPolicy:
         most: int,
         spare: int,
         keep_alive_s: float,
+        target_wait_s: float,
     ) -> None:
         self._key = demand_key(scope, pool)
-        self._bounds = Bounds(slots, least, most, spare, keep_alive_s)
+        self._scaler = Scaler(Bounds(slots, least, most, spare, keep_alive_s, target_wait_s))
         self._latest: dict[str, Any] | None = None
         self._changed_at = 0.0
         self._reader: threading.Thread | None = None
@@ -89,14 +146,8 @@ class PoolPolicy:
         latest = self._latest
         if latest is None or time.monotonic() - self._changed_at > STALE_AFTER_S:
             return current, {}
-        target = target_replicas(
-            self._bounds,
-            queued=latest["queued"],
-            running=latest["running"],
-            idle_s=latest["idle_s"],
-            current=current,
-        )
-        return target, {}
+        load = Load(latest["queued"], latest["running"], latest["queued_s"], latest["idle_s"])
+        return self._scaler.target(load, current, time.monotonic()), {}
 
     def _read(self) -> None:
         """Poll the KV forever.

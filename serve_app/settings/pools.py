@@ -59,7 +59,15 @@ class PoolConfig(BaseModel):
     spare_replicas: int = Field(
         default=0, ge=0, description="Replicas beyond what the demand needs."
     )
-    keep_alive_s: float = Field(default=60.0, ge=0, description="Idle time before scaling down.")
+    keep_alive_s: float = Field(
+        default=300.0, ge=0, description="Time for which a replica that is not needed is kept."
+    )
+    target_wait_s: float = Field(
+        default=5.0,
+        ge=0,
+        description="Time in which all that is queued should have started; "
+        "0: a slot for each queued request.",
+    )
     devices_per_replica: int = Field(
         default=1, ge=1, le=64, description="Devices that compute each denoiser call together."
     )

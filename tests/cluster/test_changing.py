@@ -19,6 +19,7 @@ from tests.cluster.conftest import Check, MakeDarkroom
 from tests.cluster.darkroom import (
     FAMILIES,
     MODELS,
+    PROBE,
     ROOT,
     Darkroom,
     clean_environment,
@@ -109,6 +110,25 @@ def test_a_pool_goes_to_zero_when_idle_and_comes_back_for_a_request(with_pool: W
     )
     darkroom.in_state(request_id, "succeeded")
     eventually(lambda: darkroom.replicas() == [], "it goes back to zero")
+
+
+def test_a_pool_shrinks_while_a_request_runs_which_goes_on_elsewhere(with_pool: WithPool) -> None:
+    darkroom = with_pool(
+        _pool(1, slots=1) | {"max_replicas": 2, "keep_alive_s": 4, "target_wait_s": 0}
+    )
+    first = darkroom.submit(steps=100_000, step_ms=50)
+    # It runs on the second replica, which is the one that Serve stops.
+    second = darkroom.submit(steps=100_000, step_ms=50)
+    darkroom.all_ready(2)
+    darkroom.in_state(second, "running")
+    darkroom.http.put(f"{PROBE}/requests/{first}/cancel")
+    eventually(lambda: len(darkroom.replicas()) == 1, "one replica is left")
+    eventually(
+        lambda: darkroom.in_state(second, "running")["attempt"] > 1,
+        "it runs on the replica that is left",
+    )
+    assert darkroom.request(second)["failures"] == 0
+    darkroom.http.put(f"{PROBE}/requests/{second}/cancel")
 
 
 SERVE_RUN = """

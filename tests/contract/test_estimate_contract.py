@@ -8,6 +8,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+
 from serve_app.domain.lease import Lease, Presence, ReplicaStage
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.ports import Queue
@@ -166,3 +168,17 @@ async def test_a_run_from_a_snapshot_does_not_count_as_the_time_of_a_whole_one(m
     await queue.submit(new(work=10.0))
     (granted,) = (await queue.ask(ask(1))).leases
     assert seconds(await queue.ends_at(await queue.get(TENANT, granted.request_id))) > 90
+
+
+async def test_the_demand_says_how_long_the_queued_requests_take(make: Make) -> None:
+    queue = await make(CALM)
+    await learned(queue, run_s=4.0)
+    for endpoint in ("fal-ai/flux/schnell", "fal-ai/flux/schnell", "fal-ai/flux/new"):
+        await queue.submit(new(endpoint=endpoint))
+
+    async def known() -> bool:
+        demand = (await queue.demand())[POOL]
+        # A request of an endpoint that is not known counts as a minute.
+        return demand.queued == 3 and demand.queued_s == pytest.approx(68.0)
+
+    await eventually(known)

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from serve_app.domain.request import NewRequest, Request
 from serve_app.queue.fairness.cost_model import Fit, expected_s
-from serve_app.queue.state.eta import FreeTimes, remaining_s
+from serve_app.queue.state.eta import UNKNOWN_S, FreeTimes, remaining_s
 from serve_app.queue.store.config import QueueLimits
 from tests.fakes.lane_order import LaneClock, VirtualStart, charge, in_order, pool_time
 from tests.fakes.queue_row import Row
@@ -88,6 +88,11 @@ class FairLanes:
             if fit is None
             else remaining_s(fit.expect(request.work), elapsed_s, request.progress)
         )
+
+    def typical_s(self, request: Request) -> float:
+        """Mean seconds of its endpoint's requests; a minute while none has ended."""
+        fit = self._fits.get((request.endpoint, request.pool))
+        return UNKNOWN_S if fit is None else fit.mean_s
 
     def limit(self, request: Request, running: Sequence[Request]) -> str:
         """The limit on what runs that holds it back, in words; empty: none."""

@@ -305,6 +305,7 @@ class ClientSide(QueueRows):
             slots=self._slots.get(pool, 1),
             oldest_wait_s=(self._clock.now() - oldest).total_seconds(),
             idle_s=now - self._last_busy.setdefault(pool, now),
+            queued_s=sum(self._lanes.typical_s(row.request) for row in queued),
         )
 
     def _refuse_past_caps(self, tenant: str, endpoint: str) -> None:

@@ -1,15 +1,24 @@
 """Number of replicas that a pool gets."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 from ray import cloudpickle
 
 from serve_app.scaling import policy
-from serve_app.scaling.policy import Bounds, PoolPolicy, target_replicas
+from serve_app.scaling.policy import Bounds, Load, PoolPolicy, Scaler, needed_replicas
 
-POOL = Bounds(slots=2, least=0, most=4, spare=0, keep_alive_s=60)
+POOL = Bounds(slots=2, least=0, most=4, spare=0, keep_alive_s=60, target_wait_s=0)
+IDLE = Load(queued=0, running=0, queued_s=0, idle_s=1000)
 
-counts = st.integers(min_value=0, max_value=100)
+loads = st.builds(
+    Load,
+    queued=st.integers(0, 100),
+    running=st.integers(0, 100),
+    queued_s=st.floats(0, 1e4),
+    idle_s=st.floats(0, 1e6),
+)
 bounds = st.builds(
     Bounds,
     slots=st.integers(1, 16),
@@ -17,43 +26,97 @@ bounds = st.builds(
     most=st.integers(3, 8),
     spare=st.integers(0, 2),
     keep_alive_s=st.floats(0, 600),
+    target_wait_s=st.floats(0, 60),
 )
 
 
+def load(queued: int = 0, running: int = 0, queued_s: float = 1e9) -> Load:
+    return Load(queued, running, queued_s, idle_s=0)
+
+
+def over(scaler: Scaler, seconds: range, load: Load, current: int) -> int:
+    """The target after the pool had this load for these seconds."""
+    for now in seconds:
+        current = scaler.target(load, current, now)
+    return current
+
+
 def test_a_pool_at_zero_gets_a_replica_for_its_first_request() -> None:
-    assert target_replicas(POOL, queued=1, running=0, idle_s=0, current=0) == 1
+    assert Scaler(POOL).target(load(queued=1), 0, now=0) == 1
 
 
-def test_a_pool_gets_as_many_replicas_as_its_requests_fill() -> None:
-    assert target_replicas(POOL, queued=3, running=2, idle_s=0, current=1) == 3
+def test_a_pool_grows_at_once_to_as_many_replicas_as_its_requests_fill() -> None:
+    assert Scaler(POOL).target(load(queued=3, running=2), 1, now=0) == 3
+
+
+def test_requests_that_one_slot_starts_in_time_need_one() -> None:
+    pool = replace(POOL, slots=4, most=9, target_wait_s=5)
+    assert needed_replicas(pool, load(queued=20, queued_s=20)) == 1
+    assert needed_replicas(pool, load(queued=20, queued_s=40)) == 2
+    assert needed_replicas(pool, load(queued=20, queued_s=2000)) == 5  # a slot for each
 
 
 def test_a_spare_replica_stands_by_only_while_there_is_demand() -> None:
-    pool = Bounds(slots=2, least=0, most=4, spare=1, keep_alive_s=60)
-    assert target_replicas(pool, queued=2, running=0, idle_s=0, current=0) == 2
-    assert target_replicas(pool, queued=0, running=0, idle_s=61, current=2) == 0
+    pool = replace(POOL, spare=1)
+    assert needed_replicas(pool, load(queued=2)) == 2
+    assert needed_replicas(pool, IDLE) == 0
 
 
-def test_an_idle_pool_keeps_its_replicas_until_keep_alive_has_passed() -> None:
-    assert target_replicas(POOL, queued=0, running=0, idle_s=59, current=3) == 3
-    assert target_replicas(POOL, queued=0, running=0, idle_s=60, current=3) == 0
+def test_an_idle_pool_keeps_its_last_replica_until_keep_alive_has_passed() -> None:
+    scaler = Scaler(POOL)
+    over(scaler, range(100), load(running=1), 1)
+    assert scaler.target(replace(IDLE, idle_s=59), 1, now=159) == 1
+    assert scaler.target(replace(IDLE, idle_s=60), 1, now=160) == 0
 
 
-@given(bounds, counts, st.integers(1, 100), st.floats(0, 1e6), st.integers(0, 12))
-def test_a_pool_that_holds_leases_never_shrinks(
-    pool: Bounds, queued: int, running: int, idle_s: float, current: int
+def test_a_pool_shrinks_while_requests_run() -> None:
+    scaler = Scaler(POOL)
+    assert over(scaler, range(60), load(running=8), 4) == 4
+    assert over(scaler, range(60, 115), load(running=1), 4) == 4
+    assert over(scaler, range(115, 125), load(running=1), 4) == 1
+
+
+def test_a_short_peak_does_not_keep_replicas() -> None:
+    """What was enough for 95 % of the time is enough."""
+    scaler = Scaler(POOL)
+    over(scaler, range(60), load(running=2), 1)
+    grown = scaler.target(load(running=8), 1, now=60)
+    assert grown == 4
+    assert over(scaler, range(61, 122), load(running=2), grown) == 1
+
+
+def test_a_replica_that_was_just_started_is_not_stopped_before_it_is_ready() -> None:
+    scaler = Scaler(replace(POOL, keep_alive_s=300))
+    over(scaler, range(300), load(running=2), 1)
+    grown = scaler.target(load(running=2, queued=1), 1, now=300)
+    assert grown == 2
+    assert over(scaler, range(301, 359), load(running=2), grown) == 2
+    assert over(scaler, range(359, 362), load(running=2), grown) == 1
+
+
+def test_a_policy_that_has_just_started_does_not_shrink_what_it_has_not_watched() -> None:
+    scaler = Scaler(POOL)
+    assert over(scaler, range(60), load(running=1), 4) == 4
+    assert over(scaler, range(60, 62), load(running=1), 4) == 1
+
+
+def test_nor_does_one_that_heard_nothing_for_a_while() -> None:
+    scaler = Scaler(POOL)
+    over(scaler, range(100), load(running=1), 1)
+    assert over(scaler, range(200, 259), load(running=1), 4) == 4
+
+
+@given(bounds, st.lists(st.tuples(loads, st.floats(0, 100)), min_size=1), st.integers(0, 8))
+def test_a_pool_stays_within_its_bounds_and_is_never_smaller_than_what_is_needed(
+    pool: Bounds, course: list[tuple[Load, float]], current: int
 ) -> None:
-    target = target_replicas(pool, queued=queued, running=running, idle_s=idle_s, current=current)
-    assert target >= current
-
-
-@given(bounds, counts, counts, st.floats(0, 1e6), st.integers(0, 8))
-def test_a_pool_grows_only_within_its_bounds(
-    pool: Bounds, queued: int, running: int, idle_s: float, current: int
-) -> None:
-    target = target_replicas(pool, queued=queued, running=running, idle_s=idle_s, current=current)
-    assert target >= min(pool.least, pool.most)
-    assert target <= max(pool.most, current)
+    scaler, now = Scaler(pool), 0.0
+    for each, passed_s in course:
+        now += passed_s
+        target = scaler.target(each, current, now)
+        assert needed_replicas(pool, each) <= target <= max(pool.most, current)
+        assert target >= pool.least
+        current = target
 
 
 class _Context:
@@ -61,7 +124,9 @@ class _Context:
 
 
 def test_the_target_is_kept_while_no_demand_is_known() -> None:
-    pool = PoolPolicy("scope", "studio", slots=1, least=0, most=9, spare=0, keep_alive_s=1)
+    pool = PoolPolicy(
+        "scope", "studio", slots=1, least=0, most=9, spare=0, keep_alive_s=1, target_wait_s=5
+    )
     # Serve calls the policy before the ingress has written a demand and before Ray's KV exists.
     assert pool(_Context()) == (3, {})
 
@@ -72,5 +137,7 @@ def test_the_policy_can_be_pickled_by_value_as_serve_does() -> None:
         revived = cloudpickle.loads(cloudpickle.dumps(PoolPolicy))
     finally:
         cloudpickle.unregister_pickle_by_value(policy)
-    pool = revived(scope="s", pool="p", slots=1, least=0, most=1, spare=0, keep_alive_s=1)
+    pool = revived(
+        scope="s", pool="p", slots=1, least=0, most=1, spare=0, keep_alive_s=1, target_wait_s=5
+    )
     assert callable(pool)

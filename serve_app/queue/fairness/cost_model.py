@@ -140,6 +140,11 @@ class CostModel:
         """True if any request of the pool has ended."""
         return any(where == pool and endpoint != START_KEY for endpoint, where in self._fits)
 
+    def typical_s(self, endpoint: str, pool: str, unknown_s: float) -> float:
+        """Mean seconds of an endpoint's requests; ``unknown_s`` if none has ended yet."""
+        fit = self._fits.get((endpoint, pool))
+        return unknown_s if fit is None else fit.mean_s
+
     def mean_s(self, pool: str) -> float:
         """Mean cost of the pool's requests, in seconds of a slot."""
         return mean_s(self._fits, pool)

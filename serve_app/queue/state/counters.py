@@ -41,6 +41,15 @@ class Counters:
             pools.subtract(self._pools_of_endpoint[endpoint])
         return +pools
 
+    def endpoints(self, pool: str, but: Iterable[str] = ()) -> dict[str, int]:
+        """Requests of a pool by endpoint, without those of the endpoints in ``but``."""
+        left_out = {*but}
+        return {
+            endpoint: pools[pool]
+            for endpoint, pools in self._pools_of_endpoint.items()
+            if pools[pool] > 0 and endpoint not in left_out
+        }
+
     def lanes(self) -> list[tuple[str, str]]:
         """Pools and tenants with queued requests."""
         return [

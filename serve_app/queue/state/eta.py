@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import floor
@@ -114,6 +114,8 @@ FROM requests r LEFT JOIN progress p ON p.request_id = r.id AND p.attempt = r.at
 WHERE r.state = 'running' LIMIT 5000
 """
 REBUILD_S = 0.1  # shortest age at which free times are dropped because a replica changed
+UNKNOWN_S = 60.0
+"""Time of a request of an endpoint that is not known, where a pool's size depends on it."""
 MAX_START_PROGRESS = 0.99  # highest share reported for a start that takes longer than expected
 
 
@@ -201,6 +203,15 @@ class EtaModel:
         if most is not None and self._of_endpoint[endpoint] >= most:
             return f"At most {most} requests for {endpoint} may run at once."
         return ""
+
+    def work_s(self, pool: str, requests: Mapping[str, int]) -> float:
+        """Seconds of a slot that queued requests take. ``requests``: their number by endpoint.
+
+        Those of an endpoint that is not known count as long ones: each gets a slot of its own.
+        """
+        return sum(
+            n * self._costs.typical_s(endpoint, pool, UNKNOWN_S) for endpoint, n in requests.items()
+        )
 
     def start_progress(self, pool: str) -> float | None:
         """Progress of the pool's first starting replica, from 0 to 1, by the usual time of a start.

@@ -438,7 +438,8 @@ class QueueStats:
     async def demand(self) -> Mapping[str, Demand]:
         """Demand by pool, for autoscaling."""
         now = self._clock.monotonic()
-        queued = self._queued.pools(but=self._pauses.paused())
+        paused = self._pauses.paused()
+        queued = self._queued.pools(but=paused)
         params = {"pools": sorted(queued), "priorities": [int(each) for each in Priority]}
         found: dict[str, Demand] = {}
         for pool, running, slots, oldest_s, quiet_s in await self._database.rows(DEMAND, params):
@@ -446,7 +447,14 @@ class QueueStats:
                 self._busy_at[pool] = now
             own_idle_s = now - self._busy_at.get(pool, self._started)
             idle_s = own_idle_s if quiet_s is None else min(own_idle_s, quiet_s)
-            found[pool] = Demand(queued[pool], running, slots, oldest_s, max(0.0, idle_s))
+            found[pool] = Demand(
+                queued=queued[pool],
+                running=running,
+                slots=slots,
+                oldest_wait_s=oldest_s,
+                idle_s=max(0.0, idle_s),
+                queued_s=self._eta.work_s(pool, self._queued.endpoints(pool, paused)),
+            )
         return found
 
     async def count(self) -> None:
