@@ -31,6 +31,10 @@ CONFIGS: Mapping[str, Callable[..., Any]] = {
 }
 """diffusers' configurations by name. The first two merge, with a state per generation."""
 
+CHOOSE_LAYERS = "choose_layers"
+"""Attribute of a denoiser with a function that gives it the layers for the running forward. It does
+so before hooks are put on them."""
+
 StepCacheSettings = Mapping[str, Any]
 """``name`` of a step cache and its settings."""
 
@@ -135,10 +139,12 @@ class _Hooks:
 
     @contextmanager
     def in_place(self, module: Any) -> Generator[None]:
-        # Compiled code was made without the hooks.
-        compiled = [part for part, _ in vars(module).get("compiled_regions", ())]
+        # Compiled code was made without the hooks. Nobody may switch it on meanwhile.
+        regions = vars(module).get(_REGIONS, _ABSENT)
+        compiled = [] if regions is _ABSENT else [part for part, _ in regions]
         calls = [(part, vars(part).get(_COMPILED, _ABSENT)) for part in compiled]
         try:
+            _write(module, {_REGIONS: _ABSENT})
             for part in compiled:
                 vars(part)[_COMPILED] = None
             for part, _, with_hooks in self._parts:
@@ -149,6 +155,7 @@ class _Hooks:
                 _write(part, without)
             for part, call in calls:
                 _write(part, {_COMPILED: call})
+            _write(module, {_REGIONS: regions})
 
 
 def _hooked(module: Any, settings: StepCacheSettings, component: str) -> _Hooks:
@@ -202,6 +209,8 @@ class _CachedForward:
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         module = self.original
+        if (choose_layers := vars(module).get(CHOOSE_LAYERS)) is not None:
+            choose_layers(module)
         with self._hooks.in_place(module):
             return module(*arguments, **keywords)
 
@@ -223,7 +232,7 @@ def _cached_copy(module: Any, settings: StepCacheSettings, component: str) -> An
 
 
 _copies: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
-_COMPILED = "_compiled_call_impl"
+_COMPILED, _REGIONS = "_compiled_call_impl", "compiled_regions"
 _OF_CALLS = (
     "_forward_hooks",
     "_forward_hooks_with_kwargs",

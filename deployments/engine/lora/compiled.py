@@ -19,12 +19,14 @@ import torch
 from torch import Tensor
 
 from deployments.engine.errors import release_frames
+from deployments.engine.interception.step_cache_options import CHOOSE_LAYERS
 from deployments.engine.lora.layers import LoraPart, parts_of
 from deployments.engine.lora.rows import Lineup, LoraRows, Stacks
 from deployments.engine.merging.compile import (
     RehearsedCall,
     compiled,
     many_codes,
+    regions_of,
     rehearsed_calls,
     run_as_written,
     run_compiled,
@@ -129,11 +131,13 @@ class CompiledLoras:
         """Choose the layers before each forward from now on."""
         if self._hook is None:
             self._hook = component.register_forward_pre_hook(self._before_forward)
+            vars(component)[CHOOSE_LAYERS] = self._choose_layers
 
     def stop(self, component: torch.nn.Module) -> None:
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
+            del vars(component)[CHOOSE_LAYERS]
         self.restore(component)
 
     def restore(self, component: torch.nn.Module) -> None:
@@ -147,6 +151,10 @@ class CompiledLoras:
         self._mode = _OWN
 
     def _before_forward(self, component: torch.nn.Module, _: Any) -> None:
+        if regions_of(component):  # none: a step cache has its hooks on the layers that were chosen
+            self._choose_layers(component)
+
+    def _choose_layers(self, component: torch.nn.Module) -> None:
         mode = self._mode_of(component, self._rows.lineup_of_all)
         if mode != self._mode:
             self.restore(component)

@@ -57,13 +57,13 @@ def compile_regions(pipeline: Any, backend: str = "inductor") -> None:
 
 def run_as_written(denoiser: Any) -> None:
     """Run the blocks uncompiled until ``run_compiled``."""
-    for block, _ in _regions(denoiser):
+    for block, _ in regions_of(denoiser):
         block._compiled_call_impl = None
 
 
 def run_compiled(denoiser: Any) -> None:
     """Run the blocks compiled again. Does nothing without compiled blocks."""
-    for block, compiled in _regions(denoiser):
+    for block, compiled in regions_of(denoiser):
         block._compiled_call_impl = compiled
 
 
@@ -113,12 +113,12 @@ _MOST_CODES = 128
 def _only_run_compiled(denoiser: Any) -> None:
     """Compile nothing more: run compiled code where it fits, and blocks as written elsewhere."""
     denoiser.compiled_regions = [
-        (block, torch._dynamo.run(block._call_impl)) for block, _ in _regions(denoiser)
+        (block, torch._dynamo.run(block._call_impl)) for block, _ in regions_of(denoiser)
     ]
     run_compiled(denoiser)
 
 
-def _regions(denoiser: Any) -> Sequence[tuple[Any, Any]]:
+def regions_of(denoiser: Any) -> Sequence[tuple[Any, Any]]:
     """Pairs of a block and its compiled call."""
     return vars(denoiser).get("compiled_regions", ())
 
@@ -166,7 +166,7 @@ class _Recorder:
     def recording(self, mixes: int = 1) -> Generator[None]:
         """Record the calls of each block that are the first in the block."""
         for denoiser in self._denoisers:
-            for block, run in _regions(denoiser):
+            for block, run in regions_of(denoiser):
                 calls = denoiser.rehearsed_calls.setdefault(block, [])
                 block._compiled_call_impl = partial(self._recorded, calls, len(calls), mixes, run)
         try:

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from torch._dynamo.utils import counters
 
 from deployments.engine.engine import Engine
+from deployments.engine.loop.options import GenerationOptions
 from deployments.engine.lora.compiled import BUCKETS
 from deployments.engine.lora.format import Lora
 from deployments.engine.merging.compile import compile_regions
@@ -218,3 +219,21 @@ def test_stacks_that_are_dropped_are_not_kept_by_layers(studio, loras):
     assert [*studio.pipeline.transformer.modules()] == studio.own
     (layers,) = studio.engine._loras._layers.values()
     assert all(each.halves is None for each in layers._compiled._padded.values())
+
+
+CACHED = GenerationOptions(step_cache={"name": "FirstBlockCache", "threshold": 0.9})
+
+
+def test_steps_of_a_step_cache_run_as_written_with_loras_and_others_stay_compiled(
+    studio, plain, loras
+):
+    mix = [loras[0]]
+    for its, after in [(mix, []), ([], mix), (mix, mix), ([], [])]:
+        cached = plain(its, steps=6, options=CACHED)
+        assert relative(cached, plain(its, steps=6)) > 0  # it skipped something
+        before = studio.runs.count
+        assert relative(studio.image(its, steps=6, options=CACHED), cached) <= 1e-5
+        assert studio.runs.count == before
+        image, steps = studio.compiled_steps(after)
+        assert steps == 2
+        assert relative(image, plain(after, steps=2)) <= 1e-5
