@@ -65,6 +65,7 @@ class ModelRecipe(TypedDict):
     attention: str
     channels_last: bool
     largest: LargestWork | None
+    step_cache: dict[str, Any]
 
 
 class ModelWeights(TypedDict):

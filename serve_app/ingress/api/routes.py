@@ -42,6 +42,7 @@ class PoolStatus(TypedDict):
     slots: int
     oldest_wait_s: float
     idle_s: float
+    queued_s: float
 
 
 class InstallationStatus(TypedDict):

