@@ -225,12 +225,6 @@ def prepared_call(
     the same weights. The adapters themselves are not added."""
     if ADAPTERS not in endpoint.options:
         return family.prepare(endpoint, input, pipeline, seed)
-    return _call_with_solver(family, endpoint, input, pipeline, seed)
-
-
-def _call_with_solver(
-    family: Family, endpoint: Endpoint, input: Mapping[str, Any], pipeline: Any, seed: int
-) -> GenerationCall:
     from deployments.engine.interception.pipeline import view_of  # noqa: PLC0415
 
     view = view_of(pipeline, type(pipeline))

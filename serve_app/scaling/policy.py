@@ -120,19 +120,10 @@ class Scaler:
 class PoolPolicy:
     """Policy of one pool, instantiated once in Serve's controller."""
 
-    def __init__(
-        self,
-        scope: str,
-        pool: str,
-        slots: int,
-        least: int,
-        most: int,
-        spare: int,
-        keep_alive_s: float,
-        target_wait_s: float,
-    ) -> None:
+    def __init__(self, scope: str, pool: str, **bounds: Any) -> None:
+        """``bounds``: the fields of ``Bounds``. Serve passes them by name."""
         self._key = demand_key(scope, pool)
-        self._scaler = Scaler(Bounds(slots, least, most, spare, keep_alive_s, target_wait_s))
+        self._scaler = Scaler(Bounds(**bounds))
         self._latest: dict[str, Any] | None = None
         self._changed_at = 0.0
         self._reader: threading.Thread | None = None

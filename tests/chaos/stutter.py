@@ -13,21 +13,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 
 import psutil
+
+from tests.cluster.processes import Started, tree_of
 
 FROZEN_S = (0.5, 2.5)
 """Longer than the leases and limits of tests that mean them to run out."""
 RUNNING_S = (0.2, 2.0)
-
-
-def tree_of(root: int) -> Iterator[psutil.Process]:
-    """The process and all that descend from it, parents first."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process = psutil.Process(root)
-        yield process
-        yield from process.children(recursive=True)
 
 
 def running(process: psutil.Process) -> bool:
@@ -43,7 +36,7 @@ def send(processes: list[psutil.Process], number: signal.Signals) -> None:
             process.send_signal(number)
 
 
-def freeze(root: int, frozen_s: float) -> None:
+def freeze(root: Started, frozen_s: float) -> None:
     """Stop the process and all that descend from it, and continue them ``frozen_s`` later."""
     stopped = [process for process in tree_of(root) if running(process)]
     send(stopped, signal.SIGSTOP)
@@ -60,7 +53,7 @@ def main(arguments: list[str]) -> int:
     try:
         while tests.poll() is None:
             time.sleep(chance.uniform(*RUNNING_S))
-            freeze(tests.pid, chance.uniform(*FROZEN_S))
+            freeze(tests, chance.uniform(*FROZEN_S))
     except KeyboardInterrupt:
         tests.send_signal(signal.SIGINT)
     return tests.wait()

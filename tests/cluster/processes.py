@@ -58,7 +58,7 @@ def end_all(started: Iterable[Started], *words: str) -> None:
     """
     popens = list(started)
     for _ in range(END_ROUNDS):
-        doomed = {*known_by(*words), *(each for popen in popens for each in _tree(popen))}
+        doomed = {*known_by(*words), *(each for popen in popens for each in tree_of(popen))}
         if not doomed:
             break
         for process in doomed:
@@ -75,7 +75,7 @@ def end_all(started: Iterable[Started], *words: str) -> None:
                     pipe.close()
 
 
-def _tree(popen: Started) -> list[psutil.Process]:
+def tree_of(popen: Started) -> list[psutil.Process]:
     """A started process that has not ended, and its descendants."""
     if popen.poll() is not None:
         return []

@@ -218,7 +218,7 @@ class CompiledLoras:
             raise RuntimeError("Only LoRAs of linear layers are padded.")
         like = self._some_part(lineup, needs).down if needs.paths else None
         for path in self._paths(mode.pattern):
-            padded = self._padded_at(component, path)
+            padded = self._padded_around(path, component.get_submodule(path))
             stacks = lineup.stacks.get(padded)
             if stacks is None or stacks.factors is None:
                 assert like is not None  # noqa: S101 - a pattern has places, and so have the needs
@@ -246,9 +246,9 @@ class CompiledLoras:
         self._replaced.append((modules, name, modules[name]))
         modules[name] = layer
 
-    def _padded_at(self, component: torch.nn.Module, path: str) -> PaddedLinear:
+    def _padded_around(self, path: str, base: Any) -> PaddedLinear:
+        """Padded layer for the path. ``base``: the component's own layer there."""
         if path not in self._padded:
-            base: Any = component.get_submodule(path)
             self._padded[path] = PaddedLinear(base)
         return self._padded[path]
 
@@ -274,8 +274,7 @@ class CompiledLoras:
         if not self._rows.make_room(lineup, size, replaced):
             return False
         for path, (base, parts) in stacks.items():
-            if (padded := self._padded.get(path)) is None:
-                padded = self._padded[path] = PaddedLinear(base)
+            padded = self._padded_around(path, base)
             self._rows.keep(lineup, padded, stack_in_bucket(parts, needs.bucket, lineup))
         lineup.on_drop[self] = self._forget
         return True

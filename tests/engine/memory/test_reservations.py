@@ -167,16 +167,21 @@ def test_while_weights_wait_no_other_generation_takes_the_room(studio):
     assert happened == ["weights came", "a generation began"]
 
 
-def test_weights_come_beside_a_generation_where_there_is_room_for_both(studio):
-    s = studio(1000)
-    s.loaded("first", 300, held=200)
-    generation = s.running("first")
+def weights_come_beside(s, generation):
+    """Weights of 300 bytes come at its next step, while it runs."""
     came = s.waiting("second", 300)
     s.models["first"].transformer.one.release()
     came.future.result(PATIENCE_S)
     assert not generation.done()
     s.go_on("first")
     generation.result(PATIENCE_S)
+
+
+def test_weights_come_beside_a_generation_where_there_is_room_for_both(studio):
+    s = studio(1000)
+    s.loaded("first", 300, held=200)
+    generation = s.running("first")
+    weights_come_beside(s, generation)
     assert s.engine.free_bytes() == 400  # nothing is set aside any more
 
 
@@ -185,12 +190,7 @@ def test_weights_come_beside_a_generation_of_a_size_that_was_not_measured_yet(st
     s = studio(1000)
     s.loaded("first", 300, held=50, frames=1)
     generation = s.running("first", frames=4)
-    came = s.waiting("second", 300)
-    s.models["first"].transformer.one.release()
-    came.future.result(PATIENCE_S)
-    assert not generation.done()
-    s.go_on("first")
-    generation.result(PATIENCE_S)
+    weights_come_beside(s, generation)
 
 
 def test_weights_wait_for_a_generation_of_which_nothing_is_known(studio):
