@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import platform
 import shutil
@@ -218,6 +219,7 @@ class Ingress:
         await self._services.webhooks.start()
         stack.push_async_callback(self._services.webhooks.aclose)
         self._serve_metrics(stack)
+        config.address_file.write_text(json.dumps({"url": self._internal_url()}))
         for line in startup_lines(catalog):
             log.info("%s", line)
 
