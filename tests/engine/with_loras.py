@@ -20,9 +20,6 @@ def plain_with(make, loras, **wish):
 def together(engine, calls):
     gate = Gate(engine)
     running = [engine.submit(**each) for each in calls]
-    for each in running:
-        if each._loras is not None:
-            each._loras.files.result(60)
     gate.open()
     return [generation.result(60).images for generation in running]
 

@@ -32,6 +32,7 @@ from serve_app.domain.errors import (  # noqa: E402
     ReplicaDied,
     WeightsUnavailable,
 )
+from tests.engine.gate import merging_engine  # noqa: E402
 from tests.engine.spreadable import image, made, video  # noqa: E402
 
 ROOT = Path(__file__).parents[3]
@@ -102,7 +103,7 @@ def test_a_video_of_two_devices_is_that_of_one(demo):
 
 
 def test_videos_of_several_requests_share_forwards_of_two_devices(demo):
-    with Engine(demo, threads=1, verify_merges=True) as engine:
+    with merging_engine(demo, threads=1, verify_merges=True) as engine:
         alone = [engine.submit(**video(p, seed=4)).result(60).frames for p in PROMPTS]
         together = [engine.submit(**video(p, seed=4)) for p in PROMPTS]
         for generation, own in zip(together, alone, strict=True):
