@@ -109,7 +109,8 @@ class Ingress:
         """``pools``: handles of the worker pools. Binding them makes Serve deploy them."""
         self._sessions = HandleSessions({pool.deployment_name: pool for pool in pools})
         keep_to_loopback()
-        logs.configure(config.telemetry.log_level, logs.stream(config.telemetry.log_file))
+        told = config.telemetry
+        logs.configure(told.log_level, logs.stream(told.log_file), told.log_format)
         logs.quiet_serve()
         _log_slow_proxy()
         self._config = config
