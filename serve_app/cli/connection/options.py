@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
-from serve_app.cli.connection.config_file import read
 from serve_app.cli.connection.installation import Installation
 from serve_app.settings import Config, read_config, refuse_unknown
+from serve_app.settings.config_file import read
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
