@@ -13,7 +13,7 @@ from tests.cluster.darkroom import Darkroom
 
 ROLES = (
     ("ingress", "ServeReplica:darkroom:ingress"),
-    ("replica", "ServeReplica:darkroom:"),
+    ("replica", "ServeReplica:darkroom-"),
     ("bare", "ServeReplica:bare"),
     ("plain", "ServeReplica:plain"),
     ("haproxy", "haproxy"),

@@ -1,12 +1,18 @@
-"""Composition root: builds the Serve application from the configuration.
+"""Composition root: builds the Serve applications from the configuration.
 
-``serve run serve_app.app:build`` and ``darkroom serve`` both call ``build``. ``build`` is pure: it
-starts no process and touches no file or network, because with a YAML configuration Serve runs it in
-another process with another working directory. This is the only module that binds deployments, and
-the only module of ``serve_app`` that imports the data plane.
+An installation has an application for the ingress and one for each pool, so that a change of one
+pool restarts that pool alone; ``applications`` divides the settings among them. ``build`` puts
+everything into one application, for ``serve run serve_app.app:build``.
+
+Builders are pure: they start no process and touch no file or network, because with a YAML
+configuration Serve runs them in another process with another working directory. This is the only
+module that binds deployments, and the only module of ``serve_app`` that imports the data plane.
 """
 
 import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ray import serve
@@ -29,47 +35,123 @@ from serve_app.ingress.deployment import Ingress
 from serve_app.ingress.realtime.replicas import SessionRouter
 from serve_app.scaling.policy import PoolPolicy
 from serve_app.settings import (
+    APPLICATION,
     AWS_SECRET_NAMES,
     SECRET_NAMES,
     Config,
     PoolConfig,
+    pool_application,
     read_config,
     refuse_unknown,
 )
+from serve_app.settings.parts import CONFIG_FILE, ingress_arguments, pool_arguments
 from serve_app.storage.s3.location import location_of
 from serve_app.telemetry.clock import SystemClock
 from weights.mirror import bucket_of
 
-APPLICATION = "darkroom"
 INGRESS = "ingress"
+ROOT = "root"
 SEAT_ROUTER = f"{SessionRouter.__module__}:{SessionRouter.__name__}"
 DIRECT_CALLS = f"{direct_calls.__name__}:{direct_calls.middleware.__name__}"
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 HEAD_NODE = "node:__internal_head__"  # resource of Ray's head node
+MOST_REPLICAS = 1000
+"""Serve's own bound of each pool. The policy keeps to the pool's, which may change at any time."""
+
+
+class PoolRoot:
+    """Deployment that only makes Serve deploy its child. See ``_root``."""
+
+    def __init__(self, pool: object) -> None:
+        del pool
+
+
+@dataclass(frozen=True, slots=True)
+class ServeApplication:
+    """One application of an installation, as an entry of a Serve configuration file."""
+
+    name: str
+    builder: Callable[[dict[str, Any]], Application]
+    route_prefix: str | None
+    args: dict[str, Any]
+
+    @property
+    def target(self) -> Application:
+        return self.builder(dict(self.args))
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "import_path": f"{self.builder.__module__}:{self.builder.__name__}",
+            "route_prefix": self.route_prefix,
+            "args": self.args,
+        }
+
+
+def applications(
+    settings: Mapping[str, Any], file: Path | None = None
+) -> Mapping[str, ServeApplication]:
+    """Applications of an installation by name, the ingress first.
+
+    ``settings`` override the environment. ``file``: the configuration file that they come from,
+    which the ingress then watches. Raises ``Misconfigured`` with the name of the setting.
+    """
+    config = _read(settings)
+    path = None if file is None else str(file.absolute())
+    made = [ServeApplication(APPLICATION, build_ingress, "/", ingress_arguments(settings, path))]
+    for name, pool in (config.models.pools or {}).items():
+        args = pool_arguments(settings, name, pool, config.models.families)
+        made.append(ServeApplication(pool_application(name), build_pool, None, args))
+    return {each.name: each for each in made}
+
+
+def build_ingress(args: dict[str, Any]) -> Application:
+    """Build the application of the ingress. ``args``: see ``ingress_arguments``."""
+    file = args.get(CONFIG_FILE)
+    config = _read({name: value for name, value in args.items() if name != CONFIG_FILE})
+    return _ingress(config).bind(config, (), None if file is None else Path(file))
+
+
+def build_pool(args: dict[str, Any]) -> Application:
+    """Build the application of a pool. ``args``: see ``pool_arguments``."""
+    config = _read(args)
+    ((name, pool),) = (config.models.pools or {}).items()
+    return _root().bind(_bind_pool(config, name, pool, APPLICATION))
 
 
 def build(args: dict[str, Any]) -> Application:
-    """Build the application. ``args`` are settings by their names in ``Config``; they override the
-    environment.
+    """Build one application with all. ``args`` are settings by their names in ``Config``; they
+    override the environment.
 
     Raises ``Misconfigured`` with the name of the setting.
     """
+    config = _read(args)
+    pools = config.models.pools or {}
+    children = [_bind_pool(config, name, pool, None) for name, pool in pools.items()]
+    return _ingress(config).bind(config, children)
+
+
+def _read(settings: Mapping[str, Any]) -> Config:
+    """Checked settings, with the default pool if they configure none."""
     refuse_unknown()
-    config = read_config(args)
+    config = read_config(settings)
     families = {**FAMILIES, **config.models.families}
     location_of(config)  # reports contradicting settings before anything starts
     if config.weights.weights_mirror:
         bucket_of(config.weights.weights_mirror)
     pools = config.models.pools or {"studio": _studio(config, families)}
     _check_pools(pools, families)
-    config = config.with_pools(pools)
-    children = [
-        _pool(config, name, pool).bind(
-            name, _replica_config(config, pool), {f: families[f] for f in pool.families}, INGRESS
-        )
-        for name, pool in pools.items()
-    ]
-    return _ingress(config).bind(config, children)
+    return config.with_pools(pools)
+
+
+def _bind_pool(
+    config: Config, name: str, pool: PoolConfig, ingress_application: str | None
+) -> Application:
+    families = {**FAMILIES, **config.models.families}
+    own = {family: families[family] for family in pool.families}
+    replica = _replica_config(config, pool)
+    return _pool(config, name, pool).bind(name, replica, own, INGRESS, ingress_application)
 
 
 def tuning_session(config: Config) -> TuningSession:
@@ -109,14 +191,10 @@ def _check_pools(pools: dict[str, PoolConfig], families: dict[str, str]) -> None
                 f"Pool {name} hosts unknown families: {', '.join(unknown)}. "
                 f"Known families: {', '.join(sorted(families))}."
             )
-        if pool.min_replicas > pool.max_replicas:
-            raise Misconfigured(
-                f"Pool {name} has more min_replicas than max_replicas. Change one of them."
-            )
         if pool.devices_per_replica > 1:
             _check_devices(name, pool)
-        if name == INGRESS:
-            raise Misconfigured(f"A pool cannot be named {INGRESS}. Choose another name.")
+        if name in (INGRESS, ROOT):
+            raise Misconfigured(f"A pool cannot be named {name}. Choose another name.")
 
 
 def _check_devices(name: str, pool: PoolConfig) -> None:
@@ -183,9 +261,6 @@ def _pool(config: Config, name: str, pool: PoolConfig) -> Deployment:
         environment["OMP_NUM_THREADS"] = str(pool.threads)
     if pool.devices_per_replica > 1:  # all on one node, so no other machine needs to reach them
         environment |= dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), LOOPBACK)
-    scaling: dict[str, Any] = {"num_replicas": pool.min_replicas}
-    if pool.max_replicas > pool.min_replicas:
-        scaling = {"autoscaling_config": _autoscaling(config, name, pool)}
     deployment: Any = serve.deployment  # its overloads do not support an async constructor
     return deployment(
         ReplicaDeployment,
@@ -197,7 +272,7 @@ def _pool(config: Config, name: str, pool: PoolConfig) -> Deployment:
         graceful_shutdown_wait_loop_s=0.1,
         health_check_period_s=5,
         request_router_config={"request_router_class": SEAT_ROUTER},
-        **scaling,
+        autoscaling_config=_autoscaling(config, name),
     )
 
 
@@ -228,29 +303,31 @@ def _group(pool: PoolConfig) -> dict[str, Any]:
     }
 
 
-def _autoscaling(config: Config, name: str, pool: PoolConfig) -> AutoscalingConfig:
+def _autoscaling(config: Config, name: str) -> AutoscalingConfig:
+    """Scaling by ``PoolPolicy``. Constant: the policy reads the pool's bounds while it runs."""
     policy = AutoscalingPolicy(
         policy_function=f"{PoolPolicy.__module__}:{PoolPolicy.__name__}",
-        policy_kwargs={
-            "scope": str(config.server.data_dir),
-            "pool": name,
-            "slots": pool.max_slots,
-            "least": pool.min_replicas,
-            "most": pool.max_replicas,
-            "spare": pool.spare_replicas,
-            "keep_alive_s": pool.keep_alive_s,
-            "target_wait_s": pool.target_wait_s,
-        },
+        policy_kwargs={"scope": str(config.server.data_dir), "pool": name},
     )
     return AutoscalingConfig(
-        min_replicas=pool.min_replicas,
-        max_replicas=pool.max_replicas,
+        min_replicas=0,
+        max_replicas=MOST_REPLICAS,
         # The policy has its own delays; Serve's would be added to them.
         upscale_delay_s=0,
         downscale_delay_s=0,
         downscale_to_zero_delay_s=0,
         policy=policy,
     )
+
+
+def _root() -> Deployment:
+    """Root of a pool's application, without a process: it has no replica because it has no calls.
+
+    With HAProxy, Serve refuses the pool's request router at the root of an application.
+    """
+    deployment: Any = serve.deployment
+    nothing = {"min_replicas": 0, "max_replicas": 1}
+    return deployment(PoolRoot, name=ROOT, autoscaling_config=nothing)
 
 
 def _ingress(config: Config) -> Deployment:

@@ -10,10 +10,6 @@ import json, sys
 from serve_app.app import build
 from serve_app.domain.errors import Misconfigured
 
-def scaled_by(bound):
-    scaling = bound._deployment_config.autoscaling_config
-    return scaling and scaling.policy.policy_kwargs["slots"]
-
 def pool(**settings):
     try:
         application = build({"gpus": 0, "pools": {"videos": settings}, "log_format": "json"})
@@ -27,7 +23,6 @@ def pool(**settings):
         "devices": bound.init_args[1].devices,
         "slots": bound.init_args[1].slots,
         "log_format": bound.init_args[1].log_format,
-        "scaled by": scaled_by(bound),
         "environment": reported.ray_actor_options["runtime_env"]["env_vars"],
     }
 
@@ -87,10 +82,74 @@ def test_what_several_devices_cannot_do_is_refused_in_a_sentence() -> None:
     assert "num_cpus above 0" in nothing
 
 
-def test_a_pool_is_scaled_by_the_slots_that_its_replicas_have_on_its_class_of_gpu() -> None:
+def test_replicas_have_the_slots_of_their_class_of_gpu() -> None:
     pool = {"families": ["sdxl"], "num_gpus": 1, "min_replicas": 0, "max_replicas": 2}
     large, own = built({**pool, "accelerator": "H100"}, {**pool, "slots": 3})
     assert isinstance(large, dict)
     assert isinstance(own, dict)
-    assert (large["slots"], large["scaled by"]) == (16, 16)
-    assert (own["slots"], own["scaled by"]) == (3, 3)
+    assert large["slots"] == 16
+    assert own["slots"] == 3
+
+
+PARTS = """
+import json, sys
+from serve_app.app import APPLICATION, applications, build
+
+settings = json.loads(sys.argv[1])
+
+def bound(application):
+    return application._bound_deployment
+
+whole = bound(bound(build(settings)).init_args[1][0])
+parts = applications(settings)
+part = bound(bound(parts["darkroom-videos"].target).init_args[0])
+ingress = bound(parts[APPLICATION].target)
+print(json.dumps({
+    "names": list(parts),
+    "whole": [repr(each) for each in whole.init_args[:4]] + [repr(whole._replica_config.ray_actor_options)],
+    "part": [repr(each) for each in part.init_args[:4]] + [repr(part._replica_config.ray_actor_options)],
+    "ingress of": [whole.init_args[4], part.init_args[4]],
+    "args": parts["darkroom-videos"].args,
+    "pools": list(ingress.init_args[0].models.pools),
+}))
+"""  # noqa: E501
+
+
+def test_a_pool_has_the_same_replicas_in_an_application_of_its_own() -> None:
+    settings = {
+        "gpus": 0,
+        "data_dir": "/data",
+        "pools": {
+            "videos": {"families": ["video", "mine"], "threads": 3, "max_replicas": 4},
+            "others": {"families": ["flux"]},
+        },
+        "families": {"mine": "shop:Mine"},
+        "adapters_dir": "/adapters",
+        "adapters_max_bytes": 5,
+        "allow_private_urls": True,
+        "log_file": "/log",
+        "log_level": "ERROR",
+        "max_adapter_bytes": 6,
+        "min_download_bytes_per_s": 7,
+        "offline": True,
+        "realtime_idle_s": 8,
+        "s3_bucket": "bucket",
+        "tuning_file": "/tuning.json",
+        "weights_dir": "/weights",
+        "weights_max_bytes": 9,
+        "weights_mirror": "s3://mirror/prefix",
+        "weights_mirror_endpoint_url": "http://mirror",
+        "weights_mirror_profile": "mirror",
+    }
+    ran = subprocess.run(
+        [sys.executable, "-c", PARTS, json.dumps(settings)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    found = json.loads(ran.stdout)
+    assert found["names"] == ["darkroom", "darkroom-videos", "darkroom-others"]
+    assert found["part"] == found["whole"]
+    assert found["ingress of"] == [None, "darkroom"]
+    assert "max_replicas" not in found["args"]["pools"]["videos"]
+    assert found["pools"] == ["videos", "others"]

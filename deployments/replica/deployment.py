@@ -77,7 +77,10 @@ class ReplicaDeployment:
             pool=pool,
         )
         clock, backoff = SystemClock(), Backoff(SystemRandom())
-        handle = serve.get_deployment_handle(ingress_name, app_name or context.app_name)
+        # Not checked: the pool may be deployed before the ingress, and calls wait for that.
+        handle = serve.get_deployment_handle(
+            ingress_name, app_name or context.app_name, _check_exists=False
+        )
         handle_port = HandleLeasePort(handle)
         self._port = LocalLeasePort(handle_port, handle_port.socket_path)
         self._replica = Replica(

@@ -86,6 +86,10 @@ class Catalog:
         self._entries = dict(entries)
         self._fal_ids = fal_ids
 
+    def become(self, other: Catalog) -> None:
+        """Take the entries of ``other``. All that hold this catalogue see them."""
+        self._entries, self._fal_ids = other._entries, other._fal_ids
+
     def __iter__(self) -> Iterator[CatalogEntry]:
         """All listed entries, served or not."""
         return iter(self._entries.values())

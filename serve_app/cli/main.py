@@ -17,6 +17,7 @@ from serve_app.cli.commands import (
     login,
     operations,
     requests,
+    serve_config,
     webhooks,
 )
 from serve_app.cli.commands.generate_options import FROM_PROMPT, GenerateOptions
@@ -89,26 +90,25 @@ def serve_command(
 ) -> None:
     """Start Darkroom on this machine and serve until Ctrl-C."""
     # Ray reads its flags when it is imported, so no code before this point may import it.
-    from serve_app.cli.connection.config_file import ConfigFile, read  # noqa: PLC0415
     from serve_app.cli.serve.greeting import (  # noqa: PLC0415
         print_missing_weights,
         print_not_tuned,
         print_welcome,
     )
     from serve_app.cli.serve.server import ServeCommand  # noqa: PLC0415
+    from serve_app.settings.config_file import ConfigFile, read  # noqa: PLC0415
 
     refuse_unknown()
     file = ConfigFile({}, None, None) if config_path is None else read(config_path)
-    settings = dict(file.arguments)
-    settings |= {} if data_dir is None else {"data_dir": data_dir}
+    settings: dict[str, Any] = {} if data_dir is None else {"data_dir": data_dir}
     settings |= {"demo": True} if demo else {}
     settings |= {} if tls_port is None else {"tls_port": tls_port}
     settings |= {} if proxy_port is None else {"proxy_port": proxy_port}
-    config = read_config(settings)
+    config = read_config(file.arguments | settings)
     installation = Installation(config.server.data_dir)
     host = host or file.host or config.server.host
     port = port or file.port or config.server.port
-    server = ServeCommand(installation, config, host, port)
+    server = ServeCommand(installation, config, host, port, config_path)
     server.check()
 
     def after_start(server: ServeCommand) -> None:
@@ -118,6 +118,23 @@ def serve_command(
         print_welcome(installation, server.url, print_line, sample=sample, demo=demo)
 
     server.run(settings, after_start=after_start)
+
+
+@main.command("serve-config")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--installed-as",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Path of FILE on the head node. Default: its path here.",
+)
+def serve_config_command(file: Path, installed_as: Path | None) -> None:
+    """Print the configuration for `serve deploy`, with an application for each pool.
+
+    Example: darkroom serve-config darkroom.yaml > serve.yaml && serve deploy serve.yaml
+    """
+    refuse_unknown()
+    click.echo(serve_config.serve_config(file, installed_as), nl=False)
 
 
 @main.command("env")

@@ -7,10 +7,9 @@ import json
 import logging
 import platform
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +20,7 @@ from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
 from starlette.applications import Starlette
 
 from serve_app.catalog.catalog import Catalog
-from serve_app.catalog.catalog import load as load_catalog
-from serve_app.domain.errors import DarkroomError, Misconfigured
+from serve_app.domain.errors import DarkroomError
 from serve_app.domain.lease import (
     Ask,
     Demand,
@@ -57,13 +55,16 @@ from serve_app.ingress.services.files import (
 )
 from serve_app.ingress.services.health import Health, PlacementCheck, Readiness, SingleNodeCheck
 from serve_app.ingress.services.lease_terms import CatalogLeaseTerms
+from serve_app.ingress.services.live_settings import LiveSettings, bounds_of
 from serve_app.ingress.services.request_ids import RequestIds
+from serve_app.ingress.services.served_catalog import served_catalog, startup_lines
 from serve_app.ingress.services.services import Identity, PoolMap, Services
 from serve_app.ingress.services.webhooks import ComposeByMark, Webhooks
 from serve_app.loopback import keep_to_loopback
 from serve_app.postgres import fair_reads
 from serve_app.postgres.database import Database, shared_secret, wait_until_reachable
 from serve_app.postgres.leader_election import LeaderElection
+from serve_app.postgres.live_settings import PostgresLiveSettings
 from serve_app.queue.queue import assemble
 from serve_app.queue.state.replicas import roster
 from serve_app.queue.store.config import QueueLimits, Retention
@@ -74,7 +75,7 @@ from serve_app.queue.transactions.garbage import UnwantedFiles
 from serve_app.queue.transactions.signing_keys import PostgresSigningSeeds
 from serve_app.queue.transactions.uploads import PostgresUploads
 from serve_app.queue.transactions.webhook_outbox import PostgresOutbox
-from serve_app.scaling.demand import DemandWriter
+from serve_app.scaling.demand import DemandWriter, publish_bounds
 from serve_app.scaling.liveness import RayActorTable, RayLiveness
 from serve_app.settings import Config, Secrets
 from serve_app.storage.directory import DirectoryStorage
@@ -104,9 +105,10 @@ class Ingress:
     _closing: AsyncExitStack | None = None
 
     async def __init__(  # pyright: ignore[reportGeneralTypeIssues]  # Serve awaits it
-        self, config: Config, pools: Sequence[Any]
+        self, config: Config, pools: Sequence[Any], config_file: Path | None = None
     ) -> None:
-        """``pools``: handles of the worker pools. Binding them makes Serve deploy them."""
+        """``pools``: handles of the worker pools in the same application. Binding them makes Serve
+        deploy them. ``config_file``: file with the live settings; None: they are in ``config``."""
         self._sessions = HandleSessions({pool.deployment_name: pool for pool in pools})
         keep_to_loopback()
         told = config.telemetry
@@ -114,6 +116,7 @@ class Ingress:
         logs.quiet_serve()
         _log_slow_proxy()
         self._config = config
+        self._settings = LiveSettings(config, config_file)
         self._clock = SystemClock()
         self._metrics = Metrics(CollectorRegistry())
         self._loop = asyncio.get_running_loop()
@@ -181,15 +184,11 @@ class Ingress:
         return await self._queue.hand_back(held, replica_id, reason, snapshot)
 
     async def _start(self, stack: AsyncExitStack) -> None:
-        config, secrets = self._config, Secrets()
-        catalog = load_catalog(
-            config.models.models,
-            demo=config.models.serves_demo,
-            demo_dir=_demo_dir(),
-            families=_hosted(config),
-        )
+        secrets = Secrets()
         embedded = secrets.database_url is None
-        one_node = SingleNodeCheck(database=embedded, storage=s3_location(config, secrets) is None)
+        one_node = SingleNodeCheck(
+            database=embedded, storage=s3_location(self._config, secrets) is None
+        )
         await one_node.check()
         conninfo = await self._database_server(stack, secrets)
         await wait_until_reachable(conninfo)
@@ -199,6 +198,10 @@ class Ingress:
         stack.push_async_callback(database.aclose)
         if not embedded:
             await check_durability(database)
+        kept = PostgresLiveSettings(database)
+        config = self._config = await self._settings.first(kept)
+        await publish_bounds(str(config.server.data_dir), bounds_of(config))
+        catalog = self._catalog = served_catalog(config)
         election = LeaderElection(
             database, self._clock, serve.get_replica_context().replica_id.unique_id
         )
@@ -221,8 +224,26 @@ class Ingress:
         stack.push_async_callback(self._services.webhooks.aclose)
         self._serve_metrics(stack)
         config.address_file.write_text(json.dumps({"url": self._internal_url()}))
+        self._settings.start(kept, self._apply)
+        stack.push_async_callback(self._settings.aclose)
         for line in startup_lines(catalog):
             log.info("%s", line)
+
+    async def _apply(self, config: Config) -> None:
+        """Put changed live settings in force. ``Misconfigured``: none are."""
+        catalog = await asyncio.to_thread(served_catalog, config)
+        pools = config.models.pools or {}
+        self._catalog.become(catalog)
+        self._config = self._services.config = config
+        self._services.pools = PoolMap(pools)
+        self._limits.become(QueueLimits.of(config))
+        self._retention.become(Retention.of(config))
+        self._upload_limits.become(UploadLimits.of(config))
+        self._disk.limits = config.limits
+        self._placement.pools = pools
+        self._demand.pools = tuple(pools)
+        self._show_bounds(config)
+        await publish_bounds(str(config.server.data_dir), bounds_of(config))
 
     async def _storage(
         self, stack: AsyncExitStack, database: Database, secrets: Secrets
@@ -252,6 +273,7 @@ class Ingress:
         sole_cluster: bool,
     ) -> None:
         config = self._config
+        self._limits, self._retention = QueueLimits.of(config), Retention.of(config)
         queue = self._queue = assemble(
             database,
             self._clock,
@@ -262,11 +284,11 @@ class Ingress:
                 files_url=self._internal_url(),
                 names_secret=await shared_secret(database, "file_names"),
             ),
-            QueueLimits.of(config),
+            self._limits,
             RayLiveness(RayActorTable(), self._clock, sole_cluster=sole_cluster),
             serve.get_replica_context().replica_id.unique_id,
             self._metrics.queue,
-            Retention.of(config),
+            self._retention,
             await self._reads(stack, database),
         )
         await queue.start()
@@ -297,7 +319,7 @@ class Ingress:
         tickets: TicketSigner | None,
     ) -> Files:
         config = self._config
-        book = PostgresUploads(database, Retention.of(config))
+        book = PostgresUploads(database, self._retention)
         lifecycles = PostgresLifecycles(database)
         expire = election.on_leader("file lifetimes", COLLECT_INTERVAL_S, lifecycles.expire)
         collector = FileCollector(
@@ -306,10 +328,11 @@ class Ingress:
         collector.start()
         stack.push_async_callback(collector.aclose)
         config.server.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        guard = DiskGuard(config.server.data_dir, config.limits, self._clock)
+        guard = self._disk = DiskGuard(config.server.data_dir, config.limits, self._clock)
+        limits = self._upload_limits = UploadLimits.of(config)
         return Files(
             storage=storage,
-            uploads=Uploads(book, storage, UploadLimits.of(config), metrics=self._metrics),
+            uploads=Uploads(book, storage, limits, metrics=self._metrics),
             lifecycles=lifecycles,
             tickets=tickets,
             check_disk_space=guard.check,
@@ -392,10 +415,11 @@ class Ingress:
             "storage": storage.check,
             "nodes": one_node.check,
         }
+        self._placement = PlacementCheck(self._config.models.pools or {})
         return Health(
             readiness=Readiness(checks, self._clock),
             replicas=lambda: roster(database),
-            placement_problems=PlacementCheck(self._config.models.pools or {}).problems,
+            placement_problems=self._placement.problems,
         )
 
     async def _publish_demand(self, stack: AsyncExitStack, election: LeaderElection) -> None:
@@ -405,17 +429,20 @@ class Ingress:
             return now
 
         pools = tuple(self._config.models.pools or {})
-        writer = DemandWriter(str(self._config.server.data_dir), pools, demand, election)
+        writer = self._demand = DemandWriter(
+            str(self._config.server.data_dir), pools, demand, election
+        )
         await writer.start()
         stack.push_async_callback(writer.aclose)
+
+    def _show_bounds(self, config: Config) -> None:
+        pools = bounds_of(config)
+        self._metrics.queue.pools({name: (each.least, each.most) for name, each in pools.items()})
 
     def _serve_metrics(self, stack: AsyncExitStack) -> None:
         telemetry, directory = self._config.telemetry, self._config.server.data_dir
         self._metrics.built(package_version(), platform.python_version())
-        pools = self._config.models.pools or {}
-        self._metrics.queue.pools(
-            {name: (pool.min_replicas, pool.max_replicas) for name, pool in pools.items()}
-        )
+        self._show_bounds(self._config)
         self._metrics.watch_disk(lambda: shutil.disk_usage(directory).free)
         server = MetricsServer(
             self._metrics.registry, telemetry.metrics_port, telemetry.metrics_host
@@ -431,41 +458,11 @@ def _text(secret: SecretStr | None) -> str:
     return "" if secret is None else secret.get_secret_value()
 
 
-def _hosted(config: Config) -> frozenset[str] | None:
-    """Families that at least one pool hosts; None means every family."""
-    if config.models.pools is None:
-        return None
-    return frozenset(family for pool in config.models.pools.values() for family in pool.families)
-
-
-def _demo_dir() -> Path:
-    """Directory of the demo models. It is in the data plane's package, which is not imported."""
-    found = find_spec("deployments")
-    if found is None or not found.submodule_search_locations:
-        raise Misconfigured(
-            "The package `deployments` is not installed, so the demo models are missing. "
-            "Install it beside `serve_app`."
-        )
-    return Path(next(iter(found.submodule_search_locations))) / "demo"
-
-
 def _portable(answer: Verdict | BaseException) -> Verdict | BaseException:
     """Replace an error that may not be picklable: it would lose the other answers too."""
     if isinstance(answer, (Verdict, DarkroomError)):
         return answer
     return DarkroomError(f"Unexpected {type(answer).__name__}: {answer}")
-
-
-def startup_lines(catalog: Catalog) -> Iterator[str]:
-    """Yield one sentence each for the endpoints that are served by their real model, served by a
-    demo model, and not served."""
-    served = [entry for entry in catalog if not entry.missing]
-    if real := [entry.endpoint.id for entry in served if not entry.demo]:
-        yield f"Serving {', '.join(real)}."
-    if demo := [entry.endpoint.id for entry in served if entry.demo]:
-        yield f"Serving {', '.join(demo)} by Darkroom's own demo model, not the real ones."
-    if missing := [entry.endpoint.id for entry in catalog if entry.missing]:
-        yield f"Not serving {', '.join(missing)}: run `darkroom models` to see why."
 
 
 def _log_slow_proxy() -> None:

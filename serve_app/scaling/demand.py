@@ -1,6 +1,6 @@
-"""Publisher of each pool's demand for the scaling policies.
+"""Publisher of each pool's bounds and demand for the scaling policies.
 
-Only one ingress replica writes: the holder of the database's advisory lock ``demand``.
+Only one ingress replica writes the demand: the holder of the database's advisory lock ``demand``.
 """
 
 from __future__ import annotations
@@ -16,11 +16,17 @@ from ray.experimental import internal_kv
 
 from serve_app.domain.errors import DarkroomError
 from serve_app.domain.lease import Demand
-from serve_app.scaling.policy import NAMESPACE, demand_key
+from serve_app.scaling.policy import NAMESPACE, Bounds, bounds_key, demand_key
 
 logger = logging.getLogger(__name__)
 
 WRITE_EVERY_S = 0.5
+
+
+async def publish_bounds(scope: str, pools: Mapping[str, Bounds]) -> None:
+    """Write the bounds of each pool to Ray's internal KV. Policies follow within a second."""
+    for pool, bounds in pools.items():
+        await _put(bounds_key(scope, pool), asdict(bounds))
 
 
 class Leader(Protocol):
@@ -41,7 +47,7 @@ class DemandWriter:
         leader: Leader,
     ) -> None:
         self._scope = scope
-        self._pools = pools
+        self.pools = pools  # may be replaced at any time
         self._demand = demand
         self._leader = leader
         self._sequence = 0
@@ -72,11 +78,15 @@ class DemandWriter:
 
     async def _write(self, demands: Mapping[str, Demand]) -> None:
         self._sequence += 1
-        for pool in self._pools:
+        for pool in self.pools:
             demand = asdict(demands.get(pool, Demand())) | {"seq": self._sequence}
-            await asyncio.to_thread(
-                internal_kv._internal_kv_put,  # noqa: SLF001 the only writer Ray offers
-                demand_key(self._scope, pool),
-                json.dumps(demand).encode(),
-                namespace=NAMESPACE,
-            )
+            await _put(demand_key(self._scope, pool), demand)
+
+
+async def _put(key: bytes, record: Mapping[str, object]) -> None:
+    await asyncio.to_thread(
+        internal_kv._internal_kv_put,  # noqa: SLF001 the only writer Ray offers
+        key,
+        json.dumps(record).encode(),
+        namespace=NAMESPACE,
+    )

@@ -2,7 +2,9 @@
 
 Ray Serve runs the policy in its controller's loop every 100 ms, where it must never block or raise,
 and pickles this module by value. The module therefore imports only the standard library and ray. A
-thread reads the demand from Ray's internal KV. Without a fresh demand, the current target is kept.
+thread reads the pool's bounds and its demand from Ray's internal KV: as arguments of the policy,
+bounds would make Ray replace every replica when they change. Without a fresh demand, the current
+target is kept, within the bounds.
 """
 
 from __future__ import annotations
@@ -36,6 +38,11 @@ def demand_key(scope: str, pool: str) -> bytes:
     ``scope`` is the data directory. It separates two Darkrooms on one Ray cluster.
     """
     return f"demand/{scope}/{pool}".encode()
+
+
+def bounds_key(scope: str, pool: str) -> bytes:
+    """Key under which the ingress writes a pool's ``Bounds``; ``scope`` as in ``demand_key``."""
+    return f"bounds/{scope}/{pool}".encode()
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,7 @@ class Scaler:
     """
 
     def __init__(self, bounds: Bounds) -> None:
-        self._bounds = bounds
+        self.bounds = bounds  # may be replaced at any time
         self._needed: deque[tuple[float, int]] = deque()  # time, replicas
         self._sorted: list[int] = []
         self._since = 0.0  # since when without a gap
@@ -91,8 +98,8 @@ class Scaler:
 
     def target(self, load: Load, current: int, now: float) -> int:
         """Replicas that the pool should have. ``now``: seconds of a monotonic clock."""
-        keep_s = self._bounds.keep_alive_s
-        needed = needed_replicas(self._bounds, load)
+        keep_s = self.bounds.keep_alive_s
+        needed = needed_replicas(self.bounds, load)
         self._observe(needed, now)
         if needed > current:
             self._grown_at = now
@@ -112,7 +119,7 @@ class Scaler:
             self._since = now
         self._needed.append((now, needed))
         insort(self._sorted, needed)
-        while self._needed[0][0] < now - self._bounds.keep_alive_s:
+        while self._needed[0][0] < now - self.bounds.keep_alive_s:
             _, past = self._needed.popleft()
             self._sorted.pop(bisect_left(self._sorted, past))
 
@@ -120,10 +127,10 @@ class Scaler:
 class PoolPolicy:
     """Policy of one pool, instantiated once in Serve's controller."""
 
-    def __init__(self, scope: str, pool: str, **bounds: Any) -> None:
-        """``bounds``: the fields of ``Bounds``. Serve passes them by name."""
-        self._key = demand_key(scope, pool)
-        self._scaler = Scaler(Bounds(**bounds))
+    def __init__(self, scope: str, pool: str) -> None:
+        """Serve passes these by name."""
+        self._keys = bounds_key(scope, pool), demand_key(scope, pool)
+        self._scaler: Scaler | None = None
         self._latest: dict[str, Any] | None = None
         self._changed_at = 0.0
         self._reader: threading.Thread | None = None
@@ -133,30 +140,41 @@ class PoolPolicy:
         if self._reader is None:
             self._reader = threading.Thread(target=self._read, daemon=True, name="demand")
             self._reader.start()
-        current = context.target_num_replicas
-        latest = self._latest
-        if latest is None or time.monotonic() - self._changed_at > STALE_AFTER_S:
+        current, scaler, latest = context.target_num_replicas, self._scaler, self._latest
+        if scaler is None:
             return current, {}
+        now = time.monotonic()
+        if latest is None or now - self._changed_at > STALE_AFTER_S:
+            return max(scaler.bounds.least, min(scaler.bounds.most, current)), {}
         load = Load(latest["queued"], latest["running"], latest["queued_s"], latest["idle_s"])
-        return self._scaler.target(load, current, time.monotonic()), {}
+        return scaler.target(load, min(scaler.bounds.most, current), now), {}
 
     def _read(self) -> None:
-        """Poll the KV forever.
-
-        A demand is fresh if its sequence number has changed, so that no two clocks are compared.
-        """
+        """Poll the KV forever."""
         while True:
             try:
-                demand = self._stored()
-                if demand and (self._latest is None or demand["seq"] != self._latest["seq"]):
-                    self._latest = demand
-                    self._changed_at = time.monotonic()
+                bounds, demand = map(_stored, self._keys)
+                self.note(None if bounds is None else Bounds(**bounds), demand)
             except Exception as error:
                 logging.getLogger("ray.serve").warning("The demand cannot be read: %r", error)
             time.sleep(READ_EVERY_S)
 
-    def _stored(self) -> dict[str, Any] | None:
-        if not internal_kv._internal_kv_initialized():  # noqa: SLF001 Ray offers no public KV
-            return None
-        raw = internal_kv._internal_kv_get(self._key, namespace=NAMESPACE)  # noqa: SLF001
-        return json.loads(raw) if raw else None
+    def note(self, bounds: Bounds | None, demand: dict[str, Any] | None) -> None:
+        """Note what is stored. None: nothing is.
+
+        A demand is fresh if its sequence number has changed, so that no two clocks are compared.
+        """
+        if bounds is not None and self._scaler is None:
+            self._scaler = Scaler(bounds)
+        elif bounds is not None and self._scaler is not None:
+            self._scaler.bounds = bounds
+        if demand and (self._latest is None or demand["seq"] != self._latest["seq"]):
+            self._latest = demand
+            self._changed_at = time.monotonic()
+
+
+def _stored(key: bytes) -> dict[str, Any] | None:
+    if not internal_kv._internal_kv_initialized():  # noqa: SLF001 Ray offers no public KV
+        return None
+    raw = internal_kv._internal_kv_get(key, namespace=NAMESPACE)  # noqa: SLF001
+    return json.loads(raw) if raw else None

@@ -13,10 +13,12 @@ from serve_app.settings.config import (
     setting_names,
 )
 from serve_app.settings.groups import PREFIX
+from serve_app.settings.parts import APPLICATION, pool_application
 from serve_app.settings.pools import NO_LIMITS, EndpointLimits, PoolConfig, TenantLimits
 
 __all__ = [
     "ADDRESS_FILE",
+    "APPLICATION",
     "AWS_SECRET_NAMES",
     "FIELDS",
     "NO_LIMITS",
@@ -28,6 +30,7 @@ __all__ = [
     "PoolConfig",
     "Secrets",
     "TenantLimits",
+    "pool_application",
     "read_config",
     "refuse_unknown",
     "setting_names",

@@ -32,6 +32,7 @@ from serve_app.settings.groups import (
     WebhookSettings,
     WeightSettings,
 )
+from serve_app.settings.parts import LIVE
 from serve_app.settings.pools import PoolConfig
 
 ADDRESS_FILE = "address.json"
@@ -70,6 +71,21 @@ class Config(BaseModel):
         """These settings with other pools."""
         models = self.models.model_copy(update={"pools": dict(pools)})
         return self.model_copy(update={"models": models})
+
+    def with_live(self, arguments: Mapping[str, Any]) -> Config:
+        """These settings with the live ones among ``arguments``, which are all of a file.
+
+        Raises ``Misconfigured`` with every problem of any of them.
+        """
+        given = read_config(arguments)
+        changed: dict[str, dict[str, Any]] = {}
+        for name in LIVE.intersection(arguments):
+            area = AREA_OF[name]
+            changed.setdefault(area, {})[name] = getattr(getattr(given, area), name)
+        groups = {
+            area: getattr(self, area).model_copy(update=values) for area, values in changed.items()
+        }
+        return self.model_copy(update=groups)
 
     @property
     def address_file(self) -> Path:

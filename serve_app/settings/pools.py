@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SLOTS_ON_GPU = 8  # for families of which nothing is known
 SLOTS_ON_CPU = 2  # with few cores, more slots only share the same compute
@@ -109,6 +109,12 @@ class PoolConfig(BaseModel):
     stuck_after_s: float = Field(
         default=600.0, gt=0, description="A step that takes longer ends the replica."
     )
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> PoolConfig:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError("it has more min_replicas than max_replicas; change one of them")
+        return self
 
     @property
     def device_bytes(self) -> int | None:

@@ -86,24 +86,24 @@ class DiskGuard:
 
     def __init__(self, directory: Path, limits: LimitSettings, clock: Clock) -> None:
         self._directory = directory
-        self._limits = limits
+        self.limits = limits  # may be replaced at any time
         self._clock = clock
         self._read_at = float("-inf")
         self._free_bytes: int | None = None  # None: the first reading is still running
 
     async def check(self) -> None:
         """Raise ``StorageFull`` if too little space is free to accept requests."""
-        await self._check(self._limits.min_free_disk_bytes, "requests", "")
+        await self._check(self.limits.min_free_disk_bytes, "requests", "")
 
     async def check_for_upload(self) -> None:
         """Raise ``StorageFull`` if too little space is free for files of clients."""
-        least = max(self._limits.min_free_disk_bytes_for_uploads, self._limits.min_free_disk_bytes)
+        least = max(self.limits.min_free_disk_bytes_for_uploads, self.limits.min_free_disk_bytes)
         await self._check(least, "uploads", "_FOR_UPLOADS")
 
     async def check_for_artifact(self) -> None:
         """Raise ``StorageFull`` if too little space is free for artifacts of replicas."""
-        least = self._limits.min_free_disk_bytes_for_artifacts
-        least = min(least, self._limits.min_free_disk_bytes)
+        least = self.limits.min_free_disk_bytes_for_artifacts
+        least = min(least, self.limits.min_free_disk_bytes)
         await self._check(least, "artifacts", "_FOR_ARTIFACTS")
 
     async def _check(self, least: int, subject: str, setting: str) -> None:

@@ -222,8 +222,10 @@ class QueueMeter:
         self.families.replace("replicas", number)
 
     def pools(self, bounds: Mapping[str, tuple[int, int]]) -> None:
-        """Record the least and most replicas of each configured pool, and export its figures from
-        now on, also while it has neither requests nor replicas."""
+        """Record the least and most replicas of all configured pools, and export their figures from
+        now on, also while they have neither requests nor replicas."""
+        for name in ("pool_min_replicas", "pool_max_replicas"):
+            self._gauges[name].clear()
         for pool, (least, most) in bounds.items():
             self._gauges["pool_min_replicas"].labels(pool).set(least)
             self._gauges["pool_max_replicas"].labels(pool).set(most)

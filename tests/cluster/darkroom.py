@@ -16,11 +16,13 @@ from typing import Any, TypeVar
 import httpx
 import psutil
 import psycopg
+import yaml
 
 from serve_app.cli.connection.installation import Installation
 from serve_app.cli.serve.ports import free_port
 from serve_app.domain.request import State
 from serve_app.embedded_postgres.files import DATABASE, PORT, ROLE, ClusterFiles
+from serve_app.settings import APPLICATION, pool_application
 from tests.cluster.processes import end_all, known_by, with_default_signals
 
 ROOT = Path(__file__).parent.parent.parent
@@ -77,9 +79,18 @@ class Darkroom:
             "DARKROOM_GPUS": "0",
             "DARKROOM_ALLOW_PRIVATE_WEBHOOKS": "1",  # receivers of tests are here
         } | {f"DARKROOM_{name.upper()}": value for name, value in settings.items()}
+        self.config: Path | None = None  # its configuration file
         self._said = 0  # bytes of ``output``, before the last start
         self._process: subprocess.Popen[bytes] | None = None
         self._http: httpx.Client | None = None
+
+    def configure(self, **arguments: Any) -> None:
+        """Write its configuration file, which it follows while it runs."""
+        self.config = self.data_dir.parent / f"{self.data_dir.name}.yaml"
+        application = {"import_path": "serve_app.app:build", "args": arguments}
+        written = self.config.with_suffix(".new")
+        written.write_text(yaml.safe_dump({"applications": [application]}))
+        written.replace(self.config)
 
     def start(self, within_s: float = PATIENCE_S, under: Sequence[str] = ()) -> Darkroom:
         """``under`` is a command that runs the command that follows it, such as ``nohup``."""
@@ -90,6 +101,7 @@ class Darkroom:
                 with_default_signals(
                     *(*under, sys.executable, "-m", "serve_app.cli"),
                     *("serve", "--data-dir", str(self.data_dir), "--port", str(self.port)),
+                    *(() if self.config is None else ("--config", str(self.config))),
                 ),
                 # The probe family lives in the tests, which are not installed.
                 env=clean | self._settings | {"PYTHONPATH": str(ROOT)},
@@ -172,7 +184,8 @@ class Darkroom:
 
     def replicas(self, deployment: str = "studio") -> list[psutil.Process]:
         """The processes of a deployment's replicas."""
-        title = f"ray::ServeReplica:darkroom:{deployment}"
+        application = APPLICATION if deployment == "ingress" else pool_application(deployment)
+        title = f"ray::ServeReplica:{application}:{deployment}"
         return [p for p in self.process.children(recursive=True) if title in _title(p)]
 
     def postgres(self) -> psutil.Process:
@@ -202,17 +215,6 @@ class Darkroom:
         folder = self.data_dir / "artifacts"
         files = (each for each in folder.rglob("*") if each.is_file())
         return {str(each.relative_to(folder)): each.read_bytes() for each in files}
-
-    def arguments(self) -> dict[str, Any]:
-        """What `darkroom serve` gave the application, for a redeploy."""
-        return {
-            "data_dir": str(self.data_dir),
-            "port": self.port,
-            "log_file": str(self.data_dir / "logs" / "darkroom.log"),
-            "families": FAMILIES,
-            "models": str(MODELS),
-            "gpus": 0,
-        }
 
     def beside(
         self, script: str, config: Mapping[str, Any], within_s: float = 120

@@ -19,7 +19,7 @@ import ray
 from ray import serve
 from ray.cluster_utils import Cluster
 
-from serve_app.app import APPLICATION, build
+from serve_app.app import ROOT, applications
 
 OBJECT_STORE_BYTES = 80 * 2**20
 WORKERS = ("A10G", "L4")
@@ -63,10 +63,11 @@ def placed(names: dict[str, str]) -> dict[str, list[str]]:
     client = _get_global_client()
     assert client is not None
     details: dict[str, Any] = client.get_serve_details()
-    deployments = details["applications"][APPLICATION]["deployments"]
     return {
         name: [names[replica["node_id"]] for replica in one["replicas"]]
-        for name, one in deployments.items()
+        for application in details["applications"].values()
+        for name, one in application["deployments"].items()
+        if name != ROOT
     }
 
 
@@ -96,7 +97,12 @@ def _run(
     )
     serve.start(http_options={"host": "127.0.0.1", "port": port, "location": "HeadOnly"})
     try:
-        serve.run(build(arguments), name=APPLICATION, route_prefix="/")
+        serve.run_many(
+            [
+                serve.RunTarget(each.target, each.name, each.route_prefix)
+                for each in applications(arguments).values()
+            ]
+        )
     except RuntimeError:
         messages = [
             deployment.message

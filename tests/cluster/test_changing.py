@@ -26,6 +26,7 @@ from tests.cluster.darkroom import (
     Darkroom,
     clean_environment,
     eventually,
+    living,
 )
 from tests.cluster.processes import end_all, with_default_signals
 
@@ -33,16 +34,6 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 ServeRun = Callable[..., subprocess.Popen[bytes]]
 WithPool = Callable[[dict[str, object]], Darkroom]
-
-REDEPLOY = """
-import json, sys
-import ray
-from ray import serve
-from serve_app.app import APPLICATION, build
-address, config = sys.argv[1], json.loads(sys.argv[2])
-ray.init(address=address, namespace="serve", log_to_driver=False)
-serve.run(build(config), name=APPLICATION, route_prefix="/")
-"""
 
 
 def _pool(replicas: int, slots: int = 2) -> dict[str, object]:
@@ -63,9 +54,10 @@ def with_pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WithPool]:
 
         def give(pool: dict[str, object]) -> Darkroom:
             if running:
-                _redeploy(running[0], pool)
+                running[0].configure(pools={"studio": pool})
             else:
-                darkroom = Darkroom(tmp_path_factory.mktemp("changing") / "data", {"studio": pool})
+                darkroom = Darkroom(tmp_path_factory.mktemp("changing") / "data")
+                darkroom.configure(pools={"studio": pool})
                 made.callback(darkroom.clear_away)
                 running.append(darkroom.start())
             return running[0]
@@ -81,22 +73,18 @@ def test_scale_down_and_redeploy_under_load_fail_nothing(with_pool: WithPool, ch
     darkroom.all_ready(2)
     requests = [darkroom.submit(steps=20, step_ms=50) for _ in range(12)]
     darkroom.in_state(requests[3], "running")
-    _redeploy(darkroom, _pool(1))
+    darkroom.configure(pools={"studio": _pool(1)})
     requests += [darkroom.submit(steps=20, step_ms=50) for _ in range(4)]
     eventually(lambda: len(darkroom.replicas()) == 1, "one replica is left")
     # Another number of slots is another configuration of the replica: it is replaced.
-    _redeploy(darkroom, _pool(1, slots=3))
+    (replaced,) = darkroom.replicas()
+    darkroom.configure(pools={"studio": _pool(1, slots=3)})
+    eventually(lambda: not living([replaced]), "the replica is replaced")
     for request_id in requests:
         done = darkroom.in_state(request_id, "succeeded", "failed")
         assert done["state"] == "succeeded", done
         assert done["failures"] == 0, done
     check(darkroom, requests)
-
-
-def _redeploy(darkroom: Darkroom, pool: dict[str, object]) -> None:
-    config = darkroom.arguments() | {"pools": {"studio": pool}}
-    done = darkroom.beside(REDEPLOY, config)
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_a_pool_goes_to_zero_when_idle_and_comes_back_for_a_request(with_pool: WithPool) -> None:

@@ -12,8 +12,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from deployments.families.registry import FAMILIES
-from serve_app.cli.connection.config_file import read
 from serve_app.settings import setting_names
+from serve_app.settings.config_file import read
 from tests.docs.pages import ROOT
 
 CLUSTER = ROOT / "cluster.yaml"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serve_app.ingress.deployment import startup_lines
+from serve_app.ingress.services.served_catalog import startup_lines
 from tests.ingress.house import CATALOG
 
 

@@ -124,11 +124,28 @@ class _Context:
 
 
 def test_the_target_is_kept_while_no_demand_is_known() -> None:
-    pool = PoolPolicy(
-        "scope", "studio", slots=1, least=0, most=9, spare=0, keep_alive_s=1, target_wait_s=5
-    )
-    # Serve calls the policy before the ingress has written a demand and before Ray's KV exists.
+    pool = PoolPolicy("scope", "studio")
+    # Serve calls the policy before the ingress has written anything and before Ray's KV exists.
     assert pool(_Context()) == (3, {})
+
+
+def test_a_pool_keeps_to_its_bounds_before_there_is_a_demand() -> None:
+    pool = PoolPolicy("scope", "studio")
+    pool.note(replace(POOL, least=5, most=9), None)
+    assert pool(_Context()) == (5, {})
+    pool.note(replace(POOL, least=1, most=2), None)
+    assert pool(_Context()) == (2, {})
+
+
+def test_changed_bounds_are_in_force_without_another_policy() -> None:
+    pool = PoolPolicy("scope", "studio")
+    demand = {"queued": 8, "running": 0, "queued_s": 60, "idle_s": 0, "seq": 1}
+    pool.note(POOL, demand)
+    assert pool(_Context()) == (4, {})
+    pool.note(replace(POOL, most=2), demand)
+    assert pool(_Context()) == (2, {})
+    pool.note(replace(POOL, most=7, slots=1), demand)
+    assert pool(_Context()) == (7, {})
 
 
 def test_the_policy_can_be_pickled_by_value_as_serve_does() -> None:
@@ -137,7 +154,4 @@ def test_the_policy_can_be_pickled_by_value_as_serve_does() -> None:
         revived = cloudpickle.loads(cloudpickle.dumps(PoolPolicy))
     finally:
         cloudpickle.unregister_pickle_by_value(policy)
-    pool = revived(
-        scope="s", pool="p", slots=1, least=0, most=1, spare=0, keep_alive_s=1, target_wait_s=5
-    )
-    assert callable(pool)
+    assert callable(revived(scope="s", pool="p"))

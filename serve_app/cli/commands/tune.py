@@ -18,11 +18,11 @@ import click
 
 from serve_app.cli.commands import completion
 from serve_app.cli.connection import options
-from serve_app.cli.connection.config_file import read
 from serve_app.cli.connection.installation import Installation
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import EndpointNotServed, InvalidInput, Misconfigured
 from serve_app.settings import Config, read_config, refuse_unknown
+from serve_app.settings.config_file import read
 
 if TYPE_CHECKING:
     from serve_app.app import TuningSession, tuned

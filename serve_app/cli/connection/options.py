@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 import click
 
-from serve_app.cli.connection.config_file import read
 from serve_app.cli.connection.server import Server, chosen_server, local_installation
 from serve_app.settings import Config, read_config, refuse_unknown
+from serve_app.settings.config_file import read
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

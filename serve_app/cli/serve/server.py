@@ -25,6 +25,7 @@ import psutil
 from serve_app.cli.connection.installation import Installation
 from serve_app.cli.serve import haproxy, ports, ray_flags
 from serve_app.cli.serve.console import Console, LogFollower
+from serve_app.cli.serve.deployer import Deployer
 from serve_app.cli.serve.processes import RunRecord
 from serve_app.domain.errors import Misconfigured
 from serve_app.gateway.gateway import Gateway, GatewayPlan, connect_address, host_port
@@ -67,11 +68,21 @@ def _listen() -> None:
 class ServeCommand:
     """One run of Darkroom on this machine."""
 
-    def __init__(self, installation: Installation, config: Config, host: str, port: int) -> None:
+    def __init__(
+        self,
+        installation: Installation,
+        config: Config,
+        host: str,
+        port: int,
+        config_file: Path | None = None,
+    ) -> None:
+        """``config_file``: Serve configuration file whose pools are followed while it serves."""
         self._installation = installation
         self._config = config
         self._host = host
         self._port = port
+        self._config_file = config_file
+        self._deployer: Deployer | None = None
         self._record = RunRecord(installation.run_file, installation.run_dir)
         self.console = Console(installation.log_file.with_name("ray.log"))
         self._log = LogFollower(installation.log_file, self.console)
@@ -91,6 +102,7 @@ class ServeCommand:
     def run(self, settings: dict[str, Any], after_start: Any = None) -> None:
         """Start, call ``after_start(self)`` when Darkroom answers, and serve until a signal.
 
+        ``settings`` are in place of those of the configuration file and the environment.
         Raises ``Misconfigured`` if the start fails. Stops everything before it returns or raises.
         """
         with self._only_one():
@@ -216,22 +228,20 @@ class ServeCommand:
         self._record_all()
 
     def _deploy(self, settings: dict[str, Any]) -> None:
-        from ray import serve  # noqa: PLC0415
-
-        from serve_app.app import APPLICATION, build  # noqa: PLC0415
-
         self.console.print_line("Starting Darkroom …")
-        config = settings | {
+        overrides = settings | {
             "data_dir": self._installation.data_dir,
             "host": self._host,
             "port": self._port,
             "log_file": self._installation.log_file,
         }
+        deployer = self._deployer = Deployer(self._config_file, overrides)
         try:
-            serve.run(build(config), name=APPLICATION, route_prefix="/")
+            deployer.deploy()
         except RuntimeError as error:
             raise Misconfigured(_deploy_failure(error)) from None
         self._record_all()
+        deployer.follow(self.console.print_line)
 
     def _keep_record(self) -> None:
         while not self._done.wait(RECORD_INTERVAL_S):
@@ -244,6 +254,8 @@ class ServeCommand:
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         self._done.set()
+        if self._deployer is not None:
+            self._deployer.stop()
         # Without its control store, a shutdown by Ray would only try to reach it, at full speed.
         if "ray" in sys.modules and _answers(self._addresses.get("ray_address", "")):
             graceful = threading.Thread(target=_shut_serve_down, daemon=True)

@@ -6,18 +6,21 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
 from serve_app.domain.errors import DarkroomError, Fenced
 from serve_app.domain.realtime import Frame, FrameResult, ReplicaSlot
+from serve_app.settings import pool_application
 
 
 class HandleSessions:
     """``Sessions`` over the handles of the pools, by name. Call it from one event loop only."""
 
     def __init__(self, handles: Mapping[str, Any]) -> None:
-        self._handles = handles
+        """``handles``: of pools in the ingress's own application. Each other pool has its own."""
+        self._handles = dict(handles)
         self._methods: dict[tuple[str, str], Any] = {}
 
     async def generate_frame(self, seat: ReplicaSlot, frame: Frame) -> FrameResult:
@@ -30,7 +33,7 @@ class HandleSessions:
         method = self._methods.get((seat.pool, name))
         if method is None:
             # Cached, and pickled in C, for the same reasons as in replicas (`HandleLeasePort`).
-            method = self._methods[seat.pool, name] = self._handles[seat.pool].options(
+            method = self._methods[seat.pool, name] = self._handle(seat.pool).options(
                 method_name=name, request_serialization="pickle", response_serialization="pickle"
             )
         response = method.remote(seat.replica_id, seat.held, *arguments)
@@ -43,6 +46,14 @@ class HandleSessions:
             raise
         except RayActorError as error:
             raise Fenced("The replica of this session is gone. Connect again.") from error
+
+    def _handle(self, pool: str) -> Any:
+        handle = self._handles.get(pool)
+        if handle is None:
+            handle = self._handles[pool] = serve.get_deployment_handle(
+                pool, pool_application(pool), _check_exists=False
+            )
+        return handle
 
 
 # Routing of calls by handle. All of them are about realtime sessions, and one replica holds each

@@ -27,6 +27,7 @@ from serve_app.domain.upload import KeptFile, Upload, UploadBook, UploadPart, Up
 from serve_app.queue.reaper import PeriodicTask
 from serve_app.queue.transactions.garbage import UnwantedFiles
 from serve_app.settings import NO_LIMITS, Config, TenantLimits
+from serve_app.settings.live import LiveValues
 from serve_app.storage.keys import missing_part, upload_key, upload_not_found, upload_type
 from serve_app.storage.tickets import TicketSigner
 from serve_app.telemetry.metrics import Metrics
@@ -50,9 +51,10 @@ OPEN_RETRY_S = 60.0
 """When a tenant with too many open uploads may try again: they are completed, or given up later."""
 
 
-@dataclass(frozen=True, slots=True)
-class UploadLimits:
-    """Limits of files that clients upload; see the settings of the same names."""
+@dataclass(slots=True)
+class UploadLimits(LiveValues):
+    """Limits of files that clients upload; see the settings of the same names. All but
+    ``max_bytes`` may change while the ingress runs."""
 
     max_bytes: int  # of one file
     max_bytes_per_tenant: int

@@ -121,7 +121,7 @@ class PlacementCheck:
         nodes: NodeResources = alive_node_resources,
         free: Callable[[], Resources] = free_resources,
     ) -> None:
-        self._needs = {name: _needs(pool) for name, pool in pools.items()}
+        self.pools = pools  # may be replaced at any time
         self._nodes = nodes
         self._free = free
 
@@ -130,7 +130,7 @@ class PlacementCheck:
 
         Either no node is large enough, or others use the resources.
         """
-        missing = {name: needs for name, needs in self._needs.items() if name not in hosted}
+        missing = {name: _needs(pool) for name, pool in self.pools.items() if name not in hosted}
         if not missing:
             return {}
         nodes, free = await asyncio.gather(

@@ -128,9 +128,12 @@ MASKS_AT_ONCE = 1
 """Masks that an ingress process decodes at once. Ten of 64 megapixels at once took 2.4 GB."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Services:
-    """Collaborators of every handler. All are already started, and their creator closes them."""
+    """Collaborators of every handler. All are already started, and their creator closes them.
+
+    ``config`` and ``pools`` are replaced when live settings change.
+    """
 
     config: Config
     host_names: frozenset[str]  # names accepted in a Host header and used in URLs

@@ -386,6 +386,13 @@ CREATE TABLE upload_totals (
 )
 WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.01');
 
+CREATE TABLE live_settings (
+    name text NOT NULL,
+    settings jsonb NOT NULL,
+    changed_at timestamptz DEFAULT now() NOT NULL,
+    CONSTRAINT live_settings_pkey PRIMARY KEY (name)
+);
+
 CREATE FUNCTION add_to_upload_totals() RETURNS trigger
     LANGUAGE plpgsql
     AS $$

@@ -7,15 +7,17 @@ from dataclasses import dataclass, field
 
 from serve_app.queue.store import messages
 from serve_app.settings import NO_LIMITS, Config, EndpointLimits, TenantLimits
+from serve_app.settings.live import LiveValues
 
 Limited = tuple[str, str]
 """A tenant or endpoint with a limit on running requests: ``TENANT`` or ``ENDPOINT``, its name."""
 TENANT, ENDPOINT = "tenant", "endpoint"
 
 
-@dataclass(frozen=True, slots=True)
-class QueueLimits:
-    """Limits and durations in seconds; see the settings of the same names."""
+@dataclass(slots=True)
+class QueueLimits(LiveValues):
+    """Limits and durations in seconds; see the settings of the same names. The limits may change
+    while the queue runs, the durations and ``max_failures`` do not."""
 
     lease_s: float = 30.0
     first_lease_s: float = 5.0  # until the replica has confirmed the lease by a report
@@ -120,8 +122,8 @@ class QueueLimits:
 DAY_S = 86400.0
 
 
-@dataclass(frozen=True, slots=True)
-class Retention:
+@dataclass(slots=True)
+class Retention(LiveValues):
     """Retention in days after a request's end. None: until it is deleted by hand.
 
     ``audit_days``: of entries of the audit log. None: forever.

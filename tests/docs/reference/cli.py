@@ -47,6 +47,7 @@ EXAMPLES = {
         "darkroom serve --config darkroom.yaml --port 9000",
         "darkroom serve --demo --sample",
     ),
+    "serve-config": ("darkroom serve-config darkroom.yaml > serve.yaml",),
     "env": ('eval "$(darkroom env)"', "darkroom env --shell fish"),
     "generate": (
         'darkroom generate "a red circle" -o circle.png --seed 7',

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ class ConfigFile:
     arguments: dict[str, Any]  # arguments of the application, by the field names of ``Config``
     host: str | None
     port: int | None
+    rest: Fields = field(default_factory=dict[str, Any])  # of the file, without applications
 
 
 def read(path: Path) -> ConfigFile:
@@ -56,6 +57,7 @@ def read(path: Path) -> ConfigFile:
         arguments=dict(_fields(ours[0].get("args") or {}, path, "args of ")),
         host=_typed(http, "host", str, path),
         port=_typed(http, "port", int, path),
+        rest={k: v for k, v in cast("Fields", content).items() if k != "applications"},
     )
 
 

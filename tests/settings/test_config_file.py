@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.cli.connection.config_file import read
 from serve_app.domain.errors import Misconfigured
+from serve_app.settings.config_file import read
 
 GOOD = """
 http_options:

@@ -1,0 +1,130 @@
+"""Live settings of an ingress process: read again whenever their files change.
+
+Files that are not valid change nothing: the settings before stay in force.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from serve_app.domain.errors import DarkroomError, Misconfigured
+from serve_app.scaling.policy import Bounds
+from serve_app.settings import Config, config_file
+from serve_app.settings.parts import LIVE
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 1.0
+
+Arguments = Mapping[str, Any]
+Signature = tuple[tuple[int, int, int] | None, ...]
+
+
+class KeptSettings(Protocol):
+    """Live settings that were valid last, for a start while the file is not."""
+
+    async def read(self) -> Arguments | None: ...
+
+    async def keep(self, settings: Arguments) -> None: ...
+
+
+class LiveSettings:
+    """Task that applies the live settings of a configuration file after each change of it, or of
+    the catalogue that it names."""
+
+    def __init__(self, base: Config, file: Path | None) -> None:
+        """``base``: all other settings. ``file``: None for settings that never change."""
+        self._base = base
+        self._file = file
+        self._in_force = base
+        self._arguments: Arguments = {}  # of the settings in force
+        self._signature: Signature = ()  # of the files that were read last
+        self._loop: asyncio.Task[None] | None = None
+
+    def read(self) -> Config:
+        """Settings by the file. Reads files; raises ``Misconfigured``."""
+        if self._file is None:
+            return self._base
+        self._signature = self._look()  # before the file is read, or a change would be missed
+        found = config_file.read(self._file).arguments
+        self._arguments = {name: value for name, value in found.items() if name in LIVE}
+        self._in_force = self._base.with_live(found)
+        self._signature = self._signature[0], self._look()[1]
+        return self._in_force
+
+    async def first(self, kept: KeptSettings) -> Config:
+        """Settings to start with: those of the file, or the last valid ones.
+
+        Raises ``Misconfigured`` if the file is not valid and never was.
+        """
+        if self._file is None:
+            return self._base
+        try:
+            config = await asyncio.to_thread(self.read)
+        except Misconfigured as error:
+            stored = await kept.read()
+            if stored is None:
+                raise
+            log.error("%s The last valid settings are in force.", error.message)
+            config = self._in_force = await asyncio.to_thread(self._base.with_live, stored)
+        else:
+            await kept.keep(self._arguments)
+        return config
+
+    def start(self, kept: KeptSettings, apply: Callable[[Config], Awaitable[None]]) -> None:
+        """Call ``apply`` after each change. If it raises ``Misconfigured``, it changed nothing."""
+        if self._file is not None and self._loop is None:
+            self._loop = asyncio.create_task(self._follow(self._file, kept, apply), name="settings")
+
+    async def aclose(self) -> None:
+        if self._loop is not None:
+            self._loop.cancel()
+            await asyncio.gather(self._loop, return_exceptions=True)
+            self._loop = None
+
+    async def _follow(
+        self, file: Path, kept: KeptSettings, apply: Callable[[Config], Awaitable[None]]
+    ) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            try:
+                if await asyncio.to_thread(self._look) == self._signature:
+                    continue
+                await apply(await asyncio.to_thread(self.read))
+                log.info("The settings of %s are in force.", file)
+                await kept.keep(self._arguments)
+            except DarkroomError as error:
+                log.error("%s The settings before this change stay in force.", error.message)
+            except Exception:
+                log.exception("The settings of %s could not be applied.", file)
+
+    def _look(self) -> Signature:
+        files = (self._file, self._in_force.models.models)
+        return tuple(None if each is None else _signature(each) for each in files)
+
+
+def _signature(file: Path) -> tuple[int, int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def bounds_of(config: Config) -> Mapping[str, Bounds]:
+    """Bounds of the pools for their scaling policies."""
+    return {
+        name: Bounds(
+            slots=pool.max_slots,
+            least=pool.min_replicas,
+            most=pool.max_replicas,
+            spare=pool.spare_replicas,
+            keep_alive_s=pool.keep_alive_s,
+            target_wait_s=pool.target_wait_s,
+        )
+        for name, pool in (config.models.pools or {}).items()
+    }

@@ -1,0 +1,17 @@
+"""Values that change while their owners hold them."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Self
+
+
+class LiveValues:
+    """Base of dataclasses whose values follow the live settings. All owners share one object."""
+
+    __slots__ = ()
+
+    def become(self, other: Self) -> None:
+        """Take all values of ``other``."""
+        for each in fields(self):  # pyright: ignore[reportArgumentType]  # subclasses are dataclasses
+            setattr(self, each.name, getattr(other, each.name))
