@@ -96,6 +96,7 @@ EXAMPLES = {
     "fsck": ("darkroom fsck", "darkroom fsck --mend"),
     "audit": ("darkroom audit --limit 100",),
     "status": ("darkroom status",),
+    "top": ("darkroom top", "darkroom top --once"),
     "completion": ('eval "$(darkroom completion bash)"',),
     "doctor": ("darkroom doctor", "darkroom doctor storage"),
 }
