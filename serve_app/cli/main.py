@@ -22,6 +22,7 @@ from serve_app.cli.commands import (
 )
 from serve_app.cli.commands.generate_options import FROM_PROMPT, GenerateOptions
 from serve_app.cli.commands.models import models_group
+from serve_app.cli.commands.top import top_command
 from serve_app.cli.commands.tune import tune_command
 from serve_app.cli.connection import options
 from serve_app.cli.connection.installation import Installation
@@ -244,6 +245,7 @@ main.add_command(backup.restore_command)
 main.add_command(backup.fsck_command)
 main.add_command(models_group)
 main.add_command(tune_command)
+main.add_command(top_command)
 main.add_command(operations.queue_command)
 main.add_command(operations.audit_command)
 main.add_command(operations.endpoints_group)

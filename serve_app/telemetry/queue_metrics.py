@@ -29,6 +29,10 @@ COUNTERS: Declared = {
     "replays": ("Submits that got an earlier request by its idempotency key.", ("endpoint",)),
     "reused": ("Requests that got the outcome of an earlier one.", ("endpoint",)),
     "coalesced": ("Requests that wait for another's outcome.", ("endpoint",)),
+    "weights_loads": (
+        "Times that an endpoint's weights came onto a replica's device, by where they were.",
+        ("pool", "endpoint", "source"),
+    ),
     "notifications": (
         "Messages between ingress replicas about changes, by direction.",
         ("direction",),
@@ -237,6 +241,11 @@ class QueueMeter:
         """Record the replicas by pool, endpoint and the place of its weights. Those that are not
         named are exported no more."""
         self.families.exactly("weights_replicas", replicas)
+
+    def loaded(self, pool: str, endpoint: str, *, from_host: bool) -> None:
+        """Count an endpoint whose weights a replica has loaded since its last poll."""
+        source = "host" if from_host else "disk"
+        self._counters["weights_loads"].labels(pool, endpoint, source).inc()
 
     def gpu_memory(self, known: Mapping[str, GpuMemory]) -> None:
         """Record the GPU memory by replica. Replicas that are not named are exported no more."""

@@ -33,6 +33,7 @@ VALUES: Mapping[tuple[str, str], frozenset[str]] = {
     ("darkroom_attempts_total", "end"): frozenset(EndReason),
     ("darkroom_replicas", "stage"): frozenset(ReplicaStage),
     ("darkroom_weights_replicas", "place"): frozenset({"device", "host"}),
+    ("darkroom_weights_loads_total", "source"): frozenset({"disk", "host"}),
 }
 """Values of labels that are enumerations."""
 

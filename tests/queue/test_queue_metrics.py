@@ -154,6 +154,19 @@ async def test_replicas_are_counted_by_the_weights_that_they_hold(start: Process
     assert await scrapes.value("weights_replicas", **of_other) is None
 
 
+async def test_weights_that_a_replica_loads_are_counted_by_where_they_were(
+    start: Processes,
+) -> None:
+    queue, scrapes = await start(replace(LONG_LEASES, ask_wait_s=0.01))
+    held = {"pool": POOL, "endpoint": ENDPOINT}
+    await queue.ask(replace(ask(replica="moved"), hot=(ENDPOINT,)))  # loaded before it polled here
+    await queue.ask(ask(replica="r1"))
+    for hot, warm in (((ENDPOINT,), ()), ((ENDPOINT,), ()), ((), (ENDPOINT,)), ((ENDPOINT,), ())):
+        await queue.ask(replace(ask(replica="r1"), hot=hot, warm=warm))
+    assert await scrapes.value("weights_loads_total", **held, source="disk") == 1
+    assert await scrapes.value("weights_loads_total", **held, source="host") == 1
+
+
 async def test_the_status_of_a_replica_names_the_weights_that_its_last_poll_named(
     start: Processes, conninfo: str
 ) -> None:

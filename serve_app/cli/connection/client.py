@@ -47,6 +47,13 @@ class Client:
     def get(self, path: str, **query: Any) -> Any:
         return self._call("GET", path, params={k: v for k, v in query.items() if v is not None})
 
+    def text(self, path: str) -> str:
+        """Body of a response that is not JSON."""
+        response = self._response("GET", path)
+        if response.is_error:
+            raise ApiFailure(_message(response))
+        return response.text
+
     def put(self, path: str) -> Any:
         return self._call("PUT", path)
 

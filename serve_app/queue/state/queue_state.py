@@ -78,7 +78,7 @@ class QueueState:
             waiters=Waiters(clock),
             requests=requests,
             stats=stats,
-            replicas=ReplicaRegistry(database, stats, clock),
+            replicas=ReplicaRegistry(database, stats, clock, metrics),
             lanes=Lanes(database, limits),
             charges=LaneCharges(database),
             snapshots=OpenSnapshots(database, clock),

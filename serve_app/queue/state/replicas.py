@@ -14,7 +14,7 @@ from serve_app.domain.ports import Clock
 from serve_app.postgres.database import Database
 from serve_app.queue.state.stats import QueueStats
 from serve_app.queue.store import messages
-from serve_app.telemetry.queue_metrics import GpuMemory
+from serve_app.telemetry.queue_metrics import GpuMemory, QueueMeter
 
 UPSERT = """
 -- name: write_replicas
@@ -59,12 +59,15 @@ DELETE FROM replicas WHERE actor_id = ANY(%(actors)s::text[])
 class ReplicaRegistry:
     """Record replicas in memory and in the database."""
 
-    def __init__(self, database: Database, stats: QueueStats, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, stats: QueueStats, clock: Clock, metrics: QueueMeter
+    ) -> None:
         self._database = database
         self._stats = stats
         self._clock = clock
+        self._metrics = metrics
         self._memory: dict[str, tuple[float, GpuMemory]] = {}  # and when a poll said it
-        self._weights: dict[str, tuple[float, str, Sequence[str], Sequence[str]]] = {}
+        self._weights: dict[str, tuple[float, Ask]] = {}  # the last poll, and when it came
         self._polls: dict[str, Mapping[str, Any]] = {}
         self._reports: dict[str, Mapping[str, Any]] = {}
 
@@ -95,7 +98,11 @@ class ReplicaRegistry:
             "hot": ask.hot,
             "warm": ask.warm,
         }
-        self._weights[ask.replica_id] = self._clock.monotonic(), ask.pool, ask.hot, ask.warm
+        _, last = self._weights.get(ask.replica_id, (0.0, None))
+        if last is not None and ask.hot != last.hot:
+            for endpoint in set(ask.hot).difference(last.hot):
+                self._metrics.loaded(ask.pool, endpoint, from_host=endpoint in last.warm)
+        self._weights[ask.replica_id] = self._clock.monotonic(), ask
 
     def gpu_memory(self) -> Mapping[str, GpuMemory]:
         """GPU memory of the replicas that poll here, by replica."""
@@ -109,9 +116,9 @@ class ReplicaRegistry:
         since = self._clock.monotonic() - MAX_AGE_S
         self._weights = {id_: each for id_, each in self._weights.items() if each[0] >= since}
         return Counter(
-            (pool, endpoint, place)
-            for _, pool, hot, warm in self._weights.values()
-            for place, endpoints in (("device", hot), ("host", warm))
+            (ask.pool, endpoint, place)
+            for _, ask in self._weights.values()
+            for place, endpoints in (("device", ask.hot), ("host", ask.warm))
             for endpoint in endpoints
         )
 

@@ -113,6 +113,7 @@ async def test_json_lines_of_a_replica_name_the_tenant_and_the_endpoint_on_every
     handler, log = logging.StreamHandler(written), logging.getLogger("deployments")
     handler.setFormatter(JsonFormatter())
     log.addHandler(handler)
+    level = log.level
     log.setLevel(logging.INFO)
     try:
         rig = await make_rig(probe=HERE)
@@ -122,7 +123,7 @@ async def test_json_lines_of_a_replica_name_the_tenant_and_the_endpoint_on_every
         await rig.replica.aclose()
     finally:
         log.removeHandler(handler)
-        log.setLevel(logging.NOTSET)
+        log.setLevel(level)
     lines = [json.loads(line) for line in written.getvalue().splitlines()]
     about = {line["message"]: line for line in lines if line.get("request_id") == "one"}
     assert {"It prepares.", "It computes.", "It delivers."} <= about.keys()

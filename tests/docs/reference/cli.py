@@ -105,6 +105,7 @@ EXAMPLES = {
     "logout": ("darkroom logout", "darkroom logout lab"),
     "contexts": ("darkroom contexts",),
     "contexts use": ("darkroom contexts use lab", "darkroom contexts use --local"),
+    "top": ("darkroom top", "darkroom top --once"),
     "completion": ('eval "$(darkroom completion bash)"',),
     "doctor": ("darkroom doctor", "darkroom doctor storage"),
 }
