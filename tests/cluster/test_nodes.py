@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import random
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
 
 from serve_app.cli.commands.generate_options import outputs
-from serve_app.cli.connection.installation import SHORT_TEMP_DIR
-from serve_app.cli.serve.ports import free_port
-from tests.cluster.darkroom import MODELS, ROOT, clean_environment, eventually
-from tests.cluster.processes import end_all, with_default_signals
+from tests.cluster.darkroom import MODELS, eventually
+from tests.cluster.nodes import KEY, client_at, in_bucket, several_nodes, with_stores
 from tests.queue.database import conninfo, server
 from tests.storage.conftest import moto_server
 from tests.storage.s3_servers import S3Server
@@ -30,7 +22,6 @@ __all__ = ["conninfo", "moto_server", "server"]
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
-KEY = "several-nodes:a-secret-for-tests-only"
 CATALOGUE = """
 endpoints:
   test/small: {family: small, schema: open, options: {artifacts_field: artifacts}}
@@ -47,48 +38,9 @@ Start = Callable[..., tuple[str, Any, int]]
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    """Starts a Darkroom on the cluster in place of the last: see ``several_nodes``."""
-    port = free_port()
-    temporary = SHORT_TEMP_DIR / f"darkroom-test-{port}"
-    switches = {
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_TMPDIR": str(temporary),
-        "PYTHONPATH": str(ROOT),
-    }
-    said = tmp_path_factory.mktemp("nodes") / "nodes.err"
-    with said.open("ab") as errors:
-        process = subprocess.Popen(
-            with_default_signals(
-                *(sys.executable, "-m", "tests.cluster.several_nodes"),
-                *(str(temporary), str(port)),
-            ),
-            env=clean_environment() | switches,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            start_new_session=True,
-        )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    asked, answers = process.stdin, process.stdout
-
-    def run(secrets: dict[str, str], arguments: dict[str, Any]) -> tuple[str, Any, int]:
-        asked.write(json.dumps({"arguments": arguments, "secrets": secrets}) + "\n")
-        asked.flush()
-        for line in answers:
-            word, _, facts = line.partition(" ")
-            if word in ("placed", "refused"):
-                return word, json.loads(facts), port
-        raise AssertionError(said.read_text()[-4000:])
-
-    try:
-        yield run
-        process.communicate(timeout=60)
-    finally:
-        end_all([process], str(temporary))
-        shutil.rmtree(temporary, ignore_errors=True)
+    """Starts a Darkroom on the cluster in place of the last."""
+    with several_nodes(tmp_path_factory.mktemp("nodes")) as started:
+        yield started.run
 
 
 @pytest.fixture
@@ -216,28 +168,3 @@ def has_log_of(replica_id: str, process: psutil.Process) -> bool:
         return any(replica_id in Path(file.path).name for file in process.open_files())
     except psutil.Error:
         return False
-
-
-def with_stores(conninfo: str, storage: S3Server) -> dict[str, str]:
-    return {
-        # The role of the tests' server does not wait for the disk, which a start refuses.
-        "DARKROOM_DATABASE_URL": make_conninfo(conninfo, options="-c synchronous_commit=on"),
-        "DARKROOM_API_KEY": KEY,
-        "DARKROOM_S3_ACCESS_KEY_ID": storage.key.access_key_id,
-        "DARKROOM_S3_SECRET_ACCESS_KEY": storage.key.secret_access_key,
-    }
-
-
-def in_bucket(storage: S3Server) -> dict[str, str]:
-    location = storage.new_bucket()
-    return {
-        "s3_bucket": location.bucket,
-        "s3_endpoint_url": location.endpoint_url,
-        "s3_region": location.region,
-    }
-
-
-def client_at(port: int) -> httpx.Client:
-    return httpx.Client(
-        base_url=f"http://127.0.0.1:{port}", headers={"Authorization": f"Key {KEY}"}, timeout=60
-    )

@@ -1,0 +1,123 @@
+"""A cluster of several nodes for a test: starts ``several_nodes`` and talks to it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from typing import IO, Any
+
+import httpx
+from psycopg.conninfo import make_conninfo
+
+from serve_app.cli.connection.installation import SHORT_TEMP_DIR
+from serve_app.cli.serve.ports import free_port
+from tests.cluster.darkroom import ROOT, clean_environment
+from tests.cluster.processes import end_all, with_default_signals
+from tests.storage.s3_servers import S3Server
+
+KEY = "several-nodes:a-secret-for-tests-only"
+
+
+class SeveralNodes:
+    """The driver's process, its input and its output."""
+
+    def __init__(self, port: int, asked: IO[str], answers: IO[str], said: Path) -> None:
+        self.port = port
+        self._asked = asked
+        self._answers = answers
+        self._said = said
+
+    def run(self, secrets: dict[str, str], arguments: dict[str, Any]) -> tuple[str, Any, int]:
+        """Start a Darkroom in place of the last: what is said of it, and its port."""
+        word, facts = self._ask(
+            {"arguments": arguments, "secrets": secrets}, frozenset({"placed", "refused"})
+        )
+        return word, facts, self.port
+
+    def kill(self, what: str, down_s: float) -> None:
+        """Kill the ``gcs`` or all of the ``head``, which is started again; see ``wait``."""
+        self._ask({"kill": what, "down_s": down_s}, frozenset({"killed"}))
+
+    def wait(self) -> None:
+        """Wait until what was killed is started again. It may not serve yet."""
+        self._hear(frozenset({"started"}))
+
+    def _ask(self, question: dict[str, Any], words: frozenset[str]) -> tuple[str, Any]:
+        self._asked.write(json.dumps(question) + "\n")
+        self._asked.flush()
+        return self._hear(words)
+
+    def _hear(self, words: frozenset[str]) -> tuple[str, Any]:
+        for line in self._answers:
+            word, _, facts = line.partition(" ")
+            if word in words:
+                return word, json.loads(facts)
+        raise AssertionError(self._said.read_text()[-4000:])
+
+
+@contextlib.contextmanager
+def several_nodes(folder: Path, **switches: str) -> Generator[SeveralNodes, None, None]:
+    """Run the driver until the end of the block. ``switches`` are variables of Ray's."""
+    port, gcs_port = free_port(), free_port()
+    temporary = SHORT_TEMP_DIR / f"darkroom-test-{port}"
+    environment = {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Where the user has a token, a driver turns its use on, also for a control store that it
+        # starts again, after the nodes were started without.
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_TMPDIR": str(temporary),
+        "PYTHONPATH": str(ROOT),
+    }
+    said = folder / "nodes.err"
+    with said.open("ab") as errors:
+        process = subprocess.Popen(
+            with_default_signals(
+                *(sys.executable, "-m", "tests.cluster.several_nodes"),
+                *(str(temporary), str(port), str(gcs_port)),
+            ),
+            env=clean_environment() | environment | switches,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,
+        )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        yield SeveralNodes(port, process.stdin, process.stdout, said)
+        process.communicate(timeout=60)
+    finally:
+        end_all([process], str(temporary))
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def with_stores(conninfo: str, storage: S3Server) -> dict[str, str]:
+    return {
+        # The role of the tests' server does not wait for the disk, which a start refuses.
+        "DARKROOM_DATABASE_URL": make_conninfo(conninfo, options="-c synchronous_commit=on"),
+        "DARKROOM_API_KEY": KEY,
+        "DARKROOM_S3_ACCESS_KEY_ID": storage.key.access_key_id,
+        "DARKROOM_S3_SECRET_ACCESS_KEY": storage.key.secret_access_key,
+    }
+
+
+def in_bucket(storage: S3Server) -> dict[str, str | None]:
+    location = storage.new_bucket()
+    return {
+        "s3_bucket": location.bucket,
+        "s3_endpoint_url": location.endpoint_url,
+        "s3_region": location.region,
+    }
+
+
+def client_at(port: int) -> httpx.Client:
+    return httpx.Client(
+        base_url=f"http://127.0.0.1:{port}", headers={"Authorization": f"Key {KEY}"}, timeout=60
+    )
