@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
-from serve_app.cli.connection.config_file import read
 
+from serve_app.settings.config_file import read
 from tests.docs.pages import ROOT
 
 pytestmark = [
