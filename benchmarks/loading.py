@@ -7,7 +7,8 @@ temporary folder, and prints, round by round:
   each buffer on as it does to a device, the reader as on a CPU, and ``from_pretrained``
   with its weights copied, as a load for a GPU needs them;
 - cached: the same with the files in the page cache;
-- warm: evicted weights that return, against a copy of as many bytes.
+- warm: evicted weights that return, against a copy of as many bytes;
+- eight bits: the bytes that a load reads which finds them computed.
 
 There is no GPU in it: "device" memory is ordinary memory that is allocated before. Run it with
 ``python -m benchmarks.loading --gb 2``.
@@ -36,7 +37,9 @@ from deployments.engine.memory.placement import placed_by
 from deployments.engine.memory.warm import WarmTier, WeightPlaces
 from deployments.engine.reading.reader import Home, WeightReader
 from deployments.engine.reading.unread import reading_later
-from serve_app.domain.endpoint import Weights
+from serve_app.domain.endpoint import Recipe, StoreConfig, Weights
+from weights.derived import FOLDER, DerivedFiles
+from weights.store import Store
 
 DEMO = Path(__file__).parents[1] / "deployments" / "demo" / "flux"
 BLOCK_GB = 0.85  # two blocks of the real width, one of each kind, about
@@ -201,6 +204,27 @@ def from_host_memory(loads: Loads, rounds: int) -> None:
     show("Warm: ratio to a copy", rows, warm.host_bytes, plain)
 
 
+def in_eight_bits(loads: Loads, folder: Path) -> None:
+    """The first load computes 8 bits and keeps them, later ones read them."""
+    store = Store(StoreConfig(folder)).derived()
+    rows: dict[str, list[tuple[float, float]]] = {}
+    read: list[int] = []
+    for name in ("8 bits, computed and kept", "8 bits, read"):
+        drop([*loads.files, *(folder / FOLDER).glob("*")])
+        rows[name] = [seconds(lambda: read.append(_quantized(loads, store)))]
+    print(f"\nEight bits: {read[-1] / loads.bytes:.2f} of the bytes are read")
+    for name, ((wall, cpu),) in rows.items():
+        print(f"  {name:44} {wall:6.1f} s  {cpu:6.1f} s of CPU")
+
+
+def _quantized(loads: Loads, store: DerivedFiles) -> int:
+    """Load the transformer in 8 bits, and return the bytes that were left to be read."""
+    with reading_later():
+        pipeline = load_pipeline(Weights(str(loads.folder)), dtype="bfloat16")
+        placed_by(Recipe(0, "int8-weights"), pipeline, store)
+    return WeightReader(Discrete()).read([(pipeline.transformer, Home.DEVICE)])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gb", type=float, default=2.0, help="size of the weights")
@@ -213,6 +237,7 @@ def main() -> None:
         print(f"{loads.bytes / 1e9:.2f} GB in {len(loads.files)} files, {arguments.rounds} rounds")
         from_disk(loads, arguments.rounds)
         from_host_memory(loads, arguments.rounds)
+        in_eight_bits(loads, Path(name) / "store")
 
 
 if __name__ == "__main__":

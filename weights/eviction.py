@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serve_app.domain.errors import WeightsUnavailable
+from weights.derived import shrink
 from weights.folder import OWN, RepositoryFolder, repositories
 from weights.lock import RepositoryLock
 
@@ -21,6 +22,9 @@ from weights.lock import RepositoryLock
 
 SPARE_BYTES = 512 * 2**20
 """Disk space that stays free: the database and the logs are often on the same disk."""
+
+DERIVED_SHARE = 0.2
+"""Share of a disk for derived files, where the store has no limit."""
 
 FREE_SPACE_HINT = (
     "Free some space, or choose a directory on a larger disk (DARKROOM_WEIGHTS_DIR; without it, "
@@ -108,6 +112,7 @@ def make_room(directory: Path, folder: RepositoryFolder, missing_bytes: int, cap
             )
         others = [each for each in _residents(directory) if each.repository != folder.repository]
         surplus = wanted + sum(each.size for each in others) - cap
+        shrink(directory, max(0, -surplus))  # they can be computed again
         for each in order_of_eviction(others, surplus):
             if surplus > 0 and _evicted(directory, each):
                 surplus -= each.size
@@ -119,6 +124,15 @@ def make_room(directory: Path, folder: RepositoryFolder, missing_bytes: int, cap
         _promise(folder.path, wanted)
     finally:
         lock.release()
+
+
+def derived_limit(directory: Path, cap: int) -> int:
+    """Bytes that derived files may take: what the limit leaves, or a share of the disk."""
+    if not cap:
+        while not directory.exists() and directory != directory.parent:
+            directory = directory.parent
+        return int(DERIVED_SHARE * shutil.disk_usage(directory).total)
+    return max(0, cap - sum(each.size for each in _residents(directory)))
 
 
 def end_reservation(folder: RepositoryFolder) -> None:

@@ -19,6 +19,7 @@ from huggingface_hub import constants
 from serve_app.domain.endpoint import Endpoint, StoreConfig, Weights
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
 from weights import eviction
+from weights.derived import DerivedFiles
 from weights.fetch import Fetching, FetchPlan, PlannedFile
 from weights.folder import ListedFile, Listing, RepositoryFolder, default_directory, repositories
 from weights.hub import Hub
@@ -89,6 +90,15 @@ class Store:
     def offline(self) -> bool:
         """True by our setting, or by the hub's own (HF_HUB_OFFLINE)."""
         return self._config.offline or constants.is_offline_mode()
+
+    def derived(self) -> DerivedFiles:
+        """Files that are computed from weights, within what the store's limit leaves."""
+        directory = self.directory
+        return DerivedFiles(
+            directory,
+            lambda: eviction.derived_limit(directory, self._config.max_bytes),
+            lambda folder: eviction.free_bytes(folder) - eviction.SPARE_BYTES,
+        )
 
     def plan(self, weights: Weights) -> FetchPlan:
         """Plan a download. Queries the sources if needed, writes nothing."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -125,13 +124,13 @@ def _inpainting(pipeline: Any) -> Any:
     from diffusers import StableDiffusionXLInpaintPipeline  # noqa: PLC0415
 
     from deployments.engine.interception.pipeline import view_of  # noqa: PLC0415
+    from deployments.engine.interception.step_cache_options import with_config  # noqa: PLC0415
 
     view = view_of(pipeline, StableDiffusionXLInpaintPipeline)
     channels = view.unet.config["in_channels"]
     if channels == view.vae.config["latent_channels"] != LATENT_CHANNELS:
         # The pipeline recognises a UNet without extra channels by SDXL's number of latent channels.
-        own = copy.copy(view.unet)  # shares the weights
-        own.register_to_config(in_channels=LATENT_CHANNELS)
+        own = with_config(view.unet, in_channels=LATENT_CHANNELS)
         # One copy for all calls, because only calls of the same module are merged.
         view.unet = vars(pipeline).setdefault("unet_of_latents_alone", own)
     return view

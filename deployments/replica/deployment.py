@@ -171,6 +171,7 @@ def make_resources(
             config.weights_bytes,
             # The followers of several devices would keep theirs on the devices.
             warm_share=config.warm_weights_share if ranks is None else 0.0,
+            quantized=store.derived(),
         ),
         uploader=Uploader(http_client(), clock, backoff, transfers.upload_give_up_s),
         fetcher=_fetcher(transfers, transfers.max_input_bytes),

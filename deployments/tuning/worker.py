@@ -116,7 +116,7 @@ class _Loaded:
         self._engine = Engine(
             device=job.device or usual_device(), max_batch=1, traits=model_rules_of(families)
         )
-        self._residency = Residency(self._engine)
+        self._residency = Residency(self._engine, quantized=self._store.derived())
         self._peak = _PeakMemory(self._engine.accelerator.memory.held)
 
     def __enter__(self) -> _Loaded:

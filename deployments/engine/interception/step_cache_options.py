@@ -74,9 +74,20 @@ def settings_name(settings: StepCacheSettings | None) -> str:
 
 
 def original_of(module: Any) -> Any:
-    """The denoiser of which ``module`` is a cached copy; any other module is returned as it is."""
+    """The denoiser whose weights ``module`` has: that of which it is a cached copy, or one with
+    another configuration. Any other module is returned as it is."""
     forward = vars(module).get("forward")
-    return forward.original if isinstance(forward, _CachedForward) else module
+    cached = forward.original if isinstance(forward, _CachedForward) else module
+    return vars(cached).get(_ORIGINAL, cached)
+
+
+def with_config(module: Any, **changes: Any) -> Any:
+    """Return a denoiser over the same weights, and with the same LoRAs, with other values in its
+    configuration. Calls of the two are not merged."""
+    own = copy.copy(module)
+    own.register_to_config(**changes)
+    vars(own)[_ORIGINAL] = module  # not as a submodule
+    return own
 
 
 def _able(pipeline: Any, settings: StepCacheSettings) -> dict[str, Any]:
@@ -98,6 +109,8 @@ def _able(pipeline: Any, settings: StepCacheSettings) -> dict[str, Any]:
         raise Misconfigured("several devices compute this denoiser together, without step caches.")
     return able
 
+
+_ORIGINAL = "weights_of"  # attribute of a module that has another configuration
 
 # Attributes that diffusers' hooks set on a module.
 _FORWARD, _REGISTRY, _CONFIG = "forward", "_diffusers_hook", "_cache_config"

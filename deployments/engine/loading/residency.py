@@ -35,6 +35,7 @@ from deployments.engine.memory.placement import Placement, placed_by
 from deployments.engine.memory.reservations import Reservation
 from deployments.engine.memory.warm import WarmTier, WarmWeights, WeightPlaces
 from deployments.engine.merging.quantized import require_products
+from deployments.engine.merging.quantized_files import FileCache
 from deployments.engine.reading.reader import WeightReader
 from deployments.engine.reading.unread import WeightsNotRead, reading_later
 from deployments.engine.threads import Threads
@@ -71,13 +72,16 @@ class Residency:
         monotonic: Callable[[], float] = time.monotonic,
         *,
         warm_share: float = 0.0,
+        quantized: FileCache | None = None,
     ) -> None:
         """``budget_bytes``: limit for weights; 0: a default for the device.
 
         ``warm_share``: share of the host's memory for weights that were evicted from a GPU.
+        ``quantized``: keeps weights in 8 bits; without it, they are computed at each load.
         """
         self._engine = engine
         self._budget = budget_bytes
+        self._quantized = quantized
         self._loaded: dict[str, _Loaded] = {}
         self._waiting: dict[str, list[PipelineHandle]] = {}
         self._progress: dict[str, Progress] = {}  # of pipelines being loaded
@@ -289,7 +293,7 @@ class Residency:
         try:
             with reading_later():
                 pipeline = plan.load(on_download, found)
-                return placed_by(plan.recipe, pipeline)
+                return placed_by(plan.recipe, pipeline, self._quantized)
         except WeightsNotRead as error:
             log.info("%s is read to host memory first: %s", name, error)
         return placed_by(plan.recipe, plan.load(on_download, found))

@@ -19,6 +19,7 @@ from deployments.engine.accelerator.transfer import Transfer
 from deployments.engine.interception.components import DENOISERS
 from deployments.engine.merging.compile import compile_regions
 from deployments.engine.merging.quantized import QUANTIZATIONS, quantize
+from deployments.engine.merging.quantized_files import FileCache
 from deployments.engine.reading.reader import Home, OnBytes, WeightReader
 from serve_app.domain.endpoint import EIGHT_BITS_MIN_SHARE, Recipe
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
@@ -277,16 +278,19 @@ def bytes_of(modules: Iterable[torch.nn.Module]) -> int:
     return sum(tensors.values())
 
 
-def placed_by(recipe: Recipe | None, pipeline: Any) -> Placement:
+def placed_by(
+    recipe: Recipe | None, pipeline: Any, quantized: FileCache | None = None
+) -> Placement:
     """Return the placement for ``recipe``, after storing the weights in its precision.
 
-    Without a recipe, everything is on the device, as it was loaded. Raises ``Misconfigured`` when
+    Without a recipe, everything is on the device, as it was loaded. ``quantized``: keeps weights
+    in 8 bits for later loads. Raises ``Misconfigured`` when
     the pipeline lacks a hot component, or has no layers to quantize.
     """
     if recipe is not None and recipe.precision == "float8":
         store_in_float8(pipeline)
     if recipe is not None and recipe.precision in QUANTIZATIONS:
-        quantize(pipeline, recipe.precision)
+        quantize(pipeline, recipe.precision, quantized)
     components = {
         name: each for name, each in vars(pipeline).items() if isinstance(each, torch.nn.Module)
     }

@@ -29,8 +29,17 @@ from diffusers.hooks.layerwise_casting import DEFAULT_SKIP_MODULES_PATTERN
 from torch import Tensor
 from torch.nn import functional
 
+from deployments.engine.accelerator.cpu import Cpu
 from deployments.engine.accelerator.interface import Accelerator
 from deployments.engine.merging.compile import with_repeated_blocks
+from deployments.engine.merging.quantized_files import (
+    FileCache,
+    Values,
+    file_name,
+    keep,
+    read_later,
+)
+from deployments.engine.reading.reader import Home, WeightReader
 from serve_app.domain.endpoint import Recipe
 from serve_app.domain.errors import Misconfigured
 
@@ -74,6 +83,11 @@ def _rounded(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return (scaled.round() if dtype is torch.int8 else scaled).to(dtype), scale
 
 
+def _values_of(layer: torch.nn.Linear, quantization: Quantization) -> Values:
+    rounded, scale = _rounded(layer.weight.detach().float(), quantization.stored)
+    return rounded.view(quantization.kept), scale.view(-1)
+
+
 @dataclass(frozen=True, slots=True)
 class Quantization:
     """How layers store weights and compute."""
@@ -81,6 +95,11 @@ class Quantization:
     stored: torch.dtype
     product: Callable[[QuantizedLinear, Tensor], Tensor]  # without the bias
     multiplies: torch.dtype | None = None  # 8-bit type in which the device must multiply
+
+    @property
+    def kept(self) -> torch.dtype:
+        """Type of the buffer, which casting a module does not change."""
+        return self.stored if self.stored is torch.int8 else torch.uint8
 
 
 QUANTIZATIONS: Mapping[str, Quantization] = {
@@ -100,14 +119,16 @@ class QuantizedLinear(torch.nn.Linear):
     scale: Tensor
     bias: torch.nn.Parameter | None  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    def __init__(self, layer: torch.nn.Linear, quantization: Quantization) -> None:
+    def __init__(
+        self, layer: torch.nn.Linear, quantization: Quantization, values: Values | None = None
+    ) -> None:
+        """``values``: those of ``layer``, if they are known; they may be unread."""
         torch.nn.Module.__init__(self)
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.quantization = quantization
-        stored, scale = _rounded(layer.weight.detach().float(), quantization.stored)
-        is_int8 = quantization.stored is torch.int8
-        self.register_buffer("weight", stored if is_int8 else stored.view(torch.uint8))
-        self.register_buffer("scale", scale.view(-1))
+        weight, scale = _values_of(layer, quantization) if values is None else values
+        self.register_buffer("weight", weight)
+        self.register_buffer("scale", scale)
         self.register_parameter("bias", layer.bias)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -133,10 +154,11 @@ def require_products(recipe: Recipe | None, accelerator: Accelerator) -> None:
         )
 
 
-def quantize(pipeline: Any, precision: str) -> None:
+def quantize(pipeline: Any, precision: str, files: FileCache | None = None) -> None:
     """Quantize the linear layers in the repeated blocks of the denoisers, in place.
 
-    Norms and their modulations keep their precision. Call it once, after loading. Raises
+    Norms and their modulations keep their precision. Call it once, after loading. What weights that
+    were not read yet become is kept in ``files``; from there, it is not read yet either. Raises
     ``Misconfigured`` if diffusers names no repeated blocks for any denoiser.
     """
     denoisers = with_repeated_blocks(pipeline)
@@ -146,8 +168,27 @@ def quantize(pipeline: Any, precision: str) -> None:
             f"so {precision} has nothing to quantize. Use another `precision` in its recipe."
         )
     for denoiser in denoisers:
-        for parent, name, layer in list(_large_layers(denoiser)):
-            setattr(parent, name, QuantizedLinear(layer, QUANTIZATIONS[precision]))
+        _quantize(denoiser, QUANTIZATIONS[precision], files)
+
+
+def _quantize(denoiser: Any, quantization: Quantization, files: FileCache | None) -> None:
+    layers = list(_large_layers(denoiser))
+    paths = {id(each): path for path, each in denoiser.named_modules()}
+    weights: dict[str, Tensor] = {paths[id(layer)]: layer.weight for _, _, layer in layers}
+    name = None if files is None else file_name(weights, quantization.kept)
+    known = None
+    if files is not None and name is not None:
+        known = read_later(files, name, weights, quantization.kept)
+        if known is None:
+            WeightReader(Cpu()).read([(denoiser, Home.HOST)])
+    values: dict[str, Values] = {}
+    for parent, attribute, layer in layers:
+        path = paths[id(layer)]
+        new = QuantizedLinear(layer, quantization, known and known[path])
+        values[path] = new.weight, new.scale
+        setattr(parent, attribute, new)
+    if files is not None and name is not None and known is None:
+        keep(files, name, values)
 
 
 def _large_layers(denoiser: Any) -> Iterator[tuple[torch.nn.Module, str, torch.nn.Linear]]:

@@ -1,0 +1,190 @@
+"""Weights in 8 bits that are read from a file: the bits of computing them, from half the bytes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from deployments.engine.accelerator.cpu import Cpu
+from deployments.engine.accelerator.interface import Accelerator
+from deployments.engine.engine import Engine
+from deployments.engine.loading.loader import load_pipeline
+from deployments.engine.loading.loads import LoadPlan
+from deployments.engine.loading.residency import Residency
+from deployments.engine.memory.placement import placed_by
+from deployments.engine.merging.quantized import QUANTIZATIONS, QuantizedLinear
+from deployments.engine.reading.unread import reading_later
+from serve_app.domain.endpoint import Recipe, Weights
+from tests.engine.calls import call
+from tests.engine.tiny import save_tiny_flux
+from tests.fakes.accelerator import FakeAccelerator
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
+]
+
+DEVICES = pytest.mark.parametrize("make", [Cpu, FakeAccelerator])
+
+
+class Files:
+    """Files in a folder, without a limit."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.found: list[str] = []
+        self.written: list[str] = []
+
+    def find(self, name: str) -> Path | None:
+        path = self.folder / name
+        if path.is_file():
+            self.found.append(name)
+            return path
+        return None
+
+    def write(self, name: str, size: int, write: Callable[[Path], None]) -> bool:
+        assert size > 0
+        write(self.folder / name)
+        self.written.append(name)
+        return True
+
+    def discard(self, name: str) -> None:
+        (self.folder / name).unlink()
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    save_tiny_flux(tmp_path / "flux")
+    return tmp_path / "flux"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    (tmp_path / "files").mkdir()
+    return Files(tmp_path / "files")
+
+
+def loaded(
+    folder: Path,
+    precision: str,
+    files: Files | None,
+    accelerator: Accelerator,
+    dtype: str = "float32",
+) -> dict[str, torch.Tensor]:
+    """Buffers and parameters of the denoiser after a load."""
+    with reading_later():
+        pipeline = load_pipeline(Weights(str(folder)), dtype=dtype)
+        placement = placed_by(Recipe(24, precision), pipeline, files)
+    placement.apply(accelerator)
+    assert any(isinstance(each, QuantizedLinear) for each in pipeline.transformer.modules())
+    return values_of(pipeline.transformer)
+
+
+def values_of(denoiser: Any) -> dict[str, torch.Tensor]:
+    named = (*denoiser.named_buffers(), *denoiser.named_parameters())
+    return {name: each.detach().cpu().clone() for name, each in named}
+
+
+def assert_same(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> None:
+    assert some.keys() == others.keys()
+    for name, each in some.items():
+        assert (each.dtype, each.shape) == (others[name].dtype, others[name].shape), name
+        assert torch.equal(each.view(torch.uint8), others[name].view(torch.uint8)), name
+
+
+@DEVICES
+@pytest.mark.parametrize("precision", QUANTIZATIONS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_is_read_is_what_would_be_computed_bit_for_bit(
+    weights: Path, files: Files, make: Any, precision: str, dtype: str
+) -> None:
+    plain = load_pipeline(Weights(str(weights)), dtype=dtype)  # read before it is quantized
+    placed_by(Recipe(24, precision), plain)
+    computed = values_of(plain.transformer)
+    first = loaded(weights, precision, files, make(), dtype)
+    assert (len(files.written), files.found) == (1, [])
+    second = loaded(weights, precision, files, make(), dtype)
+    assert (len(files.written), files.found) == (1, files.written)
+    assert_same(first, computed)
+    assert_same(second, computed)
+
+
+def test_precisions_that_round_weights_alike_share_a_file(weights: Path, files: Files) -> None:
+    for precision in QUANTIZATIONS:
+        loaded(weights, precision, files, Cpu())
+    assert len(files.written) == 2  # int8 and float8
+
+
+def test_other_weights_or_types_have_a_file_of_their_own(
+    weights: Path, files: Files, tmp_path: Path
+) -> None:
+    shutil.copytree(weights, tmp_path / "copy")
+    for folder, dtype in (
+        (weights, "float32"),
+        (weights, "bfloat16"),
+        (tmp_path / "copy", "float32"),
+    ):
+        loaded(folder, "int8-weights", files, Cpu(), dtype)
+    assert len(set(files.written)) == 3
+
+
+@pytest.mark.parametrize("damage", ["cut off", "no header", "of other layers", "empty"])
+def test_a_damaged_file_is_computed_again(weights: Path, files: Files, damage: str) -> None:
+    first = loaded(weights, "int8-weights", files, Cpu())
+    loaded(weights, "float8-dynamic", files, Cpu())
+    name, other = files.written
+    path = files.folder / name
+    content = path.read_bytes()
+    path.unlink()  # its memory may be mapped
+    path.write_bytes(
+        {
+            "cut off": content[:-100],
+            "no header": b"x" * len(content),
+            "of other layers": (files.folder / other).read_bytes(),
+            "empty": b"",
+        }[damage]
+    )
+    again = loaded(weights, "int8-weights", files, Cpu())
+    assert_same(again, first)
+    assert files.written == [name, other, name]
+    assert path.read_bytes() == content
+
+
+def test_a_byte_is_read_for_each_weight_in_place_of_two(weights: Path, files: Files) -> None:
+    loaded(weights, "int8-weights", files, FakeAccelerator(), "bfloat16")
+    with reading_later():
+        pipeline = load_pipeline(Weights(str(weights)), dtype="bfloat16")
+        unread = sum(each.nbytes for each in _unread(pipeline))
+        placed_by(Recipe(24, "int8-weights"), pipeline, files)
+        left = sum(each.nbytes for each in _unread(pipeline))
+        small = [
+            each for each in pipeline.transformer.modules() if isinstance(each, QuantizedLinear)
+        ]
+    saved = sum(each.weight.numel() - 4 * len(each.scale) for each in small)
+    assert unread - left == saved  # all but the scales
+
+
+def _unread(pipeline: Any) -> list[torch.Tensor]:
+    return [*pipeline.transformer.parameters(), *pipeline.transformer.buffers()]
+
+
+def test_a_replica_computes_them_once_and_images_stay_the_same(weights: Path, files: Files) -> None:
+    images: list[torch.Tensor] = []
+    plan = LoadPlan(lambda *_: load_pipeline(Weights(str(weights))), Recipe(24, "int8-dynamic"))
+    for kept in (None, files, files):
+        with Engine(device="cpu", threads=1) as engine:
+            residency = Residency(engine, quantized=kept)
+            try:
+                residency.acquire("it", plan).future.result(60)
+                arguments: Any = call()
+                images.append(engine.submit(pipeline="it", **arguments).result(60).images)
+            finally:
+                residency.close()
+    assert (len(files.written), len(files.found)) == (1, 1)
+    assert torch.equal(images[0], images[1])
+    assert torch.equal(images[0], images[2])
