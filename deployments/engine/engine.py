@@ -39,6 +39,7 @@ from deployments.engine.memory.placement import placed_by, vacate_slots
 from deployments.engine.memory.reservations import CommonMemory, Reservation
 from deployments.engine.merging.compile import rehearse
 from deployments.engine.merging.quantized import require_products
+from deployments.engine.parallel.parallel_call import on_one_device
 from deployments.engine.snapshot.format import Origin, Snapshot
 from serve_app.domain.endpoint import Recipe
 from serve_app.domain.errors import Cancelled, Misconfigured, ReplicaDied
@@ -164,7 +165,7 @@ class Engine:
         if threads := self.options.threads:
             torch.set_num_threads(threads)  # compiled code depends on the number
         stream = self.accelerator.stream("compile")
-        with self._memory.disturbed(), stream.active():
+        with self._memory.disturbed(), stream.active(), on_one_device():
             rehearse(pipeline, arguments, self.options.traits)
             vacate_slots([pipeline])  # what came by this stream does not stay
             stream.synchronize()

@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from itertools import count
 from pathlib import Path
 from tempfile import mkdtemp
@@ -22,7 +23,8 @@ from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from deployments.engine.interception.model_traits import KNOWN
-from deployments.families.base import load_families, model_rules_of
+from deployments.families.base import as_warming_up, load_families, model_rules_of
+from deployments.families.warm_up import short_call
 from deployments.replica import weights
 from deployments.replica.config import ReplicaConfig
 from serve_app.domain.endpoint import Endpoint, Recipe
@@ -71,7 +73,12 @@ class RankActor:
         """Load an endpoint's weights as the replica does, and keep only the denoisers."""
         family = load_families({endpoint.family: self._families[endpoint.family]})[endpoint.family]
         store = Store(self._config.weights)
-        self._joined.add(number, weights.load(store, family, endpoint, self._device), recipe)
+        pipeline = weights.load(store, family, endpoint, self._device)
+        warming = as_warming_up(family)
+        rehearsal = None
+        if recipe is not None and recipe.compile and warming is not None:
+            rehearsal = partial(short_call, warming, endpoint, pipeline)
+        self._joined.add(number, pipeline, recipe, rehearsal)
 
     @property
     def _joined(self) -> ParallelWorker:
@@ -129,7 +136,7 @@ class RankGroup:
 
         if self._made is None:
             raise Misconfigured("The followers were not started.")
-        spreadable(pipeline, recipe, self._declarations)  # check before any worker loads it
+        spreadable(pipeline, recipe)  # check before any worker loads it
         number = next(self._numbers)
         try:
             ray.get([actor.load.remote(number, endpoint, recipe) for actor in self._actors])

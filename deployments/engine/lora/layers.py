@@ -6,7 +6,7 @@ uses peft's adapter names for **mixes**: a mix is the LoRAs of a generation with
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,11 +126,7 @@ def build_layer(base: Any, name: str, change: Change, rows: LoraRows, upload: Up
     It is also safe while another thread loads a pipeline, when parameters that are registered
     anywhere lose their contents (diffusers#14347): the weights of an adapter are no parameters.
     """
-    rank = change.rank if isinstance(change, LoraPair) else 1
-    settings = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights=False, inference_mode=True)
-    kind = _Linear if isinstance(base, torch.nn.Linear) else _Conv2d
-    with torch.device("meta"):  # affects this thread only; draws no random numbers
-        layer = kind(base, name, settings, r=rank, lora_alpha=rank)
+    layer = _empty_layer(base, name, change.rank if isinstance(change, LoraPair) else 1, rows)
     if isinstance(change, LoraPair):
         _set_weight(layer.lora_A[name], change.down, upload)
         _set_weight(layer.lora_B[name], change.up, upload)
@@ -138,9 +134,37 @@ def build_layer(base: Any, name: str, change: Change, rows: LoraRows, upload: Up
         layer.lora_A[name] = apply_on_device(change, base, upload)
         layer.lora_B[name] = torch.nn.Identity()
     layer.scaling[name] = change.factor
+    return layer
+
+
+def _empty_layer(base: Any, name: str, rank: int, rows: LoraRows) -> Any:
+    """Build peft's layer around ``base``, whose adapter has no weights yet."""
+    settings = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights=False, inference_mode=True)
+    kind = _Linear if isinstance(base, torch.nn.Linear) else _Conv2d
+    with torch.device("meta"):  # affects this thread only; draws no random numbers
+        layer = kind(base, name, settings, r=rank, lora_alpha=rank)
     layer.training = base.training
     layer.set_adapter([], inference_mode=True)  # none, unless the hook selects one
     layer.register_forward_pre_hook(rows.select_mix, with_kwargs=True)
+    return layer
+
+
+Halves = tuple[Any, Any, float]
+"""Modules of one adapter on a layer, before and after its rank, and its factor."""
+
+
+def halves_of(layer: Any, name: str) -> Halves:
+    """What another device needs to build the same layer around its own copy of the base."""
+    return layer.lora_A[name], layer.lora_B[name], layer.scaling[name]
+
+
+def layer_of_halves(
+    component: torch.nn.Module, path: str, name: str, halves: Halves, rows: LoraRows
+) -> Any:
+    """Build the layer for ``path`` of ``component`` from halves that are on its device."""
+    base: Any = component.get_submodule(path)
+    layer = _empty_layer(base.base_layer if isinstance(base, LoraLayer) else base, name, 1, rows)
+    layer.lora_A[name], layer.lora_B[name], layer.scaling[name] = halves
     return layer
 
 
@@ -152,6 +176,11 @@ def _set_weight(half: Any, given: torch.Tensor, upload: Upload) -> None:
     half.weight = weight
 
 
+Mirror = Callable[..., None]
+"""Gets the name of a method of ``LoraLayers`` that was called, and its arguments but the component.
+Of ``attach`` it gets the halves of the layers."""
+
+
 class LoraLayers:
     """Layers of a component that some LoRA changes, inside the component or set aside.
 
@@ -160,7 +189,9 @@ class LoraLayers:
     is quick, as they stay built.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mirror: Mirror = lambda *_: None) -> None:
+        """``mirror``: makes the same changes on other devices that have the component."""
+        self._mirror = mirror
         self._layers: dict[str, Any] = {}  # by path
         self._mixes: set[str] = set()
         self._wraps = False  # they are inside the component
@@ -170,6 +201,7 @@ class LoraLayers:
 
         ``component``: the one of all calls. It is not kept, so that it can be freed.
         """
+        self._mirror("attach", {path: halves_of(each, name) for path, each in layers.items()}, name)
         for path, layer in layers.items():
             if (there := self._layers.get(path)) is not None:
                 _copy(layer, name, there, name)
@@ -183,6 +215,7 @@ class LoraLayers:
 
         It takes almost no memory.
         """
+        self._mirror("create_mix", name, tuple(parts))
         self._mixes.add(name)
         for layer in self._layers.values():
             here = [each for each in parts if each.name in layer.lora_A]
@@ -201,6 +234,7 @@ class LoraLayers:
 
     def detach(self, component: torch.nn.Module, name: str) -> None:
         """Remove a LoRA or a mix. Layers without any are gone, as before the first LoRA."""
+        self._mirror("detach", name)
         self._mixes.discard(name)
         for path, layer in list(self._layers.items()):
             if name not in layer.lora_A:
@@ -218,6 +252,7 @@ class LoraLayers:
         """Set the wrapped layers aside, unless a mix needs them."""
         if not self._wraps or self._mixes:
             return
+        self._mirror("unwrap")
         self._wraps = False
         for path, layer in self._layers.items():
             _put(component, path, layer.base_layer)

@@ -120,6 +120,16 @@ class LoraRows:
         """Bytes of kept stacks on the device."""
         return self._kept_bytes
 
+    @property
+    def room_bytes(self) -> int:
+        """Limit of ``kept_bytes``."""
+        return self._room_bytes
+
+    @property
+    def mixes(self) -> tuple[str, ...]:
+        """Mixes of the running forward: one per row, or one for all; "" for none."""
+        return (self._single or "",) if self._lineup is None else self._lineup.mixes
+
     @contextmanager
     def use_mixes(self, mixes: Sequence[str]) -> Generator[None]:
         """Set ``mixes`` for the block: one per row in batch order, or one for all; "" for none."""

@@ -10,7 +10,8 @@ another dtype, runs as written. Else all generations would wait for the compiler
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -63,6 +64,18 @@ def run_compiled(denoiser: Any) -> None:
     """Run the blocks compiled again. Does nothing without compiled blocks."""
     for block, compiled in _regions(denoiser):
         block._compiled_call_impl = compiled
+
+
+@contextmanager
+def as_written(denoiser: Any) -> Generator[None]:
+    """Run the blocks uncompiled inside the block."""
+    before = [(block, block._compiled_call_impl) for block, _ in _regions(denoiser)]
+    run_as_written(denoiser)
+    try:
+        yield
+    finally:
+        for block, compiled in before:
+            block._compiled_call_impl = compiled
 
 
 def _only_run_compiled(denoiser: Any) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import gc
+import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import psutil
@@ -16,23 +20,27 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
+from safetensors.torch import save_file  # noqa: E402
+
 from deployments.engine.engine import Engine  # noqa: E402
-from deployments.engine.interception.isolation import ThreadState  # noqa: E402
+from deployments.engine.lora.format import Lora  # noqa: E402
+from deployments.engine.merging.compile import compile_regions  # noqa: E402
 from deployments.engine.parallel.group import ParallelGroup  # noqa: E402
-from deployments.engine.parallel.parallel_call import (  # noqa: E402  # noqa: E402
-    ParallelCall,
-    ParallelModels,
-    packed,
-    spreadable,
-)
+from deployments.engine.parallel.messages import can_be_sent  # noqa: E402
+from deployments.engine.parallel.parallel_call import ParallelModels, spreadable  # noqa: E402
 from serve_app.domain.endpoint import Recipe  # noqa: E402
 from serve_app.domain.errors import (  # noqa: E402
-    LoraRefused,
-    PipelineFailed,
+    Cancelled,
+    OutOfMemory,
     ReplicaDied,
     WeightsUnavailable,
 )
-from tests.engine.spreadable import image, made, video  # noqa: E402
+from tests.engine import following  # noqa: E402
+from tests.engine.calls import call  # noqa: E402
+from tests.engine.gate import Gate  # noqa: E402
+from tests.engine.loras import save_lora  # noqa: E402
+from tests.engine.spreadable import MAKERS, image, made, video  # noqa: E402
+from tests.engine.with_loras import plain_with, relative, together  # noqa: E402
 
 ROOT = Path(__file__).parents[3]
 PROMPTS = ("a red circle moving left", "a blue square moving right")
@@ -42,6 +50,8 @@ pytestmark = [
     pytest.mark.timeout(400),
     # transformers and diffusers deprecate names of their own while they load.
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
+    # peft, of the second LoRA that diffusers itself loads
+    pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning"),
 ]
 
 
@@ -67,7 +77,15 @@ def on_loopback() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def spread(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ParallelModels]:
+def at_the_end() -> list[Callable[[dict[str, int]], bool]]:
+    """What tests expect of the second device's counts when it ends."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def spread(
+    tmp_path_factory: pytest.TempPathFactory, at_the_end: list[Callable[[dict[str, int]], bool]]
+) -> Iterator[ParallelModels]:
     """With a second device that has ``NAMES``."""
     rendezvous = tmp_path_factory.mktemp("group") / "rendezvous"
     with process("following", str(rendezvous), *NAMES) as follower:
@@ -76,18 +94,39 @@ def spread(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ParallelModels]
         spread = ParallelModels(group, lambda: follower.poll() is None)
         yield spread
         spread.close()
-        # The last pipeline was collected after its last call, so that was never reported.
-        assert int(follower.communicate(timeout=60)[0]) < len(NAMES)
+        ended = json.loads(follower.communicate(timeout=60)[0])
+        assert all(expected(ended) for expected in at_the_end), ended
 
 
-NAMES = ("demo", "flux", "qwen", "flux")
+NAMES = (
+    *("demo", "flux", "qwen", "flux", "sdxl", "compiled"),
+    *("mixes", "guided", "small", "refuses"),
+)
 
 
 @pytest.fixture(scope="module")
-def demo(spread: ParallelModels) -> Any:
-    pipeline = made("demo")
-    spread.add(NAMES.index("demo"), pipeline)
-    return pipeline
+def added(spread: ParallelModels) -> Callable[[str], Any]:
+    """Pipelines by name, whose denoisers two devices compute."""
+
+    @cache
+    def add(name: str) -> Any:
+        pipeline = made(name)
+        spread.add(NAMES.index(name), pipeline)
+        return pipeline
+
+    return add
+
+
+@pytest.fixture(scope="module")
+def demo(added: Callable[[str], Any]) -> Any:
+    return added("demo")
+
+
+@pytest.fixture
+def ways(spread: ParallelModels) -> Counter[str]:
+    """Calls by how they were divided, in this test."""
+    spread.ways.clear()
+    return spread.ways
 
 
 def test_a_video_of_two_devices_is_that_of_one(demo):
@@ -101,34 +140,129 @@ def test_a_video_of_two_devices_is_that_of_one(demo):
         torch.testing.assert_close(torch.as_tensor(two), one, rtol=0, atol=1e-5)
 
 
-def test_videos_of_several_requests_share_forwards_of_two_devices(demo):
-    with Engine(demo, threads=1, verify_merges=True) as engine:
+def test_videos_of_several_requests_are_divided_by_rows(demo, ways):
+    with Engine(demo, threads=1, verify_merges=True, limit_rows=False) as engine:
         alone = [engine.submit(**video(p, seed=4)).result(60).frames for p in PROMPTS]
+        assert ways.keys() == {"tokens"}
+        gate = Gate(engine)
         together = [engine.submit(**video(p, seed=4)) for p in PROMPTS]
+        gate.open()
         for generation, own in zip(together, alone, strict=True):
             torch.testing.assert_close(generation.result(60).frames, own, rtol=0, atol=1e-4)
         assert engine.counts()["merged_calls"] > 0
+    assert ways["rows"] > 0
 
 
 @pytest.mark.parametrize("name", ["flux", "qwen"])
-def test_images_with_an_odd_number_of_tokens_are_those_of_one_device(spread, name):
+def test_images_with_an_odd_number_of_tokens_are_those_of_one_device(added, name):
     one = made(name)(**image("a red dog", seed=5)).images
-    pipeline = made(name)
-    spread.add(NAMES.index(name), pipeline)
-    with Engine(pipeline, threads=1) as engine:
+    with Engine(added(name), threads=1) as engine:
         two = engine.submit(**image("a red dog", seed=5)).result(60).images
     torch.testing.assert_close(two, one, rtol=0, atol=5e-5)
 
 
-def test_a_call_that_all_devices_fail_at_is_its_own_failure_alone(demo):
+def test_the_rows_with_and_without_the_prompt_are_computed_by_two_devices(added, ways):
+    """Of a model for which diffusers has no plan."""
+    one = made("sdxl")(**image("a red dog", seed=5)).images
+    with Engine(added("sdxl"), threads=1) as engine:
+        two = engine.submit(**image("a red dog", seed=5)).result(60).images
+        assert ways == {"rows": 4}
+        engine.submit(guidance_scale=1.0, **image("a red dog", seed=5)).result(60)
+    torch.testing.assert_close(two, one, rtol=0, atol=5e-5)
+    assert ways == {"rows": 4, "one row": 4}
+
+
+def test_a_call_with_too_few_tokens_for_all_devices_is_computed_by_one(demo, ways):
+    small = video(PROMPTS[0], seed=6, frames=1) | {"width": 16, "height": 16}
+    alone = made("demo")
+    alone.set_progress_bar_config(disable=True)
+    one = torch.as_tensor(alone(**small).frames)
     with Engine(demo, threads=1) as engine:
         small = video(PROMPTS[0], seed=6, frames=1) | {"width": 16, "height": 16}
-        with pytest.raises(AssertionError, match="Cannot shard"):
-            engine.submit(**small).result(60)
+        two = engine.submit(**small).result(60).frames
+        torch.testing.assert_close(torch.as_tensor(two), one, rtol=0, atol=1e-5)
+        assert ways["tokens"] == 1  # then it is known
         assert engine.submit(**video(PROMPTS[0], seed=6, steps=1)).result(60).frames is not None
 
 
-def test_a_follower_drops_the_denoisers_that_are_collected_here(spread, demo):
+ROWS = {"start": torch.tensor([[0.5], [1.5]])}
+
+
+@pytest.mark.parametrize("name", ["mixes", "guided"])
+def test_a_model_whose_rows_meet_is_not_divided_by_rows_and_gives_what_it_gave(added, ways, name):
+    one = made(name)(**ROWS)
+    with Engine(added(name), threads=1) as engine:
+        torch.testing.assert_close(engine.submit(**ROWS).result(60), one)
+    assert ways["rows"] == 1  # then it is known
+    assert sum(ways.values()) == 3
+
+
+def test_what_one_device_has_no_memory_for_is_computed_by_two(added, ways):
+    """The denoiser has memory for two rows."""
+    four = torch.arange(4.0)[:, None]
+    one = torch.cat([made("small")(start=each) for each in four.split(2)])
+    with Engine(added("small"), threads=1) as engine:
+        torch.testing.assert_close(engine.submit(start=four).result(60), one)
+        with pytest.raises(OutOfMemory):
+            engine.submit(start=torch.ones(6, 1)).result(60)
+        torch.testing.assert_close(engine.submit(start=four).result(60), one)
+    assert ways.keys() == {"rows"}
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["here", "on the other device"])
+def test_an_error_of_one_device_is_the_failure_of_its_call_alone(added, place):
+    bad = torch.ones(2, 1)
+    bad[place] = -9.0
+    with Engine(added("refuses"), threads=1) as engine:
+        with pytest.raises(ArithmeticError, match="negative"):
+            engine.submit(start=bad).result(60)
+        good = engine.submit(**ROWS).result(60)
+    torch.testing.assert_close(good, made("refuses")(**ROWS))
+
+
+def test_a_cancelled_generation_leaves_the_devices_in_step(added):
+    going = Event()
+    one = made("sdxl")(**image("a red dog", seed=5)).images
+    with Engine(added("sdxl"), threads=1) as engine:
+        cancelled = engine.submit(
+            on_progress=lambda _: going.set(), **image("a dog", seed=1, steps=900)
+        )
+        assert going.wait(60)
+        cancelled.cancel()  # in the middle of a call of both
+        with pytest.raises(Cancelled):
+            cancelled.result(60)
+        two = engine.submit(**image("a red dog", seed=5)).result(60).images
+    torch.testing.assert_close(two, one, rtol=0, atol=5e-5)
+
+
+def test_compiled_blocks_run_on_both_devices_and_as_written_where_tokens_are_divided(
+    added, ways, at_the_end
+):
+    one = made("compiled")(**image("a red dog", seed=5)).images
+    here = len(following._runs)
+    pipeline = added("compiled")
+    compile_regions(pipeline, following.counting)
+    with Engine(threads=1, limit_rows=False, verify_merges=True) as engine:
+        engine.precompile(pipeline, following.rehearsal)
+        rehearsed = len(following._runs)
+        assert rehearsed > here
+        assert not ways  # the rehearsal was this device's own
+        engine.add_placed("it", pipeline)
+        two = engine.submit(pipeline="it", **image("a red dog", seed=5)).result(60).images
+        torch.testing.assert_close(two, one, rtol=0, atol=5e-5)
+        assert ways == {"tokens": 4}
+        assert len(following._runs) == rehearsed
+        gate = Gate(engine)
+        both = [engine.submit(pipeline="it", **image("a red dog", seed=5)) for _ in "ab"]
+        gate.open()
+        for each in both:
+            torch.testing.assert_close(each.result(60).images, one, rtol=0, atol=1e-4)
+    assert ways["rows"] > 0
+    assert len(following._runs) > rehearsed
+    at_the_end.append(lambda ended: ended["compiled"] > 0)
+
+
+def test_a_follower_drops_the_denoisers_that_are_collected_here(spread, demo, at_the_end):
     with Engine(made("flux"), threads=1) as engine:
         again = made("flux")
         spread.add(3, again)
@@ -139,20 +273,47 @@ def test_a_follower_drops_the_denoisers_that_are_collected_here(spread, demo):
     gc.collect()
     with Engine(demo, threads=1) as engine:
         engine.submit(**video(PROMPTS[0], seed=6, steps=1)).result(60)
+    at_the_end.append(lambda ended: ended["denoisers"] < len(NAMES))
 
 
-def test_loras_are_refused_where_several_devices_compute(demo, tmp_path):
-    from deployments.engine.lora.format import Lora  # noqa: PLC0415
+@pytest.mark.parametrize("name", ["flux", "sdxl"])
+def test_loras_are_applied_on_all_devices(added, ways, name, tmp_path):
+    """Alone, mixed in one forward with others and with none, several at once, and gone again."""
+    loras = [save_lora(tmp_path, made(name), seed, rank) for seed, rank in ((1, 4), (2, 2))]
+    asked = [[Lora(loras[0])], [], [Lora(loras[1], 0.5)], [Lora(loras[0], -0.7), Lora(loras[1])]]
+    wishes = [{"seed": seed, "steps": 3} for seed in range(len(asked))]
+    expected = [
+        plain_with(MAKERS[name], each, **wish) for each, wish in zip(asked, wishes, strict=True)
+    ]
+    with Engine(added(name), threads=1, limit_rows=False, verify_merges=True) as engine:
+        one = engine.submit(loras=asked[0], **call(**wishes[0])).result(60).images
+        assert relative(one, expected[0]) <= 1e-5
+        for each in loras:  # loaded before, so that the generations meet
+            engine.submit(loras=[Lora(each)], **call(steps=1)).result(60)
+        calls = [{**call(**wish), "loras": each} for each, wish in zip(asked, wishes, strict=True)]
+        for images, its in zip(together(engine, calls), expected, strict=True):
+            assert relative(images, its) <= 1e-5
+        assert engine.counts()["merged_calls"] >= len(asked)
+        plain = engine.submit(**call(**wishes[1])).result(60).images
+        assert relative(plain, expected[1]) <= 1e-5
+    assert ways["rows"] > 0
+    assert name != "flux" or ways["tokens"] > 0
+    assert relative(expected[0], plain_with(MAKERS[name], [], **wishes[0])) > 1e-3
 
-    with Engine(demo, threads=1) as engine:
-        loras = [Lora(tmp_path / "any.safetensors", 1.0)]
-        with pytest.raises(LoraRefused, match="pool with one device"):
-            engine.submit(loras=loras, **video(PROMPTS[0], seed=6))
 
-
-def test_pipelines_that_cannot_be_divided_are_refused_with_the_reason(sdxl):
-    with pytest.raises(WeightsUnavailable, match=r"no plan .* UNet2DConditionModel.*pool with one"):
-        spreadable(sdxl)
+def test_a_lokr_of_which_a_layer_has_some_rows_is_applied_on_all_devices(added, tmp_path):
+    torch.manual_seed(3)
+    width = made("flux").transformer.inner_dim
+    parts = {"lokr_w1": torch.randn(4, 4), "lokr_w2": torch.randn(3 * width // 4, width // 4)}
+    layer, file = "lora_unet_double_blocks_0_img_attn_qkv", tmp_path / "lokr.safetensors"
+    save_file({f"{layer}.{name}": each for name, each in parts.items()}, file)
+    with Engine(made("flux"), threads=1) as engine:
+        expected = engine.submit(loras=[Lora(file)], **call(steps=2)).result(60).images
+        plain = engine.submit(**call(steps=2)).result(60).images
+    with Engine(added("flux"), threads=1) as engine:
+        two = engine.submit(loras=[Lora(file)], **call(steps=2)).result(60).images
+    assert relative(two, expected) <= 1e-5
+    assert relative(plain, expected) > 1e-4
 
 
 def test_a_denoiser_that_waits_in_host_memory_cannot_be_spread(flux):
@@ -162,13 +323,12 @@ def test_a_denoiser_that_waits_in_host_memory_cannot_be_spread(flux):
     assert list(spreadable(flux, Recipe(48, "bfloat16", "components", ("transformer",))))
 
 
-def test_arguments_that_have_a_state_are_refused_before_anything_is_sent():
+def test_arguments_that_have_a_state_stay_on_one_device():
     class Cache:
         """What a model may remember in."""
 
-    thread = ThreadState.of_this_thread()
-    with pytest.raises(PipelineFailed, match="called with a Cache"):
-        packed(ParallelCall(1, (0, "transformer"), (), {"deep": [{"cache": Cache()}]}, thread))
+    assert not can_be_sent({"deep": [{"cache": Cache()}]})
+    assert can_be_sent(((torch.ones(2), 3), {"deep": [{"flag": True, "none": None}]}))
 
 
 def stepping(leader: subprocess.Popen[str]) -> psutil.Process:
@@ -180,8 +340,10 @@ def stepping(leader: subprocess.Popen[str]) -> psutil.Process:
     return follower
 
 
-def test_a_generation_whose_other_device_is_killed_fails_with_that_reason(tmp_path):
-    with process("leading", str(tmp_path / "rendezvous")) as leader:
+@pytest.mark.parametrize("name", ["demo", "sdxl"])
+def test_a_generation_whose_other_device_is_killed_fails_with_that_reason(tmp_path, name):
+    """While both compute tokens of a call, or rows."""
+    with process("leading", str(tmp_path / "rendezvous"), name) as leader:
         stepping(leader).kill()
         said = leader.communicate(timeout=90)[0].splitlines()
     died = "ReplicaDied: One of the replica's 2 devices ended; the replica is being replaced."
@@ -192,18 +354,15 @@ def test_a_device_whose_connections_are_gone_has_ended_though_its_process_still_
     class WithoutFollowers(ParallelGroup):
         """As after a kill: sockets are closed before the process can be waited for."""
 
-        def divide(self, module: Any) -> None:
-            pass
-
-        def send(self, tensor: torch.Tensor) -> torch.Tensor:
+        def send(self, tensor: torch.Tensor, between: Any = None) -> torch.Tensor:
             raise RuntimeError("Connection closed by peer")
 
     lost = []
     group = WithoutFollowers(0, 2, Path("unused"), "cpu")
-    pipeline = made("demo")
+    pipeline = made("sdxl")
     ParallelModels(group, lambda: True, lambda: lost.append("lost")).add(0, pipeline)
     with Engine(pipeline, threads=1) as engine, pytest.raises(ReplicaDied, match="devices ended"):
-        engine.submit(**video(PROMPTS[0], seed=1)).result(60)
+        engine.submit(**image(PROMPTS[0], seed=1)).result(60)
     assert lost == ["lost"]
 
 
