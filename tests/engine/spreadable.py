@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tests.engine.loops import Guided, Loop, Mixes, Refuses, Small
+from tests.engine.loops import Guided, Guiding, Loop, Mixes, Refuses, Small
 from tests.engine.tiny import tiny_flux, tiny_sdxl
 from tests.engine.tiny_qwen import tiny_qwen_image
 from training import shelf
@@ -27,6 +27,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "qwen": tiny_qwen_image,
     "sdxl": tiny_sdxl,
     "compiled": tiny_flux,
+    "guiding": Guiding,
     "mixes": lambda: Loop(Mixes()),
     "guided": lambda: Loop(Guided()),
     "small": lambda: Loop(Small()),

@@ -6,6 +6,7 @@ device. Each call is divided in the way that fits it:
 
 - by rows, if it has several: each device computes some (``row_division``);
 - by tokens, if diffusers has a plan for the denoiser (``token_division``);
+- together with the next call of the same step, if a pipeline makes two (``lookahead``);
 - not at all otherwise, on rank 0 alone.
 """
 
@@ -28,9 +29,16 @@ from deployments.engine.interception.isolation import SharedComponents, ThreadSt
 from deployments.engine.interception.model_traits import KNOWN, ModelTraits
 from deployments.engine.interception.step_caches import caches_steps
 from deployments.engine.lora.rows import LoraRows
-from deployments.engine.merging.arguments import mapped, tensors_in, versions_in
+from deployments.engine.merging.arguments import (
+    CallArguments,
+    bind,
+    mapped,
+    tensors_in,
+    versions_in,
+)
 from deployments.engine.merging.plan import MergePlan
 from deployments.engine.parallel.group import ParallelGroup
+from deployments.engine.parallel.lookahead import Lookahead, SeenCall
 from deployments.engine.parallel.messages import (
     Key,
     LoraChange,
@@ -105,6 +113,7 @@ class ParallelModels:
             )
             module.forward = update_wrapper(partial(denoiser.forward), module.forward)
             module.lora_mirror = denoiser.mirror_loras
+            module.take_ahead = denoiser.take_ahead
             # The followers keep their copy until this one is garbage-collected.
             finalize(module, self._forgotten.append, (number, name)).atexit = False
 
@@ -194,6 +203,8 @@ class ParallelDenoiser:
         self._compute = module.forward  # on this device
         self._tokens = tokens
         self._rows = rows
+        self._lookahead = Lookahead()
+        self._next: tuple[Any, CallArguments] | None = None  # expected after the running call
         self._too_small = set[tuple[Any, ...]]()  # shapes that cannot be divided by tokens
         self._shared = SharedComponents([module])
         self._processors = self._shared.processors.current()
@@ -220,9 +231,17 @@ class ParallelDenoiser:
         self._models.ways[way if isinstance(way, str) else BY_ROWS] += 1
         if isinstance(way, MergePlan):
             return self._by_rows(way, arguments, keywords)
+        if way == AHEAD:
+            return self._with_next(arguments, keywords)
         if way == BY_TOKENS:
             return self._by_tokens(arguments, keywords)
         return self._compute(*arguments, **keywords)
+
+    def take_ahead(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any | None:
+        """Return the output of a call if another device has computed it already; else None."""
+        if not self._has_usual_settings():
+            return None
+        return self._lookahead.take(bind(self._module, arguments, keywords), self._mixes)
 
     def _way(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> MergePlan | str:
         """Plan of a call that is divided by rows, ``BY_TOKENS``, or why it is not divided."""
@@ -237,9 +256,21 @@ class ParallelDenoiser:
             self._too_small
         )
         if isinstance(plan, str):
+            # Two calls at a time take all of two devices, which then exchange no tokens.
+            if (not tokens or size == _CALLS_AHEAD) and self._expects_next(arguments, keywords):
+                return AHEAD
             return BY_TOKENS if tokens else plan
         # Devices that compute fewer rows than others would wait for them.
         return BY_TOKENS if tokens and plan.rows.count % size else plan
+
+    def _expects_next(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
+        try:
+            given = bind(self._module, arguments, keywords)
+        except TypeError:
+            return False
+        self._lookahead.learn(given, self._mixes)
+        self._next = self._lookahead.next_after(given)
+        return self._next is not None
 
     def _has_usual_settings(self) -> bool:
         """Return whether the generation has changed nothing on the denoiser of this device."""
@@ -304,26 +335,53 @@ class ParallelDenoiser:
 
     def _compute_parts(self, parts: Sequence[RowPart]) -> list[Any]:
         """Compute each part by a rank. Raises the first error, when all ranks are in step again."""
-        mixes = [mixes_of(self._mixes, each.rows) for each in parts]
-        self._models.call(self._key, stacks_bytes=self._stacks_bytes, ranks=len(parts))
-        for rank, part in enumerate(parts[1:], start=1):
-            given, named = part.arguments.call(lambda *a, **k: (a, k))
-            self._models.send_part(Part(given, named, mixes[rank]), rank)
+        own, others = self._compute_each(
+            [(each.arguments, mixes_of(self._mixes, each.rows)) for each in parts]
+        )
+        for each in others:
+            if each.error is not None:
+                raise each.error
+        return [own, *(each.output for each in others)]
+
+    def _compute_each(
+        self, calls: Sequence[tuple[CallArguments, Sequence[str]]]
+    ) -> tuple[Any, Sequence[PartResult]]:
+        """Compute calls, with their mixes of LoRAs, each by a rank, the first one here.
+
+        Raises the error of the first one, when all ranks are in step again.
+        """
+        self._models.call(self._key, stacks_bytes=self._stacks_bytes, ranks=len(calls))
+        for rank, (arguments, mixes) in enumerate(calls[1:], start=1):
+            given, named = arguments.call(lambda *a, **k: (a, k))
+            self._models.send_part(Part(given, named, mixes), rank)
         error: BaseException | None = None
         own = None
         try:
-            with self._with_mixes(mixes[0]):
-                own = parts[0].arguments.call(self._compute)
+            with self._with_mixes(calls[0][1]):
+                own = calls[0][0].call(self._compute)
         except BaseException as raised:
             error = raised
             release_frames(error)
             if is_out_of_memory(error):  # what the others made needs a little
                 self._models.group.accelerator.memory.release()
-        outcomes = [self._models.outcome(rank) for rank in range(1, len(parts))]
-        error = error or next((each.error for each in outcomes if each.error is not None), None)
+        outcomes = [self._models.outcome(rank) for rank in range(1, len(calls))]
         if error is not None:
             raise error
-        return [own, *(each.output for each in outcomes)]
+        return own, outcomes
+
+    # With the call that comes next.
+
+    def _with_next(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        found, self._next = self._next, None
+        if found is None:
+            raise RuntimeError("No call is expected.")
+        key, following = found
+        given, mixes = bind(self._module, arguments, keywords), self._mixes
+        expected = SeenCall.of(following, mixes)
+        own, (other,) = self._compute_each([(given, mixes), (following, mixes)])
+        if other.error is None:  # else the call, when it comes, has it as its own
+            self._lookahead.keep(key, expected, other.output)
+        return own
 
     # By tokens.
 
@@ -353,6 +411,8 @@ class ParallelDenoiser:
 
 BY_ROWS = "rows"
 BY_TOKENS = "tokens"
+AHEAD = "with the next call"
+_CALLS_AHEAD = 2  # one, and the next
 
 
 def mixes_of(mixes: Sequence[str], rows: slice) -> Sequence[str]:

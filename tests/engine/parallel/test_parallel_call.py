@@ -27,7 +27,7 @@ from deployments.engine.lora.format import Lora  # noqa: E402
 from deployments.engine.merging.compile import compile_regions  # noqa: E402
 from deployments.engine.parallel.group import ParallelGroup  # noqa: E402
 from deployments.engine.parallel.messages import can_be_sent  # noqa: E402
-from deployments.engine.parallel.parallel_call import ParallelModels, spreadable  # noqa: E402
+from deployments.engine.parallel.parallel_call import AHEAD, ParallelModels, spreadable  # noqa: E402
 from serve_app.domain.endpoint import Recipe  # noqa: E402
 from serve_app.domain.errors import (  # noqa: E402
     Cancelled,
@@ -100,7 +100,7 @@ def spread(
 
 NAMES = (
     *("demo", "flux", "qwen", "flux", "sdxl", "compiled"),
-    *("mixes", "guided", "small", "refuses"),
+    *("mixes", "guided", "small", "refuses", "guiding"),
 )
 
 
@@ -143,7 +143,7 @@ def test_a_video_of_two_devices_is_that_of_one(demo):
 def test_videos_of_several_requests_are_divided_by_rows(demo, ways):
     with Engine(demo, threads=1, verify_merges=True, limit_rows=False) as engine:
         alone = [engine.submit(**video(p, seed=4)).result(60).frames for p in PROMPTS]
-        assert ways.keys() == {"tokens"}
+        assert ways == {"tokens": 4, AHEAD: 6}  # four steps of two calls; the first step is learned
         gate = Gate(engine)
         together = [engine.submit(**video(p, seed=4)) for p in PROMPTS]
         gate.open()
@@ -183,6 +183,34 @@ def test_a_call_with_too_few_tokens_for_all_devices_is_computed_by_one(demo, way
         torch.testing.assert_close(torch.as_tensor(two), one, rtol=0, atol=1e-5)
         assert ways["tokens"] == 1  # then it is known
         assert engine.submit(**video(PROMPTS[0], seed=6, steps=1)).result(60).frames is not None
+
+
+@pytest.mark.parametrize(
+    ("otherwise", "ahead"),
+    [("", 4), ("other values", 3), ("written into", 3), ("the latents", 2), ("it is missing", 2)],
+)
+def test_the_second_call_of_a_step_is_computed_with_the_first_where_it_is_as_expected(
+    added, ways, otherwise, ahead
+):
+    """By the other device, and bit for bit."""
+    start = torch.tensor([[0.5, 0.25]])
+    one = made("guiding")(start, otherwise)
+    with Engine(added("guiding"), threads=1) as engine:
+        two = engine.submit(start=start, otherwise=otherwise).result(60)
+        assert engine.counts()["not_merged"]["computed ahead"] == ahead
+    assert torch.equal(two, one)
+    assert ways[AHEAD] >= ahead
+
+
+def test_a_guided_video_is_computed_with_two_calls_at_a_time(demo, ways):
+    with Engine(demo, threads=1) as engine:
+        two = engine.submit(**video(PROMPTS[0], seed=3)).result(60).frames
+        counts = engine.counts()
+    assert ways == {"tokens": 2, AHEAD: 3}
+    assert counts["not_merged"]["computed ahead"] == 3
+    with Engine(made("demo"), threads=1) as engine:
+        one = engine.submit(**video(PROMPTS[0], seed=3)).result(60).frames
+    torch.testing.assert_close(two, one, rtol=0, atol=1e-5)
 
 
 ROWS = {"start": torch.tensor([[0.5], [1.5]])}
@@ -340,7 +368,7 @@ def stepping(leader: subprocess.Popen[str]) -> psutil.Process:
     return follower
 
 
-@pytest.mark.parametrize("name", ["demo", "sdxl"])
+@pytest.mark.parametrize("name", ["flux", "sdxl"])
 def test_a_generation_whose_other_device_is_killed_fails_with_that_reason(tmp_path, name):
     """While both compute tokens of a call, or rows."""
     with process("leading", str(tmp_path / "rendezvous"), name) as leader:
