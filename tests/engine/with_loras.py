@@ -17,14 +17,14 @@ def plain_with(make, loras, **wish):
     return pipeline(**call(**wish)).images
 
 
-def together(engine, calls):
+def together(engine, calls, within_s=60):
     gate = Gate(engine)
     running = [engine.submit(**each) for each in calls]
     for each in running:
         if each._loras is not None:
-            each._loras.files.result(60)
+            each._loras.files.result(within_s)
     gate.open()
-    return [generation.result(60).images for generation in running]
+    return [generation.result(within_s).images for generation in running]
 
 
 def relative(one, other):
