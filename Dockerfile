@@ -7,8 +7,10 @@ FROM python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637
 # Triton builds its launchers with a C compiler, at run time: `compile` needs it.
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/*
+# A volume that is mounted takes its owner from the folder of the image.
 RUN useradd --create-home --uid 1000 darkroom \
-    && install -d -o darkroom -g darkroom /var/lib/darkroom /opt/darkroom
+    && install -d -o darkroom -g darkroom /var/lib/darkroom /opt/darkroom \
+        /home/darkroom/.cache /home/darkroom/.cache/huggingface
 WORKDIR /opt/darkroom
 
 # Layers that change rarely come first: the packages stay cached when only code has changed.
@@ -25,12 +27,15 @@ COPY deployments deployments
 COPY weights weights
 RUN pip install --no-cache-dir --no-deps --force-reinstall .
 
-USER darkroom
+# By number: Kubernetes' runAsNonRoot cannot know what a name stands for.
+USER 1000:1000
 WORKDIR /var/lib/darkroom
 ENV DARKROOM_DATA_DIR=/var/lib/darkroom DARKROOM_HOST=0.0.0.0 PYTHONUNBUFFERED=1
-EXPOSE 8000
-HEALTHCHECK --start-period=60s --interval=10s CMD ["python", "-c", \
-    "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=5)"]
+# HTTP and TLS
+EXPOSE 8000 8443
+# Not /readyz: without its database, Darkroom waits for it, and a restart would not help.
+HEALTHCHECK --start-period=120s --interval=10s --timeout=10s CMD ["python", "-c", \
+    "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=5)"]
 # SIGTERM stops all processes; running requests go back to the queue.
 ENTRYPOINT ["darkroom"]
 CMD ["serve"]

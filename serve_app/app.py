@@ -157,6 +157,7 @@ def _replica_config(config: Config, pool: PoolConfig) -> ReplicaConfig:
         weights=config.weights.store(),
         log_level=config.telemetry.log_level,
         log_file=config.telemetry.log_file,
+        log_format=config.telemetry.log_format,
     )
 
 

@@ -16,7 +16,7 @@ def scaled_by(bound):
 
 def pool(**settings):
     try:
-        application = build({"gpus": 0, "pools": {"videos": settings}})
+        application = build({"gpus": 0, "pools": {"videos": settings}, "log_format": "json"})
     except Misconfigured as error:
         return error.message
     bound = application._bound_deployment.init_args[1][0]._bound_deployment
@@ -26,6 +26,7 @@ def pool(**settings):
         "strategy": reported.placement_group_strategy,
         "devices": bound.init_args[1].devices,
         "slots": bound.init_args[1].slots,
+        "log_format": bound.init_args[1].log_format,
         "scaled by": scaled_by(bound),
         "environment": reported.ray_actor_options["runtime_env"]["env_vars"],
     }
@@ -60,6 +61,7 @@ def test_a_replica_with_several_devices_gets_a_bundle_for_each_on_one_node() -> 
     assert others == [device] * 2
     assert several["strategy"] == "STRICT_PACK"
     assert several["devices"] == 3
+    assert several["log_format"] == "json"
     assert isinstance(one, dict)
     assert one["bundles"] is None
     assert "GLOO_SOCKET_IFNAME" not in one["environment"]  # type: ignore[operator]

@@ -221,6 +221,10 @@ class Engine:
         with suppress(RuntimeError):  # the engine is closed
             self._compiler.submit(run)
 
+    def finish_compiling(self) -> None:
+        """Wait for code whose compilation the ended generations have asked for."""
+        self._compiler.submit(lambda: None).result()  # it has one thread
+
     def _set_threads(self) -> None:
         if threads := self.options.threads:
             torch.set_num_threads(threads)  # compiled code depends on the number

@@ -10,6 +10,7 @@ from tempfile import gettempdir
 from deployments.transfer.uploader import Backoff
 from serve_app.domain.endpoint import RESERVED_SHARE, Endpoint, StoreConfig
 from serve_app.domain.ports import Clock, LeasePort
+from serve_app.telemetry.logs import Format
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,7 @@ class ReplicaConfig:
     weights: StoreConfig = field(default_factory=StoreConfig)  # storage and source of weights
     log_level: str = "INFO"
     log_file: Path | None = None  # None: stderr
+    log_format: Format = "text"
 
     def slots_on(self, device_bytes: int) -> int:
         """Slots on a device with ``device_bytes``; 0 bytes: a CPU."""

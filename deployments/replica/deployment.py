@@ -68,7 +68,7 @@ class ReplicaDeployment:
     ) -> None:
         """``app_name``: application of the ingress. None: the same application as this replica."""
         keep_to_loopback()
-        logs.configure(config.log_level, logs.stream(config.log_file))
+        logs.configure(config.log_level, logs.stream(config.log_file), config.log_format)
         logs.quiet_serve()
         context = serve.get_replica_context()
         identity = ReplicaIdentity(

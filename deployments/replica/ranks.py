@@ -61,7 +61,8 @@ class RankActor:
         from deployments.engine.parallel.group import ParallelGroup  # noqa: PLC0415
         from deployments.engine.parallel.worker import ParallelWorker  # noqa: PLC0415
 
-        logs.configure(self._config.log_level, logs.stream(self._config.log_file))
+        config = self._config
+        logs.configure(config.log_level, logs.stream(config.log_file), config.log_format)
         group = ParallelGroup(rank, self._config.devices, rendezvous, self._device)
         group.join()
         self._follower = ParallelWorker(

@@ -18,7 +18,7 @@ from serve_app.domain.lease import Lease, LeaseKey
 from serve_app.domain.outcome import Usage
 from serve_app.domain.progress import Progress, Stage
 from serve_app.domain.realtime import Frame, FrameResult
-from serve_app.telemetry.logs import request_id
+from serve_app.telemetry.logs import set_request
 
 ENDED = "The session has ended."
 
@@ -50,7 +50,8 @@ class ReplicaSession(Attempt):
         if self._over or self.state.phase is Phase.ENDED:
             raise Fenced(ENDED)
         self._activity.set()
-        request_id.set(frame.request_id)
+        lease = self.lease
+        set_request(frame.request_id, tenant=lease.tenant, endpoint=lease.endpoint.id)
         files = FrameFiles()
         self._frame_attempt = attempt = Attempt(
             replace(

@@ -34,7 +34,7 @@ from serve_app.domain.lease import (
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.progress import Loading, Stage, StoredSnapshot, describe, to_plain
 from serve_app.domain.request import Priority
-from serve_app.telemetry.logs import request_id
+from serve_app.telemetry.logs import set_request
 
 if TYPE_CHECKING:  # it imports torch
     from deployments.engine.loading.loads import PipelineHandle
@@ -245,7 +245,8 @@ class Replica:
 
     async def _run(self, attempt: Attempt) -> None:
         """Run an attempt and hand in its outcome."""
-        request_id.set(attempt.lease.request_id)
+        lease = attempt.lease
+        set_request(lease.request_id, tenant=lease.tenant, endpoint=lease.endpoint.id)
         try:
             outcome = await attempt.run()
             stopped = attempt.state.stopped

@@ -113,7 +113,9 @@ class ReplicaResources:
         recipe = recipe_for_device(endpoint, self.engine.device_bytes())
         if self.ranks is not None or not has_step_caches(endpoint, recipe):
             return None
-        return requested_cache(declared_levels(endpoint, recipe), input)
+        declared = declared_levels(endpoint, recipe)
+        name = weights_name(endpoint, recipe)
+        return requested_cache(self.tuned.step_caches(name, endpoint, declared), input)
 
     def _load(
         self,

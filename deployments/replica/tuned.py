@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args, get_origin, get_type_hints
 
-from serve_app.domain.endpoint import Endpoint, Recipe
+from serve_app.domain.endpoint import HIGH, REGULAR, Endpoint, Recipe, StepCacheLevels
 
 if TYPE_CHECKING:  # it imports torch
     from deployments.engine.accelerator.interface import Accelerator
@@ -52,7 +52,9 @@ class Measurement:
     variant: str
     recipe: Recipe
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])  # changed; None: removed
-    generation_s: float = 0.0  # shortest time of one, with text encoding and decoding
+    step_cache: Mapping[str, Any] = field(default_factory=dict[str, Any])  # empty: every step
+    # shortest time of one, with text encoding and decoding; of one with each set of adapters
+    generation_s: float = 0.0
     step_s: float = 0.0  # of that, time of one step
     peak_bytes: int = 0  # device memory that was held; on a CPU, of the process
     psnr_db: float | None = None  # None: the same values as the reference's
@@ -83,6 +85,7 @@ class Tuning:
     reference: str = ""  # variant with which the others are compared; empty: none has run
     measurements: tuple[Measurement, ...] = ()
     complete: bool = False  # no variant is left to be measured
+    adapters: tuple[str, ...] = ("",)  # that were measured; empty text: none
 
     def same_subject(self, other: Tuning) -> bool:
         return (self.machine, self.model, self.revision) == (
@@ -90,6 +93,10 @@ class Tuning:
             other.model,
             other.revision,
         )
+
+    def same_work(self, other: Tuning) -> bool:
+        """Return whether the measurements of both can be compared."""
+        return (self.steps, self.adapters) == (other.steps, other.adapters)
 
     def find(self, variant: str) -> Measurement | None:
         return next((each for each in self.measurements if each.variant == variant), None)
@@ -106,11 +113,7 @@ class Tuning:
     @property
     def chosen(self) -> Measurement | None:
         """Fastest variant within the quality bound. None if the catalogue's recipe should stay."""
-        allowed = [
-            each
-            for each in self.measurements
-            if each.ok and each.similarity >= self.quality and self.fits(each)
-        ]
+        allowed = [each for each in self._allowed() if not each.step_cache]
         if not allowed:
             return None
         best = min(allowed, key=lambda each: each.generation_s)
@@ -119,10 +122,54 @@ class Tuning:
             return None
         return None if best.variant == self.default else best
 
+    @property
+    def base(self) -> Measurement | None:
+        """Variant that replicas load, over which step caches are measured. None: it did not run."""
+        base = self.chosen or self.find(self.default)
+        return base if base is not None and base.ok else None
+
+    @property
+    def chosen_step_cache(self) -> Measurement | None:
+        """Fastest step cache within the quality bound, over ``base``. None if none pays."""
+        if (base := self.base) is None:
+            return None
+        found = [
+            each
+            for each in self._allowed()
+            if each.step_cache
+            and (each.recipe, each.options) == (base.recipe, base.options)
+            and each.generation_s <= WORTHWHILE * base.generation_s
+        ]
+        return min(found, key=lambda each: each.generation_s, default=None)
+
+    def levels(self, declared: StepCacheLevels) -> StepCacheLevels:
+        """Step caches by level: the chosen one is ``regular``. A ``high`` that is declared stays if
+        it was measured as the faster one."""
+        chosen = self.chosen_step_cache
+        if chosen is None:
+            return declared
+        faster = any(
+            each.ok
+            and each.step_cache == declared.get(HIGH)
+            and (each.recipe, each.options) == (chosen.recipe, chosen.options)
+            and each.generation_s < chosen.generation_s
+            for each in self.measurements
+        )
+        regular = {REGULAR: chosen.step_cache}
+        return {**regular, HIGH: declared[HIGH]} if faster else regular
+
+    def _allowed(self) -> list[Measurement]:
+        return [
+            each
+            for each in self.measurements
+            if each.ok and each.similarity >= self.quality and self.fits(each)
+        ]
+
     def as_json(self) -> dict[str, Any]:
-        """All fields, and the name of the chosen variant."""
-        chosen = self.chosen
-        return {**asdict(self), "chosen": None if chosen is None else chosen.variant}
+        """All fields, and the names of the chosen variant and step cache."""
+        found = {"chosen": self.chosen, "chosen_step_cache": self.chosen_step_cache}
+        names = {each: variant and variant.variant for each, variant in found.items()}
+        return {**asdict(self), **names}
 
     def speedup(self, measurement: Measurement) -> float | None:
         """Speed relative to the catalogue's recipe, or else to plain. None if neither ran."""
@@ -142,6 +189,7 @@ def revision_text(endpoint: Endpoint, fingerprint: str) -> str:
 # JSON.
 
 FORMAT = 1
+_DERIVED = ("chosen", "chosen_step_cache")
 
 
 def to_json(tunings: Sequence[Tuning]) -> dict[str, Any]:
@@ -159,7 +207,7 @@ def from_json(content: Any) -> tuple[Tuning, ...]:
     read: list[Tuning] = []
     for each in content["tunings"]:
         try:
-            known = {name: value for name, value in each.items() if name != "chosen"}
+            known = {name: value for name, value in each.items() if name not in _DERIVED}
             read.append(_value(Tuning, known))
         except TypeError:  # a field that another version has
             continue
@@ -225,18 +273,29 @@ class TunedRecipes:
         """``tunings`` of other machines than ``machine`` are not used."""
         self._tunings = {each.model: each for each in tunings if each.machine == machine}
         self._others = {each.model for each in tunings} - set(self._tunings)
-        self._found: dict[str, Measurement | None] = {}
+        self._found: dict[str, Tuning | None] = {}
 
     def find(self, name: str, endpoint: Endpoint) -> Measurement | None:
         """Variant to load instead of the catalogue's recipe, if one was chosen.
 
         ``name``: of the weights that the recipe would load.
         """
+        tuning = self._usable(name, endpoint)
+        return None if tuning is None else tuning.chosen
+
+    def step_caches(
+        self, name: str, endpoint: Endpoint, declared: StepCacheLevels
+    ) -> StepCacheLevels:
+        """Step caches by level, in place of those that the catalogue declares."""
+        tuning = self._usable(name, endpoint)
+        return declared if tuning is None else tuning.levels(declared)
+
+    def _usable(self, name: str, endpoint: Endpoint) -> Tuning | None:
         if name not in self._found:
-            self._found[name] = self._chosen(name, endpoint)
+            self._found[name] = self._checked(name, endpoint)
         return self._found[name]
 
-    def _chosen(self, name: str, endpoint: Endpoint) -> Measurement | None:
+    def _checked(self, name: str, endpoint: Endpoint) -> Tuning | None:
         tuning = self._tunings.get(name)
         if tuning is None:
             if name in self._others:
@@ -263,7 +322,12 @@ class TunedRecipes:
                 *(name, chosen.variant, chosen.step_s),
                 f", {faster:.2f} times as fast as the recipe" if faster else "",
             )
-        return chosen
+        if (cache := tuning.chosen_step_cache) is not None:
+            log.info(
+                "%s uses %s for `acceleration: regular`, as `darkroom tune` chose.",
+                *(name, dict(cache.step_cache)),
+            )
+        return tuning
 
 
 def machine_of(accelerator: Accelerator) -> Machine:

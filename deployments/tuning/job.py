@@ -35,17 +35,26 @@ class DescribeDevice:
 
 @pickle_by_name
 @dataclass(frozen=True, slots=True)
+class Workload:
+    """Generations of one endpoint. Endpoints that share loaded weights differ in their adapters."""
+
+    endpoint: Endpoint
+    inputs: tuple[Mapping[str, Any], ...]  # validated, one for each prompt, with their seeds
+
+
+@pickle_by_name
+@dataclass(frozen=True, slots=True)
 class MeasureVariant:
     """Job: load one variant, generate, and compare the results. Answered by ``Measurement``."""
 
     device: str
     families: Mapping[str, str]  # import paths by name
     store: StoreConfig
-    endpoint: Endpoint  # with the variant's options
+    workloads: tuple[Workload, ...]  # over the same weights, with the variant's options
     variant: str
     recipe: Recipe
     options: Mapping[str, Any]  # of the variant, for the answer
-    inputs: tuple[Mapping[str, Any], ...]  # validated, one for each prompt, with their seeds
+    step_cache: Mapping[str, Any]  # of endpoints that declare one; empty: every step is computed
     reference: Path  # file with the reference's results
     is_reference: bool  # write ``reference`` instead of comparing with it
 

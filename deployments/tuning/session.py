@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import pickle
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from deployments.families.options import required_files
+from deployments.families.options import ADAPTERS, required_files
 from deployments.replica import weights
 from deployments.replica.resources import recipe_for_device, weights_name
 from deployments.replica.tuned import (
@@ -29,10 +30,11 @@ from deployments.replica.tuned import (
     revision_text,
     with_options,
 )
-from deployments.tuning.job import DescribeDevice, DeviceFacts, Job, MeasureVariant
+from deployments.tuning.job import DescribeDevice, DeviceFacts, Job, MeasureVariant, Workload
 from deployments.tuning.variants import (
     RecipeVariant,
     Subject,
+    cached_candidates,
     candidates,
     combination,
     default_name,
@@ -70,11 +72,15 @@ class TunedModel:
     """Loaded weights that are tuned once for all endpoints that share them."""
 
     name: str
-    endpoint: Endpoint  # the one that is measured
+    workloads: tuple[Workload, ...]  # that are measured: one without adapters, each set of them
     endpoints: tuple[str, ...]
     subject: Subject
-    inputs: tuple[Mapping[str, Any], ...]  # of the measured generations
     steps: int
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Text for the adapters of each workload; empty for one without."""
+        return tuple(_adapters_text(each.endpoint) for each in self.workloads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,29 +151,35 @@ class TuningSession:
         """Models of ``entries``: endpoints with the inputs to measure.
 
         Endpoints that share loaded weights are one model, which is measured by the first of them
-        that takes no files. ``skipped`` gets an endpoint that needs a larger GPU, and the reason.
+        that takes no files. Those with adapters of their own are measured too, once for each set of
+        adapters, since one variant serves all. ``skipped`` gets an endpoint that needs a larger
+        GPU, and the reason.
         """
         found: dict[str, TunedModel] = {}
-        for endpoint, inputs in sorted(entries, key=lambda each: _takes_files(each[0])):
+        for endpoint, inputs in sorted(entries, key=_order):
             try:
                 recipe = recipe_for_device(endpoint, facts.total_bytes)
             except WeightsUnavailable as error:
                 skipped(endpoint, error.message)
                 continue
             name = weights_name(endpoint, recipe)
+            workload = Workload(endpoint, tuple(inputs))
             if name in found:
-                ids = (*found[name].endpoints, endpoint.id)
-                found[name] = replace(found[name], endpoints=ids)
+                found[name] = _joined(found[name], workload)
                 continue
             subject = Subject(endpoint, recipe, facts.discrete)
-            found[name] = TunedModel(
-                name, endpoint, (endpoint.id,), subject, tuple(inputs), _steps(inputs[0])
-            )
+            found[name] = TunedModel(name, (workload,), (endpoint.id,), subject, _steps(workload))
         return list(found.values())
 
     def variants(self, models: Sequence[TunedModel]) -> list[str]:
         """Names of the variants of ``models``."""
-        return list(dict.fromkeys(each.name for of in models for each in candidates(of.subject)))
+        return list(
+            dict.fromkeys(
+                each.name
+                for of in models
+                for each in (*candidates(of.subject), *cached_candidates(of.subject, None))
+            )
+        )
 
     def tune(
         self, model: TunedModel, facts: DeviceFacts, options: TuneOptions, show: Show
@@ -197,6 +209,10 @@ class TuningSession:
         combined = None if options.variants else combination(found, tuning)
         if combined is not None:
             tuning = self._with(tuning, model, combined, options, show)
+        base = tuning.base
+        for candidate in () if base is None else cached_candidates(model.subject, base):
+            if _wanted(candidate, options):
+                tuning = self._with(tuning, model, candidate, options, show)
         if not options.variants:
             tuning = replace(tuning, complete=True)
             self._reference(tuning).unlink(missing_ok=True)
@@ -206,7 +222,7 @@ class TuningSession:
     def _kept(
         self, model: TunedModel, facts: DeviceFacts, options: TuneOptions, default: str
     ) -> Tuning:
-        endpoint = model.endpoint
+        endpoint = model.workloads[0].endpoint
         new = Tuning(
             facts.machine,
             model.name,
@@ -216,11 +232,12 @@ class TuningSession:
             options.quality,
             facts.total_bytes,
             default,
+            adapters=model.adapters,
         )
         if options.again:
             return new
         for kept in self.file.read():
-            if kept.same_subject(new) and kept.steps == new.steps:
+            if kept.same_subject(new) and kept.same_work(new):
                 return replace(new, measurements=kept.measurements, reference=kept.reference)
         return new
 
@@ -234,7 +251,7 @@ class TuningSession:
     ) -> Tuning:
         """Tuning with the candidate's measurement, which is kept in the file."""
         kept = tuning.find(candidate.name)
-        if kept is not None and kept.recipe == candidate.recipe:
+        if kept is not None and candidate.was_measured_as(kept):
             show(tuning, kept)
             return tuning
         tuning = self._with_reference(tuning, model, candidate, options)
@@ -272,11 +289,14 @@ class TuningSession:
             self._device,
             self._families,
             self._store,
-            with_options(model.endpoint, candidate.options),
+            tuple(
+                replace(each, endpoint=with_options(each.endpoint, candidate.options))
+                for each in model.workloads
+            ),
             candidate.name,
             candidate.recipe,
             candidate.options,
-            model.inputs,
+            candidate.step_cache,
             self._reference(tuning),
             is_reference=not tuning.reference,
         )
@@ -284,11 +304,16 @@ class TuningSession:
             return self._ask(job, left_s)
         except DarkroomError as error:
             return Measurement(
-                candidate.name, candidate.recipe, candidate.options, error=error.message
+                candidate.name,
+                candidate.recipe,
+                candidate.options,
+                candidate.step_cache,
+                error=error.message,
             )
 
     def _reference(self, tuning: Tuning) -> Path:
-        parts = repr((tuning.machine, tuning.model, tuning.revision, tuning.steps))
+        subject = (tuning.machine, tuning.model, tuning.revision)
+        parts = repr((*subject, tuning.steps, tuning.adapters))
         return self._folder / f"{hashlib.sha256(parts.encode()).hexdigest()[:16]}.safetensors"
 
     def _ask(self, job: Job, timeout_s: float | None) -> Any:
@@ -347,9 +372,26 @@ def _wanted(candidate: RecipeVariant, options: TuneOptions) -> bool:
     return not options.variants or candidate.name in options.variants or candidate.name == PLAIN
 
 
-def _takes_files(endpoint: Endpoint) -> bool:
-    return bool(required_files(str(endpoint.options.get("task", ""))))
+def _order(entry: tuple[Endpoint, Any]) -> tuple[bool, bool]:
+    """Endpoints without adapters first, and those that take no files."""
+    endpoint, _ = entry
+    files = required_files(str(endpoint.options.get("task", "")))
+    return bool(_adapters_text(endpoint)), bool(files)
 
 
-def _steps(input: Mapping[str, Any]) -> int:
-    return int(input.get("num_inference_steps") or input.get("steps") or 0)
+def _joined(model: TunedModel, workload: Workload) -> TunedModel:
+    endpoint = workload.endpoint
+    joined = replace(model, endpoints=(*model.endpoints, endpoint.id))
+    if _adapters_text(endpoint) in model.adapters:
+        return joined
+    return replace(joined, workloads=(*model.workloads, workload))
+
+
+def _adapters_text(endpoint: Endpoint) -> str:
+    adapters = endpoint.options.get(ADAPTERS)
+    return json.dumps(adapters, sort_keys=True) if adapters else ""
+
+
+def _steps(workload: Workload) -> int:
+    given = {**workload.inputs[0], **(workload.endpoint.options.get("fixed") or {})}
+    return int(given.get("num_inference_steps") or given.get("steps") or 0)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from deployments.replica.tuned import PLAIN, WORTHWHILE, Measurement, Tuning
-from serve_app.domain.endpoint import Endpoint, Recipe
+from serve_app.domain.endpoint import Endpoint, Recipe, declared_levels, has_step_caches
 
 CATALOGUE = "recipe"
 """Name of the catalogue's recipe where it is not the plain one."""
@@ -28,6 +28,15 @@ class RecipeVariant:
     recipe: Recipe
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])  # None: removed
     exact: bool = False  # computes what plain computes, so it can be the reference
+    step_cache: Mapping[str, Any] = field(default_factory=dict[str, Any])  # empty: none
+
+    def was_measured_as(self, kept: Measurement) -> bool:
+        """Return whether ``kept`` is a measurement of this variant."""
+        return (self.recipe, dict(self.options), dict(self.step_cache)) == (
+            kept.recipe,
+            dict(kept.options),
+            dict(kept.step_cache),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +101,12 @@ SWITCHES: Sequence[Switch] = (
     Switch("untiled", options={"tiling": None}, applies=_tiles),
 )
 
+STEP_CACHES: Sequence[Mapping[str, Any]] = tuple(
+    {"name": "FirstBlockCache", "threshold": each} for each in (0.05, 0.08, 0.12, 0.2)
+)
+"""Step caches that are measured beside those that an endpoint declares. Its authors use thresholds
+from 0.05 to 0.12; where steps are alike, 0.2 may still be within the bound."""
+
 PLACEMENT = frozenset({"memory_gb", "offload", "hot", "dtypes", "largest"})
 """Fields of a recipe that are no switches: plain keeps them."""
 
@@ -117,6 +132,25 @@ def candidates(subject: Subject) -> list[RecipeVariant]:
         changed = replace(plain, **switch.recipe)
         found.append(RecipeVariant(switch.name, changed, switch.options, exact=switch.exact))
     return [*_distinct(each for each in found if allowed(each.recipe))]
+
+
+def cached_candidates(subject: Subject, base: Measurement | None) -> list[RecipeVariant]:
+    """Step caches to measure, each over the variant ``base``; None: to name them.
+
+    None for an endpoint that declares no step cache: no request of its would use one.
+    """
+    if not has_step_caches(subject.endpoint, subject.recipe):
+        return []
+    declared = declared_levels(subject.endpoint, subject.recipe)
+    named = {f"step cache {level}": dict(each) for level, each in declared.items()}
+    named |= {
+        f"step cache {each['threshold']}": dict(each)
+        for each in STEP_CACHES
+        if each not in declared.values()
+    }
+    recipe = plain_of(subject) if base is None else base.recipe
+    options = {} if base is None else base.options
+    return [RecipeVariant(name, recipe, options, step_cache=each) for name, each in named.items()]
 
 
 def default_name(found: Sequence[RecipeVariant]) -> str:

@@ -17,19 +17,27 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from deployments.engine.accelerator.allocator import use_expandable_segments
 from deployments.families.base import Family, as_warming_up, load_families, model_rules_of
-from deployments.families.options import required_files
+from deployments.families.options import prepared_call, required_files
 from deployments.families.warm_up import plain_file, short_call
 from deployments.replica import weights
 from deployments.replica.resources import with_recipe_dtype
 from deployments.replica.tuned import Measurement, machine_of
-from deployments.tuning.job import Answer, DescribeDevice, DeviceFacts, Job, MeasureVariant
+from deployments.tuning.job import (
+    Answer,
+    DescribeDevice,
+    DeviceFacts,
+    Job,
+    MeasureVariant,
+    Workload,
+)
+from serve_app.domain.endpoint import Endpoint, has_step_caches
 from serve_app.domain.errors import DarkroomError, Misconfigured, OutOfMemory
 from weights.store import Store
 
@@ -65,7 +73,7 @@ def measure(job: MeasureVariant) -> Measurement:
 
     A failure of the variant is part of the answer.
     """
-    empty = Measurement(job.variant, job.recipe, job.options)
+    empty = Measurement(job.variant, job.recipe, job.options, job.step_cache)
     try:
         with _Loaded(job) as loaded:
             return loaded.measured(empty)
@@ -83,6 +91,15 @@ def measure(job: MeasureVariant) -> Measurement:
         return replace(empty, error=f"{type(error).__name__}: {text[0]}"[:300])
 
 
+@dataclass(frozen=True, slots=True)
+class _Timed:
+    """Figures of one workload."""
+
+    generation_s: float  # of its first input
+    step_s: float
+    results: Sequence[Any]  # one for each input
+
+
 class _Loaded:
     """Engine with one loaded variant."""
 
@@ -93,8 +110,9 @@ class _Loaded:
 
         families = load_families(job.families)
         self._job = job
-        self._family: Family = families[job.endpoint.family]
-        self._endpoint = with_recipe_dtype(job.endpoint, job.recipe)
+        self._store = Store(job.store)
+        self._family: Family = families[job.workloads[0].endpoint.family]
+        self._endpoint = with_recipe_dtype(job.workloads[0].endpoint, job.recipe)
         self._engine = Engine(
             device=job.device or usual_device(), max_batch=1, traits=model_rules_of(families)
         )
@@ -113,32 +131,39 @@ class _Loaded:
 
     def measured(self, empty: Measurement) -> Measurement:
         pipeline = self._load()
-        first, *_ = calls = [self._call(pipeline, each) for each in self._job.inputs]
+        timed = [self._timed(pipeline, each) for each in self._job.workloads]
+        worst = self._compare([result for each in timed for result in each.results])
+        return replace(
+            empty,
+            generation_s=round(sum(each.generation_s for each in timed), 5),
+            step_s=round(timed[0].step_s, 6),
+            peak_bytes=self._peak.stop(),
+            psnr_db=None if worst.psnr_db is None else round(worst.psnr_db, 2),
+            similarity=round(worst.similarity, 5),
+        )
+
+    def _timed(self, pipeline: Any, workload: Workload) -> _Timed:
+        first, *_ = calls = self._calls(pipeline, workload)
         self._run(_with_steps(first, 1))  # warm: kernels are chosen, caches are filled
+        self._engine.finish_compiling()  # code for the adapters
         runs = [self._run(each) for each in calls]
         # The shortest of several times is the least disturbed one.
         generation_s = self._shortest(first, [seconds for seconds, _ in runs])
         steps = int(first["num_inference_steps"])
         short_s = self._shortest(_with_steps(first, 1), [])
         step_s = (generation_s - short_s) / (steps - 1) if steps > 1 else generation_s
-        worst = self._compare([result for _, result in runs])
-        return replace(
-            empty,
-            generation_s=round(generation_s, 5),
-            step_s=round(max(step_s, 0.0), 6),
-            peak_bytes=self._peak.stop(),
-            psnr_db=None if worst.psnr_db is None else round(worst.psnr_db, 2),
-            similarity=round(worst.similarity, 5),
-        )
+        return _Timed(generation_s, max(step_s, 0.0), [result for _, result in runs])
 
     def _load(self) -> Any:
         from deployments.engine.loading.loads import LoadPlan  # noqa: PLC0415
 
         job, warming = self._job, as_warming_up(self._family)
         if job.recipe.compile and warming is None:
-            raise Misconfigured(f"The family {job.endpoint.family} has no warm_up to compile with.")
+            raise Misconfigured(
+                f"The family {self._endpoint.family} has no warm_up to compile with."
+            )
         warm_up = None if warming is None else partial(short_call, warming, self._endpoint)
-        load = partial(self._read, Store(job.store))
+        load = partial(self._read, self._store)
         plan = LoadPlan(load, job.recipe, warm_up if job.recipe.compile else None)
         pipeline = self._residency.acquire(NAME, plan).future.result()
         if job.recipe.compile and not _is_compiled(pipeline):
@@ -149,11 +174,29 @@ class _Loaded:
         device = self._engine.device
         return weights.load(store, self._family, self._endpoint, device, on_download, on_found)
 
-    def _call(self, pipeline: Any, input: Mapping[str, Any]) -> dict[str, Any]:
-        files = required_files(str(self._endpoint.options.get("task", "")))
+    def _calls(self, pipeline: Any, workload: Workload) -> list[dict[str, Any]]:
+        """Arguments of ``submit`` for each input, with its ``seed``."""
+        from deployments.engine.loop.options import GenerationOptions  # noqa: PLC0415
+
+        endpoint = with_recipe_dtype(workload.endpoint, self._job.recipe)
+        adapters = weights.adapters(self._store, endpoint)
+        shared = {"options": GenerationOptions(step_cache=self._step_cache(endpoint))}
+        return [
+            {**shared, **self._call(pipeline, endpoint, each, adapters)} for each in workload.inputs
+        ]
+
+    def _step_cache(self, endpoint: Endpoint) -> Mapping[str, Any] | None:
+        caches = self._job.step_cache and has_step_caches(endpoint, self._job.recipe)
+        return self._job.step_cache if caches else None
+
+    def _call(
+        self, pipeline: Any, endpoint: Endpoint, input: Mapping[str, Any], adapters: Sequence[Any]
+    ) -> dict[str, Any]:
+        files = required_files(str(endpoint.options.get("task", "")))
         given = {**input, **{name: plain_file(kind) for name, kind in files.items()}}
-        call = self._family.prepare(self._endpoint, given, pipeline, seed=0)
-        return {**call.arguments, "view": call.view, "seed": input.get("seed") or 0}
+        call = prepared_call(self._family, endpoint, given, pipeline, seed=0)
+        own = {"view": call.view, "loras": [*adapters, *call.loras]}
+        return {**call.arguments, **own, "seed": input.get("seed") or 0}
 
     def _run(self, call: Mapping[str, Any]) -> tuple[float, Any]:
         """Seconds of a generation until its result is on the host, and the result."""

@@ -14,6 +14,7 @@ from serve_app.cli.commands import (
     environment,
     generate,
     keys,
+    login,
     operations,
     requests,
     webhooks,
@@ -23,6 +24,7 @@ from serve_app.cli.commands.models import models_group
 from serve_app.cli.commands.tune import tune_command
 from serve_app.cli.connection import options
 from serve_app.cli.connection.installation import Installation
+from serve_app.cli.connection.server import Server, here
 from serve_app.cli.migration.command import migrate_group
 from serve_app.cli.serve import ports
 from serve_app.domain.errors import DarkroomError
@@ -119,7 +121,7 @@ def serve_command(
 
 
 @main.command("env")
-@options.installation
+@options.server
 @click.option(
     "--mode",
     type=click.Choice(environment.MODES),
@@ -130,19 +132,19 @@ def serve_command(
 )
 @click.option("--shell", type=click.Choice(environment.SHELLS), default="sh", show_default=True)
 @options.as_json
-def env_command(installation: Installation, mode: str, shell: str, *, as_json: bool) -> None:
+def env_command(server: Server, mode: str, shell: str, *, as_json: bool) -> None:
     """Print variables that point fal's clients here.
 
     Example: eval "$(darkroom env)"
     """
     if as_json:
-        click.echo(environment.as_json(installation, mode))
+        click.echo(environment.as_json(server, mode))
     else:
-        click.echo(environment.lines(installation, mode, shell))
+        click.echo(environment.lines(server, mode, shell))
 
 
 @main.command("generate")
-@options.installation
+@options.server
 @click.argument("prompt")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), default="out.png")
 @click.option(
@@ -173,7 +175,7 @@ def env_command(installation: Installation, mode: str, shell: str, *, as_json: b
 @click.option("--open", "show", is_flag=True, help="Open the result in a viewer.")
 @options.as_json
 def generate_command(
-    installation: Installation,
+    server: Server,
     output: Path,
     preview: Path | None,
     *,
@@ -183,30 +185,28 @@ def generate_command(
 ) -> None:
     """Generate an image, a video or audio from PROMPT. The suffix of --output selects which."""
     asked = GenerateOptions(**wish)
-    generate.run(installation, asked, output, preview=preview, as_json=as_json, show=show)
+    generate.run(server, asked, output, preview=preview, as_json=as_json, show=show)
 
 
 @main.command("logs")
-@options.installation
+@options.server
 @click.argument("request_id", shell_complete=completion.requests)
 @click.option(
     "-f", "--follow", is_flag=True, help="Keep printing new lines until the request has ended."
 )
 @options.as_json
-def logs_command(
-    installation: Installation, request_id: str, *, follow: bool, as_json: bool
-) -> None:
+def logs_command(server: Server, request_id: str, *, follow: bool, as_json: bool) -> None:
     """Show a request's log."""
-    requests.show(installation, request_id, follow=follow, as_json=as_json)
+    requests.show(server, request_id, follow=follow, as_json=as_json)
 
 
 @main.command("open")
-@options.installation
+@options.server
 @click.argument("request_id", shell_complete=completion.requests)
 @options.as_json
-def open_command(installation: Installation, request_id: str, *, as_json: bool) -> None:
+def open_command(server: Server, request_id: str, *, as_json: bool) -> None:
     """Open the files that a request produced and print their URLs."""
-    requests.open_files(installation, request_id, as_json=as_json)
+    requests.open_files(server, request_id, as_json=as_json)
 
 
 @main.command("completion")
@@ -219,6 +219,9 @@ def completion_command(shell: str) -> None:
     click.echo(completion.script(main, shell))
 
 
+main.add_command(login.login_command)
+main.add_command(login.logout_command)
+main.add_command(login.contexts_group)
 main.add_command(backup.backup_command)
 main.add_command(backup.restore_command)
 main.add_command(backup.fsck_command)
@@ -232,28 +235,28 @@ main.add_command(migrate_group)
 
 
 @main.command("status")
-@options.installation
+@options.server
 @options.as_json
-def status_command(installation: Installation, *, as_json: bool) -> None:
+def status_command(server: Server, *, as_json: bool) -> None:
     """Show whether Darkroom is ready, and its pools and queue."""
-    requests.status(installation, as_json=as_json)
+    requests.status(server, as_json=as_json)
 
 
 @main.command("doctor")
-@options.installation
+@options.server
 @click.argument("part", type=click.Choice(["storage"]), required=False)
 @options.as_json
-def doctor_command(installation: Installation, part: str | None, *, as_json: bool) -> None:
+def doctor_command(server: Server, part: str | None, *, as_json: bool) -> None:
     """Check this machine and installation, and report each problem.
 
-    With `storage`, test every operation that Darkroom performs on the artifact storage. The exit
-    status is the number of problems.
+    With --url or a saved context, check that Darkroom only. With `storage`, test every operation
+    that Darkroom performs on the artifact storage. The exit status is the number of problems.
     """
     # The checks import the database driver and every storage, which other commands do not need.
     from serve_app.cli.doctor import checks, doctor  # noqa: PLC0415
 
-    findings = checks.storage_findings if part else doctor.findings
-    sys.exit(doctor.report(findings(installation), as_json=as_json))
+    found = checks.storage_findings(here(server)) if part else doctor.findings(server)
+    sys.exit(doctor.report(found, as_json=as_json))
 
 
 @main.group("requests")
@@ -262,7 +265,7 @@ def requests_group() -> None:
 
 
 @requests_group.command("list")
-@options.installation
+@options.server
 @click.option("--state", "states", multiple=True, help="Show only this state. May be repeated.")
 @click.option("--endpoint", "endpoint_id", help="Show only this endpoint's requests.")
 @click.option(
@@ -275,39 +278,39 @@ def requests_group() -> None:
 @click.option("--before", help="Show requests older than this request id (next page).")
 @click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True)
 @options.as_json
-def requests_list(installation: Installation, *, as_json: bool, **wish: Any) -> None:
+def requests_list(server: Server, *, as_json: bool, **wish: Any) -> None:
     """List the latest requests, newest first."""
-    requests.requests(installation, **wish, as_json=as_json)
+    requests.requests(server, **wish, as_json=as_json)
 
 
 @requests_group.command("show")
-@options.installation
+@options.server
 @click.argument("request_id", shell_complete=completion.requests)
 @options.as_json
-def requests_show(installation: Installation, request_id: str, *, as_json: bool) -> None:
+def requests_show(server: Server, request_id: str, *, as_json: bool) -> None:
     """Show one request and its log."""
-    requests.request(installation, request_id, as_json=as_json)
+    requests.request(server, request_id, as_json=as_json)
 
 
 @requests_group.command("cancel")
-@options.installation
+@options.server
 @click.argument("request_id", shell_complete=completion.requests)
 @options.as_json
-def requests_cancel(installation: Installation, request_id: str, *, as_json: bool) -> None:
+def requests_cancel(server: Server, request_id: str, *, as_json: bool) -> None:
     """Cancel a queued or running request."""
-    requests.cancel(installation, request_id, as_json=as_json)
+    requests.cancel(server, request_id, as_json=as_json)
 
 
 @requests_group.command("delete")
-@options.installation
+@options.server
 @click.argument("request_id", shell_complete=completion.requests)
 @options.as_json
-def requests_delete(installation: Installation, request_id: str, *, as_json: bool) -> None:
+def requests_delete(server: Server, request_id: str, *, as_json: bool) -> None:
     """Delete an ended request.
 
     This deletes its input, outcome, log and files.
     """
-    requests.delete(installation, request_id, as_json=as_json)
+    requests.delete(server, request_id, as_json=as_json)
 
 
 requests_group.add_command(operations.requeue_command)
@@ -320,16 +323,16 @@ def keys_group() -> None:
 
 
 @keys_group.command("list")
-@options.installation
+@options.server
 @click.option("--tenant", default=None, help="Default: the first key's tenant.")
 @options.as_json
-def keys_list(installation: Installation, tenant: str | None, *, as_json: bool) -> None:
+def keys_list(server: Server, tenant: str | None, *, as_json: bool) -> None:
     """List a tenant's keys. Secrets are not stored and cannot be shown."""
-    keys.list_keys(installation, tenant, as_json=as_json)
+    keys.list_keys(server, tenant, as_json=as_json)
 
 
 @keys_group.command("create")
-@options.installation
+@options.server
 @click.argument("name", default="")
 @click.option(
     "--tenant", default=None, help="Tenant that owns the key. Created if it does not exist."
@@ -356,15 +359,15 @@ def keys_list(installation: Installation, tenant: str | None, *, as_json: bool) 
     "The request is billed once.",
 )
 @options.as_json
-def keys_create(installation: Installation, *, as_json: bool, **wish: Any) -> None:
+def keys_create(server: Server, *, as_json: bool, **wish: Any) -> None:
     """Create a key called NAME and print it. It cannot be shown again."""
-    keys.create(installation, **wish, as_json=as_json)
+    keys.create(server, **wish, as_json=as_json)
 
 
 @keys_group.command("revoke")
-@options.installation
+@options.server
 @click.argument("key_id")
 @options.as_json
-def keys_revoke(installation: Installation, key_id: str, *, as_json: bool) -> None:
+def keys_revoke(server: Server, key_id: str, *, as_json: bool) -> None:
     """Revoke a key permanently."""
-    keys.revoke(installation, key_id, as_json=as_json)
+    keys.revoke(server, key_id, as_json=as_json)

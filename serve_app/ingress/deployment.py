@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import platform
 import shutil
@@ -108,7 +109,8 @@ class Ingress:
         """``pools``: handles of the worker pools. Binding them makes Serve deploy them."""
         self._sessions = HandleSessions({pool.deployment_name: pool for pool in pools})
         keep_to_loopback()
-        logs.configure(config.telemetry.log_level, logs.stream(config.telemetry.log_file))
+        told = config.telemetry
+        logs.configure(told.log_level, logs.stream(told.log_file), told.log_format)
         logs.quiet_serve()
         _log_slow_proxy()
         self._config = config
@@ -218,6 +220,7 @@ class Ingress:
         await self._services.webhooks.start()
         stack.push_async_callback(self._services.webhooks.aclose)
         self._serve_metrics(stack)
+        config.address_file.write_text(json.dumps({"url": self._internal_url()}))
         for line in startup_lines(catalog):
             log.info("%s", line)
 

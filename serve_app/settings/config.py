@@ -34,6 +34,9 @@ from serve_app.settings.groups import (
 )
 from serve_app.settings.pools import PoolConfig
 
+ADDRESS_FILE = "address.json"
+"""Name of the file in the data directory with the address of the ingress."""
+
 
 class Config(BaseModel):
     """Settings that are not secret, grouped by area.
@@ -67,6 +70,11 @@ class Config(BaseModel):
         """These settings with other pools."""
         models = self.models.model_copy(update={"pools": dict(pools)})
         return self.model_copy(update={"models": models})
+
+    @property
+    def address_file(self) -> Path:
+        """File with the address of the ingress, for commands on its machine."""
+        return self.server.data_dir / ADDRESS_FILE
 
     @property
     def tuning_file(self) -> Path:
@@ -125,6 +133,24 @@ class Secrets(BaseSettings):
         return value or None
 
 
+class ClientSettings(BaseSettings):
+    """Which Darkroom the commands of ``darkroom`` call. Nothing else reads them."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+
+    url: str | None = Field(
+        default=None, description="Origin of the Darkroom that the commands call."
+    )
+    context: str | None = Field(
+        default=None, description="Name of the saved context that the commands use."
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return value or None
+
+
 SECRET_NAMES = tuple(PREFIX + name.upper() for name in Secrets.model_fields)
 """Variables that are set to "" in the processes of replicas."""
 
@@ -149,7 +175,8 @@ def read_config(arguments: Mapping[str, object]) -> Config:
 
 def setting_names() -> frozenset[str]:
     """Names of all variables that Darkroom reads."""
-    return frozenset(PREFIX + name.upper() for name in (*FIELDS, *Secrets.model_fields))
+    names = (*FIELDS, *Secrets.model_fields, *ClientSettings.model_fields)
+    return frozenset(PREFIX + name.upper() for name in names)
 
 
 def refuse_unknown(environ: Mapping[str, str] | None = None) -> None:

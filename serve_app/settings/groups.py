@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from serve_app.domain.endpoint import MODEL_ALIASES, StoreConfig
 from serve_app.settings.pools import EndpointLimits, PoolConfig, TenantLimits
+from serve_app.telemetry.logs import Format
 
 PREFIX = "DARKROOM_"
 
@@ -97,6 +98,7 @@ class TelemetrySettings(SettingsGroup):
         default=None, description="Log file that all processes append to, instead of stderr."
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Format = Field(default="text", description="`json`: one JSON object a line.")
 
 
 class ModelSettings(SettingsGroup):

@@ -9,14 +9,42 @@ import sys
 import traceback
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
+
+Format = Literal["text", "json"]
 
 request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar(
     "darkroom_request_id", default=None
 )
 """Id of the request that the current task serves. The ingress and the replicas set it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """Facts about one request, for JSON lines. Lines about another request do not show them."""
+
+    request_id: str
+    tenant: str
+    endpoint: str
+
+
+_subject: contextvars.ContextVar[_Subject | None] = contextvars.ContextVar(
+    "darkroom_subject", default=None
+)
+
+
+def describe(id_: str, *, tenant: str, endpoint: str = "") -> None:
+    """Name the tenant and the endpoint of request ``id_`` in the current task's lines about it."""
+    _subject.set(_Subject(id_, tenant, endpoint))
+
+
+def set_request(id_: str, *, tenant: str, endpoint: str = "") -> None:
+    """Attach the request to the log lines of the current task, until its context is reset."""
+    request_id.set(id_)
+    describe(id_, tenant=tenant, endpoint=endpoint)
 
 
 @contextmanager
@@ -29,7 +57,7 @@ def log_context(id_: str | None) -> Generator[None]:
         request_id.reset(token)
 
 
-ROOT = "serve_app", "deployments"
+ROOT = "serve_app", "deployments", "weights"
 """Darkroom's loggers. The loggers of libraries keep their handlers."""
 
 SERVE_LOGGER = "ray.serve"
@@ -54,19 +82,21 @@ class LineFormatter(_Formatter):
 
 
 class JsonFormatter(_Formatter):
-    """JSON lines with ``at``, ``level``, ``logger``, ``request_id``, ``message``, ``error``."""
+    """One JSON object a line: ``at``, ``level``, ``logger``, ``message``; if they are known,
+    ``request_id``, ``tenant``, ``endpoint``; ``error``, a traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
-        entry: dict[str, Any] = {
-            "at": _stamp(record),
-            "level": record.levelname,
-            "logger": record.name,
-            "request_id": request_id.get(),
-            "message": record.getMessage(),
-        }
+        entry = {"at": _stamp(record), "level": record.levelname, "logger": record.name}
+        if (about := request_id.get()) is not None:
+            entry["request_id"] = about
+            if (subject := _subject.get()) is not None and subject.request_id == about:
+                facts = {"tenant": subject.tenant, "endpoint": subject.endpoint}
+                entry |= {name: fact for name, fact in facts.items() if fact}
+        entry["message"] = record.getMessage()
         if record.exc_info:
             entry["error"] = self.formatException(record.exc_info)
-        return json.dumps(entry, ensure_ascii=False, default=str)
+        # ASCII only: half of a surrogate pair in a client's text cannot be written as UTF-8.
+        return json.dumps(entry)
 
 
 def stream(path: Path | None) -> TextIO:
@@ -78,10 +108,10 @@ def stream(path: Path | None) -> TextIO:
     return path.open("a", buffering=1, encoding="utf-8")
 
 
-def configure(level: str, stream: TextIO, *, as_json: bool = False) -> None:
+def configure(level: str, stream: TextIO, format_: Format = "text") -> None:
     """Send Darkroom's log lines to ``stream``. A second call replaces the first one's setup."""
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(JsonFormatter() if as_json else LineFormatter())
+    handler.setFormatter(JsonFormatter() if format_ == "json" else LineFormatter())
     for name in ROOT:
         logger = logging.getLogger(name)
         logger.handlers = [handler]

@@ -19,7 +19,7 @@ from serve_app.domain.webhook import (
     ReceiverResponse,
     WebhookBacklog,
 )
-from serve_app.telemetry.logs import request_id
+from serve_app.telemetry.logs import set_request
 from serve_app.webhooks.circuit_breaker import CircuitBreakers
 from serve_app.webhooks.sender import Sender
 from serve_app.webhooks.signing import SignedMessage
@@ -186,7 +186,7 @@ class DeliveryWorker:
         self._room.set()
 
     async def _deliver(self, claimed: ClaimedDelivery) -> None:
-        request_id.set(claimed.request_id)
+        set_request(claimed.request_id, tenant=claimed.tenant)
         try:
             body = await self._retried(lambda: self._body(claimed))
             if body is None:

@@ -22,7 +22,7 @@ from serve_app.domain.errors import DarkroomError, DatabaseUnavailable, RequestN
 from serve_app.domain.ports import Clock, Queue
 from serve_app.domain.request import Request
 from serve_app.domain.webhook import ClaimedDelivery, DeliveryChannel
-from serve_app.telemetry.logs import request_id
+from serve_app.telemetry.logs import set_request
 from serve_app.webhooks.circuit_breaker import CircuitBreakers
 from serve_app.webhooks.sender import Sender
 from serve_app.webhooks.signing import SignedMessage
@@ -130,7 +130,7 @@ class ProgressNotifier:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _follow(self, request: Request, webhook: ProgressState) -> None:
-        request_id.set(request.id)
+        set_request(request.id, tenant=request.tenant, endpoint=request.endpoint)
         of_tenant = self._per_tenant.setdefault(request.tenant, asyncio.Semaphore(MAX_PER_TENANT))
         try:
             async with of_tenant, self._total:

@@ -12,8 +12,10 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from serve_app.cli.connection.installation import SHORT_TEMP_DIR
+from serve_app.cli.main import main
 from serve_app.cli.serve.ports import free_port
 from tests.cluster.conftest import Check, MakeDarkroom
 from tests.cluster.darkroom import (
@@ -207,6 +209,8 @@ def test_serve_run_serves_from_any_directory(
         assert there.http.post("/run/test/probe", json={"echo": 5}).json()["echo"] == 5
     models = there.http.get("/v1/models").json()["models"]
     assert models
+    found = CliRunner().invoke(main, ["status", "--data-dir", str(there.data_dir)])
+    assert f"{there.url}: ready" in found.output
     process.send_signal(signal.SIGINT)
     process.wait(timeout=60)
     eventually(lambda: there.leftovers() == [], "nothing is left", within_s=20)

@@ -109,6 +109,39 @@ def test_images_that_move_are_named_by_digest() -> None:
         assert exact or re.search(r"@sha256:[0-9a-f]{64}$", image), image
 
 
+def test_volumes_of_compose_belong_to_the_user_of_the_image() -> None:
+    """A named volume that is mounted where the image has no folder belongs to root."""
+    dockerfile = DOCKERFILE.read_text().replace("\\\n", " ")
+    (made,) = re.findall(r"install -d -o darkroom -g darkroom ([^&\n]+)", dockerfile)
+    mounts = loaded(COMPOSE)["services"]["darkroom"]["volumes"]
+    assert mounts
+    assert {each.partition(":")[2] for each in mounts} <= {*made.split()}
+
+
+def test_the_image_runs_as_a_user_that_kubernetes_knows_not_to_be_root() -> None:
+    text = DOCKERFILE.read_text()
+    (user,) = re.findall(r"^USER (\d+):\d+$", text, re.MULTILINE)
+    assert f"--uid {user} " in text
+
+
+def test_a_database_that_is_away_does_not_make_the_container_unhealthy() -> None:
+    (check,) = re.findall(r"^HEALTHCHECK .*\n.*$", DOCKERFILE.read_text(), re.MULTILINE)
+    assert "/healthz" in check
+
+
+def test_compose_waits_for_what_can_be_asked_whether_it_is_healthy() -> None:
+    services = loaded(COMPOSE)["services"]
+    assert services["darkroom"]["init"] is True
+    waits = [
+        name
+        for service in services.values()
+        for name, how in service.get("depends_on", {}).items()
+        if how["condition"] == "service_healthy"
+    ]
+    assert sorted(waits) == ["database", "storage"]
+    assert all("healthcheck" in services[name] for name in waits)
+
+
 def pinned(path: Path) -> dict[str, str]:
     lines = re.findall(r"^([\w.-]+)==(\S+)", path.read_text(), re.MULTILINE)
     return {canonicalize_name(name): version for name, version in lines}

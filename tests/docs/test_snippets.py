@@ -205,6 +205,17 @@ def test_the_alert_rules_name_real_metrics_and_labels() -> None:
         assert set(shown) <= labels, rule["alert"]
 
 
+def test_the_json_log_line_of_the_docs_is_one_of_the_log() -> None:
+    (block,) = blocks(DOCS / "how-to" / "monitor.md", "json")
+    shown = json.loads(block.text)
+    record = logging.LogRecord(shown["logger"], logging.INFO, "", 0, shown["message"], None, None)
+    with logs.log_context(shown["request_id"]):
+        logs.describe(shown["request_id"], tenant=shown["tenant"], endpoint=shown["endpoint"])
+        written = logs.JsonFormatter().format(record)
+    assert json.loads(written) == shown | {"at": json.loads(written)["at"]}
+    assert list(json.loads(written)) == list(shown)
+
+
 def test_the_log_line_of_the_docs_has_the_form_of_the_log() -> None:
     (block,) = blocks(DOCS / "how-to" / "monitor.md", "text")
     form = re.compile(r"(\S+)Z (INFO) +(\S+) \[(\S+)\] (.+)\n")

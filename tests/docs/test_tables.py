@@ -160,6 +160,6 @@ def test_the_metrics_are_documented_with_their_labels() -> None:
 def test_what_lies_in_the_data_directory_is_documented() -> None:
     here = Installation(Path("/data"))
     documented = {one for cells in table(SETTINGS, "path") for one in code(cells[0])}
-    files = (here.key_file, here.run_file, here.lock_file, here.log_file)
+    files = (here.key_file, here.run_file, here.lock_file, here.log_file, here.address_file)
     assert {str(each.relative_to(here.data_dir)) for each in files} <= documented
     assert f"{ClusterFiles(here.data_dir).home.name}/" in documented

@@ -55,7 +55,8 @@ def main(rendezvous: str, *names: str) -> None:
     group = ParallelGroup(1, 2, Path(rendezvous), "cpu")
     group.join()
     follower = PatientWorker(group, threads=1)
-    placement.compile_regions = partial(compile_regions, backend=counting)
+    compiler: Any = counting
+    placement.compile_regions = partial(compile_regions, backend=compiler)
     for number, name in enumerate(names):
         recipe = COMPILED if name == "compiled" else None
         follower.add(number, made(name), recipe, rehearsal)

@@ -20,9 +20,6 @@ def plain_with(make, loras, **wish):
 def together(engine, calls, within_s=60):
     gate = Gate(engine)
     running = [engine.submit(**each) for each in calls]
-    for each in running:
-        if each._loras is not None:
-            each._loras.files.result(within_s)
     gate.open()
     return [generation.result(within_s).images for generation in running]
 

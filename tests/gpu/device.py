@@ -61,9 +61,6 @@ def together(engine, calls):
     """Results of calls that are all there when the engine goes on."""
     gate = Gate(engine)
     running = [engine.submit(**each) for each in calls]
-    for each in running:
-        if each._loras is not None:
-            each._loras.files.result(RESULT_S)
     gate.open()
     return [each.result(RESULT_S) for each in running]
 

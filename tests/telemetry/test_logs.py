@@ -53,18 +53,18 @@ def test_what_is_said_about_one_request_on_the_way_of_another_has_its_own_id() -
     assert said == ["[inner] one", "two", "[outer] three", "four"]
 
 
-@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize("format_", ["text", "json"])
 def test_a_traceback_reads_as_usual_where_ray_serve_has_replaced_print(
-    monkeypatch: pytest.MonkeyPatch, as_json: bool
+    monkeypatch: pytest.MonkeyPatch, format_: logs.Format
 ) -> None:
     monkeypatch.setattr(builtins, "print", redirected_print)
     stream = io.StringIO()
-    logs.configure("INFO", stream, as_json=as_json)
+    logs.configure("INFO", stream, format_)
     try:
         int("wide")
     except ValueError as error:
         logging.getLogger("serve_app").warning("It failed.", exc_info=error)
-    text = json.loads(stream.getvalue())["error"] if as_json else stream.getvalue()
+    text = json.loads(stream.getvalue())["error"] if format_ == "json" else stream.getvalue()
     assert text.splitlines()[-1] == "ValueError: invalid literal for int() with base 10: 'wide'"
     assert "\nTraceback (most recent call last):\n" in "\n" + text
 
@@ -86,7 +86,7 @@ def test_a_level_is_a_level() -> None:
 
 def test_json_lines_are_json_with_the_traceback() -> None:
     stream = io.StringIO()
-    logs.configure("INFO", stream, as_json=True)
+    logs.configure("INFO", stream, "json")
     token = logs.request_id.set("0195-abc")
     try:
         int("boom")
@@ -102,3 +102,33 @@ def test_json_lines_are_json_with_the_traceback() -> None:
         "it broke\nbadly",
     )
     assert "ValueError: invalid literal" in entry["error"]
+
+
+def test_json_lines_about_a_request_name_its_tenant_and_endpoint_and_no_other_lines_do() -> None:
+    stream = io.StringIO()
+    logs.configure("INFO", stream, "json")
+    log = logging.getLogger("serve_app.queue.reaper")
+    log.info("before")
+    with logs.log_context("one"):
+        logs.describe("one", tenant="acme", endpoint="fal-ai/flux/dev")
+        log.info("about one")
+        with logs.log_context("two"):
+            log.info("about two")
+    log.info("after")
+    about = [json.loads(line) for line in stream.getvalue().splitlines()]
+    facts = [
+        {name: each[name] for name in ("request_id", "tenant", "endpoint") if name in each}
+        for each in about
+    ]
+    one = {"request_id": "one", "tenant": "acme", "endpoint": "fal-ai/flux/dev"}
+    assert facts == [{}, one, {"request_id": "two"}, {}]
+
+
+def test_a_json_line_is_one_line_and_can_be_written_whatever_a_client_sent() -> None:
+    stream = io.TextIOWrapper(raw := io.BytesIO(), encoding="utf-8")
+    logs.configure("INFO", stream, "json")
+    text = "a\nb\u2028c\ud800 ü"
+    logging.getLogger("serve_app").info("It said %s", text)
+    stream.flush()
+    (line,) = raw.getvalue().decode().splitlines()
+    assert json.loads(line)["message"] == f"It said {text}"

@@ -8,8 +8,8 @@ import click
 import httpx
 from click.shell_completion import get_completion_class
 
+from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
-from serve_app.cli.connection.installation import Installation
 from serve_app.domain.errors import DarkroomError, Misconfigured
 
 PROGRAM = "darkroom"
@@ -42,10 +42,7 @@ def requests(context: click.Context, parameter: click.Parameter, typed: str) -> 
 
 
 def _answer(context: click.Context, path: str, name: str) -> list[dict[str, object]]:
-    installation = context.params.get("installation")
-    if not isinstance(installation, Installation):
-        return []  # the settings are invalid; the command itself reports that
     with contextlib.suppress(DarkroomError, httpx.HTTPError, OSError, KeyError, ValueError):
-        with Client(installation) as client:
+        with Client(options.named_server(context.params)) as client:
             return list(client.get(path)[name])
     return []

@@ -11,7 +11,8 @@ import json
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from serve_app.cli.connection.installation import Installation
+from serve_app.cli.connection.remote import Remote
+from serve_app.cli.connection.server import Server
 from serve_app.domain.errors import Misconfigured
 from serve_app.gateway.certificate_authority import CertificateAuthority
 from serve_app.telemetry.clock import SystemClock
@@ -49,27 +50,26 @@ _HOSTS = """# With these variables, uploads and realtime tokens still go to fal,
 # client has those addresses fixed. `darkroom env` without --mode redirects them too."""
 
 
-def as_json(installation: Installation, mode: str) -> str:
+def as_json(server: Server, mode: str) -> str:
     """JSON document with the addresses, the key and, as ``variables``, what ``lines`` sets."""
-    files = _files(installation)
-    secure = installation.tls_url() is not None
+    certificate, bundle = _certificates(server) or (None, None)
     return json.dumps(
         {
-            "url": installation.url(),
-            "key": installation.key(),
-            "tls_url": installation.tls_url(),
-            "proxy_url": installation.proxy_url(),
-            "certificate": str(files.certificate) if secure else None,
-            "bundle": str(files.bundle) if secure else None,
-            "variables": variables(installation, mode),
+            "url": server.url(),
+            "key": server.key(),
+            "tls_url": server.tls_url(),
+            "proxy_url": server.proxy_url(),
+            "certificate": certificate,
+            "bundle": bundle,
+            "variables": variables(server, mode),
         }
     )
 
 
-def lines(installation: Installation, mode: str, shell: str) -> str:
+def lines(server: Server, mode: str, shell: str) -> str:
     """Script for ``eval`` in ``shell``, with comments if the variables alone are not enough."""
     script_lines: list[str] = []
-    for name, value in variables(installation, mode).items():
+    for name, value in variables(server, mode).items():
         if name == NODE_OPTIONS:
             script_lines.append(_ADD[shell].format(name=name, value=value))
         else:
@@ -77,35 +77,42 @@ def lines(installation: Installation, mode: str, shell: str) -> str:
             script_lines.append(_SET[shell].format(name=name, value=quoted))
     if mode == "hosts":
         script_lines.append(_HOSTS)
-    elif installation.tls_url() is None or mode == "plain":
-        script_lines.append(_PLAIN.format(url=installation.url()))
+    elif server.tls_url() is None or mode == "plain":
+        script_lines.append(_PLAIN.format(url=server.url()))
     return "\n".join(script_lines)
 
 
-def variables(installation: Installation, mode: str) -> dict[str, str]:
+def variables(server: Server, mode: str) -> dict[str, str]:
     """Variables of a mode.
 
     ``proxy`` redirects every call of every client that supports proxies. ``hosts`` redirects only
     fal's Python client, without its uploads. ``plain`` sets only the key, for programs that name
     this server's address.
 
-    Raises ``Misconfigured`` if this Darkroom does not have the port that the mode needs.
+    Raises ``Misconfigured`` if this Darkroom does not have the port that the mode needs, or if it
+    is on another machine and the port is not known.
     """
-    key = {"FAL_KEY": installation.key()}
+    key = {"FAL_KEY": server.key()}
     if mode == "plain":
         return key
     if mode == "hosts":
-        place = urlsplit(_needed(installation.tls_url(), "TLS", "DARKROOM_TLS_PORT")).netloc
+        place = urlsplit(_needed(server.tls_url(), "TLS", "DARKROOM_TLS_PORT")).netloc
         hosts = {"FAL_RUN_HOST": place, "FAL_QUEUE_RUN_HOST": f"{place}/queue"}
-        return key | hosts | _trust(installation)
-    proxy = _needed(installation.proxy_url(), "proxy", "DARKROOM_PROXY_PORT")
+        return key | hosts | _trust(server)
+    if isinstance(server, Remote):
+        raise Misconfigured(
+            f"Only the machine of {server.address} knows where its proxy port is. Use "
+            "`darkroom env --mode hosts` if the address is HTTPS, or --mode plain and programs "
+            "that name its address."
+        )
+    proxy = _needed(server.proxy_url(), "proxy", "DARKROOM_PROXY_PORT")
     here = "localhost,127.0.0.1,::1"
     return (
         key
         # Upper and lower case, because programs differ in the one that they read first.
         | {"HTTPS_PROXY": proxy, "https_proxy": proxy, "NO_PROXY": here, "no_proxy": here}
         | {"NODE_USE_ENV_PROXY": "1", NODE_OPTIONS: USE_PROXY}
-        | (_trust(installation) if installation.tls_url() is not None else {})
+        | _trust(server)
     )
 
 
@@ -119,14 +126,22 @@ def _needed(url: str | None, what: str, setting: str) -> str:
     return url
 
 
-def _trust(installation: Installation) -> dict[str, str]:
-    files = _files(installation)
+def _trust(server: Server) -> dict[str, str]:
+    found = _certificates(server)
+    if found is None:
+        return {}
+    certificate, bundle = found
     # Each of these replaces the program's own bundle.
-    bundle = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-    return dict.fromkeys(bundle, str(files.bundle)) | {
-        "NODE_EXTRA_CA_CERTS": str(files.certificate)
-    }
+    replaced = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+    return dict.fromkeys(replaced, bundle) | {"NODE_EXTRA_CA_CERTS": certificate}
 
 
-def _files(installation: Installation) -> CertificateAuthority:
-    return CertificateAuthority(installation.tls_dir, (), SystemClock())
+def _certificates(server: Server) -> tuple[str, str] | None:
+    """PEM files with the server's own authority, and with all trusted ones. None if it has none of
+    its own."""
+    if isinstance(server, Remote):
+        return None if server.ca_file is None else (server.ca_file, server.ca_file)
+    if server.tls_url() is None:
+        return None
+    files = CertificateAuthority(server.tls_dir, (), SystemClock())
+    return str(files.certificate), str(files.bundle)

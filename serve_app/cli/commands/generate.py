@@ -23,7 +23,7 @@ from serve_app.cli.commands.generate_options import (
     write_file,
 )
 from serve_app.cli.connection.client import ApiFailure, Client
-from serve_app.cli.connection.installation import Installation
+from serve_app.cli.connection.server import Server
 
 # Preview file of a running request, for an image viewer that reloads it.
 
@@ -62,7 +62,7 @@ BYTE_STAGES = ("downloading", "loading")  # whose steps are bytes
 
 
 def run(
-    installation: Installation,
+    server: Server,
     wish: GenerateOptions,
     output: Path,
     *,
@@ -78,7 +78,7 @@ def run(
     output_format = format_of(output)
     model = wish.endpoint(kind_of(output_format))
     wish.body()  # Invalid options are reported before the first call to the server.
-    with Client(installation) as client:
+    with Client(server) as client:
         name = format_field(client, model)
         body = wish.body(**({name: output_format} if name else {}))
         on_status = PreviewFile(client.preview, preview).on_status if preview else _ignore

@@ -9,12 +9,12 @@ from typing import Any
 import click
 
 from serve_app.cli.connection.client import Client
-from serve_app.cli.connection.installation import Installation
+from serve_app.cli.connection.server import Server
 
 
-def list_keys(installation: Installation, tenant: str | None, *, as_json: bool) -> None:
+def list_keys(server: Server, tenant: str | None, *, as_json: bool) -> None:
     """Print one line per key: id, scopes, creation date, state and name."""
-    with Client(installation) as client:
+    with Client(server) as client:
         answer = client.get("/v1/keys", tenant=tenant)
     if as_json:
         click.echo(json.dumps(answer))
@@ -28,7 +28,7 @@ def list_keys(installation: Installation, tenant: str | None, *, as_json: bool) 
 
 
 def create(
-    installation: Installation,
+    server: Server,
     *,
     name: str,
     tenant: str | None,
@@ -45,7 +45,7 @@ def create(
         wish["expires_at"] = (datetime.now(UTC) + timedelta(days=days)).isoformat()
     if replay_undelivered:
         wish["replay_undelivered"] = True
-    with Client(installation) as client:
+    with Client(server) as client:
         answer = client.post("/v1/keys", wish)
     if as_json:
         click.echo(json.dumps(answer))
@@ -57,8 +57,8 @@ def create(
     )
 
 
-def revoke(installation: Installation, key_id: str, *, as_json: bool) -> None:
-    with Client(installation) as client:
+def revoke(server: Server, key_id: str, *, as_json: bool) -> None:
+    with Client(server) as client:
         client.delete(f"/v1/keys/{key_id}")
     result = {"key_id": key_id, "revoked": True}
     click.echo(

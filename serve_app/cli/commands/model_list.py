@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from serve_app.cli.connection.client import Client
-from serve_app.cli.connection.installation import Installation
+from serve_app.cli.connection.server import Server
 from serve_app.domain.endpoint import Recipe, WorkLimit, fitting
 
 # Text for the recipe that fits this machine.
@@ -83,10 +83,10 @@ PAGE = 100
 SHOWN_REVISION = 12  # number of digits shown of a commit
 
 
-def list_models(installation: Installation, *, as_json: bool) -> None:
+def list_models(server: Server, *, as_json: bool) -> None:
     """Print every endpoint, as lines or as one JSON document."""
     memory = smallest_gpu_bytes()
-    with Client(installation) as client:
+    with Client(server) as client:
         models = [{**each, "recipe": _recipe(each, memory)} for each in all_models(client)]
     if as_json:
         click.echo(json.dumps({"device_memory_bytes": memory, "models": models}, indent=2))

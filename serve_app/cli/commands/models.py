@@ -11,7 +11,7 @@ import click
 from serve_app.cli.commands import completion, model_list
 from serve_app.cli.commands.downloads import Download, chosen_endpoints, downloads
 from serve_app.cli.connection import options
-from serve_app.cli.connection.installation import Installation
+from serve_app.cli.connection.server import Server
 from serve_app.domain.errors import DarkroomError, WeightsUnavailable
 from serve_app.settings import Config
 from weights import eviction
@@ -174,13 +174,13 @@ _endpoints = click.argument("endpoints", nargs=-1, shell_complete=completion.end
 
 
 @click.group("models", invoke_without_command=True)
-@options.installation
+@options.server
 @options.as_json
 @click.pass_context
-def models_group(context: click.Context, installation: Installation, *, as_json: bool) -> None:
+def models_group(context: click.Context, server: Server, *, as_json: bool) -> None:
     """List the endpoints, their weights, and the recipe that fits this machine."""
     if context.invoked_subcommand is None:
-        model_list.list_models(installation, as_json=as_json)
+        model_list.list_models(server, as_json=as_json)
 
 
 @models_group.command("pull")

@@ -12,15 +12,15 @@ import httpx
 from serve_app.cli.commands import completion
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
-from serve_app.cli.connection.installation import Installation
+from serve_app.cli.connection.server import Server
 
 
 @click.command("queue")
-@options.installation
+@options.server
 @options.as_json
-def queue_command(installation: Installation, *, as_json: bool) -> None:
+def queue_command(server: Server, *, as_json: bool) -> None:
     """Show the queue by pool and tenant, and the leases."""
-    with Client(installation) as client:
+    with Client(server) as client:
         answer = client.get("/v1/queue")
     for line in [json.dumps(answer)] if as_json else queue_lines(answer):
         click.echo(line)
@@ -53,12 +53,12 @@ def queue_lines(seen: dict[str, Any]) -> Iterator[str]:
 
 
 @click.command("audit")
-@options.installation
+@options.server
 @click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True)
 @options.as_json
-def audit_command(installation: Installation, limit: int, *, as_json: bool) -> None:
+def audit_command(server: Server, limit: int, *, as_json: bool) -> None:
     """List the audit log, newest first."""
-    with Client(installation) as client:
+    with Client(server) as client:
         answer = client.get("/v1/audit", limit=limit)
     if as_json:
         click.echo(json.dumps(answer))
@@ -78,35 +78,35 @@ _endpoint = click.argument("endpoint", shell_complete=completion.endpoints)
 
 
 @endpoints_group.command("pause")
-@options.installation
+@options.server
 @_endpoint
 @options.as_json
-def pause(installation: Installation, endpoint: str, *, as_json: bool) -> None:
+def pause(server: Server, endpoint: str, *, as_json: bool) -> None:
     """Accept requests for ENDPOINT but keep them queued."""
     _put_and_print(
-        installation, f"/v1/endpoints/{endpoint}/pause", f"{endpoint} is paused.", as_json=as_json
+        server, f"/v1/endpoints/{endpoint}/pause", f"{endpoint} is paused.", as_json=as_json
     )
 
 
 @endpoints_group.command("drain")
-@options.installation
+@options.server
 @_endpoint
 @options.as_json
-def drain(installation: Installation, endpoint: str, *, as_json: bool) -> None:
+def drain(server: Server, endpoint: str, *, as_json: bool) -> None:
     """Refuse new requests for ENDPOINT and serve the queued ones."""
     _put_and_print(
-        installation, f"/v1/endpoints/{endpoint}/drain", f"{endpoint} is draining.", as_json=as_json
+        server, f"/v1/endpoints/{endpoint}/drain", f"{endpoint} is draining.", as_json=as_json
     )
 
 
 @endpoints_group.command("resume")
-@options.installation
+@options.server
 @_endpoint
 @options.as_json
-def resume(installation: Installation, endpoint: str, *, as_json: bool) -> None:
+def resume(server: Server, endpoint: str, *, as_json: bool) -> None:
     """End a pause or a drain of ENDPOINT."""
     _put_and_print(
-        installation, f"/v1/endpoints/{endpoint}/resume", f"{endpoint} is resumed.", as_json=as_json
+        server, f"/v1/endpoints/{endpoint}/resume", f"{endpoint} is resumed.", as_json=as_json
     )
 
 
@@ -114,16 +114,16 @@ _request = click.argument("request_id", shell_complete=completion.requests)
 
 
 @click.command("requeue")
-@options.installation
+@options.server
 @_request
 @options.as_json
-def requeue_command(installation: Installation, request_id: str, *, as_json: bool) -> None:
+def requeue_command(server: Server, request_id: str, *, as_json: bool) -> None:
     """Return a running request to the queue.
 
     The request is taken from its replica and gets its old place in the queue.
     """
     _put_and_print(
-        installation,
+        server,
         f"/v1/requests/{request_id}/requeue",
         "The request is {state}.",
         as_json=as_json,
@@ -131,24 +131,22 @@ def requeue_command(installation: Installation, request_id: str, *, as_json: boo
 
 
 @click.command("fail")
-@options.installation
+@options.server
 @_request
 @click.option("--reason", default="", help="Reason shown to the owner of the request.")
 @options.as_json
-def fail_command(
-    installation: Installation, request_id: str, reason: str, *, as_json: bool
-) -> None:
+def fail_command(server: Server, request_id: str, reason: str, *, as_json: bool) -> None:
     """End a queued or running request with the state failed."""
     query = httpx.QueryParams({"reason": reason})
     _put_and_print(
-        installation,
+        server,
         f"/v1/requests/{request_id}/fail?{query}",
         "The request is {state}.",
         as_json=as_json,
     )
 
 
-def _put_and_print(installation: Installation, path: str, text: str, *, as_json: bool) -> None:
-    with Client(installation) as client:
+def _put_and_print(server: Server, path: str, text: str, *, as_json: bool) -> None:
+    with Client(server) as client:
         answer = client.put(path)
     click.echo(json.dumps(answer) if as_json else text.format_map(answer))

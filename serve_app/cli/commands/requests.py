@@ -13,7 +13,7 @@ import click
 
 from serve_app.cli.commands.generate_options import outputs
 from serve_app.cli.connection.client import ApiFailure, Client
-from serve_app.cli.connection.installation import Installation
+from serve_app.cli.connection.server import Server
 from serve_app.domain.request import State
 
 # ``darkroom logs`` and ``darkroom open``: the log of a request, and its output files.
@@ -27,7 +27,7 @@ def line_of(line: Mapping[str, Any]) -> str:
 
 
 def show(
-    installation: Installation,
+    server: Server,
     request_id: str,
     *,
     follow: bool,
@@ -36,7 +36,7 @@ def show(
 ) -> None:
     """Print a request's log; with ``follow``, print new lines until the request has ended."""
     shown = 0
-    with Client(installation) as client:
+    with Client(server) as client:
         while True:
             found = client.get(f"/v1/requests/{request_id}")
             for line in found["log"][shown:]:
@@ -48,7 +48,7 @@ def show(
 
 
 def open_files(
-    installation: Installation,
+    server: Server,
     request_id: str,
     launch: Callable[[str], int] = click.launch,
     *,
@@ -58,7 +58,7 @@ def open_files(
 
     Raises ``ApiFailure`` if the request has not succeeded or has no files.
     """
-    with Client(installation) as client:
+    with Client(server) as client:
         found = client.get(f"/v1/requests/{request_id}")
         if found["state"] != State.SUCCEEDED:
             raise ApiFailure(
@@ -77,10 +77,10 @@ def open_files(
         launch(url)
 
 
-def status(installation: Installation, *, as_json: bool) -> None:
+def status(server: Server, *, as_json: bool) -> None:
     """Print the readiness, and if Darkroom is ready its pools and unplaceable replicas."""
     answer: dict[str, Any] = {"pools": {}, "replicas": [], "unplaceable": {}}
-    with Client(installation) as client:
+    with Client(server) as client:
         ready, parts = client.readiness()
         if ready:
             answer = client.get("/v1/status")
@@ -109,7 +109,7 @@ def pool_lines(
 
 
 def requests(
-    installation: Installation,
+    server: Server,
     *,
     states: tuple[str, ...],
     endpoint_id: str | None,
@@ -121,7 +121,7 @@ def requests(
     as_json: bool,
 ) -> None:
     """Print the latest requests. Times without a zone are in this machine's time zone."""
-    with Client(installation) as client:
+    with Client(server) as client:
         answer = client.get(
             "/v1/requests",
             state=list(states) or None,
@@ -142,8 +142,8 @@ def requests(
         )
 
 
-def request(installation: Installation, request_id: str, *, as_json: bool) -> None:
-    with Client(installation) as client:
+def request(server: Server, request_id: str, *, as_json: bool) -> None:
+    with Client(server) as client:
         one = client.get(f"/v1/requests/{request_id}")
     if as_json:
         click.echo(json.dumps(one))
@@ -154,13 +154,13 @@ def request(installation: Installation, request_id: str, *, as_json: bool) -> No
         click.echo(line_of(line))
 
 
-def cancel(installation: Installation, request_id: str, *, as_json: bool) -> None:
-    with Client(installation) as client:
+def cancel(server: Server, request_id: str, *, as_json: bool) -> None:
+    with Client(server) as client:
         answer = client.put(f"/v1/requests/{request_id}/cancel")
     click.echo(json.dumps(answer) if as_json else answer["verdict"])
 
 
-def delete(installation: Installation, request_id: str, *, as_json: bool) -> None:
-    with Client(installation) as client:
+def delete(server: Server, request_id: str, *, as_json: bool) -> None:
+    with Client(server) as client:
         answer = client.delete(f"/v1/requests/{request_id}")
     click.echo(json.dumps(answer) if as_json else f"Deleted, with {answer['deleted_files']} files.")

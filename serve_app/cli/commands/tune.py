@@ -250,13 +250,19 @@ def line(tuning: tuned.Tuning, measured: tuned.Measurement) -> str:
 
 
 def _verdict(tuning: tuned.Tuning, *, complete: bool) -> str:
-    chosen = tuning.chosen
+    chosen, cache = tuning.chosen, tuning.chosen_step_cache
     so_far = "" if complete else " so far"
-    if chosen is None:
-        return f"  The recipe of the catalogue stays{so_far}.\n"
-    faster = tuning.speedup(chosen)
-    how = f", {faster:.2f} times as fast as the recipe" if faster else ""
-    return f"  Chosen{so_far}: {chosen.variant}{how}.\n"
+    text = f"  The recipe of the catalogue stays{so_far}.\n"
+    if chosen is not None:
+        text = f"  Chosen{so_far}: {chosen.variant}{_faster(tuning, chosen)}.\n"
+    if cache is not None:
+        text += f"  For `acceleration`{so_far}: {cache.variant}{_faster(tuning, cache)}.\n"
+    return text
+
+
+def _faster(tuning: tuned.Tuning, measured: tuned.Measurement) -> str:
+    faster = tuning.speedup(measured)
+    return f", {faster:.2f} times as fast as the recipe" if faster else ""
 
 
 def list_kept(config: Config, *, as_json: bool) -> None:

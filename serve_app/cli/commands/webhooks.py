@@ -13,7 +13,7 @@ import httpx
 from serve_app.cli.commands import completion
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
-from serve_app.cli.connection.installation import Installation
+from serve_app.cli.connection.server import Server
 
 
 @click.group("webhooks")
@@ -26,7 +26,7 @@ _tenant = click.option("--tenant", default=None, help="Default: the first key's 
 
 
 @webhooks_group.command("list")
-@options.installation
+@options.server
 @click.option(
     "--state", type=click.Choice(["pending", "delivered", "dead"]), help="Show only this state."
 )
@@ -34,9 +34,9 @@ _tenant = click.option("--tenant", default=None, help="Default: the first key's 
 @click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True)
 @_tenant
 @options.as_json
-def list_command(installation: Installation, *, as_json: bool, **wish: Any) -> None:
+def list_command(server: Server, *, as_json: bool, **wish: Any) -> None:
     """List deliveries, newest request first. --state dead lists those that were given up."""
-    with Client(installation) as client:
+    with Client(server) as client:
         answer = client.get("/v1/webhooks", **wish)
     if as_json:
         click.echo(json.dumps(answer))
@@ -46,45 +46,43 @@ def list_command(installation: Installation, *, as_json: bool, **wish: Any) -> N
 
 
 @webhooks_group.command("show")
-@options.installation
+@options.server
 @_request
 @_tenant
 @options.as_json
-def show_command(
-    installation: Installation, request_id: str, tenant: str | None, *, as_json: bool
-) -> None:
+def show_command(server: Server, request_id: str, tenant: str | None, *, as_json: bool) -> None:
     """Show the webhook of a request and every try."""
-    with Client(installation) as client:
+    with Client(server) as client:
         answer = client.get(f"/v1/requests/{request_id}/webhook", tenant=tenant)
     for shown in [json.dumps(answer)] if as_json else lines(answer):
         click.echo(shown)
 
 
 @webhooks_group.command("redeliver")
-@options.installation
+@options.server
 @_request
 @_tenant
 @options.as_json
 def redeliver_command(
-    installation: Installation, request_id: str, tenant: str | None, *, as_json: bool
+    server: Server, request_id: str, tenant: str | None, *, as_json: bool
 ) -> None:
     """Send a webhook again, with the same body."""
     query = f"?{httpx.QueryParams({'tenant': tenant})}" if tenant else ""
-    with Client(installation) as client:
+    with Client(server) as client:
         answer = client.put(f"/v1/requests/{request_id}/webhook/redeliver{query}")
     click.echo(json.dumps(answer) if as_json else f"The webhook is sent again to {answer['url']}.")
 
 
 @webhooks_group.command("test")
-@options.installation
+@options.server
 @click.argument("url")
 @options.as_json
-def test_command(installation: Installation, url: str, *, as_json: bool) -> None:
+def test_command(server: Server, url: str, *, as_json: bool) -> None:
     """Send one signed test webhook to URL and report the response.
 
     The exit status is 1 if the delivery fails.
     """
-    with Client(installation) as client:
+    with Client(server) as client:
         answer = client.post("/v1/webhooks/test", {"url": url})
     took = f"after {answer['took_s']:.2f} s"
     text = f"Delivered {took}: {answer['status']}." if answer["delivered"] else answer["error"]
@@ -94,23 +92,23 @@ def test_command(installation: Installation, url: str, *, as_json: bool) -> None
 
 
 @webhooks_group.command("secret")
-@options.installation
+@options.server
 @options.as_json
-def secret_command(installation: Installation, *, as_json: bool) -> None:
+def secret_command(server: Server, *, as_json: bool) -> None:
     """Print the secrets that Standard Webhooks libraries need to verify deliveries."""
-    with Client(installation) as client:
+    with Client(server) as client:
         answer = client.get("/v1/webhooks/secret")
     for shown in [json.dumps(answer)] if as_json else answer["secrets"]:
         click.echo(shown)
 
 
 @webhooks_group.command("rotate")
-@options.installation
+@options.server
 @click.option("--at-once", is_flag=True, help="Sign with the new key now and delete the others.")
 @options.as_json
-def rotate_command(installation: Installation, *, at_once: bool, as_json: bool) -> None:
+def rotate_command(server: Server, *, at_once: bool, as_json: bool) -> None:
     """Create a signing key. It signs after 25 hours, when every receiver has fetched it."""
-    with Client(installation) as client:
+    with Client(server) as client:
         answer = client.put(f"/v1/webhooks/rotate?at_once={int(at_once)}")
     if as_json:
         click.echo(json.dumps(answer))

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import httpx
 
+from serve_app.cli.connection.remote import Remote
+from serve_app.cli.connection.server import Server
 from serve_app.domain.errors import DarkroomError, Misconfigured
 
 POLL_S = 0.2  # minimum pause: the server holds a status request until the status has changed
-
-
-class Target(Protocol):
-    """Address and key of a Darkroom: an ``Installation``, or values that the user named."""
-
-    def url(self) -> str: ...
-
-    def key(self) -> str: ...
 
 
 class ApiFailure(DarkroomError):
@@ -32,13 +27,15 @@ class Client:
     Transport errors of ``httpx`` become ``Misconfigured``, error responses ``ApiFailure``.
     """
 
-    def __init__(self, installation: Target) -> None:
-        self.url = installation.url()
+    def __init__(self, server: Server) -> None:
+        self.url = server.url()
         self._http = httpx.Client(
             base_url=self.url,
-            headers={"Authorization": f"Key {installation.key()}"},
+            headers={"Authorization": f"Key {server.key()}"},
             timeout=30,
-            trust_env=False,  # the server is local, so proxies of the environment do not apply
+            verify=_trusted(server),
+            # Proxies of the environment do not apply to this machine.
+            trust_env=isinstance(server, Remote) and not server.is_this_machine,
         )
 
     def __enter__(self) -> Self:
@@ -114,6 +111,19 @@ class Client:
                 f"Nothing answers at {where} ({error}). Check the address, and that Darkroom is "
                 "running there."
             ) from None
+
+
+def _trusted(server: Server) -> ssl.SSLContext | bool:
+    """Authorities whose certificates are accepted."""
+    if not isinstance(server, Remote) or server.ca_file is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=server.ca_file)
+    except OSError as error:  # also ssl.SSLError
+        raise Misconfigured(
+            f"The authority of {server.address} in {server.ca_file} cannot be read: {error}. "
+            "Log in again with another --ca-file."
+        ) from None
 
 
 def _json_of(response: httpx.Response) -> Any:

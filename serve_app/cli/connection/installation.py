@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serve_app.domain.errors import Misconfigured
+from serve_app.settings import ADDRESS_FILE
 
 SHORT_TEMP_DIR = Path("/tmp")  # noqa: S108 holds only our own directory, which is checked
 
@@ -30,6 +32,16 @@ class Installation:
     @property
     def run_file(self) -> Path:
         return self.data_dir / "run.json"
+
+    @property
+    def address_file(self) -> Path:
+        """File that the ingress writes, however it was started."""
+        return self.data_dir / ADDRESS_FILE
+
+    @property
+    def is_started(self) -> bool:
+        """True if a Darkroom was started here and has left its address."""
+        return self.run_file.exists() or self.address_file.exists()
 
     @property
     def lock_file(self) -> Path:
@@ -68,14 +80,14 @@ class Installation:
         return self._recorded("proxy_url")
 
     def _recorded(self, name: str) -> str | None:
-        try:
-            content = json.loads(self.run_file.read_text())
-            return str(content[name]) if name == "url" or content.get(name) else None
-        except (OSError, ValueError, KeyError):
-            raise Misconfigured(
-                f"No Darkroom is running on {self.data_dir}. Start one with `darkroom serve`, "
-                "or select another data directory with --data-dir."
-            ) from None
+        for path in (self.run_file, self.address_file):
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                content = json.loads(path.read_text())
+                return str(content[name]) if name == "url" or content.get(name) else None
+        raise Misconfigured(
+            f"No Darkroom is running on {self.data_dir}. Start one with `darkroom serve`, select "
+            "another data directory with --data-dir, or name an address with --url."
+        )
 
     def key(self) -> str:
         """First API key, created at the first start, as ``id:secret``."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from serve_app.cli.connection.config_file import read
-from serve_app.cli.connection.installation import Installation
+from serve_app.cli.connection.server import Server, chosen_server, local_installation
 from serve_app.settings import Config, read_config, refuse_unknown
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -26,10 +27,38 @@ def data_dir(name: str, **more: Any) -> Callable[[Command], Command]:
     )
 
 
+SERVER = ("server_data_dir", "server_url", "server_key", "server_context")
+"""Names of the parameters that choose a Darkroom. Commands have arguments like ``url`` too."""
+
+
+def named_server(given: Mapping[str, Any]) -> Server:
+    """Darkroom that the parameters of a command choose. Raises as ``chosen_server`` does."""
+    return chosen_server(*(given.get(name) for name in SERVER))
+
+
+def server(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that choose a Darkroom; the command gets it as ``server``."""
+
+    @functools.wraps(command)
+    def call(*args: Any, **given: Any) -> Any:
+        chosen = named_server(given)
+        own = {name: value for name, value in given.items() if name not in SERVER}
+        return command(*args, server=chosen, **own)
+
+    for option in (
+        click.option("--context", "server_context", help="Context saved by `darkroom login`."),
+        click.option("--key", "server_key", help="API key. With --url: DARKROOM_API_KEY."),
+        click.option("--url", "server_url", help="Address of a Darkroom, not --data-dir."),
+        data_dir("server_data_dir"),
+    ):
+        call = option(call)
+    return call
+
+
 def installation(command: Command) -> Command:
-    """Add ``--data-dir``; the command gets it as ``installation``."""
+    """Add ``--data-dir``; the command gets the installation on this machine as ``installation``."""
     return data_dir(
-        "installation", callback=lambda _context, _parameter, value: _installation(value)
+        "installation", callback=lambda _context, _parameter, value: local_installation(value)
     )(command)
 
 
@@ -56,12 +85,6 @@ def as_json(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")(
         command
     )
-
-
-def _installation(data_dir: Path | None) -> Installation:
-    refuse_unknown()
-    config = read_config({} if data_dir is None else {"data_dir": data_dir})
-    return Installation(config.server.data_dir)
 
 
 def _config(path: Path | None) -> Config:

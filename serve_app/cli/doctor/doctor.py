@@ -16,6 +16,8 @@ import click
 
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.installation import Installation
+from serve_app.cli.connection.remote import Remote
+from serve_app.cli.connection.server import Server
 from serve_app.cli.doctor.checks import (
     check_location,
     gateway_checks,
@@ -32,9 +34,9 @@ MIN_MEMORY_BYTES = 4 * 2**30
 MAX_EXIT_STATUS = 100  # shells reserve the statuses above 125
 
 
-def findings(installation: Installation) -> Iterator[StepResult]:
+def findings(server: Server) -> Iterator[StepResult]:
     """Run the checks in order and yield each finding as soon as it is known."""
-    for name, check in _checks(installation):
+    for name, check in _checks(server):
         try:
             yield StepResult(name, check())
         except DarkroomError as error:
@@ -65,7 +67,11 @@ def report(found: Iterable[StepResult], *, as_json: bool) -> int:
     return min(problems, MAX_EXIT_STATUS)
 
 
-def _checks(installation: Installation) -> list[tuple[str, Callable[[], str]]]:
+def _checks(server: Server) -> list[tuple[str, Callable[[], str]]]:
+    answers = [("server", lambda: _server(server)), ("pools", lambda: _pools(server))]
+    if isinstance(server, Remote):
+        return answers
+    installation = server
     checks: list[tuple[str, Callable[[], str]]] = [
         ("packages", _packages),
         ("memory", _memory),
@@ -77,13 +83,12 @@ def _checks(installation: Installation) -> list[tuple[str, Callable[[], str]]]:
         *([("gpu", _gpu)] if Config().models.gpus else []),
         *weights_checks(Config()),
     ]
-    if installation.run_file.exists():
+    if installation.is_started:
         return [
             *checks,
             ("api key", lambda: _key(installation)),
-            ("server", lambda: _server(installation)),
             *gateway_checks(installation, Config()),
-            ("pools", lambda: _pools(installation)),
+            *answers,
         ]
     return [*checks, ("port", _port), ("other ports", lambda: gateway_ports(Config()))]
 
@@ -167,19 +172,19 @@ def _key(installation: Installation) -> str:
     return str(installation.key_file)
 
 
-def _server(installation: Installation) -> str:
-    with Client(installation) as client:
+def _server(server: Server) -> str:
+    with Client(server) as client:
         ready, parts = client.readiness()
     if not ready:
         raise Misconfigured(
             f"Darkroom at {client.url} is not ready: {json.dumps(parts['checks'])}. Wait until it "
-            f"has started; {installation.log_file} shows what it is doing."
+            f"has started; {_log_of(server)} shows what it is doing."
         )
     return f"{client.url} is ready"
 
 
-def _pools(installation: Installation) -> str:
-    with Client(installation) as client:
+def _pools(server: Server) -> str:
+    with Client(server) as client:
         answer = client.get("/v1/status")
     if answer["unplaceable"]:
         raise Misconfigured(" ".join(answer["unplaceable"].values()))
@@ -189,9 +194,13 @@ def _pools(installation: Installation) -> str:
             raise Misconfigured(
                 f"Pool {name} has {pool['queued']} queued requests and no replica, although the "
                 "resources for one are free. The replica is starting, or its start fails. See "
-                f"{installation.log_file}."
+                f"{_log_of(server)}."
             )
     return ", ".join(answer["pools"]) or "no pool has received a request yet"
+
+
+def _log_of(server: Server) -> str:
+    return "its log" if isinstance(server, Remote) else str(server.log_file)
 
 
 def _port() -> str:

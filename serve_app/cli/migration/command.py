@@ -8,6 +8,7 @@ import sys
 import click
 
 from serve_app.cli.connection import options
+from serve_app.cli.connection.remote import Remote, origin
 from serve_app.domain.errors import Misconfigured
 from serve_app.settings import Config
 
@@ -52,7 +53,7 @@ def check_command(
     offer = (
         endpoints.from_catalogue(config)
         if url is None
-        else endpoints.from_server(endpoints.NamedEndpoint(url, key))
+        else endpoints.from_server(Remote(origin(url), key))
     )
     found = [item for call in calls for item in report.findings(call, offer)]
     if as_json:

@@ -10,26 +10,13 @@ from typing import Any
 import httpx
 
 from serve_app.catalog import catalog, suggestions
-from serve_app.cli.connection.client import Client, Target
+from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.server import Server
 from serve_app.domain.errors import Misconfigured
 from serve_app.settings import Config
 
 PAGE = 100  # models per response
 DEFINITIONS = ("$defs", "components")
-
-
-@dataclass(frozen=True, slots=True)
-class NamedEndpoint:
-    """Address and key of a Darkroom that the user named."""
-
-    address: str
-    secret: str
-
-    def url(self) -> str:
-        return self.address.rstrip("/")
-
-    def key(self) -> str:
-        return self.secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +71,7 @@ def from_catalogue(config: Config) -> AvailableEndpoints:
     )
 
 
-def from_server(reached: Target) -> AvailableEndpoints:
+def from_server(reached: Server) -> AvailableEndpoints:
     """Endpoints of a running Darkroom. Raises ``Misconfigured`` if another program answers."""
     try:
         return AvailableEndpoints(reached.url(), _all(reached))
@@ -94,7 +81,7 @@ def from_server(reached: Target) -> AvailableEndpoints:
         ) from None
 
 
-def _all(reached: Target) -> list[AvailableEndpoint]:
+def _all(reached: Server) -> list[AvailableEndpoint]:
     offered: list[AvailableEndpoint] = []
     cursor: str | None = None
     more = True

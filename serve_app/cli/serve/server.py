@@ -29,6 +29,7 @@ from serve_app.cli.serve.processes import RunRecord
 from serve_app.domain.errors import Misconfigured
 from serve_app.gateway.gateway import Gateway, GatewayPlan, connect_address, host_port
 from serve_app.settings import Config
+from serve_app.telemetry import logs
 from serve_app.telemetry.clock import SystemClock
 
 RECORD_INTERVAL_S = 2.0
@@ -169,6 +170,8 @@ class ServeCommand:
 
     def _start(self, settings: dict[str, Any]) -> None:
         self._log.start()
+        told = self._config.telemetry  # of this process: the gateway's and the supervisor's lines
+        logs.configure(told.log_level, logs.stream(self._installation.log_file), told.log_format)
         ray_flags.export(
             *(self._installation.run_dir, self._config.server.trusted_proxies, self._proxy_secret)
         )

@@ -137,7 +137,8 @@ async def _find(request: HttpRequest, path: RequestPath, prefix: str) -> Request
     if not path.fits(found.endpoint):
         raise unknown
     context.request_id = found.id
-    logs.request_id.set(found.id)  # the middleware resets it
+    # The middleware resets it.
+    logs.set_request(found.id, tenant=found.tenant, endpoint=found.endpoint)
     origin = origin_of(request)
     return RequestCall(
         services=services,

@@ -14,6 +14,7 @@ from serve_app.ingress.http.client_address import client_address
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.paths import alias_of
 from serve_app.ingress.services.services import services_of
+from serve_app.telemetry.logs import describe
 from serve_app.tenants.api_keys import ADMIN, API, Caller
 from serve_app.tenants.credentials import claimed_id
 
@@ -28,7 +29,9 @@ async def authenticate(request: HTTPConnection, scope: str = API) -> Caller:
     header = request.headers.get("authorization")
     with counted_failure(request, claimed_id(header)):
         identity = await services_of(request).identity.keys.authenticate(header)
-    context_of(request).key_id = identity.key_id
+    context = context_of(request)
+    context.key_id = identity.key_id
+    describe(context.request_id, tenant=identity.tenant)
     if scope not in identity.scopes:
         raise Forbidden(
             f"The API key {identity.key_id} lacks the scope `{scope}`. "
@@ -90,7 +93,9 @@ async def authenticate_for_endpoint(connection: HTTPConnection, endpoint_id: str
         granted = identity.tokens.check(token)
     with counted_failure(connection, granted.identity.key_id):
         await identity.keys.identity_of(granted.identity.key_id)
-    context_of(connection).key_id = granted.identity.key_id
+    context = context_of(connection)
+    context.key_id = granted.identity.key_id
+    describe(context.request_id, tenant=granted.identity.tenant, endpoint=endpoint_id)
     if not granted.allows(endpoint_id, alias_of(endpoint_id)):
         raise Forbidden(f"The token does not allow {endpoint_id}, only {', '.join(granted.apps)}.")
     return granted.identity

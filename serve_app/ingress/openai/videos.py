@@ -395,5 +395,6 @@ async def _find(request: HttpRequest) -> tuple[Services, Request]:
     if not made_videos and (entry is None or not makes_videos(entry)):
         raise unknown
     context_of(request).request_id = found.id
-    logs.request_id.set(found.id)  # the middleware resets it
+    # The middleware resets it.
+    logs.set_request(found.id, tenant=found.tenant, endpoint=found.endpoint)
     return services, found

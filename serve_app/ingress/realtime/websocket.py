@@ -50,6 +50,7 @@ async def _served(socket: WebSocket) -> Close | None:
     services = services_of(socket)
     try:
         entry, new = await _asked(socket, services)
+        logs.describe(new.id, tenant=new.tenant, endpoint=new.endpoint)
         most = query.whole(socket, "max_buffering", default=MAX_BUFFERED, most=MAX_BUFFERED)
         session = RealtimeSession(services, _Messages(socket), entry, new, max(most, 1))
         limit = max_sessions(services.config, new.pool)

@@ -268,7 +268,8 @@ async def _find(request: HttpRequest) -> tuple[Services, Request]:
     except RequestNotFound:
         raise unknown from None
     context_of(request).request_id = found.id
-    logs.request_id.set(found.id)  # the middleware resets it
+    # The middleware resets it.
+    logs.set_request(found.id, tenant=found.tenant, endpoint=found.endpoint)
     return services, found
 
 

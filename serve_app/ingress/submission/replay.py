@@ -118,6 +118,7 @@ def add_replay_headers(
         reply.headers[CACHE] = "joined"
     if stored.id != new.id:
         context_of(request).request_id = stored.id
-        logs.request_id.set(stored.id)  # the middleware resets it
+        # The middleware resets it.
+        logs.set_request(stored.id, tenant=stored.tenant, endpoint=stored.endpoint)
         reply.headers[REPLAYED] = "1"
     return reply

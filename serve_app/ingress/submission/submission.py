@@ -28,6 +28,7 @@ from serve_app.domain.request import NewRequest, Request, State, granted_retries
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services
 from serve_app.ingress.submission.options import SubmitOptions
+from serve_app.telemetry import logs
 
 log = logging.getLogger(__name__)
 
@@ -126,6 +127,7 @@ def submit(
     ``StorageFull`` and ``Overloaded`` (see ``Queue.submit``) are raised for new requests only,
     because a repeat was accepted the first time.
     """
+    logs.describe(new.id, tenant=new.tenant, endpoint=new.endpoint)
     return services.background.start(_store(services, new, most_queued))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,7 +13,7 @@ import pytest
 
 from deployments.engine.loop.generation import Generation, GenerationRequest
 from serve_app.domain.progress import Progress
-from serve_app.telemetry.logs import request_id
+from serve_app.telemetry.logs import JsonFormatter, request_id
 from tests.deployments.conftest import MakeRig
 from tests.fakes.family import ProbeFamily
 
@@ -102,6 +104,30 @@ async def test_every_line_has_the_id_of_its_request_on_whichever_thread_it_is_lo
     assert lines.about("The attempt failed.") == {"bad"}
     (first,) = lines.about("It loads.")
     assert lines.about("Loading ") == lines.about("Loaded ") == {first}
+
+
+async def test_json_lines_of_a_replica_name_the_tenant_and_the_endpoint_on_every_thread(
+    make_rig: MakeRig,
+) -> None:
+    written = io.StringIO()
+    handler, log = logging.StreamHandler(written), logging.getLogger("deployments")
+    handler.setFormatter(JsonFormatter())
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        rig = await make_rig(probe=HERE)
+        lease = replace(rig.lease("one", steps=1), tenant="acme")
+        rig.port.offer(lease)
+        await rig.outcome(lease.held)
+        await rig.replica.aclose()
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(logging.NOTSET)
+    lines = [json.loads(line) for line in written.getvalue().splitlines()]
+    about = {line["message"]: line for line in lines if line.get("request_id") == "one"}
+    assert {"It prepares.", "It computes.", "It delivers."} <= about.keys()
+    assert all(line["tenant"] == "acme" for line in about.values())
+    assert all(line["endpoint"] == lease.endpoint.id for line in about.values())
 
 
 async def test_what_the_engine_says_of_a_preview_has_the_id_of_who_is_watched(

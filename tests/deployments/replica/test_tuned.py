@@ -75,6 +75,32 @@ def test_what_was_measured_elsewhere_or_with_other_weights_is_not_used(other: Tu
     assert TunedRecipes([other], MACHINE).find(NAME, ENDPOINT) is None
 
 
+def test_the_chosen_step_cache_is_what_acceleration_chooses(tmp_path: Path) -> None:
+    """Through the real resources; a request for every step gets every step."""
+    save_tiny_flux(tmp_path / "flux")
+    declared = {"name": "FirstBlockCache", "threshold": 0.08}
+    chosen = {"name": "FirstBlockCache", "threshold": 0.2}
+    endpoint = Endpoint(
+        "e", "flux", Weights(str(tmp_path / "flux")), "s", options={"step_cache": declared}
+    )
+    name, machine = weights_name(endpoint, None), machine_of(accelerator_for("cpu"))
+    kept = replace(
+        tuning(name, machine, fingerprint(tmp_path / "flux")),
+        measurements=(
+            Measurement("plain", Recipe(0, "float32"), generation_s=2.0),
+            Measurement("cached", Recipe(0, "float32"), step_cache=chosen, generation_s=1.0),
+        ),
+    )
+    file = TuningFile(tmp_path / "tuning.json")
+    file.write([kept])
+    for path, used in ((file.path, chosen), (None, declared)):
+        config = ReplicaConfig(device="cpu", tuning_file=path)
+        backoff = Backoff(Random(0))  # noqa: S311 - of retries
+        resources = make_resources(config, {"flux": FAMILIES["flux"]}, SystemClock(), backoff)
+        assert resources.step_cache(endpoint, {"acceleration": "regular"}) == used
+        assert resources.step_cache(endpoint, {"acceleration": "none"}) is None
+
+
 def test_without_a_file_the_recipe_holds() -> None:
     assert TunedRecipes().find(NAME, ENDPOINT) is None
 

@@ -20,7 +20,7 @@ def measured(variant: str, seconds: float, **more: Any) -> Measurement:
 
 
 def tuning(*measurements: Measurement, **more: Any) -> Tuning:
-    values = {"steps": 4, "quality": 0.9, "device_bytes": 100, **more}
+    values: dict[str, Any] = {"steps": 4, "quality": 0.9, "device_bytes": 100, **more}
     return Tuning(MACHINE, "flux:a/b@1", "1", ("e",), measurements=tuple(measurements), **values)
 
 
@@ -58,13 +58,61 @@ def test_a_recipe_below_the_bound_gives_way_to_what_is_within_it() -> None:
     assert chosen(measured("plain", 2.0), default, default="recipe") == "plain"
 
 
+CACHE = {"name": "FirstBlockCache", "threshold": 0.1}
+STRONGER = {"name": "FirstBlockCache", "threshold": 0.2}
+
+
+def cached(*measurements: Measurement, **more: Any) -> str | None:
+    found = tuning(*measurements, **more).chosen_step_cache
+    return None if found is None else found.variant
+
+
+def test_a_step_cache_is_chosen_within_the_quality_bound_and_only_beside_the_recipe() -> None:
+    plain, fast = measured("plain", 2.0), measured("fast", 1.0)
+    weak = measured("weak", 0.8, step_cache=CACHE)
+    strong = measured("strong", 0.5, step_cache=STRONGER, similarity=0.89)
+    assert chosen(plain, fast, weak, strong) == "fast"  # requests without a cache run by it
+    assert cached(plain, fast, weak, strong) == "weak"
+    assert cached(plain, fast, weak, strong, quality=0.8) == "strong"
+    assert cached(plain, fast, strong) is None
+    assert cached(plain, fast, measured("hardly", 0.98, step_cache=CACHE)) is None
+
+
+def test_a_step_cache_that_was_measured_with_another_recipe_is_not_chosen() -> None:
+    other = replace(measured("weak", 0.5, step_cache=CACHE), recipe=replace(RECIPE, compile=True))
+    assert cached(measured("plain", 2.0), other) is None
+    assert cached(measured("weak", 0.5, step_cache=CACHE)) is None  # plain did not run
+
+
+def test_the_chosen_step_cache_is_regular_and_a_slower_high_one_is_left_out() -> None:
+    declared = {"regular": {"name": "MagCache"}, "high": STRONGER}
+    plain, weak = measured("plain", 2.0), measured("weak", 1.0, step_cache=CACHE)
+    slower, faster = (
+        measured("strong", seconds, step_cache=STRONGER, similarity=0.5) for seconds in (1.1, 0.9)
+    )
+    assert tuning(plain).levels(declared) == declared
+    assert tuning(plain, weak, slower).levels(declared) == {"regular": CACHE}
+    assert tuning(plain, weak, faster).levels(declared) == {"regular": CACHE, "high": STRONGER}
+
+
+def test_measurements_with_other_adapters_are_not_compared() -> None:
+    kept = tuning(measured("plain", 2.0))
+    assert kept.same_work(replace(kept, quality=0.5))
+    assert not kept.same_work(replace(kept, steps=9))
+    assert not kept.same_work(replace(kept, adapters=("", "lora")))
+
+
 def test_what_is_written_is_read_again() -> None:
     kept = tuning(
-        measured("plain", 2.0), measured("fast", 1.0, options={"tiling": None}, psnr_db=40.5)
+        measured("plain", 2.0),
+        measured("fast", 1.0, options={"tiling": None}, psnr_db=40.5),
+        measured("cached", 0.5, options={"tiling": None}, step_cache=CACHE),
+        adapters=("", "lora"),
     )
     text = json.dumps(to_json([kept]))
     assert from_json(json.loads(text)) == (kept,)
     assert json.loads(text)["tunings"][0]["chosen"] == "fast"
+    assert json.loads(text)["tunings"][0]["chosen_step_cache"] == "cached"
 
 
 def test_a_tuning_of_a_later_version_is_left_out() -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from deployments.replica.tuned import Machine, Measurement, Tuning, TuningFile
 from deployments.tuning import variants
-from deployments.tuning.job import DeviceFacts
+from deployments.tuning.job import DeviceFacts, Job, Workload
 from deployments.tuning.session import TunedModel, TuneOptions, TuningSession
 from deployments.tuning.variants import Subject, Switch
-from serve_app.domain.endpoint import StoreConfig
+from deployments.tuning.worker import answer
+from serve_app.domain.endpoint import Endpoint, StoreConfig
 from tests.deployments.demos import CATALOG, FLUX
 
 pytestmark = pytest.mark.engine
@@ -21,18 +25,31 @@ pytestmark = pytest.mark.engine
 ENTRY = CATALOG.get(FLUX)
 INPUT = {"prompt": "a red circle", "num_inference_steps": 1, "seed": 1, "image_size": "square"}
 
+FLUX_FAMILY = "deployments.families.flux:FluxFamily"
+CROWDED = "tests.deployments.tuning.crowded:Crowded"
+
 
 def model() -> TunedModel:
     subject = Subject(ENTRY.endpoint, None, discrete=False)
     inputs = (ENTRY.schema.validate(INPUT)[0],)
-    return TunedModel("flux:demo", ENTRY.endpoint, (FLUX,), subject, inputs, 1)
+    return TunedModel("flux:demo", (Workload(ENTRY.endpoint, inputs),), (FLUX,), subject, 1)
 
 
-def session(folder: Path) -> TuningSession:
-    return TuningSession(
+class InProcess(TuningSession):
+    """Session that measures in this process, which has loaded torch already."""
+
+    def _ask(self, job: Job, timeout_s: float | None) -> Any:
+        del timeout_s
+        return answer(job)
+
+
+def session(
+    folder: Path, family: str = CROWDED, kind: type[TuningSession] = TuningSession
+) -> TuningSession:
+    return kind(
         TuningFile(folder / "tuning.json"),
         folder / "tuning",
-        {"flux": "tests.deployments.tuning.crowded:Crowded"},
+        {"flux": family},
         StoreConfig(),
         time.monotonic,
         needs_gpu=False,
@@ -83,3 +100,52 @@ def test_nothing_is_begun_after_the_deadline(tmp_path: Path) -> None:
     result = tuner.tune(model(), facts, TuneOptions(0.9, time.monotonic() - 1), never)
     assert result.out_of_time
     assert result.tuning.measurements == ()
+
+
+DEV = CATALOG.get("fal-ai/flux/dev").endpoint
+CACHE = {"name": "FirstBlockCache", "threshold": 9.0}
+
+
+def with_adapter(folder: Path) -> Endpoint:
+    """An endpoint over the same weights with an adapter and a solver of its own."""
+    folder.mkdir()
+    up = torch.full((128, 4), 0.05)
+    save_file(
+        {
+            "transformer.transformer_blocks.0.attn.to_q.lora_A.weight": torch.ones(4, 128),
+            "transformer.transformer_blocks.0.attn.to_q.lora_B.weight": up,
+        },
+        folder / "pytorch_lora_weights.safetensors",
+    )
+    options = {**DEV.options, "adapters": [{"directory": str(folder)}]}
+    del options["step_cache"]
+    return replace(DEV, id="e/turbo", options=options)
+
+
+def test_endpoints_with_adapters_are_measured_too_and_step_caches_over_what_was_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(variants, "STEP_CACHES", (CACHE,))
+    tuner = session(tmp_path, FLUX_FAMILY, InProcess)
+    facts = DeviceFacts(Machine("CPU", "", "2", "0"), "cpu", False, 0, 0)
+    inputs = [dict(model().workloads[0].inputs[0], num_inference_steps=4)]
+    turbo = with_adapter(tmp_path / "lora")
+    other = replace(DEV, id="e/other", weights=replace(DEV.weights, source=str(tmp_path)))
+    entries = [(turbo, inputs), (DEV, inputs), (replace(DEV, id="e/same"), inputs), (other, inputs)]
+    found = tuner.models(entries, facts, lambda *_: None)
+    assert [each.endpoints for each in found] == [(DEV.id, "e/same", "e/turbo"), ("e/other",)]
+    assert [each.endpoint.id for each in found[0].workloads] == [DEV.id, "e/turbo"]
+    names = tuner.variants(found)
+    assert {"step cache regular", "step cache high", "step cache 9.0"} <= set(names)
+
+    options = TuneOptions(0.0, time.monotonic() + 600, ("step cache 9.0",))
+    result = tuner.tune(found[0], facts, options, lambda *_: None)
+    plain, cached = result.tuning.measurements
+    assert plain.ok, plain.error
+    assert cached.ok, cached.error
+    assert cached.step_cache == CACHE
+    assert cached.recipe == plain.recipe
+    assert cached.psnr_db is not None  # the cache has changed results
+    (file,) = (tmp_path / "tuning").glob("*.safetensors")
+    of_dev, of_turbo = load_file(file).values()
+    assert not torch.equal(of_dev, of_turbo)  # the adapter has changed them

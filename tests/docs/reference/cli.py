@@ -21,6 +21,7 @@ In a clone of the repository, `darkroom` is `.venv/bin/darkroom`.
 | --- | --- |
 | `--json` | Print JSON for programs. |
 | `--data-dir PATH` | Use the installation with this data directory. Default: `DARKROOM_DATA_DIR`, or `~/.darkroom`. |
+| `SERVER` | One of `--data-dir PATH`, `--url URL` and `--context NAME`, and `--key KEY`; see [another machine](../how-to/operate.md#from-another-machine). |
 | `-h`, `--help` | Show the help of any command. |
 
 ## Exit codes
@@ -95,14 +96,24 @@ EXAMPLES = {
     "restore": ("darkroom restore /backups/monday --data-dir ~/restored",),
     "fsck": ("darkroom fsck", "darkroom fsck --mend"),
     "audit": ("darkroom audit --limit 100",),
-    "status": ("darkroom status",),
+    "status": ("darkroom status", "darkroom status --url https://gpu.example.org"),
+    "login": (
+        "darkroom login https://gpu.example.org --name lab",
+        "darkroom login https://10.0.0.5:8443 --ca-file ca.pem < key.txt",
+    ),
+    "logout": ("darkroom logout", "darkroom logout lab"),
+    "contexts": ("darkroom contexts",),
+    "contexts use": ("darkroom contexts use lab", "darkroom contexts use --local"),
     "completion": ('eval "$(darkroom completion bash)"',),
     "doctor": ("darkroom doctor", "darkroom doctor storage"),
 }
 """Examples of every command. The tests parse them."""
 
+SERVER = frozenset({"--context", "--data-dir", "--key", "--url"})
+"""Options that choose a server, of commands that have all of them. A usage line says ``SERVER``."""
+
 SHARED = {"--data-dir": "[--data-dir PATH]", "--json": "[--json]", "--help": ""}
-"""Options that are documented once, and how a usage line shows them."""
+"""Options of other commands that are documented once, and how a usage line shows them."""
 
 
 def page() -> str:
@@ -130,23 +141,26 @@ def _commands(group: click.Group, words: Sequence[str]) -> Iterator[tuple[str, c
 
 def _section(name: str, command: click.Command) -> str:
     context = click.Context(command, info_name=f"{NAME} {name}")
-    shared = [SHARED[each] for each in sorted(SHARED) if SHARED[each] and _has(command, each)]
+    remote = all(_has(command, each) for each in SERVER)
+    once = SHARED.keys() | (SERVER if remote else set())
+    shown = [each for each in sorted(SHARED) if _has(command, each)]
+    shared = ["[SERVER]" if remote and each in SERVER else SHARED[each] for each in shown]
     pieces = [each for each in command.collect_usage_pieces(context) if each != "[OPTIONS]"]
-    own = any(isinstance(each, click.Option) and _row(each, context) for each in command.params)
-    usage = " ".join([NAME, name, *(["[OPTIONS]"] if own else []), *shared, *pieces])
+    options = [
+        each
+        for each in command.params
+        if isinstance(each, click.Option) and not each.hidden and not once.intersection(each.opts)
+    ]
+    usage = " ".join([NAME, name, *(["[OPTIONS]"] if options else []), *shared, *pieces])
     parts = [f"\n### {NAME} {name}\n\n```text\n{usage}\n```\n\n{_help(command)}\n"]
-    rows = [_row(each, context) for each in command.params if isinstance(each, click.Option)]
-    rows = [each for each in rows if each]
-    if rows:
+    if options:
         parts.append("\n| option | meaning |\n| --- | --- |\n")
-        parts.extend(rows)
+        parts.extend(_row(each, context) for each in options)
     parts.append("\n```sh\n" + "\n".join(EXAMPLES[name]) + "\n```\n")
     return "".join(parts)
 
 
 def _row(option: click.Option, context: click.Context) -> str:
-    if option.hidden or SHARED.keys() & set(option.opts):
-        return ""
     names = ", ".join(f"`{each}`" for each in option.opts)
     if not option.is_flag:
         names += f" `{_cell(option.make_metavar(context))}`"

@@ -8,7 +8,7 @@ from deployments.engine.engine import Engine
 from deployments.engine.loading.loads import LoadPlan
 from deployments.engine.loading.residency import Residency
 from serve_app.domain.errors import OutOfMemory, ReplicaDied
-from tests.engine.gate import Gate
+from tests.engine.gate import Gate, merging_engine
 from tests.engine.loops import Denoiser, Loop
 from tests.fakes.accelerator import FakeAccelerator
 
@@ -77,7 +77,7 @@ def test_a_merged_forward_that_is_short_of_memory_by_another_name_is_halved():
                 raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling …")
             return super().compute(latents, timestep)
 
-    with Engine(Loop(Small()), max_batch=4, threads=1) as engine:
+    with merging_engine(Loop(Small()), max_batch=4, threads=1) as engine:
         gate = Gate(engine)
         running = [engine.submit(start=start(each), steps=2) for each in range(4)]
         gate.open()

@@ -18,7 +18,7 @@ from serve_app.domain.errors import Cancelled, SnapshotRefused
 from serve_app.domain.progress import Progress, Stage
 from tests.engine.conformance.case import WISHES, Case, Wish
 from tests.engine.conformance.outputs import difference, same_bits
-from tests.engine.gate import Gate
+from tests.engine.gate import Gate, merging_engine
 
 TOLERANCE = 1e-4  # of the output's range, in float32
 TIMES = 4.0  # the noise floor; measured are at most 1.7, in the 21 classes above the tolerance
@@ -85,7 +85,7 @@ def examine(case: Case) -> Finding:
         return finding
     finding.require(difference(plain[1], plain[0]) > 10 * TOLERANCE, "Its wishes look the same.")
     try:
-        with Engine(pipeline, "cpu", threads=1, max_batch=8) as engine:
+        with merging_engine(pipeline, "cpu", threads=1, max_batch=8) as engine:
             _alone(finding, engine, plain)
             _cancelled(finding, engine, pipeline, plain)
             _together(finding, engine, pipeline, plain)
@@ -213,7 +213,7 @@ def noise_floor(case: Case, pipeline: Any, plain: Sequence[Any]) -> float:
     """How far a generation moves that shares its forwards with copies of itself alone: the farthest
     of the wishes, because a model that magnifies what rounding does to some leaves others."""
     floor = 0.0
-    with Engine(pipeline, "cpu", threads=1, max_batch=8) as engine:
+    with merging_engine(pipeline, "cpu", threads=1, max_batch=8) as engine:
         for wish, alone in zip(WISHES, plain, strict=True):
             copies = _made_together(case, engine, [wish] * len(WISHES))
             floor = max(floor, *(difference(output, alone) for output in copies))

@@ -9,7 +9,7 @@ from serve_app.domain.errors import Cancelled
 from serve_app.domain.progress import Stage
 from tests.engine.conformance import autoencoders
 from tests.engine.conformance.case import enliven
-from tests.engine.gate import Gate
+from tests.engine.gate import Gate, merging_engine
 from tests.engine.loops import Denoiser, Loop
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
@@ -87,7 +87,7 @@ def test_videos_that_take_turns_do_not_mix(kind, pipeline):
         expected = [calls(each) for each in given]
     before = dict(vars(vae))
     inner.register_forward_pre_hook(lambda _, arguments: whose.append(len(arguments[0])))
-    with Engine(calls, threads=1) as engine:
+    with merging_engine(calls, threads=1) as engine:
         gate = Gate(engine)
         running = [engine.submit(latents=each) for each in given]
         gate.open()
@@ -162,7 +162,7 @@ def test_one_is_cancelled_between_two_chunks_and_the_next_is_whole():
         expected = pipeline(given)
     doomed = []
     hook = vae.decoder.register_forward_pre_hook(lambda *_: doomed[0].cancel())
-    with Engine(pipeline, threads=1) as engine:
+    with merging_engine(pipeline, threads=1) as engine:
         gate = Gate(engine)
         doomed.append(engine.submit(latents=given))
         gate.open()
@@ -223,7 +223,7 @@ def test_progress_of_decoding_is_reported_chunk_by_chunk(kind):
         expected = pipeline(**arguments)
     computed, reported = [], []
     vae.decoder.register_forward_pre_hook(lambda _, given: computed.append(given[0][0, 0].numel()))
-    with Engine(pipeline, threads=1) as engine:
+    with merging_engine(pipeline, threads=1) as engine:
         gate = Gate(engine)
         running = engine.submit(on_progress=reported.append, **arguments)
         gate.open()

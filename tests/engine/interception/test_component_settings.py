@@ -13,7 +13,7 @@ from deployments.engine.engine import Engine
 from deployments.engine.loop.options import GenerationOptions
 from serve_app.domain.errors import Cancelled
 from tests.engine.calls import call
-from tests.engine.gate import Gate
+from tests.engine.gate import Gate, merging_engine
 from tests.engine.tiny import tiny_sdxl
 
 pytestmark = [
@@ -116,7 +116,7 @@ def test_interleaved_each_has_its_own_and_makes_the_bits_of_a_plain_call(
     usual = settings_of(pipeline)
     expected = [plain(pipeline, set_up, **wish(n)) for n, set_up in enumerate(CASES[name], 1)]
     unset = [plain(pipeline, None, **wish(n)) for n, _ in enumerate(CASES[name], 1)]
-    with Engine(pipeline, max_batch=4, threads=1) as engine:
+    with merging_engine(pipeline, max_batch=4, threads=1) as engine:
         made = together(engine, CASES[name])
         counts = engine.counts()
     for set_up, images, its, without in zip(CASES[name], made, expected, unset, strict=True):
@@ -134,7 +134,7 @@ def test_those_with_equal_settings_share_their_forwards_and_no_others(
     expected = [
         plain(pipeline, each, **wish(n)) for n, each in enumerate([set_up, set_up, None], 1)
     ]
-    with Engine(pipeline, max_batch=4, threads=1) as engine:
+    with merging_engine(pipeline, max_batch=4, threads=1) as engine:
         made = together(engine, [set_up, set_up, None])
         counts = engine.counts()
     for images, its in zip(made, expected, strict=True):

@@ -8,7 +8,7 @@ from deployments.engine.engine import Engine
 from deployments.engine.interception.components import KnownDenoisers
 from serve_app.domain.errors import Misconfigured
 from tests.engine.calls import SIDE, call
-from tests.engine.gate import Gate
+from tests.engine.gate import Gate, merging_engine
 from tests.engine.loops import Denoiser, Loop
 from tests.engine.tiny import tiny_flux, tiny_sdxl
 
@@ -46,7 +46,7 @@ def run(engine, pipeline, count=2, steps=4):
 
 def test_a_component_that_is_called_in_each_step_is_found_by_counting():
     pipeline = Unusual()
-    with Engine(pipeline) as engine:
+    with merging_engine(pipeline) as engine:
         run(engine, pipeline, count=1)
         assert engine.counts()["forwards"] == 0
         run(engine, pipeline)
@@ -74,7 +74,7 @@ def test_a_pipeline_that_looks_through_its_components_sees_their_modules_each_ti
 
 def test_a_generation_keeps_the_pipeline_that_it_was_submitted_with():
     start = torch.ones(1, 4)
-    with Engine(Loop(Denoiser()), threads=1) as engine:
+    with merging_engine(Loop(Denoiser()), threads=1) as engine:
         engine.add("other", Loop(Denoiser()))
         gate = Gate(engine)
         waits = engine.submit(pipeline="other", start=start)
@@ -139,7 +139,7 @@ def test_controlnets_are_merged_as_denoisers_are():
         shades = torch.linspace(0, 1, SIDE).expand(1, 3, SIDE, SIDE) / seed
         return call(seed=seed, steps=steps, image=shades)
 
-    with Engine(pipeline, max_batch=4, threads=1, verify_merges=True) as engine:
+    with merging_engine(pipeline, max_batch=4, threads=1, verify_merges=True) as engine:
         gate = Gate(engine)
         running = [engine.submit(**wish(seed, seed + 3)) for seed in (1, 2, 3)]
         gate.open()
@@ -176,7 +176,7 @@ class Outer:
 
 def test_a_pipeline_inside_a_pipeline_is_stepped_too():
     pipeline = Outer(Denoiser())
-    with Engine(pipeline) as engine:
+    with merging_engine(pipeline) as engine:
         generation = engine.submit(start=torch.ones(1, 4), num_inference_steps=4)
         generation.result(60)
         assert engine.counts()["forwards"] == 4

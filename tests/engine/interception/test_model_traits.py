@@ -15,7 +15,6 @@ from diffusers.models.autoencoders import (
 )
 from diffusers.models.controlnets import multicontrolnet_union
 
-from deployments.engine.engine import Engine
 from deployments.engine.interception import model_traits
 from deployments.engine.interception.model_traits import (
     BUILT_IN,
@@ -24,7 +23,7 @@ from deployments.engine.interception.model_traits import (
     ModelTrait,
     ModelTraits,
 )
-from tests.engine.gate import Gate
+from tests.engine.gate import Gate, merging_engine
 from tests.engine.loops import Denoiser, Loop
 
 pytestmark = pytest.mark.engine
@@ -70,7 +69,7 @@ def qwen_call(tokens, mask=None):
 
 def assert_merged(pipeline, calls, within):
     """All two steps of all three share their forwards, and each gives what it gives alone."""
-    with Engine(pipeline, verify_merges=True, threads=1) as engine:
+    with merging_engine(pipeline, verify_merges=True, threads=1) as engine:
         gate = Gate(engine)
         running = [engine.submit(**each) for each in calls]
         gate.open()
@@ -175,7 +174,7 @@ def test_what_a_house_declares_about_its_models_is_heeded(kind):
     calls = [
         {"start": torch.ones(1, 2), "places": torch.full((1, 2), place)} for place in (1.0, 2.0)
     ]
-    with Engine(pipeline, threads=1, traits=combined) as engine:
+    with merging_engine(pipeline, threads=1, traits=combined) as engine:
         gate = Gate(engine)
         running = [engine.submit(**each) for each in calls]
         gate.open()

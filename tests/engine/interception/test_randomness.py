@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from deployments.engine.engine import Engine
-from tests.engine.gate import Gate
+from tests.engine.gate import Gate, merging_engine
 from tests.engine.loops import Denoiser
 
 pytestmark = pytest.mark.engine
@@ -32,7 +32,7 @@ def seeded(seed):
 
 
 def together(pipeline, wishes):
-    with Engine(pipeline, max_batch=4) as engine:
+    with merging_engine(pipeline, max_batch=4) as engine:
         gate = Gate(engine)
         running = [engine.submit(steps=steps, generator=seeded(seed)) for seed, steps in wishes]
         gate.open()
@@ -80,7 +80,7 @@ def test_a_resumed_one_draws_on_where_it_was():
         if progress.step == 3:
             asked.append(running[0].request_snapshot())
 
-    with Engine(pipeline) as engine:
+    with merging_engine(pipeline) as engine:
         gate = Gate(engine)
         running.append(engine.submit(steps=6, generator=seeded(5), on_progress=ask))
         gate.open()

@@ -8,7 +8,7 @@ from deployments.engine.engine import Engine
 from serve_app.domain.errors import Cancelled, SnapshotRefused
 from serve_app.domain.progress import Stage
 from tests.engine.calls import call
-from tests.engine.gate import Gate
+from tests.engine.gate import Gate, merging_engine
 from tests.engine.tiny import tiny_flux
 
 pytestmark = pytest.mark.engine
@@ -23,7 +23,7 @@ def pipeline():
 
 @pytest.fixture
 def engine(pipeline):
-    with Engine(pipeline, threads=1, max_batch=4, verify_merges=True) as engine:
+    with merging_engine(pipeline, threads=1, max_batch=4, verify_merges=True) as engine:
         yield engine
 
 

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from deployments.engine.engine import Engine
 from deployments.engine.lora.format import Lora, merge_lora
 from tests.engine.calls import call
+from tests.engine.gate import merging_engine
 from tests.engine.loras import attention_of, parts, save_lora, with_encoders
 from tests.engine.tiny import tiny_flux, tiny_sdxl
 from tests.engine.with_loras import plain_with, relative, together
@@ -27,7 +28,7 @@ def test_loras_may_change_text_encoders_too(make, tmp_path):
     loras = [save_lora(tmp_path, pipeline, seed) for seed in (1, 2)]
     one, two = (with_encoders(file, pipeline, 5 + n, tmp_path) for n, file in enumerate(loras))
     asked = [[Lora(one)], [], [Lora(two, 0.5)], [Lora(loras[0])], [Lora(one, 0.3)]]
-    with Engine(pipeline, max_batch=8, threads=1, verify_merges=True) as engine:
+    with merging_engine(pipeline, max_batch=8, threads=1, verify_merges=True) as engine:
         before = engine.submit(**call(seed=1)).result(60).images
         for each in (one, two, loras[0]):
             engine.submit(loras=[Lora(each)], **call(steps=1)).result(60)

@@ -11,6 +11,7 @@ from deployments.engine.lora.format import Lora, merge_lora
 from serve_app.domain.endpoint import Recipe
 from serve_app.domain.errors import LoraRefused, Misconfigured
 from tests.engine.calls import call
+from tests.engine.gate import merging_engine
 from tests.engine.loras import FLUX_LAYERS, SDXL_LAYERS, save_lora
 from tests.engine.tiny import tiny_flux, tiny_sdxl
 from tests.engine.with_loras import plain_with, relative, together
@@ -133,8 +134,7 @@ def test_rows_with_any_kind_share_forwards(model, tmp_path):
         pipeline, state = adapted(make, layers[seed:], kind, seed)
         asked.append([Lora(saved(tmp_path, state, kind, pipeline, "kohya"), 0.6)])
     calls = [{**call(seed=seed), "loras": its} for seed, its in enumerate(asked)]
-    options = {"max_batch": 8, "threads": 1, "limit_rows": False, "verify_merges": True}
-    with Engine(base, **options) as engine:
+    with merging_engine(base, max_batch=8, threads=1, verify_merges=True) as engine:
         alone = [engine.submit(**{**each, "generator": seeded(n)}).result(60).images
                  for n, each in enumerate(calls)]  # fmt: skip
         before = engine.counts()["merged_calls"]

@@ -10,7 +10,7 @@ from deployments.engine.engine import Engine
 from deployments.engine.memory.admission import Admission, growth, memory_kind_of
 from deployments.engine.memory.placement import DeviceSlot
 from serve_app.domain.errors import OutOfMemory
-from tests.engine.gate import Gate
+from tests.engine.gate import Gate, merging_engine
 from tests.engine.loops import Denoiser, Loop
 from tests.fakes.accelerator import FakeAccelerator
 from tests.fakes.small_device import SmallDevice
@@ -62,7 +62,7 @@ def together(engine, calls):
 
 
 def engine_on(device, pipeline):
-    return Engine(pipeline, max_batch=8, device=FakeAccelerator(device), limit_rows=False)
+    return merging_engine(pipeline, max_batch=8, device=FakeAccelerator(device))
 
 
 def test_a_forward_is_measured_alone_and_then_as_large_as_fits():

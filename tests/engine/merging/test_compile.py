@@ -19,7 +19,7 @@ from serve_app.domain.endpoint import Recipe
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.progress import Stage
 from tests.engine.calls import call
-from tests.engine.gate import Gate
+from tests.engine.gate import Gate, merging_engine
 from tests.engine.loops import Denoiser, Loop
 from tests.engine.loras import save_lora
 from tests.engine.repeating import small, start
@@ -60,7 +60,7 @@ def test_after_a_rehearsal_nothing_is_compiled_for_other_rows_and_sizes():
     with torch.no_grad():
         expected = [plain(**each) for each in calls]
     compile_regions(pipeline, "eager")
-    with Engine(threads=1) as engine:
+    with merging_engine(threads=1) as engine:
         engine.precompile(pipeline, start)
         known = graphs()
         assert known == 2  # of one row, and of any other number
@@ -161,7 +161,7 @@ def test_a_pipeline_of_diffusers_makes_the_same_images_compiled_alone_and_merged
     wishes = [call(prompt=f"a lighthouse {seed}", seed=seed, steps=3) for seed in (1, 2)]
     pipeline = tiny_sdxl()
     compile_regions(pipeline, "eager")
-    with Engine(pipeline, threads=1) as engine:
+    with merging_engine(pipeline, threads=1) as engine:
         engine.precompile(pipeline, lambda: call(seed=9, steps=1))
         known = graphs()
         assert known > 0
@@ -191,7 +191,7 @@ def test_while_there_is_no_code_for_loras_the_blocks_run_as_they_are(tmp_path, m
         without = engine.submit(**wish(2)).result(100).images
     pipeline = tiny_sdxl()
     compile_regions(pipeline, "eager")
-    with Engine(pipeline, threads=1) as engine:
+    with merging_engine(pipeline, threads=1) as engine:
         engine.precompile(pipeline, lambda: wish(9))
         known = graphs()
         gate = Gate(engine)

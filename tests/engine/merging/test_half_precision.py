@@ -15,12 +15,11 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from deployments.engine.engine import Engine
 from deployments.engine.loading.loader import load_pipeline
 from deployments.engine.lora.format import Lora
 from serve_app.domain.endpoint import Weights
 from tests.engine.demo_calls import CALLS, DEMO, call, made_of
-from tests.engine.gate import Gate
+from tests.engine.gate import Gate, merging_engine
 from tests.engine.loops import Denoiser, Loop
 from tests.engine.loras import attention_of, save_lora
 
@@ -57,7 +56,7 @@ def test_merging_changes_what_a_demo_model_makes_no_more_than_other_kernels_do(
     plain = [made_of(pipeline(**wish(family, number))) for number in range(len(WISHES))]
     with sdpa_kernel(SDPBackend.MATH):
         otherwise = [made_of(pipeline(**wish(family, number))) for number in range(len(WISHES))]
-    with Engine(pipeline, max_batch=4, threads=1, verify_merges=True) as engine:
+    with merging_engine(pipeline, max_batch=4, threads=1, verify_merges=True) as engine:
         gate = Gate(engine)
         generations = [engine.submit(**wish(family, number)) for number in range(len(WISHES))]
         gate.open()
@@ -106,7 +105,7 @@ def test_a_first_merge_may_differ_as_much_as_a_call_among_copies_of_itself_and_n
     starts = [
         torch.randn(1, 64, generator=torch.Generator().manual_seed(n)).to(dtype) for n in range(3)
     ]
-    with Engine(Loop(denoiser()), threads=1, verify_merges=True) as engine:
+    with merging_engine(Loop(denoiser()), threads=1, verify_merges=True) as engine:
         gate = Gate(engine)
         generations = [engine.submit(start=start) for start in starts]
         gate.open()
@@ -130,7 +129,7 @@ def test_loras_of_any_scale_share_forwards(
     layers = attention_of(pipeline.transformer)
     files = [save_lora(tmp_path, pipeline, seed, 16, layers) for seed in range(2)]
     loras = [[] if number is None else [Lora(files[number], scale)] for number in order]
-    with Engine(pipeline, max_batch=4, threads=1, verify_merges=True, limit_rows=False) as engine:
+    with merging_engine(pipeline, max_batch=4, threads=1, verify_merges=True) as engine:
         for its in loras:
             engine.submit(loras=its, **wish("flux", 0)).result(100)
         gate = Gate(engine)

@@ -12,10 +12,9 @@ from diffusers.models.transformers.transformer_flux import FluxTransformerBlock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.engine.engine import Engine
 from deployments.engine.interception.step_caches import Magnitude, _states
 from tests.engine.calls import call
-from tests.engine.gate import Gate
+from tests.engine.gate import Gate, merging_engine
 from tests.engine.tiny import tiny_flux
 from tests.engine.tiny_qwen import tiny_qwen_image
 
@@ -97,7 +96,7 @@ def test_merged_each_gets_what_it_gets_alone_and_less_is_computed(case, verify):
     full = Full(pipeline.transformer)
     alone = [pipeline(**call(**wish, **more)).images for wish in WISHES]
     singly = full.taken()
-    with Engine(pipeline, max_batch=4, threads=1, verify_merges=verify) as engine:
+    with merging_engine(pipeline, max_batch=4, threads=1, verify_merges=verify) as engine:
         images = together(engine, [call(**wish, **more) for wish in WISHES])
         counts = engine.counts()
     for one, expected in zip(images, alone, strict=True):
@@ -117,7 +116,7 @@ def test_the_wishes_part_where_the_first_block_decides(made, name):
     """Or the test above would prove less."""
     pipeline, more = made[name], MAKERS[name][1]
     pipeline.transformer.enable_cache(CASES[f"{name}, first block"][1])
-    with Engine(pipeline, max_batch=4, threads=1) as engine:
+    with merging_engine(pipeline, max_batch=4, threads=1) as engine:
         together(engine, [call(**wish, **more) for wish in WISHES])
         assert engine.counts()["not_merged"]["step cache"] > 0
     pipeline.transformer.disable_cache()
@@ -132,7 +131,7 @@ def test_a_merge_that_fails_leaves_the_caches_as_they_were(case):
 
     alone = [pipeline(**call(**wish, **more)).images for wish in WISHES]
     hook = pipeline.transformer.proj_out.register_forward_pre_hook(refuse)  # after all blocks
-    with Engine(pipeline, max_batch=4, threads=1) as engine:
+    with merging_engine(pipeline, max_batch=4, threads=1) as engine:
         images = together(engine, [call(**wish, **more) for wish in WISHES])
         assert engine.counts()["merged_calls"] == 0
     hook.remove()
@@ -145,7 +144,7 @@ def test_prompts_of_other_lengths_are_not_padded_where_a_cache_would_keep_the_pa
     pipeline.transformer.enable_cache(MAGNITUDE)
     wishes = [{"seed": n, "prompt": "a" * (n + 1), **GUIDED} for n in range(3)]
     alone = [pipeline(**call(**wish)).images for wish in wishes]
-    with Engine(pipeline, max_batch=4, threads=1) as engine:
+    with merging_engine(pipeline, max_batch=4, threads=1) as engine:
         images = together(engine, [call(**wish) for wish in wishes])
         assert engine.counts()["merged_calls"] > 0  # the negative prompts have one length
     for one, expected in zip(images, alone, strict=True):
@@ -185,7 +184,7 @@ def test_a_cache_that_names_itself_is_each_generation_s_own():
     for wish in wishes:
         alone.append(pipeline(**wish))
         transformer._reset_stateful_cache()
-    with Engine(pipeline, max_batch=4, threads=1) as engine:
+    with merging_engine(pipeline, max_batch=4, threads=1) as engine:
         gate = Gate(engine)
         running = [engine.submit(**wish) for wish in wishes]
         gate.open()

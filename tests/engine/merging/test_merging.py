@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from deployments.engine.engine import Engine
 from deployments.engine.loading.loader import load_pipeline
 from serve_app.domain.endpoint import Weights
 from tests.engine.calls import call
-from tests.engine.gate import Gate
+from tests.engine.gate import Gate, merging_engine
 from tests.engine.tiny_qwen import tiny_flux2_klein, tiny_qwen_image, tiny_z_image
 
 pytestmark = [
@@ -56,7 +55,7 @@ def wish(pipeline, demo):
 
 @pytest.fixture
 def engine(pipeline):
-    with Engine(pipeline, max_batch=4, threads=1, verify_merges=True) as engine:
+    with merging_engine(pipeline, max_batch=4, threads=1, verify_merges=True) as engine:
         yield engine
 
 

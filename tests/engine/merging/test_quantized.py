@@ -26,7 +26,7 @@ from serve_app.domain.endpoint import EIGHT_BITS, Recipe, Weights
 from serve_app.domain.errors import Misconfigured
 from tests.engine.calls import call
 from tests.engine.demo_calls import DEMO
-from tests.engine.gate import Gate
+from tests.engine.gate import Gate, merging_engine
 from tests.engine.loops import Denoiser, Loop
 from tests.engine.loras import save_lora
 from tests.engine.tiny import tiny_flux, tiny_sdxl
@@ -171,7 +171,7 @@ def test_calls_in_eight_bits_merge_though_last_bits_become_steps(precision: str)
         {**call("a red circle", seed, steps=3, width=64, height=64), "max_sequence_length": 24}
         for seed in range(4)
     ]
-    with Engine(threads=1, max_batch=4, limit_rows=False, verify_merges=True) as engine:
+    with merging_engine(threads=1, max_batch=4, verify_merges=True) as engine:
         engine.add("it", pipeline, Recipe(24, precision))
         gate = Gate(engine)
         running = [engine.submit(pipeline="it", **wish) for wish in wishes]
@@ -201,7 +201,7 @@ class Mixes(Denoiser):
 def test_rows_that_mix_are_found_in_eight_bits_too() -> None:
     starts = [torch.randn(1, 64, generator=torch.Generator().manual_seed(n)) for n in range(3)]
     denoiser = Mixes().eval()
-    with Engine(Loop(denoiser), threads=1, verify_merges=True) as engine:
+    with merging_engine(Loop(denoiser), threads=1, verify_merges=True) as engine:
         gate = Gate(engine)
         running = [engine.submit(start=start) for start in starts]
         gate.open()
@@ -247,7 +247,7 @@ def test_layers_in_eight_bits_take_loras_and_give_what_diffusers_gives(
 
     pipeline = make()
     one, other = (save_lora(tmp_path, pipeline, seed, 4) for seed in (1, 2))
-    with Engine(threads=1, max_batch=4, limit_rows=False) as engine:
+    with merging_engine(threads=1, max_batch=4) as engine:
         engine.add("it", pipeline, Recipe(24, precision))
         lists = [[Lora(one)], [Lora(other)], []]
         made = together(engine, [{"pipeline": "it", "loras": each, **call()} for each in lists])

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from deployments.engine.engine import Engine
 from deployments.engine.merging.trust import MERGES, SHAPES, MergeTrust, PatternTrust
-from tests.engine.gate import Gate
+from tests.engine.gate import Gate, merging_engine
 from tests.engine.loops import Denoiser, Loop, Mixes
 
 pytestmark = pytest.mark.engine
@@ -40,7 +39,7 @@ def together(engine, pipeline, width, *, calls=2, steps=1, **more):
 
 
 def engine_of(pipeline):
-    return Engine(pipeline, verify_merges=True, limit_rows=False, max_batch=8)
+    return merging_engine(pipeline, verify_merges=True, max_batch=8)
 
 
 def test_after_three_sizes_have_agreed_new_ones_cost_no_forward():

@@ -37,7 +37,7 @@ from serve_app.domain.errors import (  # noqa: E402
 )
 from tests.engine import following  # noqa: E402
 from tests.engine.calls import call  # noqa: E402
-from tests.engine.gate import Gate  # noqa: E402
+from tests.engine.gate import Gate, merging_engine  # noqa: E402
 from tests.engine.loras import FLUX_LAYERS, save_lora  # noqa: E402
 from tests.engine.spreadable import MAKERS, image, made, video  # noqa: E402
 from tests.engine.with_loras import plain_with, relative, together  # noqa: E402
@@ -141,7 +141,7 @@ def test_a_video_of_two_devices_is_that_of_one(demo):
 
 
 def test_videos_of_several_requests_are_divided_by_rows(demo, ways):
-    with Engine(demo, threads=1, verify_merges=True, limit_rows=False) as engine:
+    with merging_engine(demo, threads=1, verify_merges=True) as engine:
         alone = [engine.submit(**video(p, seed=4)).result(300).frames for p in PROMPTS]
         assert ways == {"tokens": 4, AHEAD: 6}  # four steps of two calls; the first step is learned
         gate = Gate(engine)
@@ -271,7 +271,7 @@ def compiled(spread: ParallelModels, added: Callable[[str], Any]) -> Iterator[En
     """With a pipeline ``it`` whose blocks are compiled on both devices."""
     ways, pipeline = spread.ways.copy(), added("compiled")
     compile_regions(pipeline, following.counting)
-    with Engine(threads=1, limit_rows=False, verify_merges=True) as engine:
+    with merging_engine(threads=1, verify_merges=True) as engine:
         engine.precompile(pipeline, following.rehearsal)
         assert following.runs["plain"] > 0
         assert spread.ways == ways  # the rehearsal was this device's own
@@ -325,7 +325,7 @@ def test_compiled_blocks_have_loras_on_both_devices(compiled, ways, at_the_end, 
     check_alone()
     assert ways.keys() == {"tokens"}
     together(compiled, calls(), 300)  # the first forward by rows asks for code
-    compiled._compiler.submit(lambda: None).result(300)
+    compiled.finish_compiling()
     before = following.runs["loras"]
     for images, its in zip(together(compiled, calls(), 300), expected, strict=True):
         assert relative(images, its) <= 1e-5
@@ -358,7 +358,7 @@ def test_loras_are_applied_on_all_devices(added, ways, name, tmp_path):
     expected = [
         plain_with(MAKERS[name], each, **wish) for each, wish in zip(asked, wishes, strict=True)
     ]
-    with Engine(added(name), threads=1, limit_rows=False, verify_merges=True) as engine:
+    with merging_engine(added(name), threads=1, verify_merges=True) as engine:
         one = engine.submit(loras=asked[0], **call(**wishes[0])).result(300).images
         assert relative(one, expected[0]) <= 1e-5
         for each in loras:  # loaded before, so that the generations meet

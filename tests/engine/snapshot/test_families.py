@@ -20,7 +20,7 @@ from deployments.engine.snapshot.format import Snapshot
 from serve_app.domain.endpoint import Weights
 from tests.engine import killed
 from tests.engine.demo_calls import CALLS, DEMO, call, made_of
-from tests.engine.gate import Gate
+from tests.engine.gate import Gate, merging_engine
 from tests.engine.killed import LONG
 from tests.engine.snapshot.test_format import AskAt, run_with_snapshots
 
@@ -37,7 +37,7 @@ WITHIN = 1e-3  # of 1, where an image's level is 4e-3
 @pytest.mark.parametrize("family", CALLS)
 def test_one_that_had_company_or_gets_it_is_the_same_within_rounding(family: str) -> None:
     pipeline = load_pipeline(Weights(str(DEMO / family)))
-    with Engine(pipeline, threads=1) as engine:
+    with merging_engine(pipeline, threads=1) as engine:
         whole, alone = run_with_snapshots(engine, [2], call(family, 1, STEPS), deterministic=True)
         same = engine.submit(
             snapshot=alone[2], deterministic=True, **call(family, 1, STEPS)

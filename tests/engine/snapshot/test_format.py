@@ -21,7 +21,7 @@ from deployments.engine.snapshot.format import Snapshot
 from serve_app.domain.errors import Cancelled, SnapshotRefused
 from serve_app.domain.progress import Stage
 from tests.engine.calls import alone, call
-from tests.engine.gate import Gate
+from tests.engine.gate import Gate, merging_engine
 from tests.engine.loops import Denoiser, Loop
 from tests.engine.tiny import tiny_flux, tiny_sdxl
 
@@ -48,7 +48,7 @@ def pipeline(request):
 
 
 def engine_of(pipeline, **more):
-    return Engine(pipeline, threads=1, **more)
+    return merging_engine(pipeline, threads=1, **more)
 
 
 class AskAt:

@@ -7,7 +7,7 @@ from diffusers import StableDiffusionXLPAGPipeline, TaylorSeerCacheConfig
 from deployments.engine.engine import Engine
 from deployments.engine.interception.step_caches import _states
 from tests.engine.calls import call
-from tests.engine.gate import Gate
+from tests.engine.gate import Gate, merging_engine
 from tests.engine.tiny import tiny_flux, tiny_sdxl
 
 pytestmark = [
@@ -49,7 +49,7 @@ def perturbed(plain):
 def test_attention_processors_that_one_sets_are_not_the_others(plain, perturbed):
     wishes = [call(seed=1, steps=4), call(seed=2, steps=5)]
     guided = [call(seed=3, steps=6, pag_scale=5.0), call(seed=4, steps=3, pag_scale=2.0)]
-    with Engine(max_batch=4, threads=1) as engine:
+    with merging_engine(max_batch=4, threads=1) as engine:
         engine.add("plain", plain)
         engine.add("perturbed", perturbed)
         named = [{**each, "pipeline": "plain"} for each in wishes]
@@ -93,7 +93,7 @@ def caching():
 def test_step_caches_of_interleaved_generations_are_their_own(caching):
     wishes = [{"seed": 1, "steps": 6}, {"seed": 2, "steps": 8}, {"seed": 3, "steps": 7}]
     alone = [caching(**call(**each)).images for each in wishes]
-    with Engine(caching, max_batch=4, threads=1) as engine:
+    with merging_engine(caching, max_batch=4, threads=1) as engine:
         made = together(engine, [call(**each) for each in wishes])
         counts = engine.counts()
     for images, expected in zip(made, alone, strict=True):

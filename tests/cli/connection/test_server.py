@@ -1,0 +1,204 @@
+"""Commands reach an installation by address, by saved context, or on their own machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from serve_app.cli.connection.contexts import contexts_file
+from serve_app.cli.connection.remote import Remote, origin
+from serve_app.cli.main import main
+from serve_app.domain.errors import Misconfigured
+from tests.wire.served import Address, served
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[Address]:
+    with served() as address:
+        yield address
+
+
+@pytest.fixture(autouse=True)
+def _own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("DARKROOM_URL", "DARKROOM_API_KEY", "DARKROOM_CONTEXT", "DARKROOM_DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def darkroom(*words: str, fails: bool = False, given: str = "") -> Result:
+    result = CliRunner().invoke(main, words, input=given)
+    assert (result.exit_code != 0) == fails, result.output
+    return result
+
+
+def installed(data_dir: Path, url: str, key: str) -> str:
+    data_dir.mkdir()
+    (data_dir / "address.json").write_text(json.dumps({"url": url}))
+    (data_dir / "api_key").write_text(key)
+    return str(data_dir)
+
+
+def tenant_of(*words: str) -> str:
+    """Tenant whose keys a command lists."""
+    return str(json.loads(darkroom("keys", "list", "--json", *words).stdout)["keys"][0]["key_id"])
+
+
+def test_an_address_and_a_key_reach_a_server_without_any_file(
+    address: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_options = tenant_of("--url", address.url, "--key", address.key)
+    monkeypatch.setenv("DARKROOM_URL", address.url + "/")
+    monkeypatch.setenv("DARKROOM_API_KEY", address.key)
+    assert tenant_of() == by_options
+    assert f"{address.url}: ready" in darkroom("status").output
+
+
+def test_after_a_login_all_commands_use_the_server_until_the_logout(address: Address) -> None:
+    said = darkroom("login", address.url, "--name", "lab", given=address.key + "\n").output
+    assert f"All commands use {address.url} now." in said
+    assert f"{address.url}: ready" in darkroom("status").output
+    assert "* lab" in darkroom("contexts").output
+    darkroom("logout")
+    assert "Commands use the Darkroom of this machine." in darkroom("contexts").output
+    assert "No Darkroom is running on" in darkroom("status", fails=True).output
+
+
+def test_a_login_with_a_wrong_key_saves_nothing(address: Address) -> None:
+    said = darkroom("login", address.url, "--key", "who:wrong", fails=True).output
+    assert "key" in said.lower()
+    assert not contexts_file().exists()
+
+
+def test_a_login_to_a_server_that_is_no_darkroom_says_so() -> None:
+    said = darkroom("login", "http://127.0.0.1:9", "--key", "a:b", fails=True).output
+    assert "Nothing answers at http://127.0.0.1:9" in said
+
+
+def test_only_the_owner_can_read_the_saved_keys(address: Address) -> None:
+    os.umask(0o000)
+    try:
+        darkroom("login", address.url, "--key", address.key)
+    finally:
+        os.umask(0o022)
+    assert stat.S_IMODE(contexts_file().stat().st_mode) == 0o600
+    assert stat.S_IMODE(contexts_file().parent.stat().st_mode) == 0o700
+    assert address.key not in darkroom("contexts", "--json").output
+
+
+def test_a_context_is_chosen_for_one_command_or_for_all(
+    address: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    darkroom("login", address.url, "--name", "one", "--key", address.key)
+    darkroom("login", address.url, "--name", "two", "--key", address.other_key)
+    ones, twos = (tenant_of("--context", name) for name in ("one", "two"))
+    assert ones != twos == tenant_of()
+    darkroom("contexts", "use", "one")
+    assert tenant_of() == ones
+    monkeypatch.setenv("DARKROOM_CONTEXT", "two")
+    assert tenant_of() == twos
+    said = darkroom("status", "--context", "three", fails=True).output
+    assert "There is no context `three`. Saved contexts: one, two." in said
+
+
+def test_the_address_of_a_saved_context_needs_no_key(address: Address) -> None:
+    darkroom("login", address.url, "--key", address.key)
+    darkroom("contexts", "use", "--local")
+    assert f"{address.url}: ready" in darkroom("status", "--url", address.url).output
+    said = darkroom("status", "--url", "https://elsewhere.example", fails=True).output
+    assert "There is no API key for https://elsewhere.example." in said
+
+
+def test_a_data_directory_is_used_before_the_current_context(
+    address: Address, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    darkroom("login", address.url, "--key", address.other_key)
+    folder = installed(tmp_path / "data", address.url, address.key)
+    others = tenant_of()
+    assert tenant_of("--data-dir", folder) != others
+    monkeypatch.setenv("DARKROOM_DATA_DIR", folder)
+    assert tenant_of() != others
+
+
+def test_two_names_for_a_server_contradict_each_other() -> None:
+    said = darkroom("status", "--url", "http://a", "--context", "b", fails=True).output
+    assert "--url, --context and --data-dir each name a server." in said
+
+
+def test_a_server_that_ray_started_is_found_by_its_data_directory(
+    address: Address, tmp_path: Path
+) -> None:
+    folder = installed(tmp_path / "data", address.url, address.key)
+    assert f"{address.url}: ready" in darkroom("status", "--data-dir", folder).output
+
+
+@pytest.mark.parametrize("words", [("backup", "copy"), ("fsck",), ("doctor", "storage")])
+def test_what_opens_files_refuses_to_work_on_another_machine(
+    words: tuple[str, ...], address: Address
+) -> None:
+    darkroom("login", address.url, "--key", address.key)
+    said = darkroom(*words, fails=True).output
+    assert f"not through {address.url}" in said
+
+
+def test_the_doctor_of_another_machine_checks_what_can_be_seen_from_here(address: Address) -> None:
+    said = darkroom("doctor", "--url", address.url, "--key", address.key).output
+    assert f"ok       server: {address.url} is ready" in said
+    assert "memory" not in said
+
+
+def test_variables_for_a_server_elsewhere_are_those_that_work_from_here(address: Address) -> None:
+    at = ("--url", address.url, "--key", address.key)
+    assert f"FAL_KEY='{address.key}'" in darkroom("env", "--mode", "plain", *at).output
+    said = darkroom("env", *at, fails=True).output
+    assert "knows where its proxy port is" in said
+    secure = ("--url", "https://gpu.example:8443", "--key", "a:b")
+    said = darkroom("env", "--mode", "hosts", *secure).output
+    assert "FAL_QUEUE_RUN_HOST='gpu.example:8443/queue'" in said
+    assert "SSL_CERT_FILE" not in said  # its certificate is one that everybody trusts
+
+
+def test_damaged_contexts_are_named() -> None:
+    contexts_file().parent.mkdir(parents=True)
+    contexts_file().write_text('{"contexts": []}')
+    said = darkroom("status", fails=True).output
+    assert f"The saved contexts in {contexts_file()} cannot be read" in said
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://gpu:8000/", "http://gpu:8000"),
+        ("gpu.example", "https://gpu.example"),
+        ("https://[::1]:8443", "https://[::1]:8443"),
+    ],
+)
+def test_an_address_is_an_origin(url: str, expected: str) -> None:
+    assert origin(url) == expected
+
+
+@pytest.mark.parametrize("url", ["ftp://gpu", "http://", "https://gpu/queue", "https://a:b@gpu"])
+def test_an_address_with_more_or_less_is_refused(url: str) -> None:
+    with pytest.raises(Misconfigured, match="http"):
+        origin(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "readable"),
+    [
+        ("http://gpu:8000", True),
+        ("http://10.0.0.1:8000", True),
+        ("https://gpu", False),
+        ("http://127.0.0.1:8000", False),
+        ("http://[::1]:8000", False),
+        ("http://localhost:8000", False),
+    ],
+)
+def test_a_key_in_clear_text_on_a_network_is_noticed(url: str, readable: bool) -> None:
+    assert Remote(url, "a:b").readable_on_the_way == readable

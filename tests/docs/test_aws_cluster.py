@@ -1,0 +1,123 @@
+"""What ``cluster.yaml`` says is done on AWS, as far as that can be seen without AWS."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from serve_app.cli.connection.config_file import read
+from tests.docs.pages import ROOT
+
+pytestmark = [
+    # in Ray's own code, moto's and botocore's
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+CHECKOUT = "/home/ubuntu/darkroom"
+MARKET = "ray.io/market-type"
+
+SHOW = """#!/bin/sh
+echo "$@"
+env
+"""
+
+
+@pytest.fixture
+def cluster() -> dict[str, Any]:
+    return dict(yaml.safe_load((ROOT / "cluster.yaml").read_text()))
+
+
+def test_rays_launcher_starts_a_node_of_each_group(
+    cluster: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("HOME", str(tmp_path))  # Ray writes the key for ssh there
+    (tmp_path / ".ssh").mkdir()
+    import boto3  # noqa: PLC0415
+    from moto import mock_aws  # noqa: PLC0415
+    from ray.autoscaler._private.aws.config import bootstrap_aws  # noqa: PLC0415
+    from ray.autoscaler._private.aws.node_provider import AWSNodeProvider  # noqa: PLC0415
+    from ray.autoscaler._private.util import prepare_config  # noqa: PLC0415
+
+    with mock_aws():
+        # Ray would make both, and wait 15 s for them.
+        iam: Any = boto3.resource("iam", region_name="eu-central-1")
+        iam.create_role(RoleName="head", AssumeRolePolicyDocument="{}")
+        profile = iam.create_instance_profile(InstanceProfileName="ray-autoscaler-v1")
+        profile.add_role(RoleName="head")
+        ready = bootstrap_aws(prepare_config(cluster))
+        provider = AWSNodeProvider(ready["provider"], cluster["cluster_name"])
+        started: dict[str, Any] = {}
+        for name, group in ready["available_node_types"].items():
+            tags = {"ray-node-type": "worker", "ray-user-node-type": name, "ray-node-name": name}
+            made = provider.create_node(copy.deepcopy(group["node_config"]), tags, 1)
+            (started[name],) = (made or {}).values()
+        for name, group in cluster["available_node_types"].items():
+            instance = started[name]
+            assert instance.instance_type == group["node_config"]["InstanceType"]
+            assert "ubuntu-24.04" in instance.image_id
+            spot = group["labels"][MARKET] == "spot"
+            assert (instance.instance_lifecycle == "spot") is spot, name
+
+
+def test_every_class_of_gpu_has_a_spot_and_an_on_demand_group(cluster: dict[str, Any]) -> None:
+    markets: dict[str, set[str]] = {}
+    for group in cluster["available_node_types"].values():
+        for resource in group["resources"]:
+            if resource.startswith("accelerator_type:"):
+                markets.setdefault(resource, set()).add(group["labels"][MARKET])
+    assert markets
+    assert all(each == {"spot", "on-demand"} for each in markets.values())
+
+
+def test_a_node_gets_the_data_directory_of_the_configuration(cluster: dict[str, Any]) -> None:
+    (made,) = [each for each in cluster["setup_commands"] if "install -d -o ubuntu" in each]
+    assert read(ROOT / "darkroom.yaml").arguments["data_dir"] in made.split()
+
+
+def test_commands_are_bash_and_name_the_environment_that_the_setup_makes(
+    cluster: dict[str, Any],
+) -> None:
+    phases = ("setup_commands", "head_start_ray_commands", "worker_start_ray_commands")
+    for command in [each for phase in phases for each in cluster[phase]]:
+        subprocess.run(["bash", "-n"], input=command, text=True, check=True)
+        assert "ray " not in command or "/opt/darkroom/venv/bin" in command
+
+
+@pytest.mark.parametrize(
+    ("phase", "file", "line", "starts"),
+    [
+        ("worker_start_ray_commands", "worker.env", "HF_TOKEN=hf_token", "--address=10.0.0.1:6379"),
+        ("head_start_ray_commands", "darkroom.env", "DARKROOM_S3_BUCKET=mine", "--head"),
+    ],
+)
+def test_ray_starts_with_the_environment_of_the_node(
+    cluster: dict[str, Any], tmp_path: Path, phase: str, file: str, line: str, starts: str
+) -> None:
+    (tmp_path / "ray").write_text(SHOW)
+    (tmp_path / "ray").chmod(0o755)
+    (tmp_path / file).write_text(line + "\n")
+    command = cluster[phase][-1]
+    for folder in (CHECKOUT, "/etc", "/opt/darkroom/venv/bin"):
+        command = command.replace(folder, str(tmp_path))
+    environment = {"PATH": "/usr/bin:/bin", "RAY_HEAD_IP": "10.0.0.1", "HOME": str(tmp_path)}
+    ran = subprocess.run(
+        ["bash", "-c", command], env=environment, capture_output=True, text=True, check=True
+    )
+    started, *variables = ran.stdout.splitlines()
+    assert started.startswith("start ")
+    assert starts in started
+    assert {line, "RAY_SERVE_ENABLE_HA_PROXY=1", "HF_HUB_DISABLE_TELEMETRY=1"} <= {*variables}
+    assert "RAY_gcs_rpc_server_reconnect_timeout_s=600" in variables
+
+
+def test_secrets_of_the_workers_are_not_committed() -> None:
+    assert "/worker.env" in (ROOT / ".gitignore").read_text().splitlines()

@@ -1,0 +1,270 @@
+"""What ``kubernetes/`` has is what Kubernetes, KubeRay, Ray and Darkroom take."""
+
+from __future__ import annotations
+
+import copy
+import importlib.metadata
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from deployments.families.registry import FAMILIES
+from serve_app.settings import PREFIX, SECRET_NAMES, setting_names
+from tests.docs.conftest import build
+from tests.docs.pages import ROOT
+from tests.kubernetes.schemas import MANIFESTS, Manifest, documents, problems
+
+__all__ = ["build"]
+
+pytestmark = [
+    # in Ray's own code
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+ALL = [(path.name, each) for path in MANIFESTS for each in documents(path)]
+SERVICES = {name: each for name, each in ALL if each["kind"] == "RayService"}
+
+
+@pytest.fixture(params=SERVICES)
+def ray_service(request: pytest.FixtureRequest) -> Manifest:
+    """Each of the RayServices, a copy of its own."""
+    return copy.deepcopy(SERVICES[request.param])
+
+
+def identity(manifest: Manifest) -> str:
+    return f"{manifest['kind']} {manifest['metadata']['name']}"
+
+
+def groups(ray_service: Manifest) -> list[dict[str, Any]]:
+    """The head, and the groups of workers."""
+    cluster = ray_service["spec"]["rayClusterConfig"]
+    return [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+
+
+def pods() -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
+    """Labels, with those that KubeRay adds, and specification of each kind of pod."""
+    for _, each in ALL:
+        if each["kind"] == "RayService":
+            for group in groups(each):
+                role = "worker" if "groupName" in group else "head"
+                added = {"ray.io/node-type": role, "ray.io/serve": "true"}
+                yield group["template"]["metadata"]["labels"] | added, group["template"]["spec"]
+        elif each["kind"] == "StatefulSet":
+            template = each["spec"]["template"]
+            yield template["metadata"]["labels"], template["spec"]
+
+
+def configuration(ray_service: Manifest) -> dict[str, Any]:
+    return dict(yaml.safe_load(ray_service["spec"]["serveConfigV2"]))
+
+
+def arguments(ray_service: Manifest) -> dict[str, Any]:
+    (application,) = configuration(ray_service)["applications"]
+    return dict(application["args"])
+
+
+@pytest.mark.parametrize("manifest", [each for _, each in ALL], ids=identity)
+def test_a_manifest_has_the_fields_and_types_of_its_kind(manifest: Manifest) -> None:
+    assert problems(manifest) == []
+
+
+def test_there_is_an_example_for_one_gpu_node_and_one_for_many() -> None:
+    one, many = SERVICES["one-gpu-node.yaml"], SERVICES["many-gpu-nodes.yaml"]
+    assert [group["maxReplicas"] for group in groups(one)[1:]] == [1]
+    assert sum(group["maxReplicas"] for group in groups(many)[1:]) > 8
+    assert all(group["minReplicas"] == 0 for group in groups(many)[1:])
+    assert many["spec"]["rayClusterConfig"]["enableInTreeAutoscaling"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("spec.rayClusterConfig.headGroupSpec.rayStartParam", {}),
+        ("spec.rayClusterConfig.headGroupSpec.template.spec.containers.0.portz", []),
+        ("spec.rayClusterConfig.headGroupSpec.template.spec.containers.0.imagePullPolice", "x"),
+        ("spec.rayClusterConfig.workerGroupSpecs.0.minReplicas", "none"),
+        ("spec.rayClusterConfig.workerGroupSpecs.0.template.spec.nodeSelector", ["a"]),
+        ("spec.serveConfigV3", ""),
+    ],
+)
+def test_a_mistake_in_a_ray_service_is_found(ray_service: Manifest, path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    place: Any = ray_service
+    for each in parents:
+        place = place[int(each) if each.isdigit() else each]
+    place[last] = value
+    assert problems(ray_service)
+
+
+def test_a_mistake_in_a_built_in_kind_is_found() -> None:
+    (service,) = [each for _, each in ALL if identity(each) == "Service darkroom"]
+    wrong = copy.deepcopy(service)
+    wrong["spec"]["ports"][0]["port"] = "eighty"
+    assert problems(wrong)
+
+
+def test_serve_takes_the_configuration_and_knows_each_of_its_keys(ray_service: Manifest) -> None:
+    from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema  # noqa: PLC0415
+
+    given = configuration(ray_service)
+    ServeDeploySchema.model_validate(given)
+    assert given.keys() <= ServeDeploySchema.model_fields.keys()
+    (application,) = given["applications"]
+    assert application.keys() <= ServeApplicationSchema.model_fields.keys()
+
+
+def test_the_configuration_is_the_one_of_every_cluster_but_for_its_pools(
+    ray_service: Manifest,
+) -> None:
+    given, usual = configuration(ray_service), yaml.safe_load((ROOT / "darkroom.yaml").read_text())
+    for each in (given, usual):
+        del each["applications"][0]["args"]["pools"]
+    assert given == usual
+
+
+def test_darkroom_builds_it_and_every_family_has_a_pool(
+    ray_service: Manifest, build: Callable[[dict[str, Any]], Any]
+) -> None:
+    assert build(arguments(ray_service))
+    pools = arguments(ray_service)["pools"].values()
+    assert sorted(family for pool in pools for family in pool["families"]) == sorted(FAMILIES)
+
+
+def test_the_autoscaler_knows_a_group_of_workers_for_each_pool(ray_service: Manifest) -> None:
+    """A pool whose class of GPU no group has would wait for ever."""
+    from ray.autoscaler._private.kuberay import autoscaling_config as ray_config  # noqa: PLC0415
+
+    brought = [
+        ray_config._get_ray_resources_from_group_spec(group, is_head="groupName" not in group)
+        for group in groups(ray_service)
+    ]
+    for name, pool in arguments(ray_service)["pools"].items():
+        wanted = {
+            "CPU": pool["num_cpus"],
+            "GPU": pool["num_gpus"],
+            f"accelerator_type:{pool['accelerator']}": 1,
+        }
+        fits = [all(each.get(key, 0) >= wanted[key] for key in wanted) for each in brought]
+        assert any(fits), name
+        assert not fits[0], f"{name} fits on the head"
+
+
+def test_ray_reserves_no_more_than_a_pod_has(ray_service: Manifest) -> None:
+    for group in groups(ray_service)[1:]:
+        (container,) = group["template"]["spec"]["containers"]
+        requests = container["resources"]["requests"]
+        assert group["resources"]["CPU"] == requests["cpu"]
+        assert int(group["resources"]["GPU"]) == requests["nvidia.com/gpu"]
+
+
+def test_pods_name_only_settings_secrets_claims_and_maps_that_there_are() -> None:
+    there = {identity(each): each for _, each in ALL}
+    for labels, spec in pods():
+        own = {"data"} if labels["app"] == "darkroom-redis" else set[str]()
+        volumes = {each["name"] for each in spec.get("volumes", ())} | own
+        for volume in spec.get("volumes", ()):
+            if "persistentVolumeClaim" in volume:
+                claim = volume["persistentVolumeClaim"]["claimName"]
+                assert f"PersistentVolumeClaim {claim}" in there
+        for container in spec["containers"]:
+            assert {each["name"] for each in container["volumeMounts"]} <= volumes
+            for source in container.get("envFrom", ()):
+                ((kind, reference),) = source.items()
+                named = {"secretRef": "Secret", "configMapRef": "ConfigMap"}[kind]
+                found = there[f"{named} {reference['name']}"]
+                given = {*found.get("data", {}), *found.get("stringData", {})}
+                assert {each for each in given if each.startswith(PREFIX)} <= setting_names()
+            for variable in container.get("env", ()):
+                if "valueFrom" in variable:
+                    reference = variable["valueFrom"]["secretKeyRef"]
+                    assert reference["key"] in there[f"Secret {reference['name']}"]["stringData"]
+
+
+def test_only_the_head_gets_darkrooms_secrets() -> None:
+    values = {identity(each): each for _, each in ALL}
+    assert {
+        f"Secret {each['metadata']['name']}"
+        for each in values.values()
+        if each["kind"] == "Secret" and {*SECRET_NAMES} & {*each["stringData"]}
+    } == {"Secret darkroom-secrets"}
+    assert not {*SECRET_NAMES} & {*values["ConfigMap darkroom-settings"]["data"]}
+    for labels, spec in pods():
+        text = str(spec)
+        assert ("darkroom-secrets" in text) == (labels.get("ray.io/node-type") == "head")
+
+
+def test_kubernetes_adds_no_settings_by_the_names_of_services() -> None:
+    for labels, spec in pods():
+        if labels["app"] == "darkroom":
+            assert spec["enableServiceLinks"] is False
+
+
+def test_pods_run_without_rights_and_say_how_they_are() -> None:
+    for _, spec in pods():
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["runAsUser"] >= 999
+        for container in spec["containers"]:
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert {"readinessProbe", "livenessProbe"} <= container.keys()
+            assert {"requests", "limits"} <= container["resources"].keys()
+            image = container["image"]
+            assert re.search(r":\d+\.\d+\.\d+$", image), image
+
+
+def test_ray_s_pods_ask_the_health_of_their_own_node() -> None:
+    """Where KubeRay would ask: this path and port are Ray's dashboard agent."""
+    from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT  # noqa: PLC0415
+
+    for labels, spec in pods():
+        if labels["app"] == "darkroom":
+            (container,) = spec["containers"]
+            for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+                asked = container[probe]["httpGet"]
+                assert asked == {
+                    "path": "/api/healthz",
+                    "port": DEFAULT_DASHBOARD_AGENT_LISTEN_PORT,
+                }
+
+
+def test_selectors_find_pods_of_both_examples() -> None:
+    selectors: list[tuple[str, dict[str, str]]] = []
+    for _, each in ALL:
+        spec = each.get("spec", {})
+        if each["kind"] == "Service":
+            selectors.append((identity(each), spec["selector"]))
+        if each["kind"] in {"PodDisruptionBudget", "StatefulSet"}:
+            selectors.append((identity(each), spec["selector"]["matchLabels"]))
+        if each["kind"] == "NetworkPolicy":
+            selectors.append((identity(each), spec["podSelector"]["matchLabels"]))
+    assert len(selectors) >= 7
+    for name, selector in selectors:
+        assert any(selector.items() <= labels.items() for labels, _ in pods()), name
+
+
+def test_the_version_of_ray_is_the_one_that_is_installed(ray_service: Manifest) -> None:
+    cluster = ray_service["spec"]["rayClusterConfig"]
+    assert cluster["rayVersion"] == importlib.metadata.version("ray")
+
+
+def test_many_nodes_outlive_their_head() -> None:
+    many = SERVICES["many-gpu-nodes.yaml"]
+    cluster = many["spec"]["rayClusterConfig"]
+    options = cluster["gcsFaultToleranceOptions"]
+    name, _, port = options["redisAddress"].partition(":")
+    (redis,) = [each for _, each in ALL if identity(each) == f"Service {name}"]
+    assert redis["spec"]["ports"][0]["port"] == int(port)
+    for group in groups(many):
+        assert group["template"]["spec"]["restartPolicy"] == "Never"  # what autoscaler v2 asks for
+        (container,) = group["template"]["spec"]["containers"]
+        waits = [
+            int(each["value"])
+            for each in container["env"]
+            if each["name"] == "RAY_gcs_rpc_server_reconnect_timeout_s"
+        ]
+        assert waits
+        assert waits[0] > 60  # Ray's own, too short for a pod that attaches a volume
