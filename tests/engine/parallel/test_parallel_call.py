@@ -47,7 +47,7 @@ PROMPTS = ("a red circle moving left", "a blue square moving right")
 
 pytestmark = [
     pytest.mark.engine,
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(900),
     # transformers and diffusers deprecate names of their own while they load.
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
     # peft, of the second LoRA that diffusers itself loads
