@@ -191,6 +191,10 @@ class OwnAdapter:
     file: str  # inside
     scale: float
     denoiser: str  # that it changes; empty: as the file says
+    steps: int = 0  # only for requests with so many steps; 0: for all
+
+    def is_for(self, input: Mapping[str, Any]) -> bool:
+        return not self.steps or int(input.get("num_inference_steps") or 0) == self.steps
 
 
 def own_adapters(endpoint: Endpoint) -> tuple[OwnAdapter, ...]:
@@ -204,7 +208,7 @@ def own_adapters(endpoint: Endpoint) -> tuple[OwnAdapter, ...]:
     repositories = {(each.source, each.revision): each for each in adapters_of(endpoint)}
     found: list[OwnAdapter] = []
     for lora in cast("Sequence[Mapping[str, Any]]", given):
-        _check_lora(endpoint, lora, ADAPTERS, {*LORA_KEYS, "denoiser"})
+        _check_lora(endpoint, lora, ADAPTERS, {*LORA_KEYS, "denoiser", "steps"})
         place = lora.get("hub"), lora.get("revision")
         found.append(
             OwnAdapter(
@@ -213,6 +217,7 @@ def own_adapters(endpoint: Endpoint) -> tuple[OwnAdapter, ...]:
                 _name(lora),
                 float(lora.get("scale", 1.0)),
                 str(lora.get("denoiser", "")),
+                int(lora.get("steps", 0)),
             )
         )
     return tuple(found)
@@ -241,7 +246,7 @@ def _check_lora(
 ) -> None:
     unknown = lora.keys() - known
     if unknown or ("hub" in lora) == ("directory" in lora):
-        more = ", `scale` and `denoiser`" if "denoiser" in known else " and `scale`"
+        more = ", `scale`, `denoiser` and `steps`" if "steps" in known else " and `scale`"
         raise Misconfigured(
             f"{endpoint.id}: `options.{option}` takes `hub` with `revision` or `directory`, and "
             f"`file`{more}; found: {', '.join(sorted(lora)) or 'nothing'}."

@@ -44,7 +44,8 @@ WARM_UP = {
 
 class SdxlFamily(ImageFamily):
     """Family of SDXL endpoints. Options: ``task`` (text-to-image, image-to-image or inpainting),
-    ``dtype``, ``native_size`` (pixels), ``guidance_rescale``, and those of ``apply_options``."""
+    ``dtype``, ``native_size`` (pixels), ``guidance_rescale``, ``fixed`` (values that requests do
+    not choose, such as ``guidance_scale``), and those of ``apply_options``."""
 
     name = "sdxl"
 
@@ -63,6 +64,7 @@ class SdxlFamily(ImageFamily):
         self, endpoint: Endpoint, input: Mapping[str, Any], pipeline: Any, seed: int
     ) -> GenerationCall:
         task = task_of(endpoint, (TEXT_TO_IMAGE, IMAGE_TO_IMAGE, INPAINTING))
+        input = {**input, **endpoint.options.get("fixed", {})}  # noqa: A001
         requested = _size(input, task)
         native = endpoint.options.get("native_size")
         rendered = rendered_size(requested, side_multiple(pipeline), native)

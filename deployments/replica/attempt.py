@@ -191,7 +191,8 @@ class Attempt:
         lease, state = self.lease, self.state
         if lease.endpoint.options.get(ADAPTERS):
             resources = self._resources
-            self._own = await asyncio.to_thread(weights.adapters, resources.store, lease.endpoint)
+            own = (resources.store, lease.endpoint, lease.input)
+            self._own = await asyncio.to_thread(weights.adapters, *own)
         requested = family_loras(family, lease.input)
         if self._slots is not None and (inputs.are_remote or not self._loras.are_here(requested)):
             state.enter(Phase.FETCHING)

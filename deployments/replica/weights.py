@@ -32,8 +32,8 @@ def is_here(store: Store, endpoint: Endpoint) -> bool:
     return all(map(store.is_here, repositories_of(endpoint)))
 
 
-def adapters(store: Store, endpoint: Endpoint) -> list[Lora]:
-    """The endpoint's own adapters, for a generation; they are downloaded if needed. Slow then.
+def adapters(store: Store, endpoint: Endpoint, input: Mapping[str, Any]) -> list[Lora]:
+    """The endpoint's own adapters for ``input``; they are downloaded if needed. Slow then.
 
     Raises the errors of ``load``.
     """
@@ -41,6 +41,8 @@ def adapters(store: Store, endpoint: Endpoint) -> list[Lora]:
 
     found: list[Lora] = []
     for each in own_adapters(endpoint):
+        if not each.is_for(input):
+            continue
         folder = Path(each.directory)
         if each.repository is not None:
             with store.open(each.repository) as opened:  # not held: it is read soon, into memory

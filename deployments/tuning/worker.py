@@ -179,7 +179,7 @@ class _Loaded:
         from deployments.engine.loop.options import GenerationOptions  # noqa: PLC0415
 
         endpoint = with_recipe_dtype(workload.endpoint, self._job.recipe)
-        adapters = weights.adapters(self._store, endpoint)
+        adapters = weights.adapters(self._store, endpoint, workload.inputs[0])
         shared = {"options": GenerationOptions(step_cache=self._step_cache(endpoint))}
         return [
             {**shared, **self._call(pipeline, endpoint, each, adapters)} for each in workload.inputs

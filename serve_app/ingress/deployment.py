@@ -412,6 +412,10 @@ class Ingress:
     def _serve_metrics(self, stack: AsyncExitStack) -> None:
         telemetry, directory = self._config.telemetry, self._config.server.data_dir
         self._metrics.built(package_version(), platform.python_version())
+        pools = self._config.models.pools or {}
+        self._metrics.queue.pools(
+            {name: (pool.min_replicas, pool.max_replicas) for name, pool in pools.items()}
+        )
         self._metrics.watch_disk(lambda: shutil.disk_usage(directory).free)
         server = MetricsServer(
             self._metrics.registry, telemetry.metrics_port, telemetry.metrics_host

@@ -234,3 +234,4 @@ class PostgresQueue:
         self.parts.metrics.idle(state.waiters.idle())
         self.parts.metrics.replicas(state.stats.stages())
         self.parts.metrics.gpu_memory(state.replicas.gpu_memory())
+        self.parts.metrics.weights(state.replicas.weights())

@@ -61,6 +61,11 @@ class Families:
         for labels, value in values.items():
             family.labels(*labels).set(value)
 
+    def expect(self, gauge: str, *labels: str) -> None:
+        """Export a combination of labels that ``replace`` may name later, with 0."""
+        self._known.setdefault(gauge, set()).add(labels)
+        self.gauges[gauge].labels(*labels).set(0.0)
+
     def replace(self, gauge: str, values: Mapping[tuple[str, ...], float]) -> None:
         """Set a gauge by its labels' values. A combination that is not named any more has 0."""
         family = self.gauges[gauge]

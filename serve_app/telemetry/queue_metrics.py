@@ -42,6 +42,12 @@ GAUGES: Declared = {
     "polls_waiting": ("Lease polls that wait for work.", ("pool",)),
     "idle_slots": ("Free slots of the lease polls that wait.", ("pool",)),
     "replicas": ("Replicas seen recently, by stage.", ("pool", "stage")),
+    "pool_min_replicas": ("Least replicas of a pool, by its settings.", ("pool",)),
+    "pool_max_replicas": ("Most replicas of a pool, by its settings.", ("pool",)),
+    "weights_replicas": (
+        "Replicas that hold the weights of an endpoint on their device or in host memory.",
+        ("pool", "endpoint", "place"),
+    ),
     "gpu_memory_bytes": ("Memory of a replica's GPU.", ("pool", "replica")),
     "gpu_memory_free_bytes": (
         "Memory of a replica's GPU that it can still use for weights and computing.",
@@ -75,6 +81,7 @@ GAUGES: Declared = {
         ("table",),
     ),
 }
+_OF_A_POOL = "queued", "running", "oldest_wait_seconds", "polls_waiting", "idle_slots"
 HISTOGRAMS: DeclaredHistograms = {
     "notification_seconds": (
         "Time from a change to the message about it in another ingress replica.",
@@ -213,6 +220,21 @@ class QueueMeter:
     def replicas(self, number: Mapping[tuple[str, str], int]) -> None:
         """Record the replicas by pool and stage."""
         self.families.replace("replicas", number)
+
+    def pools(self, bounds: Mapping[str, tuple[int, int]]) -> None:
+        """Record the least and most replicas of each configured pool, and export its figures from
+        now on, also while it has neither requests nor replicas."""
+        for pool, (least, most) in bounds.items():
+            self._gauges["pool_min_replicas"].labels(pool).set(least)
+            self._gauges["pool_max_replicas"].labels(pool).set(most)
+            for gauge in _OF_A_POOL:
+                self.families.expect(gauge, pool)
+            self.families.expect("replicas", pool, "ready")
+
+    def weights(self, replicas: Mapping[tuple[str, str, str], int]) -> None:
+        """Record the replicas by pool, endpoint and the place of its weights. Those that are not
+        named are exported no more."""
+        self.families.exactly("weights_replicas", replicas)
 
     def gpu_memory(self, known: Mapping[str, GpuMemory]) -> None:
         """Record the GPU memory by replica. Replicas that are not named are exported no more."""

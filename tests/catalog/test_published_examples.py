@@ -24,6 +24,7 @@ PIPELINES = {
     "fal-ai/fast-sdxl/image-to-image": "StableDiffusionXLImg2ImgPipeline",
     "fal-ai/fast-sdxl/inpainting": "StableDiffusionXLInpaintPipeline",
     "fal-ai/fast-lcm-diffusion": "StableDiffusionXLPipeline",
+    "fal-ai/fast-lightning-sdxl": "StableDiffusionXLPipeline",
     "fal-ai/z-image/turbo": "ZImagePipeline",
     "fal-ai/qwen-image": "QwenImagePipeline",
     "fal-ai/flux-2/klein/realtime": "Flux2KleinPipeline",
@@ -53,6 +54,8 @@ ABSENT = {
 
 LIGHTNING = {"num_inference_steps": 4, "guidance_scale": 1.0, "guidance_scale_2": 1.0}
 OTHERWISE = {
+    # By the documentation of SDXL-Lightning.
+    "fal-ai/fast-lightning-sdxl": {"guidance_scale": 0.0},
     # By the documentation of Wan2.2-Lightning.
     "fal-ai/wan/v2.2-a14b/text-to-video/turbo": LIGHTNING,
     "fal-ai/wan/v2.2-a14b/image-to-video/turbo": LIGHTNING,

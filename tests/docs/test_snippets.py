@@ -11,15 +11,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from deployments.families.registry import FAMILIES
 from serve_app.catalog.catalog import load
 from serve_app.telemetry import logs
-from serve_app.telemetry.metrics import Metrics
 from tests.docs.pages import DOCS, PAGES, ROOT, Block, all_blocks, blocks, fence_lines, name
 from tests.docs.shell import steps
 from tests.docs.test_matrix import named_in
+from tests.docs.test_monitoring import REAL
 from tests.node import node
 
 NOT_RUN = frozenset(
@@ -167,42 +166,11 @@ def test_a_catalogue_of_the_docs_loads(block: Block, tmp_path: Path) -> None:
         assert not entry.missing, entry.missing
 
 
-def real_metrics() -> dict[str, set[str]]:
-    """Labels of each series by its name, also of the parts of a histogram."""
-    found: dict[str, set[str]] = {}
-    for each in Metrics(CollectorRegistry()).declared():
-        labels = {*each._labelnames}
-        if isinstance(each, Histogram):
-            found |= {each._name + part: labels | {"le"} for part in ("_bucket", "_sum", "_count")}
-        found[each._name + ("_total" if isinstance(each, Counter) else "")] = labels
-    return found
-
-
 def test_the_prometheus_configuration_names_real_metrics() -> None:
     text = (DOCS / "how-to" / "monitor.md").read_text()
     named = set(re.findall(r"\bdarkroom_[a-z_]+[a-z]\b", text))
     assert len(named) >= 20
-    assert named <= real_metrics().keys()
-
-
-def test_the_alert_rules_name_real_metrics_and_labels() -> None:
-    real = real_metrics()
-    groups = yaml.safe_load((DOCS / "how-to" / "darkroom-alerts.yaml").read_text())["groups"]
-    rules = [rule for group in groups for rule in group["rules"]]
-    assert len({rule["alert"] for rule in rules}) == len(rules) >= 10
-    for rule in rules:
-        assert rule["annotations"]["summary"], rule["alert"]
-        series = re.findall(r"\b(darkroom_\w+)(?:\{([^}]*)\})?", rule["expr"])
-        assert series, rule["alert"]
-        labels = {"le"}
-        for metric, matchers in series:
-            assert metric in real, rule["alert"]
-            labels |= real[metric]
-            assert set(re.findall(r"(\w+)\s*[=!]", matchers)) <= real[metric], rule["alert"]
-        for grouped in re.findall(r"\b(?:by|on) \(([^)]*)\)", rule["expr"]):
-            assert {each.strip() for each in grouped.split(",")} <= labels, rule["alert"]
-        shown = re.findall(r"\$labels\.(\w+)", str(rule["annotations"]))
-        assert set(shown) <= labels, rule["alert"]
+    assert named <= REAL.keys()
 
 
 def test_the_json_log_line_of_the_docs_is_one_of_the_log() -> None:

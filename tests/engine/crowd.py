@@ -17,6 +17,7 @@ from deployments.engine.loop.options import GenerationOptions
 from deployments.engine.lora.format import Lora
 from serve_app.domain.errors import Cancelled
 from tests.engine.calls import call
+from tests.engine.gate import Gate
 from tests.engine.loras import save_lora, with_encoders
 from tests.engine.tiny import tiny_flux
 
@@ -101,6 +102,8 @@ class Crowd:
         dice = self._dice
         seed, fate = dice.randrange(SEEDS), dice.choice(FATES)
         listener = AskOnTheWay() if fate == "resumed" else None
+        # One that has begun would keep its LoRAs, and others would wait for their space.
+        gate = Gate(self._engine) if fate == "paused" else None
         options = GenerationOptions(
             priority=dice.randrange(2),
             deadline_s=dice.choice([None, 1.0]),
@@ -117,8 +120,9 @@ class Crowd:
             listener.watch(generation)
         if fate == "cancelled" and dice.random() < 0.5:
             generation.cancel()
-        if fate == "paused":
+        if gate is not None:
             generation.pause()
+            gate.open()
         return fate, seed, generation, listener
 
     def _end(self, fate, seed, generation, listener):

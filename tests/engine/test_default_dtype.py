@@ -31,6 +31,8 @@ def test_no_step_runs_while_a_load_has_changed_the_default_dtype():
 
     with Engine(Loop(Looking()), threads=1) as engine:
         generation = engine.submit(start=START, steps=10**9)
+        while not seen:
+            time.sleep(0.001)
         for _ in range(3):
             pipeline = load_pipeline(Weights("deployments/demo/flux"), dtype="bfloat16")
             assert pipeline.transformer.dtype is torch.bfloat16

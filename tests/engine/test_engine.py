@@ -76,14 +76,15 @@ def test_a_short_generation_does_not_wait_for_a_long_one(engine, flux):
     engine.add("it", flux)
     engine.add("gate", Gate())
     gate = engine.submit(pipeline="gate")  # both are in the inbox before either begins
-    order = []
+    order, running = [], []
     for steps in (40, 4):
-        generation = engine.submit(pipeline="it", **call(steps=steps))
-        generation.add_done_callback(lambda _, steps=steps: order.append(steps))
+        running.append(engine.submit(pipeline="it", **call(steps=steps)))
+        running[-1].add_done_callback(lambda _, steps=steps: order.append(steps))
     Gate.opened.set()
-    gate.result(60)
-    generation.result(60)
-    assert order == [4]
+    for generation in (gate, *running):
+        generation.result(60)
+    engine.close()  # callbacks come after the result
+    assert order == [4, 40]
 
 
 def test_different_pipelines_interleave_in_one_engine(engine, flux, sdxl):
@@ -112,10 +113,13 @@ def test_cancelling_one_leaves_the_others_and_later_plain_calls_unaffected(engin
         if progress.stage is Stage.DENOISING and progress.step == 2:
             doomed.cancel()
 
+    engine.add("gate", Gate())
+    engine.submit(pipeline="gate")  # until `doomed` is known
     other = engine.submit(pipeline="it", **call(seed=2, steps=6))
     doomed = engine.submit(
         pipeline="it", on_progress=cancel_in_the_middle, **call(seed=1, steps=1000)
     )
+    Gate.opened.set()
     with pytest.raises(Cancelled):
         doomed.result(60)
     assert doomed.steps_done == 2
@@ -378,6 +382,7 @@ def test_an_urgent_generation_overtakes_and_the_other_still_ends(engine):
     Gate.opened.set()
     for generation in (gate, slow, urgent):
         generation.result(60)
+    engine.close()  # callbacks come after the result
     assert order == ["urgent", "slow"]
 
 

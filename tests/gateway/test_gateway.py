@@ -146,7 +146,7 @@ def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     monkeypatch.setattr(gateway_module, "WATCH_INTERVAL_S", 0.05)
     server = http.server.ThreadingHTTPServer((HERE, 0), Backend)
     server.daemon_threads = True
-    serving = threading.Thread(target=server.serve_forever)
+    serving = threading.Thread(target=server.serve_forever, daemon=True)
     serving.start()
     try:
         yield Rig(tmp_path, server.server_address[1])

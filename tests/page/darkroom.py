@@ -22,7 +22,9 @@ class PageDarkroom:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="page-darkroom")
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="page-darkroom", daemon=True
+        )
         self._closing = AsyncExitStack()
         self._server: uvicorn.Server | None = None
         self._serving: asyncio.Task[None] | None = None

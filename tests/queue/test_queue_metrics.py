@@ -140,6 +140,45 @@ async def test_the_gpu_memory_of_replicas_is_shown_while_they_poll(
         pass
 
 
+async def test_replicas_are_counted_by_the_weights_that_they_hold(start: Processes) -> None:
+    queue, scrapes = await start(replace(LONG_LEASES, ask_wait_s=0.01))
+    held = {"pool": POOL, "endpoint": ENDPOINT}
+    await queue.ask(replace(ask(replica="r1"), hot=(ENDPOINT,), warm=("a/b",)))
+    await queue.ask(replace(ask(replica="r2"), hot=(ENDPOINT,)))
+    await scrapes.until(lambda n: n == 2, "weights_replicas", **held, place="device")
+    of_other = {"pool": POOL, "endpoint": "a/b", "place": "host"}
+    assert await scrapes.value("weights_replicas", **of_other) == 1
+    await queue.ask(replace(ask(replica="r1"), warm=(ENDPOINT,)))
+    await scrapes.until(lambda n: n == 1, "weights_replicas", **held, place="device")
+    assert await scrapes.value("weights_replicas", **held, place="host") == 1
+    assert await scrapes.value("weights_replicas", **of_other) is None
+
+
+async def test_the_status_of_a_replica_names_the_weights_that_its_last_poll_named(
+    start: Processes, conninfo: str
+) -> None:
+    queue, _ = await start(replace(LONG_LEASES, ask_wait_s=0.01))
+    database = Database(conninfo)
+    await database.start()
+
+    async def until(stage: str, hot: list[str], warm: list[str]) -> None:
+        async def shown() -> bool:
+            rows = await replicas.roster(database)
+            return [(r["stage"], r["hot"], r["warm"]) for r in rows] == [(stage, hot, warm)]
+
+        await eventually(shown)
+
+    try:
+        await queue.ask(replace(ask(replica="r1"), hot=("a/b", "a/c"), warm=("d/e",)))
+        await until("ready", ["a/b", "a/c"], ["d/e"])
+        await queue.ask(replace(ask(replica="r1"), hot=("a/c",)))
+        await until("ready", ["a/c"], [])
+        await queue.announce(Presence("r1", "actor-r1", POOL, ReplicaStage.DRAINING))
+        await until("draining", ["a/c"], [])
+    finally:
+        await database.aclose()
+
+
 async def test_a_request_that_expires_in_the_queue_is_a_failure(start: Processes) -> None:
     queue, scrapes = await start()
     await queue.submit(new(start_within_s=0.01))

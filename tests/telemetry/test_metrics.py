@@ -63,6 +63,22 @@ def test_the_gauges_of_a_pool_that_has_nothing_any_more_are_zero() -> None:
     assert value("darkroom_running", {"pool": "video"}) == 1
 
 
+def test_a_configured_pool_has_figures_before_it_has_requests_or_replicas() -> None:
+    metrics = Metrics(CollectorRegistry())
+    metrics.queue.pools({"video": (0, 4)})
+    metrics.queue.depth({"studio": Demand(queued=3)})
+    metrics.queue.replicas({("studio", "ready"): 1})
+
+    def value(name: str, **labels: str) -> float | None:
+        return metrics.registry.get_sample_value(f"darkroom_{name}", {"pool": "video"} | labels)
+
+    bounds = value("pool_min_replicas"), value("pool_max_replicas")
+    assert bounds == (0, 4)
+    gauges = "queued", "running", "oldest_wait_seconds", "polls_waiting", "idle_slots"
+    assert [value(name) for name in gauges] == [0] * 5
+    assert value("replicas", stage="ready") == 0
+
+
 def test_two_registries_do_not_mix() -> None:
     one, two = Metrics(CollectorRegistry()), Metrics(CollectorRegistry())
     one.unexpected("x")

@@ -126,6 +126,9 @@ class RunQueue:
 
     def _ready_to_begin(self) -> list[Run]:
         waiting = [run for run in self._waiting if not run.generation.paused]
+        for run in self._waiting:
+            if run.generation.paused and run.loras is not None:
+                run.loras.release()  # others may need their space
         waiting.sort(key=_rank)
         return [run for run in waiting if self._has_loras(run)]
 

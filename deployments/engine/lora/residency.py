@@ -81,6 +81,11 @@ class _Loaded:
         self.users = 0
         self.last_used = 0
 
+    @property
+    def is_loading(self) -> bool:
+        """False for one that was loaded for generations that were ended meanwhile."""
+        return self.layers is not None and not self.layers.done()
+
 
 @dataclass(slots=True)
 class _Mix:
@@ -180,7 +185,7 @@ class LoraResidency:
         """Evict the LoRAs that no generation uses, and what is kept between steps."""
         self.rows.release_memory()
         for pipeline, there in list(self._loaded.items()):
-            for each in [it for it in there.values() if not it.users and it.layers is None]:
+            for each in [it for it in there.values() if not it.users and not it.is_loading]:
                 self._evict(pipeline, each)
 
     def close(self) -> None:
@@ -327,7 +332,7 @@ class LoraResidency:
             Resident(
                 (pipeline, each),
                 each.size,
-                each.users + (each.layers is not None or id(each) in kept),
+                each.users + (each.is_loading or id(each) in kept),
                 each.last_used,
             )
             for pipeline, there in self._loaded.items()

@@ -98,6 +98,7 @@ SCHEMAS: Mapping[str, Callable[[Endpoint], InputSchema]] = {
     "hunyuan-image-to-video": partial(PydanticSchema, videos.HUNYUAN_IMAGE_TO_VIDEO),
     "hunyuan-text-to-video": partial(PydanticSchema, videos.HUNYUAN_TEXT_TO_VIDEO),
     "lcm-text-to-image": partial(PydanticSchema, sdxl.LCM),
+    "lightning-text-to-image": partial(PydanticSchema, sdxl.LIGHTNING),
     "ltx-image-to-video": partial(PydanticSchema, videos.LTX_IMAGE_TO_VIDEO),
     "ltx-text-to-video": partial(PydanticSchema, videos.LTX_TEXT_TO_VIDEO),
     "ltx2-text-to-video": partial(PydanticSchema, videos.WITH_AUDIO),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from serve_app.catalog.fields.field_notes import NotSupported
 from serve_app.catalog.fields.fields import (
@@ -44,13 +44,17 @@ LcmModel = Annotated[
     Field(description="Model for few-step generation."),
 ]
 
+LightningSteps = Annotated[
+    Literal["1", "2", "4", "8"],
+    BeforeValidator(lambda value: str(value) if isinstance(value, int) else value),
+    NotSupported("a single step has no adapter", granted=("2", "4", "8")),
+    Field(description="Number of denoising steps; each has an adapter of its own."),
+]
 
-class _SdxlInput(ImageInput):
+
+class _SharedInput(ImageInput):
     prompt: Prompt
-    negative_prompt: NegativePrompt = ""
     image_size: Size = preset("square_hd")
-    num_inference_steps: Steps = 25
-    guidance_scale: Guidance = 7.5
     seed: Seed = None
     seeds: Seeds = None
     num_images: int = number_of_images(MAX_IMAGES)
@@ -60,6 +64,12 @@ class _SdxlInput(ImageInput):
     safety_checker_version: SafetyCheckerVersion = "v1"
     expand_prompt: ExpandPrompt = False
     request_id: OwnRequestId = ""
+
+
+class _SdxlInput(_SharedInput):
+    negative_prompt: NegativePrompt = ""
+    num_inference_steps: Steps = 25
+    guidance_scale: Guidance = 7.5
 
 
 class SdxlTextToImageInput(_SdxlInput):
@@ -105,7 +115,17 @@ class LcmTextToImageInput(_SdxlInput):
     sync_mode: SyncMode = True
 
 
+class LightningTextToImageInput(_SharedInput):
+    """Model that was distilled for so many steps, without guidance."""
+
+    model_config = ConfigDict(title="LightningTextToImageInput")
+
+    num_inference_steps: LightningSteps = "4"
+    embeddings: Embeddings = Field(default_factory=list)
+
+
 TEXT_TO_IMAGE = Shape(SdxlTextToImageInput, ImagesOutput, in_format(FORMAT_FIELD))
 IMAGE_TO_IMAGE = Shape(SdxlImageToImageInput, ImagesOutput, in_format(FORMAT_FIELD))
 INPAINTING = Shape(SdxlInpaintingInput, ImagesOutput, in_format(FORMAT_FIELD))
 LCM = Shape(LcmTextToImageInput, ImagesOutput, in_format(FORMAT_FIELD))
+LIGHTNING = Shape(LightningTextToImageInput, ImagesOutput, in_format(FORMAT_FIELD))

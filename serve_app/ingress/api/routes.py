@@ -14,6 +14,7 @@ from starlette.routing import Route
 from typing_extensions import TypedDict
 
 from serve_app.domain.errors import NotFound
+from serve_app.domain.lease import Demand
 from serve_app.ingress.api import (
     files,
     keys,
@@ -31,11 +32,13 @@ from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.submission import rendering
+from serve_app.settings import PoolConfig
 from serve_app.tenants.api_keys import ADMIN
 
 
 class PoolStatus(TypedDict):
-    """Demand of a pool."""
+    """Demand of a pool, and the bounds of its replicas by the settings; null for a pool that is
+    no longer configured."""
 
     queued: int
     running: int
@@ -43,6 +46,8 @@ class PoolStatus(TypedDict):
     oldest_wait_s: float
     idle_s: float
     queued_s: float
+    min_replicas: int | None
+    max_replicas: int | None
 
 
 class InstallationStatus(TypedDict):
@@ -62,10 +67,13 @@ async def status(request: HttpRequest) -> Response:
     context_of(request).route = "v1.status"
     await authenticate(request, ADMIN)
     services = services_of(request)
-    demand = await services.queue.demand()
+    demand, configured = await services.queue.demand(), services.pools.configured
     replicas = list(await services.health.replicas())
     body: InstallationStatus = {
-        "pools": {name: cast("PoolStatus", asdict(now)) for name, now in sorted(demand.items())},
+        "pools": {
+            name: _pool(demand.get(name, Demand()), configured.get(name))
+            for name in sorted(demand.keys() | configured.keys())
+        },
         "replicas": replicas,
         "unplaceable": dict(
             await services.health.placement_problems({one["pool"] for one in replicas})
@@ -75,6 +83,14 @@ async def status(request: HttpRequest) -> Response:
         "checks": await services.health.readiness.report(),
     }
     return json_reply(body)
+
+
+def _pool(now: Demand, pool: PoolConfig | None) -> PoolStatus:
+    bounds = {
+        "min_replicas": None if pool is None else pool.min_replicas,
+        "max_replicas": None if pool is None else pool.max_replicas,
+    }
+    return cast("PoolStatus", asdict(now) | bounds)
 
 
 async def metrics(request: HttpRequest) -> Response:

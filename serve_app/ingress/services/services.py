@@ -87,7 +87,7 @@ class PoolMap:
 
     def __init__(self, pools: Mapping[str, PoolConfig] | None) -> None:
         self._by_family: dict[str, str] | None = None
-        self._pools = pools or {}
+        self.configured: Mapping[str, PoolConfig] = pools or {}
         if pools is not None:
             self._by_family = {}
             for name, pool in pools.items():
@@ -108,7 +108,7 @@ class PoolMap:
 
     def device_bytes(self, pool: str) -> int | None:
         """Memory of each GPU of a pool. None if its settings do not say."""
-        config = self._pools.get(pool)
+        config = self.configured.get(pool)
         return None if config is None else config.device_bytes
 
 

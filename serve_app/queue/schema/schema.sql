@@ -258,6 +258,8 @@ CREATE UNLOGGED TABLE replicas (
     busy_at timestamptz,
     seen_at timestamptz DEFAULT now() NOT NULL,
     loading json DEFAULT '[]' NOT NULL,
+    hot json DEFAULT '[]' NOT NULL,
+    warm json DEFAULT '[]' NOT NULL,
     CONSTRAINT replicas_pkey PRIMARY KEY (replica_id)
 )
 WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.01');

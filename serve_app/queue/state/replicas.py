@@ -5,6 +5,7 @@ A replica's start and drain are written at once, everything else once a second.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,12 +18,13 @@ from serve_app.telemetry.queue_metrics import GpuMemory
 
 UPSERT = """
 -- name: write_replicas
-INSERT INTO replicas AS r (replica_id, actor_id, pool, stage, detail, loading, slots, busy_at)
+INSERT INTO replicas AS r (
+    replica_id, actor_id, pool, stage, detail, loading, slots, busy_at, hot, warm)
 SELECT replica, actor, pool, stage, detail, loading, coalesce(slots, 1),
-       CASE WHEN busy THEN now() END
+       CASE WHEN busy THEN now() END, hot, warm
 FROM json_to_recordset(%(seen)s::json) AS x(
     replica text, actor text, pool text, stage text, detail text, loading json, slots integer,
-    busy boolean)
+    busy boolean, hot json, warm json)
 ORDER BY replica
 ON CONFLICT (replica_id) DO UPDATE SET
     actor_id = excluded.actor_id,
@@ -32,6 +34,8 @@ ON CONFLICT (replica_id) DO UPDATE SET
     loading = excluded.loading,
     slots = CASE WHEN excluded.stage = 'draining' THEN r.slots ELSE excluded.slots END,
     busy_at = coalesce(excluded.busy_at, r.busy_at),
+    hot = CASE WHEN excluded.stage = 'draining' THEN r.hot ELSE excluded.hot END,
+    warm = CASE WHEN excluded.stage = 'draining' THEN r.warm ELSE excluded.warm END,
     seen_at = now()
 """
 TOUCH = """
@@ -60,6 +64,7 @@ class ReplicaRegistry:
         self._stats = stats
         self._clock = clock
         self._memory: dict[str, tuple[float, GpuMemory]] = {}  # and when a poll said it
+        self._weights: dict[str, tuple[float, str, Sequence[str], Sequence[str]]] = {}
         self._polls: dict[str, Mapping[str, Any]] = {}
         self._reports: dict[str, Mapping[str, Any]] = {}
 
@@ -87,13 +92,28 @@ class ReplicaRegistry:
             **_row(presence),
             "slots": slots,
             "busy": bool(ask.held),
+            "hot": ask.hot,
+            "warm": ask.warm,
         }
+        self._weights[ask.replica_id] = self._clock.monotonic(), ask.pool, ask.hot, ask.warm
 
     def gpu_memory(self) -> Mapping[str, GpuMemory]:
         """GPU memory of the replicas that poll here, by replica."""
         since = self._clock.monotonic() - MAX_AGE_S
         self._memory = {id_: each for id_, each in self._memory.items() if each[0] >= since}
         return {id_: memory for id_, (_, memory) in self._memory.items()}
+
+    def weights(self) -> Counter[tuple[str, str, str]]:
+        """Replicas that poll here, by pool, endpoint and the place of its weights: ``device`` or
+        ``host``."""
+        since = self._clock.monotonic() - MAX_AGE_S
+        self._weights = {id_: each for id_, each in self._weights.items() if each[0] >= since}
+        return Counter(
+            (pool, endpoint, place)
+            for _, pool, hot, warm in self._weights.values()
+            for place, endpoints in (("device", hot), ("host", warm))
+            for endpoint in endpoints
+        )
 
     def reported(self, report: Report) -> None:
         """Record a report that renews leases."""
@@ -128,6 +148,8 @@ def _row(presence: Presence) -> dict[str, Any]:
         **_loads(presence),
         "slots": presence.slots or None,
         "busy": False,
+        "hot": (),
+        "warm": (),
     }
 
 
@@ -140,7 +162,7 @@ def _loads(poll_or_report: Presence | Ask | Report) -> dict[str, Any]:
 MAX_AGE_S = 15  # a lease poll returns within five seconds and is sent again
 SELECT = """
 -- name: show_replicas
-SELECT replica_id, pool, stage, detail, loading, slots,
+SELECT replica_id, pool, stage, detail, loading, slots, hot, warm,
        extract(epoch FROM now() - seen_at)::double precision
 FROM replicas
 WHERE seen_at > now() - make_interval(secs => %(within_s)s)
@@ -151,5 +173,5 @@ ORDER BY pool, replica_id
 async def roster(database: Database) -> Sequence[Mapping[str, Any]]:
     """One JSON object per replica; ``seen_s`` is the time since it last called."""
     rows = await database.rows(SELECT, {"within_s": MAX_AGE_S})
-    names = ("replica_id", "pool", "stage", "detail", "loading", "slots", "seen_s")
+    names = ("replica_id", "pool", "stage", "detail", "loading", "slots", "hot", "warm", "seen_s")
     return [dict(zip(names, row, strict=True)) for row in rows]

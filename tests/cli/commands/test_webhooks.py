@@ -52,7 +52,7 @@ def receiver() -> Iterator[HTTPServer]:
         status = 404
 
     server = Server(("127.0.0.1", 0), Answer)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield server
     server.shutdown()

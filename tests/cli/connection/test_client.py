@@ -32,7 +32,7 @@ def answering(status: int, body: str) -> Iterator[str]:
             """Log nothing to the terminal."""
 
     server = HTTPServer(("127.0.0.1", 0), Answer)
-    thread = Thread(target=server.serve_forever)
+    thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"

@@ -121,7 +121,7 @@ def test_a_short_generation_that_comes_steps_between_the_chunks_of_a_long_video(
 
     inner = vae.decoder if pipeline is Decodes else vae.encoder
     inner.register_forward_pre_hook(chunk)
-    with Engine(pipeline(vae), threads=1) as engine:
+    with merging_engine(pipeline(vae), threads=1) as engine:
         engine.add("steps", Loop(Steps()))
         engine.submit(latents=torch.randn(long)).result(60)
         short[0].result(60)
@@ -140,7 +140,7 @@ def test_a_video_of_few_chunks_goes_before_a_generation_of_many_steps():
             return super().compute(latents, timestep)
 
     arguments = {"start": torch.ones(1, 4), "steps": 40, "num_inference_steps": 40}
-    with Engine(Decodes(vae), threads=1) as engine:
+    with merging_engine(Decodes(vae), threads=1) as engine:
         engine.add("steps", Loop(Steps()))
         gate = Gate(engine)
         running = [

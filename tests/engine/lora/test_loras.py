@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from deployments.engine.engine import Engine
 from deployments.engine.loop.options import GenerationOptions
+from deployments.engine.lora import residency
 from deployments.engine.lora.attached import LoraLayers
 from deployments.engine.lora.format import Lora
 from deployments.engine.merging.compile import compile_regions
@@ -204,6 +205,40 @@ def test_those_unused_for_longest_make_room_and_those_in_use_are_waited_for(make
         assert {len(each.lora_A) for each in wrapped(pipeline)} == {1}
     for images, file in zip(made, loras * 2, strict=True):
         assert relative(images, plain_with(make, [Lora(file)])) <= 1e-5
+
+
+def test_one_that_was_loaded_for_a_cancelled_generation_makes_room(pipeline, loras, monkeypatch):
+    real, loading, go_on = residency.load_layers, threading.Event(), threading.Event()
+
+    def load_layers(*given):
+        loading.set()
+        assert go_on.wait(60)
+        return real(*given)
+
+    monkeypatch.setattr(residency, "load_layers", load_layers)
+    room = max(each.stat().st_size for each in loras[:2])
+    with Engine(pipeline, threads=1, lora_bytes=room) as engine:
+        doomed = engine.submit(loras=[Lora(loras[0])], **call())
+        assert loading.wait(60)
+        doomed.cancel()
+        with pytest.raises(Cancelled):
+            doomed.result(60)
+        go_on.set()
+        assert engine.submit(loras=[Lora(loras[1])], **call()).result(60)
+
+
+def test_one_that_is_paused_before_it_begins_leaves_the_room_for_loras_to_others(pipeline, loras):
+    room = max(each.stat().st_size for each in loras[:2])
+    with Engine(pipeline, threads=1, max_batch=4, lora_bytes=room) as engine:
+        long = engine.submit(loras=[Lora(loras[0])], **call(steps=100_000))
+        paused = engine.submit(loras=[Lora(loras[1])], **call())
+        while engine._loras._next_to_load is None:
+            assert not long.done()
+        paused.pause()
+        engine.submit(loras=[Lora(loras[0])], **call()).result(60)
+        long.cancel()
+        paused.resume()
+        paused.result(60)
 
 
 class TooLarge(Denoiser):

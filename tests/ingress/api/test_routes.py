@@ -5,7 +5,9 @@ import pytest
 
 from serve_app.domain.errors import StorageUnavailable
 from serve_app.ingress.services.health import Readiness
-from tests.ingress.house import House
+from serve_app.settings import PoolConfig
+from tests.ingress.house import House, built
+from tests.queue.requests import new
 
 
 async def test_alive_takes_no_key(house: House) -> None:
@@ -91,6 +93,16 @@ async def test_a_wrong_query_is_named(client: httpx.AsyncClient, query: str) -> 
     answer = await client.get(f"/v1/requests?{query}")
     assert answer.status_code == 422
     assert answer.json()["detail"][0]["loc"] == ["query", query.partition("=")[0]]
+
+
+async def test_the_status_shows_the_bounds_of_pools_that_were_never_used() -> None:
+    pools = {"clips": PoolConfig(families=("video",), min_replicas=0, max_replicas=4)}
+    async with built(pools=pools, replica=False) as house, house.client() as client:
+        await house.queue.submit(new(pool="gone"))
+        shown = (await client.get("/v1/status")).json()["pools"]
+    assert (shown["clips"]["min_replicas"], shown["clips"]["max_replicas"]) == (0, 4)
+    assert shown["clips"]["queued"] == 0
+    assert (shown["gone"]["min_replicas"], shown["gone"]["queued"]) == (None, 1)
 
 
 async def test_the_installations_figures_take_a_stronger_key(house: House) -> None:

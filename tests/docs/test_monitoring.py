@@ -1,0 +1,196 @@
+"""Every query of the alert rules and of the dashboard names what ``/metrics`` has."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.parser import text_string_to_metric_families
+
+from serve_app.domain.lease import ReplicaStage
+from serve_app.domain.request import State
+from serve_app.queue.transactions.end_attempt import EndReason
+from serve_app.telemetry.metrics import Metrics
+from tests.docs.pages import DOCS
+from tests.ingress.house import built
+
+ALERTS = DOCS / "how-to" / "darkroom-alerts.yaml"
+DASHBOARD = DOCS / "how-to" / "darkroom-dashboard.json"
+PROMTOOL = shutil.which("promtool")
+VARIABLES = {"$pool": ".*", "$__rate_interval": "5m"}
+"""Grafana's variables in queries, with a value for each."""
+VALUES: Mapping[tuple[str, str], frozenset[str]] = {
+    ("darkroom_requests_total", "state"): frozenset(State),
+    ("darkroom_attempts_total", "end"): frozenset(EndReason),
+    ("darkroom_replicas", "stage"): frozenset(ReplicaStage),
+    ("darkroom_weights_replicas", "place"): frozenset({"device", "host"}),
+}
+"""Values of labels that are enumerations."""
+
+Labels = Mapping[str, frozenset[str]]
+
+
+def real_metrics() -> dict[str, frozenset[str]]:
+    """Labels of each series by its name, also of the parts of a histogram."""
+    found: dict[str, frozenset[str]] = {}
+    for each in Metrics(CollectorRegistry()).declared():
+        labels = frozenset(each._labelnames)
+        if isinstance(each, Histogram):
+            found |= {each._name + part: labels for part in ("_sum", "_count")}
+            found[each._name + "_bucket"] = labels | {"le"}
+        else:
+            found[each._name + ("_total" if isinstance(each, Counter) else "")] = labels
+    return found
+
+
+REAL = real_metrics()
+
+
+def alert_rules() -> list[dict[str, Any]]:
+    groups = yaml.safe_load(ALERTS.read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def dashboard() -> dict[str, Any]:
+    return json.loads(DASHBOARD.read_text())
+
+
+def graphs() -> list[dict[str, Any]]:
+    return [each for each in dashboard()["panels"] if each["type"] != "row"]
+
+
+def queries() -> Iterator[tuple[str, str]]:
+    """Title and query of each panel, with values in place of the variables."""
+    for panel in graphs():
+        for target in panel["targets"]:
+            query = target["expr"]
+            for variable, value in VARIABLES.items():
+                query = query.replace(variable, value)
+            yield panel["title"], query
+
+
+def problems(query: str) -> list[str]:
+    """Names in a query that ``/metrics`` does not have."""
+    found: list[str] = []
+    known = set[str]()
+    series = re.findall(r"\b(darkroom_\w+)(?:\{([^}]*)\})?", query)
+    for metric, matchers in series:
+        if metric not in REAL:
+            found.append(metric)
+            continue
+        known |= REAL[metric]
+        for label, values in re.findall(r'(\w+)\s*(?:=~|!~|!=|=)\s*"([^"]*)"', matchers):
+            if label not in REAL[metric]:
+                found.append(f"{metric}: {label}")
+            possible = VALUES.get((metric, label))
+            if possible is not None and not set(values.split("|")) <= possible:
+                found.append(f"{metric}: {label}={values}")
+    found += [label for label in grouped(query) if label not in known]
+    if "histogram_quantile" in query and "le" not in grouped(query):
+        found.append("le is missing")
+    return found if series else ["no metric"]
+
+
+def grouped(query: str) -> set[str]:
+    """Labels by which a query groups or joins."""
+    lists = re.findall(r"\b(?:by|on) \(([^)]*)\)", query)
+    return {label.strip() for each in lists for label in each.split(",")}
+
+
+def test_each_way_to_name_what_does_not_exist_is_found() -> None:
+    assert problems("max by (pool) (darkroom_queued)") == []
+    assert problems("darkroom_queue") == ["darkroom_queue"]
+    assert problems('darkroom_queued{endpoint="a"}') == ["darkroom_queued: endpoint"]
+    assert problems("sum by (tenant) (darkroom_queued)") == ["tenant"]
+    assert problems('darkroom_requests_total{state=~"failed|done"}') != []
+    assert problems("histogram_quantile(0.9, sum by (pool) (darkroom_wait_seconds_bucket))") != []
+    assert problems("up") == ["no metric"]
+
+
+@pytest.mark.parametrize("rule", alert_rules(), ids=lambda rule: rule["alert"])
+def test_an_alert_rule_names_real_metrics_and_labels(rule: dict[str, Any]) -> None:
+    assert problems(rule["expr"]) == []
+    assert rule["annotations"]["summary"]
+    named = [REAL[name] for name in re.findall(r"\bdarkroom_\w+", rule["expr"])]
+    shown = set(re.findall(r"\$labels\.(\w+)", str(rule["annotations"])))
+    assert shown <= frozenset().union(*named)
+
+
+def test_alert_rules_differ_in_their_names() -> None:
+    names = [rule["alert"] for rule in alert_rules()]
+    assert len(set(names)) == len(names) >= 10
+
+
+@pytest.mark.parametrize("panel", graphs(), ids=lambda panel: panel["title"])
+def test_a_panel_names_real_metrics_and_labels(panel: dict[str, Any]) -> None:
+    assert panel["description"]
+    for target in panel["targets"]:
+        assert problems(target["expr"]) == []
+        shown = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+        names = re.findall(r"\bdarkroom_\w+", target["expr"])
+        # An aggregation drops the labels that it does not name.
+        aggregates = re.search(r"\b(?:sum|max|min|count)\b", target["expr"])
+        left = grouped(target["expr"]) - {"le"} if aggregates else REAL[names[0]]
+        assert shown <= left
+        # Several series of a panel need a label to tell them apart.
+        assert shown == left or not aggregates
+
+
+def test_the_dashboard_can_be_imported_whatever_the_data_source_is_called() -> None:
+    board = dashboard()
+    variables = {each["name"] for each in board["templating"]["list"]}
+    assert variables == {"datasource", "pool"}
+    used = set(re.findall(r"\$\{?(\w+)", json.dumps(board)))
+    assert used == variables | {"__rate_interval"}
+    sources = [part["datasource"] for panel in graphs() for part in (panel, *panel["targets"])]
+    assert all(source["uid"] == "${datasource}" for source in sources)
+
+
+def test_panels_have_ids_of_their_own_and_lie_beside_each_other() -> None:
+    panels = dashboard()["panels"]
+    assert len({each["id"] for each in panels}) == len(panels)
+    cells = [
+        (place["x"] + column, place["y"] + row)
+        for place in (each["gridPos"] for each in panels)
+        for column in range(place["w"])
+        for row in range(place["h"])
+    ]
+    assert len(set(cells)) == len(cells)
+    assert max(column for column, _ in cells) < 24
+
+
+async def test_each_metric_of_a_query_is_in_the_metrics_that_an_ingress_serves() -> None:
+    async with built(replica=False) as house, house.client() as client:
+        answer = await client.get("/metrics")
+    assert answer.status_code == httpx.codes.OK
+    served: set[str] = set()
+    for family in text_string_to_metric_families(answer.text):
+        parts = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
+        served |= {family.name + part for part in parts.get(family.type, ("",))}
+    texts = ALERTS.read_text(), DASHBOARD.read_text()
+    named = {name for text in texts for name in re.findall(r"\bdarkroom_\w+", text)}
+    assert len(named) > 30
+    assert named <= served
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed (Debian: prometheus)")
+def test_prometheus_parses_every_query(tmp_path: Path) -> None:
+    rules = [
+        {"record": f"panel_{number}", "expr": query, "labels": {"title": title}}
+        for number, (title, query) in enumerate(queries())
+    ]
+    of_panels = tmp_path / "panels.yaml"
+    of_panels.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
+    command = [str(PROMTOOL), "check", "rules", str(ALERTS), str(of_panels)]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+    assert f"{len(rules)} rules found" in checked.stdout
