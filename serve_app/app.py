@@ -19,7 +19,7 @@ from ray import serve
 from ray.serve import Application, Deployment
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
-from deployments.families.registry import FAMILIES, ON_ONE_DEVICE
+from deployments.families.registry import FAMILIES
 from deployments.replica import tuned
 from deployments.replica.config import (
     LoraConfig,
@@ -199,13 +199,6 @@ def _check_pools(pools: dict[str, PoolConfig], families: dict[str, str]) -> None
 
 def _check_devices(name: str, pool: PoolConfig) -> None:
     """Check a pool whose replicas have several devices."""
-    undivided = sorted(ON_ONE_DEVICE.intersection(pool.families))
-    if undivided:
-        raise Misconfigured(
-            f"Pool {name} has devices_per_replica: {pool.devices_per_replica}, but the models of "
-            f"{', '.join(undivided)} cannot be computed by several devices together. Host them in "
-            "another pool with devices_per_replica: 1."
-        )
     if pool.num_gpus not in (0, 1) or not pool.num_cpus + pool.num_gpus:
         raise Misconfigured(
             f"Pool {name} has several devices_per_replica, so num_gpus and num_cpus apply to each "

@@ -71,13 +71,10 @@ def test_replicas_keep_compiled_code_in_the_data_directory() -> None:
 
 
 def test_what_several_devices_cannot_do_is_refused_in_a_sentence() -> None:
-    undivided, shared, nothing = built(
-        {"families": ["video", "sdxl", "audio"], "devices_per_replica": 2},
+    shared, nothing = built(
         {"families": ["video"], "devices_per_replica": 2, "num_gpus": 0.5},
         {"families": ["video"], "devices_per_replica": 2, "num_cpus": 0},
     )
-    assert "Pool videos" in undivided
-    assert "audio, sdxl" in undivided
     assert "num_gpus to 1" in shared
     assert "num_cpus above 0" in nothing
 

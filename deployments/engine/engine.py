@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -41,6 +42,7 @@ from deployments.engine.memory.placement import placed_by, vacate_slots
 from deployments.engine.memory.reservations import CommonMemory, Reservation
 from deployments.engine.merging.compile import rehearse
 from deployments.engine.merging.quantized import require_products
+from deployments.engine.parallel.parallel_call import on_one_device
 from deployments.engine.snapshot.format import Origin, Snapshot
 from deployments.engine.threads import Threads
 from serve_app.domain.endpoint import Recipe
@@ -194,7 +196,7 @@ class Engine:
         with self.reserve(size, granted.set, alone=alone, shared=not alone) as reservation:
             if not reservation.granted:
                 granted.wait()
-            with self._memory.disturbed(), stream.active():
+            with self._memory.disturbed(), stream.active(), on_one_device():
                 try:
                     rehearse(pipeline, arguments, self.options.traits, give_up=alone)
                 finally:
@@ -321,6 +323,10 @@ class Engine:
         ``not_merged``.
         """
         return self._loop.counts.copy()
+
+    def count_parallel_calls(self, ways: Counter[str]) -> None:
+        """Include ``ParallelModels.ways`` in ``counts``, as ``parallel_calls``."""
+        self._loop.counts.parallel_calls = ways
 
     def forward_times(self) -> Sequence[MeasuredForwards]:
         """Measured seconds of denoiser forwards, by which merging is limited (``limit_rows``)."""

@@ -8,6 +8,3 @@ FAMILIES: dict[str, str] = {
     "sdxl": "deployments.families.sdxl:SdxlFamily",
     "video": "deployments.families.video:VideoFamily",
 }
-
-ON_ONE_DEVICE = frozenset({"audio", "sdxl"})
-"""Built-in families whose models cannot be computed by several devices together."""

@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from deployments.engine.media.input import InputKind
+from deployments.families.base import WarmsUp
 from deployments.families.image_io import Size
 from deployments.families.options import required_files
 from serve_app.domain.endpoint import Endpoint
@@ -28,6 +29,12 @@ def warm_up_input(endpoint: Endpoint, **usual: Any) -> Mapping[str, Any]:
     files = {name: plain_file(kind) for name, kind in fields.items()}
     # Full strength: with only one step, any lower strength would leave no step at all.
     return {**endpoint.defaults, **usual, **WARM_UP_DEFAULTS, "strength": 1.0, **files}
+
+
+def short_call(family: WarmsUp, endpoint: Endpoint, pipeline: Any) -> Mapping[str, Any]:
+    """Arguments of a family's warm-up call."""
+    call = family.warm_up(endpoint, pipeline)
+    return call.arguments if call.view is None else {**call.arguments, "view": call.view}
 
 
 def plain_file(kind: InputKind) -> Any:

@@ -162,6 +162,8 @@ def make_resources(
         lora_bytes=config.loras.device_bytes,
         traits=model_rules_of(load_families(family_paths)),
     )
+    if ranks is not None:
+        engine.count_parallel_calls(ranks.ways)
     transfers = config.transfers
     return ReplicaResources(
         engine=engine,

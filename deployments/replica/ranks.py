@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from itertools import count
 from pathlib import Path
 from tempfile import mkdtemp
@@ -23,7 +25,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from deployments.engine.accelerator.allocator import use_expandable_segments
 from deployments.engine.interception.model_traits import KNOWN
-from deployments.families.base import load_families, model_rules_of
+from deployments.families.base import as_warming_up, load_families, model_rules_of
+from deployments.families.warm_up import short_call
 from deployments.replica import weights
 from deployments.replica.config import ReplicaConfig
 from serve_app.domain.endpoint import Endpoint, Recipe
@@ -74,7 +77,12 @@ class RankActor:
         """Load an endpoint's weights as the replica does, and keep only the denoisers."""
         family = load_families({endpoint.family: self._families[endpoint.family]})[endpoint.family]
         store = Store(self._config.weights)
-        self._joined.add(number, weights.load(store, family, endpoint, self._device), recipe)
+        pipeline = weights.load(store, family, endpoint, self._device)
+        warming = as_warming_up(family)
+        rehearsal = None
+        if recipe is not None and recipe.compile and warming is not None:
+            rehearsal = partial(short_call, warming, endpoint, pipeline)
+        self._joined.add(number, pipeline, recipe, rehearsal)
 
     @property
     def _joined(self) -> ParallelWorker:
@@ -130,15 +138,25 @@ class RankGroup:
         drop them when the pipeline is collected. ``WeightsUnavailable`` if that is impossible."""
         from deployments.engine.parallel.parallel_call import spreadable  # noqa: PLC0415
 
-        if self._made is None:
-            raise Misconfigured("The followers were not started.")
-        spreadable(pipeline, recipe, self._declarations)  # check before any worker loads it
+        models = self._parallel
+        spreadable(pipeline, recipe)  # check before any worker loads it
         number = next(self._numbers)
         try:
             ray.get([actor.load.remote(number, endpoint, recipe) for actor in self._actors])
         except RayTaskError as error:
             raise error.cause from error
-        self._made.add(number, pipeline, recipe)
+        models.add(number, pipeline, recipe)
+
+    @property
+    def ways(self) -> Counter[str]:
+        """Denoiser calls by how the devices divided them."""
+        return self._parallel.ways
+
+    @property
+    def _parallel(self) -> ParallelModels:
+        if self._made is None:
+            raise Misconfigured("The followers were not started.")
+        return self._made
 
     def close(self) -> None:
         """Kill the workers. Call after the engine has closed."""

@@ -198,6 +198,9 @@ class UsageDelta:
             forwards=_increase(_by_part(before, "batch_sizes"), _by_part(now, "batch_sizes")),
             not_merged=_increase(_by_part(before, "not_merged"), _by_part(now, "not_merged")),
             seconds=_increase(_by_family(before), _by_family(now)),
+            parallel_calls=_increase(
+                before.get("parallel_calls", {}), now.get("parallel_calls", {})
+            ),
         )
 
 

@@ -10,8 +10,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from deployments.engine.threads import Threads
-from deployments.families.base import Family, WarmsUp, as_warming_up
+from deployments.families.base import Family, as_warming_up
 from deployments.families.options import options_name
+from deployments.families.warm_up import short_call
 from deployments.replica import weights
 from deployments.replica.ranks import RankGroup
 from deployments.replica.tuned import TunedRecipes
@@ -168,12 +169,6 @@ class ReplicaResources:
         await self.fetcher.aclose()
         await self.snapshot_fetcher.aclose()
         await self.loras.aclose()
-
-
-def short_call(family: WarmsUp, endpoint: Endpoint, pipeline: Any) -> Mapping[str, Any]:
-    """Arguments of a family's warm-up call."""
-    call = family.warm_up(endpoint, pipeline)
-    return call.arguments if call.view is None else {**call.arguments, "view": call.view}
 
 
 # The recipe for a device, and the name of the loaded weights.

@@ -25,9 +25,9 @@ from typing import Any
 from deployments.engine.accelerator.allocator import use_expandable_segments
 from deployments.families.base import Family, as_warming_up, load_families, model_rules_of
 from deployments.families.options import prepared_call, required_files
-from deployments.families.warm_up import plain_file
+from deployments.families.warm_up import plain_file, short_call
 from deployments.replica import weights
-from deployments.replica.resources import short_call, with_recipe_dtype
+from deployments.replica.resources import with_recipe_dtype
 from deployments.replica.tuned import Measurement, machine_of
 from deployments.tuning.job import (
     Answer,

@@ -143,6 +143,9 @@ class EngineUsage:
     seconds: Mapping[tuple[str, str], float] = field(  # of device time, by (family, stage)
         default_factory=dict[tuple[str, str], float]
     )
+    parallel_calls: Mapping[str, int] = field(  # by how several devices divided them
+        default_factory=dict[str, int]
+    )
 
 
 @pickle_by_name

@@ -36,6 +36,10 @@ COUNTERS: Declared = {
         "Calls that were not merged with others, by component and reason.",
         ("pool", "part", "reason"),
     ),
+    "parallel_calls": (
+        "Denoiser calls of replicas with several devices, by how the devices divided them.",
+        ("pool", "way"),
+    ),
     "engine_seconds": (
         "Device time in seconds, by family and stage of the generation.",
         ("pool", "family", "stage"),
@@ -126,6 +130,8 @@ class Metrics:
             self._counters["forwards"].labels(pool, part, str(calls)).inc(forwards)
         for (part, reason), calls in done.not_merged.items():
             self._counters["not_merged_calls"].labels(pool, part, reason).inc(calls)
+        for way, calls in done.parallel_calls.items():
+            self._counters["parallel_calls"].labels(pool, way).inc(calls)
         for (family, stage), seconds in done.seconds.items():
             self._counters["engine_seconds"].labels(pool, family, stage).inc(seconds)
 

@@ -13,25 +13,26 @@ from deployments.engine.parallel.group import ParallelGroup
 from deployments.engine.parallel.parallel_call import ParallelModels
 from serve_app.domain.errors import ReplicaDied
 from tests.engine import following
-from tests.engine.spreadable import made, video
+from tests.engine.spreadable import image, made, video
 
 
-def main(rendezvous: str) -> None:
+def main(rendezvous: str, name: str = "demo") -> None:
     # A fork has imported torch and diffusers already, and neither has computed anything yet.
     fork = multiprocessing.get_context("fork")
-    follower = fork.Process(target=following.main, args=(rendezvous, "demo"))
+    follower = fork.Process(target=following.main, args=(rendezvous, name))
     follower.start()
     say(f"follower {follower.pid}")
     group = ParallelGroup(0, 2, Path(rendezvous), "cpu")
     group.join()
     spread = ParallelModels(group, follower.is_alive, lambda: say("lost"))
-    pipeline = made("demo")
+    pipeline = made(name)
+    wish = video if name == "demo" else image
     spread.add(0, pipeline)
     with Engine(pipeline, threads=1) as engine:
         for _ in range(2):
             generation = engine.submit(
                 on_progress=lambda progress: say(f"step {progress.step}"),
-                **video("a red circle moving left", seed=1, steps=5000),
+                **wish("a red circle moving left", seed=1, steps=900),
             )
             try:
                 generation.result()

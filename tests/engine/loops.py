@@ -32,6 +32,39 @@ class Denoiser(torch.nn.Module):
         return latents * 2 + timestep
 
 
+class Prompted(Denoiser):
+    """Depends on ``extra`` [rows, any]."""
+
+    def forward(self, hidden_states, timestep, extra=None):
+        self.rows.append(len(hidden_states))
+        return hidden_states / 2 + extra * (timestep + 1)
+
+
+class Guiding:
+    """Calls its denoiser twice in each step, one after the other.
+
+    ``otherwise``: what is different with the second call of the third step.
+    """
+
+    def __init__(self):
+        self.transformer = Prompted()
+
+    def __call__(self, start, otherwise="", steps=5, num_inference_steps=0):
+        latents, prompt, nothing = start.clone(), start + 1, start - 1
+        for step in range(steps):
+            with_prompt = without = self.transformer(latents, timestep=step, extra=prompt)
+            if step == 2 and otherwise == "other values":
+                nothing = nothing * 3
+            if step == 2 and otherwise == "written into":
+                nothing *= 3
+            if step == 2 and otherwise == "the latents":
+                latents += 1
+            if step != 2 or otherwise != "it is missing":
+                without = self.transformer(latents, timestep=step, extra=nothing)
+            latents = without + 1.5 * (with_prompt - without)
+        return latents
+
+
 class FailsTogether(Denoiser):
     def compute(self, latents, timestep):
         if len(latents) > 1:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tests.engine.tiny import tiny_flux
+from tests.engine.loops import Guided, Guiding, Loop, Mixes, Refuses, Small
+from tests.engine.tiny import tiny_flux, tiny_sdxl
 from tests.engine.tiny_qwen import tiny_qwen_image
 from training import shelf
 
@@ -17,7 +19,20 @@ DEMO_WAN = Path(__file__).parents[2] / "deployments" / "demo" / "wan"
 def made(name: str) -> Any:
     if name == "demo":
         return shelf.take(DEMO_WAN)
-    return {"flux": tiny_flux, "qwen": tiny_qwen_image}[name]()
+    return MAKERS[name]()
+
+
+MAKERS: dict[str, Callable[[], Any]] = {
+    "flux": tiny_flux,
+    "qwen": tiny_qwen_image,
+    "sdxl": tiny_sdxl,
+    "compiled": tiny_flux,
+    "guiding": Guiding,
+    "mixes": lambda: Loop(Mixes()),
+    "guided": lambda: Loop(Guided()),
+    "small": lambda: Loop(Small()),
+    "refuses": lambda: Loop(Refuses()),
+}
 
 
 def video(prompt: str, seed: int, steps: int = 4, frames: int = 17) -> dict[str, Any]:

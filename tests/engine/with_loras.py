@@ -17,11 +17,11 @@ def plain_with(make, loras, **wish):
     return pipeline(**call(**wish)).images
 
 
-def together(engine, calls):
+def together(engine, calls, within_s=60):
     gate = Gate(engine)
     running = [engine.submit(**each) for each in calls]
     gate.open()
-    return [generation.result(60).images for generation in running]
+    return [generation.result(within_s).images for generation in running]
 
 
 def relative(one, other):

@@ -21,7 +21,13 @@ def test_what_happens_is_counted() -> None:
     metrics.queue.depth({"studio": Demand(queued=3, running=2, oldest_wait_s=1.5)})
     metrics.queue.oldest_transaction(90.0, 4000)
     forwards = {("denoiser", 1): 1, ("denoiser", 3): 2}
-    done = EngineUsage(7, forwards, {("encoder", "nobody else"): 1}, {("flux", "denoising"): 1.5})
+    done = EngineUsage(
+        7,
+        forwards,
+        {("encoder", "nobody else"): 1},
+        {("flux", "denoising"): 1.5},
+        {"rows": 3},
+    )
     for _ in range(2):
         metrics.computed("studio", done)
 
@@ -38,6 +44,8 @@ def test_what_happens_is_counted() -> None:
     assert value("darkroom_forwards_total", **merged) == 4
     alone = {"pool": "studio", "part": "encoder", "reason": "nobody else"}
     assert value("darkroom_not_merged_calls_total", **alone) == 2
+    divided = {"pool": "studio", "way": "rows"}
+    assert value("darkroom_parallel_calls_total", **divided) == 6
     denoised = {"pool": "studio", "family": "flux", "stage": "denoising"}
     assert value("darkroom_engine_seconds_total", **denoised) == 3.0
     assert value("darkroom_oldest_wait_seconds", pool="studio") == 1.5

@@ -34,7 +34,7 @@ class ModelTrait:
     chunk_join: ChunkJoin | None = None  # how a decoded video is joined from its chunks
 
     # For a component or a pipeline.
-    parallel_refusal: str = ""  # reason why it is not divided among devices, against diffusers
+    ulysses_refusal: str = ""  # reason why it is not divided by tokens, against diffusers
 
     # For a pipeline.
     draws_globally: bool = False  # also draws from torch's global random state
@@ -82,7 +82,7 @@ _ROWS_MEET = ModelTrait(merge_refusal="its rows attend to one another")
 _UNUSED_GENERATOR = ModelTrait(unused=frozenset({"generator"}))
 _LTX_AUTOENCODER = ModelTrait(chunked=True, chunk_join=ChunkJoin.LAPPED_WITHOUT_LAST)
 _LTX_TRANSFORMER = ModelTrait(
-    parallel_refusal="its text mask is for all heads, but each device has only some"
+    ulysses_refusal="its text mask is for all heads, but each device has only some"
 )
 
 
@@ -108,7 +108,7 @@ BUILT_IN: ModelFamily = {
     # FLUX.2
     "AutoencoderKLFlux2": _UNUSED_GENERATOR,
     "Flux2KleinKVPipeline": ModelTrait(
-        parallel_refusal="it caches keys and values of whole images; each device has only a part"
+        ulysses_refusal="it caches keys and values of whole images; each device has only a part"
     ),
     # HiDream
     "HiDreamImageTransformer2DModel": ModelTrait(

@@ -35,6 +35,16 @@ CHOOSE_LAYERS = "choose_layers"
 """Attribute of a denoiser with a function that gives it the layers for the running forward. It does
 so before hooks are put on them."""
 
+CHOOSES_ITSELF = "chooses_layers_itself"
+"""Attribute of a denoiser whose ``forward`` chooses the layers, for each part of it apart."""
+
+
+def choose_layers(denoiser: Any) -> None:
+    """Give the denoiser the layers for the running forward, where there are several kinds."""
+    if (choose := vars(denoiser).get(CHOOSE_LAYERS)) is not None:
+        choose(denoiser)
+
+
 StepCacheSettings = Mapping[str, Any]
 """``name`` of a step cache and its settings."""
 
@@ -222,8 +232,7 @@ class _CachedForward:
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         module = self.original
-        if (choose_layers := vars(module).get(CHOOSE_LAYERS)) is not None:
-            choose_layers(module)
+        choose_layers(module)
         with self._hooks.in_place(module):
             return module(*arguments, **keywords)
 

@@ -31,6 +31,11 @@ class ComponentCounters:
         else:
             self.single_calls += calls
 
+    def computed_ahead(self) -> None:
+        """Count a call that another device of the replica had computed already."""
+        self.single_calls += 1
+        self.not_merged["computed ahead"] += 1
+
     def copy(self) -> dict[str, Any]:
         """Copy by name; may be called on any thread."""
         return {
@@ -53,6 +58,8 @@ class EngineCounters:
     seconds: dict[tuple[str, str], float] = field(  # device time, by pipeline and stage
         default_factory=dict[tuple[str, str], float]
     )
+    # Denoiser calls of a replica with several devices, by how the devices divided them.
+    parallel_calls: Counter[str] = field(default_factory=Counter[str])
     parts: Mapping[ComponentKind, ComponentCounters] = field(
         default_factory=lambda: {part: ComponentCounters() for part in ComponentKind}
     )
@@ -68,6 +75,7 @@ class EngineCounters:
             "prompts_encoded": self.prompts_encoded,
             "prompts_remembered": self.prompts_remembered,
             "seconds": dict(self.seconds),
+            "parallel_calls": dict(self.parallel_calls),
             **self.parts[ComponentKind.DENOISER].copy(),
             "encoders": self.parts[ComponentKind.ENCODER].copy(),
             "autoencoders": self.parts[ComponentKind.AUTOENCODER].copy(),

@@ -220,7 +220,8 @@ class ModelRunner:
         """
         if len(batch) == 1:
             reason = self._why_alone(batch[0], in_company=in_company, limited=limited)
-            return [self._run_single(batch[0], reason if computes is None else "step cache")]
+            reason = reason if computes is None else "step cache"
+            return [self._computed_ahead(batch[0]) or self._run_single(batch[0], reason)]
         record = self._record(batch)
         if record is None:
             raise RuntimeError("Calls that must run alone cannot share a forward.")
@@ -242,6 +243,18 @@ class ModelRunner:
                     return self._run_halves(batch, record)
                 self._refuse(batch[0], record, "failed when merged", error)
         return [self._run_single(call, record.refusal) for call in batch]
+
+    def _computed_ahead(self, call: PendingCall) -> CallResult | None:
+        """Result of a call that another device of the replica has computed already."""
+        if (take := vars(call.module).get("take_ahead")) is None:
+            return None
+        mixes = self._use_mixes([call.mix], as_written=call.deterministic)
+        with call.isolation.in_place(), mixes:
+            output = take(call.arguments, call.keywords)
+        if output is None:
+            return None
+        self._counts_of([call]).computed_ahead()
+        return CallResult(output)
 
     def _record(self, batch: Sequence[PendingCall]) -> MergeRecord | None:
         """Record of calls with the same key; None for a call that runs alone."""

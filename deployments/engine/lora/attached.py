@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,10 +10,14 @@ from peft.tuners.lora import LoraLayer
 
 from deployments.engine.lora.changes import AppliedChange
 from deployments.engine.lora.compiled import CompiledLoras, CompileLater
-from deployments.engine.lora.layers import ChangesInTurn, LoraSlice, SumOfLoras
+from deployments.engine.lora.layers import ChangesInTurn, LoraSlice, SumOfLoras, halves_of
 from deployments.engine.lora.rows import LoraRows
 from deployments.engine.merging.compile import rehearsed_calls, run_as_written, run_compiled
 from serve_app.domain.errors import Misconfigured
+
+Mirror = Callable[..., None]
+"""Gets the name of a method of ``LoraLayers`` that is called, and its arguments but the component.
+Of ``attach`` it gets the halves of the layers."""
 
 
 class LoraLayers:
@@ -24,12 +28,16 @@ class LoraLayers:
     In a component with compiled blocks, they are exchanged before each forward.
     """
 
-    def __init__(self, rows: LoraRows, compile_later: CompileLater) -> None:
+    def __init__(
+        self, rows: LoraRows, compile_later: CompileLater, mirror: Mirror | None = None
+    ) -> None:
+        """``mirror``: makes the same changes on other devices that have the component."""
         self._layers: dict[str, Any] = {}  # by path
         self._mixes: set[str] = set()
         self._wraps = False  # they are inside the component
         self._rows = rows
         self._compile_later = compile_later
+        self._mirror = mirror or _no_mirror
         self._compiled: CompiledLoras | None = None  # of a component with compiled blocks
 
     def attach(self, component: torch.nn.Module, layers: Mapping[str, Any], name: str) -> None:
@@ -37,6 +45,7 @@ class LoraLayers:
 
         ``component``: the one of all calls. It is not kept, so that it can be freed.
         """
+        self._mirror("attach", {path: halves_of(each, name) for path, each in layers.items()}, name)
         self._restore(component)
         for path, layer in layers.items():
             if (there := self._layers.get(path)) is not None:
@@ -51,6 +60,7 @@ class LoraLayers:
 
         It takes almost no memory.
         """
+        self._mirror("create_mix", name, tuple(parts))
         self._restore(component)
         self._mixes.add(name)
         for layer in self._layers.values():
@@ -70,6 +80,7 @@ class LoraLayers:
 
     def detach(self, component: torch.nn.Module, name: str) -> None:
         """Remove a LoRA or a mix. Layers without any are gone, as before the first LoRA."""
+        self._mirror("detach", name)
         self._restore(component)
         self._mixes.discard(name)
         for path, layer in list(self._layers.items()):
@@ -86,8 +97,10 @@ class LoraLayers:
 
     def unwrap(self, component: torch.nn.Module) -> None:
         """Set the wrapped layers aside, unless a mix needs them."""
-        if self._mixes:
+        chooses = self._compiled is not None and self._compiled.chooses
+        if self._mixes or not (chooses or self._wraps):
             return
+        self._mirror("unwrap")
         if self._compiled is not None:
             self._compiled.stop(component)
         if self._wraps:
@@ -121,6 +134,10 @@ def check_no_foreign_loras(component: torch.nn.Module, rows: LoraRows) -> None:
                 f"The {type(component).__name__} has LoRAs that the engine did not load. Call "
                 "unload_lora_weights() on the pipeline, and pass them as submit(loras=…)."
             )
+
+
+def _no_mirror(*_: Any) -> None:
+    pass
 
 
 def _copy(source: Any, name: str, target: Any, new: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -274,5 +275,8 @@ def _convolved(layer: Any, x: Tensor, kernel: Tensor) -> Tensor:
 
 def _part(rows: Tensor) -> Callable[[Tensor, int], Tensor]:
     """Return a function that takes consecutive rows of a dimension without an index."""
-    first, count = int(rows[0]), len(rows)
-    return lambda made, dim: made.narrow(dim, first, count)
+    return partial(_narrowed, int(rows[0]), len(rows))  # which other devices can get
+
+
+def _narrowed(first: int, count: int, made: Tensor, dim: int) -> Tensor:
+    return made.narrow(dim, first, count)

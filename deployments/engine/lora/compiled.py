@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from deployments.engine.errors import release_frames
-from deployments.engine.interception.step_cache_options import CHOOSE_LAYERS
+from deployments.engine.interception.step_cache_options import CHOOSE_LAYERS, CHOOSES_ITSELF
 from deployments.engine.lora.layers import LoraPart, parts_of
 from deployments.engine.lora.rows import Lineup, LoraRows, Stacks
 from deployments.engine.merging.compile import (
@@ -127,6 +127,11 @@ class CompiledLoras:
         self._mode = _OWN
         self._hook: Any = None
 
+    @property
+    def chooses(self) -> bool:
+        """Return whether the layers are chosen before each forward."""
+        return self._hook is not None
+
     def start(self, component: torch.nn.Module) -> None:
         """Choose the layers before each forward from now on."""
         if self._hook is None:
@@ -151,7 +156,8 @@ class CompiledLoras:
         self._mode = _OWN
 
     def _before_forward(self, component: torch.nn.Module, _: Any) -> None:
-        if regions_of(component):  # none: a step cache has its hooks on the layers that were chosen
+        # Without regions, a step cache has its hooks on the layers that were chosen.
+        if regions_of(component) and not vars(component).get(CHOOSES_ITSELF):
             self._choose_layers(component)
 
     def _choose_layers(self, component: torch.nn.Module) -> None:

@@ -159,11 +159,7 @@ def build_layer(base: Any, name: str, change: Change, rows: LoraRows, upload: Up
     It is also safe while another thread loads a pipeline, when parameters that are registered
     anywhere lose their contents (diffusers#14347): the weights of an adapter are no parameters.
     """
-    rank = change.rank if isinstance(change, LoraPair) else 1
-    settings = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights=False, inference_mode=True)
-    kind = LoraLinear if isinstance(base, torch.nn.Linear) else _Conv2d
-    with torch.device("meta"):  # affects this thread only; draws no random numbers
-        layer = kind(base, name, settings, r=rank, lora_alpha=rank)
+    layer = _empty_layer(base, name, change.rank if isinstance(change, LoraPair) else 1, rows)
     if isinstance(change, LoraPair):
         _set_weight(layer.lora_A[name], change.down, upload)
         _set_weight(layer.lora_B[name], change.up, upload)
@@ -171,9 +167,38 @@ def build_layer(base: Any, name: str, change: Change, rows: LoraRows, upload: Up
         layer.lora_A[name] = apply_on_device(change, base, upload)
         layer.lora_B[name] = torch.nn.Identity()
     layer.scaling[name] = change.factor
+    return layer
+
+
+def _empty_layer(base: Any, name: str, rank: int, rows: LoraRows) -> Any:
+    """Build peft's layer around ``base``, whose adapter has no weights yet."""
+    settings = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights=False, inference_mode=True)
+    kind = LoraLinear if isinstance(base, torch.nn.Linear) else _Conv2d
+    with torch.device("meta"):  # affects this thread only; draws no random numbers
+        layer = kind(base, name, settings, r=rank, lora_alpha=rank)
     layer.training = base.training
     layer.set_adapter([], inference_mode=True)  # none, unless the forward selects one
     layer.rows = rows
+    return layer
+
+
+Halves = tuple[Any, Any, float]
+"""Modules of one adapter on a layer, before and after its rank, and its factor."""
+
+
+def halves_of(layer: Any, name: str) -> Halves:
+    """What another device needs to build the same layer around its own copy of the base."""
+    return layer.lora_A[name], layer.lora_B[name], layer.scaling[name]
+
+
+def layer_of_halves(
+    component: torch.nn.Module, path: str, name: str, halves: Halves, rows: LoraRows
+) -> Any:
+    """Build the layer for ``path`` of ``component`` from halves that are on its device."""
+    there: Any = component.get_submodule(path)
+    base = getattr(there, "base_layer", there)  # it may have a LoRA already
+    layer = _empty_layer(base, name, 1, rows)
+    layer.lora_A[name], layer.lora_B[name], layer.scaling[name] = halves
     return layer
 
 

@@ -129,16 +129,11 @@ class LoraResidency:
     def acquire(self, pipeline: Any, loras: Sequence[Lora]) -> LoraHandle:
         """Return a handle, valid until ``release``. Nothing is held before ``ready``.
 
-        Raises ``LoraRefused`` when the pipeline does not support LoRAs or is computed by several
-        devices, and ``ReplicaDied`` when the engine is not running.
+        Raises ``LoraRefused`` when the pipeline does not support LoRAs, and ``ReplicaDied`` when
+        the engine is not running.
         """
         if not hasattr(pipeline, "lora_state_dict"):
             raise LoraRefused(f"{type(pipeline).__name__} does not support LoRAs.")
-        if any(getattr(each, "_parallel_config", None) for each in vars(pipeline).values()):
-            raise LoraRefused(
-                "Several devices compute this model together, and only one of them would have the "
-                "LoRAs. Serve this endpoint by a pool with one device for each replica."
-            )
         handle = LoraHandle(self, pipeline, [each.scale for each in loras])
         try:
             handle.files = self._loader.submit(self._files.inspect, loras)
@@ -323,7 +318,11 @@ class LoraResidency:
 
     def _lora_layers(self, component: torch.nn.Module) -> LoraLayers:
         if (layers := self._layers.get(component)) is None:
-            layers = self._layers[component] = LoraLayers(self.rows, self._compile_later)
+            # Set where several devices compute the component; all of them have its LoRAs.
+            mirror_for = vars(component).get("lora_mirror")
+            mirror = mirror_for(self.rows) if mirror_for else None
+            layers = LoraLayers(self.rows, self._compile_later, mirror)
+            self._layers[component] = layers
         return layers
 
     def _evict_for(self, size: int, keep: Iterable[_Loaded]) -> bool:

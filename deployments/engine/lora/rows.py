@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -89,6 +89,25 @@ class Lineup:
         return stacks
 
 
+@dataclass(frozen=True, slots=True)
+class RowMixes:
+    """Mixes of the rows of a forward, as values that other devices can get."""
+
+    names: tuple[str, ...] = ("",)  # one per row in batch order, or one for all; "" for none
+    by_row: bool = False  # layers compute row by row also if all rows have the same mix
+    as_written: bool = False  # blocks with LoRAs run uncompiled
+
+    def of(self, rows: slice) -> RowMixes:
+        """Mixes of some rows."""
+        return self if len(self.names) == 1 else replace(self, names=self.names[rows])
+
+    def copied(self, copies: int) -> RowMixes:
+        """Mixes of a forward that has each row several times, one copy after the other."""
+        if len(self.names) == 1:
+            return self
+        return replace(self, names=tuple(mix for mix in self.names for _ in range(copies)))
+
+
 class LoraRows:
     """Mix of each row of the running forward. Used on the engine's thread only.
 
@@ -111,9 +130,24 @@ class LoraRows:
         return self._kept_bytes
 
     @property
+    def room_bytes(self) -> int:
+        """Limit of ``kept_bytes``."""
+        return self._room_bytes
+
+    @property
+    def mixes(self) -> RowMixes:
+        """Mixes of the running forward."""
+        names = (self.single,) if self.lineup is None else self.lineup.mixes
+        return RowMixes(names, by_row=self.lineup is not None, as_written=self.as_written)
+
+    @property
     def lineup_of_all(self) -> Lineup | None:
         """Mixes of the running forward, one for all rows or one for each; None without LoRAs."""
         return self._lineup_of((self.single,)) if self.single else self.lineup
+
+    def use(self, mixes: RowMixes) -> AbstractContextManager[None]:
+        """Set ``mixes`` for the block."""
+        return self.use_mixes(mixes.names, by_row=mixes.by_row, as_written=mixes.as_written)
 
     @contextmanager
     def use_mixes(

@@ -30,11 +30,15 @@ from deployments.engine.interception.model_traits import ModelTraits
 from deployments.engine.interception.pipeline import InterceptedPipeline
 from deployments.engine.interception.proxy import ComponentCall
 from deployments.engine.merging.arguments import ContentDigests, mapped, tensors_in
-from deployments.engine.merging.plan import NotMergeable, plan_merge
+from deployments.engine.merging.parts import parts_of
+from deployments.engine.merging.plan import MergePlan, NotMergeable, plan_merge
 from deployments.engine.merging.stack import stack
 from serve_app.domain.errors import Misconfigured
 
 log = logging.getLogger(__name__)
+
+DIVIDES_ROWS = "divides_rows"
+"""Attribute of a denoiser whose rows several devices divide, so that single ones need code."""
 
 
 def compile_regions(pipeline: Any, backend: str = "inductor") -> None:
@@ -65,6 +69,18 @@ def run_compiled(denoiser: Any) -> None:
     """Run the blocks compiled again. Does nothing without compiled blocks."""
     for block, compiled in regions_of(denoiser):
         block._compiled_call_impl = compiled
+
+
+@contextmanager
+def as_written(denoiser: Any) -> Generator[None]:
+    """Run the denoiser's blocks uncompiled until the end of the ``with`` block."""
+    before = [(block, block._compiled_call_impl) for block, _ in regions_of(denoiser)]
+    run_as_written(denoiser)
+    try:
+        yield
+    finally:
+        for block, compiled in before:
+            block._compiled_call_impl = compiled
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +240,19 @@ def _rehearse(pipeline: Any, arguments: Mapping[str, Any], declarations: ModelTr
                 continue
             with recorder.recording(mixes=2 * plan.rows.count):
                 stack([plan, plan]).call(call.module)
+            if plan.rows.count > 1 and vars(call.module).get(DIVIDES_ROWS):
+                with recorder.recording():
+                    _compute_single_row(plan, call.module)
+
+
+def _compute_single_row(plan: MergePlan, module: Any) -> None:
+    try:
+        parts_of(plan, plan.rows.count)[0].arguments.call(module)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        release_frames(error)
+        log.info("%s does not compute single rows: %r", type(module).__name__, error)
 
 
 def with_repeated_blocks(pipeline: Any) -> list[Any]:

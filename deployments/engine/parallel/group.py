@@ -16,7 +16,7 @@ from diffusers.hooks import context_parallel
 from diffusers.models._modeling_parallel import ParallelConfig, gather_size_by_comm
 
 from deployments.engine.accelerator.selection import accelerator_for
-from serve_app.domain.errors import Misconfigured, WeightsUnavailable
+from serve_app.domain.errors import Misconfigured
 
 
 class ParallelGroup:
@@ -64,38 +64,24 @@ class ParallelGroup:
         if dist.is_initialized():
             dist.destroy_process_group()
 
-    def divide(self, module: Any) -> None:
-        """Divide the forwards of ``module`` among the processes from now on.
-
-        Each process computes its part of the tokens, at the same time as the others, and gets the
-        whole output. Raises ``WeightsUnavailable`` when diffusers cannot divide the module.
-        """
-        parallel = self._parallel
-        if parallel is None:
+    @property
+    def config(self) -> ParallelConfig:
+        """diffusers' configuration of the group. It has been joined."""
+        if self._parallel is None:
             raise RuntimeError("The group has not been joined.")
+        return self._parallel
 
-        def resolved(config: ParallelConfig) -> ParallelConfig:
-            module._parallel_config = config  # noqa: SLF001
-            return config
+    def send(self, tensor: torch.Tensor, between: tuple[int, int] | None = None) -> torch.Tensor:
+        """Send a tensor from rank 0 to all others, or ``between`` one rank and another.
 
-        # diffusers' own method creates a mesh for each module, which needs all processes at the
-        # same time, while others of them compute; and it divides by the number of accelerators.
-        module._resolve_parallel_config = resolved  # noqa: SLF001
-        try:
-            module.enable_parallelism(config=parallel)
-        except ValueError as error:
-            raise WeightsUnavailable(
-                f"diffusers cannot divide a {type(module).__name__}: {error}"
-            ) from error
-        finally:
-            del module._resolve_parallel_config  # noqa: SLF001
-
-    def send(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Send from rank 0 to all others.
-
-        The other ranks pass a tensor of the same shape and dtype, which is filled.
+        The receivers pass a tensor of the same shape and dtype, which is filled.
         """
-        dist.broadcast(tensor, src=0)
+        if between is None:
+            dist.broadcast(tensor, src=0)
+        elif between[0] == self.rank:
+            dist.send(tensor, dst=between[1])
+        else:
+            dist.recv(tensor, src=between[0])
         return tensor
 
     def publish(self, what: str, message: str = "") -> None:

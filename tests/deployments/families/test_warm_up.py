@@ -14,7 +14,7 @@ from deployments.engine.engine import Engine
 from deployments.engine.merging.compile import compile_regions
 from deployments.families.base import WarmsUp, load_families
 from deployments.families.registry import FAMILIES
-from deployments.replica.resources import short_call
+from deployments.families.warm_up import short_call
 from serve_app.domain.endpoint import Endpoint
 from tests.deployments import videos
 from tests.deployments.families.test_audio import CLASSES

@@ -25,6 +25,14 @@ def test_each_time_it_is_what_came_since_the_last():
     assert tally.take() == EngineUsage(5, forwards, {})
 
 
+def test_calls_of_several_devices_are_reported_by_how_they_were_divided():
+    counts = counted(0, {}, {}) | {"parallel_calls": {"rows": 4, "one row": 1}}
+    tally = UsageDelta(lambda: counts)
+    assert tally.take().parallel_calls == {"rows": 4, "one row": 1}
+    counts = counted(0, {}, {}) | {"parallel_calls": {"rows": 7, "one row": 1}}
+    assert tally.take().parallel_calls == {"rows": 3}
+
+
 def test_seconds_are_those_of_all_weights_of_a_family():
     seconds = {
         ("flux:one", "denoising"): 2.0,

@@ -14,7 +14,7 @@ from deployments.engine.loading.residency import Residency
 from deployments.engine.lora.format import Lora
 from deployments.engine.memory import placement
 from deployments.engine.memory.placement import placed_by
-from deployments.engine.merging.compile import compile_regions, rehearse
+from deployments.engine.merging.compile import DIVIDES_ROWS, compile_regions, rehearse
 from serve_app.domain.endpoint import Recipe
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.progress import Stage
@@ -72,6 +72,27 @@ def test_after_a_rehearsal_nothing_is_compiled_for_other_rows_and_sizes():
                     assert torch.allclose(its, one, atol=1e-6)
         assert {1, 2, 3} <= engine.counts()["batch_sizes"].keys()
     assert graphs() == known
+
+
+@pytest.mark.parametrize("divides", [False, True])
+def test_where_devices_divide_rows_single_rows_are_compiled_as_well(divides):
+    runs = []
+
+    def counting(graph, _inputs):
+        def run(*inputs):
+            runs.append(1)
+            return graph(*inputs)
+
+        return run
+
+    pipeline = small()
+    compile_regions(pipeline, counting)
+    vars(pipeline.transformer)[DIVIDES_ROWS] = divides
+    rehearse(pipeline, partial(start, rows=2), KNOWN)
+    before = len(runs)
+    with torch.no_grad():
+        pipeline(**start(rows=1))
+    assert len(runs) - before == (6 if divides else 0)  # two blocks in three steps
 
 
 def test_models_with_blocks_of_one_class_are_all_compiled():
