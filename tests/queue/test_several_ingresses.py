@@ -19,31 +19,29 @@ from tests.contract.waiting import eventually
 from tests.queue.database import LONG_LEASES, QUICK, Ingress
 from tests.queue.requests import TENANT, ask, done, failure, lease, new, report
 
-# No periodic task runs within a test: a quick reaction comes from a notification.
-PATIENT = replace(LONG_LEASES, check_interval_s=30.0, ask_wait_s=5.0)
+# No periodic task runs within a test and no ask ends: a reaction comes from a notification.
+PATIENT = replace(LONG_LEASES, check_interval_s=600.0, ask_wait_s=600.0)
+HEARD_S = 60.0
+"""Limit for a reaction to a notification."""
 
 
 async def test_an_ask_here_gets_what_is_submitted_there(ingress: Ingress) -> None:
     here, there = await ingress(PATIENT), await ingress(PATIENT)
     asking = asyncio.create_task(here.ask(ask(1)))
     await asyncio.sleep(0.2)
-    began = time.monotonic()
     request = await there.submit(new())
-    work = await asking
+    work = await asyncio.wait_for(asking, HEARD_S)
     assert [each.request_id for each in work.leases] == [request.id]
-    assert time.monotonic() - began < 1.0
 
 
 async def test_a_wait_here_ends_with_a_finish_there(ingress: Ingress) -> None:
     here, there = await ingress(PATIENT), await ingress(PATIENT)
     request = await here.submit(new())
     granted = await lease(there)
-    waiting = asyncio.create_task(here.wait(TENANT, request.id, 10.0))
+    waiting = asyncio.create_task(here.wait(TENANT, request.id, 600.0))
     await asyncio.sleep(0.2)
-    began = time.monotonic()
     await there.finish(done(granted.held))
-    assert (await waiting).state is State.SUCCEEDED
-    assert time.monotonic() - began < 1.0
+    assert (await asyncio.wait_for(waiting, HEARD_S)).state is State.SUCCEEDED
 
 
 async def test_a_cancel_there_ends_an_ask_here(ingress: Ingress) -> None:
@@ -52,10 +50,9 @@ async def test_a_cancel_there_ends_an_ask_here(ingress: Ingress) -> None:
     held = (await lease(here)).held
     asking = asyncio.create_task(here.ask(ask(0, held)))
     await asyncio.sleep(0.2)
-    began = time.monotonic()
     assert await there.cancel(TENANT, request.id) is CancelVerdict.REQUESTED
-    assert (await asking).signals == (Signal(SignalKind.CANCEL, held),)
-    assert time.monotonic() - began < 1.0
+    heard = await asyncio.wait_for(asking, HEARD_S)
+    assert heard.signals == (Signal(SignalKind.CANCEL, held),)
 
 
 async def test_a_replica_that_reports_here_learns_who_follows_there(ingress: Ingress) -> None:
@@ -114,7 +111,7 @@ async def test_a_status_here_is_right_soon_after_a_change_there(ingress: Ingress
     request = await here.submit(new())
     granted = await lease(there)
     await there.finish(done(granted.held))
-    end = time.monotonic() + 1.0
+    end = time.monotonic() + HEARD_S
     while (await here.get(TENANT, request.id)).state is not State.SUCCEEDED:
         assert time.monotonic() < end
         await asyncio.sleep(0.01)
@@ -159,11 +156,13 @@ async def test_an_ingress_that_has_just_started_ends_no_lease(ingress: Ingress) 
     await lease(old)
     await ingress.aclose()
     await asyncio.sleep(0.5)
-    young = await ingress(replace(QUICK, lease_s=1.5))
-    await asyncio.sleep(0.7)
-    assert (await young.get(TENANT, request.id)).state is State.RUNNING
-    await asyncio.sleep(1.5)
-    assert (await young.get(TENANT, request.id)).state is State.QUEUED
+    limits = replace(QUICK, lease_s=1.5)
+    began = time.monotonic()
+    young = await ingress(limits)
+    while (state := (await young.get(TENANT, request.id)).state) is State.RUNNING:  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
+    assert state is State.QUEUED
+    assert time.monotonic() - began >= limits.lease_s
 
 
 TENANTS = 320
@@ -173,7 +172,8 @@ TENANTS = 320
 async def test_no_replica_waits_while_requests_of_many_tenants_are_queued(
     ingress: Ingress, ingresses: int, replicas: int
 ) -> None:
-    queues = [await ingress(PATIENT) for _ in range(ingresses)]
+    limits = replace(PATIENT, ask_wait_s=5.0)  # so that the last asks end
+    queues = [await ingress(limits) for _ in range(ingresses)]
     for n in range(TENANTS):
         await queues[0].submit(new(tenant=f"tenant-{n}"))
     left, empty = TENANTS, 0
@@ -199,14 +199,14 @@ async def test_no_replica_waits_while_requests_of_many_tenants_are_queued(
 async def test_requests_that_another_process_is_leasing_do_not_make_a_pool_drained(
     ingress: Ingress,
 ) -> None:
-    here = await ingress(replace(PATIENT, ask_wait_s=10.0))
+    here = await ingress(PATIENT)
     first = await here.submit(new(tenant="first"))
     second = await here.submit(new(tenant="second"))
     async with await psycopg.AsyncConnection.connect(ingress.conninfo) as other:
         await other.execute("SELECT FROM requests WHERE tenant = 'first' FOR UPDATE")
-        got = await asyncio.wait_for(here.ask(ask(1)), 5.0)
+        got = await asyncio.wait_for(here.ask(ask(1)), HEARD_S)
         assert [each.request_id for each in got.leases] == [second.id]
         asking = asyncio.create_task(here.ask(ask(1)))
         await asyncio.sleep(0.02)
-    got = await asyncio.wait_for(asking, 5.0)
+    got = await asyncio.wait_for(asking, HEARD_S)
     assert [each.request_id for each in got.leases] == [first.id]

@@ -7,8 +7,10 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 import replicate
+from replicate import prediction
 from replicate.exceptions import ModelError, ReplicateError
 from replicate.prediction import Prediction
 
@@ -29,7 +31,10 @@ def address() -> Iterator[Address]:
 
 
 @pytest.fixture
-def client(address: Address) -> Iterator[replicate.Client]:
+def client(address: Address, monkeypatch: pytest.MonkeyPatch) -> Iterator[replicate.Client]:
+    # It waits half a second longer than it asks the server to, and machines stand still for longer.
+    patient = httpx.Timeout(60.0)
+    monkeypatch.setattr(prediction, "_create_prediction_timeout", lambda **_: patient)
     client = replicate.Client(api_token=address.key, base_url=f"{address.url}/replicate")
     client.poll_interval = 0.05
     yield client

@@ -20,7 +20,7 @@ from deployments.families.options import INPUT_FILES
 from deployments.families.registry import FAMILIES
 from tests.deployments.demos import CATALOG
 from tests.engine.demo_calls import made_of
-from tests.engine.gate import Gate
+from tests.engine.gate import Gate, merging_engine
 
 pytestmark = [
     pytest.mark.engine,
@@ -107,7 +107,7 @@ def test_a_demo_endpoint_makes_what_plain_diffusers_makes(endpoint_id: str) -> N
     demo = Demo(endpoint_id)
     plain = [demo.plain(number) for number in range(len(WISHES))]
     assert (plain[0] - plain[1]).abs().max() > 100 * WITHIN  # or the test is meaningless
-    with Engine(demo.pipeline, threads=1) as engine:
+    with merging_engine(demo.pipeline, threads=1) as engine:
         assert torch.equal(Served(engine, demo.call(0)).made(), plain[0])
         gate = Gate(engine)
         together = [Served(engine, demo.call(number)) for number in range(len(WISHES))]

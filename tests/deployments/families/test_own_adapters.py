@@ -15,7 +15,7 @@ from deployments.replica.resources import weights_name
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import LoraRefused, Misconfigured
 from tests.deployments.videos import LARGE_I2V, LARGE_T2V, MAKE, entry, given
-from tests.engine.gate import Gate
+from tests.engine.gate import Gate, merging_engine
 from tests.engine.loras import save_lora
 
 pytestmark = [
@@ -97,15 +97,16 @@ def test_a_turbo_endpoint_gives_what_diffusers_gives_with_its_adapters(endpoint_
     pipeline = MAKE[BASE[endpoint_id]]()
     usual = pipeline.scheduler
     loras, user = adapters_of(listed.endpoint), Lora(folder / "3.safetensors", 0.1)
-    with Engine(max_batch=4, threads=1, limit_rows=False) as engine:
+    with merging_engine(max_batch=4, threads=1) as engine:
         engine.add("wan", pipeline)
-        gate = Gate(engine)
-        submitted = []
-        for each in (loras, [*loras, user], []):
+
+        def submit(adapters):
             call = prepared_call(family, listed.endpoint, checked, pipeline, 1)
-            submitted.append(
-                engine.submit(pipeline="wan", view=call.view, loras=each, **call.arguments)
-            )
+            return engine.submit(pipeline="wan", view=call.view, loras=adapters, **call.arguments)
+
+        submit([*loras, user]).result(120)  # loads them, so that the generations meet
+        gate = Gate(engine)
+        submitted = [submit(each) for each in (loras, [*loras, user], [])]
         gate.open()
         made = [each.result(120).frames for each in submitted]
         merged = engine.counts()["merged_calls"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from threading import Event
 
 import pytest
 import torch
@@ -20,6 +19,7 @@ from serve_app.domain.errors import Misconfigured, SnapshotRefused
 from serve_app.domain.progress import Stage
 from tests.deployments.served import CATALOG, from_folder
 from tests.engine.demo_calls import DEMO
+from tests.engine.gate import Gate, merging_engine
 
 pytestmark = [
     pytest.mark.engine,
@@ -83,19 +83,18 @@ def test_requests_with_a_step_cache_compute_less_beside_others_that_compute_ever
     expected = [alone(one_by_one, cache if seed < 3 else None, seed) for seed in range(6)]
     assert all(0 < computed < STEPS for _, computed in expected[:3])
     assert not torch.equal(expected[0][0], alone(one_by_one, None, 0)[0])
-    with Engine(max_batch=4, threads=1, limit_rows=False) as engine:
+    with merging_engine(max_batch=4, threads=1) as engine:
         engine.add("flux", pipeline)
-        all_there = Event()  # the first one holds the engine's thread until the others have come
+        gate = Gate(engine)
         submitted = [
             engine.submit(
                 pipeline="flux",
                 options=cached(cache if seed < 3 else None),
-                on_progress=lambda _: all_there.wait(60),
                 **call(seed),
             )
             for seed in range(6)
         ]
-        all_there.set()
+        gate.open()
         together = [each.result(120).images for each in submitted]
         counts = engine.counts()
     for images, (wanted, _) in zip(together, expected, strict=True):
@@ -177,6 +176,7 @@ def test_a_snapshot_continues_a_step_cache_to_the_bit(cache):
         whole = engine.submit(options=cached(cache), deterministic=True, **call(1))
         asked = []
         options = cached(cache)
+        gate = Gate(engine)
         begun = engine.submit(
             options=options,
             deterministic=True,
@@ -187,6 +187,7 @@ def test_a_snapshot_continues_a_step_cache_to_the_bit(cache):
             ),
             **call(1),
         )
+        gate.open()
         expected = whole.result(60).images
         assert torch.equal(begun.result(60).images, expected)
         taken = asked[0].result(60).to_bytes()

@@ -28,7 +28,7 @@ from tests.deployments.families.test_listed_endpoints import (
 from tests.deployments.families.test_media_input import AUDIO, VIDEO
 from tests.deployments.served import CATALOG
 from tests.engine.conformance import zoo
-from tests.engine.gate import Gate
+from tests.engine.gate import Gate, merging_engine
 from tests.engine.tiny import tiny_flux, tiny_sdxl
 from tests.engine.tiny_qwen import tiny_flux2_klein, tiny_qwen_image, tiny_z_image
 
@@ -111,7 +111,7 @@ def test_what_their_denoisers_repeat_is_compiled_by_it_and_no_more_is_later():
     endpoint, pipeline = small(videos.SMALL_I2V), videos.MAKE[videos.SMALL_I2V]()
     asked = partial(short_call, load_families(FAMILIES)[endpoint.family], endpoint, pipeline)
     compile_regions(pipeline, "eager")
-    with Engine(threads=1) as engine:
+    with merging_engine(threads=1) as engine:
         engine.precompile(pipeline, asked)
         assert (before := counters["stats"]["unique_graphs"]) > 0
         engine.add("it", pipeline)

@@ -350,7 +350,7 @@ async def test_an_outcome_that_is_never_taken_is_dropped_in_the_end(make_rig: Ma
     held = rig.offer("one", steps=20, step_ms=10)
     await rig.reported(held)
     rig.port.away = True
-    await asyncio.sleep(1.0)
+    await until(lambda: held not in rig.replica._attempts)
     rig.port.away = False
     assert (await rig.outcome(rig.offer("two", steps=0))).succeeded
     assert [finish.held.request_id for finish in rig.port.finishes] == ["two"]

@@ -18,6 +18,7 @@ from serve_app.domain.errors import Cancelled
 from serve_app.domain.progress import Stage
 from tests.engine.calls import SIDE, call
 from tests.engine.demo_calls import DEMO
+from tests.engine.gate import Gate
 
 pytestmark = [
     pytest.mark.engine,
@@ -104,7 +105,9 @@ def test_it_is_cancelled_at_its_next_step(engine, pipeline, kind):
         if progress.stage is Stage.DENOISING and progress.step == 2:
             doomed.cancel()
 
+    gate = Gate(engine)
     doomed = submit(engine, pipeline, kind, cancel, steps=900, strength=0.9)
+    gate.open()
     with pytest.raises(Cancelled):
         doomed.result(60)
     assert doomed.steps_done == 2

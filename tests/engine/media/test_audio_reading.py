@@ -108,9 +108,9 @@ def test_hours_of_silence_are_read_as_far_as_a_model_needs_them(tmp_path):
         container.mux(stream.encode(None))
     body = path.read_bytes()
     assert 50 * len(body) < 2 * rate * 3600 * hours
-    began = time.monotonic()
+    began = time.process_time()
     assert read_audio(body, "audio_url").samples(8_000, 1, 2).shape == (1, 16_000)
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2
 
 
 def test_a_minute_of_pcm_in_a_movie_file_is_read(tmp_path):

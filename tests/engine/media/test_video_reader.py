@@ -167,11 +167,11 @@ def fragment(count):
 def test_many_samples_in_a_small_file_are_refused_before_memory_is_taken(tmp_path, how):
     body = video(tmp_path)
     body = claiming(body, 50_000_000) if how == "table" else body + fragment(50_000_000)
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(InvalidInput, match="claims more than 2000000 samples") as raised:
         read_video(body, "video_url")
     assert raised.value.problems[0].loc == ("body", "video_url")
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize("size", [(16_000, 16_000), (65_535, 65_535)])

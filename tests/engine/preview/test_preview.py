@@ -77,8 +77,10 @@ def alike(preview, final):
 def test_half_way_a_preview_looks_like_the_final_image_and_like_no_other(demo):
     prompts = ["a large green triangle on a yellow background", "a red circle on a blue background"]
     with Engine(demo, threads=1) as engine:
+        gate = Gate(engine)
         running = [engine.submit(**drawing(prompt, demo)) for prompt in prompts]
         asked = [each.request_preview(after=3) for each in running]
+        gate.open()
         previews = [each.result(60) for each in asked]
         finals = [each.result(60).images[0] for each in running]
     assert [each.step for each in previews] == [4, 4]
@@ -89,8 +91,11 @@ def test_half_way_a_preview_looks_like_the_final_image_and_like_no_other(demo):
 
 def test_the_first_step_already_hints_at_the_image(demo):
     with Engine(demo, threads=1) as engine:
+        gate = Gate(engine)
         running = engine.submit(**drawing("a large green triangle on a yellow background", demo))
-        first = running.request_preview().result(60)
+        asked = running.request_preview()
+        gate.open()
+        first = asked.result(60)
         final = running.result(60).images[0]
     assert first.step == 1
     assert alike(first, final) > 0.7
@@ -112,13 +117,20 @@ def test_nothing_is_computed_for_who_does_not_ask():
     pipeline = zoo.cases()["StableDiffusionXLPipeline"].build()
     encode = pipeline.vae.encode
     pipeline.vae.encode = lambda *given, **more: encoded.append(1) or encode(*given, **more)
+
+    def look():
+        gate = Gate(engine)
+        asked = engine.submit(**call()).request_preview()
+        gate.open()
+        asked.result(60)
+
     with Engine(pipeline, threads=1) as engine:
         engine.submit(**call()).result(60)
         assert not encoded
-        engine.submit(**call()).request_preview().result(60)
+        look()
         once = len(encoded)
         assert once > 0
-        engine.submit(**call()).request_preview().result(60)
+        look()
         assert len(encoded) == once  # the colours are learned once
 
 
@@ -139,8 +151,11 @@ def test_videos_and_packed_latents_have_previews_in_their_shape(name):
     case, height = zoo.cases()[name], OTHER_LATENTS[name]
     sides = {"height": height, "width": 2 * height}
     with Engine(case.build(), threads=1) as engine:
+        gate = Gate(engine)
         running = engine.submit(**{**case.arguments(WISHES[0]), **sides})
-        preview = running.request_preview().result(60)
+        asked = running.request_preview()
+        gate.open()
+        preview = asked.result(60)
         running.result(60)
     assert pixels_of(preview).shape == (3, SIDE // 2, SIDE)
     assert pixels_of(preview).std(dim=(1, 2)).max() > 0

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from deployments.engine.engine import Engine
+from tests.engine.gate import Gate
 from training import shelf
 
 DEMO = Path(__file__).parents[3] / "deployments" / "demo" / "wan"
@@ -33,6 +34,7 @@ def test_it_does_with_an_autoencoder_that_makes_squares_of_pixels_as_channels() 
     wish: dict[str, Any] = {"height": 64, "width": 64, "num_frames": 9, "num_inference_steps": 8}
     wish["guidance_scale"] = 1.0
     with Engine(shelf.take(DEMO), threads=1) as engine:
+        gate = Gate(engine)
         running = [
             engine.submit(
                 **wish,
@@ -43,6 +45,7 @@ def test_it_does_with_an_autoencoder_that_makes_squares_of_pixels_as_channels() 
             for prompt in PROMPTS
         ]
         asked = [each.request_preview(after=5) for each in running]
+        gate.open()
         previews = [each.result(60).jpeg() for each in asked]
         finals = [each.result(60).frames[0][4] for each in running]
     for preview, own, other in zip(previews, finals, reversed(finals), strict=True):

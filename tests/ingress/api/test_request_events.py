@@ -107,7 +107,7 @@ async def test_a_call_that_waits_is_answered_at_the_next_change(idle: House) -> 
         seen = (await client.get(path)).json()["version"]
         waiting = asyncio.create_task(client.get(path, params={"wait": 30, "since": seen}))
         await idle.queue.cancel("default", path.rsplit("/", 1)[1])
-        answer = (await asyncio.wait_for(waiting, 5)).json()
+        answer = (await asyncio.wait_for(waiting, 25)).json()
         assert (answer["state"], answer["version"] != seen) == ("cancelled", True)
 
 
@@ -119,7 +119,7 @@ async def test_a_change_between_two_calls_is_not_missed(idle: House) -> None:
         await idle.queue.log(request_id, "INFO", "Hello.")
         began = time.monotonic()
         answer = await client.get(path, params={"wait": 30, "since": seen})
-        assert time.monotonic() - began < 5.0
+        assert time.monotonic() - began < 25.0
         assert answer.json()["log"][-1]["message"] == "Hello."
 
 

@@ -23,10 +23,11 @@ MIB = 1 << 20
 
 
 def seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
+    """Seconds of the CPU: others pass while the machine does something else."""
+    began = time.thread_time()
     with contextlib.suppress(InvalidInput):
         work()
-    return time.perf_counter() - began
+    return time.thread_time() - began
 
 
 def nested(size: int, depth: int) -> bytes:

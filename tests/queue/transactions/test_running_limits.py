@@ -101,16 +101,23 @@ async def test_what_was_leased_after_a_leasing_began_is_counted_by_it(
     queue = await ingress(LIMITS)
     for _ in range(3):
         await queue.submit(new(tenant="bob"))
-    async with await psycopg.AsyncConnection.connect(ingress.conninfo, autocommit=True) as other:
+    async with (
+        await psycopg.AsyncConnection.connect(ingress.conninfo, autocommit=True) as other,
+        await psycopg.AsyncConnection.connect(ingress.conninfo, autocommit=True) as holder,
+    ):
         # The function, within one statement that has its snapshot before the other's commit.
         await other.execute(
-            """CREATE FUNCTION pg_temp.room_after(seconds float) RETURNS integer LANGUAGE plpgsql
-               AS 'BEGIN PERFORM pg_sleep(seconds);
+            """CREATE FUNCTION pg_temp.room_after() RETURNS integer LANGUAGE plpgsql
+               AS 'BEGIN PERFORM pg_advisory_lock(4711);
                    RETURN room_under_limit(''tenant'', ''bob'', 1, 1); END'"""
         )
-        counting = asyncio.create_task(other.execute("SELECT pg_temp.room_after(1.0)"))
-        await asyncio.sleep(0.2)
+        await holder.execute("SELECT pg_advisory_lock(4711)")
+        counting = asyncio.create_task(other.execute("SELECT pg_temp.room_after()"))
+        waits = "SELECT 1 FROM pg_locks WHERE objid = 4711 AND NOT granted"
+        while await (await holder.execute(waits)).fetchone() is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
         assert len((await leased(database, LIMITS)).found) == 1
+        await holder.execute("SELECT pg_advisory_unlock(4711)")
         assert await (await counting).fetchone() == (0,)
 
 
@@ -185,7 +192,7 @@ async def test_a_leasing_reads_neither_what_runs_nor_the_requests_of_lanes_at_th
     empty: str, limits: QueueLimits
 ) -> None:
     await migrate(empty)
-    database = Database(empty, connections=1)
+    database = Database(empty, connections=1, limit_s=120.0)  # to insert what is there
     await database.start()
     for statement in (SETUP, WAIT, "ANALYZE requests, fair_lanes"):
         await database.rows(statement)
