@@ -184,7 +184,7 @@ def _quantize(denoiser: Any, quantization: Quantization, files: FileCache | None
     values: dict[str, Values] = {}
     for parent, attribute, layer in layers:
         path = paths[id(layer)]
-        new = QuantizedLinear(layer, quantization, known and known[path])
+        new = QuantizedLinear(layer, quantization, None if known is None else known[path])
         values[path] = new.weight, new.scale
         setattr(parent, attribute, new)
     if files is not None and name is not None and known is None:
