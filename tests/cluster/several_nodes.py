@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from ray._private.parameter import RayParams
 from ray.cluster_utils import Cluster
 
 from serve_app.app import ROOT, applications
+from serve_app.settings import PoolConfig
 
 OBJECT_STORE_BYTES = 80 * 2**20
 WORKERS = ("A10G", "L4")
@@ -65,15 +67,27 @@ def cluster(head: dict[str, Any]) -> tuple[Cluster, dict[str, str]]:
     return made, names
 
 
-def placed(names: dict[str, str]) -> dict[str, list[str]]:
-    """Deployment → the nodes of its replicas."""
+def placed(names: dict[str, str], least: Mapping[str, int]) -> dict[str, list[str]]:
+    """Deployment → the nodes of its replicas, when each pool has ``least`` replicas.
+
+    A pool grows from none, when the ingress has written its bounds.
+    """
+    while True:
+        nodes = _nodes_of_replicas()
+        if all(len(nodes.get(name, [])) >= count for name, count in least.items()):
+            return {name: [names[each] for each in found] for name, found in nodes.items()}
+        time.sleep(0.2)  # the test has a limit
+
+
+def _nodes_of_replicas() -> dict[str, list[str]]:
+    """Deployment → the ids of the nodes of its replicas that have one."""
     from ray.serve.context import _get_global_client  # noqa: PLC0415  # what `serve status` uses
 
     client = _get_global_client()
     assert client is not None
     details: dict[str, Any] = client.get_serve_details()
     return {
-        name: [names[replica["node_id"]] for replica in one["replicas"]]
+        name: [each["node_id"] for each in one["replicas"] if each.get("node_id")]
         for application in details["applications"].values()
         for name, one in application["deployments"].items()
         if name != ROOT
@@ -156,7 +170,9 @@ def _run(
         ]
         _say("refused", messages)
     else:
-        _say("placed", placed(names))
+        pools = {name: PoolConfig(**pool) for name, pool in arguments["pools"].items()}
+        least = {name: pool.min_replicas for name, pool in pools.items()}
+        _say("placed", placed(names, least))
 
 
 def _say(word: str, facts: object) -> None:

@@ -68,9 +68,10 @@ def report(found: Iterable[StepResult], *, as_json: bool) -> int:
 
 
 def _checks(server: Server) -> list[tuple[str, Callable[[], str]]]:
-    answers = [("server", lambda: _server(server)), ("pools", lambda: _pools(server))]
+    answers = ("server", lambda: _server(server))
+    pools = ("pools", lambda: _pools(server))
     if isinstance(server, Remote):
-        return answers
+        return [answers, pools]
     installation = server
     checks: list[tuple[str, Callable[[], str]]] = [
         ("packages", _packages),
@@ -87,8 +88,9 @@ def _checks(server: Server) -> list[tuple[str, Callable[[], str]]]:
         return [
             *checks,
             ("api key", lambda: _key(installation)),
+            answers,
             *gateway_checks(installation, Config()),
-            *answers,
+            pools,
         ]
     return [*checks, ("port", _port), ("other ports", lambda: gateway_ports(Config()))]
 
