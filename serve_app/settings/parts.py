@@ -25,31 +25,6 @@ BOUNDS = frozenset(
 )
 """Keys of a pool that the scaling policy reads while it runs."""
 
-OF_REPLICAS = frozenset(
-    {
-        "adapters_dir",
-        "adapters_max_bytes",
-        "allow_private_urls",
-        "data_dir",
-        "gpus",
-        "log_file",
-        "log_format",
-        "log_level",
-        "max_adapter_bytes",
-        "min_download_bytes_per_s",
-        "offline",
-        "realtime_idle_s",
-        "s3_bucket",
-        "tuning_file",
-        "weights_dir",
-        "weights_max_bytes",
-        "weights_mirror",
-        "weights_mirror_endpoint_url",
-        "weights_mirror_profile",
-    }
-)
-"""Settings that replicas of every pool get at their start."""
-
 ONLY_OF_REPLICAS = frozenset(
     {
         "adapters_dir",
@@ -67,6 +42,17 @@ ONLY_OF_REPLICAS = frozenset(
     }
 )
 """Settings that the ingress does not read."""
+
+OF_REPLICAS = ONLY_OF_REPLICAS | {
+    "data_dir",
+    "gpus",
+    "log_file",
+    "log_format",
+    "log_level",
+    "realtime_idle_s",
+    "s3_bucket",
+}
+"""Settings that replicas of every pool get at their start."""
 
 LIVE = frozenset(
     {

@@ -74,8 +74,8 @@ def test_after_a_rehearsal_nothing_is_compiled_for_other_rows_and_sizes():
     assert graphs() == known
 
 
-@pytest.mark.parametrize("divides", [False, True])
-def test_where_devices_divide_rows_single_rows_are_compiled_as_well(divides):
+def counting_backend():
+    """Backend that compiles nothing, and a list with an item for each run of its code."""
     runs = []
 
     def counting(graph, _inputs):
@@ -85,6 +85,12 @@ def test_where_devices_divide_rows_single_rows_are_compiled_as_well(divides):
 
         return run
 
+    return counting, runs
+
+
+@pytest.mark.parametrize("divides", [False, True])
+def test_where_devices_divide_rows_single_rows_are_compiled_as_well(divides):
+    counting, runs = counting_backend()
     pipeline = small()
     compile_regions(pipeline, counting)
     vars(pipeline.transformer)[DIVIDES_ROWS] = divides
@@ -107,15 +113,7 @@ def test_models_with_blocks_of_one_class_are_all_compiled():
 
 
 def test_what_the_rehearsal_did_not_meet_runs_as_written_and_nobody_waits_for_a_compiler():
-    runs = []
-
-    def counting(graph, _inputs):
-        def run(*inputs):
-            runs.append(1)
-            return graph(*inputs)
-
-        return run
-
+    counting, runs = counting_backend()
     plain, pipeline = small(), small()
     compile_regions(pipeline, counting)
     with Engine(threads=1) as engine:
