@@ -97,7 +97,7 @@ def applications(
     ``settings`` override the environment. ``file``: the configuration file that they come from,
     which the ingress then watches. Raises ``Misconfigured`` with the name of the setting.
     """
-    config = _read(settings)
+    config = checked_config(settings)
     path = None if file is None else str(file.absolute())
     made = [ServeApplication(APPLICATION, build_ingress, "/", ingress_arguments(settings, path))]
     for name, pool in (config.models.pools or {}).items():
@@ -109,13 +109,13 @@ def applications(
 def build_ingress(args: dict[str, Any]) -> Application:
     """Build the application of the ingress. ``args``: see ``ingress_arguments``."""
     file = args.get(CONFIG_FILE)
-    config = _read({name: value for name, value in args.items() if name != CONFIG_FILE})
+    config = checked_config({name: value for name, value in args.items() if name != CONFIG_FILE})
     return _ingress(config).bind(config, (), None if file is None else Path(file))
 
 
 def build_pool(args: dict[str, Any]) -> Application:
     """Build the application of a pool. ``args``: see ``pool_arguments``."""
-    config = _read(args)
+    config = checked_config(args)
     ((name, pool),) = (config.models.pools or {}).items()
     return _root().bind(_bind_pool(config, name, pool, APPLICATION))
 
@@ -126,14 +126,17 @@ def build(args: dict[str, Any]) -> Application:
 
     Raises ``Misconfigured`` with the name of the setting.
     """
-    config = _read(args)
+    config = checked_config(args)
     pools = config.models.pools or {}
     children = [_bind_pool(config, name, pool, None) for name, pool in pools.items()]
     return _ingress(config).bind(config, children)
 
 
-def _read(settings: Mapping[str, Any]) -> Config:
-    """Checked settings, with the default pool if they configure none."""
+def checked_config(settings: Mapping[str, Any]) -> Config:
+    """Return the checked settings, with the default pool if they configure none.
+
+    ``settings`` override the environment. Raises ``Misconfigured`` with the name of the setting.
+    """
     refuse_unknown()
     config = read_config(settings)
     families = {**FAMILIES, **config.models.families}
