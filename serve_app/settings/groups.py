@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from serve_app.domain.endpoint import MODEL_ALIASES, StoreConfig
 from serve_app.settings.pools import EndpointLimits, PoolConfig, TenantLimits
@@ -25,10 +30,32 @@ def _local_gpus() -> int:
 AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 
 
+class _Environment(EnvSettingsSource):
+    """The environment, without settings that are given. pydantic-settings would merge objects: a
+    pool's application, which gets its own pool, would have those of the environment too.
+    """
+
+    def __call__(self) -> dict[str, Any]:
+        given = self.current_state
+        return {name: value for name, value in super().__call__().items() if name not in given}
+
+
 class SettingsGroup(BaseSettings):
     """Settings of one area: ``DARKROOM_<NAME>`` in the environment, unless they are given."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        del env_settings, dotenv_settings, file_secret_settings
+        return init_settings, _Environment(settings_cls)
 
 
 class ServerSettings(SettingsGroup):

@@ -19,6 +19,7 @@ TASKS = IMAGES | {"text-to-video", "image-to-video", "text-to-audio"}
 MEMORIES_GB = [12, 16, 24, 32, 48, 80, 96, 141, 192]
 FROM_ONE_SIZE_ON = {
     "fal-ai/ltx-2/text-to-video": MEMORIES_GB[1:],  # its text encoder has 12 GB
+    "darkroom/qwen-image-lightning": MEMORIES_GB[1:],  # text encoder and adapters
     "fal-ai/stable-audio": MEMORIES_GB[:1],
     "fal-ai/ace-step": MEMORIES_GB[:1],
     ESRGAN: MEMORIES_GB[:1],

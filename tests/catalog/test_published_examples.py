@@ -25,8 +25,11 @@ PIPELINES = {
     "fal-ai/fast-sdxl/inpainting": "StableDiffusionXLInpaintPipeline",
     "fal-ai/fast-lcm-diffusion": "StableDiffusionXLPipeline",
     "fal-ai/fast-lightning-sdxl": "StableDiffusionXLPipeline",
+    "fal-ai/fast-lightning-sdxl/image-to-image": "StableDiffusionXLImg2ImgPipeline",
+    "fal-ai/fast-lightning-sdxl/inpainting": "StableDiffusionXLInpaintPipeline",
     "fal-ai/z-image/turbo": "ZImagePipeline",
     "fal-ai/qwen-image": "QwenImagePipeline",
+    "darkroom/qwen-image-lightning": "QwenImagePipeline",
     "fal-ai/flux-2/klein/realtime": "Flux2KleinPipeline",
     "fal-ai/wan-t2v": "WanPipeline",
     "fal-ai/wan-i2v": "WanImageToVideoPipeline",
@@ -56,6 +59,10 @@ LIGHTNING = {"num_inference_steps": 4, "guidance_scale": 1.0, "guidance_scale_2"
 OTHERWISE = {
     # By the documentation of SDXL-Lightning.
     "fal-ai/fast-lightning-sdxl": {"guidance_scale": 0.0},
+    "fal-ai/fast-lightning-sdxl/image-to-image": {"guidance_scale": 0.0},
+    "fal-ai/fast-lightning-sdxl/inpainting": {"guidance_scale": 0.0},
+    # By the documentation of Qwen-Image-Lightning.
+    "darkroom/qwen-image-lightning": {"true_cfg_scale": 1.0},
     # By the documentation of Wan2.2-Lightning.
     "fal-ai/wan/v2.2-a14b/text-to-video/turbo": LIGHTNING,
     "fal-ai/wan/v2.2-a14b/image-to-video/turbo": LIGHTNING,

@@ -21,7 +21,9 @@ def test_a_slip_of_the_pen_gets_the_nearest_id(catalog: Catalog) -> None:
 
 
 def test_what_is_like_nothing_gets_the_list(catalog: Catalog) -> None:
-    assert "serves fal-ai/ace-step, fal-ai/esrgan, fal-ai/fast-lcm" in said(catalog, "zzz")
+    assert "serves darkroom/qwen-image-lightning, fal-ai/ace-step, fal-ai/esrgan" in said(
+        catalog, "zzz"
+    )
 
 
 def test_an_endpoint_of_fals_is_named_as_such_with_the_way_to_add_it(catalog: Catalog) -> None:
@@ -49,7 +51,7 @@ def test_an_image_of_trains_is_no_training(catalog: Catalog) -> None:
 
 
 def test_an_id_is_not_repeated_without_end(catalog: Catalog) -> None:
-    assert len(said(catalog, "a/" + "b" * 10_000)) < 1000
+    assert len(said(catalog, "a/" + "b" * 10_000)) < 2000
 
 
 def test_the_list_of_fals_endpoints_is_one_id_a_line() -> None:

@@ -31,7 +31,11 @@ from serve_app.catalog.fields.seeds import Seeds
 
 Turbo = Annotated[
     bool,
-    NoEffect("the request's own steps and guidance are used", granted=(False,)),
+    NoEffect(
+        "the request's own steps and guidance are used; for few steps there is "
+        "darkroom/qwen-image-lightning",
+        granted=(False,),
+    ),
     Field(description="Use few steps and little guidance."),
 ]
 
@@ -56,6 +60,28 @@ class QwenImageInput(ImageInput):
 
 
 QWEN_IMAGE = Shape(QwenImageInput, ImagesOutput)
+
+
+class QwenImageLightningInput(ImageInput):
+    """Model that was distilled for so many steps, without guidance."""
+
+    model_config = ConfigDict(title="QwenImageLightningInput")
+
+    prompt: Prompt
+    image_size: Size = preset("landscape_4_3")
+    num_inference_steps: Literal[4, 8] = Field(
+        default=8, description="Number of denoising steps; each has an adapter of its own."
+    )
+    seed: Seed = None
+    seeds: Seeds = None
+    num_images: int = number_of_images(4)
+    output_format: ImageFormat = "png"
+    sync_mode: SyncMode = False
+    enable_safety_checker: SafetyChecker = True
+    loras: Loras = Field(default_factory=list)
+
+
+QWEN_IMAGE_LIGHTNING = Shape(QwenImageLightningInput, ImagesOutput)
 
 
 # Z-Image Turbo input: text-to-image, without guidance.

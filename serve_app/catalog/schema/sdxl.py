@@ -1,4 +1,4 @@
-"""Stable Diffusion XL inputs: text-to-image, image-to-image, inpainting, and few-step LCM."""
+"""Stable Diffusion XL inputs: text-to-image, image-to-image, inpainting, and few-step variants."""
 
 from __future__ import annotations
 
@@ -51,6 +51,11 @@ LightningSteps = Annotated[
     Field(description="Number of denoising steps; each has an adapter of its own."),
 ]
 
+KeepsRatio = Annotated[
+    bool, Field(description="Keep the input image's aspect ratio, within the size.")
+]
+TakesRatio = Annotated[bool, Field(description="Give the result the input image's aspect ratio.")]
+
 
 class _SharedInput(ImageInput):
     prompt: Prompt
@@ -85,12 +90,8 @@ class SdxlImageToImageInput(SdxlTextToImageInput):
     image_url: ImageUrl
     strength: Strength = 0.95
     image_size: Size = preset("square")
-    preserve_aspect_ratio: bool = Field(
-        default=False, description="Keep the input image's aspect ratio, within the size."
-    )
-    crop_output: bool = Field(
-        default=False, description="Give the result the input image's aspect ratio."
-    )
+    preserve_aspect_ratio: KeepsRatio = False
+    crop_output: TakesRatio = False
 
 
 class SdxlInpaintingInput(SdxlTextToImageInput):
@@ -124,8 +125,27 @@ class LightningTextToImageInput(_SharedInput):
     embeddings: Embeddings = Field(default_factory=list)
 
 
+class LightningImageToImageInput(LightningTextToImageInput):
+    model_config = ConfigDict(title="LightningImageToImageInput")
+
+    image_url: ImageUrl
+    strength: Strength = 0.95
+    preserve_aspect_ratio: KeepsRatio = False
+    crop_output: TakesRatio = False
+
+
+class LightningInpaintingInput(LightningTextToImageInput):
+    model_config = ConfigDict(title="LightningInpaintingInput")
+
+    image_url: ImageUrl
+    mask_url: MaskUrl
+    strength: Strength = 0.95
+
+
 TEXT_TO_IMAGE = Shape(SdxlTextToImageInput, ImagesOutput, in_format(FORMAT_FIELD))
 IMAGE_TO_IMAGE = Shape(SdxlImageToImageInput, ImagesOutput, in_format(FORMAT_FIELD))
 INPAINTING = Shape(SdxlInpaintingInput, ImagesOutput, in_format(FORMAT_FIELD))
 LCM = Shape(LcmTextToImageInput, ImagesOutput, in_format(FORMAT_FIELD))
 LIGHTNING = Shape(LightningTextToImageInput, ImagesOutput, in_format(FORMAT_FIELD))
+LIGHTNING_IMAGE_TO_IMAGE = Shape(LightningImageToImageInput, ImagesOutput, in_format(FORMAT_FIELD))
+LIGHTNING_INPAINTING = Shape(LightningInpaintingInput, ImagesOutput, in_format(FORMAT_FIELD))

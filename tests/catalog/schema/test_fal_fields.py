@@ -45,6 +45,10 @@ SDXL: dict[str, Any] = {
     "seed": OPTIONAL,
     "sync_mode": False,
 }
+LIGHTNING: dict[str, Any] = {
+    **{k: v for k, v in SDXL.items() if k not in ("loras", "negative_prompt", "guidance_scale")},
+    "num_inference_steps": "4",
+}
 VIDEO: dict[str, Any] = {
     "prompt": NEEDED,
     "seed": OPTIONAL,
@@ -220,13 +224,17 @@ FIELDS: dict[str, dict[str, Any]] = {
         "num_inference_steps": 6,
         "sync_mode": True,
     },
-    "fal-ai/fast-lightning-sdxl": {
-        **{
-            name: value
-            for name, value in SDXL.items()
-            if name not in ("loras", "negative_prompt", "guidance_scale")
-        },
-        "num_inference_steps": "4",
+    "fal-ai/fast-lightning-sdxl": LIGHTNING,
+    "fal-ai/fast-lightning-sdxl/image-to-image": LIGHTNING
+    | {"crop_output": False, "image_url": NEEDED, "preserve_aspect_ratio": False, "strength": 0.95},
+    "fal-ai/fast-lightning-sdxl/inpainting": LIGHTNING
+    | {"image_url": NEEDED, "mask_url": NEEDED, "strength": 0.95},
+    # Darkroom's own: the fields of fal-ai/qwen-image that a distilled model has.
+    "darkroom/qwen-image-lightning": {
+        **{k: v for k, v in FLUX.items() if k not in ("acceleration", "guidance_scale")},
+        "loras": [],
+        "num_inference_steps": 8,
+        "output_format": "png",
     },
 }
 """Name → default, as in fal's documentation."""

@@ -7,7 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import EulerDiscreteScheduler
+from diffusers import (
+    EulerDiscreteScheduler,
+    StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLInpaintPipeline,
+)
+from PIL import Image
 
 from deployments.engine.engine import Engine
 from deployments.families.options import prepared_call
@@ -29,6 +34,10 @@ pytestmark = [
 ]
 
 LIGHTNING, BASE = "fal-ai/fast-lightning-sdxl", "fal-ai/fast-sdxl"
+FROM_IMAGE = {
+    f"{LIGHTNING}/image-to-image": StableDiffusionXLImg2ImgPipeline,
+    f"{LIGHTNING}/inpainting": StableDiffusionXLInpaintPipeline,
+}
 SIZE = {"width": 64, "height": 64}
 STEPS = (2, 4, 8)
 
@@ -42,6 +51,14 @@ def endpoint(tmp_path):
     return in_folder(tmp_path, CATALOG.get(LIGHTNING).endpoint)
 
 
+@pytest.fixture(params=FROM_IMAGE)
+def from_image(request, endpoint):
+    """An entry that redraws an image, with the same files."""
+    listed = CATALOG.get(request.param).endpoint
+    adapters = endpoint.options["adapters"]
+    return replace(listed, options={**listed.options, "dtype": "float32", "adapters": adapters})
+
+
 def in_folder(folder: Any, listed: Endpoint) -> Endpoint:
     local = [
         {name: value for name, value in each.items() if name not in ("hub", "revision")}
@@ -52,14 +69,16 @@ def in_folder(folder: Any, listed: Endpoint) -> Endpoint:
     return replace(listed, options=options)
 
 
-def given(steps: int) -> dict[str, Any]:
-    body = {"prompt": "A girl smiling", "num_inference_steps": str(steps), "seed": 7}
-    return CATALOG.get(LIGHTNING).schema.validate(body | {"image_size": SIZE})[0]
+def given(steps: int, endpoint_id: str = LIGHTNING, **more: Any) -> dict[str, Any]:
+    body = {"prompt": "A girl smiling", "num_inference_steps": str(steps), "seed": 7, **more}
+    return CATALOG.get(endpoint_id).schema.validate(body | {"image_size": SIZE})[0]
 
 
-def published(folder: Any, steps: int) -> torch.Tensor:
-    """The example of the weights' documentation."""
+def published(folder: Any, steps: int, kind: Any = None, **files: Any) -> torch.Tensor:
+    """The example of the weights' documentation, also by a pipeline that redraws an image."""
     pipe: Any = tiny_sdxl()
+    if kind is not None:
+        pipe = kind.from_pipe(pipe)
     ckpt = f"sdxl_lightning_{steps}step_lora.safetensors"
     pipe.load_lora_weights(str(folder), weight_name=ckpt)
     pipe.fuse_lora(lora_scale=0.1)
@@ -68,7 +87,9 @@ def published(folder: Any, steps: int) -> torch.Tensor:
     )
     generator = torch.Generator().manual_seed(7)
     call = {"num_inference_steps": steps, "guidance_scale": 0}
-    more: dict[str, Any] = {"generator": generator, "output_type": "pt", **SIZE}
+    more: dict[str, Any] = {"generator": generator, "output_type": "pt", **files}
+    if kind is not StableDiffusionXLImg2ImgPipeline:
+        more |= SIZE
     return pipe("A girl smiling", **call, **more).images
 
 
@@ -88,6 +109,26 @@ def test_each_number_of_steps_has_the_adapter_that_was_distilled_for_it(endpoint
             made.append(engine.submit(pipeline="sdxl", view=view, loras=adapters, **arguments))
             assert (made[-1].result(120).images - published(tmp_path, steps)).abs().max() < 1e-4
     assert pipeline.scheduler is usual  # that of the entries without adapters
+
+
+def test_an_image_is_redrawn_as_diffusers_does_it_with_adapter_and_solver(from_image, tmp_path):
+    pipeline, store = tiny_sdxl(), Store(StoreConfig())
+    image = Image.radial_gradient("L").resize((64, 64)).convert("RGB")
+    mask = Image.linear_gradient("L").resize((64, 64))
+    files, urls = {"image": image}, {"image_url": "https://a/b.png"}
+    if "inpainting" in from_image.id:
+        files, urls = {"image": image, "mask_image": mask}, urls | {"mask_url": "https://a/m.png"}
+    asked = given(4, from_image.id, strength=0.6, **urls)
+    asked |= {"image_url": image, "mask_url": mask}
+    adapters = weights.adapters(store, from_image, asked)
+    call = prepared_call(SdxlFamily(), from_image, asked, pipeline, 7)
+    with Engine(device="cpu", threads=1) as engine:
+        engine.add("sdxl", pipeline)
+        made = engine.submit(pipeline="sdxl", view=call.view, loras=adapters, **call.arguments)
+        images = made.result(120).images
+    assert made.steps_done == 2  # 0.6 of four steps
+    wanted = published(tmp_path, 4, FROM_IMAGE[from_image.id], strength=0.6, **files)
+    assert (images - wanted).abs().max() < 1e-4
 
 
 def test_the_weights_are_those_of_the_entry_without_adapters():
