@@ -219,6 +219,17 @@ class Presence:
     slots: int = 0  # generations that it will run concurrently; 0: not known
 
 
+@pickle_by_name
+@dataclass(frozen=True, slots=True)
+class WeightOffer:
+    """Weights that a replica sends to replicas on other nodes."""
+
+    replica_id: str
+    node_id: str  # Ray's, hex
+    url: str  # origin of its server; empty: it sends nothing any more
+    weights: tuple[str, ...] = ()  # owner/name@commit
+
+
 @dataclass(frozen=True, slots=True)
 class Demand:
     """Current demand on a pool: the input of its scaling policy."""

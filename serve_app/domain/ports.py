@@ -19,6 +19,7 @@ from serve_app.domain.lease import (
     Report,
     ReportReply,
     Verdict,
+    WeightOffer,
     Work,
 )
 from serve_app.domain.operations import Actor, Operations
@@ -59,6 +60,19 @@ class LeasePort(Protocol):
     ) -> Verdict:
         """Return the lease without counting a failure: the request is queued again, at its old
         place. Its next attempt resumes from ``snapshot``, or from the last reported one."""
+        ...
+
+
+class PeerDirectory(Protocol):
+    """Replicas that send weights to other nodes. Real: the ingress deployment's handle."""
+
+    async def offer_weights(self, offer: WeightOffer) -> bytes:
+        """Record an offer, which counts for some minutes. Returns the installation's key, with
+        which peers sign and check their calls."""
+        ...
+
+    async def weight_peers(self, node_id: str, name: str) -> tuple[str, ...]:
+        """Some origins on other nodes than ``node_id`` with the weights ``owner/name@commit``."""
         ...
 
 

@@ -30,6 +30,7 @@ from serve_app.domain.lease import (
     Report,
     ReportReply,
     Verdict,
+    WeightOffer,
     Work,
 )
 from serve_app.domain.name_resolution import NameResolver
@@ -65,6 +66,7 @@ from serve_app.postgres import fair_reads
 from serve_app.postgres.database import Database, shared_secret, wait_until_reachable
 from serve_app.postgres.leader_election import LeaderElection
 from serve_app.postgres.live_settings import PostgresLiveSettings
+from serve_app.postgres.weight_peers import PostgresWeightPeers
 from serve_app.queue.queue import assemble
 from serve_app.queue.state.replicas import roster
 from serve_app.queue.store.config import QueueLimits, Retention
@@ -183,6 +185,12 @@ class Ingress:
     ) -> Verdict:
         return await self._queue.hand_back(held, replica_id, reason, snapshot)
 
+    async def offer_weights(self, offer: WeightOffer) -> bytes:
+        return await self._weight_peers.offer_weights(offer)
+
+    async def weight_peers(self, node_id: str, name: str) -> tuple[str, ...]:
+        return await self._weight_peers.weight_peers(node_id, name)
+
     async def _start(self, stack: AsyncExitStack) -> None:
         secrets = Secrets()
         embedded = secrets.database_url is None
@@ -198,6 +206,7 @@ class Ingress:
         stack.push_async_callback(database.aclose)
         if not embedded:
             await check_durability(database)
+        self._weight_peers = PostgresWeightPeers(database)
         kept = PostgresLiveSettings(database)
         config = self._config = await self._settings.first(kept)
         await publish_bounds(str(config.server.data_dir), bounds_of(config))

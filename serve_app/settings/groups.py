@@ -317,6 +317,11 @@ class WeightSettings(SettingsGroup):
     weights_dir: AbsolutePath | None = Field(
         default=None, description="Directory of the weights. Unset: the hub's own cache, HF_HOME."
     )
+    weights_shared_dir: AbsolutePath | None = Field(
+        default=None,
+        description="Directory, such as a read-only volume, whose weights are used where they are. "
+        "Filled by `darkroom models pull`.",
+    )
     weights_max_bytes: int = Field(
         default=0, ge=0, description="Maximum disk space of downloaded weights; 0: no limit."
     )
@@ -329,6 +334,17 @@ class WeightSettings(SettingsGroup):
     weights_mirror_profile: str | None = Field(
         default=None, description="Profile in AWS's own files with credentials for the mirror."
     )
+    weights_peers: int = Field(
+        default=0,
+        ge=0,
+        description="Other nodes that a replica sends its weights to at once; 0: nodes do not "
+        "exchange weights.",
+    )
+    weights_peer_bytes_per_s: int = Field(
+        default=500_000_000,
+        ge=0,
+        description="Bytes a second that a replica sends to other nodes, in total; 0: no limit.",
+    )
     offline: bool = Field(default=False, description="Never download weights.")
 
     def store(self) -> StoreConfig:
@@ -340,6 +356,9 @@ class WeightSettings(SettingsGroup):
             mirror_endpoint_url=self.weights_mirror_endpoint_url or "",
             mirror_profile=self.weights_mirror_profile or "",
             offline=self.offline,
+            shared_directory=self.weights_shared_dir,
+            peers=self.weights_peers,
+            peer_bytes_per_s=self.weights_peer_bytes_per_s,
         )
 
 

@@ -39,6 +39,9 @@ ONLY_OF_REPLICAS = frozenset(
         "weights_mirror",
         "weights_mirror_endpoint_url",
         "weights_mirror_profile",
+        "weights_peer_bytes_per_s",
+        "weights_peers",
+        "weights_shared_dir",
     }
 )
 """Settings that the ingress does not read."""

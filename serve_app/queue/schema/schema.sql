@@ -393,6 +393,16 @@ CREATE TABLE live_settings (
     CONSTRAINT live_settings_pkey PRIMARY KEY (name)
 );
 
+CREATE UNLOGGED TABLE weight_peers (
+    replica_id text NOT NULL,
+    node_id text NOT NULL,
+    url text NOT NULL,
+    weights text[] NOT NULL,
+    seen_at timestamptz DEFAULT now() NOT NULL,
+    CONSTRAINT weight_peers_pkey PRIMARY KEY (replica_id)
+)
+WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.01');
+
 CREATE FUNCTION add_to_upload_totals() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
