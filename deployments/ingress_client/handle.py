@@ -49,8 +49,8 @@ class HandleLeasePort:
         """Path of an ingress process's local socket. Empty if it has none."""
         return await self._call("line")
 
-    async def announce(self, presence: Presence) -> None:
-        await self._call("announce", presence)
+    async def announce(self, presence: Presence) -> Work | None:
+        return await self._call("announce", presence)
 
     async def ask(self, ask: Ask) -> Work:
         return await self._call("ask", ask)

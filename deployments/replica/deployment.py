@@ -80,6 +80,7 @@ class ReplicaDeployment:
             replica_id=context.replica_id.unique_id,
             actor_id=ray.get_runtime_context().get_actor_id() or "",
             pool=pool,
+            node=ray.util.get_node_ip_address(),
         )
         clock, backoff = SystemClock(), Backoff(SystemRandom())
         # Not checked: the pool may be deployed before the ingress, and calls wait for that.

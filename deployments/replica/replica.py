@@ -7,18 +7,17 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
 
 from deployments.families.base import Family
 from deployments.replica.attempt import Attempt
-from deployments.replica.attempt_state import Phase, StopReason, as_failure
+from deployments.replica.attempt_state import Phase, StopReason
 from deployments.replica.config import IngressLink, ReplicaConfig
+from deployments.replica.keeper import WeightKeeper
 from deployments.replica.poller import LeasePoller, SlotOffer, SlotQueue, slot_offer
 from deployments.replica.realtime import OpenSessions, ReplicaSession
 from deployments.replica.reporter import Reporter, announce
 from deployments.replica.resources import ReplicaResources
 from deployments.replica.snapshotter import Snapshotter
-from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import Fenced, Misconfigured
 from serve_app.domain.lease import (
     Ask,
@@ -35,9 +34,6 @@ from serve_app.domain.outcome import Outcome
 from serve_app.domain.progress import Loading, Stage, StoredSnapshot, describe, to_plain
 from serve_app.domain.request import Priority
 from serve_app.telemetry.logs import set_request
-
-if TYPE_CHECKING:  # it imports torch
-    from deployments.engine.loading.loads import PipelineHandle
 
 log = logging.getLogger(__name__)
 
@@ -86,9 +82,11 @@ class Replica:
             link, self._attempts, lambda: self._resources, self._snapshotter, self._on_reply
         )
         self._outcomes = OutcomeSender(link)
+        self._keeper = WeightKeeper(families, lambda: self._resources, self._loads_for_request)
 
     async def start(self) -> None:
-        """Start the replica. Returns when it is ready, which is when ``preload`` is loaded."""
+        """Start the replica. Returns when it is ready, which is when it holds the weights that
+        it should hold for warm targets."""
         ready = asyncio.Event()
         announced = asyncio.create_task(self._announce_start(ready))
         # Importing torch and diffusers takes seconds, and the loop must answer Serve's calls.
@@ -100,11 +98,11 @@ class Replica:
             partial(_call_on, asyncio.get_running_loop(), self._poller)
         )
         resources.engine.start()
-        for endpoint in self._config.preload:
-            await self._preload(endpoint)
+        await self._keeper.load_at_start(self._link.calls.decision_within_s)
         ready.set()
         await announced  # A lease poll says "ready", so this announcement must not arrive after it.
         self._reporter.start()
+        self._keeper.start()
         self._poller.start()
         identity = self._link.identity
         log.info(
@@ -122,6 +120,7 @@ class Replica:
         loop = asyncio.get_running_loop()
         close_by = loop.time() + self._config.close_within_s
         self._poller.stop()
+        await self._keeper.aclose()
         await announce(self._link, ReplicaStage.DRAINING, self._max_slots)
         await self._poller.aclose()
         if self._snapshotter.wants_tickets_at_shutdown():
@@ -162,6 +161,7 @@ class Replica:
                 ("engine", self._resources.engine.alive),
                 ("asks", self._poller.alive),
                 ("reports", self._reporter.alive),
+                ("weight keeper", self._keeper.alive),
             )
             if not alive
         ]
@@ -181,6 +181,7 @@ class Replica:
             slots=offer.slots,
             held=tuple(self._attempts),
             hot=self._resources.loaded_endpoints,
+            warm=self._resources.warm_endpoints,
             free_bytes=self._resources.engine.free_bytes(),
             device_bytes=self._resources.engine.device_bytes(),
             detail=describe(loading),
@@ -190,6 +191,11 @@ class Replica:
             ),
             full_tenants=offer.full_tenants,
             wait_s=self._link.calls.full_tenant_wait_s if offer.full_tenants else None,
+            node=identity.node,
+            device=self._resources.device_name,
+            on_disk=self._keeper.on_disk,
+            kept=self._keeper.version,
+            not_kept=self._keeper.not_kept,
         )
 
     def _offer(self) -> SlotOffer:
@@ -204,7 +210,13 @@ class Replica:
         self._slots.wake()
         self._poller.slot_freed()
 
+    def _loads_for_request(self) -> bool:
+        """True while an attempt waits for its weights to be loaded."""
+        states = (each.state for each in self._attempts.values())
+        return any(each.phase is Phase.LOADING and not each.is_downloading for each in states)
+
     def _on_work(self, work: Work) -> None:
+        self._keeper.told(work)
         for lease in work.leases:
             if lease.held not in self._attempts:
                 self._begin(lease)
@@ -269,22 +281,6 @@ class Replica:
         if verdict is Verdict.FENCED or handed_back or outcome.failure is not None:
             await attempt.discard()
 
-    async def _preload(self, endpoint: Endpoint) -> None:
-        """Load an endpoint's weights. A failure is logged; requests for the endpoint get it too."""
-        family = self._families.get(endpoint.family)
-        if family is None:
-            log.error("%s cannot be loaded: no family %s here.", endpoint.id, endpoint.family)
-            return
-        handle: PipelineHandle | None = None
-        try:
-            handle = self._resources.acquire(family, endpoint)
-            await asyncio.wrap_future(handle.future)
-        except Exception as error:
-            log.error("%s cannot be loaded: %s", endpoint.id, as_failure(error).message)
-        finally:
-            if handle is not None:
-                self._resources.residency.release(handle)
-
     def _loading(self) -> tuple[Loading, ...]:
         return () if self._started is None else self._started.loading
 
@@ -292,7 +288,8 @@ class Replica:
         """Announce what is being loaded, until loading is complete."""
         while True:
             slots = self._max_slots
-            await announce(self._link, ReplicaStage.STARTING, slots, self._loading())
+            said = await announce(self._link, ReplicaStage.STARTING, slots, self._loading())
+            self._keeper.told(said)
             try:
                 async with asyncio.timeout(self._link.calls.start_interval_s):
                     await ready.wait()

@@ -74,6 +74,12 @@ class Ask:
     full_tenants: tuple[str, ...] = ()  # it fetches enough input files of these: send none of them
     wait_s: float | None = None  # longest wait for work; None: as long as the ingress allows
     device_bytes: int = 0  # total device memory; 0 on a CPU
+    node: str = ""  # address of its machine
+    device: str = ""  # name of its GPU; empty on a CPU
+    on_disk: tuple[str, ...] = ()  # endpoints that it was asked to hold there, and does
+    kept: str = ""  # version of the weights that it was asked to hold
+    # endpoints of these that it cannot hold, with the reason
+    not_kept: tuple[tuple[str, str], ...] = ()
 
     @property
     def left_out(self) -> LeftOut:
@@ -116,13 +122,24 @@ class Signal:
     held: LeaseKey
 
 
+KeptWeights = tuple[tuple[Endpoint, str], ...]
+"""Weights that a replica should hold: endpoints with their ``WeightsLevel``, the first ones
+first."""
+
+
 @pickle_by_name
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Reply to a lease poll. If both are empty, there is nothing to do: poll again."""
+    """Reply to a lease poll. If all are empty, there is nothing to do: poll again.
+
+    It is also the reply to the announcement of a replica in whose pool warm targets stand. Then
+    ``keep`` is None until the replica's part in them is decided.
+    """
 
     leases: tuple[Lease, ...] = ()
     signals: tuple[Signal, ...] = ()
+    keep: KeptWeights | None = None  # None: what the replica's ``Ask.kept`` says
+    keep_version: str = ""
 
 
 @pickle_by_name
@@ -217,6 +234,7 @@ class Presence:
     detail: str = ""  # description of what it is loading
     loading: Plain = ()  # the same as data
     slots: int = 0  # generations that it will run concurrently; 0: not known
+    node: str = ""  # address of its machine
 
 
 @pickle_by_name

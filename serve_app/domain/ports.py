@@ -43,7 +43,10 @@ class Clock(Protocol):
 class LeasePort(Protocol):
     """Calls of a replica to the ingress. Real: the ingress deployment's handle."""
 
-    async def announce(self, presence: Presence) -> None: ...
+    async def announce(self, presence: Presence) -> Work | None:
+        """Announce a replica. The reply says which weights it should hold; None: no warm target
+        stands in its pool."""
+        ...
 
     async def ask(self, ask: Ask) -> Work:
         """Wait a few seconds at most for work or a signal. A lack of work is not an error."""

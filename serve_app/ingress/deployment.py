@@ -60,6 +60,7 @@ from serve_app.ingress.services.live_settings import LiveSettings, bounds_of
 from serve_app.ingress.services.request_ids import RequestIds
 from serve_app.ingress.services.served_catalog import served_catalog, startup_lines
 from serve_app.ingress.services.services import Identity, PoolMap, Services
+from serve_app.ingress.services.warm_pools import WarmPools
 from serve_app.ingress.services.webhooks import ComposeByMark, Webhooks
 from serve_app.loopback import keep_to_loopback
 from serve_app.postgres import fair_reads
@@ -77,7 +78,7 @@ from serve_app.queue.transactions.garbage import UnwantedFiles
 from serve_app.queue.transactions.signing_keys import PostgresSigningSeeds
 from serve_app.queue.transactions.uploads import PostgresUploads
 from serve_app.queue.transactions.webhook_outbox import PostgresOutbox
-from serve_app.scaling.demand import DemandWriter, publish_bounds
+from serve_app.scaling.demand import DemandWriter, publish_bounds, read_targets
 from serve_app.scaling.liveness import RayActorTable, RayLiveness
 from serve_app.settings import Config, Secrets
 from serve_app.storage.directory import DirectoryStorage
@@ -161,8 +162,8 @@ class Ingress:
         it has none."""
         return self._lines.path
 
-    async def announce(self, presence: Presence) -> None:
-        await self._queue.announce(presence)
+    async def announce(self, presence: Presence) -> Work | None:
+        return await self._queue.announce(presence)
 
     async def ask(self, ask: Ask) -> Work:
         return await self._queue.ask(ask)
@@ -224,7 +225,12 @@ class Ingress:
         storage = MeasuredStorage(stored, self._metrics)
         await self._start_queue(stack, database, catalog, storage, sole_cluster=embedded)
         files = self._start_files(stack, database, election, storage, stored.tickets)
-        self._services = self._make_services(catalog, database, files, identity, one_node, secrets)
+        warm = self._warm_pools(catalog, election)
+        self._services = self._make_services(
+            catalog, database, files, identity, one_node, warm, secrets
+        )
+        warm.start()
+        stack.push_async_callback(warm.aclose)
         self._services.audit.start()
         stack.push_async_callback(self._services.audit.aclose)
         stack.push_async_callback(self._services.background.join)
@@ -383,6 +389,7 @@ class Ingress:
         files: Files,
         identity: Identity,
         one_node: SingleNodeCheck,
+        warm: WarmPools,
         secrets: Secrets,
     ) -> Services:
         config, clock, storage = self._config, self._clock, files.storage
@@ -414,7 +421,19 @@ class Ingress:
             new_id=RequestIds(clock),
             metrics=self._metrics,
             audit=AuditTrail(self._queue.operations, clock, self._metrics.queue),
+            warm=warm,
             proxy_secret=_text(secrets.proxy_secret),
+        )
+
+    def _warm_pools(self, catalog: Catalog, election: LeaderElection) -> WarmPools:
+        return WarmPools(
+            self._queue.operations,
+            self._queue.parts.state.kept,
+            lambda: self._services.pools,  # replaced when live settings change
+            catalog,
+            self._clock,
+            election,
+            self._metrics.queue,
         )
 
     def _health(self, database: Database, storage: Storage, one_node: SingleNodeCheck) -> Health:
@@ -429,17 +448,22 @@ class Ingress:
             readiness=Readiness(checks, self._clock),
             replicas=lambda: roster(database),
             placement_problems=self._placement.problems,
+            targets=partial(read_targets, str(self._config.server.data_dir)),
         )
 
     async def _publish_demand(self, stack: AsyncExitStack, election: LeaderElection) -> None:
         async def demand() -> Mapping[str, Demand]:
             now = await self._queue.demand()
             self._metrics.queue.depth(now)
+            warm, pools = self._services.warm.replicas(), self._demand.pools
+            wanted = await read_targets(scope, pools)
+            self._metrics.queue.scaling(wanted, {pool: warm.get(pool, 0) for pool in pools})
             return now
 
+        scope = str(self._config.server.data_dir)
         pools = tuple(self._config.models.pools or {})
         writer = self._demand = DemandWriter(
-            str(self._config.server.data_dir), pools, demand, election
+            scope, pools, demand, election, self._services.warm.replicas
         )
         await writer.start()
         stack.push_async_callback(writer.aclose)

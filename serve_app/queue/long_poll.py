@@ -17,6 +17,7 @@ from serve_app.domain.lease import (
     Lease,
     LeaseKey,
     LeftOut,
+    Presence,
     Signal,
     SignalKind,
     Work,
@@ -79,6 +80,11 @@ class LongPoll:
         self._random = Random()  # noqa: S311 - jitter
         self._closed = False
 
+    async def announce(self, presence: Presence) -> Work | None:
+        """Record a replica that starts or ends. The reply says which weights it should hold."""
+        await self._state.replicas.announce(presence)
+        return self._state.kept.answer_to_announcement(presence)
+
     async def ask(self, ask: Ask) -> Work:
         """Wait for leases or signals, at most ``ask_wait_s``. If the caller is cancelled, its
         leases are undone.
@@ -94,7 +100,8 @@ class LongPoll:
             self._abandon(waiter)
             raise
         self._waiters.answered(waiter)
-        return Work(tuple(waiter.leases), tuple(waiter.signals))
+        work = Work(tuple(waiter.leases), tuple(waiter.signals))
+        return self._state.kept.answer_to_ask(ask, work)
 
     def lease_soon(self, pool: str) -> None:
         """Lease queued requests of the pool in the background, if a poll waits for it."""

@@ -22,6 +22,7 @@ from serve_app.queue.removal import Removal
 from serve_app.queue.request_log import RequestLog
 from serve_app.queue.state.queue_state import QueueState
 from serve_app.queue.state.request_cache import PreviewCache
+from serve_app.queue.state.warm import StoredWarmTargets
 from serve_app.queue.store.config import QueueLimits, Retention
 from serve_app.queue.store.diagnostics import MEASURE_EVERY_S, VacuumMonitor
 from serve_app.queue.store.table_sizes import MEASURE_TABLES_EVERY_S, TableMonitor
@@ -75,12 +76,13 @@ def assemble(
     long reads of history use; None: the same. ``metrics``: None for none that are read.
     """
     metrics = metrics or QueueMeter(CollectorRegistry())
-    state = QueueState.create(database, clock, limits, ingress_id, metrics)
+    state = QueueState.create(database, clock, limits, terms, ingress_id, metrics)
     after = AfterCommit(database, limits, state, metrics)
     polls = LongPoll(database, limits, terms, state, after, metrics)
     state.waiters.on_work(polls.lease_soon)
     garbage = GarbageFiles(database, terms)
     election = LeaderElection(database, clock, ingress_id)
+    warm = StoredWarmTargets(database)
     parts = QueueParts(
         state=state,
         after=after,
@@ -91,7 +93,7 @@ def assemble(
         reaper=Reaper(database, limits, liveness, state, after, metrics),
         removal=Removal(database, retention or Retention(), garbage, state.requests, after),
         log=RequestLog(database, state.requests),
-        operations=PostgresOperations(database, limits, state.pauses, after),
+        operations=PostgresOperations(database, limits, state.pauses, warm, after),
         garbage=garbage,
         vacuum=VacuumMonitor(database, metrics, state.snapshots.measured),
         tables=TableMonitor(reads or database, election, metrics),
@@ -137,7 +139,7 @@ class PostgresQueue:
         self.ledger = PostgresLedger(reads)
 
         # Calls by replicas
-        self.announce = state.replicas.announce
+        self.announce = parts.polls.announce
         self.ask = parts.polls.ask
         self.report = parts.heartbeats.report
         self.finish = parts.finisher.finish
@@ -235,3 +237,4 @@ class PostgresQueue:
         self.parts.metrics.replicas(state.stats.stages())
         self.parts.metrics.gpu_memory(state.replicas.gpu_memory())
         self.parts.metrics.weights(state.replicas.weights())
+        self.parts.metrics.replica_info(state.replicas.places())

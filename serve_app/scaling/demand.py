@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import asdict
 from typing import Protocol
 
@@ -16,7 +16,7 @@ from ray.experimental import internal_kv
 
 from serve_app.domain.errors import DarkroomError
 from serve_app.domain.lease import Demand
-from serve_app.scaling.policy import NAMESPACE, Bounds, bounds_key, demand_key
+from serve_app.scaling.policy import NAMESPACE, Bounds, bounds_key, demand_key, target_key
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,21 @@ async def publish_bounds(scope: str, pools: Mapping[str, Bounds]) -> None:
     """Write the bounds of each pool to Ray's internal KV. Policies follow within a second."""
     for pool, bounds in pools.items():
         await _put(bounds_key(scope, pool), asdict(bounds))
+
+
+async def read_targets(scope: str, pools: Collection[str]) -> Mapping[str, int]:
+    """Replicas that the policies want now, by pool. Pools whose policy has not run are missing."""
+    return await asyncio.to_thread(_targets, scope, pools)
+
+
+def _targets(scope: str, pools: Collection[str]) -> Mapping[str, int]:
+    found = {
+        pool: internal_kv._internal_kv_get(  # noqa: SLF001 the only reader Ray offers
+            target_key(scope, pool), namespace=NAMESPACE
+        )
+        for pool in pools
+    }
+    return {pool: int(json.loads(raw)["replicas"]) for pool, raw in found.items() if raw}
 
 
 class Leader(Protocol):
@@ -45,11 +60,14 @@ class DemandWriter:
         pools: tuple[str, ...],
         demand: Callable[[], Awaitable[Mapping[str, Demand]]],
         leader: Leader,
+        warm_replicas: Callable[[], Mapping[str, int]],
     ) -> None:
+        """``warm_replicas``: those that warm targets need, by pool."""
         self._scope = scope
         self.pools = pools  # may be replaced at any time
         self._demand = demand
         self._leader = leader
+        self._warm_replicas = warm_replicas
         self._sequence = 0
         self._loop: asyncio.Task[None] | None = None
 
@@ -78,8 +96,10 @@ class DemandWriter:
 
     async def _write(self, demands: Mapping[str, Demand]) -> None:
         self._sequence += 1
+        warm = self._warm_replicas()
         for pool in self.pools:
-            demand = asdict(demands.get(pool, Demand())) | {"seq": self._sequence}
+            demand = asdict(demands.get(pool, Demand()))
+            demand |= {"seq": self._sequence, "warm": warm.get(pool, 0)}
             await _put(demand_key(self._scope, pool), demand)
 
 

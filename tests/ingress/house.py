@@ -29,6 +29,7 @@ from serve_app.ingress.services.lease_terms import CatalogLeaseTerms
 from serve_app.ingress.services.replies import LAST_BYTE_DELAY_S, Replies
 from serve_app.ingress.services.request_ids import RequestIds
 from serve_app.ingress.services.services import Identity, PoolMap, Services
+from serve_app.ingress.services.warm_pools import WarmPools
 from serve_app.ingress.services.webhooks import ComposeByMark, Webhooks
 from serve_app.queue.store.config import QueueLimits
 from serve_app.settings import Config, PoolConfig
@@ -36,6 +37,7 @@ from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics
 from serve_app.tenants.api_keys import ADMIN, API
 from serve_app.tenants.tokens import Tokens, UploadTokens
+from tests.fakes.held_weights import FakeHeldWeights, FakeLeader
 from tests.fakes.keyring import FakeKeyRing
 from tests.fakes.lifecycles import FakeLifecycles
 from tests.fakes.liveness import FakeLiveness
@@ -142,6 +144,14 @@ async def built(
         new_id=RequestIds(clock),
         metrics=metrics,
         audit=AuditTrail(queue.operations, clock),
+        warm=WarmPools(
+            queue.operations,
+            FakeHeldWeights(),
+            lambda: app.state.services.pools,
+            catalog,
+            clock,
+            FakeLeader(),
+        ),
         proxy_secret=PROXY_SECRET,
         replies=Replies(last_byte_delay_s=linger_s),
     )

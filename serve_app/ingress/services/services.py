@@ -23,6 +23,7 @@ from serve_app.ingress.services.files import Files
 from serve_app.ingress.services.health import Health
 from serve_app.ingress.services.replies import Replies
 from serve_app.ingress.services.session_limit import SessionCounts
+from serve_app.ingress.services.warm_pools import WarmPools
 from serve_app.ingress.services.webhooks import Webhooks
 from serve_app.settings import Config, PoolConfig
 from serve_app.telemetry.metrics import Metrics
@@ -149,6 +150,7 @@ class Services:
     new_id: Callable[[], str]
     metrics: Metrics
     audit: AuditTrail
+    warm: WarmPools
     proxy_secret: str = ""  # of the proxies that say their client's address; empty: there is none
     replies: Replies = field(default_factory=Replies)
     background: Background = field(default_factory=Background)

@@ -260,6 +260,11 @@ CREATE UNLOGGED TABLE replicas (
     loading json DEFAULT '[]' NOT NULL,
     hot json DEFAULT '[]' NOT NULL,
     warm json DEFAULT '[]' NOT NULL,
+    node text DEFAULT '' NOT NULL,
+    device text DEFAULT '' NOT NULL,
+    on_disk json DEFAULT '[]' NOT NULL,
+    not_kept json DEFAULT '[]' NOT NULL,
+    keep json,
     CONSTRAINT replicas_pkey PRIMARY KEY (replica_id)
 )
 WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.01');
@@ -402,6 +407,16 @@ CREATE UNLOGGED TABLE weight_peers (
     CONSTRAINT weight_peers_pkey PRIMARY KEY (replica_id)
 )
 WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.01');
+
+CREATE TABLE warm_targets (
+    endpoint text NOT NULL,
+    replicas integer NOT NULL,
+    level text NOT NULL,
+    until timestamptz,
+    at timestamptz DEFAULT now() NOT NULL,
+    actor text NOT NULL,
+    CONSTRAINT warm_targets_pkey PRIMARY KEY (endpoint)
+);
 
 CREATE FUNCTION add_to_upload_totals() RETURNS trigger
     LANGUAGE plpgsql

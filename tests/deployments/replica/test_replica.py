@@ -401,10 +401,12 @@ async def test_closing_an_idle_replica_is_quick_and_may_be_repeated(make_rig: Ma
     assert rig.port.outstanding == []
 
 
-async def test_starting_is_announced_before_the_first_ask_and_preloading_comes_between(
+async def test_starting_is_announced_before_the_first_ask_and_loading_comes_between(
     make_rig: MakeRig,
 ):
-    rig = await make_rig(preload=(PROBE, Endpoint("gone", "probe", Weights("missing"), "probe")))
+    gone = Endpoint("gone", "probe", Weights("missing"), "probe")
+    port = FakeLeasePort(keep=(((PROBE, "hot"), (gone, "hot")), "1"))
+    rig = await make_rig(port=port)
     await rig.port.until(lambda: rig.port.asks)
     (presence,) = rig.port.presences
     assert presence.stage is ReplicaStage.STARTING

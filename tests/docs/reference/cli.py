@@ -106,6 +106,11 @@ EXAMPLES = {
     "contexts": ("darkroom contexts",),
     "contexts use": ("darkroom contexts use lab", "darkroom contexts use --local"),
     "top": ("darkroom top", "darkroom top --once"),
+    "warm": (
+        "darkroom warm fal-ai/flux/dev --replicas 2 --for 30m",
+        "darkroom warm",
+        "darkroom warm fal-ai/flux/dev --off",
+    ),
     "completion": ('eval "$(darkroom completion bash)"',),
     "doctor": ("darkroom doctor", "darkroom doctor storage"),
 }
