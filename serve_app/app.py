@@ -37,6 +37,7 @@ from serve_app.scaling.policy import PoolPolicy
 from serve_app.settings import (
     APPLICATION,
     AWS_SECRET_NAMES,
+    OTLP_SECRET_NAMES,
     SECRET_NAMES,
     Config,
     PoolConfig,
@@ -243,7 +244,11 @@ def _replica_config(config: Config, pool: PoolConfig) -> ReplicaConfig:
 
 
 def _pool(config: Config, name: str, pool: PoolConfig) -> Deployment:
-    secrets = (*SECRET_NAMES, *(AWS_SECRET_NAMES if config.storage.s3_bucket else ()))
+    secrets = (
+        *SECRET_NAMES,
+        *OTLP_SECRET_NAMES,
+        *(AWS_SECRET_NAMES if config.storage.s3_bucket else ()),
+    )
     environment = dict.fromkeys(secrets, "")  # replicas get no secrets
     environment["HF_HUB_DISABLE_TELEMETRY"] = "1"
     # Code that uses the hub's library directly shares the same store and the offline setting.

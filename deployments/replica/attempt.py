@@ -26,6 +26,7 @@ from deployments.replica.files import ArtifactDelivery, Files, InputFiles
 from deployments.replica.poller import SlotQueue
 from deployments.replica.resources import ReplicaResources
 from deployments.replica.resume import FinishedOutput, StartPoint, start_point
+from deployments.replica.timeline import WAITING
 from deployments.transfer.lora_fetcher import LoraUse
 from deployments.transfer.uploader import StorageRetry
 from serve_app.domain.errors import (
@@ -67,6 +68,8 @@ class Attempt:
         self.lease = lease
         phase = Phase.LOADING if slots is None else Phase.WAITING
         self.state = AttemptState(resources.clock, on_engine_left, phase)
+        if lease.trace:
+            self.state.trace()
         self._slots = slots
         self._waited_s = 0.0  # for a slot
         self.hand_back_reason: str | None = None  # why the lease is handed back
@@ -83,6 +86,10 @@ class Attempt:
     @property
     def held(self) -> LeaseKey:
         return self.lease.held
+
+    @property
+    def handed_back(self) -> bool:
+        return self.state.stopped is StopReason.HANDED_BACK
 
     async def run(self) -> Outcome:
         """Run the lease and return its outcome. Raises only ``CancelledError``, and only when the
@@ -159,6 +166,7 @@ class Attempt:
         await self._take_slot()
         handle = self._handle = self._resources.acquire(family, lease.endpoint, state.set_progress)
         pipeline = await _loaded(handle)
+        state.enter_stage(None)
         seed = _seed(lease.request_id)
         if lease.snapshot_url is None:
             start = StartPoint(split(lease, seed))
@@ -198,7 +206,7 @@ class Attempt:
             state.enter(Phase.FETCHING)
         await inputs.fetch(state.set_progress)
         if requested:
-            state.progress = Progress(Stage.FETCHING)
+            state.set_progress(Progress(Stage.FETCHING))
             await self._loras.fetch(requested, lease.files_url)
 
     async def _take_slot(self) -> None:
@@ -207,10 +215,12 @@ class Attempt:
         clock = self._resources.clock
         began = clock.monotonic()
         self.state.enter(Phase.WAITING)
+        self.state.enter_stage(WAITING)
         try:
             await self._slots.take(self)
         finally:
             self._waited_s = clock.monotonic() - began
+            self.state.enter_stage(None)
 
     def _runnable_family(self, if_stopped: str = CANCELLED) -> Family:
         """Family of the endpoint. Raises if there is none, or, with the message ``if_stopped``, if
@@ -294,6 +304,10 @@ class Attempt:
         except asyncio.CancelledError:
             generation.cancel()
             raise
+        if state.timeline is not None:
+            state.timeline.note(
+                steps=generation.steps_done, batch_size=round(generation.mean_batch, 2)
+            )
         result = generation.result(timeout=0)
         if state.stopped is StopReason.HANDED_BACK and number == state.parts - 1:
             state.stopped = None  # the generation ended before the stop: deliver it

@@ -18,6 +18,7 @@ from deployments.replica.realtime import OpenSessions, ReplicaSession
 from deployments.replica.reporter import Reporter, announce
 from deployments.replica.resources import ReplicaResources
 from deployments.replica.snapshotter import Snapshotter
+from deployments.replica.timeline import TraceReports
 from serve_app.domain.errors import Fenced, Misconfigured
 from serve_app.domain.lease import (
     Ask,
@@ -34,6 +35,7 @@ from serve_app.domain.outcome import Outcome
 from serve_app.domain.progress import Loading, Stage, StoredSnapshot, describe, to_plain
 from serve_app.domain.request import Priority
 from serve_app.telemetry.logs import set_request
+from serve_app.telemetry.trace_context import of_attempt
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +85,7 @@ class Replica:
         )
         self._outcomes = OutcomeSender(link)
         self._keeper = WeightKeeper(families, lambda: self._resources, self._loads_for_request)
+        self._traces = TraceReports(link)
 
     async def start(self) -> None:
         """Start the replica. Returns when it is ready, which is when it holds the weights that
@@ -136,6 +139,7 @@ class Replica:
             task.cancel()
         await self._reporter.aclose()
         await self._snapshotter.aclose()
+        await self._traces.aclose()
         if self._started is not None:
             await self._started.aclose(max(close_by - loop.time(), 0.2))
         log.info("Replica %s is closed.", self._link.identity.replica_id)
@@ -258,10 +262,16 @@ class Replica:
     async def _run(self, attempt: Attempt) -> None:
         """Run an attempt and hand in its outcome."""
         lease = attempt.lease
-        set_request(lease.request_id, tenant=lease.tenant, endpoint=lease.endpoint.id)
+        set_request(
+            lease.request_id,
+            tenant=lease.tenant,
+            endpoint=lease.endpoint.id,
+            trace=of_attempt(lease.trace, lease.held) if lease.trace else "",
+        )
         try:
             outcome = await attempt.run()
             stopped = attempt.state.stopped
+            attempt.state.enter_stage("finish")
             if stopped is StopReason.FENCED:
                 verdict: Verdict | None = Verdict.FENCED
             elif stopped is StopReason.HANDED_BACK:
@@ -274,11 +284,14 @@ class Replica:
         finally:
             del self._attempts[attempt.held]
             self._slot_freed()
+        if (timeline := attempt.state.timeline) is not None and verdict is Verdict.ACCEPTED:
+            # Of any other attempt, the ingress records that it was lost.
+            code = outcome.failure.code if outcome.failure and not attempt.handed_back else ""
+            self._traces.add(timeline.ended(lease, code))
         if verdict is Verdict.FENCED:
             log.info("Attempt %d lost its lease; its work is dropped.", attempt.lease.attempt)
         # A stop may arrive after success, while the result is handed in: its files are needed then.
-        handed_back = attempt.state.stopped is StopReason.HANDED_BACK
-        if verdict is Verdict.FENCED or handed_back or outcome.failure is not None:
+        if verdict is Verdict.FENCED or attempt.handed_back or outcome.failure is not None:
             await attempt.discard()
 
     def _loading(self) -> tuple[Loading, ...]:

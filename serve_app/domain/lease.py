@@ -104,6 +104,7 @@ class Lease:
     files_url: str = ""  # origin from which replicas read our own ``/files/…``
     nonce: int = 0  # see ``LeaseKey``
     tenant: str = ""  # owner of the request
+    trace: str = ""  # context of the trace that the attempt is recorded in; empty: it is not
 
     @property
     def held(self) -> LeaseKey:
@@ -184,6 +185,8 @@ class Report:
     snapshots: tuple[tuple[LeaseKey, StoredSnapshot], ...] = ()  # uploaded since the last report
     wants_tickets: tuple[LeaseKey, ...] = ()  # attempts that need an upload ticket for a snapshot
     loading: Plain = ()  # ``detail`` as data
+    traces: Plain = ()  # attempts that ended since the last report; see ``AttemptTrace``
+    lost_traces: int = 0  # attempts whose timings were dropped since the last report
 
 
 @pickle_by_name

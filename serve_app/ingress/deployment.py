@@ -60,6 +60,7 @@ from serve_app.ingress.services.live_settings import LiveSettings, bounds_of
 from serve_app.ingress.services.request_ids import RequestIds
 from serve_app.ingress.services.served_catalog import served_catalog, startup_lines
 from serve_app.ingress.services.services import Identity, PoolMap, Services
+from serve_app.ingress.services.tracing import record_attempts, start_tracing
 from serve_app.ingress.services.warm_pools import WarmPools
 from serve_app.ingress.services.webhooks import ComposeByMark, Webhooks
 from serve_app.loopback import keep_to_loopback
@@ -94,6 +95,7 @@ from serve_app.tenants.tokens import Tokens, UploadTokens
 if TYPE_CHECKING:
     from serve_app.storage.s3.storage import S3Storage
     from serve_app.storage.tickets import TicketSigner
+    from serve_app.telemetry.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +108,7 @@ class Ingress:
     what it creates."""
 
     _closing: AsyncExitStack | None = None
+    _tracing: Tracing | None = None  # None: spans are off
 
     async def __init__(  # pyright: ignore[reportGeneralTypeIssues]  # Serve awaits it
         self, config: Config, pools: Sequence[Any], config_file: Path | None = None
@@ -170,6 +173,7 @@ class Ingress:
 
     async def report(self, report: Report) -> ReportReply:
         self._metrics.computed(report.pool, report.computed)
+        record_attempts(self._tracing, self._metrics, report)
         return await self._queue.report(report)
 
     async def finish(self, finish: Finish) -> Verdict:
@@ -193,6 +197,10 @@ class Ingress:
         return await self._weight_peers.weight_peers(node_id, name)
 
     async def _start(self, stack: AsyncExitStack) -> None:
+        self._tracing = await start_tracing(
+            *(stack, self._clock, self._metrics),
+            names_tenants=self._config.telemetry.trace_tenants,
+        )
         secrets = Secrets()
         embedded = secrets.database_url is None
         one_node = SingleNodeCheck(
@@ -235,6 +243,7 @@ class Ingress:
         stack.push_async_callback(self._services.audit.aclose)
         stack.push_async_callback(self._services.background.join)
         await self._publish_demand(stack, election)
+        self._services.webhooks.record_spans(self._tracing)
         await self._services.webhooks.start()
         stack.push_async_callback(self._services.webhooks.aclose)
         self._serve_metrics(stack)
@@ -306,6 +315,7 @@ class Ingress:
             self._retention,
             await self._reads(stack, database),
         )
+        queue.record_spans(self._tracing)
         await queue.start()
         self._lines = LocalRpcServer(self, config.server.data_dir / "lines")
         stack.push_async_callback(self._lines.aclose)
@@ -416,6 +426,7 @@ class Ingress:
                 self._metrics,
                 NameResolver(),
             ),
+            tracing=self._tracing,
             health=self._health(database, storage, one_node),
             clock=clock,
             new_id=RequestIds(clock),

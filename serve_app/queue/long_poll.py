@@ -7,7 +7,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
@@ -38,6 +38,9 @@ from serve_app.queue.transactions.insert import DirectLease
 from serve_app.queue.transactions.lease import Contention, lease_queued
 from serve_app.telemetry.logs import log_context, request_id
 from serve_app.telemetry.queue_metrics import QueueMeter
+
+if TYPE_CHECKING:  # it imports OpenTelemetry's SDK
+    from serve_app.telemetry.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +75,7 @@ class LongPoll:
         self._waiters = state.waiters
         self._after = after
         self._metrics = metrics
+        self.tracing: Tracing | None = None  # None: spans are off
         self._attempts = EndAttempts(database, limits)
         self._leasing: dict[str, asyncio.Task[None]] = {}
         self._held_until: dict[str, float] = {}  # by the event loop's clock; see ``holds``
@@ -187,6 +191,8 @@ class LongPoll:
         if request.attempt == 1 and request.started_at is not None:
             wait_s = (request.started_at - request.created_at).total_seconds()
             self._metrics.started(request.endpoint, request.pool, wait_s)
+            if self.tracing is not None:
+                self.tracing.waited(request, wait_s)
         try:
             prepared = self._prepare_lease(request, input)
         except Exception as error:
@@ -226,6 +232,7 @@ class LongPoll:
             if request.snapshot is None
             else self._terms.snapshot_url(request.snapshot.key),
             files_url=self._terms.files_url,
+            trace="" if self.tracing is None else self.tracing.lease_trace(request),
         )
 
     def _tickets(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 
@@ -33,6 +34,9 @@ from serve_app.queue.transactions.history import History
 from serve_app.queue.transactions.idempotency import IdempotencyKeys
 from serve_app.queue.transactions.usage import PostgresLedger, RealtimeSessions
 from serve_app.telemetry.queue_metrics import QueueMeter
+
+if TYPE_CHECKING:  # it imports OpenTelemetry's SDK
+    from serve_app.telemetry.tracing import Tracing
 
 RETENTION_EVERY_S = 60.0
 
@@ -144,6 +148,10 @@ class PostgresQueue:
         self.report = parts.heartbeats.report
         self.finish = parts.finisher.finish
         self.hand_back = parts.finisher.hand_back
+
+    def record_spans(self, tracing: Tracing | None) -> None:
+        """Record spans from now on; None: record none."""
+        self.parts.polls.tracing = self.parts.after.tracing = tracing
 
     async def start(self) -> None:
         """Start the listener and the periodic tasks."""

@@ -126,6 +126,10 @@ class TelemetrySettings(SettingsGroup):
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Format = Field(default="text", description="`json`: one JSON object a line.")
+    trace_tenants: bool = Field(
+        default=False,
+        description="Spans name the tenant. OpenTelemetry's own variables turn tracing on.",
+    )
 
 
 class ModelSettings(SettingsGroup):

@@ -50,6 +50,10 @@ COUNTERS: Declared = {
         ("call", "result"),
     ),
     "upload_bytes": ("Bytes of stored files, by sender: client or replica.", ("sender",)),
+    "spans": (
+        "Spans by result: exported, or dropped; not_reported counts attempts of replicas.",
+        ("result",),
+    ),
     "webhooks": (
         "Webhook calls: delivered, failed (will be retried) or dead; progress: told or lost.",
         ("result",),
@@ -150,6 +154,11 @@ class Metrics:
 
     def unexpected(self, route: str) -> None:
         self._counters["unexpected_errors"].labels(route).inc()
+
+    def spans(self, result: str, number: int) -> None:
+        """Count spans: ``exported``, ``queue_full``, ``export_failed``; or ``not_reported``, which
+        counts attempts."""
+        self._counters["spans"].labels(result).inc(number)
 
     def webhook(self, result: str) -> None:
         """Count a call by result: ``delivered``, ``failed`` or ``dead``; ``told`` or ``lost``."""

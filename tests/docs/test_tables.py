@@ -32,6 +32,7 @@ from serve_app.queue.transactions.end_attempt import UNCONFIRMED_REPLICAS
 from serve_app.settings import PoolConfig
 from serve_app.settings.pools import WarmConfig
 from serve_app.telemetry.metrics import Metrics
+from serve_app.telemetry.trace_context import TRACEPARENT, TRACESTATE
 from tests.docs.pages import DOCS, code, inline, table
 
 REFERENCE = DOCS / "reference"
@@ -73,10 +74,8 @@ def test_ignored_headers_are_documented_with_their_reasons() -> None:
 
 def test_honoured_headers_are_documented() -> None:
     honoured, _ = _header_tables()
-    headers = {
-        each.decode()
-        for each in (TIMEOUT, PRIORITY, STORE_IO, *LIFECYCLES, *RETRIES, *DARKROOM_HEADERS)
-    }
+    own = TIMEOUT, PRIORITY, STORE_IO, *LIFECYCLES, *RETRIES, *DARKROOM_HEADERS
+    headers = {each.decode() for each in (*own, TRACEPARENT, TRACESTATE)}
     assert honoured.keys() == {"authorization"} | headers
 
 

@@ -58,7 +58,7 @@ class FakeQueue(ClientSide):
         return work or Work()
 
     async def report(self, report: Report) -> ReportReply:
-        if (known := self._presence.get(report.replica_id)) is not None:
+        if report.renewals and (known := self._presence.get(report.replica_id)) is not None:
             self._presence[report.replica_id] = replace(
                 known, detail=report.detail, loading=report.loading
             )
@@ -213,6 +213,7 @@ class FakeQueue(ClientSide):
             alone=request.alone,
             snapshot_url=None if snapshot is None else self._terms.snapshot_url(snapshot.key),
             files_url=self._terms.files_url,
+            trace=request.trace,
         )
 
     def _next(self, ask: Ask) -> VirtualStart | None:

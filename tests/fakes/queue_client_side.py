@@ -66,6 +66,7 @@ class ClientSide(QueueRows):
             work=new.work,
             forgetting=None if new.store_io else Redacted.INPUT,
             retries_left=new.retries,
+            trace=new.trace,
         )
         if new.end_within_s is not None:
             end_by = request.created_at + timedelta(seconds=new.end_within_s)

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from starlette.requests import HTTPConnection
 
@@ -29,6 +29,9 @@ from serve_app.settings import Config, PoolConfig
 from serve_app.telemetry.metrics import Metrics
 from serve_app.tenants.api_keys import Keys
 from serve_app.tenants.tokens import Tokens, UploadTokens
+
+if TYPE_CHECKING:  # it imports OpenTelemetry's SDK
+    from serve_app.telemetry.tracing import Tracing
 
 # Tasks that continue after the call that started them has ended.
 
@@ -151,6 +154,7 @@ class Services:
     metrics: Metrics
     audit: AuditTrail
     warm: WarmPools
+    tracing: Tracing | None = None  # None: spans are off
     proxy_secret: str = ""  # of the proxies that say their client's address; empty: there is none
     replies: Replies = field(default_factory=Replies)
     background: Background = field(default_factory=Background)

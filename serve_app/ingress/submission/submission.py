@@ -94,6 +94,7 @@ async def validate(
         reuse_digest=await _shared_digest(entry, valid.input, options),
         body_digest=await _repeat_digest(endpoint_id, body, options),
         webhook=options.webhook,
+        trace=options.trace,
     )
 
 
@@ -127,7 +128,7 @@ def submit(
     ``StorageFull`` and ``Overloaded`` (see ``Queue.submit``) are raised for new requests only,
     because a repeat was accepted the first time.
     """
-    logs.describe(new.id, tenant=new.tenant, endpoint=new.endpoint)
+    logs.describe(new.id, tenant=new.tenant, endpoint=new.endpoint, trace=new.trace)
     return services.background.start(_store(services, new, most_queued))
 
 

@@ -94,6 +94,7 @@ CREATE TABLE requests (
     follows uuid,
     shown json,
     lease_nonce bigint DEFAULT 0 NOT NULL,
+    trace text,
     CONSTRAINT requests_check CHECK (((state = 'running') = (lease_until IS NOT NULL))),
     CONSTRAINT requests_follows_check CHECK (((state = 'following') = (follows IS NOT NULL))),
     CONSTRAINT requests_forgetting_check CHECK ((forgetting = ANY (ARRAY['input', 'outcome', 'done']))),
