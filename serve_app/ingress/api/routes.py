@@ -18,6 +18,7 @@ from serve_app.domain.lease import Demand
 from serve_app.ingress.api import (
     files,
     keys,
+    model_entries,
     models,
     operations,
     playground,
@@ -172,6 +173,7 @@ ROUTES = [
     *operations.ROUTES,
     *rendering.ROUTES,
     *webhooks.ROUTES,
+    *model_entries.ROUTES,
     *models.ROUTES,
     *usage.ROUTES,
     *request_history.ROUTES,

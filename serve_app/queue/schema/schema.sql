@@ -393,6 +393,14 @@ CREATE TABLE live_settings (
     CONSTRAINT live_settings_pkey PRIMARY KEY (name)
 );
 
+CREATE TABLE catalog_entries (
+    endpoint text NOT NULL,
+    entry json NOT NULL,
+    changed_at timestamptz DEFAULT now() NOT NULL,
+    changed_by text NOT NULL,
+    CONSTRAINT catalog_entries_pkey PRIMARY KEY (endpoint)
+);
+
 CREATE FUNCTION add_to_upload_totals() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
