@@ -56,9 +56,10 @@ from serve_app.ingress.services.files import (
 )
 from serve_app.ingress.services.health import Health, PlacementCheck, Readiness, SingleNodeCheck
 from serve_app.ingress.services.lease_terms import CatalogLeaseTerms
+from serve_app.ingress.services.live_catalog import LiveCatalog
 from serve_app.ingress.services.live_settings import LiveSettings, bounds_of
 from serve_app.ingress.services.request_ids import RequestIds
-from serve_app.ingress.services.served_catalog import served_catalog, startup_lines
+from serve_app.ingress.services.served_catalog import startup_lines
 from serve_app.ingress.services.services import Identity, PoolMap, Services
 from serve_app.ingress.services.tracing import record_attempts, start_tracing
 from serve_app.ingress.services.warm_pools import WarmPools
@@ -74,6 +75,7 @@ from serve_app.queue.state.replicas import roster
 from serve_app.queue.store.config import QueueLimits, Retention
 from serve_app.queue.store.diagnostics import check_durability
 from serve_app.queue.store.migrations import check_applied, migrate
+from serve_app.queue.transactions.catalog_entries import PostgresCatalogEntries
 from serve_app.queue.transactions.deletion import PostgresLifecycles
 from serve_app.queue.transactions.garbage import UnwantedFiles
 from serve_app.queue.transactions.signing_keys import PostgresSigningSeeds
@@ -219,7 +221,9 @@ class Ingress:
         kept = PostgresLiveSettings(database)
         config = self._config = await self._settings.first(kept)
         await publish_bounds(str(config.server.data_dir), bounds_of(config))
-        catalog = self._catalog = served_catalog(config)
+        catalog = Catalog({})
+        self._catalog = LiveCatalog(PostgresCatalogEntries(database), config, catalog)
+        await self._catalog.use(config)
         election = LeaderElection(
             database, self._clock, serve.get_replica_context().replica_id.unique_id
         )
@@ -250,14 +254,15 @@ class Ingress:
         config.address_file.write_text(json.dumps({"url": self._internal_url()}))
         self._settings.start(kept, self._apply)
         stack.push_async_callback(self._settings.aclose)
+        self._catalog.start()
+        stack.push_async_callback(self._catalog.aclose)
         for line in startup_lines(catalog):
             log.info("%s", line)
 
     async def _apply(self, config: Config) -> None:
         """Put changed live settings in force. ``Misconfigured``: none are."""
-        catalog = await asyncio.to_thread(served_catalog, config)
+        await self._catalog.use(config)
         pools = config.models.pools or {}
-        self._catalog.become(catalog)
         self._config = self._services.config = config
         self._services.pools = PoolMap(pools)
         self._limits.become(QueueLimits.of(config))
@@ -411,6 +416,7 @@ class Ingress:
             config=config,
             host_names=trusted_names(config.server.host, config.server.trusted_hosts),
             catalog=catalog,
+            entries=self._catalog,
             pools=PoolMap(config.models.pools),
             queue=self._queue,
             files=files,

@@ -142,7 +142,7 @@ class ModelSettings(SettingsGroup):
         default=None, description="Serve the demo models. Unset: only on a machine without a GPU."
     )
     models: AbsolutePath | None = Field(
-        default=None, description="Catalogue file instead of models.yaml."
+        default=None, description="Catalogue file beside the built-in one."
     )
     model_aliases: dict[str, str] = Field(
         default_factory=lambda: dict(MODEL_ALIASES),

@@ -129,6 +129,11 @@ class FakeQueue(ClientSide):
         self._requeue(row, f"Replica {replica_id} handed the request back: {reason}")
         return Verdict.ACCEPTED
 
+    def unfinished(self, endpoint: str) -> int:
+        """Number of queued and running requests of an endpoint."""
+        found = (row.request for row in self._rows.values() if not row.request.state.final)
+        return sum(each.endpoint == endpoint for each in found)
+
     def _work(self, ask: Ask) -> Work | None:
         if ask not in self._asking:
             return Work()  # its replica is dead

@@ -18,6 +18,7 @@ from serve_app.domain.lease import Demand, ReplicaStage
 from serve_app.ingress.api import (
     files,
     keys,
+    model_entries,
     models,
     operations,
     playground,
@@ -217,6 +218,7 @@ ROUTES = [
     *operations.ROUTES,
     *rendering.ROUTES,
     *webhooks.ROUTES,
+    *model_entries.ROUTES,
     *models.ROUTES,
     *usage.ROUTES,
     *warm.ROUTES,

@@ -87,7 +87,7 @@ async def _asked(socket: WebSocket, services: Services) -> tuple[CatalogEntry, N
         tenant=caller.tenant,
         endpoint=endpoint_id,
         endpoint_digest=entry.endpoint.digest,
-        pool=services.pools.pool_of(entry.endpoint),
+        pool=services.pools.pool_of(entry.endpoint, entry.pool),
         input={"realtime": True},
         priority=Priority.REALTIME,
         work=0.0,  # the length of a session does not predict the endpoint's requests

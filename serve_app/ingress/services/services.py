@@ -21,6 +21,7 @@ from serve_app.domain.realtime import Sessions
 from serve_app.ingress.services.audit import AuditTrail
 from serve_app.ingress.services.files import Files
 from serve_app.ingress.services.health import Health
+from serve_app.ingress.services.live_catalog import LiveCatalog
 from serve_app.ingress.services.replies import Replies
 from serve_app.ingress.services.session_limit import SessionCounts
 from serve_app.ingress.services.warm_pools import WarmPools
@@ -98,10 +99,13 @@ class PoolMap:
                 for family in pool.families:
                     self._by_family.setdefault(family, name)
 
-    def pool_of(self, endpoint: Endpoint) -> str:
-        """Pool that runs the endpoint. ``Unavailable``: no pool of this installation can."""
+    def pool_of(self, endpoint: Endpoint, named: str = "") -> str:
+        """Pool that runs the endpoint: the one that its entry names, if there is one.
+        ``Unavailable``: no pool of this installation can."""
         if self._by_family is None:
             return STUDIO
+        if named in self.configured:
+            return named
         pool = self._by_family.get(endpoint.family)
         if pool is None:
             raise Unavailable(
@@ -142,6 +146,7 @@ class Services:
     config: Config
     host_names: frozenset[str]  # names accepted in a Host header and used in URLs
     catalog: Catalog
+    entries: LiveCatalog
     pools: PoolMap
     queue: Queue
     files: Files

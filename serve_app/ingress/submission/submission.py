@@ -69,7 +69,7 @@ async def validate(
     """
     entry = services.catalog.get(endpoint_id)
     valid = services.catalog.validate(endpoint_id, body)
-    pool = services.pools.pool_of(entry.endpoint)
+    pool = services.pools.pool_of(entry.endpoint, entry.pool)
     check_request(entry.endpoint, valid.input, services.pools.device_bytes(pool))
     retries, fewer = granted_retries(options.retries, services.config.queue.max_failures)
     return NewRequest(

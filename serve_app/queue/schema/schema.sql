@@ -419,6 +419,14 @@ CREATE TABLE warm_targets (
     CONSTRAINT warm_targets_pkey PRIMARY KEY (endpoint)
 );
 
+CREATE TABLE catalog_entries (
+    endpoint text NOT NULL,
+    entry json NOT NULL,
+    changed_at timestamptz DEFAULT now() NOT NULL,
+    changed_by text NOT NULL,
+    CONSTRAINT catalog_entries_pkey PRIMARY KEY (endpoint)
+);
+
 CREATE FUNCTION add_to_upload_totals() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
