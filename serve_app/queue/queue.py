@@ -119,6 +119,7 @@ class PostgresQueue:
         self.find_earlier = parts.submitter.find_earlier
         self.undelivered = self._idempotency.undelivered
         self.get = state.requests.get
+        self.current = state.requests.current
         self.wait = state.requests.wait
         self.changed = state.requests.changed
         self.preview = PreviewCache(database, state.requests).preview
