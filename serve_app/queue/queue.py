@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -34,6 +34,12 @@ from serve_app.queue.transactions.usage import PostgresLedger, RealtimeSessions
 from serve_app.telemetry.queue_metrics import QueueMeter
 
 RETENTION_EVERY_S = 60.0
+
+RUNNING_ON = """
+-- name: running_on
+SELECT pool, count(*) FROM requests
+WHERE state = 'running' AND actor_id = ANY(%(actors)s::text[]) GROUP BY pool
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +177,11 @@ class PostgresQueue:
         await state.notifier.aclose()
         await state.requests.aclose()
         await parts.log.aclose()
+
+    async def running_on(self, actors: Collection[str]) -> Mapping[str, int]:
+        """Running requests by pool, of the replicas with these ids of Ray actors."""
+        rows = await self._database.rows(RUNNING_ON, {"actors": [*actors]})
+        return {str(pool): int(running) for pool, running in rows}
 
     def _periodic_tasks(self) -> list[PeriodicTask]:
         """Tasks that run beside each other; the functions of one task run one after the other."""
