@@ -51,6 +51,11 @@ log = logging.getLogger(__name__)
 CANCELLED = "The request was cancelled."
 
 
+class FamilyMissing(Misconfigured):
+    """Raised when the replica does not have the endpoint's family. It does not leave the replica:
+    the attempt is handed back."""
+
+
 class Attempt:
     """Execution of one lease. Use on one event loop; others read ``state``."""
 
@@ -62,7 +67,7 @@ class Attempt:
         on_engine_left: Callable[[], None],
         slots: SlotQueue | None = None,
     ) -> None:
-        """``family`` None makes the attempt fail. ``on_engine_left`` is called when the attempt
+        """``family`` None hands the attempt back. ``on_engine_left`` is called when the attempt
         does not need its slot, or not yet. ``slots``: where it takes its slot once its files are
         fetched. None: it has one already."""
         self.lease = lease
@@ -108,8 +113,9 @@ class Attempt:
                 raise
             self._task.uncancel()
             return self._failed(Cancelled(CANCELLED))
-        except StorageRetry as error:
-            # The result cannot be stored anywhere; this is not a failure of the request.
+        except (StorageRetry, FamilyMissing) as error:
+            # The result cannot be stored anywhere, or another replica has the family. Neither is a
+            # failure of the request.
             state.stopped = state.stopped or StopReason.HANDED_BACK
             self.hand_back_reason = error.message
             return self._failed(error)
@@ -228,8 +234,11 @@ class Attempt:
         if self.state.stopped is not None:
             raise Cancelled(if_stopped)
         if self._family is None:
-            name = self.lease.endpoint.family
-            raise Misconfigured(f"This pool does not host the family {name!r}.")
+            endpoint = self.lease.endpoint
+            raise FamilyMissing(
+                f"The replica started without the family {endpoint.family}, which {endpoint.id} "
+                "needs. Deploy the pool again if its families have changed."
+            )
         return self._family
 
     async def _generate(
@@ -342,6 +351,8 @@ class Attempt:
             error = ReplicaDied(self._why_hung)
         if isinstance(error, Cancelled) and stopped is StopReason.DEADLINE:
             error = Expired(TOO_LATE)
+        elif isinstance(error, FamilyMissing):
+            log.warning("%s", error.message)
         elif not isinstance(error, Cancelled):
             log.warning("The attempt failed.", exc_info=error)
         return Outcome(failure=as_failure(error), usage=self._usage())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 from deployments.families.base import Family
@@ -63,6 +63,7 @@ class Replica:
         """``make_resources`` may be slow. It is called on its own thread."""
         self._link = link
         self._families = families
+        self._not_hosted: set[str] = set()  # endpoints of families that came after its start
         self._make_resources = make_resources
         self._started: ReplicaResources | None = None
         self._config = config
@@ -190,9 +191,7 @@ class Replica:
             device_bytes=self._resources.engine.device_bytes(),
             detail=describe(loading),
             loading=to_plain(loading),
-            coming=tuple(
-                id_ for each in loading if each.stage is Stage.DOWNLOADING for id_ in each.endpoints
-            ),
+            coming=(*_downloading(loading), *sorted(self._not_hosted)),
             full_tenants=offer.full_tenants,
             wait_s=self._link.calls.full_tenant_wait_s if offer.full_tenants else None,
             node=identity.node,
@@ -253,6 +252,8 @@ class Replica:
 
     def _make_attempt(self, lease: Lease) -> Attempt:
         family = self._families.get(lease.endpoint.family)
+        if family is None:
+            self._not_hosted.add(lease.endpoint.id)
         resources, on_engine_left = self._resources, self._slot_freed
         if lease.priority is not Priority.REALTIME:
             return Attempt(lease, family, resources, on_engine_left, self._slots)
@@ -406,6 +407,11 @@ class OutcomeSender:
             "The ingress could not be reached: the outcome is dropped, and the request is retried."
         )
         return None
+
+
+def _downloading(loading: Iterable[Loading]) -> Iterator[str]:
+    """Endpoints whose weights are being downloaded."""
+    return (id_ for each in loading if each.stage is Stage.DOWNLOADING for id_ in each.endpoints)
 
 
 def _call_on(loop: asyncio.AbstractEventLoop, poller: LeasePoller) -> None:

@@ -128,15 +128,25 @@ def serve_command(
     "--installed-as",
     type=click.Path(path_type=Path),
     default=None,
-    help="Path of FILE on the head node. Default: its path here.",
+    help="Path of the configuration on the nodes of the ingress. Default: its path here; with "
+    f"--manifest {serve_config.MOUNTED_AS}.",
 )
-def serve_config_command(file: Path, installed_as: Path | None) -> None:
+@click.option(
+    "--manifest",
+    is_flag=True,
+    help="FILE is a Kubernetes manifest: update the serveConfigV2 of its RayService from the "
+    "darkroom.yaml in its ConfigMap.",
+)
+def serve_config_command(file: Path, installed_as: Path | None, *, manifest: bool) -> None:
     """Print the configuration for `serve deploy`, with an application for each pool.
 
     Example: darkroom serve-config darkroom.yaml > serve.yaml && serve deploy serve.yaml
     """
     refuse_unknown()
-    click.echo(serve_config.serve_config(file, installed_as), nl=False)
+    if manifest:
+        serve_config.update_manifest(file, installed_as)
+    else:
+        click.echo(serve_config.serve_config(file, installed_as), nl=False)
 
 
 @main.command("env")

@@ -70,7 +70,9 @@ class Ask:
     free_bytes: int = 0  # device memory
     detail: str = ""  # description of what it is loading
     loading: Plain = ()  # the same as data
-    coming: tuple[str, ...] = ()  # endpoints with weights in download: send no more work for them
+    coming: tuple[str, ...] = ()
+    """Endpoints with weights in download, or of families that it does not have: send no more work
+    for them."""
     full_tenants: tuple[str, ...] = ()  # it fetches enough input files of these: send none of them
     wait_s: float | None = None  # longest wait for work; None: as long as the ingress allows
     device_bytes: int = 0  # total device memory; 0 on a CPU

@@ -154,7 +154,14 @@ class Queue(LeasePort, Protocol):
         ...
 
     async def get(self, tenant: str, request_id: str) -> Request:
-        """The request. Raises ``RequestNotFound``, also for a request of another tenant."""
+        """The request. Raises ``RequestNotFound``, also for a request of another tenant.
+
+        The end of a request may be seen up to a second late, if another process recorded it.
+        """
+        ...
+
+    async def current(self, tenant: str, request_id: str) -> Request:
+        """The request as it is stored now; otherwise as ``get``."""
         ...
 
     async def wait(self, tenant: str, request_id: str, timeout_s: float) -> Request:

@@ -81,7 +81,8 @@ from serve_app.queue.transactions.garbage import UnwantedFiles
 from serve_app.queue.transactions.signing_keys import PostgresSigningSeeds
 from serve_app.queue.transactions.uploads import PostgresUploads
 from serve_app.queue.transactions.webhook_outbox import PostgresOutbox
-from serve_app.scaling.demand import DemandWriter, publish_bounds, read_targets
+from serve_app.scaling.clusters import ClusterShare
+from serve_app.scaling.demand import DemandWriter, cluster_id, publish_bounds, read_targets
 from serve_app.scaling.liveness import RayActorTable, RayLiveness
 from serve_app.settings import Config, Secrets
 from serve_app.storage.directory import DirectoryStorage
@@ -111,6 +112,7 @@ class Ingress:
 
     _closing: AsyncExitStack | None = None
     _tracing: Tracing | None = None  # None: spans are off
+    _internal_url: str  # at which replicas reach the ingress
 
     async def __init__(  # pyright: ignore[reportGeneralTypeIssues]  # Serve awaits it
         self, config: Config, pools: Sequence[Any], config_file: Path | None = None
@@ -205,6 +207,9 @@ class Ingress:
         )
         secrets = Secrets()
         embedded = secrets.database_url is None
+        self._internal_url = self._config.server.internal_url or await asyncio.to_thread(
+            internal_origin
+        )
         one_node = SingleNodeCheck(
             database=embedded, storage=s3_location(self._config, secrets) is None
         )
@@ -246,12 +251,12 @@ class Ingress:
         self._services.audit.start()
         stack.push_async_callback(self._services.audit.aclose)
         stack.push_async_callback(self._services.background.join)
-        await self._publish_demand(stack, election)
+        await self._publish_demand(stack, database, election)
         self._services.webhooks.record_spans(self._tracing)
         await self._services.webhooks.start()
         stack.push_async_callback(self._services.webhooks.aclose)
         self._serve_metrics(stack)
-        config.address_file.write_text(json.dumps({"url": self._internal_url()}))
+        config.address_file.write_text(json.dumps({"url": self._internal_url}))
         self._settings.start(kept, self._apply)
         stack.push_async_callback(self._settings.aclose)
         self._catalog.start()
@@ -281,16 +286,12 @@ class Ingress:
             self._config,
             secrets,
             await shared_secret(database, "upload_tickets"),
-            self._internal_url(),
+            self._internal_url,
             self._clock,
         )
         await storage.start()
         stack.push_async_callback(storage.aclose)
         return storage
-
-    def _internal_url(self) -> str:
-        """URL at which replicas reach the ingress."""
-        return self._config.server.internal_url or internal_origin()
 
     async def _start_queue(
         self,
@@ -310,7 +311,7 @@ class Ingress:
                 catalog,
                 storage,
                 config.limits.max_artifact_bytes,
-                files_url=self._internal_url(),
+                files_url=self._internal_url,
                 names_secret=await shared_secret(database, "file_names"),
             ),
             self._limits,
@@ -468,7 +469,9 @@ class Ingress:
             targets=partial(read_targets, str(self._config.server.data_dir)),
         )
 
-    async def _publish_demand(self, stack: AsyncExitStack, election: LeaderElection) -> None:
+    async def _publish_demand(
+        self, stack: AsyncExitStack, database: Database, election: LeaderElection
+    ) -> None:
         async def demand() -> Mapping[str, Demand]:
             now = await self._queue.demand()
             self._metrics.queue.depth(now)
@@ -479,8 +482,10 @@ class Ingress:
 
         scope = str(self._config.server.data_dir)
         pools = tuple(self._config.models.pools or {})
+        alive, running_on = RayActorTable().alive, self._queue.running_on
+        share = ClusterShare(database, election, await cluster_id(), alive, running_on)
         writer = self._demand = DemandWriter(
-            scope, pools, demand, election, self._services.warm.replicas
+            scope, pools, demand, share, self._services.warm.replicas
         )
         await writer.start()
         stack.push_async_callback(writer.aclose)
@@ -495,7 +500,10 @@ class Ingress:
         self._show_bounds(self._config)
         self._metrics.watch_disk(lambda: shutil.disk_usage(directory).free)
         server = MetricsServer(
-            self._metrics.registry, telemetry.metrics_port, telemetry.metrics_host
+            self._metrics.registry,
+            telemetry.metrics_port,
+            telemetry.metrics_host,
+            self._config.server.ingress_replicas,
         )
         server.start()
         stack.callback(server.close)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -39,6 +39,12 @@ if TYPE_CHECKING:  # it imports OpenTelemetry's SDK
     from serve_app.telemetry.tracing import Tracing
 
 RETENTION_EVERY_S = 60.0
+
+RUNNING_ON = """
+-- name: running_on
+SELECT pool, count(*) FROM requests
+WHERE state = 'running' AND actor_id = ANY(%(actors)s::text[]) GROUP BY pool
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +131,7 @@ class PostgresQueue:
         self.find_earlier = parts.submitter.find_earlier
         self.undelivered = self._idempotency.undelivered
         self.get = state.requests.get
+        self.current = state.requests.current
         self.wait = state.requests.wait
         self.changed = state.requests.changed
         self.preview = PreviewCache(database, state.requests).preview
@@ -180,6 +187,11 @@ class PostgresQueue:
         await state.notifier.aclose()
         await state.requests.aclose()
         await parts.log.aclose()
+
+    async def running_on(self, actors: Collection[str]) -> Mapping[str, int]:
+        """Running requests by pool, of the replicas with these ids of Ray actors."""
+        rows = await self._database.rows(RUNNING_ON, {"actors": [*actors]})
+        return {str(pool): int(running) for pool, running in rows}
 
     def _periodic_tasks(self) -> list[PeriodicTask]:
         """Tasks that run beside each other; the functions of one task run one after the other."""

@@ -84,6 +84,11 @@ class ServerSettings(SettingsGroup):
         default=None, description="Origin at which replicas reach the ingress for uploads."
     )
     ingress_replicas: int = Field(default=1, ge=1, description="Replicas of the ingress.")
+    ingress_nodes: str = Field(
+        default="head",
+        pattern=r"^(head|any|[A-Za-z0-9][A-Za-z0-9._/-]*=[A-Za-z0-9][A-Za-z0-9._-]*)$",
+        description="Nodes for the ingress: `head`, `any`, or a label of Ray nodes, `key=value`.",
+    )
 
 
 class GatewaySettings(SettingsGroup):
@@ -116,7 +121,11 @@ class TelemetrySettings(SettingsGroup):
     """Metrics and logs."""
 
     metrics_port: int = Field(
-        default=0, ge=0, le=65535, description="Port of the Prometheus metrics; 0: any free port."
+        default=0,
+        ge=0,
+        le=65535,
+        description="Port of the Prometheus metrics; 0: any free port. Several ingress replicas on "
+        "one node use the following ports.",
     )
     metrics_host: str = Field(
         default="127.0.0.1", description="Address of the Prometheus metrics, which need no key."

@@ -99,6 +99,9 @@ class ClientSide(QueueRows):
         row.followed_until = self._clock.monotonic() + FOLLOWED_S
         return row.request
 
+    async def current(self, tenant: str, request_id: str) -> Request:
+        return await self.get(tenant, request_id)
+
     async def wait(self, tenant: str, request_id: str, timeout_s: float) -> Request:
         row = self._row(tenant, request_id)
         await self._until(lambda: row.request.state.final or None, timeout_s)

@@ -111,8 +111,8 @@ def warm_target(state: TargetState) -> WarmTargetStatus:
 
 def _target(services: Services, new: NewWarmTarget) -> WarmTarget:
     """The target in the catalogue's terms. Raises errors that name the field."""
-    endpoint = services.catalog.listed(new.endpoint_id).endpoint
-    pool = services.pools.pool_of(endpoint)
+    entry = services.catalog.listed(new.endpoint_id)
+    endpoint, pool = entry.endpoint, services.pools.pool_of(entry.endpoint, entry.pool)
     config = services.pools.configured.get(pool)
     if config is not None and new.replicas > config.max_replicas:
         message = (

@@ -20,7 +20,6 @@ from serve_app.domain.operations import Operations, WeightsLevel
 from serve_app.domain.ports import Clock
 from serve_app.queue.reaper import PeriodicTask
 from serve_app.queue.state.warm import HeldWeights, Keep
-from serve_app.scaling.demand import Leader
 from serve_app.scaling.warm import Holder, PoolTarget, assigned, replicas_for
 from serve_app.settings import PoolConfig
 from serve_app.telemetry.queue_metrics import QueueMeter
@@ -37,13 +36,19 @@ class HeldStore(Protocol):
     async def write(self, keep: Mapping[str, Keep]) -> None: ...
 
 
+class Leader(Protocol):
+    """Leader election among ingress replicas. The real one uses rows with a time limit."""
+
+    async def leads(self, name: str) -> bool: ...
+
+
 class Pools(Protocol):
     """The configured pools."""
 
     @property
     def configured(self) -> Mapping[str, PoolConfig]: ...
 
-    def pool_of(self, endpoint: Endpoint) -> str: ...
+    def pool_of(self, endpoint: Endpoint, named: str = "") -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +155,7 @@ class WarmPools:
         if entry is None:
             return _without_effect(target, f"The catalogue has no endpoint {target.endpoint}.")
         try:
-            pool = pools.pool_of(entry.endpoint)
+            pool = pools.pool_of(entry.endpoint, entry.pool)
         except DarkroomError as error:
             return _without_effect(target, error.message)
         if target.pool not in ("", pool):
