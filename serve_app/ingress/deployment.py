@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
-from pydantic import SecretStr
 from ray import serve
 from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
 from starlette.applications import Starlette
@@ -36,8 +35,7 @@ from serve_app.domain.lease import (
 from serve_app.domain.name_resolution import NameResolver
 from serve_app.domain.ports import Storage
 from serve_app.domain.progress import StoredSnapshot
-from serve_app.embedded_postgres.embedded import EmbeddedPostgres
-from serve_app.ingress import direct_calls
+from serve_app.ingress import connections, direct_calls
 from serve_app.ingress.app import create_app
 from serve_app.ingress.fal.webhooks import Composer
 from serve_app.ingress.http.hosts import trusted_names
@@ -65,7 +63,6 @@ from serve_app.ingress.services.tracing import record_attempts, start_tracing
 from serve_app.ingress.services.warm_pools import WarmPools
 from serve_app.ingress.services.webhooks import ComposeByMark, Webhooks
 from serve_app.loopback import keep_to_loopback
-from serve_app.postgres import fair_reads
 from serve_app.postgres.database import Database, shared_secret, wait_until_reachable
 from serve_app.postgres.leader_election import LeaderElection
 from serve_app.postgres.live_settings import PostgresLiveSettings
@@ -85,25 +82,19 @@ from serve_app.scaling.clusters import ClusterShare
 from serve_app.scaling.demand import DemandWriter, cluster_id, publish_bounds, read_targets
 from serve_app.scaling.liveness import RayActorTable, RayLiveness
 from serve_app.settings import Config, Secrets
-from serve_app.storage.directory import DirectoryStorage
 from serve_app.storage.measured import MeasuredStorage
-from serve_app.storage.selection import DiskGuard, create_storage, s3_location
+from serve_app.storage.selection import DiskGuard, s3_location
 from serve_app.telemetry import logs
 from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics, MetricsServer
 from serve_app.telemetry.version import package_version
-from serve_app.tenants.api_keys import KeyRing, ensure_first_key
 from serve_app.tenants.tokens import Tokens, UploadTokens
 
 if TYPE_CHECKING:
-    from serve_app.storage.s3.storage import S3Storage
     from serve_app.storage.tickets import TicketSigner
     from serve_app.telemetry.tracing import Tracing
 
 log = logging.getLogger(__name__)
-
-KEYS_LIMIT_S = 5.0
-"""Limit of a statement about keys, which every call waits for."""
 
 
 class Ingress:
@@ -214,7 +205,7 @@ class Ingress:
             database=embedded, storage=s3_location(self._config, secrets) is None
         )
         await one_node.check()
-        conninfo = await self._database_server(stack, secrets)
+        conninfo = await connections.open_server(stack, self._config, secrets)
         await wait_until_reachable(conninfo)
         await migrate(conninfo)
         database = Database(conninfo, metrics=self._metrics.database.of("queue"))
@@ -234,11 +225,15 @@ class Ingress:
         )
         stack.push_async_callback(election.aclose)
         identity = Identity(
-            await self._keys(stack, database, election, secrets),
+            await connections.open_keys(
+                stack, database, election, self._config, secrets, self._clock, self._metrics
+            ),
             Tokens(await shared_secret(database, "tokens"), self._clock),
             UploadTokens(await shared_secret(database, "upload_tokens"), self._clock),
         )
-        stored = await self._storage(stack, database, secrets)
+        stored = await connections.open_storage(
+            stack, database, self._config, secrets, self._internal_url, self._clock
+        )
         storage = MeasuredStorage(stored, self._metrics)
         await self._start_queue(stack, database, catalog, storage, sole_cluster=embedded)
         files = self._start_files(stack, database, election, storage, stored.tickets)
@@ -279,20 +274,6 @@ class Ingress:
         self._show_bounds(config)
         await publish_bounds(str(config.server.data_dir), bounds_of(config))
 
-    async def _storage(
-        self, stack: AsyncExitStack, database: Database, secrets: Secrets
-    ) -> DirectoryStorage | S3Storage:
-        storage = create_storage(
-            self._config,
-            secrets,
-            await shared_secret(database, "upload_tickets"),
-            self._internal_url,
-            self._clock,
-        )
-        await storage.start()
-        stack.push_async_callback(storage.aclose)
-        return storage
-
     async def _start_queue(
         self,
         stack: AsyncExitStack,
@@ -319,7 +300,7 @@ class Ingress:
             serve.get_replica_context().replica_id.unique_id,
             self._metrics.queue,
             self._retention,
-            await self._reads(stack, database),
+            await connections.open_reads(stack, database, self._metrics),
         )
         queue.record_spans(self._tracing)
         await queue.start()
@@ -328,18 +309,6 @@ class Ingress:
         stack.push_async_callback(queue.aclose)  # it answers the lease polls that wait at lines
         stack.push_async_callback(self._lines.stop_accepting)
         await self._lines.start()
-
-    async def _reads(self, stack: AsyncExitStack, database: Database) -> Database:
-        """Connections for what may take seconds, so that it does not keep the queue waiting."""
-        reads = Database(
-            database.conninfo,
-            fair_reads.CONNECTIONS,
-            fair_reads.READ_LIMIT_S,
-            self._metrics.database.of("reads"),
-        )
-        await reads.start()
-        stack.push_async_callback(reads.aclose)
-        return reads
 
     def _start_files(
         self,
@@ -370,33 +339,6 @@ class Ingress:
             check_disk_for_upload=guard.check_for_upload,
             check_disk_for_artifact=guard.check_for_artifact,
         )
-
-    async def _database_server(self, stack: AsyncExitStack, secrets: Secrets) -> str:
-        if secrets.database_url is not None:
-            return secrets.database_url.get_secret_value()
-        postgres = EmbeddedPostgres(self._config.server.data_dir)
-        stack.push_async_callback(postgres.aclose)
-        return await postgres.start()
-
-    async def _keys(
-        self,
-        stack: AsyncExitStack,
-        database: Database,
-        election: LeaderElection,
-        secrets: Secrets,
-    ) -> KeyRing:
-        # Keys are checked on every call. They have connections of their own, so that a slow
-        # statement of the queue delays no call.
-        own = Database(database.conninfo, 2, KEYS_LIMIT_S, self._metrics.database.of("keys"))
-        await own.start()
-        stack.push_async_callback(own.aclose)
-        keys = KeyRing(own, self._clock)
-        given = _text(secrets.api_key) or None
-        path = self._config.server.data_dir / "api_key"
-        async with election.exclusive("first key"):
-            if await ensure_first_key(keys, given, path) is not None:
-                log.info("The first API key was written to %s.", path)
-        return keys
 
     def _make_services(
         self,
@@ -440,7 +382,7 @@ class Ingress:
             metrics=self._metrics,
             audit=AuditTrail(self._queue.operations, clock, self._metrics.queue),
             warm=warm,
-            proxy_secret=_text(secrets.proxy_secret),
+            proxy_secret=connections.text_of(secrets.proxy_secret),
         )
 
     def _warm_pools(self, catalog: Catalog, election: LeaderElection) -> WarmPools:
@@ -510,10 +452,6 @@ class Ingress:
         log.info(
             "Prometheus metrics are at http://%s:%d/metrics.", telemetry.metrics_host, server.port
         )
-
-
-def _text(secret: SecretStr | None) -> str:
-    return "" if secret is None else secret.get_secret_value()
 
 
 def _portable(answer: Verdict | BaseException) -> Verdict | BaseException:
