@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import platform
@@ -96,6 +97,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+YOUNG_OBJECTS = 10_000
+"""Objects that are made, and not freed, before Python looks for reference cycles among them.
+
+Calls leave hardly any cycles. With Python's 700, the looks took 0.13 ms of CPU for each run.
+"""
+
 
 class Ingress:
     """HTTP server, and lease port of the replicas. Serve awaits the constructor, so it also starts
@@ -115,6 +122,7 @@ class Ingress:
         told = config.telemetry
         logs.configure(told.log_level, logs.stream(told.log_file), told.log_format)
         logs.quiet_serve()
+        gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
         _log_slow_proxy()
         self._config = config
         self._settings = LiveSettings(config, config_file)

@@ -124,9 +124,9 @@ alike AS MATERIALIZED ({{alike}}),
 placed AS MATERIALIZED (
     -- Leased at once only if nothing is queued before it and it is not paused. (No EXISTS: the
     -- planner builds a hash table of the whole queue for it; measured, 25 ms with 100,000 queued.)
-    SELECT n.*, (n.replica IS NOT NULL AND n.follows IS NULL AND (
+    SELECT n.*, (n.replica IS NOT NULL AND n.follows IS NULL AND (%(beside_snapshot)s::boolean OR (
         SELECT 1 FROM requests q WHERE q.pool = n.pool AND q.state = 'queued' LIMIT 1
-        ) IS NULL AND (
+        ) IS NULL) AND (
         SELECT 1 FROM halts h WHERE h.endpoint = n.endpoint AND h.kind = 'paused'
         ) IS NULL)::integer AS here
     FROM alike n
@@ -222,10 +222,16 @@ class InsertResult:
 
 
 async def insert_requests(
-    database: Database, new: Sequence[NewRow], first_lease_s: float, *, durable: bool = True
+    database: Database,
+    new: Sequence[NewRow],
+    first_lease_s: float,
+    *,
+    durable: bool = True,
+    beside_snapshot: bool = False,
 ) -> Sequence[InsertResult | None]:
     """Store all requests in one transaction, in this order, those with a key after those without.
-    ``durable`` False: without waiting for the disk.
+    ``durable`` False: without waiting for the disk. ``beside_snapshot``: without looking for queued
+    requests before these, since that would read all that a snapshot that is open for long keeps.
 
     A request is coalesced with another one of the same tenant that computes the same. The result is
     None for a request that was not stored because its idempotency key is in use. Only a new
@@ -253,6 +259,7 @@ async def insert_requests(
             "follows": messages.FOLLOWS[0],
             "will_do": messages.FOLLOWS[1],
             "durable": durable,
+            "beside_snapshot": beside_snapshot,
         },
         # Of requests that arrive together, exactly one becomes the leader.
         lock=Lock(locks) if locks else None,
