@@ -21,7 +21,15 @@ CONFIG_FILE = "config_file"
 Arguments = dict[str, Any]
 
 BOUNDS = frozenset(
-    {"min_replicas", "max_replicas", "spare_replicas", "keep_alive_s", "target_wait_s", "warm"}
+    {
+        "endpoints",
+        "keep_alive_s",
+        "max_replicas",
+        "min_replicas",
+        "spare_replicas",
+        "target_wait_s",
+        "warm",
+    }
 )
 """Keys of a pool that only the ingress and the scaling policy read, while they run."""
 

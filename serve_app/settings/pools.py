@@ -94,6 +94,11 @@ class PoolConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     families: tuple[str, ...] = Field(description="Model families that its replicas host.")
+    endpoints: tuple[str, ...] = Field(
+        default=(),
+        description="The only endpoints that it serves; empty: all of its families that no other "
+        "pool names.",
+    )
     slots: int = Field(
         default=0,
         ge=0,

@@ -81,36 +81,48 @@ def _log_failure(task: asyncio.Task[Any]) -> None:
         log.error("%s failed: %s", task.get_name(), error, exc_info=error)
 
 
-# Map from families to worker pools.
+# Map from endpoints to worker pools.
 
 STUDIO = "studio"
 """Only pool of an installation that configures none. It hosts every family."""
 
 
 class PoolMap:
-    """Family → pool. If several pools host a family, the first configured one is used."""
+    """Endpoint → pool: the one that its entry names, or else the first configured one that names it,
+    or else the first that hosts its family and names no endpoints."""
 
     def __init__(self, pools: Mapping[str, PoolConfig] | None) -> None:
         self._by_family: dict[str, str] | None = None
+        self._by_endpoint: dict[str, str] = {}
         self.configured: Mapping[str, PoolConfig] = pools or {}
         if pools is not None:
             self._by_family = {}
             for name, pool in pools.items():
-                for family in pool.families:
+                for endpoint in pool.endpoints:
+                    self._by_endpoint.setdefault(endpoint, name)
+                for family in pool.families if not pool.endpoints else ():
                     self._by_family.setdefault(family, name)
 
     def pool_of(self, endpoint: Endpoint, named: str = "") -> str:
-        """Pool that runs the endpoint: the one that its entry names, if there is one.
+        """Pool that runs the endpoint. ``named``: by its entry; empty if it names none.
         ``Unavailable``: no pool of this installation can."""
         if self._by_family is None:
             return STUDIO
         if named in self.configured:
             return named
-        pool = self._by_family.get(endpoint.family)
+        own = self._by_endpoint.get(endpoint.id)
+        if own is not None and endpoint.family not in self.configured[own].families:
+            raise Unavailable(
+                f"The pool {own} names {endpoint.id} in `endpoints`, but does not host its "
+                f"family `{endpoint.family}`. Add it to the pool's `families`."
+            )
+        pool = own or self._by_family.get(endpoint.family)
         if pool is None:
+            only = any(endpoint.family in each.families for each in self.configured.values())
             raise Unavailable(
                 f"No pool of this installation hosts the family `{endpoint.family}` of "
-                f"{endpoint.id}. Add it to a pool in DARKROOM_POOLS."
+                f"{endpoint.id}{', except for other `endpoints`' if only else ''}. Add it to a "
+                "pool in DARKROOM_POOLS."
             )
         return pool
 
