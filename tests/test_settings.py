@@ -32,6 +32,12 @@ def test_a_typo_in_a_setting_is_refused_and_named() -> None:
         refuse_unknown({"DARKROOM_DATADIR": "/x", "PATH": "/bin"})
 
 
+def test_nodes_of_the_ingress_that_are_none_are_refused_in_a_sentence() -> None:
+    assert read_config({"ingress_nodes": "ray.io/node-group=front"}).server.ingress_nodes
+    with pytest.raises(Misconfigured, match=r"ingress_nodes.*head, any, or a label"):
+        read_config({"ingress_nodes": "workers"})
+
+
 def test_every_known_setting_is_accepted() -> None:
     refuse_unknown(dict.fromkeys(setting_names(), "x"))
 

@@ -66,6 +66,8 @@ class ClusterShare:
         names = {pool: f"{PREFIX}{self._cluster}/{pool}" for pool in pools}
         led = await self._election.led_of(names.values())
         mine = {pool: demands.get(pool, Demand()) for pool in pools if names[pool] in led}
+        if not mine:
+            return mine
         clusters = await self._clusters()
         if all(clusters[pool] <= 1 for pool in mine):
             return mine

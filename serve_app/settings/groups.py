@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -38,6 +39,12 @@ class _Environment(EnvSettingsSource):
     def __call__(self) -> dict[str, Any]:
         given = self.current_state
         return {name: value for name, value in super().__call__().items() if name not in given}
+
+
+def _nodes(value: str) -> str:
+    if value in ("head", "any") or re.fullmatch(r"[\w./-]+=[\w.-]+", value):
+        return value
+    raise ValueError("it should be head, any, or a label of Ray nodes such as role=ingress")
 
 
 class SettingsGroup(BaseSettings):
@@ -84,9 +91,8 @@ class ServerSettings(SettingsGroup):
         default=None, description="Origin at which replicas reach the ingress for uploads."
     )
     ingress_replicas: int = Field(default=1, ge=1, description="Replicas of the ingress.")
-    ingress_nodes: str = Field(
+    ingress_nodes: Annotated[str, AfterValidator(_nodes)] = Field(
         default="head",
-        pattern=r"^(head|any|[A-Za-z0-9][A-Za-z0-9._/-]*=[A-Za-z0-9][A-Za-z0-9._-]*)$",
         description="Nodes for the ingress: `head`, `any`, or a label of Ray nodes, `key=value`.",
     )
 

@@ -74,7 +74,11 @@ class SingleNodeCheck:
 
     def __init__(self, *, database: bool, storage: bool, nodes: NodeIds = alive_node_ids) -> None:
         self._ties = [
-            *(["PostgreSQL is embedded (set DARKROOM_DATABASE_URL)"] if database else []),
+            *(
+                ["PostgreSQL is embedded (set DARKROOM_DATABASE_URL where the ingress runs)"]
+                if database
+                else []
+            ),
             *(["artifacts are in a directory (set DARKROOM_S3_BUCKET)"] if storage else []),
         ]
         self._nodes = nodes

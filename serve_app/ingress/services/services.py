@@ -88,8 +88,8 @@ STUDIO = "studio"
 
 
 class PoolMap:
-    """Endpoint → pool: the one that its entry names, or else the first configured one that names it,
-    or else the first that hosts its family and names no endpoints."""
+    """Endpoint → pool: the one that its entry names, or else the first configured one that names
+    it, or else the first that hosts its family and names no endpoints."""
 
     def __init__(self, pools: Mapping[str, PoolConfig] | None) -> None:
         self._by_family: dict[str, str] | None = None
