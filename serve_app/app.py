@@ -32,11 +32,13 @@ from deployments.tuning.session import TuningSession
 from serve_app.domain.errors import Misconfigured
 from serve_app.ingress import direct_calls
 from serve_app.ingress.deployment import Ingress
+from serve_app.ingress.http.origin import HEAD_NODE
 from serve_app.ingress.realtime.replicas import SessionRouter
 from serve_app.scaling.policy import PoolPolicy
 from serve_app.settings import (
     APPLICATION,
     AWS_SECRET_NAMES,
+    OTLP_SECRET_NAMES,
     SECRET_NAMES,
     Config,
     PoolConfig,
@@ -54,7 +56,6 @@ ROOT = "root"
 SEAT_ROUTER = f"{SessionRouter.__module__}:{SessionRouter.__name__}"
 DIRECT_CALLS = f"{direct_calls.__name__}:{direct_calls.middleware.__name__}"
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
-HEAD_NODE = "node:__internal_head__"  # resource of Ray's head node
 MOST_REPLICAS = 1000
 """Serve's own bound of each pool. The policy keeps to the pool's, which may change at any time."""
 
@@ -97,7 +98,7 @@ def applications(
     ``settings`` override the environment. ``file``: the configuration file that they come from,
     which the ingress then watches. Raises ``Misconfigured`` with the name of the setting.
     """
-    config = _read(settings)
+    config = checked_config(settings)
     path = None if file is None else str(file.absolute())
     made = [ServeApplication(APPLICATION, build_ingress, "/", ingress_arguments(settings, path))]
     for name, pool in (config.models.pools or {}).items():
@@ -109,13 +110,13 @@ def applications(
 def build_ingress(args: dict[str, Any]) -> Application:
     """Build the application of the ingress. ``args``: see ``ingress_arguments``."""
     file = args.get(CONFIG_FILE)
-    config = _read({name: value for name, value in args.items() if name != CONFIG_FILE})
+    config = checked_config({name: value for name, value in args.items() if name != CONFIG_FILE})
     return _ingress(config).bind(config, (), None if file is None else Path(file))
 
 
 def build_pool(args: dict[str, Any]) -> Application:
     """Build the application of a pool. ``args``: see ``pool_arguments``."""
-    config = _read(args)
+    config = checked_config(args)
     ((name, pool),) = (config.models.pools or {}).items()
     return _root().bind(_bind_pool(config, name, pool, APPLICATION))
 
@@ -126,14 +127,17 @@ def build(args: dict[str, Any]) -> Application:
 
     Raises ``Misconfigured`` with the name of the setting.
     """
-    config = _read(args)
+    config = checked_config(args)
     pools = config.models.pools or {}
     children = [_bind_pool(config, name, pool, None) for name, pool in pools.items()]
     return _ingress(config).bind(config, children)
 
 
-def _read(settings: Mapping[str, Any]) -> Config:
-    """Checked settings, with the default pool if they configure none."""
+def checked_config(settings: Mapping[str, Any]) -> Config:
+    """Return the checked settings, with the default pool if they configure none.
+
+    ``settings`` override the environment. Raises ``Misconfigured`` with the name of the setting.
+    """
     refuse_unknown()
     config = read_config(settings)
     families = {**FAMILIES, **config.models.families}
@@ -240,7 +244,11 @@ def _replica_config(config: Config, pool: PoolConfig) -> ReplicaConfig:
 
 
 def _pool(config: Config, name: str, pool: PoolConfig) -> Deployment:
-    secrets = (*SECRET_NAMES, *(AWS_SECRET_NAMES if config.storage.s3_bucket else ()))
+    secrets = (
+        *SECRET_NAMES,
+        *OTLP_SECRET_NAMES,
+        *(AWS_SECRET_NAMES if config.storage.s3_bucket else ()),
+    )
     environment = dict.fromkeys(secrets, "")  # replicas get no secrets
     environment["HF_HUB_DISABLE_TELEMETRY"] = "1"
     # Code that uses the hub's library directly shares the same store and the offline setting.
@@ -324,11 +332,10 @@ def _root() -> Deployment:
 
 
 def _ingress(config: Config) -> Deployment:
-    # The ingress needs the head node, which has the embedded database and the artifact directory.
     options: dict[str, Any] = {
         "num_cpus": 0.1,
-        "resources": {HEAD_NODE: 0.001},
         "runtime_env": {"env_vars": {direct_calls.SETTING: DIRECT_CALLS}},
+        **_nodes_of_ingress(config.server.ingress_nodes),
     }
     deployment: Any = serve.deployment
     return deployment(
@@ -341,3 +348,13 @@ def _ingress(config: Config) -> Deployment:
         graceful_shutdown_wait_loop_s=0.1,
         health_check_period_s=5,
     )
+
+
+def _nodes_of_ingress(nodes: str) -> dict[str, Any]:
+    """Ray's options that place the ingress on ``nodes``, as the setting names them."""
+    if nodes == "any":
+        return {}
+    if nodes == "head":  # which has the embedded database and the artifact directory
+        return {"resources": {HEAD_NODE: 0.001}}
+    label, _, value = nodes.partition("=")
+    return {"label_selector": {label: value}}

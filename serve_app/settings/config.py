@@ -35,6 +35,8 @@ from serve_app.settings.groups import (
 from serve_app.settings.parts import LIVE
 from serve_app.settings.pools import PoolConfig
 
+OTLP_PROTOCOL = "http/protobuf"
+
 ADDRESS_FILE = "address.json"
 """Name of the file in the data directory with the address of the ingress."""
 
@@ -149,6 +151,48 @@ class Secrets(BaseSettings):
         return value or None
 
 
+class OpenTelemetrySettings(BaseSettings):
+    """OpenTelemetry's own variables that decide whether spans are exported. Its SDK reads the rest.
+    Only the ingress reads them, at its start: some may be secret."""
+
+    model_config = SettingsConfigDict(env_prefix="OTEL_", extra="ignore", frozen=True)
+
+    exporter_otlp_endpoint: str = ""
+    exporter_otlp_traces_endpoint: str = ""
+    exporter_otlp_protocol: str = ""
+    exporter_otlp_traces_protocol: str = ""
+    traces_exporter: str = "otlp"
+    sdk_disabled: str = ""
+    bsp_max_queue_size: str = ""
+
+    @property
+    def traces(self) -> bool:
+        """Return whether spans are exported. ``Misconfigured``: by a protocol that is not there."""
+        endpoint = self.exporter_otlp_traces_endpoint or self.exporter_otlp_endpoint
+        exporters = {each.strip() for each in (self.traces_exporter or "otlp").split(",")}
+        disabled = self.sdk_disabled.strip().lower() == "true"
+        if not endpoint or disabled or "otlp" not in exporters:
+            return False
+        protocol = self.exporter_otlp_traces_protocol or self.exporter_otlp_protocol
+        if protocol not in ("", OTLP_PROTOCOL):
+            raise Misconfigured(
+                f"OTEL_EXPORTER_OTLP_PROTOCOL is {protocol}, and Darkroom exports spans by "
+                f"{OTLP_PROTOCOL}. Unset it or set it to {OTLP_PROTOCOL}, with the port of your "
+                "collector for it, usually 4318."
+            )
+        return True
+
+    @property
+    def most_waiting(self) -> int:
+        """Spans that may wait to be exported. ``Misconfigured`` if it is no whole number."""
+        given = self.bsp_max_queue_size.strip() or "2048"
+        if not given.isascii() or not given.isdecimal() or int(given) < 1:
+            raise Misconfigured(
+                f"OTEL_BSP_MAX_QUEUE_SIZE is {given!r}. Set it to a whole number of spans above 0."
+            )
+        return int(given)
+
+
 class ClientSettings(BaseSettings):
     """Which Darkroom the commands of ``darkroom`` call. Nothing else reads them."""
 
@@ -172,6 +216,10 @@ SECRET_NAMES = tuple(PREFIX + name.upper() for name in Secrets.model_fields)
 
 AWS_SECRET_NAMES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 """Variables that are set to "" too when artifacts go to S3, because they open the bucket."""
+
+
+OTLP_SECRET_NAMES = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS")
+"""Variables that are set to "" too, because they may hold a key of the tracing service."""
 
 
 def read_config(arguments: Mapping[str, object]) -> Config:

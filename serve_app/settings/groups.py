@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from serve_app.domain.endpoint import MODEL_ALIASES, StoreConfig
 from serve_app.settings.pools import EndpointLimits, PoolConfig, TenantLimits
@@ -25,10 +30,32 @@ def _local_gpus() -> int:
 AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 
 
+class _Environment(EnvSettingsSource):
+    """The environment, without settings that are given. pydantic-settings would merge objects: a
+    pool's application, which gets its own pool, would have those of the environment too.
+    """
+
+    def __call__(self) -> dict[str, Any]:
+        given = self.current_state
+        return {name: value for name, value in super().__call__().items() if name not in given}
+
+
 class SettingsGroup(BaseSettings):
     """Settings of one area: ``DARKROOM_<NAME>`` in the environment, unless they are given."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        del env_settings, dotenv_settings, file_secret_settings
+        return init_settings, _Environment(settings_cls)
 
 
 class ServerSettings(SettingsGroup):
@@ -57,6 +84,11 @@ class ServerSettings(SettingsGroup):
         default=None, description="Origin at which replicas reach the ingress for uploads."
     )
     ingress_replicas: int = Field(default=1, ge=1, description="Replicas of the ingress.")
+    ingress_nodes: str = Field(
+        default="head",
+        pattern=r"^(head|any|[A-Za-z0-9][A-Za-z0-9._/-]*=[A-Za-z0-9][A-Za-z0-9._-]*)$",
+        description="Nodes for the ingress: `head`, `any`, or a label of Ray nodes, `key=value`.",
+    )
 
 
 class GatewaySettings(SettingsGroup):
@@ -89,7 +121,11 @@ class TelemetrySettings(SettingsGroup):
     """Metrics and logs."""
 
     metrics_port: int = Field(
-        default=0, ge=0, le=65535, description="Port of the Prometheus metrics; 0: any free port."
+        default=0,
+        ge=0,
+        le=65535,
+        description="Port of the Prometheus metrics; 0: any free port. Several ingress replicas on "
+        "one node use the following ports.",
     )
     metrics_host: str = Field(
         default="127.0.0.1", description="Address of the Prometheus metrics, which need no key."
@@ -99,6 +135,10 @@ class TelemetrySettings(SettingsGroup):
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Format = Field(default="text", description="`json`: one JSON object a line.")
+    trace_tenants: bool = Field(
+        default=False,
+        description="Spans name the tenant. OpenTelemetry's own variables turn tracing on.",
+    )
 
 
 class ModelSettings(SettingsGroup):
@@ -111,7 +151,7 @@ class ModelSettings(SettingsGroup):
         default=None, description="Serve the demo models. Unset: only on a machine without a GPU."
     )
     models: AbsolutePath | None = Field(
-        default=None, description="Catalogue file instead of models.yaml."
+        default=None, description="Catalogue file beside the built-in one."
     )
     model_aliases: dict[str, str] = Field(
         default_factory=lambda: dict(MODEL_ALIASES),
@@ -290,6 +330,11 @@ class WeightSettings(SettingsGroup):
     weights_dir: AbsolutePath | None = Field(
         default=None, description="Directory of the weights. Unset: the hub's own cache, HF_HOME."
     )
+    weights_shared_dir: AbsolutePath | None = Field(
+        default=None,
+        description="Directory, such as a read-only volume, whose weights are used where they are. "
+        "Filled by `darkroom models pull`.",
+    )
     weights_max_bytes: int = Field(
         default=0, ge=0, description="Maximum disk space of downloaded weights; 0: no limit."
     )
@@ -302,6 +347,17 @@ class WeightSettings(SettingsGroup):
     weights_mirror_profile: str | None = Field(
         default=None, description="Profile in AWS's own files with credentials for the mirror."
     )
+    weights_peers: int = Field(
+        default=0,
+        ge=0,
+        description="Other nodes that a replica sends its weights to at once; 0: nodes do not "
+        "exchange weights.",
+    )
+    weights_peer_bytes_per_s: int = Field(
+        default=500_000_000,
+        ge=0,
+        description="Bytes a second that a replica sends to other nodes, in total; 0: no limit.",
+    )
     offline: bool = Field(default=False, description="Never download weights.")
 
     def store(self) -> StoreConfig:
@@ -313,6 +369,9 @@ class WeightSettings(SettingsGroup):
             mirror_endpoint_url=self.weights_mirror_endpoint_url or "",
             mirror_profile=self.weights_mirror_profile or "",
             offline=self.offline,
+            shared_directory=self.weights_shared_dir,
+            peers=self.weights_peers,
+            peer_bytes_per_s=self.weights_peer_bytes_per_s,
         )
 
 

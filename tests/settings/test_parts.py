@@ -2,7 +2,9 @@
 
 import re
 
-from serve_app.settings import FIELDS, PoolConfig
+import pytest
+
+from serve_app.settings import FIELDS, PoolConfig, read_config
 from serve_app.settings.parts import (
     BOUNDS,
     LIVE,
@@ -34,6 +36,16 @@ def test_a_pool_knows_its_own_families_only() -> None:
     pool = PoolConfig(families=("flux", "mine"))
     families = {"mine": "shop:Mine", "other": "shop:Other"}
     assert pool_arguments({}, "one", pool, families)["families"] == {"mine": "shop:Mine"}
+
+
+def test_the_pools_of_the_environment_are_not_added_to_those_that_are_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pools = '{"one": {"families": ["flux"], "slots": 4}, "other": {"families": ["sdxl"]}}'
+    monkeypatch.setenv("DARKROOM_POOLS", pools)
+    config = read_config({})
+    one = (config.models.pools or {})["one"]
+    assert (read_config(pool_arguments({}, "one", one, {})).models.pools or {}) == {"one": one}
 
 
 def test_without_a_file_the_ingress_gets_live_settings_as_arguments() -> None:

@@ -224,6 +224,9 @@ class Loop:
         before = counts.forwards, counts.trial_forwards
         results = self._model_runner.run(batch, in_company=bool(others), limited=limited)
         after = counts.forwards, counts.trial_forwards
+        shared = len(batch) / max(1, after[0] - before[0])
+        for run in runs:
+            run.generation.denoised(shared)
         times = self._model_runner.times_of(batch)
         single = after == (before[0] + 1, before[1]) and not any(each.error for each in results)
         lap = _Lap(runs[0].generation.timer_key, times if single else None, len(batch))

@@ -6,9 +6,11 @@ import asyncio
 import os
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from urllib.parse import urlsplit
 
 from serve_app.cli.commands.downloads import chosen_endpoints, downloads
@@ -25,6 +27,8 @@ from serve_app.telemetry.clock import SystemClock
 from weights import eviction
 from weights.hub import Hub
 from weights.store import Store
+
+HUB_ANSWERS_S = 15.0
 
 # Storage: the self-test of ``darkroom doctor storage``, and a short check.
 
@@ -125,10 +129,37 @@ def _hub(store: Store) -> str:
     if store.offline:
         return "not checked, because DARKROOM_OFFLINE or HF_HUB_OFFLINE is set"
     hub = Hub(tries=1)
-    account = hub.account()
+    account = account_of(hub)
     if account is None:
         return f"{hub.endpoint} answers; HF_TOKEN is not set, but gated repositories need it"
     return f"{hub.endpoint} answers, and HF_TOKEN belongs to {account}"
+
+
+def account_of(hub: Hub, limit_s: float = HUB_ANSWERS_S) -> str | None:
+    """Account of the hub, see ``Hub.account``, or ``Misconfigured`` after ``limit_s`` seconds.
+
+    The library's own timeout leaves out the look-up of the name, which may take a minute where a
+    name server does not answer.
+    """
+    answers: SimpleQueue[str | Exception | None] = SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(hub.account())
+        except Exception as error:  # raised in the caller's thread
+            answers.put(error)
+
+    threading.Thread(target=ask, daemon=True, name="hub").start()
+    try:
+        answer = answers.get(timeout=limit_s)
+    except Empty:
+        raise Misconfigured(
+            f"The hub {hub.endpoint} does not answer within {limit_s:g} s. Check the name server, "
+            "the network, HTTPS_PROXY and HF_ENDPOINT, or set DARKROOM_OFFLINE=1."
+        ) from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def _downloads(config: Config, store: Store) -> str:

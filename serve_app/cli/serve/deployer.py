@@ -6,6 +6,7 @@ for them, without a deployment.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -38,6 +39,7 @@ class Deployer:
         """
         self._read = self._content()
         wanted = self._applications()
+        self._publish_bounds()
         _run(wanted.values(), wait=True)
         self._deployed = wanted
 
@@ -91,8 +93,25 @@ class Deployer:
     def _applications(self) -> Mapping[str, ServeApplication]:
         from serve_app.app import applications  # noqa: PLC0415
 
+        return applications(self._settings(), self._file)
+
+    def _publish_bounds(self) -> None:
+        """Write the bounds of the pools, so that their replicas start beside the ingress.
+
+        A pool has none before, and so no replica. The ingress writes them too, but starts for some
+        seconds first.
+        """
+        from serve_app.app import checked_config  # noqa: PLC0415
+        from serve_app.ingress.services.live_settings import bounds_of  # noqa: PLC0415
+        from serve_app.scaling.demand import publish_bounds  # noqa: PLC0415
+
+        config = checked_config(self._settings())
+        asyncio.run(publish_bounds(str(config.server.data_dir), bounds_of(config)))
+
+    def _settings(self) -> Mapping[str, Any]:
+        """Settings of the file, and those in place of them. Raises ``Misconfigured``."""
         given = {} if self._file is None else config_file.read(self._file).arguments
-        return applications({**given, **self._overrides}, self._file)
+        return {**given, **self._overrides}
 
 
 def _run(wanted: Any, *, wait: bool) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from starlette.requests import HTTPConnection
 
@@ -21,13 +21,18 @@ from serve_app.domain.realtime import Sessions
 from serve_app.ingress.services.audit import AuditTrail
 from serve_app.ingress.services.files import Files
 from serve_app.ingress.services.health import Health
+from serve_app.ingress.services.live_catalog import LiveCatalog
 from serve_app.ingress.services.replies import Replies
 from serve_app.ingress.services.session_limit import SessionCounts
+from serve_app.ingress.services.warm_pools import WarmPools
 from serve_app.ingress.services.webhooks import Webhooks
 from serve_app.settings import Config, PoolConfig
 from serve_app.telemetry.metrics import Metrics
 from serve_app.tenants.api_keys import Keys
 from serve_app.tenants.tokens import Tokens, UploadTokens
+
+if TYPE_CHECKING:  # it imports OpenTelemetry's SDK
+    from serve_app.telemetry.tracing import Tracing
 
 # Tasks that continue after the call that started them has ended.
 
@@ -94,10 +99,13 @@ class PoolMap:
                 for family in pool.families:
                     self._by_family.setdefault(family, name)
 
-    def pool_of(self, endpoint: Endpoint) -> str:
-        """Pool that runs the endpoint. ``Unavailable``: no pool of this installation can."""
+    def pool_of(self, endpoint: Endpoint, named: str = "") -> str:
+        """Pool that runs the endpoint: the one that its entry names, if there is one.
+        ``Unavailable``: no pool of this installation can."""
         if self._by_family is None:
             return STUDIO
+        if named in self.configured:
+            return named
         pool = self._by_family.get(endpoint.family)
         if pool is None:
             raise Unavailable(
@@ -138,6 +146,7 @@ class Services:
     config: Config
     host_names: frozenset[str]  # names accepted in a Host header and used in URLs
     catalog: Catalog
+    entries: LiveCatalog
     pools: PoolMap
     queue: Queue
     files: Files
@@ -149,6 +158,8 @@ class Services:
     new_id: Callable[[], str]
     metrics: Metrics
     audit: AuditTrail
+    warm: WarmPools
+    tracing: Tracing | None = None  # None: spans are off
     proxy_secret: str = ""  # of the proxies that say their client's address; empty: there is none
     replies: Replies = field(default_factory=Replies)
     background: Background = field(default_factory=Background)

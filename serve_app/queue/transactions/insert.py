@@ -118,7 +118,7 @@ WITH new AS (
         work double precision, expected_s double precision, head_start_s double precision,
         alone boolean, previews boolean, warnings json, replica text, actor text, key text,
         body text, reuse text, forgetting text, retries text, webhook text, origin text,
-        shown text, large integer)
+        shown text, large integer, trace text)
 ),
 alike AS MATERIALIZED ({{alike}}),
 placed AS MATERIALIZED (
@@ -138,7 +138,7 @@ stored AS (
         work, expected_s, alone, previews, events, idempotency_key, body_digest, reuse_digest,
         forgetting, retries_left, webhook_url, webhook_origin, leads, follows, state, attempt,
         replica_id, actor_id, lease_nonce,
-        lease_until, started_at)
+        lease_until, started_at, trace)
     SELECT id, tenant, endpoint, digest, pool, priority,
            coalesce(input, (%(large)s::text[])[large])::json, shown::json,
            -- A request that has not started by its overall deadline has expired too.
@@ -155,7 +155,7 @@ stored AS (
            CASE here WHEN 1 THEN actor END,
            here * {NEW_NONCE},
            CASE here WHEN 1 THEN now() + make_interval(secs => %(first_lease_s)s) END,
-           CASE here WHEN 1 THEN now() END
+           CASE here WHEN 1 THEN now() END, trace
     FROM placed
     -- Keys in one order: two statements that insert the same keys do not deadlock.
     ORDER BY key NULLS FIRST, n
@@ -290,6 +290,7 @@ def columns_of(new: NewRequest, input: EncodedInput) -> dict[str, Any]:
         "key": new.idempotency_key,
         "webhook": new.webhook.url if new.webhook else None,
         "origin": new.webhook.origin if new.webhook else None,
+        "trace": new.trace or None,
     }
 
 
@@ -346,5 +347,6 @@ def _result(
         follows=leader,
         events=version,
         lease_nonce=lease_nonce,
+        trace=new.trace,
     )
     return InsertResult(request, version, leased, group)
