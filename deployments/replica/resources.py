@@ -240,6 +240,7 @@ def weights_name(endpoint: Endpoint, recipe: Recipe | None) -> str:
     if recipe is not None:
         parts += [recipe.precision, recipe.offload, "+".join(recipe.hot)]
         parts += ["compiled"] if recipe.compile else []
+        parts += ["graphs"] if recipe.graphs else []
         parts += [recipe.attention] if recipe.attention else []
         parts += ["channels_last"] if recipe.channels_last else []
     return ":".join(parts) + options_name(held.options)

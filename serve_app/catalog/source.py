@@ -73,6 +73,7 @@ class RecipeSource(BaseModel):
     offload: Literal["none", "components", "blocks"] = "none"
     hot: tuple[str, ...] = ()
     compile: bool = False
+    graphs: bool = False
     dtypes: dict[str, Literal["float32", "float16", "bfloat16"]] = Field(default_factory=dict)
     attention: str = Field(default="", pattern=r"^[a-z0-9_]*$")
     channels_last: bool = False
@@ -86,11 +87,16 @@ class RecipeSource(BaseModel):
         return value
 
     @model_validator(mode="after")
-    def _compiled_as_it_lies(self) -> RecipeSource:
+    def _weights_stay(self) -> RecipeSource:
         if self.compile and (self.precision == "float8" or self.offload == "blocks"):
             raise ValueError(
                 "compile: float8 weights and streamed blocks are moved by hooks, which would make "
                 "every block compile again; leave out one of the two"
+            )
+        if self.graphs and (self.precision == "float8" or self.offload == "blocks"):
+            raise ValueError(
+                "graphs: float8 weights and streamed blocks are moved by hooks, and a graph reads "
+                "weights where they were; leave out one of the two"
             )
         return self
 

@@ -123,6 +123,7 @@ class Recipe:
     )
     hot: tuple[str, ...] = ()  # components of the pipeline that stay on the device
     compile: bool = False  # compile the denoisers' repeated blocks before the first request
+    graphs: bool = False  # record the denoisers' forwards, and launch each as one piece
     # types of components that would not fit in those of the endpoint's options
     dtypes: Mapping[str, str] = field(default_factory=dict)
     attention: str = ""  # of denoisers: diffusers' backend, or BY_DEVICE; empty: torch's own
