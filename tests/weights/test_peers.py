@@ -17,10 +17,11 @@ from serve_app.domain.endpoint import StoreConfig
 from serve_app.telemetry.clock import SystemClock
 from tests.weights.conftest import COMMIT, NAME, WEIGHTS, MakeStore
 from tests.weights.hub_server import HubServer, sha256
+from weights import peers
 from weights.folder import RepositoryFolder
 from weights.hub import Hub
 from weights.peer_server import LINGER_S, Pace, PeerServer, Seats
-from weights.peers import TOKEN_S, Peers, file_path, listing_path, sign
+from weights.peers import TOKEN_S, Found, Peers, file_path, listing_path, sign
 from weights.source import Source
 from weights.store import Store
 
@@ -57,7 +58,8 @@ def url(server: PeerServer) -> str:
 
 
 def asking(*servers: PeerServer, caller: str = "fresh") -> Callable[[str, str], Source]:
-    return lambda *_: Peers([url(each) for each in servers], KEY, caller, CLOCK)
+    found = Found(tuple(url(each) for each in servers), KEY)
+    return lambda *_: Peers(lambda: found, caller, CLOCK)
 
 
 def fresh(tmp_path: Path, hub: str, *servers: PeerServer, caller: str = "fresh") -> Store:
@@ -93,6 +95,29 @@ def test_nodes_that_lack_the_weights_or_are_away_are_gone_round(
     store = fresh(tmp_path, NO_HUB, gone, start_peer(filled=False), start_peer())
     with store.open(WEIGHTS) as folder:
         assert (folder / UNET).is_file()
+
+
+def test_a_node_that_gets_a_file_while_another_downloads_is_asked_too(
+    start_peer: StartPeer, tmp_path: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "FIND_AGAIN_S", -1.0)
+    node, asked = start_peer(), 0
+
+    def find() -> Found:
+        nonlocal asked
+        asked += 1
+        return Found((url(node),), KEY) if asked > 2 else Found()  # not when the download began
+
+    hub.asked.clear()
+    store = Store(
+        StoreConfig(directory=tmp_path / "fresh"),
+        lambda: Hub(hub.url, tries=1),
+        lambda *_: Peers(find, "fresh", CLOCK),
+    )
+    with store.open(WEIGHTS) as folder:
+        assert (folder / UNET).is_file()
+    fetched = {each.path for each in hub.asked if "/resolve/" in each.path}
+    assert len(fetched) <= 2  # the index for the listing, and the first file
 
 
 def test_another_node_sends_the_rest_if_one_dies_midway(
