@@ -38,6 +38,7 @@ from serve_app.scaling.policy import PoolPolicy
 from serve_app.settings import (
     APPLICATION,
     AWS_SECRET_NAMES,
+    HUB_SECRET_NAMES,
     OTLP_SECRET_NAMES,
     SECRET_NAMES,
     Config,
@@ -244,12 +245,10 @@ def _replica_config(config: Config, pool: PoolConfig) -> ReplicaConfig:
 
 
 def _pool(config: Config, name: str, pool: PoolConfig) -> Deployment:
-    secrets = (
-        *SECRET_NAMES,
-        *OTLP_SECRET_NAMES,
-        *(AWS_SECRET_NAMES if config.storage.s3_bucket else ()),
-    )
-    environment = dict.fromkeys(secrets, "")  # replicas get no secrets
+    # Replicas get no secrets.
+    environment = dict.fromkeys((*SECRET_NAMES, *OTLP_SECRET_NAMES), "")
+    if config.storage.s3_bucket or not config.weights.weights_mirror:
+        environment |= dict.fromkeys(AWS_SECRET_NAMES, "")
     environment["HF_HUB_DISABLE_TELEMETRY"] = "1"
     # Code that uses the hub's library directly shares the same store and the offline setting.
     if config.weights.weights_dir is not None:
@@ -334,7 +333,9 @@ def _root() -> Deployment:
 def _ingress(config: Config) -> Deployment:
     options: dict[str, Any] = {
         "num_cpus": 0.1,
-        "runtime_env": {"env_vars": {direct_calls.SETTING: DIRECT_CALLS}},
+        "runtime_env": {
+            "env_vars": {direct_calls.SETTING: DIRECT_CALLS, **dict.fromkeys(HUB_SECRET_NAMES, "")}
+        },
         **_nodes_of_ingress(config.server.ingress_nodes),
     }
     deployment: Any = serve.deployment

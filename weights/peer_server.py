@@ -89,6 +89,7 @@ class PeerServer:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()
+        self._sending: set[asyncio.Transport] = set()
         self.key = b""
         self.port = 0
 
@@ -142,6 +143,9 @@ class PeerServer:
             await self._stop.wait()
         finally:
             await runner.cleanup()
+            for each in self._sending:
+                each.abort()  # else what a peer does not read would keep the connection
+            await asyncio.sleep(0)  # until they are closed
 
     def _caller(self, request: web.Request) -> str:
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -196,15 +200,18 @@ class PeerServer:
         if start:
             response.headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
         await response.prepare(request)
+        transport = request.transport
         try:
-            await self._send_pieces(request.transport, file, start, size)
-        except (ConnectionError, TimeoutError) as error:
+            await self._send_pieces(transport, file, start, size)
+        except OSError as error:
             log.info("A peer took no more of its file: %r", error)
             response.force_close()
-            if request.transport is not None:
-                request.transport.abort()
+            if transport is not None:
+                transport.abort()
         else:
             await response.write_eof()
+        if transport is not None:  # otherwise `_serve` aborts it
+            self._sending.discard(transport)
         return response
 
     async def _send_pieces(
@@ -216,6 +223,7 @@ class PeerServer:
         while start < end:
             if transport is None or transport.is_closing():
                 raise ConnectionResetError("the connection is closed")
+            self._sending.add(transport)
             piece = min(most, end - start)
             await asyncio.sleep(self._pace.wait_s(piece, time.monotonic()))
             async with asyncio.timeout(PIECE_S):

@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import httpx2
 import jwt
 
-from serve_app.domain.errors import WeightsUnavailable
 from serve_app.domain.ports import Clock
 from weights.folder import ListedFile, Listing
-from weights.source import ByteRange
+from weights.source import ByteRange, NotOffered
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ AUDIENCE = "weights"
 TOKEN_S = 300
 """Validity of a token, which is also how far the clocks of two nodes may be apart."""
 
+FIND_AGAIN_S = 5.0
 CONNECT_S, SILENCE_S = 3.0, 20.0
 MAX_LISTING_BYTES = 32 * 2**20
 
@@ -78,23 +80,34 @@ class _Broken(Exception):
     """Answer that this peer should not have sent: nothing more is asked of it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Origins of peers, in order of preference, and the key of the installation."""
+
+    urls: tuple[str, ...] = ()
+    key: bytes = field(default=b"", repr=False)
+
+
 class Peers:
     """Other nodes as one source: the first that sends a file, and the next one for the rest of it
     if that node stops. Thread-safe. Lives for one download."""
 
-    def __init__(self, urls: Sequence[str], key: bytes, caller: str, clock: Clock) -> None:
-        """``urls``: origins, in order of preference. ``caller``: name of this replica."""
-        self._urls = tuple(urls)
-        self._key = key
+    def __init__(self, find: Callable[[], Found], caller: str, clock: Clock) -> None:
+        """``find``: called now and then during the download, because nodes that started together
+        have files for each other later. ``caller``: name of this replica."""
+        self._find = find
+        self._found: Found | None = None
+        self._found_at = 0.0
+        self._mutex = threading.Lock()
         self._caller = caller
         self._clock = clock
         self._gone: set[str] = set()
 
     def listing(self, repository: str, revision: str) -> Listing | None:
         """Listing that the first answering peer has. None if no peer has it."""
-        for url in self._left():
+        for url, key in self._left():
             try:
-                return self._listing(url, repository, revision)
+                return self._listing(url, key, repository, revision)
             except _Refused:
                 continue
             except (httpx2.HTTPError, _Broken) as error:
@@ -105,27 +118,36 @@ class Peers:
         """Implement ``Source.fetch``."""
         if part.size > file.size:
             part.clear()
-        for url in self._left():
+        for url, key in self._left():
             try:
-                self._fetch(url, listing, file, part)
+                self._fetch(url, key, listing, file, part)
             except _Refused:
                 continue
             except (httpx2.HTTPError, _Broken) as error:
                 self._give_up(url, error)
             else:
                 return
-        raise WeightsUnavailable(f"No other node sends {file.path} of {listing.repository} now.")
+        raise NotOffered(f"No other node sends {file.path} of {listing.repository} now.")
 
-    def _left(self) -> list[str]:
-        return [url for url in self._urls if url not in self._gone]
+    def _left(self) -> list[tuple[str, bytes]]:
+        """Peers that may be asked, each with the key for it."""
+        with self._mutex:
+            now = self._clock.monotonic()
+            if self._found is None or now - self._found_at > FIND_AGAIN_S:
+                self._found, self._found_at = self._find(), now
+            found = self._found
+        return [(url, found.key) for url in found.urls if url not in self._gone]
 
     def _give_up(self, url: str, error: Exception) -> None:
         log.info("No more weights from %s: %s", url, str(error) or type(error).__name__)
         self._gone.add(url)
 
-    def _listing(self, url: str, repository: str, revision: str) -> Listing:
+    def _listing(self, url: str, key: bytes, repository: str, revision: str) -> Listing:
         path = listing_path(repository, revision)
-        with self._client(url) as client, client.stream("GET", path, headers=self._sign(path)) as r:
+        with (
+            self._client(url) as client,
+            client.stream("GET", path, headers=self._sign(key, path)) as r,
+        ):
             _check_status(r, (OK,))
             body = bytearray()
             for chunk in r.iter_bytes():
@@ -140,9 +162,11 @@ class Peers:
             raise _Broken(f"it sent the listing of {found.repository}@{found.revision}")
         return found
 
-    def _fetch(self, url: str, listing: Listing, file: ListedFile, part: ByteRange) -> None:
+    def _fetch(
+        self, url: str, key: bytes, listing: Listing, file: ListedFile, part: ByteRange
+    ) -> None:
         path = file_path(listing.repository, listing.revision, file.digest)
-        headers = self._sign(path)
+        headers = self._sign(key, path)
         if part.size:
             headers["Range"] = f"bytes={part.size}-"
         with self._client(url) as client, client.stream("GET", path, headers=headers) as r:
@@ -156,8 +180,8 @@ class Peers:
         if part.size != file.size:
             raise _Broken(f"it sent {part.size} of the {file.size} bytes of {file.path}")
 
-    def _sign(self, path: str) -> dict[str, str]:
-        token = sign(self._key, self._caller, path, self._clock.now())
+    def _sign(self, key: bytes, path: str) -> dict[str, str]:
+        token = sign(key, self._caller, path, self._clock.now())
         return {"Authorization": f"Bearer {token}", "Accept-Encoding": "identity"}
 
     def _client(self, url: str) -> httpx2.Client:

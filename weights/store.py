@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
+from random import SystemRandom
 from typing import Any
 
 from huggingface_hub import constants
@@ -74,8 +75,8 @@ def _lora_of(lora: Any) -> Weights | None:
             return None
 
 
-FindPeers = Callable[[str, str], Source | None]
-"""Other nodes that have a repository at a commit, as one source. None: there are none."""
+FindPeers = Callable[[str, str], Source]
+"""Other nodes that have a repository at a commit, or may have it soon, as one source."""
 
 
 class Store:
@@ -215,11 +216,10 @@ class Store:
         return folder if complete else None
 
     def _sources_of(self, weights: Weights) -> list[Source]:
-        """All sources of one repository, in order of preference. Asks for other nodes."""
+        """All sources of one repository, in order of preference."""
         if self._find_peers is None or self.offline:
             return self.sources()
-        peers = self._find_peers(weights.source, _revision(weights))
-        return self.sources() if peers is None else [peers, *self.sources()]
+        return [self._find_peers(weights.source, _revision(weights)), *self.sources()]
 
     def _can_lock(self, folder: RepositoryFolder, lock: RepositoryLock) -> bool:
         """False if the directory is read-only (such as a mounted volume), or if nothing is present
@@ -265,6 +265,9 @@ class Store:
             self._refuse_missing(folder, listing, files)
             Fetching(folder, listing, files, (), on_progress).run()
             return listing
+        if self._find_peers is not None:
+            # Nodes that start together then have different files, which they send each other.
+            files = tuple(SystemRandom().sample(files, len(files)))
         folder.keep_listing(listing)
         here = folder.bytes_of(listing.revision, files)
         missing = sum(each.size for each in files) - here

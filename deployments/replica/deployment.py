@@ -101,7 +101,7 @@ class ReplicaDeployment:
                 family_paths,
                 clock,
                 backoff,
-                find_peers=None if exchange is None else exchange.find,
+                find_peers=None if exchange is None else exchange.source,
             ),
             config,
         )

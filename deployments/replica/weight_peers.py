@@ -11,7 +11,7 @@ from serve_app.domain.lease import WeightOffer
 from serve_app.domain.ports import Clock, PeerDirectory
 from weights.folder import default_directory
 from weights.peer_server import PeerServer
-from weights.peers import Peers
+from weights.peers import Found, Peers
 
 log = logging.getLogger(__name__)
 
@@ -75,23 +75,23 @@ class WeightExchange:
             await self._try_offer((), WITHDRAW_S)
         await asyncio.to_thread(self._server.close)
 
-    def find(self, repository: str, revision: str) -> Peers | None:
-        """Other nodes that have these weights. None if there are none, or the ingress is not
-        reached. For other threads than the event loop's."""
-        if self._loop is None:
-            return None
+    def source(self, repository: str, revision: str) -> Peers:
+        """Other nodes as a source of these weights, for other threads than the event loop's."""
         name = f"{repository}@{revision}"
+        return Peers(lambda: self.find(name), self._identity.replica_id, self._clock)
+
+    def find(self, name: str) -> Found:
+        """Other nodes with ``owner/name@commit``. None are found if the ingress is not reached."""
+        if self._loop is None:
+            return Found()
         search = asyncio.run_coroutine_threadsafe(self._find(name), self._loop)
         try:
             urls = search.result(2 * CALL_S)  # the loop itself may have ended
         except Exception as error:
             # Whatever it is: the mirror and the hub are next.
-            log.warning("Other nodes cannot be asked for %s: %r", repository, error)
-            return None
-        if not urls:
-            return None
-        log.info("%s is asked of %d other nodes first.", repository, len(urls))
-        return Peers(urls, self._server.key, self._identity.replica_id, self._clock)
+            log.warning("Other nodes cannot be asked for %s: %r", name, error)
+            return Found()
+        return Found(urls, self._server.key)
 
     async def _find(self, name: str) -> tuple[str, ...]:
         async with asyncio.timeout(CALL_S):

@@ -15,7 +15,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
 
 from serve_app.domain.errors import Misconfigured
 from serve_app.settings.groups import (
@@ -37,6 +42,7 @@ from serve_app.settings.pools import PoolConfig
 
 OTLP_PROTOCOL = "http/protobuf"
 
+SECRETS_DIR = PREFIX + "SECRETS_DIR"
 ADDRESS_FILE = "address.json"
 """Name of the file in the data directory with the address of the ingress."""
 
@@ -123,10 +129,18 @@ AREA_OF: Mapping[str, str] = {
 
 
 class Secrets(BaseSettings):
-    """Settings that are secret. Only the ingress reads them, at its start."""
+    """Settings that are secret. The ingress reads them at its start, as do commands on its machine:
+    from the environment, and those that are not there from the files of ``secrets_dir``."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="ignore", frozen=True, env_ignore_empty=True
+    )
 
+    secrets_dir: Path | None = Field(
+        default=None,
+        description="Directory with a file for each secret that the environment does not have, "
+        "named as its variable.",
+    )
     database_url: SecretStr | None = Field(
         default=None,
         description="URL of PostgreSQL 15 or later. Unset: Darkroom runs its own server.",
@@ -149,6 +163,35 @@ class Secrets(BaseSettings):
     def _empty_is_unset(cls, value: object) -> object:
         # These variables are set to "" in replicas; see SECRET_NAMES.
         return value or None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        del dotenv_settings, file_secret_settings
+        given = env_settings().get("secrets_dir")
+        if not given:
+            return init_settings, env_settings
+        if not Path(given).is_dir():
+            raise Misconfigured(
+                f"{SECRETS_DIR} is {given}, which is no directory on this machine. Create it with "
+                "one file for each secret, or unset it."
+            )
+        return init_settings, env_settings, SecretsSettingsSource(settings_cls, secrets_dir=given)
+
+    def by_name(self) -> Mapping[str, str]:
+        """The secrets that are set, by their variables."""
+        values = ((name, getattr(self, name)) for name in type(self).model_fields)
+        return {
+            PREFIX + name.upper(): value.get_secret_value()
+            for name, value in values
+            if isinstance(value, SecretStr)
+        }
 
 
 class OpenTelemetrySettings(BaseSettings):
@@ -215,7 +258,11 @@ SECRET_NAMES = tuple(PREFIX + name.upper() for name in Secrets.model_fields)
 """Variables that are set to "" in the processes of replicas."""
 
 AWS_SECRET_NAMES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-"""Variables that are set to "" too when artifacts go to S3, because they open the bucket."""
+"""Variables that are set to "" in replicas too, unless they are for the mirror of weights alone:
+when artifacts go to S3 they open that bucket."""
+
+HUB_SECRET_NAMES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+"""Variables that are set to "" in the ingress, which downloads no weights."""
 
 
 OTLP_SECRET_NAMES = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS")

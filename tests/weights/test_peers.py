@@ -17,10 +17,11 @@ from serve_app.domain.endpoint import StoreConfig
 from serve_app.telemetry.clock import SystemClock
 from tests.weights.conftest import COMMIT, NAME, WEIGHTS, MakeStore
 from tests.weights.hub_server import HubServer, sha256
+from weights import peer_server, peers
 from weights.folder import RepositoryFolder
 from weights.hub import Hub
 from weights.peer_server import LINGER_S, Pace, PeerServer, Seats
-from weights.peers import TOKEN_S, Peers, file_path, listing_path, sign
+from weights.peers import TOKEN_S, Found, Peers, file_path, listing_path, sign
 from weights.source import Source
 from weights.store import Store
 
@@ -57,7 +58,8 @@ def url(server: PeerServer) -> str:
 
 
 def asking(*servers: PeerServer, caller: str = "fresh") -> Callable[[str, str], Source]:
-    return lambda *_: Peers([url(each) for each in servers], KEY, caller, CLOCK)
+    found = Found(tuple(url(each) for each in servers), KEY)
+    return lambda *_: Peers(lambda: found, caller, CLOCK)
 
 
 def fresh(tmp_path: Path, hub: str, *servers: PeerServer, caller: str = "fresh") -> Store:
@@ -95,6 +97,29 @@ def test_nodes_that_lack_the_weights_or_are_away_are_gone_round(
         assert (folder / UNET).is_file()
 
 
+def test_a_node_that_gets_a_file_while_another_downloads_is_asked_too(
+    start_peer: StartPeer, tmp_path: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "FIND_AGAIN_S", -1.0)
+    node, asked = start_peer(), 0
+
+    def find() -> Found:
+        nonlocal asked
+        asked += 1
+        return Found((url(node),), KEY) if asked > 2 else Found()  # not when the download began
+
+    hub.asked.clear()
+    store = Store(
+        StoreConfig(directory=tmp_path / "fresh"),
+        lambda: Hub(hub.url, tries=1),
+        lambda *_: Peers(find, "fresh", CLOCK),
+    )
+    with store.open(WEIGHTS) as folder:
+        assert (folder / UNET).is_file()
+    fetched = {each.path for each in hub.asked if "/resolve/" in each.path}
+    assert len(fetched) <= 2  # the index for the listing, and the first file
+
+
 def test_another_node_sends_the_rest_if_one_dies_midway(
     start_peer: StartPeer, tmp_path: Path, repository: Path
 ) -> None:
@@ -114,16 +139,17 @@ def test_another_node_sends_the_rest_if_one_dies_midway(
 def test_the_hub_sends_the_rest_if_the_only_node_dies_midway(
     start_peer: StartPeer, tmp_path: Path, hub: HubServer, repository: Path
 ) -> None:
-    dying = start_peer(bytes_per_s=50_000)
+    dying = start_peer(bytes_per_s=100_000)
+    part = tmp_path / "fresh/models--house--small/blobs" / f"{sha256(repository / UNET)}.part"
     hub.asked.clear()
 
-    def on_progress(done: int, _total: int) -> None:
-        if done:
+    def on_progress(_done: int, _total: int) -> None:
+        if part.exists() and part.stat().st_size:
             dying.close()
 
     with fresh(tmp_path, hub.url, dying).open(WEIGHTS, on_progress) as folder:
         assert sha256(folder / UNET) == sha256(repository / UNET)
-    assert any(each.range for each in hub.asked)
+    assert [bool(each.range) for each in hub.downloads(UNET)] == [True]
 
 
 def test_a_file_that_another_node_has_damaged_comes_from_the_hub(
@@ -141,13 +167,18 @@ def test_a_file_that_another_node_has_damaged_comes_from_the_hub(
 
 
 def test_a_node_serves_no_more_peers_at_once_than_it_may(
-    start_peer: StartPeer, tmp_path: Path, hub: HubServer, repository: Path
+    start_peer: StartPeer,
+    tmp_path: Path,
+    hub: HubServer,
+    repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(peer_server, "LINGER_S", 600.0)  # longer than this machine may stand still
     node = start_peer(peers=1)
     path = file_path(NAME, COMMIT, sha256(repository / UNET))
     assert signed(node, path, "first").status_code == 200
     refused = signed(node, path, "second")
-    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "600")
     hub.asked.clear()
     with fresh(tmp_path, hub.url, node, caller="third").open(WEIGHTS):
         assert len(hub.downloads(UNET)) == 1

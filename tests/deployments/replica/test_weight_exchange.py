@@ -70,7 +70,7 @@ async def join(
 
 
 async def found(exchange: WeightExchange) -> bool:
-    return await asyncio.to_thread(exchange.find, NAME, COMMIT) is not None
+    return bool((await asyncio.to_thread(exchange.find, f"{NAME}@{COMMIT}")).urls)
 
 
 async def until_found(exchange: WeightExchange) -> None:
@@ -94,7 +94,7 @@ async def test_a_fresh_node_gets_what_another_node_has(
     store = Store(
         StoreConfig(directory=tmp_path / "fresh"),
         lambda: Hub("http://127.0.0.1:9", tries=1),
-        fresh.find,
+        fresh.source,
     )
     folder = await asyncio.to_thread(pull, store)
     assert (folder / UNET).is_file()
