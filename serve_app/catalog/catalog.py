@@ -11,7 +11,7 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from serve_app.catalog import suggestions
-from serve_app.catalog.entries import CatalogEntry, EntryBuilder, Origin
+from serve_app.catalog.entries import CatalogEntry, EntryBuilder, EntryOrigin
 from serve_app.catalog.known_keys import Place, mistakes_of, unknown_options
 from serve_app.catalog.source import CatalogSource, EndpointSource, SourceFile
 from serve_app.domain.errors import (
@@ -140,10 +140,10 @@ def combined(
     entries: dict[str, CatalogEntry] = {}
     if own is None or own.source.built_in:
         for endpoint_id, given in _built_in().endpoints.items():
-            _add(entries, _built(builder, _BUILT_IN_FILE, endpoint_id, given), Origin.BUILT_IN)
+            _add(entries, _built(builder, _BUILT_IN_FILE, endpoint_id, given), EntryOrigin.BUILT_IN)
     if own is not None:
         for endpoint_id, given in own.source.endpoints.items():
-            _add(entries, _built(builder, own.file, endpoint_id, given), Origin.FILE)
+            _add(entries, _built(builder, own.file, endpoint_id, given), EntryOrigin.FILE)
     invalid: dict[str, str] = {}
     for each in stored:
         try:
@@ -152,7 +152,7 @@ def combined(
             entries.pop(each.endpoint, None)
             invalid[each.endpoint] = error.message
         else:
-            _add(entries, built, Origin.DATABASE)
+            _add(entries, built, EntryOrigin.DATABASE)
     return Catalog(entries, suggestions.read_fal_ids(), invalid)
 
 
@@ -174,7 +174,7 @@ def _built(
         raise file.error_at(("endpoints", endpoint_id), str(error)) from error
 
 
-def _add(entries: dict[str, CatalogEntry], entry: CatalogEntry, origin: Origin) -> None:
+def _add(entries: dict[str, CatalogEntry], entry: CatalogEntry, origin: EntryOrigin) -> None:
     """Add an entry, at the place of the one that it replaces."""
     before = entries.get(entry.endpoint.id)
     replaces = () if before is None else (*before.replaces, before.origin)
@@ -195,7 +195,7 @@ def build_stored(builder: EntryBuilder, given: StoredEntry, *, strict: bool) -> 
         raise _invalid([(("endpoints", given.endpoint, *place), what) for place, what in unknown])
     try:
         return builder.build(given.endpoint, entry)
-    except ValueError as error:
+    except (ValueError, TypeError, AttributeError) as error:  # values of `options` have any type
         raise InvalidInput(f"{given.endpoint}: {error}.") from error
 
 

@@ -48,7 +48,7 @@ RESERVED_SEGMENTS = frozenset({"requests"})
 """Segments that would be read as the start of a request's URL."""
 
 
-class Origin(StrEnum):
+class EntryOrigin(StrEnum):
     """Place that an entry comes from. A later one replaces an entry of an earlier one."""
 
     BUILT_IN = "built-in"
@@ -66,8 +66,8 @@ class CatalogEntry:
     missing: str = ""  # why it is not served, as a sentence; empty: it is served
     cache: bool = False  # True: requests with the same input and seed share an outcome
     pool: str = ""  # name of the pool that runs it; empty: the first one with its family
-    origin: Origin = Origin.BUILT_IN
-    replaces: tuple[Origin, ...] = ()  # other places that have an entry of this id
+    origin: EntryOrigin = EntryOrigin.BUILT_IN
+    replaces: tuple[EntryOrigin, ...] = ()  # other places that have an entry of this id
 
     @property
     def demo(self) -> bool:

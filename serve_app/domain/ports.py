@@ -88,7 +88,11 @@ class LeaseTerms(Protocol):
         ...
 
     def endpoint(self, endpoint_id: str) -> Endpoint | None:
-        """Current specification. None if the catalogue no longer has the endpoint."""
+        """Current specification. None if the catalogue does not have the endpoint."""
+        ...
+
+    async def refresh(self) -> None:
+        """Read the catalogue again, which another process may have changed a moment ago."""
         ...
 
     def tickets(

@@ -302,6 +302,7 @@ class Ingress:
                 config.limits.max_artifact_bytes,
                 files_url=self._internal_url,
                 names_secret=await shared_secret(database, "file_names"),
+                refresh=self._catalog.refresh,
             ),
             self._limits,
             RayLiveness(RayActorTable(), self._clock, sole_cluster=sole_cluster),

@@ -207,10 +207,7 @@ class LongPoll:
                 self._undo([prepared])
             return
         self._waiters.release(waiter)
-        failure = prepared.failure
-        how = EndReason.RETRY if failure and failure.retryable else EndReason.FAILED
-        message = failure.message if failure else ""
-        self._end_soon([AttemptEnd(lease_of(request), how, message, prepared)])
+        self._state.background.spawn(self._end_unprepared(request, prepared))
 
     def _prepare_lease(self, request: Request, input: Mapping[str, Any]) -> Lease | Outcome:
         endpoint = self._terms.endpoint(request.endpoint)
@@ -267,6 +264,24 @@ class LongPoll:
         self._waiters.remove(waiter)
         if waiter.leases:
             self._undo(waiter.leases)
+
+    async def _end_unprepared(self, request: Request, outcome: Outcome) -> None:
+        """End an attempt that got no lease. It is undone if its endpoint is new to this process."""
+        failure, held = outcome.failure, lease_of(request)
+        how = EndReason.RETRY if failure and failure.retryable else EndReason.FAILED
+        message = failure.message if failure else ""
+        if self._terms.endpoint(request.endpoint) is None and await self._is_new(request.endpoint):
+            how, message = EndReason.UNDELIVERED, "Its endpoint was not known to this ingress yet"
+        await self._end_attempts([AttemptEnd(held, how, message, outcome)])
+
+    async def _is_new(self, endpoint: str) -> bool:
+        """True if the endpoint is known now, or if the database does not say."""
+        try:
+            await self._terms.refresh()
+        except DarkroomError as error:
+            log.warning("The catalogue could not be read again: %s", error.message)
+            return True
+        return self._terms.endpoint(endpoint) is not None
 
     def _end_soon(self, ends: Sequence[AttemptEnd]) -> None:
         self._state.background.spawn(self._end_attempts(ends))

@@ -12,12 +12,15 @@ from serve_app.domain.ports import Queue
 from serve_app.postgres.database import Database
 from serve_app.queue.transactions.catalog_entries import (
     CatalogEntries,
+    EntryRemoval,
     PostgresCatalogEntries,
-    Removal,
 )
 from serve_app.telemetry.clock import SystemClock
 from tests.fakes.catalog_entries import FakeCatalogEntries
+from tests.fakes.liveness import FakeLiveness
 from tests.fakes.queue import FakeQueue
+from tests.fakes.terms import FakeTerms
+from tests.queue.database import LONG_LEASES, Ingress
 from tests.queue.requests import done, lease, new
 
 ONE, OTHER = "house/one", "house/other"
@@ -67,12 +70,16 @@ async def test_an_entry_with_unfinished_requests_is_removed_only_by_force(
     for _ in range(2):
         await queue.submit(new(endpoint=ONE))
     held = await lease(queue)
-    assert await entries.remove(ONE, ADMIN, force=False) == Removal(removed=False, unfinished=2)
+    assert await entries.remove(ONE, ADMIN, force=False) == EntryRemoval(
+        removed=False, unfinished=2
+    )
     assert len(await entries.all()) == 2
     await queue.finish(done(held.held))
-    assert await entries.remove(ONE, ADMIN, force=True) == Removal(removed=True, unfinished=1)
+    assert await entries.remove(ONE, ADMIN, force=True) == EntryRemoval(removed=True, unfinished=1)
     assert [each.endpoint for each in await entries.all()] == [OTHER]
-    assert await entries.remove(OTHER, ADMIN, force=False) == Removal(removed=True, unfinished=0)
+    assert await entries.remove(OTHER, ADMIN, force=False) == EntryRemoval(
+        removed=True, unfinished=0
+    )
 
 
 async def test_what_is_not_stored_is_not_removed(entries: CatalogEntries) -> None:
@@ -89,3 +96,18 @@ async def test_the_audit_log_has_each_entry(entries: CatalogEntries, queue: Queu
         ("model.add", ONE, {"entry": ENTRY}),
     ]
     assert (acts[0].actor, acts[0].address) == ("key-1", "192.0.2.1")
+
+
+async def test_a_request_whose_endpoint_is_new_to_an_ingress_is_not_failed(
+    conninfo: str, terms: FakeTerms, liveness: FakeLiveness
+) -> None:
+    """Another ingress has added the endpoint and taken the request."""
+    ingress = Ingress(conninfo, terms, liveness)
+    queue = await ingress(LONG_LEASES)
+    try:
+        terms.new.add(ONE)
+        request = await queue.submit(new(endpoint=ONE))
+        granted = await lease(queue)
+        assert (granted.request_id, granted.endpoint.id) == (request.id, ONE)
+    finally:
+        await ingress.aclose()

@@ -15,7 +15,7 @@ from deployments.families.options import PIPELINE_OPTIONS, REQUEST_OPTIONS
 from deployments.families.registry import FAMILIES
 from deployments.families.video import VideoFamily
 from serve_app.catalog.catalog import BUILT_IN, load
-from serve_app.catalog.entries import Origin
+from serve_app.catalog.entries import EntryOrigin
 from serve_app.catalog.schema.registry import SCHEMAS
 from serve_app.catalog.source import EndpointSource, RecipeSource
 from serve_app.catalog.suggestions import read_fal_ids
@@ -91,7 +91,7 @@ def test_the_example_is_a_catalogue(tmp_path: Path) -> None:
     (entry,) = [
         each
         for each in load(path, demo=True, demo_dir=DEMO, families={"flux"})
-        if each.origin is Origin.FILE
+        if each.origin is EntryOrigin.FILE
     ]
     assert not entry.missing
     assert len(entry.endpoint.recipes) == 2
@@ -104,7 +104,7 @@ def test_the_example_of_videos_is_a_catalogue(tmp_path: Path) -> None:
     (entry,) = [
         each
         for each in load(path, demo=False, demo_dir=DEMO, families=FAMILIES)
-        if each.origin is Origin.FILE
+        if each.origin is EntryOrigin.FILE
     ]
     assert not entry.missing
     fields = entry.schema.validate({"prompt": "x"})[0]
@@ -128,7 +128,7 @@ def test_the_example_of_audio_files_is_a_catalogue_and_its_options_are_documente
     (entry,) = [
         each
         for each in load(path, demo=False, demo_dir=DEMO, families=FAMILIES)
-        if each.origin is Origin.FILE
+        if each.origin is EntryOrigin.FILE
     ]
     assert not entry.missing
     options = audio_options(entry.endpoint)

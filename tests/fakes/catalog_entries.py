@@ -7,7 +7,7 @@ from typing import Any
 
 from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Clock
-from serve_app.queue.transactions.catalog_entries import KeptEntry, Removal
+from serve_app.queue.transactions.catalog_entries import EntryRemoval, KeptEntry
 
 Note = Callable[[Actor, str, str, Mapping[str, Any]], None]
 
@@ -33,11 +33,11 @@ class FakeCatalogEntries:
         self._stored[endpoint] = KeptEntry(endpoint, dict(entry), now, actor.key_id)
         self._note(actor, "model.add", endpoint, {"entry": dict(entry)})
 
-    async def remove(self, endpoint: str, actor: Actor, *, force: bool) -> Removal:
+    async def remove(self, endpoint: str, actor: Actor, *, force: bool) -> EntryRemoval:
         unfinished = self._unfinished(endpoint)
         if endpoint not in self._stored or (unfinished and not force):
-            return Removal(removed=False, unfinished=unfinished)
+            return EntryRemoval(removed=False, unfinished=unfinished)
         self._version += 1
         removed = self._stored.pop(endpoint)
         self._note(actor, "model.remove", endpoint, {"entry": removed.entry})
-        return Removal(removed=True, unfinished=unfinished)
+        return EntryRemoval(removed=True, unfinished=unfinished)

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from serve_app.catalog.catalog import Catalog
-from serve_app.catalog.entries import EntryBuilder, Origin
+from serve_app.catalog.entries import EntryBuilder, EntryOrigin
 from serve_app.domain.errors import Misconfigured
 from serve_app.settings import Config
 
@@ -50,7 +50,7 @@ def conflicts(catalog: Catalog) -> Iterator[str]:
     """Yield one sentence for each id that both the file and the database have, and for each entry
     of the database that is not valid."""
     for entry in catalog:
-        if Origin.FILE in entry.replaces:
+        if EntryOrigin.FILE in entry.replaces:
             yield (
                 f"{entry.endpoint.id} is in the file of DARKROOM_MODELS and in the database. The "
                 "entry of the database is in force; `darkroom models remove` removes it."

@@ -67,7 +67,7 @@ class KeptEntry(StoredEntry):
 
 
 @dataclass(frozen=True, slots=True)
-class Removal:
+class EntryRemoval:
     """Result of a removal. ``unfinished``: queued and running requests of the endpoint, at most
     ``MAX_COUNTED``."""
 
@@ -90,7 +90,7 @@ class CatalogEntries(Protocol):
         """Add an entry, or replace the one with this id."""
         ...
 
-    async def remove(self, endpoint: str, actor: Actor, *, force: bool) -> Removal:
+    async def remove(self, endpoint: str, actor: Actor, *, force: bool) -> EntryRemoval:
         """Remove an entry. Without ``force``, not while it has unfinished requests."""
         ...
 
@@ -112,7 +112,7 @@ class PostgresCatalogEntries:
         given = {"endpoint": endpoint, "entry": compact(entry), **audit_columns(actor)}
         await self._database.rows(PUT, given)
 
-    async def remove(self, endpoint: str, actor: Actor, *, force: bool) -> Removal:
+    async def remove(self, endpoint: str, actor: Actor, *, force: bool) -> EntryRemoval:
         given = {"endpoint": endpoint, "force": force, **audit_columns(actor)}
         ((unfinished, removed),) = await self._database.rows(REMOVE, given)
-        return Removal(removed, unfinished)
+        return EntryRemoval(removed, unfinished)
