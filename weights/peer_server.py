@@ -171,7 +171,8 @@ class PeerServer:
         if not self._seats.take(caller, time.monotonic()):
             raise web.HTTPServiceUnavailable(headers={"Retry-After": str(int(LINGER_S))})
         try:
-            opened = await asyncio.to_thread(open_verified, folder, commit, digest)
+            # Not on another thread: a call that ends meanwhile would leave the file open.
+            opened = open_verified(folder, commit, digest)
             if opened is None:
                 raise web.HTTPNotFound
             with opened:
