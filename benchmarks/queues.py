@@ -164,7 +164,8 @@ class Case:
 
 
 @asynccontextmanager
-async def darkroom(conninfo: str, tenants: int, callers: int) -> AsyncGenerator[Darkroom]:
+async def darkroom_queue(conninfo: str) -> AsyncGenerator[PostgresQueue]:
+    """The queue in this process, as in an ingress."""
     await migrate(conninfo)
     database = Database(conninfo)
     await database.start()
@@ -172,10 +173,16 @@ async def darkroom(conninfo: str, tenants: int, callers: int) -> AsyncGenerator[
     queue = assemble(database, SystemClock(), NoTerms(), limits, NoDeaths(), "benchmark")
     await queue.start()
     try:
-        yield Darkroom(queue, conninfo, tenants, callers)
+        yield queue
     finally:
         await queue.aclose()
         await database.aclose()
+
+
+@asynccontextmanager
+async def darkroom(conninfo: str, tenants: int, callers: int) -> AsyncGenerator[Darkroom]:
+    async with darkroom_queue(conninfo) as queue:
+        yield Darkroom(queue, conninfo, tenants, callers)
 
 
 @contextmanager

@@ -3,7 +3,8 @@
     python -m benchmarks.scaling [--traffic steady day bursts mixed sparse] [--keep-alive 300]
         [--target-wait 5] [--start 60] [--slots 4] [--most 16] [--seconds 10] [--recorded FILE]
 
-Runs the product's own policy (``serve_app.scaling.policy``), Ray Serve's request-count policy with
+Runs the product's own policy (``serve_app.scaling.policy``), alone and, for bursts whose times are
+known, with a warm target that begins before each of them; Ray Serve's request-count policy with
 its defaults and with a target that fits the slots, and the policy of Darkroom before November 2026,
 which shrank only idle pools. Requests come at random moments of the given rate; their times are
 lognormal. A replica that is stopped hands its requests over: each is queued again with what is left
@@ -25,7 +26,7 @@ import random
 import statistics
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -53,6 +54,15 @@ TRAFFIC: Mapping[str, tuple[Rate, float]] = {
 }
 """Requests per second over the day, and the highest rate. ``bursts``: two minutes every two hours.
 ``mixed``: a day with five minutes of more every 83 minutes."""
+
+Warm = Callable[[float], int]
+WARM_BEFORE_S = 90.0
+WARM: Mapping[str, Warm] = {
+    "bursts": lambda t: 5 if (t + WARM_BEFORE_S) % 7200 < WARM_BEFORE_S + 120 else 0,
+    "mixed": lambda t: 4 if (t + WARM_BEFORE_S) % 5000 < WARM_BEFORE_S + 300 else 0,
+}
+"""Replicas of a warm target at each moment, for traffic with bursts at known times: as many as a
+burst fills with requests of ten seconds on four slots, from ``WARM_BEFORE_S`` before to its end."""
 
 
 @dataclass(frozen=True)
@@ -206,10 +216,14 @@ class Simulation:
         victim.running.clear()
 
 
-def darkroom(pool: Pool, keep_alive_s: float, target_wait_s: float) -> Policy:
-    """The product's own."""
+def darkroom(
+    pool: Pool, keep_alive_s: float, target_wait_s: float, warm: Warm = lambda _: 0
+) -> Policy:
+    """The product's own. ``warm``: replicas that warm targets need at a moment."""
     scaler = Scaler(Bounds(pool.slots, 0, pool.most, 0, keep_alive_s, target_wait_s))
-    return lambda seen: scaler.target(seen.load, seen.target, seen.now)
+    return lambda seen: scaler.target(
+        replace(seen.load, warm=warm(seen.now)), seen.target, seen.now
+    )
 
 
 def idle_only(pool: Pool, keep_alive_s: float) -> Policy:
@@ -288,9 +302,13 @@ def recorded(file: Path) -> Requests:
     return Requests([at - rows[0][0] for at, _ in rows], [seconds for _, seconds in rows])
 
 
-def policies(pool: Pool, given: argparse.Namespace) -> dict[str, Callable[[], Policy]]:
+def policies(
+    pool: Pool, given: argparse.Namespace, traffic: str
+) -> dict[str, Callable[[], Policy]]:
+    warm = WARM.get(traffic, lambda _: 0)
     return {
         "Darkroom": lambda: darkroom(pool, given.keep_alive, given.target_wait),
+        "Darkroom, warm targets": lambda: darkroom(pool, given.keep_alive, given.target_wait, warm),
         "idle only, 60 s": lambda: idle_only(pool, 60),
         "idle only, 300 s": lambda: idle_only(pool, 300),
         "Serve, defaults": lambda: serve(pool, 2, 600),
@@ -318,7 +336,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     total: dict[str, float] = {}
     for name, requests in courses.items():
         print(f"{name}: {len(requests.arrivals)} requests")
-        for label, policy in policies(pool, given).items():
+        for label, policy in policies(pool, given, name).items():
             result = Simulation(pool, requests, policy()).run()
             total[label] = total.get(label, 0.0) + result.gpu_hours
             print(

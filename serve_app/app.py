@@ -32,11 +32,14 @@ from deployments.tuning.session import TuningSession
 from serve_app.domain.errors import Misconfigured
 from serve_app.ingress import direct_calls
 from serve_app.ingress.deployment import Ingress
+from serve_app.ingress.http.origin import HEAD_NODE
 from serve_app.ingress.realtime.replicas import SessionRouter
 from serve_app.scaling.policy import PoolPolicy
 from serve_app.settings import (
     APPLICATION,
     AWS_SECRET_NAMES,
+    HUB_SECRET_NAMES,
+    OTLP_SECRET_NAMES,
     SECRET_NAMES,
     Config,
     PoolConfig,
@@ -54,7 +57,6 @@ ROOT = "root"
 SEAT_ROUTER = f"{SessionRouter.__module__}:{SessionRouter.__name__}"
 DIRECT_CALLS = f"{direct_calls.__name__}:{direct_calls.middleware.__name__}"
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
-HEAD_NODE = "node:__internal_head__"  # resource of Ray's head node
 MOST_REPLICAS = 1000
 """Serve's own bound of each pool. The policy keeps to the pool's, which may change at any time."""
 
@@ -243,8 +245,10 @@ def _replica_config(config: Config, pool: PoolConfig) -> ReplicaConfig:
 
 
 def _pool(config: Config, name: str, pool: PoolConfig) -> Deployment:
-    secrets = (*SECRET_NAMES, *(AWS_SECRET_NAMES if config.storage.s3_bucket else ()))
-    environment = dict.fromkeys(secrets, "")  # replicas get no secrets
+    # Replicas get no secrets.
+    environment = dict.fromkeys((*SECRET_NAMES, *OTLP_SECRET_NAMES), "")
+    if config.storage.s3_bucket or not config.weights.weights_mirror:
+        environment |= dict.fromkeys(AWS_SECRET_NAMES, "")
     environment["HF_HUB_DISABLE_TELEMETRY"] = "1"
     # Code that uses the hub's library directly shares the same store and the offline setting.
     if config.weights.weights_dir is not None:
@@ -327,11 +331,12 @@ def _root() -> Deployment:
 
 
 def _ingress(config: Config) -> Deployment:
-    # The ingress needs the head node, which has the embedded database and the artifact directory.
     options: dict[str, Any] = {
         "num_cpus": 0.1,
-        "resources": {HEAD_NODE: 0.001},
-        "runtime_env": {"env_vars": {direct_calls.SETTING: DIRECT_CALLS}},
+        "runtime_env": {
+            "env_vars": {direct_calls.SETTING: DIRECT_CALLS, **dict.fromkeys(HUB_SECRET_NAMES, "")}
+        },
+        **_nodes_of_ingress(config.server.ingress_nodes),
     }
     deployment: Any = serve.deployment
     return deployment(
@@ -344,3 +349,13 @@ def _ingress(config: Config) -> Deployment:
         graceful_shutdown_wait_loop_s=0.1,
         health_check_period_s=5,
     )
+
+
+def _nodes_of_ingress(nodes: str) -> dict[str, Any]:
+    """Ray's options that place the ingress on ``nodes``, as the setting names them."""
+    if nodes == "any":
+        return {}
+    if nodes == "head":  # which has the embedded database and the artifact directory
+        return {"resources": {HEAD_NODE: 0.001}}
+    label, _, value = nodes.partition("=")
+    return {"label_selector": {label: value}}

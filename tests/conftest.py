@@ -52,6 +52,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--crash-seed", type=int, help="Repeat what chance did.")
     parser.addoption(
+        "--rounds", type=int, default=1, help="How often tests/cluster/test_operations.py repeats."
+    )
+    parser.addoption(
         "--crash-tally", type=Path, help="A file to which checks of tests/crash add a line each."
     )
 

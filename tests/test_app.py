@@ -108,6 +108,10 @@ print(json.dumps({
     "ingress of": [whole.init_args[4], part.init_args[4]],
     "args": parts["darkroom-videos"].args,
     "pools": list(ingress.init_args[0].models.pools),
+    "places": {
+        nodes: bound(build({**settings, "ingress_nodes": nodes}))._replica_config.ray_actor_options
+        for nodes in ("head", "any", "darkroom/role=ingress")
+    },
 }))
 """  # noqa: E501
 
@@ -150,3 +154,9 @@ def test_a_pool_has_the_same_replicas_in_an_application_of_its_own() -> None:
     assert found["ingress of"] == [None, "darkroom"]
     assert "max_replicas" not in found["args"]["pools"]["videos"]
     assert found["pools"] == ["videos", "others"]
+    head, any_node, labelled = found["places"].values()
+    assert head["resources"] == {"node:__internal_head__": 0.001}
+    assert not any_node.get("resources")
+    assert not any_node.get("label_selector")
+    assert labelled["label_selector"] == {"darkroom/role": "ingress"}
+    assert not labelled.get("resources")

@@ -15,6 +15,7 @@ from serve_app.settings import (
     SECRET_NAMES,
     Config,
     PoolConfig,
+    Secrets,
     read_config,
     refuse_unknown,
     setting_names,
@@ -30,6 +31,12 @@ MIB = " MiB"
 def test_a_typo_in_a_setting_is_refused_and_named() -> None:
     with pytest.raises(Misconfigured, match="DARKROOM_DATADIR"):
         refuse_unknown({"DARKROOM_DATADIR": "/x", "PATH": "/bin"})
+
+
+def test_nodes_of_the_ingress_that_are_none_are_refused_in_a_sentence() -> None:
+    assert read_config({"ingress_nodes": "ray.io/node-group=front"}).server.ingress_nodes
+    with pytest.raises(Misconfigured, match=r"ingress_nodes.*head, any, or a label"):
+        read_config({"ingress_nodes": "workers"})
 
 
 def test_every_known_setting_is_accepted() -> None:
@@ -73,6 +80,29 @@ def test_a_machine_without_a_gpu_serves_the_demo_models() -> None:
 
 def test_secrets_are_no_part_of_the_bound_configuration() -> None:
     assert not {f"DARKROOM_{name.upper()}" for name in FIELDS} & set(SECRET_NAMES)
+
+
+def test_secrets_come_from_the_environment_or_else_from_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "DARKROOM_DATABASE_URL").write_text("postgresql://in-a-file\n")
+    (tmp_path / "DARKROOM_API_KEY").write_text("file:secret")
+    monkeypatch.setenv("DARKROOM_SECRETS_DIR", str(tmp_path))
+    monkeypatch.setenv("DARKROOM_API_KEY", "environment:secret")
+    monkeypatch.setenv("DARKROOM_DATABASE_URL", "")
+    assert Secrets().by_name() == {
+        "DARKROOM_DATABASE_URL": "postgresql://in-a-file",
+        "DARKROOM_API_KEY": "environment:secret",
+    }
+    assert "in-a-file" not in repr(Secrets())
+
+
+def test_a_directory_of_secrets_that_is_not_there_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DARKROOM_SECRETS_DIR", str(tmp_path / "none"))
+    with pytest.raises(Misconfigured, match=r"DARKROOM_SECRETS_DIR is .*none"):
+        Secrets()
 
 
 def test_an_argument_overrides_the_environment_in_every_group(

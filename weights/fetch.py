@@ -13,7 +13,7 @@ from pathlib import Path
 from serve_app.domain.errors import WeightsUnavailable
 from weights import eviction
 from weights.folder import ListedFile, Listing, RepositoryFolder, digest_of
-from weights.source import ByteRange, OnProgress, Source, Stopped
+from weights.source import ByteRange, NotOffered, OnProgress, Source, Stopped
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +124,8 @@ class Fetching:
                 with ByteRange(path, self._grown, self._stop) as part:
                     source.fetch(self._listing, file, part)
                     part.settle()
+            except NotOffered as error:
+                trouble = error
             except WeightsUnavailable as error:
                 log.warning("%s", error)
                 trouble = error

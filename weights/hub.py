@@ -197,6 +197,16 @@ class Hub:
 
         return self._with_retries(ask, repository, revision, lambda: 0)
 
+    def read(self, listing: Listing, file: ListedFile) -> bytes:
+        """Content of a small file. ``WeightsUnavailable`` with a message for the user."""
+
+        def ask() -> bytes:
+            content = io.BytesIO()
+            self._get(listing.repository, listing.revision, file, content)
+            return content.getvalue()
+
+        return self._with_retries(ask, listing.repository, listing.revision, lambda: 0)
+
     def fetch(self, listing: Listing, file: ListedFile, part: ByteRange) -> None:
         """Implement ``Source.fetch``."""
 

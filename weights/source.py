@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from serve_app.domain.errors import WeightsUnavailable
 from weights.folder import ListedFile, Listing
 
 OnProgress = Callable[[int, int], None]
@@ -73,6 +74,10 @@ class ByteRange:
         trace: TracebackType | None,
     ) -> None:
         self._file.close()
+
+
+class NotOffered(WeightsUnavailable):
+    """A source does not have a file now, which is no fault of it: the next source is asked."""
 
 
 class Source(Protocol):

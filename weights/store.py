@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
+from random import SystemRandom
 from typing import Any
 
 from huggingface_hub import constants
@@ -74,13 +75,24 @@ def _lora_of(lora: Any) -> Weights | None:
             return None
 
 
+FindPeers = Callable[[str, str], Source]
+"""Other nodes that have a repository at a commit, or may have it soon, as one source."""
+
+
 class Store:
     """Store of weights. Thread-safe; has no state but its settings. Every error is
     ``WeightsUnavailable`` or ``Misconfigured``, with a message for the user."""
 
-    def __init__(self, config: StoreConfig, make_hub: Callable[[], Hub] = Hub) -> None:
+    def __init__(
+        self,
+        config: StoreConfig,
+        make_hub: Callable[[], Hub] = Hub,
+        find_peers: FindPeers | None = None,
+    ) -> None:
+        """``find_peers``: asked before the mirror and the hub. None: no other node is asked."""
         self._config = config
         self.make_hub = make_hub
+        self._find_peers = find_peers
 
     @property
     def directory(self) -> Path:
@@ -102,8 +114,8 @@ class Store:
 
     def plan(self, weights: Weights) -> FetchPlan:
         """Plan a download. Queries the sources if needed, writes nothing."""
-        folder = self._folder(weights)
-        listing, _ = self._listing(weights, folder)
+        folder = self._shared(weights) or self._folder(weights)
+        listing, _ = self._listing(weights, folder, self.sources())
         files = tuple(
             PlannedFile(
                 each.path, each.size, each.digest, folder.bytes_of(listing.revision, [each])
@@ -122,6 +134,9 @@ class Store:
         raises, the download ends, and what was received is kept for the next one.
         """
         folder = self._folder(weights)
+        if not self._is_own(weights, folder) and (shared := self._shared(weights)) is not None:
+            yield shared.snapshot(_revision(weights))
+            return
         lock = RepositoryLock(folder.lock_path)
         try:
             if self._can_lock(folder, lock):
@@ -137,10 +152,10 @@ class Store:
 
     def listing(self, weights: Weights) -> Listing:
         """All files of the repository. Queries the sources if needed, writes nothing."""
-        return self._listing(weights, self._folder(weights))[0]
+        return self._listing(weights, self._folder(weights), self.sources())[0]
 
     def sources(self) -> list[Source]:
-        """Sources in order of preference. Empty if downloads are disabled."""
+        """Mirror and hub, in order of preference. Empty if downloads are disabled."""
         if self.offline:
             return []
         mirrors: list[Source] = [Mirror(self._config)] if self._config.mirror else []
@@ -148,9 +163,7 @@ class Store:
 
     def is_here(self, weights: Weights) -> bool:
         """True if ``open`` would download nothing."""
-        folder = self._folder(weights)
-        listing = folder.listing(_revision(weights))
-        return listing is not None and _is_ready(folder, listing, weights)
+        return self._is_own(weights, self._folder(weights)) or self._shared(weights) is not None
 
     def verify(self, repository: str | None = None) -> Iterator[tuple[str, str, bool]]:
         """Read every stored file again. Yields repository, path, and True if its digest is right.
@@ -166,6 +179,8 @@ class Store:
             raise Misconfigured("There is no mirror: set DARKROOM_WEIGHTS_MIRROR.")
         with self.open(weights) as snapshot:
             folder = self._folder(weights)
+            if snapshot != folder.snapshot(_revision(weights)):
+                folder = self._shared(weights) or folder
             listing = folder.listing(_revision(weights))
             if listing is None:
                 raise WeightsUnavailable(
@@ -178,6 +193,33 @@ class Store:
     def _folder(self, weights: Weights) -> RepositoryFolder:
         _revision(weights)
         return RepositoryFolder(self.directory, weights.source)
+
+    def _is_own(self, weights: Weights, folder: RepositoryFolder) -> bool:
+        """True if everything is in the store's own directory, and verified."""
+        listing = folder.listing(_revision(weights))
+        return listing is not None and _is_ready(folder, listing, weights)
+
+    def _shared(self, weights: Weights) -> RepositoryFolder | None:
+        """Folder of the shared directory, if it has everything. None otherwise.
+
+        Only with a listing of our own: then each file was verified before it got its name. Another
+        program's folder may be half filled, and nothing would tell.
+        """
+        if self._config.shared_directory is None:
+            return None
+        folder = RepositoryFolder(self._config.shared_directory, weights.source)
+        listing = folder.listing(_revision(weights))
+        if listing is None:
+            return None
+        files = listing.needed(weights.variant, weights.files)
+        complete = all(folder.is_there(listing.revision, each) for each in files)
+        return folder if complete else None
+
+    def _sources_of(self, weights: Weights) -> list[Source]:
+        """All sources of one repository, in order of preference."""
+        if self._find_peers is None or self.offline:
+            return self.sources()
+        return [self._find_peers(weights.source, _revision(weights)), *self.sources()]
 
     def _can_lock(self, folder: RepositoryFolder, lock: RepositoryLock) -> bool:
         """False if the directory is read-only (such as a mounted volume), or if nothing is present
@@ -216,29 +258,35 @@ class Store:
     def _make_ready(
         self, weights: Weights, folder: RepositoryFolder, on_progress: OnProgress | None
     ) -> Listing:
-        listing, answered = self._listing(weights, folder)
+        sources = self._sources_of(weights)
+        listing, answered = self._listing(weights, folder, sources)
         files = listing.needed(weights.variant, weights.files)
         if self.offline or not answered:
             self._refuse_missing(folder, listing, files)
             Fetching(folder, listing, files, (), on_progress).run()
             return listing
+        if self._find_peers is not None:
+            # Nodes that start together then have different files, which they send each other.
+            files = tuple(SystemRandom().sample(files, len(files)))
         folder.keep_listing(listing)
         here = folder.bytes_of(listing.revision, files)
         missing = sum(each.size for each in files) - here
         eviction.make_room(self.directory, folder, missing, self._config.max_bytes)
         eviction.check_room(self.directory, weights.source, missing)
-        Fetching(folder, listing, files, self.sources(), on_progress).run()
+        Fetching(folder, listing, files, sources, on_progress).run()
         eviction.end_reservation(folder)
         return listing
 
-    def _listing(self, weights: Weights, folder: RepositoryFolder) -> tuple[Listing, bool]:
+    def _listing(
+        self, weights: Weights, folder: RepositoryFolder, sources: Sequence[Source]
+    ) -> tuple[Listing, bool]:
         """Listing, and True if it comes from a source; False if it was derived from the disk."""
         revision = _revision(weights)
         known = folder.listing(revision)
         if known is not None:
             return known, True
         trouble = _absent(weights, self.directory)
-        for source in self.sources():
+        for source in sources:
             try:
                 found = source.listing(weights.source, revision)
             except WeightsUnavailable as error:

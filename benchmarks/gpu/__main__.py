@@ -41,6 +41,7 @@ def sections() -> tuple[Section, ...]:
         Section("pinned_memory", device.pinned_memory, 0.7, needs=("psutil",), on_gpu=True),
         Section("compiled_blocks", engine.compiled_blocks, 3.0, needs=ENGINE),
         Section("sdxl_by_step", second.sdxl_by_step, 3.0, part=2, needs=MODELS),
+        Section("graphs", engine.graphs, 1.5, part=2, needs=ENGINE),
         Section("wan_14b_step", second.wan_14b_step, 2.5, part=2, needs=MODELS),
         Section("load_safetensors", second.load_safetensors, 3.0, part=2, needs=ENGINE),
     )

@@ -1,4 +1,4 @@
-"""Sections about the denoiser and the engine, with FLUX.1 [dev]."""
+"""Sections about the denoiser and the engine, with FLUX.1 [dev] and SDXL."""
 
 from __future__ import annotations
 
@@ -155,3 +155,58 @@ def compiled_blocks(bench: Bench) -> Iterator[Facts]:
                 per_step = round(figures["s"] / steps, 6)
                 case = {**what, "side": side, "generations": count}
                 yield {**case, "step_s": per_step, "graphs": graphs}
+
+
+def graphs(bench: Bench) -> Iterator[Facts]:
+    """A step of SDXL by the engine, with its forwards as written and recorded as graphs: seconds,
+    bytes of the graphs, and what differs."""
+    from benchmarks.real_sizes import sdxl  # noqa: PLC0415
+    from deployments.engine.engine import Engine  # noqa: PLC0415
+    from deployments.engine.merging.compile import record_graphs  # noqa: PLC0415
+
+    bench.drop_models()
+    with bench.made_here():
+        pipeline = sdxl(tiny=bench.tiny)
+    pipeline.set_progress_bar_config(disable=True)
+    steps = 4 if bench.tiny else 8
+    plain: dict[tuple[int, int], torch.Tensor] = {}
+    for recorded in (False, True):
+        if recorded:
+            record_graphs(pipeline)
+        with Engine(
+            pipeline, device=bench.device, max_batch=8, verify_merges=False, limit_rows=False
+        ) as engine:
+            for side, count in ((512, 1), (512, 2), (512, 8), (1024, 1)):
+                calls = [_sdxl_call(bench, pipeline, side, steps, seed) for seed in range(count)]
+
+                def run(calls: list[dict[str, Any]] = calls, engine: Engine = engine) -> Any:
+                    running = [
+                        engine.submit(**each, generator=torch.Generator().manual_seed(seed))
+                        for seed, each in enumerate(calls)
+                    ]
+                    made = [each.result()[0] for each in running]
+                    return made[0]
+
+                made = run()
+                run()  # enough forwards to be recorded
+                figures = bench.timed(run, 2)
+                case = {"side": side, "generations": count, "graphs": recorded}
+                facts = {**case, "step_s": round(figures["s"] / steps, 6), **figures}
+                if recorded:
+                    known = engine._loop._graphs  # noqa: SLF001
+                    facts["replays"] = known.replays
+                    facts["gb"] = known.size / 1e9
+                    facts["distance"] = distance(made, plain[side, count])
+                plain.setdefault((side, count), made)
+                yield facts
+    del pipeline
+    bench.free()
+
+
+def _sdxl_call(bench: Bench, pipeline: Any, side: int, steps: int, seed: int) -> dict[str, Any]:
+    from benchmarks.real_sizes import sdxl_call  # noqa: PLC0415
+
+    with bench.made_here():
+        torch.manual_seed(seed)
+        call = dict(sdxl_call(pipeline, 32 if bench.tiny else side))
+    return {**call, "num_inference_steps": steps, "output_type": "latent"}

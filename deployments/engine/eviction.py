@@ -17,18 +17,23 @@ class Resident(Generic[T]):
     size: int  # bytes
     users: int  # generations that may be computing with it
     last_used: int  # increasing number, set when the last user released it
+    kept: bool = False  # evicted after all others, and never for a spare load
 
 
 def choose_victims(
-    residents: Sequence[Resident[T]], coming: int, budget: int
+    residents: Sequence[Resident[T]], coming: int, budget: int, *, spare: bool = False
 ) -> tuple[Resident[T], ...] | None:
-    """Idle residents to evict, least recently used first, until ``coming`` more bytes fit.
+    """Idle residents to evict, least recently used first, until ``coming`` more bytes fit. Kept
+    ones go last, or not at all for a ``spare`` load, which no request waits for.
 
     None when evicting all idle ones is not enough, so that those in use must be waited for.
     """
     over = sum(resident.size for resident in residents) + coming - budget
     chosen: list[Resident[T]] = []
-    idle = sorted((each for each in residents if each.users == 0), key=lambda each: each.last_used)
+    idle = sorted(
+        (each for each in residents if each.users == 0 and not (spare and each.kept)),
+        key=lambda each: (each.kept, each.last_used),
+    )
     for resident in idle:
         if over <= 0:
             break

@@ -15,6 +15,7 @@ from serve_app.domain.lease import (
     Report,
     ReportReply,
     Verdict,
+    WeightOffer,
     Work,
 )
 from serve_app.domain.progress import StoredSnapshot
@@ -25,8 +26,9 @@ may hang in a process that is stuck."""
 
 
 class HandleLeasePort:
-    """Lease port that calls the ingress deployment. Call it from one event loop only: a handle's
-    router is not thread-safe. Errors are the ingress's own, or Ray's if it is unreachable.
+    """Lease port, and directory of peers, that calls the ingress deployment. Call it from one event
+    loop only: a handle's router is not thread-safe. Errors are the ingress's own, or Ray's if it is
+    unreachable.
 
     A handle call costs half a millisecond of CPU on both sides (measured), more than its payload.
     So outcomes that are finished while another call is in flight share the next call.
@@ -47,8 +49,8 @@ class HandleLeasePort:
         """Path of an ingress process's local socket. Empty if it has none."""
         return await self._call("line")
 
-    async def announce(self, presence: Presence) -> None:
-        await self._call("announce", presence)
+    async def announce(self, presence: Presence) -> Work | None:
+        return await self._call("announce", presence)
 
     async def ask(self, ask: Ask) -> Work:
         return await self._call("ask", ask)
@@ -63,6 +65,12 @@ class HandleLeasePort:
         self, held: LeaseKey, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
     ) -> Verdict:
         return await self._call("hand_back", held, replica_id, reason, snapshot)
+
+    async def offer_weights(self, offer: WeightOffer) -> bytes:
+        return await self._call("offer_weights", offer)
+
+    async def weight_peers(self, node_id: str, name: str) -> tuple[str, ...]:
+        return await self._call("weight_peers", node_id, name)
 
     async def _finish_all(self, finishes: Sequence[Finish]) -> Sequence[Verdict | BaseException]:
         if len(finishes) == 1:

@@ -129,7 +129,7 @@ class LocalLeasePort:
         if self._client is not None:
             self._client.close()
 
-    async def announce(self, presence: Presence) -> None:
+    async def announce(self, presence: Presence) -> Work | None:
         if (client := self._ready()) is not None:
             return await client.call("announce", presence)
         return await self._handle.announce(presence)

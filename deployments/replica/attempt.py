@@ -26,6 +26,7 @@ from deployments.replica.files import ArtifactDelivery, Files, InputFiles
 from deployments.replica.poller import SlotQueue
 from deployments.replica.resources import ReplicaResources
 from deployments.replica.resume import FinishedOutput, StartPoint, start_point
+from deployments.replica.timeline import WAITING
 from deployments.transfer.lora_fetcher import LoraUse
 from deployments.transfer.uploader import StorageRetry
 from serve_app.domain.errors import (
@@ -50,6 +51,11 @@ log = logging.getLogger(__name__)
 CANCELLED = "The request was cancelled."
 
 
+class FamilyMissing(Misconfigured):
+    """Raised when the replica does not have the endpoint's family. It does not leave the replica:
+    the attempt is handed back."""
+
+
 class Attempt:
     """Execution of one lease. Use on one event loop; others read ``state``."""
 
@@ -61,12 +67,14 @@ class Attempt:
         on_engine_left: Callable[[], None],
         slots: SlotQueue | None = None,
     ) -> None:
-        """``family`` None makes the attempt fail. ``on_engine_left`` is called when the attempt
+        """``family`` None hands the attempt back. ``on_engine_left`` is called when the attempt
         does not need its slot, or not yet. ``slots``: where it takes its slot once its files are
         fetched. None: it has one already."""
         self.lease = lease
         phase = Phase.LOADING if slots is None else Phase.WAITING
         self.state = AttemptState(resources.clock, on_engine_left, phase)
+        if lease.trace:
+            self.state.trace()
         self._slots = slots
         self._waited_s = 0.0  # for a slot
         self.hand_back_reason: str | None = None  # why the lease is handed back
@@ -83,6 +91,10 @@ class Attempt:
     @property
     def held(self) -> LeaseKey:
         return self.lease.held
+
+    @property
+    def handed_back(self) -> bool:
+        return self.state.stopped is StopReason.HANDED_BACK
 
     async def run(self) -> Outcome:
         """Run the lease and return its outcome. Raises only ``CancelledError``, and only when the
@@ -101,8 +113,9 @@ class Attempt:
                 raise
             self._task.uncancel()
             return self._failed(Cancelled(CANCELLED))
-        except StorageRetry as error:
-            # The result cannot be stored anywhere; this is not a failure of the request.
+        except (StorageRetry, FamilyMissing) as error:
+            # The result cannot be stored anywhere, or another replica has the family. Neither is a
+            # failure of the request.
             state.stopped = state.stopped or StopReason.HANDED_BACK
             self.hand_back_reason = error.message
             return self._failed(error)
@@ -159,6 +172,7 @@ class Attempt:
         await self._take_slot()
         handle = self._handle = self._resources.acquire(family, lease.endpoint, state.set_progress)
         pipeline = await _loaded(handle)
+        state.enter_stage(None)
         seed = _seed(lease.request_id)
         if lease.snapshot_url is None:
             start = StartPoint(split(lease, seed))
@@ -198,7 +212,7 @@ class Attempt:
             state.enter(Phase.FETCHING)
         await inputs.fetch(state.set_progress)
         if requested:
-            state.progress = Progress(Stage.FETCHING)
+            state.set_progress(Progress(Stage.FETCHING))
             await self._loras.fetch(requested, lease.files_url)
 
     async def _take_slot(self) -> None:
@@ -207,10 +221,12 @@ class Attempt:
         clock = self._resources.clock
         began = clock.monotonic()
         self.state.enter(Phase.WAITING)
+        self.state.enter_stage(WAITING)
         try:
             await self._slots.take(self)
         finally:
             self._waited_s = clock.monotonic() - began
+            self.state.enter_stage(None)
 
     def _runnable_family(self, if_stopped: str = CANCELLED) -> Family:
         """Family of the endpoint. Raises if there is none, or, with the message ``if_stopped``, if
@@ -218,8 +234,11 @@ class Attempt:
         if self.state.stopped is not None:
             raise Cancelled(if_stopped)
         if self._family is None:
-            name = self.lease.endpoint.family
-            raise Misconfigured(f"This pool does not host the family {name!r}.")
+            endpoint = self.lease.endpoint
+            raise FamilyMissing(
+                f"The replica started without the family {endpoint.family}, which {endpoint.id} "
+                "needs. Deploy the pool again if its families have changed."
+            )
         return self._family
 
     async def _generate(
@@ -294,6 +313,10 @@ class Attempt:
         except asyncio.CancelledError:
             generation.cancel()
             raise
+        if state.timeline is not None:
+            state.timeline.note(
+                steps=generation.steps_done, batch_size=round(generation.mean_batch, 2)
+            )
         result = generation.result(timeout=0)
         if state.stopped is StopReason.HANDED_BACK and number == state.parts - 1:
             state.stopped = None  # the generation ended before the stop: deliver it
@@ -328,6 +351,8 @@ class Attempt:
             error = ReplicaDied(self._why_hung)
         if isinstance(error, Cancelled) and stopped is StopReason.DEADLINE:
             error = Expired(TOO_LATE)
+        elif isinstance(error, FamilyMissing):
+            log.warning("%s", error.message)
         elif not isinstance(error, Cancelled):
             log.warning("The attempt failed.", exc_info=error)
         return Outcome(failure=as_failure(error), usage=self._usage())

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from deployments.replica.resume import FinishedOutput
+from deployments.replica.timeline import Timeline
 from serve_app.domain.errors import DarkroomError, InvalidInput, PipelineFailed, Unsupported
 from serve_app.domain.outcome import Failure
 from serve_app.domain.ports import Clock
@@ -69,6 +70,7 @@ class AttemptState:
         self.outputs: list[FinishedOutput] = []  # of the delivered parts
         self.in_engine_since = 0.0  # monotonic clock of the resources, s
         self.decoding_snapshot: Future[Snapshot] | None = None  # snapshot at the start of decoding
+        self.timeline: Timeline | None = None  # None: the attempt is not traced
         self._clock = clock
         self._on_engine_left = on_engine_left
         self._rate = StepRate(clock)
@@ -110,6 +112,15 @@ class AttemptState:
         running = self.generation.steps_done if self.generation is not None else 0
         return self._ended_steps + running
 
+    def trace(self) -> None:
+        """Measure the stages from now on."""
+        self.timeline = Timeline(self._clock, self.leased_at)
+
+    def enter_stage(self, name: str | None) -> None:
+        """Begin a stage of the timeline, if there is one. None: no stage goes on."""
+        if self.timeline is not None:
+            self.timeline.enter(name, part=len(self.outputs))
+
     def enter(self, phase: Phase) -> None:
         needed = self.needs_engine
         self.phase = phase
@@ -126,14 +137,17 @@ class AttemptState:
         if self.phase is not Phase.IN_ENGINE:
             self.in_engine_since = self._clock.monotonic()
             self.enter(Phase.IN_ENGINE)
+        self.enter_stage(None)
         self.decoding_snapshot = None
 
     def end_generation(self) -> None:
         self._ended_steps, self.generation = self.steps, None
+        self.enter_stage(None)
 
     def set_progress(self, progress: Progress) -> None:
         downloading = self.is_downloading
         self.progress = self._rate.with_rate(progress)
+        self.enter_stage(progress.stage.value)
         if self.is_downloading and not downloading:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._on_engine_left)

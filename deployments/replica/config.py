@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import gettempdir
 
 from deployments.transfer.uploader import Backoff
-from serve_app.domain.endpoint import RESERVED_SHARE, Endpoint, StoreConfig
+from serve_app.domain.endpoint import RESERVED_SHARE, StoreConfig
 from serve_app.domain.ports import Clock, LeasePort
 from serve_app.telemetry.logs import Format
 
@@ -18,6 +18,7 @@ class IngressCalls:
     """Intervals and timeouts of a replica's calls to the ingress."""
 
     start_interval_s: float = 2.0  # between announcements of what a starting replica loads
+    decision_within_s: float = 10.0  # on what a starting replica loads; then it starts without
     report_interval_s: float = 0.5
     confirm_after_s: float = 0.2  # a lease that runs so long is reported; at most a tenth of it
     full_grace_s: float = 0.02  # how long all slots are taken before a lease poll says so
@@ -72,7 +73,6 @@ class ReplicaConfig:
     weights_bytes: int = 0  # limit for loaded weights; 0: derived from the device's memory
     warm_weights_share: float = 0.4  # of the host's memory, for weights evicted from a GPU
     warm_up: bool = True  # on a GPU: a short generation after loading
-    preload: tuple[Endpoint, ...] = ()  # loaded before the replica is ready
     graceful_shutdown_timeout_s: float = 20.0
     session_silence_s: float = 75.0  # ends a realtime session without frames: its ingress is gone
     stuck_after_s: float = 600.0  # of one turn of the engine, or ten times its longest
@@ -108,6 +108,7 @@ class ReplicaIdentity:
     replica_id: str
     actor_id: str  # Ray's, hex
     pool: str
+    node: str = ""  # address of its machine
 
 
 @dataclass(frozen=True, slots=True)

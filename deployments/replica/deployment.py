@@ -9,6 +9,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from random import SystemRandom
+from typing import TYPE_CHECKING
 
 import ray
 from ray import serve
@@ -30,14 +31,17 @@ from deployments.transfer.uploader import Backoff, Uploader, http_client
 from serve_app.domain.errors import Misconfigured, Unavailable
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.name_resolution import MAX_THREADS, NameResolver
-from serve_app.domain.ports import Clock
+from serve_app.domain.ports import Clock, PeerDirectory
 from serve_app.domain.realtime import Frame, FrameResult
-from serve_app.loopback import keep_to_loopback
+from serve_app.loopback import LOOPBACK, keep_to_loopback
 from serve_app.telemetry import logs
 from serve_app.telemetry.clock import SystemClock
 from weights.hub import Hub
 from weights.repository_files import RepositoryFiles
-from weights.store import Store
+from weights.store import FindPeers, Store
+
+if TYPE_CHECKING:  # it imports an HTTP server
+    from deployments.replica.weight_peers import WeightExchange
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +61,7 @@ class ReplicaDeployment:
 
     _replica: Replica | None = None
     _port: LocalLeasePort | None = None
+    _exchange: WeightExchange | None = None
 
     async def __init__(  # pyright: ignore[reportGeneralTypeIssues]  # Serve awaits it
         self,
@@ -75,6 +80,7 @@ class ReplicaDeployment:
             replica_id=context.replica_id.unique_id,
             actor_id=ray.get_runtime_context().get_actor_id() or "",
             pool=pool,
+            node=ray.util.get_node_ip_address(),
         )
         clock, backoff = SystemClock(), Backoff(SystemRandom())
         # Not checked: the pool may be deployed before the ingress, and calls wait for that.
@@ -83,10 +89,20 @@ class ReplicaDeployment:
         )
         handle_port = HandleLeasePort(handle)
         self._port = LocalLeasePort(handle_port, handle_port.socket_path)
+        exchange = self._exchange = weight_exchange(config, handle_port, identity.replica_id, clock)
+        if exchange is not None:
+            await exchange.start()
         self._replica = Replica(
             IngressLink(self._port, identity, config.calls, clock, backoff),
             load_families(family_paths),
-            partial(make_resources, config, family_paths, clock, backoff),
+            partial(
+                make_resources,
+                config,
+                family_paths,
+                clock,
+                backoff,
+                find_peers=None if exchange is None else exchange.source,
+            ),
             config,
         )
         await self._replica.start()
@@ -115,12 +131,33 @@ class ReplicaDeployment:
     async def __del__(self) -> None:
         if self._replica is not None:
             await self._replica.aclose()
+        if self._exchange is not None:
+            await self._exchange.aclose()
         if self._port is not None:
             await self._port.aclose()
 
 
+def weight_exchange(
+    config: ReplicaConfig, directory: PeerDirectory, replica_id: str, clock: Clock
+) -> WeightExchange | None:
+    """Exchange of weights with other nodes. None if it is off, or other nodes cannot reach this
+    one."""
+    host = ray.util.get_node_ip_address()
+    weights = config.weights
+    if not weights.peers or weights.offline or host == LOOPBACK:
+        return None
+    from deployments.replica.weight_peers import PeerIdentity, WeightExchange  # noqa: PLC0415
+
+    node_id = ray.get_runtime_context().get_node_id()
+    return WeightExchange(directory, PeerIdentity(replica_id, node_id, host), weights, clock)
+
+
 def make_resources(
-    config: ReplicaConfig, family_paths: Mapping[str, str], clock: Clock, backoff: Backoff
+    config: ReplicaConfig,
+    family_paths: Mapping[str, str],
+    clock: Clock,
+    backoff: Backoff,
+    find_peers: FindPeers | None = None,
 ) -> ReplicaResources:
     """Create the real resources: an engine on the GPU, or on the CPU if there is no GPU.
 
@@ -147,7 +184,7 @@ def make_resources(
         # Ray was told of one, such as by `ray start --num-gpus` to try out a cluster without any.
         log.warning("The pool has num_gpus, and this node has no GPU: the CPU computes.")
 
-    store = Store(config.weights)
+    store = Store(config.weights, find_peers=find_peers)
 
     ranks = RankGroup(config, family_paths, device) if config.devices > 1 else None
     if ranks is not None:

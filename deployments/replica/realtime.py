@@ -56,6 +56,7 @@ class ReplicaSession(Attempt):
         self._frame_attempt = attempt = Attempt(
             replace(
                 self.lease,
+                trace="",  # a session has thousands of frames
                 request_id=frame.request_id,
                 input=frame.input,
                 upload_tickets=frame.files,
@@ -90,6 +91,7 @@ class ReplicaSession(Attempt):
                 self._runnable_family(ENDED), self.lease.endpoint, self.state.set_progress
             )
             await asyncio.wrap_future(handle.future)
+            self.state.enter_stage(None)
             self._opened.set()
             await self._wait_until_over()
             return Product({"frames": self._frames}), ()

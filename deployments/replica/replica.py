@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
 
 from deployments.families.base import Family
 from deployments.replica.attempt import Attempt
-from deployments.replica.attempt_state import Phase, StopReason, as_failure
+from deployments.replica.attempt_state import Phase, StopReason
 from deployments.replica.config import IngressLink, ReplicaConfig
+from deployments.replica.keeper import WeightKeeper
 from deployments.replica.poller import LeasePoller, SlotOffer, SlotQueue, slot_offer
 from deployments.replica.realtime import OpenSessions, ReplicaSession
 from deployments.replica.reporter import Reporter, announce
 from deployments.replica.resources import ReplicaResources
 from deployments.replica.snapshotter import Snapshotter
-from serve_app.domain.endpoint import Endpoint
+from deployments.replica.timeline import TraceReports
 from serve_app.domain.errors import Fenced, Misconfigured
 from serve_app.domain.lease import (
     Ask,
@@ -35,9 +35,7 @@ from serve_app.domain.outcome import Outcome
 from serve_app.domain.progress import Loading, Stage, StoredSnapshot, describe, to_plain
 from serve_app.domain.request import Priority
 from serve_app.telemetry.logs import set_request
-
-if TYPE_CHECKING:  # it imports torch
-    from deployments.engine.loading.loads import PipelineHandle
+from serve_app.telemetry.trace_context import of_attempt
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +63,7 @@ class Replica:
         """``make_resources`` may be slow. It is called on its own thread."""
         self._link = link
         self._families = families
+        self._not_hosted: set[str] = set()  # endpoints of families that came after its start
         self._make_resources = make_resources
         self._started: ReplicaResources | None = None
         self._config = config
@@ -86,9 +85,12 @@ class Replica:
             link, self._attempts, lambda: self._resources, self._snapshotter, self._on_reply
         )
         self._outcomes = OutcomeSender(link)
+        self._keeper = WeightKeeper(families, lambda: self._resources, self._loads_for_request)
+        self._traces = TraceReports(link)
 
     async def start(self) -> None:
-        """Start the replica. Returns when it is ready, which is when ``preload`` is loaded."""
+        """Start the replica. Returns when it is ready, which is when it holds the weights that
+        it should hold for warm targets."""
         ready = asyncio.Event()
         announced = asyncio.create_task(self._announce_start(ready))
         # Importing torch and diffusers takes seconds, and the loop must answer Serve's calls.
@@ -100,11 +102,11 @@ class Replica:
             partial(_call_on, asyncio.get_running_loop(), self._poller)
         )
         resources.engine.start()
-        for endpoint in self._config.preload:
-            await self._preload(endpoint)
+        await self._keeper.load_at_start(self._link.calls.decision_within_s)
         ready.set()
         await announced  # A lease poll says "ready", so this announcement must not arrive after it.
         self._reporter.start()
+        self._keeper.start()
         self._poller.start()
         identity = self._link.identity
         log.info(
@@ -122,6 +124,7 @@ class Replica:
         loop = asyncio.get_running_loop()
         close_by = loop.time() + self._config.close_within_s
         self._poller.stop()
+        await self._keeper.aclose()
         await announce(self._link, ReplicaStage.DRAINING, self._max_slots)
         await self._poller.aclose()
         if self._snapshotter.wants_tickets_at_shutdown():
@@ -137,6 +140,7 @@ class Replica:
             task.cancel()
         await self._reporter.aclose()
         await self._snapshotter.aclose()
+        await self._traces.aclose()
         if self._started is not None:
             await self._started.aclose(max(close_by - loop.time(), 0.2))
         log.info("Replica %s is closed.", self._link.identity.replica_id)
@@ -162,6 +166,7 @@ class Replica:
                 ("engine", self._resources.engine.alive),
                 ("asks", self._poller.alive),
                 ("reports", self._reporter.alive),
+                ("weight keeper", self._keeper.alive),
             )
             if not alive
         ]
@@ -181,15 +186,19 @@ class Replica:
             slots=offer.slots,
             held=tuple(self._attempts),
             hot=self._resources.loaded_endpoints,
+            warm=self._resources.warm_endpoints,
             free_bytes=self._resources.engine.free_bytes(),
             device_bytes=self._resources.engine.device_bytes(),
             detail=describe(loading),
             loading=to_plain(loading),
-            coming=tuple(
-                id_ for each in loading if each.stage is Stage.DOWNLOADING for id_ in each.endpoints
-            ),
+            coming=(*_downloading(loading), *sorted(self._not_hosted)),
             full_tenants=offer.full_tenants,
             wait_s=self._link.calls.full_tenant_wait_s if offer.full_tenants else None,
+            node=identity.node,
+            device=self._resources.device_name,
+            on_disk=self._keeper.on_disk,
+            kept=self._keeper.version,
+            not_kept=self._keeper.not_kept,
         )
 
     def _offer(self) -> SlotOffer:
@@ -204,7 +213,13 @@ class Replica:
         self._slots.wake()
         self._poller.slot_freed()
 
+    def _loads_for_request(self) -> bool:
+        """True while an attempt waits for its weights to be loaded."""
+        states = (each.state for each in self._attempts.values())
+        return any(each.phase is Phase.LOADING and not each.is_downloading for each in states)
+
     def _on_work(self, work: Work) -> None:
+        self._keeper.told(work)
         for lease in work.leases:
             if lease.held not in self._attempts:
                 self._begin(lease)
@@ -237,6 +252,8 @@ class Replica:
 
     def _make_attempt(self, lease: Lease) -> Attempt:
         family = self._families.get(lease.endpoint.family)
+        if family is None:
+            self._not_hosted.add(lease.endpoint.id)
         resources, on_engine_left = self._resources, self._slot_freed
         if lease.priority is not Priority.REALTIME:
             return Attempt(lease, family, resources, on_engine_left, self._slots)
@@ -246,10 +263,16 @@ class Replica:
     async def _run(self, attempt: Attempt) -> None:
         """Run an attempt and hand in its outcome."""
         lease = attempt.lease
-        set_request(lease.request_id, tenant=lease.tenant, endpoint=lease.endpoint.id)
+        set_request(
+            lease.request_id,
+            tenant=lease.tenant,
+            endpoint=lease.endpoint.id,
+            trace=of_attempt(lease.trace, lease.held) if lease.trace else "",
+        )
         try:
             outcome = await attempt.run()
             stopped = attempt.state.stopped
+            attempt.state.enter_stage("finish")
             if stopped is StopReason.FENCED:
                 verdict: Verdict | None = Verdict.FENCED
             elif stopped is StopReason.HANDED_BACK:
@@ -262,28 +285,15 @@ class Replica:
         finally:
             del self._attempts[attempt.held]
             self._slot_freed()
+        if (timeline := attempt.state.timeline) is not None and verdict is Verdict.ACCEPTED:
+            # Of any other attempt, the ingress records that it was lost.
+            code = outcome.failure.code if outcome.failure and not attempt.handed_back else ""
+            self._traces.add(timeline.ended(lease, code))
         if verdict is Verdict.FENCED:
             log.info("Attempt %d lost its lease; its work is dropped.", attempt.lease.attempt)
         # A stop may arrive after success, while the result is handed in: its files are needed then.
-        handed_back = attempt.state.stopped is StopReason.HANDED_BACK
-        if verdict is Verdict.FENCED or handed_back or outcome.failure is not None:
+        if verdict is Verdict.FENCED or attempt.handed_back or outcome.failure is not None:
             await attempt.discard()
-
-    async def _preload(self, endpoint: Endpoint) -> None:
-        """Load an endpoint's weights. A failure is logged; requests for the endpoint get it too."""
-        family = self._families.get(endpoint.family)
-        if family is None:
-            log.error("%s cannot be loaded: no family %s here.", endpoint.id, endpoint.family)
-            return
-        handle: PipelineHandle | None = None
-        try:
-            handle = self._resources.acquire(family, endpoint)
-            await asyncio.wrap_future(handle.future)
-        except Exception as error:
-            log.error("%s cannot be loaded: %s", endpoint.id, as_failure(error).message)
-        finally:
-            if handle is not None:
-                self._resources.residency.release(handle)
 
     def _loading(self) -> tuple[Loading, ...]:
         return () if self._started is None else self._started.loading
@@ -292,7 +302,8 @@ class Replica:
         """Announce what is being loaded, until loading is complete."""
         while True:
             slots = self._max_slots
-            await announce(self._link, ReplicaStage.STARTING, slots, self._loading())
+            said = await announce(self._link, ReplicaStage.STARTING, slots, self._loading())
+            self._keeper.told(said)
             try:
                 async with asyncio.timeout(self._link.calls.start_interval_s):
                     await ready.wait()
@@ -396,6 +407,11 @@ class OutcomeSender:
             "The ingress could not be reached: the outcome is dropped, and the request is retried."
         )
         return None
+
+
+def _downloading(loading: Iterable[Loading]) -> Iterator[str]:
+    """Endpoints whose weights are being downloaded."""
+    return (id_ for each in loading if each.stage is Stage.DOWNLOADING for id_ in each.endpoints)
 
 
 def _call_on(loop: asyncio.AbstractEventLoop, poller: LeasePoller) -> None:

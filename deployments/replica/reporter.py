@@ -19,6 +19,7 @@ from serve_app.domain.lease import (
     ReplicaStage,
     Report,
     ReportReply,
+    Work,
 )
 from serve_app.domain.progress import Loading, StoredSnapshot, describe, to_plain
 
@@ -157,9 +158,9 @@ class Reporter:
 
 async def announce(
     link: IngressLink, stage: ReplicaStage, slots: int, loading: tuple[Loading, ...] = ()
-) -> None:
-    """Announce the replica's stage. Errors are only logged: lease polls carry the same information,
-    and a silent replica expires."""
+) -> Work | None:
+    """Announce the replica's stage, and return the reply. Errors are only logged: lease polls carry
+    the same information, and a silent replica expires. Then the reply is empty."""
     presence = Presence(
         link.identity.replica_id,
         link.identity.actor_id,
@@ -168,12 +169,14 @@ async def announce(
         describe(loading),
         to_plain(loading),
         slots,
+        link.identity.node,
     )
     try:
         async with asyncio.timeout(min(2.0, link.calls.call_timeout_s)):
-            await link.port.announce(presence)
+            return await link.port.announce(presence)
     except Exception as error:
         log.info("Could not notify the ingress: this replica is %s (%r).", stage.value, error)
+        return Work()
 
 
 _PARTS: Mapping[str, str] = {"encoder": "encoders", "autoencoder": "autoencoders"}

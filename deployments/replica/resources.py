@@ -65,11 +65,16 @@ class ReplicaResources:
     weights_by_endpoint: dict[str, str] = field(default_factory=dict)  # id → ``weights_name``
 
     def acquire(
-        self, family: Family, endpoint: Endpoint, on_progress: OnProgress | None = None
+        self,
+        family: Family,
+        endpoint: Endpoint,
+        on_progress: OnProgress | None = None,
+        *,
+        spare: bool = False,
     ) -> PipelineHandle:
         """Acquire a handle of the endpoint's pipeline, loaded by the recipe for this device.
-        ``on_progress`` receives the stages of loading. ``WeightsUnavailable`` if no recipe fits;
-        then nothing is loaded."""
+        ``on_progress`` receives the stages of loading. ``spare``: no request waits for it, see
+        ``Residency.acquire``. ``WeightsUnavailable`` if no recipe fits; then nothing is loaded."""
         from deployments.engine.loading.loads import Fetch, LoadPlan  # noqa: PLC0415
 
         recipe = recipe_for_device(endpoint, self.engine.device_bytes())
@@ -91,7 +96,7 @@ class ReplicaResources:
         if recipe is not None and self.ranks is not None:
             recipe = replace(recipe, attention="")  # the other devices compute by torch's own
         plan = LoadPlan(load, recipe, warm_up, fetch)
-        return self.residency.acquire(name, plan, on_progress)
+        return self.residency.acquire(name, plan, on_progress, spare=spare)
 
     def needs_tiles(self, endpoint: Endpoint, work: RequestedWork | None) -> bool:
         """True if the autoencoder must work in tiles to make ``work`` on this device.
@@ -157,6 +162,21 @@ class ReplicaResources:
             id_ for id_, name in self.weights_by_endpoint.items() if self.residency.find(name)
         )
 
+    @property
+    def warm_endpoints(self) -> tuple[str, ...]:
+        """Ids of endpoints with evicted weights in host memory."""
+        warm = self.residency.warm
+        return tuple(
+            id_
+            for id_, name in self.weights_by_endpoint.items()
+            if name in warm and self.residency.find(name) is None
+        )
+
+    @property
+    def device_name(self) -> str:
+        """Name of the GPU; empty on a CPU."""
+        return self.engine.accelerator.model_name() if self.engine.device_bytes() else ""
+
     async def aclose(self, within_s: float) -> None:
         """Close all resources. The engine ends its generations within ``within_s``."""
         self.residency.close()
@@ -220,6 +240,7 @@ def weights_name(endpoint: Endpoint, recipe: Recipe | None) -> str:
     if recipe is not None:
         parts += [recipe.precision, recipe.offload, "+".join(recipe.hot)]
         parts += ["compiled"] if recipe.compile else []
+        parts += ["graphs"] if recipe.graphs else []
         parts += [recipe.attention] if recipe.attention else []
         parts += ["channels_last"] if recipe.channels_last else []
     return ":".join(parts) + options_name(held.options)

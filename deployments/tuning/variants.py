@@ -77,6 +77,8 @@ SWITCHES: Sequence[Switch] = (
     # Slower, and the reference where plain does not fit.
     Switch("streamed", {"offload": "blocks"}, exact=True, applies=_offloads),
     Switch("compiled", {"compile": True}),
+    # Where launching kernels takes longer than computing: SDXL, and small images.
+    Switch("graphs", {"graphs": True}, applies=_is_discrete),
     # Storage only: half the memory, not faster. Its worth is that other offloading is not needed.
     Switch("float8", {"precision": "float8"}),
     Switch(
@@ -160,8 +162,9 @@ def default_name(found: Sequence[RecipeVariant]) -> str:
 
 def allowed(recipe: Recipe) -> bool:
     """Return whether the catalogue would accept the recipe: weights that hooks move make every
-    compiled block compile again."""
-    return not (recipe.compile and (recipe.precision == "float8" or recipe.offload == "blocks"))
+    compiled block compile again, and a graph reads them where they were."""
+    moved = recipe.precision == "float8" or recipe.offload == "blocks"
+    return not (moved and (recipe.compile or recipe.graphs))
 
 
 def combination(found: Sequence[RecipeVariant], tuning: Tuning) -> RecipeVariant | None:

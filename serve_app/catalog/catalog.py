@@ -2,72 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
+from pydantic import ValidationError
+
 from serve_app.catalog import suggestions
-from serve_app.catalog.limits import RecipeMemory
-from serve_app.catalog.schema.registry import SCHEMAS, InputSchema
-from serve_app.catalog.source import EndpointSource, RecipeSource, SourceFile
-from serve_app.domain.endpoint import Endpoint, Recipe, Weights, WorkLimit
+from serve_app.catalog.entries import CatalogEntry, EntryBuilder, EntryOrigin
+from serve_app.catalog.known_keys import Place, mistakes_of, unknown_options
+from serve_app.catalog.source import CatalogSource, EndpointSource, SourceFile
 from serve_app.domain.errors import (
     EndpointNotFound,
     EndpointNotServed,
+    FieldProblem,
     InvalidInput,
     Misconfigured,
 )
 
 BUILT_IN = Path(__file__).with_name("models.yaml")
-
-RESERVED_OWNERS = frozenset(
-    {
-        ".well-known",
-        "api",
-        "cdn",
-        "docs",
-        "fal",
-        "files",
-        "healthz",
-        "llms.txt",
-        "mcp",
-        "metrics",
-        "models",
-        "openai",
-        "openapi.json",
-        "page",
-        "queue",
-        "readyz",
-        "replicate",
-        "rest",
-        "run",
-        "v1",
-    }
-)
-"""First path segments that are reserved for Darkroom's own HTTP routes."""
-
-DEMO_MARK = "model_index.json"
-"""File in every folder of demo weights, because they are diffusers pipelines."""
-
-STEPS = "num_inference_steps"
-
-RESERVED_SEGMENTS = frozenset({"requests"})
-"""Segments that would be read as the start of a request's URL."""
-
-
-@dataclass(frozen=True, slots=True)
-class CatalogEntry:
-    """Endpoint with its input schema."""
-
-    endpoint: Endpoint
-    schema: InputSchema
-    missing: str = ""  # why it is not served, as a sentence; empty: it is served
-    cache: bool = False  # True: requests with the same input and seed share an outcome
-
-    @property
-    def demo(self) -> bool:
-        return self.endpoint.weights.demo
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +36,22 @@ class ValidInput:
 class Catalog:
     """Endpoints by id. Created by ``load``."""
 
-    def __init__(self, entries: Mapping[str, CatalogEntry], fal_ids: Container[str] = ()) -> None:
-        """``fal_ids``: the ids of fal's endpoints; most are not in this catalogue."""
+    def __init__(
+        self,
+        entries: Mapping[str, CatalogEntry],
+        fal_ids: Container[str] = (),
+        invalid: Mapping[str, str] | None = None,
+    ) -> None:
+        """``fal_ids``: the ids of fal's endpoints; most are not in this catalogue. ``invalid``:
+        entries of the database that are left out, each with a sentence."""
         self._entries = dict(entries)
         self._fal_ids = fal_ids
+        self.invalid: Mapping[str, str] = invalid or {}
 
     def become(self, other: Catalog) -> None:
         """Take the entries of ``other``. All that hold this catalogue see them."""
         self._entries, self._fal_ids = other._entries, other._fal_ids
+        self.invalid = other.invalid
 
     def __iter__(self) -> Iterator[CatalogEntry]:
         """All listed entries, served or not."""
@@ -131,155 +94,146 @@ class Catalog:
         return frozenset(entry.endpoint.family for entry in self)
 
 
+@dataclass(frozen=True, slots=True)
+class StoredEntry:
+    """Entry of the database, as it was written."""
+
+    endpoint: str
+    entry: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogFile:
+    """Catalogue file that was read."""
+
+    file: SourceFile
+    source: CatalogSource
+
+
+def read_file(path: Path | None) -> CatalogFile | None:
+    """Read the operator's own file. ``Misconfigured``, with file and line, if it is invalid."""
+    if path is None:
+        return None
+    file = SourceFile(path)
+    return CatalogFile(file, file.read())
+
+
 def load(
     path: Path | None, *, demo: bool, demo_dir: Path, families: Container[str] | None = None
 ) -> Catalog:
-    """Load the catalogue from ``path``, or the built-in one.
+    """Load the built-in catalogue and the file ``path``, without the entries of a database.
 
-    With ``demo``, entries that name a demo model use it, from ``demo_dir`` (absolute). ``families``
-    are those that some pool hosts; None: all. An entry without its family, its demo model or the
-    revision of its weights is listed but not served. Every error is ``Misconfigured`` and names
+    The other arguments are those of ``EntryBuilder``. Every error is ``Misconfigured`` and names
     file and line.
     """
-    file = SourceFile(path or BUILT_IN)
-    source = file.read()
+    return combined(read_file(path), EntryBuilder(demo, demo_dir, families))
+
+
+def combined(
+    own: CatalogFile | None, builder: EntryBuilder, stored: Sequence[StoredEntry] = ()
+) -> Catalog:
+    """Combine the built-in catalogue, the operator's ``own`` file, and entries of the database.
+
+    A later one replaces an entry of the same id. An invalid entry of a file is ``Misconfigured``,
+    with file and line. An invalid entry of the database is left out, with what it replaces.
+    """
     entries: dict[str, CatalogEntry] = {}
-    for endpoint_id, given in source.endpoints.items():
+    if own is None or own.source.built_in:
+        for endpoint_id, given in _built_in().endpoints.items():
+            _add(entries, _built(builder, _BUILT_IN_FILE, endpoint_id, given), EntryOrigin.BUILT_IN)
+    if own is not None:
+        for endpoint_id, given in own.source.endpoints.items():
+            _add(entries, _built(builder, own.file, endpoint_id, given), EntryOrigin.FILE)
+    invalid: dict[str, str] = {}
+    for each in stored:
         try:
-            _check_id(endpoint_id)
-            endpoint = _demo(endpoint_id, given, demo_dir) if demo else _real(endpoint_id, given)
-            missing = _no_demo(given, endpoint) if demo else _no_revision(given)
-            if families is not None and given.family not in families:
-                missing = _no_family(given)  # fixing another reason would not help without it
-            schema = _schema(endpoint)
-            _check_arguments(endpoint, schema)
-            entries[endpoint_id] = CatalogEntry(endpoint, schema, missing, given.cache)
+            built = build_stored(builder, each, strict=False)
+        except InvalidInput as error:
+            entries.pop(each.endpoint, None)
+            invalid[each.endpoint] = error.message
+        else:
+            _add(entries, built, EntryOrigin.DATABASE)
+    return Catalog(entries, suggestions.read_fal_ids(), invalid)
+
+
+_BUILT_IN_FILE = SourceFile(BUILT_IN)
+
+
+@cache
+def _built_in() -> CatalogSource:
+    """Entries of the built-in file, which never changes. Parsing them takes half a second."""
+    return _BUILT_IN_FILE.read()
+
+
+def _built(
+    builder: EntryBuilder, file: SourceFile, endpoint_id: str, given: EndpointSource
+) -> CatalogEntry:
+    try:
+        return builder.build(endpoint_id, given)
+    except ValueError as error:
+        raise file.error_at(("endpoints", endpoint_id), str(error)) from error
+
+
+def _add(entries: dict[str, CatalogEntry], entry: CatalogEntry, origin: EntryOrigin) -> None:
+    """Add an entry, at the place of the one that it replaces."""
+    before = entries.get(entry.endpoint.id)
+    replaces = () if before is None else (*before.replaces, before.origin)
+    entries[entry.endpoint.id] = replace(entry, origin=origin, replaces=replaces)
+
+
+def build_stored(builder: EntryBuilder, given: StoredEntry, *, strict: bool) -> CatalogEntry:
+    """Build an entry of the database. ``InvalidInput`` names every mistake.
+
+    ``strict``: options that the family does not read are mistakes.
+    """
+    try:
+        source = CatalogSource.model_validate({"endpoints": {given.endpoint: given.entry}})
+    except ValidationError as error:
+        raise _invalid([*mistakes_of(CatalogSource, error)]) from None
+    entry = source.endpoints[given.endpoint]
+    if strict and (unknown := [*unknown_options(entry.family, entry.options)]):
+        raise _invalid([(("endpoints", given.endpoint, *place), what) for place, what in unknown])
+    try:
+        return builder.build(given.endpoint, entry)
+    except (ValueError, TypeError, AttributeError) as error:  # values of `options` have any type
+        raise InvalidInput(f"{given.endpoint}: {error}.") from error
+
+
+def _invalid(mistakes: Sequence[tuple[Place, str]]) -> InvalidInput:
+    problems = tuple(
+        FieldProblem(("body", *inside), what, "value_error")
+        for place, what in mistakes
+        for inside in ([part for part in place[2:] if part != "[key]"],)
+    )
+    first = problems[0]
+    field = ".".join(str(part) for part in first.loc[1:])
+    message = f"{field}: {first.message}" if field else first.message
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return InvalidInput(f"{message}{more}.", problems)
+
+
+def mistakes_in_file(path: Path) -> Sequence[Misconfigured]:
+    """All mistakes of a catalogue file, with their lines: also options that would be ignored.
+
+    The file may belong to another installation, so families and pools are not compared.
+    """
+    file = SourceFile(path)
+    try:
+        source = file.parse()
+    except Misconfigured as error:
+        return [error]
+    if not isinstance(source, CatalogSource):
+        return source
+    builder = EntryBuilder(demo=False, demo_dir=Path("/"))
+    found: list[Misconfigured] = []
+    for endpoint_id, given in source.endpoints.items():
+        place = ("endpoints", endpoint_id)
+        found += [
+            file.error_at((*place, *inner), what)
+            for inner, what in unknown_options(given.family, given.options)
+        ]
+        try:
+            builder.build(endpoint_id, given)
         except ValueError as error:
-            raise file.error_at(("endpoints", endpoint_id), str(error)) from error
-    if not entries:
-        raise Misconfigured(f"The catalogue {path or BUILT_IN} has no endpoints: add one.")
-    return Catalog(entries, suggestions.read_fal_ids())
-
-
-def _check_id(endpoint_id: str) -> None:
-    owner, *rest = endpoint_id.split("/")
-    if owner in RESERVED_OWNERS:
-        raise ValueError(f"`{owner}/` is reserved for Darkroom's own paths; choose another owner")
-    if RESERVED_SEGMENTS.intersection(rest):
-        raise ValueError("`requests` cannot be part of an id: it begins a request's URL")
-
-
-def _real(endpoint_id: str, given: EndpointSource) -> Endpoint:
-    return Endpoint(
-        id=endpoint_id,
-        family=given.family,
-        weights=_weights(given),
-        schema=given.input_schema,
-        defaults=given.defaults,
-        bounds=given.bounds,
-        options=given.options,
-        display_name=given.display_name,
-        description=given.description,
-        category=given.category,
-        licence=given.licence,
-        recipes=tuple(_recipe(given, each) for each in given.recipes),
-    )
-
-
-def _recipe(given: EndpointSource, recipe: RecipeSource) -> Recipe:
-    """Recipe with its largest work: the one that the file states, or what its memory allows."""
-    largest: WorkLimit | None = None
-    if recipe.largest is not None:
-        largest = WorkLimit(**dict(recipe.largest))
-    elif given.memory is not None:
-        dtypes = {**(given.options.get("dtypes") or {}), **recipe.dtypes}
-        memory = RecipeMemory(
-            given.memory,
-            memory_gb=recipe.memory_gb,
-            precision=recipe.precision,
-            offload=recipe.offload,
-            hot=recipe.hot,
-            float32=frozenset(name for name, dtype in dtypes.items() if dtype == "float32"),
-        )
-        largest = memory.limit(always_tiled=bool(given.options.get("tiling")))
-    fields: dict[str, Any] = dict(recipe) | {"largest": largest}
-    return Recipe(**fields)
-
-
-def _demo(endpoint_id: str, given: EndpointSource, demo_dir: Path) -> Endpoint:
-    """Endpoint with its demo model, which fits every device and so has no recipes."""
-    endpoint = _real(endpoint_id, given)
-    if given.demo is None:
-        return endpoint
-    return replace(
-        endpoint,
-        weights=Weights(source=str(demo_dir / given.demo.weights), demo=True),
-        defaults={**given.defaults, **given.demo.defaults},
-        options={**given.options, **given.demo.options},
-        recipes=(),
-    )
-
-
-def _weights(given: EndpointSource) -> Weights:
-    if given.weights is None:
-        return Weights(source="")
-    if given.weights.hub is not None:
-        return Weights(given.weights.hub, given.weights.revision, variant=given.weights.variant)
-    return Weights(str(given.weights.directory), variant=given.weights.variant)
-
-
-def _no_family(given: EndpointSource) -> str:
-    return (
-        f"No pool of this installation hosts its family `{given.family}`: add it to one in "
-        "DARKROOM_POOLS. A family that is not built into Darkroom is your own code, named in "
-        "DARKROOM_FAMILIES (docs/how-to/write-a-family.md)."
-    )
-
-
-def _no_demo(given: EndpointSource, endpoint: Endpoint) -> str:
-    real = "DARKROOM_DEMO=false serves the real one, which needs a GPU."
-    if given.demo is not None:
-        if (Path(endpoint.weights.source) / DEMO_MARK).is_file():
-            return ""
-        return f"Its demo weights `{given.demo.weights}` are not part of this Darkroom. {real}"
-    if given.weights is not None and given.weights.hub is not None:
-        return f"It has no demo model, and this installation serves demo models. {real}"
-    return ""
-
-
-def _no_revision(given: EndpointSource) -> str:
-    weights = given.weights
-    if weights is None or weights.hub is None or weights.revision is not None:
-        return ""
-    return (
-        f"Its weights {weights.hub} are not pinned: set `weights.revision` to a commit of that "
-        "repository (40 hex digits) in a catalogue of your own (DARKROOM_MODELS)."
-    )
-
-
-def _schema(endpoint: Endpoint) -> InputSchema:
-    build = SCHEMAS.get(endpoint.schema)
-    if build is None:
-        raise ValueError(f"there is no schema `{endpoint.schema}`; known are {', '.join(SCHEMAS)}")
-    return build(endpoint)
-
-
-def _check_arguments(endpoint: Endpoint, schema: InputSchema) -> None:
-    """Raise if a mapped field is not in the schema, or a fixed one is: it would be ignored without
-    a message."""
-    arguments = endpoint.options.get("arguments")
-    fields = schema.json_schema().get("properties")
-    fixed = endpoint.options.get("fixed")
-    if isinstance(fixed, Mapping) and STEPS in fixed and STEPS in (fields or ()):
-        raise ValueError(
-            f"`options.fixed` has {STEPS}, which requests choose by the schema {endpoint.schema}"
-        )
-    if isinstance(arguments, Mapping) and fields:
-        unknown = sorted(
-            str(name) for name in cast("Mapping[Any, Any]", arguments) if name not in fields
-        )
-        if unknown:
-            raise ValueError(
-                f"`options.arguments` names {', '.join(unknown)}, which the schema "
-                f"{endpoint.schema} does not have"
-            )
+            found.append(file.error_at(place, str(error)))
+    return found

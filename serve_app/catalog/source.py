@@ -1,13 +1,16 @@
-"""Reader for catalogue files. Every error names its line."""
+"""Entries of the catalogue as they are written, and the reader for catalogue files. Every error
+names its line."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from serve_app.catalog.known_keys import mistakes_of
 from serve_app.catalog.limits import MemorySource
 from serve_app.domain.endpoint import STEP_CACHE, Precision, levels_of
 from serve_app.domain.errors import Misconfigured
@@ -70,6 +73,7 @@ class RecipeSource(BaseModel):
     offload: Literal["none", "components", "blocks"] = "none"
     hot: tuple[str, ...] = ()
     compile: bool = False
+    graphs: bool = False
     dtypes: dict[str, Literal["float32", "float16", "bfloat16"]] = Field(default_factory=dict)
     attention: str = Field(default="", pattern=r"^[a-z0-9_]*$")
     channels_last: bool = False
@@ -83,17 +87,22 @@ class RecipeSource(BaseModel):
         return value
 
     @model_validator(mode="after")
-    def _compiled_as_it_lies(self) -> RecipeSource:
+    def _weights_stay(self) -> RecipeSource:
         if self.compile and (self.precision == "float8" or self.offload == "blocks"):
             raise ValueError(
                 "compile: float8 weights and streamed blocks are moved by hooks, which would make "
                 "every block compile again; leave out one of the two"
             )
+        if self.graphs and (self.precision == "float8" or self.offload == "blocks"):
+            raise ValueError(
+                "graphs: float8 weights and streamed blocks are moved by hooks, and a graph reads "
+                "weights where they were; leave out one of the two"
+            )
         return self
 
 
 class EndpointSource(BaseModel):
-    """One entry of the file."""
+    """One entry, of a file or of the database."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -107,6 +116,7 @@ class EndpointSource(BaseModel):
     recipes: tuple[RecipeSource, ...] = ()
     memory: MemorySource | None = None
     cache: bool = False
+    pool: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_-]+$")
     display_name: str = ""
     description: str = ""
     category: str = "text-to-image"
@@ -148,6 +158,7 @@ class CatalogSource(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     endpoints: dict[EndpointId, EndpointSource]
+    built_in: bool = Field(default=True, description="False: without the built-in endpoints.")
 
 
 class SourceFile:
@@ -159,6 +170,14 @@ class SourceFile:
 
     def read(self) -> CatalogSource:
         """Parse the file. ``Misconfigured``, with file and line, if it is invalid."""
+        found = self.parse()
+        if isinstance(found, CatalogSource):
+            return found
+        raise found[0]
+
+    def parse(self) -> CatalogSource | Sequence[Misconfigured]:
+        """Parse the file; all invalid values if there are any. ``Misconfigured``, with file and
+        line, if it cannot be read or is not YAML."""
         try:
             text = self._path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -175,8 +194,7 @@ class SourceFile:
         try:
             return CatalogSource.model_validate(data)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            raise self.error_at(first["loc"], first["msg"]) from None
+            return [self.error_at(*each) for each in mistakes_of(CatalogSource, error)]
 
     def error_at(self, where: Path_, what: str) -> Misconfigured:
         """Error about the value at ``where``, with its file and line."""

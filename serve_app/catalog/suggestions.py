@@ -14,8 +14,8 @@ WORKFLOWS = frozenset({"workflows", "comfy"})
 
 _TRAINS = re.compile(r"(?:^|[-/_])train(?:er|ing)(?:$|[-/_])")
 HOW_TO_ADD = (
-    "To add it, list it with its weights and a family in a catalogue of your own "
-    "(DARKROOM_MODELS); docs/how-to/add-a-model.md says how."
+    "To add it, run `darkroom models add` with a diffusers repository; "
+    "docs/how-to/add-a-model.md says how."
 )
 MAX_SHOWN = 200  # characters of an id
 
@@ -36,7 +36,7 @@ def sentence(endpoint_id: str, here: Sequence[str], fal_ids: Container[str]) -> 
     if _TRAINS.search(shown):
         return (
             f"`{shown}` trains a model, and Darkroom trains none: it serves models. Train "
-            "elsewhere, and serve the weights from a catalogue of your own (DARKROOM_MODELS)."
+            "elsewhere, and serve the weights with `darkroom models add`."
         )
     near = difflib.get_close_matches(shown, here, n=3, cutoff=0.5)
     if shown in fal_ids:

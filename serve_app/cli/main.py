@@ -24,6 +24,7 @@ from serve_app.cli.commands.generate_options import FROM_PROMPT, GenerateOptions
 from serve_app.cli.commands.models import models_group
 from serve_app.cli.commands.top import top_command
 from serve_app.cli.commands.tune import tune_command
+from serve_app.cli.commands.warm import warm_command
 from serve_app.cli.connection import options
 from serve_app.cli.connection.installation import Installation
 from serve_app.cli.connection.server import Server, here
@@ -127,15 +128,25 @@ def serve_command(
     "--installed-as",
     type=click.Path(path_type=Path),
     default=None,
-    help="Path of FILE on the head node. Default: its path here.",
+    help="Path of the configuration on the nodes of the ingress. Default: its path here; with "
+    f"--manifest {serve_config.MOUNTED_AS}.",
 )
-def serve_config_command(file: Path, installed_as: Path | None) -> None:
+@click.option(
+    "--manifest",
+    is_flag=True,
+    help="FILE is a Kubernetes manifest: update the serveConfigV2 of its RayService from the "
+    "darkroom.yaml in its ConfigMap.",
+)
+def serve_config_command(file: Path, installed_as: Path | None, *, manifest: bool) -> None:
     """Print the configuration for `serve deploy`, with an application for each pool.
 
     Example: darkroom serve-config darkroom.yaml > serve.yaml && serve deploy serve.yaml
     """
     refuse_unknown()
-    click.echo(serve_config.serve_config(file, installed_as), nl=False)
+    if manifest:
+        serve_config.update_manifest(file, installed_as)
+    else:
+        click.echo(serve_config.serve_config(file, installed_as), nl=False)
 
 
 @main.command("env")
@@ -246,6 +257,7 @@ main.add_command(backup.fsck_command)
 main.add_command(models_group)
 main.add_command(tune_command)
 main.add_command(top_command)
+main.add_command(warm_command)
 main.add_command(operations.queue_command)
 main.add_command(operations.audit_command)
 main.add_command(operations.endpoints_group)

@@ -123,6 +123,7 @@ class Recipe:
     )
     hot: tuple[str, ...] = ()  # components of the pipeline that stay on the device
     compile: bool = False  # compile the denoisers' repeated blocks before the first request
+    graphs: bool = False  # record the denoisers' forwards, and launch each as one piece
     # types of components that would not fit in those of the endpoint's options
     dtypes: Mapping[str, str] = field(default_factory=dict)
     attention: str = ""  # of denoisers: diffusers' backend, or BY_DEVICE; empty: torch's own
@@ -332,3 +333,6 @@ class StoreConfig:
     mirror_endpoint_url: str = ""  # empty: AWS, or the value of AWS's own settings
     mirror_profile: str = ""  # of AWS's own files; empty: AWS's default credential chain
     offline: bool = False  # fetch nothing and open no connection
+    shared_directory: Path | None = None  # only read, before anything is downloaded
+    peers: int = 0  # other nodes that a replica sends weights to at once; 0: no exchange
+    peer_bytes_per_s: int = 0  # that a replica sends, in total; 0: no limit

@@ -70,10 +70,18 @@ class Ask:
     free_bytes: int = 0  # device memory
     detail: str = ""  # description of what it is loading
     loading: Plain = ()  # the same as data
-    coming: tuple[str, ...] = ()  # endpoints with weights in download: send no more work for them
+    coming: tuple[str, ...] = ()
+    """Endpoints with weights in download, or of families that it does not have: send no more work
+    for them."""
     full_tenants: tuple[str, ...] = ()  # it fetches enough input files of these: send none of them
     wait_s: float | None = None  # longest wait for work; None: as long as the ingress allows
     device_bytes: int = 0  # total device memory; 0 on a CPU
+    node: str = ""  # address of its machine
+    device: str = ""  # name of its GPU; empty on a CPU
+    on_disk: tuple[str, ...] = ()  # endpoints that it was asked to hold there, and does
+    kept: str = ""  # version of the weights that it was asked to hold
+    # endpoints of these that it cannot hold, with the reason
+    not_kept: tuple[tuple[str, str], ...] = ()
 
     @property
     def left_out(self) -> LeftOut:
@@ -98,6 +106,7 @@ class Lease:
     files_url: str = ""  # origin from which replicas read our own ``/files/…``
     nonce: int = 0  # see ``LeaseKey``
     tenant: str = ""  # owner of the request
+    trace: str = ""  # context of the trace that the attempt is recorded in; empty: it is not
 
     @property
     def held(self) -> LeaseKey:
@@ -116,13 +125,24 @@ class Signal:
     held: LeaseKey
 
 
+KeptWeights = tuple[tuple[Endpoint, str], ...]
+"""Weights that a replica should hold: endpoints with their ``WeightsLevel``, the first ones
+first."""
+
+
 @pickle_by_name
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Reply to a lease poll. If both are empty, there is nothing to do: poll again."""
+    """Reply to a lease poll. If all are empty, there is nothing to do: poll again.
+
+    It is also the reply to the announcement of a replica in whose pool warm targets stand. Then
+    ``keep`` is None until the replica's part in them is decided.
+    """
 
     leases: tuple[Lease, ...] = ()
     signals: tuple[Signal, ...] = ()
+    keep: KeptWeights | None = None  # None: what the replica's ``Ask.kept`` says
+    keep_version: str = ""
 
 
 @pickle_by_name
@@ -167,6 +187,8 @@ class Report:
     snapshots: tuple[tuple[LeaseKey, StoredSnapshot], ...] = ()  # uploaded since the last report
     wants_tickets: tuple[LeaseKey, ...] = ()  # attempts that need an upload ticket for a snapshot
     loading: Plain = ()  # ``detail`` as data
+    traces: Plain = ()  # attempts that ended since the last report; see ``AttemptTrace``
+    lost_traces: int = 0  # attempts whose timings were dropped since the last report
 
 
 @pickle_by_name
@@ -217,6 +239,18 @@ class Presence:
     detail: str = ""  # description of what it is loading
     loading: Plain = ()  # the same as data
     slots: int = 0  # generations that it will run concurrently; 0: not known
+    node: str = ""  # address of its machine
+
+
+@pickle_by_name
+@dataclass(frozen=True, slots=True)
+class WeightOffer:
+    """Weights that a replica sends to replicas on other nodes."""
+
+    replica_id: str
+    node_id: str  # Ray's, hex
+    url: str  # origin of its server; empty: it sends nothing any more
+    weights: tuple[str, ...] = ()  # owner/name@commit
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,29 @@ class Pause:
     actor: str  # the id of an API key
 
 
+# Warm targets.
+
+
+class WeightsLevel(StrEnum):
+    """Where a replica holds weights, from the fastest. Each level includes those below it."""
+
+    HOT = "hot"  # on its device
+    HOST = "host"  # in host memory, or on its device
+    DISK = "disk"  # on the disk of its node
+
+
+@dataclass(frozen=True, slots=True)
+class WarmTarget:
+    """Replicas that hold the weights of an endpoint until a time. One for each endpoint."""
+
+    endpoint: str
+    replicas: int
+    level: WeightsLevel
+    until: datetime | None  # None: until it is ended
+    at: datetime | None = None  # when it was set
+    actor: str = ""  # the id of an API key
+
+
 # The audit log.
 
 
@@ -140,6 +163,20 @@ class Operations(Protocol):
         ...
 
     async def overview(self) -> Overview: ...
+
+    async def set_warm(self, target: WarmTarget, actor: Actor) -> WarmTarget:
+        """Set the warm target of an endpoint, in place of an earlier one. Returns it with its time
+        and actor."""
+        ...
+
+    async def end_warm(self, endpoint: str, actor: Actor) -> bool:
+        """End the warm target of an endpoint. False if there was none; then the audit log gets no
+        entry."""
+        ...
+
+    async def warm_targets(self) -> Sequence[WarmTarget]:
+        """Warm targets whose time is not over, by endpoint."""
+        ...
 
     async def record(self, acts: Sequence[NewAct]) -> None:
         """Write acts to the audit log."""

@@ -19,6 +19,7 @@ from serve_app.domain.lease import (
     Report,
     ReportReply,
     Verdict,
+    WeightOffer,
     Work,
 )
 from serve_app.domain.operations import Actor, Operations
@@ -42,7 +43,10 @@ class Clock(Protocol):
 class LeasePort(Protocol):
     """Calls of a replica to the ingress. Real: the ingress deployment's handle."""
 
-    async def announce(self, presence: Presence) -> None: ...
+    async def announce(self, presence: Presence) -> Work | None:
+        """Announce a replica. The reply says which weights it should hold; None: no warm target
+        stands in its pool."""
+        ...
 
     async def ask(self, ask: Ask) -> Work:
         """Wait a few seconds at most for work or a signal. A lack of work is not an error."""
@@ -62,6 +66,19 @@ class LeasePort(Protocol):
         ...
 
 
+class PeerDirectory(Protocol):
+    """Replicas that send weights to other nodes. Real: the ingress deployment's handle."""
+
+    async def offer_weights(self, offer: WeightOffer) -> bytes:
+        """Record an offer, which counts for some minutes. Returns the installation's key, with
+        which peers sign and check their calls."""
+        ...
+
+    async def weight_peers(self, node_id: str, name: str) -> tuple[str, ...]:
+        """Some origins on other nodes than ``node_id`` with the weights ``owner/name@commit``."""
+        ...
+
+
 class LeaseTerms(Protocol):
     """Catalogue and storage data that turn a stored request into a lease."""
 
@@ -71,7 +88,11 @@ class LeaseTerms(Protocol):
         ...
 
     def endpoint(self, endpoint_id: str) -> Endpoint | None:
-        """Current specification. None if the catalogue no longer has the endpoint."""
+        """Current specification. None if the catalogue does not have the endpoint."""
+        ...
+
+    async def refresh(self) -> None:
+        """Read the catalogue again, which another process may have changed a moment ago."""
         ...
 
     def tickets(
@@ -137,7 +158,14 @@ class Queue(LeasePort, Protocol):
         ...
 
     async def get(self, tenant: str, request_id: str) -> Request:
-        """The request. Raises ``RequestNotFound``, also for a request of another tenant."""
+        """The request. Raises ``RequestNotFound``, also for a request of another tenant.
+
+        The end of a request may be seen up to a second late, if another process recorded it.
+        """
+        ...
+
+    async def current(self, tenant: str, request_id: str) -> Request:
+        """The request as it is stored now; otherwise as ``get``."""
         ...
 
     async def wait(self, tenant: str, request_id: str, timeout_s: float) -> Request:

@@ -157,6 +157,7 @@ class NewRequest:
     retries: Retries | None = None  # after failures; None: the installation's default
     body_digest: bytes = b""  # SHA-256 of what the client sent; empty: no search for repeats
     answered_at_end: bool = False  # nobody is told of it before its end, nor finds it again
+    trace: str = ""  # W3C trace context, see ``telemetry/trace_context.py``
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +204,7 @@ class Request:
     retries_left: Retries | None = None  # None: the installation's default
     events: int = 0  # lines of its own log: grows with every change except progress
     lease_nonce: int = 0  # of the latest lease; see ``LeaseKey``
+    trace: str = ""  # W3C trace context of its submit
 
 
 @dataclass(frozen=True, slots=True)

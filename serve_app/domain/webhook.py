@@ -47,6 +47,7 @@ class ClaimedDelivery:
     origin: str
     tries: int  # before this one, in this round
     body: bytes | None  # as built for the first try
+    trace: str = ""  # W3C trace context of the request
 
     @property
     def channel(self) -> DeliveryChannel:

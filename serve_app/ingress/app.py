@@ -29,6 +29,7 @@ from serve_app.ingress.replicate import routes as replicate
 from serve_app.ingress.services.services import Services
 from serve_app.ingress.submission import options
 from serve_app.telemetry import logs
+from serve_app.telemetry.trace_context import encoded_headers
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,7 @@ def _answer(
     if isinstance(error, HTTPException):
         body = {"detail": error.detail, "message": error.detail}
         return json_reply(body, error.status_code, error.headers)
+    context.error = error.code
     answer = context.render_error(error)
     services: Services = scope["app"].state.services
     services.count_refusal(answer.status_code, error)
@@ -104,7 +106,7 @@ def _answer(
 _EXPOSED = (
     b"*, x-fal-request-id, x-fal-error-type, x-fal-retryable, x-fal-request-timeout-type, "
     b"x-request-id, x-should-retry, x-darkroom-replayed, x-darkroom-cache, x-darkroom-endpoint, "
-    b"x-darkroom-demo, x-darkroom-step, retry-after, etag, content-range"
+    b"x-darkroom-demo, x-darkroom-step, retry-after, etag, content-range, traceparent, tracestate"
 )
 _ID_HEADERS = (b"x-fal-request-id", b"x-request-id")
 """Headers in which the clients of fal and of OpenAI read the request's id."""
@@ -119,7 +121,8 @@ _PREFLIGHT = (
     (b"content-length", b"0"),
 )
 _USUAL = (
-    b"authorization, content-type, accept, range, if-range, if-none-match, last-event-id, prefer"
+    b"authorization, content-type, accept, range, if-range, if-none-match, last-event-id, prefer, "
+    b"traceparent, tracestate"
 ).split(b", ")
 _ALLOWED = b", ".join([*_USUAL, *sorted(options.HEADERS), b"x-fal-file-name"])
 """Allowed headers for a preflight call that names none."""
@@ -145,6 +148,25 @@ class RequestMiddleware:
         services: Services = scope["app"].state.services
         context = RequestContext(services.new_id())
         attach_context(scope, context)
+        if services.tracing is None or not _is_traced(scope):
+            await self._call(services, context, scope, receive, send)
+            return
+        span = services.tracing.begin_call(scope["headers"])
+        context.trace = span.trace
+        try:
+            await self._call(services, context, scope, receive, send)
+        finally:
+            method = scope.get("method", "GET")
+            span.end_call(method, context.route, context.request_id, context.status, context.error)
+
+    async def _call(
+        self,
+        services: Services,
+        context: RequestContext,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
         if scope["type"] == "websocket":  # the session closes it, and counts frames instead
             await self._app(scope, receive, send)
             return
@@ -172,6 +194,7 @@ class RequestMiddleware:
         except Exception as error:
             scope["app"].state.services.metrics.unexpected(context.route)
             log.exception("unexpected error while serving %s", context.route)
+            context.error = DarkroomError.code
             if context.status:
                 raise  # the response has begun, so only a broken connection can show the error
             message = (
@@ -179,6 +202,11 @@ class RequestMiddleware:
                 "request's id."
             )
             await context.render_error(DarkroomError(message))(scope, receive, send)
+
+
+def _is_traced(scope: Scope) -> bool:
+    """Return whether a call has a span: submits and sessions have, polls are too many."""
+    return scope["type"] == "websocket" or scope["method"] == "POST"
 
 
 class _Stamped:
@@ -195,7 +223,9 @@ class _Stamped:
             self._context.status = message["status"]
             request_id = self._context.request_id.encode()
             ids = ((name, request_id) for name in _ID_HEADERS)
-            message["headers"] = [*message["headers"], *ids, *_CORS]
+            headers = message["headers"] = [*message["headers"], *ids, *_CORS]
+            if self._context.trace:
+                headers += encoded_headers(self._context.trace)
         await self._send(message)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import LiteralString
 
@@ -26,10 +26,11 @@ POLL_S = 0.1
 TAKE: LiteralString = """
 -- name: lead
 INSERT INTO leaders AS l (name, holder, until)
-VALUES (%(name)s, %(holder)s, now() + %(for_s)s * interval '1 second')
+SELECT name, %(holder)s, now() + %(for_s)s * interval '1 second'
+FROM unnest(%(names)s::text[]) AS x(name) ORDER BY 1
 ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until
 WHERE l.holder = excluded.holder OR l.until < now()
-RETURNING true
+RETURNING name
 """
 RELEASE: LiteralString = "DELETE FROM leaders WHERE holder = %(holder)s AND name = %(name)s"
 
@@ -52,14 +53,18 @@ class LeaderElection:
         """True if this process leads. Takes the leadership if no other process has it. ``for_s``:
         time after which it may be taken from this process if it does not ask again.
         """
+        return bool(await self.led_of((name,), for_s))
+
+    async def led_of(self, names: Collection[str], for_s: float = LEADS_S) -> frozenset[str]:
+        """Names that this process leads; otherwise as ``leads``."""
         began = self._clock.monotonic()
-        if began < self._renew_at.get(name, 0.0):
-            return True
-        self._renew_at.pop(name, None)
-        if not await self._take(name, for_s):
-            return False
-        self._renew_at[name] = began + RENEW_S
-        return True
+        due = [name for name in names if began >= self._renew_at.get(name, 0.0)]
+        for name in due:
+            self._renew_at.pop(name, None)
+        if due:
+            taken = await self._take(due, for_s)
+            self._renew_at |= dict.fromkeys(taken, began + RENEW_S)
+        return frozenset(name for name in names if name in self._renew_at)
 
     def on_leader(
         self, name: str, every_s: float, work: Callable[[], Awaitable[None]]
@@ -79,7 +84,7 @@ class LeaderElection:
     @asynccontextmanager
     async def exclusive(self, name: str) -> AsyncGenerator[None]:
         """Run the block in one process at a time. It must end within ``ALONE_S``."""
-        while not await self._take(name, ALONE_S):  # noqa: ASYNC110  another process releases it
+        while not await self._take([name], ALONE_S):  # noqa: ASYNC110  another process releases it
             await asyncio.sleep(POLL_S)
         try:
             yield
@@ -91,9 +96,9 @@ class LeaderElection:
         for name in [*self._renew_at]:
             await self._release(name)
 
-    async def _take(self, name: str, for_s: float) -> bool:
-        wanted = {"name": name, "holder": self._holder, "for_s": for_s}
-        return bool(await self._database.rows(TAKE, wanted))
+    async def _take(self, names: Collection[str], for_s: float) -> Sequence[str]:
+        wanted = {"names": sorted(names), "holder": self._holder, "for_s": for_s}
+        return [str(row[0]) for row in await self._database.rows(TAKE, wanted)]
 
     async def _release(self, name: str) -> None:
         self._renew_at.pop(name, None)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from serve_app.domain.errors import DarkroomError
 from serve_app.domain.lease import LeaseKey, Signal, SignalKind
@@ -21,7 +22,15 @@ from serve_app.queue.transactions.coalescing import CoalescedRequests
 from serve_app.queue.transactions.end_attempt import EndedAttempt, EndReason
 from serve_app.telemetry.queue_metrics import QueueMeter
 
+if TYPE_CHECKING:  # it imports OpenTelemetry's SDK
+    from serve_app.telemetry.tracing import Tracing
+
 log = logging.getLogger(__name__)
+
+WITHOUT_REPLICA = frozenset(
+    {EndReason.LOST, EndReason.STOPPED, EndReason.OUT_OF_TIME, EndReason.BY_OPERATOR}
+)
+"""Ends of attempts of which their replica reports nothing."""
 
 
 class AfterCommit:
@@ -35,6 +44,7 @@ class AfterCommit:
         self._limits = limits
         self._state = state
         self._metrics = metrics
+        self.tracing: Tracing | None = None  # None: spans are off
         self._coalesced = CoalescedRequests(database)
 
     def ended(
@@ -59,6 +69,7 @@ class AfterCommit:
             if each.state is not State.QUEUED:
                 self._metrics.used(self._limits.metrics_label(each.tenant), each.run_s)
             self._charge_lane(each)
+            self._trace_lost(each)
             outcome = (outcomes or {}).get(each.held)
             if limited := self._limits.limited(each.tenant, each.endpoint):
                 again.add(each.pool)  # a slot under the limit is free again
@@ -93,6 +104,13 @@ class AfterCommit:
         self._state.charges.add(each.pool, each.tenant, took_s - each.expected_s)
         if each.how is EndReason.SUCCEEDED and not each.resumed:
             self._state.costs.observe(each.endpoint, each.pool, each.work, took_s)
+
+    def _trace_lost(self, each: EndedAttempt) -> None:
+        """Record the attempt's span if its replica will not."""
+        if self.tracing is not None and each.how in WITHOUT_REPLICA:
+            self.tracing.lost(
+                each.trace, each.held, each.pool, each.replica_id, each.held_s, each.how.value
+            )
 
     def removed(self, removed: Sequence[Removed], outcome: Outcome) -> None:
         """Publish that requests were cancelled or expired. Requests that are still running were

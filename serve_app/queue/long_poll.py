@@ -7,7 +7,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
@@ -17,6 +17,7 @@ from serve_app.domain.lease import (
     Lease,
     LeaseKey,
     LeftOut,
+    Presence,
     Signal,
     SignalKind,
     Work,
@@ -37,6 +38,9 @@ from serve_app.queue.transactions.insert import DirectLease
 from serve_app.queue.transactions.lease import Contention, lease_queued
 from serve_app.telemetry.logs import log_context, request_id
 from serve_app.telemetry.queue_metrics import QueueMeter
+
+if TYPE_CHECKING:  # it imports OpenTelemetry's SDK
+    from serve_app.telemetry.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +75,7 @@ class LongPoll:
         self._waiters = state.waiters
         self._after = after
         self._metrics = metrics
+        self.tracing: Tracing | None = None  # None: spans are off
         self._attempts = EndAttempts(database, limits)
         self._leasing: dict[str, asyncio.Task[None]] = {}
         self._held_until: dict[str, float] = {}  # by the event loop's clock; see ``holds``
@@ -78,6 +83,11 @@ class LongPoll:
         self._contention: defaultdict[str, Contention] = defaultdict(Contention)  # by pool
         self._random = Random()  # noqa: S311 - jitter
         self._closed = False
+
+    async def announce(self, presence: Presence) -> Work | None:
+        """Record a replica that starts or ends. The reply says which weights it should hold."""
+        await self._state.replicas.announce(presence)
+        return self._state.kept.answer_to_announcement(presence)
 
     async def ask(self, ask: Ask) -> Work:
         """Wait for leases or signals, at most ``ask_wait_s``. If the caller is cancelled, its
@@ -94,7 +104,8 @@ class LongPoll:
             self._abandon(waiter)
             raise
         self._waiters.answered(waiter)
-        return Work(tuple(waiter.leases), tuple(waiter.signals))
+        work = Work(tuple(waiter.leases), tuple(waiter.signals))
+        return self._state.kept.answer_to_ask(ask, work)
 
     def lease_soon(self, pool: str) -> None:
         """Lease queued requests of the pool in the background, if a poll waits for it."""
@@ -180,6 +191,8 @@ class LongPoll:
         if request.attempt == 1 and request.started_at is not None:
             wait_s = (request.started_at - request.created_at).total_seconds()
             self._metrics.started(request.endpoint, request.pool, wait_s)
+            if self.tracing is not None:
+                self.tracing.waited(request, wait_s)
         try:
             prepared = self._prepare_lease(request, input)
         except Exception as error:
@@ -194,10 +207,7 @@ class LongPoll:
                 self._undo([prepared])
             return
         self._waiters.release(waiter)
-        failure = prepared.failure
-        how = EndReason.RETRY if failure and failure.retryable else EndReason.FAILED
-        message = failure.message if failure else ""
-        self._end_soon([AttemptEnd(lease_of(request), how, message, prepared)])
+        self._state.background.spawn(self._end_unprepared(request, prepared))
 
     def _prepare_lease(self, request: Request, input: Mapping[str, Any]) -> Lease | Outcome:
         endpoint = self._terms.endpoint(request.endpoint)
@@ -219,6 +229,7 @@ class LongPoll:
             if request.snapshot is None
             else self._terms.snapshot_url(request.snapshot.key),
             files_url=self._terms.files_url,
+            trace="" if self.tracing is None else self.tracing.lease_trace(request),
         )
 
     def _tickets(
@@ -253,6 +264,24 @@ class LongPoll:
         self._waiters.remove(waiter)
         if waiter.leases:
             self._undo(waiter.leases)
+
+    async def _end_unprepared(self, request: Request, outcome: Outcome) -> None:
+        """End an attempt that got no lease. It is undone if its endpoint is new to this process."""
+        failure, held = outcome.failure, lease_of(request)
+        how = EndReason.RETRY if failure and failure.retryable else EndReason.FAILED
+        message = failure.message if failure else ""
+        if self._terms.endpoint(request.endpoint) is None and await self._is_new(request.endpoint):
+            how, message = EndReason.UNDELIVERED, "Its endpoint was not known to this ingress yet"
+        await self._end_attempts([AttemptEnd(held, how, message, outcome)])
+
+    async def _is_new(self, endpoint: str) -> bool:
+        """True if the endpoint is known now, or if the database does not say."""
+        try:
+            await self._terms.refresh()
+        except DarkroomError as error:
+            log.warning("The catalogue could not be read again: %s", error.message)
+            return True
+        return self._terms.endpoint(endpoint) is not None
 
     def _end_soon(self, ends: Sequence[AttemptEnd]) -> None:
         self._state.background.spawn(self._end_attempts(ends))

@@ -22,6 +22,7 @@ from serve_app.domain.request import State
 from serve_app.postgres.database import Database
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.fairness.pauses import Pauses
+from serve_app.queue.state.warm import StoredWarmTargets
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.rows import audit_columns, known_id
@@ -82,10 +83,18 @@ class PostgresOperations:
     """Implements ``Operations``."""
 
     def __init__(
-        self, database: Database, limits: QueueLimits, pauses: Pauses, after: AfterCommit
+        self,
+        database: Database,
+        limits: QueueLimits,
+        pauses: Pauses,
+        warm: StoredWarmTargets,
+        after: AfterCommit,
     ) -> None:
         self._database = database
         self._pauses = pauses
+        self.set_warm = warm.set
+        self.end_warm = warm.end
+        self.warm_targets = warm.read
         self._attempts = EndAttempts(database, limits)
         self._after = after
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 
@@ -22,6 +23,7 @@ from serve_app.queue.removal import Removal
 from serve_app.queue.request_log import RequestLog
 from serve_app.queue.state.queue_state import QueueState
 from serve_app.queue.state.request_cache import PreviewCache
+from serve_app.queue.state.warm import StoredWarmTargets
 from serve_app.queue.store.config import QueueLimits, Retention
 from serve_app.queue.store.diagnostics import MEASURE_EVERY_S, VacuumMonitor
 from serve_app.queue.store.table_sizes import MEASURE_TABLES_EVERY_S, TableMonitor
@@ -33,7 +35,16 @@ from serve_app.queue.transactions.idempotency import IdempotencyKeys
 from serve_app.queue.transactions.usage import PostgresLedger, RealtimeSessions
 from serve_app.telemetry.queue_metrics import QueueMeter
 
+if TYPE_CHECKING:  # it imports OpenTelemetry's SDK
+    from serve_app.telemetry.tracing import Tracing
+
 RETENTION_EVERY_S = 60.0
+
+RUNNING_ON = """
+-- name: running_on
+SELECT pool, count(*) FROM requests
+WHERE state = 'running' AND actor_id = ANY(%(actors)s::text[]) GROUP BY pool
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +86,13 @@ def assemble(
     long reads of history use; None: the same. ``metrics``: None for none that are read.
     """
     metrics = metrics or QueueMeter(CollectorRegistry())
-    state = QueueState.create(database, clock, limits, ingress_id, metrics)
+    state = QueueState.create(database, clock, limits, terms, ingress_id, metrics)
     after = AfterCommit(database, limits, state, metrics)
     polls = LongPoll(database, limits, terms, state, after, metrics)
     state.waiters.on_work(polls.lease_soon)
     garbage = GarbageFiles(database, terms)
     election = LeaderElection(database, clock, ingress_id)
+    warm = StoredWarmTargets(database)
     parts = QueueParts(
         state=state,
         after=after,
@@ -91,7 +103,7 @@ def assemble(
         reaper=Reaper(database, limits, liveness, state, after, metrics),
         removal=Removal(database, retention or Retention(), garbage, state.requests, after),
         log=RequestLog(database, state.requests),
-        operations=PostgresOperations(database, limits, state.pauses, after),
+        operations=PostgresOperations(database, limits, state.pauses, warm, after),
         garbage=garbage,
         vacuum=VacuumMonitor(database, metrics, state.snapshots.measured),
         tables=TableMonitor(reads or database, election, metrics),
@@ -119,6 +131,7 @@ class PostgresQueue:
         self.find_earlier = parts.submitter.find_earlier
         self.undelivered = self._idempotency.undelivered
         self.get = state.requests.get
+        self.current = state.requests.current
         self.wait = state.requests.wait
         self.changed = state.requests.changed
         self.preview = PreviewCache(database, state.requests).preview
@@ -137,11 +150,15 @@ class PostgresQueue:
         self.ledger = PostgresLedger(reads)
 
         # Calls by replicas
-        self.announce = state.replicas.announce
+        self.announce = parts.polls.announce
         self.ask = parts.polls.ask
         self.report = parts.heartbeats.report
         self.finish = parts.finisher.finish
         self.hand_back = parts.finisher.hand_back
+
+    def record_spans(self, tracing: Tracing | None) -> None:
+        """Record spans from now on; None: record none."""
+        self.parts.polls.tracing = self.parts.after.tracing = tracing
 
     async def start(self) -> None:
         """Start the listener and the periodic tasks."""
@@ -170,6 +187,11 @@ class PostgresQueue:
         await state.notifier.aclose()
         await state.requests.aclose()
         await parts.log.aclose()
+
+    async def running_on(self, actors: Collection[str]) -> Mapping[str, int]:
+        """Running requests by pool, of the replicas with these ids of Ray actors."""
+        rows = await self._database.rows(RUNNING_ON, {"actors": [*actors]})
+        return {str(pool): int(running) for pool, running in rows}
 
     def _periodic_tasks(self) -> list[PeriodicTask]:
         """Tasks that run beside each other; the functions of one task run one after the other."""
@@ -235,3 +257,4 @@ class PostgresQueue:
         self.parts.metrics.replicas(state.stats.stages())
         self.parts.metrics.gpu_memory(state.replicas.gpu_memory())
         self.parts.metrics.weights(state.replicas.weights())
+        self.parts.metrics.replica_info(state.replicas.places())

@@ -124,6 +124,7 @@ class Submitter:
             results = await insert_requests(
                 *(self._database, rows, self._limits.first_lease_s),
                 durable=not all(new.answered_at_end for new, _ in batch),
+                beside_snapshot=self._state.snapshots.open_for_long,
             )
         except BaseException:
             for waiter in waiters.values():

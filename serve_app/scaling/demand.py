@@ -1,6 +1,6 @@
 """Publisher of each pool's bounds and demand for the scaling policies.
 
-Only one ingress replica writes the demand: the holder of the database's advisory lock ``demand``.
+One ingress replica of each Ray cluster writes the demand of a pool; see ``clusters``.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+import secrets
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Protocol
 
@@ -16,11 +17,12 @@ from ray.experimental import internal_kv
 
 from serve_app.domain.errors import DarkroomError
 from serve_app.domain.lease import Demand
-from serve_app.scaling.policy import NAMESPACE, Bounds, bounds_key, demand_key
+from serve_app.scaling.policy import NAMESPACE, Bounds, bounds_key, demand_key, target_key
 
 logger = logging.getLogger(__name__)
 
 WRITE_EVERY_S = 0.5
+CLUSTER_KEY = b"cluster"
 
 
 async def publish_bounds(scope: str, pools: Mapping[str, Bounds]) -> None:
@@ -29,27 +31,67 @@ async def publish_bounds(scope: str, pools: Mapping[str, Bounds]) -> None:
         await _put(bounds_key(scope, pool), asdict(bounds))
 
 
-class Leader(Protocol):
-    """Leader election among ingress replicas. The real one uses rows with a time limit."""
+async def read_targets(scope: str, pools: Collection[str]) -> Mapping[str, int]:
+    """Replicas that the policies want now, by pool. Pools whose policy has not run are missing."""
+    return await asyncio.to_thread(_targets, scope, pools)
 
-    async def leads(self, name: str) -> bool: ...
+
+def _targets(scope: str, pools: Collection[str]) -> Mapping[str, int]:
+    found = {
+        pool: internal_kv._internal_kv_get(  # noqa: SLF001 the only reader Ray offers
+            target_key(scope, pool), namespace=NAMESPACE
+        )
+        for pool in pools
+    }
+    return {pool: int(json.loads(raw)["replicas"]) for pool, raw in found.items() if raw}
+
+
+async def cluster_id() -> str:
+    """Random id of this Ray cluster, the same for all its processes. It is kept in Ray's internal
+    KV, so it lives as long as the control store. Addresses would not do: two machines that serve on
+    their own have the same."""
+    made = secrets.token_hex(8).encode()
+    await asyncio.to_thread(
+        internal_kv._internal_kv_put,  # noqa: SLF001 the only writer Ray offers
+        CLUSTER_KEY,
+        made,
+        overwrite=False,
+        namespace=NAMESPACE,
+    )
+    stored = await asyncio.to_thread(
+        internal_kv._internal_kv_get,  # noqa: SLF001
+        CLUSTER_KEY,
+        namespace=NAMESPACE,
+    )
+    return (stored or made).decode()
+
+
+class Share(Protocol):
+    """Part of the demand that this process writes."""
+
+    async def of(
+        self, demands: Mapping[str, Demand], pools: Sequence[str]
+    ) -> Mapping[str, Demand]: ...
 
 
 class DemandWriter:
-    """Task that writes ``queue.demand()`` to Ray's internal KV twice a second while this ingress is
-    the leader."""
+    """Task that writes its cluster's share of ``queue.demand()`` to Ray's internal KV twice a
+    second."""
 
     def __init__(
         self,
         scope: str,
         pools: tuple[str, ...],
         demand: Callable[[], Awaitable[Mapping[str, Demand]]],
-        leader: Leader,
+        share: Share,
+        warm_replicas: Callable[[], Mapping[str, int]],
     ) -> None:
+        """``warm_replicas``: those that warm targets need, by pool."""
         self._scope = scope
         self.pools = pools  # may be replaced at any time
         self._demand = demand
-        self._leader = leader
+        self._share = share
+        self._warm_replicas = warm_replicas
         self._sequence = 0
         self._loop: asyncio.Task[None] | None = None
 
@@ -66,9 +108,7 @@ class DemandWriter:
     async def _write_for_ever(self) -> None:
         while True:
             try:
-                demands = await self._demand()
-                if await self._leader.leads("demand"):
-                    await self._write(demands)
+                await self._write(await self._share.of(await self._demand(), self.pools))
             except DarkroomError as error:
                 logger.warning("The demand could not be written: %s", error)
             except Exception:
@@ -78,9 +118,10 @@ class DemandWriter:
 
     async def _write(self, demands: Mapping[str, Demand]) -> None:
         self._sequence += 1
-        for pool in self.pools:
-            demand = asdict(demands.get(pool, Demand())) | {"seq": self._sequence}
-            await _put(demand_key(self._scope, pool), demand)
+        warm = self._warm_replicas()
+        for pool, demand in demands.items():
+            record = asdict(demand) | {"seq": self._sequence, "warm": warm.get(pool, 0)}
+            await _put(demand_key(self._scope, pool), record)
 
 
 async def _put(key: bytes, record: Mapping[str, object]) -> None:

@@ -40,6 +40,12 @@ def demand_key(scope: str, pool: str) -> bytes:
     return f"demand/{scope}/{pool}".encode()
 
 
+def target_key(scope: str, pool: str) -> bytes:
+    """Key under which the policy writes how many replicas it wants; ``scope`` as in
+    ``demand_key``."""
+    return f"target/{scope}/{pool}".encode()
+
+
 def bounds_key(scope: str, pool: str) -> bytes:
     """Key under which the ingress writes a pool's ``Bounds``; ``scope`` as in ``demand_key``."""
     return f"bounds/{scope}/{pool}".encode()
@@ -65,20 +71,23 @@ class Load:
     running: int
     queued_s: float  # seconds of a slot that the queued ones take together
     idle_s: float  # time since the pool had a request
+    warm: int = 0  # replicas that its warm targets need
 
 
 def needed_replicas(bounds: Bounds, load: Load) -> int:
-    """Replicas whose slots run what runs now, and start all that is queued within the target.
+    """Replicas whose slots run what runs now, and start all that is queued within the target; at
+    least those that warm targets need.
 
     A queued request never needs more than one slot, and any request needs a replica.
     """
+    least = max(bounds.least, min(bounds.most, load.warm))
     if not load.queued and not load.running:
-        return bounds.least
+        return least
     queued: float = load.queued
     if bounds.target_wait_s > 0:
         queued = min(queued, load.queued_s / bounds.target_wait_s)
     needed = max(1, math.ceil((load.running + queued) / bounds.slots)) + bounds.spare
-    return max(bounds.least, min(bounds.most, needed))
+    return max(least, min(bounds.most, needed))
 
 
 class Scaler:
@@ -130,6 +139,9 @@ class PoolPolicy:
     def __init__(self, scope: str, pool: str) -> None:
         """Serve passes these by name."""
         self._keys = bounds_key(scope, pool), demand_key(scope, pool)
+        self._target_key = target_key(scope, pool)
+        self._target: int | None = None
+        self._target_written: int | None = None
         self._scaler: Scaler | None = None
         self._latest: dict[str, Any] | None = None
         self._changed_at = 0.0
@@ -145,9 +157,17 @@ class PoolPolicy:
             return current, {}
         now = time.monotonic()
         if latest is None or now - self._changed_at > STALE_AFTER_S:
-            return max(scaler.bounds.least, min(scaler.bounds.most, current)), {}
-        load = Load(latest["queued"], latest["running"], latest["queued_s"], latest["idle_s"])
-        return scaler.target(load, min(scaler.bounds.most, current), now), {}
+            self._target = max(scaler.bounds.least, min(scaler.bounds.most, current))
+            return self._target, {}
+        load = Load(
+            latest["queued"],
+            latest["running"],
+            latest["queued_s"],
+            latest["idle_s"],
+            latest.get("warm", 0),
+        )
+        self._target = scaler.target(load, min(scaler.bounds.most, current), now)
+        return self._target, {}
 
     def _read(self) -> None:
         """Poll the KV forever."""
@@ -155,9 +175,20 @@ class PoolPolicy:
             try:
                 bounds, demand = map(_stored, self._keys)
                 self.note(None if bounds is None else Bounds(**bounds), demand)
+                self._write_target()
             except Exception as error:
                 logging.getLogger("ray.serve").warning("The demand cannot be read: %r", error)
             time.sleep(READ_EVERY_S)
+
+    def _write_target(self) -> None:
+        """Write the target for the status page, when it has changed."""
+        target = self._target
+        if target is None or target == self._target_written:
+            return
+        if internal_kv._internal_kv_initialized():  # noqa: SLF001 Ray offers no public KV
+            raw = json.dumps({"replicas": target}).encode()
+            internal_kv._internal_kv_put(self._target_key, raw, namespace=NAMESPACE)  # noqa: SLF001
+            self._target_written = target
 
     def note(self, bounds: Bounds | None, demand: dict[str, Any] | None) -> None:
         """Note what is stored. None: nothing is.

@@ -15,7 +15,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
 
 from serve_app.domain.errors import Misconfigured
 from serve_app.settings.groups import (
@@ -35,6 +40,9 @@ from serve_app.settings.groups import (
 from serve_app.settings.parts import LIVE
 from serve_app.settings.pools import PoolConfig
 
+OTLP_PROTOCOL = "http/protobuf"
+
+SECRETS_DIR = PREFIX + "SECRETS_DIR"
 ADDRESS_FILE = "address.json"
 """Name of the file in the data directory with the address of the ingress."""
 
@@ -121,10 +129,18 @@ AREA_OF: Mapping[str, str] = {
 
 
 class Secrets(BaseSettings):
-    """Settings that are secret. Only the ingress reads them, at its start."""
+    """Settings that are secret. The ingress reads them at its start, as do commands on its machine:
+    from the environment, and those that are not there from the files of ``secrets_dir``."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="ignore", frozen=True, env_ignore_empty=True
+    )
 
+    secrets_dir: Path | None = Field(
+        default=None,
+        description="Directory with a file for each secret that the environment does not have, "
+        "named as its variable.",
+    )
     database_url: SecretStr | None = Field(
         default=None,
         description="URL of PostgreSQL 15 or later. Unset: Darkroom runs its own server.",
@@ -147,6 +163,77 @@ class Secrets(BaseSettings):
     def _empty_is_unset(cls, value: object) -> object:
         # These variables are set to "" in replicas; see SECRET_NAMES.
         return value or None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        del dotenv_settings, file_secret_settings
+        given = env_settings().get("secrets_dir")
+        if not given:
+            return init_settings, env_settings
+        if not Path(given).is_dir():
+            raise Misconfigured(
+                f"{SECRETS_DIR} is {given}, which is no directory on this machine. Create it with "
+                "one file for each secret, or unset it."
+            )
+        return init_settings, env_settings, SecretsSettingsSource(settings_cls, secrets_dir=given)
+
+    def by_name(self) -> Mapping[str, str]:
+        """The secrets that are set, by their variables."""
+        values = ((name, getattr(self, name)) for name in type(self).model_fields)
+        return {
+            PREFIX + name.upper(): value.get_secret_value()
+            for name, value in values
+            if isinstance(value, SecretStr)
+        }
+
+
+class OpenTelemetrySettings(BaseSettings):
+    """OpenTelemetry's own variables that decide whether spans are exported. Its SDK reads the rest.
+    Only the ingress reads them, at its start: some may be secret."""
+
+    model_config = SettingsConfigDict(env_prefix="OTEL_", extra="ignore", frozen=True)
+
+    exporter_otlp_endpoint: str = ""
+    exporter_otlp_traces_endpoint: str = ""
+    exporter_otlp_protocol: str = ""
+    exporter_otlp_traces_protocol: str = ""
+    traces_exporter: str = "otlp"
+    sdk_disabled: str = ""
+    bsp_max_queue_size: str = ""
+
+    @property
+    def traces(self) -> bool:
+        """Return whether spans are exported. ``Misconfigured``: by a protocol that is not there."""
+        endpoint = self.exporter_otlp_traces_endpoint or self.exporter_otlp_endpoint
+        exporters = {each.strip() for each in (self.traces_exporter or "otlp").split(",")}
+        disabled = self.sdk_disabled.strip().lower() == "true"
+        if not endpoint or disabled or "otlp" not in exporters:
+            return False
+        protocol = self.exporter_otlp_traces_protocol or self.exporter_otlp_protocol
+        if protocol not in ("", OTLP_PROTOCOL):
+            raise Misconfigured(
+                f"OTEL_EXPORTER_OTLP_PROTOCOL is {protocol}, and Darkroom exports spans by "
+                f"{OTLP_PROTOCOL}. Unset it or set it to {OTLP_PROTOCOL}, with the port of your "
+                "collector for it, usually 4318."
+            )
+        return True
+
+    @property
+    def most_waiting(self) -> int:
+        """Spans that may wait to be exported. ``Misconfigured`` if it is no whole number."""
+        given = self.bsp_max_queue_size.strip() or "2048"
+        if not given.isascii() or not given.isdecimal() or int(given) < 1:
+            raise Misconfigured(
+                f"OTEL_BSP_MAX_QUEUE_SIZE is {given!r}. Set it to a whole number of spans above 0."
+            )
+        return int(given)
 
 
 class ClientSettings(BaseSettings):
@@ -171,7 +258,15 @@ SECRET_NAMES = tuple(PREFIX + name.upper() for name in Secrets.model_fields)
 """Variables that are set to "" in the processes of replicas."""
 
 AWS_SECRET_NAMES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-"""Variables that are set to "" too when artifacts go to S3, because they open the bucket."""
+"""Variables that are set to "" in replicas too, unless they are for the mirror of weights alone:
+when artifacts go to S3 they open that bucket."""
+
+HUB_SECRET_NAMES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+"""Variables that are set to "" in the ingress, which downloads no weights."""
+
+
+OTLP_SECRET_NAMES = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS")
+"""Variables that are set to "" too, because they may hold a key of the tracing service."""
 
 
 def read_config(arguments: Mapping[str, object]) -> Config:

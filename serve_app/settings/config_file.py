@@ -29,9 +29,16 @@ class ConfigFile:
 def read(path: Path) -> ConfigFile:
     """Read ``path``. Raises ``Misconfigured`` with the file, and the line if YAML reports one."""
     try:
-        content = yaml.safe_load(path.read_text())
+        text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise Misconfigured(f"{path} cannot be read: {error}.") from None
+    return parse(text, path)
+
+
+def parse(text: str, path: Path) -> ConfigFile:
+    """The configuration in ``text``. ``path``: for messages, otherwise as ``read``."""
+    try:
+        content = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise Misconfigured(f"{path}{line} is not YAML: {error.problem}.") from None

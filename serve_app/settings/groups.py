@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -38,6 +39,12 @@ class _Environment(EnvSettingsSource):
     def __call__(self) -> dict[str, Any]:
         given = self.current_state
         return {name: value for name, value in super().__call__().items() if name not in given}
+
+
+def _nodes(value: str) -> str:
+    if value in ("head", "any") or re.fullmatch(r"[\w./-]+=[\w.-]+", value):
+        return value
+    raise ValueError("it should be head, any, or a label of Ray nodes such as role=ingress")
 
 
 class SettingsGroup(BaseSettings):
@@ -84,6 +91,10 @@ class ServerSettings(SettingsGroup):
         default=None, description="Origin at which replicas reach the ingress for uploads."
     )
     ingress_replicas: int = Field(default=1, ge=1, description="Replicas of the ingress.")
+    ingress_nodes: Annotated[str, AfterValidator(_nodes)] = Field(
+        default="head",
+        description="Nodes for the ingress: `head`, `any`, or a label of Ray nodes, `key=value`.",
+    )
 
 
 class GatewaySettings(SettingsGroup):
@@ -116,7 +127,11 @@ class TelemetrySettings(SettingsGroup):
     """Metrics and logs."""
 
     metrics_port: int = Field(
-        default=0, ge=0, le=65535, description="Port of the Prometheus metrics; 0: any free port."
+        default=0,
+        ge=0,
+        le=65535,
+        description="Port of the Prometheus metrics; 0: any free port. Several ingress replicas on "
+        "one node use the following ports.",
     )
     metrics_host: str = Field(
         default="127.0.0.1", description="Address of the Prometheus metrics, which need no key."
@@ -126,6 +141,10 @@ class TelemetrySettings(SettingsGroup):
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Format = Field(default="text", description="`json`: one JSON object a line.")
+    trace_tenants: bool = Field(
+        default=False,
+        description="Spans name the tenant. OpenTelemetry's own variables turn tracing on.",
+    )
 
 
 class ModelSettings(SettingsGroup):
@@ -138,7 +157,7 @@ class ModelSettings(SettingsGroup):
         default=None, description="Serve the demo models. Unset: only on a machine without a GPU."
     )
     models: AbsolutePath | None = Field(
-        default=None, description="Catalogue file instead of models.yaml."
+        default=None, description="Catalogue file beside the built-in one."
     )
     model_aliases: dict[str, str] = Field(
         default_factory=lambda: dict(MODEL_ALIASES),
@@ -317,6 +336,11 @@ class WeightSettings(SettingsGroup):
     weights_dir: AbsolutePath | None = Field(
         default=None, description="Directory of the weights. Unset: the hub's own cache, HF_HOME."
     )
+    weights_shared_dir: AbsolutePath | None = Field(
+        default=None,
+        description="Directory, such as a read-only volume, whose weights are used where they are. "
+        "Filled by `darkroom models pull`.",
+    )
     weights_max_bytes: int = Field(
         default=0, ge=0, description="Maximum disk space of downloaded weights; 0: no limit."
     )
@@ -329,6 +353,17 @@ class WeightSettings(SettingsGroup):
     weights_mirror_profile: str | None = Field(
         default=None, description="Profile in AWS's own files with credentials for the mirror."
     )
+    weights_peers: int = Field(
+        default=0,
+        ge=0,
+        description="Other nodes that a replica sends its weights to at once; 0: nodes do not "
+        "exchange weights.",
+    )
+    weights_peer_bytes_per_s: int = Field(
+        default=500_000_000,
+        ge=0,
+        description="Bytes a second that a replica sends to other nodes, in total; 0: no limit.",
+    )
     offline: bool = Field(default=False, description="Never download weights.")
 
     def store(self) -> StoreConfig:
@@ -340,6 +375,9 @@ class WeightSettings(SettingsGroup):
             mirror_endpoint_url=self.weights_mirror_endpoint_url or "",
             mirror_profile=self.weights_mirror_profile or "",
             offline=self.offline,
+            shared_directory=self.weights_shared_dir,
+            peers=self.weights_peers,
+            peer_bytes_per_s=self.weights_peer_bytes_per_s,
         )
 
 

@@ -21,9 +21,17 @@ CONFIG_FILE = "config_file"
 Arguments = dict[str, Any]
 
 BOUNDS = frozenset(
-    {"min_replicas", "max_replicas", "spare_replicas", "keep_alive_s", "target_wait_s"}
+    {
+        "endpoints",
+        "keep_alive_s",
+        "max_replicas",
+        "min_replicas",
+        "spare_replicas",
+        "target_wait_s",
+        "warm",
+    }
 )
-"""Keys of a pool that the scaling policy reads while it runs."""
+"""Keys of a pool that only the ingress and the scaling policy read, while they run."""
 
 ONLY_OF_REPLICAS = frozenset(
     {
@@ -39,6 +47,9 @@ ONLY_OF_REPLICAS = frozenset(
         "weights_mirror",
         "weights_mirror_endpoint_url",
         "weights_mirror_profile",
+        "weights_peer_bytes_per_s",
+        "weights_peers",
+        "weights_shared_dir",
     }
 )
 """Settings that the ingress does not read."""

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from serve_app.domain.operations import WeightsLevel
+from serve_app.settings import schedule
 
 SLOTS_ON_GPU = 8  # for families of which nothing is known
 SLOTS_ON_CPU = 2  # with few cores, more slots only share the same compute
@@ -41,12 +45,60 @@ MEMORY_GB: Mapping[str, float] = {
 amounts, such as A100."""
 
 
+class WarmConfig(BaseModel):
+    """Replicas of a pool that are kept ready, at all times or in some hours."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    endpoint: str = Field(
+        default="", description="Endpoint whose weights they hold; empty: only the replicas."
+    )
+    replicas: int = Field(default=1, ge=1)
+    level: WeightsLevel = Field(
+        default=WeightsLevel.HOT,
+        description="Where the weights are held: `hot` on the GPU, `host` in host memory, `disk`.",
+    )
+    hours: str = Field(default="", description="Such as `08:00-20:00`; empty: all day.")
+    days: str = Field(default="", description="Such as `mon-fri`; empty: every day.")
+    timezone: str = Field(
+        default="UTC",
+        validate_default=True,  # reads the zone's file, before the ingress needs it
+        description="Time zone of the hours and days.",
+    )
+
+    @field_validator("hours")
+    @classmethod
+    def _hours(cls, value: str) -> str:
+        schedule.hours_of(value)
+        return value
+
+    @field_validator("days")
+    @classmethod
+    def _days(cls, value: str) -> str:
+        schedule.days_of(value)
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _timezone(cls, value: str) -> str:
+        schedule.zone_of(value)
+        return value
+
+    def is_in_force(self, now: datetime) -> bool:
+        return schedule.is_within(now, self.hours, self.days, self.timezone)
+
+
 class PoolConfig(BaseModel):
     """Worker pool: a Serve deployment, the model families that it hosts, and its scaling."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     families: tuple[str, ...] = Field(description="Model families that its replicas host.")
+    endpoints: tuple[str, ...] = Field(
+        default=(),
+        description="The only endpoints that it serves; empty: all of its families that no other "
+        "pool names.",
+    )
     slots: int = Field(
         default=0,
         ge=0,
@@ -61,6 +113,9 @@ class PoolConfig(BaseModel):
     )
     keep_alive_s: float = Field(
         default=300.0, ge=0, description="Time for which a replica that is not needed is kept."
+    )
+    warm: tuple[WarmConfig, ...] = Field(
+        default=(), description="Replicas that are kept ready, by endpoint and hours."
     )
     target_wait_s: float = Field(
         default=5.0,
@@ -114,6 +169,12 @@ class PoolConfig(BaseModel):
     def _bounds_in_order(self) -> PoolConfig:
         if self.min_replicas > self.max_replicas:
             raise ValueError("it has more min_replicas than max_replicas; change one of them")
+        for each in self.warm:
+            if each.replicas > self.max_replicas:
+                raise ValueError(
+                    f"warm asks for {each.replicas} replicas, and max_replicas is "
+                    f"{self.max_replicas}; change one of them"
+                )
         return self
 
     @property

@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
+from serve_app.telemetry.trace_context import ids_of
+
 Format = Literal["text", "json"]
 
 request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar(
@@ -29,6 +31,7 @@ class _Subject:
     request_id: str
     tenant: str
     endpoint: str
+    trace: str  # W3C trace context
 
 
 _subject: contextvars.ContextVar[_Subject | None] = contextvars.ContextVar(
@@ -36,15 +39,16 @@ _subject: contextvars.ContextVar[_Subject | None] = contextvars.ContextVar(
 )
 
 
-def describe(id_: str, *, tenant: str, endpoint: str = "") -> None:
-    """Name the tenant and the endpoint of request ``id_`` in the current task's lines about it."""
-    _subject.set(_Subject(id_, tenant, endpoint))
+def describe(id_: str, *, tenant: str, endpoint: str = "", trace: str = "") -> None:
+    """Name the tenant, the endpoint and the trace of request ``id_`` in the current task's lines
+    about it."""
+    _subject.set(_Subject(id_, tenant, endpoint, trace))
 
 
-def set_request(id_: str, *, tenant: str, endpoint: str = "") -> None:
+def set_request(id_: str, *, tenant: str, endpoint: str = "", trace: str = "") -> None:
     """Attach the request to the log lines of the current task, until its context is reset."""
     request_id.set(id_)
-    describe(id_, tenant=tenant, endpoint=endpoint)
+    describe(id_, tenant=tenant, endpoint=endpoint, trace=trace)
 
 
 @contextmanager
@@ -83,7 +87,7 @@ class LineFormatter(_Formatter):
 
 class JsonFormatter(_Formatter):
     """One JSON object a line: ``at``, ``level``, ``logger``, ``message``; if they are known,
-    ``request_id``, ``tenant``, ``endpoint``; ``error``, a traceback."""
+    ``request_id``, ``tenant``, ``endpoint``, ``trace_id``, ``span_id``; ``error``, a traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry = {"at": _stamp(record), "level": record.levelname, "logger": record.name}
@@ -92,6 +96,8 @@ class JsonFormatter(_Formatter):
             if (subject := _subject.get()) is not None and subject.request_id == about:
                 facts = {"tenant": subject.tenant, "endpoint": subject.endpoint}
                 entry |= {name: fact for name, fact in facts.items() if fact}
+                if subject.trace:
+                    entry["trace_id"], entry["span_id"] = ids_of(subject.trace)
         entry["message"] = record.getMessage()
         if record.exc_info:
             entry["error"] = self.formatException(record.exc_info)

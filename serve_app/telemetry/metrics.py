@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from contextlib import contextmanager
 from threading import Thread
@@ -20,6 +21,8 @@ from serve_app.telemetry.queue_metrics import QueueMeter
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
     from wsgiref.simple_server import WSGIServer
+
+MAX_PORT = 65535
 
 COUNTERS: Declared = {
     "unexpected_errors": ("Unexpected errors; each is in the log with its traceback.", ("route",)),
@@ -50,6 +53,10 @@ COUNTERS: Declared = {
         ("call", "result"),
     ),
     "upload_bytes": ("Bytes of stored files, by sender: client or replica.", ("sender",)),
+    "spans": (
+        "Spans by result: exported, or dropped; not_reported counts attempts of replicas.",
+        ("result",),
+    ),
     "webhooks": (
         "Webhook calls: delivered, failed (will be retried) or dead; progress: told or lost.",
         ("result",),
@@ -151,6 +158,11 @@ class Metrics:
     def unexpected(self, route: str) -> None:
         self._counters["unexpected_errors"].labels(route).inc()
 
+    def spans(self, result: str, number: int) -> None:
+        """Count spans: ``exported``, ``queue_full``, ``export_failed``; or ``not_reported``, which
+        counts attempts."""
+        self._counters["spans"].labels(result).inc(number)
+
     def webhook(self, result: str) -> None:
         """Count a call by result: ``delivered``, ``failed`` or ``dead``; ``told`` or ``lost``."""
         self._counters["webhooks"].labels(result).inc()
@@ -197,11 +209,20 @@ class Metrics:
 
 
 class MetricsServer:
-    """HTTP server of a registry for Prometheus. ``port`` 0 selects a free port."""
+    """HTTP server of a registry for Prometheus. ``port`` 0 selects a free port.
 
-    def __init__(self, registry: CollectorRegistry, port: int, host: str = "127.0.0.1") -> None:
+    ``processes``: how many may serve on one node. Each takes the first free port from ``port`` on.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        port: int,
+        host: str = "127.0.0.1",
+        processes: int = 1,
+    ) -> None:
         self._registry = registry
-        self._wanted = port
+        self._wanted = range(port, min(port + (processes if port else 1), MAX_PORT + 1))
         self._host = host
         self._server: WSGIServer | None = None
         self._thread: Thread | None = None
@@ -212,18 +233,28 @@ class MetricsServer:
         return self._server.server_port if self._server else 0
 
     def start(self) -> None:
+        """Open the first free port. Raises ``Misconfigured`` if there is none."""
         if self._server is not None:
             return
-        try:
-            self._server, self._thread = start_http_server(
-                self._wanted, addr=self._host, registry=self._registry
-            )
-        except OSError as error:
-            raise Misconfigured(
-                f"The metrics port {self._wanted} on {self._host} cannot be opened "
-                f"({error.strerror}). Set DARKROOM_METRICS_PORT to a free port, or to 0 for any "
-                "free port, and DARKROOM_METRICS_HOST to an address of this machine."
-            ) from error
+        for port in self._wanted:
+            try:
+                self._server, self._thread = start_http_server(
+                    port, addr=self._host, registry=self._registry
+                )
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE and port != self._wanted[-1]:
+                    continue  # another ingress replica on this node
+                raise self._cannot_open(error) from error
+            return
+
+    def _cannot_open(self, error: OSError) -> Misconfigured:
+        first, last = self._wanted[0], self._wanted[-1]
+        ports = f"port {first}" if first == last else f"ports {first} to {last}"
+        return Misconfigured(
+            f"The metrics {ports} on {self._host} cannot be opened ({error.strerror}). Set "
+            "DARKROOM_METRICS_PORT to a free port, or to 0 for any free port, and "
+            "DARKROOM_METRICS_HOST to an address of this machine."
+        )
 
     def close(self) -> None:
         if self._server is None or self._thread is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
@@ -39,6 +39,7 @@ COUNTERS: Declared = {
     ),
     "task_failures": ("Rounds of a periodic task that failed.", ("task",)),
 }
+REPLICA = "pool", "replica", "node", "device"
 GAUGES: Declared = {
     "queued": ("Queued requests.", ("pool",)),
     "running": ("Active leases.", ("pool",)),
@@ -48,6 +49,17 @@ GAUGES: Declared = {
     "replicas": ("Replicas seen recently, by stage.", ("pool", "stage")),
     "pool_min_replicas": ("Least replicas of a pool, by its settings.", ("pool",)),
     "pool_max_replicas": ("Most replicas of a pool, by its settings.", ("pool",)),
+    "pool_target_replicas": ("Replicas that the scaling policy wants.", ("pool",)),
+    "pool_warm_replicas": ("Replicas that warm targets need.", ("pool",)),
+    "warm_target_replicas": (
+        "Replicas that should hold the weights of an endpoint, by its warm target.",
+        ("pool", "endpoint"),
+    ),
+    "warm_ready_replicas": (
+        "Ready replicas that hold the weights of a warm target at its level.",
+        ("pool", "endpoint"),
+    ),
+    "replica_info": ("Replica, with its node and the name of its GPU.", REPLICA),
     "weights_replicas": (
         "Replicas that hold the weights of an endpoint on their device or in host memory.",
         ("pool", "endpoint", "place"),
@@ -236,6 +248,21 @@ class QueueMeter:
             for gauge in _OF_A_POOL:
                 self.families.expect(gauge, pool)
             self.families.expect("replicas", pool, "ready")
+
+    def scaling(self, wanted: Mapping[str, int], warm: Mapping[str, int]) -> None:
+        """Record the replicas that the policies want, and those that warm targets need, by pool."""
+        self.families.exactly("pool_target_replicas", {(pool,): n for pool, n in wanted.items()})
+        self.families.exactly("pool_warm_replicas", {(pool,): n for pool, n in warm.items()})
+
+    def warm_targets(self, targets: Mapping[tuple[str, str], tuple[int, int]]) -> None:
+        """Record the wanted and the ready replicas of warm targets, by pool and endpoint."""
+        exactly = self.families.exactly
+        exactly("warm_target_replicas", {key: wanted for key, (wanted, _) in targets.items()})
+        exactly("warm_ready_replicas", {key: ready for key, (_, ready) in targets.items()})
+
+    def replica_info(self, replicas: Collection[tuple[str, str, str, str]]) -> None:
+        """Record the replicas with their pool, id, node and device."""
+        self.families.exactly("replica_info", dict.fromkeys(replicas, 1))
 
     def weights(self, replicas: Mapping[tuple[str, str, str], int]) -> None:
         """Record the replicas by pool, endpoint and the place of its weights. Those that are not

@@ -6,9 +6,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from serve_app.domain.errors import DarkroomError, DatabaseUnavailable, RequestNotFound
 from serve_app.domain.ports import Clock
@@ -23,6 +23,9 @@ from serve_app.telemetry.logs import set_request
 from serve_app.webhooks.circuit_breaker import CircuitBreakers
 from serve_app.webhooks.sender import Sender
 from serve_app.webhooks.signing import SignedMessage
+
+if TYPE_CHECKING:  # it imports OpenTelemetry's SDK
+    from serve_app.telemetry.tracing import Tracing
 
 # Delay before the next try of a delivery.
 
@@ -119,6 +122,7 @@ class DeliveryWorker:
         self._clock = clock
         self._rules = rules
         self._metrics = metrics
+        self.tracing: Tracing | None = None  # None: spans are off
         self._random = Random()  # noqa: S311 - jitter
         self._breakers = CircuitBreakers()
         self._after: DeliveryChannel | None = None
@@ -186,14 +190,13 @@ class DeliveryWorker:
         self._room.set()
 
     async def _deliver(self, claimed: ClaimedDelivery) -> None:
-        set_request(claimed.request_id, tenant=claimed.tenant)
+        set_request(claimed.request_id, tenant=claimed.tenant, trace=claimed.trace)
         try:
             body = await self._retried(lambda: self._body(claimed))
             if body is None:
                 return
-            message = SignedMessage(claimed.id, claimed.request_id, claimed.tenant, body)
             began = self._clock.monotonic()
-            answer = await self._sender.post(claimed.url, message, TIMEOUT_S)
+            answer = await self._post(claimed, body)
             ended = self._clock.monotonic()
             result = "none" if answer.status is None else f"{answer.status // 100}xx"
             self._metrics.webhook_called(result, ended - began)
@@ -204,6 +207,22 @@ class DeliveryWorker:
             log.warning("Webhook of request %s was not sent: %s", claimed.request_id, error.message)
         except Exception:
             log.exception("Webhook of request %s failed unexpectedly", claimed.request_id)
+
+    async def _post(self, claimed: ClaimedDelivery, body: bytes) -> ReceiverResponse:
+        message = SignedMessage(claimed.id, claimed.request_id, claimed.tenant, body, claimed.trace)
+        if self.tracing is None or not claimed.trace:
+            return await self._sender.post(claimed.url, message, TIMEOUT_S)
+        span = self.tracing.begin_webhook(
+            claimed.trace, claimed.request_id, claimed.url, claimed.tries
+        )
+        status, accepted = None, False
+        try:
+            message = replace(message, trace=span.trace)
+            answer = await self._sender.post(claimed.url, message, TIMEOUT_S)
+            status, accepted = answer.status, answer.accepted
+            return answer
+        finally:
+            span.end_webhook(status, accepted=accepted)
 
     async def _body(self, claimed: ClaimedDelivery) -> bytes | None:
         if claimed.body is not None:

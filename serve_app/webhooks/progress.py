@@ -130,7 +130,9 @@ class ProgressNotifier:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _follow(self, request: Request, webhook: ProgressState) -> None:
-        set_request(request.id, tenant=request.tenant, endpoint=request.endpoint)
+        set_request(
+            request.id, tenant=request.tenant, endpoint=request.endpoint, trace=request.trace
+        )
         of_tenant = self._per_tenant.setdefault(request.tenant, asyncio.Semaphore(MAX_PER_TENANT))
         try:
             async with of_tenant, self._total:
@@ -157,7 +159,7 @@ class ProgressNotifier:
                 if body is not None:
                     calls += 1
                     message = SignedMessage(
-                        f"{request.id}-{calls}", request.id, request.tenant, body
+                        f"{request.id}-{calls}", request.id, request.tenant, body, request.trace
                     )
                     await self._call(channel, webhook, message)
             except RequestNotFound:

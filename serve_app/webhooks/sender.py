@@ -19,6 +19,7 @@ from serve_app.domain.addresses import PrivateAddress, Resolve, UnknownHost, con
 from serve_app.domain.name_resolution import look_ups_of
 from serve_app.domain.ports import Clock
 from serve_app.domain.webhook import ReceiverResponse
+from serve_app.telemetry.trace_context import to_headers
 from serve_app.webhooks.signing import SignedMessage, Signer
 from serve_app.webhooks.target import PRIVATE
 
@@ -129,6 +130,7 @@ class Sender:
         headers = {
             "content-type": "application/json",
             "user-agent": USER_AGENT,
+            **to_headers(message.trace),
             **await self._signer.headers(message),
         }
         began = self._clock.monotonic()

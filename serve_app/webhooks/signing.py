@@ -32,6 +32,7 @@ class SignedMessage:
     request_id: str
     tenant: str
     body: bytes
+    trace: str = ""  # W3C trace context to send
 
 
 class SigningKey:

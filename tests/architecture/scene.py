@@ -37,14 +37,19 @@ from deployments.replica.deployment import make_resources
 from deployments.replica.replica import Replica
 from deployments.transfer.uploader import Backoff
 from serve_app.catalog.catalog import load
+from serve_app.domain.name_resolution import NameResolver
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
 from serve_app.ingress.deployment import Ingress
+from serve_app.ingress.fal.webhooks import Composer
 from serve_app.ingress.local_rpc import LocalRpcServer
 from serve_app.ingress.services.lease_terms import CatalogLeaseTerms
+from serve_app.ingress.services.webhooks import Webhooks
 from serve_app.postgres.database import Database
 from serve_app.queue.queue import PostgresQueue, assemble
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.migrations import migrate
+from serve_app.queue.transactions.signing_keys import PostgresSigningSeeds
+from serve_app.queue.transactions.webhook_outbox import PostgresOutbox
 from serve_app.storage.directory import DirectoryStorage
 from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics
@@ -66,11 +71,14 @@ BODY = {"prompt": "a red circle", "image_size": "square", "num_inference_steps":
 class Front(Ingress):
     """The methods that replicas call, without the constructor that Serve awaits."""
 
-    def __init__(self, queue: PostgresQueue) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __init__(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, queue: PostgresQueue, tracing: Any = None
+    ) -> None:
         self._queue = queue
+        self._tracing = tracing
         self._metrics = Metrics(CollectorRegistry())
 
-    async def __del__(self) -> None:
+    def __del__(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Do nothing. The scene closes what it made."""
 
 
@@ -86,9 +94,15 @@ class Scene:
 
     async def post(self) -> str:
         """Submit a request by fal's queue. Return its id."""
-        reply = await self._client.post(f"/queue/{ENDPOINT}", json=BODY)
-        reply.raise_for_status()
-        return reply.json()["request_id"]
+        return (await self.submit()).json()["request_id"]
+
+    async def submit(self, webhook: str | None = None, **headers: str) -> httpx.Response:
+        """Submit a request by fal's queue. Return the answer."""
+        params = {} if webhook is None else {"fal_webhook": webhook}
+        reply = await self._client.post(
+            f"/queue/{ENDPOINT}", json=BODY, params=params, headers=headers
+        )
+        return reply.raise_for_status()
 
     async def succeeded(self) -> int:
         """Number of requests that succeeded. It is read without any function of ours."""
@@ -101,7 +115,10 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(folder: Path) -> AsyncGenerator[Scene]:
+async def scene(
+    folder: Path, *, tracing: Any = None, report_interval_s: float = 60.0
+) -> AsyncGenerator[Scene]:
+    """``tracing``: of the ingress; then it also sends webhooks, to any address."""
     async with AsyncExitStack() as stack:
         clock = SystemClock()
         postgres = EmbeddedPostgres(folder / "data", grace_s=0.5)
@@ -117,10 +134,11 @@ async def scene(folder: Path) -> AsyncGenerator[Scene]:
         await storage.start()
         terms = CatalogLeaseTerms(CATALOG, storage, 10**8, files_url=url, names_secret=b"n" * 32)
         queue = assemble(database, clock, terms, LIMITS, FakeLiveness(), "ingress-1")
+        queue.record_spans(tracing)
         await queue.start()
         stack.push_async_callback(queue.aclose)
         house = await stack.enter_async_context(
-            built(catalog=CATALOG, storage=storage, replica=False)
+            built(catalog=CATALOG, storage=storage, replica=False, allow_private_webhooks=True)
         )
         own = Database(conninfo, connections=2)
         await own.start()
@@ -129,14 +147,24 @@ async def scene(folder: Path) -> AsyncGenerator[Scene]:
         key = await keys.create("default", scopes=frozenset({API, ADMIN}))
         services = house.services
         identity = replace(services.identity, keys=keys)
-        house.app.state.services = replace(services, queue=queue, identity=identity)
+        services = replace(services, queue=queue, identity=identity, tracing=tracing)
+        if tracing is not None:
+            outbox = PostgresOutbox(database)
+            services.webhooks = Webhooks(
+                *(queue, outbox, PostgresSigningSeeds(database), Composer(queue, storage)),
+                *(services.config, clock, services.metrics, NameResolver()),
+            )
+            services.webhooks.record_spans(tracing)
+            await services.webhooks.start()
+            stack.push_async_callback(services.webhooks.aclose)
+        house.app.state.services = services
         await stack.enter_async_context(_served(house.app, listening))
-        rpc = LocalRpcServer(Front(queue), folder / "lines")
+        rpc = LocalRpcServer(Front(queue, tracing), folder / "lines")
         await rpc.start()
         stack.push_async_callback(rpc.aclose)
 
         async def start_replica() -> None:
-            await _start_replica(stack, folder, rpc.path)
+            await _start_replica(stack, folder, rpc.path, report_interval_s)
 
         headers = {"Authorization": f"Key {key}"}
         client = httpx.AsyncClient(base_url=url, headers=headers, timeout=60)
@@ -144,14 +172,16 @@ async def scene(folder: Path) -> AsyncGenerator[Scene]:
         yield Scene(client, conninfo, start_replica)
 
 
-async def _start_replica(stack: AsyncExitStack, folder: Path, socket_path: str) -> None:
+async def _start_replica(
+    stack: AsyncExitStack, folder: Path, socket_path: str, report_interval_s: float
+) -> None:
     config = ReplicaConfig(
         slots=1,
         threads=1,
         device="cpu",
         loras=LoraConfig(cache_dir=folder / "loras"),
         # Reports are periodic and therefore not on the way. Leases are long enough without them.
-        calls=IngressCalls(report_interval_s=60.0, confirm_after_s=60.0),
+        calls=IngressCalls(report_interval_s=report_interval_s, confirm_after_s=60.0),
     )
     clock, backoff = SystemClock(), Backoff(Random(1))  # noqa: S311
 

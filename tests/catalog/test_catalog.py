@@ -218,8 +218,9 @@ def test_a_file_that_is_not_there_is_reported(tmp_path: Path) -> None:
         load(tmp_path / "none.yaml", demo=False, demo_dir=DEMO)
 
 
-def test_an_empty_catalogue_is_refused(tmp_path: Path) -> None:
-    assert "has no endpoints" in refused(tmp_path, "endpoints: {}\n")
+def test_an_installation_may_have_no_endpoint_but_those_of_its_database(tmp_path: Path) -> None:
+    file = written(tmp_path, "built_in: false\nendpoints: {}\n")
+    assert list(load(file, demo=False, demo_dir=DEMO)) == []
 
 
 def test_an_open_endpoint_names_whatever_fields_it_likes(tmp_path: Path) -> None:

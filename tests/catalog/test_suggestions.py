@@ -30,7 +30,7 @@ def test_an_endpoint_of_fals_is_named_as_such_with_the_way_to_add_it(catalog: Ca
     message = said(catalog, "fal-ai/flux-pro/v1.1")
     assert "an endpoint of fal's that this installation does not have" in message
     assert "Nearest here: fal-ai/flux" in message
-    assert "DARKROOM_MODELS" in message
+    assert "darkroom models add" in message
 
 
 @pytest.mark.parametrize("endpoint_id", ["workflows/me/portrait", "comfy/me/portrait"])

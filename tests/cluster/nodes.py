@@ -7,7 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,27 +32,51 @@ class SeveralNodes:
         self._answers = answers
         self._said = said
 
-    def run(self, secrets: dict[str, str], arguments: dict[str, Any]) -> tuple[str, Any, int]:
+    def run(
+        self, secrets: dict[str, str], arguments: dict[str, Any], proxies: str = "HeadOnly"
+    ) -> tuple[str, Any, int]:
         """Start a Darkroom in place of the last: what is said of it, and its port."""
-        word, facts = self._ask(
-            {"arguments": arguments, "secrets": secrets}, frozenset({"placed", "refused"})
-        )
+        given = {"arguments": arguments, "secrets": secrets, "proxies": proxies}
+        word, facts = self._ask(given, frozenset({"placed", "refused"}))
         return word, facts, self.port
 
-    def kill(self, what: str, down_s: float) -> None:
-        """Kill the ``gcs`` or all of the ``head``, which is started again; see ``wait``."""
-        self._ask({"kill": what, "down_s": down_s}, frozenset({"killed"}))
+    def deploy(self, file: Path, proxies: str = "HeadOnly") -> None:
+        """Deploy a configuration file as `serve deploy` does. Its secrets are among the switches
+        that the cluster was made with."""
+        self._ask({"deploy": str(file), "proxies": proxies}, frozenset({"deployed"}))
 
-    def wait(self) -> None:
-        """Wait until what was killed is started again. It may not serve yet."""
-        self._hear(frozenset({"started"}))
+    def replicas(self) -> dict[str, list[dict[str, str]]]:
+        """Replicas by deployment: ``actor``, ``state`` and the name of the ``node`` of each."""
+        return dict(self._ask({"replicas": True}, frozenset({"replicas"}))[1])
+
+    def add(self, accelerator: str) -> str:
+        """Add a node with such a GPU. Returns its name."""
+        return str(self._ask({"add": accelerator}, frozenset({"added"}))[1])
+
+    def drain(self, node: str, deadline_s: float) -> None:
+        """Give a node the notice that it ends after the deadline."""
+        self._ask({"drain": node, "deadline_s": deadline_s}, frozenset({"draining"}))
+
+    def remove(self, node: str) -> None:
+        """Kill a node."""
+        self._ask({"remove": node}, frozenset({"removed"}))
+
+    def kill(self, what: str) -> None:
+        """Kill the ``gcs`` or all of the ``head``, until ``start``; or Serve's ``controller`` or
+        ``proxy`` on the head, which Serve starts again."""
+        self._ask({"kill": what}, frozenset({"killed"}))
+
+    def start(self, what: str) -> None:
+        """Start again what was killed. It may not serve yet."""
+        self._ask({"start": what}, frozenset({"started"}))
+
+    def stop(self) -> None:
+        """Stop what was deployed, in good order."""
+        self._ask({"stop": True}, frozenset({"stopped"}))
 
     def _ask(self, question: dict[str, Any], words: frozenset[str]) -> tuple[str, Any]:
         self._asked.write(json.dumps(question) + "\n")
         self._asked.flush()
-        return self._hear(words)
-
-    def _hear(self, words: frozenset[str]) -> tuple[str, Any]:
         for line in self._answers:
             word, _, facts = line.partition(" ")
             if word in words:
@@ -61,8 +85,11 @@ class SeveralNodes:
 
 
 @contextlib.contextmanager
-def several_nodes(folder: Path, **switches: str) -> Generator[SeveralNodes, None, None]:
-    """Run the driver until the end of the block. ``switches`` are variables of Ray's."""
+def several_nodes(
+    folder: Path, workers: Sequence[str] = ("A10G", "L4"), **switches: str
+) -> Generator[SeveralNodes, None, None]:
+    """Run the driver until the end of the block. ``workers``: classes of GPU of its nodes.
+    ``switches`` are variables of the environment, such as Ray's."""
     port, gcs_port = free_port(), free_port()
     temporary = SHORT_TEMP_DIR / f"darkroom-test-{port}"
     environment = {
@@ -79,7 +106,7 @@ def several_nodes(folder: Path, **switches: str) -> Generator[SeveralNodes, None
         process = subprocess.Popen(
             with_default_signals(
                 *(sys.executable, "-m", "tests.cluster.several_nodes"),
-                *(str(temporary), str(port), str(gcs_port)),
+                *(str(temporary), str(port), str(gcs_port), *workers),
             ),
             env=clean_environment() | environment | switches,
             stdin=subprocess.PIPE,

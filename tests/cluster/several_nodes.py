@@ -1,14 +1,24 @@
-"""Runs Darkroom on a Ray cluster of several nodes on this machine: a driver for test_nodes.py and
-test_head.py.
+"""Runs Darkroom on a Ray cluster of several nodes on this machine: a driver for tests.
 
-    python -m tests.cluster.several_nodes TEMPORARY_DIRECTORY PORT GCS_PORT
+    python -m tests.cluster.several_nodes TEMPORARY_DIRECTORY PORT GCS_PORT [CLASS_OF_GPU …]
 
-A head without GPUs, and two nodes that say that they have one. Each line of its input is a JSON
-object with the ``arguments`` of a Darkroom and the ``secrets`` of its environment, which replaces
-the one before; or with ``kill``, ``gcs`` or ``head``, and ``down_s`` until it is started again. A
-line ``placed`` with JSON says the nodes and on which of them each deployment's replicas are; a line
-``refused`` why nothing started; a line ``killed``, and then ``started``, what was. Ends when its
-input is closed.
+A head without GPUs, and nodes that say that they have one of these classes. Each line of its input
+is a JSON object, and each is answered by a line of a word and JSON:
+
+- ``arguments`` of a Darkroom, the ``secrets`` of its environment and the location of its
+  ``proxies``: replaces the Darkroom before. ``placed`` says on which nodes each deployment's
+  replicas are, ``refused`` why nothing started.
+- ``deploy``, the path of a configuration file, which is deployed as `serve deploy` does:
+  ``deployed``. The secrets are in the driver's own environment.
+- ``replicas``: ``replicas``, of each deployment, with their states, actors and nodes.
+- ``add``, a class of GPU: ``added``, the name of a further node.
+- ``drain``, the name of a node, and ``deadline_s``: ``draining``, as by `ray drain-node`.
+- ``remove``, the name of a node, which is killed: ``removed``.
+- ``stop``: ``stopped``, when nothing of Serve's is left.
+- ``kill``, ``gcs`` or ``head``: ``killed``; and ``start``, which starts the same again:
+  ``started``. ``kill``, ``controller`` or ``proxy``: Serve itself starts those again.
+
+Ends when its input is closed.
 """
 
 from __future__ import annotations
@@ -16,22 +26,27 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 import ray
+import yaml
 from ray import serve
 from ray._private.node import Node
 from ray._private.parameter import RayParams
+from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
+from ray.core.generated import autoscaler_pb2
+from ray.serve.context import _get_global_client  # what `serve deploy` and `serve status` use
+from ray.serve.schema import ServeDeploySchema
 
 from serve_app.app import ROOT, applications
+from serve_app.cli.commands.serve_config import serve_config
 from serve_app.settings import PoolConfig
 
 OBJECT_STORE_BYTES = 80 * 2**20
-WORKERS = ("A10G", "L4")
 NO_LOGS = {"include_log_monitor": False}  # a process for each node; nothing reads what they read
 
 
@@ -48,23 +63,74 @@ def head_arguments(temporary: str, gcs_port: int) -> dict[str, Any]:
     }
 
 
-def cluster(head: dict[str, Any]) -> tuple[Cluster, dict[str, str]]:
-    """And the names of the nodes by their ids. RAY_TMPDIR should be above ``temp_dir``: there Ray
-    notes the address of the last cluster, which is no one else's business."""
-    Path(head["temp_dir"]).mkdir(parents=True)
-    made = Cluster(initialize_head=True, head_node_args=head)
-    assert made.head_node is not None
-    names = {made.head_node.node_id: "head"}
-    for accelerator in WORKERS:
-        node = made.add_node(
+class Nodes:
+    """A cluster, and its nodes by name. RAY_TMPDIR should be above ``temp_dir``: there Ray notes
+    the address of the last cluster, which is no one else's business."""
+
+    def __init__(self, head: dict[str, Any], workers: Sequence[str]) -> None:
+        Path(head["temp_dir"]).mkdir(parents=True)
+        self.head = head
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        assert self.cluster.head_node is not None
+        self.by_name: dict[str, Node] = {"head": self.cluster.head_node}
+        self.names = {self.cluster.head_node.node_id: "head"}
+        for accelerator in workers:
+            self.add(accelerator)
+
+    def add(self, accelerator: str) -> str:
+        """Its name is the accelerator's, with a number if there was such a node before."""
+        node = self.cluster.add_node(
             num_cpus=1,
             num_gpus=1,
             resources={f"accelerator_type:{accelerator}": 1},
+            labels={"darkroom/gpu": accelerator},
             object_store_memory=OBJECT_STORE_BYTES,
             **NO_LOGS,
         )
-        names[node.node_id] = accelerator
-    return made, names
+        number = sum(name.partition("-")[0] == accelerator for name in self.names.values())
+        name = f"{accelerator}-{number}" if number else accelerator
+        self.by_name[name] = node
+        self.names[node.node_id] = name
+        return name
+
+    def drain(self, name: str, deadline_s: float) -> None:
+        """What `ray drain-node` does, without a process of its own."""
+        accepted, refusal = GcsClient(address=self.cluster.address).drain_node(
+            self.by_name[name].node_id,
+            autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION"),
+            "spot notice",
+            int((time.time() + deadline_s) * 1000),  # noqa: TID251 a time for Ray
+        )
+        assert accepted, refusal
+
+    def remove(self, name: str) -> None:
+        self.cluster.remove_node(self.by_name.pop(name), allow_graceful=False)
+
+    def kill(self, what: str) -> None:
+        assert self.cluster.head_node is not None
+        if what == "gcs":
+            self.cluster.head_node.kill_gcs_server()
+        elif what == "head":
+            for process in _processes_of(self.cluster.head_node):
+                process.kill()
+        else:
+            title = {"controller": "ServeController", "proxy": "haproxy"}[what]
+            there = _processes_of(self.cluster.head_node)
+            found = [each for each in there if title in _title(each)]
+            assert found, f"no {title}"
+            for process in found:
+                process.kill()
+
+    def start(self, what: str) -> None:
+        assert self.cluster.head_node is not None
+        if what == "gcs":
+            self.cluster.head_node.start_gcs_server()
+        else:
+            parameters = RayParams(**self.head)
+            parameters.update_if_absent(min_worker_port=0, max_worker_port=0)
+            self.cluster.head_node = Node(
+                parameters, head=True, shutdown_at_exit=True, spawn_reaper=True
+            )
 
 
 def placed(names: dict[str, str], least: Mapping[str, int]) -> dict[str, list[str]]:
@@ -81,13 +147,19 @@ def placed(names: dict[str, str], least: Mapping[str, int]) -> dict[str, list[st
 
 def _nodes_of_replicas() -> dict[str, list[str]]:
     """Deployment → the ids of the nodes of its replicas that have one."""
-    from ray.serve.context import _get_global_client  # noqa: PLC0415  # what `serve status` uses
+    return {
+        name: [each["node_id"] for each in replicas if each.get("node_id")]
+        for name, replicas in _replicas().items()
+    }
 
+
+def _replicas() -> dict[str, list[dict[str, Any]]]:
+    """Deployment → its replicas."""
     client = _get_global_client()
     assert client is not None
     details: dict[str, Any] = client.get_serve_details()
     return {
-        name: [each["node_id"] for each in one["replicas"] if each.get("node_id")]
+        name: list(one["replicas"])
         for application in details["applications"].values()
         for name, one in application["deployments"].items()
         if name != ROOT
@@ -95,43 +167,94 @@ def _nodes_of_replicas() -> dict[str, list[str]]:
 
 
 def main() -> None:
-    temporary, port, gcs_port = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    head = head_arguments(temporary, gcs_port)
-    made, names = cluster(head)
+    temporary, port, gcs_port, workers = sys.argv[1], *map(int, sys.argv[2:4]), sys.argv[4:]
+    nodes = Nodes(head_arguments(temporary, gcs_port), workers)
     try:
         for line in sys.stdin:
-            asked = json.loads(line)
-            if "kill" in asked:
-                ray.shutdown()  # a driver would be ended with the head
-                _outage(made, head, asked["kill"], asked["down_s"])
-            else:
-                serve.shutdown()  # what the line before has started
-                ray.shutdown()
-                assert made.address is not None
-                _run(made.address, port, asked["arguments"], asked["secrets"], names)
-        serve.shutdown()
-        ray.shutdown()
+            _do(json.loads(line), nodes, port)
+        if ray.is_initialized():
+            serve.shutdown()
     finally:
-        made.shutdown()
+        ray.shutdown()
+        nodes.cluster.shutdown()
 
 
-def _outage(made: Cluster, head: dict[str, Any], what: str, down_s: float) -> None:
-    """Kill the control store (GCS), or all of the head, and start it again."""
-    assert made.head_node is not None
-    if what == "gcs":
-        made.head_node.kill_gcs_server()
-    else:
-        for process in _processes_of(made.head_node):
-            process.kill()
-    _say("killed", what)
-    time.sleep(down_s)
-    if what == "gcs":
-        made.head_node.start_gcs_server()
-    else:
-        parameters = RayParams(**head)
-        parameters.update_if_absent(min_worker_port=0, max_worker_port=0)
-        made.head_node = Node(parameters, head=True, shutdown_at_exit=True, spawn_reaper=True)
-    _say("started", what)
+def _do(asked: dict[str, Any], nodes: Nodes, port: int) -> None:
+    if "arguments" in asked:
+        serve.shutdown()  # what the line before has started
+        ray.shutdown()
+        _run(nodes, port, asked)
+    elif "deploy" in asked:
+        _deploy(nodes, port, Path(asked["deploy"]), asked["proxies"])
+        _say("deployed", None)
+    elif "stop" in asked:
+        _connect(nodes)
+        serve.shutdown()
+        _say("stopped", None)
+    elif "replicas" in asked:
+        _connect(nodes)
+        _say("replicas", _with_names(_replicas(), nodes.names))
+    elif "add" in asked:
+        _say("added", nodes.add(asked["add"]))
+    elif "drain" in asked:
+        nodes.drain(asked["drain"], asked["deadline_s"])
+        _say("draining", asked["drain"])
+    elif "remove" in asked:
+        ray.shutdown()  # a driver may be connected to this very node
+        nodes.remove(asked["remove"])
+        _say("removed", asked["remove"])
+    elif "kill" in asked:
+        ray.shutdown()  # a driver would be ended with the head
+        nodes.kill(asked["kill"])
+        _say("killed", asked["kill"])
+    elif "start" in asked:
+        nodes.start(asked["start"])
+        _say("started", asked["start"])
+
+
+def _with_names(
+    replicas: dict[str, list[dict[str, Any]]], names: dict[str, str]
+) -> dict[str, list[dict[str, Any]]]:
+    return {
+        deployment: [
+            {
+                "actor": each.get("actor_id") or "",
+                "state": each["state"],
+                "node": names.get(each.get("node_id") or "", ""),
+            }
+            for each in found
+        ]
+        for deployment, found in replicas.items()
+    }
+
+
+def _connect(nodes: Nodes, secrets: Mapping[str, str] | None = None) -> None:
+    """As a driver, unless it is one."""
+    if ray.is_initialized():
+        return
+    assert nodes.cluster.address is not None
+    ray.init(
+        address=nodes.cluster.address,
+        namespace="serve",
+        log_to_driver=False,
+        runtime_env={"env_vars": dict(secrets or {})},
+    )
+
+
+def _deploy(nodes: Nodes, port: int, file: Path, proxies: str) -> None:
+    _connect(nodes)
+    serve.start(proxy_location=proxies, http_options={"host": "127.0.0.1", "port": port})
+    client = _get_global_client()
+    assert client is not None
+    schema = ServeDeploySchema.model_validate(yaml.safe_load(serve_config(file, None)))
+    client.deploy_apps(schema)
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def _processes_of(node: Node) -> list[psutil.Process]:
@@ -145,16 +268,10 @@ def _processes_of(node: Node) -> list[psutil.Process]:
     return [*started, *(child for each in started for child in each.children(recursive=True))]
 
 
-def _run(
-    address: str, port: int, arguments: Any, secrets: dict[str, str], names: dict[str, str]
-) -> None:
-    ray.init(
-        address=address,
-        namespace="serve",
-        log_to_driver=False,
-        runtime_env={"env_vars": secrets},
-    )
-    serve.start(http_options={"host": "127.0.0.1", "port": port, "location": "HeadOnly"})
+def _run(nodes: Nodes, port: int, asked: dict[str, Any]) -> None:
+    arguments = asked["arguments"]
+    _connect(nodes, asked["secrets"])
+    serve.start(proxy_location=asked["proxies"], http_options={"host": "127.0.0.1", "port": port})
     try:
         serve.run_many(
             [
@@ -172,7 +289,7 @@ def _run(
     else:
         pools = {name: PoolConfig(**pool) for name, pool in arguments["pools"].items()}
         least = {name: pool.min_replicas for name, pool in pools.items()}
-        _say("placed", placed(names, least))
+        _say("placed", placed(nodes.names, least))
 
 
 def _say(word: str, facts: object) -> None:

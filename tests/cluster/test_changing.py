@@ -87,6 +87,27 @@ def test_scale_down_and_redeploy_under_load_fail_nothing(with_pool: WithPool, ch
     check(darkroom, requests)
 
 
+def test_a_pool_at_zero_gets_a_replica_for_a_warm_target_until_it_ends(with_pool: WithPool) -> None:
+    darkroom = with_pool(_pool(0) | {"max_replicas": 2, "keep_alive_s": 1})
+    eventually(lambda: not darkroom.replicas(), "no replica is left")
+    wish = {"endpoint_id": "test/probe", "replicas": 1}
+    assert darkroom.http.post("/v1/warm", json=wish).json()["ready_replicas"] == 0
+
+    def ready() -> bool:
+        (target,) = darkroom.http.get("/v1/warm").json()["targets"]
+        return target["ready_replicas"] == 1
+
+    eventually(ready, "a replica holds the weights")
+    status = darkroom.http.get("/v1/status").json()
+    pool = status["pools"]["studio"]
+    assert (pool["target_replicas"], pool["warm_replicas"], pool["queued"]) == (1, 1, 0)
+    (holder,) = [each for each in status["replicas"] if each["stage"] == "ready"]
+    assert (holder["hot"], holder["keep"]) == (["test/probe"], [["test/probe", "hot"]])
+    assert holder["node"]
+    assert darkroom.http.delete("/v1/warm/test/probe").status_code == 204
+    eventually(lambda: not darkroom.replicas(), "the pool is at zero again")
+
+
 def test_a_pool_goes_to_zero_when_idle_and_comes_back_for_a_request(with_pool: WithPool) -> None:
     darkroom = with_pool(_pool(0) | {"max_replicas": 2, "keep_alive_s": 3})
     eventually(lambda: darkroom.replicas() == [], "the idle pool has no replica")

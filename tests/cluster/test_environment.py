@@ -5,9 +5,11 @@ That a closed terminal ends everything is tested with the Darkroom that all test
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from tests.cluster.darkroom import Darkroom
@@ -17,6 +19,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 # As `nohup` does, and also as a shell without job control starts what is in the background.
 IGNORING = ("sh", "-c", 'trap "" HUP INT; exec "$@"', "sh")
 KEY = "first:" + "ab" * 32
+HUB_TOKEN = "hf_for-weights-only"
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +27,7 @@ def under_nohup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Darkroom]:
     """One that was given its first key, and that ignores hangups. The last test ends it."""
     made = Darkroom(tmp_path_factory.mktemp("ending") / "data", api_key=KEY)
     try:
-        yield made.start(under=IGNORING)
+        yield made.start(under=("env", f"HF_TOKEN={HUB_TOKEN}", *IGNORING))
     finally:
         made.clear_away()
 
@@ -42,6 +45,26 @@ def test_the_processes_of_a_pool_hold_no_secret(under_nohup: Darkroom) -> None:
         # No connection to the database either: its socket is the only way in.
         unix = [one.laddr for one in process.net_connections("unix")]
         assert not [path for path in unix if ".s.PGSQL" in str(path)]
+
+
+def test_no_process_but_the_first_has_a_secret_in_its_environment_or_its_command(
+    under_nohup: Darkroom,
+) -> None:
+    darkroom = under_nohup
+    secrets = (KEY, (darkroom.data_dir / "postgres" / "password").read_text().strip())
+    started = [each for each in darkroom.leftovers() if each.pid != darkroom.process.pid]
+    assert len(started) > 10  # Ray's, PostgreSQL's, HAProxy's
+    for process in started:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            shown = [*process.environ().values(), *process.cmdline()]
+            assert not [each for each in shown if any(one in each for one in secrets)], process
+
+
+def test_the_token_of_the_hub_reaches_replicas_and_not_the_ingress(under_nohup: Darkroom) -> None:
+    darkroom = under_nohup
+    darkroom.all_ready(1)
+    assert [each.environ().get("HF_TOKEN") for each in darkroom.replicas()] == [HUB_TOKEN]
+    assert not any(each.environ().get("HF_TOKEN") for each in darkroom.replicas("ingress"))
 
 
 def test_where_hangups_are_ignored_a_closed_terminal_ends_nothing(under_nohup: Darkroom) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from serve_app.domain.errors import AlreadyFinal, EndpointDraining, RequestNotFound
 from serve_app.domain.lease import Signal, SignalKind, Verdict
-from serve_app.domain.operations import Actor, PauseKind
+from serve_app.domain.operations import Actor, PauseKind, WarmTarget, WeightsLevel
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import State, WaitReason
 from tests.contract.queues import Make
@@ -198,3 +199,24 @@ async def test_the_audit_is_read_in_pages(make: Make) -> None:
     first = await queue.operations.audit(limit=3)
     rest = await queue.operations.audit(before=first[-1].id, limit=3)
     assert [each.subject for each in (*first, *rest)] == ["e/4", "e/3", "e/2", "e/1", "e/0"]
+
+
+async def test_a_warm_target_stands_until_it_is_ended_or_its_time_is_over(queue: Queue) -> None:
+    operations, until = queue.operations, datetime.now(UTC) + timedelta(hours=1)
+    await operations.set_warm(WarmTarget(OTHER, 1, WeightsLevel.DISK, None), ADMIN)
+    stored = await operations.set_warm(WarmTarget(OTHER, 2, WeightsLevel.HOT, until), ADMIN)
+    assert (stored.replicas, stored.level, stored.actor) == (2, WeightsLevel.HOT, ADMIN.key_id)
+    assert stored.at is not None
+    past = WarmTarget(ENDPOINT, 1, WeightsLevel.HOT, datetime.now(UTC) - timedelta(seconds=1))
+    await operations.set_warm(past, ADMIN)
+    assert await operations.warm_targets() == [stored]
+    assert not await operations.end_warm(ENDPOINT, ADMIN)
+    assert await operations.end_warm(OTHER, ADMIN)
+    assert not await operations.end_warm(OTHER, ADMIN)
+    assert await operations.warm_targets() == []
+    assert await acts(queue) == [
+        (ADMIN, "warm.set", OTHER),
+        (ADMIN, "warm.set", OTHER),
+        (ADMIN, "warm.set", ENDPOINT),
+        (ADMIN, "warm.end", OTHER),
+    ]

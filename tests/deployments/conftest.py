@@ -51,7 +51,9 @@ QUICK = ReplicaConfig(
     threads=1,
     device="cpu",
     graceful_shutdown_timeout_s=8.0,
-    calls=IngressCalls(report_interval_s=0.1, confirm_after_s=0.05, call_timeout_s=2.0),
+    calls=IngressCalls(
+        decision_within_s=1.0, report_interval_s=0.1, confirm_after_s=0.05, call_timeout_s=2.0
+    ),
     snapshots=SnapshotConfig(interval_s=0.0),  # else slow machines would store some
 )
 IDENTITY = ReplicaIdentity("replica-1", "ab" * 16, "pool")

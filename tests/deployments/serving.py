@@ -51,8 +51,8 @@ class StubIngress:
             await self._lines.start()
         return self._lines.path
 
-    async def announce(self, presence: Presence) -> None:
-        await self._port.announce(presence)
+    async def announce(self, presence: Presence) -> Work | None:
+        return await self._port.announce(presence)
 
     async def ask(self, ask: Ask) -> Work:
         return await self._port.ask(ask)

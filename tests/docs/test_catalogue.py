@@ -15,6 +15,7 @@ from deployments.families.options import PIPELINE_OPTIONS, REQUEST_OPTIONS
 from deployments.families.registry import FAMILIES
 from deployments.families.video import VideoFamily
 from serve_app.catalog.catalog import BUILT_IN, load
+from serve_app.catalog.entries import EntryOrigin
 from serve_app.catalog.schema.registry import SCHEMAS
 from serve_app.catalog.source import EndpointSource, RecipeSource
 from serve_app.catalog.suggestions import read_fal_ids
@@ -87,7 +88,11 @@ def test_the_schemas_are_documented() -> None:
 def test_the_example_is_a_catalogue(tmp_path: Path) -> None:
     path = tmp_path / "models.yaml"
     path.write_text(blocks(TUTORIAL, "yaml")[0].text)
-    (entry,) = load(path, demo=True, demo_dir=DEMO, families={"flux"})
+    (entry,) = [
+        each
+        for each in load(path, demo=True, demo_dir=DEMO, families={"flux"})
+        if each.origin is EntryOrigin.FILE
+    ]
     assert not entry.missing
     assert len(entry.endpoint.recipes) == 2
     assert entry.schema.validate({"prompt": "x"})[0]["num_inference_steps"] == 20
@@ -96,7 +101,11 @@ def test_the_example_is_a_catalogue(tmp_path: Path) -> None:
 def test_the_example_of_videos_is_a_catalogue(tmp_path: Path) -> None:
     path = tmp_path / "models.yaml"
     path.write_text(next(each.text for each in blocks(GUIDE, "yaml") if "cogvideox" in each.text))
-    (entry,) = load(path, demo=False, demo_dir=DEMO, families=FAMILIES)
+    (entry,) = [
+        each
+        for each in load(path, demo=False, demo_dir=DEMO, families=FAMILIES)
+        if each.origin is EntryOrigin.FILE
+    ]
     assert not entry.missing
     fields = entry.schema.validate({"prompt": "x"})[0]
     call = VideoFamily().prepare(entry.endpoint, fields, _CogVideoX(), 1)
@@ -116,7 +125,11 @@ def test_the_example_of_audio_files_is_a_catalogue_and_its_options_are_documente
 ) -> None:
     path = tmp_path / "models.yaml"
     path.write_text(next(each.text for each in blocks(GUIDE, "yaml") if "audioldm2" in each.text))
-    (entry,) = load(path, demo=False, demo_dir=DEMO, families=FAMILIES)
+    (entry,) = [
+        each
+        for each in load(path, demo=False, demo_dir=DEMO, families=FAMILIES)
+        if each.origin is EntryOrigin.FILE
+    ]
     assert not entry.missing
     options = audio_options(entry.endpoint)
     assert (options.length, options.most_seconds) == ("audio_length_in_s", 30)

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from serve_app.cli.commands import environment
 from serve_app.cli.serve.greeting import example_commands
 from serve_app.settings import Config, PoolConfig
-from tests.docs.pages import DOCS, ROOT, block
+from tests.docs.pages import DOCS, ROOT, block, blocks
 from tests.wire.entered import entered, installed
 from tests.wire.served import served
 
@@ -78,9 +78,10 @@ def test_the_cluster_s_configuration_builds(build: Build) -> None:
     assert not given.models.serves_demo
 
 
-@pytest.mark.parametrize("page", ["run-a-cluster", "use-several-devices"])
+@pytest.mark.parametrize("page", ["keep-models-warm", "run-a-cluster", "use-several-devices"])
 def test_the_pools_of_the_docs_are_pools(page: str) -> None:
-    written = yaml.safe_load(block(DOCS / "how-to" / f"{page}.md", "yaml"))["pools"]
-    pools = Config(pools=written).models.pools
-    assert pools is not None
-    assert pools.keys() == written.keys()
+    for each in blocks(DOCS / "how-to" / f"{page}.md", "yaml"):
+        written = yaml.safe_load(each.text)["pools"]
+        pools = Config(pools=written).models.pools
+        assert pools is not None
+        assert pools.keys() == written.keys()

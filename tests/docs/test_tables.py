@@ -30,7 +30,9 @@ from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.migrations import shipped
 from serve_app.queue.transactions.end_attempt import UNCONFIRMED_REPLICAS
 from serve_app.settings import PoolConfig
+from serve_app.settings.pools import WarmConfig
 from serve_app.telemetry.metrics import Metrics
+from serve_app.telemetry.trace_context import TRACEPARENT, TRACESTATE
 from tests.docs.pages import DOCS, code, inline, table
 
 REFERENCE = DOCS / "reference"
@@ -72,10 +74,8 @@ def test_ignored_headers_are_documented_with_their_reasons() -> None:
 
 def test_honoured_headers_are_documented() -> None:
     honoured, _ = _header_tables()
-    headers = {
-        each.decode()
-        for each in (TIMEOUT, PRIORITY, STORE_IO, *LIFECYCLES, *RETRIES, *DARKROOM_HEADERS)
-    }
+    own = TIMEOUT, PRIORITY, STORE_IO, *LIFECYCLES, *RETRIES, *DARKROOM_HEADERS
+    headers = {each.decode() for each in (*own, TRACEPARENT, TRACESTATE)}
     assert honoured.keys() == {"authorization"} | headers
 
 
@@ -129,10 +129,11 @@ def test_how_often_a_lease_may_stay_unconfirmed_is_documented() -> None:
 
 
 def test_every_key_of_a_pool_is_documented_with_its_default() -> None:
-    documented = {code(key)[0]: default for key, default, _ in table(SETTINGS, "key")}
-    assert documented == {
-        name: _documented(field) for name, field in PoolConfig.model_fields.items()
-    }
+    for heading, config in (("key", PoolConfig), ("warm key", WarmConfig)):
+        documented = {code(key)[0]: default for key, default, _ in table(SETTINGS, heading)}
+        assert documented == {
+            name: _documented(field) for name, field in config.model_fields.items()
+        }
 
 
 def _documented(field: FieldInfo) -> str:
@@ -141,7 +142,10 @@ def _documented(field: FieldInfo) -> str:
     default = field.get_default(call_default_factory=True, validated_data={})
     if default == 2**30:
         return "1 GiB"
-    return {"None": "any", "{}": "none", "True": "yes"}.get(str(default)) or f"{default:g}"
+    words = {"None": "any", "{}": "none", "()": "none", "": "none", "True": "yes"}
+    if isinstance(default, str) and default:
+        return f"`{default}`"
+    return words.get(str(default)) or f"{default:g}"
 
 
 def test_the_metrics_are_documented_with_their_labels() -> None:

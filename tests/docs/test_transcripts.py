@@ -17,9 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-import yaml
 
-from serve_app.catalog.catalog import BUILT_IN
 from serve_app.cli.serve import haproxy
 from tests.cluster.darkroom import Darkroom, clean_environment
 from tests.docs.pages import DOCS, ROOT, Block, all_blocks, name
@@ -105,13 +103,9 @@ def installation(home: Path) -> Iterator[Darkroom]:
     """Demo models, and the endpoint of the tutorial over one of them."""
     if not haproxy.available():
         pytest.skip("no HAProxy for this machine")
-    catalogue = yaml.safe_load(BUILT_IN.read_text())
     (shown, *_) = (each for each in all_blocks(FINE_TUNE) if each.language == "yaml")
-    catalogue["endpoints"] |= yaml.safe_load(shown.text.replace(ITS_WEIGHTS, str(DEMO)))[
-        "endpoints"
-    ]
     models = home / "models.yaml"
-    models.write_text(yaml.safe_dump(catalogue))
+    models.write_text(shown.text.replace(ITS_WEIGHTS, str(DEMO)))
     running = Darkroom(
         home / ".darkroom",
         {"studio": {"families": FAMILIES, "slots": 2}},

@@ -12,6 +12,7 @@ residents = st.lists(
         size=st.integers(0, 100),
         users=st.integers(0, 2),
         last_used=st.integers(0, 9),
+        kept=st.booleans(),
     ),
     max_size=8,
 )
@@ -26,8 +27,8 @@ def test_none_in_use_goes_and_what_comes_fits(residents, coming, budget):
         assert in_use + coming > budget
         return
     assert all(each.users == 0 for each in evicted)
-    kept = sum(each.size for each in residents) - sum(each.size for each in evicted)
-    assert kept + coming <= budget
+    stays = sum(each.size for each in residents) - sum(each.size for each in evicted)
+    assert stays + coming <= budget
 
 
 @given(residents, sizes, sizes)
@@ -39,4 +40,16 @@ def test_none_goes_without_need_nor_before_one_unused_for_longer(residents, comi
             each.size for each in evicted[:-1]
         )
         assert without_the_last + coming > budget
-        assert all(evicted[-1].last_used <= each.last_used for each in stayed)
+        rank = (evicted[-1].kept, evicted[-1].last_used)
+        assert all(rank <= (each.kept, each.last_used) for each in stayed)
+
+
+@given(residents, sizes, sizes)
+def test_kept_ones_never_go_for_a_spare_load_and_for_a_request_only_if_all_others_did(
+    residents, coming, budget
+):
+    spare = choose_victims(residents, coming, budget, spare=True)
+    assert not any(each.kept for each in spare or ())
+    needed = choose_victims(residents, coming, budget)
+    if needed is not None and any(each.kept for each in needed):
+        assert spare is None

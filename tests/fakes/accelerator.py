@@ -12,6 +12,7 @@ import torch
 
 from deployments.engine.accelerator.cpu import HostTimeStamp, UnlimitedMemory
 from deployments.engine.accelerator.interface import Capabilities, HostCopy
+from deployments.engine.merging.arguments import tensors_in
 
 COMPUTE = "compute"
 
@@ -67,6 +68,60 @@ class FakeEvent:
         self._stream.do_all(self._works)
 
 
+class FakeGraph:
+    """Recorded work, which is done again for a replay."""
+
+    def __init__(self, pool, compute, made):
+        self.pool = pool
+        self.compute = compute
+        self.made = made
+        self.dropped = False
+
+    def replay(self):
+        assert not self.dropped, "A graph was replayed that is gone."
+        self.pool.accelerator.note(self.pool.accelerator.current_stream.name, "replay")
+        self.pool.spoil()
+        for target, value in zip(tensors_in(self.made), tensors_in(self.compute()), strict=True):
+            target.copy_(value)
+
+
+class FakeGraphPool:
+    """Pool whose outputs hold wrong values before a replay, and after that of another graph."""
+
+    def __init__(self, accelerator):
+        self.accelerator = accelerator
+        self._graphs = []
+
+    @property
+    def size(self):
+        return sum(each.nbytes for graph in self._graphs for each in tensors_in(graph.made))
+
+    def record(self, compute):
+        accelerator = self.accelerator
+        accelerator.recordings += 1
+        accelerator.note(accelerator.current_stream.name, "record graph")
+        made = compute()
+        if accelerator.recording_refusal.get("number") == accelerator.recordings:
+            raise accelerator.recording_refusal["error"]
+        graph = FakeGraph(self, compute, made)
+        self._graphs.append(graph)
+        self.spoil()
+        return graph, made
+
+    def spoil(self):
+        for graph in self._graphs:
+            for each in tensors_in(graph.made):
+                spoilt(each)
+
+    def drop(self, graph):
+        self._graphs.remove(graph)
+        graph.dropped, graph.compute = True, None
+
+    def release(self):
+        for graph in list(self._graphs):
+            self.drop(graph)
+
+
 class FakeAccelerator:
     """``operations``: (stream, operation) in the order in which threads asked for them."""
 
@@ -92,11 +147,19 @@ class FakeAccelerator:
         self._streams = {}
         self._allocations = 0
         self._refusal = None
+        self.recordings = 0
+        self.recording_refusal = {}
 
     def refuse(self, number, error=None):
         """Make the allocation with this number, from 1, counted from now, run out of memory."""
         self._allocations = 0
         self._refusal = number, error or torch.OutOfMemoryError("The fake refuses.")
+
+    def refuse_recording(self, number, error=None):
+        """Make the recording of a graph with this number, from 1, counted from now, fail."""
+        self.recordings = 0
+        error = error or RuntimeError("operation not permitted when stream is capturing")
+        self.recording_refusal = {"number": number, "error": error}
 
     @property
     def pinned_bytes(self):
@@ -177,6 +240,9 @@ class FakeAccelerator:
         if wait:
             self.note("device", "synchronize")
         del self.pinned[address]
+
+    def graph_pool(self):
+        return FakeGraphPool(self)
 
     def has_failed(self):
         return self.failed

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import Unavailable
 from serve_app.domain.lease import (
     Ask,
     Finish,
+    KeptWeights,
     Lease,
     LeaseKey,
     Presence,
@@ -52,6 +53,7 @@ class FakeLeasePort:
     cancelled: set[LeaseKey] = field(default_factory=set)
     fenced: set[LeaseKey] = field(default_factory=set)
     watched: set[LeaseKey] = field(default_factory=set)
+    keep: tuple[KeptWeights, str] | None = None  # what the replica should hold, and its version
     next_in_s: float = 0.0  # what every reply to a report says
     _waiting: deque[Lease] = field(default_factory=deque)
     _outstanding: list[Outstanding] = field(default_factory=list)
@@ -96,10 +98,11 @@ class FakeLeasePort:
 
     # The port
 
-    async def announce(self, presence: Presence) -> None:
+    async def announce(self, presence: Presence) -> Work | None:
         self._answerable()
         self.presences.append(presence)
         self._changed.set()
+        return None if self.keep is None else Work(keep=self.keep[0], keep_version=self.keep[1])
 
     async def ask(self, ask: Ask) -> Work:
         self._answerable()
@@ -112,9 +115,9 @@ class FakeLeasePort:
         self._changed.set()
         try:
             async with asyncio.timeout(self.ask_wait_s):
-                return await mine.answer
+                return self._with_keep(ask, await mine.answer)
         except TimeoutError:
-            return Work()
+            return self._with_keep(ask, Work())
         finally:
             self._outstanding.remove(mine)
             self._changed.set()
@@ -155,6 +158,12 @@ class FakeLeasePort:
             self.snapshots[held] = snapshot
         self._changed.set()
         return Verdict.ACCEPTED
+
+    def _with_keep(self, ask: Ask, work: Work) -> Work:
+        keep, version = self.keep or ((), "")
+        if version == ask.kept:
+            return work
+        return replace(work, keep=keep, keep_version=version)
 
     def _ticket(self, held: LeaseKey) -> UploadTicket:
         self.tickets += 1

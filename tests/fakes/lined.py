@@ -43,8 +43,8 @@ class LinedQueue:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._queue, name)
 
-    async def announce(self, presence: Presence) -> None:
-        await self._line.call("announce", presence)
+    async def announce(self, presence: Presence) -> Work | None:
+        return await self._line.call("announce", presence)
 
     async def ask(self, ask: Ask) -> Work:
         return await self._line.call("ask", ask)

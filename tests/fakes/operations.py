@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from serve_app.domain.errors import AlreadyFinal, EndpointDraining, RequestNotFound
@@ -16,6 +17,7 @@ from serve_app.domain.operations import (
     Pause,
     PauseKind,
     RunningLease,
+    WarmTarget,
 )
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.ports import Clock
@@ -38,6 +40,7 @@ class FakeOperations:
         self._end = end
         self._changed = changed
         self._halts: dict[str, Pause] = {}
+        self._warm: dict[str, WarmTarget] = {}
         self._version: list[Act] = []
 
     def paused(self, endpoint: str) -> bool:
@@ -60,6 +63,27 @@ class FakeOperations:
         self.note(actor, "endpoint.resume", endpoint)
         self._changed()
         return True
+
+    async def set_warm(self, target: WarmTarget, actor: Actor) -> WarmTarget:
+        now = self._clock.now()
+        until = None if target.until is None else target.until.isoformat()
+        detail = {"replicas": target.replicas, "level": target.level, "until": until}
+        self.note(actor, "warm.set", target.endpoint, detail)
+        stored = replace(target, at=now, actor=actor.key_id)
+        self._warm[target.endpoint] = stored
+        return stored
+
+    async def end_warm(self, endpoint: str, actor: Actor) -> bool:
+        found = [each for each in await self.warm_targets() if each.endpoint == endpoint]
+        self._warm.pop(endpoint, None)
+        if found:
+            self.note(actor, "warm.end", endpoint)
+        return bool(found)
+
+    async def warm_targets(self) -> Sequence[WarmTarget]:
+        now = self._clock.now()
+        found = [each for each in self._warm.values() if each.until is None or each.until > now]
+        return sorted(found, key=lambda each: each.endpoint)
 
     async def requeue(self, request_id: str, actor: Actor) -> State:
         row = self._row(request_id)

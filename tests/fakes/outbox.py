@@ -231,6 +231,7 @@ class FakeOutbox:
             webhook.origin,
             delivery.tries,
             entry.body,
+            self._rows[delivery.request_id].request.trace,
         )
 
     def _mine(self, claimed: ClaimedDelivery) -> _Entry | None:

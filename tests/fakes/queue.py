@@ -58,7 +58,7 @@ class FakeQueue(ClientSide):
         return work or Work()
 
     async def report(self, report: Report) -> ReportReply:
-        if (known := self._presence.get(report.replica_id)) is not None:
+        if report.renewals and (known := self._presence.get(report.replica_id)) is not None:
             self._presence[report.replica_id] = replace(
                 known, detail=report.detail, loading=report.loading
             )
@@ -128,6 +128,11 @@ class FakeQueue(ClientSide):
         self._settle(row)
         self._requeue(row, f"Replica {replica_id} handed the request back: {reason}")
         return Verdict.ACCEPTED
+
+    def unfinished(self, endpoint: str) -> int:
+        """Number of queued and running requests of an endpoint."""
+        found = (row.request for row in self._rows.values() if not row.request.state.final)
+        return sum(each.endpoint == endpoint for each in found)
 
     def _work(self, ask: Ask) -> Work | None:
         if ask not in self._asking:
@@ -213,6 +218,7 @@ class FakeQueue(ClientSide):
             alone=request.alone,
             snapshot_url=None if snapshot is None else self._terms.snapshot_url(snapshot.key),
             files_url=self._terms.files_url,
+            trace=request.trace,
         )
 
     def _next(self, ask: Ask) -> VirtualStart | None:

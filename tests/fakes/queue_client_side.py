@@ -66,6 +66,7 @@ class ClientSide(QueueRows):
             work=new.work,
             forgetting=None if new.store_io else Redacted.INPUT,
             retries_left=new.retries,
+            trace=new.trace,
         )
         if new.end_within_s is not None:
             end_by = request.created_at + timedelta(seconds=new.end_within_s)
@@ -97,6 +98,9 @@ class ClientSide(QueueRows):
         row = self._row(tenant, request_id)
         row.followed_until = self._clock.monotonic() + FOLLOWED_S
         return row.request
+
+    async def current(self, tenant: str, request_id: str) -> Request:
+        return await self.get(tenant, request_id)
 
     async def wait(self, tenant: str, request_id: str, timeout_s: float) -> Request:
         row = self._row(tenant, request_id)

@@ -113,4 +113,5 @@ def reusing(new: NewRequest, earlier: Request, now: datetime) -> Request:
         finished_at=now,
         outcome=replace(earlier.outcome or Outcome(), usage=Usage()),
         reuses=earlier.id,
+        trace=new.trace,
     )

@@ -12,20 +12,25 @@ from serve_app.domain.lease import LeaseKey
 
 
 class FakeTerms:
-    """Knows every endpoint but those in ``gone``; one ticket for an attempt."""
+    """Knows every endpoint but those in ``gone``; one ticket for an attempt. Those in ``new`` are
+    known after the next ``refresh``."""
 
     files_url = "memory://files"
 
     def __init__(self) -> None:
         self.gone: set[str] = set()
+        self.new: set[str] = set()
         self._numbers = count()
 
     def endpoint(self, endpoint_id: str) -> Endpoint | None:
-        if endpoint_id in self.gone:
+        if endpoint_id in self.gone | self.new:
             return None
         return Endpoint(
             id=endpoint_id, family="fake", weights=Weights(source="/nowhere"), schema="fake"
         )
+
+    async def refresh(self) -> None:
+        self.new.clear()
 
     def tickets(
         self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any]

@@ -1,16 +1,24 @@
-"""Compiled blocks, alone and merged. It compiles, which takes a minute or more."""
+"""Compiled blocks, alone and merged, with LoRAs and without. It compiles, which takes minutes."""
 
+import pytest
 import torch
 from torch._dynamo.utils import counters
 
 from deployments.engine.loading.loads import LoadPlan
 from deployments.engine.loading.residency import Residency
+from deployments.engine.lora.format import Lora
 from serve_app.domain.endpoint import Recipe
 from tests.engine.calls import call
-from tests.engine.tiny import tiny_sdxl
+from tests.engine.loras import save_lora
+from tests.engine.tiny import tiny_flux, tiny_sdxl
+from tests.engine.with_loras import plain_with
 from tests.gpu.device import MARKS, RESULT_S, engine_of, on_device, relative, together
 
-pytestmark = MARKS
+pytestmark = [
+    *MARKS,
+    # peft, of the second LoRA that diffusers itself loads
+    pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning"),
+]
 
 
 def test_compiled_blocks_merge_and_are_not_compiled_again():
@@ -34,3 +42,38 @@ def test_compiled_blocks_merge_and_are_not_compiled_again():
     assert "differs when merged" not in counts["not_merged"]
     for one, other in zip([alone, *made], [plain[0], *plain], strict=True):
         assert relative(one.images, other) <= 1e-2
+
+
+def test_loras_run_in_compiled_blocks_with_padded_ranks(tmp_path):
+    """Ranks 3 and 16 are of one bucket, and mixed with a request without a LoRA."""
+    files = [save_lora(tmp_path, tiny_flux(), seed, rank) for seed, rank in ((1, 3), (2, 16))]
+    chosen = [[Lora(files[0])], [Lora(files[1], 0.5)], [], [Lora(file) for file in files]]
+    plain = [
+        plain_with(lambda: on_device(tiny_flux()), each, seed=n) for n, each in enumerate(chosen)
+    ]
+    torch.compiler.reset()
+    with engine_of() as engine:
+        residency = Residency(engine)
+        recipe = Recipe(24, "float32", compile=True)
+        plan = LoadPlan(lambda *_: tiny_flux(), recipe, warm_up=lambda _: call(steps=1))
+        residency.acquire("flux", plan).future.result(600)
+        for loras in (*chosen[:2], chosen[3]):  # as written, while their code is compiled
+            engine.submit(pipeline="flux", loras=loras, **call(steps=1)).result(RESULT_S)
+        engine._compiler.submit(lambda: None).result(600)
+        graphs = counters["stats"]["unique_graphs"]
+        alone = [
+            engine.submit(pipeline="flux", loras=each, **call(seed=n)).result(RESULT_S)
+            for n, each in enumerate(chosen)
+        ]
+        wishes = [
+            {"pipeline": "flux", "loras": each, **call(seed=n)} for n, each in enumerate(chosen)
+        ]
+        mixed = together(engine, wishes)
+        counts = engine.counts()
+        assert counters["stats"]["unique_graphs"] == graphs > 0
+        residency.close()
+    assert counts["merged_calls"] >= 8
+    assert not {"failed when merged", "differs when merged"} & counts["not_merged"].keys()
+    for made in (alone, mixed):
+        for one, other in zip(made, plain, strict=True):
+            assert relative(one.images, other) <= 1e-2

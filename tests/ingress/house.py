@@ -26,16 +26,21 @@ from serve_app.ingress.services.audit import AuditTrail
 from serve_app.ingress.services.files import Files, UploadLimits, Uploads
 from serve_app.ingress.services.health import Health, Readiness
 from serve_app.ingress.services.lease_terms import CatalogLeaseTerms
+from serve_app.ingress.services.live_catalog import LiveCatalog
 from serve_app.ingress.services.replies import LAST_BYTE_DELAY_S, Replies
 from serve_app.ingress.services.request_ids import RequestIds
 from serve_app.ingress.services.services import Identity, PoolMap, Services
+from serve_app.ingress.services.warm_pools import WarmPools
 from serve_app.ingress.services.webhooks import ComposeByMark, Webhooks
 from serve_app.queue.store.config import QueueLimits
+from serve_app.queue.transactions.catalog_entries import CatalogEntries
 from serve_app.settings import Config, PoolConfig
 from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics
 from serve_app.tenants.api_keys import ADMIN, API
 from serve_app.tenants.tokens import Tokens, UploadTokens
+from tests.fakes.catalog_entries import FakeCatalogEntries
+from tests.fakes.held_weights import FakeHeldWeights, FakeLeader
 from tests.fakes.keyring import FakeKeyRing
 from tests.fakes.lifecycles import FakeLifecycles
 from tests.fakes.liveness import FakeLiveness
@@ -92,12 +97,18 @@ async def built(
     storage: Any = None,
     deliver: bool = False,
     names: Resolve | None = None,
+    entries: CatalogEntries | None = None,
+    documented: Catalog | None = None,
     **settings: Any,
 ) -> AsyncGenerator[House]:
-    """A started house, closed at the end. ``deliver``: send webhooks to the hosts in ``names``."""
+    """A started house, closed at the end. ``deliver``: send webhooks to the hosts in ``names``.
+    ``models``: a file in place of ``catalog``. ``entries``: those of the database. ``documented``:
+    endpoints that answers are compared with, if they are not those of ``catalog``."""
     clock = clock or SystemClock()
     usual: dict[str, Any] = {"gpus": 0, "max_body_bytes": 1 << 20, "trusted_hosts": (HOST,)}
-    config = Config(**usual | settings)
+    config = Config(**usual | settings, pools=pools)
+    served, catalog = catalog, Catalog({})  # tests may change their own
+    catalog.become(served)
     storage = storage or FakeStorage(b"k" * 32, ORIGIN, clock)
     lifecycles = FakeLifecycles()
     terms = CatalogLeaseTerms(
@@ -119,10 +130,15 @@ async def built(
         check |= {"check_disk_space": room, "check_disk_for_upload": room}
     if artifact_room is not None:
         check["check_disk_for_artifact"] = artifact_room
+    stored = entries or FakeCatalogEntries(clock, queue.operations.note, queue.unfinished)
+    live = LiveCatalog(stored, config, catalog)
+    if config.models.models is not None:
+        await live.use(config)
     services = Services(
         config=config,
         host_names=trusted_names(config.server.host, config.server.trusted_hosts),
         catalog=catalog,
+        entries=live,
         pools=PoolMap(pools),
         queue=queue,
         files=Files(
@@ -142,13 +158,21 @@ async def built(
         new_id=RequestIds(clock),
         metrics=metrics,
         audit=AuditTrail(queue.operations, clock),
+        warm=WarmPools(
+            queue.operations,
+            FakeHeldWeights(),
+            lambda: app.state.services.pools,
+            catalog,
+            clock,
+            FakeLeader(),
+        ),
         proxy_secret=PROXY_SECRET,
         replies=Replies(last_byte_delay_s=linger_s),
     )
     app = create_app()
     problems: list[str] = []
     app.user_middleware.append(
-        Middleware(CheckedAnswers, contract=contract_of(catalog), problems=problems)
+        Middleware(CheckedAnswers, contract=contract_of(documented or served), problems=problems)
     )
     app.state.services = services
     house = House(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlencode
@@ -19,6 +19,7 @@ class Client:
 
     def __init__(self) -> None:
         self.closed: dict[str, Any] | None = None
+        self.answered: dict[str, str] = {}  # headers of the handshake
         self._to_server: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._heard: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._to_server.put_nowait({"type": "websocket.connect"})
@@ -55,6 +56,8 @@ class Client:
         if message["type"] == "websocket.close":
             self.closed = message
             self._heard.put_nowait(message)
+        elif message["type"] == "websocket.accept":
+            self.answered = {name.decode(): value.decode() for name, value in message["headers"]}
         elif message["type"] == "websocket.send":
             packed = message.get("bytes")
             said = json.loads(message["text"]) if packed is None else msgpack.unpackb(packed)
@@ -63,19 +66,24 @@ class Client:
 
 @asynccontextmanager
 async def connected(
-    house: House, path: str = "/test/probe/realtime", key: str | None = "", **query: Any
+    house: House,
+    path: str = "/test/probe/realtime",
+    key: str | None = "",
+    headers: Mapping[str, str] | None = None,
+    **query: Any,
 ) -> AsyncIterator[Client]:
     """``key``: None sends none, and an empty one means the house's strongest."""
     client = Client()
-    headers = [(b"host", HOST.encode())]
+    sent = [(b"host", HOST.encode())]
+    sent += [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
     if key is not None:
-        headers.append((b"authorization", f"Key {key or house.key}".encode()))
+        sent.append((b"authorization", f"Key {key or house.key}".encode()))
     scope = {
         "type": "websocket",
         "path": path,
         "raw_path": path.encode(),
         "query_string": urlencode(query).encode(),
-        "headers": headers,
+        "headers": sent,
         "scheme": "ws",
         "subprotocols": [],
     }

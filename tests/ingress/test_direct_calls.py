@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
@@ -47,6 +48,8 @@ class Application:
             except asyncio.CancelledError:
                 self.cancelled.set()
                 raise
+        if scope["path"].endswith("/slow"):
+            await asyncio.sleep(2 * direct_calls.WATCH_AFTER_S)
         size, more = 0, scope["method"] == "POST"
         while more:
             message = await receive()
@@ -138,3 +141,19 @@ async def test_a_body_that_comes_slowly_is_read_whole_by_the_application(registe
     async with answering(around(Serve())) as client:
         await client.get("/-/healthz")
         assert (await client.post("/run/a", content=pieces())).text == "root '' size 4000"
+
+
+async def test_calls_that_are_watched_leave_no_garbage(register) -> None:
+    register(Application())
+    async with answering(around(Serve())) as client:
+        await client.get("/-/healthz")
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                await client.get("/slow")
+            await client.get("/v1/models")  # the server keeps the last call
+            left = [type(each) for each in gc.get_objects()]
+            assert left.count(direct_calls._DisconnectWatch) <= 1
+        finally:
+            gc.enable()

@@ -5,14 +5,25 @@ from __future__ import annotations
 import copy
 import importlib.metadata
 import re
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from deployments.families.registry import FAMILIES
-from serve_app.settings import PREFIX, SECRET_NAMES, setting_names
+from serve_app.cli.main import main
+from serve_app.settings import (
+    APPLICATION,
+    PREFIX,
+    SECRET_NAMES,
+    pool_application,
+    setting_names,
+)
+from serve_app.settings.parts import BOUNDS
 from tests.docs.conftest import build
 from tests.docs.pages import ROOT
 from tests.kubernetes.schemas import MANIFESTS, Manifest, documents, problems
@@ -27,12 +38,29 @@ pytestmark = [
 
 ALL = [(path.name, each) for path in MANIFESTS for each in documents(path)]
 SERVICES = {name: each for name, each in ALL if each["kind"] == "RayService"}
+SOURCES = {
+    name: each["data"]["darkroom.yaml"]
+    for name, each in ALL
+    if each["kind"] == "ConfigMap" and "darkroom.yaml" in each["data"]
+}
 
 
 @pytest.fixture(params=SERVICES)
-def ray_service(request: pytest.FixtureRequest) -> Manifest:
-    """Each of the RayServices, a copy of its own."""
-    return copy.deepcopy(SERVICES[request.param])
+def file(request: pytest.FixtureRequest) -> str:
+    """Name of each file with a RayService."""
+    return str(request.param)
+
+
+@pytest.fixture
+def ray_service(file: str) -> Manifest:
+    """Its RayService, a copy of its own."""
+    return copy.deepcopy(SERVICES[file])
+
+
+@pytest.fixture
+def source(file: str) -> dict[str, Any]:
+    """The configuration from which its ``serveConfigV2`` is written."""
+    return dict(yaml.safe_load(SOURCES[file]))
 
 
 def identity(manifest: Manifest) -> str:
@@ -62,8 +90,8 @@ def configuration(ray_service: Manifest) -> dict[str, Any]:
     return dict(yaml.safe_load(ray_service["spec"]["serveConfigV2"]))
 
 
-def arguments(ray_service: Manifest) -> dict[str, Any]:
-    (application,) = configuration(ray_service)["applications"]
+def arguments(source: dict[str, Any]) -> dict[str, Any]:
+    (application,) = source["applications"]
     return dict(application["args"])
 
 
@@ -113,28 +141,60 @@ def test_serve_takes_the_configuration_and_knows_each_of_its_keys(ray_service: M
     given = configuration(ray_service)
     ServeDeploySchema.model_validate(given)
     assert given.keys() <= ServeDeploySchema.model_fields.keys()
-    (application,) = given["applications"]
-    assert application.keys() <= ServeApplicationSchema.model_fields.keys()
+    for application in given["applications"]:
+        assert application.keys() <= ServeApplicationSchema.model_fields.keys()
+
+
+def test_it_is_written_from_the_config_map_with_an_application_for_each_pool(
+    file: str, ray_service: Manifest, source: dict[str, Any], tmp_path: Path
+) -> None:
+    copied = tmp_path / file
+    shutil.copy(ROOT / "kubernetes" / file, copied)
+    ran = CliRunner().invoke(main, ["serve-config", "--manifest", str(copied)])
+    assert ran.exit_code == 0, ran.output
+    assert copied.read_text() == (ROOT / "kubernetes" / file).read_text(), (
+        f"Run: darkroom serve-config --manifest kubernetes/{file}"
+    )
+    names = [each["name"] for each in configuration(ray_service)["applications"]]
+    pools = arguments(source)["pools"]
+    assert names == [APPLICATION, *(pool_application(each) for each in pools)]
+
+
+def test_bounds_of_pools_are_only_in_the_config_map(ray_service: Manifest) -> None:
+    """So a change of them restarts nothing."""
+    for application in configuration(ray_service)["applications"]:
+        for pool in application["args"].get("pools", {}).values():
+            assert not BOUNDS & pool.keys()
+
+
+def test_a_file_without_a_ray_service_is_refused_in_a_sentence() -> None:
+    ran = CliRunner().invoke(
+        main, ["serve-config", "--manifest", str(ROOT / "kubernetes" / "redis.yaml")]
+    )
+    assert ran.exit_code == 1
+    assert "one RayService" in ran.output
 
 
 def test_the_configuration_is_the_one_of_every_cluster_but_for_its_pools(
-    ray_service: Manifest,
+    source: dict[str, Any],
 ) -> None:
-    given, usual = configuration(ray_service), yaml.safe_load((ROOT / "darkroom.yaml").read_text())
-    for each in (given, usual):
+    usual = yaml.safe_load((ROOT / "darkroom.yaml").read_text())
+    for each in (source, usual):
         del each["applications"][0]["args"]["pools"]
-    assert given == usual
+    assert source == usual
 
 
 def test_darkroom_builds_it_and_every_family_has_a_pool(
-    ray_service: Manifest, build: Callable[[dict[str, Any]], Any]
+    source: dict[str, Any], build: Callable[[dict[str, Any]], Any]
 ) -> None:
-    assert build(arguments(ray_service))
-    pools = arguments(ray_service)["pools"].values()
+    assert build(arguments(source))
+    pools = arguments(source)["pools"].values()
     assert sorted(family for pool in pools for family in pool["families"]) == sorted(FAMILIES)
 
 
-def test_the_autoscaler_knows_a_group_of_workers_for_each_pool(ray_service: Manifest) -> None:
+def test_the_autoscaler_knows_a_group_of_workers_for_each_pool(
+    ray_service: Manifest, source: dict[str, Any]
+) -> None:
     """A pool whose class of GPU no group has would wait for ever."""
     from ray.autoscaler._private.kuberay import autoscaling_config as ray_config  # noqa: PLC0415
 
@@ -142,7 +202,7 @@ def test_the_autoscaler_knows_a_group_of_workers_for_each_pool(ray_service: Mani
         ray_config._get_ray_resources_from_group_spec(group, is_head="groupName" not in group)
         for group in groups(ray_service)
     ]
-    for name, pool in arguments(ray_service)["pools"].items():
+    for name, pool in arguments(source)["pools"].items():
         wanted = {
             "CPU": pool["num_cpus"],
             "GPU": pool["num_gpus"],
@@ -170,6 +230,8 @@ def test_pods_name_only_settings_secrets_claims_and_maps_that_there_are() -> Non
             if "persistentVolumeClaim" in volume:
                 claim = volume["persistentVolumeClaim"]["claimName"]
                 assert f"PersistentVolumeClaim {claim}" in there
+            if "configMap" in volume:
+                assert f"ConfigMap {volume['configMap']['name']}" in there
         for container in spec["containers"]:
             assert {each["name"] for each in container["volumeMounts"]} <= volumes
             for source in container.get("envFrom", ()):

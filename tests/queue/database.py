@@ -32,7 +32,7 @@ TABLES = (
     "webhook_deliveries", "artifacts", "usage", "events", "attempts", "requests", "progress",
     "replicas", "fair_lanes", "costs", "audit", "api_keys", "tenants", "installation",
     "undelivered", "unwanted", "halts", "uploads", "lifecycles", "webhook_keys", "leaders",
-    "running_counts",
+    "running_counts", "warm_targets", "catalog_entries", "weight_peers",
 )  # fmt: skip
 
 HOLDING: list[EmbeddedPostgres] = []

@@ -117,6 +117,23 @@ async def test_a_status_here_is_right_soon_after_a_change_there(ingress: Ingress
         await asyncio.sleep(0.01)
 
 
+async def test_the_end_that_one_process_tells_can_be_read_at_another_at_once(
+    ingress: Ingress,
+) -> None:
+    """A client asks one for the status, and another for the output."""
+
+    def deaf(queue: PostgresQueue) -> None:
+        queue.parts.state.notifier._received = lambda _: None  # type: ignore[method-assign]
+
+    here, there = await ingress(PATIENT, deaf), await ingress(PATIENT, deaf)
+    request = await here.submit(new())
+    granted = await lease(there)
+    await there.finish(done(granted.held))
+    assert (await there.get(TENANT, request.id)).state is State.SUCCEEDED
+    assert (await here.current(TENANT, request.id)).state is State.SUCCEEDED
+    assert (await here.get(TENANT, request.id)).state is State.SUCCEEDED
+
+
 async def test_work_is_shared_and_nothing_is_leased_twice(ingress: Ingress) -> None:
     queues = [await ingress(LONG_LEASES) for _ in range(2)]
     finished: list[str] = []

@@ -18,6 +18,7 @@ loads = st.builds(
     running=st.integers(0, 100),
     queued_s=st.floats(0, 1e4),
     idle_s=st.floats(0, 1e6),
+    warm=st.integers(0, 10),
 )
 bounds = st.builds(
     Bounds,
@@ -60,6 +61,20 @@ def test_a_spare_replica_stands_by_only_while_there_is_demand() -> None:
     pool = replace(POOL, spare=1)
     assert needed_replicas(pool, load(queued=2)) == 2
     assert needed_replicas(pool, IDLE) == 0
+
+
+def test_an_idle_pool_has_the_replicas_that_warm_targets_need_within_its_bounds() -> None:
+    assert needed_replicas(POOL, replace(IDLE, warm=2)) == 2
+    assert needed_replicas(POOL, replace(load(running=2), warm=3)) == 3
+    assert needed_replicas(POOL, replace(IDLE, warm=9)) == 4
+    assert needed_replicas(replace(POOL, least=3), replace(IDLE, warm=2)) == 3
+
+
+def test_a_pool_shrinks_when_its_warm_targets_end() -> None:
+    scaler = Scaler(POOL)
+    assert scaler.target(replace(IDLE, warm=3), 0, now=0) == 3
+    assert over(scaler, range(1, 200), replace(IDLE, warm=3), 3) == 3
+    assert scaler.target(IDLE, 3, now=200) == 0
 
 
 def test_an_idle_pool_keeps_its_last_replica_until_keep_alive_has_passed() -> None:
@@ -135,6 +150,13 @@ def test_a_pool_keeps_to_its_bounds_before_there_is_a_demand() -> None:
     assert pool(_Context()) == (5, {})
     pool.note(replace(POOL, least=1, most=2), None)
     assert pool(_Context()) == (2, {})
+
+
+def test_the_demand_says_what_warm_targets_need() -> None:
+    pool = PoolPolicy("scope", "studio")
+    demand = {"queued": 0, "running": 0, "queued_s": 0, "idle_s": 99, "seq": 1, "warm": 4}
+    pool.note(POOL, demand)
+    assert pool(_Context()) == (4, {})
 
 
 def test_changed_bounds_are_in_force_without_another_policy() -> None:

@@ -2,7 +2,16 @@
 
 import random
 
-from benchmarks.scaling import Pool, Requests, Simulation, darkroom, idle_only, made, serve
+from benchmarks.scaling import (
+    WARM,
+    Pool,
+    Requests,
+    Simulation,
+    darkroom,
+    idle_only,
+    made,
+    serve,
+)
 
 POOL = Pool(slots=4, start_s=60.0, most=16)
 
@@ -33,3 +42,14 @@ def test_every_request_is_served_whoever_is_stopped() -> None:
     assert len(result.waits_s) == len(requests.arrivals)
     assert result.handed_over > 0
     assert min(result.waits_s) >= 0
+
+
+def test_a_warm_target_before_a_burst_saves_its_requests_the_cold_start() -> None:
+    requests = made("bursts", mean_s=10.0, length_s=4 * 3600)
+    warm = WARM["bursts"]
+    late = Simulation(POOL, requests, darkroom(POOL, keep_alive_s=60, target_wait_s=5)).run()
+    early = Simulation(POOL, requests, darkroom(POOL, 60, 5, warm)).run()
+    # The simulation begins with the first burst, so nothing could be started before that one.
+    later = [wait for at, wait in zip(requests.arrivals, early.waits_s, strict=True) if at > 3600]
+    assert sorted(later)[int(0.95 * len(later))] < 5 < late.wait_s(0.95)
+    assert early.gpu_hours < late.gpu_hours + 1

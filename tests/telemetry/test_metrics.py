@@ -108,3 +108,20 @@ def test_a_port_that_is_taken_names_the_setting() -> None:
         server = MetricsServer(CollectorRegistry(), taken.getsockname()[1])
         with pytest.raises(Misconfigured, match="DARKROOM_METRICS_PORT"):
             server.start()
+
+
+def test_ingress_replicas_on_one_node_take_ports_one_after_the_other() -> None:
+    servers: list[MetricsServer] = []
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    try:
+        for _ in range(2):
+            servers.append(MetricsServer(CollectorRegistry(), port, processes=2))
+            servers[-1].start()
+        assert [each.port for each in servers] == [port, port + 1]
+        with pytest.raises(Misconfigured, match=f"ports {port} to {port + 1}"):
+            MetricsServer(CollectorRegistry(), port, processes=2).start()
+    finally:
+        for each in servers:
+            each.close()

@@ -15,6 +15,8 @@ settings = {
     "weights_max_bytes": 10**12,
     "weights_mirror": "s3://house/models",
     "weights_mirror_profile": "models",
+    "weights_shared_dir": "/mnt/weights",
+    "weights_peers": 2,
     "offline": True,
 }
 pool = build(settings)._bound_deployment.init_args[1][0]._bound_deployment
@@ -41,6 +43,9 @@ def test_replicas_know_where_weights_come_from_and_a_wrong_mirror_stops_the_star
         "mirror_endpoint_url": "",
         "mirror_profile": "models",
         "offline": "True",
+        "shared_directory": "/mnt/weights",
+        "peers": "2",
+        "peer_bytes_per_s": "500000000",
     }
     # For code that calls the hub's library directly.
     assert printed["environment"]["HF_HUB_CACHE"] == "/srv/weights"

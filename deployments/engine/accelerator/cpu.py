@@ -159,6 +159,9 @@ class Cpu:
     def page_unlock(self, address: int, *, wait: bool) -> None:
         """Do nothing: nothing was locked."""
 
+    def graph_pool(self) -> None:
+        """Return None: it launches nothing."""
+
     def has_failed(self) -> bool:
         return False
 

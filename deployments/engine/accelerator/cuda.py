@@ -11,11 +11,13 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from deployments.engine.accelerator.cpu import adapters_share, host_bytes
+from deployments.engine.accelerator.cuda_graphs import CudaGraphPool
 from deployments.engine.accelerator.diagnosis import driver_version
 from deployments.engine.accelerator.interface import Capabilities, HostCopy, MemoryUse, TimeStamp
 
@@ -33,10 +35,18 @@ class CudaMemory:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        # Reentrant: a finalizer that waits for the device may run in the middle of a recording.
+        self.recording = threading.RLock()
+        self._idle: WeakKeyDictionary[object, int] = WeakKeyDictionary()
+
+    def set_idle(self, pool: object, size: int) -> None:
+        """See ``CountsPools``."""
+        self._idle[pool] = size
 
     def free(self) -> int | None:
         unused, _ = torch.cuda.mem_get_info(self._device)
         kept = self._account("reserved_bytes", "current") - self._now()
+        kept -= sum(self._idle.values())  # only graphs can use it
         return max(0, unused + kept - RESERVE)
 
     def total(self) -> int | None:
@@ -57,7 +67,8 @@ class CudaMemory:
             taken.peak = self._account("allocated_bytes", "peak") - before
 
     def release(self) -> None:
-        torch.cuda.empty_cache()
+        with self.recording:
+            torch.cuda.empty_cache()
 
     def _now(self) -> int:
         return self._account("allocated_bytes", "current")
@@ -186,16 +197,21 @@ class Cuda:
 
     def page_unlock(self, address: int, *, wait: bool) -> None:
         if wait:
-            with contextlib.suppress(RuntimeError):  # a device that has failed reads nothing
+            # A device that has failed reads nothing.
+            with self.memory.recording, contextlib.suppress(RuntimeError):
                 torch.cuda.synchronize(self._device)
         # The status is ignored: the process may be ending, and nothing could be done about it.
         _runtime().cudaHostUnregister(address)
         with self._lock:
             self._locked.pop(address, None)
 
+    def graph_pool(self) -> CudaGraphPool | None:
+        return CudaGraphPool(self._device, self.memory)
+
     def has_failed(self) -> bool:
         try:
-            torch.cuda.synchronize(self._device)
+            with self.memory.recording:
+                torch.cuda.synchronize(self._device)
         except RuntimeError:  # such as `torch.AcceleratorError`
             return True
         return False

@@ -75,6 +75,47 @@ class Stream(Protocol):
         ...
 
 
+class Graph(Protocol):
+    """Work that was recorded once, and is launched as one piece.
+
+    It reads and writes the very memory of the recording: weights, inputs and outputs.
+    """
+
+    def replay(self) -> None:
+        """Put the recorded work into the calling thread's stream."""
+        ...
+
+
+class GraphPool(Protocol):
+    """Graphs that share the memory of their intermediate tensors. For the engine's thread.
+
+    The outputs of a graph are valid until the next replay of any graph of the pool.
+    """
+
+    @property
+    def size(self) -> int:
+        """Bytes of the device that the pool has."""
+        ...
+
+    def record(self, compute: Callable[[], Any]) -> tuple[Graph, Any]:
+        """Record the work of ``compute`` without doing it; return the graph and what it returned.
+
+        The tensors in that get their values by a replay. ``compute`` must have run before with
+        the same shapes, because what is done only once cannot be recorded. Raises what it raises,
+        and an error of the device if it waits for the device. Nothing else changes then, but no
+        more must be recorded in this pool.
+        """
+        ...
+
+    def drop(self, graph: Any, /) -> None:
+        """Free a graph of the pool. The next one that is recorded can use its memory."""
+        ...
+
+    def release(self) -> None:
+        """Free all graphs and their memory. Nothing can be recorded in the pool any more."""
+        ...
+
+
 class TimeStamp(Protocol):
     """Timestamp."""
 
@@ -198,6 +239,10 @@ class Accelerator(Protocol):
 
         ``wait``: for all work on the device first, because a queued copy may read the memory.
         """
+        ...
+
+    def graph_pool(self) -> GraphPool | None:
+        """Return a new pool of graphs; None if the device cannot record work."""
         ...
 
     def has_failed(self) -> bool:

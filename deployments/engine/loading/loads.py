@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from deployments.engine.loop.options import OnProgress
+from deployments.engine.memory.placement import Placement
+from deployments.engine.memory.warm import WeightPlaces
 from deployments.engine.threads import Threads
 from serve_app.domain.endpoint import Recipe
-from serve_app.domain.errors import Cancelled
-from serve_app.domain.progress import OnDownload
+from serve_app.domain.errors import Cancelled, OutOfMemory, WeightsUnavailable
+from serve_app.domain.progress import OnDownload, Progress, Stage
 
 OnFound = Callable[[int], None]
 """Callback that gets the bytes to load, before they are read; returns when there is space."""
@@ -38,18 +40,127 @@ class LoadPlan:
     fetch: Fetch | None = None  # None: the weights are on this machine
 
 
+@dataclass(slots=True)
+class LoadedPipeline:
+    """Pipeline on the device."""
+
+    pipeline: Any
+    size: int  # bytes of weights on the device
+    placement: Placement
+    places: WeightPlaces
+    is_warm: bool = False  # it came from host memory, and ran before
+    users: int = 1  # the load itself, until it is ready
+    last_used: int = 0
+    is_ready: bool = False
+
+
+class NoSpareRoom(Exception):
+    """There is no room for a spare load now. Requests would evict others, or wait for them."""
+
+
+def no_spare_room(size: int, left: int) -> NoSpareRoom:
+    return NoSpareRoom(
+        f"It has {size / 1e9:.2f} GB of weights, and what is in use or kept leaves "
+        f"{max(0, left) / 1e9:.2f} GB on the device."
+    )
+
+
+def over_budget(name: str, size: int, budget: int) -> WeightsUnavailable:
+    return WeightsUnavailable(
+        f"{name} has {size / 1e9:.2f} GB of weights, but a replica of this pool may keep "
+        f"{budget / 1e9:.2f} GB loaded. Raise weights_bytes of the pool, or use a larger GPU."
+    )
+
+
+def does_not_fit(name: str, size: int, free: int, total: int) -> OutOfMemory:
+    return OutOfMemory(
+        f"{name} has {size / 1e9:.2f} GB of weights, and they did not fit on the device with "
+        f"nothing beside them: {free / 1e9:.2f} of {total / 1e9:.2f} GB are free. Stop other "
+        "programs on the device, or use a larger GPU or a catalogue recipe for less memory."
+    )
+
+
 class PipelineHandle:
     """Handle of a pipeline, which is not evicted until the handle is released.
 
     ``future`` is the pipeline, now or later. It cannot be cancelled: release the handle instead.
+    ``spare``: no request waits for it.
     """
 
-    def __init__(self, name: str, on_progress: OnProgress | None) -> None:
+    def __init__(self, name: str, on_progress: OnProgress | None, *, spare: bool = False) -> None:
         self.name = name
+        self.spare = spare
         self.held = False
         self.on_progress = on_progress
         self.future: Future[Any] = Future()
         self.future.set_running_or_notify_cancel()
+
+
+class WaitingHandles:
+    """Handles that wait for a load, and its progress, by name. ``lock`` protects them; it is
+    reentrant, and callers may hold it."""
+
+    def __init__(self, lock: threading.Condition) -> None:
+        self._lock = lock
+        self._handles: dict[str, list[PipelineHandle]] = {}
+        self._progress: dict[str, Progress] = {}
+
+    def __contains__(self, name: str) -> bool:
+        """True if the pipeline is being loaded, even if no handle waits for it any more."""
+        return name in self._handles
+
+    @property
+    def progress(self) -> Mapping[str, Progress]:
+        """Progress of the loads, by name."""
+        return self._progress.copy()
+
+    def add(self, handle: PipelineHandle) -> bool:
+        """Let a handle wait. True if it is the first, so that the load has to be started."""
+        first = handle.name not in self._handles
+        self._handles.setdefault(handle.name, []).append(handle)
+        progress = self._progress.setdefault(handle.name, Progress(Stage.LOADING))
+        _report_to(handle, progress)
+        return first
+
+    def remove(self, handle: PipelineHandle) -> None:
+        """Let a handle wait no more. Does nothing if it does not wait."""
+        if handle in self._handles.get(handle.name, ()):
+            self._handles[handle.name].remove(handle)
+
+    def any_for(self, name: str) -> bool:
+        return bool(self._handles.get(name))
+
+    def are_spare(self, name: str) -> bool:
+        """True if no request waits for the pipeline."""
+        return all(each.spare for each in self._handles.get(name, ()))
+
+    def take(self, name: str) -> Sequence[PipelineHandle]:
+        """End the load, and return the handles that waited for it."""
+        self._progress.pop(name)
+        return self._handles.pop(name)
+
+    def take_spare(self, name: str) -> Sequence[PipelineHandle]:
+        """Return the spare handles. If others wait, the load goes on for them."""
+        spare = [each for each in self._handles[name] if each.spare]
+        for handle in spare:
+            self._handles[name].remove(handle)
+        if not self._handles[name]:
+            self.take(name)
+        return spare
+
+    def report(self, name: str, progress: Progress) -> None:
+        """Tell the waiting handles. Late reports of an ended load are dropped."""
+        with self._lock:
+            if name not in self._handles:
+                return
+            self._progress[name] = progress
+            for handle in self._handles[name]:
+                _report_to(handle, progress)
+
+
+def _report_to(handle: PipelineHandle, progress: Progress) -> None:
+    if handle.on_progress is not None:
+        handle.on_progress(progress)
 
 
 # Heartbeats of tasks: the time since the last sign of progress.

@@ -13,8 +13,7 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,9 +23,15 @@ from deployments.engine.errors import as_callers_error, release_frames
 from deployments.engine.eviction import Resident, choose_victims
 from deployments.engine.loading.loads import (
     Downloads,
+    LoadedPipeline,
     LoadHeartbeat,
     LoadPlan,
+    NoSpareRoom,
     PipelineHandle,
+    WaitingHandles,
+    does_not_fit,
+    no_spare_room,
+    over_budget,
 )
 from deployments.engine.loop.generation import Generation
 from deployments.engine.loop.options import GenerationOptions, OnProgress
@@ -39,24 +44,15 @@ from deployments.engine.merging.quantized_files import FileCache
 from deployments.engine.reading.reader import WeightReader
 from deployments.engine.reading.unread import WeightsNotRead, reading_later
 from deployments.engine.threads import Threads
-from serve_app.domain.errors import Cancelled, OutOfMemory, WeightsUnavailable
+from serve_app.domain.errors import Cancelled, OutOfMemory
 from serve_app.domain.progress import Progress, Stage
 
 log = logging.getLogger(__name__)
 
 WARM_UP_PRIORITY = 1  # above that of requests: it is short, and requests wait for it
-
-
-@dataclass(slots=True)
-class _Loaded:
-    pipeline: Any
-    size: int  # bytes of weights on the device
-    placement: Placement
-    places: WeightPlaces
-    is_warm: bool = False  # it came from host memory, and ran before
-    users: int = 1  # the load itself, until it is ready
-    last_used: int = 0
-    is_ready: bool = False
+SPARE_WAIT_S = 2.0
+"""Longest wait of a spare load for device memory that is free. While a load waits, no generation
+begins."""
 
 
 class Residency:
@@ -82,13 +78,13 @@ class Residency:
         self._engine = engine
         self._budget = budget_bytes
         self._quantized = quantized
-        self._loaded: dict[str, _Loaded] = {}
-        self._waiting: dict[str, list[PipelineHandle]] = {}
-        self._progress: dict[str, Progress] = {}  # of pipelines being loaded
+        self._loaded: dict[str, LoadedPipeline] = {}
         self._waits_for_memory = False
+        self._kept: frozenset[str] = frozenset()
         self._closed = False
         self._uses = 0
         self._changed = threading.Condition()
+        self._waiting = WaitingHandles(self._changed)
         self._monotonic = monotonic
         self._reader = WeightReader(engine.accelerator)
         self._warm = WarmTier(engine.accelerator, warm_share)
@@ -107,14 +103,24 @@ class Residency:
         """Names of evicted pipelines whose weights are in host memory."""
         return self._warm.names
 
+    def keep(self, on_device: Collection[str], in_host_memory: Collection[str]) -> None:
+        """Evict these weights last, in place of those named before.
+
+        Where evicted weights are not kept in host memory, they stay on the device instead.
+        """
+        with self._changed:
+            device, host = frozenset(on_device), frozenset(in_host_memory)
+            self._kept = device if self._warm.keeps_any else device | host
+            self._warm.kept = device | host
+
     @property
     def restoring(self) -> Sequence[str]:
         """Names of pipelines whose weights are being copied from host memory to the device."""
-        return [name for name in self._progress.copy() if name in self._warm.names]
+        return [name for name in self._waiting.progress if name in self._warm.names]
 
     def loading(self) -> Mapping[str, Progress]:
         """Progress of the pipelines being downloaded or loaded, by name."""
-        return dict(self._progress)
+        return self._waiting.progress
 
     def longest_silence(self) -> tuple[str, float]:
         """Name and seconds since the last heartbeat of the longest silent download or load.
@@ -124,9 +130,17 @@ class Residency:
         return self._heartbeat.longest()
 
     def acquire(
-        self, name: str, plan: LoadPlan, on_progress: OnProgress | None = None
+        self,
+        name: str,
+        plan: LoadPlan,
+        on_progress: OnProgress | None = None,
+        *,
+        spare: bool = False,
     ) -> PipelineHandle:
         """Return a handle of the pipeline, which is loaded now or later.
+
+        ``spare``: no request waits for it. Then the future raises ``NoSpareRoom`` if the pipeline
+        does not fit beside what is in use or kept, unless a request comes to wait for it too.
 
         The plan must be the same for all users of the name. ``on_progress`` gets the stages of a
         load, also of one that has already begun. It is called on this thread or the loader's, under
@@ -135,19 +149,14 @@ class Residency:
         A failed load fails for all that wait for it, and is then forgotten: the next call tries
         again. The future raises ``WeightsUnavailable`` for weights that alone exceed the budget.
         """
-        handle = PipelineHandle(name, on_progress)
+        handle = PipelineHandle(name, on_progress, spare=spare)
         with self._changed:
             loaded = self._loaded.get(name)
             # While others wait for memory, new handles wait behind them. Otherwise, weights that
             # new requests keep using would never become idle.
             if loaded is not None and loaded.is_ready and not self._waits_for_memory:
                 self._hand_out(handle, loaded)
-            elif name in self._waiting:
-                self._waiting[name].append(handle)
-                _report_to(handle, self._progress[name])
-            else:
-                self._waiting[name] = [handle]
-                self._report(name, Progress(Stage.LOADING))
+            elif self._waiting.add(handle):
                 if plan.fetch is None or loaded is not None or name in self._warm.names:
                     self._loader.submit(self._obtain, name, plan)
                 else:
@@ -165,8 +174,8 @@ class Residency:
                 loaded = self._loaded[handle.name]
                 loaded.users -= 1
                 loaded.last_used = self._uses
-            elif handle in self._waiting.get(handle.name, ()):
-                self._waiting[handle.name].remove(handle)
+            else:
+                self._waiting.remove(handle)
             self._changed.notify_all()
 
     def evict_idle(self) -> None:
@@ -190,7 +199,7 @@ class Residency:
         self._downloads.close()
         self._loader.shutdown(wait=False, cancel_futures=True)
 
-    def _hand_out(self, handle: PipelineHandle, loaded: _Loaded) -> None:
+    def _hand_out(self, handle: PipelineHandle, loaded: LoadedPipeline) -> None:
         loaded.users += 1
         handle.held = True
         handle.future.set_result(loaded.pipeline)
@@ -199,8 +208,8 @@ class Residency:
         if error is not None:
             self._fail(name, error)
             return
-        if (progress := self._progress.get(name)) and progress.stage is Stage.DOWNLOADING:
-            self._report(name, Progress(Stage.LOADING))
+        if (progress := self._waiting.progress.get(name)) and progress.stage is Stage.DOWNLOADING:
+            self._waiting.report(name, Progress(Stage.LOADING))
         with contextlib.suppress(RuntimeError):  # the loader is closed
             self._loader.submit(self._obtain, name, plan)
 
@@ -212,6 +221,9 @@ class Residency:
                 return
         try:
             loaded = self._load(name, plan)
+        except NoSpareRoom as error:
+            self._give_up_spare(name, plan, error)
+            return
         except BaseException as error:
             self._fail(name, error)
             return
@@ -220,7 +232,7 @@ class Residency:
         else:
             self._warm_up(name, loaded, partial(plan.warm_up, loaded.pipeline))
 
-    def _finish(self, name: str, loaded: _Loaded) -> None:
+    def _finish(self, name: str, loaded: LoadedPipeline) -> None:
         """Hand out a pipeline that is ready now."""
         with self._changed:
             loaded.is_ready = True
@@ -228,44 +240,42 @@ class Residency:
             self._hand_out_to_all(name, loaded)
             self._changed.notify_all()
 
-    def _hand_out_to_all(self, name: str, loaded: _Loaded) -> None:
-        for handle in self._take_waiting(name):
+    def _hand_out_to_all(self, name: str, loaded: LoadedPipeline) -> None:
+        for handle in self._waiting.take(name):
             self._hand_out(handle, loaded)
 
     def _fail(self, name: str, error: BaseException) -> None:
         problem = self._engine.check_device(error) or as_callers_error(error)
         with self._changed:
-            for handle in self._take_waiting(name):
+            for handle in self._waiting.take(name):
                 handle.future.set_exception(problem)
 
-    def _take_waiting(self, name: str) -> Sequence[PipelineHandle]:
-        self._progress.pop(name)
-        return self._waiting.pop(name)
-
-    def _report(self, name: str, progress: Progress) -> None:
+    def _give_up_spare(self, name: str, plan: LoadPlan, error: NoSpareRoom) -> None:
+        """Fail the spare handles. If others have come to wait, load it for them."""
         with self._changed:
-            if name not in self._waiting:  # a late report of a download
+            for handle in self._waiting.take_spare(name):
+                handle.future.set_exception(error)
+            if name not in self._waiting:
                 return
-            self._progress[name] = progress
-            for handle in self._waiting[name]:
-                _report_to(handle, progress)
+        with contextlib.suppress(RuntimeError):  # the loader is closed
+            self._loader.submit(self._obtain, name, plan)
 
     def _on_download(self, name: str, done: int, in_all: int) -> None:
         self._heartbeat.beat(name)
         there = 0 < in_all <= done
-        self._report(
+        self._waiting.report(
             name, Progress(Stage.LOADING) if there else Progress(Stage.DOWNLOADING, done, in_all)
         )
 
     def _on_bytes(self, name: str, done: int, in_all: int) -> None:
         """Note that bytes of weights were read; shown by hundredths."""
         self._heartbeat.beat(name)
-        shown = self._progress[name]
+        shown = self._waiting.progress[name]
         before = shown.step if shown.stage is Stage.LOADING else 0
         if done == in_all or done - before >= in_all / 100:
-            self._report(name, Progress(Stage.LOADING, done, in_all))
+            self._waiting.report(name, Progress(Stage.LOADING, done, in_all))
 
-    def _load(self, name: str, plan: LoadPlan) -> _Loaded:
+    def _load(self, name: str, plan: LoadPlan) -> LoadedPipeline:
         self._warm.give_back(0)  # if others have taken the host's memory meanwhile
         if (warm := self._warm.take(name)) is not None:
             return self._restore(name, plan, warm)
@@ -281,9 +291,9 @@ class Residency:
         self._place(name, size, partial(apply, partial(self._on_bytes, name)), placement.undo)
         lay_out(pipeline, self._engine.accelerator, plan.recipe)
         if placement.compiled and plan.warm_up is not None:
-            self._report(name, Progress(Stage.COMPILING))
+            self._waiting.report(name, Progress(Stage.COMPILING))
             self._engine.precompile(pipeline, partial(plan.warm_up, pipeline))
-        loaded = _Loaded(pipeline, size, placement, WeightPlaces(placement.resident))
+        loaded = LoadedPipeline(pipeline, size, placement, WeightPlaces(placement.resident))
         return self._add(name, loaded, began, "cold, from disk")
 
     def _built(self, name: str, plan: LoadPlan) -> Placement:
@@ -298,7 +308,7 @@ class Residency:
             log.info("%s is read to host memory first: %s", name, error)
         return placed_by(plan.recipe, plan.load(on_download, found))
 
-    def _restore(self, name: str, plan: LoadPlan, warm: WarmWeights) -> _Loaded:
+    def _restore(self, name: str, plan: LoadPlan, warm: WarmWeights) -> LoadedPipeline:
         """Copy evicted weights from host memory to the device."""
         log.info("Loading %s from host memory.", name)
         began = self._monotonic()
@@ -309,10 +319,10 @@ class Residency:
             self._warm.put_back(name)
             raise
         self._warm.restored(name)
-        loaded = _Loaded(warm.pipeline, warm.size, warm.placement, warm.places, is_warm=True)
+        loaded = LoadedPipeline(warm.pipeline, warm.size, warm.placement, warm.places, is_warm=True)
         return self._add(name, loaded, began, "warm, from host memory")
 
-    def _add(self, name: str, loaded: _Loaded, began: float, source: str) -> _Loaded:
+    def _add(self, name: str, loaded: LoadedPipeline, began: float, source: str) -> LoadedPipeline:
         self._engine.add_placed(name, loaded.pipeline)
         with self._changed:
             loaded.last_used = self._uses
@@ -322,13 +332,13 @@ class Residency:
         return loaded
 
     def _warm_up(
-        self, name: str, loaded: _Loaded, arguments: Callable[[], Mapping[str, Any]]
+        self, name: str, loaded: LoadedPipeline, arguments: Callable[[], Mapping[str, Any]]
     ) -> None:
         """Start one call among those of others. A failure is logged only.
 
         The next load does not wait for it: the call itself may wait for a place for minutes.
         """
-        self._report(name, Progress(Stage.WARMING_UP))
+        self._waiting.report(name, Progress(Stage.WARMING_UP))
         try:
             options = GenerationOptions(priority=WARM_UP_PRIORITY)
             call = self._engine.submit(pipeline=name, options=options, **arguments())
@@ -338,7 +348,7 @@ class Residency:
         else:
             call.add_done_callback(partial(self._after_warm_up, name, loaded))
 
-    def _after_warm_up(self, name: str, loaded: _Loaded, call: Generation) -> None:
+    def _after_warm_up(self, name: str, loaded: LoadedPipeline, call: Generation) -> None:
         try:
             call.result()
         except Exception:
@@ -357,19 +367,24 @@ class Residency:
             budget = max(budget, size)  # the recipe was made for these weights alone on the device
         size = size if sure else min(size, budget)
         if size > budget:
-            raise WeightsUnavailable(
-                f"{name} has {size / 1e9:.2f} GB of weights, but a replica of this pool may keep "
-                f"{budget / 1e9:.2f} GB loaded. Raise weights_bytes of the pool, or use a larger "
-                "GPU."
-            )
+            raise over_budget(name, size, budget)
         with self._changed:
             try:
-                while (victims := choose_victims(self._residents(), size, budget)) is None:
+                while (victims := self._victims(name, size, budget)) is None:
                     self._wait(name)
             finally:
                 self._waits_for_memory = False
             evicted = {each.name: self._evict(each.name) for each in victims}
         self._let_go(evicted)
+
+    def _victims(self, name: str, size: int, budget: int) -> Sequence[Resident[str]] | None:
+        """Choose what to evict for ``name``, holding the lock. ``NoSpareRoom``."""
+        residents, spare = self._residents(), self._waiting.are_spare(name)
+        victims = choose_victims(residents, size, budget, spare=spare)
+        if victims is None and spare:
+            stays = sum(each.size for each in residents if each.users or each.kept)
+            raise no_spare_room(size, budget - stays)
+        return victims
 
     def _place(
         self, name: str, size: int, apply: Callable[[], None], undo: Callable[[], None]
@@ -392,31 +407,45 @@ class Residency:
                 raise
 
     def _reserve(self, name: str, size: int, apply: Callable[[], None], *, alone: bool) -> None:
-        self._evict_for(size)
+        self._evict_for(name, size)
+        waits_until = self._monotonic() + SPARE_WAIT_S
         with self._engine.reserve(size, self._wake, alone=alone) as reservation:
             try:
-                while not self._granted(reservation, name):
-                    self._evict_for(size)
+                while not self._granted(reservation, name, waits_until):
+                    self._evict_for(name, size)
             finally:
                 self._waits_for_memory = False
             with self._heartbeat.busy(name):
                 apply()
 
-    def _granted(self, reservation: Reservation, name: str) -> bool:
-        """Return whether the reservation is granted, now or after the next change."""
+    def _granted(self, reservation: Reservation, name: str, spare_until: float) -> bool:
+        """Return whether the reservation is granted, now or after the next change. A spare load
+        waits no longer than ``spare_until``, by the monotonic clock: then ``NoSpareRoom``."""
         with self._changed:
-            if not reservation.granted:
+            if reservation.granted:
+                return True
+            if not self._waiting.are_spare(name):
                 self._wait(name)
+            elif self._monotonic() < spare_until:
+                self._changed.wait(SPARE_WAIT_S)
+            else:
+                raise no_spare_room(reservation.size, self._engine.free_bytes())
             return reservation.granted
 
-    def _evict_for(self, size: int) -> None:
-        """Evict idle weights while the device has less than ``size`` bytes free."""
+    def _evict_for(self, name: str, size: int) -> None:
+        """Evict idle weights while the device has less than ``size`` bytes free. ``NoSpareRoom``,
+        and nothing is evicted, if that is not enough for a spare load."""
         with self._changed:
             free = self._engine.free_bytes()
             if size <= free or not self._engine.device_bytes():
                 return
-            idle = [each for each in self._residents() if not each.users]
+            spare = self._waiting.are_spare(name)
+            idle = [
+                each for each in self._residents() if not each.users and not (spare and each.kept)
+            ]
             there = sum(each.size for each in idle) + free
+            if spare and there < size:
+                raise no_spare_room(size, there)
             victims = choose_victims(idle, size, there) or idle
             evicted = {each.name: self._evict(each.name) for each in victims}
         self._let_go(evicted)  # without the lock, because it is slow
@@ -431,7 +460,7 @@ class Residency:
 
         Raises ``Cancelled`` when no handle waits for these weights any more.
         """
-        if self._closed or not self._waiting[name]:
+        if self._closed or not self._waiting.any_for(name):
             raise Cancelled("No request waits for these weights any more.")
         self._waits_for_memory = True
         with self._heartbeat.paused(name):
@@ -440,18 +469,14 @@ class Residency:
     def _too_large(self, name: str, size: int, error: BaseException) -> OutOfMemory:
         release_frames(error)
         free, total = self._engine.free_bytes(), self._engine.device_bytes()
-        return OutOfMemory(
-            f"{name} has {size / 1e9:.2f} GB of weights, and they did not fit on the device with "
-            f"nothing beside them: {free / 1e9:.2f} of {total / 1e9:.2f} GB are free. Stop other "
-            "programs on the device, or use a larger GPU or a catalogue recipe for less memory."
-        )
+        return does_not_fit(name, size, free, total)
 
-    def _evict(self, name: str) -> _Loaded:
+    def _evict(self, name: str) -> LoadedPipeline:
         log.info("Evicting %s: %.2f GB.", name, self._loaded[name].size / 1e9)
         self._engine.remove(name)
         return self._loaded.pop(name)
 
-    def _let_go(self, evicted: dict[str, _Loaded]) -> None:
+    def _let_go(self, evicted: dict[str, LoadedPipeline]) -> None:
         """Free the device memory of evicted weights; they stay in host memory if there is room."""
         if not evicted:
             return
@@ -464,7 +489,7 @@ class Residency:
 
     def _residents(self) -> Sequence[Resident[str]]:
         return [
-            Resident(name, each.size, each.users, each.last_used)
+            Resident(name, each.size, each.users, each.last_used, name in self._kept)
             for name, each in self._loaded.items()
         ]
 
@@ -472,8 +497,3 @@ class Residency:
         """Free unreferenced memory; pipelines are in reference cycles."""
         gc.collect()
         self._engine.accelerator.memory.release()
-
-
-def _report_to(handle: PipelineHandle, progress: Progress) -> None:
-    if handle.on_progress is not None:
-        handle.on_progress(progress)

@@ -18,7 +18,8 @@ from deployments.engine.interception.chunked_decode import OnFrames, compute_in_
 from deployments.engine.interception.components import ComponentKind, part_of
 from deployments.engine.interception.model_traits import ModelTrait, ModelTraits
 from deployments.engine.interception.proxy import ComponentCall, GenerationGreenlet
-from deployments.engine.loop.model_runner import CallResult, ModelRunner, PendingCall
+from deployments.engine.loop.model_runner import ModelRunner
+from deployments.engine.loop.pending_call import CallResult, PendingCall
 from deployments.engine.loop.prompt_cache import Compute, PromptCache
 from deployments.engine.merging.arguments import CannotCopy, bind, tensors_in, versions_in
 

@@ -135,6 +135,8 @@ class Generation:
         self.snapshot_to_begin_with = snapshot
         self.progress: Progress | None = None
         self.steps_done = 0  # denoising steps; keeps its value after the end
+        self._denoiser_calls = 0
+        self._shared_calls = 0.0  # sum of the calls in the forwards of its own calls
         self.cancel_requested = False
         self.paused = False
         self._arguments: dict[str, Any] | None = request.arguments
@@ -161,6 +163,17 @@ class Generation:
         """Completed steps while it denoises, else 0."""
         progress = self.progress
         return progress.step if progress and progress.stage is Stage.DENOISING else 0
+
+    @property
+    def mean_batch(self) -> float:
+        """Mean number of calls that shared a forward pass with one of its own, itself included; 0
+        before the first."""
+        return self._shared_calls / max(1, self._denoiser_calls)
+
+    def denoised(self, calls: float) -> None:
+        """For the engine: count a denoiser call in a forward pass of ``calls``."""
+        self._denoiser_calls += 1
+        self._shared_calls += calls
 
     def result(self, timeout: float | None = None) -> Any:
         """Return what the pipeline returned, with all tensors on the host.

@@ -26,10 +26,12 @@ from deployments.engine.interception.isolation import run_in_context
 from deployments.engine.interception.pipeline import InterceptedPipeline
 from deployments.engine.loop.encoders import Encoders
 from deployments.engine.loop.generation import Generation, GenerationInbox
+from deployments.engine.loop.graphs import Graphs
 from deployments.engine.loop.merge_history import ForwardTimes, MeasuredForwards, StepDemand
 from deployments.engine.loop.metrics import EngineCounters, Timer, TurnWatch
-from deployments.engine.loop.model_runner import CallResult, ModelRunner, PendingCall
+from deployments.engine.loop.model_runner import ModelRunner
 from deployments.engine.loop.options import EngineOptions
+from deployments.engine.loop.pending_call import CallResult, PendingCall
 from deployments.engine.loop.prompt_cache import prompt_cache_of
 from deployments.engine.loop.results import Results
 from deployments.engine.loop.run import Run
@@ -84,20 +86,21 @@ class Loop:
         self._pressure = MemoryPressure(memory)
         self._admission = Admission(memory)
         self.reservations = Reservations(memory, self._pressure.relieve, inbox.wake)
+        self._graphs = Graphs(accelerator, memory)
         self._model_runner = ModelRunner(
             self.counts,
             loras.rows,
-            options.traits,
-            max_batch=options.max_batch,
-            verify=options.verify_merges,
+            options,
             memory=memory,
             pressure=self._pressure,
+            graphs=self._graphs,
             in_company=self._in_company,
         )
         self._model_runner.on_forward = self._admission.computed
         self.prompts = prompt_cache_of(options, accelerator, self.counts)
         self.add_reclaimer(self._vacate_slots)
         self.add_reclaimer(self.prompts.clear)
+        self.add_reclaimer(self._graphs.release)
         self.add_reclaimer(loras.evict_idle)
         self._encoders = Encoders(
             self._model_runner, self.prompts, options.traits, self._in_company
@@ -221,6 +224,9 @@ class Loop:
         before = counts.forwards, counts.trial_forwards
         results = self._model_runner.run(batch, in_company=bool(others), limited=limited)
         after = counts.forwards, counts.trial_forwards
+        shared = len(batch) / max(1, after[0] - before[0])
+        for run in runs:
+            run.generation.denoised(shared)
         times = self._model_runner.times_of(batch)
         single = after == (before[0] + 1, before[1]) and not any(each.error for each in results)
         lap = _Lap(runs[0].generation.timer_key, times if single else None, len(batch))
@@ -403,7 +409,8 @@ class Loop:
 
     def remove(self, name: str) -> None:
         """Forget a pipeline. Generations that were submitted with it keep it until they end."""
-        del self._pipelines[name]
+        intercepted = self._pipelines.pop(name)
+        self._graphs.forget(each.real_module for each in intercepted.denoisers)
 
     def pipeline_named(self, name: str) -> InterceptedPipeline:
         """Return the pipeline of that name. Raises ``Misconfigured`` when there is none."""

@@ -8,9 +8,8 @@ denoiser that writes into its inputs gets its own inputs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Hashable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -20,7 +19,6 @@ from deployments.engine.accelerator.interface import DeviceMemory
 from deployments.engine.errors import release_frames
 from deployments.engine.interception.components import ComponentKind
 from deployments.engine.interception.isolation import Isolation, run_in_context
-from deployments.engine.interception.model_traits import ModelTraits
 from deployments.engine.interception.proxy import ComponentCall
 from deployments.engine.interception.step_caches import (
     Keep,
@@ -32,15 +30,22 @@ from deployments.engine.interception.step_caches import (
     merged_state,
     name_of,
 )
+from deployments.engine.loop.graphs import Graphs
 from deployments.engine.loop.merge_history import ForwardTimes, MergeHistory, MergeRecord
 from deployments.engine.loop.metrics import ComponentCounters, EngineCounters
+from deployments.engine.loop.options import EngineOptions
+from deployments.engine.loop.pending_call import (
+    CALL_FIELDS,
+    DETERMINISTIC,
+    CallResult,
+    PendingCall,
+)
 from deployments.engine.lora.rows import LoraRows
 from deployments.engine.memory.placement import brings_weights
 from deployments.engine.memory.reservations import MemoryPressure
 from deployments.engine.merging.arguments import (
     ContentDigests,
     mapped,
-    tensors_in,
     versions_in,
 )
 from deployments.engine.merging.plan import MergePlan, NotMergeable, plan_merge
@@ -50,52 +55,7 @@ from deployments.engine.merging.verification import agree, low_precision_dtype
 
 log = logging.getLogger(__name__)
 
-_DETERMINISTIC = "deterministic"
 _NO_OTHER_CALL = "nobody else"
-
-
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class PendingCall(ComponentCall):
-    """Suspended call that waits for its turn. Calls with equal keys form a batch."""
-
-    generation: int  # its number in the engine
-    isolation: Isolation
-    key: Hashable  # batch key; unique when there is no plan
-    plan: MergePlan | None = None  # None: it runs alone
-    alone_because: str = ""  # reason why there is no plan
-    mix: str = ""  # mix of LoRAs; "": none
-
-    @property
-    def deterministic(self) -> bool:
-        """Return whether no other call may change a bit of its output."""
-        return self.alone_because == _DETERMINISTIC
-
-    @property
-    def state_name(self) -> str:
-        """Name under which a step cache stores its state."""
-        return name_of(self.generation, self.cache)
-
-    def description(self) -> str:
-        """Describe the call for messages."""
-        shapes = [list(each.shape) for each in self._tensors()]
-        return f"a call of {type(self.module).__name__} with {shapes[:1]}"
-
-    def versions(self) -> list[int | None]:
-        """Version counters of its tensors; a counter changes when its tensor is written to."""
-        return versions_in([self.arguments, self.keywords])
-
-    def _tensors(self) -> list[Any]:
-        return list(tensors_in([self.arguments, self.keywords]))
-
-
-_CALL_FIELDS = tuple(each.name for each in fields(ComponentCall))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class CallResult:
-    output: Any = None
-    error: BaseException | None = None
-    did_not_fit: bool = False  # out of memory, without side effects: the call can be repeated
 
 
 class _Unmergeable(Exception):
@@ -109,27 +69,26 @@ class ModelRunner:
         self,
         counts: EngineCounters,
         lora_rows: LoraRows,
-        traits: ModelTraits,
+        options: EngineOptions,
         *,
-        max_batch: int,
-        verify: bool,
         memory: DeviceMemory,
         pressure: MemoryPressure,
+        graphs: Graphs,
         in_company: Callable[[], bool] = lambda: True,
     ) -> None:
-        """``verify``: compare merges with what each call gives alone, until they are trusted.
+        """``in_company``: returns whether more than one generation runs.
 
-        ``in_company``: returns whether more than one generation runs. A generation that runs alone
-        is not planned for merging, which saves time.
+        A generation that runs alone is not planned for merging, which saves time.
         """
         self.counts = counts
-        self.history = MergeHistory(max_batch)
+        self.history = MergeHistory(options.max_batch)
         self._lora_rows = lora_rows
-        self._traits = traits
-        self._max_batch = max_batch
-        self._verify = verify
+        self._traits = options.traits
+        self._max_batch = options.max_batch
+        self._verify = options.verify_merges
         self._memory = memory
         self._pressure = pressure
+        self._graphs = graphs
         self._in_company = in_company
         self.on_forward: Callable[[int, int], None] = lambda _number, _size: None
         """Callback with the number of a generation whose call was computed, and the bytes that the
@@ -149,9 +108,9 @@ class ModelRunner:
 
         ``deterministic``: it must run alone, so that no other call changes a bit of its output.
         """
-        given = {name: getattr(call, name) for name in _CALL_FIELDS}
+        given = {name: getattr(call, name) for name in CALL_FIELDS}
         if deterministic:
-            plan = _DETERMINISTIC
+            plan = DETERMINISTIC
         else:
             plan = self._planned(call, mix) if self._in_company() else _NO_OTHER_CALL
         if isinstance(plan, str):
@@ -322,7 +281,8 @@ class ModelRunner:
                 self._use_mixes([call.mix], as_written=call.deterministic),
                 entered(call.module, call.generation, call.cache),
             ):
-                return CallResult(call.compute())
+                function = self._graphs.function(call, [call.mix])
+                return CallResult(function(*call.arguments, **call.keywords))
         except BaseException as error:
             if not is_out_of_memory(error):
                 return CallResult(error=error)
@@ -401,7 +361,7 @@ class ModelRunner:
         names = [call.state_name for call in batch]
         caches = merged_state(first.module, names, splitter, computes=computes)
         with first.isolation.in_place(), self._use_mixes(mixes, by_row=by_row), caches as keep:
-            output = arguments.call(first.function)
+            output = arguments.call(self._graphs.function(first, mixes))
         if versions_in(arguments.named) != versions:
             self._counts_of(batch).trial_forwards += 1
             raise _Unmergeable("writes into its inputs")

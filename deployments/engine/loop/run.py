@@ -26,7 +26,8 @@ from deployments.engine.interception.step_caches import forget
 from deployments.engine.loop.encoders import Encoders
 from deployments.engine.loop.generation import Generation
 from deployments.engine.loop.merge_history import due_at
-from deployments.engine.loop.model_runner import CallResult, ModelRunner, PendingCall
+from deployments.engine.loop.model_runner import ModelRunner
+from deployments.engine.loop.pending_call import CallResult, PendingCall
 from deployments.engine.loop.step_batcher import Candidate
 from deployments.engine.memory.placement import moves_weights
 from deployments.engine.preview.preview import PreviewImage, PreviewRenderer

@@ -17,7 +17,7 @@ from deployments.engine.accelerator.interface import Accelerator
 from deployments.engine.accelerator.pinned import pin
 from deployments.engine.accelerator.transfer import Transfer
 from deployments.engine.interception.components import DENOISERS
-from deployments.engine.merging.compile import compile_regions
+from deployments.engine.merging.compile import compile_regions, record_graphs
 from deployments.engine.merging.quantized import QUANTIZATIONS, quantize
 from deployments.engine.merging.quantized_files import FileCache
 from deployments.engine.reading.reader import Home, OnBytes, WeightReader
@@ -181,6 +181,7 @@ class Placement:
     waiting: tuple[torch.nn.Module, ...]  # in host memory; one at a time is on the device
     streamed: tuple[torch.nn.Module, ...]  # in host memory; copied block by block to run
     compiled: bool = False  # compile the denoisers' repeated blocks at their first call
+    records: bool = False  # record the denoisers' forwards as graphs
 
     @property
     def device_bytes(self) -> int:
@@ -215,6 +216,8 @@ class Placement:
         self._move(accelerator.device)
         if self.compiled:
             compile_regions(self.pipeline)
+        if self.records:
+            record_graphs(self.pipeline)
         if accelerator.capabilities.discrete:  # several times faster to copy
             pin([*self.waiting, *self.streamed], accelerator)
         berth = DeviceSlot(accelerator)
@@ -296,7 +299,12 @@ def placed_by(
     }
     if recipe is None or recipe.offload == "none":
         return Placement(
-            pipeline, tuple(components.values()), (), (), compiled=bool(recipe and recipe.compile)
+            pipeline,
+            tuple(components.values()),
+            (),
+            (),
+            compiled=bool(recipe and recipe.compile),
+            records=bool(recipe and recipe.graphs),
         )
     unknown = sorted(set(recipe.hot) - set(components))
     if unknown:
@@ -312,6 +320,7 @@ def placed_by(
         waiting=tuple(each for name, each in cold.items() if name not in streamed),
         streamed=tuple(cold[name] for name in sorted(streamed)),
         compiled=recipe.compile,
+        records=recipe.graphs,
     )
 
 

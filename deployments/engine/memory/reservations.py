@@ -56,6 +56,10 @@ class CommonMemory:
         finally:
             self._disturbing -= 1
 
+    def disturb(self) -> None:
+        """Mark the running measurement as unreliable."""
+        self._changes += 1
+
     def release(self) -> None:
         self._changes += 1
         self._memory.release()

@@ -109,23 +109,30 @@ class WarmTier:
         self._share = share if accelerator.capabilities.discrete else 0.0
         self._total_bytes = total_bytes
         self._free_bytes = free_bytes
-        self._kept: dict[str, WarmWeights] = {}  # the longest unused first
+        self._held: dict[str, WarmWeights] = {}  # the longest unused first
+        self.kept: frozenset[str] = frozenset()  # names that are dropped last
 
     @property
     def bytes(self) -> int:
         """Bytes of host memory that warm weights take."""
-        return sum(each.host_bytes for each in self._kept.values())
+        return sum(each.host_bytes for each in self._held.values())
+
+    @property
+    def keeps_any(self) -> bool:
+        """False without a share, or where the device's memory is the host's."""
+        return self._share > 0
 
     @property
     def names(self) -> Sequence[str]:
-        return [*self._kept]
+        return [*self._held]
 
     def keep(
         self, name: str, pipeline: Any, placement: Placement, places: WeightPlaces, size: int
     ) -> bool:
         """Copy weights, which nobody uses, to host memory. Return False if there is no room.
 
-        Others that were not used for longer are dropped for them.
+        Others that were not used for longer are dropped for them; those in ``kept`` only for
+        others of these.
         """
         if not self._share or placement.streamed:  # these are copied by hooks with own bookkeeping
             return False
@@ -134,55 +141,61 @@ class WarmTier:
         copied = sum(padded(len(each)) for each, _ in groups)
         held = _by_memory(WeightPlaces(placement.waiting).on("cpu"))
         needed = copied + sum(len(each) for each, _ in held)
-        if not self._make_room(needed, copied):
+        if not self._make_room(needed, copied, kept=name in self.kept):
             return False
         try:
             slabs = self._copied(groups)
         except MemoryError:
             log.info("%s is not kept in host memory: it cannot be page-locked.", name)
             return False
-        self._kept[name] = WarmWeights(pipeline, placement, places, size, slabs, needed)
+        self._held[name] = WarmWeights(pipeline, placement, places, size, slabs, needed)
         return True
 
     def take(self, name: str) -> WarmWeights | None:
         """Return warm weights to be restored. Then call ``restored`` or ``put_back``."""
-        warm = self._kept.get(name)
+        warm = self._held.get(name)
         if warm is not None:
             warm.restoring = True
         return warm
 
     def restored(self, name: str) -> None:
         """Free the host memory of weights that are on the device again, or are broken."""
-        self._kept.pop(name, None)
+        self._held.pop(name, None)
 
     def put_back(self, name: str) -> None:
         """Keep weights that were not restored."""
-        self._kept[name].restoring = False
+        self._held[name].restoring = False
 
     def give_back(self, needed: int) -> None:
         """Drop the longest unused until the host has ``needed`` bytes free beside its reserve."""
-        while self._kept and self._free() < needed and self._drop():
+        while self._held and self._free() < needed and self._drop(kept=True):
             pass
 
-    def _make_room(self, needed: int, more: int) -> bool:
+    def _make_room(self, needed: int, more: int, *, kept: bool) -> bool:
         """Drop the longest unused until ``needed`` bytes fit; none if they would not even then.
 
-        ``more``: bytes of them that are not in host memory yet.
+        ``more``: bytes of them that are not in host memory yet. ``kept``: kept ones may be dropped.
         """
-        droppable = sum(each.host_bytes for each in self._kept.values() if not each.restoring)
+        droppable = sum(self._held[name].host_bytes for name in self._droppable(kept=kept))
         if needed > self._in_share() + droppable or more > self._free() + droppable:
             return False
         while self._in_share() < needed or self._free() < more:
-            if not self._drop():
+            if not self._drop(kept=kept):
                 return False
         return True
 
-    def _drop(self) -> bool:
-        name = next((name for name, each in self._kept.items() if not each.restoring), None)
+    def _droppable(self, *, kept: bool) -> Sequence[str]:
+        """Names that may be dropped, the first ones first. ``kept``: also kept ones, last."""
+        names = [name for name, each in self._held.items() if not each.restoring]
+        others = [name for name in names if name not in self.kept]
+        return [*others, *(name for name in names if name in self.kept)] if kept else others
+
+    def _drop(self, *, kept: bool) -> bool:
+        name = next(iter(self._droppable(kept=kept)), None)
         if name is None:
             return False
         log.info("Dropping %s from host memory.", name)
-        del self._kept[name]
+        del self._held[name]
         gc.collect()  # pipelines are in reference cycles
         return True
 

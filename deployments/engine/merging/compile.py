@@ -40,6 +40,9 @@ log = logging.getLogger(__name__)
 DIVIDES_ROWS = "divides_rows"
 """Attribute of a denoiser whose rows several devices divide, so that single ones need code."""
 
+RECORDS_GRAPHS = "records_graphs"
+"""Attribute of a denoiser whose forwards are recorded and replayed."""
+
 
 def compile_regions(pipeline: Any, backend: str = "inductor") -> None:
     """Compile from now on until ``rehearse`` has ended; the first calls take seconds to minutes.
@@ -57,6 +60,13 @@ def compile_regions(pipeline: Any, backend: str = "inductor") -> None:
         blocks = [(each, each._compiled_call_impl) for each in module.modules()]
         module.compiled_regions = [each for each in blocks if each[1] is not None]
         module.compiler_backend = backend
+
+
+def record_graphs(pipeline: Any) -> None:
+    """Let the engine record the forwards of the denoisers, where the device can."""
+    for name, module in modules_of(pipeline):
+        if looks_like_denoiser(name, module):
+            setattr(module, RECORDS_GRAPHS, True)
 
 
 def run_as_written(denoiser: Any) -> None:

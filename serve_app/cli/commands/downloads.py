@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.cli.commands import model_list
+from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.installation import Installation
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import DarkroomError
 from serve_app.settings import Config
@@ -82,18 +84,33 @@ class Download:
 def chosen_endpoints(config: Config, ids: Sequence[str]) -> list[Endpoint]:
     """Endpoints with these ``ids``; without ids, all that real weights would serve here.
 
-    Raises ``EndpointNotFound``.
+    Those of the database are known while Darkroom runs. Raises ``EndpointNotFound``.
     """
     # ``serve_app.app`` imports ray, which reads its flags when it is imported. Building the
     # catalogue's schemas is a fifth of the command line's start, and few commands need them.
     from serve_app.app import hosted_families  # noqa: PLC0415
     from serve_app.catalog import catalog  # noqa: PLC0415
+    from serve_app.catalog.entries import EntryBuilder  # noqa: PLC0415
 
     families = None if ids else hosted_families(config)
-    listed = catalog.load(config.models.models, demo=False, demo_dir=Path("/"), families=families)
+    builder = EntryBuilder(demo=False, demo_dir=Path("/"), families=families)
+    own, stored = catalog.read_file(config.models.models), _stored_entries(config)
+    listed = catalog.combined(
+        own, builder, [catalog.StoredEntry(name, entry) for name, entry in stored.items()]
+    )
     if ids:
         return [listed.listed(each).endpoint for each in dict.fromkeys(ids)]
     return [each.endpoint for each in listed if not each.missing]
+
+
+def _stored_entries(config: Config) -> dict[str, dict[str, Any]]:
+    """Entries of the database by id, from the Darkroom that runs here. None if none runs."""
+    try:
+        with Client(Installation(config.server.data_dir)) as client:
+            found = client.get("/v1/models/entries")["entries"]
+    except DarkroomError:
+        return {}
+    return {each["endpoint_id"]: each["entry"] for each in found}
 
 
 def downloads(store: Store, endpoints: Sequence[Endpoint]) -> list[Download]:

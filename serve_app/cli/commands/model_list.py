@@ -102,6 +102,8 @@ def lines(model: dict[str, Any], memory: int | None) -> Iterator[str]:
     kind = ("demo" if model["darkroom_demo"] else "real") if ours["served"] else "not served"
     yield f"{model['endpoint_id']:<34} {ours['family']:<12} {kind:<11} {metadata['license']}"
     yield f"    weights  {_weights(ours['weights'])}"
+    if ours["origin"] != "built-in":
+        yield f"    from     {_origin(ours)}"
     if ours["recipes"]:
         yield f"    recipe   {recipe_text(_recipes(model), memory)}"
     if not ours["served"]:
@@ -145,6 +147,11 @@ def _recipes(model: dict[str, Any]) -> list[Recipe]:
         )
         for each in model["darkroom"]["recipes"]
     ]
+
+
+def _origin(ours: dict[str, Any]) -> str:
+    replaced = f", in place of: {', '.join(ours['replaces'])}" if ours["replaces"] else ""
+    return f"{ours['origin']}{replaced}"
 
 
 def _weights(weights: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import click
 
-from serve_app.cli.commands import completion, model_list
+from serve_app.cli.commands import completion, model_entries, model_list
 from serve_app.cli.commands.downloads import Download, chosen_endpoints, downloads
 from serve_app.cli.connection import options
 from serve_app.cli.connection.server import Server
@@ -215,3 +215,8 @@ def verify_command(config: Config, *, as_json: bool) -> None:
 def push_mirror_command(config: Config, endpoints: tuple[str, ...], *, as_json: bool) -> None:
     """Upload the downloaded weights of ENDPOINTS, or of all served endpoints, to the mirror."""
     sys.exit(push_mirror(config, endpoints, as_json=as_json))
+
+
+models_group.add_command(model_entries.add_command)
+models_group.add_command(model_entries.remove_command)
+models_group.add_command(model_entries.check_command)

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from serve_app.cli.commands.generate_options import outputs
+from serve_app.cli.commands.warm import target_lines
 from serve_app.cli.connection.client import ApiFailure, Client
 from serve_app.cli.connection.server import Server
 from serve_app.domain.request import State
@@ -79,7 +80,7 @@ def open_files(
 
 def status(server: Server, *, as_json: bool) -> None:
     """Print the readiness, and if Darkroom is ready its pools and unplaceable replicas."""
-    answer: dict[str, Any] = {"pools": {}, "replicas": [], "unplaceable": {}}
+    answer: dict[str, Any] = {"pools": {}, "replicas": [], "unplaceable": {}, "warm": []}
     with Client(server) as client:
         ready, parts = client.readiness()
         if ready:
@@ -94,6 +95,8 @@ def status(server: Server, *, as_json: bool) -> None:
         replicas = [one for one in answer["replicas"] if one["pool"] == name]
         for line in pool_lines(name, pool, replicas):
             click.echo(line)
+    for line in target_lines(answer["warm"]) if answer["warm"] else ():
+        click.echo(line)
     for problem in answer["unplaceable"].values():
         click.echo(problem)
 
@@ -101,11 +104,24 @@ def status(server: Server, *, as_json: bool) -> None:
 def pool_lines(
     name: str, pool: Mapping[str, Any], replicas: Sequence[Mapping[str, Any]]
 ) -> Iterator[str]:
-    """Lines for a pool: its queue, its replicas by stage, and what they are loading."""
+    """Lines for a pool: its queue, its replicas by stage, and what each holds and loads."""
     stages = Counter(one["stage"] for one in replicas)
     shown = ", ".join(f"{count} {stage}" for stage, count in stages.items()) or "none"
-    yield f"pool {name}: {pool['queued']} queued, {pool['running']} running; replicas: {shown}"
-    yield from (f"  {one['replica_id']}: {one['detail']}" for one in replicas if one["detail"])
+    target = pool["target_replicas"]
+    wanted = "" if target in (None, len(replicas)) else f"; target: {target}"
+    yield (
+        f"pool {name}: {pool['queued']} queued, {pool['running']} running; replicas: {shown}"
+        f"{wanted}"
+    )
+    for one in replicas:
+        held = [
+            f"hot {', '.join(one['hot'])}" if one["hot"] else "",
+            f"in host memory {', '.join(one['warm'])}" if one["warm"] else "",
+            one["detail"],
+        ]
+        if said := "; ".join(part for part in held if part):
+            on = ", ".join(part for part in (one["node"], one["device"]) if part)
+            yield f"  {one['replica_id']}{f' ({on})' if on else ''}: {said}"
 
 
 def requests(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from textwrap import indent
+from typing import Any
 
 import yaml
 
+from serve_app.domain.errors import Misconfigured
 from serve_app.settings import config_file
 
 HEADER = """\
@@ -13,17 +17,58 @@ HEADER = """\
 # {path} is watched: its limits, catalogue and bounds of pools are in force within seconds.
 """
 
+MOUNTED_AS = Path("/etc/darkroom/darkroom.yaml")
+"""Path of the configuration in the pods of the ingress."""
+
+_BLOCK = re.compile(r"^( *)serveConfigV2: \|.*\n(?:(?:\1 +.*)?\n)*", re.M)
+
 
 def serve_config(source: Path, installed_as: Path | None) -> str:
     """Serve configuration from ``source``, as YAML.
 
-    ``installed_as``: path of ``source`` on the head node, if it is another. Raises
+    ``installed_as``: path of ``source`` on the nodes of the ingress, if it is another. Raises
     ``Misconfigured``.
     """
+    return _serve_config(config_file.read(source), (installed_as or source).absolute())
+
+
+def update_manifest(path: Path, installed_as: Path | None) -> None:
+    """Write ``serveConfigV2`` of the RayService in a Kubernetes manifest, from the ConfigMap in the
+    same file that has ``darkroom.yaml``. Everything else in the file stays, with its comments.
+
+    ``installed_as``: where the pods have that ConfigMap mounted. Raises ``Misconfigured``.
+    """
+    try:
+        text = path.read_text()
+        documents = [each for each in yaml.safe_load_all(text) if isinstance(each, dict)]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise Misconfigured(f"{path} cannot be read as a manifest: {error}.") from None
+    sources = [found for each in documents if (found := _source_in(each)) is not None]
+    if len(sources) != 1 or len(_BLOCK.findall(text)) != 1:
+        raise Misconfigured(
+            f"{path} should have one ConfigMap with `{MOUNTED_AS.name}` and one RayService with a "
+            "block `serveConfigV2: |`. See kubernetes/one-gpu-node.yaml."
+        )
+    made = _serve_config(config_file.parse(sources[0], path), installed_as or MOUNTED_AS)
+
+    def block(found: re.Match[str]) -> str:
+        return f"{found[1]}serveConfigV2: |\n{indent(made, found[1] + '  ')}"
+
+    written = path.with_name(f"{path.name}.new")
+    written.write_text(_BLOCK.sub(block, text))
+    written.replace(path)
+
+
+def _source_in(document: dict[str, Any]) -> str | None:
+    if document.get("kind") != "ConfigMap":
+        return None
+    source = (document.get("data") or {}).get(MOUNTED_AS.name)
+    return source if isinstance(source, str) else None
+
+
+def _serve_config(file: config_file.ConfigFile, path: Path) -> str:
     from serve_app.app import applications  # noqa: PLC0415 imports Ray
 
-    path = (installed_as or source).absolute()
-    file = config_file.read(source)
     entries = [each.entry for each in applications(file.arguments, path).values()]
     content = {**file.rest, "applications": entries}
     return HEADER.format(path=path) + yaml.safe_dump(content, sort_keys=False)

@@ -116,7 +116,8 @@ def lines(seen: Seen) -> Iterator[str]:
         if state != "ok":
             yield f"  {name}: {state}"
     yield from seen.status["unplaceable"].values()
-    for rows in (_pools(seen), _replicas(seen.status["replicas"]), _queue(seen), _endpoints(seen)):
+    replicas, warm = _replicas(seen.status["replicas"]), _warm(seen.status["warm"])
+    for rows in (_pools(seen), replicas, warm, _queue(seen), _endpoints(seen)):
         if len(rows) > 1:
             yield ""
             yield from _table(rows)
@@ -124,7 +125,7 @@ def lines(seen: Seen) -> Iterator[str]:
 
 def _pools(seen: Seen) -> list[Sequence[str]]:
     rows: list[Sequence[str]] = [
-        ("POOL", "QUEUED", "RUNNING", "OLDEST", "REPLICAS", "BOUNDS", "STEPS/S")
+        ("POOL", "QUEUED", "RUNNING", "OLDEST", "REPLICAS", "TARGET", "BOUNDS", "STEPS/S")
     ]
     for name, pool in seen.status["pools"].items():
         of_pool = [each["stage"] for each in seen.status["replicas"] if each["pool"] == name]
@@ -136,6 +137,7 @@ def _pools(seen: Seen) -> list[Sequence[str]]:
                 *(name, str(pool["queued"]), str(pool["running"])),
                 f"{pool['oldest_wait_s']:.0f} s",
                 ", ".join(stages) or "none",
+                "-" if pool["target_replicas"] is None else str(pool["target_replicas"]),
                 "-" if most is None else f"{least} to {most}",
                 "-" if steps is None else f"{steps:.1f}",
             )
@@ -144,7 +146,7 @@ def _pools(seen: Seen) -> list[Sequence[str]]:
 
 
 def _replicas(replicas: Sequence[Mapping[str, Any]]) -> list[Sequence[str]]:
-    rows: list[Sequence[str]] = [("REPLICA", "POOL", "STAGE", "SLOTS", "WEIGHTS")]
+    rows: list[Sequence[str]] = [("REPLICA", "POOL", "NODE", "GPU", "STAGE", "SLOTS", "WEIGHTS")]
     for each in replicas:
         held = [
             ", ".join(each["hot"]),
@@ -152,7 +154,18 @@ def _replicas(replicas: Sequence[Mapping[str, Any]]) -> list[Sequence[str]]:
             each["detail"],
         ]
         weights = "; ".join(part for part in held if part) or "none"
-        rows.append((each["replica_id"], each["pool"], each["stage"], str(each["slots"]), weights))
+        place = each["pool"], each["node"] or "-", each["device"] or "-"
+        rows.append((each["replica_id"], *place, each["stage"], str(each["slots"]), weights))
+    return rows
+
+
+def _warm(targets: Sequence[Mapping[str, Any]]) -> list[Sequence[str]]:
+    rows: list[Sequence[str]] = [("KEPT", "POOL", "LEVEL", "READY", "UNTIL", "PROBLEM")]
+    for each in targets:
+        ready = f"{each['ready_replicas']} of {each['replicas']}"
+        until = "-" if each["until"] is None else each["until"][:16]
+        what = each["endpoint_id"] or "replicas", each["pool"] or "-", each["level"]
+        rows.append((*what, ready, until, "; ".join(each["problems"])))
     return rows
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import httpx
@@ -45,7 +45,7 @@ class Client:
         self._http.close()
 
     def get(self, path: str, **query: Any) -> Any:
-        return self._call("GET", path, params={k: v for k, v in query.items() if v is not None})
+        return self._call("GET", path, params=_given(query))
 
     def text(self, path: str) -> str:
         """Body of a response that is not JSON."""
@@ -54,14 +54,14 @@ class Client:
             raise ApiFailure(_message(response))
         return response.text
 
-    def put(self, path: str) -> Any:
-        return self._call("PUT", path)
+    def put(self, path: str, body: dict[str, Any] | None = None, **query: Any) -> Any:
+        return self._call("PUT", path, json=body, params=_given(query))
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         return self._call("POST", path, json=body)
 
-    def delete(self, path: str) -> Any:
-        return self._call("DELETE", path)
+    def delete(self, path: str, **query: Any) -> Any:
+        return self._call("DELETE", path, params=_given(query))
 
     def readiness(self) -> tuple[bool, dict[str, Any]]:
         """Readiness of Darkroom, and the body of ``/readyz`` with the state of each part.
@@ -118,6 +118,11 @@ class Client:
                 f"Nothing answers at {where} ({error}). Check the address, and that Darkroom is "
                 "running there."
             ) from None
+
+
+def _given(query: Mapping[str, Any]) -> dict[str, Any]:
+    """Query parameters that have a value."""
+    return {name: value for name, value in query.items() if value is not None}
 
 
 def _trusted(server: Server) -> ssl.SSLContext | bool:

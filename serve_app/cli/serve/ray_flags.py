@@ -14,6 +14,8 @@ from pathlib import Path
 
 from serve_app.cli.serve import haproxy
 from serve_app.cli.serve.ports import free_ports
+from serve_app.gateway import private_file
+from serve_app.settings import SECRET_NAMES, SECRETS_DIR, Secrets
 
 
 def flags(run_dir: Path) -> dict[str, str]:
@@ -74,13 +76,28 @@ def protect_token(home: Path) -> None:
         (home / ".ray" / "auth_token").chmod(0o600)
 
 
+def hide_secrets(directory: Path, proxy_secret: str) -> None:
+    """Move the secrets from this process's environment to files in ``directory``.
+
+    Every process that is started inherits the environment: Ray's, HAProxy's. The ingress alone
+    reads the files. ``proxy_secret``: see ``haproxy.write_script``. It replaces one that the user
+    has set, because only the HAProxy processes of this start are in front of the ingress.
+    """
+    found = {**Secrets().by_name(), "DARKROOM_PROXY_SECRET": proxy_secret}
+    directory.mkdir(mode=0o700, parents=True)
+    for name, value in found.items():
+        private_file.write(directory / name, value.encode(), secret=True)
+    for name in SECRET_NAMES:
+        os.environ.pop(name, None)  # noqa: TID251 of the processes that are started
+    os.environ[SECRETS_DIR] = str(directory)  # noqa: TID251 writes for the ingress
+
+
 def export(
     run_dir: Path, trusted_proxies: Sequence[IPv4Network | IPv6Network], proxy_secret: str
 ) -> None:
     """Set the variables in this process's environment. Variables that the user has set are kept.
 
-    ``proxy_secret``: see ``haproxy.write_script``. It replaces one that the user has set, because
-    only the HAProxy processes of this start are in front of the ingress.
+    ``proxy_secret``: see ``haproxy.write_script``.
     """
     (run_dir / "h").mkdir(mode=0o700, parents=True, exist_ok=True)
     chosen = flags(run_dir)
@@ -88,6 +105,5 @@ def export(
         chosen["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(
             haproxy.write_script(run_dir, trusted_proxies, secret=proxy_secret)
         )
-    os.environ["DARKROOM_PROXY_SECRET"] = proxy_secret  # noqa: TID251 writes for the ingress
     for name, value in chosen.items():
         os.environ.setdefault(name, value)  # noqa: TID251 writes for Ray, does not read a setting

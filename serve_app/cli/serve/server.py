@@ -118,6 +118,7 @@ class ServeCommand:
             _listen()
             self.console.open()
             try:
+                ray_flags.hide_secrets(self._installation.run_dir / "secrets", self._proxy_secret)
                 self._open(plan)
                 self._start(settings)
                 if after_start is not None:

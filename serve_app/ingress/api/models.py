@@ -79,6 +79,14 @@ class ModelStatus(TypedDict):
     served: bool
     reason: Annotated[str | None, Field(description="Why the model is not served.")]
     family: str
+    origin: Annotated[
+        Literal["built-in", "file", "database"],
+        Field(description="Place of the entry in force."),
+    ]
+    replaces: Annotated[
+        list[Literal["built-in", "file", "database"]],
+        Field(description="Other places that have an entry of this id."),
+    ]
     weights: ModelWeights
     recipes: list[ModelRecipe]
 
@@ -217,6 +225,8 @@ def _model(entry: CatalogEntry, origin: str) -> Model:
             "served": not entry.missing,
             "reason": entry.missing or None,
             "family": endpoint.family,
+            "origin": entry.origin.value,
+            "replaces": [each.value for each in entry.replaces],
             "weights": {
                 "source": endpoint.weights.source or None,
                 "revision": endpoint.weights.revision,

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import asdict, replace
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import Field
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
 from typing_extensions import TypedDict
 
 from serve_app.domain.errors import NotFound
-from serve_app.domain.lease import Demand
+from serve_app.domain.lease import Demand, ReplicaStage
 from serve_app.ingress.api import (
     files,
     keys,
+    model_entries,
     models,
     operations,
     playground,
     request_history,
     requests,
     usage,
+    warm,
     webhooks,
 )
 from serve_app.ingress.http.auth import authenticate
@@ -37,8 +39,8 @@ from serve_app.tenants.api_keys import ADMIN
 
 
 class PoolStatus(TypedDict):
-    """Demand of a pool, and the bounds of its replicas by the settings; null for a pool that is
-    no longer configured."""
+    """Demand of a pool, and its scaling. Settings are null for a pool that is no longer configured,
+    and the target before the policy has run."""
 
     queued: int
     running: int
@@ -48,13 +50,44 @@ class PoolStatus(TypedDict):
     queued_s: float
     min_replicas: int | None
     max_replicas: int | None
+    spare_replicas: int | None
+    keep_alive_s: float | None
+    families: list[str]
+    accelerator: str | None
+    target_replicas: int | None
+    warm_replicas: int
+
+
+class ReplicaStatus(TypedDict):
+    """Replica, and the endpoints whose weights it holds and should hold."""
+
+    replica_id: str
+    pool: str
+    stage: ReplicaStage
+    detail: str
+    loading: list[Any]
+    slots: int
+    hot: list[str]
+    warm: list[str]
+    on_disk: list[str]
+    keep: Annotated[
+        list[tuple[str, str]],
+        Field(description="Endpoints that it should hold by warm targets, with their levels."),
+    ]
+    not_kept: Annotated[
+        list[tuple[str, str]], Field(description="Those that it cannot hold, with the reason.")
+    ]
+    node: Annotated[str, Field(description="Address of its machine.")]
+    device: Annotated[str, Field(description="Name of its GPU; empty on a CPU.")]
+    seen_s: float
 
 
 class InstallationStatus(TypedDict):
     """Pools with their queues, and replicas."""
 
     pools: dict[str, PoolStatus]
-    replicas: list[Mapping[str, Any]]
+    replicas: list[ReplicaStatus]
+    warm: list[warm.WarmTargetStatus]
     unplaceable: dict[str, str]
     endpoints: int
     demo: bool
@@ -68,13 +101,21 @@ async def status(request: HttpRequest) -> Response:
     await authenticate(request, ADMIN)
     services = services_of(request)
     demand, configured = await services.queue.demand(), services.pools.configured
-    replicas = list(await services.health.replicas())
+    wanted = await services.health.targets(configured.keys())
+    replicas = cast("list[ReplicaStatus]", list(await services.health.replicas()))
+    kept_warm = services.warm.replicas()
     body: InstallationStatus = {
         "pools": {
-            name: _pool(demand.get(name, Demand()), configured.get(name))
+            name: _pool(
+                demand.get(name, Demand()),
+                configured.get(name),
+                wanted.get(name),
+                kept_warm.get(name, 0),
+            )
             for name in sorted(demand.keys() | configured.keys())
         },
         "replicas": replicas,
+        "warm": [warm.warm_target(each) for each in services.warm.states],
         "unplaceable": dict(
             await services.health.placement_problems({one["pool"] for one in replicas})
         ),
@@ -85,12 +126,17 @@ async def status(request: HttpRequest) -> Response:
     return json_reply(body)
 
 
-def _pool(now: Demand, pool: PoolConfig | None) -> PoolStatus:
-    bounds = {
+def _pool(now: Demand, pool: PoolConfig | None, wanted: int | None, warm: int) -> PoolStatus:
+    settings = {
         "min_replicas": None if pool is None else pool.min_replicas,
         "max_replicas": None if pool is None else pool.max_replicas,
+        "spare_replicas": None if pool is None else pool.spare_replicas,
+        "keep_alive_s": None if pool is None else pool.keep_alive_s,
+        "families": [] if pool is None else list(pool.families),
+        "accelerator": None if pool is None else pool.accelerator,
     }
-    return cast("PoolStatus", asdict(now) | bounds)
+    target = {"target_replicas": wanted, "warm_replicas": warm}
+    return cast("PoolStatus", asdict(now) | settings | target)
 
 
 async def metrics(request: HttpRequest) -> Response:
@@ -172,8 +218,10 @@ ROUTES = [
     *operations.ROUTES,
     *rendering.ROUTES,
     *webhooks.ROUTES,
+    *model_entries.ROUTES,
     *models.ROUTES,
     *usage.ROUTES,
+    *warm.ROUTES,
     *request_history.ROUTES,
     *keys.ROUTES,
     DocumentedRoute(

@@ -92,9 +92,12 @@ async def status_stream(request: HttpRequest, path: RequestPath, prefix: str) ->
 async def result(request: HttpRequest, path: RequestPath, prefix: str) -> Response:
     """Answer with the output or the failure, as ``run`` would have."""
     call = await _find(request, path, prefix)
-    if not call.request.state.final:
+    found = call.request
+    if not found.state.final:  # another ingress replica may just have said that it has ended
+        found = await call.services.queue.current(found.tenant, found.id)
+    if not found.state.final:
         raise NotFinished("The request has not ended yet.")
-    return await outcome_reply(call.request, call.services.files.storage, origin_of(request))
+    return await outcome_reply(found, call.services.files.storage, origin_of(request))
 
 
 async def cancel(request: HttpRequest, path: RequestPath, prefix: str) -> Response:

@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope
 
 from serve_app.domain.errors import DarkroomError
 from serve_app.ingress.http.errors import error_reply
+from serve_app.telemetry import trace_context
 
 SCOPE_KEY = "darkroom.context"
 
@@ -24,6 +25,8 @@ class RequestContext:
     route: str = "other"  # label for metrics
     key_id: str = ""  # of the caller's API key, once it is authenticated
     status: int = 0  # of the response; 0 until it starts
+    error: str = ""  # code of the error that was answered
+    trace: str = ""  # W3C trace context: of the call's span, or as the client sent it
     render_error: Callable[[DarkroomError], Response] = (
         error_reply  # builds an error response in the call's protocol
     )
@@ -37,6 +40,15 @@ async def wait_disconnected(receive: Receive) -> None:
     """Return when the client has closed the connection. The body must have been read already."""
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+def trace_of(request: HTTPConnection) -> str:
+    """W3C trace context in which a call continues; empty if it has none. From now on, the response
+    carries it too."""
+    context = context_of(request)
+    if not context.trace:
+        context.trace = trace_context.from_headers(request.scope["headers"])
+    return context.trace
 
 
 def attach_context(scope: Scope, context: RequestContext) -> None:

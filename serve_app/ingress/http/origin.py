@@ -7,10 +7,11 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import quote
 
 import ray
+from ray.serve.config import ProxyLocation
 from ray.serve.context import _get_global_client
 from starlette.requests import Request as HttpRequest
 
@@ -107,13 +108,27 @@ def etag_of(key: str) -> str:
 WILDCARD_ADDRESSES = ("0.0.0.0", "::", "")  # noqa: S104 compared with, not bound
 
 
+HEAD_NODE = "node:__internal_head__"  # resource of Ray's head node
+
+
 def internal_origin() -> str:
-    """URL of Serve's HTTP port on this node, with an address that the other nodes can reach."""
+    """URL of Serve's HTTP port, with an address that the other nodes can reach. Asking Ray blocks.
+
+    The port is on this node, or on the head if only the head has one.
+    """
     client = _get_global_client()
     if client is None:
         raise Misconfigured("The ingress has no address outside Ray Serve. Start it with Serve.")
     options = client.http_config
     host = options.host or ""
     if host in WILDCARD_ADDRESSES:
-        host = ray.util.get_node_ip_address()
+        asked: Any = client._controller.get_proxy_location.remote()  # noqa: SLF001
+        location: Any = ray.get(asked)
+        on_each = location == ProxyLocation.EveryNode
+        host = ray.util.get_node_ip_address() if on_each else _head_address()
     return f"http://[{host}]:{options.port}" if ":" in host else f"http://{host}:{options.port}"
+
+
+def _head_address() -> str:
+    (head,) = [each for each in ray.nodes() if each["Alive"] and HEAD_NODE in each["Resources"]]
+    return str(head["NodeManagerAddress"])

@@ -238,7 +238,9 @@ async def deleted(request: HttpRequest) -> Response:
 
 async def content(request: HttpRequest) -> Response:
     """Redirect to the file. ``NotFinished``: the request has not ended."""
-    _, found = await _find(request)
+    services, found = await _find(request)
+    if not found.state.final:  # another ingress replica may just have said that it has ended
+        found = await services.queue.current(found.tenant, found.id)
     if not found.state.final:
         raise NotFinished("The video is not ready yet. Poll its status until it is completed.")
     variant = request.query_params.get("variant", "video")

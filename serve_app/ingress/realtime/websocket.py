@@ -14,7 +14,7 @@ from serve_app.domain.errors import DarkroomError, NotFound
 from serve_app.domain.request import NewRequest, Priority
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import authenticate_for_endpoint
-from serve_app.ingress.http.context import context_of
+from serve_app.ingress.http.context import context_of, trace_of
 from serve_app.ingress.http.errors import http_answer
 from serve_app.ingress.http.paths import strip_verb
 from serve_app.ingress.realtime import messages
@@ -23,6 +23,7 @@ from serve_app.ingress.realtime.session import RealtimeSession
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.services.session_limit import max_sessions
 from serve_app.telemetry import logs
+from serve_app.telemetry.trace_context import encoded_headers
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ async def connected(socket: WebSocket) -> None:
     context_of(socket).route = "fal.realtime"
     with logs.log_context(context_of(socket).request_id):
         try:
-            await socket.accept()
+            await socket.accept(headers=encoded_headers(trace_of(socket)))
             end = await _served(socket)
             if end is not None:
                 if end.message is not None:
@@ -50,7 +51,7 @@ async def _served(socket: WebSocket) -> Close | None:
     services = services_of(socket)
     try:
         entry, new = await _asked(socket, services)
-        logs.describe(new.id, tenant=new.tenant, endpoint=new.endpoint)
+        logs.describe(new.id, tenant=new.tenant, endpoint=new.endpoint, trace=new.trace)
         most = query.whole(socket, "max_buffering", default=MAX_BUFFERED, most=MAX_BUFFERED)
         session = RealtimeSession(services, _Messages(socket), entry, new, max(most, 1))
         limit = max_sessions(services.config, new.pool)
@@ -86,11 +87,12 @@ async def _asked(socket: WebSocket, services: Services) -> tuple[CatalogEntry, N
         tenant=caller.tenant,
         endpoint=endpoint_id,
         endpoint_digest=entry.endpoint.digest,
-        pool=services.pools.pool_of(entry.endpoint),
+        pool=services.pools.pool_of(entry.endpoint, entry.pool),
         input={"realtime": True},
         priority=Priority.REALTIME,
         work=0.0,  # the length of a session does not predict the endpoint's requests
         previews=False,
+        trace=trace_of(socket),
     )
     return entry, new
 

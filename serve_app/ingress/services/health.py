@@ -74,7 +74,11 @@ class SingleNodeCheck:
 
     def __init__(self, *, database: bool, storage: bool, nodes: NodeIds = alive_node_ids) -> None:
         self._ties = [
-            *(["PostgreSQL is embedded (set DARKROOM_DATABASE_URL)"] if database else []),
+            *(
+                ["PostgreSQL is embedded (set DARKROOM_DATABASE_URL where the ingress runs)"]
+                if database
+                else []
+            ),
             *(["artifacts are in a directory (set DARKROOM_S3_BUCKET)"] if storage else []),
         ]
         self._nodes = nodes
@@ -197,11 +201,16 @@ def _named(resource: str) -> str:
 
 
 ReplicaStatus = Callable[[], Awaitable[Sequence[Mapping[str, Any]]]]
+Targets = Callable[[Collection[str]], Awaitable[Mapping[str, int]]]
 PlacementProblems = Callable[[Collection[str]], Awaitable[Mapping[str, str]]]
 
 
 async def _no_figures() -> Sequence[Mapping[str, Any]]:
     return ()
+
+
+async def _no_targets(pools: Collection[str]) -> Mapping[str, int]:  # noqa: ARG001 the port's own
+    return {}
 
 
 async def _no_problems(hosted: Collection[str]) -> Mapping[str, str]:  # noqa: ARG001 the port's own
@@ -215,3 +224,4 @@ class Health:
     readiness: Readiness
     replicas: ReplicaStatus = _no_figures  # one JSON object each
     placement_problems: PlacementProblems = _no_problems  # by pool: a sentence that says why
+    targets: Targets = _no_targets  # replicas that the scaling policies want, by pool

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from serve_app.catalog.catalog import Catalog
@@ -32,10 +32,13 @@ class CatalogLeaseTerms:
         *,
         files_url: str = "",
         names_secret: bytes,
+        refresh: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """``names_secret``: the names of files are derived from it; the same in every ingress."""
+        """``names_secret``: the names of files are derived from it; the same in every ingress.
+        ``refresh`` puts changes of the catalog in force; None: it does not change."""
         self.files_url = files_url
         self._names_secret = names_secret
+        self._refresh = refresh
         self._catalog = catalog
         self._storage = storage
         self._max_artifact_bytes = max_artifact_bytes
@@ -44,6 +47,10 @@ class CatalogLeaseTerms:
     def endpoint(self, endpoint_id: str) -> Endpoint | None:
         entry = self._catalog.find(endpoint_id)
         return entry.endpoint if entry and not entry.missing else None
+
+    async def refresh(self) -> None:
+        if self._refresh is not None:
+            await self._refresh()
 
     def tickets(
         self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""Catalogue that an installation serves by its settings."""
+"""What an installation serves by its settings, and sentences about it."""
 
 from __future__ import annotations
 
@@ -6,24 +6,21 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from serve_app.catalog.catalog import Catalog, load
+from serve_app.catalog.catalog import Catalog
+from serve_app.catalog.entries import EntryBuilder, EntryOrigin
 from serve_app.domain.errors import Misconfigured
 from serve_app.settings import Config
 
 
-def served_catalog(config: Config) -> Catalog:
-    """Catalogue of these settings. Reads its file."""
-    models = config.models
-    return load(
-        models.models, demo=models.serves_demo, demo_dir=_demo_dir(), families=_hosted(config)
+def entry_builder(config: Config) -> EntryBuilder:
+    """Builder of entries for an installation with these settings."""
+    models, pools = config.models, config.models.pools
+    if pools is None:
+        return EntryBuilder(models.serves_demo, _demo_dir())
+    hosted = {name: frozenset(pool.families) for name, pool in pools.items()}
+    return EntryBuilder(
+        models.serves_demo, _demo_dir(), frozenset().union(*hosted.values()), hosted
     )
-
-
-def _hosted(config: Config) -> frozenset[str] | None:
-    """Families that at least one pool hosts; None means every family."""
-    if config.models.pools is None:
-        return None
-    return frozenset(family for pool in config.models.pools.values() for family in pool.families)
 
 
 def _demo_dir() -> Path:
@@ -47,3 +44,19 @@ def startup_lines(catalog: Catalog) -> Iterator[str]:
         yield f"Serving {', '.join(demo)} by Darkroom's own demo model, not the real ones."
     if missing := [entry.endpoint.id for entry in catalog if entry.missing]:
         yield f"Not serving {', '.join(missing)}: run `darkroom models` to see why."
+
+
+def conflicts(catalog: Catalog) -> Iterator[str]:
+    """Yield one sentence for each id that both the file and the database have, and for each entry
+    of the database that is not valid."""
+    for entry in catalog:
+        if EntryOrigin.FILE in entry.replaces:
+            yield (
+                f"{entry.endpoint.id} is in the file of DARKROOM_MODELS and in the database. The "
+                "entry of the database is in force; `darkroom models remove` removes it."
+            )
+    for endpoint_id, why in catalog.invalid.items():
+        yield (
+            f"Not serving {endpoint_id}: its entry in the database is not valid: {why} Add it "
+            "again with `darkroom models add --replace`, or remove it."
+        )

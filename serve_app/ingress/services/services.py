@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from starlette.requests import HTTPConnection
 
@@ -21,13 +21,18 @@ from serve_app.domain.realtime import Sessions
 from serve_app.ingress.services.audit import AuditTrail
 from serve_app.ingress.services.files import Files
 from serve_app.ingress.services.health import Health
+from serve_app.ingress.services.live_catalog import LiveCatalog
 from serve_app.ingress.services.replies import Replies
 from serve_app.ingress.services.session_limit import SessionCounts
+from serve_app.ingress.services.warm_pools import WarmPools
 from serve_app.ingress.services.webhooks import Webhooks
 from serve_app.settings import Config, PoolConfig
 from serve_app.telemetry.metrics import Metrics
 from serve_app.tenants.api_keys import Keys
 from serve_app.tenants.tokens import Tokens, UploadTokens
+
+if TYPE_CHECKING:  # it imports OpenTelemetry's SDK
+    from serve_app.telemetry.tracing import Tracing
 
 # Tasks that continue after the call that started them has ended.
 
@@ -76,33 +81,48 @@ def _log_failure(task: asyncio.Task[Any]) -> None:
         log.error("%s failed: %s", task.get_name(), error, exc_info=error)
 
 
-# Map from families to worker pools.
+# Map from endpoints to worker pools.
 
 STUDIO = "studio"
 """Only pool of an installation that configures none. It hosts every family."""
 
 
 class PoolMap:
-    """Family → pool. If several pools host a family, the first configured one is used."""
+    """Endpoint → pool: the one that its entry names, or else the first configured one that names
+    it, or else the first that hosts its family and names no endpoints."""
 
     def __init__(self, pools: Mapping[str, PoolConfig] | None) -> None:
         self._by_family: dict[str, str] | None = None
+        self._by_endpoint: dict[str, str] = {}
         self.configured: Mapping[str, PoolConfig] = pools or {}
         if pools is not None:
             self._by_family = {}
             for name, pool in pools.items():
-                for family in pool.families:
+                for endpoint in pool.endpoints:
+                    self._by_endpoint.setdefault(endpoint, name)
+                for family in pool.families if not pool.endpoints else ():
                     self._by_family.setdefault(family, name)
 
-    def pool_of(self, endpoint: Endpoint) -> str:
-        """Pool that runs the endpoint. ``Unavailable``: no pool of this installation can."""
+    def pool_of(self, endpoint: Endpoint, named: str = "") -> str:
+        """Pool that runs the endpoint. ``named``: by its entry; empty if it names none.
+        ``Unavailable``: no pool of this installation can."""
         if self._by_family is None:
             return STUDIO
-        pool = self._by_family.get(endpoint.family)
+        if named in self.configured:
+            return named
+        own = self._by_endpoint.get(endpoint.id)
+        if own is not None and endpoint.family not in self.configured[own].families:
+            raise Unavailable(
+                f"The pool {own} names {endpoint.id} in `endpoints`, but does not host its "
+                f"family `{endpoint.family}`. Add it to the pool's `families`."
+            )
+        pool = own or self._by_family.get(endpoint.family)
         if pool is None:
+            only = any(endpoint.family in each.families for each in self.configured.values())
             raise Unavailable(
                 f"No pool of this installation hosts the family `{endpoint.family}` of "
-                f"{endpoint.id}. Add it to a pool in DARKROOM_POOLS."
+                f"{endpoint.id}{', except for other `endpoints`' if only else ''}. Add it to a "
+                "pool in DARKROOM_POOLS."
             )
         return pool
 
@@ -138,6 +158,7 @@ class Services:
     config: Config
     host_names: frozenset[str]  # names accepted in a Host header and used in URLs
     catalog: Catalog
+    entries: LiveCatalog
     pools: PoolMap
     queue: Queue
     files: Files
@@ -149,6 +170,8 @@ class Services:
     new_id: Callable[[], str]
     metrics: Metrics
     audit: AuditTrail
+    warm: WarmPools
+    tracing: Tracing | None = None  # None: spans are off
     proxy_secret: str = ""  # of the proxies that say their client's address; empty: there is none
     replies: Replies = field(default_factory=Replies)
     background: Background = field(default_factory=Background)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from serve_app.domain.addresses import Resolve
 from serve_app.domain.ports import Clock, Queue
@@ -15,6 +16,9 @@ from serve_app.webhooks.progress import ProgressNotifier
 from serve_app.webhooks.sender import Sender
 from serve_app.webhooks.signing import Signer
 from serve_app.webhooks.target import Targets
+
+if TYPE_CHECKING:  # it imports OpenTelemetry's SDK
+    from serve_app.telemetry.tracing import Tracing
 
 MAX_BODY_BYTES = 2 * 2**20
 """Largest body. Receivers refuse larger ones, and each body that is being sent is in memory."""
@@ -72,6 +76,10 @@ class Webhooks:
 
         rules = RetryRules(config.webhooks.webhook_waits_s, config.webhooks.webhook_give_up_s)
         self._delivery = DeliveryWorker(outbox, at_last, self.sender, clock, rules, metrics)
+
+    def record_spans(self, tracing: Tracing | None) -> None:
+        """Record a span for each try from now on; None: record none."""
+        self._delivery.tracing = tracing
 
     async def start(self) -> None:
         await self.signer.keys()  # creates them if there are none

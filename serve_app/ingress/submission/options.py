@@ -16,6 +16,7 @@ from starlette.requests import Request as HttpRequest
 from serve_app.domain.errors import FieldProblem, Forbidden, InvalidInput
 from serve_app.domain.request import Cause, Priority
 from serve_app.domain.webhook import Webhook
+from serve_app.ingress.http.context import trace_of
 from serve_app.tenants.api_keys import ADMIN, Caller
 from serve_app.tenants.api_keys import PRIORITY as PRIORITY_SCOPE
 
@@ -196,6 +197,7 @@ class SubmitOptions:
     keep_files_s: float | None = None  # after the end; None: as long as the request
     webhook: Webhook | None = None  # called at the end
     replay_key: str | None = None  # API key; finds an equal request whose response was lost
+    trace: str = ""  # W3C trace context
 
 
 def parse_options(
@@ -217,7 +219,7 @@ def parse_options(
     options = _header_options(found, caller) if found else {}
     if "idempotency_key" in options:
         replay_key = None  # the client's own key identifies a repeat more reliably
-    return SubmitOptions(**options, webhook=webhook, replay_key=replay_key)
+    return SubmitOptions(**options, webhook=webhook, replay_key=replay_key, trace=trace_of(request))
 
 
 def _header_options(headers: Iterable[tuple[bytes, bytes]], caller: Caller) -> dict[str, Any]:

@@ -69,7 +69,7 @@ async def validate(
     """
     entry = services.catalog.get(endpoint_id)
     valid = services.catalog.validate(endpoint_id, body)
-    pool = services.pools.pool_of(entry.endpoint)
+    pool = services.pools.pool_of(entry.endpoint, entry.pool)
     check_request(entry.endpoint, valid.input, services.pools.device_bytes(pool))
     retries, fewer = granted_retries(options.retries, services.config.queue.max_failures)
     return NewRequest(
@@ -94,6 +94,7 @@ async def validate(
         reuse_digest=await _shared_digest(entry, valid.input, options),
         body_digest=await _repeat_digest(endpoint_id, body, options),
         webhook=options.webhook,
+        trace=options.trace,
     )
 
 
@@ -127,7 +128,7 @@ def submit(
     ``StorageFull`` and ``Overloaded`` (see ``Queue.submit``) are raised for new requests only,
     because a repeat was accepted the first time.
     """
-    logs.describe(new.id, tenant=new.tenant, endpoint=new.endpoint)
+    logs.describe(new.id, tenant=new.tenant, endpoint=new.endpoint, trace=new.trace)
     return services.background.start(_store(services, new, most_queued))
 
 

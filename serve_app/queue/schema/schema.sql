@@ -94,6 +94,7 @@ CREATE TABLE requests (
     follows uuid,
     shown json,
     lease_nonce bigint DEFAULT 0 NOT NULL,
+    trace text,
     CONSTRAINT requests_check CHECK (((state = 'running') = (lease_until IS NOT NULL))),
     CONSTRAINT requests_follows_check CHECK (((state = 'following') = (follows IS NOT NULL))),
     CONSTRAINT requests_forgetting_check CHECK ((forgetting = ANY (ARRAY['input', 'outcome', 'done']))),
@@ -260,6 +261,11 @@ CREATE UNLOGGED TABLE replicas (
     loading json DEFAULT '[]' NOT NULL,
     hot json DEFAULT '[]' NOT NULL,
     warm json DEFAULT '[]' NOT NULL,
+    node text DEFAULT '' NOT NULL,
+    device text DEFAULT '' NOT NULL,
+    on_disk json DEFAULT '[]' NOT NULL,
+    not_kept json DEFAULT '[]' NOT NULL,
+    keep json,
     CONSTRAINT replicas_pkey PRIMARY KEY (replica_id)
 )
 WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.01');
@@ -391,6 +397,34 @@ CREATE TABLE live_settings (
     settings jsonb NOT NULL,
     changed_at timestamptz DEFAULT now() NOT NULL,
     CONSTRAINT live_settings_pkey PRIMARY KEY (name)
+);
+
+CREATE UNLOGGED TABLE weight_peers (
+    replica_id text NOT NULL,
+    node_id text NOT NULL,
+    url text NOT NULL,
+    weights text[] NOT NULL,
+    seen_at timestamptz DEFAULT now() NOT NULL,
+    CONSTRAINT weight_peers_pkey PRIMARY KEY (replica_id)
+)
+WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.01');
+
+CREATE TABLE warm_targets (
+    endpoint text NOT NULL,
+    replicas integer NOT NULL,
+    level text NOT NULL,
+    until timestamptz,
+    at timestamptz DEFAULT now() NOT NULL,
+    actor text NOT NULL,
+    CONSTRAINT warm_targets_pkey PRIMARY KEY (endpoint)
+);
+
+CREATE TABLE catalog_entries (
+    endpoint text NOT NULL,
+    entry json NOT NULL,
+    changed_at timestamptz DEFAULT now() NOT NULL,
+    changed_by text NOT NULL,
+    CONSTRAINT catalog_entries_pkey PRIMARY KEY (endpoint)
 );
 
 CREATE FUNCTION add_to_upload_totals() RETURNS trigger

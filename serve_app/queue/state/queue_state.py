@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from serve_app.domain.ports import Clock
+from serve_app.domain.ports import Clock, LeaseTerms
 from serve_app.postgres.database import Database
 from serve_app.queue.fairness.cost_model import CostModel
 from serve_app.queue.fairness.fair_queue import LaneCharges, Lanes
@@ -20,6 +20,7 @@ from serve_app.queue.state.replicas import ReplicaRegistry
 from serve_app.queue.state.request_cache import RequestCache
 from serve_app.queue.state.stats import QueueStats
 from serve_app.queue.state.waiters import Waiters
+from serve_app.queue.state.warm import KeptWeightsRegistry
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.notify import Notifier
 from serve_app.telemetry.queue_metrics import QueueMeter
@@ -49,6 +50,7 @@ class QueueState:
     requests: RequestCache
     stats: QueueStats
     replicas: ReplicaRegistry
+    kept: KeptWeightsRegistry
     lanes: Lanes
     charges: LaneCharges
     snapshots: OpenSnapshots
@@ -64,6 +66,7 @@ class QueueState:
         database: Database,
         clock: Clock,
         limits: QueueLimits,
+        terms: LeaseTerms,
         ingress_id: str,
         metrics: QueueMeter,
     ) -> QueueState:
@@ -79,6 +82,7 @@ class QueueState:
             requests=requests,
             stats=stats,
             replicas=ReplicaRegistry(database, stats, clock, metrics),
+            kept=KeptWeightsRegistry(database, terms),
             lanes=Lanes(database, limits),
             charges=LaneCharges(database),
             snapshots=OpenSnapshots(database, clock),

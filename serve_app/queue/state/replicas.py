@@ -19,12 +19,13 @@ from serve_app.telemetry.queue_metrics import GpuMemory, QueueMeter
 UPSERT = """
 -- name: write_replicas
 INSERT INTO replicas AS r (
-    replica_id, actor_id, pool, stage, detail, loading, slots, busy_at, hot, warm)
+    replica_id, actor_id, pool, stage, detail, loading, slots, busy_at, hot, warm, on_disk,
+    not_kept, node, device)
 SELECT replica, actor, pool, stage, detail, loading, coalesce(slots, 1),
-       CASE WHEN busy THEN now() END, hot, warm
+       CASE WHEN busy THEN now() END, hot, warm, on_disk, not_kept, node, device
 FROM json_to_recordset(%(seen)s::json) AS x(
     replica text, actor text, pool text, stage text, detail text, loading json, slots integer,
-    busy boolean, hot json, warm json)
+    busy boolean, hot json, warm json, on_disk json, not_kept json, node text, device text)
 ORDER BY replica
 ON CONFLICT (replica_id) DO UPDATE SET
     actor_id = excluded.actor_id,
@@ -36,6 +37,10 @@ ON CONFLICT (replica_id) DO UPDATE SET
     busy_at = coalesce(excluded.busy_at, r.busy_at),
     hot = CASE WHEN excluded.stage = 'draining' THEN r.hot ELSE excluded.hot END,
     warm = CASE WHEN excluded.stage = 'draining' THEN r.warm ELSE excluded.warm END,
+    on_disk = excluded.on_disk,
+    not_kept = excluded.not_kept,
+    node = coalesce(nullif(excluded.node, ''), r.node),
+    device = coalesce(nullif(excluded.device, ''), r.device),
     seen_at = now()
 """
 TOUCH = """
@@ -97,6 +102,10 @@ class ReplicaRegistry:
             "busy": bool(ask.held),
             "hot": ask.hot,
             "warm": ask.warm,
+            "on_disk": ask.on_disk,
+            "not_kept": [(name, messages.clean(why)) for name, why in ask.not_kept],
+            "node": ask.node,
+            "device": ask.device,
         }
         _, last = self._weights.get(ask.replica_id, (0.0, None))
         if last is not None and ask.hot != last.hot:
@@ -113,14 +122,22 @@ class ReplicaRegistry:
     def weights(self) -> Counter[tuple[str, str, str]]:
         """Replicas that poll here, by pool, endpoint and the place of its weights: ``device`` or
         ``host``."""
-        since = self._clock.monotonic() - MAX_AGE_S
-        self._weights = {id_: each for id_, each in self._weights.items() if each[0] >= since}
         return Counter(
             (ask.pool, endpoint, place)
-            for _, ask in self._weights.values()
+            for ask in self._recent()
             for place, endpoints in (("device", ask.hot), ("host", ask.warm))
             for endpoint in endpoints
         )
+
+    def places(self) -> frozenset[tuple[str, str, str, str]]:
+        """Pool, id, node and GPU of the replicas that poll here."""
+        return frozenset((ask.pool, ask.replica_id, ask.node, ask.device) for ask in self._recent())
+
+    def _recent(self) -> Sequence[Ask]:
+        """The last poll of each replica that polls here."""
+        since = self._clock.monotonic() - MAX_AGE_S
+        self._weights = {id_: each for id_, each in self._weights.items() if each[0] >= since}
+        return [ask for _, ask in self._weights.values()]
 
     def reported(self, report: Report) -> None:
         """Record a report that renews leases."""
@@ -157,6 +174,10 @@ def _row(presence: Presence) -> dict[str, Any]:
         "busy": False,
         "hot": (),
         "warm": (),
+        "on_disk": (),
+        "not_kept": (),
+        "node": presence.node,
+        "device": "",
     }
 
 
@@ -170,15 +191,19 @@ MAX_AGE_S = 15  # a lease poll returns within five seconds and is sent again
 SELECT = """
 -- name: show_replicas
 SELECT replica_id, pool, stage, detail, loading, slots, hot, warm,
-       extract(epoch FROM now() - seen_at)::double precision
+       extract(epoch FROM now() - seen_at)::double precision, node, device, on_disk, not_kept,
+       coalesce(keep, '[]'::json)
 FROM replicas
 WHERE seen_at > now() - make_interval(secs => %(within_s)s)
 ORDER BY pool, replica_id
 """
+NAMES = (
+    *("replica_id", "pool", "stage", "detail", "loading", "slots", "hot", "warm", "seen_s"),
+    *("node", "device", "on_disk", "not_kept", "keep"),
+)
 
 
 async def roster(database: Database) -> Sequence[Mapping[str, Any]]:
     """One JSON object per replica; ``seen_s`` is the time since it last called."""
     rows = await database.rows(SELECT, {"within_s": MAX_AGE_S})
-    names = ("replica_id", "pool", "stage", "detail", "loading", "slots", "hot", "warm", "seen_s")
-    return [dict(zip(names, row, strict=True)) for row in rows]
+    return [dict(zip(NAMES, row, strict=True)) for row in rows]

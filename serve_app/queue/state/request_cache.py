@@ -124,6 +124,10 @@ class RequestCache:
         self._followed_at[known_id(request_id)] = self._clock.monotonic()
         return await self._get(tenant, request_id)
 
+    async def current(self, tenant: str, request_id: str) -> Request:
+        """The request as it is stored now; otherwise as ``get``."""
+        return _own(tenant, request_id, await self._reads.call(known_id(request_id)))
+
     async def _get(self, tenant: str, request_id: str) -> Request:
         id_ = known_id(request_id)
         now = self._clock.monotonic()

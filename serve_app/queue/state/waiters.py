@@ -235,8 +235,8 @@ class Waiters:
         return slots
 
     def reserve_one(self, pool: str, endpoint: str, tenant: str) -> Waiter | None:
-        """Reserve a slot of a replica that has the endpoint's weights on its device, or else of the
-        poll that waits longest.
+        """Reserve a slot of a replica that has the endpoint's weights on its device, or else in
+        host memory, or else of the poll that waits longest.
 
         Replicas that are downloading these weights, or that take nothing of the tenant, are
         skipped.
@@ -251,7 +251,7 @@ class Waiters:
         ]
         if not accepting:
             return None
-        waiter = next((each for each in accepting if endpoint in each.ask.hot), accepting[0])
+        waiter = min(accepting, key=lambda each: _distance(endpoint, each.ask))
         waiter.free -= 1
         waiter.reserved += 1
         return waiter
@@ -319,3 +319,8 @@ class Waiters:
             self._signalled_at[key] = now
             waiter.signals.append(signal)
             waiter.woken.set()
+
+
+def _distance(endpoint: str, ask: Ask) -> int:
+    """Rank of a replica by where it has the endpoint's weights; 0 for its device."""
+    return 0 if endpoint in ask.hot else 1 if endpoint in ask.warm else 2

@@ -89,6 +89,7 @@ class EndedAttempt:
     resumed: bool = False  # it may have resumed from a snapshot: `run_s` covers part of the work
     total_s: float = 0.0  # since the submit
     code: str | None = None  # of the error, if the request failed or expired
+    trace: str = ""  # W3C trace context of the request
 
 
 # Sources of the attempts to end: three ways to name them.
@@ -198,7 +199,7 @@ ended AS (
     RETURNING r.id, r.attempt, r.state, r.pool, r.tenant, r.endpoint, r.webhook_url, r.work,
               r.expected_s, r.started_at, r.failures, r.finished_at, r.events, j.how, j.message,
               j.failed, r.retries_left, j.final, j.says_itself, j.artifacts, j.run_s, j.steps,
-              j.units, r.leads, r.created_at, r.lease_nonce,
+              j.units, r.leads, r.created_at, r.lease_nonce, coalesce(r.trace, '') AS trace,
               r.attempt > 1 AND r.snapshot IS NOT NULL AS resumed
 ),
 closed AS (
@@ -248,7 +249,8 @@ SELECT e.id::text, e.attempt, e.lease_nonce, e.state, e.how, e.pool, e.tenant, c
        extract(epoch FROM now() - e.started_at)::double precision, e.leads::text, e.resumed,
        extract(epoch FROM now() - e.created_at)::double precision,
        CASE WHEN e.state IN ('failed', 'expired')
-            THEN substring(e.final FROM '"failure":{{"code":"([a-z0-9_]+)"') END
+            THEN substring(e.final FROM '"failure":{{"code":"([a-z0-9_]+)"') END,
+       e.trace
 FROM ended e LEFT JOIN closed c ON c.request_id = e.id
 """
 

@@ -118,15 +118,15 @@ WITH new AS (
         work double precision, expected_s double precision, head_start_s double precision,
         alone boolean, previews boolean, warnings json, replica text, actor text, key text,
         body text, reuse text, forgetting text, retries text, webhook text, origin text,
-        shown text, large integer)
+        shown text, large integer, trace text)
 ),
 alike AS MATERIALIZED ({{alike}}),
 placed AS MATERIALIZED (
     -- Leased at once only if nothing is queued before it and it is not paused. (No EXISTS: the
     -- planner builds a hash table of the whole queue for it; measured, 25 ms with 100,000 queued.)
-    SELECT n.*, (n.replica IS NOT NULL AND n.follows IS NULL AND (
+    SELECT n.*, (n.replica IS NOT NULL AND n.follows IS NULL AND (%(beside_snapshot)s::boolean OR (
         SELECT 1 FROM requests q WHERE q.pool = n.pool AND q.state = 'queued' LIMIT 1
-        ) IS NULL AND (
+        ) IS NULL) AND (
         SELECT 1 FROM halts h WHERE h.endpoint = n.endpoint AND h.kind = 'paused'
         ) IS NULL)::integer AS here
     FROM alike n
@@ -138,7 +138,7 @@ stored AS (
         work, expected_s, alone, previews, events, idempotency_key, body_digest, reuse_digest,
         forgetting, retries_left, webhook_url, webhook_origin, leads, follows, state, attempt,
         replica_id, actor_id, lease_nonce,
-        lease_until, started_at)
+        lease_until, started_at, trace)
     SELECT id, tenant, endpoint, digest, pool, priority,
            coalesce(input, (%(large)s::text[])[large])::json, shown::json,
            -- A request that has not started by its overall deadline has expired too.
@@ -155,7 +155,7 @@ stored AS (
            CASE here WHEN 1 THEN actor END,
            here * {NEW_NONCE},
            CASE here WHEN 1 THEN now() + make_interval(secs => %(first_lease_s)s) END,
-           CASE here WHEN 1 THEN now() END
+           CASE here WHEN 1 THEN now() END, trace
     FROM placed
     -- Keys in one order: two statements that insert the same keys do not deadlock.
     ORDER BY key NULLS FIRST, n
@@ -222,10 +222,16 @@ class InsertResult:
 
 
 async def insert_requests(
-    database: Database, new: Sequence[NewRow], first_lease_s: float, *, durable: bool = True
+    database: Database,
+    new: Sequence[NewRow],
+    first_lease_s: float,
+    *,
+    durable: bool = True,
+    beside_snapshot: bool = False,
 ) -> Sequence[InsertResult | None]:
     """Store all requests in one transaction, in this order, those with a key after those without.
-    ``durable`` False: without waiting for the disk.
+    ``durable`` False: without waiting for the disk. ``beside_snapshot``: without looking for queued
+    requests before these, since that would read all that a snapshot that is open for long keeps.
 
     A request is coalesced with another one of the same tenant that computes the same. The result is
     None for a request that was not stored because its idempotency key is in use. Only a new
@@ -253,6 +259,7 @@ async def insert_requests(
             "follows": messages.FOLLOWS[0],
             "will_do": messages.FOLLOWS[1],
             "durable": durable,
+            "beside_snapshot": beside_snapshot,
         },
         # Of requests that arrive together, exactly one becomes the leader.
         lock=Lock(locks) if locks else None,
@@ -290,6 +297,7 @@ def columns_of(new: NewRequest, input: EncodedInput) -> dict[str, Any]:
         "key": new.idempotency_key,
         "webhook": new.webhook.url if new.webhook else None,
         "origin": new.webhook.origin if new.webhook else None,
+        "trace": new.trace or None,
     }
 
 
@@ -346,5 +354,6 @@ def _result(
         follows=leader,
         events=version,
         lease_nonce=lease_nonce,
+        trace=new.trace,
     )
     return InsertResult(request, version, leased, group)

@@ -29,12 +29,13 @@ WITH kept AS (
     INSERT INTO requests (
         id, tenant, endpoint, endpoint_digest, pool, priority, input, shown, alone,
         idempotency_key, body_digest, webhook_url, webhook_origin, reuses, state, outcome,
-        started_at, finished_at, events)
+        started_at, finished_at, events, trace)
     SELECT
         %(id)s::uuid, %(tenant)s, %(endpoint)s, %(digest)s, %(pool)s, %(priority)s,
         %(input)s::text::json, %(shown)s::text::json, %(alone)s,
         %(key)s, %(body)s, %(webhook)s, %(origin)s, %(reuses)s::uuid, 'succeeded',
-        %(outcome)s::text::json, now(), now(), 1 + cardinality(%(warnings)s::text[])
+        %(outcome)s::text::json, now(), now(), 1 + cardinality(%(warnings)s::text[]),
+        %(trace)s::text
     WHERE (SELECT count(*) FROM artifacts WHERE request_id = %(reuses)s::uuid) = %(kept)s
     ON CONFLICT (tenant, endpoint, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
     RETURNING id, tenant, endpoint, events, webhook_url

@@ -47,10 +47,11 @@ def test_each_is_shown_with_its_family_licence_and_weights(data_dir: Path, machi
     at = next(n for n, line in enumerate(lines) if line.startswith("fal-ai/flux/schnell"))
     assert lines[at].split() == ["fal-ai/flux/schnell", "flux", "demo", "Apache-2.0"]
     assert lines[at + 1].endswith("deployments/demo/flux")
+    assert lines[at + 2].split() == ["from", "file"]
     unserved = next(n for n, line in enumerate(lines) if line.startswith("test/unserved"))
     assert "not served" in lines[unserved]
     assert "black-forest-labs/FLUX.1-dev@3de623fc3c33" in lines[unserved + 1]
-    assert "no demo model" in lines[unserved + 3]
+    assert "no demo model" in lines[unserved + 4]
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 UNET = "unet/diffusion_pytorch_model.safetensors"
 SIZE = 0.6  # size of a pipeline in MB
 CATALOGUE = f"""
+built_in: false
 endpoints:
   house/draw: &entry
     family: flux

@@ -81,3 +81,19 @@ def test_the_queue_is_shown_in_words() -> None:
     ]
     nothing = {"lanes": [], "leases": [], "halts": [], "oldest_transaction": None}
     assert list(queue_lines(nothing)) == ["No requests are queued or running."]
+
+
+def test_an_endpoint_is_kept_warm_for_a_time(darkroom: Any) -> None:
+    assert darkroom("warm").stdout == "No warm target is in force.\n"
+    said = darkroom("warm", PROBE, "--replicas", "2", "--for", "30m", "--level", "host").stdout
+    assert said.startswith("test/probe: host on 0 of 2 replicas of the pool studio, by an operator")
+    assert ", until " in said
+    assert darkroom("warm").stdout == said
+    assert said in darkroom("status").stdout
+    assert darkroom("warm", PROBE, "--off").stdout == "test/probe is not kept any more.\n"
+    assert json.loads(darkroom("warm", "--json").stdout) == {"targets": []}
+
+
+def test_a_time_without_a_unit_is_refused(darkroom: Any) -> None:
+    assert "such as 30m" in darkroom("warm", PROBE, "--for", "30", fails=True).stderr
+    assert "Name the endpoint" in darkroom("warm", "--off", fails=True).stderr

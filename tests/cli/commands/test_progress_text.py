@@ -104,12 +104,20 @@ def test_a_time_that_is_over_by_this_machine_s_clock_is_soon() -> None:
     assert words == "waiting for a free slot (position 1, starts in about 1 s)"
 
 
-def test_a_pool_shows_what_its_replicas_load() -> None:
+def test_a_pool_shows_what_its_replicas_hold_and_load_and_how_many_it_wants() -> None:
+    ready = {"stage": "ready", "detail": "", "node": "10.0.0.7", "device": "NVIDIA L4"}
+    starting = {"stage": "starting", "detail": "loading a/b", "node": "", "device": ""}
     replicas = [
-        {"replica_id": "r1", "stage": "ready", "detail": ""},
-        {"replica_id": "r2", "stage": "starting", "detail": "loading a/b"},
+        ready | {"replica_id": "r1", "hot": ["a/b"], "warm": ["c/d"]},
+        starting | {"replica_id": "r2", "hot": [], "warm": []},
+        ready | {"replica_id": "r3", "hot": [], "warm": []},
     ]
-    assert list(pool_lines("flux", {"queued": 1, "running": 2}, replicas)) == [
-        "pool flux: 1 queued, 2 running; replicas: 1 ready, 1 starting",
+    pool = {"queued": 1, "running": 2, "target_replicas": 3}
+    shown = [
+        "pool flux: 1 queued, 2 running; replicas: 2 ready, 1 starting",
+        "  r1 (10.0.0.7, NVIDIA L4): hot a/b; in host memory c/d",
         "  r2: loading a/b",
     ]
+    assert list(pool_lines("flux", pool, replicas)) == shown
+    shown[0] += "; target: 4"
+    assert list(pool_lines("flux", pool | {"target_replicas": 4}, replicas)) == shown

@@ -68,7 +68,7 @@ def shows_the_queued_request(text: str, address: Address) -> None:
     assert "\x1b" not in text
     assert text.splitlines()[0] == f"{address.url}: ready"
     (pool,) = [line.split() for line in text.splitlines() if line.startswith("studio ")]
-    assert (pool[:3], pool[5:9]) == (["studio", "1", "0"], ["none", "0", "to", "4"])
+    assert (pool[:3], pool[5:10]) == (["studio", "1", "0"], ["none", "-", "0", "to", "4"])
     (lane,) = [line.split() for line in text.splitlines() if line.startswith("default ")]
     assert lane[:4] == ["default", "studio", "1", "0"]
 
@@ -86,12 +86,25 @@ def test_the_view_as_json_has_the_status_and_the_throughput(
 
 def test_the_view_shows_what_each_replica_holds_and_loads() -> None:
     ready = {"replica_id": "r1", "pool": "studio", "stage": "ready", "slots": 2, "detail": ""}
+    ready |= {"node": "10.0.0.7", "device": "NVIDIA L4"}
     loading = ready | {"replica_id": "r2", "stage": "starting", "detail": "loading a/c"}
+    loading |= {"node": "", "device": ""}
     pool = {"queued": 3, "running": 1, "oldest_wait_s": 7.4, "min_replicas": None}
+    kept = {"endpoint_id": "a/b", "pool": "studio", "level": "hot", "replicas": 2}
     status: dict[str, Any] = {
         "checks": {"database": "ok", "storage": "It is away."},
         "unplaceable": {"clips": "Pool clips: a replica needs 1 GPU."},
-        "pools": {"studio": pool | {"max_replicas": None}},
+        "pools": {"studio": pool | {"max_replicas": None, "target_replicas": 2}},
+        "warm": [
+            kept | {"ready_replicas": 1, "until": None, "problems": []},
+            kept
+            | {
+                "endpoint_id": "",
+                "ready_replicas": 2,
+                "until": "2026-11-23T10:00:00+00:00",
+                "problems": ["Full."],
+            },
+        ],
         "replicas": [
             ready | {"hot": ["a/b", "a/c"], "warm": ["d/e"]},
             loading | {"hot": [], "warm": []},
@@ -104,12 +117,16 @@ def test_the_view_shows_what_each_replica_holds_and_loads() -> None:
         "  storage: It is away.",
         "Pool clips: a replica needs 1 GPU.",
         "",
-        "POOL    QUEUED  RUNNING  OLDEST  REPLICAS             BOUNDS  STEPS/S",
-        "studio       3        1     7 s  1 ready, 1 starting       -     12.3",
+        "POOL    QUEUED  RUNNING  OLDEST  REPLICAS             TARGET  BOUNDS  STEPS/S",
+        "studio       3        1     7 s  1 ready, 1 starting       2       -     12.3",
         "",
-        "REPLICA  POOL    STAGE     SLOTS  WEIGHTS",
-        "r1       studio  ready         2  a/b, a/c; in memory: d/e",
-        "r2       studio  starting      2  loading a/c",
+        "REPLICA  POOL    NODE      GPU        STAGE     SLOTS  WEIGHTS",
+        "r1       studio  10.0.0.7  NVIDIA L4  ready         2  a/b, a/c; in memory: d/e",
+        "r2       studio  -         -          starting      2  loading a/c",
+        "",
+        "KEPT      POOL    LEVEL  READY   UNTIL             PROBLEM",
+        "a/b       studio  hot    1 of 2  -",
+        "replicas  studio  hot    2 of 2  2026-11-23T10:00  Full.",
         "",
         "ENDPOINT    SUBMITTED/MIN  DONE/MIN  FAILED/MIN",
         "test/probe           30.0       0.0         6.0",

@@ -403,7 +403,7 @@ def test_code_with_an_error_in_it_is_said_to_be_unread(check: Run) -> None:
     assert "b.ts:1: unread" in result.output
 
 
-def test_a_catalogue_of_one_s_own_is_what_counts(
+def test_a_catalogue_of_one_s_own_counts_too(
     check: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = tmp_path / "models.yaml"
@@ -413,6 +413,8 @@ def test_a_catalogue_of_one_s_own_is_what_counts(
         check, "a.json", files={"a.json": '[{"endpoint": "me/mine", "input": {"x": 1}}]'}
     )
     assert [each[2:] for each in found] == [(None, "served"), ("x", "served")]
+    assert check("fal-ai/flux/dev").exit_code == 0
+    own.write_text(f"built_in: false\n{own.read_text()}")
     assert check("fal-ai/flux/dev").exit_code == 1
 
 

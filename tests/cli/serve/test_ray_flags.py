@@ -1,8 +1,12 @@
-"""Files that Ray writes with the umask of `darkroom serve`."""
+"""What `darkroom serve` hands to Ray's processes, and what it keeps from them."""
 
+import os
 from pathlib import Path
 
+import pytest
+
 from serve_app.cli.serve import ray_flags
+from serve_app.settings import SECRET_NAMES, Secrets
 
 
 def test_ray_s_token_is_for_its_owner_only(tmp_path: Path) -> None:
@@ -13,3 +17,26 @@ def test_ray_s_token_is_for_its_owner_only(tmp_path: Path) -> None:
     token.chmod(0o644)
     ray_flags.protect_token(tmp_path)
     assert token.stat().st_mode & 0o777 == 0o600
+
+
+def test_processes_that_are_started_inherit_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "DARKROOM_S3_SECRET_ACCESS_KEY").write_text("of-a-file")
+    for name in SECRET_NAMES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DARKROOM_SECRETS_DIR", str(own))
+    monkeypatch.setenv("DARKROOM_DATABASE_URL", "postgresql://me:password@host/db")
+    monkeypatch.setenv("DARKROOM_PROXY_SECRET", "of-the-user")
+    ray_flags.hide_secrets(tmp_path / "secrets", "of-this-start")
+    inherited = " ".join(os.environ.values())  # noqa: TID251 what children inherit
+    assert not [each for each in ("password", "of-a-file", "of-the-user") if each in inherited]
+    assert Secrets().by_name() == {  # as the ingress reads them
+        "DARKROOM_DATABASE_URL": "postgresql://me:password@host/db",
+        "DARKROOM_S3_SECRET_ACCESS_KEY": "of-a-file",
+        "DARKROOM_PROXY_SECRET": "of-this-start",
+    }
+    modes = {each.stat().st_mode & 0o777 for each in (tmp_path / "secrets").iterdir()}
+    assert ((tmp_path / "secrets").stat().st_mode & 0o777, modes) == (0o700, {0o600})

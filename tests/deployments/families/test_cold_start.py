@@ -111,10 +111,8 @@ async def test_a_cancel_during_a_load_frees_the_slot_at_once(make_rig):
 
 
 async def test_a_replica_says_what_it_loads_before_it_is_ready(make_rig, halfway, store):
-    port = FakeLeasePort(ask_wait_s=1.0)
-    starting = asyncio.create_task(
-        make_rig(port=port, preload=(COMING, PROBE), start_interval_s=0.05, store=store)
-    )
+    port = FakeLeasePort(ask_wait_s=1.0, keep=(((COMING, "hot"), (PROBE, "hot")), "1"))
+    starting = asyncio.create_task(make_rig(port=port, start_interval_s=0.05, store=store))
 
     def said(beginning):
         return any(each.detail.startswith(beginning) for each in port.presences)

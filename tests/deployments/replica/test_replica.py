@@ -76,6 +76,20 @@ async def test_files_are_uploaded_before_the_outcome_names_them(rig: Any):
     assert outcome.usage.units == 1.0
 
 
+async def test_a_request_of_a_family_that_it_has_not_is_handed_back_and_not_taken_again(
+    rig: Any,
+):
+    newer = replace(PROBE, id="test/newer", family="newer")
+    lease = rig.lease("one", newer)
+    rig.port.offer(lease)
+    await rig.port.until(lambda: rig.port.handed_back == [lease.held])
+    ((_, _, reason),) = rig.port.hand_backs
+    assert "without the family newer" in reason
+    await rig.port.until(lambda: rig.port.asks[-1].slots and newer.id in rig.port.asks[-1].coming)
+    assert (await rig.outcome(rig.offer("two", steps=1))).succeeded
+    assert not any(one.held == lease.held for one in rig.port.finishes)
+
+
 async def test_with_storage_away_the_lease_lives_and_the_attempt_is_handed_back(make_rig: MakeRig):
     rig = await make_rig(upload_give_up_s=1.0)
     rig.storage.problems.extend([503] * 10_000)
@@ -138,13 +152,6 @@ async def test_weights_that_cannot_be_loaded_fail_their_requests_only(rig: Any):
     bad, good = rig.offer("bad", endpoint=missing), rig.offer("good", steps=1)
     assert (await rig.outcome(bad)).failure.code == "weights_unavailable"
     assert (await rig.outcome(good)).succeeded
-
-
-async def test_a_family_that_the_pool_does_not_host_is_reported(rig: Any):
-    other = Endpoint("song", "nobodys", Weights("probe"), "probe")
-    outcome = await rig.outcome(rig.offer("one", endpoint=other))
-    assert outcome.failure.code == "misconfigured"
-    assert "nobodys" in outcome.failure.message
 
 
 async def test_loading_is_reported_and_two_endpoints_share_the_weights(rig: Any):
@@ -401,10 +408,12 @@ async def test_closing_an_idle_replica_is_quick_and_may_be_repeated(make_rig: Ma
     assert rig.port.outstanding == []
 
 
-async def test_starting_is_announced_before_the_first_ask_and_preloading_comes_between(
+async def test_starting_is_announced_before_the_first_ask_and_loading_comes_between(
     make_rig: MakeRig,
 ):
-    rig = await make_rig(preload=(PROBE, Endpoint("gone", "probe", Weights("missing"), "probe")))
+    gone = Endpoint("gone", "probe", Weights("missing"), "probe")
+    port = FakeLeasePort(keep=(((PROBE, "hot"), (gone, "hot")), "1"))
+    rig = await make_rig(port=port)
     await rig.port.until(lambda: rig.port.asks)
     (presence,) = rig.port.presences
     assert presence.stage is ReplicaStage.STARTING

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from serve_app.catalog.catalog import BUILT_IN, Catalog, load
+from serve_app.catalog.catalog import Catalog, load
 from serve_app.ingress.app import create_app
 from tests.docs.pages import ROOT
 
@@ -84,7 +84,7 @@ def page() -> str:
 
 
 def _spec() -> Json:
-    found = load(BUILT_IN, demo=True, demo_dir=ROOT / "deployments" / "demo")
+    found = load(None, demo=True, demo_dir=ROOT / "deployments" / "demo")
     entry = found.get(EXAMPLE)
     return create_app().state.document.whole(Catalog({EXAMPLE: entry}), "http://127.0.0.1:8000")
 

@@ -58,6 +58,12 @@ EXAMPLES = {
     ),
     "models": ("darkroom models --json",),
     "models pull": ("darkroom models pull fal-ai/flux/schnell --yes",),
+    "models add": (
+        "darkroom models add house/sd3 --weights owner/name --dry-run",
+        "darkroom models add house/x --weights /srv/weights/x --like fal-ai/flux/dev",
+    ),
+    "models remove": ("darkroom models remove house/sd3",),
+    "models check": ("darkroom models check /etc/darkroom/models.yaml", "darkroom models check"),
     "models verify": ("darkroom models verify",),
     "models push-mirror": ("darkroom models push-mirror fal-ai/flux/schnell",),
     "tune": (
@@ -106,6 +112,11 @@ EXAMPLES = {
     "contexts": ("darkroom contexts",),
     "contexts use": ("darkroom contexts use lab", "darkroom contexts use --local"),
     "top": ("darkroom top", "darkroom top --once"),
+    "warm": (
+        "darkroom warm fal-ai/flux/dev --replicas 2 --for 30m",
+        "darkroom warm",
+        "darkroom warm fal-ai/flux/dev --off",
+    ),
     "completion": ('eval "$(darkroom completion bash)"',),
     "doctor": ("darkroom doctor", "darkroom doctor storage"),
 }

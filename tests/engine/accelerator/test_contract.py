@@ -51,6 +51,45 @@ def test_what_goes_to_the_device_comes_back_bit_for_bit(accelerator, dtype):
     assert torch.equal(copy.tensor.view(torch.uint8), values.view(torch.uint8))
 
 
+def test_recorded_work_is_done_again_with_the_inputs_of_its_replay(accelerator):
+    pool = accelerator.graph_pool()
+    if pool is None:
+        pytest.skip("It records nothing.")
+    given = [VALUES.to(accelerator.device).clone() for _ in range(2)]
+    pool_size = pool.size
+    recorded = [pool.record(lambda each=each: (each * 2, each.sum())) for each in given]
+    assert pool.size > pool_size
+    for factor in (1.0, 3.0):
+        for (graph, (doubled, total)), each in zip(recorded, given, strict=True):
+            each.copy_(VALUES * factor)
+            graph.replay()
+            assert torch.equal(doubled.cpu(), VALUES * factor * 2)
+            assert total.item() == VALUES.sum() * factor
+    pool.drop(recorded[0][0])
+    recorded[1][0].replay()
+    assert torch.equal(recorded[1][1][0].cpu(), VALUES * 6)
+    pool.release()
+
+
+def test_after_a_recording_that_failed_the_device_computes_and_records(accelerator):
+    if accelerator.graph_pool() is None:
+        pytest.skip("It records nothing.")
+    there = VALUES.to(accelerator.device)
+
+    def reads():
+        there.mul(2).sum().item()  # waits for the device
+        raise ValueError("It is the fake, whose values are always there.")
+
+    with pytest.raises((ValueError, RuntimeError)):
+        accelerator.graph_pool().record(reads)
+    assert not accelerator.has_failed()
+    assert torch.equal((there * 2).cpu(), VALUES * 2)
+    graph, made = accelerator.graph_pool().record(lambda: there * 3)
+    graph.replay()
+    assert torch.equal(made.cpu(), VALUES * 3)
+    accelerator.memory.release()
+
+
 def test_strides_stay(accelerator):
     values = torch.rand(2, 4, 3, 3).contiguous(memory_format=torch.channels_last)
     there = uploaded(accelerator, values, accelerator.stream("weights"))

@@ -118,6 +118,21 @@ def test_the_longest_unused_go_first_and_the_share_is_never_exceeded():
     assert warm.names == ["b", "c"]  # nothing is dropped for what would not fit even then
 
 
+def test_kept_weights_stay_in_host_memory_while_others_can_go():
+    warm, host = tier(share=0.5, total=20_480)
+    warm.kept = frozenset({"a", "d"})
+    for name in "abc":
+        assert keep(warm, name, linear(4096))
+    assert warm.names == ["a", "c"]
+    assert keep(warm, "d", linear(4096))
+    assert warm.names == ["a", "d"]
+    assert not keep(warm, "b", linear(4096))
+    assert warm.names == ["a", "d"]
+    host.others = 20_480
+    warm.give_back(0)
+    assert warm.names == []
+
+
 def test_what_is_being_restored_is_not_dropped():
     warm, _ = tier(share=0.5, total=20_480)
     keep(warm, "a", linear(4096))

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 from serve_app.catalog.catalog import Catalog, CatalogEntry
 from serve_app.catalog.fields.outputs import ImagesOutput
 from serve_app.catalog.fields.pydantic_schema import PydanticSchema, Shape
+from serve_app.catalog.source import EndpointSource
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import InvalidInput
 from serve_app.domain.lease import Ask, Report
@@ -65,10 +66,13 @@ class ByPixels(BaseModel):
     video_size: dict[str, int] = Field(default_factory=dict)
 
 
+PROBE = EndpointSource(family="probe", schema="x")
+
+
 def fields(model: type[BaseModel]) -> EndpointFields:
     endpoint = Endpoint(id="test/x", family="probe", weights=Weights(""), schema="x")
     schema = PydanticSchema(Shape(model, ImagesOutput, None), endpoint)
-    return EndpointFields(CatalogEntry(endpoint, schema))
+    return EndpointFields(CatalogEntry(endpoint, schema, PROBE))
 
 
 def wanted(model: type[BaseModel], **given: Any) -> dict[str, Any]:
@@ -168,7 +172,7 @@ async def test_a_bound_of_the_endpoint_is_reported_for_the_parameter() -> None:
         category="text-to-video",
     )
     schema = PydanticSchema(Shape(ByFrames, ImagesOutput, None), endpoint)
-    catalog = Catalog({"test/frames": CatalogEntry(endpoint, schema)})
+    catalog = Catalog({"test/frames": CatalogEntry(endpoint, schema, PROBE)})
     async with built(catalog=catalog) as house, house.client() as client:
         body = {"prompt": "x", "model": "test/frames", "seconds": "12"}
         answer = await client.post(VIDEOS, json=body)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from serve_app.domain.errors import Unavailable
@@ -63,6 +65,19 @@ def test_the_first_pool_that_hosts_a_family_takes_it() -> None:
     assert PoolMap(pools).pool_of(FLUX) == "one"
     with pytest.raises(Unavailable, match="`probe`"):
         PoolMap(pools).pool_of(PROBE)
+
+
+def test_a_pool_that_names_endpoints_gets_these_and_no_others() -> None:
+    own = PoolConfig(families=("flux",), endpoints=(FLUX.id,))
+    rest = PoolConfig(families=("flux", "probe"))
+    pools = PoolMap({"own": own, "rest": rest})
+    other = replace(FLUX, id="fal-ai/flux/other")
+    assert [pools.pool_of(each) for each in (FLUX, other, PROBE)] == ["own", "rest", "rest"]
+    with pytest.raises(Unavailable, match="except for other `endpoints`"):
+        PoolMap({"own": own}).pool_of(other)
+    lacks_family = PoolConfig(families=("probe",), endpoints=(FLUX.id,))
+    with pytest.raises(Unavailable, match="does not host its family `flux`"):
+        PoolMap({"rest": rest, "wrong": lacks_family}).pool_of(FLUX)
 
 
 def test_the_names_of_files_are_the_same_each_time_and_those_of_each_attempt_its_own() -> None:

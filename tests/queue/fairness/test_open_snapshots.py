@@ -23,7 +23,7 @@ from serve_app.queue.fairness.open_snapshots import (
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.migrations import migrate
-from serve_app.queue.transactions.insert import DirectLease
+from serve_app.queue.transactions.insert import DirectLease, EncodedInput, NewRow, insert_requests
 from serve_app.queue.transactions.lease import LeaseResult, LeftOut, lease_queued
 from serve_app.settings import EndpointLimits, TenantLimits
 from tests.fakes.clock import FakeClock
@@ -35,6 +35,7 @@ SLOTS, LEASINGS, PER_S = 4, 1000, 100
 RENEWED_S = 1.3  # until the bound of what runs is renewed, with its margin
 LANES = """
 INSERT INTO fair_lanes (pool, tenant, rested) SELECT %(pool)s, unnest(%(tenants)s::text[]), false
+ON CONFLICT DO NOTHING
 """
 FILL = """
 INSERT INTO requests (id, tenant, endpoint, endpoint_digest, pool, priority, state, input,
@@ -143,6 +144,38 @@ async def test_leasing_beside_an_open_snapshot_reads_at_most_twice_the_pages(
         await asyncio.sleep(RENEWED_S)
         await leaser()
         assert await leaser.pages() < 2 * fresh
+
+
+async def test_a_submit_that_leases_at_once_reads_at_most_twice_the_pages_too(
+    alone: Database,
+) -> None:
+    snapshots = OpenSnapshots(alone, FakeClock())
+
+    async def pages() -> float:
+        before, submits = await pages_of(alone), 10
+        for _ in range(submits):
+            request = new(tenant="ann")
+            row = NewRow(request, EncodedInput(request.input), DirectLease("r1", "a1"))
+            (found,) = await insert_requests(
+                alone, [row], 60.0, beside_snapshot=snapshots.open_for_long
+            )
+            assert found is not None
+            assert found.leased
+        return (await pages_of(alone) - before) / submits
+
+    await alone.rows("DELETE FROM requests")
+    await alone.rows("VACUUM requests")
+    fresh = await pages()
+    with psycopg.connect(alone.conninfo) as backup:
+        backup.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        backup.execute("SELECT count(*) FROM halts")
+        backup.execute("SET idle_in_transaction_session_timeout = 0")
+        await fill(alone, SLOTS * LEASINGS)
+        await alone.rows(
+            "UPDATE requests SET state = 'succeeded', outcome = '{}' WHERE state = 'queued'"
+        )
+        snapshots.measured(MIN_TRANSACTIONS)
+        assert await pages() < 2 * fresh
 
 
 async def test_lanes_take_turns_as_always_while_their_charges_are_not_written(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.lease import Ask, Lease
 from serve_app.domain.request import Priority
@@ -35,6 +37,15 @@ def test_a_slot_counts_until_its_lease_is_given() -> None:
     assert waiters.slots("pool") == 2
     waiters.remove(waiter)
     assert waiters.slots("pool") == 0
+
+
+def test_a_request_goes_where_its_weights_are_on_the_device_or_else_in_host_memory() -> None:
+    waiters = Waiters(SystemClock())
+    cold = waiters.add(ask("a", 1))
+    warm = waiters.add(replace(ask("b", 1), warm=("probe",)))
+    hot = waiters.add(replace(ask("c", 1), hot=("probe",)))
+    taken = [waiters.reserve_one("pool", "probe", "ann") for _ in range(3)]
+    assert taken == [hot, warm, cold]
 
 
 def test_who_was_given_something_is_passed_over_and_returns_although_more_comes() -> None:

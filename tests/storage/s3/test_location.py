@@ -96,11 +96,20 @@ def test_half_a_key_is_refused(
 
 def test_the_keys_of_aws_do_not_reach_replicas(built: dict[str, str]) -> None:
     assert {"DARKROOM_S3_SECRET_ACCESS_KEY", *AWS_SECRET_NAMES} <= set(built["bucket"].split())
-    # Without S3 these variables stay untouched.
-    assert not set(built["directory"].split()) & set(AWS_SECRET_NAMES)
+    assert set(AWS_SECRET_NAMES) <= set(built["directory"].split())
+    # For the mirror of weights they stay, unless they open the bucket with the artifacts too.
+    assert not set(built["mirror"].split()) & set(AWS_SECRET_NAMES)
+    assert set(AWS_SECRET_NAMES) <= set(built["mirror and bucket"].split())
 
 
-SETTINGS = {"region": {"s3_region": "eu-west-1"}, "bucket": {"s3_bucket": "pics"}, "directory": {}}
+MIRROR = {"weights_mirror": "s3://weights/models"}
+SETTINGS = {
+    "region": {"s3_region": "eu-west-1"},
+    "bucket": {"s3_bucket": "pics"},
+    "directory": {},
+    "mirror": MIRROR,
+    "mirror and bucket": {"s3_bucket": "pics", **MIRROR},
+}
 
 BUILD = """
 import json, sys

@@ -1,0 +1,57 @@
+"""Tenants of many sizes, and the cell in which a router puts each."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+
+Place = Callable[[Sequence[float], int], Sequence[int]]
+"""Cell of each tenant, by their rates and the number of cells."""
+
+
+def sizes(tenants: int, total: float, exponent: float = 1.0) -> Sequence[float]:
+    """Rates of tenants, the largest first, by Zipf's law: few are large, most are small."""
+    weights = [1 / (rank + 1) ** exponent for rank in range(tenants)]
+    return [total * each / sum(weights) for each in weights]
+
+
+def hashed(rates: Sequence[float], cells: int) -> Sequence[int]:
+    """By the tenant's name alone: needs no table, and knows no size."""
+    return [
+        max(range(cells), key=lambda cell: _score(tenant, cell)) for tenant in range(len(rates))
+    ]
+
+
+def placed(rates: Sequence[float], cells: int) -> Sequence[int]:
+    """The largest first, each into the cell with the least: needs a table."""
+    loads = [0.0] * cells
+    found: list[int] = []
+    for rate in sorted(rates, reverse=True):
+        cell = min(range(cells), key=loads.__getitem__)
+        loads[cell] += rate
+        found.append(cell)
+    return found
+
+
+def divided(rates: Sequence[float], cells: int) -> Sequence[float]:
+    """Rates of the parts of tenants. One that is larger than half of a cell is several equal parts,
+    each with its share of the tenant's limits."""
+    most = sum(rates) / cells / 2
+    found: list[float] = []
+    for rate in rates:
+        parts = max(1, math.ceil(rate / most))
+        found += [rate / parts] * parts
+    return found
+
+
+def loads(rates: Sequence[float], cell_of: Sequence[int], cells: int) -> Sequence[float]:
+    """Rate of each cell."""
+    found = [0.0] * cells
+    for rate, cell in zip(rates, cell_of, strict=True):
+        found[cell] += rate
+    return found
+
+
+def _score(tenant: int, cell: int) -> bytes:
+    return hashlib.sha256(f"tenant-{tenant}/{cell}".encode()).digest()

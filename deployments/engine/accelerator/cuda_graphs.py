@@ -1,0 +1,90 @@
+"""CUDA graphs: work that is recorded once and launched as one piece.
+
+When a recording fails, torch's own context manager leaves the thread in the recording's stream, and
+the allocator waiting for its end. Therefore ``record`` begins and ends recordings itself.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Protocol
+
+import torch
+
+
+class CountsPools(Protocol):
+    """Memory of a GPU, as far as pools of graphs change it."""
+
+    recording: threading.RLock
+    """Held while work is recorded: waiting for the device on another thread would break that."""
+
+    def set_idle(self, pool: object, size: int) -> None:
+        """Note the bytes that only the graphs of ``pool`` can use, and do not use between replays.
+
+        torch counts them as free.
+        """
+        ...
+
+
+class CudaGraphPool:
+    """Graphs that share the memory of their intermediate tensors. For the engine's thread."""
+
+    def __init__(self, device: torch.device, memory: CountsPools) -> None:
+        self._device = device
+        self._memory = memory
+        self._handle = torch.cuda.graph_pool_handle()
+        # The allocator keeps memory by stream, so all recordings of a pool are in the same one.
+        self._stream = torch.cuda.Stream(device)
+        self._graphs: list[torch.cuda.CUDAGraph] = []
+
+    @property
+    def size(self) -> int:
+        return sum(each["total_size"] for each in self._segments())
+
+    def record(self, compute: Callable[[], Any]) -> tuple[torch.cuda.CUDAGraph, Any]:
+        graph = torch.cuda.CUDAGraph()
+        with self._memory.recording:
+            torch.cuda.synchronize(self._device)
+            torch.cuda.empty_cache()  # cached blocks cannot be freed in the middle of a recording
+            with torch.cuda.stream(self._stream):
+                graph.capture_begin(pool=self._handle, capture_error_mode="thread_local")
+                try:
+                    made = compute()
+                    graph.capture_end()
+                except BaseException:
+                    self._abandon(graph)
+                    raise
+        self._graphs.append(graph)
+        self._count()
+        return graph, made
+
+    def drop(self, graph: torch.cuda.CUDAGraph) -> None:
+        self._graphs.remove(graph)
+        graph.reset()
+        self._count()
+
+    def release(self) -> None:
+        for graph in self._graphs:
+            graph.reset()
+        self._graphs.clear()
+        self._memory.set_idle(self, 0)  # torch gives it back when it is short of memory
+
+    def _abandon(self, graph: torch.cuda.CUDAGraph) -> None:
+        """End a recording that failed, so that the stream and the allocator work as before."""
+        with suppress(RuntimeError):
+            graph.capture_end()
+            return
+        # It raised before it told the allocator. If it did that, this raises.
+        index, handle = torch.cuda.current_device(), self._handle
+        with suppress(RuntimeError):
+            torch._C._cuda_endAllocateToPool(index, handle)  # noqa: SLF001
+            torch._C._cuda_releasePool(index, handle)  # noqa: SLF001
+
+    def _count(self) -> None:
+        idle = sum(each["total_size"] - each["allocated_size"] for each in self._segments())
+        self._memory.set_idle(self, idle)
+
+    def _segments(self) -> list[dict[str, int]]:
+        return torch.cuda.memory_snapshot(self._handle, include_traces=False)

@@ -1,0 +1,193 @@
+"""Weights that warm targets ask a replica to hold."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from deployments.families.base import Family
+from deployments.replica import weights
+from deployments.replica.attempt_state import as_failure
+from deployments.replica.resources import ReplicaResources
+from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.errors import DarkroomError
+from serve_app.domain.lease import KeptWeights, Work
+from serve_app.domain.operations import WeightsLevel
+
+if TYPE_CHECKING:  # it imports torch
+    from deployments.engine.loading.loads import PipelineHandle
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 1.0
+RETRY_S = 60.0
+"""Time after which weights that could not be held are tried again: building a pipeline takes
+seconds of a core before its size is known."""
+
+
+class WeightKeeper:
+    """Loads the weights that the replica should hold, one endpoint after the other, and keeps them
+    from being evicted for others. Use on one event loop.
+
+    Requests go first: nothing is loaded for a target while a request waits for weights, and nothing
+    in use or kept is evicted for it. Kept weights are evicted for a request only if nothing else
+    makes room. Then they are loaded again.
+    """
+
+    def __init__(
+        self,
+        families: Mapping[str, Family],
+        resources: Callable[[], ReplicaResources],
+        is_loading: Callable[[], bool],
+    ) -> None:
+        """``is_loading``: True while a request waits for weights."""
+        self._families = families
+        self._resources = resources
+        self._is_loading = is_loading
+        self._wanted: KeptWeights = ()
+        self._version = ""
+        self._not_kept: dict[str, tuple[str, float]] = {}  # reason, and when to try again
+        self._on_disk: set[str] = set()
+        self._changed = asyncio.Event()
+        self._decided = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def version(self) -> str:
+        """Version of what the replica should hold, as the ingress named it."""
+        return self._version
+
+    @property
+    def on_disk(self) -> tuple[str, ...]:
+        """Ids of endpoints that should be held on disk, and are."""
+        return tuple(sorted(self._on_disk))
+
+    @property
+    def not_kept(self) -> tuple[tuple[str, str], ...]:
+        """Ids of endpoints that cannot be held, with the reason."""
+        return tuple((id_, why) for id_, (why, _) in sorted(self._not_kept.items()))
+
+    @property
+    def alive(self) -> bool:
+        return self._task is None or not self._task.done()
+
+    def told(self, reply: Work | None) -> None:
+        """Note a reply of the ingress to a poll or an announcement."""
+        if reply is None:
+            self._decided.set()  # no warm target stands in this pool
+        elif reply.keep is not None:
+            self._wanted, self._version = reply.keep, reply.keep_version
+            wanted = {endpoint.id for endpoint, _ in reply.keep}
+            self._not_kept.clear()
+            self._on_disk &= wanted
+            self._decided.set()
+            self._changed.set()
+
+    async def load_at_start(self, decision_within_s: float) -> None:
+        """Load what the replica should hold before it is ready. Waits until that is decided, and
+        for ``decision_within_s`` at most."""
+        try:
+            async with asyncio.timeout(decision_within_s):
+                await self._decided.wait()
+        except TimeoutError:
+            log.info("The ingress has not said which weights to hold; nothing is loaded yet.")
+        while (missing := self._missing()) is not None:
+            await self._hold(*missing)
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._keep_on(), name="weight keeper")
+
+    async def aclose(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _keep_on(self) -> None:
+        while True:
+            self._changed.clear()
+            self._protect()
+            if not self._is_loading() and (missing := self._missing()) is not None:
+                await self._hold(*missing)
+                continue
+            try:
+                async with asyncio.timeout(LOOK_EVERY_S if self._wanted else None):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    def _missing(self) -> tuple[Endpoint, WeightsLevel] | None:
+        """The first that is not held, and is due to be tried. None: there is none."""
+        self._protect()
+        now = self._resources().clock.monotonic()
+        for endpoint, level in self._wanted:
+            _, retry_at = self._not_kept.get(endpoint.id, ("", now))
+            if retry_at <= now and not self._is_held(endpoint, WeightsLevel(level)):
+                return endpoint, WeightsLevel(level)
+        return None
+
+    def _is_held(self, endpoint: Endpoint, level: WeightsLevel) -> bool:
+        resources = self._resources()
+        if level is WeightsLevel.DISK:
+            return endpoint.id in self._on_disk
+        name = resources.weights_by_endpoint.get(endpoint.id)
+        if name is None:
+            return False
+        if resources.residency.find(name) is not None:
+            held = True
+        else:
+            held = level is WeightsLevel.HOST and name in resources.residency.warm
+        if held:
+            self._not_kept.pop(endpoint.id, None)
+        return held
+
+    def _protect(self) -> None:
+        """Name the weights that are evicted last."""
+        resources = self._resources()
+        names: dict[WeightsLevel, set[str]] = {level: set() for level in WeightsLevel}
+        for endpoint, level in self._wanted:
+            if (name := resources.weights_by_endpoint.get(endpoint.id)) is not None:
+                names[WeightsLevel(level)].add(name)
+        resources.residency.keep(names[WeightsLevel.HOT], names[WeightsLevel.HOST])
+
+    async def _hold(self, endpoint: Endpoint, level: WeightsLevel) -> None:
+        """Load or download the weights. A failure is noted, and tried again later; requests for the
+        endpoint get it too."""
+        try:
+            if level is WeightsLevel.DISK:
+                await self._fetch(endpoint)
+            else:
+                await self._load(endpoint)
+        except Exception as error:
+            why = str(error) if _is_no_room(error) else as_failure(error).message
+            retry_at = self._resources().clock.monotonic() + RETRY_S
+            self._not_kept[endpoint.id] = why, retry_at
+            log.warning("%s cannot be held for its warm target: %s", endpoint.id, why)
+        else:
+            self._not_kept.pop(endpoint.id, None)
+
+    async def _fetch(self, endpoint: Endpoint) -> None:
+        store = self._resources().store
+        await asyncio.to_thread(weights.fetch, store, endpoint, lambda *_: None)
+        self._on_disk.add(endpoint.id)
+
+    async def _load(self, endpoint: Endpoint) -> None:
+        family = self._families.get(endpoint.family)
+        if family is None:
+            raise DarkroomError(f"This replica has no family {endpoint.family}.")
+        handle: PipelineHandle | None = None
+        resources = self._resources()
+        try:
+            handle = resources.acquire(family, endpoint, spare=True)
+            self._protect()  # the load may be for several targets
+            await asyncio.wrap_future(handle.future)
+        finally:
+            if handle is not None:
+                resources.residency.release(handle)
+
+
+def _is_no_room(error: Exception) -> bool:
+    from deployments.engine.loading.loads import NoSpareRoom  # noqa: PLC0415
+
+    return isinstance(error, NoSpareRoom)

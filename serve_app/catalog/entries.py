@@ -1,0 +1,241 @@
+"""Entries of the catalogue in force, built from entries as they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, cast
+
+from serve_app.catalog.limits import RecipeMemory
+from serve_app.catalog.schema.registry import SCHEMAS, InputSchema
+from serve_app.catalog.source import EndpointSource, RecipeSource
+from serve_app.domain.endpoint import Endpoint, Recipe, Weights, WorkLimit
+
+RESERVED_OWNERS = frozenset(
+    {
+        ".well-known",
+        "api",
+        "cdn",
+        "docs",
+        "fal",
+        "files",
+        "healthz",
+        "llms.txt",
+        "mcp",
+        "metrics",
+        "models",
+        "openai",
+        "openapi.json",
+        "page",
+        "queue",
+        "readyz",
+        "replicate",
+        "rest",
+        "run",
+        "v1",
+    }
+)
+"""First path segments that are reserved for Darkroom's own HTTP routes."""
+
+DEMO_MARK = "model_index.json"
+"""File in every folder of demo weights, because they are diffusers pipelines."""
+
+STEPS = "num_inference_steps"
+
+RESERVED_SEGMENTS = frozenset({"requests"})
+"""Segments that would be read as the start of a request's URL."""
+
+
+class EntryOrigin(StrEnum):
+    """Place that an entry comes from. A later one replaces an entry of an earlier one."""
+
+    BUILT_IN = "built-in"
+    FILE = "file"
+    DATABASE = "database"
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogEntry:
+    """Endpoint with its input schema."""
+
+    endpoint: Endpoint
+    schema: InputSchema
+    source: EndpointSource  # the entry as it is written
+    missing: str = ""  # why it is not served, as a sentence; empty: it is served
+    cache: bool = False  # True: requests with the same input and seed share an outcome
+    pool: str = ""  # name of the pool that runs it; empty: the first one with its family
+    origin: EntryOrigin = EntryOrigin.BUILT_IN
+    replaces: tuple[EntryOrigin, ...] = ()  # other places that have an entry of this id
+
+    @property
+    def demo(self) -> bool:
+        return self.endpoint.weights.demo
+
+
+Pools = Mapping[str, Container[str]]
+"""Name of a pool → families that it hosts."""
+
+
+@dataclass(frozen=True, slots=True)
+class EntryBuilder:
+    """Builds entries for one installation. With ``demo``, entries that name a demo model use it,
+    from ``demo_dir`` (absolute). ``families`` are those that some pool hosts; None: all.
+    ``pools`` are all pools; None: entries may name any.
+    """
+
+    demo: bool
+    demo_dir: Path
+    families: Container[str] | None = None
+    pools: Pools | None = None
+
+    def build(self, endpoint_id: str, given: EndpointSource) -> CatalogEntry:
+        """Entry of ``endpoint_id``. An entry without its family, its pool, its demo model or the
+        revision of its weights is listed but not served. ``ValueError`` if it is not valid."""
+        _check_id(endpoint_id)
+        demo = self.demo
+        endpoint = _demo(endpoint_id, given, self.demo_dir) if demo else _real(endpoint_id, given)
+        missing = _no_demo(given, endpoint) if demo else _no_revision(given)
+        if self.families is not None and given.family not in self.families:
+            missing = _no_family(given)  # fixing another reason would not help without it
+        elif self.pools is not None and given.pool is not None:
+            missing = _no_pool(given.pool, given.family, self.pools) or missing
+        schema = _schema(endpoint)
+        _check_arguments(endpoint, schema)
+        return CatalogEntry(endpoint, schema, given, missing, given.cache, given.pool or "")
+
+
+def _no_pool(name: str, family: str, pools: Pools) -> str:
+    hosted = pools.get(name)
+    if hosted is None:
+        here = ", ".join(sorted(pools))
+        return f"Its pool `{name}` does not exist. Pools of this installation are {here}."
+    if family not in hosted:
+        return f"Its pool `{name}` does not host its family `{family}`."
+    return ""
+
+
+def _check_id(endpoint_id: str) -> None:
+    owner, *rest = endpoint_id.split("/")
+    if owner in RESERVED_OWNERS:
+        raise ValueError(f"`{owner}/` is reserved for Darkroom's own paths; choose another owner")
+    if RESERVED_SEGMENTS.intersection(rest):
+        raise ValueError("`requests` cannot be part of an id: it begins a request's URL")
+
+
+def _real(endpoint_id: str, given: EndpointSource) -> Endpoint:
+    return Endpoint(
+        id=endpoint_id,
+        family=given.family,
+        weights=_weights(given),
+        schema=given.input_schema,
+        defaults=given.defaults,
+        bounds=given.bounds,
+        options=given.options,
+        display_name=given.display_name,
+        description=given.description,
+        category=given.category,
+        licence=given.licence,
+        recipes=tuple(_recipe(given, each) for each in given.recipes),
+    )
+
+
+def _recipe(given: EndpointSource, recipe: RecipeSource) -> Recipe:
+    """Recipe with its largest work: the one that the file states, or what its memory allows."""
+    largest: WorkLimit | None = None
+    if recipe.largest is not None:
+        largest = WorkLimit(**dict(recipe.largest))
+    elif given.memory is not None:
+        dtypes = {**(given.options.get("dtypes") or {}), **recipe.dtypes}
+        memory = RecipeMemory(
+            given.memory,
+            memory_gb=recipe.memory_gb,
+            precision=recipe.precision,
+            offload=recipe.offload,
+            hot=recipe.hot,
+            float32=frozenset(name for name, dtype in dtypes.items() if dtype == "float32"),
+        )
+        largest = memory.limit(always_tiled=bool(given.options.get("tiling")))
+    fields: dict[str, Any] = dict(recipe) | {"largest": largest}
+    return Recipe(**fields)
+
+
+def _demo(endpoint_id: str, given: EndpointSource, demo_dir: Path) -> Endpoint:
+    """Endpoint with its demo model, which fits every device and so has no recipes."""
+    endpoint = _real(endpoint_id, given)
+    if given.demo is None:
+        return endpoint
+    return replace(
+        endpoint,
+        weights=Weights(source=str(demo_dir / given.demo.weights), demo=True),
+        defaults={**given.defaults, **given.demo.defaults},
+        options={**given.options, **given.demo.options},
+        recipes=(),
+    )
+
+
+def _weights(given: EndpointSource) -> Weights:
+    if given.weights is None:
+        return Weights(source="")
+    if given.weights.hub is not None:
+        return Weights(given.weights.hub, given.weights.revision, variant=given.weights.variant)
+    return Weights(str(given.weights.directory), variant=given.weights.variant)
+
+
+def _no_family(given: EndpointSource) -> str:
+    return (
+        f"No pool of this installation hosts its family `{given.family}`: add it to one in "
+        "DARKROOM_POOLS. A family that is not built into Darkroom is your own code, named in "
+        "DARKROOM_FAMILIES (docs/how-to/write-a-family.md)."
+    )
+
+
+def _no_demo(given: EndpointSource, endpoint: Endpoint) -> str:
+    real = "DARKROOM_DEMO=false serves the real one, which needs a GPU."
+    if given.demo is not None:
+        if (Path(endpoint.weights.source) / DEMO_MARK).is_file():
+            return ""
+        return f"Its demo weights `{given.demo.weights}` are not part of this Darkroom. {real}"
+    if given.weights is not None and given.weights.hub is not None:
+        return f"It has no demo model, and this installation serves demo models. {real}"
+    return ""
+
+
+def _no_revision(given: EndpointSource) -> str:
+    weights = given.weights
+    if weights is None or weights.hub is None or weights.revision is not None:
+        return ""
+    return (
+        f"Its weights {weights.hub} are not pinned: set `weights.revision` to a commit of that "
+        "repository (40 hex digits) in an entry of your own: `darkroom models add --replace`, or "
+        "DARKROOM_MODELS."
+    )
+
+
+def _schema(endpoint: Endpoint) -> InputSchema:
+    build = SCHEMAS.get(endpoint.schema)
+    if build is None:
+        raise ValueError(f"there is no schema `{endpoint.schema}`; known are {', '.join(SCHEMAS)}")
+    return build(endpoint)
+
+
+def _check_arguments(endpoint: Endpoint, schema: InputSchema) -> None:
+    """Raise if a mapped field is not in the schema, or a fixed one is: it would be ignored without
+    a message."""
+    arguments = endpoint.options.get("arguments")
+    fields = schema.json_schema().get("properties")
+    fixed = endpoint.options.get("fixed")
+    if isinstance(fixed, Mapping) and STEPS in fixed and STEPS in (fields or ()):
+        raise ValueError(
+            f"`options.fixed` has {STEPS}, which requests choose by the schema {endpoint.schema}"
+        )
+    if isinstance(arguments, Mapping) and fields:
+        unknown = sorted(
+            str(name) for name in cast("Mapping[Any, Any]", arguments) if name not in fields
+        )
+        if unknown:
+            raise ValueError(
+                f"`options.arguments` names {', '.join(unknown)}, which the schema "
+                f"{endpoint.schema} does not have"
+            )

@@ -1,0 +1,190 @@
+"""``darkroom models add``, ``remove`` and ``check``: entries of the catalogue."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from serve_app.cli.commands import completion
+from serve_app.cli.connection import options
+from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.server import Server
+from serve_app.cli.inspection.pipeline_call import read_call
+from serve_app.cli.inspection.proposal import completed, like, proposed
+from serve_app.cli.inspection.repository import Repository, inspected
+from serve_app.domain.errors import Misconfigured
+from serve_app.settings import read_config
+from weights.eviction import gigabytes
+from weights.store import Store
+
+ENTRIES = "/v1/models/entries"
+
+
+@click.command("add")
+@options.server
+@click.argument("endpoint")
+@click.option(
+    "--weights",
+    required=True,
+    metavar="REPOSITORY",
+    help="A diffusers pipeline: owner/name@commit of the hub, or a folder. The folder must have "
+    "the same path on every node with replicas.",
+)
+@click.option("--variant", help="Variant of the weights' files, such as fp16.")
+@click.option(
+    "--like",
+    "like_id",
+    shell_complete=completion.endpoints,
+    help="Copy schema, defaults, options and recipes of this endpoint.",
+)
+@click.option("--pool", help="Pool that runs it. Default: the first one with its family.")
+@click.option("--name", help="Name to show in lists of models.")
+@click.option("--licence", help="Licence. Default: what the repository's README states.")
+@click.option("--replace", is_flag=True, help="Replace the endpoint if it exists already.")
+@click.option("--dry-run", is_flag=True, help="Check and show the entry; store nothing.")
+@options.as_json
+def add_command(
+    server: Server,
+    endpoint: str,
+    *,
+    weights: str,
+    variant: str | None,
+    like_id: str | None,
+    replace: bool,
+    dry_run: bool,
+    as_json: bool,
+    **given: str | None,
+) -> None:
+    """Serve a diffusers repository as ENDPOINT, such as house/portraits, without a restart.
+
+    Family, schema and options follow from the pipeline's class and arguments. Every replica of the
+    ingress serves it within about a second.
+    """
+    repository = inspected(weights, variant, Store(read_config({}).weights.store()))
+    call = read_call(repository.pipeline)
+    with Client(server) as client:
+        if like_id is None:
+            entry = proposed(call, repository.config)
+        else:
+            entry = like(like_id, client.get(_path(like_id))["entry"], call)
+        pool, name, licence = (given[each] for each in ("pool", "name", "licence"))
+        entry = completed(entry, repository, pool=pool, display_name=name, licence=licence)
+        if not replace and not dry_run:
+            _refuse_existing(client, endpoint)
+        stored = client.put(_path(endpoint), entry, dry_run="true" if dry_run else None)
+    if as_json:
+        facts = {"pipeline": call.name, "weight_bytes": repository.sizes, "dry_run": dry_run}
+        click.echo(json.dumps({**stored, **facts, "weights_are_here": repository.is_here}))
+        return
+    for line in _lines(stored, call.name, repository, dry_run=dry_run):
+        click.echo(line)
+    if dry_run:
+        click.echo(json.dumps(stored["entry"], indent=2))
+
+
+def _refuse_existing(client: Client, endpoint: str) -> None:
+    page = client.get("/v1/models", endpoint_id=endpoint)
+    for model in page["models"]:
+        origin = model["darkroom"]["origin"]
+        raise Misconfigured(
+            f"{endpoint} exists already (from: {origin}). Choose another id, or replace it with "
+            "--replace."
+        )
+
+
+def _lines(
+    stored: Mapping[str, Any], pipeline: str, repository: Repository, *, dry_run: bool
+) -> Iterator[str]:
+    endpoint, entry = stored["endpoint_id"], stored["entry"]
+    done = "would be served" if dry_run else "is served"
+    if stored["served"]:
+        yield f"{endpoint} {done} by the pool {stored['pool']}."
+    else:
+        yield f"{endpoint} {'would be' if dry_run else 'is'} listed, but not served."
+        yield f"    {stored['reason']}"
+    if stored["replaces"]:
+        yield f"    replaces the entry of: {', '.join(stored['replaces'])}"
+    yield f"    pipeline {pipeline}"
+    yield f"    family   {entry['family']}, schema {entry['schema']}"
+    sizes = [f"{name} {gigabytes(size)}" for name, size in repository.sizes.items()]
+    yield f"    weights  {gigabytes(sum(repository.sizes.values()))}: {', '.join(sizes)}"
+    yield f"    licence  {entry.get('licence') or 'not stated: check it before you use the model'}"
+    if not entry.get("recipes"):
+        yield (
+            "    recipes  none: the weights are loaded whole. For a smaller GPU, copy those of a "
+            "similar endpoint with --like."
+        )
+    if not repository.is_here:
+        yield (
+            "    download The weights are not on this machine. The first request downloads them; "
+            f"`darkroom models pull {endpoint}` does it now."
+        )
+
+
+@click.command("remove")
+@options.server
+@click.argument("endpoint", shell_complete=completion.endpoints)
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Also while it has queued or running requests. Queued ones then fail.",
+)
+@options.as_json
+def remove_command(server: Server, endpoint: str, *, force: bool, as_json: bool) -> None:
+    """Remove ENDPOINT from the database. Weights and finished requests stay."""
+    with Client(server) as client:
+        answer = client.delete(_path(endpoint), force="true" if force else None)
+    if as_json:
+        click.echo(json.dumps(answer))
+        return
+    place = {"file": "the catalogue file", "built-in": "the built-in catalogue"}
+    now = place.get(answer["now"])
+    click.echo(f"{endpoint} is removed." if now is None else f"{endpoint} is now that of {now}.")
+    if answer["unfinished"]:
+        fate = "queued ones fail when a replica would take them" if now is None else "they continue"
+        click.echo(f"{answer['unfinished']} requests have not ended: {fate}.")
+
+
+@click.command("check")
+@options.server
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@options.as_json
+def check_command(server: Server, file: Path | None, *, as_json: bool) -> None:
+    """Check a catalogue FILE, without a running Darkroom, or the entries of the database.
+
+    The exit status is 1 if there are mistakes.
+    """
+    if file is not None:
+        # Building the schemas is a fifth of the command line's start, and few commands need them.
+        from serve_app.catalog.catalog import mistakes_in_file  # noqa: PLC0415
+
+        found, notes = [each.message for each in mistakes_in_file(file)], []
+    else:
+        with Client(server) as client:
+            answer = client.get(ENTRIES)
+        found = [
+            f"{each['endpoint_id']}: {each['problem']}"
+            for each in answer["entries"]
+            if each["problem"]
+        ]
+        notes = [
+            f"{each} is also in the catalogue file; the entry of the database is in force."
+            for each in answer["conflicts"]
+        ]
+    if as_json:
+        click.echo(json.dumps({"mistakes": found, "notes": notes}, indent=2))
+    else:
+        for line in (*found, *notes):
+            click.echo(line)
+        click.echo("1 mistake found." if len(found) == 1 else f"{len(found)} mistakes found.")
+    sys.exit(1 if found else 0)
+
+
+def _path(endpoint: str) -> str:
+    return f"{ENTRIES}/{quote(endpoint)}"

@@ -1,0 +1,96 @@
+"""Connections that an ingress process opens before it serves, and closes at its end."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+from pydantic import SecretStr
+
+from serve_app.domain.ports import Clock
+from serve_app.embedded_postgres.embedded import EmbeddedPostgres
+from serve_app.postgres import fair_reads
+from serve_app.postgres.database import Database, shared_secret
+from serve_app.postgres.leader_election import LeaderElection
+from serve_app.settings import Config, Secrets
+from serve_app.storage.directory import DirectoryStorage
+from serve_app.storage.selection import create_storage
+from serve_app.telemetry.metrics import Metrics
+from serve_app.tenants.api_keys import KeyRing, ensure_first_key
+
+if TYPE_CHECKING:
+    from serve_app.storage.s3.storage import S3Storage
+
+log = logging.getLogger(__name__)
+
+KEYS_LIMIT_S = 5.0
+"""Limit of a statement about keys, which every call waits for."""
+
+
+async def open_server(stack: AsyncExitStack, config: Config, secrets: Secrets) -> str:
+    """Connection string of the operator's database, or of the embedded one, which is started."""
+    if secrets.database_url is not None:
+        return secrets.database_url.get_secret_value()
+    postgres = EmbeddedPostgres(config.server.data_dir)
+    stack.push_async_callback(postgres.aclose)
+    return await postgres.start()
+
+
+async def open_reads(stack: AsyncExitStack, database: Database, metrics: Metrics) -> Database:
+    """Connections for what may take seconds, so that it does not keep the queue waiting."""
+    reads = Database(
+        database.conninfo,
+        fair_reads.CONNECTIONS,
+        fair_reads.READ_LIMIT_S,
+        metrics.database.of("reads"),
+    )
+    await reads.start()
+    stack.push_async_callback(reads.aclose)
+    return reads
+
+
+async def open_keys(
+    stack: AsyncExitStack,
+    database: Database,
+    election: LeaderElection,
+    config: Config,
+    secrets: Secrets,
+    clock: Clock,
+    metrics: Metrics,
+) -> KeyRing:
+    """API keys. Makes the first one if there is none.
+
+    Keys are checked on every call. They have connections of their own, so that a slow statement of
+    the queue delays no call.
+    """
+    own = Database(database.conninfo, 2, KEYS_LIMIT_S, metrics.database.of("keys"))
+    await own.start()
+    stack.push_async_callback(own.aclose)
+    keys = KeyRing(own, clock)
+    path = config.server.data_dir / "api_key"
+    async with election.exclusive("first key"):
+        if await ensure_first_key(keys, text_of(secrets.api_key) or None, path) is not None:
+            log.info("The first API key was written to %s.", path)
+    return keys
+
+
+async def open_storage(
+    stack: AsyncExitStack,
+    database: Database,
+    config: Config,
+    secrets: Secrets,
+    internal_url: str,
+    clock: Clock,
+) -> DirectoryStorage | S3Storage:
+    """Storage of artifacts. ``internal_url``: at which replicas reach this process."""
+    secret = await shared_secret(database, "upload_tickets")
+    storage = create_storage(config, secrets, secret, internal_url, clock)
+    await storage.start()
+    stack.push_async_callback(storage.aclose)
+    return storage
+
+
+def text_of(secret: SecretStr | None) -> str:
+    """Value of a secret; empty if it is not set."""
+    return "" if secret is None else secret.get_secret_value()

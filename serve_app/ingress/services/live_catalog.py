@@ -1,0 +1,139 @@
+"""Catalogue of an ingress process while it runs: files, and the entries of the database.
+
+Every process looks once a second whether the entries have changed. A process that changes one puts
+it in force before it answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from serve_app.catalog.catalog import (
+    Catalog,
+    CatalogFile,
+    StoredEntry,
+    build_stored,
+    combined,
+    read_file,
+)
+from serve_app.catalog.entries import CatalogEntry
+from serve_app.domain.errors import DarkroomError, NotFound, RequestActive
+from serve_app.domain.operations import Actor
+from serve_app.ingress.services.served_catalog import conflicts, entry_builder
+from serve_app.queue.transactions.catalog_entries import MAX_COUNTED, CatalogEntries, KeptEntry
+from serve_app.settings import Config
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 1.0
+
+
+class LiveCatalog:
+    """Keeps ``catalog`` as the settings and the stored entries say."""
+
+    def __init__(self, entries: CatalogEntries, config: Config, catalog: Catalog) -> None:
+        """``catalog``: the object that all handlers hold. It gets other entries."""
+        self._entries = entries
+        self._config = config
+        self._file: CatalogFile | None = None  # as it was valid last
+        self._catalog = catalog
+        self._version = ""
+        self._conflicts: frozenset[str] = frozenset()
+        self._changing = asyncio.Lock()  # a slower, older load must not replace a newer one
+        self._loop: asyncio.Task[None] | None = None
+
+    async def use(self, config: Config) -> None:
+        """Put the catalogue of ``config`` in force. ``Misconfigured``: its file is not valid, and
+        nothing has changed."""
+        async with self._changing:
+            file = await asyncio.to_thread(read_file, config.models.models)
+            await self._load(config, file)
+            self._config, self._file = config, file
+
+    async def refresh(self) -> None:
+        """Put stored entries in force that have changed."""
+        async with self._changing:
+            if await self._entries.version() != self._version:
+                await self._load(self._config, self._file)
+
+    def start(self) -> None:
+        """Follow the changes of other processes."""
+        if self._loop is None:
+            self._loop = asyncio.create_task(self._follow(), name="catalogue")
+
+    async def aclose(self) -> None:
+        if self._loop is not None:
+            self._loop.cancel()
+            await asyncio.gather(self._loop, return_exceptions=True)
+            self._loop = None
+
+    # Calls of operators.
+
+    async def stored(self) -> Sequence[KeptEntry]:
+        return await self._entries.all()
+
+    async def check(self, endpoint: str, entry: Mapping[str, Any]) -> CatalogEntry:
+        """Entry as it would be served here. ``InvalidInput`` names every mistake."""
+        return await asyncio.to_thread(self._check, StoredEntry(endpoint, entry))
+
+    async def put(self, endpoint: str, entry: Mapping[str, Any], actor: Actor) -> CatalogEntry:
+        """Store an entry and put it in force here. ``InvalidInput`` names every mistake."""
+        checked = await self.check(endpoint, entry)
+        await self._entries.put(endpoint, entry, actor)
+        await self.refresh()
+        return self._catalog.find(endpoint) or checked
+
+    async def remove(self, endpoint: str, actor: Actor, *, force: bool) -> int:
+        """Remove a stored entry here, and return the number of its unfinished requests.
+
+        ``RequestActive``: it has some, and ``force`` is not set. ``NotFound``: it is not stored.
+        """
+        done = await self._entries.remove(endpoint, actor, force=force)
+        if done.removed:
+            await self.refresh()
+            return done.unfinished
+        if all(each.endpoint != endpoint for each in await self._entries.all()):
+            raise NotFound(self._not_stored(endpoint))
+        number = f"{MAX_COUNTED} or more" if done.unfinished == MAX_COUNTED else done.unfinished
+        raise RequestActive(
+            f"{endpoint} has {number} queued or running requests, so it was not removed. Let them "
+            f"end first (`darkroom endpoints drain {endpoint}`), or remove it with `--force` "
+            "(`?force=true`): queued requests then fail as soon as a replica would take them."
+        )
+
+    def _check(self, given: StoredEntry) -> CatalogEntry:
+        return build_stored(entry_builder(self._config), given, strict=True)
+
+    def _not_stored(self, endpoint: str) -> str:
+        entry = self._catalog.find(endpoint)
+        if entry is None:
+            return f"The database has no entry {endpoint}."
+        where = "file of DARKROOM_MODELS" if entry.origin == "file" else "built-in catalogue"
+        return f"{endpoint} is in the {where}, not in the database, so it cannot be removed here."
+
+    async def _load(self, config: Config, file: CatalogFile | None) -> None:
+        version = await self._entries.version()  # first, or a change would be missed
+        stored = await self._entries.all()
+
+        def load() -> Catalog:
+            return combined(file, entry_builder(config), stored)
+
+        self._catalog.become(await asyncio.to_thread(load))
+        self._version = version
+        found = frozenset(conflicts(self._catalog))
+        for line in sorted(found - self._conflicts):
+            log.warning("%s", line)
+        self._conflicts = found
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            try:
+                await self.refresh()
+            except DarkroomError as error:
+                log.error("The catalogue could not be read again: %s", error.message)
+            except Exception:
+                log.exception("The catalogue could not be read again.")

@@ -1,0 +1,226 @@
+"""Warm targets in force: of the configuration at this hour, and of operators.
+
+Every ingress process looks at them once a second. One of them decides which replica holds what;
+the policies learn from the demand how many replicas the targets need.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Literal, Protocol
+
+from serve_app.catalog.catalog import Catalog
+from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.errors import DarkroomError
+from serve_app.domain.operations import Operations, WeightsLevel
+from serve_app.domain.ports import Clock
+from serve_app.queue.reaper import PeriodicTask
+from serve_app.queue.state.warm import HeldWeights, Keep
+from serve_app.scaling.warm import Holder, PoolTarget, assigned, replicas_for
+from serve_app.settings import PoolConfig
+from serve_app.telemetry.queue_metrics import QueueMeter
+
+LOOK_EVERY_S = 1.0
+READY = "ready"  # stage of a replica
+
+
+class HeldStore(Protocol):
+    """What the replicas hold and should hold."""
+
+    async def refresh(self, pools: Collection[str]) -> Sequence[HeldWeights]: ...
+
+    async def write(self, keep: Mapping[str, Keep]) -> None: ...
+
+
+class Leader(Protocol):
+    """Leader election among ingress replicas. The real one uses rows with a time limit."""
+
+    async def leads(self, name: str) -> bool: ...
+
+
+class Pools(Protocol):
+    """The configured pools."""
+
+    @property
+    def configured(self) -> Mapping[str, PoolConfig]: ...
+
+    def pool_of(self, endpoint: Endpoint, named: str = "") -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TargetState:
+    """Warm target in force, and how far it is."""
+
+    endpoint: str  # empty: only replicas
+    pool: str
+    replicas: int
+    level: WeightsLevel
+    source: Literal["operator", "configuration"]
+    until: datetime | None = None
+    ready: int = 0  # ready replicas of the pool that hold the weights at its level
+    problems: tuple[str, ...] = ()
+
+    @property
+    def target(self) -> PoolTarget:
+        return PoolTarget(self.endpoint, self.replicas, self.level)
+
+
+class WarmPools:
+    """Task that follows the warm targets. Use on one event loop."""
+
+    def __init__(
+        self,
+        operations: Operations,
+        held: HeldStore,
+        pools: Callable[[], Pools],
+        catalog: Catalog,
+        clock: Clock,
+        leader: Leader,
+        metrics: QueueMeter | None = None,
+    ) -> None:
+        self._operations = operations
+        self._held = held
+        self._pools = pools
+        self._catalog = catalog
+        self._clock = clock
+        self._leader = leader
+        self._metrics = metrics
+        self._states: Sequence[TargetState] = ()
+        self._lock = asyncio.Lock()
+        self._rounds = PeriodicTask(LOOK_EVERY_S, {"warm": self.look}, metrics)
+
+    def start(self) -> None:
+        self._rounds.start()
+
+    async def aclose(self) -> None:
+        await self._rounds.aclose()
+
+    @property
+    def states(self) -> Sequence[TargetState]:
+        """Targets in force, as of the last look."""
+        return self._states
+
+    def of_operator(self, endpoint: str) -> TargetState | None:
+        """The operator's target of an endpoint, as of the last look."""
+        named = (each for each in self._states if each.endpoint == endpoint)
+        return next((each for each in named if each.source == "operator"), None)
+
+    def replicas(self) -> Mapping[str, int]:
+        """Replicas that the targets need, by pool."""
+        return {
+            pool: replicas_for(each.target for each in states)
+            for pool, states in self._by_pool(self._states).items()
+        }
+
+    async def look(self) -> None:
+        """Read the targets and what replicas hold, and decide what they should hold if this process
+        leads."""
+        async with self._lock:
+            targets = await self._in_force()
+            by_pool = self._by_pool(each for each in targets if each.endpoint)
+            held = await self._held.refresh(by_pool)
+            of_pool: defaultdict[str, list[HeldWeights]] = defaultdict(list)
+            for each in held:
+                of_pool[each.pool].append(each)
+            self._states = [_seen(each, of_pool[each.pool]) for each in targets]
+            self._record()
+            changed = _changed(by_pool, of_pool)
+            if changed and await self._leader.leads("warm"):
+                await self._held.write(changed)
+                await self._held.refresh(by_pool)
+
+    async def _in_force(self) -> Sequence[TargetState]:
+        now, pools = self._clock.now(), self._pools()
+        found = [
+            TargetState(each.endpoint, name, each.replicas, each.level, "configuration")
+            for name, pool in pools.configured.items()
+            for each in pool.warm
+            if each.is_in_force(now)
+        ]
+        found = [each if not each.endpoint else self._checked(each, pools) for each in found]
+        for target in await self._operations.warm_targets():
+            state = TargetState(
+                target.endpoint, "", target.replicas, target.level, "operator", target.until
+            )
+            found.append(self._checked(state, pools))
+        return found
+
+    def _checked(self, target: TargetState, pools: Pools) -> TargetState:
+        """The target in its pool, or with the reason why it has no effect."""
+        entry = self._catalog.find(target.endpoint)
+        if entry is None:
+            return _without_effect(target, f"The catalogue has no endpoint {target.endpoint}.")
+        try:
+            pool = pools.pool_of(entry.endpoint, entry.pool)
+        except DarkroomError as error:
+            return _without_effect(target, error.message)
+        if target.pool not in ("", pool):
+            problem = f"{target.endpoint} runs in the pool {pool}, not in {target.pool}."
+            return _without_effect(target, problem)
+        config = pools.configured.get(pool)
+        if config is not None and target.replicas > config.max_replicas:
+            problem = (
+                f"The pool {pool} has at most {config.max_replicas} replicas (max_replicas), so "
+                f"{target.replicas} cannot hold {target.endpoint}."
+            )
+            return replace(target, pool=pool, problems=(problem,))
+        return replace(target, pool=pool)
+
+    @staticmethod
+    def _by_pool(states: Iterable[TargetState]) -> Mapping[str, Sequence[TargetState]]:
+        found: defaultdict[str, list[TargetState]] = defaultdict(list)
+        for each in states:
+            if each.pool:
+                found[each.pool].append(each)
+        return found
+
+    def _record(self) -> None:
+        if self._metrics is not None:
+            named = [each for each in self._states if each.endpoint and each.pool]
+            self._metrics.warm_targets(
+                {(each.pool, each.endpoint): (each.replicas, each.ready) for each in named}
+            )
+
+
+def _without_effect(target: TargetState, problem: str) -> TargetState:
+    return replace(target, pool="", problems=(problem,))
+
+
+def _seen(target: TargetState, held: Sequence[HeldWeights]) -> TargetState:
+    """The target with the replicas that fulfil it, and what keeps others from it."""
+    if not target.pool:
+        return target
+    ready = [each for each in held if each.stage == READY]
+    name = target.endpoint
+    problems = [
+        f"{each.replica_id}: {each.not_kept[name]}"
+        for each in held
+        if name in each.not_kept and any(name == kept for kept, _ in each.keep or ())
+    ]
+    count = sum(not name or _holder(each).holds(name, target.level) for each in ready)
+    return replace(target, ready=count, problems=(*target.problems, *problems))
+
+
+def _changed(
+    by_pool: Mapping[str, Sequence[TargetState]], held: Mapping[str, Sequence[HeldWeights]]
+) -> Mapping[str, Keep]:
+    """What replicas should hold from now on, where it differs from before."""
+    changed: dict[str, Keep] = {}
+    for pool, replicas in held.items():
+        states = by_pool.get(pool, ())
+        keep = assigned([each.target for each in states], [_holder(each) for each in replicas])
+        for each in replicas:
+            before = each.keep if states else each.keep or ()
+            if before != keep[each.replica_id]:
+                changed[each.replica_id] = keep[each.replica_id]
+    return changed
+
+
+def _holder(held: HeldWeights) -> Holder:
+    return Holder(
+        held.replica_id, held.hot, held.host, held.disk, held.keep or (), frozenset(held.not_kept)
+    )

@@ -1,0 +1,198 @@
+"""Warm targets in the database, and the weights that each replica should hold for them.
+
+One ingress process decides what the replicas hold and writes it. Every process reads it once a
+second, and passes it on in its replies to the replicas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import Any
+
+from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.lease import Ask, KeptWeights, Presence, Work
+from serve_app.domain.operations import Actor, WarmTarget, WeightsLevel
+from serve_app.domain.ports import LeaseTerms
+from serve_app.postgres.database import Database
+from serve_app.queue.store import messages
+from serve_app.queue.store.rows import audit_columns
+
+READ = """
+-- name: read_warm_targets
+SELECT endpoint, replicas, level, until, at, actor FROM warm_targets
+WHERE until IS NULL OR until > now() ORDER BY endpoint
+"""
+SET = """
+WITH over AS (
+    DELETE FROM warm_targets WHERE until <= now() AND endpoint <> %(endpoint)s
+),
+noted AS (
+    INSERT INTO audit (actor, address, action, subject, detail)
+    VALUES (%(actor)s, %(address)s, 'warm.set', %(endpoint)s, %(detail)s::json)
+)
+INSERT INTO warm_targets (endpoint, replicas, level, until, actor)
+VALUES (%(endpoint)s, %(replicas)s, %(level)s, %(until)s, %(actor)s)
+ON CONFLICT (endpoint) DO UPDATE SET
+    replicas = excluded.replicas, level = excluded.level, until = excluded.until,
+    at = now(), actor = excluded.actor
+RETURNING at
+"""
+END = """
+WITH ended AS (
+    DELETE FROM warm_targets WHERE endpoint = %(endpoint)s RETURNING endpoint, until
+),
+noted AS (
+    INSERT INTO audit (actor, address, action, subject)
+    SELECT %(actor)s, %(address)s, 'warm.end', endpoint FROM ended
+    WHERE until IS NULL OR until > now()
+)
+SELECT until IS NULL OR until > now() FROM ended
+"""
+
+
+class StoredWarmTargets:
+    """Warm targets set by operators."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def read(self) -> Sequence[WarmTarget]:
+        rows = await self._database.rows(READ)
+        return [WarmTarget(row[0], row[1], WeightsLevel(row[2]), *row[3:]) for row in rows]
+
+    async def set(self, target: WarmTarget, actor: Actor) -> WarmTarget:
+        """Set or replace the target of an endpoint."""
+        until = None if target.until is None else target.until.isoformat()
+        detail = {"replicas": target.replicas, "level": target.level, "until": until}
+        ((at,),) = await self._database.rows(
+            SET,
+            {
+                "endpoint": target.endpoint,
+                "replicas": target.replicas,
+                "level": target.level,
+                "until": target.until,
+                "detail": messages.compact(detail),
+                **audit_columns(actor),
+            },
+        )
+        return WarmTarget(
+            target.endpoint, target.replicas, target.level, target.until, at, actor.key_id
+        )
+
+    async def end(self, endpoint: str, actor: Actor) -> bool:
+        """End the target of an endpoint. False if there was none, or its time was over."""
+        rows = await self._database.rows(END, {"endpoint": endpoint, **audit_columns(actor)})
+        return bool(rows and rows[0][0])
+
+
+# The weights that each replica should hold.
+
+MAX_AGE_S = 15  # as of the replicas on the status page
+READ_HELD = """
+-- name: read_held_weights
+SELECT replica_id, pool, stage, hot, warm, on_disk, not_kept, keep FROM replicas
+WHERE seen_at > now() - make_interval(secs => %(within_s)s) AND stage <> 'draining'
+ORDER BY replica_id
+"""
+WRITE_KEEP = """
+-- name: write_kept_weights
+WITH named AS (
+    SELECT replica, keep FROM json_to_recordset(%(keep)s::json) AS x(replica text, keep json)
+),
+chosen AS (
+    SELECT r.replica_id, n.keep FROM named n JOIN replicas r ON r.replica_id = n.replica
+    ORDER BY 1 FOR NO KEY UPDATE OF r
+)
+UPDATE replicas r SET keep = c.keep FROM chosen c WHERE r.replica_id = c.replica_id
+"""
+
+Keep = tuple[tuple[str, WeightsLevel], ...]
+"""Endpoints whose weights a replica should hold, each with its level."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldWeights:
+    """Weights that a replica holds, by endpoint, and those that it should hold."""
+
+    replica_id: str
+    pool: str
+    stage: str
+    hot: frozenset[str]
+    host: frozenset[str]
+    disk: frozenset[str]
+    not_kept: Mapping[str, str]  # with the reason
+    keep: Keep | None  # None: not decided
+
+
+class KeptWeightsRegistry:
+    """What the replicas should hold, in the memory of this process. Owned by one event loop."""
+
+    def __init__(self, database: Database, terms: LeaseTerms) -> None:
+        self._database = database
+        self._terms = terms
+        self._pools: frozenset[str] = frozenset()
+        self._keep: dict[str, tuple[KeptWeights, str]] = {}  # with its version, by replica
+
+    async def refresh(self, pools: Collection[str]) -> Sequence[HeldWeights]:
+        """Read what replicas hold, and what they should hold. ``pools``: those with a warm target,
+        whose replicas wait at their start for what they should hold."""
+        self._pools = frozenset(pools)
+        rows = await self._database.rows(READ_HELD, {"within_s": MAX_AGE_S})
+        found = [_held(row) for row in rows]
+        self._keep = {
+            each.replica_id: self._with_version(each.keep)
+            for each in found
+            if each.keep is not None
+        }
+        return found
+
+    async def write(self, keep: Mapping[str, Keep]) -> None:
+        """Write what these replicas should hold, by id."""
+        rows = [{"replica": id_, "keep": each} for id_, each in sorted(keep.items())]
+        if rows:
+            await self._database.rows(WRITE_KEEP, {"keep": messages.compact(rows)})
+
+    def answer_to_ask(self, ask: Ask, work: Work) -> Work:
+        """The reply to a poll, with what the replica should hold if it does not know that."""
+        keep, version = self._keep.get(ask.replica_id, _NOTHING)
+        if version == ask.kept:
+            return work
+        return replace(work, keep=keep, keep_version=version)
+
+    def answer_to_announcement(self, presence: Presence) -> Work | None:
+        """The reply to a replica that starts. None: no warm target stands in its pool."""
+        if presence.pool not in self._pools:
+            return None
+        known = self._keep.get(presence.replica_id)
+        return Work() if known is None else Work(keep=known[0], keep_version=known[1])
+
+    def _with_version(self, keep: Keep) -> tuple[KeptWeights, str]:
+        """Endpoints by the catalogue of this moment. Those that it no longer has are left out."""
+        found = [(self._terms.endpoint(name), level) for name, level in keep]
+        weights = tuple((each, level.value) for each, level in found if each is not None)
+        return (weights, _version(weights)) if weights else _NOTHING
+
+
+_NOTHING: tuple[KeptWeights, str] = ((), "")
+
+
+def _version(weights: Sequence[tuple[Endpoint, str]]) -> str:
+    return blake2b(repr(weights).encode(), digest_size=8).hexdigest()
+
+
+def _held(row: tuple[Any, ...]) -> HeldWeights:
+    id_, pool, stage, hot, warm, on_disk, not_kept, keep = row
+    return HeldWeights(
+        replica_id=id_,
+        pool=pool,
+        stage=stage,
+        hot=frozenset(hot),
+        host=frozenset(warm),
+        disk=frozenset(on_disk),
+        not_kept=dict(not_kept),
+        keep=None
+        if keep is None
+        else tuple((endpoint, WeightsLevel(level)) for endpoint, level in keep),
+    )

@@ -1,0 +1,118 @@
+"""Entries of the catalogue that operators have added, in the database: all ingress replicas serve
+the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from serve_app.catalog.catalog import StoredEntry
+from serve_app.domain.operations import Actor
+from serve_app.postgres.database import Database
+from serve_app.queue.store.messages import compact
+from serve_app.queue.store.rows import audit_columns
+
+MAX_COUNTED = 1000
+
+# The order of a table is not defined, and a row that was deleted leaves no trace of its time.
+VERSION = """
+-- name: catalog_version
+SELECT coalesce(md5(string_agg(endpoint || ' ' || changed_at, ' ' ORDER BY endpoint)), '')
+FROM catalog_entries
+"""
+READ = """
+-- name: read_catalog_entries
+SELECT endpoint, entry, changed_at, changed_by FROM catalog_entries ORDER BY endpoint
+"""
+PUT = """
+WITH stored AS (
+    INSERT INTO catalog_entries (endpoint, entry, changed_by)
+    VALUES (%(endpoint)s, %(entry)s::json, %(actor)s)
+    ON CONFLICT (endpoint) DO UPDATE
+    SET entry = excluded.entry, changed_at = clock_timestamp(), changed_by = excluded.changed_by
+    RETURNING endpoint, entry
+)
+INSERT INTO audit (actor, address, action, subject, detail)
+SELECT %(actor)s, %(address)s, 'model.add', endpoint, json_build_object('entry', entry) FROM stored
+"""
+REMOVE = f"""
+WITH unfinished AS (
+    SELECT count(*) AS number FROM (
+        SELECT FROM requests WHERE endpoint = %(endpoint)s
+            AND state IN ('queued', 'following', 'running') LIMIT {MAX_COUNTED}
+    ) AS counted
+),
+removed AS (
+    DELETE FROM catalog_entries
+    WHERE endpoint = %(endpoint)s AND (%(force)s OR (SELECT number FROM unfinished) = 0)
+    RETURNING endpoint, entry
+),
+noted AS (
+    INSERT INTO audit (actor, address, action, subject, detail)
+    SELECT %(actor)s, %(address)s, 'model.remove', endpoint, json_build_object('entry', entry)
+    FROM removed
+)
+SELECT (SELECT number FROM unfinished), EXISTS (SELECT FROM removed)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptEntry(StoredEntry):
+    """Stored entry with the time of its last change, and the id of the key that made it."""
+
+    changed_at: datetime
+    changed_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class EntryRemoval:
+    """Result of a removal. ``unfinished``: queued and running requests of the endpoint, at most
+    ``MAX_COUNTED``."""
+
+    removed: bool
+    unfinished: int
+
+
+class CatalogEntries(Protocol):
+    """Stored entries. Each change and its audit entry are written in one transaction."""
+
+    async def version(self) -> str:
+        """Text that differs after each change."""
+        ...
+
+    async def all(self) -> Sequence[KeptEntry]:
+        """All entries, by their ids."""
+        ...
+
+    async def put(self, endpoint: str, entry: Mapping[str, Any], actor: Actor) -> None:
+        """Add an entry, or replace the one with this id."""
+        ...
+
+    async def remove(self, endpoint: str, actor: Actor, *, force: bool) -> EntryRemoval:
+        """Remove an entry. Without ``force``, not while it has unfinished requests."""
+        ...
+
+
+class PostgresCatalogEntries:
+    """Implements ``CatalogEntries``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def version(self) -> str:
+        ((version,),) = await self._database.rows(VERSION)
+        return str(version)
+
+    async def all(self) -> Sequence[KeptEntry]:
+        return [KeptEntry(*row) for row in await self._database.rows(READ)]
+
+    async def put(self, endpoint: str, entry: Mapping[str, Any], actor: Actor) -> None:
+        given = {"endpoint": endpoint, "entry": compact(entry), **audit_columns(actor)}
+        await self._database.rows(PUT, given)
+
+    async def remove(self, endpoint: str, actor: Actor, *, force: bool) -> EntryRemoval:
+        given = {"endpoint": endpoint, "force": force, **audit_columns(actor)}
+        ((unfinished, removed),) = await self._database.rows(REMOVE, given)
+        return EntryRemoval(removed, unfinished)

@@ -1,0 +1,210 @@
+"""``darkroom models add``, ``remove`` and ``check``, against a running ingress and a fake hub."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from serve_app.cli.main import main
+from tests.ingress.api.test_model_entries import DOCUMENTED
+from tests.ingress.house import MODELS
+from tests.weights.hub_server import HubServer, serving
+from tests.wire.served import served
+
+# Warnings of Ray, if it is imported first.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+README = "---\nlicense: other\nlicense_name: house-licence\n---\n# Portraits\n"
+
+
+def repository(folder: Path, pipeline: str = "FluxPipeline", readme: str = README) -> Path:
+    """Folder with the files of a diffusers pipeline."""
+    index = {"_class_name": pipeline, "transformer": ["diffusers", "FluxTransformer2DModel"]}
+    (folder / "transformer").mkdir(parents=True)
+    (folder / "model_index.json").write_text(json.dumps(index))
+    (folder / "README.md").write_text(readme)
+    (folder / "transformer" / "config.json").write_text('{"guidance_embeds": false}')
+    (folder / "transformer" / "diffusion_pytorch_model.safetensors").write_bytes(bytes(2_500_000))
+    return folder
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Iterator[Path]:
+    """Data directory of a running Darkroom."""
+    directory = tmp_path / "data"
+    directory.mkdir()
+    with served(models=MODELS, documented=DOCUMENTED) as here:
+        (directory / "run.json").write_text(json.dumps({"url": here.url}))
+        (directory / "api_key").write_text(here.key)
+        yield directory
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    server = HubServer()
+    server.add("house/portraits", COMMIT, repository(tmp_path / "published"))
+    with serving(server):
+        constants = "huggingface_hub.constants"
+        monkeypatch.setattr(f"{constants}.ENDPOINT", server.url)
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(f"{constants}.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(f"{constants}.HF_TOKEN_PATH", str(tmp_path / "no-token"))
+        monkeypatch.setenv("HF_TOKEN", "")
+        monkeypatch.setenv("DARKROOM_WEIGHTS_DIR", str(tmp_path / "store"))
+        yield server
+
+
+def typed(data_dir: Path, *words: str) -> Result:
+    return CliRunner().invoke(main, ["models", *words, "--data-dir", str(data_dir)])
+
+
+def added(data_dir: Path, *words: str) -> dict[str, Any]:
+    ran = typed(data_dir, "add", *words, "--json")
+    assert ran.exit_code == 0, ran.output
+    return json.loads(ran.output)
+
+
+def test_a_folder_is_served_with_what_its_pipeline_needs(data_dir: Path, tmp_path: Path) -> None:
+    folder = repository(tmp_path / "portraits")
+    ran = typed(data_dir, "add", "house/portraits", "--weights", str(folder), "--name", "Portraits")
+    assert ran.exit_code == 0, ran.output
+    assert "house/portraits is served by the pool studio." in ran.output
+    assert "pipeline FluxPipeline" in ran.output
+    assert "weights  2.5 MB: transformer 2.5 MB" in ran.output
+    assert "licence  house-licence" in ran.output
+    assert "recipes  none" in ran.output
+    listed = typed(data_dir).output
+    assert "house/portraits                    flux         real        house-licence" in listed
+    assert f"    weights  {folder}\n    from     database\n" in listed
+
+
+def test_a_dry_run_shows_the_entry_and_stores_nothing(data_dir: Path, tmp_path: Path) -> None:
+    folder = repository(tmp_path / "portraits")
+    ran = typed(data_dir, "add", "house/portraits", "--weights", str(folder), "--dry-run")
+    assert "would be served by the pool studio" in ran.output
+    entry = json.loads(ran.output[ran.output.index("\n{") :])
+    assert entry == {
+        "family": "flux",
+        "schema": "flux-text-to-image",
+        "defaults": {"num_inference_steps": 4, "guidance_scale": 3.5},
+        "options": {"task": "text-to-image", "dtype": "bfloat16"},
+        "weights": {"directory": str(folder)},
+        "licence": "house-licence",
+    }
+    assert "house/portraits" not in typed(data_dir).output
+
+
+def test_a_branch_of_the_hub_is_pinned_and_what_is_not_here_is_pulled(
+    data_dir: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = typed(data_dir, "add", "house/portraits", "--weights", "house/portraits@main")
+    assert ran.exit_code == 0, ran.output
+    assert "`darkroom models pull house/portraits` does it now." in ran.output
+    assert "licence  house-licence" in ran.output
+    shown = json.loads(typed(data_dir, "--json").output)["models"]
+    (mine,) = [each for each in shown if each["endpoint_id"] == "house/portraits"]
+    assert mine["darkroom"]["weights"] == {"source": "house/portraits", "revision": COMMIT}
+    monkeypatch.setenv("DARKROOM_DATA_DIR", str(data_dir))
+    pulled = CliRunner().invoke(main, ["models", "pull", "house/portraits"])
+    assert pulled.exit_code == 0, pulled.output
+    assert "ok       house/portraits: " in pulled.output
+    again = added(
+        *(data_dir, "house/portraits", "--weights", f"house/portraits@{COMMIT}"),
+        *("--replace", "--dry-run"),
+    )
+    assert again["weights_are_here"]
+
+
+def test_a_similar_endpoint_lends_everything_but_what_describes_its_weights(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    folder = repository(tmp_path / "portraits", readme="")
+    entry = added(
+        *(data_dir, "house/portraits", "--weights", str(folder)),
+        *("--like", "fal-ai/flux/schnell"),
+    )["entry"]
+    assert entry["bounds"]["num_inference_steps"] == [1, 12]
+    assert not {"demo", "licence", "display_name"} & entry.keys()
+    (sdxl,) = [repository(tmp_path / "other", "StableDiffusionXLPipeline")]
+    ran = typed(
+        *(data_dir, "add", "house/other", "--weights", str(sdxl)),
+        *("--like", "fal-ai/flux/schnell"),
+    )
+    assert (ran.exit_code, "is of the family sdxl" in ran.output) == (1, True)
+
+
+def test_what_exists_is_replaced_only_when_asked(data_dir: Path, tmp_path: Path) -> None:
+    folder = str(repository(tmp_path / "portraits"))
+    refused = typed(data_dir, "add", "fal-ai/flux/schnell", "--weights", folder)
+    assert refused.exit_code == 1
+    assert "fal-ai/flux/schnell exists already (from: file)" in refused.output
+    assert typed(data_dir, "check").output == "0 mistakes found.\n"
+    ran = typed(data_dir, "add", "fal-ai/flux/schnell", "--weights", folder, "--replace")
+    assert "replaces the entry of: file" in ran.output
+    assert "from     database, in place of: file" in typed(data_dir).output
+    checked = typed(data_dir, "check")
+    assert checked.exit_code == 0
+    assert "fal-ai/flux/schnell is also in the catalogue file" in checked.output
+    removed = typed(data_dir, "remove", "fal-ai/flux/schnell")
+    assert "fal-ai/flux/schnell is now that of the catalogue file." in removed.output
+    again = typed(data_dir, "remove", "fal-ai/flux/schnell")
+    assert (again.exit_code, "not in the database" in again.output) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        ("/nowhere", "There is no folder /nowhere on this machine"),
+        ("{empty}", "has no model_index.json, so it is not a diffusers pipeline"),
+        ("{strange}", "has no pipeline HousePipeline"),
+        ("{pickled}", "has the weights of its transformer only as a pickle"),
+    ],
+)
+def test_what_cannot_be_served_is_refused(
+    data_dir: Path, tmp_path: Path, weights: str, words: str
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    strange = repository(tmp_path / "strange", "HousePipeline")
+    pickled = repository(tmp_path / "pickled")
+    file = pickled / "transformer" / "diffusion_pytorch_model.safetensors"
+    file.rename(file.with_suffix(".bin"))
+    given = weights.format(empty=empty, strange=strange, pickled=pickled)
+    ran = typed(data_dir, "add", "house/x", "--weights", given)
+    assert ran.exit_code == 1
+    assert words in ran.output
+
+
+def test_a_file_is_checked_without_a_darkroom(tmp_path: Path) -> None:
+    file = tmp_path / "models.yaml"
+    file.write_text(
+        "endpoints:\n"
+        "  house/x:\n"
+        "    famly: flux\n"
+        "    family: flux\n"
+        "    schema: flux-text-to-image\n"
+        "    recipes:\n"
+        "      - {memory_gb: 12, precison: float16}\n"
+    )
+    ran = CliRunner().invoke(main, ["models", "check", str(file)])
+    assert ran.exit_code == 1
+    assert f"{file}:3: endpoints.house/x.famly: unknown key `famly`; did you mean" in ran.output
+    assert f"{file}:7: " in ran.output
+    assert "did you mean `precision`?" in ran.output
+    file.write_text(
+        "endpoints:\n  house/x:\n    family: generic\n    schema: qwen-image-text-to-image\n"
+        "    options:\n      natve_size: 128\n"
+    )
+    ran = CliRunner().invoke(main, ["models", "check", str(file)])
+    assert f"{file}:6: " in ran.output
+    assert "did you mean `native_size`?" in ran.output
+    assert "1 mistake found." in ran.output
+    file.write_text("endpoints: {}\n")
+    ran = CliRunner().invoke(main, ["models", "check", str(file)])
+    assert (ran.exit_code, ran.output) == (0, "0 mistakes found.\n")

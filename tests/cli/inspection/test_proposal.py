@@ -1,0 +1,160 @@
+"""Entries that `darkroom models add` proposes for pipeline classes of diffusers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployments.families import audio, generic, video
+from deployments.families.call_mapping import check_arguments, mapping_of
+from serve_app.catalog.catalog import BUILT_IN, StoredEntry, build_stored
+from serve_app.catalog.entries import EntryBuilder
+from serve_app.catalog.source import SourceFile
+from serve_app.cli.inspection.pipeline_call import REQUIRED, read_call
+from serve_app.cli.inspection.proposal import like, proposed
+from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.errors import DarkroomError, Misconfigured
+
+TASKS = {"generic": generic.TASKS, "video": video.TASKS, "audio": audio.TASKS}
+BUILDER = EntryBuilder(demo=False, demo_dir=Path("/"))
+GUIDED = {"guidance_scale": "guidance_scale", "negative_prompt": "negative_prompt"}
+
+
+def unknown(component: str) -> Mapping[str, Any]:
+    del component
+    return {}
+
+
+def built(entry: Mapping[str, Any]) -> Endpoint:
+    """Endpoint of an entry. Raises if the catalogue would refuse it."""
+    stored = StoredEntry("house/x", {**entry, "weights": {"directory": "/srv/x"}})
+    return build_stored(BUILDER, stored, strict=True).endpoint
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "schema", "task", "arguments"),
+    [
+        ("FluxPipeline", "flux", "flux-text-to-image", "text-to-image", None),
+        ("StableDiffusionXLPipeline", "sdxl", "sdxl-text-to-image", "text-to-image", None),
+        (
+            "StableDiffusion3Pipeline",
+            *("generic", "qwen-image-text-to-image", "text-to-image", GUIDED),
+        ),
+        (
+            "QwenImagePipeline",
+            *("generic", "qwen-image-text-to-image", "text-to-image"),
+            GUIDED | {"guidance_scale": "true_cfg_scale"},
+        ),
+        (
+            "StableDiffusion3Img2ImgPipeline",
+            *("generic", "flux-image-to-image", "image-to-image"),
+            {"guidance_scale": "guidance_scale", "strength": "strength"},
+        ),
+        (
+            "StableDiffusionInpaintPipeline",
+            *("generic", "sdxl-inpainting", "inpainting", GUIDED | {"strength": "strength"}),
+        ),
+        ("CogVideoXPipeline", "video", "ltx-text-to-video", "text-to-video", GUIDED),
+        ("WanImageToVideoPipeline", "video", "ltx-image-to-video", "image-to-video", GUIDED),
+        ("CogVideoXVideoToVideoPipeline", "video", "video-to-video", "video-to-video", GUIDED),
+        ("AudioLDM2Pipeline", "audio", "stable-audio-text-to-audio", "text-to-audio", None),
+        ("StableAudioPipeline", "audio", "stable-audio-text-to-audio", "text-to-audio", None),
+    ],
+)
+def test_family_schema_and_options_follow_from_the_class(
+    name: str, family: str, schema: str, task: str, arguments: Mapping[str, str] | None
+) -> None:
+    endpoint = built(proposed(read_call(name), unknown))
+    assert (endpoint.family, endpoint.schema) == (family, schema)
+    assert endpoint.options["task"] == task
+    assert endpoint.options.get("arguments") == arguments
+
+
+def test_defaults_are_those_of_the_pipeline_and_its_denoiser() -> None:
+    configs = {
+        "transformer": {"sample_size": 64},
+        "vae": {"block_out_channels": [1, 2, 3, 4]},
+    }
+    entry = proposed(read_call("StableDiffusion3Pipeline"), lambda name: configs.get(name, {}))
+    assert entry["defaults"] == {
+        "num_inference_steps": 28,
+        "guidance_scale": 7.0,
+        "image_size": {"width": 512, "height": 512},
+    }
+
+
+def test_a_flux_model_without_guidance_takes_few_steps() -> None:
+    call = read_call("FluxPipeline")
+    assert proposed(call, unknown)["defaults"]["num_inference_steps"] == 28
+    distilled = proposed(call, lambda _: {"guidance_embeds": False})
+    assert distilled["defaults"]["num_inference_steps"] == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("DDPMPipeline", "takes no prompt"),
+        ("StableDiffusionControlNetPipeline", "needs a control image"),
+        ("KandinskyPipeline", "needs image_embeds, negative_image_embeds"),
+        ("HeliosPyramidPipeline", "takes no num_inference_steps"),
+        ("KandinskyPriorPipeline", "returns neither images, videos nor audio"),
+        ("os", "has no pipeline os"),
+    ],
+)
+def test_a_class_that_no_family_can_call_is_refused_with_the_reason(name: str, words: str) -> None:
+    with pytest.raises(Misconfigured, match=words):
+        proposed(read_call(name), unknown)
+
+
+def test_each_built_in_endpoint_can_be_copied() -> None:
+    names = {
+        "flux": "FluxPipeline",
+        "sdxl": "StableDiffusionXLPipeline",
+        "fal-ai/z-image/turbo": "ZImagePipeline",
+        "fal-ai/qwen-image": "QwenImagePipeline",
+        "fal-ai/ltx-video": "LTXPipeline",
+        "fal-ai/stable-audio": "StableAudioPipeline",
+    }
+    for endpoint_id, source in SourceFile(BUILT_IN).read().endpoints.items():
+        name = names.get(endpoint_id) or names.get(source.family)
+        if name is not None:
+            written = source.model_dump(mode="json", by_alias=True, exclude_unset=True)
+            copied = built(like(endpoint_id, written, read_call(name)))
+            assert len(copied.recipes) == len(source.recipes)
+
+
+def test_an_endpoint_of_another_kind_is_not_copied() -> None:
+    flux = {"family": "flux", "schema": "flux-text-to-image"}
+    with pytest.raises(Misconfigured, match="StableDiffusionXLPipeline is of the family sdxl"):
+        like("fal-ai/flux/dev", flux, read_call("StableDiffusionXLPipeline"))
+    mapped = {"family": "generic", "schema": "x", "options": {"fixed": {"strange": 1}}}
+    with pytest.raises(Misconfigured, match="has no argument strange"):
+        like("house/x", mapped, read_call("StableDiffusion3Pipeline"))
+
+
+@pytest.mark.long
+@pytest.mark.engine
+def test_arguments_are_those_of_the_real_classes() -> None:
+    """The source is parsed as Python would read it, and families accept the entries."""
+    import diffusers  # noqa: PLC0415
+
+    from tests.engine.conformance import classes  # noqa: PLC0415
+
+    served = 0
+    for name, kind in classes.exported().items():
+        if hasattr(kind, "_backends") or classes.why_absent(name).startswith("deprecated"):
+            continue
+        try:
+            call = read_call(name)
+            entry = proposed(call, unknown)
+        except DarkroomError:
+            continue
+        endpoint = built(entry)
+        if (tasks := TASKS.get(endpoint.family)) is not None:
+            check_arguments(endpoint, mapping_of(endpoint, tasks), getattr(diffusers, name))
+        assert REQUIRED not in entry.get("defaults", {}).values()
+        served += 1
+    assert served > 150

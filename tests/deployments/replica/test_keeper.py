@@ -1,0 +1,70 @@
+"""Weights that warm targets ask a replica to hold."""
+
+from __future__ import annotations
+
+from serve_app.domain.endpoint import Endpoint, Weights
+from serve_app.domain.lease import Presence, Work
+from tests.deployments.conftest import PROBE, MakeRig
+from tests.fakes.lease_port import FakeLeasePort
+
+OTHER = Endpoint("other", "probe", Weights("other"), "probe")
+GONE = Endpoint("gone", "probe", Weights("missing"), "probe")
+ROOM_FOR_ONE = 6  # bytes; the weights of each have 4
+
+
+class UndecidedPort(FakeLeasePort):
+    """An ingress in whose pools warm targets stand, and that has not decided on this replica."""
+
+    async def announce(self, presence: Presence) -> Work:
+        await super().announce(presence)
+        return Work()
+
+
+async def test_a_running_replica_loads_what_it_is_told_to_hold(make_rig: MakeRig) -> None:
+    rig = await make_rig()
+    await rig.port.until(lambda: rig.port.asks)
+    assert rig.port.asks[-1].hot == ()
+    rig.port.keep = ((PROBE, "hot"), (OTHER, "host")), "1"
+    await rig.port.until(lambda: set(rig.port.asks[-1].hot) == {"probe", "other"})
+    assert rig.port.asks[-1].kept == "1"
+
+
+async def test_it_says_what_it_cannot_hold_until_that_is_no_longer_wanted(
+    make_rig: MakeRig,
+) -> None:
+    rig = await make_rig(port=FakeLeasePort(ask_wait_s=0.2, keep=(((GONE, "hot"),), "1")))
+    await rig.port.until(lambda: rig.port.asks)
+    ((endpoint, why),) = rig.port.asks[-1].not_kept
+    assert endpoint == "gone"
+    assert "missing" in why
+    rig.port.keep = None
+    await rig.port.until(lambda: rig.port.asks[-1].kept == "")
+    assert rig.port.asks[-1].not_kept == ()
+
+
+async def test_kept_weights_are_evicted_for_a_request_only_and_come_back(
+    make_rig: MakeRig,
+) -> None:
+    """A replica with room for one of them."""
+    port = FakeLeasePort(ask_wait_s=0.2, keep=(((PROBE, "hot"),), "1"))
+    rig = await make_rig(port=port, weights_bytes=ROOM_FOR_ONE)
+    await rig.port.until(lambda: rig.port.asks and rig.port.asks[-1].hot == ("probe",))
+    assert (await rig.outcome(rig.offer("one", endpoint=OTHER, steps=1))).succeeded
+    await rig.port.until(lambda: rig.port.asks[-1].hot == ("probe",))
+
+
+async def test_what_does_not_fit_beside_the_others_is_named_with_the_reason(
+    make_rig: MakeRig,
+) -> None:
+    keep = ((PROBE, "hot"), (OTHER, "hot")), "1"
+    rig = await make_rig(port=FakeLeasePort(ask_wait_s=0.2, keep=keep), weights_bytes=ROOM_FOR_ONE)
+    await rig.port.until(lambda: rig.port.asks)
+    assert rig.port.asks[-1].hot == ("probe",)
+    ((endpoint, why),) = rig.port.asks[-1].not_kept
+    assert endpoint == "other"
+    assert "leaves" in why
+
+
+async def test_a_replica_starts_without_a_decision_that_does_not_come(make_rig: MakeRig) -> None:
+    rig = await make_rig(port=UndecidedPort(ask_wait_s=0.2))
+    assert (await rig.outcome(rig.offer("one", steps=1))).succeeded

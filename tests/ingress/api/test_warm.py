@@ -1,0 +1,74 @@
+"""Warm targets over HTTP."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from serve_app.settings import PoolConfig
+from tests.ingress.house import House, built
+
+PROBE = "test/probe"
+
+
+async def test_an_operator_sets_lists_and_ends_a_target(house: House) -> None:
+    async with house.client() as client:
+        wish = {"endpoint_id": PROBE, "replicas": 2, "for_s": 1800}
+        stored = await client.post("/v1/warm", json=wish)
+        assert stored.status_code == 200
+        target = stored.json()
+        assert (target["replicas"], target["level"], target["source"]) == (2, "hot", "operator")
+        assert (target["pool"], target["ready_replicas"], target["problems"]) == ("studio", 0, [])
+        assert target["until"] is not None
+        assert (await client.get("/v1/warm")).json() == {"targets": [target]}
+        status = (await client.get("/v1/status")).json()
+        assert status["warm"] == [target]
+        replaced = await client.post("/v1/warm", json={"endpoint_id": PROBE, "level": "disk"})
+        assert (replaced.json()["level"], replaced.json()["until"]) == ("disk", None)
+        assert (await client.delete(f"/v1/warm/{PROBE}")).status_code == 204
+        assert (await client.delete(f"/v1/warm/{PROBE}")).status_code == 404
+        assert (await client.get("/v1/warm")).json() == {"targets": []}
+        acts = (await client.get("/v1/audit")).json()["acts"]
+        assert [each["action"] for each in acts] == ["warm.end", "warm.set", "warm.set"]
+
+
+async def test_targets_are_for_operators(house: House) -> None:
+    async with house.client(house.weak_key) as client:
+        for answer in (
+            await client.get("/v1/warm"),
+            await client.post("/v1/warm", json={"endpoint_id": PROBE}),
+            await client.delete(f"/v1/warm/{PROBE}"),
+        ):
+            assert answer.status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("wish", "field"),
+    [
+        ({"replicas": 0}, "replicas"),
+        ({"level": "lukewarm"}, "level"),
+        ({"for_s": -1}, "for_s"),
+        ({"for_s": 60, "until": "2100-01-01T00:00:00Z"}, "until"),
+        ({"until": "2020-01-01T00:00:00Z"}, "until"),
+        ({"until": "2100-01-01T00:00:00"}, "until"),
+        ({"minutes": 3}, "minutes"),
+    ],
+)
+async def test_a_field_that_is_not_valid_is_named(
+    client: httpx.AsyncClient, wish: dict[str, object], field: str
+) -> None:
+    answer = await client.post("/v1/warm", json={"endpoint_id": PROBE, **wish})
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["loc"] == ["body", field]
+
+
+async def test_an_endpoint_that_is_not_there_is_not_kept(client: httpx.AsyncClient) -> None:
+    assert (await client.post("/v1/warm", json={"endpoint_id": "test/prob"})).status_code == 404
+
+
+async def test_no_more_replicas_are_kept_than_the_pool_may_have() -> None:
+    async with built(pools={"probes": PoolConfig(families=("probe",))}) as house:
+        async with house.client() as client:
+            answer = await client.post("/v1/warm", json={"endpoint_id": PROBE, "replicas": 2})
+            assert answer.status_code == 422
+            assert "max_replicas of the pool probes" in answer.json()["detail"][0]["msg"]

@@ -1,0 +1,98 @@
+"""Which replicas hold which weights, and how many replicas warm targets need."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve_app.domain.operations import WeightsLevel
+from serve_app.scaling.warm import Holder, Kept, PoolTarget, assigned, combined, replicas_for
+
+HOT, HOST, DISK = WeightsLevel
+
+names = st.sampled_from(["a", "b", "c"])
+places = st.frozensets(names)
+targets = st.lists(
+    st.builds(PoolTarget, names, st.integers(1, 4), st.sampled_from(WeightsLevel)), max_size=5
+)
+kept = st.lists(st.tuples(names, st.sampled_from(WeightsLevel)), max_size=3).map(tuple)
+holders = st.lists(
+    st.builds(
+        Holder, st.text("xyz", min_size=1), places, places, places, kept=kept, not_kept=places
+    ),
+    max_size=5,
+    unique_by=lambda each: each.replica_id,
+)
+
+
+def test_a_target_goes_to_replicas_that_have_the_weights_already() -> None:
+    have = [Holder("1"), Holder("2", host=frozenset({"a"})), Holder("3", hot=frozenset({"a"}))]
+    assert assigned([PoolTarget("a", 1, HOT)], have)["3"] == (("a", HOT),)
+    assert assigned([PoolTarget("a", 2, HOT)], have)["2"] == (("a", HOT),)
+
+
+def test_targets_are_spread_over_replicas() -> None:
+    kept = assigned([PoolTarget(name, 1, HOT) for name in "abc"], [Holder(n) for n in "123"])
+    assert sorted(map(len, kept.values())) == [1, 1, 1]
+
+
+def test_a_target_stays_where_it_was_when_another_replica_loads_the_weights_for_a_request() -> None:
+    stays = Holder("1", hot=frozenset({"a"}), kept=(("a", HOT),))
+    other = Holder("0", hot=frozenset({"a"}))
+    assert assigned([PoolTarget("a", 1, HOT)], [stays, other]) == {"0": (), "1": (("a", HOT),)}
+
+
+def test_a_target_moves_to_a_replica_that_has_room() -> None:
+    full = Holder("1", kept=(("a", HOT),), not_kept=frozenset({"a"}))
+    assert assigned([PoolTarget("a", 1, HOT)], [full, Holder("2")])["2"] == (("a", HOT),)
+    assert assigned([PoolTarget("a", 1, HOT)], [full])["1"] == (("a", HOT),)
+
+
+def test_of_several_targets_the_most_replicas_and_the_fastest_level_count() -> None:
+    several = [PoolTarget("a", 3, DISK), PoolTarget("a", 1, HOT), PoolTarget("", 2, HOT)]
+    assert combined(several) == [PoolTarget("", 2, HOT), PoolTarget("a", 3, HOT)]
+
+
+def test_weights_on_disk_need_no_replica() -> None:
+    assert replicas_for([PoolTarget("a", 3, DISK), PoolTarget("b", 2, HOST)]) == 2
+    assert replicas_for([]) == 0
+
+
+@given(targets, holders)
+def test_each_target_gets_its_replicas_if_there_are_so_many(
+    wanted: list[PoolTarget], have: list[Holder]
+) -> None:
+    kept = assigned(wanted, have)
+    assert kept.keys() == {each.replica_id for each in have}
+    found = Counter(pair for each in kept.values() for pair in each)
+    assert found == {
+        (each.endpoint, each.level): min(each.replicas, len(have))
+        for each in combined(wanted)
+        if have
+    }
+
+
+@given(targets, holders)
+def test_a_decision_that_is_carried_out_is_final(
+    wanted: list[PoolTarget], have: list[Holder]
+) -> None:
+    """Otherwise replicas would load and drop weights in turn."""
+    kept = assigned(wanted, have)
+    after = [carried_out(each, kept[each.replica_id]) for each in have]
+    assert assigned(wanted, after) == kept
+
+
+def carried_out(holder: Holder, kept: Kept) -> Holder:
+    hot = holder.hot | {endpoint for endpoint, _ in kept}
+    return replace(holder, hot=hot, kept=kept, not_kept=frozenset())
+
+
+@given(targets, holders)
+def test_the_order_of_targets_and_replicas_changes_nothing(
+    wanted: list[PoolTarget], have: list[Holder]
+) -> None:
+    """Any ingress process may decide."""
+    assert assigned(wanted[::-1], have[::-1]) == assigned(wanted, have)
