@@ -69,6 +69,7 @@ from serve_app.postgres.leader_election import LeaderElection
 from serve_app.postgres.live_settings import PostgresLiveSettings
 from serve_app.postgres.weight_peers import PostgresWeightPeers
 from serve_app.queue.queue import assemble
+from serve_app.queue.reaper import PeriodicTask
 from serve_app.queue.state.replicas import roster
 from serve_app.queue.store.config import QueueLimits, Retention
 from serve_app.queue.store.diagnostics import check_durability
@@ -102,6 +103,8 @@ YOUNG_OBJECTS = 10_000
 
 Calls leave hardly any cycles. With Python's 700, the looks took 0.13 ms of CPU for each run.
 """
+
+PLACEMENT_EVERY_S = 5.0
 
 
 class Ingress:
@@ -245,6 +248,7 @@ class Ingress:
         storage = MeasuredStorage(stored, self._metrics)
         await self._start_queue(stack, database, catalog, storage, sole_cluster=embedded)
         files = self._start_files(stack, database, election, storage, stored.tickets)
+        self._placement = PlacementCheck(config.models.pools or {})
         warm = self._warm_pools(catalog, election)
         self._services = self._make_services(
             catalog, database, files, identity, one_node, warm, secrets
@@ -255,6 +259,7 @@ class Ingress:
         stack.push_async_callback(self._services.audit.aclose)
         stack.push_async_callback(self._services.background.join)
         await self._publish_demand(stack, database, election)
+        self._explain_waits(stack)
         self._services.webhooks.record_spans(self._tracing)
         await self._services.webhooks.start()
         stack.push_async_callback(self._services.webhooks.aclose)
@@ -412,7 +417,6 @@ class Ingress:
             "storage": storage.check,
             "nodes": one_node.check,
         }
-        self._placement = PlacementCheck(self._config.models.pools or {})
         return Health(
             readiness=Readiness(checks, self._clock),
             replicas=lambda: roster(database),
@@ -440,6 +444,19 @@ class Ingress:
         )
         await writer.start()
         stack.push_async_callback(writer.aclose)
+
+    def _explain_waits(self, stack: AsyncExitStack) -> None:
+        """Tell clients whose requests wait for a pool that fits on no node."""
+        stats = self._queue.parts.state.stats
+
+        async def look() -> None:
+            stats.unplaceable = await self._placement.unplaceable(
+                {pool for pool, _ in stats.stages()}
+            )
+
+        task = PeriodicTask(PLACEMENT_EVERY_S, {"placement": look}, self._metrics.queue)
+        task.start()
+        stack.push_async_callback(task.aclose)
 
     def _show_bounds(self, config: Config) -> None:
         pools = bounds_of(config)

@@ -34,7 +34,8 @@ export const STATES = {
 /** Text for a queued request: its position, the wait reason, and the estimated start. */
 export function waitingWords(position, { reason, detail, share, starts_at: startsAt } = {}) {
   const place = position > 0 ? `Requests before this one: ${position}.` : "Next in line.";
-  const doing = ["limit", "following"].includes(reason) ? detail : detail ? `A replica is ${detail}.` : "";
+  const asItIs = ["limit", "following", "no_replica"].includes(reason);
+  const doing = detail ? (asItIs ? detail : `A replica is ${detail}.`) : "";
   const done = typeof share === "number" ? `${Math.round(100 * share)} % of that is done.` : "";
   const start = startsAt ? `Starts in about ${roughly(Date.parse(startsAt) - Date.now())}.` : "";
   return [place, doing || REASONS[reason] || "", done, start].filter(Boolean).join(" ");

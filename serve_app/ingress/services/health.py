@@ -134,16 +134,29 @@ class PlacementCheck:
 
         Either no node is large enough, or others use the resources.
         """
-        missing = {name: _needs(pool) for name, pool in self.pools.items() if name not in hosted}
+        missing = self._missing(hosted)
         if not missing:
             return {}
         nodes, free = await asyncio.gather(
             asyncio.to_thread(self._nodes), asyncio.to_thread(self._free)
         )
-        texts = {
-            name: _lack(needs, nodes) or _taken(needs, free) for name, needs in missing.items()
-        }
-        return {name: f"Pool {name}: {sentence}" for name, sentence in texts.items() if sentence}
+        return _about(
+            {name: _lack(needs, nodes) or _taken(needs, free) for name, needs in missing.items()}
+        )
+
+    async def unplaceable(self, hosted: Collection[str]) -> dict[str, str]:
+        """Return a sentence for each pool that is not in ``hosted`` and fits on no node, even if
+        that were empty. For clients: others may free what they use at any moment."""
+        missing = self._missing(hosted)
+        nodes = await asyncio.to_thread(self._nodes) if missing else ()
+        return _about({name: _lack(needs, nodes) for name, needs in missing.items()})
+
+    def _missing(self, hosted: Collection[str]) -> Mapping[str, Resources]:
+        return {name: _needs(pool) for name, pool in self.pools.items() if name not in hosted}
+
+
+def _about(sentences: Mapping[str, str]) -> dict[str, str]:
+    return {name: f"Pool {name}: {text}" for name, text in sentences.items() if text}
 
 
 def _needs(pool: PoolConfig) -> dict[str, float]:

@@ -163,6 +163,8 @@ class QueueStats:
         self._busy_at: dict[str, float] = {}
         self._started = self._refreshed_at = clock.monotonic()
         self._healthy_since: float | None = None
+        # Sentence for each pool of which no node can run a replica. Kept by the ingress process.
+        self.unplaceable: Mapping[str, str] = {}
 
     # Limits
 
@@ -359,6 +361,8 @@ class QueueStats:
         if why is None:
             here = [each for each in self._present.values() if each.pool == request.pool]
             why = self._explained[key] = why_it_waits(request.endpoint, here)
+        if why.reason is WaitReason.NO_REPLICA:
+            return replace(why, detail=self.unplaceable.get(request.pool, ""))
         if why.stage == ReplicaStage.STARTING:
             return replace(why, share=self._eta.start_progress(request.pool))
         return why

@@ -56,3 +56,10 @@ async def test_a_pool_that_fits_or_has_a_replica_is_no_problem() -> None:
     assert await placement(pool, SMALL, L4).problems([]) == {}
     assert await placement(pool, SMALL).problems(["flux"]) == {}
     assert "flux" in await placement(pool, SMALL).problems([])
+
+
+async def test_clients_are_told_of_what_fits_nowhere_and_not_of_what_others_hold() -> None:
+    pool = PoolConfig(families=("flux",), num_gpus=1)
+    assert await placement(pool, L4, free={}).unplaceable([]) == {}
+    assert await placement(pool, SMALL).unplaceable(["flux"]) == {}
+    assert "needs 1 GPU" in (await placement(pool, SMALL).unplaceable([]))["flux"]
