@@ -140,8 +140,11 @@ class Graphs:
         forwards with LoRAs are not recorded. Nor are deterministic ones: their bits must not
         depend on what ran before.
         """
-        if RECORDS_GRAPHS not in vars(call.module) or any(mixes) or call.deterministic:
-            return call.function
+        records = RECORDS_GRAPHS in vars(call.module)
+        recorded = records and not any(mixes) and not call.deterministic
+        return self._recorded_function(call) if recorded else call.function
+
+    def _recorded_function(self, call: PendingCall) -> Callable[..., Any]:
         own = self._denoisers.get(call.module)
         if own is None:
             own = self._denoisers[call.module] = _Denoiser(type(call.module).__name__)

@@ -120,9 +120,10 @@ class Client:
             ) from None
 
 
-def _given(query: Mapping[str, Any]) -> dict[str, Any]:
-    """Query parameters that have a value."""
-    return {name: value for name, value in query.items() if value is not None}
+def _given(query: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Query parameters that have a value. None if there are none: httpx would replace those of the
+    path by an empty object."""
+    return {name: value for name, value in query.items() if value is not None} or None
 
 
 def _trusted(server: Server) -> ssl.SSLContext | bool:

@@ -157,9 +157,8 @@ class KeptWeightsRegistry:
     def answer_to_ask(self, ask: Ask, work: Work) -> Work:
         """The reply to a poll, with what the replica should hold if it does not know that."""
         keep, version = self._keep.get(ask.replica_id, _NOTHING)
-        if version == ask.kept:
-            return work
-        return replace(work, keep=keep, keep_version=version)
+        known = version == ask.kept
+        return work if known else replace(work, keep=keep, keep_version=version)
 
     def answer_to_announcement(self, presence: Presence) -> Work | None:
         """The reply to a replica that starts. None: no warm target stands in its pool."""

@@ -114,7 +114,8 @@ class Plans:
     def __init__(self):
         self.kept = []
 
-    def acquire(self, _name, plan, _on_progress):
+    def acquire(self, _name, plan, _on_progress, *, spare):
+        assert not spare
         self.kept.append(plan)
 
 
