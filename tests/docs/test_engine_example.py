@@ -28,6 +28,7 @@ from deployments.transfer.lora_cache import LoraCache
 from deployments.transfer.lora_fetcher import LoraFetcher
 from deployments.transfer.uploader import Backoff, Uploader
 from serve_app.catalog.catalog import Catalog, load
+from serve_app.catalog.entries import EntryOrigin
 from serve_app.domain.endpoint import StoreConfig
 from serve_app.domain.lease import Lease, LeaseKey
 from serve_app.domain.name_resolution import NameResolver
@@ -139,7 +140,7 @@ class Running:
         self.replica = Replica(link, families, lambda: resources, CONFIG)
 
     async def run(self, name: str, body: dict[str, Any]) -> Outcome:
-        (entry,) = self._catalog
+        (entry,) = (each for each in self._catalog if each.origin is EntryOrigin.FILE)
         checked = self._catalog.validate(entry.endpoint.id, body).input
         tickets = tuple(
             self.storage.ticket(f"{name}/{n}", media_type)

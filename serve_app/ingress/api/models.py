@@ -64,6 +64,7 @@ class ModelRecipe(TypedDict):
     dtypes: dict[str, str]
     attention: str
     channels_last: bool
+    graphs: bool
     largest: LargestWork | None
     step_cache: dict[str, Any]
 

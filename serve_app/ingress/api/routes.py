@@ -58,6 +58,9 @@ class PoolStatus(TypedDict):
     warm_replicas: int
 
 
+Pair = Annotated[list[str], Field(min_length=2, max_length=2)]
+
+
 class ReplicaStatus(TypedDict):
     """Replica, and the endpoints whose weights it holds and should hold."""
 
@@ -71,11 +74,11 @@ class ReplicaStatus(TypedDict):
     warm: list[str]
     on_disk: list[str]
     keep: Annotated[
-        list[tuple[str, str]],
+        list[Pair],
         Field(description="Endpoints that it should hold by warm targets, with their levels."),
     ]
     not_kept: Annotated[
-        list[tuple[str, str]], Field(description="Those that it cannot hold, with the reason.")
+        list[Pair], Field(description="Those that it cannot hold, with the reason.")
     ]
     node: Annotated[str, Field(description="Address of its machine.")]
     device: Annotated[str, Field(description="Name of its GPU; empty on a CPU.")]

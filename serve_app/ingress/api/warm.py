@@ -36,7 +36,7 @@ class NewWarmTarget(BaseModel):
     replicas: int = Field(default=1, ge=1, le=10_000)
     level: Literal["hot", "host", "disk"] = "hot"
     for_s: float | None = Field(
-        default=None, gt=0, le=MAX_S, description="Seconds until it ends. Default: until `until`."
+        default=None, ge=1, le=MAX_S, description="Seconds until it ends. Default: until `until`."
     )
     until: AwareDatetime | None = Field(
         default=None, description="Time at which it ends. Default: until it is ended."

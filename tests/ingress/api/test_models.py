@@ -72,6 +72,7 @@ async def test_weights_and_recipes_are_shown(client: httpx.AsyncClient) -> None:
             "offload": "components",
             "hot": ["transformer"],
             "compile": False,
+            "graphs": False,
             "dtypes": {},
             "attention": "",
             "channels_last": False,
