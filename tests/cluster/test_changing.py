@@ -128,6 +128,7 @@ def test_a_pool_shrinks_while_a_request_runs_which_goes_on_elsewhere(with_pool: 
         _pool(1, slots=1) | {"max_replicas": 2, "keep_alive_s": 4, "target_wait_s": 0}
     )
     first = darkroom.submit(steps=100_000, step_ms=50)
+    darkroom.in_state(first, "running")
     # It runs on the second replica, which is the one that Serve stops.
     second = darkroom.submit(steps=100_000, step_ms=50)
     darkroom.all_ready(2)
