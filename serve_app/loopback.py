@@ -31,3 +31,9 @@ def keep_to_loopback() -> None:
 
 def _bind(bind: Any, server: Any, address: str) -> int:
     return int(bind(server, address.replace("[::]", LOOPBACK)))
+
+
+def reachable_address() -> str:
+    """Address of this node for other nodes; empty if they cannot reach it. Asking Ray blocks."""
+    host = ray.util.get_node_ip_address()
+    return "" if host == LOOPBACK else host

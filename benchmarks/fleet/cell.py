@@ -120,7 +120,7 @@ class Cell:
             self._moving += 1
             costs = self._costs
             # A poll waits at the ingress, so its call counts like the lease.
-            self._call(costs.handle.ingress + costs.lease.ingress, costs.lease.database, self._run)
+            self._call(costs.line.ingress + costs.lease.ingress, costs.lease.database, self._run)
 
     def _run(self, now: float) -> None:
         self._count(now)
@@ -143,14 +143,14 @@ class Cell:
             self._moving -= 1
             self._ended += 1
 
-        self._call(costs.handle.ingress + costs.finish.ingress, costs.finish.database, ended)
+        self._call(costs.line.ingress + costs.finish.ingress, costs.finish.database, ended)
         self._lease()
 
     def _report(self, at: float, replica: int, period: float | None) -> None:
         def send(now: float) -> None:
             self._report(now + (period or self._shape.report_s), replica, period)
             costs = self._costs
-            ingress = costs.handle.ingress + costs.report.ingress
+            ingress = costs.line.ingress + costs.report.ingress
             self._call(ingress, costs.report.database, _done)
 
         self._events.at(at, send)

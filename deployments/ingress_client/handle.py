@@ -49,6 +49,10 @@ class HandleLeasePort:
         """Path of an ingress process's local socket. Empty if it has none."""
         return await self._call("line")
 
+    async def remote_line(self) -> tuple[str, int, bytes] | None:
+        """Address, port and key of an ingress process for other machines. None if it has none."""
+        return await self._call("remote_line")
+
     async def announce(self, presence: Presence) -> Work | None:
         return await self._call("announce", presence)
 

@@ -1,11 +1,15 @@
-"""Lease port over a local socket connection, with the Serve handle as its fallback."""
+"""Lease port over a line to an ingress process, with the Serve handle as its fallback.
+
+A line is a connection over a Unix socket on the same machine, or over TCP from another one.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 from serve_app.domain.errors import Unavailable
 from serve_app.domain.lease import (
@@ -20,9 +24,9 @@ from serve_app.domain.lease import (
 )
 from serve_app.domain.ports import LeasePort
 from serve_app.domain.progress import StoredSnapshot
-from serve_app.domain.serialization import FrameStream
+from serve_app.domain.serialization import FrameStream, Handshake
 
-# Client end of the local socket connection from a replica to an ingress process.
+# Client end of a line from a replica to an ingress process.
 
 PATIENCE_S, ASK_PATIENCE_S = 9.0, 25.0
 """Longest time until a reply, in seconds; a lease poll waits for work at the ingress. If a call is
@@ -89,19 +93,35 @@ class LocalClient(FrameStream):
 
 
 def _broken() -> Unavailable:
-    return Unavailable("The local connection to the ingress broke.")
+    return Unavailable("The connection to the ingress broke.")
 
 
 log = logging.getLogger(__name__)
 
 RECONNECT_S = 10.0
 
+RemoteLine = tuple[str, int, bytes]
+"""Address and port of an ingress process for other machines, and the key to be proved."""
+
+
+async def connect_remote(host: str, port: int, key: bytes) -> LocalClient:
+    """Line over TCP. ``OSError`` if there is none, or the other end does not know the key."""
+    loop = asyncio.get_running_loop()
+    _, handshake = await loop.create_connection(
+        lambda: Handshake(key, LocalClient, serves=False), host, port
+    )
+    return cast("LocalClient", await handshake.stream)
+
+
+async def _no_line() -> RemoteLine | None:
+    return None
+
 
 class LocalLeasePort:
-    """Lease port over a local connection, or over ``handle`` if there is none (on another machine).
+    """Lease port over a line, or over ``handle`` while there is none.
 
-    A handle call costs each side several times the CPU and the time of a call over a local
-    connection (docs/adr/0013 has the figures). Call it from one event loop only. Errors are the
+    A handle call costs each side several times the CPU and the time of a call over a line
+    (docs/adr/0013 and 0052 have the figures). Call it from one event loop only. Errors are the
     ingress's own, the handle's, or ``Unavailable`` if the connection breaks: the next call then
     uses the handle, while a new connection is opened.
     """
@@ -111,10 +131,13 @@ class LocalLeasePort:
         handle: LeasePort,
         find_path: Callable[[], Awaitable[str]],
         reconnect_s: float = RECONNECT_S,
+        find_remote: Callable[[], Awaitable[RemoteLine | None]] = _no_line,
     ) -> None:
-        """``find_path`` asks an ingress process for its socket's path. Empty if it has none."""
+        """``find_path`` asks an ingress process for its socket's path; empty if it has none.
+        ``find_remote`` asks one for its port, if no such socket is on this machine."""
         self._handle = handle
         self._find_path = find_path
+        self._find_remote = find_remote
         self._reconnect_s = reconnect_s
         self._client: LocalClient | None = None
         self._connecting: asyncio.Task[None] | None = None
@@ -169,11 +192,15 @@ class LocalLeasePort:
             try:
                 async with asyncio.timeout(self._reconnect_s):
                     path = await self._find_path()
-                    if path:
+                    if path and await asyncio.to_thread(os.path.exists, path):
                         loop = asyncio.get_running_loop()
                         _, self._client = await loop.create_unix_connection(LocalClient, path)
                         return
+                    if (remote := await self._find_remote()) is not None:
+                        self._client = await connect_remote(*remote)
+                        log.info("The ingress at %s is called over TCP, port %d.", *remote[:2])
+                        return
             except Exception as error:
                 # Any error is acceptable here: calls fall back to the handle.
-                log.debug("No local connection to the ingress: %r", error)
+                log.debug("No line to the ingress: %r", error)
             await asyncio.sleep(self._reconnect_s)

@@ -88,7 +88,9 @@ class ReplicaDeployment:
             ingress_name, app_name or context.app_name, _check_exists=False
         )
         handle_port = HandleLeasePort(handle)
-        self._port = LocalLeasePort(handle_port, handle_port.socket_path)
+        self._port = LocalLeasePort(
+            handle_port, handle_port.socket_path, find_remote=handle_port.remote_line
+        )
         exchange = self._exchange = weight_exchange(config, handle_port, identity.replica_id, clock)
         if exchange is not None:
             await exchange.start()

@@ -41,7 +41,7 @@ from serve_app.ingress.app import create_app
 from serve_app.ingress.fal.webhooks import Composer
 from serve_app.ingress.http.hosts import trusted_names
 from serve_app.ingress.http.origin import internal_origin
-from serve_app.ingress.local_rpc import LocalRpcServer
+from serve_app.ingress.local_rpc import LocalRpcServer, portable
 from serve_app.ingress.realtime.replicas import HandleSessions
 from serve_app.ingress.replicate.prediction import PredictionRenderer
 from serve_app.ingress.replicate.webhooks import MARK, PredictionComposer
@@ -63,7 +63,7 @@ from serve_app.ingress.services.services import Identity, PoolMap, Services
 from serve_app.ingress.services.tracing import record_attempts, start_tracing
 from serve_app.ingress.services.warm_pools import WarmPools
 from serve_app.ingress.services.webhooks import ComposeByMark, Webhooks
-from serve_app.loopback import keep_to_loopback
+from serve_app.loopback import keep_to_loopback, reachable_address
 from serve_app.postgres.database import Database, shared_secret, wait_until_reachable
 from serve_app.postgres.leader_election import LeaderElection
 from serve_app.postgres.live_settings import PostgresLiveSettings
@@ -171,6 +171,10 @@ class Ingress:
         it has none."""
         return self._lines.path
 
+    async def remote_line(self) -> tuple[str, int, bytes] | None:
+        """The same for replicas on other machines: address, port, and the key to be proved."""
+        return self._lines.remote
+
     async def announce(self, presence: Presence) -> Work | None:
         return await self._queue.announce(presence)
 
@@ -189,7 +193,7 @@ class Ingress:
         """Apply each finish separately. Return for each its verdict or its error."""
         calls = (self._queue.finish(each) for each in finishes)
         answers = await asyncio.gather(*calls, return_exceptions=True)
-        return [_portable(answer) for answer in answers]
+        return [portable(answer) for answer in answers]
 
     async def hand_back(
         self, held: LeaseKey, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
@@ -318,7 +322,8 @@ class Ingress:
         )
         queue.record_spans(self._tracing)
         await queue.start()
-        self._lines = LocalRpcServer(self, config.server.data_dir / "lines")
+        host = await asyncio.to_thread(reachable_address)
+        self._lines = LocalRpcServer(self, config.server.data_dir / "lines", host)
         stack.push_async_callback(self._lines.aclose)
         stack.push_async_callback(queue.aclose)  # it answers the lease polls that wait at lines
         stack.push_async_callback(self._lines.stop_accepting)
@@ -478,13 +483,6 @@ class Ingress:
         log.info(
             "Prometheus metrics are at http://%s:%d/metrics.", telemetry.metrics_host, server.port
         )
-
-
-def _portable(answer: Verdict | BaseException) -> Verdict | BaseException:
-    """Replace an error that may not be picklable: it would lose the other answers too."""
-    if isinstance(answer, (Verdict, DarkroomError)):
-        return answer
-    return DarkroomError(f"Unexpected {type(answer).__name__}: {answer}")
 
 
 def _log_slow_proxy() -> None:

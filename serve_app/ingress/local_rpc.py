@@ -1,4 +1,5 @@
-"""Server side of the local calls: replicas on this machine call the ingress over a Unix socket.
+"""Server side of the lines: replicas call the ingress over a Unix socket on this machine, and over
+TCP from others.
 
 Such a call takes a quarter of the time of a call by a Serve handle.
 """
@@ -12,12 +13,12 @@ import secrets
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from serve_app.domain.errors import DarkroomError
 from serve_app.domain.lease import Finish, LeaseKey, Report
 from serve_app.domain.ports import LeasePort
-from serve_app.domain.serialization import FrameStream
+from serve_app.domain.serialization import FrameStream, Handshake
 from serve_app.telemetry.logs import log_context
 
 log = logging.getLogger(__name__)
@@ -28,13 +29,15 @@ CLOSE_S = 2.0
 
 
 class LocalRpcServer:
-    """Server on a socket in ``directory``, which only its owner may enter.
+    """Server on a socket in ``directory``, which only its owner may enter, and on a TCP port for
+    those who prove a key.
 
     If the socket cannot be created (the path is too long, or the file system has no sockets),
     ``path`` is empty and replicas keep calling by their handle.
     """
 
-    def __init__(self, port: LeasePort, directory: Path) -> None:
+    def __init__(self, port: LeasePort, directory: Path, host: str = "") -> None:
+        """``host``: address of this machine at which others reach it; empty: none does."""
         self._methods: Mapping[str, Callable[..., Any]] = {
             "announce": port.announce,
             "ask": port.ask,
@@ -45,7 +48,18 @@ class LocalRpcServer:
         self._path = directory / secrets.token_hex(4)
         self._staging_path = self._path.with_suffix(NOT_LISTENING)
         self._server: asyncio.Server | None = None
+        self._host = host
+        self._remote: asyncio.Server | None = None
+        self._key = secrets.token_bytes(32)
         self._ends: set[_Connection] = set()
+
+    @property
+    def remote(self) -> tuple[str, int, bytes] | None:
+        """Address and port for other machines, and the key that they have to prove. None: there is
+        no such port."""
+        if self._remote is None:
+            return None
+        return self._host, int(self._remote.sockets[0].getsockname()[1]), self._key
 
     @property
     def path(self) -> str:
@@ -62,6 +76,18 @@ class LocalRpcServer:
                 self._path,
                 error,
             )
+        if not self._host:
+            return
+        loop = asyncio.get_running_loop()
+        try:
+            self._remote = await loop.create_server(self._accept_remote, self._host, 0)
+        except OSError as error:
+            log.info(
+                "No port on %s: %s. Replicas on other machines use Serve's handles, which are "
+                "slower.",
+                self._host,
+                error,
+            )
 
     async def _listen(self) -> None:
         # A socket gets its final name only when it listens. Therefore a final name without a
@@ -76,6 +102,9 @@ class LocalRpcServer:
         if server is not None:
             self._path.unlink(missing_ok=True)
             server.close()
+        remote, self._remote = self._remote, None
+        if remote is not None:
+            remote.close()
         for end in self._ends:
             end.stop_accepting()
 
@@ -90,6 +119,9 @@ class LocalRpcServer:
 
     def _accept(self) -> _Connection:
         return _Connection(self._methods, self._ends)
+
+    def _accept_remote(self) -> Handshake:
+        return Handshake(self._key, self._accept, serves=True)
 
 
 class _Connection(FrameStream):
@@ -128,12 +160,22 @@ class _Connection(FrameStream):
         except DarkroomError as error:
             self.send((number, False, error))
         except Exception as error:
-            # Not every error can be pickled. The replica retries after any error.
             with log_context(_request_of(arguments)):
                 log.exception("A replica's %s failed.", method)
-            self.send((number, False, DarkroomError(f"Unexpected {type(error).__name__}: {error}")))
+            self.send((number, False, portable(error)))
         finally:
             self._tasks.pop(number, None)
+
+
+T = TypeVar("T")
+
+
+def portable(answer: T | BaseException) -> T | DarkroomError:
+    """Replace an error that may not be picklable: it would lose other answers too. The replica
+    retries after any error."""
+    if isinstance(answer, BaseException) and not isinstance(answer, DarkroomError):
+        return DarkroomError(f"Unexpected {type(answer).__name__}: {answer}")
+    return answer
 
 
 def _request_of(arguments: tuple[Any, ...]) -> str | None:

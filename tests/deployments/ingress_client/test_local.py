@@ -1,4 +1,4 @@
-"""Lease port over a local connection: real sockets, and lost connections."""
+"""Lease port over a line, by Unix socket and by TCP: real sockets, and lost connections."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from deployments.ingress_client.local import LocalClient, LocalLeasePort
+from deployments.ingress_client.local import LocalClient, LocalLeasePort, RemoteLine
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import DarkroomError, DatabaseUnavailable, Unavailable
 from serve_app.domain.lease import (
@@ -67,6 +67,7 @@ class House:
     """Two ports: one behind the local connections, one behind the handle."""
 
     directory: Path
+    remote: bool = False  # replicas are on another machine
     at_line: FakeLeasePort = field(default_factory=FakeLeasePort)
     at_handle: FakeLeasePort = field(default_factory=FakeLeasePort)
     lines: list[LocalRpcServer] = field(default_factory=list)
@@ -74,17 +75,24 @@ class House:
     reported: list[str] = field(default_factory=list)
 
     async def where(self) -> str:
-        self.reported.append(self.lines[-1].path if self.lines else "")
+        path = self.lines[-1].path if self.lines else ""
+        self.reported.append(f"{path}.elsewhere" if self.remote else path)
         return self.reported[-1]
 
+    async def where_for_others(self) -> RemoteLine | None:
+        return self.lines[-1].remote if self.lines else None
+
     async def open(self, port: FakeLeasePort | None = None) -> LocalRpcServer:
-        lines = LocalRpcServer(port or self.at_line, self.directory)
+        host = "127.0.0.1" if self.remote else ""
+        lines = LocalRpcServer(port or self.at_line, self.directory, host)
         await lines.start()
         self.lines.append(lines)
         return lines
 
     def port(self, reconnect_s: float = 0.02) -> LocalLeasePort:
-        self.ports.append(LocalLeasePort(self.at_handle, self.where, reconnect_s))
+        self.ports.append(
+            LocalLeasePort(self.at_handle, self.where, reconnect_s, self.where_for_others)
+        )
         return self.ports[-1]
 
     async def connected(self) -> LocalLeasePort:
@@ -107,10 +115,10 @@ class House:
             await lines.aclose()
 
 
-@pytest.fixture
-async def house() -> AsyncIterator[House]:
+@pytest.fixture(params=[False, True], ids=["socket", "port"])
+async def house(request: pytest.FixtureRequest) -> AsyncIterator[House]:
     with TemporaryDirectory(prefix="dk") as directory:
-        house = House(Path(directory) / "lines")
+        house = House(Path(directory) / "lines", request.param)
         yield house
         await house.aclose()
 
