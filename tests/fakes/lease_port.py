@@ -73,11 +73,11 @@ class FakeLeasePort:
                 return
         raise AssertionError("No ask is outstanding.")
 
-    async def finished(self, count: int, timeout_s: float = 30.0) -> list[Finish]:
+    async def finished(self, count: int, timeout_s: float = 120.0) -> list[Finish]:
         await self.until(lambda: len(self.finishes) >= count, timeout_s)
         return self.finishes
 
-    async def until(self, condition, timeout_s: float = 30.0) -> None:
+    async def until(self, condition, timeout_s: float = 120.0) -> None:
         """Wait for a condition on what was recorded, looked at whenever something is."""
         async with asyncio.timeout(timeout_s):
             while not condition():

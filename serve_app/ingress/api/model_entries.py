@@ -199,7 +199,7 @@ REMOVE = Operation(
     "removeModelEntry",
     "Remove an entry of the database. Needs the scope `admin`",
     {200: answer("What is in force now.", RemovedModel)},
-    errors=(400, 403, 404),
+    errors=(400, 403, 404, 422),
     parameters=(
         _ID,
         in_query("force", "`true`: also while the endpoint has queued or running requests.", bool),
