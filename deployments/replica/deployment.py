@@ -33,7 +33,7 @@ from serve_app.domain.lease import LeaseKey
 from serve_app.domain.name_resolution import MAX_THREADS, NameResolver
 from serve_app.domain.ports import Clock, PeerDirectory
 from serve_app.domain.realtime import Frame, FrameResult
-from serve_app.loopback import LOOPBACK, keep_to_loopback
+from serve_app.loopback import keep_to_loopback, reachable_address
 from serve_app.telemetry import logs
 from serve_app.telemetry.clock import SystemClock
 from weights.hub import Hub
@@ -144,9 +144,9 @@ def weight_exchange(
 ) -> WeightExchange | None:
     """Exchange of weights with other nodes. None if it is off, or other nodes cannot reach this
     one."""
-    host = ray.util.get_node_ip_address()
+    host = reachable_address()
     weights = config.weights
-    if not weights.peers or weights.offline or host == LOOPBACK:
+    if not weights.peers or weights.offline or not host:
         return None
     from deployments.replica.weight_peers import PeerIdentity, WeightExchange  # noqa: PLC0415
 

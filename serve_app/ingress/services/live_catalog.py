@@ -20,9 +20,10 @@ from serve_app.catalog.catalog import (
     read_file,
 )
 from serve_app.catalog.entries import CatalogEntry
-from serve_app.domain.errors import DarkroomError, NotFound, RequestActive
+from serve_app.domain.errors import NotFound, RequestActive
 from serve_app.domain.operations import Actor
 from serve_app.ingress.services.served_catalog import conflicts, entry_builder
+from serve_app.queue.reaper import PeriodicTask
 from serve_app.queue.transactions.catalog_entries import MAX_COUNTED, CatalogEntries, KeptEntry
 from serve_app.settings import Config
 
@@ -43,7 +44,7 @@ class LiveCatalog:
         self._version = ""
         self._conflicts: frozenset[str] = frozenset()
         self._changing = asyncio.Lock()  # a slower, older load must not replace a newer one
-        self._loop: asyncio.Task[None] | None = None
+        self._rounds = PeriodicTask(LOOK_EVERY_S, {"catalogue": self.refresh})
 
     async def use(self, config: Config) -> None:
         """Put the catalogue of ``config`` in force. ``Misconfigured``: its file is not valid, and
@@ -61,14 +62,10 @@ class LiveCatalog:
 
     def start(self) -> None:
         """Follow the changes of other processes."""
-        if self._loop is None:
-            self._loop = asyncio.create_task(self._follow(), name="catalogue")
+        self._rounds.start()
 
     async def aclose(self) -> None:
-        if self._loop is not None:
-            self._loop.cancel()
-            await asyncio.gather(self._loop, return_exceptions=True)
-            self._loop = None
+        await self._rounds.aclose()
 
     # Calls of operators.
 
@@ -127,13 +124,3 @@ class LiveCatalog:
         for line in sorted(found - self._conflicts):
             log.warning("%s", line)
         self._conflicts = found
-
-    async def _follow(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK_EVERY_S)
-            try:
-                await self.refresh()
-            except DarkroomError as error:
-                log.error("The catalogue could not be read again: %s", error.message)
-            except Exception:
-                log.exception("The catalogue could not be read again.")
