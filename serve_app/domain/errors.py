@@ -29,6 +29,7 @@ DarkroomError
 │   ├── PipelineFailed        the pipeline raised; a retry would raise again
 │   ├── WeightsUnavailable    the weights are missing or cannot be loaded
 │   ├── SnapshotRefused       no snapshot is possible, or it cannot be resumed here; says why
+│   ├── ForkRefused           no draft is possible, or the generation cannot go on from it; says why
 │   ├── OutOfMemory           the generation does not fit this replica
 │   ├── ReplicaDied           the process ended while it held the lease
 │   ├── Poison                the request ended its replica too many times
@@ -246,6 +247,10 @@ class WeightsUnavailable(GenerationError):
 
 class SnapshotRefused(GenerationError):
     code = "snapshot_refused"
+
+
+class ForkRefused(GenerationError):
+    code = "fork_refused"
 
 
 class OutOfMemory(GenerationError):

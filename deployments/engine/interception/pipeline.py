@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import itertools
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MethodType
-from typing import Any
+from typing import Any, Protocol
 
 import diffusers
 from diffusers.guiders.guider_utils import BaseGuidance
@@ -28,6 +29,22 @@ from deployments.engine.interception.step_cache_options import (
     cached_denoisers,
 )
 from serve_app.domain.errors import Misconfigured, Unsupported
+
+
+class SolverObserver(Protocol):
+    """Sees the steps of a generation's schedulers, and may change what they return."""
+
+    def stepped(
+        self,
+        number: int,
+        solver: Any,
+        arguments: tuple[Any, ...],
+        keywords: Mapping[str, Any],
+        output: Any,
+    ) -> Any:
+        """Return the output of a step. ``number``: 0 for the main scheduler; copies of it that the
+        pipeline makes during its call count from 1, in their order."""
+        ...
 
 
 class InterceptedPipeline:
@@ -100,18 +117,19 @@ class InterceptedPipeline:
         *,
         tiles: bool = False,
         denoisers: Mapping[str, Any] | None = None,
+        observer: SolverObserver | None = None,
     ) -> Any:
         """Return a copy to call once, inside a generation. ``on_step`` runs after each step.
 
         ``tiles``: its autoencoder computes by tiles, if it can. ``denoisers``: proxies that replace
-        those of the same name.
+        those of the same name. ``observer``: of its schedulers' steps.
         """
         copied = self._copy(self.pipeline, "", {})
         if tiles and (proxy := self._tiled_proxy()) is not None:
             vars(copied)[_AUTOENCODER] = proxy
         vars(copied).update(denoisers or {})
         if (scheduler := main_scheduler(copied)) is not None:
-            vars(scheduler)["step"] = counted = _CountedStep(scheduler, on_step)
+            vars(scheduler)["step"] = counted = _CountedStep(scheduler, on_step, observer)
             if hasattr(copied, "progress_bar"):
                 vars(copied)["progress_bar"] = _CountedBars(copied, counted)
         return copied
@@ -177,24 +195,70 @@ class _CountedStep:
     """Counted ``step`` of a scheduler.
 
     Copies that a pipeline makes of its scheduler during a call (LTX-2 for the audio, SkyReels-V2
-    for each frame) get their own ``step``, which is not counted.
+    for each frame) get their own ``step``, which is observed and not counted.
     """
 
-    def __init__(self, scheduler: Any, on_step: Callable[[], None]) -> None:
+    def __init__(
+        self, scheduler: Any, on_step: Callable[[], None], observer: SolverObserver | None
+    ) -> None:
         self.on_step = on_step
         self.used = False
+        self._observed = None if observer is None else _ObservedSolver(scheduler, 0, observer)
         self._step = scheduler.step
         functools.update_wrapper(self, self._step)  # pipelines read the signature of `step`
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         output = self._step(*arguments, **keywords)
+        if self._observed is not None:
+            output = self._observed.stepped(arguments, keywords, output)
         self.used = True
         self.on_step()
         return output
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         scheduler = memo[id(self._step.__self__)]
-        return MethodType(type(scheduler).step, scheduler)
+        step = MethodType(type(scheduler).step, scheduler)
+        return step if self._observed is None else _ObservedStep(step, self._observed)
+
+
+class _ObservedSolver:
+    """A scheduler with an observer, and its number among the copies."""
+
+    def __init__(
+        self,
+        solver: Any,
+        number: int,
+        observer: SolverObserver,
+        numbers: Iterator[int] | None = None,
+    ) -> None:
+        """``numbers``: of the next copies."""
+        self._solver = weakref.ref(solver)  # the solver holds this object
+        self._number = number
+        self._observer = observer
+        self._numbers = itertools.count(number + 1) if numbers is None else numbers
+
+    def of_copy(self, solver: Any) -> _ObservedSolver:
+        return _ObservedSolver(solver, next(self._numbers), self._observer, self._numbers)
+
+    def stepped(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any], output: Any) -> Any:
+        return self._observer.stepped(self._number, self._solver(), arguments, keywords, output)
+
+
+class _ObservedStep:
+    """Observed ``step`` of a copy of a scheduler."""
+
+    def __init__(self, step: MethodType, original: _ObservedSolver) -> None:
+        self._step = step
+        self._observed = original.of_copy(step.__self__)
+        functools.update_wrapper(self, step)
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        output = self._step(*arguments, **keywords)
+        return self._observed.stepped(arguments, keywords, output)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        scheduler = memo[id(self._step.__self__)]
+        return _ObservedStep(MethodType(type(scheduler).step, scheduler), self._observed)
 
 
 class _CountedBars:

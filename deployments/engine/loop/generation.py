@@ -28,6 +28,7 @@ from serve_app.domain.errors import DarkroomError, SnapshotRefused, Unsupported
 from serve_app.domain.progress import Progress, Stage
 
 if TYPE_CHECKING:
+    from deployments.engine.drafting.fork import Fork
     from deployments.engine.lora.residency import LoraHandle
     from deployments.engine.preview.preview import PreviewImage
 
@@ -132,6 +133,7 @@ class Generation:
         self.on_frames = request.options.on_frames
         self.tiles = request.options.tiles
         self.step_cache = request.options.step_cache
+        self.draft_point = request.options.draft
         self.snapshot_to_begin_with = snapshot
         self.progress: Progress | None = None
         self.steps_done = 0  # denoising steps; keeps its value after the end
@@ -144,6 +146,7 @@ class Generation:
         self._view = request.view
         self._loras = loras
         self._set_up = request.options.set_up
+        self._fork = request.options.fork
         self._on_progress = request.on_progress
         self._wake_engine = wake_engine
         self._snapshot_requests: deque[Future[Snapshot]] = deque()
@@ -260,6 +263,11 @@ class Generation:
         snapshot, self.snapshot_to_begin_with = self.snapshot_to_begin_with, None
         return snapshot
 
+    def take_fork(self) -> Fork | None:
+        """For the engine, once: the draft to go on from, or None."""
+        fork, self._fork = self._fork, None
+        return fork
+
     def answer_snapshot_requests(self, take: Callable[[], Snapshot]) -> None:
         """For the engine: answer all snapshot requests."""
         while self._snapshot_requests:
@@ -329,7 +337,7 @@ class Generation:
     def _end(self) -> None:
         self._arguments = self._intercepted = self._view = self._loras = None
         self.snapshot_to_begin_with = None
-        self._on_progress = self.on_frames = self._set_up = None
+        self._on_progress = self.on_frames = self._set_up = self._fork = None
 
 
 # Inbox of the engine's thread for new generations.

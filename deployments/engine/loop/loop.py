@@ -311,9 +311,7 @@ class Loop:
             generation = run.generation
             if generation.snapshot_requested and run.can_give_snapshot:
                 with run_in_context(generation.context):
-                    generation.answer_snapshot_requests(
-                        partial(run.snapshot, self._accelerator.device)
-                    )
+                    generation.answer_snapshot_requests(run.snapshot)
             requests = generation.previews
             # After the last step, the pipeline's `latents` variable may hold something else.
             if requests and (step := generation.steps_denoised) > 0:

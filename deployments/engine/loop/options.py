@@ -11,6 +11,8 @@ from deployments.engine.loop.step_batcher import StepBatcher
 from serve_app.domain.progress import Progress
 
 if TYPE_CHECKING:
+    from deployments.engine.drafting.draft import DraftPoint
+    from deployments.engine.drafting.fork import Fork
     from deployments.engine.interception.chunked_decode import OnFrames
 
 OnProgress = Callable[[Progress], None]
@@ -83,6 +85,11 @@ class GenerationOptions:
     step_cache: Mapping[str, Any] | None = None
     """Step cache of this generation's denoisers: its ``name`` and settings, as in the catalogue.
     Generations with another one, or none, are not affected and share no forward with it."""
+    draft: DraftPoint | None = None
+    """Stop there: the result is a ``Draft``, from which other generations go on."""
+    fork: Fork | None = None
+    """Go on from a draft: the steps before it are not computed. Prompt, guidance, LoRAs and seed
+    may differ from the draft's; sizes, steps and the scheduler may not."""
     set_up: PipelineSetup | None = None
     """Called with this generation's own copy of the pipeline before the pipeline is called; FreeU,
     scales of IP-adapters, attention processors and the scheduler that it sets affect no other

@@ -12,6 +12,8 @@ from greenlet import GreenletExit, getcurrent
 
 from deployments.engine.accelerator.errors import is_out_of_memory
 from deployments.engine.accelerator.interface import Accelerator
+from deployments.engine.drafting.fork import ForkedRun, forked_run, observer_of, require_drafts
+from deployments.engine.drafting.recorder import SolverRecorder
 from deployments.engine.interception.components import ComponentKind
 from deployments.engine.interception.isolation import Isolation, RandomState
 from deployments.engine.interception.lazy_tensor import fetched_output
@@ -35,7 +37,7 @@ from deployments.engine.snapshot.call_log import CallLog
 from deployments.engine.snapshot.capture import capture
 from deployments.engine.snapshot.format import Origin, Snapshot
 from deployments.engine.snapshot.resume import ResumedRun
-from serve_app.domain.errors import PipelineFailed, SnapshotRefused
+from serve_app.domain.errors import ForkRefused, PipelineFailed, SnapshotRefused, Unsupported
 from serve_app.domain.progress import Progress, Stage
 
 
@@ -76,9 +78,12 @@ class Run:
         self._intercepted: InterceptedPipeline | None = None
         self._cached: Mapping[str, Any] = {}  # proxies of denoisers with a step cache, by component
         self._pipeline: Any = None
+        self._device = ""
         self._arguments: dict[str, Any] = {}
         self._log = CallLog(generation.keep_outputs_bytes)
-        self._resumed: ResumedRun | None = None  # until it reaches the resume point
+        self._resumed: ResumedRun | ForkedRun | None = None  # until it is where it goes on
+        point = generation.draft_point
+        self._recorder = None if point is None else SolverRecorder(point)
         self._step = 0
         self._steps = 0
         self._scheduler_counts = False
@@ -138,20 +143,36 @@ class Run:
 
         ``accelerator``: the device of the denoisers' outputs.
         """
+        self._device = accelerator.device
+        if self._recorder is not None:
+            require_drafts(intercepted.pipeline)
         if (snapshot := self.generation.take_snapshot()) is not None:
             snapshot.require_loras(self._lora_descriptions())
             snapshot.require_step_cache(settings_name(self.generation.step_cache))
             intercepted.let_suspend(snapshot.denoisers)
             self._resumed = ResumedRun(snapshot, accelerator.device)
         self._intercepted = intercepted
+        # The call's frames keep them alive anyway.
+        self._arguments = arguments = self.generation.take_arguments()
+        forked = None
+        if (fork := self.generation.take_fork()) is not None and self._resumed is None:
+            intercepted.let_suspend(fork.draft.denoisers)
+            self._resumed = forked = forked_run(
+                fork,
+                self._origin(),
+                self._lora_descriptions(),
+                settings_name(self.generation.step_cache),
+                accelerator.device,
+            )
         self._isolation = Isolation(intercepted.shared, self.generation.context)
         self._cached = intercepted.cached(self.generation.step_cache)
         self._pipeline = pipeline = intercepted.copy(
-            self._on_step, tiles=self.generation.tiles, denoisers=self._cached
+            self._on_step,
+            tiles=self.generation.tiles,
+            denoisers=self._cached,
+            observer=observer_of(forked, self._recorder),
         )
         self._scheduler_counts = main_scheduler(pipeline) is not None
-        # The call's frames keep them alive anyway.
-        self._arguments = arguments = self.generation.take_arguments()
         if intercepted.draws_globally:
             self._random_state = RandomState.of(arguments, accelerator.generators())
         self._steps = arguments.get("num_inference_steps") or 0
@@ -181,6 +202,7 @@ class Run:
         if (call := self.call) is not None:
             self._last_was_step = call.is_step
             self._log.add(call, result.output)
+            self._record_call(call, result.output)
             if call.part is ComponentKind.DENOISER and not self._scheduler_counts:
                 self._on_step()
         self._switch(self._live_greenlet().switch, result.output)
@@ -189,7 +211,7 @@ class Run:
         """Raise ``error`` from the pending call, and run up to the next one."""
         self._switch(self._live_greenlet().throw, error)
 
-    def snapshot(self, device: str) -> Snapshot:
+    def snapshot(self) -> Snapshot:
         """Take a snapshot of the current state. Raises ``SnapshotRefused`` if it cannot."""
         if self._intercepted is None or self.call is None:
             if (unused := self.generation.snapshot_to_begin_with) is not None:
@@ -199,12 +221,11 @@ class Run:
             return self._resumed.snapshot
         if not self._log.is_resume_point(self.call):
             raise SnapshotRefused("The generation is paused before a step. Unpause it first.")
-        pipeline = self._intercepted.pipeline
         taken = capture(
             self._live_greenlet(),
             self.call,
             self._log,
-            origin=partial(Origin.here, pipeline, self._arguments, device),
+            origin=self._origin,
             loras=self._lora_descriptions(),
             step=self._step,
             proxies=self._denoisers(),
@@ -221,6 +242,14 @@ class Run:
         """End it now. The pipeline's ``finally`` blocks run; it gets no further step."""
         self._resumed = None
         try:
+            self._unwind()
+        finally:
+            self.close()
+
+    def _unwind(self) -> None:
+        """Raise ``Interrupted`` in the pipeline until it ends."""
+        self._recorder = None
+        try:
             for _ in range(_MAX_INTERRUPTIONS):
                 if self.ended or self._greenlet is None:
                     break
@@ -230,7 +259,6 @@ class Run:
         finally:
             if self._intercepted is not None:
                 self._intercepted.restore_dtypes()
-            self.close()
 
     def close(self) -> None:
         """Release everything that the run kept alive."""
@@ -268,33 +296,37 @@ class Run:
         elif isinstance(outcome, GreenletExit):  # greenlets return this exception, not raise it
             raise PipelineFailed("The pipeline raised GreenletExit.")
         else:
+            if self._recorder is not None:
+                raise ForkRefused(
+                    f"The generation ended after {self._step} steps, before it was a draft. A "
+                    "draft needs a pipeline that counts its steps, and two steps at least."
+                )
             self._record_calls(greenlet)
             self.output = outcome
             self.ended = True
 
-    def _replay(self, resumed: ResumedRun, resume: Any, *values: Any) -> ComponentCall:
+    def _replay(self, resumed: ResumedRun | ForkedRun, resume: Any, *values: Any) -> ComponentCall:
         """Run up to the snapshot's call, or to an earlier call that it has no output for."""
         greenlet = self._live_greenlet()
         try:
             call = resume(*values)
             while not greenlet.dead and not resumed.arrived(call):
-                if call.part is not ComponentKind.DENOISER:
+                if call.part is not ComponentKind.DENOISER or not resumed.can_answer(call):
                     return call
                 output = resumed.answer(call, self._log)
+                self._record_call(call, output)
                 if not self._scheduler_counts:
                     self._on_step()
                 call = greenlet.switch(output)
             call = resumed.restored(greenlet, call)
             resumed.restore_step_caches(self._denoisers(), self.number)
-        except SnapshotRefused:
+        except (SnapshotRefused, ForkRefused, Unsupported):
             raise
         except Exception as error:
             if not resumed.has_answered or is_out_of_memory(error):
                 raise
             # With placeholder outputs, a pipeline may fail where it originally did not.
-            raise SnapshotRefused(
-                f"Resuming raised {type(error).__name__} before the snapshot's call: {error}"
-            ) from error
+            raise resumed.refusal(error) from error
         self._resumed = None
         return call
 
@@ -318,6 +350,31 @@ class Run:
         decodes = call.method == "decode" and self._step >= self._steps
         if decodes and (reported is None or reported.stage is not Stage.DECODING):
             self._report(Progress(Stage.DECODING))
+        if (
+            self._recorder is not None
+            and call.part is ComponentKind.DENOISER
+            and self._recorder.reached(self._step, self._steps)
+        ):
+            self._end_as_draft(self._recorder)
+
+    def _end_as_draft(self, recorder: SolverRecorder) -> None:
+        draft = recorder.draft(
+            self._origin(),
+            self._lora_descriptions(),
+            self._step,
+            self._steps,
+            self._denoisers(),
+            self.number,
+            settings_name(self.generation.step_cache),
+        )
+        self._unwind()
+        self.call = self.result = None
+        self.output = draft
+        self.ended = True
+
+    def _record_call(self, call: ComponentCall, output: Any) -> None:
+        if self._recorder is not None and call.part is ComponentKind.DENOISER:
+            self._recorder.called(call, output)
 
     def _answer(self, call: ComponentCall) -> Any:
         """Answer a call of a component that is not a denoiser, inside the generation."""
@@ -365,6 +422,11 @@ class Run:
         if self._intercepted is None:
             return ()
         return [self._cached.get(each.component, each) for each in self._intercepted.denoisers]
+
+    def _origin(self) -> Origin:
+        if self._intercepted is None:
+            raise RuntimeError("The generation has not begun, or has ended.")
+        return Origin.here(self._intercepted.pipeline, self._arguments, self._device)
 
     def _lora_descriptions(self) -> Sequence[str]:
         return self.loras.descriptions if self.loras is not None else []

@@ -47,6 +47,17 @@ class ResumedRun:
         """Return whether the pipeline has received a placeholder output."""
         return self._answered > 0
 
+    def can_answer(self, call: ComponentCall) -> bool:
+        """Return whether ``answer`` can be called for a denoiser's call."""
+        _ = call
+        return True
+
+    def refusal(self, error: Exception) -> SnapshotRefused:
+        """Return the error for ``error``, which the pipeline raised after a placeholder."""
+        return SnapshotRefused(
+            f"Resuming raised {type(error).__name__} before the snapshot's call: {error}"
+        )
+
     def answer(self, call: ComponentCall, log: CallLog) -> Any:
         """Answer a call before the snapshot's call."""
         if not self._suspends(call):  # it was not known as a denoiser the first time

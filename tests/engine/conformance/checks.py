@@ -10,11 +10,14 @@ from typing import Any
 
 import torch
 
+from deployments.engine.drafting.draft import Draft, DraftPoint
+from deployments.engine.drafting.fork import Fork
+from deployments.engine.drafting.refusals import REFUSALS
 from deployments.engine.engine import Engine
 from deployments.engine.loop.generation import Generation
 from deployments.engine.loop.options import GenerationOptions
 from deployments.engine.snapshot.format import Snapshot
-from serve_app.domain.errors import Cancelled, SnapshotRefused
+from serve_app.domain.errors import Cancelled, ForkRefused, SnapshotRefused
 from serve_app.domain.progress import Progress, Stage
 from tests.engine.conformance.case import WISHES, Case, Wish
 from tests.engine.conformance.outputs import difference, same_bits
@@ -90,6 +93,7 @@ def examine(case: Case) -> Finding:
             _cancelled(finding, engine, pipeline, plain)
             _together(finding, engine, pipeline, plain)
             _resumed(finding, engine, pipeline, plain[1])
+            _drafted(finding, engine, plain[1])
     except Exception as error:  # of a pipeline whose plain calls have ended well
         finding.wrong.append(f"In the engine it raises {type(error).__name__}: {error}.")
     finding.require(
@@ -170,6 +174,33 @@ def _resumed(finding: Finding, engine: Engine, pipeline: Any, plain: Any) -> Non
     apart = difference(output, plain)
     if finding.require(same, f"Resumed {way}, it differs from the plain call by {apart:.1e}."):
         finding.resumed = way
+
+
+def _drafted(finding: Finding, engine: Engine, plain: Any) -> None:
+    """A draft of half of the steps, and a generation to the end from it."""
+    if not finding.stepped:
+        return
+    case, before = finding.case, engine.counts()["steps"]
+    try:
+        options = GenerationOptions(draft=DraftPoint(0.5))
+        draft = _submit(case, engine, WISHES[1], options=options).result(_PATIENCE_S)
+    except ForkRefused as refused:
+        finding.require(case.name in REFUSALS, f"It makes no draft: {refused}")
+        return
+    finding.require(case.name not in REFUSALS, "It makes drafts, and is said not to.")
+    options = GenerationOptions(fork=Fork(Draft.of_bytes(draft.to_bytes())))
+    try:
+        output = _submit(case, engine, WISHES[1], options=options).result(_PATIENCE_S)
+    except ForkRefused as refused:
+        finding.require(False, f"It does not go on from its draft: {refused}")
+        return
+    apart, made = difference(output, plain), engine.counts()["steps"] - before
+    finding.require(
+        made == draft.steps, f"With its draft, it took {made} steps instead of {draft.steps}."
+    )
+    finding.require(
+        same_bits(output, plain), f"From its draft, it differs from the plain call by {apart:.1e}."
+    )
 
 
 def _snapshot(case: Case, engine: Engine, **more: Any) -> tuple[Snapshot | None, int]:

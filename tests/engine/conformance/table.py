@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import diffusers
 import torch
 
+from deployments.engine.drafting.refusals import REFUSALS
 from tests.engine.conformance.checks import TIMES, TOLERANCE, Finding
 from tests.engine.conformance.defects import DEFECTS
 
@@ -26,9 +27,10 @@ Each class runs three generations with different prompts, seeds and step counts.
 | alone | One generation in the engine gives bit for bit the result of the plain pipeline. |
 | cancelled | One generation is cancelled after its first step. Another beside it gives the result that it gives alone, and a later plain call the same bits as before. |
 | resumed | Another engine resumes a snapshot from after the second step, takes only the steps that are left, and gives bit for bit the result of the plain pipeline. The snapshot comes from the frames of the pipeline, or from the outputs of its denoiser where those cannot be read. |
+| drafted | A generation of half of the steps ends as a [draft](../explanation/engine.md#drafts). Another goes on from it, takes only the steps that are left, and gives bit for bit the result of the plain pipeline. |
 | merged | All three at once: the number after the class is the largest difference to the plain calls, relative to the range of the output. The limit is {tolerance:g}, or {times:g} times the noise floor: the difference that a generation shows beside two copies of itself. |
 
-Every class in the next table passed all four, resumed from its frames, and shared at least
+Every class in the next table passed all five, resumed from its frames, and shared at least
 {usual:.0%} of its denoiser calls. (The last step of the longest generation cannot be shared.)
 """  # noqa: E501  one line a row
 
@@ -61,7 +63,7 @@ def page(findings: Sequence[Finding], failed: Mapping[str, str], absent: Mapping
     notes = _table(("family", "class", "what differs"), others)
     missing = _table(("why", "classes"), [(key, ", ".join(each)) for key, each in reasons.items()])
     return (
-        f"{head}\n{figures}\n\n{ran}\n\n## With a remark\n\nThey passed all four checks "
+        f"{head}\n{figures}\n\n{ran}\n\n## With a remark\n\nThey passed all five checks "
         f"as well, unless the remark says otherwise.\n\n{notes}\n\n## Absent\n\n{missing}\n"
     )
 
@@ -80,6 +82,8 @@ def _remarks(finding: Finding) -> list[str]:
         remarks.append(f"Resumed: {finding.resumed}.")
     if finding.shared < USUAL_SHARE:
         remarks.append(f"Shared {finding.shared:.0%}.")
+    if (why := REFUSALS.get(finding.case.name)) is not None:
+        remarks.append(f"No drafts: {why}.")
     known = DEFECTS.get(finding.case.title, "")
     return [*remarks, *finding.wrong, *finding.notes, *([known] if known else [])]
 

@@ -1,0 +1,200 @@
+"""Noise of half-done latents: how much there is, the latents without it, and other noise.
+
+The latents of all of diffusers' schedulers are ``signal`` times the clean latents plus ``noise``
+times a sample of a normal distribution, with two numbers that the scheduler knows at each step:
+
+- flow matching: 1 - sigma and sigma
+- Euler, Heun and others with a sigma that grows without limit: 1 and sigma
+- solvers with `_sigma_to_alpha_sigma_t` (DPM++, UniPC, DEIS): what that gives
+- DDPM, DDIM and others with `alphas_cumprod`: its root, and the root of the rest
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from serve_app.domain.errors import Unsupported
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseLevel:
+    """Latents as ``signal`` times the clean latents plus ``noise`` times unit noise."""
+
+    signal: Tensor  # no dimensions
+    noise: Tensor  # no dimensions
+
+    @property
+    def share(self) -> float:
+        """Noise in the sum of both, from 1 at the start to 0 at the end: sigma of a flow."""
+        return float(self.noise / (self.signal + self.noise))
+
+
+@dataclass(frozen=True, slots=True)
+class SolverStep:
+    """A step that a scheduler has just made."""
+
+    solver: Any
+    arguments: Mapping[str, Any]  # by name
+    output: Any = None
+
+    @classmethod
+    def of(
+        cls, solver: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any], output: Any
+    ) -> SolverStep:
+        signature = inspect.signature(type(solver).step)
+        return cls(solver, signature.bind(solver, *arguments, **keywords).arguments, output)
+
+    def level_before(self) -> NoiseLevel | None:
+        """Noise of the latents that it was given; None for an unknown scheduler."""
+        return self._level(1, self.arguments.get("timestep"))
+
+    def level_after(self) -> NoiseLevel | None:
+        """Noise of the latents that it gave; None for an unknown scheduler."""
+        return self._level(0, self._next_timestep())
+
+    def clean_latents(self) -> Tensor | None:
+        """Estimate of the latents without noise that the step was made with, in the latents'
+        shape; None for an unknown scheduler."""
+        sample, predicted = self.arguments.get("sample"), self.arguments.get("model_output")
+        if not isinstance(sample, Tensor) or not isinstance(predicted, Tensor):
+            return None
+        if (found := self._returned(sample)) is not None:
+            return found
+        if (kept := self._kept(sample)) is not None:
+            return kept
+        if predicted.ndim > 1 and predicted.shape[1] == 2 * sample.shape[1]:
+            predicted = predicted[:, : sample.shape[1]]  # the other half is the variance
+        level = self.level_before()
+        if level is None or predicted.shape != sample.shape:
+            return None
+        return _clean(sample, predicted, self._prediction_type(), level)
+
+    def _level(self, ago: int, timestep: Any) -> NoiseLevel | None:
+        solver = self.solver
+        sigmas, index = getattr(solver, "sigmas", None), getattr(solver, "step_index", None)
+        if isinstance(sigmas, Tensor) and index is not None:
+            sigma = sigmas[min(max(int(index) - ago, 0), len(sigmas) - 1)].float()
+            if hasattr(solver, "_sigma_to_alpha_sigma_t"):
+                return NoiseLevel(*map(torch.as_tensor, solver._sigma_to_alpha_sigma_t(sigma)))  # noqa: SLF001
+            if self._prediction_type() == _FLOW:
+                return NoiseLevel(1 - sigma, sigma)
+            if hasattr(solver, "is_scale_input_called"):
+                return NoiseLevel(torch.ones_like(sigma), sigma)
+            return None
+        shares = getattr(solver, "alphas_cumprod", None)
+        if not isinstance(shares, Tensor) or timestep is None:
+            return None
+        at = int(torch.as_tensor(timestep).flatten()[0])
+        share = shares[min(at, len(shares) - 1)] if at >= 0 else _final(solver, shares)
+        return NoiseLevel(share.sqrt(), (1 - share).sqrt())
+
+    def _next_timestep(self) -> Any:
+        """Timestep of the next step of a scheduler that does not count its steps; -1: none."""
+        now, timesteps = self.arguments.get("timestep"), getattr(self.solver, "timesteps", None)
+        if now is None or not isinstance(timesteps, Tensor):
+            return None
+        at = torch.as_tensor(now).flatten()[0].to(timesteps)
+        later = timesteps[timesteps < at]
+        return later[0] if len(later) else -1
+
+    def _prediction_type(self) -> str:
+        kind = getattr(getattr(self.solver, "config", None), "prediction_type", None)
+        if kind == _FLOW or "Flow" in type(self.solver).__name__:
+            return _FLOW
+        return str(kind)
+
+    def _returned(self, sample: Tensor) -> Tensor | None:
+        """Estimate that some schedulers return beside the latents; else None."""
+        found = getattr(self.output, "pred_original_sample", None)
+        if isinstance(self.output, tuple) and len(self.output) == 2:
+            found = self.output[1]
+        return found if isinstance(found, Tensor) and found.shape == sample.shape else None
+
+    def _kept(self, sample: Tensor) -> Tensor | None:
+        """Estimate that multi-step schedulers keep themselves; else None."""
+        algorithm = str(getattr(getattr(self.solver, "config", None), "algorithm_type", ""))
+        if "dpmsolver++" not in algorithm and not getattr(self.solver, "predict_x0", False):
+            return None
+        kept = getattr(self.solver, "model_outputs", None)
+        last = kept[-1] if isinstance(kept, list) and kept else None
+        return last if isinstance(last, Tensor) and last.shape == sample.shape else None
+
+
+def _clean(sample: Tensor, predicted: Tensor, kind: str, level: NoiseLevel) -> Tensor | None:
+    """Computed in the sample's precision or float32, whichever is wider."""
+    latents = sample.to(torch.promote_types(sample.dtype, torch.float32))
+    signal, noise = level.signal.to(latents), level.noise.to(latents)
+    match kind:
+        case "flow_prediction":  # it predicts noise minus clean
+            found = latents - noise * predicted
+        case "epsilon":
+            found = (latents - noise * predicted) / signal.clamp(min=_MIN_SIGNAL)
+        case "v_prediction":  # of latents of unit size: signal · noise - noise · clean
+            size = (signal**2 + noise**2).sqrt()
+            found = signal / size * (latents / size) - noise / size * predicted
+        case "sample":
+            found = predicted
+        case _:
+            return None
+    return found.to(sample.dtype)
+
+
+def _final(solver: Any, shares: Tensor) -> Tensor:
+    final = getattr(solver, "final_alpha_cumprod", None)
+    return torch.as_tensor(1.0 if final is None else final).to(shares)
+
+
+def with_new_noise(
+    latents: Tensor, clean: Tensor, level: NoiseLevel, strength: float, generator: torch.Generator
+) -> Tensor:
+    """Replace a share of the noise in ``latents`` by noise from ``generator``.
+
+    ``strength``: 0 changes nothing, 1 replaces all of it. The variance stays. ``generator`` is on
+    the CPU, so that every device gets the same numbers.
+    """
+    wide = torch.promote_types(latents.dtype, torch.float32)
+    signal, size = level.signal.to(latents.device), level.noise.to(latents.device)
+    noise = latents.to(wide) - signal * clean.to(latents.device, wide)
+    fresh = torch.randn(latents.shape, generator=generator, dtype=torch.float32)
+    kept = (1 - strength**2) ** 0.5
+    changed = noise * kept + strength * size * fresh.to(latents.device, wide)
+    return (latents.to(wide) - noise + changed).to(latents.dtype)
+
+
+def forget_earlier_steps(solver: Any) -> None:
+    """Make the next step of ``solver`` a step of first order, as after its start.
+
+    What multi-step schedulers remember belongs to the old noise; UniPC would even correct the new
+    noise away. Raises ``Unsupported`` for a scheduler that is in the middle of a step of several
+    predictions (Heun and the like) or remembers something else.
+    """
+    name = type(solver).__name__
+    if getattr(solver, "state_in_first_order", True) is False:
+        raise Unsupported(f"{name} is between two predictions of one step, so its noise stays.")
+    own = vars(solver)
+    if remembered := [each for each in _OTHER_MEMORY if own.get(each)]:
+        raise Unsupported(
+            f"{name} remembers earlier steps ({', '.join(remembered)}), so its noise stays."
+        )
+    for attribute, value in _FIRST_ORDER.items():
+        if attribute in own:
+            kept = own[attribute]
+            own[attribute] = [None] * len(kept) if isinstance(kept, list) else value
+
+
+_FLOW = "flow_prediction"
+_MIN_SIGNAL = 0.01  # some schedules begin with a signal of 0
+_FIRST_ORDER: Mapping[str, Any] = {
+    "lower_order_nums": 0,
+    "last_sample": None,
+    "model_outputs": None,
+    "timestep_list": None,
+    "last_noise": None,
+}
+_OTHER_MEMORY = ("ets", "derivatives", "prev_derivative", "cur_sample")  # PNDM, IPNDM, LMS, Heun

@@ -1,0 +1,167 @@
+"""Recording of a generation's solver steps, for a draft."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deployments.engine.drafting.draft import (
+    Draft,
+    DraftPoint,
+    RecordedComponent,
+    RecordedSolver,
+)
+from deployments.engine.drafting.noise import SolverStep
+from deployments.engine.interception.proxy import ComponentCall
+from deployments.engine.interception.step_caches import states_of
+from deployments.engine.merging.arguments import CannotCopy, copied
+from deployments.engine.snapshot.call_log import form_of
+from deployments.engine.snapshot.format import Origin
+from deployments.engine.snapshot.state import OpaqueObject, StateEncoder, Tree
+from serve_app.domain.errors import ForkRefused
+
+
+@dataclass(slots=True)
+class _Last:
+    """Last step of a solver."""
+
+    step: SolverStep
+    steps: int
+    output: Any
+
+
+class SolverRecorder:
+    """Observer of the solvers of one generation that is to become a draft.
+
+    Only the last step of each solver is kept.
+    """
+
+    def __init__(self, point: DraftPoint) -> None:
+        self._point = point
+        self._last: dict[int, _Last] = {}
+        self._components: dict[str, RecordedComponent] = {}
+
+    def stepped(
+        self, number: int, solver: Any, arguments: tuple[Any, ...], keywords: Any, output: Any
+    ) -> Any:
+        """Note a step of the ``number``-th solver; return its output."""
+        before = self._last.get(number)
+        try:
+            kept = copied(output)  # pipelines may write into the original
+        except CannotCopy as error:
+            raise ForkRefused(
+                f"{type(solver).__name__} gives what no draft can hold: {error}."
+            ) from None
+        step = SolverStep.of(solver, arguments, keywords, kept)
+        self._last[number] = _Last(step, before.steps + 1 if before else 1, kept)
+        return output
+
+    def called(self, call: ComponentCall, output: Any) -> None:
+        """Note the answer of a denoiser, for the form of placeholders."""
+        rows = rows_of(call)
+        self._components[call.component] = RecordedComponent(
+            form_of(output), rows.shape, rows.number, rows.listed
+        )
+
+    def reached(self, step: int, steps: int) -> bool:
+        """Return whether the draft ends after ``step`` of ``steps`` steps, 0: unknown."""
+        if step < 1 or 0 not in self._last:
+            return False
+        if steps and step >= min(max(1, round(self._point.share * steps)), max(1, steps - 1)):
+            return True
+        if not self._point.noise:
+            return False
+        level = self._last[0].step.level_after()
+        return level is not None and level.share <= self._point.noise + _ROUNDING
+
+    def draft(
+        self,
+        origin: Origin,
+        loras: Sequence[str],
+        step: int,
+        steps: int,
+        proxies: Sequence[Any],
+        generation: int,
+        step_cache: str,
+    ) -> Draft:
+        """Make the draft, while the generation is suspended before its next step.
+
+        ``proxies``: of the denoisers. ``generation``: its number. Raises ``ForkRefused`` if a
+        solver cannot be saved.
+        """
+        encoder = StateEncoder()
+        caches = {
+            each.component: _packed(encoder, states)
+            for each in proxies
+            if (states := states_of(each.real_module, generation))
+        }
+        solvers = [_recorded(encoder, last) for _, last in sorted(self._last.items())]
+        return Draft(
+            origin,
+            list(loras),
+            step,
+            steps,
+            sorted(each.component for each in proxies),
+            dict(self._components),
+            solvers,
+            encoder.tensors,
+            step_cache,
+            caches,
+        )
+
+
+def _recorded(encoder: StateEncoder, last: _Last) -> RecordedSolver:
+    solver, level = last.step.solver, last.step.level_after()
+    return RecordedSolver(
+        kind=type(solver).__qualname__,
+        steps=last.steps,
+        timesteps=timesteps_of(solver),
+        index=index_of(solver),
+        output=_packed(encoder, last.output),
+        state=_packed(encoder, solver),
+        clean=_packed(encoder, last.step.clean_latents()),
+        level=None if level is None else [float(level.signal), float(level.noise)],
+    )
+
+
+def _packed(encoder: StateEncoder, value: Any) -> Tree:
+    try:
+        return encoder.pack(value)
+    except OpaqueObject as error:
+        raise ForkRefused(f"The solver holds {error}, which a draft cannot contain.") from None
+
+
+def timesteps_of(solver: Any) -> list[float]:
+    found = getattr(solver, "timesteps", None)
+    return [] if found is None else torch.as_tensor(found).flatten().tolist()
+
+
+def index_of(solver: Any) -> int | None:
+    """Number of the schedule's step that comes next; None for a solver that does not count."""
+    index = getattr(solver, "step_index", None)
+    return None if index is None else int(index)
+
+
+@dataclass(frozen=True, slots=True)
+class CallRows:
+    """CallRows of a denoiser's call."""
+
+    number: int
+    shape: list[int]  # of one row of the first tensor
+    listed: bool  # whether the first tensor is a list with an entry for each row
+
+
+def rows_of(call: ComponentCall) -> CallRows:
+    for value in [*call.arguments, *call.keywords.values()]:
+        if isinstance(value, Tensor) and value.ndim:
+            return CallRows(value.shape[0], list(value.shape[1:]), listed=False)
+        if isinstance(value, list) and value and isinstance(value[0], Tensor):
+            return CallRows(len(value), list(value[0].shape), listed=True)
+    return CallRows(1, [], listed=False)
+
+
+_ROUNDING = 1e-4

@@ -1,0 +1,25 @@
+"""Pipeline classes that cannot make drafts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_STAGES = "its first stage has a scheduler of its own"
+_EACH_FRAME = "it has a scheduler for each frame"
+
+REFUSALS: Mapping[str, str] = {
+    "AceStepPipeline": "its guidance keeps a momentum from step to step",
+    "Flux2KleinKVPipeline": "it keeps keys and values from its first step",
+    "KandinskyCombinedPipeline": _STAGES,
+    "KandinskyImg2ImgCombinedPipeline": _STAGES,
+    "KandinskyInpaintCombinedPipeline": _STAGES,
+    "KandinskyV22CombinedPipeline": _STAGES,
+    "KandinskyV22Img2ImgCombinedPipeline": _STAGES,
+    "KandinskyV22InpaintCombinedPipeline": _STAGES,
+    "SkyReelsV2DiffusionForcingPipeline": _EACH_FRAME,
+    "SkyReelsV2DiffusionForcingImageToVideoPipeline": _EACH_FRAME,
+    "SkyReelsV2DiffusionForcingVideoToVideoPipeline": _EACH_FRAME,
+    "StableUnCLIPPipeline": _STAGES,
+}
+"""Pipeline classes that cannot make drafts, and why. Of all others that diffusers exports, the
+conformance tests know that a generation goes on from its draft with the same bits."""
