@@ -62,6 +62,7 @@ class Tables:
                     one.request.endpoint,
                     one.request.work,
                     now - one.began,
+                    None,  # its replica is not known
                     *(None, 0, 0, 0.0),  # no progress
                 )
                 for one in self._pool.running
