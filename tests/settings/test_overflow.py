@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -79,7 +80,7 @@ def test_settings_without_a_mistake_are_chains_that_each_have_one_head(
     for head in heads:
         chain = chains.chain(head)
         assert [chains.rank(each) for each in chain] == list(range(len(chain)))
-        assert all(pools[later] == earlier for earlier, later in zip(chain, chain[1:], strict=False))
+        assert all(pools[later] == earlier for earlier, later in pairwise(chain))
 
 
 @given(st.dictionaries(names, names | st.just(""), min_size=1))

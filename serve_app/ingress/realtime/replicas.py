@@ -14,7 +14,6 @@ from serve_app.domain.errors import DarkroomError, Fenced
 from serve_app.domain.realtime import Frame, FrameResult, ReplicaSlot
 from serve_app.settings import pool_application
 
-
 RanIn = Callable[[str | None, str], str]
 """Pool of a replica by its id and the pool whose requests it runs. They differ for overflow."""
 

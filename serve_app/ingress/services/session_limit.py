@@ -26,7 +26,8 @@ POLL_S = 0.1
 
 def max_sessions(config: Config, pool: str) -> int | None:
     """Largest number of sessions of a tenant in a pool: the setting, or half of the slots that the
-    pool and those that take its overflow can have, at least one. None for a pool whose size is not known."""
+    pool and those that take its overflow can have, at least one. None for a pool whose size is not
+    known."""
     if config.limits.max_sessions_per_tenant is not None:
         return config.limits.max_sessions_per_tenant
     pools = config.models.pools or {}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from serve_app.settings.overflow import NO_OVERFLOW, OverflowPools
 from serve_app.queue.store import messages
 from serve_app.settings import NO_LIMITS, Config, EndpointLimits, TenantLimits, overflow_pools
 from serve_app.settings.live import LiveValues
+from serve_app.settings.overflow import NO_OVERFLOW, OverflowPools
 
 Limited = tuple[str, str]
 """A tenant or endpoint with a limit on running requests: ``TENANT`` or ``ENDPOINT``, its name."""
