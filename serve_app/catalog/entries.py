@@ -110,7 +110,10 @@ def _no_pool(name: str, family: str, pools: Pools) -> str:
     hosted = pools.get(name)
     if hosted is None:
         here = ", ".join(sorted(pools))
-        return f"Its pool `{name}` has no queue here. Pools with a queue are {here}."
+        return (
+            f"Its pool `{name}` does not exist, or takes the overflow of another one. Pools of this "
+            f"installation that entries may name are {here}."
+        )
     if family not in hosted:
         return f"Its pool `{name}` does not host its family `{family}`."
     return ""

@@ -132,6 +132,18 @@ async def test_the_demand_counts_what_runs_where_it_runs_and_for_the_scaling_in_
     assert scaling[POOL].idle_s < 1
 
 
+async def test_what_runs_counts_for_a_first_pool_that_has_neither_replicas_nor_queued_requests(
+    ingress: Ingress,
+) -> None:
+    queue = await ingress(LIMITS)
+    await queue.announce(Presence("l1", "actor-l1", OTHER, ReplicaStage.READY, slots=1))
+    await queue.submit(new())
+    await leased(queue, ask(1, replica="l1", pool=OTHER))
+    scaling = of_queues(await queue.demand(), CHAIN)
+    assert (scaling[POOL].queued, scaling[POOL].running) == (0, 1)
+    assert scaling[POOL].idle_s < 1
+
+
 async def test_an_overflow_pool_without_replicas_has_a_demand(ingress: Ingress) -> None:
     queue = await ingress(LIMITS)
     await queue.submit(new())

@@ -97,9 +97,12 @@ class DemandReader:
             for pool, running, slots, oldest_s, quiet_s in rows
         }
         for pool in overflow.before:
-            fit = self._fit(pool, counts.endpoints(overflow.queue_of(pool), paused))
+            queue = overflow.queue_of(pool)
+            for each in (pool, queue):  # one without replicas and queued requests has no row
+                found.setdefault(each, Demand(idle_s=self._idle_s(each, None)))
+            fit = self._fit(pool, counts.endpoints(queue, paused))
             found[pool] = replace(
-                found.get(pool) or Demand(idle_s=self._idle_s(pool, None)),
+                found[pool],
                 overflow_queued=sum(fit.values()),
                 overflow_queued_s=self._eta.work_s(pool, fit),
             )
