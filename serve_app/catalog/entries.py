@@ -111,8 +111,8 @@ def _no_pool(name: str, family: str, pools: Pools) -> str:
     if hosted is None:
         here = ", ".join(sorted(pools))
         return (
-            f"Its pool `{name}` does not exist, or takes the overflow of another one. Pools of this "
-            f"installation that entries may name are {here}."
+            f"Its pool `{name}` does not exist, or takes the overflow of another one. Pools that "
+            f"entries may name are {here}."
         )
     if family not in hosted:
         return f"Its pool `{name}` does not host its family `{family}`."
