@@ -109,7 +109,7 @@ class DemandReader:
         return found
 
     def _fit(self, pool: str, queued: Mapping[str, int]) -> Mapping[str, int]:
-        """Those of the queued requests, by endpoint, that an overflow pool may run."""
+        """Queued requests that an overflow pool may run, by endpoint."""
         overflow = self._limits.overflow
         named = overflow.endpoints.get(pool, frozenset())
         unfit = self._terms.unfit(named, overflow.device_bytes.get(pool, 0))
