@@ -75,14 +75,14 @@ class CatalogEntry:
 
 
 Pools = Mapping[str, Container[str]]
-"""Name of a pool → families that it hosts."""
+"""Name of a pool → families that it hosts. Pools that take the overflow of others have no queue."""
 
 
 @dataclass(frozen=True, slots=True)
 class EntryBuilder:
     """Builds entries for one installation. With ``demo``, entries that name a demo model use it,
     from ``demo_dir`` (absolute). ``families`` are those that some pool hosts; None: all.
-    ``pools`` are all pools; None: entries may name any.
+    ``pools`` are all pools with a queue; None: entries may name any.
     """
 
     demo: bool
@@ -110,7 +110,10 @@ def _no_pool(name: str, family: str, pools: Pools) -> str:
     hosted = pools.get(name)
     if hosted is None:
         here = ", ".join(sorted(pools))
-        return f"Its pool `{name}` does not exist. Pools of this installation are {here}."
+        return (
+            f"Its pool `{name}` does not exist, or takes the overflow of another one. Pools that "
+            f"entries may name are {here}."
+        )
     if family not in hosted:
         return f"Its pool `{name}` does not host its family `{family}`."
     return ""

@@ -195,6 +195,10 @@ class Endpoint:
         has no recipes."""
         return fitting(self.recipes, device_bytes)
 
+    def is_too_large_for(self, device_bytes: int) -> bool:
+        """True if it has recipes, and each needs a larger GPU."""
+        return bool(self.recipes) and self.recipe_for(device_bytes) is None
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 over the canonical JSON of the specification, first 16 hex digits."""

@@ -263,3 +263,6 @@ class Demand:
     oldest_wait_s: float = 0.0
     idle_s: float = 0.0  # since the pool last had a request; 0 while it has one
     queued_s: float = 0.0  # seconds of a slot that the queued requests are expected to take
+    # of an overflow pool: queued requests of the queue that it leases from, which it may run
+    overflow_queued: int = 0
+    overflow_queued_s: float = 0.0  # seconds of its own slots that these take

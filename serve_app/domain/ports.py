@@ -91,6 +91,11 @@ class LeaseTerms(Protocol):
         """Current specification. None if the catalogue does not have the endpoint."""
         ...
 
+    def unfit(self, named: frozenset[str], device_bytes: int) -> frozenset[str]:
+        """Endpoints of the catalogue that are not among ``named``, unless that is empty, or that
+        need a larger device than one with ``device_bytes``; 0: its size is not known."""
+        ...
+
     async def refresh(self) -> None:
         """Read the catalogue again, which another process may have changed a moment ago."""
         ...

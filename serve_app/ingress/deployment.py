@@ -70,6 +70,7 @@ from serve_app.postgres.live_settings import PostgresLiveSettings
 from serve_app.postgres.weight_peers import PostgresWeightPeers
 from serve_app.queue.queue import assemble
 from serve_app.queue.reaper import PeriodicTask
+from serve_app.queue.state.demand import of_queues
 from serve_app.queue.state.replicas import roster
 from serve_app.queue.store.config import QueueLimits, Retention
 from serve_app.queue.store.diagnostics import check_durability
@@ -321,6 +322,7 @@ class Ingress:
             await connections.open_reads(stack, database, self._metrics),
         )
         queue.record_spans(self._tracing)
+        self._sessions.ran_in = queue.parts.state.stats.ran_in
         await queue.start()
         host = await asyncio.to_thread(reachable_address)
         self._lines = LocalRpcServer(self, config.server.data_dir / "lines", host)
@@ -438,7 +440,7 @@ class Ingress:
             warm, pools = self._services.warm.replicas(), self._demand.pools
             wanted = await read_targets(scope, pools)
             self._metrics.queue.scaling(wanted, {pool: warm.get(pool, 0) for pool in pools})
-            return now
+            return of_queues(now, self._limits.overflow)
 
         scope = str(self._config.server.data_dir)
         pools = tuple(self._config.models.pools or {})

@@ -103,7 +103,8 @@ class AfterCommit:
         took_s = each.run_s or (0.0 if each.how is EndReason.UNDELIVERED else each.held_s)
         self._state.charges.add(each.pool, each.tenant, took_s - each.expected_s)
         if each.how is EndReason.SUCCEEDED and not each.resumed:
-            self._state.costs.observe(each.endpoint, each.pool, each.work, took_s)
+            ran_in = self._state.stats.ran_in(each.replica_id, each.pool)
+            self._state.costs.observe(each.endpoint, ran_in, each.work, took_s)
 
     def _trace_lost(self, each: EndedAttempt) -> None:
         """Record the attempt's span if its replica will not."""

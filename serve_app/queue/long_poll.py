@@ -29,7 +29,7 @@ from serve_app.domain.request import Priority, Request
 from serve_app.postgres.database import Database
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.state.queue_state import QueueState
-from serve_app.queue.state.waiters import RETURN_S, Waiter
+from serve_app.queue.state.waiters import RETURN_S, PoolOffer, Waiter
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.rows import StoredRequest, lease_columns
@@ -94,10 +94,10 @@ class LongPoll:
         leases are undone.
         """
         self._state.replicas.polled(ask)
-        waiter = self._waiters.add(ask)
-        self.lease_soon(ask.pool)
-        self._held_until.pop(ask.pool, None)
-        self._resume(ask.pool)
+        waiter = self._waiters.add(ask, self._offer(ask))
+        self.lease_soon(waiter.queue)
+        self._held_until.pop(waiter.queue, None)
+        self._resume(waiter.queue)
         try:
             await self._wait(waiter)
         except asyncio.CancelledError:
@@ -106,6 +106,17 @@ class LongPoll:
         self._waiters.answered(waiter)
         work = Work(tuple(waiter.leases), tuple(waiter.signals))
         return self._state.kept.answer_to_ask(ask, work)
+
+    def _offer(self, ask: Ask) -> PoolOffer:
+        """What the slots of this replica are for. A replica of an overflow pool leaves out what its
+        pool does not name, and what its device is too small for."""
+        overflow, pool = self._limits.overflow, ask.pool
+        if pool not in overflow.before:
+            return PoolOffer(pool)
+        named = overflow.endpoints.get(pool, frozenset())
+        bytes_ = ask.device_bytes or overflow.device_bytes.get(pool, 0)
+        unfit = self._terms.unfit(named, bytes_)
+        return PoolOffer(overflow.queue_of(pool), overflow.rank(pool), unfit)
 
     def lease_soon(self, pool: str) -> None:
         """Lease queued requests of the pool in the background, if a poll waits for it."""
@@ -317,8 +328,8 @@ class LongPoll:
                 if not waiters:
                     break
                 drained.add(pool)  # unless a submit wakes the pool in between
-                more = await self._lease_to(pool, waiters)
-                if not more and pool in drained and any(w.left_out for w in waiters):
+                more, complete = await self._lease_to(pool, waiters)
+                if not more and not complete and pool in drained:
                     drained.discard(pool)  # other replicas may take what these do not
                     break
                 if more:
@@ -337,21 +348,22 @@ class LongPoll:
             del self._leasing[pool]
             self._resume(pool)
 
-    async def _lease_to(self, pool: str, waiters: Sequence[Waiter]) -> bool:
-        """Lease to waiters, grouped by what they want. True if more may be queued."""
+    async def _lease_to(self, pool: str, waiters: Sequence[Waiter]) -> tuple[bool, bool]:
+        """Lease to waiters, grouped by what they want. Returns whether more may be queued, and
+        whether the last of them took any request, so that what they leave is nothing."""
         left = [*waiters]
-        more = True
+        more, complete = True, True
         try:
             while left and more:
-                wants = left[0].wants
-                alike = [each for each in left if each.wants == wants]
-                left = [each for each in left if each.wants != wants]
-                more = await self._lease_alike(pool, alike, *wants)
-                more = more or bool(left and wants[1])
+                wants, rank = left[0].wants, left[0].rank
+                alike = [each for each in left if (each.wants, each.rank) == (wants, rank)]
+                left = [each for each in left if (each.wants, each.rank) != (wants, rank)]
+                more, complete = await self._lease_alike(pool, alike, *wants), not wants[1]
+                more = more or bool(left and not complete)
         finally:
             for waiter in left:
                 self._waiters.release(waiter)
-        return more
+        return more, complete
 
     async def _lease_alike(
         self, pool: str, waiters: Sequence[Waiter], hot: frozenset[str], left_out: LeftOut

@@ -35,9 +35,21 @@ RunningOn = Callable[[Collection[str]], Awaitable[Mapping[str, int]]]
 
 def share_of(demand: Demand, clusters: int, running: int) -> Demand:
     """Demand for one of ``clusters`` that have the pool. ``running``: on its own replicas."""
-    queued = math.ceil(demand.queued / clusters)
-    queued_s = demand.queued_s * queued / demand.queued if demand.queued else 0.0
-    return replace(demand, queued=queued, queued_s=queued_s, running=running)
+    queued, queued_s = _part(demand.queued, demand.queued_s, clusters)
+    fit, fit_s = _part(demand.overflow_queued, demand.overflow_queued_s, clusters)
+    return replace(
+        demand,
+        queued=queued,
+        queued_s=queued_s,
+        overflow_queued=fit,
+        overflow_queued_s=fit_s,
+        running=running,
+    )
+
+
+def _part(requests: int, seconds: float, clusters: int) -> tuple[int, float]:
+    part = math.ceil(requests / clusters)
+    return part, seconds * part / requests if requests else 0.0
 
 
 class ClusterShare:

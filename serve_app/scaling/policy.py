@@ -5,6 +5,9 @@ and pickles this module by value. The module therefore imports only the standard
 thread reads the pool's bounds and its demand from Ray's internal KV: as arguments of the policy,
 bounds would make Ray replace every replica when they change. Without a fresh demand, the current
 target is kept, within the bounds.
+
+A pool may take the overflow of another one, which is filled first: ``EarlierPool`` finds what that
+one leaves. Its policy writes how many of its replicas are ready, for this.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ import threading
 import time
 from bisect import bisect_left, insort
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ray.experimental import internal_kv
@@ -24,6 +28,7 @@ from ray.experimental import internal_kv
 NAMESPACE = b"darkroom"
 STALE_AFTER_S = 10.0  # an older demand does not change the target
 READ_EVERY_S = 0.5
+WRITE_EVERY_S = 4.0  # at least, also if nothing has changed: readers tell by it that this one lives
 ENOUGH = 0.95
 """Share of the time in which a shrunk pool would have been large enough. With all of the time, the
 noise of a steady load keeps 7 to 10 % more (``python -m benchmarks.scaling``)."""
@@ -41,8 +46,8 @@ def demand_key(scope: str, pool: str) -> bytes:
 
 
 def target_key(scope: str, pool: str) -> bytes:
-    """Key under which the policy writes how many replicas it wants; ``scope`` as in
-    ``demand_key``."""
+    """Key under which the policy writes how many replicas it wants, and how many are ready;
+    ``scope`` as in ``demand_key``."""
     return f"target/{scope}/{pool}".encode()
 
 
@@ -61,6 +66,8 @@ class Bounds:
     spare: int  # replicas beyond what the demand needs
     keep_alive_s: float  # time for which a replica that is not needed is kept
     target_wait_s: float  # time in which all that is queued should have started
+    overflow_of: str = ""  # pool that is filled before this one; empty: none
+    overflow_after_s: float = 0.0  # time that that one has; see ``EarlierPool``
 
 
 @dataclass(frozen=True)
@@ -83,11 +90,77 @@ def needed_replicas(bounds: Bounds, load: Load) -> int:
     least = max(bounds.least, min(bounds.most, load.warm))
     if not load.queued and not load.running:
         return least
-    queued: float = load.queued
-    if bounds.target_wait_s > 0:
-        queued = min(queued, load.queued_s / bounds.target_wait_s)
-    needed = max(1, math.ceil((load.running + queued) / bounds.slots)) + bounds.spare
+    slots = load.running + _slots_of_queued(load, bounds.target_wait_s)
+    needed = max(1, math.ceil(slots / bounds.slots)) + bounds.spare
     return max(least, min(bounds.most, needed))
+
+
+def _slots_of_queued(load: Load, within_s: float) -> float:
+    """Slots that start all that is queued within a time."""
+    return min(load.queued, load.queued_s / within_s) if within_s > 0 else load.queued
+
+
+@dataclass(frozen=True)
+class Replicas:
+    """Replicas of a pool at one moment."""
+
+    target: int = 0
+    ready: int = 0
+
+
+class EarlierPool:
+    """What a pool leaves to the one that takes its overflow, where it has ``after_s`` seconds:
+
+    - to start what is queued. What is left is beyond the slots of its most replicas for longer: a
+      queue that it works off by then starts no replica, which would be ready too late to help.
+    - to have each replica that it wants ready. Later that one does not count until it is: a spot
+      group may have no node for it. Then all that it should run is left.
+    """
+
+    def __init__(self) -> None:
+        self._missing: deque[float] = deque()  # since when, of each replica that is not ready
+        self._ready = 0
+        self._doubted_from = math.inf  # replicas above this number are doubted
+        self._left_at: float | None = None
+
+    def left(
+        self, bounds: Bounds, load: Load, replicas: Replicas, after_s: float, now: float
+    ) -> Load:
+        """Load that is left, without warm targets. ``idle_s``: time since something was."""
+        wanted = min(bounds.most, max(needed_replicas(bounds, load), replicas.target))
+        self._observe(wanted, replicas.ready, after_s, now)
+        late = sum(now - since >= after_s for since in self._missing)
+        slots = (wanted - late) * bounds.slots
+        queued = _slots_of_queued(load, bounds.target_wait_s)
+        too_many = load.running + _slots_of_queued(load, max(bounds.target_wait_s, after_s))
+        beyond = max(too_many, min(load.running + queued, wanted * bounds.slots)) - slots
+        if beyond > 0 or self._left_at is None:
+            self._left_at = now
+        if beyond <= 0:
+            return Load(0, 0, 0.0, now - self._left_at)
+        waiting = min(beyond, queued)  # slots for those that wait
+        running = math.ceil(beyond - waiting)
+        if not waiting:
+            return Load(0, running, 0.0, 0.0)
+        share = waiting / queued
+        number = math.ceil(load.queued * share - 1e-9)  # against the error of the division
+        return Load(number, running, load.queued_s * share, 0.0)
+
+    def _observe(self, wanted: int, ready: int, after_s: float, now: float) -> None:
+        """Note which replicas are missing. Those that become ready are the ones that were wanted
+        first, and those that are no longer wanted are the last ones."""
+        if ready > self._doubted_from:
+            self._doubted_from = math.inf
+        for _ in range(min(ready - self._ready, len(self._missing))):
+            self._missing.popleft()
+        self._ready = ready
+        missing = max(0, wanted - ready)
+        while len(self._missing) > missing:
+            if now - self._missing.pop() >= after_s:
+                self._doubted_from = min(self._doubted_from, ready)
+        while len(self._missing) < missing:
+            doubted = ready + len(self._missing) >= self._doubted_from
+            self._missing.append(-math.inf if doubted else now)
 
 
 class Scaler:
@@ -133,18 +206,29 @@ class Scaler:
             self._sorted.pop(bisect_left(self._sorted, past))
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """Pool that is filled before this one, as its policy wrote it last."""
+
+    name: str
+    bounds: Bounds
+    written: dict[str, Any] | None  # by its policy; None: never
+
+
 class PoolPolicy:
     """Policy of one pool, instantiated once in Serve's controller."""
 
     def __init__(self, scope: str, pool: str) -> None:
         """Serve passes these by name."""
-        self._keys = bounds_key(scope, pool), demand_key(scope, pool)
-        self._target_key = target_key(scope, pool)
-        self._target: int | None = None
-        self._target_written: int | None = None
+        self._scope, self._pool = scope, pool
+        self._replicas: Replicas | None = None
+        self._written: Replicas | None = None
+        self._written_at = float("-inf")
         self._scaler: Scaler | None = None
-        self._latest: dict[str, Any] | None = None
-        self._changed_at = 0.0
+        self._demand = _Fresh()  # of the queue
+        self._own: dict[str, Any] = {}  # what the demand says of this pool, with an overflow
+        self._earlier: Sequence[Earlier] = ()  # that of the queue first
+        self._pools: dict[str, tuple[EarlierPool, _Fresh]] = {}
         self._reader: threading.Thread | None = None
 
     def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
@@ -152,56 +236,120 @@ class PoolPolicy:
         if self._reader is None:
             self._reader = threading.Thread(target=self._read, daemon=True, name="demand")
             self._reader.start()
-        current, scaler, latest = context.target_num_replicas, self._scaler, self._latest
+        current, scaler, now = context.target_num_replicas, self._scaler, time.monotonic()
         if scaler is None:
             return current, {}
-        now = time.monotonic()
-        if latest is None or now - self._changed_at > STALE_AFTER_S:
-            self._target = max(scaler.bounds.least, min(scaler.bounds.most, current))
-            return self._target, {}
-        load = Load(
-            latest["queued"],
-            latest["running"],
-            latest["queued_s"],
-            latest["idle_s"],
-            latest.get("warm", 0),
-        )
-        self._target = scaler.target(load, min(scaler.bounds.most, current), now)
-        return self._target, {}
+        bounds, latest = scaler.bounds, self._demand.record(now)
+        if latest is None:
+            target = max(bounds.least, min(bounds.most, current))
+        else:
+            load = Load(latest["queued"], latest["running"], latest["queued_s"], latest["idle_s"])
+            target = scaler.target(self._part(load, bounds, now), min(bounds.most, current), now)
+        self._replicas = Replicas(target, context.current_num_replicas)
+        return target, {}
+
+    def _part(self, load: Load, bounds: Bounds, now: float) -> Load:
+        """The part of its queue's load that this pool scales for, and its warm targets."""
+        own, earlier = self._own, self._earlier
+        followers = [*(each.bounds for each in earlier), bounds][1:]
+        for each, follower in zip(earlier, followers, strict=True):
+            pool, written = self._pools[each.name]
+            known = written.record(now) or {}
+            replicas = Replicas(known.get("replicas", 0), known.get("ready", 0))
+            load = pool.left(each.bounds, load, replicas, follower.overflow_after_s, now)
+        if earlier and (most := own.get("overflow_queued", 0)) < load.queued:
+            load = replace(load, queued=most)
+        if earlier and load.queued:
+            own_s = own["overflow_queued_s"] * load.queued / own["overflow_queued"]
+            load = replace(load, queued_s=own_s)
+        return replace(load, warm=own.get("warm", 0))
 
     def _read(self) -> None:
         """Poll the KV forever."""
         while True:
             try:
-                bounds, demand = map(_stored, self._keys)
-                self.note(None if bounds is None else Bounds(**bounds), demand)
-                self._write_target()
+                self._look()
+                self._write()
             except Exception as error:
                 logging.getLogger("ray.serve").warning("The demand cannot be read: %r", error)
             time.sleep(READ_EVERY_S)
 
-    def _write_target(self) -> None:
-        """Write the target for the status page, when it has changed."""
-        target = self._target
-        if target is None or target == self._target_written:
+    def _look(self) -> None:
+        scope = self._scope
+        stored = _stored(bounds_key(scope, self._pool))
+        if stored is None:
+            return  # the ingress has not written it yet
+        bounds, own = Bounds(**stored), _stored(demand_key(scope, self._pool))
+        earlier: list[Earlier] = []
+        name = bounds.overflow_of
+        while name and all(name != each.name for each in earlier):
+            found = _stored(bounds_key(scope, name))
+            if found is None:
+                return
+            before = Bounds(**found)
+            earlier.insert(0, Earlier(name, before, _stored(target_key(scope, name))))
+            name = before.overflow_of
+        demand = _stored(demand_key(scope, earlier[0].name)) if earlier else own
+        self.note(bounds, demand, own, earlier)
+
+    def _write(self) -> None:
+        """Write the replicas for the status page and for the pool that takes the overflow."""
+        now, replicas = time.monotonic(), self._replicas
+        unchanged = replicas == self._written and now - self._written_at < WRITE_EVERY_S
+        if replicas is None or unchanged:
             return
         if internal_kv._internal_kv_initialized():  # noqa: SLF001 Ray offers no public KV
-            raw = json.dumps({"replicas": target}).encode()
-            internal_kv._internal_kv_put(self._target_key, raw, namespace=NAMESPACE)  # noqa: SLF001
-            self._target_written = target
+            record = {"replicas": replicas.target, "ready": replicas.ready, "seq": now}
+            internal_kv._internal_kv_put(  # noqa: SLF001
+                target_key(self._scope, self._pool),
+                json.dumps(record).encode(),
+                namespace=NAMESPACE,
+            )
+            self._written, self._written_at = replicas, now
 
-    def note(self, bounds: Bounds | None, demand: dict[str, Any] | None) -> None:
+    def note(
+        self,
+        bounds: Bounds | None,
+        demand: dict[str, Any] | None,
+        own: dict[str, Any] | None = None,
+        earlier: Sequence[Earlier] = (),
+    ) -> None:
         """Note what is stored. None: nothing is.
 
-        A demand is fresh if its sequence number has changed, so that no two clocks are compared.
+        ``demand``: of the queue. ``own``: of this pool, which is the same without ``earlier``: the
+        pools that are filled before this one, that of the queue first.
         """
+        now = time.monotonic()
+        self._demand.note(demand, now)
+        pools = {
+            each.name: self._pools.get(each.name) or (EarlierPool(), _Fresh()) for each in earlier
+        }
+        for each in earlier:
+            pools[each.name][1].note(each.written, now)
+        self._own = own or demand or self._own
+        self._pools = {**self._pools, **pools}  # before its names are used
+        self._earlier = tuple(earlier)
         if bounds is not None and self._scaler is None:
             self._scaler = Scaler(bounds)
         elif bounds is not None and self._scaler is not None:
             self._scaler.bounds = bounds
-        if demand and (self._latest is None or demand["seq"] != self._latest["seq"]):
-            self._latest = demand
-            self._changed_at = time.monotonic()
+
+
+class _Fresh:
+    """Record that another process writes. It is fresh if its sequence number has changed lately, so
+    that no two clocks are compared."""
+
+    def __init__(self) -> None:
+        self._latest: dict[str, Any] | None = None
+        self._changed_at = 0.0
+
+    def note(self, record: dict[str, Any] | None, now: float) -> None:
+        if record and (self._latest is None or record.get("seq") != self._latest.get("seq")):
+            self._latest, self._changed_at = record, now
+
+    def record(self, now: float) -> dict[str, Any] | None:
+        """The record, or None if it is too old."""
+        return None if now - self._changed_at > STALE_AFTER_S else self._latest
 
 
 def _stored(key: bytes) -> dict[str, Any] | None:

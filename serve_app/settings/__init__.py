@@ -18,7 +18,13 @@ from serve_app.settings.config import (
 )
 from serve_app.settings.groups import PREFIX
 from serve_app.settings.parts import APPLICATION, pool_application
-from serve_app.settings.pools import NO_LIMITS, EndpointLimits, PoolConfig, TenantLimits
+from serve_app.settings.pools import (
+    NO_LIMITS,
+    EndpointLimits,
+    PoolConfig,
+    TenantLimits,
+    overflow_pools,
+)
 
 __all__ = [
     "ADDRESS_FILE",
@@ -38,6 +44,7 @@ __all__ = [
     "PoolConfig",
     "Secrets",
     "TenantLimits",
+    "overflow_pools",
     "pool_application",
     "read_config",
     "refuse_unknown",

@@ -7,7 +7,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, field_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -16,7 +16,7 @@ from pydantic_settings import (
 )
 
 from serve_app.domain.endpoint import MODEL_ALIASES, StoreConfig
-from serve_app.settings.pools import EndpointLimits, PoolConfig, TenantLimits
+from serve_app.settings.pools import EndpointLimits, PoolConfig, TenantLimits, with_families
 from serve_app.telemetry.logs import Format
 
 PREFIX = "DARKROOM_"
@@ -179,6 +179,13 @@ class ModelSettings(SettingsGroup):
         default=True,
         description="Preview images of running requests, computed only while a client reads them.",
     )
+
+    @field_validator("pools")
+    @classmethod
+    def _overflow_of_known_pools(
+        cls, value: dict[str, PoolConfig] | None
+    ) -> dict[str, PoolConfig] | None:
+        return value and with_families(value)
 
     @property
     def serves_demo(self) -> bool:

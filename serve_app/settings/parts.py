@@ -26,6 +26,8 @@ BOUNDS = frozenset(
         "keep_alive_s",
         "max_replicas",
         "min_replicas",
+        "overflow_after_s",
+        "overflow_of",
         "spare_replicas",
         "target_wait_s",
         "warm",

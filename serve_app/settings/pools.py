@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from serve_app.domain.operations import WeightsLevel
 from serve_app.settings import schedule
+from serve_app.settings.overflow import OverflowPools, mistakes
 
 SLOTS_ON_GPU = 8  # for families of which nothing is known
 SLOTS_ON_CPU = 2  # with few cores, more slots only share the same compute
@@ -93,11 +94,25 @@ class PoolConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    families: tuple[str, ...] = Field(description="Model families that its replicas host.")
+    families: tuple[str, ...] = Field(
+        default=(),
+        description="Model families that its replicas host. With `overflow_of`, leave it out.",
+    )
     endpoints: tuple[str, ...] = Field(
         default=(),
         description="The only endpoints that it serves; empty: all of its families that no other "
-        "pool names.",
+        "pool names. With `overflow_of`: the only ones that it takes; empty: all.",
+    )
+    overflow_of: str = Field(
+        default="",
+        description="Pool whose requests it takes when that pool has no free slot. It has the "
+        "families of that pool and grows for what that pool cannot take.",
+    )
+    overflow_after_s: float = Field(
+        default=180.0,
+        ge=0,
+        description="Time that the pool before it has to start what is queued and to have its "
+        "replicas ready. What it cannot, this pool does. Longer than a cold start.",
     )
     slots: int = Field(
         default=0,
@@ -177,6 +192,12 @@ class PoolConfig(BaseModel):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _families_of_its_own_or_by_overflow(self) -> PoolConfig:
+        if not self.families and not self.overflow_of:
+            raise ValueError("it needs families, or overflow_of")
+        return self
+
     @property
     def device_bytes(self) -> int | None:
         """Memory of each of its GPUs. None if its settings do not say."""
@@ -206,6 +227,38 @@ class PoolConfig(BaseModel):
             return self.slots or (SLOTS_ON_GPU if self.num_gpus else SLOTS_ON_CPU)
         memory = MEMORY_GB.get(self.accelerator or "", 0.0)
         return [slots for least, slots in self.slots_by_memory.items() if least <= memory][-1]
+
+
+def with_families(pools: Mapping[str, PoolConfig]) -> dict[str, PoolConfig]:
+    """The pools, where each that takes the overflow of another one has its families.
+
+    Raises ``ValueError`` with each mistake in ``overflow_of``.
+    """
+    problems = [*mistakes({name: pool.overflow_of for name, pool in pools.items()})]
+    if problems:
+        raise ValueError(" ".join(problems))
+    chains = overflow_pools(pools)
+    made: dict[str, PoolConfig] = {}
+    for name, pool in pools.items():
+        head = pools[chains.queue_of(name)]
+        if pool.overflow_of and pool.families not in ((), head.families):
+            raise ValueError(
+                f"{name}.families differ from those of the pool in {name}.overflow_of, whose "
+                f"requests it takes. Remove {name}.families; {name}.endpoints can limit what it "
+                "takes."
+            )
+        made[name] = pool.model_copy(update={"families": head.families})
+    return made
+
+
+def overflow_pools(pools: Mapping[str, PoolConfig] | None) -> OverflowPools:
+    """Which of the pools take the overflow of another one."""
+    own = {name: pool for name, pool in (pools or {}).items() if pool.overflow_of}
+    return OverflowPools(
+        {name: pool.overflow_of for name, pool in own.items()},
+        {name: frozenset(pool.endpoints) for name, pool in own.items()},
+        {name: pool.device_bytes for name, pool in own.items() if pool.device_bytes is not None},
+    )
 
 
 class TenantLimits(BaseModel):

@@ -13,13 +13,14 @@ from serve_app.domain.lease import LeaseKey
 
 class FakeTerms:
     """Knows every endpoint but those in ``gone``; one ticket for an attempt. Those in ``new`` are
-    known after the next ``refresh``."""
+    known after the next ``refresh``. Those in ``least_bytes`` need a device of that size."""
 
     files_url = "memory://files"
 
     def __init__(self) -> None:
         self.gone: set[str] = set()
         self.new: set[str] = set()
+        self.least_bytes: dict[str, int] = {}
         self._numbers = count()
 
     def endpoint(self, endpoint_id: str) -> Endpoint | None:
@@ -28,6 +29,11 @@ class FakeTerms:
         return Endpoint(
             id=endpoint_id, family="fake", weights=Weights(source="/nowhere"), schema="fake"
         )
+
+    def unfit(self, named: frozenset[str], device_bytes: int) -> frozenset[str]:
+        too_large = {id_ for id_, least in self.least_bytes.items() if 0 < device_bytes < least}
+        others = set(self.least_bytes) - named if named else set[str]()
+        return frozenset(too_large | others)
 
     async def refresh(self) -> None:
         self.new.clear()

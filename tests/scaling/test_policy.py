@@ -135,7 +135,7 @@ def test_a_pool_stays_within_its_bounds_and_is_never_smaller_than_what_is_needed
 
 
 class _Context:
-    target_num_replicas = 3
+    target_num_replicas = current_num_replicas = 3
 
 
 def test_the_target_is_kept_while_no_demand_is_known() -> None:

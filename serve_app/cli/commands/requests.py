@@ -101,6 +101,12 @@ def status(server: Server, *, as_json: bool) -> None:
         click.echo(problem)
 
 
+def pool_label(name: str, pool: Mapping[str, Any]) -> str:
+    """Name of a pool, with the one whose overflow it takes."""
+    before = pool.get("overflow_of")  # an older server does not say it
+    return f"{name} (overflow of {before})" if before else name
+
+
 def pool_lines(
     name: str, pool: Mapping[str, Any], replicas: Sequence[Mapping[str, Any]]
 ) -> Iterator[str]:
@@ -110,8 +116,8 @@ def pool_lines(
     target = pool["target_replicas"]
     wanted = "" if target in (None, len(replicas)) else f"; target: {target}"
     yield (
-        f"pool {name}: {pool['queued']} queued, {pool['running']} running; replicas: {shown}"
-        f"{wanted}"
+        f"pool {pool_label(name, pool)}: {pool['queued']} queued, {pool['running']} running; "
+        f"replicas: {shown}{wanted}"
     )
     for one in replicas:
         held = [

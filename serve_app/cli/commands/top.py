@@ -14,6 +14,7 @@ from typing import Any, TextIO
 import click
 from prometheus_client.parser import text_string_to_metric_families
 
+from serve_app.cli.commands.requests import pool_label
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
@@ -134,7 +135,7 @@ def _pools(seen: Seen) -> list[Sequence[str]]:
         steps = None if seen.rates is None else seen.rates.get((name, "steps"), 0.0)
         rows.append(
             (
-                *(name, str(pool["queued"]), str(pool["running"])),
+                *(pool_label(name, pool), str(pool["queued"]), str(pool["running"])),
                 f"{pool['oldest_wait_s']:.0f} s",
                 ", ".join(stages) or "none",
                 "-" if pool["target_replicas"] is None else str(pool["target_replicas"]),

@@ -191,6 +191,9 @@ def _pools(server: Server) -> str:
     if answer["unplaceable"]:
         raise Misconfigured(" ".join(answer["unplaceable"].values()))
     hosted = {replica["pool"] for replica in answer["replicas"]}
+    for name in [*hosted]:  # they serve the requests of the pool whose overflow they take
+        while name := answer["pools"].get(name, {}).get("overflow_of") or "":
+            hosted.add(name)
     for name, pool in answer["pools"].items():
         if pool["queued"] and name not in hosted:
             raise Misconfigured(

@@ -54,6 +54,13 @@ class PoolStatus(TypedDict):
     keep_alive_s: float | None
     families: list[str]
     accelerator: str | None
+    overflow_of: Annotated[
+        str | None, Field(description="Pool whose requests it takes; it has no queue of its own.")
+    ]
+    overflow_queued: Annotated[
+        int, Field(description="Requests queued in that pool that it may run.")
+    ]
+    overflow_queued_s: Annotated[float, Field(description="Seconds of its slots that they take.")]
     target_replicas: int | None
     warm_replicas: int
 
@@ -137,6 +144,7 @@ def _pool(now: Demand, pool: PoolConfig | None, wanted: int | None, warm: int) -
         "keep_alive_s": None if pool is None else pool.keep_alive_s,
         "families": [] if pool is None else list(pool.families),
         "accelerator": None if pool is None else pool.accelerator,
+        "overflow_of": (pool.overflow_of or None) if pool is not None else None,
     }
     target = {"target_replicas": wanted, "warm_replicas": warm}
     return cast("PoolStatus", asdict(now) | settings | target)

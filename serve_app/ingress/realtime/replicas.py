@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray import serve
@@ -14,9 +14,14 @@ from serve_app.domain.errors import DarkroomError, Fenced
 from serve_app.domain.realtime import Frame, FrameResult, ReplicaSlot
 from serve_app.settings import pool_application
 
+RanIn = Callable[[str | None, str], str]
+"""Pool of a replica by its id and the pool whose requests it runs. They differ for overflow."""
+
 
 class HandleSessions:
     """``Sessions`` over the handles of the pools, by name. Call it from one event loop only."""
+
+    ran_in: RanIn | None = None  # None: each replica is of the pool whose requests it runs
 
     def __init__(self, handles: Mapping[str, Any]) -> None:
         """``handles``: of pools in the ingress's own application. Each other pool has its own."""
@@ -30,10 +35,11 @@ class HandleSessions:
         await self._call(seat, "end_session")
 
     async def _call(self, seat: ReplicaSlot, name: str, *arguments: object) -> Any:
-        method = self._methods.get((seat.pool, name))
+        pool = seat.pool if self.ran_in is None else self.ran_in(seat.replica_id, seat.pool)
+        method = self._methods.get((pool, name))
         if method is None:
             # Cached, and pickled in C, for the same reasons as in replicas (`HandleLeasePort`).
-            method = self._methods[seat.pool, name] = self._handle(seat.pool).options(
+            method = self._methods[pool, name] = self._handle(pool).options(
                 method_name=name, request_serialization="pickle", response_serialization="pickle"
             )
         response = method.remote(seat.replica_id, seat.held, *arguments)

@@ -48,6 +48,14 @@ class CatalogLeaseTerms:
         entry = self._catalog.find(endpoint_id)
         return entry.endpoint if entry and not entry.missing else None
 
+    def unfit(self, named: frozenset[str], device_bytes: int) -> frozenset[str]:
+        return frozenset(
+            entry.endpoint.id
+            for entry in self._catalog
+            if (named and entry.endpoint.id not in named)
+            or (device_bytes and entry.endpoint.is_too_large_for(device_bytes))
+        )
+
     async def refresh(self) -> None:
         if self._refresh is not None:
             await self._refresh()

@@ -125,6 +125,8 @@ def bounds_of(config: Config) -> Mapping[str, Bounds]:
             spare=pool.spare_replicas,
             keep_alive_s=pool.keep_alive_s,
             target_wait_s=pool.target_wait_s,
+            overflow_of=pool.overflow_of,
+            overflow_after_s=pool.overflow_after_s,
         )
         for name, pool in (config.models.pools or {}).items()
     }

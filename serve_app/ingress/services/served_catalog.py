@@ -17,7 +17,9 @@ def entry_builder(config: Config) -> EntryBuilder:
     models, pools = config.models, config.models.pools
     if pools is None:
         return EntryBuilder(models.serves_demo, _demo_dir())
-    hosted = {name: frozenset(pool.families) for name, pool in pools.items()}
+    hosted = {
+        name: frozenset(pool.families) for name, pool in pools.items() if not pool.overflow_of
+    }
     return EntryBuilder(
         models.serves_demo, _demo_dir(), frozenset().union(*hosted.values()), hosted
     )

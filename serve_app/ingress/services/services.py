@@ -89,7 +89,8 @@ STUDIO = "studio"
 
 class PoolMap:
     """Endpoint → pool: the one that its entry names, or else the first configured one that names
-    it, or else the first that hosts its family and names no endpoints."""
+    it, or else the first that hosts its family and names no endpoints. Pools that take the overflow
+    of another one are none of these."""
 
     def __init__(self, pools: Mapping[str, PoolConfig] | None) -> None:
         self._by_family: dict[str, str] | None = None
@@ -98,6 +99,8 @@ class PoolMap:
         if pools is not None:
             self._by_family = {}
             for name, pool in pools.items():
+                if pool.overflow_of:
+                    continue  # it has no queue
                 for endpoint in pool.endpoints:
                     self._by_endpoint.setdefault(endpoint, name)
                 for family in pool.families if not pool.endpoints else ():
@@ -109,6 +112,12 @@ class PoolMap:
         if self._by_family is None:
             return STUDIO
         if named in self.configured:
+            before = self.configured[named].overflow_of
+            if before:
+                raise Unavailable(
+                    f"The entry of {endpoint.id} names the pool {named}, which takes the overflow "
+                    f"of {before} and has no queue. Name {before} in the entry."
+                )
             return named
         own = self._by_endpoint.get(endpoint.id)
         if own is not None and endpoint.family not in self.configured[own].families:

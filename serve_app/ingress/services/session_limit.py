@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from serve_app.domain.errors import Overloaded
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import NewRequest
-from serve_app.settings import Config
+from serve_app.settings import Config, overflow_pools
 
 RETRY_S = 5.0
 RELEASE_S = 3.0
@@ -26,11 +26,14 @@ POLL_S = 0.1
 
 def max_sessions(config: Config, pool: str) -> int | None:
     """Largest number of sessions of a tenant in a pool: the setting, or half of the slots that the
-    pool can have, at least one. None for a pool whose size is not known."""
+    pool and those that take its overflow can have, at least one. None for a pool whose size is not
+    known."""
     if config.limits.max_sessions_per_tenant is not None:
         return config.limits.max_sessions_per_tenant
-    known = (config.models.pools or {}).get(pool)
-    return None if known is None else max(1, known.max_slots * known.max_replicas // 2)
+    pools = config.models.pools or {}
+    chain = overflow_pools(pools).chain(pool)
+    slots = sum(pools[each].max_slots * pools[each].max_replicas for each in chain if each in pools)
+    return max(1, slots // 2) if pool in pools else None
 
 
 class SessionCounts:

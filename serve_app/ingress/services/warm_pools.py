@@ -21,7 +21,7 @@ from serve_app.domain.ports import Clock
 from serve_app.queue.reaper import PeriodicTask
 from serve_app.queue.state.warm import HeldWeights, Keep
 from serve_app.scaling.warm import Holder, PoolTarget, assigned, replicas_for
-from serve_app.settings import PoolConfig
+from serve_app.settings import PoolConfig, overflow_pools
 from serve_app.telemetry.queue_metrics import QueueMeter
 
 LOOK_EVERY_S = 1.0
@@ -158,6 +158,8 @@ class WarmPools:
             pool = pools.pool_of(entry.endpoint, entry.pool)
         except DarkroomError as error:
             return _without_effect(target, error.message)
+        if target.pool and overflow_pools(pools.configured).queue_of(target.pool) == pool:
+            pool = target.pool  # which takes the overflow of it
         if target.pool not in ("", pool):
             problem = f"{target.endpoint} runs in the pool {pool}, not in {target.pool}."
             return _without_effect(target, problem)

@@ -1,9 +1,10 @@
 """Cost model: seconds of a slot that a request takes, learned from finished requests by endpoint
-and pool.
+and by the pool of the replica that ran them.
 
 For one endpoint in one pool, ``seconds = fixed + rate × work``. The fixed part is the text encoder,
 the decoding and the upload; the rest scales with steps and pixels. The fit uses decayed sums, so it
-follows a change within a few dozen requests. Everything here is pure.
+follows a change within a few dozen requests. Pools that share a queue may have other classes of
+GPU, so each learns its own fit; until it has one, that of the first pool in its chain counts.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import asdict, dataclass
 
 from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
+from serve_app.queue.store.config import QueueLimits
 
 DECAY = 0.98  # decay of the past at each new request: about the last fifty count
 PROPORTIONAL_PRIOR_WEIGHT = 0.05  # weight of the prior `seconds ∝ work` while work hardly varies
@@ -121,8 +123,10 @@ MAX_SAMPLES_PER_SECOND = 2000  # more samples a second do not improve the fit
 class CostModel:
     """Cost model of this process, synchronised with the table."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, limits: QueueLimits | None = None) -> None:
+        """``limits`` say which pools share a queue; None: none do."""
         self._database = database
+        self._limits = limits or QueueLimits()
         self._fits: dict[tuple[str, str], Fit] = {}
         self._ended: deque[tuple[tuple[str, str], float, float]] = deque(
             maxlen=MAX_SAMPLES_PER_SECOND
@@ -130,19 +134,29 @@ class CostModel:
 
     def expected_s(self, endpoint: str, pool: str, work: float) -> float:
         """Expected seconds of a slot; never 0."""
-        return expected_s(self._fits, endpoint, pool, work)
+        return expected_s(self._fits, endpoint, self._learned_in(endpoint, pool), work)
 
     def knows(self, endpoint: str, pool: str) -> bool:
-        """True if a request of this endpoint in this pool has ended."""
-        return (endpoint, pool) in self._fits
+        """True if a request of this endpoint has ended in this pool or one that shares its
+        queue."""
+        return (endpoint, self._learned_in(endpoint, pool)) in self._fits
+
+    def knows_start(self, pool: str) -> bool:
+        """True if a replica of this very pool has started."""
+        return (START_KEY, pool) in self._fits
+
+    def start_s(self, pool: str) -> float:
+        """Expected seconds of the start of a replica. Call it only for a known pool."""
+        return self._fits[START_KEY, pool].expect(1.0)
 
     def knows_pool(self, pool: str) -> bool:
-        """True if any request of the pool has ended."""
-        return any(where == pool and endpoint != START_KEY for endpoint, where in self._fits)
+        """True if any request of the queue has ended."""
+        queue = self._limits.overflow.chain(pool)
+        return any(where in queue and endpoint != START_KEY for endpoint, where in self._fits)
 
     def typical_s(self, endpoint: str, pool: str, unknown_s: float) -> float:
         """Mean seconds of an endpoint's requests; ``unknown_s`` if none has ended yet."""
-        fit = self._fits.get((endpoint, pool))
+        fit = self._fits.get((endpoint, self._learned_in(endpoint, pool)))
         return unknown_s if fit is None else fit.mean_s
 
     def mean_s(self, pool: str) -> float:
@@ -150,11 +164,23 @@ class CostModel:
         return mean_s(self._fits, pool)
 
     def as_rows(self) -> list[dict[str, str | float]]:
-        """All fits, as parameters of a statement: seconds = ``fixed_s`` + ``rate_s`` × work."""
+        """All fits, as parameters of a statement: seconds = ``fixed_s`` + ``rate_s`` × work. Those
+        of a queue count for all pools that share it."""
+        queue_of = self._limits.overflow.queue_of
+        named = {(endpoint, queue_of(pool)) for endpoint, pool in self._fits}
+        lines = {key: self._fits[key[0], self._learned_in(*key)].line() for key in named}
         return [
-            {"pool": pool, "endpoint": endpoint, "fixed_s": fit.line()[0], "rate_s": fit.line()[1]}
-            for (endpoint, pool), fit in self._fits.items()
+            {"pool": pool, "endpoint": endpoint, "fixed_s": fixed_s, "rate_s": rate_s}
+            for (endpoint, pool), (fixed_s, rate_s) in lines.items()
         ]
+
+    def _learned_in(self, endpoint: str, pool: str) -> str:
+        """Pool whose fit counts: this one, or else the first in its chain that has one."""
+        overflow = self._limits.overflow
+        if not overflow.before or (endpoint, pool) in self._fits:
+            return pool
+        chain = overflow.chain(overflow.queue_of(pool))
+        return next((each for each in chain if (endpoint, each) in self._fits), pool)
 
     def observe(self, endpoint: str, pool: str, work: float, seconds: float) -> None:
         """Learn that a request succeeded after ``seconds``."""

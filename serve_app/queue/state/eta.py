@@ -15,7 +15,7 @@ from math import floor
 from serve_app.domain.lease import Presence, ReplicaStage
 from serve_app.domain.ports import Clock
 from serve_app.domain.progress import BYTE_STAGES, Progress, Stage
-from serve_app.domain.request import Request
+from serve_app.domain.request import Request, State
 from serve_app.postgres.database import Database
 from serve_app.queue.fairness.cost_model import START_KEY, CostModel
 from serve_app.queue.state.positions import QueuePosition
@@ -109,7 +109,8 @@ class FreeTimes:
 RUNNING = """
 -- name: read_running
 SELECT r.pool, r.tenant, r.endpoint, r.work,
-       extract(epoch FROM now() - r.started_at)::double precision, p.stage, p.step, p.steps, p.rate
+       extract(epoch FROM now() - r.started_at)::double precision, r.replica_id,
+       p.stage, p.step, p.steps, p.rate
 FROM requests r LEFT JOIN progress p ON p.request_id = r.id AND p.attempt = r.attempt
 WHERE r.state = 'running' LIMIT 5000
 """
@@ -128,6 +129,7 @@ class Running:
     endpoint: str
     work: float
     elapsed_s: float  # at the time of the refresh
+    replica_id: str | None = None
     progress: Progress | None = None
 
 
@@ -157,7 +159,7 @@ class EtaModel:
         before = self._slots.get(id_), self._starting.get(id_)
         self._note(id_, presence, slots)
         if before != (self._slots.get(id_), self._starting.get(id_)):
-            self._replicas_changed(presence.pool)
+            self._replicas_changed(self._limits.overflow.queue_of(presence.pool))
 
     def _note(self, id_: str, presence: Presence, slots: int) -> None:
         pool = presence.pool
@@ -179,7 +181,7 @@ class EtaModel:
         rows = await self._database.rows(RUNNING)
         running = defaultdict[str, list[Running]](list)
         for row in rows:
-            running[row[0]].append(Running(*row[:5], progress=progress_of(*row[5:])))
+            running[row[0]].append(Running(*row[:6], progress=progress_of(*row[6:])))
         self._running = dict(running)
         self._of_tenant = Counter(row[1] for row in rows)
         self._of_endpoint = Counter(row[2] for row in rows)
@@ -217,26 +219,29 @@ class EtaModel:
         """Progress of the pool's first starting replica, from 0 to 1, by the usual time of a start.
         None if unknown.
         """
-        if not self._costs.knows(START_KEY, pool):
-            return None
-        expected_s = self._costs.expected_s(START_KEY, pool, 1.0)
         now = self._clock.monotonic()
-        started_at = [at for where, at, _ in self._starting.values() if where == pool]
-        shares = [(now - at) / expected_s for at in started_at]
+        shares = [
+            (now - at) / self._costs.start_s(where)
+            for where, at, _ in self._starting.values()
+            if self._serves(where, pool) and self._costs.knows_start(where)
+        ]
         return min(MAX_START_PROGRESS, max(shares)) if shares else None
+
+    def _serves(self, pool: str, queue: str) -> bool:
+        return self._limits.overflow.queue_of(pool) == queue
 
     def until_start_s(self, request: Request, place: QueuePosition) -> float | None:
         """Seconds until the request starts; never negative. None if it cannot be estimated."""
         if not self._costs.knows_pool(request.pool):
             return None
-        tenant = request.tenant
+        tenant, slowed = request.tenant, self._slowed(request)
         most = self._limits.running_of_tenant(tenant) if self.limit_reached(request) else None
         if most is None:
             free = self._free_times(request.pool, None)
-            waits_s = free.until_start_s(place.position, place.ahead_s)
+            waits_s = free.until_start_s(place.position, place.ahead_s * slowed)
         else:
             free = self._free_times(request.pool, (tenant, most))
-            waits_s = free.until_start_s(place.own_ahead, place.own_ahead_s)
+            waits_s = free.until_start_s(place.own_ahead, place.own_ahead_s * slowed)
         if waits_s is None:
             return None
         return max(0.0, waits_s - self._age_s())
@@ -247,8 +252,31 @@ class EtaModel:
         """
         if not self._costs.knows(request.endpoint, request.pool):
             return None
-        expected_s = self._costs.expected_s(request.endpoint, request.pool, request.work)
-        return remaining_s(expected_s, elapsed_s, request.progress)
+        runs_in, slowed = request.pool, 1.0
+        if request.replica_id is None or request.state is State.QUEUED:
+            slowed = self._slowed(request)
+        else:
+            runs_in = self._pool_of(request.replica_id, request.pool)
+        expected_s = self._costs.expected_s(request.endpoint, runs_in, request.work)
+        return remaining_s(expected_s * slowed, elapsed_s, request.progress)
+
+    def _slowed(self, request: Request) -> float:
+        """Time of a request over all slots of its queue, as a multiple of that in the queue's own
+        pool: above 1 if overflow pools are slower. Each class of slots counts by what it gets done.
+        """
+        queue, endpoint = request.pool, request.endpoint
+        if not self._limits.overflow.before:
+            return 1.0
+        base_s = self._costs.typical_s(endpoint, queue, UNKNOWN_S)
+        slots = done = 0.0
+        for pool, count in self._slots.values():
+            if self._serves(pool, queue):
+                slots += count
+                done += count * base_s / self._costs.typical_s(endpoint, pool, UNKNOWN_S)
+        return slots / done if done else 1.0
+
+    def _pool_of(self, replica_id: str | None, queue: str) -> str:
+        return self._slots.get(replica_id or "", (queue, 0))[0]
 
     def _free_times(self, pool: str, limited: tuple[str, int] | None) -> FreeTimes:
         """Free times of the pool's slots, or of those that a tenant at its limit may use."""
@@ -278,13 +306,15 @@ class EtaModel:
         """Seconds after the last refresh until each slot is free."""
         busy = [
             remaining_s(
-                self._costs.expected_s(each.endpoint, pool, each.work),
+                self._costs.expected_s(
+                    each.endpoint, self._pool_of(each.replica_id, pool), each.work
+                ),
                 each.elapsed_s,
                 each.progress,
             )
             for each in running
         ]
-        slots = sum(count for where, count in self._slots.values() if where == pool)
+        slots = sum(count for where, count in self._slots.values() if self._serves(where, pool))
         if most is not None:
             slots = min(slots, most)
         free = [0.0] * max(0, slots - len(busy))
@@ -293,13 +323,10 @@ class EtaModel:
 
     def _starting_in_s(self, pool: str) -> list[float]:
         """Seconds until each slot of the starting replicas is ready."""
-        if not self._costs.knows(START_KEY, pool):
-            return []
-        expected_s = self._costs.expected_s(START_KEY, pool, 1.0)
         return [
-            remaining_s(expected_s, self._looked_at - at)
+            remaining_s(self._costs.start_s(where), self._looked_at - at)
             for where, at, slots in self._starting.values()
-            if where == pool
+            if self._serves(where, pool) and self._costs.knows_start(where)
             for _ in range(slots)
         ]
 

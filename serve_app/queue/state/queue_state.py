@@ -14,6 +14,7 @@ from serve_app.queue.fairness.fair_queue import LaneCharges, Lanes
 from serve_app.queue.fairness.open_snapshots import OpenSnapshots
 from serve_app.queue.fairness.pauses import Pauses
 from serve_app.queue.fairness.running_limits import RunningLimits
+from serve_app.queue.state.demand import DemandReader
 from serve_app.queue.state.eta import EtaModel
 from serve_app.queue.state.positions import Positions
 from serve_app.queue.state.replicas import ReplicaRegistry
@@ -72,11 +73,12 @@ class QueueState:
     ) -> QueueState:
         """The state of a process that has just started, which knows nothing yet."""
         requests = RequestCache(database, clock, limits.request_cache_bytes)
-        costs = CostModel(database)
+        costs = CostModel(database, limits)
         pauses = Pauses(database)
         positions = Positions(database, clock, costs)
         eta = EtaModel(database, clock, limits, costs)
-        stats = QueueStats(database, clock, limits, positions, eta, pauses, requests)
+        demand = DemandReader(database, clock, limits, terms, eta, pauses)
+        stats = QueueStats(database, clock, limits, positions, eta, pauses, requests, demand)
         return cls(
             waiters=Waiters(clock),
             requests=requests,

@@ -15,10 +15,11 @@ from serve_app.domain.errors import DarkroomError, Overloaded, RequestNotFound, 
 from serve_app.domain.lease import Demand, Presence, ReplicaStage
 from serve_app.domain.ports import Clock
 from serve_app.domain.progress import from_plain
-from serve_app.domain.request import Priority, Request, State, Waiting, WaitReason
+from serve_app.domain.request import Request, State, Waiting, WaitReason
 from serve_app.postgres.database import Database
 from serve_app.queue.fairness.pauses import Pauses
 from serve_app.queue.state.counters import Counters, Throughput
+from serve_app.queue.state.demand import DemandReader
 from serve_app.queue.state.eta import EtaModel
 from serve_app.queue.state.positions import Positions
 from serve_app.queue.state.request_cache import RequestCache
@@ -95,28 +96,6 @@ SELECT replica_id, actor_id, pool, stage, detail, loading, slots FROM replicas
 WHERE seen_at > now() - make_interval(
     secs => CASE stage WHEN 'starting' THEN %(starting_s)s ELSE %(ready_s)s END)
 """
-DEMAND = """
--- name: demand
-WITH running AS (
-    SELECT pool, count(*) AS running FROM requests WHERE state = 'running' GROUP BY pool
-),
-there AS (SELECT pool, max(slots) AS slots, max(busy_at) AS busy_at FROM replicas GROUP BY pool),
-oldest AS (
-    SELECT p.pool, min(o.created_at) AS at
-    FROM unnest(%(pools)s::text[]) AS p(pool)
-    CROSS JOIN unnest(%(priorities)s::smallint[]) AS q(priority)
-    CROSS JOIN LATERAL (
-        SELECT created_at FROM requests r
-        WHERE r.pool = p.pool AND r.priority = q.priority AND r.state = 'queued'
-        ORDER BY r.place LIMIT 1) o
-    GROUP BY p.pool
-)
-SELECT pool, coalesce(r.running, 0), coalesce(t.slots, 1),
-       coalesce(extract(epoch FROM now() - o.at), 0)::double precision,
-       extract(epoch FROM now() - t.busy_at)::double precision
-FROM running r FULL JOIN there t USING (pool) FULL JOIN oldest o USING (pool)
-"""
-
 MIN_COUNT_INTERVAL_S = 0.1  # shortest interval between counts outside the periodic ones
 COUNT_LIMIT_S = 120.0
 """Longest count. After a start with cold caches, a million queued requests take long on a slow
@@ -140,6 +119,7 @@ class QueueStats:
         eta: EtaModel,
         pauses: Pauses,
         requests: RequestCache,
+        demand: DemandReader,
     ) -> None:
         self._database = database
         self._clock = clock
@@ -148,6 +128,7 @@ class QueueStats:
         self._eta = eta
         self._pauses = pauses
         self._requests = requests
+        self._demand = demand
         self._queued = Counters()
         self._admitted = Counters()  # admitted, not stored yet
         # Bytes of large inputs: stored and waiting; admitted, not stored yet
@@ -160,8 +141,7 @@ class QueueStats:
         # by pool and endpoint, since a replica last changed
         self._explained: dict[tuple[str, str], WaitExplanation] = {}
         self._throughput = Throughput()
-        self._busy_at: dict[str, float] = {}
-        self._started = self._refreshed_at = clock.monotonic()
+        self._refreshed_at = clock.monotonic()
         self._healthy_since: float | None = None
         # Sentence for each pool of which no node can run a replica. Kept by the ingress process.
         self.unplaceable: Mapping[str, str] = {}
@@ -207,7 +187,7 @@ class QueueStats:
             raise refused
         self._admitted.change(pool, tenant, endpoint, 1)
         self._admitted_bytes.change(pool, tenant, endpoint, large_bytes())
-        self._busy_at[pool] = self._clock.monotonic()
+        self._demand.admitted(pool)
 
     def undo_admit(self, pool: str, tenant: str, endpoint: str, large_bytes: int) -> None:
         """Undo ``admit`` for a request that was not stored."""
@@ -359,7 +339,12 @@ class QueueStats:
         key = request.pool, request.endpoint
         why = self._explained.get(key)
         if why is None:
-            here = [each for each in self._present.values() if each.pool == request.pool]
+            overflow = self._limits.overflow
+            here = [
+                each
+                for each in self._present.values()
+                if overflow.queue_of(each.pool) == request.pool
+            ]
             why = self._explained[key] = why_it_waits(request.endpoint, here)
         if why.reason is WaitReason.NO_REPLICA:
             return replace(why, detail=self.unplaceable.get(request.pool, ""))
@@ -382,6 +367,12 @@ class QueueStats:
         """Stage of a known replica, or None."""
         known = self._present.get(replica_id)
         return None if known is None else known.stage
+
+    def ran_in(self, replica_id: str | None, queue: str) -> str:
+        """Pool of a replica that runs requests of ``queue``: an overflow pool of it, or itself."""
+        known = self._present.get(replica_id or "")
+        here = known is not None and self._limits.overflow.queue_of(known.pool) == queue
+        return known.pool if known is not None and here else queue
 
     def stages(self) -> Mapping[tuple[str, str], int]:
         """Number of known replicas by pool and stage."""
@@ -441,25 +432,7 @@ class QueueStats:
 
     async def demand(self) -> Mapping[str, Demand]:
         """Demand by pool, for autoscaling."""
-        now = self._clock.monotonic()
-        paused = self._pauses.paused()
-        queued = self._queued.pools(but=paused)
-        params = {"pools": sorted(queued), "priorities": [int(each) for each in Priority]}
-        found: dict[str, Demand] = {}
-        for pool, running, slots, oldest_s, quiet_s in await self._database.rows(DEMAND, params):
-            if queued[pool] or running:
-                self._busy_at[pool] = now
-            own_idle_s = now - self._busy_at.get(pool, self._started)
-            idle_s = own_idle_s if quiet_s is None else min(own_idle_s, quiet_s)
-            found[pool] = Demand(
-                queued=queued[pool],
-                running=running,
-                slots=slots,
-                oldest_wait_s=oldest_s,
-                idle_s=max(0.0, idle_s),
-                queued_s=self._eta.work_s(pool, self._queued.endpoints(pool, paused)),
-            )
-        return found
+        return await self._demand.read(self._queued)
 
     async def count(self) -> None:
         """Read the counts again if that is due. It may take ``COUNT_LIMIT_S``."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from serve_app.domain.lease import Ask, Lease, LeaseKey, LeftOut, Signal, SignalKind
 from serve_app.domain.ports import Clock
@@ -21,6 +22,15 @@ polls any ingress process, if there are several.
 """
 
 
+@dataclass(frozen=True, slots=True)
+class PoolOffer:
+    """What a replica's pool offers its slots to."""
+
+    queue: str  # name of the pool whose requests they may run
+    rank: int = 0  # number of pools whose slots are taken before
+    unfit: frozenset[str] = frozenset()  # endpoints that the pool does not run
+
+
 class Waiter:
     """One waiting lease poll.
 
@@ -28,9 +38,10 @@ class Waiter:
     a slot is reserved, so no lease can be committed for a poll that is gone.
     """
 
-    def __init__(self, ask: Ask) -> None:
+    def __init__(self, ask: Ask, offer: PoolOffer) -> None:
         self.ask = ask
-        self.left_out = ask.left_out
+        self.queue, self.rank = offer.queue, offer.rank
+        self.left_out = ask.left_out | LeftOut(offer.unfit)
         # Loaded endpoints, and what it does not want: compared for each slot, so made once.
         self.wants = frozenset(ask.hot), self.left_out
         self.free = ask.slots
@@ -77,7 +88,7 @@ class Waiters:
         self._signals: dict[LeaseKey, tuple[SignalKind, float]] = {}
         self._signalled_at: dict[tuple[str, Signal], float] = {}
         # last polls of replicas that hold attempts or do not take all work, by replica
-        self._last: dict[str, tuple[Ask, float]] = {}
+        self._last: dict[str, tuple[Waiter, float]] = {}
         self._returns: dict[str, _Return] = {}  # by replica
         self._closed = False
         # Pools in which nothing is queued, as far as this process knows.
@@ -100,15 +111,15 @@ class Waiters:
         for pool in self.pools():
             self._on_work(pool)
 
-    def add(self, ask: Ask) -> Waiter:
+    def add(self, ask: Ask, offer: PoolOffer | None = None) -> Waiter:
         """Add a poll that waits for work or signals. Signals that are already known are delivered
-        at once.
+        at once. ``offer``: None for the requests of its own pool.
         """
-        waiter = Waiter(ask)
+        waiter = Waiter(ask, offer or PoolOffer(ask.pool))
         self._returned(ask.replica_id)
         self._last.pop(ask.replica_id, None)
-        if ask.held or ask.left_out:
-            self._last[ask.replica_id] = ask, self._clock.monotonic()
+        if ask.held or waiter.left_out:
+            self._last[ask.replica_id] = waiter, self._clock.monotonic()
         if self._closed:
             waiter.open = False
             return waiter
@@ -118,7 +129,7 @@ class Waiters:
             if known is not None:
                 self._signal(waiter, Signal(known[0], held))
         if ask.slots > 0:
-            self._pools.setdefault(ask.pool, deque()).append(waiter)
+            self._pools.setdefault(waiter.queue, deque()).append(waiter)
         return waiter
 
     def remove(self, waiter: Waiter) -> None:
@@ -127,7 +138,7 @@ class Waiters:
         for held in waiter.ask.held:
             if self._holders.get(held) is waiter:
                 del self._holders[held]
-        pool = self._pools.get(waiter.ask.pool)
+        pool = self._pools.get(waiter.queue)
         if pool is not None and waiter in pool:
             pool.remove(waiter)
 
@@ -138,7 +149,7 @@ class Waiters:
         self.remove(waiter)
         ask = waiter.ask
         if waiter.leases and waiter.free > 0 and not self._closed:
-            expected = self._returns.setdefault(ask.replica_id, _Return(ask.pool))
+            expected = self._returns.setdefault(ask.replica_id, _Return(waiter.queue))
             expected.slots = waiter.free
             expected.until = self._clock.monotonic() + RETURN_S
 
@@ -182,9 +193,9 @@ class Waiters:
     def left_out(self) -> Mapping[str, LeftOut]:
         """Requests that some recent pollers do not want, by pool."""
         found: dict[str, LeftOut] = {}
-        for ask, _ in self._last.values():
-            if ask.left_out:
-                found[ask.pool] = found.get(ask.pool, LeftOut()) | ask.left_out
+        for each, _ in self._last.values():
+            if each.left_out:
+                found[each.queue] = found.get(each.queue, LeftOut()) | each.left_out
         return found
 
     def slots(self, pool: str) -> int:
@@ -208,35 +219,31 @@ class Waiters:
         return slots
 
     def idle(self) -> Mapping[str, tuple[int, int]]:
-        """Number of polls that wait, and of their free slots, by pool."""
-        accepting = {
-            pool: [each for each in waiters if each.accepts]
-            for pool, waiters in self._pools.items()
-        }
-        return {
-            pool: (len(waiters), sum(each.free for each in waiters))
-            for pool, waiters in accepting.items()
-        }
+        """Number of polls that wait, and of their free slots, by the pool of their replica."""
+        found: dict[str, tuple[int, int]] = dict.fromkeys(self._pools, (0, 0))
+        for waiters in self._pools.values():
+            for each in waiters:
+                if each.accepts:
+                    polls, free = found.get(each.ask.pool, (0, 0))
+                    found[each.ask.pool] = polls + 1, free + each.free
+        return found
 
     def reserve(self, pool: str, most: int) -> list[Waiter]:
-        """Reserve up to ``most`` free slots, one each in turn from the polls that wait longest.
+        """Reserve up to ``most`` free slots, one each in turn from the polls that wait longest, and
+        those of overflow pools last.
 
         Polls that already got work are skipped: a poll returns once nothing is reserved for it, and
         reserving again with every statement could delay it indefinitely.
         """
         slots: list[Waiter] = []
-        waiters = [each for each in self._pools.get(pool, ()) if each.accepts]
-        while waiters and len(slots) < most:
-            for waiter in waiters[: most - len(slots)]:
-                waiter.free -= 1
-                waiter.reserved += 1
-                slots.append(waiter)
-            waiters = [each for each in waiters if each.free > 0]
+        accepting = [each for each in self._pools.get(pool, ()) if each.accepts]
+        for rank in sorted({each.rank for each in accepting}):
+            _take_turns([each for each in accepting if each.rank == rank], slots, most)
         return slots
 
     def reserve_one(self, pool: str, endpoint: str, tenant: str) -> Waiter | None:
         """Reserve a slot of a replica that has the endpoint's weights on its device, or else in
-        host memory, or else of the poll that waits longest.
+        host memory, or else of the poll that waits longest. Overflow pools come last.
 
         Replicas that are downloading these weights, or that take nothing of the tenant, are
         skipped.
@@ -251,7 +258,7 @@ class Waiters:
         ]
         if not accepting:
             return None
-        waiter = min(accepting, key=lambda each: _distance(endpoint, each.ask))
+        waiter = min(accepting, key=lambda each: (each.rank, _distance(endpoint, each.ask)))
         waiter.free -= 1
         waiter.reserved += 1
         return waiter
@@ -295,7 +302,10 @@ class Waiters:
     def named_by(self, actors: frozenset[str]) -> frozenset[LeaseKey]:
         """Attempts that the last polls of these actors named: they had arrived there."""
         return frozenset(
-            held for ask, _ in self._last.values() if ask.actor_id in actors for held in ask.held
+            held
+            for each, _ in self._last.values()
+            if each.ask.actor_id in actors
+            for held in each.ask.held
         )
 
     def expire(self) -> None:
@@ -319,6 +329,16 @@ class Waiters:
             self._signalled_at[key] = now
             waiter.signals.append(signal)
             waiter.woken.set()
+
+
+def _take_turns(waiters: Sequence[Waiter], slots: list[Waiter], most: int) -> None:
+    """Reserve a slot of each in turn, until ``slots`` has ``most`` or none is free."""
+    while waiters and len(slots) < most:
+        for waiter in waiters[: most - len(slots)]:
+            waiter.free -= 1
+            waiter.reserved += 1
+            slots.append(waiter)
+        waiters = [each for each in waiters if each.free > 0]
 
 
 def _distance(endpoint: str, ask: Ask) -> int:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from serve_app.queue.store import messages
-from serve_app.settings import NO_LIMITS, Config, EndpointLimits, TenantLimits
+from serve_app.settings import NO_LIMITS, Config, EndpointLimits, TenantLimits, overflow_pools
 from serve_app.settings.live import LiveValues
+from serve_app.settings.overflow import NO_OVERFLOW, OverflowPools
 
 Limited = tuple[str, str]
 """A tenant or endpoint with a limit on running requests: ``TENANT`` or ``ENDPOINT``, its name."""
@@ -16,8 +17,8 @@ TENANT, ENDPOINT = "tenant", "endpoint"
 
 @dataclass(slots=True)
 class QueueLimits(LiveValues):
-    """Limits and durations in seconds; see the settings of the same names. The limits may change
-    while the queue runs, the durations and ``max_failures`` do not."""
+    """Limits and durations in seconds; see the settings of the same names. The limits and
+    ``overflow`` may change while the queue runs, the durations and ``max_failures`` do not."""
 
     lease_s: float = 30.0
     first_lease_s: float = 5.0  # until the replica has confirmed the lease by a report
@@ -35,6 +36,7 @@ class QueueLimits(LiveValues):
     max_running_per_tenant: int | None = None
     tenants: Mapping[str, TenantLimits] = field(default_factory=dict[str, TenantLimits])
     endpoints: Mapping[str, EndpointLimits] = field(default_factory=dict[str, EndpointLimits])
+    overflow: OverflowPools = NO_OVERFLOW
 
     @classmethod
     def of(cls, config: Config) -> QueueLimits:
@@ -50,6 +52,7 @@ class QueueLimits(LiveValues):
             request_cache_bytes=config.queue.request_cache_bytes,
             tenants=config.queue.tenant_limits,
             endpoints=config.queue.endpoint_limits,
+            overflow=overflow_pools(config.models.pools),
         )
 
     def weight(self, tenant: str) -> float:

@@ -121,3 +121,6 @@ def test_a_pool_shows_what_its_replicas_hold_and_load_and_how_many_it_wants() ->
     assert list(pool_lines("flux", pool, replicas)) == shown
     shown[0] += "; target: 4"
     assert list(pool_lines("flux", pool | {"target_replicas": 4}, replicas)) == shown
+    shown[0] = shown[0].replace("pool flux:", "pool flux (overflow of spot):")
+    overflow = pool | {"target_replicas": 4, "overflow_of": "spot"}
+    assert list(pool_lines("flux", overflow, replicas)) == shown

@@ -92,3 +92,23 @@ def test_the_names_of_files_are_the_same_each_time_and_those_of_each_attempt_its
     others = [keys("a", 1), keys("a", 2), keys("b", 1), keys("a", 1, b"t" * 32)]
     others.append(keys("a", 1, nonce=6))
     assert len({key for each in others for key in each}) == 15
+
+
+def test_a_pool_that_takes_the_overflow_of_another_one_is_the_pool_of_no_endpoint() -> None:
+    first = PoolConfig(families=(FLUX.family,))
+    rest = PoolConfig(families=(FLUX.family,), overflow_of="first", endpoints=(FLUX.id,))
+    pools = PoolMap({"rest": rest, "first": first})
+    assert pools.pool_of(FLUX) == pools.pool_of(FLUX, "first") == "first"
+    with pytest.raises(Unavailable, match=r"names the pool rest.*overflow of first.*Name first"):
+        pools.pool_of(FLUX, "rest")
+
+
+def test_endpoints_that_a_pool_does_not_name_or_whose_recipes_are_too_large_do_not_fit_it(
+    terms: CatalogLeaseTerms,
+) -> None:
+    every = frozenset(entry.endpoint.id for entry in CATALOG)
+    assert terms.unfit(frozenset(), 0) == frozenset()
+    assert terms.unfit(frozenset({FLUX.id}), 0) == every - {FLUX.id}
+    with_recipes = {entry.endpoint.id for entry in CATALOG if entry.endpoint.recipes}
+    assert terms.unfit(frozenset(), 1) == with_recipes
+    assert not terms.unfit(frozenset(), 10**15)

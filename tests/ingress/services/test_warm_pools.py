@@ -126,3 +126,14 @@ async def test_only_the_leader_decides_and_only_when_something_changes() -> None
     for _ in range(3):
         await leading.warm.look()
     assert leading.held.writes == 1
+
+
+async def test_an_overflow_pool_may_be_kept_warm_for_endpoints_of_the_first_pool() -> None:
+    scene = Scene(replica("r1"), replica("o1", pool="others"))
+    others = PoolConfig(
+        families=("probe",), overflow_of="probes", warm=(WarmConfig(endpoint=PROBE),)
+    )
+    scene.pools = PoolMap({**scene.pools.configured, "others": others})
+    await scene.warm.look()
+    assert scene.warm.replicas() == {"others": 1}
+    assert (scene.keep("r1"), scene.keep("o1")) == (None, ((PROBE, HOT),))

@@ -9,7 +9,7 @@ import json
 import random
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -22,6 +22,7 @@ from serve_app.queue.fairness.cost_model import SELECT, CostModel
 from serve_app.queue.state.eta import MAX_ROUNDS, PRECISION, REBUILD_S, RUNNING, EtaModel, FreeTimes
 from serve_app.queue.state.positions import QueuePosition
 from serve_app.queue.store.config import QueueLimits
+from serve_app.settings.overflow import OverflowPools
 from tests.fakes.clock import FakeClock
 from tests.fakes.lane_order import LaneClock, QueuedRequest, charge, in_order, pool_time
 
@@ -62,6 +63,7 @@ class Tables:
                     one.request.endpoint,
                     one.request.work,
                     now - one.began,
+                    None,  # its replica is not known
                     *(None, 0, 0, 0.0),  # no progress
                 )
                 for one in self._pool.running
@@ -317,3 +319,27 @@ async def test_a_replica_that_becomes_ready_shortens_the_estimate_at_once() -> N
     assert alone is not None
     assert shared is not None
     assert shared < 0.8 * alone
+
+
+async def test_slots_of_a_slower_class_are_counted_by_what_they_get_done() -> None:
+    """Two slots of the first pool, and two of one that takes twice as long."""
+    pool = SimulatedPool(1)
+    limits = QueueLimits(overflow=OverflowPools({"slow": POOL}))
+    costs = CostModel(Tables(pool), limits)  # type: ignore[arg-type]
+    eta = EtaModel(Tables(pool), pool.clock, limits, costs)  # type: ignore[arg-type]
+    for where, seconds in ((POOL, 10.0), ("slow", 20.0)):
+        costs.observe("one", where, 1.0, seconds)
+    await costs.refresh()
+    for name, where in (("r", POOL), ("s", "slow")):
+        eta.replica_seen(Presence(name, name, where, ReplicaStage.READY), 2)
+    now = pool.clock.now()
+    request = Request(
+        "id", "ann", "one", POOL, State.QUEUED, {}, Priority.NORMAL, 0, 0, now, work=1.0
+    )
+    # 20 requests of 10 s: the four slots do 2 × 0.1 + 2 × 0.05 of them a second.
+    starts_s = eta.until_start_s(request, QueuePosition(20, 200.0))
+    assert starts_s == pytest.approx(20 / 0.3, rel=0.2)
+    assert eta.until_end_s(request) == pytest.approx(4 / 0.3)
+    running = replace(request, state=State.RUNNING, replica_id="s")
+    assert eta.until_end_s(running, 5.0) == pytest.approx(15.0)
+    assert eta.until_end_s(replace(running, replica_id="r"), 5.0) == pytest.approx(5.0)

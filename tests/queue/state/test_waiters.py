@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.lease import Ask, Lease
 from serve_app.domain.request import Priority
-from serve_app.queue.state.waiters import PROMPT_RETURNS, RETURN_S, Waiters
+from serve_app.queue.state.waiters import PROMPT_RETURNS, RETURN_S, PoolOffer, Waiters
 from serve_app.telemetry.clock import SystemClock
 from tests.fakes.clock import FakeClock
 
@@ -26,6 +29,31 @@ def test_free_slots_are_taken_in_turns() -> None:
     waiters = Waiters(SystemClock())
     first, second = waiters.add(ask("a", 3)), waiters.add(ask("b", 1))
     assert waiters.reserve("pool", 9) == [first, second, first, first]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3)), max_size=8), st.integers(0, 12))
+def test_slots_of_a_pool_are_taken_before_those_of_its_overflow_pools(
+    polls: list[tuple[int, int]], most: int
+) -> None:
+    """``polls``: number of pools that are filled before that of the replica, and its free slots."""
+    waiters = Waiters(SystemClock())
+    for number, (rank, slots) in enumerate(polls):
+        poll = replace(ask(f"r{number}", slots), pool=f"pool-{rank}")
+        waiters.add(poll, PoolOffer("pool", rank))
+    ranks = [each.rank for each in waiters.reserve("pool", most)]
+    assert ranks == sorted(rank for rank, slots in polls for _ in range(slots))[:most]
+    assert waiters.slots("pool") == sum(slots for _, slots in polls)
+
+
+def test_a_request_goes_to_an_overflow_pool_only_if_the_first_has_no_free_slot() -> None:
+    waiters = Waiters(SystemClock())
+    hot = replace(ask("o", 1), pool="other", hot=("probe",))
+    other = waiters.add(hot, PoolOffer("pool", 1, frozenset({"large"})))
+    own = waiters.add(ask("r", 1))
+    assert waiters.reserve_one("pool", "probe", "ann") is own
+    assert waiters.reserve_one("pool", "large", "ann") is None
+    assert waiters.idle() == {"pool": (0, 0), "other": (1, 1)}
+    assert waiters.reserve_one("pool", "probe", "ann") is other
 
 
 def test_a_slot_counts_until_its_lease_is_given() -> None:

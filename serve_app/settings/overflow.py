@@ -1,0 +1,85 @@
+"""Pools that take requests from another pool's queue, when that pool has no free slot.
+
+Each request has one queue, which has the name of a pool. A pool with ``overflow_of`` has no queue
+of its own: its replicas lease from the queue at the head of its chain, such as spot → on-demand →
+another class of GPU. Fairness, limits and positions are therefore those of one queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+
+@dataclass(frozen=True)
+class OverflowPools:
+    """Chains of pools. ``before``: pool → the pool whose overflow it takes; it has no cycles.
+
+    ``endpoints``: the only ones that an overflow pool takes; missing or empty: all of the queue.
+    ``device_bytes``: memory of its GPUs, if its settings say it.
+    """
+
+    before: Mapping[str, str] = field(default_factory=dict[str, str])
+    endpoints: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
+    device_bytes: Mapping[str, int] = field(default_factory=dict[str, int])
+
+    def queue_of(self, pool: str) -> str:
+        """Pool whose queue the replicas of ``pool`` lease from: often itself."""
+        while pool in self.before:
+            pool = self.before[pool]
+        return pool
+
+    def rank(self, pool: str) -> int:
+        """Number of pools that are filled before this one."""
+        rank = 0
+        while pool in self.before:
+            pool, rank = self.before[pool], rank + 1
+        return rank
+
+    def chain(self, queue: str) -> tuple[str, ...]:
+        """Pools that lease from a queue, in the order in which they are filled."""
+        return (queue, *self._behind.get(queue, ()))
+
+    @cached_property
+    def _behind(self) -> Mapping[str, tuple[str, ...]]:
+        found: dict[str, list[str]] = {}
+        for pool in sorted(self.before, key=self.rank):
+            found.setdefault(self.queue_of(pool), []).append(pool)
+        return {queue: tuple(pools) for queue, pools in found.items()}
+
+
+NO_OVERFLOW = OverflowPools()
+
+
+def mistakes(pools: Mapping[str, str]) -> Iterator[str]:
+    """Yield a sentence for each mistake. ``pools``: all, each with its ``overflow_of`` or ""."""
+    followers: dict[str, str] = {}
+    for pool, before in pools.items():
+        if not before:
+            continue
+        if before == pool:
+            yield f"{pool}.overflow_of is the pool itself. Name another pool, or remove the key."
+        elif before not in pools:
+            known = ", ".join(sorted(set(pools) - {pool})) or "none"
+            yield f"{pool}.overflow_of is {before}, which is no pool. Other pools: {known}."
+        elif before in followers:
+            yield (
+                f"{followers[before]}.overflow_of and {pool}.overflow_of are both {before}, and "
+                f"each would scale for all that {before} cannot take. Make one of them the "
+                f"overflow of the other: {pool}.overflow_of: {followers[before]}."
+            )
+        elif _is_in_cycle(pool, pools):
+            yield (
+                f"{pool}.overflow_of is {before}, whose own chain of overflow_of leads back to "
+                f"{pool}. Remove overflow_of from the pool that should be filled first."
+            )
+        followers.setdefault(before, pool)
+
+
+def _is_in_cycle(pool: str, pools: Mapping[str, str]) -> bool:
+    seen, each = {pool}, pools[pool]
+    while each and each not in seen:
+        seen.add(each)
+        each = pools.get(each, "")
+    return each == pool
