@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from serve_app.domain.lease import Ask, Lease, LeaseKey, LeftOut, Signal, SignalKind
+from serve_app.domain.lease import (
+    Ask,
+    Lease,
+    LeaseKey,
+    LeasePreference,
+    LeftOut,
+    Signal,
+    SignalKind,
+)
 from serve_app.domain.ports import Clock
 
 REMEMBER_S = 60.0
@@ -30,9 +38,8 @@ class Waiter:
 
     def __init__(self, ask: Ask) -> None:
         self.ask = ask
-        self.left_out = ask.left_out
-        # Loaded endpoints, and what it does not want: compared for each slot, so made once.
-        self.wants = frozenset(ask.hot), self.left_out
+        self.wants = ask.preference  # compared for each slot, so made once
+        self.left_out = self.wants.left_out
         self.free = ask.slots
         self.reserved = 0
         self.leases: list[Lease] = []
@@ -251,7 +258,7 @@ class Waiters:
         ]
         if not accepting:
             return None
-        waiter = min(accepting, key=lambda each: _distance(endpoint, each.ask))
+        waiter = min(accepting, key=lambda each: each.wants.distance(endpoint))
         waiter.free -= 1
         waiter.reserved += 1
         return waiter
@@ -321,6 +328,30 @@ class Waiters:
             waiter.woken.set()
 
 
-def _distance(endpoint: str, ask: Ask) -> int:
-    """Rank of a replica by where it has the endpoint's weights; 0 for its device."""
-    return 0 if endpoint in ask.hot else 1 if endpoint in ask.warm else 2
+# Turns of waiting replicas, of which one leasing statement gives requests to those that are alike.
+
+
+def nearer_elsewhere(wants: LeasePreference, others: Iterable[LeasePreference]) -> frozenset[str]:
+    """Endpoints whose weights are nearer to the device of another replica that waits."""
+    found: set[str] = set()
+    for other in others:
+        nearer = (other.hot - wants.hot) | (other.host - wants.hot - wants.host)
+        found |= nearer - other.left_out.endpoints
+    return frozenset(found)
+
+
+def turns(waiters: Sequence[Waiter]) -> Sequence[tuple[LeasePreference, LeasePreference]]:
+    """What waiting replicas want, those that wait longest first, each with what they are offered.
+
+    If weights differ, all have two turns. In the first, requests whose weights are nearer to the
+    device of another replica are left to that one; in the second, each is offered what is left.
+    """
+    wants = [*dict.fromkeys(each.wants for each in waiters)]
+    if len(wants) == 1:
+        return [(wants[0], wants[0])]
+    last = [(each, each) for each in wants]
+    first = [
+        (each, each._replace(left_out=each.left_out | LeftOut(nearer_elsewhere(each, wants))))
+        for each in wants
+    ]
+    return last if first == last else [*first, *last]
