@@ -93,8 +93,9 @@ class Ask:
     device: str = ""  # name of its GPU; empty on a CPU
     on_disk: tuple[str, ...] = ()  # endpoints that it was asked to hold there, and does
     kept: str = ""  # version of the weights that it was asked to hold
-    # endpoints of these that it cannot hold, with the reason
+    # endpoints of these, or of what it runs next, that it cannot hold, with the reason
     not_kept: tuple[tuple[str, str], ...] = ()
+    upcoming: str | None = None  # version of what it runs next; None: it loads nothing beforehand
 
     @property
     def left_out(self) -> LeftOut:
@@ -160,6 +161,10 @@ class Work:
     signals: tuple[Signal, ...] = ()
     keep: KeptWeights | None = None  # None: what the replica's ``Ask.kept`` says
     keep_version: str = ""
+    upcoming: tuple[Endpoint, ...] | None = None
+    """What the replica will probably run next, the first ones first. None: what its
+    ``Ask.upcoming`` says."""
+    upcoming_version: str = ""
 
 
 @pickle_by_name

@@ -16,6 +16,7 @@ from serve_app.queue.fairness.pauses import Pauses
 from serve_app.queue.fairness.running_limits import RunningLimits
 from serve_app.queue.state.eta import EtaModel
 from serve_app.queue.state.positions import Positions
+from serve_app.queue.state.prefetch import PrefetchHints
 from serve_app.queue.state.replicas import ReplicaRegistry
 from serve_app.queue.state.request_cache import RequestCache
 from serve_app.queue.state.stats import QueueStats
@@ -51,6 +52,7 @@ class QueueState:
     stats: QueueStats
     replicas: ReplicaRegistry
     kept: KeptWeightsRegistry
+    prefetch: PrefetchHints
     lanes: Lanes
     charges: LaneCharges
     snapshots: OpenSnapshots
@@ -77,16 +79,19 @@ class QueueState:
         positions = Positions(database, clock, costs)
         eta = EtaModel(database, clock, limits, costs)
         stats = QueueStats(database, clock, limits, positions, eta, pauses, requests)
+        waiters, running_limits = Waiters(clock), RunningLimits(database, limits)
+        kept = KeptWeightsRegistry(database, terms)
         return cls(
-            waiters=Waiters(clock),
+            waiters=waiters,
             requests=requests,
             stats=stats,
             replicas=ReplicaRegistry(database, stats, clock, metrics),
-            kept=KeptWeightsRegistry(database, terms),
+            kept=kept,
+            prefetch=PrefetchHints(database, stats, running_limits, kept, waiters),
             lanes=Lanes(database, limits),
             charges=LaneCharges(database),
             snapshots=OpenSnapshots(database, clock),
-            running_limits=RunningLimits(database, limits),
+            running_limits=running_limits,
             costs=costs,
             pauses=pauses,
             notifier=Notifier(database, ingress_id, clock, metrics),

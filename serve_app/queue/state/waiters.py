@@ -164,6 +164,13 @@ class Waiters:
                 self.remove(waiter)
                 waiter.woken.set()
 
+    def end_full_polls(self, ends: Callable[[Ask], bool]) -> None:
+        """Answer the polls without a free slot for which ``ends`` is true."""
+        for waiter in {*self._holders.values()}:
+            if not waiter.ask.slots and waiter.open and ends(waiter.ask):
+                waiter.open = False
+                waiter.woken.set()
+
     def close(self) -> None:
         """Answer every poll, and every later one, with nothing."""
         self._closed = True

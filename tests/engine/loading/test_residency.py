@@ -10,7 +10,13 @@ import torch
 from deployments.engine.accelerator.cpu import Cpu
 from deployments.engine.engine import Engine
 from deployments.engine.loading.loader import load_pipeline
-from deployments.engine.loading.loads import AT_ONCE, Fetch, LoadPlan, NoSpareRoom
+from deployments.engine.loading.loads import (
+    AT_ONCE,
+    Fetch,
+    LoadPlan,
+    NoSpareRoom,
+    SpareLoadStopped,
+)
 from deployments.engine.loading.residency import Residency
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import Misconfigured, OutOfMemory, WeightsUnavailable
@@ -334,6 +340,39 @@ def test_kept_weights_go_last_and_a_load_that_no_request_waits_for_evicts_none_o
     assert loaded(small, "kept", "b", "c") == ["kept", "b", "c"]
     use(small, "large", 800)
     assert loaded(small, "kept", "b", "c", "large") == ["large"]
+
+
+def test_a_load_that_no_request_waits_for_evicts_nothing_that_queued_requests_need(small):
+    for name in ("needed", "a"):
+        use(small, name, 300)
+    small.keep((), (), {"needed", "b"})
+    spare = small.acquire("b", plan(700), spare=True)
+    spare.future.result(30)
+    small.release(spare)
+    assert loaded(small, "needed", "a", "b") == ["needed", "b"]
+    with pytest.raises(NoSpareRoom):
+        small.acquire("c", plan(300), spare=True).future.result(30)
+    use(small, "c", 300)  # a request evicts the longest unused
+    assert loaded(small, "needed", "b", "c") == ["b", "c"]
+
+
+def test_a_load_for_nobody_ends_when_a_request_comes_for_other_weights(small):
+    go, loading = threading.Event(), threading.Event()
+
+    def load(*_):
+        loading.set()
+        go.wait(30)
+        return Pipeline(300)
+
+    spare = small.acquire("it", LoadPlan(load), spare=True)
+    assert loading.wait(30)
+    asked = small.acquire("asked", plan(300))
+    go.set()
+    with pytest.raises(SpareLoadStopped):
+        spare.future.result(30)
+    assert asked.future.result(30) is small.find("asked")
+    assert small.find("it") is None
+    use(small, "it", 300)
 
 
 def test_a_load_for_nobody_becomes_that_of_a_request_that_comes_to_wait_for_it(small):
