@@ -112,7 +112,7 @@ CROSS JOIN LATERAL (
                ORDER BY r.ranked_at, r.place
                ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS before_s
     FROM (
-        SELECT * FROM requests r
+        SELECT endpoint, created_at, place, ranked_at, expected_s FROM requests r
         WHERE r.pool = p.pool AND r.tenant = l.tenant AND r.state = 'queued'
           AND {not_paused("(SELECT names FROM paused)")}
         ORDER BY r.ranked_at, r.place LIMIT {LOOK_AHEAD}) r) q
@@ -162,25 +162,18 @@ class PrefetchHints:
         )
 
     async def _decided(self) -> Mapping[str, Sequence[str]]:
-        queued = self._stats.queued_endpoints()
-        if not queued:
+        pools = sorted({pool for pool, _ in self._stats.stages()})
+        full = self._running_limits.known_full
+        fronts: defaultdict[str, list[str]] = defaultdict(list)
+        for pool, tenant, endpoint in await self._database.rows(FRONT, {"pools": pools}):
+            if endpoint not in full.endpoints and tenant not in full.tenants:
+                fronts[pool].append(endpoint)
+        if not fronts:
             return {}
-        rows = await self._database.rows(READY, {"pools": sorted(queued), "within_s": MAX_AGE_S})
+        rows = await self._database.rows(READY, {"pools": sorted(fronts), "within_s": MAX_AGE_S})
         replicas: defaultdict[str, list[ReplicaWeights]] = defaultdict(list)
         for row in rows:
             replicas[row[1]].append(_replica(row))
-        pools = [
-            pool
-            for pool, endpoints in queued.items()
-            if any(endpoints - each.hot for each in replicas[pool])
-        ]
-        if not pools:
-            return {}
-        full = self._running_limits.known_full
-        fronts: defaultdict[str, list[str]] = defaultdict(list)
-        for pool, tenant, endpoint in await self._database.rows(FRONT, {"pools": sorted(pools)}):
-            if endpoint not in full.endpoints and tenant not in full.tenants:
-                fronts[pool].append(endpoint)
         return {
             id_: endpoints
             for pool, front in fronts.items()

@@ -253,12 +253,6 @@ class QueueStats:
         """Number of queued requests of the pool, without those of paused endpoints."""
         return self._queued.in_pool(pool, but=self._pauses.paused())
 
-    def queued_endpoints(self) -> Mapping[str, frozenset[str]]:
-        """Endpoints of queued requests by pool, without paused ones."""
-        paused = self._pauses.paused()
-        pools = self._queued.pools(but=paused)
-        return {pool: frozenset(self._queued.endpoints(pool, paused)) for pool in pools}
-
     def lanes(self) -> Sequence[tuple[str, str]]:
         """Pools and tenants that had queued requests at the last count."""
         return self._queued.lanes()

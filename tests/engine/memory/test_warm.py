@@ -14,7 +14,8 @@ from deployments.engine.loading.residency import Residency
 from deployments.engine.lora.format import Lora
 from deployments.engine.memory.placement import bytes_of, placed_by
 from deployments.engine.memory.warm import WarmTier, WeightPlaces
-from deployments.engine.reading.reader import WeightReader
+from deployments.engine.reading.headers import BLOCK
+from deployments.engine.reading.reader import PIECE_BYTES, THREADS, WeightReader
 from deployments.engine.reading.unread import reading_later
 from serve_app.domain.endpoint import Recipe, Weights
 from tests.engine.calls import alone, call
@@ -396,7 +397,8 @@ def test_reading_to_host_memory_ends_when_a_request_comes_for_other_weights(room
 def test_components_that_stay_in_host_memory_are_locked_there_once():
     """The host can page-lock the weights once, and not twice."""
     size = placed_by(None, load_flux()).device_bytes
-    warm, _ = tier(share=0.8, total=10**9, host_bytes=size + 2**20)
+    buffers = THREADS * (PIECE_BYTES + 2 * BLOCK)
+    warm, _ = tier(share=0.8, total=10**9, host_bytes=buffers + size * 3 // 2)
     reader = WeightReader(warm._accelerator)
     recipe = Recipe(48, "bfloat16", "components", hot=("vae",))
     with reading_later():

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from serve_app.domain.lease import Lease, LeaseKey
 from serve_app.domain.operations import Actor
 from serve_app.queue.queue import PostgresQueue
-from serve_app.queue.state.prefetch import MAX_LOADS, ROUNDS, ReplicaWeights, upcoming
+from serve_app.queue.state.prefetch import MAX_LOADS, READY, ROUNDS, ReplicaWeights, upcoming
+from serve_app.queue.state.replicas import MAX_AGE_S
 from serve_app.queue.state.waiters import Waiters
 from serve_app.telemetry.clock import SystemClock
 from tests.contract.waiting import eventually
 from tests.queue.database import LONG_LEASES, Ingress
-from tests.queue.requests import ask, new
+from tests.queue.requests import POOL, ask, new
 
 FLUX, SDXL, WAN = "fal-ai/flux/dev", "fal-ai/fast-sdxl", "fal-ai/wan"
 ENDPOINTS = (FLUX, SDXL, WAN)
@@ -143,11 +144,22 @@ async def busy() -> AsyncIterator[Callable[..., Awaitable[BusyReplica]]]:
         await each.aclose()
 
 
+async def written(queue: PostgresQueue, replicas: int) -> None:
+    """Wait until the weights of so many replicas are in the database, for all processes to read."""
+
+    async def there() -> bool:
+        rows = await queue._database.rows(READY, {"pools": [POOL], "within_s": MAX_AGE_S})
+        return sum(list(row[3]) == [FLUX] for row in rows) == replicas
+
+    await eventually(there)
+
+
 async def test_one_busy_replica_is_told_and_the_others_are_not(
     ingress: Ingress, busy: Callable[..., Awaitable[BusyReplica]]
 ) -> None:
     queue = await ingress(PATIENT)
     replicas = [await busy(queue, f"r{n}") for n in range(3)]
+    await written(queue, 3)
     await queue.submit(new(endpoint=SDXL))
     told = await eventually_told(replicas, (SDXL,))
     for _ in range(3):
@@ -164,6 +176,7 @@ async def test_a_replica_of_the_version_before_is_told_nothing(
 ) -> None:
     queue = await ingress(PATIENT)
     old = await busy(queue, "old", knows_hints=False)
+    await written(queue, 1)
     await queue.submit(new(endpoint=SDXL))
 
     async def decided() -> bool:
@@ -179,6 +192,7 @@ async def test_all_ingress_processes_tell_the_same_replica(
 ) -> None:
     here, there = await ingress(PATIENT), await ingress(PATIENT)
     replicas = [await busy((here, there)[n % 2], f"r{n}") for n in range(4)]
+    await written(here, 4)
     await here.submit(new(endpoint=SDXL))
     told = await eventually_told(replicas, (SDXL,))
 
