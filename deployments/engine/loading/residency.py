@@ -299,10 +299,11 @@ class Residency:
             placement = build(name, plan, self._quantized, on_download, found)
         try:
             loaded = self._first_time(name, plan, placement)
-        except SpareLoadStopped:
-            raise
-        except NoSpareRoom:
-            self._stage(name, placement)
+        except NoSpareRoom as error:
+            if not isinstance(error, SpareLoadStopped):
+                on_bytes = partial(self._on_bytes, name)
+                with self._heartbeat.busy(name):
+                    self._warm.stage(name, placement, self._reader, on_bytes)
             raise
         return self._add(name, loaded, began, "cold, from disk")
 
@@ -318,11 +319,6 @@ class Residency:
             self._waiting.report(name, Progress(Stage.COMPILING))
             self._engine.precompile(pipeline, partial(plan.warm_up, pipeline))
         return LoadedPipeline(pipeline, size, placement, WeightPlaces(placement.resident))
-
-    def _stage(self, name: str, placement: Placement) -> None:
-        """Read weights to host memory for which the device has no spare room, if they fit there."""
-        with self._heartbeat.busy(name):
-            self._warm.stage(name, placement, self._reader, partial(self._on_bytes, name))
 
     def _yield_to_requests(self, name: str) -> None:
         """Raise ``SpareLoadStopped`` if only others are waited for: one thread loads them all."""
@@ -401,6 +397,8 @@ class Residency:
             log.warning("%s did not fit beside running generations; it waits until they end.", name)
             undo()
             self._free()
+            if self._waiting.are_spare(name):
+                raise no_spare_room(size, self._engine.free_bytes()) from error
             try:
                 self._reserve(name, size, apply, alone=True)
             except BaseException as second:

@@ -411,3 +411,16 @@ def test_components_that_stay_in_host_memory_are_locked_there_once():
     warm.take("it").placement.apply(warm._accelerator, reader)
     warm.restored("it")
     assert warm._accelerator.pinned_bytes <= before
+
+
+def test_a_load_that_no_request_waits_for_drops_nothing_when_memory_runs_out(engine, room_for_one):
+    residency = room_for_one
+    use(residency, "idle", LoadPlan(tiny_flux_of))
+    engine.accelerator.refuse(1)
+    assert isinstance(spare(residency, "b", LoadPlan(tiny_flux_of)), NoSpareRoom)
+    assert residency.find("idle") is not None
+    use(residency, "b", LoadPlan(no_fetch))  # from host memory
+
+
+def tiny_flux_of(*_):
+    return tiny_flux()
