@@ -22,6 +22,7 @@ from pathlib import Path
 import psycopg
 
 from benchmarks.queue_replica import POOL
+from serve_app.domain.lease import LeasePreference
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
 from serve_app.postgres.database import Database
 from serve_app.queue.fairness.running_limits import RunningLimits
@@ -75,7 +76,8 @@ async def took_ms(database: Database, limits: QueueLimits, rounds: int) -> tuple
     for _ in range(rounds + 5):
         began = time.perf_counter()
         left_out, number = known.left_out()
-        leased = await lease_queued(database, POOL, offers, frozenset(), left_out, limits, {})
+        wants = LeasePreference(left_out=left_out)
+        leased = await lease_queued(database, POOL, offers, wants, limits, {})
         known.found(leased.full, number)
         took.append((time.perf_counter() - began) * 1e3)
         assert len(leased.found) == SLOTS, len(leased.found)

@@ -221,6 +221,7 @@ def _replica_config(config: Config, pool: PoolConfig) -> ReplicaConfig:
         weights_bytes=pool.weights_bytes,
         warm_weights_share=pool.warm_weights_share,
         warm_up=pool.warm_up,
+        prefetch=pool.prefetch,
         graceful_shutdown_timeout_s=pool.graceful_shutdown_timeout_s,
         stuck_after_s=pool.stuck_after_s,
         # Longer than the ingress waits for a frame: while it lives, the ingress ends idle sessions.

@@ -249,18 +249,25 @@ class Engine:
 
     @contextmanager
     def reserve(
-        self, size: int, notify: Callable[[], None], *, alone: bool = False, shared: bool = False
+        self,
+        size: int,
+        notify: Callable[[], None],
+        *,
+        alone: bool = False,
+        shared: bool = False,
+        spare: bool = False,
     ) -> Generator[Reservation]:
         """Reserve ``size`` bytes of device memory, such as for weights, for the whole block.
 
         The memory is reserved once the reservation is ``granted``. Then ``notify`` is called on the
         engine's thread; it must be quick. The reservation is granted when ``size`` bytes are free
         beside what running generations are expected to take; until the block ends, no other
-        generation begins, or until it is granted if it is ``shared``. ``alone``: granted when no
-        generation runs, and after idle memory was dropped.
+        generation begins, or until it is granted if it is ``shared``. Generations always begin
+        beside a ``spare`` one, which no request waits for. ``alone``: granted when no generation
+        runs, and after idle memory was dropped.
         """
         reservations = self._loop.reservations
-        reservation = reservations.request(size, notify, alone=alone, shared=shared)
+        reservation = reservations.request(size, notify, alone=alone, shared=shared, spare=spare)
         if self._loop.stopping or not self.alive:  # the loop may have granted the last ones already
             reservations.grant_all()
         try:

@@ -18,20 +18,21 @@ class Resident(Generic[T]):
     users: int  # generations that may be computing with it
     last_used: int  # increasing number, set when the last user released it
     kept: bool = False  # evicted after all others, and never for a spare load
+    needed: bool = False  # by queued requests: never evicted for a spare load
 
 
 def choose_victims(
     residents: Sequence[Resident[T]], coming: int, budget: int, *, spare: bool = False
 ) -> tuple[Resident[T], ...] | None:
     """Idle residents to evict, least recently used first, until ``coming`` more bytes fit. Kept
-    ones go last, or not at all for a ``spare`` load, which no request waits for.
+    ones go last, or like needed ones not at all for a ``spare`` load, which no request waits for.
 
     None when evicting all idle ones is not enough, so that those in use must be waited for.
     """
     over = sum(resident.size for resident in residents) + coming - budget
     chosen: list[Resident[T]] = []
     idle = sorted(
-        (each for each in residents if each.users == 0 and not (spare and each.kept)),
+        (each for each in residents if each.users == 0 and not (spare and stays(each))),
         key=lambda each: (each.kept, each.last_used),
     )
     for resident in idle:
@@ -40,3 +41,8 @@ def choose_victims(
         chosen.append(resident)
         over -= resident.size
     return tuple(chosen) if over <= 0 else None
+
+
+def stays(resident: Resident[T]) -> bool:
+    """Return whether a spare load leaves the resident where it is, also if it is idle."""
+    return resident.users > 0 or resident.kept or resident.needed

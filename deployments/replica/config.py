@@ -73,6 +73,7 @@ class ReplicaConfig:
     weights_bytes: int = 0  # limit for loaded weights; 0: derived from the device's memory
     warm_weights_share: float = 0.4  # of the host's memory, for weights evicted from a GPU
     warm_up: bool = True  # on a GPU: a short generation after loading
+    prefetch: bool = True  # load what queued requests need next, while others run
     graceful_shutdown_timeout_s: float = 20.0
     session_silence_s: float = 75.0  # ends a realtime session without frames: its ingress is gone
     stuck_after_s: float = 600.0  # of one turn of the engine, or ten times its longest

@@ -1,4 +1,5 @@
-"""Weights that warm targets ask a replica to hold."""
+"""Weights that a replica holds although none of its requests uses them: those that warm targets ask
+for, and those that it will probably run next."""
 
 from __future__ import annotations
 
@@ -31,9 +32,12 @@ class WeightKeeper:
     """Loads the weights that the replica should hold, one endpoint after the other, and keeps them
     from being evicted for others. Use on one event loop.
 
-    Requests go first: nothing is loaded for a target while a request waits for weights, and nothing
-    in use or kept is evicted for it. Kept weights are evicted for a request only if nothing else
-    makes room. Then they are loaded again.
+    Requests go first: nothing is loaded here while a request waits for weights, and nothing in use,
+    kept or needed next is evicted for it. Kept weights are evicted for a request only if nothing
+    else makes room. Then they are loaded again.
+
+    What runs next is loaded after what warm targets want, to the device, or to host memory if the
+    device has no room. It is loaded once and not held.
     """
 
     def __init__(
@@ -41,14 +45,21 @@ class WeightKeeper:
         families: Mapping[str, Family],
         resources: Callable[[], ReplicaResources],
         is_loading: Callable[[], bool],
+        *,
+        prefetches: bool = True,
     ) -> None:
-        """``is_loading``: True while a request waits for weights."""
+        """``is_loading``: True while a request waits for weights. ``prefetches``: False to load
+        nothing but what warm targets want."""
         self._families = families
         self._resources = resources
         self._is_loading = is_loading
         self._wanted: KeptWeights = ()
         self._version = ""
+        self._upcoming: tuple[Endpoint, ...] = ()
+        self._upcoming_version = "" if prefetches else None
         self._not_kept: dict[str, tuple[str, float]] = {}  # reason, and when to try again
+        self._tried: dict[str, float] = {}  # of what runs next: when to try again
+        self._no_room: dict[str, str] = {}  # of these, the reasons
         self._on_disk: set[str] = set()
         self._changed = asyncio.Event()
         self._decided = asyncio.Event()
@@ -60,6 +71,12 @@ class WeightKeeper:
         return self._version
 
     @property
+    def upcoming(self) -> str | None:
+        """Version of what the replica runs next, as the ingress named it; None if it loads nothing
+        beforehand."""
+        return self._upcoming_version
+
+    @property
     def on_disk(self) -> tuple[str, ...]:
         """Ids of endpoints that should be held on disk, and are."""
         return tuple(sorted(self._on_disk))
@@ -67,7 +84,9 @@ class WeightKeeper:
     @property
     def not_kept(self) -> tuple[tuple[str, str], ...]:
         """Ids of endpoints that cannot be held, with the reason."""
-        return tuple((id_, why) for id_, (why, _) in sorted(self._not_kept.items()))
+        reasons = {id_: why for id_, (why, _) in self._not_kept.items()}
+        tried = {id_: why for id_, why in self._no_room.items() if id_ in self._tried}
+        return tuple(sorted((tried | reasons).items()))
 
     @property
     def alive(self) -> bool:
@@ -83,6 +102,9 @@ class WeightKeeper:
             self._not_kept.clear()
             self._on_disk &= wanted
             self._decided.set()
+            self._changed.set()
+        if reply and reply.upcoming is not None and self.upcoming is not None:
+            self._upcoming, self._upcoming_version = reply.upcoming, reply.upcoming_version
             self._changed.set()
 
     async def load_at_start(self, decision_within_s: float) -> None:
@@ -108,11 +130,16 @@ class WeightKeeper:
         while True:
             self._changed.clear()
             self._protect()
-            if not self._is_loading() and (missing := self._missing()) is not None:
-                await self._hold(*missing)
-                continue
+            if not self._is_loading():
+                if (missing := self._missing()) is not None:
+                    await self._hold(*missing)
+                    continue
+                if (following := self._next_to_load()) is not None:
+                    await self._prefetch(following)
+                    continue
             try:
-                async with asyncio.timeout(LOOK_EVERY_S if self._wanted else None):
+                wants_any = bool(self._wanted or self._upcoming)
+                async with asyncio.timeout(LOOK_EVERY_S if wants_any else None):
                     await self._changed.wait()
             except TimeoutError:
                 continue
@@ -125,6 +152,15 @@ class WeightKeeper:
             _, retry_at = self._not_kept.get(endpoint.id, ("", now))
             if retry_at <= now and not self._is_held(endpoint, WeightsLevel(level)):
                 return endpoint, WeightsLevel(level)
+        return None
+
+    def _next_to_load(self) -> Endpoint | None:
+        """What runs next and is not on the device, and is due to be tried. None: there is none."""
+        now = self._resources().clock.monotonic()
+        self._tried = {id_: retry_at for id_, retry_at in self._tried.items() if retry_at > now}
+        for endpoint in self._upcoming:
+            if endpoint.id not in self._tried and not self._is_held(endpoint, WeightsLevel.HOT):
+                return endpoint
         return None
 
     def _is_held(self, endpoint: Endpoint, level: WeightsLevel) -> bool:
@@ -149,7 +185,9 @@ class WeightKeeper:
         for endpoint, level in self._wanted:
             if (name := resources.weights_by_endpoint.get(endpoint.id)) is not None:
                 names[WeightsLevel(level)].add(name)
-        resources.residency.keep(names[WeightsLevel.HOT], names[WeightsLevel.HOST])
+        by_endpoint = resources.weights_by_endpoint
+        needed = {by_endpoint[each.id] for each in self._upcoming if each.id in by_endpoint}
+        resources.residency.keep(names[WeightsLevel.HOT], names[WeightsLevel.HOST], needed)
 
     async def _hold(self, endpoint: Endpoint, level: WeightsLevel) -> None:
         """Load or download the weights. A failure is noted, and tried again later; requests for the
@@ -160,12 +198,30 @@ class WeightKeeper:
             else:
                 await self._load(endpoint)
         except Exception as error:
-            why = str(error) if _is_no_room(error) else as_failure(error).message
-            retry_at = self._resources().clock.monotonic() + RETRY_S
-            self._not_kept[endpoint.id] = why, retry_at
-            log.warning("%s cannot be held for its warm target: %s", endpoint.id, why)
+            if not self._is_held(endpoint, level) and not _gave_way(error):
+                why, retry_at = self._failed(error)
+                self._not_kept[endpoint.id] = why, retry_at
+                log.warning("%s cannot be held for its warm target: %s", endpoint.id, why)
         else:
             self._not_kept.pop(endpoint.id, None)
+
+    async def _prefetch(self, endpoint: Endpoint) -> None:
+        """Load the weights of what runs next, to the device or else to host memory."""
+        log.info("Loading %s, which will probably run next.", endpoint.id)
+        try:
+            await self._load(endpoint)
+        except Exception as error:
+            if _gave_way(error):
+                return  # it is tried again when the request has its weights
+            why, self._tried[endpoint.id] = self._failed(error)
+            if not self._is_held(endpoint, WeightsLevel.HOST):
+                self._no_room[endpoint.id] = why
+                log.info("%s cannot be loaded before it runs: %s", endpoint.id, why)
+
+    def _failed(self, error: Exception) -> tuple[str, float]:
+        """The reason of a failure, and when to try again."""
+        why = str(error) if _is_no_room(error) else as_failure(error).message
+        return why, self._resources().clock.monotonic() + RETRY_S
 
     async def _fetch(self, endpoint: Endpoint) -> None:
         store = self._resources().store
@@ -191,3 +247,9 @@ def _is_no_room(error: Exception) -> bool:
     from deployments.engine.loading.loads import NoSpareRoom  # noqa: PLC0415
 
     return isinstance(error, NoSpareRoom)
+
+
+def _gave_way(error: Exception) -> bool:
+    from deployments.engine.loading.loads import SpareLoadStopped  # noqa: PLC0415
+
+    return isinstance(error, SpareLoadStopped)

@@ -85,7 +85,12 @@ class Replica:
             link, self._attempts, lambda: self._resources, self._snapshotter, self._on_reply
         )
         self._outcomes = OutcomeSender(link)
-        self._keeper = WeightKeeper(families, lambda: self._resources, self._loads_for_request)
+        self._keeper = WeightKeeper(
+            families,
+            lambda: self._resources,
+            self._loads_for_request,
+            prefetches=config.prefetch,
+        )
         self._traces = TraceReports(link)
 
     async def start(self) -> None:
@@ -199,6 +204,7 @@ class Replica:
             on_disk=self._keeper.on_disk,
             kept=self._keeper.version,
             not_kept=self._keeper.not_kept,
+            upcoming=self._keeper.upcoming,
         )
 
     def _offer(self) -> SlotOffer:
@@ -219,8 +225,7 @@ class Replica:
         return any(each.phase is Phase.LOADING and not each.is_downloading for each in states)
 
     def _on_work(self, work: Work) -> None:
-        if work.keep is not None:
-            self._keeper.told(work)
+        self._keeper.told(work)
         for lease in work.leases:
             if lease.held not in self._attempts:
                 self._begin(lease)

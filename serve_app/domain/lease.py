@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
@@ -55,6 +55,19 @@ class LeftOut:
         return LeftOut(self.endpoints | other.endpoints, self.tenants | other.tenants)
 
 
+class LeasePreference(NamedTuple):
+    """Requests that replicas prefer, by the place of their weights, and those that they do not
+    want."""
+
+    hot: frozenset[str] = frozenset()  # endpoints with weights on the device
+    host: frozenset[str] = frozenset()  # in host memory
+    left_out: LeftOut = LeftOut()
+
+    def distance(self, endpoint: str) -> int:
+        """Rank by where the weights of ``endpoint`` are; 0 for the device."""
+        return 0 if endpoint in self.hot else 1 if endpoint in self.host else 2
+
+
 @pickle_by_name
 @dataclass(frozen=True, slots=True)
 class Ask:
@@ -80,12 +93,17 @@ class Ask:
     device: str = ""  # name of its GPU; empty on a CPU
     on_disk: tuple[str, ...] = ()  # endpoints that it was asked to hold there, and does
     kept: str = ""  # version of the weights that it was asked to hold
-    # endpoints of these that it cannot hold, with the reason
+    # endpoints of these, or of what it runs next, that it cannot hold, with the reason
     not_kept: tuple[tuple[str, str], ...] = ()
+    upcoming: str | None = None  # version of what it runs next; None: it loads nothing beforehand
 
     @property
     def left_out(self) -> LeftOut:
         return LeftOut(frozenset(self.coming), frozenset(self.full_tenants))
+
+    @property
+    def preference(self) -> LeasePreference:
+        return LeasePreference(frozenset(self.hot), frozenset(self.warm), self.left_out)
 
 
 @pickle_by_name
@@ -143,6 +161,10 @@ class Work:
     signals: tuple[Signal, ...] = ()
     keep: KeptWeights | None = None  # None: what the replica's ``Ask.kept`` says
     keep_version: str = ""
+    upcoming: tuple[Endpoint, ...] | None = None
+    """What the replica will probably run next, the first ones first. None: what its
+    ``Ask.upcoming`` says."""
+    upcoming_version: str = ""
 
 
 @pickle_by_name

@@ -453,13 +453,13 @@ class Ingress:
         stack.push_async_callback(writer.aclose)
 
     def _explain_waits(self, stack: AsyncExitStack) -> None:
-        """Tell clients whose requests wait for a pool that fits on no node."""
-        stats = self._queue.parts.state.stats
+        """Tell clients whose requests wait for a pool that fits on no node, and for which others
+        a replica will start."""
+        stats, placement = self._queue.parts.state.stats, self._placement
 
         async def look() -> None:
-            stats.unplaceable = await self._placement.unplaceable(
-                {pool for pool, _ in stats.stages()}
-            )
+            stats.unplaceable = await placement.unplaceable({pool for pool, _ in stats.stages()})
+            stats.startable = frozenset(placement.pools).difference(stats.unplaceable)
 
         task = PeriodicTask(PLACEMENT_EVERY_S, {"placement": look}, self._metrics.queue)
         task.start()

@@ -16,6 +16,7 @@ from serve_app.domain.lease import (
     Ask,
     Lease,
     LeaseKey,
+    LeasePreference,
     LeftOut,
     Presence,
     Signal,
@@ -29,7 +30,7 @@ from serve_app.domain.request import Priority, Request
 from serve_app.postgres.database import Database
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.state.queue_state import QueueState
-from serve_app.queue.state.waiters import RETURN_S, PoolOffer, Waiter
+from serve_app.queue.state.waiters import RETURN_S, PoolOffer, Waiter, ranked_turns
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.rows import StoredRequest, lease_columns
@@ -349,26 +350,31 @@ class LongPoll:
             self._resume(pool)
 
     async def _lease_to(self, pool: str, waiters: Sequence[Waiter]) -> tuple[bool, bool]:
-        """Lease to waiters, grouped by what they want. Returns whether more may be queued, and
-        whether the last of them took any request, so that what they leave is nothing."""
+        """Lease to waiters, in their turns. Returns whether more may be queued, and whether the
+        last of them took any request, so that what they leave is nothing."""
         left = [*waiters]
         more, complete = True, True
         try:
-            while left and more:
-                wants, rank = left[0].wants, left[0].rank
-                alike = [each for each in left if (each.wants, each.rank) == (wants, rank)]
-                left = [each for each in left if (each.wants, each.rank) != (wants, rank)]
-                more, complete = await self._lease_alike(pool, alike, *wants), not wants[1]
-                more = more or bool(left and not complete)
+            for rank, wants, offered in ranked_turns(waiters):
+                alike = [each for each in left if (each.rank, each.wants) == (rank, wants)]
+                if not alike:
+                    continue
+                more = await self._lease_alike(pool, alike, offered, left)
+                complete = not offered.left_out
+                if not left:
+                    more = more or offered != wants
+                    break
+                if complete and not more:
+                    break
         finally:
             for waiter in left:
                 self._waiters.release(waiter)
         return more, complete
 
     async def _lease_alike(
-        self, pool: str, waiters: Sequence[Waiter], hot: frozenset[str], left_out: LeftOut
+        self, pool: str, waiters: Sequence[Waiter], wants: LeasePreference, left: list[Waiter]
     ) -> bool:
-        left = dict(enumerate(waiters))
+        """Lease to waiters that want the same, and take those that got a request off ``left``."""
         charges = self._state.charges.take(pool)
         snapshots = self._state.snapshots
         front = snapshots.front(pool, len(charges))
@@ -378,8 +384,9 @@ class LongPoll:
             full, began = LeftOut(), 0
             if self._limits.limits_running:
                 full, began = self._state.running_limits.left_out()
+            wants = wants._replace(left_out=wants.left_out | full)
             leased = await lease_queued(
-                *(self._database, pool, offers, hot, left_out | full, self._limits, charges),
+                *(self._database, pool, offers, wants, self._limits, charges),
                 spare_lanes=contention.spare_lanes,
                 front=front,
             )
@@ -393,15 +400,14 @@ class LongPoll:
             contention = contention.after(len(leased.found), leased.missed)
             self._contention[pool] = contention
             for n, found, whole in leased.found:
-                self._leased(left.pop(n), found, whole)
+                left.remove(waiters[n])
+                self._leased(waiters[n], found, whole)
             if leased.drained:
                 # Submits in between saw the lanes awake and did not wake them, so look again.
                 self._state.lanes.wake_if_work_soon((pool, tenant) for tenant in leased.drained)
             return leased.more or contention.looks_again
         finally:
             self._state.charges.restore(pool, charges)
-            for waiter in left.values():
-                self._waiters.release(waiter)
 
     def _leased(self, waiter: Waiter, found: StoredRequest, input: Mapping[str, Any]) -> None:
         request = found.request

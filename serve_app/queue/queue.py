@@ -224,6 +224,7 @@ class PostgresQueue:
             (check_s, {"look_for_fronts": state.snapshots.look}),
             (check_s, {"look_for_limits": state.running_limits.look}),
             (check_s, {"settle_coalesced": parts.after.settle}),
+            (check_s, {"look_for_prefetches": state.prefetch.look}),
             (check_s, {"read_costs": state.costs.refresh, "write_charges": reaper.write_charges}),
             (
                 10 * check_s,

@@ -170,6 +170,11 @@ class PoolConfig(BaseModel):
     warm_up: bool = Field(
         default=True, description="Run a short generation after loading weights on a GPU."
     )
+    prefetch: bool = Field(
+        default=True,
+        description="While all slots are taken, load the weights that queued requests need next, "
+        "into memory that nothing uses.",
+    )
     graceful_shutdown_timeout_s: float = Field(default=20.0, ge=6)
     snapshot_interval_s: float = Field(
         default=10.0,

@@ -146,6 +146,38 @@ async def test_what_is_loaded_does_not_go_before_another_tenant(make: Make) -> N
     assert following.request_id == single.id
 
 
+async def test_what_is_in_host_memory_goes_behind_what_is_loaded_and_before_the_rest(
+    make: Make,
+) -> None:
+    queue = await make(CALM)
+    cold, host, hot = [(await queue.submit(new(endpoint=each))).id for each in ("other", PRO, DEV)]
+    polled = replace(asks_hot(DEV), warm=(PRO,))
+    order: list[str] = []
+    for _ in range(3):
+        (granted,) = (await queue.ask(polled)).leases
+        order.append(granted.request_id)
+        await queue.finish(done(granted.held))
+    assert order == [hot, host, cold]
+
+
+async def test_what_is_queued_again_goes_to_the_waiting_replica_that_is_nearest_to_running_it(
+    make: Make,
+) -> None:
+    queue = await make(replace(CALM, check_interval_s=60.0))
+    await queue.submit(new(endpoint=DEV))
+    (running,) = (await queue.ask(asks_hot(DEV))).leases
+    polls = {
+        "cold": asks_hot(PRO, replica="r2"),
+        "host": replace(asks_hot(replica="r3"), warm=(DEV,)),
+        "hot": asks_hot(DEV, replica="r4"),
+    }
+    waiting = {name: asyncio.create_task(queue.ask(each)) for name, each in polls.items()}
+    await asyncio.sleep(0.3)  # all wait
+    for name, replica in (("hot", "r1"), ("host", "r4"), ("cold", "r3")):
+        await queue.hand_back(running.held, replica, "It drains.")
+        (running,) = (await waiting[name]).leases
+
+
 async def test_what_expires_soon_goes_before_what_is_loaded(make: Make) -> None:
     queue = await make(CALM)
     await submitted(queue, 2, endpoint=DEV)

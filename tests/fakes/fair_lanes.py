@@ -31,13 +31,14 @@ class FairLanes:
         rows: Iterable[Row],
         hot: Sequence[str] = (),
         now: datetime | None = None,
+        host: Sequence[str] = (),
     ) -> list[VirtualStart]:
         lanes, queued = self._lanes.get(pool, {}), [row.queued() for row in rows]
         busy = {each.tenant for each in queued}
         for tenant, lane in lanes.items():
             if tenant not in busy or self._limits.limits_running:
                 lane.rested = True
-        return in_order(lanes, queued, hot, now)
+        return in_order(lanes, queued, hot, now, host)
 
     def leased(self, pool: str, start: VirtualStart) -> None:
         lanes = self._lanes[pool]

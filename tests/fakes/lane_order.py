@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from serve_app.domain.request import Priority
-from serve_app.queue.fairness.fair_queue import DUE_SOON_S, HOT_LEAD_S, LOOK_AHEAD, head_start_s
+from serve_app.queue.fairness.fair_queue import (
+    DUE_SOON_S,
+    HOST_LEAD_S,
+    HOT_LEAD_S,
+    LOOK_AHEAD,
+    head_start_s,
+)
 
 
 def ranked_at(created_at: datetime, priority: Priority) -> datetime:
@@ -65,18 +71,19 @@ def in_order(
     queued: Iterable[QueuedRequest],
     hot: Collection[str] = (),
     now: datetime | None = None,
+    host: Collection[str] = (),
 ) -> list[VirtualStart]:
     """All queued requests of a pool, next first. ``lanes`` is by tenant.
 
-    With ``now``, requests that expire soon, and requests for ``hot`` endpoints, move forward within
-    their bounds.
+    With ``now``, requests that expire soon, and requests for ``hot`` and ``host`` endpoints, move
+    forward within their bounds.
     """
     floor = pool_time(lanes.values())
     found: list[VirtualStart] = []
     for tenant, own in _by_tenant(queued).items():
         lane = lanes[tenant]
         at = lane.start(floor)
-        for nth, each in enumerate(_in_lane(own, hot, now), start=1):
+        for nth, each in enumerate(_in_lane(own, hot, host, now), start=1):
             found.append(VirtualStart(each, at, nth))
             at += each.expected_s / lane.weight
     return sorted(found, key=lambda start: (start.at, start.queued.place))
@@ -97,7 +104,10 @@ def _by_tenant(queued: Iterable[QueuedRequest]) -> dict[str, list[QueuedRequest]
 
 
 def _in_lane(
-    own: Sequence[QueuedRequest], hot: Collection[str], now: datetime | None
+    own: Sequence[QueuedRequest],
+    hot: Collection[str],
+    host: Collection[str],
+    now: datetime | None,
 ) -> Iterable[QueuedRequest]:
     ranked = sorted(own, key=lambda each: (each.ranked_at, each.place))
     if now is None:
@@ -106,7 +116,11 @@ def _in_lane(
 
     def rank(each: QueuedRequest) -> tuple[bool, datetime, int]:
         due = each.start_by is not None and each.start_by < soon
-        lead = timedelta(seconds=HOT_LEAD_S if each.endpoint in hot else 0)
-        return not due, each.ranked_at - lead, each.place
+        lead_s = 0
+        if each.endpoint in hot:
+            lead_s = HOT_LEAD_S
+        elif each.endpoint in host:
+            lead_s = HOST_LEAD_S
+        return not due, each.ranked_at - timedelta(seconds=lead_s), each.place
 
     return [*sorted(ranked[:LOOK_AHEAD], key=rank), *ranked[LOOK_AHEAD:]]

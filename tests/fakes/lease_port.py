@@ -7,6 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 
 from serve_app.domain.artifact import UploadTicket
+from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import Unavailable
 from serve_app.domain.lease import (
     Ask,
@@ -54,6 +55,7 @@ class FakeLeasePort:
     fenced: set[LeaseKey] = field(default_factory=set)
     watched: set[LeaseKey] = field(default_factory=set)
     keep: tuple[KeptWeights, str] | None = None  # what the replica should hold, and its version
+    upcoming: tuple[tuple[Endpoint, ...], str] | None = None  # what it runs next, and its version
     next_in_s: float = 0.0  # what every reply to a report says
     _waiting: deque[Lease] = field(default_factory=deque)
     _outstanding: list[Outstanding] = field(default_factory=list)
@@ -160,6 +162,9 @@ class FakeLeasePort:
         return Verdict.ACCEPTED
 
     def _with_keep(self, ask: Ask, work: Work) -> Work:
+        upcoming, version = self.upcoming or ((), "")
+        if ask.upcoming is not None and ask.upcoming != version:
+            work = replace(work, upcoming=upcoming, upcoming_version=version)
         keep, version = self.keep or ((), "")
         if version == ask.kept:
             return work

@@ -226,12 +226,12 @@ class FakeQueue(ClientSide):
         may = (
             start
             for start in self._lanes.order(
-                ask.pool, self._queue(ask.pool), ask.hot, self._clock.now()
+                ask.pool, self._queue(ask.pool), ask.hot, self._clock.now(), ask.warm
             )
             if not self.operations.paused(start.queued.endpoint)
             and start.queued.endpoint not in ask.left_out.endpoints
             and start.queued.tenant not in ask.left_out.tenants
-            and not self._hot_elsewhere(start.queued.endpoint, ask)
+            and not self._nearer_elsewhere(start.queued.endpoint, ask)
             and not (suspect(self._rows[start.queued.id].request) and self._runs_suspect(ask))
             and not self._lanes.limit(self._rows[start.queued.id].request, self._running())
         )
@@ -240,10 +240,11 @@ class FakeQueue(ClientSide):
     def _runs_suspect(self, ask: Ask) -> bool:
         return any(suspect(each) for each in self._running() if each.replica_id == ask.replica_id)
 
-    def _hot_elsewhere(self, endpoint: str, ask: Ask) -> bool:
-        """Another that waits has its weights loaded."""
-        return endpoint not in ask.hot and any(
-            endpoint in other.hot and other.slots and other.pool == ask.pool
+    def _nearer_elsewhere(self, endpoint: str, ask: Ask) -> bool:
+        """Another that waits has its weights, or has them nearer to its device."""
+        here = ask.preference.distance(endpoint)
+        return any(
+            other.preference.distance(endpoint) < here and other.slots and other.pool == ask.pool
             for other in self._asking
         )
 

@@ -3,6 +3,7 @@
 In the compute stream, each copy would wait for all that the engine has queued: seconds for a video,
 a thousand times for a model. So they have a stream of their own, and pass through page-locked
 buffers, because a device copies pageable memory slowly and makes the calling thread wait.
+Page-locked memory is copied from where it is.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Transfer:
         self._stream = accelerator.stream(name)
         self._staging: _Staging | None = None
         self._uploaded: list[Tensor] = []
+        self._sources: list[Tensor] = []  # page-locked, and read until the stream is synchronized
         self._before: list[tuple[Tensor, Tensor]] = []  # tensors of modules, and their contents
 
     def __enter__(self) -> Transfer:
@@ -51,6 +53,7 @@ class Transfer:
                 for tensor, before in self._before:
                     tensor.data = before
             self._before.clear()
+            self._sources.clear()
         for tensor in self._uploaded:
             self._accelerator.share(tensor)
 
@@ -91,6 +94,10 @@ class Transfer:
         tensor.data = there[place]
 
     def _copy(self, source: Tensor, target: Tensor) -> None:
+        if self._accelerator.is_page_locked(source.untyped_storage().data_ptr()):
+            self._sources.append(source)
+            self._accelerator.copy(source, target)
+            return
         if self._staging is None:
             self._staging = _Staging(self._accelerator, self._stream)
         flat, there = _bytes(source), _bytes(target)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from deployments.engine.eviction import Resident
 from deployments.engine.loop.options import OnProgress
 from deployments.engine.memory.placement import Placement
 from deployments.engine.memory.warm import WeightPlaces
@@ -53,9 +54,19 @@ class LoadedPipeline:
     last_used: int = 0
     is_ready: bool = False
 
+    def resident(self, name: str, *, kept: bool, needed: bool) -> Resident[str]:
+        return Resident(name, self.size, self.users, self.last_used, kept, needed)
+
 
 class NoSpareRoom(Exception):
-    """There is no room for a spare load now. Requests would evict others, or wait for them."""
+    """There is no room for a spare load now. Requests would evict others, or wait for them.
+
+    The weights may have been read to host memory instead.
+    """
+
+
+class SpareLoadStopped(NoSpareRoom):
+    """A request waits for other weights, so the spare load has ended."""
 
 
 def no_spare_room(size: int, left: int) -> NoSpareRoom:
@@ -133,6 +144,13 @@ class WaitingHandles:
     def are_spare(self, name: str) -> bool:
         """True if no request waits for the pipeline."""
         return all(each.spare for each in self._handles.get(name, ()))
+
+    def yields(self, name: str) -> bool:
+        """True if no request waits for the pipeline, and one waits for the load of another."""
+        return self.are_spare(name) and any(
+            each.stage is Stage.LOADING and not self.are_spare(other)
+            for other, each in self.progress.items()
+        )
 
     def take(self, name: str) -> Sequence[PipelineHandle]:
         """End the load, and return the handles that waited for it."""

@@ -20,7 +20,8 @@ from typing import Any
 from deployments.engine.accelerator.errors import is_out_of_memory
 from deployments.engine.engine import Engine
 from deployments.engine.errors import as_callers_error, release_frames
-from deployments.engine.eviction import Resident, choose_victims
+from deployments.engine.eviction import Resident, choose_victims, stays
+from deployments.engine.loading.building import build, warm_up
 from deployments.engine.loading.loads import (
     Downloads,
     LoadedPipeline,
@@ -28,31 +29,28 @@ from deployments.engine.loading.loads import (
     LoadPlan,
     NoSpareRoom,
     PipelineHandle,
+    SpareLoadStopped,
     WaitingHandles,
     does_not_fit,
     no_spare_room,
     over_budget,
 )
-from deployments.engine.loop.generation import Generation
-from deployments.engine.loop.options import GenerationOptions, OnProgress
+from deployments.engine.loop.options import OnProgress
 from deployments.engine.memory.layout import lay_out
-from deployments.engine.memory.placement import Placement, placed_by
+from deployments.engine.memory.placement import Placement
 from deployments.engine.memory.reservations import Reservation
 from deployments.engine.memory.warm import WarmTier, WarmWeights, WeightPlaces
 from deployments.engine.merging.quantized import require_products
 from deployments.engine.merging.quantized_files import FileCache
 from deployments.engine.reading.reader import WeightReader
-from deployments.engine.reading.unread import WeightsNotRead, reading_later
 from deployments.engine.threads import Threads
-from serve_app.domain.errors import Cancelled, OutOfMemory
+from serve_app.domain.errors import Cancelled
 from serve_app.domain.progress import Progress, Stage
 
 log = logging.getLogger(__name__)
 
-WARM_UP_PRIORITY = 1  # above that of requests: it is short, and requests wait for it
 SPARE_WAIT_S = 2.0
-"""Longest wait of a spare load for device memory that is free. While a load waits, no generation
-begins."""
+"""Longest wait of a spare load for device memory that is free."""
 
 
 class Residency:
@@ -81,6 +79,7 @@ class Residency:
         self._loaded: dict[str, LoadedPipeline] = {}
         self._waits_for_memory = False
         self._kept: frozenset[str] = frozenset()
+        self._needed: frozenset[str] = frozenset()
         self._closed = False
         self._uses = 0
         self._changed = threading.Condition()
@@ -103,15 +102,22 @@ class Residency:
         """Names of evicted pipelines whose weights are in host memory."""
         return self._warm.names
 
-    def keep(self, on_device: Collection[str], in_host_memory: Collection[str]) -> None:
+    def keep(
+        self,
+        on_device: Collection[str],
+        in_host_memory: Collection[str],
+        needed: Collection[str] = (),
+    ) -> None:
         """Evict these weights last, in place of those named before.
 
         Where evicted weights are not kept in host memory, they stay on the device instead.
+        ``needed``: for queued requests; a spare load evicts none of them.
         """
         with self._changed:
             device, host = frozenset(on_device), frozenset(in_host_memory)
             self._kept = device if self._warm.keeps_any else device | host
-            self._warm.kept = device | host
+            self._needed = frozenset(needed)
+            self._warm.kept = device | host | self._needed
 
     @property
     def restoring(self) -> Sequence[str]:
@@ -140,7 +146,9 @@ class Residency:
         """Return a handle of the pipeline, which is loaded now or later.
 
         ``spare``: no request waits for it. Then the future raises ``NoSpareRoom`` if the pipeline
-        does not fit beside what is in use or kept, unless a request comes to wait for it too.
+        does not fit beside what is in use, kept or needed, unless a request comes to wait for it
+        too. Its weights are in host memory then, if there is room (``warm``). It raises
+        ``SpareLoadStopped`` when a request comes to wait for other weights.
 
         The plan must be the same for all users of the name. ``on_progress`` gets the stages of a
         load, also of one that has already begun. It is called on this thread or the loader's, under
@@ -230,7 +238,9 @@ class Residency:
         if plan.warm_up is None or loaded.is_warm:
             self._finish(name, loaded)
         else:
-            self._warm_up(name, loaded, partial(plan.warm_up, loaded.pipeline))
+            self._waiting.report(name, Progress(Stage.WARMING_UP))
+            arguments = partial(plan.warm_up, loaded.pipeline)
+            warm_up(self._engine, name, arguments, partial(self._finish, name, loaded))
 
     def _finish(self, name: str, loaded: LoadedPipeline) -> None:
         """Hand out a pipeline that is ready now."""
@@ -268,7 +278,8 @@ class Residency:
         )
 
     def _on_bytes(self, name: str, done: int, in_all: int) -> None:
-        """Note that bytes of weights were read; shown by hundredths."""
+        """Note that bytes of weights were read; shown by hundredths. ``SpareLoadStopped``."""
+        self._yield_to_requests(name)
         self._heartbeat.beat(name)
         shown = self._waiting.progress[name]
         before = shown.step if shown.stage is Stage.LOADING else 0
@@ -283,43 +294,54 @@ class Residency:
         require_products(plan.recipe, self._engine.accelerator)
         began = self._monotonic()
         with self._heartbeat.busy(name):
-            placement = self._built(name, plan)
+            on_download = partial(self._on_download, name)
+            found = partial(self._make_room, name, plan, sure=False)
+            placement = build(name, plan, self._quantized, on_download, found)
+        try:
+            loaded = self._first_time(name, plan, placement)
+        except NoSpareRoom as error:
+            if not isinstance(error, SpareLoadStopped):
+                on_bytes = partial(self._on_bytes, name)
+                with self._heartbeat.busy(name):
+                    self._warm.stage(name, placement, self._reader, on_bytes)
+            raise
+        return self._add(name, loaded, began, "cold, from disk")
+
+    def _first_time(self, name: str, plan: LoadPlan, placement: Placement) -> LoadedPipeline:
+        """Place a pipeline on the device that has not been there."""
         size, pipeline = placement.device_bytes, placement.pipeline
         self._make_room(name, plan, size)
-        self._warm.give_back(placement.host_bytes)
+        self._warm.give_back(0 if name in self._warm.names else placement.host_bytes)
         apply = partial(placement.apply, self._engine.accelerator, self._reader)
         self._place(name, size, partial(apply, partial(self._on_bytes, name)), placement.undo)
         lay_out(pipeline, self._engine.accelerator, plan.recipe)
         if placement.compiled and plan.warm_up is not None:
             self._waiting.report(name, Progress(Stage.COMPILING))
             self._engine.precompile(pipeline, partial(plan.warm_up, pipeline))
-        loaded = LoadedPipeline(pipeline, size, placement, WeightPlaces(placement.resident))
-        return self._add(name, loaded, began, "cold, from disk")
+        return LoadedPipeline(pipeline, size, placement, WeightPlaces(placement.resident))
 
-    def _built(self, name: str, plan: LoadPlan) -> Placement:
-        """Build the pipeline, with weights that are not read yet unless its family needs them."""
-        found = partial(self._make_room, name, plan, sure=False)
-        on_download = partial(self._on_download, name)
-        try:
-            with reading_later():
-                pipeline = plan.load(on_download, found)
-                return placed_by(plan.recipe, pipeline, self._quantized)
-        except WeightsNotRead as error:
-            log.info("%s is read to host memory first: %s", name, error)
-        return placed_by(plan.recipe, plan.load(on_download, found))
+    def _yield_to_requests(self, name: str) -> None:
+        """Raise ``SpareLoadStopped`` if only others are waited for: one thread loads them all."""
+        if self._waiting.yields(name):
+            raise SpareLoadStopped(f"A request waits for other weights than those of {name}.")
 
     def _restore(self, name: str, plan: LoadPlan, warm: WarmWeights) -> LoadedPipeline:
         """Copy evicted weights from host memory to the device."""
         log.info("Loading %s from host memory.", name)
         began = self._monotonic()
         try:
-            self._make_room(name, plan, warm.size)
-            self._place(name, warm.size, partial(warm.apply, self._engine.accelerator), warm.undo)
+            if warm.staged:
+                loaded = self._first_time(name, plan, warm.placement)
+            else:
+                self._make_room(name, plan, warm.size)
+                copy = partial(warm.apply, self._engine.accelerator)
+                self._place(name, warm.size, copy, warm.undo)
+                where = warm.pipeline, warm.size, warm.placement, warm.places
+                loaded = LoadedPipeline(*where, is_warm=True)
         except BaseException:
             self._warm.put_back(name)
             raise
         self._warm.restored(name)
-        loaded = LoadedPipeline(warm.pipeline, warm.size, warm.placement, warm.places, is_warm=True)
         return self._add(name, loaded, began, "warm, from host memory")
 
     def _add(self, name: str, loaded: LoadedPipeline, began: float, source: str) -> LoadedPipeline:
@@ -331,35 +353,12 @@ class Residency:
         log.info("Loaded %s (%s): %.2f GB in %.1f s.", name, source, loaded.size / 1e9, took_s)
         return loaded
 
-    def _warm_up(
-        self, name: str, loaded: LoadedPipeline, arguments: Callable[[], Mapping[str, Any]]
-    ) -> None:
-        """Start one call among those of others. A failure is logged only.
-
-        The next load does not wait for it: the call itself may wait for a place for minutes.
-        """
-        self._waiting.report(name, Progress(Stage.WARMING_UP))
-        try:
-            options = GenerationOptions(priority=WARM_UP_PRIORITY)
-            call = self._engine.submit(pipeline=name, options=options, **arguments())
-        except Exception:
-            log.warning("The warm-up call of %s failed.", name, exc_info=True)
-            self._finish(name, loaded)
-        else:
-            call.add_done_callback(partial(self._after_warm_up, name, loaded))
-
-    def _after_warm_up(self, name: str, loaded: LoadedPipeline, call: Generation) -> None:
-        try:
-            call.result()
-        except Exception:
-            log.warning("The warm-up call of %s failed.", name, exc_info=True)
-        self._finish(name, loaded)
-
     def _make_room(self, name: str, plan: LoadPlan, size: int, *, sure: bool = True) -> None:
         """Evict idle weights until ``size`` bytes fit into the budget.
 
         ``sure``: the weights are loaded; else they are about to be read into host memory.
         """
+        self._yield_to_requests(name)
         if not sure and self._engine.device_bytes():
             return  # with a GPU, weights only pass through host memory
         budget = self._budget or self._engine.accelerator.weights_budget()
@@ -382,8 +381,7 @@ class Residency:
         residents, spare = self._residents(), self._waiting.are_spare(name)
         victims = choose_victims(residents, size, budget, spare=spare)
         if victims is None and spare:
-            stays = sum(each.size for each in residents if each.users or each.kept)
-            raise no_spare_room(size, budget - stays)
+            raise no_spare_room(size, budget - sum(each.size for each in residents if stays(each)))
         return victims
 
     def _place(
@@ -399,17 +397,22 @@ class Residency:
             log.warning("%s did not fit beside running generations; it waits until they end.", name)
             undo()
             self._free()
+            if self._waiting.are_spare(name):
+                raise no_spare_room(size, self._engine.free_bytes()) from error
             try:
                 self._reserve(name, size, apply, alone=True)
             except BaseException as second:
-                if is_out_of_memory(second):
-                    raise self._too_large(name, size, second) from second
-                raise
+                if not is_out_of_memory(second):
+                    raise
+                release_frames(second)
+                free, total = self._engine.free_bytes(), self._engine.device_bytes()
+                raise does_not_fit(name, size, free, total) from second
 
     def _reserve(self, name: str, size: int, apply: Callable[[], None], *, alone: bool) -> None:
         self._evict_for(name, size)
         waits_until = self._monotonic() + SPARE_WAIT_S
-        with self._engine.reserve(size, self._wake, alone=alone) as reservation:
+        spare = self._waiting.are_spare(name)
+        with self._engine.reserve(size, self._wake, alone=alone, spare=spare) as reservation:
             try:
                 while not self._granted(reservation, name, waits_until):
                     self._evict_for(name, size)
@@ -425,6 +428,7 @@ class Residency:
             if reservation.granted:
                 return True
             if not self._waiting.are_spare(name):
+                reservation.is_urgent()
                 self._wait(name)
             elif self._monotonic() < spare_until:
                 self._changed.wait(SPARE_WAIT_S)
@@ -441,7 +445,7 @@ class Residency:
                 return
             spare = self._waiting.are_spare(name)
             idle = [
-                each for each in self._residents() if not each.users and not (spare and each.kept)
+                each for each in self._residents() if not each.users and not (spare and stays(each))
             ]
             there = sum(each.size for each in idle) + free
             if spare and there < size:
@@ -466,11 +470,6 @@ class Residency:
         with self._heartbeat.paused(name):
             self._changed.wait()
 
-    def _too_large(self, name: str, size: int, error: BaseException) -> OutOfMemory:
-        release_frames(error)
-        free, total = self._engine.free_bytes(), self._engine.device_bytes()
-        return does_not_fit(name, size, free, total)
-
     def _evict(self, name: str) -> LoadedPipeline:
         log.info("Evicting %s: %.2f GB.", name, self._loaded[name].size / 1e9)
         self._engine.remove(name)
@@ -489,7 +488,7 @@ class Residency:
 
     def _residents(self) -> Sequence[Resident[str]]:
         return [
-            Resident(name, each.size, each.users, each.last_used, name in self._kept)
+            each.resident(name, kept=name in self._kept, needed=name in self._needed)
             for name, each in self._loaded.items()
         ]
 

@@ -21,6 +21,7 @@ from deployments.engine.merging.compile import compile_regions, record_graphs
 from deployments.engine.merging.quantized import QUANTIZATIONS, quantize
 from deployments.engine.merging.quantized_files import FileCache
 from deployments.engine.reading.reader import Home, OnBytes, WeightReader
+from deployments.engine.reading.unread import UnreadWeight
 from serve_app.domain.endpoint import EIGHT_BITS_MIN_SHARE, Recipe
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
 
@@ -255,7 +256,10 @@ class Placement:
 
     def _check_host(self, accelerator: Accelerator) -> None:
         lockable = accelerator.lockable_bytes()
-        if lockable is not None and self.host_bytes > lockable:
+        if lockable is None:
+            return
+        lockable += _locked_bytes([*self.waiting, *self.streamed], accelerator)
+        if self.host_bytes > lockable:
             raise WeightsUnavailable(
                 f"The recipe keeps {self.host_bytes / 1e9:.2f} GB of weights in page-locked host "
                 f"memory, and {max(0, lockable) / 1e9:.2f} GB of the host's may still be "
@@ -279,6 +283,17 @@ def bytes_of(modules: Iterable[torch.nn.Module]) -> int:
         for tensor in (*module.parameters(), *module.buffers())
     }
     return sum(tensors.values())
+
+
+def _locked_bytes(modules: Iterable[torch.nn.Module], accelerator: Accelerator) -> int:
+    """Bytes of weights that are in page-locked memory already: they were read there beforehand."""
+    there = {id(each): each for module in modules for each in _tensors(module)}
+    return sum(
+        each.nbytes
+        for each in there.values()
+        if not isinstance(each, UnreadWeight)
+        and accelerator.is_page_locked(each.untyped_storage().data_ptr())
+    )
 
 
 def placed_by(

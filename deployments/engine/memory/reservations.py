@@ -2,7 +2,8 @@
 
 A loading thread requests a reservation. The engine grants it when it fits beside what the running
 generations are still expected to take. Until the weights are loaded, no other generation begins.
-Compiling takes minutes, so its reservation is shared: generations begin in what it leaves.
+Compiling takes minutes, and no request waits for a spare load, so their reservations are shared:
+generations begin in what these leave. That of a spare load also waits behind generations.
 """
 
 from __future__ import annotations
@@ -73,13 +74,24 @@ class Reservation:
     """Reservation of ``size`` bytes. ``granted`` is True once they are reserved."""
 
     def __init__(
-        self, size: int, notify: Callable[[], None], *, alone: bool, shared: bool = False
+        self,
+        size: int,
+        notify: Callable[[], None],
+        *,
+        alone: bool,
+        shared: bool = False,
+        spare: bool = False,
     ) -> None:
         self.size = size
         self.notify = notify
         self.alone = alone
-        self.shared = shared
+        self.shared = shared or spare
+        self.spare = spare
         self.granted = False
+
+    def is_urgent(self) -> None:
+        """Note that a request waits for it now: generations begin after it."""
+        self.spare = self.shared = False
 
 
 class Reservations:
@@ -97,14 +109,21 @@ class Reservations:
         self._taken: list[Reservation] = []
 
     def request(
-        self, size: int, notify: Callable[[], None], *, alone: bool, shared: bool = False
+        self,
+        size: int,
+        notify: Callable[[], None],
+        *,
+        alone: bool,
+        shared: bool = False,
+        spare: bool = False,
     ) -> Reservation:
         """Request a reservation. ``notify`` is called on the engine's thread when it is granted.
 
         ``notify`` must be quick. ``alone``: grant it only when no generation runs, and after idle
         memory was dropped. ``shared``: generations may begin beside it once it is granted.
+        ``spare``: also before that.
         """
-        reservation = Reservation(size, notify, alone=alone, shared=shared)
+        reservation = Reservation(size, notify, alone=alone, shared=shared, spare=spare)
         if self._memory.free() is None:  # memory is not limited
             reservation.granted = True
             return reservation
@@ -132,9 +151,12 @@ class Reservations:
     def wanted(self) -> bool:
         """Return whether generations must not begin now.
 
-        A request waits, or weights are being loaded into a reservation that is not shared.
+        A request waits that is not spare, or weights are being loaded into a reservation that is
+        not shared.
         """
-        return bool(self._waiting) or any(not each.shared for each in [*self._taken])
+        return any(not each.spare for each in [*self._waiting]) or any(
+            not each.shared for each in [*self._taken]
+        )
 
     def grant(self, fits: Callable[[int], bool], *, none_runs: bool) -> None:
         """Grant what can be granted.

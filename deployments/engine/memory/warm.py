@@ -1,4 +1,5 @@
-"""Warm weights: evicted ones in page-locked host memory, from which they return by a copy."""
+"""Warm weights in page-locked host memory, from which they come to the device by a copy: evicted
+ones, and staged ones, which were read there before there was room on the device."""
 
 from __future__ import annotations
 
@@ -13,9 +14,9 @@ from torch import Tensor
 
 from deployments.engine.accelerator.cpu import free_host_bytes, host_bytes
 from deployments.engine.accelerator.interface import Accelerator
-from deployments.engine.accelerator.pinned import PinnedBuffer, padded
-from deployments.engine.memory.placement import Placement, vacate_slots
-from deployments.engine.reading.reader import STREAM
+from deployments.engine.accelerator.pinned import PinnedBuffer, padded, pin
+from deployments.engine.memory.placement import Placement, bytes_of, vacate_slots
+from deployments.engine.reading.reader import STREAM, Home, OnBytes, WeightReader
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,10 @@ class _Slab:
 
 @dataclass(slots=True)
 class WarmWeights:
-    """Pipeline whose weights on the device were copied to host memory."""
+    """Pipeline whose weights on the device were copied to host memory.
+
+    If it is ``staged``, it has not been on the device: its placement is still to be applied.
+    """
 
     pipeline: Any
     placement: Placement
@@ -74,6 +78,7 @@ class WarmWeights:
     slabs: Sequence[_Slab]
     host_bytes: int  # of the slabs, and of what was in host memory before
     restoring: bool = False
+    staged: bool = False
 
     def apply(self, accelerator: Accelerator) -> None:
         """Copy the weights to the device. If memory runs out, they stay where they are."""
@@ -149,6 +154,29 @@ class WarmTier:
             log.info("%s is not kept in host memory: it cannot be page-locked.", name)
             return False
         self._held[name] = WarmWeights(pipeline, placement, places, size, slabs, needed)
+        return True
+
+    def stage(
+        self, name: str, placement: Placement, reader: WeightReader, on_bytes: OnBytes
+    ) -> bool:
+        """Read weights that have no room on the device to host memory. Return False if there is
+        none for them either. Others are dropped for them, but none of those in ``kept``.
+        """
+        modules = (*placement.resident, *placement.waiting, *placement.streamed)
+        needed = bytes_of(modules)
+        if not self._share or not self._make_room(needed, padded(needed), kept=False):
+            return False
+        try:
+            reader.read([(each, Home.LOCKED) for each in modules], on_bytes)
+            pin(modules, self._accelerator)  # those that were not left unread
+        except MemoryError:
+            log.info("%s is not read to host memory: it cannot be page-locked.", name)
+            return False
+        places, size = WeightPlaces(placement.resident), placement.device_bytes
+        self._held[name] = WarmWeights(
+            placement.pipeline, placement, places, size, (), needed, staged=True
+        )
+        log.info("%s is in host memory, until there is room on the device.", name)
         return True
 
     def take(self, name: str) -> WarmWeights | None:

@@ -286,8 +286,13 @@ LOOK_AHEAD = 32
 """Number of requests at the front of a lane that may be reordered to use loaded weights."""
 
 HOT_LEAD_S = 30
-"""A request whose endpoint is hot goes before requests that are older by at most this many
+"""A request whose endpoint is hot goes before cold requests that are older by at most this many
 seconds.
+"""
+
+HOST_LEAD_S = 20
+"""The same for an endpoint whose weights are in host memory: the copy to the device is left to do.
+So a hot request goes before those that are older by at most the difference.
 """
 
 DUE_SOON_S = 5

@@ -65,6 +65,11 @@ class RunningLimits:
             self._left_out = LeftOut(self._names(ENDPOINT), self._names(TENANT))
         return self._left_out, self._times_freed
 
+    @property
+    def known_full(self) -> LeftOut:
+        """What is at its limit, for others than leasings."""
+        return LeftOut(self._names(ENDPOINT), self._names(TENANT))
+
     def found(self, full: LeftOut, began: int) -> None:
         """Note what a leasing found at its limit. ``began``: the number that it got."""
         self._add([(TENANT, each) for each in full.tenants], began)

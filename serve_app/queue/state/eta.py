@@ -1,6 +1,7 @@
 """Expected start and end of requests.
 
-Based on running requests, existing slots, and the start times of replicas, refreshed once a second.
+Based on running requests, existing slots, and the times of cold starts (``cold_start.py``),
+refreshed once a second.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from serve_app.domain.ports import Clock
 from serve_app.domain.progress import BYTE_STAGES, Progress, Stage
 from serve_app.domain.request import Request, State
 from serve_app.postgres.database import Database
-from serve_app.queue.fairness.cost_model import START_KEY, CostModel
+from serve_app.queue.fairness.cost_model import CostModel
+from serve_app.queue.state.cold_start import ColdStage, ColdStarts
 from serve_app.queue.state.positions import QueuePosition
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.rows import progress_of
@@ -42,8 +44,8 @@ STAGES_BEFORE_GENERATION = frozenset(
 def remaining_s(expected_s: float, elapsed_s: float, progress: Progress | None = None) -> float:
     """Remaining seconds of a request that began ``elapsed_s`` ago; never 0.
 
-    A download or load lasts as long as its rate says. Other stages before the generation cannot be
-    estimated and count as nothing.
+    A download or load lasts as long as its rate says. Other stages before the generation count as
+    nothing here: see ``ColdStarts``.
     """
     if progress is not None and progress.stage in STAGES_BEFORE_GENERATION:
         known = progress.stage in BYTE_STAGES
@@ -117,7 +119,6 @@ WHERE r.state = 'running' LIMIT 5000
 REBUILD_S = 0.1  # shortest age at which free times are dropped because a replica changed
 UNKNOWN_S = 60.0
 """Time of a request of an endpoint that is not known, where a pool's size depends on it."""
-MAX_START_PROGRESS = 0.99  # highest share reported for a start that takes longer than expected
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +144,7 @@ class EtaModel:
         self._clock = clock
         self._limits = limits
         self._costs = costs
+        self._cold = ColdStarts(clock, costs)
         self._running: dict[str, list[Running]] = {}  # by pool
         self._of_tenant: Counter[str] = Counter()  # running requests
         self._of_endpoint: Counter[str] = Counter()
@@ -164,13 +166,15 @@ class EtaModel:
     def _note(self, id_: str, presence: Presence, slots: int) -> None:
         pool = presence.pool
         if presence.stage is ReplicaStage.STARTING:
+            if id_ not in self._starting:
+                self._cold.announced(pool)
             _, since, _ = self._starting.get(id_, (pool, self._clock.monotonic(), 1))
             self._starting[id_] = (pool, since, slots)
             return
         if presence.stage is ReplicaStage.READY:
             if id_ in self._starting:
                 took_s = self._clock.monotonic() - self._starting[id_][1]
-                self._costs.observe(START_KEY, pool, 1.0, took_s)
+                self._cold.observe(ColdStage.STARTING, pool, took_s)
             self._slots[id_] = (pool, slots)
         else:
             self._slots.pop(id_, None)
@@ -192,6 +196,7 @@ class EtaModel:
         self._starting = {id_: each for id_, each in self._starting.items() if id_ in there}
         for presence, slots in present:
             self.replica_seen(presence, slots)
+        self._cold.seen([presence for presence, _ in present])
 
     def limit_reached(self, request: Request) -> str:
         """The limit on running requests that holds this request back, in words; empty if there is
@@ -217,23 +222,34 @@ class EtaModel:
 
     def start_progress(self, pool: str) -> float | None:
         """Progress of the pool's first starting replica, from 0 to 1, by the usual time of a start.
-        None if unknown.
+        None if none starts.
         """
-        now = self._clock.monotonic()
         shares = [
-            (now - at) / self._costs.start_s(where)
+            self._cold.starting(where, at).share
             for where, at, _ in self._starting.values()
-            if self._serves(where, pool) and self._costs.knows_start(where)
+            if self._serves(where, pool)
         ]
-        return min(MAX_START_PROGRESS, max(shares)) if shares else None
+        return max(shares, default=None)
+
+    def until_replica(self, request: Request, place: QueuePosition) -> tuple[float, float | None]:
+        """Share of the wait for a replica in a pool that has none and gets one, and seconds until
+        the request starts there; None if it cannot be estimated."""
+        estimate = self._cold.waits(request.pool)
+        if place.position and not self._costs.knows_pool(request.pool):
+            return estimate.share, None
+        free = FreeTimes([estimate.left_s])
+        return estimate.share, free.until_start_s(place.position, place.ahead_s)
 
     def _serves(self, pool: str, queue: str) -> bool:
         return self._limits.overflow.queue_of(pool) == queue
 
     def until_start_s(self, request: Request, place: QueuePosition) -> float | None:
         """Seconds until the request starts; never negative. None if it cannot be estimated."""
-        if not self._costs.knows_pool(request.pool):
-            return None
+        if not self._costs.knows_pool(request.pool) and (
+            place.position
+            or any(self._serves(pool, request.pool) for pool, _ in self._slots.values())
+        ):
+            return None  # the first request starts with the first replica
         tenant, slowed = request.tenant, self._slowed(request)
         most = self._limits.running_of_tenant(tenant) if self.limit_reached(request) else None
         if most is None:
@@ -257,8 +273,13 @@ class EtaModel:
             slowed = self._slowed(request)
         else:
             runs_in = self._pool_of(request.replica_id, request.pool)
-        expected_s = self._costs.expected_s(request.endpoint, runs_in, request.work)
-        return remaining_s(expected_s * slowed, elapsed_s, request.progress)
+        expected_s = self._costs.expected_s(request.endpoint, runs_in, request.work) * slowed
+        progress = request.progress
+        if progress is not None and progress.stage in STAGES_BEFORE_GENERATION:
+            cold = self._cold.loads(request.replica_id or "", request.endpoint)
+            if cold is not None and progress.stage is not Stage.FETCHING:
+                return expected_s + cold.left_s
+        return remaining_s(expected_s, elapsed_s, progress)
 
     def _slowed(self, request: Request) -> float:
         """Time of a request over all slots of its queue, as a multiple of that in the queue's own
@@ -324,9 +345,9 @@ class EtaModel:
     def _starting_in_s(self, pool: str) -> list[float]:
         """Seconds until each slot of the starting replicas is ready."""
         return [
-            remaining_s(self._costs.start_s(where), self._looked_at - at)
+            remaining_s(self._cold.expected_s(ColdStage.STARTING, where), self._looked_at - at)
             for where, at, slots in self._starting.values()
-            if self._serves(where, pool) and self._costs.knows_start(where)
+            if self._serves(where, pool)
             for _ in range(slots)
         ]
 

@@ -17,6 +17,7 @@ from serve_app.queue.fairness.running_limits import RunningLimits
 from serve_app.queue.state.demand import DemandReader
 from serve_app.queue.state.eta import EtaModel
 from serve_app.queue.state.positions import Positions
+from serve_app.queue.state.prefetch import PrefetchHints
 from serve_app.queue.state.replicas import ReplicaRegistry
 from serve_app.queue.state.request_cache import RequestCache
 from serve_app.queue.state.stats import QueueStats
@@ -52,6 +53,7 @@ class QueueState:
     stats: QueueStats
     replicas: ReplicaRegistry
     kept: KeptWeightsRegistry
+    prefetch: PrefetchHints
     lanes: Lanes
     charges: LaneCharges
     snapshots: OpenSnapshots
@@ -79,16 +81,19 @@ class QueueState:
         eta = EtaModel(database, clock, limits, costs)
         demand = DemandReader(database, clock, limits, terms, eta, pauses)
         stats = QueueStats(database, clock, limits, positions, eta, pauses, requests, demand)
+        waiters, running_limits = Waiters(clock), RunningLimits(database, limits)
+        kept = KeptWeightsRegistry(database, terms)
         return cls(
-            waiters=Waiters(clock),
+            waiters=waiters,
             requests=requests,
             stats=stats,
             replicas=ReplicaRegistry(database, stats, clock, metrics),
-            kept=KeptWeightsRegistry(database, terms),
+            kept=kept,
+            prefetch=PrefetchHints(database, limits, terms, stats, running_limits, kept, waiters),
             lanes=Lanes(database, limits),
             charges=LaneCharges(database),
             snapshots=OpenSnapshots(database, clock),
-            running_limits=RunningLimits(database, limits),
+            running_limits=running_limits,
             costs=costs,
             pauses=pauses,
             notifier=Notifier(database, ingress_id, clock, metrics),

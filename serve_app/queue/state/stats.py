@@ -18,6 +18,7 @@ from serve_app.domain.progress import from_plain
 from serve_app.domain.request import Request, State, Waiting, WaitReason
 from serve_app.postgres.database import Database
 from serve_app.queue.fairness.pauses import Pauses
+from serve_app.queue.state.cold_start import ColdStage
 from serve_app.queue.state.counters import Counters, Throughput
 from serve_app.queue.state.demand import DemandReader
 from serve_app.queue.state.eta import EtaModel
@@ -145,6 +146,8 @@ class QueueStats:
         self._healthy_since: float | None = None
         # Sentence for each pool of which no node can run a replica. Kept by the ingress process.
         self.unplaceable: Mapping[str, str] = {}
+        # Pools of which a replica is started when requests wait. Kept by the ingress process.
+        self.startable: frozenset[str] = frozenset()
 
     # Limits
 
@@ -311,6 +314,9 @@ class QueueStats:
         if why.reason is WaitReason.PAUSED:
             return Waiting(place.position, why.reason)
         starts_s = eta.until_start_s(request, place)
+        if why.reason is WaitReason.NO_REPLICA and pool in self.startable:
+            share, starts_s = eta.until_replica(request, place)
+            why = replace(why, stage=ColdStage.NODE.value, share=share)
         takes_s = eta.until_end_s(request)
         ends_s = None if starts_s is None or takes_s is None else starts_s + takes_s
         now = self._clock.now()

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from serve_app.domain.lease import Ask, Lease, LeaseKey, LeftOut, Signal, SignalKind
+from serve_app.domain.lease import (
+    Ask,
+    Lease,
+    LeaseKey,
+    LeasePreference,
+    LeftOut,
+    Signal,
+    SignalKind,
+)
 from serve_app.domain.ports import Clock
 
 REMEMBER_S = 60.0
@@ -41,9 +49,11 @@ class Waiter:
     def __init__(self, ask: Ask, offer: PoolOffer) -> None:
         self.ask = ask
         self.queue, self.rank = offer.queue, offer.rank
-        self.left_out = ask.left_out | LeftOut(offer.unfit)
-        # Loaded endpoints, and what it does not want: compared for each slot, so made once.
-        self.wants = frozenset(ask.hot), self.left_out
+        wants = ask.preference
+        if offer.unfit:
+            wants = wants._replace(left_out=wants.left_out | LeftOut(offer.unfit))
+        self.wants = wants  # compared for each slot, so made once
+        self.left_out = wants.left_out
         self.free = ask.slots
         self.reserved = 0
         self.leases: list[Lease] = []
@@ -168,6 +178,13 @@ class Waiters:
                 self.remove(waiter)
                 waiter.woken.set()
 
+    def end_full_polls(self, ends: Callable[[Ask], bool]) -> None:
+        """Answer the polls without a free slot for which ``ends`` is true."""
+        for waiter in {*self._holders.values()}:
+            if not waiter.ask.slots and waiter.open and ends(waiter.ask):
+                waiter.open = False
+                waiter.woken.set()
+
     def close(self) -> None:
         """Answer every poll, and every later one, with nothing."""
         self._closed = True
@@ -258,7 +275,7 @@ class Waiters:
         ]
         if not accepting:
             return None
-        waiter = min(accepting, key=lambda each: (each.rank, _distance(endpoint, each.ask)))
+        waiter = min(accepting, key=lambda each: (each.rank, each.wants.distance(endpoint)))
         waiter.free -= 1
         waiter.reserved += 1
         return waiter
@@ -341,6 +358,39 @@ def _take_turns(waiters: Sequence[Waiter], slots: list[Waiter], most: int) -> No
         waiters = [each for each in waiters if each.free > 0]
 
 
-def _distance(endpoint: str, ask: Ask) -> int:
-    """Rank of a replica by where it has the endpoint's weights; 0 for its device."""
-    return 0 if endpoint in ask.hot else 1 if endpoint in ask.warm else 2
+# Turns of waiting replicas, of which one leasing statement gives requests to those that are alike.
+
+
+def nearer_elsewhere(wants: LeasePreference, others: Iterable[LeasePreference]) -> frozenset[str]:
+    """Endpoints whose weights are nearer to the device of another replica that waits."""
+    found: set[str] = set()
+    for other in others:
+        nearer = (other.hot - wants.hot) | (other.host - wants.hot - wants.host)
+        found |= nearer - other.left_out.endpoints
+    return frozenset(found)
+
+
+def ranked_turns(
+    waiters: Sequence[Waiter],
+) -> Iterator[tuple[int, LeasePreference, LeasePreference]]:
+    """Turns of waiting replicas, with their rank: those of overflow pools come last."""
+    for rank in sorted({each.rank for each in waiters}):
+        for wants, offered in turns([each for each in waiters if each.rank == rank]):
+            yield rank, wants, offered
+
+
+def turns(waiters: Sequence[Waiter]) -> Sequence[tuple[LeasePreference, LeasePreference]]:
+    """What waiting replicas want, those that wait longest first, each with what they are offered.
+
+    If weights differ, all have two turns. In the first, requests whose weights are nearer to the
+    device of another replica are left to that one; in the second, each is offered what is left.
+    """
+    wants = [*dict.fromkeys(each.wants for each in waiters)]
+    if len(wants) == 1:
+        return [(wants[0], wants[0])]
+    last = [(each, each) for each in wants]
+    first = [
+        (each, each._replace(left_out=each.left_out | LeftOut(nearer_elsewhere(each, wants))))
+        for each in wants
+    ]
+    return last if first == last else [*first, *last]

@@ -108,6 +108,9 @@ chosen AS (
 UPDATE replicas r SET keep = c.keep FROM chosen c WHERE r.replica_id = c.replica_id
 """
 
+Upcoming = tuple[Endpoint, ...]
+"""What a replica will probably run next, the first ones first."""
+
 Keep = tuple[tuple[str, WeightsLevel], ...]
 """Endpoints whose weights a replica should hold, each with its level."""
 
@@ -127,13 +130,15 @@ class HeldWeights:
 
 
 class KeptWeightsRegistry:
-    """What the replicas should hold, in the memory of this process. Owned by one event loop."""
+    """What the replicas should hold, and what they will probably run next, in the memory of this
+    process. Owned by one event loop."""
 
     def __init__(self, database: Database, terms: LeaseTerms) -> None:
         self._database = database
         self._terms = terms
         self._pools: frozenset[str] = frozenset()
         self._keep: dict[str, tuple[KeptWeights, str]] = {}  # with its version, by replica
+        self._upcoming: Mapping[str, tuple[Upcoming, str]] = {}  # the same of what runs next
 
     async def refresh(self, pools: Collection[str]) -> Sequence[HeldWeights]:
         """Read what replicas hold, and what they should hold. ``pools``: those with a warm target,
@@ -155,10 +160,29 @@ class KeptWeightsRegistry:
             await self._database.rows(WRITE_KEEP, {"keep": messages.compact(rows)})
 
     def answer_to_ask(self, ask: Ask, work: Work) -> Work:
-        """The reply to a poll, with what the replica should hold if it does not know that."""
+        """The reply to a poll, with what the replica should hold, and what it runs next, if it does
+        not know that."""
         keep, version = self._keep.get(ask.replica_id, _NOTHING)
-        known = version == ask.kept
-        return work if known else replace(work, keep=keep, keep_version=version)
+        if version != ask.kept:
+            work = replace(work, keep=keep, keep_version=version)
+        upcoming, version = self.upcoming(ask.replica_id)
+        if ask.upcoming is not None and version != ask.upcoming:
+            work = replace(work, upcoming=upcoming, upcoming_version=version)
+        return work
+
+    def upcoming(self, replica_id: str) -> tuple[Upcoming, str]:
+        """What a replica will probably run next, with its version."""
+        return self._upcoming.get(replica_id, _NONE_UPCOMING)
+
+    def decide_upcoming(self, names: Mapping[str, Sequence[str]]) -> None:
+        """Replace what the replicas will probably run next: endpoints by the id of the replica.
+        Those that the catalogue no longer has are left out."""
+        found: dict[str, tuple[Upcoming, str]] = {}
+        for replica_id, endpoints in names.items():
+            known = tuple(each for each in map(self._terms.endpoint, endpoints) if each is not None)
+            if known:
+                found[replica_id] = known, _version(known)
+        self._upcoming = found
 
     def answer_to_announcement(self, presence: Presence) -> Work | None:
         """The reply to a replica that starts. None: no warm target stands in its pool."""
@@ -175,9 +199,10 @@ class KeptWeightsRegistry:
 
 
 _NOTHING: tuple[KeptWeights, str] = ((), "")
+_NONE_UPCOMING: tuple[Upcoming, str] = ((), "")
 
 
-def _version(weights: Sequence[tuple[Endpoint, str]]) -> str:
+def _version(weights: Sequence[object]) -> str:
     return blake2b(repr(weights).encode(), digest_size=8).hexdigest()
 
 

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from serve_app.domain.lease import LeftOut
+from serve_app.domain.lease import LeasePreference, LeftOut
 from serve_app.domain.request import Request
 from serve_app.postgres.database import Database
 from serve_app.queue.fairness.fair_queue import LOOK_AHEAD
@@ -99,8 +99,7 @@ async def lease_queued(
     database: Database,
     pool: str,
     offers: Sequence[DirectLease],
-    hot: frozenset[str],
-    left_out: LeftOut,
+    wants: LeasePreference,
     limits: QueueLimits,
     charges: Mapping[str, float],
     spare_lanes: int = 0,
@@ -108,25 +107,26 @@ async def lease_queued(
 ) -> LeaseResult:
     """Lease at most one request to each offer.
 
-    ``hot``: endpoints loaded on the offering replicas. ``left_out``: requests that none of them
-    wants, or that are known to be at a limit, see ``RunningLimits``. ``spare_lanes``: see
-    ``Contention``. ``front``: None if no snapshot is open for long; see ``OpenSnapshots``.
+    ``wants``: of the offering replicas; it also leaves out what is known to be at a limit, see
+    ``RunningLimits``. ``spare_lanes``: see ``Contention``. ``front``: None if no snapshot is open
+    for long; see ``OpenSnapshots``.
     """
     slots = [
         {"n": n, "replica": offer.replica_id, "actor": offer.actor_id}
         for n, offer in enumerate(offers, start=1)
     ]
     rows = await database.rows(
-        _statement(limits, left_out)[front is not None],
+        _statement(limits, wants.left_out)[front is not None],
         {
             "slots": messages.compact(slots),
             "pool": pool,
             "count": len(slots),
             # Each charge that is not written yet may move one lane back.
             "lanes": len(slots) + len(charges) + spare_lanes,
-            "hot": sorted(hot),
-            "left_out": sorted(left_out.endpoints),
-            "tenants_left_out": messages.compact([*left_out.tenants]),
+            "hot": sorted(wants.hot),
+            "host": sorted(wants.host),
+            "left_out": sorted(wants.left_out.endpoints),
+            "tenants_left_out": messages.compact([*wants.left_out.tenants]),
             "charges": messages.compact(
                 [{"tenant": tenant, "seconds": seconds} for tenant, seconds in charges.items()]
             ),

@@ -9,7 +9,13 @@ form leaves out the clauses that it does not need.
 from __future__ import annotations
 
 from serve_app.postgres.database import UNAWAITED
-from serve_app.queue.fairness.fair_queue import DUE_SOON_S, HOT_LEAD_S, LOOK_AHEAD, pool_time
+from serve_app.queue.fairness.fair_queue import (
+    DUE_SOON_S,
+    HOST_LEAD_S,
+    HOT_LEAD_S,
+    LOOK_AHEAD,
+    pool_time,
+)
 from serve_app.queue.fairness.pauses import not_paused
 from serve_app.queue.store.rows import COLUMNS, NEW_NONCE
 
@@ -180,7 +186,9 @@ candidate AS MATERIALIZED (
         PARTITION BY l.tenant
         ORDER BY coalesce(q.start_by < now() + interval '{due_soon_s} s', false) DESC,
                  q.ranked_at - CASE WHEN q.endpoint = ANY(%(hot)s::text[])
-                               THEN interval '{hot_lead_s} s' ELSE interval '0 s' END,
+                               THEN interval '{hot_lead_s} s'
+                               WHEN q.endpoint = ANY(%(host)s::text[])
+                               THEN interval '{host_lead_s} s' ELSE interval '0 s' END,
                  q.place)
 ),{within}
 -- Sorted before the join, so that the join stops after the last leased request.
@@ -342,6 +350,7 @@ def _statement(
         look_ahead=LOOK_AHEAD,
         due_soon_s=DUE_SOON_S,
         hot_lead_s=HOT_LEAD_S,
+        host_lead_s=HOST_LEAD_S,
     )
 
 

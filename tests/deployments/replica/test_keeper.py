@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from serve_app.domain.endpoint import Endpoint, Weights
-from serve_app.domain.lease import Presence, Work
-from tests.deployments.conftest import PROBE, MakeRig
+from serve_app.domain.lease import LeaseKey, Presence, Work
+from tests.deployments.conftest import PROBE, MakeRig, Rig
 from tests.fakes.lease_port import FakeLeasePort
 
 OTHER = Endpoint("other", "probe", Weights("other"), "probe")
@@ -68,3 +68,55 @@ async def test_what_does_not_fit_beside_the_others_is_named_with_the_reason(
 async def test_a_replica_starts_without_a_decision_that_does_not_come(make_rig: MakeRig) -> None:
     rig = await make_rig(port=UndecidedPort(ask_wait_s=0.2))
     assert (await rig.outcome(rig.offer("one", steps=1))).succeeded
+
+
+# What runs next
+
+
+async def running(rig: Rig, endpoint: Endpoint = PROBE) -> LeaseKey:
+    """A request that runs until it is cancelled."""
+    held = rig.offer("long", endpoint=endpoint, steps=10**6)
+    await rig.reported(held)
+    return held
+
+
+async def test_what_runs_next_is_loaded_while_the_current_request_runs(make_rig: MakeRig) -> None:
+    rig = await make_rig(slots=1)
+    held = await running(rig)
+    rig.port.upcoming = (PROBE, OTHER), "1"
+    await rig.port.until(lambda: "other" in rig.port.asks[-1].hot)
+    assert rig.port.asks[-1].upcoming == "1"
+    assert held in rig.port.asks[-1].held
+    assert set(rig.resources.loaded_endpoints) == {"probe", "other"}
+
+
+async def test_what_runs_next_evicts_nothing_that_runs_or_is_needed_or_kept(
+    make_rig: MakeRig,
+) -> None:
+    """A replica with room for one of them."""
+    rig = await make_rig(slots=1, weights_bytes=ROOM_FOR_ONE)
+    await running(rig)
+    rig.port.upcoming = (OTHER,), "1"
+    await rig.port.until(lambda: dict(rig.port.asks[-1].not_kept).keys() == {"other"})
+    assert rig.port.asks[-1].hot == ("probe",)
+    rig.port.upcoming = (), ""
+    await rig.port.until(lambda: rig.port.asks[-1].upcoming == "")
+
+
+async def test_a_replica_that_loads_nothing_beforehand_says_so(make_rig: MakeRig) -> None:
+    rig = await make_rig(slots=1, prefetch=False)
+    await rig.port.until(lambda: rig.port.asks)
+    assert rig.port.asks[-1].upcoming is None
+
+
+async def test_what_cannot_be_loaded_beforehand_fails_only_its_own_request(
+    make_rig: MakeRig,
+) -> None:
+    rig = await make_rig(slots=2)
+    rig.port.upcoming = (GONE, OTHER), "1"
+    await rig.port.until(lambda: rig.port.asks and "other" in rig.port.asks[-1].hot)
+    ((endpoint, why),) = rig.port.asks[-1].not_kept
+    assert endpoint == "gone"
+    assert "missing" in why
+    assert (await rig.outcome(rig.offer("one", endpoint=OTHER, steps=1))).succeeded
+    assert not (await rig.outcome(rig.offer("two", endpoint=GONE, steps=1))).succeeded

@@ -10,7 +10,11 @@ import torch
 from deployments.engine.accelerator.cpu import Cpu
 from deployments.engine.engine import Engine
 from deployments.engine.loading.loader import load_pipeline
-from deployments.engine.loading.loads import AT_ONCE, Fetch, LoadPlan, NoSpareRoom
+from deployments.engine.loading.loads import (
+    AT_ONCE,
+    Fetch,
+    LoadPlan,
+)
 from deployments.engine.loading.residency import Residency
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import Misconfigured, OutOfMemory, WeightsUnavailable
@@ -319,54 +323,6 @@ def test_idle_weights_make_room_the_longest_unused_first(engine, small):
     assert loaded(small, "a", "c", "d", "e") == ["e"]
     with pytest.raises(Misconfigured):
         engine.submit(pipeline="a")
-
-
-def test_kept_weights_go_last_and_a_load_that_no_request_waits_for_evicts_none_of_them(small):
-    for name in ("kept", "a", "b"):
-        use(small, name, 300)
-    small.keep({"kept"}, ())
-    spare = small.acquire("c", plan(300), spare=True)
-    spare.future.result(30)
-    small.release(spare)
-    assert loaded(small, "kept", "a", "b", "c") == ["kept", "b", "c"]
-    with pytest.raises(NoSpareRoom, match="kept leaves"):
-        small.acquire("large", plan(800), spare=True).future.result(30)
-    assert loaded(small, "kept", "b", "c") == ["kept", "b", "c"]
-    use(small, "large", 800)
-    assert loaded(small, "kept", "b", "c", "large") == ["large"]
-
-
-def test_a_load_for_nobody_becomes_that_of_a_request_that_comes_to_wait_for_it(small):
-    use(small, "kept", 900)
-    small.keep({"kept"}, ())
-    go, loading = threading.Event(), threading.Event()
-
-    def load(*_):
-        loading.set()
-        go.wait(30)
-        return Pipeline(300)
-
-    spare = small.acquire("it", LoadPlan(load), spare=True)
-    assert loading.wait(30)
-    asked = small.acquire("it", LoadPlan(load))
-    go.set()
-    assert asked.future.result(30) is spare.future.result(30) is small.find("it")
-    assert small.find("kept") is None
-
-
-def test_a_request_that_comes_when_a_load_for_nobody_gives_up_is_served(small):
-    use(small, "kept", 900)
-    small.keep({"kept"}, ())
-    given_up, late = small._give_up_spare, []
-
-    def a_moment_before(name, plan, error):
-        late.append(small.acquire(name, plan))
-        given_up(name, plan, error)
-
-    small._give_up_spare = a_moment_before
-    with pytest.raises(NoSpareRoom):
-        small.acquire("it", plan(300), spare=True).future.result(30)
-    assert isinstance(late[0].future.result(30), Pipeline)
 
 
 def test_what_was_evicted_is_let_go_of_and_loaded_again_when_asked_for(small):

@@ -2,17 +2,22 @@
 
 import gc
 import logging
+import threading
 
 import pytest
 import torch
 
 from deployments.engine.engine import Engine
-from deployments.engine.loading.loads import Fetch, LoadPlan
+from deployments.engine.loading.loader import load_pipeline
+from deployments.engine.loading.loads import Fetch, LoadPlan, NoSpareRoom, SpareLoadStopped
 from deployments.engine.loading.residency import Residency
 from deployments.engine.lora.format import Lora
 from deployments.engine.memory.placement import bytes_of, placed_by
 from deployments.engine.memory.warm import WarmTier, WeightPlaces
-from serve_app.domain.endpoint import Recipe
+from deployments.engine.reading.headers import BLOCK
+from deployments.engine.reading.reader import PIECE_BYTES, THREADS, WeightReader
+from deployments.engine.reading.unread import reading_later
+from serve_app.domain.endpoint import Recipe, Weights
 from tests.engine.calls import alone, call
 from tests.engine.loras import save_lora
 from tests.engine.tiny import tiny_flux
@@ -288,3 +293,134 @@ def test_a_load_from_host_memory_is_seen_as_one(engine, residency):
     handle.future.result(60)
     assert ["a"] in seen
     assert residency.restoring == []
+
+
+# Read to host memory before there is room on the device
+
+
+def spare(residency, name, plan):
+    """Load it for nobody, and return the error; None if it is on the device."""
+    handle = residency.acquire(name, plan, spare=True)
+    error = handle.future.exception(60)
+    residency.release(handle)
+    return error
+
+
+@pytest.fixture
+def room_for_one(engine):
+    """Room on the device for one demo Flux, and in host memory for more."""
+    size = placed_by(None, load_flux()).device_bytes
+    residency = Residency(engine, budget_bytes=size * 3 // 2)
+    host = Host(engine.accelerator, 10 * size)  # other tests may take this machine's memory
+    residency._warm = WarmTier(engine.accelerator, 0.5, lambda: host.total, host.free)
+    yield residency
+    residency.close()
+
+
+def load_flux(*_):
+    return load_pipeline(Weights("deployments/demo/flux"))
+
+
+def test_weights_for_which_there_is_no_room_yet_are_read_once_and_come_from_host_memory(
+    engine, room_for_one, caplog
+):
+    caplog.set_level(logging.INFO, "deployments.engine.loading.residency")
+    residency, loads, warm_ups = room_for_one, [], []
+
+    def load(*_):
+        loads.append(1)
+        return load_flux()
+
+    def warm_up(_):
+        warm_ups.append(1)
+        return call()
+
+    held = residency.acquire("a", LoadPlan(load_flux))
+    held.future.result(60)
+    plan = LoadPlan(load, warm_up=warm_up)
+    assert isinstance(spare(residency, "b", plan), NoSpareRoom)
+    assert (residency.find("b"), residency.warm) == (None, ["b"])
+    assert engine.accelerator.pinned_bytes >= residency._warm.bytes > 0
+    assert spare(residency, "b", plan) is not None  # it stays there
+    residency.release(held)
+    use(residency, "b", plan)
+    assert len(loads) == len(warm_ups) == 1
+    assert "b" not in residency.warm
+    assert "Loaded b (warm, from host memory)" in caplog.text
+    assert all(map(torch.equal, state(residency.find("b")), state(load_flux())))
+
+
+def test_weights_that_wait_in_host_memory_drop_none_that_are_kept_there():
+    warm, _ = tier(share=0.5, total=20_480)
+    reader = WeightReader(warm._accelerator)
+
+    def stage(name):
+        return warm.stage(name, placed_by(None, linear(4096)), reader, lambda *_: None)
+
+    assert keep(warm, "kept", linear(4096))
+    assert keep(warm, "other", linear(4096))
+    warm.kept = frozenset({"kept"})
+    assert stage("next")
+    assert warm.names == ["kept", "next"]
+    warm.kept = frozenset({"kept", "next"})
+    assert not stage("third")
+    assert warm.names == ["kept", "next"]
+
+
+def test_a_host_that_cannot_lock_so_much_memory_waits_with_the_weights():
+    warm, _ = tier(total=10**8, host_bytes=2048)
+    placement = placed_by(None, linear(4096))
+    assert not warm.stage("it", placement, WeightReader(warm._accelerator), lambda *_: None)
+    assert warm.names == []
+
+
+def test_reading_to_host_memory_ends_when_a_request_comes_for_other_weights(room_for_one):
+    residency = room_for_one
+    held = residency.acquire("a", LoadPlan(load_flux))
+    held.future.result(60)
+    begun, go, on_bytes = threading.Event(), threading.Event(), residency._on_bytes
+
+    def slowly(*each):
+        begun.set()
+        go.wait(60)
+        on_bytes(*each)
+
+    residency._on_bytes = slowly
+    nobodys = residency.acquire("b", LoadPlan(load_flux), spare=True)
+    assert begun.wait(60)
+    asked = residency.acquire("c", LoadPlan(lambda *_: tiny_flux()))
+    go.set()
+    assert isinstance(nobodys.future.exception(60), SpareLoadStopped)
+    assert residency.warm == []
+    residency.release(held)
+    assert asked.future.result(60) is residency.find("c")
+
+
+def test_components_that_stay_in_host_memory_are_locked_there_once():
+    """The host can page-lock the weights once, and not twice."""
+    size = placed_by(None, load_flux()).device_bytes
+    buffers = THREADS * (PIECE_BYTES + 2 * BLOCK)
+    warm, _ = tier(share=0.8, total=10**9, host_bytes=buffers + size * 3 // 2)
+    reader = WeightReader(warm._accelerator)
+    recipe = Recipe(48, "bfloat16", "components", hot=("vae",))
+    with reading_later():
+        placement = placed_by(recipe, load_flux())
+    assert warm.stage("it", placement, reader, lambda *_: None)
+    before = warm._accelerator.pinned_bytes
+    assert before >= size
+    warm.take("it").placement.apply(warm._accelerator, reader)
+    warm.restored("it")
+    assert warm._accelerator.pinned_bytes <= before
+
+
+def test_a_load_that_no_request_waits_for_drops_nothing_when_memory_runs_out(engine, room_for_one):
+    residency = room_for_one
+    use(residency, "idle", LoadPlan(tiny_flux_of))
+    engine.accelerator.refuse(1)
+    assert isinstance(spare(residency, "b", LoadPlan(tiny_flux_of)), NoSpareRoom)
+    assert residency.find("idle") is not None
+    use(residency, "b", LoadPlan(no_fetch))  # from host memory
+
+
+def tiny_flux_of(*_):
+    return tiny_flux()

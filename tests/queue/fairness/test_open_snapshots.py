@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from serve_app.domain.lease import LeasePreference, LeftOut
 from serve_app.domain.request import Priority
 from serve_app.postgres.database import Database
 from serve_app.queue.fairness.open_snapshots import (
@@ -24,7 +25,7 @@ from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.migrations import migrate
 from serve_app.queue.transactions.insert import DirectLease, EncodedInput, NewRow, insert_requests
-from serve_app.queue.transactions.lease import LeaseResult, LeftOut, lease_queued
+from serve_app.queue.transactions.lease import LeaseResult, lease_queued
 from serve_app.settings import EndpointLimits, TenantLimits
 from tests.fakes.clock import FakeClock
 from tests.queue.database import LONG_LEASES, Ingress
@@ -97,8 +98,8 @@ class Leaser:
         self._leased += 1
         self._clock.advance(1 / PER_S)
         found = await lease_queued(
-            *(self._database, POOL, [DirectLease("r1", "a1")] * SLOTS, frozenset[str]()),
-            *(self._left_out, self._limits, self._charges),
+            *(self._database, POOL, [DirectLease("r1", "a1")] * SLOTS),
+            *(LeasePreference(left_out=self._left_out), self._limits, self._charges),
             front=self.snapshots.front(POOL, len(self._charges)),
         )
         assert len(found.found) == SLOTS
@@ -190,7 +191,7 @@ async def test_lanes_take_turns_as_always_while_their_charges_are_not_written(
         for _ in range(20):
             offers = [DirectLease("r1", "a1")] * 3
             got = await lease_queued(
-                *(database, POOL, offers, frozenset[str](), LeftOut(), LONG_LEASES, charges),
+                *(database, POOL, offers, LeasePreference(), LONG_LEASES, charges),
                 front=None if front is None else replace(front, served=served),
             )
             charges, served = got.unwritten, max(served, got.served or 0.0)
@@ -211,8 +212,8 @@ async def test_a_lane_that_was_idle_has_no_credit_from_leasings_that_wrote_nothi
     front = Front(0.0, {}, served=50.0, writes_lanes=False)
     charges = dict.fromkeys(TENANTS, 50.0) | {"bob": 0.0}
     got = await lease_queued(
-        *(database, POOL, [DirectLease("r1", "a1")] * 8, frozenset[str]()),
-        *(LeftOut(), LONG_LEASES, charges),
+        *(database, POOL, [DirectLease("r1", "a1")] * 8),
+        *(LeasePreference(), LONG_LEASES, charges),
         front=front,
     )
     assert Counter(each.request.tenant for _, each, _ in got.found) == dict.fromkeys(TENANTS, 2)
@@ -223,8 +224,8 @@ async def test_a_lane_that_was_idle_is_written_with_its_first_lease(database: Da
     await database.rows("UPDATE fair_lanes SET rested = true WHERE tenant = 'bob'")
     front = Front(0.0, {}, writes_lanes=False)
     got = await lease_queued(
-        *(database, POOL, [DirectLease("r1", "a1")] * SLOTS, frozenset[str]()),
-        *(LeftOut(), LONG_LEASES, {"ann": 1.0, "bob": 1.0}),
+        *(database, POOL, [DirectLease("r1", "a1")] * SLOTS),
+        *(LeasePreference(), LONG_LEASES, {"ann": 1.0, "bob": 1.0}),
         front=front,
     )
     assert "bob" not in got.unwritten

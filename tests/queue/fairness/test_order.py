@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from serve_app.domain.request import Priority
-from serve_app.queue.fairness.fair_queue import HEAD_START_S, HOT_LEAD_S
+from serve_app.queue.fairness.fair_queue import HEAD_START_S, HOST_LEAD_S, HOT_LEAD_S
 from tests.fakes.lane_order import LaneClock, QueuedRequest, charge, in_order, pool_time, ranked_at
 
 BEGIN = datetime(2030, 1, 1, tzinfo=UTC)
@@ -114,3 +114,13 @@ def test_what_is_cold_is_overtaken_only_by_what_came_soon_after_it() -> None:
     late = queued(2, "ann", endpoint="hot", ranked_at=BEGIN + timedelta(seconds=HOT_LEAD_S + 1))
     order = in_order({"ann": LaneClock()}, [queued(0, "ann"), soon, late], {"hot"}, BEGIN)
     assert [each.queued.place for each in order] == [1, 0, 2]
+
+
+def test_what_is_in_host_memory_goes_before_cold_requests_and_behind_hot_ones() -> None:
+    cold = queued(0, "ann")
+    late = queued(1, "ann", endpoint="host", ranked_at=BEGIN + timedelta(seconds=HOST_LEAD_S + 1))
+    soon = queued(2, "ann", endpoint="host", ranked_at=BEGIN + timedelta(seconds=HOST_LEAD_S - 1))
+    hot = queued(3, "ann", endpoint="hot", ranked_at=BEGIN + timedelta(seconds=HOST_LEAD_S))
+    waiting = [cold, late, soon, hot]
+    order = in_order({"ann": LaneClock()}, waiting, {"hot"}, BEGIN, {"host"})
+    assert [each.queued.place for each in order] == [3, 2, 0, 1]

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.domain.endpoint import Endpoint, Weights
-from serve_app.domain.lease import Ask, Lease
+from serve_app.domain.lease import Ask, Lease, LeasePreference, LeftOut
 from serve_app.domain.request import Priority
-from serve_app.queue.state.waiters import PROMPT_RETURNS, RETURN_S, PoolOffer, Waiters
+from serve_app.queue.state.waiters import PROMPT_RETURNS, RETURN_S, PoolOffer, Waiters, turns
 from serve_app.telemetry.clock import SystemClock
 from tests.fakes.clock import FakeClock
 
@@ -118,3 +118,32 @@ def test_a_replica_is_expected_once_it_has_returned_in_time_in_a_row() -> None:
     assert waiters.slots_soon("pool", leasing=False) == 0
     answer(waiters)  # it was late
     assert waiters.slots_soon("pool", leasing=False) == 0
+
+
+PLACES = st.frozensets(st.sampled_from(["flux", "sdxl", "wan"]), max_size=3)
+WANTS = st.builds(
+    LeasePreference, PLACES, PLACES, st.builds(LeftOut, st.frozensets(st.just("wan"), max_size=1))
+)
+
+
+@given(st.lists(WANTS, min_size=1, max_size=5))
+def test_each_waiting_replica_is_last_offered_all_that_it_wants(
+    wanted: list[LeasePreference],
+) -> None:
+    waiters = Waiters(SystemClock())
+    for n, wants in enumerate(wanted):
+        polled = replace(ask(str(n), 2), hot=tuple(wants.hot), warm=tuple(wants.host))
+        waiters.add(replace(polled, coming=tuple(wants.left_out.endpoints)))
+    found = turns(waiters.reserve("pool", 64))
+    last = dict(found)
+    assert last == {wants: wants for wants in wanted}
+    assert [wants for wants, _ in found[-len(last) :]] == [*dict.fromkeys(wanted)]
+    assert len(found) in (len(last), 2 * len(last))
+    for wants, offered in found[: -len(last)]:
+        for endpoint in offered.left_out.endpoints - wants.left_out.endpoints:
+            nearest = min(
+                each.distance(endpoint)
+                for each in wanted
+                if endpoint not in each.left_out.endpoints
+            )
+            assert nearest < wants.distance(endpoint)

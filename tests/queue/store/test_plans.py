@@ -15,6 +15,7 @@ from psycopg.conninfo import make_conninfo
 from serve_app.domain.request import State
 from serve_app.postgres.database import SESSION
 from serve_app.queue.fairness import fair_queue
+from serve_app.queue.state.prefetch import FRONT
 from serve_app.queue.state.stats import COUNT_LARGE
 from serve_app.queue.store.migrations import migrate
 from serve_app.queue.transactions import garbage
@@ -37,6 +38,7 @@ STATEMENTS = {
     "asleep": fair_queue.SWEEP_ASLEEP,
     "orphans": garbage.DUE,
     "large": COUNT_LARGE,
+    "front": FRONT.replace("%(pools)s", "'{pool}'"),
 }
 
 
@@ -60,6 +62,8 @@ def test_what_is_done_each_second_does_not_read_the_queue(
 ) -> None:
     session.execute(LANES.encode())
     session.execute(FILL.encode())
+    if name == "front":  # it reads the first requests of lanes that are awake
+        session.execute(b"INSERT INTO fair_lanes (pool, tenant) VALUES ('pool', 'busy')")
     plan = session.execute(f"EXPLAIN (ANALYZE, BUFFERS) EXECUTE {name}".encode()).fetchall()
     read = next(line for (line,) in plan if "shared hit=" in line)
     assert int(read.split("shared hit=")[1].split()[0]) < MAX_READ, plan

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serve_app.domain.lease import LeftOut
+from serve_app.domain.lease import LeasePreference
 from serve_app.postgres.database import Database
 from serve_app.queue.fairness.open_snapshots import ROUNDING_S, Front
 from serve_app.queue.transactions.insert import DirectLease, EncodedInput, NewRow, insert_requests
@@ -64,7 +64,7 @@ async def leased(
     lanes: dict[str, LaneClock],
     queued: list[QueuedRequest],
     count: int,
-    hot: frozenset[str],
+    wants: LeasePreference,
     front: Front | None,
 ) -> tuple[list[str], dict[str, tuple[float, float]]]:
     """Lease ids in order, and ``vtime`` and ``served`` of each lane."""
@@ -100,9 +100,7 @@ async def leased(
         await database.rows(FILL, {"pool": POOL, "rows": json.dumps(rows)})
         offers = [DirectLease("r1", "a1")] * count
         charges = {"ann": 2.0}
-        got = await lease_queued(
-            database, POOL, offers, hot, LeftOut(), LONG_LEASES, charges, front=front
-        )
+        got = await lease_queued(database, POOL, offers, wants, LONG_LEASES, charges, front=front)
         assert not got.unwritten
         found = [each.request.id for _, each, _ in got.found]
         after = await database.rows("SELECT tenant, vtime, served FROM fair_lanes")
@@ -130,6 +128,7 @@ def front_of(lanes: Mapping[str, LaneClock], queued: Sequence[QueuedRequest]) ->
     served=st.sampled_from([0.0, 5.0]),
     count=st.integers(1, 8),
     hot=st.frozensets(st.sampled_from(ENDPOINTS), max_size=2),
+    host=st.frozensets(st.sampled_from(ENDPOINTS), max_size=2),
     beside_snapshot=st.booleans(),
 )
 def test_it_leases_in_the_order_and_charges_as_it_should(
@@ -139,6 +138,7 @@ def test_it_leases_in_the_order_and_charges_as_it_should(
     served: float,
     count: int,
     hot: frozenset[str],
+    host: frozenset[str],
     beside_snapshot: bool,
 ) -> None:
     now = datetime.now(UTC)
@@ -158,11 +158,12 @@ def test_it_leases_in_the_order_and_charges_as_it_should(
     ]
     front = front_of(lanes, queued) if beside_snapshot else None
     with Background() as background:
-        found, after = background.run(leased(conninfo, lanes, queued, count, hot, front))
+        wants = LeasePreference(hot, host)
+        found, after = background.run(leased(conninfo, lanes, queued, count, wants, front))
     lanes["ann"].vtime += 2.0 / lanes["ann"].weight  # charged before
     wanted = min(count, len(queued))
     for id_ in found:
-        order = in_order(lanes, queued, hot, now)
+        order = in_order(lanes, queued, hot, now, host)
         # Lanes with the same turn are ordered by the time they woke, and by place.
         (start,) = (each for each in order if each.queued.id == id_)
         assert start.at == order[0].at
@@ -188,7 +189,7 @@ async def test_of_lanes_whose_turn_is_the_same_the_one_that_waits_longest_goes_f
         await insert_requests(database, [NewRow(request, EncodedInput(request.input))], 5.0)
     for tenant in ("early", "late"):
         got = await lease_queued(
-            database, POOL, [DirectLease("r1", "a1")], frozenset(), LeftOut(), LONG_LEASES, {}
+            database, POOL, [DirectLease("r1", "a1")], LeasePreference(), LONG_LEASES, {}
         )
         assert [each.request.tenant for _, each, _ in got.found] == [tenant]
 

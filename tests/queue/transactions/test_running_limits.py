@@ -10,7 +10,7 @@ from dataclasses import replace
 import psycopg
 import pytest
 
-from serve_app.domain.lease import Lease, LeftOut
+from serve_app.domain.lease import Lease, LeasePreference, LeftOut
 from serve_app.postgres.database import SESSION, Database
 from serve_app.queue.fairness.running_limits import RunningLimits
 from serve_app.queue.store.config import QueueLimits
@@ -77,7 +77,7 @@ async def test_no_limit_is_passed_while_four_processes_lease_and_end(ingress: In
 
 async def leased(database: Database, limits: QueueLimits) -> LeaseResult:
     offers = [DirectLease("r1", "a1")] * 8
-    return await lease_queued(database, POOL, offers, frozenset(), LeftOut(), limits, {})
+    return await lease_queued(database, POOL, offers, LeasePreference(), limits, {})
 
 
 async def test_a_leasing_waits_for_no_other_one_and_leaves_out_what_that_one_counts(
@@ -207,7 +207,8 @@ async def test_a_leasing_reads_neither_what_runs_nor_the_requests_of_lanes_at_th
         before = await read()
         left_out, number = known.left_out()
         offers = [DirectLease("r1", "a1")] * 8
-        found = await lease_queued(database, POOL, offers, frozenset(), left_out, limits, {})
+        wants = LeasePreference(left_out=left_out)
+        found = await lease_queued(database, POOL, offers, wants, limits, {})
         known.found(found.full, number)
         assert len(found.found) == 8
         pages = await read() - before
