@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -106,14 +107,38 @@ async def test_on_a_full_disk_nothing_is_accepted_and_what_was_made_is_handed_in
     await scene.checked()
 
 
-async def test_a_snapshot_that_somebody_holds_open_stops_nothing(scene: Scene) -> None:
+async def test_a_snapshot_that_somebody_holds_open_stops_nothing(
+    scene: Scene, request: pytest.FixtureRequest
+) -> None:
+    """With ``--snapshot-minutes``, it is held that long, and each minute says how many requests
+    were accepted and how long a submit took."""
+    minutes: float = request.config.getoption("--snapshot-minutes")
+    pause_s = 0.2 if minutes else 0.0
     await scene.ingresses(scene.near, scene.near)
     async with await psycopg.AsyncConnection.connect(scene.conninfo) as stranger:
         await stranger.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         await stranger.execute("SELECT count(*) FROM requests")
-        async with scene.replicas(2, step_s=0.0), Clients(scene, 4, pause_s=0.0) as clients:
+        begin = time.monotonic()
+        async with scene.replicas(2, step_s=0.0), Clients(scene, 4, pause_s=pause_s) as clients:
             await clients.go_on(150)
+            while (time.monotonic() - begin) / 60 < minutes:
+                said = await _minute(scene)
+                print(f"minute {(time.monotonic() - begin) / 60:.0f}: {said}", flush=True)  # noqa: T201
         async with scene.replicas(2, step_s=0.0):
             await scene.checked()
         rows = await stranger.execute("SELECT count(*) FROM requests")
         assert await rows.fetchone() == (0,)  # it was open all the time
+
+
+async def _minute(scene: Scene) -> str:
+    """What a minute of the clients' load came to. Its requests must all be accepted and end."""
+    accepted = len(scene.house.history.accepted)
+    took_s: list[float] = []
+    for _ in range(60):
+        began = time.monotonic()
+        request = await scene.submit(scene.house.queues[0])
+        await scene.final(request.id)
+        took_s.append(time.monotonic() - began)
+        await asyncio.sleep(max(0.0, 1.0 - took_s[-1]))
+    more = len(scene.house.history.accepted) - accepted
+    return f"{more} accepted; one took {statistics.median(took_s) * 1000:.1f} ms to its end"
