@@ -55,6 +55,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--rounds", type=int, default=1, help="How often tests/cluster/test_operations.py repeats."
     )
     parser.addoption(
+        "--snapshot-minutes",
+        type=float,
+        default=0.0,
+        help="How long tests/crash/test_database.py holds a snapshot open; 0: for 150 requests.",
+    )
+    parser.addoption(
         "--crash-tally", type=Path, help="A file to which checks of tests/crash add a line each."
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -66,6 +66,7 @@ class History:
         """``objects``: what lies in storage, by key. Every request must have ended by now, those
         also that were never accepted here, unless those ``others`` are somebody else's."""
         found = _Found(connection)
+        seen, finished = self._seen_by_id(), self._finished_by_id()
         lost, twice, billed = Counter[str](), Counter[str](), Counter[str]()
         problems: list[str] = []
         for id_ in sorted(self.accepted | (found.requests.keys() if others else set())):
@@ -75,7 +76,7 @@ class History:
                 lost[id_] += 1
                 problems.append(f"{id_} was accepted and {state}.")
                 continue
-            ends = [*found.ended_twice(id_), *self._seen_otherwise(id_, request)]
+            ends = [*found.ended_twice(id_), *_seen_otherwise(request, seen[id_], finished[id_])]
             bills = [*found.billed_wrongly(id_)]
             twice[id_] += bool(ends)
             billed[id_] += bool(bills)
@@ -87,14 +88,17 @@ class History:
             len(self.accepted), lost.total(), twice.total(), billed.total(), tuple(problems)
         )
 
-    def _seen_otherwise(self, id_: str, stored: Mapping[str, Any]) -> Iterator[str]:
+    def _seen_by_id(self) -> Mapping[str, list[Request]]:
+        found: defaultdict[str, list[Request]] = defaultdict(list)
         for request in self.seen:
-            if request.id == id_ and request.state != stored["state"]:
-                yield f"{id_} was seen as {request.state} and is {stored['state']}."
-        finished = {held for held in self.finished if held.request_id == id_}
-        if len(finished) > 1:
-            attempts = sorted(held.attempt for held in finished)
-            yield f"{id_}: the outcomes of attempts {attempts} were all accepted."
+            found[request.id].append(request)
+        return found
+
+    def _finished_by_id(self) -> Mapping[str, set[LeaseKey]]:
+        found: defaultdict[str, set[LeaseKey]] = defaultdict(set)
+        for held in self.finished:
+            found[held.request_id].add(held)
+        return found
 
     def _fences(self, id_: str) -> Iterator[str]:
         # In any order: the answer to a leasing may be late.
@@ -103,6 +107,18 @@ class History:
         fences = leases if self.server_crashed else attempts
         if len(fences) != len(set(fences)):
             yield f"{id_} was leased as attempts {attempts}, one of them twice."
+
+
+def _seen_otherwise(
+    stored: Mapping[str, Any], seen: Iterable[Request], finished: Set[LeaseKey]
+) -> Iterator[str]:
+    for request in seen:
+        if request.state != stored["state"]:
+            yield f"{request.id} was seen as {request.state} and is {stored['state']}."
+    if len(finished) > 1:
+        attempts = sorted(held.attempt for held in finished)
+        id_ = next(iter(finished)).request_id
+        yield f"{id_}: the outcomes of attempts {attempts} were all accepted."
 
 
 def noted(tally: Tally, file: Path | None) -> Tally:

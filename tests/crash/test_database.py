@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -106,14 +107,43 @@ async def test_on_a_full_disk_nothing_is_accepted_and_what_was_made_is_handed_in
     await scene.checked()
 
 
-async def test_a_snapshot_that_somebody_holds_open_stops_nothing(scene: Scene) -> None:
+async def test_a_snapshot_that_somebody_holds_open_stops_nothing(
+    scene: Scene, request: pytest.FixtureRequest
+) -> None:
+    """With ``--snapshot-minutes``, it is held that long, and each minute says how many requests
+    ended and how long one took."""
+    minutes: float = request.config.getoption("--snapshot-minutes")
     await scene.ingresses(scene.near, scene.near)
     async with await psycopg.AsyncConnection.connect(scene.conninfo) as stranger:
         await stranger.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        await stranger.execute("SET idle_in_transaction_session_timeout = 0")
         await stranger.execute("SELECT count(*) FROM requests")
-        async with scene.replicas(2, step_s=0.0), Clients(scene, 4, pause_s=0.0) as clients:
-            await clients.go_on(150)
+        begin = time.monotonic()
+        async with scene.replicas(2, step_s=0.0):
+            async with Clients(scene, 4, pause_s=0.0) as clients:
+                await clients.go_on(150)
+            while (time.monotonic() - begin) / 60 < minutes:
+                took_s = [
+                    s
+                    for each in await asyncio.gather(*(_minute(scene) for _ in range(4)))
+                    for s in each
+                ]
+                passed = f"minute {(time.monotonic() - begin) / 60:.0f}"
+                median_ms = statistics.median(took_s) * 1000
+                print(f"{passed}: {len(took_s)} ended, median {median_ms:.1f} ms", flush=True)  # noqa: T201
         async with scene.replicas(2, step_s=0.0):
             await scene.checked()
         rows = await stranger.execute("SELECT count(*) FROM requests")
         assert await rows.fetchone() == (0,)  # it was open all the time
+
+
+async def _minute(scene: Scene) -> list[float]:
+    """How long requests took to their end, for a minute one after the other."""
+    took_s: list[float] = []
+    begin = time.monotonic()
+    while (began := time.monotonic()) < begin + 60:
+        request = await scene.submit(scene.house.queues[len(took_s) % 2])
+        await scene.final(request.id)
+        took_s.append(time.monotonic() - began)
+        await asyncio.sleep(0.1)
+    return took_s
