@@ -81,7 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pipeline.set_progress_bar_config(disable=True)
     count, side = given.generations, given.side
     single = Engine(pipeline, max_batch=1, max_generations=count, threads=given.threads)
-    merging = Engine(pipeline, max_batch=count, threads=given.threads)
+    # Otherwise a burst is merged only as far as single requests gain.
+    merging = Engine(pipeline, max_batch=count, threads=given.threads, limit_rows=False)
     with single, merging:
         seconds = measure(
             {

@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         bench = Bench(given, Path(folder))
         # Two engines over one pipeline would find each other's LoRAs on it.
         unmerged = Engine(demo(), max_batch=1, max_generations=count, threads=given.threads)
-        merged = Engine(bench.mixing, max_batch=count, threads=given.threads)
+        merged = Engine(bench.mixing, max_batch=count, threads=given.threads, limit_rows=False)
         with unmerged, merged:
             seconds = measure(
                 {

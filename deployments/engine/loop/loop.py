@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import Any
 
 import torch
@@ -27,7 +28,12 @@ from deployments.engine.interception.pipeline import InterceptedPipeline
 from deployments.engine.loop.encoders import Encoders
 from deployments.engine.loop.generation import Generation, GenerationInbox
 from deployments.engine.loop.graphs import Graphs
-from deployments.engine.loop.merge_history import ForwardTimes, MeasuredForwards, StepDemand
+from deployments.engine.loop.merge_history import (
+    BusyPeriod,
+    ForwardTimes,
+    MeasuredForwards,
+    StepDemand,
+)
 from deployments.engine.loop.metrics import EngineCounters, Timer, TurnWatch
 from deployments.engine.loop.model_runner import ModelRunner
 from deployments.engine.loop.options import EngineOptions
@@ -111,6 +117,7 @@ class Loop:
         self._timer = Timer(accelerator.timestamps(monotonic), self._took)
         self._monotonic = monotonic
         self._demand = StepDemand()
+        self._busy = BusyPeriod()
         self._submitted = 0
         self._turn_watch = TurnWatch(monotonic)
 
@@ -165,7 +172,8 @@ class Loop:
         runs = {run.number: run for run in self._runs.active}
         now, free = self._monotonic(), self._memory.free()
         alike = Counter(run.call.key for run in runs.values() if run.call is not None)
-        load = self._demand.load(now, self._options.max_batch)
+        self._busy.has(len(self._runs), now)
+        load = inf if self._busy.sustained else self._demand.load(now, self._options.max_batch)
         candidates: list[Candidate] = []
         for run in runs.values():
             call, most, times = run.call, 1, None
@@ -276,6 +284,7 @@ class Loop:
 
     def _deliver(self, run: Run) -> None:
         output = self._runs.finish(run)
+        self._busy.ended()
         try:
             self._results.deliver(run.generation, output)
         except BaseException as error:
@@ -292,6 +301,8 @@ class Loop:
             raise self._device_error
         loads = self.reservations.wanted and not self._runs.active  # only weights are loaded
         idle = not self.reservations.requested and (self._runs.idle() or loads)
+        if idle:
+            self._busy.idle(self._monotonic())
         for generation in self._inbox.take(wait=idle and not self.stopping):
             self._submitted += 1
             self._runs.add(

@@ -4,6 +4,7 @@ A forward of eight calls may take eight times as long as one of a single call. T
 eight generations when the last would have ended anyway, and one after the other they would be ready
 in little more than half of the time on average. Therefore a forward gets no more calls than bring
 at least ``MIN_GAIN`` more calls a second each, unless more are needed to keep up with the demand.
+How high that is shows after a minute, or as soon as generations keep coming while others end.
 
 No threads and no clock. The history is kept per module while that lives.
 """
@@ -14,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import Generator, Hashable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf
 from weakref import WeakKeyDictionary
 
 import torch
@@ -32,6 +34,11 @@ MAX_LOAD = 0.8
 
 A limit at the knee alone gives up to 8 % of the throughput away: at a load of 93 %, waits grow to
 1.9 to 3.6 times (simulated, Poisson arrivals).
+"""
+SUSTAINED_ENDS = 16
+"""Generations that have ended in a busy period, at least, before it counts as a lasting demand.
+
+At a load of 60 %, few busy periods get so far (simulated).
 """
 DUE_AFTER_S = 5.0
 DUE_FACTOR = 4.0
@@ -118,8 +125,8 @@ class ForwardTimes:
     def limit(self, most: int, load: float) -> int:
         """Fewest calls from the knee on that carry ``load``, or those with the best throughput.
 
-        ``load``: demand as a share of what forwards at the knee carry. Without measurements,
-        ``most``.
+        ``load``: demand as a share of what forwards at the knee carry; infinite: as much as there
+        can be. Without measurements, ``most``.
         """
         if len(self._points) < _ENOUGH:
             return most
@@ -173,11 +180,60 @@ class StepDemand:
         return busy_s / WINDOW_S / MAX_LOAD
 
 
+class BusyPeriod:
+    """Time in which the engine was hardly idle, and whether more is asked for than one burst.
+
+    In a burst, everything is there at the beginning, so no more generations end than were there at
+    once. Where more and more end and the engine is hardly ever idle, new ones come as fast as it
+    computes them. That shows after seconds with a small model, where ``StepDemand`` would need most
+    of a minute: it depends on the generations, not on their seconds.
+    """
+
+    def __init__(self) -> None:
+        self._began = 0.0
+        self._busy_since = 0.0
+        self._idle_since: float | None = -inf  # None: not idle
+        self._idle_s = 0.0  # less what busy times make up for
+        self._most = 0  # generations at once
+        self._ended = 0
+
+    def has(self, generations: int, now: float) -> None:
+        """Note that there are ``generations``, running and waiting; called every turn.
+
+        ``now``: seconds on a monotonic clock.
+        """
+        if not generations:
+            return
+        if self._idle_since is not None:
+            self._idle_s += now - self._idle_since
+            self._idle_since, self._busy_since = None, now
+            if self._idle_s > _IDLE_SHARE * min(now - self._began, WINDOW_S):
+                self._began, self._idle_s, self._most, self._ended = now, 0.0, 0, 0
+        self._most = max(self._most, generations)
+
+    def ended(self) -> None:
+        """Count a generation that has ended well."""
+        self._ended += 1
+
+    def idle(self, now: float) -> None:
+        """Note that there is nothing to do. Where it is for moments only, the period goes on."""
+        if self._idle_since is None:
+            self._idle_since = now
+            made_up_for = _IDLE_SHARE * (now - self._busy_since)
+            self._idle_s = max(0.0, self._idle_s - made_up_for)
+
+    @property
+    def sustained(self) -> bool:
+        """Return whether generations keep coming."""
+        return self._ended >= SUSTAINED_ENDS and self._ended > self._most
+
+
 def due_at(arrived: float, seconds_alone: float) -> float:
     """Time from which a generation is due. ``seconds_alone``: what its steps take; 0: unknown."""
     return arrived + max(DUE_AFTER_S, DUE_FACTOR * seconds_alone)
 
 
+_IDLE_SHARE = 1 - MAX_LOAD  # of a busy period, at most
 _LAST = 8  # forwards that count
 _ENOUGH = 2  # forwards of a size, and sizes, without which nothing is concluded
 _BEFORE_MEASURING = 8  # forwards

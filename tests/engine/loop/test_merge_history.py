@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from deployments.engine.loop.merge_history import (
     MAX_LOAD,
+    SUSTAINED_ENDS,
     WINDOW_S,
+    BusyPeriod,
     ForwardTimes,
     StepDemand,
     due_at,
@@ -21,6 +23,7 @@ from tests.engine.loop.simulated import (
     between,
     burst,
     compute_bound,
+    flattening,
     launch_bound,
     mean_latency,
     poisson,
@@ -191,3 +194,68 @@ def test_one_that_is_due_ends_within_twice_the_work_that_is_due_before_it_and_it
                 each.left, each.last_turn = each.left - 1, turn
                 assert now <= bounds.get(each.number, inf) + 1e-9
         running = [each for each in running if each.left]
+
+
+def test_while_clients_keep_coming_more_than_the_knee_are_merged_within_seconds():
+    steps = [4, 8, 12, 20, 28] * 16
+    ended = []
+    for merges_all in (True, False):
+        device = Device(flattening, max_batch=16, merges_all=merges_all).learn()
+        began = device.now
+        device.serve(16, [Request(0.0, each) for each in steps])
+        ended.append(device.now - began)
+    merged, limited = ended
+    assert limited < 10  # seconds, of a window of 60
+    assert limited <= 1.1 * merged
+
+
+def ends(busy, generations, now, each_s=1.0):
+    """So many that come together end one after the other, and nobody follows."""
+    for left in range(generations, 0, -1):
+        busy.has(left, now)
+        assert not busy.sustained
+        busy.ended()
+        now += each_s
+    busy.idle(now)
+    return now
+
+
+@given(bursts=st.lists(st.integers(1, 100), min_size=1, max_size=5))
+def test_bursts_with_idle_times_between_are_not_taken_for_a_lasting_demand(bursts):
+    busy, now = BusyPeriod(), 0.0
+    for generations in bursts:
+        now = ends(busy, generations, now)
+        now += 0.3 * generations  # idle for more than a fifth
+
+
+@given(clients=st.integers(1, 40), gap_s=st.floats(0, 0.1))
+def test_clients_that_keep_coming_are_a_lasting_demand_until_they_stop(clients, gap_s):
+    busy, now = BusyPeriod(), 0.0
+    for _ in range(SUSTAINED_ENDS + clients):
+        busy.has(clients, now)
+        busy.ended()
+        now += 1.0
+        busy.idle(now)  # all of them had ended at once, and the next are on their way
+        now += gap_s
+    assert busy.sustained
+    busy.has(1, 2 * now)
+    assert not busy.sustained
+
+
+def test_an_hour_of_demand_is_over_a_minute_after_the_engine_is_idle_half_of_the_time():
+    busy, now = BusyPeriod(), 0.0
+    for share, until in ((0.95, 3600.0), (0.5, 3660.0)):
+        while now < until:
+            busy.has(1, now)
+            busy.ended()
+            now += share
+            busy.idle(now)
+            now += 1 - share
+        assert busy.sustained is (share > MAX_LOAD)
+
+
+def test_a_demand_without_bound_gets_the_best_throughput():
+    assert measured(compute_bound).limit(8, inf) == 8
+    assert measured(launch_bound).limit(8, inf) in (4, 5, 6, 7, 8)
+    worse = measured(lambda rows: 0.01 * rows**1.5)
+    assert worse.limit(8, inf) == 1

@@ -1,6 +1,7 @@
 """The engine measures its forwards and ends requests one by one where merging gains nothing."""
 
 from statistics import mean
+from threading import Event
 from time import sleep
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from deployments.engine.engine import Engine
 from tests.engine.gate import Gate
-from tests.engine.loop.simulated import compute_bound, launch_bound
+from tests.engine.loop.simulated import between, compute_bound, launch_bound
 from tests.engine.loops import Denoiser, Loop
 
 pytestmark = pytest.mark.engine
@@ -98,3 +99,35 @@ def test_while_the_demand_is_high_all_share_their_forwards():
         # More than 60 s of work in a minute.
         latencies(engine, clock, steps=100)
         assert engine.counts()["batch_sizes"][8] >= before + 80
+
+
+def test_while_clients_keep_coming_all_share_their_forwards_within_seconds():
+    clock, count, ended = Clock(), 64, Event()
+    pipeline = Loop(Timed(clock, between))
+    with Engine(pipeline, max_batch=8, monotonic=clock) as engine:
+        latencies(engine, clock)
+        clock.now += 60
+        before, began = engine.counts()["batch_sizes"].get(8, 0), clock.now
+        waiting = iter(range(count))
+        left = [count]
+
+        def follow(_=None):
+            """One client takes the next request when its last one is done."""
+            number = next(waiting, None)
+            if number is not None:
+                running = engine.submit(start=start(number), steps=4, num_inference_steps=4)
+                running.add_done_callback(follow)
+                running.add_done_callback(count_down)
+
+        def count_down(_):
+            left[0] -= 1
+            if not left[0]:
+                ended.set()
+
+        gate = Gate(engine)
+        for _ in range(8):
+            follow()
+        gate.open()
+        assert ended.wait(60)
+        assert clock.now - began < 20
+        assert engine.counts()["batch_sizes"][8] >= before + 10
