@@ -120,7 +120,7 @@ def chance(request: pytest.FixtureRequest) -> random.Random:
 @pytest.fixture(scope="session")
 def darkroom(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Darkroom]:
     """Two replicas of two slots each; leases of 6 s. A closed terminal ends it, with all that it
-    started (tests/cluster/test_environment.py has what else ends one)."""
+    started (tests/cluster/changing/test_environment.py has what else ends one)."""
     running = Darkroom(tmp_path_factory.mktemp("cluster") / "data", POOLS, lease_s="6")
     try:
         yield running.start()
