@@ -159,6 +159,7 @@ def test_everything_killed_and_started_again_ends_everything_once(
     darkroom.start()
     assert living(started) == []
     assert darkroom.http.post("/run/test/probe", json={"steps": 1}).status_code == 200
+    assert darkroom.output.read_text().count(darkroom.key) == 1  # printed by the first start alone
     darkroom.stop(signal.SIGTERM)
     assert darkroom.leftovers() == []
 
