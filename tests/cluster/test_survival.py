@@ -154,6 +154,7 @@ def test_everything_killed_and_started_again_ends_everything_once(
     assert {"haproxy", "postgres"} <= {one.name() for one in living(started)}
     darkroom.start()
     assert living(started) == []
+    darkroom.all_ready(1)  # a call waits for an answer no longer than its client
     assert darkroom.http.post("/run/test/probe", json={"steps": 1}).status_code == 200
     assert darkroom.output.read_text().count(darkroom.key) == 1  # printed by the first start alone
     darkroom.stop(signal.SIGTERM)
