@@ -4,6 +4,7 @@ good makes its own."""
 from __future__ import annotations
 
 import gc
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,12 @@ import all test modules takes longer than to start a Darkroom."""
 
 SHARED = {"darkroom", "darkroom_address"}
 """Fixtures of the one Darkroom."""
+
+# torch reads it when it is imported, here and in all that tests start. With a thread for each core,
+# threads spin while they wait for one that other processes keep from running: beside other tests on
+# two cores, drawing with the demo Flux took four times the CPU time. Tests of several threads set
+# their number.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # noqa: TID251
 
 # All that is imported stays until the end. To look through it for garbage again and again took half
 # of the CPU time of a collection: 27 s for the tests outside the cluster, and 14 s without.
@@ -126,7 +133,7 @@ def chance(request: pytest.FixtureRequest) -> random.Random:
 @pytest.fixture(scope="session")
 def darkroom(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Darkroom]:
     """Two replicas of two slots each; leases of 6 s. A closed terminal ends it, with all that it
-    started (tests/cluster/test_environment.py has what else ends one)."""
+    started (tests/cluster/changing/test_environment.py has what else ends one)."""
     running = Darkroom(tmp_path_factory.mktemp("cluster") / "data", POOLS, lease_s="6")
     try:
         yield running.start()

@@ -117,6 +117,13 @@ def test_an_argument_overrides_the_environment_in_every_group(
     assert config.storage.s3_bucket == "images"
 
 
+def test_arguments_of_serve_run_are_strings_and_mean_the_same() -> None:
+    strings = read_config({"gpus": "0", "data_dir": "/data", "lease_s": "9.5", "demo": "true"})
+    assert strings == read_config(
+        {"gpus": 0, "data_dir": Path("/data"), "lease_s": 9.5, "demo": True}
+    )
+
+
 def test_every_wrong_argument_is_named_without_its_group() -> None:
     with pytest.raises(Misconfigured) as refused:
         read_config({"lease_s": 0, "port": "x", "queue": {"lease_s": 1}, "databse": 1})

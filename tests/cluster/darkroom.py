@@ -337,6 +337,17 @@ class Darkroom:
             self._http = None
 
 
+def a_connection_each(darkroom: Darkroom) -> httpx.Client:
+    """A client whose calls share no connection. A client for each would read the certificates of
+    all authorities each time, which takes longer than a call."""
+    return httpx.Client(
+        base_url=darkroom.url,
+        headers={"Authorization": f"Key {darkroom.key}"},
+        limits=httpx.Limits(max_keepalive_connections=0),
+        timeout=60,
+    )
+
+
 def living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
     """Those that have not ended; one that was never waited for has."""
 

@@ -36,44 +36,39 @@ def place(tmp_path: Path) -> Iterator[Darkroom]:
     darkroom.clear_away()
 
 
-def test_the_first_command_makes_an_image_of_its_prompt_and_so_does_its_second_start(
-    place: Darkroom,
-) -> None:
-    for number, end in enumerate((signal.SIGTERM, signal.SIGINT)):
-        image = place.data_dir / "sample.png"
-        image.unlink(missing_ok=True)
-        output = place.output.with_suffix(f".{number}")
-        with output.open("wb") as said:
-            running = subprocess.Popen(
-                with_default_signals(
-                    *("sh", str(ROOT / "scripts" / "run"), "--demo"),
-                    *("--data-dir", str(place.data_dir), "--port", str(place.port)),
-                ),
-                env=clean_environment(),
-                stdout=said,
-                stderr=subprocess.STDOUT,
-                cwd=place.data_dir.parent,
-                start_new_session=True,
-            )
-        place.adopt(running)
+def test_the_first_command_makes_an_image_of_its_prompt(place: Darkroom) -> None:
+    with place.output.open("wb") as said:
+        running = subprocess.Popen(
+            with_default_signals(
+                *("sh", str(ROOT / "scripts" / "run"), "--demo"),
+                *("--data-dir", str(place.data_dir), "--port", str(place.port)),
+            ),
+            env=clean_environment(),
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            cwd=place.data_dir.parent,
+            start_new_session=True,
+        )
+    place.adopt(running)
 
-        def sample(output: Path = output, running: subprocess.Popen[bytes] = running) -> str:
-            text = output.read_text(errors="replace")
-            assert running.poll() is None, f"It ended:\n{text}"
-            assert "failed" not in text, text
-            assert "Traceback" not in text, text
-            found = SAMPLE.search(text)
-            return found[1] if found else ""
+    def sample() -> str:
+        text = place.output.read_text(errors="replace")
+        assert running.poll() is None, f"It ended:\n{text}"
+        assert "failed" not in text, text
+        assert "Traceback" not in text, text
+        found = SAMPLE.search(text)
+        return found[1] if found else ""
 
-        assert eventually(sample, f"there is an image; see {output}", 180) == PROMPT
-        seen = sorted((one.colour, one.shape) for one in read(Image.open(image)).sightings)
-        assert seen == [("blue", "square"), ("red", "circle")]
-        text = output.read_text(errors="replace")
-        assert f"http://127.0.0.1:{place.port}" in text
-        assert text.count(place.key) == (1 if number == 0 else 0)  # shown once
-        assert "fal_client.subscribe(" in text
+    assert eventually(sample, f"there is an image; see {place.output}", 180) == PROMPT
+    image = Image.open(place.data_dir / "sample.png")
+    seen = sorted((one.colour, one.shape) for one in read(image).sightings)
+    assert seen == [("blue", "square"), ("red", "circle")]
+    text = place.output.read_text(errors="replace")
+    assert f"http://127.0.0.1:{place.port}" in text
+    assert text.count(place.key) == 1
+    assert "fal_client.subscribe(" in text
 
-        started = place.leftovers()
-        running.send_signal(end)
-        assert running.wait(timeout=STOP_S) == 0
-        assert living(started) == []
+    started = place.leftovers()
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(timeout=STOP_S) == 0
+    assert living(started) == []

@@ -87,7 +87,17 @@ def some_step(endpoint: str, chance: random.Random) -> int:
     return chance.randint(1, int(LATEST * steps))
 
 
-@pytest.mark.parametrize("endpoint", LONG)
+ALSO_TESTED_BELOW = {"test/large-sdxl", "fal-ai/wan/v2.2-5b/text-to-video"}
+"""In company, and as a request for several videos."""
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        pytest.param(each, marks=[pytest.mark.long] if each in ALSO_TESTED_BELOW else [])
+        for each in LONG
+    ],
+)
 def test_what_is_made_goes_on_from_its_snapshot_when_its_replica_dies_and_is_the_same(
     darkroom: Darkroom,
     endpoint: str,

@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.cluster.darkroom import PROBE, ROOT, Darkroom, eventually
+from tests.cluster.darkroom import PROBE, ROOT, Darkroom, a_connection_each, eventually
 
 UNMODIFIED = ROOT / "tests" / "wire" / "unmodified.py"
 
@@ -180,15 +180,11 @@ def test_calls_reach_the_application_without_serves_wrapper(darkroom: Darkroom) 
 
 def test_many_clients_at_once_all_get_their_own_answer(darkroom: Darkroom) -> None:
     darkroom.all_ready()
-    headers = {"Authorization": f"Key {darkroom.key}"}
+    with a_connection_each(darkroom) as http, concurrent.futures.ThreadPoolExecutor(16) as threads:
 
-    def call(number: int) -> int:
-        answer = httpx.post(
-            f"{darkroom.url}/run/test/probe", json={"echo": number}, headers=headers, timeout=60
-        )
-        return int(answer.json()["echo"])
+        def call(number: int) -> int:
+            return int(http.post("/run/test/probe", json={"echo": number}).json()["echo"])
 
-    with concurrent.futures.ThreadPoolExecutor(16) as threads:
         assert list(threads.map(call, range(200))) == list(range(200))
 
 

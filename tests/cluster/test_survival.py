@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.cluster.conftest import Check
-from tests.cluster.darkroom import PROBE, Darkroom, eventually, living
+from tests.cluster.darkroom import PROBE, Darkroom, a_connection_each, eventually, living
 
 pytestmark = [pytest.mark.cluster, pytest.mark.crash, pytest.mark.timeout(900)]
 
@@ -120,17 +120,13 @@ def test_two_ingress_replicas_share_one_queue_and_one_may_die(pair: Darkroom, ch
     darkroom = pair
     eventually(lambda: len(darkroom.replicas("ingress")) == 2, "both ingress replicas are there")
     darkroom.all_ready(1)
-    headers = {"Authorization": f"Key {darkroom.key}"}
+    # A connection each, so that the calls go to both.
+    with a_connection_each(darkroom) as http, concurrent.futures.ThreadPoolExecutor(8) as threads:
 
-    def call(number: int) -> int:
-        # A connection each, so that the calls go to both.
-        body = {"echo": number, "steps": 2, "step_ms": 5}
-        answer = httpx.post(
-            f"{darkroom.url}/run/test/probe", json=body, headers=headers, timeout=60
-        )
-        return int(answer.json()["echo"])
+        def call(number: int) -> int:
+            body = {"echo": number, "steps": 2, "step_ms": 5}
+            return int(http.post("/run/test/probe", json=body).json()["echo"])
 
-    with concurrent.futures.ThreadPoolExecutor(8) as threads:
         assert list(threads.map(call, range(40))) == list(range(40))
     requests = [darkroom.submit(steps=10, step_ms=50) for _ in range(8)]
     darkroom.replicas("ingress")[0].kill()
@@ -158,7 +154,9 @@ def test_everything_killed_and_started_again_ends_everything_once(
     assert {"haproxy", "postgres"} <= {one.name() for one in living(started)}
     darkroom.start()
     assert living(started) == []
+    darkroom.all_ready(1)  # a call waits for an answer no longer than its client
     assert darkroom.http.post("/run/test/probe", json={"steps": 1}).status_code == 200
+    assert darkroom.output.read_text().count(darkroom.key) == 1  # printed by the first start alone
     darkroom.stop(signal.SIGTERM)
     assert darkroom.leftovers() == []
 

@@ -21,6 +21,9 @@ from tests.fakes.liveness import FakeLiveness
 from tests.queue.database import LONG_LEASES, Ingress
 from tests.queue.requests import TENANT, ask, done, failure, lease, new, report
 
+PATIENCE_S = 30.0
+"""Ends what hangs, also on a machine that stands still for seconds."""
+
 
 @pytest.fixture
 async def queue(make: Make) -> Queue:
@@ -36,20 +39,20 @@ async def pair(queue: Queue, **changes: Any) -> tuple[Lease, Request]:
 
 
 async def ended(queue: Queue, request_id: str, tenant: str = TENANT) -> Request:
-    found = await queue.wait(tenant, request_id, 5.0)
+    found = await queue.wait(tenant, request_id, PATIENCE_S)
     assert found.state.final, found
     return found
 
 
 async def until_it_follows(queue: Queue, request_id: str, leader: str) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while (await queue.get(TENANT, request_id)).follows != leader:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
 async def goes_on(queue: Queue, *ids: str) -> str:
     """Id of the request that is no longer coalesced."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             for id_ in ids:
                 if (await queue.get(TENANT, id_)).follows is None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from serve_app.cli.serve.greeting import MODEL, print_not_tuned, sample_model
+from serve_app.cli.connection.installation import Installation
+from serve_app.cli.serve.greeting import MODEL, print_not_tuned, print_welcome, sample_model
 from serve_app.settings import read_config
 
 
@@ -28,6 +29,17 @@ def test_where_it_is_not_another_that_draws_from_a_prompt_is_shown() -> None:
 
 def test_where_none_draws_none_is_shown() -> None:
     assert sample_model([model("me/videos", "text-to-video")]) is None
+
+
+def test_the_key_is_printed_at_the_first_start_alone(tmp_path: Path) -> None:
+    installation = Installation(tmp_path)
+    installation.run_file.write_text('{"url": "http://127.0.0.1:9"}')  # nothing listens there
+    installation.key_file.write_text("first:a-secret\n")
+    for times in (1, 0):
+        lines: list[str] = []
+        print_welcome(installation, "http://darkroom", lines.append, sample=False, demo=True)
+        assert sum("first:a-secret" in line for line in lines) == times
+        assert any("http://darkroom" in line for line in lines)
 
 
 def test_the_first_start_on_a_gpu_says_that_it_is_not_tuned_and_how_long_that_takes(

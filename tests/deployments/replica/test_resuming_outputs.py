@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from deployments.engine.engine import Engine
+from deployments.engine.loop.generation import Generation
 from deployments.replica import resume
 from serve_app.domain.lease import Lease, LeaseKey
 from serve_app.domain.outcome import Outcome
+from serve_app.domain.progress import Progress
 from tests.deployments.conftest import MakeRig, Rig
 from tests.deployments.demos import AUDIO, FLUX, WAN, leased
 from tests.deployments.waiting import until
@@ -43,22 +48,47 @@ async def ended(rig: Rig, lease: Lease) -> Outcome:
     return await rig.outcome(lease.held)
 
 
+def pausing(engine: Engine, when: Callable[[Generation], bool]) -> None:
+    """Pause a generation when it reports a step and ``when``, on the engine's thread, is true. It
+    cannot end before another thread looks at it."""
+    submit = engine.submit
+
+    def submitted(**arguments: Any) -> Generation:
+        report, made = arguments.pop("on_progress", None), Future[Generation]()
+
+        def on_progress(progress: Progress) -> None:
+            if report is not None:
+                report(progress)
+            generation = made.result(60)
+            if when(generation):
+                generation.pause()
+
+        generation = submit(**arguments, on_progress=on_progress)
+        made.set_result(generation)
+        return generation
+
+    engine.submit = submitted  # type: ignore[method-assign]
+
+
 async def handed_back(make_rig: MakeRig, endpoint_id: str, finished: int) -> tuple[Rig, LeaseKey]:
     """A lease handed back by a replica that closed after ``finished`` parts."""
     rig: Rig = await make_rig(call_timeout_s=20.0, snapshot_interval_s=0.0, snapshot_worth_s=0.0)
     lease = several(rig, "first", endpoint_id)
-    rig.port.offer(lease)
     attempts = rig.replica._attempts
+
+    def begun(generation: Generation) -> bool:
+        attempt = attempts.get(lease.held)
+        parts = 0 if attempt is None else len(attempt.state.finished)
+        return parts == finished and generation.steps_done > 0
+
+    pausing(rig.resources.engine, begun)
 
     def in_it() -> bool:
         attempt = attempts.get(lease.held)
         generation = None if attempt is None else attempt.state.generation
-        if generation is None or len(attempt.state.finished) < finished:
-            return False
-        if generation.steps_done:
-            generation.pause()  # otherwise it could end before the replica does
-        return generation.steps_done > 0
+        return generation is not None and generation.paused
 
+    rig.port.offer(lease)
     await until(in_it)
     await rig.replica.aclose()
     assert rig.port.handed_back == [lease.held]

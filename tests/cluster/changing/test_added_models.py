@@ -13,12 +13,12 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.cluster.conftest import MakeDarkroom
+from tests.cluster.changing.conftest import WithPool
 from tests.cluster.darkroom import Darkroom, eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
-POOLS = {"studio": {"families": ["probe", "flux", "generic"], "slots": 2, "num_cpus": 0.1}}
+POOL = {"families": ["probe", "flux", "generic"], "slots": 2, "num_cpus": 0.1}
 SIZE = {"width": 128, "height": 96}
 CALL = """
 import json, sys
@@ -26,7 +26,8 @@ import fal_client
 from serve_app import fal_plain_http
 fal_plain_http.use(sys.argv[1])
 client = fal_client.SyncClient(key=sys.argv[2])
-print(json.dumps(client.subscribe(sys.argv[3], json.loads(sys.argv[4]))))
+body = json.loads(sys.argv[3])
+print(json.dumps([client.subscribe(each, body) for each in sys.argv[4:]]))
 """
 REPOSITORIES = """
 import sys
@@ -49,8 +50,8 @@ def program(text: str, *arguments: str) -> str:
     return done.stdout
 
 
-def image(darkroom: Darkroom, endpoint: str) -> Image.Image:
-    """Image that fal's own client gets."""
+def images(darkroom: Darkroom, *endpoints: str) -> list[Image.Image]:
+    """An image of each, that fal's own client gets."""
     body: dict[str, Any] = {
         "prompt": "a red circle",
         "num_inference_steps": 2,
@@ -58,16 +59,16 @@ def image(darkroom: Darkroom, endpoint: str) -> Image.Image:
         "image_size": SIZE,
         "output_format": "png",
     }
-    printed = program(CALL, darkroom.url, darkroom.key, endpoint, json.dumps(body))
-    (made,) = json.loads(printed)["images"]
-    return Image.open(io.BytesIO(httpx.get(made["url"]).content))
+    printed = program(CALL, darkroom.url, darkroom.key, json.dumps(body), *endpoints)
+    made = [image for output in json.loads(printed) for image in output["images"]]
+    return [Image.open(io.BytesIO(httpx.get(each["url"]).content)) for each in made]
 
 
 def test_a_repository_is_added_called_and_removed_without_a_restart(
-    make_darkroom: MakeDarkroom, tmp_path: Path
+    with_pool: WithPool, tmp_path: Path
 ) -> None:
     program(REPOSITORIES, str(tmp_path))
-    darkroom = make_darkroom(POOLS).start()
+    darkroom = with_pool(POOL, "fal-ai/flux/schnell")
     (before,) = eventually(darkroom.replicas, "a replica runs")
     adding = ("models", "add", "house/sd3", "--weights", str(tmp_path / "sd3"))
     added = darkroom.command(*adding)
@@ -78,8 +79,9 @@ def test_a_repository_is_added_called_and_removed_without_a_restart(
     added = darkroom.command(*like, "--like", "fal-ai/flux/schnell")
     assert added.returncode == 0, added.stderr
 
-    for endpoint in ("house/sd3", "house/flux"):
-        made = image(darkroom, endpoint)
+    drawn = images(darkroom, "house/sd3", "house/flux")
+    assert len(drawn) == 2
+    for made in drawn:
         assert made.size == (SIZE["width"], SIZE["height"])
         assert len(made.convert("RGB").getcolors(made.width * made.height) or ()) > 50
 

@@ -6,14 +6,13 @@ import httpx
 import psutil
 import pytest
 
-from tests.cluster.conftest import MakeDarkroom
-from tests.cluster.darkroom import ROOT, Darkroom, eventually
+from tests.cluster.changing.conftest import WithPool
+from tests.cluster.darkroom import Darkroom, eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.crash, pytest.mark.timeout(900)]
 
 ENDPOINT = "fal-ai/wan/v2.2-5b/text-to-video"
-POOLS = {"videos": {"families": ["video"], "num_cpus": 0.1, "threads": 1, "devices_per_replica": 2}}
-CATALOGUE = ROOT / "serve_app" / "catalog" / "models.yaml"
+POOL = {"families": ["video"], "num_cpus": 0.1, "threads": 1, "devices_per_replica": 2}
 
 
 def _submit(darkroom: Darkroom, steps: int) -> str:
@@ -29,21 +28,19 @@ def _followers(darkroom: Darkroom) -> list[psutil.Process]:
 
 
 def test_two_devices_make_a_video_and_make_another_when_one_of_them_has_died(
-    make_darkroom: MakeDarkroom,
+    with_pool: WithPool,
 ) -> None:
-    darkroom = make_darkroom(POOLS, models=str(CATALOGUE)).start(within_s=240)
+    darkroom = with_pool(POOL, ENDPOINT)
     made = darkroom.in_state(_submit(darkroom, 4), "succeeded", "failed")
     assert made["state"] == "succeeded", made
     output = darkroom.http.get(f"/queue/fal-ai/wan/requests/{made['request_id']}").json()
     assert httpx.get(output["video"]["url"]).content[4:8] == b"ftyp"
     (follower,) = _followers(darkroom)
 
-    request_id = _submit(darkroom, 50)
+    request_id = _submit(darkroom, 30)
     eventually(
         lambda: (darkroom.request(request_id)["progress"] or {}).get("step"), "it has a step"
     )
     follower.kill()
     done = darkroom.in_state(request_id, "succeeded", "failed")
     assert (done["state"], done["failures"]) == ("succeeded", 1), done
-    darkroom.stop()
-    assert darkroom.leftovers() == []

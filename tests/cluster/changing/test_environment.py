@@ -6,36 +6,28 @@ That a closed terminal ends everything is tested with the Darkroom that all test
 from __future__ import annotations
 
 import contextlib
-import signal
-from collections.abc import Iterator
 
 import psutil
 import pytest
 
-from tests.cluster.darkroom import Darkroom
+from tests.cluster.changing.conftest import HUB_TOKEN, KEY, WithPool, probe_pool
+from tests.cluster.darkroom import Darkroom, eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
-# As `nohup` does, and also as a shell without job control starts what is in the background.
-IGNORING = ("sh", "-c", 'trap "" HUP INT; exec "$@"', "sh")
-KEY = "first:" + "ab" * 32
-HUB_TOKEN = "hf_for-weights-only"
 
-
-@pytest.fixture(scope="module")
-def under_nohup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Darkroom]:
-    """One that was given its first key, and that ignores hangups. The last test ends it."""
-    made = Darkroom(tmp_path_factory.mktemp("ending") / "data", api_key=KEY)
-    try:
-        yield made.start(under=("env", f"HF_TOKEN={HUB_TOKEN}", *IGNORING))
-    finally:
-        made.clear_away()
+@pytest.fixture
+def under_nohup(with_pool: WithPool) -> Darkroom:
+    """With one replica, which is ready."""
+    darkroom = with_pool(probe_pool(1))
+    darkroom.all_ready(1)
+    eventually(lambda: len(darkroom.replicas()) == 1, "there is one replica")
+    return darkroom
 
 
 def test_the_processes_of_a_pool_hold_no_secret(under_nohup: Darkroom) -> None:
     darkroom = under_nohup
     assert darkroom.key == KEY
-    darkroom.all_ready(1)
     for process in darkroom.replicas():
         environment = " ".join(process.environ().values())
         assert KEY not in environment
@@ -62,7 +54,6 @@ def test_no_process_but_the_first_has_a_secret_in_its_environment_or_its_command
 
 def test_the_token_of_the_hub_reaches_replicas_and_not_the_ingress(under_nohup: Darkroom) -> None:
     darkroom = under_nohup
-    darkroom.all_ready(1)
     assert [each.environ().get("HF_TOKEN") for each in darkroom.replicas()] == [HUB_TOKEN]
     assert not any(each.environ().get("HF_TOKEN") for each in darkroom.replicas("ingress"))
 
@@ -73,5 +64,3 @@ def test_where_hangups_are_ignored_a_closed_terminal_ends_nothing(under_nohup: D
     darkroom.hang_up()
     assert darkroom.in_state(darkroom.submit(steps=3, step_ms=20), "succeeded")["failures"] == 0
     assert before <= {each.pid for each in darkroom.leftovers()}
-    darkroom.stop(signal.SIGINT)  # which it hears nevertheless
-    assert darkroom.leftovers() == []
