@@ -20,6 +20,7 @@ RESERVED_OWNERS = frozenset(
         "cdn",
         "docs",
         "fal",
+        "favicon.ico",
         "files",
         "healthz",
         "llms.txt",
