@@ -26,7 +26,7 @@ const AGAIN_MS = 2000;
 const WRONG_KEY =
   "This key is not valid here. Copy the whole key, and check that it belongs to this Darkroom.";
 const OTHER_KEY = "The link that you followed has another key than this browser. Open it to use it.";
-const NOUNS = { image: "an image", video: "a video", audio: "a sound" };
+const NOUNS = { image: "an image", video: "a video", audio: "the audio" };
 
 const linked = takeKey(); // before anything else reads the address
 const key = new KeptKey();

@@ -269,11 +269,11 @@ def test_models_stand_in_groups_by_what_they_make(page: Page, idle: Any) -> None
     Reader(page, idle).enter("a/hill")
     groups = page.locator("#model optgroup")
     labels = groups.evaluate_all("all => all.map((each) => each.label)")
-    assert labels == ["Images", "Images from images", "Sounds", "Others"]
+    assert labels == ["Images", "Images from images", "Audio", "Others"]
 
 
 @pytest.mark.parametrize(
-    ("category", "words"), [("text-to-audio", "a sound"), ("text-to-video", "a video")]
+    ("category", "words"), [("text-to-audio", "the audio"), ("text-to-video", "a video")]
 )
 def test_the_words_are_those_of_what_the_model_makes(
     page: Page, idle: Any, category: str, words: str

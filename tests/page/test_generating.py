@@ -65,7 +65,7 @@ def test_a_frame_without_an_address_is_an_image_too(reader: Reader) -> None:
     assert seen == ["image", "image/jpeg", 8, 4]
 
 
-def test_a_sound_and_its_waveform_are_one_item(reader: Reader) -> None:
+def test_audio_and_its_waveform_are_one_item(reader: Reader) -> None:
     seen = reader.page.evaluate(
         """async (output) => {
             const { filesIn, fileFigure } = await import("/page/results/media.js");

@@ -7,7 +7,7 @@ const GROUPS = {
   "image-to-image": "Images from images",
   "text-to-video": "Videos",
   "image-to-video": "Videos from images",
-  "text-to-audio": "Sounds",
+  "text-to-audio": "Audio",
 };
 const OTHERS = "Others";
 

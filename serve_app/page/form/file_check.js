@@ -7,7 +7,7 @@ import { Unreadable } from "./unreadable.js";
 /** Most that a Darkroom takes by default; it may be set to less, which the upload then says. */
 const MOST_BYTES = 2 ** 31;
 
-const KINDS = { image: "an image", video: "a video", audio: "a sound file" };
+const KINDS = { image: "an image", video: "a video", audio: "an audio file" };
 
 /** Value of `accept` for an input of files; null for any file. */
 export function acceptOf({ media }) {

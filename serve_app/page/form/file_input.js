@@ -5,7 +5,7 @@ import { bytes } from "../interface/words.js";
 import { acceptOf, addressOf, check } from "./file_check.js";
 import { Unreadable } from "./unreadable.js";
 
-const NAMES = { image: "image", video: "video", audio: "sound", weights: "file", file: "file" };
+const NAMES = { image: "image", video: "video", audio: "audio file", weights: "file", file: "file" };
 
 /** File that was chosen: its name, its thumbnail, its upload, and a button that removes it. */
 class ChosenFile {
@@ -192,7 +192,7 @@ function fileSource(field, multiple, accepted) {
       input.value = "";
     },
   });
-  const words = multiple ? `Choose or drop ${name}s` : `Choose or drop ${/^i/.test(name) ? "an" : "a"} ${name}`;
+  const words = multiple ? `Choose or drop ${name}s` : `Choose or drop ${/^[ai]/.test(name) ? "an" : "a"} ${name}`;
   const node = element("label", { class: "picker" }, input, element("span", {}, words));
   return { node, problem, say, take };
 }

@@ -153,7 +153,7 @@ function shown(file, words) {
   return element("p", { class: "file-name" }, file.name);
 }
 
-/** Video that plays without sound, over and over, while it is in sight; others play under the mouse. */
+/** Muted video that plays over and over while it is in sight; others play under the mouse. */
 function player(file, words) {
   const video = element("video", {
     src: file.url,
