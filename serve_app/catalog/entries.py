@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from serve_app.catalog.limits import RecipeMemory
 from serve_app.catalog.schema.registry import SCHEMAS, InputSchema
-from serve_app.catalog.source import EndpointSource, RecipeSource
+from serve_app.catalog.source import EndpointSource, ExampleSource, RecipeSource
 from serve_app.domain.endpoint import Endpoint, Recipe, Weights, WorkLimit
 
 RESERVED_OWNERS = frozenset(
@@ -20,6 +20,7 @@ RESERVED_OWNERS = frozenset(
         "cdn",
         "docs",
         "fal",
+        "favicon.ico",
         "files",
         "healthz",
         "llms.txt",
@@ -73,6 +74,18 @@ class CatalogEntry:
     def demo(self) -> bool:
         return self.endpoint.weights.demo
 
+    @property
+    def examples(self) -> tuple[ExampleSource, ...]:
+        """Examples of the model that is served: the demo model's own, where it stands in."""
+        if self.demo and self.source.demo is not None:
+            return self.source.demo.examples
+        return self.source.examples
+
+    @property
+    def about_demo(self) -> str:
+        """What the demo model can make. Empty for other models."""
+        return self.source.demo.about if self.demo and self.source.demo is not None else ""
+
 
 Pools = Mapping[str, Container[str]]
 """Name of a pool → families that it hosts. Pools that take the overflow of others have no queue."""
@@ -103,7 +116,9 @@ class EntryBuilder:
             missing = _no_pool(given.pool, given.family, self.pools) or missing
         schema = _schema(endpoint)
         _check_arguments(endpoint, schema)
-        return CatalogEntry(endpoint, schema, given, missing, given.cache, given.pool or "")
+        entry = CatalogEntry(endpoint, schema, given, missing, given.cache, given.pool or "")
+        _check_examples(entry)
+        return entry
 
 
 def _no_pool(name: str, family: str, pools: Pools) -> str:
@@ -173,6 +188,7 @@ def _demo(endpoint_id: str, given: EndpointSource, demo_dir: Path) -> Endpoint:
         endpoint,
         weights=Weights(source=str(demo_dir / given.demo.weights), demo=True),
         defaults={**given.defaults, **given.demo.defaults},
+        bounds={**given.bounds, **given.demo.bounds},
         options={**given.options, **given.demo.options},
         recipes=(),
     )
@@ -242,3 +258,16 @@ def _check_arguments(endpoint: Endpoint, schema: InputSchema) -> None:
                 f"`options.arguments` names {', '.join(unknown)}, which the schema "
                 f"{endpoint.schema} does not have"
             )
+
+
+def _check_examples(entry: CatalogEntry) -> None:
+    """Raise if an example has a field that the schema lacks, since it would be ignored."""
+    fields = entry.schema.json_schema().get("properties")
+    if not fields:
+        return
+    named = {name for example in entry.examples for name in example.input}
+    if unknown := sorted(named - set(fields)):
+        raise ValueError(
+            f"`examples` name {', '.join(unknown)}, which the schema {entry.endpoint.schema} "
+            "does not have"
+        )

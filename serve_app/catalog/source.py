@@ -43,14 +43,26 @@ class WeightsSource(BaseModel):
         return self
 
 
+class ExampleSource(BaseModel):
+    """Input that clients show, to try the endpoint with. It may lack required files."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    input: dict[str, Any] = Field(min_length=1)
+
+
 class DemoSource(BaseModel):
-    """Demo model that replaces the weights if there is no GPU."""
+    """Demo model that replaces the weights if there is no GPU. Its ``bounds`` and ``examples``
+    replace those of the entry; ``about`` says what it can make."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     weights: str = Field(pattern=r"^[\w-]+$", description="A directory of the demo models.")
     defaults: dict[str, Any] = Field(default_factory=dict)
+    bounds: dict[str, tuple[float, float]] = Field(default_factory=dict)
     options: dict[str, Any] = Field(default_factory=dict)
+    about: str = ""
+    examples: tuple[ExampleSource, ...] = ()
 
 
 class LargestSource(BaseModel):
@@ -121,10 +133,12 @@ class EndpointSource(BaseModel):
     description: str = ""
     category: str = "text-to-image"
     licence: str = ""
+    examples: tuple[ExampleSource, ...] = ()
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> EndpointSource:
-        for name, (least, most) in self.bounds.items():
+        demo = self.demo.bounds if self.demo else {}
+        for name, (least, most) in (*self.bounds.items(), *demo.items()):
             if least > most:
                 raise ValueError(f"bounds of {name}: {least:g} is more than {most:g}")
         return self

@@ -1,38 +1,54 @@
 // Main module of the page: creates its parts and connects them.
 
-import { Api, Refused } from "./api.js";
-import { Details } from "./details.js";
-import { Door } from "./door.js";
-import { byId, element } from "./element.js";
-import { InputForm } from "./form.js";
-import { KeptKey } from "./key.js";
-import { Models } from "./models.js";
-import { ProgramDialog } from "./program.js";
-import { Recent } from "./recent.js";
-import { fieldsOf } from "./schema.js";
-import { promptOf } from "./sheet.js";
-import { Stage } from "./stage.js";
+import { Api, Refused } from "./client/api.js";
+import * as json from "./client/json.js";
+import { keyIn, KeptKey } from "./client/key.js";
+import { Models } from "./client/models.js";
+import { Uploads } from "./client/uploads.js";
+import { ProgramDialog } from "./code/program.js";
+import { showFacts, showModels } from "./form/chooser.js";
+import { forgetDraft } from "./form/draft.js";
+import { showExamples } from "./form/examples.js";
+import { InputForm } from "./form/form.js";
+import { fieldsOf } from "./form/schema.js";
+import { Recent } from "./history/recent.js";
+import { Address, takeKey } from "./interface/address.js";
+import { Door } from "./interface/door.js";
+import { byId } from "./interface/element.js";
+import { listenForShortcuts } from "./interface/shortcuts.js";
+import { listenForTheme } from "./interface/theme_switch.js";
+import { aspectOf } from "./results/aspect.js";
+import { Details } from "./results/details.js";
+import { promptOf } from "./results/sheet.js";
+import { Stage } from "./results/stage.js";
 
 const AGAIN_MS = 2000;
 const WRONG_KEY =
   "This key is not valid here. Copy the whole key, and check that it belongs to this Darkroom.";
+const OTHER_KEY = "The link that you followed has another key than this browser. Open it to use it.";
+const NOUNS = { image: "an image", video: "a video", audio: "the audio" };
 
+const linked = takeKey(); // before anything else reads the address
 const key = new KeptKey();
 const api = new Api(key);
 const models = new Models(api);
-const form = new InputForm();
-const program = new ProgramDialog();
+const uploads = new Uploads(api);
+const address = new Address(moved);
+const form = new InputForm({ upload: (...given) => uploads.send(...given) });
+const program = new ProgramDialog(address);
 let model = null; // the chosen one, with its schema
 let listed = [];
 
 const act = {
   again: useAgain,
+  vary: (request) => repeat(request, 1),
+  four: (request) => repeat(request, 4),
   cancel,
   details: ({ id }) => details.show(id),
   code: ({ endpoint, input }) => program.show({ endpoint, input }),
   ended,
 };
-const details = new Details(api, act);
+const details = new Details(api, act, address);
 const stage = new Stage(api, act);
 const recent = new Recent(api, act);
 const door = new Door({
@@ -42,8 +58,13 @@ const door = new Door({
     models.forget();
     await enter();
   },
+  back: () => (listed.length ? door.close() : enter()),
   forget: () => {
     key.keep(null);
+    listed = [];
+    models.forget();
+    form.clear();
+    forgetDraft();
     recent.stop();
     stage.clear();
     door.open();
@@ -51,6 +72,9 @@ const door = new Door({
 });
 
 async function enter() {
+  showLast();
+  const wanted = address.now.model;
+  if (wanted !== null) models.one(wanted).catch(() => {}); // at the same time as the list
   try {
     listed = await models.list();
   } catch (error) {
@@ -62,33 +86,31 @@ async function enter() {
     return;
   }
   door.close();
-  showModels();
+  showModels(listed);
   stage.restore();
   recent.look();
   await choose(wantedModel());
+  showLatest();
+  moved();
 }
 
-function showModels() {
-  const option = ({ id, name, demo, away }) =>
-    element(
-      "option",
-      { value: id, disabled: away !== "", title: away },
-      name,
-      demo ? " (demo)" : "",
-      away ? " (not served)" : "",
-    );
-  byId("model").replaceChildren(...listed.map(option));
-  byId("no-models").hidden = served().length > 0;
+/** Shows the form of the model that was used last, before the server answers. */
+function showLast() {
+  const { last } = models;
+  const wanted = address.now.model ?? last?.id;
+  if (model !== null || last === null || last.id !== wanted) return;
+  showModels([last]);
+  showModel(last);
 }
 
 function served() {
   return listed.filter(({ away }) => away === "");
 }
 
-/** Id of the model in the page's address, or of the first one. */
+/** Id of the model in the page's address, or of the one that was used last, or of the first one. */
 function wantedModel() {
-  const wanted = new URLSearchParams(location.hash.slice(1)).get("model");
-  return served().some(({ id }) => id === wanted) ? wanted : served()[0]?.id;
+  const wanted = [address.now.model, models.last?.id];
+  return wanted.find((id) => served().some((each) => each.id === id)) ?? served()[0]?.id;
 }
 
 async function choose(id) {
@@ -106,18 +128,49 @@ async function choose(id) {
 }
 
 function showModel(chosen) {
+  const same = model !== null && json.write(model) === json.write(chosen);
   model = chosen;
-  history.replaceState(null, "", `#model=${encodeURIComponent(model.id)}`);
+  models.keep(model);
+  address.correct({ model: model.id });
+  if (same) return; // nothing is drawn again under the user's hands
   form.show(model);
-  const facts = [model.id, model.licence].filter(Boolean).join(" · ");
-  byId("model-about").replaceChildren(
-    model.description,
-    " ",
-    element("span", { class: "facts" }, facts),
-  );
-  byId("model-demo").hidden = !model.demo;
-  byId("model-demo-name").textContent = model.name;
+  byId("inputs").scrollTop = 0;
+  showFacts(model);
+  showExamples(model, (input) => form.change(input));
+  byId("empty-words").textContent = `Describe ${NOUNS[model.makes] ?? "what you want"} and generate it.`;
   complain("");
+}
+
+/** Shows the latest result on an empty stage, such as in a new browser. */
+async function showLatest() {
+  if (!stage.empty) return;
+  try {
+    const page = await api.call("GET", "v1/requests?limit=1&state=succeeded");
+    const [latest] = page.requests;
+    if (latest === undefined || !stage.empty) return;
+    const { endpoint_id: endpoint, request_id: id, created_at: at } = latest;
+    const input = { prompt: latest.prompt ?? "" };
+    stage.add({ id, endpoint, input, ...namesOf(endpoint), at: Date.parse(at), restored: true });
+  } catch {
+    // The stage stays empty.
+  }
+}
+
+function namesOf(endpoint) {
+  const { name, demo, makes } = listed.find(({ id }) => id === endpoint) ?? {};
+  return { name, demo, makes };
+}
+
+/** Shows what the address names, after Back, Forward, or a change by hand. */
+async function moved() {
+  const given = takeKey();
+  if (given !== null) return openLink(given);
+  if (door.isOpen) return;
+  const { model: wanted, request, code } = address.now;
+  details.follow(request);
+  program.follow(code);
+  if (wanted !== null && wanted !== model?.id && served().some(({ id }) => id === wanted))
+    await choose(wanted);
 }
 
 async function generate() {
@@ -126,50 +179,91 @@ async function generate() {
   const chosen = model;
   const input = form.read();
   if (input === null) return;
+  form.keep();
   const button = byId("generate");
   button.setAttribute("aria-busy", "true");
   try {
-    const path = `queue/${chosen.id.split("/").map(encodeURIComponent).join("/")}`;
-    const told = await api.call("POST", path, input);
-    show(chosen, told.request_id, input);
+    await submit(chosen, input);
   } catch (error) {
-    if (!(error instanceof Refused)) {
-      complain(
-        "Darkroom did not answer, so this request may or may not have been accepted. Check the list of requests before you try again.",
-      );
-      return;
-    }
     const homeless =
-      error.problems.length && chosen === model ? form.tell(error.problems) : [error.message];
+      error instanceof Refused && error.problems.length && chosen === model
+        ? form.tell(error.problems)
+        : [wordsOf(error)];
     complain(homeless.join(" "));
   } finally {
     button.removeAttribute("aria-busy");
   }
 }
 
-function show(chosen, id, input) {
-  const size = chosen.input
-    ? fieldsOf(chosen.input).find(({ kind }) => kind === "size")?.fallback
-    : undefined;
-  const { id: endpoint, name, demo } = chosen;
-  stage.add({ id, endpoint, input, name, demo, usualSize: size });
+async function submit(chosen, input) {
+  const at = Date.now();
+  const path = `queue/${chosen.id.split("/").map(encodeURIComponent).join("/")}`;
+  const told = await api.call("POST", path, input);
+  const { id: endpoint, name, demo, makes } = chosen;
+  const aspect = aspectOf(input, defaultsOf(chosen), makes, sourceSides());
+  stage.add({ id: told.request_id, endpoint, input, name, demo, makes, aspect, at });
   announce("Submitted.");
   recent.look();
-  if (matchMedia("(max-width: 56rem)").matches)
-    byId("stage").scrollIntoView({ behavior: "smooth" });
+  stage.reveal();
+}
+
+function wordsOf(error) {
+  return error instanceof Refused
+    ? error.message
+    : "Darkroom did not answer, so this request may or may not have been accepted. Check the list of requests before you try again.";
+}
+
+function defaultsOf({ input }) {
+  const fields = input ? fieldsOf(input) : [];
+  return Object.fromEntries(fields.map(({ name, fallback }) => [name, fallback]));
+}
+
+/** Sides of the input image in the form, or null. */
+function sourceSides() {
+  const image = byId("fields").querySelector(".media-preview img");
+  return image?.naturalWidth > 0 ? [image.naturalWidth, image.naturalHeight] : null;
 }
 
 function ended({ endpoint, input, restored }, { error }) {
-  announce(error ? error.message : `Finished: ${promptOf(input)}`);
+  if (!restored) announce(error ? error.message : `Finished: ${promptOf(input)}`);
   if (error?.problems.length && endpoint === model?.id && !restored)
     form.tell(error.problems, { go: false });
   recent.look();
 }
 
-async function useAgain({ endpoint, input }) {
+/** Fills the form so that it makes the same result: with the seed that was drawn. */
+async function useAgain({ id, endpoint, input, seed, restored }) {
+  const whole = restored ? await wholeInput(id, input) : input;
   if (byId("model").value !== endpoint) await choose(endpoint);
-  form.fill(input);
+  form.fill(seed === undefined || seed === null ? whole : { ...whole, seed });
+  form.keep();
+  scrollTo({ top: 0 });
   byId("fields").querySelector("textarea, input")?.focus();
+}
+
+/** Submits the input again with other seeds: `count` results. */
+async function repeat({ id, endpoint, input, restored }, count) {
+  try {
+    const chosen = await models.one(endpoint);
+    const { seed: _seed, seeds: _seeds, ...rest } = restored ? await wholeInput(id, input) : input;
+    const most = chosen.input
+      ? fieldsOf(chosen.input).find(({ name }) => name === "num_images")?.most
+      : undefined;
+    const together = count > 1 && most >= count;
+    const body = together ? { ...rest, num_images: count } : rest;
+    for (let made = 0; made < (together ? 1 : count); made += 1) await submit(chosen, body);
+  } catch (error) {
+    complain(wordsOf(error));
+  }
+}
+
+/** Input of a request as the server has it; what this tab kept may lack files. */
+async function wholeInput(id, kept) {
+  try {
+    return (await api.call("GET", `v1/requests/${encodeURIComponent(id)}`)).input ?? kept;
+  } catch {
+    return kept;
+  }
 }
 
 async function cancel({ id }) {
@@ -192,26 +286,44 @@ function announce(words) {
   byId("announcer").textContent = words;
 }
 
-api.addEventListener("unreachable", () => (byId("connection").hidden = false));
-api.addEventListener("reached", () => (byId("connection").hidden = true));
+/** Uses the key of a one-time link. It replaces a stored key only when the user agrees: otherwise any
+ * link could make the page work for somebody else. */
+function openLink(given) {
+  const found = keyIn(given);
+  if (key.value !== null && key.value !== found) {
+    door.open({ why: OTHER_KEY, kept: true, key: found ?? given });
+    return;
+  }
+  if (found === null) door.open({ why: "The key in this link is not complete." });
+  else door.use(found);
+}
+
+function contact(there) {
+  byId("connection").hidden = there;
+  stage.contact(there);
+}
+
+api.addEventListener("unreachable", () => contact(false));
+api.addEventListener("reached", () => contact(true));
 api.addEventListener("locked", () => {
-  if (byId("door").hidden) door.open({ why: "The key is no longer valid. Paste another one." });
+  if (!door.isOpen) door.open({ why: "The key is no longer valid. Paste another one." });
 });
-byId("model").addEventListener("change", () => choose(byId("model").value));
+byId("model").addEventListener("change", async () => {
+  const id = byId("model").value;
+  address.go({ model: id });
+  await choose(id);
+});
 byId("key-button").addEventListener("click", () => door.open({ kept: true }));
 byId("form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  generate();
-});
-document.addEventListener("keydown", (event) => {
-  const wanted = event.key === "Enter" && (event.ctrlKey || event.metaKey);
-  if (!wanted || byId("work").hidden || document.querySelector("dialog[open]")) return;
   event.preventDefault();
   generate();
 });
 byId("code-button").addEventListener("click", () => {
   if (model !== null) program.show({ endpoint: model.id, input: form.read({ draft: true }) });
 });
+listenForShortcuts({ generate });
+listenForTheme();
 
-if (key.value === null) door.open();
+if (linked !== null) openLink(linked);
+else if (key.value === null) door.open();
 else enter();

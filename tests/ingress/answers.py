@@ -25,7 +25,7 @@ DOCUMENT: ApiDocument = create_app().state.document
 
 Json = dict[str, Any]
 
-OUTSIDE = re.compile(r"/|/page/.*")
+OUTSIDE = re.compile(r"/|/favicon\.ico|/page/.*")
 """The playground, which is for browsers."""
 
 SLASHES = {"key", "endpoint_id", "path", "file_id", "model"}

@@ -10,7 +10,8 @@ from typing import Any
 
 import uvicorn
 
-from tests.ingress.house import House, built
+from serve_app.catalog.catalog import Catalog
+from tests.ingress.house import CATALOG, House, built
 from tests.page.painter import Painter
 
 WITHIN_S = 20.0
@@ -20,7 +21,8 @@ class PageDarkroom:
     """Darkroom in a thread with its own event loop; the test's thread calls its methods. Queued
     requests survive a restart of the HTTP server, as with PostgreSQL."""
 
-    def __init__(self) -> None:
+    def __init__(self, catalog: Catalog = CATALOG) -> None:
+        self._catalog = catalog
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="page-darkroom", daemon=True
@@ -76,7 +78,9 @@ class PageDarkroom:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(WITHIN_S)
 
     async def _open(self) -> None:
-        self.house = await self._closing.enter_async_context(built(replica=False))
+        self.house = await self._closing.enter_async_context(
+            built(replica=False, catalog=self._catalog)
+        )
         self._painter = Painter(self.house.queue, self.house.storage)
         self._closing.push_async_callback(self._painter.aclose)
 
@@ -109,8 +113,8 @@ class PageDarkroom:
 
 
 @contextmanager
-def page_darkroom(*, painting: bool = True) -> Iterator[PageDarkroom]:
-    darkroom = PageDarkroom()
+def page_darkroom(*, painting: bool = True, catalog: Catalog = CATALOG) -> Iterator[PageDarkroom]:
+    darkroom = PageDarkroom(catalog)
     darkroom.open()
     try:
         if painting:

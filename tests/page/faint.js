@@ -15,7 +15,7 @@
       const { rgb, a } = parse(getComputedStyle(each).backgroundColor);
       if (a === 1) return rgb;
     }
-    return matchMedia("(prefers-color-scheme: dark)").matches ? [0, 0, 0] : [255, 255, 255];
+    return [128, 128, 128]; // no text is readable enough on it
   };
   const found = [];
   for (const node of document.querySelectorAll("body *")) {

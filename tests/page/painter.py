@@ -17,6 +17,7 @@ from tests.ingress.replica import REPLICA, ScriptedReplica
 
 STEP_S = 0.02
 SLOW_STEP_S = 0.4
+IMAGE_ERROR = "image_load_error"
 
 
 class Painter(ScriptedReplica):
@@ -101,6 +102,9 @@ async def _chunks(content: bytes) -> Any:
 def _refusal(prompt: str) -> Outcome | None:
     if "bad seed" in prompt:
         return Outcome(failure=Failure("pipeline_failed", "This seed is unlucky.", False, "seed"))
+    if "bad image" in prompt:
+        message = "This file is not an image."
+        return Outcome(failure=Failure("invalid_input", message, False, "image_size", IMAGE_ERROR))
     if "fail" in prompt:
         return Outcome(failure=Failure("pipeline_failed", "The paint has run out.", False))
     return None

@@ -36,7 +36,7 @@ class Reader:
 
     def field(self, name: str) -> Locator:
         """Control of an input field, by its name in the schema."""
-        return self.page.locator(f'[id^="field-{name}-"]:is(input, select, textarea)')
+        return self.page.locator(f'[id^="field-{name}-"]:is(input, select, textarea, button)')
 
     def problem_of(self, name: str) -> Locator:
         return self.page.locator(f'[id^="field-{name}-"][id$="-problem"]')
@@ -62,7 +62,7 @@ class Reader:
     @property
     def listed(self) -> Locator:
         """Rows of the list of requests."""
-        return self.page.locator("#requests li")
+        return self.page.locator("#requests li[data-request]")
 
 
 def expect_phase(sheet: Locator, phase: str) -> None:

@@ -24,7 +24,9 @@ NAMELESS = Path(__file__).with_name("nameless.js").read_text()
 def toned(
     request: pytest.FixtureRequest, open_context: OpenContext, served: PageDarkroom
 ) -> Reader:
-    return Reader(open_context(color_scheme=request.param).new_page(), served)
+    context = open_context()
+    context.add_init_script(f"localStorage.setItem('darkroom.theme', '{request.param}')")
+    return Reader(context.new_page(), served)
 
 
 def test_every_text_can_be_read_and_every_control_has_a_name(toned: Reader) -> None:
@@ -49,6 +51,9 @@ def test_every_text_can_be_read_and_every_control_has_a_name(toned: Reader) -> N
     page.get_by_role("button", name="Generate").click()
     expect(toned.problem_of("prompt")).to_be_visible()
     look()
+    page.locator("#shortcuts-button").click()
+    look()
+    page.keyboard.press("Escape")
     page.locator("#code-button").click()
     look()
     page.keyboard.press("Escape")
@@ -81,10 +86,17 @@ def test_the_keyboard_reaches_everything_in_order(reader: Reader) -> None:
     page.reload()
     expect(reader.field("prompt")).to_be_visible()
     met: list[str] = []
-    for _ in range(12):
+    for _ in range(18):
         page.keyboard.press("Tab")
         met.append(page.evaluate("() => document.activeElement.id.replace(/-\\d+$/, '')"))
-    wanted = ["key-button", "model", "field-prompt", "field-image_size", "field-num_images"]
+    wanted = [
+        "theme-button",
+        "key-button",
+        "model",
+        "field-prompt",
+        "field-image_size",
+        "field-num_images",
+    ]
     places = [met.index(each) for each in [*wanted, "generate", "code-button"]]
     assert places == sorted(places)
 
@@ -135,7 +147,7 @@ def test_nothing_is_asked_of_anybody_else(page: Page, served: PageDarkroom) -> N
     reader = Reader(page, served)
     reader.enter()
     expect_images(reader.generate("a hill"), 1)
-    assert len(asked) > 20
+    assert len(asked) > 10
     # A preview is fetched with the key and shown as a blob of the page.
     own = (served.url, f"blob:{served.url}")
     assert {each for each in asked if not each.startswith(own)} == set()

@@ -113,7 +113,7 @@ def test_a_file_in_the_input_is_read_by_the_program(
     }
     programs: dict[str, str] = page.evaluate(
         """async (call) => {
-            const { codeFor, LANGUAGES } = await import("/page/code.js");
+            const { codeFor, LANGUAGES } = await import("/page/code/code.js");
             const names = Object.keys(LANGUAGES);
             return Object.fromEntries(names.map((each) => [each, codeFor(each, call)]));
         }""",

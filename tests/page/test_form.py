@@ -34,6 +34,14 @@ DOCUMENT: dict[str, Any] = {
                 "type": "object",
                 "properties": {"width": {"type": "integer"}, "height": {"type": "integer"}},
             },
+            "LoraWeight": {
+                "type": "object",
+                "required": ["path"],
+                "properties": {
+                    "path": {"type": "string", "description": "A *.safetensors file."},
+                    "scale": {"type": "number", "minimum": -4, "maximum": 4, "default": 1},
+                },
+            },
             "SomeModelInput": {
                 "type": "object",
                 "required": ["prompt", "image_url", "voice"],
@@ -41,10 +49,17 @@ DOCUMENT: dict[str, Any] = {
                 "properties": {
                     "prompt": {"type": "string", "title": "Prompt"},
                     "negative_prompt": {"type": "string", "default": "blur"},
-                    "image_url": {"type": "string", "description": "Where to begin."},
+                    "image_url": {
+                        "type": "string",
+                        "description": "An http(s) URL, or a data URI.",
+                    },
                     "mask_url": {"type": "string", "nullable": True},
                     "reference_image_urls": {"type": "array", "items": {"type": "string"}},
-                    "clip": {"type": "string", "ui": {"field": "video"}},
+                    "clip": {
+                        "type": "string",
+                        "ui": {"field": "video"},
+                        "description": "Any of `mp4`, `webm`.",
+                    },
                     "image_size": {
                         "description": "How large.",
                         "default": "portrait_4_3",
@@ -62,7 +77,18 @@ DOCUMENT: dict[str, Any] = {
                         "allOf": [{"enum": ["png", "jpeg"], "type": "string"}],
                         "default": "png",
                     },
-                    "loras": {"type": "array", "items": {"type": "object"}},
+                    "loras": {
+                        "type": "array",
+                        "maxItems": 2,
+                        "items": {"$ref": "#/components/schemas/LoraWeight"},
+                    },
+                    "seeds": {
+                        "anyOf": [
+                            {"type": "array", "items": {"type": "integer"}},
+                            {"type": "null"},
+                        ]
+                    },
+                    "curve": {"type": "array", "items": {"type": "object"}},
                     "acceleration": {"type": "string", "description": "Has no effect here: x."},
                     "checker": {"type": "boolean", "x-darkroom-no-effect": True},
                     "embeddings": {"type": "array", "x-darkroom-not-supported": True},
@@ -123,12 +149,14 @@ def test_each_kind_of_field_has_its_control(strange: Reader) -> None:
         "seed": "number",
         "crop": "checkbox",
         "output_format": "select-one",
-        "loras": "textarea",
+        "loras": "button",
+        "seeds": "text",
+        "curve": "textarea",
     }
 
 
 def test_required_fields_are_marked_and_come_in_the_schema_s_order(strange: Reader) -> None:
-    labels = strange.page.locator("#fields label").all_inner_texts()
+    labels = strange.page.locator("#fields .field > label").all_inner_texts()
     assert [each.split()[0] for each in labels[:2]] == ["Image", "Prompt"]
     expect(strange.field("image_url")).to_have_attribute("aria-required", "true")
     expect(strange.page.locator("#fields .mark")).to_have_count(3)
@@ -161,7 +189,8 @@ def test_what_is_changed_is_sent_as_its_type(strange: Reader) -> None:
     strange.field("seed").fill("-7")
     strange.field("crop").uncheck()
     strange.field("output_format").select_option("jpeg")
-    strange.field("loras").fill('[{"path": "x"}]')
+    strange.field("curve").fill('[{"x": 1}]')
+    strange.field("seeds").fill("1, 18446744073709551557")
     strange.field("image_size").select_option("own")
     strange.page.get_by_label("Width in pixels").fill("640")
     strange.page.get_by_label("Height in pixels").fill("320")
@@ -172,7 +201,8 @@ def test_what_is_changed_is_sent_as_its_type(strange: Reader) -> None:
         "seed": -7,
         "crop": False,
         "output_format": "jpeg",
-        "loras": [{"path": "x"}],
+        "curve": [{"x": 1}],
+        "seeds": [1, 18446744073709551557],
         "image_size": {"width": 640, "height": 320},
         "reference_image_urls": ["https://a.example/1.png", "https://a.example/2.png"],
     }
@@ -199,9 +229,10 @@ def test_a_model_that_is_not_served_cannot_be_chosen(page: Page, idle: Any) -> N
     both = [away | {"endpoint_id": "other/model"}, model(DOCUMENT)]
     page.route("**/v1/models*", lambda route: route.fulfill(json={"models": both}))
     Reader(page, idle).enter("some/model")
-    option = page.locator('#model option[value="other/model"]')
-    expect(option).to_be_disabled()
-    expect(option).to_have_attribute("title", "Its weights are not here.")
+    expect(page.locator("#model option")).to_have_count(1)
+    expect(page.get_by_text("Its weights are not here.")).to_be_hidden()
+    page.get_by_text("1 model is not served here").click()
+    expect(page.get_by_text("Its weights are not here.")).to_be_visible()
 
 
 def test_a_model_without_a_schema_still_takes_a_prompt(page: Page, idle: Any) -> None:
@@ -222,3 +253,56 @@ def test_the_list_of_models_is_read_page_by_page(page: Page, idle: Any) -> None:
     )
     Reader(page, idle).enter("some/model")
     expect(page.locator("#model option")).to_have_count(2)
+
+
+def test_models_stand_in_groups_by_what_they_make(page: Page, idle: Any) -> None:
+    def made(name: str, category: str) -> dict[str, Any]:
+        return {"endpoint_id": name, "metadata": {"category": category}}
+
+    several = [
+        made("a/sound", "text-to-audio"),
+        made("a/hill", "text-to-image"),
+        made("a/odd", "unheard-of"),
+        made("a/edit", "image-to-image"),
+    ]
+    page.route("**/v1/models*", lambda route: route.fulfill(json={"models": several}))
+    Reader(page, idle).enter("a/hill")
+    groups = page.locator("#model optgroup")
+    labels = groups.evaluate_all("all => all.map((each) => each.label)")
+    assert labels == ["Images", "Images from images", "Audio", "Others"]
+
+
+@pytest.mark.parametrize(
+    ("category", "words"), [("text-to-audio", "the audio"), ("text-to-video", "a video")]
+)
+def test_the_words_are_those_of_what_the_model_makes(
+    page: Page, idle: Any, category: str, words: str
+) -> None:
+    sound = model(DOCUMENT, darkroom_demo=True, darkroom={"about_demo": "It plays three tones."})
+    sound["metadata"] = {"category": category}
+    page.route("**/v1/models*", lambda route: route.fulfill(json={"models": [sound]}))
+    Reader(page, idle).enter("some/model")
+    expect(page.locator("#empty")).to_contain_text(f"Describe {words} and generate it.")
+    expect(page.locator("#model-demo")).to_contain_text("It plays three tones.")
+    expect(page.locator("#model-demo")).not_to_contain_text("shapes")
+
+
+def test_an_example_fills_the_form_and_leaves_the_rest(page: Page, idle: Any) -> None:
+    examples = [{"input": {"prompt": "a red circle", "num_images": 2}}]
+    shown = model(DOCUMENT, darkroom={"examples": examples})
+    page.route("**/v1/models*", lambda route: route.fulfill(json={"models": [shown]}))
+    reader = Reader(page, idle)
+    reader.enter("some/model")
+    expect(reader.field("prompt")).to_have_attribute("placeholder", "Such as: a red circle")
+    reader.field("image_size").select_option("square")
+    page.locator("#empty").get_by_role("button", name="a red circle").click()
+    expect(reader.field("prompt")).to_have_value("a red circle")
+    expect(reader.field("num_images")).to_have_value("2")
+    expect(reader.field("image_size")).to_have_value("square")
+
+
+def test_help_is_in_words_for_people(strange: Reader) -> None:
+    strange.unfold()
+    form = strange.page.locator("#form")
+    expect(form).not_to_contain_text("`")
+    expect(form).not_to_contain_text("data URI")

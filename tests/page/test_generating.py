@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import re
 from io import BytesIO
+from typing import Any
 
 import httpx
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Request, expect
 
 from tests.page.reader import FLUX, PROBE, Reader, expect_images, expect_phase
 
@@ -19,7 +20,7 @@ def test_a_prompt_becomes_an_image_with_its_seed_and_its_times(reader: Reader) -
     expect(sheet.get_by_role("img", name="a quiet harbour")).to_be_visible()
     facts = sheet.locator("dl.facts")
     expect(facts).to_contain_text("1234567")
-    expect(facts).to_contain_text("Ran")
+    expect(facts).to_contain_text("Compute")
     expect(sheet.locator("figcaption")).to_contain_text("1024 × 768")
 
 
@@ -52,7 +53,7 @@ def test_a_frame_without_an_address_is_an_image_too(reader: Reader) -> None:
     content = base64.b64encode(buffer.getvalue()).decode()
     seen = reader.page.evaluate(
         """async (output) => {
-            const { filesIn } = await import("/page/media.js");
+            const { filesIn } = await import("/page/results/media.js");
             const [file] = filesIn(output);
             const image = new Image();
             image.src = file.url;
@@ -62,6 +63,30 @@ def test_a_frame_without_an_address_is_an_image_too(reader: Reader) -> None:
         {"images": [{"content": content, "content_type": "image/jpeg"}], "seed": 1},
     )
     assert seen == ["image", "image/jpeg", 8, 4]
+
+
+def test_audio_and_its_waveform_are_one_item(reader: Reader) -> None:
+    seen = reader.page.evaluate(
+        """async (output) => {
+            const { filesIn, fileFigure } = await import("/page/results/media.js");
+            const files = filesIn(output);
+            const figure = fileFigure(files[0], "a siren");
+            document.body.append(figure);
+            const links = [...figure.querySelectorAll("a[download]")];
+            return [
+                files.map((file) => file.kind),
+                links.map((link) => link.download),
+                figure.querySelectorAll("img.wave").length,
+                figure.querySelector(".facts").textContent,
+            ];
+        }""",
+        {
+            "audio_file": {"url": "/files/a.wav", "content_type": "audio/wav", "duration": 1.0625},
+            "waveform": {"url": "/files/a.png", "content_type": "image/png"},
+            "seed": 1,
+        },
+    )
+    assert seen == [["audio"], ["a.wav"], 1, "1.1 s"]
 
 
 def test_control_and_enter_generate(reader: Reader) -> None:
@@ -102,7 +127,8 @@ def test_a_waiting_request_can_be_cancelled(waiting: Reader) -> None:
     expect_phase(sheet, "queued")
     sheet.get_by_role("button", name="Cancel").click()
     expect_phase(sheet, "cancelled")
-    expect(sheet).to_contain_text("Cancelled.")
+    expect(sheet.locator(".standing")).to_have_text("Cancelled.")
+    expect(sheet.locator(".bad")).to_have_count(0)
     waiting.darkroom.start_painting()
     expect_images(waiting.generate("another"), 1)
     assert sheet.get_attribute("data-request") not in waiting.darkroom.ran()
@@ -165,6 +191,59 @@ def test_a_field_that_only_the_pipeline_could_refuse_is_reported_at_it_too(reade
     expect_phase(sheet, "failed")
     expect(sheet).to_contain_text("seed: This seed is unlucky.")
     expect(reader.problem_of("seed")).to_have_text("This seed is unlucky.")
+
+
+def test_a_failure_of_any_type_is_reported_at_its_field(reader: Reader) -> None:
+    sheet = reader.generate("a bad image")
+    expect_phase(sheet, "failed")
+    expect(reader.problem_of("image_size")).to_have_text("This file is not an image.")
+    expect(reader.field("image_size")).to_have_attribute("aria-invalid", "true")
+
+
+def submitted(reader: Reader) -> list[dict[str, Any]]:
+    """Inputs that the page submits from now on."""
+    seen: list[dict[str, Any]] = []
+
+    def note(request: Request) -> None:
+        if request.method == "POST" and "/queue/" in request.url:
+            seen.append(request.post_data_json)
+
+    reader.page.on("request", note)
+    return seen
+
+
+def test_a_result_that_is_used_again_comes_out_the_same(reader: Reader) -> None:
+    sheet = reader.generate("a hill")
+    expect_images(sheet, 1)
+    seen = submitted(reader)
+    sheet.get_by_role("button", name="Use again").click()
+    expect(reader.field("seed")).to_have_value("1234567")
+    reader.page.get_by_role("button", name="Generate").click()
+    expect(reader.sheets).to_have_count(2)
+    assert seen == [{"prompt": "a hill", "seed": 1234567}]
+
+
+def test_a_result_can_be_varied_and_multiplied_with_other_seeds(reader: Reader) -> None:
+    reader.unfold()
+    sheet = reader.generate("a hill", seed=7)
+    expect_images(sheet, 1)
+    seen = submitted(reader)
+    sheet.get_by_role("button", name="Vary").click()
+    expect(reader.sheets).to_have_count(2)
+    sheet.get_by_role("button", name="× 4").click()
+    expect(reader.sheets).to_have_count(3)
+    expect_images(reader.sheets.first, 4)
+    assert seen == [{"prompt": "a hill"}, {"prompt": "a hill", "num_images": 4}]
+
+
+def test_a_request_that_is_too_large_says_so_in_words(reader: Reader) -> None:
+    message = "The body is larger than the 16777216 bytes allowed here."
+    reader.page.route(
+        "**/queue/fal-ai/**", lambda route: route.fulfill(status=413, json={"detail": message})
+    )
+    reader.field("prompt").fill("a hill")
+    reader.page.get_by_role("button", name="Generate").click()
+    expect(reader.page.locator("#form-problem")).to_contain_text("Use smaller files")
 
 
 def test_a_prompt_that_is_missing_is_asked_for(reader: Reader) -> None:

@@ -8,6 +8,7 @@ from tests.page.darkroom import PageDarkroom
 from tests.page.reader import Reader, expect_images, expect_phase
 
 AWAY = "Darkroom does not answer. Trying again"
+SILENT = "No contact with Darkroom."
 
 
 def test_a_restart_while_requests_wait_is_reported_and_survived(waiting: Reader) -> None:
@@ -15,10 +16,13 @@ def test_a_restart_while_requests_wait_is_reported_and_survived(waiting: Reader)
     expect_phase(sheets[0], "queued")
     waiting.darkroom.stop_http()
     expect(waiting.page.get_by_text(AWAY)).to_be_visible()
+    for sheet in sheets:
+        expect(sheet).to_contain_text(SILENT)
     waiting.darkroom.start_painting()
     waiting.darkroom.start_http()
     for sheet in sheets:
         expect_images(sheet, 1)
+        expect(sheet).not_to_contain_text(SILENT)
     expect(waiting.page.get_by_text(AWAY)).to_be_hidden()
 
 
@@ -47,7 +51,7 @@ def test_a_page_that_was_opened_too_early_comes_up_by_itself(
 def test_a_request_that_darkroom_does_not_know_any_more_is_reported_as_lost(
     reader: Reader, page: Page
 ) -> None:
-    reader.generate("a hill")
+    expect_phase(reader.generate("a hill"), "succeeded")
     page.evaluate(
         """() => {
             const kept = JSON.parse(sessionStorage.getItem("darkroom.requests"));

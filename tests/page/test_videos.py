@@ -15,7 +15,7 @@ from deployments.engine.media.video_writer import VideoWriter
 from tests.page.reader import Reader
 
 PLAYED = """async ([output, seconds]) => {
-    const { filesIn, fileFigure } = await import("/page/media.js");
+    const { filesIn, fileFigure } = await import("/page/results/media.js");
     const files = filesIn(output);
     const figure = fileFigure(files[0], "a bar that wanders");
     document.body.append(figure);
@@ -40,6 +40,7 @@ PLAYED = """async ([output, seconds]) => {
         height: video.videoHeight,
         duration: video.duration,
         poster: video.poster,
+        muted: video.muted && video.loop,
         label: video.getAttribute("aria-label"),
         facts: figure.querySelector(".facts").textContent,
         corner: [...pen.getImageData(2, 2, 1, 1).data].slice(0, 3),
@@ -77,6 +78,7 @@ def test_a_video_plays_in_its_colours_with_its_poster(
     }
     played = reader.page.evaluate(PLAYED, [output, 1.0])
     assert played["files"] == 1
+    assert played["muted"]
     assert (played["width"], played["height"]) == (160, 96)
     assert played["duration"] == pytest.approx(1.0, abs=0.03)
     assert played["poster"].endswith("/files/a/poster.jpg")

@@ -74,6 +74,12 @@ class ModelWeights(TypedDict):
     revision: str | None
 
 
+class ModelExample(TypedDict):
+    """Input to try a model with. Required files may be missing."""
+
+    input: dict[str, Any]
+
+
 class ModelStatus(TypedDict):
     """What only Darkroom has."""
 
@@ -90,6 +96,10 @@ class ModelStatus(TypedDict):
     ]
     weights: ModelWeights
     recipes: list[ModelRecipe]
+    examples: list[ModelExample]
+    about_demo: Annotated[
+        str | None, Field(description="What the demo model can make, where one is served.")
+    ]
 
 
 class Model(TypedDict):
@@ -233,6 +243,8 @@ def _model(entry: CatalogEntry, origin: str) -> Model:
                 "revision": endpoint.weights.revision,
             },
             "recipes": [_recipe(each) for each in endpoint.recipes],
+            "examples": [{"input": each.input} for each in entry.examples],
+            "about_demo": entry.about_demo or None,
         },
     }
 

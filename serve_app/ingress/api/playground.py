@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gzip
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from serve_app.domain.errors import NotFound
+from serve_app.ingress.api.page_bundle import script_of
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import services_of
@@ -21,6 +23,10 @@ from serve_app.settings import Config
 
 FOLDER = Path(__file__).parents[2] / "page"
 INDEX = "index.html"
+MAIN = "app.js"
+SHEETS = ("styles/page.css", "styles/form.css", "styles/results.css", "styles/history.css")
+SCRIPT, STYLES = "bundle.js", "bundle.css"
+ICON = "icon.svg"
 
 TYPES: Mapping[str, str] = {
     ".html": "text/html; charset=utf-8",
@@ -36,6 +42,7 @@ class PageFile:
     """File of the page as it is served."""
 
     content: bytes
+    compressed: bytes  # by gzip
     media_type: str
     etag: str
 
@@ -50,9 +57,15 @@ async def part(request: HttpRequest) -> Response:
     return await _answer(request, request.path_params["name"])
 
 
+async def icon(request: HttpRequest) -> Response:
+    """Answer with the icon, which browsers request for every page without one, such as JSON."""
+    return await _answer(request, ICON)
+
+
 ROUTES = [
     Route("/", index, methods=["GET", "HEAD"]),
-    Route("/page/{name}", part, methods=["GET", "HEAD"]),
+    Route("/favicon.ico", icon, methods=["GET", "HEAD"]),
+    Route("/page/{name:path}", part, methods=["GET", "HEAD"]),
 ]
 
 
@@ -71,9 +84,13 @@ async def _answer(request: HttpRequest, name: str) -> Response:
         "x-content-type-options": "nosniff",
         "referrer-policy": "no-referrer",
         "cross-origin-opener-policy": "same-origin",
+        "vary": "accept-encoding",
     }
     if request.headers.get("if-none-match") == found.etag:
         return Response(status_code=304, headers=headers)
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        headers["content-encoding"] = "gzip"
+        return Response(found.compressed, headers=headers)
     return Response(found.content, headers=headers)
 
 
@@ -123,11 +140,17 @@ def _origins(config: Config) -> Iterator[str]:
 
 @functools.cache
 def _files() -> Mapping[str, PageFile]:
-    """All files of the page by name, read once. Reading blocks."""
-    found: dict[str, PageFile] = {}
-    for path in FOLDER.iterdir():
-        if path.suffix in TYPES:
-            content = path.read_bytes()
-            etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
-            found[path.name] = PageFile(content, TYPES[path.suffix], etag)
-    return found
+    """All files of the page by path, read once, with the two bundles. Reading blocks."""
+    texts = {
+        path.relative_to(FOLDER).as_posix(): path.read_text(encoding="utf-8")
+        for path in FOLDER.rglob("*")
+        if path.suffix in TYPES
+    }
+    bundles = {SCRIPT: script_of(texts, MAIN), STYLES: "\n".join(texts[each] for each in SHEETS)}
+    return {name: _file(name, text.encode()) for name, text in (texts | bundles).items()}
+
+
+def _file(name: str, content: bytes) -> PageFile:
+    etag = f'W/"{hashlib.sha256(content).hexdigest()[:32]}"'  # weak: the same for both encodings
+    compressed = gzip.compress(content, mtime=0)
+    return PageFile(content, compressed, TYPES[f".{name.rpartition('.')[2]}"], etag)

@@ -20,7 +20,8 @@ HEAD = f"""# HTTP API
 An installation serves the document at `GET /openapi.json`, with every field of every endpoint.
 Calls take `Authorization: Key id:secret` or
 `Authorization: Bearer id:secret`, except those marked "no key". `GET /` is the
-[playground](../how-to/use-the-playground.md), and `GET /page/{{name}}` its files, without a key.
+[playground](../how-to/use-the-playground.md), and `GET /page/{{name}}` its files, without a key;
+`GET /favicon.ico` is its icon.
 
 [Errors](errors.md) have the body [`Error`](#error), or with status 422
 [`ValidationError`](#validationerror). `{EXAMPLE}` stands for any endpoint id, and `fal-ai/flux`

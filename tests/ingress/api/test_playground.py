@@ -10,11 +10,13 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.ingress.api.playground import FOLDER, TYPES, policy
+from serve_app.ingress.api.page_bundle import script_of
+from serve_app.ingress.api.playground import FOLDER, SCRIPT, SHEETS, STYLES, TYPES, policy
 from serve_app.settings import Config
 from tests.ingress.house import ORIGIN, House, built
 
-FILES = sorted(FOLDER.iterdir())
+FILES = sorted(path for path in FOLDER.rglob("*") if path.is_file())
+NAMES = [path.relative_to(FOLDER).as_posix() for path in FILES]
 ELSEWHERE = re.compile(r"""(?:src|href|import|from|url\()\s*[=(]?\s*["']?(?:https?:)?//""")
 MARKUP = re.compile(
     r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|srcdoc|DOMParser"
@@ -36,7 +38,7 @@ async def test_the_page_takes_no_key(stranger: httpx.AsyncClient) -> None:
     assert "<title>Darkroom</title>" in answer.text
 
 
-@pytest.mark.parametrize("name", [each.name for each in FILES])
+@pytest.mark.parametrize("name", [*NAMES, SCRIPT, STYLES])
 async def test_every_file_of_the_page_is_served_with_its_type(
     stranger: httpx.AsyncClient, name: str
 ) -> None:
@@ -112,7 +114,7 @@ def test_images_may_come_from_the_store_to_which_downloads_are_redirected(
     )
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_nothing_is_loaded_from_elsewhere_and_no_text_becomes_markup(path: Path) -> None:
     text = path.read_text()
     assert ELSEWHERE.findall(text) == []
@@ -123,7 +125,56 @@ def test_the_page_s_addresses_are_relative_so_that_a_proxy_may_put_it_under_a_pr
     index = (FOLDER / "index.html").read_text()
     named = re.findall(r'(?:href|src)="([^"#]+)"', index)
     assert named
-    assert all(each.startswith("page/") and (FOLDER / each[5:]).exists() for each in named)
+    assert {each.removeprefix("page/") for each in named} <= {*NAMES, SCRIPT, STYLES}
+    assert all(each.startswith("page/") for each in named)
+
+
+def test_every_style_sheet_is_in_the_bundle() -> None:
+    assert sorted(SHEETS) == [each for each in NAMES if each.endswith(".css")]
+
+
+async def test_a_browser_gets_the_page_compressed(stranger: httpx.AsyncClient) -> None:
+    plain = await stranger.get(f"/page/{SCRIPT}", headers={"accept-encoding": "identity"})
+    assert "content-encoding" not in plain.headers
+    small = await stranger.get(f"/page/{SCRIPT}", headers={"accept-encoding": "gzip, br"})
+    assert small.headers["content-encoding"] == "gzip"
+    assert "accept-encoding" in small.headers["vary"]
+    assert small.content == plain.content
+    assert int(small.headers["content-length"]) < len(plain.content) / 2
+
+
+async def test_a_browser_that_asks_for_the_usual_icon_gets_it(stranger: httpx.AsyncClient) -> None:
+    answer = await stranger.get("/favicon.ico")
+    assert answer.headers["content-type"] == "image/svg+xml"
+
+
+def test_a_bundle_runs_modules_after_those_that_they_import_and_keeps_their_names_apart() -> None:
+    files = {
+        "app.js": 'import { one as first } from "./a/one.js";\n'
+        'import * as two from "./a/two.js";\nconst kept = first + two.value;\n',
+        "a/one.js": 'import { value } from "./two.js";\nconst kept = value;\n'
+        "export function one() { return kept; }\n",
+        "a/two.js": "const kept = 2;\nexport const value = kept;\n",
+    }
+    bundle = script_of(files, "app.js")
+    places = [bundle.index(f"// {name}") for name in ("a/two.js", "a/one.js", "app.js")]
+    assert places == sorted(places)
+    assert "const {one: first} = module1;" in bundle.replace("{ ", "{").replace(" }", "}")
+    assert "const two = module0;" in bundle
+    assert not re.search(r"^(import|export)\b", bundle, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ('import { a } from "./app.js";\n', "imports itself"),
+        ('import a from "./app.js";\n', "not bundled"),
+        ("export default 1;\n", "not bundled"),
+    ],
+)
+def test_a_form_that_cannot_be_bundled_is_an_error(source: str, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        script_of({"app.js": source}, "app.js")
 
 
 async def test_the_root_still_answers_calls_as_fal_does(client: httpx.AsyncClient) -> None:

@@ -1,18 +1,20 @@
 // Card of one request: its progress, then its results.
 
-import { element } from "./element.js";
-import * as json from "./json.js";
+import { element } from "../interface/element.js";
+import * as json from "../client/json.js";
 import { fileFigure, filesIn } from "./media.js";
-import { pixelsOf } from "./size.js";
-import { runningWords, seconds, STATES, waitingWords } from "./words.js";
+import { runningWords, seconds, STATES, waitingWords } from "../interface/words.js";
+
+/** Sides up to this are those of a ratio, such as 16:9. Larger ones are pixels. */
+const RATIO = 32;
 
 /**
- * Card of a request. `act` has the callbacks of its buttons: `cancel`, `again`, `details`, `code`;
- * each gets the request. `imageOf` is `Api.image`.
+ * Card of a request. `act` has the callbacks of its buttons: `cancel`, `again`, `vary`, `four`,
+ * `details`, `code`; each gets the request. `imageOf` is `Api.image`.
  */
 export class Sheet {
   #request;
-  #began = performance.now();
+  #followed = false; // true: it was not over when it was first looked at
   #final = false;
   #standing = element("p", { class: "standing" }, "Sending …");
   #bar = element(
@@ -27,6 +29,7 @@ export class Sheet {
     element("span"),
   );
   #elapsed = element("span", { class: "elapsed" });
+  #silence = element("p", { class: "silence", hidden: true });
   #developing;
   #body = element("div", { class: "made" });
   #cancel;
@@ -40,8 +43,10 @@ export class Sheet {
     const button = (name, what) =>
       element("button", { type: "button", class: "quiet", click: () => what(request) }, name);
     this.#developing = element("div", { class: "developing", "aria-hidden": "true" });
-    const [width, height] = pixelsOf(request.input?.image_size ?? request.usualSize) ?? [4, 3];
+    const [width, height] = request.aspect ?? [4, 3];
     this.#developing.style.aspectRatio = `${width} / ${height}`;
+    this.#developing.style.setProperty("--aspect", width / height);
+    if (width > RATIO) this.#developing.style.maxWidth = `${width}px`;
     this.#cancel = button("Cancel", act.cancel);
     this.#body.append(this.#developing);
     const title = element(
@@ -64,13 +69,14 @@ export class Sheet {
         { class: "caption" },
         title,
         element("p", { class: "origin" }, request.name ?? request.endpoint, " ", demo),
-        element("div", { class: "progress" }, this.#standing, this.#elapsed, this.#bar),
+        element("div", { class: "progress" }, this.#standing, this.#elapsed, this.#bar, this.#silence),
         element("dl", { class: "facts" }),
         element(
           "div",
           { class: "buttons" },
           this.#cancel,
           button("Use again", act.again),
+          element("span", { class: "more-of-it", hidden: true }, button("Vary", act.vary), button("× 4", act.four)),
           button("Details", act.details),
           button("Code", act.code),
         ),
@@ -82,9 +88,19 @@ export class Sheet {
     return this.#final;
   }
 
+  /** Says on the card itself that Darkroom does not answer, so that its state may be out of date. */
+  contact(there) {
+    if (this.#final) return;
+    this.#silence.hidden = there;
+    this.#silence.textContent = there ? "" : "No contact with Darkroom. This is its last known state.";
+    this.node.classList.toggle("silent", !there);
+  }
+
   /** Shows an update from a `Watch`. */
   show({ phase, status = {}, output, error }) {
     this.node.dataset.phase = phase;
+    this.contact(true);
+    this.#followed ||= phase === "queued" || phase === "running";
     if (phase === "queued")
       this.#stand(waitingWords(status.queue_position ?? 0, status.darkroom), null);
     else if (phase === "running") this.#run(status.darkroom ?? {});
@@ -93,10 +109,12 @@ export class Sheet {
 
   /** Updates the elapsed time; called once a second. */
   tick() {
-    if (!this.#final)
-      this.#elapsed.textContent = seconds(
-        Math.floor((performance.now() - this.#began) / 1000) + 0.001,
-      ).replace(/\.0/, "");
+    if (!this.#final) this.#elapsed.textContent = seconds(Math.floor(this.#age()) + 0.001).replace(/\.0/, "");
+  }
+
+  /** Seconds since the submission. */
+  #age() {
+    return Math.max(0, (Date.now() - this.#request.at) / 1000);
   }
 
   #run(progress) {
@@ -125,6 +143,7 @@ export class Sheet {
   async #preview(found) {
     const fresh = element("img", { alt: "", src: URL.createObjectURL(found) });
     await fresh.decode();
+    this.#developing.style.aspectRatio = `${fresh.naturalWidth} / ${fresh.naturalHeight}`;
     const old = this.#developing.querySelector("img");
     this.#developing.replaceChildren(fresh);
     if (old !== null) URL.revokeObjectURL(old.src);
@@ -148,11 +167,16 @@ export class Sheet {
     this.#developing.remove();
     const preview = this.#developing.querySelector("img");
     if (preview !== null) URL.revokeObjectURL(preview.src);
+    this.#silence.remove();
+    if (!this.#request.restored || this.#followed) this.#request.took ??= this.#age();
     if (error !== undefined) {
-      this.#standing.textContent = `${STATES[phase] ?? "Lost"}. ${said(error)}`;
-      this.#standing.classList.add("bad");
+      const words = phase === "cancelled" ? "" : said(error);
+      this.#standing.textContent = `${STATES[phase] ?? "Lost"}. ${words}`.trim();
+      this.#standing.classList.toggle("bad", phase !== "cancelled");
       return;
     }
+    this.#request.seed = output?.seed;
+    this.node.querySelector(".more-of-it").hidden = false;
     this.#standing.remove();
     const prompt = promptOf(this.#request.input);
     const files = filesIn(output);
@@ -169,8 +193,8 @@ export class Sheet {
     const ran = status.metrics?.inference_time ?? output?.timings?.inference;
     const facts = {
       Seed: output?.seed,
-      Ran: seconds(ran),
-      Total: this.#request.restored ? "" : seconds((performance.now() - this.#began) / 1000),
+      Compute: ran > 0 ? seconds(ran) : "",
+      Total: seconds(this.#request.took),
     };
     const rows = Object.entries(facts)
       .filter(([, value]) => value !== undefined && value !== null && value !== "")

@@ -81,15 +81,35 @@ export function seconds(value) {
 export function bytes(value) {
   if (typeof value !== "number") return "";
   if (value < 1000) return `${value} B`;
-  return value < 1e6 ? `${Math.round(value / 1e3)} KB` : `${(value / 1e6).toFixed(1)} MB`;
+  if (value < 1e6) return `${Math.round(value / 1e3)} KB`;
+  return value < 1e9 ? `${(value / 1e6).toFixed(1)} MB` : `${(value / 1e9).toFixed(1)} GB`;
 }
 
-/** Time of day for a timestamp of today; otherwise date and time. */
+/** Time of day with seconds for a timestamp of today; otherwise date and time. */
 export function clock(iso) {
   if (!iso) return "";
   const at = new Date(iso);
-  const time = at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
-  return at.toDateString() === new Date().toDateString()
-    ? time
-    : `${at.toLocaleDateString()} ${time}`;
+  const name = day(iso);
+  return name === "Today" ? timeOf(at, true) : `${name}, ${timeOf(at, true)}`;
+}
+
+/** Time of day without seconds. */
+export function shortClock(iso) {
+  return iso ? timeOf(new Date(iso), false) : "";
+}
+
+function timeOf(at, seconds) {
+  const parts = { hour: "2-digit", minute: "2-digit", second: seconds ? "2-digit" : undefined };
+  return at.toLocaleTimeString([], { ...parts, hourCycle: "h23" });
+}
+
+/** Name of the day of a timestamp: today, yesterday, or its date. */
+export function day(iso, now = new Date()) {
+  const at = new Date(iso);
+  const midnight = (date) => new Date(date.getFullYear(), date.getMonth(), date.getDate());
+  const ago = Math.round((midnight(now) - midnight(at)) / 86_400_000);
+  if (ago === 0) return "Today";
+  if (ago === 1) return "Yesterday";
+  const year = at.getFullYear() === now.getFullYear() ? undefined : "numeric";
+  return at.toLocaleDateString([], { day: "numeric", month: "long", year });
 }

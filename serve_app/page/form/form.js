@@ -1,8 +1,13 @@
 // Form for the input of an endpoint.
 
-import { controlFor, Unreadable } from "./control.js";
-import { byId, element, freshId } from "./element.js";
+import { controlFor } from "./control.js";
+import { keepDraft, keptDraft } from "./draft.js";
+import { helpOf, withCode } from "./help.js";
+import { byId, element, freshId } from "../interface/element.js";
 import { fieldsOf, isOpen } from "./schema.js";
+import { Unreadable } from "./unreadable.js";
+
+const KEEP_MS = 400; // between the last change and its storage
 
 const PROMPT = {
   name: "prompt",
@@ -23,21 +28,69 @@ const WHOLE = {
   first: true,
 };
 
+/** Form of the chosen model. `context` is that of the controls. */
 export class InputForm {
+  #context;
   #rows = []; // {field, control, problem, row}
-  #carried = {}; // entered values by field name, kept across endpoints
+  #carried = keptDraft(); // entered values by field name, kept across endpoints and visits
+  #timer = null;
+
+  constructor(context) {
+    this.#context = context;
+    const soon = () => {
+      clearTimeout(this.#timer);
+      this.#timer = setTimeout(() => this.keep(), KEEP_MS);
+    };
+    byId("form").addEventListener("input", soon);
+    byId("form").addEventListener("change", soon);
+    addEventListener("pagehide", () => this.keep());
+  }
 
   /** Shows the fields of `model`, with the values entered before under the same names. */
   show(model) {
     this.#carry();
-    const fields = this.#fields(model);
-    this.#rows = fields.map(makeRow);
+    const early = takeEarly();
+    if (early !== null) this.#carried.prompt = early.value;
+    const hint = model.examples?.[0]?.prompt;
+    const fields = this.#fields(model).map((each) =>
+      each.name === "prompt" && hint ? { ...each, hint: `Such as: ${hint}` } : each,
+    );
+    this.#rows = fields.map((field) => makeRow(field, this.#context));
     const first = this.#rows.filter(({ field }) => field.first);
     const more = this.#rows.filter(({ field }) => !field.first);
     byId("fields").replaceChildren(...first.map(({ row }) => row));
     byId("more-fields").replaceChildren(...more.map(({ row }) => row));
     byId("more").hidden = more.length === 0;
     this.fill(this.#carried);
+    if (early?.focused) this.#rows.find(({ field }) => field.kind === "prompt")?.control.target.focus();
+  }
+
+  /** Stores what was entered, for the next visit. */
+  keep() {
+    clearTimeout(this.#timer);
+    if (this.#rows.length === 0) return;
+    this.#carry();
+    keepDraft(this.#carried);
+  }
+
+  /** Forgets what was entered. */
+  clear() {
+    clearTimeout(this.#timer);
+    this.#carried = {};
+    this.fill({});
+  }
+
+  /** Fields of the model on display. */
+  get fields() {
+    return this.#rows.map(({ field }) => field);
+  }
+
+  /** Writes `input` over what the form has, and leaves its other fields as they are. */
+  change(input) {
+    for (const { field, control } of this.#rows)
+      if (field.name in input) control.write(input[field.name]);
+    this.tell([]);
+    this.keep();
   }
 
   /** Fills in `input`. Fields without a value return to their defaults. */
@@ -47,6 +100,8 @@ export class InputForm {
       else control.write(input[field.name] ?? undefined);
     }
     this.tell([]);
+    if (this.#rows.some(({ field }) => !field.first && input[field.name] !== undefined))
+      byId("more").open = true;
   }
 
   /** Input as it would be sent. If a value is missing or invalid, shows the problem at its field and
@@ -77,12 +132,13 @@ export class InputForm {
     const homeless = [];
     const met = [];
     for (const { loc = [], msg = "" } of problems) {
-      const row = this.#rows.find(({ field }) => loc[1] === field.name);
+      const name = String(loc[1] ?? "").split(".")[0];
+      const row = this.#rows.find(({ field }) => name === field.name);
       if (row === undefined) {
         homeless.push(loc.length > 1 ? `${loc.slice(1).join(".")}: ${msg}` : msg);
         continue;
       }
-      const inner = loc.slice(2).join(".");
+      const inner = placeIn(row.field, loc.slice(2));
       setProblem(row, inner ? `${inner}: ${msg}` : msg);
       met.push(row);
     }
@@ -105,21 +161,35 @@ export class InputForm {
         const value = control.read();
         if (field.name !== "") this.#carried[field.name] = value;
       } catch {
-        // Invalid values are not kept.
+        delete this.#carried[field.name]; // invalid, or not uploaded yet
       }
     }
   }
 }
 
-function makeRow(field) {
+/** Text of the prompt that was typed before the form was there, and whether it has the focus. The
+ * page itself has that first field, so that nobody waits for the form. */
+function takeEarly() {
+  const field = byId("early-prompt");
+  if (field === null) return null;
+  const focused = document.activeElement === field;
+  field.removeAttribute("id");
+  return field.value === "" && !focused ? null : { value: field.value || undefined, focused };
+}
+
+/** Place of a problem inside a field, such as "LoRA 1, path". */
+function placeIn(field, loc) {
+  const [at, ...names] = loc;
+  if (field.kind !== "rows" || !/^\d+$/.test(String(at))) return loc.join(".");
+  return [`${field.title.replace(/s$/, "")} ${Number(at) + 1}`, ...names].join(", ");
+}
+
+function makeRow(field, context) {
   const id = freshId(`field-${field.name}`);
-  const control = controlFor(field, id);
+  const control = controlFor(field, id, context);
   const problem = element("p", { class: "problem", id: `${id}-problem`, hidden: true });
-  const help = element(
-    "p",
-    { class: "help", id: `${id}-help`, hidden: !field.description },
-    field.description,
-  );
+  const text = helpOf(field);
+  const help = element("p", { class: "help", id: `${id}-help`, hidden: !text }, withCode(text));
   const mark = field.required ? element("span", { class: "mark" }, "required") : null;
   const label = element("label", { for: id }, field.title, " ", mark);
   control.target.setAttribute("aria-describedby", `${id}-problem ${id}-help`);

@@ -1,8 +1,8 @@
 // Files in an output, and how they are displayed.
 
-import { BASE } from "./api.js";
-import { element } from "./element.js";
-import { bytes } from "./words.js";
+import { BASE } from "../client/api.js";
+import { element } from "../interface/element.js";
+import { bytes, seconds } from "../interface/words.js";
 
 /** Media types that a browser displays without executing, so they may be opened from this origin. */
 const SHOWN =
@@ -24,8 +24,8 @@ const BY_EXTENSION = {
 
 /**
  * Every file in `output`, in order, as `{url, type, kind, name, width, height, size, duration,
- * poster}`. A file is an object with a `url`, or with its content: `{content, content_type, …}` in
- * base64.
+ * poster, waveform}`. A file is an object with a `url`, or with its content: `{content,
+ * content_type, …}` in base64.
  */
 export function filesIn(output) {
   if (output === null || typeof output !== "object") return [];
@@ -40,6 +40,9 @@ export function filesIn(output) {
   }
   if (typeof video?.url === "string" && typeof poster?.url === "string")
     return withPoster(filesIn({ ...output, poster: null }), readFile(poster));
+  const waveforms = output.waveforms ?? (output.waveform ? [output.waveform] : null);
+  if (Array.isArray(waveforms))
+    return withWaveforms(filesIn({ ...output, waveform: null, waveforms: null }), waveforms);
   return Object.entries(output)
     .filter(([name]) => !Array.isArray(output[`${name}s`])) // `image` repeats the first of `images`
     .flatMap(([, value]) => filesIn(value));
@@ -49,6 +52,16 @@ export function filesIn(output) {
 function withPoster(files, poster) {
   if (poster?.kind !== "image") return files;
   return files.map((file) => (file.kind === "video" ? { ...file, poster: poster.url } : file));
+}
+
+/** Adds each waveform to its audio file, in their order. */
+function withWaveforms(files, waveforms) {
+  const images = waveforms.map((each) => (typeof each?.url === "string" ? readFile(each) : null));
+  return files.map((file) => {
+    if (file.kind !== "audio") return file;
+    const image = images.shift();
+    return image?.kind === "image" ? { ...file, waveform: image.url } : file;
+  });
 }
 
 function readFile(given) {
@@ -98,7 +111,7 @@ export function fileFigure(file, words) {
   );
   const facts = [
     file.width && file.height ? `${file.width} × ${file.height}` : "",
-    file.duration ? `${file.duration} s` : "",
+    seconds(file.duration).replace(".0 ", " "),
     bytes(file.size),
   ];
   return element(
@@ -126,27 +139,43 @@ function shown(file, words) {
     link.setAttribute("aria-label", `Open: ${words || file.name}`);
     return link;
   }
-  if (file.kind === "video") {
-    const settings = {
-      src: file.url,
-      controls: true,
-      loop: true,
-      muted: true,
-      playsinline: true,
-      preload: "metadata",
-      poster: file.poster,
-      width: file.width,
-      height: file.height,
-    };
-    return element("video", { ...settings, "aria-label": words || file.name, class: "paper" });
-  }
+  if (file.kind === "video") return player(file, words);
   if (file.kind === "audio") {
-    return element("audio", {
+    const sound = element("audio", {
       src: file.url,
       controls: true,
       preload: "metadata",
       "aria-label": words || file.name,
     });
+    const wave = file.waveform ? element("img", { src: file.waveform, alt: "", class: "wave" }) : null;
+    return element("div", { class: "sound" }, wave, sound);
   }
   return element("p", { class: "file-name" }, file.name);
+}
+
+/** Muted video that plays over and over while it is in sight; others play under the mouse. */
+function player(file, words) {
+  const video = element("video", {
+    src: file.url,
+    controls: true,
+    loop: true,
+    muted: true,
+    playsinline: true,
+    preload: "metadata",
+    poster: file.poster,
+    width: file.width,
+    height: file.height,
+    "aria-label": words || file.name,
+    class: "paper",
+  });
+  video.muted = true; // the attribute has no effect on an element that a script creates
+  if (matchMedia("(prefers-reduced-motion: reduce)").matches) return video;
+  const start = () => video.play().catch(() => {}); // the browser may forbid it
+  const watcher = new IntersectionObserver(([{ isIntersecting }]) => {
+    if (!isIntersecting) video.pause();
+    else if (video.closest(".sheet:first-child, dialog")) start();
+  });
+  watcher.observe(video);
+  video.addEventListener("mouseenter", start);
+  return video;
 }

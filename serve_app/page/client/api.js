@@ -9,6 +9,9 @@ export const BASE = new URL(".", document.baseURI);
 const SILENCE_MS = 40_000;
 const CALL_MS = 60_000;
 
+const TOO_LARGE =
+  "This request is larger than this Darkroom accepts. Use smaller files, or fewer of them.";
+
 /** No response, or a response that is not from Darkroom. A later retry may help. */
 export class Unreachable extends Error {}
 
@@ -16,7 +19,7 @@ export class Unreachable extends Error {}
 export class Refused extends Error {
   constructor(status, body) {
     const detail = typeof body.detail === "string" ? body.detail : null;
-    super(body.message ?? detail ?? `Darkroom answered ${status}.`);
+    super(status === 413 ? TOO_LARGE : (body.message ?? detail ?? `Darkroom answered ${status}.`));
     this.status = status;
     this.body = body;
     /** Problems by field: `{loc, msg}`. */

@@ -1,7 +1,7 @@
 // Control for the image size: a preset, or width and height.
 
-import { element } from "./element.js";
-import * as json from "./json.js";
+import { element } from "../interface/element.js";
+import * as json from "../client/json.js";
 
 /** fal's presets: width and height in pixels. */
 const PRESETS = {
@@ -19,6 +19,12 @@ export function pixelsOf(value) {
   if (typeof value === "string") return PRESETS[value] ?? null;
   const { width, height } = value ?? {};
   return width > 0 && height > 0 ? [Number(width), Number(height)] : null;
+}
+
+/** Width and height of `ratio`, such as 16:9; null for other texts. */
+export function sidesOf(ratio) {
+  const sides = /^(\d+):(\d+)$/.exec(ratio ?? "");
+  return sides ? [Number(sides[1]), Number(sides[2])] : null;
 }
 
 export function sizeControl(field, id) {

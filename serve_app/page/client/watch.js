@@ -81,11 +81,22 @@ export class Watch {
 
   async #end(status) {
     const state = status.darkroom?.state ?? (status.error ? "failed" : "succeeded");
-    if (status.error && status.error_type !== "value_error") {
-      const error = { message: status.error, type: status.error_type, problems: [] };
-      return { phase: state, status, error };
+    if (!status.error) return { phase: state, status, ...(await resultOf(this.#api, this.#path)) };
+    const problems = state === "cancelled" ? [] : await this.#problems(status);
+    const error = { message: status.error, type: status.error_type, problems };
+    return { phase: state, status, error };
+  }
+
+  /** Problems by field of a failed request. Only its result names the fields. */
+  async #problems(status) {
+    try {
+      await this.#api.call("GET", this.#path);
+    } catch (error) {
+      const isResult = error instanceof Refused && error.body.error_type === status.error_type;
+      if (error instanceof Refused && (isResult || !error.passing)) return error.problems;
+      throw error;
     }
-    return { phase: state, status, ...(await resultOf(this.#api, this.#path)) };
+    return [];
   }
 }
 

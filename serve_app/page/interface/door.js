@@ -1,16 +1,16 @@
 // Form that asks for the API key.
 
 import { byId } from "./element.js";
-import { keyIn } from "./key.js";
+import { keyIn } from "../client/key.js";
 
-/** Key form. `enter(key)` is called with a well-formed key; `forget()` when the stored key should be
- * forgotten. */
+/** Key form. `enter(key)` is called with a well-formed key; `back()` when the stored key should be
+ * used; `forget()` when it should be forgotten. */
 export class Door {
   #enter;
 
-  constructor({ enter, forget }) {
+  constructor({ enter, back, forget }) {
     this.#enter = enter;
-    byId("key-back").addEventListener("click", () => this.close());
+    byId("key-back").addEventListener("click", back);
     byId("key-forget").addEventListener("click", forget);
     byId("door-form").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -18,22 +18,30 @@ export class Door {
     });
   }
 
-  /** Opens the form. `why` says why the key was refused; `kept` shows the buttons for a stored key. */
-  open({ why = "", kept = false } = {}) {
+  /** Opens the form. `why` says why the key was refused, or why the page asks; `kept` shows the
+   * buttons for a stored key; `key` is filled in. */
+  open({ why = "", kept = false, key = "" } = {}) {
     byId("key-back").hidden = !kept;
     byId("key-forget").hidden = !kept;
-    byId("door").hidden = false;
-    byId("work").hidden = true;
-    byId("key-button").hidden = true;
+    document.documentElement.classList.add("locked");
+    byId("key").value = key;
     this.say(why);
     byId("key").focus();
   }
 
   close() {
-    byId("door").hidden = true;
-    byId("work").hidden = false;
-    byId("key-button").hidden = false;
+    document.documentElement.classList.remove("locked");
     byId("key").value = "";
+  }
+
+  /** Opens the page with `key`, as if it had been pasted. */
+  use(key) {
+    this.say("");
+    this.#enter(key);
+  }
+
+  get isOpen() {
+    return document.documentElement.classList.contains("locked");
   }
 
   say(problem) {
@@ -50,7 +58,6 @@ export class Door {
       );
       return;
     }
-    this.say("");
-    this.#enter(key);
+    this.use(key);
   }
 }

@@ -1,9 +1,9 @@
 // Requests of this browser tab and their results, newest first.
 
-import { byId } from "./element.js";
-import * as json from "./json.js";
+import { byId } from "../interface/element.js";
+import * as json from "../client/json.js";
 import { promptOf, Sheet } from "./sheet.js";
-import { Watch } from "./watch.js";
+import { Watch } from "../client/watch.js";
 
 const PLACE = "darkroom.requests"; // key in the session storage: a reload shows them again
 const MOST = 40;
@@ -20,12 +20,15 @@ export class Stage {
     setInterval(() => this.#shown.forEach(({ sheet }) => sheet.tick()), 1000);
   }
 
-  /** Shows and follows `request`: `{id, endpoint, input, name, demo, usualSize}`. */
+  /** Shows and follows `request`: `{id, endpoint, input, name, demo, makes, aspect, at}`. `at` is the
+   * time of its submission, in milliseconds. */
   add(request) {
     const sheet = new Sheet(request, this.#act, (path) => this.#api.image(path));
     const watch = new Watch(this.#api, request, (moment) => {
       sheet.show(moment);
-      if (sheet.final) this.#act.ended(request, moment);
+      if (!sheet.final) return;
+      this.#remember(); // with the time that it took
+      this.#act.ended(request, moment);
     });
     this.#shown.unshift({ request, sheet, watch });
     byId("sheets").prepend(sheet.node);
@@ -33,6 +36,23 @@ export class Stage {
     this.#clearOld();
     this.#remember();
     watch.follow();
+  }
+
+  /** Scrolls to the card of a new request, unless it is in sight. */
+  reveal() {
+    const { top, bottom } = byId("sheets").firstElementChild.getBoundingClientRect();
+    if (top >= 0 && Math.min(bottom, top + 240) <= innerHeight) return;
+    const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    byId("stage").scrollIntoView({ behavior: still ? "auto" : "smooth" });
+  }
+
+  /** Tells the cards whether Darkroom answers. */
+  contact(there) {
+    for (const { sheet } of this.#shown) sheet.contact(there);
+  }
+
+  get empty() {
+    return this.#shown.length === 0;
   }
 
   /** Cancels a request; returns false if it is not shown here. Throws `Refused` or `Unreachable`. */

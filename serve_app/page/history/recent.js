@@ -1,7 +1,8 @@
 // List of the key's latest requests, from this page and from other clients.
 
-import { byId, element } from "./element.js";
-import { clock, seconds, STATES } from "./words.js";
+import { byId, element } from "../interface/element.js";
+import { roving } from "../interface/roving.js";
+import { day, seconds, shortClock, STATES } from "../interface/words.js";
 
 const PAGE = 15;
 const BUSY_MS = 2000;
@@ -30,7 +31,7 @@ export class Recent {
   /** Refreshes the list now and then periodically, but not while the key form is open. */
   async look() {
     clearTimeout(this.#timer);
-    const busy = byId("work").hidden ? false : await this.#look();
+    const busy = document.documentElement.classList.contains("locked") ? false : await this.#look();
     clearTimeout(this.#timer); // two refreshes may have overlapped
     if (!document.hidden) this.#timer = setTimeout(() => this.look(), busy ? BUSY_MS : IDLE_MS);
   }
@@ -56,18 +57,31 @@ export class Recent {
     if (now === this.#drawn) return; // without changes, the focus stays where it is
     this.#drawn = now;
     const focused = document.activeElement?.closest("#requests li")?.dataset.request;
-    byId("requests").replaceChildren(...requests.map((each) => this.#row(each)));
+    byId("requests").replaceChildren(...this.#rows(requests));
     if (focused)
       byId("requests")
         .querySelector(`[data-request="${CSS.escape(focused)}"] button`)
         ?.focus();
+    roving(byId("requests"), ".request");
+  }
+
+  /** Rows of the requests, under the names of their days. */
+  #rows(requests) {
+    let last = null;
+    return requests.flatMap((each) => {
+      const name = day(each.created_at);
+      const isNew = name !== last;
+      last = name;
+      const row = this.#row(each);
+      return isNew ? [element("li", { class: "day" }, element("h3", {}, name)), row] : [row];
+    });
   }
 
   #row(request) {
     const { request_id: id, endpoint_id: endpoint, state } = request;
     const known = { id, endpoint };
     const words = request.prompt || endpoint;
-    const time = isActive(request) ? "" : seconds(request.run_s);
+    const time = request.state === "succeeded" && request.run_s > 0 ? seconds(request.run_s) : "";
     const shown = element(
       "button",
       { type: "button", class: "request", click: () => this.#act.details(known) },
@@ -76,7 +90,7 @@ export class Recent {
       element(
         "span",
         { class: "facts" },
-        [STATES[state] ?? state, time, clock(request.created_at)].filter(Boolean).join(" · "),
+        [STATES[state] ?? state, time, shortClock(request.created_at)].filter(Boolean).join(" · "),
       ),
     );
     const cancel = isActive(request)

@@ -1,17 +1,20 @@
 // Converts a JSON schema to the fields of a form.
 
+import { titleOf } from "./help.js";
+
 /** Fields that users often change, in display order. They follow the prompt and the inputs. */
 const FIRST =
-  "image_size aspect_ratio resolution num_images duration seconds_total num_frames".split(" ");
+  "image_size aspect_ratio resolution num_images duration seconds_total num_frames loras".split(" ");
 const MEDIA = /(?:^|_)(image|mask|video|audio|file)s?_urls?$/;
 const NO_EFFECT = /\b(?:has|have|had) no effect\b|\bwithout effect\b|\bis ignored\b/i;
 
 /**
  * Fields of an object's schema, in display order: `{name, title, description, kind, required,
- * fallback, least, most, step, choices, media, first}`. `fallback` is the default. Fields without
- * effect here and unsupported fields are omitted.
+ * fallback, least, most, step, choices, media, first, items, mostItems}`. `fallback` is the default.
+ * Fields without effect here and unsupported fields are omitted.
  *
- * Kinds: prompt, text, whole, decimal, choice, switch, size, media, media-list, json.
+ * Kinds: prompt, text, whole, decimal, choice, switch, size, media, media-list, list (of numbers or
+ * words, with the kind of an item in `items`), rows (of objects, with their fields in `items`), json.
  */
 export function fieldsOf({ schema, document }) {
   const whole = plain(schema, document);
@@ -49,6 +52,8 @@ function readField(name, property, required, document) {
     step: spec.multipleOf,
     choices: choicesOf(spec, document),
     media,
+    items: itemsOf(kind, spec, document),
+    mostItems: spec.maxItems,
     first: required || kind === "prompt" || kind.startsWith("media") || FIRST.includes(name),
   };
 }
@@ -97,7 +102,21 @@ function kindOf(name, spec, media, document) {
   if (types.has("number")) return "decimal";
   if (types.has("integer")) return "whole";
   if (types.has("string")) return /(?:^|_)prompt$|^text$/.test(name) ? "prompt" : "text";
-  return "json";
+  return types.has("array") ? arrayKind(spec, document) : "json";
+}
+
+function arrayKind(spec, document) {
+  const item = plain(spec.items, document);
+  if (["integer", "number", "string"].includes(item.type) && !item.enum) return "list";
+  const fields = item.properties ? fieldsOf({ schema: item, document }) : [];
+  const isFlat = fields.every(({ kind }) => !["json", "rows", "list", "media-list"].includes(kind));
+  return fields.length > 0 && isFlat ? "rows" : "json";
+}
+
+function itemsOf(kind, spec, document) {
+  const item = plain(spec.items, document);
+  if (kind === "rows") return fieldsOf({ schema: item, document });
+  return { integer: "whole", number: "decimal" }[item.type] ?? "text";
 }
 
 function choicesOf(spec, document) {
@@ -109,6 +128,7 @@ function mediaOf(name, spec, document) {
   const hint = spec.ui?.field ?? spec["x-ui"]?.field ?? spec._fal_ui_field;
   const item = spec.type === "array" ? plain(spec.items, document) : spec;
   if (item.type !== "string" || item.enum) return null;
+  if (name === "path" && /safetensors/.test(spec.description ?? "")) return "weights";
   const named = MEDIA.exec(name)?.[1];
   const told = /^(image|mask|video|audio|file)/.exec(hint ?? item.contentMediaType ?? "")?.[1];
   const kind = told ?? named ?? (/^ur[il]$/.test(item.format ?? "") ? "file" : undefined);
@@ -119,14 +139,6 @@ function mediaOf(name, spec, document) {
 function isVain(spec) {
   const marked = spec["x-darkroom-no-effect"] === true || spec["x-darkroom-not-supported"] === true;
   return marked || NO_EFFECT.test(spec.description ?? "");
-}
-
-function titleOf(name) {
-  const words = name
-    .replace(/_urls?$/, "")
-    .replace(/^num_/, "number_of_")
-    .replaceAll("_", " ");
-  return words.charAt(0).toUpperCase() + words.slice(1);
 }
 
 function above(bound, kind) {

@@ -1,31 +1,45 @@
 // Dialog with all details of one request.
 
-import { open, makeClosable } from "./dialog.js";
-import { byId, element } from "./element.js";
-import * as json from "./json.js";
+import { open, makeClosable } from "../interface/dialog.js";
+import { byId, element } from "../interface/element.js";
+import * as json from "../client/json.js";
 import { fileFigure, filesIn } from "./media.js";
 import { promptOf } from "./sheet.js";
-import { requestPath, resultOf } from "./watch.js";
-import { clock, runningWords, seconds, STATES, waitingWords } from "./words.js";
+import { requestPath, resultOf } from "../client/watch.js";
+import { clock, runningWords, seconds, STATES, waitingWords } from "../interface/words.js";
 
 const LOOK_MS = 1500;
 
-/** Dialog of a request. `act` has the callbacks `again` (use this input) and `cancel`. */
+/** Dialog of a request. `act` has the callbacks `again` (use this input) and `cancel`; `address` is
+ * the page's. */
 export class Details {
   #api;
   #act;
+  #address;
   #dialog = byId("details");
   #shown = null; // the open request; a new object for each opening
   #outcome = null;
 
-  constructor(api, act) {
+  constructor(api, act, address) {
     this.#api = api;
     this.#act = act;
+    this.#address = address;
     makeClosable(this.#dialog);
-    this.#dialog.addEventListener("close", () => (this.#shown = null));
+    this.#dialog.addEventListener("close", () => {
+      this.#shown = null;
+      byId("details-body").replaceChildren(); // stops what plays
+      this.#address.leave("request");
+    });
+  }
+
+  /** Closes the dialog, or opens it for the request `id`. */
+  follow(id) {
+    if (id === null) this.#dialog.close();
+    else if (this.#shown?.id !== id) this.show(id);
   }
 
   async show(id) {
+    if (this.#address.now.request !== id) this.#address.go({ request: id, code: null });
     const shown = { id };
     this.#shown = shown;
     this.#outcome = null;
@@ -61,8 +75,9 @@ export class Details {
     const button = (name, what) =>
       element("button", { type: "button", class: "quiet", click: () => what(known) }, name);
     const again = () => {
+      this.#address.correct({ request: null }); // going back would undo a change of the model
       this.#dialog.close();
-      this.#act.again(known);
+      this.#act.again({ ...known, seed: output?.seed });
     };
     byId("details-body").replaceChildren(
       element("h2", { id: "details-title" }, promptOf(request.input) || request.endpoint_id),
@@ -90,7 +105,7 @@ export class Details {
   #standing({ state, waiting, progress, error }) {
     if (state === "queued" && waiting) return waitingWords(waiting.position, waiting);
     if (state === "running") return runningWords(progress ?? {});
-    return error ? `${STATES[state]}. ${error.message}` : (STATES[state] ?? state);
+    return error && state !== "cancelled" ? `${STATES[state]}. ${error.message}` : (STATES[state] ?? state);
   }
 
   #figures(output, { input }) {
@@ -105,7 +120,7 @@ function rows(request) {
     Submitted: clock(request.created_at),
     Started: clock(request.started_at),
     Ended: clock(request.finished_at),
-    Ran: seconds(request.run_s),
+    Compute: request.run_s > 0 ? seconds(request.run_s) : "",
     Attempts: request.attempt,
     Priority: request.priority === "normal" ? "" : request.priority,
   };

@@ -1,6 +1,9 @@
 // Endpoints that this Darkroom serves, from `/v1/models`.
 
+import * as json from "./json.js";
+
 const MOST_PAGES = 50;
+const PLACE = "darkroom.model"; // the last model with its schema, so that its form is shown at once
 
 /** Client of `/v1/models` that caches the models' schemas. */
 export class Models {
@@ -42,22 +45,54 @@ export class Models {
     return found ? { ...readModel(found), input: inputOf(found, id) } : null;
   }
 
+  /** Model that was used last in this browser, as it was then; null without one. */
+  get last() {
+    try {
+      return json.parse(localStorage.getItem(PLACE) ?? "null");
+    } catch {
+      return null; // forbidden, or not readable
+    }
+  }
+
+  keep(model) {
+    try {
+      localStorage.setItem(PLACE, json.write(model));
+    } catch {
+      // The storage is full or forbidden, so the next visit waits for the server.
+    }
+  }
+
   forget() {
     this.#whole.clear();
+    try {
+      localStorage.removeItem(PLACE);
+    } catch {
+      // Nothing was stored.
+    }
   }
 }
 
 function readModel(model) {
   const metadata = model.metadata ?? {};
+  const category = metadata.category ?? "";
   return {
     id: model.endpoint_id,
     name: metadata.display_name || model.endpoint_id,
     description: metadata.description ?? "",
-    category: metadata.category ?? "",
+    category,
+    /** Kind of file that it makes: image, video or audio; empty if it is not known. */
+    makes: /(image|video|audio)$/.exec(category)?.[1] ?? "",
     licence: licenceOf(metadata.license ?? metadata.licence),
     /** Reason why it is not served; empty if it is served. */
-    away: model.darkroom?.served === false ? model.darkroom.reason || "This model is not served here." : "",
+    away:
+      model.darkroom?.served === false
+        ? model.darkroom.reason || "This model is not served here."
+        : "",
     demo: model.darkroom_demo === true || metadata.darkroom_demo === true,
+    /** What the demo model can make, as a sentence. */
+    aboutDemo: model.darkroom?.about_demo ?? "",
+    /** Inputs to try it with. */
+    examples: (model.darkroom?.examples ?? []).map(({ input }) => input).filter(Boolean),
   };
 }
 

@@ -1,12 +1,11 @@
 // Form controls: one factory per kind of field.
 
-import { element } from "./element.js";
-import * as json from "./json.js";
-import { mediaControl, mediaListControl } from "./media_input.js";
+import { element } from "../interface/element.js";
+import * as json from "../client/json.js";
+import { listControl, rowsControl } from "./array_input.js";
+import { mediaControl, mediaListControl } from "./file_input.js";
 import { sizeControl } from "./size.js";
-
-/** Invalid content of a control. The message is for the user. */
-export class Unreadable extends Error {}
+import { Unreadable } from "./unreadable.js";
 
 const MAKERS = {
   prompt: textControl,
@@ -19,19 +18,22 @@ const MAKERS = {
   size: sizeControl,
   media: mediaControl,
   "media-list": mediaListControl,
+  list: listControl,
+  rows: (field, id, context) => rowsControl(field, id, context, controlFor),
 };
 
 /**
  * Creates a control: `{node, target, read, write}`. `target` is the element for the label. `read()`
  * returns undefined for the field's default and may throw `Unreadable`. `write(undefined)` restores
- * the default.
+ * the default. `context` has `upload(file, progress, signal)`, which returns the file's URL.
  */
-export function controlFor(field, id) {
-  return MAKERS[field.kind](field, id);
+export function controlFor(field, id, context) {
+  return MAKERS[field.kind](field, id, context);
 }
 
 function textControl(field, id) {
-  const placeholder = typeof field.fallback === "string" ? field.fallback : "";
+  const usual = typeof field.fallback === "string" ? field.fallback : "";
+  const placeholder = usual || (field.hint ?? "");
   const target =
     field.kind === "prompt"
       ? element("textarea", { id, rows: field.required ? 4 : 2, placeholder, spellcheck: true })

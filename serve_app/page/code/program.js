@@ -1,20 +1,24 @@
 // Dialog that shows a request as a program.
 
-import { BASE } from "./api.js";
+import { BASE } from "../client/api.js";
 import { codeFor, LANGUAGES } from "./code.js";
-import { open, makeClosable } from "./dialog.js";
-import { byId, element } from "./element.js";
+import { open, makeClosable } from "../interface/dialog.js";
+import { byId, element } from "../interface/element.js";
 
 const PREFERRED = "darkroom.language";
 
-/** Dialog with one tab per language. The last choice is stored. */
+/** Dialog with one tab per language. The last choice is stored. `address` is the page's. */
 export class ProgramDialog {
   #dialog = byId("code");
   #call = null;
   #language;
 
-  constructor() {
+  #address;
+
+  constructor(address) {
+    this.#address = address;
     makeClosable(this.#dialog);
+    this.#dialog.addEventListener("close", () => this.#address.leave("code"));
     try {
       this.#language = localStorage.getItem(PREFERRED);
     } catch {
@@ -37,7 +41,15 @@ export class ProgramDialog {
     byId("copy").addEventListener("click", () => this.#copy());
   }
 
+  /** Closes the dialog, or opens it again with what it showed last. */
+  follow(code) {
+    if (code === null) this.#dialog.close();
+    else if (this.#call === null) this.#address.correct({ code: null });
+    else this.show(this.#call);
+  }
+
   show({ endpoint, input }) {
+    if (this.#address.now.code === null) this.#address.go({ code: "1", request: null });
     this.#call = { endpoint, input, base: BASE.href.replace(/\/$/, "") };
     this.#draw();
     open(this.#dialog);

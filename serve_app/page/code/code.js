@@ -1,6 +1,6 @@
 // Writes the current call as a program in Python, JavaScript or curl.
 
-import * as json from "./json.js";
+import * as json from "../client/json.js";
 
 export const LANGUAGES = { python: "Python", javascript: "JavaScript", curl: "curl" };
 

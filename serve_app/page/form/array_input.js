@@ -1,0 +1,119 @@
+// Controls for lists: of numbers or words, and of objects, such as LoRAs.
+
+import * as json from "../client/json.js";
+import { element, freshId } from "../interface/element.js";
+import { Unreadable } from "./unreadable.js";
+
+/** Control for a list of numbers or words, separated by commas, spaces or lines. */
+export function listControl(field, id) {
+  const numbers = field.items !== "text";
+  const target = element("input", {
+    id,
+    type: "text",
+    inputmode: numbers ? "numeric" : "text",
+    placeholder: numbers ? "1, 2, 3" : "one, two",
+    autocomplete: "off",
+  });
+  const read = () => {
+    const parts = target.value.split(numbers ? /[\s,;]+/ : /\s*[,;\n]\s*/).filter(Boolean);
+    if (parts.length === 0) return undefined;
+    if (parts.length > (field.mostItems ?? Infinity))
+      throw new Unreadable(`At most ${field.mostItems} are possible.`);
+    return numbers ? parts.map((part) => numberIn(part, field.items)) : parts;
+  };
+  const write = (value) => (target.value = (value ?? []).join(", "));
+  return { node: target, target, read, write };
+}
+
+function numberIn(text, kind) {
+  if (/^-?\d+$/.test(text)) return json.whole(text);
+  if (kind === "whole" || text === "" || !Number.isFinite(Number(text)))
+    throw new Unreadable(`“${text}” is not a ${kind === "whole" ? "whole " : ""}number.`);
+  return Number(text);
+}
+
+/**
+ * Control for a list of objects: a row of controls for each, a button that removes it, and a button
+ * that adds one. `controlFor` creates the controls of a row.
+ */
+export function rowsControl(field, id, context, controlFor) {
+  const name = field.title.replace(/s$/, "");
+  const list = element("div", { class: "items" });
+  const words = `Add ${name}`; // its name, although the field's label is for it
+  const add = element(
+    "button",
+    { id, type: "button", class: "quiet add", "aria-label": words },
+    words,
+  );
+  let rows = []; // {node, cells: [{field, control}]}
+  const changed = () => {
+    add.disabled = rows.length >= (field.mostItems ?? Infinity);
+    rows.forEach(({ node }, at) => node.setAttribute("aria-label", `${name} ${at + 1}`));
+    add.dispatchEvent(new Event("change", { bubbles: true }));
+  };
+  const append = (value = {}) => {
+    const cells = field.items.map((each) => makeCell(each, context, controlFor));
+    for (const { field: item, control } of cells) control.write(value[item.name] ?? undefined);
+    const row = { cells };
+    const remove = () => {
+      rows = rows.filter((other) => other !== row);
+      row.node.remove();
+      changed();
+      add.focus();
+    };
+    const button = element(
+      "button",
+      { type: "button", class: "quiet remove", "aria-label": `Remove this ${name}`, click: remove },
+      "×",
+    );
+    row.node = element(
+      "div",
+      { class: "item", role: "group" },
+      button,
+      cells.map(({ node }) => node),
+    );
+    rows.push(row);
+    list.append(row.node);
+    changed();
+    return row;
+  };
+  add.addEventListener("click", () => append().cells[0].control.target.focus());
+  const write = (value) => {
+    rows = [];
+    list.replaceChildren();
+    for (const each of Array.isArray(value) ? value : []) append(each);
+    changed();
+  };
+  const read = () => {
+    const values = rows.map((row, at) => readRow(row, `${name} ${at + 1}`));
+    return values.length ? values : undefined;
+  };
+  return { node: element("div", {}, list, add), target: add, read, write };
+}
+
+function makeCell(field, context, controlFor) {
+  const id = freshId(`item-${field.name}`);
+  const control = controlFor(field, id, context);
+  const node = element(
+    "div",
+    { class: `cell ${field.kind}` },
+    element("label", { for: id }, field.title),
+    control.node,
+  );
+  return { field, control, node };
+}
+
+function readRow({ cells }, where) {
+  const value = {};
+  for (const { field, control } of cells) {
+    try {
+      const item = control.read();
+      if (item === undefined && field.required) throw new Unreadable("This is required.");
+      if (item !== undefined) value[field.name] = item;
+    } catch (error) {
+      if (!(error instanceof Unreadable)) throw error;
+      throw new Unreadable(`${where}, ${field.title.toLowerCase()}: ${error.message}`);
+    }
+  }
+  return value;
+}

@@ -1,0 +1,23 @@
+// Example inputs of the chosen model, as buttons that fill the form.
+
+import { byId, element } from "../interface/element.js";
+import { roving } from "../interface/roving.js";
+
+const MOST = 4;
+
+/** Shows the examples of `model`: in the form, and on the empty stage. `use(input)` is called with the
+ * one that was clicked. */
+export function showExamples(model, use) {
+  const shown = (model.examples ?? []).slice(0, MOST);
+  byId("examples").hidden = shown.length === 0;
+  for (const group of document.querySelectorAll(".examples")) {
+    group.hidden = shown.length === 0;
+    group.replaceChildren(...shown.map((input) => button(input, use)));
+    roving(group, "button");
+  }
+}
+
+function button(input, use) {
+  const words = input.prompt ?? Object.values(input).join(", ");
+  return element("button", { type: "button", class: "example", click: () => use(input) }, words);
+}

@@ -1,0 +1,49 @@
+// The page's address: chosen model and open dialog, so that Back, Forward and links work.
+
+/** Address after the `#`: `{model, request, code}`; a missing one is null. `moved()` is called after
+ * Back, Forward, or a change by hand. */
+export class Address {
+  constructor(moved) {
+    addEventListener("popstate", moved);
+  }
+
+  get now() {
+    const given = new URLSearchParams(location.hash.slice(1));
+    return { model: given.get("model"), request: given.get("request"), code: given.get("code") };
+  }
+
+  /** Changes parts of the address, as a new entry of the history. */
+  go(change) {
+    const next = this.#with(change);
+    if (next !== location.hash) history.pushState({ opened: true }, "", next);
+  }
+
+  /** Changes parts of the address in the current entry of the history. */
+  correct(change) {
+    history.replaceState(history.state, "", this.#with(change));
+  }
+
+  /** Leaves the part `name` of the address, which a dialog had when it was open. */
+  leave(name) {
+    if (this.now[name] === null) return;
+    if (history.state?.opened === true) history.back();
+    else this.correct({ [name]: null });
+  }
+
+  #with(change) {
+    const parts = Object.entries({ ...this.now, ...change }).filter(([, value]) => value !== null);
+    return `#${parts.map(([name, value]) => `${name}=${encodeURIComponent(value)}`).join("&")}`;
+  }
+}
+
+/** Takes the API key of a one-time link (`#key=…`) out of the address, and out of the browser's
+ * history. Null without one. */
+export function takeKey() {
+  const given = new URLSearchParams(location.hash.slice(1));
+  const key = given.get("key");
+  if (key === null) return null;
+  given.delete("key");
+  const rest = given.toString();
+  history.replaceState(null, "", location.pathname + location.search + (rest ? `#${rest}` : ""));
+  return key;
+}

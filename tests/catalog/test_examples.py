@@ -1,0 +1,83 @@
+"""Examples of endpoints, and what demo models can make."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from serve_app.catalog.catalog import Catalog, load
+from serve_app.domain.errors import InvalidInput, Misconfigured
+
+DEMO = Path(__file__).parents[2] / "deployments" / "demo"
+SOUND = "fal-ai/stable-audio"
+OWN = """
+built_in: false
+endpoints:
+  house/portraits:
+    family: flux
+    schema: flux-text-to-image
+    weights: {directory: /weights}
+    examples:
+      - input: {promt: a face}
+"""
+
+
+@pytest.fixture(scope="module")
+def demos() -> Catalog:
+    return load(None, demo=True, demo_dir=DEMO)
+
+
+def test_a_demo_model_allows_no_audio_that_is_longer_than_what_it_makes(demos: Catalog) -> None:
+    parts = DEMO / "stable-audio"
+    sizes = {part: json.loads((parts / part / "config.json").read_text()) for part in (
+        "transformer", "vae",
+    )}  # fmt: skip
+    ratio = 1
+    for each in sizes["vae"]["downsampling_ratios"]:
+        ratio *= each
+    longest_s = sizes["transformer"]["sample_size"] * ratio / sizes["vae"]["sampling_rate"]
+    fields = demos.get(SOUND).schema.json_schema()["properties"]
+    assert fields["seconds_total"]["maximum"] <= longest_s
+    assert fields["seconds_start"]["maximum"] < longest_s
+    with pytest.raises(InvalidInput, match="seconds_total"):
+        demos.validate(SOUND, {"prompt": "a siren", "seconds_total": 10})
+
+
+def test_the_real_model_keeps_its_own_bounds() -> None:
+    real = load(None, demo=False, demo_dir=DEMO).get(SOUND)
+    assert real.schema.json_schema()["properties"]["seconds_total"]["maximum"] == 47
+    assert real.about_demo == ""
+
+
+def test_each_served_demo_model_says_what_it_makes_and_has_examples_that_are_valid(
+    demos: Catalog,
+) -> None:
+    served = [each for each in demos if each.demo and not each.missing]
+    assert served
+    for each in served:
+        assert each.about_demo.endswith(".")
+        assert len(each.examples) >= 3
+        files = {
+            name: "https://example.org/a.png"
+            for name in each.schema.json_schema()["required"]
+            if name.endswith("_url")
+        }
+        for example in each.examples:
+            demos.validate(each.endpoint.id, files | example.input)
+
+
+def test_examples_of_real_models_are_valid_too() -> None:
+    real = load(None, demo=False, demo_dir=DEMO)
+    shown = [(each.endpoint.id, example) for each in real for example in each.examples]
+    assert shown
+    for endpoint_id, example in shown:
+        real.validate(endpoint_id, example.input)
+
+
+def test_an_example_with_a_field_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "models.yaml"
+    path.write_text(OWN)
+    with pytest.raises(Misconfigured, match="promt"):
+        load(path, demo=False, demo_dir=DEMO)

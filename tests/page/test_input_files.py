@@ -1,0 +1,138 @@
+"""Files and LoRAs in the form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.page.painter import image
+from tests.page.reader import Reader
+from tests.page.test_form import fill_required, sent, strange  # noqa: F401 a fixture
+
+SAFE = "lines.safetensors"
+
+
+@pytest.fixture
+def reader(strange: Reader) -> Reader:  # noqa: F811 the fixture of that name
+    fill_required(strange)
+    strange.unfold()
+    return strange
+
+
+def test_a_chosen_file_is_named_with_its_size_and_its_picture(
+    reader: Reader, tmp_path: Path
+) -> None:
+    file = tmp_path / "hill.png"
+    file.write_bytes(image(300, 200, 1, "image/png"))
+    reader.page.get_by_label("Image: choose a file").set_input_files(file)
+    chosen = reader.page.locator(".media-chosen").first
+    expect(chosen).to_contain_text("hill.png")
+    expect(chosen).to_contain_text("KB")
+    expect(chosen.locator("img")).to_be_visible()
+    expect(reader.field("image_url")).to_be_hidden()
+    expect(reader.page.get_by_text("No file chosen")).to_have_count(0)
+
+
+def test_a_file_of_another_kind_is_refused_at_once(reader: Reader, tmp_path: Path) -> None:
+    text = tmp_path / "README.md"
+    text.write_text("# No mask")
+    reader.page.get_by_label("Mask: choose a file").set_input_files(text)
+    expect(reader.page.get_by_text("README.md is not an image.")).to_be_visible()
+    assert "mask_url" not in sent(reader)
+
+
+def test_a_large_file_is_uploaded_with_its_progress_and_sent_as_an_address(
+    reader: Reader, tmp_path: Path
+) -> None:
+    file = tmp_path / "large.png"
+    content = image(8, 8, 1, "image/png") + bytes(3_000_000)
+    file.write_bytes(content)
+    seen: list[str] = []
+
+    def note(words: str) -> None:  # Playwright takes no built-in method
+        seen.append(words)
+
+    reader.page.expose_function("seen", note)
+    reader.page.evaluate(
+        """() => new MutationObserver(() => {
+            const words = document.querySelector(".media-state")?.textContent;
+            if (words) seen(words);
+        }).observe(document.body, { subtree: true, childList: true, characterData: true })"""
+    )
+    reader.page.get_by_label("Image: choose a file").set_input_files(file)
+    expect(reader.page.locator(".media-state").first).to_have_text("3.0 MB")
+    assert any("uploading" in each for each in seen)
+    address = sent(reader)["image_url"]
+    assert address.startswith(f"{reader.darkroom.url}/files/")
+    stored = reader.darkroom.house.storage.objects
+    assert content in stored.values()
+
+
+def test_an_upload_that_is_refused_says_why_and_is_not_sent(reader: Reader, tmp_path: Path) -> None:
+    file = tmp_path / "large.png"
+    file.write_bytes(bytes(3_000_000))
+    reader.page.route("**/files/**", lambda route: route.fulfill(status=413, body="{}"))
+    reader.page.get_by_label("Image: choose a file").set_input_files(file)
+    expect(reader.page.locator(".media-state.bad")).to_contain_text("larger than this Darkroom")
+    reader.page.get_by_role("button", name="Generate").click()
+    expect(reader.problem_of("image_url")).to_contain_text("larger than this Darkroom")
+
+
+def test_loras_are_rows_with_a_place_and_a_scale(reader: Reader) -> None:
+    add = reader.page.get_by_role("button", name="Add LoRA")
+    add.click()
+    first = reader.page.get_by_role("group", name="LoRA 1")
+    first.get_by_label("Path", exact=True).fill("house/lines")
+    first.get_by_label("Scale, slider").fill("0.5")
+    add.click()
+    second = reader.page.get_by_role("group", name="LoRA 2")
+    second.get_by_label("Path", exact=True).fill("https://example.org/a.safetensors")
+    expect(add).to_be_disabled()
+    assert sent(reader)["loras"] == [
+        {"path": "house/lines", "scale": 0.5},
+        {"path": "https://example.org/a.safetensors"},
+    ]
+    first.get_by_role("button", name="Remove this LoRA").click()
+    assert sent(reader)["loras"] == [{"path": "https://example.org/a.safetensors"}]
+
+
+def test_a_lora_may_be_a_local_file(reader: Reader, tmp_path: Path) -> None:
+    file = tmp_path / SAFE
+    file.write_bytes(b"weights")
+    reader.page.get_by_role("button", name="Add LoRA").click()
+    row = reader.page.get_by_role("group", name="LoRA 1")
+    row.get_by_label("Path: choose a file").set_input_files(file)
+    expect(row).to_contain_text(SAFE)
+    assert sent(reader)["loras"][0]["path"].startswith("data:")
+    row.get_by_role("button", name=f"Remove {SAFE}").click()
+    reader.page.get_by_role("button", name="Generate").click()
+    expect(reader.problem_of("loras")).to_have_text("LoRA 1, path: This is required.")
+
+
+def test_a_lora_that_the_server_refuses_is_named(reader: Reader) -> None:
+    reader.page.get_by_role("button", name="Add LoRA").click()
+    row = reader.page.get_by_role("group", name="LoRA 1")
+    row.get_by_label("Path", exact=True).fill("nonsense")
+    problem = {"loc": ["body", "loras", 0, "path"], "msg": "Not found.", "type": "x"}
+    reader.page.route(
+        "**/queue/some/model",
+        lambda route: route.fulfill(status=422, json={"detail": [problem]}),
+    )
+    reader.page.get_by_role("button", name="Generate").click()
+    expect(reader.problem_of("loras")).to_have_text("LoRA 1, path: Not found.")
+
+
+def test_loras_stay_over_a_reload(reader: Reader) -> None:
+    reader.page.get_by_role("button", name="Add LoRA").click()
+    row = reader.page.get_by_role("group", name="LoRA 1")
+    row.get_by_label("Path", exact=True).fill("house/lines")
+    reader.page.reload()
+    expect(row.get_by_label("Path", exact=True)).to_have_value("house/lines")
+
+
+def test_numbers_of_a_list_that_are_none_are_named(reader: Reader) -> None:
+    reader.field("seeds").fill("1, two")
+    reader.page.get_by_role("button", name="Generate").click()
+    expect(reader.problem_of("seeds")).to_have_text("“two” is not a whole number.")

@@ -1,0 +1,180 @@
+"""Sizes and places of what the page shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from playwright.sync_api import BrowserContext, Locator, Page, expect
+
+from tests.page.darkroom import PageDarkroom
+from tests.page.reader import Reader, expect_images, expect_phase
+from tests.page.test_form import DOCUMENT, model
+from tests.page.test_requests import submit
+
+OpenContext = Callable[..., BrowserContext]
+SMALL = 44  # CSS pixels: the least of a target for fingers
+
+
+def box(found: Locator) -> dict[str, float]:
+    size = found.bounding_box()
+    assert size is not None
+    return {**size, "right": size["x"] + size["width"], "bottom": size["y"] + size["height"]}
+
+
+def test_generate_is_in_sight_under_a_form_of_any_length(page: Page, idle: PageDarkroom) -> None:
+    page.set_viewport_size({"width": 1440, "height": 700})
+    page.route("**/v1/models*", lambda route: route.fulfill(json={"models": [model(DOCUMENT)]}))
+    reader = Reader(page, idle)
+    reader.enter("some/model")
+    reader.unfold()
+    inputs = page.locator("#inputs")
+    assert inputs.evaluate("each => each.scrollHeight > each.clientHeight")
+    assert box(page.get_by_role("button", name="Generate"))["bottom"] <= 700
+    assert box(inputs)["bottom"] <= box(page.locator("#send"))["y"]
+
+
+def test_generate_is_in_sight_on_a_phone(open_context: OpenContext, served: PageDarkroom) -> None:
+    phone = open_context(viewport={"width": 390, "height": 600}, has_touch=True, is_mobile=True)
+    reader = Reader(phone.new_page(), served)
+    reader.enter()
+    reader.unfold()
+    reader.page.evaluate("scrollTo(0, 200)")
+    assert box(reader.page.get_by_role("button", name="Generate"))["bottom"] <= 600
+
+
+def test_targets_for_fingers_are_large(open_context: OpenContext, served: PageDarkroom) -> None:
+    phone = open_context(viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True)
+    reader = Reader(phone.new_page(), served)
+    reader.enter()
+    expect_images(reader.generate("a hill"), 1)
+    expect(reader.listed).to_have_count(1)
+    small = reader.page.evaluate(
+        """least => [...document.querySelectorAll("button, summary, select, .action")]
+            .filter((each) => each.checkVisibility())
+            .filter((each) => each.getBoundingClientRect().height < least)
+            .map((each) => each.textContent)""",
+        SMALL,
+    )
+    assert small == []
+
+
+def test_a_phone_without_contact_says_so_and_does_not_scroll_sideways(
+    open_context: OpenContext, served: PageDarkroom
+) -> None:
+    phone = open_context(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    reader = Reader(phone.new_page(), served)
+    reader.enter()
+    served.stop_http()
+    expect(reader.page.locator("#connection")).to_be_in_viewport()
+    assert reader.page.evaluate("document.documentElement.scrollWidth") == 360
+
+
+def test_four_images_stand_two_by_two(reader: Reader) -> None:
+    sheet = reader.generate("four hills", num_images=4)
+    expect_images(sheet, 4)
+    boxes = [box(each) for each in sheet.locator("img").all()]
+    assert boxes[0]["y"] == boxes[1]["y"] < boxes[2]["y"] == boxes[3]["y"]
+    assert boxes[0]["x"] == boxes[2]["x"] < boxes[1]["x"] == boxes[3]["x"]
+
+
+@pytest.mark.parametrize("size", ["portrait_16_9", "square", "landscape_4_3"])
+def test_a_result_takes_the_place_that_was_kept_for_it(waiting: Reader, size: str) -> None:
+    waiting.field("image_size").select_option(size)
+    sheet = waiting.generate("a hill")
+    kept = box(sheet.locator(".developing"))
+    waiting.darkroom.start_painting()
+    expect_images(sheet, 1)
+    made = box(sheet.locator("img"))
+    assert made["width"] == pytest.approx(kept["width"], abs=1.5)
+    assert made["height"] == pytest.approx(kept["height"], abs=1.5)
+
+
+def test_a_new_result_comes_into_sight(waiting: Reader) -> None:
+    page = waiting.page
+    page.emulate_media(reduced_motion="reduce")
+    for number in range(20):
+        submit(waiting, "test/probe", prompt=f"number {number}")
+    page.set_viewport_size({"width": 1000, "height": 500})
+    page.get_by_role("button", name="Show older requests").click()
+    expect(waiting.listed).to_have_count(20)
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    assert page.evaluate("scrollY") > 300
+    waiting.field("prompt").fill("a hill")
+    waiting.field("prompt").press("Control+Enter")
+    expect_phase(waiting.sheets.first, "queued")
+    expect(waiting.sheets.first.locator(".developing")).to_be_in_viewport()
+
+
+def test_the_header_stays_in_sight(reader: Reader) -> None:
+    reader.page.set_viewport_size({"width": 1000, "height": 400})
+    expect_images(reader.generate("a hill"), 1)
+    reader.page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    assert reader.page.evaluate("scrollY") > 100
+    assert box(reader.page.locator("header"))["y"] == 0
+
+
+def background(page: Page) -> Any:
+    return page.evaluate("getComputedStyle(document.body).backgroundColor")
+
+
+def test_the_page_is_dark_until_it_is_switched_and_remembers_that(
+    open_context: OpenContext, served: PageDarkroom
+) -> None:
+    page = open_context(color_scheme="light").new_page()
+    page.goto(served.url)
+    dark = background(page)
+    assert sum(int(each) for each in dark[4:-1].split(", ")) < 100
+    page.get_by_role("button", name="Use the light theme").click()
+    light = background(page)
+    assert sum(int(each) for each in light[4:-1].split(", ")) > 600
+    page.reload()
+    assert background(page) == light
+    page.get_by_role("button", name="Use the dark theme").click()
+    assert background(page) == dark
+
+
+def test_the_list_of_requests_is_one_tab_stop_in_which_arrows_move(reader: Reader) -> None:
+    for number in range(4):
+        submit(reader, "test/probe", prompt=f"number {number}")
+    expect(reader.listed).to_have_count(4)
+    expect(reader.page.locator("#requests [data-state=succeeded]")).to_have_count(4)
+    rows = reader.listed.locator(".request")
+    reader.page.locator("body").press("r")
+    expect(rows.first).to_be_focused()
+    for key, at in (("ArrowDown", 1), ("End", 3), ("ArrowUp", 2), ("Home", 0)):
+        reader.page.keyboard.press(key)
+        expect(rows.nth(at)).to_be_focused()
+    stops = rows.evaluate_all("rows => rows.filter((row) => row.tabIndex === 0).length")
+    assert stops == 1
+
+
+def test_keys_lead_to_the_prompt_and_to_the_list_of_keys(reader: Reader) -> None:
+    reader.page.locator("body").press("/")
+    expect(reader.field("prompt")).to_be_focused()
+    reader.page.keyboard.type("/?")
+    expect(reader.field("prompt")).to_have_value("/?")
+    reader.page.locator("#theme-button").focus()
+    reader.page.keyboard.press("?")
+    expect(reader.page.get_by_role("dialog")).to_contain_text("Keyboard shortcuts")
+
+
+def test_requests_stand_under_their_days(reader: Reader) -> None:
+    submit(reader, "test/probe", prompt="one of today")
+    expect(reader.page.locator("#requests li").first).to_have_text("Today")
+    names = reader.page.evaluate(
+        """async () => {
+            const { day } = await import("/page/interface/words.js");
+            const now = new Date(2026, 10, 23, 0, 30);
+            const at = [[2026, 10, 23], [2026, 10, 22, 23, 59], [2026, 10, 21], [2025, 10, 23]];
+            return at.map((each) => day(new Date(...each).toISOString(), now));
+        }"""
+    )
+    assert names[:2] == ["Today", "Yesterday"]
+    assert len(set(names)) == 4
+    assert "2025" not in names[2]
+    assert "2025" in names[3]
+    for one, other in pairwise(names):
+        assert one != other

@@ -1,0 +1,106 @@
+"""The browser's Back, Forward and links, and the one-time link with a key."""
+
+from __future__ import annotations
+
+from playwright.sync_api import Page, expect
+
+from tests.page.darkroom import PageDarkroom
+from tests.page.reader import FLUX, PROBE, Reader, expect_images
+
+
+def test_back_closes_the_details_and_forward_opens_them_again(reader: Reader) -> None:
+    expect_images(reader.generate("a hill"), 1)
+    dialog = reader.page.get_by_role("dialog")
+    reader.listed.first.locator(".request").click()
+    expect(dialog).to_contain_text("Log")
+    reader.page.go_back()
+    expect(dialog).to_be_hidden()
+    expect(reader.sheets).to_have_count(1)
+    reader.page.go_forward()
+    expect(dialog).to_contain_text("Log")
+
+
+def test_back_closes_the_program(reader: Reader) -> None:
+    reader.page.locator("#code-button").click()
+    expect(reader.page.get_by_role("dialog")).to_be_visible()
+    reader.page.go_back()
+    expect(reader.page.get_by_role("dialog")).to_be_hidden()
+    expect(reader.field("prompt")).to_be_visible()
+
+
+def test_a_dialog_that_was_closed_leaves_nothing_to_go_back_to(reader: Reader) -> None:
+    before = reader.page.url
+    reader.page.locator("#code-button").click()
+    reader.page.keyboard.press("Escape")
+    expect(reader.page).to_have_url(before)
+
+
+def test_back_returns_to_the_model_before(reader: Reader) -> None:
+    reader.choose(PROBE)
+    reader.page.go_back()
+    expect(reader.page.get_by_label("Model", exact=True)).to_have_value(FLUX)
+    expect(reader.field("prompt")).to_be_visible()
+    reader.page.go_forward()
+    expect(reader.page.get_by_label("Model", exact=True)).to_have_value(PROBE)
+
+
+def test_a_link_to_a_request_opens_it(reader: Reader) -> None:
+    sheet = reader.generate("a long stair")
+    expect_images(sheet, 1)
+    request = sheet.get_attribute("data-request")
+    reader.page.goto("about:blank")
+    reader.page.goto(f"{reader.darkroom.url}/#request={request}")
+    dialog = reader.page.get_by_role("dialog")
+    expect(dialog).to_contain_text("a long stair")
+    reader.page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+
+
+def test_an_input_that_is_used_again_keeps_its_model_when_its_details_close(
+    reader: Reader,
+) -> None:
+    expect_images(reader.generate("a hill"), 1)
+    reader.choose(PROBE)
+    reader.listed.first.locator(".request").click()
+    reader.page.get_by_role("dialog").get_by_role("button", name="Use this input").click()
+    expect(reader.field("prompt")).to_have_value("a hill")
+    expect(reader.page.get_by_label("Model", exact=True)).to_have_value(FLUX)
+    expect(reader.page.get_by_role("dialog")).to_be_hidden()
+
+
+def test_a_one_time_link_signs_in_and_its_key_leaves_the_address(
+    page: Page, served: PageDarkroom
+) -> None:
+    page.goto(f"{served.url}/#model={PROBE}&key={served.key}")
+    expect(page.get_by_role("button", name="Generate")).to_be_visible()
+    expect(page.get_by_label("Model", exact=True)).to_have_value(PROBE)
+    assert served.key not in page.url
+    page.reload()
+    expect(page.get_by_role("button", name="Generate")).to_be_visible()
+    page.go_back()
+    assert served.key not in page.url
+
+
+def test_a_link_with_another_key_asks_before_it_replaces_the_stored_one(reader: Reader) -> None:
+    reader.page.goto("about:blank")
+    reader.page.goto(f"{reader.darkroom.url}/#key={reader.darkroom.house.other_key}")
+    expect(reader.page.get_by_role("alert")).to_contain_text("another key than this browser")
+    stored = "localStorage.getItem('darkroom.key')"
+    assert reader.page.evaluate(stored) == reader.darkroom.key
+    assert reader.darkroom.house.other_key not in reader.page.url
+    reader.page.get_by_role("button", name="Back").click()
+    expect(reader.field("prompt")).to_be_visible()
+    assert reader.page.evaluate(stored) == reader.darkroom.key
+    reader.page.goto(f"{reader.darkroom.url}/#key={reader.darkroom.house.other_key}")
+    reader.page.get_by_role("button", name="Open").click()
+    expect(reader.page.get_by_role("button", name="Generate")).to_be_visible()
+    assert reader.page.evaluate(stored) == reader.darkroom.house.other_key
+
+
+def test_a_link_that_is_followed_in_an_open_page_works_too(
+    page: Page, served: PageDarkroom
+) -> None:
+    page.goto(served.url)
+    expect(page.get_by_label("API key", exact=True)).to_be_visible()
+    page.evaluate("hash => { location.hash = hash; }", f"key={served.key}")
+    expect(page.get_by_role("button", name="Generate")).to_be_visible()
