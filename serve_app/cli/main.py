@@ -12,7 +12,6 @@ from serve_app.cli.commands import (
     backup,
     completion,
     environment,
-    generate,
     keys,
     login,
     operations,
@@ -20,7 +19,6 @@ from serve_app.cli.commands import (
     serve_config,
     webhooks,
 )
-from serve_app.cli.commands.generate_options import FROM_PROMPT, GenerateOptions
 from serve_app.cli.commands.models import models_group
 from serve_app.cli.commands.top import top_command
 from serve_app.cli.commands.tune import tune_command
@@ -28,6 +26,8 @@ from serve_app.cli.commands.warm import warm_command
 from serve_app.cli.connection import options
 from serve_app.cli.connection.installation import Installation
 from serve_app.cli.connection.server import Server, here
+from serve_app.cli.generation import command as generation
+from serve_app.cli.generation.options import FROM_PROMPT, GenerateOptions
 from serve_app.cli.migration.command import migrate_group
 from serve_app.cli.serve import ports
 from serve_app.domain.errors import DarkroomError
@@ -38,7 +38,8 @@ from serve_app.telemetry.version import PACKAGE
 class _ErrorReportingGroup(click.Group):
     """Click group that prints Darkroom's own errors as one sentence and exits with status 1.
 
-    Any other exception is a bug and keeps its traceback.
+    Ctrl-C exits with status 130, as shells report it. Any other exception is a bug and keeps its
+    traceback.
     """
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -47,6 +48,9 @@ class _ErrorReportingGroup(click.Group):
         except DarkroomError as error:
             click.echo(f"darkroom: {error.message}", err=True)
             sys.exit(1)
+        except KeyboardInterrupt:
+            click.echo("\nStopped.", err=True)
+            sys.exit(generation.INTERRUPTED)
 
 
 @click.group(cls=_ErrorReportingGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -175,7 +179,15 @@ def env_command(server: Server, mode: str, shell: str, *, as_json: bool) -> None
 @main.command("generate")
 @options.server
 @click.argument("prompt")
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), default="out.png")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    default=None,
+    help="File to write; - is standard output. Default: out.png, out.mp4 or out.wav, by the "
+    "endpoint. If it exists, the new one gets a number.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace --output if it exists.")
 @click.option(
     "-m",
     "--model",
@@ -205,16 +217,26 @@ def env_command(server: Server, mode: str, shell: str, *, as_json: bool) -> None
 @options.as_json
 def generate_command(
     server: Server,
-    output: Path,
+    output: Path | None,
     preview: Path | None,
     *,
+    overwrite: bool,
     as_json: bool,
     show: bool,
     **wish: Any,
 ) -> None:
-    """Generate an image, a video or audio from PROMPT. The suffix of --output selects which."""
+    """Generate an image, a video or audio from PROMPT, or from standard input if it is -.
+
+    The model, or else the suffix of --output, selects which. Ctrl-C cancels the request.
+    """
     asked = GenerateOptions(**wish)
-    generate.run(server, asked, output, preview=preview, as_json=as_json, show=show)
+    generation.run(
+        *(server, asked, output),
+        preview=preview,
+        overwrite=overwrite,
+        as_json=as_json,
+        show=show,
+    )
 
 
 @main.command("logs")

@@ -10,18 +10,18 @@ import pytest
 from click.testing import CliRunner, Result
 
 from serve_app.cli.commands import requests
-from serve_app.cli.commands.generate_options import (
-    GenerateOptions,
+from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.installation import Installation
+from serve_app.cli.generation.endpoint_input import look_up
+from serve_app.cli.generation.files import (
     MediaKind,
     decode_data_uri,
-    format_field,
     format_of,
     kind_of,
     output_paths,
     outputs,
 )
-from serve_app.cli.connection.client import Client
-from serve_app.cli.connection.installation import Installation
+from serve_app.cli.generation.options import GenerateOptions
 from serve_app.cli.main import main
 from serve_app.domain.errors import DarkroomError, InvalidInput
 from tests.wire.served import Address, served
@@ -152,7 +152,7 @@ def test_files_of_another_type_than_the_first_get_their_own_extension() -> None:
 @pytest.mark.parametrize("model", ["fal-ai/flux/schnell", "test/probe", "nobody/nothing"])
 def test_the_field_for_the_format_is_looked_up(data_dir: Path, model: str) -> None:
     with Client(Installation(data_dir)) as client:
-        assert format_field(client, model) == "output_format"
+        assert look_up(client, model).format_field == "output_format"
 
 
 def test_an_image_that_is_none_or_is_not_there_is_named(tmp_path: Path) -> None:

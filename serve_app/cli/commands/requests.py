@@ -11,10 +11,10 @@ from typing import Any
 
 import click
 
-from serve_app.cli.commands.generate_options import outputs
 from serve_app.cli.commands.warm import target_lines
 from serve_app.cli.connection.client import ApiFailure, Client
 from serve_app.cli.connection.server import Server
+from serve_app.cli.generation.files import outputs
 from serve_app.domain.request import State
 
 # ``darkroom logs`` and ``darkroom open``: the log of a request, and its output files.
