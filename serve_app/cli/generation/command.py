@@ -25,6 +25,7 @@ from serve_app.cli.generation.files import (
 )
 from serve_app.cli.generation.options import GenerateOptions
 from serve_app.cli.generation.progress import PreviewFile, progress_text
+from serve_app.cli.generation.viewer import NO_VIEWER, open_in_viewer
 from serve_app.domain.errors import DarkroomError, InvalidInput
 
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells report it
@@ -69,8 +70,8 @@ def run(
         click.echo(json.dumps(result | {"saved": [str(path.absolute()) for path in saved]}))
     else:
         _print_result(result, files, saved)
-    for path in saved if show else ():
-        click.launch(str(path))
+    if show and not open_in_viewer([str(path) for path in saved]):
+        click.echo(NO_VIEWER, err=True)
 
 
 def _input(
