@@ -159,8 +159,9 @@ class Reporter:
 async def announce(
     link: IngressLink, stage: ReplicaStage, slots: int, loading: tuple[Loading, ...] = ()
 ) -> Work | None:
-    """Announce the replica's stage, and return the reply. Errors are only logged: lease polls carry
-    the same information, and a silent replica expires. Then the reply is empty."""
+    """Announce the replica's stage, and return the reply. Errors are only logged, at debug level:
+    lease polls carry the same information, and a silent replica expires. Then the reply is empty.
+    While everything starts, the ingress often cannot answer yet."""
     presence = Presence(
         link.identity.replica_id,
         link.identity.actor_id,
@@ -175,7 +176,7 @@ async def announce(
         async with asyncio.timeout(min(2.0, link.calls.call_timeout_s)):
             return await link.port.announce(presence)
     except Exception as error:
-        log.info("Could not notify the ingress: this replica is %s (%r).", stage.value, error)
+        log.debug("Could not notify the ingress: this replica is %s (%r).", stage.value, error)
         return Work()
 
 

@@ -12,6 +12,7 @@ from serve_app.cli.commands import (
     backup,
     completion,
     environment,
+    inspect_file,
     keys,
     login,
     operations,
@@ -83,6 +84,12 @@ def main() -> None:
 @click.option(
     "--sample", is_flag=True, help="Generate one sample image after the start and print its path."
 )
+@click.option(
+    "--link/--no-link",
+    default=None,
+    help="Print a link that opens the page signed in; if other machines can reach it, also as a QR "
+    "code. Default: on a terminal only, because the link has the key.",
+)
 def serve_command(
     data_dir: Path | None,
     config_path: Path | None,
@@ -93,6 +100,7 @@ def serve_command(
     *,
     demo: bool,
     sample: bool,
+    link: bool | None,
 ) -> None:
     """Start Darkroom on this machine and serve until Ctrl-C."""
     # Ray reads its flags when it is imported, so no code before this point may import it.
@@ -102,6 +110,7 @@ def serve_command(
         print_welcome,
     )
     from serve_app.cli.serve.server import ServeCommand  # noqa: PLC0415
+    from serve_app.cli.serve.sign_in_link import link_lines, network_origin  # noqa: PLC0415
     from serve_app.settings.config_file import ConfigFile, read  # noqa: PLC0415
 
     refuse_unknown()
@@ -121,6 +130,10 @@ def serve_command(
         print_line, demo = server.console.print_line, config.models.serves_demo
         print_missing_weights(config, print_line)
         print_not_tuned(config, print_line)
+        if server.console.is_terminal if link is None else link:
+            network = network_origin(host, port, config.server.public_url)
+            for line in link_lines(server.url, network, installation.key()):
+                print_line(line)
         print_welcome(installation, server.url, print_line, sample=sample, demo=demo)
 
     server.run(settings, after_start=after_start)
@@ -174,6 +187,8 @@ def env_command(server: Server, mode: str, shell: str, *, as_json: bool) -> None
         click.echo(environment.as_json(server, mode))
     else:
         click.echo(environment.lines(server, mode, shell))
+    if note := environment.node_note(environment.installed_node(), mode):
+        click.echo(note, err=True)
 
 
 @main.command("generate")
@@ -276,6 +291,7 @@ main.add_command(login.contexts_group)
 main.add_command(backup.backup_command)
 main.add_command(backup.restore_command)
 main.add_command(backup.fsck_command)
+main.add_command(inspect_file.inspect_command)
 main.add_command(models_group)
 main.add_command(tune_command)
 main.add_command(top_command)

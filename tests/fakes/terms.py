@@ -16,6 +16,7 @@ class FakeTerms:
     known after the next ``refresh``."""
 
     files_url = "memory://files"
+    describe_files = True
 
     def __init__(self) -> None:
         self.gone: set[str] = set()

@@ -19,6 +19,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_types import AudioContent, CallToolResult, ImageContent, ResourceLink, TextContent
 
 from serve_app.ingress.mcp.content import MAX_INLINE_BYTES
+from serve_app.telemetry.version import package_version
 from tests.ingress.house import OTHERS
 from tests.wire.served import Address, served
 
@@ -74,6 +75,26 @@ async def test_the_tools_are_listed_with_their_schemas(address: Address, mode: s
         jsonschema.Draft202012Validator.check_schema(tool.input_schema)
         assert tool.description
     assert tools["generate"].input_schema["required"] == ["model", "input"]
+
+
+async def test_the_server_says_its_version(address: Address, mode: str) -> None:
+    async with connected(address, mode) as client:
+        assert client.server_info.version == package_version()
+
+
+async def test_wrong_arguments_are_told_with_those_that_there_are(
+    address: Address, mode: str
+) -> None:
+    async with connected(address, mode) as client:
+        wrong = {"modle": IMAGES, "prompt": "x", "wait_s": 1000}
+        result = await client.call_tool("generate", wrong)
+    assert result.is_error
+    said = text(result)
+    assert "`model` is missing; `input` is missing" in said
+    assert "there is no `modle` (did you mean `model`?)" in said
+    assert "there is no `prompt`" in said
+    assert "`wait_s`: Input should be less than or equal to 600" in said
+    assert "It takes `model` (required), `input` (required), `wait_s`." in said
 
 
 async def test_a_null_character_in_an_input_is_reported_with_its_field(

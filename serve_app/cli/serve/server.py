@@ -205,14 +205,19 @@ class ServeCommand:
         from ray.exceptions import RayError  # noqa: PLC0415
 
         self.console.print_line("Starting Ray …")
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            object_store_memory=OBJECT_STORE_BYTES,
-            _temp_dir=str(self._installation.run_dir / "ray"),
-        )
+        try:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _temp_dir=str(self._installation.run_dir / "ray"),
+            )
+        except Exception as error:  # Ray raises plain ones, such as after 30 s without a raylet
+            raise Misconfigured(
+                f"Ray did not start. Is the machine very busy? Try again. Its error: {error}"
+            ) from error
         ray_flags.protect_token(Path.home())
         self._addresses["ray_address"] = ray.get_runtime_context().gcs_address
         _listen()  # ray.init has installed Ray's own handlers.
