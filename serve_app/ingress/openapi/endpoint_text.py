@@ -20,10 +20,6 @@ BOUNDS = (
     ("minItems", "items, at least"),
     ("maxItems", "items, at most"),
 )
-NOTES = {
-    "x-darkroom-no-effect": "Accepted, and has no effect here.",
-    "x-darkroom-not-supported": "Not supported here: a value other than the default is refused.",
-}
 _COLOURS = "red, orange, yellow, green, cyan, blue, purple, pink"
 DEMO_WORDS = {
     "image": (
@@ -111,7 +107,6 @@ def _fields(schema: Schema) -> Iterator[str]:
         notes = [" ".join(str(field.get("description", "")).split()), *_limits(field, schema)]
         if name not in required and field.get("default") is not None:
             notes.append(f"Default: `{json.dumps(field['default'], ensure_ascii=False)}`")
-        notes += [sentence for note, sentence in NOTES.items() if field.get(note)]
         yield from (f"  - {each}" for each in notes if each)
     yield ""
 

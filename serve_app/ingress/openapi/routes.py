@@ -83,11 +83,8 @@ async def llms_index(request: HttpRequest) -> Response:
     """
     context_of(request).route = "llms"
     known = await _knows_all(request)
-    shown = [
-        each
-        for each in services_of(request).catalog
-        if not each.missing and (known or _public(each))
-    ]
+    served = (each for each in services_of(request).catalog if not each.missing)
+    shown = [each for each in served if known or _public(each)]
     return _text(_whole(shown, origin_of(request)))
 
 
@@ -109,9 +106,9 @@ async def llms_endpoint(request: HttpRequest) -> Response:
 
 async def _knows_all(request: HttpRequest) -> bool:
     """True with a valid key. False without any, if that is enough. ``Unauthenticated``."""
-    if "authorization" not in request.headers:
-        if services_of(request).config.server.public_descriptions:
-            return False
+    public = services_of(request).config.server.public_descriptions
+    if public and "authorization" not in request.headers:
+        return False
     await authenticate(request)
     return True
 

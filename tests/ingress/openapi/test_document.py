@@ -19,7 +19,7 @@ from serve_app.ingress.app import create_app
 from serve_app.ingress.http.json_schema import components
 from serve_app.ingress.http.openapi import pascal
 from serve_app.ingress.http.routing import SegmentRouter
-from serve_app.ingress.openapi.document import ApiDocument
+from serve_app.ingress.openapi.document import PATH, ApiDocument
 from tests.ingress.house import DEMO, House
 
 ORIGIN = "http://testserver"
