@@ -93,8 +93,7 @@ async def test_an_operator_can_keep_the_descriptions_to_those_with_a_key() -> No
 @pytest.mark.parametrize("entry", [*BUILT_IN], ids=lambda each: each.endpoint.id)
 def test_notes_of_fields_are_sentences_and_demos_name_their_words(entry: CatalogEntry) -> None:
     text = endpoint_text(entry, ORIGIN)
-    assert "- True" not in text
-    assert "  - False" not in text
+    assert not re.search(r"^\s*- (True|False)$", text, re.M)
     assert ("**Words of the demo**: One" in text) == entry.demo
 
 
@@ -111,7 +110,7 @@ def words_of(name: str) -> set[str]:
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [("image", "flux"), ("image", "sdxl"), ("video", "wan"), ("audio", "stable-audio")],
+    [("image", "flux"), ("video", "wan"), ("audio", "stable-audio")],
 )
 def test_the_words_of_a_demo_are_those_that_it_knows(kind: str, name: str) -> None:
     lists = r"(?:Colours|Shapes|Sizes|Backgrounds|Pitch|Loudness): ([^.]+)"
