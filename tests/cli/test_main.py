@@ -235,11 +235,11 @@ def test_open_starts_the_viewer_with_each_address(tmp_path: Path) -> None:
 def test_a_list_of_requests_shows_their_prompts_in_one_line_each(
     darkroom: Any, data_dir: Path
 ) -> None:
-    made = _submit(Installation(data_dir), {"prompt": f"a red\ncircle {'very ' * 40}large"})
+    made = _submit(Installation(data_dir), {"prompt": f"a red\ncircle\x1b[2J {'very ' * 40}large"})
     line = next(
         each for each in darkroom("requests", "list").stdout.splitlines() if each.startswith(made)
     )
-    assert "test/probe  a red circle very" in line
+    assert "test/probe  a red circle\N{REPLACEMENT CHARACTER}[2J very" in line
     assert line.endswith("…")
     assert (
         "There are no such requests." in darkroom("requests", "list", "--state", "expired").stderr

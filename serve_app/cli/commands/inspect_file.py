@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from serve_app.cli.connection import options
+from serve_app.cli.connection.text import one_line, printable
 from serve_app.domain.errors import NotFound
 from serve_app.domain.file_metadata import FileMetadata, find
 
@@ -51,27 +52,29 @@ def read_metadata(file: Path) -> FileMetadata | None:
 
 def lines(found: FileMetadata) -> Iterator[str]:
     """Description as text, with the command that repeats it."""
-    yield f"prompt    {' '.join(found.prompt.split())}"
-    yield f"endpoint  {found.endpoint}{' (demo model)' if found.demo else ''}"
+    yield f"prompt    {one_line(found.prompt)}"
+    yield f"endpoint  {one_line(found.endpoint)}{' (demo model)' if found.demo else ''}"
     if found.model:
-        yield f"model     {found.model}"
+        yield f"model     {one_line(found.model)}"
     yield f"seed      {found.seed}"
     if found.request_id:
-        yield f"request   {found.request_id}"
+        yield f"request   {one_line(found.request_id)}"
     if found.settings:
         yield "settings"
         width = max(map(len, found.settings))
-        yield from (f"  {name:<{width}}  {_shown(each)}" for name, each in found.settings.items())
+        for name, value in found.settings.items():
+            yield f"  {one_line(name):<{width}}  {_shown(value)}"
     yield f"again     {again(found)}"
 
 
 def again(found: FileMetadata) -> str:
     """Command that repeats the generation. Files that the input named have to be added."""
-    words = ["darkroom", "generate", found.prompt, "-m", found.endpoint, "--seed", str(found.seed)]
+    prompt = one_line(found.prompt)
+    words = ["darkroom", "generate", prompt, "-m", found.endpoint, "--seed", str(found.seed)]
     for name, value in found.settings.items():
         words += ["--field", f"{name}={json.dumps(value, ensure_ascii=False)}"]
-    return shlex.join(words)
+    return printable(shlex.join(words))
 
 
 def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return one_line(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))

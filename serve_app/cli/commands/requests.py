@@ -14,6 +14,7 @@ import click
 from serve_app.cli.commands.warm import target_lines
 from serve_app.cli.connection.client import ApiFailure, Client
 from serve_app.cli.connection.server import Server
+from serve_app.cli.connection.text import shortened
 from serve_app.cli.generation.files import outputs
 from serve_app.cli.generation.viewer import NO_VIEWER, open_in_viewer
 from serve_app.domain.errors import Misconfigured
@@ -170,12 +171,6 @@ def requests(
 def local(at: str) -> str:
     """Time of an answer in this machine's time zone, to the second."""
     return f"{datetime.fromisoformat(at).astimezone():%Y-%m-%d %H:%M:%S}"
-
-
-def shortened(text: str, most: int = 60) -> str:
-    """``text`` in one line of at most ``most`` characters."""
-    line = " ".join(text.split())
-    return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def request(server: Server, request_id: str, *, as_json: bool) -> None:

@@ -42,9 +42,19 @@ def test_a_file_says_what_made_it_and_how_to_make_it_again(file: Path) -> None:
         '  image_size  {"width": 64}',
         "  tone        warm",
     ]
-    words = ["darkroom", "generate", WRITTEN.prompt, "-m", WRITTEN.endpoint, "--seed", "7"]
+    words = ["darkroom", "generate", "it's a red circle", "-m", WRITTEN.endpoint, "--seed", "7"]
     fields = ["--field", 'image_size={"width": 64}', "--field", 'tone="warm"']
     assert shlex.split(again) == [*words, *fields]
+
+
+def test_a_file_of_a_stranger_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    evil = "\x1b[2J\x9b31mred"
+    written = FileMetadata(evil, evil, 7, evil, {evil: evil, "list": [evil]}, evil)
+    path.write_text(written.text())
+    shown = inspect(path).stdout
+    assert "red" in shown
+    assert not set(shown) & {"\x1b", "\x9b"}
 
 
 def test_programs_get_json(file: Path) -> None:
