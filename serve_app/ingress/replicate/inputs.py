@@ -8,6 +8,7 @@ changed.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,11 +24,11 @@ RENAMED: Mapping[str, str] = {
     "prompt_strength": "strength",
     "fps": "frames_per_second",
 }
-FORMATS: Mapping[Any, str] = {"jpg": "jpeg"}
 FORMAT_FIELDS = ("output_format", "format")
 SIDE = 16  # sides are multiples of it
 MAX_RATIO = 8
-MEGAPIXELS: Mapping[Any, float] = {"1": 1.0, "0.25": 0.25}  # as FLUX has them
+SMALL_AREA, AREA = 2**18, 2**20  # pixels; FLUX's `megapixels` are 0.25 and 1
+_RATIO = re.compile(r"([0-9]{1,4}):([0-9]{1,4})")
 
 
 def translate(
@@ -45,11 +46,11 @@ def translate(
     made: dict[str, Any] = {}
     for name, value in given.items():
         if fields.accepts(name) or value is None:
-            made[name] = FORMATS.get(value, value) if name in FORMAT_FIELDS else value
+            made[name] = _format(value) if name in FORMAT_FIELDS else value
         elif name in RENAMED:
             made[_field(entry, fields, name, RENAMED[name])] = value
         elif name == "output_format":
-            made[_field(entry, fields, name, "format")] = FORMATS.get(value, value)
+            made[_field(entry, fields, name, "format")] = _format(value)
         elif name == "disable_safety_checker" and "enable_safety_checker" in fields:
             made["enable_safety_checker"] = not value
         elif name not in ("aspect_ratio", "megapixels", "width", "height"):
@@ -76,7 +77,7 @@ def _size(
     """Value of ``image_size`` that the input asks for by other names; None if it does not."""
     if (ratio := given.get("aspect_ratio")) is not None and not fields.accepts("aspect_ratio"):
         _field(entry, fields, "aspect_ratio", "image_size")
-        return _of_ratio(str(ratio), MEGAPIXELS.get(given.get("megapixels"), 1.0))
+        return _of_ratio(str(ratio), SMALL_AREA if _is_small(given) else AREA)
     width, height = given.get("width"), given.get("height")
     if width is None or height is None or fields.accepts("width"):
         return None
@@ -84,14 +85,22 @@ def _size(
     return {"width": width, "height": height}
 
 
-def _of_ratio(ratio: str, megapixels: float) -> dict[str, int]:
-    across, _, down = ratio.partition(":")
-    if not (across.isdecimal() and down.isdecimal() and int(across) and int(down)):
+def _format(value: Any) -> Any:
+    return "jpeg" if value == "jpg" else value
+
+
+def _is_small(given: Mapping[str, Any]) -> bool:
+    return str(given.get("megapixels")) == "0.25"
+
+
+def _of_ratio(ratio: str, area: float) -> dict[str, int]:
+    found = _RATIO.fullmatch(ratio)
+    across, down = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not across or not down:
         raise _invalid("aspect_ratio", f"should be like 16:9, and is {ratio[:40]!r}")
-    shape = int(across) / int(down)
+    shape = across / down
     if not 1 / MAX_RATIO <= shape <= MAX_RATIO:
         raise _invalid("aspect_ratio", f"should be at most {MAX_RATIO}:1 or 1:{MAX_RATIO}")
-    area = megapixels * 2**20
     return {
         "width": SIDE * round(math.sqrt(area * shape) / SIDE),
         "height": SIDE * round(math.sqrt(area / shape) / SIDE),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -36,7 +37,7 @@ def test_an_aspect_ratio_is_a_size_of_that_shape_and_area(
 
 
 @pytest.mark.parametrize(
-    "ratio", ["", "1", "1:", ":1", "0:1", "1:0", "-1:1", "a:b", "1:1:1", "²:1"]
+    "ratio", ["", "1", "1:", ":1", "0:1", "1:0", "-1:1", "a:b", "1:1:1", "²:1", "9" * 5000 + ":1"]
 )
 def test_what_is_no_ratio_is_refused_with_its_field(ratio: str) -> None:
     with pytest.raises(InvalidInput, match="aspect_ratio"):
@@ -57,6 +58,13 @@ def test_fields_of_the_endpoint_itself_are_not_changed() -> None:
 def test_the_format_has_the_name_and_the_values_of_the_endpoint() -> None:
     assert translate(OTHERS, SDXL, {"output_format": "jpg"})[1] == {"format": "jpeg"}
     assert flux(output_format="jpg") == {"output_format": "jpeg"}
+
+
+@pytest.mark.parametrize("name", ["output_format", "megapixels", "aspect_ratio", "width", "image"])
+@pytest.mark.parametrize("value", [[], {"a": 1}, 5, True, ""])
+def test_a_value_of_any_type_is_passed_on_or_refused(name: str, value: Any) -> None:
+    with contextlib.suppress(InvalidInput, Unsupported):
+        flux(**{name: value})
 
 
 def test_an_image_that_no_sibling_takes_is_refused() -> None:
