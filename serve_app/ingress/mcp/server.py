@@ -29,6 +29,7 @@ from serve_app.telemetry.version import package_version
 log = logging.getLogger(__name__)
 
 NAME = "darkroom"
+VERSION = package_version()  # at the import, which is in a thread: it reads files
 
 
 async def serve(scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,7 +50,7 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
 def _server() -> Server[dict[str, object]]:
     return Server(
         NAME,
-        version=package_version(),
+        version=VERSION,
         title="Darkroom",
         instructions=INSTRUCTIONS,
         on_list_tools=_list_tools,
