@@ -158,7 +158,7 @@ def deliver_audio(
         scratch.check()
         scratch.on_made(done, samples.shape[1])
 
-    write_audio(path, samples, form.rate, form.media_type, on_part)
+    write_audio(path, samples, form.rate, form.media_type, on_part, scratch.description)
     files = [MediaFile(tickets[0], path)]
     output: dict[str, Any] = {
         facts.field: {

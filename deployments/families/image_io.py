@@ -91,7 +91,11 @@ def deliver_images(
     files = [
         MediaFile(
             ticket=ticket,
-            body=encode(resize(image, size.width, size.height), ticket.media_type),
+            body=encode(
+                resize(image, size.width, size.height),
+                ticket.media_type,
+                generated.scratch.description,
+            ),
             width=size.width,
             height=size.height,
         )

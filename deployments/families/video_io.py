@@ -73,7 +73,7 @@ def deliver_video(
     if len(tickets) > 1:
         from deployments.engine.media.images import encode  # noqa: PLC0415
 
-        body = encode(video.poster, tickets[1].media_type)
+        body = encode(video.poster, tickets[1].media_type, generated.scratch.description)
         files.append(MediaFile(tickets[1], body, form.width, form.height))
         output["poster"] = _file(files[1])
     if endpoint.weights.demo:

@@ -186,6 +186,7 @@ class Attempt:
         snapshot = start.snapshot
         for number, part in list(enumerate(start.parts))[len(start.finished) :]:
             prepare = partial(inputs.prepare, family, pipeline, part.input, seed)
+            self._delivery.describe(part.input, seed)
             call, result = await self._generate(handle, prepare, snapshot, number)
             snapshot = None  # it belongs to the first part only
             # A view keeps the weights in memory, and delivery takes a while.

@@ -6,17 +6,20 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deployments.engine.media.input import InputKind, read_input
 from deployments.engine.media.scratch import Scratch
 from deployments.engine.threads import Threads
 from deployments.families.base import Family, GenerationCall, GenerationResult, Product
+from deployments.families.image_io import seed_of
 from deployments.families.options import input_files, prepared_call
 from deployments.families.video_recorder import VideoRecorder
 from deployments.replica.resources import ReplicaResources
 from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.file_metadata import FileMetadata
 from serve_app.domain.lease import Lease
 from serve_app.domain.progress import Progress, Stage
 
@@ -88,6 +91,28 @@ class ArtifactDelivery:
         self._on_progress = on_progress
         self._recording: VideoRecorder | None = None
         self._uploaded: list[UploadTicket] = []
+
+    def describe(self, given: Mapping[str, Any], seed: int) -> None:
+        """Describe the next generation in its files, if the lease says so.
+
+        ``given``: its input. ``seed``: for an input without one. Without the request's id, equal
+        deterministic requests make equal files.
+        """
+        lease = self._lease
+        if not lease.describe_files:
+            return
+        weights = lease.endpoint.weights
+        # Of a directory only the name: where this node has its weights is nobody's business.
+        source = weights.source if weights.revision else Path(weights.source).name
+        revision = f"@{weights.revision}" if weights.revision else ""
+        self.scratch.description = FileMetadata.of_input(
+            given,
+            endpoint=lease.endpoint.id,
+            model="" if weights.demo else f"{source}{revision}",
+            seed=seed_of(given, seed),
+            request_id="" if lease.alone else lease.request_id,
+            demo=bool(weights.demo),
+        ).text()
 
     async def deliver(
         self,

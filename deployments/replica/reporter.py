@@ -67,7 +67,10 @@ class Reporter:
     async def last(self) -> None:
         """Report immediately, and ask for upload tickets for all work that would be lost."""
         await self._report(
-            list(self._attempts.values()), self._snapshotter.wants_tickets_at_shutdown()
+            list(self._attempts.values()),
+            self._snapshotter.wants_tickets_at_shutdown(),
+            # With the whole of Darkroom the ingress stops too, perhaps before this replica.
+            level=logging.DEBUG,
         )
 
     async def aclose(self) -> None:
@@ -110,7 +113,12 @@ class Reporter:
     def _counts(self) -> Mapping[str, Any]:
         return self._resources().engine.counts()
 
-    async def _report(self, attempts: Sequence[Attempt], wants: tuple[LeaseKey, ...]) -> None:
+    async def _report(
+        self,
+        attempts: Sequence[Attempt],
+        wants: tuple[LeaseKey, ...],
+        level: int = logging.WARNING,
+    ) -> None:
         snapshots = self._snapshotter.unreported()
         report = self._make_report(attempts, snapshots, wants)
         # Confirming once is enough: if this report is lost, the next regular one renews.
@@ -120,7 +128,7 @@ class Reporter:
                 reply = await self._link.port.report(report)
         except Exception as error:
             # Generations continue: their leases live for a while without renewal.
-            log.warning("The ingress did not accept a report (%r).", error)
+            log.log(level, "The ingress did not accept a report (%r).", error)
             return
         self._next_in_s.update(dict.fromkeys(attempts, reply.next_in_s))
         self._snapshotter.mark_reported(snapshots)
@@ -159,8 +167,9 @@ class Reporter:
 async def announce(
     link: IngressLink, stage: ReplicaStage, slots: int, loading: tuple[Loading, ...] = ()
 ) -> Work | None:
-    """Announce the replica's stage, and return the reply. Errors are only logged: lease polls carry
-    the same information, and a silent replica expires. Then the reply is empty."""
+    """Announce the replica's stage, and return the reply. Errors are only logged, at debug level:
+    lease polls carry the same information, and a silent replica expires. Then the reply is empty.
+    While everything starts, the ingress often cannot answer yet."""
     presence = Presence(
         link.identity.replica_id,
         link.identity.actor_id,
@@ -175,7 +184,7 @@ async def announce(
         async with asyncio.timeout(min(2.0, link.calls.call_timeout_s)):
             return await link.port.announce(presence)
     except Exception as error:
-        log.info("Could not notify the ingress: this replica is %s (%r).", stage.value, error)
+        log.debug("Could not notify the ingress: this replica is %s (%r).", stage.value, error)
         return Work()
 
 

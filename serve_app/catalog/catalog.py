@@ -62,12 +62,15 @@ class Catalog:
         return self._entries.get(endpoint_id)
 
     def listed(self, endpoint_id: str) -> CatalogEntry:
-        """A listed entry, served or not. ``EndpointNotFound`` names the most similar ids."""
+        """A listed entry, served or not. ``EndpointNotFound`` names ids of the same kind."""
         entry = self._entries.get(endpoint_id)
         if entry is None:
-            raise EndpointNotFound(
-                suggestions.sentence(endpoint_id, list(self._entries), self._fal_ids)
-            )
+            served = {
+                each.endpoint.id: each.endpoint.category
+                for each in self._entries.values()
+                if not each.missing
+            }
+            raise EndpointNotFound(suggestions.sentence(endpoint_id, served, self._fal_ids))
         return entry
 
     def get(self, endpoint_id: str) -> CatalogEntry:

@@ -47,8 +47,12 @@ BUILT_IN_FAMILIES = frozenset({"audio", "flux", "flux2", "generic", "sdxl", "vid
 
 
 def mistakes_of(model: type[BaseModel], error: ValidationError) -> Iterator[tuple[Place, str]]:
-    """Place and sentence of each mistake that ``model`` has found."""
-    for each in error.errors(include_url=False):
+    """Place and sentence of each mistake that ``model`` has found.
+
+    Unknown keys first: `famly` is the reason that `family` is missing.
+    """
+    found = error.errors(include_url=False)
+    for each in sorted(found, key=lambda each: each["type"] != UNKNOWN_KEY):
         place = each["loc"]
         if each["type"] == UNKNOWN_KEY:
             yield place, unknown_key(str(place[-1]), _keys_at(model, place[:-1]))

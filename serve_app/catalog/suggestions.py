@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 FAL_ENDPOINTS = Path(__file__).with_name("fal_endpoints.txt")
@@ -18,6 +18,50 @@ HOW_TO_ADD = (
     "docs/how-to/add-a-model.md says how."
 )
 MAX_SHOWN = 200  # characters of an id
+MAX_NAMED = 12  # ids in a list
+SIMILAR = 0.75
+"""Least similarity of an id that may be a typing mistake. Below it, kinds say more than letters."""
+
+IMAGE, EDIT, VIDEO, FROM_IMAGE, AUDIO = (
+    "text-to-image",
+    "image-to-image",
+    "text-to-video",
+    "image-to-video",
+    "text-to-audio",
+)
+WORDS: Sequence[tuple[str, Sequence[str]]] = (
+    (FROM_IMAGE, ("image-to-video", "i2v", "start-end", "first-last-frame", "animate")),
+    (
+        VIDEO,
+        (
+            *("video", "t2v", "kling", "veo", "sora", "hailuo", "pika", "luma", "dream-machine"),
+            *("wan", "ltx", "mochi", "cogvideo", "vidu", "pixverse", "runway", "seedance"),
+        ),
+    ),
+    (
+        AUDIO,
+        (
+            *("audio", "music", "sound", "speech", "tts", "elevenlabs", "kokoro", "lyria"),
+            *("ace-step", "voice", "mmaudio"),
+        ),
+    ),
+    (
+        EDIT,
+        (
+            *("image-to-image", "img2img", "edit", "inpaint", "outpaint", "fill", "redux"),
+            *("kontext", "upscale", "esrgan", "ccsr", "remix", "rembg", "background"),
+        ),
+    ),
+    (
+        IMAGE,
+        (
+            *("image", "flux", "sdxl", "diffusion", "lightning", "recraft", "ideogram", "sana"),
+            *("nano-banana", "seedream", "hidream", "playground", "kolors", "pixart", "lora"),
+            *("photon", "bria", "omnigen", "lcm", "aura"),
+        ),
+    ),
+)
+"""Category and words of ids that belong to it. The first one with a word that occurs applies."""
 
 
 def read_fal_ids() -> frozenset[str]:
@@ -25,8 +69,12 @@ def read_fal_ids() -> frozenset[str]:
     return frozenset(FAL_ENDPOINTS.read_text(encoding="utf-8").split())
 
 
-def sentence(endpoint_id: str, here: Sequence[str], fal_ids: Container[str]) -> str:
-    """Message for an unknown endpoint: the reason, the most similar ids of ``here``, what to do."""
+def sentence(endpoint_id: str, served: Mapping[str, str], fal_ids: Container[str]) -> str:
+    """Message for an unknown endpoint: the reason, ids that are served, and what to do.
+
+    ``served``: ids of served endpoints, with their categories. Suggested are ids of the same kind,
+    the most similar ones first.
+    """
     shown = endpoint_id[:MAX_SHOWN]
     if shown.partition("/")[0] in WORKFLOWS:
         return (
@@ -38,17 +86,51 @@ def sentence(endpoint_id: str, here: Sequence[str], fal_ids: Container[str]) -> 
             f"`{shown}` trains a model, and Darkroom trains none: it serves models. Train "
             "elsewhere, and serve the weights with `darkroom models add`."
         )
-    near = difflib.get_close_matches(shown, here, n=3, cutoff=0.5)
     if shown in fal_ids:
-        nearest = f"Nearest here: {', '.join(near)}." if near else _all(here)
         return (
-            f"`{shown}` is an endpoint of fal's that this installation does not have. {nearest} "
-            f"{HOW_TO_ADD}"
+            f"`{shown}` is an endpoint of fal's that this installation does not have. "
+            f"{_of_kind(shown, served)} {HOW_TO_ADD}"
         )
+    near = [each for each in _sorted(shown, served) if _similarity(shown, each) >= SIMILAR][:3]
     if near:
         return f"There is no endpoint `{shown}`. Did you mean {', '.join(near)}?"
-    return f"There is no endpoint `{shown}`. {_all(here)}"
+    return f"There is no endpoint `{shown}`. {_of_kind(shown, served)}"
 
 
-def _all(here: Sequence[str]) -> str:
-    return f"This installation serves {', '.join(sorted(here)) or 'none'}."
+def category_of(endpoint_id: str) -> str | None:
+    """Category that the words of an id suggest; None if they suggest none."""
+    words = re.split(r"[/_.-]", endpoint_id.lower())
+    text = f"-{'-'.join(words)}"
+    for category, names in WORDS:
+        # A word may continue: `wan25`, `cogvideox`, `flux1`.
+        if any(f"-{name}" in text for name in names):
+            return category
+    return None
+
+
+def _of_kind(shown: str, served: Mapping[str, str]) -> str:
+    category = category_of(shown)
+    if category is None:
+        return _all(served)
+    same = [each for each, kind in served.items() if kind == category]
+    if not same:
+        return f"Nothing for {category} is served here."
+    return f"For {category}, this installation serves {', '.join(_sorted(shown, same)[:3])}."
+
+
+def _sorted(shown: str, ids: Iterable[str]) -> list[str]:
+    """Ids, the most similar one first."""
+    return sorted(ids, key=lambda each: (-_similarity(shown, each), each))
+
+
+def _similarity(shown: str, endpoint_id: str) -> float:
+    """Similarity, 1 for the same id. A part of an id is similar to it: `flux`, `wan/v2.2`."""
+    if f"/{shown}/" in f"/{endpoint_id}/":
+        return max(SIMILAR, len(shown) / len(endpoint_id))
+    return difflib.SequenceMatcher(None, endpoint_id, shown).ratio()
+
+
+def _all(served: Iterable[str]) -> str:
+    ids = sorted(served)
+    more = f" and {len(ids) - MAX_NAMED} more" if len(ids) > MAX_NAMED else ""
+    return f"This installation serves {', '.join(ids[:MAX_NAMED]) or 'none'}{more}."

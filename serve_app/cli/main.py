@@ -12,7 +12,7 @@ from serve_app.cli.commands import (
     backup,
     completion,
     environment,
-    generate,
+    inspect_file,
     keys,
     login,
     operations,
@@ -20,7 +20,6 @@ from serve_app.cli.commands import (
     serve_config,
     webhooks,
 )
-from serve_app.cli.commands.generate_options import FROM_PROMPT, GenerateOptions
 from serve_app.cli.commands.models import models_group
 from serve_app.cli.commands.top import top_command
 from serve_app.cli.commands.tune import tune_command
@@ -28,6 +27,8 @@ from serve_app.cli.commands.warm import warm_command
 from serve_app.cli.connection import options
 from serve_app.cli.connection.installation import Installation
 from serve_app.cli.connection.server import Server, here
+from serve_app.cli.generation import command as generation
+from serve_app.cli.generation.options import FROM_PROMPT, GenerateOptions
 from serve_app.cli.migration.command import migrate_group
 from serve_app.cli.serve import ports
 from serve_app.domain.errors import DarkroomError
@@ -38,7 +39,8 @@ from serve_app.telemetry.version import PACKAGE
 class _ErrorReportingGroup(click.Group):
     """Click group that prints Darkroom's own errors as one sentence and exits with status 1.
 
-    Any other exception is a bug and keeps its traceback.
+    Ctrl-C exits with status 130, as shells report it. Any other exception is a bug and keeps its
+    traceback.
     """
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -47,6 +49,9 @@ class _ErrorReportingGroup(click.Group):
         except DarkroomError as error:
             click.echo(f"darkroom: {error.message}", err=True)
             sys.exit(1)
+        except KeyboardInterrupt:
+            click.echo("\nStopped.", err=True)
+            sys.exit(generation.INTERRUPTED)
 
 
 @click.group(cls=_ErrorReportingGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -79,6 +84,12 @@ def main() -> None:
 @click.option(
     "--sample", is_flag=True, help="Generate one sample image after the start and print its path."
 )
+@click.option(
+    "--link/--no-link",
+    default=None,
+    help="Print a link that opens the page signed in; if other machines can reach it, also as a QR "
+    "code. Default: on a terminal only, because the link has the key.",
+)
 def serve_command(
     data_dir: Path | None,
     config_path: Path | None,
@@ -89,6 +100,7 @@ def serve_command(
     *,
     demo: bool,
     sample: bool,
+    link: bool | None,
 ) -> None:
     """Start Darkroom on this machine and serve until Ctrl-C."""
     # Ray reads its flags when it is imported, so no code before this point may import it.
@@ -98,6 +110,7 @@ def serve_command(
         print_welcome,
     )
     from serve_app.cli.serve.server import ServeCommand  # noqa: PLC0415
+    from serve_app.cli.serve.sign_in_link import link_lines, network_origin  # noqa: PLC0415
     from serve_app.settings.config_file import ConfigFile, read  # noqa: PLC0415
 
     refuse_unknown()
@@ -117,6 +130,10 @@ def serve_command(
         print_line, demo = server.console.print_line, config.models.serves_demo
         print_missing_weights(config, print_line)
         print_not_tuned(config, print_line)
+        if server.console.is_terminal if link is None else link:
+            network = network_origin(host, port, config.server.public_url)
+            for line in link_lines(server.url, network, installation.key()):
+                print_line(line)
         print_welcome(installation, server.url, print_line, sample=sample, demo=demo)
 
     server.run(settings, after_start=after_start)
@@ -170,12 +187,22 @@ def env_command(server: Server, mode: str, shell: str, *, as_json: bool) -> None
         click.echo(environment.as_json(server, mode))
     else:
         click.echo(environment.lines(server, mode, shell))
+    if note := environment.node_note(environment.installed_node(), mode):
+        click.echo(note, err=True)
 
 
 @main.command("generate")
 @options.server
 @click.argument("prompt")
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), default="out.png")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    default=None,
+    help="File to write; - is standard output. Default: out.png, out.mp4 or out.wav, by the "
+    "endpoint. If it exists, the new one gets a number.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace --output if it exists.")
 @click.option(
     "-m",
     "--model",
@@ -205,16 +232,26 @@ def env_command(server: Server, mode: str, shell: str, *, as_json: bool) -> None
 @options.as_json
 def generate_command(
     server: Server,
-    output: Path,
+    output: Path | None,
     preview: Path | None,
     *,
+    overwrite: bool,
     as_json: bool,
     show: bool,
     **wish: Any,
 ) -> None:
-    """Generate an image, a video or audio from PROMPT. The suffix of --output selects which."""
+    """Generate an image, a video or audio from PROMPT, or from standard input if it is -.
+
+    The model, or else the suffix of --output, selects which. Ctrl-C cancels the request.
+    """
     asked = GenerateOptions(**wish)
-    generate.run(server, asked, output, preview=preview, as_json=as_json, show=show)
+    generation.run(
+        *(server, asked, output),
+        preview=preview,
+        overwrite=overwrite,
+        as_json=as_json,
+        show=show,
+    )
 
 
 @main.command("logs")
@@ -254,6 +291,7 @@ main.add_command(login.contexts_group)
 main.add_command(backup.backup_command)
 main.add_command(backup.restore_command)
 main.add_command(backup.fsck_command)
+main.add_command(inspect_file.inspect_command)
 main.add_command(models_group)
 main.add_command(tune_command)
 main.add_command(top_command)

@@ -124,6 +124,7 @@ class Lease:
     files_url: str = ""  # origin from which replicas read our own ``/files/…``
     nonce: int = 0  # see ``LeaseKey``
     tenant: str = ""  # owner of the request
+    describe_files: bool = False  # write prompt, seed and settings into its files
     trace: str = ""  # context of the trace that the attempt is recorded in; empty: it is not
 
     @property

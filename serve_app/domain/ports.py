@@ -87,6 +87,11 @@ class LeaseTerms(Protocol):
         """Value of ``Lease.files_url``."""
         ...
 
+    @property
+    def describe_files(self) -> bool:
+        """True if files have the prompt, seed and settings of requests that are kept."""
+        ...
+
     def endpoint(self, endpoint_id: str) -> Endpoint | None:
         """Current specification. None if the catalogue does not have the endpoint."""
         ...

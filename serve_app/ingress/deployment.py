@@ -311,6 +311,7 @@ class Ingress:
                 storage,
                 config.limits.max_artifact_bytes,
                 files_url=self._internal_url,
+                describe_files=config.models.describe_files,
                 names_secret=await shared_secret(database, "file_names"),
                 refresh=self._catalog.refresh,
             ),

@@ -241,6 +241,7 @@ class LongPoll:
             if request.snapshot is None
             else self._terms.snapshot_url(request.snapshot.key),
             files_url=self._terms.files_url,
+            describe_files=self._terms.describe_files and request.forgetting is None,
             trace="" if self.tracing is None else self.tracing.lease_trace(request),
         )
 

@@ -87,6 +87,11 @@ class ServerSettings(SettingsGroup):
         description="Addresses and networks of proxies whose X-Forwarded-Proto and "
         "X-Forwarded-For are believed.",
     )
+    public_descriptions: bool = Field(
+        default=True,
+        description="Whoever reaches Darkroom reads `/llms.txt` and the texts of served endpoints "
+        "of the built-in catalogue without a key. Other endpoints always need one.",
+    )
     internal_url: str | None = Field(
         default=None, description="Origin at which replicas reach the ingress for uploads."
     )
@@ -178,6 +183,11 @@ class ModelSettings(SettingsGroup):
     previews: bool = Field(
         default=True,
         description="Preview images of running requests, computed only while a client reads them.",
+    )
+    describe_files: bool = Field(
+        default=True,
+        description="Write prompt, endpoint, model, seed, settings and request id into generated "
+        "files. Never done for requests with `X-Fal-Store-IO: 0`.",
     )
 
     @field_validator("pools")

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-import pytest
+import re
+from pathlib import Path
 
-from serve_app.catalog.catalog import Catalog
-from serve_app.catalog.suggestions import read_fal_ids
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve_app.catalog import suggestions
+from serve_app.catalog.catalog import Catalog, load
+from serve_app.catalog.suggestions import MAX_NAMED, WORDS, read_fal_ids
 from serve_app.domain.errors import EndpointNotFound
+
+DEMO = Path(__file__).parents[2] / "deployments" / "demo"
+KINDS = [category for category, _ in WORDS]
 
 
 def said(catalog: Catalog, endpoint_id: str) -> str:
@@ -20,17 +29,69 @@ def test_a_slip_of_the_pen_gets_the_nearest_id(catalog: Catalog) -> None:
     assert "Did you mean fal-ai/fast-sdxl" in said(catalog, "fal-ai/fast-sdlx")
 
 
-def test_what_is_like_nothing_gets_the_list(catalog: Catalog) -> None:
-    assert "serves darkroom/qwen-image-lightning, fal-ai/ace-step, fal-ai/esrgan" in said(
-        catalog, "zzz"
+def test_a_part_of_an_id_gets_the_ids_that_have_it(catalog: Catalog) -> None:
+    assert "Did you mean fal-ai/flux/dev, fal-ai/flux/dev/image-to-image, fal-ai/flux/schnell" in (
+        said(catalog, "flux")
     )
+
+
+def test_what_is_like_nothing_gets_a_short_list(catalog: Catalog) -> None:
+    message = said(catalog, "zzz")
+    assert "serves darkroom/qwen-image-lightning, fal-ai/ace-step, " in message
+    assert message.count(",") == MAX_NAMED - 1
+    assert message.endswith(" more.")
 
 
 def test_an_endpoint_of_fals_is_named_as_such_with_the_way_to_add_it(catalog: Catalog) -> None:
     message = said(catalog, "fal-ai/flux-pro/v1.1")
     assert "an endpoint of fal's that this installation does not have" in message
-    assert "Nearest here: fal-ai/flux" in message
+    assert "For text-to-image, this installation serves fal-ai/flux" in message
     assert "darkroom models add" in message
+
+
+@pytest.mark.parametrize(
+    ("endpoint_id", "category"),
+    [
+        ("fal-ai/nano-banana", "text-to-image"),
+        ("fal-ai/nano-banana/edit", "image-to-image"),
+        ("fal-ai/recraft-v3", "text-to-image"),
+        ("fal-ai/kling-video/v2/master/image-to-video", "image-to-video"),
+        ("fal-ai/veo3", "text-to-video"),
+        ("fal-ai/elevenlabs/tts/turbo-v2.5", "text-to-audio"),
+    ],
+)
+def test_the_suggestions_are_of_the_same_kind(
+    catalog: Catalog, endpoint_id: str, category: str
+) -> None:
+    message = said(catalog, endpoint_id)
+    found = re.search(rf"For {category}, this installation serves (.+?)\.( |$)", message)
+    assert found is not None
+    for each in found[1].split(", "):
+        assert catalog.get(each).endpoint.category == category
+
+
+def test_what_is_not_served_is_not_suggested() -> None:
+    catalog = load(None, demo=True, demo_dir=DEMO)
+    unserved = [each.endpoint.id for each in catalog if each.missing]
+    assert unserved
+    for asked in (
+        "fal-ai/nope",
+        "fal-ai/wan-t2w",
+        "zzz",
+        "fal-ai/kling-video/v2/master/text-to-video",
+    ):
+        words = re.split(r"[\s,.?]+", said(catalog, asked).replace("v2.2", "v2_2"))
+        assert not {each.replace("v2_2", "v2.2") for each in words} & set(unserved)
+
+
+def test_a_kind_that_nothing_serves_is_said() -> None:
+    message = suggestions.sentence("fal-ai/veo3", {"a/b": "text-to-image"}, ())
+    assert message.endswith("Nothing for text-to-video is served here.")
+
+
+@given(st.text(max_size=300), st.dictionaries(st.text(min_size=1), st.sampled_from(KINDS)))
+def test_every_id_gets_a_sentence(endpoint_id: str, served: dict[str, str]) -> None:
+    assert suggestions.sentence(endpoint_id, served, ()).endswith((".", "?"))
 
 
 @pytest.mark.parametrize("endpoint_id", ["workflows/me/portrait", "comfy/me/portrait"])

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +10,19 @@ import pytest
 from click.testing import CliRunner, Result
 
 from serve_app.cli.commands import requests
-from serve_app.cli.commands.generate_options import (
-    GenerateOptions,
+from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.installation import Installation
+from serve_app.cli.generation.endpoint_input import look_up
+from serve_app.cli.generation.files import (
     MediaKind,
     decode_data_uri,
-    format_field,
     format_of,
     kind_of,
     output_paths,
     outputs,
 )
-from serve_app.cli.connection.client import Client
-from serve_app.cli.connection.installation import Installation
+from serve_app.cli.generation.options import GenerateOptions
+from serve_app.cli.generation.viewer import NO_VIEWER, open_in_viewer
 from serve_app.cli.main import main
 from serve_app.domain.errors import DarkroomError, InvalidInput
 from tests.wire.served import Address, served
@@ -152,7 +153,7 @@ def test_files_of_another_type_than_the_first_get_their_own_extension() -> None:
 @pytest.mark.parametrize("model", ["fal-ai/flux/schnell", "test/probe", "nobody/nothing"])
 def test_the_field_for_the_format_is_looked_up(data_dir: Path, model: str) -> None:
     with Client(Installation(data_dir)) as client:
-        assert format_field(client, model) == "output_format"
+        assert look_up(client, model).format_field == "output_format"
 
 
 def test_an_image_that_is_none_or_is_not_there_is_named(tmp_path: Path) -> None:
@@ -186,9 +187,12 @@ def test_open_opens_what_was_made_and_prints_where_it_is(
 ) -> None:
     made = probe(darkroom, tmp_path / "out.png")
     opened: list[str] = []
-    requests.open_files(
-        Installation(data_dir), last_request(darkroom), launch=lambda url: opened.append(url) or 0
-    )
+
+    def launch(urls: Sequence[str]) -> bool:
+        opened.extend(urls)
+        return True
+
+    requests.open_files(Installation(data_dir), last_request(darkroom), launch=launch)
     assert len(opened) == len(made["saved"]) == 2
     assert capsys.readouterr().out.splitlines() == opened
 
@@ -198,10 +202,66 @@ def test_open_prints_the_same_as_json(
 ) -> None:
     probe(darkroom, tmp_path / "out.png")
     installation, request_id = Installation(data_dir), last_request(darkroom)
-    requests.open_files(installation, request_id, launch=lambda _: 0)
+    requests.open_files(installation, request_id, launch=lambda _: True)
     urls = capsys.readouterr().out.splitlines()
-    requests.open_files(installation, request_id, launch=lambda _: 0, as_json=True)
+    requests.open_files(installation, request_id, launch=lambda _: True, as_json=True)
     assert json.loads(capsys.readouterr().out) == {"request_id": request_id, "urls": urls}
+
+
+@pytest.mark.parametrize("viewer", ["exit 3", None], ids=["it cannot start", "there is none"])
+def test_open_prints_the_addresses_only_and_fails_without_a_viewer(
+    darkroom: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, viewer: str | None
+) -> None:
+    probe(darkroom, tmp_path / "out.png")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    if viewer is not None:
+        (programs / "xdg-open").write_text(f"#!/bin/sh\necho no method >&2\n{viewer}\n")
+        (programs / "xdg-open").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}")
+    ran = darkroom("open", last_request(darkroom), fails=True)
+    assert all(each.startswith("http://") for each in ran.stdout.splitlines())
+    assert ran.stderr == f"darkroom: {NO_VIEWER} The URLs above work in any browser.\n"
+
+
+def test_open_starts_the_viewer_with_each_address(tmp_path: Path) -> None:
+    program = tmp_path / "viewer"
+    program.write_text(f'#!/bin/sh\necho "$1" >> {tmp_path}/opened\n')
+    program.chmod(0o755)
+    assert open_in_viewer(["http://a", "http://b"], [str(tmp_path / "gone"), str(program)])
+    assert (tmp_path / "opened").read_text().split() == ["http://a", "http://b"]
+
+
+def test_a_list_of_requests_shows_their_prompts_in_one_line_each(
+    darkroom: Any, data_dir: Path
+) -> None:
+    made = _submit(Installation(data_dir), {"prompt": f"a red\ncircle\x1b[2J {'very ' * 40}large"})
+    line = next(
+        each for each in darkroom("requests", "list").stdout.splitlines() if each.startswith(made)
+    )
+    assert "test/probe  a red circle\N{REPLACEMENT CHARACTER}[2J very" in line
+    assert line.endswith("…")
+    assert (
+        "There are no such requests." in darkroom("requests", "list", "--state", "expired").stderr
+    )
+
+
+def test_a_request_is_shown_for_people(darkroom: Any, tmp_path: Path) -> None:
+    probe(darkroom, tmp_path / "out.png", "--field", "echo=[1, 2]")
+    request_id = last_request(darkroom)
+    lines = darkroom("requests", "show", request_id).stdout.splitlines()
+    assert lines[0] == f"{request_id}  succeeded"
+    facts = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines[1:] if line[:2] == "  "}
+    assert facts["endpoint"] == "test/probe"
+    assert facts["ended"].endswith("after 0.2 s of work")
+    assert (facts["prompt"], facts["echo"]) == ("hello", "[1, 2]")
+    assert lines[-1] == f"`darkroom open {request_id}` opens its files."
+    failed = darkroom(
+        "generate", "x", "-m", "test/probe", "--field", "fail=pipeline_failed", fails=True
+    )
+    assert "It went wrong." in failed.stderr
+    shown = darkroom("requests", "show", last_request(darkroom)).stdout
+    assert "  error      It went wrong. (pipeline_failed)" in shown
 
 
 def test_open_says_why_there_is_nothing_to_open(data_dir: Path) -> None:

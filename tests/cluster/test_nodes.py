@@ -11,7 +11,7 @@ import psutil
 import psycopg
 import pytest
 
-from serve_app.cli.commands.generate_options import outputs
+from serve_app.cli.generation.files import outputs
 from tests.cluster.darkroom import MODELS, eventually
 from tests.cluster.nodes import KEY, client_at, in_bucket, several_nodes, with_stores
 from tests.queue.database import conninfo, server

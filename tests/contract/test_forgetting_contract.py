@@ -33,6 +33,7 @@ async def test_the_input_is_there_for_the_replica_and_gone_after_the_end(queue: 
     assert stored.forgetting is Redacted.INPUT
     granted = await lease(queue)
     assert granted.input == INPUT
+    assert not granted.describe_files, "or its prompt would be in its files"
     await queue.finish(done(granted.held, image(request.id)))
     found = await forgot(queue, request.id, Redacted.OUTCOME)
     assert found.input == {"sync_mode": True}

@@ -142,6 +142,7 @@ async def test_a_lease_carries_all_that_running_it_takes(queue: Queue) -> None:
     assert granted.endpoint.id == request.endpoint
     assert granted.upload_tickets[0].key.startswith(f"{request.id}/1/")
     assert granted.files_url == "memory://files"
+    assert granted.describe_files
     running = await queue.get(TENANT, request.id)
     assert (running.state, running.attempt, running.replica_id) == (State.RUNNING, 1, "r1")
     assert running.started_at is not None

@@ -218,6 +218,7 @@ class FakeQueue(ClientSide):
             alone=request.alone,
             snapshot_url=None if snapshot is None else self._terms.snapshot_url(snapshot.key),
             files_url=self._terms.files_url,
+            describe_files=self._terms.describe_files and request.forgetting is None,
             trace=request.trace,
         )
 

@@ -16,6 +16,7 @@ class FakeTerms:
     known after the next ``refresh``. Those in ``least_bytes`` need a device of that size."""
 
     files_url = "memory://files"
+    describe_files = True
 
     def __init__(self) -> None:
         self.gone: set[str] = set()

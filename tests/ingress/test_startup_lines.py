@@ -11,4 +11,4 @@ def test_the_start_distinguishes_demos_from_others_and_says_where_the_reasons_ar
     assert real == "Serving test/probe, test/deep/path/probe."
     assert demo.startswith("Serving fal-ai/flux/schnell")
     assert "by Darkroom's own demo model, not the real ones." in demo
-    assert missing == "Not serving test/unserved: run `darkroom models` to see why."
+    assert missing == "Not serving test/unserved: run `darkroom models --all` to see why."

@@ -19,6 +19,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_types import AudioContent, CallToolResult, ImageContent, ResourceLink, TextContent
 
 from serve_app.ingress.mcp.content import MAX_INLINE_BYTES
+from serve_app.telemetry.version import package_version
 from tests.ingress.house import OTHERS
 from tests.wire.served import Address, served
 
@@ -74,6 +75,27 @@ async def test_the_tools_are_listed_with_their_schemas(address: Address, mode: s
         jsonschema.Draft202012Validator.check_schema(tool.input_schema)
         assert tool.description
     assert tools["generate"].input_schema["required"] == ["model", "input"]
+
+
+async def test_the_handshake_says_the_version_of_the_server(address: Address) -> None:
+    async with connected(address, "legacy") as client:  # the present revision has no handshake
+        assert client.server_info is not None
+        assert client.server_info.version == package_version()
+
+
+async def test_wrong_arguments_are_told_with_those_that_there_are(
+    address: Address, mode: str
+) -> None:
+    async with connected(address, mode) as client:
+        wrong = {"modle": IMAGES, "prompt": "x", "wait_s": 1000}
+        result = await client.call_tool("generate", wrong)
+    assert result.is_error
+    said = text(result)
+    assert "`model` is missing; `input` is missing" in said
+    assert "there is no `modle` (did you mean `model`?)" in said
+    assert "there is no `prompt`" in said
+    assert "`wait_s`: Input should be less than or equal to 600" in said
+    assert "It takes `model` (required), `input` (required), `wait_s`." in said
 
 
 async def test_a_null_character_in_an_input_is_reported_with_its_field(
@@ -227,7 +249,7 @@ async def ended_state(address: Address, echo: str) -> str:
 @pytest.mark.parametrize(
     ("tool", "arguments", "words"),
     [
-        ("generate", {"model": FLUX}, "input: Field required"),
+        ("generate", {"model": FLUX}, "`input` is missing"),
         ("generate", {"model": FLUX, "input": {}}, "prompt: Field required"),
         ("generate", {"model": FLUX, "input": {"prompt": "x", "num_images": 9}}, "num_images"),
         ("generate", {"model": "fal-ai/flux/schnel", "input": {}}, "Did you mean"),
@@ -236,7 +258,7 @@ async def ended_state(address: Address, echo: str) -> str:
         ("generate", {"model": FLUX, "input": {"prompt": "x"}, "seed": 1}, "seed"),
         ("describe_model", {"model": "nobody/nothing"}, "nobody/nothing"),
         ("wait", {"request_id": "nothing"}, "There is no request nothing"),
-        ("cancel", {}, "request_id: Field required"),
+        ("cancel", {}, "`request_id` is missing"),
         (
             "generate",
             {"model": IMAGES, "input": {"fail": "pipeline_failed", "message": "Boom."}},

@@ -15,11 +15,16 @@ from replicate.exceptions import ModelError, ReplicateError
 from replicate.prediction import Prediction
 
 from serve_app.ingress.replicate import files
+from serve_app.ingress.replicate import prediction as rendered
 from tests.ingress.house import OTHERS
 from tests.wire.served import Address, served
 
 pytestmark = pytest.mark.wire
 
+PIXEL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGA"
+    "WjR9awAAAABJRU5ErkJggg=="
+)
 IMAGES, SDXL, FLUX = "test/images", "fal-ai/fast-sdxl", "fal-ai/flux-schnell"
 VERSION = OTHERS.listed(IMAGES).endpoint.digest
 
@@ -48,7 +53,8 @@ def read(client: replicate.Client, url: str) -> bytes:
 def test_run_by_name_and_by_version(client: replicate.Client) -> None:
     made = client.run(IMAGES, {"prompt": "x", "num_images": 2})
     assert isinstance(made, list)
-    assert [read(client, url) for url in made] == [b"image"] * 2
+    assert [each.read() for each in made] == [b"image"] * 2, "as in Replicate's own examples"
+    assert all(each.url.startswith("data:image/png;base64,") for each in made)
     again = client.run(f"{IMAGES}:{VERSION}", {"prompt": "x"})
     assert isinstance(again, list)
     assert len(again) == 1
@@ -57,6 +63,54 @@ def test_run_by_name_and_by_version(client: replicate.Client) -> None:
 def test_an_endpoint_with_a_longer_id_and_an_alias(client: replicate.Client) -> None:
     for name in (FLUX, "black-forest-labs/flux-schnell"):
         assert len([*client.run(name, {"prompt": "x", "num_images": 3})]) == 3
+
+
+def test_other_programs_and_lists_get_urls_and_large_files_are_not_inside(
+    client: replicate.Client, address: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = client.predictions.create(version=VERSION, input={"prompt": "x"}, wait=True)
+    assert made.output is not None
+    assert made.output[0].startswith("data:")
+    key = {"Authorization": f"Bearer {address.key}"}
+    plain = httpx.get(f"{address.url}/replicate/v1/predictions/{made.id}", headers=key)
+    assert read(client, plain.json()["output"][0]) == b"image"
+    assert client.predictions.list()[0].output == plain.json()["output"]
+    monkeypatch.setattr(rendered, "MAX_INSIDE_BYTES", 4)
+    assert client.predictions.get(made.id).output == plain.json()["output"]
+
+
+def test_inputs_have_replicates_names(client: replicate.Client) -> None:
+    given = {"prompt": "x", "num_outputs": 3, "aspect_ratio": "16:9", "output_format": "jpg"}
+    made = client.run(FLUX, {**given, "go_fast": True, "disable_safety_checker": True})
+    assert len([*made]) == 3
+    stored = client.predictions.list()[0].input or {}
+    assert stored["image_size"] == {"width": 1360, "height": 768}
+    assert (stored["output_format"], stored["enable_safety_checker"]) == ("jpeg", False)
+
+
+def test_an_image_goes_to_the_endpoint_that_takes_one(client: replicate.Client) -> None:
+    client.run(SDXL, {"prompt": "x", "image": PIXEL, "prompt_strength": 0.5, "guidance_scale": 3})
+    newest = client.predictions.list()[0]
+    assert newest.model == "fal-ai/fast-sdxl-image-to-image"
+    assert (newest.input or {})["strength"] == 0.5
+    client.run(SDXL, {"prompt": "x", "image": PIXEL, "mask": PIXEL, "width": 512, "height": 512})
+    assert client.predictions.list()[0].model == "fal-ai/fast-sdxl-inpainting"
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"fps": 8}, "fps"),
+        ({"aspect_ratio": "wide"}, "aspect_ratio"),
+        ({"aspect_ratio": "99:1"}, "aspect_ratio"),
+        ({"num_outputs": 99}, "num_images"),
+    ],
+)
+def test_what_is_not_possible_is_refused_and_not_ignored(
+    client: replicate.Client, given: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(ReplicateError, match=field):
+        client.run(FLUX, {"prompt": "x", **given})
 
 
 def test_files_inside_the_answer_are_read_by_the_client(client: replicate.Client) -> None:

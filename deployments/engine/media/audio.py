@@ -85,8 +85,9 @@ def write_audio(
     rate: int,
     media_type: str,
     on_part: Callable[[int], None] = lambda _: None,
+    comment: str = "",
 ) -> None:
-    """Write ``samples`` to a file. ``rate``: samples a second.
+    """Write ``samples`` to a file. ``rate``: samples a second. ``comment``: for the file's tags.
 
     ``on_part`` gets the number of samples written, second by second; an exception from it ends the
     writing. A rate that the media type does not support is changed to the next higher one, if there
@@ -101,6 +102,8 @@ def write_audio(
     # Without `bitexact`, Ogg gets a random number.
     settings = {"fflags": "bitexact"}
     with av.open(str(path), "w", format=kind.container, options=settings) as container:
+        if comment:
+            container.metadata["comment"] = comment
         stream = _audio_stream(container, kind, media_type, rate)
         stream.layout = layout
         if kind.bit_rate is not None:

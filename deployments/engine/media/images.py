@@ -16,8 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 from serve_app.domain.errors import InvalidInput, Unsupported
+
+SOFTWARE = "Darkroom"
+_SOFTWARE_TAG, _EXIF_IFD, _USER_COMMENT = 0x0131, 0x8769, 0x9286  # of EXIF 2.32
+_ASCII = b"ASCII\0\0\0"  # character code of a user comment
 
 _ENCODERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     # Above level 4, PNG takes several times as long for a few percent.
@@ -66,16 +71,34 @@ def stretch(image: Image.Image, width: int, height: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def encode(image: Image.Image, media_type: str) -> bytes:
-    """Encode an image without metadata. Raises ``Unsupported`` for an unknown media type."""
+def encode(image: Image.Image, media_type: str, comment: str = "") -> bytes:
+    """Encode an image. Raises ``Unsupported`` for an unknown media type.
+
+    ``comment``: ASCII text for the format's own field; empty: the file has no metadata.
+    """
     if media_type not in _ENCODERS:
         raise Unsupported(
             f"Images cannot be written as {media_type}. Ask for another output_format."
         )
     name, options = _ENCODERS[media_type]
     buffer = BytesIO()
-    image.save(buffer, name, **options)
+    image.save(buffer, name, **options, **_metadata(name, comment))
     return buffer.getvalue()
+
+
+def _metadata(name: str, comment: str) -> Mapping[str, Any]:
+    """Arguments of Pillow that write a comment: text chunks of PNG, else EXIF."""
+    if not comment:
+        return {}
+    if name == "PNG":
+        texts = PngInfo()
+        texts.add_text("Software", SOFTWARE)
+        texts.add_text("Comment", comment)
+        return {"pnginfo": texts}
+    exif = Image.Exif()
+    exif[_SOFTWARE_TAG] = SOFTWARE
+    exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = _ASCII + comment.encode("ascii")
+    return {"exif": exif.tobytes()}
 
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")

@@ -49,8 +49,11 @@ class VideoWriter:
     all frames are scaled to the form's size.
     """
 
-    def __init__(self, path: Path, form: VideoForm, audio_rate: int | None = None) -> None:
+    def __init__(
+        self, path: Path, form: VideoForm, audio_rate: int | None = None, comment: str = ""
+    ) -> None:
         """``audio_rate``: samples a second of the audio track; None for a video without audio.
+        ``comment``: for the file's tags.
 
         Raises ``Unsupported`` when the form's media type cannot be written or cannot have audio.
         """
@@ -66,6 +69,8 @@ class VideoWriter:
         self._container: OutputContainer = av.open(
             str(path), "w", format=kind.container, options=settings
         )
+        if comment:
+            self._container.metadata["comment"] = comment
         self._video = self._add_video()
         self._audio = self._add_audio(audio_rate)
         self._graph: Graph | None = None
@@ -293,7 +298,7 @@ class VideoFile:
         self.poster: Any = None  # PIL image in the form's size; None before the first frame
         self._form = form
         self._scratch = scratch
-        self._writer = VideoWriter(path, form, audio_rate)
+        self._writer = VideoWriter(path, form, audio_rate, scratch.description)
 
     def add(self, pixels: Pixels) -> None:
         self._scratch.check()

@@ -8,7 +8,12 @@ this: the proxy port answers for all of fal's host names and forwards none of th
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from serve_app.cli.connection.remote import Remote
@@ -22,11 +27,12 @@ SHELLS = ("sh", "fish", "powershell")
 
 NODE_OPTIONS = "NODE_OPTIONS"
 USE_PROXY = "--use-env-proxy"
-"""Flag that makes Node.js read ``HTTPS_PROXY``.
-
-A Node.js version without the flag (before 22.21 and 24.5) exits with an error. That is better than
-sending the key to fal.
-"""
+"""Flag that makes Node.js read ``HTTPS_PROXY``. Versions without it exit with an error."""
+WITH_PROXY = ((22, 21), (24, 5))
+"""First releases with the flag, of each major version that has it; all later ones do."""
+REDIRECT = Path(__file__).parents[2] / "fal_plain_http.cjs"
+"""Program for older versions: sends what they fetch from fal to Darkroom, and refuses the rest."""
+NODE_TIMEOUT_S = 10.0
 
 _SET: Mapping[str, str] = {
     "sh": "export {name}={value}",
@@ -35,6 +41,9 @@ _SET: Mapping[str, str] = {
 }
 _QUOTE: Mapping[str, str] = {"sh": "'\\''", "fish": "\\'", "powershell": "''"}
 """Escape sequence of a single quote inside single quotes, by shell."""
+
+_DOUBLE: Mapping[str, str] = {"sh": '\\"', "fish": '\\"', "powershell": '`"'}
+"""Escape sequence of a double quote inside double quotes, by shell."""
 
 _ADD: Mapping[str, str] = {
     "sh": 'export {name}="{value} ${{{name}:-}}"',
@@ -48,6 +57,50 @@ _PLAIN = """# In Python, run this before the first call:
 #   fal_client.subscribe('fal-ai/flux/schnell', {{'prompt': 'a red circle'}})"""
 _HOSTS = """# With these variables, uploads and realtime tokens still go to fal, with the key: fal's
 # client has those addresses fixed. `darkroom env` without --mode redirects them too."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeVersion:
+    """Version of the Node.js that runs in this shell."""
+
+    major: int
+    minor: int
+
+    @property
+    def uses_proxy(self) -> bool:
+        """True if it has the flag ``USE_PROXY``."""
+        first = [minor for major, minor in WITH_PROXY if major == self.major]
+        return self.minor >= first[0] if first else self.major > WITH_PROXY[-1][0]
+
+
+def installed_node() -> NodeVersion | None:
+    """Node.js on the path; None if there is none, or if it does not say its version."""
+    program = shutil.which("node")
+    if program is None:
+        return None
+    try:
+        ran = subprocess.run(  # noqa: S603 found on the path; no shell
+            [program, "--version"],
+            capture_output=True,
+            text=True,
+            timeout=NODE_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    found = re.match(r"v(\d+)\.(\d+)\.", ran.stdout)
+    return NodeVersion(int(found[1]), int(found[2])) if found else None
+
+
+def node_note(node: NodeVersion | None, mode: str) -> str | None:
+    """Sentence about a Node.js version that cannot use the proxy; None if it can."""
+    if mode != "proxy" or node is None or node.uses_proxy:
+        return None
+    return (
+        f"Node.js {node.major}.{node.minor} cannot use a proxy. In this shell, what its programs "
+        "fetch from fal goes to Darkroom all the same; https.request and WebSocket to fal fail. "
+        "Node.js 22.21, 24.5 and later have no such limit."
+    )
 
 
 def as_json(server: Server, mode: str) -> str:
@@ -71,7 +124,8 @@ def lines(server: Server, mode: str, shell: str) -> str:
     script_lines: list[str] = []
     for name, value in variables(server, mode).items():
         if name == NODE_OPTIONS:
-            script_lines.append(_ADD[shell].format(name=name, value=value))
+            escaped = value.replace('"', _DOUBLE[shell])
+            script_lines.append(_ADD[shell].format(name=name, value=escaped))
         else:
             quoted = "'" + value.replace("'", _QUOTE[shell]) + "'"
             script_lines.append(_SET[shell].format(name=name, value=quoted))
@@ -111,9 +165,23 @@ def variables(server: Server, mode: str) -> dict[str, str]:
         key
         # Upper and lower case, because programs differ in the one that they read first.
         | {"HTTPS_PROXY": proxy, "https_proxy": proxy, "NO_PROXY": here, "no_proxy": here}
-        | {"NODE_USE_ENV_PROXY": "1", NODE_OPTIONS: USE_PROXY}
+        | _node_variables(server)
         | _trust(server)
     )
+
+
+def _node_variables(server: Server) -> dict[str, str]:
+    """Variables for the installed Node.js; for a current one if none is installed yet."""
+    node = installed_node()
+    if node is None or node.uses_proxy:
+        return {"NODE_USE_ENV_PROXY": "1", NODE_OPTIONS: USE_PROXY}
+    return {"FAL_PLAIN_HTTP": server.url(), NODE_OPTIONS: f"--require={_quoted(REDIRECT)}"}
+
+
+def _quoted(path: Path) -> str:
+    """Path as Node.js splits its options."""
+    text = str(path)
+    return f'"{text}"' if " " in text else text
 
 
 def _needed(url: str | None, what: str, setting: str) -> str:

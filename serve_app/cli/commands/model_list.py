@@ -83,31 +83,79 @@ PAGE = 100
 SHOWN_REVISION = 12  # number of digits shown of a commit
 
 
-def list_models(server: Server, *, as_json: bool) -> None:
-    """Print every endpoint, as lines or as one JSON document."""
+GROUPS = {
+    "text-to-image": "Images from text",
+    "image-to-image": "Images from images",
+    "text-to-video": "Videos from text",
+    "image-to-video": "Videos from images",
+    "text-to-audio": "Audio from text",
+}
+"""Category → heading. Other categories are their own heading, after these."""
+
+
+def list_models(server: Server, *, as_json: bool, everything: bool = False) -> None:
+    """Print the served endpoints, one line each, or one JSON document of all endpoints.
+
+    ``everything``: all endpoints, with weights, recipe, and why one is not served.
+    """
     memory = smallest_gpu_bytes()
     with Client(server) as client:
         models = [{**each, "recipe": _recipe(each, memory)} for each in all_models(client)]
     if as_json:
         click.echo(json.dumps({"device_memory_bytes": memory, "models": models}, indent=2))
         return
-    for model in models:
-        for line in lines(model, memory):
-            click.echo(line)
+    for line in grouped(models, memory, everything=everything):
+        click.echo(line)
 
 
-def lines(model: dict[str, Any], memory: int | None) -> Iterator[str]:
-    """Lines for one endpoint: a summary, then indented lines with its weights and recipe."""
-    ours, metadata = model["darkroom"], model["metadata"]
-    kind = ("demo" if model["darkroom_demo"] else "real") if ours["served"] else "not served"
-    yield f"{model['endpoint_id']:<34} {ours['family']:<12} {kind:<11} {metadata['license']}"
-    yield f"    weights  {_weights(ours['weights'])}"
+def grouped(
+    models: Sequence[dict[str, Any]], memory: int | None, *, everything: bool
+) -> Iterator[str]:
+    """Lines for all endpoints, by what they make. Columns are as wide as their contents."""
+    shown = [each for each in models if everything or each["darkroom"]["served"]]
+    widths = [
+        max(map(len, column), default=0) for column in zip(*map(_columns, shown), strict=True)
+    ]
+    by_category: dict[str, list[dict[str, Any]]] = {each: [] for each in GROUPS}
+    for each in shown:
+        by_category.setdefault(each["metadata"]["category"], []).append(each)
+    before = ""
+    for category, group in by_category.items():
+        if group:
+            yield f"{before}{GROUPS.get(category, category)}"
+            before = "\n"
+        for each in group:
+            cells = zip(_columns(each), widths, strict=True)
+            yield "  ".join(("", *(text.ljust(width) for text, width in cells))).rstrip()
+            yield from details(each, memory) if everything else ()
+    if not shown:
+        yield "No endpoint is served here."
+    if hidden := len(models) - len(shown):
+        yield f"\n{hidden} more are in the catalogue and not served; --all shows them, and why."
+
+
+def _columns(model: dict[str, Any]) -> tuple[str, str, str]:
+    """Id, name and state of an endpoint."""
+    kind = (
+        ("demo" if model["darkroom_demo"] else "") if model["darkroom"]["served"] else "not served"
+    )
+    endpoint_id, name = model["endpoint_id"], model["metadata"]["display_name"]
+    return endpoint_id, "" if name == endpoint_id else name, kind
+
+
+def details(model: dict[str, Any], memory: int | None) -> Iterator[str]:
+    """Indented lines with an endpoint's family, licence, weights and recipe."""
+    ours = model["darkroom"]
+    yield f"      family   {ours['family']}"
+    if licence := model["metadata"]["license"]:
+        yield f"      licence  {licence}"
+    yield f"      weights  {_weights(ours['weights'])}"
     if ours["origin"] != "built-in":
-        yield f"    from     {_origin(ours)}"
+        yield f"      from     {_origin(ours)}"
     if ours["recipes"]:
-        yield f"    recipe   {recipe_text(_recipes(model), memory)}"
+        yield f"      recipe   {recipe_text(_recipes(model), memory)}"
     if not ours["served"]:
-        yield f"    {ours['reason']}"
+        yield f"      why not  {ours['reason']}"
 
 
 def all_models(client: Client) -> Iterator[dict[str, Any]]:

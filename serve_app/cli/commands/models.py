@@ -175,12 +175,21 @@ _endpoints = click.argument("endpoints", nargs=-1, shell_complete=completion.end
 
 @click.group("models", invoke_without_command=True)
 @options.server
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Also show endpoints that are not served, weights, licences, and the recipe that fits "
+    "this machine.",
+)
 @options.as_json
 @click.pass_context
-def models_group(context: click.Context, server: Server, *, as_json: bool) -> None:
-    """List the endpoints, their weights, and the recipe that fits this machine."""
+def models_group(
+    context: click.Context, server: Server, *, everything: bool, as_json: bool
+) -> None:
+    """List the served endpoints, by what they make."""
     if context.invoked_subcommand is None:
-        model_list.list_models(server, as_json=as_json)
+        model_list.list_models(server, as_json=as_json, everything=everything)
 
 
 @models_group.command("pull")

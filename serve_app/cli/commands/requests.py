@@ -11,10 +11,13 @@ from typing import Any
 
 import click
 
-from serve_app.cli.commands.generate_options import outputs
 from serve_app.cli.commands.warm import target_lines
 from serve_app.cli.connection.client import ApiFailure, Client
 from serve_app.cli.connection.server import Server
+from serve_app.cli.connection.text import shortened
+from serve_app.cli.generation.files import outputs
+from serve_app.cli.generation.viewer import NO_VIEWER, open_in_viewer
+from serve_app.domain.errors import Misconfigured
 from serve_app.domain.request import State
 
 # ``darkroom logs`` and ``darkroom open``: the log of a request, and its output files.
@@ -23,8 +26,9 @@ POLL_INTERVAL_S = 0.5
 
 
 def line_of(line: Mapping[str, Any]) -> str:
-    """Log line as text: time, level and message."""
-    return f"{line['at'][:23]} {line['level']:<7} {line['message']}"
+    """Log line as text: time of this machine's zone, level and message."""
+    at = datetime.fromisoformat(line["at"]).astimezone().replace(tzinfo=None)
+    return f"{at.isoformat(timespec='milliseconds')} {line['level']:<7} {line['message']}"
 
 
 def show(
@@ -51,13 +55,14 @@ def show(
 def open_files(
     server: Server,
     request_id: str,
-    launch: Callable[[str], int] = click.launch,
+    launch: Callable[[Sequence[str]], bool] = open_in_viewer,
     *,
     as_json: bool = False,
 ) -> None:
     """Open the output files of a request in the desktop's viewer and print their URLs.
 
-    Raises ``ApiFailure`` if the request has not succeeded or has no files.
+    Raises ``ApiFailure`` if the request has not succeeded or has no files, and ``Misconfigured``
+    if nothing on this machine opens them.
     """
     with Client(server) as client:
         found = client.get(f"/v1/requests/{request_id}")
@@ -74,8 +79,8 @@ def open_files(
         )
     urls = [file["url"] for file in files]
     click.echo(json.dumps({"request_id": request_id, "urls": urls}) if as_json else "\n".join(urls))
-    for url in urls:
-        launch(url)
+    if not launch(urls):
+        raise Misconfigured(f"{NO_VIEWER} The URLs above work in any browser.")
 
 
 def status(server: Server, *, as_json: bool) -> None:
@@ -157,23 +162,74 @@ def requests(
     if as_json:
         click.echo(json.dumps(answer))
         return
-    for one in answer["requests"]:
+    found = answer["requests"]
+    width = max((len(one["endpoint_id"]) for one in found), default=0)
+    for one in found:
+        owner = f"{one['tenant']}  " if tenant else ""
         click.echo(
-            f"{one['request_id']}  {one['state']:<9}  {one['created_at'][:19]}  "
-            f"{one['endpoint_id']}" + (f"  {one['tenant']}" if tenant else "")
+            f"{one['request_id']}  {one['state']:<9}  {local(one['created_at'])}  "
+            f"{one['endpoint_id']:<{width}}  {owner}{shortened(one['prompt'] or '')}".rstrip()
         )
+    if not found:
+        click.echo("There are no such requests.", err=True)
+
+
+def local(at: str) -> str:
+    """Time of an answer in this machine's time zone, to the second."""
+    return f"{datetime.fromisoformat(at).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def request(server: Server, request_id: str, *, as_json: bool) -> None:
+    """Print a request: what it is, how it goes or went, its input and its log."""
     with Client(server) as client:
         one = client.get(f"/v1/requests/{request_id}")
     if as_json:
         click.echo(json.dumps(one))
         return
-    log = one.pop("log", [])
-    click.echo(json.dumps(one, indent=2))
-    for line in log:
-        click.echo(line_of(line))
+    for line in details(one):
+        click.echo(line)
+
+
+def details(one: Mapping[str, Any]) -> Iterator[str]:
+    """Lines for a request."""
+    yield f"{one['request_id']}  {one['state']}"
+    for name, value in _facts(one):
+        yield f"  {name:<9}  {value}"
+    if fields := one["input"]:
+        yield "input"
+        width = max(map(len, fields))
+        for name, value in fields.items():
+            shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            yield f"  {name:<{width}}  {shortened(shown, 200)}"
+    if one["log"]:
+        yield "log"
+        yield from (f"  {line_of(line)}" for line in one["log"])
+    if one["state"] == State.SUCCEEDED:
+        yield f"`darkroom open {one['request_id']}` opens its files."
+
+
+def _facts(one: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "endpoint", one["endpoint_id"]
+    yield "tenant", f"{one['tenant']}, priority {one['priority']}"
+    yield "submitted", local(one["created_at"])
+    if one["started_at"]:
+        replica = f" on {one['replica_id']}" if one["replica_id"] else ""
+        yield "started", f"{local(one['started_at'])}{replica}, attempt {one['attempt']}"
+    if one["finished_at"]:
+        ran = "" if one["run_s"] is None else f", after {one['run_s']:.1f} s of work"
+        yield "ended", f"{local(one['finished_at'])}{ran}"
+    if waiting := one["waiting"]:
+        detail = f": {waiting['detail']}" if waiting["detail"] else ""
+        yield "waits", f"{waiting['position']} before it, {waiting['reason']}{detail}"
+    if progress := one["progress"]:
+        yield "progress", f"{progress['stage']} {progress['step']}/{progress['steps'] or '?'}"
+    if error := one["error"]:
+        yield "error", f"{error['message']} ({error['code']})"
+    for name in ("reuses", "follows"):
+        if one[name]:
+            yield name, one[name]
+    if one["forgotten"]:
+        yield "deleted", ", ".join(one["forgotten"])
 
 
 def cancel(server: Server, request_id: str, *, as_json: bool) -> None:

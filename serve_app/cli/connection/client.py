@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self
 
 import httpx
@@ -16,9 +16,19 @@ POLL_S = 0.2  # minimum pause: the server holds a status request until the statu
 
 
 class ApiFailure(DarkroomError):
-    """Error response of Darkroom. The message is the server's."""
+    """Error response of Darkroom. The message is the server's.
+
+    ``fields``: locations in the input and what is wrong there, if that is the error.
+    """
 
     code = "api_failure"
+
+    def __init__(self, message: str, fields: Iterable[tuple[tuple[str, ...], str]] = ()) -> None:
+        super().__init__(message)
+        self.fields = tuple(fields)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, self.fields)
 
 
 class Client:
@@ -102,7 +112,7 @@ class Client:
     def _call(self, method: str, path: str, **arguments: Any) -> Any:
         response = self._response(method, path, **arguments)
         if response.is_error:
-            raise ApiFailure(_message(response))
+            raise ApiFailure(_message(response), _fields(response))
         if not response.content:
             return None
         if (answer := _json_of(response)) is None:
@@ -154,3 +164,14 @@ def _message(response: httpx.Response) -> str:
     if isinstance(body, dict):
         return str(body.get("message") or body.get("detail") or body.get("status") or body)
     return str(body)
+
+
+def _fields(response: httpx.Response) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Locations and messages of an error about the input, without the prefix ``body``."""
+    body = _json_of(response)
+    detail = body.get("detail") if isinstance(body, dict) else None
+    for each in detail if isinstance(detail, list) else ():
+        place = tuple(str(part) for part in each.get("loc", ())[1:])
+        if not place:
+            return
+        yield place, str(each.get("msg", ""))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ class AvailableEndpoint:
     ``document``."""
 
     endpoint: str
+    category: str  # such as text-to-image
     missing: str  # sentence that says why it is not served; empty if it is served
     schema: Mapping[str, Any]
     document: Mapping[str, Any]
@@ -54,8 +55,11 @@ class AvailableEndpoints:
         return self._offered.get(endpoint_id)
 
     def not_found_message(self, endpoint_id: str) -> str:
-        """Sentence that an endpoint does not exist, with the most similar ids."""
-        return suggestions.sentence(endpoint_id, list(self._offered), self._fal_ids)
+        """Sentence that an endpoint does not exist, with ids of the same kind."""
+        served = {
+            each.endpoint: each.category for each in self._offered.values() if not each.missing
+        }
+        return suggestions.sentence(endpoint_id, served, self._fal_ids)
 
 
 def from_catalogue(config: Config) -> AvailableEndpoints:
@@ -63,7 +67,10 @@ def from_catalogue(config: Config) -> AvailableEndpoints:
     listed = catalog.load(config.models.models, demo=False, demo_dir=Path("/"))
     schemas = ((each, each.schema.json_schema()) for each in listed)
     offered = [
-        AvailableEndpoint(each.endpoint.id, each.missing, schema, _definitions(schema))
+        AvailableEndpoint(
+            *(each.endpoint.id, each.endpoint.category, each.missing, schema),
+            _definitions(schema),
+        )
         for each, schema in schemas
     ]
     return AvailableEndpoints(
@@ -100,8 +107,9 @@ def _endpoint_of(model: Mapping[str, Any]) -> AvailableEndpoint:
     schema = body["content"]["application/json"]["schema"]
     ours = model["darkroom"]
     missing = "" if ours["served"] else ours["reason"]
-    offered = AvailableEndpoint(endpoint, missing, schema, _definitions(document))
-    return AvailableEndpoint(endpoint, missing, offered.resolved(schema), offered.document)
+    category: str = model["metadata"]["category"]
+    offered = AvailableEndpoint(endpoint, category, missing, schema, _definitions(document))
+    return replace(offered, schema=offered.resolved(schema))
 
 
 def _definitions(document: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -28,6 +28,11 @@ class Console:
         self._kept: dict[int, int] = {}  # descriptor → duplicate of the original
         self.stream: TextIO = sys.stderr
 
+    @property
+    def is_terminal(self) -> bool:
+        """True if people read the console, and not a file or a log collector."""
+        return self.stream.isatty()
+
     def open(self) -> None:
         if self._kept:
             return

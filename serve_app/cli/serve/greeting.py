@@ -12,11 +12,11 @@ from typing import Any
 
 from serve_app.cli.commands import model_list
 from serve_app.cli.commands.downloads import Download, chosen_endpoints, downloads
-from serve_app.cli.commands.generate import generate
 from serve_app.cli.commands.model_list import all_models
 from serve_app.cli.commands.tune import MINUTES_PER_MODEL
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.installation import Installation
+from serve_app.cli.generation.command import generate
 from serve_app.domain.errors import DarkroomError
 from serve_app.settings import Config
 from weights import eviction

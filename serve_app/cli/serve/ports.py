@@ -210,10 +210,10 @@ def _names(config: Config, host: str) -> tuple[str, ...]:
     """
     public = urlsplit(config.server.public_url or "").hostname
     given = (*config.server.trusted_hosts, *(() if public is None else (public,)))
-    return tuple(sorted(given if _is_loopback(host) else trusted_names(host, given)))
+    return tuple(sorted(given if is_loopback(host) else trusted_names(host, given)))
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -39,6 +39,10 @@ def flags(run_dir: Path) -> dict[str, str]:
         # With the defaults, Ctrl-C takes half a minute.
         "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "0.5",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",
+        # Ray ends a process whose raylet is gone. It looks at this variable, and without it at the
+        # parent, and takes process 1 for a dead one. That is the parent under systemd, in a
+        # container and after `setsid`: `darkroom serve` ended in the middle of its stop.
+        "RAY_RAYLET_PID": str(os.getpid()),
         # Ray's default, 15, is for background work. Here a client waits for the result.
         "RAY_worker_niceness": "0",
         # uvicorn believes X-Forwarded- headers of loopback, and there HAProxy forwards every call.

@@ -22,6 +22,7 @@ from typing import Any, TextIO
 
 import psutil
 
+from serve_app.catalog import catalog
 from serve_app.cli.connection.installation import Installation
 from serve_app.cli.serve import haproxy, ports, ray_flags
 from serve_app.cli.serve.console import Console, LogFollower
@@ -96,8 +97,13 @@ class ServeCommand:
         return f"http://{host_port(connect_address((self._host, self._port)))}"
 
     def check(self) -> None:
-        """Raise ``Misconfigured`` if the data directory is not usable."""
+        """Raise ``Misconfigured`` if the data directory is not usable or the catalogue is wrong.
+
+        The ingress reads the catalogue too, but only after Ray has started, which takes a while.
+        """
         ports.check_data_dir(self._installation.data_dir)
+        models = self._config.models
+        catalog.load(models.models, demo=models.serves_demo, demo_dir=Path("/"))
 
     def run(self, settings: dict[str, Any], after_start: Any = None) -> None:
         """Start, call ``after_start(self)`` when Darkroom answers, and serve until a signal.
@@ -205,14 +211,19 @@ class ServeCommand:
         from ray.exceptions import RayError  # noqa: PLC0415
 
         self.console.print_line("Starting Ray …")
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            object_store_memory=OBJECT_STORE_BYTES,
-            _temp_dir=str(self._installation.run_dir / "ray"),
-        )
+        try:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _temp_dir=str(self._installation.run_dir / "ray"),
+            )
+        except Exception as error:  # Ray raises plain ones, such as after 30 s without a raylet
+            raise Misconfigured(
+                f"Ray did not start. Is the machine very busy? Try again. Its error: {error}"
+            ) from error
         ray_flags.protect_token(Path.home())
         self._addresses["ray_address"] = ray.get_runtime_context().gcs_address
         _listen()  # ray.init has installed Ray's own handlers.

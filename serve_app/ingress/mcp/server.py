@@ -19,16 +19,17 @@ from pydantic import ValidationError
 from starlette.requests import Request as HttpRequest
 from starlette.types import Receive, Scope, Send
 
-from serve_app.catalog.fields.pydantic_schema import invalid_input
 from serve_app.domain.errors import DarkroomError
 from serve_app.ingress.mcp import content
 from serve_app.ingress.mcp.calls import call_of, call_tool
-from serve_app.ingress.mcp.tools import ARGUMENTS, INSTRUCTIONS, tools
+from serve_app.ingress.mcp.tools import ARGUMENTS, INSTRUCTIONS, argument_error, tools
 from serve_app.ingress.services.services import Services
+from serve_app.telemetry.version import package_version
 
 log = logging.getLogger(__name__)
 
 NAME = "darkroom"
+VERSION = package_version()  # at the import, which is in a thread: it reads files
 
 
 async def serve(scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,6 +50,7 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
 def _server() -> Server[dict[str, object]]:
     return Server(
         NAME,
+        version=VERSION,
         title="Darkroom",
         instructions=INSTRUCTIONS,
         on_list_tools=_list_tools,
@@ -80,7 +82,7 @@ async def _call_tool(
         call = await call_of(http, context.session.report_progress)
         return await call_tool(call, params.name, given)
     except ValidationError as error:
-        return _mistake(invalid_input(error))
+        return _mistake(argument_error(params.name, error))
     except DarkroomError as error:
         return _mistake(error)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from mcp_types import Tool, ToolAnnotations
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from serve_app.domain.errors import FieldProblem, InvalidInput
 
 # Arguments of the tools. The models are the tools' schemas, and validate the calls.
 
@@ -86,6 +89,32 @@ _DESCRIPTIONS: Mapping[str, str] = {
     CANCEL: "Cancels a request that is queued or running.",
     GET_RESULT: "Returns the state of a request, or its output if it has ended, without waiting.",
 }
+
+
+def argument_error(tool: str, error: ValidationError) -> InvalidInput:
+    """Sentence for an assistant about wrong arguments: every mistake, and what the tool takes."""
+    fields = ARGUMENTS[tool].model_fields
+    wrong: list[str] = []
+    for each in error.errors():
+        name = ".".join(str(part) for part in each["loc"])
+        if each["type"] == "missing":
+            wrong.append(f"`{name}` is missing")
+        elif each["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(name, fields, n=1)
+            hint = f" (did you mean `{near[0]}`?)" if near else ""
+            wrong.append(f"there is no `{name[:100]}`{hint}")
+        else:
+            wrong.append(f"`{name}`: {each['msg']}")
+    takes = ", ".join(
+        f"`{name}`{' (required)' if field.is_required() else ''}" for name, field in fields.items()
+    )
+    return InvalidInput(
+        f"Wrong arguments of {tool}: {'; '.join(wrong)}. It takes {takes}.",
+        tuple(
+            FieldProblem(("body", *each["loc"]), each["msg"], each["type"])
+            for each in error.errors()
+        ),
+    )
 
 
 def tools() -> list[Tool]:

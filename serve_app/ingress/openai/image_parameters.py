@@ -145,8 +145,6 @@ def _refuse(given: ImageParameters) -> None:
         raise _not_here("background", "no endpoint here makes transparent images")
     if given.output_compression not in (None, 100):
         raise _not_here("output_compression", "files are always written at the best quality")
-    if given.style == "natural":
-        raise _not_here("style", "describe the style in the prompt")
     if given.input_fidelity == "high":
         raise _not_here("input_fidelity", "set the endpoint's `strength` instead")
 

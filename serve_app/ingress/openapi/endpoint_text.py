@@ -20,7 +20,24 @@ BOUNDS = (
     ("minItems", "items, at least"),
     ("maxItems", "items, at most"),
 )
-NOTES = ("x-darkroom-no-effect", "x-darkroom-not-supported")
+_COLOURS = "red, orange, yellow, green, cyan, blue, purple, pink"
+DEMO_WORDS = {
+    "image": (
+        f"One or two shapes on a plain background. Colours: {_COLOURS}. Shapes: circle, square, "
+        "triangle, star, heart. Sizes: small, large. Relations: above, below, left of, right of, "
+        "and. Example: `a small red circle above a blue square on black`."
+    ),
+    "video": (
+        f"One moving shape. Motions: left, right, up, down, growing, shrinking. Colours: "
+        f"{_COLOURS}. Shapes: circle, square, triangle. Backgrounds: white, gray, black. Example: "
+        "`a red circle moving right on black`."
+    ),
+    "audio": (
+        "One sound of at most 1.5 seconds: a tone, a rising or falling sweep, a siren, or two to "
+        "four beeps. Pitch: low, middle, high. Loudness: quiet, loud. Example: `three high beeps`."
+    ),
+}
+"""Words that the demo models know (deployments/demo/*/README.md), by what they make."""
 FILES = {
     "image": "https://example.com/image.png",
     "mask": "https://example.com/mask.png",
@@ -46,7 +63,7 @@ def endpoint_text(entry: CatalogEntry, origin: str) -> str:
         f"- **Category**: {endpoint.category}",
         "- **Price**: none; this is a self-hosted Darkroom, not fal's service",
         *([f"- **Not served**: {entry.missing}"] if entry.missing else []),
-        *(["- **Demo**: a small demo model produces the output"] if entry.demo else []),
+        *_demo(entry),
         "",
         "## Input",
         "",
@@ -59,6 +76,15 @@ def endpoint_text(entry: CatalogEntry, origin: str) -> str:
         *_calls(endpoint.id, example(inputs), origin),
     ]
     return "\n".join(parts)
+
+
+def _demo(entry: CatalogEntry) -> Iterator[str]:
+    if not entry.demo:
+        return
+    yield "- **Demo**: a small demo model produces the output. It ignores words it does not know"
+    words = DEMO_WORDS.get(entry.endpoint.category.rpartition("-")[2])
+    if words is not None:
+        yield f"- **Words of the demo**: {words}"
 
 
 def example(schema: Schema) -> dict[str, Any]:
@@ -81,7 +107,6 @@ def _fields(schema: Schema) -> Iterator[str]:
         notes = [" ".join(str(field.get("description", "")).split()), *_limits(field, schema)]
         if name not in required and field.get("default") is not None:
             notes.append(f"Default: `{json.dumps(field['default'], ensure_ascii=False)}`")
-        notes += [f"{field[note]}" for note in NOTES if note in field]
         yield from (f"  - {each}" for each in notes if each)
     yield ""
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from pydantic import WithJsonSchema
 from starlette.requests import Request as HttpRequest
 from starlette.responses import PlainTextResponse, Response
 
-from serve_app.catalog.catalog import Catalog
+from serve_app.catalog.catalog import CatalogEntry
+from serve_app.catalog.entries import EntryOrigin
+from serve_app.domain.errors import EndpointNotFound
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.context import context_of
@@ -22,7 +25,12 @@ from serve_app.ingress.services.services import services_of
 
 
 async def full_document(request: HttpRequest) -> Response:
-    """OpenAPI document of every call and every endpoint of this installation."""
+    """OpenAPI document of every call and every endpoint of this installation.
+
+    ``?endpoint_id=`` gives the document of that endpoint, which is a hundredth of the size.
+    """
+    if "endpoint_id" in request.query_params:
+        return await endpoint_document(request)
     context_of(request).route = "openapi"
     await authenticate(request)
     catalog, whole = services_of(request).catalog, document_of(request).whole
@@ -47,7 +55,11 @@ OpenApiDocument = Annotated[
 ]
 
 DESCRIBE_ALL = Operation(
-    "describeAll", "Get this document", {200: answer("The document.", OpenApiDocument)}
+    "describeAll",
+    "Get this document",
+    {200: answer("The document.", OpenApiDocument)},
+    errors=(404,),
+    parameters=(in_query("endpoint_id", "Only the calls of this endpoint at the queue."),),
 )
 DESCRIBE_ENDPOINT = Operation(
     "describeEndpoint",
@@ -61,29 +73,71 @@ DESCRIBE_ENDPOINT = Operation(
 # ``llms.txt``: endpoints of this installation as text, for language models that write programs.
 
 
+# Without a key they tell what this repository tells anyway: the schemas of built-in endpoints.
+
+
 async def llms_index(request: HttpRequest) -> Response:
-    """Overview: a line for each served endpoint, and links to more."""
+    """Overview: a line for each served endpoint, and links to more.
+
+    Without a key, endpoints of the operator's file and of the database are left out.
+    """
     context_of(request).route = "llms"
-    await authenticate(request)
-    return _text(_whole(services_of(request).catalog, origin_of(request)))
+    known = await _knows_all(request)
+    served = (each for each in services_of(request).catalog if not each.missing)
+    shown = [each for each in served if known or _public(each)]
+    return _text(_whole(shown, origin_of(request)))
 
 
 async def llms_endpoint(request: HttpRequest) -> Response:
     """Description of one endpoint, at the same path as fal's."""
     context_of(request).route = "llms.endpoint"
-    await authenticate(request)
-    entry = services_of(request).catalog.listed(request.path_params["endpoint_id"])
+    endpoint_id = request.path_params["endpoint_id"]
+    catalog = services_of(request).catalog
+    if await _knows_all(request):
+        entry = catalog.listed(endpoint_id)
+    elif (entry := catalog.find(endpoint_id)) is None or entry.missing or not _public(entry):
+        # The same for what does not exist and what is not public, so that no one learns which.
+        raise EndpointNotFound(
+            f"There is no public description of `{endpoint_id[:200]}`. Send an API key to read the "
+            "descriptions of all endpoints."
+        )
     return _text(await in_cpu_thread(endpoint_text, entry, origin_of(request)))
+
+
+async def _knows_all(request: HttpRequest) -> bool:
+    """True with a valid key. False without any, if that is enough. ``Unauthenticated``."""
+    public = services_of(request).config.server.public_descriptions
+    if public and "authorization" not in request.headers:
+        return False
+    await authenticate(request)
+    return True
+
+
+def _public(entry: CatalogEntry) -> bool:
+    return entry.origin is EntryOrigin.BUILT_IN
 
 
 MARKDOWN = answer("Markdown.", str, "text/plain; charset=utf-8")
 
-TELL_ALL = Operation("tellAll", "Describe the endpoints as text, for programs", {200: MARKDOWN})
+WITHOUT_KEY = (
+    "Without a key it has the endpoints of the built-in catalogue only, unless "
+    "DARKROOM_PUBLIC_DESCRIPTIONS is off."
+)
+TELL_ALL = Operation(
+    "tellAll",
+    "Describe the endpoints as text, for programs",
+    {200: MARKDOWN},
+    errors=(401, 403),
+    key=False,
+    description=WITHOUT_KEY,
+)
 TELL_ENDPOINT = Operation(
     "tellEndpoint",
     "Describe an endpoint as text: its fields, and calls that work unchanged",
     {200: MARKDOWN},
-    errors=(404,),
+    errors=(401, 403, 404),
+    key=False,
+    description=WITHOUT_KEY,
     parameters=(in_path("endpoint_id", "Id of the endpoint; it contains slashes."),),
 )
 
@@ -99,8 +153,8 @@ def _text(text: str) -> Response:
     return PlainTextResponse(text, headers={"cache-control": "no-cache"})
 
 
-def _whole(catalog: Catalog, origin: str) -> str:
-    served = (each.endpoint for each in catalog if not each.missing)
+def _whole(entries: Iterable[CatalogEntry], origin: str) -> str:
+    served = (each.endpoint for each in entries)
     endpoints = "\n".join(
         f"- [{each.id}]({origin}/models/{each.id}/llms.txt): {each.category}. "
         + (" ".join(each.description.split()) or each.display_name)

@@ -24,7 +24,7 @@ from serve_app.ingress.http.errors import iso
 from serve_app.ingress.http.json_schema import Json, Time, components
 from serve_app.ingress.http.openapi import in_query
 from serve_app.ingress.services.services import Services
-from serve_app.ingress.submission.rendering import rendered_output
+from serve_app.ingress.submission.rendering import final_outcome, output_of, rendered_output
 
 # Outputs in Replicate's format: a URL or a list of URLs, where fal has an object with files.
 
@@ -145,6 +145,9 @@ STATUSES: Mapping[State, PredictionStatus] = {
     State.EXPIRED: "failed",
 }
 
+MAX_INSIDE_BYTES = 16 * 2**20
+"""Most bytes of files, together, that an answer has inside without a request for it."""
+
 BAR = 10
 """Characters of the progress bar in the log, which Replicate's client parses."""
 
@@ -210,15 +213,17 @@ class PredictionRenderer:
         lines: Sequence[LogLine] = (),
         *,
         inline: bool = True,
+        inside: bool = False,
     ) -> ReplicatePrediction:
         """Build a prediction.
 
         ``base``: URL at which Replicate's paths begin. ``lines``: lines of the log to include.
         ``inline``: allow files inside the output, which ``sync_mode`` in the input requests.
+        ``inside``: put them there without such a request, if they are not large.
         """
         url = f"{base}/v1/predictions/{request.id}"
         entry = self.catalog.find(request.endpoint)
-        output, forgotten = await self._output(request, base, inline=inline)
+        output, forgotten = await self._output(request, base, inline=inline, inside=inside)
         failure = request.outcome.failure if request.outcome else None
         return {
             "id": request.id,
@@ -239,13 +244,19 @@ class PredictionRenderer:
             "urls": {"get": url, "cancel": f"{url}/cancel", "stream": f"{url}/stream"},
         }
 
-    async def _output(self, request: Request, base: str, *, inline: bool) -> tuple[Any, bool]:
+    async def _output(
+        self, request: Request, base: str, *, inline: bool, inside: bool
+    ) -> tuple[Any, bool]:
         """Output, and whether it was deleted."""
         if request.state is not State.SUCCEEDED:
             return None, False
         try:
             origin = base.removesuffix(PREFIX)
-            rendered = await rendered_output(request, self.storage, origin, inline=inline)
+            outcome = final_outcome(request)
+            if inside and sum(each.size for each in outcome.artifacts) <= MAX_INSIDE_BYTES:
+                rendered = await output_of(outcome, self.storage, origin, inline=True)
+            else:
+                rendered = await rendered_output(request, self.storage, origin, inline=inline)
         except (OutcomeForgotten, ArtifactNotFound):
             return None, True
         return plain(rendered), False

@@ -26,6 +26,7 @@ from serve_app.ingress.http.openapi import EVENTS, Operation, answer, in_header,
 from serve_app.ingress.http.origin import origin_of
 from serve_app.ingress.http.routing import prefix_locations
 from serve_app.ingress.replicate.errors import ERRORS, TAG
+from serve_app.ingress.replicate.inputs import translate
 from serve_app.ingress.replicate.prediction import (
     CURSOR,
     PREFIX,
@@ -46,6 +47,9 @@ from serve_app.telemetry import logs
 
 PAGE = 100
 """Predictions in a page, as at Replicate."""
+
+CLIENTS = ("replicate-python/", "replicate-javascript/")
+"""Beginnings of the header ``User-Agent`` of Replicate's clients."""
 
 MAX_WAIT_S = 60
 CANCEL_S = 2.0
@@ -200,11 +204,12 @@ async def _created(
     asked = await parse_webhook(body, services.webhooks, origin_of(request), caller.tenant)
     webhook = asked.webhook(services.webhooks.notifier) if asked else None
     try:
+        entry, given = translate(services.catalog, entry, body.get("input", {}))
         new = await submission.validate(
             services,
             caller.tenant,
             entry.endpoint.id,
-            body.get("input", {}),
+            given,
             parse_options(request, caller, webhook=webhook),
             request_id=context_of(request).request_id,
         )
@@ -216,7 +221,8 @@ async def _created(
     if wait_s and not stored.state.final:
         stored = await services.queue.wait(stored.tenant, stored.id, wait_s)
     lines = await services.queue.lines(stored.tenant, stored.id)
-    prediction = await renderer_of(services).render(stored, base, lines)
+    inside = _wants_files_inside(request, base)
+    prediction = await renderer_of(services).render(stored, base, lines, inside=inside)
     late = bool(wait_s) and not stored.state.final
     if late:
         # Replicate's client takes any other status for the end of a prediction it waited for.
@@ -275,7 +281,19 @@ async def _find(request: HttpRequest) -> tuple[Services, Request]:
 
 async def _prediction_reply(request: HttpRequest, services: Services, found: Request) -> Response:
     lines = await services.queue.lines(found.tenant, found.id)
-    return json_reply(await renderer_of(services).render(found, base_of(request), lines))
+    base = base_of(request)
+    inside = _wants_files_inside(request, base)
+    return json_reply(await renderer_of(services).render(found, base, lines, inside=inside))
+
+
+def _wants_files_inside(request: HttpRequest, base: str) -> bool:
+    """True for Replicate's own clients over plain HTTP.
+
+    They make file objects, with ``read()`` and ``url``, of ``https:`` and ``data:`` only; an
+    ``http:`` URL stays a string, with which no example of their documentation works.
+    """
+    agent = request.headers.get("user-agent", "")
+    return base.startswith("http:") and agent.startswith(CLIENTS)
 
 
 async def _events(services: Services, request: Request, base: str) -> AsyncGenerator[bytes]:

@@ -31,12 +31,14 @@ class CatalogLeaseTerms:
         valid_s: float = TICKET_VALID_S,
         *,
         files_url: str = "",
+        describe_files: bool = True,
         names_secret: bytes,
         refresh: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """``names_secret``: the names of files are derived from it; the same in every ingress.
         ``refresh`` puts changes of the catalog in force; None: it does not change."""
         self.files_url = files_url
+        self.describe_files = describe_files
         self._names_secret = names_secret
         self._refresh = refresh
         self._catalog = catalog

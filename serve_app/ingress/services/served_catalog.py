@@ -45,7 +45,7 @@ def startup_lines(catalog: Catalog) -> Iterator[str]:
     if demo := [entry.endpoint.id for entry in served if entry.demo]:
         yield f"Serving {', '.join(demo)} by Darkroom's own demo model, not the real ones."
     if missing := [entry.endpoint.id for entry in catalog if entry.missing]:
-        yield f"Not serving {', '.join(missing)}: run `darkroom models` to see why."
+        yield f"Not serving {', '.join(missing)}: run `darkroom models --all` to see why."
 
 
 def conflicts(catalog: Catalog) -> Iterator[str]:

@@ -6,13 +6,15 @@ import json
 import os
 import shlex
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from serve_app.cli.commands.environment import SHELLS
+from serve_app.cli.commands import environment
+from serve_app.cli.commands.environment import REDIRECT, SHELLS
 from serve_app.cli.main import main
 
 KEY = "key-id:secret"
@@ -31,7 +33,7 @@ def installed(folder: Path, **ports: str) -> Path:
 def env(folder: Path, *arguments: str) -> str:
     ran = CliRunner().invoke(main, ["env", "--data-dir", str(folder), *arguments])
     assert ran.exit_code == 0, ran.output
-    return ran.output
+    return ran.stdout
 
 
 def exported(script: str, given: dict[str, str]) -> dict[str, str]:
@@ -47,6 +49,54 @@ def exported(script: str, given: dict[str, str]) -> dict[str, str]:
     return dict(line.split("=", 1) for line in done.stdout.split("\0") if line)
 
 
+@pytest.fixture(autouse=True)
+def node_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Sets the version of the only Node.js on the path; at first a current one."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    node = programs / "node"
+
+    def says(version: str) -> None:
+        node.write_text(f"#!/bin/sh\necho {version}\n")
+        node.chmod(0o755)
+
+    says("v24.11.0")
+    monkeypatch.setenv("PATH", f"{programs}:{os.defpath}")
+    return says
+
+
+@pytest.mark.parametrize(
+    ("version", "uses_proxy"),
+    [
+        *(("v22.21.0", True), ("v24.5.0", True), ("v25.0.0", True)),
+        *(("v18.20.8", False), ("v20.20.2", False), ("v22.20.0", False)),
+        *(("v23.11.1", False), ("v24.4.1", False)),
+    ],
+)
+def test_a_node_that_knows_no_proxy_gets_a_program_that_does_its_work(
+    tmp_path: Path, node_says: Callable[[str], None], version: str, uses_proxy: bool
+) -> None:
+    node_says(version)
+    folder = installed(tmp_path / "data", **PORTS)
+    ran = CliRunner().invoke(main, ["env", "--data-dir", str(folder)])
+    seen = exported(ran.stdout, {})
+    assert (seen["NODE_OPTIONS"].strip() == "--use-env-proxy") == uses_proxy
+    assert ("cannot use a proxy" in ran.stderr) == (not uses_proxy)
+    if not uses_proxy:
+        assert seen["NODE_OPTIONS"].strip() == f"--require={REDIRECT}"
+        assert seen["FAL_PLAIN_HTTP"] == "http://127.0.0.1:8000"
+        assert seen["HTTPS_PROXY"] == PORTS["proxy_url"], "Python uses it as before"
+
+
+def test_a_path_with_a_blank_is_one_option(
+    tmp_path: Path, node_says: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node_says("v20.20.2")
+    monkeypatch.setattr(environment, "REDIRECT", Path("/opt/my tools/fal.cjs"))
+    seen = exported(env(installed(tmp_path / "data", **PORTS)), {})
+    assert seen["NODE_OPTIONS"].strip() == '--require="/opt/my tools/fal.cjs"'
+
+
 def test_a_shell_that_evaluates_it_has_a_proxy_for_all_of_fal_s_names(tmp_path: Path) -> None:
     folder = installed(tmp_path / "it's here", **PORTS)
     corporate = {"https_proxy": "http://proxy.example.org:3128", "NO_PROXY": "fal.run"}
@@ -58,6 +108,7 @@ def test_a_shell_that_evaluates_it_has_a_proxy_for_all_of_fal_s_names(tmp_path: 
     assert seen["NODE_EXTRA_CA_CERTS"] == str(folder / "tls/ca.pem")
     assert seen["NODE_OPTIONS"].split() == ["--use-env-proxy", "--trace-warnings"]
     assert "FAL_RUN_HOST" not in seen
+    assert "FAL_PLAIN_HTTP" not in seen
 
 
 def test_without_a_tls_port_the_proxy_still_keeps_the_key_from_fal(tmp_path: Path) -> None:

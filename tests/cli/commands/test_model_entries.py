@@ -79,9 +79,11 @@ def test_a_folder_is_served_with_what_its_pipeline_needs(data_dir: Path, tmp_pat
     assert "weights  2.5 MB: transformer 2.5 MB" in ran.output
     assert "licence  house-licence" in ran.output
     assert "recipes  none" in ran.output
-    listed = typed(data_dir).output
-    assert "house/portraits                    flux         real        house-licence" in listed
-    assert f"    weights  {folder}\n    from     database\n" in listed
+    (line,) = (each for each in typed(data_dir).output.splitlines() if "portraits" in each)
+    assert line.split() == ["house/portraits", "Portraits"]
+    listed = typed(data_dir, "--all").output
+    assert "      family   flux\n      licence  house-licence\n" in listed
+    assert f"      weights  {folder}\n      from     database\n" in listed
 
 
 def test_a_dry_run_shows_the_entry_and_stores_nothing(data_dir: Path, tmp_path: Path) -> None:

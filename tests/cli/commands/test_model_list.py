@@ -42,16 +42,39 @@ def shown(data_dir: Path, *options: str) -> str:
     return ran.output
 
 
-def test_each_is_shown_with_its_family_licence_and_weights(data_dir: Path, machine: Path) -> None:
+def test_served_endpoints_are_one_line_each_in_groups(data_dir: Path, machine: Path) -> None:
     lines = shown(data_dir).splitlines()
-    at = next(n for n, line in enumerate(lines) if line.startswith("fal-ai/flux/schnell"))
-    assert lines[at].split() == ["fal-ai/flux/schnell", "flux", "demo", "Apache-2.0"]
-    assert lines[at + 1].endswith("deployments/demo/flux")
-    assert lines[at + 2].split() == ["from", "file"]
-    unserved = next(n for n, line in enumerate(lines) if line.startswith("test/unserved"))
+    assert lines[0] == "Images from text"
+    listed, rest = lines[1:-2], lines[-2:]
+    assert [each.split()[0] for each in listed] == [
+        "test/probe",
+        "test/deep/path/probe",
+        "fal-ai/flux/schnell",
+    ]
+    assert listed[2].split() == ["fal-ai/flux/schnell", "FLUX.1", "[schnell]", "demo"]
+    width = len("test/deep/path/probe")
+    assert listed[2].index("FLUX.1") == 2 + width + 2, "as wide as the longest id"
+    assert rest == ["", "1 more are in the catalogue and not served; --all shows them, and why."]
+
+
+def test_all_shows_weights_and_licences_and_why_one_is_not_served(
+    data_dir: Path, machine: Path
+) -> None:
+    lines = shown(data_dir, "--all").splitlines()
+    at = next(n for n, line in enumerate(lines) if "fal-ai/flux/schnell" in line)
+    assert [each.split()[0] for each in lines[at + 1 : at + 5]] == [
+        "family",
+        "licence",
+        "weights",
+        "from",
+    ]
+    assert lines[at + 2].split() == ["licence", "Apache-2.0"]
+    assert lines[at + 3].endswith("deployments/demo/flux")
+    unserved = next(n for n, line in enumerate(lines) if "test/unserved" in line)
+    assert lines[unserved - 1] == "Images from images"
     assert "not served" in lines[unserved]
-    assert "black-forest-labs/FLUX.1-dev@3de623fc3c33" in lines[unserved + 1]
-    assert "no demo model" in lines[unserved + 4]
+    assert "black-forest-labs/FLUX.1-dev@3de623fc3c33" in lines[unserved + 2]
+    assert "no demo model" in lines[unserved + 5]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +89,7 @@ def test_the_recipe_is_the_one_that_fits_this_machine(
     data_dir: Path, machine: Path, mib: str, words: str
 ) -> None:
     machine.write_text(mib)
-    assert words in shown(data_dir)
+    assert words in shown(data_dir, "--all")
 
 
 def test_programs_get_one_json_document(data_dir: Path, machine: Path) -> None:

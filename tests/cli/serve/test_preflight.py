@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from serve_app.cli.connection.installation import Installation
 from serve_app.cli.serve import ports
+from serve_app.cli.serve.server import ServeCommand
 from serve_app.domain.errors import Misconfigured
+from serve_app.settings import read_config
 
 
 def test_a_data_directory_is_made_with_its_parents_and_for_its_owner_only(tmp_path: Path) -> None:
@@ -86,3 +89,18 @@ def test_a_socket_directory_open_to_others_is_refused(tmp_path: Path) -> None:
     run_dir.chmod(0o777)
     with pytest.raises(Misconfigured, match="Another user owns"):
         ports.check_run_dir(run_dir)
+
+
+def test_a_mistake_in_the_catalogue_ends_the_start_before_anything_is_started(
+    tmp_path: Path,
+) -> None:
+    models = tmp_path / "models.yaml"
+    models.write_text("endpoints:\n  me/mine:\n    famly: flux\n")
+    data_dir = tmp_path / "data"
+    config = read_config({"data_dir": data_dir, "models": models, "gpus": 0})
+    server = ServeCommand(Installation(data_dir), config, "127.0.0.1", 8000)
+    with pytest.raises(Misconfigured, match=r"models\.yaml.*famly.*did you mean `family`"):
+        server.check()
+    assert list(data_dir.iterdir()) == []
+    models.write_text("endpoints: {}\n")
+    server.check()

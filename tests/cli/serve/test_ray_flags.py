@@ -40,3 +40,8 @@ def test_processes_that_are_started_inherit_no_secret(
     }
     modes = {each.stat().st_mode & 0o777 for each in (tmp_path / "secrets").iterdir()}
     assert ((tmp_path / "secrets").stat().st_mode & 0o777, modes) == (0o700, {0o600})
+
+
+def test_ray_does_not_end_this_process_when_its_raylet_is_stopped(tmp_path: Path) -> None:
+    """Ray looks whether this process lives, not at the parent, which may be process 1."""
+    assert ray_flags.flags(tmp_path)["RAY_RAYLET_PID"] == str(os.getpid())

@@ -33,7 +33,7 @@ In a clone of the repository, `darkroom` is `.venv/bin/darkroom`.
 | 2 | The command line is wrong: an unknown command, option or value. |
 | number of problems | `darkroom doctor` |
 | number of damaged files | `darkroom models verify` |
-| 130 | `darkroom tune`: stopped by Ctrl-C. What was measured is kept. |
+| 130 | Stopped by Ctrl-C. `darkroom generate` has cancelled its request; what `darkroom tune` has measured is kept. |
 | 1 | `darkroom fsck`: a problem is left. |
 | 1 | `darkroom migrate check`: something is refused or missing. |
 
@@ -46,6 +46,7 @@ EXAMPLES = {
         "darkroom serve",
         "darkroom serve --config darkroom.yaml --port 9000",
         "darkroom serve --demo --sample",
+        "darkroom serve --host 0.0.0.0 --link",
     ),
     "serve-config": ("darkroom serve-config darkroom.yaml > serve.yaml",),
     "env": ('eval "$(darkroom env)"', "darkroom env --shell fish"),
@@ -55,8 +56,10 @@ EXAMPLES = {
         'darkroom generate "a siren" -m fal-ai/stable-audio -o siren.wav',
         'darkroom generate "a blue circle" --image circle.png --strength 0.6 -o blue.png',
         'darkroom generate "a red circle" --field guidance_scale=4 --preview preview.jpg',
+        "echo a red circle | darkroom generate - -o - > circle.png",
     ),
-    "models": ("darkroom models --json",),
+    "inspect": ("darkroom inspect circle.png",),
+    "models": ("darkroom models", "darkroom models --all"),
     "models pull": ("darkroom models pull fal-ai/flux/schnell --yes",),
     "models add": (
         "darkroom models add house/sd3 --weights owner/name --dry-run",

@@ -123,7 +123,6 @@ async def test_an_image_comes_as_was_asked_or_in_both_ways(
         ({"output_format": 3}, "output_format"),
         ({"output_compression": 50}, "output_compression"),
         ({"background": "transparent"}, "background"),
-        ({"style": "natural"}, "style"),
         ({"partial_images": 4}, "partial_images"),
         ({"response_format": "png"}, "response_format"),
         ({"frame_count": 9}, "frame_count"),

@@ -19,7 +19,7 @@ from serve_app.ingress.app import create_app
 from serve_app.ingress.http.json_schema import components
 from serve_app.ingress.http.openapi import pascal
 from serve_app.ingress.http.routing import SegmentRouter
-from serve_app.ingress.openapi.document import ApiDocument
+from serve_app.ingress.openapi.document import PATH, ApiDocument
 from tests.ingress.house import DEMO, House
 
 ORIGIN = "http://testserver"
@@ -188,3 +188,12 @@ async def test_one_endpoint_is_described_at_fals_path(client: httpx.AsyncClient)
     assert strange.status_code == 404
     assert "Did you mean fal-ai/flux/schnell" in strange.json()["message"]
     assert (await client.get(path)).status_code == 422
+
+
+async def test_the_whole_document_can_be_asked_for_one_endpoint(client: httpx.AsyncClient) -> None:
+    named = {"endpoint_id": "fal-ai/flux/schnell"}
+    one = await client.get("/openapi.json", params=named)
+    assert one.json() == (await client.get(PATH, params=named)).json()
+    whole = await client.get("/openapi.json")
+    assert len(one.content) < len(whole.content) / 5
+    assert (await client.get("/openapi.json", params={"endpoint_id": "no/such"})).status_code == 404

@@ -8,8 +8,9 @@ import re
 import httpx
 import pytest
 
-from serve_app.ingress.openapi.endpoint_text import endpoint_text, example
-from tests.ingress.house import CATALOG, ORIGIN, OTHERS
+from serve_app.catalog.catalog import CatalogEntry, load
+from serve_app.ingress.openapi.endpoint_text import DEMO_WORDS, endpoint_text, example
+from tests.ingress.house import CATALOG, DEMO, ORIGIN, OTHERS, built
 
 ENTRIES = {each.endpoint.id: each for catalog in (CATALOG, OTHERS) for each in catalog}
 
@@ -47,7 +48,73 @@ async def test_an_endpoint_that_is_not_there_has_no_text(client: httpx.AsyncClie
     assert (await client.get("/models/no/such/llms.txt")).status_code == 404
 
 
-async def test_it_takes_a_key(client: httpx.AsyncClient) -> None:
+BUILT_IN = load(None, demo=True, demo_dir=DEMO)
+
+
+async def test_without_a_key_it_has_the_built_in_endpoints_that_are_served() -> None:
+    async with built(catalog=BUILT_IN) as house, house.client() as client:
+        whole = await client.get("/llms.txt")
+        del client.headers["Authorization"]
+        assert (await client.get("/llms.txt")).text == whole.text
+        text = (await client.get("/models/fal-ai/flux/schnell/llms.txt")).text
+        assert text.startswith("# FLUX.1 [schnell]")
+        unserved = next(each.endpoint.id for each in BUILT_IN if each.missing)
+        assert (await client.get(f"/models/{unserved}/llms.txt")).status_code == 404
+        assert unserved not in whole.text
+
+
+async def test_without_a_key_no_endpoint_of_the_operator_appears(client: httpx.AsyncClient) -> None:
+    private = (await client.get("/models/test/probe/llms.txt")).text
+    assert private.startswith("# test/probe")
     del client.headers["Authorization"]
+    assert "/models/" not in (await client.get("/llms.txt")).text.partition("## Endpoints")[2]
+    hidden = await client.get("/models/test/probe/llms.txt")
+    absent = await client.get("/models/test/prob/llms.txt")
+    assert (hidden.status_code, absent.status_code) == (404, 404)
+    assert hidden.json()["detail"].replace("test/probe", "") == (
+        absent.json()["detail"].replace("test/prob", "")
+    ), "or one could find out which exist"
+
+
+async def test_a_wrong_key_is_no_key_at_all(client: httpx.AsyncClient) -> None:
+    client.headers["Authorization"] = "Key dk_x:y"
     assert (await client.get("/llms.txt")).status_code == 401
-    assert (await client.get("/models/fal-ai/flux/schnell/llms.txt")).status_code == 401
+
+
+async def test_an_operator_can_keep_the_descriptions_to_those_with_a_key() -> None:
+    async with built(catalog=BUILT_IN, public_descriptions=False) as house:
+        async with house.client() as client:
+            assert (await client.get("/llms.txt")).status_code == 200
+            del client.headers["Authorization"]
+            assert (await client.get("/llms.txt")).status_code == 401
+            assert (await client.get("/models/fal-ai/flux/schnell/llms.txt")).status_code == 401
+
+
+@pytest.mark.parametrize("entry", [*BUILT_IN], ids=lambda each: each.endpoint.id)
+def test_notes_of_fields_are_sentences_and_demos_name_their_words(entry: CatalogEntry) -> None:
+    text = endpoint_text(entry, ORIGIN)
+    assert not re.search(r"^\s*- (True|False)$", text, re.M)
+    assert ("**Words of the demo**: One" in text) == entry.demo
+
+
+def test_a_field_without_an_effect_says_so_once() -> None:
+    text = endpoint_text(BUILT_IN.listed("fal-ai/flux/schnell"), ORIGIN)
+    field = text.partition("- **`enable_safety_checker`**")[2].partition("- **")[0]
+    assert field.count("Has no effect here") + field.count("Refused unless") == 1
+
+
+def words_of(name: str) -> set[str]:
+    readme = (DEMO / name / "README.md").read_text().partition("## What it knows")[2]
+    return set(re.findall(r"[a-z]+", readme.partition("\n## ")[0].lower()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("image", "flux"), ("video", "wan"), ("audio", "stable-audio")],
+)
+def test_the_words_of_a_demo_are_those_that_it_knows(kind: str, name: str) -> None:
+    lists = r"(?:Colours|Shapes|Sizes|Backgrounds|Pitch|Loudness): ([^.]+)"
+    listed = re.findall(lists, DEMO_WORDS[kind])
+    named = {word for each in listed for word in re.findall(r"[a-z]+", each.lower())}
+    assert named
+    assert named <= words_of(name)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from serve_app.cli.commands.generate_options import GenerateOptions, outputs
+from serve_app.cli.generation.files import outputs
+from serve_app.cli.generation.options import GenerateOptions
 from serve_app.domain.errors import InvalidInput
 from serve_app.ingress.replicate.prediction import plain
 

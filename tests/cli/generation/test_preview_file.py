@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from serve_app.cli.commands.generate import PreviewFile
+from serve_app.cli.generation.progress import PreviewFile
 
 
 def running(preview: str | None) -> dict[str, Any]:

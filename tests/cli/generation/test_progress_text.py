@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from serve_app.cli.commands.generate import duration, progress_text
 from serve_app.cli.commands.requests import pool_lines
+from serve_app.cli.generation.progress import duration, progress_text
 
 
 def running(**ours: Any) -> dict[str, Any]:

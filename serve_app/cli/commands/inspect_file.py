@@ -1,0 +1,80 @@
+"""``darkroom inspect``: what made a file, as the file itself says."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import shlex
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from serve_app.cli.connection import options
+from serve_app.cli.connection.text import one_line, printable
+from serve_app.domain.errors import NotFound
+from serve_app.domain.file_metadata import FileMetadata, find
+
+
+@click.command("inspect")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@options.as_json
+def inspect_command(file: Path, *, as_json: bool) -> None:
+    """Show the prompt, model, seed and settings that a generated FILE has in it.
+
+    Needs no running Darkroom. Anyone can change what a file says.
+    """
+    found = read_metadata(file)
+    if found is None:
+        raise NotFound(
+            f"{file} has no description by Darkroom. GIF files have none, nor files of requests "
+            "that keep nothing, of an installation with DARKROOM_DESCRIBE_FILES=0, or that "
+            "another program saved again."
+        )
+    if as_json:
+        click.echo(json.dumps(asdict(found)))
+        return
+    for line in lines(found):
+        click.echo(line)
+
+
+def read_metadata(file: Path) -> FileMetadata | None:
+    """Description in a file of any size; None if it has none."""
+    with file.open("rb") as opened:
+        try:
+            with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                return find(content)
+        except ValueError:  # an empty file
+            return None
+
+
+def lines(found: FileMetadata) -> Iterator[str]:
+    """Description as text, with the command that repeats it."""
+    yield f"prompt    {one_line(found.prompt)}"
+    yield f"endpoint  {one_line(found.endpoint)}{' (demo model)' if found.demo else ''}"
+    if found.model:
+        yield f"model     {one_line(found.model)}"
+    yield f"seed      {found.seed}"
+    if found.request_id:
+        yield f"request   {one_line(found.request_id)}"
+    if found.settings:
+        yield "settings"
+        width = max(map(len, found.settings))
+        for name, value in found.settings.items():
+            yield f"  {one_line(name):<{width}}  {_shown(value)}"
+    yield f"again     {again(found)}"
+
+
+def again(found: FileMetadata) -> str:
+    """Command that repeats the generation. Files that the input named have to be added."""
+    prompt = one_line(found.prompt)
+    words = ["darkroom", "generate", prompt, "-m", found.endpoint, "--seed", str(found.seed)]
+    for name, value in found.settings.items():
+        words += ["--field", f"{name}={json.dumps(value, ensure_ascii=False)}"]
+    return printable(shlex.join(words))
+
+
+def _shown(value: Any) -> str:
+    return one_line(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))

@@ -1,0 +1,222 @@
+"""``darkroom generate``: submits a prompt, shows progress and writes the output files."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from serve_app.cli.connection.client import ApiFailure, Client
+from serve_app.cli.connection.server import Server
+from serve_app.cli.generation.endpoint_input import look_up
+from serve_app.cli.generation.files import (
+    STDOUT,
+    check_output,
+    decode_data_uri,
+    format_of,
+    kind_of,
+    outputs,
+    write_outputs,
+)
+from serve_app.cli.generation.options import GenerateOptions
+from serve_app.cli.generation.progress import PreviewFile, progress_text
+from serve_app.cli.generation.viewer import NO_VIEWER, open_in_viewer
+from serve_app.domain.errors import DarkroomError, InvalidInput
+
+INTERRUPTED = 130  # exit status after Ctrl-C, as shells report it
+STDIN = "-"
+
+
+def run(
+    server: Server,
+    wish: GenerateOptions,
+    output: Path | None,
+    *,
+    preview: Path | None = None,
+    overwrite: bool = False,
+    as_json: bool,
+    show: bool,
+) -> None:
+    """Submit, follow, and write the output files: the first to ``output``, the others numbered.
+
+    Without ``output``, the name follows from what the endpoint makes. ``preview`` is rewritten with
+    each preview. ``as_json`` prints the endpoint's output and the paths of its files. ``show``
+    opens the files. Ctrl-C cancels the request and exits with status 130.
+    """
+    wish = _with_prompt(wish)
+    _check(wish, output, preview, as_json=as_json, show=show)
+    named = None if output in (None, STDOUT) else output
+    model = wish.endpoint() if named is None else wish.endpoint(kind_of(format_of(named)))
+    wish.body()  # Invalid options are reported before the first call to the server.
+    with Client(server) as client:
+        place, body = _input(client, model, wish, named)
+        if output is None:
+            check_output(place)
+        on_status = PreviewFile(client.preview, preview).on_status if preview else _ignore
+        result, files, contents = _make(
+            *(client, wish, model, body), show=not as_json, on_status=on_status
+        )
+    if output == STDOUT:
+        _write_stdout(files, contents)
+        _print_result(result, (), ())
+        return
+    saved = write_outputs(place, files, contents, overwrite=overwrite)
+    if as_json:
+        click.echo(json.dumps(result | {"saved": [str(path.absolute()) for path in saved]}))
+    else:
+        _print_result(result, files, saved)
+    if show and not open_in_viewer([str(path) for path in saved]):
+        click.echo(NO_VIEWER, err=True)
+
+
+def _input(
+    client: Client, model: str, wish: GenerateOptions, named: Path | None
+) -> tuple[Path, dict[str, Any]]:
+    """File for the output, and the input that makes one of its format."""
+    accepted = look_up(client, model)
+    place = named or accepted.default_output()
+    accepted.check_format(place)
+    name = accepted.format_field
+    body = wish.body(**({name: format_of(place)} if name else {}))
+    accepted.check_fields((each for each in body if each != name), wish)
+    return place, body
+
+
+def _make(
+    client: Client, wish: GenerateOptions, model: str, body: dict[str, Any], **how: Any
+) -> tuple[dict[str, Any], list[Mapping[str, Any]], list[bytes]]:
+    """Output, its files and their contents. Ctrl-C cancels the request and exits."""
+    submitted: list[str] = []
+    try:
+        result = generate(client, model, body, on_submitted=submitted.append, **how)
+        files = list(outputs(result))
+        contents = [_content(client, file) for file in files]
+    except ApiFailure as failure:
+        raise _by_option(failure, wish) from None
+    except KeyboardInterrupt:
+        click.echo(f"\n{_cancel(client, submitted)}", err=True)
+        sys.exit(INTERRUPTED)
+    if not files:
+        raise ApiFailure(f"{model} returned no file: {json.dumps(result)[:200]}")
+    return result, files, contents
+
+
+def _with_prompt(wish: GenerateOptions) -> GenerateOptions:
+    """Options whose prompt was read from standard input, if ``-`` was given."""
+    if wish.prompt != STDIN:
+        return wish
+    prompt = sys.stdin.read().strip()
+    if not prompt:
+        raise InvalidInput("Standard input has no prompt. Pipe one in, or name it in place of `-`.")
+    return replace(wish, prompt=prompt)
+
+
+def _check(
+    wish: GenerateOptions, output: Path | None, preview: Path | None, *, as_json: bool, show: bool
+) -> None:
+    """Raise an error for options that contradict each other, or files that cannot be written."""
+    if output == STDOUT and (as_json or show):
+        raise InvalidInput("-o - writes the file to standard output. Leave out --json and --open.")
+    if output == STDOUT and (wish.count or 1) > 1:
+        raise InvalidInput("-o - takes one file. Leave out --count, or name a file with -o.")
+    for path in (output, preview):
+        if path is not None:
+            check_output(path)
+
+
+def _ignore(_: object) -> None:
+    """Ignore a status or an id that no one asked for."""
+
+
+def generate(
+    client: Client,
+    model: str,
+    body: dict[str, Any],
+    *,
+    show: bool,
+    on_status: Callable[[Mapping[str, Any]], None] = _ignore,
+    on_submitted: Callable[[str], None] = _ignore,
+) -> dict[str, Any]:
+    """Submit, follow until the request has completed, and return the output.
+
+    ``on_submitted`` is called with the request's id, ``on_status`` with each status. Raises
+    ``ApiFailure`` with the server's reason.
+    """
+    submitted = client.submit(model, body)
+    on_submitted(submitted["request_id"])
+    if not show:
+        for status in client.follow(submitted):
+            on_status(status)
+        return dict(client.get(submitted["response_url"]))
+    with click.progressbar(length=100, label="queued", file=sys.stderr) as bar:
+        for status in client.follow(submitted):
+            _update_bar(bar, status)
+            on_status(status)
+    return dict(client.get(submitted["response_url"]))
+
+
+def _cancel(client: Client, submitted: Sequence[str]) -> str:
+    """Cancel the request and return a sentence for the user. A second Ctrl-C leaves it running."""
+    if not submitted:
+        return (
+            "Stopped. The request may have been accepted all the same; `darkroom requests list` "
+            "shows it."
+        )
+    request_id = submitted[0]
+    try:
+        verdict = client.put(f"/v1/requests/{request_id}/cancel")["verdict"]
+    except (KeyboardInterrupt, DarkroomError):
+        return (
+            f"Request {request_id} was not cancelled and goes on. `darkroom requests cancel "
+            f"{request_id}` cancels it; `darkroom logs {request_id} --follow` follows it."
+        )
+    if verdict == "already_final":
+        return f"Request {request_id} has ended. `darkroom open {request_id}` opens its files."
+    return f"Cancelled request {request_id}."
+
+
+def _by_option(failure: ApiFailure, wish: GenerateOptions) -> ApiFailure:
+    """Failure whose fields have the names of the options that set them."""
+    if not failure.fields:
+        return failure
+    shown = (
+        f"{'.'.join((wish.option_of(name), *rest))}: {message}"
+        for (name, *rest), message in failure.fields
+    )
+    return ApiFailure("\n  ".join(shown))
+
+
+def _content(client: Client, file: Mapping[str, Any]) -> bytes:
+    content = decode_data_uri(file["url"])
+    return client.download(file["url"]) if content is None else content
+
+
+def _write_stdout(files: Sequence[Mapping[str, Any]], contents: Sequence[bytes]) -> None:
+    """Write the first file. Others, such as the poster of a video, are named on stderr."""
+    sys.stdout.buffer.write(contents[0])
+    sys.stdout.buffer.flush()
+    for file in files[1:]:
+        click.echo(f"not written: {file['url'][:200]}", err=True)
+
+
+def _print_result(
+    result: Mapping[str, Any], files: Sequence[Mapping[str, Any]], saved: Sequence[Path]
+) -> None:
+    """Print what was made; on stderr if the file itself went to standard output."""
+    for file, path in zip(files, saved, strict=True):
+        sized = f"  {file['width']}×{file['height']}" if "width" in file else ""
+        click.echo(f"{path}{sized}")
+    seed = f"seed {result['seed']}" if "seed" in result else "done"
+    demo = ", generated by the demo model" if result.get("darkroom_demo") else ""
+    click.echo(f"{seed}{demo}", err=not saved)
+
+
+def _update_bar(bar: Any, status: dict[str, Any]) -> None:
+    bar.label, done = progress_text(status)
+    bar.update(max(0, done - bar.pos))
+    bar.render_progress()

@@ -1,0 +1,236 @@
+"""Files of ``darkroom generate``: inputs become data URIs, outputs are written without loss."""
+
+from __future__ import annotations
+
+import base64
+import mimetypes
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from serve_app.domain.artifact import EXTENSIONS, MEDIA_TYPES
+from serve_app.domain.errors import InvalidInput, Misconfigured
+
+# Inputs.
+
+IMAGES = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/avif", "image/bmp")
+
+
+def image_input(given: str) -> str:
+    """Image input for a request: a URL unchanged, or a file's content as a data URI.
+
+    Raises ``InvalidInput`` if the file is not an image or cannot be read.
+    """
+    if urlsplit(given).scheme in ("http", "https", "data"):
+        return given
+    path = Path(given).expanduser()
+    media_type = mimetypes.guess_type(path.name)[0]
+    if media_type not in IMAGES:
+        raise InvalidInput(
+            f"{path} is not an image. Use a PNG, JPEG, WebP, GIF, AVIF or BMP file with the "
+            "matching suffix."
+        )
+    return _as_data(path, media_type)
+
+
+def media_input(file: str) -> str:
+    """Content of a file as a data URI.
+
+    Raises ``InvalidInput`` if the file is not an image, video or audio file or cannot be read.
+    """
+    path = Path(file).expanduser()
+    media_type = mimetypes.guess_type(path.name)[0] or ""
+    if media_type.partition("/")[0] not in ("image", "video", "audio"):
+        raise InvalidInput(
+            f"{path} is not an image, video or audio file. Use a file with the matching suffix."
+        )
+    return _as_data(path, media_type)
+
+
+def _as_data(path: Path, media_type: str) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror}.") from None
+    return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+# Formats of outputs.
+
+FORMATS = {
+    ".png": "png",
+    ".jpg": "jpeg",
+    ".jpeg": "jpeg",
+    ".webp": "webp",
+    ".mp4": "mp4",
+    ".webm": "webm",
+    ".gif": "gif",
+    ".wav": "wav",
+    ".flac": "flac",
+    ".mp3": "mp3",
+    ".ogg": "ogg",
+    ".opus": "ogg",
+}
+
+
+class MediaKind(StrEnum):
+    """Kind of output."""
+
+    IMAGE = "image"
+    VIDEO = "video"
+    AUDIO = "audio"
+
+
+def format_of(output: Path) -> str:
+    """Format of an output file, as inputs name it. Raises ``InvalidInput`` for other suffixes."""
+    found = FORMATS.get(output.suffix.lower())
+    if found is None:
+        raise InvalidInput(
+            f"The format of {output} is not known. Use one of these suffixes: {', '.join(FORMATS)}."
+        )
+    return found
+
+
+def kind_of(output_format: str) -> MediaKind:
+    """Kind of output for a format. GIF counts as video."""
+    media_type = MEDIA_TYPES[output_format]
+    if media_type.startswith("audio/"):
+        return MediaKind.AUDIO
+    moves = media_type.startswith("video/") or output_format == "gif"
+    return MediaKind.VIDEO if moves else MediaKind.IMAGE
+
+
+# Outputs.
+
+STDOUT = Path("-")
+"""Output path that stands for standard output."""
+
+
+def outputs(output: object) -> Iterator[Mapping[str, Any]]:
+    """Every file in an endpoint's output, at any depth.
+
+    A file is an object with a URL and a media type. A file whose content is in the output gets a
+    data URI as its URL.
+    """
+    if isinstance(output, Mapping):
+        fields = cast("Mapping[str, Any]", output)
+        if "content_type" in fields and isinstance(fields.get("content"), str):
+            fields = {**fields, "url": f"data:{fields['content_type']};base64,{fields['content']}"}
+        if isinstance(fields.get("url"), str) and "content_type" in fields:
+            yield fields
+            return
+        for name, value in fields.items():
+            # `image` repeats the first item of `images`.
+            if not isinstance(fields.get(f"{name}s"), Sequence):
+                yield from outputs(value)
+    elif isinstance(output, Sequence) and not isinstance(output, str):
+        for value in cast("Sequence[object]", output):
+            yield from outputs(value)
+
+
+def decode_data_uri(url: str) -> bytes | None:
+    """Content of an output's data URI; None for any other URL."""
+    head, _, content = url.partition(",")
+    return base64.b64decode(content) if head.startswith("data:") else None
+
+
+def output_paths(
+    path: Path,
+    files: Sequence[Mapping[str, Any]],
+    taken: Callable[[Path], bool] = lambda _: False,
+) -> list[Path]:
+    """Path for each file: ``out.png``, ``out-2.png``, …, which begin where none is ``taken``.
+
+    A file of another type than the first, such as the poster of a video, gets its own extension and
+    the same number: ``video.mp4``, ``video.jpg``.
+    """
+    first, found = 1, _numbered(path, files, 1)
+    while any(map(taken, found)):
+        first += 1
+        found = _numbered(path, files, first)
+    return found
+
+
+def _numbered(path: Path, files: Sequence[Mapping[str, Any]], first: int) -> list[Path]:
+    numbers: dict[str, int] = {}  # by extension
+    found: list[Path] = []
+    for file in files:
+        place = path.with_suffix(_suffix(path, file["content_type"], files[0]["content_type"]))
+        number = numbers.get(place.suffix, first)
+        numbers[place.suffix] = number + 1
+        found.append(place if number == 1 else place.with_stem(f"{place.stem}-{number}"))
+    return found
+
+
+def _suffix(path: Path, media_type: str, first: str) -> str:
+    if media_type == first or media_type not in EXTENSIONS:
+        return path.suffix
+    return f".{EXTENSIONS[media_type]}"
+
+
+def check_output(path: Path) -> None:
+    """Raise ``Misconfigured`` if no file can be written to ``path``."""
+    if path == STDOUT:
+        if sys.stdout.isatty():
+            raise Misconfigured(
+                "Standard output is a terminal. Redirect it to a file or a program, or name a file "
+                "with -o."
+            )
+        return
+    folder = path.parent
+    if not folder.is_dir():
+        raise Misconfigured(
+            f"The folder {folder} does not exist, so {path.name} cannot be written there. Create "
+            "it, or name another file with -o."
+        )
+    if not os.access(folder, os.W_OK):
+        raise Misconfigured(
+            f"The folder {folder} cannot be written to. Name a file in another one with -o."
+        )
+
+
+def write_outputs(
+    path: Path, files: Sequence[Mapping[str, Any]], contents: Sequence[bytes], *, overwrite: bool
+) -> list[Path]:
+    """Write the outputs and return their paths.
+
+    Without ``overwrite``, files that exist are kept: the new ones get the next free numbers.
+    """
+    if overwrite:
+        found = output_paths(path, files)
+        for place, content in zip(found, contents, strict=True):
+            _write(place, content, "wb")
+        return found
+    while True:
+        found = output_paths(path, files, Path.exists)
+        written: list[Path] = []
+        try:
+            for place, content in zip(found, contents, strict=True):
+                _write(place, content, "xb")
+                written.append(place)
+        except FileExistsError:  # another program was faster
+            for place in written:
+                place.unlink(missing_ok=True)
+            continue
+        return found
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Replace ``path`` atomically, so that readers never see a partial file."""
+    fresh = path.with_name(f".{path.name}.new")
+    _write(fresh, content, "wb")
+    fresh.replace(path)
+
+
+def _write(path: Path, content: bytes, mode: str) -> None:
+    try:
+        with path.open(mode) as file:
+            file.write(content)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise Misconfigured(f"{path} cannot be written: {error.strerror}.") from None

@@ -1,0 +1,114 @@
+"""Options of ``darkroom generate``, and the input that they make."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from serve_app.cli.generation.files import MediaKind, image_input, media_input
+from serve_app.domain.errors import InvalidInput
+
+NOUNS = {MediaKind.IMAGE: "an image", MediaKind.VIDEO: "a video", MediaKind.AUDIO: "audio"}
+
+FROM_PROMPT = "fal-ai/flux/schnell"
+MODELS: Mapping[tuple[MediaKind, str], str] = {
+    (MediaKind.IMAGE, "a prompt"): FROM_PROMPT,
+    (MediaKind.IMAGE, "--image"): "fal-ai/flux/dev/image-to-image",
+    (MediaKind.IMAGE, "--mask"): "fal-ai/fast-sdxl/inpainting",
+    (MediaKind.VIDEO, "a prompt"): "fal-ai/wan/v2.2-5b/text-to-video",
+    (MediaKind.VIDEO, "--image"): "fal-ai/wan/v2.2-5b/image-to-video",
+    (MediaKind.AUDIO, "a prompt"): "fal-ai/stable-audio",
+}
+"""Kind of output and input → model that is used if the user names none."""
+
+OPTIONS: Mapping[str, str] = {
+    "prompt": "PROMPT",
+    "seed": "--seed",
+    "num_inference_steps": "--steps",
+    "image_size": "--size",
+    "num_images": "--count",
+    "image_url": "--image",
+    "mask_url": "--mask",
+    "strength": "--strength",
+}
+"""Input field → option that sets it."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateOptions:
+    """Options from the command line. A value that is None or empty is left to the endpoint."""
+
+    prompt: str
+    model: str | None = None
+    seed: int | None = None
+    steps: int | None = None
+    size: str | None = None
+    count: int | None = None
+    image: str | None = None
+    mask: str | None = None
+    strength: float | None = None
+    fields: tuple[str, ...] = ()
+
+    def endpoint(self, kind: MediaKind = MediaKind.IMAGE) -> str:
+        """Model that the user named, or the default for this kind of output and input.
+
+        Raises ``InvalidInput`` if there is no default.
+        """
+        if self.model:
+            return self.model
+        given = "--mask" if self.mask else "--image" if self.image else "a prompt"
+        found = MODELS.get((kind, given))
+        if found is None:
+            raise InvalidInput(
+                f"There is no default model that makes {NOUNS[kind]} from {given}. "
+                "Name one with --model."
+            )
+        return found
+
+    def body(self, **more: Any) -> dict[str, Any]:
+        """Input for the endpoint, including ``more``.
+
+        Raises ``InvalidInput`` with the option that is wrong.
+        """
+        named = {each.partition("=")[0] for each in self.fields}
+        if self.mask and not self.image and "image_url" not in named:
+            raise InvalidInput("--mask says which part of an image to repaint. Add --image.")
+        body: dict[str, Any] = {"prompt": self.prompt, **more}
+        given = {
+            "seed": self.seed,
+            "num_inference_steps": self.steps,
+            "image_size": None if self.size is None else _size(self.size),
+            "num_images": self.count,
+            "image_url": self.image and image_input(self.image),
+            "mask_url": self.mask and image_input(self.mask),
+            "strength": self.strength,
+        }
+        body |= {name: value for name, value in given.items() if value is not None}
+        return body | dict(_field(one) for one in self.fields)
+
+    def option_of(self, field: str) -> str:
+        """Name of an input field for messages: the option that sets it, if it was not --field."""
+        if any(each.partition("=")[0] == field for each in self.fields):
+            return f"--field {field}"
+        return f"{OPTIONS[field]} ({field})" if field in OPTIONS else field
+
+
+def _size(text: str) -> str | dict[str, int]:
+    width, separator, height = text.partition("x")
+    if separator and width.isdigit() and height.isdigit():
+        return {"width": int(width), "height": int(height)}
+    return text
+
+
+def _field(text: str) -> tuple[str, Any]:
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise InvalidInput(f"--field takes NAME=JSON or NAME=@FILE, not {text!r}.")
+    if value.startswith("@"):
+        return name, media_input(value.removeprefix("@"))
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value  # a word that is not JSON is a string

@@ -1,0 +1,134 @@
+"""Description of a generation inside the file that it made: prompt, model, seed and settings.
+
+It is JSON in ASCII, uncompressed, in the text field for comments that each format has: ``tEXt`` in
+PNG, EXIF in JPEG and WebP, tags in MP4, WebM and audio. So any reader of tags shows it, and
+``find`` needs to know no format. GIF files have none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
+
+FIRST = "darkroom"
+FORMAT = 1
+MARK = f'{{"{FIRST}":{FORMAT},'.encode()
+"""Beginning of a description. In a string of JSON its quotes are escaped, so no prompt has it."""
+
+MAX_BYTES = 32_000  # a segment of JPEG has 65,533
+LEFT_OUT = frozenset({"prompt", "seed", "seeds", "sync_mode"})
+"""Fields of an input that are not among the settings."""
+
+_URLS = ("http://", "https://", "data:")
+
+
+class Searchable(Protocol):
+    """Bytes, or a memory map of a file."""
+
+    def find(self, sub: bytes, start: int = ..., /) -> int: ...
+
+    def __getitem__(self, key: slice, /) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FileMetadata:
+    """What made a file.
+
+    ``settings``: the other input fields, without URLs and inlined files, which may be secret or
+    large. ``request_id`` is empty for deterministic requests, whose equal inputs give equal bytes.
+    """
+
+    endpoint: str
+    model: str  # source of the weights, with the revision
+    seed: int
+    prompt: str
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    request_id: str = ""
+    demo: bool = False
+
+    @classmethod
+    def of_input(
+        cls,
+        given: Mapping[str, Any],
+        *,
+        endpoint: str,
+        model: str,
+        seed: int,
+        request_id: str = "",
+        demo: bool = False,
+    ) -> FileMetadata:
+        """Describe a generation with the input ``given`` and the ``seed`` that it used."""
+        settings = {
+            name: kept
+            for name, value in given.items()
+            if name not in LEFT_OUT and (kept := _without_urls(value)) is not None
+        }
+        prompt = given.get("prompt")
+        shown = prompt if isinstance(prompt, str) else ""
+        return cls(endpoint, model, seed, shown, settings, request_id, demo)
+
+    def text(self) -> str:
+        """JSON of at most ``MAX_BYTES`` characters. Of more, settings are left out, then the end of
+        the prompt."""
+        shown = self._text(self.prompt, self.settings)
+        if len(shown) > MAX_BYTES:
+            shown = self._text(self.prompt, {})
+        if len(shown) > MAX_BYTES:
+            shown = self._text(self.prompt[: MAX_BYTES // 16], {})  # at most 12 characters each
+        return shown
+
+    def _text(self, prompt: str, settings: Mapping[str, Any]) -> str:
+        content = {
+            FIRST: FORMAT,
+            "prompt": prompt,
+            "endpoint": self.endpoint,
+            "model": self.model,
+            "seed": self.seed,
+            "settings": settings,
+            "request_id": self.request_id,
+            "demo": self.demo,
+        }
+        given = {name: value for name, value in content.items() if value not in ("", {}, False)}
+        return json.dumps(given, ensure_ascii=True, separators=(",", ":"))
+
+
+def find(content: Searchable) -> FileMetadata | None:
+    """Description in the bytes of a file; None if it has none."""
+    place = -1
+    while (place := content.find(MARK, place + 1)) >= 0:
+        found = _parsed(content[place : place + MAX_BYTES])
+        if found is not None:
+            return found
+    return None
+
+
+def _parsed(beginning: bytes) -> FileMetadata | None:
+    """Description that ``beginning`` begins with; None if it is damaged."""
+    try:
+        content, _ = json.JSONDecoder().raw_decode(beginning.decode("latin-1"))
+        return FileMetadata(
+            endpoint=str(content["endpoint"]),
+            model=str(content.get("model", "")),
+            seed=int(content["seed"]),
+            prompt=str(content.get("prompt", "")),
+            settings=dict(content.get("settings", {})),
+            request_id=str(content.get("request_id", "")),
+            demo=bool(content.get("demo", False)),
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _without_urls(value: Any) -> Any:
+    """``value`` without URLs, at any depth; None if nothing is left."""
+    if isinstance(value, str):
+        return None if value.lower().startswith(_URLS) else value
+    if isinstance(value, Mapping):
+        fields = cast("Mapping[str, Any]", value).items()
+        return {name: kept for name, each in fields if (kept := _without_urls(each)) is not None}
+    if isinstance(value, Sequence):
+        items = cast("Sequence[Any]", value)
+        return [kept for each in items if (kept := _without_urls(each)) is not None] or None
+    return value if isinstance(value, bool | int | float) else None

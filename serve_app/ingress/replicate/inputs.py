@@ -1,0 +1,118 @@
+"""Inputs by Replicate's names, which differ from fal's for the same thing.
+
+Replicate's models have no common schema. These are the names of its official image and video
+models (FLUX, SDXL, Stable Diffusion 3.5, Wan). A field that the endpoint itself has is never
+changed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from serve_app.catalog.catalog import Catalog, CatalogEntry
+from serve_app.domain.errors import InvalidInput
+from serve_app.ingress.submission.model_lookup import EndpointFields, find_capable
+
+RENAMED: Mapping[str, str] = {
+    "num_outputs": "num_images",
+    "guidance": "guidance_scale",
+    "image": "image_url",
+    "mask": "mask_url",
+    "prompt_strength": "strength",
+    "fps": "frames_per_second",
+}
+FORMAT_FIELDS = ("output_format", "format")
+SIDE = 16  # sides are multiples of it
+MAX_RATIO = 8
+SMALL_AREA, AREA = 2**18, 2**20  # pixels; FLUX's `megapixels` are 0.25 and 1
+_RATIO = re.compile(r"([0-9]{1,4}):([0-9]{1,4})")
+
+
+def translate(
+    catalog: Catalog, entry: CatalogEntry, given: Mapping[str, Any]
+) -> tuple[CatalogEntry, dict[str, Any]]:
+    """Endpoint for the input, and the input by its names.
+
+    An input with an image goes to the sibling endpoint that takes one, such as
+    ``fal-ai/flux/dev/image-to-image``. Raises ``InvalidInput`` for a field of Replicate's that the
+    endpoint has no counterpart of, and ``Unsupported`` if there is no such sibling. Other unknown
+    fields are passed on: the endpoint ignores them with a line in the log.
+    """
+    entry = _capable(catalog, entry, given)
+    fields = EndpointFields(entry)
+    made: dict[str, Any] = {}
+    for name, value in given.items():
+        if fields.accepts(name) or value is None:
+            made[name] = _format(value) if name in FORMAT_FIELDS else value
+        elif name in RENAMED:
+            made[_field(entry, fields, name, RENAMED[name])] = value
+        elif name == "output_format":
+            made[_field(entry, fields, name, "format")] = _format(value)
+        elif name == "disable_safety_checker" and "enable_safety_checker" in fields:
+            made["enable_safety_checker"] = not value
+        elif name not in ("aspect_ratio", "megapixels", "width", "height"):
+            made[name] = value
+    if (size := _size(entry, fields, given)) is not None:
+        made.setdefault("image_size", size)
+    return entry, made
+
+
+def _capable(catalog: Catalog, entry: CatalogEntry, given: Mapping[str, Any]) -> CatalogEntry:
+    """Endpoint that takes the image and the mask of the input."""
+    fields = EndpointFields(entry)
+    if given.get("mask") and not fields.accepts("mask"):
+        return find_capable(catalog, entry, ("mask_url",), ("inpainting",), "use a mask")
+    if given.get("image") and not fields.accepts("image"):
+        tasks = ("image-to-image", "image-to-video")
+        return find_capable(catalog, entry, ("image_url",), tasks, "change an image")
+    return entry
+
+
+def _size(
+    entry: CatalogEntry, fields: EndpointFields, given: Mapping[str, Any]
+) -> dict[str, int] | None:
+    """Value of ``image_size`` that the input asks for by other names; None if it does not."""
+    if (ratio := given.get("aspect_ratio")) is not None and not fields.accepts("aspect_ratio"):
+        _field(entry, fields, "aspect_ratio", "image_size")
+        return _of_ratio(str(ratio), SMALL_AREA if _is_small(given) else AREA)
+    width, height = given.get("width"), given.get("height")
+    if width is None or height is None or fields.accepts("width"):
+        return None
+    _field(entry, fields, "width", "image_size")
+    return {"width": width, "height": height}
+
+
+def _format(value: Any) -> Any:
+    return "jpeg" if value == "jpg" else value
+
+
+def _is_small(given: Mapping[str, Any]) -> bool:
+    return str(given.get("megapixels")) == "0.25"
+
+
+def _of_ratio(ratio: str, area: float) -> dict[str, int]:
+    found = _RATIO.fullmatch(ratio)
+    across, down = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not across or not down:
+        raise _invalid("aspect_ratio", f"should be like 16:9, and is {ratio[:40]!r}")
+    shape = across / down
+    if not 1 / MAX_RATIO <= shape <= MAX_RATIO:
+        raise _invalid("aspect_ratio", f"should be at most {MAX_RATIO}:1 or 1:{MAX_RATIO}")
+    return {
+        "width": SIDE * round(math.sqrt(area * shape) / SIDE),
+        "height": SIDE * round(math.sqrt(area / shape) / SIDE),
+    }
+
+
+def _field(entry: CatalogEntry, fields: EndpointFields, name: str, own: str) -> str:
+    """``own``, the endpoint's name of ``name``. Raises ``InvalidInput`` if it has no such field."""
+    if own in fields:
+        return own
+    raise _invalid(name, f"is not possible with {entry.endpoint.id}: leave it out")
+
+
+def _invalid(name: str, what: str) -> InvalidInput:
+    return InvalidInput.of_field(name, what)

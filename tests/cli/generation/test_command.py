@@ -1,0 +1,168 @@
+"""``darkroom generate`` as users call it: files, pipes, Ctrl-C and mistakes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.installation import Installation
+from serve_app.cli.main import main
+from tests.ingress.house import OTHERS
+from tests.wire.served import Address, served
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[Address]:
+    with served(catalog=OTHERS) as address:
+        yield address
+
+
+@pytest.fixture
+def data_dir(address: Address, tmp_path: Path) -> Path:
+    data_dir = tmp_path / "data"
+    data_dir.mkdir()
+    (data_dir / "run.json").write_text(json.dumps({"url": address.url}))
+    (data_dir / "api_key").write_text(address.key)
+    return data_dir
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Empty working directory."""
+    place = tmp_path / "here"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    return place
+
+
+class Shell:
+    """Calls ``darkroom generate``."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+
+    def __call__(self, *words: str, typed: str | None = None) -> Result:
+        given = ["generate", *words, "--data-dir", str(self._data_dir)]
+        return CliRunner().invoke(main, given, input=typed)
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """Process of its own, as in a terminal."""
+        command = [sys.executable, "-m", "serve_app.cli", "generate", *words]
+        return subprocess.Popen(
+            [*command, "--data-dir", str(self._data_dir)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def requests(self) -> list[dict[str, Any]]:
+        with Client(Installation(self._data_dir)) as client:
+            return list(client.get("/v1/requests")["requests"])
+
+
+@pytest.fixture
+def generate(data_dir: Path, here: Path) -> Shell:
+    del here
+    return Shell(data_dir)
+
+
+@pytest.mark.parametrize(
+    ("model", "file"),
+    [("test/images", "out.png"), ("test/audio", "out.wav"), ("test/videos", "out.mp4")],
+)
+def test_without_a_name_the_file_is_of_the_kind_that_the_endpoint_makes(
+    generate: Shell, here: Path, model: str, file: str
+) -> None:
+    made = generate("x", "-m", model)
+    assert made.exit_code == 0, made.output
+    assert [each.name for each in here.iterdir()] == [file]
+
+
+def test_files_that_exist_are_kept_and_the_new_ones_are_numbered(
+    generate: Shell, here: Path
+) -> None:
+    (here / "out.png").write_text("precious")
+    (here / "out-3.png").write_text("precious")
+    made = generate("x", "-m", "test/images", "-n", "2")
+    assert [each.split()[0] for each in made.stdout.splitlines()[:2]] == ["out-4.png", "out-5.png"]
+    assert {(here / each).read_text() for each in ("out.png", "out-3.png")} == {"precious"}
+    assert generate("x", "-m", "test/images", "-o", "out.png", "--overwrite").exit_code == 0
+    assert (here / "out.png").read_text() == "image"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["-o", "/nonexistent/x.png"], "The folder /nonexistent does not exist"),
+        (["--preview", "/nonexistent/x.jpg"], "The folder /nonexistent does not exist"),
+        (["-o", "x.wav", "-m", "fal-ai/flux/schnell"], "does not write .wav files"),
+        (["--mask", "https://example.test/a.png"], "Add --image."),
+        (["-m", "fal-ai/flux/schnell", "--field", "foo=1"], "--field foo: "),
+        (["-m", "fal-ai/flux/schnell", "--strength", "0.5"], "--strength (strength): "),
+        (["-o", "-", "--json"], "Leave out --json"),
+        (["-o", "-", "-n", "2"], "Leave out --count"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else " ".join(each),
+)
+def test_a_mistake_is_found_before_anything_is_generated(
+    generate: Shell, words: list[str], sentence: str
+) -> None:
+    before = generate.requests()
+    wrong = generate("x", *words)
+    assert wrong.exit_code == 1
+    assert sentence in wrong.stderr
+    assert generate.requests() == before
+
+
+def test_an_error_of_the_server_names_the_option(generate: Shell) -> None:
+    wrong = generate("x", "-m", "fal-ai/flux/schnell", "--steps", "99", "--size", "1x1")
+    assert wrong.exit_code == 1
+    assert "--steps (num_inference_steps): " in wrong.stderr
+    assert "--size (image_size)" in wrong.stderr
+
+
+def test_a_dash_reads_the_prompt_from_standard_input(generate: Shell) -> None:
+    made = generate("-", "-m", "test/images", "--json", typed="a red circle\n")
+    assert json.loads(made.stdout)["prompt"] == "a red circle"
+    assert "has no prompt" in generate("-", typed=" \n").stderr
+
+
+def test_a_dash_writes_the_file_to_standard_output_and_nothing_else(
+    generate: Shell, here: Path
+) -> None:
+    made = generate("x", "-m", "test/images", "-o", "-", "--field", "content=the bytes")
+    assert made.stdout_bytes == b"the bytes"
+    assert "seed 0" in made.stderr
+    assert not list(here.iterdir())
+
+
+def test_ctrl_c_cancels_the_request_and_says_which(generate: Shell, here: Path) -> None:
+    before = {each["request_id"] for each in generate.requests()}
+    running = generate.start("x", "-m", "test/images", "--field", "sleep_s=60")
+    try:
+        while not (new := [r for r in generate.requests() if r["request_id"] not in before]):
+            assert running.poll() is None, running.communicate()
+            time.sleep(0.1)
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=60)
+    finally:
+        running.kill()
+        running.wait()
+    assert running.returncode == 130
+    assert f"Cancelled request {new[0]['request_id']}." in said
+    with Client(Installation(generate._data_dir)) as client:
+        follow = {"status_url": f"/queue/test/images/requests/{new[0]['request_id']}/status"}
+        *_, last = client.follow(follow)
+        ended = client.get(f"/v1/requests/{new[0]['request_id']}")
+    assert (last["status"], ended["state"]) == ("COMPLETED", "cancelled")
+    assert not list(here.iterdir())

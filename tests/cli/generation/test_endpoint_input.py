@@ -1,0 +1,69 @@
+"""What the input schema of an endpoint says about its files and fields."""
+
+from pathlib import Path
+
+import pytest
+
+from serve_app.catalog.catalog import load
+from serve_app.cli.generation.endpoint_input import EndpointInput, read_description
+from serve_app.cli.generation.options import GenerateOptions
+from serve_app.domain.errors import InvalidInput
+from serve_app.ingress.app import create_app
+
+CATALOG = load(None, demo=False, demo_dir=Path("/nowhere"))
+
+
+def described(endpoint: str) -> EndpointInput:
+    entry = CATALOG.listed(endpoint)
+    document = create_app().state.document.of_endpoint(entry, "http://here")
+    metadata = {"category": entry.endpoint.category}
+    return read_description({"endpoint_id": endpoint, "openapi": document, "metadata": metadata})
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "name", "file"),
+    [
+        ("fal-ai/flux/schnell", "output_format", "out.png"),
+        ("fal-ai/fast-sdxl/inpainting", "format", "out.png"),
+        ("fal-ai/flux-2/klein/realtime", None, "out.png"),
+        ("fal-ai/wan-i2v", "output_format", "out.mp4"),
+        ("fal-ai/stable-audio", "output_format", "out.wav"),
+    ],
+)
+def test_the_schema_names_the_field_of_the_format_and_the_usual_file(
+    endpoint: str, name: str | None, file: str
+) -> None:
+    found = described(endpoint)
+    assert found.format_field == name
+    assert found.default_output() == Path(file)
+    found.check_format(found.default_output())
+
+
+@pytest.mark.parametrize(
+    ("category", "file"),
+    [
+        ("text-to-audio", "out.wav"),
+        ("image-to-video", "out.mp4"),
+        ("text-to-image", "out.png"),
+        ("training", "out.png"),
+        ("", "out.png"),
+    ],
+)
+def test_without_formats_the_usual_file_follows_from_the_category(category: str, file: str) -> None:
+    assert EndpointInput("me/mine", category, {}).default_output() == Path(file)
+
+
+def test_a_file_that_the_endpoint_does_not_write_is_refused_with_those_that_it_does() -> None:
+    with pytest.raises(InvalidInput, match=r"does not write \.png files.*\.wav or \.flac"):
+        described("fal-ai/stable-audio").check_format(Path("a.png"))
+
+
+def test_an_input_that_the_endpoint_does_not_have_is_named_by_its_option() -> None:
+    sound = described("fal-ai/stable-audio")
+    options = GenerateOptions("a", size="square", fields=("promt=1",))
+    with pytest.raises(InvalidInput, match=r"^--size \(image_size\): .* has no such input"):
+        sound.check_fields(["prompt", "image_size"], options)
+    with pytest.raises(InvalidInput, match=r"^--field promt: .*Did you mean `prompt`"):
+        sound.check_fields(["promt"], options)
+    sound.check_fields(["prompt", "seed"], options)
+    EndpointInput("me/mine", "", {}).check_fields(["anything"], options)

@@ -1,0 +1,79 @@
+"""Files of a replica say what made them, if the lease wants it."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from serve_app.domain.file_metadata import FileMetadata, find
+from serve_app.domain.lease import Lease
+from tests.deployments.conftest import MakeRig, Rig
+from tests.deployments.demos import AUDIO, FLUX, WAN, leased
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+]
+
+
+async def files(rig: Rig, lease: Lease) -> list[bytes]:
+    rig.port.offer(lease)
+    async with asyncio.timeout(60):
+        outcome = await rig.outcome(lease.held)
+    assert outcome.failure is None
+    return [rig.storage.objects[each.key] for each in outcome.artifacts]
+
+
+def described(lease: Lease) -> Lease:
+    return replace(lease, describe_files=True)
+
+
+@pytest.mark.parametrize("endpoint_id", [FLUX, WAN, AUDIO])
+async def test_each_file_says_what_made_it(make_rig: MakeRig, endpoint_id: str) -> None:
+    rig = await make_rig(slots=1, call_timeout_s=20.0)
+    lease = described(leased(rig, "one", endpoint_id, prompt="a blue star", seed=7))
+    made = [find(each) for each in await files(rig, lease)]
+    assert made[0] is not None
+    assert made[0] == FileMetadata.of_input(
+        lease.input, endpoint=endpoint_id, model="", seed=7, request_id="one", demo=True
+    )
+    assert (made[0].prompt, made[0].request_id) == ("a blue star", "one")
+    if endpoint_id == WAN:
+        assert made == [made[0], made[0]], "also the poster"
+
+
+async def test_equal_requests_give_equal_pixels_and_deterministic_ones_equal_files(
+    make_rig: MakeRig,
+) -> None:
+    rig = await make_rig(slots=1, call_timeout_s=20.0)
+    same = {"seed": 7, "output_format": "png"}
+    plain, first, second, alone, again = [
+        (await files(rig, lease))[0]
+        for lease in (
+            leased(rig, "plain", FLUX, **same),
+            described(leased(rig, "first", FLUX, **same)),
+            described(leased(rig, "second", FLUX, **same)),
+            described(leased(rig, "alone", FLUX, alone=True, **same)),
+            described(leased(rig, "again", FLUX, alone=True, **same)),
+        )
+    ]
+    pixels = {Image.open(io.BytesIO(each)).tobytes() for each in (plain, first, second, alone)}
+    assert len(pixels) == 1
+    assert find(plain) is None
+    assert first != second, "each has the id of its request"
+    assert alone == again
+    found = find(alone)
+    assert found is not None
+    assert found.request_id == ""
+
+
+async def test_a_seed_that_no_one_chose_is_the_one_that_was_used(make_rig: MakeRig) -> None:
+    rig = await make_rig(slots=1, call_timeout_s=20.0)
+    lease = described(leased(rig, "one", FLUX))
+    found = find((await files(rig, lease))[0])
+    assert found is not None
+    assert found.seed == (await rig.outcome(lease.held)).output["seed"]

@@ -1,0 +1,80 @@
+"""Description of a generation, as it is written into a file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve_app.domain.file_metadata import MARK, MAX_BYTES, FileMetadata, find
+
+VALUES = st.recursive(
+    st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+INPUTS = st.fixed_dictionaries(
+    {"prompt": st.text()}, optional={"guidance_scale": st.floats(0, 20), "loras": VALUES}
+)
+
+
+def described(given: dict[str, Any], **more: Any) -> FileMetadata:
+    return FileMetadata.of_input(given, endpoint="a/b", model="o/n@1", seed=7, **more)
+
+
+@given(INPUTS, st.binary(), st.binary())
+def test_what_is_written_is_found_among_any_other_bytes(
+    input: dict[str, Any], before: bytes, after: bytes
+) -> None:
+    written = described(input, request_id="r", demo=True)
+    assert find(before + written.text().encode("ascii") + after) == written
+
+
+@given(st.text(), st.integers(0))
+def test_a_prompt_cannot_pretend_to_be_another_description(prompt: str, seed: int) -> None:
+    pretended = FileMetadata("x/y", "", seed, prompt).text()
+    written = described({"prompt": f"{prompt}{pretended}"})
+    assert find(written.text().encode()) == written
+
+
+@given(st.binary(max_size=200))
+def test_damaged_bytes_are_no_description(junk: bytes) -> None:
+    assert find(MARK + junk) is None
+
+
+def test_the_search_goes_on_after_a_damaged_one() -> None:
+    written = described({"prompt": "x"})
+    assert find(MARK + b"oops" + written.text().encode()) == written
+
+
+def test_urls_and_inlined_files_are_left_out_at_any_depth() -> None:
+    secret = "https://store.example.org/x?signature=secret"
+    found = described(
+        {
+            "prompt": "a link to https://example.org stays",
+            "image_url": secret,
+            "mask_url": "DATA:image/png;base64,AAAA",
+            "loras": [{"path": secret, "scale": 0.5}, {"path": "owner/name", "scale": 1}],
+            "images": [secret],
+            "seed": None,
+            "negative_prompt": None,
+            "sync_mode": True,
+        }
+    )
+    assert found.settings == {"loras": [{"scale": 0.5}, {"path": "owner/name", "scale": 1}]}
+    assert found.prompt == "a link to https://example.org stays"
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "🎈"])
+def test_a_description_fits_into_every_format(letter: str) -> None:
+    long = described({"prompt": letter * 100_000, "negative_prompt": "y" * 100_000})
+    text = long.text()
+    assert len(text) <= MAX_BYTES
+    assert text.isascii()
+    found = find(text.encode())
+    assert found is not None
+    assert (found.seed, found.endpoint, found.prompt[:9]) == (7, "a/b", letter * 9)
+    settings_only = described({"prompt": letter, "negative_prompt": "y" * 100_000})
+    assert find(settings_only.text().encode()) == described({"prompt": letter})

@@ -1,0 +1,72 @@
+"""Inputs by Replicate's names."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve_app.domain.errors import InvalidInput, Unsupported
+from serve_app.ingress.replicate.inputs import MAX_RATIO, RENAMED, translate
+from tests.ingress.house import OTHERS
+
+FLUX, SDXL = OTHERS.listed("fal-ai/flux/schnell"), OTHERS.listed("fal-ai/fast-sdxl")
+OPEN = OTHERS.listed("test/images")
+
+
+def flux(**given: Any) -> dict[str, Any]:
+    return translate(OTHERS, FLUX, given)[1]
+
+
+@given(st.integers(1, 64), st.integers(1, 64), st.sampled_from(["1", "0.25", None]))
+def test_an_aspect_ratio_is_a_size_of_that_shape_and_area(
+    across: int, down: int, megapixels: str | None
+) -> None:
+    if not 1 / MAX_RATIO <= across / down <= MAX_RATIO:
+        with pytest.raises(InvalidInput, match="aspect_ratio"):
+            flux(aspect_ratio=f"{across}:{down}")
+        return
+    size = flux(aspect_ratio=f"{across}:{down}", megapixels=megapixels)["image_size"]
+    area = 2**20 * float(megapixels or 1)
+    assert size["width"] % 16 == size["height"] % 16 == 0
+    assert size["width"] / size["height"] == pytest.approx(across / down, rel=0.12)
+    assert size["width"] * size["height"] == pytest.approx(area, rel=0.12)
+
+
+@pytest.mark.parametrize(
+    "ratio", ["", "1", "1:", ":1", "0:1", "1:0", "-1:1", "a:b", "1:1:1", "²:1", "9" * 5000 + ":1"]
+)
+def test_what_is_no_ratio_is_refused_with_its_field(ratio: str) -> None:
+    with pytest.raises(InvalidInput, match="aspect_ratio"):
+        flux(aspect_ratio=ratio)
+
+
+@given(st.dictionaries(st.sampled_from([*RENAMED, "seed", "num_images", "x"]), st.integers()))
+def test_an_endpoint_that_takes_every_field_gets_them_unchanged(fields: dict[str, Any]) -> None:
+    assert translate(OTHERS, OPEN, fields) == (OPEN, fields)
+
+
+def test_fields_of_the_endpoint_itself_are_not_changed() -> None:
+    own = {"prompt": "x", "image_size": "square", "num_images": 2, "output_format": "png"}
+    assert flux(**own) == own
+    assert flux(**own, aspect_ratio="1:1")["image_size"] == "square"
+
+
+def test_the_format_has_the_name_and_the_values_of_the_endpoint() -> None:
+    assert translate(OTHERS, SDXL, {"output_format": "jpg"})[1] == {"format": "jpeg"}
+    assert flux(output_format="jpg") == {"output_format": "jpeg"}
+
+
+@pytest.mark.parametrize("name", ["output_format", "megapixels", "aspect_ratio", "width", "image"])
+@pytest.mark.parametrize("value", [[], {"a": 1}, 5, True, ""])
+def test_a_value_of_any_type_is_passed_on_or_refused(name: str, value: Any) -> None:
+    with contextlib.suppress(InvalidInput, Unsupported):
+        flux(**{name: value})
+
+
+def test_an_image_that_no_sibling_takes_is_refused() -> None:
+    with pytest.raises(Unsupported, match="cannot change an image"):
+        flux(prompt="x", image="https://example.com/a.png")
