@@ -311,6 +311,7 @@ class Ingress:
                 config.limits.max_artifact_bytes,
                 files_url=self._internal_url,
                 names_secret=await shared_secret(database, "file_names"),
+                thumbnails=config.models.thumbnails,
                 refresh=self._catalog.refresh,
             ),
             self._limits,

@@ -179,6 +179,10 @@ class ModelSettings(SettingsGroup):
         default=True,
         description="Preview images of running requests, computed only while a client reads them.",
     )
+    thumbnails: bool = Field(
+        default=True,
+        description="A small image of each output file, made by the replica and stored beside it.",
+    )
 
     @property
     def serves_demo(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -30,6 +31,12 @@ def image(request_id: str) -> Outcome:
     return Outcome(output={"images": [{"artifact": artifact.key}]}, artifacts=(artifact,))
 
 
+def with_thumbnail(outcome: Outcome) -> Outcome:
+    (artifact,) = outcome.artifacts
+    small = Artifact(artifact.key.replace(".png", "-small.webp"), "image/webp", 2, "cd" * 32, 5, 4)
+    return replace(outcome, artifacts=(replace(artifact, thumbnail=small),))
+
+
 async def ended(queue: Queue, **changes: Any) -> str:
     request = asked(**changes)
     await queue.submit(request)
@@ -49,6 +56,18 @@ async def test_a_deleted_request_is_nowhere_and_its_files_are_unwanted(
         with pytest.raises(RequestNotFound):
             await call(TENANT, gone)
     assert [each.id for each in await queue.page(TENANT)] == [kept]
+
+
+async def test_the_thumbnails_of_a_request_are_stored_and_deleted_with_its_files(
+    queue: Queue,
+) -> None:
+    request = asked()
+    await queue.submit(request)
+    granted = await lease(queue)
+    await queue.finish(done(granted.held, with_thumbnail(image(request.id))))
+    assert (await queue.current(TENANT, request.id)).outcome == with_thumbnail(image(request.id))
+    keys = [f"r/{request.id}/1/a-small.webp", f"r/{request.id}/1/a.png"]
+    assert await queue.delete(TENANT, request.id) == keys
 
 
 async def test_what_has_not_ended_is_not_deleted(queue: Queue) -> None:

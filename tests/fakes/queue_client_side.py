@@ -250,7 +250,7 @@ class ClientSide(QueueRows):
         maker = request.reuses or request.id
         shared = any(maker in (each.id, each.reuses) for each in self._requests())
         own = Outcome() if shared else request.outcome or Outcome()
-        return sorted(artifact.key for artifact in own.artifacts)
+        return sorted(each.key for each in (*own.artifacts, *own.thumbnails))
 
     async def demand(self) -> Mapping[str, Demand]:
         await self._look()

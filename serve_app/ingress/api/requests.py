@@ -10,6 +10,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
+from serve_app.domain.artifact import Artifact
 from serve_app.domain.progress import Stage
 from serve_app.domain.request import CancelVerdict, Redacted, Request, State
 from serve_app.ingress.api import events
@@ -17,7 +18,7 @@ from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import actor_of, authenticate, authenticate_for_tenant
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import iso, json_reply
-from serve_app.ingress.http.json_schema import Time
+from serve_app.ingress.http.json_schema import Time, Url
 from serve_app.ingress.http.openapi import (
     EVENTS,
     Answer,
@@ -28,6 +29,7 @@ from serve_app.ingress.http.openapi import (
     in_path,
     in_query,
 )
+from serve_app.ingress.http.origin import file_url, origin_of
 from serve_app.ingress.services import request_ids
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.submission import submission
@@ -60,6 +62,30 @@ class RequestFailure(TypedDict):
     message: str
 
 
+class Thumbnail(TypedDict):
+    """Small WebP of a file, at most 512 pixels long."""
+
+    url: Url
+    file_size: int
+    width: int | None
+    height: int | None
+
+
+class OutputFile(TypedDict):
+    """File of an output."""
+
+    url: Url
+    file_name: str
+    content_type: str
+    file_size: int
+    width: int | None
+    height: int | None
+    thumbnail: Annotated[
+        Thumbnail | None,
+        Field(description="Null: none was made, as of files from before this version."),
+    ]
+
+
 class RequestSummary(TypedDict):
     """Request in a list."""
 
@@ -85,6 +111,7 @@ class RequestSummary(TypedDict):
     forgotten: Annotated[list[Part] | None, Field(description="Parts that were deleted.")]
     run_s: float | None
     error: RequestFailure | None
+    files: Annotated[list[OutputFile], Field(description="Of its output, in order.")]
 
 
 class QueuePlace(WaitingStatus):
@@ -159,9 +186,9 @@ async def listed(request: HttpRequest) -> Response:
         before=before,
         limit=limit + 1,
     )
-    shown = page[:limit]
+    shown, origin = page[:limit], origin_of(request)
     body: RequestPage = {
-        "requests": [_summary(each) for each in shown],
+        "requests": [_summary(each, origin) for each in shown],
         "next_before": shown[-1].id if len(page) > limit else None,
     }
     return json_reply(body)
@@ -183,7 +210,7 @@ async def shown(request: HttpRequest) -> Response:
         found = await queue.changed(found.tenant, found.id, wait_s, since=found)
     lines = await queue.lines(found.tenant, found.id)
     body: RequestDetails = {
-        **_summary(found),
+        **_summary(found, origin_of(request)),
         "version": _version(found),
         "input": dict(found.input),
         "waiting": None,
@@ -264,7 +291,7 @@ CANCEL = Operation(
 )
 
 
-def _summary(request: Request) -> RequestSummary:
+def _summary(request: Request, origin: str) -> RequestSummary:
     failure = request.outcome.failure if request.outcome else None
     return {
         "request_id": request.id,
@@ -285,6 +312,28 @@ def _summary(request: Request) -> RequestSummary:
         "forgotten": FORGOTTEN[request.forgetting],
         "run_s": request.outcome.usage.run_s if request.outcome else None,
         "error": {"code": failure.code, "message": failure.message} if failure else None,
+        "files": [_file(each, origin) for each in request.outcome.artifacts]
+        if request.outcome
+        else [],
+    }
+
+
+def _file(made: Artifact, origin: str) -> OutputFile:
+    small = made.thumbnail
+    return {
+        "url": file_url(origin, made.key),
+        "file_name": made.key.rpartition("/")[2],
+        "content_type": made.media_type,
+        "file_size": made.size,
+        "width": made.width,
+        "height": made.height,
+        "thumbnail": small
+        and {
+            "url": file_url(origin, small.key),
+            "file_size": small.size,
+            "width": small.width,
+            "height": small.height,
+        },
     }
 
 

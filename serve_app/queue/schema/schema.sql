@@ -188,6 +188,7 @@ CREATE TABLE artifacts (
     height integer,
     created_at timestamptz DEFAULT now() NOT NULL,
     expires_at timestamptz,
+    thumbnail_of text,
     CONSTRAINT artifacts_pkey PRIMARY KEY (key)
 );
 CREATE INDEX artifacts_of_request ON artifacts (request_id);
