@@ -195,6 +195,11 @@ class Endpoint:
         has no recipes."""
         return fitting(self.recipes, device_bytes)
 
+    @property
+    def kind(self) -> str:
+        """What it makes, by its category: image, video or audio."""
+        return self.category.rpartition("-to-")[2]
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 over the canonical JSON of the specification, first 16 hex digits."""

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.gallery import Gallery
 from serve_app.domain.lease import (
     Ask,
     Demand,
@@ -125,6 +126,11 @@ class Queue(LeasePort, Protocol):
         """Usage and history."""
         ...
 
+    @property
+    def gallery(self) -> Gallery:
+        """Search and favourites."""
+        ...
+
     async def submit(self, new: NewRequest, most_queued: int | None = None) -> Request:
         """Store a request. After this returns, the request survives any crash; one that is
         ``answered_at_end`` survives crashes of the database from its end on. Raises ``Overloaded``
@@ -220,7 +226,7 @@ class Queue(LeasePort, Protocol):
         tenant: str | None,
         *,
         states: Sequence[State] = (),
-        endpoint: str | None = None,
+        endpoints: Sequence[str] = (),
         since: datetime | None = None,
         until: datetime | None = None,
         before: str | None = None,

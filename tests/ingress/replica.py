@@ -40,8 +40,8 @@ class ScriptedReplica:
 
     ``sleep_s``, ``steps`` (in that time, each with a preview if a client polls for previews),
     ``fail`` (code), ``field`` with ``type`` and ``context``, ``retryable``, ``artifacts`` (their
-    number), ``content`` (of each), ``thumbnails`` (each has one), ``echo``. Other authors' clients can send nothing but a
-    ``prompt`` and open their images: for them there is the prompt `a JPEG`.
+    number), ``content`` (of each), ``thumbnails`` (each has one), ``echo``. Other authors' clients
+    can send nothing but a ``prompt`` and open their images: for them there is the prompt `a JPEG`.
     """
 
     def __init__(self, queue: LeasePort, storage: Storage, pool: str = "studio") -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -10,15 +10,16 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from serve_app.domain.artifact import Artifact
+from serve_app.domain.gallery import RequestFilter
 from serve_app.domain.progress import Stage
 from serve_app.domain.request import CancelVerdict, Redacted, Request, State
 from serve_app.ingress.api import events
+from serve_app.ingress.api.gallery import KIND, OutputFile, chosen_endpoints, output_file
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import actor_of, authenticate, authenticate_for_tenant
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import iso, json_reply
-from serve_app.ingress.http.json_schema import Time, Url
+from serve_app.ingress.http.json_schema import Time
 from serve_app.ingress.http.openapi import (
     EVENTS,
     Answer,
@@ -29,7 +30,7 @@ from serve_app.ingress.http.openapi import (
     in_path,
     in_query,
 )
-from serve_app.ingress.http.origin import file_url, origin_of
+from serve_app.ingress.http.origin import origin_of
 from serve_app.ingress.services import request_ids
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.submission import submission
@@ -43,6 +44,7 @@ from serve_app.ingress.submission.rendering import (
 MAX_PAGE = 500
 MAX_WAIT_S = 60
 MAX_LISTED_PROMPT = 200
+MAX_SEARCH_CHARACTERS = 200
 ALL_TENANTS = "*"
 
 Part = Literal["input", "outcome"]
@@ -60,30 +62,6 @@ they are kept."""
 class RequestFailure(TypedDict):
     code: str
     message: str
-
-
-class Thumbnail(TypedDict):
-    """Small WebP of a file, at most 512 pixels long."""
-
-    url: Url
-    file_size: int
-    width: int | None
-    height: int | None
-
-
-class OutputFile(TypedDict):
-    """File of an output."""
-
-    url: Url
-    file_name: str
-    content_type: str
-    file_size: int
-    width: int | None
-    height: int | None
-    thumbnail: Annotated[
-        Thumbnail | None,
-        Field(description="Null: none was made, as of files from before this version."),
-    ]
 
 
 class RequestSummary(TypedDict):
@@ -112,6 +90,7 @@ class RequestSummary(TypedDict):
     run_s: float | None
     error: RequestFailure | None
     files: Annotated[list[OutputFile], Field(description="Of its output, in order.")]
+    favourite: bool
 
 
 class QueuePlace(WaitingStatus):
@@ -167,8 +146,9 @@ class DeletedFiles(TypedDict):
 async def listed(request: HttpRequest) -> Response:
     """List the tenant's requests, newest first.
 
-    Parameters: ``?limit=50&before=<id>&state=queued&state=running``, ``endpoint_id=``, ``since=``,
-    ``until=``. With the scope ``admin``, ``tenant=`` selects another tenant, and ``*`` all.
+    Parameters: ``?limit=50&before=<id>&state=queued&state=running``, ``endpoint_id=``, ``kind=``,
+    ``q=``, ``favourite=true``, ``since=``, ``until=``. With the scope ``admin``, ``tenant=``
+    selects another tenant, and ``*`` all.
     """
     context_of(request).route = "v1.requests"
     _, tenant = await authenticate_for_tenant(request, "Requests")
@@ -177,21 +157,39 @@ async def listed(request: HttpRequest) -> Response:
     before = request.query_params.get("before")
     if before is not None and not request_ids.valid(before):
         raise query.invalid("before", "should be the id of a request", before)
-    page = await services_of(request).queue.page(
+    words = _words(request)
+    favourites = query.yes_no(request, "favourite", default=False)
+    for name, given in (("q", words), ("favourite", favourites)):
+        if given and tenant == ALL_TENANTS:
+            raise query.invalid(name, "needs the name of one tenant", ALL_TENANTS)
+    wanted = RequestFilter(
         None if tenant == ALL_TENANTS else tenant,
-        states=states,
-        endpoint=query.text(request, "endpoint_id"),
-        since=query.time(request, "since"),
-        until=query.time(request, "until"),
-        before=before,
-        limit=limit + 1,
+        words,
+        favourites,
+        states,
+        chosen_endpoints(request),
+        query.time(request, "since"),
+        query.time(request, "until"),
+        before,
     )
-    shown, origin = page[:limit], origin_of(request)
+    gallery = services_of(request).queue.gallery
+    page = await gallery.search(wanted, limit)
+    ids = [each.id for each in page.requests]
+    marked = await gallery.favourites_among(tenant, ids) if ids and wanted.tenant else frozenset()
+    origin = origin_of(request)
     body: RequestPage = {
-        "requests": [_summary(each, origin) for each in shown],
-        "next_before": shown[-1].id if len(page) > limit else None,
+        "requests": [_summary(each, origin, marked) for each in page.requests],
+        "next_before": page.next_before,
     }
     return json_reply(body)
+
+
+def _words(request: HttpRequest) -> str | None:
+    words = query.text(request, "q")
+    if words is not None and len(words) > MAX_SEARCH_CHARACTERS:
+        what = f"should have at most {MAX_SEARCH_CHARACTERS} characters"
+        raise query.invalid("q", what, words[:MAX_SEARCH_CHARACTERS])
+    return words if words and words.strip() else None
 
 
 async def shown(request: HttpRequest) -> Response:
@@ -209,8 +207,9 @@ async def shown(request: HttpRequest) -> Response:
     if wait_s and request.query_params.get("since") in (None, _version(found)):
         found = await queue.changed(found.tenant, found.id, wait_s, since=found)
     lines = await queue.lines(found.tenant, found.id)
+    favourites = await queue.gallery.favourites_among(found.tenant, [found.id])
     body: RequestDetails = {
-        **_summary(found, origin_of(request)),
+        **_summary(found, origin_of(request), favourites),
         "version": _version(found),
         "input": dict(found.input),
         "waiting": None,
@@ -250,7 +249,18 @@ LIST = Operation(
     errors=(403, 422),
     parameters=(
         in_query("state", "Only requests in these states.", list[State]),
-        in_query("endpoint_id", "Only requests of this endpoint."),
+        in_query(
+            "endpoint_id",
+            "Only requests of these endpoints; repeated or separated by commas.",
+            list[str],
+        ),
+        KIND,
+        in_query(
+            "q",
+            "Only requests with all these words in their prompt. Words of three characters or more "
+            "also find longer ones. A page may then be short: go on until `next_before` is null.",
+        ),
+        in_query("favourite", "`true`: only favourites.", bool),
         in_query("since", "Submitted at this time or later.", Time),
         in_query("until", "Submitted before this time.", Time),
         in_query("tenant", "Another tenant, or `*` for all. Needs the scope `admin`."),
@@ -291,7 +301,7 @@ CANCEL = Operation(
 )
 
 
-def _summary(request: Request, origin: str) -> RequestSummary:
+def _summary(request: Request, origin: str, favourites: Collection[str]) -> RequestSummary:
     failure = request.outcome.failure if request.outcome else None
     return {
         "request_id": request.id,
@@ -312,28 +322,10 @@ def _summary(request: Request, origin: str) -> RequestSummary:
         "forgotten": FORGOTTEN[request.forgetting],
         "run_s": request.outcome.usage.run_s if request.outcome else None,
         "error": {"code": failure.code, "message": failure.message} if failure else None,
-        "files": [_file(each, origin) for each in request.outcome.artifacts]
+        "files": [output_file(each, origin) for each in request.outcome.artifacts]
         if request.outcome
         else [],
-    }
-
-
-def _file(made: Artifact, origin: str) -> OutputFile:
-    small = made.thumbnail
-    return {
-        "url": file_url(origin, made.key),
-        "file_name": made.key.rpartition("/")[2],
-        "content_type": made.media_type,
-        "file_size": made.size,
-        "width": made.width,
-        "height": made.height,
-        "thumbnail": small
-        and {
-            "url": file_url(origin, small.key),
-            "file_size": small.size,
-            "width": small.width,
-            "height": small.height,
-        },
+        "favourite": request.id in favourites,
     }
 
 

@@ -17,6 +17,7 @@ from serve_app.domain.errors import NotFound
 from serve_app.domain.lease import Demand, ReplicaStage
 from serve_app.ingress.api import (
     files,
+    gallery,
     keys,
     model_entries,
     models,
@@ -217,6 +218,7 @@ CHECK_READY = Operation(
 ROUTES = [
     *files.ROUTES,
     *playground.ROUTES,
+    *gallery.ROUTES,  # before the routes of one request
     *requests.ROUTES,
     *operations.ROUTES,
     *rendering.ROUTES,

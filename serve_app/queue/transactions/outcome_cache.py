@@ -42,6 +42,10 @@ WITH kept AS (
     ON CONFLICT (tenant, endpoint, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
     RETURNING id, tenant, endpoint, events, webhook_url
 ),
+searched AS (
+    INSERT INTO request_words (tenant, request_id, words)
+    SELECT tenant, id, %(words)s::text::tsvector FROM kept WHERE %(words)s::text IS NOT NULL
+),
 notified AS (
     INSERT INTO events (request_id, sequence, level, state, message)
     SELECT k.id, w.place, 'WARNING', NULL, w.message
