@@ -47,6 +47,10 @@ class Gallery(Protocol):
         ``endpoints``: of these; empty: of all."""
         ...
 
+    async def several(self, tenant: str, request_ids: Sequence[str]) -> Sequence[Request]:
+        """Those of the requests that exist, newest first."""
+        ...
+
     async def favourites_among(self, tenant: str, request_ids: Sequence[str]) -> frozenset[str]:
         """Favourites among these requests."""
         ...

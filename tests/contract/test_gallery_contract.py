@@ -99,6 +99,14 @@ async def test_what_is_not_to_be_kept_is_never_found_nor_is_what_was_deleted(
     assert await found(queue, favourites=True) == []
 
 
+async def test_several_requests_are_read_at_once(queue: Queue) -> None:
+    first, second = await ended(queue), await waiting(queue, "a sea")
+    other = await waiting(queue, "a sea", tenant="bob")
+    several = await queue.gallery.several(TENANT, [first, new_id(), other, second])
+    assert [each.id for each in several] == [second, first]
+    assert several[1].outcome == (await queue.get(TENANT, first)).outcome
+
+
 async def test_each_tenant_finds_its_own(queue: Queue) -> None:
     await waiting(queue, "a sea", tenant="bob")
     own = await waiting(queue, "a sea")

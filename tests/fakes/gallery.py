@@ -32,6 +32,10 @@ class FakeGallery:
         found = Counter(bisect_right(edges, each.created_at) for each in own if each.state.final)
         return [found[number] for number in range(1, len(edges))]
 
+    async def several(self, tenant: str, request_ids: Sequence[str]) -> Sequence[Request]:
+        own = self._existing(tenant, request_ids)
+        return [self._rows[each].request for each in sorted(own, reverse=True)]
+
     async def favourites_among(self, tenant: str, request_ids: Sequence[str]) -> frozenset[str]:
         return self._existing(tenant, request_ids) & self._marked
 

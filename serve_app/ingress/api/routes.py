@@ -28,6 +28,7 @@ from serve_app.ingress.api import (
     usage,
     warm,
     webhooks,
+    zip_files,
 )
 from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.context import context_of
@@ -219,6 +220,7 @@ ROUTES = [
     *files.ROUTES,
     *playground.ROUTES,
     *gallery.ROUTES,  # before the routes of one request
+    *zip_files.ROUTES,
     *requests.ROUTES,
     *operations.ROUTES,
     *rendering.ROUTES,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from serve_app.domain.gallery import FoundRequests, RequestFilter
+from serve_app.domain.request import Request
 from serve_app.postgres.database import Database
 from serve_app.postgres.fair_reads import FairReads
 from serve_app.queue.gallery.search import Search
-from serve_app.queue.store.rows import known_id
+from serve_app.queue.store.rows import COLUMNS, SOURCE, known_id, stored
 from serve_app.queue.transactions.history import History
 
 MARK = """
@@ -24,6 +25,11 @@ EXISTING = """
 SELECT id::text FROM requests
 WHERE id = ANY(%(ids)s::uuid[]) AND tenant = %(tenant)s AND deleted_at IS NULL
 """
+SEVERAL = f"""
+SELECT {COLUMNS} FROM {SOURCE}
+WHERE r.id = ANY(%(ids)s::uuid[]) AND r.tenant = %(tenant)s AND r.deleted_at IS NULL
+ORDER BY r.id DESC
+"""
 AMONG = """
 SELECT request_id::text FROM favourites
 WHERE tenant = %(tenant)s AND request_id = ANY(%(ids)s::uuid[])
@@ -36,6 +42,7 @@ class PostgresGallery:
 
     def __init__(self, database: Database, reads: FairReads) -> None:
         self._database = database
+        self._reads = reads
         self._history = History(reads)
         self._search = Search(reads)
         self.days = self._history.days
@@ -54,6 +61,11 @@ class PostgresGallery:
         )
         shown = found[:limit]
         return FoundRequests(shown, shown[-1].id if len(found) > limit else None)
+
+    async def several(self, tenant: str, request_ids: Sequence[str]) -> Sequence[Request]:
+        params = {"tenant": tenant, "ids": [known_id(each) for each in request_ids]}
+        rows = await self._reads.rows(tenant, SEVERAL, params)
+        return [stored(row).request for row in rows]
 
     async def favourites_among(self, tenant: str, request_ids: Sequence[str]) -> frozenset[str]:
         params = {"tenant": tenant, "ids": [known_id(each) for each in request_ids]}
