@@ -12,6 +12,7 @@ from serve_app.catalog.limits import RecipeMemory
 from serve_app.catalog.schema.registry import SCHEMAS, InputSchema
 from serve_app.catalog.source import EndpointSource, RecipeSource
 from serve_app.domain.endpoint import Endpoint, Recipe, Weights, WorkLimit
+from serve_app.domain.errors import InvalidInput
 
 RESERVED_OWNERS = frozenset(
     {
@@ -103,6 +104,7 @@ class EntryBuilder:
             missing = _no_pool(given.pool, given.family, self.pools) or missing
         schema = _schema(endpoint)
         _check_arguments(endpoint, schema)
+        _check_examples(given, schema)
         return CatalogEntry(endpoint, schema, given, missing, given.cache, given.pool or "")
 
 
@@ -218,6 +220,15 @@ def _schema(endpoint: Endpoint) -> InputSchema:
     if build is None:
         raise ValueError(f"there is no schema `{endpoint.schema}`; known are {', '.join(SCHEMAS)}")
     return build(endpoint)
+
+
+def _check_examples(given: EndpointSource, schema: InputSchema) -> None:
+    """Raise if the endpoint would refuse one of its examples."""
+    for number, each in enumerate(given.examples, start=1):
+        try:
+            schema.validate(each.input)
+        except InvalidInput as error:
+            raise ValueError(f"example {number} is refused: {error.message}") from None
 
 
 def _check_arguments(endpoint: Endpoint, schema: InputSchema) -> None:

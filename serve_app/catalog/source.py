@@ -101,6 +101,15 @@ class RecipeSource(BaseModel):
         return self
 
 
+class ExampleSource(BaseModel):
+    """Input that shows what a model can do."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    input: dict[str, Any]
+    output: dict[str, Any] | None = None  # as the endpoint answers it, with URLs that stay valid
+
+
 class EndpointSource(BaseModel):
     """One entry, of a file or of the database."""
 
@@ -121,6 +130,8 @@ class EndpointSource(BaseModel):
     description: str = ""
     category: str = "text-to-image"
     licence: str = ""
+    readme: str = Field(default="", max_length=20_000)  # Markdown
+    examples: tuple[ExampleSource, ...] = Field(default=(), max_length=20)
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> EndpointSource:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal, NotRequired, cast
 
@@ -13,7 +13,8 @@ from typing_extensions import TypedDict
 
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.endpoint import Precision, Recipe
-from serve_app.domain.errors import InvalidInput
+from serve_app.domain.errors import DatabaseUnavailable, InvalidInput
+from serve_app.domain.lease import ReplicaStage
 from serve_app.ingress.api.usage import Unit, unit_of
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import authenticate
@@ -25,11 +26,14 @@ from serve_app.ingress.http.origin import origin_of
 from serve_app.ingress.http.time_buckets import CURSOR, MAX_ENDPOINTS, PageLinks
 from serve_app.ingress.openapi.document import ApiDocument, document_of
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
-from serve_app.ingress.services.services import services_of
+from serve_app.ingress.services.services import Services, services_of
 
 MAX_PAGE = 100
 OPENAPI = "openapi-3.0"
 STATUSES = ("active", "inactive", "deprecated")  # the last is fal's; no model here has it
+
+
+WeightsState = Literal["hot", "warm", "cold", "not_served", "unknown"]
 
 
 class ModelMetadata(TypedDict):
@@ -74,10 +78,27 @@ class ModelWeights(TypedDict):
     revision: str | None
 
 
+class ModelExample(TypedDict):
+    """Input that shows what a model can do."""
+
+    input: dict[str, Any]
+    output: Annotated[dict[str, Any] | None, Field(description="Null: none is stored.")]
+
+
 class ModelStatus(TypedDict):
     """What only Darkroom has."""
 
     served: bool
+    state: Annotated[
+        WeightsState,
+        Field(
+            description="Where the weights are: `hot`: on a device, `warm`: in a machine's memory, "
+            "`cold`: a request has to load them, `unknown`: the database does not answer."
+        ),
+    ]
+    kind: Annotated[str, Field(description="What it makes: image, video or audio.")]
+    readme: Annotated[str, Field(description="Markdown.")]
+    examples: list[ModelExample]
     reason: Annotated[str | None, Field(description="Why the model is not served.")]
     family: str
     origin: Annotated[
@@ -124,7 +145,8 @@ async def models(request: HttpRequest) -> Response:
     found = [each for each in _after(request, list(services.catalog)) if _wanted(request, each)]
     page = found[:limit]
     origin = origin_of(request)
-    listed = [_model(each, origin) for each in page]
+    held = await _held(services)
+    listed = [_model(each, origin, held) for each in page]
     if _expand(request):
         await in_cpu_thread(_describe, listed, page, document_of(request), origin)
     more = len(found) > limit
@@ -208,7 +230,32 @@ def _describe(
         model["openapi"] = document.of_endpoint(entry, origin)
 
 
-def _model(entry: CatalogEntry, origin: str) -> Model:
+Held = Mapping[WeightsState, Collection[str]]
+"""Endpoints whose weights some replica holds, by where they are."""
+
+
+async def _held(services: Services) -> Held | None:
+    """None while the database does not answer: the catalog is listed nevertheless."""
+    try:
+        replicas = await services.health.replicas()
+    except DatabaseUnavailable:
+        return None
+    seen = [each for each in replicas if each["stage"] == ReplicaStage.READY]
+    return {
+        "hot": {one for each in seen for one in each["hot"]},
+        "warm": {one for each in seen for one in each["warm"]},
+    }
+
+
+def _state(entry: CatalogEntry, held: Held | None) -> WeightsState:
+    if entry.missing:
+        return "not_served"
+    if held is None:
+        return "unknown"
+    return next((state for state, ids in held.items() if entry.endpoint.id in ids), "cold")
+
+
+def _model(entry: CatalogEntry, origin: str, held: Held | None) -> Model:
     endpoint = entry.endpoint
     return {
         "endpoint_id": endpoint.id,
@@ -224,6 +271,10 @@ def _model(entry: CatalogEntry, origin: str) -> Model:
         "darkroom_demo": entry.demo,
         "darkroom": {
             "served": not entry.missing,
+            "state": _state(entry, held),
+            "kind": endpoint.kind,
+            "readme": entry.source.readme,
+            "examples": [cast("ModelExample", each.model_dump()) for each in entry.source.examples],
             "reason": entry.missing or None,
             "family": endpoint.family,
             "origin": entry.origin.value,
