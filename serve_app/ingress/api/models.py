@@ -252,7 +252,10 @@ def _state(entry: CatalogEntry, held: Held | None) -> WeightsState:
         return "not_served"
     if held is None:
         return "unknown"
-    return next((state for state, ids in held.items() if entry.endpoint.id in ids), "cold")
+    for state, ids in held.items():
+        if entry.endpoint.id in ids:
+            return state
+    return "cold"
 
 
 def _model(entry: CatalogEntry, origin: str, held: Held | None) -> Model:
