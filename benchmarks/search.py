@@ -27,8 +27,7 @@ import psycopg
 
 from benchmarks.ended_requests import BUSY, DAYS, SHAPE, seed
 from benchmarks.queue_replica import POOL, NoDeaths, NoTerms
-from serve_app.domain.gallery import RequestFilter
-from serve_app.domain.request import NewRequest
+from serve_app.domain.request import NewRequest, RequestFilter
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
 from serve_app.ingress.services.request_ids import RequestIds
 from serve_app.postgres.database import Database

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.gallery import Gallery
 from serve_app.domain.lease import (
     Ask,
     Demand,
@@ -26,7 +25,16 @@ from serve_app.domain.lease import (
 from serve_app.domain.operations import Actor, Operations
 from serve_app.domain.outcome import Usage
 from serve_app.domain.progress import Preview, StoredSnapshot
-from serve_app.domain.request import CancelVerdict, LogLine, NewRequest, Request, State, Waiting
+from serve_app.domain.request import (
+    CancelVerdict,
+    FoundRequests,
+    LogLine,
+    NewRequest,
+    Request,
+    RequestFilter,
+    State,
+    Waiting,
+)
 from serve_app.domain.upload import UploadPart
 from serve_app.domain.usage import Ledger
 
@@ -108,6 +116,36 @@ class LeaseTerms(Protocol):
 
     def snapshot_url(self, key: str) -> str:
         """URL from which a replica reads the snapshot."""
+        ...
+
+
+class Gallery(Protocol):
+    """Search and favourites. Methods raise ``DatabaseUnavailable``, and those that read much
+    ``Overloaded``."""
+
+    async def search(self, wanted: RequestFilter, limit: int) -> FoundRequests:
+        """At most ``limit`` requests. The time of a call is bounded, however many there are."""
+        ...
+
+    async def days(
+        self, tenant: str, edges: Sequence[datetime], endpoints: Sequence[str]
+    ) -> Sequence[int]:
+        """Numbers of ended requests between each edge and the next, by the time of their submit.
+        ``endpoints``: of these; empty: of all."""
+        ...
+
+    async def several(self, tenant: str, request_ids: Sequence[str]) -> Sequence[Request]:
+        """Existing requests among these, newest first."""
+        ...
+
+    async def favourites_among(self, tenant: str, request_ids: Sequence[str]) -> frozenset[str]:
+        """Favourites among these requests."""
+        ...
+
+    async def set_favourites(
+        self, tenant: str, request_ids: Sequence[str], *, favourite: bool
+    ) -> frozenset[str]:
+        """Mark requests, or remove the mark. Returns those that exist."""
         ...
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from enum import IntEnum, StrEnum
@@ -226,3 +226,28 @@ class CancelVerdict(StrEnum):
     CANCELLED = "cancelled"  # it was queued and will never start
     REQUESTED = "requested"  # it is running; it stops at its next step
     ALREADY_FINAL = "already_final"
+
+
+# Search.
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFilter:
+    """Requests to find. Empty sequences and None: any."""
+
+    tenant: str | None  # None: all tenants, without ``words`` and ``favourites``
+    words: str | None = None  # all of these, or words that begin with them, are in the prompt
+    favourites: bool = False  # only these
+    states: Sequence[State] = ()
+    endpoints: Sequence[str] = ()
+    since: datetime | None = None  # of the submit
+    until: datetime | None = None  # exclusive
+    before: str | None = None  # ``next_before`` of the previous page
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRequests:
+    """A page, newest first. It may be short or empty before the end, if few requests match."""
+
+    requests: Sequence[Request]
+    next_before: str | None  # None: this was the last page

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serve_app.domain.gallery import RequestFilter
 from serve_app.domain.ports import Queue
-from serve_app.domain.request import State
+from serve_app.domain.request import RequestFilter, State
 from serve_app.queue.store.words import MAX_WORD_CHARACTERS, MAX_WORDS, words_of
 from tests.contract.test_deletion_contract import ended, new_id
 from tests.queue.requests import TENANT, new

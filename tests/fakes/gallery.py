@@ -7,8 +7,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 
-from serve_app.domain.gallery import FoundRequests, RequestFilter
-from serve_app.domain.request import Request
+from serve_app.domain.request import FoundRequests, Request, RequestFilter
 from serve_app.queue.store.words import FIELDS, MIN_PREFIX, words_of
 from tests.fakes.queue_row import Row
 

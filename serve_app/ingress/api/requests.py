@@ -10,9 +10,8 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from serve_app.domain.gallery import RequestFilter
 from serve_app.domain.progress import Stage
-from serve_app.domain.request import CancelVerdict, Redacted, Request, State
+from serve_app.domain.request import CancelVerdict, Redacted, Request, RequestFilter, State
 from serve_app.ingress.api import events
 from serve_app.ingress.api.gallery import KIND, OutputFile, chosen_endpoints, output_file
 from serve_app.ingress.http import query

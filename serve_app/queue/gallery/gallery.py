@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from serve_app.domain.gallery import FoundRequests, RequestFilter
-from serve_app.domain.request import Request
+from serve_app.domain.request import FoundRequests, Request, RequestFilter
 from serve_app.postgres.database import Database
 from serve_app.postgres.fair_reads import FairReads
 from serve_app.queue.gallery.search import Search

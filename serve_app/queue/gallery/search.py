@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from serve_app.domain.gallery import FoundRequests, RequestFilter
-from serve_app.domain.request import Request
+from serve_app.domain.request import FoundRequests, Request, RequestFilter
 from serve_app.postgres.fair_reads import FairReads
 from serve_app.queue.store.rows import COLUMNS, SOURCE, stored
 from serve_app.queue.store.words import words_query

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from serve_app.domain.gallery import RequestFilter
-from serve_app.domain.request import Request, State
+from serve_app.domain.request import Request, RequestFilter, State
 from serve_app.postgres.fair_reads import FairReads
 from serve_app.queue.store.rows import COLUMNS, FOLLOWING, SOURCE, known_id, stored
 
