@@ -30,8 +30,10 @@ from serve_app.domain.request import (
     FoundRequests,
     LogLine,
     NewRequest,
+    NewShareLink,
     Request,
     RequestFilter,
+    ShareLink,
     State,
     Waiting,
 )
@@ -120,8 +122,8 @@ class LeaseTerms(Protocol):
 
 
 class Gallery(Protocol):
-    """Search and favourites. Methods raise ``DatabaseUnavailable``, and those that read much
-    ``Overloaded``."""
+    """Search, favourites and share links. Methods raise ``DatabaseUnavailable``, and those that
+    read much ``Overloaded``."""
 
     async def search(self, wanted: RequestFilter, limit: int) -> FoundRequests:
         """At most ``limit`` requests. The time of a call is bounded, however many there are."""
@@ -146,6 +148,25 @@ class Gallery(Protocol):
         self, tenant: str, request_ids: Sequence[str], *, favourite: bool
     ) -> frozenset[str]:
         """Mark requests, or remove the mark. Returns those that exist."""
+        ...
+
+    async def share(
+        self, tenant: str, request_id: str, new: NewShareLink, actor: Actor
+    ) -> ShareLink:
+        """Create a link. Raises ``RequestNotFound``, and ``Overloaded`` above the limit of a
+        tenant."""
+        ...
+
+    async def shares(self, tenant: str) -> Sequence[ShareLink]:
+        """Links of a tenant that have not expired, newest first."""
+        ...
+
+    async def revoke_share(self, tenant: str, link: str, actor: Actor) -> bool:
+        """Revoke a link. False: the tenant has none with this id."""
+        ...
+
+    async def shared(self, digest: bytes) -> Request | None:
+        """Request of the link whose token has this digest; None if there is none, or no more."""
         ...
 
 

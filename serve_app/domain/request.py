@@ -251,3 +251,26 @@ class FoundRequests:
 
     requests: Sequence[Request]
     next_before: str | None  # None: this was the last page
+
+
+# Share links.
+
+
+@dataclass(frozen=True, slots=True)
+class NewShareLink:
+    """Link to be created."""
+
+    id: str
+    digest: bytes  # SHA-256 of its token
+    valid_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ShareLink:
+    """Link with which anyone reads a request."""
+
+    id: str
+    request_id: str
+    created_at: datetime
+    expires_at: datetime
+    created_by: str  # id of an API key

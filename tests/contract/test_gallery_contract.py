@@ -10,8 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from serve_app.domain.errors import RequestNotFound
+from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Queue
-from serve_app.domain.request import RequestFilter, State
+from serve_app.domain.request import NewShareLink, RequestFilter, State
 from serve_app.queue.store.words import MAX_WORD_CHARACTERS, MAX_WORDS, words_of
 from tests.contract.test_deletion_contract import ended, new_id
 from tests.queue.requests import TENANT, new
@@ -125,6 +127,33 @@ async def test_favourites_are_marked_listed_and_unmarked(queue: Queue) -> None:
     assert await found(queue, "3", favourites=True) == [third]
     await gallery.set_favourites(TENANT, [first, third], favourite=False)
     assert await found(queue, favourites=True) == []
+
+
+async def test_a_share_link_is_read_until_it_is_revoked_or_expires(queue: Queue) -> None:
+    gallery, ann = queue.gallery, Actor("key-a", "192.0.2.1")
+    id_, other = await waiting(queue, "a sea"), await waiting(queue, "a sea", tenant="bob")
+    link = await gallery.share(TENANT, id_, NewShareLink("one", b"1" * 32, 3600.0), ann)
+    assert (link.id, link.request_id, link.created_by) == ("one", id_, "key-a")
+    assert link.expires_at - link.created_at == timedelta(hours=1)
+    await gallery.share(TENANT, id_, NewShareLink("two", b"2" * 32, 0.0), ann)
+    for missing in (other, new_id()):
+        with pytest.raises(RequestNotFound):
+            await gallery.share(TENANT, missing, NewShareLink("no", b"3" * 32, 60.0), ann)
+    shown = await gallery.shared(b"1" * 32)
+    assert shown is not None
+    assert shown.id == id_
+    assert await gallery.shared(b"2" * 32) is None  # it has expired
+    assert await gallery.shared(b"3" * 32) is None
+    assert await gallery.shares(TENANT) == [link]
+    assert await gallery.shares("bob") == []
+    assert not await gallery.revoke_share("bob", "one", ann)
+    assert await gallery.revoke_share(TENANT, "one", ann)
+    assert await gallery.shared(b"1" * 32) is None
+    again = await gallery.share(TENANT, id_, NewShareLink("three", b"4" * 32, 60.0), ann)
+    await queue.cancel(TENANT, id_)
+    await queue.delete(TENANT, id_)
+    assert await gallery.shared(b"4" * 32) is None
+    assert again not in await gallery.shares(TENANT)
 
 
 async def test_days_count_what_has_ended(queue: Queue) -> None:

@@ -1,23 +1,34 @@
-"""Search and favourites in the fake queue."""
+"""Search, favourites and share links in the fake queue."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from serve_app.domain.request import FoundRequests, Request, RequestFilter
+from serve_app.domain.errors import Overloaded, RequestNotFound
+from serve_app.domain.operations import Actor
+from serve_app.domain.ports import Clock
+from serve_app.domain.request import FoundRequests, NewShareLink, Request, RequestFilter, ShareLink
+from serve_app.queue.gallery.share_links import MAX_LINKS
+from serve_app.queue.store import messages
 from serve_app.queue.store.words import FIELDS, MIN_PREFIX, words_of
 from tests.fakes.queue_row import Row
 
 
 class FakeGallery:
     def __init__(
-        self, rows: Mapping[str, Row], page: Callable[..., Awaitable[Sequence[Request]]]
+        self,
+        clock: Clock,
+        rows: Mapping[str, Row],
+        page: Callable[..., Awaitable[Sequence[Request]]],
+        note: Callable[..., None],
     ) -> None:
-        self._rows, self._page = rows, page
+        """``page``: of ``ClientSide``."""
+        self._clock, self._rows, self._page, self._note = clock, rows, page, note
         self._marked: set[str] = set()
+        self._links: dict[bytes, ShareLink] = {}
 
     async def search(self, wanted: RequestFilter, limit: int) -> FoundRequests:
         found = [each for each in await self._all(wanted) if self._fits(each, wanted)]
@@ -44,6 +55,49 @@ class FakeGallery:
         existing = self._existing(tenant, request_ids)
         self._marked = self._marked | existing if favourite else self._marked - existing
         return existing
+
+    async def share(
+        self, tenant: str, request_id: str, new: NewShareLink, actor: Actor
+    ) -> ShareLink:
+        if not self._existing(tenant, [request_id]):
+            raise RequestNotFound(f"There is no request {request_id}.")
+        if len(await self.shares(tenant)) >= MAX_LINKS:
+            raise Overloaded(messages.TOO_MANY_LINKS, 60.0, "share_links")
+        now = self._clock.now()
+        ends = now + timedelta(seconds=new.valid_s)
+        link = ShareLink(new.id, request_id, now, ends, actor.key_id)
+        self._links[new.digest] = link
+        detail = {"tenant": tenant, "request_id": request_id}
+        self._note(actor, "share.create", link.id, detail)
+        return link
+
+    async def shares(self, tenant: str) -> Sequence[ShareLink]:
+        own = [each for each in self._valid().values() if self._owned(tenant, each)]
+        return sorted(own, key=lambda each: each.created_at, reverse=True)
+
+    async def revoke_share(self, tenant: str, link: str, actor: Actor) -> bool:
+        for digest, each in self._links.items():
+            if each.id == link and self._owned(tenant, each):
+                del self._links[digest]
+                detail = {"tenant": tenant, "request_id": each.request_id}
+                self._note(actor, "share.revoke", link, detail)
+                return True
+        return False
+
+    async def shared(self, digest: bytes) -> Request | None:
+        link = self._valid().get(digest)
+        return self._rows[link.request_id].request if link else None
+
+    def _valid(self) -> Mapping[bytes, ShareLink]:
+        now = self._clock.now()
+        return {
+            digest: each
+            for digest, each in self._links.items()
+            if each.expires_at > now and each.request_id in self._rows
+        }
+
+    def _owned(self, tenant: str, link: ShareLink) -> bool:
+        return bool(self._existing(tenant, [link.request_id]))
 
     def _existing(self, tenant: str, request_ids: Sequence[str]) -> frozenset[str]:
         own = (each for each in request_ids if each in self._rows)

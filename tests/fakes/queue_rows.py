@@ -53,7 +53,7 @@ class QueueRows:
         self.operations = FakeOperations(clock, self._rows, self._end_by_hand, self._changed)
         self.outbox = FakeOutbox(clock, self._rows, self.operations.note)
         self.ledger = FakeLedger(self._rows)
-        self.gallery = FakeGallery(self._rows, self.page)  # of ``ClientSide``
+        self.gallery = FakeGallery(clock, self._rows, self.page, self.operations.note)
 
     @property
     def usage(self) -> list[str]:

@@ -25,6 +25,7 @@ from serve_app.ingress.api import (
     playground,
     request_history,
     requests,
+    shares,
     usage,
     warm,
     webhooks,
@@ -221,6 +222,7 @@ ROUTES = [
     *playground.ROUTES,
     *gallery.ROUTES,  # before the routes of one request
     *zip_files.ROUTES,
+    *shares.ROUTES,
     *requests.ROUTES,
     *operations.ROUTES,
     *rendering.ROUTES,

@@ -8,6 +8,7 @@ from serve_app.domain.request import FoundRequests, Request, RequestFilter
 from serve_app.postgres.database import Database
 from serve_app.postgres.fair_reads import FairReads
 from serve_app.queue.gallery.search import Search
+from serve_app.queue.gallery.share_links import ShareLinks
 from serve_app.queue.store.rows import COLUMNS, SOURCE, known_id, stored
 from serve_app.queue.transactions.history import History
 
@@ -45,6 +46,11 @@ class PostgresGallery:
         self._history = History(reads)
         self._search = Search(reads)
         self.days = self._history.days
+        links = ShareLinks(database)
+        self.share = links.share
+        self.shares = links.shares
+        self.revoke_share = links.revoke_share
+        self.shared = links.shared
 
     async def search(self, wanted: RequestFilter, limit: int) -> FoundRequests:
         if wanted.tenant is not None and (wanted.words is not None or wanted.favourites):

@@ -1,5 +1,5 @@
 -- compatible since 1
--- Thumbnails, the words of prompts, and favourites. The version before makes none of them, and
+-- Thumbnails, the words of prompts, favourites and share links. The version before makes none of them, and
 -- recomputes outcomes that it could share, since it counts the thumbnails among their files.
 
 -- thumbnail_of: key of the file that this one is a small image of; null: an output.
@@ -24,6 +24,19 @@ CREATE TABLE favourites (
     PRIMARY KEY (tenant, request_id)
 );
 
+-- digest: SHA-256 of the link's token, which is stored nowhere.
+CREATE TABLE share_links (
+    id         text PRIMARY KEY,
+    digest     bytea NOT NULL UNIQUE,
+    tenant     text NOT NULL,
+    request_id uuid NOT NULL,
+    created_by text NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    expires_at timestamptz NOT NULL
+);
+CREATE INDEX share_links_of_tenant ON share_links (tenant, created_at DESC, id);
+CREATE INDEX share_links_of_request ON share_links (request_id);
+
 -- A GIN index is read by bitmap scans only, which the queue's sessions forbid.
 CREATE FUNCTION requests_with_words(wanted tsquery, most integer) RETURNS SETOF uuid
 LANGUAGE plpgsql STABLE
@@ -36,10 +49,11 @@ BEGIN
 END
 $$;
 
--- A deletion, also by the version before, leaves neither words nor favourites.
+-- A deletion, also by the version before, leaves neither words, favourites nor share links.
 CREATE FUNCTION forget_in_gallery() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     DELETE FROM request_words WHERE tenant = OLD.tenant AND request_id = OLD.id;
+    DELETE FROM share_links WHERE request_id = OLD.id;
     DELETE FROM favourites WHERE tenant = OLD.tenant AND request_id = OLD.id;
     RETURN NULL;
 END

@@ -443,6 +443,20 @@ CREATE TABLE favourites (
     CONSTRAINT favourites_pkey PRIMARY KEY (tenant, request_id)
 );
 
+CREATE TABLE share_links (
+    id text NOT NULL,
+    digest bytea NOT NULL,
+    tenant text NOT NULL,
+    request_id uuid NOT NULL,
+    created_by text NOT NULL,
+    created_at timestamptz DEFAULT now() NOT NULL,
+    expires_at timestamptz NOT NULL,
+    CONSTRAINT share_links_digest_key UNIQUE (digest),
+    CONSTRAINT share_links_pkey PRIMARY KEY (id)
+);
+CREATE INDEX share_links_of_request ON share_links (request_id);
+CREATE INDEX share_links_of_tenant ON share_links (tenant, created_at DESC, id);
+
 CREATE FUNCTION add_to_upload_totals() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -493,6 +507,7 @@ CREATE FUNCTION forget_in_gallery() RETURNS trigger
     AS $$
 BEGIN
     DELETE FROM request_words WHERE tenant = OLD.tenant AND request_id = OLD.id;
+    DELETE FROM share_links WHERE request_id = OLD.id;
     DELETE FROM favourites WHERE tenant = OLD.tenant AND request_id = OLD.id;
     RETURN NULL;
 END
