@@ -40,7 +40,7 @@ class NewShare(BaseModel):
     )
 
 
-class Share(TypedDict):
+class RequestShare(TypedDict):
     """Link that has not expired."""
 
     share_id: str
@@ -50,14 +50,14 @@ class Share(TypedDict):
     created_by: Annotated[str, Field(description="Id of the API key.")]
 
 
-class CreatedShare(Share):
+class CreatedShare(RequestShare):
     """New link. The URL is shown only here."""
 
     url: Url
 
 
 class Shares(TypedDict):
-    shares: list[Share]
+    shares: list[RequestShare]
 
 
 class SharedRequest(TypedDict):
@@ -137,7 +137,7 @@ def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
-def _share(link: ShareLink) -> Share:
+def _share(link: ShareLink) -> RequestShare:
     return {
         "share_id": link.id,
         "request_id": link.request_id,
