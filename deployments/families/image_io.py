@@ -88,18 +88,16 @@ def deliver_images(
         )
     size = call.output_facts["size"]
     resize = stretch if call.output_facts.get("stretched") else fit
+    resized = [resize(image, size.width, size.height) for image in images]
     files = [
         MediaFile(
             ticket=ticket,
-            body=encode(
-                resize(image, size.width, size.height),
-                ticket.media_type,
-                generated.scratch.description,
-            ),
+            body=encode(image, ticket.media_type, generated.scratch.description),
             width=size.width,
             height=size.height,
+            image=image,
         )
-        for image, ticket in zip(images, tickets, strict=False)
+        for image, ticket in zip(resized, tickets, strict=False)
     ]
     output: dict[str, Any] = {
         "images": [_image(file) for file in files],

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +19,19 @@ from deployments.families.image_io import seed_of
 from deployments.families.options import input_files, prepared_call
 from deployments.families.video_recorder import VideoRecorder
 from deployments.replica.resources import ReplicaResources
+from deployments.transfer.uploader import MediaFile
 from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.file_metadata import FileMetadata
 from serve_app.domain.lease import Lease
 from serve_app.domain.progress import Progress, Stage
 
-if TYPE_CHECKING:  # it imports torch
+if TYPE_CHECKING:  # they import torch and Pillow
+    from PIL.Image import Image
+
     from deployments.engine.interception.chunked_decode import OnFrames
+
+log = logging.getLogger(__name__)
 
 Files = tuple[Artifact, ...]
 _Bodies = Mapping[str, tuple[InputKind, bytes]]
@@ -130,15 +137,13 @@ class ArtifactDelivery:
         product, artifacts = await asyncio.get_running_loop().run_in_executor(
             self._threads(tickets), self._encode, family, call, result, tickets
         )
-        await self._upload(product)
-        return product, artifacts
+        return product, await self._upload(product, artifacts)
 
     async def deliver_again(self, product: Product) -> Files:
         """Upload the files that an earlier attempt made, with the tickets of this attempt."""
         loop = asyncio.get_running_loop()
         artifacts = await loop.run_in_executor(self._resources.encoders, _artifacts, product)
-        await self._upload(product)
-        return artifacts
+        return await self._upload(product, artifacts)
 
     async def discard(self) -> None:
         """Delete the uploaded files. They will never be read."""
@@ -164,11 +169,47 @@ class ArtifactDelivery:
         self.scratch.close()
         self._end_recording()
 
-    async def _upload(self, product: Product) -> None:
-        for number, file in enumerate(product.files):
-            self._on_progress(Progress(Stage.UPLOADING, number, len(product.files)))
-            self._uploaded.append(file.ticket)
-            await self._resources.uploader.put(file)
+    async def _upload(self, product: Product, artifacts: Files) -> Files:
+        """Upload the files, and meanwhile make and upload their thumbnails."""
+        thumbnails = asyncio.create_task(self._thumbnails(product.files))
+        try:
+            for number, file in enumerate(product.files):
+                self._on_progress(Progress(Stage.UPLOADING, number, len(product.files)))
+                self._uploaded.append(file.ticket)
+                await self._resources.uploader.put(file)
+            small = await thumbnails
+        finally:
+            thumbnails.cancel()
+        return tuple(
+            replace(artifact, thumbnail=each)
+            for artifact, each in zip(artifacts, small, strict=True)
+        )
+
+    async def _thumbnails(self, files: Sequence[MediaFile]) -> list[Artifact | None]:
+        """Thumbnail of each file, where it has a ticket for one and one can be made."""
+        loop, made = asyncio.get_running_loop(), list[Artifact | None]()
+        for file in files:
+            ticket, artifact = file.ticket.thumbnail, None
+            if ticket is not None:
+                try:
+                    small = await loop.run_in_executor(
+                        self._resources.encoders, self._thumbnail, file, ticket
+                    )
+                    self._uploaded.append(ticket)
+                    await self._resources.uploader.put(small)
+                    artifact = small.artifact()
+                except Exception as error:
+                    # The request has what it asked for. Storage may have the object nevertheless.
+                    log.warning("A file has no thumbnail: %r", error)
+                    await self._resources.uploader.delete(ticket)
+            made.append(artifact)
+        return made
+
+    def _thumbnail(self, file: MediaFile, ticket: UploadTicket) -> MediaFile:
+        from deployments.engine.media.images import thumbnail  # noqa: PLC0415
+
+        with self.scratch.busy():
+            return MediaFile(ticket, *thumbnail(shown_image(file)))
 
     def _end_recording(self) -> None:
         if self._recording is not None:
@@ -187,6 +228,26 @@ class ArtifactDelivery:
 
     def _on_encoded(self, done: int, total: int) -> None:
         self._on_progress(Progress(Stage.ENCODING_MEDIA, done, total))
+
+
+def shown_image(file: MediaFile) -> Image:
+    """Image that stands for a file: itself, the first frame, or the waveform."""
+    if file.image is not None:
+        return file.image
+    with BytesIO(file.body) if isinstance(file.body, bytes) else file.body.open("rb") as content:
+        if file.ticket.media_type.startswith("video/"):
+            from deployments.engine.media.video_reader import first_frame  # noqa: PLC0415
+
+            return first_frame(content)
+        if file.ticket.media_type.startswith("audio/"):
+            from deployments.engine.media.audio import outline  # noqa: PLC0415
+
+            return outline(content)
+        from PIL.Image import open as open_image  # noqa: PLC0415
+
+        with open_image(content) as image:
+            image.draft("RGB", (1024, 1024))  # a large JPEG is read at a fraction of its size
+            return image.convert("RGB")
 
 
 def _artifacts(product: Product) -> Files:

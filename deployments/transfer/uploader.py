@@ -11,13 +11,16 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import httpx
 
 from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.errors import StorageUnavailable, TooLarge
 from serve_app.domain.ports import Clock
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 PART_BYTES = 1 << 20
 
@@ -30,6 +33,7 @@ class MediaFile:
     body: bytes | Path
     width: int | None = None  # pixels
     height: int | None = None
+    image: Image | None = None  # what an image file shows, if it is at hand; else the file is read
 
     @property
     def size(self) -> int:

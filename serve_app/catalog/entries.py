@@ -12,6 +12,7 @@ from serve_app.catalog.limits import RecipeMemory
 from serve_app.catalog.schema.registry import SCHEMAS, InputSchema
 from serve_app.catalog.source import EndpointSource, ExampleSource, RecipeSource
 from serve_app.domain.endpoint import Endpoint, Recipe, Weights, WorkLimit
+from serve_app.domain.errors import InvalidInput
 
 RESERVED_OWNERS = frozenset(
     {
@@ -261,13 +262,18 @@ def _check_arguments(endpoint: Endpoint, schema: InputSchema) -> None:
 
 
 def _check_examples(entry: CatalogEntry) -> None:
-    """Raise if an example has a field that the schema lacks, since it would be ignored."""
+    """Raise if an example has a field that the schema lacks, since it would be ignored, or a value
+    that it refuses. Required fields may be missing: files that only users have."""
     fields = entry.schema.json_schema().get("properties")
-    if not fields:
-        return
     named = {name for example in entry.examples for name in example.input}
-    if unknown := sorted(named - set(fields)):
+    if fields and (unknown := sorted(named - set(fields))):
         raise ValueError(
             f"`examples` name {', '.join(unknown)}, which the schema {entry.endpoint.schema} "
             "does not have"
         )
+    for number, each in enumerate(entry.examples, start=1):
+        try:
+            entry.schema.validate(each.input)
+        except InvalidInput as error:
+            if any(problem.type != "missing" for problem in error.problems):
+                raise ValueError(f"example {number} is refused: {error.message}") from None

@@ -49,6 +49,7 @@ class ExampleSource(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     input: dict[str, Any] = Field(min_length=1)
+    output: dict[str, Any] | None = None  # as the endpoint answers it, with URLs that stay valid
 
 
 class DemoSource(BaseModel):
@@ -133,7 +134,8 @@ class EndpointSource(BaseModel):
     description: str = ""
     category: str = "text-to-image"
     licence: str = ""
-    examples: tuple[ExampleSource, ...] = ()
+    readme: str = Field(default="", max_length=20_000)  # Markdown
+    examples: tuple[ExampleSource, ...] = Field(default=(), max_length=20)
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> EndpointSource:

@@ -22,6 +22,7 @@ class Artifact:
     sha256: str  # hex
     width: int | None = None  # pixels
     height: int | None = None
+    thumbnail: Artifact | None = None  # a small image of the file; it has none of its own
 
 
 @pickle_by_name
@@ -36,6 +37,10 @@ class UploadTicket:
     headers: tuple[tuple[str, str], ...] = ()  # required headers of the PUT
     delete_url: str | None = None  # for a DELETE of the same object; None: use ``url``
     takes_md5: bool = False  # storage checks the header ``Content-MD5``
+    thumbnail: UploadTicket | None = None  # for a small image of the object; None: make none
+
+
+THUMBNAIL_TYPE = "image/webp"
 
 
 MEDIA_TYPES = {

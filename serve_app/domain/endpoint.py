@@ -199,6 +199,11 @@ class Endpoint:
         """True if it has recipes, and each needs a larger GPU."""
         return bool(self.recipes) and self.recipe_for(device_bytes) is None
 
+    @property
+    def kind(self) -> str:
+        """What it makes, by its category: image, video or audio."""
+        return self.category.rpartition("-to-")[2]
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 over the canonical JSON of the specification, first 16 hex digits."""

@@ -55,3 +55,8 @@ class Outcome:
     @property
     def succeeded(self) -> bool:
         return self.failure is None
+
+    @property
+    def thumbnails(self) -> tuple[Artifact, ...]:
+        """Small images of the artifacts that have one."""
+        return tuple(each.thumbnail for each in self.artifacts if each.thumbnail is not None)

@@ -25,7 +25,18 @@ from serve_app.domain.lease import (
 from serve_app.domain.operations import Actor, Operations
 from serve_app.domain.outcome import Usage
 from serve_app.domain.progress import Preview, StoredSnapshot
-from serve_app.domain.request import CancelVerdict, LogLine, NewRequest, Request, State, Waiting
+from serve_app.domain.request import (
+    CancelVerdict,
+    FoundRequests,
+    LogLine,
+    NewRequest,
+    NewShareLink,
+    Request,
+    RequestFilter,
+    ShareLink,
+    State,
+    Waiting,
+)
 from serve_app.domain.upload import UploadPart
 from serve_app.domain.usage import Ledger
 
@@ -120,6 +131,55 @@ class LeaseTerms(Protocol):
         ...
 
 
+class Gallery(Protocol):
+    """Search, favourites and share links. Methods raise ``DatabaseUnavailable``, and those that
+    read much ``Overloaded``."""
+
+    async def search(self, wanted: RequestFilter, limit: int) -> FoundRequests:
+        """At most ``limit`` requests. The time of a call is bounded, however many there are."""
+        ...
+
+    async def days(
+        self, tenant: str, edges: Sequence[datetime], endpoints: Sequence[str]
+    ) -> Sequence[int]:
+        """Numbers of ended requests between each edge and the next, by the time of their submit.
+        ``endpoints``: of these; empty: of all."""
+        ...
+
+    async def several(self, tenant: str, request_ids: Sequence[str]) -> Sequence[Request]:
+        """Existing requests among these, newest first."""
+        ...
+
+    async def favourites_among(self, tenant: str, request_ids: Sequence[str]) -> frozenset[str]:
+        """Favourites among these requests."""
+        ...
+
+    async def set_favourites(
+        self, tenant: str, request_ids: Sequence[str], *, favourite: bool
+    ) -> frozenset[str]:
+        """Mark requests, or remove the mark. Returns those that exist."""
+        ...
+
+    async def share(
+        self, tenant: str, request_id: str, new: NewShareLink, actor: Actor
+    ) -> ShareLink:
+        """Create a link. Raises ``RequestNotFound``, and ``Overloaded`` above the limit of a
+        tenant."""
+        ...
+
+    async def shares(self, tenant: str) -> Sequence[ShareLink]:
+        """Links of a tenant that have not expired, newest first."""
+        ...
+
+    async def revoke_share(self, tenant: str, link: str, actor: Actor) -> bool:
+        """Revoke a link. False: the tenant has none with this id."""
+        ...
+
+    async def shared(self, digest: bytes) -> Request | None:
+        """Request of the link whose token has this digest; None if there is none, or no more."""
+        ...
+
+
 class Queue(LeasePort, Protocol):
     """The durable queue. All errors are of the tree in ``errors.py``; ``DatabaseUnavailable`` if
     the database does not respond.
@@ -133,6 +193,11 @@ class Queue(LeasePort, Protocol):
     @property
     def ledger(self) -> Ledger:
         """Usage and history."""
+        ...
+
+    @property
+    def gallery(self) -> Gallery:
+        """Search and favourites."""
         ...
 
     async def submit(self, new: NewRequest, most_queued: int | None = None) -> Request:
@@ -230,7 +295,7 @@ class Queue(LeasePort, Protocol):
         tenant: str | None,
         *,
         states: Sequence[State] = (),
-        endpoint: str | None = None,
+        endpoints: Sequence[str] = (),
         since: datetime | None = None,
         until: datetime | None = None,
         before: str | None = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from enum import IntEnum, StrEnum
@@ -226,3 +226,51 @@ class CancelVerdict(StrEnum):
     CANCELLED = "cancelled"  # it was queued and will never start
     REQUESTED = "requested"  # it is running; it stops at its next step
     ALREADY_FINAL = "already_final"
+
+
+# Search.
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFilter:
+    """Requests to find. Empty sequences and None: any."""
+
+    tenant: str | None  # None: all tenants, without ``words`` and ``favourites``
+    words: str | None = None  # all of these, or words that begin with them, are in the prompt
+    favourites: bool = False  # only these
+    states: Sequence[State] = ()
+    endpoints: Sequence[str] = ()
+    since: datetime | None = None  # of the submit
+    until: datetime | None = None  # exclusive
+    before: str | None = None  # ``next_before`` of the previous page
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRequests:
+    """A page, newest first. It may be short or empty before the end, if few requests match."""
+
+    requests: Sequence[Request]
+    next_before: str | None  # None: this was the last page
+
+
+# Share links.
+
+
+@dataclass(frozen=True, slots=True)
+class NewShareLink:
+    """Link to be created."""
+
+    id: str
+    digest: bytes  # SHA-256 of its token
+    valid_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ShareLink:
+    """Link with which anyone reads a request."""
+
+    id: str
+    request_id: str
+    created_at: datetime
+    expires_at: datetime
+    created_by: str  # id of an API key

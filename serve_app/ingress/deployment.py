@@ -313,6 +313,7 @@ class Ingress:
                 files_url=self._internal_url,
                 describe_files=config.models.describe_files,
                 names_secret=await shared_secret(database, "file_names"),
+                thumbnails=config.models.thumbnails,
                 refresh=self._catalog.refresh,
             ),
             self._limits,

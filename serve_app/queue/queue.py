@@ -15,6 +15,7 @@ from serve_app.postgres.fair_reads import FairReads
 from serve_app.postgres.leader_election import LeaderElection
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.finisher import Finisher
+from serve_app.queue.gallery.gallery import PostgresGallery
 from serve_app.queue.heartbeat import Heartbeats
 from serve_app.queue.long_poll import LongPoll
 from serve_app.queue.operations import PostgresOperations
@@ -148,6 +149,7 @@ class PostgresQueue:
         self.demand = state.stats.demand
         self.operations = parts.operations
         self.ledger = PostgresLedger(reads)
+        self.gallery = PostgresGallery(database, reads)
 
         # Calls by replicas
         self.announce = parts.polls.announce
@@ -232,6 +234,7 @@ class PostgresQueue:
                     "forget_progress": reaper.forget_progress,
                     "forget_snapshots": forget_snapshots,
                     "forget_undelivered": forget_undelivered,
+                    "index_new_words": self.gallery.index_new_words,
                 },
             ),
             (check_s, {"list_garbage": parts.garbage.collect, "redact": removal.redact}),

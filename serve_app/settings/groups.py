@@ -189,6 +189,10 @@ class ModelSettings(SettingsGroup):
         description="Write prompt, endpoint, model, seed, settings and request id into generated "
         "files. Never done for requests with `X-Fal-Store-IO: 0`.",
     )
+    thumbnails: bool = Field(
+        default=True,
+        description="A small image of each output file, made by the replica and stored beside it.",
+    )
 
     @field_validator("pools")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -30,6 +31,12 @@ def image(request_id: str) -> Outcome:
     return Outcome(output={"images": [{"artifact": artifact.key}]}, artifacts=(artifact,))
 
 
+def with_thumbnail(outcome: Outcome) -> Outcome:
+    (artifact,) = outcome.artifacts
+    small = Artifact(artifact.key.replace(".png", "-small.webp"), "image/webp", 2, "cd" * 32, 5, 4)
+    return replace(outcome, artifacts=(replace(artifact, thumbnail=small),))
+
+
 async def ended(queue: Queue, **changes: Any) -> str:
     request = asked(**changes)
     await queue.submit(request)
@@ -49,6 +56,18 @@ async def test_a_deleted_request_is_nowhere_and_its_files_are_unwanted(
         with pytest.raises(RequestNotFound):
             await call(TENANT, gone)
     assert [each.id for each in await queue.page(TENANT)] == [kept]
+
+
+async def test_the_thumbnails_of_a_request_are_stored_and_deleted_with_its_files(
+    queue: Queue,
+) -> None:
+    request = asked()
+    await queue.submit(request)
+    granted = await lease(queue)
+    await queue.finish(done(granted.held, with_thumbnail(image(request.id))))
+    assert (await queue.current(TENANT, request.id)).outcome == with_thumbnail(image(request.id))
+    keys = [f"r/{request.id}/1/a-small.webp", f"r/{request.id}/1/a.png"]
+    assert await queue.delete(TENANT, request.id) == keys
 
 
 async def test_what_has_not_ended_is_not_deleted(queue: Queue) -> None:
@@ -118,9 +137,9 @@ async def test_history_is_narrowed_by_endpoint_and_time(queue: Queue) -> None:
     async def ids(**narrowed: Any) -> list[str]:
         return [each.id for each in await queue.page(TENANT, **narrowed)]
 
-    assert await ids(endpoint=other.endpoint) == [other.id]
-    assert await ids(endpoint=old.endpoint, limit=1) == [young.id]
-    assert await ids(endpoint=old.endpoint, before=young.id) == [old.id]
+    assert await ids(endpoints=[other.endpoint]) == [other.id]
+    assert await ids(endpoints=[old.endpoint], limit=1) == [young.id]
+    assert await ids(endpoints=[old.endpoint], before=young.id) == [old.id]
     assert await ids(since=other.created_at) == [young.id, other.id]
     assert await ids(until=other.created_at) == [old.id]
     assert await ids(until=other.created_at, before=old.id) == []
@@ -142,12 +161,12 @@ async def test_history_is_of_one_tenant_or_of_all(queue: Queue) -> None:
     assert await ids() == [other.id, late.id, bobs, own.id]
     assert await ids(limit=2) == [other.id, late.id]
     assert await ids(before=late.id) == [bobs, own.id]
-    assert await ids(endpoint=own.endpoint) == [late.id, bobs, own.id]
-    assert await ids(endpoint=own.endpoint, before=late.id, limit=1) == [bobs]
+    assert await ids(endpoints=[own.endpoint]) == [late.id, bobs, own.id]
+    assert await ids(endpoints=[own.endpoint], before=late.id, limit=1) == [bobs]
     assert await ids(states=[State.CANCELLED]) == [own.id]
     assert await ids(states=[State.CANCELLED, State.SUCCEEDED]) == [bobs, own.id]
-    assert await ids(states=[State.FAILED], endpoint=own.endpoint) == []
-    assert await ids("bob") == await ids("bob", endpoint=own.endpoint) == [late.id, bobs]
-    assert await ids(TENANT, states=[State.CANCELLED], endpoint=own.endpoint) == [own.id]
+    assert await ids(states=[State.FAILED], endpoints=[own.endpoint]) == []
+    assert await ids("bob") == await ids("bob", endpoints=[own.endpoint]) == [late.id, bobs]
+    assert await ids(TENANT, states=[State.CANCELLED], endpoints=[own.endpoint]) == [own.id]
     assert await ids("bob", states=[State.CANCELLED]) == []
-    assert await ids("bob", states=[State.QUEUED], endpoint=own.endpoint) == [late.id]
+    assert await ids("bob", states=[State.QUEUED], endpoints=[own.endpoint]) == [late.id]

@@ -13,6 +13,7 @@ from serve_app.domain.ports import Queue
 from serve_app.domain.request import CancelVerdict, NewRequest, Request, State
 from serve_app.postgres.database import Database
 from tests.contract.queues import Make
+from tests.contract.test_deletion_contract import with_thumbnail
 from tests.queue.database import LONG_LEASES, Ingress
 from tests.queue.requests import TENANT, ask, done, failure, lease, new
 
@@ -51,6 +52,16 @@ async def test_the_same_wish_gets_the_outcome_at_once_as_a_request_of_its_own(
     assert first.id in (await queue.lines(TENANT, second.id))[-1].message
     assert await queue.cancel(TENANT, second.id) is CancelVerdict.ALREADY_FINAL
     assert not (await queue.ask(ask(1))).leases
+
+
+async def test_an_outcome_with_thumbnails_is_given_with_them(queue: Queue) -> None:
+    request = shared()
+    await queue.submit(request)
+    granted = await lease(queue)
+    made = with_thumbnail(image(request.id))
+    await queue.finish(done(granted.held, made))
+    again = await queue.submit(shared())
+    assert again.outcome == replace(made, usage=Usage())
 
 
 async def test_what_was_given_is_not_passed_on_but_the_first_is(queue: Queue) -> None:

@@ -199,7 +199,7 @@ class ClientSide(QueueRows):
         tenant: str | None,
         *,
         states: Sequence[State] = (),
-        endpoint: str | None = None,
+        endpoints: Sequence[str] = (),
         since: datetime | None = None,
         until: datetime | None = None,
         before: str | None = None,
@@ -212,7 +212,7 @@ class ClientSide(QueueRows):
             for request in sorted(own, key=lambda each: each.id, reverse=True)
             if (not states or request.state in states)
             and (before is None or request.id < before)
-            and endpoint in (None, request.endpoint)
+            and (not endpoints or request.endpoint in endpoints)
             and (since is None or request.created_at >= since)
             and (until is None or request.created_at < until)
         ]
@@ -250,7 +250,7 @@ class ClientSide(QueueRows):
         maker = request.reuses or request.id
         shared = any(maker in (each.id, each.reuses) for each in self._requests())
         own = Outcome() if shared else request.outcome or Outcome()
-        return sorted(artifact.key for artifact in own.artifacts)
+        return sorted(each.key for each in (*own.artifacts, *own.thumbnails))
 
     async def demand(self) -> Mapping[str, Demand]:
         await self._look()

@@ -18,6 +18,7 @@ from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.transactions.end_attempt import UNCONFIRMED_REPLICAS
 from tests.fakes.fair_lanes import FairLanes
+from tests.fakes.gallery import FakeGallery
 from tests.fakes.ledger import FakeLedger
 from tests.fakes.operations import FakeOperations
 from tests.fakes.outbox import FakeOutbox
@@ -52,6 +53,7 @@ class QueueRows:
         self.operations = FakeOperations(clock, self._rows, self._end_by_hand, self._changed)
         self.outbox = FakeOutbox(clock, self._rows, self.operations.note)
         self.ledger = FakeLedger(self._rows)
+        self.gallery = FakeGallery(clock, self._rows, self.page, self.operations.note)
 
     @property
     def usage(self) -> list[str]:

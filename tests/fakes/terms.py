@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -22,6 +23,7 @@ class FakeTerms:
         self.gone: set[str] = set()
         self.new: set[str] = set()
         self.least_bytes: dict[str, int] = {}
+        self.thumbnails = False
         self._numbers = count()
 
     def endpoint(self, endpoint_id: str) -> Endpoint | None:
@@ -44,7 +46,12 @@ class FakeTerms:
     ) -> tuple[UploadTicket, ...]:
         del endpoint, input
         key = f"{held.request_id}/{held.attempt}/{held.nonce}/0.png"
-        return (UploadTicket(key, f"memory://{key}", "image/png", max_bytes=2**20),)
+        ticket = UploadTicket(key, f"memory://{key}", "image/png", max_bytes=2**20)
+        if self.thumbnails:
+            small = f"{key}.webp"
+            thumbnail = UploadTicket(small, f"memory://{small}", "image/webp", max_bytes=2**18)
+            ticket = replace(ticket, thumbnail=thumbnail)
+        return (ticket,)
 
     def snapshot_ticket(self, held: LeaseKey) -> UploadTicket:
         key = f"s/{held.request_id}/{held.attempt}/{next(self._numbers)}.bin"

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from PIL import Image
@@ -39,8 +40,8 @@ class ScriptedReplica:
 
     ``sleep_s``, ``steps`` (in that time, each with a preview if a client polls for previews),
     ``fail`` (code), ``field`` with ``type`` and ``context``, ``retryable``, ``artifacts`` (their
-    number), ``content`` (of each), ``echo``. Other authors' clients can send nothing but a
-    ``prompt`` and open their images: for them there is the prompt `a JPEG`.
+    number), ``content`` (of each), ``thumbnails`` (each has one), ``echo``. Other authors' clients
+    can send nothing but a ``prompt`` and open their images: for them there is the prompt `a JPEG`.
     """
 
     def __init__(self, queue: LeasePort, storage: Storage, pool: str = "studio") -> None:
@@ -145,7 +146,11 @@ class ScriptedReplica:
         artifacts: list[Artifact] = []
         for ticket in lease.upload_tickets:
             await self._storage.put(ticket.key, ticket.media_type, chunks())
-            artifacts.append(_artifact(ticket, content))
+            made = _artifact(ticket, content)
+            if ticket.thumbnail is not None and lease.input.get("thumbnails"):
+                await self._storage.put(ticket.thumbnail.key, "image/webp", chunks())
+                made = replace(made, thumbnail=_artifact(ticket.thumbnail, content))
+            artifacts.append(made)
         output = _answer(lease.input, artifacts)
         return Outcome(output=output, artifacts=tuple(artifacts), usage=Usage(run_s=0.25, steps=4))
 

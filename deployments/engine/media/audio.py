@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -248,6 +249,28 @@ class Soundtrack:
         start, end = round(start_s * self.rate), round(end_s * self.rate)
         part = self.samples[:, start:end]
         return np.pad(part, ((0, 0), (0, end - start - part.shape[1])))
+
+
+OUTLINE_RATE = 8000  # samples a second: a column of the picture still spans many
+OUTLINE_S = 1800.0
+
+
+def outline(file: BinaryIO) -> Image.Image:
+    """Waveform of the first half hour of audio that Darkroom wrote. ``ValueError`` or ``OSError``
+    if it has no samples."""
+    parts: list[Samples] = []
+    resampler = AudioResampler("fltp", "mono", OUTLINE_RATE)
+    left = round(OUTLINE_S * OUTLINE_RATE)
+    with av.open(file, "r") as container:
+        for frame in _with_flush(container.decode(audio=0)):
+            for each in resampler.resample(frame):
+                parts.append(each.to_ndarray()[:, :left].astype(np.float32, copy=False))
+                left -= parts[-1].shape[1]
+            if left <= 0:
+                break
+    if not parts:
+        raise ValueError("The audio has no samples.")
+    return waveform(np.clip(np.concatenate(parts, axis=1), -1.0, 1.0))
 
 
 WIDTH, HEIGHT = 960, 240  # pixels

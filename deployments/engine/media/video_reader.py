@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 from math import floor
+from typing import BinaryIO
 
+import av
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from PIL import Image
@@ -125,6 +127,14 @@ def read_video(body: bytes, field: str) -> InputVideo:
     video = InputVideo(InputMedia(body, field, "video", type_, FORMATS, _demuxer))
     _ = video.size
     return video
+
+
+def first_frame(file: BinaryIO) -> Image.Image:
+    """First frame of a video that Darkroom wrote. ``ValueError`` or ``OSError`` if it has none."""
+    with av.open(file, "r") as container:
+        for frame in container.decode(video=0):
+            return _upright(frame)
+    raise ValueError("The video has no frames.")
 
 
 def _upright(frame: VideoFrame) -> Image.Image:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal, NotRequired, cast
 
@@ -13,7 +13,8 @@ from typing_extensions import TypedDict
 
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.endpoint import Precision, Recipe
-from serve_app.domain.errors import InvalidInput
+from serve_app.domain.errors import DatabaseUnavailable, InvalidInput
+from serve_app.domain.lease import ReplicaStage
 from serve_app.ingress.api.usage import Unit, unit_of
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import authenticate
@@ -25,11 +26,14 @@ from serve_app.ingress.http.origin import origin_of
 from serve_app.ingress.http.time_buckets import CURSOR, MAX_ENDPOINTS, PageLinks
 from serve_app.ingress.openapi.document import ApiDocument, document_of
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
-from serve_app.ingress.services.services import services_of
+from serve_app.ingress.services.services import Services, services_of
 
 MAX_PAGE = 100
 OPENAPI = "openapi-3.0"
 STATUSES = ("active", "inactive", "deprecated")  # the last is fal's; no model here has it
+
+
+WeightsState = Literal["hot", "warm", "cold", "not_served", "unknown"]
 
 
 class ModelMetadata(TypedDict):
@@ -78,12 +82,23 @@ class ModelExample(TypedDict):
     """Input to try a model with. Required files may be missing."""
 
     input: dict[str, Any]
+    output: Annotated[dict[str, Any] | None, Field(description="Null: none is stored.")]
 
 
 class ModelStatus(TypedDict):
     """What only Darkroom has."""
 
     served: bool
+    state: Annotated[
+        WeightsState,
+        Field(
+            description="Where the weights are: `hot`: on a device, `warm`: in a machine's memory, "
+            "`cold`: a request has to load them, `unknown`: the database does not answer."
+        ),
+    ]
+    kind: Annotated[str, Field(description="What it makes: image, video or audio.")]
+    readme: Annotated[str, Field(description="Markdown.")]
+    examples: list[ModelExample]
     reason: Annotated[str | None, Field(description="Why the model is not served.")]
     family: str
     origin: Annotated[
@@ -96,7 +111,6 @@ class ModelStatus(TypedDict):
     ]
     weights: ModelWeights
     recipes: list[ModelRecipe]
-    examples: list[ModelExample]
     about_demo: Annotated[
         str | None, Field(description="What the demo model can make, where one is served.")
     ]
@@ -134,7 +148,8 @@ async def models(request: HttpRequest) -> Response:
     found = [each for each in _after(request, list(services.catalog)) if _wanted(request, each)]
     page = found[:limit]
     origin = origin_of(request)
-    listed = [_model(each, origin) for each in page]
+    held = await _held(services)
+    listed = [_model(each, origin, held) for each in page]
     if _expand(request):
         await in_cpu_thread(_describe, listed, page, document_of(request), origin)
     more = len(found) > limit
@@ -218,7 +233,35 @@ def _describe(
         model["openapi"] = document.of_endpoint(entry, origin)
 
 
-def _model(entry: CatalogEntry, origin: str) -> Model:
+Held = Mapping[WeightsState, Collection[str]]
+"""Endpoints whose weights some replica holds, by where they are."""
+
+
+async def _held(services: Services) -> Held | None:
+    """None while the database does not answer: the catalog is listed nevertheless."""
+    try:
+        replicas = await services.health.replicas()
+    except DatabaseUnavailable:
+        return None
+    seen = [each for each in replicas if each["stage"] == ReplicaStage.READY]
+    return {
+        "hot": {one for each in seen for one in each["hot"]},
+        "warm": {one for each in seen for one in each["warm"]},
+    }
+
+
+def _state(entry: CatalogEntry, held: Held | None) -> WeightsState:
+    if entry.missing:
+        return "not_served"
+    if held is None:
+        return "unknown"
+    for state, ids in held.items():
+        if entry.endpoint.id in ids:
+            return state
+    return "cold"
+
+
+def _model(entry: CatalogEntry, origin: str, held: Held | None) -> Model:
     endpoint = entry.endpoint
     return {
         "endpoint_id": endpoint.id,
@@ -234,6 +277,9 @@ def _model(entry: CatalogEntry, origin: str) -> Model:
         "darkroom_demo": entry.demo,
         "darkroom": {
             "served": not entry.missing,
+            "state": _state(entry, held),
+            "kind": endpoint.kind,
+            "readme": entry.source.readme,
             "reason": entry.missing or None,
             "family": endpoint.family,
             "origin": entry.origin.value,
@@ -243,7 +289,7 @@ def _model(entry: CatalogEntry, origin: str) -> Model:
                 "revision": endpoint.weights.revision,
             },
             "recipes": [_recipe(each) for each in endpoint.recipes],
-            "examples": [{"input": each.input} for each in entry.examples],
+            "examples": [{"input": each.input, "output": each.output} for each in entry.examples],
             "about_demo": entry.about_demo or None,
         },
     }

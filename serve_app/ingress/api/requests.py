@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -11,8 +11,9 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.domain.progress import Stage
-from serve_app.domain.request import CancelVerdict, Redacted, Request, State
+from serve_app.domain.request import CancelVerdict, Redacted, Request, RequestFilter, State
 from serve_app.ingress.api import events
+from serve_app.ingress.api.gallery import KIND, OutputFile, chosen_endpoints, output_file
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import actor_of, authenticate, authenticate_for_tenant
 from serve_app.ingress.http.context import context_of
@@ -28,6 +29,7 @@ from serve_app.ingress.http.openapi import (
     in_path,
     in_query,
 )
+from serve_app.ingress.http.origin import origin_of
 from serve_app.ingress.services import request_ids
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.submission import submission
@@ -41,6 +43,7 @@ from serve_app.ingress.submission.rendering import (
 MAX_PAGE = 500
 MAX_WAIT_S = 60
 MAX_LISTED_PROMPT = 200
+MAX_SEARCH_CHARACTERS = 200
 ALL_TENANTS = "*"
 
 Part = Literal["input", "outcome"]
@@ -85,6 +88,8 @@ class RequestSummary(TypedDict):
     forgotten: Annotated[list[Part] | None, Field(description="Parts that were deleted.")]
     run_s: float | None
     error: RequestFailure | None
+    files: Annotated[list[OutputFile], Field(description="Of its output, in order.")]
+    favourite: bool
 
 
 class QueuePlace(WaitingStatus):
@@ -140,8 +145,9 @@ class DeletedFiles(TypedDict):
 async def listed(request: HttpRequest) -> Response:
     """List the tenant's requests, newest first.
 
-    Parameters: ``?limit=50&before=<id>&state=queued&state=running``, ``endpoint_id=``, ``since=``,
-    ``until=``. With the scope ``admin``, ``tenant=`` selects another tenant, and ``*`` all.
+    Parameters: ``?limit=50&before=<id>&state=queued&state=running``, ``endpoint_id=``, ``kind=``,
+    ``q=``, ``favourite=true``, ``since=``, ``until=``. With the scope ``admin``, ``tenant=``
+    selects another tenant, and ``*`` all.
     """
     context_of(request).route = "v1.requests"
     _, tenant = await authenticate_for_tenant(request, "Requests")
@@ -150,21 +156,39 @@ async def listed(request: HttpRequest) -> Response:
     before = request.query_params.get("before")
     if before is not None and not request_ids.valid(before):
         raise query.invalid("before", "should be the id of a request", before)
-    page = await services_of(request).queue.page(
+    words = _words(request)
+    favourites = query.yes_no(request, "favourite", default=False)
+    for name, given in (("q", words), ("favourite", favourites)):
+        if given and tenant == ALL_TENANTS:
+            raise query.invalid(name, "needs the name of one tenant", ALL_TENANTS)
+    wanted = RequestFilter(
         None if tenant == ALL_TENANTS else tenant,
-        states=states,
-        endpoint=query.text(request, "endpoint_id"),
-        since=query.time(request, "since"),
-        until=query.time(request, "until"),
-        before=before,
-        limit=limit + 1,
+        words,
+        favourites,
+        states,
+        chosen_endpoints(request),
+        query.time(request, "since"),
+        query.time(request, "until"),
+        before,
     )
-    shown = page[:limit]
+    gallery = services_of(request).queue.gallery
+    page = await gallery.search(wanted, limit)
+    ids = [each.id for each in page.requests]
+    marked = await gallery.favourites_among(tenant, ids) if ids and wanted.tenant else frozenset()
+    origin = origin_of(request)
     body: RequestPage = {
-        "requests": [_summary(each) for each in shown],
-        "next_before": shown[-1].id if len(page) > limit else None,
+        "requests": [_summary(each, origin, marked) for each in page.requests],
+        "next_before": page.next_before,
     }
     return json_reply(body)
+
+
+def _words(request: HttpRequest) -> str | None:
+    words = query.text(request, "q")
+    if words is not None and len(words) > MAX_SEARCH_CHARACTERS:
+        what = f"should have at most {MAX_SEARCH_CHARACTERS} characters"
+        raise query.invalid("q", what, words[:MAX_SEARCH_CHARACTERS])
+    return words if words and words.strip() else None
 
 
 async def shown(request: HttpRequest) -> Response:
@@ -182,8 +206,9 @@ async def shown(request: HttpRequest) -> Response:
     if wait_s and request.query_params.get("since") in (None, _version(found)):
         found = await queue.changed(found.tenant, found.id, wait_s, since=found)
     lines = await queue.lines(found.tenant, found.id)
+    favourites = await queue.gallery.favourites_among(found.tenant, [found.id])
     body: RequestDetails = {
-        **_summary(found),
+        **_summary(found, origin_of(request), favourites),
         "version": _version(found),
         "input": dict(found.input),
         "waiting": None,
@@ -223,7 +248,18 @@ LIST = Operation(
     errors=(403, 422),
     parameters=(
         in_query("state", "Only requests in these states.", list[State]),
-        in_query("endpoint_id", "Only requests of this endpoint."),
+        in_query(
+            "endpoint_id",
+            "Only requests of these endpoints; repeated or separated by commas.",
+            list[str],
+        ),
+        KIND,
+        in_query(
+            "q",
+            "Only requests with all these words in their prompt. Words of three characters or more "
+            "also find longer ones. A page may then be short: go on until `next_before` is null.",
+        ),
+        in_query("favourite", "`true`: only favourites.", bool),
         in_query("since", "Submitted at this time or later.", Time),
         in_query("until", "Submitted before this time.", Time),
         in_query("tenant", "Another tenant, or `*` for all. Needs the scope `admin`."),
@@ -264,7 +300,7 @@ CANCEL = Operation(
 )
 
 
-def _summary(request: Request) -> RequestSummary:
+def _summary(request: Request, origin: str, favourites: Collection[str]) -> RequestSummary:
     failure = request.outcome.failure if request.outcome else None
     return {
         "request_id": request.id,
@@ -285,6 +321,10 @@ def _summary(request: Request) -> RequestSummary:
         "forgotten": FORGOTTEN[request.forgetting],
         "run_s": request.outcome.usage.run_s if request.outcome else None,
         "error": {"code": failure.code, "message": failure.message} if failure else None,
+        "files": [output_file(each, origin) for each in request.outcome.artifacts]
+        if request.outcome
+        else [],
+        "favourite": request.id in favourites,
     }
 
 

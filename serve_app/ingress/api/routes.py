@@ -17,6 +17,7 @@ from serve_app.domain.errors import NotFound
 from serve_app.domain.lease import Demand, ReplicaStage
 from serve_app.ingress.api import (
     files,
+    gallery,
     keys,
     model_entries,
     models,
@@ -24,9 +25,11 @@ from serve_app.ingress.api import (
     playground,
     request_history,
     requests,
+    shares,
     usage,
     warm,
     webhooks,
+    zip_files,
 )
 from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.context import context_of
@@ -225,6 +228,9 @@ CHECK_READY = Operation(
 ROUTES = [
     *files.ROUTES,
     *playground.ROUTES,
+    *gallery.ROUTES,  # before the routes of one request
+    *zip_files.ROUTES,
+    *shares.ROUTES,
     *requests.ROUTES,
     *operations.ROUTES,
     *rendering.ROUTES,

@@ -97,13 +97,15 @@ class TimeRange:
     end: datetime  # exclusive
 
 
-def time_range(request: HTTPConnection, now: datetime, zone: tzinfo = UTC) -> TimeRange:
-    """Read the range; default: the last day. A time without a zone is in ``zone``.
+def time_range(
+    request: HTTPConnection, now: datetime, zone: tzinfo = UTC, length: timedelta = LENGTH
+) -> TimeRange:
+    """Read the range; default: the last ``length``. A time without a zone is in ``zone``.
 
     ``InvalidInput`` names the wrong parameter.
     """
     end = _moment(request, "end", zone) or now
-    start = _moment(request, "start", zone) or end - LENGTH
+    start = _moment(request, "start", zone) or end - length
     if start >= end:
         given = request.query_params.get("start", start.isoformat())
         raise invalid("start", f"should be before the end, {end.isoformat()}", given)

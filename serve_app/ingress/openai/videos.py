@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal, cast
 
@@ -211,12 +211,12 @@ async def listed(request: HttpRequest) -> Response:
     if request.query_params.get("order", "desc") != "desc":
         order = request.query_params["order"]
         raise query.invalid("order", "should be `desc`, the only supported order", order)
-    found: list[Request] = []
-    for endpoint_id in video_endpoints(services.catalog):
-        found += await services.queue.page(
-            caller.tenant, endpoint=endpoint_id, before=after, limit=limit + 1
+    endpoints = [*video_endpoints(services.catalog)]
+    found: Sequence[Request] = ()
+    if endpoints:
+        found = await services.queue.page(
+            caller.tenant, endpoints=endpoints, before=after, limit=limit + 1
         )
-    found.sort(key=lambda each: each.id, reverse=True)  # ids begin with the time
     page = [video(each, NAMES) for each in found[:limit]]
     body: OpenAiVideoPage = {
         "object": "list",

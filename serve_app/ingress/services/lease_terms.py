@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from serve_app.catalog.catalog import Catalog
-from serve_app.domain.artifact import UploadTicket
+from serve_app.domain.artifact import THUMBNAIL_TYPE, UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.ports import Storage
@@ -15,6 +16,7 @@ from serve_app.storage.keys import artifact_key, derived_token, snapshot_key
 TICKET_VALID_S = 6 * 3600.0
 """Seconds, longer than any generation. Late uploads are prevented by the fence, not by expiry."""
 
+MAX_THUMBNAIL_BYTES = 2**18
 MAX_SNAPSHOT_BYTES = 2 * 2**30
 SNAPSHOT_TICKET_VALID_S = 600.0
 """Seconds. A snapshot's ticket is requested when the snapshot is taken, and used at once."""
@@ -33,13 +35,16 @@ class CatalogLeaseTerms:
         files_url: str = "",
         describe_files: bool = True,
         names_secret: bytes,
+        thumbnails: bool = True,
         refresh: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """``names_secret``: the names of files are derived from it; the same in every ingress.
-        ``refresh`` puts changes of the catalog in force; None: it does not change."""
+        ``thumbnails``: replicas make a small image of every file. ``refresh`` puts changes of the
+        catalog in force; None: it does not change."""
         self.files_url = files_url
         self.describe_files = describe_files
         self._names_secret = names_secret
+        self._thumbnails = thumbnails
         self._refresh = refresh
         self._catalog = catalog
         self._storage = storage
@@ -67,22 +72,24 @@ class CatalogLeaseTerms:
     ) -> tuple[UploadTicket, ...]:
         entry = self._catalog.get(endpoint.id)
         return tuple(
-            self._storage.ticket(
-                # Derived, so each time the same: the files of an earlier attempt can be found.
-                artifact_key(
-                    held.request_id,
-                    held.attempt,
-                    media_type,
-                    derived_token(
-                        self._names_secret, held.request_id, held.attempt, held.nonce, number
-                    ),
-                ),
-                media_type,
-                self._max_artifact_bytes,
-                self._valid_s,
-            )
+            self._with_thumbnail(held, number, media_type)
             for number, media_type in enumerate(entry.schema.media_types(input))
         )
+
+    def _with_thumbnail(self, held: LeaseKey, number: int, media_type: str) -> UploadTicket:
+        ticket = self._ticket(held, media_type, self._max_artifact_bytes, number)
+        if not self._thumbnails:
+            return ticket
+        small = self._ticket(held, THUMBNAIL_TYPE, MAX_THUMBNAIL_BYTES, number, "thumbnail")
+        return replace(ticket, thumbnail=small)
+
+    def _ticket(
+        self, held: LeaseKey, media_type: str, max_bytes: int, *names: object
+    ) -> UploadTicket:
+        # Derived, so each time the same: the files of an earlier attempt can be found.
+        token = derived_token(self._names_secret, held.request_id, held.attempt, held.nonce, *names)
+        key = artifact_key(held.request_id, held.attempt, media_type, token)
+        return self._storage.ticket(key, media_type, max_bytes, self._valid_s)
 
     def snapshot_ticket(self, held: LeaseKey) -> UploadTicket:
         return self._storage.ticket(

@@ -188,6 +188,7 @@ CREATE TABLE artifacts (
     height integer,
     created_at timestamptz DEFAULT now() NOT NULL,
     expires_at timestamptz,
+    thumbnail_of text,
     CONSTRAINT artifacts_pkey PRIMARY KEY (key)
 );
 CREATE INDEX artifacts_of_request ON artifacts (request_id);
@@ -427,6 +428,35 @@ CREATE TABLE catalog_entries (
     CONSTRAINT catalog_entries_pkey PRIMARY KEY (endpoint)
 );
 
+CREATE TABLE request_words (
+    tenant text NOT NULL,
+    request_id uuid NOT NULL,
+    words tsvector NOT NULL,
+    CONSTRAINT request_words_pkey PRIMARY KEY (tenant, request_id)
+);
+CREATE INDEX request_words_found ON request_words USING gin (words) WITH (fastupdate='on', gin_pending_list_limit='16384');
+
+CREATE TABLE favourites (
+    tenant text NOT NULL,
+    request_id uuid NOT NULL,
+    at timestamptz DEFAULT now() NOT NULL,
+    CONSTRAINT favourites_pkey PRIMARY KEY (tenant, request_id)
+);
+
+CREATE TABLE share_links (
+    id text NOT NULL,
+    digest bytea NOT NULL,
+    tenant text NOT NULL,
+    request_id uuid NOT NULL,
+    created_by text NOT NULL,
+    created_at timestamptz DEFAULT now() NOT NULL,
+    expires_at timestamptz NOT NULL,
+    CONSTRAINT share_links_digest_key UNIQUE (digest),
+    CONSTRAINT share_links_pkey PRIMARY KEY (id)
+);
+CREATE INDEX share_links_of_request ON share_links (request_id);
+CREATE INDEX share_links_of_tenant ON share_links (tenant, created_at DESC, id);
+
 CREATE FUNCTION add_to_upload_totals() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -469,6 +499,28 @@ BEGIN
             WHERE r.state = 'running' AND r.endpoint = of_name AND r.started_at >= started_from
             ORDER BY r.started_at LIMIT most) x;
     END IF;
+END
+$$;
+
+CREATE FUNCTION forget_in_gallery() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    DELETE FROM request_words WHERE tenant = OLD.tenant AND request_id = OLD.id;
+    DELETE FROM share_links WHERE request_id = OLD.id;
+    DELETE FROM favourites WHERE tenant = OLD.tenant AND request_id = OLD.id;
+    RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION requests_with_words(wanted tsquery, most integer) RETURNS SETOF uuid
+    LANGUAGE plpgsql STABLE
+    SET enable_bitmapscan TO 'on'
+    SET enable_indexscan TO 'off'
+    SET enable_indexonlyscan TO 'off'
+    AS $$
+BEGIN
+    RETURN QUERY SELECT w.request_id FROM request_words w WHERE w.words @@ wanted LIMIT most;
 END
 $$;
 
@@ -560,5 +612,9 @@ $$;
 CREATE TRIGGER add_changed_uploads AFTER UPDATE ON uploads REFERENCING OLD TABLE AS removed NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION add_to_upload_totals();
 
 CREATE TRIGGER add_inserted_uploads AFTER INSERT ON uploads REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION add_to_upload_totals();
+
+CREATE TRIGGER forget_deleted_in_gallery AFTER DELETE ON requests FOR EACH ROW EXECUTE FUNCTION forget_in_gallery();
+
+CREATE TRIGGER forget_emptied_in_gallery AFTER UPDATE OF deleted_at ON requests FOR EACH ROW WHEN ((new.deleted_at IS NOT NULL)) EXECUTE FUNCTION forget_in_gallery();
 
 CREATE TRIGGER subtract_deleted_uploads AFTER DELETE ON uploads REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION add_to_upload_totals();

@@ -78,7 +78,8 @@ def size_of(request: Request) -> int:
 def _size(outcome: Outcome) -> int:
     failure = outcome.failure
     texts = 0 if failure is None else _size_of(failure.message)
-    return REQUEST_BYTES + REQUEST_BYTES * len(outcome.artifacts) + texts + _size_of(outcome.output)
+    files = len(outcome.artifacts) + len(outcome.thumbnails)
+    return REQUEST_BYTES + REQUEST_BYTES * files + texts + _size_of(outcome.output)
 
 
 def _size_of(value: object) -> int:

@@ -27,6 +27,7 @@ UNDELIVERED = (
     "X-Fal-Store-IO: 0. Submit the request again."
 )
 REQUEUED = "Taken from its replica by an operator"
+TOO_MANY_LINKS = "The tenant has 1000 share links: revoke some, or wait until they expire."
 NO_PREVIEWS = "The request was submitted without previews."
 PREVIEWS_WHILE_RUNNING = "A request has previews only while it runs."
 

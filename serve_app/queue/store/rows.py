@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -30,7 +30,7 @@ def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
     failure = outcome.failure
     return {
         "output": outcome.output,
-        "artifacts": [flatten_outcome(artifact) for artifact in outcome.artifacts],
+        "artifacts": [_artifact_to_json(artifact) for artifact in outcome.artifacts],
         "failure": None if failure is None else flatten_outcome(failure),
         "usage": flatten_outcome(outcome.usage),
     }
@@ -40,10 +40,21 @@ def outcome_from_json(stored: Mapping[str, Any]) -> Outcome:
     failure = stored["failure"]
     return Outcome(
         output=stored["output"],
-        artifacts=tuple(_of(Artifact, artifact) for artifact in stored["artifacts"]),
+        artifacts=tuple(_artifact(artifact) for artifact in stored["artifacts"]),
         failure=None if failure is None else _of(Failure, failure),
         usage=_of(Usage, stored["usage"]),
     )
+
+
+def _artifact_to_json(artifact: Artifact) -> dict[str, Any]:
+    thumbnail = artifact.thumbnail
+    small = None if thumbnail is None else flatten_outcome(thumbnail)
+    return flatten_outcome(artifact) | {"thumbnail": small}
+
+
+def _artifact(stored: Mapping[str, Any]) -> Artifact:
+    made, small = _of(Artifact, stored), stored.get("thumbnail")
+    return made if small is None else replace(made, thumbnail=_of(Artifact, small))
 
 
 def _of(kind: type[T], stored: Mapping[str, Any]) -> T:

@@ -39,7 +39,8 @@ FROM waiting w CROSS JOIN LATERAL (
     SELECT tenant, reuse_digest FROM requests
     WHERE state = 'following' AND follows = w.id LIMIT 1
 ) f LEFT JOIN LATERAL (
-    SELECT r.id, r.outcome, (SELECT count(*) FROM artifacts a WHERE a.request_id = r.id) AS kept
+    SELECT r.id, r.outcome, (SELECT count(*) FROM artifacts a
+        WHERE a.request_id = r.id AND a.thumbnail_of IS NULL) AS kept
     FROM requests r WHERE r.leads = w.id AND r.state = 'succeeded' AND r.deleted_at IS NULL
     ORDER BY r.id DESC LIMIT 1
 ) l ON true
@@ -51,7 +52,8 @@ SHARE_OUTCOME = """
 WITH due AS (
     SELECT id FROM requests
     WHERE state = 'following' AND follows = %(group)s::uuid
-      AND (SELECT count(*) FROM artifacts WHERE request_id = %(leader)s::uuid) = %(kept)s
+      AND (SELECT count(*) FROM artifacts
+           WHERE request_id = %(leader)s::uuid AND thumbnail_of IS NULL) = %(kept)s
     ORDER BY id LIMIT %(most)s FOR NO KEY UPDATE
 ),
 ended AS (

@@ -8,8 +8,8 @@ An attempt that no longer holds its lease is skipped.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from functools import partial
@@ -231,10 +231,12 @@ counted AS (
 ),
 kept AS (
     INSERT INTO artifacts
-        (key, request_id, attempt, tenant, media_type, size, sha256, width, height)
-    SELECT a.key, e.id, e.attempt, e.tenant, a.media_type, a.size, a.sha256, a.width, a.height
+        (key, request_id, attempt, tenant, media_type, size, sha256, width, height, thumbnail_of)
+    SELECT a.key, e.id, e.attempt, e.tenant, a.media_type, a.size, a.sha256, a.width, a.height,
+           a.thumbnail_of
     FROM ended e CROSS JOIN LATERAL json_to_recordset(e.artifacts) AS a(
-        key text, media_type text, size bigint, sha256 text, width integer, height integer)
+        key text, media_type text, size bigint, sha256 text, width integer, height integer,
+        thumbnail_of text)
     WHERE e.state = 'succeeded'
     ON CONFLICT (key) DO NOTHING
 ),
@@ -426,9 +428,17 @@ def _row(end: AttemptEnd) -> Mapping[str, Any]:
         # A string within JSON: the server unescapes only the outer one, so it never sees escapes
         # that it cannot store.
         "outcome": _text(outcome),
-        "artifacts": [flatten_outcome(artifact) for artifact in outcome.artifacts],
+        "artifacts": [*_files(outcome)],
         **flatten_outcome(outcome.usage),
     }
+
+
+def _files(outcome: Outcome) -> Iterator[Mapping[str, Any]]:
+    """Rows of the table ``artifacts``: every file, so that all are deleted alike."""
+    for artifact in outcome.artifacts:
+        yield flatten_outcome(replace(artifact, thumbnail=None))
+        if artifact.thumbnail is not None:
+            yield flatten_outcome(artifact.thumbnail) | {"thumbnail_of": artifact.key}
 
 
 def _cause(outcome: Outcome) -> Cause:

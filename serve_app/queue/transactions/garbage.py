@@ -87,7 +87,8 @@ class GarbageFiles:
                     "The files left by attempt %s of %s are unknown", held.attempt, held.request_id
                 )
             return ()
-        return [ticket.key for ticket in tickets]
+        every = [each for one in tickets for each in (one, one.thumbnail)]
+        return [each.key for each in every if each is not None]
 
 
 _GONE = frozenset({"lost", "stopped", "by_hand"})

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from serve_app.domain.request import Request, State
+from serve_app.domain.request import Request, RequestFilter, State
 from serve_app.postgres.fair_reads import FairReads
 from serve_app.queue.store.rows import COLUMNS, FOLLOWING, SOURCE, known_id, stored
 
@@ -33,17 +33,18 @@ _ALL_WHO = f"""
             ORDER BY r.tenant LIMIT 1)
     FROM who w WHERE w.tenant IS NOT NULL
 """
-# Page of one endpoint, which may have few requests among many. Ended ones are found by their index
-# (hence the range, as above); the others, which are no more than the queue, are read completely.
+# Page of some endpoints, which may have few requests among many. Ended ones are found by their
+# index (hence the range, as above); the others, no more than the queue, are read completely.
 _OF_ENDPOINT = """
 WITH RECURSIVE who AS ({who}),
 live AS MATERIALIZED ({live}),
 page AS MATERIALIZED (
     SELECT x.id FROM (
-        SELECT e.id FROM who w CROSS JOIN LATERAL (
+        SELECT e.id FROM who w CROSS JOIN unnest(%(endpoints)s::text[]) AS n(endpoint)
+        CROSS JOIN LATERAL (
             SELECT r.id FROM requests r
             WHERE r.tenant = w.tenant AND {ended} AND {bounds}
-                AND r.endpoint >= %(endpoint)s AND r.endpoint <= %(endpoint)s
+                AND r.endpoint >= n.endpoint AND r.endpoint <= n.endpoint
             ORDER BY r.endpoint, r.id DESC LIMIT %(limit)s) e
         UNION ALL
         SELECT id FROM live) x
@@ -54,8 +55,8 @@ SELECT {columns} FROM {source} WHERE r.id IN (SELECT id FROM page) ORDER BY r.id
 
 
 _LIVE = """
-    SELECT r.id FROM requests r WHERE r.state = '{state}' AND r.endpoint = %(endpoint)s
-        AND {of_tenant} {bounds}
+    SELECT r.id FROM requests r
+    WHERE r.state = '{state}' AND r.endpoint = ANY(%(endpoints)s::text[]) AND {of_tenant} {bounds}
 """
 """Live requests of one state: each state has an index of its own, which a statement about several
 would not use.
@@ -83,10 +84,31 @@ def page_statement(*, of_tenant: bool, of_endpoint: bool, unsuccessful: bool) ->
     return f"""
 SELECT {COLUMNS} FROM {SOURCE}
 WHERE {whose} {_UNSUCCESSFUL if unsuccessful else ""} {_BOUNDS}
-    AND r.endpoint = coalesce(%(endpoint)s::text, r.endpoint)
+    AND (%(endpoints)s::text[] IS NULL OR r.endpoint = ANY(%(endpoints)s::text[]))
 ORDER BY {"r.tenant, " if of_tenant else ""}r.id DESC LIMIT %(limit)s
 """
 
+
+# Each endpoint's ended requests are counted in their index alone.
+DAYS = f"""
+WITH RECURSIVE names AS (
+    (SELECT r.endpoint FROM requests r
+     WHERE r.tenant = %(tenant)s AND {_ENDED} ORDER BY r.endpoint LIMIT 1)
+    UNION ALL
+    SELECT (SELECT r.endpoint FROM requests r WHERE r.tenant = %(tenant)s AND {_ENDED}
+            AND r.endpoint > n.endpoint ORDER BY r.endpoint LIMIT 1)
+    FROM names n WHERE n.endpoint IS NOT NULL
+),
+chosen AS MATERIALIZED (
+    SELECT endpoint FROM names WHERE endpoint IS NOT NULL
+        AND (%(endpoints)s::text[] IS NULL OR endpoint = ANY(%(endpoints)s::text[]))
+)
+SELECT d.n, (SELECT coalesce(sum(c.counted), 0) FROM chosen e CROSS JOIN LATERAL (
+    SELECT count(*) AS counted FROM requests r
+    WHERE r.tenant = %(tenant)s AND r.endpoint = e.endpoint AND {_ENDED}
+        AND r.id >= d.first AND r.id < d.last) c)
+FROM unnest(%(first)s::uuid[], %(last)s::uuid[]) WITH ORDINALITY AS d(first, last, n) ORDER BY d.n
+"""
 
 UNSUCCESSFUL = frozenset({State.FAILED, State.CANCELLED, State.EXPIRED})
 CLOCK_SKEW = timedelta(days=1)
@@ -106,34 +128,52 @@ class History:
         tenant: str | None,
         *,
         states: Sequence[State] = (),
-        endpoint: str | None = None,
+        endpoints: Sequence[str] = (),
         since: datetime | None = None,
         until: datetime | None = None,
         before: str | None = None,
         limit: int = 50,
     ) -> Sequence[Request]:
-        last = None if until is None else first_id(until + CLOCK_SKEW)
-        ends = [each for each in (last, before and known_id(before)) if each]
-        params = {
-            "tenant": tenant,
-            "states": [
-                *(states or State),
-                *((FOLLOWING,) if not states or State.QUEUED in states else ()),
-            ],
-            "endpoint": endpoint,
-            "since": since,
-            "until": until,
-            "first": None if since is None else first_id(since - CLOCK_SKEW),
-            "before": min(ends, default=None),
-            "limit": limit,
-        }
+        bounds = bounds_of(
+            RequestFilter(tenant, None, False, states, endpoints, since, until, before)  # noqa: FBT003
+        )
         statement = page_statement(
             of_tenant=tenant is not None,
-            of_endpoint=endpoint is not None,
+            of_endpoint=bool(endpoints),
             unsuccessful=bool(states) and UNSUCCESSFUL.issuperset(states),
         )
+        params = {**bounds, "tenant": tenant, "limit": limit}
         rows = await self._reads.rows(tenant, statement, params)
         return [stored(row).request for row in rows]
+
+    async def days(
+        self, tenant: str, edges: Sequence[datetime], endpoints: Sequence[str]
+    ) -> Sequence[int]:
+        """Numbers of ended requests between each edge and the next."""
+        ids = [first_id(each) for each in edges]
+        params = {
+            "tenant": tenant,
+            "first": ids[:-1],
+            "last": ids[1:],
+            "endpoints": [*endpoints] or None,
+        }
+        rows = await self._reads.rows(tenant, DAYS, params)
+        return [int(count) for _, count in rows]
+
+
+def bounds_of(wanted: RequestFilter) -> dict[str, object]:
+    """Parameters of a statement about pages, without the tenant and the limit."""
+    last = None if wanted.until is None else first_id(wanted.until + CLOCK_SKEW)
+    ends = [each for each in (last, wanted.before and known_id(wanted.before)) if each]
+    following = not wanted.states or State.QUEUED in wanted.states
+    return {
+        "states": [*(wanted.states or State), *((FOLLOWING,) if following else ())],
+        "endpoints": [*wanted.endpoints] or None,
+        "since": wanted.since,
+        "until": wanted.until,
+        "first": None if wanted.since is None else first_id(wanted.since - CLOCK_SKEW),
+        "before": min(ends, default=None),
+    }
 
 
 def first_id(at: datetime) -> str:

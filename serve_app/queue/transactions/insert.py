@@ -15,6 +15,7 @@ from serve_app.postgres.database import UNAWAITED, Database, Lock
 from serve_app.queue.fairness.fair_queue import head_start_s, wake_lanes
 from serve_app.queue.store import messages
 from serve_app.queue.store.rows import NEW_NONCE, RETRIES_LEFT, retries_column
+from serve_app.queue.store.words import words_column
 
 # Short forms of inputs that are too long to show in full, mostly because of embedded images. Only
 # the replica gets the whole input. A status, a list or a log would otherwise carry megabytes at
@@ -118,7 +119,7 @@ WITH new AS (
         work double precision, expected_s double precision, head_start_s double precision,
         alone boolean, previews boolean, warnings json, replica text, actor text, key text,
         body text, reuse text, forgetting text, retries text, webhook text, origin text,
-        shown text, large integer, trace text)
+        shown text, large integer, trace text, words tsvector)
 ),
 alike AS MATERIALIZED ({{alike}}),
 placed AS MATERIALIZED (
@@ -181,6 +182,11 @@ notified AS (
     UNION ALL
     SELECT s.id, s.events, 'INFO', NULL, %(follows)s::text || p.leader || %(will_do)s::text
     FROM stored s JOIN placed p ON p.id = s.id WHERE s.follows IS NOT NULL
+),
+searched AS (
+    INSERT INTO request_words (tenant, request_id, words)
+    SELECT s.tenant, s.id, n.words FROM stored s JOIN new n ON n.id = s.id
+    WHERE n.words IS NOT NULL
 ),
 {wake_lanes("stored")}
 SELECT s.id::text, s.state, s.created_at, s.events, s.end_by, s.lease_nonce, s.follows::text,
@@ -298,6 +304,7 @@ def columns_of(new: NewRequest, input: EncodedInput) -> dict[str, Any]:
         "webhook": new.webhook.url if new.webhook else None,
         "origin": new.webhook.origin if new.webhook else None,
         "trace": new.trace or None,
+        "words": words_column(new.tenant, new.input) if new.store_io else None,
     }
 
 

@@ -17,7 +17,8 @@ from serve_app.queue.transactions.insert import EncodedInput, columns_of
 FIND = """
 -- name: find_outcome
 SELECT r.id::text, r.outcome,
-       (SELECT count(*) FROM artifacts a WHERE a.request_id = r.id)
+       (SELECT count(*) FROM artifacts a
+        WHERE a.request_id = r.id AND a.thumbnail_of IS NULL)
 FROM requests r
 WHERE r.tenant = %(tenant)s AND r.reuse_digest = %(digest)s AND r.state = 'succeeded'
 ORDER BY r.id DESC LIMIT 1
@@ -36,9 +37,14 @@ WITH kept AS (
         %(key)s, %(body)s, %(webhook)s, %(origin)s, %(reuses)s::uuid, 'succeeded',
         %(outcome)s::text::json, now(), now(), 1 + cardinality(%(warnings)s::text[]),
         %(trace)s::text
-    WHERE (SELECT count(*) FROM artifacts WHERE request_id = %(reuses)s::uuid) = %(kept)s
+    WHERE (SELECT count(*) FROM artifacts
+           WHERE request_id = %(reuses)s::uuid AND thumbnail_of IS NULL) = %(kept)s
     ON CONFLICT (tenant, endpoint, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
     RETURNING id, tenant, endpoint, events, webhook_url
+),
+searched AS (
+    INSERT INTO request_words (tenant, request_id, words)
+    SELECT tenant, id, %(words)s::text::tsvector FROM kept WHERE %(words)s::text IS NOT NULL
 ),
 notified AS (
     INSERT INTO events (request_id, sequence, level, state, message)

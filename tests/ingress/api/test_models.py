@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from openapi_spec_validator import validate
 
-from tests.ingress.house import House
+from serve_app.catalog.catalog import Catalog, load
+from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
+from tests.ingress.house import House, built
 
 SCHNELL, PROBE, UNSERVED = "fal-ai/flux/schnell", "test/probe", "test/unserved"
 
@@ -143,3 +148,75 @@ async def test_the_list_takes_a_key(house: House) -> None:
         transport=httpx.ASGITransport(house.app), base_url="http://localhost"
     ) as stranger:
         assert (await stranger.get("/v1/models")).status_code == 401
+
+
+def on_replica(**changes: Any) -> dict[str, Any]:
+    return {"pool": "studio", "stage": "ready", "hot": [], "warm": [], **changes}
+
+
+async def test_a_model_says_what_it_makes_and_where_its_weights_are(house: House) -> None:
+    replicas = [
+        on_replica(stage="draining", hot=["test/deep/path/probe"]),
+        on_replica(warm=[SCHNELL, PROBE]),
+        on_replica(hot=[PROBE]),
+    ]
+
+    async def listed() -> list[dict[str, Any]]:
+        return replicas
+
+    house.services.health = replace(house.services.health, replicas=listed)
+    async with house.client() as client:
+        found = {each: (await model(client, each))["darkroom"] for each in await ids(client)}
+    assert {each: status["state"] for each, status in found.items()} == {
+        PROBE: "hot",
+        SCHNELL: "warm",
+        "test/deep/path/probe": "cold",
+        UNSERVED: "not_served",
+    }
+    assert found[SCHNELL]["kind"] == "image"
+
+
+async def test_models_are_listed_while_the_database_does_not_answer(house: House) -> None:
+    async def away() -> list[dict[str, Any]]:
+        raise DatabaseUnavailable("PostgreSQL does not answer.")
+
+    house.services.health = replace(house.services.health, replicas=away)
+    async with house.client() as client:
+        assert (await model(client, PROBE))["darkroom"]["state"] == "unknown"
+
+
+@pytest.fixture
+def card_catalog(tmp_path: Path) -> Catalog:
+    entry = {
+        "family": "probe",
+        "schema": "open",
+        "readme": "# Probe",
+        "examples": [{"input": {"prompt": "a"}, "output": {"images": []}}, {"input": {}}],
+    }
+    file = tmp_path / "models.yaml"
+    file.write_text(json.dumps({"built_in": False, "endpoints": {PROBE: entry}}))
+    return load(file, demo=True, demo_dir=tmp_path)
+
+
+async def test_a_model_card_has_the_entrys_readme_and_examples(card_catalog: Catalog) -> None:
+    async with built(catalog=card_catalog) as house, house.client() as client:
+        card = (await model(client, PROBE))["darkroom"]
+    assert card["readme"] == "# Probe"
+    assert card["examples"] == [
+        {"input": {"prompt": "a"}, "output": {"images": []}},
+        {"input": {}, "output": None},
+    ]
+
+
+def test_an_example_that_the_endpoint_refuses_is_named(tmp_path: Path) -> None:
+    entry = {
+        "family": "flux",
+        "schema": "flux-text-to-image",
+        "weights": {"directory": "/w"},
+        "defaults": {"num_inference_steps": 4, "guidance_scale": 3.5},
+        "examples": [{"input": {"prompt": "a"}}, {"input": {"prompt": "a", "num_images": 99}}],
+    }
+    file = tmp_path / "models.yaml"
+    file.write_text(json.dumps({"built_in": False, "endpoints": {PROBE: entry}}))
+    with pytest.raises(Misconfigured, match="example 2 is refused: num_images"):
+        load(file, demo=False, demo_dir=tmp_path)

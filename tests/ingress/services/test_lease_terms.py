@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
 
+from serve_app.domain.artifact import THUMBNAIL_TYPE
 from serve_app.domain.errors import Unavailable
 from serve_app.domain.lease import LeaseKey
 from serve_app.ingress.services.lease_terms import CatalogLeaseTerms
@@ -41,6 +43,25 @@ def test_a_lease_gets_one_ticket_for_each_file_of_its_type(terms: CatalogLeaseTe
     assert all(ticket.key.startswith("r/0195-a/3/") for ticket in tickets)
     assert all(ticket.max_bytes == 4096 for ticket in tickets)
     assert len({ticket.key for ticket in tickets}) == 2
+
+
+def test_each_ticket_has_one_for_a_thumbnail_with_a_name_of_its_own(
+    terms: CatalogLeaseTerms,
+) -> None:
+    asked = {"num_images": 2, "output_format": "png"}
+    tickets = terms.tickets(LeaseKey("0195-a", 3), FLUX, asked)
+    small = [each.thumbnail for each in tickets if each.thumbnail is not None]
+    assert [each.media_type for each in small] == [THUMBNAIL_TYPE] * 2
+    assert all(re.fullmatch(r"r/0195-a/3/[\w-]{22}\.webp", each.key) for each in small)
+    assert len({each.key.partition(".")[0] for each in (*small, *tickets)}) == 4
+    assert terms.tickets(LeaseKey("0195-a", 3), FLUX, asked) == tickets
+
+
+def test_without_thumbnails_there_are_no_tickets_for_them() -> None:
+    storage = FakeStorage(b"k" * 32, "http://in", FakeClock())
+    terms = CatalogLeaseTerms(CATALOG, storage, 1, names_secret=SECRET, thumbnails=False)
+    (ticket,) = terms.tickets(LeaseKey("0195-a", 3), FLUX, {"output_format": "png"})
+    assert ticket.thumbnail is None
 
 
 def test_a_request_without_files_gets_no_ticket(terms: CatalogLeaseTerms) -> None:

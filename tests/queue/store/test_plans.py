@@ -15,12 +15,14 @@ from psycopg.conninfo import make_conninfo
 from serve_app.domain.request import State
 from serve_app.postgres.database import SESSION
 from serve_app.queue.fairness import fair_queue
+from serve_app.queue.gallery import search
 from serve_app.queue.state.prefetch import FRONT
 from serve_app.queue.state.stats import COUNT_LARGE
 from serve_app.queue.store.migrations import migrate
+from serve_app.queue.store.words import words_query
 from serve_app.queue.transactions import garbage
 from serve_app.queue.transactions.deletion import DUE_TENANTS, FIRST_ID, PAGE_SIZE, SEE_ENDS
-from serve_app.queue.transactions.history import page_statement
+from serve_app.queue.transactions.history import DAYS, page_statement
 from serve_app.queue.transactions.usage import OPEN_SESSIONS
 
 QUEUED, IDLE_LANES, MAX_READ = 5000, 50, 1000
@@ -81,6 +83,20 @@ SELECT ('00000000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid,
 FROM generate_series(1, {ENDED}) n
 """
 """The rows with rare values are the oldest: a plan that reads backwards reads all rows."""
+WORDS = """
+INSERT INTO request_words (tenant, request_id, words)
+SELECT tenant, id, array_to_tsvector(ARRAY['@' || tenant, 'each']
+    || CASE WHEN endpoint = 'rare' THEN ARRAY['few'] ELSE '{}' END)
+FROM requests
+"""
+UNBOUNDED: Mapping[str, object] = {
+    "endpoints": None,
+    "states": list(State),
+    "before": None,
+    "first": None,
+    "since": None,
+    "until": None,
+}
 SMALL, ANN, BUSY, ALL = "small", "ann", "busy", None
 PAGES: list[tuple[str | None, str | None, list[str]]] = [
     (ALL, None, list(State)),
@@ -106,14 +122,10 @@ async def test_a_page_of_history_does_not_read_the_history(
         of_endpoint=endpoint is not None,
         unsuccessful="failed" in states and "queued" not in states,
     )
-    params = {
+    params = UNBOUNDED | {
         "tenant": tenant,
-        "endpoint": endpoint,
+        "endpoints": endpoint and [endpoint, "nothing"],
         "states": states,
-        "before": None,
-        "first": None,
-        "since": None,
-        "until": None,
         "limit": 5,
     }
     with psycopg.connect(history, autocommit=True) as connection:
@@ -121,6 +133,58 @@ async def test_a_page_of_history_does_not_read_the_history(
         if learned:
             connection.execute("ANALYZE requests")
         plan = prepared(connection, statement, params)
+    read = next(line for line in plan if "shared hit=" in line)
+    assert int(read.split("shared hit=")[1].split()[0]) < MAX_READ, "\n".join(plan)
+
+
+@pytest.mark.parametrize("learned", [False, True], ids=["new", "analyzed"])
+@pytest.mark.parametrize("words", ["each", "few", "nowhere"])
+@pytest.mark.parametrize("statement", [search.WALK_WORDS, search.INDEXED], ids=["walk", "index"])
+async def test_a_search_does_not_read_the_history(
+    history: str, statement: str, words: str, learned: bool
+) -> None:
+    params = UNBOUNDED | {
+        "tenant": BUSY,
+        "query": words_query(BUSY, words),
+        "limit": 5,
+        "walk": 20,
+        "most": 20,
+    }
+    with psycopg.connect(history, autocommit=True) as connection:
+        connection.execute(SESSION)
+        if learned:
+            connection.execute("ANALYZE requests, request_words")
+        plan = prepared(connection, statement, params)
+    read = next(line for line in plan if "shared hit=" in line)
+    assert int(read.split("shared hit=")[1].split()[0]) < MAX_READ, "\n".join(plan)
+
+
+@pytest.mark.parametrize("statement", [search.WALK_FAVOURITES, search.WALK_FAVOURITES_WITH_WORDS])
+async def test_a_search_among_favourites_reads_only_these(history: str, statement: str) -> None:
+    params = UNBOUNDED | {
+        "tenant": BUSY,
+        "query": words_query(BUSY, "each"),
+        "limit": 5,
+        "walk": 20,
+    }
+    with psycopg.connect(history, autocommit=True) as connection:
+        connection.execute(SESSION)
+        connection.execute(
+            "INSERT INTO favourites SELECT tenant, id FROM requests ON CONFLICT DO NOTHING"
+        )
+        plan = prepared(connection, statement, params)
+    read = next(line for line in plan if "shared hit=" in line)
+    assert int(read.split("shared hit=")[1].split()[0]) < MAX_READ, "\n".join(plan)
+
+
+async def test_counts_by_day_read_an_index_alone(history: str) -> None:
+    params = {"tenant": BUSY, "first": [FIRST_ID], "last": [search.LAST_ID], "endpoints": None}
+    with psycopg.connect(history, autocommit=True) as connection:
+        connection.execute(SESSION)
+        connection.execute("VACUUM ANALYZE requests")
+        plan = prepared(connection, DAYS, params)
+    counted = [line for line in plan if "Index Only Scan using requests_history" in line]
+    assert counted, "\n".join(plan)
     read = next(line for line in plan if "shared hit=" in line)
     assert int(read.split("shared hit=")[1].split()[0]) < MAX_READ, "\n".join(plan)
 
@@ -178,6 +242,8 @@ def history(server: str) -> Iterator[str]:
         asyncio.run(migrate(conninfo))
         with psycopg.connect(conninfo, autocommit=True) as connection:
             connection.execute(HISTORY.encode())
+            connection.execute(WORDS.encode())
+            connection.execute("SELECT gin_clean_pending_list('request_words_found')")
         yield conninfo
     finally:
         with psycopg.connect(server, autocommit=True) as maker:

@@ -37,6 +37,19 @@ async def unwanted(database: Database) -> dict[str, float]:
     return {key: float(after_s) for key, after_s in rows}
 
 
+async def test_the_thumbnails_of_an_attempt_that_did_not_end_its_request_are_deleted_too(
+    ingress: Ingress, database: Database, terms: FakeTerms
+) -> None:
+    terms.thumbnails = True
+    queue = await ingress(LONG_LEASES)
+    await queue.submit(new())
+    (granted,) = (await queue.ask(ask(1))).leases
+    (ticket,) = granted.upload_tickets
+    assert ticket.thumbnail is not None
+    await queue.finish(done(granted.held, failure()))
+    assert (await unwanted(database)).keys() == {ticket.key, ticket.thumbnail.key}
+
+
 async def test_the_files_of_a_replica_that_died_before_it_handed_in_are_deleted(
     ingress: Ingress, database: Database, liveness: FakeLiveness
 ) -> None:

@@ -1,0 +1,283 @@
+"""What a gallery of the tenant's requests needs: files with thumbnails, favourites, counts by day,
+and the deletion of many requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from serve_app.catalog.fields.pydantic_schema import invalid_input
+from serve_app.domain.artifact import Artifact
+from serve_app.domain.errors import RequestActive, RequestNotFound
+from serve_app.domain.usage import Timeframe
+from serve_app.ingress.http import query
+from serve_app.ingress.http.auth import actor_of, authenticate
+from serve_app.ingress.http.body import read_json
+from serve_app.ingress.http.context import context_of
+from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.json_schema import Url, one_of
+from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_query
+from serve_app.ingress.http.origin import file_url
+from serve_app.ingress.http.query import time_range, zone_of
+from serve_app.ingress.http.time_buckets import END
+from serve_app.ingress.services.cpu_executor import in_cpu_thread
+from serve_app.ingress.services.services import services_of
+from serve_app.ingress.submission import submission
+
+MAX_MARKED, MAX_DELETED, MAX_DAYS = 500, 100, 400
+DEFAULT_DAYS = timedelta(days=366)
+MAX_BODY_BYTES = 1 << 16
+NO_ENDPOINT = "*"  # no endpoint has this id
+KINDS = "image", "video", "audio"
+
+
+class Thumbnail(TypedDict):
+    """Small WebP of a file, at most 512 pixels long."""
+
+    url: Url
+    file_size: int
+    width: int | None
+    height: int | None
+
+
+class OutputFile(TypedDict):
+    """File of an output."""
+
+    url: Url
+    file_name: str
+    content_type: str
+    file_size: int
+    width: int | None
+    height: int | None
+    thumbnail: Annotated[
+        Thumbnail | None,
+        Field(description="Null: none was made, as of files from before this version."),
+    ]
+
+
+def output_file(made: Artifact, origin: str) -> OutputFile:
+    small = made.thumbnail
+    return {
+        "url": file_url(origin, made.key),
+        "file_name": made.key.rpartition("/")[2],
+        "content_type": made.media_type,
+        "file_size": made.size,
+        "width": made.width,
+        "height": made.height,
+        "thumbnail": small
+        and {
+            "url": file_url(origin, small.key),
+            "file_size": small.size,
+            "width": small.width,
+            "height": small.height,
+        },
+    }
+
+
+def chosen_endpoints(request: HttpRequest) -> Sequence[str]:
+    """Endpoints of the parameters ``endpoint_id`` and ``kind``; none: of all. If both are used and
+    no endpoint fits, it is the name of none."""
+    ids = query.several(request, "endpoint_id")
+    kind = request.query_params.get("kind")
+    if kind is None:
+        return ids
+    if kind not in KINDS:
+        raise query.invalid("kind", f"should be one of {', '.join(KINDS)}", kind)
+    endpoints = (each.endpoint for each in services_of(request).catalog)
+    made = [each.id for each in endpoints if each.kind == kind and (not ids or each.id in ids)]
+    return made or [NO_ENDPOINT]
+
+
+KIND = in_query(
+    "kind", "Only requests of endpoints of the catalogue that make these.", one_of(*KINDS)
+)
+
+# Favourites.
+
+
+class FavouriteChange(BaseModel):
+    """Requests to mark as favourites, or whose marks to remove."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    request_ids: Annotated[list[UUID], Field(min_length=1, max_length=MAX_MARKED)]
+    favourite: bool
+
+
+class FavouriteResult(TypedDict):
+    request_id: str
+    status: Literal["done", "not_found"]
+
+
+class FavouriteResults(TypedDict):
+    results: list[FavouriteResult]
+
+
+async def set_favourites(request: HttpRequest) -> Response:
+    """Mark requests of the tenant as favourites, or remove the marks. Idempotent."""
+    context_of(request).route = "v1.requests.favourites"
+    caller = await authenticate(request)
+    body = await read_json(request, MAX_BODY_BYTES)
+    try:
+        change = FavouriteChange.model_validate(body)
+    except ValidationError as error:
+        raise invalid_input(error) from None
+    ids = _different(change.request_ids)
+    done = await services_of(request).queue.gallery.set_favourites(
+        caller.tenant, ids, favourite=change.favourite
+    )
+    results: FavouriteResults = {
+        "results": [
+            {"request_id": each, "status": "done" if each in done else "not_found"} for each in ids
+        ]
+    }
+    return json_reply(results)
+
+
+def _different(ids: Sequence[UUID]) -> list[str]:
+    return list(dict.fromkeys(map(str, ids)))
+
+
+# Deletion of many.
+
+
+class RequestsToDelete(BaseModel):
+    """Ended requests to delete."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    request_ids: Annotated[list[UUID], Field(min_length=1, max_length=MAX_DELETED)]
+
+
+class DeletedRequest(TypedDict):
+    """Result for one request. Numbers of files: deleted, and to be deleted later."""
+
+    request_id: str
+    status: Annotated[
+        Literal["deleted", "not_found", "active"],
+        Field(description="`active`: it has not ended; cancel it first."),
+    ]
+    deleted_files: int
+    later_files: int
+
+
+class DeletedRequests(TypedDict):
+    results: list[DeletedRequest]
+
+
+async def delete_many(request: HttpRequest) -> Response:
+    """Delete requests, each as ``DELETE /v1/requests/{request_id}`` does, one after the other."""
+    context_of(request).route = "v1.requests.delete"
+    caller = await authenticate(request)
+    body = await read_json(request, MAX_BODY_BYTES)
+    try:
+        wanted = RequestsToDelete.model_validate(body)
+    except ValidationError as error:
+        raise invalid_input(error) from None
+    results: DeletedRequests = {
+        "results": [
+            await _deleted(request, caller.tenant, each) for each in _different(wanted.request_ids)
+        ]
+    }
+    return json_reply(results)
+
+
+async def _deleted(request: HttpRequest, tenant: str, request_id: str) -> DeletedRequest:
+    result: DeletedRequest = {
+        "request_id": request_id,
+        "status": "deleted",
+        "deleted_files": 0,
+        "later_files": 0,
+    }
+    try:
+        files = await submission.delete(services_of(request), tenant, request_id, actor_of(request))
+    except RequestNotFound:
+        return {**result, "status": "not_found"}
+    except RequestActive:
+        return {**result, "status": "active"}
+    later = sum(why is not None for why in files.values())
+    return {**result, "deleted_files": len(files) - later, "later_files": later}
+
+
+# Counts by day.
+
+
+class DayCount(TypedDict):
+    """Day with ended requests."""
+
+    date: Annotated[str, Field(description="In the time zone of the call, such as 2026-01-31.")]
+    requests: int
+
+
+class DayCounts(TypedDict):
+    days: Annotated[list[DayCount], Field(description="The latest first, without empty ones.")]
+
+
+async def days(request: HttpRequest) -> Response:
+    """Count the tenant's ended requests by the day of their submit."""
+    context_of(request).route = "v1.requests.days"
+    caller = await authenticate(request)
+    services = services_of(request)
+    zone = await in_cpu_thread(zone_of, request)
+    span = time_range(request, services.clock.now(), zone, DEFAULT_DAYS)
+    starts = [Timeframe.DAY.start(span.start, zone)]
+    while (following := Timeframe.DAY.next(starts[-1], zone)) < span.end:
+        starts.append(following)
+        if len(starts) > MAX_DAYS:
+            what = f"should be at most {MAX_DAYS} days before the end"
+            raise query.invalid("start", what, span.start.isoformat())
+    counts = await services.queue.gallery.days(
+        caller.tenant, [span.start, *starts[1:], span.end], chosen_endpoints(request)
+    )
+    found = [
+        (start.astimezone(zone).date(), count)
+        for start, count in zip(starts, counts, strict=True)
+        if count
+    ]
+    body: DayCounts = {
+        "days": [{"date": day.isoformat(), "requests": count} for day, count in reversed(found)]
+    }
+    return json_reply(body)
+
+
+SET_FAVOURITES = Operation(
+    "setFavourites",
+    "Mark requests as favourites, or remove the marks",
+    {200: answer("The result of each.", FavouriteResults)},
+    errors=(413, 422),
+    body=FavouriteChange,
+)
+DELETE_MANY = Operation(
+    "deleteRequests",
+    "Delete many ended requests, each as `DELETE /v1/requests/{request_id}` does",
+    {200: answer("The result of each.", DeletedRequests)},
+    errors=(413, 422),
+    body=RequestsToDelete,
+)
+COUNT_DAYS = Operation(
+    "countRequestsByDay",
+    "Count the tenant's ended requests by the day of their submit, the latest first",
+    {200: answer("The days that have requests.", DayCounts)},
+    errors=(422, 429),
+    parameters=(
+        in_query("endpoint_id", "Only these endpoints.", list[str]),
+        KIND,
+        in_query("start", "A date or a time. Default: 366 days before the end."),
+        END,
+        in_query("timezone", "Time zone of the days. Default: UTC."),
+    ),
+)
+
+ROUTES = [
+    DocumentedRoute("/v1/requests/favourites", set_favourites, {"POST": SET_FAVOURITES}),
+    DocumentedRoute("/v1/requests/delete", delete_many, {"POST": DELETE_MANY}),
+    DocumentedRoute("/v1/requests/days", days, {"GET": COUNT_DAYS}),
+]

@@ -1,0 +1,184 @@
+"""Share links: a request and its files, read without a key until the link ends."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from serve_app.catalog.fields.pydantic_schema import invalid_input
+from serve_app.domain.errors import NotFound
+from serve_app.domain.request import NewShareLink, ShareLink, State
+from serve_app.ingress.api.gallery import OutputFile, output_file
+from serve_app.ingress.http.auth import actor_of, authenticate
+from serve_app.ingress.http.body import read_json
+from serve_app.ingress.http.context import context_of
+from serve_app.ingress.http.errors import iso, json_reply
+from serve_app.ingress.http.json_schema import Time, Url
+from serve_app.ingress.http.openapi import Answer, DocumentedRoute, Operation, answer, in_path
+from serve_app.ingress.http.origin import origin_of
+from serve_app.ingress.services.services import services_of
+
+MAX_BODY_BYTES = 4096
+WEEK_S, MAX_S = 7 * 86400, 366 * 86400
+TOKEN_BYTES = 24
+HEADERS = {"cache-control": "private, no-store", "referrer-policy": "no-referrer"}
+
+
+class NewShare(BaseModel):
+    """Link to be created."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    expires_in_s: float = Field(
+        default=WEEK_S, ge=60, le=MAX_S, description="Seconds until it expires. Default: a week."
+    )
+
+
+class RequestShare(TypedDict):
+    """Link that has not expired."""
+
+    share_id: str
+    request_id: str
+    created_at: Time
+    expires_at: Time
+    created_by: Annotated[str, Field(description="Id of the API key.")]
+
+
+class CreatedShare(RequestShare):
+    """New link. The URL is shown only here."""
+
+    url: Url
+
+
+class Shares(TypedDict):
+    shares: list[RequestShare]
+
+
+class SharedRequest(TypedDict):
+    """Request as its link shows it."""
+
+    endpoint_id: str
+    state: State
+    input: dict[str, Any]
+    created_at: Time
+    finished_at: Time | None
+    files: list[OutputFile]
+
+
+async def create(request: HttpRequest) -> Response:
+    """Create a link to a request of the tenant."""
+    context_of(request).route = "v1.request.share"
+    caller = await authenticate(request)
+    body = await read_json(request, MAX_BODY_BYTES)
+    try:
+        new = NewShare.model_validate(body)
+    except ValidationError as error:
+        raise invalid_input(error) from None
+    token = secrets.token_urlsafe(TOKEN_BYTES)
+    link = await services_of(request).queue.gallery.share(
+        caller.tenant,
+        request.path_params["request_id"],
+        NewShareLink(f"share_{secrets.token_hex(8)}", _digest(token), new.expires_in_s),
+        actor_of(request),
+    )
+    created: CreatedShare = {**_share(link), "url": f"{origin_of(request)}/v1/shared/{token}"}
+    return json_reply(created, 201)
+
+
+async def listed(request: HttpRequest) -> Response:
+    """List the tenant's links, newest first."""
+    context_of(request).route = "v1.shares"
+    caller = await authenticate(request)
+    links = await services_of(request).queue.gallery.shares(caller.tenant)
+    body: Shares = {"shares": [_share(each) for each in links]}
+    return json_reply(body)
+
+
+async def revoked(request: HttpRequest) -> Response:
+    """Revoke a link. It answers 404 from now on."""
+    context_of(request).route = "v1.share.revoke"
+    caller = await authenticate(request)
+    link: str = request.path_params["share_id"]
+    gallery = services_of(request).queue.gallery
+    if not await gallery.revoke_share(caller.tenant, link, actor_of(request)):
+        raise NotFound(f"There is no share link {link[:64]}.")
+    return Response(status_code=204)
+
+
+async def shown(request: HttpRequest) -> Response:
+    """Show the request of a link. It needs no key."""
+    context_of(request).route = "v1.shared"
+    token: str = request.path_params["token"]
+    found = await services_of(request).queue.gallery.shared(_digest(token))
+    if found is None:
+        raise NotFound("This link does not exist. It may have expired, or its owner revoked it.")
+    origin = origin_of(request)
+    body: SharedRequest = {
+        "endpoint_id": found.endpoint,
+        "state": found.state,
+        "input": dict(found.input),
+        "created_at": found.created_at.isoformat(),
+        "finished_at": iso(found.finished_at),
+        "files": [output_file(each, origin) for each in found.outcome.artifacts]
+        if found.outcome
+        else [],
+    }
+    return json_reply(body, headers=HEADERS)
+
+
+def _digest(token: str) -> bytes:
+    """What is stored of a token. It has 192 random bits, so a plain hash cannot be reversed."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+def _share(link: ShareLink) -> RequestShare:
+    return {
+        "share_id": link.id,
+        "request_id": link.request_id,
+        "created_at": link.created_at.isoformat(),
+        "expires_at": link.expires_at.isoformat(),
+        "created_by": link.created_by,
+    }
+
+
+CREATE = Operation(
+    "createShare",
+    "Create a link with which anyone reads a request and its files, without a key",
+    {201: answer("The link. Its URL is not shown again.", CreatedShare)},
+    errors=(404, 413, 422, 429),
+    parameters=(in_path("request_id", "Id of a request of the key's tenant."),),
+    body=NewShare,
+)
+LIST = Operation(
+    "listShares",
+    "List the tenant's share links, newest first",
+    {200: answer("Links that have not expired, at most 1000.", Shares)},
+)
+REVOKE = Operation(
+    "revokeShare",
+    "Revoke a share link",
+    {204: Answer("It is revoked.")},
+    errors=(404,),
+    parameters=(in_path("share_id", "Id of the link."),),
+)
+SHOW = Operation(
+    "getShared",
+    "Show the request of a share link",
+    {200: answer("The request.", SharedRequest)},
+    errors=(404,),
+    parameters=(in_path("token", "End of the link's URL."),),
+    key=False,
+)
+
+ROUTES = [
+    DocumentedRoute("/v1/requests/{request_id}/share", create, {"POST": CREATE}),
+    DocumentedRoute("/v1/shares", listed, {"GET": LIST}),
+    DocumentedRoute("/v1/shares/{share_id}", revoked, {"DELETE": REVOKE}),
+    DocumentedRoute("/v1/shared/{token}", shown, {"GET": SHOW}),
+]

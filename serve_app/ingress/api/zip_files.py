@@ -1,0 +1,162 @@
+"""``POST /v1/requests/zip``: the files of many requests as one archive, in flat memory."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import UTC
+from typing import Annotated, Any, cast
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response, StreamingResponse
+
+from serve_app.catalog.fields.pydantic_schema import invalid_input
+from serve_app.domain.artifact import Artifact
+from serve_app.domain.errors import ArtifactNotFound, InvalidInput, NotFound
+from serve_app.domain.ports import Storage
+from serve_app.domain.request import Request
+from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http.body import read_json
+from serve_app.ingress.http.context import context_of
+from serve_app.ingress.http.json_schema import Binary
+from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer
+from serve_app.ingress.services.services import services_of
+
+MAX_REQUESTS = 500
+MAX_ZIP_BYTES = 8 * 2**30
+MAX_BODY_BYTES = 1 << 16
+MISSING = "missing.txt"
+_UNSAFE = re.compile(r"[^A-Za-z0-9.-]+")
+
+
+class RequestsToZip(BaseModel):
+    """Requests whose files to download."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    request_ids: Annotated[list[UUID], Field(min_length=1, max_length=MAX_REQUESTS)]
+
+
+@dataclass(frozen=True, slots=True)
+class ZipEntry:
+    """File of an archive."""
+
+    name: str
+    artifact: Artifact
+    request: Request
+
+
+async def download(request: HttpRequest) -> Response:
+    """Answer with the output files of requests of the tenant, uncompressed and in the order of
+    their submit. Files that are gone are named in ``missing.txt``."""
+    context_of(request).route = "v1.requests.zip"
+    caller = await authenticate(request)
+    services = services_of(request)
+    body = await read_json(request, MAX_BODY_BYTES)
+    try:
+        wanted = RequestsToZip.model_validate(body)
+    except ValidationError as error:
+        raise invalid_input(error) from None
+    ids = list(dict.fromkeys(map(str, wanted.request_ids)))
+    found = await services.queue.gallery.several(caller.tenant, ids)
+    entries = sorted((each for one in found for each in _entries(one)), key=_name)
+    if not entries:
+        raise NotFound("None of these requests has files.")
+    size = sum(each.artifact.size for each in entries)
+    if size > MAX_ZIP_BYTES:
+        message = f"their files have {size} bytes; at most {MAX_ZIP_BYTES} go into one archive"
+        raise InvalidInput.of_field("request_ids", message)
+    missing = sorted(set(ids) - {each.id for each in found})
+    name = f"darkroom-{services.clock.now():%Y-%m-%d}.zip"
+    headers = {
+        "content-disposition": f'attachment; filename="{name}"',
+        "cache-control": "private, no-store",
+        "x-content-type-options": "nosniff",
+    }
+    archive = zipped(services.files.storage, entries, [f"request {each}" for each in missing])
+    return StreamingResponse(archive, 200, headers, media_type="application/zip")
+
+
+DOWNLOAD = Operation(
+    "downloadZip",
+    "Download the output files of many requests as one zip archive",
+    {
+        200: answer(
+            "The archive. `missing.txt` in it names what is gone.", Binary, "application/zip"
+        )
+    },
+    errors=(404, 413, 422),
+    body=RequestsToZip,
+)
+
+ROUTES = [DocumentedRoute("/v1/requests/zip", download, {"POST": DOWNLOAD})]
+
+
+async def zipped(
+    storage: Storage, entries: Sequence[ZipEntry], missing: Sequence[str]
+) -> AsyncGenerator[bytes]:
+    """Write an archive of files, chunk by chunk. ``missing``: what else to name as gone."""
+    sink, gone = _Sink(), [*missing]
+    # It only writes and flushes.
+    with zipfile.ZipFile(cast("Any", sink), "w", zipfile.ZIP_STORED) as archive:
+        for entry in entries:
+            artifact = entry.artifact
+            async with aclosing(storage.read(artifact.key, 0, artifact.size)) as content:
+                try:
+                    chunk = await anext(content, b"")
+                except ArtifactNotFound:
+                    gone.append(entry.name)
+                    continue
+                with archive.open(_info(entry), "w", force_zip64=True) as file:
+                    while chunk:
+                        file.write(chunk)
+                        yield sink.taken()
+                        chunk = await anext(content, b"")
+            yield sink.taken()
+        if gone:
+            archive.writestr(MISSING, "".join(f"{each}\n" for each in gone))
+    yield sink.taken()
+
+
+class _Sink:
+    """What ``zipfile`` writes and has not been sent. It cannot seek, so sizes follow the files."""
+
+    def __init__(self) -> None:
+        self._written: list[bytes] = []
+
+    def write(self, data: bytes) -> int:
+        self._written.append(bytes(data))
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def taken(self) -> bytes:
+        written, self._written = self._written, []
+        return b"".join(written)
+
+
+def _info(entry: ZipEntry) -> zipfile.ZipInfo:
+    at = entry.request.created_at.astimezone(UTC)
+    info = zipfile.ZipInfo(entry.name, at.timetuple()[:6])
+    info.external_attr = 0o644 << 16
+    return info
+
+
+def _entries(request: Request) -> Iterator[ZipEntry]:
+    files = request.outcome.artifacts if request.outcome else ()
+    at = request.created_at.astimezone(UTC)
+    endpoint = _UNSAFE.sub("-", request.endpoint).strip("-.")
+    for number, artifact in enumerate(files, start=1):
+        extension = artifact.key.rpartition(".")[2]
+        name = f"{at:%Y-%m-%d_%H%M%S}_{request.id}_{number:03}_{endpoint}.{extension}"
+        yield ZipEntry(name, artifact, request)
+
+
+def _name(entry: ZipEntry) -> str:
+    return entry.name

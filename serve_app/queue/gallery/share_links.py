@@ -1,0 +1,101 @@
+"""Share links: who has one reads one request, without a key, until it expires or is revoked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from serve_app.domain.errors import Overloaded, RequestNotFound
+from serve_app.domain.operations import Actor
+from serve_app.domain.request import NewShareLink, Request, ShareLink
+from serve_app.postgres.database import Database
+from serve_app.queue.store import messages
+from serve_app.queue.store.rows import COLUMNS, SOURCE, audit_columns, known_id, stored
+
+MAX_LINKS = 1000
+"""Links of a tenant that have not expired."""
+
+_COLUMNS = "id, request_id::text, created_at, expires_at, created_by"
+DELETE_EXPIRED = "DELETE FROM share_links WHERE tenant = %(tenant)s AND expires_at <= now()"
+CREATE = f"""
+WITH created AS (
+    INSERT INTO share_links (id, digest, tenant, request_id, created_by, expires_at)
+    SELECT %(link)s, %(digest)s, r.tenant, r.id, %(actor)s,
+           now() + make_interval(secs => %(valid_s)s)
+    FROM requests r
+    WHERE r.id = %(id)s::uuid AND r.tenant = %(tenant)s AND r.deleted_at IS NULL
+      AND (SELECT count(*) FROM share_links s WHERE s.tenant = %(tenant)s) < %(most)s
+    RETURNING {_COLUMNS}
+),
+noted AS (
+    INSERT INTO audit (actor, address, action, subject, detail)
+    SELECT %(actor)s, %(address)s, 'share.create', id,
+           json_build_object('tenant', %(tenant)s::text, 'request_id', request_id) FROM created
+)
+SELECT {_COLUMNS} FROM created
+"""
+EXISTS = """
+SELECT FROM requests
+WHERE id = %(id)s::uuid AND tenant = %(tenant)s AND deleted_at IS NULL
+"""
+LIST = f"""
+SELECT {_COLUMNS} FROM share_links
+WHERE tenant = %(tenant)s AND expires_at > now()
+ORDER BY tenant, created_at DESC, id LIMIT %(most)s
+"""
+REVOKE = """
+WITH revoked AS (
+    DELETE FROM share_links WHERE id = %(link)s AND tenant = %(tenant)s
+    RETURNING id, request_id
+),
+noted AS (
+    INSERT INTO audit (actor, address, action, subject, detail)
+    SELECT %(actor)s, %(address)s, 'share.revoke', id,
+           json_build_object('tenant', %(tenant)s::text, 'request_id', request_id) FROM revoked
+)
+SELECT id FROM revoked
+"""
+SHARED = f"""
+SELECT {COLUMNS} FROM {SOURCE} WHERE r.deleted_at IS NULL AND r.id = (
+    SELECT s.request_id FROM share_links s
+    WHERE s.digest = %(digest)s AND s.expires_at > now())
+"""
+
+
+class ShareLinks:
+    """Share links of all tenants."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def share(
+        self, tenant: str, request_id: str, new: NewShareLink, actor: Actor
+    ) -> ShareLink:
+        params: dict[str, Any] = {
+            "tenant": tenant,
+            "id": known_id(request_id),
+            "link": new.id,
+            "digest": new.digest,
+            "valid_s": new.valid_s,
+            "most": MAX_LINKS,
+            **audit_columns(actor),
+        }
+        await self._database.rows(DELETE_EXPIRED, {"tenant": tenant})
+        rows = await self._database.rows(CREATE, params)
+        if rows:
+            return ShareLink(*rows[0])
+        if not await self._database.rows(EXISTS, params):
+            raise RequestNotFound(f"There is no request {request_id}.")
+        raise Overloaded(messages.TOO_MANY_LINKS, 60.0, "share_links")
+
+    async def shares(self, tenant: str) -> Sequence[ShareLink]:
+        rows = await self._database.rows(LIST, {"tenant": tenant, "most": MAX_LINKS})
+        return [ShareLink(*row) for row in rows]
+
+    async def revoke_share(self, tenant: str, link: str, actor: Actor) -> bool:
+        params = {"tenant": tenant, "link": link, **audit_columns(actor)}
+        return bool(await self._database.rows(REVOKE, params))
+
+    async def shared(self, digest: bytes) -> Request | None:
+        rows = await self._database.rows(SHARED, {"digest": digest})
+        return stored(rows[0]).request if rows else None

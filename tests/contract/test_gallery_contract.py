@@ -1,0 +1,186 @@
+"""Contract of the search in requests and of favourites, for every ``Queue``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from serve_app.domain.errors import RequestNotFound
+from serve_app.domain.operations import Actor
+from serve_app.domain.ports import Queue
+from serve_app.domain.request import NewShareLink, RequestFilter, State
+from serve_app.queue.store.words import MAX_WORD_CHARACTERS, MAX_WORDS, words_of
+from tests.contract.test_deletion_contract import ended, new_id
+from tests.queue.requests import TENANT, new
+
+SDXL = "fal-ai/fast-sdxl"
+
+
+async def waiting(queue: Queue, prompt: str, **changes: Any) -> str:
+    given = {"id": new_id(), "input": {"prompt": prompt}, **changes}
+    return (await queue.submit(new(**given))).id
+
+
+async def found(queue: Queue, words: str | None = None, limit: int = 50, **more: Any) -> list[str]:
+    """Ids over all pages."""
+    ids: list[str] = []
+    wanted = RequestFilter(**{"tenant": TENANT, "words": words, **more})
+    for _ in range(100):
+        page = await queue.gallery.search(wanted, limit)
+        assert len(page.requests) <= limit
+        ids += [each.id for each in page.requests]
+        if page.next_before is None:
+            return ids
+        wanted = RequestFilter(
+            **{"tenant": TENANT, "words": words, **more, "before": page.next_before}
+        )
+    raise AssertionError("The search never ends.")
+
+
+async def test_requests_are_found_by_the_words_of_their_prompts(queue: Queue) -> None:
+    red = await waiting(queue, "A RED circle, on a green-blue field (no. 7)")
+    castle = await waiting(queue, "two castles at the sea")
+    mine = await waiting(queue, "", input={"prompt": "x", "lyrics": "Über die Brücke", "n": 5})
+    cat = await waiting(queue, "一只红色的猫")
+    for words, ids in {
+        "red": [red],
+        "circle red": [red],
+        "Field GREEN": [red],
+        "castle": [castle],  # begins the word
+        "cas sea": [castle],
+        "ca": [],  # too short for that
+        "a": [red],
+        "red castle": [],
+        "über brücke": [mine],
+        "红色": [cat],
+        "猫 红": [cat],
+        "stle": [],
+        "it's 'quoted' \\": [],
+        ":* & | !": [],
+        "": [],
+        "7": [red],
+    }.items():
+        assert await found(queue, words) == ids, words
+
+
+async def test_a_search_is_narrowed_and_comes_page_by_page(queue: Queue) -> None:
+    ids = [await waiting(queue, f"a sea, number {n}") for n in range(5)]
+    other = await waiting(queue, "a sea", endpoint=SDXL)
+    gone = await waiting(queue, "a sea")
+    await queue.cancel(TENANT, gone)
+    assert await found(queue, "sea", limit=2) == [gone, other, *reversed(ids)]
+    assert await found(queue, "sea", endpoints=[SDXL]) == [other]
+    assert await found(queue, "sea", endpoints=[SDXL, "none/such"]) == [other]
+    assert await found(queue, "sea", states=[State.CANCELLED]) == [gone]
+    assert await found(queue, "sea", before=ids[2]) == [ids[1], ids[0]]
+    at = (await queue.get(TENANT, other)).created_at
+    assert other not in await found(queue, "sea", until=at)
+    assert await found(queue, "sea", since=at + timedelta(hours=1)) == []
+    assert await found(queue, endpoints=[SDXL, "none/such"]) == [other]
+
+
+async def test_what_is_not_to_be_kept_is_never_found_nor_is_what_was_deleted(
+    queue: Queue,
+) -> None:
+    await waiting(queue, "a secret", store_io=False)
+    kept = {"id": new_id(), "input": {"prompt": "a secret garden"}}
+    keyed = {"idempotency_key": "k", "body_digest": bytes(32), "id": new_id()}
+    deleted = [await waiting(queue, "a secret", **changes) for changes in (keyed, {"id": new_id()})]
+    shown = await waiting(queue, "", **kept)
+    await queue.gallery.set_favourites(TENANT, deleted, favourite=True)
+    for each in deleted:
+        await queue.cancel(TENANT, each)
+        await queue.delete(TENANT, each)
+    assert await found(queue, "secret") == [shown]
+    assert await found(queue, favourites=True) == []
+
+
+async def test_several_requests_are_read_at_once(queue: Queue) -> None:
+    first, second = await ended(queue), await waiting(queue, "a sea")
+    other = await waiting(queue, "a sea", tenant="bob")
+    several = await queue.gallery.several(TENANT, [first, new_id(), other, second])
+    assert [each.id for each in several] == [second, first]
+    assert several[1].outcome == (await queue.get(TENANT, first)).outcome
+
+
+async def test_each_tenant_finds_its_own(queue: Queue) -> None:
+    await waiting(queue, "a sea", tenant="bob")
+    own = await waiting(queue, "a sea")
+    assert await found(queue, "sea") == [own]
+    assert await queue.gallery.set_favourites("bob", [own], favourite=True) == frozenset()
+    assert await queue.gallery.favourites_among(TENANT, [own]) == frozenset()
+
+
+async def test_favourites_are_marked_listed_and_unmarked(queue: Queue) -> None:
+    first, second, third = [await waiting(queue, f"a sea {n}") for n in (1, 2, 3)]
+    gallery, unknown = queue.gallery, new_id()
+    marked = await gallery.set_favourites(TENANT, [first, third, unknown], favourite=True)
+    assert marked == {first, third}
+    assert await gallery.set_favourites(TENANT, [first], favourite=True) == {first}
+    assert await gallery.favourites_among(TENANT, [first, second, unknown]) == {first}
+    assert await found(queue, favourites=True) == [third, first]
+    assert await found(queue, "3", favourites=True) == [third]
+    await gallery.set_favourites(TENANT, [first, third], favourite=False)
+    assert await found(queue, favourites=True) == []
+
+
+async def test_a_share_link_is_read_until_it_is_revoked_or_expires(queue: Queue) -> None:
+    gallery, ann = queue.gallery, Actor("key-a", "192.0.2.1")
+    id_, other = await waiting(queue, "a sea"), await waiting(queue, "a sea", tenant="bob")
+    link = await gallery.share(TENANT, id_, NewShareLink("one", b"1" * 32, 3600.0), ann)
+    assert (link.id, link.request_id, link.created_by) == ("one", id_, "key-a")
+    assert link.expires_at - link.created_at == timedelta(hours=1)
+    await gallery.share(TENANT, id_, NewShareLink("two", b"2" * 32, 0.0), ann)
+    for missing in (other, new_id()):
+        with pytest.raises(RequestNotFound):
+            await gallery.share(TENANT, missing, NewShareLink("no", b"3" * 32, 60.0), ann)
+    shown = await gallery.shared(b"1" * 32)
+    assert shown is not None
+    assert shown.id == id_
+    assert await gallery.shared(b"2" * 32) is None  # it has expired
+    assert await gallery.shared(b"3" * 32) is None
+    assert await gallery.shares(TENANT) == [link]
+    assert await gallery.shares("bob") == []
+    assert not await gallery.revoke_share("bob", "one", ann)
+    assert await gallery.revoke_share(TENANT, "one", ann)
+    assert await gallery.shared(b"1" * 32) is None
+    again = await gallery.share(TENANT, id_, NewShareLink("three", b"4" * 32, 60.0), ann)
+    await queue.cancel(TENANT, id_)
+    await queue.delete(TENANT, id_)
+    assert await gallery.shared(b"4" * 32) is None
+    assert again not in await gallery.shares(TENANT)
+
+
+async def test_days_count_what_has_ended(queue: Queue) -> None:
+    one = await ended(queue)
+    await ended(queue, endpoint=SDXL)
+    await waiting(queue, "not yet")
+    at = (await queue.get(TENANT, one)).created_at
+    hour = timedelta(hours=1)
+    edges = [at - 2 * hour, at - hour, at + hour, at + 2 * hour]
+    assert list(await queue.gallery.days(TENANT, edges, ())) == [0, 2, 0]
+    assert list(await queue.gallery.days(TENANT, edges, [SDXL])) == [0, 1, 0]
+    assert list(await queue.gallery.days("bob", edges, ())) == [0, 0, 0]
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.text(), st.text())
+def test_words_are_the_same_in_any_case_and_of_a_bounded_number(one: str, two: str) -> None:
+    words = words_of(f"{one} {two}")
+    assert words == words_of(" ".join(words))
+    assert len(words) == len(set(words)) <= MAX_WORDS
+    assert all(0 < len(each) <= MAX_WORD_CHARACTERS for each in words)
+
+
+@pytest.mark.parametrize("prompt", ["\0 a\0b \ud800 c", "'; DROP TABLE requests; --", "\\' & \\"])
+async def test_any_text_is_stored_and_searched(queue: Queue, prompt: str) -> None:
+    id_ = await waiting(queue, prompt)
+    words: Sequence[str] = words_of(prompt)
+    assert await found(queue, prompt) == ([id_] if words else [])

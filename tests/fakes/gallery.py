@@ -1,0 +1,129 @@
+"""Search, favourites and share links in the fake queue."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+
+from serve_app.domain.errors import Overloaded, RequestNotFound
+from serve_app.domain.operations import Actor
+from serve_app.domain.ports import Clock
+from serve_app.domain.request import FoundRequests, NewShareLink, Request, RequestFilter, ShareLink
+from serve_app.queue.gallery.share_links import MAX_LINKS
+from serve_app.queue.store import messages
+from serve_app.queue.store.words import FIELDS, MIN_PREFIX, words_of
+from tests.fakes.queue_row import Row
+
+
+class FakeGallery:
+    def __init__(
+        self,
+        clock: Clock,
+        rows: Mapping[str, Row],
+        page: Callable[..., Awaitable[Sequence[Request]]],
+        note: Callable[..., None],
+    ) -> None:
+        """``page``: of ``ClientSide``."""
+        self._clock, self._rows, self._page, self._note = clock, rows, page, note
+        self._marked: set[str] = set()
+        self._links: dict[bytes, ShareLink] = {}
+
+    async def search(self, wanted: RequestFilter, limit: int) -> FoundRequests:
+        found = [each for each in await self._all(wanted) if self._fits(each, wanted)]
+        shown = found[:limit]
+        return FoundRequests(shown, shown[-1].id if len(found) > limit else None)
+
+    async def days(
+        self, tenant: str, edges: Sequence[datetime], endpoints: Sequence[str]
+    ) -> Sequence[int]:
+        own = await self._all(RequestFilter(tenant, endpoints=endpoints))
+        found = Counter(bisect_right(edges, each.created_at) for each in own if each.state.final)
+        return [found[number] for number in range(1, len(edges))]
+
+    async def several(self, tenant: str, request_ids: Sequence[str]) -> Sequence[Request]:
+        own = self._existing(tenant, request_ids)
+        return [self._rows[each].request for each in sorted(own, reverse=True)]
+
+    async def favourites_among(self, tenant: str, request_ids: Sequence[str]) -> frozenset[str]:
+        return self._existing(tenant, request_ids) & self._marked
+
+    async def set_favourites(
+        self, tenant: str, request_ids: Sequence[str], *, favourite: bool
+    ) -> frozenset[str]:
+        existing = self._existing(tenant, request_ids)
+        self._marked = self._marked | existing if favourite else self._marked - existing
+        return existing
+
+    async def share(
+        self, tenant: str, request_id: str, new: NewShareLink, actor: Actor
+    ) -> ShareLink:
+        if not self._existing(tenant, [request_id]):
+            raise RequestNotFound(f"There is no request {request_id}.")
+        if len(await self.shares(tenant)) >= MAX_LINKS:
+            raise Overloaded(messages.TOO_MANY_LINKS, 60.0, "share_links")
+        now = self._clock.now()
+        ends = now + timedelta(seconds=new.valid_s)
+        link = ShareLink(new.id, request_id, now, ends, actor.key_id)
+        self._links[new.digest] = link
+        detail = {"tenant": tenant, "request_id": request_id}
+        self._note(actor, "share.create", link.id, detail)
+        return link
+
+    async def shares(self, tenant: str) -> Sequence[ShareLink]:
+        own = [each for each in self._valid().values() if self._owned(tenant, each)]
+        return sorted(own, key=lambda each: each.created_at, reverse=True)
+
+    async def revoke_share(self, tenant: str, link: str, actor: Actor) -> bool:
+        for digest, each in self._links.items():
+            if each.id == link and self._owned(tenant, each):
+                del self._links[digest]
+                detail = {"tenant": tenant, "request_id": each.request_id}
+                self._note(actor, "share.revoke", link, detail)
+                return True
+        return False
+
+    async def shared(self, digest: bytes) -> Request | None:
+        link = self._valid().get(digest)
+        return self._rows[link.request_id].request if link else None
+
+    def _valid(self) -> Mapping[bytes, ShareLink]:
+        now = self._clock.now()
+        return {
+            digest: each
+            for digest, each in self._links.items()
+            if each.expires_at > now and each.request_id in self._rows
+        }
+
+    def _owned(self, tenant: str, link: ShareLink) -> bool:
+        return bool(self._existing(tenant, [link.request_id]))
+
+    def _existing(self, tenant: str, request_ids: Sequence[str]) -> frozenset[str]:
+        own = (each for each in request_ids if each in self._rows)
+        return frozenset(each for each in own if self._rows[each].request.tenant == tenant)
+
+    async def _all(self, wanted: RequestFilter) -> Sequence[Request]:
+        return await self._page(
+            wanted.tenant,
+            states=wanted.states,
+            endpoints=wanted.endpoints,
+            since=wanted.since,
+            until=wanted.until,
+            before=wanted.before,
+            limit=len(self._rows) + 1,
+        )
+
+    def _fits(self, request: Request, wanted: RequestFilter) -> bool:
+        if wanted.favourites and request.id not in self._marked:
+            return False
+        if wanted.words is None:
+            return True
+        row, kept = self._rows[request.id], request.forgetting is None
+        texts = (row.input.get(name) for name in FIELDS) if kept else ()
+        own = words_of(" ".join(each for each in texts if isinstance(each, str)))
+        searched = words_of(wanted.words)
+        return bool(searched or wanted.favourites) and all(
+            any(each == word or (len(word) >= MIN_PREFIX and each.startswith(word)) for each in own)
+            for word in searched
+        )

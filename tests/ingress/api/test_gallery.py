@@ -1,0 +1,160 @@
+"""The gallery over HTTP: files with thumbnails, search, favourites, deletion of many."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import httpx
+import pytest
+
+from tests.ingress.fal.test_submit import completed, submit
+from tests.ingress.house import House
+
+
+async def made(client: httpx.AsyncClient, **body: Any) -> str:
+    """Id of a request that has ended."""
+    submitted = await submit(client, **body)
+    await completed(client, submitted)
+    return submitted["request_id"]
+
+
+async def listed(client: httpx.AsyncClient, **query: Any) -> dict[str, Any]:
+    answer = await client.get("/v1/requests", params=query)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def test_a_listed_request_has_its_files_and_their_thumbnails(house: House) -> None:
+    async with house.client() as client:
+        id_ = await made(client, artifacts=1, content="pixels", thumbnails=True)
+        (shown,) = (await listed(client))["requests"]
+        (file,) = shown["files"]
+        assert (file["content_type"], file["file_size"], file["width"]) == (
+            "application/octet-stream",
+            6,
+            8,
+        )
+        assert (await client.get(file["url"])).content == b"pixels"
+        small = file["thumbnail"]
+        answer = await client.get(small["url"])
+        assert (answer.content, answer.headers["content-type"]) == (b"pixels", "image/webp")
+        details = (await client.get(f"/v1/requests/{id_}")).json()
+        assert details["files"] == shown["files"]
+        deleted = (await client.delete(f"/v1/requests/{id_}")).json()
+        assert deleted == {"deleted_files": 2, "later_files": 0}
+        assert (await client.get(small["url"])).status_code == 404
+
+
+async def test_a_file_without_a_thumbnail_says_so(client: httpx.AsyncClient) -> None:
+    await made(client, artifacts=2)
+    (shown,) = (await listed(client))["requests"]
+    assert [each["thumbnail"] for each in shown["files"]] == [None, None]
+
+
+async def ids(client: httpx.AsyncClient, **query: Any) -> list[str]:
+    return [each["request_id"] for each in (await listed(client, **query))["requests"]]
+
+
+async def test_requests_are_found_by_words_kind_and_endpoints(client: httpx.AsyncClient) -> None:
+    red = await made(client, prompt="a red circle")
+    blue = await made(client, prompt="a blue circle")
+    assert await ids(client, q="circle") == [blue, red]
+    assert await ids(client, q="Red CIRCLES circle") == []
+    assert await ids(client, q="red circ") == [red]
+    assert await ids(client, q="  ") == [blue, red]
+    assert await ids(client, kind="image", q="circle") == [blue, red]
+    assert await ids(client, kind="video") == []
+    assert await ids(client, endpoint_id="none/such") == []
+    (first,) = (await listed(client))["requests"][:1]
+    assert await ids(client, endpoint_id=f"none/such,{first['endpoint_id']}") == [blue, red]
+    page = await listed(client, q="circle", limit=1)
+    assert await ids(client, q="circle", before=page["next_before"]) == [red]
+
+
+async def test_favourites_are_marked_and_filtered(house: House) -> None:
+    async with house.client() as client, house.client(house.other_key) as other:
+        one, two = await made(client, prompt="one"), await made(client, prompt="two")
+        unknown = house.services.new_id()
+        body = {"request_ids": [one, one, unknown], "favourite": True}
+        answer = await client.post("/v1/requests/favourites", json=body)
+        assert answer.json()["results"] == [
+            {"request_id": one, "status": "done"},
+            {"request_id": unknown, "status": "not_found"},
+        ]
+        assert await ids(client, favourite="true") == [one]
+        shown = (await listed(client))["requests"]
+        assert {each["request_id"]: each["favourite"] for each in shown} == {one: True, two: False}
+        assert (await client.get(f"/v1/requests/{one}")).json()["favourite"] is True
+        results = (await other.post("/v1/requests/favourites", json=body)).json()["results"]
+        assert {each["status"] for each in results} == {"not_found"}
+        body |= {"favourite": False}
+        assert (await client.post("/v1/requests/favourites", json=body)).status_code == 200
+        assert await ids(client, favourite="true") == []
+
+
+async def test_many_are_deleted_each_with_a_result(house: House) -> None:
+    async with house.client() as client, house.client(house.other_key) as other:
+        one = await made(client, artifacts=1)
+        kept = await made(client, artifacts=1)
+        foreign = await made(other)
+        running = (await submit(client, sleep_s=30))["request_id"]
+        body = {"request_ids": [one, foreign, running]}
+        answer = await client.post("/v1/requests/delete", json=body)
+        assert answer.json()["results"] == [
+            {"request_id": one, "status": "deleted", "deleted_files": 1, "later_files": 0},
+            {"request_id": foreign, "status": "not_found", "deleted_files": 0, "later_files": 0},
+            {"request_id": running, "status": "active", "deleted_files": 0, "later_files": 0},
+        ]
+        assert set(await ids(client)) == {kept, running}
+
+
+async def test_days_are_counted_in_a_time_zone(client: httpx.AsyncClient) -> None:
+    id_ = await made(client, prompt="now")
+    created = (await client.get(f"/v1/requests/{id_}")).json()["created_at"]
+    at = datetime.fromisoformat(created)
+    for zone in ("UTC", "Pacific/Kiritimati"):
+        answer = await client.get("/v1/requests/days", params={"timezone": zone})
+        day = at.astimezone(ZoneInfo(zone)).date().isoformat()
+        assert answer.json() == {"days": [{"date": day, "requests": 1}]}
+    assert (await client.get("/v1/requests/days?kind=audio")).json() == {"days": []}
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        ("/v1/requests?kind=text", "kind"),
+        ("/v1/requests?favourite=1", "favourite"),
+        (f"/v1/requests?q={'x' * 201}", "q"),
+        ("/v1/requests?q=a%00b", "q"),
+        ("/v1/requests?q=a&tenant=*", "q"),
+        ("/v1/requests?favourite=true&tenant=*", "favourite"),
+        ("/v1/requests/days?start=1999-01-01", "start"),
+        ("/v1/requests/days?timezone=Mars", "timezone"),
+        ("/v1/requests/days?kind=x", "kind"),
+    ],
+)
+async def test_a_wrong_parameter_is_named(client: httpx.AsyncClient, call: str, named: str) -> None:
+    answer = await client.get(call)
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["detail"][0]["loc"] == ["query", named]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "named"),
+    [
+        ("favourites", {"request_ids": [], "favourite": True}, "request_ids"),
+        ("favourites", {"request_ids": ["x"], "favourite": True}, "request_ids"),
+        ("favourites", {"request_ids": [str(UUID(int=1))]}, "favourite"),
+        ("delete", {"request_ids": [str(UUID(int=n)) for n in range(101)]}, "request_ids"),
+        ("delete", {"request_ids": [str(UUID(int=1))], "all": True}, "all"),
+    ],
+)
+async def test_a_wrong_body_is_refused_with_the_field(
+    client: httpx.AsyncClient, path: str, body: dict[str, Any], named: str
+) -> None:
+    answer = await client.post(f"/v1/requests/{path}", json=body)
+    assert answer.status_code == 422, answer.text
+    assert named in answer.json()["detail"][0]["loc"]

@@ -1,0 +1,92 @@
+"""Share links over HTTP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.ingress.api.test_gallery import made
+from tests.ingress.house import House
+
+
+async def shared(client: httpx.AsyncClient, request_id: str, **body: Any) -> dict[str, Any]:
+    answer = await client.post(f"/v1/requests/{request_id}/share", json=body)
+    assert answer.status_code == 201, answer.text
+    return answer.json()
+
+
+def anonymous(house: House) -> httpx.AsyncClient:
+    client = house.client()
+    del client.headers["authorization"]
+    return client
+
+
+async def test_who_has_the_link_reads_the_request_and_its_files_without_a_key(
+    house: House,
+) -> None:
+    async with house.client(house.weak_key) as client, anonymous(house) as guest:
+        id_ = await made(client, prompt="a red circle", artifacts=1, thumbnails=True)
+        await made(client, prompt="private", artifacts=1)
+        link = await shared(client, id_)
+        answer = await guest.get(link["url"])
+        assert answer.status_code == 200
+        assert answer.headers["cache-control"] == "private, no-store"
+        assert answer.headers["referrer-policy"] == "no-referrer"
+        shown = answer.json()
+        assert (shown["endpoint_id"], shown["state"]) == ("test/probe", "succeeded")
+        assert shown["input"]["prompt"] == "a red circle"
+        (file,) = shown["files"]
+        for url in (file["url"], file["thumbnail"]["url"]):
+            assert (await guest.get(url)).status_code == 200
+        assert (await guest.get(f"/v1/requests/{id_}")).status_code == 401
+
+
+async def test_a_link_is_listed_without_its_token_and_ends_when_it_is_revoked(
+    house: House,
+) -> None:
+    async with house.client() as client, house.client(house.other_key) as other:
+        id_ = await made(client)
+        first, second = await shared(client, id_), await shared(client, id_)
+        listed = (await client.get("/v1/shares")).json()["shares"]
+        assert [each["share_id"] for each in listed] == [second["share_id"], first["share_id"]]
+        assert first["url"].rpartition("/")[2] not in str(listed)
+        path = f"/v1/shares/{first['share_id']}"
+        assert (await other.get("/v1/shares")).json() == {"shares": []}
+        assert (await other.delete(path)).status_code == 404
+        assert (await client.get(first["url"])).status_code == 200
+        assert (await client.delete(path)).status_code == 204
+        assert (await client.delete(path)).status_code == 404
+        assert (await client.get(first["url"])).status_code == 404
+        assert (await client.get(second["url"])).status_code == 200
+        acts = (await client.get("/v1/audit")).json()["acts"]
+        assert [each["action"] for each in acts[:3]] == [
+            "share.revoke",
+            "share.create",
+            "share.create",
+        ]
+        assert acts[0]["subject"] == first["share_id"]
+        assert acts[0]["detail"]["request_id"] == id_
+
+
+async def test_only_the_owner_of_a_request_shares_it(house: House) -> None:
+    async with house.client() as client, house.client(house.other_key) as other:
+        id_ = await made(client)
+        answer = await other.post(f"/v1/requests/{id_}/share", json={})
+        assert answer.status_code == 404
+
+
+async def test_a_deleted_request_is_no_longer_shared(client: httpx.AsyncClient) -> None:
+    id_ = await made(client)
+    link = await shared(client, id_)
+    await client.delete(f"/v1/requests/{id_}")
+    assert (await client.get(link["url"])).status_code == 404
+    assert (await client.get("/v1/shares")).json() == {"shares": []}
+
+
+@pytest.mark.parametrize("body", [{"expires_in_s": 1}, {"expires_in_s": 1e9}, {"days": 1}, []])
+async def test_a_wrong_body_is_refused(client: httpx.AsyncClient, body: Any) -> None:
+    id_ = await made(client)
+    answer = await client.post(f"/v1/requests/{id_}/share", json=body)
+    assert answer.status_code == 422
