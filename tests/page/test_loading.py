@@ -93,6 +93,16 @@ def test_a_prompt_that_is_typed_before_the_script_is_there_is_kept(reader: Reade
     expect(reader.field("prompt")).to_be_focused()
 
 
+def test_the_kept_prompt_is_not_lost_when_the_field_is_entered_early(reader: Reader) -> None:
+    reader.field("prompt").fill("a hill of the last visit")
+    release = hold(reader.page, "**/bundle.js")
+    reader.page.reload(wait_until="commit")
+    reader.page.locator("#early-prompt").focus()
+    release()
+    expect(reader.field("prompt")).to_have_value("a hill of the last visit")
+    expect(reader.field("prompt")).to_be_focused()
+
+
 def test_the_page_works_over_a_slow_connection(
     context: BrowserContext, served: PageDarkroom
 ) -> None:

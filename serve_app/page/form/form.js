@@ -50,7 +50,7 @@ export class InputForm {
   show(model) {
     this.#carry();
     const early = takeEarly();
-    if (early !== null) this.#carried.prompt = early.value;
+    if (early?.value) this.#carried.prompt = early.value;
     const hint = model.examples?.[0]?.prompt;
     const fields = this.#fields(model).map((each) =>
       each.name === "prompt" && hint ? { ...each, hint: `Such as: ${hint}` } : each,
@@ -61,8 +61,8 @@ export class InputForm {
     byId("fields").replaceChildren(...first.map(({ row }) => row));
     byId("more-fields").replaceChildren(...more.map(({ row }) => row));
     byId("more").hidden = more.length === 0;
-    this.fill(this.#carried);
-    if (early?.focused) this.#rows.find(({ field }) => field.kind === "prompt")?.control.target.focus();
+    this.fill(takesAnything(model) ? {} : this.#carried);
+    if (early?.focused) byId("fields").querySelector(".prompt textarea")?.focus();
   }
 
   /** Stores what was entered, for the next visit. */
@@ -78,11 +78,6 @@ export class InputForm {
     clearTimeout(this.#timer);
     this.#carried = {};
     this.fill({});
-  }
-
-  /** Fields of the model on display. */
-  get fields() {
-    return this.#rows.map(({ field }) => field);
   }
 
   /** Writes `input` over what the form has, and leaves its other fields as they are. */
@@ -150,9 +145,9 @@ export class InputForm {
     return homeless;
   }
 
-  #fields({ input }) {
-    if (input === null) return [PROMPT];
-    return isOpen(input) ? [WHOLE] : fieldsOf(input);
+  #fields(model) {
+    if (model.input === null) return [PROMPT];
+    return takesAnything(model) ? [WHOLE] : fieldsOf(model.input);
   }
 
   #carry() {
@@ -167,6 +162,10 @@ export class InputForm {
   }
 }
 
+function takesAnything({ input }) {
+  return input !== null && isOpen(input);
+}
+
 /** Text of the prompt that was typed before the form was there, and whether it has the focus. The
  * page itself has that first field, so that nobody waits for the form. */
 function takeEarly() {
@@ -174,7 +173,7 @@ function takeEarly() {
   if (field === null) return null;
   const focused = document.activeElement === field;
   field.removeAttribute("id");
-  return field.value === "" && !focused ? null : { value: field.value || undefined, focused };
+  return { value: field.value, focused };
 }
 
 /** Place of a problem inside a field, such as "LoRA 1, path". */
