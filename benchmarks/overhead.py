@@ -187,7 +187,17 @@ def serve(directory: Path) -> Darkroom:
     families = {"probe": PROBE, "long": PROBE, "parked": PROBE}
     darkroom = Darkroom(
         directory / "data", POOLS, families=json.dumps(families), models=str(MODELS)
-    ).start()
+    )
+    try:
+        _start(darkroom)
+    except BaseException:
+        darkroom.clear_away()
+        raise
+    return darkroom
+
+
+def _start(darkroom: Darkroom) -> None:
+    darkroom.start()
     script = "import sys; from benchmarks.bare import deploy; deploy(sys.argv[1])"
     deployed = darkroom.beside(script, {})
     if deployed.returncode:
@@ -200,7 +210,6 @@ def serve(directory: Path) -> Darkroom:
         endpoint = f"test/{pool}"
         answer = everyone.post(f"/run/{endpoint}", json={"steps": 0})
         assert answer.status_code == 200, answer.text
-    return darkroom
 
 
 def main() -> None:

@@ -138,7 +138,7 @@ async def test_a_snapshot_that_somebody_holds_open_stops_nothing(
 
 
 async def _minute(scene: Scene) -> list[float]:
-    """How long requests took to their end, for a minute one after the other."""
+    """Seconds that requests took to their end, for a minute one after the other."""
     took_s: list[float] = []
     begin = time.monotonic()
     while (began := time.monotonic()) < begin + 60:
