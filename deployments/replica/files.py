@@ -19,8 +19,8 @@ from deployments.families.video_recorder import VideoRecorder
 from deployments.replica.resources import ReplicaResources
 from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.file_metadata import FileMetadata
 from serve_app.domain.lease import Lease
+from serve_app.domain.media.file_metadata import FileMetadata
 from serve_app.domain.progress import Progress, Stage
 
 if TYPE_CHECKING:  # it imports torch
