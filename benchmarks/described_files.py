@@ -21,7 +21,7 @@ from deployments.engine.media.images import encode
 from deployments.engine.media.scratch import Scratch
 from deployments.engine.media.video_format import VideoForm
 from deployments.engine.media.video_writer import VideoFile
-from serve_app.domain.file_metadata import FileMetadata
+from serve_app.domain.media.file_metadata import FileMetadata
 
 SIDE, FRAMES, RATE = 1024, 33, 48_000
 GIVEN = {

@@ -22,8 +22,8 @@ from deployments.replica.resources import ReplicaResources
 from deployments.transfer.uploader import MediaFile
 from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.file_metadata import FileMetadata
 from serve_app.domain.lease import Lease
+from serve_app.domain.media.file_metadata import FileMetadata
 from serve_app.domain.progress import Progress, Stage
 
 if TYPE_CHECKING:  # they import torch and Pillow

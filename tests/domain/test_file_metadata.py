@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.domain.file_metadata import MARK, MAX_BYTES, FileMetadata, find
+from serve_app.domain.media.file_metadata import MARK, MAX_BYTES, FileMetadata, find
 
 VALUES = st.recursive(
     st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -15,7 +15,7 @@ import click
 from serve_app.cli.connection import options
 from serve_app.cli.connection.text import one_line, printable
 from serve_app.domain.errors import NotFound
-from serve_app.domain.file_metadata import FileMetadata, find
+from serve_app.domain.media.file_metadata import FileMetadata, find
 
 
 @click.command("inspect")

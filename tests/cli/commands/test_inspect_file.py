@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from serve_app.cli.main import main
-from serve_app.domain.file_metadata import FileMetadata
+from serve_app.domain.media.file_metadata import FileMetadata
 
 WRITTEN = FileMetadata(
     "fal-ai/flux/dev", "", 7, "it's a\nred circle", {"image_size": {"width": 64}, "tone": "warm"},

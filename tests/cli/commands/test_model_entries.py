@@ -149,7 +149,7 @@ def test_what_exists_is_replaced_only_when_asked(data_dir: Path, tmp_path: Path)
     assert typed(data_dir, "check").output == "0 mistakes found.\n"
     ran = typed(data_dir, "add", "fal-ai/flux/schnell", "--weights", folder, "--replace")
     assert "replaces the entry of: file" in ran.output
-    assert "from     database, in place of: file" in typed(data_dir).output
+    assert "from     database, in place of: file" in typed(data_dir, "--all").output
     checked = typed(data_dir, "check")
     assert checked.exit_code == 0
     assert "fal-ai/flux/schnell is also in the catalogue file" in checked.output

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from serve_app.domain.file_metadata import FileMetadata, find
 from serve_app.domain.lease import Lease
+from serve_app.domain.media.file_metadata import FileMetadata, find
 from tests.deployments.conftest import MakeRig, Rig
 from tests.deployments.demos import AUDIO, FLUX, WAN, leased
 

@@ -16,7 +16,7 @@ from deployments.engine.media.images import encode
 from deployments.engine.media.scratch import Scratch
 from deployments.engine.media.video_format import VideoForm
 from deployments.engine.media.video_writer import VideoFile
-from serve_app.domain.file_metadata import FileMetadata, find
+from serve_app.domain.media.file_metadata import FileMetadata, find
 
 WRITTEN = FileMetadata("a/b", "o/n@1", 7, "a café 🎈", {"steps": 4, "text": "y" * 3000}, "r-1")
 COMMENT = WRITTEN.text()
