@@ -225,7 +225,8 @@ class Replica:
         return any(each.phase is Phase.LOADING and not each.is_downloading for each in states)
 
     def _on_work(self, work: Work) -> None:
-        self._keeper.told(work)
+        if work.keep is not None or work.upcoming is not None:
+            self._keeper.told(work)
         for lease in work.leases:
             if lease.held not in self._attempts:
                 self._begin(lease)

@@ -160,15 +160,16 @@ class KeptWeightsRegistry:
             await self._database.rows(WRITE_KEEP, {"keep": messages.compact(rows)})
 
     def answer_to_ask(self, ask: Ask, work: Work) -> Work:
-        """The reply to a poll, with what the replica should hold, and what it runs next, if it does
-        not know that."""
+        """The reply to a poll, with what the replica should hold and runs next if that is new."""
         keep, version = self._keep.get(ask.replica_id, _NOTHING)
-        if version != ask.kept:
-            work = replace(work, keep=keep, keep_version=version)
+        told = work if version == ask.kept else replace(work, keep=keep, keep_version=version)
+        return self._with_upcoming(ask, told) if self._upcoming or ask.upcoming else told
+
+    def _with_upcoming(self, ask: Ask, work: Work) -> Work:
         upcoming, version = self.upcoming(ask.replica_id)
-        if ask.upcoming is not None and version != ask.upcoming:
-            work = replace(work, upcoming=upcoming, upcoming_version=version)
-        return work
+        if ask.upcoming is None or version == ask.upcoming:
+            return work
+        return replace(work, upcoming=upcoming, upcoming_version=version)
 
     def upcoming(self, replica_id: str) -> tuple[Upcoming, str]:
         """What a replica will probably run next, with its version."""
