@@ -112,7 +112,7 @@ async def test_a_snapshot_that_somebody_holds_open_stops_nothing(
 ) -> None:
     """With ``--snapshot-minutes``, it is held that long, and each minute says how many requests
     ended and how long one took."""
-    minutes: float = request.config.getoption("--snapshot-minutes")
+    minutes = float(request.config.getoption("--snapshot-minutes") or 0.0)
     await scene.ingresses(scene.near, scene.near)
     async with await psycopg.AsyncConnection.connect(scene.conninfo) as stranger:
         await stranger.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
