@@ -14,6 +14,9 @@ from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
 
+SHOWN_FROM_S = 1.0
+"""Shortest age of the oldest database transaction that is shown: each statement is one."""
+
 
 @click.command("queue")
 @options.server
@@ -45,7 +48,7 @@ def queue_lines(seen: dict[str, Any]) -> Iterator[str]:
         since = f"since {halt['at'][:19]}, by key {halt['actor']}"
         yield f"endpoint {halt['endpoint_id']}: {halt['kind']} {since}"
     oldest = seen["oldest_transaction"]
-    if oldest is not None:
+    if oldest is not None and oldest["age_s"] >= SHOWN_FROM_S:
         yield (
             f"oldest database transaction: {oldest['age_s']:.1f} s, {oldest['state']} "
             f"({oldest['application'] or 'unnamed'}, process {oldest['pid']})"

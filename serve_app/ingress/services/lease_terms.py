@@ -30,7 +30,6 @@ class CatalogLeaseTerms:
         catalog: Catalog,
         storage: Storage,
         max_artifact_bytes: int,
-        valid_s: float = TICKET_VALID_S,
         *,
         files_url: str = "",
         describe_files: bool = True,
@@ -49,7 +48,6 @@ class CatalogLeaseTerms:
         self._catalog = catalog
         self._storage = storage
         self._max_artifact_bytes = max_artifact_bytes
-        self._valid_s = valid_s
 
     def endpoint(self, endpoint_id: str) -> Endpoint | None:
         entry = self._catalog.find(endpoint_id)
@@ -89,7 +87,7 @@ class CatalogLeaseTerms:
         # Derived, so each time the same: the files of an earlier attempt can be found.
         token = derived_token(self._names_secret, held.request_id, held.attempt, held.nonce, *names)
         key = artifact_key(held.request_id, held.attempt, media_type, token)
-        return self._storage.ticket(key, media_type, max_bytes, self._valid_s)
+        return self._storage.ticket(key, media_type, max_bytes, TICKET_VALID_S)
 
     def snapshot_ticket(self, held: LeaseKey) -> UploadTicket:
         return self._storage.ticket(

@@ -365,9 +365,12 @@ class QueueStats:
         planned.
         """
         if self._present.get(presence.replica_id) != presence:
-            self._explained.clear()
-        self._present[presence.replica_id] = presence
+            self._replica_changed(presence)
         self._eta.replica_seen(presence, slots)
+
+    def _replica_changed(self, presence: Presence) -> None:
+        self._present[presence.replica_id] = presence
+        self._explained.clear()
 
     def stage_of(self, replica_id: str) -> ReplicaStage | None:
         """Stage of a known replica, or None."""

@@ -167,9 +167,8 @@ class KeptWeightsRegistry:
 
     def _with_upcoming(self, ask: Ask, work: Work) -> Work:
         upcoming, version = self.upcoming(ask.replica_id)
-        if ask.upcoming is None or version == ask.upcoming:
-            return work
-        return replace(work, upcoming=upcoming, upcoming_version=version)
+        known = ask.upcoming in (None, version)
+        return work if known else replace(work, upcoming=upcoming, upcoming_version=version)
 
     def upcoming(self, replica_id: str) -> tuple[Upcoming, str]:
         """What a replica will probably run next, with its version."""

@@ -151,7 +151,6 @@ def is_expiry(failure: Failure) -> bool:
 
 def storable(outcome: Outcome) -> Outcome:
     """The outcome with a failure message that PostgreSQL can store."""
-    failure = outcome.failure
-    if failure is None:
+    if (failure := outcome.failure) is None:
         return outcome
     return replace(outcome, failure=replace(failure, message=clean(failure.message)))

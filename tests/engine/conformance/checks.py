@@ -190,13 +190,15 @@ def _drafted(finding: Finding, engine: Engine, plain: Any) -> None:
     finding.require(case.name not in REFUSALS, "It makes drafts, and is said not to.")
     options = GenerationOptions(fork=Fork(Draft.of_bytes(draft.to_bytes())))
     try:
-        output = _submit(case, engine, WISHES[1], options=options).result(_PATIENCE_S)
+        forked = _submit(case, engine, WISHES[1], options=options)
+        output = forked.result(_PATIENCE_S)
     except ForkRefused as refused:
         finding.require(False, f"It does not go on from its draft: {refused}")
         return
     apart, made = difference(output, plain), engine.counts()["steps"] - before
     finding.require(
-        made == draft.steps, f"With its draft, it took {made} steps instead of {draft.steps}."
+        made == forked.steps_done,
+        f"Its draft and the rest took {made} steps instead of {forked.steps_done}.",
     )
     finding.require(
         same_bits(output, plain), f"From its draft, it differs from the plain call by {apart:.1e}."
