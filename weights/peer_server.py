@@ -34,6 +34,7 @@ LINGER_S = 5.0
 """A peer keeps its place so long after a file, because it asks for the next one."""
 
 CLOSE_S = 0.1  # for transfers; aiohttp takes 0 for "no limit"
+_TURNS = 5  # of the event loop, in which an accepted connection or a closed one is done
 
 
 @dataclass(slots=True)
@@ -142,10 +143,14 @@ class PeerServer:
         else:
             await self._stop.wait()
         finally:
+            server = runner.server
             await runner.cleanup()
+            await _settle()  # a connection that was just accepted is known only now
+            if server is not None:
+                await server.shutdown(CLOSE_S)
             for each in self._sending:
                 each.abort()  # else what a peer does not read would keep the connection
-            await asyncio.sleep(0)  # until they are closed
+            await _settle()
 
     def _caller(self, request: web.Request) -> str:
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -230,6 +235,12 @@ class PeerServer:
             async with asyncio.timeout(PIECE_S):
                 await loop.sendfile(transport, file, start, piece)
             start += piece
+
+
+async def _settle() -> None:
+    """Let the loop do what is due: accept connections, or close them."""
+    for _ in range(_TURNS):
+        await asyncio.sleep(0)
 
 
 def open_verified(folder: RepositoryFolder, commit: str, digest: str) -> BinaryIO | None:

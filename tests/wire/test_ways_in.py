@@ -85,6 +85,12 @@ def installation(
 
 def shell(mode: str, installation: tuple[Installation, Ways]) -> Shell:
     place, ways = installation
+    with pytest.MonkeyPatch.context() as patch:  # the shell's Node.js is that of the tests
+        patch.setenv("PATH", str(Path(node()).parent), prepend=os.pathsep)
+        return _shell(mode, place, ways)
+
+
+def _shell(mode: str, place: Installation, ways: Ways) -> Shell:
     if mode != "aliases":
         variables = environment.variables(place, mode)
         queue = "https://queue.fal.run" if mode == "proxy" else f"{ways.tls_url}/queue"
