@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+_MOMENTUM = "its guidance keeps a momentum from step to step"
 _STAGES = "its first stage has a scheduler of its own"
 _EACH_FRAME = "it has a scheduler for each frame"
 
 REFUSALS: Mapping[str, str] = {
-    "AceStepPipeline": "its guidance keeps a momentum from step to step",
+    "AceStepPipeline": _MOMENTUM,
     "Flux2KleinKVPipeline": "it keeps keys and values from its first step",
+    "HunyuanImagePipeline": _MOMENTUM,
     "KandinskyCombinedPipeline": _STAGES,
     "KandinskyImg2ImgCombinedPipeline": _STAGES,
     "KandinskyInpaintCombinedPipeline": _STAGES,

@@ -191,7 +191,10 @@ def card_catalog(tmp_path: Path) -> Catalog:
         "family": "probe",
         "schema": "open",
         "readme": "# Probe",
-        "examples": [{"input": {"prompt": "a"}, "output": {"images": []}}, {"input": {}}],
+        "examples": [
+            {"input": {"prompt": "a"}, "output": {"images": []}},
+            {"input": {"prompt": "b"}},
+        ],
     }
     file = tmp_path / "models.yaml"
     file.write_text(json.dumps({"built_in": False, "endpoints": {PROBE: entry}}))
@@ -204,7 +207,7 @@ async def test_a_model_card_has_the_entrys_readme_and_examples(card_catalog: Cat
     assert card["readme"] == "# Probe"
     assert card["examples"] == [
         {"input": {"prompt": "a"}, "output": {"images": []}},
-        {"input": {}, "output": None},
+        {"input": {"prompt": "b"}, "output": None},
     ]
 
 

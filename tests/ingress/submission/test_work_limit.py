@@ -52,4 +52,6 @@ async def test_the_class_of_the_pools_gpus_decides(
 def test_a_gpu_that_is_sold_with_several_amounts_of_memory_is_left_to_the_replica() -> None:
     assert pool("A100").device_bytes is None
     assert pool("L4").device_bytes == 24 * 10**9
-    assert PoolConfig(families=(), accelerator="L4").device_bytes is None  # no GPU is asked for
+    assert (
+        PoolConfig(families=("flux",), accelerator="L4").device_bytes is None
+    )  # no GPU is asked for
