@@ -23,7 +23,6 @@ from serve_app.cli.generation.files import (
     outputs,
     write_outputs,
 )
-from serve_app.cli.generation.interrupts import noticed_interrupts
 from serve_app.cli.generation.options import GenerateOptions
 from serve_app.cli.generation.progress import PreviewFile, progress_text
 from serve_app.cli.generation.viewer import NO_VIEWER, open_in_viewer
@@ -94,12 +93,9 @@ def _make(
     """Output, its files and their contents. Ctrl-C cancels the request and exits."""
     submitted: list[str] = []
     try:
-        with noticed_interrupts() as check:
-            result = generate(
-                client, model, body, on_submitted=submitted.append, check=check, **how
-            )
-            files = list(outputs(result))
-            contents = [_content(client, file) for file in files]
+        result = generate(client, model, body, on_submitted=submitted.append, **how)
+        files = list(outputs(result))
+        contents = [_content(client, file) for file in files]
     except ApiFailure as failure:
         raise _by_option(failure, wish) from None
     except KeyboardInterrupt:
@@ -145,24 +141,20 @@ def generate(
     show: bool,
     on_status: Callable[[Mapping[str, Any]], None] = _ignore,
     on_submitted: Callable[[str], None] = _ignore,
-    check: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Submit, follow until the request has completed, and return the output.
 
-    ``on_submitted`` is called with the request's id, ``on_status`` with each status, and ``check``
-    before each. Raises ``ApiFailure`` with the server's reason.
+    ``on_submitted`` is called with the request's id, ``on_status`` with each status. Raises
+    ``ApiFailure`` with the server's reason.
     """
     submitted = client.submit(model, body)
     on_submitted(submitted["request_id"])
-    check()
     if not show:
         for status in client.follow(submitted):
-            check()
             on_status(status)
         return dict(client.get(submitted["response_url"]))
     with click.progressbar(length=100, label="queued", file=sys.stderr) as bar:
         for status in client.follow(submitted):
-            check()
             _update_bar(bar, status)
             on_status(status)
     return dict(client.get(submitted["response_url"]))

@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.installation import Installation
 from serve_app.cli.main import main
+from tests.cluster.processes import with_default_signals
 from tests.ingress.house import OTHERS
 from tests.wire.served import Address, served
 
@@ -59,7 +60,7 @@ class Shell:
         """Process of its own, as in a terminal."""
         command = [sys.executable, "-m", "serve_app.cli", "generate", *words]
         return subprocess.Popen(
-            [*command, "--data-dir", str(self._data_dir)],
+            with_default_signals(*command, "--data-dir", str(self._data_dir)),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
