@@ -144,11 +144,10 @@ class PeerServer:
             await self._stop.wait()
         finally:
             server = runner.server
+            transports = {*self._sending, *_transports(server)}
             await runner.cleanup()
             await _settle()  # a connection that was just accepted is known only now
-            if server is not None:
-                await server.shutdown(CLOSE_S)
-            for each in self._sending:
+            for each in transports | _transports(server):
                 each.abort()  # else what a peer does not read would keep the connection
             await _settle()
 
@@ -235,6 +234,12 @@ class PeerServer:
             async with asyncio.timeout(PIECE_S):
                 await loop.sendfile(transport, file, start, piece)
             start += piece
+
+
+def _transports(server: web.Server | None) -> set[asyncio.Transport]:
+    """Transports of the open connections."""
+    connections = () if server is None else server.connections
+    return {each.transport for each in connections if each.transport is not None}
 
 
 async def _settle() -> None:
