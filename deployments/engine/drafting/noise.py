@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deployments.engine.interception.schedulers import kept_estimate, sigma_of
 from serve_app.domain.errors import Unsupported
 
 
@@ -66,7 +67,8 @@ class SolverStep:
             return None
         if (found := self._returned(sample)) is not None:
             return found
-        if (kept := self._kept(sample)) is not None:
+        kept = kept_estimate(self.solver)
+        if kept is not None and kept.shape == sample.shape:
             return kept
         if predicted.ndim > 1 and predicted.shape[1] == 2 * sample.shape[1]:
             predicted = predicted[:, : sample.shape[1]]  # the other half is the variance
@@ -77,9 +79,7 @@ class SolverStep:
 
     def _level(self, ago: int, timestep: Any) -> NoiseLevel | None:
         solver = self.solver
-        sigmas, index = getattr(solver, "sigmas", None), getattr(solver, "step_index", None)
-        if isinstance(sigmas, Tensor) and index is not None:
-            sigma = sigmas[min(max(int(index) - ago, 0), len(sigmas) - 1)].float()
+        if (sigma := sigma_of(solver, ago)) is not None:
             if hasattr(solver, "_sigma_to_alpha_sigma_t"):
                 return NoiseLevel(*map(torch.as_tensor, solver._sigma_to_alpha_sigma_t(sigma)))  # noqa: SLF001
             if self._prediction_type() == _FLOW:
@@ -115,15 +115,6 @@ class SolverStep:
         if isinstance(self.output, tuple) and len(self.output) == 2:
             found = self.output[1]
         return found if isinstance(found, Tensor) and found.shape == sample.shape else None
-
-    def _kept(self, sample: Tensor) -> Tensor | None:
-        """Estimate that multi-step schedulers keep themselves; else None."""
-        algorithm = str(getattr(getattr(self.solver, "config", None), "algorithm_type", ""))
-        if "dpmsolver++" not in algorithm and not getattr(self.solver, "predict_x0", False):
-            return None
-        kept = getattr(self.solver, "model_outputs", None)
-        last = kept[-1] if isinstance(kept, list) and kept else None
-        return last if isinstance(last, Tensor) and last.shape == sample.shape else None
 
 
 def _clean(sample: Tensor, predicted: Tensor, kind: str, level: NoiseLevel) -> Tensor | None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from deployments.engine.interception.pipeline import main_scheduler
+from deployments.engine.interception.schedulers import kept_estimate, sigma_of
 from deployments.engine.interception.stack_frames import frames_of_the_pipeline, read
 from serve_app.domain.errors import Unsupported
 
@@ -53,13 +54,13 @@ def denoised(latents: Tensor, prediction: Tensor | None, solver: Any, timestep: 
     if (kept := _kept_by(solver, latents)) is not None:
         return kept.float()
     predicted = prediction.float() if prediction is not None else None
-    sigma = _sigma(solver)
+    sigma = sigma_of(solver)
     if sigma is not None and _is_flow(solver):
         return latents if predicted is None else latents - sigma * predicted
     if sigma is not None and _grows_with_noise(solver):
         now, before = (
             SchedulerParams.at_sigma(sigma),
-            SchedulerParams.at_sigma(_sigma(solver, ago=1)),
+            SchedulerParams.at_sigma(sigma_of(solver, ago=1)),
         )
         latents = latents * now.signal
     else:
@@ -89,13 +90,8 @@ def _image_in(
 
 def _kept_by(solver: Any, latents: Tensor) -> Tensor | None:
     """Estimate that the scheduler keeps itself, as multi-order schedulers do; else None."""
-    config = getattr(solver, "config", None)
-    keeps = "dpmsolver++" in str(getattr(config, "algorithm_type", ""))
-    if not keeps and not getattr(solver, "predict_x0", False):
-        return None
-    kept = getattr(solver, "model_outputs", None)
-    last = kept[-1] if isinstance(kept, list) and kept else None
-    if not isinstance(last, Tensor) or last.shape[1:] != latents.shape[1:]:
+    last = kept_estimate(solver)
+    if last is None or last.shape[1:] != latents.shape[1:]:
         return None
     return last[: len(latents)]
 
@@ -112,14 +108,6 @@ def _grows_with_noise(solver: Any) -> bool:
     size before it calls the denoiser.
     """
     return hasattr(solver, "is_scale_input_called")
-
-
-def _sigma(solver: Any, ago: int = 0) -> Any:
-    """Noise level of the current latents, or of those ``ago`` steps earlier; None if unknown."""
-    sigmas, index = getattr(solver, "sigmas", None), getattr(solver, "step_index", None)
-    if not isinstance(sigmas, Tensor) or index is None:
-        return None
-    return sigmas[min(max(index - ago, 0), len(sigmas) - 1)].float()
 
 
 def _mixture(solver: Any, timestep: Any) -> SchedulerParams | None:
