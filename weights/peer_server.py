@@ -90,7 +90,6 @@ class PeerServer:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()
-        self._sending: set[asyncio.Transport] = set()
         self.key = b""
         self.port = 0
 
@@ -144,7 +143,7 @@ class PeerServer:
             await self._stop.wait()
         finally:
             server = runner.server
-            transports = {*self._sending, *_transports(server)}
+            transports = _transports(server)
             await runner.cleanup()
             await _settle()  # a connection that was just accepted is known only now
             for each in transports | _transports(server):
@@ -215,8 +214,6 @@ class PeerServer:
                 transport.abort()
         else:
             await response.write_eof()
-        if transport is not None:  # otherwise `_serve` aborts it
-            self._sending.discard(transport)
         return response
 
     async def _send_pieces(
@@ -228,7 +225,6 @@ class PeerServer:
         while start < end:
             if transport is None or transport.is_closing():
                 raise ConnectionResetError("the connection is closed")
-            self._sending.add(transport)
             piece = min(most, end - start)
             await asyncio.sleep(self._pace.wait_s(piece, time.monotonic()))
             async with asyncio.timeout(PIECE_S):
