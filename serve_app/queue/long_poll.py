@@ -114,9 +114,7 @@ class LongPoll:
         overflow, pool = self._limits.overflow, ask.pool
         if pool not in overflow.before:
             return PoolOffer(pool)
-        named = overflow.endpoints.get(pool, frozenset())
-        bytes_ = ask.device_bytes or overflow.device_bytes.get(pool, 0)
-        unfit = self._terms.unfit(named, bytes_)
+        unfit = self._terms.unfit(*overflow.fit_of(pool, ask.device_bytes))
         return PoolOffer(overflow.queue_of(pool), overflow.rank(pool), unfit)
 
     def lease_soon(self, pool: str) -> None:

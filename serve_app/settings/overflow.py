@@ -41,6 +41,12 @@ class OverflowPools:
         """Pools that lease from a queue, in the order in which they are filled."""
         return (queue, *self._behind.get(queue, ()))
 
+    def fit_of(self, pool: str, device_bytes: int = 0) -> tuple[frozenset[str], int]:
+        """Arguments of ``LeaseTerms.unfit`` for an overflow pool. ``device_bytes``: of the replica,
+        if it says them."""
+        named = self.endpoints.get(pool, frozenset[str]())
+        return named, device_bytes or self.device_bytes.get(pool, 0)
+
     @cached_property
     def _behind(self) -> Mapping[str, tuple[str, ...]]:
         found: dict[str, list[str]] = {}

@@ -141,14 +141,6 @@ class CostModel:
         queue."""
         return (endpoint, self._learned_in(endpoint, pool)) in self._fits
 
-    def knows_start(self, pool: str) -> bool:
-        """True if a replica of this very pool has started."""
-        return (START_KEY, pool) in self._fits
-
-    def start_s(self, pool: str) -> float:
-        """Expected seconds of the start of a replica. Call it only for a known pool."""
-        return self._fits[START_KEY, pool].expect(1.0)
-
     def knows_pool(self, pool: str) -> bool:
         """True if any request of the queue has ended."""
         queue = self._limits.overflow.chain(pool)

@@ -110,9 +110,7 @@ class DemandReader:
 
     def _fit(self, pool: str, queued: Mapping[str, int]) -> Mapping[str, int]:
         """Queued requests that an overflow pool may run, by endpoint."""
-        overflow = self._limits.overflow
-        named = overflow.endpoints.get(pool, frozenset())
-        unfit = self._terms.unfit(named, overflow.device_bytes.get(pool, 0))
+        unfit = self._terms.unfit(*self._limits.overflow.fit_of(pool))
         return {endpoint: n for endpoint, n in queued.items() if endpoint not in unfit}
 
     def _note_busy(self, queued: Counter[str], running: Mapping[str, int]) -> None:

@@ -180,21 +180,16 @@ class PrefetchHints:
         pools = sorted({pool for queue in fronts for pool in overflow.chain(queue)})
         rows = await self._database.rows(READY, {"pools": pools, "within_s": MAX_AGE_S})
         replicas: defaultdict[str, list[ReplicaWeights]] = defaultdict(list)
+        unfit = {pool: self._terms.unfit(*overflow.fit_of(pool)) for pool in overflow.before}
         for row in rows:
-            replicas[overflow.queue_of(row[1])].append(_replica(row, self._unfit(row[1])))
+            pool = row[1]
+            ready = _replica(row, unfit.get(pool, frozenset()))
+            replicas[overflow.queue_of(pool)].append(ready)
         return {
             id_: endpoints
             for pool, front in fronts.items()
             for id_, endpoints in upcoming(front, replicas[pool]).items()
         }
-
-    def _unfit(self, pool: str) -> frozenset[str]:
-        """Endpoints that an overflow pool does not run."""
-        overflow = self._limits.overflow
-        if pool not in overflow.before:
-            return frozenset()
-        named = overflow.endpoints.get(pool, frozenset())
-        return self._terms.unfit(named, overflow.device_bytes.get(pool, 0))
 
 
 def _replica(row: tuple[Any, ...], unfit: frozenset[str]) -> ReplicaWeights:
