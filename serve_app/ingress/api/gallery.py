@@ -9,18 +9,17 @@ from datetime import timedelta
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from serve_app.catalog.fields.pydantic_schema import invalid_input
 from serve_app.domain.artifact import Artifact
 from serve_app.domain.errors import RequestActive, RequestNotFound
 from serve_app.domain.usage import Timeframe
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import actor_of, authenticate
-from serve_app.ingress.http.body import read_json
+from serve_app.ingress.http.body import read_model
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Url, one_of
@@ -125,12 +124,8 @@ async def set_favourites(request: HttpRequest) -> Response:
     """Mark requests of the tenant as favourites, or remove the marks. Idempotent."""
     context_of(request).route = "v1.requests.favourites"
     caller = await authenticate(request)
-    body = await read_json(request, MAX_BODY_BYTES)
-    try:
-        change = FavouriteChange.model_validate(body)
-    except ValidationError as error:
-        raise invalid_input(error) from None
-    ids = _different(change.request_ids)
+    change = await read_model(request, FavouriteChange, MAX_BODY_BYTES)
+    ids = different(change.request_ids)
     done = await services_of(request).queue.gallery.set_favourites(
         caller.tenant, ids, favourite=change.favourite
     )
@@ -142,7 +137,8 @@ async def set_favourites(request: HttpRequest) -> Response:
     return json_reply(results)
 
 
-def _different(ids: Sequence[UUID]) -> list[str]:
+def different(ids: Sequence[UUID]) -> list[str]:
+    """The ids without repeats, in their order."""
     return list(dict.fromkeys(map(str, ids)))
 
 
@@ -177,14 +173,10 @@ async def delete_many(request: HttpRequest) -> Response:
     """Delete requests, each as ``DELETE /v1/requests/{request_id}`` does, one after the other."""
     context_of(request).route = "v1.requests.delete"
     caller = await authenticate(request)
-    body = await read_json(request, MAX_BODY_BYTES)
-    try:
-        wanted = RequestsToDelete.model_validate(body)
-    except ValidationError as error:
-        raise invalid_input(error) from None
+    wanted = await read_model(request, RequestsToDelete, MAX_BODY_BYTES)
     results: DeletedRequests = {
         "results": [
-            await _deleted(request, caller.tenant, each) for each in _different(wanted.request_ids)
+            await _deleted(request, caller.tenant, each) for each in different(wanted.request_ids)
         ]
     }
     return json_reply(results)

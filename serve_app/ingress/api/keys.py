@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, cast
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from serve_app.catalog.fields.pydantic_schema import invalid_input
 from serve_app.domain.errors import Forbidden, NotFound
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import actor_of, authenticate, record_read
-from serve_app.ingress.http.body import read_json
+from serve_app.ingress.http.body import read_model
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Time
@@ -95,10 +94,7 @@ async def create(request: HttpRequest) -> Response:
     """Create a key. Its secret is in this response and is not stored."""
     context_of(request).route = "v1.keys"
     caller = await authenticate(request, ADMIN)
-    try:
-        new = NewKey.model_validate(await read_json(request, MAX_BODY_BYTES))
-    except ValidationError as error:
-        raise invalid_input(error) from None
+    new = await read_model(request, NewKey, MAX_BODY_BYTES)
     credential = await services_of(request).identity.keys.create(
         new.tenant or caller.tenant,
         name=new.alias,

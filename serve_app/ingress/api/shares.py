@@ -6,17 +6,16 @@ import hashlib
 import secrets
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from serve_app.catalog.fields.pydantic_schema import invalid_input
 from serve_app.domain.errors import NotFound
 from serve_app.domain.request import NewShareLink, ShareLink, State
 from serve_app.ingress.api.gallery import OutputFile, output_file
 from serve_app.ingress.http.auth import actor_of, authenticate
-from serve_app.ingress.http.body import read_json
+from serve_app.ingress.http.body import read_model
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import iso, json_reply
 from serve_app.ingress.http.json_schema import Time, Url
@@ -75,11 +74,7 @@ async def create(request: HttpRequest) -> Response:
     """Create a link to a request of the tenant."""
     context_of(request).route = "v1.request.share"
     caller = await authenticate(request)
-    body = await read_json(request, MAX_BODY_BYTES)
-    try:
-        new = NewShare.model_validate(body)
-    except ValidationError as error:
-        raise invalid_input(error) from None
+    new = await read_model(request, NewShare, MAX_BODY_BYTES)
     token = secrets.token_urlsafe(TOKEN_BYTES)
     link = await services_of(request).queue.gallery.share(
         caller.tenant,

@@ -5,16 +5,15 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from serve_app.catalog.fields.pydantic_schema import invalid_input
 from serve_app.domain.errors import InvalidInput, NotFound
 from serve_app.domain.operations import WarmTarget, WeightsLevel
 from serve_app.ingress.http.auth import actor_of, authenticate
-from serve_app.ingress.http.body import read_json
+from serve_app.ingress.http.body import read_model
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Time
@@ -73,10 +72,7 @@ async def listed(request: HttpRequest) -> Response:
 async def create(request: HttpRequest) -> Response:
     """Set the warm target of an endpoint, in place of an earlier one."""
     services = await _admin(request)
-    try:
-        new = NewWarmTarget.model_validate(await read_json(request, MAX_BODY_BYTES))
-    except ValidationError as error:
-        raise invalid_input(error) from None
+    new = await read_model(request, NewWarmTarget, MAX_BODY_BYTES)
     target = _target(services, new)
     await services.queue.operations.set_warm(target, actor_of(request))
     await services.warm.look()

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Literal
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from serve_app.catalog.fields.pydantic_schema import invalid_input
 from serve_app.domain.errors import InvalidInput
 from serve_app.domain.webhook import (
     DeliveryAttempt,
@@ -20,7 +19,7 @@ from serve_app.domain.webhook import (
 )
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import actor_of, authenticate, authenticate_for_tenant
-from serve_app.ingress.http.body import read_json
+from serve_app.ingress.http.body import read_model
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import iso, json_reply
 from serve_app.ingress.http.json_schema import Time, one_of
@@ -155,10 +154,7 @@ async def tested(request: HttpRequest) -> Response:
     """Send one signed test to a URL now, and answer with the receiver's response."""
     context_of(request).route = "v1.webhooks.test"
     caller = await authenticate(request)
-    try:
-        wish = TestDelivery.model_validate(await read_json(request, MAX_BODY_BYTES))
-    except ValidationError as error:
-        raise invalid_input(error) from None
+    wish = await read_model(request, TestDelivery, MAX_BODY_BYTES)
     webhooks = services_of(request).webhooks
     try:
         url = await webhooks.targets.check(wish.url, caller.tenant)

@@ -11,17 +11,17 @@ from datetime import UTC
 from typing import Annotated, Any, cast
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response, StreamingResponse
 
-from serve_app.catalog.fields.pydantic_schema import invalid_input
 from serve_app.domain.artifact import Artifact
 from serve_app.domain.errors import ArtifactNotFound, InvalidInput, NotFound
 from serve_app.domain.ports import Storage
 from serve_app.domain.request import Request
+from serve_app.ingress.api.gallery import different
 from serve_app.ingress.http.auth import authenticate
-from serve_app.ingress.http.body import read_json
+from serve_app.ingress.http.body import read_model
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.json_schema import Binary
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer
@@ -57,12 +57,8 @@ async def download(request: HttpRequest) -> Response:
     context_of(request).route = "v1.requests.zip"
     caller = await authenticate(request)
     services = services_of(request)
-    body = await read_json(request, MAX_BODY_BYTES)
-    try:
-        wanted = RequestsToZip.model_validate(body)
-    except ValidationError as error:
-        raise invalid_input(error) from None
-    ids = list(dict.fromkeys(map(str, wanted.request_ids)))
+    wanted = await read_model(request, RequestsToZip, MAX_BODY_BYTES)
+    ids = different(wanted.request_ids)
     found = await services.queue.gallery.several(caller.tenant, ids)
     entries = sorted((each for one in found for each in _entries(one)), key=_name)
     if not entries:

@@ -6,12 +6,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Annotated
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
-from serve_app.catalog.fields.pydantic_schema import invalid_input
 from serve_app.domain.errors import (
     FieldProblem,
     InvalidInput,
@@ -28,7 +27,7 @@ from serve_app.ingress.fal import (
     webhooks,
 )
 from serve_app.ingress.http.auth import authenticate
-from serve_app.ingress.http.body import read_json
+from serve_app.ingress.http.body import read_model
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_path
@@ -61,11 +60,7 @@ async def token_issued(request: HttpRequest) -> Response:
     """Issue a token; answer with it as a JSON string."""
     context_of(request).route = "fal.token"
     caller = await authenticate(request)
-    body = await read_json(request, MAX_TOKEN_BODY_BYTES)
-    try:
-        wanted = NewToken.model_validate(body)
-    except ValidationError as error:
-        raise invalid_input(error) from None
+    wanted = await read_model(request, NewToken, MAX_TOKEN_BODY_BYTES)
     apps = [*wanted.allowed_apps, *([wanted.app] if wanted.app else [])]
     if not apps:
         message = "allowed_apps should name at least one app"

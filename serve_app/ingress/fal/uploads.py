@@ -11,16 +11,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from serve_app.catalog.fields.pydantic_schema import invalid_input
 from serve_app.domain.errors import FieldProblem, InvalidInput
 from serve_app.domain.upload import Upload
 from serve_app.ingress.http.auth import authenticate, counted_failure
-from serve_app.ingress.http.body import UploadStream, read_json
+from serve_app.ingress.http.body import UploadStream, read_model
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Binary, Time
@@ -197,10 +196,7 @@ async def join(request: HttpRequest) -> Response:
     context_of(request).route = "fal.upload.complete"
     files = services_of(request).files
     upload = await _found(request, in_parts=True)
-    try:
-        joining = CompletedUpload.model_validate(await read_json(request, MAX_CALL_BYTES))
-    except ValidationError as error:
-        raise invalid_input(error) from None
+    joining = await read_model(request, CompletedUpload, MAX_CALL_BYTES)
     etags = {each.number: each.etag.strip('"') for each in joining.parts}
     joined = await files.uploads.join(upload, etags)
     url = file_url(origin_of(request), joined.key)
@@ -300,10 +296,7 @@ ROUTES = [
 async def _offered(request: HttpRequest, *, in_parts: bool) -> tuple[Upload, str]:
     files, origin = services_of(request).files, origin_of(request)
     caller = await authenticate(request)
-    try:
-        initiated = InitiateUpload.model_validate(await read_json(request, MAX_CALL_BYTES))
-    except ValidationError as error:
-        raise invalid_input(error) from None
+    initiated = await read_model(request, InitiateUpload, MAX_CALL_BYTES)
     keep_s = parse_keep_s(request.headers)
     new = NewUpload(caller.tenant, initiated.content_type, initiated.file_name, keep_s)
     await files.check_disk_for_upload()

@@ -10,14 +10,16 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, TypeVar, cast
 
+from pydantic import BaseModel, ValidationError
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.types import Message, Receive
 
+from serve_app.catalog.fields.pydantic_schema import invalid_input
 from serve_app.domain.errors import (
     BodyTooSlow,
     DarkroomError,
@@ -27,6 +29,8 @@ from serve_app.domain.errors import (
 )
 from serve_app.domain.ports import Clock
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 PARSE_IN_THREAD_BYTES = 256 * 1024
 """Size from which a body is parsed in a thread, so that it does not block other calls."""
@@ -81,6 +85,15 @@ async def read_json(request: HttpRequest, max_bytes: int) -> Any:
     if len(raw) > PARSE_IN_THREAD_BYTES:
         return await in_cpu_thread(parse, raw)
     return parse(raw)
+
+
+async def read_model(request: HttpRequest, model: type[ModelT], max_bytes: int) -> ModelT:
+    """Return the body as an instance of ``model``. ``InvalidInput`` as in ``read_json``, and for
+    every field that ``model`` refuses."""
+    try:
+        return model.model_validate(await read_json(request, max_bytes))
+    except ValidationError as error:
+        raise invalid_input(error) from None
 
 
 def parse(raw: bytes) -> Any:

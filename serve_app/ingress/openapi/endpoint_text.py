@@ -82,7 +82,7 @@ def _demo(entry: CatalogEntry) -> Iterator[str]:
     if not entry.demo:
         return
     yield "- **Demo**: a small demo model produces the output. It ignores words it does not know"
-    words = DEMO_WORDS.get(entry.endpoint.category.rpartition("-")[2])
+    words = DEMO_WORDS.get(entry.endpoint.kind)
     if words is not None:
         yield f"- **Words of the demo**: {words}"
 
