@@ -17,6 +17,7 @@ import { Door } from "./interface/door.js";
 import { byId } from "./interface/element.js";
 import { listenForShortcuts } from "./interface/shortcuts.js";
 import { listenForTheme } from "./interface/theme_switch.js";
+import { Views } from "./interface/views.js";
 import { aspectOf } from "./results/aspect.js";
 import { Details } from "./results/details.js";
 import { promptOf } from "./results/sheet.js";
@@ -51,9 +52,13 @@ const act = {
 const details = new Details(api, act, address);
 const stage = new Stage(api, act);
 const recent = new Recent(api, act);
+const views = new Views({ api, act, address, announce, models, follow: moved });
 const door = new Door({
   enter: async (given) => {
-    if (given !== key.value) stage.clear();
+    if (given !== key.value) {
+      stage.clear();
+      views.clear();
+    }
     key.keep(given);
     models.forget();
     await enter();
@@ -67,6 +72,7 @@ const door = new Door({
     forgetDraft();
     recent.stop();
     stage.clear();
+    views.clear();
     door.open();
   },
 });
@@ -156,6 +162,12 @@ async function showLatest() {
   }
 }
 
+/** Goes back to the form, as a new entry of the history. */
+function leaveView() {
+  address.go({ ...Object.fromEntries(Object.keys(address.now).map((name) => [name, null])), model: model?.id ?? null });
+  views.follow(address.now);
+}
+
 function namesOf(endpoint) {
   const { name, demo, makes } = listed.find(({ id }) => id === endpoint) ?? {};
   return { name, demo, makes };
@@ -167,6 +179,7 @@ async function moved() {
   if (given !== null) return openLink(given);
   if (door.isOpen) return;
   const { model: wanted, request, code } = address.now;
+  views.follow(address.now);
   details.follow(request);
   program.follow(code);
   if (wanted !== null && wanted !== model?.id && served().some(({ id }) => id === wanted))
@@ -234,6 +247,7 @@ function ended({ endpoint, input, restored }, { error }) {
 /** Fills the form so that it makes the same result: with the seed that was drawn. */
 async function useAgain({ id, endpoint, input, seed, restored }) {
   const whole = restored ? await wholeInput(id, input) : input;
+  if (views.current !== null) leaveView();
   if (byId("model").value !== endpoint) await choose(endpoint);
   form.fill(seed === undefined || seed === null ? whole : { ...whole, seed });
   form.keep();

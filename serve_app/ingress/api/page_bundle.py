@@ -1,15 +1,16 @@
-"""Bundle of the page's modules in one script.
+"""Bundles of the page's modules.
 
 The page is written as plain ES modules. Over a slow connection, each level of their imports costs
-a round trip, and a browser opens six connections at most. One script needs one round trip. The
-modules are also served one by one.
+a round trip, and a browser opens six connections at most. One script needs one round trip. What
+is imported by a call, as ``import("./gallery/gallery.js")``, is a bundle of its own, which the
+browser loads when it is needed. The modules are also served one by one.
 """
 
 from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 _IMPORT = re.compile(
     r'^import\s+(?:\{(?P<names>[^}]*)\}|\*\s+as\s+(?P<all>\w+))\s+from\s+"(?P<path>\.[^"]*)";$',
@@ -18,22 +19,53 @@ _IMPORT = re.compile(
 _EXPORT = re.compile(
     r"^export\s+(?P<kept>(?:async\s+)?(?:function\*?|class|const)\s+(?P<name>\w+))", re.MULTILINE
 )
+_LATE = re.compile(r'\bimport\("(?P<path>\.[^"]*)"\)')
 _LEFT = re.compile(r'^(?:import\b.*["\']\.|export\b).*$', re.MULTILINE)
 
 
-def script_of(files: Mapping[str, str], main: str) -> str:
-    """One module with ``main`` and all that it imports. ``files``: path → source.
+def bundles_of(files: Mapping[str, str], main: str, name: str) -> Mapping[str, str]:
+    """Bundles by path: ``name`` with the module ``main`` and all that it imports, and one for each
+    module that is imported by a call. ``files``: path → source.
 
-    Each module becomes a function that returns its exports, so that names do not meet. Raises
-    ``ValueError`` for a cycle, and for a form of import or export that the page does not use.
+    Each module becomes a function that returns its exports, so that names do not meet. A module is
+    run once: other bundles import it from the first one. Raises ``ValueError`` for a cycle, and for
+    a form of import or export that the page does not use.
     """
-    parts: list[str] = []
     numbers: dict[str, int] = {}
+    text, late = _bundle(files, main, numbers, name)
+    bundles = {name: f"{text}\nexport {{ {_names(numbers.values())} }};\n"}
+    for path in sorted(late):
+        known = dict(numbers)
+        text, later = _bundle(files, path, known, place := late_bundle(path))
+        if later:
+            raise ValueError(f"{path}: only modules of the first bundle may import by a call")
+        shared = [numbers[each] for each in sorted(_needed(files, path)) if each in numbers]
+        first = posixpath.relpath(name, posixpath.dirname(place))
+        names = _exports(files[path])
+        bundles[place] = (
+            f'import {{ {_names(shared)} }} from "{_relative(first)}";\n{text}\n'
+            f"export const {{ {', '.join(names)} }} = module{known[path]};\n"
+        )
+    return bundles
+
+
+def late_bundle(path: str) -> str:
+    """Path of the bundle of a module that is imported by a call."""
+    return f"{path.removesuffix('.js')}.bundle.js"
+
+
+def _bundle(
+    files: Mapping[str, str], main: str, numbers: dict[str, int], place: str
+) -> tuple[str, set[str]]:
+    """Text of the modules that have no number yet, and the paths that they import by a call."""
+    parts: list[str] = []
+    late: set[str] = set()
     for path in _in_order(files, main, ()):
         if path not in numbers:
             numbers[path] = len(numbers)
-            parts.append(_function(path, files[path], numbers))
-    return "\n".join(parts)
+            late.update(_target(path, each["path"]) for each in _LATE.finditer(files[path]))
+            parts.append(_function(path, files[path], numbers, place))
+    return "\n".join(parts), late
 
 
 def _in_order(files: Mapping[str, str], path: str, above: tuple[str, ...]) -> Iterator[str]:
@@ -45,19 +77,38 @@ def _in_order(files: Mapping[str, str], path: str, above: tuple[str, ...]) -> It
     yield path
 
 
-def _function(path: str, source: str, numbers: Mapping[str, int]) -> str:
-    exports = [found["name"] for found in _EXPORT.finditer(source)]
+def _needed(files: Mapping[str, str], path: str) -> set[str]:
+    return set(_in_order(files, path, ()))
 
+
+def _function(path: str, source: str, numbers: Mapping[str, int], place: str) -> str:
     def bound(found: re.Match[str]) -> str:
         names = found["all"] or f"{{{(found['names'] or '').replace(' as ', ': ')}}}"
         return f"const {names} = module{numbers[_target(path, found['path'])]};"
 
+    def called(found: re.Match[str]) -> str:
+        target = late_bundle(_target(path, found["path"]))
+        return f'import("{_relative(posixpath.relpath(target, posixpath.dirname(place)))}")'
+
     body = _EXPORT.sub(lambda found: found["kept"], _IMPORT.sub(bound, source))
     if left := _LEFT.search(body):
         raise ValueError(f"{path}: this form is not bundled: {left[0]}")
-    returned = f"return {{ {', '.join(exports)} }};"
+    body = _LATE.sub(called, body)
+    returned = f"return {{ {', '.join(_exports(source))} }};"
     return f"// {path}\nconst module{numbers[path]} = (() => {{\n{body}\n{returned}\n}})();\n"
+
+
+def _exports(source: str) -> list[str]:
+    return [found["name"] for found in _EXPORT.finditer(source)]
+
+
+def _names(numbers: Iterable[int]) -> str:
+    return ", ".join(f"module{each}" for each in numbers)
 
 
 def _target(path: str, relative: str) -> str:
     return posixpath.normpath(posixpath.join(posixpath.dirname(path), relative))
+
+
+def _relative(path: str) -> str:
+    return path if path.startswith(".") else f"./{path}"

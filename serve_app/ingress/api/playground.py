@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from serve_app.domain.errors import NotFound
-from serve_app.ingress.api.page_bundle import script_of
+from serve_app.ingress.api.page_bundle import bundles_of
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import services_of
@@ -140,14 +140,15 @@ def _origins(config: Config) -> Iterator[str]:
 
 @functools.cache
 def _files() -> Mapping[str, PageFile]:
-    """All files of the page by path, read once, with the two bundles. Reading blocks."""
+    """All files of the page by path, read once, with the bundles. Reading blocks."""
     texts = {
         path.relative_to(FOLDER).as_posix(): path.read_text(encoding="utf-8")
         for path in FOLDER.rglob("*")
         if path.suffix in TYPES
     }
-    bundles = {SCRIPT: script_of(texts, MAIN), STYLES: "\n".join(texts[each] for each in SHEETS)}
-    return {name: _file(name, text.encode()) for name, text in (texts | bundles).items()}
+    styles = {STYLES: "\n".join(texts[each] for each in SHEETS)}
+    made = {**texts, **bundles_of(texts, MAIN, SCRIPT), **styles}
+    return {name: _file(name, text.encode()) for name, text in made.items()}
 
 
 def _file(name: str, content: bytes) -> PageFile:

@@ -1,7 +1,7 @@
 // The page's address: chosen model and open dialog, so that Back, Forward and links work.
 
-/** Address after the `#`: `{model, request, code}`; a missing one is null. `moved()` is called after
- * Back, Forward, or a change by hand. */
+/** Address after the `#`: `{view, model, request, code}`, of which a missing one is null, and what the
+ * view adds. `moved()` is called after Back, Forward, a link, or a change by hand. */
 export class Address {
   constructor(moved) {
     addEventListener("popstate", moved);
@@ -9,7 +9,7 @@ export class Address {
 
   get now() {
     const given = new URLSearchParams(location.hash.slice(1));
-    return { model: given.get("model"), request: given.get("request"), code: given.get("code") };
+    return { view: null, model: null, request: null, code: null, ...Object.fromEntries(given) };
   }
 
   /** Changes parts of the address, as a new entry of the history. */

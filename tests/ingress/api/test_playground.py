@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.ingress.api.page_bundle import script_of
+from serve_app.ingress.api.page_bundle import bundles_of
 from serve_app.ingress.api.playground import FOLDER, SCRIPT, SHEETS, STYLES, TYPES, policy
 from serve_app.settings import Config
 from tests.ingress.house import ORIGIN, House, built
@@ -129,8 +129,10 @@ def test_the_page_s_addresses_are_relative_so_that_a_proxy_may_put_it_under_a_pr
     assert all(each.startswith("page/") for each in named)
 
 
-def test_every_style_sheet_is_in_the_bundle() -> None:
-    assert sorted(SHEETS) == [each for each in NAMES if each.endswith(".css")]
+def test_every_style_sheet_is_in_the_bundle_or_beside_the_module_of_a_view() -> None:
+    views = (FOLDER / "interface/views.js").read_text(encoding="utf-8")
+    of_views = re.findall(r'styles: "([^"]+)"', views)
+    assert sorted([*SHEETS, *of_views]) == [each for each in NAMES if each.endswith(".css")]
 
 
 async def test_a_browser_gets_the_page_compressed(stranger: httpx.AsyncClient) -> None:
@@ -156,12 +158,32 @@ def test_a_bundle_runs_modules_after_those_that_they_import_and_keeps_their_name
         "export function one() { return kept; }\n",
         "a/two.js": "const kept = 2;\nexport const value = kept;\n",
     }
-    bundle = script_of(files, "app.js")
+    bundle = bundles_of(files, "app.js", "bundle.js")["bundle.js"]
     places = [bundle.index(f"// {name}") for name in ("a/two.js", "a/one.js", "app.js")]
     assert places == sorted(places)
     assert "const {one: first} = module1;" in bundle.replace("{ ", "{").replace(" }", "}")
     assert "const two = module0;" in bundle
-    assert not re.search(r"^(import|export)\b", bundle, re.MULTILINE)
+    assert re.findall(r"^(?:import|export)\b.*", bundle, re.MULTILINE) == [
+        "export { module0, module1, module2 };"
+    ]
+
+
+def test_what_is_imported_by_a_call_is_a_bundle_that_runs_no_module_again() -> None:
+    files = {
+        "app.js": 'import { one } from "./a/one.js";\nconst later = () => import("./b/late.js");\n',
+        "a/one.js": "export const one = 1;\n",
+        "b/late.js": 'import { one } from "../a/one.js";\nimport { own } from "./own.js";\n'
+        "export function open() { return one + own; }\n",
+        "b/own.js": "export const own = 2;\n",
+    }
+    bundles = bundles_of(files, "app.js", "bundle.js")
+    assert set(bundles) == {"bundle.js", "b/late.bundle.js"}
+    assert 'import("./b/late.bundle.js")' in bundles["bundle.js"]
+    late = bundles["b/late.bundle.js"]
+    assert late.startswith('import { module0 } from "../bundle.js";')
+    assert "export const { open } = module3;" in late
+    assert "// a/one.js" not in late
+    assert "// b/own.js" in late
 
 
 @pytest.mark.parametrize(
@@ -174,7 +196,7 @@ def test_a_bundle_runs_modules_after_those_that_they_import_and_keeps_their_name
 )
 def test_a_form_that_cannot_be_bundled_is_an_error(source: str, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
-        script_of({"app.js": source}, "app.js")
+        bundles_of({"app.js": source}, "app.js", "bundle.js")
 
 
 async def test_the_root_still_answers_calls_as_fal_does(client: httpx.AsyncClient) -> None:

@@ -1,0 +1,89 @@
+// Views of the page beside the form: each is a bundle of its own, loaded when it is first opened.
+
+import { BASE } from "../client/api.js";
+import { byId, element } from "./element.js";
+
+/** Modules of the views. Each exports `open(host, page)`, which fills `host` and returns the view:
+ * `{follow(address), leave()}`. Styles: the file beside the module with the suffix `.css`. */
+const MODULES = {
+  gallery: { load: () => import("../gallery/gallery.js"), styles: "gallery/gallery.css" },
+};
+
+/** The views. `page` has what they use of the page: see `app.js`. */
+export class Views {
+  #page;
+  #opened = new Map(); // name → {host, view}
+  #current = null;
+
+  constructor(page) {
+    this.#page = page;
+  }
+
+  get current() {
+    return this.#current;
+  }
+
+  /** Shows the view of the address, or the form if the address names none. */
+  async follow(address) {
+    const name = address.view in MODULES ? address.view : null;
+    if (this.#current !== name) this.#leave();
+    this.#current = name;
+    byId("work").hidden = name !== null;
+    byId("views").hidden = name === null;
+    for (const link of document.querySelectorAll("header nav a")) {
+      const here = (link.dataset.view ?? null) === name;
+      if (here) link.setAttribute("aria-current", "page");
+      else link.removeAttribute("aria-current");
+    }
+    if (name === null) return;
+    for (const [each, { host }] of this.#opened) host.hidden = each !== name;
+    const opened = this.#opened.get(name) ?? (await this.#open(name));
+    // The user may have gone on while the view was loading.
+    if (this.#current === name) opened?.view.follow(address);
+  }
+
+  /** Forgets all views and what they show, as when another key is used. */
+  clear() {
+    this.#leave();
+    for (const { host } of this.#opened.values()) host.remove();
+    this.#opened.clear();
+  }
+
+  #leave() {
+    this.#opened.get(this.#current)?.view?.leave();
+  }
+
+  async #open(name) {
+    const host = element("main", { class: `view ${name}`, tabindex: -1 });
+    const opened = { host, view: { follow() {}, leave() {} } };
+    this.#opened.set(name, opened);
+    byId("views").append(host);
+    host.append(element("p", { class: "help" }, "Loading …"));
+    try {
+      const [module] = await Promise.all([MODULES[name].load(), styled(MODULES[name].styles)]);
+      host.replaceChildren();
+      opened.view = module.open(host, this.#page);
+      return opened;
+    } catch {
+      this.#opened.delete(name);
+      const again = () => {
+        host.remove();
+        if (this.#current === name) this.#page.follow();
+      };
+      host.replaceChildren(
+        element("p", { class: "problem" }, "This part of the page could not be loaded."),
+        element("button", { type: "button", class: "quiet", click: again }, "Try again"),
+      );
+      return null;
+    }
+  }
+}
+
+/** Loads a style sheet of the page; resolves when it is in force. */
+function styled(path) {
+  return new Promise((resolve, reject) => {
+    const href = new URL(`page/${path}`, BASE);
+    const link = element("link", { rel: "stylesheet", href, load: resolve, error: reject });
+    document.head.append(link);
+  });
+}

@@ -1,0 +1,55 @@
+"""Views of the page that are loaded when they are first opened."""
+
+from __future__ import annotations
+
+from playwright.sync_api import Page, expect
+
+from tests.page.darkroom import PageDarkroom
+from tests.page.reader import Reader, expect_images
+
+
+def test_the_gallery_is_loaded_when_it_is_opened_and_back_returns_to_the_form(
+    reader: Reader,
+) -> None:
+    expect_images(reader.generate("a hill"), 1)
+    fetched: list[str] = []
+    reader.page.on("request", lambda sent: fetched.append(sent.url))
+    reader.page.get_by_role("link", name="Gallery").click()
+    expect(reader.page.get_by_role("heading", name="Gallery")).to_be_visible()
+    expect(reader.page.get_by_role("link", name="a hill")).to_be_visible()
+    expect(reader.page.get_by_role("button", name="Generate")).to_be_hidden()
+    assert any(each.endswith("gallery.bundle.js") for each in fetched)
+    assert not any(each.endswith("/element.js") for each in fetched)
+    reader.page.go_back()
+    expect(reader.page.get_by_role("button", name="Generate")).to_be_visible()
+    expect(reader.sheets).to_have_count(1)
+
+
+def test_a_view_that_could_not_be_loaded_can_be_tried_again(reader: Reader) -> None:
+    reader.page.route("**/gallery.css", lambda route: route.abort())
+    reader.page.get_by_role("link", name="Gallery").click()
+    again = reader.page.get_by_role("button", name="Try again")
+    expect(again).to_be_visible()
+    reader.page.unroute_all()
+    again.click()
+    expect(reader.page.get_by_role("heading", name="Gallery")).to_be_visible()
+
+
+def test_a_result_of_the_gallery_can_be_used_again_in_the_form(reader: Reader) -> None:
+    expect_images(reader.generate("a hill"), 1)
+    reader.page.get_by_role("link", name="Gallery").click()
+    reader.page.get_by_role("link", name="a hill").click()
+    reader.page.get_by_role("dialog").get_by_role("button", name="Use this input").click()
+    expect(reader.field("prompt")).to_have_value("a hill")
+    expect(reader.page.get_by_role("dialog")).to_be_hidden()
+
+
+def test_another_key_sees_nothing_of_a_view_that_was_open(page: Page, served: PageDarkroom) -> None:
+    reader = Reader(page, served)
+    reader.enter()
+    expect_images(reader.generate("a hill"), 1)
+    page.get_by_role("link", name="Gallery").click()
+    expect(page.get_by_role("link", name="a hill")).to_be_visible()
+    page.get_by_role("button", name="API key").click()
+    page.get_by_role("button", name="Forget this key").click()
+    expect(page.get_by_role("link", name="a hill")).to_have_count(0)
