@@ -20,6 +20,7 @@ OUTCOME = Outcome(output={"images": [{"url": "none"}]}, usage=Usage(0.001, 1, 1.
 
 class NoTerms:
     files_url = ""
+    describe_files = False
 
     def endpoint(self, endpoint_id: str) -> Endpoint | None:
         del endpoint_id
@@ -36,6 +37,13 @@ class NoTerms:
 
     def snapshot_url(self, key: str) -> str:
         return key
+
+    def unfit(self, named: frozenset[str], device_bytes: int) -> frozenset[str]:
+        del named, device_bytes
+        return frozenset()
+
+    async def refresh(self) -> None:
+        """The catalogue does not change."""
 
 
 class NoDeaths:
