@@ -32,6 +32,7 @@ from serve_app.domain.request import (
     NewRequest,
     NewShareLink,
     Request,
+    RequestEstimate,
     RequestFilter,
     ShareLink,
     State,
@@ -277,6 +278,10 @@ class Queue(LeasePort, Protocol):
     async def waiting(self, request: Request) -> Waiting:
         """Position in the queue, the reason, and expected start and end. From memory, at most a
         second old."""
+        ...
+
+    async def estimate(self, new: NewRequest) -> RequestEstimate:
+        """What ``new`` would wait for and take. It is not stored. From memory, as ``waiting``."""
         ...
 
     async def ends_at(self, request: Request) -> datetime | None:

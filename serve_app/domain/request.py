@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import IntEnum, StrEnum
 from typing import Any
 
@@ -159,6 +159,29 @@ class NewRequest:
     answered_at_end: bool = False  # nobody is told of it before its end, nor finds it again
     trace: str = ""  # W3C trace context, see ``telemetry/trace_context.py``
 
+    def as_queued(self, now: datetime) -> Request:
+        """The request as it is stored, with its whole input, when it is not coalesced."""
+        within = self.end_within_s
+        return Request(
+            id=self.id,
+            tenant=self.tenant,
+            endpoint=self.endpoint,
+            pool=self.pool,
+            state=State.QUEUED,
+            input=self.input,
+            priority=self.priority,
+            attempt=0,
+            failures=0,
+            created_at=now,
+            alone=self.alone,
+            end_by=None if within is None else now + timedelta(seconds=within),
+            work=self.work,
+            previews=self.previews,
+            forgetting=None if self.store_io else Redacted.INPUT,
+            retries_left=self.retries,
+            trace=self.trace,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
@@ -218,6 +241,14 @@ class Waiting:
     share: float | None = None  # of that stage: downloads by bytes, starts by their usual time
     starts_at: datetime | None = None  # expected, UTC, never in the past; None: unknown
     ends_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestEstimate:
+    """What a request would wait for, and take, if it was submitted now."""
+
+    waiting: Waiting
+    runs_s: float | None  # on a replica with its weights; None: none of its endpoint has ended
 
 
 class CancelVerdict(StrEnum):

@@ -24,6 +24,7 @@ from serve_app.ingress.mcp import routes as mcp
 from serve_app.ingress.openai import routes as openai
 from serve_app.ingress.openapi import routes as openapi
 from serve_app.ingress.openapi.document import ApiDocument
+from serve_app.ingress.page import routes as page
 from serve_app.ingress.realtime import websocket
 from serve_app.ingress.replicate import routes as replicate
 from serve_app.ingress.services.services import Services
@@ -41,6 +42,7 @@ def create_app() -> Starlette:
             *fal.ROUTES,
             *openapi.ROUTES,
             *api.ROUTES,
+            *page.ROUTES,
             *openai.ROUTES,
             *replicate.ROUTES,
             *mcp.ROUTES,

@@ -137,6 +137,7 @@ class PostgresQueue:
         self.changed = state.requests.changed
         self.preview = PreviewCache(database, state.requests).preview
         self.waiting = state.stats.waiting
+        self.estimate = state.stats.estimate
         self.ends_at = state.stats.ends_at
         self.log = parts.log.log
         self.lines = parts.log.lines

@@ -182,3 +182,32 @@ async def test_the_demand_says_how_long_the_queued_requests_take(make: Make) -> 
         return demand.queued == 3 and demand.queued_s == pytest.approx(68.0)
 
     await eventually(known)
+
+
+async def test_an_estimate_is_what_a_request_would_learn_if_it_was_submitted(make: Make) -> None:
+    queue = await make(CALM)
+    await learned(queue, 100.0)
+    await submitted(queue, 3, work=10.0)
+    running: Lease = (await queue.ask(ask(1))).leases[0]
+    await knows(queue, running)
+    wanted = new(work=20.0)
+
+    async def is_known() -> bool:
+        found = await queue.estimate(wanted)
+        starts_s = seconds(found.waiting.starts_at)
+        return found.waiting.position == 2 and 250 < starts_s < 310
+
+    await eventually(is_known, patience_s=30.0)
+    estimated = await queue.estimate(wanted)
+    assert estimated.runs_s == pytest.approx(200.0, rel=0.15)
+    last = await queue.submit(wanted)
+    assert last.id == wanted.id  # the estimate stored nothing
+    waiting = await waits_until(queue, last.id, lambda it: 250 < seconds(it.starts_at) < 310)
+    assert waiting.reason is estimated.waiting.reason
+
+
+async def test_an_estimate_of_an_endpoint_that_has_never_run_has_no_seconds(make: Make) -> None:
+    queue = await make(CALM)
+    estimated = await queue.estimate(new())
+    assert estimated.runs_s is None
+    assert (await queue.demand()).get(POOL) is None or (await queue.demand())[POOL].queued == 0

@@ -17,8 +17,8 @@ from serve_app.domain.request import (
     LogLine,
     NewRequest,
     Priority,
-    Redacted,
     Request,
+    RequestEstimate,
     State,
     Waiting,
     WaitReason,
@@ -50,27 +50,8 @@ class ClientSide(QueueRows):
             message = f"{waiting} requests are waiting, and you allow {most_queued}."
             raise Overloaded(message, UNKNOWN_RETRY_S, "client_limit")
         self._refuse_past_bytes(new)
-        request = Request(
-            id=new.id,
-            tenant=new.tenant,
-            endpoint=new.endpoint,
-            pool=new.pool,
-            state=State.QUEUED,
-            input=dict(EncodedInput(new.input).summary),
-            priority=new.priority,
-            alone=new.alone,
-            previews=new.previews,
-            attempt=0,
-            failures=0,
-            created_at=self._clock.now(),
-            work=new.work,
-            forgetting=None if new.store_io else Redacted.INPUT,
-            retries_left=new.retries,
-            trace=new.trace,
-        )
-        if new.end_within_s is not None:
-            end_by = request.created_at + timedelta(seconds=new.end_within_s)
-            request = replace(request, end_by=end_by)
+        request = new.as_queued(self._clock.now())
+        request = replace(request, input=dict(EncodedInput(new.input).summary))
         row = Row(request, len(self._rows), new, self._lanes.add(new))
         self._rows[new.id] = row
         leader = self._repeats.leader(new, self._rows.values())
@@ -138,7 +119,16 @@ class ClientSide(QueueRows):
         await self._look()
         if request.follows is not None:
             return await self._following(self._rows[request.follows].request)
-        rows = self._queue(request.pool)
+        return self._waiting(request, self._queue(request.pool))
+
+    async def estimate(self, new: NewRequest) -> RequestEstimate:
+        await self._look()
+        request = new.as_queued(self._clock.now())
+        row = Row(request, len(self._rows), new, self._lanes.add(new))
+        waiting = self._waiting(request, [*self._queue(new.pool), row])
+        return RequestEstimate(waiting, self._lanes.takes_s(request))
+
+    def _waiting(self, request: Request, rows: Sequence[Row]) -> Waiting:
         order = [start.queued.id for start in self._lanes.order(request.pool, rows)]
         position = order.index(request.id) if request.id in order else 0
         waiting = self._reason(request, position)

@@ -148,7 +148,7 @@ async def models(request: HttpRequest) -> Response:
     found = [each for each in _after(request, list(services.catalog)) if _wanted(request, each)]
     page = found[:limit]
     origin = origin_of(request)
-    held = await _held(services)
+    held = await held_weights(services)
     listed = [_model(each, origin, held) for each in page]
     if _expand(request):
         await in_cpu_thread(_describe, listed, page, document_of(request), origin)
@@ -237,8 +237,9 @@ Held = Mapping[WeightsState, Collection[str]]
 """Endpoints whose weights some replica holds, by where they are."""
 
 
-async def _held(services: Services) -> Held | None:
-    """None while the database does not answer: the catalog is listed nevertheless."""
+async def held_weights(services: Services) -> Held | None:
+    """What ready replicas hold. None while the database does not answer: the catalog is listed
+    nevertheless."""
     try:
         replicas = await services.health.replicas()
     except DatabaseUnavailable:
@@ -250,7 +251,8 @@ async def _held(services: Services) -> Held | None:
     }
 
 
-def _state(entry: CatalogEntry, held: Held | None) -> WeightsState:
+def weights_state(entry: CatalogEntry, held: Held | None) -> WeightsState:
+    """Where the endpoint's weights are."""
     if entry.missing:
         return "not_served"
     if held is None:
@@ -277,7 +279,7 @@ def _model(entry: CatalogEntry, origin: str, held: Held | None) -> Model:
         "darkroom_demo": entry.demo,
         "darkroom": {
             "served": not entry.missing,
-            "state": _state(entry, held),
+            "state": weights_state(entry, held),
             "kind": endpoint.kind,
             "readme": entry.source.readme,
             "reason": entry.missing or None,

@@ -16,13 +16,13 @@ from typing_extensions import TypedDict
 from serve_app.domain.errors import NotFound
 from serve_app.domain.lease import Demand, ReplicaStage
 from serve_app.ingress.api import (
+    estimates,
     files,
     gallery,
     keys,
     model_entries,
     models,
     operations,
-    playground,
     request_history,
     requests,
     shares,
@@ -227,7 +227,6 @@ CHECK_READY = Operation(
 
 ROUTES = [
     *files.ROUTES,
-    *playground.ROUTES,
     *gallery.ROUTES,  # before the routes of one request
     *zip_files.ROUTES,
     *shares.ROUTES,
@@ -237,6 +236,7 @@ ROUTES = [
     *webhooks.ROUTES,
     *model_entries.ROUTES,
     *models.ROUTES,
+    *estimates.ROUTES,
     *usage.ROUTES,
     *warm.ROUTES,
     *request_history.ROUTES,

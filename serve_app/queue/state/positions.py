@@ -109,7 +109,7 @@ class Positions:
     def stored(self, request: Request, before: int, own_before: int) -> None:
         """Note a new queued request, with the approximate number of requests ahead of it."""
         ahead = self._left[request.pool] + before
-        self._places[request.id] = self._guess(request.pool, ahead, own_before)
+        self._places[request.id] = self.guess(request.pool, ahead, own_before)
         # Its position is read in the next seconds, as if a client had asked for it.
         now = self._clock.monotonic()
         self._looked_at[request.id] = (request.pool, now - LOOKED_AT_S + NEW_S)
@@ -132,7 +132,7 @@ class Positions:
         known = self._places.get(request.id)
         if known is not None:
             return known.after(self._left[request.pool])
-        return self._guess(request.pool, *behind())
+        return self.guess(request.pool, *behind())
 
     async def refresh(self) -> None:
         now = self._clock.monotonic()
@@ -142,7 +142,8 @@ class Positions:
         if now - self._read_at > EASE * self._took_s:
             await self._read()
 
-    def _guess(self, pool: str, ahead: int, own_ahead: int) -> QueuePosition:
+    def guess(self, pool: str, ahead: int, own_ahead: int) -> QueuePosition:
+        """Position behind so many requests, as if each took the pool's mean time."""
         each_s = self._costs.mean_s(pool)
         return QueuePosition(ahead, ahead * each_s, own_ahead, own_ahead * each_s)
 

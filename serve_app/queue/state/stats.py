@@ -15,14 +15,21 @@ from serve_app.domain.errors import DarkroomError, Overloaded, RequestNotFound, 
 from serve_app.domain.lease import Demand, Presence, ReplicaStage
 from serve_app.domain.ports import Clock
 from serve_app.domain.progress import from_plain
-from serve_app.domain.request import Request, State, Waiting, WaitReason
+from serve_app.domain.request import (
+    NewRequest,
+    Request,
+    RequestEstimate,
+    State,
+    Waiting,
+    WaitReason,
+)
 from serve_app.postgres.database import Database
 from serve_app.queue.fairness.pauses import Pauses
 from serve_app.queue.state.cold_start import ColdStage
 from serve_app.queue.state.counters import Counters, Throughput
 from serve_app.queue.state.demand import DemandReader
 from serve_app.queue.state.eta import EtaModel
-from serve_app.queue.state.positions import Positions
+from serve_app.queue.state.positions import Positions, QueuePosition
 from serve_app.queue.state.request_cache import RequestCache
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
@@ -305,11 +312,24 @@ class QueueStats:
             return coalesced_waiting(leader, await self._waiting(leader), None)
         return coalesced_waiting(leader, None, await self.ends_at(leader))
 
+    async def estimate(self, new: NewRequest) -> RequestEstimate:
+        """What ``new`` would wait for, and take, if it was submitted now."""
+        self._queued.change(new.pool, new.tenant, new.endpoint, 1)
+        ahead, own_ahead = self._queued.before_the_last(new.pool, new.tenant)
+        self._queued.change(new.pool, new.tenant, new.endpoint, -1)
+        request = new.as_queued(self._clock.now())
+        place = self._positions.guess(new.pool, ahead, own_ahead)
+        return RequestEstimate(self._waiting_at(request, place), self._eta.until_end_s(request))
+
     async def _waiting(self, request: Request) -> Waiting:
-        pool, tenant, eta = request.pool, request.tenant, self._eta
+        pool, tenant = request.pool, request.tenant
         place = await self._positions.of(
             request, lambda: self._queued.before_the_last(pool, tenant)
         )
+        return self._waiting_at(request, place)
+
+    def _waiting_at(self, request: Request, place: QueuePosition) -> Waiting:
+        pool, eta = request.pool, self._eta
         why = self._why(request)
         if why.reason is WaitReason.PAUSED:
             return Waiting(place.position, why.reason)

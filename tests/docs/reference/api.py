@@ -41,7 +41,11 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Endpoints", (r"/((queue|run)/)?fal-ai/.*",)),
     (
         "Requests",
-        (r"/v1/requests(/\{request_id\}(/(events|preview|cancel))?)?", r"/v1/models/req.*"),
+        (
+            r"/v1/requests(?!/\{request_id\}/(requeue|fail|webhook)).*",
+            r"/v1/(estimate|shares?.*)",
+            r"/v1/models/req.*",
+        ),
     ),
     (
         "Models and usage",

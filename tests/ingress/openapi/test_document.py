@@ -14,12 +14,12 @@ from openapi_spec_validator import OpenAPIV30SpecValidator, validate
 from starlette.routing import Route
 
 from serve_app.catalog.catalog import Catalog, load
-from serve_app.ingress.api import playground
 from serve_app.ingress.app import create_app
 from serve_app.ingress.http.json_schema import components
 from serve_app.ingress.http.openapi import pascal
 from serve_app.ingress.http.routing import SegmentRouter
 from serve_app.ingress.openapi.document import PATH, ApiDocument
+from serve_app.ingress.page import routes as page
 from tests.ingress.house import DEMO, House
 
 ORIGIN = "http://testserver"
@@ -57,7 +57,7 @@ def test_every_route_is_in_it(document: dict[str, Any], routes: Sequence[Route])
         path = re.sub(r":\w+}", "}", route.path)
         if path in CALLS or path.endswith("/{rest}"):  # these only answer "not found"
             continue
-        if route in playground.ROUTES:  # for browsers
+        if route in page.ROUTES:  # for browsers
             continue
         assert path in paths
         if path in ("/rest/{path}", "/cdn/{path}"):

@@ -15,8 +15,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from serve_app.domain.errors import NotFound
-from serve_app.ingress.api.page_bundle import bundles_of
 from serve_app.ingress.http.context import context_of
+from serve_app.ingress.page.bundle import bundles_of
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import services_of
 from serve_app.settings import Config

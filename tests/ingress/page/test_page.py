@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.ingress.api.page_bundle import bundles_of
-from serve_app.ingress.api.playground import FOLDER, SCRIPT, SHEETS, STYLES, TYPES, policy
+from serve_app.ingress.page.bundle import bundles_of
+from serve_app.ingress.page.routes import FOLDER, SCRIPT, SHEETS, STYLES, TYPES, policy
 from serve_app.settings import Config
 from tests.ingress.house import ORIGIN, House, built
 

@@ -1,0 +1,95 @@
+"""``/v1/estimate``: what a request would wait for, and take, before it is submitted."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from serve_app.ingress.api.models import WeightsState, held_weights, weights_state
+from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http.body import read_model
+from serve_app.ingress.http.context import context_of
+from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer
+from serve_app.ingress.services.services import services_of
+from serve_app.ingress.submission import submission
+from serve_app.ingress.submission.options import parse_options
+from serve_app.ingress.submission.rendering import WaitingStatus, round_significant, waiting_body
+
+
+class PlannedRequest(BaseModel):
+    """Request that is not submitted."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    endpoint_id: str
+    input: Annotated[
+        dict[str, Any], Field(description="Checked as the body of a submit would be.")
+    ] = {}
+
+
+class PlannedTimes(TypedDict):
+    """Times in seconds from now; null: not known."""
+
+    endpoint_id: str
+    weights: Annotated[WeightsState, Field(description="Where its weights are: see `/v1/models`.")]
+    queue_position: Annotated[int, Field(description="Requests before it.")]
+    waiting: Annotated[
+        WaitingStatus | None, Field(description="Why it would wait. Null: it would start at once.")
+    ]
+    starts_in_s: float | None
+    runs_s: Annotated[
+        float | None,
+        Field(description="On a replica that holds the weights. Null: none has run here yet."),
+    ]
+    ends_in_s: float | None
+
+
+async def estimate(request: HttpRequest) -> Response:
+    """Estimate when a request would start and end. Nothing is stored."""
+    context_of(request).route = "v1.estimate"
+    caller = await authenticate(request)
+    services = services_of(request)
+    planned = await read_model(request, PlannedRequest, services.config.limits.max_body_bytes)
+    new = await submission.validate(
+        services,
+        caller.tenant,
+        planned.endpoint_id,
+        planned.input,
+        parse_options(request, caller),
+        request_id=context_of(request).request_id,
+    )
+    found = await services.queue.estimate(new)
+    waiting, now = found.waiting, services.clock.now()
+    starts_in_s = _seconds_until(waiting.starts_at, now)
+    entry = services.catalog.get(planned.endpoint_id)
+    body: PlannedTimes = {
+        "endpoint_id": planned.endpoint_id,
+        "weights": weights_state(entry, await held_weights(services)),
+        "queue_position": waiting.position,
+        "waiting": None if starts_in_s == 0 else waiting_body(waiting),
+        "starts_in_s": starts_in_s,
+        "runs_s": round_significant(found.runs_s),
+        "ends_in_s": _seconds_until(waiting.ends_at, now),
+    }
+    return json_reply(body)
+
+
+def _seconds_until(at: datetime | None, now: datetime) -> float | None:
+    return None if at is None else round_significant(max(0.0, (at - now).total_seconds()))
+
+
+ESTIMATE = Operation(
+    "estimateRequest",
+    "Estimate when a request would start and end, without submitting it",
+    {200: answer("The times, as far as they are known.", PlannedTimes)},
+    errors=(404, 413, 422, 503),
+    body=PlannedRequest,
+)
+
+ROUTES = [DocumentedRoute("/v1/estimate", estimate, {"POST": ESTIMATE})]

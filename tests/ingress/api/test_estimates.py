@@ -1,0 +1,61 @@
+"""Estimates of requests that are not submitted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+
+from tests.ingress.fal.test_submit import completed, submit
+from tests.ingress.house import House
+
+PROBE = "test/probe"
+
+
+async def estimated(client: httpx.AsyncClient, **input: Any) -> dict[str, Any]:
+    answer = await client.post("/v1/estimate", json={"endpoint_id": PROBE, "input": input})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def test_an_estimate_knows_the_seconds_once_a_request_has_run_and_stores_nothing(
+    client: httpx.AsyncClient,
+) -> None:
+    assert (await estimated(client))["runs_s"] is None
+    await completed(client, await submit(client))
+    found = await estimated(client)
+    assert (found["endpoint_id"], found["queue_position"]) == (PROBE, 0)
+    assert found["runs_s"] > 0
+    assert (found["starts_in_s"], found["waiting"]) == (0, None)
+    assert found["ends_in_s"] >= found["runs_s"] * 0.99
+    assert found["weights"] in {"hot", "warm", "cold"}
+    assert len((await client.get("/v1/requests")).json()["requests"]) == 1
+
+
+async def test_an_estimate_says_why_a_request_would_wait(client: httpx.AsyncClient) -> None:
+    await completed(client, await submit(client))
+    paused = await client.put(f"/v1/endpoints/{PROBE}/pause")
+    assert paused.status_code == 200, paused.text
+    found = await estimated(client)
+    assert found["waiting"]["reason"] == "paused"
+    assert found["starts_in_s"] is None
+
+
+async def test_an_input_that_a_submit_refuses_has_no_estimate(client: httpx.AsyncClient) -> None:
+    body: dict[str, Any] = {
+        "endpoint_id": "fal-ai/flux/schnell",
+        "input": {"prompt": "a hill", "num_inference_steps": "many"},
+    }
+    answer = await client.post("/v1/estimate", json=body)
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["loc"][-1] == "num_inference_steps"
+    answer = await client.post("/v1/estimate", json={"endpoint_id": "no/such"})
+    assert answer.status_code == 404
+    answer = await client.post("/v1/estimate", json={"input": {}})
+    assert answer.json()["detail"][0]["loc"] == ["body", "endpoint_id"]
+
+
+async def test_an_estimate_needs_a_key(house: House) -> None:
+    async with house.client("dk_0000000000000000:0") as stranger:
+        answer = await stranger.post("/v1/estimate", json={"endpoint_id": PROBE})
+        assert answer.status_code == 401
