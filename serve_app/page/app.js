@@ -8,6 +8,7 @@ import { Uploads } from "./client/uploads.js";
 import { ProgramDialog } from "./code/program.js";
 import { showFacts, showModels } from "./form/chooser.js";
 import { forgetDraft } from "./form/draft.js";
+import { EstimateLine } from "./form/estimate.js";
 import { showExamples } from "./form/examples.js";
 import { InputForm } from "./form/form.js";
 import { fieldsOf } from "./form/schema.js";
@@ -53,6 +54,11 @@ const details = new Details(api, act, address);
 const stage = new Stage(api, act);
 const recent = new Recent(api, act);
 const views = new Views({ api, act, address, announce, models, follow: moved });
+const estimate = new EstimateLine(api, () =>
+  model === null || door.isOpen || views.current !== null
+    ? null
+    : { endpoint: model.id, input: form.read({ draft: true }) },
+);
 const door = new Door({
   enter: async (given) => {
     if (given !== key.value) {
@@ -145,6 +151,7 @@ function showModel(chosen) {
   showExamples(model, (input) => form.change(input));
   byId("empty-words").textContent = `Describe ${NOUNS[model.makes] ?? "what you want"} and generate it.`;
   complain("");
+  estimate.soon();
 }
 
 /** Shows the latest result on an empty stage, such as in a new browser. */
@@ -180,6 +187,7 @@ async function moved() {
   if (door.isOpen) return;
   const { model: wanted, request, code } = address.now;
   views.follow(address.now);
+  estimate.soon();
   details.follow(request);
   program.follow(code);
   if (wanted !== null && wanted !== model?.id && served().some(({ id }) => id === wanted))

@@ -1,0 +1,72 @@
+// Line below the form: when a request with this input would start, and how long it would take.
+
+import * as json from "../client/json.js";
+import { byId } from "../interface/element.js";
+import { seconds, waitingWords } from "../interface/words.js";
+
+const PAUSE_MS = 500; // after the last change
+const FRESH_MS = 15_000; // the queue changes without the form
+
+/** Texts longer than this are not sent: a file in the input says nothing about the times. */
+const LONG = 20_000;
+
+/** Keeps the line up to date. `read()` returns `{endpoint, input}`, or null without a model. */
+export class EstimateLine {
+  #api;
+  #read;
+  #timer = null;
+  #number = 0; // of the latest call: an answer to an earlier one is out of date
+
+  constructor(api, read) {
+    this.#api = api;
+    this.#read = read;
+    for (const name of ["input", "change"])
+      byId("form").addEventListener(name, () => this.soon());
+    document.addEventListener("visibilitychange", () => this.soon());
+  }
+
+  /** Asks again after a moment. */
+  soon(pause = PAUSE_MS) {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#ask(), pause);
+  }
+
+  async #ask() {
+    const given = document.hidden ? null : this.#read();
+    this.#number += 1;
+    const number = this.#number;
+    if (given === null) return;
+    let words = "";
+    try {
+      const body = { endpoint_id: given.endpoint, input: light(given.input) };
+      words = estimateWords(await this.#api.call("POST", "v1/estimate", body));
+    } catch {
+      // An input that is not complete has no estimate, and another line shows lost contact.
+    }
+    if (number !== this.#number) return;
+    byId("estimate").textContent = words;
+    if (words) this.soon(FRESH_MS);
+  }
+}
+
+/** The input with a short data URI in place of each long text. */
+function light(input) {
+  const text = json.write(input);
+  if (text.length <= LONG) return input;
+  return JSON.parse(text, (_, value) =>
+    typeof value === "string" && value.length > LONG
+      ? (/^data:[^,]{0,100},/.exec(value)?.[0] ?? value.slice(0, LONG))
+      : value,
+  );
+}
+
+/** Text for an answer of `/v1/estimate`. */
+export function estimateWords({ waiting, queue_position: position, runs_s: runs, weights }) {
+  const loads = ["cold", "warm"].includes(weights) && waiting?.reason !== "cold_start";
+  const parts = [
+    waiting ? waitingWords(position, waiting) : "",
+    runs > 0 ? `Takes about ${seconds(runs)}.` : "",
+    loads ? "The weights are loaded first." : "",
+  ];
+  return parts.filter(Boolean).join(" ");
+}
