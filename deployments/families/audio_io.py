@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from deployments.families.base import GenerationResult, MediaFile, Product
+from deployments.families.base import GenerationResult, MediaFile, Product, demo_facts
 from serve_app.domain.artifact import EXTENSIONS, MEDIA_TYPES, UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput, Misconfigured
@@ -177,8 +177,7 @@ def deliver_audio(
     if len(tickets) > 1:
         file, output["waveform"] = _waveform(samples, tickets[1])
         files.append(file)
-    if endpoint.weights.demo:
-        output["darkroom_demo"] = True
+    output |= demo_facts(endpoint, facts.prompt)
     return Product(output, files, units=form.seconds)
 
 

@@ -54,6 +54,14 @@ class Product:
     units: float = 0.0  # see ``Usage.units``
 
 
+def demo_facts(endpoint: Endpoint, prompt: object) -> Mapping[str, Any]:
+    """Fields of an output that say that a demo model made it; none for other models."""
+    if not endpoint.weights.demo:
+        return {}
+    unknown = endpoint.unknown_words(prompt)
+    return {"darkroom_demo": True, **({"darkroom_demo_unknown": unknown} if unknown else {})}
+
+
 class Family(Protocol):
     """Stateless adapter between endpoints and pipelines. Created without arguments, once per
     replica."""

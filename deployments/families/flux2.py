@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deployments.families.base import GenerationCall, GenerationResult, Product
+from deployments.families.base import GenerationCall, GenerationResult, Product, demo_facts
 from deployments.families.image_io import (
     Size,
     image_arguments,
@@ -97,8 +97,7 @@ class Flux2Family:
             for image in images
         ]
         output: dict[str, Any] = {"images": frames, "seed": call.output_facts["seed"]}
-        if endpoint.weights.demo:
-            output["darkroom_demo"] = True
+        output |= demo_facts(endpoint, call.output_facts["prompt"])
         return Product(output, units=size.megapixels * len(frames))
 
 

@@ -10,7 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
-from deployments.families.base import GenerationCall, GenerationResult, MediaFile, Product
+from deployments.families.base import (
+    GenerationCall,
+    GenerationResult,
+    MediaFile,
+    Product,
+    demo_facts,
+)
 from deployments.families.multi_output import seeds_of
 from deployments.families.options import TEXT_TO_IMAGE, requested_loras
 from deployments.transfer.lora_fetcher import RequestedLora
@@ -106,8 +112,7 @@ def deliver_images(
         "has_nsfw_concepts": [False] * len(files),
         "prompt": call.output_facts["prompt"],
     }
-    if endpoint.weights.demo:
-        output["darkroom_demo"] = True
+    output |= demo_facts(endpoint, call.output_facts["prompt"])
     return Product(output, files, units=size.megapixels * len(files))
 
 

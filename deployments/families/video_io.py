@@ -12,7 +12,13 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from deployments.engine.media.video_format import VideoForm
-from deployments.families.base import GenerationCall, GenerationResult, MediaFile, Product
+from deployments.families.base import (
+    GenerationCall,
+    GenerationResult,
+    MediaFile,
+    Product,
+    demo_facts,
+)
 from deployments.families.image_io import Size, requested_size
 from serve_app.domain.artifact import EXTENSIONS, UploadTicket
 from serve_app.domain.endpoint import Endpoint
@@ -76,8 +82,7 @@ def deliver_video(
         body = encode(video.poster, tickets[1].media_type, generated.scratch.description)
         files.append(MediaFile(tickets[1], body, form.width, form.height))
         output["poster"] = _file(files[1])
-    if endpoint.weights.demo:
-        output["darkroom_demo"] = True
+    output |= demo_facts(endpoint, facts.prompt)
     return Product(output, files, units=form.duration_s)
 
 

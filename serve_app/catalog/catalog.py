@@ -91,10 +91,21 @@ class Catalog:
         if entry.demo:
             real = entry.endpoint.display_name or endpoint_id
             warnings = (f"This is Darkroom's tiny demo model, not the real {real}.", *warnings)
+            if unknown := entry.endpoint.unknown_words(checked.get("prompt")):
+                warnings = (*warnings, unknown_sentence(unknown))
         return ValidInput(checked, warnings)
 
     def families(self) -> frozenset[str]:
         return frozenset(entry.endpoint.family for entry in self)
+
+
+MOST_NAMED = 5  # unknown words in a sentence
+
+
+def unknown_sentence(words: Sequence[str]) -> str:
+    """Sentence about words that a demo model ignores."""
+    more = f" and {len(words) - MOST_NAMED} more" if len(words) > MOST_NAMED else ""
+    return f"The demo does not know: {', '.join(words[:MOST_NAMED])}{more}."
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -86,6 +86,12 @@ class CatalogEntry:
     def about_demo(self) -> str:
         """What the demo model can make. Empty for other models."""
         return self.source.demo.about if self.demo and self.source.demo is not None else ""
+
+    @property
+    def demo_words(self) -> Mapping[str, Sequence[str]]:
+        """Words that the demo model knows, by group. Empty for other models."""
+        given = self.source.demo.words if self.demo and self.source.demo is not None else {}
+        return {group: words.split() for group, words in given.items()}
 
 
 Pools = Mapping[str, Container[str]]
@@ -192,6 +198,7 @@ def _demo(endpoint_id: str, given: EndpointSource, demo_dir: Path) -> Endpoint:
         bounds={**given.bounds, **given.demo.bounds},
         options={**given.options, **given.demo.options},
         recipes=(),
+        demo_words=tuple(" ".join(given.demo.words.values()).split()),
     )
 
 

@@ -54,7 +54,8 @@ class ExampleSource(BaseModel):
 
 class DemoSource(BaseModel):
     """Demo model that replaces the weights if there is no GPU. Its ``bounds`` and ``examples``
-    replace those of the entry; ``about`` says what it can make."""
+    replace those of the entry; ``about`` says what it can make, and ``words`` are all that it
+    knows, by group, with spaces between them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -63,6 +64,7 @@ class DemoSource(BaseModel):
     bounds: dict[str, tuple[float, float]] = Field(default_factory=dict)
     options: dict[str, Any] = Field(default_factory=dict)
     about: str = ""
+    words: dict[str, str] = Field(default_factory=dict)
     examples: tuple[ExampleSource, ...] = ()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -168,6 +169,10 @@ def fitting(recipes: Sequence[Recipe], device_bytes: int) -> Recipe | None:
     return enough[-1] if enough else None
 
 
+_WORD = re.compile(r"\w+")
+_LONGEST_PROMPT = 2000  # characters that are looked at
+
+
 @pickle_by_name
 @dataclass(frozen=True)
 class Endpoint:
@@ -189,6 +194,15 @@ class Endpoint:
     category: str = "text-to-image"
     licence: str = ""
     recipes: tuple[Recipe, ...] = ()  # sorted by memory, ascending
+    demo_words: tuple[str, ...] = ()  # all that a demo model knows; none: they are not known
+
+    def unknown_words(self, prompt: object) -> list[str]:
+        """Different words of the prompt that the demo model does not know, in their order. Empty
+        for other models."""
+        if not self.demo_words or not isinstance(prompt, str):
+            return []
+        words = dict.fromkeys(_WORD.findall(prompt[:_LONGEST_PROMPT].lower()))
+        return [each for each in words if each not in self.demo_words]
 
     def recipe_for(self, device_bytes: int) -> Recipe | None:
         """Recipe for a device with ``device_bytes``. None if it is too small, or if the endpoint

@@ -8,6 +8,7 @@ import { Uploads } from "./client/uploads.js";
 import { ProgramDialog } from "./code/program.js";
 import { showFacts, showModels } from "./form/chooser.js";
 import { forgetDraft } from "./form/draft.js";
+import { DemoWords } from "./form/demo_words.js";
 import { EstimateLine } from "./form/estimate.js";
 import { showExamples } from "./form/examples.js";
 import { InputForm } from "./form/form.js";
@@ -54,6 +55,7 @@ const details = new Details(api, act, address);
 const stage = new Stage(api, act);
 const recent = new Recent(api, act);
 const views = new Views({ api, act, address, announce, models, follow: moved });
+const demoWords = new DemoWords();
 const estimate = new EstimateLine(api, () =>
   model === null || door.isOpen || views.current !== null
     ? null
@@ -148,9 +150,14 @@ function showModel(chosen) {
   form.show(model);
   byId("inputs").scrollTop = 0;
   showFacts(model);
-  showExamples(model, (input) => form.change(input));
+  showExamples(model, (input) => {
+    form.change(input);
+    demoWords.look();
+    estimate.soon();
+  });
   byId("empty-words").textContent = `Describe ${NOUNS[model.makes] ?? "what you want"} and generate it.`;
   complain("");
+  demoWords.show(model);
   estimate.soon();
 }
 
@@ -259,6 +266,7 @@ async function useAgain({ id, endpoint, input, seed, restored }) {
   if (byId("model").value !== endpoint) await choose(endpoint);
   form.fill(seed === undefined || seed === null ? whole : { ...whole, seed });
   form.keep();
+  demoWords.look();
   scrollTo({ top: 0 });
   byId("fields").querySelector("textarea, input")?.focus();
 }

@@ -81,3 +81,44 @@ def test_an_example_with_a_field_that_does_not_exist_is_refused(tmp_path: Path) 
     path.write_text(OWN)
     with pytest.raises(Misconfigured, match="promt"):
         load(path, demo=False, demo_dir=DEMO)
+
+
+TOKENIZERS = {
+    "fal-ai/flux/schnell": "flux/tokenizer_2",
+    "fal-ai/wan/v2.2-5b/text-to-video": "wan/tokenizer",
+    SOUND: "stable-audio/tokenizer",
+}
+
+
+@pytest.mark.parametrize("endpoint", TOKENIZERS)
+def test_the_words_of_a_demo_model_are_those_of_its_tokenizer(
+    demos: Catalog, endpoint: str
+) -> None:
+    tokenizer = json.loads((DEMO / TOKENIZERS[endpoint] / "tokenizer.json").read_text())
+    pieces = {piece for piece, _ in tokenizer["model"]["vocab"]}
+    vocabulary = {piece.removeprefix("▁") for piece in pieces if piece.startswith("▁")}
+    known = [word for words in demos.get(endpoint).demo_words.values() for word in words]
+    assert len(known) == len(set(known))
+    assert set(known) == vocabulary - {"boxs"}
+
+
+def test_each_demo_model_knows_all_words_of_its_examples(demos: Catalog) -> None:
+    for each in demos:
+        if each.demo and not each.missing:
+            for example in each.examples:
+                assert each.endpoint.unknown_words(example.input["prompt"]) == [], each.endpoint.id
+
+
+def test_words_that_a_demo_model_does_not_know_are_told_in_the_log(demos: Catalog) -> None:
+    warnings = demos.validate("fal-ai/flux/dev", {"prompt": "A Cat on a red sofa, cat!"}).warnings
+    assert warnings[-1] == "The demo does not know: cat, sofa."
+    many = demos.validate("fal-ai/flux/dev", {"prompt": "one cat and seven more dogs sat there"})
+    assert many.warnings[-1] == "The demo does not know: one, cat, seven, more, dogs and 2 more."
+    (demo,) = demos.validate("fal-ai/flux/dev", {"prompt": "a red circle"}).warnings
+    assert "tiny demo model" in demo
+
+
+def test_a_real_model_is_asked_for_anything() -> None:
+    real = load(None, demo=False, demo_dir=DEMO)
+    assert real.listed("fal-ai/flux/dev").endpoint.unknown_words("a cat") == []
+    assert real.listed("fal-ai/flux/dev").demo_words == {}

@@ -37,6 +37,10 @@ class Output(BaseModel):
         default=None,
         description="True if made by Darkroom's tiny demo model, absent otherwise.",
     )
+    darkroom_demo_unknown: list[str] | None = Field(
+        default=None,
+        description="Words of the prompt that the demo model does not know; absent without any.",
+    )
 
 
 Seeds = Field(default=None, description="The requested seeds, one for each output.")

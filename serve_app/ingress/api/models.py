@@ -114,6 +114,10 @@ class ModelStatus(TypedDict):
     about_demo: Annotated[
         str | None, Field(description="What the demo model can make, where one is served.")
     ]
+    demo_words: Annotated[
+        dict[str, list[str]],
+        Field(description="All words that the demo model knows, by group. Empty: none is served."),
+    ]
 
 
 class Model(TypedDict):
@@ -293,6 +297,7 @@ def _model(entry: CatalogEntry, origin: str, held: Held | None) -> Model:
             "recipes": [_recipe(each) for each in endpoint.recipes],
             "examples": [{"input": each.input, "output": each.output} for each in entry.examples],
             "about_demo": entry.about_demo or None,
+            "demo_words": {group: [*words] for group, words in entry.demo_words.items()},
         },
     }
 

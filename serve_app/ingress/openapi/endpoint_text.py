@@ -20,24 +20,6 @@ BOUNDS = (
     ("minItems", "items, at least"),
     ("maxItems", "items, at most"),
 )
-_COLOURS = "red, orange, yellow, green, cyan, blue, purple, pink"
-DEMO_WORDS = {
-    "image": (
-        f"One or two shapes on a plain background. Colours: {_COLOURS}. Shapes: circle, square, "
-        "triangle, star, heart. Sizes: small, large. Relations: above, below, left of, right of, "
-        "and. Example: `a small red circle above a blue square on black`."
-    ),
-    "video": (
-        f"One moving shape. Motions: left, right, up, down, growing, shrinking. Colours: "
-        f"{_COLOURS}. Shapes: circle, square, triangle. Backgrounds: white, gray, black. Example: "
-        "`a red circle moving right on black`."
-    ),
-    "audio": (
-        "One sound of at most 1.5 seconds: a tone, a rising or falling sweep, a siren, or two to "
-        "four beeps. Pitch: low, middle, high. Loudness: quiet, loud. Example: `three high beeps`."
-    ),
-}
-"""Words that the demo models know (deployments/demo/*/README.md), by what they make."""
 FILES = {
     "image": "https://example.com/image.png",
     "mask": "https://example.com/mask.png",
@@ -82,9 +64,9 @@ def _demo(entry: CatalogEntry) -> Iterator[str]:
     if not entry.demo:
         return
     yield "- **Demo**: a small demo model produces the output. It ignores words it does not know"
-    words = DEMO_WORDS.get(entry.endpoint.kind)
-    if words is not None:
-        yield f"- **Words of the demo**: {words}"
+    yield f"- **About the demo**: {entry.about_demo}"
+    for group, words in entry.demo_words.items():
+        yield f"- **Words of the demo, {group}**: {', '.join(words)}"
 
 
 def example(schema: Schema) -> dict[str, Any]:

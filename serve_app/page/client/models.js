@@ -91,6 +91,8 @@ function readModel(model) {
     demo: model.darkroom_demo === true || metadata.darkroom_demo === true,
     /** What the demo model can make, as a sentence. */
     aboutDemo: model.darkroom?.about_demo ?? "",
+    /** Words that the demo model knows, by group; without groups, they are not known. */
+    demoWords: model.darkroom?.demo_words ?? {},
     /** Inputs to try it with. */
     examples: (model.darkroom?.examples ?? []).map(({ input }) => input).filter(Boolean),
   };

@@ -3,13 +3,14 @@
 import { byId, element } from "../interface/element.js";
 import { roving } from "../interface/roving.js";
 
-const MOST = 4;
+const MOST = 6;
 
 /** Shows the examples of `model`: in the form, and on the empty stage. `use(input)` is called with the
  * one that was clicked. */
 export function showExamples(model, use) {
   const shown = (model.examples ?? []).slice(0, MOST);
   byId("examples").hidden = shown.length === 0;
+  byId("examples").open = model.demo; // what a demo model draws is not what people expect
   for (const group of document.querySelectorAll(".examples")) {
     group.hidden = shown.length === 0;
     group.replaceChildren(...shown.map((input) => button(input, use)));
