@@ -126,8 +126,8 @@ class LeaseTerms(Protocol):
         """Ticket for one snapshot of the attempt. Each has a new key."""
         ...
 
-    def snapshot_url(self, key: str) -> str:
-        """URL from which a replica reads the snapshot."""
+    def state_url(self, key: str) -> str:
+        """URL from which a replica reads a snapshot or a draft."""
         ...
 
 

@@ -100,7 +100,7 @@ def assemble(
         submitter=Submitter(database, limits, state, polls, after, metrics),
         polls=polls,
         heartbeats=Heartbeats(database, limits, terms, state, metrics),
-        finisher=Finisher(database, limits, after, metrics),
+        finisher=Finisher(database, limits, after, metrics, clock),
         reaper=Reaper(database, limits, liveness, state, after, metrics),
         removal=Removal(database, retention or Retention(), garbage, state.requests, after),
         log=RequestLog(database, state.requests),

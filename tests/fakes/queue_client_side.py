@@ -67,6 +67,7 @@ class ClientSide(QueueRows):
             forgetting=None if new.store_io else Redacted.INPUT,
             retries_left=new.retries,
             trace=new.trace,
+            draft_key=new.draft_key,
         )
         if new.end_within_s is not None:
             end_by = request.created_at + timedelta(seconds=new.end_within_s)
