@@ -30,16 +30,18 @@ from deployments.replica.attempt_state import (
     as_failure,
     computed,
 )
-from deployments.replica.drafts import (
-    GenerationStart,
-    MadeDraft,
-    SeparatedFiles,
-    request_start,
-)
 from deployments.replica.files import ArtifactDelivery, Files, InputFiles
 from deployments.replica.poller import SlotQueue
 from deployments.replica.resources import ReplicaResources
-from deployments.replica.resume import FinishedOutput, StartPoint, start_point
+from deployments.replica.resume import (
+    FinishedOutput,
+    GenerationStart,
+    MadeDraft,
+    SeparatedFiles,
+    StartPoint,
+    request_start,
+    start_point,
+)
 from deployments.replica.timeline import WAITING
 from deployments.transfer.lora_fetcher import LoraUse
 from deployments.transfer.uploader import StorageRetry

@@ -18,8 +18,8 @@ from deployments.families.base import Family, GenerationCall, GenerationResult, 
 from deployments.families.image_io import seed_of
 from deployments.families.options import input_files, prepared_call
 from deployments.families.video_recorder import VideoRecorder
-from deployments.replica.drafts import MadeDraft, draft_ticket, media_tickets
 from deployments.replica.resources import ReplicaResources
+from deployments.replica.resume import MadeDraft, draft_ticket, media_tickets
 from deployments.transfer.uploader import MediaFile
 from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.endpoint import Endpoint

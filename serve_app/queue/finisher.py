@@ -45,8 +45,9 @@ class Finisher:
         """End the attempt with its outcome. FENCED if another cause ended it first."""
         held = replace(finish.held, request_id=known_id(finish.held.request_id))
         outcome = messages.storable(finish.outcome)
-        keep_s = self._limits.keep_drafts_s
-        outcome = with_expiry(outcome, self._clock.now() + timedelta(seconds=keep_s))
+        if outcome.drafts:
+            keep_s = self._limits.keep_drafts_s
+            outcome = with_expiry(outcome, self._clock.now() + timedelta(seconds=keep_s))
         return await self._batcher.call(AttemptEnd(held, _how(outcome), _message(outcome), outcome))
 
     async def hand_back(

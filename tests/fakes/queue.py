@@ -100,7 +100,8 @@ class FakeQueue(ClientSide):
             return self._repeated(finish.held, "finish")
         row.ended[finish.held] = "finish"
         expires_at = self._clock.now() + timedelta(seconds=self._limits.keep_drafts_s)
-        finish = replace(finish, outcome=with_expiry(finish.outcome, expires_at))
+        if finish.outcome.drafts:
+            finish = replace(finish, outcome=with_expiry(finish.outcome, expires_at))
         failure = finish.outcome.failure
         self._settle(row, finish.outcome.usage.run_s, succeeded=failure is None)
         if failure is None:

@@ -171,11 +171,9 @@ class PydanticSchema:
         return checked, self._warnings(body)
 
     def media_types(self, input: Mapping[str, Any]) -> tuple[str, ...]:
-        drafting = input.get(drafts.DRAFT)
-        if drafting is None:
-            return self._shape.produced(input)
-        each = self._shape.produced({**input, seeds.SEEDS: None})
-        return (*each, DRAFT_TYPE) * drafting["count"]
+        if drafts.DRAFT in input:
+            return self._types_of_drafts(input)
+        return self._shape.produced(input)
 
     def json_schema(self) -> dict[str, Any]:
         schema = field_notes.described(self._marks, self._model.model_json_schema())
@@ -189,6 +187,10 @@ class PydanticSchema:
     def output_schema(self) -> dict[str, Any]:
         schema = self._shape.output.model_json_schema(mode="serialization")
         return {**schema, "x-fal-order-properties": list(schema["properties"])}
+
+    def _types_of_drafts(self, input: Mapping[str, Any]) -> tuple[str, ...]:
+        each = self._shape.produced({**input, seeds.SEEDS: None})
+        return (*each, DRAFT_TYPE) * input[drafts.DRAFT]["count"]
 
     def _check_defaults(self) -> None:
         try:

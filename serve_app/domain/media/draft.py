@@ -86,7 +86,7 @@ class DraftBook(Protocol):
 
 def with_expiry(outcome: Outcome, expires_at: datetime) -> Outcome:
     """``outcome`` with the time in each of its drafts at which it expires."""
-    if not outcome.drafts or outcome.output is None:
+    if outcome.output is None:
         return outcome
     at = expires_at.isoformat(timespec="seconds").replace("+00:00", "Z")
     drafts = [{**each, "expires_at": at} for each in outcome.output[DRAFTS]]
