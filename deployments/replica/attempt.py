@@ -228,7 +228,7 @@ class Attempt:
             product, uploaded = await self._delivery.deliver(
                 family, call, result, part.tickets, draft
             )
-            state.outputs.append(FinishedOutput(product, result.steps))
+            state.outputs.append(FinishedOutput(begin.charged(product), result.steps))
             files.append(uploaded)
         seeds = lease.input.get("seeds")
         if begin.point is not None:

@@ -223,6 +223,14 @@ class GenerationStart:
         """Function from the steps of the whole generation to those of the draft; None: all."""
         return None if self.point is None else self.point.step_of
 
+    def charged(self, product: Product) -> Product:
+        """``product`` with the units of the steps that were computed after a draft."""
+        if self.fork is None:
+            return product
+        draft = self.fork.draft
+        share = 1 - draft.step / draft.steps if draft.steps else 1.0
+        return replace(product, units=product.units * share)
+
     def refusal(self, error: ForkRefused | Unsupported) -> InvalidInput:
         """The error of the input field that asks for what is refused."""
         field = FROM_DRAFT if self.fork is not None and not self.fork.preview else DRAFT
@@ -305,7 +313,9 @@ class MadeDraft:
         }
         file = MediaFile(ticket, draft.to_bytes())
         output = {**product.output, DRAFTS: [facts]}
-        return replace(product, output=output, files=[*product.files, file])
+        share = draft.step / draft.steps if draft.steps else 1.0
+        files = [*product.files, file]
+        return replace(product, output=output, files=files, units=product.units * share)
 
 
 def media_tickets(tickets: Sequence[UploadTicket]) -> tuple[UploadTicket, ...]:

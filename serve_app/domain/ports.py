@@ -22,6 +22,7 @@ from serve_app.domain.lease import (
     WeightOffer,
     Work,
 )
+from serve_app.domain.media.draft import DraftBook
 from serve_app.domain.operations import Actor, Operations
 from serve_app.domain.outcome import Usage
 from serve_app.domain.progress import Preview, StoredSnapshot
@@ -193,6 +194,11 @@ class Queue(LeasePort, Protocol):
     @property
     def ledger(self) -> Ledger:
         """Usage and history."""
+        ...
+
+    @property
+    def drafts(self) -> DraftBook:
+        """Drafts that requests can go on from."""
         ...
 
     @property

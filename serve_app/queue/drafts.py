@@ -4,7 +4,6 @@ with the end of the request that made them, and deleted with it."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
 from serve_app.domain.media.draft import HELD_S, DraftOrigin, StoredDraft
@@ -39,11 +38,7 @@ WITH held AS (
 SELECT {_COLUMNS}, r.input, r.endpoint_digest {_OWN} AND d.id IN (SELECT id FROM held)
 """
 GET = f"SELECT {_COLUMNS} {_OWN} AND d.id = %(id)s"
-PAGE = f"SELECT {_COLUMNS} {_OWN} ORDER BY d.created_at DESC, d.id DESC LIMIT %(limit)s"
-NEXT_PAGE = f"""
-SELECT {_COLUMNS} {_OWN} AND (d.created_at, d.id) < (%(at)s::timestamptz, %(id)s)
-ORDER BY d.created_at DESC, d.id DESC LIMIT %(limit)s
-"""
+NEWEST = f"SELECT {_COLUMNS} {_OWN} ORDER BY d.created_at DESC, d.id DESC LIMIT %(limit)s"
 DELETE = """
 -- name: delete_draft
 WITH gone AS (
@@ -101,13 +96,8 @@ class PostgresDrafts:
         rows = await self._database.rows(GET, params)
         return _draft(rows[0]) if rows else None
 
-    async def page(
-        self, tenant: str, *, before: tuple[datetime, str] | None = None, limit: int = 50
-    ) -> Sequence[StoredDraft]:
-        params: dict[str, Any] = {"tenant": tenant, "limit": limit}
-        if before is not None:
-            params["at"], params["id"] = before
-        rows = await self._database.rows(NEXT_PAGE if before else PAGE, params)
+    async def newest(self, tenant: str, limit: int) -> Sequence[StoredDraft]:
+        rows = await self._database.rows(NEWEST, {"tenant": tenant, "limit": limit})
         return [_draft(row) for row in rows]
 
     async def delete(self, tenant: str, draft_id: str, actor: Actor | None = None) -> bool:

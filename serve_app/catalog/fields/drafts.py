@@ -141,6 +141,14 @@ def apply_drafts(
     return _drafting(body, checked) if DRAFT in checked else checked
 
 
+def refuse_drafts(body: Mapping[str, Any]) -> None:
+    """Raise ``InvalidInput`` if a body for an endpoint that makes no drafts asks for one: without
+    the field, something else would be made."""
+    for name in (DRAFT, FROM_DRAFT):
+        if body.get(name) is not None:
+            raise _problem(name, "This endpoint makes no drafts", body[name])
+
+
 def beneath(input: Mapping[str, Any], draft: StoredDraft) -> dict[str, Any]:
     """Input of a request that goes on from ``draft`` and changes nothing. ``input``: of the request
     that made the draft."""

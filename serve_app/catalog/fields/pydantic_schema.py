@@ -163,6 +163,8 @@ class PydanticSchema:
             raise invalid_input(error) from None
         if self.makes_drafts:
             checked = drafts.apply_drafts(body, checked, origin)
+        else:
+            drafts.refuse_drafts(body)
         if drafts.DRAFT not in checked:
             checked = seeds.apply_seeds(body, checked, self._most_outputs)
         field_notes.refuse(self._marks, checked)

@@ -71,11 +71,8 @@ class DraftBook(Protocol):
         """A draft of the tenant, or None."""
         ...
 
-    async def page(
-        self, tenant: str, *, before: tuple[datetime, str] | None = None, limit: int = 50
-    ) -> Sequence[StoredDraft]:
-        """Drafts of the tenant, latest first. ``before``: time and id of the last row of the
-        previous page."""
+    async def newest(self, tenant: str, limit: int) -> Sequence[StoredDraft]:
+        """Drafts of the tenant, latest first."""
         ...
 
     async def delete(self, tenant: str, draft_id: str, actor: Actor | None = None) -> bool:

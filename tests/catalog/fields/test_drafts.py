@@ -104,6 +104,9 @@ def test_endpoints_that_make_no_drafts_have_no_such_fields(
     schema = catalog.listed(endpoint_id).schema
     assert not schema.makes_drafts
     assert "draft" not in schema.json_schema()["properties"]
+    for name, value in {"draft": {}, "from_draft": "one"}.items():
+        with pytest.raises(InvalidInput, match=f"{name}: This endpoint makes no drafts"):
+            schema.validate({"prompt": "x", "tags": "x", name: value})
 
 
 def test_a_draft_goes_on_with_its_own_input_and_seed(catalog: Catalog) -> None:
