@@ -21,6 +21,14 @@ class OutputPart:
 
     input: Mapping[str, Any]
     tickets: tuple[UploadTicket, ...]
+    draft: Mapping[str, Any] | None = None  # the field of the request, if this is a draft
+
+    @property
+    def described(self) -> Mapping[str, Any]:
+        """Input of a request for this part alone."""
+        if self.draft is None:
+            return self.input
+        return {**self.input, DRAFT: {**self.draft, "count": 1}}
 
 
 def seeds_of(input: Mapping[str, Any], seed: int) -> list[int]:
@@ -52,9 +60,9 @@ def split(lease: Lease, seed: int, *, together: bool = False) -> Sequence[Output
     seeds = seeds_of(requested, seed)
     single = {name: value for name, value in requested.items() if name != DRAFT}
     single |= {"seeds": None} | ({"num_images": 1} if "num_images" in requested else {})
-    each = len(tickets) // len(seeds)
+    each, drafting = len(tickets) // len(seeds), requested.get(DRAFT)
     return tuple(
-        OutputPart(single | {"seed": own}, tickets[number * each : (number + 1) * each])
+        OutputPart(single | {"seed": own}, tickets[number * each :][:each], drafting)
         for number, own in enumerate(seeds)
     )
 

@@ -209,7 +209,7 @@ class Attempt:
         snapshot = start.snapshot
         for number, part in list(enumerate(start.parts))[len(start.finished) :]:
             prepare = partial(inputs.prepare, family, pipeline, part.input, seed)
-            self._delivery.describe(part.input, seed)
+            self._delivery.describe(part.described, seed)
             generate = partial(self._generate, handle, prepare, number=number)
             if begin.point is not None:
                 draft = await self._draft(generate, begin, seed_of(part.input, seed))

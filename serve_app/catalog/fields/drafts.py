@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -163,13 +164,8 @@ def _require_unchanged(
     for name in UNCHANGEABLE:
         if name in body and checked.get(name) != origin.get(name):
             was = origin.get(name)
-            raise _problem(
-                name,
-                f"Input should be {was!r} or left out: a draft decides it"
-                if was is not None
-                else "Input should be left out: a draft decides it",
-                body[name],
-            )
+            own = "" if was is None else f"{json.dumps(was)} or "
+            raise _problem(name, f"Input should be {own}left out: a draft decides it", body[name])
     if body.get(SEED) is not None and checked[SEED] != origin[SEED]:
         raise _problem(
             SEED,

@@ -14,6 +14,7 @@ from deployments.engine.drafting.draft import Draft
 from serve_app.catalog.fields.drafts import beneath
 from serve_app.domain.lease import Lease
 from serve_app.domain.media.draft import DRAFT_TYPE, StoredDraft
+from serve_app.domain.media.file_metadata import find
 from serve_app.domain.outcome import Outcome
 from tests.deployments.conftest import MakeRig, Rig
 from tests.deployments.demos import AUDIO, CATALOG, FLUX, WAN, leased
@@ -206,3 +207,57 @@ async def test_another_replica_keeps_the_drafts_that_were_made(make_rig: MakeRig
     assert drafted.usage.steps == 12
     assert [each.key for each in drafted.drafts] == ["second/2", "second/5", "second/8"]
     await ended(other, continuing(other, "fork", again, drafted))
+
+
+async def test_another_replica_resumes_what_went_on_from_a_draft(make_rig: MakeRig) -> None:
+    steps = 12
+    one: Rig = await make_rig(call_timeout_s=20.0, snapshot_interval_s=0.0, snapshot_worth_s=0.0)
+    lease = drafting(one, "drafts", WAN, draft={"count": 1}, num_inference_steps=steps)
+    drafted = await ended(one, lease)
+    fork = continuing(one, "fork", lease, drafted)
+    attempts = one.replica._attempts
+    pausing(one.resources.engine, lambda generation: generation.steps_done >= 6)
+    one.port.offer(fork)
+    await until(
+        lambda: (
+            (attempt := attempts.get(fork.held)) is not None
+            and attempt.state.generation is not None
+            and attempt.state.generation.paused
+        )
+    )
+    await one.replica.aclose()
+    kept = one.port.snapshots[fork.held]
+    other: Rig = await make_rig(call_timeout_s=20.0)
+    for key in (kept.key, drafted.drafts[0].key):
+        other.storage.objects[key] = one.storage.objects[key]
+    again = replace(
+        continuing(other, "again", lease, drafted),
+        attempt=2,
+        snapshot_url=f"http://storage/files/{kept.key}",
+    )
+    outcome = await ended(other, again)
+    assert other.resources.engine.counts()["steps"] == steps - kept.step
+    assert outcome.usage.steps == steps - 3
+    fields = {"seed": 7, "num_inference_steps": steps}
+    whole = await ended(other, leased(other, "whole", WAN, alone=True, **fields))
+    assert files(other, outcome) == files(other, whole)
+
+
+async def test_the_file_of_a_preview_says_that_it_is_one(make_rig: MakeRig) -> None:
+    rig: Rig = await make_rig(call_timeout_s=20.0)
+    lease = replace(drafting(rig, "drafts", FLUX), describe_files=True)
+    for number, body in enumerate(files(rig, await ended(rig, lease))):
+        found = find(body)
+        assert found is not None
+        assert found.settings["draft"] == {"count": 1, "until": 0.25}
+        assert found.seed == 7 + number
+
+
+async def test_units_are_those_of_the_steps_that_were_computed(make_rig: MakeRig) -> None:
+    rig: Rig = await make_rig(call_timeout_s=20.0)
+    lease = drafting(rig, "drafts", FLUX, draft={"count": 1})
+    drafted = await ended(rig, lease)
+    fork = await ended(rig, continuing(rig, "fork", lease, drafted))
+    whole = await ended(rig, leased(rig, "whole", FLUX, alone=True, seed=7, **LONG[FLUX]))
+    assert drafted.usage.units == pytest.approx(whole.usage.units / 4)
+    assert drafted.usage.units + fork.usage.units == pytest.approx(whole.usage.units)
