@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deployments.engine.drafting.draft import Draft
+from deployments.engine.drafting.draft import Draft, DraftPoint
+from deployments.replica.attempt_state import AttemptState
+from deployments.replica.resume import GenerationStart
 from serve_app.catalog.fields.drafts import beneath
 from serve_app.domain.lease import Lease
 from serve_app.domain.media.draft import DRAFT_TYPE, StoredDraft
 from serve_app.domain.media.file_metadata import find
 from serve_app.domain.outcome import Outcome
+from serve_app.domain.progress import Progress, Stage
 from tests.deployments.conftest import MakeRig, Rig
 from tests.deployments.demos import AUDIO, CATALOG, FLUX, WAN, leased
 from tests.deployments.replica.test_resuming_outputs import pausing
@@ -261,3 +264,13 @@ async def test_units_are_those_of_the_steps_that_were_computed(make_rig: MakeRig
     whole = await ended(rig, leased(rig, "whole", FLUX, alone=True, seed=7, **LONG[FLUX]))
     assert drafted.usage.units == pytest.approx(whole.usage.units / 4)
     assert drafted.usage.units + fork.usage.units == pytest.approx(whole.usage.units)
+
+
+async def test_progress_counts_the_steps_of_the_drafts(make_rig: MakeRig) -> None:
+    rig: Rig = await make_rig(call_timeout_s=20.0)
+    state = AttemptState(rig.resources.clock, lambda: None)
+    state.parts = 3
+    planned = GenerationStart(point=DraftPoint(share=0.25)).planned_steps()
+    state.set_step(1, planned, Progress(Stage.DENOISING, 1, STEPS))
+    assert state.progress is not None
+    assert (state.progress.step, state.progress.steps) == (2 + 1, 3 * 2)
