@@ -56,10 +56,9 @@ class Product:
 
 def demo_facts(endpoint: Endpoint, prompt: object) -> Mapping[str, Any]:
     """Fields of an output that say that a demo model made it; none for other models."""
-    if not endpoint.weights.demo:
-        return {}
     unknown = endpoint.unknown_words(prompt)
-    return {"darkroom_demo": True, **({"darkroom_demo_unknown": unknown} if unknown else {})}
+    facts = {"darkroom_demo": endpoint.weights.demo, "darkroom_demo_unknown": unknown}
+    return {name: fact for name, fact in facts.items() if fact}
 
 
 class Family(Protocol):

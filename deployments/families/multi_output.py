@@ -10,6 +10,7 @@ from typing import Any
 from deployments.families.base import Product
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.lease import Lease
+from serve_app.domain.media.draft import DRAFT
 
 SEEDS_END = 2**64  # torch takes seeds below this
 
@@ -20,6 +21,14 @@ class OutputPart:
 
     input: Mapping[str, Any]
     tickets: tuple[UploadTicket, ...]
+    draft: Mapping[str, Any] | None = None  # the field of the request, if this is a draft
+
+    @property
+    def described(self) -> Mapping[str, Any]:
+        """Input of a request for this part alone."""
+        if self.draft is None:
+            return self.input
+        return {**self.input, DRAFT: {**self.draft, "count": 1}}
 
 
 def seeds_of(input: Mapping[str, Any], seed: int) -> list[int]:
@@ -29,7 +38,8 @@ def seeds_of(input: Mapping[str, Any], seed: int) -> list[int]:
         return [int(each) for each in given]
     own = input.get("seed")
     first = seed if own is None else int(own)
-    count = int(input.get("num_images") or 1)
+    drafting = input.get(DRAFT)
+    count = int(drafting["count"] if drafting else input.get("num_images") or 1)
     return [_within(first + number) for number in range(count)]
 
 
@@ -38,17 +48,21 @@ def split(lease: Lease, seed: int, *, together: bool = False) -> Sequence[Output
     call, identical to a request with only that seed. This also holds for the images of a
     deterministic request. Other images come from one call.
 
+    Each draft is made by its own call.
+
     ``together``: images come from one call in any case, because a snapshot of such a call exists.
     """
     requested, tickets = lease.input, lease.upload_tickets
+    drafts = requested.get(DRAFT) is not None
     apart = "num_images" not in requested or (lease.alone and not together)
-    if requested.get("seeds") is None or not apart:
+    if not drafts and (requested.get("seeds") is None or not apart):
         return (OutputPart(requested, tickets),)
     seeds = seeds_of(requested, seed)
-    single = {**requested, "seeds": None} | ({"num_images": 1} if "num_images" in requested else {})
-    each = len(tickets) // len(seeds)
+    single = {name: value for name, value in requested.items() if name != DRAFT}
+    single |= {"seeds": None} | ({"num_images": 1} if "num_images" in requested else {})
+    each, drafting = len(tickets) // len(seeds), requested.get(DRAFT)
     return tuple(
-        OutputPart(single | {"seed": own}, tickets[number * each : (number + 1) * each])
+        OutputPart(single | {"seed": own}, tickets[number * each :][:each], drafting)
         for number, own in enumerate(seeds)
     )
 

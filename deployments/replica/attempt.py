@@ -18,14 +18,30 @@ from deployments.families.base import (
     Product,
     family_loras,
 )
-from deployments.families.multi_output import merge, split
+from deployments.families.image_io import seed_of
+from deployments.families.multi_output import merge, seeds_of, split
 from deployments.families.options import ADAPTERS
 from deployments.replica import weights
-from deployments.replica.attempt_state import AttemptState, Phase, Previewer, StopReason, as_failure
+from deployments.replica.attempt_state import (
+    AttemptState,
+    Phase,
+    Previewer,
+    StopReason,
+    as_failure,
+    computed,
+)
 from deployments.replica.files import ArtifactDelivery, Files, InputFiles
 from deployments.replica.poller import SlotQueue
 from deployments.replica.resources import ReplicaResources
-from deployments.replica.resume import FinishedOutput, StartPoint, start_point
+from deployments.replica.resume import (
+    FinishedOutput,
+    GenerationStart,
+    MadeDraft,
+    SeparatedFiles,
+    StartPoint,
+    request_start,
+    start_point,
+)
 from deployments.replica.timeline import WAITING
 from deployments.transfer.lora_fetcher import LoraUse
 from deployments.transfer.uploader import StorageRetry
@@ -33,10 +49,12 @@ from serve_app.domain.errors import (
     TOO_LATE,
     Cancelled,
     Expired,
+    ForkRefused,
     LoraRefused,
     Misconfigured,
     ReplicaDied,
     SnapshotRefused,
+    Unsupported,
 )
 from serve_app.domain.lease import Lease, LeaseKey
 from serve_app.domain.outcome import Outcome, Usage
@@ -47,6 +65,8 @@ if TYPE_CHECKING:  # it imports torch
     from deployments.engine.lora.format import Lora
 
 log = logging.getLogger(__name__)
+
+Generate = Callable[[GenerationStart], Awaitable[tuple[GenerationCall, GenerationResult]]]
 
 CANCELLED = "The request was cancelled."
 
@@ -102,11 +122,13 @@ class Attempt:
         state, self._task = self.state, asyncio.current_task()
         timer = self._stop_at_deadline()
         try:
-            product, artifacts = await self._produce()
+            product, files = await self._produce()
+            made = SeparatedFiles.of(product, files)
             return Outcome(
-                output=product.output,
-                artifacts=artifacts,
+                output=made.output,
+                artifacts=made.artifacts,
                 usage=self._usage(product.units),
+                drafts=made.drafts,
             )
         except asyncio.CancelledError:
             if state.stopped is None or self._task is None:
@@ -179,6 +201,7 @@ class Attempt:
         else:
             start = await start_point(lease, lease.snapshot_url, seed, self._resources)
         state.parts = len(start.parts)
+        begin = await request_start(lease, seed, self._resources)
         files: list[Files] = []
         for output in start.finished:
             files.append(await self._delivery.deliver_again(output.product))
@@ -186,8 +209,15 @@ class Attempt:
         snapshot = start.snapshot
         for number, part in list(enumerate(start.parts))[len(start.finished) :]:
             prepare = partial(inputs.prepare, family, pipeline, part.input, seed)
-            self._delivery.describe(part.input, seed)
-            call, result = await self._generate(handle, prepare, snapshot, number)
+            self._delivery.describe(part.described, seed)
+            generate = partial(self._generate, handle, prepare, number=number)
+            if begin.point is not None:
+                draft = await self._draft(generate, begin, seed_of(part.input, seed))
+                call, result = await generate(draft.preview)
+                result = draft.of(result)
+            else:
+                draft = None
+                call, result = await generate(replace(begin, snapshot=snapshot))
             snapshot = None  # it belongs to the first part only
             # A view keeps the weights in memory, and delivery takes a while.
             call = replace(call, view=None)
@@ -195,10 +225,15 @@ class Attempt:
             if number == state.parts - 1:  # before, a stop ends the delivery too
                 self._release_pipeline()
                 state.enter(Phase.DELIVERING)
-            product, uploaded = await self._delivery.deliver(family, call, result, part.tickets)
-            state.outputs.append(FinishedOutput(product, result.steps))
+            product, uploaded = await self._delivery.deliver(
+                family, call, result, part.tickets, draft
+            )
+            state.outputs.append(FinishedOutput(begin.charged(product), result.steps))
             files.append(uploaded)
-        product = merge([each.product for each in state.outputs], lease.input.get("seeds"))
+        seeds = lease.input.get("seeds")
+        if begin.point is not None:
+            seeds = seeds_of(lease.input, seed)
+        product = merge([each.product for each in state.outputs], seeds)
         return product, tuple(file for each in files for file in each)
 
     async def _fetch(self, family: Family, inputs: InputFiles) -> None:
@@ -246,19 +281,29 @@ class Attempt:
         self,
         handle: PipelineHandle,
         prepare: Callable[[], Awaitable[GenerationCall]],
-        snapshot: bytes | None,
+        start: GenerationStart,
         number: int,
     ) -> tuple[GenerationCall, GenerationResult]:
         """Prepare the call of part ``number`` and run it, from the snapshot if it fits."""
         call = self._with_loras(await prepare())
         try:
-            return call, await self._run(handle, call, snapshot, number)
+            return call, await self._run(handle, call, start, number)
+        except (ForkRefused, Unsupported) as error:
+            if start.point is None and start.fork is None:
+                raise
+            raise start.refusal(error) from error
         except SnapshotRefused as error:
             # For example, the snapshot comes from another version of torch, during an update.
             log.warning("Attempt %d cannot resume: %s", self.lease.attempt, error.message)
             # The arguments of the first call may be used up.
             call = self._with_loras(await prepare())
-            return call, await self._run(handle, call, None, number)
+            return call, await self._run(handle, call, replace(start, snapshot=None), number)
+
+    async def _draft(self, generate: Generate, start: GenerationStart, seed: int) -> MadeDraft:
+        """Make a draft. ``generate`` runs the call of its part."""
+        _, made = await generate(start)
+        self.state.end_generation()
+        return MadeDraft(made.result, made, seed)
 
     def _with_loras(self, call: GenerationCall) -> GenerationCall:
         return replace(call, loras=[*self._own, *call.loras, *self._loras.loras()])
@@ -280,7 +325,7 @@ class Attempt:
             self._resources.residency.release(handle)
 
     async def _run(
-        self, handle: PipelineHandle, call: GenerationCall, snapshot: bytes | None, number: int
+        self, handle: PipelineHandle, call: GenerationCall, start: GenerationStart, number: int
     ) -> GenerationResult:
         """Run the call in the engine."""
         state, clock = self.state, self._resources.clock
@@ -288,20 +333,22 @@ class Attempt:
         ended: asyncio.Future[None] = loop.create_future()
         started = clock.monotonic()
         tiles = self._resources.needs_tiles(self.lease.endpoint, call.work)
-        state.begin_generation()
+        state.begin_generation(start.earlier_steps)
         state.generation = generation = self._resources.engine.submit(
             pipeline=handle.name,
             view=call.view,
             loras=call.loras,
-            on_progress=partial(state.set_step, number),
+            on_progress=partial(state.set_step, number, start.planned_steps()),
             deterministic=self.lease.alone,
-            snapshot=snapshot,
+            snapshot=start.snapshot,
             options=GenerationOptions(
                 priority=int(self.lease.priority),
                 deadline_s=self._remaining_s(),
                 on_frames=self._delivery.record(call.recording),
                 tiles=tiles,
                 step_cache=self._resources.step_cache(self.lease.endpoint, self.lease.input),
+                draft=start.point,
+                fork=start.fork,
             ),
             **call.arguments,
         )
@@ -323,7 +370,8 @@ class Attempt:
             state.stopped = None  # the generation ended before the stop: deliver it
         if state.stopped is not None:
             raise Cancelled(CANCELLED)
-        return GenerationResult(result, clock.monotonic() - started, generation.steps_done)
+        steps = computed(generation.steps_done, start.earlier_steps)
+        return GenerationResult(result, clock.monotonic() - started, steps)
 
     def _stop_at_deadline(self) -> asyncio.TimerHandle | None:
         remaining_s = self._remaining_s()

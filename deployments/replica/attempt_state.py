@@ -76,6 +76,7 @@ class AttemptState:
         self._rate = StepRate(clock)
         self._loop = asyncio.get_running_loop()
         self._ended_steps = 0  # of the generations that have ended
+        self._earlier_steps = 0.0  # of the current generation, which it does not compute
 
     @property
     def needs_engine(self) -> bool:
@@ -109,8 +110,8 @@ class AttemptState:
     @property
     def steps(self) -> int:
         """Steps of the request so far, with those of finished parts of an earlier attempt."""
-        running = self.generation.steps_done if self.generation is not None else 0
-        return self._ended_steps + running
+        done = self.generation.steps_done if self.generation is not None else 0
+        return self._ended_steps + computed(done, self._earlier_steps)
 
     def trace(self) -> None:
         """Measure the stages from now on."""
@@ -132,8 +133,10 @@ class AttemptState:
         self.outputs.append(output)
         self._ended_steps += output.steps
 
-    def begin_generation(self) -> None:
-        """Enter the engine, unless an earlier part has done so."""
+    def begin_generation(self, earlier_steps: float = 0) -> None:
+        """Enter the engine, unless an earlier part has done so. ``earlier_steps``: steps that the
+        generation does not compute; infinite if it computes none."""
+        self._earlier_steps = earlier_steps
         if self.phase is not Phase.IN_ENGINE:
             self.in_engine_since = self._clock.monotonic()
             self.enter(Phase.IN_ENGINE)
@@ -152,11 +155,19 @@ class AttemptState:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._on_engine_left)
 
-    def set_step(self, number: int, progress: Progress) -> None:
-        """Set the progress of the generation of part ``number``. Steps count over all parts."""
+    def set_step(
+        self, number: int, planned: Callable[[int], int] | None, progress: Progress
+    ) -> None:
+        """Set the progress of the generation of part ``number``. Steps count over all parts.
+
+        ``planned``: function from the steps of a whole generation to those that this one makes;
+        None: all.
+        """
         if progress.stage is Stage.DECODING and not progress.steps:  # decoding starts
             self._request_decoding_snapshot()
         steps = progress.steps
+        if planned is not None and steps and progress.stage is Stage.DENOISING:
+            steps = planned(steps)
         self.set_progress(
             replace(progress, step=number * steps + progress.step, steps=self.parts * steps)
         )
@@ -172,6 +183,11 @@ class AttemptState:
             and took_s >= MIN_SNAPSHOT_S
         ):
             self.decoding_snapshot = self.generation.request_snapshot()
+
+
+def computed(done: int, earlier: float) -> int:
+    """Steps that a generation has computed, of ``done``."""
+    return int(max(0, done - earlier))
 
 
 # Rate of a stage, computed from the times of its progress reports.

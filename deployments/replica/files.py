@@ -19,6 +19,7 @@ from deployments.families.image_io import seed_of
 from deployments.families.options import input_files, prepared_call
 from deployments.families.video_recorder import VideoRecorder
 from deployments.replica.resources import ReplicaResources
+from deployments.replica.resume import MadeDraft, draft_ticket, media_tickets
 from deployments.transfer.uploader import MediaFile
 from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.endpoint import Endpoint
@@ -127,15 +128,16 @@ class ArtifactDelivery:
         call: GenerationCall,
         result: GenerationResult,
         tickets: Sequence[UploadTicket],
+        draft: MadeDraft | None = None,
     ) -> tuple[Product, Files]:
-        """Encode the result, upload its files and return both."""
+        """Encode the result, upload its files and return both. ``draft``: what it shows."""
         result = replace(result, scratch=self.scratch)
         if not call.makes_files:
             return family.deliver(self._lease.endpoint, call, result, tickets), ()
         if call.recording is None:  # a recording has already reported encoding progress
             self._on_progress(Progress(Stage.ENCODING_MEDIA))
         product, artifacts = await asyncio.get_running_loop().run_in_executor(
-            self._threads(tickets), self._encode, family, call, result, tickets
+            self._threads(tickets), self._encode, family, call, result, tickets, draft
         )
         return product, await self._upload(product, artifacts)
 
@@ -221,9 +223,12 @@ class ArtifactDelivery:
         call: GenerationCall,
         result: GenerationResult,
         tickets: Sequence[UploadTicket],
+        draft: MadeDraft | None,
     ) -> tuple[Product, Files]:
         with self.scratch.busy():
-            product = family.deliver(self._lease.endpoint, call, result, tickets)
+            product = family.deliver(self._lease.endpoint, call, result, media_tickets(tickets))
+            if draft is not None:
+                product = draft.added_to(product, draft_ticket(tickets))
             return product, _artifacts(product)
 
     def _on_encoded(self, done: int, total: int) -> None:

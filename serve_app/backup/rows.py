@@ -14,7 +14,7 @@ from psycopg.rows import TupleRow
 from serve_app.postgres.database import Database
 
 AT_ONCE = 1000
-_REQUEST = re.compile(r"[rs]/([0-9a-f-]{36})/")
+_REQUEST = re.compile(r"[drs]/([0-9a-f-]{36})/")
 
 # The order of bytes, which is the order in which storage lists its keys.
 NAMED: LiteralString = """
@@ -22,6 +22,8 @@ SELECT key, size, sha256 FROM (
     SELECT key, size, sha256 FROM artifacts
     UNION ALL
     SELECT key, size, NULL FROM uploads WHERE state = 'whole'
+    UNION ALL
+    SELECT key, size, sha256 FROM drafts
     UNION ALL
     SELECT snapshot, NULL, NULL FROM requests
     WHERE snapshot IS NOT NULL AND state IN ('queued', 'running')
@@ -32,6 +34,8 @@ STILL_NAMED = """
 SELECT key FROM artifacts WHERE key = ANY(%(keys)s::text[])
 UNION ALL
 SELECT key FROM uploads WHERE key = ANY(%(keys)s::text[]) AND state = 'whole'
+UNION ALL
+SELECT key FROM drafts WHERE key = ANY(%(keys)s::text[])
 UNION ALL
 SELECT snapshot FROM requests
 WHERE id = ANY(%(ids)s::uuid[]) AND snapshot = ANY(%(keys)s::text[])
@@ -44,6 +48,8 @@ SELECT key FROM artifacts WHERE key = ANY(%(keys)s::text[])
 UNION ALL
 SELECT key FROM uploads WHERE key = ANY(%(keys)s::text[])
 UNION ALL
+SELECT key FROM drafts WHERE key = ANY(%(keys)s::text[])
+UNION ALL
 SELECT key FROM unwanted WHERE key = ANY(%(keys)s::text[])
 UNION ALL
 SELECT snapshot FROM requests WHERE id = ANY(%(ids)s::uuid[]) AND snapshot IS NOT NULL
@@ -53,6 +59,7 @@ SELECT id::text FROM requests WHERE id = ANY(%(ids)s::uuid[]) AND lease_until IS
 """
 DISOWN = """
 WITH artifact AS (DELETE FROM artifacts WHERE key = ANY(%(keys)s::text[])),
+draft AS (DELETE FROM drafts WHERE key = ANY(%(keys)s::text[])),
 upload AS (
     UPDATE uploads SET state = 'unwanted', due_at = now()
     WHERE key = ANY(%(keys)s::text[]) AND state = 'whole'
@@ -113,8 +120,8 @@ async def disown(database: Database, keys: Sequence[str]) -> None:
     """Let no row name these files, which are lost.
 
     The files of requests are then gone as they are after their lifetime: their URLs answer 404, and
-    the outcome cache does not use the outcome. Uploads are no longer listed. A snapshot is not
-    resumed.
+    the outcome cache does not use the outcome. Uploads and drafts are no longer listed. A
+    snapshot is not resumed.
     """
     await database.rows(DISOWN, {"keys": list(keys), "ids": _requests(keys)})
 

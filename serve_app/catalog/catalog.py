@@ -81,13 +81,15 @@ class Catalog:
             raise EndpointNotServed(f"{endpoint_id} is not served here. {entry.missing}")
         return entry
 
-    def validate(self, endpoint_id: str, body: object) -> ValidInput:
+    def validate(
+        self, endpoint_id: str, body: object, origin: Mapping[str, Any] | None = None
+    ) -> ValidInput:
         """Validate an input. ``InvalidInput`` names every invalid field; unknown fields become
-        warnings."""
+        warnings. ``origin``: see ``InputSchema.validate``."""
         entry = self.get(endpoint_id)
         if not isinstance(body, dict):
             raise InvalidInput("The body must be a JSON object with the input's fields.")
-        checked, warnings = entry.schema.validate(cast("dict[str, Any]", body))
+        checked, warnings = entry.schema.validate(cast("dict[str, Any]", body), origin)
         if entry.demo:
             real = entry.endpoint.display_name or endpoint_id
             warnings = (f"This is Darkroom's tiny demo model, not the real {real}.", *warnings)

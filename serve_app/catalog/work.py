@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from serve_app.domain.endpoint import Endpoint, RequestedWork
+from serve_app.domain.media.draft import DRAFT
 
 FACTORS = ("num_inference_steps", "steps", "number_of_steps", "num_images", "seconds_total")
 
@@ -18,7 +19,8 @@ def work_of(input: Mapping[str, Any]) -> float:
     """Steps × megapixels × images, frames or seconds, from fal's field names. A missing field
     counts as 1. The unit has no meaning of its own: its time in seconds is learned per endpoint."""
     each = _megapixels(input) * _frames(input)
-    return each * math.prod(_number(input.get(name)) for name in FACTORS) * _seeds(input)
+    steps = math.prod(_number(input.get(name)) for name in FACTORS)
+    return each * steps * _seeds(input) * _drafts(input)
 
 
 def requested_work(input: Mapping[str, Any]) -> RequestedWork | None:
@@ -49,8 +51,17 @@ def check_request(endpoint: Endpoint, input: Mapping[str, Any], device_bytes: in
 
 def _seeds(input: Mapping[str, Any]) -> int:
     """Number of seeds, unless they are already counted as images."""
-    seeds = input.get("seeds")
+    seeds = None if DRAFT in input else input.get("seeds")
     return len(seeds) if isinstance(seeds, list) and seeds and "num_images" not in input else 1
+
+
+def _drafts(input: Mapping[str, Any]) -> float:
+    """Whole outputs that take as many steps as the drafts; 1 without drafts."""
+    drafting = input.get(DRAFT)
+    if drafting is None:
+        return 1.0
+    share = drafting.get("until") or max(0.05, 1 - drafting["noise"])
+    return drafting["count"] * share
 
 
 def _megapixels(input: Mapping[str, Any]) -> float:

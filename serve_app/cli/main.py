@@ -193,7 +193,7 @@ def env_command(server: Server, mode: str, shell: str, *, as_json: bool) -> None
 
 @main.command("generate")
 @options.server
-@click.argument("prompt")
+@click.argument("prompt", required=False)
 @click.option(
     "-o",
     "--output",
@@ -219,6 +219,22 @@ def env_command(server: Server, mode: str, shell: str, *, as_json: bool) -> None
 @click.option("--image", default=None, help="Input image: a file or a URL.")
 @click.option("--mask", default=None, help="Mask for --image: white areas are repainted.")
 @click.option("--strength", type=float, default=None, help="How much to change --image, 0 to 1.")
+@click.option("--draft", type=int, default=None, help="Make so many drafts, with previews.")
+@click.option(
+    "--until", type=float, default=None, help="Share of the steps that --draft makes, 0.05 to 0.9."
+)
+@click.option(
+    "--from-draft",
+    metavar="ID",
+    default=None,
+    help="Finish a draft, with the PROMPT and options that are given and its own for the others.",
+)
+@click.option(
+    "--new-noise",
+    type=float,
+    default=None,
+    help="Share of the noise of --from-draft to replace, 0 to 1, for a variation.",
+)
 @click.option(
     "--field", "fields", multiple=True, help="Any other input field: NAME=JSON or NAME=@FILE."
 )
@@ -242,7 +258,8 @@ def generate_command(
 ) -> None:
     """Generate an image, a video or audio from PROMPT, or from standard input if it is -.
 
-    The model, or else the suffix of --output, selects which. Ctrl-C cancels the request.
+    The model, or else the suffix of --output, selects which. Ctrl-C cancels the request. Only
+    --from-draft needs no PROMPT.
     """
     asked = GenerateOptions(**wish)
     generation.run(

@@ -199,9 +199,8 @@ class Endpoint:
     def unknown_words(self, prompt: object) -> list[str]:
         """Different words of the prompt that the demo model does not know, in their order. Empty
         for other models."""
-        if not self.demo_words or not isinstance(prompt, str):
-            return []
-        words = dict.fromkeys(_WORD.findall(prompt[:_LONGEST_PROMPT].lower()))
+        text = prompt[:_LONGEST_PROMPT].lower() if isinstance(prompt, str) else ""
+        words = dict.fromkeys(_WORD.findall(text if self.demo_words else ""))
         return [each for each in words if each not in self.demo_words]
 
     def recipe_for(self, device_bytes: int) -> Recipe | None:

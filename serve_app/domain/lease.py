@@ -126,6 +126,7 @@ class Lease:
     tenant: str = ""  # owner of the request
     describe_files: bool = False  # write prompt, seed and settings into its files
     trace: str = ""  # context of the trace that the attempt is recorded in; empty: it is not
+    draft_url: str | None = None  # of the draft that the request goes on from
 
     @property
     def held(self) -> LeaseKey:

@@ -51,6 +51,8 @@ class Outcome:
     artifacts: tuple[Artifact, ...] = ()
     failure: Failure | None = None
     usage: Usage = field(default_factory=Usage)
+    drafts: tuple[Artifact, ...] = ()
+    """Files of the drafts in ``output["drafts"]``, in the same order. Not stored with it."""
 
     @property
     def succeeded(self) -> bool:

@@ -22,6 +22,7 @@ from serve_app.domain.lease import (
     WeightOffer,
     Work,
 )
+from serve_app.domain.media.draft import DraftBook
 from serve_app.domain.operations import Actor, Operations
 from serve_app.domain.outcome import Usage
 from serve_app.domain.progress import Preview, StoredSnapshot
@@ -127,8 +128,8 @@ class LeaseTerms(Protocol):
         """Ticket for one snapshot of the attempt. Each has a new key."""
         ...
 
-    def snapshot_url(self, key: str) -> str:
-        """URL from which a replica reads the snapshot."""
+    def state_url(self, key: str) -> str:
+        """URL from which a replica reads a snapshot or a draft."""
         ...
 
 
@@ -194,6 +195,11 @@ class Queue(LeasePort, Protocol):
     @property
     def ledger(self) -> Ledger:
         """Usage and history."""
+        ...
+
+    @property
+    def drafts(self) -> DraftBook:
+        """Drafts that requests can go on from."""
         ...
 
     @property

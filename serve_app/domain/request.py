@@ -158,6 +158,7 @@ class NewRequest:
     body_digest: bytes = b""  # SHA-256 of what the client sent; empty: no search for repeats
     answered_at_end: bool = False  # nobody is told of it before its end, nor finds it again
     trace: str = ""  # W3C trace context, see ``telemetry/trace_context.py``
+    draft_key: str | None = None  # in storage, of the draft that it goes on from
 
     def as_queued(self, now: datetime) -> Request:
         """The request as it is stored, with its whole input, when it is not coalesced."""
@@ -180,6 +181,7 @@ class NewRequest:
             forgetting=None if self.store_io else Redacted.INPUT,
             retries_left=self.retries,
             trace=self.trace,
+            draft_key=self.draft_key,
         )
 
 
@@ -228,6 +230,7 @@ class Request:
     events: int = 0  # lines of its own log: grows with every change except progress
     lease_nonce: int = 0  # of the latest lease; see ``LeaseKey``
     trace: str = ""  # W3C trace context of its submit
+    draft_key: str | None = None  # in storage, of the draft that it goes on from
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 
 from serve_app.domain.batcher import Batcher
 from serve_app.domain.lease import Finish, LeaseKey, Verdict
+from serve_app.domain.media.draft import with_expiry
 from serve_app.domain.outcome import Outcome
+from serve_app.domain.ports import Clock
 from serve_app.domain.progress import StoredSnapshot
 from serve_app.postgres.database import Database
 from serve_app.queue.after_commit import AfterCommit
@@ -23,9 +26,16 @@ class Finisher:
     """End attempts at the request of their replicas, in batches."""
 
     def __init__(
-        self, database: Database, limits: QueueLimits, after: AfterCommit, metrics: QueueMeter
+        self,
+        database: Database,
+        limits: QueueLimits,
+        after: AfterCommit,
+        metrics: QueueMeter,
+        clock: Clock,
     ) -> None:
         self._database = database
+        self._limits = limits
+        self._clock = clock
         self._attempts = EndAttempts(database, limits)
         self._after = after
         self._metrics = metrics
@@ -35,6 +45,9 @@ class Finisher:
         """End the attempt with its outcome. FENCED if another cause ended it first."""
         held = replace(finish.held, request_id=known_id(finish.held.request_id))
         outcome = messages.storable(finish.outcome)
+        if outcome.drafts:
+            keep_s = self._limits.keep_drafts_s
+            outcome = with_expiry(outcome, self._clock.now() + timedelta(seconds=keep_s))
         return await self._batcher.call(AttemptEnd(held, _how(outcome), _message(outcome), outcome))
 
     async def hand_back(

@@ -237,7 +237,10 @@ class LongPoll:
             alone=request.alone,
             snapshot_url=None
             if request.snapshot is None
-            else self._terms.snapshot_url(request.snapshot.key),
+            else self._terms.state_url(request.snapshot.key),
+            draft_url=None
+            if request.draft_key is None
+            else self._terms.state_url(request.draft_key),
             files_url=self._terms.files_url,
             describe_files=self._terms.describe_files and request.forgetting is None,
             trace="" if self.tracing is None else self.tracing.lease_trace(request),

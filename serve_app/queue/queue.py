@@ -14,6 +14,7 @@ from serve_app.postgres.database import Database
 from serve_app.postgres.fair_reads import FairReads
 from serve_app.postgres.leader_election import LeaderElection
 from serve_app.queue.after_commit import AfterCommit
+from serve_app.queue.drafts import PostgresDrafts
 from serve_app.queue.finisher import Finisher
 from serve_app.queue.gallery.gallery import PostgresGallery
 from serve_app.queue.heartbeat import Heartbeats
@@ -100,7 +101,7 @@ def assemble(
         submitter=Submitter(database, limits, state, polls, after, metrics),
         polls=polls,
         heartbeats=Heartbeats(database, limits, terms, state, metrics),
-        finisher=Finisher(database, limits, after, metrics),
+        finisher=Finisher(database, limits, after, metrics, clock),
         reaper=Reaper(database, limits, liveness, state, after, metrics),
         removal=Removal(database, retention or Retention(), garbage, state.requests, after),
         log=RequestLog(database, state.requests),
@@ -151,6 +152,7 @@ class PostgresQueue:
         self.operations = parts.operations
         self.ledger = PostgresLedger(reads)
         self.gallery = PostgresGallery(database, reads)
+        self.drafts = PostgresDrafts(database)
 
         # Calls by replicas
         self.announce = parts.polls.announce
@@ -236,6 +238,7 @@ class PostgresQueue:
                     "forget_snapshots": forget_snapshots,
                     "forget_undelivered": forget_undelivered,
                     "index_new_words": self.gallery.index_new_words,
+                    "expire_drafts": self.drafts.expire,
                 },
             ),
             (check_s, {"list_garbage": parts.garbage.collect, "redact": removal.redact}),

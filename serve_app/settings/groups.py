@@ -295,6 +295,17 @@ class LimitSettings(SettingsGroup):
     max_open_uploads_per_tenant: int = Field(
         default=1000, ge=1, description="Uploads of a tenant that were begun and not completed."
     )
+    keep_drafts_s: float = Field(
+        default=86_400.0,
+        gt=0,
+        le=7 * 86_400.0,
+        description="Time that drafts stay after their request has ended.",
+    )
+    max_drafts_bytes_per_tenant: int = Field(
+        default=4 * 2**30,
+        ge=1,
+        description="Bytes of all drafts of a tenant. Above it, requests make no more drafts.",
+    )
     min_free_disk_bytes: int = Field(
         default=512 * 2**20,
         ge=0,

@@ -72,6 +72,7 @@ LIVE = frozenset(
         "audit_retention_days",
         "endpoint_limits",
         "max_body_bytes",
+        "max_drafts_bytes_per_tenant",
         "max_frame_bytes",
         "max_open_uploads_per_tenant",
         "max_running_per_tenant",

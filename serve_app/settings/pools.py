@@ -282,6 +282,7 @@ class TenantLimits(BaseModel):
     max_uploads_bytes: int | None = Field(
         default=None, ge=1, description="Bytes of all its uploaded files."
     )
+    max_drafts_bytes: int | None = Field(default=None, ge=1, description="Bytes of all its drafts.")
     retention_days: float | None = Field(
         default=None, gt=0, description="Days after which its ended requests are deleted."
     )

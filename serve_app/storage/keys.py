@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from serve_app.domain.artifact import EXTENSIONS
 from serve_app.domain.errors import InvalidInput, NotFound
+from serve_app.domain.media.draft import DRAFT_TYPE
 
 _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*")
 _MAX_CHARACTERS = 512
@@ -66,7 +67,12 @@ def artifact_key(
     media_type: str,
     token: Callable[[int], str] = secrets.token_urlsafe,
 ) -> str:
-    """Key ``r/<request>/<attempt>/<128 bits>.<extension>``. Anyone who knows it can read it."""
+    """Key ``r/<request>/<attempt>/<128 bits>.<extension>``. Anyone who knows it can read it.
+
+    The key of a draft begins with ``d/``, and only Darkroom knows it.
+    """
+    if media_type == DRAFT_TYPE:
+        return f"d/{request_id}/{attempt}/{token(16)}.bin"
     return f"r/{request_id}/{attempt}/{token(16)}.{EXTENSIONS.get(media_type, 'bin')}"
 
 

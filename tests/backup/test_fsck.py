@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+
 import pytest
 
 from serve_app.backup.fsck import Check
 from serve_app.backup.installation import OpenInstallation
 from serve_app.domain.artifact import Artifact
 from serve_app.domain.errors import ArtifactNotFound, Misconfigured
+from serve_app.domain.outcome import Outcome
 from serve_app.telemetry.clock import SystemClock
 from tests.backup.conftest import every_storage, finish, put
 from tests.queue.database import Ingress
-from tests.queue.requests import lease, new
+from tests.queue.requests import done, lease, new
 
 ORPHAN = "r/00000000-0000-7000-8000-000000000000/1/abc.png"
 
@@ -98,3 +101,23 @@ async def test_nothing_is_mended_with_the_storage_of_another_database(
         await found(source, mend=True)
     assert await source.storage.size(ORPHAN) == 22
     assert await source.database.rows("SELECT key FROM artifacts") == [(lost.key,)]
+
+
+@every_storage
+async def test_the_file_of_a_draft_is_known_and_a_lost_one_is_no_draft_any_more(
+    source: OpenInstallation, ingress: Ingress
+) -> None:
+    queue = await ingress()
+    await succeeded(ingress, source, 1)
+    request = new()
+    await queue.submit(request)
+    held = (await lease(queue)).held
+    key = f"d/{request.id}/1/abc.bin"
+    await put(source, key, b"draft")
+    facts = {"id": "one", "seed": 1, "step": 1, "steps": 4, "noise": None}
+    file = Artifact(key, "application/vnd.darkroom.draft", 5, sha256(b"draft").hexdigest())
+    await queue.finish(done(held, Outcome(output={"drafts": [facts]}, drafts=(file,))))
+    assert await found(source) == []
+    await source.storage.delete([key])
+    assert await found(source, mend=True) == [("missing", key)]
+    assert await source.database.rows("SELECT id FROM drafts") == []

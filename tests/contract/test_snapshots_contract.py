@@ -61,7 +61,7 @@ async def test_the_next_attempt_goes_on_from_the_latest(queue: Queue, terms: Fak
     granted = await leased(queue)
     await keep(queue, granted.held, 3)
     latest = await keep(queue, granted.held, 5)
-    assert await url_of_the_next(queue, granted) == terms.snapshot_url(latest.key)
+    assert await url_of_the_next(queue, granted) == terms.state_url(latest.key)
     lines = [line.message for line in await queue.lines(TENANT, granted.request_id)]
     assert "Attempt 2 started on replica r2, from the snapshot at step 5." in lines
 
@@ -74,7 +74,7 @@ async def test_one_that_is_handed_back_with_the_lease_is_the_latest(
     ((_, ticket),) = await ticket_for(queue, granted.held)
     await queue.hand_back(granted.held, "r1", "It drains.", StoredSnapshot(ticket.key, 7))
     again = await lease(queue, "r2")
-    assert again.snapshot_url == terms.snapshot_url(ticket.key)
+    assert again.snapshot_url == terms.state_url(ticket.key)
 
 
 async def test_a_lost_lease_leaves_the_snapshot(make: Make, terms: FakeTerms) -> None:
@@ -85,7 +85,7 @@ async def test_a_lost_lease_leaves_the_snapshot(make: Make, terms: FakeTerms) ->
     if request.state is not State.QUEUED:
         request = await queue.changed(TENANT, granted.request_id, 10.0, request)
     assert request.failures == 1
-    assert (await lease(queue, "r2")).snapshot_url == terms.snapshot_url(kept.key)
+    assert (await lease(queue, "r2")).snapshot_url == terms.state_url(kept.key)
 
 
 async def test_a_late_one_of_a_lost_attempt_changes_nothing(queue: Queue, terms: FakeTerms) -> None:
@@ -97,7 +97,7 @@ async def test_a_late_one_of_a_lost_attempt_changes_nothing(queue: Queue, terms:
     late = Report("r1", (first.held,), snapshots=((first.held, StoredSnapshot(ticket.key, 9)),))
     assert (await queue.report(late)).fenced == (first.held,)
     await queue.hand_back(second.held, "r2", "It drains.")
-    assert (await lease(queue, "r3")).snapshot_url == terms.snapshot_url(kept.key)
+    assert (await lease(queue, "r3")).snapshot_url == terms.state_url(kept.key)
 
 
 async def test_a_key_that_is_none_of_the_attempt_s_is_passed_over(queue: Queue) -> None:

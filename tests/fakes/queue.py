@@ -7,7 +7,7 @@ whenever somebody calls, and a few dozen times a second while somebody waits.
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from serve_app.domain.errors import Cancelled, Expired, ReplicaDied
 from serve_app.domain.lease import (
@@ -25,6 +25,7 @@ from serve_app.domain.lease import (
     Work,
     lease_of,
 )
+from serve_app.domain.media.draft import with_expiry
 from serve_app.domain.progress import StoredSnapshot
 from serve_app.domain.request import Cause, Priority, Request, State
 from serve_app.queue.heartbeat import UNFOLLOWED_REPORT_S
@@ -98,6 +99,9 @@ class FakeQueue(ClientSide):
         if row is None:
             return self._repeated(finish.held, "finish")
         row.ended[finish.held] = "finish"
+        expires_at = self._clock.now() + timedelta(seconds=self._limits.keep_drafts_s)
+        if finish.outcome.drafts:
+            finish = replace(finish, outcome=with_expiry(finish.outcome, expires_at))
         failure = finish.outcome.failure
         self._settle(row, finish.outcome.usage.run_s, succeeded=failure is None)
         if failure is None:
@@ -216,7 +220,10 @@ class FakeQueue(ClientSide):
             priority=request.priority,
             deadline_s=_remaining_s(request),
             alone=request.alone,
-            snapshot_url=None if snapshot is None else self._terms.snapshot_url(snapshot.key),
+            snapshot_url=None if snapshot is None else self._terms.state_url(snapshot.key),
+            draft_url=None
+            if request.draft_key is None
+            else self._terms.state_url(request.draft_key),
             files_url=self._terms.files_url,
             describe_files=self._terms.describe_files and request.forgetting is None,
             trace=request.trace,

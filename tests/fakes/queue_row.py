@@ -28,6 +28,7 @@ class Row:
         self.place = place
         self.input = dict(new.input)  # whole, for a replica
         self.webhook = new.webhook
+        self.endpoint_digest = new.endpoint_digest
         self.expected_s = expected_s
         self.ranked_at = ranked_at(request.created_at, request.priority)
         within = [each for each in (new.start_within_s, new.end_within_s) if each is not None]

@@ -17,6 +17,7 @@ from serve_app.domain.request import MAX_FAILURES, Cause, LogLine, Request, Stat
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.transactions.end_attempt import UNCONFIRMED_REPLICAS
+from tests.fakes.drafts import FakeDrafts
 from tests.fakes.fair_lanes import FairLanes
 from tests.fakes.gallery import FakeGallery
 from tests.fakes.ledger import FakeLedger
@@ -53,6 +54,7 @@ class QueueRows:
         self.operations = FakeOperations(clock, self._rows, self._end_by_hand, self._changed)
         self.outbox = FakeOutbox(clock, self._rows, self.operations.note)
         self.ledger = FakeLedger(self._rows)
+        self.drafts = FakeDrafts(clock, self._rows, self.operations.note)
         self.gallery = FakeGallery(clock, self._rows, self.page, self.operations.note)
 
     @property

@@ -57,5 +57,5 @@ class FakeTerms:
         key = f"s/{held.request_id}/{held.attempt}/{next(self._numbers)}.bin"
         return UploadTicket(key, f"memory://{key}", "application/octet-stream", max_bytes=2**20)
 
-    def snapshot_url(self, key: str) -> str:
+    def state_url(self, key: str) -> str:
         return f"{self.files_url}/{key}"

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import io
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,7 @@ from PIL import Image
 from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.errors import Cancelled, Fenced
 from serve_app.domain.lease import Ask, Finish, Lease, LeaseKey, Report, SignalKind
+from serve_app.domain.media.draft import DRAFT_TYPE
 from serve_app.domain.outcome import Failure, Outcome, Usage
 from serve_app.domain.ports import LeasePort, Storage
 from serve_app.domain.progress import Preview, Progress, Stage
@@ -151,8 +153,17 @@ class ScriptedReplica:
                 await self._storage.put(ticket.thumbnail.key, "image/webp", chunks())
                 made = replace(made, thumbnail=_artifact(ticket.thumbnail, content))
             artifacts.append(made)
+        drafts = tuple(each for each in artifacts if each.media_type == DRAFT_TYPE)
+        artifacts = [each for each in artifacts if each not in drafts]
         output = _answer(lease.input, artifacts)
-        return Outcome(output=output, artifacts=tuple(artifacts), usage=Usage(run_s=0.25, steps=4))
+        if drafts:
+            output["drafts"] = [_facts(lease.input, number) for number in range(len(drafts))]
+        return Outcome(
+            output=output,
+            artifacts=tuple(artifacts),
+            usage=Usage(run_s=0.25, steps=4),
+            drafts=drafts,
+        )
 
     async def _cancelled(self, held: LeaseKey) -> None:
         self.stopped.append(held.request_id)
@@ -163,6 +174,12 @@ class ScriptedReplica:
 def _artifact(ticket: UploadTicket, content: bytes) -> Artifact:
     digest = hashlib.sha256(content).hexdigest()
     return Artifact(ticket.key, ticket.media_type, len(content), digest, width=8, height=8)
+
+
+def _facts(orders: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """Facts of a draft, with what a replica would have made."""
+    seed = (orders.get("seed") or 0) + number
+    return {"id": secrets.token_urlsafe(16), "seed": seed, "step": 1, "steps": 4, "noise": 0.75}
 
 
 def _answer(orders: Mapping[str, Any], artifacts: Sequence[Artifact]) -> dict[str, Any]:

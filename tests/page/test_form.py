@@ -92,6 +92,8 @@ DOCUMENT: dict[str, Any] = {
                     "acceleration": {"type": "string", "description": "Has no effect here: x."},
                     "checker": {"type": "boolean", "x-darkroom-no-effect": True},
                     "embeddings": {"type": "array", "x-darkroom-not-supported": True},
+                    "draft": {"type": "object", "properties": {"count": {"type": "integer"}}},
+                    "from_draft": {"type": "string"},
                 },
             },
         }

@@ -211,7 +211,7 @@ async def test_waiting_and_running_requests_are_leased_and_finished(
     for name in ("running", "handed back"):
         again = leases[id_of(name)]
         assert again.attempt == 2
-        assert again.snapshot_url == terms.snapshot_url(f"s/{id_of(name)}/1/0.bin")
+        assert again.snapshot_url == terms.state_url(f"s/{id_of(name)}/1/0.bin")
     for state in ("running", "queued"):
         follower = await queue.get(TENANT, id_of(f"following a {state} request"))
         assert follower.reuses == id_of(f"{state} leader")

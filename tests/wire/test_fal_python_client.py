@@ -48,6 +48,13 @@ def test_run(client: fal_client.SyncClient) -> None:
     assert client.run(PROBE, {"echo": {"a": 1}})["echo"] == {"a": 1}
 
 
+def test_a_draft_is_made_and_finished(client: fal_client.SyncClient) -> None:
+    drafted = client.subscribe(FLUX, {"prompt": "a dog", "draft": {"count": 3}})
+    assert len(drafted["images"]) == len(drafted["drafts"]) == 3
+    finished = client.subscribe(FLUX, {"from_draft": drafted["drafts"][1]["id"]})
+    assert len(finished["images"]) == 1
+
+
 async def test_run_async(async_client: fal_client.AsyncClient) -> None:
     assert (await async_client.run(PROBE, {"echo": "é"}))["echo"] == "é"
 

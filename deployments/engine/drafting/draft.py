@@ -31,6 +31,10 @@ class DraftPoint:
     share: float = 1.0  # of the steps
     noise: float = 0.0  # share of noise in the latents, as ``NoiseLevel.share``
 
+    def step_of(self, steps: int) -> int:
+        """Step of ``steps`` after which the share is reached."""
+        return min(max(1, round(self.share * steps)), max(1, steps - 1))
+
 
 @dataclass(frozen=True, slots=True)
 class RecordedSolver:

@@ -29,7 +29,6 @@ from deployments.engine.drafting.recorder import (
     rows_of,
     timesteps_of,
 )
-from deployments.engine.drafting.refusals import REFUSALS
 from deployments.engine.interception.components import ComponentKind
 from deployments.engine.interception.pipeline import SolverObserver
 from deployments.engine.interception.proxy import ComponentCall, GenerationGreenlet
@@ -39,6 +38,7 @@ from deployments.engine.snapshot.call_log import CallLog, Form, placeholder
 from deployments.engine.snapshot.format import Origin
 from deployments.engine.snapshot.state import MissingObject, StateDecoder
 from serve_app.domain.errors import ForkRefused, SnapshotRefused, Unsupported
+from serve_app.domain.media.draft_refusals import REFUSALS
 
 _INVALID = (LookupError, ValueError, TypeError, RuntimeError, MissingObject, CannotCopy)
 

@@ -71,7 +71,7 @@ class SolverRecorder:
         """Return whether the draft ends after ``step`` of ``steps`` steps, 0: unknown."""
         if step < 1 or 0 not in self._last:
             return False
-        if steps and step >= min(max(1, round(self._point.share * steps)), max(1, steps - 1)):
+        if steps and step >= self._point.step_of(steps):
             return True
         if not self._point.noise:
             return False

@@ -32,7 +32,21 @@ class Timings(BaseModel):
     inference: float = Field(description="Seconds on the device.")
 
 
+class DraftFacts(BaseModel):
+    """A draft, which a request with `from_draft` finishes."""
+
+    id: str
+    seed: int
+    step: int = Field(description="Steps that it has made.")
+    steps: int = Field(description="Steps of the finished output; 0: unknown.")
+    noise: float | None = Field(description="Share of noise that is left; null: unknown.")
+    expires_at: str = Field(description="Time of its deletion, UTC.")
+
+
 class Output(BaseModel):
+    drafts: list[DraftFacts] | None = Field(
+        default=None, description="The drafts that `draft` asked for, in the order of the files."
+    )
     darkroom_demo: bool | None = Field(
         default=None,
         description="True if made by Darkroom's tiny demo model, absent otherwise.",

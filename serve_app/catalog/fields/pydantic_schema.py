@@ -12,10 +12,11 @@ from pydantic import BaseModel, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from serve_app.catalog.fields import field_notes, seeds
+from serve_app.catalog.fields import drafts, field_notes, seeds
 from serve_app.catalog.fields.outputs import IMAGES, Produced
 from serve_app.domain.endpoint import ACCELERATION, Endpoint, described_levels
 from serve_app.domain.errors import FieldProblem, InvalidInput
+from serve_app.domain.media.draft import DRAFT_TYPE
 
 # Input models narrowed to the defaults and bounds of one endpoint.
 
@@ -127,6 +128,7 @@ class Shape:
     input: type[BaseModel]
     output: type[BaseModel]
     produced: Produced = IMAGES
+    drafts: bool = True  # its pipelines can make them
 
 
 class PydanticSchema:
@@ -139,7 +141,10 @@ class PydanticSchema:
         bounds = dict(endpoint.bounds)
         self._shape = shape
         self._most_megapixels = bounds.pop("megapixels", (0.0, float("inf")))[1]
+        self.makes_drafts = shape.drafts and drafts.makes_drafts(endpoint)
         self._model = narrowed(shape.input, endpoint.defaults, bounds)
+        if self.makes_drafts:
+            self._model = drafts.with_drafts(self._model)
         self._known = frozenset(self._model.model_fields)
         self._most_outputs = seeds.most_outputs(self._model)
         self._marks = field_notes.marks(self._model)
@@ -149,18 +154,27 @@ class PydanticSchema:
         self._item_marks = field_notes.marks_of_items(self._model)
         self._check_defaults()
 
-    def validate(self, body: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    def validate(
+        self, body: Mapping[str, Any], origin: Mapping[str, Any] | None = None
+    ) -> tuple[dict[str, Any], tuple[str, ...]]:
         try:
-            checked = self._model.model_validate(body).model_dump()
+            checked = self._model.model_validate({**(origin or {}), **body}).model_dump()
         except ValidationError as error:
             raise invalid_input(error) from None
-        checked = seeds.apply_seeds(body, checked, self._most_outputs)
+        if self.makes_drafts:
+            checked = drafts.apply_drafts(body, checked, origin)
+        else:
+            drafts.refuse_drafts(body)
+        if drafts.DRAFT not in checked:
+            checked = seeds.apply_seeds(body, checked, self._most_outputs)
         field_notes.refuse(self._marks, checked)
         if checked.get("image_size") is not None:
             self._check_megapixels(checked["image_size"])
         return checked, self._warnings(body)
 
     def media_types(self, input: Mapping[str, Any]) -> tuple[str, ...]:
+        if drafts.DRAFT in input:
+            return self._types_of_drafts(input)
         return self._shape.produced(input)
 
     def json_schema(self) -> dict[str, Any]:
@@ -175,6 +189,10 @@ class PydanticSchema:
     def output_schema(self) -> dict[str, Any]:
         schema = self._shape.output.model_json_schema(mode="serialization")
         return {**schema, "x-fal-order-properties": list(schema["properties"])}
+
+    def _types_of_drafts(self, input: Mapping[str, Any]) -> tuple[str, ...]:
+        each = self._shape.produced({**input, seeds.SEEDS: None})
+        return (*each, DRAFT_TYPE) * input[drafts.DRAFT]["count"]
 
     def _check_defaults(self) -> None:
         try:

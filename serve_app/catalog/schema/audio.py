@@ -79,4 +79,4 @@ class AceStepInput(AudioInput):
     )
 
 
-TEXT_TO_MUSIC = Shape(AceStepInput, SongOutput, audio_with_waveform)
+TEXT_TO_MUSIC = Shape(AceStepInput, SongOutput, audio_with_waveform, drafts=False)

@@ -116,4 +116,4 @@ class Flux2RealtimeInput(ImageInput):
     enable_interpolation: Interpolation = False
 
 
-REALTIME = Shape(Flux2RealtimeInput, FramesOutput, nothing)
+REALTIME = Shape(Flux2RealtimeInput, FramesOutput, nothing, drafts=False)

@@ -133,4 +133,4 @@ class UpscalingInput(ImageInput):
     )
 
 
-UPSCALING = Shape(UpscalingInput, ImageOutput)
+UPSCALING = Shape(UpscalingInput, ImageOutput, drafts=False)

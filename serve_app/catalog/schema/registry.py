@@ -38,7 +38,12 @@ class OpenInput:
         if endpoint.bounds:
             raise ValueError("the schema `open` has no fields, so it cannot have bounds")
 
-    def validate(self, body: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    makes_drafts = False
+
+    def validate(
+        self, body: Mapping[str, Any], origin: Mapping[str, Any] | None = None
+    ) -> tuple[dict[str, Any], tuple[str, ...]]:
+        del origin  # it makes no drafts
         filled = {**self._defaults, **body}
         if self._field is not None:
             self._check_count(self._field, filled.get(self._field, 0))
@@ -71,8 +76,18 @@ class OpenInput:
 class InputSchema(Protocol):
     """Validates the inputs of one endpoint, and describes input and output."""
 
-    def validate(self, body: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-        """Input with its defaults, and warnings. ``InvalidInput`` names the invalid fields."""
+    @property
+    def makes_drafts(self) -> bool:
+        """True if the input has the fields of drafts. The pipeline may refuse them nevertheless."""
+        ...
+
+    def validate(
+        self, body: Mapping[str, Any], origin: Mapping[str, Any] | None = None
+    ) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """Input with its defaults, and warnings. ``InvalidInput`` names the invalid fields.
+
+        ``origin``: input of the draft that ``body`` goes on from, for fields that it leaves out.
+        """
         ...
 
     def media_types(self, input: Mapping[str, Any]) -> tuple[str, ...]:

@@ -13,9 +13,10 @@ import click
 
 from serve_app.cli.connection.client import ApiFailure, Client
 from serve_app.cli.connection.server import Server
-from serve_app.cli.generation.endpoint_input import look_up
+from serve_app.cli.generation.endpoint_input import draft_endpoint, look_up
 from serve_app.cli.generation.files import (
     STDOUT,
+    MediaKind,
     check_output,
     decode_data_uri,
     format_of,
@@ -51,9 +52,11 @@ def run(
     wish = _with_prompt(wish)
     _check(wish, output, preview, as_json=as_json, show=show)
     named = None if output in (None, STDOUT) else output
-    model = wish.endpoint() if named is None else wish.endpoint(kind_of(format_of(named)))
+    kind = MediaKind.IMAGE if named is None else kind_of(format_of(named))
+    model = "" if wish.from_draft else wish.endpoint(kind)
     wish.body()  # Invalid options are reported before the first call to the server.
     with Client(server) as client:
+        model = wish.model or model or draft_endpoint(client, str(wish.from_draft))
         place, body = _input(client, model, wish, named)
         if output is None:
             check_output(place)
@@ -122,8 +125,9 @@ def _check(
     """Raise an error for options that contradict each other, or files that cannot be written."""
     if output == STDOUT and (as_json or show):
         raise InvalidInput("-o - writes the file to standard output. Leave out --json and --open.")
-    if output == STDOUT and (wish.count or 1) > 1:
-        raise InvalidInput("-o - takes one file. Leave out --count, or name a file with -o.")
+    for option, number in {"--count": wish.count, "--draft": wish.draft}.items():
+        if output == STDOUT and (number or 1) > 1:
+            raise InvalidInput(f"-o - takes one file. Leave out {option}, or name a file with -o.")
     for path in (output, preview):
         if path is not None:
             check_output(path)
@@ -208,6 +212,9 @@ def _print_result(
     result: Mapping[str, Any], files: Sequence[Mapping[str, Any]], saved: Sequence[Path]
 ) -> None:
     """Print what was made; on stderr if the file itself went to standard output."""
+    if result.get("drafts"):
+        _print_drafts(result, files, saved)
+        return
     for file, path in zip(files, saved, strict=True):
         sized = f"  {file['width']}×{file['height']}" if "width" in file else ""
         click.echo(f"{path}{sized}")
@@ -216,6 +223,28 @@ def _print_result(
     click.echo(f"{seed}{demo}", err=not saved)
     if unknown := result.get("darkroom_demo_unknown"):
         click.echo(f"The demo does not know: {', '.join(unknown)}", err=True)
+
+
+def _print_drafts(
+    result: Mapping[str, Any], files: Sequence[Mapping[str, Any]], saved: Sequence[Path]
+) -> None:
+    """Print the ids of the drafts, each with its file, and how to finish one."""
+    drafts = result["drafts"]
+    shown = [
+        str(path)
+        for file, path in zip(files, saved, strict=False)
+        if file["content_type"] == files[0]["content_type"]
+    ]
+    for number, draft in enumerate(drafts):
+        place = f"{shown[number]}  " if number < len(shown) else ""
+        steps = f"step {draft['step']} of {draft['steps'] or 'unknown'}"
+        click.echo(f"{place}{draft['id']}  seed {draft['seed']}, {steps}", err=not saved)
+    demo = " by the demo model" if result.get("darkroom_demo") else ""
+    click.echo(
+        f"{len(drafts)} drafts{demo}, kept until {drafts[0]['expires_at']}. `darkroom generate "
+        "--from-draft ID` finishes one.",
+        err=not saved,
+    )
 
 
 def _update_bar(bar: Any, status: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from serve_app.cli.connection.client import Client
 from serve_app.cli.generation.files import FORMATS, MediaKind, format_of
@@ -80,6 +81,11 @@ def look_up(client: Client, endpoint: str) -> EndpointInput:
     response to the request says so."""
     listed = client.get("/v1/models", endpoint_id=endpoint, expand="openapi-3.0")["models"]
     return read_description(listed[0]) if listed else EndpointInput(endpoint, "", {})
+
+
+def draft_endpoint(client: Client, draft_id: str) -> str:
+    """Endpoint that made a draft. Raises ``ApiFailure`` if there is no such draft."""
+    return str(client.get(f"/v1/drafts/{quote(draft_id, safe='')}")["endpoint_id"])
 
 
 def read_description(model: Mapping[str, Any]) -> EndpointInput:

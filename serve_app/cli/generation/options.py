@@ -32,6 +32,9 @@ OPTIONS: Mapping[str, str] = {
     "image_url": "--image",
     "mask_url": "--mask",
     "strength": "--strength",
+    "draft": "--draft",
+    "from_draft": "--from-draft",
+    "new_noise": "--new-noise",
 }
 """Input field → option that sets it."""
 
@@ -40,7 +43,7 @@ OPTIONS: Mapping[str, str] = {
 class GenerateOptions:
     """Options from the command line. A value that is None or empty is left to the endpoint."""
 
-    prompt: str
+    prompt: str | None
     model: str | None = None
     seed: int | None = None
     steps: int | None = None
@@ -50,6 +53,10 @@ class GenerateOptions:
     mask: str | None = None
     strength: float | None = None
     fields: tuple[str, ...] = ()
+    draft: int | None = None  # number of drafts
+    until: float | None = None
+    from_draft: str | None = None
+    new_noise: float | None = None
 
     def endpoint(self, kind: MediaKind = MediaKind.IMAGE) -> str:
         """Model that the user named, or the default for this kind of output and input.
@@ -75,8 +82,11 @@ class GenerateOptions:
         named = {each.partition("=")[0] for each in self.fields}
         if self.mask and not self.image and "image_url" not in named:
             raise InvalidInput("--mask says which part of an image to repaint. Add --image.")
-        body: dict[str, Any] = {"prompt": self.prompt, **more}
+        if self.prompt is None and not self.from_draft and "prompt" not in named:
+            raise InvalidInput("Add a PROMPT, or --from-draft ID to finish a draft.")
+        body: dict[str, Any] = dict(more)
         given = {
+            "prompt": self.prompt,
             "seed": self.seed,
             "num_inference_steps": self.steps,
             "image_size": None if self.size is None else _size(self.size),
@@ -84,9 +94,21 @@ class GenerateOptions:
             "image_url": self.image and image_input(self.image),
             "mask_url": self.mask and image_input(self.mask),
             "strength": self.strength,
+            "draft": self._draft(),
+            "from_draft": self.from_draft,
+            "new_noise": self.new_noise,
         }
         body |= {name: value for name, value in given.items() if value is not None}
         return body | dict(_field(one) for one in self.fields)
+
+    def _draft(self) -> dict[str, Any] | None:
+        if self.draft is None:
+            if self.until is not None:
+                raise InvalidInput("--until says where drafts stop. Add --draft N.")
+            return None
+        if self.from_draft:
+            raise InvalidInput("--draft makes drafts and --from-draft finishes one. Leave out one.")
+        return {"count": self.draft} | ({} if self.until is None else {"until": self.until})
 
     def option_of(self, field: str) -> str:
         """Name of an input field for messages: the option that sets it, if it was not --field."""

@@ -99,6 +99,9 @@ class ModelStatus(TypedDict):
     kind: Annotated[str, Field(description="What it makes: image, video or audio.")]
     readme: Annotated[str, Field(description="Markdown.")]
     examples: list[ModelExample]
+    drafts: Annotated[
+        bool, Field(description="Inputs have the field `draft`. Some pipelines refuse it.")
+    ]
     reason: Annotated[str | None, Field(description="Why the model is not served.")]
     family: str
     origin: Annotated[
@@ -286,6 +289,7 @@ def _model(entry: CatalogEntry, origin: str, held: Held | None) -> Model:
             "state": weights_state(entry, held),
             "kind": endpoint.kind,
             "readme": entry.source.readme,
+            "drafts": entry.schema.makes_drafts,
             "reason": entry.missing or None,
             "family": endpoint.family,
             "origin": entry.origin.value,

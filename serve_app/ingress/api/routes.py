@@ -16,6 +16,7 @@ from typing_extensions import TypedDict
 from serve_app.domain.errors import NotFound
 from serve_app.domain.lease import Demand, ReplicaStage
 from serve_app.ingress.api import (
+    drafts,
     estimates,
     files,
     gallery,
@@ -230,6 +231,7 @@ ROUTES = [
     *gallery.ROUTES,  # before the routes of one request
     *zip_files.ROUTES,
     *shares.ROUTES,
+    *drafts.ROUTES,
     *requests.ROUTES,
     *operations.ROUTES,
     *rendering.ROUTES,

@@ -12,6 +12,7 @@ from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import DarkroomError, Fenced, InvalidInput, Overloaded
 from serve_app.domain.lease import lease_of
+from serve_app.domain.media.draft import DRAFT
 from serve_app.domain.realtime import Frame, ReplicaSlot
 from serve_app.domain.request import NewRequest, Request, State
 from serve_app.ingress.realtime import messages
@@ -110,6 +111,8 @@ class RealtimeSession:
                 body = self._unpacked(message)
                 echo = _echo(body.get("request_id"))
                 valid = self._services.catalog.validate(self._new.endpoint, body)
+                if DRAFT in valid.input:
+                    raise InvalidInput.of_field(DRAFT, "Frames of a session make no drafts")
             except DarkroomError as error:
                 self._count("refused")
                 await self._socket.send_message(messages.refused(error, **echo))

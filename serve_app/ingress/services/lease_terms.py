@@ -10,6 +10,7 @@ from serve_app.catalog.catalog import Catalog
 from serve_app.domain.artifact import THUMBNAIL_TYPE, UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.lease import LeaseKey
+from serve_app.domain.media.draft import DRAFT_TYPE
 from serve_app.domain.ports import Storage
 from serve_app.storage.keys import artifact_key, derived_token, snapshot_key
 
@@ -76,7 +77,7 @@ class CatalogLeaseTerms:
 
     def _with_thumbnail(self, held: LeaseKey, number: int, media_type: str) -> UploadTicket:
         ticket = self._ticket(held, media_type, self._max_artifact_bytes, number)
-        if not self._thumbnails:
+        if not self._thumbnails or media_type == DRAFT_TYPE:
             return ticket
         small = self._ticket(held, THUMBNAIL_TYPE, MAX_THUMBNAIL_BYTES, number, "thumbnail")
         return replace(ticket, thumbnail=small)
@@ -97,5 +98,5 @@ class CatalogLeaseTerms:
             SNAPSHOT_TICKET_VALID_S,
         )
 
-    def snapshot_url(self, key: str) -> str:
+    def state_url(self, key: str) -> str:
         return f"{self.files_url}/files/{key}"

@@ -21,12 +21,14 @@ from serve_app.domain.errors import (
     StorageUnavailable,
     Unavailable,
 )
+from serve_app.domain.media.draft import DRAFT, FROM_DRAFT
 from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Failure
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import NewRequest, Request, State, granted_retries
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services
+from serve_app.ingress.submission.drafts import draft_source, with_drafts
 from serve_app.ingress.submission.options import SubmitOptions
 from serve_app.telemetry import logs
 
@@ -65,10 +67,13 @@ async def validate(
 ) -> NewRequest:
     """Validate everything about the request itself. It is not stored yet.
 
-    Errors: ``EndpointNotFound``, ``InvalidInput``, and ``Unavailable`` if no pool can run it.
+    Errors: ``EndpointNotFound``, ``InvalidInput``, ``Unavailable`` if no pool can run it, and
+    ``StorageFull`` if there is no space for its drafts.
     """
     entry = services.catalog.get(endpoint_id)
-    valid = services.catalog.validate(endpoint_id, body)
+    source = await draft_source(services, tenant, entry, body)
+    valid = services.catalog.validate(endpoint_id, body, source.input if source else None)
+    valid = await with_drafts(services, tenant, valid, options)
     pool = services.pools.pool_of(entry.endpoint, entry.pool)
     check_request(entry.endpoint, valid.input, services.pools.device_bytes(pool))
     retries, fewer = granted_retries(options.retries, services.config.queue.max_failures)
@@ -82,7 +87,7 @@ async def validate(
         priority=options.priority,
         start_within_s=options.start_within_s,
         end_within_s=options.end_within_s,
-        work=work_of(valid.input),
+        work=work_of(valid.input) * (source.left if source else 1),
         alone=options.deterministic,
         previews=options.previews and services.config.models.previews,
         warnings=(*valid.warnings, *options.warnings, *fewer),
@@ -95,6 +100,7 @@ async def validate(
         body_digest=await _repeat_digest(endpoint_id, body, options),
         webhook=options.webhook,
         trace=options.trace,
+        draft_key=source.draft.key if source else None,
     )
 
 
@@ -111,6 +117,8 @@ async def _shared_digest(
     """Digest of requests that may share one outcome; empty if this one shares none."""
     # An outcome that will be deleted early, or whose files will, is never shared.
     if not options.store_io or options.keep_files_s is not None:
+        return b""
+    if DRAFT in input or FROM_DRAFT in input:  # a draft belongs to one request, and expires
         return b""
     if not (entry.cache if options.cache is None else options.cache):
         return b""

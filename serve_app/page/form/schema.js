@@ -5,13 +5,15 @@ import { titleOf } from "./help.js";
 /** Fields that users often change, in display order. They follow the prompt and the inputs. */
 const FIRST =
   "image_size aspect_ratio resolution num_images duration seconds_total num_frames loras".split(" ");
+/** Fields of drafts, for which the form has no controls. */
+const WITHOUT_CONTROL = new Set(["draft", "from_draft", "new_noise", "noise_seed"]);
 const MEDIA = /(?:^|_)(image|mask|video|audio|file)s?_urls?$/;
 const NO_EFFECT = /\b(?:has|have|had) no effect\b|\bwithout effect\b|\bis ignored\b/i;
 
 /**
  * Fields of an object's schema, in display order: `{name, title, description, kind, required,
  * fallback, least, most, step, choices, media, first, items, mostItems}`. `fallback` is the default.
- * Fields without effect here and unsupported fields are omitted.
+ * Fields without effect here, unsupported fields and those of drafts are omitted.
  *
  * Kinds: prompt, text, whole, decimal, choice, switch, size, media, media-list, list (of numbers or
  * words, with the kind of an item in `items`), rows (of objects, with their fields in `items`), json.
@@ -37,7 +39,7 @@ export function isOpen({ schema, document }) {
 
 function readField(name, property, required, document) {
   const spec = plain(property, document);
-  if (!required && (isVain(spec) || "const" in spec)) return null;
+  if (!required && (isVain(spec) || "const" in spec || WITHOUT_CONTROL.has(name))) return null;
   const media = mediaOf(name, spec, document);
   const kind = kindOf(name, spec, media, document);
   return {

@@ -95,6 +95,7 @@ CREATE TABLE requests (
     shown json,
     lease_nonce bigint DEFAULT 0 NOT NULL,
     trace text,
+    draft_key text,
     CONSTRAINT requests_check CHECK (((state = 'running') = (lease_until IS NOT NULL))),
     CONSTRAINT requests_follows_check CHECK (((state = 'following') = (follows IS NOT NULL))),
     CONSTRAINT requests_forgetting_check CHECK ((forgetting = ANY (ARRAY['input', 'outcome', 'done']))),
@@ -108,6 +109,7 @@ CREATE INDEX requests_deleted ON requests (created_at) WHERE (deleted_at IS NOT 
 CREATE INDEX requests_ended ON requests (tenant, endpoint, finished_at DESC, id DESC) WHERE ((finished_at IS NOT NULL) AND (deleted_at IS NULL));
 CREATE INDEX requests_following ON requests (follows, ranked_at, place) WHERE (state = 'following');
 CREATE INDEX requests_following_start_by ON requests (start_by) WHERE ((state = 'following') AND (start_by IS NOT NULL));
+CREATE INDEX requests_from_drafts ON requests (draft_key) WHERE ((draft_key IS NOT NULL) AND (outcome IS NULL));
 CREATE INDEX requests_history ON requests (tenant, endpoint, id DESC) WHERE ((finished_at IS NOT NULL) AND (deleted_at IS NULL));
 CREATE UNIQUE INDEX requests_idempotency ON requests (tenant, endpoint, idempotency_key) WHERE (idempotency_key IS NOT NULL);
 CREATE INDEX requests_in_lane ON requests (pool, tenant, ranked_at, place) WHERE (state = 'queued');
@@ -457,6 +459,24 @@ CREATE TABLE share_links (
 CREATE INDEX share_links_of_request ON share_links (request_id);
 CREATE INDEX share_links_of_tenant ON share_links (tenant, created_at DESC, id);
 
+CREATE TABLE drafts (
+    id text NOT NULL,
+    tenant text NOT NULL,
+    request_id uuid NOT NULL,
+    key text NOT NULL,
+    size bigint NOT NULL,
+    sha256 text NOT NULL,
+    facts json NOT NULL,
+    created_at timestamptz DEFAULT now() NOT NULL,
+    expires_at timestamptz NOT NULL,
+    held_until timestamptz,
+    CONSTRAINT drafts_key_key UNIQUE (key),
+    CONSTRAINT drafts_pkey PRIMARY KEY (id)
+);
+CREATE INDEX drafts_by_expiry ON drafts (expires_at);
+CREATE INDEX drafts_of_request ON drafts (request_id);
+CREATE INDEX drafts_of_tenant ON drafts (tenant, created_at DESC, id DESC);
+
 CREATE FUNCTION add_to_upload_totals() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -499,6 +519,16 @@ BEGIN
             WHERE r.state = 'running' AND r.endpoint = of_name AND r.started_at >= started_from
             ORDER BY r.started_at LIMIT most) x;
     END IF;
+END
+$$;
+
+CREATE FUNCTION forget_drafts() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    WITH gone AS (DELETE FROM drafts WHERE request_id = OLD.id RETURNING key)
+    INSERT INTO unwanted (key, due_at) SELECT key, now() FROM gone ON CONFLICT (key) DO NOTHING;
+    RETURN NULL;
 END
 $$;
 
@@ -613,7 +643,11 @@ CREATE TRIGGER add_changed_uploads AFTER UPDATE ON uploads REFERENCING OLD TABLE
 
 CREATE TRIGGER add_inserted_uploads AFTER INSERT ON uploads REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION add_to_upload_totals();
 
+CREATE TRIGGER forget_deleted_drafts AFTER DELETE ON requests FOR EACH ROW EXECUTE FUNCTION forget_drafts();
+
 CREATE TRIGGER forget_deleted_in_gallery AFTER DELETE ON requests FOR EACH ROW EXECUTE FUNCTION forget_in_gallery();
+
+CREATE TRIGGER forget_emptied_drafts AFTER UPDATE OF deleted_at ON requests FOR EACH ROW WHEN ((new.deleted_at IS NOT NULL)) EXECUTE FUNCTION forget_drafts();
 
 CREATE TRIGGER forget_emptied_in_gallery AFTER UPDATE OF deleted_at ON requests FOR EACH ROW WHEN ((new.deleted_at IS NOT NULL)) EXECUTE FUNCTION forget_in_gallery();
 

@@ -33,6 +33,7 @@ class QueueLimits(LiveValues):
     # interval of the checks for timeouts, dead replicas and lost notifications
     check_interval_s: float = 1.0
     request_cache_bytes: int = 256 * 2**20
+    keep_drafts_s: float = 86_400.0  # from the end of their request
     max_running_per_tenant: int | None = None
     tenants: Mapping[str, TenantLimits] = field(default_factory=dict[str, TenantLimits])
     endpoints: Mapping[str, EndpointLimits] = field(default_factory=dict[str, EndpointLimits])
@@ -49,6 +50,7 @@ class QueueLimits(LiveValues):
             max_waiting_per_tenant=config.queue.max_waiting_per_tenant,
             max_waiting_bytes_per_tenant=config.queue.max_waiting_bytes_per_tenant,
             max_running_per_tenant=config.queue.max_running_per_tenant,
+            keep_drafts_s=config.limits.keep_drafts_s,
             request_cache_bytes=config.queue.request_cache_bytes,
             tenants=config.queue.tenant_limits,
             endpoints=config.queue.endpoint_limits,

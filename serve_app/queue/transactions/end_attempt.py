@@ -17,6 +17,7 @@ from typing import Any
 
 from serve_app.domain.errors import ReplicaDied
 from serve_app.domain.lease import LeaseKey
+from serve_app.domain.media.draft import DRAFTS
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.request import MAX_FAILURES, Cause, State
 from serve_app.postgres.database import Database
@@ -96,13 +97,14 @@ class EndedAttempt:
 _NAMED = """
     SELECT * FROM json_to_recordset(%(ends)s::json) AS x(
         id uuid, attempt integer, nonce bigint, how text, message text, cause integer,
-        outcome text, artifacts json,
+        outcome text, artifacts json, drafts json,
         run_s double precision, steps integer, units double precision)
 """
 _NAMELESS = """
     SELECT id, attempt, lease_nonce AS nonce, %(how)s::text AS how,
            %(message)s::text || coalesce(replica_id, '?') AS message,
            %(cause)s::integer AS cause, NULL::text AS outcome, NULL::json AS artifacts,
+           NULL::json AS drafts,
            0::double precision AS run_s, 0 AS steps, 0::double precision AS units
     FROM requests
 """
@@ -120,6 +122,7 @@ _OUT_OF_TIME = """
     SELECT id, attempt, lease_nonce AS nonce, 'out_of_time' AS how,
            'Out of time on replica ' || coalesce(replica_id, '?') AS message,
            %(cause)s::integer AS cause, %(outcome)s::text AS outcome, NULL::json AS artifacts,
+           NULL::json AS drafts,
            0::double precision AS run_s, 0 AS steps, 0::double precision AS units
     FROM requests
     WHERE state = 'running' AND end_by < now() - make_interval(secs => %(overtime_s)s)
@@ -137,7 +140,7 @@ _STATEMENT = """
 -- name: end_attempts
 WITH ending AS ({source}),
 held AS (
-    SELECT r.id, e.attempt, e.how, e.message, e.cause, e.outcome AS own, e.artifacts,
+    SELECT r.id, e.attempt, e.how, e.message, e.cause, e.outcome AS own, e.artifacts, e.drafts,
            e.run_s, e.steps, e.units, r.cancel_requested, r.confirmed,
            (e.how = 'retry' OR e.how = 'lost' AND r.confirmed)::integer AS failed,
            (e.how = 'stopped' OR e.how = 'lost' AND NOT r.confirmed)::integer AS missed,
@@ -200,8 +203,9 @@ ended AS (
     FROM judged j WHERE r.id = j.id
     RETURNING r.id, r.attempt, r.state, r.pool, r.tenant, r.endpoint, r.webhook_url, r.work,
               r.expected_s, r.started_at, r.failures, r.finished_at, r.events, j.how, j.message,
-              j.failed, r.retries_left, j.final, j.says_itself, j.artifacts, j.run_s, j.steps,
-              j.units, r.leads, r.created_at, r.lease_nonce, coalesce(r.trace, '') AS trace,
+              j.failed, r.retries_left, j.final, j.says_itself, j.artifacts, j.drafts, j.run_s,
+              j.steps, j.units, r.leads, r.created_at, r.lease_nonce,
+              coalesce(r.trace, '') AS trace,
               r.attempt > 1 AND r.snapshot IS NOT NULL AS resumed
 ),
 closed AS (
@@ -241,6 +245,14 @@ kept AS (
         thumbnail_of text)
     WHERE e.state = 'succeeded'
     ON CONFLICT (key) DO NOTHING
+),
+drafted AS (
+    INSERT INTO drafts (id, tenant, request_id, key, size, sha256, facts, expires_at)
+    SELECT d.id, e.tenant, e.id, d.key, d.size, d.sha256, d.facts, d.expires_at
+    FROM ended e CROSS JOIN LATERAL json_to_recordset(e.drafts) AS d(
+        id text, key text, size bigint, sha256 text, facts json, expires_at timestamptz)
+    WHERE e.state = 'succeeded'
+    ON CONFLICT DO NOTHING
 ),
 outbox AS (
     INSERT INTO webhook_deliveries (request_id, tenant, url)
@@ -431,6 +443,7 @@ def _row(end: AttemptEnd) -> Mapping[str, Any]:
         # that it cannot store.
         "outcome": _text(outcome),
         "artifacts": [*_files(outcome)],
+        "drafts": [*_drafts(end.held, outcome)],
         **flatten_outcome(outcome.usage),
     }
 
@@ -441,6 +454,21 @@ def _files(outcome: Outcome) -> Iterator[Mapping[str, Any]]:
         yield flatten_outcome(replace(artifact, thumbnail=None))
         if artifact.thumbnail is not None:
             yield flatten_outcome(artifact.thumbnail) | {"thumbnail_of": artifact.key}
+
+
+def _drafts(held: LeaseKey, outcome: Outcome) -> Iterator[Mapping[str, Any]]:
+    """Rows of the table ``drafts``, of files for which the attempt got a ticket."""
+    described = (outcome.output or {}).get(DRAFTS, ())
+    for facts, file in zip(described, outcome.drafts, strict=False):
+        if file.key.startswith(f"d/{held.request_id}/{held.attempt}/"):
+            yield {
+                "id": facts["id"],
+                "key": file.key,
+                "size": file.size,
+                "sha256": file.sha256,
+                "facts": facts,
+                "expires_at": facts["expires_at"],
+            }
 
 
 def _cause(outcome: Outcome) -> Cause:

@@ -119,7 +119,7 @@ WITH new AS (
         work double precision, expected_s double precision, head_start_s double precision,
         alone boolean, previews boolean, warnings json, replica text, actor text, key text,
         body text, reuse text, forgetting text, retries text, webhook text, origin text,
-        shown text, large integer, trace text, words tsvector)
+        shown text, large integer, trace text, words tsvector, draft_key text)
 ),
 alike AS MATERIALIZED ({{alike}}),
 placed AS MATERIALIZED (
@@ -139,7 +139,7 @@ stored AS (
         work, expected_s, alone, previews, events, idempotency_key, body_digest, reuse_digest,
         forgetting, retries_left, webhook_url, webhook_origin, leads, follows, state, attempt,
         replica_id, actor_id, lease_nonce,
-        lease_until, started_at, trace)
+        lease_until, started_at, trace, draft_key)
     SELECT id, tenant, endpoint, digest, pool, priority,
            coalesce(input, (%(large)s::text[])[large])::json, shown::json,
            -- A request that has not started by its overall deadline has expired too.
@@ -156,7 +156,7 @@ stored AS (
            CASE here WHEN 1 THEN actor END,
            here * {NEW_NONCE},
            CASE here WHEN 1 THEN now() + make_interval(secs => %(first_lease_s)s) END,
-           CASE here WHEN 1 THEN now() END, trace
+           CASE here WHEN 1 THEN now() END, trace, draft_key
     FROM placed
     -- Keys in one order: two statements that insert the same keys do not deadlock.
     ORDER BY key NULLS FIRST, n
@@ -324,6 +324,7 @@ def _row(n: int, each: NewRow) -> dict[str, Any]:
         "reuse": new.reuse_digest.hex() or None,
         "forgetting": None if new.store_io else Redacted.INPUT,
         "retries": retries_column(new.retries),
+        "draft_key": new.draft_key,
     }
 
 
@@ -362,5 +363,6 @@ def _result(
         events=version,
         lease_nonce=lease_nonce,
         trace=new.trace,
+        draft_key=new.draft_key,
     )
     return InsertResult(request, version, leased, group)

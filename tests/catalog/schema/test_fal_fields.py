@@ -265,11 +265,14 @@ def test_every_endpoint_of_the_catalogue_is_looked_at(catalog: Catalog) -> None:
 
 
 @EACH
-def test_it_has_fals_fields_and_no_others_but_a_list_of_seeds(
+def test_it_has_fals_fields_and_no_others_but_a_list_of_seeds_and_those_of_drafts(
     catalog: Catalog, endpoint_id: str
 ) -> None:
-    schema = catalog.listed(endpoint_id).schema.json_schema()
+    entry = catalog.listed(endpoint_id)
+    schema = entry.schema.json_schema()
     seeds = {"seeds"} if FIELDS[endpoint_id].get("seed") is OPTIONAL else set()
+    if entry.schema.makes_drafts:
+        seeds |= {"draft", "from_draft", "new_noise", "noise_seed"}
     assert schema["properties"].keys() == FIELDS[endpoint_id].keys() | seeds
     assert set(schema["required"]) == least(endpoint_id).keys()
     assert set(schema["x-fal-order-properties"]) == FIELDS[endpoint_id].keys() | seeds

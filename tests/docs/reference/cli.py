@@ -52,6 +52,7 @@ EXAMPLES = {
     "env": ('eval "$(darkroom env)"', "darkroom env --shell fish"),
     "generate": (
         'darkroom generate "a red circle" -o circle.png --seed 7',
+        'darkroom generate "a red circle" -o circle.png --draft 8',
         'darkroom generate "a red circle moves" -m fal-ai/wan/v2.2-5b/text-to-video -o circle.mp4',
         'darkroom generate "a siren" -m fal-ai/stable-audio -o siren.wav',
         'darkroom generate "a blue circle" --image circle.png --strength 0.6 -o blue.png',

@@ -12,12 +12,12 @@ import torch
 
 from deployments.engine.drafting.draft import Draft, DraftPoint
 from deployments.engine.drafting.fork import Fork
-from deployments.engine.drafting.refusals import REFUSALS
 from deployments.engine.engine import Engine
 from deployments.engine.loop.generation import Generation
 from deployments.engine.loop.options import GenerationOptions
 from deployments.engine.snapshot.format import Snapshot
 from serve_app.domain.errors import Cancelled, ForkRefused, SnapshotRefused
+from serve_app.domain.media.draft_refusals import REFUSALS
 from serve_app.domain.progress import Progress, Stage
 from tests.engine.conformance.case import WISHES, Case, Wish
 from tests.engine.conformance.outputs import difference, same_bits

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import diffusers
 import torch
 
-from deployments.engine.drafting.refusals import REFUSALS
+from serve_app.domain.media.draft_refusals import REFUSALS
 from tests.engine.conformance.checks import TIMES, TOLERANCE, Finding
 from tests.engine.conformance.defects import DEFECTS
 

@@ -95,6 +95,15 @@ async def test_a_wrong_frame_is_refused_in_a_sentence_and_the_session_goes_on(
         assert (await client.hear())["prompt"] == "x"
 
 
+async def test_a_frame_neither_makes_drafts_nor_goes_on_from_one() -> None:
+    async with built() as house, connected(house, "/fal-ai/flux/schnell/realtime") as client:
+        for field, value in {"draft": {"count": 2}, "from_draft": "one"}.items():
+            client.send(prompt="x", **{field: value})
+            assert (await client.hear())["reason"].startswith(f"{field}: ")
+        client.send(prompt="x")
+        assert (await client.hear())["prompt"] == "x"
+
+
 async def test_text_is_refused(house: House) -> None:
     async with connected(house) as client:
         client.send_text('{"echo": 1}')

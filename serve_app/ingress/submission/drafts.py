@@ -1,0 +1,93 @@
+"""Drafts of a request before it is stored: the one that it goes on from, and space for its own."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from serve_app.catalog.catalog import CatalogEntry, ValidInput
+from serve_app.catalog.fields.drafts import beneath
+from serve_app.domain.errors import InvalidInput, StorageFull
+from serve_app.domain.media.draft import DRAFT, FROM_DRAFT, NEW_NOISE, NOISE_SEED, StoredDraft
+from serve_app.ingress.services.services import Services
+from serve_app.ingress.submission.options import SubmitOptions
+from serve_app.settings import NO_LIMITS
+
+UNKNOWN = "There is no such draft. It may have expired, or its request was deleted. Make a new one"
+ERROR_TYPE = "unprocessable_draft"
+MAX_ID_CHARACTERS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class DraftSource:
+    """Draft that a request goes on from, and the input beneath its own."""
+
+    draft: StoredDraft
+    input: Mapping[str, Any]
+
+    @property
+    def left(self) -> float:
+        """Share of the steps that are left."""
+        draft = self.draft
+        return 1 - draft.step / draft.steps if draft.steps else 1.0
+
+
+async def draft_source(
+    services: Services, tenant: str, entry: CatalogEntry, body: object
+) -> DraftSource | None:
+    """Find the draft that ``body`` goes on from; None if it names none.
+
+    ``InvalidInput`` if the tenant has no such draft, or it is of another endpoint or of other
+    settings of this one.
+    """
+    given = cast("Mapping[str, Any]", body).get(FROM_DRAFT) if isinstance(body, Mapping) else None
+    if not isinstance(given, str) or not entry.schema.makes_drafts:
+        return None  # or the input's schema refuses it
+    found = None
+    if given.isascii() and 0 < len(given) <= MAX_ID_CHARACTERS:
+        found = await services.queue.drafts.open(tenant, given)
+    if found is None:
+        raise InvalidInput.of_field(FROM_DRAFT, UNKNOWN, ERROR_TYPE)
+    draft, endpoint = found.draft, entry.endpoint
+    if draft.endpoint != endpoint.id:
+        what = f"The draft was made by {draft.endpoint}: send the request there"
+        raise InvalidInput.of_field(FROM_DRAFT, what, ERROR_TYPE)
+    if found.endpoint_digest != endpoint.digest:
+        what = "The endpoint was changed after the draft was made. Make a new one"
+        raise InvalidInput.of_field(FROM_DRAFT, what, ERROR_TYPE)
+    return DraftSource(draft, beneath(found.input, draft))
+
+
+async def with_drafts(
+    services: Services, tenant: str, valid: ValidInput, options: SubmitOptions
+) -> ValidInput:
+    """``valid``, with a seed for new noise. Its drafts, if it makes any, have space.
+
+    ``StorageFull`` if the tenant's drafts take all the bytes that they may, and ``InvalidInput``
+    if the request is not to be kept.
+    """
+    given = valid.input
+    if given.get(NEW_NOISE) is not None and NOISE_SEED not in given:
+        return ValidInput(given | {NOISE_SEED: secrets.randbelow(2**53)}, valid.warnings)
+    if DRAFT not in given:
+        return valid
+    if not options.store_io:
+        what = "A draft needs the input of its request, which X-Fal-Store-IO: 0 deletes"
+        raise InvalidInput.of_field(DRAFT, what)
+    most = max_bytes(services, tenant)
+    if await services.queue.drafts.used(tenant) >= most:
+        raise StorageFull(
+            f"Your drafts take all of the {most} bytes that they may "
+            "(DARKROOM_MAX_DRAFTS_BYTES_PER_TENANT, or max_drafts_bytes of the tenant). Delete "
+            "some: DELETE /v1/drafts/{draft_id}. Otherwise they expire."
+        )
+    return valid
+
+
+def max_bytes(services: Services, tenant: str) -> int:
+    """Bytes that a tenant's drafts may take."""
+    config = services.config
+    own = config.queue.tenant_limits.get(tenant, NO_LIMITS).max_drafts_bytes
+    return own or config.limits.max_drafts_bytes_per_tenant

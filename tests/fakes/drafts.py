@@ -1,0 +1,68 @@
+"""Drafts in the fake queue. Their files and their expiry are the database's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+
+from serve_app.domain.media.draft import DRAFTS, DraftOrigin, StoredDraft
+from serve_app.domain.operations import Actor
+from serve_app.domain.ports import Clock
+from tests.fakes.queue_row import Row
+
+
+class FakeDrafts:
+    """Finds the drafts in the outcomes of requests."""
+
+    def __init__(self, clock: Clock, rows: Mapping[str, Row], note: Callable[..., None]) -> None:
+        self._clock, self._rows, self._note = clock, rows, note
+        self._deleted: set[str] = set()
+
+    async def used(self, tenant: str) -> int:
+        return sum(each.draft.size for each in self._all(tenant))
+
+    async def open(self, tenant: str, draft_id: str) -> DraftOrigin | None:
+        found = (each for each in self._all(tenant) if each.draft.id == draft_id)
+        return next(found, None)
+
+    async def get(self, tenant: str, draft_id: str) -> StoredDraft | None:
+        found = await self.open(tenant, draft_id)
+        return None if found is None else found.draft
+
+    async def newest(self, tenant: str, limit: int) -> Sequence[StoredDraft]:
+        own = [each.draft for each in self._all(tenant)]
+        return sorted(own, key=lambda each: (each.created_at, each.id), reverse=True)[:limit]
+
+    async def delete(self, tenant: str, draft_id: str, actor: Actor | None = None) -> bool:
+        if await self.get(tenant, draft_id) is None:
+            return False
+        self._deleted.add(draft_id)
+        if actor is not None:
+            self._note(actor, "draft.delete", draft_id, {"tenant": tenant})
+        return True
+
+    def _all(self, tenant: str) -> Iterator[DraftOrigin]:
+        for row in self._rows.values():
+            request, outcome = row.request, row.request.outcome
+            if request.tenant != tenant or outcome is None or request.finished_at is None:
+                continue
+            described = (outcome.output or {}).get(DRAFTS, ())
+            for facts, file in zip(described, outcome.drafts, strict=False):
+                expires_at = datetime.fromisoformat(facts["expires_at"])
+                if facts["id"] in self._deleted or expires_at <= self._clock.now():
+                    continue
+                draft = StoredDraft(
+                    id=facts["id"],
+                    tenant=tenant,
+                    request_id=request.id,
+                    endpoint=request.endpoint,
+                    key=file.key,
+                    size=file.size,
+                    seed=facts["seed"],
+                    step=facts["step"],
+                    steps=facts["steps"],
+                    noise=facts["noise"],
+                    created_at=request.finished_at,
+                    expires_at=expires_at,
+                )
+                yield DraftOrigin(draft, row.input, row.endpoint_digest)
