@@ -67,6 +67,14 @@ class ApiKeyPage(TypedDict):
     has_more: bool
 
 
+class CallingKey(TypedDict):
+    """Key of the call, so that a program knows what it may do."""
+
+    key_id: str
+    tenant: str
+    scopes: list[Scope]
+
+
 class CreatedKey(TypedDict):
     """Key with its secret, which is shown only once."""
 
@@ -88,6 +96,18 @@ async def listed(request: HttpRequest) -> Response:
         "has_more": False,
     }
     return json_reply(page)
+
+
+async def own(request: HttpRequest) -> Response:
+    """Show the key that makes the call, with its tenant and its scopes."""
+    context_of(request).route = "v1.keys.self"
+    caller = await authenticate(request)
+    body: CallingKey = {
+        "key_id": caller.key_id,
+        "tenant": caller.tenant,
+        "scopes": cast("list[Scope]", sorted(caller.scopes)),
+    }
+    return json_reply(body)
 
 
 async def create(request: HttpRequest) -> Response:
@@ -135,6 +155,11 @@ LIST = Operation(
     errors=(403, 422),
     parameters=(in_query("tenant", "Default: the caller's tenant."),),
 )
+OWN = Operation(
+    "getOwnKey",
+    "Show the tenant and the scopes of the key that makes the call",
+    {200: answer("The key, without its secret.", CallingKey)},
+)
 CREATE = Operation(
     "createKey",
     "Create an API key. Needs the scope `admin`",
@@ -153,6 +178,7 @@ REVOKE = Operation(
 ROUTES = [
     DocumentedRoute("/v1/keys", listed, {"GET": LIST}),
     DocumentedRoute("/v1/keys", create, {"POST": CREATE}),
+    DocumentedRoute("/v1/keys/self", own, {"GET": OWN}),
     DocumentedRoute("/v1/keys/{key_id}", revoked, {"DELETE": REVOKE}),
 ]
 

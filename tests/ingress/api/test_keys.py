@@ -41,6 +41,17 @@ async def test_the_list_shows_everything_but_secrets(house: House) -> None:
         assert made["key_secret"] not in answer.text
 
 
+async def test_a_key_learns_its_tenant_and_its_scopes(house: House) -> None:
+    async with house.client() as admin, house.client(house.weak_key) as weak:
+        strong, plain = [(await each.get("/v1/keys/self")).json() for each in (admin, weak)]
+    assert strong == {
+        "key_id": house.key.partition(":")[0],
+        "tenant": "default",
+        "scopes": ["admin", "api"],
+    }
+    assert plain["scopes"] == ["api"]
+
+
 async def test_a_key_cannot_revoke_itself(house: House) -> None:
     async with house.client() as admin:
         answer = await admin.delete(f"/v1/keys/{house.key.partition(':')[0]}")
