@@ -70,6 +70,7 @@ const door = new Door({
   forget: () => {
     key.keep(null);
     caller.forget();
+    byId("operate").hidden = true;
     listed = [];
     models.forget();
     form.clear();
@@ -96,6 +97,7 @@ async function enter() {
     return;
   }
   door.close();
+  caller.isAdmin().then((allowed) => (byId("operate").hidden = !allowed));
   showModels(listed);
   stage.restore();
   recent.look();

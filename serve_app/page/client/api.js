@@ -41,7 +41,7 @@ export class Api extends EventTarget {
     this.#key = key;
   }
 
-  /** JSON of the response. Throws `Refused` or `Unreachable`. */
+  /** JSON of the response, or null if it has no body. Throws `Refused` or `Unreachable`. */
   async call(method, path, body) {
     const signal = AbortSignal.timeout(CALL_MS);
     const answer = await this.#fetch(method, path, { body, signal });
@@ -92,9 +92,9 @@ export class Api extends EventTarget {
   }
 
   async #read(answer) {
-    let body;
+    let body = null;
     try {
-      body = json.parse(await answer.text());
+      if (answer.status !== 204) body = json.parse(await answer.text());
     } catch (error) {
       // The page of a proxy, or a broken connection.
       throw this.#lost(error);

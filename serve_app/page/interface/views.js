@@ -11,6 +11,10 @@ const MODULES = {
     load: () => import("../models/models.js"),
     styles: ["interface/parts.css", "models/models.css"],
   },
+  operator: {
+    load: () => import("../operator/operator.js"),
+    styles: ["interface/parts.css", "operator/operator.css"],
+  },
 };
 
 /** The views. `page` has what they use of the page: see `app.js`. */

@@ -173,6 +173,11 @@ function replicas({ id }, { replicas: all, warm }) {
     ...targets.map(({ level, replicas: count, ready_replicas: ready }) =>
       element("p", {}, `Kept ${level} on ${count}; ready: ${ready}.`),
     ),
+    element(
+      "p",
+      {},
+      element("a", { href: "#view=operator&part=pools" }, "Replicas and warm targets"),
+    ),
   ];
 }
 

@@ -1,0 +1,168 @@
+"""Operator's view: its parts, and who sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.page.darkroom import PageDarkroom, page_darkroom
+from tests.page.operator import POOL, REPLICA, Operator, give_pool
+from tests.page.reader import FLUX, Reader
+
+HIDE = """hidden => {
+  Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
+@pytest.fixture
+def served() -> Iterator[PageDarkroom]:
+    with page_darkroom() as darkroom:
+        yield darkroom
+
+
+@pytest.fixture
+def operator(page: Page, served: PageDarkroom) -> Operator:
+    give_pool(served)
+    return Operator(page, served)
+
+
+def test_the_key_of_a_tenant_sees_nothing_of_it(page: Page, served: PageDarkroom) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(served.url)
+    Reader(page, served).give_key(served.house.weak_key)
+    expect(page.get_by_role("button", name="Generate")).to_be_visible()
+    expect(page.get_by_role("link", name="Operate")).to_be_hidden()
+    page.goto(f"{served.url}/#view=operator&part=pools")
+    expect(page.get_by_text("it needs a key with the scope admin")).to_be_visible()
+    expect(page.get_by_role("navigation", name="Parts")).to_be_hidden()
+    assert not any(each.endswith(("/v1/status", "/v1/queue")) for each in asked)
+
+
+def test_another_key_ends_the_view_of_the_one_before(operator: Operator) -> None:
+    operator.open("Pools")
+    page = operator.page
+    page.get_by_role("button", name="API key").click()
+    page.get_by_role("button", name="Forget this key").click()
+    Reader(page, operator.darkroom).give_key(operator.darkroom.house.weak_key)
+    expect(page.get_by_text("it needs a key with the scope admin")).to_be_visible()
+    expect(page.get_by_role("link", name="Operate")).to_be_hidden()
+    expect(operator.table("Pools")).to_have_count(0)
+
+
+def test_the_pools_show_replicas_with_what_they_hold_and_load(
+    page: Page, served: PageDarkroom
+) -> None:
+    replicas = give_pool(served)
+    operator = Operator(page, served)
+    operator.open("Pools")
+    pool = operator.row("Pools", POOL)
+    for words in ("1 ready", "0 to 4"):
+        expect(pool).to_contain_text(words)
+    replica = operator.row("Replicas", "r-1")
+    for words in ("NVIDIA L4", "test/probe", f"loading {FLUX}, 25 % of 12.0 GB"):
+        expect(replica).to_contain_text(words)
+    replicas[:] = [{**REPLICA, "hot": [FLUX], "loading": []}]
+    expect(replica).not_to_contain_text("25 %")  # without a reload
+    expect(replica.locator(".pill.hot")).to_have_text(FLUX)
+
+
+def test_a_model_is_kept_warm_and_no_longer(operator: Operator) -> None:
+    operator.open("Pools")
+    operator.page.get_by_role("button", name="Keep a model warm").click()
+    operator.dialog.get_by_label("Model").select_option(FLUX)
+    operator.dialog.get_by_label("Replicas").fill("9")
+    operator.dialog.get_by_role("button", name="Keep it warm").click()
+    expect(operator.dialog.get_by_role("alert")).to_contain_text("at most 4")
+    operator.dialog.get_by_label("Replicas").fill("2")
+    operator.dialog.get_by_role("button", name="Keep it warm").click()
+    operator.expect_said(f"{FLUX} is kept warm on 2 in {POOL}.")
+    target = operator.row("Warm targets", FLUX)
+    expect(target).to_contain_text("0 of 2")
+    target.get_by_role("button", name="Remove").click()
+    operator.dialog.get_by_role("button", name="Cancel").click()
+    expect(target).to_be_visible()
+    target.get_by_role("button", name="Remove").click()
+    operator.dialog.get_by_role("button", name="Remove").click()
+    expect(operator.page.get_by_text("No model is kept warm.")).to_be_visible()
+
+
+def test_a_darkroom_that_does_not_answer_is_said_and_asked_again(operator: Operator) -> None:
+    operator.open("Pools")
+    expect(operator.row("Replicas", "r-1")).to_be_visible()
+    operator.darkroom.stop_http()
+    alert = operator.page.get_by_role("alert")
+    expect(alert.filter(has_text="Darkroom does not answer")).to_be_visible()
+    operator.darkroom.start_http()
+    expect(alert.filter(has_text="Darkroom does not answer")).to_be_hidden()
+
+
+def test_a_hidden_page_asks_nothing(page: Page, served: PageDarkroom) -> None:
+    give_pool(served)
+    page.clock.install()
+    operator = Operator(page, served)
+    operator.open("Pools")
+    expect(operator.row("Replicas", "r-1")).to_be_visible()
+    page.evaluate(HIDE, True)
+    page.wait_for_load_state("networkidle")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.clock.run_for(60_000)
+    assert [each for each in asked if each.endswith("/v1/status")] == []
+    with page.expect_request("**/v1/status"):
+        page.evaluate(HIDE, False)
+
+
+def test_a_request_waits_for_a_reason_and_is_ended(page: Page, idle: PageDarkroom) -> None:
+    operator = Operator(page, idle)
+    Reader(page, idle).generate("a hill")
+    operator.open("Queue")
+    expect(operator.row("Lanes", "default")).to_contain_text("1")
+    waiting = operator.row("Waiting", FLUX)
+    waiting.get_by_role("button", name="Why").click()
+    expect(operator.dialog).to_contain_text("Next in line.")
+    page.keyboard.press("Escape")
+    waiting.get_by_role("button", name="Cancel").click()
+    operator.dialog.get_by_role("button", name="Cancel the request").click()
+    operator.expect_said("The request: cancelled.")
+    expect(page.get_by_text("No request waits.")).to_be_visible()
+
+
+def test_a_request_of_another_tenant_ends_with_a_reason(page: Page, idle: PageDarkroom) -> None:
+    other = {"authorization": f"Key {idle.house.other_key}"}
+    made = page.request.post(f"{idle.url}/queue/test/probe", headers=other, data={})
+    request_id = made.json()["request_id"]
+    operator = Operator(page, idle)
+    operator.open("Queue")
+    operator.row("Waiting", "other").get_by_role("button", name="Fail").click()
+    operator.dialog.get_by_label("Reason").fill("Too large for this machine.")
+    operator.dialog.get_by_role("button", name="End it").click()
+    operator.expect_said("The request is failed.")
+    shown = page.request.get(f"{idle.url}/v1/requests/{request_id}", headers=other).json()
+    assert "Too large for this machine." in shown["error"]["message"]
+
+
+def test_a_running_request_is_queued_again(operator: Operator) -> None:
+    own = {"authorization": f"Key {operator.darkroom.key}"}
+    order = {"sleep_s": 60}
+    operator.page.request.post(f"{operator.darkroom.url}/queue/test/probe", headers=own, data=order)
+    operator.open("Queue")
+    operator.row("Running", "test/probe").get_by_role("button", name="Requeue").click()
+    operator.dialog.get_by_role("button", name="Queue it again").click()
+    operator.expect_said("The request is queued.")
+
+
+def test_an_endpoint_is_paused_and_resumed(operator: Operator) -> None:
+    operator.open("Queue")
+    operator.page.get_by_role("button", name="Pause or drain").click()
+    operator.dialog.get_by_label("Endpoint").select_option("test/probe")
+    operator.dialog.get_by_role("button", name="Do it").click()
+    operator.expect_said("test/probe is paused.")
+    paused = operator.row("Paused endpoints", "test/probe")
+    expect(paused).to_contain_text("paused")
+    paused.get_by_role("button", name="Resume").click()
+    operator.expect_said("test/probe is resumed.")
+    expect(operator.page.get_by_text("No endpoint is paused")).to_be_visible()
