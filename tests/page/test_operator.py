@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 
 from tests.page.darkroom import PageDarkroom, page_darkroom
 from tests.page.operator import POOL, REPLICA, Operator, give_pool
-from tests.page.reader import FLUX, Reader
+from tests.page.reader import FLUX, Reader, expect_images
 
 HIDE = """hidden => {
   Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
@@ -166,3 +166,67 @@ def test_an_endpoint_is_paused_and_resumed(operator: Operator) -> None:
     paused.get_by_role("button", name="Resume").click()
     operator.expect_said("test/probe is resumed.")
     expect(operator.page.get_by_text("No endpoint is paused")).to_be_visible()
+
+
+def test_the_secret_of_a_new_key_is_shown_once(operator: Operator) -> None:
+    operator.open("Keys")
+    page = operator.page
+    expect(page.get_by_role("heading", name="Keys of default")).to_be_visible()
+    page.get_by_role("button", name="Create a key").click()
+    operator.dialog.get_by_label("Name").fill("the web app")
+    operator.dialog.get_by_label("Tenant", exact=True).fill("No tenant")
+    operator.dialog.get_by_role("button", name="Create it").click()
+    expect(operator.dialog.get_by_role("alert")).to_contain_text("tenant")
+    operator.dialog.get_by_label("Tenant", exact=True).fill("studio-a")
+    operator.dialog.get_by_label("Days until it expires").fill("90")
+    operator.dialog.get_by_role("button", name="Create it").click()
+    expect(operator.dialog).to_contain_text("cannot be shown again")
+    secret = operator.dialog.locator(".secret").inner_text()
+    operator.dialog.get_by_role("button", name="Close").click()
+    expect(page.get_by_text(secret)).to_have_count(0)
+    header = {"authorization": f"Key {secret}"}
+    assert page.request.get(f"{operator.darkroom.url}/v1/keys/self", headers=header).json() == {
+        "key_id": secret.partition(":")[0],
+        "tenant": "studio-a",
+        "scopes": ["api"],
+    }
+    operator.row("Tenants", "studio-a").get_by_role("button", name="Keys").click()
+    key = operator.row("API keys", "the web app")
+    key.get_by_role("button", name="Revoke").click()
+    operator.dialog.get_by_role("button", name="Revoke it").click()
+    expect(key).to_contain_text("revoked")
+    assert page.request.get(f"{operator.darkroom.url}/v1/keys/self", headers=header).status == 401
+
+
+def test_the_key_in_use_cannot_be_revoked_with_itself(operator: Operator) -> None:
+    operator.open("Keys")
+    own = operator.row("API keys", "this one")
+    expect(own).to_be_visible()
+    expect(own.get_by_role("button", name="Revoke")).to_have_count(0)
+
+
+def test_usage_is_shown_by_day_tenant_and_endpoint_and_saved_as_a_file(operator: Operator) -> None:
+    expect_images(Reader(operator.page, operator.darkroom).generate("a hill"), 1)
+    operator.open("Usage")
+    page = operator.page
+    expect(operator.row("By tenant and endpoint", FLUX)).to_contain_text("default")
+    today = operator.table("Requests by day").get_by_role("row")
+    expect(today).to_have_count(1)
+    expect(today).to_contain_text("1")
+    page.get_by_role("button", name="Compute time").click()
+    expect(operator.table("Compute time by day").get_by_role("row")).to_have_count(1)
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Download as CSV").click()
+    head, line = saved.value.path().read_text().splitlines()
+    assert head == "day,tenant,endpoint,requests,run_s,steps,quantity,unit"
+    assert f",default,{FLUX},1,0.25,4," in line
+    page.get_by_label("Tenant", exact=True).select_option("other")
+    expect(page.get_by_text("Nothing was made in this time.")).to_be_visible()
+
+
+def test_what_an_operator_did_is_in_the_audit_log(operator: Operator) -> None:
+    own = {"authorization": f"Key {operator.darkroom.key}"}
+    path = f"{operator.darkroom.url}/v1/endpoints/test/probe/pause"
+    operator.page.request.put(path, headers=own)
+    operator.open("Audit")
+    expect(operator.row("Audit log", "endpoint.pause")).to_contain_text("test/probe")

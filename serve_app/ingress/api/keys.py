@@ -1,4 +1,4 @@
-"""``/v1/keys``: create, list and revoke API keys, in fal's format."""
+"""``/v1/keys``: create, list and revoke API keys, in fal's format, and tenants."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from serve_app.ingress.http.openapi import (
     in_query,
 )
 from serve_app.ingress.services.services import services_of
-from serve_app.tenants.api_keys import ADMIN, API, KeyInfo
+from serve_app.settings import NO_LIMITS, TenantLimits
+from serve_app.tenants.api_keys import ADMIN, API, KeyInfo, TenantInfo
 
 MAX_BODY_BYTES = 16 * 1024
 
@@ -75,6 +76,24 @@ class CallingKey(TypedDict):
     scopes: list[Scope]
 
 
+class TenantStatus(TypedDict):
+    """Tenant with its limits. A limit is null if the installation's own is in force."""
+
+    tenant: str
+    created_at: Time
+    valid_keys: Annotated[int, Field(description="Neither revoked nor expired.")]
+    weight: Annotated[float, Field(description="Share relative to other tenants.")]
+    max_running: int | None
+    max_waiting: int | None
+    max_waiting_bytes: int | None
+    max_uploads_bytes: int | None
+    retention_days: float | None
+
+
+class TenantPage(TypedDict):
+    tenants: Annotated[list[TenantStatus], Field(description="By name, at most 1000.")]
+
+
 class CreatedKey(TypedDict):
     """Key with its secret, which is shown only once."""
 
@@ -96,6 +115,21 @@ async def listed(request: HttpRequest) -> Response:
         "has_more": False,
     }
     return json_reply(page)
+
+
+async def tenants(request: HttpRequest) -> Response:
+    """List the tenants, with their limits."""
+    context_of(request).route = "v1.tenants"
+    await authenticate(request, ADMIN)
+    services = services_of(request)
+    limits = services.config.queue.tenant_limits
+    body: TenantPage = {
+        "tenants": [
+            _tenant(each, limits.get(each.id, NO_LIMITS))
+            for each in await services.identity.keys.tenants()
+        ]
+    }
+    return json_reply(body)
 
 
 async def own(request: HttpRequest) -> Response:
@@ -155,6 +189,12 @@ LIST = Operation(
     errors=(403, 422),
     parameters=(in_query("tenant", "Default: the caller's tenant."),),
 )
+LIST_TENANTS = Operation(
+    "listTenants",
+    "List the tenants, with their limits. Needs the scope `admin`",
+    {200: answer("The tenants.", TenantPage)},
+    errors=(403,),
+)
 OWN = Operation(
     "getOwnKey",
     "Show the tenant and the scopes of the key that makes the call",
@@ -178,9 +218,24 @@ REVOKE = Operation(
 ROUTES = [
     DocumentedRoute("/v1/keys", listed, {"GET": LIST}),
     DocumentedRoute("/v1/keys", create, {"POST": CREATE}),
+    DocumentedRoute("/v1/tenants", tenants, {"GET": LIST_TENANTS}),
     DocumentedRoute("/v1/keys/self", own, {"GET": OWN}),
     DocumentedRoute("/v1/keys/{key_id}", revoked, {"DELETE": REVOKE}),
 ]
+
+
+def _tenant(info: TenantInfo, limits: TenantLimits) -> TenantStatus:
+    return {
+        "tenant": info.id,
+        "created_at": info.created_at.isoformat(),
+        "valid_keys": info.valid_keys,
+        "weight": limits.weight,
+        "max_running": limits.max_running,
+        "max_waiting": limits.max_waiting,
+        "max_waiting_bytes": limits.max_waiting_bytes,
+        "max_uploads_bytes": limits.max_uploads_bytes,
+        "retention_days": limits.retention_days,
+    }
 
 
 def _api_key(info: KeyInfo) -> ApiKey:

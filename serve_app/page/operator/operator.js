@@ -4,13 +4,19 @@ import { element } from "../interface/element.js";
 import { Refresh } from "../interface/refresh.js";
 import { wordsOf } from "../interface/ask.js";
 import { Desk } from "./desk.js";
+import { AuditPart } from "./audit.js";
+import { KeysPart } from "./keys.js";
 import { PoolsPart } from "./pools.js";
 import { QueuePart } from "./queue.js";
+import { UsagePart } from "./usage.js";
 
 /** Parts of the view by their name in the address. Each has `node`, `look()`, and `everyMs` or null. */
 const PARTS = {
   pools: { name: "Pools", open: (desk) => new PoolsPart(desk) },
   queue: { name: "Queue", open: (desk) => new QueuePart(desk) },
+  keys: { name: "Keys", open: (desk) => new KeysPart(desk) },
+  usage: { name: "Usage", open: (desk) => new UsagePart(desk) },
+  audit: { name: "Audit", open: (desk) => new AuditPart(desk) },
 };
 const FIRST = Object.keys(PARTS)[0];
 

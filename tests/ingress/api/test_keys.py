@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 
-from tests.ingress.house import House
+from tests.ingress.house import House, built
 
 
 async def make(client: httpx.AsyncClient, **wish: object) -> dict[str, str]:
@@ -82,7 +82,20 @@ async def test_a_wrong_field_is_named(house: House, wish: dict[str, object], fie
         assert answer.json()["detail"][0]["loc"][:2] == ["body", field]
 
 
-@pytest.mark.parametrize("call", ["GET /v1/keys", "POST /v1/keys", "DELETE /v1/keys/dk_x"])
+async def test_tenants_are_listed_with_their_limits() -> None:
+    limits = {"other": {"weight": 3, "max_running": 8}}
+    async with built(replica=False, tenant_limits=limits) as house, house.client() as admin:
+        found = {
+            each["tenant"]: each for each in (await admin.get("/v1/tenants")).json()["tenants"]
+        }
+    assert [*found] == ["default", "other"]
+    assert (found["default"]["valid_keys"], found["default"]["max_running"]) == (2, None)
+    assert (found["other"]["weight"], found["other"]["max_running"]) == (3.0, 8)
+
+
+@pytest.mark.parametrize(
+    "call", ["GET /v1/tenants", "GET /v1/keys", "POST /v1/keys", "DELETE /v1/keys/dk_x"]
+)
 async def test_keys_take_a_stronger_key(house: House, call: str) -> None:
     method, path = call.split()
     async with house.client(house.weak_key) as weak:
