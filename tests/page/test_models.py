@@ -9,43 +9,23 @@ import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from serve_app.catalog.catalog import load
-from serve_app.ingress.services.health import Health
 from tests.ingress.house import DEMO
 from tests.page.darkroom import PageDarkroom, page_darkroom
+from tests.page.operator import REPLICA, give_pool
 from tests.page.reader import FLUX, Reader
 from tests.page.test_access import FAINT, NAMELESS
 
 OpenContext = Callable[..., BrowserContext]
 
 MODELS = load(Path(__file__).with_name("models.yaml"), demo=True, demo_dir=DEMO)
-REPLICA = {
-    "replica_id": "r-1",
-    "pool": "studio",
-    "stage": "ready",
-    "detail": "",
-    "loading": [],
-    "slots": 2,
-    "hot": [FLUX],
-    "warm": [],
-    "on_disk": [FLUX],
-    "keep": [],
-    "not_kept": [],
-    "node": "10.0.0.7",
-    "device": "",
-    "seen_s": 0.5,
-}
 
 
 @pytest.fixture
 def served() -> Iterator[PageDarkroom]:
     """Darkroom with three models, of which a replica holds one and one is not served."""
     with page_darkroom(catalog=MODELS) as darkroom:
-        services = darkroom.house.services
-
-        async def replicas() -> list[dict[str, object]]:
-            return [REPLICA]
-
-        services.health = Health(services.health.readiness, replicas)
+        replicas = give_pool(darkroom)
+        replicas[:] = [{**REPLICA, "hot": [FLUX], "loading": []}]
         yield darkroom
 
 

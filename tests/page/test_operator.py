@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.page.darkroom import PageDarkroom, page_darkroom
 from tests.page.operator import POOL, REPLICA, Operator, give_pool
 from tests.page.reader import FLUX, Reader, expect_images
+from tests.page.test_access import FAINT, NAMELESS
+
+OpenContext = Callable[..., BrowserContext]
 
 HIDE = """hidden => {
   Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
@@ -100,6 +103,20 @@ def test_a_darkroom_that_does_not_answer_is_said_and_asked_again(operator: Opera
     expect(alert.filter(has_text="Darkroom does not answer")).to_be_hidden()
 
 
+def test_a_view_that_is_opened_while_darkroom_is_away_opens_when_it_is_back(
+    operator: Operator,
+) -> None:
+    page = operator.page
+    page.route("**/v1/keys/self", lambda route: route.abort())
+    page.goto(f"{operator.darkroom.url}/#view=operator&part=queue")
+    page.reload()
+    expect(page.get_by_role("alert").filter(has_text="does not answer")).to_be_visible()
+    expect(page.get_by_text("it needs a key with the scope admin")).to_be_hidden()
+    page.unroute_all()
+    expect(page.get_by_text("No request waits.")).to_be_visible()
+    expect(page.get_by_role("alert").filter(has_text="does not answer")).to_be_hidden()
+
+
 def test_a_hidden_page_asks_nothing(page: Page, served: PageDarkroom) -> None:
     give_pool(served)
     page.clock.install()
@@ -166,6 +183,25 @@ def test_an_endpoint_is_paused_and_resumed(operator: Operator) -> None:
     paused.get_by_role("button", name="Resume").click()
     operator.expect_said("test/probe is resumed.")
     expect(operator.page.get_by_text("No endpoint is paused")).to_be_visible()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_text_of_each_part_can_be_read_also_on_a_phone(
+    open_context: OpenContext, idle: PageDarkroom, theme: str
+) -> None:
+    give_pool(idle)
+    phone = open_context(viewport={"width": 360, "height": 740}, has_touch=True)
+    phone.add_init_script(f"localStorage.setItem('darkroom.theme', '{theme}')")
+    page = phone.new_page()
+    operator = Operator(page, idle)
+    Reader(page, idle).generate("a hill")
+    parts = ["Pools", "Queue", "Models", "Keys", "Usage", "Webhooks", "Health", "Audit"]
+    for part in parts:
+        operator.open(part)
+        expect(page.locator(".part [aria-busy]")).to_have_count(0)
+        assert page.evaluate(FAINT) == [], part
+        assert page.evaluate(NAMELESS) == [], part
+        assert page.evaluate("() => document.documentElement.scrollWidth") == 360, part
 
 
 def test_the_secret_of_a_new_key_is_shown_once(operator: Operator) -> None:

@@ -54,6 +54,12 @@ export class Api extends EventTarget {
     return answer.status === 200 ? await answer.blob() : null;
   }
 
+  /** Text of the response. Throws `Refused` or `Unreachable`. */
+  async text(path) {
+    const answer = await this.#fetch("GET", path, { signal: AbortSignal.timeout(CALL_MS) });
+    return answer.ok ? await answer.text() : await this.#read(answer);
+  }
+
   /** Events of a stream, until it ends. */
   async *stream(path) {
     const silence = new AbortController();

@@ -28,7 +28,7 @@ export class LiveTable {
     const head = element("thead", {}, element("tr", {}, heads));
     this.#table = element("table", { class: "table", "aria-label": label, hidden: true }, head);
     this.#table.append(this.#body);
-    this.#empty = element("p", { class: "help" }, empty);
+    this.#empty = element("p", { class: "help", hidden: true }, empty);
     this.node = element("div", { class: "live" }, this.#table, this.#empty);
   }
 

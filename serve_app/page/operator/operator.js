@@ -1,23 +1,31 @@
 // View of operators: what runs, what waits, and what may be changed. Only keys with the scope `admin` see it.
 
+import { Refused } from "../client/api.js";
 import { element } from "../interface/element.js";
 import { Refresh } from "../interface/refresh.js";
 import { wordsOf } from "../interface/ask.js";
 import { Desk } from "./desk.js";
 import { AuditPart } from "./audit.js";
+import { EntriesPart } from "./entries.js";
+import { HealthPart } from "./health.js";
 import { KeysPart } from "./keys.js";
 import { PoolsPart } from "./pools.js";
 import { QueuePart } from "./queue.js";
 import { UsagePart } from "./usage.js";
+import { WebhooksPart } from "./webhooks.js";
 
 /** Parts of the view by their name in the address. Each has `node`, `look()`, and `everyMs` or null. */
 const PARTS = {
   pools: { name: "Pools", open: (desk) => new PoolsPart(desk) },
   queue: { name: "Queue", open: (desk) => new QueuePart(desk) },
+  models: { name: "Models", open: (desk) => new EntriesPart(desk) },
   keys: { name: "Keys", open: (desk) => new KeysPart(desk) },
   usage: { name: "Usage", open: (desk) => new UsagePart(desk) },
+  webhooks: { name: "Webhooks", open: (desk) => new WebhooksPart(desk) },
+  health: { name: "Health", open: (desk) => new HealthPart(desk) },
   audit: { name: "Audit", open: (desk) => new AuditPart(desk) },
 };
+const AGAIN_MS = 2000;
 const FIRST = Object.keys(PARTS)[0];
 
 /** Fills `host` with the view. */
@@ -61,8 +69,12 @@ class OperatorView {
     const name = part in PARTS ? part : FIRST;
     this.#turn += 1;
     const turn = this.#turn;
-    const allowed = await this.#page.caller.isAdmin();
+    const allowed = await this.#isAllowed();
     if (turn !== this.#turn) return; // the user has gone on
+    if (allowed === null) {
+      setTimeout(() => turn === this.#turn && this.follow({ part }), AGAIN_MS);
+      return;
+    }
     this.#refused.hidden = allowed;
     this.#tabs.hidden = !allowed;
     if (!allowed || this.#current === name) return;
@@ -81,6 +93,16 @@ class OperatorView {
     refresh.start();
   }
 
+  /** Null while Darkroom does not answer. */
+  async #isAllowed() {
+    try {
+      return (await this.#page.caller.look()).scopes.includes("admin");
+    } catch (error) {
+      this.#desk.complain(wordsOf(error));
+      return error instanceof Refused && !error.passing ? false : null;
+    }
+  }
+
   leave() {
     this.#turn += 1;
     this.#stop();
@@ -94,10 +116,12 @@ class OperatorView {
 
   #open(name) {
     const part = PARTS[name].open(this.#desk);
+    part.node.setAttribute("aria-busy", "true"); // until it has something to show
     let failed = false;
     const look = async () => {
       try {
         await part.look();
+        part.node.removeAttribute("aria-busy");
         if (failed) this.#desk.complain("");
         failed = false;
       } catch (error) {
