@@ -25,7 +25,7 @@ from serve_app.ingress.http.openapi import (
     in_query,
 )
 from serve_app.ingress.services.services import services_of
-from serve_app.settings import NO_LIMITS, TenantLimits
+from serve_app.settings import NO_LIMITS, Config
 from serve_app.tenants.api_keys import ADMIN, API, KeyInfo, TenantInfo
 
 MAX_BODY_BYTES = 16 * 1024
@@ -77,17 +77,18 @@ class CallingKey(TypedDict):
 
 
 class TenantStatus(TypedDict):
-    """Tenant with its limits. A limit is null if the installation's own is in force."""
+    """Tenant, with the limits in force: its own, or those of all tenants."""
 
     tenant: str
     created_at: Time
     valid_keys: Annotated[int, Field(description="Neither revoked nor expired.")]
     weight: Annotated[float, Field(description="Share relative to other tenants.")]
-    max_running: int | None
-    max_waiting: int | None
-    max_waiting_bytes: int | None
-    max_uploads_bytes: int | None
-    retention_days: float | None
+    max_running: Annotated[int | None, Field(description="Null: no limit.")]
+    max_waiting: int
+    max_waiting_bytes: int
+    uploads_bytes: Annotated[int, Field(description="Of its uploaded files.")]
+    max_uploads_bytes: int
+    retention_days: Annotated[float | None, Field(description="Null: kept for ever.")]
 
 
 class TenantPage(TypedDict):
@@ -122,12 +123,10 @@ async def tenants(request: HttpRequest) -> Response:
     context_of(request).route = "v1.tenants"
     await authenticate(request, ADMIN)
     services = services_of(request)
-    limits = services.config.queue.tenant_limits
+    found = await services.identity.keys.tenants()
+    sizes = await services.files.uploads.sizes([each.id for each in found])
     body: TenantPage = {
-        "tenants": [
-            _tenant(each, limits.get(each.id, NO_LIMITS))
-            for each in await services.identity.keys.tenants()
-        ]
+        "tenants": [_tenant(each, sizes[each.id], services.config) for each in found]
     }
     return json_reply(body)
 
@@ -224,17 +223,19 @@ ROUTES = [
 ]
 
 
-def _tenant(info: TenantInfo, limits: TenantLimits) -> TenantStatus:
+def _tenant(info: TenantInfo, uploads_bytes: int, config: Config) -> TenantStatus:
+    queue, own = config.queue, config.queue.tenant_limits.get(info.id, NO_LIMITS)
     return {
         "tenant": info.id,
         "created_at": info.created_at.isoformat(),
         "valid_keys": info.valid_keys,
-        "weight": limits.weight,
-        "max_running": limits.max_running,
-        "max_waiting": limits.max_waiting,
-        "max_waiting_bytes": limits.max_waiting_bytes,
-        "max_uploads_bytes": limits.max_uploads_bytes,
-        "retention_days": limits.retention_days,
+        "weight": own.weight,
+        "max_running": own.max_running or queue.max_running_per_tenant,
+        "max_waiting": own.max_waiting or queue.max_waiting_per_tenant,
+        "max_waiting_bytes": own.max_waiting_bytes or queue.max_waiting_bytes_per_tenant,
+        "uploads_bytes": uploads_bytes,
+        "max_uploads_bytes": own.max_uploads_bytes or config.limits.max_uploads_bytes_per_tenant,
+        "retention_days": own.retention_days or queue.retention_days,
     }
 
 

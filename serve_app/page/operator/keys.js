@@ -161,7 +161,8 @@ function statePill({ key_id: id, revoked_at: revoked, expires_at: end }, own) {
 }
 
 function tenantTable(choose) {
-  const limit = (name, words) => (tenant) => (tenant[name] === null ? "—" : words(tenant[name]));
+  const limit = (name, words, without) => (tenant) =>
+    tenant[name] === null ? without : words(tenant[name]);
   return new LiveTable({
     label: "Tenants",
     empty: "There are no tenants.",
@@ -170,11 +171,19 @@ function tenantTable(choose) {
       { name: "Tenant", cell: ({ tenant }) => tenant },
       { name: "Valid keys", number: true, cell: ({ valid_keys: count }) => String(count) },
       { name: "Weight", number: true, cell: ({ weight }) => String(weight) },
-      { name: "Most running", number: true, cell: limit("max_running", String) },
+      { name: "Most running", number: true, cell: limit("max_running", String, "any") },
       { name: "Most queued", number: true, cell: limit("max_waiting", String) },
-      { name: "Most uploads", number: true, cell: limit("max_uploads_bytes", bytes) },
-      { name: "Kept", number: true, cell: limit("retention_days", (days) => `${days} days`) },
+      { name: "Uploaded files", number: true, cell: uploadWords },
+      {
+        name: "Requests kept",
+        number: true,
+        cell: limit("retention_days", (days) => `${days} days`, "for ever"),
+      },
     ],
     actions: ({ tenant }) => [{ name: "Keys", call: () => choose(tenant) }],
   });
+}
+
+function uploadWords({ uploads_bytes: size, max_uploads_bytes: most }) {
+  return `${bytes(size)} of ${bytes(most)}`;
 }
