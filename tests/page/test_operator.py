@@ -185,6 +185,23 @@ def test_an_endpoint_is_paused_and_resumed(operator: Operator) -> None:
     expect(operator.page.get_by_text("No endpoint is paused")).to_be_visible()
 
 
+def test_what_changes_does_not_take_the_focus_away(page: Page, served: PageDarkroom) -> None:
+    replicas = give_pool(served)
+    own = {"authorization": f"Key {served.key}"}
+    page.request.post(f"{served.url}/v1/warm", headers=own, data={"endpoint_id": FLUX})
+    operator = Operator(page, served)
+    operator.open("Pools")
+    remove = operator.row("Warm targets", FLUX).get_by_role("button", name="Remove")
+    remove.focus()
+    replicas[:] = [{**REPLICA, "replica_id": "r-0"}, *replicas]
+    expect(operator.row("Replicas", "r-0")).to_be_visible()
+    expect(remove).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(operator.dialog.get_by_role("button", name="Cancel")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(remove).to_be_focused()
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_every_text_of_each_part_can_be_read_also_on_a_phone(
     open_context: OpenContext, idle: PageDarkroom, theme: str

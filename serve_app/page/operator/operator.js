@@ -59,8 +59,8 @@ class OperatorView {
       element("h2", {}, "Operate"),
       this.#refused,
       this.#tabs,
-      this.#desk.node,
       this.#body,
+      this.#desk.node,
     );
   }
 
