@@ -3,11 +3,14 @@
 import { ask, wordsOf } from "../interface/ask.js";
 import { element } from "../interface/element.js";
 
+const SAID_MS = 10_000; // it covers what is below it
+
 /** Desk of an operator. `page` is that of the view. */
 export class Desk {
   #page;
   #said = element("p", { class: "said", role: "status", hidden: true });
   #problem = element("p", { class: "problem", role: "alert", hidden: true });
+  #timer = null;
 
   constructor(page) {
     this.#page = page;
@@ -52,6 +55,8 @@ export class Desk {
     this.complain("");
     this.#said.textContent = typeof words === "function" ? words(result) : words;
     this.#said.hidden = false;
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => (this.#said.hidden = true), SAID_MS);
   }
 
   complain(words) {
