@@ -100,6 +100,21 @@ def test_a_model_that_is_not_served_says_why_and_cannot_be_tried(reader: Reader)
     expect(page.get_by_role("button", name="Try it")).to_have_count(0)
 
 
+def test_the_state_of_a_model_follows_what_the_replicas_hold(
+    reader: Reader, served: PageDarkroom
+) -> None:
+    replicas = give_pool(served)
+    reader.page.clock.install()  # before the view is loaded
+    with reader.page.expect_response(lambda response: response.url.endswith("schnell")):
+        reader.page.goto(f"{served.url}/#view=models&id={FLUX}")
+    state = reader.page.locator(".model-head .standing")
+    expect(state).to_contain_text("Cold")
+    replicas[:] = [{**REPLICA, "hot": [FLUX], "loading": []}]
+    reader.page.clock.run_for(6000)
+    expect(state).to_contain_text("Hot")
+    expect(reader.page.get_by_role("region", name="On the replicas")).to_contain_text(": hot")
+
+
 def test_an_example_fills_the_form(reader: Reader) -> None:
     reader.choose("house/portraits")
     models_of(reader).filter(has_text="FLUX.1 [schnell]").get_by_role("link").click()

@@ -29,7 +29,7 @@ export async function listModels(api) {
 }
 
 /** Model with its OpenAPI document and its price, or null if there is none with this id. */
-export async function oneModel(api, id) {
+export async function wholeModel(api, id) {
   const query = `endpoint_id=${encodeURIComponent(id)}`;
   const [answer, prices] = await Promise.all([
     api.call("GET", `v1/models?${query}&expand=openapi-3.0`),
@@ -38,6 +38,12 @@ export async function oneModel(api, id) {
   const [found] = answer.models;
   if (found === undefined) return null;
   return { ...readModel(found), document: found.openapi, price: prices?.prices[0] ?? null };
+}
+
+/** Model without its document, or null. */
+export async function oneModel(api, id) {
+  const answer = await api.call("GET", `v1/models?endpoint_id=${encodeURIComponent(id)}`);
+  return answer.models.length > 0 ? readModel(answer.models[0]) : null;
 }
 
 function readModel({ endpoint_id: id, metadata, darkroom, darkroom_demo: demo }) {

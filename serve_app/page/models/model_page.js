@@ -13,18 +13,38 @@ const ORIGINS = {
 };
 const MOST_EXAMPLES = 6;
 
-/** Elements of the page. `act` has `again(request)` (fills the form) and `code(call)`; `standing` is
- * the status of the installation, or null for keys that may not see it. */
+/**
+ * Page of a model: `{nodes, renew(model, standing)}`, of which `renew` shows the newest state. `act` has
+ * `again(request)` (fills the form) and `code(call)`; `standing` is the status of the installation, or
+ * null for keys that may not see it.
+ */
 export function modelPage(model, act, standing) {
-  return [
+  const state = element("div", {});
+  const places = element("div", {});
+  const renew = (newest, seen) => {
+    state.replaceChildren(...stateOf(newest));
+    places.replaceChildren(...(seen === null ? [] : replicas(newest, seen)));
+  };
+  renew(model, standing);
+  const nodes = [
     element("a", { href: "#view=models", class: "back" }, "‹ All models"),
-    head(model, act),
+    head(model, act, state),
     ...section("About", about(model)),
     ...section("Examples", examples(model, act)),
     ...section("Input", schema(inputSchema, model, { label: "Input", withDefaults: true })),
     ...section("Output", schema(outputSchema, model, { label: "Output", withDefaults: false })),
-    ...section("On the replicas", standing === null ? [] : replicas(model, standing)),
+    ...section("On the replicas", standing === null ? [] : [places]),
     ...section("Memory", recipes(model)),
+  ];
+  return { nodes, renew };
+}
+
+function stateOf(model) {
+  const served = model.state !== "not_served";
+  const words = model.reason || STATES[model.state].words;
+  return [
+    element("p", { class: "standing" }, statePill(model.state), model.demo ? demoMark() : null),
+    element("p", { class: served ? "help" : "notice" }, words),
   ];
 }
 
@@ -34,7 +54,7 @@ function section(name, content) {
   return [element("section", { "aria-labelledby": id }, element("h3", { id }, name), ...content)];
 }
 
-function head(model, act) {
+function head(model, act, state) {
   const served = model.state !== "not_served";
   const input = model.examples[0]?.input ?? {};
   const button = (words, name, call) =>
@@ -48,12 +68,7 @@ function head(model, act) {
       {},
       element("h2", { tabindex: -1 }, model.name),
       element("p", { class: "id" }, element("code", {}, model.id)),
-      element("p", { class: "standing" }, statePill(model.state), model.demo ? demoMark() : null),
-      element(
-        "p",
-        { class: served ? "help" : "notice" },
-        model.reason || STATES[model.state].words,
-      ),
+      state,
       served
         ? element(
             "div",

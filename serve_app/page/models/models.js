@@ -1,9 +1,12 @@
 // View of the models: cards with filters, and a page for each model.
 
 import { element, freshId } from "../interface/element.js";
+import { Refresh } from "../interface/refresh.js";
 import { card } from "./card.js";
-import { KINDS, listModels, matches, oneModel, STATES } from "./catalogue.js";
+import { KINDS, listModels, matches, oneModel, STATES, wholeModel } from "./catalogue.js";
 import { modelPage } from "./model_page.js";
+
+const RENEW_MS = 5000;
 
 /** Fills `host` with the view. */
 export function open(host, page) {
@@ -27,6 +30,8 @@ class ModelsView {
   #kind = "";
   #models = [];
   #shown = null; // id of the model whose page is open
+  #opened = null; // that page
+  #refresh = new Refresh(() => this.#renew(), RENEW_MS);
 
   constructor(host, page) {
     this.#page = page;
@@ -37,6 +42,7 @@ class ModelsView {
   /** Shows what the address names: the cards with its filters, or the page of its model. */
   async follow({ id = null, kind = "", state = "", words = "" }) {
     const back = this.#shown;
+    if (id !== back) this.#refresh.stop();
     this.#shown = id;
     this.#list.hidden = id !== null;
     this.#one.hidden = id === null;
@@ -57,6 +63,7 @@ class ModelsView {
 
   leave() {
     this.#shown = null;
+    this.#refresh.stop();
   }
 
   #tools() {
@@ -150,12 +157,27 @@ class ModelsView {
     this.#one.replaceChildren(element("p", { class: "help" }, "Loading …"));
     scrollTo({ top: 0 });
     await this.#try(async () => {
-      const [model, standing] = await Promise.all([oneModel(this.#page.api, id), this.#standing()]);
+      const [model, standing] = await Promise.all([
+        wholeModel(this.#page.api, id),
+        this.#standing(),
+      ]);
       if (this.#shown !== id) return;
       if (model === null) throw new Error(`There is no model ${id} here.`);
-      this.#one.replaceChildren(...modelPage(model, this.#page.act, standing));
+      this.#opened = modelPage(model, this.#page.act, standing);
+      this.#one.replaceChildren(...this.#opened.nodes);
       this.#one.querySelector("h2").focus({ preventScroll: true });
+      this.#refresh.start();
     });
+  }
+
+  /** Shows the newest state of the open model. */
+  async #renew() {
+    const id = this.#shown;
+    const [model, standing] = await Promise.all([
+      oneModel(this.#page.api, id).catch(() => null),
+      this.#standing(),
+    ]);
+    if (this.#shown === id && model !== null) this.#opened.renew(model, standing);
   }
 
   /** Status of the installation, or null for keys that may not see it. */
