@@ -71,6 +71,10 @@ class UploadBook(Protocol):
         """What the tenant's uploads take now."""
         ...
 
+    async def totals(self, tenants: Sequence[str]) -> Mapping[str, int]:
+        """Bytes of complete uploads, by tenant. Those without any may be left out."""
+        ...
+
     async def find(self, key: str, upload_id: str) -> Upload | None:
         """Upload to which a client is about to send content. None if it does not exist any more."""
         ...

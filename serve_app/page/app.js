@@ -1,6 +1,7 @@
 // Main module of the page: creates its parts and connects them.
 
 import { Api, Refused } from "./client/api.js";
+import { Caller } from "./client/caller.js";
 import * as json from "./client/json.js";
 import { keyIn, KeptKey } from "./client/key.js";
 import { Models } from "./client/models.js";
@@ -34,6 +35,7 @@ const NOUNS = { image: "an image", video: "a video", audio: "the audio" };
 const linked = takeKey(); // before anything else reads the address
 const key = new KeptKey();
 const api = new Api(key);
+const caller = new Caller(api);
 const models = new Models(api);
 const uploads = new Uploads(api);
 const address = new Address(moved);
@@ -54,7 +56,7 @@ const act = {
 const details = new Details(api, act, address);
 const stage = new Stage(api, act);
 const recent = new Recent(api, act);
-const views = new Views({ api, act, address, announce, models, follow: moved });
+const views = new Views({ api, act, address, announce, caller, models, follow: moved });
 const demoWords = new DemoWords();
 const estimate = new EstimateLine(api, () =>
   model === null || door.isOpen || views.current !== null
@@ -68,12 +70,15 @@ const door = new Door({
       views.clear();
     }
     key.keep(given);
+    caller.forget();
     models.forget();
     await enter();
   },
   back: () => (listed.length ? door.close() : enter()),
   forget: () => {
     key.keep(null);
+    caller.forget();
+    byId("operate").hidden = true;
     listed = [];
     models.forget();
     form.clear();
@@ -100,6 +105,7 @@ async function enter() {
     return;
   }
   door.close();
+  caller.isAdmin().then((allowed) => (byId("operate").hidden = !allowed));
   showModels(listed);
   stage.restore();
   recent.look();

@@ -33,6 +33,8 @@ SCOPES = frozenset({API, PRIORITY, ADMIN})
 """
 
 DEFAULT_TENANT = "default"
+MAX_TENANTS = 1000
+"""Tenants that a list has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,15 @@ class KeyInfo:
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
     replay_undelivered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TenantInfo:
+    """Tenant, which exists as soon as it has had a key."""
+
+    id: str
+    created_at: datetime
+    valid_keys: int  # neither revoked nor expired
 
 
 class Keys(Protocol):
@@ -99,6 +110,10 @@ class Keys(Protocol):
 
     async def list(self, tenant: str) -> Sequence[KeyInfo]:
         """All keys of a tenant, including revoked ones, oldest first."""
+        ...
+
+    async def tenants(self) -> Sequence[TenantInfo]:
+        """All tenants by id, at most ``MAX_TENANTS``."""
         ...
 
     async def revoke(self, key_id: str, actor: Actor | None = None) -> bool:
@@ -271,6 +286,15 @@ class KeyRing:
             {"tenant": tenant},
         )
         return [_info(row) for row in rows]
+
+    async def tenants(self) -> Sequence[TenantInfo]:
+        rows = await self._rows(
+            "SELECT t.id, t.created_at, count(k.id) FILTER (WHERE k.revoked_at IS NULL AND "
+            "(k.expires_at IS NULL OR k.expires_at > %(now)s)) FROM tenants t "
+            "LEFT JOIN api_keys k ON k.tenant = t.id GROUP BY t.id ORDER BY t.id LIMIT %(most)s",
+            {"most": MAX_TENANTS, "now": self._clock.now()},
+        )
+        return [TenantInfo(*row) for row in rows]
 
     async def revoke(self, key_id: str, actor: Actor | None = None) -> bool:
         params = {

@@ -223,7 +223,10 @@ async def test_what_a_tenant_uses_are_its_files_and_parts_until_they_are_deleted
     await books.book.add_part(IN_PARTS.key, UploadPart(2, "e3", 30))
     assert await books.book.used(UPLOAD.tenant) == UploadUse(41, 1)
     assert await books.book.used("other") == UploadUse(0, 0)
+    totals = await books.book.totals([UPLOAD.tenant, "other"])
+    assert (totals[UPLOAD.tenant], totals.get("other", 0)) == (7, 0)
     await books.book.finish(IN_PARTS.key, 34)
     assert await books.book.used(UPLOAD.tenant) == UploadUse(41, 0)
     await books.book.delete(UPLOAD.tenant, UPLOAD.key)
     assert await books.book.used(UPLOAD.tenant) == UploadUse(34, 0)
+    assert await books.book.totals([UPLOAD.tenant]) == {UPLOAD.tenant: 34}

@@ -11,7 +11,7 @@ from typing import Any
 from serve_app.domain.errors import Unauthenticated
 from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Clock
-from serve_app.tenants.api_keys import API, Caller, KeyInfo
+from serve_app.tenants.api_keys import API, Caller, KeyInfo, TenantInfo
 from serve_app.tenants.credentials import Credential, from_header, new_credential
 
 Note = Callable[[Actor, str, str, Mapping[str, Any]], None]
@@ -65,6 +65,20 @@ class FakeKeyRing:
 
     async def list(self, tenant: str) -> Sequence[KeyInfo]:
         return [info for _, info in self._keys.values() if info.tenant == tenant]
+
+    async def tenants(self) -> Sequence[TenantInfo]:
+        now = self._clock.now()
+        infos = [info for _, info in self._keys.values()]
+        found: list[TenantInfo] = []
+        for tenant in sorted({info.tenant for info in infos}):
+            own = [info for info in infos if info.tenant == tenant]
+            valid = [
+                info
+                for info in own
+                if info.revoked_at is None and (info.expires_at is None or info.expires_at > now)
+            ]
+            found.append(TenantInfo(tenant, min(info.created_at for info in own), len(valid)))
+        return found
 
     async def revoke(self, key_id: str, actor: Actor | None = None) -> bool:
         if key_id not in self._keys:

@@ -51,6 +51,13 @@ class FakeUploads:
             sum(each.upload.size is None for each in own),
         )
 
+    async def totals(self, tenants: Sequence[str]) -> Mapping[str, int]:
+        found: dict[str, int] = {}
+        for each in self._entries.values():
+            if each.upload.tenant in tenants and not each.unwanted and each.upload.size is not None:
+                found[each.upload.tenant] = found.get(each.upload.tenant, 0) + each.upload.size
+        return found
+
     async def find(self, key: str, upload_id: str) -> Upload | None:
         entry = self._entries.get(key)
         if entry is None or entry.unwanted or entry.upload.id != upload_id:

@@ -21,8 +21,9 @@ class PageDarkroom:
     """Darkroom in a thread with its own event loop; the test's thread calls its methods. Queued
     requests survive a restart of the HTTP server, as with PostgreSQL."""
 
-    def __init__(self, catalog: Catalog = CATALOG) -> None:
-        self._catalog = catalog
+    def __init__(self, catalog: Catalog = CATALOG, **options: Any) -> None:
+        """``options``: of the ingress, see ``built``."""
+        self._options: dict[str, Any] = {"catalog": catalog, **options}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="page-darkroom", daemon=True
@@ -78,9 +79,7 @@ class PageDarkroom:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(WITHIN_S)
 
     async def _open(self) -> None:
-        self.house = await self._closing.enter_async_context(
-            built(replica=False, catalog=self._catalog)
-        )
+        self.house = await self._closing.enter_async_context(built(replica=False, **self._options))
         self._painter = Painter(self.house.queue, self.house.storage)
         self._closing.push_async_callback(self._painter.aclose)
 
@@ -113,8 +112,10 @@ class PageDarkroom:
 
 
 @contextmanager
-def page_darkroom(*, painting: bool = True, catalog: Catalog = CATALOG) -> Iterator[PageDarkroom]:
-    darkroom = PageDarkroom(catalog)
+def page_darkroom(
+    *, painting: bool = True, catalog: Catalog = CATALOG, **options: Any
+) -> Iterator[PageDarkroom]:
+    darkroom = PageDarkroom(catalog, **options)
     darkroom.open()
     try:
         if painting:

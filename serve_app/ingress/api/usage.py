@@ -17,7 +17,7 @@ from serve_app.catalog.catalog import Catalog
 from serve_app.domain.usage import REQUEST_METRICS, SHARES, RequestTotals, UsageTotals
 from serve_app.ingress.api.request_history import CLIENT_CODES
 from serve_app.ingress.http import query
-from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http.auth import authenticate, authenticate_for_tenant
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Time, one_of
@@ -73,10 +73,11 @@ async def usage(request: HttpRequest) -> Response:
     """Show the usage by bucket and endpoint, in pages.
 
     Parameters: ``?start=&end=&timeframe=&timezone=&endpoint_id=``. ``expand=summary`` adds the
-    usage of the whole time. Buckets in which no request ended are empty.
+    usage of the whole time. Buckets in which no request ended are empty. With the scope ``admin``,
+    ``tenant=`` selects another tenant.
     """
     context_of(request).route = "v1.models.usage"
-    caller = await authenticate(request)
+    _, tenant = await authenticate_for_tenant(request, "Usage")
     services = services_of(request)
     expand = _expand(request)
     asked = await asked_of(request, services.clock.now())
@@ -84,7 +85,7 @@ async def usage(request: HttpRequest) -> Response:
     body: UsagePage = {**LAST.links}
     if TIME_SERIES in expand:
         page = page_of(request, asked)
-        found = await ledger.consumed(caller.tenant, page.edges, asked.endpoints)
+        found = await ledger.consumed(tenant, page.edges, asked.endpoints)
         body["time_series"] = [
             {
                 "bucket": start.astimezone(asked.zone).isoformat(),
@@ -96,7 +97,7 @@ async def usage(request: HttpRequest) -> Response:
         ]
     if SUMMARY in expand:
         whole = [asked.span.start, asked.span.end]
-        found = await ledger.consumed(caller.tenant, whole, asked.endpoints)
+        found = await ledger.consumed(tenant, whole, asked.endpoints)
         body["summary"] = _results(services.catalog, found)
     return json_reply({**body, **page.links})
 
@@ -105,9 +106,10 @@ SHOW = Operation(
     "getUsage",
     "Show the tenant's usage, by time and endpoint",
     {200: answer("A page of buckets.", UsagePage)},
-    errors=(422,),
+    errors=(403, 422),
     parameters=(
         in_query("endpoint_id", "Only these endpoints, at most 50.", list[str]),
+        in_query("tenant", "Default: the caller's. Another one needs the scope `admin`."),
         *PARAMETERS,
         in_query("expand", "Default: `time_series`.", list[Literal["time_series", "summary"]]),
     ),

@@ -194,6 +194,11 @@ class Uploads:
                 raise missing_part(number)
         return await self._storage.join_parts(upload.key, _parts_id(upload), etags)
 
+    async def sizes(self, tenants: Sequence[str]) -> Mapping[str, int]:
+        """Bytes of each tenant's complete files, 0 for one without any."""
+        found = await self._book.totals(tenants)
+        return {tenant: found.get(tenant, 0) for tenant in tenants}
+
     async def kept(self, tenant: str, key: str) -> KeptFile:
         """File of the tenant. ``ArtifactNotFound``."""
         found = await self._book.kept(tenant, key)

@@ -41,7 +41,7 @@ export class Api extends EventTarget {
     this.#key = key;
   }
 
-  /** JSON of the response. Throws `Refused` or `Unreachable`. */
+  /** JSON of the response, or null if it has no body. Throws `Refused` or `Unreachable`. */
   async call(method, path, body) {
     const signal = AbortSignal.timeout(CALL_MS);
     const answer = await this.#fetch(method, path, { body, signal });
@@ -52,6 +52,12 @@ export class Api extends EventTarget {
   async image(path) {
     const answer = await this.#fetch("GET", path, { signal: AbortSignal.timeout(CALL_MS) });
     return answer.status === 200 ? await answer.blob() : null;
+  }
+
+  /** Text of the response. Throws `Refused` or `Unreachable`. */
+  async text(path) {
+    const answer = await this.#fetch("GET", path, { signal: AbortSignal.timeout(CALL_MS) });
+    return answer.ok ? await answer.text() : await this.#read(answer);
   }
 
   /** Events of a stream, until it ends. */
@@ -92,9 +98,9 @@ export class Api extends EventTarget {
   }
 
   async #read(answer) {
-    let body;
+    let body = null;
     try {
-      body = json.parse(await answer.text());
+      if (answer.status !== 204) body = json.parse(await answer.text());
     } catch (error) {
       // The page of a proxy, or a broken connection.
       throw this.#lost(error);

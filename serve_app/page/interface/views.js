@@ -4,9 +4,17 @@ import { BASE } from "../client/api.js";
 import { byId, element } from "./element.js";
 
 /** Modules of the views. Each exports `open(host, page)`, which fills `host` and returns the view:
- * `{follow(address), leave()}`. Styles: the file beside the module with the suffix `.css`. */
+ * `{follow(address), leave()}`. Styles: a file or several. */
 const MODULES = {
   gallery: { load: () => import("../gallery/gallery.js"), styles: "gallery/gallery.css" },
+  models: {
+    load: () => import("../models/models.js"),
+    styles: ["interface/parts.css", "models/models.css"],
+  },
+  operator: {
+    load: () => import("../operator/operator.js"),
+    styles: ["interface/parts.css", "operator/operator.css"],
+  },
 };
 
 /** The views. `page` has what they use of the page: see `app.js`. */
@@ -60,7 +68,8 @@ export class Views {
     byId("views").append(host);
     host.append(element("p", { class: "help" }, "Loading …"));
     try {
-      const [module] = await Promise.all([MODULES[name].load(), styled(MODULES[name].styles)]);
+      const sheets = [MODULES[name].styles].flat().map(styled);
+      const [module] = await Promise.all([MODULES[name].load(), ...sheets]);
       host.replaceChildren();
       opened.view = module.open(host, this.#page);
       return opened;

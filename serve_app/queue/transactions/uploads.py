@@ -37,6 +37,7 @@ SELECT coalesce((SELECT bytes FROM upload_totals WHERE tenant = %(tenant)s), 0) 
            WHERE o.tenant = %(tenant)s AND o.state = 'open'), 0)::bigint,
        (SELECT count(*) FROM uploads WHERE tenant = %(tenant)s AND state = 'open')
 """
+TOTALS = "SELECT tenant, bytes FROM upload_totals WHERE tenant = ANY(%(tenants)s::text[])"
 FIND = f"""
 -- name: find_upload
 UPDATE uploads u SET due_at = CASE u.state
@@ -148,6 +149,10 @@ class PostgresUploads:
     async def used(self, tenant: str) -> UploadUse:
         ((size, opened),) = await self._database.rows(USED, {"tenant": tenant})
         return UploadUse(size, opened)
+
+    async def totals(self, tenants: Sequence[str]) -> Mapping[str, int]:
+        rows = await self._database.rows(TOTALS, {"tenants": list(tenants)})
+        return dict(rows)
 
     async def find(self, key: str, upload_id: str) -> Upload | None:
         params = {"key": key, "id": upload_id, "abandoned_s": ABANDONED_S}

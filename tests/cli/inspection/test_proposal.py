@@ -158,3 +158,9 @@ def test_arguments_are_those_of_the_real_classes() -> None:
         assert REQUIRED not in entry.get("defaults", {}).values()
         served += 1
     assert served > 150
+
+
+def test_what_describes_the_weights_of_another_endpoint_is_not_copied() -> None:
+    own = {"readme": "# Another model", "examples": [{"input": {"prompt": "x"}}], "licence": "MIT"}
+    flux = {"family": "flux", "schema": "flux-text-to-image", "cache": True}
+    assert like("fal-ai/flux/dev", flux | own, read_call("FluxPipeline")) == flux

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 
-from tests.ingress.house import House
+from tests.ingress.house import House, built
 
 
 async def make(client: httpx.AsyncClient, **wish: object) -> dict[str, str]:
@@ -41,6 +41,17 @@ async def test_the_list_shows_everything_but_secrets(house: House) -> None:
         assert made["key_secret"] not in answer.text
 
 
+async def test_a_key_learns_its_tenant_and_its_scopes(house: House) -> None:
+    async with house.client() as admin, house.client(house.weak_key) as weak:
+        strong, plain = [(await each.get("/v1/keys/self")).json() for each in (admin, weak)]
+    assert strong == {
+        "key_id": house.key.partition(":")[0],
+        "tenant": "default",
+        "scopes": ["admin", "api"],
+    }
+    assert plain["scopes"] == ["api"]
+
+
 async def test_a_key_cannot_revoke_itself(house: House) -> None:
     async with house.client() as admin:
         answer = await admin.delete(f"/v1/keys/{house.key.partition(':')[0]}")
@@ -71,7 +82,26 @@ async def test_a_wrong_field_is_named(house: House, wish: dict[str, object], fie
         assert answer.json()["detail"][0]["loc"][:2] == ["body", field]
 
 
-@pytest.mark.parametrize("call", ["GET /v1/keys", "POST /v1/keys", "DELETE /v1/keys/dk_x"])
+async def test_tenants_are_listed_with_the_limits_in_force_and_their_files() -> None:
+    limits = {"other": {"weight": 3, "max_running": 8}}
+    usual = {"retention_days": 30, "max_waiting_per_tenant": 70}
+    async with (
+        built(replica=False, tenant_limits=limits, **usual) as house,
+        house.client() as admin,
+    ):
+        await admin.post("/cdn/files/upload", content=b"seven b")
+        listed = (await admin.get("/v1/tenants")).json()["tenants"]
+    found = {each["tenant"]: each for each in listed}
+    assert [*found] == ["default", "other"]
+    assert (found["default"]["valid_keys"], found["default"]["max_running"]) == (2, None)
+    assert (found["other"]["weight"], found["other"]["max_running"]) == (3.0, 8)
+    assert (found["other"]["retention_days"], found["other"]["max_waiting"]) == (30.0, 70)
+    assert [found[each]["uploads_bytes"] for each in found] == [7, 0]
+
+
+@pytest.mark.parametrize(
+    "call", ["GET /v1/tenants", "GET /v1/keys", "POST /v1/keys", "DELETE /v1/keys/dk_x"]
+)
 async def test_keys_take_a_stronger_key(house: House, call: str) -> None:
     method, path = call.split()
     async with house.client(house.weak_key) as weak:

@@ -124,3 +124,12 @@ async def test_a_wrong_query_is_named(client: httpx.AsyncClient, name: str, valu
     answer = await client.get(PATH, params={name: value})
     assert answer.status_code == 422
     assert answer.json()["detail"][0]["loc"] == ["query", name]
+
+
+async def test_an_operator_sees_the_usage_of_another_tenant_and_others_do_not(house: House) -> None:
+    async with house.client() as admin, house.client(house.weak_key) as weak:
+        await admin.post(f"/{PROBE}", json={})
+        async with house.client(house.other_key) as other:
+            body = await fetched(other, tenant="default", expand="summary")
+        assert [each["endpoint_id"] for each in body["summary"]] == [PROBE]
+        assert (await weak.get(PATH, params={"tenant": "other"})).status_code == 403

@@ -131,7 +131,7 @@ def test_the_page_s_addresses_are_relative_so_that_a_proxy_may_put_it_under_a_pr
 
 def test_every_style_sheet_is_in_the_bundle_or_beside_the_module_of_a_view() -> None:
     views = (FOLDER / "interface/views.js").read_text(encoding="utf-8")
-    of_views = re.findall(r'styles: "([^"]+)"', views)
+    of_views = set(re.findall(r'"([^"]+\.css)"', views))
     assert sorted([*SHEETS, *of_views]) == [each for each in NAMES if each.endswith(".css")]
 
 

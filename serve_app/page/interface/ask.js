@@ -1,0 +1,112 @@
+// Dialogs that ask before something is done, or show something once.
+
+import { makeClosable, open } from "./dialog.js";
+import { element, freshId } from "./element.js";
+
+/**
+ * Asks in a dialog, and resolves with the result of `submit(values)`, or with null if the user does
+ * not want it. While `submit` throws, the dialog stays with the error's message. `fields`: `{name,
+ * label, type, value, choices, required, help}`, where `choices` are pairs of value and words.
+ */
+export function ask({ title, words = "", action, danger = false, fields = [], submit }) {
+  const controls = fields.map(fieldOf);
+  const problem = element("p", { class: "problem", role: "alert", hidden: true });
+  const main = element(
+    "button",
+    { type: "submit", class: danger ? "main danger" : "main" },
+    action,
+  );
+  const form = element(
+    "form",
+    { class: "question", novalidate: true },
+    words === "" ? null : element("p", {}, words),
+    controls.map(({ node }) => node),
+    problem,
+  );
+  const dialog = shown(title, form);
+  const keep = element("button", { type: "button", class: "quiet" }, "Cancel");
+  keep.addEventListener("click", () => dialog.close());
+  form.append(element("div", { class: "buttons" }, main, keep));
+  return new Promise((resolve) => {
+    let result = null;
+    dialog.addEventListener("close", () => resolve(result));
+    form.addEventListener("submit", async (event) => {
+      event.preventDefault();
+      if (main.disabled || !complete(controls, problem)) return;
+      main.disabled = true;
+      try {
+        const values = Object.fromEntries(controls.map(({ name, read }) => [name, read()]));
+        result = (await submit(values)) ?? true;
+        dialog.close();
+      } catch (error) {
+        tell(problem, wordsOf(error));
+      }
+      main.disabled = false;
+    });
+    open(dialog);
+    (controls[0]?.control ?? (danger ? keep : main)).focus();
+  });
+}
+
+/** Shows `children` in a dialog named `title`, which is removed when it is closed. */
+export function shown(title, ...children) {
+  const id = freshId("dialog-title");
+  const dialog = element(
+    "dialog",
+    { "aria-labelledby": id },
+    element("button", { type: "button", class: "quiet close", "aria-label": "Close" }, "×"),
+    element("h2", { id }, title),
+    ...children,
+  );
+  makeClosable(dialog);
+  dialog.addEventListener("close", () => dialog.remove());
+  document.body.append(dialog);
+  open(dialog);
+  return dialog;
+}
+
+/** Message of an error, with the field that it is about. */
+export function wordsOf(error) {
+  const named = (error.problems ?? []).map(({ loc, msg }) => `${loc.at(-1)}: ${msg}`);
+  return named.length ? named.join(". ") : error.message;
+}
+
+function complete(controls, problem) {
+  const missing = controls.find(({ control }) => control.required && control.value.trim() === "");
+  problem.hidden = true;
+  if (missing === undefined) return true;
+  tell(problem, `${missing.label} is required.`);
+  missing.control.focus();
+  return false;
+}
+
+function tell(problem, words) {
+  problem.textContent = words;
+  problem.hidden = false;
+}
+
+function fieldOf({ name, label, type = "text", value = "", choices, required = false, help }) {
+  const id = freshId("ask");
+  const about = help === undefined ? null : `${id}-help`;
+  const given = { id, required, "aria-describedby": about };
+  let control;
+  if (choices !== undefined) {
+    control = element(
+      "select",
+      given,
+      choices.map(([each, words]) => element("option", { value: each }, words)),
+    );
+  } else if (type === "textarea") control = element("textarea", { ...given, rows: 6 });
+  else control = element("input", { ...given, type, autocomplete: "off", spellcheck: "false" });
+  if (type === "checkbox") control.checked = Boolean(value);
+  else control.value = value === "" && choices ? (choices[0]?.[0] ?? "") : value;
+  const node = element(
+    "div",
+    { class: type === "checkbox" ? "field tick" : "field" },
+    element("label", { for: id }, label),
+    control,
+    help === undefined ? null : element("p", { class: "help", id: about }, help),
+  );
+  const read = () => (type === "checkbox" ? control.checked : control.value.trim());
+  return { name, label, control, node, read };
+}

@@ -1,0 +1,69 @@
+// Card of a model, with its picture.
+
+import { element } from "../interface/element.js";
+import { categoryWords, memoryWords, STATES } from "./catalogue.js";
+
+/** Card that links to the model's page. */
+export function card(model) {
+  const facts = [categoryWords(model.category), model.licence].filter(Boolean).join(" · ");
+  const href = `#view=models&id=${encodeURIComponent(model.id)}`;
+  return element(
+    "li",
+    { class: "card", "data-id": model.id },
+    element("div", { class: "cover" }, picture(model), model.demo ? demoMark() : null),
+    element("h4", {}, element("a", { href }, model.name)),
+    element("p", { class: "facts" }, facts || model.id),
+    element("p", { class: "standing" }, statePill(model.state), memoryNote(model)),
+  );
+}
+
+function memoryNote(model) {
+  const words = memoryWords(model);
+  return words === "" ? null : element("span", { class: "facts" }, `${words} of GPU memory`);
+}
+
+/** Mark of a demo model. */
+export function demoMark() {
+  return element("span", { class: "pill demo", title: "A tiny demo model replaces it." }, "Demo");
+}
+
+/** Mark with where the weights are. */
+export function statePill(state) {
+  const { name, words } = STATES[state] ?? STATES.unknown;
+  return element("span", { class: `pill ${state}`, title: words }, name);
+}
+
+/** Output of an example, or a calm plate with the model's name. */
+export function picture(model) {
+  const url = model.examples.map(({ output }) => imageIn(output)).find((each) => each !== null);
+  if (url === undefined) return plate(model);
+  const image = element("img", { src: url, alt: "", loading: "lazy" });
+  image.addEventListener("error", () => image.replaceWith(plate(model)));
+  return image;
+}
+
+/** URL of the first image in an output, or null. */
+export function imageIn(output) {
+  const first = output?.images?.[0]?.url ?? output?.image?.url;
+  return typeof first === "string" && /^(https?:|data:image\/|\/)/.test(first) ? first : null;
+}
+
+function plate({ id, name, kind }) {
+  const made = element(
+    "span",
+    { class: `plate ${kind}`, "aria-hidden": "true" },
+    element("span", {}, name.replace(/\s*([[(,]| with ).*$/, "")),
+  );
+  made.style.setProperty("--hue", String(hueOf(id)));
+  return made;
+}
+
+/** Hue in degrees that an id always has: models of one owner and family are near each other. */
+function hueOf(id) {
+  const family = id.split("/").slice(0, 2).join("/");
+  return (sum(family) % 360) + (sum(id) % 24);
+}
+
+function sum(text) {
+  return [...text].reduce((total, each) => (total * 31 + each.codePointAt(0)) % 100_003, 7);
+}

@@ -1,0 +1,238 @@
+// Page of one model.
+
+import { element, freshId } from "../interface/element.js";
+import { demoMark, imageIn, picture, statePill } from "./card.js";
+import { categoryWords, memoryWords, STATES } from "./catalogue.js";
+import { markdown } from "./markdown.js";
+import { inputSchema, outputSchema, rowsOf, schemaTable } from "./schema_table.js";
+
+const ORIGINS = {
+  "built-in": "Built in",
+  file: "Catalogue file",
+  database: "Added by an operator",
+};
+const MOST_EXAMPLES = 6;
+
+/**
+ * Page of a model: `{nodes, renew(model, standing)}`, of which `renew` shows the newest state. `act` has
+ * `again(request)` (fills the form) and `code(call)`; `standing` is the status of the installation, or
+ * null for keys that may not see it.
+ */
+export function modelPage(model, act, standing) {
+  const state = element("div", {});
+  const places = element("div", {});
+  const renew = (newest, seen) => {
+    state.replaceChildren(...stateOf(newest));
+    places.replaceChildren(...(seen === null ? [] : replicas(newest, seen)));
+  };
+  renew(model, standing);
+  const nodes = [
+    element("a", { href: "#view=models", class: "back" }, "‹ All models"),
+    head(model, act, state),
+    ...section("About", about(model)),
+    ...section("Examples", examples(model, act)),
+    ...section("Input", schema(inputSchema, model, { label: "Input", withDefaults: true })),
+    ...section("Output", schema(outputSchema, model, { label: "Output", withDefaults: false })),
+    ...section("On the replicas", standing === null ? [] : [places]),
+    ...section("Memory", recipes(model)),
+  ];
+  return { nodes, renew };
+}
+
+function stateOf(model) {
+  const served = model.state !== "not_served";
+  const words = model.reason || STATES[model.state].words;
+  return [
+    element("p", { class: "standing" }, statePill(model.state), model.demo ? demoMark() : null),
+    element("p", { class: served ? "help" : "notice" }, words),
+  ];
+}
+
+function section(name, content) {
+  if (content.length === 0) return [];
+  const id = freshId("part");
+  return [element("section", { "aria-labelledby": id }, element("h3", { id }, name), ...content)];
+}
+
+function head(model, act, state) {
+  const served = model.state !== "not_served";
+  const input = model.examples[0]?.input ?? {};
+  const button = (words, name, call) =>
+    element("button", { type: "button", class: name, click: call }, words);
+  return element(
+    "div",
+    { class: "model-head" },
+    element("div", { class: "cover" }, picture(model)),
+    element(
+      "div",
+      {},
+      element("h2", { tabindex: -1 }, model.name),
+      element("p", { class: "id" }, element("code", {}, model.id)),
+      state,
+      served
+        ? element(
+            "div",
+            { class: "buttons" },
+            button("Try it", "main", () => act.again({ endpoint: model.id, input })),
+            button("Code", "quiet", () => act.code({ endpoint: model.id, input })),
+          )
+        : null,
+      facts(model),
+    ),
+  );
+}
+
+function facts(model) {
+  const { weights } = model;
+  const revision = weights.revision ? ` @ ${weights.revision.slice(0, 12)}` : "";
+  const rows = [
+    ["Makes", categoryWords(model.category)],
+    ["Licence", model.licence || "Not stated: check it before you use the model"],
+    ["GPU memory", memoryWords(model)],
+    ["Price", priceWords(model.price)],
+    ["Weights", model.demo ? "Demo weights of Darkroom" : `${weights.source ?? ""}${revision}`],
+    ["Entry", ORIGINS[model.origin]],
+  ];
+  const shown = rows.filter(([, words]) => words);
+  return element(
+    "dl",
+    { class: "model-facts" },
+    shown.map(([name, words]) =>
+      element("div", {}, element("dt", {}, name), element("dd", {}, words)),
+    ),
+  );
+}
+
+function priceWords(price) {
+  if (price === null) return "";
+  const counted = `usage is counted in ${price.unit}`;
+  return price.unit_price === 0 ? `Free; ${counted}` : `${price.unit_price} ${price.currency}`;
+}
+
+function about(model) {
+  const words = [model.description, model.demo ? model.aboutDemo : ""].filter(Boolean);
+  const text = model.readme.replace(/^\s*#\s+(.*)\n/, (line, title) =>
+    title === model.name ? "" : line,
+  );
+  const readme = text.trim() === "" ? [] : markdown(text, 4);
+  return [
+    ...words.map((each) => element("p", {}, each)),
+    ...(readme.length > 0 ? [element("div", { class: "readme" }, readme)] : []),
+  ];
+}
+
+function examples(model, act) {
+  const shown = model.examples.slice(0, MOST_EXAMPLES);
+  if (shown.length === 0) return [];
+  const served = model.state !== "not_served";
+  return [
+    element(
+      "ul",
+      { class: "samples" },
+      shown.map(({ input, output }) => sample(model, input, output, served ? act : null)),
+    ),
+  ];
+}
+
+function sample(model, input, output, act) {
+  const { prompt, ...rest } = input;
+  const url = imageIn(output);
+  const words = prompt ?? JSON.stringify(input);
+  const settings = Object.entries(rest).map(([name, value]) => `${name} ${JSON.stringify(value)}`);
+  const use = () => act.again({ endpoint: model.id, input });
+  return element(
+    "li",
+    {},
+    url === null ? null : element("img", { src: url, alt: words, loading: "lazy" }),
+    element("p", { class: "words" }, words),
+    prompt && settings.length ? element("p", { class: "facts" }, settings.join(" · ")) : null,
+    act === null
+      ? null
+      : element(
+          "button",
+          { type: "button", class: "quiet", "aria-label": `Try it: ${words}`, click: use },
+          "Try it",
+        ),
+  );
+}
+
+function schema(find, { document, id }, options) {
+  const found = find(document, id);
+  const rows = found === null ? [] : rowsOf(found, document);
+  if (rows.length > 0) return [schemaTable(rows, options)];
+  return [element("p", { class: "help" }, "Any JSON object.")];
+}
+
+/** Which replicas hold the weights, and the warm targets of the model. */
+function replicas({ id }, { replicas: all, warm }) {
+  const places = [
+    ["hot", "hot"],
+    ["warm", "warm"],
+    ["on_disk", "on disk"],
+  ];
+  const held = all.flatMap((replica) => {
+    const place = places.find(([name]) => replica[name].includes(id));
+    return place === undefined ? [] : [{ replica, words: place[1] }];
+  });
+  const targets = warm.filter((each) => each.endpoint_id === id);
+  return [
+    element(
+      "p",
+      {},
+      held.length === 0 ? "No replica holds its weights." : null,
+      ...held.flatMap(({ replica, words }) => [
+        element("code", {}, replica.replica_id),
+        ` in ${replica.pool}${replica.node ? ` on ${replica.node}` : ""}: ${words}. `,
+      ]),
+    ),
+    ...targets.map(({ level, replicas: count, ready_replicas: ready }) =>
+      element("p", {}, `Kept ${level} on ${count}; ready: ${ready}.`),
+    ),
+    element(
+      "p",
+      {},
+      element("a", { href: "#view=operator&part=pools" }, "Replicas and warm targets"),
+    ),
+  ];
+}
+
+function recipes({ recipes: all }) {
+  if (all.length === 0) return [];
+  const rows = all.map(({ memory_gb: memory, precision, offload, largest }) => {
+    const limit = largest === null ? "—" : largestWords(largest);
+    return [`${memory} GB`, precision, offload === "none" ? "—" : offload, limit];
+  });
+  const heads = ["GPU memory", "Weights", "Moved to host memory", "Largest work"];
+  return [
+    element(
+      "table",
+      { class: "table", "aria-label": "Memory" },
+      element(
+        "thead",
+        {},
+        element(
+          "tr",
+          {},
+          heads.map((head) => element("th", { scope: "col" }, head)),
+        ),
+      ),
+      element(
+        "tbody",
+        {},
+        rows.map(([first, ...cells]) =>
+          element(
+            "tr",
+            {},
+            element("th", { scope: "row" }, first),
+            cells.map((cell, at) => element("td", { "data-label": heads[at + 1] }, cell)),
+          ),
+        ),
+      ),
+    ),
+  ];
+}
+
+function largestWords({ megapixels, frames }) {
+  const size = `${Math.round(megapixels * 100) / 100} megapixels`;
+  return frames > 1 ? `${size}, ${frames} frames` : size;
+}

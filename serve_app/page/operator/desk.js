@@ -1,0 +1,106 @@
+// What the parts of the operator's view share: calls, questions, and what is said about them.
+
+import { ask, wordsOf } from "../interface/ask.js";
+import { element } from "../interface/element.js";
+
+const SAID_MS = 10_000; // it covers what is below it
+
+/** Desk of an operator. `page` is that of the view. */
+export class Desk {
+  #page;
+  #said = element("p", { class: "said", role: "status", hidden: true });
+  #problem = element("p", { class: "problem", role: "alert", hidden: true });
+  #timer = null;
+
+  constructor(page) {
+    this.#page = page;
+    this.node = element("div", { class: "answers" }, this.#said, this.#problem);
+  }
+
+  get page() {
+    return this.#page;
+  }
+
+  get caller() {
+    return this.#page.caller;
+  }
+
+  /** JSON of a call, see `Api.call`. */
+  async call(method, path, body) {
+    return await this.#page.api.call(method, path, body);
+  }
+
+  /** Does something without a question, and says `done`, if there is one, or the problem. True if
+   * it was done. */
+  async run(work, done = null) {
+    try {
+      const result = await work();
+      if (done !== null) this.say(done, result);
+      return true;
+    } catch (error) {
+      this.complain(wordsOf(error));
+      return false;
+    }
+  }
+
+  /** Asks first, see `ask()`, and says `done`. Resolves with the result, or null. */
+  async ask(question, done) {
+    const result = await ask(question);
+    if (result !== null) this.say(done, result);
+    return result;
+  }
+
+  /** Says what happened. `words` may be a function of the result. */
+  say(words, result) {
+    this.complain("");
+    this.#said.textContent = typeof words === "function" ? words(result) : words;
+    this.#said.hidden = false;
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => (this.#said.hidden = true), SAID_MS);
+  }
+
+  complain(words) {
+    this.#problem.textContent = words;
+    this.#problem.hidden = words === "";
+    if (words !== "") this.#said.hidden = true;
+  }
+
+  /** Says nothing more about what was done, as when another part is opened. */
+  clear() {
+    this.complain("");
+    this.#said.hidden = true;
+  }
+}
+
+/** Path of an endpoint's id in a URL: its slashes stay. */
+export function endpointPath(id) {
+  return id.split("/").map(encodeURIComponent).join("/");
+}
+
+/** Section with a heading, a sentence and content. */
+export function section(name, about, ...content) {
+  return element(
+    "section",
+    { "aria-label": name },
+    element("h3", {}, name),
+    about === "" ? null : element("p", { class: "help" }, about),
+    ...content,
+  );
+}
+
+/** Row of figures: pairs of a name and a value. */
+export function tiles(figures) {
+  return figures.map(([name, value]) =>
+    element("div", {}, element("dt", {}, name), element("dd", {}, value)),
+  );
+}
+
+/** Time in words: seconds, minutes, hours or days. */
+export function span(seconds) {
+  if (seconds === null || seconds === undefined) return "—";
+  if (seconds < 90) return `${Math.round(seconds)} s`;
+  if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
+  return seconds < 172_800
+    ? `${Math.round(seconds / 3600)} h`
+    : `${Math.round(seconds / 86_400)} days`;
+}

@@ -1,0 +1,241 @@
+// Models of the catalogue: where their weights are, and adding and removing them.
+
+import { element } from "../interface/element.js";
+import { LiveTable } from "../interface/live_table.js";
+import { listModels } from "../models/catalogue.js";
+import { statePill } from "../models/card.js";
+import { endpointPath, section } from "./desk.js";
+
+const ORIGINS = { "built-in": "built in", file: "catalogue file", database: "added here" };
+const NOT_COPIED = [
+  "demo",
+  "weights",
+  "display_name",
+  "description",
+  "licence",
+  "readme",
+  "examples",
+];
+const HUB = /^([\w.-]+\/[\w.-]+)@([0-9a-f]{40})$/;
+
+/** Part of the models. `changed()` is set by the view: it looks again. */
+export class EntriesPart {
+  everyMs = 5000;
+  changed = () => {};
+  #desk;
+  #table;
+  #invalid = invalidTable((row) => this.#remove(row.endpoint_id));
+  #broken;
+  #models = [];
+
+  constructor(desk) {
+    this.#desk = desk;
+    this.#table = this.#modelTable();
+    const add = element(
+      "button",
+      { type: "button", class: "main", click: () => this.#add() },
+      "Add a model …",
+    );
+    this.#broken = section("Entries with a mistake", "They are not in force.", this.#invalid.node);
+    this.node = element(
+      "div",
+      {},
+      section(
+        "Models",
+        "Weights are downloaded at the first request, or beforehand.",
+        add,
+        this.#table.node,
+      ),
+      this.#broken,
+    );
+  }
+
+  async look() {
+    const [models, { entries }, { replicas, warm }] = await Promise.all([
+      listModels(this.#desk.page.api),
+      this.#desk.call("GET", "v1/models/entries"),
+      this.#desk.call("GET", "v1/status"),
+    ]);
+    this.#models = models;
+    const invalid = entries.filter(({ problem }) => problem !== null);
+    this.#invalid.show(invalid);
+    this.#broken.hidden = invalid.length === 0;
+    this.#table.show(
+      models.map((model) => ({
+        ...model,
+        onDisk: replicas.filter(({ on_disk: ids }) => ids.includes(model.id)).length,
+        loading: replicas
+          .flatMap((each) => each.loading)
+          .find(({ endpoints }) => endpoints.includes(model.id)),
+        kept: warm.some(({ endpoint_id: id }) => id === model.id),
+      })),
+    );
+  }
+
+  #modelTable() {
+    return new LiveTable({
+      label: "Models",
+      empty: "The catalogue is empty.",
+      key: ({ id }) => id,
+      columns: [
+        { name: "Model", cell: modelName },
+        { name: "State", cell: ({ state }) => statePill(state) },
+        { name: "Weights", wide: true, cell: weightWords },
+        { name: "Replicas with it on disk", number: true, cell: ({ onDisk }) => String(onDisk) },
+        { name: "From", cell: ({ origin }) => ORIGINS[origin] },
+      ],
+      actions: (row) => [
+        ...(canDownload(row) ? [{ name: "Download", call: () => this.#download(row) }] : []),
+        ...(row.origin === "database"
+          ? [{ name: "Remove", danger: true, call: () => this.#remove(row.id) }]
+          : []),
+      ],
+    });
+  }
+
+  async #download({ id }) {
+    await this.#desk.ask(
+      {
+        title: "Download the weights now?",
+        words: `A replica of its pool downloads the weights of ${id} and keeps them on disk, as a warm target. The table shows the progress.`,
+        action: "Download",
+        submit: () => this.#desk.call("POST", "v1/warm", { endpoint_id: id, level: "disk" }),
+      },
+      `The weights of ${id} are kept on disk.`,
+    );
+    this.changed();
+  }
+
+  async #add() {
+    const choices = this.#models.map(({ id }) => [id, id]);
+    await this.#desk.ask(
+      {
+        title: "Add a model",
+        words: "It is served by every part of this Darkroom within about a second.",
+        action: "Add it",
+        fields: [
+          { name: "id", label: "Id", required: true, help: "Such as house/portraits." },
+          {
+            name: "weights",
+            label: "Weights",
+            required: true,
+            help: "A diffusers pipeline: owner/name@commit of the hub, or the path of a folder that every node has.",
+          },
+          {
+            name: "like",
+            label: "Like",
+            choices,
+            help: "A model of the same pipeline: schema, defaults and recipes are copied from it.",
+          },
+          { name: "name", label: "Name" },
+          { name: "licence", label: "Licence" },
+          { name: "check", label: "Only check it", type: "checkbox" },
+        ],
+        submit: (values) => this.#put(values),
+      },
+      resultWords,
+    );
+    this.changed();
+  }
+
+  async #put({ id, weights, like, name, licence, check }) {
+    if (!check && this.#models.some((model) => model.id === id)) {
+      throw new Error(`There is a model ${id} already. Choose another id.`);
+    }
+    const { entry: source } = await this.#desk.call(
+      "GET",
+      `v1/models/entries/${endpointPath(like)}`,
+    );
+    const copied = Object.entries(source).filter(([key]) => !NOT_COPIED.includes(key));
+    const entry = {
+      ...Object.fromEntries(copied),
+      weights: weightsOf(weights),
+      ...(name === "" ? {} : { display_name: name }),
+      ...(licence === "" ? {} : { licence }),
+    };
+    const query = check ? "?dry_run=true" : "";
+    const path = `v1/models/entries/${endpointPath(id)}${query}`;
+    return { ...(await this.#desk.call("PUT", path, entry)), check };
+  }
+
+  async #remove(id) {
+    await this.#desk.ask(
+      {
+        title: "Remove this model?",
+        words: `${id} is no longer served, unless a file or the built-in catalogue has it too. Weights and finished requests stay.`,
+        action: "Remove it",
+        danger: true,
+        fields: [
+          {
+            name: "force",
+            label: "Also while requests wait or run",
+            type: "checkbox",
+            help: "Requests that wait then fail.",
+          },
+        ],
+        submit: ({ force }) => {
+          const query = force ? "?force=true" : "";
+          return this.#desk.call("DELETE", `v1/models/entries/${endpointPath(id)}${query}`);
+        },
+      },
+      ({ now }) => (now === null ? `${id} is removed.` : `${id} is now that of: ${ORIGINS[now]}.`),
+    );
+    this.changed();
+  }
+}
+
+function canDownload({ state, demo, kept, weights }) {
+  return state !== "not_served" && !demo && !kept && weights.source !== null;
+}
+
+function weightsOf(given) {
+  if (given.startsWith("/")) return { directory: given };
+  const found = HUB.exec(given);
+  if (found !== null) return { hub: found[1], revision: found[2] };
+  throw new Error(
+    "Weights are owner/name@commit, with the 40 digits of the commit, or the path of a folder.",
+  );
+}
+
+function resultWords({ endpoint_id: id, served, reason, pool, check }) {
+  const subject = check ? `${id} has no mistake and would be` : `${id} is`;
+  return served
+    ? `${subject} served by the pool ${pool}.`
+    : `${subject} listed, but not served. ${reason}`;
+}
+
+function modelName({ id, name }) {
+  const href = `#view=models&id=${encodeURIComponent(id)}`;
+  return [element("a", { href }, name), element("span", { class: "facts" }, id)];
+}
+
+function weightWords({ weights, demo, reason, loading }) {
+  const source = demo ? "Demo weights" : (weights.source ?? "none");
+  const words = reason === "" ? source : `${source}. ${reason}`;
+  if (loading === undefined) return words;
+  const share = loading.total > 0 ? Math.min(1, loading.done / loading.total) : null;
+  const stage = loading.stage.replaceAll("_", " ");
+  const label = share === null ? stage : `${stage}, ${Math.round(share * 100)} %`;
+  return [
+    words,
+    element(
+      "span",
+      { class: "loading" },
+      label,
+      element("progress", { "aria-label": label, max: 1, value: share }),
+    ),
+  ];
+}
+
+function invalidTable(remove) {
+  return new LiveTable({
+    label: "Entries with a mistake",
+    empty: "None.",
+    key: ({ endpoint_id: id }) => id,
+    columns: [
+      { name: "Model", cell: ({ endpoint_id: id }) => id },
+      { name: "Mistake", wide: true, cell: ({ problem }) => problem },
+    ],
+    actions: (row) => [{ name: "Remove", danger: true, call: () => remove(row) }],
+  });
+}

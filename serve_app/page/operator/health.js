@@ -1,0 +1,142 @@
+// Health of the installation: its checks, machines, disk and database.
+
+import { element } from "../interface/element.js";
+import { LiveTable } from "../interface/live_table.js";
+import { bytes } from "../interface/words.js";
+import { section, tiles } from "./desk.js";
+import { samplesOf } from "./samples.js";
+
+/** Part of the health. `changed()` is set by the view: it looks again. */
+export class HealthPart {
+  everyMs = null;
+  changed = () => {};
+  #desk;
+  #figures = element("dl", { class: "tiles" });
+  #checks = checkTable();
+  #memory = memoryTable();
+  #tables = sizeTable();
+
+  constructor(desk) {
+    this.#desk = desk;
+    const again = element(
+      "button",
+      { type: "button", class: "quiet", click: () => this.changed() },
+      "Check again",
+    );
+    this.node = element(
+      "div",
+      {},
+      this.#figures,
+      section(
+        "Checks",
+        "What Darkroom depends on. darkroom doctor checks a machine itself: packages, ports, certificates and weights.",
+        this.#checks.node,
+        again,
+      ),
+      section(
+        "GPU memory",
+        "Of replicas that call the part of the server that answered.",
+        this.#memory.node,
+      ),
+      section("Database", "The largest tables. Measured once a minute.", this.#tables.node),
+    );
+  }
+
+  async look() {
+    const [status, samples] = await Promise.all([
+      this.#desk.call("GET", "v1/status"),
+      this.#desk.page.api.text("metrics").then(samplesOf),
+    ]);
+    const checks = Object.entries(status.checks).map(([name, result]) => ({ name, result }));
+    const pools = Object.entries(status.unplaceable).map(([name, result]) => ({
+      name: `pool ${name}`,
+      result,
+    }));
+    const wrong = [...checks, ...pools].filter(({ result }) => result !== "ok");
+    this.#checks.show([...checks, ...pools]);
+    this.#memory.show(memoryOf(samples));
+    const tables = sizesOf(samples);
+    this.#tables.show(tables.slice(0, 8));
+    const sum = tables.reduce((total, { size }) => total + size, 0);
+    const [disk] = samples.filter(({ name }) => name === "darkroom_disk_free_bytes");
+    this.#figures.replaceChildren(
+      ...tiles([
+        ["State", wrong.length === 0 ? "Healthy" : `${wrong.length} problems`],
+        ["Free disk", disk === undefined ? "—" : bytes(disk.value)],
+        ["Database", tables.length === 0 ? "—" : bytes(sum)],
+        ["Models", String(status.endpoints)],
+      ]),
+    );
+  }
+}
+
+function memoryOf(samples) {
+  const free = new Map(
+    samples
+      .filter(({ name }) => name === "darkroom_gpu_memory_free_bytes")
+      .map(({ labels, value }) => [labels.replica, value]),
+  );
+  return samples
+    .filter(({ name }) => name === "darkroom_gpu_memory_bytes")
+    .map(({ labels, value }) => ({ ...labels, whole: value, free: free.get(labels.replica) ?? 0 }));
+}
+
+function sizesOf(samples) {
+  const of = (wanted) => samples.filter(({ name }) => name === wanted);
+  const rows = new Map(of("darkroom_table_rows").map(({ labels, value }) => [labels.table, value]));
+  return of("darkroom_table_bytes")
+    .map(({ labels, value }) => ({
+      name: labels.table,
+      size: value,
+      rows: rows.get(labels.table) ?? 0,
+    }))
+    .sort((one, other) => other.size - one.size);
+}
+
+function checkTable() {
+  return new LiveTable({
+    label: "Checks",
+    empty: "There are no checks.",
+    key: ({ name }) => name,
+    columns: [
+      { name: "Check", cell: ({ name }) => name.replaceAll("_", " ") },
+      {
+        name: "Result",
+        cell: ({ result }) =>
+          element(
+            "span",
+            { class: result === "ok" ? "pill ok" : "pill bad" },
+            result === "ok" ? "ok" : "problem",
+          ),
+      },
+      { name: "Message", wide: true, cell: ({ result }) => (result === "ok" ? "" : result) },
+    ],
+  });
+}
+
+function memoryTable() {
+  return new LiveTable({
+    label: "GPU memory",
+    empty: "No replica on a GPU has called.",
+    key: ({ replica }) => replica,
+    columns: [
+      { name: "Replica", cell: ({ replica }) => element("code", {}, replica) },
+      { name: "Pool", cell: ({ pool }) => pool },
+      { name: "Memory", number: true, cell: ({ whole }) => bytes(whole) },
+      { name: "Free", number: true, cell: ({ free }) => bytes(free) },
+    ],
+  });
+}
+
+function sizeTable() {
+  return new LiveTable({
+    label: "Database",
+    empty: "Nothing was measured yet.",
+    key: ({ name }) => name,
+    columns: [
+      { name: "Table", cell: ({ name }) => name },
+      { name: "Rows, about", number: true, cell: ({ rows }) => rows.toLocaleString("en") },
+      { name: "Size", number: true, cell: ({ size }) => bytes(size) },
+    ],
+  });
+}

@@ -1,0 +1,251 @@
+// Pools, replicas with the weights that they hold, and warm targets.
+
+import { element } from "../interface/element.js";
+import { LiveTable } from "../interface/live_table.js";
+import { clock } from "../interface/words.js";
+import { endpointPath, section, span, tiles } from "./desk.js";
+
+const LEVELS = [
+  ["hot", "Hot: on a device"],
+  ["host", "In host memory"],
+  ["disk", "On disk"],
+];
+
+/** Part of the pools. `changed()` is set by the view: it looks again. */
+export class PoolsPart {
+  everyMs = 2000;
+  changed = () => {};
+  #desk;
+  #figures = element("dl", { class: "tiles" });
+  #pools = poolTable();
+  #replicas = replicaTable();
+  #warm;
+
+  constructor(desk) {
+    this.#desk = desk;
+    this.#warm = this.#warmTable();
+    const keep = element(
+      "button",
+      { type: "button", class: "quiet", click: () => this.#keep() },
+      "Keep a model warm …",
+    );
+    this.node = element(
+      "div",
+      {},
+      this.#figures,
+      section("Pools", "", this.#pools.node),
+      section("Replicas", "", this.#replicas.node),
+      section(
+        "Warm targets",
+        "Models that replicas hold before a request needs them.",
+        this.#warm.node,
+        keep,
+      ),
+    );
+  }
+
+  async look() {
+    const status = await this.#desk.call("GET", "v1/status");
+    const pools = Object.entries(status.pools).map(([name, pool]) => ({
+      name,
+      ...pool,
+      problem: status.unplaceable[name] ?? "",
+      stages: stageWords(status.replicas.filter((each) => each.pool === name)),
+    }));
+    const sum = (name) => pools.reduce((total, pool) => total + pool[name], 0);
+    const ready = status.replicas.filter(({ stage }) => stage === "ready").length;
+    const oldest = Math.max(0, ...pools.map((pool) => pool.oldest_wait_s));
+    this.#figures.replaceChildren(
+      ...tiles([
+        ["Ready replicas", `${ready} of ${status.replicas.length}`],
+        ["Queued", String(sum("queued"))],
+        ["Running", String(sum("running"))],
+        ["Oldest wait", span(oldest)],
+      ]),
+    );
+    this.#pools.show(pools);
+    this.#replicas.show(status.replicas);
+    this.#warm.show(status.warm);
+  }
+
+  #warmTable() {
+    return new LiveTable({
+      label: "Warm targets",
+      empty: "No model is kept warm.",
+      key: ({ endpoint_id: id, pool, source }) => `${id || pool} ${source}`,
+      columns: [
+        { name: "Model", cell: ({ endpoint_id: id, pool }) => id || `Replicas of ${pool}` },
+        { name: "Pool", cell: ({ pool }) => pool || "—" },
+        { name: "Level", cell: ({ level }) => level },
+        { name: "Ready", number: true, cell: (row) => `${row.ready_replicas} of ${row.replicas}` },
+        { name: "Until", cell: ({ until }) => (until === null ? "removed" : clock(until)) },
+        { name: "Set by", cell: ({ source }) => source },
+        { name: "Problem", wide: true, cell: ({ problems }) => problems.join(" ") },
+      ],
+      actions: (row) =>
+        row.source === "operator"
+          ? [{ name: "Remove", danger: true, call: () => this.#end(row) }]
+          : [],
+    });
+  }
+
+  async #keep() {
+    const models = await this.#desk.page.models.list().catch(() => []);
+    const served = models.filter(({ away }) => away === "");
+    await this.#desk.ask(
+      {
+        title: "Keep a model warm",
+        words:
+          "Replicas load its weights now, and keep them. An earlier target of the model is replaced.",
+        action: "Keep it warm",
+        fields: [
+          {
+            name: "endpoint_id",
+            label: "Model",
+            choices: served.map(({ id, name }) => [id, name]),
+          },
+          { name: "level", label: "Level", choices: LEVELS },
+          { name: "replicas", label: "Replicas", type: "number", value: "1", required: true },
+          { name: "hours", label: "Hours", type: "number", help: "Empty: until it is removed." },
+        ],
+        submit: ({ endpoint_id: id, level, replicas, hours }) =>
+          this.#desk.call("POST", "v1/warm", {
+            endpoint_id: id,
+            level,
+            replicas: Number(replicas),
+            for_s: hours === "" ? null : Number(hours) * 3600,
+          }),
+      },
+      ({ endpoint_id: id, replicas, pool }) => `${id} is kept warm on ${replicas} in ${pool}.`,
+    );
+    this.changed();
+  }
+
+  async #end({ endpoint_id: id }) {
+    await this.#desk.ask(
+      {
+        title: "Remove the warm target?",
+        words: `Replicas no longer keep the weights of ${id}. They may stay loaded until others need the memory.`,
+        action: "Remove",
+        danger: true,
+        submit: () => this.#desk.call("DELETE", `v1/warm/${endpointPath(id)}`),
+      },
+      `The warm target of ${id} is removed.`,
+    );
+    this.changed();
+  }
+}
+
+function poolTable() {
+  return new LiveTable({
+    label: "Pools",
+    empty: "No pool is configured, and no replica has started.",
+    key: ({ name }) => name,
+    columns: [
+      { name: "Pool", cell: poolName },
+      { name: "Replicas", cell: ({ stages }) => stages },
+      {
+        name: "Target",
+        number: true,
+        cell: ({ target_replicas: wanted }) => String(wanted ?? "—"),
+      },
+      { name: "Bounds", number: true, cell: boundWords },
+      { name: "Slots", number: true, cell: ({ slots }) => String(slots) },
+      { name: "Queued", number: true, cell: queuedWords },
+      { name: "Running", number: true, cell: ({ running }) => String(running) },
+      { name: "Oldest wait", number: true, cell: (pool) => span(pool.oldest_wait_s) },
+      {
+        name: "Queue takes",
+        number: true,
+        cell: (pool) => span(pool.queued_s + pool.overflow_queued_s),
+      },
+    ],
+  });
+}
+
+function poolName({ name, accelerator, overflow_of: before, warm_replicas: warm, problem }) {
+  const facts = [
+    accelerator ?? "",
+    before === null ? "" : `takes the overflow of ${before}`,
+    warm > 0 ? `${warm} kept by warm targets` : "",
+  ];
+  const words = facts.filter(Boolean).join(" · ");
+  return [
+    name,
+    words === "" ? null : element("span", { class: "facts" }, words),
+    problem === "" ? null : element("span", { class: "problem" }, problem),
+  ];
+}
+
+function stageWords(replicas) {
+  const counts = new Map();
+  for (const { stage } of replicas) counts.set(stage, (counts.get(stage) ?? 0) + 1);
+  return [...counts].map(([stage, count]) => `${count} ${stage}`).join(", ") || "none";
+}
+
+function boundWords({ min_replicas: least, max_replicas: most }) {
+  return most === null ? "—" : `${least} to ${most}`;
+}
+
+function queuedWords({ queued, overflow_of: before, overflow_queued: over }) {
+  return before === null ? String(queued) : `${over} of ${before}`;
+}
+
+function replicaTable() {
+  return new LiveTable({
+    label: "Replicas",
+    empty: "No replica runs. A request starts one.",
+    key: ({ replica_id: id }) => id,
+    columns: [
+      { name: "Replica", cell: replicaName },
+      { name: "Pool", cell: ({ pool }) => pool },
+      { name: "Stage", cell: ({ stage }) => element("span", { class: `pill ${stage}` }, stage) },
+      { name: "Weights", wide: true, cell: weightsWords },
+      { name: "On disk", number: true, cell: ({ on_disk: ids }) => counted(ids) },
+      { name: "Slots", number: true, cell: ({ slots }) => String(slots) },
+      { name: "Seen", number: true, cell: (replica) => `${span(replica.seen_s)} ago` },
+    ],
+  });
+}
+
+function replicaName({ replica_id: id, node, device }) {
+  const place = [device, node].filter(Boolean).join(" · ");
+  return [
+    element("code", {}, id),
+    place === "" ? null : element("span", { class: "facts" }, place),
+  ];
+}
+
+function counted(ids) {
+  return ids.length === 0 ? "0" : element("span", { title: ids.join("\n") }, String(ids.length));
+}
+
+/** What a replica holds, and what it loads: each with its stage and its share. */
+function weightsWords({ hot, warm, loading, detail, not_kept: refused }) {
+  const held = [
+    ...hot.map((id) => element("span", { class: "pill hot", title: "On a device" }, id)),
+    ...warm.map((id) => element("span", { class: "pill warm", title: "In host memory" }, id)),
+  ];
+  const coming = loading.map(loadingRow);
+  const words = coming.length === 0 && detail ? [element("span", { class: "facts" }, detail)] : [];
+  const problems = refused.map(([id, why]) =>
+    element("span", { class: "problem" }, `${id}: ${why}`),
+  );
+  if (held.length + coming.length + words.length === 0) held.push("none");
+  return [element("div", { class: "pills" }, held), ...coming, ...words, ...problems];
+}
+
+function loadingRow({ endpoints, stage, done, total }) {
+  const name = `${stage.replaceAll("_", " ")} ${endpoints[0] ?? ""}`;
+  const share = total > 0 ? Math.min(1, done / total) : null;
+  const words =
+    share === null
+      ? name
+      : `${name}, ${Math.round(share * 100)} % of ${(total / 1e9).toFixed(1)} GB`;
+  return element(
+    "span",
+    { class: "loading" },
+    element("span", { class: "facts" }, words),
+    element("progress", { "aria-label": words, max: 1, value: share }),
+  );
+}

@@ -1,0 +1,174 @@
+"""View of the models: cards with filters, and a page for each model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import BrowserContext, Locator, Page, expect
+
+from serve_app.catalog.catalog import load
+from tests.ingress.house import DEMO
+from tests.page.darkroom import PageDarkroom, page_darkroom
+from tests.page.operator import REPLICA, give_pool
+from tests.page.reader import FLUX, Reader
+from tests.page.test_access import FAINT, NAMELESS
+
+OpenContext = Callable[..., BrowserContext]
+
+MODELS = load(Path(__file__).with_name("models.yaml"), demo=True, demo_dir=DEMO)
+
+
+@pytest.fixture
+def served() -> Iterator[PageDarkroom]:
+    """Darkroom with three models, of which a replica holds one and one is not served."""
+    with page_darkroom(catalog=MODELS) as darkroom:
+        replicas = give_pool(darkroom)
+        replicas[:] = [{**REPLICA, "hot": [FLUX], "loading": []}]
+        yield darkroom
+
+
+def models_of(reader: Reader) -> Locator:
+    reader.page.get_by_role("link", name="Models").click()
+    cards = reader.page.locator(".card")
+    expect(cards).to_have_count(3)
+    return cards
+
+
+def test_cards_say_what_a_model_makes_and_where_its_weights_are(reader: Reader) -> None:
+    cards = models_of(reader)
+    flux = cards.filter(has_text="FLUX.1 [schnell]")
+    for words in ("Text to image", "Apache-2.0", "Hot", "Demo"):
+        expect(flux).to_contain_text(words)
+    expect(flux.locator("img")).to_have_attribute("src", "/page/icon.svg")
+    expect(cards.filter(has_text="Portraits")).to_contain_text("Cold")
+    away = reader.page.locator(".group.away")
+    expect(away).to_contain_text("Not served here")
+    expect(away).to_contain_text("A model without its demo")
+    expect(away).to_contain_text("from 24 GB of GPU memory")
+
+
+def test_words_kind_and_state_narrow_the_list_and_stay_in_the_address(reader: Reader) -> None:
+    cards = models_of(reader)
+    page = reader.page
+    page.get_by_label("Search").fill("portr")
+    expect(cards).to_have_count(1)
+    expect(page.get_by_text("1 of 3 models")).to_be_visible()
+    cards.get_by_role("link").click()
+    expect(page.get_by_role("heading", name="Portraits")).to_be_focused()
+    page.go_back()
+    expect(page.get_by_label("Search")).to_have_value("portr")
+    expect(cards).to_have_count(1)
+    expect(cards.get_by_role("link")).to_be_focused()
+    page.get_by_label("Search").fill("")
+    page.get_by_label("State").select_option("Hot")
+    expect(cards).to_have_count(1)
+    expect(cards).to_contain_text("FLUX.1")
+    page.get_by_label("State").select_option("Any state")
+    page.get_by_role("button", name="Images").click()
+    expect(cards).to_have_count(3)
+    page.reload()
+    expect(page.get_by_role("button", name="Images")).to_have_attribute("aria-pressed", "true")
+
+
+def test_a_page_of_a_model_shows_its_readme_its_schema_and_its_recipes(reader: Reader) -> None:
+    models_of(reader).filter(has_text="FLUX.1 [schnell]").get_by_role("link").click()
+    page = reader.page
+    about = page.get_by_role("region", name="About")
+    expect(about.get_by_role("heading", name="What it knows")).to_be_visible()
+    expect(about.get_by_role("listitem").first).to_have_text("words such as red")
+    expect(about.locator("pre")).to_contain_text("client.submit")
+    expect(about.get_by_role("link")).to_have_count(1)  # the other one is no web page
+    expect(about).to_contain_text("<script>document.title='broken'</script>")
+    steps = page.get_by_role("table", name="Input").get_by_role("row", name="num_inference_steps")
+    expect(steps).to_contain_text("whole number, 1 to 12")
+    expect(steps).to_contain_text("4")
+    prompt = page.get_by_role("table", name="Input").get_by_role("row", name="prompt required")
+    expect(prompt).to_contain_text("Description of the image.")
+    expect(page.get_by_role("table", name="Output")).to_contain_text("images[].url")
+    expect(page.get_by_role("region", name="On the replicas")).to_contain_text("10.0.0.7: hot")
+    expect(page.get_by_text("Free; usage is counted in megapixels")).to_be_visible()
+    assert page.title() == "Darkroom"
+
+
+def test_a_model_that_is_not_served_says_why_and_cannot_be_tried(reader: Reader) -> None:
+    models_of(reader).filter(has_text="without its demo").get_by_role("link").click()
+    page = reader.page
+    expect(page.locator(".model-head")).to_contain_text("Not served")
+    expect(page.get_by_role("table", name="Memory")).to_contain_text("float8")
+    expect(page.get_by_role("button", name="Try it")).to_have_count(0)
+
+
+def test_the_state_of_a_model_follows_what_the_replicas_hold(
+    reader: Reader, served: PageDarkroom
+) -> None:
+    replicas = give_pool(served)
+    reader.page.clock.install()  # before the view is loaded
+    with reader.page.expect_response(lambda response: response.url.endswith("schnell")):
+        reader.page.goto(f"{served.url}/#view=models&id={FLUX}")
+    state = reader.page.locator(".model-head .standing")
+    expect(state).to_contain_text("Cold")
+    replicas[:] = [{**REPLICA, "hot": [FLUX], "loading": []}]
+    reader.page.clock.run_for(6000)
+    expect(state).to_contain_text("Hot")
+    expect(reader.page.get_by_role("region", name="On the replicas")).to_contain_text(": hot")
+
+
+def test_an_example_fills_the_form(reader: Reader) -> None:
+    reader.choose("house/portraits")
+    models_of(reader).filter(has_text="FLUX.1 [schnell]").get_by_role("link").click()
+    reader.page.get_by_role("button", name="Try it: a red circle on white").click()
+    expect(reader.page.get_by_role("button", name="Generate")).to_be_visible()
+    expect(reader.page.get_by_label("Model", exact=True)).to_have_value(FLUX)
+    expect(reader.field("prompt")).to_have_value("a red circle on white")
+    expect(reader.field("num_images").last).to_have_value("2")
+
+
+def test_the_code_of_a_model_is_shown_over_its_page(reader: Reader) -> None:
+    models_of(reader).filter(has_text="FLUX.1 [schnell]").get_by_role("link").click()
+    page = reader.page
+    page.get_by_role("button", name="Code").click()
+    expect(page.get_by_role("dialog")).to_contain_text(FLUX)
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("heading", name="FLUX.1 [schnell]").first).to_be_visible()
+
+
+def test_a_model_that_is_not_there_is_named(reader: Reader) -> None:
+    reader.page.goto(f"{reader.darkroom.url}/#view=models&id=nobody/knows")
+    expect(reader.page.get_by_role("alert")).to_contain_text("There is no model nobody/knows here.")
+    reader.page.get_by_role("link", name="All models").click()
+    expect(reader.page.locator(".card")).to_have_count(3)
+    expect(reader.page.get_by_role("alert")).to_be_hidden()
+
+
+def test_a_tenant_s_key_sees_no_replicas_on_the_page_of_a_model(
+    page: Page, served: PageDarkroom
+) -> None:
+    page.goto(served.url)
+    Reader(page, served).give_key(served.house.weak_key)
+    expect(page.get_by_role("button", name="Generate")).to_be_visible()
+    page.goto(f"{served.url}/#view=models&id={FLUX}")
+    expect(page.get_by_role("table", name="Output")).to_be_visible()
+    expect(page.get_by_role("region", name="On the replicas")).to_have_count(0)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_text_of_the_models_can_be_read_also_on_a_phone(
+    open_context: OpenContext, served: PageDarkroom, theme: str
+) -> None:
+    phone = open_context(viewport={"width": 360, "height": 740}, has_touch=True)
+    phone.add_init_script(f"localStorage.setItem('darkroom.theme', '{theme}')")
+    reader = Reader(phone.new_page(), served)
+    reader.enter()
+    cards = models_of(reader)
+
+    def look() -> None:
+        assert reader.page.evaluate(FAINT) == []
+        assert reader.page.evaluate(NAMELESS) == []
+        assert reader.page.evaluate("() => document.documentElement.scrollWidth") == 360
+
+    look()
+    cards.filter(has_text="FLUX.1 [schnell]").get_by_role("link").click()
+    expect(reader.page.get_by_role("table", name="Output")).to_be_visible()
+    look()

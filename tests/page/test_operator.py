@@ -1,0 +1,285 @@
+"""Operator's view: its parts, and who sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+
+from tests.page.darkroom import PageDarkroom, page_darkroom
+from tests.page.operator import POOL, REPLICA, Operator, give_pool
+from tests.page.reader import FLUX, Reader, expect_images
+from tests.page.test_access import FAINT, NAMELESS
+
+OpenContext = Callable[..., BrowserContext]
+
+HIDE = """hidden => {
+  Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
+@pytest.fixture
+def served() -> Iterator[PageDarkroom]:
+    with page_darkroom() as darkroom:
+        yield darkroom
+
+
+@pytest.fixture
+def operator(page: Page, served: PageDarkroom) -> Operator:
+    give_pool(served)
+    return Operator(page, served)
+
+
+def test_the_key_of_a_tenant_sees_nothing_of_it(page: Page, served: PageDarkroom) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(served.url)
+    Reader(page, served).give_key(served.house.weak_key)
+    expect(page.get_by_role("button", name="Generate")).to_be_visible()
+    expect(page.get_by_role("link", name="Operate")).to_be_hidden()
+    page.goto(f"{served.url}/#view=operator&part=pools")
+    expect(page.get_by_text("it needs a key with the scope admin")).to_be_visible()
+    expect(page.get_by_role("navigation", name="Parts")).to_be_hidden()
+    assert not any(each.endswith(("/v1/status", "/v1/queue")) for each in asked)
+
+
+def test_another_key_ends_the_view_of_the_one_before(operator: Operator) -> None:
+    operator.open("Pools")
+    page = operator.page
+    page.get_by_role("button", name="API key").click()
+    page.get_by_role("button", name="Forget this key").click()
+    Reader(page, operator.darkroom).give_key(operator.darkroom.house.weak_key)
+    expect(page.get_by_text("it needs a key with the scope admin")).to_be_visible()
+    expect(page.get_by_role("link", name="Operate")).to_be_hidden()
+    expect(operator.table("Pools")).to_have_count(0)
+
+
+def test_the_pools_show_replicas_with_what_they_hold_and_load(
+    page: Page, served: PageDarkroom
+) -> None:
+    replicas = give_pool(served)
+    operator = Operator(page, served)
+    operator.open("Pools")
+    pool = operator.row("Pools", POOL)
+    for words in ("1 ready", "0 to 4"):
+        expect(pool).to_contain_text(words)
+    replica = operator.row("Replicas", "r-1")
+    for words in ("NVIDIA L4", "test/probe", f"loading {FLUX}, 25 % of 12.0 GB"):
+        expect(replica).to_contain_text(words)
+    replicas[:] = [{**REPLICA, "hot": [FLUX], "loading": []}]
+    expect(replica).not_to_contain_text("25 %")  # without a reload
+    expect(replica.locator(".pill.hot")).to_have_text(FLUX)
+
+
+def test_a_model_is_kept_warm_and_no_longer(operator: Operator) -> None:
+    operator.open("Pools")
+    operator.page.get_by_role("button", name="Keep a model warm").click()
+    operator.dialog.get_by_label("Model").select_option(FLUX)
+    operator.dialog.get_by_label("Replicas").fill("9")
+    operator.dialog.get_by_role("button", name="Keep it warm").click()
+    expect(operator.dialog.get_by_role("alert")).to_contain_text("at most 4")
+    operator.dialog.get_by_label("Replicas").fill("2")
+    operator.dialog.get_by_role("button", name="Keep it warm").click()
+    operator.expect_said(f"{FLUX} is kept warm on 2 in {POOL}.")
+    target = operator.row("Warm targets", FLUX)
+    expect(target).to_contain_text("0 of 2")
+    target.get_by_role("button", name="Remove").click()
+    operator.dialog.get_by_role("button", name="Cancel").click()
+    expect(target).to_be_visible()
+    target.get_by_role("button", name="Remove").click()
+    operator.dialog.get_by_role("button", name="Remove").click()
+    expect(operator.page.get_by_text("No model is kept warm.")).to_be_visible()
+
+
+def test_a_darkroom_that_does_not_answer_is_said_and_asked_again(operator: Operator) -> None:
+    operator.open("Pools")
+    expect(operator.row("Replicas", "r-1")).to_be_visible()
+    operator.darkroom.stop_http()
+    alert = operator.page.get_by_role("alert")
+    expect(alert.filter(has_text="Darkroom does not answer")).to_be_visible()
+    operator.darkroom.start_http()
+    expect(alert.filter(has_text="Darkroom does not answer")).to_be_hidden()
+
+
+def test_a_view_that_is_opened_while_darkroom_is_away_opens_when_it_is_back(
+    operator: Operator,
+) -> None:
+    page = operator.page
+    page.route("**/v1/keys/self", lambda route: route.abort())
+    page.goto(f"{operator.darkroom.url}/#view=operator&part=queue")
+    page.reload()
+    expect(page.get_by_role("alert").filter(has_text="does not answer")).to_be_visible()
+    expect(page.get_by_text("it needs a key with the scope admin")).to_be_hidden()
+    page.unroute_all()
+    expect(page.get_by_text("No request waits.")).to_be_visible()
+    expect(page.get_by_role("alert").filter(has_text="does not answer")).to_be_hidden()
+
+
+def test_a_hidden_page_asks_nothing(page: Page, served: PageDarkroom) -> None:
+    give_pool(served)
+    page.clock.install()
+    operator = Operator(page, served)
+    operator.open("Pools")
+    expect(operator.row("Replicas", "r-1")).to_be_visible()
+    page.evaluate(HIDE, True)
+    page.wait_for_load_state("networkidle")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.clock.run_for(60_000)
+    assert [each for each in asked if each.endswith("/v1/status")] == []
+    with page.expect_request("**/v1/status"):
+        page.evaluate(HIDE, False)
+
+
+def test_a_request_waits_for_a_reason_and_is_ended(page: Page, idle: PageDarkroom) -> None:
+    operator = Operator(page, idle)
+    Reader(page, idle).generate("a hill")
+    operator.open("Queue")
+    expect(operator.row("Lanes", "default")).to_contain_text("1")
+    waiting = operator.row("Waiting", FLUX)
+    waiting.get_by_role("button", name="Why").click()
+    expect(operator.dialog).to_contain_text("Next in line.")
+    page.keyboard.press("Escape")
+    waiting.get_by_role("button", name="Cancel").click()
+    operator.dialog.get_by_role("button", name="Cancel the request").click()
+    operator.expect_said("The request: cancelled.")
+    expect(page.get_by_text("No request waits.")).to_be_visible()
+
+
+def test_a_request_of_another_tenant_ends_with_a_reason(page: Page, idle: PageDarkroom) -> None:
+    other = {"authorization": f"Key {idle.house.other_key}"}
+    made = page.request.post(f"{idle.url}/queue/test/probe", headers=other, data={})
+    request_id = made.json()["request_id"]
+    operator = Operator(page, idle)
+    operator.open("Queue")
+    operator.row("Waiting", "other").get_by_role("button", name="Fail").click()
+    operator.dialog.get_by_label("Reason").fill("Too large for this machine.")
+    operator.dialog.get_by_role("button", name="End it").click()
+    operator.expect_said("The request is failed.")
+    shown = page.request.get(f"{idle.url}/v1/requests/{request_id}", headers=other).json()
+    assert "Too large for this machine." in shown["error"]["message"]
+
+
+def test_a_running_request_is_queued_again(operator: Operator) -> None:
+    own = {"authorization": f"Key {operator.darkroom.key}"}
+    order = {"sleep_s": 60}
+    operator.page.request.post(f"{operator.darkroom.url}/queue/test/probe", headers=own, data=order)
+    operator.open("Queue")
+    operator.row("Running", "test/probe").get_by_role("button", name="Requeue").click()
+    operator.dialog.get_by_role("button", name="Queue it again").click()
+    operator.expect_said("The request is queued.")
+
+
+def test_an_endpoint_is_paused_and_resumed(operator: Operator) -> None:
+    operator.open("Queue")
+    operator.page.get_by_role("button", name="Pause or drain").click()
+    operator.dialog.get_by_label("Endpoint").select_option("test/probe")
+    operator.dialog.get_by_role("button", name="Do it").click()
+    operator.expect_said("test/probe is paused.")
+    paused = operator.row("Paused endpoints", "test/probe")
+    expect(paused).to_contain_text("paused")
+    paused.get_by_role("button", name="Resume").click()
+    operator.expect_said("test/probe is resumed.")
+    expect(operator.page.get_by_text("No endpoint is paused")).to_be_visible()
+
+
+def test_what_changes_does_not_take_the_focus_away(page: Page, served: PageDarkroom) -> None:
+    replicas = give_pool(served)
+    own = {"authorization": f"Key {served.key}"}
+    page.request.post(f"{served.url}/v1/warm", headers=own, data={"endpoint_id": FLUX})
+    operator = Operator(page, served)
+    operator.open("Pools")
+    remove = operator.row("Warm targets", FLUX).get_by_role("button", name="Remove")
+    remove.focus()
+    replicas[:] = [{**REPLICA, "replica_id": "r-0"}, *replicas]
+    expect(operator.row("Replicas", "r-0")).to_be_visible()
+    expect(remove).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(operator.dialog.get_by_role("button", name="Cancel")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(remove).to_be_focused()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_text_of_each_part_can_be_read_also_on_a_phone(
+    open_context: OpenContext, idle: PageDarkroom, theme: str
+) -> None:
+    give_pool(idle)
+    phone = open_context(viewport={"width": 360, "height": 740}, has_touch=True)
+    phone.add_init_script(f"localStorage.setItem('darkroom.theme', '{theme}')")
+    page = phone.new_page()
+    operator = Operator(page, idle)
+    Reader(page, idle).generate("a hill")
+    parts = ["Pools", "Queue", "Models", "Keys", "Usage", "Webhooks", "Health", "Audit"]
+    for part in parts:
+        operator.open(part)
+        expect(page.locator(".part [aria-busy]")).to_have_count(0)
+        assert page.evaluate(FAINT) == [], part
+        assert page.evaluate(NAMELESS) == [], part
+        assert page.evaluate("() => document.documentElement.scrollWidth") == 360, part
+
+
+def test_the_secret_of_a_new_key_is_shown_once(operator: Operator) -> None:
+    operator.open("Keys")
+    page = operator.page
+    expect(page.get_by_role("heading", name="Keys of default")).to_be_visible()
+    page.get_by_role("button", name="Create a key").click()
+    operator.dialog.get_by_label("Name").fill("the web app")
+    operator.dialog.get_by_label("Tenant", exact=True).fill("No tenant")
+    operator.dialog.get_by_role("button", name="Create it").click()
+    expect(operator.dialog.get_by_role("alert")).to_contain_text("tenant")
+    operator.dialog.get_by_label("Tenant", exact=True).fill("studio-a")
+    operator.dialog.get_by_label("Days until it expires").fill("90")
+    operator.dialog.get_by_role("button", name="Create it").click()
+    expect(operator.dialog).to_contain_text("cannot be shown again")
+    secret = operator.dialog.locator(".secret").inner_text()
+    operator.dialog.get_by_role("button", name="Close").click()
+    expect(page.get_by_text(secret)).to_have_count(0)
+    header = {"authorization": f"Key {secret}"}
+    assert page.request.get(f"{operator.darkroom.url}/v1/keys/self", headers=header).json() == {
+        "key_id": secret.partition(":")[0],
+        "tenant": "studio-a",
+        "scopes": ["api"],
+    }
+    operator.row("Tenants", "studio-a").get_by_role("button", name="Keys").click()
+    key = operator.row("API keys", "the web app")
+    key.get_by_role("button", name="Revoke").click()
+    operator.dialog.get_by_role("button", name="Revoke it").click()
+    expect(key).to_contain_text("revoked")
+    assert page.request.get(f"{operator.darkroom.url}/v1/keys/self", headers=header).status == 401
+
+
+def test_the_key_in_use_cannot_be_revoked_with_itself(operator: Operator) -> None:
+    operator.open("Keys")
+    own = operator.row("API keys", "this one")
+    expect(own).to_be_visible()
+    expect(own.get_by_role("button", name="Revoke")).to_have_count(0)
+
+
+def test_usage_is_shown_by_day_tenant_and_endpoint_and_saved_as_a_file(operator: Operator) -> None:
+    expect_images(Reader(operator.page, operator.darkroom).generate("a hill"), 1)
+    operator.open("Usage")
+    page = operator.page
+    expect(operator.row("By tenant and endpoint", FLUX)).to_contain_text("default")
+    today = operator.table("Requests by day").get_by_role("row")
+    expect(today).to_have_count(1)
+    expect(today).to_contain_text("1")
+    page.get_by_role("button", name="Compute time").click()
+    expect(operator.table("Compute time by day").get_by_role("row")).to_have_count(1)
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Download as CSV").click()
+    head, line = saved.value.path().read_text().splitlines()
+    assert head == "day,tenant,endpoint,requests,run_s,steps,quantity,unit"
+    assert f",default,{FLUX},1,0.25,4," in line
+    page.get_by_label("Tenant", exact=True).select_option("other")
+    expect(page.get_by_text("Nothing was made in this time.")).to_be_visible()
+
+
+def test_what_an_operator_did_is_in_the_audit_log(operator: Operator) -> None:
+    own = {"authorization": f"Key {operator.darkroom.key}"}
+    path = f"{operator.darkroom.url}/v1/endpoints/test/probe/pause"
+    operator.page.request.put(path, headers=own)
+    operator.open("Audit")
+    expect(operator.row("Audit log", "endpoint.pause")).to_contain_text("test/probe")

@@ -1,0 +1,133 @@
+"""Operator's view: models, webhooks and health."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from serve_app.catalog.catalog import StoredEntry, combined, read_file
+from serve_app.catalog.entries import EntryBuilder
+from serve_app.domain.errors import StorageFull
+from serve_app.ingress.services.health import Health, Readiness
+from tests.ingress.house import DEMO, MODELS
+from tests.page.darkroom import PageDarkroom, page_darkroom
+from tests.page.operator import Operator, give_pool
+from tests.page.reader import FLUX
+
+OPEN = {"family": "probe", "schema": "open", "weights": {"directory": "/srv/weights/portraits"}}
+BUILDER = EntryBuilder(demo=True, demo_dir=DEMO)
+DOCUMENTED = combined(read_file(MODELS), BUILDER, [StoredEntry("house/portraits", OPEN)])
+
+
+@pytest.fixture
+def served() -> Iterator[PageDarkroom]:
+    with page_darkroom(models=MODELS, documented=DOCUMENTED) as darkroom:
+        yield darkroom
+
+
+@pytest.fixture
+def operator(page: Page, served: PageDarkroom) -> Operator:
+    give_pool(served)
+    return Operator(page, served)
+
+
+def test_a_model_is_checked_added_and_removed(operator: Operator) -> None:
+    operator.open("Models")
+    page, dialog = operator.page, operator.dialog
+    page.get_by_role("button", name="Add a model").click()
+    dialog.get_by_role("button", name="Add it").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("Id is required")
+    dialog.get_by_label("Id", exact=True).fill("house/portraits")
+    dialog.get_by_label("Weights", exact=True).fill("owner/name")
+    dialog.get_by_label("Like").select_option("test/deep/path/probe")
+    dialog.get_by_role("button", name="Add it").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("40 digits of the commit")
+    dialog.get_by_label("Weights", exact=True).fill("/srv/weights/portraits")
+    dialog.get_by_label("Only check it").check()
+    dialog.get_by_role("button", name="Add it").click()
+    operator.expect_said("has no mistake and would be served by the pool studio")
+    expect(operator.row("Models", "house/portraits")).to_have_count(0)
+    page.get_by_role("button", name="Add a model").click()
+    dialog.get_by_label("Id", exact=True).fill("house/portraits")
+    dialog.get_by_label("Weights", exact=True).fill("/srv/weights/portraits")
+    dialog.get_by_label("Like").select_option("test/deep/path/probe")
+    dialog.get_by_role("button", name="Add it").click()
+    operator.expect_said("house/portraits is served by the pool studio.")
+    model = operator.row("Models", "house/portraits")
+    expect(model).to_contain_text("added here")
+    model.get_by_role("button", name="Remove").click()
+    dialog.get_by_role("button", name="Remove it").click()
+    operator.expect_said("house/portraits is removed.")
+    expect(model).to_have_count(0)
+
+
+def test_models_show_what_is_being_loaded_and_weights_are_downloaded(operator: Operator) -> None:
+    operator.open("Models")
+    expect(operator.row("Models", FLUX)).to_contain_text("loading, 25 %")
+    expect(operator.row("Models", FLUX).get_by_role("button", name="Download")).to_have_count(0)
+    own = {"authorization": f"Key {operator.darkroom.key}"}
+    entry = f"{operator.darkroom.url}/v1/models/entries/house/portraits"
+    assert operator.page.request.put(entry, headers=own, data=OPEN).ok
+    portraits = operator.row("Models", "house/portraits")
+    portraits.get_by_role("button", name="Download").click()
+    operator.dialog.get_by_role("button", name="Download").click()
+    operator.expect_said("The weights of house/portraits are kept on disk.")
+    operator.open("Pools")
+    expect(operator.row("Warm targets", "house/portraits")).to_contain_text("disk")
+
+
+def test_a_webhook_is_listed_with_its_tries_and_sent_again(operator: Operator) -> None:
+    url = operator.darkroom.url
+    own = {"authorization": f"Key {operator.darkroom.key}"}
+    sent = operator.page.request.post(
+        f"{url}/run/test/probe?fal_webhook=https://example.com/hook", headers=own, data={}
+    )
+    assert sent.ok, sent.text()
+    operator.open("Webhooks")
+    delivery = operator.row("Deliveries", "https://example.com/hook")
+    expect(delivery).to_contain_text("Pending")
+    delivery.get_by_role("button", name="Log").click()
+    expect(operator.dialog).to_contain_text("It was not tried yet.")
+    operator.page.keyboard.press("Escape")
+    delivery.get_by_role("button", name="Send again").click()
+    operator.dialog.get_by_role("button", name="Send it again").click()
+    operator.expect_said("The webhook is sent again.")
+    operator.page.get_by_label("State").select_option("Given up")
+    expect(operator.page.get_by_text("No webhook was sent.")).to_be_visible()
+
+
+def test_a_test_to_a_forbidden_address_says_why(operator: Operator) -> None:
+    operator.open("Webhooks")
+    operator.page.get_by_role("button", name="Send a test").click()
+    operator.dialog.get_by_label("URL").fill("http://127.0.0.1:9/hook")
+    operator.dialog.get_by_role("button", name="Send it").click()
+    expect(operator.dialog.get_by_role("alert")).to_contain_text("url")
+
+
+def test_the_signing_key_is_rotated_after_a_question(operator: Operator) -> None:
+    operator.open("Webhooks")
+    operator.page.get_by_role("button", name="Rotate the signing key").click()
+    operator.dialog.get_by_role("button", name="Rotate it").click()
+    operator.expect_said("A new signing key is announced. There are 2 keys now.")
+
+
+def test_the_health_says_what_fails(operator: Operator) -> None:
+    operator.open("Health")
+    expect(operator.row("Checks", "storage")).to_contain_text("ok")
+    expect(operator.page.get_by_text("Healthy")).to_be_visible()
+    services = operator.darkroom.house.services
+
+    async def full() -> None:
+        raise StorageFull("The disk of the artifacts is full.")
+
+    async def unplaceable(_hosted: object) -> dict[str, str]:
+        return {"studio": "Pool studio: a replica needs 1 GPU, but none is free."}
+
+    readiness = Readiness({"storage": full}, services.clock)
+    services.health = Health(readiness, placement_problems=unplaceable)
+    operator.page.get_by_role("button", name="Check again").click()
+    expect(operator.row("Checks", "storage")).to_contain_text("The disk of the artifacts is full.")
+    expect(operator.row("Checks", "pool studio")).to_contain_text("needs 1 GPU")
+    expect(operator.page.get_by_text("2 problems")).to_be_visible()
