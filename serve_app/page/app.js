@@ -15,6 +15,7 @@ import { Recent } from "./history/recent.js";
 import { Address, takeKey } from "./interface/address.js";
 import { Door } from "./interface/door.js";
 import { byId } from "./interface/element.js";
+import { tool } from "./interface/late.js";
 import { listenForShortcuts } from "./interface/shortcuts.js";
 import { listenForTheme } from "./interface/theme_switch.js";
 import { Views } from "./interface/views.js";
@@ -47,6 +48,7 @@ const act = {
   cancel,
   details: ({ id }) => details.show(id),
   code: ({ endpoint, input }) => program.show({ endpoint, input }),
+  useAsInput,
   ended,
 };
 const details = new Details(api, act, address);
@@ -253,6 +255,26 @@ async function useAgain({ id, endpoint, input, seed, restored }) {
   form.keep();
   scrollTo({ top: 0 });
   byId("fields").querySelector("textarea, input")?.focus();
+}
+
+/** Asks which model takes `file`, `{url, type, name, kind}`, a file of a result, and uses it there. */
+async function useAsInput(file) {
+  const use = async ({ id }, { name, title }) => {
+    if (views.current !== null) leaveView();
+    if (model?.id !== id) {
+      address.go({ model: id });
+      await choose(id);
+    }
+    if (model?.id !== id) return; // the user has gone on, or the server does not answer
+    form.put(name, file);
+    announce(`${title}: ${file.name}`);
+  };
+  try {
+    const { chooseInput } = await tool("reuse");
+    await chooseInput(file, { current: model?.id, models: models.served(), use });
+  } catch (error) {
+    complain(error.message);
+  }
 }
 
 /** Submits the input again with other seeds: `count` results. */

@@ -2,7 +2,8 @@
 
 import { element } from "../interface/element.js";
 import { bytes } from "../interface/words.js";
-import { acceptOf, addressOf, check } from "./file_check.js";
+import { acceptOf, addressOf, check, checkKind } from "./file_check.js";
+import { hasResult, resultIn } from "../results/drag.js";
 import { Unreadable } from "./unreadable.js";
 
 const NAMES = { image: "image", video: "video", audio: "audio file", weights: "file", file: "file" };
@@ -15,8 +16,8 @@ class ChosenFile {
   url = null; // in the request; null until it is known
   problem = null; // why it has none
 
-  /** `remove` is called by the button. */
-  constructor({ name, url = null, detail = "" }, remove) {
+  /** `picture` says that `url` is an image. `remove` is called by the button. */
+  constructor({ name, url = null, detail = "", picture = false }, remove) {
     this.name = name;
     this.url = url;
     this.#state.textContent = detail;
@@ -27,7 +28,7 @@ class ChosenFile {
     );
     const words = element("span", { class: "media-name" }, element("b", {}, name), this.#state);
     this.node = element("div", { class: "media-preview" }, words, button, this.#bar);
-    if (url?.startsWith("data:image/")) this.#picture(url);
+    if (picture || url?.startsWith("data:image/")) this.#picture(url);
   }
 
   /** Loads `file`: into the request, or to the server if it is large. */
@@ -98,20 +99,23 @@ export function mediaControl(field, id, context) {
   });
   const ways = element("div", { class: "media-ways" }, source.node, target);
   const node = element("div", { class: "media" }, ways, chosen, source.problem);
-  takeDrops(node, source.take);
+  const put = ({ name, url }) => {
+    show(new ChosenFile({ name, url, picture: field.media === "image" }, remove));
+    target.dispatchEvent(new Event("change", { bubbles: true }));
+  };
+  takeDrops(node, source, put);
   return {
     node,
     target,
+    put,
     read: () => {
       if (file !== null) return file.read();
       return target.value.trim() === "" ? undefined : target.value.trim();
     },
     write: (value) => {
-      const inline = typeof value === "string" && value.startsWith("data:");
-      const uploaded = !inline && /\/files\//.test(value ?? "");
-      target.value = inline || uploaded ? "" : (value ?? "");
-      const name = uploaded ? decodeURIComponent(value.split("/").pop()) : "The same file as before";
-      show(inline || uploaded ? new ChosenFile({ name, url: value }, remove) : null);
+      const isFile = isHere(value);
+      target.value = isFile ? "" : (value ?? "");
+      show(isFile ? new ChosenFile(described(value, field), remove) : null);
     },
   };
 }
@@ -126,6 +130,7 @@ export function mediaListControl(field, id, context) {
     placeholder: "https://… (one per line)",
   });
   const list = element("div", { class: "media-list" });
+  const typed = () => target.value.split(/\s+/).filter(Boolean);
   const show = (next) => {
     files = next;
     list.replaceChildren(...files.map(({ node }) => node));
@@ -142,23 +147,49 @@ export function mediaListControl(field, id, context) {
     for (const each of given) add({ name: each.name }).load(each, context);
   });
   const node = element("div", { class: "media" }, list, source.node, target, source.problem);
-  takeDrops(node, source.take);
+  const put = ({ name, url }) => {
+    if (files.length + typed().length >= (field.mostItems ?? Infinity)) {
+      source.say(`At most ${field.mostItems} are possible. Remove one first.`);
+      return;
+    }
+    add({ name, url, picture: field.media === "image" });
+    target.dispatchEvent(new Event("change", { bubbles: true }));
+  };
+  takeDrops(node, source, put);
   return {
     node,
     target,
+    put,
     read: () => {
-      const urls = [...target.value.split(/\s+/).filter(Boolean), ...files.map((f) => f.read())];
+      const urls = [...typed(), ...files.map((f) => f.read())];
       return urls.length ? urls : undefined;
     },
     write: (value) => {
       const urls = value ?? [];
-      target.value = urls.filter((url) => !url.startsWith("data:")).join("\n");
+      target.value = urls.filter((url) => !isHere(url)).join("\n");
       show([]);
-      urls
-        .filter((url) => url.startsWith("data:"))
-        .forEach((url, at) => add({ name: `File ${at + 1}`, url }));
+      for (const url of urls.filter(isHere)) add(described(url, field));
     },
   };
+}
+
+/** True if `url` is the content itself or a file of this Darkroom, which is shown as a chosen file. */
+function isHere(url) {
+  return typeof url === "string" && (url.startsWith("data:") || /\/files\//.test(url));
+}
+
+function described(url, field) {
+  if (url.startsWith("data:")) return { name: "The same file as before", url };
+  return { name: nameIn(url), url, picture: field.media === "image" };
+}
+
+function nameIn(url) {
+  const last = url.split(/[?#]/)[0].split("/").pop();
+  try {
+    return decodeURIComponent(last);
+  } catch {
+    return last;
+  }
 }
 
 /** Button that opens the browser's dialog for files. `take(files)` gets those that fit the field. */
@@ -194,12 +225,25 @@ function fileSource(field, multiple, accepted) {
   });
   const words = multiple ? `Choose or drop ${name}s` : `Choose or drop ${/^[ai]/.test(name) ? "an" : "a"} ${name}`;
   const node = element("label", { class: "picker" }, input, element("span", {}, words));
-  return { node, problem, say, take };
+  const takeResult = (file, put) => {
+    try {
+      checkKind(file, field);
+    } catch (error) {
+      if (!(error instanceof Unreadable)) throw error;
+      say(error.message);
+      return;
+    }
+    say("");
+    put(file);
+  };
+  return { node, problem, say, take, takeResult };
 }
 
-function takeDrops(node, take) {
+/** Accepts files that are dropped or pasted, and results of the page, which `put` gets. */
+function takeDrops(node, { take, takeResult }, put) {
   const over = (on) => (event) => {
-    if (![...(event.dataTransfer?.types ?? [])].includes("Files")) return;
+    const types = [...(event.dataTransfer?.types ?? [])];
+    if (!types.includes("Files") && !hasResult(types)) return;
     event.preventDefault();
     node.classList.toggle("dropping", on);
   };
@@ -207,7 +251,9 @@ function takeDrops(node, take) {
   node.addEventListener("dragleave", over(false));
   node.addEventListener("drop", (event) => {
     over(false)(event);
-    if (event.dataTransfer?.files.length) take([...event.dataTransfer.files]);
+    const result = resultIn(event.dataTransfer); // its image is among the files too
+    if (result !== null) takeResult(result, put);
+    else if (event.dataTransfer?.files.length) take([...event.dataTransfer.files]);
   });
   node.addEventListener("paste", (event) => {
     if (event.clipboardData?.files.length) take([...event.clipboardData.files]);

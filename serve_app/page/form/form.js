@@ -88,6 +88,16 @@ export class InputForm {
     this.keep();
   }
 
+  /** Uses a file `{url, name}` in the field `name`, in addition to others if it takes several. */
+  put(name, file) {
+    const found = this.#rows.find(({ field }) => field.name === name);
+    if (found === undefined) return;
+    found.control.put(file);
+    if (!found.field.first) byId("more").open = true;
+    found.row.scrollIntoView({ block: "center" });
+    this.keep();
+  }
+
   /** Fills in `input`. Fields without a value return to their defaults. */
   fill(input) {
     for (const { field, control } of this.#rows) {

@@ -1,5 +1,7 @@
 // Modal dialogs of the page.
 
+import { element, freshId } from "./element.js";
+
 /** Opens a dialog of the page. */
 export function open(dialog) {
   if (!dialog.open) dialog.showModal();
@@ -11,4 +13,20 @@ export function makeClosable(dialog) {
   dialog.addEventListener("click", (event) => {
     if (event.target === dialog) dialog.close();
   });
+}
+
+/** Opens a new dialog with this title and content, and returns it. It is removed when it closes. */
+export function openNew(title, kind, ...content) {
+  const id = freshId("dialog");
+  const dialog = element(
+    "dialog",
+    { "aria-labelledby": id, class: kind, close: () => dialog.remove() },
+    element("button", { type: "button", class: "quiet close", "aria-label": "Close" }, "×"),
+    element("h2", { id }, title),
+    content,
+  );
+  makeClosable(dialog);
+  document.body.append(dialog);
+  dialog.showModal();
+  return dialog;
 }

@@ -10,7 +10,8 @@ const RATIO = 32;
 
 /**
  * Card of a request. `act` has the callbacks of its buttons: `cancel`, `again`, `vary`, `four`,
- * `details`, `code`; each gets the request. `imageOf` is `Api.image`.
+ * `details`, `code`; each gets the request. `useAsInput` gets a file and the request. `imageOf` is
+ * `Api.image`.
  */
 export class Sheet {
   #request;
@@ -34,11 +35,13 @@ export class Sheet {
   #body = element("div", { class: "made" });
   #cancel;
   #imageOf;
+  #use;
   #looked; // URL of the preview that was requested last
 
   constructor(request, act, imageOf) {
     this.#request = request;
     this.#imageOf = imageOf;
+    this.#use = (file) => act.useAsInput(file, request);
     const prompt = promptOf(request.input);
     const button = (name, what) =>
       element("button", { type: "button", class: "quiet", click: () => what(request) }, name);
@@ -181,7 +184,7 @@ export class Sheet {
     const prompt = promptOf(this.#request.input);
     const files = filesIn(output);
     const figures = files.map((file, at) =>
-      fileFigure(file, files.length > 1 ? `${prompt} (${at + 1})` : prompt),
+      fileFigure(file, files.length > 1 ? `${prompt} (${at + 1})` : prompt, this.#use),
     );
     this.#body.replaceChildren(...figures);
     if (files.length === 0) this.#body.append(element("pre", {}, json.write(output, 2)));

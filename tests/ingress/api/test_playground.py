@@ -129,10 +129,11 @@ def test_the_page_s_addresses_are_relative_so_that_a_proxy_may_put_it_under_a_pr
     assert all(each.startswith("page/") for each in named)
 
 
-def test_every_style_sheet_is_in_the_bundle_or_beside_the_module_of_a_view() -> None:
+def test_every_style_sheet_is_in_the_bundle_of_a_view_or_of_the_tools() -> None:
     views = (FOLDER / "interface/views.js").read_text(encoding="utf-8")
-    of_views = re.findall(r'styles: "([^"]+)"', views)
-    assert sorted([*SHEETS, *of_views]) == [each for each in NAMES if each.endswith(".css")]
+    tools = (FOLDER / "interface/late.js").read_text(encoding="utf-8")
+    late = re.findall(r'(?:styles:|STYLES =) "([^"]+)"', views + tools)
+    assert sorted([*SHEETS, *late]) == [each for each in NAMES if each.endswith(".css")]
 
 
 async def test_a_browser_gets_the_page_compressed(stranger: httpx.AsyncClient) -> None:
@@ -184,6 +185,14 @@ def test_what_is_imported_by_a_call_is_a_bundle_that_runs_no_module_again() -> N
     assert "export const { open } = module3;" in late
     assert "// a/one.js" not in late
     assert "// b/own.js" in late
+
+
+def test_a_bundle_leaves_out_the_documentation_but_no_text_of_a_program() -> None:
+    source = (
+        "/** What it\n * is. */\nexport const one = `a /** b */`;\n  /** More. */\nconst two = 2;\n"
+    )
+    bundle = bundles_of({"app.js": source}, "app.js", "bundle.js")["bundle.js"]
+    assert "const one = `a /** b */`;\nconst two = 2;" in bundle
 
 
 @pytest.mark.parametrize(
