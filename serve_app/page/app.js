@@ -36,7 +36,10 @@ const api = new Api(key);
 const models = new Models(api);
 const uploads = new Uploads(api);
 const address = new Address(moved);
-const form = new InputForm({ upload: (...given) => uploads.send(...given) });
+const form = new InputForm({
+  upload: (...given) => uploads.send(...given),
+  edit: (name, field, control) => use(name, ({ edit }) => edit(control, form.rows, field)),
+});
 const program = new ProgramDialog(address);
 let model = null; // the chosen one, with its schema
 let listed = [];
@@ -259,7 +262,7 @@ async function useAgain({ id, endpoint, input, seed, restored }) {
 
 /** Asks which model takes `file`, `{url, type, name, kind}`, a file of a result, and uses it there. */
 async function useAsInput(file) {
-  const use = async ({ id }, { name, title }) => {
+  const put = async ({ id }, { name, title }) => {
     if (views.current !== null) leaveView();
     if (model?.id !== id) {
       address.go({ model: id });
@@ -269,9 +272,16 @@ async function useAsInput(file) {
     form.put(name, file);
     announce(`${title}: ${file.name}`);
   };
+  await use("reuse", ({ chooseInput }) =>
+    chooseInput(file, { current: model?.id, models: models.served(), put }),
+  );
+}
+
+/** Loads a tool and calls `what` with its module. */
+async function use(name, what) {
+  complain("");
   try {
-    const { chooseInput } = await tool("reuse");
-    await chooseInput(file, { current: model?.id, models: models.served(), use });
+    await what(await tool(name));
   } catch (error) {
     complain(error.message);
   }

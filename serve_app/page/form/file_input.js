@@ -15,9 +15,10 @@ class ChosenFile {
   #stop = new AbortController();
   url = null; // in the request; null until it is known
   problem = null; // why it has none
+  shown = null; // URL of its image
 
-  /** `picture` says that `url` is an image. `remove` is called by the button. */
-  constructor({ name, url = null, detail = "", picture = false }, remove) {
+  /** `picture` says that `url` is an image. `remove` is called by the button; `actions` are others. */
+  constructor({ name, url = null, detail = "", picture = false }, remove, actions = []) {
     this.name = name;
     this.url = url;
     this.#state.textContent = detail;
@@ -27,7 +28,7 @@ class ChosenFile {
       "Remove",
     );
     const words = element("span", { class: "media-name" }, element("b", {}, name), this.#state);
-    this.node = element("div", { class: "media-preview" }, words, button, this.#bar);
+    this.node = element("div", { class: "media-preview" }, words, actions, button, this.#bar);
     if (picture || url?.startsWith("data:image/")) this.#picture(url);
   }
 
@@ -64,11 +65,13 @@ class ChosenFile {
   }
 
   #picture(address) {
+    this.shown = address;
     this.node.prepend(element("img", { src: address, alt: "" }));
   }
 }
 
-/** Control for one file. Its value is a URL; for a small local file, a data URI. */
+/** Control for one file. Its value is a URL; for a small local file, a data URI. Beside the functions of
+ * every control it has `load(file)` and `shown()`, the URL of its image or null. */
 export function mediaControl(field, id, context) {
   const target = element("input", {
     id,
@@ -92,22 +95,33 @@ export function mediaControl(field, id, context) {
     target.focus();
     target.dispatchEvent(new Event("change", { bubbles: true }));
   };
-  const source = fileSource(field, false, ([given]) => {
-    const next = new ChosenFile({ name: given.name }, remove);
+  const choose = (given) => {
+    const actions = field.media === "image" ? [edit(isMask ? "Edit" : "Crop")] : [];
+    const next = new ChosenFile(given, remove, actions);
     show(next);
-    next.load(given, context);
-  });
-  const ways = element("div", { class: "media-ways" }, source.node, target);
+    return next;
+  };
+  const load = (given) => choose({ name: given.name }).load(given, context);
+  const source = fileSource(field, false, ([given]) => load(given));
+  const isMask = isMaskField(field);
+  const edit = (words) => {
+    const click = () => context.edit(isMask ? "mask" : "frame", field, control);
+    return element("button", { type: "button", class: "quiet", click }, words);
+  };
+  const ways = element("div", { class: "media-ways" });
+  ways.append(source.node, ...(isMask ? [edit("Paint a mask")] : []), target);
   const node = element("div", { class: "media" }, ways, chosen, source.problem);
   const put = ({ name, url }) => {
-    show(new ChosenFile({ name, url, picture: field.media === "image" }, remove));
+    choose({ name, url, picture: field.media === "image" });
     target.dispatchEvent(new Event("change", { bubbles: true }));
   };
   takeDrops(node, source, put);
-  return {
+  const control = {
     node,
     target,
     put,
+    load,
+    shown: () => (file === null ? target.value.trim() || null : file.shown),
     read: () => {
       if (file !== null) return file.read();
       return target.value.trim() === "" ? undefined : target.value.trim();
@@ -115,9 +129,11 @@ export function mediaControl(field, id, context) {
     write: (value) => {
       const isFile = isHere(value);
       target.value = isFile ? "" : (value ?? "");
-      show(isFile ? new ChosenFile(described(value, field), remove) : null);
+      if (isFile) choose(described(value, field));
+      else show(null);
     },
   };
+  return control;
 }
 
 /** Control for several files. Its value is a list of URLs. */
@@ -171,6 +187,11 @@ export function mediaListControl(field, id, context) {
       for (const url of urls.filter(isHere)) add(described(url, field));
     },
   };
+}
+
+/** True for the input that says which part of an image is redrawn. */
+function isMaskField({ name, media }) {
+  return media === "image" && /(^|_)mask(_|$)/.test(name);
 }
 
 /** True if `url` is the content itself or a file of this Darkroom, which is shown as a chosen file. */

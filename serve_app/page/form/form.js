@@ -88,6 +88,11 @@ export class InputForm {
     this.keep();
   }
 
+  /** The fields that are shown, with their controls: `{field, control}`. */
+  get rows() {
+    return this.#rows;
+  }
+
   /** Uses a file `{url, name}` in the field `name`, in addition to others if it takes several. */
   put(name, file) {
     const found = this.#rows.find(({ field }) => field.name === name);

@@ -7,6 +7,8 @@ const STYLES = "styles/tools.css"; // of all tools
 
 const TOOLS = {
   reuse: () => import("../results/reuse.js"),
+  mask: () => import("../form/mask.js"),
+  frame: () => import("../form/frame.js"),
 };
 
 const sheets = new Map(); // path → promise of the style sheet

@@ -14,9 +14,9 @@ const HERE = "The model in the form";
 const OTHERS = "Other models";
 const NOUNS = { image: "image", video: "video", audio: "audio file" };
 
-/** Opens the choice for `file`. `current` is the id of the chosen model; `use(model, field)` is called
+/** Opens the choice for `file`. `current` is the id of the chosen model; `put(model, field)` is called
  * with what was chosen. `models` is a promise of the models with their schemas. */
-export async function chooseInput(file, { current, models, use }) {
+export async function chooseInput(file, { current, models, put }) {
   const list = element("div", { class: "targets" }, element("p", { class: "help" }, "Loading …"));
   const dialog = openNew(`Use this ${NOUNS[file.kind] ?? "file"} as input`, "narrow", preview(file), list);
   let found;
@@ -29,7 +29,7 @@ export async function chooseInput(file, { current, models, use }) {
   const takers = found.filter(({ fields }) => fields.length > 0);
   const chosen = (model, field) => {
     dialog.close();
-    use(model, field);
+    put(model, field);
   };
   list.replaceChildren(...(takers.length ? groups(takers, current, chosen) : [nobody(file)]));
   roving(list, "button");
