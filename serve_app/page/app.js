@@ -38,7 +38,9 @@ const uploads = new Uploads(api);
 const address = new Address(moved);
 const form = new InputForm({
   upload: (...given) => uploads.send(...given),
-  edit: (name, field, control) => use(name, ({ edit }) => edit(control, form.rows, field)),
+  edit: (name, field, control) => use(name, ({ edit }) => edit(control, form.rows, field, api)),
+  describe: (_, control) =>
+    tool("loras").then(({ describe }) => describe(control, form.rows, api), () => {}),
 });
 const program = new ProgramDialog(address);
 let model = null; // the chosen one, with its schema

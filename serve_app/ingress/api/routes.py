@@ -19,6 +19,7 @@ from serve_app.ingress.api import (
     files,
     gallery,
     keys,
+    loras,
     model_entries,
     models,
     operations,
@@ -230,6 +231,7 @@ ROUTES = [
     *playground.ROUTES,
     *gallery.ROUTES,  # before the routes of one request
     *zip_files.ROUTES,
+    *loras.ROUTES,
     *shares.ROUTES,
     *requests.ROUTES,
     *operations.ROUTES,

@@ -32,11 +32,11 @@ export function check(file, { media }) {
 }
 
 /**
- * URL for `file` in a request: a data URI if it is small, otherwise that of its upload. `context` and
- * `progress` are those of the control.
+ * URL for `file` in a request: a data URI if it is small, otherwise that of its upload. Weights are
+ * always uploaded, so that they can be chosen again. `context` and `progress` are those of the control.
  */
-export async function addressOf(file, context, progress, signal) {
-  return file.size <= INLINE_BYTES
+export async function addressOf(file, { media }, context, progress, signal) {
+  return file.size <= INLINE_BYTES && media !== "weights"
     ? await dataUri(file)
     : await context.upload(file, progress, signal);
 }

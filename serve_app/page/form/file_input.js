@@ -16,6 +16,7 @@ class ChosenFile {
   url = null; // in the request; null until it is known
   problem = null; // why it has none
   shown = null; // URL of its image
+  local = null; // the local file
 
   /** `picture` says that `url` is an image. `remove` is called by the button; `actions` are others. */
   constructor({ name, url = null, detail = "", picture = false }, remove, actions = []) {
@@ -32,8 +33,9 @@ class ChosenFile {
     if (picture || url?.startsWith("data:image/")) this.#picture(url);
   }
 
-  /** Loads `file`: into the request, or to the server if it is large. */
-  async load(file, context) {
+  /** Loads `file` for `field`: into the request, or to the server if it is large. */
+  async load(file, field, context) {
+    this.local = file;
     const size = bytes(file.size);
     const progress = (part) => {
       this.#bar.hidden = false;
@@ -43,7 +45,7 @@ class ChosenFile {
     if (/^image\/(png|jpeg|webp|gif|avif)$/.test(file.type))
       this.#picture(URL.createObjectURL(file));
     try {
-      this.url = await addressOf(file, context, progress, this.#stop.signal);
+      this.url = await addressOf(file, field, context, progress, this.#stop.signal);
       this.#state.textContent = size;
     } catch (error) {
       this.problem = error.message;
@@ -71,7 +73,8 @@ class ChosenFile {
 }
 
 /** Control for one file. Its value is a URL; for a small local file, a data URI. Beside the functions of
- * every control it has `load(file)` and `shown()`, the URL of its image or null. */
+ * every control it has `load(file)` and `shown()`, the URL of its image or null; for weights also
+ * `given()`, the local file or the text that was entered, and `words`, a place for their trigger words. */
 export function mediaControl(field, id, context) {
   const target = element("input", {
     id,
@@ -101,16 +104,23 @@ export function mediaControl(field, id, context) {
     show(next);
     return next;
   };
-  const load = (given) => choose({ name: given.name }).load(given, context);
+  const load = (given) => choose({ name: given.name }).load(given, field, context);
   const source = fileSource(field, false, ([given]) => load(given));
   const isMask = isMaskField(field);
-  const edit = (words) => {
-    const click = () => context.edit(isMask ? "mask" : "frame", field, control);
+  const isWeights = field.media === "weights";
+  const edit = (words, tool = isMask ? "mask" : "frame") => {
+    const click = () => context.edit(tool, field, control);
     return element("button", { type: "button", class: "quiet", click }, words);
   };
   const ways = element("div", { class: "media-ways" });
+  if (isWeights) ways.append(edit("Choose a LoRA", "loras"));
   ways.append(source.node, ...(isMask ? [edit("Paint a mask")] : []), target);
+  const words = element("div", { class: "trigger-words", role: "group", "aria-label": "Trigger words" });
   const node = element("div", { class: "media" }, ways, chosen, source.problem);
+  if (isWeights) {
+    node.append(words);
+    node.addEventListener("change", () => context.describe(field, control));
+  }
   const put = ({ name, url }) => {
     choose({ name, url, picture: field.media === "image" });
     target.dispatchEvent(new Event("change", { bubbles: true }));
@@ -121,6 +131,8 @@ export function mediaControl(field, id, context) {
     target,
     put,
     load,
+    words,
+    given: () => file?.local ?? file?.url ?? target.value.trim(),
     shown: () => (file === null ? target.value.trim() || null : file.shown),
     read: () => {
       if (file !== null) return file.read();
@@ -131,6 +143,8 @@ export function mediaControl(field, id, context) {
       target.value = isFile ? "" : (value ?? "");
       if (isFile) choose(described(value, field));
       else show(null);
+      words.replaceChildren();
+      if (isWeights && value) context.describe(field, control);
     },
   };
   return control;
@@ -160,7 +174,7 @@ export function mediaListControl(field, id, context) {
     return file;
   };
   const source = fileSource(field, true, (given) => {
-    for (const each of given) add({ name: each.name }).load(each, context);
+    for (const each of given) add({ name: each.name }).load(each, field, context);
   });
   const node = element("div", { class: "media" }, list, source.node, target, source.problem);
   const put = ({ name, url }) => {

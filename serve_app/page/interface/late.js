@@ -9,6 +9,7 @@ const TOOLS = {
   reuse: () => import("../results/reuse.js"),
   mask: () => import("../form/mask.js"),
   frame: () => import("../form/frame.js"),
+  loras: () => import("../form/loras.js"),
 };
 
 const sheets = new Map(); // path → promise of the style sheet
