@@ -45,6 +45,7 @@ const form = new InputForm({
 const program = new ProgramDialog(address);
 let model = null; // the chosen one, with its schema
 let listed = [];
+let grids = null; // the module of the grids, when it is loaded
 
 const act = {
   again: useAgain,
@@ -55,6 +56,8 @@ const act = {
   code: ({ endpoint, input }) => program.show({ endpoint, input }),
   useAsInput,
   ended,
+  cell: (request) => grids?.cellOf(request, (id) => cancel({ id })) ?? null,
+  prepareGrids: () => loadGrids().catch(() => {}),
 };
 const details = new Details(api, act, address);
 const stage = new Stage(api, act);
@@ -100,9 +103,10 @@ async function enter() {
   }
   door.close();
   showModels(listed);
-  stage.restore();
+  const restored = stage.restore();
   recent.look();
   await choose(wantedModel());
+  await restored;
   showLatest();
   moved();
 }
@@ -147,6 +151,7 @@ function showModel(chosen) {
   address.correct({ model: model.id });
   if (same) return; // nothing is drawn again under the user's hands
   form.show(model);
+  byId("grid-button").hidden = model.input === null || fieldsOf(model.input).length === 0;
   byId("inputs").scrollTop = 0;
   showFacts(model);
   showExamples(model, (input) => form.change(input));
@@ -215,16 +220,46 @@ async function generate() {
   }
 }
 
-async function submit(chosen, input) {
+async function loadGrids() {
+  grids ??= await tool("grid");
+}
+
+/** Asks which fields vary, and submits a request for each combination of their values. */
+async function openGrid() {
+  if (model === null) return;
+  const chosen = model;
+  const input = form.read();
+  if (input === null) return;
+  form.keep();
+  await use("grid", async ({ chooseGrid }) => {
+    await loadGrids();
+    chooseGrid(fieldsOf(chosen.input), input, (cells) => submitGrid(chosen, cells));
+  });
+}
+
+async function submitGrid(chosen, cells) {
+  let done = 0;
+  try {
+    for (const { input, grid } of cells) {
+      await submit(chosen, input, grid);
+      done += 1;
+    }
+  } catch (error) {
+    complain(`${done} of ${cells.length} requests were submitted. ${wordsOf(error)}`);
+  }
+  recent.look();
+}
+
+async function submit(chosen, input, grid = undefined) {
   const at = Date.now();
   const path = `queue/${chosen.id.split("/").map(encodeURIComponent).join("/")}`;
   const told = await api.call("POST", path, input);
   const { id: endpoint, name, demo, makes } = chosen;
   const aspect = aspectOf(input, defaultsOf(chosen), makes, sourceSides());
-  stage.add({ id: told.request_id, endpoint, input, name, demo, makes, aspect, at });
+  stage.add({ id: told.request_id, endpoint, input, name, demo, makes, aspect, at, grid });
   announce("Submitted.");
-  recent.look();
-  stage.reveal();
+  if (grid === undefined) recent.look(); // a grid does so at its end
+  if (grid === undefined || String(grid.at) === "0,0") stage.reveal();
 }
 
 function wordsOf(error) {
@@ -361,6 +396,7 @@ byId("model").addEventListener("change", async () => {
   address.go({ model: id });
   await choose(id);
 });
+byId("grid-button").addEventListener("click", openGrid);
 byId("key-button").addEventListener("click", () => door.open({ kept: true }));
 byId("form").addEventListener("submit", (event) => {
   event.preventDefault();

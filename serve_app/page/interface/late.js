@@ -9,6 +9,7 @@ const TOOLS = {
   reuse: () => import("../results/reuse.js"),
   mask: () => import("../form/mask.js"),
   frame: () => import("../form/frame.js"),
+  grid: () => import("../form/grid.js"),
   loras: () => import("../form/loras.js"),
 };
 

@@ -44,7 +44,11 @@ export class Sheet {
     this.#use = (file) => act.useAsInput(file, request);
     const prompt = promptOf(request.input);
     const button = (name, what) =>
-      element("button", { type: "button", class: "quiet", click: () => what(request) }, name);
+      element(
+        "button",
+        { type: "button", class: "quiet", "data-name": name, click: () => what(request) },
+        name,
+      );
     this.#developing = element("div", { class: "developing", "aria-hidden": "true" });
     const [width, height] = request.aspect ?? [4, 3];
     this.#developing.style.aspectRatio = `${width} / ${height}`;

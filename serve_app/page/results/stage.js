@@ -6,9 +6,11 @@ import { promptOf, Sheet } from "./sheet.js";
 import { Watch } from "../client/watch.js";
 
 const PLACE = "darkroom.requests"; // key in the session storage: a reload shows them again
-const MOST = 40;
+const MOST = 40; // cards, of which those of a grid count as one eighth
+const IN_GRID = 1 / 8;
 
-/** List of cards. `act` has the callbacks of the cards, and `ended(request, moment)`. */
+/** List of cards. `act` has the callbacks of the cards, `ended(request, moment)`, and those for grids:
+ * `prepareGrids()` loads what `cell(request)` needs, which is the place of a card or null. */
 export class Stage {
   #api;
   #act;
@@ -21,7 +23,7 @@ export class Stage {
   }
 
   /** Shows and follows `request`: `{id, endpoint, input, name, demo, makes, aspect, at}`. `at` is the
-   * time of its submission, in milliseconds. */
+   * time of its submission, in milliseconds. With `grid` its card is a cell of that table. */
   add(request) {
     const sheet = new Sheet(request, this.#act, (path) => this.#api.image(path));
     const watch = new Watch(this.#api, request, (moment) => {
@@ -31,7 +33,9 @@ export class Stage {
       this.#act.ended(request, moment);
     });
     this.#shown.unshift({ request, sheet, watch });
-    byId("sheets").prepend(sheet.node);
+    const cell = request.grid ? this.#act.cell(request) : null;
+    if (cell) cell.replaceChildren(sheet.node);
+    else byId("sheets").prepend(sheet.node);
     byId("empty").hidden = true;
     this.#clearOld();
     this.#remember();
@@ -63,13 +67,14 @@ export class Stage {
   }
 
   /** Shows the requests that this tab showed before it was reloaded. */
-  restore() {
+  async restore() {
     let kept = [];
     try {
       kept = json.parse(sessionStorage.getItem(PLACE) ?? "[]");
     } catch {
       // The stored list cannot be read.
     }
+    if (kept.some(({ grid }) => grid)) await this.#act.prepareGrids();
     const here = new Set(this.#shown.map(({ request }) => request.id));
     for (const request of kept.reverse()) {
       if (!here.has(request.id)) this.add({ ...request, restored: true });
@@ -85,8 +90,16 @@ export class Stage {
   }
 
   #clearOld() {
-    const old = this.#shown.slice(MOST).filter(({ sheet }) => sheet.final);
-    for (const each of old) each.sheet.node.remove();
+    let room = MOST;
+    const old = this.#shown.filter(({ request, sheet }) => {
+      room -= request.grid ? IN_GRID : 1;
+      return room < 0 && sheet.final;
+    });
+    for (const { sheet } of old) {
+      const grid = sheet.node.closest(".grid");
+      sheet.node.remove();
+      if (grid?.querySelector(".sheet") === null) grid.remove();
+    }
     this.#shown = this.#shown.filter((each) => !old.includes(each));
   }
 
