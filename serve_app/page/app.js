@@ -10,8 +10,11 @@ import { showFacts, showModels } from "./form/chooser.js";
 import { forgetDraft } from "./form/draft.js";
 import { showExamples } from "./form/examples.js";
 import { InputForm } from "./form/form.js";
+import { forgetPrompts } from "./form/prompt_history.js";
 import { fieldsOf } from "./form/schema.js";
+import { Submitter } from "./form/submitter.js";
 import { Recent } from "./history/recent.js";
+import { Attention } from "./interface/attention.js";
 import { Address, takeKey } from "./interface/address.js";
 import { Door } from "./interface/door.js";
 import { byId } from "./interface/element.js";
@@ -19,7 +22,6 @@ import { tool } from "./interface/late.js";
 import { listenForShortcuts } from "./interface/shortcuts.js";
 import { listenForTheme } from "./interface/theme_switch.js";
 import { Views } from "./interface/views.js";
-import { aspectOf } from "./results/aspect.js";
 import { Details } from "./results/details.js";
 import { promptOf } from "./results/sheet.js";
 import { Stage } from "./results/stage.js";
@@ -41,27 +43,31 @@ const form = new InputForm({
   edit: (name, field, control) => use(name, ({ edit }) => edit(control, form.rows, field, api)),
   describe: (_, control) =>
     tool("loras").then(({ describe }) => describe(control, form.rows, api), () => {}),
+  recall: () => use("prompts", ({ recall }) => recall((prompt) => form.change({ prompt }))),
 });
 const program = new ProgramDialog(address);
 let model = null; // the chosen one, with its schema
 let listed = [];
-let grids = null; // the module of the grids, when it is loaded
 
 const act = {
   again: useAgain,
-  vary: (request) => repeat(request, 1),
-  four: (request) => repeat(request, 4),
+  vary: (request) => submitter.repeat(request, 1),
+  four: (request) => submitter.repeat(request, 4),
   cancel,
   details: ({ id }) => details.show(id),
   code: ({ endpoint, input }) => program.show({ endpoint, input }),
   useAsInput,
   ended,
-  cell: (request) => grids?.cellOf(request, (id) => cancel({ id })) ?? null,
-  prepareGrids: () => loadGrids().catch(() => {}),
+  cell: (request) => submitter.cell(request),
+  prepareGrids: () => submitter.loadGrids().catch(() => {}),
+  moved: (parts) => attention.show(parts),
 };
 const details = new Details(api, act, address);
 const stage = new Stage(api, act);
 const recent = new Recent(api, act);
+const attention = new Attention();
+const tell = { announce, complain, use };
+const submitter = new Submitter({ api, models, form, stage, recent, cancel, ...tell });
 const views = new Views({ api, act, address, announce, models, follow: moved });
 const door = new Door({
   enter: async (given) => {
@@ -80,6 +86,7 @@ const door = new Door({
     models.forget();
     form.clear();
     forgetDraft();
+    forgetPrompts();
     recent.stop();
     stage.clear();
     views.clear();
@@ -198,97 +205,17 @@ async function moved() {
     await choose(wanted);
 }
 
-async function generate() {
-  if (model === null) return;
-  complain("");
-  const chosen = model;
-  const input = form.read();
-  if (input === null) return;
-  form.keep();
-  const button = byId("generate");
-  button.setAttribute("aria-busy", "true");
-  try {
-    await submit(chosen, input);
-  } catch (error) {
-    const homeless =
-      error instanceof Refused && error.problems.length && chosen === model
-        ? form.tell(error.problems)
-        : [wordsOf(error)];
-    complain(homeless.join(" "));
-  } finally {
-    button.removeAttribute("aria-busy");
-  }
-}
-
-async function loadGrids() {
-  grids ??= await tool("grid");
-}
-
-/** Asks which fields vary, and submits a request for each combination of their values. */
-async function openGrid() {
-  if (model === null) return;
-  const chosen = model;
-  const input = form.read();
-  if (input === null) return;
-  form.keep();
-  await use("grid", async ({ chooseGrid }) => {
-    await loadGrids();
-    chooseGrid(fieldsOf(chosen.input), input, (cells) => submitGrid(chosen, cells));
-  });
-}
-
-async function submitGrid(chosen, cells) {
-  let done = 0;
-  try {
-    for (const { input, grid } of cells) {
-      await submit(chosen, input, grid);
-      done += 1;
-    }
-  } catch (error) {
-    complain(`${done} of ${cells.length} requests were submitted. ${wordsOf(error)}`);
-  }
-  recent.look();
-}
-
-async function submit(chosen, input, grid = undefined) {
-  const at = Date.now();
-  const path = `queue/${chosen.id.split("/").map(encodeURIComponent).join("/")}`;
-  const told = await api.call("POST", path, input);
-  const { id: endpoint, name, demo, makes } = chosen;
-  const aspect = aspectOf(input, defaultsOf(chosen), makes, sourceSides());
-  stage.add({ id: told.request_id, endpoint, input, name, demo, makes, aspect, at, grid });
-  announce("Submitted.");
-  if (grid === undefined) recent.look(); // a grid does so at its end
-  if (grid === undefined || String(grid.at) === "0,0") stage.reveal();
-}
-
-function wordsOf(error) {
-  return error instanceof Refused
-    ? error.message
-    : "Darkroom did not answer, so this request may or may not have been accepted. Check the list of requests before you try again.";
-}
-
-function defaultsOf({ input }) {
-  const fields = input ? fieldsOf(input) : [];
-  return Object.fromEntries(fields.map(({ name, fallback }) => [name, fallback]));
-}
-
-/** Sides of the input image in the form, or null. */
-function sourceSides() {
-  const image = byId("fields").querySelector(".media-preview img");
-  return image?.naturalWidth > 0 ? [image.naturalWidth, image.naturalHeight] : null;
-}
-
-function ended({ endpoint, input, restored }, { error }) {
+function ended({ endpoint, input, restored, at }, { error }) {
   if (!restored) announce(error ? error.message : `Finished: ${promptOf(input)}`);
   if (error?.problems.length && endpoint === model?.id && !restored)
     form.tell(error.problems, { go: false });
+  if (!restored) attention.ended(at, promptOf(input));
   recent.look();
 }
 
 /** Fills the form so that it makes the same result: with the seed that was drawn. */
 async function useAgain({ id, endpoint, input, seed, restored }) {
-  const whole = restored ? await wholeInput(id, input) : input;
+  const whole = restored ? await submitter.whole(id, input) : input;
   if (views.current !== null) leaveView();
   if (byId("model").value !== endpoint) await choose(endpoint);
   form.fill(seed === undefined || seed === null ? whole : { ...whole, seed });
@@ -321,31 +248,6 @@ async function use(name, what) {
     await what(await tool(name));
   } catch (error) {
     complain(error.message);
-  }
-}
-
-/** Submits the input again with other seeds: `count` results. */
-async function repeat({ id, endpoint, input, restored }, count) {
-  try {
-    const chosen = await models.one(endpoint);
-    const { seed: _seed, seeds: _seeds, ...rest } = restored ? await wholeInput(id, input) : input;
-    const most = chosen.input
-      ? fieldsOf(chosen.input).find(({ name }) => name === "num_images")?.most
-      : undefined;
-    const together = count > 1 && most >= count;
-    const body = together ? { ...rest, num_images: count } : rest;
-    for (let made = 0; made < (together ? 1 : count); made += 1) await submit(chosen, body);
-  } catch (error) {
-    complain(wordsOf(error));
-  }
-}
-
-/** Input of a request as the server has it; what this tab kept may lack files. */
-async function wholeInput(id, kept) {
-  try {
-    return (await api.call("GET", `v1/requests/${encodeURIComponent(id)}`)).input ?? kept;
-  } catch {
-    return kept;
   }
 }
 
@@ -396,16 +298,16 @@ byId("model").addEventListener("change", async () => {
   address.go({ model: id });
   await choose(id);
 });
-byId("grid-button").addEventListener("click", openGrid);
+byId("grid-button").addEventListener("click", () => submitter.openGrid(model));
 byId("key-button").addEventListener("click", () => door.open({ kept: true }));
 byId("form").addEventListener("submit", (event) => {
   event.preventDefault();
-  generate();
+  submitter.generate(model);
 });
 byId("code-button").addEventListener("click", () => {
   if (model !== null) program.show({ endpoint: model.id, input: form.read({ draft: true }) });
 });
-listenForShortcuts({ generate });
+listenForShortcuts({ generate: () => submitter.generate(model) });
 listenForTheme();
 
 if (linked !== null) openLink(linked);

@@ -31,6 +31,7 @@ const WHOLE = {
 /** Form of the chosen model. `context` is that of the controls. */
 export class InputForm {
   #context;
+  #model = null;
   #rows = []; // {field, control, problem, row}
   #carried = keptDraft(); // entered values by field name, kept across endpoints and visits
   #timer = null;
@@ -49,6 +50,7 @@ export class InputForm {
   /** Shows the fields of `model`, with the values entered before under the same names. */
   show(model) {
     this.#carry();
+    this.#model = model;
     const early = takeEarly();
     if (early?.value) this.#carried.prompt = early.value;
     const hint = model.examples?.[0]?.prompt;
@@ -86,6 +88,11 @@ export class InputForm {
       if (field.name in input) control.write(input[field.name]);
     this.tell([]);
     this.keep();
+  }
+
+  /** True if the form is that of `model`. */
+  isOf(model) {
+    return this.#model === model;
   }
 
   /** The fields that are shown, with their controls: `{field, control}`. */
@@ -209,6 +216,7 @@ function makeRow(field, context) {
   control.target.setAttribute("aria-describedby", `${id}-problem ${id}-help`);
   if (field.required) control.target.setAttribute("aria-required", "true");
   const kind = `field ${field.kind}`;
+  const recall = field.name === "prompt" ? recallButton(control.target, context) : null;
   const row =
     field.kind === "switch"
       ? element(
@@ -218,8 +226,19 @@ function makeRow(field, context) {
           problem,
           help,
         )
-      : element("div", { class: kind }, label, control.node, problem, help);
+      : element("div", { class: kind }, label, control.node, recall, problem, help);
   return { field, control, problem, row };
+}
+
+/** Button for earlier prompts, which ArrowUp in an empty prompt opens too. */
+function recallButton(target, context) {
+  const recall = () => context.recall();
+  target.addEventListener("keydown", (event) => {
+    if (event.key !== "ArrowUp" || target.value !== "") return;
+    event.preventDefault();
+    recall();
+  });
+  return element("button", { type: "button", class: "recall", click: recall }, "Earlier prompts");
 }
 
 function setProblem({ control, problem, row }, message) {

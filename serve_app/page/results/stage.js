@@ -9,8 +9,8 @@ const PLACE = "darkroom.requests"; // key in the session storage: a reload shows
 const MOST = 40; // cards, of which those of a grid count as one eighth
 const IN_GRID = 1 / 8;
 
-/** List of cards. `act` has the callbacks of the cards, `ended(request, moment)`, and those for grids:
- * `prepareGrids()` loads what `cell(request)` needs, which is the place of a card or null. */
+/** List of cards. `act` has the callbacks of the cards, `ended(request, moment)`,
+ * `moved(parts)` with how far the requests are, and those for grids: `prepareGrids()` loads what `cell(request)` needs, which is the place of a card or null. */
 export class Stage {
   #api;
   #act;
@@ -28,6 +28,7 @@ export class Stage {
     const sheet = new Sheet(request, this.#act, (path) => this.#api.image(path));
     const watch = new Watch(this.#api, request, (moment) => {
       sheet.show(moment);
+      this.#act.moved(this.#parts());
       if (!sheet.final) return;
       this.#remember(); // with the time that it took
       this.#act.ended(request, moment);
@@ -39,6 +40,7 @@ export class Stage {
     byId("empty").hidden = true;
     this.#clearOld();
     this.#remember();
+    this.#act.moved(this.#parts());
     watch.follow();
   }
 
@@ -86,7 +88,14 @@ export class Stage {
     this.#shown = [];
     byId("sheets").replaceChildren();
     byId("empty").hidden = false;
+    this.#act.moved([]);
     this.#remember();
+  }
+
+  /** How far each request is that is not over. */
+  #parts() {
+    const open = this.#shown.filter(({ sheet, request }) => !sheet.final && !request.restored);
+    return open.map(({ sheet }) => sheet.part);
   }
 
   #clearOld() {
