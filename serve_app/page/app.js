@@ -5,7 +5,6 @@ import * as json from "./client/json.js";
 import { keyIn, KeptKey } from "./client/key.js";
 import { Models } from "./client/models.js";
 import { Uploads } from "./client/uploads.js";
-import { ProgramDialog } from "./code/program.js";
 import { showFacts, showModels } from "./form/chooser.js";
 import { forgetDraft } from "./form/draft.js";
 import { showExamples } from "./form/examples.js";
@@ -45,7 +44,7 @@ const form = new InputForm({
     tool("loras").then(({ describe }) => describe(control, form.rows, api), () => {}),
   recall: () => use("prompts", ({ recall }) => recall((prompt) => form.change({ prompt }))),
 });
-const program = new ProgramDialog(address);
+let program = null; // the dialog of the code, when it is loaded
 let model = null; // the chosen one, with its schema
 let listed = [];
 
@@ -55,7 +54,7 @@ const act = {
   four: (request) => submitter.repeat(request, 4),
   cancel,
   details: ({ id }) => details.show(id),
-  code: ({ endpoint, input }) => program.show({ endpoint, input }),
+  code: showCode,
   useAsInput,
   ended,
   cell: (request) => submitter.cell(request),
@@ -200,7 +199,8 @@ async function moved() {
   const { model: wanted, request, code } = address.now;
   views.follow(address.now);
   details.follow(request);
-  program.follow(code);
+  if (program !== null) program.follow(code);
+  else if (code !== null) address.correct({ code: null }); // what it showed is not known any more
   if (wanted !== null && wanted !== model?.id && served().some(({ id }) => id === wanted))
     await choose(wanted);
 }
@@ -216,9 +216,13 @@ function ended({ endpoint, input, restored, at }, { error }) {
 /** Fills the form so that it makes the same result: with the seed that was drawn. */
 async function useAgain({ id, endpoint, input, seed, restored }) {
   const whole = restored ? await submitter.whole(id, input) : input;
+  await fillForm(endpoint, seed === undefined || seed === null ? whole : { ...whole, seed });
+}
+
+async function fillForm(endpoint, input) {
   if (views.current !== null) leaveView();
   if (byId("model").value !== endpoint) await choose(endpoint);
-  form.fill(seed === undefined || seed === null ? whole : { ...whole, seed });
+  form.fill(input);
   form.keep();
   scrollTo({ top: 0 });
   byId("fields").querySelector("textarea, input")?.focus();
@@ -239,6 +243,15 @@ async function useAsInput(file) {
   await use("reuse", ({ chooseInput }) =>
     chooseInput(file, { current: model?.id, models: models.served(), put }),
   );
+}
+
+/** Shows a request as JSON and as programs. */
+async function showCode({ endpoint, input }) {
+  await use("code", ({ ProgramDialog }) => {
+    program ??= new ProgramDialog({ address, apply: fillForm });
+    const { category } = listed.find(({ id }) => id === endpoint) ?? {};
+    program.show({ endpoint, input, category });
+  });
 }
 
 /** Loads a tool and calls `what` with its module. */
@@ -305,7 +318,7 @@ byId("form").addEventListener("submit", (event) => {
   submitter.generate(model);
 });
 byId("code-button").addEventListener("click", () => {
-  if (model !== null) program.show({ endpoint: model.id, input: form.read({ draft: true }) });
+  if (model !== null) showCode({ endpoint: model.id, input: form.read({ draft: true }) });
 });
 listenForShortcuts({ generate: () => submitter.generate(model) });
 listenForTheme();

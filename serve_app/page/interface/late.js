@@ -10,6 +10,7 @@ const TOOLS = {
   mask: () => import("../form/mask.js"),
   frame: () => import("../form/frame.js"),
   grid: () => import("../form/grid.js"),
+  code: () => import("../code/program.js"),
   prompts: () => import("../form/prompts.js"),
   loras: () => import("../form/loras.js"),
 };
