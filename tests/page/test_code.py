@@ -178,7 +178,7 @@ def test_the_configuration_for_assistants_leads_to_the_tools(
 
 def test_the_input_is_changed_as_json_and_used_in_the_form(filled: Reader) -> None:
     filled.page.get_by_role("button", name="JSON", exact=True).click()
-    box = filled.page.get_by_label("Input", exact=True)
+    box = filled.page.get_by_label("Input as JSON")
     given = json.loads(box.input_value())
     assert (given["prompt"], given["seed"]) == (AWKWARD, SEED)
     use = filled.page.get_by_role("button", name="Use in the form")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from serve_app.ingress.api.page_bundle import bundles_of
 from serve_app.ingress.api.playground import FOLDER, SCRIPT, SHEETS, STYLES, TYPES, policy
@@ -72,6 +74,7 @@ async def test_the_page_may_run_its_own_scripts_and_call_its_own_origin_only(
     assert rules["img-src"] == rules["media-src"] == "'self' data: blob:"
     assert rules["frame-ancestors"] == rules["base-uri"] == rules["form-action"] == "'none'"
     assert rules["require-trusted-types-for"] == "'script'"
+    assert rules["manifest-src"] == "'self'"
 
 
 async def test_images_may_come_from_the_public_url() -> None:
@@ -114,7 +117,23 @@ def test_images_may_come_from_the_store_to_which_downloads_are_redirected(
     )
 
 
-@pytest.mark.parametrize("path", FILES, ids=NAMES)
+TEXTS = [path for path in FILES if path.suffix != ".png"]
+
+
+async def test_the_manifest_names_icons_of_their_sizes_and_the_page_under_any_prefix(
+    stranger: httpx.AsyncClient,
+) -> None:
+    manifest = (await stranger.get("/page/manifest.webmanifest")).json()
+    assert manifest["start_url"] == manifest["scope"] == "../"
+    for icon in manifest["icons"]:
+        answer = await stranger.get(f"/page/{icon['src']}")
+        assert answer.headers["content-type"] == icon["type"]
+        if icon["type"] == "image/png":
+            size = Image.open(io.BytesIO(answer.content)).size
+            assert "{}x{}".format(*size) == icon["sizes"]
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=[path.name for path in TEXTS])
 def test_nothing_is_loaded_from_elsewhere_and_no_text_becomes_markup(path: Path) -> None:
     text = path.read_text()
     assert ELSEWHERE.findall(text) == []
