@@ -57,7 +57,7 @@ def picture(given: Any) -> Image.Image:
 def box(node: Locator) -> dict[str, float]:
     found = node.bounding_box()
     assert found is not None
-    return dict(found)
+    return {"x": found["x"], "y": found["y"], "width": found["width"], "height": found["height"]}
 
 
 def stroke(reader: Reader, start: tuple[float, float], end: tuple[float, float]) -> None:
@@ -185,6 +185,44 @@ def test_an_image_is_cropped_to_the_size_in_the_form(painter: Reader) -> None:
     expect(dialog).to_contain_text("256 × 256 pixels")
     dialog.get_by_role("button", name="Use image").click()
     assert picture(asked(painter, "crops")["image_url"]).size == (256, 256)
+
+
+def test_a_frame_of_a_ratio_keeps_the_pixels_of_the_image(painter: Reader) -> None:
+    dialog = opened(painter, "Crop")
+    dialog.get_by_label("Frame", exact=True).select_option("As the image")
+    zoom = dialog.get_by_label("Zoom", exact=True)
+    for value, words in (("1", "300 × 200"), ("0.5", "600 × 400"), ("2", "150 × 100")):
+        zoom.fill(value)
+        expect(dialog).to_contain_text(f"{words} pixels")
+    dialog.get_by_role("button", name="Use image").click()
+    sent = asked(painter, "paints")
+    assert picture(sent["image_url"]).size == (150, 100)
+    assert "mask_url" not in sent
+
+
+def test_a_pen_paints_as_wide_as_it_is_pressed(painter: Reader) -> None:
+    dialog = opened(painter)
+    painter.page.locator(".easel").evaluate(
+        """(easel) => {
+            const box = document.querySelector(".paint").getBoundingClientRect();
+            const draw = (part, pressure) => {
+                for (const [name, x] of [["down", 0.2], ["move", 0.8], ["up", 0.8]])
+                    easel.dispatchEvent(new PointerEvent(`pointer${name}`, {
+                        pointerId: 7, pointerType: "pen", pressure, bubbles: true,
+                        clientX: box.left + box.width * x, clientY: box.top + box.height * part,
+                    }));
+            };
+            draw(0.25, 0.1);
+            draw(0.75, 1);
+        }"""
+    )
+    dialog.get_by_role("button", name="Use mask").click()
+    made = picture(asked(painter, "paints")["mask_url"]).convert("L")
+    light, strong = (
+        sum(made.getpixel((150, at)) == 255 for at in part)
+        for part in (range(100), range(100, 200))
+    )
+    assert 0 < light < strong / 2
 
 
 def test_an_image_is_extended_with_a_mask_of_what_is_new(painter: Reader) -> None:

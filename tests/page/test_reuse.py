@@ -50,7 +50,7 @@ def asked(reader: Reader, name: str) -> dict[str, Any]:
     reader.page.route(f"**/queue/some/{name}", lambda route: route.abort())
     with reader.page.expect_request(f"**/queue/some/{name}") as submitting:
         reader.page.get_by_role("button", name="Generate").click()
-    return submitting.value.post_data_json
+    return submitting.value.post_data_json or {}
 
 
 def url_of(sheet: Locator) -> str | None:

@@ -8,6 +8,7 @@ import { pixelsOf } from "./size.js";
 const TITLE = "Crop";
 const RATIOS = { "1:1": 1, "4:3": 4 / 3, "3:4": 3 / 4, "16:9": 16 / 9, "9:16": 9 / 16 };
 const MOST_ZOOM = 4;
+const MOST_PIXELS = 4096; // of a side of an extended image
 const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 /** Pixels by which the mask reaches into the old image, so that no seam is left. */
@@ -151,9 +152,10 @@ class FrameDialog {
   #frame([width, height]) {
     if (this.#ratio.value === "form") return this.#wanted;
     const ratio = RATIOS[this.#ratio.value] ?? width / height;
-    return width / height > ratio
-      ? [Math.round(height * ratio), height]
-      : [width, Math.round(width / ratio)];
+    const most = width / height > ratio ? [height * ratio, height] : [width, width / ratio];
+    // Without a size in the form, the pixels of the image stay as they are: the frame shrinks or grows.
+    const grown = Math.min(1 / Number(this.#zoom.value), Math.max(1, MOST_PIXELS / Math.max(...most)));
+    return most.map((side) => Math.round(side * grown));
   }
 
   #draw() {

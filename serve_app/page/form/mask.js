@@ -73,10 +73,10 @@ class MaskDialog {
       this.#changed();
     };
     this.#tools = {
-      brush: button("Brush", () => this.#take(false), { "aria-pressed": "true" }),
-      eraser: button("Eraser", () => this.#take(true), { "aria-pressed": "false" }),
-      undo: button("Undo", then(() => layer.undo())),
-      redo: button("Redo", then(() => layer.redo())),
+      brush: button("Brush", () => this.#take(false), { "aria-pressed": "true", title: "B" }),
+      eraser: button("Eraser", () => this.#take(true), { "aria-pressed": "false", title: "E" }),
+      undo: button("Undo", then(() => layer.undo()), { title: "Ctrl+Z" }),
+      redo: button("Redo", then(() => layer.redo()), { title: "Ctrl+Shift+Z" }),
     };
     const { brush, eraser, undo, redo } = this.#tools;
     this.#size = slider(1, most, (value) => this.#resize(value));
@@ -86,13 +86,13 @@ class MaskDialog {
       "div",
       { class: "tools", role: "toolbar", "aria-label": "Tools" },
       element("span", { class: "group" }, brush, eraser),
-      labelled("Size", this.#size),
+      labelled("Size", this.#size, "[ and ]"),
       soft ? labelled("Soft edge", this.#soft) : null,
       element("span", { class: "group" }, undo, redo),
       element(
         "span",
         { class: "group" },
-        button("Invert", then(() => layer.invert())),
+        button("Invert", then(() => layer.invert()), { title: "I" }),
         button("Clear", then(() => layer.clear())),
       ),
       element(
@@ -173,6 +173,7 @@ function slider(min, max, input) {
   return node;
 }
 
-function labelled(words, node) {
-  return element("span", { class: "group" }, element("label", { for: node.id }, words), node);
+function labelled(words, node, title = null) {
+  const label = element("label", { for: node.id }, words);
+  return element("span", { class: "group", title }, label, node);
 }
