@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.page.reader import Reader, expect_phase
-from tests.page.test_form import fill_required, strange  # noqa: F401 a fixture
+from tests.page.test_form import fill_required, strange  # noqa: F401 a fixture # pyright: ignore[reportUnusedImport]
 
 NUMBERS: Any = pytest.mark.parametrize(
     ("text", "values"),

@@ -34,8 +34,8 @@ UPLOADS_PAGE = 200
 
 LENGTH_BYTES = 8  # at the start of a safetensors file: the size of the JSON header that follows
 FIRST_BYTES = 64 * 1024
-MAX_HEADER_BYTES = 4 * 1024 * 1024
-MAX_READS = 8  # files that one call reads at the same time
+MAX_HEADER_BYTES = 2 * 1024 * 1024
+MAX_READS = 4  # files that one call reads at the same time
 
 MAX_WORDS = 12
 MAX_WORD_LENGTH = 200  # characters
@@ -121,7 +121,8 @@ async def _described(storage: Storage, file: KeptFile, slots: asyncio.Semaphore)
             header = await _header(storage, file)
         except ArtifactNotFound:
             return LoraMetadata()
-    return await in_cpu_thread(lora_metadata, header)
+        # In the slot too, so that only a few headers are in memory at a time.
+        return await in_cpu_thread(lora_metadata, header)
 
 
 async def _header(storage: Storage, file: KeptFile) -> bytes:

@@ -5,12 +5,11 @@ import { element } from "../interface/element.js";
 import { roving } from "../interface/roving.js";
 import { bytes } from "../interface/words.js";
 import { wordsOf } from "./safetensors.js";
+import { keepUsed, LORAS, usedTexts } from "./used.js";
 
-const PLACE = "darkroom.loras"; // paths that were used in this browser, the latest first
-const MOST = 40;
 const FRESH_MS = 30_000;
 
-let asked = null; // {at, loras}: the last answer of the server
+let asked = null; // {key, at, loras}: the last answer of the server
 
 /** Opens the choice of a LoRA for `control`, the path in a row. */
 export async function edit(control, rows, _field, api) {
@@ -61,15 +60,15 @@ function option(lora, choose) {
 async function knownLoras(api) {
   const uploaded = await uploadedLoras(api);
   const paths = new Set(uploaded.map(({ path }) => path));
-  const used = usedPaths().filter((path) => !paths.has(path) && !/\/files\//.test(path));
+  const used = usedTexts(LORAS).filter((path) => !paths.has(path) && !/\/files\//.test(path));
   const others = used.map((path) => ({ path, name: nameOf(path), base: "", size: 0, words: [] }));
   return [...uploaded, ...others];
 }
 
 async function uploadedLoras(api) {
-  if (asked === null || Date.now() - asked.at > FRESH_MS) {
+  if (asked?.key !== api.key || Date.now() - asked.at > FRESH_MS) {
     const { loras } = await api.call("GET", "v1/loras?limit=100");
-    asked = { at: Date.now(), loras };
+    asked = { key: api.key, at: Date.now(), loras };
   }
   return asked.loras.map(({ path, name, base_model: base, size, trigger_words: words }) => ({
     ...{ path, name, base: base ?? "", size, words },
@@ -82,27 +81,10 @@ function nameOf(path) {
   return last.replace(/\.safetensors$/, "");
 }
 
-function usedPaths() {
-  try {
-    return JSON.parse(localStorage.getItem(PLACE) ?? "[]");
-  } catch {
-    return [];
-  }
-}
-
-function remember(path) {
-  try {
-    const kept = [path, ...usedPaths().filter((each) => each !== path)].slice(0, MOST);
-    localStorage.setItem(PLACE, JSON.stringify(kept));
-  } catch {
-    // The storage is full or forbidden.
-  }
-}
-
 /** Shows the trigger words of the LoRA in `control`; a click on one adds it to the prompt. */
 export async function describe(control, rows, api) {
   const given = control.given();
-  if (typeof given === "string" && /^([\w.-]+\/[\w./@-]+|https?:\/\/\S+)$/.test(given)) remember(given);
+  if (typeof given === "string" && /^([\w.-]+\/[\w./@-]+|https?:\/\/\S+)$/.test(given)) keepUsed(LORAS, given);
   let words = [];
   try {
     words = given instanceof File ? await wordsOf(given) : await uploadedWords(given, api);

@@ -3,18 +3,18 @@
 import { openNew } from "../interface/dialog.js";
 import { byId, element } from "../interface/element.js";
 import { roving } from "../interface/roving.js";
-import { forgetPrompts, keptPrompts } from "./prompt_history.js";
+import { forgetUsed, PROMPTS, usedTexts } from "./used.js";
 
 const MOST_SHOWN = 50;
 
 /** Opens the list of prompts; `use(prompt)` is called with the chosen one. */
 export function recall(use) {
-  const kept = keptPrompts();
+  const kept = usedTexts(PROMPTS);
   const label = "Search prompts";
   const search = element("input", { type: "search", placeholder: "Search", "aria-label": label });
   const list = element("div", { class: "targets" });
   const forget = () => {
-    forgetPrompts();
+    forgetUsed(PROMPTS);
     kept.length = 0;
     draw();
   };

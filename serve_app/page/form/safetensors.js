@@ -1,7 +1,7 @@
 // Metadata of safetensors files: what a LoRA says about itself.
 
 const LENGTH_BYTES = 8; // at the start of the file: the size of the JSON header that follows
-const MOST_BYTES = 4_000_000;
+const MOST_BYTES = 2 * 1024 * 1024;
 const MOST_WORDS = 12;
 
 /** Trigger words of the LoRA in a local `file`; as those that the server reads of an uploaded one. */

@@ -4,8 +4,8 @@ import { Refused } from "../client/api.js";
 import { byId } from "../interface/element.js";
 import { tool } from "../interface/late.js";
 import { aspectOf } from "../results/aspect.js";
-import { keepPrompt } from "./prompt_history.js";
 import { fieldsOf } from "./schema.js";
+import { keepUsed, PROMPTS } from "./used.js";
 import { expanded } from "./wildcards.js";
 
 const NO_ANSWER =
@@ -90,7 +90,7 @@ export class Submitter {
     if (input === null) return null;
     form.keep();
     if (typeof input.prompt !== "string") return input;
-    keepPrompt(input.prompt);
+    keepUsed(PROMPTS, input.prompt);
     return { ...input, prompt: expanded(input.prompt) };
   }
 
