@@ -16,7 +16,9 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.ingress.house import OTHERS
 from tests.node import node, packages
+from tests.page.darkroom import page_darkroom
 from tests.page.reader import Reader
 
 JAVASCRIPT = Path(__file__).parents[1] / "wire" / "javascript"
@@ -152,6 +154,22 @@ def test_the_program_for_openais_client_makes_the_same_image(
     assert len(urls) == 2
     assert all(each.startswith(f"{filled.darkroom.url}/files/") for each in urls)
     assert stored(filled) == {"prompt": AWKWARD, "seed": SEED, "num_images": 2}
+
+
+def test_the_program_for_openais_client_makes_a_video(page: Page, tmp_path: Path) -> None:
+    with page_darkroom(catalog=OTHERS) as darkroom:
+        reader = Reader(page, darkroom)
+        reader.enter("test/videos")
+        given = json.dumps({"prompt": AWKWARD, "seed": SEED})
+        reader.page.locator("#fields textarea").fill(given)
+        reader.page.locator("#code-button").click()
+        (tmp_path / "call.py").write_text(shown(reader, "OpenAI"))
+        assert ran(reader, [sys.executable, "call.py"], tmp_path) == "video.mp4\n"
+        assert (tmp_path / "video.mp4").read_bytes() == b"image"
+        found = reader.page.request.get(
+            f"{darkroom.url}/v1/requests", headers={"authorization": f"Key {darkroom.key}"}
+        )
+        assert found.json()["requests"][0]["prompt"] == AWKWARD
 
 
 def test_the_program_for_replicates_client_makes_the_same_image(

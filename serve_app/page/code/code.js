@@ -19,12 +19,12 @@ const WRITERS = { python, javascript, typescript, curl, queue, openai, replicate
 
 /** Languages in which an endpoint of this category can be called. */
 export function languagesOf(category) {
-  const isForImages = category === "text-to-image";
-  return Object.keys(LANGUAGES).filter((language) => language !== "openai" || isForImages);
+  const isForOpenai = ["text-to-image", "text-to-video"].includes(category);
+  return Object.keys(LANGUAGES).filter((language) => language !== "openai" || isForOpenai);
 }
 
-/** Program that sends `input` to `endpoint` of the Darkroom at `base` (without a final slash). Data
+/** Program that sends `input` to `endpoint`, of this `category`, at `base` (without a final slash). Data
  * URIs become files that it reads; it takes the key from the environment. */
-export function codeFor(language, { endpoint, input, base }) {
-  return WRITERS[language](endpoint, input, base);
+export function codeFor(language, { endpoint, input, base, category }) {
+  return WRITERS[language](endpoint, input, base, category);
 }

@@ -2,24 +2,30 @@
 
 import { literal, LocalFile, withFiles } from "./literal.js";
 
-/** OpenAI's client. Fields that OpenAI does not have are in \`extra_body\`. */
-export function openai(endpoint, input, base) {
+/** OpenAI's client. Fields that OpenAI does not have are in `extra_body`. */
+export function openai(endpoint, input, base, category) {
   const { prompt = "", num_images: count, sync_mode: _, ...rest } = input;
-  const number = count === undefined ? "" : `\n    n=${count},`;
-  const more = Object.keys(rest).length ? `\n    extra_body=${pythonLiteral(rest, dataUri)},` : "";
+  const isVideo = category === "text-to-video";
+  const lines = [`model=${JSON.stringify(endpoint)},`, `prompt=${JSON.stringify(prompt)},`];
+  if (count !== undefined) lines.push(`n=${count},`);
+  if (!isVideo) lines.push('response_format="url",');
+  if (Object.keys(rest).length) lines.push(`extra_body=${pythonLiteral(rest, dataUri)},`);
+  const call = `(\n${lines.map((line) => `    ${line}\n`).join("")})`;
+  const images = `result = client.images.generate${call}
+for image in result.data:
+    print(image.url)`;
+  const video = `video = client.videos.create_and_poll${call}
+if video.error:
+    raise SystemExit(video.error.message)
+client.videos.download_content(video.id).write_to_file("video.mp4")
+print("video.mp4")`;
   return `# pip install openai; set FAL_KEY to the key, as \`darkroom env\` prints it
 import os
 ${importsOf(rest)}
 from openai import OpenAI
 
 client = OpenAI(api_key=os.environ["FAL_KEY"], base_url=${JSON.stringify(`${base}/openai/v1`)})
-result = client.images.generate(
-    model=${JSON.stringify(endpoint)},
-    prompt=${JSON.stringify(prompt)},${number}
-    response_format="url",${more}
-)
-for image in result.data:
-    print(image.url)
+${isVideo ? video : images}
 `;
 }
 
