@@ -145,7 +145,7 @@ def test_values_are_numbers_and_spans_of_numbers(
     assert reader.darkroom
     found = page.evaluate(
         """async (text) => {
-            const { numbersIn } = await import("/page/form/grid_axis.js");
+            const { numbersIn } = await import("/page/tools/grid_axis.js");
             return numbersIn(text, { kind: "decimal" });
         }""",
         text,

@@ -6,13 +6,13 @@ import { element } from "./element.js";
 const STYLES = "styles/tools.css"; // of all tools
 
 const TOOLS = {
-  reuse: () => import("../results/reuse.js"),
-  mask: () => import("../form/mask.js"),
-  frame: () => import("../form/frame.js"),
-  grid: () => import("../form/grid.js"),
+  reuse: () => import("../tools/reuse.js"),
+  mask: () => import("../tools/mask.js"),
+  frame: () => import("../tools/frame.js"),
+  grid: () => import("../tools/grid.js"),
   code: () => import("../code/program.js"),
-  prompts: () => import("../form/prompts.js"),
-  loras: () => import("../form/loras.js"),
+  prompts: () => import("../tools/prompts.js"),
+  loras: () => import("../tools/loras.js"),
 };
 
 const sheets = new Map(); // path → promise of the style sheet

@@ -3,7 +3,7 @@
 import { openNew } from "../interface/dialog.js";
 import { element, freshId } from "../interface/element.js";
 import { button, pictureAt, refuse } from "./picture.js";
-import { pixelsOf } from "./size.js";
+import { pixelsOf } from "../form/size.js";
 
 const TITLE = "Crop";
 const RATIOS = { "1:1": 1, "4:3": 4 / 3, "3:4": 3 / 4, "16:9": 16 / 9, "9:16": 9 / 16 };

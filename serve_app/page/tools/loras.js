@@ -5,7 +5,7 @@ import { element } from "../interface/element.js";
 import { roving } from "../interface/roving.js";
 import { bytes } from "../interface/words.js";
 import { wordsOf } from "./safetensors.js";
-import { keepUsed, LORAS, usedTexts } from "./used.js";
+import { keepUsed, LORAS, usedTexts } from "../form/used.js";
 
 const FRESH_MS = 30_000;
 

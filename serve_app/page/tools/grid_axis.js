@@ -2,7 +2,7 @@
 
 import { element, freshId } from "../interface/element.js";
 import * as json from "../client/json.js";
-import { Unreadable } from "./unreadable.js";
+import { Unreadable } from "../form/unreadable.js";
 
 const MOST_VALUES = 64;
 

@@ -3,7 +3,7 @@
 import { openNew } from "../interface/dialog.js";
 import { byId, element } from "../interface/element.js";
 import { roving } from "../interface/roving.js";
-import { forgetUsed, PROMPTS, usedTexts } from "./used.js";
+import { forgetUsed, PROMPTS, usedTexts } from "../form/used.js";
 
 const MOST_SHOWN = 50;
 

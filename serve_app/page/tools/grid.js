@@ -3,7 +3,7 @@
 import { openNew } from "../interface/dialog.js";
 import { byId, element, freshId } from "../interface/element.js";
 import { GridAxis, variables, wordsOf } from "./grid_axis.js";
-import { Unreadable } from "./unreadable.js";
+import { Unreadable } from "../form/unreadable.js";
 
 const MOST = 64; // requests of a grid
 const LIKELY = ["num_inference_steps", "guidance_scale"];
