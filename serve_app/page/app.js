@@ -6,7 +6,6 @@ import * as json from "./client/json.js";
 import { keyIn, KeptKey } from "./client/key.js";
 import { Models } from "./client/models.js";
 import { Uploads } from "./client/uploads.js";
-import { ProgramDialog } from "./code/program.js";
 import { showFacts, showModels } from "./form/chooser.js";
 import { forgetDraft } from "./form/draft.js";
 import { DemoWords } from "./form/demo_words.js";
@@ -14,14 +13,17 @@ import { EstimateLine } from "./form/estimate.js";
 import { showExamples } from "./form/examples.js";
 import { InputForm } from "./form/form.js";
 import { fieldsOf } from "./form/schema.js";
+import { Submitter } from "./form/submitter.js";
+import { forgetUsed, LORAS, PROMPTS } from "./form/used.js";
 import { Recent } from "./history/recent.js";
+import { Attention } from "./interface/attention.js";
 import { Address, takeKey } from "./interface/address.js";
 import { Door } from "./interface/door.js";
 import { byId } from "./interface/element.js";
+import { tool } from "./interface/late.js";
 import { listenForShortcuts } from "./interface/shortcuts.js";
 import { listenForTheme } from "./interface/theme_switch.js";
 import { Views } from "./interface/views.js";
-import { aspectOf } from "./results/aspect.js";
 import { Details } from "./results/details.js";
 import { promptOf } from "./results/sheet.js";
 import { Stage } from "./results/stage.js";
@@ -39,19 +41,29 @@ const caller = new Caller(api);
 const models = new Models(api);
 const uploads = new Uploads(api);
 const address = new Address(moved);
-const form = new InputForm({ upload: (...given) => uploads.send(...given) });
-const program = new ProgramDialog(address);
+const form = new InputForm({
+  upload: (...given) => uploads.send(...given),
+  edit: (name, field, control) => use(name, ({ edit }) => edit(control, form.rows, field, api)),
+  describe: (_, control) =>
+    tool("loras").then(({ describe }) => describe(control, form.rows, api), () => {}),
+  recall: () => use("prompts", ({ recall }) => recall((prompt) => form.change({ prompt }))),
+});
+let program = null; // the dialog of the code, when it is loaded
 let model = null; // the chosen one, with its schema
 let listed = [];
 
 const act = {
   again: useAgain,
-  vary: (request) => repeat(request, 1),
-  four: (request) => repeat(request, 4),
+  vary: (request) => submitter.repeat(request, 1),
+  four: (request) => submitter.repeat(request, 4),
   cancel,
   details: ({ id }) => details.show(id),
-  code: ({ endpoint, input }) => program.show({ endpoint, input }),
+  code: showCode,
+  useAsInput,
   ended,
+  cell: (request) => submitter.cell(request),
+  prepareGrids: () => submitter.loadGrids().catch(() => {}),
+  moved: (parts) => attention.show(parts),
 };
 const details = new Details(api, act, address);
 const stage = new Stage(api, act);
@@ -63,6 +75,9 @@ const estimate = new EstimateLine(api, () =>
     ? null
     : { endpoint: model.id, input: form.read({ draft: true }) },
 );
+const attention = new Attention();
+const tell = { announce, complain, use };
+const submitter = new Submitter({ api, models, form, stage, recent, cancel, ...tell });
 const door = new Door({
   enter: async (given) => {
     if (given !== key.value) {
@@ -83,6 +98,7 @@ const door = new Door({
     models.forget();
     form.clear();
     forgetDraft();
+    forgetUsed(PROMPTS, LORAS);
     recent.stop();
     stage.clear();
     views.clear();
@@ -107,9 +123,10 @@ async function enter() {
   door.close();
   caller.isAdmin().then((allowed) => (byId("operate").hidden = !allowed));
   showModels(listed);
-  stage.restore();
+  const restored = stage.restore();
   recent.look();
   await choose(wantedModel());
+  await restored;
   showLatest();
   moved();
 }
@@ -154,13 +171,10 @@ function showModel(chosen) {
   address.correct({ model: model.id });
   if (same) return; // nothing is drawn again under the user's hands
   form.show(model);
+  byId("grid-button").hidden = model.input === null || fieldsOf(model.input).length === 0;
   byId("inputs").scrollTop = 0;
   showFacts(model);
-  showExamples(model, (input) => {
-    form.change(input);
-    demoWords.look();
-    estimate.soon();
-  });
+  showExamples(model, (input) => form.change(input));
   byId("empty-words").textContent = `Describe ${NOUNS[model.makes] ?? "what you want"} and generate it.`;
   complain("");
   demoWords.show(model);
@@ -202,103 +216,68 @@ async function moved() {
   views.follow(address.now);
   estimate.soon();
   details.follow(request);
-  program.follow(code);
+  if (program !== null) program.follow(code);
+  else if (code !== null) address.correct({ code: null }); // what it showed is not known any more
   if (wanted !== null && wanted !== model?.id && served().some(({ id }) => id === wanted))
     await choose(wanted);
 }
 
-async function generate() {
-  if (model === null) return;
-  complain("");
-  const chosen = model;
-  const input = form.read();
-  if (input === null) return;
-  form.keep();
-  const button = byId("generate");
-  button.setAttribute("aria-busy", "true");
-  try {
-    await submit(chosen, input);
-  } catch (error) {
-    const homeless =
-      error instanceof Refused && error.problems.length && chosen === model
-        ? form.tell(error.problems)
-        : [wordsOf(error)];
-    complain(homeless.join(" "));
-  } finally {
-    button.removeAttribute("aria-busy");
-  }
-}
-
-async function submit(chosen, input) {
-  const at = Date.now();
-  const path = `queue/${chosen.id.split("/").map(encodeURIComponent).join("/")}`;
-  const told = await api.call("POST", path, input);
-  const { id: endpoint, name, demo, makes } = chosen;
-  const aspect = aspectOf(input, defaultsOf(chosen), makes, sourceSides());
-  stage.add({ id: told.request_id, endpoint, input, name, demo, makes, aspect, at });
-  announce("Submitted.");
-  recent.look();
-  stage.reveal();
-}
-
-function wordsOf(error) {
-  return error instanceof Refused
-    ? error.message
-    : "Darkroom did not answer, so this request may or may not have been accepted. Check the list of requests before you try again.";
-}
-
-function defaultsOf({ input }) {
-  const fields = input ? fieldsOf(input) : [];
-  return Object.fromEntries(fields.map(({ name, fallback }) => [name, fallback]));
-}
-
-/** Sides of the input image in the form, or null. */
-function sourceSides() {
-  const image = byId("fields").querySelector(".media-preview img");
-  return image?.naturalWidth > 0 ? [image.naturalWidth, image.naturalHeight] : null;
-}
-
-function ended({ endpoint, input, restored }, { error }) {
+function ended({ endpoint, input, restored, at }, { error }) {
   if (!restored) announce(error ? error.message : `Finished: ${promptOf(input)}`);
   if (error?.problems.length && endpoint === model?.id && !restored)
     form.tell(error.problems, { go: false });
+  if (!restored) attention.ended(at, promptOf(input));
   recent.look();
 }
 
 /** Fills the form so that it makes the same result: with the seed that was drawn. */
 async function useAgain({ id, endpoint, input, seed, restored }) {
-  const whole = restored ? await wholeInput(id, input) : input;
+  const whole = restored ? await submitter.whole(id, input) : input;
+  await fillForm(endpoint, seed === undefined || seed === null ? whole : { ...whole, seed });
+}
+
+async function fillForm(endpoint, input) {
   if (views.current !== null) leaveView();
   if (byId("model").value !== endpoint) await choose(endpoint);
-  form.fill(seed === undefined || seed === null ? whole : { ...whole, seed });
+  form.fill(input);
   form.keep();
-  demoWords.look();
   scrollTo({ top: 0 });
   byId("fields").querySelector("textarea, input")?.focus();
 }
 
-/** Submits the input again with other seeds: `count` results. */
-async function repeat({ id, endpoint, input, restored }, count) {
-  try {
-    const chosen = await models.one(endpoint);
-    const { seed: _seed, seeds: _seeds, ...rest } = restored ? await wholeInput(id, input) : input;
-    const most = chosen.input
-      ? fieldsOf(chosen.input).find(({ name }) => name === "num_images")?.most
-      : undefined;
-    const together = count > 1 && most >= count;
-    const body = together ? { ...rest, num_images: count } : rest;
-    for (let made = 0; made < (together ? 1 : count); made += 1) await submit(chosen, body);
-  } catch (error) {
-    complain(wordsOf(error));
-  }
+/** Asks which model takes `file`, `{url, type, name, kind}`, a file of a result, and uses it there. */
+async function useAsInput(file) {
+  const put = async ({ id }, { name, title }) => {
+    if (views.current !== null) leaveView();
+    if (model?.id !== id) {
+      address.go({ model: id });
+      await choose(id);
+    }
+    if (model?.id !== id) return; // the user has gone on, or the server does not answer
+    form.put(name, file);
+    announce(`${title}: ${file.name}`);
+  };
+  await use("reuse", ({ chooseInput }) =>
+    chooseInput(file, { current: model?.id, models: models.served(), put }),
+  );
 }
 
-/** Input of a request as the server has it; what this tab kept may lack files. */
-async function wholeInput(id, kept) {
+/** Shows a request as JSON and as programs. */
+async function showCode({ endpoint, input }) {
+  await use("code", ({ ProgramDialog }) => {
+    program ??= new ProgramDialog({ address, apply: fillForm });
+    const { category } = listed.find(({ id }) => id === endpoint) ?? {};
+    program.show({ endpoint, input, category });
+  });
+}
+
+/** Loads a tool and calls `what` with its module. */
+async function use(name, what) {
+  complain("");
   try {
-    return (await api.call("GET", `v1/requests/${encodeURIComponent(id)}`)).input ?? kept;
-  } catch {
-    return kept;
+    await what(await tool(name));
+  } catch (error) {
+    complain(error.message);
   }
 }
 
@@ -349,15 +328,16 @@ byId("model").addEventListener("change", async () => {
   address.go({ model: id });
   await choose(id);
 });
+byId("grid-button").addEventListener("click", () => submitter.openGrid(model));
 byId("key-button").addEventListener("click", () => door.open({ kept: true }));
 byId("form").addEventListener("submit", (event) => {
   event.preventDefault();
-  generate();
+  submitter.generate(model);
 });
 byId("code-button").addEventListener("click", () => {
-  if (model !== null) program.show({ endpoint: model.id, input: form.read({ draft: true }) });
+  if (model !== null) showCode({ endpoint: model.id, input: form.read({ draft: true }) });
 });
-listenForShortcuts({ generate });
+listenForShortcuts({ generate: () => submitter.generate(model) });
 listenForTheme();
 
 if (linked !== null) openLink(linked);

@@ -11,6 +11,8 @@
   } catch {
     // The browser forbids storage.
   }
-  root.dataset.theme = theme === "light" ? "light" : "dark";
+  const isLight = theme === "light";
+  root.dataset.theme = isLight ? "light" : "dark";
+  if (isLight) document.querySelector("[name='theme-color']").content = "#fbfaf7";
   root.classList.toggle("locked", key === null);
 })();

@@ -16,6 +16,8 @@ _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*
 _MAX_CHARACTERS = 512
 
 DEFAULT_MEDIA_TYPE = "application/octet-stream"
+SAFETENSORS = "application/vnd.safetensors"
+"""Type of uploaded weights, such as LoRAs. There is no registered one."""
 
 UPLOAD_EXTENSIONS = {
     "image/gif": "gif",
@@ -33,6 +35,7 @@ UPLOAD_EXTENSIONS = {
     "application/json": "json",
     "application/pdf": "pdf",
     "application/zip": "zip",
+    SAFETENSORS: "safetensors",
 } | EXTENSIONS
 """Media types that an upload keeps, with their extensions.
 

@@ -5,20 +5,41 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.ingress.house import OTHERS
 from tests.node import node, packages
+from tests.page.darkroom import page_darkroom
 from tests.page.reader import Reader
 
 JAVASCRIPT = Path(__file__).parents[1] / "wire" / "javascript"
 PRINT_JSON = "console.log(JSON.stringify(data))"  # Node's own format is not JSON
+SEED = 18446744073709551557
+LIST_TOOLS = """
+import asyncio, sys
+import httpx2
+from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
+
+async def main():
+    headers = {"Authorization": sys.argv[2]}
+    async with (
+        httpx2.AsyncClient(headers=headers, timeout=30) as http,
+        Client(streamable_http_client(sys.argv[1], http_client=http)) as client,
+    ):
+        print(*(each.name for each in (await client.list_tools()).tools))
+
+asyncio.run(main())
+"""
 AWKWARD = 'it\'s "$HOME" `date` \\ $(id) ünï 😀'
 
 
@@ -36,7 +57,7 @@ def filled(reader: Reader) -> Reader:
     reader.field("prompt").fill(AWKWARD)
     reader.field("image_size").select_option("square")
     reader.unfold()
-    reader.field("seed").fill("18446744073709551557")
+    reader.field("seed").fill(str(SEED))
     reader.page.locator("#code-button").click()
     return reader
 
@@ -55,9 +76,19 @@ def ran(reader: Reader, command: list[str], cwd: Path) -> str:
     return done.stdout
 
 
+def stored(reader: Reader) -> dict[str, Any]:
+    """Parts of the input of the only request, after its defaults were filled in."""
+    headers = {"authorization": f"Key {reader.darkroom.key}"}
+    url = f"{reader.darkroom.url}/v1/requests"
+    (request,) = httpx.get(url, headers=headers).json()["requests"]
+    found = httpx.get(f"{url}/{request['request_id']}", headers=headers).json()["input"]
+    assert found["image_size"] in ("square", {"width": 512, "height": 512})
+    return {name: found.get(name) for name in ("prompt", "seed", "num_images")}
+
+
 def assert_made(output: dict[str, Any]) -> None:
     assert output["prompt"] == AWKWARD
-    assert output["seed"] == 18446744073709551557
+    assert output["seed"] == SEED
     assert (output["images"][0]["width"], output["images"][0]["height"]) == (512, 512)
 
 
@@ -91,6 +122,107 @@ def test_the_javascript_program_names_this_address_and_warns_of_the_seed(filled:
     assert f'const base = "{filled.darkroom.url}";' in program
     assert f'"prompt": {json.dumps(AWKWARD, ensure_ascii=False)}' in program
     assert "JavaScript rounds whole numbers over 2^53" in program
+
+
+def test_the_typescript_program_makes_such_an_image(reader: Reader, tmp_path: Path) -> None:
+    reader.field("prompt").fill(AWKWARD)
+    reader.page.locator("#code-button").click()
+    (tmp_path / "node_modules").symlink_to(packages(JAVASCRIPT))
+    program = shown(reader, "TypeScript").replace("console.log(data)", PRINT_JSON)
+    assert "as { data: Output }" in program
+    (tmp_path / "call.mts").write_text(program)
+    command = [node(), "--experimental-strip-types", "call.mts"]
+    output = json.loads(ran(reader, command, tmp_path))
+    assert output["prompt"] == AWKWARD
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="There is no curl: apt-get install curl.")
+def test_the_calls_of_the_queue_make_the_same_image(filled: Reader, tmp_path: Path) -> None:
+    (tmp_path / "call.sh").write_text(shown(filled, "HTTP queue"))
+    assert_made(json.loads(ran(filled, ["sh", "call.sh"], tmp_path)))
+
+
+def test_the_program_for_openais_client_makes_the_same_image(
+    filled: Reader, tmp_path: Path
+) -> None:
+    expect(filled.page.get_by_role("dialog")).to_be_visible()
+    filled.page.keyboard.press("Escape")
+    filled.field("num_images").fill("2")
+    filled.page.locator("#code-button").click()
+    (tmp_path / "call.py").write_text(shown(filled, "OpenAI"))
+    urls = ran(filled, [sys.executable, "call.py"], tmp_path).split()
+    assert len(urls) == 2
+    assert all(each.startswith(f"{filled.darkroom.url}/files/") for each in urls)
+    assert stored(filled) == {"prompt": AWKWARD, "seed": SEED, "num_images": 2}
+
+
+def test_the_program_for_openais_client_makes_a_video(page: Page, tmp_path: Path) -> None:
+    with page_darkroom(catalog=OTHERS) as darkroom:
+        reader = Reader(page, darkroom)
+        reader.enter("test/videos")
+        given = json.dumps({"prompt": AWKWARD, "seed": SEED})
+        reader.page.locator("#fields textarea").fill(given)
+        reader.page.locator("#code-button").click()
+        (tmp_path / "call.py").write_text(shown(reader, "OpenAI"))
+        assert ran(reader, [sys.executable, "call.py"], tmp_path) == "video.mp4\n"
+        assert (tmp_path / "video.mp4").read_bytes() == b"image"
+        found = reader.page.request.get(
+            f"{darkroom.url}/v1/requests", headers={"authorization": f"Key {darkroom.key}"}
+        )
+        assert found.json()["requests"][0]["prompt"] == AWKWARD
+
+
+def test_the_program_for_replicates_client_makes_the_same_image(
+    filled: Reader, tmp_path: Path
+) -> None:
+    (tmp_path / "call.py").write_text(shown(filled, "Replicate"))
+    (name,) = ran(filled, [sys.executable, "call.py"], tmp_path).split()
+    assert name in ("output_0.png", "output_0.jpeg", "output_0.jpg")
+    assert (tmp_path / name).stat().st_size > 1000
+    assert stored(filled) == {"prompt": AWKWARD, "seed": SEED, "num_images": 1}
+
+
+def test_the_configuration_for_assistants_leads_to_the_tools(
+    filled: Reader, tmp_path: Path
+) -> None:
+    text = shown(filled, "MCP")
+    server = json.loads(text[text.index("\n{") :])["mcpServers"]["darkroom"]
+    assert f"claude mcp add --transport http darkroom {server['url']} --header" in text
+    (tmp_path / "call.py").write_text(LIST_TOOLS)
+    header = server["headers"]["Authorization"].replace("${env:FAL_KEY}", filled.darkroom.key)
+    tools = ran(filled, [sys.executable, "call.py", server["url"], header], tmp_path).split()
+    assert {"list_models", "generate"} <= set(tools)
+
+
+def test_the_input_is_changed_as_json_and_used_in_the_form(filled: Reader) -> None:
+    filled.page.get_by_role("button", name="JSON", exact=True).click()
+    box = filled.page.get_by_label("Input as JSON")
+    given = json.loads(box.input_value())
+    assert (given["prompt"], given["seed"]) == (AWKWARD, SEED)
+    use = filled.page.get_by_role("button", name="Use in the form")
+    for wrong, words in (("{", "This is not JSON"), ("[1]", "An input is an object")):
+        box.fill(wrong)
+        use.click()
+        expect(filled.page.get_by_role("alert")).to_contain_text(words)
+    box.fill(json.dumps({"prompt": "a lake", "num_images": 2}))
+    use.click()
+    expect(filled.page.get_by_role("dialog")).to_be_hidden()
+    expect(filled.field("prompt")).to_have_value("a lake")
+    expect(filled.field("num_images")).to_have_value("2")
+    expect(filled.field("seed")).to_have_value("")
+    filled.page.locator("#code-button").click()
+    expect(box).to_have_value(re.compile('"prompt": "a lake"'))
+
+
+def test_only_the_clients_that_an_endpoint_suits_are_offered(reader: Reader) -> None:
+    names = reader.page.evaluate(
+        """async () => {
+            const { languagesOf } = await import("/page/code/code.js");
+            return [languagesOf("text-to-image"), languagesOf("text-to-audio")];
+        }"""
+    )
+    assert "openai" in names[0]
+    assert "openai" not in names[1]
 
 
 def test_the_program_is_copied(filled: Reader) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
+from tests.ingress.api.test_loras import safetensors
 from tests.page.painter import image
 from tests.page.reader import Reader
 from tests.page.test_form import fill_required, sent, strange  # noqa: F401 a fixture
@@ -105,10 +106,48 @@ def test_a_lora_may_be_a_local_file(reader: Reader, tmp_path: Path) -> None:
     row = reader.page.get_by_role("group", name="LoRA 1")
     row.get_by_label("Path: choose a file").set_input_files(file)
     expect(row).to_contain_text(SAFE)
-    assert sent(reader)["loras"][0]["path"].startswith("data:")
+    path = sent(reader)["loras"][0]["path"]
+    assert path.startswith(f"{reader.darkroom.url}/files/")
+    assert path.endswith(f"/{SAFE}")
     row.get_by_role("button", name=f"Remove {SAFE}").click()
     reader.page.get_by_role("button", name="Generate").click()
     expect(reader.problem_of("loras")).to_have_text("LoRA 1, path: This is required.")
+
+
+def test_the_trigger_words_of_a_local_lora_join_the_prompt(reader: Reader, tmp_path: Path) -> None:
+    file = tmp_path / SAFE
+    file.write_bytes(safetensors({"modelspec.trigger_phrase": "inkline, thin ink"}))
+    reader.page.get_by_role("button", name="Add LoRA").click()
+    row = reader.page.get_by_role("group", name="LoRA 1")
+    row.get_by_label("Path: choose a file").set_input_files(file)
+    row.get_by_role("button", name="thin ink").click()
+    row.get_by_role("button", name="thin ink").click()
+    expect(reader.field("prompt")).to_have_value("a hill, thin ink")
+
+
+def test_an_uploaded_lora_can_be_found_and_chosen_again(reader: Reader, tmp_path: Path) -> None:
+    file = tmp_path / SAFE
+    file.write_bytes(safetensors({"ss_tag_frequency": '{"1_x": {"hill": 1, "inkline": 5}}'}))
+    add = reader.page.get_by_role("button", name="Add LoRA")
+    add.click()
+    first = reader.page.get_by_role("group", name="LoRA 1")
+    first.get_by_label("Path: choose a file").set_input_files(file)
+    expect(first.get_by_role("group", name="Trigger words")).to_have_text("inklinehill")
+    first.get_by_role("button", name="Remove this LoRA").click()
+    add.click()
+    first.get_by_label("Path", exact=True).fill("house/waves")
+    add.click()
+    second = reader.page.get_by_role("group", name="LoRA 2")
+    second.get_by_role("button", name="Choose a LoRA").click()
+    menu = reader.page.get_by_role("dialog", name="Choose a LoRA")
+    expect(menu.get_by_role("button", name="waves")).to_be_visible()
+    menu.get_by_label("Search LoRAs").fill("INKline")
+    expect(menu.get_by_role("button", name="waves")).to_have_count(0)
+    menu.get_by_role("button", name="lines").click()
+    expect(second.get_by_role("group", name="Trigger words")).to_have_text("inklinehill")
+    paths = [each["path"] for each in sent(reader)["loras"]]
+    assert paths[0] == "house/waves"
+    assert paths[1].endswith(f"/{SAFE}")
 
 
 def test_a_lora_that_the_server_refuses_is_named(reader: Reader) -> None:

@@ -21,6 +21,7 @@ from serve_app.ingress.api import (
     files,
     gallery,
     keys,
+    loras,
     model_entries,
     models,
     operations,
@@ -230,6 +231,7 @@ ROUTES = [
     *files.ROUTES,
     *gallery.ROUTES,  # before the routes of one request
     *zip_files.ROUTES,
+    *loras.ROUTES,
     *shares.ROUTES,
     *drafts.ROUTES,
     *requests.ROUTES,

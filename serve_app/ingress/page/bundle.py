@@ -20,6 +20,7 @@ _EXPORT = re.compile(
     r"^export\s+(?P<kept>(?:async\s+)?(?:function\*?|class|const)\s+(?P<name>\w+))", re.MULTILINE
 )
 _LATE = re.compile(r'\bimport\("(?P<path>\.[^"]*)"\)')
+_DOCUMENTATION = re.compile(r"^ */\*\*.*?\*/\n", re.MULTILINE | re.DOTALL)
 _LEFT = re.compile(r'^(?:import\b.*["\']\.|export\b).*$', re.MULTILINE)
 
 
@@ -90,7 +91,8 @@ def _function(path: str, source: str, numbers: Mapping[str, int], place: str) ->
         target = late_bundle(_target(path, found["path"]))
         return f'import("{_relative(posixpath.relpath(target, posixpath.dirname(place)))}")'
 
-    body = _EXPORT.sub(lambda found: found["kept"], _IMPORT.sub(bound, source))
+    written = _DOCUMENTATION.sub("", source)  # a fifth of the bytes
+    body = _EXPORT.sub(lambda found: found["kept"], _IMPORT.sub(bound, written))
     if left := _LEFT.search(body):
         raise ValueError(f"{path}: this form is not bundled: {left[0]}")
     body = _LATE.sub(called, body)

@@ -33,6 +33,8 @@ TYPES: Mapping[str, str] = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
+    ".webmanifest": "application/manifest+json",
+    ".png": "image/png",
 }
 """Media types of the served files, by suffix. Other files in the folder are not served."""
 
@@ -108,6 +110,7 @@ def policy(config: Config) -> str:
         "connect-src": "'self'",
         "img-src": media,
         "media-src": media,
+        "manifest-src": "'self'",
         "base-uri": "'none'",
         "form-action": "'none'",
         "frame-ancestors": "'none'",
@@ -141,14 +144,15 @@ def _origins(config: Config) -> Iterator[str]:
 @functools.cache
 def _files() -> Mapping[str, PageFile]:
     """All files of the page by path, read once, with the bundles. Reading blocks."""
-    texts = {
-        path.relative_to(FOLDER).as_posix(): path.read_text(encoding="utf-8")
+    read = {
+        path.relative_to(FOLDER).as_posix(): path.read_bytes()
         for path in FOLDER.rglob("*")
         if path.suffix in TYPES
     }
-    styles = {STYLES: "\n".join(texts[each] for each in SHEETS)}
-    made = {**texts, **bundles_of(texts, MAIN, SCRIPT), **styles}
-    return {name: _file(name, text.encode()) for name, text in made.items()}
+    scripts = {name: each.decode() for name, each in read.items() if name.endswith(".js")}
+    bundles = {name: text.encode() for name, text in bundles_of(scripts, MAIN, SCRIPT).items()}
+    styles = {STYLES: b"\n".join(read[each] for each in SHEETS)}
+    return {name: _file(name, content) for name, content in (read | bundles | styles).items()}
 
 
 def _file(name: str, content: bytes) -> PageFile:

@@ -41,6 +41,11 @@ export class Api extends EventTarget {
     this.#key = key;
   }
 
+  /** Key that the calls have, or null. */
+  get key() {
+    return this.#key.value;
+  }
+
   /** JSON of the response, or null if it has no body. Throws `Refused` or `Unreachable`. */
   async call(method, path, body) {
     const signal = AbortSignal.timeout(CALL_MS);

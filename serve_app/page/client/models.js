@@ -3,6 +3,7 @@
 import * as json from "./json.js";
 
 const MOST_PAGES = 50;
+const MOST_IDS = 50; // in one call
 const PLACE = "darkroom.model"; // the last model with its schema, so that its form is shown at once
 
 /** Client of `/v1/models` that caches the models' schemas. */
@@ -36,6 +37,22 @@ export class Models {
       looking.catch(() => this.#whole.delete(id));
     }
     return await this.#whole.get(id);
+  }
+
+  /** All models that are served, with their schemas. */
+  async served() {
+    const ids = (await this.list()).filter(({ away }) => away === "").map(({ id }) => id);
+    const missing = ids.filter((id) => !this.#whole.has(id));
+    for (let at = 0; at < missing.length; at += MOST_IDS) {
+      const asked = missing.slice(at, at + MOST_IDS);
+      const query = `limit=100&expand=openapi-3.0&endpoint_id=${encodeURIComponent(asked.join())}`;
+      const { models } = await this.#api.call("GET", `v1/models?${query}`);
+      for (const each of models) {
+        const id = each.endpoint_id;
+        this.#whole.set(id, Promise.resolve({ ...readModel(each), input: inputOf(each, id) }));
+      }
+    }
+    return (await Promise.all(ids.map((id) => this.one(id)))).filter((each) => each !== null);
   }
 
   async #look(id) {

@@ -8,7 +8,11 @@ const POLL_MS = 1800; // after this pause Darkroom answers at once instead of ho
 const LEAST_PAUSE_MS = 400;
 const MOST_PAUSE_MS = 5000;
 
+/** Requests that are polled at the full rate. With more, each that waits is polled less often. */
+const MANY = 8;
+
 let streams = 0;
+let followed = 0;
 
 /** Path of a request's calls, relative to the base URL. */
 export function requestPath(endpoint, id) {
@@ -34,6 +38,15 @@ export class Watch {
   }
 
   async follow() {
+    followed += 1;
+    try {
+      await this.#follow();
+    } finally {
+      followed -= 1;
+    }
+  }
+
+  async #follow() {
     let failures = 0;
     while (!this.#stopped) {
       try {
@@ -67,8 +80,9 @@ export class Watch {
 
   async *#statuses() {
     if (streams >= MOST_STREAMS || document.hidden) {
-      yield await this.#api.call("GET", `${this.#path}/status`);
-      await pause(POLL_MS);
+      const status = await this.#api.call("GET", `${this.#path}/status`);
+      yield status;
+      await pause(POLL_MS * (status.status === "IN_QUEUE" ? Math.max(1, followed / MANY) : 1));
       return;
     }
     streams += 1;

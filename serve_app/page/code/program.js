@@ -1,58 +1,62 @@
-// Dialog that shows a request as a program.
+// Dialog that shows a request as JSON, which can be changed, and as a program.
 
 import { BASE } from "../client/api.js";
-import { codeFor, LANGUAGES } from "./code.js";
+import * as json from "../client/json.js";
+import { codeFor, LANGUAGES, languagesOf } from "./code.js";
 import { open, makeClosable } from "../interface/dialog.js";
 import { byId, element } from "../interface/element.js";
 
 const PREFERRED = "darkroom.language";
+const FORM = "json"; // the input itself
 
-/** Dialog with one tab per language. The last choice is stored. `address` is the page's. */
+/** Dialog with one tab per language. The last choice is stored. `page` has its `address`, and
+ * `apply(endpoint, input)`, which fills the form. */
 export class ProgramDialog {
+  #page;
   #dialog = byId("code");
   #call = null;
   #language;
 
-  #address;
-
-  constructor(address) {
-    this.#address = address;
+  constructor(page) {
+    this.#page = page;
     makeClosable(this.#dialog);
-    this.#dialog.addEventListener("close", () => this.#address.leave("code"));
+    this.#dialog.addEventListener("close", () => page.address.leave("code"));
     try {
       this.#language = localStorage.getItem(PREFERRED);
     } catch {
       this.#language = null;
     }
-    if (!(this.#language in LANGUAGES)) this.#language = "python";
-    const tabs = Object.entries(LANGUAGES).map(([language, name]) =>
-      element(
-        "button",
-        {
-          type: "button",
-          "data-language": language,
-          "aria-pressed": "false",
-          click: () => this.#choose(language),
-        },
-        name,
-      ),
-    );
-    byId("languages").replaceChildren(...tabs);
     byId("copy").addEventListener("click", () => this.#copy());
+    byId("apply").addEventListener("click", () => this.#apply());
   }
 
   /** Closes the dialog, or opens it again with what it showed last. */
   follow(code) {
     if (code === null) this.#dialog.close();
-    else if (this.#call === null) this.#address.correct({ code: null });
+    else if (this.#call === null) this.#page.address.correct({ code: null });
     else this.show(this.#call);
   }
 
-  show({ endpoint, input }) {
-    if (this.#address.now.code === null) this.#address.go({ code: "1", request: null });
-    this.#call = { endpoint, input, base: BASE.href.replace(/\/$/, "") };
-    this.#draw();
+  /** Shows the call of `endpoint`, whose `category` says in which languages it can be called. */
+  show({ endpoint, input, category }) {
+    if (this.#page.address.now.code === null) this.#page.address.go({ code: "1", request: null });
+    this.#call = { endpoint, input, category, base: BASE.href.replace(/\/$/, "") };
+    this.#tabs(languagesOf(category));
     open(this.#dialog);
+  }
+
+  #tabs(languages) {
+    const tab = (language, name) =>
+      element(
+        "button",
+        { type: "button", "data-language": language, click: () => this.#choose(language) },
+        name,
+      );
+    const tabs = languages.map((language) => tab(language, LANGUAGES[language]));
+    byId("languages").replaceChildren(tab(FORM, "JSON"), ...tabs);
+    byId("input-json").value = json.write(this.#call.input, 2);
+    const isThere = [FORM, ...languages].includes(this.#language);
+    this.#draw(isThere ? this.#language : "python");
   }
 
   #choose(language) {
@@ -62,24 +66,50 @@ export class ProgramDialog {
     } catch {
       // The choice is kept until the page is closed.
     }
-    this.#draw();
+    this.#draw(language);
   }
 
-  #draw() {
-    byId("program").textContent = codeFor(this.#language, this.#call);
+  #draw(language) {
+    const isForm = language === FORM;
+    byId("program").hidden = isForm;
+    byId("input-json").hidden = !isForm;
+    byId("apply").hidden = !isForm;
+    byId("program").textContent = isForm ? "" : codeFor(language, this.#call);
     byId("copy").textContent = "Copy";
+    this.#say("");
     for (const tab of byId("languages").children) {
-      tab.setAttribute("aria-pressed", String(tab.dataset.language === this.#language));
+      tab.setAttribute("aria-pressed", String(tab.dataset.language === language));
     }
   }
 
-  async #copy() {
-    const program = byId("program");
+  #say(problem) {
+    byId("code-problem").textContent = problem;
+    byId("code-problem").hidden = problem === "";
+  }
+
+  async #apply() {
+    let input;
     try {
-      await navigator.clipboard.writeText(program.textContent);
+      input = json.parse(byId("input-json").value);
+    } catch (error) {
+      return this.#say(`This is not JSON: ${error.message}`);
+    }
+    if (input === null || typeof input !== "object" || Array.isArray(input))
+      return this.#say("An input is an object: { … }");
+    this.#page.address.correct({ code: null }); // going back would undo a change of the model
+    this.#dialog.close();
+    await this.#page.apply(this.#call.endpoint, input);
+  }
+
+  async #copy() {
+    const isForm = byId("program").hidden;
+    const text = isForm ? byId("input-json").value : byId("program").textContent;
+    try {
+      await navigator.clipboard.writeText(text);
     } catch {
       // Over plain HTTP from another machine the clipboard API is missing, so use the older way.
-      getSelection().selectAllChildren(program);
+      if (isForm) byId("input-json").select();
+      else getSelection().selectAllChildren(byId("program"));
       document.execCommand("copy");
     }
     byId("copy").textContent = "Copied";

@@ -11,7 +11,8 @@ export class DemoWords {
   #line = element("p", { class: "help unknown-words", role: "status" });
 
   constructor() {
-    byId("form").addEventListener("input", () => this.look());
+    for (const name of ["input", "change"])
+      byId("form").addEventListener(name, () => this.look());
   }
 
   /** Lists what `model` knows, and looks at the prompt. Call it when the form has been drawn. */

@@ -15,10 +15,15 @@ export function acceptOf({ media }) {
   return media in KINDS ? `${media}/*` : null;
 }
 
+/** Throws `Unreadable` if a file of this name and media type cannot be what the field asks for. */
+export function checkKind({ name, type }, { media }) {
+  if (media in KINDS && !type.startsWith(`${media}/`))
+    throw new Unreadable(`${name} is not ${KINDS[media]}.`);
+}
+
 /** Throws `Unreadable` if `file` cannot be what the field asks for. */
 export function check(file, { media }) {
-  if (media in KINDS && !file.type.startsWith(`${media}/`))
-    throw new Unreadable(`${file.name} is not ${KINDS[media]}.`);
+  checkKind(file, { media });
   if (media === "weights" && !/\.safetensors$/i.test(file.name))
     throw new Unreadable(`${file.name} is not a .safetensors file.`);
   if (file.size === 0) throw new Unreadable(`${file.name} is empty.`);
@@ -27,11 +32,11 @@ export function check(file, { media }) {
 }
 
 /**
- * URL for `file` in a request: a data URI if it is small, otherwise that of its upload. `context` and
- * `progress` are those of the control.
+ * URL for `file` in a request: a data URI if it is small, otherwise that of its upload. Weights are
+ * always uploaded, so that they can be chosen again. `context` and `progress` are those of the control.
  */
-export async function addressOf(file, context, progress, signal) {
-  return file.size <= INLINE_BYTES
+export async function addressOf(file, { media }, context, progress, signal) {
+  return file.size <= INLINE_BYTES && media !== "weights"
     ? await dataUri(file)
     : await context.upload(file, progress, signal);
 }

@@ -2,7 +2,8 @@
 
 import { element } from "../interface/element.js";
 import { bytes } from "../interface/words.js";
-import { acceptOf, addressOf, check } from "./file_check.js";
+import { acceptOf, addressOf, check, checkKind } from "./file_check.js";
+import { hasResult, resultIn } from "../results/drag.js";
 import { Unreadable } from "./unreadable.js";
 
 const NAMES = { image: "image", video: "video", audio: "audio file", weights: "file", file: "file" };
@@ -14,9 +15,11 @@ class ChosenFile {
   #stop = new AbortController();
   url = null; // in the request; null until it is known
   problem = null; // why it has none
+  shown = null; // URL of its image
+  local = null; // the local file
 
-  /** `remove` is called by the button. */
-  constructor({ name, url = null, detail = "" }, remove) {
+  /** `picture` says that `url` is an image. `remove` is called by the button; `actions` are others. */
+  constructor({ name, url = null, detail = "", picture = false }, remove, actions = []) {
     this.name = name;
     this.url = url;
     this.#state.textContent = detail;
@@ -26,12 +29,13 @@ class ChosenFile {
       "Remove",
     );
     const words = element("span", { class: "media-name" }, element("b", {}, name), this.#state);
-    this.node = element("div", { class: "media-preview" }, words, button, this.#bar);
-    if (url?.startsWith("data:image/")) this.#picture(url);
+    this.node = element("div", { class: "media-preview" }, words, actions, button, this.#bar);
+    if (picture || url?.startsWith("data:image/")) this.#picture(url);
   }
 
-  /** Loads `file`: into the request, or to the server if it is large. */
-  async load(file, context) {
+  /** Loads `file` for `field`: into the request, or to the server if it is large. */
+  async load(file, field, context) {
+    this.local = file;
     const size = bytes(file.size);
     const progress = (part) => {
       this.#bar.hidden = false;
@@ -41,7 +45,7 @@ class ChosenFile {
     if (/^image\/(png|jpeg|webp|gif|avif)$/.test(file.type))
       this.#picture(URL.createObjectURL(file));
     try {
-      this.url = await addressOf(file, context, progress, this.#stop.signal);
+      this.url = await addressOf(file, field, context, progress, this.#stop.signal);
       this.#state.textContent = size;
     } catch (error) {
       this.problem = error.message;
@@ -63,11 +67,14 @@ class ChosenFile {
   }
 
   #picture(address) {
+    this.shown = address;
     this.node.prepend(element("img", { src: address, alt: "" }));
   }
 }
 
-/** Control for one file. Its value is a URL; for a small local file, a data URI. */
+/** Control for one file. Its value is a URL; for a small local file, a data URI. Beside the functions of
+ * every control it has `load(file)` and `shown()`, the URL of its image or null; for weights also
+ * `given()`, the local file or the text that was entered, and `words`, a place for their trigger words. */
 export function mediaControl(field, id, context) {
   const target = element("input", {
     id,
@@ -91,29 +98,56 @@ export function mediaControl(field, id, context) {
     target.focus();
     target.dispatchEvent(new Event("change", { bubbles: true }));
   };
-  const source = fileSource(field, false, ([given]) => {
-    const next = new ChosenFile({ name: given.name }, remove);
+  const choose = (given) => {
+    const actions = field.media === "image" ? [edit(isMask ? "Edit" : "Crop")] : [];
+    const next = new ChosenFile(given, remove, actions);
     show(next);
-    next.load(given, context);
-  });
-  const ways = element("div", { class: "media-ways" }, source.node, target);
+    return next;
+  };
+  const load = (given) => choose({ name: given.name }).load(given, field, context);
+  const source = fileSource(field, false, ([given]) => load(given));
+  const isMask = isMaskField(field);
+  const isWeights = field.media === "weights";
+  const edit = (words, tool = isMask ? "mask" : "frame") => {
+    const click = () => context.edit(tool, field, control);
+    return element("button", { type: "button", class: "quiet", click }, words);
+  };
+  const ways = element("div", { class: "media-ways" });
+  if (isWeights) ways.append(edit("Choose a LoRA", "loras"));
+  ways.append(source.node, ...(isMask ? [edit("Paint a mask")] : []), target);
+  const words = element("div", { class: "trigger-words", role: "group", "aria-label": "Trigger words" });
   const node = element("div", { class: "media" }, ways, chosen, source.problem);
-  takeDrops(node, source.take);
-  return {
+  if (isWeights) {
+    node.append(words);
+    node.addEventListener("change", () => context.describe(field, control));
+  }
+  const put = ({ name, url }) => {
+    choose({ name, url, picture: field.media === "image" });
+    target.dispatchEvent(new Event("change", { bubbles: true }));
+  };
+  takeDrops(node, source, put);
+  const control = {
     node,
     target,
+    put,
+    load,
+    words,
+    given: () => file?.local ?? file?.url ?? target.value.trim(),
+    shown: () => (file === null ? target.value.trim() || null : file.shown),
     read: () => {
       if (file !== null) return file.read();
       return target.value.trim() === "" ? undefined : target.value.trim();
     },
     write: (value) => {
-      const inline = typeof value === "string" && value.startsWith("data:");
-      const uploaded = !inline && /\/files\//.test(value ?? "");
-      target.value = inline || uploaded ? "" : (value ?? "");
-      const name = uploaded ? decodeURIComponent(value.split("/").pop()) : "The same file as before";
-      show(inline || uploaded ? new ChosenFile({ name, url: value }, remove) : null);
+      const isFile = isHere(value);
+      target.value = isFile ? "" : (value ?? "");
+      if (isFile) choose(described(value, field));
+      else show(null);
+      words.replaceChildren();
+      if (isWeights && value) context.describe(field, control);
     },
   };
+  return control;
 }
 
 /** Control for several files. Its value is a list of URLs. */
@@ -126,6 +160,7 @@ export function mediaListControl(field, id, context) {
     placeholder: "https://… (one per line)",
   });
   const list = element("div", { class: "media-list" });
+  const typed = () => target.value.split(/\s+/).filter(Boolean);
   const show = (next) => {
     files = next;
     list.replaceChildren(...files.map(({ node }) => node));
@@ -139,26 +174,57 @@ export function mediaListControl(field, id, context) {
     return file;
   };
   const source = fileSource(field, true, (given) => {
-    for (const each of given) add({ name: each.name }).load(each, context);
+    for (const each of given) add({ name: each.name }).load(each, field, context);
   });
   const node = element("div", { class: "media" }, list, source.node, target, source.problem);
-  takeDrops(node, source.take);
+  const put = ({ name, url }) => {
+    if (files.length + typed().length >= (field.mostItems ?? Infinity)) {
+      source.say(`At most ${field.mostItems} are possible. Remove one first.`);
+      return;
+    }
+    add({ name, url, picture: field.media === "image" });
+    target.dispatchEvent(new Event("change", { bubbles: true }));
+  };
+  takeDrops(node, source, put);
   return {
     node,
     target,
+    put,
     read: () => {
-      const urls = [...target.value.split(/\s+/).filter(Boolean), ...files.map((f) => f.read())];
+      const urls = [...typed(), ...files.map((f) => f.read())];
       return urls.length ? urls : undefined;
     },
     write: (value) => {
       const urls = value ?? [];
-      target.value = urls.filter((url) => !url.startsWith("data:")).join("\n");
+      target.value = urls.filter((url) => !isHere(url)).join("\n");
       show([]);
-      urls
-        .filter((url) => url.startsWith("data:"))
-        .forEach((url, at) => add({ name: `File ${at + 1}`, url }));
+      for (const url of urls.filter(isHere)) add(described(url, field));
     },
   };
+}
+
+/** True for the input that says which part of an image is redrawn. */
+function isMaskField({ name, media }) {
+  return media === "image" && /(^|_)mask(_|$)/.test(name);
+}
+
+/** True if `url` is the content itself or a file of this Darkroom, which is shown as a chosen file. */
+function isHere(url) {
+  return typeof url === "string" && (url.startsWith("data:") || /\/files\//.test(url));
+}
+
+function described(url, field) {
+  if (url.startsWith("data:")) return { name: "The same file as before", url };
+  return { name: nameIn(url), url, picture: field.media === "image" };
+}
+
+function nameIn(url) {
+  const last = url.split(/[?#]/)[0].split("/").pop();
+  try {
+    return decodeURIComponent(last);
+  } catch {
+    return last;
+  }
 }
 
 /** Button that opens the browser's dialog for files. `take(files)` gets those that fit the field. */
@@ -194,12 +260,25 @@ function fileSource(field, multiple, accepted) {
   });
   const words = multiple ? `Choose or drop ${name}s` : `Choose or drop ${/^[ai]/.test(name) ? "an" : "a"} ${name}`;
   const node = element("label", { class: "picker" }, input, element("span", {}, words));
-  return { node, problem, say, take };
+  const takeResult = (file, put) => {
+    try {
+      checkKind(file, field);
+    } catch (error) {
+      if (!(error instanceof Unreadable)) throw error;
+      say(error.message);
+      return;
+    }
+    say("");
+    put(file);
+  };
+  return { node, problem, say, take, takeResult };
 }
 
-function takeDrops(node, take) {
+/** Accepts files that are dropped or pasted, and results of the page, which `put` gets. */
+function takeDrops(node, { take, takeResult }, put) {
   const over = (on) => (event) => {
-    if (![...(event.dataTransfer?.types ?? [])].includes("Files")) return;
+    const types = [...(event.dataTransfer?.types ?? [])];
+    if (!types.includes("Files") && !hasResult(types)) return;
     event.preventDefault();
     node.classList.toggle("dropping", on);
   };
@@ -207,7 +286,9 @@ function takeDrops(node, take) {
   node.addEventListener("dragleave", over(false));
   node.addEventListener("drop", (event) => {
     over(false)(event);
-    if (event.dataTransfer?.files.length) take([...event.dataTransfer.files]);
+    const result = resultIn(event.dataTransfer); // its image is among the files too
+    if (result !== null) takeResult(result, put);
+    else if (event.dataTransfer?.files.length) take([...event.dataTransfer.files]);
   });
   node.addEventListener("paste", (event) => {
     if (event.clipboardData?.files.length) take([...event.clipboardData.files]);

@@ -31,6 +31,7 @@ const WHOLE = {
 /** Form of the chosen model. `context` is that of the controls. */
 export class InputForm {
   #context;
+  #model = null;
   #rows = []; // {field, control, problem, row}
   #carried = keptDraft(); // entered values by field name, kept across endpoints and visits
   #timer = null;
@@ -49,6 +50,7 @@ export class InputForm {
   /** Shows the fields of `model`, with the values entered before under the same names. */
   show(model) {
     this.#carry();
+    this.#model = model;
     const early = takeEarly();
     if (early?.value) this.#carried.prompt = early.value;
     const hint = model.examples?.[0]?.prompt;
@@ -86,6 +88,28 @@ export class InputForm {
       if (field.name in input) control.write(input[field.name]);
     this.tell([]);
     this.keep();
+    told();
+  }
+
+  /** True if the form is that of `model`. */
+  isOf(model) {
+    return this.#model === model;
+  }
+
+  /** The fields that are shown, with their controls: `{field, control}`. */
+  get rows() {
+    return this.#rows;
+  }
+
+  /** Uses a file `{url, name}` in the field `name`, in addition to others if it takes several. */
+  put(name, file) {
+    const found = this.#rows.find(({ field }) => field.name === name);
+    if (found === undefined) return;
+    found.control.put(file);
+    if (!found.field.first) byId("more").open = true;
+    found.row.scrollIntoView({ block: "center" });
+    this.keep();
+    told();
   }
 
   /** Fills in `input`. Fields without a value return to their defaults. */
@@ -97,6 +121,7 @@ export class InputForm {
     this.tell([]);
     if (this.#rows.some(({ field }) => !field.first && input[field.name] !== undefined))
       byId("more").open = true;
+    told();
   }
 
   /** Input as it would be sent. If a value is missing or invalid, shows the problem at its field and
@@ -162,6 +187,11 @@ export class InputForm {
   }
 }
 
+/** Tells those who follow the form of a change that was not typed. */
+function told() {
+  byId("form").dispatchEvent(new Event("change"));
+}
+
 function takesAnything({ input }) {
   return input !== null && isOpen(input);
 }
@@ -194,6 +224,7 @@ function makeRow(field, context) {
   control.target.setAttribute("aria-describedby", `${id}-problem ${id}-help`);
   if (field.required) control.target.setAttribute("aria-required", "true");
   const kind = `field ${field.kind}`;
+  const recall = field.name === "prompt" ? recallButton(control.target, context) : null;
   const row =
     field.kind === "switch"
       ? element(
@@ -203,8 +234,19 @@ function makeRow(field, context) {
           problem,
           help,
         )
-      : element("div", { class: kind }, label, control.node, problem, help);
+      : element("div", { class: kind }, label, control.node, recall, problem, help);
   return { field, control, problem, row };
+}
+
+/** Button for earlier prompts, which ArrowUp in an empty prompt opens too. */
+function recallButton(target, context) {
+  const recall = () => context.recall();
+  target.addEventListener("keydown", (event) => {
+    if (event.key !== "ArrowUp" || target.value !== "") return;
+    event.preventDefault();
+    recall();
+  });
+  return element("button", { type: "button", class: "recall", click: recall }, "Earlier prompts");
 }
 
 function setProblem({ control, problem, row }, message) {

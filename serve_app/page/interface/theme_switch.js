@@ -2,6 +2,9 @@
 
 import { byId } from "./element.js";
 
+/** Colour of the browser's own bars, as that of the header; `early.js` sets it too. */
+const COLOURS = { dark: "#141110", light: "#fbfaf7" };
+
 const PLACE = "darkroom.theme"; // `early.js` reads it before the page is drawn
 
 export function listenForTheme() {
@@ -9,6 +12,7 @@ export function listenForTheme() {
   const button = byId("theme-button");
   const show = () => {
     const light = root.dataset.theme === "light";
+    document.querySelector("[name='theme-color']").content = COLOURS[root.dataset.theme];
     button.setAttribute("aria-label", light ? "Use the dark theme" : "Use the light theme");
   };
   button.addEventListener("click", () => {

@@ -1,7 +1,7 @@
 // Views of the page beside the form: each is a bundle of its own, loaded when it is first opened.
 
-import { BASE } from "../client/api.js";
 import { byId, element } from "./element.js";
+import { styled } from "./late.js";
 
 /** Modules of the views. Each exports `open(host, page)`, which fills `host` and returns the view:
  * `{follow(address), leave()}`. Styles: a file or several. */
@@ -86,13 +86,4 @@ export class Views {
       return null;
     }
   }
-}
-
-/** Loads a style sheet of the page; resolves when it is in force. */
-function styled(path) {
-  return new Promise((resolve, reject) => {
-    const href = new URL(`page/${path}`, BASE);
-    const link = element("link", { rel: "stylesheet", href, load: resolve, error: reject });
-    document.head.append(link);
-  });
 }

@@ -10,8 +10,8 @@ import { clock, runningWords, seconds, STATES, waitingWords } from "../interface
 
 const LOOK_MS = 1500;
 
-/** Dialog of a request. `act` has the callbacks `again` (use this input) and `cancel`; `address` is
- * the page's. */
+/** Dialog of a request. `act` has the callbacks `again` (use this input), `cancel` and `useAsInput`;
+ * `address` is the page's. */
 export class Details {
   #api;
   #act;
@@ -85,7 +85,7 @@ export class Details {
       element(
         "div",
         { class: "made", "data-files": filesIn(output).length },
-        ...this.#figures(output, request),
+        ...this.#figures(output, known),
       ),
       element("dl", { class: "rows" }, ...rows(request)),
       element(
@@ -108,8 +108,13 @@ export class Details {
     return error && state !== "cancelled" ? `${STATES[state]}. ${error.message}` : (STATES[state] ?? state);
   }
 
-  #figures(output, { input }) {
-    return filesIn(output).map((file) => fileFigure(file, promptOf(input)));
+  #figures(output, known) {
+    const use = (file) => {
+      this.#address.correct({ request: null });
+      this.#dialog.close();
+      this.#act.useAsInput(file, known);
+    };
+    return filesIn(output).map((file) => fileFigure(file, promptOf(known.input), use));
   }
 }
 

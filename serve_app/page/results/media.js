@@ -2,6 +2,7 @@
 
 import { BASE } from "../client/api.js";
 import { element } from "../interface/element.js";
+import { makeDraggable } from "./drag.js";
 import { bytes, seconds } from "../interface/words.js";
 
 /** Media types that a browser displays without executing, so they may be opened from this origin. */
@@ -23,7 +24,7 @@ const BY_EXTENSION = {
 };
 
 /**
- * Every file in `output`, in order, as `{url, type, kind, name, width, height, size, duration,
+ * Every file in `output`, in order, as `{url, input, type, kind, name, width, height, size, duration,
  * poster, waveform}`. A file is an object with a `url`, or with its content: `{content,
  * content_type, …}` in base64.
  */
@@ -82,6 +83,7 @@ function described(given, url) {
   const kind = SHOWN.test(type) ? type.split("/")[0] : "file";
   return {
     url: inline ? blobUrl(given.url, kind === "file" ? "" : type) : url.href,
+    input: inline ? given.url : url.href, // as a request may name it
     type,
     kind,
     name: given.file_name || last || `file.${type.split("/")[1]}`,
@@ -101,8 +103,9 @@ function blobUrl(uri, type) {
   return URL.createObjectURL(new Blob([content], { type: type || "application/octet-stream" }));
 }
 
-/** Figure with the file as an image, a player or a name, and links to download and open it. */
-export function fileFigure(file, words) {
+/** Figure with the file as an image, a player or a name, and links to download and open it. With `use`,
+ * a button that calls it with the file. */
+export function fileFigure(file, words, use = null) {
   const save = element("a", { href: file.url, download: file.name, class: "action" }, "Download");
   const open = element(
     "a",
@@ -122,9 +125,20 @@ export function fileFigure(file, words) {
       "figcaption",
       {},
       element("span", { class: "facts" }, facts.filter(Boolean).join(" · ")),
-      element("span", { class: "actions" }, save, file.kind === "file" ? null : open),
+      element(
+        "span",
+        { class: "actions" },
+        save,
+        file.kind === "file" ? null : open,
+        use && file.kind !== "file" ? asInput(file, use) : null,
+      ),
     ),
   );
+}
+
+function asInput(file, use) {
+  const click = () => use({ ...file, url: file.input });
+  return element("button", { type: "button", class: "action", click }, "Use as input");
 }
 
 function shown(file, words) {
@@ -137,6 +151,7 @@ function shown(file, words) {
       image,
     );
     link.setAttribute("aria-label", `Open: ${words || file.name}`);
+    makeDraggable(link, file);
     return link;
   }
   if (file.kind === "video") return player(file, words);

@@ -1,5 +1,6 @@
 // Card of one request: its progress, then its results.
 
+import { ask, LONG_MS, mayAsk } from "../interface/attention.js";
 import { element } from "../interface/element.js";
 import * as json from "../client/json.js";
 import { fileFigure, filesIn } from "./media.js";
@@ -10,7 +11,8 @@ const RATIO = 32;
 
 /**
  * Card of a request. `act` has the callbacks of its buttons: `cancel`, `again`, `vary`, `four`,
- * `details`, `code`; each gets the request. `imageOf` is `Api.image`.
+ * `details`, `code`; each gets the request. `useAsInput` gets a file and the request. `imageOf` is
+ * `Api.image`.
  */
 export class Sheet {
   #request;
@@ -34,20 +36,30 @@ export class Sheet {
   #body = element("div", { class: "made" });
   #cancel;
   #imageOf;
+  #use;
+  #notify;
+  #part = 0;
   #looked; // URL of the preview that was requested last
 
   constructor(request, act, imageOf) {
     this.#request = request;
     this.#imageOf = imageOf;
+    this.#use = (file) => act.useAsInput(file, request);
     const prompt = promptOf(request.input);
     const button = (name, what) =>
-      element("button", { type: "button", class: "quiet", click: () => what(request) }, name);
+      element(
+        "button",
+        { type: "button", class: "quiet", "data-name": name, click: () => what(request) },
+        name,
+      );
     this.#developing = element("div", { class: "developing", "aria-hidden": "true" });
     const [width, height] = request.aspect ?? [4, 3];
     this.#developing.style.aspectRatio = `${width} / ${height}`;
     this.#developing.style.setProperty("--aspect", width / height);
     if (width > RATIO) this.#developing.style.maxWidth = `${width}px`;
     this.#cancel = button("Cancel", act.cancel);
+    this.#notify = button("Notify me", () => ask().then(() => (this.#notify.hidden = !mayAsk())));
+    this.#notify.hidden = true;
     this.#body.append(this.#developing);
     const title = element(
       "h3",
@@ -75,6 +87,7 @@ export class Sheet {
           "div",
           { class: "buttons" },
           this.#cancel,
+          this.#notify,
           button("Use again", act.again),
           element("span", { class: "more-of-it", hidden: true }, button("Vary", act.vary), button("× 4", act.four)),
           button("Details", act.details),
@@ -82,6 +95,11 @@ export class Sheet {
         ),
       ),
     );
+  }
+
+  /** How far the request is, from 0 to 1. */
+  get part() {
+    return this.#part;
   }
 
   get final() {
@@ -109,7 +127,10 @@ export class Sheet {
 
   /** Updates the elapsed time; called once a second. */
   tick() {
-    if (!this.#final) this.#elapsed.textContent = seconds(Math.floor(this.#age()) + 0.001).replace(/\.0/, "");
+    if (this.#final) return;
+    const age = this.#age();
+    this.#elapsed.textContent = seconds(Math.floor(age) + 0.001).replace(/\.0/, "");
+    this.#notify.hidden = 1000 * age < LONG_MS || !mayAsk();
   }
 
   /** Seconds since the submission. */
@@ -151,6 +172,7 @@ export class Sheet {
 
   #stand(words, part) {
     this.#standing.textContent = words;
+    this.#part = part ?? 0;
     const done = part === null ? null : Math.round(part * 100);
     this.#bar.classList.toggle("unknown", done === null);
     if (done === null) this.#bar.removeAttribute("aria-valuenow");
@@ -162,6 +184,7 @@ export class Sheet {
   #end(phase, status, output, error) {
     this.#final = true;
     this.#cancel.remove();
+    this.#notify.remove();
     this.#bar.remove();
     this.#elapsed.remove();
     this.#developing.remove();
@@ -181,7 +204,7 @@ export class Sheet {
     const prompt = promptOf(this.#request.input);
     const files = filesIn(output);
     const figures = files.map((file, at) =>
-      fileFigure(file, files.length > 1 ? `${prompt} (${at + 1})` : prompt),
+      fileFigure(file, files.length > 1 ? `${prompt} (${at + 1})` : prompt, this.#use),
     );
     this.#body.replaceChildren(...figures);
     if (files.length === 0) this.#body.append(element("pre", {}, json.write(output, 2)));

@@ -6,9 +6,11 @@ import { promptOf, Sheet } from "./sheet.js";
 import { Watch } from "../client/watch.js";
 
 const PLACE = "darkroom.requests"; // key in the session storage: a reload shows them again
-const MOST = 40;
+const MOST = 40; // cards, of which those of a grid count as one eighth
+const IN_GRID = 1 / 8;
 
-/** List of cards. `act` has the callbacks of the cards, and `ended(request, moment)`. */
+/** List of cards. `act` has the callbacks of the cards, `ended(request, moment)`,
+ * `moved(parts)` with how far the requests are, and those for grids: `prepareGrids()` loads what `cell(request)` needs, which is the place of a card or null. */
 export class Stage {
   #api;
   #act;
@@ -21,20 +23,24 @@ export class Stage {
   }
 
   /** Shows and follows `request`: `{id, endpoint, input, name, demo, makes, aspect, at}`. `at` is the
-   * time of its submission, in milliseconds. */
+   * time of its submission, in milliseconds. With `grid` its card is a cell of that table. */
   add(request) {
     const sheet = new Sheet(request, this.#act, (path) => this.#api.image(path));
     const watch = new Watch(this.#api, request, (moment) => {
       sheet.show(moment);
+      this.#act.moved(this.#parts());
       if (!sheet.final) return;
       this.#remember(); // with the time that it took
       this.#act.ended(request, moment);
     });
     this.#shown.unshift({ request, sheet, watch });
-    byId("sheets").prepend(sheet.node);
+    const cell = request.grid ? this.#act.cell(request) : null;
+    if (cell) cell.replaceChildren(sheet.node);
+    else byId("sheets").prepend(sheet.node);
     byId("empty").hidden = true;
     this.#clearOld();
     this.#remember();
+    this.#act.moved(this.#parts());
     watch.follow();
   }
 
@@ -63,13 +69,14 @@ export class Stage {
   }
 
   /** Shows the requests that this tab showed before it was reloaded. */
-  restore() {
+  async restore() {
     let kept = [];
     try {
       kept = json.parse(sessionStorage.getItem(PLACE) ?? "[]");
     } catch {
       // The stored list cannot be read.
     }
+    if (kept.some(({ grid }) => grid)) await this.#act.prepareGrids();
     const here = new Set(this.#shown.map(({ request }) => request.id));
     for (const request of kept.reverse()) {
       if (!here.has(request.id)) this.add({ ...request, restored: true });
@@ -81,12 +88,27 @@ export class Stage {
     this.#shown = [];
     byId("sheets").replaceChildren();
     byId("empty").hidden = false;
+    this.#act.moved([]);
     this.#remember();
   }
 
+  /** How far each request is that is not over. */
+  #parts() {
+    const open = this.#shown.filter(({ sheet, request }) => !sheet.final && !request.restored);
+    return open.map(({ sheet }) => sheet.part);
+  }
+
   #clearOld() {
-    const old = this.#shown.slice(MOST).filter(({ sheet }) => sheet.final);
-    for (const each of old) each.sheet.node.remove();
+    let room = MOST;
+    const old = this.#shown.filter(({ request, sheet }) => {
+      room -= request.grid ? IN_GRID : 1;
+      return room < 0 && sheet.final;
+    });
+    for (const { sheet } of old) {
+      const grid = sheet.node.closest(".grid");
+      sheet.node.remove();
+      if (grid?.querySelector(".sheet") === null) grid.remove();
+    }
     this.#shown = this.#shown.filter((each) => !old.includes(each));
   }
 

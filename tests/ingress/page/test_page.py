@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from serve_app.ingress.page.bundle import bundles_of
 from serve_app.ingress.page.routes import FOLDER, SCRIPT, SHEETS, STYLES, TYPES, policy
@@ -72,6 +74,7 @@ async def test_the_page_may_run_its_own_scripts_and_call_its_own_origin_only(
     assert rules["img-src"] == rules["media-src"] == "'self' data: blob:"
     assert rules["frame-ancestors"] == rules["base-uri"] == rules["form-action"] == "'none'"
     assert rules["require-trusted-types-for"] == "'script'"
+    assert rules["manifest-src"] == "'self'"
 
 
 async def test_images_may_come_from_the_public_url() -> None:
@@ -114,7 +117,23 @@ def test_images_may_come_from_the_store_to_which_downloads_are_redirected(
     )
 
 
-@pytest.mark.parametrize("path", FILES, ids=NAMES)
+TEXTS = [path for path in FILES if path.suffix != ".png"]
+
+
+async def test_the_manifest_names_icons_of_their_sizes_and_the_page_under_any_prefix(
+    stranger: httpx.AsyncClient,
+) -> None:
+    manifest = (await stranger.get("/page/manifest.webmanifest")).json()
+    assert manifest["start_url"] == manifest["scope"] == "../"
+    for icon in manifest["icons"]:
+        answer = await stranger.get(f"/page/{icon['src']}")
+        assert answer.headers["content-type"] == icon["type"]
+        if icon["type"] == "image/png":
+            size = Image.open(io.BytesIO(answer.content)).size
+            assert "{}x{}".format(*size) == icon["sizes"]
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=[path.name for path in TEXTS])
 def test_nothing_is_loaded_from_elsewhere_and_no_text_becomes_markup(path: Path) -> None:
     text = path.read_text()
     assert ELSEWHERE.findall(text) == []
@@ -129,10 +148,11 @@ def test_the_page_s_addresses_are_relative_so_that_a_proxy_may_put_it_under_a_pr
     assert all(each.startswith("page/") for each in named)
 
 
-def test_every_style_sheet_is_in_the_bundle_or_beside_the_module_of_a_view() -> None:
+def test_every_style_sheet_is_in_the_bundle_of_a_view_or_of_the_tools() -> None:
     views = (FOLDER / "interface/views.js").read_text(encoding="utf-8")
-    of_views = set(re.findall(r'"([^"]+\.css)"', views))
-    assert sorted([*SHEETS, *of_views]) == [each for each in NAMES if each.endswith(".css")]
+    tools = (FOLDER / "interface/late.js").read_text(encoding="utf-8")
+    late = set(re.findall(r'"([^"]+\.css)"', views + tools))
+    assert sorted([*SHEETS, *late]) == [each for each in NAMES if each.endswith(".css")]
 
 
 async def test_a_browser_gets_the_page_compressed(stranger: httpx.AsyncClient) -> None:
@@ -184,6 +204,14 @@ def test_what_is_imported_by_a_call_is_a_bundle_that_runs_no_module_again() -> N
     assert "export const { open } = module3;" in late
     assert "// a/one.js" not in late
     assert "// b/own.js" in late
+
+
+def test_a_bundle_leaves_out_the_documentation_but_no_text_of_a_program() -> None:
+    source = (
+        "/** What it\n * is. */\nexport const one = `a /** b */`;\n  /** More. */\nconst two = 2;\n"
+    )
+    bundle = bundles_of({"app.js": source}, "app.js", "bundle.js")["bundle.js"]
+    assert "const one = `a /** b */`;\nconst two = 2;" in bundle
 
 
 @pytest.mark.parametrize(

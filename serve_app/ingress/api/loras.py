@@ -1,0 +1,186 @@
+"""LoRA files that a tenant has uploaded, with what they say about themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from serve_app.domain.errors import ArtifactNotFound
+from serve_app.domain.ports import Storage
+from serve_app.domain.upload import KeptFile
+from serve_app.ingress.http import query
+from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http.context import context_of
+from serve_app.ingress.http.errors import iso, json_reply
+from serve_app.ingress.http.json_schema import Time, Url
+from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_query
+from serve_app.ingress.http.origin import file_url, origin_of
+from serve_app.ingress.services.cpu_executor import in_cpu_thread
+from serve_app.ingress.services.files import Files
+from serve_app.ingress.services.services import services_of
+from serve_app.storage.keys import SAFETENSORS
+
+MAX_PAGE = 100
+MAX_UPLOADS = 2000  # that are looked through for LoRAs, the latest first
+UPLOADS_PAGE = 200
+
+LENGTH_BYTES = 8  # at the start of a safetensors file: the size of the JSON header that follows
+FIRST_BYTES = 64 * 1024
+MAX_HEADER_BYTES = 2 * 1024 * 1024
+MAX_READS = 4  # files that one call reads at the same time
+
+MAX_WORDS = 12
+MAX_WORD_LENGTH = 200  # characters
+
+
+class UploadedLora(TypedDict):
+    """Uploaded LoRA file."""
+
+    path: Annotated[Url, Field(description="The `path` of a LoRA in a request.")]
+    name: str
+    size: int
+    created_at: Time
+    expires_at: Time | None
+    trigger_words: Annotated[
+        list[str],
+        Field(
+            description="Words for the prompt: the file's `modelspec.trigger_phrase`, or else the "
+            "most frequent captions of its training (`ss_tag_frequency`)."
+        ),
+    ]
+    base_model: Annotated[
+        str | None, Field(description="The model it was trained on, as the file names it.")
+    ]
+
+
+class UploadedLoras(TypedDict):
+    loras: list[UploadedLora]
+
+
+@dataclass(frozen=True, slots=True)
+class LoraMetadata:
+    """What a LoRA file says about itself."""
+
+    trigger_words: Sequence[str] = ()
+    base_model: str | None = None
+
+
+async def listed(request: HttpRequest) -> Response:
+    """List the LoRA files that the tenant has uploaded, latest first."""
+    context_of(request).route = "v1.loras"
+    caller = await authenticate(request)
+    limit = query.page_size(request, default=50, most=MAX_PAGE)
+    files, origin = services_of(request).files, origin_of(request)
+    found = [each async for each in _uploads(files, caller.tenant, limit)]
+    slots = asyncio.Semaphore(MAX_READS)
+    described = await asyncio.gather(*(_described(files.storage, each, slots) for each in found))
+    loras = [_lora(*each, origin) for each in zip(found, described, strict=True)]
+    body: UploadedLoras = {"loras": loras}
+    return json_reply(body)
+
+
+LIST = Operation(
+    "listLoras",
+    "List the LoRA files that the tenant has uploaded, latest first",
+    {200: answer("LoRA files.", UploadedLoras)},
+    errors=(422,),
+    parameters=(in_query("limit", "1 to 100; default 50.", int),),
+)
+
+ROUTES = [DocumentedRoute("/v1/loras", listed, {"GET": LIST})]
+
+
+async def _uploads(files: Files, tenant: str, limit: int) -> AsyncIterator[KeptFile]:
+    """The latest ``limit`` uploads of the tenant that are safetensors files."""
+    before, found = None, 0
+    for _ in range(MAX_UPLOADS // UPLOADS_PAGE):
+        page = await files.uploads.page(tenant, before, UPLOADS_PAGE)
+        for each in page:
+            if each.media_type == SAFETENSORS:
+                yield each
+                found += 1
+            if found == limit:
+                return
+        if len(page) < UPLOADS_PAGE:
+            return
+        before = (page[-1].created_at, page[-1].key)
+
+
+async def _described(storage: Storage, file: KeptFile, slots: asyncio.Semaphore) -> LoraMetadata:
+    """Metadata of the file; empty for a file that has none, or is being deleted."""
+    async with slots:
+        try:
+            header = await _header(storage, file)
+        except ArtifactNotFound:
+            return LoraMetadata()
+        # In the slot too, so that only a few headers are in memory at a time.
+        return await in_cpu_thread(lora_metadata, header)
+
+
+async def _header(storage: Storage, file: KeptFile) -> bytes:
+    """JSON header of a safetensors file; empty if it is not one, or is unusually long."""
+    start = await _bytes(storage, file.key, 0, min(file.size, FIRST_BYTES))
+    length = int.from_bytes(start[:LENGTH_BYTES], "little")
+    end = LENGTH_BYTES + length
+    if length > MAX_HEADER_BYTES or end > file.size:
+        return b""
+    if end > len(start):
+        start += await _bytes(storage, file.key, len(start), end)
+    return start[LENGTH_BYTES:end]
+
+
+async def _bytes(storage: Storage, key: str, start: int, end: int) -> bytes:
+    return b"".join([chunk async for chunk in storage.read(key, start, end)])
+
+
+def lora_metadata(header: bytes) -> LoraMetadata:
+    """Metadata in the JSON ``header`` of a safetensors file. The header is from a stranger: what
+    cannot be read is left out."""
+    metadata = _object(header).get("__metadata__")
+    if not isinstance(metadata, dict):
+        return LoraMetadata()
+    phrase = metadata.get("modelspec.trigger_phrase")
+    words = phrase.split(",") if isinstance(phrase, str) and phrase.strip() else _tags(metadata)
+    trimmed = (each.strip()[:MAX_WORD_LENGTH] for each in words)
+    unique = tuple(dict.fromkeys(each for each in trimmed if each))
+    bases = (metadata.get("modelspec.architecture"), metadata.get("ss_base_model_version"))
+    base = next((each for each in bases if isinstance(each, str) and each), None)
+    return LoraMetadata(unique[:MAX_WORDS], base[:MAX_WORD_LENGTH] if base else None)
+
+
+def _tags(metadata: Mapping[str, Any]) -> list[str]:
+    """Captions of the training, the most frequent first. Kohya's trainer counts them by folder."""
+    counts: dict[str, int] = {}
+    for folder in _object(metadata.get("ss_tag_frequency")).values():
+        for tag, count in folder.items() if isinstance(folder, dict) else ():
+            if isinstance(count, int):
+                counts[tag] = counts.get(tag, 0) + count
+    return sorted(counts, key=lambda tag: -counts[tag])
+
+
+def _object(text: object) -> dict[str, Any]:
+    try:
+        found = json.loads(text) if isinstance(text, str | bytes) else None
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _lora(file: KeptFile, metadata: LoraMetadata, origin: str) -> UploadedLora:
+    return {
+        "path": file_url(origin, file.key),
+        "name": file.key.rpartition("/")[2].removesuffix(".safetensors"),
+        "size": file.size,
+        "created_at": file.created_at.isoformat(),
+        "expires_at": iso(file.expires_at),
+        "trigger_words": list(metadata.trigger_words),
+        "base_model": metadata.base_model,
+    }

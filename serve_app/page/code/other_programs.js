@@ -1,0 +1,89 @@
+// Programs that use the clients of other services, and the configuration of assistants.
+
+import { literal, LocalFile, withFiles } from "./literal.js";
+
+/** OpenAI's client. Fields that OpenAI does not have are in `extra_body`. */
+export function openai(endpoint, input, base, category) {
+  const { prompt = "", num_images: count, sync_mode: _, ...rest } = input;
+  const isVideo = category === "text-to-video";
+  const lines = [`model=${JSON.stringify(endpoint)},`, `prompt=${JSON.stringify(prompt)},`];
+  if (count !== undefined) lines.push(`n=${count},`);
+  if (!isVideo) lines.push('response_format="url",');
+  if (Object.keys(rest).length) lines.push(`extra_body=${pythonLiteral(rest, dataUri)},`);
+  const call = `(\n${lines.map((line) => `    ${line}\n`).join("")})`;
+  const images = `result = client.images.generate${call}
+for image in result.data:
+    print(image.url)`;
+  const video = `video = client.videos.create_and_poll${call}
+if video.error:
+    raise SystemExit(video.error.message)
+client.videos.download_content(video.id).write_to_file("video.mp4")
+print("video.mp4")`;
+  return `# pip install openai; set FAL_KEY to the key, as \`darkroom env\` prints it
+import os
+${importsOf(rest)}
+from openai import OpenAI
+
+client = OpenAI(api_key=os.environ["FAL_KEY"], base_url=${JSON.stringify(`${base}/openai/v1`)})
+${isVideo ? video : images}
+`;
+}
+
+/** Replicate's client, which gets the files themselves. */
+export function replicate(endpoint, input, base) {
+  const [owner, ...name] = endpoint.split("/");
+  const model = `${owner}/${name.join("-")}`;
+  const open = ({ name: file }) => `open(${JSON.stringify(file)}, "rb")`;
+  return `# pip install replicate; set FAL_KEY to the key, as \`darkroom env\` prints it
+import os
+
+import replicate
+
+client = replicate.Client(
+    api_token=os.environ["FAL_KEY"], base_url=${JSON.stringify(`${base}/replicate`)}
+)
+output = client.run(
+    ${JSON.stringify(model)},
+    input=${pythonLiteral(input, open)},
+)
+for number, file in enumerate(output if isinstance(output, list) else [output]):
+    ending = file.url.partition(";")[0].rpartition("/")[2].rpartition(".")[2]
+    with open(f"output_{number}.{ending}", "wb") as saved:
+        saved.write(file.read())
+    print(saved.name)
+`;
+}
+
+/** Configuration of assistants that use Darkroom by the Model Context Protocol. */
+export function mcp(_endpoint, _input, base) {
+  const url = `${base}/mcp`;
+  const headers = { Authorization: "Bearer ${env:FAL_KEY}" };
+  const cursor = JSON.stringify({ mcpServers: { darkroom: { url, headers } } }, null, 2);
+  return `# Claude Code. Set FAL_KEY to a key: darkroom keys create assistant
+claude mcp add --transport http darkroom ${url} --header "Authorization: Bearer $FAL_KEY"
+
+# Cursor, in ~/.cursor/mcp.json
+${cursor}
+`;
+}
+
+function pythonLiteral(input, file) {
+  const spell = (value) => {
+    if (value instanceof LocalFile) return file(value);
+    if (value === null || value === undefined) return "None";
+    return typeof value === "boolean" ? (value ? "True" : "False") : null;
+  };
+  return literal(withFiles(input), { spell, indent: 4, tail: "," }, 4);
+}
+
+/** A local file as a data URI in Python. */
+function dataUri({ name, type }) {
+  const content = `base64.b64encode(open(${JSON.stringify(name)}, "rb").read()).decode()`;
+  return `"data:${type};base64," + ${content}`;
+}
+
+function importsOf(input) {
+  return /"data:/.test(JSON.stringify(input, (_, each) => (typeof each === "bigint" ? 0 : each)))
+    ? "import base64\n"
+    : "";
+}

@@ -1,0 +1,145 @@
+// Submits what is in the form, again or as a grid.
+
+import { Refused } from "../client/api.js";
+import { byId } from "../interface/element.js";
+import { tool } from "../interface/late.js";
+import { aspectOf } from "../results/aspect.js";
+import { fieldsOf } from "./schema.js";
+import { keepUsed, PROMPTS } from "./used.js";
+import { expanded } from "./wildcards.js";
+
+const NO_ANSWER =
+  "Darkroom did not answer, so this request may or may not have been accepted. Check the list of requests before you try again.";
+
+/** Submits requests and shows them on the stage. `page` has the parts of the page that it uses: `api`,
+ * `models`, `form`, `stage`, `recent`, and the functions `announce`, `complain`, `use` and `cancel`. */
+export class Submitter {
+  #page;
+  #grids = null; // the module of the grids, when it is loaded
+
+  constructor(page) {
+    this.#page = page;
+  }
+
+  /** Submits the form of `model`. Problems are shown at their fields. */
+  async generate(model) {
+    const { complain } = this.#page;
+    complain("");
+    const input = this.#read(model);
+    if (input === null) return;
+    const button = byId("generate");
+    button.setAttribute("aria-busy", "true");
+    try {
+      await this.#submit(model, input);
+    } catch (error) {
+      complain(this.#problemsOf(error, model));
+    } finally {
+      button.removeAttribute("aria-busy");
+    }
+  }
+
+  /** Asks which fields vary, and submits a request for each combination of their values. */
+  async openGrid(model) {
+    const input = this.#read(model);
+    if (input === null) return;
+    await this.#page.use("grid", async ({ chooseGrid }) => {
+      await this.loadGrids();
+      chooseGrid(fieldsOf(model.input), input, (cells) => this.#submitGrid(model, cells));
+    });
+  }
+
+  /** Submits the input of a request again with other seeds: `count` results. */
+  async repeat({ id, endpoint, input, restored }, count) {
+    try {
+      const model = await this.#page.models.one(endpoint);
+      const whole = restored ? await this.whole(id, input) : input;
+      const { seed: _seed, seeds: _seeds, ...rest } = whole;
+      const fields = model.input ? fieldsOf(model.input) : [];
+      const together = count > 1 && fields.find(({ name }) => name === "num_images")?.most >= count;
+      const body = together ? { ...rest, num_images: count } : rest;
+      for (let made = 0; made < (together ? 1 : count); made += 1) await this.#submit(model, body);
+    } catch (error) {
+      this.#page.complain(wordsOf(error));
+    }
+  }
+
+  /** Input of a request as the server has it; what this tab kept may lack files. */
+  async whole(id, kept) {
+    try {
+      const request = await this.#page.api.call("GET", `v1/requests/${encodeURIComponent(id)}`);
+      return request.input ?? kept;
+    } catch {
+      return kept;
+    }
+  }
+
+  /** Loads what shows grids. */
+  async loadGrids() {
+    this.#grids ??= await tool("grid");
+  }
+
+  /** Place of the card of a request in its grid; null if grids could not be loaded. */
+  cell(request) {
+    return this.#grids?.cellOf(request, (id) => this.#page.cancel({ id })) ?? null;
+  }
+
+  /** Input in the form; null if there is none, or a value is not valid. */
+  #read(model) {
+    const { form } = this.#page;
+    const input = model === null ? null : form.read();
+    if (input === null) return null;
+    form.keep();
+    if (typeof input.prompt !== "string") return input;
+    keepUsed(PROMPTS, input.prompt);
+    return { ...input, prompt: expanded(input.prompt) };
+  }
+
+  async #submitGrid(model, cells) {
+    let done = 0;
+    try {
+      for (const { input, grid } of cells) {
+        await this.#submit(model, input, grid);
+        done += 1;
+      }
+    } catch (error) {
+      const words = `${done} of ${cells.length} requests were submitted. ${wordsOf(error)}`;
+      this.#page.complain(words);
+    }
+    this.#page.recent.look();
+  }
+
+  async #submit(model, input, grid = undefined) {
+    const { api, stage, recent, announce } = this.#page;
+    const at = Date.now();
+    const path = `queue/${model.id.split("/").map(encodeURIComponent).join("/")}`;
+    const { request_id: id } = await api.call("POST", path, input);
+    const { id: endpoint, name, demo, makes } = model;
+    const aspect = aspectOf(input, defaultsOf(model), makes, sourceSides());
+    stage.add({ id, endpoint, input, name, demo, makes, aspect, at, grid });
+    announce("Submitted.");
+    if (grid === undefined) recent.look(); // a grid does so at its end
+    if (grid === undefined || String(grid.at) === "0,0") stage.reveal();
+  }
+
+  /** Shows the problems of `error` at their fields; returns the others as text. */
+  #problemsOf(error, model) {
+    const { form } = this.#page;
+    const isHere = error instanceof Refused && error.problems.length > 0 && form.isOf(model);
+    return isHere ? form.tell(error.problems).join(" ") : wordsOf(error);
+  }
+}
+
+function wordsOf(error) {
+  return error instanceof Refused ? error.message : NO_ANSWER;
+}
+
+function defaultsOf({ input }) {
+  const fields = input ? fieldsOf(input) : [];
+  return Object.fromEntries(fields.map(({ name, fallback }) => [name, fallback]));
+}
+
+/** Sides of the input image in the form, or null. */
+function sourceSides() {
+  const image = byId("fields").querySelector(".media-preview img");
+  return image?.naturalWidth > 0 ? [image.naturalWidth, image.naturalHeight] : null;
+}

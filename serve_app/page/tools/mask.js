@@ -1,0 +1,179 @@
+// Dialog in which a mask is painted on an image.
+
+import { openNew } from "../interface/dialog.js";
+import { element, freshId } from "../interface/element.js";
+import { Easel } from "./easel.js";
+import { MaskLayer } from "./mask_layer.js";
+import { button, imageRow, pictureAt, refuse } from "./picture.js";
+
+const TITLE = "Paint a mask";
+const HELP = "What you paint is redrawn. The rest stays as it is.";
+const DISCARD = "Press Escape again to discard this mask, or Enter to use it.";
+const EASEL =
+  "Mask. Arrow keys move the brush, and it paints while you hold Space. Square brackets change its size.";
+
+/** Opens the dialog for the control of a mask. `rows` are those of the form, with the image. */
+export async function edit(control, rows, field) {
+  const source = imageRow(rows, field)?.control.shown() ?? null;
+  const image = await pictureAt(source);
+  if (image === null) return refuse(TITLE, source);
+  const before = await pictureAt(control.shown());
+  new MaskDialog(image, before, (file) => control.load(file));
+}
+
+class MaskDialog {
+  #layer;
+  #easel;
+  #dialog;
+  #use;
+  #erases = false;
+  #isWarned = false;
+  #words = element("p", { class: "help", role: "status" }, HELP);
+  #size;
+  #soft = null;
+  #tools = {};
+
+  constructor(image, before, use) {
+    this.#use = use;
+    const sides = [image.naturalWidth, image.naturalHeight];
+    const canvas = element("canvas", { width: sides[0], height: sides[1], class: "paint" });
+    this.#layer = new MaskLayer(canvas);
+    if (before !== null) this.#begin(before);
+    const act = {
+      start: () => this.#layer.start(this.#erases),
+      extend: (x, y, part) => this.#layer.extend(x, y, Number(this.#size.value) * part),
+      end: () => this.#changed(),
+    };
+    this.#easel = new Easel([image, canvas], sides, act, EASEL);
+    const most = Math.max(8, Math.round(Math.min(...sides) / 2));
+    const bar = this.#bar(most);
+    const cancel = button("Cancel", () => this.#dialog.close());
+    const done = button("Use mask", () => this.#finish(), { class: "main" });
+    const foot = element("div", { class: "foot" }, this.#words, cancel, done);
+    this.#dialog = openNew(TITLE, "full", bar, this.#easel.node, foot);
+    this.#dialog.addEventListener("cancel", (event) => this.#escape(event));
+    this.#dialog.addEventListener("keydown", (event) => this.#key(event));
+    this.#resize(Math.round(most / 5));
+    this.#changed();
+    this.#easel.node.focus();
+  }
+
+  #begin(before) {
+    try {
+      this.#layer.begin(before);
+    } catch {
+      // Another server has the mask, so that its pixels cannot be read.
+    }
+  }
+
+  #bar(most) {
+    const layer = this.#layer;
+    const then = (what) => () => {
+      what();
+      this.#changed();
+    };
+    this.#tools = {
+      brush: button("Brush", () => this.#take(false), { "aria-pressed": "true", title: "B" }),
+      eraser: button("Eraser", () => this.#take(true), { "aria-pressed": "false", title: "E" }),
+      undo: button("Undo", then(() => layer.undo()), { title: "Ctrl+Z" }),
+      redo: button("Redo", then(() => layer.redo()), { title: "Ctrl+Shift+Z" }),
+    };
+    const { brush, eraser, undo, redo } = this.#tools;
+    this.#size = slider(1, most, (value) => this.#resize(value));
+    const soft = "filter" in CanvasRenderingContext2D.prototype;
+    if (soft) this.#soft = slider(0, Math.max(4, Math.round(most / 8)), () => {});
+    return element(
+      "div",
+      { class: "tools", role: "toolbar", "aria-label": "Tools" },
+      element("span", { class: "group" }, brush, eraser),
+      labelled("Size", this.#size, "[ and ]"),
+      soft ? labelled("Soft edge", this.#soft) : null,
+      element("span", { class: "group" }, undo, redo),
+      element(
+        "span",
+        { class: "group" },
+        button("Invert", then(() => layer.invert()), { title: "I" }),
+        button("Clear", then(() => layer.clear())),
+      ),
+      element(
+        "span",
+        { class: "group" },
+        button("−", () => this.#easel.zoomBy(1 / 1.5), { "aria-label": "Zoom out" }),
+        button("Fit", () => this.#easel.fit()),
+        button("+", () => this.#easel.zoomBy(1.5), { "aria-label": "Zoom in" }),
+      ),
+    );
+  }
+
+  #take(erases) {
+    this.#erases = erases;
+    this.#tools.brush.setAttribute("aria-pressed", String(!erases));
+    this.#tools.eraser.setAttribute("aria-pressed", String(erases));
+  }
+
+  #resize(value) {
+    this.#size.value = value;
+    this.#easel.size = Number(this.#size.value);
+  }
+
+  #changed() {
+    this.#tools.undo.disabled = !this.#layer.canUndo;
+    this.#tools.redo.disabled = !this.#layer.canRedo;
+    this.#isWarned = false;
+    this.#words.textContent = HELP;
+  }
+
+  /** The first Escape after a change asks, because it would lose what was painted. */
+  #escape(event) {
+    if (this.#isWarned || !this.#layer.canUndo) return;
+    event.preventDefault();
+    this.#isWarned = true;
+    this.#words.textContent = DISCARD;
+  }
+
+  #key(event) {
+    const { key, shiftKey } = event;
+    const command = event.ctrlKey || event.metaKey;
+    const layer = this.#layer;
+    const size = Number(this.#size.value);
+    const actions = command
+      ? { z: () => (shiftKey ? layer.redo() : layer.undo()), y: () => layer.redo() }
+      : {
+          "[": () => this.#resize(Math.min(size - 1, size * 0.85)),
+          "]": () => this.#resize(Math.max(size + 1, size * 1.18)),
+          b: () => this.#take(false),
+          e: () => this.#take(true),
+          i: () => layer.invert(),
+        };
+    const action = actions[key.toLowerCase()];
+    if (action !== undefined) {
+      event.preventDefault();
+      action();
+      this.#changed();
+    } else if (key === "Enter" && !event.target.matches("button")) {
+      event.preventDefault();
+      this.#finish();
+    }
+  }
+
+  async #finish() {
+    if (!this.#layer.isPainted) {
+      this.#words.textContent = "Nothing is painted yet.";
+      return;
+    }
+    const made = await this.#layer.png(Number(this.#soft?.value ?? 0));
+    this.#dialog.close();
+    this.#use(new File([made], "mask.png", { type: "image/png" }));
+  }
+}
+
+function slider(min, max, input) {
+  const node = element("input", { id: freshId("tool"), type: "range", min, max, step: 1, value: min });
+  node.addEventListener("input", () => input(node.value));
+  return node;
+}
+
+function labelled(words, node, title = null) {
+  const label = element("label", { for: node.id }, words);
+  return element("span", { class: "group", title }, label, node);
+}

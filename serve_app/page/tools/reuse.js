@@ -1,0 +1,82 @@
+// Choice of what takes a result as its input: the models, and their inputs of its kind.
+
+import { fieldsOf } from "../form/schema.js";
+import { openNew } from "../interface/dialog.js";
+import { element } from "../interface/element.js";
+import { roving } from "../interface/roving.js";
+
+const GROUPS = {
+  "image-to-image": "Change it",
+  "image-to-video": "Make a video of it",
+  "video-to-video": "Change it",
+};
+const HERE = "The model in the form";
+const OTHERS = "Other models";
+const NOUNS = { image: "image", video: "video", audio: "audio file" };
+
+/** Opens the choice for `file`. `current` is the id of the chosen model; `put(model, field)` is called
+ * with what was chosen. `models` is a promise of the models with their schemas. */
+export async function chooseInput(file, { current, models, put }) {
+  const list = element("div", { class: "targets" }, element("p", { class: "help" }, "Loading …"));
+  const dialog = openNew(`Use this ${NOUNS[file.kind] ?? "file"} as input`, "narrow", preview(file), list);
+  let found;
+  try {
+    found = (await models).map((model) => ({ model, fields: inputsOf(model, file.kind) }));
+  } catch (error) {
+    list.replaceChildren(element("p", { class: "problem" }, error.message));
+    return;
+  }
+  const takers = found.filter(({ fields }) => fields.length > 0);
+  const chosen = (model, field) => {
+    dialog.close();
+    put(model, field);
+  };
+  list.replaceChildren(...(takers.length ? groups(takers, current, chosen) : [nobody(file)]));
+  roving(list, "button");
+  list.querySelector("button")?.focus();
+}
+
+/** Fields of `model` that take a file of this kind; masks are last. */
+function inputsOf({ input }, kind) {
+  if (input === null) return [];
+  const fields = fieldsOf(input).filter(({ media }) => media === kind);
+  const isMask = ({ name }) => name.includes("mask");
+  return fields.sort((one, other) => isMask(one) - isMask(other));
+}
+
+function groups(takers, current, chosen) {
+  const nameOf = ({ model }) => (model.id === current ? HERE : (GROUPS[model.category] ?? OTHERS));
+  const names = [...new Set([HERE, ...Object.values(GROUPS), OTHERS])];
+  const all = names.map((name) => [name, takers.filter((each) => nameOf(each) === name)]);
+  const filled = all.filter(([, members]) => members.length > 0);
+  return filled.map(([name, members]) =>
+    element(
+      "section",
+      {},
+      element("h3", {}, name),
+      members.flatMap(({ model, fields }) =>
+        (model.id === current ? fields : fields.slice(0, 1)).map((field) =>
+          target(model, field, chosen),
+        ),
+      ),
+    ),
+  );
+}
+
+function target(model, field, chosen) {
+  return element(
+    "button",
+    { type: "button", class: "target", click: () => chosen(model, field) },
+    element("b", {}, model.name),
+    element("span", { class: "facts" }, `${field.title} · ${model.id}`),
+  );
+}
+
+function preview({ kind, url }) {
+  return kind === "image" ? element("img", { src: url, alt: "", class: "of" }) : null;
+}
+
+function nobody({ kind }) {
+  const words = `No model of this Darkroom takes ${kind === "video" ? "a" : "an"} ${NOUNS[kind] ?? "file"}.`;
+  return element("p", { class: "help" }, words);
+}

@@ -1,0 +1,153 @@
+"""Grids: a request for each combination of the values of two fields."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.page.reader import Reader, expect_phase
+from tests.page.test_form import fill_required, strange  # noqa: F401 a fixture # pyright: ignore[reportUnusedImport]
+
+NUMBERS: Any = pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("1, 2;3", [1, 2, 3]),
+        ("1..4", [1, 2, 3, 4]),
+        ("0..1:0.25", [0, 0.25, 0.5, 0.75, 1]),
+        ("-1..1", [-1, 0, 1]),
+        ("2 2 2.5", [2, 2.5]),
+    ],
+)
+
+
+def dialog(reader: Reader) -> Locator:
+    reader.page.get_by_role("button", name="Grid", exact=True).click()
+    found = reader.page.get_by_role("dialog", name="Grid")
+    expect(found).to_be_visible()
+    return found
+
+
+def axis(found: Locator, title: str, field: str, values: str = "") -> None:
+    found.get_by_label(title, exact=True).select_option(label=field)
+    if values:
+        found.get_by_label(f"Values of {field}").fill(values)
+
+
+def inputs(reader: Reader) -> list[dict[str, Any]]:
+    """Inputs of all requests that were submitted, in their order."""
+    kept = reader.page.evaluate("sessionStorage.getItem('darkroom.requests')")
+    found = reader.page.evaluate("text => JSON.parse(text).map(({ input }) => input)", kept)
+    return list(reversed(found))
+
+
+def test_a_grid_makes_a_request_for_each_combination_and_shows_them_as_a_table(
+    reader: Reader,
+) -> None:
+    reader.field("prompt").fill("a hill")
+    found = dialog(reader)
+    axis(found, "Columns", "Seed", "1, 2, 3")
+    axis(found, "Rows", "Steps", "2, 4")
+    expect(found).to_contain_text("6 requests.")
+    found.get_by_role("button", name="Start").click()
+    table = reader.page.get_by_role("table")
+    expect(table.locator(".sheet[data-phase='succeeded']")).to_have_count(6)
+    assert table.locator("th").all_inner_texts() == ["1", "2", "3", "2", "4"]
+    assert [(each["seed"], each["num_inference_steps"]) for each in inputs(reader)] == [
+        *((1, 2), (2, 2), (3, 2)),
+        *((1, 4), (2, 4), (3, 4)),
+    ]
+    grid = reader.page.get_by_role("article", name="a hill").first
+    expect(grid).to_contain_text("Columns: Seed · Rows: Steps")
+    expect(grid).to_contain_text("6 of 6 requests have ended.")
+    expect(grid.get_by_role("button", name="Cancel all")).to_be_hidden()
+    reader.page.reload()
+    expect(table.locator(".sheet[data-phase='succeeded']")).to_have_count(6)
+    assert table.locator("th").all_inner_texts() == ["1", "2", "3", "2", "4"]
+
+
+def test_the_cells_have_one_seed_unless_it_varies(reader: Reader) -> None:
+    reader.field("prompt").fill("a hill")
+    found = dialog(reader)
+    axis(found, "Rows", "–")
+    axis(found, "Columns", "Steps", "2..3")
+    found.get_by_role("button", name="Start").click()
+    expect(reader.page.locator(".sheet[data-phase='succeeded']")).to_have_count(2)
+    first, second = inputs(reader)
+    assert first["seed"] == second["seed"]
+
+
+def test_all_requests_of_a_grid_are_cancelled_together(waiting: Reader) -> None:
+    waiting.field("prompt").fill("a hill")
+    found = dialog(waiting)
+    axis(found, "Columns", "Seed", "1..3")
+    axis(found, "Rows", "–")
+    found.get_by_role("button", name="Start").click()
+    cells = waiting.page.locator("td .sheet")
+    expect(cells).to_have_count(3)
+    for each in cells.all():
+        expect_phase(each, "queued")
+    waiting.page.get_by_role("button", name="Cancel all").click()
+    for each in cells.all():
+        expect_phase(each, "cancelled")
+
+
+def test_more_than_64_requests_and_values_that_are_none_are_refused(reader: Reader) -> None:
+    reader.field("prompt").fill("a hill")
+    found = dialog(reader)
+    start = found.get_by_role("button", name="Start")
+    axis(found, "Columns", "Seed", "1..33")
+    axis(found, "Rows", "Steps", "2, 3")
+    expect(found).to_contain_text("These are 66 requests; at most 64 are possible.")
+    expect(start).to_be_disabled()
+    axis(found, "Rows", "Steps", "2, many")
+    expect(found).to_contain_text("“many” is not a number.")
+    axis(found, "Rows", "Steps", "2, 9999")
+    expect(found).to_contain_text("9999 is outside 1 to")
+    axis(found, "Rows", "Seed")
+    expect(found).to_contain_text("Columns and rows need different fields.")
+    axis(found, "Columns", "–")
+    expect(found).to_contain_text("3 requests.")
+    expect(start).to_be_enabled()
+
+
+def test_choices_switches_and_the_scale_of_a_lora_can_vary(
+    strange: Reader,  # noqa: F811 the fixture of that name
+) -> None:
+    fill_required(strange)
+    strange.page.get_by_role("button", name="Add LoRA").click()
+    row = strange.page.get_by_role("group", name="LoRA 1")
+    row.get_by_label("Path", exact=True).fill("house/lines")
+    sent: list[dict[str, Any]] = []
+
+    def answer(route: Any) -> None:
+        sent.append(route.request.post_data_json)
+        route.fulfill(json={"request_id": f"r{len(sent)}"})
+
+    strange.page.route("**/queue/some/model", answer)
+    found = dialog(strange)
+    axis(found, "Columns", "Scale of LoRA 1", "0.5, 1")
+    axis(found, "Rows", "Voice")
+    found.get_by_label("bass").uncheck()
+    found.get_by_role("button", name="Start").click()
+    expect(strange.page.locator("td .sheet")).to_have_count(2)
+    assert [(each["loras"][0]["scale"], each["voice"]) for each in sent] == [
+        (0.5, "alto"),
+        (1, "alto"),
+    ]
+
+
+@NUMBERS
+def test_values_are_numbers_and_spans_of_numbers(
+    page: Page, reader: Reader, text: str, values: list[float]
+) -> None:
+    assert reader.darkroom
+    found = page.evaluate(
+        """async (text) => {
+            const { numbersIn } = await import("/page/tools/grid_axis.js");
+            return numbersIn(text, { kind: "decimal" });
+        }""",
+        text,
+    )
+    assert found == values

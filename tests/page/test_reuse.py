@@ -1,0 +1,144 @@
+"""Results as inputs of other requests."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from playwright.sync_api import Error, Locator, Page, Route, expect
+
+from tests.page.reader import Reader, expect_images
+from tests.page.test_form import model
+
+IMAGE = {"type": "string", "description": "An http(s) URL, or a data URI."}
+PROMPT = {"type": "string"}
+
+
+def endpoint(name: str, category: str, **fields: Any) -> dict[str, Any]:
+    """Endpoint ``some/name`` as ``/v1/models`` has it."""
+    schema = {"type": "object", "required": ["prompt"], "properties": {"prompt": PROMPT, **fields}}
+    content = {"application/json": {"schema": schema}}
+    document = {"paths": {f"/some/{name}": {"post": {"requestBody": {"content": content}}}}}
+    metadata = {"display_name": name.capitalize(), "category": category}
+    return model(document, endpoint_id=f"some/{name}", metadata=metadata)
+
+
+CHANGES = endpoint("changes", "image-to-image", image_url=IMAGE, mask_url=IMAGE)
+MOVES = endpoint("moves", "image-to-video", image_url=IMAGE, voice_audio_url=IMAGE)
+MIXES = endpoint(
+    "mixes", "image-to-image", image_urls={"type": "array", "items": PROMPT, "maxItems": 2}
+)
+
+
+def offer(page: Page, *models: dict[str, Any]) -> None:
+    """Let the Darkroom serve ``models`` too."""
+
+    def more(route: Route) -> None:
+        try:
+            body = route.fetch().json()
+        except Error:  # the test has ended
+            return
+        route.fulfill(json={**body, "models": [*body["models"], *models]})
+
+    page.route("**/v1/models?*", more)
+    page.route("**/v1/models", more)
+
+
+def asked(reader: Reader, name: str) -> dict[str, Any]:
+    """Input that the form submits to ``some/name``."""
+    reader.page.route(f"**/queue/some/{name}", lambda route: route.abort())
+    with reader.page.expect_request(f"**/queue/some/{name}") as submitting:
+        reader.page.get_by_role("button", name="Generate").click()
+    return submitting.value.post_data_json or {}
+
+
+def url_of(sheet: Locator) -> str | None:
+    return sheet.locator(".print img").first.get_attribute("src")
+
+
+@pytest.fixture
+def reader(reader: Reader) -> Reader:
+    offer(reader.page, CHANGES, MOVES, MIXES)
+    reader.page.reload()
+    expect(reader.page.get_by_label("Model", exact=True)).to_contain_text("Moves")
+    return reader
+
+
+def test_an_image_becomes_the_input_of_a_model_that_takes_images(reader: Reader) -> None:
+    sheet = reader.generate("a hill")
+    expect_images(sheet, 1)
+    sheet.get_by_role("button", name="Use as input").click()
+    menu = reader.page.get_by_role("dialog", name="Use this image as input")
+    expect(menu.get_by_role("button", name="Changes")).to_be_focused()
+    expect(menu.get_by_role("heading")).to_have_text(
+        ["Use this image as input", "Change it", "Make a video of it"]
+    )
+    menu.get_by_role("button", name="Moves").click()
+    expect(menu).to_be_hidden()
+    expect(reader.page.get_by_label("Model", exact=True)).to_have_value("some/moves")
+    expect(reader.page.locator(".media-preview img")).to_be_visible()
+    assert asked(reader, "moves") == {"prompt": "a hill", "image_url": url_of(sheet)}
+
+
+def test_the_model_in_the_form_is_first_and_offers_each_of_its_inputs(reader: Reader) -> None:
+    sheet = reader.generate("a hill")
+    expect_images(sheet, 1)
+    reader.choose("some/changes")
+    sheet.get_by_role("button", name="Use as input").click()
+    menu = reader.page.get_by_role("dialog")
+    wanted = ["Changes.*Image", "Changes.*Mask", "Mixes.*Image", "Moves.*Image"]
+    expect(menu.locator(".target")).to_have_text([re.compile(each) for each in wanted])
+    expect(menu.locator(".target").first).to_be_focused()
+    reader.page.keyboard.press("ArrowDown")
+    reader.page.keyboard.press("Enter")
+    assert asked(reader, "changes")["mask_url"] == url_of(sheet)
+
+
+def test_an_input_of_several_files_takes_several_results(reader: Reader) -> None:
+    sheet = reader.generate("a hill", num_images=2)
+    expect_images(sheet, 2)
+    reader.choose("some/mixes")
+    for at in range(2):
+        sheet.get_by_role("button", name="Use as input").nth(at).click()
+        reader.page.get_by_role("dialog").get_by_role("button", name="Mixes").click()
+    expect(reader.page.locator(".media-preview img")).to_have_count(2)
+    urls = sheet.locator(".print img").evaluate_all("all => all.map((each) => each.src)")
+    assert asked(reader, "mixes")["image_urls"] == urls
+    sheet.get_by_role("button", name="Use as input").first.click()
+    reader.page.get_by_role("dialog").get_by_role("button", name="Mixes").click()
+    expect(reader.page.get_by_text("At most 2 are possible.")).to_be_visible()
+
+
+def test_a_result_can_be_dragged_to_an_input_of_its_kind(reader: Reader) -> None:
+    sheet = reader.generate("a hill")
+    expect_images(sheet, 1)
+    reader.choose("some/moves")
+    picture = sheet.locator(".print img")
+    picture.drag_to(reader.page.locator(".field.media", has_text="Voice audio"))
+    expect(reader.page.get_by_text("is not an audio file.")).to_be_visible()
+    picture.drag_to(reader.page.locator(".field.media", has_text="Choose or drop an image"))
+    assert asked(reader, "moves") == {"prompt": "a hill", "image_url": url_of(sheet)}
+
+
+def test_a_file_of_this_darkroom_is_shown_again_after_a_reload(reader: Reader) -> None:
+    sheet = reader.generate("a hill")
+    expect_images(sheet, 1)
+    reader.choose("some/mixes")
+    sheet.get_by_role("button", name="Use as input").click()
+    reader.page.get_by_role("dialog").get_by_role("button", name="Mixes").click()
+    reader.page.reload()
+    picture = reader.page.locator(".media-preview img")
+    expect(picture).to_be_visible()
+    assert picture.evaluate("each => each.decode().then(() => each.naturalWidth)") > 0
+
+
+def test_a_tool_that_could_not_be_loaded_says_so_and_works_later(reader: Reader) -> None:
+    sheet = reader.generate("a hill")
+    expect_images(sheet, 1)
+    reader.page.route("**/tools.css", lambda route: route.abort())
+    sheet.get_by_role("button", name="Use as input").click()
+    expect(reader.page.get_by_role("alert")).to_contain_text("could not be loaded")
+    reader.page.unroute("**/tools.css")
+    sheet.get_by_role("button", name="Use as input").click()
+    expect(reader.page.get_by_role("dialog")).to_be_visible()

@@ -1,0 +1,92 @@
+"""Tools that the page loads when they are first used: what they show can be read, and is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+
+from tests.page.darkroom import PageDarkroom
+from tests.page.painter import image
+from tests.page.reader import Reader, expect_images
+from tests.page.test_access import FAINT, NAMELESS
+from tests.page.test_mask import PAINTS, opened
+from tests.page.test_reuse import PROMPT, endpoint, offer
+
+LORA = {
+    "type": "object",
+    "required": ["path"],
+    "properties": {
+        "path": {"type": "string", "description": "A *.safetensors file."},
+        "scale": {"type": "number", "minimum": -4, "maximum": 4, "default": 1},
+    },
+}
+STYLES = endpoint(
+    "styles", "text-to-image", loras={"type": "array", "items": LORA}, prompt_2=PROMPT
+)
+
+
+def look(page: Page) -> None:
+    assert page.evaluate(FAINT) == []
+    assert page.evaluate(NAMELESS) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]  # type: ignore[index]
+
+
+@pytest.fixture(params=[("light", 390), ("dark", 1280)])
+def painter(
+    request: pytest.FixtureRequest,
+    open_context: Callable[..., BrowserContext],
+    served: PageDarkroom,
+    tmp_path: Path,
+) -> Reader:
+    theme, width = request.param
+    context = open_context(viewport={"width": width, "height": 844})
+    context.add_init_script(f"localStorage.setItem('darkroom.theme', '{theme}')")
+    reader = Reader(context.new_page(), served)
+    offer(reader.page, PAINTS, STYLES)
+    reader.enter()
+    (tmp_path / "hill.png").write_bytes(image(300, 200, 1, "image/png"))
+    return reader
+
+
+def test_every_tool_can_be_read_and_every_control_in_it_has_a_name(
+    painter: Reader, tmp_path: Path
+) -> None:
+    page = painter.page
+
+    def closed(name: str) -> None:
+        dialog = page.get_by_role("dialog", name=name)
+        expect(dialog).to_be_visible()
+        look(page)
+        page.keyboard.press("Escape")
+        expect(dialog).to_be_hidden()
+
+    expect_images(painter.generate("a hill"), 1)
+    page.get_by_role("button", name="Use as input").click()
+    expect(page.locator(".target").first).to_be_focused()
+    closed("Use this image as input")
+    page.get_by_role("button", name="Earlier prompts").click()
+    closed("Earlier prompts")
+    page.get_by_role("button", name="Grid", exact=True).click()
+    closed("Grid")
+    painter.choose("some/paints")
+    page.get_by_label("Image: choose a file").set_input_files(tmp_path / "hill.png")
+    opened(painter)
+    closed("Paint a mask")
+    opened(painter, "Crop")
+    closed("Crop or extend")
+    painter.choose("some/styles")
+    page.get_by_role("button", name="Add LoRA").click()
+    page.get_by_role("button", name="Choose a LoRA").click()
+    expect(page.get_by_text("None yet.")).to_be_visible()
+    closed("Choose a LoRA")
+
+
+def test_a_browser_finds_nothing_wrong_with_the_manifest(painter: Reader) -> None:
+    session = painter.page.context.new_cdp_session(painter.page)
+    found: dict[str, Any] = session.send("Page.getAppManifest")
+    assert found["errors"] == []
+    assert found["url"] == f"{painter.darkroom.url}/page/manifest.webmanifest"
