@@ -34,7 +34,7 @@ class NoTerms:
     def snapshot_ticket(self, held: LeaseKey) -> UploadTicket:
         raise NotImplementedError(f"{held} makes no snapshots")
 
-    def snapshot_url(self, key: str) -> str:
+    def state_url(self, key: str) -> str:
         return key
 
 
