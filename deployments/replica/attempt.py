@@ -191,17 +191,17 @@ class Attempt:
         family = self._runnable_family()
         inputs = InputFiles(lease, self._resources)
         await self._fetch(family, inputs)
+        seed = _seed(lease.request_id)
+        begin = await request_start(lease, seed, self._resources)
         await self._take_slot()
         handle = self._handle = self._resources.acquire(family, lease.endpoint, state.set_progress)
         pipeline = await _loaded(handle)
         state.enter_stage(None)
-        seed = _seed(lease.request_id)
         if lease.snapshot_url is None:
             start = StartPoint(split(lease, seed))
         else:
             start = await start_point(lease, lease.snapshot_url, seed, self._resources)
         state.parts = len(start.parts)
-        begin = await request_start(lease, seed, self._resources)
         files: list[Files] = []
         for output in start.finished:
             files.append(await self._delivery.deliver_again(output.product))
@@ -211,13 +211,13 @@ class Attempt:
             prepare = partial(inputs.prepare, family, pipeline, part.input, seed)
             self._delivery.describe(part.described, seed)
             generate = partial(self._generate, handle, prepare, number=number)
+            draft, begins = None, replace(begin, snapshot=snapshot)
             if begin.point is not None:
                 draft = await self._draft(generate, begin, seed_of(part.input, seed))
-                call, result = await generate(draft.preview)
+                begins = draft.preview
+            call, result = await generate(begins)
+            if draft is not None:
                 result = draft.of(result)
-            else:
-                draft = None
-                call, result = await generate(replace(begin, snapshot=snapshot))
             snapshot = None  # it belongs to the first part only
             # A view keeps the weights in memory, and delivery takes a while.
             call = replace(call, view=None)
@@ -333,6 +333,7 @@ class Attempt:
         ended: asyncio.Future[None] = loop.create_future()
         started = clock.monotonic()
         tiles = self._resources.needs_tiles(self.lease.endpoint, call.work)
+        recording = None if start.point is not None else call.recording  # a draft is not decoded
         state.begin_generation(start.earlier_steps)
         state.generation = generation = self._resources.engine.submit(
             pipeline=handle.name,
@@ -344,7 +345,7 @@ class Attempt:
             options=GenerationOptions(
                 priority=int(self.lease.priority),
                 deadline_s=self._remaining_s(),
-                on_frames=self._delivery.record(call.recording),
+                on_frames=self._delivery.record(recording),
                 tiles=tiles,
                 step_cache=self._resources.step_cache(self.lease.endpoint, self.lease.input),
                 draft=start.point,
@@ -353,24 +354,22 @@ class Attempt:
             **call.arguments,
         )
         self.previewer.follow(generation)
-        if call.recording is not None:
-            call.recording.follow(generation)
+        if recording is not None:
+            recording.follow(generation)
         generation.add_done_callback(lambda _: loop.call_soon_threadsafe(_resolve, ended))
         try:
             await ended
         except asyncio.CancelledError:
             generation.cancel()
             raise
-        if state.timeline is not None:
-            state.timeline.note(
-                steps=generation.steps_done, batch_size=round(generation.mean_batch, 2)
-            )
+        steps = computed(generation.steps_done, start.earlier_steps)
+        if state.timeline is not None and not start.is_preview:
+            state.timeline.note(steps=steps, batch_size=round(generation.mean_batch, 2))
         result = generation.result(timeout=0)
         if state.stopped is StopReason.HANDED_BACK and number == state.parts - 1:
             state.stopped = None  # the generation ended before the stop: deliver it
         if state.stopped is not None:
             raise Cancelled(CANCELLED)
-        steps = computed(generation.steps_done, start.earlier_steps)
         return GenerationResult(result, clock.monotonic() - started, steps)
 
     def _stop_at_deadline(self) -> asyncio.TimerHandle | None:

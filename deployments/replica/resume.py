@@ -213,11 +213,16 @@ class GenerationStart:
     fork: Fork | None = None
 
     @property
+    def is_preview(self) -> bool:
+        """Return whether it shows a draft, and computes no step."""
+        return self.fork is not None and self.fork.preview
+
+    @property
     def earlier_steps(self) -> float:
         """Steps that it does not compute; infinite if it computes none."""
-        if self.fork is None:
-            return 0
-        return math.inf if self.fork.preview else self.fork.draft.step
+        if self.is_preview:
+            return math.inf
+        return 0 if self.fork is None else self.fork.draft.step
 
     def planned_steps(self) -> Callable[[int], int] | None:
         """Function from the steps of the whole generation to those of the draft; None: all."""
@@ -233,7 +238,7 @@ class GenerationStart:
 
     def refusal(self, error: ForkRefused | Unsupported) -> InvalidInput:
         """The error of the input field that asks for what is refused."""
-        field = FROM_DRAFT if self.fork is not None and not self.fork.preview else DRAFT
+        field = DRAFT if self.fork is None or self.is_preview else FROM_DRAFT
         return InvalidInput.of_field(field, error.message, "unprocessable_draft")
 
 

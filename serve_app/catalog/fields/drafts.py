@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field
 
 from serve_app.catalog.fields.fields import MAX_SEED, MIN_SEED
 from serve_app.catalog.fields.seeds import COUNT, SEED, SEEDS
@@ -22,7 +22,6 @@ from serve_app.domain.media.draft import (
 )
 from serve_app.domain.media.draft_refusals import REFUSALS
 
-FIELDS = (DRAFT, FROM_DRAFT, NEW_NOISE, NOISE_SEED)
 STEPS = ("num_inference_steps", "steps", "number_of_steps")
 STRENGTH = "strength"
 LEAST_STEPS = 2
@@ -102,22 +101,18 @@ NoiseSeed = Annotated[
     Field(ge=MIN_SEED, le=MAX_SEED, description="With `new_noise`: seed of the new noise."),
 ]
 
+INPUT_FIELDS: Mapping[str, Any] = {
+    DRAFT: (Drafting, None),
+    FROM_DRAFT: (FromDraft, None),
+    NEW_NOISE: (NewNoise, None),
+    NOISE_SEED: (NoiseSeed, None),
+}
+"""Fields that inputs have in addition, as ``pydantic.create_model`` takes them."""
+
 
 def makes_drafts(endpoint: Endpoint) -> bool:
     """Return False if the pipeline class that the endpoint's options name makes no drafts."""
     return endpoint.options.get("pipeline") not in REFUSALS
-
-
-def with_drafts(model: type[BaseModel]) -> type[BaseModel]:
-    """``model`` with the fields of drafts."""
-    return create_model(
-        model.__name__,
-        __base__=model,
-        draft=(Drafting, None),
-        from_draft=(FromDraft, None),
-        new_noise=(NewNoise, None),
-        noise_seed=(NoiseSeed, None),
-    )
 
 
 def apply_drafts(
@@ -128,7 +123,7 @@ def apply_drafts(
     ``body``: what the client sent. ``origin``: see ``beneath``; None if no draft was found.
     ``InvalidInput`` if the fields contradict each other, or change what a draft has decided.
     """
-    for name in [name for name in FIELDS if checked.get(name) is None]:
+    for name in [name for name in INPUT_FIELDS if checked.get(name) is None]:
         checked.pop(name, None)
     if FROM_DRAFT not in checked:
         for name in {NEW_NOISE, NOISE_SEED} & checked.keys():
@@ -153,7 +148,7 @@ def refuse_drafts(body: Mapping[str, Any]) -> None:
 def beneath(input: Mapping[str, Any], draft: StoredDraft) -> dict[str, Any]:
     """Input of a request that goes on from ``draft`` and changes nothing. ``input``: of the request
     that made the draft."""
-    left_out = {*FIELDS, SEEDS}
+    left_out = {*INPUT_FIELDS, SEEDS}
     given = {name: value for name, value in input.items() if name not in left_out}
     return given | {SEED: draft.seed} | ({COUNT: 1} if COUNT in given else {})
 

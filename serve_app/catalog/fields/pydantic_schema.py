@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
+from types import MappingProxyType
 from typing import Annotated, Any, cast
 
 from annotated_types import Ge, Le
@@ -24,9 +25,15 @@ Bounds = Mapping[str, tuple[float, float]]
 
 
 def narrowed(
-    model: type[BaseModel], defaults: Mapping[str, Any], bounds: Bounds
+    model: type[BaseModel],
+    defaults: Mapping[str, Any],
+    bounds: Bounds,
+    more: Mapping[str, Any] = MappingProxyType({}),
 ) -> type[BaseModel]:
-    """``model`` with other defaults and tighter bounds. ``ValueError`` for a field it lacks."""
+    """``model`` with other defaults and tighter bounds, and ``more`` fields.
+
+    ``ValueError`` for a field it lacks.
+    """
     unknown = sorted((defaults.keys() | bounds.keys()) - model.model_fields.keys())
     if unknown:
         raise ValueError(f"the schema has no field {', '.join(unknown)}")
@@ -34,7 +41,7 @@ def narrowed(
     for name in sorted(defaults.keys() | bounds.keys()):
         old = model.model_fields[name]
         fields[name] = (_annotation(old, bounds.get(name)), _field(old, name, defaults))
-    return create_model(model.__name__, __base__=model, **fields)
+    return create_model(model.__name__, __base__=model, **fields, **more)
 
 
 def _annotation(field: FieldInfo, bounds: tuple[float, float] | None) -> Any:
@@ -142,9 +149,8 @@ class PydanticSchema:
         self._shape = shape
         self._most_megapixels = bounds.pop("megapixels", (0.0, float("inf")))[1]
         self.makes_drafts = shape.drafts and drafts.makes_drafts(endpoint)
-        self._model = narrowed(shape.input, endpoint.defaults, bounds)
-        if self.makes_drafts:
-            self._model = drafts.with_drafts(self._model)
+        more = drafts.INPUT_FIELDS if self.makes_drafts else {}
+        self._model = narrowed(shape.input, endpoint.defaults, bounds, more)
         self._known = frozenset(self._model.model_fields)
         self._most_outputs = seeds.most_outputs(self._model)
         self._marks = field_notes.marks(self._model)

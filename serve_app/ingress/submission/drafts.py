@@ -11,6 +11,7 @@ from serve_app.catalog.catalog import CatalogEntry, ValidInput
 from serve_app.catalog.fields.drafts import beneath
 from serve_app.domain.errors import InvalidInput, StorageFull
 from serve_app.domain.media.draft import DRAFT, FROM_DRAFT, NEW_NOISE, NOISE_SEED, StoredDraft
+from serve_app.domain.request import NewRequest
 from serve_app.ingress.services.services import Services
 from serve_app.ingress.submission.options import SubmitOptions
 from serve_app.settings import NO_LIMITS
@@ -60,30 +61,33 @@ async def draft_source(
     return DraftSource(draft, beneath(found.input, draft))
 
 
-async def with_drafts(
-    services: Services, tenant: str, valid: ValidInput, options: SubmitOptions
-) -> ValidInput:
-    """``valid``, with a seed for new noise. Its drafts, if it makes any, have space.
-
-    ``StorageFull`` if the tenant's drafts take all the bytes that they may, and ``InvalidInput``
-    if the request is not to be kept.
-    """
+def with_noise_seed(valid: ValidInput) -> ValidInput:
+    """``valid``, with a seed for its new noise, if it has none."""
     given = valid.input
-    if given.get(NEW_NOISE) is not None and NOISE_SEED not in given:
-        return ValidInput(given | {NOISE_SEED: secrets.randbelow(2**53)}, valid.warnings)
-    if DRAFT not in given:
+    if given.get(NEW_NOISE) is None or NOISE_SEED in given:
         return valid
-    if not options.store_io:
+    return ValidInput(given | {NOISE_SEED: secrets.randbelow(2**53)}, valid.warnings)
+
+
+def require_kept(input: Mapping[str, Any], options: SubmitOptions) -> None:
+    """Raise ``InvalidInput`` if a request with drafts is not to be kept."""
+    if DRAFT in input and not options.store_io:
         what = "A draft needs the input of its request, which X-Fal-Store-IO: 0 deletes"
         raise InvalidInput.of_field(DRAFT, what)
-    most = max_bytes(services, tenant)
-    if await services.queue.drafts.used(tenant) >= most:
+
+
+async def require_space(services: Services, new: NewRequest) -> None:
+    """Raise ``StorageFull`` if the tenant's drafts take all the bytes that they may, and the
+    request makes more."""
+    if DRAFT not in new.input:
+        return
+    most = max_bytes(services, new.tenant)
+    if await services.queue.drafts.used(new.tenant) >= most:
         raise StorageFull(
             f"Your drafts take all of the {most} bytes that they may "
             "(DARKROOM_MAX_DRAFTS_BYTES_PER_TENANT, or max_drafts_bytes of the tenant). Delete "
             "some: DELETE /v1/drafts/{draft_id}. Otherwise they expire."
         )
-    return valid
 
 
 def max_bytes(services: Services, tenant: str) -> int:

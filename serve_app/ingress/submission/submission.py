@@ -28,7 +28,12 @@ from serve_app.domain.ports import Queue
 from serve_app.domain.request import NewRequest, Request, State, granted_retries
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services
-from serve_app.ingress.submission.drafts import draft_source, with_drafts
+from serve_app.ingress.submission.drafts import (
+    draft_source,
+    require_kept,
+    require_space,
+    with_noise_seed,
+)
 from serve_app.ingress.submission.options import SubmitOptions
 from serve_app.telemetry import logs
 
@@ -67,13 +72,13 @@ async def validate(
 ) -> NewRequest:
     """Validate everything about the request itself. It is not stored yet.
 
-    Errors: ``EndpointNotFound``, ``InvalidInput``, ``Unavailable`` if no pool can run it, and
-    ``StorageFull`` if there is no space for its drafts.
+    Errors: ``EndpointNotFound``, ``InvalidInput``, and ``Unavailable`` if no pool can run it.
     """
     entry = services.catalog.get(endpoint_id)
     source = await draft_source(services, tenant, entry, body)
     valid = services.catalog.validate(endpoint_id, body, source.input if source else None)
-    valid = await with_drafts(services, tenant, valid, options)
+    valid = with_noise_seed(valid)
+    require_kept(valid.input, options)
     pool = services.pools.pool_of(entry.endpoint, entry.pool)
     check_request(entry.endpoint, valid.input, services.pools.device_bytes(pool))
     retries, fewer = granted_retries(options.retries, services.config.queue.max_failures)
@@ -183,6 +188,7 @@ async def _store(services: Services, new: NewRequest, most_queued: int | None) -
         services.metrics.queue.replayed(new.endpoint)
         return earlier
     await services.files.check_disk_space()
+    await require_space(services, new)
     if new.keep_files_s is not None:
         await services.files.lifecycles.keep(new.id, new.keep_files_s)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import pytest
 
 from serve_app.catalog.catalog import Catalog, load
-from serve_app.catalog.fields.drafts import beneath
+from serve_app.catalog.fields.drafts import beneath, makes_drafts
 from serve_app.catalog.work import work_of
+from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import InvalidInput
 from serve_app.domain.media.draft import DRAFT_TYPE, StoredDraft
 
@@ -158,3 +160,10 @@ def test_what_a_draft_has_decided_is_refused_by_its_name(
 def test_the_length_of_a_video_is_decided(catalog: Catalog) -> None:
     with pytest.raises(InvalidInput, match="num_frames"):
         continued(catalog, VIDEO, {"draft": {}, "num_frames": 17}, num_frames=33)
+
+
+def test_an_entry_that_names_a_class_without_drafts_makes_none() -> None:
+    endpoint = Endpoint("house/any", "generic", Weights("any"), "any")
+    assert makes_drafts(endpoint)
+    named = replace(endpoint, options={"pipeline": "KandinskyCombinedPipeline"})
+    assert not makes_drafts(named)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deployments.engine.drafting import fork
 from deployments.engine.drafting.draft import Draft, DraftPoint
 from deployments.replica.attempt_state import AttemptState
 from deployments.replica.resume import GenerationStart
@@ -217,19 +218,19 @@ async def test_another_replica_resumes_what_went_on_from_a_draft(make_rig: MakeR
     one: Rig = await make_rig(call_timeout_s=20.0, snapshot_interval_s=0.0, snapshot_worth_s=0.0)
     lease = drafting(one, "drafts", WAN, draft={"count": 1}, num_inference_steps=steps)
     drafted = await ended(one, lease)
-    fork = continuing(one, "fork", lease, drafted)
+    forked = continuing(one, "fork", lease, drafted)
     attempts = one.replica._attempts
     pausing(one.resources.engine, lambda generation: generation.steps_done >= 6)
-    one.port.offer(fork)
+    one.port.offer(forked)
     await until(
         lambda: (
-            (attempt := attempts.get(fork.held)) is not None
+            (attempt := attempts.get(forked.held)) is not None
             and attempt.state.generation is not None
             and attempt.state.generation.paused
         )
     )
     await one.replica.aclose()
-    kept = one.port.snapshots[fork.held]
+    kept = one.port.snapshots[forked.held]
     other: Rig = await make_rig(call_timeout_s=20.0)
     for key in (kept.key, drafted.drafts[0].key):
         other.storage.objects[key] = one.storage.objects[key]
@@ -260,10 +261,10 @@ async def test_units_are_those_of_the_steps_that_were_computed(make_rig: MakeRig
     rig: Rig = await make_rig(call_timeout_s=20.0)
     lease = drafting(rig, "drafts", FLUX, draft={"count": 1})
     drafted = await ended(rig, lease)
-    fork = await ended(rig, continuing(rig, "fork", lease, drafted))
+    forked = await ended(rig, continuing(rig, "fork", lease, drafted))
     whole = await ended(rig, leased(rig, "whole", FLUX, alone=True, seed=7, **LONG[FLUX]))
     assert drafted.usage.units == pytest.approx(whole.usage.units / 4)
-    assert drafted.usage.units + fork.usage.units == pytest.approx(whole.usage.units)
+    assert drafted.usage.units + forked.usage.units == pytest.approx(whole.usage.units)
 
 
 async def test_progress_counts_the_steps_of_the_drafts(make_rig: MakeRig) -> None:
@@ -274,3 +275,15 @@ async def test_progress_counts_the_steps_of_the_drafts(make_rig: MakeRig) -> Non
     state.set_step(1, planned, Progress(Stage.DENOISING, 1, STEPS))
     assert state.progress is not None
     assert (state.progress.step, state.progress.steps) == (2 + 1, 3 * 2)
+
+
+async def test_a_pipeline_that_makes_no_drafts_says_so_at_the_field(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fork, "REFUSALS", {"FluxPipeline": "it is tired"})
+    rig: Rig = await make_rig(call_timeout_s=20.0)
+    outcome = await ended(rig, drafting(rig, "drafts", FLUX))
+    assert outcome.failure is not None
+    assert (outcome.failure.field, outcome.failure.retryable) == ("draft", False)
+    assert "FluxPipeline cannot make drafts: it is tired." in outcome.failure.message
+    assert outcome.drafts == ()

@@ -151,6 +151,20 @@ async def test_the_bytes_of_a_tenants_drafts_are_limited() -> None:
         await drafted(client)
 
 
+async def test_a_repeat_is_answered_when_the_bytes_are_used_up() -> None:
+    async with (
+        built(max_drafts_bytes_per_tenant=1) as house,
+        house.client(house.weak_key) as client,
+    ):
+        body = {"prompt": "x", "seed": 1, "draft": {"count": 1}}
+        sent = [
+            await client.post(f"/run{FLUX}", json=body, headers={"Idempotency-Key": "k"})
+            for _ in range(2)
+        ]
+        assert [each.status_code for each in sent] == [200, 200]
+        assert sent[0].json()["drafts"] == sent[1].json()["drafts"]
+
+
 async def test_equal_requests_make_drafts_of_their_own() -> None:
     async with built() as house, house.client(house.weak_key) as client:
         headers = {"X-Darkroom-Cache": "allow"}
