@@ -1,0 +1,63 @@
+"""People who open the page: somebody who tries it for fun, on a laptop and on a phone."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.first_hour.rehearsal import Rehearsal
+from tests.page.conftest import NAMES
+
+PROMPT = "a red circle above a blue square"
+PROMPT_FIELD = '[id^="field-prompt-"]:is(textarea)'
+UNKNOWN = "a cat on a sofa"
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """A browser that shows no window. Raises ``RuntimeError`` without a Chromium."""
+    program = next((path for name in NAMES if (path := shutil.which(name))), None)
+    if program is None:
+        raise RuntimeError("There is no Chromium: apt-get install -y chromium-headless-shell")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def hobbyist(rehearsal: Rehearsal, url: str, key: str) -> None:
+    """Opens the link that the start printed, tries an example, and then the word cat."""
+    who = "hobbyist"
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": 1440, "height": 900})
+        with rehearsal.step(who, "opens the link with the key", clicks=1):
+            page.goto(f"{url}/#key={key}")
+            expect(page.get_by_role("button", name="Generate")).to_be_visible()
+        with rehearsal.step(who, "tries the first example", clicks=2):
+            page.locator(".examples:visible button").first.click()
+            _generate(page)
+        with rehearsal.step(who, "types what the demo does not know", clicks=2):
+            page.locator(PROMPT_FIELD).fill(UNKNOWN)
+            expect(page.locator(".unknown-words")).to_contain_text("cat")
+        with rehearsal.step(who, "makes four more of the first", clicks=1):
+            sheet = page.locator(".sheet").first
+            sheet.get_by_role("button", name="× 4").click()
+            expect(page.locator(".sheet").first.locator(".made img")).to_have_count(4)
+        phone = browser.new_page(viewport={"width": 390, "height": 844}, has_touch=True)
+        with rehearsal.step(who, "opens it on a phone, and generates", clicks=3):
+            phone.goto(f"{url}/#key={key}")
+            phone.locator(PROMPT_FIELD).fill(PROMPT)
+            _generate(phone)
+
+
+def _generate(page: Page) -> None:
+    before = page.locator(".sheet").count()
+    page.get_by_role("button", name="Generate").click()
+    expect(page.locator(".sheet")).to_have_count(before + 1)
+    expect(page.locator(".sheet").first).to_have_attribute("data-phase", "succeeded")
+
+
+PEOPLE = {"hobbyist": hobbyist}

@@ -1,0 +1,88 @@
+"""What a person does in a rehearsal, and how long it takes: commands, clicks and seconds."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+COMMAND_S = 300.0
+
+T = TypeVar("T")
+
+
+class StepFailed(AssertionError):
+    """A step that did not do what a person expects, with what it printed."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something that a person does."""
+
+    person: str
+    what: str
+    seconds: float
+    commands: int = 0  # typed into a shell
+    clicks: int = 0  # on the page, and keys
+
+
+@dataclass
+class Rehearsal:
+    """Steps of all people so far."""
+
+    shell: Mapping[str, str]  # the environment
+    folder: Path  # in which commands run
+    say: Callable[[str], None]
+    steps: list[Step] = field(default_factory=list)
+
+    @contextmanager
+    def step(self, person: str, what: str, *, commands: int = 0, clicks: int = 0) -> Iterator[None]:
+        """Measure a step that does not run in a shell."""
+        began = time.monotonic()
+        yield
+        self._done(Step(person, what, time.monotonic() - began, commands, clicks))
+
+    def type(self, person: str, what: str, command: str) -> str:
+        """Run a line as it is typed into a shell; return what it prints. Raises ``StepFailed``."""
+        began = time.monotonic()
+        bash = shutil.which("bash") or "sh"
+        ended = subprocess.run(
+            [bash, "-c", command],
+            env=dict(self.shell),
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_S,
+            check=False,
+        )
+        said = ended.stdout + ended.stderr
+        if ended.returncode:
+            raise StepFailed(f"{person}: {command}\nended with {ended.returncode}:\n{said}")
+        self._done(Step(person, what, time.monotonic() - began, commands=1))
+        return said
+
+    def expect(self, found: T | None, what: str) -> T:
+        """Return what was found. Raises ``StepFailed`` if nothing was."""
+        if not found:
+            raise StepFailed(f"There is no {what}.")
+        return found
+
+    def _done(self, step: Step) -> None:
+        self.steps.append(step)
+        self.say(f"  {step.person:14} {step.seconds:7.1f} s  {step.what}")
+
+    def table(self) -> str:
+        """Seconds, commands and clicks of each person."""
+        lines = [f"{'':14} {'seconds':>9} {'commands':>9} {'clicks':>7}"]
+        for person in dict.fromkeys(each.person for each in self.steps):
+            own = [each for each in self.steps if each.person == person]
+            seconds = sum(each.seconds for each in own)
+            commands = sum(each.commands for each in own)
+            clicks = sum(each.clicks for each in own)
+            lines.append(f"{person:14} {seconds:9.1f} {commands:9} {clicks:7}")
+        return "\n".join(lines)
