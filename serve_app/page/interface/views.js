@@ -4,9 +4,12 @@ import { BASE } from "../client/api.js";
 import { byId, element } from "./element.js";
 
 /** Modules of the views. Each exports `open(host, page)`, which fills `host` and returns the view:
- * `{follow(address), leave()}`. Styles: the file beside the module with the suffix `.css`. */
+ * `{follow(address), leave()}`. Styles: one file or several. */
 const MODULES = {
-  gallery: { load: () => import("../gallery/gallery.js"), styles: "gallery/gallery.css" },
+  gallery: {
+    load: () => import("../gallery/gallery.js"),
+    styles: ["gallery/gallery.css", "gallery/tiles.css"],
+  },
 };
 
 /** The views. `page` has what they use of the page: see `app.js`. */
@@ -60,7 +63,8 @@ export class Views {
     byId("views").append(host);
     host.append(element("p", { class: "help" }, "Loading …"));
     try {
-      const [module] = await Promise.all([MODULES[name].load(), styled(MODULES[name].styles)]);
+      const styles = [MODULES[name].styles].flat().map(styled);
+      const [module] = await Promise.all([MODULES[name].load(), ...styles]);
       host.replaceChildren();
       opened.view = module.open(host, this.#page);
       return opened;
