@@ -255,7 +255,7 @@ async function useAgain({ id, endpoint, input, seed, restored }) {
   byId("fields").querySelector("textarea, input")?.focus();
 }
 
-/** Submits the input again with other seeds: `count` results. */
+/** Submits the input again with other seeds: `count` results. Returns the problem, if there is one. */
 async function repeat({ id, endpoint, input, restored }, count) {
   try {
     const chosen = await models.one(endpoint);
@@ -266,8 +266,10 @@ async function repeat({ id, endpoint, input, restored }, count) {
     const together = count > 1 && most >= count;
     const body = together ? { ...rest, num_images: count } : rest;
     for (let made = 0; made < (together ? 1 : count); made += 1) await submit(chosen, body);
+    return "";
   } catch (error) {
     complain(wordsOf(error));
+    return wordsOf(error);
   }
 }
 

@@ -6,55 +6,16 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
-from playwright.sync_api import BrowserContext, Locator, Page, expect
+from playwright.sync_api import BrowserContext, expect
 
 from serve_app.domain.request import State
 from tests.page.album import Entry, entries
 from tests.page.darkroom import PageDarkroom
+from tests.page.gallery import Gallery
 from tests.page.reader import Reader, expect_images
 from tests.page.test_requests import submit
 
-HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-SOON = timedelta(minutes=1)
-
-
-class Gallery:
-    """User who looks at the gallery."""
-
-    def __init__(self, page: Page, darkroom: PageDarkroom) -> None:
-        self.page = page
-        self.darkroom = darkroom
-
-    def open(self, address: str = "view=gallery") -> None:
-        self.page.goto(f"{self.darkroom.url}/#{address}")
-        key = self.page.get_by_label("API key", exact=True)
-        if key.is_visible():
-            Reader(self.page, self.darkroom).give_key(self.darkroom.key)
-        expect(self.page.get_by_role("grid", name="Results")).to_be_attached()
-
-    def result(self, words: str) -> Locator:
-        return self.page.get_by_role("gridcell").filter(
-            has=self.page.get_by_role("link", name=words, exact=True)
-        )
-
-    def link(self, words: str) -> Locator:
-        return self.page.get_by_role("link", name=words, exact=True)
-
-    @property
-    def results(self) -> Locator:
-        return self.page.locator(".tile")
-
-    @property
-    def selected(self) -> Locator:
-        return self.page.locator('.tile[aria-selected="true"]')
-
-
-@pytest.fixture
-def gallery(page: Page, idle: PageDarkroom) -> Gallery:
-    """Of a Darkroom that makes nothing new until the test starts its replica."""
-    return Gallery(page, idle)
-
-
+DAY, SOON = timedelta(days=1), timedelta(minutes=1)
 HILL = Entry("a hill", SOON)
 SEA = Entry("a calm sea", DAY)
 FOX = Entry("a fox on a hill", 40 * DAY, files=2)
@@ -324,3 +285,15 @@ def test_a_result_of_the_form_is_in_the_gallery(reader: Reader) -> None:
     expect_images(reader.generate("a hill"), 1)
     reader.page.get_by_role("link", name="Gallery").click()
     expect(reader.page.get_by_role("link", name="a hill")).to_be_visible()
+
+
+def test_the_size_of_the_tiles_is_remembered(gallery: Gallery) -> None:
+    gallery.darkroom.hang([HILL])
+    gallery.open()
+    height = "each => each.offsetHeight"
+    small = gallery.results.evaluate(height)
+    gallery.page.get_by_role("button", name="large tiles").click()
+    assert gallery.results.evaluate(height) > small
+    gallery.page.reload()
+    expect(gallery.results).to_have_count(1)
+    assert gallery.results.evaluate(height) > small

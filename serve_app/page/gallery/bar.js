@@ -2,9 +2,8 @@
 
 import { element } from "../interface/element.js";
 import { requestsOf } from "./actions.js";
+import { MOST_COMPARED } from "./large/compare.js";
 import { counted } from "./question.js";
-
-const MOST_COMPARED = 4;
 
 /** Bar of a `Selection`. `items()` are the selected items; `act` has `compare`, `favourite`, `zip`,
  * `remove`, which get them. */

@@ -3,17 +3,19 @@
 import { byId, element } from "../interface/element.js";
 import { Actions } from "./actions.js";
 import { Bar } from "./bar.js";
-import { Collection } from "./collection.js";
+import { Collection, itemsOf } from "./collection.js";
+import { Comparison, MOST_COMPARED } from "./large/compare.js";
 import { Days } from "./days.js";
+import { Facts } from "./large/facts.js";
 import { Filters } from "./filters.js";
 import { Grid } from "./grid.js";
+import { Lightbox } from "./large/lightbox.js";
 import { filtersIn, isFiltered } from "./query.js";
 import { counted } from "./question.js";
 import { Selection } from "./selection.js";
+import { share } from "./share.js";
+import { Sizes } from "./sizes.js";
 
-const PLACE = "darkroom.gallery.size"; // of the tiles, in the local storage
-const SIZES = { small: 120, medium: 190, large: 300 }; // pixels, heights of rows
-const NARROW = 0.62; // of these on a phone
 const MOST_TO_LOAD = 3000; // requests that a jump loads; a longer one changes the filter
 
 /** Fills `host` with the gallery. */
@@ -31,6 +33,10 @@ class Gallery {
   #bar;
   #days;
   #actions;
+  #lightbox;
+  #comparison;
+  #facts;
+  #closed = null; // key of the item that was shown large
   #shown = null; // filters, as text
   #scroll = 0; // where the window was when the view was left
   #here = false;
@@ -45,8 +51,8 @@ class Gallery {
     this.#collection = new Collection(page.api);
     this.#actions = new Actions(page.api, this.#collection, (words) => this.#say(words));
     this.#days = new Days(page.api, (date, newer) => this.#jump(date, newer));
-    const size = storedSize();
-    this.#filters = new Filters((filters, typing) => this.#use(filters, typing), this.#sizes(size));
+    const sizes = new Sizes((height) => this.#grid.resize(height));
+    this.#filters = new Filters((filters, typing) => this.#use(filters, typing), sizes.node);
     const act = {
       open: (item) => this.#open(item),
       favourite: (item) => this.#actions.favourite(this.#meant(item)),
@@ -54,12 +60,20 @@ class Gallery {
       moved: (date) => this.#days.mark(date),
     };
     this.#collection.addEventListener("change", () => this.#changed()); // before the grid looks
-    this.#grid = new Grid(this.#collection, this.#selection, act, heightOf(size));
+    this.#grid = new Grid(this.#collection, this.#selection, act, sizes.height);
     this.#bar = new Bar(this.#selection, () => this.#chosen(), {
-      compare: () => {},
+      compare: (items) => this.#compare(items),
       favourite: (items) => this.#actions.favourite(items),
       zip: (items) => this.#actions.zip(items),
       remove: (items) => this.#remove(items),
+    });
+    this.#facts = new Facts(page.api);
+    this.#comparison = new Comparison(this.#facts, () => page.address.leave("compare"));
+    this.#lightbox = new Lightbox(page, this.#collection, this.#actions, this.#facts, {
+      share: ({ id }) => share(page.api, id),
+      remove: (items) => this.#remove(items),
+      say: (words) => this.#say(words),
+      closed: (key) => this.#returnTo(key),
     });
     this.#skeleton.append(...Array.from({ length: 12 }, () => element("span")));
     const results = element(
@@ -97,12 +111,23 @@ class Gallery {
       this.#days.load(filters);
       this.#show();
     }
+    this.#lightbox.follow(address.item ?? null);
+    this.#showCompared(address.compare ?? "");
+    if (this.#closed !== null) this.#returnTo(this.#closed);
+  }
+
+  /** Focuses the item that was shown large: now, and when the browser has gone back. */
+  #returnTo(key) {
+    if (!this.#here) return;
+    this.#closed = this.#closed === null && history.state?.opened === true ? key : null;
+    this.#grid.focus(key);
   }
 
   #enter() {
     if (this.#here) return;
     this.#here = true;
     addEventListener("keydown", this.#keys);
+    history.scrollRestoration = "manual"; // the window stays where the grid is
     this.#grid.start();
     scrollTo({ top: this.#scroll, behavior: "instant" });
     if (this.#shown !== null) this.#collection.follow();
@@ -111,6 +136,9 @@ class Gallery {
   leave() {
     this.#here = false;
     this.#scroll = scrollY;
+    history.scrollRestoration = "auto";
+    this.#lightbox.follow(null);
+    this.#comparison.show([]);
     removeEventListener("keydown", this.#keys);
     this.#collection.stop();
     this.#grid.stop();
@@ -188,8 +216,34 @@ class Gallery {
     return gone;
   }
 
-  #open(item) {
-    this.#page.act.details({ id: item.id });
+  /** Shows an item large; of a request without a file, its details. */
+  #open({ id, key, file }) {
+    if (file === null) {
+      this.#page.act.details({ id });
+      return;
+    }
+    this.#page.address.go({ item: key });
+    this.#lightbox.follow(key);
+  }
+
+  /** Puts the keys of items into the address, and compares them. */
+  #compare(items) {
+    const compare = items.map(({ key }) => key).join(",");
+    this.#page.address.go({ compare });
+    this.#showCompared(compare);
+  }
+
+  /** Compares the items with these keys, which need not be loaded. */
+  async #showCompared(keys) {
+    const found = keys.split(",", MOST_COMPARED).map(async (key) => {
+      const place = this.#collection.placeOf(key);
+      if (place >= 0 || key === "") return this.#collection.items[place];
+      const whole = await this.#facts.of(key.split(".")[0]).catch(() => null);
+      return whole === null ? undefined : itemsOf(whole.request).find((each) => each.key === key);
+    });
+    const items = await Promise.all(found);
+    if ((this.#page.address.now.compare ?? "") !== keys) return; // the user has gone on
+    this.#comparison.show(items.filter((each) => each?.file));
   }
 
   /** Goes to a day: loads what is between, if that is not much. */
@@ -222,53 +276,18 @@ class Gallery {
     if (key === "/" && !event.ctrlKey && !event.metaKey && !event.altKey) {
       event.preventDefault();
       this.#filters.focus();
-    } else if (key === "Escape") this.#selection.clear();
-    else if (key === "a" && (event.ctrlKey || event.metaKey) && !event.defaultPrevented) {
+      return;
+    }
+    if (event.defaultPrevented) return;
+    const command = event.ctrlKey || event.metaKey;
+    const actions = {
+      Escape: () => this.#selection.clear(),
+      f: () => this.#actions.favourite(this.#chosen()),
+      Delete: () => this.#remove(this.#chosen()),
+    };
+    if (command && key === "a") {
       event.preventDefault();
       this.#selection.all(this.#collection.items);
-    }
+    } else if (!command && this.#selection.size > 0) actions[key]?.();
   }
-
-  #sizes(now) {
-    const buttons = Object.keys(SIZES).map((size) => {
-      const node = element(
-        "button",
-        {
-          type: "button",
-          class: size,
-          "aria-label": `${size} tiles`,
-          "aria-pressed": String(size === now),
-        },
-        element("span", { "aria-hidden": "true" }, "▪"),
-      );
-      node.addEventListener("click", () => {
-        for (const each of buttons) each.setAttribute("aria-pressed", String(each === node));
-        this.#grid.resize(heightOf(size));
-        try {
-          localStorage.setItem(PLACE, size);
-        } catch {
-          // The size is kept until the page is closed.
-        }
-      });
-      return node;
-    });
-    return element(
-      "div",
-      { class: "sizes", role: "group", "aria-label": "Size of the tiles" },
-      ...buttons,
-    );
-  }
-}
-
-function storedSize() {
-  try {
-    const size = localStorage.getItem(PLACE);
-    return size in SIZES ? size : "medium";
-  } catch {
-    return "medium";
-  }
-}
-
-function heightOf(size) {
-  return SIZES[size] * (innerWidth < 640 ? NARROW : 1);
 }

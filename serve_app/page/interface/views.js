@@ -8,7 +8,12 @@ import { byId, element } from "./element.js";
 const MODULES = {
   gallery: {
     load: () => import("../gallery/gallery.js"),
-    styles: ["gallery/gallery.css", "gallery/tiles.css"],
+    styles: [
+      "gallery/gallery.css",
+      "gallery/tiles.css",
+      "gallery/large/lightbox.css",
+      "gallery/large/compare.css",
+    ],
   },
 };
 
