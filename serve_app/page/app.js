@@ -11,6 +11,7 @@ import { forgetDraft } from "./form/draft.js";
 import { showExamples } from "./form/examples.js";
 import { InputForm } from "./form/form.js";
 import { fieldsOf } from "./form/schema.js";
+import { listenForDrops } from "./history/drops.js";
 import { Recent } from "./history/recent.js";
 import { Address, takeKey } from "./interface/address.js";
 import { Door } from "./interface/door.js";
@@ -255,7 +256,7 @@ async function useAgain({ id, endpoint, input, seed, restored }) {
   byId("fields").querySelector("textarea, input")?.focus();
 }
 
-/** Submits the input again with other seeds: `count` results. Returns the problem, if there is one. */
+/** Submits the input again with other seeds: `count` results. */
 async function repeat({ id, endpoint, input, restored }, count) {
   try {
     const chosen = await models.one(endpoint);
@@ -266,10 +267,8 @@ async function repeat({ id, endpoint, input, restored }, count) {
     const together = count > 1 && most >= count;
     const body = together ? { ...rest, num_images: count } : rest;
     for (let made = 0; made < (together ? 1 : count); made += 1) await submit(chosen, body);
-    return "";
   } catch (error) {
     complain(wordsOf(error));
-    return wordsOf(error);
   }
 }
 
@@ -339,6 +338,12 @@ byId("code-button").addEventListener("click", () => {
 });
 listenForShortcuts({ generate });
 listenForTheme();
+listenForDrops((file) =>
+  import("./history/origin.js").then(
+    ({ showOrigin }) => showOrigin(file, { models: listed, act }),
+    () => announce("This part of the page could not be loaded. Try again."),
+  ),
+);
 
 if (linked !== null) openLink(linked);
 else if (key.value === null) door.open();

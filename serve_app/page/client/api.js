@@ -42,7 +42,7 @@ export class Api extends EventTarget {
     this.#key = key;
   }
 
-  /** JSON of the response. Throws `Refused` or `Unreachable`. */
+  /** JSON of the response, or null if it has no body. Throws `Refused` or `Unreachable`. */
   async call(method, path, body) {
     const signal = AbortSignal.timeout(CALL_MS);
     const answer = await this.#fetch(method, path, { body, signal });
@@ -53,12 +53,6 @@ export class Api extends EventTarget {
   async image(path) {
     const answer = await this.#fetch("GET", path, { signal: AbortSignal.timeout(CALL_MS) });
     return answer.status === 200 ? await answer.blob() : null;
-  }
-
-  /** File of the response as a `Blob`. Throws `Refused` or `Unreachable`. */
-  async file(method, path, body) {
-    const answer = await this.#fetch(method, path, { body, signal: AbortSignal.timeout(FILE_MS) });
-    return answer.ok ? await answer.blob() : await this.#read(answer);
   }
 
   /** Events of a stream, until it ends. */
@@ -87,6 +81,12 @@ export class Api extends EventTarget {
     }
   }
 
+  /** File of the response as a `Blob`. Throws `Refused` or `Unreachable`. */
+  async file(method, path, body) {
+    const answer = await this.#fetch(method, path, { body, signal: AbortSignal.timeout(FILE_MS) });
+    return answer.ok ? await answer.blob() : await this.#read(answer);
+  }
+
   async #fetch(method, path, { body, signal }) {
     const headers = { authorization: `Key ${this.#key.value ?? ""}` };
     if (body !== undefined) headers["content-type"] = "application/json";
@@ -99,9 +99,9 @@ export class Api extends EventTarget {
   }
 
   async #read(answer) {
-    let body;
+    let body = null;
     try {
-      body = answer.status === 204 ? null : json.parse(await answer.text());
+      if (answer.status !== 204) body = json.parse(await answer.text());
     } catch (error) {
       // The page of a proxy, or a broken connection.
       throw this.#lost(error);

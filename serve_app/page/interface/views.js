@@ -4,7 +4,7 @@ import { BASE } from "../client/api.js";
 import { byId, element } from "./element.js";
 
 /** Modules of the views. Each exports `open(host, page)`, which fills `host` and returns the view:
- * `{follow(address), leave()}`. Styles: one file or several. */
+ * `{follow(address), leave()}`. Styles: a file or several. */
 const MODULES = {
   gallery: {
     load: () => import("../gallery/gallery.js"),
@@ -68,8 +68,8 @@ export class Views {
     byId("views").append(host);
     host.append(element("p", { class: "help" }, "Loading …"));
     try {
-      const styles = [MODULES[name].styles].flat().map(styled);
-      const [module] = await Promise.all([MODULES[name].load(), ...styles]);
+      const sheets = [MODULES[name].styles].flat().map(styled);
+      const [module] = await Promise.all([MODULES[name].load(), ...sheets]);
       host.replaceChildren();
       opened.view = module.open(host, this.#page);
       return opened;

@@ -1,6 +1,6 @@
 // Large view of one result, with its facts beside it.
 
-import { element } from "../../interface/element.js";
+import { byId, element } from "../../interface/element.js";
 import { itemsOf } from "../collection.js";
 import { Panel } from "./panel.js";
 import { wordsOf } from "../tile.js";
@@ -229,8 +229,11 @@ export class Lightbox {
       input: request.input,
     });
     const make = async (item, whole, what) => {
-      const problem = await what(known(item, whole));
-      this.#act.say(problem || "Submitted. The result will appear in the gallery.");
+      const problem = byId("form-problem"); // where the page says why a request was refused
+      problem.hidden = true;
+      await what(known(item, whole));
+      const words = "Submitted. The result will appear in the gallery.";
+      this.#act.say(problem.hidden ? words : problem.textContent);
       this.#collection.follow();
     };
     const use = (what) => {
@@ -254,10 +257,7 @@ export class Lightbox {
       four: (item, whole) => make(item, whole, act.four),
       useAsInput: () =>
         act.useAsInput &&
-        (({ file, ...item }, whole) =>
-          use(() =>
-            act.useAsInput({ url: file.url, type: file.type, name: file.name }, known(item, whole)),
-          )),
+        ((item, whole) => use(() => act.useAsInput(item.file, known(item, whole)))),
     };
   }
 }
