@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from serve_app.domain.artifact import Artifact
+from serve_app.domain.artifact import MEDIA_TYPES, Artifact
 from serve_app.domain.outcome import Failure, Outcome, Usage
 from serve_app.domain.request import NewRequest, Priority, Request, State
 from serve_app.ingress.services.request_ids import RequestIds
@@ -29,7 +29,8 @@ SMALL = 8  # a thumbnail has a side of an eighth: tests are not about details
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Request of the album. ``files``: number of its images."""
+    """Request of the album. ``files``: number of its images. ``content``: of its one file, if that
+    is no image."""
 
     prompt: str
     age: timedelta
@@ -37,6 +38,8 @@ class Entry:
     state: State = State.SUCCEEDED
     endpoint: str = "fal-ai/flux/schnell"
     input: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    content: bytes = b""
+    extension: str = ""
 
 
 def entries(count: int, *, days: int = 30, seed: int = 1) -> list[Entry]:
@@ -66,6 +69,8 @@ def hang(house: House, tenant: str, kept: Sequence[Entry], now: datetime) -> lis
             _artifact(house, request_id, number, *images[(place * 3 + number) % len(images)])
             for number in range(entry.files if entry.state is State.SUCCEEDED else 0)
         ]
+        if entry.content:
+            files = [_other(house, request_id, entry, images[0][1])]
         given = {"prompt": entry.prompt, "num_inference_steps": 4, **entry.input}
         new = NewRequest(request_id, tenant, entry.endpoint, entry.endpoint, "studio", given)
         request = Request(
@@ -123,6 +128,17 @@ def _artifact(
     return replace(whole, key=key, thumbnail=replace(small, key=small_key))
 
 
-def _file(key: str, media_type: str, content: bytes, width: int, height: int) -> Artifact:
+def _other(house: House, request_id: str, entry: Entry, small: Artifact) -> Artifact:
+    """A file that is no image, with a thumbnail."""
+    key = f"artifacts/{request_id}/1/0.{entry.extension}"
+    house.storage.objects[key] = entry.content
+    kept = _file(key, MEDIA_TYPES[entry.extension], entry.content, None, None)
+    shown = _artifact(house, request_id, 0, small, small)
+    return replace(kept, thumbnail=replace(shown, thumbnail=None))
+
+
+def _file(
+    key: str, media_type: str, content: bytes, width: int | None, height: int | None
+) -> Artifact:
     digest = hashlib.sha256(content).hexdigest()
     return Artifact(key, media_type, len(content), digest, width, height)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import wave
 from datetime import timedelta
+from fractions import Fraction
+from pathlib import Path
 
+import numpy as np
 import pytest
 from playwright.sync_api import Locator, expect
 
+from deployments.engine.media.video_format import VideoForm
+from deployments.engine.media.video_writer import VideoWriter
 from tests.page.album import Entry
 from tests.page.gallery import Gallery
 
@@ -155,6 +162,40 @@ def test_its_log_is_shown_on_top_of_it(hung: Gallery) -> None:
     hung.page.keyboard.press("Escape")
     expect(details).to_be_hidden()
     expect(large(hung, "a lighthouse")).to_be_visible()
+
+
+def tone() -> bytes:
+    made = io.BytesIO()
+    with wave.open(made, "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(np.zeros(8000, np.int16).tobytes())
+    return made.getvalue()
+
+
+def video(path: Path) -> bytes:
+    with VideoWriter(path, VideoForm("video/webm", 160, 96, Fraction(24), 24)) as writer:
+        for number in range(24):
+            writer.write(np.full((96, 160, 3), 40 + number, dtype=np.uint8))
+    return path.read_bytes()
+
+
+def test_videos_play_and_sounds_have_their_waveform(gallery: Gallery, tmp_path: Path) -> None:
+    film = Entry("a film", SOON, content=video(tmp_path / "film.webm"), extension="webm")
+    gallery.darkroom.hang([film, Entry("a tone", 2 * SOON, content=tone(), extension="wav")])
+    gallery.open()
+    gallery.link("a film, video").hover()
+    expect(gallery.result("a film, video").locator("video")).to_be_attached()
+    gallery.link("a film, video").click()
+    player = large(gallery, "a film").locator("video")
+    player.evaluate(
+        "video => video.currentTime > 0 || new Promise(\
+            (resolve) => video.addEventListener('timeupdate', resolve, { once: true }))"
+    )
+    expect(gallery.page.get_by_role("group", name="Zoom")).to_be_hidden()
+    gallery.page.keyboard.press("ArrowRight")
+    sound = large(gallery, "a tone")
+    expect(sound.locator("audio")).to_be_visible()
+    sound.locator("img.wave").evaluate("image => image.decode()")
 
 
 # Comparison.

@@ -2,6 +2,7 @@
 
 import { element } from "../interface/element.js";
 import { day } from "../interface/words.js";
+import { playUnderMouse } from "./hover.js";
 import { listenForLongPresses } from "./presses.js";
 import { midnight } from "./query.js";
 import { firstItem, layout, placeAfter, rowAt, rowOf } from "./rows.js";
@@ -46,6 +47,7 @@ export class Grid {
     this.node.addEventListener("keydown", (event) => this.#key(event));
     this.node.addEventListener("click", (event) => this.#click(event));
     this.node.addEventListener("focusin", (event) => this.#focused(event));
+    playUnderMouse(this.node, ({ dataset }) => this.#itemOf(dataset.key).file);
     listenForLongPresses(this.node, ".tile", ({ dataset }) => selection.toggle(dataset.key));
   }
 
@@ -174,6 +176,10 @@ export class Grid {
     this.#linkOf(this.#current)?.setAttribute("tabindex", "0");
   }
 
+  #itemOf(key) {
+    return this.#collection.items[this.#collection.placeOf(key)];
+  }
+
   #linkOf(key) {
     return this.#tiles.get(key)?.node.querySelector("a");
   }
@@ -225,6 +231,7 @@ export class Grid {
   }
 
   #mark() {
+    this.node.classList.toggle("choosing", this.#selection.size > 0);
     for (const [key, { node }] of this.#tiles) this.#show(key, node);
   }
 
@@ -290,7 +297,7 @@ export class Grid {
   #key(event) {
     if (event.altKey || this.#current === null) return;
     const command = event.ctrlKey || event.metaKey;
-    const item = this.#collection.items[this.#collection.placeOf(this.#current)];
+    const item = this.#itemOf(this.#current);
     if (item === undefined) return;
     const page = (innerHeight - this.#covered()) * 0.9;
     const place = this.#collection.placeOf(this.#current);
@@ -320,7 +327,7 @@ export class Grid {
   #click(event) {
     const node = event.target.closest(".tile");
     if (node === null) return;
-    const item = this.#collection.items[this.#collection.placeOf(node.dataset.key)];
+    const item = this.#itemOf(node.dataset.key);
     if (item === undefined) return;
     if (event.target.matches(".heart")) {
       this.#act.favourite(item);

@@ -52,6 +52,7 @@ export function tile(item) {
       favourite ? "♥" : "♡",
     ),
   );
+  if (node.querySelector("img") !== null) node.classList.add("with-image");
   return node;
 }
 
