@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 
+import httpx
 import pytest
 from playwright.sync_api import BrowserContext, expect
 
@@ -100,7 +101,7 @@ def test_a_link_has_its_filters(gallery: Gallery, filters: str, found: list[str]
         expect(gallery.link(each)).to_be_visible()
     if not found:
         expect(gallery.page.get_by_text("Nothing matches.")).to_be_visible()
-        gallery.page.get_by_role("button", name="Clear filters").click()
+        gallery.page.get_by_role("button", name="Show everything").click()
         expect(gallery.results).to_have_count(4)
 
 
@@ -190,6 +191,21 @@ def test_what_is_in_sight_stays_there_when_new_results_appear(gallery: Gallery) 
         arg=page.evaluate("() => document.querySelector('.tile').dataset.place"),
     )
     assert abs(page.evaluate(top) - before) < 3
+
+
+def test_what_another_client_deletes_disappears(gallery: Gallery) -> None:
+    gallery.darkroom.hang([HILL])
+    (sea,) = gallery.darkroom.hang([SEA])
+    gallery.open()
+    expect(gallery.results).to_have_count(2)
+    answer = httpx.delete(
+        f"{gallery.darkroom.url}/v1/requests/{sea}",
+        headers={"Authorization": f"Key {gallery.darkroom.key}"},
+        trust_env=False,
+    )
+    assert answer.status_code == 200
+    expect(gallery.results).to_have_count(1)
+    expect(gallery.link("a hill")).to_be_visible()
 
 
 def test_the_end_of_the_connection_is_told_and_can_be_tried_again(gallery: Gallery) -> None:

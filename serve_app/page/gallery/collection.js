@@ -13,7 +13,8 @@ const IDLE_MS = 5000;
  * List of results that fit the filters. Dispatches `change` after each change.
  *
  * `items` has one item for each file of a request, or one for a request without files: `{key, id,
- * request, file, index, of, date}`. `file` is null, or as `filesIn` describes it, with its `thumbnail`.
+ * request, file, index, of, date}`. `file` is null, or as `filesIn` describes it, with its
+ * `thumbnail`.
  */
 export class Collection extends EventTarget {
   items = [];
@@ -26,6 +27,7 @@ export class Collection extends EventTarget {
   #loading = null; // promise of the page that is being loaded
   #version = 0; // changes when other filters are used
   #timer = null;
+  #followed = false; // it is kept up to date
   #places = new Map(); // key → place in `items`
 
   constructor(api) {
@@ -54,6 +56,7 @@ export class Collection extends EventTarget {
   /** Loads the first page of what fits the filters. */
   async start(filters) {
     this.stop();
+    this.#followed = true;
     this.#version += 1;
     this.#filters = filters;
     this.#loading = null;
@@ -94,17 +97,20 @@ export class Collection extends EventTarget {
   /** Refreshes the newest requests now, and from then on from time to time. */
   async follow() {
     this.stop();
+    this.#followed = true;
     const version = this.#version;
     if (this.#filters !== null && !this.loading) await this.#refresh(version);
     if (version === this.#version) this.#wait();
   }
 
   stop() {
+    this.#followed = false;
     clearTimeout(this.#timer);
   }
 
   #wait() {
-    this.stop();
+    clearTimeout(this.#timer);
+    if (!this.#followed) return; // it was stopped while a call was on its way
     const busy = this.#requests.some(isActive);
     this.#timer = setTimeout(
       () => (document.hidden ? this.#wait() : this.follow()),

@@ -5,8 +5,8 @@ import { roving } from "../interface/roving.js";
 import { day } from "../interface/words.js";
 import { dateOf, daysPathOf, midnight } from "./query.js";
 
-/** List of days. `go(date, newer)` is called with the day that was chosen and the number of requests
- * of newer days. */
+/** List of days. `go(date, newer)` is called with the day that was chosen and the number of
+ * requests of newer days. */
 export class Days {
   node = element("nav", { class: "days", "aria-label": "Days", hidden: true });
   #api;

@@ -13,8 +13,8 @@ const STATES = {
   cancelled: "Cancelled",
 };
 
-/** Form with the filters. `change(filters, typing)` is called when the user changes one; `typing` is
- * true while words are typed. */
+/** Form with the filters. `change(filters, typing)` is called when the user changes one;
+ * `typing` is true while words are typed. */
 export class Filters {
   node;
   #change;

@@ -10,7 +10,7 @@ import { Facts } from "./large/facts.js";
 import { Filters } from "./filters.js";
 import { Grid } from "./grid.js";
 import { Lightbox } from "./large/lightbox.js";
-import { filtersIn, isFiltered } from "./query.js";
+import { filtersIn, isFiltered, NONE } from "./query.js";
 import { counted } from "./question.js";
 import { Selection } from "./selection.js";
 import { share } from "./share.js";
@@ -38,6 +38,7 @@ class Gallery {
   #facts;
   #closed = null; // key of the item that was shown large
   #shown = null; // filters, as text
+  #newest; // id of the newest request
   #scroll = 0; // where the window was when the view was left
   #here = false;
   #skeleton = element("div", { class: "skeleton", "aria-hidden": "true" });
@@ -154,6 +155,10 @@ class Gallery {
   }
 
   #changed() {
+    const newest = this.#collection.requests[0]?.request_id;
+    const known = this.#newest !== undefined && newest !== undefined;
+    if (known && newest !== this.#newest) this.#days.load(filtersIn(this.#page.address.now));
+    this.#newest = newest;
     this.#selection.keep(this.#collection.items);
     this.#bar.show();
     this.#show();
@@ -182,11 +187,13 @@ class Gallery {
 
   #showNothing() {
     const filtered = isFiltered(filtersIn(this.#page.address.now));
+    const all = () => this.#use(NONE, false);
     const create = element("a", { href: "#", class: "button main" }, "Create something");
     const words = filtered
       ? [
           element("p", { class: "lead" }, "Nothing matches."),
           element("p", {}, "Try other words, or fewer filters."),
+          element("button", { type: "button", class: "quiet", click: all }, "Show everything"),
         ]
       : [
           element("p", { class: "lead" }, "Your results appear here."),

@@ -97,7 +97,8 @@ export class Grid {
     return [".check", ".heart"].find((each) => document.activeElement.matches(each)) ?? "a";
   }
 
-  /** First item in sight with its distance from the top of the window; null at the top of the page. */
+  /** First item in sight with its distance from the top of the window; null at the top of the
+   * page. */
   #anchor() {
     if (scrollY < 40 || this.#rows.length === 0) return null;
     const top = this.#top();
@@ -164,7 +165,8 @@ export class Grid {
     }
   }
 
-  /** Makes the first item in sight the one that the Tab key reaches, unless the grid has the focus. */
+  /** Makes the first item in sight the one that the Tab key reaches, unless the grid has the
+   * focus. */
   #choose(at, held) {
     if (held && this.#collection.placeOf(this.#current) >= 0) return;
     const first = Math.min(at, this.#rows.length - 1);

@@ -3,8 +3,8 @@
 const LONG_MS = 500;
 const STILL = 6; // pixels that a finger may move
 
-/** Calls `pressed(node)` after a long press on a part of `host` that matches `selector`. The click at
- * its end is not for others. */
+/** Calls `pressed(node)` after a long press on a part of `host` that matches `selector`. The
+ * click at its end is not for others. */
 export function listenForLongPresses(host, selector, pressed) {
   let timer = null;
   let done = false;

@@ -3,7 +3,8 @@
 import { makeClosable } from "../interface/dialog.js";
 import { element, freshId } from "../interface/element.js";
 
-/** Modal dialog with a title and content, which is removed when it closes. `closed` is called then. */
+/** Modal dialog with a title and content, which is removed when it closes. `closed` is called
+ * then. */
 export function showDialog(title, content, { name = "", closed = () => {} } = {}) {
   const id = freshId("dialog-title");
   const dialog = element(

@@ -7,9 +7,9 @@ const LEAST_ASPECT = 0.55;
 const BY_KIND = { video: 16 / 9, audio: 2, file: 1 };
 
 /**
- * Rows of `items` for a width in pixels: `{rows, height}`. A row with the name of a day is `{day, y,
- * height}`, the others are `{from, to, y, height, widths}`: places of their items, and the widths of
- * the tiles. `target` is the height that rows have about.
+ * Rows of `items` for a width in pixels: `{rows, height}`. A row with the name of a day is `{day,
+ * y, height}`, the others are `{from, to, y, height, widths}`: places of their items, and the
+ * widths of the tiles. `target` is the height that rows have about.
  */
 export function layout(items, width, target) {
   const rows = [];
@@ -84,8 +84,8 @@ export function firstItem(rows, at) {
   return rows[at].from ?? rows[at + 1].from;
 }
 
-/** Place that a key leads to from `place`, or null. `count` is the number of items, `page` the height
- * of the window in pixels. */
+/** Place that a key leads to from `place`, or null. `count` is the number of items, `page` the
+ * height of the window in pixels. */
 export function placeAfter(key, place, count, rows, page) {
   if (key === "ArrowRight") return Math.min(count - 1, place + 1);
   if (key === "ArrowLeft") return Math.max(0, place - 1);

@@ -47,7 +47,7 @@ export function share(api, id) {
   });
   const words =
     "Anyone with the link sees the prompt, the settings and the files of this request, " +
-    "without a key, until the link ends. The addresses of the files work as long as the files exist.";
+    "without a key, until the link ends. The files' own addresses work as long as the files do.";
   const content = element(
     "div",
     { class: "sharing" },

@@ -8,8 +8,8 @@ const SIGNS = { video: "▶", audio: "♪" };
 const KINDS = { video: "video", audio: "audio", file: "file" };
 
 /**
- * Tile of an item, a cell of a grid. Its link has the focus; the box and the button are for the mouse,
- * and have keys of the grid.
+ * Tile of an item, a cell of a grid. Its link has the focus; the box and the button are for the
+ * mouse, and have keys of the grid.
  */
 export function tile(item) {
   const { key, request, file } = item;
@@ -27,7 +27,7 @@ export function tile(item) {
     },
     element(
       "a",
-      { href: linkOf(item), tabindex: -1, "aria-label": labelOf(item), draggable: "false" },
+      { href: linkOf(item), tabindex: -1, "aria-label": file && labelOf(item), draggable: "false" },
       file === null ? standing(request, words) : picture(file),
       SIGNS[file?.kind]
         ? element("span", { class: "sign", "aria-hidden": "true" }, SIGNS[file.kind])
@@ -70,11 +70,7 @@ export function wordsOf({ request, index, of }) {
 }
 
 function labelOf(item) {
-  const { request, file } = item;
-  const facts = [
-    file === null ? STATES[request.state] : KINDS[file.kind],
-    request.favourite ? "favourite" : "",
-  ];
+  const facts = [KINDS[item.file.kind], item.request.favourite ? "favourite" : ""];
   return [wordsOf(item), ...facts.filter(Boolean)].join(", ");
 }
 
@@ -105,7 +101,9 @@ function standing(request, words) {
       element("span", { class: `dot ${state}`, "aria-hidden": "true" }),
       STATES[state] ?? state,
     ),
+    " ",
     element("span", { class: "said" }, words),
+    " ",
     error && !isActive(request) && state !== "cancelled"
       ? element("span", { class: "why" }, error.message)
       : null,

@@ -8,8 +8,8 @@ import { descriptionIn } from "./metadata.js";
 
 const SHOWN = /^image\/(?:png|jpeg|webp|gif|avif)$/;
 const NONE =
-  "This file does not say what made it. Darkroom writes prompt, model, seed and settings into the " +
-  "images, videos and sounds that it makes, but other programs may remove them.";
+  "This file does not say what made it. Darkroom writes prompt, model, seed and settings into " +
+  "the images, videos and sounds that it makes, but other programs may remove them.";
 
 /** Opens the dialog for a file. `page` has `models` (the served ones and others) and `act`. */
 export async function showOrigin(file, { models, act }) {

@@ -9,8 +9,8 @@ import { view } from "./viewer.js";
 const NEAR_END = 8; // items before the end at which more is loaded
 
 /**
- * Large view of the items of a `Collection`. `page` is the page's; `actions` are `Actions`; `act` has
- * `share(item)`, `remove(items)`, `say(words)` and `closed(key)`.
+ * Large view of the items of a `Collection`. `page` is the page's; `actions` are `Actions`; `act`
+ * has `share(item)`, `remove(items)`, `say(words)` and `closed(key)`.
  */
 export class Lightbox {
   #page;

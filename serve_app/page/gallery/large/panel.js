@@ -4,9 +4,9 @@ import { element } from "../../interface/element.js";
 import { factsOf, listOf, settingsOf } from "./facts.js";
 
 /**
- * Panel of results. `act` has the callbacks of the buttons, which get the item: `favourite`, `share`,
- * `remove`, `details`, and with the whole request as well: `again`, `sameSeed`, `vary`, `four`,
- * `useAsInput`, which may be missing.
+ * Panel of results. `act` has the callbacks of the buttons, which get the item: `favourite`,
+ * `share`, `remove`, `details`, and with the whole request as well: `again`, `sameSeed`, `vary`,
+ * `four`, `useAsInput`, which may be missing.
  */
 export class Panel {
   node = element("aside", { class: "panel", "aria-label": "About this result" });
