@@ -62,6 +62,14 @@ def test_arrows_go_on_and_escape_returns_to_the_last_one(hung: Gallery) -> None:
     expect(hung.page.get_by_role("dialog")).to_be_visible()
 
 
+def test_keys_work_after_the_button_that_has_the_focus_is_gone(hung: Gallery) -> None:
+    hung.link("a harbour (2)").click()
+    hung.page.get_by_role("button", name="Next result").click()
+    expect(hung.page.get_by_role("button", name="Next result")).to_be_hidden()
+    hung.page.keyboard.press("ArrowLeft")
+    expect(large(hung, "a harbour (2)")).to_be_visible()
+
+
 def test_a_link_shows_a_result_large(hung: Gallery) -> None:
     hung.link("an orchard").click()
     address = hung.page.url

@@ -129,6 +129,7 @@ export class Collection extends EventTarget {
       return; // the page says that Darkroom does not answer
     }
     if (version !== this.#version || this.loading) return;
+    this.problem = "";
     const last = head.requests.at(-1);
     if (head.next_before === null || last === undefined) {
       if (head.next_before !== null) return; // an empty page of a search

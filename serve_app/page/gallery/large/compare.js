@@ -15,6 +15,7 @@ export class Comparison {
   #dialog = null;
   #items = [];
   #zooms = [];
+  #keys = (event) => this.#key(event);
   #body = element("div", { class: "compared" });
   #slider = element(
     "button",
@@ -65,8 +66,9 @@ export class Comparison {
       ),
       this.#body,
     );
-    dialog.addEventListener("keydown", (event) => this.#key(event));
+    document.addEventListener("keydown", this.#keys);
     dialog.addEventListener("close", () => {
+      document.removeEventListener("keydown", this.#keys);
       this.#clear();
       dialog.remove();
       this.#dialog = null;

@@ -22,6 +22,7 @@ export class Lightbox {
   #dialog = null;
   #item = null;
   #zoom = null;
+  #keys = (event) => this.#key(event); // of the document: what has the focus may be removed
   #box = element("div", { class: "view-box", tabindex: -1 });
   #count = element("p", { class: "count", role: "status" });
   #percent = control("100 %", "Fit into the window", () => this.#zoom?.fit());
@@ -97,7 +98,7 @@ export class Lightbox {
       ),
       this.#panel.node,
     );
-    dialog.addEventListener("keydown", (event) => this.#key(event));
+    document.addEventListener("keydown", this.#keys);
     dialog.addEventListener("close", () => this.#closed());
     this.#dialog = dialog;
     document.body.append(dialog);
@@ -107,6 +108,7 @@ export class Lightbox {
 
   #closed() {
     const { key } = this.#item;
+    document.removeEventListener("keydown", this.#keys);
     this.#zoom?.stop();
     this.#box.replaceChildren(); // stops what plays
     this.#dialog.remove();
@@ -190,6 +192,7 @@ export class Lightbox {
   }
 
   #key(event) {
+    if (document.querySelectorAll("dialog[open]").length > 1) return; // another one is on top
     const { key, target, altKey, ctrlKey, metaKey } = event;
     if (altKey || ctrlKey || metaKey || target.matches("video, audio, input")) return;
     if (this.#zoom?.key(event) || this.#did(key)) event.preventDefault();
