@@ -15,6 +15,7 @@ import { InputForm } from "./form/form.js";
 import { fieldsOf } from "./form/schema.js";
 import { Submitter } from "./form/submitter.js";
 import { forgetUsed, LORAS, PROMPTS } from "./form/used.js";
+import { listenForDrops } from "./history/drops.js";
 import { Recent } from "./history/recent.js";
 import { Attention } from "./interface/attention.js";
 import { Address, takeKey } from "./interface/address.js";
@@ -339,6 +340,12 @@ byId("code-button").addEventListener("click", () => {
 });
 listenForShortcuts({ generate: () => submitter.generate(model) });
 listenForTheme();
+listenForDrops((file) =>
+  import("./history/origin.js").then(
+    ({ showOrigin }) => showOrigin(file, { models: listed, act }),
+    () => announce("This part of the page could not be loaded. Try again."),
+  ),
+);
 
 if (linked !== null) openLink(linked);
 else if (key.value === null) door.open();

@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.page.darkroom import PageDarkroom, page_darkroom
+from tests.page.gallery import Gallery
 from tests.page.reader import Reader
 
 # The headless shell first: Chromium builds its own windows also where none is shown, which triples
@@ -108,3 +109,9 @@ def waiting(page: Page, idle: PageDarkroom) -> Reader:
     reader = Reader(page, idle)
     reader.enter()
     return reader
+
+
+@pytest.fixture
+def gallery(page: Page, idle: PageDarkroom) -> Gallery:
+    """Gallery of a Darkroom that makes nothing new until the test starts its replica."""
+    return Gallery(page, idle)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
@@ -12,9 +12,11 @@ import uvicorn
 
 from serve_app.catalog.catalog import Catalog
 from tests.ingress.house import CATALOG, House, built
+from tests.page.album import Entry, hang
 from tests.page.painter import Painter
 
 WITHIN_S = 20.0
+TENANT = "default"  # of the key
 
 
 class PageDarkroom:
@@ -65,6 +67,17 @@ class PageDarkroom:
     def start_painting(self) -> None:
         """Start the replica. Requests stay queued until then."""
         self._do(self._start_painting())
+
+    def hang(self, kept: Sequence[Entry]) -> list[str]:
+        """Store results of earlier times. Returns the ids of their requests."""
+        made: list[str] = []
+
+        async def store() -> None:
+            now = self.house.services.clock.now()
+            made.extend(hang(self.house, TENANT, kept, now))
+
+        self._do(store())
+        return made
 
     def ran(self) -> list[str]:
         assert self._painter is not None

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
+from tests.page.album import entries
 from tests.page.darkroom import PageDarkroom
 from tests.page.reader import PROBE, Reader, expect_images, expect_phase
 
@@ -62,6 +63,39 @@ def test_every_text_can_be_read_and_every_control_has_a_name(toned: Reader) -> N
     page.keyboard.press("Escape")
     toned.listed.last.locator(".request").click()
     expect(page.get_by_role("dialog")).to_contain_text("Log")
+    look()
+
+
+def test_the_gallery_can_be_read_and_its_controls_have_names(toned: Reader) -> None:
+    page = toned.page
+
+    def look() -> None:
+        assert page.evaluate(FAINT) == []
+        assert page.evaluate(NAMELESS) == []
+
+    toned.darkroom.hang(entries(60))
+    toned.enter()
+    page.get_by_role("link", name="Gallery").click()
+    expect(page.locator(".tile.shown").first).to_be_visible()
+    page.locator(".tile .check").first.check()
+    page.keyboard.press("Shift+ArrowRight")
+    expect(page.get_by_text("2 selected")).to_be_visible()
+    look()
+    page.get_by_role("button", name="Compare").click()
+    expect(page.locator(".compared dl").first).to_be_visible()
+    look()
+    page.keyboard.press("Escape")
+    page.keyboard.press("Delete")
+    expect(page.get_by_role("dialog", name="Delete")).to_be_visible()
+    look()
+    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+    page.locator(".tile a").first.click()
+    expect(page.locator(".panel").get_by_role("button", name="Vary")).to_be_enabled()
+    look()
+    page.get_by_role("button", name="Share").click()
+    page.get_by_role("button", name="Make a link").click()
+    expect(page.get_by_role("button", name="Revoke")).to_be_visible()
     look()
 
 

@@ -29,6 +29,15 @@ def test_requests_of_others_with_the_same_key_are_listed_with_their_states(
     expect(row).to_have_attribute("data-state", "succeeded")
 
 
+def test_a_row_has_a_small_image_of_its_result(reader: Reader) -> None:
+    expect_images(reader.generate("a hill"), 1)
+    image = reader.listed.first.locator("img")
+    image.scroll_into_view_if_needed()
+    image.evaluate("image => image.decode()")
+    submit(reader, PROBE, prompt="by a program")
+    expect(reader.listed.filter(has_text="by a program").locator(".dot.succeeded")).to_be_visible()
+
+
 def test_one_is_shown_with_its_log_its_input_and_its_output(reader: Reader) -> None:
     expect_images(reader.generate("a long stair"), 1)
     reader.listed.first.locator(".request").click()

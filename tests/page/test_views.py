@@ -39,7 +39,7 @@ def test_a_result_of_the_gallery_can_be_used_again_in_the_form(reader: Reader) -
     expect_images(reader.generate("a hill"), 1)
     reader.page.get_by_role("link", name="Gallery").click()
     reader.page.get_by_role("link", name="a hill").click()
-    reader.page.get_by_role("dialog").get_by_role("button", name="Use this input").click()
+    reader.page.get_by_role("dialog").get_by_role("button", name="Use again").click()
     expect(reader.field("prompt")).to_have_value("a hill")
     expect(reader.page.get_by_role("dialog")).to_be_hidden()
 

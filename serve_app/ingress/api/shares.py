@@ -19,14 +19,27 @@ from serve_app.ingress.http.body import read_model
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import iso, json_reply
 from serve_app.ingress.http.json_schema import Time, Url
-from serve_app.ingress.http.openapi import Answer, DocumentedRoute, Operation, answer, in_path
+from serve_app.ingress.http.openapi import (
+    JSON,
+    Answer,
+    DocumentedRoute,
+    Operation,
+    answer,
+    in_path,
+)
 from serve_app.ingress.http.origin import origin_of
+from serve_app.ingress.page import routes as page
 from serve_app.ingress.services.services import services_of
 
 MAX_BODY_BYTES = 4096
 WEEK_S, MAX_S = 7 * 86400, 366 * 86400
 TOKEN_BYTES = 24
-HEADERS = {"cache-control": "private, no-store", "referrer-policy": "no-referrer"}
+HEADERS = {
+    "cache-control": "private, no-store",
+    "referrer-policy": "no-referrer",
+    "vary": "accept",
+}
+HTML = "text/html"
 
 
 class NewShare(BaseModel):
@@ -107,7 +120,10 @@ async def revoked(request: HttpRequest) -> Response:
 
 
 async def shown(request: HttpRequest) -> Response:
-    """Show the request of a link. It needs no key."""
+    """Show the request of a link. It needs no key. A browser that opens the link gets a page, which
+    asks again for JSON."""
+    if HTML in request.headers.get("accept", ""):
+        return await page.shared(request)
     context_of(request).route = "v1.shared"
     token: str = request.path_params["token"]
     found = await services_of(request).queue.gallery.shared(_digest(token))
@@ -165,7 +181,12 @@ REVOKE = Operation(
 SHOW = Operation(
     "getShared",
     "Show the request of a share link",
-    {200: answer("The request.", SharedRequest)},
+    {
+        200: Answer(
+            "The request; a page that shows it, if `Accept` names `text/html`.",
+            {JSON: SharedRequest, HTML: str},
+        )
+    },
     errors=(404,),
     parameters=(in_path("token", "End of the link's URL."),),
     key=False,

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from serve_app.domain.errors import NotFound
 from serve_app.ingress.http.context import context_of
-from serve_app.ingress.page.bundle import bundles_of
+from serve_app.ingress.page.bundle import bundles_of, late_bundle
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import services_of
 from serve_app.settings import Config
@@ -27,6 +27,7 @@ MAIN = "app.js"
 SHEETS = ("styles/page.css", "styles/form.css", "styles/results.css", "styles/history.css")
 SCRIPT, STYLES = "bundle.js", "bundle.css"
 ICON = "icon.svg"
+SHARED, SHARED_MAIN = "shared/shared.html", "shared/shared.js"
 
 TYPES: Mapping[str, str] = {
     ".html": "text/html; charset=utf-8",
@@ -52,6 +53,11 @@ class PageFile:
 async def index(request: HttpRequest) -> Response:
     """Answer with the page itself. It needs no key: it has no data until its user enters one."""
     return await _answer(request, INDEX)
+
+
+async def shared(request: HttpRequest) -> Response:
+    """Answer with the page of a share link. It asks the link itself for the request."""
+    return await _answer(request, SHARED)
 
 
 async def part(request: HttpRequest) -> Response:
@@ -86,7 +92,7 @@ async def _answer(request: HttpRequest, name: str) -> Response:
         "x-content-type-options": "nosniff",
         "referrer-policy": "no-referrer",
         "cross-origin-opener-policy": "same-origin",
-        "vary": "accept-encoding",
+        "vary": "accept, accept-encoding",
     }
     if request.headers.get("if-none-match") == found.etag:
         return Response(status_code=304, headers=headers)
@@ -150,9 +156,13 @@ def _files() -> Mapping[str, PageFile]:
         if path.suffix in TYPES
     }
     scripts = {name: each.decode() for name, each in read.items() if name.endswith(".js")}
-    bundles = {name: text.encode() for name, text in bundles_of(scripts, MAIN, SCRIPT).items()}
+    bundles = {
+        **bundles_of(scripts, MAIN, SCRIPT),
+        **bundles_of(scripts, SHARED_MAIN, late_bundle(SHARED_MAIN)),
+    }
+    made = {name: text.encode() for name, text in bundles.items()}
     styles = {STYLES: b"\n".join(read[each] for each in SHEETS)}
-    return {name: _file(name, content) for name, content in (read | bundles | styles).items()}
+    return {name: _file(name, content) for name, content in (read | made | styles).items()}
 
 
 def _file(name: str, content: bytes) -> PageFile:

@@ -8,6 +8,7 @@ export const BASE = new URL(".", document.baseURI);
 /** Timeout of a stream; longer than the maximum pause between two events (15 s). */
 const SILENCE_MS = 40_000;
 const CALL_MS = 60_000;
+const FILE_MS = 3_600_000;
 
 const TOO_LARGE =
   "This request is larger than this Darkroom accepts. Use smaller files, or fewer of them.";
@@ -89,6 +90,12 @@ export class Api extends EventTarget {
       clearTimeout(timer);
       silence.abort();
     }
+  }
+
+  /** File of the response as a `Blob`. Throws `Refused` or `Unreachable`. */
+  async file(method, path, body) {
+    const answer = await this.#fetch(method, path, { body, signal: AbortSignal.timeout(FILE_MS) });
+    return answer.ok ? await answer.blob() : await this.#read(answer);
   }
 
   async #fetch(method, path, { body, signal }) {

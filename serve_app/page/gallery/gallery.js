@@ -1,69 +1,300 @@
-// Gallery: the thumbnails of the tenant's results, by day.
+// Gallery: the tenant's results by day, with search, filters, a selection and large views.
 
-import { element } from "../interface/element.js";
-import { day } from "../interface/words.js";
+import { byId, element } from "../interface/element.js";
+import { Actions } from "./actions.js";
+import { Bar } from "./bar.js";
+import { Collection, itemsOf } from "./collection.js";
+import { Comparison, MOST_COMPARED } from "./large/compare.js";
+import { Days } from "./days.js";
+import { Facts } from "./large/facts.js";
+import { Filters } from "./filters.js";
+import { Grid } from "./grid.js";
+import { Lightbox } from "./large/lightbox.js";
+import { filtersIn, isFiltered, NONE } from "./query.js";
+import { counted } from "./question.js";
+import { Selection } from "./selection.js";
+import { share } from "./share.js";
+import { Sizes } from "./sizes.js";
 
-const PAGE = 60;
+const MOST_TO_LOAD = 3000; // requests that a jump loads; a longer one changes the filter
 
 /** Fills `host` with the gallery. */
 export function open(host, page) {
   const gallery = new Gallery(host, page);
-  return { follow: () => gallery.look(), leave() {} };
+  return { follow: (address) => gallery.follow(address), leave: () => gallery.leave() };
 }
 
 class Gallery {
   #page;
-  #days = element("div", { class: "days" });
-  #problem = element("p", { class: "problem", role: "alert", hidden: true });
-  #more;
-  #next = null;
-  #last = null; // name of the last day
+  #collection;
+  #selection = new Selection();
+  #grid;
+  #filters;
+  #bar;
+  #days;
+  #actions;
+  #lightbox;
+  #comparison;
+  #facts;
+  #closed = null; // key of the item that was shown large
+  #shown = null; // filters, as text
+  #newest; // id of the newest request
+  #scroll = 0; // where the window was when the view was left
+  #here = false;
+  #skeleton = element("div", { class: "skeleton", "aria-hidden": "true" });
+  #status = element("p", { class: "end help", role: "status" });
+  #said = element("p", { class: "said-of-actions", "aria-hidden": "true", hidden: true });
+  #empty = element("div", { class: "nothing", hidden: true });
+  #keys = (event) => this.#key(event);
 
   constructor(host, page) {
     this.#page = page;
-    this.#more = element(
-      "button",
-      { type: "button", class: "quiet", hidden: true, click: () => this.#load(this.#next) },
-      "Show older results",
+    this.#collection = new Collection(page.api);
+    this.#actions = new Actions(page.api, this.#collection, (words) => this.#say(words));
+    this.#days = new Days(page.api, (date, newer) => this.#jump(date, newer));
+    const sizes = new Sizes((height) => this.#grid.resize(height));
+    this.#filters = new Filters((filters, typing) => this.#use(filters, typing), sizes.node);
+    const act = {
+      open: (item) => this.#open(item),
+      favourite: (item) => this.#actions.favourite(this.#meant(item)),
+      remove: (item) => this.#remove(this.#meant(item)),
+      moved: (date) => this.#days.mark(date),
+    };
+    this.#collection.addEventListener("change", () => this.#changed()); // before the grid looks
+    this.#grid = new Grid(this.#collection, this.#selection, act, sizes.height);
+    this.#bar = new Bar(this.#selection, () => this.#chosen(), {
+      compare: (items) => this.#compare(items),
+      favourite: (items) => this.#actions.favourite(items),
+      zip: (items) => this.#actions.zip(items),
+      remove: (items) => this.#remove(items),
+    });
+    this.#facts = new Facts(page.api);
+    this.#comparison = new Comparison(this.#facts, () => page.address.leave("compare"));
+    this.#lightbox = new Lightbox(page, this.#collection, this.#actions, this.#facts, {
+      share: ({ id }) => share(page.api, id),
+      remove: (items) => this.#remove(items),
+      say: (words) => this.#say(words),
+      closed: (key) => this.#returnTo(key),
+    });
+    this.#skeleton.append(...Array.from({ length: 12 }, () => element("span")));
+    const results = element(
+      "div",
+      { class: "results" },
+      this.#skeleton,
+      this.#empty,
+      this.#grid.node,
+      this.#status,
     );
-    host.append(element("h2", {}, "Gallery"), this.#problem, this.#days, this.#more);
+    host.append(
+      element("h2", { class: "unseen" }, "Gallery"),
+      this.#filters.node,
+      element("div", { class: "columns" }, this.#days.node, results),
+      this.#bar.node,
+      this.#said,
+    );
+    page.models.list().then(
+      (models) => this.#filters.offer(models),
+      () => {},
+    );
   }
 
-  async look() {
-    this.#days.replaceChildren();
-    this.#last = null;
-    await this.#load(null);
-  }
-
-  async #load(before) {
-    const from = before === null ? "" : `&before=${encodeURIComponent(before)}`;
-    try {
-      const page = await this.#page.api.call("GET", `v1/requests?state=succeeded&limit=${PAGE}${from}`);
-      for (const request of page.requests) this.#add(request);
-      this.#next = page.next_before;
-      this.#more.hidden = this.#next === null;
-      this.#problem.hidden = true;
-    } catch (error) {
-      this.#problem.textContent = error.message;
-      this.#problem.hidden = false;
+  /** Shows what the address names. */
+  follow(address) {
+    const filters = filtersIn(address);
+    const fresh = JSON.stringify(filters);
+    this.#enter();
+    this.#filters.show(filters);
+    if (fresh !== this.#shown) {
+      this.#shown = fresh;
+      this.#selection.clear();
+      scrollTo({ top: 0, behavior: "instant" });
+      this.#collection.start(filters);
+      this.#days.load(filters);
+      this.#show();
     }
+    this.#lightbox.follow(address.item ?? null);
+    this.#showCompared(address.compare ?? "");
+    if (this.#closed !== null) this.#returnTo(this.#closed);
   }
 
-  #add(request) {
-    const name = day(request.created_at);
-    if (name !== this.#last) {
-      this.#last = name;
-      const list = element("ul", { class: "thumbnails" });
-      this.#days.append(element("section", {}, element("h3", {}, name), list));
+  /** Focuses the item that was shown large: now, and when the browser has gone back. */
+  #returnTo(key) {
+    if (!this.#here) return;
+    this.#closed = this.#closed === null && history.state?.opened === true ? key : null;
+    this.#grid.focus(key);
+  }
+
+  #enter() {
+    if (this.#here) return;
+    this.#here = true;
+    addEventListener("keydown", this.#keys);
+    history.scrollRestoration = "manual"; // the window stays where the grid is
+    this.#grid.start();
+    scrollTo({ top: this.#scroll, behavior: "instant" });
+    if (this.#shown !== null) this.#collection.follow();
+  }
+
+  leave() {
+    this.#here = false;
+    this.#scroll = scrollY;
+    history.scrollRestoration = "auto";
+    this.#lightbox.follow(null);
+    this.#comparison.show([]);
+    removeEventListener("keydown", this.#keys);
+    this.#collection.stop();
+    this.#grid.stop();
+  }
+
+  /** Puts other filters into the address. */
+  #use(filters, typing) {
+    const { address } = this.#page;
+    if (typing)
+      address.correct(filters); // not an entry of the history for each letter
+    else address.go(filters);
+    this.follow(address.now);
+  }
+
+  #changed() {
+    const newest = this.#collection.requests[0]?.request_id;
+    const known = this.#newest !== undefined && newest !== undefined;
+    if (known && newest !== this.#newest) this.#days.load(filtersIn(this.#page.address.now));
+    this.#newest = newest;
+    this.#selection.keep(this.#collection.items);
+    this.#bar.show();
+    this.#show();
+  }
+
+  /** Shows whether there is anything, and whether there may be more. */
+  #show() {
+    const { items, loading, more, problem } = this.#collection;
+    const none = items.length === 0;
+    this.#skeleton.hidden = !(none && loading);
+    this.#empty.hidden = !none || loading || problem !== "";
+    if (!this.#empty.hidden) this.#showNothing();
+    if (problem !== "") {
+      const again = () => {
+        this.#collection.load();
+        this.#show();
+      };
+      this.#status.replaceChildren(
+        problem,
+        " ",
+        element("button", { type: "button", class: "quiet", click: again }, "Try again"),
+      );
+    } else if (more || loading) this.#status.textContent = "Loading …";
+    else this.#status.textContent = none ? "" : `${counted(items.length, "result")}.`;
+  }
+
+  #showNothing() {
+    const filtered = isFiltered(filtersIn(this.#page.address.now));
+    const all = () => this.#use(NONE, false);
+    const create = element("a", { href: "#", class: "button main" }, "Create something");
+    const words = filtered
+      ? [
+          element("p", { class: "lead" }, "Nothing matches."),
+          element("p", {}, "Try other words, or fewer filters."),
+          element("button", { type: "button", class: "quiet", click: all }, "Show everything"),
+        ]
+      : [
+          element("p", { class: "lead" }, "Your results appear here."),
+          element("p", {}, "Images, videos and audio, from this page and from your programs."),
+          create,
+        ];
+    this.#empty.replaceChildren(...words);
+  }
+
+  #chosen() {
+    return this.#selection.keys
+      .map((key) => this.#collection.items[this.#collection.placeOf(key)])
+      .filter((item) => item !== undefined);
+  }
+
+  /** The selected items, if `item` is one of them; otherwise it alone. */
+  #meant(item) {
+    return this.#selection.has(item.key) ? this.#chosen() : [item];
+  }
+
+  async #remove(items) {
+    const first = Math.min(...items.map(({ key }) => this.#collection.placeOf(key)));
+    const gone = await this.#actions.remove(items);
+    if (gone.size === 0) return gone;
+    const next = this.#collection.items[Math.min(first, this.#collection.items.length - 1)];
+    if (next !== undefined && this.#here) this.#grid.focus(next.key);
+    return gone;
+  }
+
+  /** Shows an item large; of a request without a file, its details. */
+  #open({ id, key, file }) {
+    if (file === null) {
+      this.#page.act.details({ id });
+      return;
     }
-    const list = this.#days.lastElementChild.lastElementChild;
-    for (const file of request.files) list.append(this.#item(request, file));
+    this.#page.address.go({ item: key });
+    this.#lightbox.follow(key);
   }
 
-  #item({ request_id: id, prompt }, { url, thumbnail }) {
-    const words = prompt ?? "";
-    const picture = element("img", { src: (thumbnail ?? { url }).url, alt: words, loading: "lazy" });
-    const link = { href: `#view=gallery&request=${encodeURIComponent(id)}`, "aria-label": words };
-    return element("li", {}, element("a", link, picture));
+  /** Puts the keys of items into the address, and compares them. */
+  #compare(items) {
+    const compare = items.map(({ key }) => key).join(",");
+    this.#page.address.go({ compare });
+    this.#showCompared(compare);
+  }
+
+  /** Compares the items with these keys, which need not be loaded. */
+  async #showCompared(keys) {
+    const found = keys.split(",", MOST_COMPARED).map(async (key) => {
+      const place = this.#collection.placeOf(key);
+      if (place >= 0 || key === "") return this.#collection.items[place];
+      const whole = await this.#facts.of(key.split(".")[0]).catch(() => null);
+      return whole === null ? undefined : itemsOf(whole.request).find((each) => each.key === key);
+    });
+    const items = await Promise.all(found);
+    if ((this.#page.address.now.compare ?? "") !== keys) return; // the user has gone on
+    this.#comparison.show(items.filter((each) => each?.file));
+  }
+
+  /** Goes to a day: loads what is between, if that is not much. */
+  async #jump(date, newer) {
+    if (this.#grid.goTo(date)) return;
+    const asked = this.#shown;
+    const near = newer - this.#collection.requests.length < MOST_TO_LOAD;
+    while (near && this.#collection.more && this.#collection.problem === "") {
+      await this.#collection.load();
+      if (this.#shown !== asked || this.#grid.goTo(date)) return;
+    }
+    if (near) return;
+    this.#use({ ...filtersIn(this.#page.address.now), until: date }, false);
+    this.#say("Newer results are hidden. Clear the date after “To” to see them.");
+  }
+
+  /** Announces what was done, and shows it for a while. */
+  #say(words) {
+    this.#page.announce(words);
+    this.#said.textContent = words;
+    this.#said.hidden = false;
+    clearTimeout(this.#said.timer);
+    this.#said.timer = setTimeout(() => (this.#said.hidden = true), 6000);
+  }
+
+  #key(event) {
+    if (document.querySelector("dialog[open]") || !byId("views").checkVisibility()) return;
+    const { key, target } = event;
+    if (target.matches("input:not([type=checkbox]), textarea, select")) return;
+    if (key === "/" && !event.ctrlKey && !event.metaKey && !event.altKey) {
+      event.preventDefault();
+      this.#filters.focus();
+      return;
+    }
+    if (event.defaultPrevented) return;
+    const command = event.ctrlKey || event.metaKey;
+    const actions = {
+      Escape: () => this.#selection.clear(),
+      f: () => this.#actions.favourite(this.#chosen()),
+      Delete: () => this.#remove(this.#chosen()),
+    };
+    if (command && key === "a") {
+      event.preventDefault();
+      this.#selection.all(this.#collection.items);
+    } else if (!command && this.#selection.size > 0) actions[key]?.();
   }
 }

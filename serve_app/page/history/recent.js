@@ -85,7 +85,7 @@ export class Recent {
     const shown = element(
       "button",
       { type: "button", class: "request", click: () => this.#act.details(known) },
-      element("span", { class: `dot ${state}`, "aria-hidden": "true" }),
+      element("span", { class: "thumb", "aria-hidden": "true" }, picture(request)),
       element("span", { class: "words" }, words),
       element(
         "span",
@@ -111,4 +111,13 @@ export class Recent {
 
 function isActive({ state }) {
   return state === "queued" || state === "running";
+}
+
+/** Small image of the first file; a dot for the state if there is none. */
+function picture({ state, files = [] }) {
+  const [file] = files;
+  const image = /^image\//.test(file?.content_type ?? "") ? file : null;
+  const source = file?.thumbnail ?? image;
+  if (!source) return element("span", { class: `dot ${state}` });
+  return element("img", { src: source.url, alt: "", loading: "lazy", decoding: "async" });
 }

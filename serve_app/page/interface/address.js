@@ -25,7 +25,7 @@ export class Address {
 
   /** Leaves the part `name` of the address, which a dialog had when it was open. */
   leave(name) {
-    if (this.now[name] === null) return;
+    if ((this.now[name] ?? null) === null) return;
     if (history.state?.opened === true) history.back();
     else this.correct({ [name]: null });
   }

@@ -6,7 +6,15 @@ import { styled } from "./late.js";
 /** Modules of the views. Each exports `open(host, page)`, which fills `host` and returns the view:
  * `{follow(address), leave()}`. Styles: a file or several. */
 const MODULES = {
-  gallery: { load: () => import("../gallery/gallery.js"), styles: "gallery/gallery.css" },
+  gallery: {
+    load: () => import("../gallery/gallery.js"),
+    styles: [
+      "gallery/gallery.css",
+      "gallery/tiles.css",
+      "gallery/large/lightbox.css",
+      "gallery/large/compare.css",
+    ],
+  },
   models: {
     load: () => import("../models/models.js"),
     styles: ["interface/parts.css", "models/models.css"],

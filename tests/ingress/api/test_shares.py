@@ -70,6 +70,19 @@ async def test_a_link_is_listed_without_its_token_and_ends_when_it_is_revoked(
         assert acts[0]["detail"]["request_id"] == id_
 
 
+async def test_a_browser_that_opens_a_link_gets_a_page_without_data(house: House) -> None:
+    async with house.client() as client, anonymous(house) as guest:
+        id_ = await made(client, prompt="a red circle")
+        link = await shared(client, id_)
+        browser = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+        answer = await guest.get(link["url"], headers=browser)
+        assert answer.headers["content-type"] == "text/html; charset=utf-8"
+        assert answer.headers["referrer-policy"] == "no-referrer"
+        assert "accept" in answer.headers["vary"]
+        assert "content-security-policy" in answer.headers
+        assert "a red circle" not in answer.text
+
+
 async def test_only_the_owner_of_a_request_shares_it(house: House) -> None:
     async with house.client() as client, house.client(house.other_key) as other:
         id_ = await made(client)

@@ -146,13 +146,17 @@ def test_the_page_s_addresses_are_relative_so_that_a_proxy_may_put_it_under_a_pr
     assert named
     assert {each.removeprefix("page/") for each in named} <= {*NAMES, SCRIPT, STYLES}
     assert all(each.startswith("page/") for each in named)
+    # The page of a share link is two folders below.
+    shared = re.findall(r'(?:href|src)="([^"#]+)"', (FOLDER / "shared/shared.html").read_text())
+    assert shared
+    assert all(each.startswith("../../page/") for each in shared)
 
 
-def test_every_style_sheet_is_in_the_bundle_of_a_view_or_of_the_tools() -> None:
-    views = (FOLDER / "interface/views.js").read_text(encoding="utf-8")
-    tools = (FOLDER / "interface/late.js").read_text(encoding="utf-8")
-    late = set(re.findall(r'"([^"]+\.css)"', views + tools))
-    assert sorted([*SHEETS, *late]) == [each for each in NAMES if each.endswith(".css")]
+def test_every_style_sheet_is_in_the_bundle_or_loaded_by_what_it_is_for() -> None:
+    texts = [each.read_text(encoding="utf-8") for each in FILES if each.suffix in (".js", ".html")]
+    named = re.findall(r'"([^"]+\.css)"', "".join(texts))
+    loaded = {each.removeprefix("../../").removeprefix("page/") for each in named} - {STYLES}
+    assert {*SHEETS, *loaded} == {each for each in NAMES if each.endswith(".css")}
 
 
 async def test_a_browser_gets_the_page_compressed(stranger: httpx.AsyncClient) -> None:

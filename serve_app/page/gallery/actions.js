@@ -1,0 +1,123 @@
+// What can be done with results of the gallery: mark, delete, download.
+
+import { element } from "../interface/element.js";
+import { dateOf } from "./query.js";
+import { isActive } from "./collection.js";
+import { ask, counted } from "./question.js";
+
+const MOST_MARKED = 500;
+const MOST_DELETED = 100;
+const MOST_ZIPPED = 500;
+
+/** Actions on items. `say(words)` announces, and shows, what came of them. */
+export class Actions {
+  #api;
+  #collection;
+  #say;
+
+  constructor(api, collection, say) {
+    this.#api = api;
+    this.#collection = collection;
+    this.#say = say;
+  }
+
+  /** Marks the requests of items as favourites; removes the marks if all have one. */
+  async favourite(items) {
+    const requests = requestsOf(items);
+    const favourite = !requests.every((each) => each.favourite);
+    const ids = idsOf(requests);
+    this.#collection.mark(new Set(ids), favourite); // at once; it is undone if it fails
+    try {
+      for (const some of parts(ids, MOST_MARKED))
+        await this.#api.call("POST", "v1/requests/favourites", { request_ids: some, favourite });
+      this.#say(favourite ? "Marked as favourite." : "No longer a favourite.");
+    } catch (error) {
+      this.#collection.mark(new Set(ids), !favourite);
+      this.#say(`This could not be marked: ${error.message}`);
+    }
+    return favourite;
+  }
+
+  /** Deletes the requests of items, after a question. Resolves to the ids that are gone. */
+  async remove(items) {
+    const requests = requestsOf(items);
+    const over = requests.filter((each) => !isActive(each));
+    if (over.length === 0) {
+      this.#say("What has not ended cannot be deleted. Cancel it first.");
+      return new Set();
+    }
+    const title = `Delete ${counted(over.length, "request")}?`;
+    if (!(await ask(title, sentences(items, requests, over), "Delete"))) return new Set();
+    const gone = new Set();
+    try {
+      for (const some of parts(idsOf(over), MOST_DELETED)) {
+        const { results } = await this.#api.call("POST", "v1/requests/delete", {
+          request_ids: some,
+        });
+        for (const { request_id: id, status } of results) if (status !== "active") gone.add(id);
+      }
+      this.#say(`Deleted: ${counted(gone.size, "request")}.`);
+    } catch (error) {
+      this.#say(`Deleted: ${gone.size} of ${over.length}. ${error.message}`);
+    }
+    this.#collection.remove(gone);
+    return gone;
+  }
+
+  /** Downloads the files of items as one archive. */
+  async zip(items) {
+    const requests = requestsOf(items).filter(({ files }) => files.length > 0);
+    if (requests.length === 0) {
+      this.#say("There are no files in the selection.");
+      return;
+    }
+    if (requests.length > MOST_ZIPPED) {
+      this.#say(`An archive has at most ${MOST_ZIPPED} requests. Select fewer.`);
+      return;
+    }
+    const files = requests.reduce((sum, each) => sum + each.files.length, 0);
+    this.#say(`Preparing ${counted(files, "file")} …`);
+    try {
+      const archive = await this.#api.file("POST", "v1/requests/zip", {
+        request_ids: idsOf(requests),
+      });
+      const url = URL.createObjectURL(archive);
+      element("a", { href: url, download: `darkroom-${dateOf(Date.now())}.zip` }).click();
+      setTimeout(() => URL.revokeObjectURL(url), 60_000);
+      this.#say(`Downloaded: ${counted(files, "file")}.`);
+    } catch (error) {
+      this.#say(`The files could not be downloaded: ${error.message}`);
+    }
+  }
+}
+
+/** Requests of items, each once. */
+export function requestsOf(items) {
+  return [...new Map(items.map(({ id, request }) => [id, request])).values()];
+}
+
+function idsOf(requests) {
+  return requests.map(({ request_id: id }) => id);
+}
+
+function* parts(all, size) {
+  for (let from = 0; from < all.length; from += size) yield all.slice(from, from + size);
+}
+
+/** What a deletion takes with it, and what it leaves. */
+function sentences(items, requests, over) {
+  const files = over.reduce((sum, { files: each }) => sum + each.length, 0);
+  const ended = new Set(idsOf(over));
+  const chosen = items.filter(({ id, file }) => file !== null && ended.has(id)).length;
+  const favourites = over.filter(({ favourite }) => favourite).length;
+  const left = requests.length - over.length;
+  const inputs = over.length === 1 ? "the input and the log" : "the inputs and the logs";
+  return [
+    `This deletes ${counted(files, "file")}, ${inputs}. It cannot be undone.`,
+    files > chosen
+      ? `${counted(files - chosen, "file")} of the same requests are not selected and go too.`
+      : "",
+    favourites > 0 ? `Favourites among them: ${favourites}.` : "",
+    left > 0 ? `${counted(left, "request")} that have not ended stay.` : "",
+  ].filter(Boolean);
+}

@@ -1,0 +1,210 @@
+// Results that the gallery has loaded: pages of requests, newest first, that are kept up to date.
+
+import { filesIn } from "../results/media.js";
+import { dateOf, pathOf } from "./query.js";
+
+const FIRST_PAGE = 100;
+const PAGE = 250;
+const MOST_REFRESHED = 500;
+const BUSY_MS = 2000;
+const IDLE_MS = 5000;
+
+/**
+ * List of results that fit the filters. Dispatches `change` after each change.
+ *
+ * `items` has one item for each file of a request, or one for a request without files: `{key, id,
+ * request, file, index, of, date}`. `file` is null, or as `filesIn` describes it, with its
+ * `thumbnail`.
+ */
+export class Collection extends EventTarget {
+  items = [];
+  /** Message, if the last page could not be loaded; empty if it could. */
+  problem = "";
+  #api;
+  #filters = null;
+  #requests = [];
+  #next = null;
+  #loading = null; // promise of the page that is being loaded
+  #version = 0; // changes when other filters are used
+  #timer = null;
+  #followed = false; // it is kept up to date
+  #places = new Map(); // key → place in `items`
+
+  constructor(api) {
+    super();
+    this.#api = api;
+  }
+
+  /** False: `items` has all results. */
+  get more() {
+    return this.#next !== null;
+  }
+
+  get loading() {
+    return this.#loading !== null;
+  }
+
+  get requests() {
+    return this.#requests;
+  }
+
+  /** Place of an item; -1 if it is not loaded. */
+  placeOf(key) {
+    return this.#places.get(key) ?? -1;
+  }
+
+  /** Loads the first page of what fits the filters. */
+  async start(filters) {
+    this.stop();
+    this.#followed = true;
+    this.#version += 1;
+    this.#filters = filters;
+    this.#loading = null;
+    this.#next = null;
+    this.#take([]);
+    await this.load();
+    this.#wait();
+  }
+
+  /** Loads the next page; the first one, if there is none. */
+  load() {
+    this.#loading ??= this.#load(this.#version);
+    return this.#loading;
+  }
+
+  async #load(version) {
+    const before = this.#next;
+    try {
+      const path = pathOf(this.#filters, before === null ? FIRST_PAGE : PAGE, before);
+      const page = await this.#api.call("GET", path);
+      if (version !== this.#version) return;
+      const here = new Set(this.#requests.map(({ request_id: id }) => id));
+      const fresh = page.requests.filter(({ request_id: id }) => !here.has(id));
+      this.#next = page.next_before;
+      this.problem = "";
+      this.#loading = null;
+      this.#take([...this.#requests, ...fresh]);
+      // A page of a search may be empty before the end.
+      if (fresh.length === 0 && this.more) await this.load();
+    } catch (error) {
+      if (version !== this.#version) return;
+      this.#loading = null;
+      this.problem = error.message;
+      this.dispatchEvent(new Event("change"));
+    }
+  }
+
+  /** Refreshes the newest requests now, and from then on from time to time. */
+  async follow() {
+    this.stop();
+    this.#followed = true;
+    const version = this.#version;
+    if (this.#filters !== null && !this.loading) await this.#refresh(version);
+    if (version === this.#version) this.#wait();
+  }
+
+  stop() {
+    this.#followed = false;
+    clearTimeout(this.#timer);
+  }
+
+  #wait() {
+    clearTimeout(this.#timer);
+    if (!this.#followed) return; // it was stopped while a call was on its way
+    const busy = this.#requests.some(isActive);
+    this.#timer = setTimeout(
+      () => (document.hidden ? this.#wait() : this.follow()),
+      busy ? BUSY_MS : IDLE_MS,
+    );
+  }
+
+  /** Loads the newest page again, down to the oldest request that is not over. */
+  async #refresh(version) {
+    const oldest = this.#requests.findLastIndex(isActive);
+    const limit = Math.min(MOST_REFRESHED, Math.max(FIRST_PAGE, oldest + 1));
+    let head;
+    try {
+      head = await this.#api.call("GET", pathOf(this.#filters, limit));
+    } catch {
+      return; // the page says that Darkroom does not answer
+    }
+    if (version !== this.#version || this.loading) return;
+    this.problem = "";
+    const last = head.requests.at(-1);
+    if (head.next_before === null || last === undefined) {
+      if (head.next_before !== null) return; // an empty page of a search
+      this.#next = null;
+      this.#take(head.requests);
+      return;
+    }
+    const rest = this.#requests.findIndex(({ request_id: id }) => id === last.request_id);
+    if (rest >= 0) {
+      this.#take([...head.requests, ...this.#requests.slice(rest + 1)]);
+      return;
+    }
+    // More new ones than a page, so the list begins again; or the last one of the page is new.
+    const ids = new Set(head.requests.map(({ request_id: id }) => id));
+    const meets = this.#requests.some(({ request_id: id }) => ids.has(id));
+    const older = meets
+      ? this.#requests.filter(({ created_at: at }) => Date.parse(at) < Date.parse(last.created_at))
+      : [];
+    if (!meets) this.#next = head.next_before;
+    this.#take([...head.requests, ...older]);
+  }
+
+  /** Removes requests that were deleted. */
+  remove(ids) {
+    this.#take(this.#requests.filter(({ request_id: id }) => !ids.has(id)));
+  }
+
+  /** Changes the marks of requests. */
+  mark(ids, favourite) {
+    const changed = (each) => (ids.has(each.request_id) ? { ...each, favourite } : each);
+    const kept = (each) =>
+      favourite || this.#filters.favourite === null || !ids.has(each.request_id);
+    this.#take(this.#requests.filter(kept).map(changed));
+  }
+
+  #take(requests) {
+    const before = new Map(this.items.map((item) => [item.key, item]));
+    this.#requests = requests;
+    this.items = requests.flatMap((request) => itemsOf(request, before));
+    this.#places = new Map(this.items.map(({ key }, place) => [key, place]));
+    this.dispatchEvent(new Event("change"));
+  }
+}
+
+/** Items of a request. Those in `before` that have not changed are used again. */
+export function itemsOf(request, before = new Map()) {
+  const { request_id: id, files } = request;
+  const of = Math.max(1, files.length);
+  const date = dateOf(request.created_at);
+  return Array.from({ length: of }, (_, index) => {
+    const key = `${id}.${index}`;
+    const known = before.get(key);
+    if (known !== undefined && isSame(known.request, request)) return known;
+    const given = files[index];
+    const file = given === undefined ? null : described(given);
+    return { key, id, request, file, index, of, date };
+  });
+}
+
+function described(given) {
+  const [file] = filesIn(given);
+  if (file === undefined) return null;
+  const small = given.thumbnail === null ? null : (filesIn(given.thumbnail)[0] ?? null);
+  return { ...file, thumbnail: small };
+}
+
+function isSame(before, now) {
+  return (
+    before.state === now.state &&
+    before.favourite === now.favourite &&
+    before.files.length === now.files.length
+  );
+}
+
+/** True if a request is not over. */
+export function isActive({ state }) {
+  return state === "queued" || state === "running";
+}

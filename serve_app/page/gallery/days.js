@@ -1,0 +1,86 @@
+// List of the days that have results, to jump to one.
+
+import { element } from "../interface/element.js";
+import { roving } from "../interface/roving.js";
+import { day } from "../interface/words.js";
+import { dateOf, daysPathOf, midnight } from "./query.js";
+
+/** List of days. `go(date, newer)` is called with the day that was chosen and the number of
+ * requests of newer days. */
+export class Days {
+  node = element("nav", { class: "days", "aria-label": "Days", hidden: true });
+  #api;
+  #go;
+  #asked = null;
+  #drawn = "";
+  #current = null;
+
+  constructor(api, go) {
+    this.#api = api;
+    this.#go = go;
+  }
+
+  /** Loads the days that have results of these filters. */
+  async load(filters) {
+    const path = daysPathOf(filters);
+    this.#asked = path;
+    try {
+      const { days } = await this.#api.call("GET", path);
+      if (this.#asked === path) this.#draw(days);
+    } catch {
+      // The list stays as it is: the gallery says that Darkroom does not answer.
+    }
+  }
+
+  #draw(days) {
+    const drawn = JSON.stringify([days, dateOf(Date.now())]);
+    if (drawn === this.#drawn) return;
+    this.#drawn = drawn;
+    const list = element("ul", {});
+    let newer = 0;
+    for (const { date, requests } of days) {
+      const before = newer;
+      newer += requests;
+      list.append(
+        element(
+          "li",
+          {},
+          element(
+            "button",
+            { type: "button", "data-date": date, click: () => this.#go(date, before) },
+            element("span", {}, day(midnight(date).toISOString())),
+            " ",
+            element("span", { class: "count" }, requests),
+          ),
+        ),
+      );
+    }
+    this.node.replaceChildren(list);
+    this.node.hidden = days.length < 2;
+    roving(this.node, "button");
+    this.mark(this.#current);
+  }
+
+  /** Marks the day that is in sight. */
+  mark(date) {
+    this.#current = date;
+    for (const each of this.node.querySelectorAll("button")) {
+      const here = each.dataset.date === date;
+      if (!here) each.removeAttribute("aria-current");
+      else {
+        each.setAttribute("aria-current", "date");
+        this.#reveal(each);
+      }
+    }
+  }
+
+  /** Scrolls the list, and not the page. */
+  #reveal(node) {
+    const { node: list } = this;
+    const [here, all] = [node.getBoundingClientRect(), list.getBoundingClientRect()];
+    if (here.left < all.left || here.right > all.right)
+      list.scrollLeft += here.left - all.left - 16;
+    if (here.top < all.top || here.bottom > all.bottom)
+      list.scrollTop += here.top - all.top - all.height / 3;
+  }
+}

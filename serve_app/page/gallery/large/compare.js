@@ -1,0 +1,189 @@
+// Two to four results beside each other, or two on top of each other with a slider between them.
+
+import { element } from "../../interface/element.js";
+import { factsOf, listOf, settingsOf } from "./facts.js";
+import { wordsOf } from "../tile.js";
+import { imageOf, sidesOf, view } from "./viewer.js";
+import { Zoom } from "./zoom.js";
+
+export const MOST_COMPARED = 4;
+
+/** Comparison of items. `facts` are `Facts`; `closed()` is called at its end. */
+export class Comparison {
+  #facts;
+  #closed;
+  #dialog = null;
+  #items = [];
+  #zooms = [];
+  #keys = (event) => this.#key(event);
+  #body = element("div", { class: "compared" });
+  #slider = element(
+    "button",
+    { type: "button", class: "quiet", "aria-pressed": "false", "aria-keyshortcuts": "s" },
+    "Slider",
+  );
+
+  constructor(facts, closed) {
+    this.#facts = facts;
+    this.#closed = closed;
+    this.#slider.addEventListener("click", () => this.#toggle());
+  }
+
+  get keys() {
+    return this.#items.map(({ key }) => key);
+  }
+
+  /** Shows items; fewer than two close it. */
+  show(items) {
+    if (items.length < 2) {
+      this.#dialog?.close();
+      return;
+    }
+    if (items.map(({ key }) => key).join() === this.keys.join()) return;
+    this.#items = items;
+    this.#open();
+    this.#slider.hidden = items.length !== 2 || items.some(({ file }) => file.kind !== "image");
+    this.#slider.setAttribute("aria-pressed", "false");
+    this.#draw();
+  }
+
+  #open() {
+    if (this.#dialog !== null) return;
+    const close = () => dialog.close();
+    const dialog = element(
+      "dialog",
+      { class: "compare", "aria-label": "Comparison" },
+      element(
+        "div",
+        { class: "top" },
+        element("p", { class: "count" }, "Zoom and pan move all of them."),
+        this.#slider,
+        element(
+          "button",
+          { type: "button", class: "control", "aria-label": "Close", click: close },
+          "×",
+        ),
+      ),
+      this.#body,
+    );
+    document.addEventListener("keydown", this.#keys);
+    dialog.addEventListener("close", () => {
+      document.removeEventListener("keydown", this.#keys);
+      this.#clear();
+      dialog.remove();
+      this.#dialog = null;
+      this.#items = [];
+      this.#closed();
+    });
+    this.#dialog = dialog;
+    document.body.append(dialog);
+    dialog.showModal();
+  }
+
+  #clear() {
+    for (const each of this.#zooms) each.stop();
+    this.#zooms = [];
+    this.#body.replaceChildren();
+  }
+
+  #toggle() {
+    const on = this.#slider.getAttribute("aria-pressed") !== "true";
+    this.#slider.setAttribute("aria-pressed", String(on));
+    this.#draw();
+  }
+
+  #draw() {
+    this.#clear();
+    const slid = this.#slider.getAttribute("aria-pressed") === "true";
+    this.#body.dataset.count = slid ? "slider" : this.#items.length;
+    if (slid) this.#drawSlider();
+    else this.#drawBeside();
+    this.#drawFacts();
+  }
+
+  #drawBeside() {
+    for (const item of this.#items) {
+      const box = element("div", { class: "view-box" });
+      this.#body.append(element("figure", {}, box, caption(item)));
+      const changed = (zoom) => this.#follow(zoom);
+      const zoom = view(box, item, { changed });
+      if (zoom !== null) this.#zooms.push(zoom);
+    }
+  }
+
+  /** Lets the others show what one of them shows. */
+  #follow(leader) {
+    for (const each of this.#zooms) if (each !== leader) each.follow(leader.sight);
+  }
+
+  #drawSlider() {
+    const [left, right] = this.#items;
+    const over = imageOf(left.file, wordsOf(left));
+    const line = element("span", { class: "line", "aria-hidden": "true" });
+    const pair = element("div", { class: "pair" }, imageOf(right.file, wordsOf(right)), over, line);
+    const box = element("div", { class: "view-box" }, pair);
+    const divider = element("input", {
+      type: "range",
+      min: 0,
+      max: 100,
+      step: 0.5,
+      value: 50,
+      class: "divider",
+      "aria-label": `Part that shows “${wordsOf(left)}”`,
+    });
+    const place = () => {
+      over.style.clipPath = `inset(0 ${100 - divider.value}% 0 0)`;
+      line.style.left = `${divider.value}%`;
+    };
+    divider.addEventListener("input", place);
+    place();
+    const captions = this.#items.map(caption);
+    this.#body.append(
+      element("figure", {}, box, divider, element("div", { class: "captions" }, captions)),
+    );
+    const zoom = new Zoom(box, pair, sidesOf(left.file));
+    const scaled = new ResizeObserver(place);
+    scaled.observe(box);
+    this.#zooms.push(zoom, { stop: () => scaled.disconnect() });
+    divider.focus();
+  }
+
+  /** Shows below each result what differs from the others. */
+  async #drawFacts() {
+    const items = this.#items;
+    const wholes = await Promise.all(items.map(({ id }) => this.#facts.of(id).catch(() => null)));
+    if (this.#items !== items) return;
+    const all = items.map((item, at) => ({
+      ...factsOf(item, wholes[at]),
+      ...(wholes[at] === null ? {} : settingsOf(wholes[at].request.input)),
+    }));
+    const names = [...new Set(all.flatMap((each) => Object.keys(each)))];
+    const differing = names.filter(
+      (name) => new Set(all.map((each) => String(each[name] ?? ""))).size > 1,
+    );
+    for (const [at, item] of items.entries()) {
+      const below = this.#body.querySelector(`[data-key="${CSS.escape(item.key)}"]`);
+      const shown = Object.fromEntries(differing.map((name) => [name, all[at][name]]));
+      below?.querySelector("dl")?.remove();
+      below?.append(listOf(shown));
+    }
+  }
+
+  #key(event) {
+    const { key, target, altKey, ctrlKey, metaKey } = event;
+    if (altKey || ctrlKey || metaKey || target.matches("video, audio")) return;
+    const [zoom] = this.#zooms;
+    if (key === "s" && !this.#slider.hidden) this.#toggle();
+    else if (target.matches("input") || zoom === undefined || !zoom.key(event)) return;
+    event.preventDefault();
+  }
+}
+
+function caption(item) {
+  const words = wordsOf(item);
+  return element(
+    "figcaption",
+    { "data-key": item.key },
+    element("p", { class: "words", title: words }, words),
+  );
+}

@@ -1,0 +1,76 @@
+// Facts of a result: what the server knows about its request.
+
+import * as json from "../../client/json.js";
+import { requestPath, resultOf } from "../../client/watch.js";
+import { element } from "../../interface/element.js";
+import { bytes, clock, seconds } from "../../interface/words.js";
+
+const MOST_CHARACTERS = 120; // of a setting
+const MOST_KEPT = 60; // requests
+
+/** Reader of whole requests, which keeps the last ones. */
+export class Facts {
+  #api;
+  #kept = new Map(); // id → promise
+
+  constructor(api) {
+    this.#api = api;
+  }
+
+  /** `{request, output}` of an ended request. Throws `Refused` or `Unreachable`. */
+  of(id) {
+    if (!this.#kept.has(id)) {
+      if (this.#kept.size >= MOST_KEPT) this.#kept.delete(this.#kept.keys().next().value);
+      const looking = this.#look(id);
+      this.#kept.set(id, looking);
+      looking.catch(() => this.#kept.delete(id));
+    }
+    return this.#kept.get(id);
+  }
+
+  async #look(id) {
+    const request = await this.#api.call("GET", `v1/requests/${encodeURIComponent(id)}`);
+    const { output } =
+      request.state === "succeeded"
+        ? await resultOf(this.#api, requestPath(request.endpoint_id, id))
+        : {};
+    return { request, output };
+  }
+}
+
+/** Facts of an item by name; `whole` is of `Facts`, or null while it is loading. */
+export function factsOf({ file, request }, whole) {
+  const pixels = file?.width && file.height ? `${file.width} × ${file.height}` : "";
+  return {
+    Model: request.endpoint_id,
+    Seed: whole?.output?.seed ?? whole?.request.input.seed,
+    Size: [pixels, bytes(file?.size)].filter(Boolean).join(" · "),
+    Made: clock(request.created_at),
+    Compute: request.run_s > 0 ? seconds(request.run_s) : "",
+  };
+}
+
+/** Settings in the input of a request by name, without its prompt and its seed. */
+export function settingsOf(input) {
+  const left = Object.entries(input).filter(
+    ([name, value]) => !["prompt", "seed", "seeds", "sync_mode"].includes(name) && value !== null,
+  );
+  return Object.fromEntries(left.map(([name, value]) => [name.replaceAll("_", " "), words(value)]));
+}
+
+/** List of facts. Those without a value are left out. */
+export function listOf(facts) {
+  const rows = Object.entries(facts)
+    .filter(([, value]) => value !== undefined && value !== null && value !== "")
+    .map(([name, value]) =>
+      element("div", {}, element("dt", {}, name), element("dd", {}, String(value))),
+    );
+  return element("dl", { class: "rows" }, rows);
+}
+
+function words(value) {
+  if (value?.width && value.height) return `${value.width} × ${value.height}`;
+  const text = typeof value === "string" ? value : json.write(value);
+  if (text.startsWith("data:")) return "a file";
+  return text.length > MOST_CHARACTERS ? `${text.slice(0, MOST_CHARACTERS)} …` : text;
+}

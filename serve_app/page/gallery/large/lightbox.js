@@ -1,0 +1,274 @@
+// Large view of one result, with its facts beside it.
+
+import { byId, element } from "../../interface/element.js";
+import { itemsOf } from "../collection.js";
+import { Panel } from "./panel.js";
+import { wordsOf } from "../tile.js";
+import { view } from "./viewer.js";
+
+const NEAR_END = 8; // items before the end at which more is loaded
+
+/**
+ * Large view of the items of a `Collection`. `page` is the page's; `actions` are `Actions`; `act`
+ * has `share(item)`, `remove(items)`, `say(words)` and `closed(key)`.
+ */
+export class Lightbox {
+  #page;
+  #collection;
+  #actions;
+  #act;
+  #facts;
+  #panel;
+  #dialog = null;
+  #item = null;
+  #zoom = null;
+  #keys = (event) => this.#key(event); // of the document: what has the focus may be removed
+  #box = element("div", { class: "view-box", tabindex: -1 });
+  #count = element("p", { class: "count", role: "status" });
+  #percent = control("100 %", "Fit into the window", () => this.#zoom?.fit());
+  #zooms;
+  #before = control("‹", "Previous result", () => this.#go(-1));
+  #after = control("›", "Next result", () => this.#go(1));
+
+  constructor(page, collection, actions, facts, act) {
+    this.#page = page;
+    this.#collection = collection;
+    this.#actions = actions;
+    this.#act = act;
+    this.#facts = facts;
+    this.#panel = new Panel(this.#facts, this.#callbacks());
+    this.#before.classList.add("before");
+    this.#after.classList.add("after");
+    this.#zooms = element(
+      "span",
+      { class: "zooms", role: "group", "aria-label": "Zoom" },
+      control("−", "Zoom out", () => this.#zoom?.out()),
+      this.#percent,
+      control("+", "Zoom in", () => this.#zoom?.in()),
+    );
+    collection.addEventListener("change", () => this.#changed());
+  }
+
+  get isOpen() {
+    return this.#dialog !== null;
+  }
+
+  /** Shows the item with this key; null closes. */
+  async follow(key) {
+    if (key === null) {
+      this.#dialog?.close();
+      return;
+    }
+    if (this.#item?.key === key && this.isOpen) return;
+    const place = this.#collection.placeOf(key);
+    const item = place >= 0 ? this.#collection.items[place] : await this.#alone(key);
+    if (this.#page.address.now.item !== key) return; // the user has gone on
+    if (item === undefined || item.file === null) {
+      this.#act.say("This result does not exist any more.");
+      this.#page.address.leave("item");
+      return;
+    }
+    this.#open();
+    this.#show(item);
+  }
+
+  /** Item of a link, which is not among the loaded ones. */
+  async #alone(key) {
+    try {
+      const { request } = await this.#facts.of(key.split(".")[0]);
+      return itemsOf(request).find((each) => each.key === key);
+    } catch {
+      return undefined;
+    }
+  }
+
+  #open() {
+    if (this.isOpen) return;
+    const dialog = element(
+      "dialog",
+      { class: "lightbox", "aria-label": "Result" },
+      element("div", { class: "stage" }, this.#box, this.#before, this.#after),
+      element(
+        "div",
+        { class: "top" },
+        this.#count,
+        this.#zooms,
+        control("i", "About this result", () => dialog.classList.toggle("with-panel")),
+        control("×", "Close", () => dialog.close()),
+      ),
+      this.#panel.node,
+    );
+    document.addEventListener("keydown", this.#keys);
+    dialog.addEventListener("close", () => this.#closed());
+    this.#dialog = dialog;
+    document.body.append(dialog);
+    dialog.showModal();
+    this.#box.focus();
+  }
+
+  #closed() {
+    const { key } = this.#item;
+    document.removeEventListener("keydown", this.#keys);
+    this.#zoom?.stop();
+    this.#box.replaceChildren(); // stops what plays
+    this.#dialog.remove();
+    this.#dialog = null;
+    this.#zoom = null;
+    this.#item = null;
+    this.#page.address.leave("item");
+    this.#act.closed(key);
+  }
+
+  #show(item) {
+    const same = this.#item?.key === item.key;
+    this.#item = item;
+    if (!same) {
+      this.#zoom?.stop();
+      // A new box has no listeners of the zoom before.
+      const box = this.#box.cloneNode(false);
+      box.className = "view-box";
+      const focused = this.#box.contains(document.activeElement);
+      this.#box.replaceWith(box);
+      this.#box = box;
+      this.#zoom = view(box, item, {
+        changed: () => this.#showPercent(),
+        flicked: (direction) => this.#go(direction),
+      });
+      if (focused) box.focus();
+      this.#zooms.hidden = this.#zoom === null;
+      this.#showPercent();
+      this.#dialog.setAttribute("aria-label", wordsOf(item));
+      if (this.#page.address.now.item !== item.key) this.#page.address.correct({ item: item.key });
+    }
+    this.#panel.show(item);
+    this.#place();
+  }
+
+  #showPercent() {
+    if (this.#zoom === null) return;
+    const percent = `${this.#zoom.percent} %`;
+    this.#percent.textContent = percent;
+    this.#percent.setAttribute("aria-label", `${percent}, fit into the window`);
+  }
+
+  /** Shows the place among the items, loads more near the end, and what is beside it. */
+  #place() {
+    const { items, more } = this.#collection;
+    const place = this.#collection.placeOf(this.#item.key);
+    this.#count.textContent = place < 0 ? "" : `${place + 1} of ${items.length}${more ? "+" : ""}`;
+    for (const [node, direction] of [
+      [this.#before, -1],
+      [this.#after, 1],
+    ]) {
+      const next = this.#beside(direction);
+      node.hidden = next === undefined;
+      if (next?.file.kind === "image") element("img", { src: next.file.url, alt: "" });
+    }
+    if (place >= 0 && more && items.length - place < NEAR_END) this.#collection.load();
+  }
+
+  /** Next item with a file in a direction. */
+  #beside(direction) {
+    const { items } = this.#collection;
+    let place = this.#collection.placeOf(this.#item.key);
+    if (place < 0) return undefined;
+    do place += direction;
+    while (items[place] !== undefined && items[place].file === null);
+    return items[place];
+  }
+
+  #go(direction) {
+    const next = this.#beside(direction);
+    if (next !== undefined) this.#show(next);
+  }
+
+  /** Follows changes of the item, such as of its mark. */
+  #changed() {
+    if (!this.isOpen) return;
+    const place = this.#collection.placeOf(this.#item.key);
+    const item = place < 0 ? this.#item : this.#collection.items[place];
+    if (item !== this.#item) this.#show(item);
+    else this.#place();
+  }
+
+  #key(event) {
+    if (document.querySelectorAll("dialog[open]").length > 1) return; // another one is on top
+    const { key, target, altKey, ctrlKey, metaKey } = event;
+    if (altKey || ctrlKey || metaKey || target.matches("video, audio, input")) return;
+    if (this.#zoom?.key(event) || this.#did(key)) event.preventDefault();
+  }
+
+  #did(key) {
+    if (key === "ArrowRight") this.#go(1);
+    else if (key === "ArrowLeft") this.#go(-1);
+    else if (key === "f") this.#favourite();
+    else if (key === "i") this.#dialog.classList.toggle("with-panel");
+    else if (key === "Delete") this.#remove();
+    else return false;
+    return true;
+  }
+
+  async #favourite() {
+    const item = this.#item;
+    const favourite = await this.#actions.favourite([item]);
+    // The collection does not tell of what it has not loaded.
+    if (this.#item === item && this.#collection.placeOf(item.key) < 0)
+      this.#show({ ...item, request: { ...item.request, favourite } });
+  }
+
+  async #remove() {
+    const next = this.#beside(1) ?? this.#beside(-1);
+    const gone = await this.#act.remove([this.#item]);
+    if (!gone.has(this.#item?.id)) return;
+    if (next === undefined || gone.has(next.id)) this.#dialog.close();
+    else this.#show(next);
+  }
+
+  #callbacks() {
+    const { act } = this.#page;
+    const known = ({ id }, { request }) => ({
+      id,
+      endpoint: request.endpoint_id,
+      input: request.input,
+    });
+    const make = async (item, whole, what) => {
+      const problem = byId("form-problem"); // where the page says why a request was refused
+      problem.hidden = true;
+      await what(known(item, whole));
+      const words = "Submitted. The result will appear in the gallery.";
+      this.#act.say(problem.hidden ? words : problem.textContent);
+      this.#collection.follow();
+    };
+    const use = (what) => {
+      // Going back would undo what is done next.
+      this.#page.address.correct({ item: null });
+      this.#dialog.close();
+      what();
+    };
+    return {
+      favourite: () => this.#favourite(),
+      share: (item) => this.#act.share(item),
+      remove: () => this.#remove(),
+      details: ({ id }) => act.details({ id }),
+      again: (item, whole) => {
+        const { seed: _seed, seeds: _seeds, ...input } = whole.request.input;
+        use(() => act.again({ ...known(item, whole), input }));
+      },
+      sameSeed: (item, whole) =>
+        use(() => act.again({ ...known(item, whole), seed: whole.output?.seed })),
+      vary: (item, whole) => make(item, whole, act.vary),
+      four: (item, whole) => make(item, whole, act.four),
+      useAsInput: () =>
+        act.useAsInput &&
+        ((item, whole) => use(() => act.useAsInput(item.file, known(item, whole)))),
+    };
+  }
+}
+
+function control(sign, name, click) {
+  return element(
+    "button",
+    { type: "button", class: "control", "aria-label": name, title: name, click },
+    sign,
+  );
+}

@@ -1,0 +1,113 @@
+// Panel beside a large result: its prompt, what can be done with it, and its facts.
+
+import { element } from "../../interface/element.js";
+import { factsOf, listOf, settingsOf } from "./facts.js";
+
+/**
+ * Panel of results. `act` has the callbacks of the buttons, which get the item: `favourite`,
+ * `share`, `remove`, `details`, and with the whole request as well: `again`, `sameSeed`, `vary`,
+ * `four`, `useAsInput`, which may be missing.
+ */
+export class Panel {
+  node = element("aside", { class: "panel", "aria-label": "About this result" });
+  #facts;
+  #act;
+  #shown = null;
+
+  constructor(facts, act) {
+    this.#facts = facts;
+    this.#act = act;
+  }
+
+  async show(item) {
+    this.#shown = item;
+    let whole = null;
+    this.#draw(item, whole, "");
+    try {
+      whole = await this.#facts.of(item.id);
+    } catch (error) {
+      if (this.#shown === item) this.#draw(item, null, error.message);
+      return;
+    }
+    if (this.#shown === item) this.#draw(item, whole, "");
+  }
+
+  #draw(item, whole, problem) {
+    const { request, file } = item;
+    const focused = this.node.contains(document.activeElement)
+      ? document.activeElement.dataset.name
+      : undefined;
+    const prompt = whole?.request.input.prompt ?? request.prompt;
+    const settings = whole === null ? {} : settingsOf(whole.request.input);
+    this.node.replaceChildren(
+      element("h2", { class: prompt ? "words" : "words none" }, prompt || request.endpoint_id),
+      prompt ? copyButton(prompt) : "",
+      this.#buttons(item),
+      this.#makeMore(item, whole),
+      problem === "" ? "" : element("p", { class: "problem" }, problem),
+      listOf(factsOf(item, whole)),
+      Object.keys(settings).length ? element("h3", {}, "Settings") : "",
+      listOf(settings),
+      button("Log and JSON", () => this.#act.details(item)),
+    );
+    if (file === null) this.node.querySelector("[download]")?.remove();
+    if (focused) this.node.querySelector(`[data-name="${CSS.escape(focused)}"]`)?.focus();
+  }
+
+  #buttons(item) {
+    const { file, request } = item;
+    const favourite = button(request.favourite ? "♥ Favourite" : "♡ Favourite", () =>
+      this.#act.favourite(item),
+    );
+    favourite.dataset.name = "favourite";
+    favourite.setAttribute("aria-pressed", String(request.favourite));
+    return element(
+      "div",
+      { class: "buttons" },
+      favourite,
+      element("a", { class: "quiet button", href: file.url, download: file.name }, "Download"),
+      button("Share", () => this.#act.share(item)),
+      button("Delete", () => this.#act.remove(item), "quiet danger"),
+    );
+  }
+
+  #makeMore(item, whole) {
+    const { again, sameSeed, vary, four, useAsInput } = this.#act;
+    const choices = { "Use again": again, "Same seed": sameSeed, Vary: vary, "× 4": four };
+    if (useAsInput()) choices["Use as input"] = useAsInput();
+    const titles = {
+      "Use again": "Fill the form, with a new seed",
+      "Same seed": "Fill the form so that it makes the same result",
+      Vary: "Make another one with a new seed",
+      "× 4": "Make four others with new seeds",
+      "Use as input": "Use this file as an input of the form",
+    };
+    return element(
+      "div",
+      { class: "buttons", role: "group", "aria-label": "Make more" },
+      Object.entries(choices).map(([name, what]) => {
+        const made = button(name, () => what(item, whole));
+        made.disabled = whole === null;
+        made.title = titles[name];
+        return made;
+      }),
+    );
+  }
+}
+
+function button(name, click, kind = "quiet") {
+  return element("button", { type: "button", class: kind, click, "data-name": name }, name);
+}
+
+function copyButton(prompt) {
+  const made = button("Copy the prompt", async () => {
+    try {
+      await navigator.clipboard.writeText(prompt);
+      made.textContent = "Copied";
+    } catch {
+      made.textContent = "The browser does not allow it";
+    }
+  });
+  made.classList.add("copy-prompt");
+  return made;
+}

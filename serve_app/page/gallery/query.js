@@ -1,0 +1,87 @@
+// Filters of the gallery: as parts of the page's address, and as parameters of `/v1/requests`.
+
+const KINDS = ["image", "video", "audio"];
+const MOST_CHARACTERS = 200; // of a search
+
+/** States by the filter that stands for them. */
+export const STATES_OF = {
+  results: ["succeeded", "running", "queued", "failed"],
+  done: ["succeeded"],
+  active: ["running", "queued"],
+  failed: ["failed", "expired"],
+  cancelled: ["cancelled"],
+};
+
+/** Filters that show every result. Null: not set. */
+export const NONE = {
+  q: null,
+  kind: null,
+  state: null,
+  endpoint: null,
+  since: null,
+  until: null,
+  favourite: null,
+};
+
+/** Filters in the parts of an address. What cannot be understood counts as not set. */
+export function filtersIn(address) {
+  const given = (name, fits) => {
+    const value = address[name];
+    return typeof value === "string" && fits(value) ? value : null;
+  };
+  return {
+    q: given("q", (value) => value.trim() !== "")?.slice(0, MOST_CHARACTERS) ?? null,
+    kind: given("kind", (value) => KINDS.includes(value)),
+    state: given("state", (value) => value !== "results" && value in STATES_OF),
+    endpoint: given("endpoint", (value) => value !== ""),
+    since: given("since", isDate),
+    until: given("until", isDate),
+    favourite: given("favourite", (value) => value === "1"),
+  };
+}
+
+/** True if a filter is set. */
+export function isFiltered(filters) {
+  return Object.values(filters).some((value) => value !== null);
+}
+
+/** Path of a page of requests. `before`: the end of the page before it. */
+export function pathOf(filters, limit, before = null) {
+  const { q, kind, endpoint, since, until, favourite } = filters;
+  const asked = new URLSearchParams({ limit });
+  for (const state of STATES_OF[filters.state ?? "results"]) asked.append("state", state);
+  if (q !== null) asked.set("q", q);
+  if (kind !== null) asked.set("kind", kind);
+  if (endpoint !== null) asked.set("endpoint_id", endpoint);
+  if (since !== null) asked.set("since", midnight(since).toISOString());
+  if (until !== null) asked.set("until", midnight(until, 1).toISOString()); // with that day
+  if (favourite !== null) asked.set("favourite", "true");
+  if (before !== null) asked.set("before", before);
+  return `v1/requests?${asked}`;
+}
+
+/** Path of the counts by day, of what the filters by model and kind let through. */
+export function daysPathOf({ kind, endpoint }) {
+  const { timeZone } = Intl.DateTimeFormat().resolvedOptions();
+  const asked = new URLSearchParams({ timezone: timeZone });
+  if (kind !== null) asked.set("kind", kind);
+  if (endpoint !== null) asked.set("endpoint_id", endpoint);
+  return `v1/requests/days?${asked}`;
+}
+
+/** Date of a timestamp in this browser's time zone, as 2026-01-31. */
+export function dateOf(iso) {
+  const at = new Date(iso);
+  const two = (number) => String(number).padStart(2, "0");
+  return `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())}`;
+}
+
+/** Midnight at which a date begins, `later` days after it. */
+export function midnight(date, later = 0) {
+  const [year, month, day] = date.split("-").map(Number);
+  return new Date(year, month - 1, day + later);
+}
+
+function isDate(value) {
+  return /^\d{4}-\d\d-\d\d$/.test(value) && !Number.isNaN(midnight(value).getTime());
+}

@@ -1,0 +1,59 @@
+// Size of the tiles, which this browser remembers.
+
+import { element } from "../interface/element.js";
+
+const PLACE = "darkroom.gallery.size"; // in the local storage
+const HEIGHTS = { small: 120, medium: 190, large: 300 }; // of rows, in pixels
+const NARROW = 0.62; // of these on a phone
+const NARROW_WINDOW = 640; // pixels
+
+/** Buttons for the size. `changed(height)` is called with the height of rows, in pixels. */
+export class Sizes {
+  node = element("div", { class: "sizes", role: "group", "aria-label": "Size of the tiles" });
+  #now = storedSize();
+  #changed;
+
+  constructor(changed) {
+    this.#changed = changed;
+    for (const size of Object.keys(HEIGHTS)) this.node.append(this.#button(size));
+  }
+
+  get height() {
+    return HEIGHTS[this.#now] * (innerWidth < NARROW_WINDOW ? NARROW : 1);
+  }
+
+  #button(size) {
+    return element(
+      "button",
+      {
+        type: "button",
+        class: size,
+        "aria-label": `${size} tiles`,
+        "aria-pressed": String(size === this.#now),
+        click: () => this.#use(size),
+      },
+      element("span", { "aria-hidden": "true" }, "▪"),
+    );
+  }
+
+  #use(size) {
+    this.#now = size;
+    for (const each of this.node.children)
+      each.setAttribute("aria-pressed", String(each.classList.contains(size)));
+    this.#changed(this.height);
+    try {
+      localStorage.setItem(PLACE, size);
+    } catch {
+      // The size is kept until the page is closed.
+    }
+  }
+}
+
+function storedSize() {
+  try {
+    const size = localStorage.getItem(PLACE);
+    return size in HEIGHTS ? size : "medium";
+  } catch {
+    return "medium";
+  }
+}

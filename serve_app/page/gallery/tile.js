@@ -1,0 +1,111 @@
+// One result in the gallery.
+
+import { element } from "../interface/element.js";
+import { STATES } from "../interface/words.js";
+import { isActive } from "./collection.js";
+
+const SIGNS = { video: "▶", audio: "♪" };
+const KINDS = { video: "video", audio: "audio", file: "file" };
+
+/**
+ * Tile of an item, a cell of a grid. Its link has the focus; the box and the button are for the
+ * mouse, and have keys of the grid.
+ */
+export function tile(item) {
+  const { key, request, file } = item;
+  const words = wordsOf(item);
+  const { state, favourite } = request;
+  const node = element(
+    "div",
+    {
+      role: "gridcell",
+      class: "tile",
+      "data-key": key,
+      "data-state": state,
+      "data-kind": file?.kind ?? "none",
+      "aria-selected": "false",
+    },
+    element(
+      "a",
+      { href: linkOf(item), tabindex: -1, "aria-label": file && labelOf(item), draggable: "false" },
+      file === null ? standing(request, words) : picture(file),
+      SIGNS[file?.kind]
+        ? element("span", { class: "sign", "aria-hidden": "true" }, SIGNS[file.kind])
+        : null,
+      file === null ? null : element("span", { class: "over", "aria-hidden": "true" }, words),
+    ),
+    element("input", {
+      type: "checkbox",
+      class: "check",
+      tabindex: -1,
+      "aria-label": `Select ${words}`,
+    }),
+    element(
+      "button",
+      {
+        type: "button",
+        class: "heart",
+        tabindex: -1,
+        "aria-pressed": String(favourite),
+        "aria-label": `Favourite: ${words}`,
+      },
+      favourite ? "♥" : "♡",
+    ),
+  );
+  if (node.querySelector("img") !== null) node.classList.add("with-image");
+  return node;
+}
+
+/** Address of an item: of its large view, or of the details of a request without a file. */
+export function linkOf({ key, id, file }) {
+  const part =
+    file === null ? `request=${encodeURIComponent(id)}` : `item=${encodeURIComponent(key)}`;
+  return `#view=gallery&${part}`;
+}
+
+/** Text that identifies an item: its prompt, and its number among several. */
+export function wordsOf({ request, index, of }) {
+  const words = request.prompt || request.endpoint_id;
+  return of > 1 ? `${words} (${index + 1})` : words;
+}
+
+function labelOf(item) {
+  const facts = [KINDS[item.file.kind], item.request.favourite ? "favourite" : ""];
+  return [wordsOf(item), ...facts.filter(Boolean)].join(", ");
+}
+
+/** Small image of a file. Until it has arrived, the tile shimmers. */
+function picture(file) {
+  const source = file.thumbnail ?? (file.kind === "image" ? file : null);
+  if (source === null) return element("span", { class: "blank", "aria-hidden": "true" });
+  const image = element("img", { src: source.url, alt: "", decoding: "async", draggable: "false" });
+  const over = () => image.closest(".tile")?.classList.add("shown");
+  if (image.complete && image.naturalWidth > 0) queueMicrotask(over);
+  image.addEventListener("load", over);
+  image.addEventListener("error", () => {
+    over();
+    image.replaceWith(element("span", { class: "blank" }, "This file is gone."));
+  });
+  return image;
+}
+
+/** What a tile without a file shows: the state, the prompt, and why it failed. */
+function standing(request, words) {
+  const { state, error } = request;
+  return element(
+    "span",
+    { class: "standing" },
+    element(
+      "span",
+      { class: "badge" },
+      element("span", { class: `dot ${state}`, "aria-hidden": "true" }),
+      STATES[state] ?? state,
+    ),
+    " ",
+    element("span", { class: "said" }, words),
+    " ",
+    error && !isActive(request) && state !== "cancelled"
+      ? element("span", { class: "why" }, error.message)
+      : null,
+  );
+}

@@ -1,0 +1,97 @@
+// Dialog that shows what made a file, and fills the form with it.
+
+import * as json from "../client/json.js";
+import { makeClosable } from "../interface/dialog.js";
+import { element, freshId } from "../interface/element.js";
+import { bytes } from "../interface/words.js";
+import { descriptionIn } from "./metadata.js";
+
+const SHOWN = /^image\/(?:png|jpeg|webp|gif|avif)$/;
+const NONE =
+  "This file does not say what made it. Darkroom writes prompt, model, seed and settings into " +
+  "the images, videos and sounds that it makes, but other programs may remove them.";
+
+/** Opens the dialog for a file. `page` has `models` (the served ones and others) and `act`. */
+export async function showOrigin(file, { models, act }) {
+  const id = freshId("origin-title");
+  const body = element(
+    "div",
+    { class: "origin-body" },
+    element("p", { class: "help" }, "Reading …"),
+  );
+  const preview = SHOWN.test(file.type) ? URL.createObjectURL(file) : null;
+  const dialog = element(
+    "dialog",
+    { class: "made-by", "aria-labelledby": id },
+    element("button", { type: "button", class: "quiet close", "aria-label": "Close" }, "×"),
+    element("h2", { id }, "What made this file"),
+    preview === null ? null : element("img", { src: preview, alt: "" }),
+    element("p", { class: "help" }, `${file.name} · ${bytes(file.size)}`),
+    body,
+  );
+  dialog.addEventListener("close", () => {
+    dialog.remove();
+    if (preview !== null) URL.revokeObjectURL(preview);
+  });
+  document.body.append(dialog);
+  makeClosable(dialog);
+  dialog.showModal();
+  const close = () => dialog.close();
+  try {
+    const found = await descriptionIn(file);
+    if (found === null) body.replaceChildren(element("p", {}, NONE));
+    else body.replaceChildren(...parts(found, models.find(served(found)), { act, close }));
+    body.querySelector("button")?.focus();
+  } catch {
+    body.replaceChildren(element("p", { class: "problem" }, "This file could not be read."));
+  }
+}
+
+function served({ endpoint }) {
+  return ({ id, away }) => id === endpoint && away === "";
+}
+
+function parts(found, model, { act, close }) {
+  const { endpoint, seed, prompt, settings, request, demo } = found;
+  const fill = (withSeed) => {
+    close();
+    const input = { ...settings, ...(prompt ? { prompt } : {}) };
+    act.again({ endpoint, input, seed: withSeed ? seed : undefined });
+  };
+  const button = (name, click, kind = "quiet") => {
+    const made = element("button", { type: "button", class: kind, click }, name);
+    made.disabled = model === undefined;
+    return made;
+  };
+  const facts = {
+    Model: demo ? `${endpoint} (demo model)` : endpoint,
+    Seed: seed,
+    ...Object.fromEntries(
+      Object.entries(settings).map(([name, value]) => [name.replaceAll("_", " "), words(value)]),
+    ),
+    Request: request,
+  };
+  const rows = Object.entries(facts)
+    .filter(([, value]) => value !== "")
+    .map(([name, value]) =>
+      element("div", {}, element("dt", {}, name), element("dd", {}, String(value))),
+    );
+  return [
+    prompt ? element("p", { class: "prompt-words" }, prompt) : "",
+    element("dl", { class: "rows" }, rows),
+    model === undefined
+      ? element("p", { class: "problem" }, `This Darkroom does not serve ${endpoint}.`)
+      : "",
+    element(
+      "div",
+      { class: "buttons" },
+      button("Fill the form", () => fill(true), "main"),
+      button("With a new seed", () => fill(false)),
+    ),
+  ];
+}
+
+function words(value) {
+  if (value?.width && value.height) return `${value.width} × ${value.height}`;
+  return typeof value === "string" ? value : json.write(value);
+}

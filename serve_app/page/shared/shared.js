@@ -1,0 +1,47 @@
+// Page of a share link: a request and its files, for people without a key.
+
+import * as json from "../client/json.js";
+import { listOf, settingsOf } from "../gallery/large/facts.js";
+import { byId, element } from "../interface/element.js";
+import { clock, STATES } from "../interface/words.js";
+import { fileFigure, filesIn } from "../results/media.js";
+
+const GONE = "This link does not work. It may have ended, or its owner revoked it.";
+
+async function show() {
+  const place = byId("shared");
+  try {
+    // The link itself answers programs with JSON.
+    const answer = await fetch(location.href, { headers: { accept: "application/json" } });
+    const shared = answer.ok ? json.parse(await answer.text()) : null;
+    place.replaceChildren(...(shared === null ? problem(GONE) : parts(shared)));
+  } catch {
+    place.replaceChildren(...problem("Darkroom does not answer. Try again later."));
+  }
+  place.removeAttribute("aria-busy");
+}
+
+function parts({ endpoint_id: endpoint, state, input, created_at: at, files }) {
+  const prompt = typeof input.prompt === "string" ? input.prompt : "";
+  const figures = files.flatMap((file) => filesIn(file)).map((file) => fileFigure(file, prompt));
+  document.title = prompt || endpoint;
+  const facts = { Model: endpoint, Seed: input.seed, Made: clock(at), ...settingsOf(input) };
+  const made = element("div", { class: "made", "data-files": figures.length }, figures);
+  if (figures.length === 0)
+    made.append(element("p", { class: "help" }, `${STATES[state] ?? state}. There is no file.`));
+  return [
+    made,
+    element(
+      "section",
+      { "aria-label": "About it" },
+      element("h2", { class: "prompt-words" }, prompt || endpoint),
+      listOf(facts),
+    ),
+  ];
+}
+
+function problem(words) {
+  return [element("p", { class: "lead" }, words)];
+}
+
+show();

@@ -1,0 +1,315 @@
+"""Gallery of the results: what is shown, found and kept in the address."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import httpx
+import pytest
+from playwright.sync_api import BrowserContext, expect
+
+from serve_app.domain.request import State
+from tests.page.album import Entry, entries
+from tests.page.darkroom import PageDarkroom
+from tests.page.gallery import Gallery
+from tests.page.reader import Reader, expect_images
+from tests.page.test_requests import submit
+
+DAY, SOON = timedelta(days=1), timedelta(minutes=1)
+HILL = Entry("a hill", SOON)
+SEA = Entry("a calm sea", DAY)
+FOX = Entry("a fox on a hill", 40 * DAY, files=2)
+BROKEN = Entry("a broken hill", SOON, state=State.FAILED)
+STOPPED = Entry("a hill that was stopped", SOON, state=State.CANCELLED)
+
+
+def test_results_are_shown_by_day_with_their_thumbnails(gallery: Gallery) -> None:
+    gallery.darkroom.hang([HILL, SEA, FOX])
+    gallery.open()
+    expect(gallery.page.get_by_role("heading", name="Today")).to_be_visible()
+    expect(gallery.page.get_by_role("heading", name="Yesterday")).to_be_visible()
+    expect(gallery.results).to_have_count(4)
+    for each in gallery.results.locator("img").all():
+        assert each.evaluate("image => image.src").endswith(".webp")
+    expect(gallery.page.get_by_text("4 results.")).to_be_visible()
+
+
+def test_a_failed_one_says_why_and_cancelled_ones_are_shown_when_asked_for(
+    gallery: Gallery,
+) -> None:
+    gallery.darkroom.hang([HILL, BROKEN, STOPPED])
+    gallery.open()
+    failed = gallery.results.filter(has_text="a broken hill")
+    expect(failed).to_contain_text("Failed")
+    expect(failed).to_contain_text("The paint has run out.")
+    expect(gallery.results).to_have_count(2)
+    gallery.page.get_by_label("State").select_option("Cancelled")
+    expect(gallery.results).to_have_count(1)
+    expect(gallery.results).to_contain_text("a hill that was stopped")
+
+
+def test_a_new_request_appears_and_becomes_its_result_without_a_reload(
+    gallery: Gallery,
+) -> None:
+    gallery.darkroom.hang([SEA])
+    gallery.open()
+    expect(gallery.results).to_have_count(1)
+    reader = Reader(gallery.page, gallery.darkroom)
+    submit(reader, "fal-ai/flux/schnell", prompt="a new hill")
+    waiting = gallery.results.first
+    expect(waiting).to_contain_text("Waiting")
+    gallery.darkroom.start_painting()
+    expect(gallery.link("a new hill")).to_be_visible()
+    expect(waiting).to_have_attribute("data-state", "succeeded")
+    expect(gallery.results).to_have_count(2)
+
+
+def test_words_are_searched_and_back_undoes_a_filter(gallery: Gallery) -> None:
+    gallery.darkroom.hang([HILL, SEA, FOX])
+    gallery.open()
+    gallery.page.get_by_label("State").select_option("Done")
+    expect(gallery.results).to_have_count(4)
+    gallery.page.get_by_role("searchbox").fill("sea")
+    expect(gallery.results).to_have_count(1)
+    expect(gallery.link("a calm sea")).to_be_visible()
+    assert "q=sea" in gallery.page.url
+    gallery.page.reload()
+    expect(gallery.page.get_by_role("searchbox")).to_have_value("sea")
+    expect(gallery.results).to_have_count(1)
+    gallery.page.go_back()
+    expect(gallery.page.get_by_label("State")).to_have_value("")
+    expect(gallery.results).to_have_count(4)
+
+
+@pytest.mark.parametrize(
+    ("filters", "found"),
+    [
+        ("q=hill", ["a hill", "a fox on a hill (1)", "a fox on a hill (2)"]),
+        ("q=hill&until=2020-01-01", []),
+        ("kind=image&endpoint=fal-ai/flux/schnell&q=sea", ["a calm sea"]),
+        ("kind=video", []),
+        ("endpoint=test/probe", []),
+        ("state=nonsense&since=yesterday&q=sea", ["a calm sea"]),
+    ],
+)
+def test_a_link_has_its_filters(gallery: Gallery, filters: str, found: list[str]) -> None:
+    gallery.darkroom.hang([HILL, SEA, FOX])
+    gallery.open(f"view=gallery&{filters}")
+    expect(gallery.results).to_have_count(len(found))
+    for each in found:
+        expect(gallery.link(each)).to_be_visible()
+    if not found:
+        expect(gallery.page.get_by_text("Nothing matches.")).to_be_visible()
+        gallery.page.get_by_role("button", name="Show everything").click()
+        expect(gallery.results).to_have_count(4)
+
+
+def test_a_favourite_is_marked_by_key_and_found_again(gallery: Gallery) -> None:
+    gallery.darkroom.hang([HILL, SEA])
+    gallery.open()
+    gallery.link("a calm sea").focus()
+    gallery.page.keyboard.press("f")
+    heart = gallery.page.get_by_role("button", name="Favourite: a calm sea")
+    expect(heart).to_have_attribute("aria-pressed", "true")
+    expect(gallery.link("a calm sea, favourite")).to_be_focused()
+    gallery.page.get_by_role("button", name="Favourites").click()
+    expect(gallery.results).to_have_count(1)
+    gallery.page.reload()
+    expect(gallery.link("a calm sea, favourite")).to_be_visible()
+
+
+def test_a_day_of_the_list_is_gone_to_also_when_it_was_not_loaded(gallery: Gallery) -> None:
+    gallery.darkroom.hang([*entries(150, days=10), FOX])
+    gallery.open()
+    expect(gallery.results.first).to_be_visible()
+    days = gallery.page.get_by_role("navigation", name="Days")
+    days.get_by_role("button").last.click()
+    expect(gallery.link("a fox on a hill (1)")).to_be_focused()
+    expect(gallery.link("a fox on a hill (1)")).to_be_in_viewport()
+    expect(days.get_by_role("button").last).to_have_attribute("aria-current", "date")
+
+
+def test_thousands_of_results_leave_the_document_small(gallery: Gallery) -> None:
+    gallery.darkroom.hang(entries(1200, days=60))
+    gallery.open()
+    expect(gallery.results.first).to_be_visible()
+    page = gallery.page
+    most = 0
+    for _ in range(40):
+        page.evaluate("scrollTo({top: document.documentElement.scrollHeight})")
+        page.wait_for_function("() => document.querySelector('.tile.shown') !== null")
+        most = max(most, gallery.results.count())
+        if page.get_by_text("results.").is_visible():
+            break
+    expect(page.get_by_text("results.")).to_be_visible()
+    assert int(page.locator(".grid").get_attribute("aria-rowcount") or 0) > 250
+    assert most < 150
+
+
+def test_the_keyboard_goes_through_the_results(gallery: Gallery) -> None:
+    gallery.darkroom.hang(entries(300, days=3))
+    gallery.open()
+    expect(gallery.results.first).to_be_visible()
+    page = gallery.page
+    place = "() => Number(document.activeElement.closest('.tile').dataset.place)"
+    gallery.results.first.locator("a").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate(place) == 1
+    page.keyboard.press("ArrowDown")
+    below = page.evaluate(place)
+    assert below > 2
+    page.keyboard.press("ArrowUp")
+    assert page.evaluate(place) < below
+    page.keyboard.press("End")
+    last = page.evaluate(place)
+    assert last > 90
+    expect(page.locator(":focus")).to_be_in_viewport()
+    page.keyboard.press("PageUp")
+    assert below < page.evaluate(place) < last
+    page.keyboard.press("Home")
+    assert page.evaluate(place) == 0
+    reached = page.locator('.tile a[tabindex="0"]')
+    expect(reached).to_have_count(1)
+
+
+def test_what_is_in_sight_stays_there_when_new_results_appear(gallery: Gallery) -> None:
+    gallery.darkroom.hang(entries(120, days=5))
+    gallery.open()
+    expect(gallery.results.first).to_be_visible()
+    page = gallery.page
+    page.evaluate("scrollTo({top: 1200})")
+    row = "() => [...document.querySelectorAll('.tile')].find(\
+        (each) => each.getBoundingClientRect().top > 200)"
+    page.wait_for_function("() => document.querySelectorAll('.tile.shown').length > 10")
+    key = page.evaluate(f"() => ({row})().dataset.key")
+    top = f"() => document.querySelector('[data-key=\"{key}\"]').getBoundingClientRect().top"
+    before = page.evaluate(top)
+    gallery.darkroom.hang([Entry(f"new {number}", timedelta(seconds=1)) for number in range(12)])
+    page.wait_for_function(
+        "(y) => document.querySelector('.tile').dataset.place !== y",
+        arg=page.evaluate("() => document.querySelector('.tile').dataset.place"),
+    )
+    assert abs(page.evaluate(top) - before) < 3
+
+
+def test_what_another_client_deletes_disappears(gallery: Gallery) -> None:
+    gallery.darkroom.hang([HILL])
+    (sea,) = gallery.darkroom.hang([SEA])
+    gallery.open()
+    expect(gallery.results).to_have_count(2)
+    answer = httpx.delete(
+        f"{gallery.darkroom.url}/v1/requests/{sea}",
+        headers={"Authorization": f"Key {gallery.darkroom.key}"},
+        trust_env=False,
+    )
+    assert answer.status_code == 200
+    expect(gallery.results).to_have_count(1)
+    expect(gallery.link("a hill")).to_be_visible()
+
+
+def test_the_end_of_the_connection_is_told_and_can_be_tried_again(gallery: Gallery) -> None:
+    gallery.darkroom.hang([HILL])
+    gallery.open()
+    expect(gallery.results).to_have_count(1)
+    gallery.page.route("**/v1/requests?*", lambda route: route.abort())
+    gallery.page.get_by_label("State").select_option("Done")
+    again = gallery.page.get_by_role("button", name="Try again")
+    expect(again).to_be_visible()
+    gallery.page.unroute_all()
+    again.click()
+    expect(gallery.results).to_have_count(1)
+
+
+def test_a_gallery_without_results_leads_to_the_form(gallery: Gallery) -> None:
+    gallery.open()
+    gallery.page.get_by_role("link", name="Create something").click()
+    expect(gallery.page.get_by_role("button", name="Generate")).to_be_visible()
+
+
+# Selection.
+
+
+def test_a_range_and_everything_are_selected(gallery: Gallery) -> None:
+    gallery.darkroom.hang([Entry(f"number {each}", each * SOON) for each in range(1, 9)])
+    gallery.open()
+    gallery.page.get_by_role("checkbox", name="Select number 2").click()
+    gallery.link("number 5").click(modifiers=["Shift"])
+    expect(gallery.selected).to_have_count(4)
+    expect(gallery.page.get_by_text("4 selected")).to_be_visible()
+    gallery.link("number 3").click()
+    expect(gallery.selected).to_have_count(3)
+    gallery.page.keyboard.press("Control+a")
+    expect(gallery.selected).to_have_count(8)
+    gallery.page.keyboard.press("Escape")
+    expect(gallery.selected).to_have_count(0)
+    gallery.link("number 1").focus()
+    gallery.page.keyboard.press(" ")
+    gallery.page.keyboard.press("Shift+ArrowRight")
+    expect(gallery.selected).to_have_count(2)
+
+
+def test_a_long_press_selects_on_a_phone(
+    open_context: Callable[..., BrowserContext], idle: PageDarkroom
+) -> None:
+    phone = open_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    gallery = Gallery(phone.new_page(), idle)
+    idle.hang([HILL, SEA])
+    gallery.open()
+    box = gallery.link("a calm sea").bounding_box()
+    assert box is not None
+    session = phone.new_cdp_session(gallery.page)
+    finger = {"x": box["x"] + 20, "y": box["y"] + 20}
+    session.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [finger]})
+    expect(gallery.selected).to_have_count(1)
+    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    gallery.link("a hill").tap()
+    expect(gallery.selected).to_have_count(2)
+    assert gallery.page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_a_deletion_says_what_goes_and_can_be_refused(gallery: Gallery) -> None:
+    gallery.darkroom.hang([HILL, FOX])
+    gallery.open()
+    gallery.link("a fox on a hill (1)").focus()
+    gallery.page.keyboard.press("Delete")
+    question = gallery.page.get_by_role("dialog", name="Delete 1 request?")
+    expect(question).to_contain_text("This deletes 2 files, the input and the log.")
+    expect(question).to_contain_text("1 file of the same requests are not selected and go too.")
+    question.get_by_role("button", name="Cancel").click()
+    expect(gallery.results).to_have_count(3)
+    gallery.page.keyboard.press("Delete")
+    question.get_by_role("button", name="Delete").click()
+    expect(gallery.results).to_have_count(1)
+    expect(gallery.link("a hill")).to_be_focused()
+    gallery.page.reload()
+    expect(gallery.results).to_have_count(1)
+
+
+def test_the_files_of_a_selection_are_downloaded_as_one_archive(gallery: Gallery) -> None:
+    gallery.darkroom.hang([HILL, SEA])
+    gallery.open()
+    expect(gallery.results).to_have_count(2)
+    gallery.page.keyboard.press("Control+a")
+    with gallery.page.expect_download() as started:
+        gallery.page.get_by_role("button", name="Download").click()
+    assert started.value.suggested_filename.endswith(".zip")
+    assert started.value.path().read_bytes().startswith(b"PK")
+
+
+def test_a_result_of_the_form_is_in_the_gallery(reader: Reader) -> None:
+    expect_images(reader.generate("a hill"), 1)
+    reader.page.get_by_role("link", name="Gallery").click()
+    expect(reader.page.get_by_role("link", name="a hill")).to_be_visible()
+
+
+def test_the_size_of_the_tiles_is_remembered(gallery: Gallery) -> None:
+    gallery.darkroom.hang([HILL])
+    gallery.open()
+    height = "each => each.offsetHeight"
+    small = gallery.results.evaluate(height)
+    gallery.page.get_by_role("button", name="large tiles").click()
+    assert gallery.results.evaluate(height) > small
+    gallery.page.reload()
+    expect(gallery.results).to_have_count(1)
+    assert gallery.results.evaluate(height) > small

@@ -1,0 +1,105 @@
+"""Files that are dropped or pasted anywhere on the page: what made them fills the form."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import pytest
+from PIL import Image, PngImagePlugin
+from playwright.sync_api import expect
+
+from serve_app.domain.media.file_metadata import FileMetadata
+from tests.page.reader import FLUX, PROBE, Reader
+
+GIVE = """([place, kind, content, name, type]) => {
+    const bytes = Uint8Array.from(atob(content), (each) => each.charCodeAt(0));
+    const files = new DataTransfer();
+    files.items.add(new File([bytes], name, { type }));
+    const options = { bubbles: true, cancelable: true };
+    const event = kind === "drop"
+        ? new DragEvent("drop", { ...options, dataTransfer: files })
+        : new ClipboardEvent("paste", { ...options, clipboardData: files });
+    document.querySelector(place).dispatchEvent(event);
+    return event.defaultPrevented;
+}"""
+
+
+def described(**changes: Any) -> bytes:
+    """PNG that says what made it."""
+    given: dict[str, Any] = {
+        "endpoint": FLUX,
+        "model": "hub/flux",
+        "seed": 2**60 + 1,
+        "prompt": "a hill “of” {braces} and \\ ümlauts",
+        "settings": {"num_inference_steps": 7, "image_size": {"width": 512, "height": 256}},
+    }
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Comment", FileMetadata(**(given | changes)).text())
+    return png(pnginfo=info)
+
+
+def png(**options: Any) -> bytes:
+    made = io.BytesIO()
+    Image.new("RGB", (64, 32), "teal").save(made, "PNG", **options)
+    return made.getvalue()
+
+
+def give(reader: Reader, content: bytes, place: str = "body", kind: str = "drop") -> bool:
+    text = base64.b64encode(content).decode()
+    return reader.page.evaluate(GIVE, [place, kind, text, "found.png", "image/png"])
+
+
+@pytest.mark.parametrize("kind", ["drop", "paste"])
+def test_a_file_of_a_darkroom_fills_the_form_with_all_that_made_it(
+    reader: Reader, kind: str
+) -> None:
+    reader.choose(PROBE)
+    assert give(reader, described(), kind=kind)
+    dialog = reader.page.get_by_role("dialog", name="What made this file")
+    expect(dialog).to_contain_text("a hill “of” {braces}")
+    expect(dialog).to_contain_text(str(2**60 + 1))
+    expect(dialog).to_contain_text("512 × 256")
+    dialog.get_by_role("button", name="Fill the form").click()
+    expect(dialog).to_have_count(0)
+    expect(reader.page.get_by_label("Model", exact=True)).to_have_value(FLUX)
+    expect(reader.field("prompt")).to_have_value("a hill “of” {braces} and \\ ümlauts")
+    expect(reader.field("seed")).to_have_value(str(2**60 + 1))
+    expect(reader.field("num_inference_steps").first).to_have_value("7")
+
+
+def test_it_fills_the_form_also_from_the_gallery_and_with_a_new_seed(reader: Reader) -> None:
+    reader.page.get_by_role("link", name="Gallery").click()
+    expect(reader.page.get_by_text("Your results appear here.")).to_be_visible()
+    give(reader, described(prompt="a lake"))
+    reader.page.get_by_role("button", name="With a new seed").click()
+    expect(reader.field("prompt")).to_have_value("a lake")
+    expect(reader.field("seed")).to_have_value("")
+
+
+def test_a_file_that_says_nothing_is_told(reader: Reader) -> None:
+    give(reader, png())
+    dialog = reader.page.get_by_role("dialog", name="What made this file")
+    expect(dialog).to_contain_text("This file does not say what made it.")
+    reader.page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+
+
+def test_a_damaged_description_is_none(reader: Reader) -> None:
+    broken = described(prompt="a lake").replace(b'"seed":', b'"sead":')
+    give(reader, broken)
+    expect(reader.page.get_by_role("dialog")).to_contain_text("does not say what made it")
+
+
+def test_a_model_that_is_not_served_is_named(reader: Reader) -> None:
+    give(reader, described(endpoint="house/portraits"))
+    dialog = reader.page.get_by_role("dialog")
+    expect(dialog).to_contain_text("This Darkroom does not serve house/portraits.")
+    expect(dialog.get_by_role("button", name="Fill the form")).to_be_disabled()
+
+
+def test_without_a_key_nothing_is_read(reader: Reader) -> None:
+    reader.page.get_by_role("button", name="API key").click()
+    assert not give(reader, described())
+    expect(reader.page.get_by_role("dialog")).to_have_count(0)

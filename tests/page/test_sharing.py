@@ -1,0 +1,56 @@
+"""Share links: made in the gallery, and opened by people without a key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+from playwright.sync_api import BrowserContext, expect
+
+from tests.page.album import Entry
+from tests.page.gallery import Gallery
+
+ENTRY = Entry("a lighthouse", timedelta(minutes=1), files=2, input={"guidance_scale": 3.5})
+
+
+@pytest.fixture
+def sharing(gallery: Gallery) -> Gallery:
+    """Gallery with the dialog for the links of its one request."""
+    gallery.darkroom.hang([ENTRY])
+    gallery.open()
+    gallery.link("a lighthouse (1)").click()
+    gallery.page.get_by_role("button", name="Share").click()
+    return gallery
+
+
+def test_a_link_is_opened_by_somebody_without_a_key_until_it_is_revoked(
+    sharing: Gallery, open_context: Callable[..., BrowserContext]
+) -> None:
+    dialog = sharing.page.get_by_role("dialog", name="Share")
+    dialog.get_by_label("Valid for").select_option("1 day")
+    dialog.get_by_role("button", name="Make a link").click()
+    link = dialog.get_by_label("Link", exact=True).input_value()
+    guest = open_context().new_page()
+    guest.goto(link)
+    expect(guest.get_by_role("heading", name="a lighthouse")).to_be_visible()
+    expect(guest.get_by_role("img", name="a lighthouse")).to_have_count(2)
+    for each in guest.get_by_role("img", name="a lighthouse").all():
+        each.evaluate("image => image.decode()")
+    expect(guest.get_by_text("guidance scale")).to_be_visible()
+    expect(guest.get_by_role("link", name="Download")).to_have_count(2)
+    dialog.get_by_role("button", name="Revoke").click()
+    expect(dialog.get_by_role("button", name="Revoke")).to_have_count(0)
+    guest.reload()
+    expect(guest.get_by_text("This link does not work.")).to_be_visible()
+
+
+def test_the_page_of_a_link_fits_on_a_phone(
+    sharing: Gallery, open_context: Callable[..., BrowserContext]
+) -> None:
+    sharing.page.get_by_role("button", name="Make a link").click()
+    link = sharing.page.get_by_label("Link", exact=True).input_value()
+    phone = open_context(viewport={"width": 360, "height": 740}).new_page()
+    phone.goto(link)
+    expect(phone.get_by_role("heading", name="a lighthouse")).to_be_visible()
+    assert phone.evaluate("document.documentElement.scrollWidth") == 360
