@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 from serve_app.domain.progress import Stage
 from serve_app.domain.request import CancelVerdict, Redacted, Request, RequestFilter, State
 from serve_app.ingress.api import events
-from serve_app.ingress.api.gallery import KIND, OutputFile, chosen_endpoints, output_file
+from serve_app.ingress.api.gallery.items import KIND, OutputFile, chosen_endpoints, output_file
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import actor_of, authenticate, authenticate_for_tenant
 from serve_app.ingress.http.context import context_of

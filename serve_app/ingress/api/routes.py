@@ -19,7 +19,6 @@ from serve_app.ingress.api import (
     drafts,
     estimates,
     files,
-    gallery,
     keys,
     loras,
     model_entries,
@@ -27,12 +26,11 @@ from serve_app.ingress.api import (
     operations,
     request_history,
     requests,
-    shares,
     usage,
     warm,
     webhooks,
-    zip_files,
 )
+from serve_app.ingress.api.gallery import items, shares, zip_files
 from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
@@ -229,7 +227,7 @@ CHECK_READY = Operation(
 
 ROUTES = [
     *files.ROUTES,
-    *gallery.ROUTES,  # before the routes of one request
+    *items.ROUTES,  # before the routes of one request
     *zip_files.ROUTES,
     *loras.ROUTES,
     *shares.ROUTES,

@@ -15,8 +15,8 @@ import pytest
 from serve_app.domain.artifact import Artifact
 from serve_app.domain.errors import ArtifactNotFound
 from serve_app.domain.request import Priority, Request, State
-from serve_app.ingress.api import zip_files
-from serve_app.ingress.api.zip_files import MISSING, ZipEntry, zipped
+from serve_app.ingress.api.gallery import zip_files
+from serve_app.ingress.api.gallery.zip_files import MISSING, ZipEntry, zipped
 from tests.ingress.api.test_gallery import made
 from tests.ingress.house import House
 

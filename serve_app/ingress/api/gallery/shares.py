@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 
 from serve_app.domain.errors import NotFound
 from serve_app.domain.request import NewShareLink, ShareLink, State
-from serve_app.ingress.api.gallery import OutputFile, output_file
+from serve_app.ingress.api.gallery.items import OutputFile, output_file
 from serve_app.ingress.http.auth import actor_of, authenticate
 from serve_app.ingress.http.body import read_model
 from serve_app.ingress.http.context import context_of

@@ -19,7 +19,7 @@ from serve_app.domain.artifact import Artifact
 from serve_app.domain.errors import ArtifactNotFound, InvalidInput, NotFound
 from serve_app.domain.ports import Storage
 from serve_app.domain.request import Request
-from serve_app.ingress.api.gallery import different
+from serve_app.ingress.api.gallery.items import different
 from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.body import read_model
 from serve_app.ingress.http.context import context_of
