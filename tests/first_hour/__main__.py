@@ -16,12 +16,11 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from tests.cluster.darkroom import ROOT, Darkroom, clean_environment, eventually
+from tests.cluster.darkroom import ROOT, Darkroom, eventually
 from tests.cluster.processes import with_default_signals
-from tests.first_hour import in_a_browser, in_a_shell
-from tests.first_hour.rehearsal import Rehearsal, StepFailed
+from tests.first_hour.people import PEOPLE
+from tests.first_hour.rehearsal import Rehearsal, StepFailed, shell_of
 
-PEOPLE = {**in_a_browser.PEOPLE, **in_a_shell.PEOPLE}
 START_S = 1800.0  # with the packages
 SAMPLE = re.compile(r"took [\d.]+ s: (\S+sample\.png)")
 
@@ -52,12 +51,7 @@ def rehearse(place: Path, root: Path, people: list[str]) -> Rehearsal:
     darkroom = Darkroom(place / "data")
     work = place / "work"
     work.mkdir()
-    shell = clean_environment()
-    shell |= {
-        "DARKROOM_DATA_DIR": str(darkroom.data_dir),
-        "PATH": f"{root / '.venv' / 'bin'}:{shell['PATH']}",
-    }
-    rehearsal = Rehearsal(shell, work, partial(print, flush=True))
+    rehearsal = Rehearsal(shell_of(darkroom.data_dir, root), work, partial(print, flush=True))
     with _running(darkroom, root, rehearsal):
         for name in people:
             PEOPLE[name](rehearsal, darkroom.url, darkroom.key)

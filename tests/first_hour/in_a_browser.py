@@ -1,7 +1,9 @@
-"""People who open the page: somebody who tries it for fun, on a laptop and on a phone."""
+"""People who open the page: somebody who tries it for fun, on a laptop and on a phone, and a
+designer who changes a picture and compares."""
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from tests.page.conftest import NAMES
 PROMPT = "a red circle above a blue square"
 PROMPT_FIELD = '[id^="field-prompt-"]:is(textarea)'
 UNKNOWN = "a cat on a sofa"
+OTHER = "a green star"
 
 
 @contextmanager
@@ -53,11 +56,49 @@ def hobbyist(rehearsal: Rehearsal, url: str, key: str) -> None:
             _generate(phone)
 
 
+def designer(rehearsal: Rehearsal, url: str, key: str) -> None:
+    """Makes a picture, paints a mask on it, has that part made anew, and compares both."""
+    who = "designer"
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": 1440, "height": 900})
+        page.goto(f"{url}/#key={key}")
+        with rehearsal.step(who, "makes a picture", clicks=2):
+            page.locator(PROMPT_FIELD).fill(PROMPT)
+            _generate(page)
+        with rehearsal.step(who, "uses it as the input of another model", clicks=2):
+            page.locator(".sheet").first.get_by_role("button", name="Use as input").click()
+            menu = page.get_by_role("dialog")
+            menu.get_by_role("button", name=re.compile("inpainting.*Image", re.DOTALL)).click()
+            expect(page.locator(".media-preview img").first).to_be_visible()
+        with rehearsal.step(who, "paints a mask and generates", clicks=4):
+            page.get_by_role("button", name="Paint a mask").click()
+            _stroke(page)
+            page.get_by_role("button", name="Use mask").click()
+            page.locator(PROMPT_FIELD).fill(OTHER)
+            _generate(page)
+        with rehearsal.step(who, "compares both in the gallery", clicks=4):
+            page.get_by_role("link", name="Gallery").click()
+            for words in (OTHER, PROMPT):
+                page.get_by_role("checkbox", name=f"Select {words}", exact=True).first.click()
+            page.get_by_role("button", name="Compare").click()
+            compared = page.get_by_role("dialog", name="Comparison").get_by_role("img")
+            expect(compared).to_have_count(2)
+
+
+def _stroke(page: Page) -> None:
+    """Paint over the lower half of the image."""
+    canvas = page.locator(".paint")
+    expect(canvas).to_be_visible()
+    at = canvas.bounding_box()
+    assert at is not None
+    page.mouse.move(at["x"] + at["width"] * 0.2, at["y"] + at["height"] * 0.75)
+    page.mouse.down()
+    page.mouse.move(at["x"] + at["width"] * 0.8, at["y"] + at["height"] * 0.75, steps=5)
+    page.mouse.up()
+
+
 def _generate(page: Page) -> None:
     before = page.locator(".sheet").count()
     page.get_by_role("button", name="Generate").click()
     expect(page.locator(".sheet")).to_have_count(before + 1)
     expect(page.locator(".sheet").first).to_have_attribute("data-phase", "succeeded")
-
-
-PEOPLE = {"hobbyist": hobbyist}

@@ -121,10 +121,3 @@ def assistant_builder(rehearsal: Rehearsal, url: str, key: str) -> None:
 
 def _sightings(path: Path) -> list[tuple[str, str]]:
     return sorted((one.colour, one.shape) for one in read(Image.open(path)).sightings)
-
-
-PEOPLE = {
-    "web-developer": web_developer,
-    "ml-engineer": ml_engineer,
-    "assistants": assistant_builder,
-}

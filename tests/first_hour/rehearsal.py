@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from tests.cluster.darkroom import clean_environment
+
 COMMAND_S = 300.0
 
 T = TypeVar("T")
@@ -18,6 +20,13 @@ T = TypeVar("T")
 
 class StepFailed(AssertionError):
     """A step that did not do what a person expects, with what it printed."""
+
+
+def shell_of(data_dir: Path, root: Path) -> Mapping[str, str]:
+    """Environment of a shell in which a Darkroom of ``root`` was installed into ``data_dir``."""
+    found = clean_environment()
+    path = f"{root / '.venv' / 'bin'}:{found['PATH']}"
+    return {**found, "DARKROOM_DATA_DIR": str(data_dir), "PATH": path}
 
 
 @dataclass(frozen=True)
