@@ -13,7 +13,6 @@ from typing_extensions import TypedDict
 
 from serve_app.domain.errors import NotFound
 from serve_app.domain.request import NewShareLink, ShareLink, State
-from serve_app.ingress.api import playground
 from serve_app.ingress.api.gallery import OutputFile, output_file
 from serve_app.ingress.http.auth import actor_of, authenticate
 from serve_app.ingress.http.body import read_model
@@ -39,7 +38,6 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "vary": "accept",
 }
-HTML = "text/html"
 
 
 class NewShare(BaseModel):
@@ -120,10 +118,7 @@ async def revoked(request: HttpRequest) -> Response:
 
 
 async def shown(request: HttpRequest) -> Response:
-    """Show the request of a link. It needs no key. A browser that opens the link gets a page, which
-    asks again for JSON."""
-    if HTML in request.headers.get("accept", ""):
-        return await playground.shared(request)
+    """Show the request of a link. It needs no key. Browsers get a page, by a route of their own."""
     context_of(request).route = "v1.shared"
     token: str = request.path_params["token"]
     found = await services_of(request).queue.gallery.shared(_digest(token))
@@ -184,7 +179,7 @@ SHOW = Operation(
     {
         200: Answer(
             "The request; a page that shows it, if `Accept` names `text/html`.",
-            {JSON: SharedRequest, HTML: str},
+            {JSON: SharedRequest, "text/html": str},
         )
     },
     errors=(404,),
