@@ -41,8 +41,8 @@ def create_app() -> Starlette:
         [
             *fal.ROUTES,
             *openapi.ROUTES,
+            *page.ROUTES,  # before the API: browsers get a page where programs get JSON
             *api.ROUTES,
-            *page.ROUTES,
             *openai.ROUTES,
             *replicate.ROUTES,
             *mcp.ROUTES,

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import io
 import wave
+from collections.abc import Callable
 from datetime import timedelta
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Locator, expect
+from playwright.sync_api import BrowserContext, Locator, expect
 
 from deployments.engine.media.video_format import VideoForm
 from deployments.engine.media.video_writer import VideoWriter
 from tests.page.album import Entry
+from tests.page.darkroom import PageDarkroom
 from tests.page.gallery import Gallery
 
 SOON = timedelta(minutes=1)
@@ -128,6 +130,42 @@ def test_a_swipe_goes_to_the_next(hung: Gallery) -> None:
     page.mouse.move(x - 150, y + 5, steps=4)
     page.mouse.up()
     expect(large(hung, "a harbour (1)")).to_be_visible()
+
+
+def test_two_fingers_zoom_on_a_phone_and_one_swipes(
+    open_context: Callable[..., BrowserContext], idle: PageDarkroom
+) -> None:
+    phone = open_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    gallery = Gallery(phone.new_page(), idle)
+    idle.hang([FIRST, SECOND])
+    gallery.open()
+    gallery.link("a lighthouse").tap()
+    session = phone.new_cdp_session(gallery.page)
+
+    def touch(kind: str, *points: tuple[int, int]) -> None:
+        fingers = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(points)]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": fingers})
+
+    image = large(gallery, "a lighthouse").get_by_role("img")
+    before = image.bounding_box()
+    touch("touchStart", (170, 450))
+    touch("touchStart", (170, 450), (220, 450))
+    touch("touchMove", (120, 450), (270, 450))
+    touch("touchEnd")
+    after = image.bounding_box()
+    assert before is not None
+    assert after is not None
+    assert after["width"] == pytest.approx(3 * before["width"], rel=0.1)
+    gallery.page.get_by_role("button", name="fit into the window").tap()
+    touch("touchStart", (300, 450))
+    for x in range(290, 110, -10):
+        touch("touchMove", (x, 455))
+    gallery.page.wait_for_timeout(300)  # the finger rests: Chromium takes no tap after a fling
+    touch("touchEnd")
+    expect(large(gallery, "a harbour (1)")).to_be_visible()
+    gallery.page.get_by_role("button", name="About this result").tap()
+    expect(gallery.page.get_by_role("button", name="Use again")).to_be_visible()
+    assert gallery.page.evaluate("document.documentElement.scrollWidth") == 390
 
 
 def test_it_is_marked_and_deleted_from_there(hung: Gallery) -> None:

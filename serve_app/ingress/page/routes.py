@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from starlette.datastructures import Headers
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
 from serve_app.domain.errors import NotFound
 from serve_app.ingress.http.context import context_of
@@ -56,7 +58,7 @@ async def index(request: HttpRequest) -> Response:
 
 
 async def shared(request: HttpRequest) -> Response:
-    """Answer with the page of a share link. It asks the link itself for the request."""
+    """Answer with the page of a share link. It asks the link itself for the JSON."""
     return await _answer(request, SHARED)
 
 
@@ -70,7 +72,17 @@ async def icon(request: HttpRequest) -> Response:
     return await _answer(request, ICON)
 
 
+class BrowserRoute(Route):
+    """Route for browsers, at an address that answers programs with JSON. It has to come before the
+    other one."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        wants_page = "text/html" in Headers(scope=scope).get("accept", "")
+        return super().matches(scope) if wants_page else (Match.NONE, {})
+
+
 ROUTES = [
+    BrowserRoute("/v1/shared/{token}", shared, methods=["GET", "HEAD"]),
     Route("/", index, methods=["GET", "HEAD"]),
     Route("/favicon.ico", icon, methods=["GET", "HEAD"]),
     Route("/page/{name:path}", part, methods=["GET", "HEAD"]),

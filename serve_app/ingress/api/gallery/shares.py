@@ -28,7 +28,6 @@ from serve_app.ingress.http.openapi import (
     in_path,
 )
 from serve_app.ingress.http.origin import origin_of
-from serve_app.ingress.page import routes as page
 from serve_app.ingress.services.services import services_of
 
 MAX_BODY_BYTES = 4096
@@ -39,7 +38,6 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "vary": "accept",
 }
-HTML = "text/html"
 
 
 class NewShare(BaseModel):
@@ -120,10 +118,7 @@ async def revoked(request: HttpRequest) -> Response:
 
 
 async def shown(request: HttpRequest) -> Response:
-    """Show the request of a link. It needs no key. A browser that opens the link gets a page, which
-    asks again for JSON."""
-    if HTML in request.headers.get("accept", ""):
-        return await page.shared(request)
+    """Show the request of a link. It needs no key. Browsers get a page, by a route of their own."""
     context_of(request).route = "v1.shared"
     token: str = request.path_params["token"]
     found = await services_of(request).queue.gallery.shared(_digest(token))
@@ -184,7 +179,7 @@ SHOW = Operation(
     {
         200: Answer(
             "The request; a page that shows it, if `Accept` names `text/html`.",
-            {JSON: SharedRequest, HTML: str},
+            {JSON: SharedRequest, "text/html": str},
         )
     },
     errors=(404,),

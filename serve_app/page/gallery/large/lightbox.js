@@ -124,17 +124,12 @@ export class Lightbox {
     this.#item = item;
     if (!same) {
       this.#zoom?.stop();
-      // A new box has no listeners of the zoom before.
-      const box = this.#box.cloneNode(false);
-      box.className = "view-box";
       const focused = this.#box.contains(document.activeElement);
-      this.#box.replaceWith(box);
-      this.#box = box;
-      this.#zoom = view(box, item, {
+      this.#zoom = view(this.#box, item, {
         changed: () => this.#showPercent(),
         flicked: (direction) => this.#go(direction),
       });
-      if (focused) box.focus();
+      if (focused) this.#box.focus();
       this.#zooms.hidden = this.#zoom === null;
       this.#showPercent();
       this.#dialog.setAttribute("aria-label", wordsOf(item));

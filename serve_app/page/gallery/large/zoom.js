@@ -21,6 +21,7 @@ export class Zoom {
   #flicked;
   #pointers = new Map(); // id → [x, y]
   #began = null; // of a swipe
+  #stopping = new AbortController();
   #watcher = new ResizeObserver(() => this.#draw());
 
   constructor(box, content, { width, height, changed = () => {}, flicked = () => {} }) {
@@ -31,17 +32,22 @@ export class Zoom {
     this.#flicked = flicked;
     box.classList.add("zoomed-box");
     this.#watcher.observe(box);
-    box.addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
-    box.addEventListener("dblclick", (event) => this.#toggle(event));
-    box.addEventListener("pointerdown", (event) => this.#down(event));
-    box.addEventListener("pointermove", (event) => this.#move(event));
-    for (const name of ["pointerup", "pointercancel"])
-      box.addEventListener(name, (event) => this.#up(event));
+    const { signal } = this.#stopping;
+    const listen = (name, what) =>
+      box.addEventListener(name, (event) => what(event), { signal, passive: false });
+    listen("wheel", (event) => this.#wheel(event));
+    listen("dblclick", (event) => this.#toggle(event));
+    listen("pointerdown", (event) => this.#down(event));
+    listen("pointermove", (event) => this.#move(event));
+    for (const name of ["pointerup", "pointercancel"]) listen(name, (event) => this.#up(event));
     this.#draw();
   }
 
+  /** Leaves the box as it was. */
   stop() {
     this.#watcher.disconnect();
+    this.#stopping.abort();
+    this.#box.classList.remove("zoomed-box", "is-zoomed");
   }
 
   /** Scale at which a pixel of the content is a pixel of the screen. */
