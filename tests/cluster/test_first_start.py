@@ -1,4 +1,5 @@
-"""The README's command, as a newcomer types it: embedded defaults and the demo models."""
+"""The README's command, as a newcomer types it: embedded defaults and the demo models. Then the
+first steps of five people, which ``scripts/first_hour`` rehearses and measures."""
 
 import re
 import signal
@@ -19,9 +20,12 @@ from tests.cluster.darkroom import (
     living,
 )
 from tests.cluster.processes import with_default_signals
+from tests.first_hour.in_a_browser import chromium_program
+from tests.first_hour.people import IN_A_BROWSER, PEOPLE
+from tests.first_hour.rehearsal import Rehearsal, shell_of
 from training.checker import read
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 SAMPLE = re.compile(r'"(.+)" took [\d.]+ s: (\S+)')
 
@@ -36,7 +40,7 @@ def place(tmp_path: Path) -> Iterator[Darkroom]:
     darkroom.clear_away()
 
 
-def test_the_first_command_makes_an_image_of_its_prompt(place: Darkroom) -> None:
+def test_the_first_command_makes_an_image_of_its_prompt(place: Darkroom, tmp_path: Path) -> None:
     with place.output.open("wb") as said:
         running = subprocess.Popen(
             with_default_signals(
@@ -67,6 +71,14 @@ def test_the_first_command_makes_an_image_of_its_prompt(place: Darkroom) -> None
     assert f"http://127.0.0.1:{place.port}" in text
     assert text.count(place.key) == 1
     assert "fal_client.subscribe(" in text
+
+    work = tmp_path / "work"
+    work.mkdir()
+    rehearsal = Rehearsal(shell_of(place.data_dir, ROOT), work, lambda _: None)
+    for name, takes_first_steps in PEOPLE.items():
+        if name not in IN_A_BROWSER or chromium_program() is not None:
+            takes_first_steps(rehearsal, place.url, place.key)
+    assert rehearsal.steps
 
     started = place.leftovers()
     running.send_signal(signal.SIGTERM)

@@ -19,10 +19,15 @@ UNKNOWN = "a cat on a sofa"
 OTHER = "a green star"
 
 
+def chromium_program() -> str | None:
+    """Path of a Chromium on this machine, or None."""
+    return next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """A browser that shows no window. Raises ``RuntimeError`` without a Chromium."""
-    program = next((path for name in NAMES if (path := shutil.which(name))), None)
+    program = chromium_program()
     if program is None:
         raise RuntimeError("There is no Chromium: apt-get install -y chromium-headless-shell")
     with sync_playwright() as playwright:
@@ -74,6 +79,7 @@ def designer(rehearsal: Rehearsal, url: str, key: str) -> None:
             page.get_by_role("button", name="Paint a mask").click()
             _stroke(page)
             page.get_by_role("button", name="Use mask").click()
+            expect(page.get_by_role("dialog")).to_be_hidden()
             page.locator(PROMPT_FIELD).fill(OTHER)
             _generate(page)
         with rehearsal.step(who, "compares both in the gallery", clicks=4):

@@ -16,3 +16,5 @@ PEOPLE: Mapping[str, Callable[[Rehearsal, str, str], None]] = {
     "assistants": assistant_builder,
 }
 """By name: functions of a rehearsal, the URL of a Darkroom and its API key."""
+IN_A_BROWSER = frozenset({"hobbyist", "designer"})
+"""Those who need a Chromium."""
