@@ -230,10 +230,7 @@ class GenerationStart:
 
     def charged(self, product: Product) -> Product:
         """``product`` with the units of the steps that were computed after a draft."""
-        if self.fork is None:
-            return product
-        draft = self.fork.draft
-        share = 1 - draft.step / draft.steps if draft.steps else 1.0
+        share = 1.0 if self.fork is None else 1.0 - _share(self.fork.draft)
         return replace(product, units=product.units * share)
 
     def refusal(self, error: ForkRefused | Unsupported) -> InvalidInput:
@@ -247,11 +244,9 @@ async def request_start(lease: Lease, seed: int, resources: ReplicaResources) ->
 
     ``seed``: for new noise without one. Raises ``InvalidInput`` if the draft cannot be fetched.
     """
-    if (drafting := lease.input.get(DRAFT)) is not None:
-        return GenerationStart(point=_point(drafting))
-    if lease.draft_url is None:
-        return GenerationStart()
-    return await _fork_start(lease, lease.draft_url, seed, resources)
+    if lease.draft_url is not None:
+        return await _fork_start(lease, lease.draft_url, seed, resources)
+    return GenerationStart(point=_point(lease.input.get(DRAFT)))
 
 
 async def _fork_start(
@@ -266,7 +261,11 @@ async def _fork_start(
         raise InvalidInput.of_field(FROM_DRAFT, error.message, "unprocessable_draft") from error
 
 
-def _point(drafting: Mapping[str, Any]) -> DraftPoint:
+def _point(drafting: Mapping[str, Any] | None) -> DraftPoint | None:
+    return None if drafting is None else _point_of(drafting)
+
+
+def _point_of(drafting: Mapping[str, Any]) -> DraftPoint:
     from deployments.engine.drafting.draft import DraftPoint  # noqa: PLC0415
 
     if (noise := drafting.get("noise")) is not None:
@@ -318,9 +317,13 @@ class MadeDraft:
         }
         file = MediaFile(ticket, draft.to_bytes())
         output = {**product.output, DRAFTS: [facts]}
-        share = draft.step / draft.steps if draft.steps else 1.0
-        files = [*product.files, file]
-        return replace(product, output=output, files=files, units=product.units * share)
+        units = product.units * (_share(draft) or 1.0)
+        return replace(product, output=output, files=[*product.files, file], units=units)
+
+
+def _share(draft: Draft) -> float:
+    """Share of the steps that the draft has made; 0: unknown."""
+    return draft.step / draft.steps if draft.steps else 0.0
 
 
 def media_tickets(tickets: Sequence[UploadTicket]) -> tuple[UploadTicket, ...]:
