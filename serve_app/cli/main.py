@@ -107,6 +107,7 @@ def serve_command(
     from serve_app.cli.serve.greeting import (  # noqa: PLC0415
         print_missing_weights,
         print_not_tuned,
+        print_real_model,
         print_welcome,
     )
     from serve_app.cli.serve.server import ServeCommand  # noqa: PLC0415
@@ -129,6 +130,7 @@ def serve_command(
     def after_start(server: ServeCommand) -> None:
         print_line, demo = server.console.print_line, config.models.serves_demo
         print_missing_weights(config, print_line)
+        print_real_model(config, print_line)
         print_not_tuned(config, print_line)
         if server.console.is_terminal if link is None else link:
             network = network_origin(host, port, config.server.public_url)

@@ -26,6 +26,7 @@ from weights.store import Store
 MODEL = "fal-ai/flux/schnell"
 PROMPT = "a red circle above a blue square"
 TUNING_SHOWN = "tuning.shown"  # marker file: the notice about `darkroom tune` has been printed
+OFFER_SHOWN = "real_model.shown"  # marker file: the offer of a real model has been printed
 KEY_SHOWN = "api_key.shown"  # marker file next to the key: the key has been printed
 
 
@@ -169,6 +170,52 @@ def lines(store: Store, found: Sequence[Download], memory: int | None) -> Iterat
         f"{eviction.gigabytes(eviction.free_bytes(store.directory))} are free. "
         "`darkroom models pull` downloads them now."
     )
+
+
+OFFER_TIMEOUT_S = 2.0  # of all calls to the hub: the offer is left out rather than waited for
+
+
+def print_real_model(config: Config, out: Callable[[str], None]) -> None:
+    """At the first start that serves demo models, print what they are, and which real model runs
+    without a GPU. Prints nothing if the hub does not answer soon, or the weights are here."""
+    marker = config.server.data_dir / OFFER_SHOWN
+    if not config.models.serves_demo or marker.exists():
+        return
+    store = Store(config.weights.store(), lambda: Hub(answer_s=OFFER_TIMEOUT_S, tries=1))
+    if store.offline:
+        return
+    found: list[str] = []
+
+    def look() -> None:
+        found.extend(_offer_lines(config, store))
+
+    # A slow name lookup takes longer than the timeout of a call.
+    asking = threading.Thread(target=look, daemon=True, name="real model")
+    asking.start()
+    asking.join(OFFER_TIMEOUT_S)
+    for line in tuple(found):
+        marker.touch(mode=0o600)
+        out(line)
+
+
+def _offer_lines(config: Config, store: Store) -> Iterator[str]:
+    # Building the catalogue's schemas takes long, and no earlier part of the module needs them.
+    from serve_app.catalog import catalog  # noqa: PLC0415
+
+    listed = catalog.load(config.models.models, demo=True, demo_dir=Path("/"))
+    offered = [each for each in listed if each.source.cpu is not None and not each.missing]
+    for entry in offered[:1]:
+        (download,) = downloads(store, [entry.endpoint])
+        if not download.missing_bytes:
+            continue
+        endpoint, cpu = entry.endpoint, entry.source.cpu
+        takes = f"about {cpu.seconds:g} s an image" if cpu and cpu.seconds else "slowly"
+        yield "\nThe demo models are tiny: they draw a few shapes and know a few words."
+        yield (
+            f"A real model that runs without a GPU, {takes}: {endpoint.display_name} "
+            f"({endpoint.licence}, {eviction.gigabytes(download.missing_bytes)} to download). "
+            f"Run `darkroom models pull {endpoint.id}`."
+        )
 
 
 def print_not_tuned(config: Config, out: Callable[[str], None]) -> None:
