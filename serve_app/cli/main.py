@@ -130,13 +130,13 @@ def serve_command(
     def after_start(server: ServeCommand) -> None:
         print_line, demo = server.console.print_line, config.models.serves_demo
         print_missing_weights(config, print_line)
-        print_real_model(config, print_line)
         print_not_tuned(config, print_line)
         if server.console.is_terminal if link is None else link:
             network = network_origin(host, port, config.server.public_url)
             for line in link_lines(server.url, network, installation.key()):
                 print_line(line)
         print_welcome(installation, server.url, print_line, sample=sample, demo=demo)
+        print_real_model(config, print_line)  # last: it may wait for the hub
 
     server.run(settings, after_start=after_start)
 

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serve_app.cli.commands import model_list
 from serve_app.cli.commands.downloads import Download, chosen_endpoints, downloads
@@ -22,6 +22,9 @@ from serve_app.settings import Config
 from weights import eviction
 from weights.hub import Hub
 from weights.store import Store
+
+if TYPE_CHECKING:
+    from serve_app.catalog.entries import CatalogEntry
 
 MODEL = "fal-ai/flux/schnell"
 PROMPT = "a red circle above a blue square"
@@ -184,38 +187,44 @@ def print_real_model(config: Config, out: Callable[[str], None]) -> None:
     store = Store(config.weights.store(), lambda: Hub(answer_s=OFFER_TIMEOUT_S, tries=1))
     if store.offline:
         return
-    found: list[str] = []
-
-    def look() -> None:
-        found.extend(_offer_lines(config, store))
-
+    entry = _real_without_gpu(config)
+    if entry is None:
+        return
+    found: list[Download] = []
     # A slow name lookup takes longer than the timeout of a call.
-    asking = threading.Thread(target=look, daemon=True, name="real model")
+    asking = threading.Thread(
+        target=lambda: found.extend(downloads(store, [entry.endpoint])),
+        daemon=True,
+        name="real model",
+    )
     asking.start()
     asking.join(OFFER_TIMEOUT_S)
-    for line in tuple(found):
-        marker.touch(mode=0o600)
-        out(line)
+    missing = sum(each.missing_bytes for each in found)
+    if not missing:
+        return
+    marker.touch(mode=0o600)
+    endpoint, cpu = entry.endpoint, entry.source.cpu
+    time_taken = (
+        f", about {cpu.seconds:g} s for each {endpoint.kind}" if cpu and cpu.seconds else ""
+    )
+    out("The demo models are tiny: they draw a few shapes and know a few words.")
+    out(
+        f"A real model that runs without a GPU: {endpoint.display_name or endpoint.id} "
+        f"({endpoint.licence or 'licence not stated'}, {eviction.gigabytes(missing)} to "
+        f"download{time_taken}). Run `darkroom models pull {endpoint.id}`.\n"
+    )
 
 
-def _offer_lines(config: Config, store: Store) -> Iterator[str]:
-    # Building the catalogue's schemas takes long, and no earlier part of the module needs them.
+def _real_without_gpu(config: Config) -> CatalogEntry | None:
+    """First endpoint that states what it takes without a GPU, and is served."""
+    # Both import much that no earlier part of the start needs.
+    from serve_app.app import hosted_families  # noqa: PLC0415
     from serve_app.catalog import catalog  # noqa: PLC0415
 
-    listed = catalog.load(config.models.models, demo=True, demo_dir=Path("/"))
-    offered = [each for each in listed if each.source.cpu is not None and not each.missing]
-    for entry in offered[:1]:
-        (download,) = downloads(store, [entry.endpoint])
-        if not download.missing_bytes:
-            continue
-        endpoint, cpu = entry.endpoint, entry.source.cpu
-        takes = f"about {cpu.seconds:g} s an image" if cpu and cpu.seconds else "slowly"
-        yield "\nThe demo models are tiny: they draw a few shapes and know a few words."
-        yield (
-            f"A real model that runs without a GPU, {takes}: {endpoint.display_name} "
-            f"({endpoint.licence}, {eviction.gigabytes(download.missing_bytes)} to download). "
-            f"Run `darkroom models pull {endpoint.id}`."
-        )
+    models, families = config.models.models, hosted_families(config)
+    listed = catalog.load(models, demo=True, demo_dir=Path("/"), families=families)
+    served = (each for each in listed if each.source.cpu is not None and not each.missing)
+    return next(served, None)
 
 
 def print_not_tuned(config: Config, out: Callable[[str], None]) -> None:

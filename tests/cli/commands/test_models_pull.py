@@ -211,7 +211,8 @@ def test_the_first_start_with_demo_models_offers_a_real_one_that_runs_on_a_cpu(
     greeting.print_real_model(config, said.append)
     about, offer = said
     assert "demo models are tiny" in about
-    assert f"about 12 s an image: House Small (House Licence 1, {SIZE} MB to download)" in offer
+    facts = f"House Licence 1, {SIZE} MB to download, about 12 s for each image"
+    assert f"House Small ({facts})" in offer
     assert "`darkroom models pull house/small`" in offer
     greeting.print_real_model(config, said.append)
     assert len(said) == 2
