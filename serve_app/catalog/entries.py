@@ -101,7 +101,8 @@ Pools = Mapping[str, Container[str]]
 @dataclass(frozen=True, slots=True)
 class EntryBuilder:
     """Builds entries for one installation. With ``demo``, entries that name a demo model use it,
-    from ``demo_dir`` (absolute). ``families`` are those that some pool hosts; None: all.
+    from ``demo_dir`` (absolute), and others are served by their own weights if those run on a CPU.
+    ``families`` are those that some pool hosts; None: all.
     ``pools`` are all pools with a queue; None: entries may name any.
     """
 
@@ -116,7 +117,8 @@ class EntryBuilder:
         _check_id(endpoint_id)
         demo = self.demo
         endpoint = _demo(endpoint_id, given, self.demo_dir) if demo else _real(endpoint_id, given)
-        missing = _no_demo(given, endpoint) if demo else _no_revision(given)
+        stands_in = demo and not given.runs_on_cpu
+        missing = _no_demo(given, endpoint) if stands_in else _no_revision(given)
         if self.families is not None and given.family not in self.families:
             missing = _no_family(given)  # fixing another reason would not help without it
         elif self.pools is not None and given.pool is not None:
@@ -225,8 +227,11 @@ def _no_demo(given: EndpointSource, endpoint: Endpoint) -> str:
             return ""
         return f"Its demo weights `{given.demo.weights}` are not part of this Darkroom. {real}"
     if given.weights is not None and given.weights.hub is not None:
-        return f"It has no demo model, and this installation serves demo models. {real}"
-    return ""
+        return (
+            f"It has no demo model, and this installation serves demo models. {real} If it is "
+            "small enough for a CPU, an entry of your own with `cpu: {}` serves it here."
+        )
+    return ""  # weights in a folder of the operator
 
 
 def _no_revision(given: EndpointSource) -> str:

@@ -68,6 +68,15 @@ class DemoSource(BaseModel):
     examples: tuple[ExampleSource, ...] = ()
 
 
+class CpuSource(BaseModel):
+    """Real weights run on a machine without a GPU, and what that takes there."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seconds: float | None = Field(default=None, gt=0, description="Of a usual request, about.")
+    download_gb: float | None = Field(default=None, gt=0, description="Of the weights, 10^9 bytes.")
+
+
 class LargestSource(BaseModel):
     """Largest work of a recipe; see ``WorkLimit``."""
 
@@ -125,6 +134,7 @@ class EndpointSource(BaseModel):
     input_schema: str = Field(alias="schema")
     weights: WeightsSource | None = None  # a custom family may need none
     demo: DemoSource | None = None
+    cpu: CpuSource | None = None
     defaults: dict[str, Any] = Field(default_factory=dict)
     bounds: dict[str, tuple[float, float]] = Field(default_factory=dict)
     options: dict[str, Any] = Field(default_factory=dict)
@@ -138,6 +148,18 @@ class EndpointSource(BaseModel):
     licence: str = ""
     readme: str = Field(default="", max_length=20_000)  # Markdown
     examples: tuple[ExampleSource, ...] = Field(default=(), max_length=20)
+
+    @property
+    def runs_on_cpu(self) -> bool:
+        """True if its own weights are served beside demo models: it says so, or nothing in it says
+        that it needs a GPU."""
+        return self.demo is None and (self.cpu is not None or not self.recipes)
+
+    @model_validator(mode="after")
+    def _demo_or_real(self) -> EndpointSource:
+        if self.demo is not None and self.cpu is not None:
+            raise ValueError("set `demo` or `cpu`: without a GPU, one of the two models is served")
+        return self
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> EndpointSource:

@@ -107,6 +107,7 @@ def serve_command(
     from serve_app.cli.serve.greeting import (  # noqa: PLC0415
         print_missing_weights,
         print_not_tuned,
+        print_real_model,
         print_welcome,
     )
     from serve_app.cli.serve.server import ServeCommand  # noqa: PLC0415
@@ -135,6 +136,7 @@ def serve_command(
             for line in link_lines(server.url, network, installation.key()):
                 print_line(line)
         print_welcome(installation, server.url, print_line, sample=sample, demo=demo)
+        print_real_model(config, print_line)  # last: it may wait for the hub
 
     server.run(settings, after_start=after_start)
 

@@ -24,6 +24,7 @@ import { byId } from "./interface/element.js";
 import { tool } from "./interface/late.js";
 import { listenForShortcuts } from "./interface/shortcuts.js";
 import { listenForTheme } from "./interface/theme_switch.js";
+import { RealModelOffer } from "./models/real_model.js";
 import { Views } from "./interface/views.js";
 import { Details } from "./results/details.js";
 import { promptOf } from "./results/sheet.js";
@@ -71,6 +72,8 @@ const stage = new Stage(api, act);
 const recent = new Recent(api, act);
 const views = new Views({ api, act, address, announce, caller, models, follow: moved });
 const demoWords = new DemoWords();
+const offer = new RealModelOffer({ api, caller });
+byId("real-model").append(offer.node);
 const estimate = new EstimateLine(api, () =>
   model === null || door.isOpen || views.current !== null
     ? null
@@ -97,6 +100,7 @@ const door = new Door({
     byId("operate").hidden = true;
     listed = [];
     models.forget();
+    offer.show([]);
     form.clear();
     forgetDraft();
     forgetUsed(PROMPTS, LORAS);
@@ -127,6 +131,7 @@ async function enter() {
   const restored = stage.restore();
   recent.look();
   await choose(wantedModel());
+  if (model?.demo) offer.show(listed);
   await restored;
   showLatest();
   moved();
@@ -170,6 +175,7 @@ function showModel(chosen) {
   model = chosen;
   models.keep(model);
   address.correct({ model: model.id });
+  offer.show(model.demo ? listed : []);
   if (same) return; // nothing is drawn again under the user's hands
   form.show(model);
   byId("grid-button").hidden = model.input === null || fieldsOf(model.input).length === 0;

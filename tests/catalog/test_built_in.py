@@ -13,6 +13,7 @@ from serve_app.domain.errors import EndpointNotServed
 from tests.catalog.conftest import DEMO
 
 SCHNELL, SDXL, ESRGAN = "fal-ai/flux/schnell", "fal-ai/fast-sdxl", "fal-ai/esrgan"
+SDXS = "darkroom/sdxs"
 UNPINNED = {ESRGAN}
 IMAGES = {"text-to-image", "image-to-image", "inpainting", "realtime", "upscaling"}
 TASKS = IMAGES | {"text-to-video", "image-to-video", "text-to-audio"}
@@ -22,6 +23,7 @@ FROM_ONE_SIZE_ON = {
     "darkroom/qwen-image-lightning": MEMORIES_GB[1:],  # text encoder and adapters
     "fal-ai/stable-audio": MEMORIES_GB[:1],
     "fal-ai/ace-step": MEMORIES_GB[:1],
+    SDXS: MEMORIES_GB[:1],
     ESRGAN: MEMORIES_GB[:1],
 }
 """Small models have one recipe for all sizes."""
@@ -94,6 +96,20 @@ def test_in_demo_mode_what_has_no_demo_model_is_listed_with_the_reason(tmp_path:
     assert "demo weights `sdxl`" in missing(catalog, SDXL)
     assert "no demo model" in missing(catalog, "fal-ai/qwen-image")
     assert "DARKROOM_DEMO=false" in missing(catalog, SDXL)
+
+
+def test_beside_demo_models_one_small_real_model_is_served_and_says_what_it_takes() -> None:
+    catalog = load(None, demo=True, demo_dir=DEMO)
+    real = [each for each in catalog if not each.missing and not each.demo]
+    assert [each.endpoint.id for each in real] == [SDXS]
+    cpu = real[0].source.cpu
+    assert cpu is not None
+    assert cpu.seconds
+    assert cpu.download_gb
+    assert cpu.download_gb < 4
+    checked = catalog.validate(SDXS, {"prompt": "a fox"})
+    assert checked.input["num_inference_steps"] == 1
+    assert not any("demo" in each for each in checked.warnings)
 
 
 def test_a_demo_model_needs_no_recipe() -> None:

@@ -293,3 +293,46 @@ endpoints:
     options: {fixed: {num_inference_steps: 4}}
 """
     assert "`options.fixed` has num_inference_steps" in refused(tmp_path, text)
+
+
+REAL = """
+endpoints:
+  me/mine:
+    family: generic
+    schema: open
+    weights: {hub: me/mine, revision: 741f7c3ce8b383c54771c7003378a50191e9efe9}
+"""
+FOR_A_GPU = "    recipes: [{memory_gb: 24, precision: bfloat16}]\n"
+FOR_A_CPU = "    cpu: {seconds: 30}\n"
+
+
+@pytest.mark.parametrize("more", ["", FOR_A_CPU, FOR_A_GPU + FOR_A_CPU])
+def test_real_weights_that_run_on_a_cpu_are_served_beside_demo_models(
+    tmp_path: Path, more: str
+) -> None:
+    catalog = load(written(tmp_path, REAL + more), demo=True, demo_dir=DEMO)
+    entry = catalog.get("me/mine")
+    assert not entry.demo
+    assert entry.endpoint.weights.source == "me/mine"
+    assert catalog.get("fal-ai/flux/schnell").demo
+
+
+def test_real_weights_with_recipes_for_gpus_alone_are_not_served_without_one(
+    tmp_path: Path,
+) -> None:
+    catalog = load(written(tmp_path, REAL + FOR_A_GPU), demo=True, demo_dir=DEMO)
+    assert "`cpu: {}`" in catalog.listed("me/mine").missing
+
+
+def test_real_weights_without_a_revision_are_not_served_beside_demo_models_either(
+    tmp_path: Path,
+) -> None:
+    text = REAL.replace(", revision: 741f7c3ce8b383c54771c7003378a50191e9efe9", "")
+    catalog = load(written(tmp_path, text), demo=True, demo_dir=DEMO)
+    assert "`weights.revision`" in catalog.listed("me/mine").missing
+
+
+def test_an_entry_chooses_its_demo_model_or_its_own_weights(tmp_path: Path) -> None:
+    text = REAL + FOR_A_CPU + "    demo: {weights: flux}\n"
+    with pytest.raises(Misconfigured, match="set `demo` or `cpu`"):
+        load(written(tmp_path, text), demo=True, demo_dir=DEMO)

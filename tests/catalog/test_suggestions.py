@@ -37,7 +37,7 @@ def test_a_part_of_an_id_gets_the_ids_that_have_it(catalog: Catalog) -> None:
 
 def test_what_is_like_nothing_gets_a_short_list(catalog: Catalog) -> None:
     message = said(catalog, "zzz")
-    assert "serves darkroom/qwen-image-lightning, fal-ai/ace-step, " in message
+    assert "serves darkroom/qwen-image-lightning, darkroom/sdxs, " in message
     assert message.count(",") == MAX_NAMED - 1
     assert message.endswith(" more.")
 

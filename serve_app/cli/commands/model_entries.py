@@ -44,6 +44,11 @@ ENTRIES = "/v1/models/entries"
     help="Copy schema, defaults, options and recipes of this endpoint.",
 )
 @click.option("--pool", help="Pool that runs it. Default: the first one with its family.")
+@click.option(
+    "--cpu",
+    is_flag=True,
+    help="A CPU is enough for it: serve it beside demo models too.",
+)
 @click.option("--name", help="Name to show in lists of models.")
 @click.option("--licence", help="Licence. Default: what the repository's README states.")
 @click.option("--replace", is_flag=True, help="Replace the endpoint if it exists already.")
@@ -56,6 +61,7 @@ def add_command(
     weights: str,
     variant: str | None,
     like_id: str | None,
+    cpu: bool,
     replace: bool,
     dry_run: bool,
     as_json: bool,
@@ -75,6 +81,7 @@ def add_command(
             entry = like(like_id, client.get(_path(like_id))["entry"], call)
         pool, name, licence = (given[each] for each in ("pool", "name", "licence"))
         entry = completed(entry, repository, pool=pool, display_name=name, licence=licence)
+        entry |= {"cpu": {}} if cpu else {}
         if not replace and not dry_run:
             _refuse_existing(client, endpoint)
         stored = client.put(_path(endpoint), entry, dry_run="true" if dry_run else None)

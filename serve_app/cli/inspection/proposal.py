@@ -35,7 +35,7 @@ NUMBERS_OF_FRAMES = ("num_frames", "frames", "video_length")
 USUAL_VIDEO = {"width": 832, "height": 480, "num_frames": 49, "fps": 16}
 USUAL_SECONDS = 30
 NOT_COPIED = frozenset(
-    {"demo", "weights", "display_name", "description", "licence", "readme", "examples"}
+    {"demo", "cpu", "weights", "display_name", "description", "licence", "readme", "examples"}
 )
 """Keys of another entry that describe its own weights."""
 

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serve_app.cli.commands import model_list
 from serve_app.cli.commands.downloads import Download, chosen_endpoints, downloads
@@ -23,9 +23,13 @@ from weights import eviction
 from weights.hub import Hub
 from weights.store import Store
 
+if TYPE_CHECKING:
+    from serve_app.catalog.entries import CatalogEntry
+
 MODEL = "fal-ai/flux/schnell"
 PROMPT = "a red circle above a blue square"
 TUNING_SHOWN = "tuning.shown"  # marker file: the notice about `darkroom tune` has been printed
+OFFER_SHOWN = "real_model.shown"  # marker file: the offer of a real model has been printed
 KEY_SHOWN = "api_key.shown"  # marker file next to the key: the key has been printed
 
 
@@ -169,6 +173,58 @@ def lines(store: Store, found: Sequence[Download], memory: int | None) -> Iterat
         f"{eviction.gigabytes(eviction.free_bytes(store.directory))} are free. "
         "`darkroom models pull` downloads them now."
     )
+
+
+OFFER_TIMEOUT_S = 2.0  # of all calls to the hub: the offer is left out rather than waited for
+
+
+def print_real_model(config: Config, out: Callable[[str], None]) -> None:
+    """At the first start that serves demo models, print what they are, and which real model runs
+    without a GPU. Prints nothing if the hub does not answer soon, or the weights are here."""
+    marker = config.server.data_dir / OFFER_SHOWN
+    if not config.models.serves_demo or marker.exists():
+        return
+    store = Store(config.weights.store(), lambda: Hub(answer_s=OFFER_TIMEOUT_S, tries=1))
+    if store.offline:
+        return
+    entry = _real_without_gpu(config)
+    if entry is None:
+        return
+    found: list[Download] = []
+    # A slow name lookup takes longer than the timeout of a call.
+    asking = threading.Thread(
+        target=lambda: found.extend(downloads(store, [entry.endpoint])),
+        daemon=True,
+        name="real model",
+    )
+    asking.start()
+    asking.join(OFFER_TIMEOUT_S)
+    missing = sum(each.missing_bytes for each in found)
+    if not missing:
+        return
+    marker.touch(mode=0o600)
+    endpoint, cpu = entry.endpoint, entry.source.cpu
+    time_taken = (
+        f", about {cpu.seconds:g} s for each {endpoint.kind}" if cpu and cpu.seconds else ""
+    )
+    out("The demo models are tiny: they draw a few shapes and know a few words.")
+    out(
+        f"A real model that runs without a GPU: {endpoint.display_name or endpoint.id} "
+        f"({endpoint.licence or 'licence not stated'}, {eviction.gigabytes(missing)} to "
+        f"download{time_taken}). Run `darkroom models pull {endpoint.id}`.\n"
+    )
+
+
+def _real_without_gpu(config: Config) -> CatalogEntry | None:
+    """First endpoint that states what it takes without a GPU, and is served."""
+    # Both import much that no earlier part of the start needs.
+    from serve_app.app import hosted_families  # noqa: PLC0415
+    from serve_app.catalog import catalog  # noqa: PLC0415
+
+    models, families = config.models.models, hosted_families(config)
+    listed = catalog.load(models, demo=True, demo_dir=Path("/"), families=families)
+    served = (each for each in listed if each.source.cpu is not None and not each.missing)
+    return next(served, None)
 
 
 def print_not_tuned(config: Config, out: Callable[[str], None]) -> None:

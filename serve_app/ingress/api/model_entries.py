@@ -53,6 +53,11 @@ class ModelEntry(TypedDict):
     ]
     memory: NotRequired[Annotated[dict[str, Any], Field(description="Memory that it needs.")]]
     demo: NotRequired[Annotated[dict[str, Any], Field(description="Demo model in its place.")]]
+    cpu: NotRequired[
+        Annotated[
+            dict[str, Any], Field(description="Its weights run without a GPU, and what that takes.")
+        ]
+    ]
     cache: NotRequired[bool]
     pool: NotRequired[Annotated[str, Field(description="Default: the first with the family.")]]
     display_name: NotRequired[str]

@@ -114,6 +114,10 @@ class ModelStatus(TypedDict):
     ]
     weights: ModelWeights
     recipes: list[ModelRecipe]
+    cpu: Annotated[
+        CpuFacts | None,
+        Field(description="Stated where the real model runs without a GPU, null otherwise."),
+    ]
     about_demo: Annotated[
         str | None, Field(description="What the demo model can make, where one is served.")
     ]
@@ -121,6 +125,13 @@ class ModelStatus(TypedDict):
         dict[str, list[str]],
         Field(description="All words that the demo model knows, by group. Empty: none is served."),
     ]
+
+
+class CpuFacts(TypedDict):
+    """What the real model takes on a machine without a GPU, as its entry states it."""
+
+    seconds: Annotated[float | None, Field(description="Of a usual request, about.")]
+    download_gb: Annotated[float | None, Field(description="Of the weights, in 10^9 bytes.")]
 
 
 class Model(TypedDict):
@@ -300,10 +311,16 @@ def _model(entry: CatalogEntry, origin: str, held: Held | None) -> Model:
             },
             "recipes": [_recipe(each) for each in endpoint.recipes],
             "examples": [{"input": each.input, "output": each.output} for each in entry.examples],
+            "cpu": _cpu(entry),
             "about_demo": entry.about_demo or None,
             "demo_words": {group: [*words] for group, words in entry.demo_words.items()},
         },
     }
+
+
+def _cpu(entry: CatalogEntry) -> CpuFacts | None:
+    given = entry.source.cpu
+    return given and {"seconds": given.seconds, "download_gb": given.download_gb}
 
 
 def _recipe(recipe: Recipe) -> ModelRecipe:

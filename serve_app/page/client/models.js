@@ -106,6 +106,8 @@ function readModel(model) {
         ? model.darkroom.reason || "This model is not served here."
         : "",
     demo: model.darkroom_demo === true || metadata.darkroom_demo === true,
+    /** What its own weights take without a GPU: `{seconds, download_gb}`; null if not stated. */
+    cpu: model.darkroom?.cpu ?? null,
     /** What the demo model can make, as a sentence. */
     aboutDemo: model.darkroom?.about_demo ?? "",
     /** Words that the demo model knows, by group; without groups, they are not known. */

@@ -5,6 +5,7 @@ import { Refresh } from "../interface/refresh.js";
 import { card } from "./card.js";
 import { KINDS, listModels, matches, oneModel, STATES, wholeModel } from "./catalogue.js";
 import { modelPage } from "./model_page.js";
+import { RealModelOffer } from "./real_model.js";
 
 const RENEW_MS = 5000;
 
@@ -31,11 +32,14 @@ class ModelsView {
   #models = [];
   #shown = null; // id of the model whose page is open
   #opened = null; // that page
+  #offer; // of a real model
   #refresh = new Refresh(() => this.#renew(), RENEW_MS);
 
   constructor(host, page) {
     this.#page = page;
-    this.#list.append(element("h2", {}, "Models"), this.#tools(), this.#count, this.#cards);
+    this.#offer = new RealModelOffer(page);
+    const heading = element("h2", {}, "Models");
+    this.#list.append(heading, this.#offer.node, this.#tools(), this.#count, this.#cards);
     host.append(this.#problem, this.#list, this.#one);
   }
 
@@ -47,6 +51,7 @@ class ModelsView {
     this.#list.hidden = id !== null;
     this.#one.hidden = id === null;
     if (id !== null) {
+      this.#offer.leave();
       if (id !== back) await this.#open(id);
       return;
     }
@@ -57,13 +62,16 @@ class ModelsView {
     this.#focusCard(back);
     await this.#try(async () => {
       this.#models = await listModels(this.#page.api);
-      if (this.#shown === null) this.#draw();
+      if (this.#shown !== null) return;
+      this.#draw();
+      this.#offer.show(this.#models);
     });
   }
 
   leave() {
     this.#shown = null;
     this.#refresh.stop();
+    this.#offer.leave();
   }
 
   #tools() {

@@ -9,6 +9,7 @@ import { endpointPath, section } from "./desk.js";
 const ORIGINS = { "built-in": "built in", file: "catalogue file", database: "added here" };
 const NOT_COPIED = [
   "demo",
+  "cpu",
   "weights",
   "display_name",
   "description",

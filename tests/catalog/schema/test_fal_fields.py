@@ -239,6 +239,12 @@ FIELDS: dict[str, dict[str, Any]] = {
 }
 """Name → default, as in fal's documentation."""
 
+# Darkroom's own: made for one step and a square.
+FIELDS["darkroom/sdxs"] = FIELDS["fal-ai/z-image/turbo"] | {
+    "image_size": "square",
+    "num_inference_steps": 1,
+}
+
 WITHOUT_NUMBERS = {name for name in FIELDS if name.endswith("-video/turbo")}
 
 EACH = pytest.mark.parametrize("endpoint_id", FIELDS)

@@ -141,6 +141,27 @@ def test_a_similar_endpoint_lends_everything_but_what_describes_its_weights(
     assert (ran.exit_code, "is of the family sdxl" in ran.output) == (1, True)
 
 
+def test_beside_demo_models_added_weights_of_the_hub_are_served_and_recipes_of_another_want_cpu(
+    data_dir: Path, hub: HubServer
+) -> None:
+    weights = ("--weights", f"house/portraits@{COMMIT}")
+    like = ("--like", "test/unserved")
+    assert added(data_dir, "house/whole", *weights)["served"]
+    refused = added(data_dir, "house/like", *weights, *like)
+    assert not refused["served"]
+    assert "`cpu: {}`" in refused["reason"]
+    told = added(data_dir, "house/like", *weights, *like, "--cpu", "--replace")
+    assert told["served"]
+    assert told["entry"]["cpu"] == {}
+    (shown,) = [
+        each
+        for each in json.loads(typed(data_dir, "--json").output)["models"]
+        if each["endpoint_id"] == "house/like"
+    ]
+    assert not shown["darkroom_demo"]
+    assert shown["darkroom"]["cpu"] == {"seconds": None, "download_gb": None}
+
+
 def test_what_exists_is_replaced_only_when_asked(data_dir: Path, tmp_path: Path) -> None:
     folder = str(repository(tmp_path / "portraits"))
     refused = typed(data_dir, "add", "fal-ai/flux/schnell", "--weights", folder)

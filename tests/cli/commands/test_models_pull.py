@@ -185,6 +185,62 @@ def test_demo_models_need_no_notice(hub: HubServer) -> None:
     assert hub.asked == []
 
 
+REAL_BESIDE_DEMOS = f"""
+built_in: false
+endpoints:
+  house/small:
+    family: generic
+    schema: open
+    display_name: House Small
+    licence: House Licence 1
+    weights: {{hub: {NAME}, revision: {COMMIT}}}
+    cpu: {{seconds: 12}}
+"""
+
+
+def beside_demos(tmp_path: Path) -> Config:
+    """Installation with demo models, and one real model for a CPU."""
+    (tmp_path / "models.yaml").write_text(REAL_BESIDE_DEMOS)
+    return Config(demo=True, data_dir=tmp_path)
+
+
+def test_the_first_start_with_demo_models_offers_a_real_one_that_runs_on_a_cpu(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    config, said = beside_demos(tmp_path), list[str]()
+    greeting.print_real_model(config, said.append)
+    about, offer = said
+    assert "demo models are tiny" in about
+    facts = f"House Licence 1, {SIZE} MB to download, about 12 s for each image"
+    assert f"House Small ({facts})" in offer
+    assert "`darkroom models pull house/small`" in offer
+    greeting.print_real_model(config, said.append)
+    assert len(said) == 2
+    assert typed("pull", "house/small").exit_code == 0
+
+
+def test_a_real_model_whose_weights_are_here_is_not_offered(hub: HubServer, tmp_path: Path) -> None:
+    config, said = beside_demos(tmp_path), list[str]()
+    typed("pull", "house/small")
+    greeting.print_real_model(config, said.append)
+    assert said == []
+
+
+@pytest.mark.parametrize("silent", ["gone", "hangs"])
+def test_a_hub_that_does_not_answer_is_not_spoken_of_where_demo_models_are_served(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: str
+) -> None:
+    monkeypatch.setattr(greeting, "OFFER_TIMEOUT_S", 0.3)
+    if silent == "gone":
+        hub.repositories.clear()
+    else:
+        hub.hold_after["model_index.json"] = 0
+    said: list[str] = []
+    greeting.print_real_model(beside_demos(tmp_path), said.append)
+    assert said == []
+    hub.go.set()
+
+
 def test_the_doctor_looks_at_directory_hub_and_disk(hub: HubServer, tmp_path: Path) -> None:
     said = {name: check() for name, check in checks.weights_checks(Config())}
     assert said["weights"].startswith(f"{tmp_path / 'store'}, ")
