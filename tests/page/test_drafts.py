@@ -34,9 +34,9 @@ def preview(table: Locator, number: int) -> Locator:
     return table.locator(".preview").nth(number - 1)
 
 
-def submitted(reader: Reader) -> list[dict[str, Any]]:
+def submitted(reader: Reader) -> list[Any]:
     """Follow the inputs that the page submits from now on."""
-    bodies: list[dict[str, Any]] = []
+    bodies: list[Any] = []
 
     def note(route: Route) -> None:
         if route.request.method == "POST":
