@@ -284,3 +284,26 @@ def test_drafts_can_be_read_and_fit_on_a_phone(
     assert reader.page.evaluate(FAINT) == []
     assert reader.page.evaluate(NAMELESS) == []
     assert reader.page.evaluate("document.documentElement.scrollWidth") == 360
+
+
+@pytest.mark.parametrize(("field", "kind"), [("videos", "video"), ("audio", "audio")])
+def test_videos_and_audio_are_previews_too(
+    page: Page, reader: Reader, field: str, kind: str
+) -> None:
+    assert reader.darkroom
+    page.evaluate(
+        """async ([field, kind]) => {
+            const { LightTable } = await import("/page/drafts/light_table.js");
+            const type = { video: "video/mp4", audio: "audio/wav" }[kind];
+            const drafts = [1, 2].map((seed) => ({ id: `d${seed}`, seed, step: 3, steps: 0 }));
+            const files = drafts.map(({ id }) => ({ url: `/files/${id}`, content_type: type }));
+            const output = { [field]: files, drafts };
+            const given = { request: { id: "x", input: {} }, api: {}, act: {} };
+            document.querySelector("#sheets").prepend(new LightTable({ ...given, output }).node);
+        }""",
+        [field, kind],
+    )
+    table = page.locator(".light-table")
+    expect(table.locator(kind)).to_have_count(2)
+    expect(preview(table, 2)).to_have_accessible_name("Draft 2, seed 2, 3 steps")
+    assert page.evaluate(NAMELESS) == []

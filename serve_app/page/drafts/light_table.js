@@ -215,7 +215,7 @@ class Cell {
         "aria-keyshortcuts": "Enter F Delete",
         click: () => this.gone || this.select(!this.selected),
       },
-      still(file),
+      still(file, this.name),
       element("span", { class: "number" }, String(number)),
     );
     this.#actions = element(
@@ -318,7 +318,7 @@ function resultWords(sheets) {
   return sheets[0].dataset.phase === "succeeded" ? "Finished" : "Not finished";
 }
 
-function still(file) {
+function still(file, name) {
   if (file?.kind === "image" || file?.waveform) {
     const { width, height } = file;
     const size = file.kind === "image" ? { width, height } : { class: "wave" };
@@ -327,7 +327,8 @@ function still(file) {
   if (file?.kind !== "video") return element("span", { class: "blank" });
   const { url, poster, width, height } = file;
   const given = { src: url, poster, width, height, preload: "metadata" };
-  const video = element("video", { ...given, loop: true, playsinline: true, tabindex: -1 });
+  const looped = { loop: true, playsinline: true, tabindex: -1, "aria-label": name };
+  const video = element("video", { ...given, ...looped });
   video.muted = true;
   if (matchMedia("(prefers-reduced-motion: reduce)").matches) return video;
   new IntersectionObserver(([{ isIntersecting }]) => {
