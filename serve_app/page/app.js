@@ -52,6 +52,7 @@ const form = new InputForm({
 });
 let program = null; // the dialog of the code, when it is loaded
 let model = null; // the chosen one, with its schema
+let goingOn = null; // the draft that the form goes on from, when there is one
 let listed = [];
 
 const act = {
@@ -64,6 +65,16 @@ const act = {
   useAsInput,
   ended,
   cell: (request) => submitter.cell(request),
+  lightTable: async (request, output) => {
+    const { LightTable } = await tool("lightTable");
+    return new LightTable({ request, output, api, act }).node;
+  },
+  finish: (...given) => submitter.finish(...given),
+  fork: async (request, draft, origin) => {
+    const base = await submitter.baseOf(request, draft);
+    await fillForm(request.endpoint, { ...base, from_draft: draft.id }, origin);
+  },
+  showDraft,
   prepareGrids: () => submitter.loadGrids().catch(() => {}),
   moved: (parts) => attention.show(parts),
 };
@@ -77,10 +88,10 @@ byId("real-model").append(offer.node);
 const estimate = new EstimateLine(api, () =>
   model === null || door.isOpen || views.current !== null
     ? null
-    : { endpoint: model.id, input: form.read({ draft: true }) },
+    : { endpoint: model.id, input: entered() },
 );
 const attention = new Attention();
-const tell = { announce, complain, use };
+const tell = { announce, complain, use, goingOn: () => goingOn };
 const submitter = new Submitter({ api, models, form, stage, recent, cancel, ...tell });
 const door = new Door({
   enter: async (given) => {
@@ -101,6 +112,7 @@ const door = new Door({
     listed = [];
     models.forget();
     offer.show([]);
+    goingOn?.leave();
     form.clear();
     forgetDraft();
     forgetUsed(PROMPTS, LORAS);
@@ -177,11 +189,16 @@ function showModel(chosen) {
   address.correct({ model: model.id });
   offer.show(model.demo ? listed : []);
   if (same) return; // nothing is drawn again under the user's hands
+  goingOn?.leave();
   form.show(model);
+  byId("draft-buttons").hidden = !model.drafts;
   byId("grid-button").hidden = model.input === null || fieldsOf(model.input).length === 0;
   byId("inputs").scrollTop = 0;
   showFacts(model);
-  showExamples(model, (input) => form.change(input));
+  showExamples(model, (input) => {
+    goingOn?.leave();
+    form.change(input);
+  });
   byId("empty-words").textContent = `Describe ${NOUNS[model.makes] ?? "what you want"} and generate it.`;
   complain("");
   demoWords.show(model);
@@ -238,18 +255,50 @@ function ended({ endpoint, input, restored, at }, { error }) {
 }
 
 /** Fills the form so that it makes the same result: with the seed that was drawn. */
-async function useAgain({ id, endpoint, input, seed, restored }) {
-  const whole = restored ? await submitter.whole(id, input) : input;
-  await fillForm(endpoint, seed === undefined || seed === null ? whole : { ...whole, seed });
+async function useAgain({ id, endpoint, input, seed, restored, origin }) {
+  // The server has drawn the seed of new noise.
+  const whole = restored || input.new_noise ? await submitter.whole(id, input) : input;
+  await fillForm(endpoint, seed === undefined || seed === null ? whole : { ...whole, seed }, origin);
 }
 
-async function fillForm(endpoint, input) {
+/** Fills the form of `endpoint`. With `from_draft` in the input it goes on from that draft, whose place
+ * on the stage is `origin`, if it is known. */
+async function fillForm(endpoint, input, origin) {
   if (views.current !== null) leaveView();
   if (byId("model").value !== endpoint) await choose(endpoint);
+  goingOn?.leave();
   form.fill(input);
   form.keep();
+  const { from_draft: id, new_noise: noise, noise_seed: noiseSeed, ...base } = input;
+  if (id) {
+    const left = () => (goingOn = null);
+    await use("goingOn", ({ GoingOn }) => {
+      goingOn?.leave();
+      goingOn = new GoingOn({ form, id, base, noise, noiseSeed, origin, left });
+    });
+  }
   scrollTo({ top: 0 });
   byId("fields").querySelector("textarea, input")?.focus();
+}
+
+/** What the form would submit, without values that are not valid. */
+function entered() {
+  const input = form.read({ draft: true });
+  return goingOn?.applied(input) ?? input;
+}
+
+/** Makes drafts of what is in the form. */
+function draft() {
+  if (!model?.drafts || goingOn !== null) return;
+  use("draftSettings", ({ drafting }) => submitter.generate(model, { draft: drafting() }));
+}
+
+/** Goes to a draft on its light table; without that, to the details of its request. */
+function showDraft({ request, id }) {
+  const preview = document.querySelector(`[data-draft="${CSS.escape(id)}"]`);
+  if (preview === null) return details.show(request);
+  preview.scrollIntoView({ block: "center" });
+  preview.focus({ preventScroll: true });
 }
 
 /** Asks which model takes `file`, `{url, type, name, kind}`, a file of a result, and uses it there. */
@@ -272,7 +321,7 @@ async function useAsInput(file) {
 /** Shows a request as JSON and as programs. */
 async function showCode({ endpoint, input }) {
   await use("code", ({ ProgramDialog }) => {
-    program ??= new ProgramDialog({ address, apply: fillForm });
+    program ??= new ProgramDialog({ address, apply: (id, changed) => fillForm(id, changed) });
     const { category } = listed.find(({ id }) => id === endpoint) ?? {};
     program.show({ endpoint, input, category });
   });
@@ -342,9 +391,13 @@ byId("form").addEventListener("submit", (event) => {
   submitter.generate(model);
 });
 byId("code-button").addEventListener("click", () => {
-  if (model !== null) showCode({ endpoint: model.id, input: form.read({ draft: true }) });
+  if (model !== null) showCode({ endpoint: model.id, input: entered() });
 });
-listenForShortcuts({ generate: () => submitter.generate(model) });
+byId("draft-button").addEventListener("click", draft);
+byId("draft-settings-button").addEventListener("click", ({ currentTarget: button }) =>
+  use("draftSettings", ({ toggleSettings }) => toggleSettings(button)),
+);
+listenForShortcuts({ generate: () => submitter.generate(model), draft });
 listenForTheme();
 listenForDrops((file) =>
   import("./history/origin.js").then(

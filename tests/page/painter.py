@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import secrets
+from collections.abc import Mapping
 from typing import Any
 
 from PIL import Image
 
 from serve_app.domain.artifact import Artifact
 from serve_app.domain.lease import Finish, Lease, LeaseKey, Report
+from serve_app.domain.media.draft import DRAFT, DRAFT_TYPE, DRAFTS
 from serve_app.domain.outcome import Failure, Outcome, Usage
 from serve_app.domain.progress import Preview, Progress, Stage
 from tests.ingress.replica import REPLICA, ScriptedReplica
@@ -22,7 +25,8 @@ IMAGE_ERROR = "image_load_error"
 
 class Painter(ScriptedReplica):
     """Replica that obeys the prompt: ``slow`` makes it slow, ``fail`` makes it fail, ``bad seed``
-    makes it refuse the seed. Requests without steps are handled by the parent class."""
+    makes it refuse the seed. With ``draft`` it makes drafts as well. Requests without
+    steps are handled by the parent class."""
 
     def __init__(self, *given: Any, **more: Any) -> None:
         super().__init__(*given, **more)
@@ -63,13 +67,17 @@ class Painter(ScriptedReplica):
         seed = 1234567 if seed is None else seed
         artifacts: list[Artifact] = []
         for number, ticket in enumerate(lease.upload_tickets):
-            content = image(width, height, seed + number, ticket.media_type)
+            content = b"draft"
+            if ticket.media_type != DRAFT_TYPE:
+                content = image(width, height, seed + number, ticket.media_type)
             await self._storage.put(ticket.key, ticket.media_type, _chunks(content))
             digest = hashlib.sha256(content).hexdigest()
             artifacts.append(
                 Artifact(ticket.key, ticket.media_type, len(content), digest, width, height)
             )
-        output = {
+        drafts = tuple(each for each in artifacts if each.media_type == DRAFT_TYPE)
+        artifacts = [each for each in artifacts if each not in drafts]
+        output: dict[str, Any] = {
             "images": [{"artifact": each.key} for each in artifacts],
             "timings": {"inference": steps * STEP_S},
             "seed": seed,
@@ -77,7 +85,22 @@ class Painter(ScriptedReplica):
             "prompt": lease.input["prompt"],
             "darkroom_demo": True,
         }
-        return Outcome(output=output, artifacts=tuple(artifacts), usage=Usage(run_s=0.25, steps=4))
+        if drafts:
+            output[DRAFTS] = [_facts(lease.input, seed + at, steps) for at in range(len(drafts))]
+        usage = Usage(run_s=0.25, steps=4)
+        return Outcome(output=output, artifacts=tuple(artifacts), usage=usage, drafts=drafts)
+
+
+def _facts(given: Mapping[str, Any], seed: int, steps: int) -> dict[str, Any]:
+    step = max(1, round(given[DRAFT]["until"] * steps))
+    noise = 1 - step / steps
+    return {
+        "id": secrets.token_urlsafe(16),
+        "seed": seed,
+        "step": step,
+        "steps": steps,
+        "noise": noise,
+    }
 
 
 def image(width: int, height: int, seed: int, media_type: str) -> bytes:

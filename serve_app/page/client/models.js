@@ -112,6 +112,8 @@ function readModel(model) {
     aboutDemo: model.darkroom?.about_demo ?? "",
     /** Words that the demo model knows, by group; without groups, they are not known. */
     demoWords: model.darkroom?.demo_words ?? {},
+    /** True if its inputs can be drafts. */
+    drafts: model.darkroom?.drafts === true,
     /** Inputs to try it with. */
     examples: (model.darkroom?.examples ?? []).map(({ input }) => input).filter(Boolean),
   };

@@ -4,7 +4,7 @@ import { controlFor } from "./control.js";
 import { keepDraft, keptDraft } from "./draft.js";
 import { helpOf, withCode } from "./help.js";
 import { byId, element, freshId } from "../interface/element.js";
-import { fieldsOf, isOpen } from "./schema.js";
+import { DRAFT_FIELDS, fieldsOf, isOpen } from "./schema.js";
 import { Unreadable } from "./unreadable.js";
 
 const KEEP_MS = 400; // between the last change and its storage
@@ -155,7 +155,8 @@ export class InputForm {
       const name = String(loc[1] ?? "").split(".")[0];
       const row = this.#rows.find(({ field }) => name === field.name);
       if (row === undefined) {
-        homeless.push(loc.length > 1 ? `${loc.slice(1).join(".")}: ${msg}` : msg);
+        const named = loc.length > 1 && !DRAFT_FIELDS.has(name);
+        homeless.push(named ? `${loc.slice(1).join(".")}: ${msg}` : msg);
         continue;
       }
       const inner = placeIn(row.field, loc.slice(2));

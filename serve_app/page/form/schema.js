@@ -6,7 +6,7 @@ import { titleOf } from "./help.js";
 const FIRST =
   "image_size aspect_ratio resolution num_images duration seconds_total num_frames loras".split(" ");
 /** Fields of drafts, for which the form has no controls. */
-const WITHOUT_CONTROL = new Set(["draft", "from_draft", "new_noise", "noise_seed"]);
+export const DRAFT_FIELDS = new Set(["draft", "from_draft", "new_noise", "noise_seed"]);
 const MEDIA = /(?:^|_)(image|mask|video|audio|file)s?_urls?$/;
 const NO_EFFECT = /\b(?:has|have|had) no effect\b|\bwithout effect\b|\bis ignored\b/i;
 
@@ -39,7 +39,7 @@ export function isOpen({ schema, document }) {
 
 function readField(name, property, required, document) {
   const spec = plain(property, document);
-  if (!required && (isVain(spec) || "const" in spec || WITHOUT_CONTROL.has(name))) return null;
+  if (!required && (isVain(spec) || "const" in spec || DRAFT_FIELDS.has(name))) return null;
   const media = mediaOf(name, spec, document);
   const kind = kindOf(name, spec, media, document);
   return {

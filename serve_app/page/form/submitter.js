@@ -11,8 +11,12 @@ import { expanded } from "./wildcards.js";
 const NO_ANSWER =
   "Darkroom did not answer, so this request may or may not have been accepted. Check the list of requests before you try again.";
 
+/** New noise of a variation of a draft. */
+const VARIATION = 0.3;
+
 /** Submits requests and shows them on the stage. `page` has the parts of the page that it uses: `api`,
- * `models`, `form`, `stage`, `recent`, and the functions `announce`, `complain`, `use` and `cancel`. */
+ * `models`, `form`, `stage`, `recent`, and the functions `announce`,
+ * `complain`, `use`, `cancel`, and `goingOn()`: the draft that the form goes on from, or null. */
 export class Submitter {
   #page;
   #grids = null; // the module of the grids, when it is loaded
@@ -21,16 +25,18 @@ export class Submitter {
     this.#page = page;
   }
 
-  /** Submits the form of `model`. Problems are shown at their fields. */
-  async generate(model) {
-    const { complain } = this.#page;
+  /** Submits the form of `model`; with `draft`, `{count, until}`, it makes drafts. Problems are shown
+   * at their fields. */
+  async generate(model, { draft } = {}) {
+    const { complain, goingOn } = this.#page;
     complain("");
     const input = this.#read(model);
     if (input === null) return;
     const button = byId("generate");
     button.setAttribute("aria-busy", "true");
     try {
-      await this.#submit(model, input);
+      if (draft) await this.#submit(model, drafted(input, draft));
+      else await this.#submit(model, input, { origin: goingOn()?.origin });
     } catch (error) {
       complain(this.#problemsOf(error, model));
     } finally {
@@ -44,23 +50,43 @@ export class Submitter {
     if (input === null) return;
     await this.#page.use("grid", async ({ chooseGrid }) => {
       await this.loadGrids();
-      chooseGrid(fieldsOf(model.input), input, (cells) => this.#submitGrid(model, cells));
+      const draft = this.#page.goingOn();
+      const fields = fieldsOf(model.input).filter((field) => draft?.leaves(field) ?? true);
+      chooseGrid(fields, input, (cells) => this.#submitGrid(model, cells));
     });
   }
 
   /** Submits the input of a request again with other seeds: `count` results. */
-  async repeat({ id, endpoint, input, restored }, count) {
+  async repeat({ id, endpoint, input, restored, origin }, count) {
     try {
       const model = await this.#page.models.one(endpoint);
       const whole = restored ? await this.whole(id, input) : input;
-      const { seed: _seed, seeds: _seeds, ...rest } = whole;
+      const { seed: _seed, seeds: _seeds, noise_seed: _noise, ...rest } = whole;
+      if (rest.from_draft) rest.new_noise ||= VARIATION; // its seed is the draft's
       const fields = model.input ? fieldsOf(model.input) : [];
-      const together = count > 1 && fields.find(({ name }) => name === "num_images")?.most >= count;
+      const single = rest.draft || rest.from_draft;
+      const most = single ? 1 : fields.find(({ name }) => name === "num_images")?.most;
+      const together = count > 1 && most >= count;
       const body = together ? { ...rest, num_images: count } : rest;
-      for (let made = 0; made < (together ? 1 : count); made += 1) await this.#submit(model, body);
+      for (let made = 0; made < (together ? 1 : count); made += 1)
+        await this.#submit(model, body, { origin });
     } catch (error) {
       this.#page.complain(wordsOf(error));
     }
+  }
+
+  /** Finishes a draft of `request` as it is. Throws `Refused` or `Unreachable`. */
+  async finish(request, draft, origin) {
+    const model = await this.#page.models.one(request.endpoint);
+    const input = { ...(await this.baseOf(request, draft)), from_draft: draft.id };
+    await this.#submit(model, input, { origin, reveal: false });
+  }
+
+  /** Input that made one draft of `request`. */
+  async baseOf({ id, input, restored }, { seed }) {
+    const whole = restored ? await this.whole(id, input) : input;
+    const { draft: _draft, seeds: _seeds, ...rest } = whole;
+    return { ...rest, seed };
   }
 
   /** Input of a request as the server has it; what this tab kept may lack files. */
@@ -89,16 +115,19 @@ export class Submitter {
     const input = model === null ? null : form.read();
     if (input === null) return null;
     form.keep();
-    if (typeof input.prompt !== "string") return input;
-    keepUsed(PROMPTS, input.prompt);
-    return { ...input, prompt: expanded(input.prompt) };
+    const ready = { ...input };
+    if (typeof input.prompt === "string") {
+      keepUsed(PROMPTS, input.prompt);
+      ready.prompt = expanded(input.prompt);
+    }
+    return this.#page.goingOn()?.applied(ready) ?? ready;
   }
 
   async #submitGrid(model, cells) {
     let done = 0;
     try {
       for (const { input, grid } of cells) {
-        await this.#submit(model, input, grid);
+        await this.#submit(model, input, { grid, origin: this.#page.goingOn()?.origin });
         done += 1;
       }
     } catch (error) {
@@ -108,17 +137,17 @@ export class Submitter {
     this.#page.recent.look();
   }
 
-  async #submit(model, input, grid = undefined) {
+  async #submit(model, input, { grid, origin, reveal = true } = {}) {
     const { api, stage, recent, announce } = this.#page;
     const at = Date.now();
     const path = `queue/${model.id.split("/").map(encodeURIComponent).join("/")}`;
     const { request_id: id } = await api.call("POST", path, input);
     const { id: endpoint, name, demo, makes } = model;
     const aspect = aspectOf(input, defaultsOf(model), makes, sourceSides());
-    stage.add({ id, endpoint, input, name, demo, makes, aspect, at, grid });
+    stage.add({ id, endpoint, input, name, demo, makes, aspect, at, grid, origin });
     announce("Submitted.");
     if (grid === undefined) recent.look(); // a grid does so at its end
-    if (grid === undefined || String(grid.at) === "0,0") stage.reveal();
+    if (reveal && (grid === undefined || String(grid.at) === "0,0")) stage.reveal();
   }
 
   /** Shows the problems of `error` at their fields; returns the others as text. */
@@ -127,6 +156,11 @@ export class Submitter {
     const isHere = error instanceof Refused && error.problems.length > 0 && form.isOf(model);
     return isHere ? form.tell(error.problems).join(" ") : wordsOf(error);
   }
+}
+
+/** `input` for drafts of it. Their number is in `draft`, or that of the seeds. */
+function drafted({ num_images: _count, ...input }, { count, until }) {
+  return { ...input, draft: input.seeds?.length ? { until } : { count, until } };
 }
 
 function wordsOf(error) {

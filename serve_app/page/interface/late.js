@@ -3,7 +3,9 @@
 import { BASE } from "../client/api.js";
 import { element } from "./element.js";
 
-const STYLES = "styles/tools.css"; // of all tools
+const STYLES = "styles/tools.css"; // of most tools
+const OF_DRAFTS = "drafts/drafts.css";
+const OWN_STYLES = { draftSettings: OF_DRAFTS, goingOn: OF_DRAFTS, lightTable: OF_DRAFTS };
 
 const TOOLS = {
   reuse: () => import("../tools/reuse.js"),
@@ -13,6 +15,9 @@ const TOOLS = {
   code: () => import("../code/program.js"),
   prompts: () => import("../tools/prompts.js"),
   loras: () => import("../tools/loras.js"),
+  draftSettings: () => import("../drafts/settings.js"),
+  goingOn: () => import("../drafts/going_on.js"),
+  lightTable: () => import("../drafts/light_table.js"),
 };
 
 const sheets = new Map(); // path → promise of the style sheet
@@ -20,7 +25,7 @@ const sheets = new Map(); // path → promise of the style sheet
 /** Module of a tool, with its styles. Throws an `Error` whose message is for the user. */
 export async function tool(name) {
   try {
-    const [module] = await Promise.all([TOOLS[name](), styled(STYLES)]);
+    const [module] = await Promise.all([TOOLS[name](), styled(OWN_STYLES[name] ?? STYLES)]);
     return module;
   } catch (error) {
     throw new Error("This part of the page could not be loaded. Try again.", { cause: error });

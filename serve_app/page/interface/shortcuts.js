@@ -5,7 +5,7 @@ import { makeClosable, open } from "./dialog.js";
 
 const MAC = /Mac|iP(hone|ad)/.test(navigator.platform);
 
-/** Starts to listen. `act` has `generate()`. */
+/** Starts to listen. `act` has `generate()` and `draft()`. */
 export function listenForShortcuts(act) {
   for (const each of document.querySelectorAll("kbd.command")) each.textContent = MAC ? "⌘" : "Ctrl";
   makeClosable(byId("shortcuts"));
@@ -21,7 +21,8 @@ export function listenForShortcuts(act) {
     const command = event.ctrlKey || event.metaKey;
     if (event.key === "Enter" && command) {
       event.preventDefault();
-      act.generate();
+      if (event.shiftKey) act.draft();
+      else act.generate();
     }
     const typing = event.target.matches("input, textarea, select, [contenteditable]");
     const action = actions[event.key];

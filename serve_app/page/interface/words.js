@@ -103,13 +103,14 @@ function timeOf(at, seconds) {
   return at.toLocaleTimeString([], { ...parts, hourCycle: "h23" });
 }
 
-/** Name of the day of a timestamp: today, yesterday, or its date. */
+/** Name of the day of a timestamp: today, yesterday, tomorrow, or its date. */
 export function day(iso, now = new Date()) {
   const at = new Date(iso);
   const midnight = (date) => new Date(date.getFullYear(), date.getMonth(), date.getDate());
   const ago = Math.round((midnight(now) - midnight(at)) / 86_400_000);
   if (ago === 0) return "Today";
   if (ago === 1) return "Yesterday";
+  if (ago === -1) return "Tomorrow";
   const year = at.getFullYear() === now.getFullYear() ? undefined : "numeric";
   return at.toLocaleDateString([], { day: "numeric", month: "long", year });
 }

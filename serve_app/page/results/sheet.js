@@ -1,5 +1,6 @@
 // Card of one request: its progress, then its results.
 
+import { DRAFT_FIELDS } from "../form/schema.js";
 import { ask, LONG_MS, mayAsk } from "../interface/attention.js";
 import { element } from "../interface/element.js";
 import * as json from "../client/json.js";
@@ -11,8 +12,9 @@ const RATIO = 32;
 
 /**
  * Card of a request. `act` has the callbacks of its buttons: `cancel`, `again`, `vary`, `four`,
- * `details`, `code`; each gets the request. `useAsInput` gets a file and the request. `imageOf` is
- * `Api.image`.
+ * `details`, `code`; each gets the request. `useAsInput` gets a file and the request,
+ * `lightTable` the request and its output, `showDraft` the place of a draft, `request.origin`.
+ * `imageOf` is `Api.image`.
  */
 export class Sheet {
   #request;
@@ -37,6 +39,7 @@ export class Sheet {
   #cancel;
   #imageOf;
   #use;
+  #lightTable;
   #notify;
   #part = 0;
   #looked; // URL of the preview that was requested last
@@ -44,6 +47,7 @@ export class Sheet {
   constructor(request, act, imageOf) {
     this.#request = request;
     this.#imageOf = imageOf;
+    this.#lightTable = act.lightTable;
     this.#use = (file) => act.useAsInput(file, request);
     const prompt = promptOf(request.input);
     const button = (name, what) =>
@@ -67,12 +71,14 @@ export class Sheet {
       prompt || request.endpoint,
     );
     const demo = request.demo ? element("span", { class: "demo" }, "demo model") : null;
+    const from = request.input?.from_draft ? fromDraft(request.origin, act.showDraft) : null;
     this.node = element(
       "article",
       {
         class: "sheet",
         "data-phase": "sending",
         "data-request": request.id,
+        "data-from": request.input?.from_draft,
         "aria-label": prompt || request.endpoint,
       },
       this.#body,
@@ -80,7 +86,7 @@ export class Sheet {
         "div",
         { class: "caption" },
         title,
-        element("p", { class: "origin" }, request.name ?? request.endpoint, " ", demo),
+        element("p", { class: "origin" }, request.name ?? request.endpoint, " ", demo, from),
         element("div", { class: "progress" }, this.#standing, this.#elapsed, this.#bar, this.#silence),
         element("dl", { class: "facts" }),
         element(
@@ -199,17 +205,32 @@ export class Sheet {
       return;
     }
     this.#request.seed = output?.seed;
-    this.node.querySelector(".more-of-it").hidden = false;
     this.#standing.remove();
     const prompt = promptOf(this.#request.input);
     const files = filesIn(output);
     const figures = files.map((file, at) =>
       fileFigure(file, files.length > 1 ? `${prompt} (${at + 1})` : prompt, this.#use),
     );
-    this.#body.replaceChildren(...figures);
-    if (files.length === 0) this.#body.append(element("pre", {}, json.write(output, 2)));
-    this.#body.dataset.files = files.length;
+    if (files.length === 0) figures.push(element("pre", {}, json.write(output, 2)));
+    if (output?.drafts?.length) this.#lay(output, figures);
+    else this.#fill(figures);
     this.#facts(status, output);
+  }
+
+  #fill(figures) {
+    this.node.querySelector(".more-of-it").hidden = false;
+    this.#body.replaceChildren(...figures);
+    this.#body.dataset.files = figures.length;
+  }
+
+  /** Shows drafts on a light table; without it, their files. */
+  async #lay(output, figures) {
+    this.node.classList.add("of-drafts");
+    try {
+      this.#body.replaceChildren(await this.#lightTable(this.#request, output));
+    } catch {
+      this.#fill(figures);
+    }
   }
 
   #facts(status, output) {
@@ -231,9 +252,16 @@ export class Sheet {
   }
 }
 
+/** Words that lead to the draft that a request goes on from. */
+function fromDraft(origin, show) {
+  if (!origin) return element("span", {}, " · from a draft");
+  const go = { type: "button", class: "action", click: () => show(origin) };
+  return element("span", {}, " · ", element("button", go, `from draft ${origin.number} of ${origin.count}`));
+}
+
 function said({ message, problems }) {
   const named = problems.map(({ loc = [], msg }) =>
-    [loc.slice(1).join("."), msg].filter(Boolean).join(": "),
+    [DRAFT_FIELDS.has(loc[1]) ? "" : loc.slice(1).join("."), msg].filter(Boolean).join(": "),
   );
   return named.length ? named.join(" ") : message;
 }

@@ -13,6 +13,7 @@ from PIL import Image
 
 from deployments.engine.interception.pipeline import view_of, with_shift
 from deployments.engine.media.images import fit
+from serve_app.catalog.fields.drafts import FIELDS as OF_DRAFTS
 from serve_app.domain.errors import Unsupported
 from tests.deployments.served import CATALOG, SEED
 from tests.deployments.video_cases import (
@@ -85,6 +86,7 @@ def test_every_field_that_is_said_to_have_an_effect_has_one(serve, endpoint_id):
         "resolution",  # has no effect here if the model supports only one scale
         "generate_audio",
         "seeds",  # see test_several_outputs.py
+        *OF_DRAFTS,
     }
     assert shown.keys() <= others.keys() | silent | of_the_file
     assert not silent & others.keys()

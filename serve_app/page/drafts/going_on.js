@@ -1,0 +1,132 @@
+// Draft that the form goes on from: a chip above the buttons, and the fields that it decides.
+
+import { byId, element, freshId } from "../interface/element.js";
+
+/** Fields that a request from a draft cannot change, as the server refuses them
+ * (`UNCHANGEABLE` in `catalog/fields/drafts.py`), and the seed. */
+export const DECIDED = [
+  "image_size",
+  "resolution",
+  "aspect_ratio",
+  "num_frames",
+  "duration",
+  "seconds_total",
+  "num_inference_steps",
+  "steps",
+  "number_of_steps",
+  "strength",
+  "scheduler",
+  "shift",
+  "num_images",
+  "seeds",
+  "seed",
+];
+const WHY = "The draft decides this.";
+const LISTS = ["list", "rows", "media-list"];
+
+/** Going on from one draft. `id` is the draft's, `base` the input that made it, `noise` the share of
+ * new noise to begin with, `noiseSeed` its seed, `origin` its place on a light table:
+ * `{request, id, number, count, picture}`, or undefined. `left()` is called when the user goes on
+ * from it no more. */
+export class GoingOn {
+  #given;
+  #held = []; // controls that are disabled
+  #notes = []; // {target, note, described}
+  #slider;
+  #panel;
+
+  constructor(given) {
+    this.#given = given;
+    for (const row of given.form.rows) if (DECIDED.includes(row.field.name)) this.#hold(row);
+    this.#show();
+  }
+
+  get origin() {
+    return this.#given.origin;
+  }
+
+  /** False for fields that the draft decides. */
+  leaves({ name }) {
+    return !DECIDED.includes(name);
+  }
+
+  /** Input that goes on from the draft with the fields of the form, `input`. */
+  applied(input) {
+    const { id, base, form, noiseSeed } = this.#given;
+    const made = { ...base };
+    for (const { field } of form.rows.filter((row) => this.leaves(row.field))) {
+      if (input[field.name] !== undefined) made[field.name] = input[field.name];
+      // What is left out would be the draft's, so that a field could not be emptied.
+      else if (base[field.name] !== undefined) made[field.name] = emptyOf(field);
+    }
+    if (input.prompt !== undefined) made.prompt = input.prompt; // with its wildcards replaced
+    const noise = Number(this.#slider.value);
+    made.from_draft = id;
+    if (noise > 0) made.new_noise = noise;
+    if (noise > 0 && noise === this.#given.noise && noiseSeed) made.noise_seed = noiseSeed;
+    return made;
+  }
+
+  /** Gives the fields back. */
+  leave() {
+    for (const each of this.#held) each.disabled = false;
+    for (const { target, note, described } of this.#notes) {
+      note.remove();
+      target.setAttribute("aria-describedby", described);
+    }
+    this.#panel.remove();
+    byId("draft-button").disabled = false;
+    this.#given.left();
+  }
+
+  #hold({ control, row }) {
+    for (const each of row.querySelectorAll("input, select, textarea, button")) {
+      if (each.disabled) continue;
+      each.disabled = true;
+      this.#held.push(each);
+    }
+    const { target } = control;
+    const note = element("p", { class: "help decided", id: freshId("decided") }, WHY);
+    const described = target.getAttribute("aria-describedby") ?? "";
+    target.setAttribute("aria-describedby", `${note.id} ${described}`);
+    row.append(note);
+    this.#notes.push({ target, note, described });
+  }
+
+  #show() {
+    const { origin, noise } = this.#given;
+    const name = origin ? `From draft ${origin.number}` : "From a draft";
+    const id = freshId("new-noise");
+    const words = element("output", { for: id });
+    const range = { id, type: "range", min: 0, max: 1, step: 0.05, value: noise ?? 0 };
+    const say = () => {
+      const percent = Math.round(100 * this.#slider.value);
+      words.textContent = percent === 0 ? "none" : `${percent} %`;
+      this.#slider.setAttribute("aria-valuetext", words.textContent);
+    };
+    this.#slider = element("input", { ...range, input: say });
+    const away = () => {
+      this.leave();
+      byId("fields").querySelector("textarea, input")?.focus();
+    };
+    const label = "Do not go on from the draft";
+    const close = { type: "button", class: "away", "aria-label": label, click: away };
+    const picture = origin?.picture ? element("img", { src: origin.picture, alt: "" }) : null;
+    this.#panel = element(
+      "div",
+      { class: "going-on", role: "group", "aria-label": name },
+      element("span", { class: "from" }, picture, name, element("button", close, "×")),
+      element("label", { for: id }, "New noise"),
+      element("div", { class: "share" }, this.#slider, words),
+    );
+    say();
+    byId("draft-button").disabled = true; // a draft of a draft cannot be made
+    byId("form").querySelector("#send .buttons").before(this.#panel);
+  }
+}
+
+function emptyOf({ kind, fallback }) {
+  if (fallback !== undefined) return fallback;
+  if (LISTS.includes(kind)) return [];
+  return kind === "text" || kind === "prompt" ? "" : null;
+}

@@ -1,0 +1,83 @@
+// How many drafts the page makes, and how far: remembered in this browser.
+
+import { byId, element, freshId } from "../interface/element.js";
+
+const PLACE = "darkroom.drafting";
+const COUNTS = [2, 4, 8, 16];
+const USUAL = { count: 4, until: 0.25 };
+const LEAST_PERCENT = 5;
+const MOST_PERCENT = 90;
+
+/** `{count, until}`: the number of drafts, and the share of the steps that each makes. */
+export function drafting() {
+  try {
+    const { count, until } = JSON.parse(localStorage.getItem(PLACE) ?? "{}");
+    const percent = 100 * until;
+    return {
+      count: COUNTS.includes(count) ? count : USUAL.count,
+      until: percent >= LEAST_PERCENT && percent <= MOST_PERCENT ? until : USUAL.until,
+    };
+  } catch {
+    return USUAL; // forbidden, or not readable
+  }
+}
+
+/** Shows the settings above the buttons of the form, or hides them. `button` controls them. */
+export function toggleSettings(button) {
+  const panel = byId("draft-settings") ?? newPanel();
+  const open = button.getAttribute("aria-expanded") !== "true";
+  panel.hidden = !open;
+  button.setAttribute("aria-expanded", String(open));
+  if (open) panel.querySelector("input:checked").focus();
+}
+
+function newPanel() {
+  const { count, until } = drafting();
+  const id = freshId("until");
+  const radios = COUNTS.map((each) => {
+    const input = element("input", { type: "radio", name: "draft-count", value: each });
+    input.checked = each === count;
+    return element("label", {}, input, element("span", {}, String(each)));
+  });
+  const share = element("output", { for: id });
+  const slider = element("input", {
+    id,
+    type: "range",
+    min: LEAST_PERCENT,
+    max: MOST_PERCENT,
+    step: 5,
+    value: Math.round(100 * until),
+  });
+  const show = () => {
+    share.textContent = `${slider.value} %`;
+    slider.setAttribute("aria-valuetext", `${slider.value} % of the steps`);
+  };
+  const keep = () => {
+    const chosen = Number(panel.querySelector("input:checked").value);
+    show();
+    try {
+      localStorage.setItem(PLACE, JSON.stringify({ count: chosen, until: slider.value / 100 }));
+    } catch {
+      // The storage is full or forbidden: the next visit begins with the usual settings.
+    }
+  };
+  const group = { class: "counts", role: "radiogroup", "aria-label": "Number of drafts" };
+  const panel = element(
+    "div",
+    {
+      id: "draft-settings",
+      role: "group",
+      "aria-label": "Draft settings",
+      hidden: true,
+      input: keep,
+    },
+    element("span", { "aria-hidden": "true" }, "Drafts"),
+    element("div", group, radios),
+    element("label", { for: id }, "Steps of each"),
+    element("div", { class: "share" }, slider, share),
+    element("p", { class: "help" }, "More steps show more of the result. Finishing makes the rest."),
+  );
+  show();
+  byId("form").querySelector("#send .buttons").before(panel);
+  return panel;
+}

@@ -1,0 +1,309 @@
+"""Drafts on the page: how they are made, their light table, and what goes on from them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.sync_api import BrowserContext, Locator, Page, Route, expect
+
+from serve_app.catalog.fields.drafts import UNCHANGEABLE
+from tests.page.darkroom import PageDarkroom
+from tests.page.reader import PROBE, Reader, expect_images, expect_phase
+from tests.page.test_access import FAINT, NAMELESS
+
+OpenContext = Callable[..., BrowserContext]
+
+
+def draft(reader: Reader, prompt: str = "a hill", seed: int = 10) -> Locator:
+    """Make four drafts; returns their light table."""
+    if not reader.page.locator("#more").evaluate("node => node.open"):
+        reader.unfold()
+    reader.field("prompt").fill(prompt)
+    reader.field("seed").fill(str(seed))
+    reader.page.get_by_role("button", name="Draft", exact=True).click()
+    table = reader.page.locator(".light-table")
+    expect(table.locator(".preview")).to_have_count(4)
+    return table
+
+
+def preview(table: Locator, number: int) -> Locator:
+    return table.locator(".preview").nth(number - 1)
+
+
+def submitted(reader: Reader) -> list[Any]:
+    """Follow the inputs that the page submits from now on."""
+    bodies: list[Any] = []
+
+    def note(route: Route) -> None:
+        if route.request.method == "POST":
+            bodies.append(route.request.post_data_json)
+        route.continue_()
+
+    reader.page.route("**/queue/**", note)
+    return bodies
+
+
+def test_drafts_are_made_with_the_number_and_the_steps_that_this_browser_remembers(
+    reader: Reader,
+) -> None:
+    page = reader.page
+    page.get_by_role("button", name="Draft settings").click()
+    page.get_by_role("radio", name="2", exact=True).check()
+    page.get_by_label("Steps of each").fill("50")
+    page.reload()
+    sent = submitted(reader)
+    reader.field("prompt").fill("a hill")
+    reader.field("num_images").fill("3")
+    page.keyboard.press("Control+Shift+Enter")
+    table = page.get_by_role("list", name="2 drafts")
+    expect(table.get_by_role("listitem")).to_have_count(2)
+    assert sent[0]["draft"] == {"count": 2, "until": 0.5}
+    assert "num_images" not in sent[0]
+    expect(page.locator(".light-table")).to_contain_text("2 of 4 steps · kept until")
+    expect(page.locator(".light-table")).to_contain_text("tomorrow")
+
+
+def test_a_model_that_makes_no_drafts_has_no_button_for_them(reader: Reader) -> None:
+    expect(reader.page.get_by_role("button", name="Draft", exact=True)).to_be_visible()
+    reader.choose(PROBE)
+    expect(reader.page.get_by_role("button", name="Draft", exact=True)).to_be_hidden()
+
+
+def test_each_preview_has_a_name_and_is_an_image(reader: Reader) -> None:
+    table = draft(reader)
+    expect(preview(table, 3)).to_have_accessible_name("Draft 3, seed 12, 1 of 4 steps")
+    for image in table.locator("img").all():
+        image.evaluate("image => image.decode()")
+
+
+def test_a_draft_is_finished_as_it_is_and_each_card_leads_to_the_other(reader: Reader) -> None:
+    table = draft(reader)
+    sent = submitted(reader)
+    table.get_by_role("button", name="Finish draft 3").click()
+    expect(table.get_by_role("button", name="Draft 3: Finished. Go to the result")).to_be_visible()
+    assert sent[0]["seed"] == 12
+    assert "draft" not in sent[0]
+    made = reader.page.locator(".sheet[data-from]")
+    expect_images(made, 1)
+    made.get_by_role("button", name="from draft 3").click()
+    expect(preview(table, 3)).to_be_focused()
+    table.get_by_role("button", name="Draft 3: Finished").click()
+    expect(made.locator(":focus")).to_have_count(1)
+
+
+def test_several_drafts_are_selected_and_finished_together(reader: Reader) -> None:
+    table = draft(reader)
+    finish = table.get_by_role("button", name="Finish selected")
+    expect(finish).to_be_disabled()
+    preview(table, 1).click()
+    preview(table, 2).focus()
+    reader.page.keyboard.press("Space")
+    expect(preview(table, 2)).to_have_attribute("aria-pressed", "true")
+    table.get_by_role("button", name="Finish selected (2)").click()
+    expect(reader.page.locator(".sheet[data-from][data-phase='succeeded']")).to_have_count(2)
+    expect(finish).to_be_disabled()
+
+
+def test_the_keyboard_moves_between_previews_finishes_changes_and_drops(reader: Reader) -> None:
+    table = draft(reader)
+    press = reader.page.keyboard.press
+    preview(table, 1).focus()
+    press("ArrowRight")
+    press("ArrowDown")
+    expect(preview(table, 4)).to_be_focused()
+    press("Delete")
+    expect(preview(table, 4)).to_have_accessible_name("Draft 4, seed 13, 1 of 4 steps, dropped")
+    expect(table).to_contain_text("3 drafts")
+    press("ArrowLeft")
+    press("Enter")
+    expect(table.get_by_role("button", name="Draft 3: Finished")).to_be_visible()
+    press("Home")
+    press("f")
+    expect(reader.page.get_by_role("group", name="From draft 1")).to_be_visible()
+    expect(reader.field("prompt")).to_be_focused()
+
+
+def test_a_changed_draft_keeps_what_it_has_decided(reader: Reader) -> None:
+    table = draft(reader)
+    reader.field("seed").fill("99")
+    sent = submitted(reader)
+    table.get_by_role("button", name="Change draft 2").click()
+    chip = reader.page.get_by_role("group", name="From draft 2")
+    expect(reader.field("seed")).to_have_value("11")
+    for name in ("seed", "image_size", "num_images", "num_inference_steps"):
+        expect(reader.field(name)).to_be_disabled()
+    expect(reader.field("seed")).to_have_accessible_description(
+        re.compile("^The draft decides this.")
+    )
+    expect(reader.page.get_by_role("button", name="Draft", exact=True)).to_be_disabled()
+    chip.get_by_label("New noise").fill("0.3")
+    expect(chip).to_contain_text("30 %")
+    reader.field("prompt").fill("a hill at night")
+    reader.page.get_by_role("button", name="Generate").click()
+    made = reader.page.locator(".sheet[data-from]")
+    expect_images(made, 1)
+    expect(made).to_contain_text("from draft 2 of 4")
+    assert (sent[0]["prompt"], sent[0]["seed"]) == ("a hill at night", 11)
+    assert sent[0]["new_noise"] == pytest.approx(0.3)
+    chip.get_by_role("button", name="Do not go on from the draft").click()
+    expect(chip).to_be_hidden()
+    expect(reader.field("seed")).to_be_enabled()
+
+
+def test_fields_that_a_draft_decides_are_those_of_the_server(page: Page, reader: Reader) -> None:
+    assert reader.darkroom
+    found = page.evaluate("import('/page/drafts/going_on.js').then(({ DECIDED }) => DECIDED)")
+    assert set(found) == {*UNCHANGEABLE, "seed"}
+
+
+def test_a_field_that_is_emptied_is_not_the_drafts(page: Page, reader: Reader) -> None:
+    assert reader.darkroom
+    applied = page.evaluate(
+        """async () => {
+            const { GoingOn } = await import("/page/drafts/going_on.js");
+            const field = (name, kind) => ({ field: { name, kind }, row: document.body });
+            const kinds = { negative_prompt: "text", loras: "rows", prompt: "prompt" };
+            const base = { prompt: "a", negative_prompt: "b", loras: [{ path: "c" }] };
+            const form = { rows: Object.entries(kinds).map(([name, kind]) => field(name, kind)) };
+            return new GoingOn({ form, id: "x", base, left: () => {} }).applied({ prompt: "d" });
+        }"""
+    )
+    assert applied == {"prompt": "d", "negative_prompt": "", "loras": [], "from_draft": "x"}
+
+
+def test_the_light_table_is_there_again_after_a_reload(reader: Reader) -> None:
+    table = draft(reader)
+    table.get_by_role("button", name="Drop draft 4").click()
+    expect(table).to_contain_text("Dropped")
+    reader.page.reload()
+    expect(preview(table, 4)).to_have_accessible_name("Draft 4, seed 13, 1 of 4 steps, dropped")
+    table.get_by_role("button", name="Finish draft 1").click()
+    expect(table.get_by_role("button", name="Draft 1: Finished")).to_be_visible()
+
+
+def test_expired_drafts_say_so_and_cannot_be_finished(reader: Reader) -> None:
+    table = draft(reader)
+
+    def old(route: Route) -> None:
+        found = route.fetch()
+        body = found.json()
+        for each in body["drafts"]:
+            each["expires_at"] = "2020-01-01T00:00:00Z"
+        route.fulfill(response=found, json=body)
+
+    name = reader.sheets.first.get_attribute("data-request")
+    reader.page.route(f"**/requests/{name}", old)
+    reader.page.reload()
+    expect(table).to_contain_text("None of these drafts is kept any more.")
+    expect(table.get_by_text("Expired", exact=True)).to_have_count(4)
+    expect(table.get_by_role("button", name="Finish draft")).to_have_count(0)
+
+
+def test_a_draft_that_is_refused_says_why_at_its_place(reader: Reader) -> None:
+    table = draft(reader)
+    problem = {"loc": ["body", "from_draft"], "msg": "The endpoint was changed", "type": "x"}
+
+    def refuse(route: Route) -> None:
+        route.fulfill(status=422, body=json.dumps({"detail": [problem]}))
+
+    reader.page.route("**/queue/fal-ai/flux/schnell", refuse)
+    table.get_by_role("button", name="Finish draft 1").click()
+    expect(table.get_by_role("listitem").first).to_contain_text("The endpoint was changed")
+    table.get_by_role("button", name="Change draft 1").click()
+    expect(reader.page.get_by_role("group", name="From draft 1")).to_be_visible()
+    reader.page.get_by_role("button", name="Generate").click()
+    expect(reader.page.locator("#form-problem")).to_have_text("The endpoint was changed")
+
+
+def test_a_grid_of_a_changed_draft_varies_only_what_is_free(reader: Reader) -> None:
+    table = draft(reader)
+    sent = submitted(reader)
+    table.get_by_role("button", name="Change draft 1").click()
+    expect(reader.page.get_by_role("group", name="From draft 1")).to_be_visible()
+    reader.page.get_by_role("button", name="Grid", exact=True).click()
+    found = reader.page.get_by_role("dialog", name="Grid")
+    columns = found.get_by_label("Columns", exact=True)
+    assert "Seed" not in columns.locator("option").all_inner_texts()
+    columns.select_option(label="Guidance")
+    found.get_by_label("Values of Guidance").fill("2, 4")
+    found.get_by_role("button", name="Start").click()
+    expect(reader.page.locator("td .sheet[data-phase='succeeded']")).to_have_count(2)
+    assert [(each["guidance_scale"], each["seed"]) for each in sent] == [(2, 10), (4, 10)]
+    assert all(each["from_draft"] for each in sent)
+
+
+def test_a_variation_of_a_finished_draft_has_new_noise(reader: Reader) -> None:
+    table = draft(reader)
+    table.get_by_role("button", name="Finish draft 1").click()
+    made = reader.page.locator(".sheet[data-from]")
+    expect_images(made, 1)
+    sent = submitted(reader)
+    made.get_by_role("button", name="Vary").click()
+    expect(made).to_have_count(2)
+    expect_phase(made.first, "succeeded")
+    assert sent[0]["new_noise"] == pytest.approx(0.3)
+    made.first.get_by_role("button", name="Use again").click()
+    chip = reader.page.get_by_role("group", name="From draft 1")
+    expect(chip).to_contain_text("30 %")
+    reader.page.get_by_role("button", name="Generate").click()
+    expect(made).to_have_count(3)
+    assert isinstance(sent[1]["noise_seed"], int)
+
+
+def test_more_drafts_have_other_seeds(reader: Reader) -> None:
+    table = draft(reader)
+    sent = submitted(reader)
+    table.get_by_role("button", name="More drafts").click()
+    expect(reader.page.locator(".light-table")).to_have_count(2)
+    assert sent[0]["draft"]["count"] == 4
+    assert "seed" not in sent[0]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_drafts_can_be_read_and_fit_on_a_phone(
+    open_context: OpenContext, served: PageDarkroom, theme: str
+) -> None:
+    phone = open_context(viewport={"width": 360, "height": 740}, has_touch=True)
+    phone.add_init_script(f"localStorage.setItem('darkroom.theme', '{theme}')")
+    reader = Reader(phone.new_page(), served)
+    reader.enter()
+    table = draft(reader)
+    reader.page.get_by_role("button", name="Draft settings").click()
+    expect(reader.page.get_by_role("group", name="Draft settings")).to_be_visible()
+    preview(table, 1).click()
+    table.get_by_role("button", name="Drop draft 2").click()
+    expect(table).to_contain_text("Dropped")
+    table.get_by_role("button", name="Finish draft 3").click()
+    expect(table.get_by_role("button", name="Draft 3: Finished")).to_be_visible()
+    table.get_by_role("button", name="Change draft 1").click()
+    expect(reader.page.get_by_role("group", name="From draft 1")).to_be_visible()
+    assert reader.page.evaluate(FAINT) == []
+    assert reader.page.evaluate(NAMELESS) == []
+    assert reader.page.evaluate("document.documentElement.scrollWidth") == 360
+
+
+@pytest.mark.parametrize(("field", "kind"), [("videos", "video"), ("audio", "audio")])
+def test_videos_and_audio_are_previews_too(
+    page: Page, reader: Reader, field: str, kind: str
+) -> None:
+    assert reader.darkroom
+    page.evaluate(
+        """async ([field, kind]) => {
+            const { LightTable } = await import("/page/drafts/light_table.js");
+            const type = { video: "video/mp4", audio: "audio/wav" }[kind];
+            const drafts = [1, 2].map((seed) => ({ id: `d${seed}`, seed, step: 3, steps: 0 }));
+            const files = drafts.map(({ id }) => ({ url: `/files/${id}`, content_type: type }));
+            const output = { [field]: files, drafts };
+            const given = { request: { id: "x", input: {} }, api: {}, act: {} };
+            document.querySelector("#sheets").prepend(new LightTable({ ...given, output }).node);
+        }""",
+        [field, kind],
+    )
+    table = page.locator(".light-table")
+    expect(table.locator(kind)).to_have_count(2)
+    expect(preview(table, 2)).to_have_accessible_name("Draft 2, seed 2, 3 steps")
+    assert page.evaluate(NAMELESS) == []
