@@ -13,7 +13,7 @@ from PIL import Image
 
 from deployments.engine.interception.pipeline import view_of, with_shift
 from deployments.engine.media.images import fit
-from serve_app.catalog.fields.drafts import FIELDS as OF_DRAFTS
+from serve_app.catalog.fields.drafts import INPUT_FIELDS as OF_DRAFTS
 from serve_app.domain.errors import Unsupported
 from tests.deployments.served import CATALOG, SEED
 from tests.deployments.video_cases import (
