@@ -16,8 +16,8 @@ from PIL import Image, ImageDraw
 
 from deployments.engine.engine import Engine
 from deployments.families.flux2 import shifted_sigmas
-from serve_app.domain.errors import InvalidInput
 from serve_app.catalog.fields.drafts import INPUT_FIELDS as OF_DRAFTS
+from serve_app.domain.errors import InvalidInput
 from tests.deployments.served import CATALOG, SEED, Served
 from tests.engine.tiny import tiny_sdxl
 from tests.engine.tiny_qwen import tiny_flux2_klein, tiny_qwen_image, tiny_z_image
@@ -128,9 +128,6 @@ def test_every_field_that_is_said_to_have_an_effect_has_one(serve, endpoint_id):
     }
     delivered = {"num_images", "sync_mode", "output_format", "format"}
     in_parts = {"seeds", *OF_DRAFTS}  # see test_several_outputs.py and tests of drafts
-        "seeds",
-        *(DRAFT, FROM_DRAFT, NEW_NOISE, NOISE_SEED),
-    }  # see test_several_outputs.py, and tests of drafts
     fetched = {"loras"}  # see test_loras.py
     assert shown.keys() <= others.keys() | silent | delivered | in_parts | fetched
     assert not silent & others.keys()
