@@ -77,8 +77,8 @@ class BrowserRoute(Route):
     other one."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        wants_page = "text/html" in Headers(scope=scope).get("accept", "")
-        return super().matches(scope) if wants_page else (Match.NONE, {})
+        accepted = Headers(raw=scope.get("headers", [])).get("accept", "")
+        return super().matches(scope) if "text/html" in accepted else (Match.NONE, {})
 
 
 ROUTES = [
