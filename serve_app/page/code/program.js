@@ -20,7 +20,9 @@ export class ProgramDialog {
   constructor(page) {
     this.#page = page;
     makeClosable(this.#dialog);
-    this.#dialog.addEventListener("close", () => page.address.leave("code"));
+    this.#dialog.addEventListener("close", () => {
+      if (!this.#dialog.open) page.address.leave("code"); // the event may be late
+    });
     try {
       this.#language = localStorage.getItem(PREFERRED);
     } catch {

@@ -26,6 +26,7 @@ export class Details {
     this.#address = address;
     makeClosable(this.#dialog);
     this.#dialog.addEventListener("close", () => {
+      if (this.#dialog.open) return; // the event is late, and Forward has opened it again
       this.#shown = null;
       byId("details-body").replaceChildren(); // stops what plays
       this.#address.leave("request");
