@@ -3,6 +3,7 @@
 import { BASE } from "../client/api.js";
 import * as json from "../client/json.js";
 import { codeFor, LANGUAGES, languagesOf } from "./code.js";
+import { copyText } from "../interface/copy.js";
 import { open, makeClosable } from "../interface/dialog.js";
 import { byId, element } from "../interface/element.js";
 
@@ -105,15 +106,7 @@ export class ProgramDialog {
 
   async #copy() {
     const isForm = byId("program").hidden;
-    const text = isForm ? byId("input-json").value : byId("program").textContent;
-    try {
-      await navigator.clipboard.writeText(text);
-    } catch {
-      // Over plain HTTP from another machine the clipboard API is missing, so use the older way.
-      if (isForm) byId("input-json").select();
-      else getSelection().selectAllChildren(byId("program"));
-      document.execCommand("copy");
-    }
+    await copyText(byId(isForm ? "input-json" : "program"));
     byId("copy").textContent = "Copied";
   }
 }

@@ -77,6 +77,11 @@ export function endpointPath(id) {
   return id.split("/").map(encodeURIComponent).join("/");
 }
 
+/** `control`, which has an id, under its label. */
+export function labelled(words, control) {
+  return element("div", {}, element("label", { for: control.id }, words), control);
+}
+
 /** Section with a heading, a sentence and content. */
 export function section(name, about, ...content) {
   return element(

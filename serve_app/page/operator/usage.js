@@ -3,7 +3,7 @@
 import { element, freshId } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
 import { barChart } from "./bar_chart.js";
-import { section, span } from "./desk.js";
+import { labelled, section, span } from "./desk.js";
 
 const DAY_MS = 86_400_000;
 const MOST_TENANTS = 20; // one call each
@@ -45,8 +45,6 @@ export class UsagePart {
         ),
       ),
     );
-    const labelled = (words, control) =>
-      element("div", {}, element("label", { for: control.id }, words), control);
     this.node = element(
       "div",
       {},

@@ -4,7 +4,7 @@ import { shown } from "../interface/ask.js";
 import { element, freshId } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
 import { clock } from "../interface/words.js";
-import { section } from "./desk.js";
+import { labelled, section } from "./desk.js";
 
 const PAGE = 50;
 const STATES = { "": "Any state", pending: "Pending", delivered: "Delivered", dead: "Given up" };
@@ -29,8 +29,6 @@ export class WebhooksPart {
     const button = (words, call) =>
       element("button", { type: "button", class: "quiet", click: call }, words);
     this.#more = button("Show older ones", () => desk.run(() => this.#load(this.#next)));
-    const labelled = (words, control) =>
-      element("div", {}, element("label", { for: control.id }, words), control);
     this.node = element(
       "div",
       {},
