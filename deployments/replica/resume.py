@@ -32,6 +32,7 @@ from serve_app.domain.media.draft import (
     FROM_DRAFT,
     NEW_NOISE,
     NOISE_SEED,
+    share_made,
 )
 
 if TYPE_CHECKING:  # they import torch
@@ -230,8 +231,8 @@ class GenerationStart:
 
     def charged(self, product: Product) -> Product:
         """``product`` with the units of the steps that were computed after a draft."""
-        share = 1.0 if self.fork is None else 1.0 - _share(self.fork.draft)
-        return replace(product, units=product.units * share)
+        made = share_made(self.fork.draft.step, self.fork.draft.steps) if self.fork else 0.0
+        return replace(product, units=product.units * (1.0 - made))
 
     def refusal(self, error: ForkRefused | Unsupported) -> InvalidInput:
         """The error of the input field that asks for what is refused."""
@@ -317,13 +318,8 @@ class MadeDraft:
         }
         file = MediaFile(ticket, draft.to_bytes())
         output = {**product.output, DRAFTS: [facts]}
-        units = product.units * (_share(draft) or 1.0)
+        units = product.units * (share_made(draft.step, draft.steps) or 1.0)
         return replace(product, output=output, files=[*product.files, file], units=units)
-
-
-def _share(draft: Draft) -> float:
-    """Share of the steps that the draft has made; 0: unknown."""
-    return draft.step / draft.steps if draft.steps else 0.0
 
 
 def media_tickets(tickets: Sequence[UploadTicket]) -> tuple[UploadTicket, ...]:

@@ -81,6 +81,11 @@ class DraftBook(Protocol):
         ...
 
 
+def share_made(step: int, steps: int) -> float:
+    """Share of its ``steps`` that a draft has made; 0 if these are unknown."""
+    return step / steps if steps else 0.0
+
+
 def with_expiry(outcome: Outcome, expires_at: datetime) -> Outcome:
     """``outcome`` with the time in each of its drafts at which it expires."""
     if outcome.output is None:

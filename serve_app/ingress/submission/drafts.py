@@ -10,7 +10,14 @@ from typing import Any, cast
 from serve_app.catalog.catalog import CatalogEntry, ValidInput
 from serve_app.catalog.fields.drafts import beneath
 from serve_app.domain.errors import InvalidInput, StorageFull
-from serve_app.domain.media.draft import DRAFT, FROM_DRAFT, NEW_NOISE, NOISE_SEED, StoredDraft
+from serve_app.domain.media.draft import (
+    DRAFT,
+    FROM_DRAFT,
+    NEW_NOISE,
+    NOISE_SEED,
+    StoredDraft,
+    share_made,
+)
 from serve_app.domain.request import NewRequest
 from serve_app.ingress.services.services import Services
 from serve_app.ingress.submission.options import SubmitOptions
@@ -31,8 +38,7 @@ class DraftSource:
     @property
     def left(self) -> float:
         """Share of the steps that are left."""
-        draft = self.draft
-        return 1 - draft.step / draft.steps if draft.steps else 1.0
+        return 1 - share_made(self.draft.step, self.draft.steps)
 
 
 async def draft_source(
