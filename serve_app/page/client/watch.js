@@ -14,9 +14,14 @@ const MANY = 8;
 let streams = 0;
 let followed = 0;
 
+/** Path of an endpoint's id in a URL: its slashes stay. */
+export function endpointPath(id) {
+  return id.split("/").map(encodeURIComponent).join("/");
+}
+
 /** Path of a request's calls, relative to the base URL. */
 export function requestPath(endpoint, id) {
-  return `queue/${endpoint.split("/").map(encodeURIComponent).join("/")}/requests/${encodeURIComponent(id)}`;
+  return `queue/${endpointPath(endpoint)}/requests/${encodeURIComponent(id)}`;
 }
 
 /**

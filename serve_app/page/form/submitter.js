@@ -1,6 +1,7 @@
 // Submits what is in the form, again or as a grid.
 
 import { Refused } from "../client/api.js";
+import { endpointPath } from "../client/watch.js";
 import { byId } from "../interface/element.js";
 import { tool } from "../interface/late.js";
 import { aspectOf } from "../results/aspect.js";
@@ -140,7 +141,7 @@ export class Submitter {
   async #submit(model, input, { grid, origin, reveal = true } = {}) {
     const { api, stage, recent, announce } = this.#page;
     const at = Date.now();
-    const path = `queue/${model.id.split("/").map(encodeURIComponent).join("/")}`;
+    const path = `queue/${endpointPath(model.id)}`;
     const { request_id: id } = await api.call("POST", path, input);
     const { id: endpoint, name, demo, makes } = model;
     const aspect = aspectOf(input, defaultsOf(model), makes, sourceSides());

@@ -72,11 +72,6 @@ export class Desk {
   }
 }
 
-/** Path of an endpoint's id in a URL: its slashes stay. */
-export function endpointPath(id) {
-  return id.split("/").map(encodeURIComponent).join("/");
-}
-
 /** `control`, which has an id, under its label. */
 export function labelled(words, control) {
   return element("div", {}, element("label", { for: control.id }, words), control);

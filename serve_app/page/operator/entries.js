@@ -1,10 +1,11 @@
 // Models of the catalogue: where their weights are, and adding and removing them.
 
+import { endpointPath } from "../client/watch.js";
 import { element } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
 import { listModels } from "../models/catalogue.js";
 import { statePill } from "../models/card.js";
-import { endpointPath, section } from "./desk.js";
+import { section } from "./desk.js";
 
 const ORIGINS = { "built-in": "built in", file: "catalogue file", database: "added here" };
 const NOT_COPIED = [

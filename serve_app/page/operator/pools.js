@@ -1,9 +1,10 @@
 // Pools, replicas with the weights that they hold, and warm targets.
 
+import { endpointPath } from "../client/watch.js";
 import { element } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
 import { clock } from "../interface/words.js";
-import { endpointPath, section, span, tiles } from "./desk.js";
+import { section, span, tiles } from "./desk.js";
 
 const LEVELS = [
   ["hot", "Hot: on a device"],

@@ -1,10 +1,11 @@
 // What waits and what runs, of all tenants, and the endpoints that are paused or draining.
 
+import { endpointPath } from "../client/watch.js";
 import { element } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
 import { shown } from "../interface/ask.js";
 import { clock, waitingWords } from "../interface/words.js";
-import { endpointPath, section, span } from "./desk.js";
+import { section, span } from "./desk.js";
 
 const MOST_WAITING = 50;
 const SHOWN_FROM_S = 1; // each statement is a transaction of some milliseconds
