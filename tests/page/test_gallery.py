@@ -179,8 +179,9 @@ def test_what_is_in_sight_stays_there_when_new_results_appear(gallery: Gallery) 
     expect(gallery.results.first).to_be_visible()
     page = gallery.page
     page.evaluate("scrollTo({top: 1200})")
-    row = "() => [...document.querySelectorAll('.tile')].find(\
-        (each) => each.getBoundingClientRect().top > 200)"
+    row = "() => [...document.querySelectorAll('.tile')].find((each) =>\
+        each.getBoundingClientRect().top >\
+        document.querySelector('.gallery .filters').getBoundingClientRect().bottom + 12)"
     page.wait_for_function("() => document.querySelectorAll('.tile.shown').length > 10")
     key = page.evaluate(f"() => ({row})().dataset.key")
     top = f"() => document.querySelector('[data-key=\"{key}\"]').getBoundingClientRect().top"

@@ -23,15 +23,18 @@ from tests.queue.requests import POOL, TENANT, ask, done, new, report
 OTHER = "large"
 CHAIN = OverflowPools({OTHER: POOL})
 LIMITS = replace(LONG_LEASES, overflow=CHAIN)
-PATIENT = replace(LIMITS, ask_wait_s=60.0)
-"""Polls return with a lease."""
+PATIENT = replace(LIMITS, ask_wait_s=60.0, check_interval_s=600.0)
+"""Polls return with a lease, and nothing looks for work but polls and submits."""
 LIMITED = replace(PATIENT, max_running_per_tenant=9)
 """Requests that count for a limit are queued before they are leased."""
 
 
 async def until_polls(queue: PostgresQueue, slots: int) -> None:
-    """Wait until polls with so many free slots wait at this process."""
-    await until(lambda: queue.parts.state.waiters.slots(POOL) >= slots)
+    """Wait until polls with so many free slots wait at this process, and no statement that began
+    before the last of them is still looking for work.
+    """
+    waiters, polls = queue.parts.state.waiters, queue.parts.polls
+    await until(lambda: waiters.slots(POOL) >= slots and polls.drained(POOL))
 
 
 async def leased(queue: PostgresQueue, poll: Ask) -> Lease:

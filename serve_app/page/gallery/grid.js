@@ -97,13 +97,14 @@ export class Grid {
     return [".check", ".heart"].find((each) => document.activeElement.matches(each)) ?? "a";
   }
 
-  /** First item in sight with its distance from the top of the window; null at the top of the
-   * page. */
+  /** First item of the first row that is whole in sight, with its distance from the top of the
+   * window; null at the top of the page. */
   #anchor() {
     if (scrollY < 40 || this.#rows.length === 0) return null;
-    const top = this.#top();
-    const at = rowAt(this.#rows, -top);
+    const [top, covered] = [this.#top(), this.#covered()];
+    let at = rowAt(this.#rows, covered - top);
     if (at >= this.#rows.length) return null;
+    if (this.#rows[at].y + top < covered) at = Math.min(at + 1, this.#rows.length - 1);
     const place = firstItem(this.#rows, at);
     for (const [key, { node }] of this.#tiles) {
       if (node.isConnected && this.#placeDrawn(node) === place)
