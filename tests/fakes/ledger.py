@@ -7,7 +7,9 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 
+from serve_app.domain.billing.price import Price, Quantities
 from serve_app.domain.outcome import Usage
 from serve_app.domain.request import Request, State
 from serve_app.domain.usage import EndedRequest, EndedRequestFilter, RequestTotals, UsageTotals
@@ -21,6 +23,8 @@ class Line:
     endpoint: str
     at: datetime
     usage: Usage
+    price: Price | None
+    made: Quantities  # to be billed
 
 
 class FakeLedger:
@@ -28,20 +32,27 @@ class FakeLedger:
         self._rows = rows
         self.lines: list[Line] = []
 
-    def note(self, id_: str, request: Request, at: datetime, usage: Usage) -> None:
-        self.lines.append(Line(id_, request.tenant, request.endpoint, at, usage))
+    def note(
+        self, id_: str, request: Request, at: datetime, usage: Usage, made: Quantities
+    ) -> None:
+        line = Line(id_, request.tenant, request.endpoint, at, usage, request.price, made)
+        self.lines.append(line)
 
     async def consumed(
         self, tenant: str, edges: Sequence[datetime], endpoints: Sequence[str] = ()
     ) -> Sequence[UsageTotals]:
-        found: dict[tuple[int, str], list[Usage]] = defaultdict(list)
+        found: dict[tuple[int, str, str], list[Line]] = defaultdict(list)
         for line in self.lines:
             wanted = line.tenant == tenant and (not endpoints or line.endpoint in endpoints)
             if wanted and edges[0] <= line.at < edges[-1]:
-                found[bisect_right(edges, line.at) - 1, line.endpoint].append(line.usage)
+                bucket = bisect_right(edges, line.at) - 1
+                found[bucket, line.endpoint, repr(line.price)].append(line)
         return [
-            UsageTotals(bucket, endpoint, len(usages), _sum(usages))
-            for (bucket, endpoint), usages in sorted(found.items())
+            UsageTotals(
+                *(bucket, endpoint, len(lines), _sum([each.usage for each in lines])),
+                *(lines[0].price, *_billed(lines)),
+            )
+            for (bucket, endpoint, _), lines in sorted(found.items())
         ]
 
     async def measured(
@@ -106,6 +117,13 @@ def _sum(usages: Sequence[Usage]) -> Usage:
         sum(each.steps for each in usages),
         sum(each.units for each in usages),
     )
+
+
+def _billed(lines: Sequence[Line]) -> tuple[Decimal, Decimal]:
+    """Units and amount."""
+    priced = [(each.made, each.price) for each in lines if each.price is not None]
+    units = sum((made.of(price.unit) for made, price in priced), Decimal(0))
+    return units, sum((made.cost(price) for made, price in priced), Decimal(0))
 
 
 def _percentiles(values: Sequence[float], shares: Sequence[float]) -> Sequence[float]:
