@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from serve_app.domain.billing.price import Price
+from serve_app.domain.billing.sums import SumsQuery, UsageSum
 from serve_app.domain.outcome import Usage
 from serve_app.domain.request import Request
 
@@ -92,6 +93,11 @@ class Ledger(Protocol):
     ) -> Sequence[UsageTotals]:
         """Usage between each two of the ascending ``edges``, by bucket, then by endpoint, then by
         price. Empty buckets are left out. Without ``endpoints``: of all endpoints."""
+        ...
+
+    async def sums(self, query: SumsQuery) -> Sequence[UsageSum]:
+        """Sums by group and currency, in the order of the groups. ``InvalidInput``: more than
+        ``MAX_SUMS``."""
         ...
 
     async def measured(

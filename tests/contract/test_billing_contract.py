@@ -10,6 +10,7 @@ import pytest
 
 from serve_app.domain.artifact import Artifact
 from serve_app.domain.billing.price import Price, PriceUnit
+from serve_app.domain.billing.sums import SumsQuery, UsageGroup
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import Priority, State
@@ -136,3 +137,33 @@ async def test_a_deleted_request_stays_billed(queue: Queue) -> None:
     request_id = await ended(queue, images(SQUARE), price=IMAGE)
     await queue.delete(TENANT, request_id)
     assert await amount(queue) == CENT
+
+
+async def test_usage_is_summed_by_what_is_asked_for(queue: Queue) -> None:
+    await ended(queue, images(SQUARE), price=IMAGE, key_id="k1")
+    await ended(queue, images(SQUARE, SQUARE), price=IMAGE, key_id="k2")
+    await ended(queue, failure(), price=IMAGE, key_id="k2")
+    await ended(queue, images(SQUARE), key_id="k2", tenant="bob", endpoint="acme/free")
+    now = SystemClock().now()
+
+    async def sums(*by: UsageGroup, tenant: str | None = TENANT) -> list[tuple[object, ...]]:
+        asked = SumsQuery(tenant, now - DAY, now + DAY, by)
+        return [
+            (each.tenant, each.key_id, each.endpoint, each.requests, each.successes, each.amount)
+            for each in await queue.ledger.sums(asked)
+        ]
+
+    schnell = "fal-ai/flux/schnell"
+    assert await sums() == [(None, None, None, 3, 2, 3 * CENT)]
+    assert await sums(UsageGroup.KEY) == [
+        (None, "k1", None, 1, 1, CENT),
+        (None, "k2", None, 2, 1, 2 * CENT),
+    ]
+    assert await sums(UsageGroup.TENANT, UsageGroup.ENDPOINT, tenant=None) == [
+        (TENANT, None, schnell, 3, 2, 3 * CENT),
+        ("bob", None, "acme/free", 1, 1, Decimal(0)),
+    ]
+    (today,) = await queue.ledger.sums(
+        SumsQuery(TENANT, now - DAY, now + DAY, [UsageGroup.DAY], "Pacific/Kiritimati")
+    )
+    assert today.day in {(now + timedelta(hours=14)).date(), (now + timedelta(hours=15)).date()}

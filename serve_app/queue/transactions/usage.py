@@ -9,12 +9,14 @@ from datetime import datetime
 from typing import Any
 
 from serve_app.domain.billing.price import Price, made_by_frame
+from serve_app.domain.billing.sums import SumsQuery, UsageSum
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.outcome import Usage
 from serve_app.domain.request import Priority, Request, State
 from serve_app.domain.usage import EndedRequest, EndedRequestFilter, RequestTotals, UsageTotals
 from serve_app.postgres.database import Database
 from serve_app.postgres.fair_reads import FairReads
+from serve_app.queue.billing.sums import read_sums
 from serve_app.queue.fairness.fair_queue import LaneCharges
 from serve_app.queue.store.billing import BILL_COLUMNS, LINES, QUANTITY, bill
 from serve_app.queue.store.config import QueueLimits
@@ -91,6 +93,9 @@ class PostgresLedger:
             )
             for bucket, endpoint, requests, run_s, steps, units, price, billed, amount in rows
         ]
+
+    async def sums(self, query: SumsQuery) -> Sequence[UsageSum]:
+        return await read_sums(self._reads, query)
 
     async def measured(
         self,
