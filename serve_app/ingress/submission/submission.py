@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from serve_app.catalog.catalog import CatalogEntry
-from serve_app.catalog.work import check_request, work_of
+from serve_app.catalog.work import check_request, expected_quantities, work_of
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import (
     Cancelled,
@@ -106,6 +106,9 @@ async def validate(
         webhook=options.webhook,
         trace=options.trace,
         draft_key=source.draft.key if source else None,
+        key_id=options.key_id,
+        price=services.price_of(entry),
+        expected=expected_quantities(valid.input),
     )
 
 
