@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
+from serve_app.domain.errors import DarkroomError
 from serve_app.domain.ports import Clock
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
 from serve_app.postgres import fair_reads
 from serve_app.postgres.database import Database, shared_secret
 from serve_app.postgres.leader_election import LeaderElection
+from serve_app.queue.reaper import PeriodicTask
 from serve_app.settings import Config, Secrets
 from serve_app.storage.directory import DirectoryStorage
 from serve_app.storage.selection import create_storage
 from serve_app.telemetry.metrics import Metrics
-from serve_app.tenants.api_keys import KeyRing, ensure_first_key
+from serve_app.tenants.first_key import ensure_first_key
+from serve_app.tenants.key_ring import KeyRing
 
 if TYPE_CHECKING:
     from serve_app.storage.s3.storage import S3Storage
@@ -26,6 +30,8 @@ log = logging.getLogger(__name__)
 
 KEYS_LIMIT_S = 5.0
 """Limit of a statement about keys, which every call waits for."""
+USES_EVERY_S = 60.0
+"""How often the keys that were used are written."""
 
 
 async def open_server(stack: AsyncExitStack, config: Config, secrets: Secrets) -> str:
@@ -72,7 +78,16 @@ async def open_keys(
     async with election.exclusive("first key"):
         if await ensure_first_key(keys, text_of(secrets.api_key) or None, path) is not None:
             log.info("The first API key was written to %s.", path)
+    uses = PeriodicTask(USES_EVERY_S, {"key uses": keys.write_uses}, metrics.queue)
+    uses.start()
+    stack.push_async_callback(_last_uses, keys)
+    stack.push_async_callback(uses.aclose)
     return keys
+
+
+async def _last_uses(keys: KeyRing) -> None:
+    with contextlib.suppress(DarkroomError):
+        await keys.write_uses()
 
 
 async def open_storage(

@@ -37,7 +37,7 @@ from serve_app.queue.transactions.catalog_entries import CatalogEntries
 from serve_app.settings import Config, PoolConfig
 from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics
-from serve_app.tenants.api_keys import ADMIN, API
+from serve_app.tenants.scopes import ADMIN, API
 from serve_app.tenants.tokens import Tokens, UploadTokens
 from tests.fakes.catalog_entries import FakeCatalogEntries
 from tests.fakes.held_weights import FakeHeldWeights, FakeLeader

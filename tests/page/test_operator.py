@@ -40,7 +40,7 @@ def test_the_key_of_a_tenant_sees_nothing_of_it(page: Page, served: PageDarkroom
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
     expect(page.get_by_role("link", name="Operate")).to_be_hidden()
     page.goto(f"{served.url}/#view=operator&part=pools")
-    expect(page.get_by_text("it needs a key with the scope admin")).to_be_visible()
+    expect(page.get_by_text("it needs a key with the scope operator")).to_be_visible()
     expect(page.get_by_role("navigation", name="Parts")).to_be_hidden()
     assert not any(each.endswith(("/v1/status", "/v1/queue")) for each in asked)
 
@@ -51,7 +51,7 @@ def test_another_key_ends_the_view_of_the_one_before(operator: Operator) -> None
     page.get_by_role("button", name="API key").click()
     page.get_by_role("button", name="Forget this key").click()
     Reader(page, operator.darkroom).give_key(operator.darkroom.house.weak_key)
-    expect(page.get_by_text("it needs a key with the scope admin")).to_be_visible()
+    expect(page.get_by_text("it needs a key with the scope operator")).to_be_visible()
     expect(page.get_by_role("link", name="Operate")).to_be_hidden()
     expect(operator.table("Pools")).to_have_count(0)
 
@@ -111,7 +111,7 @@ def test_a_view_that_is_opened_while_darkroom_is_away_opens_when_it_is_back(
     page.goto(f"{operator.darkroom.url}/#view=operator&part=queue")
     page.reload()
     expect(page.get_by_role("alert").filter(has_text="does not answer")).to_be_visible()
-    expect(page.get_by_text("it needs a key with the scope admin")).to_be_hidden()
+    expect(page.get_by_text("it needs a key with the scope operator")).to_be_hidden()
     page.unroute_all()
     expect(page.get_by_text("No request waits.")).to_be_visible()
     expect(page.get_by_role("alert").filter(has_text="does not answer")).to_be_hidden()

@@ -89,9 +89,11 @@ EXAMPLES = {
     "keys create": (
         "darkroom keys create render-farm --days 90",
         "darkroom keys create ops --scope api --scope admin",
+        "darkroom keys create thumbnails --scope submit --scope read --endpoint 'fal-ai/flux/*'",
     ),
     "keys list": ("darkroom keys list --tenant studio-a",),
     "keys revoke": ("darkroom keys revoke KEY_ID",),
+    "keys rotate": ("darkroom keys rotate KEY_ID --overlap 1h",),
     "queue": ("darkroom queue",),
     "endpoints pause": ("darkroom endpoints pause fal-ai/flux/dev",),
     "endpoints drain": ("darkroom endpoints drain fal-ai/flux/dev",),

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 
+from serve_app.tenants.scopes import SCOPES
 from tests.ingress.house import House, built
 
 
@@ -48,6 +49,8 @@ async def test_a_key_learns_its_tenant_and_its_scopes(house: House) -> None:
         "key_id": house.key.partition(":")[0],
         "tenant": "default",
         "scopes": ["admin", "api"],
+        "grants": sorted(SCOPES),
+        "endpoints": [],
     }
     assert plain["scopes"] == ["api"]
 
