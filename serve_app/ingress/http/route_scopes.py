@@ -119,6 +119,7 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/v1/requests/{request_id}/webhook/redeliver": SUBMIT,
         "/v1/requests/{request_id}/requeue": OPERATOR,
         "/v1/requests/{request_id}/fail": OPERATOR,
+        "/v1/requests/{request_id}/priority": OPERATOR,
         "/v1/webhooks/rotate": OPERATOR,
         "/v1/endpoints/{endpoint_id:path}/pause": OPERATOR,
         "/v1/endpoints/{endpoint_id:path}/drain": OPERATOR,
