@@ -19,7 +19,7 @@ from serve_app.cli.commands import (
     serve_config,
     webhooks,
 )
-from serve_app.cli.commands.keys import keys_group
+from serve_app.cli.commands.keys import keys_group, tenants_group
 from serve_app.cli.commands.models import models_group
 from serve_app.cli.commands.top import top_command
 from serve_app.cli.commands.tune import tune_command
@@ -320,6 +320,7 @@ main.add_command(operations.audit_command)
 main.add_command(operations.endpoints_group)
 main.add_command(webhooks.webhooks_group)
 main.add_command(keys_group)
+main.add_command(tenants_group)
 main.add_command(migrate_group)
 
 

@@ -14,8 +14,6 @@ from serve_app.tenants.credentials import Credential
 from serve_app.tenants.scopes import API, Caller
 
 DEFAULT_TENANT = "default"
-MAX_TENANTS = 1000
-"""Tenants that a list has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +32,6 @@ class KeyInfo:
     last_used_at: datetime | None = None  # about a minute exact; None: not since this is recorded
     successor: str | None = None  # id of the key that its rotation made
     person: str = ""  # who signed in; empty for a key of a program
-
-
-@dataclass(frozen=True, slots=True)
-class TenantInfo:
-    """Tenant, which exists as soon as it has had a key."""
-
-    id: str
-    created_at: datetime
-    valid_keys: int  # neither revoked nor expired
 
 
 def disabled(tenant: str) -> TenantDisabled:
@@ -108,10 +97,6 @@ class Keys(Protocol):
         The successor is valid as long as the key was when it was created. Returns None if the key
         does not exist, has ended, or was rotated before.
         """
-        ...
-
-    async def tenants(self) -> Sequence[TenantInfo]:
-        """All tenants by id, at most ``MAX_TENANTS``."""
         ...
 
     async def revoke(self, key_id: str, actor: Actor | None = None) -> bool:

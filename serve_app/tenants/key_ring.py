@@ -7,7 +7,7 @@ import builtins
 import hmac
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, LiteralString
 
@@ -15,7 +15,7 @@ from serve_app.domain.errors import DatabaseUnavailable, Unauthenticated
 from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Clock
 from serve_app.postgres.database import Database
-from serve_app.tenants.api_keys import MAX_TENANTS, KeyInfo, RecentKeys, TenantInfo, disabled
+from serve_app.tenants.api_keys import KeyInfo, RecentKeys, disabled
 from serve_app.tenants.credentials import Credential, from_header, new_credential
 from serve_app.tenants.scopes import API, Caller
 
@@ -206,15 +206,6 @@ class KeyRing:
         self._stale.drop(key_id)
         return made if rows else None
 
-    async def tenants(self) -> Sequence[TenantInfo]:
-        rows = await self._rows(
-            "SELECT t.id, t.created_at, count(k.id) FILTER (WHERE k.revoked_at IS NULL AND "
-            "(k.expires_at IS NULL OR k.expires_at > %(now)s)) FROM tenants t "
-            "LEFT JOIN api_keys k ON k.tenant = t.id GROUP BY t.id ORDER BY t.id LIMIT %(most)s",
-            {"most": MAX_TENANTS, "now": self._clock.now()},
-        )
-        return [TenantInfo(*row) for row in rows]
-
     async def revoke(self, key_id: str, actor: Actor | None = None) -> bool:
         params = {
             "id": key_id,
@@ -310,7 +301,6 @@ def _retrieve(lookup: asyncio.Task[_Stored | None]) -> None:
 
 
 def _info(row: builtins.tuple[Any, ...]) -> KeyInfo:
-    key_id, tenant, scopes, *rest, endpoints, used_at, successor, person = row
-    return KeyInfo(
-        *(key_id, tenant, frozenset(scopes), *rest), tuple(endpoints), used_at, successor, person
-    )
+    key_id, tenant, scopes, *rest = row
+    info = KeyInfo(key_id, tenant, frozenset(scopes), *rest)
+    return replace(info, endpoints=tuple(info.endpoints))

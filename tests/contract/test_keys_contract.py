@@ -138,16 +138,6 @@ async def test_a_tenants_keys_are_listed_without_their_secrets(ring: Ring) -> No
     assert await ring.keys.any()
 
 
-async def test_tenants_are_listed_with_the_number_of_their_valid_keys(ring: Ring) -> None:
-    assert await ring.keys.tenants() == []
-    gone = await ring.keys.create("studio")
-    await ring.keys.create("studio", name="laptop")
-    await ring.keys.create("lab", expires_at=ring.clock.now() - timedelta(seconds=60))
-    await ring.keys.revoke(gone.id)
-    found = [(each.id, each.valid_keys) for each in await ring.keys.tenants()]
-    assert found == [("lab", 0), ("studio", 1)]
-
-
 async def test_who_made_and_revoked_a_key_is_in_the_audit_without_its_secret(ring: Ring) -> None:
     await ring.keys.create("studio")  # without an actor
     made = await ring.keys.create(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -11,7 +12,7 @@ from typing import Any
 from serve_app.domain.errors import Unauthenticated
 from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Clock
-from serve_app.tenants.api_keys import KeyInfo, TenantInfo, disabled
+from serve_app.tenants.api_keys import KeyInfo, disabled
 from serve_app.tenants.credentials import Credential, from_header, new_credential
 from serve_app.tenants.scopes import API, Caller
 
@@ -106,19 +107,21 @@ class FakeKeyRing:
             self._note(actor, "key.rotate", key_id, {"tenant": old.tenant, "successor": made.id})
         return made
 
-    async def tenants(self) -> Sequence[TenantInfo]:
-        now = self._clock.now()
-        infos = [info for _, info in self._keys.values()]
-        found: list[TenantInfo] = []
-        for tenant in sorted({info.tenant for info in infos}):
-            own = [info for info in infos if info.tenant == tenant]
-            valid = [
-                info
-                for info in own
-                if info.revoked_at is None and (info.expires_at is None or info.expires_at > now)
-            ]
-            found.append(TenantInfo(tenant, min(info.created_at for info in own), len(valid)))
+    def tenants(self) -> Mapping[str, datetime]:
+        """Tenants that have had a key, with the time of the first."""
+        found: dict[str, datetime] = {}
+        for _, info in self._keys.values():
+            found[info.tenant] = min(found.get(info.tenant, info.created_at), info.created_at)
         return found
+
+    def valid_keys(self) -> Counter[str]:
+        """Number of keys that are neither revoked nor expired, by tenant."""
+        now = self._clock.now()
+        return Counter(
+            info.tenant
+            for _, info in self._keys.values()
+            if info.revoked_at is None and (info.expires_at is None or info.expires_at > now)
+        )
 
     async def revoke(self, key_id: str, actor: Actor | None = None) -> bool:
         if key_id not in self._keys:

@@ -1,4 +1,4 @@
-"""``darkroom keys``: list, create, rotate and revoke API keys."""
+"""``darkroom keys`` and ``darkroom tenants``: API keys, and the tenants that they belong to."""
 
 from __future__ import annotations
 
@@ -164,3 +164,155 @@ def _status_text(key: dict[str, Any]) -> str:
 
 def _use_text(key: dict[str, Any]) -> str:
     return f"used {key['last_used_at'][:10]}" if key["last_used_at"] else "never used"
+
+
+# Tenants.
+
+
+class Limit(click.ParamType[tuple[str, float | None]]):
+    """``NAME=NUMBER``, or ``NAME=`` for the limit of the settings again."""
+
+    name = "limit"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, float | None]:
+        name, equals, number = str(value).partition("=")
+        try:
+            given = float(number) if number else None
+        except ValueError:
+            self.fail(f"{value} should be NAME=NUMBER, such as max_running=4", param, ctx)
+        if not equals:
+            self.fail(f"{value} should be NAME=NUMBER, such as max_running=4", param, ctx)
+        # Most limits are whole numbers, which JSON would show as 4.0.
+        return name, int(given) if given is not None and given.is_integer() else given
+
+
+limit_option = click.option(
+    "--limit",
+    "limits",
+    type=Limit(),
+    multiple=True,
+    help="A limit, such as max_running=4; without a number, that of the settings again. May be "
+    "repeated.",
+)
+
+
+@click.group("tenants")
+def tenants_group() -> None:
+    """Create, show, change and disable tenants."""
+
+
+@tenants_group.command("list")
+@options.server
+@options.as_json
+def list_tenants(server: Server, *, as_json: bool) -> None:
+    """List all tenants."""
+    with Client(server) as client:
+        answer = client.get("/v1/tenants")
+    if as_json:
+        click.echo(json.dumps(answer))
+        return
+    for tenant in answer["tenants"]:
+        own = [name for name, limit in tenant["limits"].items() if limit["source"] != "default"]
+        limited = f"  own {', '.join(own)}" if own else ""
+        click.echo(
+            f"{tenant['tenant']:<24} {_state_text(tenant):<10} {tenant['valid_keys']:>4} keys  "
+            f"{tenant['name']}{limited}"
+        )
+
+
+@tenants_group.command("create")
+@options.server
+@click.argument("tenant")
+@click.option("--name", default="", help="Name for people. Default: the id.")
+@limit_option
+@options.as_json
+def create_tenant(
+    server: Server,
+    tenant: str,
+    name: str,
+    limits: tuple[tuple[str, float | None], ...],
+    *,
+    as_json: bool,
+) -> None:
+    """Create TENANT, without keys."""
+    wish = {"tenant": tenant, "name": name, "limits": dict(limits)}
+    with Client(server) as client:
+        _print_tenant(client.post("/v1/tenants", wish), as_json=as_json)
+
+
+@tenants_group.command("show")
+@options.server
+@click.argument("tenant")
+@options.as_json
+def show_tenant(server: Server, tenant: str, *, as_json: bool) -> None:
+    """Show TENANT with its limits, and where each comes from."""
+    with Client(server) as client:
+        _print_tenant(client.get(f"/v1/tenants/{tenant}"), as_json=as_json)
+
+
+@tenants_group.command("set")
+@options.server
+@click.argument("tenant")
+@click.option("--name", default=None, help="Name for people.")
+@limit_option
+@options.as_json
+def set_tenant(
+    server: Server,
+    tenant: str,
+    name: str | None,
+    limits: tuple[tuple[str, float | None], ...],
+    *,
+    as_json: bool,
+) -> None:
+    """Change the name or the limits of TENANT. They are in force within seconds."""
+    wish: dict[str, Any] = {} if name is None else {"name": name}
+    if limits:
+        wish["limits"] = dict(limits)
+    with Client(server) as client:
+        _print_tenant(client.patch(f"/v1/tenants/{tenant}", wish), as_json=as_json)
+
+
+@tenants_group.command("disable")
+@options.server
+@click.argument("tenant")
+@click.option("--cancel", is_flag=True, help="Cancel what is queued. Default: it waits.")
+@options.as_json
+def disable_tenant(server: Server, tenant: str, *, cancel: bool, as_json: bool) -> None:
+    """Refuse all keys of TENANT. What runs ends."""
+    with Client(server) as client:
+        shown = client.put(f"/v1/tenants/{tenant}/disable", {"cancel_queued": cancel})
+    queued = "is being cancelled" if cancel else "waits until it is enabled"
+    _print(shown, f"{tenant} is disabled. What is queued {queued}.", as_json=as_json)
+
+
+@tenants_group.command("enable")
+@options.server
+@click.argument("tenant")
+@options.as_json
+def enable_tenant(server: Server, tenant: str, *, as_json: bool) -> None:
+    """Accept the keys of TENANT again."""
+    with Client(server) as client:
+        shown = client.put(f"/v1/tenants/{tenant}/enable")
+    _print(shown, f"{tenant} is enabled.", as_json=as_json)
+
+
+def _print_tenant(tenant: dict[str, Any], *, as_json: bool) -> None:
+    lines = [
+        f"{tenant['tenant']}  {_state_text(tenant)}  {tenant['valid_keys']} keys  {tenant['name']}",
+        *(
+            f"  {name:<20} {'no limit' if each['value'] is None else each['value']!s:<14} "
+            f"{each['source']}"
+            for name, each in tenant["limits"].items()
+        ),
+    ]
+    _print(tenant, "\n".join(lines), as_json=as_json)
+
+
+def _print(answer: dict[str, Any], text: str, *, as_json: bool) -> None:
+    click.echo(json.dumps(answer) if as_json else text)
+
+
+def _state_text(tenant: dict[str, Any]) -> str:
+    return "enabled" if tenant["disabled_at"] is None else "disabled"

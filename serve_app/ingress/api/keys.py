@@ -1,4 +1,4 @@
-"""``/v1/keys``: create, list and revoke API keys, in fal's format, and tenants."""
+"""``/v1/keys``: create, list, rotate and revoke API keys, in fal's format."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ from serve_app.ingress.http.openapi import (
     in_query,
 )
 from serve_app.ingress.services.services import services_of
-from serve_app.settings import NO_LIMITS, Config
-from serve_app.tenants.api_keys import KeyInfo, TenantInfo
+from serve_app.tenants.api_keys import KeyInfo
 from serve_app.tenants.credentials import Credential
 from serve_app.tenants.scopes import API, OPERATOR, Caller, granted
 
@@ -126,25 +125,6 @@ class CallingKey(TypedDict):
     endpoints: Annotated[list[str], Field(description="The only ones; empty: all.")]
 
 
-class TenantStatus(TypedDict):
-    """Tenant, with the limits in force: its own, or those of all tenants."""
-
-    tenant: str
-    created_at: Time
-    valid_keys: Annotated[int, Field(description="Neither revoked nor expired.")]
-    weight: Annotated[float, Field(description="Share relative to other tenants.")]
-    max_running: Annotated[int | None, Field(description="Null: no limit.")]
-    max_waiting: int
-    max_waiting_bytes: int
-    uploads_bytes: Annotated[int, Field(description="Of its uploaded files.")]
-    max_uploads_bytes: int
-    retention_days: Annotated[float | None, Field(description="Null: kept for ever.")]
-
-
-class TenantPage(TypedDict):
-    tenants: Annotated[list[TenantStatus], Field(description="By name, at most 1000.")]
-
-
 class CreatedKey(TypedDict):
     """Key with its secret, which is shown only once."""
 
@@ -167,19 +147,6 @@ async def listed(request: HttpRequest) -> Response:
         "has_more": False,
     }
     return json_reply(page)
-
-
-async def tenants(request: HttpRequest) -> Response:
-    """List the tenants, with their limits."""
-    context_of(request).route = "v1.tenants"
-    await authenticate(request)
-    services = services_of(request)
-    found = await services.identity.keys.tenants()
-    sizes = await services.files.uploads.sizes([each.id for each in found])
-    body: TenantPage = {
-        "tenants": [_tenant(each, sizes[each.id], services.config) for each in found]
-    }
-    return json_reply(body)
 
 
 async def own(request: HttpRequest) -> Response:
@@ -279,12 +246,6 @@ LIST = Operation(
     errors=(403, 422),
     parameters=(in_query("tenant", "Default: the caller's tenant. Another one needs `operator`."),),
 )
-LIST_TENANTS = Operation(
-    "listTenants",
-    "List the tenants, with their limits. Needs the scope `operator`",
-    {200: answer("The tenants.", TenantPage)},
-    errors=(403,),
-)
 OWN = Operation(
     "getOwnKey",
     "Show the tenant and the scopes of the key that makes the call",
@@ -316,27 +277,10 @@ ROTATE = Operation(
 ROUTES = [
     DocumentedRoute("/v1/keys", listed, {"GET": LIST}),
     DocumentedRoute("/v1/keys", create, {"POST": CREATE}),
-    DocumentedRoute("/v1/tenants", tenants, {"GET": LIST_TENANTS}),
     DocumentedRoute("/v1/keys/self", own, {"GET": OWN}),
     DocumentedRoute("/v1/keys/{key_id}", revoked, {"DELETE": REVOKE}),
     DocumentedRoute("/v1/keys/{key_id}/rotate", rotated, {"POST": ROTATE}),
 ]
-
-
-def _tenant(info: TenantInfo, uploads_bytes: int, config: Config) -> TenantStatus:
-    queue, own = config.queue, config.queue.tenant_limits.get(info.id, NO_LIMITS)
-    return {
-        "tenant": info.id,
-        "created_at": info.created_at.isoformat(),
-        "valid_keys": info.valid_keys,
-        "weight": own.weight,
-        "max_running": own.max_running or queue.max_running_per_tenant,
-        "max_waiting": own.max_waiting or queue.max_waiting_per_tenant,
-        "max_waiting_bytes": own.max_waiting_bytes or queue.max_waiting_bytes_per_tenant,
-        "uploads_bytes": uploads_bytes,
-        "max_uploads_bytes": own.max_uploads_bytes or config.limits.max_uploads_bytes_per_tenant,
-        "retention_days": own.retention_days or queue.retention_days,
-    }
 
 
 def _api_key(info: KeyInfo) -> ApiKey:

@@ -26,6 +26,7 @@ from serve_app.ingress.api import (
     operations,
     request_history,
     requests,
+    tenants,
     usage,
     warm,
     webhooks,
@@ -242,6 +243,7 @@ ROUTES = [
     *warm.ROUTES,
     *request_history.ROUTES,
     *keys.ROUTES,
+    *tenants.ROUTES,
     DocumentedRoute(
         "/healthz", alive, {"GET": CHECK_ALIVE, "HEAD": replace(CHECK_ALIVE, name="aliveHead")}
     ),

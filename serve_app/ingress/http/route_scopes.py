@@ -57,6 +57,7 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/v1/audit": OPERATOR,
         "/v1/warm": OPERATOR,
         "/v1/tenants": OPERATOR,
+        "/v1/tenants/{tenant}": OPERATOR,
         "/v1/status": OPERATOR,
         "/metrics": OPERATOR,
         "/v1/{rest:path}": NO_KEY,  # only 404
@@ -97,6 +98,7 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/v1/webhooks/test": SUBMIT,
         "/v1/keys": TENANT_ADMIN,
         "/v1/keys/{key_id}/rotate": TENANT_ADMIN,
+        "/v1/tenants": OPERATOR,
         "/v1/warm": OPERATOR,
         f"{OPENAI_PREFIX}/images/generations": SUBMIT,
         f"{OPENAI_PREFIX}/images/edits": SUBMIT,
@@ -121,11 +123,14 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/v1/requests/{request_id}/fail": OPERATOR,
         "/v1/requests/{request_id}/priority": OPERATOR,
         "/v1/webhooks/rotate": OPERATOR,
+        "/v1/tenants/{tenant}/disable": OPERATOR,
+        "/v1/tenants/{tenant}/enable": OPERATOR,
         "/v1/endpoints/{endpoint_id:path}/pause": OPERATOR,
         "/v1/endpoints/{endpoint_id:path}/drain": OPERATOR,
         "/v1/endpoints/{endpoint_id:path}/resume": OPERATOR,
         "/v1/models/entries/{endpoint_id:path}": OPERATOR,
     },
+    "PATCH": {"/v1/tenants/{tenant}": OPERATOR},
     "DELETE": {
         "/files/{key:path}": NO_KEY,  # replicas, with a ticket
         "/v1/models/requests/{request_id}/payloads": CANCEL,
