@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
 from ray import serve
-from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
 from starlette.applications import Starlette
 
 from serve_app.catalog.catalog import Catalog
@@ -91,7 +90,6 @@ from serve_app.telemetry import logs
 from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics, MetricsServer
 from serve_app.telemetry.version import package_version
-from serve_app.tenants.tokens import Tokens, UploadTokens
 
 if TYPE_CHECKING:
     from serve_app.storage.tickets import TicketSigner
@@ -127,7 +125,7 @@ class Ingress:
         logs.configure(told.log_level, logs.stream(told.log_file), told.log_format)
         logs.quiet_serve()
         gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
-        _log_slow_proxy()
+        connections.log_slow_proxy()
         self._config = config
         self._settings = LiveSettings(config, config_file)
         self._clock = SystemClock()
@@ -231,7 +229,9 @@ class Ingress:
             await check_durability(database)
         self._weight_peers = PostgresWeightPeers(database)
         kept = PostgresLiveSettings(database)
-        config = self._config = await self._settings.first(kept)
+        self._file_config = await self._settings.first(kept)
+        self._tenants = await connections.open_tenants(database, self._clock)
+        config = self._config = self._tenants.merged(self._file_config)
         await publish_bounds(str(config.server.data_dir), bounds_of(config))
         catalog = Catalog({})
         self._catalog = LiveCatalog(PostgresCatalogEntries(database), config, catalog)
@@ -240,12 +240,9 @@ class Ingress:
             database, self._clock, serve.get_replica_context().replica_id.unique_id
         )
         stack.push_async_callback(election.aclose)
-        identity = Identity(
-            await connections.open_keys(
-                stack, database, election, self._config, secrets, self._clock, self._metrics
-            ),
-            Tokens(await shared_secret(database, "tokens"), self._clock),
-            UploadTokens(await shared_secret(database, "upload_tokens"), self._clock),
+        identity = await connections.open_identity(
+            *(stack, database, election, config, secrets, self._clock, self._metrics),
+            self._tenants,
         )
         stored = await connections.open_storage(
             stack, database, self._config, secrets, self._internal_url, self._clock
@@ -270,10 +267,11 @@ class Ingress:
         stack.push_async_callback(self._services.webhooks.aclose)
         self._serve_metrics(stack)
         config.address_file.write_text(json.dumps({"url": self._internal_url}))
+        self._tenants.start(self._apply_limits)
         self._settings.start(kept, self._apply)
-        stack.push_async_callback(self._settings.aclose)
         self._catalog.start()
-        stack.push_async_callback(self._catalog.aclose)
+        for each in (self._tenants, self._settings, self._catalog):
+            stack.push_async_callback(each.aclose)
         for line in startup_lines(catalog):
             log.info("%s", line)
 
@@ -281,16 +279,22 @@ class Ingress:
         """Put changed live settings in force. ``Misconfigured``: none are."""
         await self._catalog.use(config)
         pools = config.models.pools or {}
-        self._config = self._services.config = config
+        self._file_config = config
+        self._apply_limits()
         self._services.pools = PoolMap(pools)
-        self._limits.become(QueueLimits.of(config))
-        self._retention.become(Retention.of(config))
-        self._upload_limits.become(UploadLimits.of(config))
         self._disk.limits = config.limits
         self._placement.pools = pools
         self._demand.pools = tuple(pools)
         self._show_bounds(config)
         await publish_bounds(str(config.server.data_dir), bounds_of(config))
+
+    def _apply_limits(self) -> None:
+        """Put the limits of the settings in force, with those that operators have set."""
+        config = self._config = self._tenants.merged(self._file_config)
+        self._services.config, self._services.file_config = config, self._file_config
+        self._limits.become(QueueLimits.of(config, self._tenants.disabled))
+        self._retention.become(Retention.of(config))
+        self._upload_limits.become(UploadLimits.of(config))
 
     async def _start_queue(
         self,
@@ -302,7 +306,8 @@ class Ingress:
         sole_cluster: bool,
     ) -> None:
         config = self._config
-        self._limits, self._retention = QueueLimits.of(config), Retention.of(config)
+        self._limits = QueueLimits.of(config, self._tenants.disabled)
+        self._retention = Retention.of(config)
         queue = self._queue = assemble(
             database,
             self._clock,
@@ -380,6 +385,7 @@ class Ingress:
         )
         return Services(
             config=config,
+            file_config=self._file_config,
             host_names=trusted_names(config.server.host, config.server.trusted_hosts),
             catalog=catalog,
             entries=self._catalog,
@@ -486,14 +492,4 @@ class Ingress:
         stack.callback(server.close)
         log.info(
             "Prometheus metrics are at http://%s:%d/metrics.", telemetry.metrics_host, server.port
-        )
-
-
-def _log_slow_proxy() -> None:
-    """Log a hint if Ray was started with its slow Python proxy, as a bare `serve run` does."""
-    if not RAY_SERVE_ENABLE_HA_PROXY:
-        log.info(
-            "Ray's Python proxy carries the HTTP traffic. HAProxy carries about five times as "
-            "much: set RAY_SERVE_ENABLE_HA_PROXY=1 and RAY_SERVE_THROUGHPUT_OPTIMIZED=1 before "
-            "Ray starts (`darkroom serve` does)."
         )

@@ -36,6 +36,7 @@ from serve_app.ingress.submission.drafts import (
 )
 from serve_app.ingress.submission.options import SubmitOptions
 from serve_app.telemetry import logs
+from serve_app.tenants.scopes import Caller
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ CLIENT_DISCONNECTED = Failure(
 
 async def validate(
     services: Services,
-    tenant: str,
+    caller: Caller,
     endpoint_id: str,
     body: object,
     options: SubmitOptions,
@@ -72,10 +73,12 @@ async def validate(
 ) -> NewRequest:
     """Validate everything about the request itself. It is not stored yet.
 
-    Errors: ``EndpointNotFound``, ``InvalidInput``, and ``Unavailable`` if no pool can run it.
+    Errors: ``Forbidden`` if the caller is limited to other endpoints, ``EndpointNotFound``,
+    ``InvalidInput``, and ``Unavailable`` if no pool can run it.
     """
+    caller.require_endpoint(endpoint_id)
     entry = services.catalog.get(endpoint_id)
-    source = await draft_source(services, tenant, entry, body)
+    source = await draft_source(services, caller.tenant, entry, body)
     valid = services.catalog.validate(endpoint_id, body, source.input if source else None)
     valid = with_noise_seed(valid)
     require_kept(valid.input, options)
@@ -84,7 +87,7 @@ async def validate(
     retries, fewer = granted_retries(options.retries, services.config.queue.max_failures)
     return NewRequest(
         id=request_id,
-        tenant=tenant,
+        tenant=caller.tenant,
         endpoint=endpoint_id,
         endpoint_digest=entry.endpoint.digest,
         pool=pool,
