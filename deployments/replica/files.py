@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import mmap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -23,8 +24,11 @@ from deployments.replica.resume import MadeDraft, draft_ticket, media_tickets
 from deployments.transfer.uploader import MediaFile
 from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.errors import MarkMissing
 from serve_app.domain.lease import Lease
+from serve_app.domain.media.draft import DRAFT_TYPE
 from serve_app.domain.media.file_metadata import FileMetadata
+from serve_app.domain.media.marking import MarkPolicy, is_marked
 from serve_app.domain.progress import Progress, Stage
 
 if TYPE_CHECKING:  # they import torch and Pillow
@@ -94,6 +98,7 @@ class ArtifactDelivery:
         self, lease: Lease, resources: ReplicaResources, on_progress: Callable[[Progress], None]
     ) -> None:
         self.scratch = Scratch(self._on_encoded)
+        self.scratch.marked = lease.marked
         self._lease = lease
         self._resources = resources
         self._on_progress = on_progress
@@ -144,6 +149,8 @@ class ArtifactDelivery:
     async def deliver_again(self, product: Product) -> Files:
         """Upload the files that an earlier attempt made, with the tickets of this attempt."""
         loop = asyncio.get_running_loop()
+        policy = MarkPolicy(self._lease.marking)
+        await loop.run_in_executor(self._resources.encoders, check_marks, product.files, policy)
         artifacts = await loop.run_in_executor(self._resources.encoders, _artifacts, product)
         return await self._upload(product, artifacts)
 
@@ -211,7 +218,7 @@ class ArtifactDelivery:
         from deployments.engine.media.images import thumbnail  # noqa: PLC0415
 
         with self.scratch.busy():
-            return MediaFile(ticket, *thumbnail(shown_image(file)))
+            return MediaFile(ticket, *thumbnail(shown_image(file), marked=self._lease.marked))
 
     def _end_recording(self) -> None:
         if self._recording is not None:
@@ -229,6 +236,7 @@ class ArtifactDelivery:
             product = family.deliver(self._lease.endpoint, call, result, media_tickets(tickets))
             if draft is not None:
                 product = draft.added_to(product, draft_ticket(tickets))
+            check_marks(product.files, MarkPolicy(self._lease.marking))
             return product, _artifacts(product)
 
     def _on_encoded(self, done: int, total: int) -> None:
@@ -253,6 +261,38 @@ def shown_image(file: MediaFile) -> Image:
         with open_image(content) as image:
             image.draft("RGB", (1024, 1024))  # a large JPEG is read at a fraction of its size
             return image.convert("RGB")
+
+
+# The mark of AI-generated files. The encoders write it, but a family of the operator's own may
+# write files with other code.
+
+
+def check_marks(files: Sequence[MediaFile], policy: MarkPolicy) -> None:
+    """Raise ``MarkMissing`` if the policy requires the mark and a file has none. Reads the files,
+    so a large one takes a while."""
+    if policy is MarkPolicy.OFF:
+        return
+    for file in files:
+        if file.ticket.media_type == DRAFT_TYPE or has_mark(file):
+            continue
+        message = (
+            f"A file of {file.ticket.media_type} does not say that it is AI-generated: the family "
+            "wrote it with code of its own."
+        )
+        if policy is MarkPolicy.REQUIRED:
+            raise MarkMissing(f"{message} The operator requires the mark.")
+        log.warning("%s", message)
+
+
+def has_mark(file: MediaFile) -> bool:
+    """Return whether a file says that it is AI-generated."""
+    if isinstance(file.body, bytes):
+        return is_marked(file.body)
+    if not file.size:
+        return False
+    with file.body.open("rb") as opened:
+        with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return is_marked(content)
 
 
 def _artifacts(product: Product) -> Files:

@@ -23,6 +23,7 @@ from serve_app.domain.lease import (
     Work,
 )
 from serve_app.domain.media.draft import DraftBook
+from serve_app.domain.media.marking import MarkPolicy
 from serve_app.domain.operations import Actor, Operations
 from serve_app.domain.outcome import Usage
 from serve_app.domain.progress import Preview, StoredSnapshot
@@ -103,6 +104,10 @@ class LeaseTerms(Protocol):
     @property
     def describe_files(self) -> bool:
         """True if files have the prompt, seed and settings of requests that are kept."""
+        ...
+
+    def marking(self, tenant: str) -> MarkPolicy:
+        """Policy for the mark of AI-generated files, of the tenant's requests."""
         ...
 
     def endpoint(self, endpoint_id: str) -> Endpoint | None:

@@ -54,7 +54,7 @@ from serve_app.ingress.services.files import (
     Uploads,
 )
 from serve_app.ingress.services.health import Health, PlacementCheck, Readiness, SingleNodeCheck
-from serve_app.ingress.services.lease_terms import CatalogLeaseTerms
+from serve_app.ingress.services.lease_terms import CatalogLeaseTerms, FilePolicy
 from serve_app.ingress.services.live_catalog import LiveCatalog
 from serve_app.ingress.services.live_settings import LiveSettings, bounds_of
 from serve_app.ingress.services.request_ids import RequestIds
@@ -311,9 +311,8 @@ class Ingress:
                 storage,
                 config.limits.max_artifact_bytes,
                 files_url=self._internal_url,
-                describe_files=config.models.describe_files,
+                files=FilePolicy.of(config),
                 names_secret=await shared_secret(database, "file_names"),
-                thumbnails=config.models.thumbnails,
                 refresh=self._catalog.refresh,
             ),
             self._limits,

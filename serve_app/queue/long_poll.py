@@ -243,6 +243,7 @@ class LongPoll:
             else self._terms.state_url(request.draft_key),
             files_url=self._terms.files_url,
             describe_files=self._terms.describe_files and request.forgetting is None,
+            marking=self._terms.marking(request.tenant).value,
             trace="" if self.tracing is None else self.tracing.lease_trace(request),
         )
 

@@ -29,6 +29,7 @@ from serve_app.settings.groups import (
     LimitSettings,
     LoraSettings,
     ModelSettings,
+    ProvenanceSettings,
     QueueSettings,
     ServerSettings,
     SettingsGroup,
@@ -67,6 +68,7 @@ class Config(BaseModel):
     storage: StorageSettings
     weights: WeightSettings
     loras: LoraSettings
+    provenance: ProvenanceSettings
 
     def __init__(self, **settings: Any) -> None:
         groups: dict[str, dict[str, Any]] = {name: {} for name in AREAS}
@@ -117,6 +119,7 @@ AREAS: Mapping[str, type[SettingsGroup]] = {
     "storage": StorageSettings,
     "weights": WeightSettings,
     "loras": LoraSettings,
+    "provenance": ProvenanceSettings,
 }
 FIELDS: Mapping[str, FieldInfo] = {
     name: field for group in AREAS.values() for name, field in group.model_fields.items()

@@ -16,6 +16,7 @@ from pydantic_settings import (
 )
 
 from serve_app.domain.endpoint import MODEL_ALIASES, StoreConfig
+from serve_app.domain.media.marking import Marking, MarkPolicy
 from serve_app.settings.pools import EndpointLimits, PoolConfig, TenantLimits, with_families
 from serve_app.telemetry.logs import Format
 
@@ -427,3 +428,21 @@ class LoraSettings(SettingsGroup):
     max_adapter_bytes: int = Field(
         default=2 * 2**30, ge=1, description="Maximum size of a LoRA that a request names."
     )
+
+
+class ProvenanceSettings(SettingsGroup):
+    """What files say of their origin."""
+
+    mark_files: MarkPolicy = Field(
+        default=MarkPolicy.ON,
+        description="Generated files say that they are AI-generated: `on`, `off`, or `required`: a "
+        "file without the mark fails its request.",
+    )
+    tenant_mark_files: dict[str, MarkPolicy] = Field(
+        default_factory=dict, description="The same for individual tenants, by id."
+    )
+
+    @property
+    def marking(self) -> Marking:
+        """Both settings."""
+        return Marking(self.mark_files, self.tenant_mark_files)

@@ -226,6 +226,7 @@ class FakeQueue(ClientSide):
             else self._terms.state_url(request.draft_key),
             files_url=self._terms.files_url,
             describe_files=self._terms.describe_files and request.forgetting is None,
+            marking=self._terms.marking(request.tenant).value,
             trace=request.trace,
         )
 
