@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import mmap
 from collections.abc import Callable, Mapping, Sequence
@@ -21,10 +22,11 @@ from deployments.families.options import input_files, prepared_call
 from deployments.families.video_recorder import VideoRecorder
 from deployments.replica.resources import ReplicaResources
 from deployments.replica.resume import MadeDraft, draft_ticket, media_tickets
+from deployments.transfer.manifest import GenerationFacts, ManifestWriter, lora_facts
 from deployments.transfer.uploader import MediaFile
 from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.errors import MarkMissing
+from serve_app.domain.errors import MarkMissing, NotSigned
 from serve_app.domain.lease import Lease
 from serve_app.domain.media.draft import DRAFT_TYPE
 from serve_app.domain.media.file_metadata import FileMetadata
@@ -104,6 +106,12 @@ class ArtifactDelivery:
         self._on_progress = on_progress
         self._recording: VideoRecorder | None = None
         self._uploaded: list[UploadTicket] = []
+        self._facts = GenerationFacts(lease.endpoint.id)
+        self._writer: ManifestWriter | None = None
+        if lease.certificates and resources.signer is not None:
+            self._writer = ManifestWriter(
+                resources.signer, lease.held, lease.certificates, asyncio.get_running_loop()
+            )
 
     def describe(self, given: Mapping[str, Any], seed: int) -> None:
         """Describe the next generation in its files, if the lease says so.
@@ -112,20 +120,25 @@ class ArtifactDelivery:
         deterministic requests make equal files.
         """
         lease = self._lease
-        if not lease.describe_files:
-            return
         weights = lease.endpoint.weights
         # Of a directory only the name: where this node has its weights is nobody's business.
         source = weights.source if weights.revision else Path(weights.source).name
         revision = f"@{weights.revision}" if weights.revision else ""
-        self.scratch.description = FileMetadata.of_input(
-            given,
-            endpoint=lease.endpoint.id,
-            model="" if weights.demo else f"{source}{revision}",
-            seed=seed_of(given, seed),
-            request_id="" if lease.alone else lease.request_id,
-            demo=bool(weights.demo),
-        ).text()
+        model, used_seed = f"{source}{revision}", seed_of(given, seed)
+        if lease.describe_files:
+            self.scratch.description = FileMetadata.of_input(
+                given,
+                endpoint=lease.endpoint.id,
+                model="" if weights.demo else model,
+                seed=used_seed,
+                request_id="" if lease.alone else lease.request_id,
+                demo=bool(weights.demo),
+            ).text()
+        if self._writer is not None:
+            described = json.loads(self.scratch.description or "{}")
+            self._facts = GenerationFacts(
+                lease.endpoint.id, model, used_seed, lease.request_id, description=described
+            )
 
     async def deliver(
         self,
@@ -237,7 +250,33 @@ class ArtifactDelivery:
             if draft is not None:
                 product = draft.added_to(product, draft_ticket(tickets))
             check_marks(product.files, MarkPolicy(self._lease.marking))
+            product = self._signed(product, call, result.steps)
             return product, _artifacts(product)
+
+    def _signed(self, product: Product, call: GenerationCall, steps: int) -> Product:
+        """``product`` with signed files, if the lease says so and they can be signed.
+
+        Raises ``NotSigned`` where the mark is required.
+        """
+        lease, writer = self._lease, self._writer
+        if writer is None:
+            return product
+        loras = tuple(lora_facts(each.file, each.scale) for each in call.loras)
+        facts = replace(self._facts, steps=steps, loras=loras)
+        files: list[MediaFile] = []
+        for file in product.files:
+            self.scratch.check()
+            try:
+                is_draft = file.ticket.media_type == DRAFT_TYPE
+                files.append(file if is_draft else writer.signed(file, facts))
+            except NotSigned as error:
+                if lease.marking == MarkPolicy.REQUIRED:
+                    raise
+                log.warning("%s", error.message)
+                writer.report_unsigned(error.message)
+                files.append(file)
+        sizes = {each.ticket.key: each.size for each in files}
+        return replace(product, output=_resized(product.output, sizes), files=files)
 
     def _on_encoded(self, done: int, total: int) -> None:
         self._on_progress(Progress(Stage.ENCODING_MEDIA, done, total))
@@ -293,6 +332,18 @@ def has_mark(file: MediaFile) -> bool:
     with file.body.open("rb") as opened:
         with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return is_marked(content)
+
+
+def _resized(value: Any, sizes: Mapping[str, int]) -> Any:
+    """``value`` of an output with the sizes of files by their keys."""
+    if isinstance(value, list):
+        return [_resized(each, sizes) for each in value]
+    if not isinstance(value, Mapping):
+        return value
+    known = {name: _resized(each, sizes) for name, each in value.items()}
+    if "file_size" in known and known.get("artifact") in sizes:
+        known["file_size"] = sizes[known["artifact"]]
+    return known
 
 
 def _artifacts(product: Product) -> Files:

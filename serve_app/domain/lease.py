@@ -129,6 +129,7 @@ class Lease:
     trace: str = ""  # context of the trace that the attempt is recorded in; empty: it is not
     draft_url: str | None = None  # of the draft that the request goes on from
     marking: str = MarkPolicy.OFF.value  # a plain value, which every version reads
+    certificates: str = ""  # of the signer of its files, as PEM; empty: they are not signed
 
     @property
     def marked(self) -> bool:

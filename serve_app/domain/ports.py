@@ -93,6 +93,18 @@ class PeerDirectory(Protocol):
         ...
 
 
+class FileSigner(Protocol):
+    """Signer of files. Real: the ingress deployment's handle; its key never leaves the ingress."""
+
+    async def sign_claim(self, held: LeaseKey, claim: bytes) -> bytes:
+        """ES256 signature of the claim of a file, 64 bytes. ``Fenced`` if the lease is not held."""
+        ...
+
+    async def report_unsigned(self, held: LeaseKey, reason: str) -> None:
+        """Report a file that is delivered without a signature."""
+        ...
+
+
 class LeaseTerms(Protocol):
     """Catalogue and storage data that turn a stored request into a lease."""
 
@@ -108,6 +120,11 @@ class LeaseTerms(Protocol):
 
     def marking(self, tenant: str) -> MarkPolicy:
         """Policy for the mark of AI-generated files, of the tenant's requests."""
+        ...
+
+    @property
+    def certificates(self) -> str:
+        """Certificates of the signer of marked files, as PEM; empty: files are not signed."""
         ...
 
     def endpoint(self, endpoint_id: str) -> Endpoint | None:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
 from ray import serve
-from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
 from starlette.applications import Starlette
 
 from serve_app.catalog.catalog import Catalog
@@ -127,7 +126,7 @@ class Ingress:
         logs.configure(told.log_level, logs.stream(told.log_file), told.log_format)
         logs.quiet_serve()
         gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
-        _log_slow_proxy()
+        connections.log_slow_proxy()
         self._config = config
         self._settings = LiveSettings(config, config_file)
         self._clock = SystemClock()
@@ -207,6 +206,12 @@ class Ingress:
     async def weight_peers(self, node_id: str, name: str) -> tuple[str, ...]:
         return await self._weight_peers.weight_peers(node_id, name)
 
+    async def sign_claim(self, held: LeaseKey, claim: bytes) -> bytes:
+        return await self._signer.sign(held, claim)
+
+    async def report_unsigned(self, held: LeaseKey, reason: str) -> None:
+        self._signer.report_unsigned(held, reason)
+
     async def _start(self, stack: AsyncExitStack) -> None:
         self._tracing = await start_tracing(
             *(stack, self._clock, self._metrics),
@@ -251,6 +256,9 @@ class Ingress:
             stack, database, self._config, secrets, self._internal_url, self._clock
         )
         storage = MeasuredStorage(stored, self._metrics)
+        self._signer = await connections.open_signer(
+            *(database, self._config, secrets, self._clock, self._metrics)
+        )
         await self._start_queue(stack, database, catalog, storage, sole_cluster=embedded)
         files = self._start_files(stack, database, election, storage, stored.tickets)
         self._placement = PlacementCheck(config.models.pools or {})
@@ -311,7 +319,7 @@ class Ingress:
                 storage,
                 config.limits.max_artifact_bytes,
                 files_url=self._internal_url,
-                files=FilePolicy.of(config),
+                files=FilePolicy.of(config, self._signer.chain),
                 names_secret=await shared_secret(database, "file_names"),
                 refresh=self._catalog.refresh,
             ),
@@ -485,14 +493,4 @@ class Ingress:
         stack.callback(server.close)
         log.info(
             "Prometheus metrics are at http://%s:%d/metrics.", telemetry.metrics_host, server.port
-        )
-
-
-def _log_slow_proxy() -> None:
-    """Log a hint if Ray was started with its slow Python proxy, as a bare `serve run` does."""
-    if not RAY_SERVE_ENABLE_HA_PROXY:
-        log.info(
-            "Ray's Python proxy carries the HTTP traffic. HAProxy carries about five times as "
-            "much: set RAY_SERVE_ENABLE_HA_PROXY=1 and RAY_SERVE_THROUGHPUT_OPTIMIZED=1 before "
-            "Ray starts (`darkroom serve` does)."
         )

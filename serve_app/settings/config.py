@@ -155,6 +155,10 @@ class Secrets(BaseSettings):
         default=None, description="Unset: AWS's own environment variables, files and roles."
     )
     s3_secret_access_key: SecretStr | None = Field(default=None)
+    signing_key: SecretStr | None = Field(
+        default=None,
+        description="Private key of `DARKROOM_SIGNING_CERTIFICATE`, as PEM: on the curve P-256.",
+    )
     proxy_secret: SecretStr | None = Field(
         default=None,
         description="Secret in the header `X-Darkroom-Proxy-Secret` of a proxy whose "

@@ -442,7 +442,17 @@ class ProvenanceSettings(SettingsGroup):
         default_factory=dict, description="The same for individual tenants, by id."
     )
 
+    sign_files: Literal["off", "local", "certificate"] = Field(
+        default="off",
+        description="Sign marked files (C2PA): with `certificate`, yours; with `local`, one of "
+        "this installation, which no public viewer trusts.",
+    )
+    signing_certificate: AbsolutePath | None = Field(
+        default=None,
+        description="PEM file with the certificate of the signer and those that issued it.",
+    )
+
     @property
     def marking(self) -> Marking:
-        """Both settings."""
+        """Policies for marks, of the installation and of tenants."""
         return Marking(self.mark_files, self.tenant_mark_files)

@@ -19,6 +19,7 @@ class FakeTerms:
 
     files_url = "memory://files"
     describe_files = True
+    certificates = ""
 
     def __init__(self) -> None:
         self.gone: set[str] = set()

@@ -31,6 +31,18 @@ XMP = (
 """XMP packet of every marked file."""
 
 
+GENERATION = "org.darkroom.generation"
+"""Label of the assertion in C2PA manifests that says what made the file."""
+
+SIGNED_TYPES = frozenset(
+    {
+        *("image/png", "image/jpeg", "image/webp", "image/gif"),
+        *("video/mp4", "audio/wav", "audio/mpeg", "audio/flac"),
+    }
+)
+"""Media types with a place for a C2PA manifest. WebM and Ogg have none."""
+
+
 class MarkPolicy(StrEnum):
     """What must be true of the files of a request."""
 

@@ -32,11 +32,13 @@ class FilePolicy:
     describe: bool = True  # prompt, seed and settings of requests that are kept are in it
     thumbnails: bool = True  # a small image is made of it
     marking: Marking = field(default_factory=Marking)
+    certificates: str = ""  # of the signer, as PEM; empty: files are not signed
 
     @classmethod
-    def of(cls, config: Config) -> FilePolicy:
+    def of(cls, config: Config, certificates: str = "") -> FilePolicy:
         models = config.models
-        return cls(models.describe_files, models.thumbnails, config.provenance.marking)
+        marking = config.provenance.marking
+        return cls(models.describe_files, models.thumbnails, marking, certificates)
 
 
 class CatalogLeaseTerms:
@@ -58,6 +60,7 @@ class CatalogLeaseTerms:
         self.files_url = files_url
         self._files = files or FilePolicy()
         self.describe_files = self._files.describe
+        self.certificates = self._files.certificates
         self._names_secret = names_secret
         self._refresh = refresh
         self._catalog = catalog
