@@ -403,6 +403,7 @@ def requests_delete(server: Server, request_id: str, *, as_json: bool) -> None:
 
 requests_group.add_command(operations.requeue_command)
 requests_group.add_command(operations.fail_command)
+requests_group.add_command(operations.priority_command)
 
 
 @main.group("keys")

@@ -148,6 +148,20 @@ def test_a_request_waits_for_a_reason_and_is_ended(page: Page, idle: PageDarkroo
     expect(page.get_by_text("No request waits.")).to_be_visible()
 
 
+def test_a_request_that_waits_gets_another_priority(page: Page, idle: PageDarkroom) -> None:
+    operator = Operator(page, idle)
+    Reader(page, idle).generate("a hill")
+    operator.open("Queue")
+    waiting = operator.row("Waiting", FLUX)
+    expect(waiting).to_contain_text("normal")
+    waiting.get_by_role("button", name="Priority").click()
+    expect(operator.dialog.get_by_label("Priority")).to_have_value("normal")
+    operator.dialog.get_by_label("Priority").select_option("high")
+    operator.dialog.get_by_role("button", name="Change it").click()
+    operator.expect_said("The request has high priority.")
+    expect(waiting).to_contain_text("high")
+
+
 def test_a_request_of_another_tenant_ends_with_a_reason(page: Page, idle: PageDarkroom) -> None:
     other = {"authorization": f"Key {idle.house.other_key}"}
     made = page.request.post(f"{idle.url}/queue/test/probe", headers=other, data={})

@@ -19,7 +19,7 @@ from serve_app.domain.operations import (
     PauseKind,
     RunningLease,
 )
-from serve_app.domain.request import State
+from serve_app.domain.request import Priority, State
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import actor_of, authenticate
 from serve_app.ingress.http.context import context_of
@@ -38,6 +38,7 @@ from serve_app.tenants.api_keys import ADMIN
 
 MAX_PAGE = 500
 MAX_REASON = 1000  # characters
+PRIORITIES = {each.name.lower(): each for each in Priority if each is not Priority.REALTIME}
 
 
 class EndpointPause(TypedDict):
@@ -163,6 +164,16 @@ async def failed(request: HttpRequest) -> Response:
     return _state_reply(request, await operations.fail(request_id, actor, reason))
 
 
+async def prioritised(request: HttpRequest) -> Response:
+    """Change the priority of a request that waits: ``?priority=low|normal|high``."""
+    operations, actor = await _admin(request, "v1.request.prioritise")
+    given = query.text(request, "priority") or ""
+    if given not in PRIORITIES:
+        raise query.invalid("priority", f"should be one of {', '.join(PRIORITIES)}", given)
+    request_id = request.path_params["request_id"]
+    return _state_reply(request, await operations.prioritise(request_id, PRIORITIES[given], actor))
+
+
 async def audit(request: HttpRequest) -> Response:
     """List the audit log, newest first: ``?limit=50&before=<id>``."""
     operations, _ = await _admin(request, "v1.audit")
@@ -223,6 +234,11 @@ REQUEUE = _request_call("requeue", "Take a request from its replica and queue it
 FAIL = _request_call(
     "fail", "End a request as failed", in_query("reason", "Message for the request's owner.")
 )
+PRIORITISE = _request_call(
+    "prioritise",
+    "Change the priority of a request that waits",
+    in_query("priority", "`low`, `normal` or `high`."),
+)
 
 ROUTES = [
     DocumentedRoute("/v1/queue", queue, {"GET": SEE_QUEUE}),
@@ -232,6 +248,7 @@ ROUTES = [
     DocumentedRoute("/v1/endpoints/{endpoint_id:path}/resume", resumed, {"PUT": RESUME}),
     DocumentedRoute("/v1/requests/{request_id}/requeue", requeued, {"PUT": REQUEUE}),
     DocumentedRoute("/v1/requests/{request_id}/fail", failed, {"PUT": FAIL}),
+    DocumentedRoute("/v1/requests/{request_id}/priority", prioritised, {"PUT": PRIORITISE}),
 ]
 
 

@@ -82,6 +82,7 @@ EXAMPLES = {
     "requests show": ("darkroom requests show ID",),
     "requests cancel": ("darkroom requests cancel ID",),
     "requests delete": ("darkroom requests delete ID",),
+    "requests priority": ("darkroom requests priority ID high",),
     "requests requeue": ("darkroom requests requeue ID",),
     "requests fail": ('darkroom requests fail ID --reason "Wrong model."',),
     "logs": ("darkroom logs ID --follow",),
