@@ -53,7 +53,7 @@ from serve_app.ingress.services.files import (
     Uploads,
 )
 from serve_app.ingress.services.health import Health, PlacementCheck, Readiness, SingleNodeCheck
-from serve_app.ingress.services.lease_terms import CatalogLeaseTerms
+from serve_app.ingress.services.lease_terms import CatalogLeaseTerms, FilePolicy
 from serve_app.ingress.services.live_catalog import LiveCatalog
 from serve_app.ingress.services.live_settings import LiveSettings, bounds_of
 from serve_app.ingress.services.request_ids import RequestIds
@@ -205,6 +205,12 @@ class Ingress:
     async def weight_peers(self, node_id: str, name: str) -> tuple[str, ...]:
         return await self._weight_peers.weight_peers(node_id, name)
 
+    async def sign_claim(self, held: LeaseKey, claim: bytes) -> bytes:
+        return await self._signer.sign(held, claim)
+
+    async def report_unsigned(self, held: LeaseKey, reason: str) -> None:
+        self._signer.report_unsigned(held, reason)
+
     async def _start(self, stack: AsyncExitStack) -> None:
         self._tracing = await start_tracing(
             *(stack, self._clock, self._metrics),
@@ -248,6 +254,9 @@ class Ingress:
             stack, database, self._config, secrets, self._internal_url, self._clock
         )
         storage = MeasuredStorage(stored, self._metrics)
+        self._signer = await connections.open_signer(
+            *(database, self._config, secrets, self._clock, self._metrics)
+        )
         await self._start_queue(stack, database, catalog, storage, sole_cluster=embedded)
         files = self._start_files(stack, database, election, storage, stored.tickets)
         self._placement = PlacementCheck(config.models.pools or {})
@@ -316,9 +325,8 @@ class Ingress:
                 storage,
                 config.limits.max_artifact_bytes,
                 files_url=self._internal_url,
-                describe_files=config.models.describe_files,
+                files=FilePolicy.of(config, self._signer.chain),
                 names_secret=await shared_secret(database, "file_names"),
-                thumbnails=config.models.thumbnails,
                 refresh=self._catalog.refresh,
             ),
             self._limits,

@@ -124,7 +124,6 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/v1/requests/{request_id}/requeue": OPERATOR,
         "/v1/requests/{request_id}/fail": OPERATOR,
         "/v1/requests/{request_id}/priority": OPERATOR,
-        "/v1/requests/{request_id}/priority": OPERATOR,
         "/v1/webhooks/rotate": OPERATOR,
         "/v1/tenants/{tenant}/disable": OPERATOR,
         "/v1/tenants/{tenant}/enable": OPERATOR,
