@@ -1,7 +1,8 @@
-"""Train the image model of 256 pixels, or examine what there is of it.
+"""Train an image model of 256 pixels, or examine what there is of it.
 
     python -m training.image --work-dir FOLDER                  # goes on where it stopped
     python -m training.image --work-dir FOLDER --out PIPELINE   # and writes the trained pipeline
+    python -m training.image --work-dir FOLDER --model sdxl     # after Flux, in the same folder
     python -m training.image --work-dir FOLDER --exam 300 --sheet sheet.png
 
 Training is nice to other programs and may be killed at any time: each stage has a checkpoint in
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,17 +23,35 @@ import torch
 from training import shelf
 from training.image import exam
 from training.image.recipe import ImageRecipe
+from training.image.sdxl_recipe import SdxlImageRecipe
+from training.image.world import SIDE
 
-SHIPPED = Path(__file__).parents[2] / "deployments" / "demo" / "flux"
+SHIPPED = Path(__file__).parents[2] / "deployments" / "demo"
 
-#: Name, steps, free wording, width and height of each sitting.
+
+@dataclass(frozen=True)
+class Sitting:
+    """The wording of the prompts and the size of the images; None: the model's usual steps."""
+
+    free_wording: bool = False
+    width: int = SIDE
+    height: int = SIDE
+    steps: int | None = None
+
+    def __str__(self) -> str:
+        wording = "free" if self.free_wording else "regular"
+        steps = "" if self.steps is None else f", {self.steps} steps"
+        return f"{wording} wording, {self.width}x{self.height}{steps}"
+
+
 SITTINGS = (
-    ("regular wording, 4 steps, 256x256", 4, False, 256, 256),
-    ("regular wording, 4 steps, 256x192", 4, False, 256, 192),
-    ("free wording, 4 steps, 256x256", 4, True, 256, 256),
-    ("regular wording, 28 steps, 256x256", 28, False, 256, 256),
-    ("regular wording, 4 steps, 192x256", 4, False, 192, 256),
-    ("regular wording, 4 steps, 256x160", 4, False, 256, 160),
+    Sitting(),
+    Sitting(height=192),
+    Sitting(free_wording=True),
+    Sitting(steps=28),
+    Sitting(width=192),
+    Sitting(height=160),
+    Sitting(width=128, height=128),
 )
 
 
@@ -40,7 +60,8 @@ def main() -> None:
     os.nice(19)
     torch.set_num_threads(arguments.threads)
     arguments.work_dir.mkdir(parents=True, exist_ok=True)
-    recipe = ImageRecipe(arguments.work_dir, arguments.start)
+    make = SdxlImageRecipe if arguments.model == "sdxl" else ImageRecipe
+    recipe = make(arguments.work_dir, arguments.start or SHIPPED / arguments.model)
     if arguments.exam:
         examine(recipe, arguments)
         return
@@ -49,15 +70,21 @@ def main() -> None:
         shelf.put(pipeline, arguments.out)
 
 
-def examine(recipe: ImageRecipe, arguments: argparse.Namespace) -> None:
-    """Print the figures of the weights so far; save the first sitting's images."""
+def examine(recipe: ImageRecipe | SdxlImageRecipe, arguments: argparse.Namespace) -> None:
+    """Print the figures of the weights so far; save the first images of the first sitting."""
     pipeline = recipe.so_far()
-    for number, (name, steps, free, width, height) in enumerate(SITTINGS[: arguments.sittings]):
+    # As the catalogue's demo entries call them.
+    steps, guidance = (25, 2.0) if arguments.model == "sdxl" else (4, 0.0)
+    for number, sitting in enumerate(SITTINGS[: arguments.sittings]):
         questions = exam.set_questions(
-            arguments.exam, seed=2026, free_wording=free, width=width, height=height
+            arguments.exam,
+            seed=2026,
+            free_wording=sitting.free_wording,
+            width=sitting.width,
+            height=sitting.height,
         )
-        answers = exam.sit(pipeline, questions, steps=steps)
-        print(json.dumps({name: exam.figures(answers)}), flush=True)
+        answers = exam.sit(pipeline, questions, steps=sitting.steps or steps, guidance=guidance)
+        print(json.dumps({str(sitting): exam.figures(answers)}), flush=True)
         if arguments.sheet is not None and number == 0:
             exam.contact_sheet(answers[:100]).save(arguments.sheet)
 
@@ -65,7 +92,8 @@ def examine(recipe: ImageRecipe, arguments: argparse.Namespace) -> None:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--work-dir", type=Path, required=True)
-    parser.add_argument("--start", type=Path, default=SHIPPED, help="the pipeline it goes on from")
+    parser.add_argument("--model", choices=("flux", "sdxl"), default="flux")
+    parser.add_argument("--start", type=Path, help="the pipeline it goes on from: the shipped one")
     parser.add_argument("--out", type=Path, help="where to write the trained pipeline")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--exam", type=int, default=0, help="prompts of each sitting")

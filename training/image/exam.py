@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from diffusers import FluxPipeline
 from PIL import Image
 
-from training.exam import draw
+from training.exam import Pipeline, draw
 from training.image.checker import Verdict, judge
 from training.image.phrasing import plain_prompt, sample_prompt
 from training.image.world import LAYOUTS, SIDE, Composition, sample
@@ -53,7 +52,12 @@ def set_questions(
 
 
 def sit(
-    pipeline: FluxPipeline, questions: list[Question], *, steps: int, seed: int = 0
+    pipeline: Pipeline,
+    questions: list[Question],
+    *,
+    steps: int,
+    guidance: float = 0.0,
+    seed: int = 0,
 ) -> list[Answer]:
     """Every question drawn once, the i-th from `seed + i`, and judged. All are of one size."""
     answers = []
@@ -63,6 +67,7 @@ def sit(
             pipeline,
             [question.prompt for question in asked],
             steps=steps,
+            guidance=guidance,
             seeds=range(seed + start, seed + start + len(asked)),
             size=(asked[0].composition.width, asked[0].composition.height),
         )

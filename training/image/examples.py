@@ -36,15 +36,17 @@ class Format:
     share: float
 
 
-#: The sizes that requests are cropped from. fal's default is 4:3; 16:9 is cut from 256 × 160.
+#: The sizes that requests are cropped from. fal's default is 4:3; 16:9 is cut from 256 × 160. The
+#: smallest is for entries that ask for speed by `native_size`.
 FORMATS: Final = (
-    Format(256, 256, share=0.4),
-    Format(256, 192, share=0.28),
+    Format(256, 256, share=0.36),
+    Format(256, 192, share=0.26),
     Format(192, 256, share=0.1),
-    Format(256, 160, share=0.1),
-    Format(160, 256, share=0.06),
+    Format(256, 160, share=0.09),
+    Format(160, 256, share=0.05),
     Format(256, 128, share=0.03),
     Format(128, 256, share=0.03),
+    Format(128, 128, share=0.08),
 )
 
 
@@ -73,10 +75,14 @@ class GrowingExamples:
         self._count = 0
 
     def batch(self, rng: np.random.Generator, size: int, step: int) -> Batch:
-        """Examples of one format, scaled as the pipeline scales."""
+        """Examples of one format, scaled as the Flux pipeline scales."""
+        return self.part(rng, step).batch(rng, size, self._autoencoder)
+
+    def part(self, rng: np.random.Generator, step: int) -> Examples:
+        """A random part; a format comes as often as its share says."""
         self.grow(step)
         parts = self._parts[pick_format(rng)]
-        return parts[rng.integers(len(parts))].batch(rng, size, self._autoencoder)
+        return parts[rng.integers(len(parts))]
 
     def grow(self, step: int) -> None:
         """Load or make the parts of all steps up to ``step``."""

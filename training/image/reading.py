@@ -46,6 +46,7 @@ _WHOLE_CLASSES: Final = {
     "count": MOST_OBJECTS,
 }
 _PLAIN_PART: Final = 0.4
+_POOLED: Final = "pooled "
 
 
 class PlaceReader(nn.Module):
@@ -69,12 +70,34 @@ class PlaceReader(nn.Module):
 
     def forward(self, ids: Tensor) -> dict[str, Tensor]:
         """Logits by question: [B, slots, classes] of slots, [B, classes] of the whole."""
-        tokens = self.encoder(ids)[0]
+        return self.answers(self.encoder(ids)[0])
+
+    def answers(self, tokens: Tensor) -> dict[str, Tensor]:
+        """The same of tokens [B, T, `width`]."""
         scores = self.questions @ self.key(tokens).transpose(1, 2)
         seen = scores.softmax(dim=-1) @ tokens
         answers = {name: head(seen[:, :_SLOTS]) for name, head in self.of_slot.items()}
         for i, (name, head) in enumerate(self.of_whole.items()):
             answers[name] = head(seen[:, _SLOTS + i])
+        return answers
+
+
+class PooledPlaceReader(PlaceReader):
+    """Also asks for the whole of the encoder's second output, one vector [B, `pooled_width`] a
+    prompt. What stands in each place is too much for a vector that a pipeline takes so short."""
+
+    def __init__(self, encoder: nn.Module, width: int, pooled_width: int) -> None:
+        super().__init__(encoder, width)
+        self.of_pooled = nn.ModuleDict(
+            {name: nn.Linear(pooled_width, classes) for name, classes in _WHOLE_CLASSES.items()}
+        )
+
+    def forward(self, ids: Tensor) -> dict[str, Tensor]:
+        """Logits by question, those of the second output under names of their own."""
+        tokens, pooled = self.encoder(ids)
+        answers = self.answers(tokens)
+        for name, head in self.of_pooled.items():
+            answers[_POOLED + name] = head(pooled)
         return answers
 
 
@@ -94,10 +117,9 @@ def sample_reading(
 
 def loss_on(reader: PlaceReader, ids: Tensor, truth: dict[str, Tensor]) -> Tensor:
     """The mean cross entropy over the questions."""
-    answers = reader(ids)
     losses = [
-        functional.cross_entropy(answers[name].flatten(0, -2), right.flatten())
-        for name, right in truth.items()
+        functional.cross_entropy(answer.flatten(0, -2), truth[name.removeprefix(_POOLED)].flatten())
+        for name, answer in reader(ids).items()
     ]
     return torch.stack(losses).mean()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, TypeVar
 
 import torch
 from tokenizers import Tokenizer
@@ -18,7 +18,12 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.trainers import BpeTrainer
 from torch import nn
-from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel
+from transformers import (
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5EncoderModel,
+)
 from transformers import T5TokenizerFast as T5Tokenizer
 
 from training.image.phrasing import COUNT_WORDS, GLUE_WORDS, SHAPE_WORDS, plural
@@ -30,6 +35,8 @@ T5_TOKENS: Final = 32
 T5_LAYERS: Final = 3
 
 _UNKNOWN: Final = "<unk>"
+
+Clip = TypeVar("Clip", CLIPTextModel, CLIPTextModelWithProjection)
 
 
 def known_words() -> list[str]:
@@ -88,12 +95,12 @@ def grown_t5(old: T5EncoderModel, old_words: T5Tokenizer) -> T5EncoderModel:
 
 
 @torch.no_grad()
-def grown_clip(old: CLIPTextModel, old_words: CLIPTokenizer) -> CLIPTextModel:
-    """The shipped encoder with the new words."""
+def grown_clip(old: Clip, old_words: CLIPTokenizer) -> Clip:
+    """A shipped encoder with the new words, of the same class."""
     words = build_clip_tokenizer()
     config = type(old.config).from_dict(old.config.to_dict())
     config.vocab_size = len(words)
-    encoder = CLIPTextModel(config)
+    encoder = type(old)(config)
     state = {
         name: _vectors(value, old_words.get_vocab(), words.get_vocab())
         if name.endswith("token_embedding.weight")

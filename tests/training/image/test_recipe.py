@@ -14,10 +14,11 @@ from training import shelf  # noqa: E402
 from training.image import exam, reading  # noqa: E402
 from training.image.examples import FORMATS, GrowingExamples, Growth  # noqa: E402
 from training.image.recipe import ImageRecipe, Steps  # noqa: E402
+from training.image.sdxl_recipe import SdxlImageRecipe, SdxlSteps  # noqa: E402
 from training.image.text import T5_TOKENS, build_t5_tokenizer, grown_t5, known_words  # noqa: E402
 from training.text import T5_WIDTH, token_ids  # noqa: E402
 
-SHIPPED = Path(__file__).parents[3] / "deployments" / "demo" / "flux"
+SHIPPED = Path(__file__).parents[3] / "deployments" / "demo"
 FEW = Growth(examples=4, first=len(FORMATS), most=len(FORMATS) + 1, every_steps=2)
 
 pytestmark = [
@@ -28,7 +29,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def shipped():
-    return shelf.take(SHIPPED)
+    return shelf.take(SHIPPED / "flux")
 
 
 def test_every_word_is_one_token_and_others_are_unknown() -> None:
@@ -76,10 +77,10 @@ def test_examples_come_with_the_steps_and_are_made_once(shipped, tmp_path) -> No
     assert made.items() <= now.items()
 
 
-def test_the_recipe_goes_from_the_shipped_weights_to_a_pipeline_and_does_not_start_again(
+def test_the_recipes_go_from_the_shipped_weights_to_pipelines_and_do_not_start_again(
     tmp_path,
 ) -> None:
-    recipe = ImageRecipe(tmp_path, SHIPPED, Steps(vae=1, reading=2, flux=2, polish=1), FEW)
+    recipe = ImageRecipe(tmp_path, SHIPPED / "flux", Steps(vae=1, reading=2, flux=2, polish=1), FEW)
     shelf.put(recipe.cook(), tmp_path / "flux")
     assert shelf.size_bytes(tmp_path / "flux") < 10_000_000
     pipeline = shelf.take(tmp_path / "flux")
@@ -93,3 +94,13 @@ def test_the_recipe_goes_from_the_shipped_weights_to_a_pipeline_and_does_not_sta
         for name, value in recipe.so_far().transformer.state_dict().items()
     )
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("examples-*")} == before
+    # SDXL goes on from the same autoencoder and examples.
+    other = SdxlImageRecipe(tmp_path, SHIPPED / "sdxl", SdxlSteps(reading=2, sdxl=2), FEW)
+    shelf.put(other.cook(), tmp_path / "sdxl")
+    assert shelf.size_bytes(tmp_path / "sdxl") < 10_000_000
+    (answer,) = exam.sit(shelf.take(tmp_path / "sdxl"), [question], steps=2, guidance=2.0)
+    assert answer.image.size == (256, 128)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("examples-*")} == before
+    weights = other.cook().unet.state_dict()
+    so_far = other.so_far().unet.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in so_far.items())
