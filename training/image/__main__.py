@@ -2,12 +2,14 @@
 
     python -m training.image --work-dir FOLDER                  # goes on where it stopped
     python -m training.image --work-dir FOLDER --out PIPELINE   # and writes the trained pipeline
+    python -m training.image --work-dir FOLDER --polish         # beside it, once examples are there
     python -m training.image --work-dir FOLDER --model sdxl     # after Flux, in the same folder
     python -m training.image --work-dir FOLDER --exam 300 --sheet sheet.png
 
-Training is nice to other programs and may be killed at any time: each stage has a checkpoint in
-the folder. The exam takes the averaged weights of the checkpoints, so it can run while training
-does, and prints its figures as JSON.
+The third command may run beside the first: two processes of one thread each get more done than one
+of two threads. Training is nice to other programs and may be killed at any time: each stage has a
+checkpoint in the folder. The exam takes the averaged weights of the checkpoints, so it can run
+while training does, and prints its figures as JSON.
 """
 
 from __future__ import annotations
@@ -65,6 +67,9 @@ def main() -> None:
     if arguments.exam:
         examine(recipe, arguments)
         return
+    if arguments.polish and isinstance(recipe, ImageRecipe):
+        recipe.polish_decoder(recipe.trained_vae())
+        return
     pipeline = recipe.cook()
     if arguments.out is not None:
         shelf.put(pipeline, arguments.out)
@@ -95,7 +100,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--model", choices=("flux", "sdxl"), default="flux")
     parser.add_argument("--start", type=Path, help="the pipeline it goes on from: the shipped one")
     parser.add_argument("--out", type=Path, help="where to write the trained pipeline")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--polish", action="store_true", help="only polish Flux's decoder")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--exam", type=int, default=0, help="prompts of each sitting")
     parser.add_argument("--sittings", type=int, default=len(SITTINGS), help="the first of them")
     parser.add_argument("--sheet", type=Path, help="where to save a contact sheet (PNG)")

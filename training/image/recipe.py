@@ -75,7 +75,7 @@ class ImageRecipe:
         ):
             path = self.work_dir / name
             if path.exists():
-                module.load_state_dict(torch.load(path, weights_only=True)["average"])
+                module.load_state_dict(_average_in(path))
         pin_posterior(autoencoder)
         self._set_scale(autoencoder)
         return flux.build_pipeline(autoencoder.eval(), stack.eval())
@@ -95,6 +95,13 @@ class ImageRecipe:
         pin_posterior(autoencoder)
         return autoencoder.eval()
 
+    def trained_vae(self) -> AutoencoderKL:
+        """The autoencoder that `train_vae` left in the work folder."""
+        autoencoder = shelf.take(self.start).vae.to(memory_format=torch.channels_last)
+        autoencoder.load_state_dict(_average_in(self.work_dir / "vae.pt"))
+        pin_posterior(autoencoder)
+        return autoencoder.eval()
+
     def train_flux(self, shipped: FluxPipeline, autoencoder: AutoencoderKL) -> GrownStack:
         """The transformer and CLIP with their averaged weights, over a T5 that can read."""
         self._set_scale(autoencoder)
@@ -108,7 +115,9 @@ class ImageRecipe:
 
         def loss_of_step(step: int) -> Tensor:
             rng = randomness(_FLUX_SEED + step)
-            return flux.loss_on(stack, examples.batch(rng, _FLUX_BATCH, step), rng)
+            batch = examples.batch(rng, _FLUX_BATCH, step)
+            with torch.autocast("cpu", torch.bfloat16):  # A step takes a quarter less.
+                return flux.loss_on(stack, batch, rng)
 
         trainer.run(loss_of_step)
         trainer.load_average()
@@ -156,3 +165,7 @@ def _images(rng: np.random.Generator, size: int) -> tuple[Tensor, Tensor]:
     chosen = pick_format(rng)
     compositions = vae.sample_compositions(rng, size, width=chosen.width, height=chosen.height)
     return vae.to_pixels(compositions), vae.weights_of(compositions)
+
+
+def _average_in(checkpoint: Path) -> dict[str, Tensor]:
+    return torch.load(checkpoint, weights_only=True)["average"]
