@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import platform
+import shutil
 from contextlib import AsyncExitStack
 from functools import partial
 from importlib.util import find_spec
@@ -33,7 +35,8 @@ from serve_app.queue.transactions.lease import is_held
 from serve_app.settings import Config, Secrets
 from serve_app.storage.directory import DirectoryStorage
 from serve_app.storage.selection import create_storage
-from serve_app.telemetry.metrics import Metrics
+from serve_app.telemetry.metrics import Metrics, MetricsServer
+from serve_app.telemetry.version import package_version
 from serve_app.tenants.first_key import ensure_first_key
 from serve_app.tenants.key_ring import KeyRing
 from serve_app.tenants.tenants import PostgresTenants
@@ -164,6 +167,22 @@ async def open_signer(
         path = config.server.data_dir / CERTIFICATES_FILE
         await asyncio.to_thread(path.write_text, identity.chain)
     return ClaimSigner(identity, partial(is_held, database), metrics.file_signed, clock.now)
+
+
+def serve_metrics(stack: AsyncExitStack, config: Config, metrics: Metrics) -> None:
+    """Serve the process's metrics on their own port."""
+    telemetry, directory = config.telemetry, config.server.data_dir
+    metrics.built(package_version(), platform.python_version())
+    metrics.watch_disk(lambda: shutil.disk_usage(directory).free)
+    server = MetricsServer(
+        metrics.registry,
+        telemetry.metrics_port,
+        telemetry.metrics_host,
+        config.server.ingress_replicas,
+    )
+    server.start()
+    stack.callback(server.close)
+    log.info("Prometheus metrics are at http://%s:%d/metrics.", telemetry.metrics_host, server.port)
 
 
 def log_slow_proxy() -> None:

@@ -6,8 +6,6 @@ import asyncio
 import gc
 import json
 import logging
-import platform
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -88,8 +86,7 @@ from serve_app.storage.measured import MeasuredStorage
 from serve_app.storage.selection import DiskGuard, s3_location
 from serve_app.telemetry import logs
 from serve_app.telemetry.clock import SystemClock
-from serve_app.telemetry.metrics import Metrics, MetricsServer
-from serve_app.telemetry.version import package_version
+from serve_app.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from serve_app.storage.tickets import TicketSigner
@@ -274,15 +271,20 @@ class Ingress:
         self._services.webhooks.record_spans(self._tracing)
         await self._services.webhooks.start()
         stack.push_async_callback(self._services.webhooks.aclose)
-        self._serve_metrics(stack)
+        self._show_bounds(self._config)
+        connections.serve_metrics(stack, self._config, self._metrics)
         config.address_file.write_text(json.dumps({"url": self._internal_url}))
+        self._follow_settings(stack, kept)
+        for line in startup_lines(catalog):
+            log.info("%s", line)
+
+    def _follow_settings(self, stack: AsyncExitStack, kept: PostgresLiveSettings) -> None:
+        """Follow what changes while it serves: tenants, live settings and entries."""
         self._tenants.start(self._apply_limits)
         self._settings.start(kept, self._apply)
         self._catalog.start()
         for each in (self._tenants, self._settings, self._catalog):
             stack.push_async_callback(each.aclose)
-        for line in startup_lines(catalog):
-            log.info("%s", line)
 
     async def _apply(self, config: Config) -> None:
         """Put changed live settings in force. ``Misconfigured``: none are."""
@@ -484,20 +486,3 @@ class Ingress:
     def _show_bounds(self, config: Config) -> None:
         pools = bounds_of(config)
         self._metrics.queue.pools({name: (each.least, each.most) for name, each in pools.items()})
-
-    def _serve_metrics(self, stack: AsyncExitStack) -> None:
-        telemetry, directory = self._config.telemetry, self._config.server.data_dir
-        self._metrics.built(package_version(), platform.python_version())
-        self._show_bounds(self._config)
-        self._metrics.watch_disk(lambda: shutil.disk_usage(directory).free)
-        server = MetricsServer(
-            self._metrics.registry,
-            telemetry.metrics_port,
-            telemetry.metrics_host,
-            self._config.server.ingress_replicas,
-        )
-        server.start()
-        stack.callback(server.close)
-        log.info(
-            "Prometheus metrics are at http://%s:%d/metrics.", telemetry.metrics_host, server.port
-        )
