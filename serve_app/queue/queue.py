@@ -14,6 +14,7 @@ from serve_app.postgres.database import Database
 from serve_app.postgres.fair_reads import FairReads
 from serve_app.postgres.leader_election import LeaderElection
 from serve_app.queue.after_commit import AfterCommit
+from serve_app.queue.billing.budget_warnings import WARN_EVERY_S, PostgresBudgetWarnings
 from serve_app.queue.drafts import PostgresDrafts
 from serve_app.queue.finisher import Finisher
 from serve_app.queue.gallery.gallery import PostgresGallery
@@ -151,6 +152,7 @@ class PostgresQueue:
         self.demand = state.stats.demand
         self.operations = parts.operations
         self.ledger = PostgresLedger(reads)
+        self.budgets = PostgresBudgetWarnings(database, limits)
         self.gallery = PostgresGallery(database, reads)
         self.drafts = PostgresDrafts(database)
 
@@ -206,6 +208,7 @@ class PostgresQueue:
         forget_undelivered = self._idempotency.forget_undelivered
         count_listeners = state.notifier.count_listeners
         elected = partial(parts.election.on_leader, "retention", RETENTION_EVERY_S)
+        elected_to_warn = parts.election.on_leader("budgets", WARN_EVERY_S, self.budgets.warn)
         rounds: list[tuple[float, Mapping[str, Work]]] = [
             (check_s, {"look_for_work": parts.polls.refresh, "record_idle": self._record_idle}),
             (
@@ -247,6 +250,7 @@ class PostgresQueue:
                 {"measure_vacuum": parts.vacuum.measure, "check_database": parts.tables.check},
             ),
             (MEASURE_TABLES_EVERY_S, {"measure_tables": parts.tables.measure}),
+            (WARN_EVERY_S, {"warn_of_budgets": elected_to_warn}),
             (
                 RETENTION_EVERY_S,
                 {

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from serve_app.queue.store import messages
+from serve_app.queue.store.quotas import Quota
 from serve_app.settings import NO_LIMITS, Config, EndpointLimits, TenantLimits, overflow_pools
 from serve_app.settings.live import LiveValues
 from serve_app.settings.overflow import NO_OVERFLOW, OverflowPools
@@ -56,6 +57,11 @@ class QueueLimits(LiveValues):
             endpoints=config.queue.endpoint_limits,
             overflow=overflow_pools(config.models.pools),
         )
+
+    def quota_of(self, tenant: str) -> Quota | None:
+        """Rate and budget of the tenant. None: it has neither."""
+        own = self.tenants.get(tenant)
+        return None if own is None else Quota.of(tenant, own)
 
     def weight(self, tenant: str) -> float:
         """Weight of the tenant: its share is this against the weights of the others."""
