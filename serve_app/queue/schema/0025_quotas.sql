@@ -74,11 +74,11 @@ BEGIN
     q.tat := greatest(q.tat, at);
     FOREACH each IN ARRAY reserves LOOP
         IF every_s IS NOT NULL AND q.tat + cost - at > burst * cost THEN
-            verdicts := verdicts || 'rate'::text;
+            verdicts := array_append(verdicts, 'rate');
         ELSIF budget IS NOT NULL AND stops AND each > 0 AND each > free THEN
-            verdicts := verdicts || 'budget'::text;
+            verdicts := array_append(verdicts, 'budget');
         ELSE
-            verdicts := verdicts || ''::text;
+            verdicts := array_append(verdicts, '');
             q.tat := q.tat + cost;
             free := free - coalesce(each, 0);
             q.reserved := q.reserved + CASE WHEN budget IS NULL THEN 0 ELSE coalesce(each, 0) END;
