@@ -15,6 +15,7 @@ from serve_app.postgres.fair_reads import FairReads
 from serve_app.postgres.leader_election import LeaderElection
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.billing.budget_warnings import WARN_EVERY_S, PostgresBudgetWarnings
+from serve_app.queue.billing.rollup import UsageRollup
 from serve_app.queue.drafts import PostgresDrafts
 from serve_app.queue.finisher import Finisher
 from serve_app.queue.gallery.gallery import PostgresGallery
@@ -62,6 +63,7 @@ class QueueParts:
     finisher: Finisher
     reaper: Reaper
     removal: Removal
+    retention: Retention
     log: RequestLog
     operations: PostgresOperations
     garbage: GarbageFiles
@@ -96,6 +98,7 @@ def assemble(
     garbage = GarbageFiles(database, terms)
     election = LeaderElection(database, clock, ingress_id)
     warm = StoredWarmTargets(database)
+    kept = retention or Retention()
     parts = QueueParts(
         state=state,
         after=after,
@@ -104,7 +107,8 @@ def assemble(
         heartbeats=Heartbeats(database, limits, terms, state, metrics),
         finisher=Finisher(database, limits, after, metrics, clock),
         reaper=Reaper(database, limits, liveness, state, after, metrics),
-        removal=Removal(database, retention or Retention(), garbage, state.requests, after),
+        removal=Removal(database, kept, garbage, state.requests, after),
+        retention=kept,
         log=RequestLog(database, state.requests),
         operations=PostgresOperations(database, limits, state.pauses, warm, after),
         garbage=garbage,
@@ -152,6 +156,7 @@ class PostgresQueue:
         self.demand = state.stats.demand
         self.operations = parts.operations
         self.ledger = PostgresLedger(reads)
+        self.rollup = UsageRollup(database, parts.retention)
         self.budgets = PostgresBudgetWarnings(database, limits)
         self.gallery = PostgresGallery(database, reads)
         self.drafts = PostgresDrafts(database)
@@ -257,6 +262,7 @@ class PostgresQueue:
                     "delete_aged": elected(removal.delete_aged),
                     "delete_expired_keys": elected(removal.delete_expired_keys),
                     "delete_audit": elected(removal.delete_audit),
+                    "roll_up_usage": elected(self.rollup.roll_up),
                 },
             ),
         ]

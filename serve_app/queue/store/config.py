@@ -137,17 +137,24 @@ DAY_S = 86400.0
 class Retention(LiveValues):
     """Retention in days after a request's end. None: until it is deleted by hand.
 
-    ``audit_days``: of entries of the audit log. None: forever.
+    ``audit_days``: of entries of the audit log. None: forever. ``usage_detail_days``: after which
+    lines of usage are rolled up by day. None: never.
     """
 
     days: float | None = None
     tenants: Mapping[str, TenantLimits] = field(default_factory=dict[str, TenantLimits])
     audit_days: float | None = None
+    usage_detail_days: float | None = None
 
     @classmethod
     def of(cls, config: Config) -> Retention:
         queue = config.queue
-        return cls(queue.retention_days, queue.tenant_limits, queue.audit_retention_days)
+        return cls(
+            queue.retention_days,
+            queue.tenant_limits,
+            queue.audit_retention_days,
+            config.billing.usage_detail_days,
+        )
 
     @property
     def any(self) -> bool:
