@@ -20,6 +20,8 @@ DarkroomError
 ├── TooLarge                  a body, an upload or an input over its limit
 ├── BodyTooSlow               a body that arrives below the least rate
 ├── Overloaded                retry after ``retry_after_s``
+│   └── RateLimited           too many requests of the tenant in a time
+├── BudgetExhausted           the tenant's budget does not cover the request
 ├── Unavailable               a component that Darkroom depends on does not respond
 │   ├── EndpointDraining      an operator drains the endpoint
 │   ├── DatabaseUnavailable
@@ -202,6 +204,36 @@ class Overloaded(DarkroomError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.message, self.retry_after_s, self.reason)
+
+
+class RateLimited(Overloaded):
+    """More requests in a time than the tenant may submit. ``limit``: a minute. ``remaining``:
+    that could be submitted now. ``reset_s``: until the whole burst can be."""
+
+    code = "rate_limited"
+
+    def __init__(
+        self,
+        message: str,
+        retry_after_s: float = 1.0,
+        limit: int = 1,
+        remaining: int = 0,
+        reset_s: float = 1.0,
+    ) -> None:
+        super().__init__(message, retry_after_s, "rate_limit")
+        self.limit = limit
+        self.remaining = remaining
+        self.reset_s = reset_s
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        figures = self.limit, self.remaining, self.reset_s
+        return type(self), (self.message, self.retry_after_s, *figures)
+
+
+class BudgetExhausted(DarkroomError):
+    """The tenant's budget does not cover the request."""
+
+    code = "budget_exhausted"
 
 
 class Unavailable(DarkroomError):

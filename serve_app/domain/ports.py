@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from serve_app.domain.artifact import UploadTicket
+from serve_app.domain.billing.budgets import BudgetWarnings
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.lease import (
     Ask,
@@ -212,6 +213,11 @@ class Queue(LeasePort, Protocol):
     @property
     def operations(self) -> Operations:
         """Operator's view and manual operations."""
+        ...
+
+    @property
+    def budgets(self) -> BudgetWarnings:
+        """Webhooks about budgets."""
         ...
 
     @property

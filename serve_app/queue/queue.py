@@ -14,6 +14,8 @@ from serve_app.postgres.database import Database
 from serve_app.postgres.fair_reads import FairReads
 from serve_app.postgres.leader_election import LeaderElection
 from serve_app.queue.after_commit import AfterCommit
+from serve_app.queue.billing.budget_warnings import WARN_EVERY_S, PostgresBudgetWarnings
+from serve_app.queue.billing.rollup import UsageRollup
 from serve_app.queue.drafts import PostgresDrafts
 from serve_app.queue.finisher import Finisher
 from serve_app.queue.gallery.gallery import PostgresGallery
@@ -61,6 +63,7 @@ class QueueParts:
     finisher: Finisher
     reaper: Reaper
     removal: Removal
+    retention: Retention
     log: RequestLog
     operations: PostgresOperations
     garbage: GarbageFiles
@@ -95,6 +98,7 @@ def assemble(
     garbage = GarbageFiles(database, terms)
     election = LeaderElection(database, clock, ingress_id)
     warm = StoredWarmTargets(database)
+    kept = retention or Retention()
     parts = QueueParts(
         state=state,
         after=after,
@@ -103,7 +107,8 @@ def assemble(
         heartbeats=Heartbeats(database, limits, terms, state, metrics),
         finisher=Finisher(database, limits, after, metrics, clock),
         reaper=Reaper(database, limits, liveness, state, after, metrics),
-        removal=Removal(database, retention or Retention(), garbage, state.requests, after),
+        removal=Removal(database, kept, garbage, state.requests, after),
+        retention=kept,
         log=RequestLog(database, state.requests),
         operations=PostgresOperations(database, limits, state.pauses, warm, after),
         garbage=garbage,
@@ -151,6 +156,8 @@ class PostgresQueue:
         self.demand = state.stats.demand
         self.operations = parts.operations
         self.ledger = PostgresLedger(reads)
+        self.rollup = UsageRollup(database, parts.retention)
+        self.budgets = PostgresBudgetWarnings(database, limits)
         self.gallery = PostgresGallery(database, reads)
         self.drafts = PostgresDrafts(database)
 
@@ -206,6 +213,7 @@ class PostgresQueue:
         forget_undelivered = self._idempotency.forget_undelivered
         count_listeners = state.notifier.count_listeners
         elected = partial(parts.election.on_leader, "retention", RETENTION_EVERY_S)
+        elected_to_warn = parts.election.on_leader("budgets", WARN_EVERY_S, self.budgets.warn)
         rounds: list[tuple[float, Mapping[str, Work]]] = [
             (check_s, {"look_for_work": parts.polls.refresh, "record_idle": self._record_idle}),
             (
@@ -247,12 +255,14 @@ class PostgresQueue:
                 {"measure_vacuum": parts.vacuum.measure, "check_database": parts.tables.check},
             ),
             (MEASURE_TABLES_EVERY_S, {"measure_tables": parts.tables.measure}),
+            (WARN_EVERY_S, {"warn_of_budgets": elected_to_warn}),
             (
                 RETENTION_EVERY_S,
                 {
                     "delete_aged": elected(removal.delete_aged),
                     "delete_expired_keys": elected(removal.delete_expired_keys),
                     "delete_audit": elected(removal.delete_audit),
+                    "roll_up_usage": elected(self.rollup.roll_up),
                 },
             ),
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from serve_app.domain.batcher import Batcher
@@ -15,12 +15,14 @@ from serve_app.queue.long_poll import LongPoll
 from serve_app.queue.state.queue_state import QueueState
 from serve_app.queue.state.waiters import Waiter
 from serve_app.queue.store.config import QueueLimits
+from serve_app.queue.store.quotas import RELEASE, Quota
 from serve_app.queue.transactions.idempotency import IdempotencyKeys
 from serve_app.queue.transactions.insert import (
     DirectLease,
     EncodedInput,
     InsertResult,
     NewRow,
+    Refusal,
     insert_requests,
 )
 from serve_app.queue.transactions.outcome_cache import OutcomeCache
@@ -57,6 +59,8 @@ class Submitter:
         self._batcher = self._new_batcher()
         # A separate batcher, because these wait for other statements that store the same input.
         self._coalescing_batcher = self._new_batcher()
+        # A separate batcher too, whose statement checks rates and budgets and waits for others.
+        self._admitting_batcher = self._new_batcher()
         # Requests that nobody is told of before their end, by pool: they may wait for a poll.
         self._held: dict[str, Batcher[Item, Request]] = {}
         polls.on_open(self._resume)
@@ -65,6 +69,8 @@ class Submitter:
         return Batcher(self._store, weigh=_size, max_weight=MAX_STATEMENT_CHARACTERS)
 
     def _batcher_of(self, new: NewRequest) -> Batcher[Item, Request]:
+        if self._limits.quota_of(new.tenant) is not None:
+            return self._admitting_batcher
         if new.reuse_digest:
             return self._coalescing_batcher
         if not new.answered_at_end or self._limits.limited(new.tenant, new.endpoint):
@@ -112,6 +118,7 @@ class Submitter:
     async def aclose(self) -> None:
         await self._batcher.aclose()
         await self._coalescing_batcher.aclose()
+        await self._admitting_batcher.aclose()
         for held in self._held.values():
             await held.aclose()
 
@@ -119,12 +126,14 @@ class Submitter:
         self._metrics.batch("submit", len(batch))
         await self._state.lanes.open((new.pool, new.tenant) for new, _ in batch)
         waiters = self._reserve([new for new, _ in batch])
-        rows = [self._row(new, encoded, waiters.get(new.id)) for new, encoded in batch]
+        quotas = self._quotas([new for new, _ in batch])
+        rows = [self._row(new, encoded, waiters.get(new.id), quotas) for new, encoded in batch]
         try:
             results = await insert_requests(
                 *(self._database, rows, self._limits.first_lease_s),
                 durable=not all(new.answered_at_end for new, _ in batch),
                 beside_snapshot=self._state.snapshots.open_for_long,
+                quotas=[*quotas.values()],
             )
         except BaseException:
             for waiter in waiters.values():
@@ -132,13 +141,34 @@ class Submitter:
             raise
         for row, result in zip(rows, results, strict=True):
             self._stored(row, result, waiters.get(row.request.id))
-        stored = [each for each in results if each is not None]
+        stored = [each for each in results if isinstance(each, InsertResult)]
         self._announce([each.request for each in stored if not each.leased and each.group is None])
         self._after.settle_soon(each.group for each in stored)
-        return [
-            await self._repeat(new, encoded) if each is None else each.request
-            for (new, encoded), each in zip(batch, results, strict=True)
-        ]
+        answers: list[Request | BaseException] = []
+        for row, result in zip(rows, results, strict=True):
+            if isinstance(result, InsertResult):
+                answers.append(result.request)
+            elif isinstance(result, Refusal):
+                answers.append(quotas[row.request.tenant].refusal(result.verdict))
+            else:
+                await self._release(row)
+                answers.append(await self._repeat(row.request, row.input))
+        return answers
+
+    def _quotas(self, batch: Sequence[NewRequest]) -> Mapping[str, Quota]:
+        """Rates and budgets by tenant. Empty: no tenant of the batch has any. A setting may have
+        changed since the batcher was chosen."""
+        tenants = {new.tenant for new in batch}
+        found = {tenant: self._limits.quota_of(tenant) for tenant in tenants}
+        if not any(found.values()):
+            return {}
+        return {tenant: quota or Quota(tenant) for tenant, quota in found.items()}
+
+    async def _release(self, row: NewRow) -> None:
+        """Give back what a request has reserved that was not stored."""
+        if row.reserved:
+            given = {"tenant": row.request.tenant, "amount": row.reserved}
+            await self._database.rows(RELEASE, given)
 
     async def _repeat(self, new: NewRequest, input: EncodedInput) -> Request | DarkroomError:
         """Find the request whose idempotency key kept this one from being stored."""
@@ -170,13 +200,23 @@ class Submitter:
                 found[new.id] = waiter
         return found
 
-    def _row(self, new: NewRequest, input: EncodedInput, waiter: Waiter | None) -> NewRow:
+    def _row(
+        self,
+        new: NewRequest,
+        input: EncodedInput,
+        waiter: Waiter | None,
+        quotas: Mapping[str, Quota],
+    ) -> NewRow:
         expected_s = self._state.costs.expected_s(new.endpoint, new.pool, new.work)
-        return NewRow(new, input, _offer(waiter), expected_s)
+        quota = quotas.get(new.tenant)
+        reserved = quota and quota.reserved(new.price, new.expected, expected_s)
+        return NewRow(new, input, _offer(waiter), expected_s, reserved)
 
-    def _stored(self, row: NewRow, result: InsertResult | None, waiter: Waiter | None) -> None:
+    def _stored(
+        self, row: NewRow, result: InsertResult | Refusal | None, waiter: Waiter | None
+    ) -> None:
         """Apply the result of a row to this process."""
-        if result is None:
+        if not isinstance(result, InsertResult):
             if waiter is not None:
                 self._state.waiters.release(waiter)
             return

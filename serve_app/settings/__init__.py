@@ -20,6 +20,7 @@ from serve_app.settings.groups import PREFIX
 from serve_app.settings.parts import APPLICATION, pool_application
 from serve_app.settings.pools import (
     NO_LIMITS,
+    BudgetConfig,
     EndpointLimits,
     PoolConfig,
     TenantLimits,
@@ -37,6 +38,7 @@ __all__ = [
     "PREFIX",
     "SECRETS_DIR",
     "SECRET_NAMES",
+    "BudgetConfig",
     "ClientSettings",
     "Config",
     "EndpointLimits",

@@ -258,6 +258,11 @@ class BillingSettings(SettingsGroup):
         description="Prices by endpoint: `unit`, `amount` and `currency`. They have priority over "
         "those of the catalogue.",
     )
+    usage_detail_days: float | None = Field(
+        default=None,
+        ge=40,
+        description="Days after which lines of usage are rolled up by day. Unset: never.",
+    )
 
 
 class WebhookSettings(SettingsGroup):

@@ -91,6 +91,7 @@ LIVE = frozenset(
         "prices",
         "retention_days",
         "tenant_limits",
+        "usage_detail_days",
     }
 )
 """Settings that every ingress replica reads from the configuration file while it runs."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from serve_app.domain.billing.price import CURRENCY
 from serve_app.domain.operations import WeightsLevel
 from serve_app.settings import schedule
 from serve_app.settings.overflow import OverflowPools, mistakes
@@ -266,6 +269,27 @@ def overflow_pools(pools: Mapping[str, PoolConfig] | None) -> OverflowPools:
     )
 
 
+class BudgetConfig(BaseModel):
+    """Money that a tenant may spend in a period."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    amount: Decimal = Field(gt=0, description="Money in a period.")
+    currency: str = Field(
+        default=CURRENCY,
+        pattern=r"^[A-Z]{3}$",
+        description="Requests whose price has another one do not count.",
+    )
+    period: Literal["day", "month"] = Field(default="month", description="In UTC.")
+    warn_at: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        default=(0.8,), max_length=10, description="Shares of the amount that warn, once a period."
+    )
+    stop: bool = Field(default=True, description="Refuse requests that exceed the amount.")
+    webhook: str | None = Field(
+        default=None, pattern=r"^https?://", description="URL that is called with each warning."
+    )
+
+
 class TenantLimits(BaseModel):
     """Share and limits of a tenant."""
 
@@ -283,6 +307,13 @@ class TenantLimits(BaseModel):
         default=None, ge=1, description="Bytes of all its uploaded files."
     )
     max_drafts_bytes: int | None = Field(default=None, ge=1, description="Bytes of all its drafts.")
+    requests_per_minute: int | None = Field(
+        default=None, ge=1, le=1_000_000, description="Requests that it may submit on average."
+    )
+    requests_burst: int | None = Field(
+        default=None, ge=1, description="Requests at once. Unset: those of ten seconds."
+    )
+    budget: BudgetConfig | None = Field(default=None, description="Money that it may spend.")
     retention_days: float | None = Field(
         default=None, gt=0, description="Days after which its ended requests are deleted."
     )

@@ -45,6 +45,9 @@ class FakeLedger:
         )
         self.lines.append(line)
 
+    def cost(self, tenant: str) -> Decimal:
+        return _billed([line for line in self.lines if line.tenant == tenant])[1]
+
     async def consumed(
         self, tenant: str, edges: Sequence[datetime], endpoints: Sequence[str] = ()
     ) -> Sequence[UsageTotals]:

@@ -51,9 +51,11 @@ class ClientSide(QueueRows):
             message = f"{waiting} requests are waiting, and you allow {most_queued}."
             raise Overloaded(message, UNKNOWN_RETRY_S, "client_limit")
         self._refuse_past_bytes(new)
+        reserved = self._quotas.admit(new)
         request = new.as_queued(self._clock.now())
         request = replace(request, input=dict(EncodedInput(new.input).summary))
         row = Row(request, len(self._rows), new, self._lanes.add(new))
+        row.reserved = reserved
         self._rows[new.id] = row
         leader = self._repeats.leader(new, self._rows.values())
         if leader is not None:

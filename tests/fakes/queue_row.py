@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta
+from decimal import Decimal
 
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.outcome import Outcome
@@ -29,6 +30,7 @@ class Row:
         self.input = dict(new.input)  # whole, for a replica
         self.webhook = new.webhook
         self.key_id = new.key_id
+        self.reserved: Decimal | None = None  # of its tenant's budget
         self.endpoint_digest = new.endpoint_digest
         self.expected_s = expected_s
         self.ranked_at = ranked_at(request.created_at, request.priority)

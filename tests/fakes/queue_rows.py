@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import TypeVar
 
 from serve_app.domain.billing.price import NOTHING, made_by
@@ -25,6 +26,7 @@ from tests.fakes.ledger import FakeLedger
 from tests.fakes.operations import FakeOperations
 from tests.fakes.outbox import FakeOutbox
 from tests.fakes.queue_row import Row, forgetting
+from tests.fakes.quotas import FakeBudgetWarnings, FakeQuotas
 from tests.fakes.repeats import FakeRepeats
 
 T = TypeVar("T")
@@ -57,6 +59,8 @@ class QueueRows:
         )
         self.outbox = FakeOutbox(clock, self._rows, self.operations.note)
         self.ledger = FakeLedger(self._rows)
+        self.budgets = FakeBudgetWarnings()
+        self._quotas = FakeQuotas(clock, limits, self._spent)
         self.drafts = FakeDrafts(clock, self._rows, self.operations.note)
         self.gallery = FakeGallery(clock, self._rows, self.page, self.operations.note)
 
@@ -182,6 +186,12 @@ class QueueRows:
         self.outbox.ended(row)
         self._settle_followers(row.request)
         self._changed()
+
+    def _spent(self, tenant: str) -> Decimal:
+        """What a tenant's requests have cost, and what those that have not ended have reserved."""
+        rows = [row for row in self._rows.values() if row.request.tenant == tenant]
+        reserved = [row.reserved or Decimal(0) for row in rows if not row.request.state.final]
+        return self.ledger.cost(tenant) + sum(reserved, Decimal(0))
 
     def _counted(self, row: Row) -> None:
         request = row.request

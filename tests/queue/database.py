@@ -30,6 +30,7 @@ from tests.fakes.terms import FakeTerms
 T = TypeVar("T")
 TABLES = (
     "webhook_deliveries", "artifacts", "usage", "events", "attempts", "requests", "progress",
+    "usage_days", "tenant_quotas", "budget_warnings", "replica_hours",
     "replicas", "fair_lanes", "costs", "audit", "api_keys", "tenants", "installation",
     "undelivered", "unwanted", "halts", "uploads", "lifecycles", "webhook_keys", "leaders",
     "running_counts", "warm_targets", "catalog_entries", "weight_peers",

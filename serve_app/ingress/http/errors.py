@@ -49,6 +49,8 @@ TABLE: Mapping[type[DarkroomError], ErrorResponse] = {
     errors.TooLarge: ErrorResponse(413, "file_too_large"),
     errors.BodyTooSlow: ErrorResponse(408, "request_timeout"),
     errors.Overloaded: ErrorResponse(429, "concurrent_requests_limit"),
+    errors.RateLimited: ErrorResponse(429, "rate_limited"),
+    errors.BudgetExhausted: ErrorResponse(403, "forbidden"),  # as fal's, by status and words
     errors.Unavailable: ErrorResponse(503, "runner_scheduling_failure"),
     errors.EndpointDraining: ErrorResponse(503, "runner_scheduling_failure"),
     errors.DatabaseUnavailable: ErrorResponse(503, "database_unavailable"),
@@ -148,9 +150,20 @@ def headers_for(error: DarkroomError) -> dict[str, str]:
     elif isinstance(error, errors.Overloaded):
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
         headers["x-fal-needs-retry"] = "1"
+        if isinstance(error, errors.RateLimited):
+            headers |= rate_headers(error)
     elif isinstance(error, errors.Unavailable):
         headers["retry-after"] = str(error.retry_after_s)
     return headers
+
+
+def rate_headers(error: errors.RateLimited) -> dict[str, str]:
+    """Headers that clients of several services read. The reset is in seconds."""
+    return {
+        "x-ratelimit-limit-requests": str(error.limit),
+        "x-ratelimit-remaining-requests": str(error.remaining),
+        "x-ratelimit-reset-requests": f"{math.ceil(error.reset_s)}s",
+    }
 
 
 def problem_item(problem: FieldProblem) -> FieldError:

@@ -25,6 +25,8 @@ CODES: Mapping[str, str] = {
     errors.EndpointNotFound.code: "model_not_found",
     errors.EndpointNotServed.code: "model_not_found",
     errors.Overloaded.code: "rate_limit_exceeded",
+    errors.RateLimited.code: "rate_limit_exceeded",
+    errors.BudgetExhausted.code: "insufficient_quota",
 }
 """Code of an error → the code that OpenAI's clients know, if there is one."""
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from serve_app.queue.store import messages
+from serve_app.queue.store.quotas import Quota
 from serve_app.settings import NO_LIMITS, Config, EndpointLimits, TenantLimits, overflow_pools
 from serve_app.settings.live import LiveValues
 from serve_app.settings.overflow import NO_OVERFLOW, OverflowPools
@@ -58,6 +59,11 @@ class QueueLimits(LiveValues):
             overflow=overflow_pools(config.models.pools),
             disabled=disabled,
         )
+
+    def quota_of(self, tenant: str) -> Quota | None:
+        """Rate and budget of the tenant. None: it has neither."""
+        own = self.tenants.get(tenant)
+        return None if own is None else Quota.of(tenant, own)
 
     def weight(self, tenant: str) -> float:
         """Weight of the tenant: its share is this against the weights of the others."""
@@ -137,17 +143,24 @@ DAY_S = 86400.0
 class Retention(LiveValues):
     """Retention in days after a request's end. None: until it is deleted by hand.
 
-    ``audit_days``: of entries of the audit log. None: forever.
+    ``audit_days``: of entries of the audit log. None: forever. ``usage_detail_days``: after which
+    lines of usage are rolled up by day. None: never.
     """
 
     days: float | None = None
     tenants: Mapping[str, TenantLimits] = field(default_factory=dict[str, TenantLimits])
     audit_days: float | None = None
+    usage_detail_days: float | None = None
 
     @classmethod
     def of(cls, config: Config) -> Retention:
         queue = config.queue
-        return cls(queue.retention_days, queue.tenant_limits, queue.audit_retention_days)
+        return cls(
+            queue.retention_days,
+            queue.tenant_limits,
+            queue.audit_retention_days,
+            config.billing.usage_detail_days,
+        )
 
     @property
     def any(self) -> bool:

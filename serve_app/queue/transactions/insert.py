@@ -5,15 +5,18 @@ here.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from serve_app.domain.request import NewRequest, Redacted, Request, State
 from serve_app.postgres.database import UNAWAITED, Database, Lock
 from serve_app.queue.fairness.fair_queue import head_start_s, wake_lanes
 from serve_app.queue.store import messages
+from serve_app.queue.store.quotas import ADMITTED, REFUSALS, REFUSED, Quota
 from serve_app.queue.store.rows import NEW_NONCE, RETRIES_LEFT, retries_column
 from serve_app.queue.store.words import words_column
 
@@ -112,7 +115,7 @@ _COALESCED = """
 """
 _STATEMENT = f"""
 -- name: insert
-WITH new AS (
+WITH {{source}} AS (
     SELECT * FROM json_to_recordset(%(new)s::json) AS x(
         n integer, id uuid, tenant text, endpoint text, digest text, pool text, priority smallint,
         input text, start_within_s double precision, end_within_s double precision,
@@ -121,7 +124,7 @@ WITH new AS (
         body text, reuse text, forgetting text, retries text, webhook text, origin text,
         shown text, large integer, trace text, words tsvector, draft_key text,
         key_id text, price jsonb, reserved numeric)
-),
+),{{admitted}}
 alike AS MATERIALIZED ({{alike}}),
 placed AS MATERIALIZED (
     -- Leased at once only if nothing is queued before it and it is not paused. (No EXISTS: the
@@ -194,10 +197,14 @@ SELECT s.id::text, s.state, s.created_at, s.events, s.end_by, s.lease_nonce, s.f
        CASE WHEN s.follows IS NOT NULL THEN (
            SELECT p.leader FROM placed p WHERE p.id = s.id)::text END,
        CASE WHEN NOT %(durable)s::boolean THEN {UNAWAITED} END
-FROM stored s
+FROM stored s{{refusals}}
 """
-INSERT = _STATEMENT.format(alike=_ALONE)
-INSERT_COALESCING = _STATEMENT.format(alike=_COALESCED)
+_ALL = {"source": "new", "admitted": "", "refusals": ""}
+_ADMITTED = {"source": "given", "admitted": ADMITTED, "refusals": REFUSALS}
+INSERT = _STATEMENT.format(alike=_ALONE, **_ALL)
+INSERT_COALESCING = _STATEMENT.format(alike=_COALESCED, **_ALL)
+INSERT_ADMITTED = _STATEMENT.format(alike=_ALONE, **_ADMITTED)
+INSERT_ADMITTED_COALESCING = _STATEMENT.format(alike=_COALESCED, **_ADMITTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +223,14 @@ class NewRow:
     input: EncodedInput
     offer: DirectLease | None = None
     expected_s: float = 1.0  # of a slot
+    reserved: Decimal | None = None  # of its tenant's budget
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A request that was not stored, because of its tenant's rate or budget."""
+
+    verdict: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,10 +250,12 @@ async def insert_requests(
     *,
     durable: bool = True,
     beside_snapshot: bool = False,
-) -> Sequence[InsertResult | None]:
+    quotas: Sequence[Quota] = (),
+) -> Sequence[InsertResult | Refusal | None]:
     """Store all requests in one transaction, in this order, those with a key after those without.
     ``durable`` False: without waiting for the disk. ``beside_snapshot``: without looking for queued
     requests before these, since that would read all that a snapshot that is open for long keeps.
+    ``quotas``: of all tenants of the batch, if they are checked.
 
     A request is coalesced with another one of the same tenant that computes the same. The result is
     None for a request that was not stored because its idempotency key is in use. Only a new
@@ -257,7 +274,7 @@ async def insert_requests(
         if each.request.reuse_digest
     ]
     inserted = await database.rows(
-        INSERT_COALESCING if locks else INSERT,
+        _statement(coalescing=bool(locks), admitted=bool(quotas)),
         {
             "new": messages.compact(rows),
             "large": texts,
@@ -267,6 +284,7 @@ async def insert_requests(
             "will_do": messages.FOLLOWS[1],
             "durable": durable,
             "beside_snapshot": beside_snapshot,
+            "quotas": messages.compact([each.columns for each in quotas]),
         },
         # Of requests that arrive together, exactly one becomes the leader.
         lock=Lock(locks) if locks else None,
@@ -274,9 +292,20 @@ async def insert_requests(
     stored = {id_: columns for id_, *columns, _ in inserted}
     found = [stored.get(each.request.id.lower()) for each in new]
     return [
-        None if columns is None else _result(each, *columns)
+        None if columns is None else _found(each, columns)
         for each, columns in zip(new, found, strict=True)
     ]
+
+
+def _statement(*, coalescing: bool, admitted: bool) -> str:
+    if admitted:
+        return INSERT_ADMITTED_COALESCING if coalescing else INSERT_ADMITTED
+    return INSERT_COALESCING if coalescing else INSERT
+
+
+def _found(each: NewRow, columns: Sequence[Any]) -> InsertResult | Refusal:
+    state, *_, verdict, _ = columns
+    return Refusal(json.loads(verdict)) if state == REFUSED else _result(each, *columns)
 
 
 def outcome_lock_number(tenant: str, digest: bytes) -> int:
@@ -328,6 +357,7 @@ def _row(n: int, each: NewRow) -> dict[str, Any]:
         "forgetting": None if new.store_io else Redacted.INPUT,
         "retries": retries_column(new.retries),
         "draft_key": new.draft_key,
+        "reserved": None if each.reserved is None else str(each.reserved),
     }
 
 

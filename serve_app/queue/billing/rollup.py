@@ -1,0 +1,62 @@
+"""Roll-up of old usage: the lines of a day become one row for each of the groups that can be asked
+for. The sums stay the same, to the last digit."""
+
+from __future__ import annotations
+
+from serve_app.postgres.database import Database
+from serve_app.queue.store.config import Retention
+
+AT_ONCE = 5_000
+MAX_ROUNDS = 20
+"""Statements of one run: the rest is rolled up by the next one."""
+
+ROLL_UP = """
+-- name: roll_up_usage
+WITH old AS (
+    SELECT u.request_id FROM tenants t CROSS JOIN LATERAL (
+        SELECT request_id FROM usage WHERE tenant = t.id
+          AND at < date_trunc('day', now() - make_interval(secs => %(detail_s)s), 'UTC')
+        ORDER BY at LIMIT %(most)s
+    ) u LIMIT %(most)s
+),
+gone AS (
+    DELETE FROM usage u USING old o WHERE u.request_id = o.request_id RETURNING u.*
+),
+summed AS (
+    INSERT INTO usage_days AS d (
+        day, tenant, key_id, endpoint, state, price, requests, run_s, steps, units, images, billed,
+        amount)
+    SELECT (at AT TIME ZONE 'UTC')::date, tenant, key_id, endpoint, state, price, count(*),
+           sum(run_s::numeric), sum(steps), sum(units::numeric), sum(images), sum(billed),
+           sum(amount)
+    FROM gone GROUP BY 1, 2, 3, 4, 5, 6
+    ON CONFLICT (tenant, day, endpoint, state, key_id, price) DO UPDATE SET
+        requests = d.requests + excluded.requests,
+        run_s = d.run_s + excluded.run_s,
+        steps = d.steps + excluded.steps,
+        units = d.units + excluded.units,
+        images = d.images + excluded.images,
+        billed = d.billed + excluded.billed,
+        amount = d.amount + excluded.amount
+)
+SELECT count(*) FROM gone
+"""
+
+
+class UsageRollup:
+    """Rolls up usage that is older than the detail that is kept. One process at a time does it."""
+
+    def __init__(self, database: Database, retention: Retention) -> None:
+        self._database = database
+        self._retention = retention
+
+    async def roll_up(self) -> None:
+        """Roll up whole days (UTC), a bounded number of lines."""
+        days = self._retention.usage_detail_days
+        if days is None:
+            return
+        given = {"detail_s": days * 86400.0, "most": AT_ONCE}
+        for _ in range(MAX_ROUNDS):
+            ((rolled,),) = await self._database.rows(ROLL_UP, given)
+            if rolled < AT_ONCE:
+                return

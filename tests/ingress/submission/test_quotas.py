@@ -1,0 +1,82 @@
+"""Rates and budgets, as clients of each protocol see them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from serve_app.domain.errors import BudgetExhausted, RateLimited
+from serve_app.ingress.realtime.messages import LATER, REFUSED, closing
+from serve_app.queue.store.config import QueueLimits
+from serve_app.settings import BudgetConfig, TenantLimits
+from tests.ingress.house import House, built
+
+PROBE, FLUX = "test/probe", "fal-ai/flux/schnell"
+PRICES = {each: {"unit": "request", "amount": 1} for each in (PROBE, FLUX)}
+DOORS = {
+    "run": (f"/{PROBE}", {}),
+    "queue": (f"/queue/{PROBE}", {}),
+    "replicate": (f"/replicate/v1/models/{PROBE}/predictions", {"input": {}}),
+    "openai": ("/openai/v1/images/generations", {"model": FLUX, "prompt": "a fox"}),
+}
+
+
+def limits(**limits: Any) -> QueueLimits:
+    return QueueLimits(tenants={"default": TenantLimits(**limits)})
+
+
+@pytest.fixture
+async def rated() -> AsyncIterator[House]:
+    async with built(limits=limits(requests_per_minute=60, requests_burst=1)) as house:
+        yield house
+
+
+@pytest.fixture
+async def budgeted() -> AsyncIterator[House]:
+    budget = BudgetConfig(amount=Decimal(1))
+    async with built(limits=limits(budget=budget), prices=PRICES) as house:
+        yield house
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_too_many_requests_are_a_429_that_says_when_to_come_back(
+    rated: House, door: str
+) -> None:
+    path, body = DOORS[door]
+    async with rated.client() as client:
+        first = await client.post(path, json=body)
+        refused = await client.post(path, json=body)
+    assert (first.is_success, refused.status_code) == (True, 429)
+    assert refused.headers["retry-after"] == "1"
+    assert refused.headers["x-ratelimit-limit-requests"] == "60"
+    assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+    assert refused.headers["x-ratelimit-reset-requests"] == "1s"
+    assert "x-ratelimit-reset-requests" in refused.headers["access-control-expose-headers"]
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_an_exhausted_budget_is_a_403_with_fals_words(budgeted: House, door: str) -> None:
+    path, body = DOORS[door]
+    async with budgeted.client() as client:
+        first = await client.post(path, json=body)
+        refused = await client.post(path, json=body)
+    assert (first.is_success, refused.status_code) == (True, 403)
+    assert "User is locked. Reason: Exhausted balance." in refused.text
+    if door == "openai":
+        assert refused.json()["error"]["code"] == "insufficient_quota"
+    else:
+        assert refused.json()["code"] == "budget_exhausted"
+
+
+async def test_other_tenants_are_not_limited(rated: House) -> None:
+    async with rated.client(rated.other_key) as client:
+        for _ in range(3):
+            assert (await client.post(f"/{PROBE}", json={})).status_code == 200
+
+
+def test_a_realtime_session_is_refused_for_now_or_for_good() -> None:
+    assert closing(RateLimited("Later.")).code == LATER
+    assert closing(BudgetExhausted("No.")).code == REFUSED

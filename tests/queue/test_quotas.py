@@ -1,0 +1,240 @@
+"""Rates and budgets of tenants, checked by the statement that stores requests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from serve_app.domain.billing.price import Price, PriceUnit, Quantities
+from serve_app.domain.errors import BudgetExhausted, RateLimited
+from serve_app.domain.lease import Lease
+from serve_app.domain.outcome import Outcome, Usage
+from serve_app.domain.request import Request
+from serve_app.postgres.database import Database
+from serve_app.queue.queue import PostgresQueue
+from serve_app.settings import BudgetConfig, TenantLimits
+from tests.contract.test_billing_contract import images
+from tests.queue.database import LONG_LEASES, Ingress
+from tests.queue.requests import TENANT, done, failure, lease, new
+
+SQUARE = (1024, 1024)
+IMAGE = Price(PriceUnit.IMAGE, Decimal(1))
+ONE = {"price": IMAGE, "expected": Quantities(images=1)}
+
+
+def limited(**limits: Any) -> Any:
+    return replace(LONG_LEASES, tenants={TENANT: TenantLimits(**limits)})
+
+
+def budget(amount: int, **more: Any) -> Any:
+    return limited(budget=BudgetConfig(amount=Decimal(amount), **more))
+
+
+async def submitted(queue: PostgresQueue, count: int, **changes: Any) -> Sequence[Any]:
+    calls = (queue.submit(new(**changes)) for _ in range(count))
+    return await asyncio.gather(*calls, return_exceptions=True)
+
+
+def stored(found: Sequence[Any]) -> int:
+    return sum(isinstance(each, Request) for each in found)
+
+
+def errors(found: Sequence[Any]) -> set[type]:
+    return {type(each) for each in found if not isinstance(each, Request)}
+
+
+async def used(database: Database) -> Decimal:
+    rows = await database.rows(
+        "SELECT q.reserved - q.settled - budget_freed(q.tenant, q.period, q.settled_at, 'infinity')"
+        " FROM tenant_quotas q"
+    )
+    return rows[0][0] if rows else Decimal(0)
+
+
+# Rates
+
+
+async def test_more_requests_than_the_rate_allows_are_refused(ingress: Ingress) -> None:
+    queue = await ingress(limited(requests_per_minute=6, requests_burst=3))
+    found = await submitted(queue, 5)
+    assert (stored(found), errors(found)) == (3, {RateLimited})
+    refused = next(each for each in found if isinstance(each, RateLimited))
+    assert (refused.limit, refused.remaining) == (6, 0)
+    assert 8.0 < refused.retry_after_s <= 10.0
+    assert 28.0 < refused.reset_s <= 30.0
+    assert await queue.submit(new(tenant="bob"))
+
+
+async def test_calls_come_back_with_time(ingress: Ingress, database: Database) -> None:
+    queue = await ingress(limited(requests_per_minute=6, requests_burst=1))
+    await queue.submit(new())
+    with pytest.raises(RateLimited):
+        await queue.submit(new())
+    await database.rows("UPDATE tenant_quotas SET tat = tat - interval '10 s'")
+    await queue.submit(new())
+
+
+async def test_the_rate_holds_over_all_ingress_replicas(ingress: Ingress) -> None:
+    limits = limited(requests_per_minute=6, requests_burst=4)
+    queues = [await ingress(limits) for _ in range(2)]
+    found = await asyncio.gather(*(submitted(queue, 6) for queue in queues))
+    assert sum(map(stored, found)) == 4
+
+
+async def test_what_was_refused_leaves_nothing(ingress: Ingress, database: Database) -> None:
+    queue = await ingress(limited(requests_per_minute=6, requests_burst=1, max_waiting=3))
+    await submitted(queue, 5)
+    for table in ("requests", "events"):
+        assert await database.rows(f"SELECT count(*) FROM {table}") == [(1,)]
+    await database.rows("UPDATE tenant_quotas SET tat = '-infinity'")
+    await queue.submit(new())  # refused ones do not count as waiting
+    await queue.submit(new(tenant="bob"))
+
+
+async def test_an_equal_request_that_shares_an_outcome_is_no_work_and_not_limited(
+    ingress: Ingress,
+) -> None:
+    queue = await ingress(limited(requests_per_minute=6, requests_burst=1))
+    same = {"reuse_digest": b"d" * 32}
+    await queue.submit(new(**same))
+    await queue.finish(done((await lease(queue)).held, images(SQUARE)))
+    assert (await queue.submit(new(**same))).reuses
+
+
+async def test_tenants_without_limits_are_not_looked_up(
+    ingress: Ingress, database: Database
+) -> None:
+    queue = await ingress(limited(requests_per_minute=6))
+    await queue.submit(new(tenant="bob"))
+    assert await database.rows("SELECT count(*) FROM tenant_quotas") == [(0,)]
+
+
+# Budgets
+
+
+async def test_a_burst_reserves_no_more_than_the_budget(
+    ingress: Ingress, database: Database
+) -> None:
+    queues = [await ingress(budget(5)) for _ in range(2)]
+    found = await asyncio.gather(*(submitted(queue, 8, **ONE) for queue in queues))
+    assert sum(map(stored, found)) == 5
+    assert set().union(*map(errors, found)) == {BudgetExhausted}
+    assert await used(database) == 5
+
+
+async def test_what_costs_nothing_runs_without_a_budget(ingress: Ingress) -> None:
+    queue = await ingress(budget(1))
+    await queue.submit(new(**ONE))
+    with pytest.raises(BudgetExhausted, match="Exhausted balance"):
+        await queue.submit(new(**ONE))
+    await queue.submit(new())
+    await queue.submit(new(**ONE | {"price": replace(IMAGE, currency="EUR")}))
+
+
+async def test_failures_and_cancelled_requests_give_back_what_they_reserved(
+    ingress: Ingress, database: Database
+) -> None:
+    queue = await ingress(budget(2))
+    first, second = await submitted(queue, 2, **ONE)
+    await queue.finish(done((await lease(queue)).held, failure()))
+    assert await used(database) == 1
+    for each in (first, second):
+        await queue.cancel(TENANT, each.id)
+    assert await used(database) == 0
+    assert stored(await submitted(queue, 3, **ONE)) == 2
+
+
+async def test_what_runs_goes_on_and_costs_more_than_it_reserved_at_most_once_each(
+    ingress: Ingress, database: Database
+) -> None:
+    """The bound: a budget is exceeded by no more than what its running requests cost beyond what
+    they reserved."""
+    queue = await ingress(budget(3))
+    price = Price(PriceUnit.GPU_SECOND, Decimal(1))  # nothing was measured: 1 s is expected
+    assert stored(await submitted(queue, 5, price=price)) == 3
+    running: list[Lease] = [await lease(queue) for _ in range(3)]
+    for each in running:
+        await queue.finish(done(each.held, Outcome(output={}, usage=Usage(run_s=2.5))))
+    assert await used(database) == Decimal("7.5")
+    assert stored(await submitted(queue, 2, price=price)) == 0
+
+
+async def test_a_budget_that_does_not_stop_only_counts(
+    ingress: Ingress, database: Database
+) -> None:
+    queue = await ingress(budget(1, stop=False))
+    assert stored(await submitted(queue, 3, **ONE)) == 3
+    assert await used(database) == 3
+
+
+async def test_a_new_period_begins_anew(ingress: Ingress, database: Database) -> None:
+    queue = await ingress(budget(1))
+    await queue.submit(new(**ONE))
+    await database.rows("UPDATE tenant_quotas SET period = period - interval '1 month'")
+    await database.rows("UPDATE requests SET created_at = created_at - interval '40 days'")
+    await queue.submit(new(**ONE))
+    await queue.finish(done((await lease(queue)).held, failure()))  # of the month before
+    with pytest.raises(BudgetExhausted):
+        await queue.submit(new(**ONE))
+
+
+async def test_a_new_budget_counts_what_its_period_has_cost(ingress: Ingress) -> None:
+    free = await ingress(LONG_LEASES)
+    for _ in range(2):
+        await free.submit(new(**ONE))
+        await free.finish(done((await lease(free)).held, images(SQUARE)))
+    queue = await ingress(budget(3))
+    assert stored(await submitted(queue, 3, **ONE)) == 1
+
+
+async def test_the_same_is_used_after_lines_are_settled(
+    ingress: Ingress, database: Database
+) -> None:
+    queue = await ingress(budget(9))
+    await submitted(queue, 3, **ONE)
+    await queue.finish(done((await lease(queue)).held, failure()))
+    await queue.finish(done((await lease(queue)).held, images(SQUARE)))
+    await database.rows("UPDATE usage SET at = at - interval '2 min'")
+    await database.rows("UPDATE tenant_quotas SET settled_at = now() - interval '6 min'")
+    before = await used(database)
+    await queue.submit(new(**ONE))
+    assert (before, await used(database)) == (2, 3)
+    assert await database.rows("SELECT settled FROM tenant_quotas") == [(1,)]
+
+
+async def test_a_repeat_reserves_nothing(ingress: Ingress, database: Database) -> None:
+    queue = await ingress(budget(9))
+    key = {"idempotency_key": "k", "body_digest": b"b" * 32}
+    await asyncio.gather(*(queue.submit(new(**ONE, **key)) for _ in range(3)))
+    assert await used(database) == 1
+
+
+# Warnings
+
+
+async def test_each_threshold_warns_once_in_a_period(ingress: Ingress, database: Database) -> None:
+    queue = await ingress(budget(4, warn_at=(0.5, 1.0), webhook="https://example.com/"))
+    await queue.submit(new(**ONE))
+    await queue.budgets.warn()
+    assert await queue.budgets.claim(60.0, 10) == []
+    await queue.submit(new(**ONE))
+    for _ in range(2):
+        await queue.budgets.warn()
+    (warning,) = await queue.budgets.claim(60.0, 10)
+    assert (warning.tenant, warning.threshold, warning.tries) == (TENANT, 0.5, 1)
+    assert (warning.used, warning.budget, warning.currency) == (2, 4, "USD")
+    assert await queue.budgets.claim(60.0, 10) == []  # it is claimed
+    await queue.budgets.settle(warning, 0.0)
+    (again,) = await queue.budgets.claim(60.0, 10)
+    assert (again.id, again.tries) == (warning.id, 2)
+    await queue.budgets.settle(again, None)
+    await submitted(queue, 2, **ONE)
+    await queue.budgets.warn()
+    assert [each.threshold for each in await queue.budgets.claim(60.0, 10)] == [1.0]
+    acts = await database.rows("SELECT subject FROM audit WHERE action = 'budget.warning'")
+    assert acts == [(TENANT,), (TENANT,)]
