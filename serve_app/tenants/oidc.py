@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import httpcore2  # noqa: F401  # httpx2 would import it in the event loop, which reads files
+import httpcore2
 import httpx2
 from authlib.common.errors import AuthlibBaseError
 from authlib.integrations.httpx_client import AsyncOAuth2Client
@@ -35,6 +35,7 @@ PATIENCE_S = 10.0
 CLOCK_SKEW_S = 60
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA")
 """Signatures with a public key. With a shared secret, who checks a token could also make it."""
+_ = httpcore2  # httpx2 would import it in the event loop, which reads files
 WELL_KNOWN = "/.well-known/openid-configuration"
 
 
