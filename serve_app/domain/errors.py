@@ -32,6 +32,8 @@ DarkroomError
 │   ├── WeightsUnavailable    the weights are missing or cannot be loaded
 │   ├── SnapshotRefused       no snapshot is possible, or it cannot be resumed here; says why
 │   ├── ForkRefused           no draft is possible, or the generation cannot go on from it; says why
+│   ├── MarkMissing           a file does not say that it is AI-generated, and must
+│   ├── NotSigned             a file cannot be signed, and must be; says why
 │   ├── OutOfMemory           the generation does not fit this replica
 │   ├── ReplicaDied           the process ended while it held the lease
 │   ├── Poison                the request ended its replica too many times
@@ -254,6 +256,15 @@ class PipelineFailed(GenerationError):
 
 class WeightsUnavailable(GenerationError):
     code = "weights_unavailable"
+
+
+class MarkMissing(GenerationError):
+    code = "mark_missing"
+
+
+class NotSigned(GenerationError):
+    code = "not_signed"
+    retryable = True
 
 
 class SnapshotRefused(GenerationError):

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
+import platform
+import shutil
 from contextlib import AsyncExitStack
+from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
 
-from serve_app.domain.errors import DarkroomError
+from serve_app.domain.errors import DarkroomError, Misconfigured
 from serve_app.domain.ports import Clock
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
 from serve_app.ingress.services.live_tenants import LiveTenants
@@ -19,11 +24,20 @@ from serve_app.ingress.services.sign_in import sign_in_of
 from serve_app.postgres import fair_reads
 from serve_app.postgres.database import Database, shared_secret
 from serve_app.postgres.leader_election import LeaderElection
+from serve_app.provenance.certificates import (
+    CERTIFICATES_FILE,
+    local_identity,
+    operators_identity,
+    problems,
+)
+from serve_app.provenance.signer import ClaimSigner
 from serve_app.queue.reaper import PeriodicTask
+from serve_app.queue.transactions.lease import is_held
 from serve_app.settings import Config, Secrets
 from serve_app.storage.directory import DirectoryStorage
 from serve_app.storage.selection import create_storage
-from serve_app.telemetry.metrics import Metrics
+from serve_app.telemetry.metrics import Metrics, MetricsServer
+from serve_app.telemetry.version import package_version
 from serve_app.tenants.first_key import ensure_first_key
 from serve_app.tenants.key_ring import KeyRing
 from serve_app.tenants.tenants import PostgresTenants
@@ -129,6 +143,48 @@ async def open_storage(
 def text_of(secret: SecretStr | None) -> str:
     """Value of a secret; empty if it is not set."""
     return "" if secret is None else secret.get_secret_value()
+
+
+async def open_signer(
+    database: Database, config: Config, secrets: Secrets, clock: Clock, metrics: Metrics
+) -> ClaimSigner:
+    """Signer of files. Writes its certificates to the data directory, for ``darkroom verify``.
+
+    ``Misconfigured``: files are to be signed, and cannot be.
+    """
+    identity = None
+    if config.provenance.sign_files != "off":
+        if find_spec("c2pa") is None:
+            raise Misconfigured(
+                "DARKROOM_SIGN_FILES needs the package c2pa-python, which is not installed. "
+                "Install Darkroom with its extra `c2pa`, on every node."
+            )
+        if config.provenance.sign_files == "local":
+            identity = local_identity(await shared_secret(database, "file_signing"))
+        else:
+            given = config.provenance.signing_certificate, text_of(secrets.signing_key)
+            identity = await asyncio.to_thread(operators_identity, *given)
+        for problem in problems(identity, clock.now()):
+            log.warning("%s", problem)
+        path = config.server.data_dir / CERTIFICATES_FILE
+        await asyncio.to_thread(path.write_text, identity.chain)
+    return ClaimSigner(identity, partial(is_held, database), metrics.file_signed, clock.now)
+
+
+def serve_metrics(stack: AsyncExitStack, config: Config, metrics: Metrics) -> None:
+    """Serve the process's metrics on their own port."""
+    telemetry, directory = config.telemetry, config.server.data_dir
+    metrics.built(package_version(), platform.python_version())
+    metrics.watch_disk(lambda: shutil.disk_usage(directory).free)
+    server = MetricsServer(
+        metrics.registry,
+        telemetry.metrics_port,
+        telemetry.metrics_host,
+        config.server.ingress_replicas,
+    )
+    server.start()
+    stack.callback(server.close)
+    log.info("Prometheus metrics are at http://%s:%d/metrics.", telemetry.metrics_host, server.port)
 
 
 def log_slow_proxy() -> None:

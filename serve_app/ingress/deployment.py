@@ -6,8 +6,6 @@ import asyncio
 import gc
 import json
 import logging
-import platform
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -53,7 +51,7 @@ from serve_app.ingress.services.files import (
     Uploads,
 )
 from serve_app.ingress.services.health import Health, PlacementCheck, Readiness, SingleNodeCheck
-from serve_app.ingress.services.lease_terms import CatalogLeaseTerms
+from serve_app.ingress.services.lease_terms import CatalogLeaseTerms, FilePolicy
 from serve_app.ingress.services.live_catalog import LiveCatalog
 from serve_app.ingress.services.live_settings import LiveSettings, bounds_of
 from serve_app.ingress.services.request_ids import RequestIds
@@ -88,8 +86,7 @@ from serve_app.storage.measured import MeasuredStorage
 from serve_app.storage.selection import DiskGuard, s3_location
 from serve_app.telemetry import logs
 from serve_app.telemetry.clock import SystemClock
-from serve_app.telemetry.metrics import Metrics, MetricsServer
-from serve_app.telemetry.version import package_version
+from serve_app.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from serve_app.storage.tickets import TicketSigner
@@ -205,6 +202,12 @@ class Ingress:
     async def weight_peers(self, node_id: str, name: str) -> tuple[str, ...]:
         return await self._weight_peers.weight_peers(node_id, name)
 
+    async def sign_claim(self, held: LeaseKey, claim: bytes) -> bytes:
+        return await self._signer.sign(held, claim)
+
+    async def report_unsigned(self, held: LeaseKey, reason: str) -> None:
+        self._signer.report_unsigned(held, reason)
+
     async def _start(self, stack: AsyncExitStack) -> None:
         self._tracing = await start_tracing(
             *(stack, self._clock, self._metrics),
@@ -248,6 +251,9 @@ class Ingress:
             stack, database, self._config, secrets, self._internal_url, self._clock
         )
         storage = MeasuredStorage(stored, self._metrics)
+        self._signer = await connections.open_signer(
+            *(database, self._config, secrets, self._clock, self._metrics)
+        )
         await self._start_queue(stack, database, catalog, storage, sole_cluster=embedded)
         files = self._start_files(stack, database, election, storage, stored.tickets)
         self._placement = PlacementCheck(config.models.pools or {})
@@ -265,15 +271,20 @@ class Ingress:
         self._services.webhooks.record_spans(self._tracing)
         await self._services.webhooks.start()
         stack.push_async_callback(self._services.webhooks.aclose)
-        self._serve_metrics(stack)
+        self._show_bounds(self._config)
+        connections.serve_metrics(stack, self._config, self._metrics)
         config.address_file.write_text(json.dumps({"url": self._internal_url}))
+        self._follow_settings(stack, kept)
+        for line in startup_lines(catalog):
+            log.info("%s", line)
+
+    def _follow_settings(self, stack: AsyncExitStack, kept: PostgresLiveSettings) -> None:
+        """Follow what changes while it serves: tenants, live settings and entries."""
         self._tenants.start(self._apply_limits)
         self._settings.start(kept, self._apply)
         self._catalog.start()
         for each in (self._tenants, self._settings, self._catalog):
             stack.push_async_callback(each.aclose)
-        for line in startup_lines(catalog):
-            log.info("%s", line)
 
     async def _apply(self, config: Config) -> None:
         """Put changed live settings in force. ``Misconfigured``: none are."""
@@ -316,9 +327,8 @@ class Ingress:
                 storage,
                 config.limits.max_artifact_bytes,
                 files_url=self._internal_url,
-                describe_files=config.models.describe_files,
+                files=FilePolicy.of(config, self._signer.chain),
                 names_secret=await shared_secret(database, "file_names"),
-                thumbnails=config.models.thumbnails,
                 refresh=self._catalog.refresh,
             ),
             self._limits,
@@ -476,20 +486,3 @@ class Ingress:
     def _show_bounds(self, config: Config) -> None:
         pools = bounds_of(config)
         self._metrics.queue.pools({name: (each.least, each.most) for name, each in pools.items()})
-
-    def _serve_metrics(self, stack: AsyncExitStack) -> None:
-        telemetry, directory = self._config.telemetry, self._config.server.data_dir
-        self._metrics.built(package_version(), platform.python_version())
-        self._show_bounds(self._config)
-        self._metrics.watch_disk(lambda: shutil.disk_usage(directory).free)
-        server = MetricsServer(
-            self._metrics.registry,
-            telemetry.metrics_port,
-            telemetry.metrics_host,
-            self._config.server.ingress_replicas,
-        )
-        server.start()
-        stack.callback(server.close)
-        log.info(
-            "Prometheus metrics are at http://%s:%d/metrics.", telemetry.metrics_host, server.port
-        )

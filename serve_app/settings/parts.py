@@ -89,6 +89,7 @@ LIVE = frozenset(
         "oidc_groups",
         "pools",
         "previews",
+        "prices",
         "retention_days",
         "tenant_limits",
     }

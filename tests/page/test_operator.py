@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -335,8 +336,10 @@ def test_usage_is_shown_by_day_tenant_and_endpoint_and_saved_as_a_file(operator:
     with page.expect_download() as saved:
         page.get_by_role("button", name="Download as CSV").click()
     head, line = saved.value.path().read_text().splitlines()
-    assert head == "day,tenant,endpoint,requests,run_s,steps,quantity,unit"
-    assert f",default,{FLUX},1,0.25,4," in line
+    assert head.startswith("day,tenant,key_id,endpoint_id,requests,successes,images,run_s,steps,")
+    assert re.search(rf",default,[^,]+,{FLUX},1,1,1,0.25,4,", line)
+    page.get_by_label("By", exact=True).select_option("key")
+    expect(operator.table("By key").get_by_role("row")).to_have_count(2)
     page.get_by_label("Tenant", exact=True).select_option("other")
     expect(page.get_by_text("Nothing was made in this time.")).to_be_visible()
 

@@ -23,6 +23,7 @@ from serve_app.cli.doctor.checks import (
     check_sign_in,
     gateway_checks,
     gateway_ports,
+    signing,
     weights_checks,
 )
 from serve_app.cli.serve import haproxy, ports
@@ -83,6 +84,7 @@ def _checks(server: Server) -> list[tuple[str, Callable[[], str]]]:
         ("proxy", _proxy),
         ("models", _models),
         *([("sign-in", lambda: check_sign_in(Config()))] if Config().sign_in.enabled else []),
+        ("signing", lambda: signing(Config(), Secrets())),
         *([("gpu", _gpu)] if Config().models.gpus else []),
         *weights_checks(Config()),
     ]

@@ -32,6 +32,7 @@ from serve_app.ingress.api import (
     warm,
     webhooks,
 )
+from serve_app.ingress.api.billing import pricing, sums
 from serve_app.ingress.api.gallery import items, shares, zip_files
 from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.context import context_of
@@ -239,6 +240,8 @@ ROUTES = [
     *webhooks.ROUTES,
     *model_entries.ROUTES,
     *models.ROUTES,
+    *pricing.ROUTES,
+    *sums.ROUTES,
     *estimates.ROUTES,
     *usage.ROUTES,
     *warm.ROUTES,

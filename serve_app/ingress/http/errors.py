@@ -59,6 +59,8 @@ TABLE: Mapping[type[DarkroomError], ErrorResponse] = {
     errors.GenerationError: ErrorResponse(500, "internal_server_error"),
     errors.PipelineFailed: ErrorResponse(500, "internal_server_error"),
     errors.WeightsUnavailable: ErrorResponse(500, "internal_server_error"),
+    errors.MarkMissing: ErrorResponse(500, "internal_server_error"),
+    errors.NotSigned: ErrorResponse(500, "internal_server_error"),
     errors.SnapshotRefused: ErrorResponse(500, "internal_server_error"),
     errors.ForkRefused: ErrorResponse(422, "unprocessable_draft"),
     errors.OutOfMemory: ErrorResponse(500, "runner_server_error"),

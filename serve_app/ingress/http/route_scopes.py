@@ -53,6 +53,8 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/v1/loras": FILES,
         "/v1/shares": FILES,
         "/v1/models/usage": USAGE,
+        "/v1/usage": USAGE,
+        "/v1/usage.csv": USAGE,
         "/v1/models/analytics": USAGE,
         "/v1/queue": OPERATOR,
         "/v1/audit": OPERATOR,

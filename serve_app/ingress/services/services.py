@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from starlette.requests import HTTPConnection
 
-from serve_app.catalog.catalog import Catalog
+from serve_app.catalog.catalog import Catalog, CatalogEntry
+from serve_app.domain.billing.price import Price
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import DarkroomError, Overloaded, Unavailable
 from serve_app.domain.ports import Clock, Queue
@@ -193,6 +194,10 @@ class Services:
     mask_decoding: asyncio.Semaphore = field(  # around the decoding of a mask
         default_factory=lambda: asyncio.Semaphore(MASKS_AT_ONCE)
     )
+
+    def price_of(self, entry: CatalogEntry) -> Price | None:
+        """Price of an endpoint now: of the settings, or else of its entry. None: it is free."""
+        return self.config.billing.prices.get(entry.endpoint.id, entry.source.price)
 
     def count_refusal(self, status: int, error: DarkroomError) -> None:
         """Count a call that was answered by ``error``, if it may succeed later."""

@@ -198,6 +198,7 @@ class SubmitOptions:
     webhook: Webhook | None = None  # called at the end
     replay_key: str | None = None  # API key; finds an equal request whose response was lost
     trace: str = ""  # W3C trace context
+    key_id: str = ""  # of the caller's API key
 
 
 def parse_options(
@@ -219,7 +220,13 @@ def parse_options(
     options = _header_options(found, caller) if found else {}
     if "idempotency_key" in options:
         replay_key = None  # the client's own key identifies a repeat more reliably
-    return SubmitOptions(**options, webhook=webhook, replay_key=replay_key, trace=trace_of(request))
+    return SubmitOptions(
+        **options,
+        webhook=webhook,
+        replay_key=replay_key,
+        trace=trace_of(request),
+        key_id=caller.key_id,
+    )
 
 
 def _header_options(headers: Iterable[tuple[bytes, bytes]], caller: Caller) -> dict[str, Any]:

@@ -102,6 +102,9 @@ CREATE TABLE requests (
     lease_nonce bigint DEFAULT 0 NOT NULL,
     trace text,
     draft_key text,
+    key_id text,
+    price jsonb,
+    reserved numeric,
     CONSTRAINT requests_check CHECK (((state = 'running') = (lease_until IS NOT NULL))),
     CONSTRAINT requests_follows_check CHECK (((state = 'following') = (follows IS NOT NULL))),
     CONSTRAINT requests_forgetting_check CHECK ((forgetting = ANY (ARRAY['input', 'outcome', 'done']))),
@@ -180,9 +183,17 @@ CREATE TABLE usage (
     steps integer NOT NULL,
     units double precision NOT NULL,
     at timestamptz DEFAULT now() NOT NULL,
+    key_id text,
+    images integer DEFAULT 0 NOT NULL,
+    price jsonb,
+    billed numeric,
+    amount numeric,
+    reserved numeric,
+    submitted_at timestamptz,
     CONSTRAINT usage_pkey PRIMARY KEY (request_id)
 );
-CREATE INDEX usage_of_tenant_summed ON usage (tenant, at) INCLUDE (endpoint, run_s, steps, units);
+CREATE INDEX usage_of_tenant_billed ON usage (tenant, at) INCLUDE (endpoint, state, key_id, run_s, steps, units, images, price, billed, amount);
+CREATE INDEX usage_reserved ON usage (tenant, at) INCLUDE (submitted_at, reserved, amount) WHERE (reserved IS NOT NULL);
 
 CREATE TABLE artifacts (
     key text NOT NULL,
@@ -482,6 +493,23 @@ CREATE TABLE drafts (
 CREATE INDEX drafts_by_expiry ON drafts (expires_at);
 CREATE INDEX drafts_of_request ON drafts (request_id);
 CREATE INDEX drafts_of_tenant ON drafts (tenant, created_at DESC, id DESC);
+
+CREATE TABLE usage_days (
+    day date NOT NULL,
+    tenant text NOT NULL,
+    key_id text,
+    endpoint text NOT NULL,
+    state text NOT NULL,
+    price jsonb,
+    requests bigint NOT NULL,
+    run_s numeric NOT NULL,
+    steps numeric NOT NULL,
+    units numeric NOT NULL,
+    images bigint NOT NULL,
+    billed numeric,
+    amount numeric
+);
+CREATE UNIQUE INDEX usage_days_of_tenant ON usage_days (tenant, day, endpoint, state, key_id, price) NULLS NOT DISTINCT;
 
 CREATE FUNCTION add_to_upload_totals() RETURNS trigger
     LANGUAGE plpgsql

@@ -115,6 +115,10 @@ EXAMPLES = {
     "backup": ("darkroom backup /backups/monday",),
     "restore": ("darkroom restore /backups/monday --data-dir ~/restored",),
     "fsck": ("darkroom fsck", "darkroom fsck --mend"),
+    "usage": (
+        "darkroom usage --by tenant --since 2026-01-01 --until 2026-02-01",
+        "darkroom usage --by day --by key --csv > usage.csv",
+    ),
     "audit": ("darkroom audit --limit 100",),
     "status": ("darkroom status", "darkroom status --url https://gpu.example.org"),
     "login": (
@@ -125,6 +129,7 @@ EXAMPLES = {
     "contexts": ("darkroom contexts",),
     "contexts use": ("darkroom contexts use lab", "darkroom contexts use --local"),
     "top": ("darkroom top", "darkroom top --once"),
+    "watch-spot": ("darkroom watch-spot", "darkroom watch-spot --cloud aws"),
     "warm": (
         "darkroom warm fal-ai/flux/dev --replicas 2 --for 30m",
         "darkroom warm",
