@@ -25,6 +25,7 @@ DarkroomError
 ├── Unavailable               a component that Darkroom depends on does not respond
 │   ├── EndpointDraining      an operator drains the endpoint
 │   ├── DatabaseUnavailable
+│   ├── ProviderUnavailable   the sign-in provider
 │   └── StorageUnavailable
 │       └── StorageFull       no space for another artifact
 ├── Fenced                    a write by an attempt that no longer holds the lease
@@ -252,6 +253,11 @@ class EndpointDraining(Unavailable):
 class DatabaseUnavailable(Unavailable):
     code = "database_unavailable"
     retry_after_s = 5  # a killed PostgreSQL has restarted by then
+
+
+class ProviderUnavailable(Unavailable):
+    code = "provider_unavailable"
+    retry_after_s = 10
 
 
 class StorageUnavailable(Unavailable):

@@ -20,6 +20,7 @@ from serve_app.domain.ports import Clock
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
 from serve_app.ingress.services.live_tenants import LiveTenants
 from serve_app.ingress.services.services import Identity
+from serve_app.ingress.services.sign_in import sign_in_of
 from serve_app.postgres import fair_reads
 from serve_app.postgres.database import Database, shared_secret
 from serve_app.postgres.leader_election import LeaderElection
@@ -114,6 +115,7 @@ async def open_identity(
         Tokens(await shared_secret(database, "tokens"), clock),
         UploadTokens(await shared_secret(database, "upload_tokens"), clock),
         tenants,
+        sign_in_of(config, secrets, await shared_secret(database, "sign_ins"), clock),
     )
 
 

@@ -5,6 +5,7 @@ import { Caller } from "./client/caller.js";
 import * as json from "./client/json.js";
 import { keyIn, KeptKey } from "./client/key.js";
 import { Models } from "./client/models.js";
+import { SignIn } from "./client/sign_in.js";
 import { Uploads } from "./client/uploads.js";
 import { showFacts, showModels } from "./form/chooser.js";
 import { forgetDraft } from "./form/draft.js";
@@ -34,11 +35,15 @@ const AGAIN_MS = 2000;
 const WRONG_KEY =
   "This key is not valid here. Copy the whole key, and check that it belongs to this Darkroom.";
 const OTHER_KEY = "The link that you followed has another key than this browser. Open it to use it.";
+const ENDED_KEY = "The key is no longer valid. Paste another one.";
+const ENDED_SESSION = "Your sign-in has ended. Sign in again.";
 const NOUNS = { image: "an image", video: "a video", audio: "the audio" };
 
 const linked = takeKey(); // before anything else reads the address
 const key = new KeptKey();
 const api = new Api(key);
+const signIn = new SignIn(api);
+const answer = signIn.takeAnswer();
 const caller = new Caller(api);
 const models = new Models(api);
 const uploads = new Uploads(api);
@@ -94,6 +99,7 @@ const attention = new Attention();
 const tell = { announce, complain, use, goingOn: () => goingOn };
 const submitter = new Submitter({ api, models, form, stage, recent, cancel, ...tell });
 const door = new Door({
+  signIn,
   enter: async (given) => {
     if (given !== key.value) {
       stage.clear();
@@ -377,7 +383,7 @@ function contact(there) {
 api.addEventListener("unreachable", () => contact(false));
 api.addEventListener("reached", () => contact(true));
 api.addEventListener("locked", () => {
-  if (!door.isOpen) door.open({ why: "The key is no longer valid. Paste another one." });
+  if (!door.isOpen) door.open({ why: signIn.person === null ? ENDED_KEY : ENDED_SESSION });
 });
 byId("model").addEventListener("change", async () => {
   const id = byId("model").value;
@@ -407,5 +413,6 @@ listenForDrops((file) =>
 );
 
 if (linked !== null) openLink(linked);
+else if (answer !== null) door.comeBack(answer);
 else if (key.value === null) door.open();
 else enter();

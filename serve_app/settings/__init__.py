@@ -26,6 +26,7 @@ from serve_app.settings.pools import (
     TenantLimits,
     overflow_pools,
 )
+from serve_app.settings.sign_in import EndpointPattern, Scope, Tenant
 
 __all__ = [
     "ADDRESS_FILE",
@@ -42,9 +43,12 @@ __all__ = [
     "ClientSettings",
     "Config",
     "EndpointLimits",
+    "EndpointPattern",
     "OpenTelemetrySettings",
     "PoolConfig",
+    "Scope",
     "Secrets",
+    "Tenant",
     "TenantLimits",
     "overflow_pools",
     "pool_application",

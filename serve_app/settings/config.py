@@ -41,6 +41,7 @@ from serve_app.settings.groups import (
 )
 from serve_app.settings.parts import LIVE
 from serve_app.settings.pools import PoolConfig
+from serve_app.settings.sign_in import SignInSettings
 
 OTLP_PROTOCOL = "http/protobuf"
 
@@ -70,6 +71,7 @@ class Config(BaseModel):
     storage: StorageSettings
     weights: WeightSettings
     loras: LoraSettings
+    sign_in: SignInSettings
     provenance: ProvenanceSettings
 
     def __init__(self, **settings: Any) -> None:
@@ -122,6 +124,7 @@ AREAS: Mapping[str, type[SettingsGroup]] = {
     "storage": StorageSettings,
     "weights": WeightSettings,
     "loras": LoraSettings,
+    "sign_in": SignInSettings,
     "provenance": ProvenanceSettings,
 }
 FIELDS: Mapping[str, FieldInfo] = {
@@ -153,6 +156,10 @@ class Secrets(BaseSettings):
     )
     api_key: SecretStr | None = Field(
         default=None, description="First API key, `id:secret`. Unset: Darkroom creates one."
+    )
+    oidc_client_secret: SecretStr | None = Field(
+        default=None,
+        description="Secret of Darkroom at the sign-in provider. Unset: it needs none.",
     )
     s3_access_key_id: SecretStr | None = Field(
         default=None, description="Unset: AWS's own environment variables, files and roles."

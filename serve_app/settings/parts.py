@@ -86,6 +86,7 @@ LIVE = frozenset(
         "min_free_disk_bytes_for_uploads",
         "model_aliases",
         "models",
+        "oidc_groups",
         "pools",
         "previews",
         "prices",

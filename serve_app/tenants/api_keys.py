@@ -12,6 +12,7 @@ from serve_app.domain.errors import TenantDisabled
 from serve_app.domain.operations import Actor
 from serve_app.tenants.credentials import Credential
 from serve_app.tenants.scopes import API, Caller
+from serve_app.tenants.sign_in import Rights
 
 DEFAULT_TENANT = "default"
 
@@ -97,6 +98,13 @@ class Keys(Protocol):
         The successor is valid as long as the key was when it was created. Returns None if the key
         does not exist, has ended, or was rotated before.
         """
+        ...
+
+    async def sign_in(
+        self, person: str, rights: Rights, expires_at: datetime, address: str
+    ) -> Credential:
+        """Create a key of a person who signed in, from ``address``. Old keys of the same person are
+        forgotten some days after their end."""
         ...
 
     async def revoke(self, key_id: str, actor: Actor | None = None) -> bool:

@@ -18,6 +18,7 @@ from serve_app.postgres.database import Database
 from serve_app.tenants.api_keys import KeyInfo, RecentKeys, disabled
 from serve_app.tenants.credentials import Credential, from_header, new_credential
 from serve_app.tenants.scopes import API, Caller
+from serve_app.tenants.sign_in import Rights
 
 CACHE_S = 5.0
 STALE_S = 60.0
@@ -76,6 +77,20 @@ noted AS (
 )
 SELECT id FROM old
 """
+SIGN_IN: LiteralString = """
+WITH forgotten AS (
+    DELETE FROM api_keys
+    WHERE tenant = %(tenant)s AND person = %(person)s AND expires_at < %(forgotten)s
+),
+made AS (
+    INSERT INTO api_keys (id, tenant, digest, scopes, expires_at, endpoints, person, created_at)
+    VALUES (%(id)s, %(tenant)s, %(digest)s, %(scopes)s, %(expires_at)s, %(endpoints)s, %(person)s,
+            %(now)s)
+)
+INSERT INTO audit (actor, address, action, subject, detail)
+VALUES (%(id)s, %(address)s, 'sign-in', %(person)s, %(detail)s::json)
+"""
+FORGET_SIGN_INS = timedelta(days=7)
 USED: LiteralString = """
 UPDATE api_keys SET last_used_at = greatest(last_used_at, %(now)s) WHERE id = ANY(%(ids)s)
 """
@@ -153,10 +168,7 @@ class KeyRing:
         actor: Actor | None = None,
     ) -> Credential:
         made = credential or new_credential()
-        await self._rows(
-            "INSERT INTO tenants (id, name) VALUES (%(id)s, %(id)s) ON CONFLICT (id) DO NOTHING",
-            {"id": tenant},
-        )
+        await self._create_tenant(tenant)
         await self._rows(
             CREATE,
             {
@@ -178,6 +190,28 @@ class KeyRing:
             },
         )
         self._unknown.drop(made.id)
+        return made
+
+    async def sign_in(
+        self, person: str, rights: Rights, expires_at: datetime, address: str
+    ) -> Credential:
+        made, now = new_credential(), self._clock.now()
+        await self._create_tenant(rights.tenant)
+        detail = {"tenant": rights.tenant, "person": person, "scopes": sorted(rights.scopes)}
+        params = {
+            "id": made.id,
+            "tenant": rights.tenant,
+            "digest": made.digest,
+            "scopes": sorted(rights.scopes),
+            "expires_at": expires_at,
+            "now": now,
+            "endpoints": [*rights.endpoints],
+            "person": person,
+            "address": address,
+            "detail": json.dumps(detail),
+            "forgotten": now - FORGET_SIGN_INS,
+        }
+        await self._rows(SIGN_IN, params)
         return made
 
     async def list(self, tenant: str) -> Sequence[KeyInfo]:
@@ -231,6 +265,12 @@ class KeyRing:
         except DatabaseUnavailable:
             self._used |= used
             raise
+
+    async def _create_tenant(self, tenant: str) -> None:
+        await self._rows(
+            "INSERT INTO tenants (id, name) VALUES (%(id)s, %(id)s) ON CONFLICT (id) DO NOTHING",
+            {"id": tenant},
+        )
 
     def _identity(self, stored: _Stored) -> Caller:
         if stored.expires_at is not None and self._clock.now() >= stored.expires_at:

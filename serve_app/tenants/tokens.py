@@ -13,9 +13,10 @@ from typing import Any
 
 import jwt
 
-from serve_app.domain.errors import Unauthenticated
+from serve_app.domain.errors import Unauthenticated, Unsupported
 from serve_app.domain.ports import Clock
 from serve_app.tenants.scopes import Caller
+from serve_app.tenants.sign_in import ACTOR
 
 ALGORITHM = "HS256"
 ISSUER = "darkroom"
@@ -55,8 +56,10 @@ class Tokens:
     def issue(self, identity: Caller, apps: Sequence[str], valid_s: int) -> str:
         """Issue a token for ``apps``, valid for ``valid_s`` seconds.
 
-        It allows submits only, regardless of the key's scopes.
+        It allows submits only, regardless of the key's scopes. ``Unsupported``: the caller has no
+        key.
         """
+        _require_key(identity)
         now = int(self._clock.now().timestamp())
         claims: dict[str, Any] = {
             "iss": ISSUER,
@@ -84,6 +87,15 @@ class Tokens:
         if self._clock.now().timestamp() >= claims["exp"]:
             raise Unauthenticated("The token has expired.")
         return TokenGrant(claims["key"], claims["sub"], tuple(claims["apps"]))
+
+
+def _require_key(caller: Caller) -> None:
+    """Tokens end with their key, so there are none for callers with a provider's token."""
+    if caller.key_id.startswith(ACTOR):
+        raise Unsupported(
+            "Tokens are issued for API keys only. Send the provider's token with this call "
+            "itself, or use a key."
+        )
 
 
 def _bare(app: str) -> str:
@@ -132,6 +144,8 @@ class UploadTokens:
         self._clock = clock
 
     def make(self, identity: Caller) -> UploadToken:
+        """Make a token. ``Unsupported``: the caller has no key."""
+        _require_key(identity)
         now = self._clock.now()
         expires = int((now + timedelta(seconds=VALID_S)).timestamp())
         claims = {

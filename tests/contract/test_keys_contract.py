@@ -15,6 +15,7 @@ from serve_app.postgres.database import Database
 from serve_app.tenants.credentials import Credential
 from serve_app.tenants.key_ring import KeyRing
 from serve_app.tenants.scopes import ADMIN, API, CANCEL, READ
+from serve_app.tenants.sign_in import Rights
 from tests.fakes.clock import FakeClock
 from tests.fakes.keyring import FakeKeyRing
 
@@ -220,3 +221,30 @@ async def test_the_last_use_of_a_key_is_written_now_and_then(ring: Ring) -> None
     await ring.keys.write_uses()
     shown = {each.id: each.last_used_at for each in await ring.keys.list("studio")}
     assert shown == {made.id: ring.clock.now(), idle.id: None}
+
+
+async def test_a_sign_in_makes_a_key_of_the_person_that_ends(ring: Ring) -> None:
+    rights = Rights("studio", frozenset({READ}), ("test/*",))
+    until = ring.clock.now() + timedelta(hours=8)
+    made = await ring.keys.sign_in("ada@example.org", rights, until, "10.0.0.7")
+    who = await ring.keys.authenticate(f"Key {made}")
+    assert (who.tenant, who.scopes, who.endpoints) == ("studio", {READ}, ("test/*",))
+    (info,) = await ring.keys.list("studio")
+    assert (info.person, info.expires_at) == ("ada@example.org", until)
+    detail = {"tenant": "studio", "person": "ada@example.org", "scopes": ["read"]}
+    assert await ring.acts() == [(Actor(made.id, "10.0.0.7"), "sign-in", info.person, detail)]
+    ring.clock.advance(8 * 3600)
+    with pytest.raises(Unauthenticated, match="expired"):
+        await ring.keys.authenticate(f"Key {made}")
+
+
+async def test_ended_sign_ins_of_a_person_are_forgotten_at_a_later_one(ring: Ring) -> None:
+    rights = Rights("studio", frozenset({READ}))
+    kept = await ring.keys.create("studio", expires_at=ring.clock.now() + timedelta(hours=1))
+    for person in ("ada", "bob", "ada"):
+        until = ring.clock.now() + timedelta(hours=8)
+        last = await ring.keys.sign_in(person, rights, until, "10.0.0.7")
+        ring.clock.advance(9 * 86_400)
+    found = await ring.keys.list("studio")
+    assert [each.person for each in found] == ["", "bob", "ada"]
+    assert {kept.id, last.id} <= {each.id for each in found}

@@ -12,6 +12,7 @@ from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from serve_app.cli.commands.downloads import chosen_endpoints, downloads
@@ -19,6 +20,7 @@ from serve_app.cli.connection.installation import Installation
 from serve_app.cli.serve import ports
 from serve_app.domain.errors import DarkroomError, Misconfigured
 from serve_app.gateway.certificate_authority import CertificateAuthority, expiry
+from serve_app.ingress.services.sign_in import provider_of
 from serve_app.provenance.certificates import (
     LOCAL_NAME,
     LOCAL_UNTIL,
@@ -34,6 +36,9 @@ from serve_app.telemetry.clock import SystemClock
 from weights import eviction
 from weights.hub import Hub
 from weights.store import Store
+
+if TYPE_CHECKING:
+    from serve_app.tenants.oidc import OpenIdProvider
 
 HUB_ANSWERS_S = 15.0
 
@@ -297,3 +302,44 @@ def _proxy(installation: Installation) -> str:
     except OSError as error:
         raise Misconfigured(f"{url} does not answer: {error}. Restart Darkroom.") from None
     return url
+
+
+# Sign-in: the provider's address, the clocks, and the address that it sends browsers back to.
+
+MAX_CLOCK_DIFFERENCE_S = 30.0
+"""Half of the difference at which tokens are refused."""
+
+
+def check_sign_in(config: Config) -> str:
+    """The provider of the sign-in, and the redirect address. ``DarkroomError`` says what is wrong
+    with it, with the clocks, or with the settings."""
+    settings, url = config.sign_in, config.server.public_url
+    asyncio.run(_check_provider(provider_of(config, Secrets(), SystemClock())))
+    if not settings.oidc_groups:
+        raise Misconfigured(
+            "DARKROOM_OIDC_GROUPS names no group, so every sign-in is refused. Name the groups of "
+            "the provider with their tenants."
+        )
+    if url is None:
+        raise Misconfigured(
+            "DARKROOM_PUBLIC_URL is not set, so the redirect address depends on the host name that "
+            "a browser uses. Set it, and register it at the provider with a slash at its end."
+        )
+    parts = urlsplit(url)
+    if parts.scheme != "https" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+        raise Misconfigured(
+            f"DARKROOM_PUBLIC_URL is {url}. Providers send browsers back over https only, and keys "
+            "would travel unencrypted. Serve Darkroom by https."
+        )
+    return f"{settings.oidc_issuer}, which sends browsers back to {url.rstrip('/')}/"
+
+
+async def _check_provider(provider: OpenIdProvider) -> None:
+    await provider.check()
+    difference_s = await provider.clock_difference_s()
+    if abs(difference_s) > MAX_CLOCK_DIFFERENCE_S:
+        side = "behind" if difference_s > 0 else "ahead of"
+        raise Misconfigured(
+            f"This machine's clock is {abs(difference_s):.0f} s {side} the provider's, so tokens "
+            "will be refused. Set it by NTP."
+        )

@@ -20,6 +20,7 @@ from serve_app.cli.connection.remote import Remote
 from serve_app.cli.connection.server import Server
 from serve_app.cli.doctor.checks import (
     check_location,
+    check_sign_in,
     gateway_checks,
     gateway_ports,
     signing,
@@ -82,6 +83,7 @@ def _checks(server: Server) -> list[tuple[str, Callable[[], str]]]:
         ("storage", lambda: check_location(installation)),
         ("proxy", _proxy),
         ("models", _models),
+        *([("sign-in", lambda: check_sign_in(Config()))] if Config().sign_in.enabled else []),
         ("signing", lambda: signing(Config(), Secrets())),
         *([("gpu", _gpu)] if Config().models.gpus else []),
         *weights_checks(Config()),

@@ -25,26 +25,13 @@ from serve_app.ingress.http.openapi import (
     in_query,
 )
 from serve_app.ingress.services.services import services_of
+from serve_app.settings import EndpointPattern, Scope, Tenant
 from serve_app.tenants.api_keys import KeyInfo
 from serve_app.tenants.credentials import Credential
 from serve_app.tenants.scopes import API, OPERATOR, Caller, granted
 
 MAX_BODY_BYTES = 16 * 1024
 
-Tenant = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
-Scope = Literal[
-    "api",
-    "submit",
-    "read",
-    "cancel",
-    "files",
-    "usage",
-    "priority",
-    "tenant-admin",
-    "operator",
-    "admin",
-]
-EndpointPattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9._/*-]{1,200}$")]
 MAX_ENDPOINTS = 100
 MAX_OVERLAP_S = 30 * 86_400
 

@@ -26,6 +26,7 @@ from serve_app.ingress.api import (
     operations,
     request_history,
     requests,
+    sign_in,
     tenants,
     usage,
     warm,
@@ -247,6 +248,7 @@ ROUTES = [
     *request_history.ROUTES,
     *keys.ROUTES,
     *tenants.ROUTES,
+    *sign_in.ROUTES,
     DocumentedRoute(
         "/healthz", alive, {"GET": CHECK_ALIVE, "HEAD": replace(CHECK_ALIVE, name="aliveHead")}
     ),

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.domain.errors import Forbidden
-from serve_app.ingress.api.keys import MAX_BODY_BYTES, Tenant
+from serve_app.ingress.api.keys import MAX_BODY_BYTES
 from serve_app.ingress.http.auth import actor_of, authenticate
 from serve_app.ingress.http.body import read_model
 from serve_app.ingress.http.context import context_of
@@ -20,14 +20,15 @@ from serve_app.ingress.http.json_schema import Time
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_path
 from serve_app.ingress.services.live_tenants import cancel_queued, limits_in_force
 from serve_app.ingress.services.services import Services, services_of
-from serve_app.settings import TenantLimits
+from serve_app.settings import Tenant, TenantLimits
 from serve_app.tenants.tenants import TenantChange, TenantInfo
 
 
 def _changeable(field: FieldInfo) -> tuple[Any, Any]:
-    """A field of ``TenantLimits`` that may be left out or null."""
-    type_: Any = Annotated[field.annotation | None, *field.metadata]
-    return type_, Field(None, description=field.description)
+    """A field of ``TenantLimits`` that may be left out or null. Its bounds are checked later:
+    OpenAPI 3.0 cannot write them all."""
+    type_: Any = field.annotation
+    return type_ | None, Field(None, description=field.description)
 
 
 _FIELDS: Any = {name: _changeable(each) for name, each in TenantLimits.model_fields.items()}

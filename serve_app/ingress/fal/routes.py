@@ -75,7 +75,7 @@ ISSUE_TOKEN = Operation(
     "issueToken",
     "Issue a token for streams and realtime sessions of some endpoints",
     {200: answer("The token.", str)},
-    errors=(403, 413, 422),
+    errors=(400, 413, 422),
     body=NewToken,
     tag="tokens",
 )

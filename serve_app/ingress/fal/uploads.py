@@ -217,6 +217,7 @@ ISSUE_TOKEN = Operation(
     "uploadToken",
     "Issue a token for uploads",
     {200: answer("The token.", UploadCredential)},
+    errors=(400,),
     tag=TAG,
 )
 INITIATE = Operation(

@@ -54,6 +54,7 @@ TABLE: Mapping[type[DarkroomError], ErrorResponse] = {
     errors.Unavailable: ErrorResponse(503, "runner_scheduling_failure"),
     errors.EndpointDraining: ErrorResponse(503, "runner_scheduling_failure"),
     errors.DatabaseUnavailable: ErrorResponse(503, "database_unavailable"),
+    errors.ProviderUnavailable: ErrorResponse(503, "provider_unavailable"),
     errors.StorageUnavailable: ErrorResponse(503, "storage_unavailable"),
     errors.StorageFull: ErrorResponse(507, "storage_full"),
     errors.Fenced: ErrorResponse(410, "fenced"),

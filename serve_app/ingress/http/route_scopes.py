@@ -33,6 +33,7 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/files/{key:path}": NO_KEY,  # its URL is the credential
         "/v1/shared/{token}": NO_KEY,
         "/v1/keys/self": ANY_KEY,
+        "/v1/sign-in": NO_KEY,
         "/v1/keys": TENANT_ADMIN,
         "/v1/models": ANY_KEY,
         "/v1/models/pricing": ANY_KEY,
@@ -100,6 +101,8 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/v1/webhooks/test": SUBMIT,
         "/v1/keys": TENANT_ADMIN,
         "/v1/keys/{key_id}/rotate": TENANT_ADMIN,
+        "/v1/sign-in": NO_KEY,
+        "/v1/sign-in/finish": NO_KEY,  # the provider's code
         "/v1/tenants": OPERATOR,
         "/v1/warm": OPERATOR,
         f"{OPENAI_PREFIX}/images/generations": SUBMIT,
@@ -141,6 +144,7 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/v1/uploads/{key:path}": FILES,
         "/v1/shares/{share_id}": FILES,
         "/v1/keys/{key_id}": TENANT_ADMIN,
+        "/v1/sign-in": ANY_KEY,
         "/v1/models/entries/{endpoint_id:path}": OPERATOR,
         "/v1/warm/{endpoint_id:path}": OPERATOR,
         f"{OPENAI_PREFIX}/videos/{{request_id}}": CANCEL,

@@ -26,6 +26,7 @@ from serve_app.ingress.services.live_catalog import LiveCatalog
 from serve_app.ingress.services.live_tenants import LiveTenants
 from serve_app.ingress.services.replies import Replies
 from serve_app.ingress.services.session_limit import SessionCounts
+from serve_app.ingress.services.sign_in import SignIn
 from serve_app.ingress.services.warm_pools import WarmPools
 from serve_app.ingress.services.webhooks import Webhooks
 from serve_app.settings import Config, PoolConfig
@@ -151,6 +152,7 @@ class Identity:
     tokens: Tokens
     upload_tokens: UploadTokens
     tenants: LiveTenants
+    sign_in: SignIn | None = None  # None: people use API keys
 
 
 CAPACITY = frozenset({429, 503, 507})

@@ -1,0 +1,163 @@
+"""``/v1/sign-in``: people sign in at an OpenID Connect provider, and get a short-lived key.
+
+The page holds that key as it holds any other, and sends it in a header. There is no cookie, so no
+other site can make calls in its name.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from serve_app.domain.errors import Forbidden, NotFound
+from serve_app.ingress.http.auth import actor_of, authenticate, counted_failure
+from serve_app.ingress.http.body import read_model
+from serve_app.ingress.http.client_address import client_address
+from serve_app.ingress.http.context import context_of
+from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.json_schema import Time
+from serve_app.ingress.http.openapi import Answer, DocumentedRoute, Operation, answer
+from serve_app.ingress.http.origin import origin_of
+from serve_app.ingress.services.services import services_of
+from serve_app.ingress.services.sign_in import SignIn
+from serve_app.tenants.api_keys import disabled
+from serve_app.tenants.sign_in import rights_of
+
+MAX_BODY_BYTES = 16 * 1024
+
+
+class SignInOffer(TypedDict):
+    """Offer to sign in, if people can."""
+
+    available: bool
+
+
+class BegunAtProvider(TypedDict):
+    """Where to sign in. The caller keeps `state` and `secret` until the provider sends the browser
+    back, and compares the state."""
+
+    url: str
+    state: str
+    secret: str
+
+
+class ProviderAnswer(BaseModel):
+    """Answer of the provider, as the browser was sent back with it, and the secret."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    code: str = Field(min_length=1, max_length=4096)
+    state: str = Field(min_length=1, max_length=4096)
+    secret: str = Field(min_length=1, max_length=256)
+
+
+class SignedIn(TypedDict):
+    """Key of a person. It ends by itself, or by signing out."""
+
+    key_id: str
+    key: str
+    person: str
+    tenant: str
+    expires_at: Time
+
+
+async def offered(request: HttpRequest) -> Response:
+    """Tell the page whether to offer the sign-in."""
+    context_of(request).route = "v1.sign-in"
+    body: SignInOffer = {"available": services_of(request).identity.sign_in is not None}
+    return json_reply(body)
+
+
+async def begun(request: HttpRequest) -> Response:
+    """Begin a sign-in. Nothing is stored."""
+    context_of(request).route = "v1.sign-in.begin"
+    sign_in = _sign_in(request)
+    values = sign_in.states.begin()
+    url = await sign_in.provider.begin(_redirect_uri(request), values)
+    body: BegunAtProvider = {"url": url, "state": values.state, "secret": values.secret}
+    return json_reply(body)
+
+
+async def finished(request: HttpRequest) -> Response:
+    """End a sign-in: exchange the provider's code for a key of the person."""
+    context_of(request).route = "v1.sign-in.finish"
+    services, sign_in = services_of(request), _sign_in(request)
+    given = await read_model(request, ProviderAnswer, MAX_BODY_BYTES)
+    with counted_failure(request, always=True):
+        values = sign_in.states.check(given.state, given.secret)
+        person = await sign_in.provider.finish(_redirect_uri(request), given.code, values)
+    rights = rights_of(person, sign_in.groups(services.config))
+    if rights.tenant in services.identity.tenants.disabled:
+        raise disabled(rights.tenant)
+    valid = timedelta(seconds=services.config.sign_in.oidc_session_s)
+    until = services.clock.now() + valid
+    credential = await services.identity.keys.sign_in(
+        person.name, rights, until, client_address(request)
+    )
+    body: SignedIn = {
+        "key_id": credential.id,
+        "key": str(credential),
+        "person": person.name,
+        "tenant": rights.tenant,
+        "expires_at": until.isoformat(),
+    }
+    return json_reply(body, 201)
+
+
+async def signed_out(request: HttpRequest) -> Response:
+    """End the sign-in that the calling key is of. Unlike other keys, it revokes itself."""
+    context_of(request).route = "v1.sign-in.end"
+    caller = await authenticate(request)
+    keys = services_of(request).identity.keys
+    found = await keys.find(caller.key_id)
+    if found is None or not found.person:
+        raise Forbidden("This key is not of a sign-in. Only a sign-in ends itself.")
+    await keys.revoke(caller.key_id, actor_of(request))
+    return Response(status_code=204)
+
+
+OFFER = Operation(
+    "getSignIn",
+    "Say whether people can sign in",
+    {200: answer("Whether they can.", SignInOffer)},
+    key=False,
+)
+BEGIN = Operation(
+    "beginSignIn",
+    "Begin a sign-in at the provider",
+    {200: answer("Where to send the browser.", BegunAtProvider)},
+    errors=(404,),
+    key=False,
+)
+FINISH = Operation(
+    "finishSignIn",
+    "End a sign-in, and get a key of the person",
+    {201: answer("The key. Its secret is shown only once.", SignedIn)},
+    errors=(401, 403, 404, 413, 422),
+    body=ProviderAnswer,
+    key=False,
+)
+END = Operation("signOut", "End the sign-in that the key is of", {204: Answer("It has ended.")})
+
+ROUTES = [
+    DocumentedRoute("/v1/sign-in", offered, {"GET": OFFER}),
+    DocumentedRoute("/v1/sign-in", begun, {"POST": BEGIN}),
+    DocumentedRoute("/v1/sign-in", signed_out, {"DELETE": END}),
+    DocumentedRoute("/v1/sign-in/finish", finished, {"POST": FINISH}),
+]
+
+
+def _sign_in(request: HttpRequest) -> SignIn:
+    found = services_of(request).identity.sign_in
+    if found is None:
+        raise NotFound("People cannot sign in here: DARKROOM_OIDC_ISSUER is not set.")
+    return found
+
+
+def _redirect_uri(request: HttpRequest) -> str:
+    """Address of the page, to which the provider sends the browser back."""
+    return f"{origin_of(request)}/"

@@ -1,0 +1,78 @@
+// Sign-in of people at a provider. Nothing of it is shown where there is none.
+
+const PLACE = "darkroom.sign-in";
+const PERSON = "darkroom.person";
+
+/** Sign-in that this tab has begun, and the person whose key the browser holds. */
+export class SignIn {
+  #api;
+
+  constructor(api) {
+    this.#api = api;
+  }
+
+  /** What the provider sent back with the browser, removed from the address; null without it. */
+  takeAnswer() {
+    const given = new URLSearchParams(location.search);
+    if (!given.has("state") || !(given.has("code") || given.has("error"))) return null;
+    history.replaceState(history.state, "", location.pathname + location.hash);
+    return given;
+  }
+
+  /** True if people can sign in here; false also while Darkroom does not answer. */
+  async isOffered() {
+    try {
+      return (await this.#api.call("GET", "v1/sign-in")).available;
+    } catch {
+      return false;
+    }
+  }
+
+  /** Sends the browser to the provider. Throws like `Api.call`. */
+  async begin() {
+    const { url, state, secret } = await this.#api.call("POST", "v1/sign-in");
+    sessionStorage.setItem(PLACE, JSON.stringify({ state, secret }));
+    location.assign(url);
+  }
+
+  /** Key of the person who came back with `answer`. Throws an error with words for the person. */
+  async finish(answer) {
+    const begun = JSON.parse(sessionStorage.getItem(PLACE) ?? "null");
+    sessionStorage.removeItem(PLACE);
+    const [code, state] = [answer.get("code"), answer.get("state")];
+    if (begun === null || begun.state !== state) {
+      throw new Error("This sign-in did not begin in this tab. Sign in again.");
+    }
+    if (code === null) {
+      throw new Error("The provider did not sign you in. Try again, or use an API key.");
+    }
+    const body = { code, state, secret: begun.secret };
+    const { key, person } = await this.#api.call("POST", "v1/sign-in/finish", body);
+    localStorage.setItem(PERSON, person);
+    return key;
+  }
+
+  /** Name of the person whose key is in use; null if it is no key of a sign-in. */
+  get person() {
+    try {
+      return localStorage.getItem(PERSON);
+    } catch {
+      return null; // The browser forbids storage.
+    }
+  }
+
+  /** Ends the session at the server, if it answers, and forgets the person. */
+  async end() {
+    this.forget();
+    await this.#api.call("DELETE", "v1/sign-in").catch(() => {});
+  }
+
+  /** Forgets the person, as when another key is used. */
+  forget() {
+    try {
+      localStorage.removeItem(PERSON);
+    } catch {
+      // Nothing was kept.
+    }
+  }
+}
