@@ -137,7 +137,12 @@ class ArtifactDelivery:
         if self._writer is not None:
             described = json.loads(self.scratch.description or "{}")
             self._facts = GenerationFacts(
-                lease.endpoint.id, model, used_seed, lease.request_id, description=described
+                lease.endpoint.id,
+                model,
+                used_seed,
+                lease.request_id,
+                deterministic=lease.alone,
+                description=described,
             )
 
     async def deliver(

@@ -54,6 +54,7 @@ class GenerationFacts:
     request_id: str = ""
     steps: int = 0
     loras: Sequence[Mapping[str, Any]] = ()  # digest and scale of each
+    deterministic: bool = False  # it shared no forward pass with other requests
     description: Mapping[str, Any] = field(default_factory=dict[str, Any])  # of described files
 
     def manifest(self) -> str:
@@ -65,10 +66,11 @@ class GenerationFacts:
             "steps": self.steps,
             "request_id": self.request_id,
             "loras": list(self.loras),
+            "deterministic": self.deterministic,
             "description": dict(self.description),
             "versions": versions(),
         }
-        kept = {name: value for name, value in facts.items() if value not in ("", [], {})}
+        kept = {name: value for name, value in facts.items() if value not in ("", [], {}, None)}
         made = {"action": "c2pa.created", "digitalSourceType": TRAINED_ALGORITHMIC_MEDIA}
         return json.dumps(
             {

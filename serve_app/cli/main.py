@@ -33,6 +33,7 @@ from serve_app.cli.generation import command as generation
 from serve_app.cli.generation.options import FROM_PROMPT, GenerateOptions
 from serve_app.cli.migration.command import migrate_group
 from serve_app.cli.serve import ports
+from serve_app.cli.verification.command import verify_command
 from serve_app.domain.errors import DarkroomError
 from serve_app.settings import read_config, refuse_unknown
 from serve_app.telemetry.version import PACKAGE
@@ -313,6 +314,7 @@ main.add_command(backup.backup_command)
 main.add_command(backup.restore_command)
 main.add_command(backup.fsck_command)
 main.add_command(inspect_file.inspect_command)
+main.add_command(verify_command)
 main.add_command(models_group)
 main.add_command(tune_command)
 main.add_command(top_command)

@@ -90,8 +90,10 @@ class Client:
             )
         return response.is_success, answer
 
-    def submit(self, endpoint: str, body: dict[str, Any]) -> dict[str, Any]:
-        return dict(self._call("POST", f"/queue/{endpoint}", json=body))
+    def submit(
+        self, endpoint: str, body: dict[str, Any], headers: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        return dict(self._call("POST", f"/queue/{endpoint}", json=body, headers=headers))
 
     def follow(self, submitted: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Yield statuses until the request has completed. The last status is the completed one."""

@@ -45,14 +45,20 @@ def server(command: Callable[..., Any]) -> Callable[..., Any]:
         own = {name: value for name, value in given.items() if name not in SERVER}
         return command(*args, server=chosen, **own)
 
+    return server_options(call)
+
+
+def server_options(command: Command) -> Command:
+    """Add the options that choose a Darkroom, as the parameters ``SERVER``, without looking for
+    it. For commands that may not need one."""
     for option in (
         click.option("--context", "server_context", help="Context saved by `darkroom login`."),
         click.option("--key", "server_key", help="API key. With --url: DARKROOM_API_KEY."),
         click.option("--url", "server_url", help="Address of a Darkroom, not --data-dir."),
         data_dir("server_data_dir"),
     ):
-        call = option(call)
-    return call
+        command = option(command)
+    return command
 
 
 def installation(command: Command) -> Command:

@@ -60,6 +60,7 @@ EXAMPLES = {
         "echo a red circle | darkroom generate - -o - > circle.png",
     ),
     "inspect": ("darkroom inspect circle.png",),
+    "verify": ("darkroom verify circle.png", "darkroom verify circle.png --replay"),
     "models": ("darkroom models", "darkroom models --all"),
     "models pull": ("darkroom models pull fal-ai/flux/schnell --yes",),
     "models add": (

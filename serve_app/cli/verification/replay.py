@@ -1,0 +1,131 @@
+"""An image is drawn again from what its manifest says, and compared."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageChops, UnidentifiedImageError
+
+from serve_app.cli.connection.client import ApiFailure, Client
+from serve_app.cli.connection.server import Server
+from serve_app.cli.generation.files import decode_data_uri, outputs
+from serve_app.domain.errors import InvalidInput
+from serve_app.provenance.reader import SignatureState, verify
+
+ALONE = {"X-Darkroom-Deterministic": "1", "X-Darkroom-Cache": "no"}
+COMPARED = ("endpoint", "model", "loras", "seed", "steps", "versions")
+"""Facts that decide the pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """Difference between a file and the image that was drawn again."""
+
+    most: int  # largest difference of a channel of a pixel, of 255
+    changed: float  # share of the pixels that differ
+    deterministic: bool  # the file's own request was
+    differing_facts: Sequence[str] = ()  # such as versions; empty also if they are not known
+
+    @property
+    def equal(self) -> bool:
+        return self.most == 0
+
+    @property
+    def words(self) -> str:
+        if self.equal:
+            return "drawn again, every pixel is equal"
+        text = (
+            f"drawn again, {self.changed:.1%} of the pixels differ, by at most {self.most} of 255"
+        )
+        if not self.deterministic:
+            text += "; the file's request was not deterministic, so small differences are usual"
+        return text
+
+
+Draw = Callable[[str, dict[str, Any]], Iterable[bytes]]
+"""Makes the images of a request to an endpoint with an input."""
+
+
+def replay(draw: Draw, file: Path, facts: Mapping[str, Any]) -> Replay:
+    """Draw the image again and compare it with the file.
+
+    Raises ``InvalidInput`` if the manifest does not say enough, or the file is no image.
+    """
+    given = facts.get("description") or {}
+    if not facts.get("endpoint") or "prompt" not in given:
+        raise InvalidInput(
+            f"The manifest of {file} has no prompt, so the image cannot be drawn again. Prompts "
+            "are in manifests of described files only (DARKROOM_DESCRIBE_FILES)."
+        )
+    try:
+        before = Image.open(file).convert("RGB")
+    except (UnidentifiedImageError, OSError):
+        raise InvalidInput(f"{file} is no image that can be compared.") from None
+    body = {"prompt": given["prompt"], "seed": facts["seed"], **given.get("settings", {})}
+    contents = draw(str(facts["endpoint"]), body)
+    measured = [(_difference(before, each), each) for each in contents]
+    if not measured:
+        raise ApiFailure(f"{facts['endpoint']} returned no image.")
+    (most, changed), nearest = min(measured, key=lambda each: each[0])
+    differing = tuple(_differing(facts, _facts_of(nearest, file.suffix)))
+    return Replay(most, changed, bool(facts.get("deterministic")), differing)
+
+
+def drawn_by(server: Server) -> Draw:
+    """Draw on a server: alone, and without an earlier outcome. ``ApiFailure`` if it fails there."""
+
+    def draw(endpoint: str, body: dict[str, Any]) -> Iterator[bytes]:
+        with Client(server) as client:
+            submitted = client.submit(endpoint, body, headers=ALONE)
+            for _ in client.follow(submitted):
+                pass
+            for each in outputs(client.get(submitted["response_url"])):
+                url = str(each["url"])
+                content = decode_data_uri(url)
+                yield client.download(url) if content is None else content
+
+    return draw
+
+
+def _difference(before: Image.Image, content: bytes) -> tuple[int, float]:
+    """Largest difference of a channel, and the share of pixels that differ."""
+    with Image.open(io.BytesIO(content)) as opened:
+        after = opened.convert("RGB")
+    if after.size != before.size:
+        return 255, 1.0
+    channels = ImageChops.difference(before, after).split()
+    most = ImageChops.lighter(ImageChops.lighter(channels[0], channels[1]), channels[2])
+    histogram = most.histogram()
+    largest = max(level for level, count in enumerate(histogram) if count)
+    return largest, 1 - histogram[0] / (after.width * after.height)
+
+
+def _facts_of(content: bytes, suffix: str) -> Mapping[str, Any]:
+    """What the manifest of an image says that was drawn again; empty if it is not signed."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"again{suffix}"
+        path.write_bytes(content)
+        found = verify(path)
+    return {} if found.verdict is SignatureState.UNSIGNED else found.generation
+
+
+def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    if not after:
+        return []
+    found: list[str] = []
+    for name in COMPARED:
+        if name == "versions":
+            old, new = before.get(name, {}), after.get(name, {})
+            found += [
+                f"{each} {old.get(each, 'unknown')} then, {new.get(each, 'unknown')} now"
+                for each in sorted({*old, *new})
+                if old.get(each) != new.get(each)
+            ]
+        elif before.get(name) != after.get(name):
+            found.append(f"{name} {before.get(name)} then, {after.get(name)} now")
+    return found

@@ -1,0 +1,175 @@
+"""``darkroom verify`` as typed by a user."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from deployments.engine.media.images import encode
+from deployments.transfer.manifest import GenerationFacts, ManifestWriter
+from deployments.transfer.uploader import MediaFile
+from serve_app.cli.connection.remote import Remote
+from serve_app.cli.main import main
+from serve_app.cli.verification.replay import drawn_by, replay
+from serve_app.domain.artifact import UploadTicket
+from serve_app.domain.errors import InvalidInput
+from serve_app.domain.lease import LeaseKey
+from serve_app.provenance.certificates import CERTIFICATES_FILE
+from serve_app.provenance.reader import verify
+from tests.fakes.file_signer import FakeFileSigner
+from tests.wire.served import served
+
+pytestmark = pytest.mark.engine
+
+SIGNER = FakeFileSigner()
+DESCRIBED = {"prompt": "a red circle", "settings": {"image_size": "square"}}
+FACTS = GenerationFacts(
+    "fal-ai/flux/schnell", "o/n@1", 7, "r-1", 4, deterministic=True, description=DESCRIBED
+)
+
+
+def image(red: int = 200) -> Image.Image:
+    return Image.new("RGB", (16, 16), (red, 20, 20))
+
+
+def signed(body: bytes, facts: GenerationFacts = FACTS) -> bytes:
+    async def sign() -> bytes:
+        loop = asyncio.get_running_loop()
+        writer = ManifestWriter(SIGNER, LeaseKey("r-1", 1), SIGNER.chain, loop)
+        ticket = UploadTicket("k", "http://s/k", "image/png", 10**8)
+        file = await asyncio.to_thread(writer.signed, MediaFile(ticket, body), facts)
+        return file.in_memory()
+
+    return asyncio.run(sign())
+
+
+def png(red: int = 200) -> bytes:
+    return encode(image(red), "image/png", marked=True)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "a.png"
+    path.write_bytes(signed(png()))
+    return path
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """Data directory of the installation that signed the file."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / CERTIFICATES_FILE).write_text(SIGNER.chain)
+    return folder
+
+
+def typed(file: Path, data_dir: Path, *more: str) -> Result:
+    return CliRunner().invoke(main, ["verify", str(file), "--data-dir", str(data_dir), *more])
+
+
+def test_a_file_of_this_installation_is_trusted_and_says_what_made_it(
+    file: Path, data_dir: Path
+) -> None:
+    ran = typed(file, data_dir)
+    assert ran.exit_code == 0, ran.output
+    shown = ran.stdout.splitlines()
+    assert shown[0] == "signature  unchanged since a trusted signer signed it"
+    assert shown[1] == "mark       says that it is AI-generated"
+    assert "Darkroom local, not trusted by public viewers: files" in shown[2]
+    assert "request    r-1" in shown
+    assert "seed       7" in shown
+
+
+def test_the_signer_of_another_installation_is_not_known(file: Path, tmp_path: Path) -> None:
+    ran = typed(file, tmp_path)
+    assert ran.exit_code == 3
+    assert "the signer is not known here" in ran.stdout
+    trusted = tmp_path / "theirs.pem"
+    trusted.write_text(SIGNER.chain)
+    assert typed(file, tmp_path, "--trust", str(trusted)).exit_code == 0
+
+
+def test_a_change_of_one_byte_is_found(file: Path, data_dir: Path) -> None:
+    body = bytearray(file.read_bytes())
+    body[-30] ^= 1
+    file.write_bytes(body)
+    ran = typed(file, data_dir, "--json")
+    assert ran.exit_code == 2
+    found = json.loads(ran.stdout)
+    assert found["verdict"] == "invalid"
+    assert any("mismatch" in each for each in found["problems"])
+
+
+def test_a_file_that_was_saved_again_has_no_signature(file: Path, data_dir: Path) -> None:
+    Image.open(file).save(file)
+    ran = typed(file, data_dir)
+    assert ran.exit_code == 4
+    assert ran.stdout.splitlines() == ["signature  not signed", "mark       none"]
+    assert typed(file, data_dir, "--replay").exit_code == 1
+
+
+def test_what_is_no_file_of_a_known_type_is_reported(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("nothing")
+    ran = typed(path, tmp_path)
+    assert ran.exit_code == 1
+    assert "cannot be signed" in ran.output
+
+
+def of(*images: bytes) -> Any:
+    """Server that draws these, and notes what it was asked for."""
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    def draw(endpoint: str, body: dict[str, Any]) -> Iterable[bytes]:
+        asked.append((endpoint, body))
+        return images
+
+    draw.asked = asked  # pyright: ignore[reportFunctionMemberAccess]
+    return draw
+
+
+def test_an_image_that_is_drawn_again_is_compared_pixel_by_pixel(file: Path) -> None:
+    facts = verify(file).generation
+    draw = of(signed(png()))
+    found = replay(draw, file, facts)
+    assert (found.equal, found.differing_facts) == (True, ())
+    body = {"prompt": "a red circle", "seed": 7, "image_size": "square"}
+    assert draw.asked == [("fal-ai/flux/schnell", body)]
+
+
+def test_the_nearest_of_several_images_counts_and_its_difference_is_said(file: Path) -> None:
+    facts = verify(file).generation
+    changed = replace(FACTS, model="o/n@2", description={})
+    found = replay(of(png(0), signed(png(203), changed)), file, facts)
+    assert (found.most, found.changed) == (3, 1.0)
+    assert found.words == "drawn again, 100.0% of the pixels differ, by at most 3 of 255"
+    assert found.differing_facts == ("model o/n@1 then, o/n@2 now",)
+
+
+def test_without_a_prompt_in_the_manifest_nothing_is_drawn(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(signed(png(), replace(FACTS, description={})))
+    with pytest.raises(InvalidInput, match="has no prompt"):
+        replay(of(), path, verify(path).generation)
+
+
+def test_a_difference_in_an_image_that_was_drawn_with_others_is_usual(file: Path) -> None:
+    facts = {**verify(file).generation, "deterministic": False}
+    buffer = io.BytesIO()
+    image(201).save(buffer, "PNG")
+    assert "small differences are usual" in replay(of(buffer.getvalue()), file, facts).words
+
+
+def test_a_server_draws_alone_and_without_earlier_outcomes() -> None:
+    with served() as address:
+        draw = drawn_by(Remote(address.url, address.key))
+        assert list(draw("test/probe", {"artifacts": 1, "content": "abc"})) == [b"abc"]
