@@ -25,10 +25,12 @@ from pydantic_settings import (
 from serve_app.domain.errors import Misconfigured
 from serve_app.settings.groups import (
     PREFIX,
+    BillingSettings,
     GatewaySettings,
     LimitSettings,
     LoraSettings,
     ModelSettings,
+    ProvenanceSettings,
     QueueSettings,
     ServerSettings,
     SettingsGroup,
@@ -62,11 +64,13 @@ class Config(BaseModel):
     telemetry: TelemetrySettings
     models: ModelSettings
     queue: QueueSettings
+    billing: BillingSettings
     webhooks: WebhookSettings
     limits: LimitSettings
     storage: StorageSettings
     weights: WeightSettings
     loras: LoraSettings
+    provenance: ProvenanceSettings
 
     def __init__(self, **settings: Any) -> None:
         groups: dict[str, dict[str, Any]] = {name: {} for name in AREAS}
@@ -112,11 +116,13 @@ AREAS: Mapping[str, type[SettingsGroup]] = {
     "telemetry": TelemetrySettings,
     "models": ModelSettings,
     "queue": QueueSettings,
+    "billing": BillingSettings,
     "webhooks": WebhookSettings,
     "limits": LimitSettings,
     "storage": StorageSettings,
     "weights": WeightSettings,
     "loras": LoraSettings,
+    "provenance": ProvenanceSettings,
 }
 FIELDS: Mapping[str, FieldInfo] = {
     name: field for group in AREAS.values() for name, field in group.model_fields.items()
@@ -152,6 +158,10 @@ class Secrets(BaseSettings):
         default=None, description="Unset: AWS's own environment variables, files and roles."
     )
     s3_secret_access_key: SecretStr | None = Field(default=None)
+    signing_key: SecretStr | None = Field(
+        default=None,
+        description="Private key of `DARKROOM_SIGNING_CERTIFICATE`, as PEM: on the curve P-256.",
+    )
     proxy_secret: SecretStr | None = Field(
         default=None,
         description="Secret in the header `X-Darkroom-Proxy-Secret` of a proxy whose "

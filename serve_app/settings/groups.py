@@ -15,7 +15,9 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from serve_app.domain.billing.price import Price
 from serve_app.domain.endpoint import MODEL_ALIASES, StoreConfig
+from serve_app.domain.media.marking import Marking, MarkPolicy
 from serve_app.settings.pools import EndpointLimits, PoolConfig, TenantLimits, with_families
 from serve_app.telemetry.logs import Format
 
@@ -248,6 +250,16 @@ class QueueSettings(SettingsGroup):
     )
 
 
+class BillingSettings(SettingsGroup):
+    """Prices, and what the machines cost."""
+
+    prices: dict[str, Price] = Field(
+        default_factory=dict,
+        description="Prices by endpoint: `unit`, `amount` and `currency`. They have priority over "
+        "those of the catalogue.",
+    )
+
+
 class WebhookSettings(SettingsGroup):
     """Delivery of webhooks."""
 
@@ -427,3 +439,31 @@ class LoraSettings(SettingsGroup):
     max_adapter_bytes: int = Field(
         default=2 * 2**30, ge=1, description="Maximum size of a LoRA that a request names."
     )
+
+
+class ProvenanceSettings(SettingsGroup):
+    """What files say of their origin."""
+
+    mark_files: MarkPolicy = Field(
+        default=MarkPolicy.ON,
+        description="Generated files say that they are AI-generated: `on`, `off`, or `required`: a "
+        "file without the mark fails its request.",
+    )
+    tenant_mark_files: dict[str, MarkPolicy] = Field(
+        default_factory=dict, description="The same for individual tenants, by id."
+    )
+
+    sign_files: Literal["off", "local", "certificate"] = Field(
+        default="off",
+        description="Sign marked files (C2PA): with `certificate`, yours; with `local`, one of "
+        "this installation, which no public viewer trusts.",
+    )
+    signing_certificate: AbsolutePath | None = Field(
+        default=None,
+        description="PEM file with the certificate of the signer and those that issued it.",
+    )
+
+    @property
+    def marking(self) -> Marking:
+        """Policies for marks, of the installation and of tenants."""
+        return Marking(self.mark_files, self.tenant_mark_files)

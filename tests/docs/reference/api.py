@@ -42,14 +42,20 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "Requests",
         (
-            r"/v1/requests(?!/\{request_id\}/(requeue|fail|webhook)).*",
+            r"/v1/requests(?!/\{request_id\}/(requeue|fail|priority|webhook)).*",
             r"/v1/(estimate|drafts.*|loras|shares?.*)",
             r"/v1/models/req.*",
         ),
     ),
     (
         "Models and usage",
-        (r"/v1/models.*", r"/llms.txt", r"/models/.*", r"/openapi.json", r"/api/.*"),
+        (
+            r"/v1/(models|usage).*",
+            r"/llms.txt",
+            r"/models/.*",
+            r"/openapi.json",
+            r"/api/.*",
+        ),
     ),
     ("Webhooks", (r"/v1/webhooks.*", r".*/webhook(/redeliver)?", r".*jwks.json")),
     ("Files and uploads", (r"/files/.*", r"/v1/uploads.*", r"/rest/storage/.*", r"/cdn/files/.*")),
