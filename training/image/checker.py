@@ -27,8 +27,8 @@ _SMALLEST_OBJECT: Final = 160
 #: More foreground pixels than this outside the objects are visible.
 _MOST_STRAY_PIXELS: Final = 12
 #: An outline that overlaps less than this with every shape is no shape.
-_SHAPE_OVERLAP: Final = 0.84
-_TEMPLATE_SIDE: Final = 64
+_SHAPE_OVERLAP: Final = 0.82
+_TEMPLATE_SIDE: Final = 96
 
 _OBJECT_COLOURS: Final = {name: BACKGROUND_COLOURS[name] for name in COLOURS}
 
@@ -156,8 +156,11 @@ def _shape_of(blob: Blob) -> str:
 
 
 def _overlap(blob: Blob, shape: str) -> float:
-    """Intersection over union of the blob and the shape, scaled to the same larger side."""
-    seen, template = _scaled(blob.mask), _template(shape)
+    """Intersection over union of the blob and the shape, with the same centroid and area.
+
+    Their boxes would say less: a star whose points are a little round has a smaller one.
+    """
+    seen, template = _centred(blob.mask), _template(shape)
     return float((seen & template).sum() / (seen | template).sum())
 
 
@@ -165,17 +168,24 @@ def _overlap(blob: Blob, shape: str) -> float:
 def _template(shape: str) -> np.ndarray:
     drawn = cover(shape, centre=(128.0, 128.0), radius=120.0, width=256, height=256) > 0.5
     (blob,) = find_blobs(drawn, smallest=1)
-    return _scaled(blob.mask)
+    return _centred(blob.mask)
 
 
-def _scaled(region: np.ndarray) -> np.ndarray:
-    """The region in the middle of a square, with its aspect: bool [_TEMPLATE_SIDE] * 2."""
-    side = max(region.shape)
-    square = np.zeros((side, side), dtype=np.uint8)
-    top, left = ((side - length) // 2 for length in region.shape)
-    square[top : top + region.shape[0], left : left + region.shape[1]] = region * np.uint8(255)
-    small = Image.fromarray(square).resize((_TEMPLATE_SIDE,) * 2, Image.Resampling.BILINEAR)
-    return np.asarray(small) > 127
+def _centred(region: np.ndarray) -> np.ndarray:
+    """The region with its centroid in the middle of a square, and a sixth of it in area: bool
+    [_TEMPLATE_SIDE] * 2."""
+    rows, columns = np.nonzero(region)
+    scale = float(np.sqrt(len(rows) / (_TEMPLATE_SIDE**2 / 6)))
+    middle = _TEMPLATE_SIDE / 2
+    left = columns.mean() + 0.5 - middle * scale
+    top = rows.mean() + 0.5 - middle * scale
+    moved = Image.fromarray(region.astype(np.uint8) * np.uint8(255)).transform(
+        (_TEMPLATE_SIDE,) * 2,
+        Image.Transform.AFFINE,
+        (scale, 0.0, left, 0.0, scale, top),
+        Image.Resampling.BILINEAR,
+    )
+    return np.asarray(moved) > 127
 
 
 def _shows_relations(seen: tuple[Sight, ...], asked: Composition) -> bool:

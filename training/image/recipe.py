@@ -43,7 +43,7 @@ class Steps:
 
     vae: int = 360
     reading: int = 1_000
-    flux: int = 40_000
+    flux: int = 30_000
     polish: int = 4_000
 
 

@@ -39,7 +39,7 @@ class SdxlSteps:
     """How many each stage has. The defaults take a night on two cores."""
 
     reading: int = 2_000
-    sdxl: int = 40_000
+    sdxl: int = 30_000
 
 
 @dataclass(frozen=True)

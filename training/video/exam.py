@@ -49,7 +49,9 @@ def set_questions(count: int, *, seed: int, free_wording: bool = False) -> list[
     ]
 
 
-def set_images(count: int, *, seed: int, motion_only: bool = False) -> list[Question]:
+def set_images(
+    count: int, *, seed: int, motion_only: bool = False, scale: int = 1
+) -> list[Question]:
     """Held-out videos to go on from their first frame, asked for in full or by the motion alone."""
     rng = np.random.default_rng(seed)
     videos = [sample_video(rng, free=True, held_out=True) for _ in range(count)]
@@ -57,7 +59,7 @@ def set_images(count: int, *, seed: int, motion_only: bool = False) -> list[Ques
         Question(
             motion_prompt(rng, video) if motion_only else plain_prompt(video),
             video,
-            Image.fromarray((render_array(video)[0] * 255.0).round().astype(np.uint8)),
+            Image.fromarray((render_array(video, scale)[0] * 255.0).round().astype(np.uint8)),
         )
         for video in videos
     ]
@@ -83,15 +85,21 @@ def sit(
     steps: int,
     guidance: float = 1.0,
     seed: int = 0,
+    scale: int = 1,
 ) -> list[Answer]:
-    """Every question answered once, the i-th from `seed + i`, and judged."""
+    """Every question answered once, the i-th from `seed + i`, and judged.
+
+    Videos from words have ``scale`` times `SIDE` pixels, others as many as their image.
+    """
     answers = []
     for start in range(0, len(questions), _VIDEOS_AT_ONCE):
         asked = questions[start : start + _VIDEOS_AT_ONCE]
         seeds = range(seed + start, seed + start + len(asked))
         if asked[0].image is None:
             prompts = [question.prompt for question in asked]
-            videos = make(pipeline, prompts, steps=steps, guidance=guidance, seeds=seeds)
+            videos = make(
+                pipeline, prompts, steps=steps, guidance=guidance, seeds=seeds, side=scale * SIDE
+            )
         else:
             videos = np.concatenate(
                 [
@@ -114,13 +122,14 @@ def make(
     guidance: float = 1.0,
     seeds: Sequence[int],
     frames: int = FRAMES,
+    side: int = SIDE,
 ) -> np.ndarray:
     """The prompts' videos: uint8 [prompts, T, H, W, 3]."""
     pipeline.set_progress_bar_config(disable=True)
     made = pipeline(
         prompt=prompts,
-        width=SIDE,
-        height=SIDE,
+        width=side,
+        height=side,
         num_frames=frames,
         num_inference_steps=steps,
         guidance_scale=guidance,
@@ -139,8 +148,8 @@ def go_on(
     made = images(
         image=question.image,
         prompt=question.prompt,
-        width=SIDE,
-        height=SIDE,
+        width=question.image.width,
+        height=question.image.height,
         num_frames=FRAMES,
         num_inference_steps=steps,
         guidance_scale=guidance,
@@ -160,7 +169,7 @@ def figures(answers: list[Answer]) -> dict[str, float]:
 
 def contact_sheet(answers: list[Answer], *, columns: int = 3, shown: int = 6) -> Image.Image:
     """Some frames of each video side by side, the videos in reading order."""
-    cell = SIDE + 2
+    cell = answers[0].frames.shape[2] + 2
     rows = -(-len(answers) // columns)
     sheet = Image.new("RGB", (columns * (shown * cell + 8), rows * (cell + 4)), (90, 90, 90))
     for i, answer in enumerate(answers):

@@ -55,7 +55,9 @@ def load_examples(path: Path) -> Examples:
     return Examples(*torch.load(path, weights_only=True))
 
 
-def make_examples(vae: AutoencoderKLWan, *, usual: int, free: int, seed: int) -> Examples:
+def make_examples(
+    vae: AutoencoderKLWan, *, usual: int, free: int, seed: int, scale: int = 1
+) -> Examples:
     """Render, encode and phrase videos of the training split; `free` more that start anywhere."""
     rng = np.random.default_rng(seed)
     videos = [sample_video(rng) for _ in range(usual)]
@@ -63,7 +65,9 @@ def make_examples(vae: AutoencoderKLWan, *, usual: int, free: int, seed: int) ->
     prompts = [prompt for video in videos for prompt in _prompts(rng, video, from_image=False)]
     prompts += [prompt for video in more for prompt in _prompts(rng, video, from_image=True)]
     ids = token_ids(build_tokenizer(), prompts, TOKENS)
-    return Examples(encode(vae, videos + more), ids.reshape(usual + free, -1, TOKENS), usual)
+    return Examples(
+        encode(vae, videos + more, scale=scale), ids.reshape(usual + free, -1, TOKENS), usual
+    )
 
 
 def _prompts(rng: np.random.Generator, video: Video, *, from_image: bool) -> list[str]:

@@ -74,26 +74,31 @@ def pin_posterior(vae: AutoencoderKLWan) -> None:
     vae.quant_conv.bias[LATENT_CHANNELS:].fill_(2 * math.log(LATENT_NOISE))
 
 
-def to_pixels(videos: list[Video]) -> Tensor:
-    """The videos as the autoencoder sees them: float32 [B, 3, FRAMES, SIDE, SIDE], -1 to 1."""
-    frames = np.stack([render_array(video) for video in videos])
+def to_pixels(videos: list[Video], scale: int = 1) -> Tensor:
+    """The videos as the autoencoder sees them: float32 [B, 3, FRAMES, side, side], -1 to 1.
+
+    The side is ``scale`` times `SIDE`, here and below.
+    """
+    frames = np.stack([render_array(video, scale) for video in videos])
     pixels = torch.from_numpy(frames).permute(0, 4, 1, 2, 3) * 2.0 - 1.0
     return pixels.contiguous(memory_format=torch.channels_last_3d)
 
 
 def sample_batch(
-    rng: np.random.Generator, size: int, *, frames: int = _JOINT_FRAMES
+    rng: np.random.Generator, size: int, *, frames: int = _JOINT_FRAMES, scale: int = 1
 ) -> tuple[Tensor, Tensor]:
     """Neighbouring frames of videos of the training split, and what their pixels weigh.
 
-    Pixels are [B, 3, frames, SIDE, SIDE], weights [B, 1, frames, SIDE, SIDE]: 0 off the object,
+    Pixels are [B, 3, frames, side, side], weights [B, 1, frames, side, side]: 0 off the object,
     about 1 on it, more where it is faint.
     """
     videos = [sample_video(rng, free=bool(rng.random() < 0.6)) for _ in range(size)]
     start = int(rng.integers(FRAMES - frames + 1))
-    weights = np.stack([masks(video) * _weight_of(video) for video in videos])
+    weights = np.stack([masks(video, scale) * _weight_of(video) for video in videos])
     cut = slice(start, start + frames)
-    return to_pixels(videos)[:, :, cut], torch.from_numpy(weights.astype(np.float32))[:, None, cut]
+    return to_pixels(videos, scale)[:, :, cut], torch.from_numpy(weights.astype(np.float32))[
+        :, None, cut
+    ]
 
 
 def _weight_of(video: Video) -> float:
@@ -133,11 +138,15 @@ def _decoding_loss(vae: AutoencoderKLWan, mean: Tensor, pixels: Tensor, weights:
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKLWan, videos: list[Video], *, batch: int = 16) -> Tensor:
-    """The videos' mean latents before scaling: float32 [N, 16, 5, SIDE / 8, SIDE / 8]."""
+def encode(
+    vae: AutoencoderKLWan, videos: list[Video], *, batch: int = 16, scale: int = 1
+) -> Tensor:
+    """The videos' mean latents before scaling: float32 [N, 16, 5, side / 8, side / 8]."""
     parts = [videos[i : i + batch] for i in range(0, len(videos), batch)]
     with torch.autocast("cpu", torch.bfloat16):
-        return torch.cat([vae.encode(to_pixels(part)).latent_dist.mean.float() for part in parts])
+        return torch.cat(
+            [vae.encode(to_pixels(part, scale)).latent_dist.mean.float() for part in parts]
+        )
 
 
 def normalise_latents(vae: AutoencoderKLWan, latents: Tensor) -> None:

@@ -109,19 +109,27 @@ def sample_video(rng: np.random.Generator, *, free: bool = False, held_out: bool
             return video
 
 
-def render_array(video: Video) -> np.ndarray:
-    """The video's frames as float32 [FRAMES, SIDE, SIDE, 3], 0 to 1."""
+def render_array(video: Video, scale: int = 1) -> np.ndarray:
+    """The video's frames as float32 [FRAMES, side, side, 3], 0 to 1; ``scale`` times `SIDE`."""
     ground = np.asarray(BACKGROUND_COLOURS[video.background], dtype=np.float32) / 255.0
     colour = np.asarray(OBJECT_COLOURS[video.colour], dtype=np.float32) / 255.0
-    cover = masks(video)[..., None]
+    cover = masks(video, scale)[..., None]
     return ground * (1.0 - cover) + colour * cover
 
 
-def masks(video: Video) -> np.ndarray:
-    """How much of each pixel the object covers: float32 [FRAMES, SIDE, SIDE]."""
+def masks(video: Video, scale: int = 1) -> np.ndarray:
+    """How much of each pixel the object covers: float32 [FRAMES, side, side]."""
     poses = [video.pose(frame) for frame in range(FRAMES)]
     return np.stack(
-        [mask(video.shape, centre=(p.x, p.y), radius=p.radius, side=SIDE) for p in poses]
+        [
+            mask(
+                video.shape,
+                centre=(pose.x * scale, pose.y * scale),
+                radius=pose.radius * scale,
+                side=SIDE * scale,
+            )
+            for pose in poses
+        ]
     )
 
 

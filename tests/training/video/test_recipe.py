@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ pytest.importorskip("diffusers")
 
 from training import shelf  # noqa: E402
 from training.video import exam, vae, wan  # noqa: E402
+from training.video.larger_recipe import LargerVideoRecipe, Parts, VideoSteps  # noqa: E402
 from training.video.recipe import VideoRecipe  # noqa: E402
 from training.video.text import TOKENS  # noqa: E402
 from training.video.world import sample_video  # noqa: E402
@@ -93,3 +95,31 @@ def test_the_recipe_goes_from_nothing_to_a_pipeline_and_resumes(tmp_path):
     taken = shelf.take(tmp_path / "out")
     videos = exam.make(taken, ["a red circle moving left"], steps=2, guidance=3.0, seeds=[1])
     assert videos.shape == (1, 17, 64, 64, 3)
+
+
+def test_at_twice_the_size_a_video_is_the_same_but_sharper():
+    video = sample_video(np.random.default_rng(2))
+    small, large = (vae.to_pixels([video], scale) for scale in (1, 2))
+    assert large.shape[-2:] == (128, 128)
+    halved = torch.nn.functional.avg_pool3d(large, (1, 2, 2))
+    assert (halved - small).abs().mean() < 0.01
+
+
+def test_the_larger_recipe_goes_from_the_shipped_pipeline_to_one_of_twice_the_size(tmp_path):
+    shipped = Path(__file__).parents[3] / "deployments" / "demo" / "wan"
+    recipe = LargerVideoRecipe(
+        tmp_path, shipped, VideoSteps(decoder=1, wan=2), Parts(count=2, videos=4)
+    )
+    pipeline = recipe.cook()
+    asked = exam.set_questions(1, seed=1)
+    (answer,) = exam.sit(pipeline, asked, steps=2, scale=2)
+    assert answer.frames.shape == (17, 128, 128, 3)
+    (image,) = exam.set_images(1, seed=1, scale=2)
+    (answer,) = exam.sit(pipeline, [image], steps=2)
+    assert answer.frames.shape == (17, 128, 128, 3)
+    # Done stages are not done again.
+    made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("video-examples-*")}
+    so_far = recipe.so_far().transformer.state_dict()
+    for name, value in recipe.cook().transformer.state_dict().items():
+        assert torch.equal(value, so_far[name])
+    assert {path: path.stat().st_mtime_ns for path in made} == made

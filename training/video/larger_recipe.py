@@ -1,0 +1,140 @@
+"""From the shipped Wan to one of 128 pixels, with the same autoencoder (ADR 0067).
+
+At twice the size, the shipped autoencoder restores the shapes that it blurs at 64 pixels: a
+convolution knows nothing of an image's size. So its latents stay what they are, only its decoder
+is polished, and the transformer goes on with four times the tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import torch
+from diffusers import WanPipeline
+from torch import Tensor
+
+from training import shelf
+from training.recipe import SEED, randomness
+from training.trainer import Schedule, Trainer
+from training.video import vae, wan
+from training.video.examples import Examples, load_examples, make_examples
+from training.video.wan import WanStack
+
+#: Times the side of the shipped model's videos.
+SCALE: Final = 2
+
+_BATCH: Final = 8
+_DECODER_BATCH: Final = 1
+_WAN_SEED: Final = 16_000_000
+_DECODER_SEED: Final = 17_000_000
+_EXAMPLES_SEED: Final = 18_000_000
+
+
+@dataclass(frozen=True)
+class VideoSteps:
+    """How many each stage has. The defaults take a night on one core."""
+
+    decoder: int = 2_000
+    wan: int = 12_000
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The examples: files of so many videos, of which one in four goes on from an image."""
+
+    count: int = 14
+    videos: int = 160
+
+
+@dataclass(frozen=True)
+class LargerVideoRecipe:
+    """Trains in `work_dir`; `start` is the folder of the pipeline that it goes on from."""
+
+    work_dir: Path
+    start: Path
+    steps: VideoSteps = field(default_factory=VideoSteps)
+    parts: Parts = field(default_factory=Parts)
+
+    def cook(self) -> WanPipeline:
+        """Run every stage that is not done yet; the trained pipeline, in float32."""
+        pipeline = self.shipped()
+        stack = _stack_of(pipeline)
+        self.train(pipeline, stack)
+        self.polish_decoder(pipeline)
+        return wan.build_pipeline(pipeline.vae.eval(), stack.eval())
+
+    def so_far(self) -> WanPipeline:
+        """The pipeline of the averaged weights in the checkpoints that there are."""
+        pipeline = self.shipped()
+        stack = _stack_of(pipeline)
+        for module, name in ((stack, "video-wan.pt"), (pipeline.vae.decoder, "video-decoder.pt")):
+            path = self.work_dir / name
+            if path.exists():
+                module.load_state_dict(torch.load(path, weights_only=True)["average"])
+        return wan.build_pipeline(pipeline.vae.eval(), stack.eval())
+
+    def train(self, pipeline: WanPipeline, stack: WanStack) -> None:
+        """Train the transformer; its text encoder can read already."""
+        examples = self.examples(pipeline)
+        stack.text_encoder.requires_grad_(requires_grad=False)
+        schedule = Schedule(math.inf, peak_rate=1e-3, steps=self.steps.wan)
+        trainer = Trainer(stack, schedule, self.work_dir / "video-wan.pt")
+
+        def loss_of_step(step: int) -> Tensor:
+            rng = randomness(_WAN_SEED + step)
+            part = examples[rng.integers(len(examples))]
+            return wan.loss_on(stack, part.batch(rng, _BATCH, pipeline.vae), rng)
+
+        trainer.run(loss_of_step)
+        trainer.load_average()
+
+    def examples(self, pipeline: WanPipeline) -> list[Examples]:
+        """All parts; those that are missing are made. They are scaled as the shipped ones were."""
+        return [self._part(pipeline, number) for number in range(self.parts.count)]
+
+    def polish_decoder(self, pipeline: WanPipeline) -> None:
+        """Go on with the decoder alone, at the larger size."""
+        schedule = Schedule(math.inf, peak_rate=4e-4, steps=self.steps.decoder)
+        trainer = Trainer(pipeline.vae.decoder, schedule, self.work_dir / "video-decoder.pt")
+
+        def loss_of_step(step: int) -> Tensor:
+            rng = randomness(_DECODER_SEED + step)
+            images = vae.sample_batch(rng, _DECODER_BATCH, scale=SCALE)
+            with torch.autocast("cpu", torch.bfloat16):
+                return vae.decoder_loss_on(pipeline.vae, *images)
+
+        trainer.run(loss_of_step)
+        trainer.load_average()
+
+    def _part(self, pipeline: WanPipeline, number: int) -> Examples:
+        path = self.work_dir / f"video-examples-{number}.pt"
+        if not path.exists():
+            free = self.parts.videos // 4
+            made = make_examples(
+                pipeline.vae,
+                usual=self.parts.videos - free,
+                free=free,
+                seed=_EXAMPLES_SEED + number,
+                scale=SCALE,
+            )
+            unfinished = path.with_suffix(".unfinished")
+            made.save(unfinished)
+            unfinished.replace(path)
+        return load_examples(path)
+
+    def shipped(self) -> WanPipeline:
+        """The pipeline that it goes on from."""
+        pipeline = shelf.take(self.start)
+        vae.lay_out(pipeline.vae)
+        return pipeline
+
+
+def _stack_of(pipeline: WanPipeline) -> WanStack:
+    torch.manual_seed(SEED)
+    stack = WanStack()
+    stack.transformer = pipeline.transformer
+    stack.text_encoder = pipeline.text_encoder
+    return stack
