@@ -1,12 +1,11 @@
-"""API keys: their properties, the interface to their storage, and a cache for it."""
+"""API keys: their properties, and the interface to their storage."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
 
 from serve_app.domain.errors import TenantDisabled
 from serve_app.domain.operations import Actor
@@ -117,40 +116,3 @@ class Keys(Protocol):
     async def any(self) -> bool:
         """Return True if at least one key exists."""
         ...
-
-
-# LRU cache with a time limit, for database lookups.
-
-V = TypeVar("V")
-
-
-class RecentKeys(Generic[V]):
-    """Cache of at most ``size`` values, each for ``keep_s``. Evicts the least recently used."""
-
-    def __init__(self, size: int, keep_s: float) -> None:
-        self._size = size
-        self._keep_s = keep_s
-        self._items: OrderedDict[str, tuple[float, V]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def get(self, name: str, now: float) -> V | None:
-        found = self._items.get(name)
-        if found is None:
-            return None
-        until, value = found
-        if now >= until:
-            del self._items[name]
-            return None
-        self._items.move_to_end(name)
-        return value
-
-    def put(self, name: str, value: V, now: float) -> None:
-        self._items[name] = (now + self._keep_s, value)
-        self._items.move_to_end(name)
-        while len(self._items) > self._size:
-            self._items.popitem(last=False)
-
-    def drop(self, name: str) -> None:
-        self._items.pop(name, None)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from serve_app.tenants.api_keys import RecentKeys
+from serve_app.tenants.key_ring import RecentKeys
 
 
 def test_a_value_is_kept_for_its_time() -> None:
