@@ -85,7 +85,7 @@ async def require_requests(request: HTTPConnection, caller: Caller, ids: Sequenc
 async def readable(
     request: HTTPConnection, caller: Caller, tenant: str, ids: Collection[str]
 ) -> Collection[str]:
-    """Those of these requests whose endpoints the caller may use."""
+    """Select the requests whose endpoints the caller may use."""
     if not caller.endpoints or not ids:
         return ids
     found = await services_of(request).queue.gallery.several(tenant, [*ids])
