@@ -8,7 +8,7 @@ import os
 import secrets
 from pathlib import Path
 
-from serve_app.domain.errors import Misconfigured, Unauthenticated
+from serve_app.domain.errors import Misconfigured, TenantDisabled, Unauthenticated
 from serve_app.tenants.api_keys import DEFAULT_TENANT, Keys
 from serve_app.tenants.credentials import Credential, new_credential, parse_given
 from serve_app.tenants.scopes import ADMIN, API
@@ -43,6 +43,8 @@ async def _known(keys: Keys, wanted: Credential) -> bool:
     another secret or is revoked."""
     try:
         await keys.authenticate(f"Key {wanted}")
+    except TenantDisabled:
+        return True
     except Unauthenticated:
         if all(info.id != wanted.id for info in await keys.list(DEFAULT_TENANT)):
             return False

@@ -19,7 +19,12 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
-from serve_app.domain.errors import Misconfigured, ProviderUnavailable, Unauthenticated
+from serve_app.domain.errors import (
+    DarkroomError,
+    Misconfigured,
+    ProviderUnavailable,
+    Unauthenticated,
+)
 from serve_app.domain.ports import Clock
 from serve_app.tenants.sign_in import BegunSignIn, Person
 
@@ -35,6 +40,7 @@ PATIENCE_S = 10.0
 CLOCK_SKEW_S = 60
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA")
 """Signatures with a public key. With a shared secret, who checks a token could also make it."""
+BASIC = "client_secret_basic"
 _ = httpcore2  # httpx2 would import it in the event loop, which reads files
 WELL_KNOWN = "/.well-known/openid-configuration"
 
@@ -73,7 +79,7 @@ class OpenIdProvider:
 
     async def begin(self, redirect_uri: str, begun: BegunSignIn) -> str:
         facts = await self._known()
-        async with await self._client(redirect_uri) as client:
+        async with await self._client(facts, redirect_uri) as client:
             url, _ = client.create_authorization_url(
                 self._endpoint(facts, "authorization_endpoint"),
                 state=begun.state,
@@ -84,18 +90,15 @@ class OpenIdProvider:
 
     async def finish(self, redirect_uri: str, code: str, begun: BegunSignIn) -> Person:
         facts = await self._known()
-        async with await self._client(redirect_uri) as client:
+        async with await self._client(facts, redirect_uri) as client:
             try:
                 token: Mapping[str, Any] = await client.fetch_token(
                     self._endpoint(facts, "token_endpoint"), code=code, code_verifier=begun.verifier
                 )
             except (httpx2.HTTPError, httpx2.InvalidURL) as error:
                 raise self._unavailable(type(error).__name__) from None
-            except AuthlibBaseError:
-                raise Unauthenticated(
-                    "The provider did not accept this sign-in: its code was used before or has "
-                    "expired. Sign in again."
-                ) from None
+            except AuthlibBaseError as error:
+                raise _refusal(error) from None
             claims = await self._claims(str(token.get("id_token", "")), [self._config.client_id])
             if claims.get("nonce") != begun.nonce:
                 raise Unauthenticated("The provider answered another sign-in. Sign in again.")
@@ -172,15 +175,19 @@ class OpenIdProvider:
             raise Unauthenticated("The provider told of another person. Sign in again.")
         return found
 
-    async def _client(self, redirect_uri: str) -> Any:  # the library's class is not typed
+    async def _client(
+        self, facts: ProviderFacts, redirect_uri: str
+    ) -> Any:  # the library's class is not typed
         config = self._config
+        known = facts.metadata.get("token_endpoint_auth_methods_supported", [BASIC])
+        with_secret = BASIC if BASIC in known else "client_secret_post"
         return AsyncOAuth2Client(
             config.client_id,
             config.client_secret or None,
             scope=config.scopes,
             redirect_uri=redirect_uri,
             code_challenge_method="S256",
-            token_endpoint_auth_method="client_secret_basic" if config.client_secret else "none",
+            token_endpoint_auth_method=with_secret if config.client_secret else "none",
             timeout=PATIENCE_S,
             verify=await self._trust(),
         )
@@ -262,3 +269,16 @@ class OpenIdProvider:
             f"The sign-in provider {self._config.issuer} does not answer ({why}). API keys still "
             "work. Try again later."
         )
+
+
+def _refusal(error: AuthlibBaseError) -> DarkroomError:
+    """Error for a code that the provider did not exchange."""
+    if error.error == "invalid_grant":
+        return Unauthenticated(
+            "The provider did not accept this sign-in: its code was used before or has expired. "
+            "Sign in again."
+        )
+    return Misconfigured(
+        f"The provider refuses Darkroom itself ({error.error}). Check DARKROOM_OIDC_CLIENT_ID and "
+        "DARKROOM_OIDC_CLIENT_SECRET, and the redirect address that is registered there."
+    )

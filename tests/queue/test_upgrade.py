@@ -20,6 +20,7 @@ from serve_app.domain.errors import (
     EndpointDraining,
     RequestDeleted,
     RequestNotFound,
+    TenantDisabled,
     Unauthenticated,
 )
 from serve_app.domain.lease import Lease, LeaseKey, Verdict
@@ -321,9 +322,11 @@ async def test_keys_and_secrets_are_the_same(database: Database) -> None:
     identity = await keys.authenticate(f"Key {KEY}")
     assert (identity.tenant, identity.scopes) == (TENANT, {API, ADMIN})
     assert (await keys.authenticate(f"Key {REPLAYING_KEY}")).replay_undelivered
-    for refused in (EXPIRED_KEY, REVOKED_KEY, DISABLED_KEY):
+    for refused in (EXPIRED_KEY, REVOKED_KEY):
         with pytest.raises(Unauthenticated):
             await keys.authenticate(f"Key {refused}")
+    with pytest.raises(TenantDisabled):
+        await keys.authenticate(f"Key {DISABLED_KEY}")
     assert [each.id for each in await keys.list(TENANT)] == [KEY.id, REPLAYING_KEY.id]
     assert [each.id for each in await keys.list(DISABLED_TENANT)] == [DISABLED_KEY.id]
     ((stored),) = await database.rows("SELECT value FROM installation WHERE key = 'tickets'")

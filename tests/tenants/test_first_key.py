@@ -85,6 +85,15 @@ async def test_a_revoked_key_does_not_come_back(keys: FakeKeyRing, path: Path) -
         await ensure_first_key(keys, GIVEN, path)
 
 
+async def test_a_start_goes_on_while_the_first_tenant_is_disabled(
+    keys: FakeKeyRing, path: Path
+) -> None:
+    await ensure_first_key(keys, GIVEN, path)
+    keys.disabled.add("default")
+    assert await ensure_first_key(keys, GIVEN, path) is None
+    assert len(await keys.list("default")) == 1
+
+
 async def test_a_place_that_cannot_be_written_is_reported(
     keys: FakeKeyRing, tmp_path: Path
 ) -> None:

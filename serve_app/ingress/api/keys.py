@@ -185,6 +185,11 @@ async def rotated(request: HttpRequest) -> Response:
     caller = await authenticate(request)
     wanted = await read_model(request, Rotation, MAX_BODY_BYTES)
     found = await _managed(request, caller)
+    if found.person:
+        raise Forbidden(
+            f"The key {found.id} is of a sign-in, which a rotation would prolong without the "
+            "provider. Sign in again instead."
+        )
     keys = services_of(request).identity.keys
     credential = await keys.rotate(found.id, wanted.overlap_s, actor_of(request))
     if credential is None:

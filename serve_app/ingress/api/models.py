@@ -152,16 +152,17 @@ class ModelPage(PageLinks):
 
 
 async def models(request: HttpRequest) -> Response:
-    """List endpoints in the catalog's order.
+    """List endpoints that the key may use, in the catalog's order.
 
     Filters: ``endpoint_id`` (repeated, or separated by commas), ``q``, ``category``, ``status``.
     Pages: ``limit`` endpoints after ``cursor``. ``expand=openapi-3.0`` adds each one's document.
     """
     context_of(request).route = "v1.models"
-    await authenticate(request)
+    caller = await authenticate(request)
     services = services_of(request)
     limit = query.page_size(request, default=50, most=MAX_PAGE)
-    found = [each for each in _after(request, list(services.catalog)) if _wanted(request, each)]
+    allowed = [each for each in services.catalog if caller.allows(each.endpoint.id)]
+    found = [each for each in _after(request, allowed) if _wanted(request, each)]
     page = found[:limit]
     origin = origin_of(request)
     held = await held_weights(services)

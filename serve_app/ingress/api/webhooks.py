@@ -18,7 +18,12 @@ from serve_app.domain.webhook import (
     WebhookDelivery,
 )
 from serve_app.ingress.http import query
-from serve_app.ingress.http.auth import actor_of, authenticate, authenticate_for_tenant
+from serve_app.ingress.http.auth import (
+    actor_of,
+    authenticate,
+    authenticate_for_tenant,
+    readable,
+)
 from serve_app.ingress.http.body import read_model
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import iso, json_reply
@@ -113,7 +118,7 @@ class SigningKeys(TypedDict):
 async def listed(request: HttpRequest) -> Response:
     """List deliveries, the newest request first: ``?state=dead&before=<request id>&limit=50``."""
     context_of(request).route = "v1.webhooks"
-    _, tenant = await authenticate_for_tenant(request, "Webhooks")
+    caller, tenant = await authenticate_for_tenant(request, "Webhooks")
     limit = query.page_size(request, default=50, most=MAX_PAGE)
     before = request.query_params.get("before")
     if before is not None and not request_ids.valid(before):
@@ -121,8 +126,9 @@ async def listed(request: HttpRequest) -> Response:
     outbox = services_of(request).webhooks.outbox
     page = await outbox.page(tenant, state=_state(request), before=before, limit=limit + 1)
     shown = page[:limit]
+    allowed = await readable(request, caller, tenant, {each.request_id for each in shown})
     body: WebhookPage = {
-        "webhooks": [_status(each) for each in shown],
+        "webhooks": [_status(each) for each in shown if each.request_id in allowed],
         "next_before": shown[-1].request_id if len(page) > limit else None,
     }
     return json_reply(body)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager
 
 from starlette.requests import HTTPConnection
@@ -80,6 +80,16 @@ async def require_requests(request: HTTPConnection, caller: Caller, ids: Sequenc
     gallery = services_of(request).queue.gallery
     for found in await gallery.several(caller.tenant, known) if known else ():
         caller.require_endpoint(found.endpoint)
+
+
+async def readable(
+    request: HTTPConnection, caller: Caller, tenant: str, ids: Collection[str]
+) -> Collection[str]:
+    """Select the requests whose endpoints the caller may use."""
+    if not caller.endpoints or not ids:
+        return ids
+    found = await services_of(request).queue.gallery.several(tenant, [*ids])
+    return {each.id for each in found if caller.allows(each.endpoint)}
 
 
 async def authenticate_for_tenant(request: HTTPConnection, what: str) -> tuple[Caller, str]:

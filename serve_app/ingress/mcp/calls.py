@@ -65,7 +65,9 @@ async def list_models(call: ToolCall, given: ListModels) -> CallToolResult:
     found = [
         _summary(each)
         for each in call.services.catalog
-        if not each.missing and all(word in _text(each) for word in words)
+        if not each.missing
+        and call.caller.allows(each.endpoint.id)
+        and all(word in _text(each) for word in words)
     ]
     sentence = "\n".join(
         f"{one['model']}: {one['description']} ({one['category']})" for one in found

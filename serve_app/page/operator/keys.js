@@ -102,7 +102,7 @@ export class KeysPart {
     const rotate = { name: "Rotate", call: () => this.#rotate(key) };
     const revoke = { name: "Revoke", danger: true, call: () => this.#revoke(key) };
     return [
-      ...(key.successor === null ? [rotate] : []),
+      ...(key.successor === null && key.person === null ? [rotate] : []),
       ...(key.key_id === this.#own.key_id ? [] : [revoke]),
     ];
   }

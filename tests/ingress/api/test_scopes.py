@@ -222,3 +222,23 @@ async def test_keys_of_a_disabled_tenant_are_refused_with_a_sentence(house: Hous
         answer = await client.get("/v1/requests")
     assert (answer.status_code, answer.json()["code"]) == (403, "tenant_disabled")
     assert "tenant default is disabled" in answer.json()["detail"]
+
+
+async def test_a_limited_key_lists_only_models_links_and_webhooks_of_its_endpoints(
+    house: House,
+) -> None:
+    limited_key = await key(house, "api", endpoints=("test/deep/*",))
+    async with house.client() as owner, house.client(limited_key) as limited:
+        other, own = await submitted(owner), await submitted(owner, DEEP)
+        links = [
+            (await owner.post(f"/v1/requests/{each}/share", json={})).json()["share_id"]
+            for each in (other, own)
+        ]
+        models = (await limited.get("/v1/models")).json()["models"]
+        assert [each["endpoint_id"] for each in models] == [DEEP]
+        shares = (await limited.get("/v1/shares")).json()["shares"]
+        assert [each["request_id"] for each in shares] == [own]
+        assert (await limited.delete(f"/v1/shares/{links[0]}")).status_code == 403
+        assert (await limited.delete(f"/v1/shares/{links[1]}")).status_code == 204
+        refused = await limited.post(f"/v1/requests/{other}/share", json={})
+        assert refused.status_code == 403

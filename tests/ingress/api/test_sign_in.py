@@ -23,6 +23,7 @@ GROUPS = {
     "operators": {"tenant": "default", "scopes": ["admin"]},
 }
 HOUR_S = 3600
+SECRET = "secret"
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +44,9 @@ async def house(issuer: str, clock: FakeClock) -> AsyncIterator[House]:
         yield house
 
 
-def use(house: House, issuer: str, clock: FakeClock, **settings: Any) -> None:
+def use(house: House, issuer: str, clock: FakeClock, secret: str = SECRET, **settings: Any) -> None:
     """Let people sign in to ``house`` at the provider."""
-    config = ProviderConfig(issuer, CLIENT_ID, "secret", **settings)
+    config = ProviderConfig(issuer, CLIENT_ID, secret, **settings)
     sign_in = SignIn(OpenIdProvider(config, clock), SignInStates(b"s" * 32, clock))
     house.services.identity = replace(house.services.identity, sign_in=sign_in)
 
@@ -136,6 +137,14 @@ async def test_a_session_is_revoked_by_an_operator(house: House) -> None:
         assert (await ada.get("/v1/keys/self")).status_code == 401
 
 
+async def test_a_session_is_not_prolonged_by_a_rotation(house: House) -> None:
+    async with browser(house) as client:
+        made = (await come_back(client, await begin(client), "bob")).json()
+    async with house.client(made["key"]) as bob:
+        refused = await bob.post(f"/v1/keys/{made['key_id']}/rotate", json={})
+    assert (refused.status_code, "Sign in again" in refused.text) == (403, True)
+
+
 async def test_a_forged_state_is_refused(house: House, clock: FakeClock) -> None:
     other = SignInStates(b"o" * 32, clock).begin()
     async with browser(house) as client:
@@ -160,6 +169,16 @@ async def test_a_callback_that_is_replayed_is_refused(house: House) -> None:
         assert (await client.post("/v1/sign-in/finish", json=body)).status_code == 201
         again = await client.post("/v1/sign-in/finish", json=body)
     assert (again.status_code, "used before" in again.text) == (401, True)
+
+
+async def test_a_provider_that_refuses_darkroom_itself_is_told_apart(
+    house: House, issuer: str, clock: FakeClock
+) -> None:
+    use(house, issuer, clock, secret="")  # this provider has no clients without a secret
+    async with browser(house) as client:
+        answer = await come_back(client, await begin(client), "ada")
+    assert (answer.status_code, answer.json()["code"]) == (500, "misconfigured")
+    assert "DARKROOM_OIDC_CLIENT_SECRET" in answer.json()["detail"]
 
 
 async def test_a_code_of_another_sign_in_is_refused(house: House) -> None:

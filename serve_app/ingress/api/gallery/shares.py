@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 from serve_app.domain.errors import NotFound
 from serve_app.domain.request import NewShareLink, ShareLink, State
 from serve_app.ingress.api.gallery.items import OutputFile, output_file
-from serve_app.ingress.http.auth import actor_of, authenticate
+from serve_app.ingress.http.auth import actor_of, authenticate, readable, require_requests
 from serve_app.ingress.http.body import read_model
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import iso, json_reply
@@ -102,7 +102,9 @@ async def listed(request: HttpRequest) -> Response:
     context_of(request).route = "v1.shares"
     caller = await authenticate(request)
     links = await services_of(request).queue.gallery.shares(caller.tenant)
-    body: Shares = {"shares": [_share(each) for each in links]}
+    ids = {each.request_id for each in links}
+    allowed = await readable(request, caller, caller.tenant, ids)
+    body: Shares = {"shares": [_share(each) for each in links if each.request_id in allowed]}
     return json_reply(body)
 
 
@@ -112,6 +114,9 @@ async def revoked(request: HttpRequest) -> Response:
     caller = await authenticate(request)
     link: str = request.path_params["share_id"]
     gallery = services_of(request).queue.gallery
+    if caller.endpoints:
+        links = await gallery.shares(caller.tenant)
+        await require_requests(request, caller, [e.request_id for e in links if e.id == link])
     if not await gallery.revoke_share(caller.tenant, link, actor_of(request)):
         raise NotFound(f"There is no share link {link[:64]}.")
     return Response(status_code=204)
