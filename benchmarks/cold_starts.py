@@ -136,7 +136,7 @@ class Bench:
         before = self.submit(ahead, 20 * self._steps)
         self._darkroom.in_state(before, "running")
         behind = f"{pool}/{number}"
-        id_ = self.submit(behind)
+        id_ = self.submit(behind, 20 * self._steps)  # so long that its stages are reported
         began = self.until_first_step(behind, id_)
         self.done(id_)
         ended = datetime.fromisoformat(self.done(before)["finished_at"])

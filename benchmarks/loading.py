@@ -46,21 +46,24 @@ BLOCK_GB = 0.85  # two blocks of the real width, one of each kind, about
 
 
 class Discrete(Cpu):
-    """Memory that stands for a device's: allocated once, so that no page of it is new."""
+    """Memory that stands for a device's: ``size`` bytes, allocated once and given out in turn, so
+    that no page of it is new. What is allocated is valid until as many bytes were allocated again.
+    """
 
     capabilities = Capabilities(discrete=True, channels_last=False, collectives="gloo")
 
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
         super().__init__()
-        self._there: dict[int, torch.Tensor] = {}
+        self._memory = torch.zeros(size + size // 8, dtype=torch.uint8)
+        self._next = 0
 
     def allocate(self, like: torch.Tensor) -> torch.Tensor:
         size = like.numel() * like.element_size()
-        if size < 2**26:
-            return super().allocate(like)
-        if size not in self._there:
-            self._there[size] = torch.zeros(size, dtype=torch.uint8)
-        return self._there[size].view(like.dtype).view(like.shape)
+        if self._next + size > len(self._memory):
+            self._next = 0
+        there = self._memory[self._next : self._next + size]
+        self._next += -(-size // 512) * 512
+        return there.view(like.dtype).view(like.shape)
 
 
 def write(folder: Path, gb: float) -> None:
@@ -117,7 +120,7 @@ class Loads:
         self.folder = folder
         self.files = sorted((folder / "transformer").glob("*.safetensors"))
         self.bytes = sum(each.stat().st_size for each in self.files)
-        self._device = Discrete()
+        self._device = Discrete(self.bytes)
         self._reader = WeightReader(self._device)
         self._host = WeightReader(Cpu())
         self._read_to(self._reader, Home.DEVICE)  # its memory is not new from now on
@@ -178,7 +181,7 @@ def from_disk(loads: Loads, rounds: int) -> None:
 
 def from_host_memory(loads: Loads, rounds: int) -> None:
     pipeline: DiffusionPipeline = load_pipeline(Weights(str(loads.folder)), dtype="bfloat16")
-    device = Discrete()
+    device = Discrete(2 * loads.bytes)
     placement = placed_by(None, pipeline)
     tier = WarmTier(device, 0.8)
     places = WeightPlaces(placement.resident)
@@ -222,7 +225,7 @@ def _quantized(loads: Loads, store: DerivedFiles) -> int:
     with reading_later():
         pipeline = load_pipeline(Weights(str(loads.folder)), dtype="bfloat16")
         placed_by(Recipe(0, "int8-weights"), pipeline, store)
-    return WeightReader(Discrete()).read([(pipeline.transformer, Home.DEVICE)])
+    return WeightReader(Discrete(loads.bytes)).read([(pipeline.transformer, Home.DEVICE)])
 
 
 def main() -> None:

@@ -158,7 +158,15 @@ def deliver_audio(
         scratch.check()
         scratch.on_made(done, samples.shape[1])
 
-    write_audio(path, samples, form.rate, form.media_type, on_part, scratch.description)
+    write_audio(
+        path,
+        samples,
+        form.rate,
+        form.media_type,
+        on_part,
+        scratch.description,
+        marked=scratch.marked,
+    )
     files = [MediaFile(tickets[0], path)]
     output: dict[str, Any] = {
         facts.field: {
@@ -175,7 +183,7 @@ def deliver_audio(
         "timings": {"inference": round(generated.inference_s, 4)},
     }
     if len(tickets) > 1:
-        file, output["waveform"] = _waveform(samples, tickets[1])
+        file, output["waveform"] = _waveform(samples, tickets[1], marked=scratch.marked)
         files.append(file)
     output |= demo_facts(endpoint, facts.prompt)
     return Product(output, files, units=form.seconds)
@@ -190,12 +198,15 @@ def _check_tickets(endpoint: Endpoint, form: AudioForm, tickets: Sequence[Upload
         )
 
 
-def _waveform(samples: Samples, ticket: UploadTicket) -> tuple[MediaFile, Mapping[str, Any]]:
+def _waveform(
+    samples: Samples, ticket: UploadTicket, *, marked: bool
+) -> tuple[MediaFile, Mapping[str, Any]]:
     """File with an image of the waveform, and its entry in the output."""
     from deployments.engine.media.audio import HEIGHT, WIDTH, waveform  # noqa: PLC0415
     from deployments.engine.media.images import encode  # noqa: PLC0415
 
-    file = MediaFile(ticket, encode(waveform(samples), ticket.media_type), WIDTH, HEIGHT)
+    body = encode(waveform(samples), ticket.media_type, marked=marked)
+    file = MediaFile(ticket, body, WIDTH, HEIGHT)
     return file, {
         "artifact": ticket.key,
         "width": WIDTH,

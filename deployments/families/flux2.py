@@ -87,14 +87,16 @@ class Flux2Family:
 
         size: Size = call.output_facts["size"]
         images = [fit(each, size.width, size.height) for each in to_images(generated.result.images)]
+        marked = generated.scratch.marked
+        bodies = [encode(image, FRAME_TYPE, marked=marked) for image in images]
         frames = [
             {
-                "content": base64.b64encode(encode(image, FRAME_TYPE)).decode("ascii"),
+                "content": base64.b64encode(body).decode("ascii"),
                 "content_type": FRAME_TYPE,
                 "width": size.width,
                 "height": size.height,
             }
-            for image in images
+            for body in bodies
         ]
         output: dict[str, Any] = {"images": frames, "seed": call.output_facts["seed"]}
         output |= demo_facts(endpoint, call.output_facts["prompt"])

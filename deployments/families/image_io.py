@@ -98,7 +98,12 @@ def deliver_images(
     files = [
         MediaFile(
             ticket=ticket,
-            body=encode(image, ticket.media_type, generated.scratch.description),
+            body=encode(
+                image,
+                ticket.media_type,
+                generated.scratch.description,
+                marked=generated.scratch.marked,
+            ),
             width=size.width,
             height=size.height,
             image=image,

@@ -79,7 +79,10 @@ def deliver_video(
     if len(tickets) > 1:
         from deployments.engine.media.images import encode  # noqa: PLC0415
 
-        body = encode(video.poster, tickets[1].media_type, generated.scratch.description)
+        scratch = generated.scratch
+        body = encode(
+            video.poster, tickets[1].media_type, scratch.description, marked=scratch.marked
+        )
         files.append(MediaFile(tickets[1], body, form.width, form.height))
         output["poster"] = _file(files[1])
     output |= demo_facts(endpoint, facts.prompt)

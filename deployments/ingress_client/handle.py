@@ -76,6 +76,12 @@ class HandleLeasePort:
     async def weight_peers(self, node_id: str, name: str) -> tuple[str, ...]:
         return await self._call("weight_peers", node_id, name)
 
+    async def sign_claim(self, held: LeaseKey, claim: bytes) -> bytes:
+        return await self._call("sign_claim", held, claim)
+
+    async def report_unsigned(self, held: LeaseKey, reason: str) -> None:
+        await self._call("report_unsigned", held, reason)
+
     async def _finish_all(self, finishes: Sequence[Finish]) -> Sequence[Verdict | BaseException]:
         if len(finishes) == 1:
             return [await self._call("finish", finishes[0])]

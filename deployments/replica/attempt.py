@@ -98,7 +98,7 @@ class Attempt:
         self._slots = slots
         self._waited_s = 0.0  # for a slot
         self.hand_back_reason: str | None = None  # why the lease is handed back
-        self.previewer = Previewer(resources.encoders)
+        self.previewer = Previewer(resources.encoders, marked=lease.marked)
         self._why_hung = ""
         self._family = family
         self._resources = resources

@@ -239,8 +239,10 @@ class Previewer:
     engine's and the encoders' threads only set attributes.
     """
 
-    def __init__(self, encoders: Executor) -> None:
+    def __init__(self, encoders: Executor, *, marked: bool = False) -> None:
+        """``marked``: previews say that they are AI-generated."""
         self._encoders = encoders
+        self._marked = marked
         self._generation: Generation | None = None
         self._pending: Future[EnginePreview] | None = None
         self._wanted = False
@@ -293,7 +295,7 @@ class Previewer:
     def _encode(self, preview: EnginePreview) -> None:
         """Encode a preview. A failure does not stop the generation or the next preview."""
         try:
-            ready = Preview(preview.step, preview.jpeg())
+            ready = Preview(preview.step, preview.jpeg(marked=self._marked))
         except Exception as error:
             if not self._failed:
                 log.warning("A preview could not be encoded.", exc_info=error)

@@ -31,7 +31,7 @@ from deployments.transfer.uploader import Backoff, Uploader, http_client
 from serve_app.domain.errors import Misconfigured, Unavailable
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.name_resolution import MAX_THREADS, NameResolver
-from serve_app.domain.ports import Clock, PeerDirectory
+from serve_app.domain.ports import Clock, FileSigner, PeerDirectory
 from serve_app.domain.realtime import Frame, FrameResult
 from serve_app.loopback import keep_to_loopback, reachable_address
 from serve_app.telemetry import logs
@@ -104,6 +104,7 @@ class ReplicaDeployment:
                 clock,
                 backoff,
                 find_peers=None if exchange is None else exchange.source,
+                signer=handle_port,
             ),
             config,
         )
@@ -160,6 +161,7 @@ def make_resources(
     clock: Clock,
     backoff: Backoff,
     find_peers: FindPeers | None = None,
+    signer: FileSigner | None = None,
 ) -> ReplicaResources:
     """Create the real resources: an engine on the GPU, or on the CPU if there is no GPU.
 
@@ -221,6 +223,7 @@ def make_resources(
         encoders=Threads(ENCODERS, thread_name_prefix="encoder"),
         writers=Threads(WRITERS, thread_name_prefix="writer"),
         clock=clock,
+        signer=signer,
         # On a CPU, warm-up takes as long as an image does, and saves no time.
         warms_up=config.warm_up and device != "cpu",
         store=store,

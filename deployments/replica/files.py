@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import mmap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,11 +22,15 @@ from deployments.families.options import input_files, prepared_call
 from deployments.families.video_recorder import VideoRecorder
 from deployments.replica.resources import ReplicaResources
 from deployments.replica.resume import MadeDraft, draft_ticket, media_tickets
+from deployments.transfer.manifest import GenerationFacts, ManifestWriter, lora_facts
 from deployments.transfer.uploader import MediaFile
 from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.errors import MarkMissing, NotSigned
 from serve_app.domain.lease import Lease
+from serve_app.domain.media.draft import DRAFT_TYPE
 from serve_app.domain.media.file_metadata import FileMetadata
+from serve_app.domain.media.marking import MarkPolicy, is_marked
 from serve_app.domain.progress import Progress, Stage
 
 if TYPE_CHECKING:  # they import torch and Pillow
@@ -94,11 +100,18 @@ class ArtifactDelivery:
         self, lease: Lease, resources: ReplicaResources, on_progress: Callable[[Progress], None]
     ) -> None:
         self.scratch = Scratch(self._on_encoded)
+        self.scratch.marked = lease.marked
         self._lease = lease
         self._resources = resources
         self._on_progress = on_progress
         self._recording: VideoRecorder | None = None
         self._uploaded: list[UploadTicket] = []
+        self._facts = GenerationFacts(lease.endpoint.id)
+        self._writer: ManifestWriter | None = None
+        if lease.certificates and resources.signer is not None:
+            self._writer = ManifestWriter(
+                resources.signer, lease.held, lease.certificates, asyncio.get_running_loop()
+            )
 
     def describe(self, given: Mapping[str, Any], seed: int) -> None:
         """Describe the next generation in its files, if the lease says so.
@@ -107,20 +120,25 @@ class ArtifactDelivery:
         deterministic requests make equal files.
         """
         lease = self._lease
-        if not lease.describe_files:
-            return
         weights = lease.endpoint.weights
         # Of a directory only the name: where this node has its weights is nobody's business.
         source = weights.source if weights.revision else Path(weights.source).name
         revision = f"@{weights.revision}" if weights.revision else ""
-        self.scratch.description = FileMetadata.of_input(
-            given,
-            endpoint=lease.endpoint.id,
-            model="" if weights.demo else f"{source}{revision}",
-            seed=seed_of(given, seed),
-            request_id="" if lease.alone else lease.request_id,
-            demo=bool(weights.demo),
-        ).text()
+        model, used_seed = f"{source}{revision}", seed_of(given, seed)
+        if lease.describe_files:
+            self.scratch.description = FileMetadata.of_input(
+                given,
+                endpoint=lease.endpoint.id,
+                model="" if weights.demo else model,
+                seed=used_seed,
+                request_id="" if lease.alone else lease.request_id,
+                demo=bool(weights.demo),
+            ).text()
+        if self._writer is not None:
+            described = json.loads(self.scratch.description or "{}")
+            self._facts = GenerationFacts(
+                lease.endpoint.id, model, used_seed, lease.request_id, description=described
+            )
 
     async def deliver(
         self,
@@ -144,6 +162,8 @@ class ArtifactDelivery:
     async def deliver_again(self, product: Product) -> Files:
         """Upload the files that an earlier attempt made, with the tickets of this attempt."""
         loop = asyncio.get_running_loop()
+        policy = MarkPolicy(self._lease.marking)
+        await loop.run_in_executor(self._resources.encoders, check_marks, product.files, policy)
         artifacts = await loop.run_in_executor(self._resources.encoders, _artifacts, product)
         return await self._upload(product, artifacts)
 
@@ -211,7 +231,7 @@ class ArtifactDelivery:
         from deployments.engine.media.images import thumbnail  # noqa: PLC0415
 
         with self.scratch.busy():
-            return MediaFile(ticket, *thumbnail(shown_image(file)))
+            return MediaFile(ticket, *thumbnail(shown_image(file), marked=self._lease.marked))
 
     def _end_recording(self) -> None:
         if self._recording is not None:
@@ -229,7 +249,34 @@ class ArtifactDelivery:
             product = family.deliver(self._lease.endpoint, call, result, media_tickets(tickets))
             if draft is not None:
                 product = draft.added_to(product, draft_ticket(tickets))
+            check_marks(product.files, MarkPolicy(self._lease.marking))
+            product = self._signed(product, call, result.steps)
             return product, _artifacts(product)
+
+    def _signed(self, product: Product, call: GenerationCall, steps: int) -> Product:
+        """``product`` with signed files, if the lease says so and they can be signed.
+
+        Raises ``NotSigned`` where the mark is required.
+        """
+        lease, writer = self._lease, self._writer
+        if writer is None:
+            return product
+        loras = tuple(lora_facts(each.file, each.scale) for each in call.loras)
+        facts = replace(self._facts, steps=steps, loras=loras)
+        files: list[MediaFile] = []
+        for file in product.files:
+            self.scratch.check()
+            try:
+                is_draft = file.ticket.media_type == DRAFT_TYPE
+                files.append(file if is_draft else writer.signed(file, facts))
+            except NotSigned as error:
+                if lease.marking == MarkPolicy.REQUIRED:
+                    raise
+                log.warning("%s", error.message)
+                writer.report_unsigned(error.message)
+                files.append(file)
+        sizes = {each.ticket.key: each.size for each in files}
+        return replace(product, output=_resized(product.output, sizes), files=files)
 
     def _on_encoded(self, done: int, total: int) -> None:
         self._on_progress(Progress(Stage.ENCODING_MEDIA, done, total))
@@ -253,6 +300,50 @@ def shown_image(file: MediaFile) -> Image:
         with open_image(content) as image:
             image.draft("RGB", (1024, 1024))  # a large JPEG is read at a fraction of its size
             return image.convert("RGB")
+
+
+# The mark of AI-generated files. The encoders write it, but a family of the operator's own may
+# write files with other code.
+
+
+def check_marks(files: Sequence[MediaFile], policy: MarkPolicy) -> None:
+    """Raise ``MarkMissing`` if the policy requires the mark and a file has none. Reads the files,
+    so a large one takes a while."""
+    if policy is MarkPolicy.OFF:
+        return
+    for file in files:
+        if file.ticket.media_type == DRAFT_TYPE or has_mark(file):
+            continue
+        message = (
+            f"A file of {file.ticket.media_type} does not say that it is AI-generated: the family "
+            "wrote it with code of its own."
+        )
+        if policy is MarkPolicy.REQUIRED:
+            raise MarkMissing(f"{message} The operator requires the mark.")
+        log.warning("%s", message)
+
+
+def has_mark(file: MediaFile) -> bool:
+    """Return whether a file says that it is AI-generated."""
+    if isinstance(file.body, bytes):
+        return is_marked(file.body)
+    if not file.size:
+        return False
+    with file.body.open("rb") as opened:
+        with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return is_marked(content)
+
+
+def _resized(value: Any, sizes: Mapping[str, int]) -> Any:
+    """``value`` of an output with the sizes of files by their keys."""
+    if isinstance(value, list):
+        return [_resized(each, sizes) for each in value]
+    if not isinstance(value, Mapping):
+        return value
+    known = {name: _resized(each, sizes) for name, each in value.items()}
+    if "file_size" in known and known.get("artifact") in sizes:
+        known["file_size"] = sizes[known["artifact"]]
+    return known
 
 
 def _artifacts(product: Product) -> Files:

@@ -31,7 +31,7 @@ from serve_app.domain.endpoint import (
     requested_cache,
 )
 from serve_app.domain.errors import WeightsUnavailable
-from serve_app.domain.ports import Clock
+from serve_app.domain.ports import Clock, FileSigner
 from serve_app.domain.progress import Loading, OnDownload
 from weights.store import Store
 
@@ -61,6 +61,7 @@ class ReplicaResources:
     store: Store = field(default_factory=lambda: Store(StoreConfig()))  # of weights
     warms_up: bool = False  # families with a warm-up make a short generation after loading
     ranks: RankGroup | None = None  # the other devices of the replica
+    signer: FileSigner | None = None  # of files; None: nothing can be signed
     tuned: TunedRecipes = field(default_factory=TunedRecipes)  # chosen by `darkroom tune`
     weights_by_endpoint: dict[str, str] = field(default_factory=dict)  # id → ``weights_name``
 

@@ -7,6 +7,7 @@ DarkroomError
 ├── UntrustedHost             the Host header names a machine that is not ours
 ├── Unauthenticated           no key, or an unknown key
 ├── Forbidden                 a known key without the required permission
+│   └── TenantDisabled        an operator has disabled the key's tenant
 ├── NotFound
 │   ├── EndpointNotFound
 │   ├── RequestNotFound
@@ -32,6 +33,8 @@ DarkroomError
 │   ├── WeightsUnavailable    the weights are missing or cannot be loaded
 │   ├── SnapshotRefused       no snapshot is possible, or it cannot be resumed here; says why
 │   ├── ForkRefused           no draft is possible, or the generation cannot go on from it; says why
+│   ├── MarkMissing           a file does not say that it is AI-generated, and must
+│   ├── NotSigned             a file cannot be signed, and must be; says why
 │   ├── OutOfMemory           the generation does not fit this replica
 │   ├── ReplicaDied           the process ended while it held the lease
 │   ├── Poison                the request ended its replica too many times
@@ -130,6 +133,10 @@ class Unauthenticated(DarkroomError):
 
 class Forbidden(DarkroomError):
     code = "forbidden"
+
+
+class TenantDisabled(Forbidden):
+    code = "tenant_disabled"
 
 
 class NotFound(DarkroomError):
@@ -275,6 +282,15 @@ class PipelineFailed(GenerationError):
 
 class WeightsUnavailable(GenerationError):
     code = "weights_unavailable"
+
+
+class MarkMissing(GenerationError):
+    code = "mark_missing"
+
+
+class NotSigned(GenerationError):
+    code = "not_signed"
+    retryable = True
 
 
 class SnapshotRefused(GenerationError):

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.media.marking import MarkPolicy
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.progress import Plain, Preview, Progress, StoredSnapshot
 from serve_app.domain.request import Priority, Request
@@ -127,6 +128,13 @@ class Lease:
     describe_files: bool = False  # write prompt, seed and settings into its files
     trace: str = ""  # context of the trace that the attempt is recorded in; empty: it is not
     draft_url: str | None = None  # of the draft that the request goes on from
+    marking: str = MarkPolicy.OFF.value  # a plain value, which every version reads
+    certificates: str = ""  # of the signer of its files, as PEM; empty: they are not signed
+
+    @property
+    def marked(self) -> bool:
+        """True if its files say that they are AI-generated."""
+        return self.marking != MarkPolicy.OFF
 
     @property
     def held(self) -> LeaseKey:

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:  # its imports need the audit log
-    from serve_app.domain.request import State
+    from serve_app.domain.request import Priority, State
 
 
 class PauseKind(StrEnum):
@@ -160,6 +160,12 @@ class Operations(Protocol):
     async def fail(self, request_id: str, actor: Actor, reason: str) -> State:
         """End a queued or running request as failed, with ``reason`` for its owner. Its replica is
         fenced. Raises ``AlreadyFinal``, ``RequestNotFound``."""
+        ...
+
+    async def prioritise(self, request_id: str, priority: Priority, actor: Actor) -> State:
+        """Change the priority of a request that waits: it moves within its tenant's requests as if
+        it had been submitted so. Returns its state. Raises ``AlreadyFinal``, ``RequestNotFound``,
+        and ``RequestActive`` if it runs or is a realtime session."""
         ...
 
     async def overview(self) -> Overview: ...

@@ -25,6 +25,7 @@ from serve_app.domain.lease import (
     Work,
 )
 from serve_app.domain.media.draft import DraftBook
+from serve_app.domain.media.marking import MarkPolicy
 from serve_app.domain.operations import Actor, Operations
 from serve_app.domain.outcome import Usage
 from serve_app.domain.progress import Preview, StoredSnapshot
@@ -94,6 +95,18 @@ class PeerDirectory(Protocol):
         ...
 
 
+class FileSigner(Protocol):
+    """Signer of files. Real: the ingress deployment's handle; its key never leaves the ingress."""
+
+    async def sign_claim(self, held: LeaseKey, claim: bytes) -> bytes:
+        """ES256 signature of the claim of a file, 64 bytes. ``Fenced`` if the lease is not held."""
+        ...
+
+    async def report_unsigned(self, held: LeaseKey, reason: str) -> None:
+        """Report a file that is delivered without a signature."""
+        ...
+
+
 class LeaseTerms(Protocol):
     """Catalogue and storage data that turn a stored request into a lease."""
 
@@ -105,6 +118,15 @@ class LeaseTerms(Protocol):
     @property
     def describe_files(self) -> bool:
         """True if files have the prompt, seed and settings of requests that are kept."""
+        ...
+
+    def marking(self, tenant: str) -> MarkPolicy:
+        """Policy for the mark of AI-generated files, of the tenant's requests."""
+        ...
+
+    @property
+    def certificates(self) -> str:
+        """Certificates of the signer of marked files, as PEM; empty: files are not signed."""
         ...
 
     def endpoint(self, endpoint_id: str) -> Endpoint | None:

@@ -6,8 +6,6 @@ import asyncio
 import gc
 import json
 import logging
-import platform
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -16,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
 from ray import serve
-from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
 from starlette.applications import Starlette
 
 from serve_app.catalog.catalog import Catalog
@@ -54,7 +51,7 @@ from serve_app.ingress.services.files import (
     Uploads,
 )
 from serve_app.ingress.services.health import Health, PlacementCheck, Readiness, SingleNodeCheck
-from serve_app.ingress.services.lease_terms import CatalogLeaseTerms
+from serve_app.ingress.services.lease_terms import CatalogLeaseTerms, FilePolicy
 from serve_app.ingress.services.live_catalog import LiveCatalog
 from serve_app.ingress.services.live_settings import LiveSettings, bounds_of
 from serve_app.ingress.services.request_ids import RequestIds
@@ -89,9 +86,7 @@ from serve_app.storage.measured import MeasuredStorage
 from serve_app.storage.selection import DiskGuard, s3_location
 from serve_app.telemetry import logs
 from serve_app.telemetry.clock import SystemClock
-from serve_app.telemetry.metrics import Metrics, MetricsServer
-from serve_app.telemetry.version import package_version
-from serve_app.tenants.tokens import Tokens, UploadTokens
+from serve_app.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from serve_app.storage.tickets import TicketSigner
@@ -127,7 +122,7 @@ class Ingress:
         logs.configure(told.log_level, logs.stream(told.log_file), told.log_format)
         logs.quiet_serve()
         gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
-        _log_slow_proxy()
+        connections.log_slow_proxy()
         self._config = config
         self._settings = LiveSettings(config, config_file)
         self._clock = SystemClock()
@@ -207,6 +202,12 @@ class Ingress:
     async def weight_peers(self, node_id: str, name: str) -> tuple[str, ...]:
         return await self._weight_peers.weight_peers(node_id, name)
 
+    async def sign_claim(self, held: LeaseKey, claim: bytes) -> bytes:
+        return await self._signer.sign(held, claim)
+
+    async def report_unsigned(self, held: LeaseKey, reason: str) -> None:
+        self._signer.report_unsigned(held, reason)
+
     async def _start(self, stack: AsyncExitStack) -> None:
         self._tracing = await start_tracing(
             *(stack, self._clock, self._metrics),
@@ -231,7 +232,9 @@ class Ingress:
             await check_durability(database)
         self._weight_peers = PostgresWeightPeers(database)
         kept = PostgresLiveSettings(database)
-        config = self._config = await self._settings.first(kept)
+        self._file_config = await self._settings.first(kept)
+        self._tenants = await connections.open_tenants(database, self._clock)
+        config = self._config = self._tenants.merged(self._file_config)
         await publish_bounds(str(config.server.data_dir), bounds_of(config))
         catalog = Catalog({})
         self._catalog = LiveCatalog(PostgresCatalogEntries(database), config, catalog)
@@ -240,17 +243,17 @@ class Ingress:
             database, self._clock, serve.get_replica_context().replica_id.unique_id
         )
         stack.push_async_callback(election.aclose)
-        identity = Identity(
-            await connections.open_keys(
-                stack, database, election, self._config, secrets, self._clock, self._metrics
-            ),
-            Tokens(await shared_secret(database, "tokens"), self._clock),
-            UploadTokens(await shared_secret(database, "upload_tokens"), self._clock),
+        identity = await connections.open_identity(
+            *(stack, database, election, config, secrets, self._clock, self._metrics),
+            self._tenants,
         )
         stored = await connections.open_storage(
             stack, database, self._config, secrets, self._internal_url, self._clock
         )
         storage = MeasuredStorage(stored, self._metrics)
+        self._signer = await connections.open_signer(
+            *(database, self._config, secrets, self._clock, self._metrics)
+        )
         await self._start_queue(stack, database, catalog, storage, sole_cluster=embedded)
         files = self._start_files(stack, database, election, storage, stored.tickets)
         self._placement = PlacementCheck(config.models.pools or {})
@@ -268,29 +271,41 @@ class Ingress:
         self._services.webhooks.record_spans(self._tracing)
         await self._services.webhooks.start()
         stack.push_async_callback(self._services.webhooks.aclose)
-        self._serve_metrics(stack)
+        self._show_bounds(self._config)
+        connections.serve_metrics(stack, self._config, self._metrics)
         config.address_file.write_text(json.dumps({"url": self._internal_url}))
-        self._settings.start(kept, self._apply)
-        stack.push_async_callback(self._settings.aclose)
-        self._catalog.start()
-        stack.push_async_callback(self._catalog.aclose)
+        self._follow_settings(stack, kept)
         for line in startup_lines(catalog):
             log.info("%s", line)
+
+    def _follow_settings(self, stack: AsyncExitStack, kept: PostgresLiveSettings) -> None:
+        """Follow what changes while it serves: tenants, live settings and entries."""
+        self._tenants.start(self._apply_limits)
+        self._settings.start(kept, self._apply)
+        self._catalog.start()
+        for each in (self._tenants, self._settings, self._catalog):
+            stack.push_async_callback(each.aclose)
 
     async def _apply(self, config: Config) -> None:
         """Put changed live settings in force. ``Misconfigured``: none are."""
         await self._catalog.use(config)
         pools = config.models.pools or {}
-        self._config = self._services.config = config
+        self._file_config = config
+        self._apply_limits()
         self._services.pools = PoolMap(pools)
-        self._limits.become(QueueLimits.of(config))
-        self._retention.become(Retention.of(config))
-        self._upload_limits.become(UploadLimits.of(config))
         self._disk.limits = config.limits
         self._placement.pools = pools
         self._demand.pools = tuple(pools)
         self._show_bounds(config)
         await publish_bounds(str(config.server.data_dir), bounds_of(config))
+
+    def _apply_limits(self) -> None:
+        """Put the limits of the settings in force, with those that operators have set."""
+        config = self._config = self._tenants.merged(self._file_config)
+        self._services.config, self._services.file_config = config, self._file_config
+        self._limits.become(QueueLimits.of(config, self._tenants.disabled))
+        self._retention.become(Retention.of(config))
+        self._upload_limits.become(UploadLimits.of(config))
 
     async def _start_queue(
         self,
@@ -302,7 +317,8 @@ class Ingress:
         sole_cluster: bool,
     ) -> None:
         config = self._config
-        self._limits, self._retention = QueueLimits.of(config), Retention.of(config)
+        self._limits = QueueLimits.of(config, self._tenants.disabled)
+        self._retention = Retention.of(config)
         queue = self._queue = assemble(
             database,
             self._clock,
@@ -311,9 +327,8 @@ class Ingress:
                 storage,
                 config.limits.max_artifact_bytes,
                 files_url=self._internal_url,
-                describe_files=config.models.describe_files,
+                files=FilePolicy.of(config, self._signer.chain),
                 names_secret=await shared_secret(database, "file_names"),
-                thumbnails=config.models.thumbnails,
                 refresh=self._catalog.refresh,
             ),
             self._limits,
@@ -380,6 +395,7 @@ class Ingress:
         )
         return Services(
             config=config,
+            file_config=self._file_config,
             host_names=trusted_names(config.server.host, config.server.trusted_hosts),
             catalog=catalog,
             entries=self._catalog,
@@ -470,30 +486,3 @@ class Ingress:
     def _show_bounds(self, config: Config) -> None:
         pools = bounds_of(config)
         self._metrics.queue.pools({name: (each.least, each.most) for name, each in pools.items()})
-
-    def _serve_metrics(self, stack: AsyncExitStack) -> None:
-        telemetry, directory = self._config.telemetry, self._config.server.data_dir
-        self._metrics.built(package_version(), platform.python_version())
-        self._show_bounds(self._config)
-        self._metrics.watch_disk(lambda: shutil.disk_usage(directory).free)
-        server = MetricsServer(
-            self._metrics.registry,
-            telemetry.metrics_port,
-            telemetry.metrics_host,
-            self._config.server.ingress_replicas,
-        )
-        server.start()
-        stack.callback(server.close)
-        log.info(
-            "Prometheus metrics are at http://%s:%d/metrics.", telemetry.metrics_host, server.port
-        )
-
-
-def _log_slow_proxy() -> None:
-    """Log a hint if Ray was started with its slow Python proxy, as a bare `serve run` does."""
-    if not RAY_SERVE_ENABLE_HA_PROXY:
-        log.info(
-            "Ray's Python proxy carries the HTTP traffic. HAProxy carries about five times as "
-            "much: set RAY_SERVE_ENABLE_HA_PROXY=1 and RAY_SERVE_THROUGHPUT_OPTIMIZED=1 before "
-            "Ray starts (`darkroom serve` does)."
-        )

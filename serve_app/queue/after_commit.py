@@ -174,6 +174,12 @@ class AfterCommit:
         except DarkroomError as error:
             log.warning("Requests coalesced with an ended one are settled later: %s", error)
 
+    def moved(self, request_id: str, pool: str, tenant: str) -> None:
+        """Publish that a request that waits has another place among those of its tenant."""
+        self._state.requests.invalidate([request_id])
+        self._state.snapshots.queued_again(pool, tenant)
+        self.notify([request_id], [pool])
+
     def deleted(self, request_ids: Sequence[str]) -> None:
         """Publish that requests were deleted or redacted: every process drops them from memory."""
         self._state.requests.invalidate(request_ids)

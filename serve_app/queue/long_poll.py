@@ -24,6 +24,7 @@ from serve_app.domain.lease import (
     Work,
     lease_of,
 )
+from serve_app.domain.media.marking import MarkPolicy
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.ports import LeaseTerms
 from serve_app.domain.request import Priority, Request
@@ -243,6 +244,10 @@ class LongPoll:
             else self._terms.state_url(request.draft_key),
             files_url=self._terms.files_url,
             describe_files=self._terms.describe_files and request.forgetting is None,
+            marking=(policy := self._terms.marking(request.tenant)).value,
+            certificates=""
+            if policy is MarkPolicy.OFF or request.priority is Priority.REALTIME
+            else self._terms.certificates,
             trace="" if self.tracing is None else self.tracing.lease_trace(request),
         )
 

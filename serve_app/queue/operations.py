@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from serve_app.domain.errors import AlreadyFinal, RequestNotFound, Unavailable
+from serve_app.domain.errors import AlreadyFinal, RequestActive, RequestNotFound, Unavailable
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.operations import (
     Act,
@@ -18,9 +18,10 @@ from serve_app.domain.operations import (
     RunningLease,
 )
 from serve_app.domain.outcome import Outcome
-from serve_app.domain.request import State
+from serve_app.domain.request import Priority, State
 from serve_app.postgres.database import Database
 from serve_app.queue.after_commit import AfterCommit
+from serve_app.queue.fairness.fair_queue import HEAD_START_S
 from serve_app.queue.fairness.pauses import Pauses
 from serve_app.queue.state.warm import StoredWarmTargets
 from serve_app.queue.store import messages
@@ -63,6 +64,30 @@ ORDER BY xact_start LIMIT 1
 CURRENT = """
 SELECT CASE state WHEN 'following' THEN 'queued' ELSE state END, attempt, lease_nonce
 FROM requests WHERE id = %(id)s::uuid
+"""
+# Its rank moves by the difference of the head starts.
+PRIORITISE = """
+-- name: prioritise
+WITH target AS (
+    SELECT id, priority FROM requests
+    WHERE id = %(id)s::uuid AND state IN ('queued', 'following') FOR NO KEY UPDATE
+),
+moved AS (
+    UPDATE requests r SET
+        priority = %(priority)s,
+        ranked_at = r.ranked_at + (t.priority - %(priority)s) * make_interval(secs => %(level_s)s),
+        events = r.events + 1
+    FROM target t WHERE r.id = t.id AND t.priority NOT IN (%(priority)s, %(realtime)s)
+    RETURNING r.id, r.tenant, r.pool, r.events
+),
+logged AS (
+    INSERT INTO events (request_id, sequence, message) SELECT id, events, %(message)s FROM moved
+),
+noted AS (
+    INSERT INTO audit (actor, address, action, subject, detail)
+    SELECT %(actor)s, %(address)s, %(action)s, id::text, %(detail)s::json FROM moved
+)
+SELECT t.priority, m.tenant, m.pool FROM target t LEFT JOIN moved m ON m.id = t.id
 """
 AUDIT = """
 -- name: show_audit
@@ -138,6 +163,30 @@ class PostgresOperations:
             if removed is not None:
                 self._after.removed([removed], failure)
                 return removed.state
+        raise _keeps_changing(id_)
+
+    async def prioritise(self, request_id: str, priority: Priority, actor: Actor) -> State:
+        id_, name = known_id(request_id), priority.name.lower()
+        params = {
+            "id": id_,
+            "priority": priority,
+            "realtime": Priority.REALTIME,
+            "level_s": HEAD_START_S,
+            "message": messages.prioritised(name),
+            **_audit_params(actor, "request.prioritise", {"priority": name}),
+        }
+        for _ in range(RACES):
+            rows = await self._database.rows(PRIORITISE, params)
+            if rows:
+                ((before, tenant, pool),) = rows
+                if before == Priority.REALTIME:
+                    raise RequestActive(messages.SESSION_HAS_NO_PRIORITY)
+                if pool is not None:
+                    self._after.moved(id_, pool, tenant)
+                return State.QUEUED
+            state, _ = await self._current(id_)
+            if state is State.RUNNING:
+                raise RequestActive(messages.RUNS_ALREADY)
         raise _keeps_changing(id_)
 
     async def overview(self) -> Overview:

@@ -30,6 +30,7 @@ from serve_app.settings.groups import (
     LimitSettings,
     LoraSettings,
     ModelSettings,
+    ProvenanceSettings,
     QueueSettings,
     ServerSettings,
     SettingsGroup,
@@ -69,6 +70,7 @@ class Config(BaseModel):
     storage: StorageSettings
     weights: WeightSettings
     loras: LoraSettings
+    provenance: ProvenanceSettings
 
     def __init__(self, **settings: Any) -> None:
         groups: dict[str, dict[str, Any]] = {name: {} for name in AREAS}
@@ -120,6 +122,7 @@ AREAS: Mapping[str, type[SettingsGroup]] = {
     "storage": StorageSettings,
     "weights": WeightSettings,
     "loras": LoraSettings,
+    "provenance": ProvenanceSettings,
 }
 FIELDS: Mapping[str, FieldInfo] = {
     name: field for group in AREAS.values() for name, field in group.model_fields.items()
@@ -155,6 +158,10 @@ class Secrets(BaseSettings):
         default=None, description="Unset: AWS's own environment variables, files and roles."
     )
     s3_secret_access_key: SecretStr | None = Field(default=None)
+    signing_key: SecretStr | None = Field(
+        default=None,
+        description="Private key of `DARKROOM_SIGNING_CERTIFICATE`, as PEM: on the curve P-256.",
+    )
     proxy_secret: SecretStr | None = Field(
         default=None,
         description="Secret in the header `X-Darkroom-Proxy-Secret` of a proxy whose "

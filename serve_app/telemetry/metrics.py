@@ -57,6 +57,10 @@ COUNTERS: Declared = {
         "Spans by result: exported, or dropped; not_reported counts attempts of replicas.",
         ("result",),
     ),
+    "signed_files": (
+        "Output files by result: signed, refused a signature, or delivered unsigned.",
+        ("result",),
+    ),
     "webhooks": (
         "Webhook calls: delivered, failed (will be retried) or dead; progress: told or lost.",
         ("result",),
@@ -197,6 +201,10 @@ class Metrics:
         ``result``: ``done``, ``aborted`` by the caller or by an unexpected error, or an error code.
         """
         self._counters["storage_calls"].labels(call, result).inc(number)
+
+    def file_signed(self, result: str) -> None:
+        """Count a file that was ``signed``, was ``refused`` a signature, or stays ``unsigned``."""
+        self._counters["signed_files"].labels(result).inc()
 
     def webhook_called(self, result: str, elapsed_s: float) -> None:
         """Record a call of a receiver by its answer's class: ``2xx`` to ``5xx``, or ``none``."""

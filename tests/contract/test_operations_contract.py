@@ -7,11 +7,16 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from serve_app.domain.errors import AlreadyFinal, EndpointDraining, RequestNotFound
+from serve_app.domain.errors import (
+    AlreadyFinal,
+    EndpointDraining,
+    RequestActive,
+    RequestNotFound,
+)
 from serve_app.domain.lease import Signal, SignalKind, Verdict
 from serve_app.domain.operations import Actor, PauseKind, WarmTarget, WeightsLevel
 from serve_app.domain.ports import Queue
-from serve_app.domain.request import State, WaitReason
+from serve_app.domain.request import Priority, State, WaitReason
 from tests.contract.queues import Make
 from tests.contract.waiting import eventually
 from tests.queue.database import LONG_LEASES
@@ -130,6 +135,48 @@ async def test_what_is_queued_needs_no_requeue(make: Make) -> None:
     request = await queue.submit(new())
     assert await queue.operations.requeue(request.id, ADMIN) is State.QUEUED
     assert await acts(queue) == []
+
+
+async def test_a_request_that_waits_goes_before_others_of_its_tenant_by_its_new_priority(
+    make: Make,
+) -> None:
+    queue = await make()
+    first, second, third = [(await queue.submit(new())).id for _ in range(3)]
+    assert await queue.operations.prioritise(third, Priority.HIGH, ADMIN) is State.QUEUED
+    assert await queue.operations.prioritise(first, Priority.LOW, ADMIN) is State.QUEUED
+    assert await queue.operations.prioritise(second, Priority.NORMAL, ADMIN) is State.QUEUED
+    request = await queue.get(TENANT, third)
+    assert request.priority is Priority.HIGH
+    order = [(await lease(queue)).request_id for _ in range(3)]
+    assert order == [third, second, first]
+    acted = [(ADMIN, "request.prioritise", third), (ADMIN, "request.prioritise", first)]
+    assert await acts(queue) == acted  # the one that had it already is not written
+    lines = await queue.lines(TENANT, third)
+    assert any("changed the priority to high" in each.message for each in lines)
+
+
+async def test_changing_the_priority_twice_leads_back_to_the_old_place(make: Make) -> None:
+    queue = await make()
+    ids = [(await queue.submit(new())).id for _ in range(3)]
+    for priority in (Priority.HIGH, Priority.LOW, Priority.NORMAL):
+        await queue.operations.prioritise(ids[1], priority, ADMIN)
+    assert [(await lease(queue)).request_id for _ in range(3)] == ids
+
+
+async def test_what_runs_or_is_a_session_or_has_ended_has_no_place_to_change(make: Make) -> None:
+    queue = await make()
+    request = await queue.submit(new())
+    granted = await lease(queue)
+    with pytest.raises(RequestActive, match="runs already"):
+        await queue.operations.prioritise(request.id, Priority.HIGH, ADMIN)
+    await queue.finish(done(granted.held))
+    with pytest.raises(AlreadyFinal):
+        await queue.operations.prioritise(request.id, Priority.HIGH, ADMIN)
+    with pytest.raises(RequestNotFound):
+        await queue.operations.prioritise(new_id(), Priority.HIGH, ADMIN)
+    session = await queue.submit(new(priority=Priority.REALTIME))
+    with pytest.raises(RequestActive, match="realtime"):
+        await queue.operations.prioritise(session.id, Priority.LOW, ADMIN)
 
 
 @pytest.mark.parametrize("runs", [False, True])

@@ -7,7 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from serve_app.domain.errors import AlreadyFinal, EndpointDraining, RequestNotFound
+from serve_app.domain.errors import (
+    AlreadyFinal,
+    EndpointDraining,
+    RequestActive,
+    RequestNotFound,
+)
 from serve_app.domain.operations import (
     Act,
     Actor,
@@ -21,24 +26,32 @@ from serve_app.domain.operations import (
 )
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.ports import Clock
-from serve_app.domain.request import State
+from serve_app.domain.request import Priority, State
 from serve_app.queue.store import messages
+from tests.fakes.lane_order import ranked_at
 from tests.fakes.queue_row import Row
 
 End = Callable[[Row, Outcome | None], None]
+Log = Callable[[Row, str], None]
 
 
 class FakeOperations:
     """``end`` ends a request that has not ended with a failure, or queues the running one again;
-    ``changed`` wakes all that wait."""
+    ``changed`` wakes all that wait; ``log`` adds a line to the log of a request."""
 
     def __init__(
-        self, clock: Clock, rows: Mapping[str, Row], end: End, changed: Callable[[], None]
+        self,
+        clock: Clock,
+        rows: Mapping[str, Row],
+        end: End,
+        changed: Callable[[], None],
+        log: Log,
     ) -> None:
         self._clock = clock
         self._rows = rows
         self._end = end
         self._changed = changed
+        self._log = log
         self._halts: dict[str, Pause] = {}
         self._warm: dict[str, WarmTarget] = {}
         self._version: list[Act] = []
@@ -97,6 +110,20 @@ class FakeOperations:
         self._end(row, messages.failed_by_hand(reason))
         self.note(actor, "request.fail", request_id, {"reason": reason})
         return row.request.state
+
+    async def prioritise(self, request_id: str, priority: Priority, actor: Actor) -> State:
+        row, name = self._row(request_id), priority.name.lower()
+        if row.request.state is State.RUNNING:
+            raise RequestActive(messages.RUNS_ALREADY)
+        if row.request.priority is Priority.REALTIME:
+            raise RequestActive(messages.SESSION_HAS_NO_PRIORITY)
+        if row.request.priority is not priority:
+            row.request = replace(row.request, priority=priority)
+            row.ranked_at = ranked_at(row.request.created_at, priority)
+            self._log(row, messages.prioritised(name))
+            self.note(actor, "request.prioritise", request_id, {"priority": name})
+            self._changed()
+        return State.QUEUED
 
     async def overview(self) -> Overview:
         requests = [row.request for row in self._rows.values() if not row.request.state.final]

@@ -26,6 +26,7 @@ from serve_app.domain.lease import (
     lease_of,
 )
 from serve_app.domain.media.draft import with_expiry
+from serve_app.domain.media.marking import MarkPolicy
 from serve_app.domain.progress import StoredSnapshot
 from serve_app.domain.request import Cause, Priority, Request, State
 from serve_app.queue.heartbeat import UNFOLLOWED_REPORT_S
@@ -226,6 +227,10 @@ class FakeQueue(ClientSide):
             else self._terms.state_url(request.draft_key),
             files_url=self._terms.files_url,
             describe_files=self._terms.describe_files and request.forgetting is None,
+            marking=(policy := self._terms.marking(request.tenant)).value,
+            certificates=""
+            if policy is MarkPolicy.OFF or request.priority is Priority.REALTIME
+            else self._terms.certificates,
             trace=request.trace,
         )
 

@@ -54,7 +54,9 @@ class QueueRows:
         self._signalled: dict[tuple[str, Signal], float] = {}
         self._last_busy: dict[str, float] = {}
         self._wake = asyncio.Event()
-        self.operations = FakeOperations(clock, self._rows, self._end_by_hand, self._changed)
+        self.operations = FakeOperations(
+            *(clock, self._rows, self._end_by_hand, self._changed, self._line)
+        )
         self.outbox = FakeOutbox(clock, self._rows, self.operations.note)
         self.ledger = FakeLedger(self._rows)
         self.costs = FakeCostBook()

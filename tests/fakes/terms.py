@@ -10,6 +10,7 @@ from typing import Any
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.lease import LeaseKey
+from serve_app.domain.media.marking import MarkPolicy
 
 
 class FakeTerms:
@@ -18,13 +19,18 @@ class FakeTerms:
 
     files_url = "memory://files"
     describe_files = True
+    certificates = ""
 
     def __init__(self) -> None:
         self.gone: set[str] = set()
         self.new: set[str] = set()
         self.least_bytes: dict[str, int] = {}
         self.thumbnails = False
+        self.markings: dict[str, MarkPolicy] = {}
         self._numbers = count()
+
+    def marking(self, tenant: str) -> MarkPolicy:
+        return self.markings.get(tenant, MarkPolicy.ON)
 
     def endpoint(self, endpoint_id: str) -> Endpoint | None:
         if endpoint_id in self.gone | self.new:

@@ -23,7 +23,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from deployments.engine.media.input import InputMedia, is_isobmff, is_matroska
+from deployments.engine.media.xmp import add_xmp
 from serve_app.domain.errors import PipelineFailed, Unsupported
+from serve_app.domain.media.marking import TAG, TRAINED_ALGORITHMIC_MEDIA, XMP
 
 Samples = NDArray[np.float32]  # [channels, samples], -1 to 1
 
@@ -64,19 +66,23 @@ class _Kind:
     form: str  # FFmpeg's sample format
     bit_rate: int | None = None  # bits a second and channel; None: lossless
     rates: tuple[int, ...] = ()  # supported samples a second; empty: any
+    mark: tuple[str, str] | None = None  # FFmpeg's name and value of the mark; None: not by FFmpeg
 
+
+_TAG = (TAG, TRAINED_ALGORITHMIC_MEDIA)
 
 _KINDS: Mapping[str, _Kind] = {
     "audio/wav": _Kind("wav", "pcm_s16le", "s16"),
-    "audio/flac": _Kind("flac", "flac", "s16"),
+    "audio/flac": _Kind("flac", "flac", "s16", mark=_TAG),
     "audio/mpeg": _Kind(
         "mp3",
         "libmp3lame",
         "fltp",
         96_000,
         (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000),
+        ("id3v2_priv.XMP", XMP),
     ),
-    "audio/ogg": _Kind("ogg", "libopus", "flt", 80_000, (OPUS_RATE,)),
+    "audio/ogg": _Kind("ogg", "libopus", "flt", 80_000, (OPUS_RATE,), _TAG),
 }
 
 
@@ -87,8 +93,11 @@ def write_audio(
     media_type: str,
     on_part: Callable[[int], None] = lambda _: None,
     comment: str = "",
+    *,
+    marked: bool = False,
 ) -> None:
     """Write ``samples`` to a file. ``rate``: samples a second. ``comment``: for the file's tags.
+    ``marked``: the file says that it is AI-generated.
 
     ``on_part`` gets the number of samples written, second by second; an exception from it ends the
     writing. A rate that the media type does not support is changed to the next higher one, if there
@@ -105,6 +114,9 @@ def write_audio(
     with av.open(str(path), "w", format=kind.container, options=settings) as container:
         if comment:
             container.metadata["comment"] = comment
+        if marked and kind.mark:
+            name, value = kind.mark
+            container.metadata[name] = value
         stream = _audio_stream(container, kind, media_type, rate)
         stream.layout = layout
         if kind.bit_rate is not None:
@@ -123,6 +135,8 @@ def write_audio(
         for converted in resampler.resample(None):
             container.mux(stream.encode(converted))
         container.mux(stream.encode(None))
+    if marked:
+        add_xmp(path, media_type, XMP)
 
 
 def _audio_stream(

@@ -19,6 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from serve_app.domain.errors import InvalidInput, Unsupported
+from serve_app.domain.media.marking import XMP
 
 SOFTWARE = "Darkroom"
 _SOFTWARE_TAG, _EXIF_IFD, _USER_COMMENT = 0x0131, 0x8769, 0x9286  # of EXIF 2.32
@@ -71,10 +72,13 @@ def stretch(image: Image.Image, width: int, height: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def encode(image: Image.Image, media_type: str, comment: str = "") -> bytes:
+def encode(
+    image: Image.Image, media_type: str, comment: str = "", *, marked: bool = False
+) -> bytes:
     """Encode an image. Raises ``Unsupported`` for an unknown media type.
 
-    ``comment``: ASCII text for the format's own field; empty: the file has no metadata.
+    ``comment``: ASCII text for the format's own field; empty: none. ``marked``: the file says
+    that it is AI-generated.
     """
     if media_type not in _ENCODERS:
         raise Unsupported(
@@ -82,30 +86,34 @@ def encode(image: Image.Image, media_type: str, comment: str = "") -> bytes:
         )
     name, options = _ENCODERS[media_type]
     buffer = BytesIO()
-    image.save(buffer, name, **options, **_metadata(name, comment))
+    image.save(buffer, name, **options, **_metadata(name, comment, marked=marked))
     return buffer.getvalue()
 
 
-def _metadata(name: str, comment: str) -> Mapping[str, Any]:
-    """Arguments of Pillow that write a comment: text chunks of PNG, else EXIF."""
-    if not comment:
-        return {}
+def _metadata(name: str, comment: str, *, marked: bool) -> Mapping[str, Any]:
+    """Arguments of Pillow that write a comment (text chunks of PNG, else EXIF) and the mark."""
     if name == "PNG":
         texts = PngInfo()
-        texts.add_text("Software", SOFTWARE)
-        texts.add_text("Comment", comment)
+        if comment:
+            texts.add_text("Software", SOFTWARE)
+            texts.add_text("Comment", comment)
+        if marked:
+            texts.add_itxt("XML:com.adobe.xmp", XMP)
         return {"pnginfo": texts}
+    mark = {"xmp": XMP.encode()} if marked else {}
+    if not comment:
+        return mark
     exif = Image.Exif()
     exif[_SOFTWARE_TAG] = SOFTWARE
     exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = _ASCII + comment.encode("ascii")
-    return {"exif": exif.tobytes()}
+    return {"exif": exif.tobytes(), **mark}
 
 
 THUMBNAIL_SIDE = 512
 """Longest side of a thumbnail in pixels."""
 
 
-def thumbnail(image: Image.Image) -> tuple[bytes, int, int]:
+def thumbnail(image: Image.Image, *, marked: bool = False) -> tuple[bytes, int, int]:
     """Small WebP of an image, with its width and height. ``image`` is not changed.
 
     A photograph of 512×512 takes about 9 kB.
@@ -115,7 +123,8 @@ def thumbnail(image: Image.Image) -> tuple[bytes, int, int]:
     small = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=1.0)
     buffer = BytesIO()
     # A higher `method` takes twice the time for a tenth of the size.
-    small.convert("RGB").save(buffer, "WEBP", quality=60, method=2)
+    mark = _metadata("WEBP", "", marked=marked)
+    small.convert("RGB").save(buffer, "WEBP", quality=60, method=2, **mark)
     return buffer.getvalue(), width, height
 
 

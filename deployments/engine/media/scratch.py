@@ -29,6 +29,7 @@ class Scratch:
     def __init__(self, on_made: OnEncoded = _nobody) -> None:
         self.on_made = on_made
         self.description = ""  # comment for the files, see ``FileMetadata.text``; empty: none
+        self.marked = False  # the files say that they are AI-generated
         self._lock = threading.Lock()
         self._folder: Path | None = None
         self._files = 0

@@ -30,7 +30,9 @@ from deployments.engine.media.audio import Soundtrack
 from deployments.engine.media.images import fit
 from deployments.engine.media.scratch import Scratch
 from deployments.engine.media.video_format import VideoForm
+from deployments.engine.media.xmp import add_xmp
 from serve_app.domain.errors import PipelineFailed, Unsupported
+from serve_app.domain.media.marking import TAG, TRAINED_ALGORITHMIC_MEDIA, XMP
 
 Pixels = NDArray[np.uint8]  # [height, width, 3], of any size
 Samples = NDArray[np.float32]  # [channels, samples], -1 to 1
@@ -50,10 +52,16 @@ class VideoWriter:
     """
 
     def __init__(
-        self, path: Path, form: VideoForm, audio_rate: int | None = None, comment: str = ""
+        self,
+        path: Path,
+        form: VideoForm,
+        audio_rate: int | None = None,
+        comment: str = "",
+        *,
+        marked: bool = False,
     ) -> None:
         """``audio_rate``: samples a second of the audio track; None for a video without audio.
-        ``comment``: for the file's tags.
+        ``comment``: for the file's tags. ``marked``: the file says that it is AI-generated.
 
         Raises ``Unsupported`` when the form's media type cannot be written or cannot have audio.
         """
@@ -71,6 +79,9 @@ class VideoWriter:
         )
         if comment:
             self._container.metadata["comment"] = comment
+        if marked and kind.container == "webm":
+            self._container.metadata[TAG] = TRAINED_ALGORITHMIC_MEDIA
+        self._path, self._marked = path, marked
         self._video = self._add_video()
         self._audio = self._add_audio(audio_rate)
         self._graph: Graph | None = None
@@ -97,6 +108,8 @@ class VideoWriter:
             self._flush()
         finally:
             self._container.close()
+        if self._marked:
+            add_xmp(self._path, self._form.media_type, XMP)
 
     def abort(self) -> None:
         with contextlib.suppress(av.FFmpegError):  # its folder may have been deleted
@@ -298,7 +311,9 @@ class VideoFile:
         self.poster: Any = None  # PIL image in the form's size; None before the first frame
         self._form = form
         self._scratch = scratch
-        self._writer = VideoWriter(path, form, audio_rate, scratch.description)
+        self._writer = VideoWriter(
+            path, form, audio_rate, scratch.description, marked=scratch.marked
+        )
 
     def add(self, pixels: Pixels) -> None:
         self._scratch.check()

@@ -19,6 +19,7 @@ from deployments.engine.interception.proxy import GenerationGreenlet
 from deployments.engine.preview.latents import DecoderParams, clean_latents, decoder_params
 from deployments.engine.preview.projection import Projection, fitted
 from serve_app.domain.errors import SnapshotRefused, Unsupported
+from serve_app.domain.media.marking import XMP
 
 log = logging.getLogger(__name__)
 
@@ -33,18 +34,19 @@ class PreviewImage:
     pixels: Tensor  # [height, width, 3], uint8, on the CPU; complete when ``ready`` returns
     ready: Callable[[], object]
 
-    def jpeg(self) -> bytes:
+    def jpeg(self, *, marked: bool = False) -> bytes:
         """Encode as JPEG, ``SIDE`` pixels on the longer side.
 
         It takes about a millisecond and waits for the device, so never call it on the engine's
-        thread.
+        thread. ``marked``: it says that it is AI-generated.
         """
         self.ready()
         image = Image.fromarray(self.pixels.numpy())
         scale = SIDE / max(image.size)
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         buffer = BytesIO()
-        image.resize(size, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=80)
+        mark = {"xmp": XMP.encode()} if marked else {}
+        image.resize(size, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=80, **mark)
         return buffer.getvalue()
 
 

@@ -149,6 +149,24 @@ def fail_command(server: Server, request_id: str, reason: str, *, as_json: bool)
     )
 
 
+@click.command("priority")
+@options.server
+@_request
+@click.argument("priority", type=click.Choice(["low", "normal", "high"]))
+@options.as_json
+def priority_command(server: Server, request_id: str, priority: str, *, as_json: bool) -> None:
+    """Change the priority of a request that waits.
+
+    It moves among the requests of its tenant as if it had been submitted so.
+    """
+    _put_and_print(
+        server,
+        f"/v1/requests/{request_id}/priority?{httpx.QueryParams({'priority': priority})}",
+        f"The request has {priority} priority.",
+        as_json=as_json,
+    )
+
+
 def _put_and_print(server: Server, path: str, text: str, *, as_json: bool) -> None:
     with Client(server) as client:
         answer = client.put(path)

@@ -9,6 +9,7 @@ import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from urllib.parse import urlsplit
@@ -18,6 +19,12 @@ from serve_app.cli.connection.installation import Installation
 from serve_app.cli.serve import ports
 from serve_app.domain.errors import DarkroomError, Misconfigured
 from serve_app.gateway.certificate_authority import CertificateAuthority, expiry
+from serve_app.provenance.certificates import (
+    LOCAL_NAME,
+    LOCAL_UNTIL,
+    operators_identity,
+    problems,
+)
 from serve_app.settings import Config, Secrets
 from serve_app.storage import self_test
 from serve_app.storage.directory import DirectoryStorage
@@ -231,6 +238,32 @@ def certificate(path: Path) -> str:
             "Otherwise delete it and restart Darkroom, which creates a new one."
         )
     return f"{path}, valid until {end:%Y-%m-%d}"
+
+
+def signing(config: Config, secrets: Secrets) -> str:
+    """Name of the signer of files. Raises ``Misconfigured`` if nothing can be signed, or not for
+    long."""
+    settings, now = config.provenance, SystemClock().now()
+    if settings.sign_files == "off":
+        return "files are not signed"
+    if find_spec("c2pa") is None:
+        raise Misconfigured(
+            "DARKROOM_SIGN_FILES needs the package c2pa-python. Install Darkroom with its extra "
+            "`c2pa`."
+        )
+    if settings.sign_files == "local":
+        return f"{LOCAL_NAME}; valid until {LOCAL_UNTIL:%Y-%m-%d}, no time stamps"
+    key = secrets.signing_key
+    identity = operators_identity(
+        settings.signing_certificate, "" if key is None else key.get_secret_value()
+    )
+    if found := problems(identity, now):
+        raise Misconfigured(" ".join(found))
+    until = identity.certificates[0].not_valid_after_utc
+    return (
+        f"{identity.name}, valid until {until:%Y-%m-%d}. Without a time stamp server, readers call "
+        "all signed files invalid after that day"
+    )
 
 
 def _handshake(url: str, bundle: Path) -> str:

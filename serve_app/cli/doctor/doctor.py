@@ -22,6 +22,7 @@ from serve_app.cli.doctor.checks import (
     check_location,
     gateway_checks,
     gateway_ports,
+    signing,
     weights_checks,
 )
 from serve_app.cli.serve import haproxy, ports
@@ -81,6 +82,7 @@ def _checks(server: Server) -> list[tuple[str, Callable[[], str]]]:
         ("storage", lambda: check_location(installation)),
         ("proxy", _proxy),
         ("models", _models),
+        ("signing", lambda: signing(Config(), Secrets())),
         *([("gpu", _gpu)] if Config().models.gpus else []),
         *weights_checks(Config()),
     ]

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, ClassVar
 
+from serve_app.domain.artifact import Artifact
 from serve_app.domain.outcome import Outcome, Usage
 
 CURRENCY = "USD"
@@ -97,16 +98,17 @@ NOTHING = Quantities(requests=0)
 
 
 def made_by(outcome: Outcome) -> Quantities:
-    """What an attempt that succeeded has made."""
+    """What an attempt that succeeded has made. Its units are seconds if it made other files than
+    images."""
     images = [each for each in outcome.artifacts if each.media_type.startswith("image/")]
+    seconds = outcome.usage.units if len(images) < len(outcome.artifacts) else 0.0
+    return _made(images, seconds, outcome.usage.run_s)
+
+
+def _made(images: Sequence[Artifact], seconds: float, run_s: float) -> Quantities:
     sizes = [(each.width or 0) * (each.height or 0) for each in images]
-    plays = len(images) < len(outcome.artifacts)  # otherwise its units are megapixels
-    return Quantities(
-        images=len(images),
-        megapixels=sum(map(rounded_megapixels, sizes)),
-        seconds=_decimal(outcome.usage.units if plays else 0.0),
-        gpu_seconds=_decimal(outcome.usage.run_s),
-    )
+    megapixels = sum(map(rounded_megapixels, sizes))
+    return Quantities(len(images), megapixels, _decimal(seconds), _decimal(run_s))
 
 
 def made_by_frame(usage: Usage) -> Quantities:

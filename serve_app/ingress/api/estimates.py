@@ -74,7 +74,7 @@ async def estimate(request: HttpRequest) -> Response:
     planned = await read_model(request, PlannedRequest, services.config.limits.max_body_bytes)
     new = await submission.validate(
         services,
-        caller.tenant,
+        caller,
         planned.endpoint_id,
         planned.input,
         parse_options(request, caller),

@@ -1,4 +1,4 @@
-"""``/v1/queue``, ``/v1/audit`` and manual operations. All require the scope ``admin``."""
+"""``/v1/queue``, ``/v1/audit`` and manual operations. All require the scope ``operator``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from serve_app.domain.operations import (
     PauseKind,
     RunningLease,
 )
-from serve_app.domain.request import State
+from serve_app.domain.request import Priority, State
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import actor_of, authenticate
 from serve_app.ingress.http.context import context_of
@@ -34,10 +34,10 @@ from serve_app.ingress.http.openapi import (
     in_query,
 )
 from serve_app.ingress.services.services import services_of
-from serve_app.tenants.api_keys import ADMIN
 
 MAX_PAGE = 500
 MAX_REASON = 1000  # characters
+PRIORITIES = {each.name.lower(): each for each in Priority if each is not Priority.REALTIME}
 
 
 class EndpointPause(TypedDict):
@@ -163,6 +163,16 @@ async def failed(request: HttpRequest) -> Response:
     return _state_reply(request, await operations.fail(request_id, actor, reason))
 
 
+async def prioritised(request: HttpRequest) -> Response:
+    """Change the priority of a request that waits: ``?priority=low|normal|high``."""
+    operations, actor = await _admin(request, "v1.request.prioritise")
+    given = query.text(request, "priority") or ""
+    if given not in PRIORITIES:
+        raise query.invalid("priority", f"should be one of {', '.join(PRIORITIES)}", given)
+    request_id = request.path_params["request_id"]
+    return _state_reply(request, await operations.prioritise(request_id, PRIORITIES[given], actor))
+
+
 async def audit(request: HttpRequest) -> Response:
     """List the audit log, newest first: ``?limit=50&before=<id>``."""
     operations, _ = await _admin(request, "v1.audit")
@@ -179,13 +189,13 @@ async def audit(request: HttpRequest) -> Response:
 
 SEE_QUEUE = Operation(
     "getQueue",
-    "Show lanes, leases and paused endpoints. Needs the scope `admin`",
+    "Show lanes, leases and paused endpoints. Needs the scope `operator`",
     {200: answer("An overview of the queue.", QueueOverview)},
     errors=(403,),
 )
 LIST_AUDIT = Operation(
     "listActs",
-    "List the audit log, newest first. Needs the scope `admin`",
+    "List the audit log, newest first. Needs the scope `operator`",
     {200: answer("A page.", AuditPage)},
     errors=(403, 422),
     parameters=(
@@ -198,7 +208,7 @@ LIST_AUDIT = Operation(
 def _endpoint_call(act: str, summary: str) -> Operation:
     return Operation(
         f"{act}Endpoint",
-        f"{summary}. Needs the scope `admin`",
+        f"{summary}. Needs the scope `operator`",
         {200: answer("The endpoint's state.", EndpointPause)},
         errors=(403, 404),
         parameters=(in_path("endpoint_id", "Its slashes are not escaped."),),
@@ -209,7 +219,7 @@ def _request_call(act: str, summary: str, *parameters: Parameter) -> Operation:
     request_id = in_path("request_id", "Id of a request of any tenant.")
     return Operation(
         f"{act}Request",
-        f"{summary}. Needs the scope `admin`",
+        f"{summary}. Needs the scope `operator`",
         {200: answer("The request's state.", RequestState)},
         errors=(400, 403, 404, 422),
         parameters=(request_id, *parameters),
@@ -223,6 +233,11 @@ REQUEUE = _request_call("requeue", "Take a request from its replica and queue it
 FAIL = _request_call(
     "fail", "End a request as failed", in_query("reason", "Message for the request's owner.")
 )
+PRIORITISE = _request_call(
+    "prioritise",
+    "Change the priority of a request that waits",
+    in_query("priority", "`low`, `normal` or `high`."),
+)
 
 ROUTES = [
     DocumentedRoute("/v1/queue", queue, {"GET": SEE_QUEUE}),
@@ -232,13 +247,14 @@ ROUTES = [
     DocumentedRoute("/v1/endpoints/{endpoint_id:path}/resume", resumed, {"PUT": RESUME}),
     DocumentedRoute("/v1/requests/{request_id}/requeue", requeued, {"PUT": REQUEUE}),
     DocumentedRoute("/v1/requests/{request_id}/fail", failed, {"PUT": FAIL}),
+    DocumentedRoute("/v1/requests/{request_id}/priority", prioritised, {"PUT": PRIORITISE}),
 ]
 
 
 async def _admin(request: HttpRequest, route: str) -> tuple[Operations, Actor]:
     """Return the operations, and the caller."""
     context_of(request).route = route
-    await authenticate(request, ADMIN)
+    await authenticate(request)
     return services_of(request).queue.operations, actor_of(request)
 
 

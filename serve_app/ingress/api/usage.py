@@ -84,8 +84,8 @@ async def usage(request: HttpRequest) -> Response:
     """Show the usage by bucket and endpoint, in pages.
 
     Parameters: ``?start=&end=&timeframe=&timezone=&endpoint_id=``. ``expand=summary`` adds the
-    usage of the whole time. Buckets in which no request ended are empty. With the scope ``admin``,
-    ``tenant=`` selects another tenant.
+    usage of the whole time. Buckets in which no request ended are empty. With the scope
+    ``operator``, ``tenant=`` selects another tenant.
     """
     context_of(request).route = "v1.models.usage"
     _, tenant = await authenticate_for_tenant(request, "Usage")
@@ -120,7 +120,7 @@ SHOW = Operation(
     errors=(403, 422),
     parameters=(
         in_query("endpoint_id", "Only these endpoints, at most 50.", list[str]),
-        in_query("tenant", "Default: the caller's. Another one needs the scope `admin`."),
+        in_query("tenant", "Default: the caller's. Another one needs the scope `operator`."),
         *PARAMETERS,
         in_query("expand", "Default: `time_series`.", list[Literal["time_series", "summary"]]),
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from serve_app.catalog.catalog import Catalog
@@ -11,7 +11,9 @@ from serve_app.domain.artifact import THUMBNAIL_TYPE, UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.media.draft import DRAFT_TYPE
+from serve_app.domain.media.marking import Marking, MarkPolicy
 from serve_app.domain.ports import Storage
+from serve_app.settings import Config
 from serve_app.storage.keys import artifact_key, derived_token, snapshot_key
 
 TICKET_VALID_S = 6 * 3600.0
@@ -21,6 +23,22 @@ MAX_THUMBNAIL_BYTES = 2**18
 MAX_SNAPSHOT_BYTES = 2 * 2**30
 SNAPSHOT_TICKET_VALID_S = 600.0
 """Seconds. A snapshot's ticket is requested when the snapshot is taken, and used at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class FilePolicy:
+    """What replicas do with every file besides writing it."""
+
+    describe: bool = True  # prompt, seed and settings of requests that are kept are in it
+    thumbnails: bool = True  # a small image is made of it
+    marking: Marking = field(default_factory=Marking)
+    certificates: str = ""  # of the signer, as PEM; empty: files are not signed
+
+    @classmethod
+    def of(cls, config: Config, certificates: str = "") -> FilePolicy:
+        models = config.models
+        marking = config.provenance.marking
+        return cls(models.describe_files, models.thumbnails, marking, certificates)
 
 
 class CatalogLeaseTerms:
@@ -33,22 +51,24 @@ class CatalogLeaseTerms:
         max_artifact_bytes: int,
         *,
         files_url: str = "",
-        describe_files: bool = True,
+        files: FilePolicy | None = None,
         names_secret: bytes,
-        thumbnails: bool = True,
         refresh: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """``names_secret``: the names of files are derived from it; the same in every ingress.
-        ``thumbnails``: replicas make a small image of every file. ``refresh`` puts changes of the
-        catalog in force; None: it does not change."""
+        ``refresh`` puts changes of the catalog in force; None: it does not change."""
         self.files_url = files_url
-        self.describe_files = describe_files
+        self._files = files or FilePolicy()
+        self.describe_files = self._files.describe
+        self.certificates = self._files.certificates
         self._names_secret = names_secret
-        self._thumbnails = thumbnails
         self._refresh = refresh
         self._catalog = catalog
         self._storage = storage
         self._max_artifact_bytes = max_artifact_bytes
+
+    def marking(self, tenant: str) -> MarkPolicy:
+        return self._files.marking.of(tenant)
 
     def endpoint(self, endpoint_id: str) -> Endpoint | None:
         entry = self._catalog.find(endpoint_id)
@@ -77,7 +97,7 @@ class CatalogLeaseTerms:
 
     def _with_thumbnail(self, held: LeaseKey, number: int, media_type: str) -> UploadTicket:
         ticket = self._ticket(held, media_type, self._max_artifact_bytes, number)
-        if not self._thumbnails or media_type == DRAFT_TYPE:
+        if not self._files.thumbnails or media_type == DRAFT_TYPE:
             return ticket
         small = self._ticket(held, THUMBNAIL_TYPE, MAX_THUMBNAIL_BYTES, number, "thumbnail")
         return replace(ticket, thumbnail=small)

@@ -23,6 +23,7 @@ from serve_app.ingress.services.audit import AuditTrail
 from serve_app.ingress.services.files import Files
 from serve_app.ingress.services.health import Health
 from serve_app.ingress.services.live_catalog import LiveCatalog
+from serve_app.ingress.services.live_tenants import LiveTenants
 from serve_app.ingress.services.replies import Replies
 from serve_app.ingress.services.session_limit import SessionCounts
 from serve_app.ingress.services.warm_pools import WarmPools
@@ -149,6 +150,7 @@ class Identity:
     keys: Keys
     tokens: Tokens
     upload_tokens: UploadTokens
+    tenants: LiveTenants
 
 
 CAPACITY = frozenset({429, 503, 507})
@@ -162,10 +164,11 @@ MASKS_AT_ONCE = 1
 class Services:
     """Collaborators of every handler. All are already started, and their creator closes them.
 
-    ``config`` and ``pools`` are replaced when live settings change.
+    ``config``, ``file_config`` and ``pools`` are replaced when live settings change.
     """
 
     config: Config
+    file_config: Config  # without the limits that operators have set
     host_names: frozenset[str]  # names accepted in a Host header and used in URLs
     catalog: Catalog
     entries: LiveCatalog

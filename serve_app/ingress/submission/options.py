@@ -17,8 +17,8 @@ from serve_app.domain.errors import FieldProblem, Forbidden, InvalidInput
 from serve_app.domain.request import Cause, Priority
 from serve_app.domain.webhook import Webhook
 from serve_app.ingress.http.context import trace_of
-from serve_app.tenants.api_keys import ADMIN, Caller
-from serve_app.tenants.api_keys import PRIORITY as PRIORITY_SCOPE
+from serve_app.tenants.scopes import ADMIN, Caller
+from serve_app.tenants.scopes import PRIORITY as PRIORITY_SCOPE
 
 # fal's headers about retries of a failed request.
 
@@ -261,7 +261,7 @@ def _priority(value: bytes, caller: Caller) -> Priority:
             return Priority.LOW
         case b"normal":
             return Priority.NORMAL
-        case b"high" if caller.scopes & {ADMIN, PRIORITY_SCOPE}:
+        case b"high" if caller.may(PRIORITY_SCOPE):
             return Priority.HIGH
         case b"high":
             raise Forbidden(

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -17,11 +17,14 @@ from serve_app.domain.errors import (
     Cancelled,
     DarkroomError,
     DatabaseUnavailable,
+    InvalidInput,
     RequestNotFound,
     StorageUnavailable,
     Unavailable,
+    Unsupported,
 )
-from serve_app.domain.media.draft import DRAFT, FROM_DRAFT
+from serve_app.domain.media.draft import DRAFT, DRAFT_TYPE, FROM_DRAFT
+from serve_app.domain.media.marking import SIGNED_TYPES, MarkPolicy
 from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Failure
 from serve_app.domain.ports import Queue
@@ -36,6 +39,7 @@ from serve_app.ingress.submission.drafts import (
 )
 from serve_app.ingress.submission.options import SubmitOptions
 from serve_app.telemetry import logs
+from serve_app.tenants.scopes import Caller
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +67,7 @@ CLIENT_DISCONNECTED = Failure(
 
 async def validate(
     services: Services,
-    tenant: str,
+    caller: Caller,
     endpoint_id: str,
     body: object,
     options: SubmitOptions,
@@ -72,19 +76,22 @@ async def validate(
 ) -> NewRequest:
     """Validate everything about the request itself. It is not stored yet.
 
-    Errors: ``EndpointNotFound``, ``InvalidInput``, and ``Unavailable`` if no pool can run it.
+    Errors: ``Forbidden`` if the caller is limited to other endpoints, ``EndpointNotFound``,
+    ``InvalidInput``, and ``Unavailable`` if no pool can run it.
     """
+    caller.require_endpoint(endpoint_id)
     entry = services.catalog.get(endpoint_id)
-    source = await draft_source(services, tenant, entry, body)
+    source = await draft_source(services, caller.tenant, entry, body)
     valid = services.catalog.validate(endpoint_id, body, source.input if source else None)
     valid = with_noise_seed(valid)
     require_kept(valid.input, options)
     pool = services.pools.pool_of(entry.endpoint, entry.pool)
     check_request(entry.endpoint, valid.input, services.pools.device_bytes(pool))
+    require_signable(services, caller.tenant, entry.schema.media_types(valid.input), valid.input)
     retries, fewer = granted_retries(options.retries, services.config.queue.max_failures)
     return NewRequest(
         id=request_id,
-        tenant=tenant,
+        tenant=caller.tenant,
         endpoint=endpoint_id,
         endpoint_digest=entry.endpoint.digest,
         pool=pool,
@@ -110,6 +117,26 @@ async def validate(
         price=services.price_of(entry),
         expected=expected_quantities(valid.input),
     )
+
+
+def require_signable(
+    services: Services, tenant: str, media_types: Sequence[str], input: Mapping[str, Any]
+) -> None:
+    """Raise ``InvalidInput`` or ``Unsupported`` if a file of the request must be signed and has no
+    place for a signature."""
+    settings = services.config.provenance
+    required = settings.marking.of(tenant) is MarkPolicy.REQUIRED
+    if settings.sign_files == "off" or not required:
+        return
+    refused = sorted(set(media_types) - SIGNED_TYPES - {DRAFT_TYPE})
+    if refused:
+        message = (
+            f"files of {', '.join(refused)} cannot be signed, and the operator requires signed "
+            "files: choose another format"
+        )
+        if "output_format" in input:
+            raise InvalidInput.of_field("output_format", message, "feature_not_supported")
+        raise Unsupported(f"{message[0].upper()}{message[1:]}.")
 
 
 async def _repeat_digest(endpoint_id: str, body: object, options: SubmitOptions) -> bytes:

@@ -15,6 +15,8 @@ const ORDERS = {
   drain: { words: "Drain: refuse new requests, and serve those that wait", done: "is draining" },
 };
 
+const PRIORITIES = ["high", "normal", "low"].map((each) => [each, each]);
+
 /** Part of the queue. `changed()` is set by the view: it looks again. */
 export class QueuePart {
   everyMs = 2000;
@@ -84,6 +86,7 @@ export class QueuePart {
       ],
       actions: (row) => [
         { name: "Why", call: () => this.#why(row) },
+        { name: "Priority", call: () => this.#prioritise(row) },
         ...this.#ends(row.request_id, row.tenant),
       ],
     });
@@ -142,6 +145,23 @@ export class QueuePart {
         waiting === null ? "It waits no longer." : waitingWords(waiting.position, waiting);
       shown("Why it waits", element("p", {}, words));
     });
+  }
+
+  async #prioritise({ request_id: id, tenant, priority }) {
+    await this.#desk.ask(
+      {
+        title: "Change the priority of this request?",
+        words: `It moves among the requests of ${tenant} as if it had been submitted so.`,
+        action: "Change it",
+        fields: [{ name: "level", label: "Priority", choices: PRIORITIES, value: priority }],
+        submit: async ({ level }) => {
+          await this.#desk.call("PUT", `v1/requests/${id}/priority?priority=${level}`);
+          return `The request has ${level} priority.`;
+        },
+      },
+      (words) => words,
+    );
+    this.changed();
   }
 
   async #requeue(id) {

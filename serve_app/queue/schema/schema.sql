@@ -14,6 +14,8 @@ CREATE TABLE tenants (
     name text DEFAULT '' NOT NULL,
     created_at timestamptz DEFAULT now() NOT NULL,
     disabled_at timestamptz,
+    limits jsonb DEFAULT '{}'::jsonb NOT NULL,
+    changed_at timestamptz DEFAULT now() NOT NULL,
     CONSTRAINT tenants_pkey PRIMARY KEY (id)
 );
 
@@ -27,6 +29,10 @@ CREATE TABLE api_keys (
     expires_at timestamptz,
     revoked_at timestamptz,
     replay_undelivered boolean DEFAULT false NOT NULL,
+    endpoints text[] DEFAULT '{}'::text[] NOT NULL,
+    last_used_at timestamptz,
+    successor text,
+    person text DEFAULT '' NOT NULL,
     CONSTRAINT api_keys_pkey PRIMARY KEY (id),
     CONSTRAINT api_keys_tenant_fkey FOREIGN KEY (tenant) REFERENCES tenants(id)
 );

@@ -27,6 +27,8 @@ UNDELIVERED = (
     "X-Fal-Store-IO: 0. Submit the request again."
 )
 REQUEUED = "Taken from its replica by an operator"
+RUNS_ALREADY = "The request runs already: its priority only matters while it waits."
+SESSION_HAS_NO_PRIORITY = "A realtime session goes before all requests: it has no other priority."
 TOO_MANY_LINKS = "The tenant has 1000 share links: revoke some, or wait until they expire."
 NO_PREVIEWS = "The request was submitted without previews."
 PREVIEWS_WHILE_RUNNING = "A request has previews only while it runs."
@@ -53,6 +55,10 @@ FOLLOWS = ("Request ", " has the same input; its outcome will be reused.")
 
 def follows(leader: str) -> str:
     return leader.join(FOLLOWS)
+
+
+def prioritised(priority: str) -> str:
+    return f"An operator changed the priority to {priority}."
 
 
 def too_many_waiting_bytes(new: int, waiting: int, most: int) -> str:

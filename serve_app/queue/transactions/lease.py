@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from serve_app.domain.lease import LeasePreference, LeftOut
+from serve_app.domain.lease import LeaseKey, LeasePreference, LeftOut
 from serve_app.domain.request import Request
 from serve_app.postgres.database import Database
 from serve_app.queue.fairness.fair_queue import LOOK_AHEAD
@@ -52,6 +52,19 @@ class LeaseResult:
     unwritten: Mapping[str, float] = field(default_factory=dict)
     served: float | None = None
     full: LeftOut = field(default_factory=LeftOut)
+
+
+IS_HELD = """
+-- name: lease_is_held
+SELECT 1 FROM requests
+WHERE id = %(id)s::uuid AND state = 'running' AND attempt = %(attempt)s AND lease_nonce = %(nonce)s
+"""
+
+
+async def is_held(database: Database, held: LeaseKey) -> bool:
+    """Return whether a lease is the current one of a running request."""
+    found = {"id": held.request_id, "attempt": held.attempt, "nonce": held.nonce}
+    return bool(await database.rows(IS_HELD, found))
 
 
 # Contention with other ingress processes. Pure.

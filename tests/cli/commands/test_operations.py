@@ -64,6 +64,16 @@ def test_a_request_is_requeued_and_failed(darkroom: Any, address: Address) -> No
     assert f"request.fail  {request_id}" in darkroom("audit").stdout
 
 
+def test_a_request_gets_another_priority(darkroom: Any, address: Address) -> None:
+    request_id = submitted(address)
+    changed = darkroom("requests", "priority", request_id, "low")
+    assert changed.stdout == "The request has low priority.\n"
+    assert (
+        json.loads(darkroom("requests", "show", request_id, "--json").stdout)["priority"] == "low"
+    )
+    assert "urgent" in darkroom("requests", "priority", request_id, "urgent", fails=True).stderr
+
+
 def test_the_queue_is_shown_as_json(darkroom: Any) -> None:
     seen = json.loads(darkroom("queue", "--json").stdout)
     assert seen.keys() == {"lanes", "leases", "halts", "oldest_transaction"}

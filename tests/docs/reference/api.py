@@ -42,7 +42,7 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "Requests",
         (
-            r"/v1/requests(?!/\{request_id\}/(requeue|fail|webhook)).*",
+            r"/v1/requests(?!/\{request_id\}/(requeue|fail|priority|webhook)).*",
             r"/v1/(estimate|drafts.*|loras|shares?.*)",
             r"/v1/models/req.*",
         ),

@@ -62,6 +62,22 @@ async def test_any_tenants_request_is_requeued_and_failed(idle: House) -> None:
         assert acts[0]["actor"] == idle.key.split(":")[0]
 
 
+async def test_the_priority_of_a_request_that_waits_is_changed(idle: House) -> None:
+    async with idle.client(idle.other_key) as other, idle.client() as admin:
+        request_id = await submitted(other)
+        path = f"/v1/requests/{request_id}/priority"
+        refused = await admin.put(path, params={"priority": "realtime"})
+        assert refused.status_code == 422
+        assert refused.json()["detail"][0]["loc"] == ["query", "priority"]
+        assert (await admin.put(path)).status_code == 422
+        answer = await admin.put(path, params={"priority": "high"})
+        assert answer.json() == {"request_id": request_id, "state": "queued"}
+        shown = (await other.get(f"/v1/requests/{request_id}")).json()
+        assert shown["priority"] == "high"
+        (act,) = (await admin.get("/v1/audit")).json()["acts"]
+        assert (act["action"], act["detail"]) == ("request.prioritise", {"priority": "high"})
+
+
 async def test_the_audit_comes_in_pages(idle_client: httpx.AsyncClient) -> None:
     for act in ("pause", "drain", "resume"):
         await idle_client.put(f"{PROBE}/{act}")
@@ -90,6 +106,7 @@ async def test_the_queue_shows_lanes(idle_client: httpx.AsyncClient) -> None:
         ("PUT", f"{PROBE}/resume"),
         ("PUT", f"/v1/requests/{UNKNOWN}/requeue"),
         ("PUT", f"/v1/requests/{UNKNOWN}/fail"),
+        ("PUT", f"/v1/requests/{UNKNOWN}/priority?priority=high"),
     ],
 )
 async def test_all_of_it_takes_the_scope_admin(idle: House, method: str, path: str) -> None:

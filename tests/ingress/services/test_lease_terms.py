@@ -8,9 +8,10 @@ import pytest
 from serve_app.domain.artifact import THUMBNAIL_TYPE
 from serve_app.domain.errors import Unavailable
 from serve_app.domain.lease import LeaseKey
-from serve_app.ingress.services.lease_terms import CatalogLeaseTerms
+from serve_app.domain.media.marking import MarkPolicy
+from serve_app.ingress.services.lease_terms import CatalogLeaseTerms, FilePolicy
 from serve_app.ingress.services.services import STUDIO, PoolMap
-from serve_app.settings import PoolConfig
+from serve_app.settings import PoolConfig, read_config
 from tests.fakes.clock import FakeClock
 from tests.fakes.storage import FakeStorage
 from tests.ingress.house import CATALOG
@@ -59,7 +60,9 @@ def test_each_ticket_has_one_for_a_thumbnail_with_a_name_of_its_own(
 
 def test_without_thumbnails_there_are_no_tickets_for_them() -> None:
     storage = FakeStorage(b"k" * 32, "http://in", FakeClock())
-    terms = CatalogLeaseTerms(CATALOG, storage, 1, names_secret=SECRET, thumbnails=False)
+    terms = CatalogLeaseTerms(
+        CATALOG, storage, 1, names_secret=SECRET, files=FilePolicy(thumbnails=False)
+    )
     (ticket,) = terms.tickets(LeaseKey("0195-a", 3), FLUX, {"output_format": "png"})
     assert ticket.thumbnail is None
 
@@ -133,3 +136,16 @@ def test_endpoints_that_a_pool_does_not_name_or_whose_recipes_are_too_large_do_n
     with_recipes = {entry.endpoint.id for entry in CATALOG if entry.endpoint.recipes}
     assert terms.unfit(frozenset(), 1) == with_recipes
     assert not terms.unfit(frozenset(), 10**15)
+
+
+def test_a_tenant_may_have_its_own_policy_for_marks() -> None:
+    config = read_config(
+        {"mark_files": "required", "tenant_mark_files": {"lab": "off"}, "describe_files": False}
+    )
+    storage = FakeStorage(b"k" * 32, "http://in", FakeClock())
+    files = FilePolicy.of(config)
+    terms = CatalogLeaseTerms(CATALOG, storage, 1, names_secret=SECRET, files=files)
+    assert terms.marking("default") is MarkPolicy.REQUIRED
+    assert terms.marking("lab") is MarkPolicy.OFF
+    assert not terms.describe_files
+    assert FilePolicy.of(read_config({})).marking.of("default") is MarkPolicy.ON

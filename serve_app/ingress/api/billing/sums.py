@@ -34,7 +34,7 @@ from serve_app.ingress.http.openapi import (
 )
 from serve_app.ingress.http.time_buckets import END, START, asked_of
 from serve_app.ingress.services.services import services_of
-from serve_app.tenants.api_keys import ADMIN
+from serve_app.tenants.scopes import OPERATOR
 
 CSV = "text/csv"
 ALL_TENANTS = "*"
@@ -122,8 +122,8 @@ async def _asked(request: HttpRequest) -> _Asked:
         given = query.text(request, "tenants")
         if given != ALL_TENANTS:
             raise query.invalid("tenants", "should be `*`, for all tenants", str(given))
-        if ADMIN not in caller.scopes:
-            raise Forbidden("Usage of all tenants requires a key with the scope `admin`.")
+        if not caller.may(OPERATOR):
+            raise Forbidden("Usage of all tenants requires a key with the scope `operator`.")
         await record_read(request, caller, ALL_TENANTS)
         wanted = None
     asked = await asked_of(request, services.clock.now())
@@ -211,8 +211,8 @@ def _shown(each: UsageSum, by: Sequence[UsageGroup], *, exact: bool = False) -> 
 
 PARAMETERS = (
     in_query("by", "Groups, separated by commas. Default: `day,endpoint`.", list[UsageGroup]),
-    in_query("tenant", "Default: the caller's. Another one needs the scope `admin`."),
-    in_query("tenants", "`*`: all tenants; needs the scope `admin`."),
+    in_query("tenant", "Default: the caller's. Another one needs the scope `operator`."),
+    in_query("tenants", "`*`: all tenants; needs the scope `operator`."),
     in_query("endpoint_id", "Only these endpoints, at most 50.", list[str]),
     START,
     END,
