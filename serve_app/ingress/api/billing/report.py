@@ -19,7 +19,6 @@ from serve_app.ingress.http.json_schema import Time
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_query
 from serve_app.ingress.http.query import time_range
 from serve_app.ingress.services.services import Services, services_of
-from serve_app.tenants.api_keys import ADMIN
 
 LENGTH = timedelta(days=30)
 OTHERS = "*"
@@ -64,7 +63,7 @@ async def report(request: HttpRequest) -> Response:
     """Compare what the GPUs cost with what their work would have cost at fal. Hours are whole ones
     (UTC) that begin in the time."""
     context_of(request).route = "v1.usage.report"
-    await authenticate(request, ADMIN)
+    await authenticate(request)
     services = services_of(request)
     span = time_range(request, services.clock.now(), length=LENGTH)
     hours = await services.queue.costs.replica_hours(span.start, span.end)
@@ -120,7 +119,7 @@ def _hours(services: Services, each: ReplicaHours) -> PoolHours:
 
 SHOW = Operation(
     "getCostReport",
-    "Compare what GPUs cost with fal's list prices for the same work; needs the scope `admin`",
+    "Compare what GPUs cost with fal's list prices for the same work; needs the scope `operator`",
     {200: answer("The report.", CostReport)},
     errors=(403, 422),
     parameters=(
