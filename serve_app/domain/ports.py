@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.billing.budgets import BudgetWarnings
+from serve_app.domain.billing.report import CostBook
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.lease import (
     Ask,
@@ -213,6 +214,11 @@ class Queue(LeasePort, Protocol):
     @property
     def operations(self) -> Operations:
         """Operator's view and manual operations."""
+        ...
+
+    @property
+    def costs(self) -> CostBook:
+        """Times of replicas, and what was made in them."""
         ...
 
     @property

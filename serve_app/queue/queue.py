@@ -15,6 +15,7 @@ from serve_app.postgres.fair_reads import FairReads
 from serve_app.postgres.leader_election import LeaderElection
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.billing.budget_warnings import WARN_EVERY_S, PostgresBudgetWarnings
+from serve_app.queue.billing.replica_hours import SAMPLE_EVERY_S, PostgresCostBook
 from serve_app.queue.billing.rollup import UsageRollup
 from serve_app.queue.drafts import PostgresDrafts
 from serve_app.queue.finisher import Finisher
@@ -64,6 +65,7 @@ class QueueParts:
     reaper: Reaper
     removal: Removal
     retention: Retention
+    clock: Clock
     log: RequestLog
     operations: PostgresOperations
     garbage: GarbageFiles
@@ -109,6 +111,7 @@ def assemble(
         reaper=Reaper(database, limits, liveness, state, after, metrics),
         removal=Removal(database, kept, garbage, state.requests, after),
         retention=kept,
+        clock=clock,
         log=RequestLog(database, state.requests),
         operations=PostgresOperations(database, limits, state.pauses, warm, after),
         garbage=garbage,
@@ -156,6 +159,7 @@ class PostgresQueue:
         self.demand = state.stats.demand
         self.operations = parts.operations
         self.ledger = PostgresLedger(reads)
+        self.costs = PostgresCostBook(database, reads, parts.clock)
         self.rollup = UsageRollup(database, parts.retention)
         self.budgets = PostgresBudgetWarnings(database, limits)
         self.gallery = PostgresGallery(database, reads)
@@ -214,6 +218,9 @@ class PostgresQueue:
         count_listeners = state.notifier.count_listeners
         elected = partial(parts.election.on_leader, "retention", RETENTION_EVERY_S)
         elected_to_warn = parts.election.on_leader("budgets", WARN_EVERY_S, self.budgets.warn)
+        elected_to_sample = parts.election.on_leader(
+            "replica_hours", SAMPLE_EVERY_S, self.costs.sample
+        )
         rounds: list[tuple[float, Mapping[str, Work]]] = [
             (check_s, {"look_for_work": parts.polls.refresh, "record_idle": self._record_idle}),
             (
@@ -256,6 +263,7 @@ class PostgresQueue:
             ),
             (MEASURE_TABLES_EVERY_S, {"measure_tables": parts.tables.measure}),
             (WARN_EVERY_S, {"warn_of_budgets": elected_to_warn}),
+            (SAMPLE_EVERY_S, {"sample_replicas": elected_to_sample}),
             (
                 RETENTION_EVERY_S,
                 {

@@ -19,6 +19,7 @@ from serve_app.settings.config import (
 from serve_app.settings.groups import PREFIX
 from serve_app.settings.parts import APPLICATION, pool_application
 from serve_app.settings.pools import (
+    BUDGET,
     NO_LIMITS,
     BudgetConfig,
     EndpointLimits,
@@ -32,6 +33,7 @@ __all__ = [
     "ADDRESS_FILE",
     "APPLICATION",
     "AWS_SECRET_NAMES",
+    "BUDGET",
     "FIELDS",
     "HUB_SECRET_NAMES",
     "NO_LIMITS",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,7 +16,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from serve_app.domain.billing.price import Price
+from serve_app.domain.billing.price import CURRENCY, Price
 from serve_app.domain.endpoint import MODEL_ALIASES, StoreConfig
 from serve_app.domain.media.marking import Marking, MarkPolicy
 from serve_app.settings.pools import EndpointLimits, PoolConfig, TenantLimits, with_families
@@ -257,6 +258,17 @@ class BillingSettings(SettingsGroup):
         default_factory=dict,
         description="Prices by endpoint: `unit`, `amount` and `currency`. They have priority over "
         "those of the catalogue.",
+    )
+    gpu_hour_costs: dict[str, Annotated[Decimal, Field(ge=0)]] = Field(
+        default_factory=dict,
+        description="What an hour of a GPU costs, by its class as replicas report it; `*`: others.",
+    )
+    cost_currency: str = Field(
+        default=CURRENCY, pattern=r"^[A-Z]{3}$", description="Currency of these costs."
+    )
+    fal_prices: dict[str, Price] = Field(
+        default_factory=dict,
+        description="fal's list prices by endpoint, as you look them up, for the report of costs.",
     )
     usage_detail_days: float | None = Field(
         default=None,

@@ -70,7 +70,10 @@ OF_REPLICAS = ONLY_OF_REPLICAS | {
 LIVE = frozenset(
     {
         "audit_retention_days",
+        "cost_currency",
         "endpoint_limits",
+        "fal_prices",
+        "gpu_hour_costs",
         "max_body_bytes",
         "max_drafts_bytes_per_tenant",
         "max_frame_bytes",

@@ -319,6 +319,9 @@ class TenantLimits(BaseModel):
     )
 
 
+BUDGET = "budget"
+"""Limit that is no number. It is set in the settings, not by a call."""
+
 NO_LIMITS = TenantLimits()
 """Limits of a tenant that has none of its own. A tenant's own limit is above 0."""
 

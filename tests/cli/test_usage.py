@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 from click.testing import CliRunner
 
+from serve_app.cli.accounting.usage import report_lines
 from serve_app.cli.main import main
 from tests.wire.served import served
 
@@ -35,3 +36,30 @@ def test_usage_is_shown_as_a_table_as_json_and_as_csv(tmp_path: Path) -> None:
         assert together == "Together 0.50 USD."
         assert json.loads(darkroom("--by", "tenant", "--json"))["results"][0]["tenant"] == "default"
         assert darkroom("--by", "day", "--by", "key", "--csv").startswith("day,key_id,requests,")
+        assert darkroom("report").splitlines() == [
+            "No replica ran in this time.",
+            "Together 0.0 GPU hours, 0.0 busy, 0.0 idle; 0.00 USD.",
+            "At fal's list prices 0.00 USD.",
+        ]
+
+
+def test_the_report_names_what_has_no_cost() -> None:
+    hours = {"paid_hours": 10.0, "busy_hours": 4.0, "idle_hours": 6.0}
+    made = {"requests": 3, "currency": "EUR"}
+    answer = {
+        **hours,
+        "currency": "EUR",
+        "cost": 5.0,
+        "fal_cost": 3.0,
+        "pools": [{**hours, "pool": "studio", "gpu": "L4", "cost": None}],
+        "endpoints": [
+            {**made, "endpoint_id": "a/b", "cost": 3.0},
+            {**made, "endpoint_id": "c/d", "cost": None},
+        ],
+    }
+    assert [*report_lines(answer)] == [
+        "pool studio, L4: 10.0 GPU hours, 4.0 busy, 6.0 idle; no cost is set",
+        "Together 10.0 GPU hours, 4.0 busy, 6.0 idle; 5.00 EUR.",
+        "a/b: 3 requests, at fal 3.00 EUR",
+        "At fal's list prices 3.00 EUR; 1 without a price in DARKROOM_FAL_PRICES.",
+    ]

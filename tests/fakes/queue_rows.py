@@ -26,7 +26,7 @@ from tests.fakes.ledger import FakeLedger
 from tests.fakes.operations import FakeOperations
 from tests.fakes.outbox import FakeOutbox
 from tests.fakes.queue_row import Row, forgetting
-from tests.fakes.quotas import FakeBudgetWarnings, FakeQuotas
+from tests.fakes.quotas import FakeBudgetWarnings, FakeCostBook, FakeQuotas
 from tests.fakes.repeats import FakeRepeats
 
 T = TypeVar("T")
@@ -59,6 +59,7 @@ class QueueRows:
         )
         self.outbox = FakeOutbox(clock, self._rows, self.operations.note)
         self.ledger = FakeLedger(self._rows)
+        self.costs = FakeCostBook()
         self.budgets = FakeBudgetWarnings()
         self._quotas = FakeQuotas(clock, limits, self._spent)
         self.drafts = FakeDrafts(clock, self._rows, self.operations.note)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from decimal import Decimal
 
 from serve_app.domain.billing.budgets import BudgetWarning
+from serve_app.domain.billing.report import MadeUnits, ReplicaHours
 from serve_app.domain.ports import Clock
 from serve_app.domain.request import NewRequest
 from serve_app.queue.store.config import QueueLimits
@@ -57,3 +59,17 @@ class FakeBudgetWarnings:
 
     async def settle(self, warning: BudgetWarning, again_after_s: float | None) -> None:
         self.settled.append((warning, again_after_s))
+
+
+class FakeCostBook:
+    """Times and quantities that a test puts here."""
+
+    def __init__(self) -> None:
+        self.hours: list[ReplicaHours] = []
+        self.units: list[MadeUnits] = []
+
+    async def replica_hours(self, since: datetime, until: datetime) -> Sequence[ReplicaHours]:
+        return self.hours
+
+    async def made(self, since: datetime, until: datetime) -> Sequence[MadeUnits]:
+        return self.units

@@ -110,3 +110,43 @@ def _month_before(until: str | None) -> str:
             "use a date or time, such as 2026-01-31", param_hint="--until"
         ) from None
     return (end - timedelta(days=30)).date().isoformat()
+
+
+@usage_group.command("report")
+@options.server
+@click.option("--since", help="First day or time. Default: 30 days before the end.")
+@click.option("--until", help="End, exclusive. Default: now.")
+@options.as_json
+def report_command(server: Server, since: str | None, until: str | None, *, as_json: bool) -> None:
+    """Compare what the GPUs cost with fal's list prices for the same work."""
+    with Client(server) as client:
+        answer = client.get("/v1/usage/report", start=since, end=until)
+    for line in [json.dumps(answer)] if as_json else report_lines(answer):
+        click.echo(line)
+
+
+def report_lines(answer: Mapping[str, Any]) -> Iterator[str]:
+    """The answer of ``/v1/usage/report`` as text."""
+    currency = answer["currency"]
+    for each in answer["pools"]:
+        cost = "no cost is set" if each["cost"] is None else f"{each['cost']:.2f} {currency}"
+        yield f"pool {each['pool']}, {each['gpu'] or 'no GPU'}: {_hours(each)}; {cost}"
+    if not answer["pools"]:
+        yield "No replica ran in this time."
+    yield f"Together {_hours(answer)}; {answer['cost']:.2f} {currency}."
+    priced = [each for each in answer["endpoints"] if each["cost"] is not None]
+    for each in priced:
+        yield (
+            f"{each['endpoint_id']}: {each['requests']} requests, at fal "
+            f"{each['cost']:.2f} {each['currency']}"
+        )
+    left_out = len(answer["endpoints"]) - len(priced)
+    rest = f"; {left_out} without a price in DARKROOM_FAL_PRICES" if left_out else ""
+    yield f"At fal's list prices {answer['fal_cost']:.2f} {currency}{rest}."
+
+
+def _hours(each: Mapping[str, Any]) -> str:
+    return (
+        f"{each['paid_hours']:.1f} GPU hours, {each['busy_hours']:.1f} busy, "
+        f"{each['idle_hours']:.1f} idle"
+    )

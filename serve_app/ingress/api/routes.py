@@ -32,7 +32,7 @@ from serve_app.ingress.api import (
     warm,
     webhooks,
 )
-from serve_app.ingress.api.billing import pricing, sums
+from serve_app.ingress.api.billing import pricing, report, sums
 from serve_app.ingress.api.gallery import items, shares, zip_files
 from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.context import context_of
@@ -241,6 +241,7 @@ ROUTES = [
     *model_entries.ROUTES,
     *models.ROUTES,
     *pricing.ROUTES,
+    *report.ROUTES,
     *sums.ROUTES,
     *estimates.ROUTES,
     *usage.ROUTES,

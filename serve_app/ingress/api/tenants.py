@@ -20,7 +20,7 @@ from serve_app.ingress.http.json_schema import Time
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_path
 from serve_app.ingress.services.live_tenants import cancel_queued, limits_in_force
 from serve_app.ingress.services.services import Services, services_of
-from serve_app.settings import Tenant, TenantLimits
+from serve_app.settings import BUDGET, Tenant, TenantLimits
 from serve_app.tenants.tenants import TenantChange, TenantInfo
 
 
@@ -31,7 +31,9 @@ def _changeable(field: FieldInfo) -> tuple[Any, Any]:
     return type_ | None, Field(None, description=field.description)
 
 
-_FIELDS: Any = {name: _changeable(each) for name, each in TenantLimits.model_fields.items()}
+_FIELDS: Any = {
+    name: _changeable(each) for name, each in TenantLimits.model_fields.items() if name != BUDGET
+}
 LimitChanges = create_model(
     "LimitChanges",
     __config__=ConfigDict(extra="forbid"),

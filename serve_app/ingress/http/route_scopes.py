@@ -55,6 +55,7 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/v1/models/usage": USAGE,
         "/v1/usage": USAGE,
         "/v1/usage.csv": USAGE,
+        "/v1/usage/report": OPERATOR,
         "/v1/models/analytics": USAGE,
         "/v1/queue": OPERATOR,
         "/v1/audit": OPERATOR,

@@ -20,7 +20,7 @@ from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import State
 from serve_app.queue.reaper import PeriodicTask
-from serve_app.settings import FIELDS, NO_LIMITS, Config, TenantLimits
+from serve_app.settings import BUDGET, FIELDS, NO_LIMITS, Config, TenantLimits
 from serve_app.settings.config import AREA_OF
 from serve_app.tenants.key_ring import CACHE_S
 from serve_app.tenants.tenants import Limits, TenantChange, TenantInfo, Tenants
@@ -139,6 +139,7 @@ def limits_in_force(info: TenantInfo, file: Config, merged: Config) -> Mapping[s
             _source(name, info, of_file),
         )
         for name in TenantLimits.model_fields
+        if name != BUDGET
     }
 
 

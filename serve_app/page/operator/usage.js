@@ -38,6 +38,7 @@ export class UsagePart {
   #chart = element("div", { class: "chart" });
   #place = element("div");
   #table = null;
+  #report = element("ul", { class: "plain" });
   #costs = element("output", { "aria-label": "Costs" });
   #rows = []; // {day, tenant, key, endpoint, requests, run_s, steps, quantity, unit, cost, currency}
 
@@ -73,6 +74,7 @@ export class UsagePart {
         this.#place,
         this.#download(),
       ),
+      section("What the machines cost", "In the same time, for all tenants.", this.#report),
     );
     this.#regroup();
   }
@@ -91,6 +93,10 @@ export class UsagePart {
       .map(({ currency, cost }) => `${money(cost)} ${currency}`)
       .join(", ");
     this.#show(this.#measure);
+    const start = new Date(this.#days()[0]).toISOString();
+    const query = new URLSearchParams({ start });
+    const report = await this.#desk.call("GET", `v1/usage/report?${query}`);
+    this.#report.replaceChildren(...reportLines(report).map((line) => element("li", {}, line)));
   }
 
   /** What is asked for, by day, tenant, key and endpoint: all views of it are made here. */
@@ -221,4 +227,25 @@ function cost({ cost: amount, currency }) {
 /** An amount with two decimals, or with more if it is small. */
 function money(amount) {
   return amount.toFixed(amount !== 0 && Math.abs(amount) < 1 ? 4 : 2);
+}
+
+/** Sentences of the report of costs. */
+function reportLines({ pools, currency, cost: all, fal_cost: atFal, endpoints, ...sums }) {
+  const hours = (each) =>
+    `${round(each.paid_hours)} GPU hours paid, ${round(each.busy_hours)} busy, ` +
+    `${round(each.idle_hours)} idle`;
+  const unpriced = endpoints.filter(({ cost: known }) => known === null).length;
+  return [
+    ...pools.map((each) => {
+      const paid = each.cost === null ? "no cost is set" : `${money(each.cost)} ${currency}`;
+      return `Pool ${each.pool}, ${each.gpu || "no GPU"}: ${hours(each)}; ${paid}`;
+    }),
+    `Together: ${hours(sums)}; ${money(all)} ${currency}`,
+    `The same work at fal's list prices: ${money(atFal)} ${currency}` +
+      (unpriced === 0 ? "" : `, without ${unpriced} whose price is not set`),
+  ];
+}
+
+function round(number) {
+  return Math.round(number * 10) / 10;
 }

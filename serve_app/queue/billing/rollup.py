@@ -24,11 +24,11 @@ gone AS (
 ),
 summed AS (
     INSERT INTO usage_days AS d (
-        day, tenant, key_id, endpoint, state, price, requests, run_s, steps, units, images, billed,
-        amount)
+        day, tenant, key_id, endpoint, state, price, requests, run_s, steps, units, images,
+        megapixels, billed, amount)
     SELECT (at AT TIME ZONE 'UTC')::date, tenant, key_id, endpoint, state, price, count(*),
-           sum(run_s::numeric), sum(steps), sum(units::numeric), sum(images), sum(billed),
-           sum(amount)
+           sum(run_s::numeric), sum(steps), sum(units::numeric), sum(images),
+           sum(megapixels), sum(billed), sum(amount)
     FROM gone GROUP BY 1, 2, 3, 4, 5, 6
     ON CONFLICT (tenant, day, endpoint, state, key_id, price) DO UPDATE SET
         requests = d.requests + excluded.requests,
@@ -36,6 +36,7 @@ summed AS (
         steps = d.steps + excluded.steps,
         units = d.units + excluded.units,
         images = d.images + excluded.images,
+        megapixels = d.megapixels + excluded.megapixels,
         billed = d.billed + excluded.billed,
         amount = d.amount + excluded.amount
 )

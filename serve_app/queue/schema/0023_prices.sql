@@ -10,6 +10,7 @@ ALTER TABLE requests
 ALTER TABLE usage
     ADD COLUMN key_id       text,
     ADD COLUMN images       integer NOT NULL DEFAULT 0,
+    ADD COLUMN megapixels   integer NOT NULL DEFAULT 0,  -- of each image, rounded up
     ADD COLUMN price        jsonb,
     ADD COLUMN billed       numeric,     -- units of the price; 0 unless it computed and succeeded
     ADD COLUMN amount       numeric,     -- billed units times the price's amount
@@ -30,6 +31,7 @@ CREATE TABLE usage_days (
     steps    numeric NOT NULL,
     units    numeric NOT NULL,
     images   bigint NOT NULL,
+    megapixels bigint NOT NULL,
     billed   numeric,
     amount   numeric
 );

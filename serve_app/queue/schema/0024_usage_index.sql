@@ -3,7 +3,7 @@
 -- Sums of usage are read from an index alone, also by key and with what was billed.
 
 CREATE INDEX CONCURRENTLY IF NOT EXISTS usage_of_tenant_billed ON usage (tenant, at)
-INCLUDE (endpoint, state, key_id, run_s, steps, units, images, price, billed, amount);
+INCLUDE (endpoint, state, key_id, run_s, steps, units, images, megapixels, price, billed, amount);
 
 -- another statement, outside a transaction
 

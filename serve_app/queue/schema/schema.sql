@@ -185,6 +185,7 @@ CREATE TABLE usage (
     at timestamptz DEFAULT now() NOT NULL,
     key_id text,
     images integer DEFAULT 0 NOT NULL,
+    megapixels integer DEFAULT 0 NOT NULL,
     price jsonb,
     billed numeric,
     amount numeric,
@@ -192,7 +193,7 @@ CREATE TABLE usage (
     submitted_at timestamptz,
     CONSTRAINT usage_pkey PRIMARY KEY (request_id)
 );
-CREATE INDEX usage_of_tenant_billed ON usage (tenant, at) INCLUDE (endpoint, state, key_id, run_s, steps, units, images, price, billed, amount);
+CREATE INDEX usage_of_tenant_billed ON usage (tenant, at) INCLUDE (endpoint, state, key_id, run_s, steps, units, images, megapixels, price, billed, amount);
 CREATE INDEX usage_reserved ON usage (tenant, at) INCLUDE (submitted_at, reserved, amount) WHERE (reserved IS NOT NULL);
 
 CREATE TABLE artifacts (
@@ -506,6 +507,7 @@ CREATE TABLE usage_days (
     steps numeric NOT NULL,
     units numeric NOT NULL,
     images bigint NOT NULL,
+    megapixels bigint NOT NULL,
     billed numeric,
     amount numeric
 );

@@ -31,11 +31,11 @@ def bill(quantity: str = "0") -> str:
 LINES = """(
     SELECT at, tenant, key_id, endpoint, state, price, 1::bigint AS requests,
            run_s::numeric AS run_s, steps::numeric AS steps, units::numeric AS units,
-           images::bigint AS images, billed, amount
+           images::bigint AS images, megapixels::bigint AS megapixels, billed, amount
     FROM usage
     UNION ALL
     SELECT (day + time '12:00') AT TIME ZONE 'UTC', tenant, key_id, endpoint, state, price,
-           requests, run_s, steps, units, images, billed, amount
+           requests, run_s, steps, units, images, megapixels, billed, amount
     FROM usage_days
 )"""
 """Usage lines, and the sums of the days whose lines were rolled up, as if these had ended at noon

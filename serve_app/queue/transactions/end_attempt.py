@@ -239,9 +239,9 @@ notified AS (
 ),
 counted AS (
     INSERT INTO usage (request_id, tenant, endpoint, state, attempt, run_s, steps, units, images,
-        {bill_columns})
+        megapixels, {bill_columns})
     SELECT id, tenant, endpoint, state, attempt, run_s, steps, units, images,
-           {bill}
+           megapixels, {bill}
     FROM ended WHERE state <> 'queued'
 ),
 kept AS (

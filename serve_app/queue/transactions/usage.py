@@ -165,9 +165,9 @@ WHERE priority = {int(Priority.REALTIME)} AND state IN ('queued', 'running')
 
 COUNT = f"""
 INSERT INTO usage (request_id, tenant, endpoint, state, attempt, run_s, steps, units, images,
-    {BILL_COLUMNS})
+    megapixels, {BILL_COLUMNS})
 SELECT %(frame)s::uuid, tenant, endpoint, state, attempt, run_s, steps, units, images,
-       {bill("CASE state WHEN 'succeeded' THEN " + QUANTITY + " ELSE 0 END")}
+       megapixels, {bill("CASE state WHEN 'succeeded' THEN " + QUANTITY + " ELSE 0 END")}
 FROM (
     SELECT r.tenant, r.endpoint, r.key_id, r.price, now() AS created_at,
            %(state)s::text AS state, %(attempt)s::integer AS attempt,

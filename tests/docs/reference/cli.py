@@ -120,6 +120,7 @@ EXAMPLES = {
         "darkroom usage --by tenant --since 2026-01-01 --until 2026-02-01",
         "darkroom usage --by day --by key --csv > usage.csv",
     ),
+    "usage report": ("darkroom usage report --since 2026-01-01",),
     "audit": ("darkroom audit --limit 100",),
     "status": ("darkroom status", "darkroom status --url https://gpu.example.org"),
     "login": (

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.settings import TenantLimits
+from serve_app.settings import BUDGET, TenantLimits
 from tests.ingress.house import House, built
 
 PROBE = "test/probe"
@@ -48,7 +48,7 @@ async def test_each_limit_says_where_it_comes_from_and_operators_come_first() ->
         )
         assert answer.status_code == 200, answer.text
         shown = answer.json()["limits"]
-        assert [*shown] == [*TenantLimits.model_fields]
+        assert {*shown, BUDGET} == {*TenantLimits.model_fields}
         assert shown["max_running"] == {"value": 2, "source": "api"}
         assert shown["max_uploads_bytes"] == {"value": 10, "source": "api"}
         assert shown["weight"] == {"value": 3, "source": "file"}
@@ -154,3 +154,13 @@ async def test_an_operator_does_not_disable_its_own_tenant(house: House) -> None
     async with house.client() as admin:
         answer = await admin.put("/v1/tenants/default/disable", json={})
         assert (answer.status_code, "own tenant" in answer.text) == (403, True)
+
+
+async def test_a_rate_that_an_operator_sets_is_in_force_and_leaves_the_budget() -> None:
+    limits = {"other": {"budget": {"amount": 5}}}
+    async with built(replica=False, tenant_limits=limits) as house, house.client() as admin:
+        rate = {"requests_per_minute": 30}
+        answer = await admin.patch("/v1/tenants/other", json={"limits": rate})
+        assert answer.json()["limits"]["requests_per_minute"]["source"] == "api"
+        own = house.services.config.queue.tenant_limits["other"]
+    assert (own.requests_per_minute, own.budget and own.budget.amount) == (30, 5)

@@ -1,0 +1,131 @@
+"""``/v1/usage/report``: GPU hours paid, busy and idle, against fal's list prices."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from decimal import Decimal
+from typing import Annotated
+
+from pydantic import Field
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from serve_app.domain.billing.report import HOUR_S, ReplicaHours
+from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http.context import context_of
+from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.json_schema import Time
+from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_query
+from serve_app.ingress.http.query import time_range
+from serve_app.ingress.services.services import Services, services_of
+
+LENGTH = timedelta(days=30)
+OTHERS = "*"
+
+
+class PoolHours(TypedDict):
+    """GPU hours of a pool on one class of GPU."""
+
+    pool: str
+    gpu: Annotated[str, Field(description="Class; empty: none, or not known.")]
+    paid_hours: float
+    busy_hours: Annotated[float, Field(description="In which at least one request ran.")]
+    idle_hours: float
+    cost: Annotated[float | None, Field(description="Null: the settings have no cost for it.")]
+
+
+class FalCost(TypedDict):
+    """What the work of an endpoint would have cost by fal's list price."""
+
+    endpoint_id: str
+    requests: Annotated[int, Field(description="Computed and successful.")]
+    cost: Annotated[float | None, Field(description="Null: the settings have no price of fal.")]
+    currency: str | None
+
+
+class CostReport(TypedDict):
+    """Costs of a time."""
+
+    start: Time
+    end: Time
+    currency: Annotated[str, Field(description="Of the machines' costs.")]
+    pools: list[PoolHours]
+    paid_hours: float
+    busy_hours: float
+    idle_hours: float
+    cost: float
+    endpoints: list[FalCost]
+    fal_cost: Annotated[float, Field(description="In `currency`, of endpoints with such a price.")]
+
+
+async def report(request: HttpRequest) -> Response:
+    """Compare what the GPUs cost with what their work would have cost at fal. Hours are whole ones
+    (UTC) that begin in the time."""
+    context_of(request).route = "v1.usage.report"
+    await authenticate(request)
+    services = services_of(request)
+    span = time_range(request, services.clock.now(), length=LENGTH)
+    hours = await services.queue.costs.replica_hours(span.start, span.end)
+    made = await services.queue.costs.made(span.start, span.end)
+    billing = services.config.billing
+    pools = [_hours(services, each) for each in hours]
+    endpoints: list[FalCost] = []
+    fal_cost = Decimal(0)
+    for each in made:
+        price = billing.fal_prices.get(each.endpoint)
+        cost = None if price is None else each.cost(price)
+        if price is not None and cost is not None and price.currency == billing.cost_currency:
+            fal_cost += cost
+        endpoints.append(
+            {
+                "endpoint_id": each.endpoint,
+                "requests": each.requests,
+                "cost": None if cost is None else float(cost),
+                "currency": price.currency if price else None,
+            }
+        )
+    body: CostReport = {
+        "start": span.start.isoformat(),
+        "end": span.end.isoformat(),
+        "currency": billing.cost_currency,
+        "pools": pools,
+        "paid_hours": sum(each["paid_hours"] for each in pools),
+        "busy_hours": sum(each["busy_hours"] for each in pools),
+        "idle_hours": sum(each["idle_hours"] for each in pools),
+        "cost": sum(each["cost"] or 0.0 for each in pools),
+        "endpoints": endpoints,
+        "fal_cost": float(fal_cost),
+    }
+    return json_reply(body)
+
+
+def _hours(services: Services, each: ReplicaHours) -> PoolHours:
+    """Hours of GPUs: each of a replica's devices counts."""
+    pool = services.pools.configured.get(each.pool)
+    devices = pool.devices_per_replica if pool else 1
+    paid, busy = each.paid_s * devices / HOUR_S, each.busy_s * devices / HOUR_S
+    costs = services.config.billing.gpu_hour_costs
+    rate = costs.get(each.gpu, costs.get(OTHERS))
+    return {
+        "pool": each.pool,
+        "gpu": each.gpu,
+        "paid_hours": float(round(paid, 4)),
+        "busy_hours": float(round(busy, 4)),
+        "idle_hours": float(round(paid - busy, 4)),
+        "cost": None if rate is None else float(round(paid * rate, 4)),
+    }
+
+
+SHOW = Operation(
+    "getCostReport",
+    "Compare what GPUs cost with fal's list prices for the same work; needs the scope `operator`",
+    {200: answer("The report.", CostReport)},
+    errors=(403, 422),
+    parameters=(
+        in_query("start", "A date or a time. Default: 30 days before the end."),
+        in_query("end", "A date or a time, exclusive. Default: now."),
+    ),
+)
+
+ROUTES = [DocumentedRoute("/v1/usage/report", report, {"GET": SHOW})]
