@@ -24,6 +24,7 @@ from serve_app.cli.commands.models import models_group
 from serve_app.cli.commands.top import top_command
 from serve_app.cli.commands.tune import tune_command
 from serve_app.cli.commands.warm import warm_command
+from serve_app.cli.commands.watch_spot import watch_spot_command
 from serve_app.cli.connection import options
 from serve_app.cli.connection.installation import Installation
 from serve_app.cli.connection.server import Server, here
@@ -317,6 +318,7 @@ main.add_command(models_group)
 main.add_command(tune_command)
 main.add_command(top_command)
 main.add_command(warm_command)
+main.add_command(watch_spot_command)
 main.add_command(operations.queue_command)
 main.add_command(operations.audit_command)
 main.add_command(operations.endpoints_group)

@@ -57,6 +57,11 @@ class SeveralNodes:
         """Give a node the notice that it ends after the deadline."""
         self._ask({"drain": node, "deadline_s": deadline_s}, frozenset({"draining"}))
 
+    def where(self, node: str) -> tuple[str, str]:
+        """Address of the GCS, and the id of a node."""
+        address, id_ = self._ask({"where": node}, frozenset({"there"}))[1]
+        return str(address), str(id_)
+
     def remove(self, node: str) -> None:
         """Kill a node."""
         self._ask({"remove": node}, frozenset({"removed"}))

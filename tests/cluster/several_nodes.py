@@ -13,6 +13,7 @@ is a JSON object, and each is answered by a line of a word and JSON:
 - ``replicas``: ``replicas``, of each deployment, with their states, actors and nodes.
 - ``add``, a class of GPU: ``added``, the name of a further node.
 - ``drain``, the name of a node, and ``deadline_s``: ``draining``, as by `ray drain-node`.
+- ``where``, the name of a node: ``there``, the address of the GCS and the id of the node.
 - ``remove``, the name of a node, which is killed: ``removed``.
 - ``stop``: ``stopped``, when nothing of Serve's is left.
 - ``kill``, ``gcs`` or ``head``: ``killed``; and ``start``, which starts the same again:
@@ -194,11 +195,18 @@ def _do(asked: dict[str, Any], nodes: Nodes, port: int) -> None:
     elif "replicas" in asked:
         _connect(nodes)
         _say("replicas", _with_names(_replicas(), nodes.names))
-    elif "add" in asked:
+    else:
+        _do_to_nodes(asked, nodes)
+
+
+def _do_to_nodes(asked: dict[str, Any], nodes: Nodes) -> None:
+    if "add" in asked:
         _say("added", nodes.add(asked["add"]))
     elif "drain" in asked:
         nodes.drain(asked["drain"], asked["deadline_s"])
         _say("draining", asked["drain"])
+    elif "where" in asked:
+        _say("there", [nodes.cluster.address, nodes.by_name[asked["where"]].node_id])
     elif "remove" in asked:
         ray.shutdown()  # a driver may be connected to this very node
         nodes.remove(asked["remove"])

@@ -6,8 +6,12 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +20,10 @@ import yaml
 
 from serve_app.cli.connection.installation import SHORT_TEMP_DIR
 from serve_app.cli.serve.ports import free_ports
-from tests.cluster.darkroom import eventually
+from tests.cluster.darkroom import clean_environment, eventually
 from tests.cluster.load import Load
 from tests.cluster.nodes import SeveralNodes, in_bucket, several_nodes, with_stores
+from tests.fakes.metadata_service import metadata_service
 from tests.queue.database import conninfo, server
 from tests.storage.conftest import moto_server
 from tests.storage.s3_servers import S3Server
@@ -114,8 +119,17 @@ class Installation:
     def spot_notice(self) -> None:
         self.nodes.add("A10G")
         node = self.working_node()
-        self.nodes.drain(node, NOTICE_S)
-        threading.Event().wait(NOTICE_S)
+        address, node_id = self.nodes.where(node)
+        with metadata_service("azure") as service:
+            watch = [sys.executable, "-m", "serve_app.cli", "watch-spot", "--address", address]
+            watch += ["--node-id", node_id, "--metadata-url", service.url]
+            switches = {"RAY_AUTH_MODE": "disabled"}
+            with subprocess.Popen(watch, env=clean_environment() | switches) as watching:
+                eventually(lambda: service.calls > 3, "the command watches")
+                ends = time.monotonic() + NOTICE_S
+                service.ends_at = datetime.now(UTC) + timedelta(seconds=NOTICE_S)
+                assert watching.wait(NOTICE_S) == 0
+        threading.Event().wait(max(0.0, ends - time.monotonic()))
         self.nodes.remove(node)  # whether or not it is empty
         eventually(lambda: self.all_run(3) and not self._works(node), f"nothing is left on {node}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from serve_app.cli.commands.watch_spot import watch_spot_command
 from serve_app.settings.config_file import read
 from tests.docs.pages import ROOT
 
@@ -105,7 +107,7 @@ def test_ray_starts_with_the_environment_of_the_node(
     (tmp_path / "ray").write_text(SHOW)
     (tmp_path / "ray").chmod(0o755)
     (tmp_path / file).write_text(line + "\n")
-    command = cluster[phase][-1]
+    (command,) = [each for each in cluster[phase] if "ray start" in each]
     for folder in (CHECKOUT, "/etc", "/opt/darkroom/venv/bin"):
         command = command.replace(folder, str(tmp_path))
     environment = {"PATH": "/usr/bin:/bin", "RAY_HEAD_IP": "10.0.0.1", "HOME": str(tmp_path)}
@@ -117,6 +119,15 @@ def test_ray_starts_with_the_environment_of_the_node(
     assert starts in started
     assert {line, "RAY_SERVE_ENABLE_HA_PROXY=1", "HF_HUB_DISABLE_TELEMETRY=1"} <= {*variables}
     assert "RAY_gcs_rpc_server_reconnect_timeout_s=600" in variables
+
+
+def test_the_workers_watch_for_the_notice_of_their_cloud(cluster: dict[str, Any]) -> None:
+    (command,) = [each for each in cluster["worker_start_ray_commands"] if "watch-spot" in each]
+    words = shlex.split(command)
+    given = words[words.index("watch-spot") + 1 : words.index(">")]
+    context = watch_spot_command.make_context("watch-spot", given)
+    assert context.params["cloud"] == "aws"
+    assert words[-1] == "&"  # `ray up` goes on
 
 
 def test_secrets_of_the_workers_are_not_committed() -> None:

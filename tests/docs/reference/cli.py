@@ -118,6 +118,7 @@ EXAMPLES = {
     "contexts": ("darkroom contexts",),
     "contexts use": ("darkroom contexts use lab", "darkroom contexts use --local"),
     "top": ("darkroom top", "darkroom top --once"),
+    "watch-spot": ("darkroom watch-spot", "darkroom watch-spot --cloud aws"),
     "warm": (
         "darkroom warm fal-ai/flux/dev --replicas 2 --for 30m",
         "darkroom warm",

@@ -1,0 +1,130 @@
+"""``darkroom watch-spot``: drain this node when its cloud announces that the machine ends."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+from typing import Any
+
+import click
+
+from serve_app.domain.errors import DarkroomError, Misconfigured, Unavailable
+from serve_app.scaling.spot_notices import NoticeSource, SpotNotice, source_of
+from serve_app.telemetry.clock import SystemClock
+
+MARGIN = timedelta(seconds=5)
+"""The node is left so long before the machine ends."""
+LEAST = timedelta(seconds=5)
+"""Shortest time that a drain gets, also if the notice is late."""
+
+
+class RayNode:
+    """This machine's node of a Ray cluster."""
+
+    def __init__(self, address: str | None, node_id: str | None) -> None:
+        """``address``: of the cluster's GCS; None: of the cluster that runs here. ``node_id``:
+        None if one node runs on this machine. Raises ``Misconfigured``."""
+        # Importing Ray takes a second, which other commands need not wait for.
+        from ray._private import services  # noqa: PLC0415
+        from ray._raylet import (  # noqa: PLC0415
+            GcsClient,  # pyright: ignore[reportAttributeAccessIssue]  # an extension module
+        )
+        from ray.exceptions import RaySystemError, RpcError  # noqa: PLC0415
+
+        try:
+            self._address = address or services.canonicalize_bootstrap_address_or_die("auto")
+            self._gcs = GcsClient(address=self._address)
+        except ConnectionError as error:
+            raise Misconfigured("No Ray runs on this machine. Give --address HOST:PORT.") from error
+        except (RaySystemError, RpcError) as error:
+            raise Misconfigured(f"Ray's GCS at {self._address} does not answer: {error}") from error
+        self._given_id = node_id
+
+    def drain(self, notice: SpotNotice, deadline_ms: int) -> None:
+        """Tell Ray that the node ends. Raises ``Unavailable`` if Ray refuses, or is not there."""
+        from ray.core.generated import autoscaler_pb2  # noqa: PLC0415
+
+        id_ = self.current_id()
+        reasons: Any = autoscaler_pb2  # generated, without types
+        reason = reasons.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        try:
+            accepted, refusal = self._gcs.drain_node(id_, reason, notice.words, deadline_ms)
+        except Exception as error:
+            raise Unavailable(f"Ray at {self._address} does not answer: {error}") from error
+        if not accepted:
+            raise Unavailable(f"Ray refused to drain the node: {refusal}")
+
+    def current_id(self) -> str:
+        """Id of the node, which is another one after Ray was started again. Raises
+        ``Misconfigured``."""
+        import ray.util  # noqa: PLC0415
+
+        if self._given_id is not None:
+            return self._given_id
+        here = ray.util.get_node_ip_address()
+        nodes: Any = self._gcs.get_all_node_info()
+        found = [
+            id_.hex()
+            for id_, node in nodes.items()
+            if node.node_manager_address == here and node.state == node.ALIVE
+        ]
+        if len(found) != 1:
+            raise Misconfigured(f"{len(found)} nodes of Ray run at {here}. Give --node-id.")
+        return found[0]
+
+
+@click.command("watch-spot")
+@click.option(
+    "--cloud",
+    type=click.Choice(["aws", "gcp", "azure"]),
+    default=None,
+    help="Default: the one in which this machine runs.",
+)
+@click.option(
+    "--address", default=None, help="GCS of the Ray cluster. Default: the one that runs here."
+)
+@click.option("--node-id", default=None, help="Default: the node on this machine.")
+@click.option("--metadata-url", default=None, help="Address of the metadata service.")
+def watch_spot_command(
+    cloud: str | None, address: str | None, node_id: str | None, metadata_url: str | None
+) -> None:
+    """Drain this node when its cloud takes the machine away.
+
+    Run it on each spot node beside Ray. When the notice comes, the replicas on the node hand their
+    requests over with their snapshots, which is no failure, and the command ends.
+    """
+    source = source_of(cloud, metadata_url, SystemClock())
+    node = RayNode(address, node_id)
+    click.echo(f"Watching for spot notices of {source.name}, for the node {node.current_id()}.")
+    wait = threading.Event().wait
+    notice = _notice(source, wait)
+    click.echo(f"{notice.words}, at {notice.at:%H:%M:%S} UTC. The node is drained.")
+    while True:
+        try:
+            node.drain(notice, _deadline_ms(notice))
+            break
+        except (Misconfigured, Unavailable) as error:  # Ray may just be starting again
+            click.echo(f"{error.message} Trying again.", err=True)
+            wait(1.0)
+    click.echo("Ray hands the node's work over.")
+
+
+def _notice(source: NoticeSource, wait: Any) -> SpotNotice:
+    """The next notice. A service that does not answer is asked again, and named once."""
+    problem = ""
+    while True:
+        try:
+            if (notice := source.read()) is not None:
+                return notice
+            problem = ""
+        except DarkroomError as error:
+            if error.message != problem:
+                problem = error.message
+                click.echo(f"{problem} Trying again.", err=True)
+        wait(source.every_s)
+
+
+def _deadline_ms(notice: SpotNotice) -> int:
+    """Time by which the node is to be empty, in milliseconds since 1970."""
+    soonest = SystemClock().now() + LEAST
+    return int(max(notice.at - MARGIN, soonest).timestamp() * 1000)
