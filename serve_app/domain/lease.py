@@ -130,6 +130,9 @@ class Lease:
     draft_url: str | None = None  # of the draft that the request goes on from
     marking: str = MarkPolicy.OFF.value  # a plain value, which every version reads
     certificates: str = ""  # of the signer of its files, as PEM; empty: they are not signed
+    safety: tuple[Mapping[str, Any], ...] = ()
+    """How its files are checked: rules with ``name``, ``action`` (flag, blur or block),
+    ``on_error`` (block or pass), and the configuration of the ``checker``."""
 
     @property
     def marked(self) -> bool:

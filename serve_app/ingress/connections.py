@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import platform
+import shutil
 from contextlib import AsyncExitStack
 from functools import partial
 from importlib.util import find_spec
@@ -29,7 +31,8 @@ from serve_app.queue.transactions.lease import is_held
 from serve_app.settings import Config, Secrets
 from serve_app.storage.directory import DirectoryStorage
 from serve_app.storage.selection import create_storage
-from serve_app.telemetry.metrics import Metrics
+from serve_app.telemetry.metrics import Metrics, MetricsServer
+from serve_app.telemetry.version import package_version
 from serve_app.tenants.api_keys import KeyRing, ensure_first_key
 
 if TYPE_CHECKING:
@@ -143,3 +146,19 @@ def log_slow_proxy() -> None:
             "much: set RAY_SERVE_ENABLE_HA_PROXY=1 and RAY_SERVE_THROUGHPUT_OPTIMIZED=1 before "
             "Ray starts (`darkroom serve` does)."
         )
+
+
+def serve_metrics(stack: AsyncExitStack, config: Config, metrics: Metrics) -> None:
+    """Serve the Prometheus metrics of this process, on a port of its own."""
+    telemetry, directory = config.telemetry, config.server.data_dir
+    metrics.built(package_version(), platform.python_version())
+    metrics.watch_disk(lambda: shutil.disk_usage(directory).free)
+    server = MetricsServer(
+        metrics.registry,
+        telemetry.metrics_port,
+        telemetry.metrics_host,
+        config.server.ingress_replicas,
+    )
+    server.start()
+    stack.callback(server.close)
+    log.info("Prometheus metrics are at http://%s:%d/metrics.", telemetry.metrics_host, server.port)

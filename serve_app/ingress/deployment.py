@@ -6,8 +6,6 @@ import asyncio
 import gc
 import json
 import logging
-import platform
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -88,8 +86,7 @@ from serve_app.storage.measured import MeasuredStorage
 from serve_app.storage.selection import DiskGuard, s3_location
 from serve_app.telemetry import logs
 from serve_app.telemetry.clock import SystemClock
-from serve_app.telemetry.metrics import Metrics, MetricsServer
-from serve_app.telemetry.version import package_version
+from serve_app.telemetry.metrics import Metrics
 from serve_app.tenants.tokens import Tokens, UploadTokens
 
 if TYPE_CHECKING:
@@ -209,6 +206,11 @@ class Ingress:
     async def sign_claim(self, held: LeaseKey, claim: bytes) -> bytes:
         return await self._signer.sign(held, claim)
 
+    async def report_decisions(
+        self, held: LeaseKey, decisions: tuple[Mapping[str, Any], ...]
+    ) -> None:
+        await self._services.output_decided(held.request_id, decisions)
+
     async def report_unsigned(self, held: LeaseKey, reason: str) -> None:
         self._signer.report_unsigned(held, reason)
 
@@ -256,6 +258,7 @@ class Ingress:
             stack, database, self._config, secrets, self._internal_url, self._clock
         )
         storage = MeasuredStorage(stored, self._metrics)
+        self._safety = await asyncio.to_thread(config.safety.policy)
         self._signer = await connections.open_signer(
             *(database, self._config, secrets, self._clock, self._metrics)
         )
@@ -319,7 +322,7 @@ class Ingress:
                 storage,
                 config.limits.max_artifact_bytes,
                 files_url=self._internal_url,
-                files=FilePolicy.of(config, self._signer.chain),
+                files=FilePolicy.of(config, self._safety, self._signer.chain),
                 names_secret=await shared_secret(database, "file_names"),
                 refresh=self._catalog.refresh,
             ),
@@ -412,6 +415,7 @@ class Ingress:
             metrics=self._metrics,
             audit=AuditTrail(self._queue.operations, clock, self._metrics.queue),
             warm=warm,
+            safety=self._safety,
             proxy_secret=connections.text_of(secrets.proxy_secret),
         )
 
@@ -479,18 +483,5 @@ class Ingress:
         self._metrics.queue.pools({name: (each.least, each.most) for name, each in pools.items()})
 
     def _serve_metrics(self, stack: AsyncExitStack) -> None:
-        telemetry, directory = self._config.telemetry, self._config.server.data_dir
-        self._metrics.built(package_version(), platform.python_version())
         self._show_bounds(self._config)
-        self._metrics.watch_disk(lambda: shutil.disk_usage(directory).free)
-        server = MetricsServer(
-            self._metrics.registry,
-            telemetry.metrics_port,
-            telemetry.metrics_host,
-            self._config.server.ingress_replicas,
-        )
-        server.start()
-        stack.callback(server.close)
-        log.info(
-            "Prometheus metrics are at http://%s:%d/metrics.", telemetry.metrics_host, server.port
-        )
+        connections.serve_metrics(stack, self._config, self._metrics)

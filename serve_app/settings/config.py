@@ -31,6 +31,7 @@ from serve_app.settings.groups import (
     ModelSettings,
     ProvenanceSettings,
     QueueSettings,
+    SafetySettings,
     ServerSettings,
     SettingsGroup,
     StorageSettings,
@@ -69,6 +70,7 @@ class Config(BaseModel):
     weights: WeightSettings
     loras: LoraSettings
     provenance: ProvenanceSettings
+    safety: SafetySettings
 
     def __init__(self, **settings: Any) -> None:
         groups: dict[str, dict[str, Any]] = {name: {} for name in AREAS}
@@ -120,6 +122,7 @@ AREAS: Mapping[str, type[SettingsGroup]] = {
     "weights": WeightSettings,
     "loras": LoraSettings,
     "provenance": ProvenanceSettings,
+    "safety": SafetySettings,
 }
 FIELDS: Mapping[str, FieldInfo] = {
     name: field for group in AREAS.values() for name, field in group.model_fields.items()
