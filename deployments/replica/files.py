@@ -160,7 +160,7 @@ class ArtifactDelivery:
         """Encode the result, upload its files and return both. ``draft``: what it shows."""
         result = replace(result, scratch=self.scratch)
         if not call.makes_files:
-            if self._lease.safety:
+            if self._lease.output_rules:
                 raise ContentBlocked("What leaves no file cannot be checked by the safety policy.")
             return family.deliver(self._lease.endpoint, call, result, tickets), ()
         if call.recording is None:  # a recording has already reported encoding progress
@@ -267,7 +267,7 @@ class ArtifactDelivery:
 
     def _checked(self, product: Product) -> Product:
         """``product`` as the safety policy lets it be delivered. Raises ``ContentBlocked``."""
-        rules = self._lease.safety
+        rules = self._lease.output_rules
         if not rules:
             return product
 

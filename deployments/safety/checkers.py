@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ImageFinding:
     """Result of one image."""
 
     unsafe: bool
@@ -37,7 +37,7 @@ class Finding:
 class ImageChecker(Protocol):
     """Checker of images. Thread-safe. A class of the operator's own has this method."""
 
-    def check(self, image: Image, prompt: str) -> Finding: ...
+    def check(self, image: Image, prompt: str) -> ImageFinding: ...
 
 
 class Checkers:
@@ -97,7 +97,7 @@ class ClassifierChecker:
         self._threshold = threshold
         self._lock = threading.Lock()  # one at a time: each uses all of torch's threads
 
-    def check(self, image: Image, prompt: str) -> Finding:
+    def check(self, image: Image, prompt: str) -> ImageFinding:
         del prompt
         import torch  # noqa: PLC0415
 
@@ -106,7 +106,7 @@ class ClassifierChecker:
             scores = self._model(**inputs).logits[0].float().softmax(-1)
         unsafe = {name: float(scores[at]) for at, name in self._unsafe.items()}
         total, label = sum(unsafe.values()), max(unsafe, key=lambda name: unsafe[name])
-        return Finding(total >= self._threshold, label, round(total, 4))
+        return ImageFinding(total >= self._threshold, label, round(total, 4))
 
 
 class HttpChecker:
@@ -123,7 +123,7 @@ class HttpChecker:
         self._timeout_s = timeout_s
         self._send = send
 
-    def check(self, image: Image, prompt: str) -> Finding:
+    def check(self, image: Image, prompt: str) -> ImageFinding:
         buffer = BytesIO()
         image.convert("RGB").save(buffer, "PNG", compress_level=1)
         answer = self._send(
@@ -140,4 +140,4 @@ class HttpChecker:
         unsafe = found["unsafe"]
         if not isinstance(unsafe, bool):
             raise TypeError("The service answered no boolean `unsafe`.")
-        return Finding(unsafe, str(found.get("label", "")), float(found.get("score", 0.0)))
+        return ImageFinding(unsafe, str(found.get("label", "")), float(found.get("score", 0.0)))

@@ -70,7 +70,7 @@ class OutputPolicy:
             files.append(_blurred(file, encode) if blurs else file)
         sizes = {each.ticket.key: each.size for each in files}
         output = _with_flags(product.output, flagged, sizes)
-        names = ", ".join(dict.fromkeys(str(rule["name"]) for rule in self._rules))
+        names = ", ".join(dict.fromkeys(map(_named, self._rules)))
         output = {**output, SAFETY: f"checked: {names}"}
         return replace(product, output=output, files=files), decisions
 
@@ -97,6 +97,13 @@ class OutputPolicy:
                     f"{f': {worst.label}' if worst.label else ''}). Change the prompt."
                 )
             yield Decision(str(rule["name"]), action, worst.label, worst.score)
+
+
+def _named(rule: Mapping[str, Any]) -> str:
+    """Name of the checker, with its weights if it has some of the hub."""
+    checker = rule["checker"]
+    of = f" ({checker['repository']}@{checker['revision']})" if checker.get("repository") else ""
+    return f"{rule['name']}{of}"
 
 
 def _unchecked(rule: Mapping[str, Any], error: Exception) -> Decision:

@@ -17,7 +17,7 @@ from pydantic_settings import (
 
 from serve_app.domain.endpoint import MODEL_ALIASES, StoreConfig
 from serve_app.domain.media.marking import Marking, MarkPolicy
-from serve_app.domain.safety import SafetyPolicy
+from serve_app.domain.media.safety import SafetyPolicy
 from serve_app.settings.pools import EndpointLimits, PoolConfig, TenantLimits, with_families
 from serve_app.settings.safety import CheckerConfig, SafetyRuleConfig, policy_of
 from serve_app.telemetry.logs import Format

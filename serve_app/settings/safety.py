@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from serve_app.domain.errors import Misconfigured
-from serve_app.domain.safety import Blocklist, SafetyPolicy, SafetyRule
+from serve_app.domain.media.safety import Blocklist, SafetyPolicy, SafetyRule
 
 Action = Literal["off", "flag", "blur", "block"]
 AbsoluteFile = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
@@ -62,7 +62,8 @@ class SafetyRuleConfig(BaseModel):
         default=None, description="The same, one a line, in a file on every ingress node."
     )
     blocked_loras: tuple[str, ...] = Field(
-        default=(), description="Repositories of LoRAs that requests may not name, owner/name."
+        default=(),
+        description="LoRAs that requests may not use: repositories, owner/name, or SHA-256.",
     )
     outputs: Action = Field(
         default="off", description="What happens to a file that the checker finds unsafe."
@@ -71,6 +72,14 @@ class SafetyRuleConfig(BaseModel):
     on_error: Literal["block", "pass"] = Field(
         default="block", description="What happens to a file that cannot be checked."
     )
+
+    @field_validator("blocked_loras")
+    @classmethod
+    def _known_forms(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for each in value:
+            if each.count("/") != 1 and not re.fullmatch("[0-9A-Fa-f]{64}", each):
+                raise ValueError(f"{each} is neither owner/name nor a SHA-256 digest")
+        return value
 
     @model_validator(mode="after")
     def _checker_for_outputs(self) -> Self:
@@ -116,6 +125,7 @@ def _rule(config: SafetyRuleConfig, checkers: dict[str, CheckerConfig]) -> Safet
         tenants=config.tenants,
         endpoints=config.endpoints,
         words=Blocklist(words),
-        loras=frozenset(each.lower() for each in config.blocked_loras),
+        loras=frozenset(each.lower() for each in config.blocked_loras if "/" in each),
+        lora_digests=tuple(each.lower() for each in config.blocked_loras if "/" not in each),
         outputs=outputs,
     )

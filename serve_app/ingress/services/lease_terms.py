@@ -12,8 +12,8 @@ from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.media.draft import DRAFT_TYPE
 from serve_app.domain.media.marking import Marking, MarkPolicy
+from serve_app.domain.media.safety import SafetyPolicy
 from serve_app.domain.ports import Storage
-from serve_app.domain.safety import SafetyPolicy
 from serve_app.settings import Config
 from serve_app.storage.keys import artifact_key, derived_token, snapshot_key
 
@@ -73,7 +73,7 @@ class CatalogLeaseTerms:
         return self._files.marking.of(tenant)
 
     def safety(self, tenant: str, endpoint_id: str) -> tuple[Mapping[str, Any], ...]:
-        return self._files.safety.outputs(tenant, endpoint_id)
+        return self._files.safety.of_lease(tenant, endpoint_id)
 
     def endpoint(self, endpoint_id: str) -> Endpoint | None:
         entry = self._catalog.find(endpoint_id)

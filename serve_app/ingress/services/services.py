@@ -16,9 +16,9 @@ from starlette.requests import HTTPConnection
 from serve_app.catalog.catalog import Catalog
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import DarkroomError, InvalidInput, Overloaded, Unavailable
+from serve_app.domain.media.safety import SafetyPolicy
 from serve_app.domain.ports import Clock, Queue
 from serve_app.domain.realtime import Sessions
-from serve_app.domain.safety import SafetyPolicy
 from serve_app.ingress.services.audit import AuditTrail
 from serve_app.ingress.services.files import Files
 from serve_app.ingress.services.health import Health

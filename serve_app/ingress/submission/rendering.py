@@ -101,7 +101,9 @@ async def outcome_reply(request: Request, storage: Storage, origin: str) -> Resp
     outcome = final_outcome(request)
     if outcome.failure is not None:
         return failure_reply(outcome.failure)
-    return json_reply(await rendered_output(request, storage, origin))
+    checked = str((outcome.output or {}).get("darkroom_safety", "not-checked"))
+    safety = {"x-darkroom-safety": checked.encode("ascii", "replace").decode("ascii")}
+    return json_reply(await rendered_output(request, storage, origin), headers=safety)
 
 
 def final_outcome(request: Request) -> Outcome:

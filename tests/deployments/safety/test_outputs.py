@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import httpx
 import numpy as np
@@ -21,43 +21,18 @@ from deployments.engine.media.video_format import VideoForm
 from deployments.engine.media.video_reader import sampled_frames
 from deployments.engine.media.video_writer import VideoFile
 from deployments.families.base import Product
-from deployments.safety.checkers import Checkers, ClassifierChecker, Finding, HttpChecker
+from deployments.safety.checkers import Checkers, ClassifierChecker, HttpChecker
 from deployments.safety.outputs import SAFETY, OutputPolicy
 from deployments.transfer.uploader import MediaFile
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import StoreConfig
 from serve_app.domain.errors import ContentBlocked
+from tests.fakes.image_checkers import Broken, RedIsUnsafe, rule
 from weights.store import Store
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
 RED, BLUE = (220, 10, 10), (10, 10, 220)
-
-
-class RedIsUnsafe:
-    """An operator's own checker."""
-
-    prompts: ClassVar[list[str]] = []
-
-    def check(self, image: Image.Image, prompt: str) -> Finding:
-        self.prompts.append(prompt)
-        red, _, blue = np.asarray(image.convert("RGB")).reshape(-1, 3).mean(0)
-        return Finding(bool(red > blue + 100), "red", round(float(red) / 255, 2))
-
-
-class Fails:
-    def check(self, image: Image.Image, prompt: str) -> Finding:
-        raise RuntimeError("out of order")
-
-
-def rule(action: str, checker: type = RedIsUnsafe, on_error: str = "block") -> dict[str, Any]:
-    path = f"{checker.__module__}:{checker.__name__}"
-    return {
-        "name": "mine",
-        "action": action,
-        "on_error": on_error,
-        "checker": {"class_path": path, "timeout_s": 5.0},
-    }
 
 
 def image_file(colour: tuple[int, int, int], key: str) -> MediaFile:
@@ -107,8 +82,8 @@ def test_an_unsafe_image_is_blocked_with_what_was_found() -> None:
 
 def test_nothing_passes_unchecked_unless_the_rule_says_so() -> None:
     with pytest.raises(ContentBlocked, match="delivers nothing unchecked"):
-        applied(product(image_file(BLUE, "a")), rule("flag", Fails))
-    made, decisions = applied(product(image_file(BLUE, "a")), rule("block", Fails, "pass"))
+        applied(product(image_file(BLUE, "a")), rule("flag", Broken))
+    made, decisions = applied(product(image_file(BLUE, "a")), rule("block", Broken, "pass"))
     assert [each.action for each in decisions] == ["pass"]
     assert made.output["has_nsfw_concepts"] == [False]
     with pytest.raises(ContentBlocked):
@@ -141,7 +116,7 @@ def test_frames_of_a_video_are_checked_to_its_end(
 
 def test_audio_has_nothing_to_look_at() -> None:
     ticket = UploadTicket("a", "http://s/a", "audio/wav", 10**8)
-    made, decisions = applied(Product({}, (MediaFile(ticket, b"RIFF"),)), rule("block", Fails))
+    made, decisions = applied(Product({}, (MediaFile(ticket, b"RIFF"),)), rule("block", Broken))
     assert (len(made.files), decisions) == (1, [])
 
 

@@ -9,7 +9,7 @@ from serve_app.domain.artifact import THUMBNAIL_TYPE
 from serve_app.domain.errors import Unavailable
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.media.marking import MarkPolicy
-from serve_app.domain.safety import SafetyPolicy
+from serve_app.domain.media.safety import SafetyPolicy
 from serve_app.ingress.services.lease_terms import CatalogLeaseTerms, FilePolicy
 from serve_app.ingress.services.services import STUDIO, PoolMap
 from serve_app.settings import PoolConfig, read_config

@@ -57,6 +57,7 @@ class SafetyRule:
     endpoints: tuple[str, ...] = ()  # patterns such as ``fal-ai/flux/*``
     words: Blocklist = field(default_factory=lambda: Blocklist(()))
     loras: frozenset[str] = frozenset()  # repositories, in lower case
+    lora_digests: tuple[str, ...] = ()  # SHA-256, in hex
     outputs: Mapping[str, Any] | None = None  # how files are checked, see ``Lease.safety``
 
     def is_for(self, tenant: str, endpoint: str) -> bool:
@@ -78,6 +79,12 @@ class SafetyPolicy:
             if rule.is_for(tenant, endpoint):
                 _check_words(rule, input)
                 _check_loras(rule, input)
+
+    def of_lease(self, tenant: str, endpoint: str) -> tuple[Mapping[str, Any], ...]:
+        """What only a replica can check. See ``Lease.safety``."""
+        mine = [rule for rule in self.rules if rule.is_for(tenant, endpoint)]
+        loras = tuple({"loras": list(rule.lora_digests)} for rule in mine if rule.lora_digests)
+        return (*self.outputs(tenant, endpoint), *loras)
 
     def outputs(self, tenant: str, endpoint: str) -> tuple[Mapping[str, Any], ...]:
         """How the files of a request are checked."""

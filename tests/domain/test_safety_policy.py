@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from serve_app.domain.errors import InvalidInput
-from serve_app.domain.safety import VIOLATION, Blocklist, SafetyPolicy, SafetyRule
+from serve_app.domain.media.safety import VIOLATION, Blocklist, SafetyPolicy, SafetyRule
 
 LIST = Blocklist(["Müller", "Jane Doe", "gore", "", "  "])
 
