@@ -4,5 +4,5 @@
 `checker` judges an image by its pixels alone. `vae`, `text`, `reading` and `trainer` make what the
 image models share, `flux` and `recipe` the one, `clip_pair`, `sdxl` and `sdxl_recipe` the other.
 `video` and `audio` are worlds of their own, each with its model, and `attributes` teaches both to
-read.
+read. `image` is the larger world that follows this one.
 """

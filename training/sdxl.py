@@ -15,11 +15,13 @@ from diffusers import (
 )
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import CLIPTokenizer
 
 from training.clip_pair import POOLED_WIDTH, STATE_WIDTH, ClipPair
 from training.examples import Examples
 from training.text import build_clip_tokenizer
 from training.vae import LATENT_CHANNELS
+from training.world import SIDE
 
 #: Part of the examples without a prompt, so that guidance has something to lead away from.
 _EMPTY_PART: Final = 0.1
@@ -47,9 +49,10 @@ def pick_batch(examples: Examples, rng: np.random.Generator, size: int, scale: S
     return Batch(latents, examples.clip_ids[scenes, prompts].long())
 
 
-def build_unet() -> UNet2DConditionModel:
+def build_unet(side: int) -> UNet2DConditionModel:
+    """An untrained denoiser; ``side`` is that of the images it draws by default, in pixels."""
     return UNet2DConditionModel(
-        sample_size=128 // _VAE_FACTOR,
+        sample_size=side // _VAE_FACTOR,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
         block_out_channels=(64, 96),
@@ -82,10 +85,11 @@ def build_solver() -> EulerDiscreteScheduler:
 class SdxlStack(nn.Module):
     """All that is trained to draw: the UNet and both text encoders."""
 
-    def __init__(self) -> None:
+    def __init__(self, side: int = SIDE, tokenizer: CLIPTokenizer | None = None) -> None:
         super().__init__()
-        self.unet = build_unet()
-        self.texts = ClipPair(build_clip_tokenizer())
+        self.tokenizer = tokenizer or build_clip_tokenizer()
+        self.unet = build_unet(side)
+        self.texts = ClipPair(self.tokenizer)
 
     def forward(self, noisy: Tensor, times: Tensor, ids: Tensor, asked: Tensor) -> Tensor:
         """The velocity, as `noisy` [B, C, h, w]. Where `asked` [B] is 0, no prompt is given."""
@@ -174,8 +178,8 @@ def build_pipeline(vae: AutoencoderKL, stack: SdxlStack) -> StableDiffusionXLPip
         vae=vae,
         text_encoder=stack.texts.text_encoder,
         text_encoder_2=stack.texts.text_encoder_2,
-        tokenizer=build_clip_tokenizer(),
-        tokenizer_2=build_clip_tokenizer(),
+        tokenizer=stack.tokenizer,
+        tokenizer_2=stack.tokenizer,
         unet=stack.unet,
         scheduler=build_solver(),
         force_zeros_for_empty_prompt=True,

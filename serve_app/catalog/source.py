@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from serve_app.catalog.known_keys import mistakes_of
 from serve_app.catalog.limits import MemorySource
+from serve_app.domain.billing.price import Price
 from serve_app.domain.endpoint import STEP_CACHE, Precision, levels_of
 from serve_app.domain.errors import Misconfigured
 
@@ -142,6 +143,7 @@ class EndpointSource(BaseModel):
     memory: MemorySource | None = None
     cache: bool = False
     pool: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_-]+$")
+    price: Price | None = None
     display_name: str = ""
     description: str = ""
     category: str = "text-to-image"

@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
+from serve_app.domain.billing.price import Quantities, rounded_megapixels
 from serve_app.domain.endpoint import Endpoint, RequestedWork
 from serve_app.domain.media.draft import DRAFT
 
 FACTORS = ("num_inference_steps", "steps", "number_of_steps", "num_images", "seconds_total")
+
+USUAL_FRAME_RATE = 16
+"""Frames a second of a video whose input has no field for it."""
 
 _LINES = re.compile(r"(\d{3,4})p")
 
@@ -36,6 +41,22 @@ def requested_work(input: Mapping[str, Any]) -> RequestedWork | None:
         width, height = int(lines[1]) * 16 // 9, int(lines[1])
     images = int(_number(input.get("num_images")))
     return RequestedWork(width, height, max(1, int(_frames(input))), images)
+
+
+def expected_quantities(input: Mapping[str, Any]) -> Quantities:
+    """What an input will make, before it runs, as far as its fields say: one image of a megapixel,
+    or one second, where they do not. The time on a GPU is not known here."""
+    images = int(_number(input.get("num_images"))) * _seeds(input)
+    frames = _frames(input)
+    seconds = _number(input.get("seconds_total")) * _number(input.get("duration"))
+    if input.get("num_frames") is not None:
+        rate = input.get("fps") or input.get("frames_per_second") or input.get("frame_rate")
+        seconds = frames / _number(rate or USUAL_FRAME_RATE)
+    return Quantities(
+        images=images,
+        megapixels=images * rounded_megapixels(_megapixels(input) * 1e6),
+        seconds=Decimal(str(round(seconds, 6))),
+    )
 
 
 def check_request(endpoint: Endpoint, input: Mapping[str, Any], device_bytes: int | None) -> None:

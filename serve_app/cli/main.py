@@ -8,18 +8,19 @@ from typing import Any
 
 import click
 
+from serve_app.cli.accounting.usage import usage_group
 from serve_app.cli.commands import (
     backup,
     completion,
     environment,
     inspect_file,
-    keys,
     login,
     operations,
     requests,
     serve_config,
     webhooks,
 )
+from serve_app.cli.commands.keys import keys_group, tenants_group
 from serve_app.cli.commands.models import models_group
 from serve_app.cli.commands.top import top_command
 from serve_app.cli.commands.tune import tune_command
@@ -319,10 +320,13 @@ main.add_command(tune_command)
 main.add_command(top_command)
 main.add_command(warm_command)
 main.add_command(watch_spot_command)
+main.add_command(usage_group)
 main.add_command(operations.queue_command)
 main.add_command(operations.audit_command)
 main.add_command(operations.endpoints_group)
 main.add_command(webhooks.webhooks_group)
+main.add_command(keys_group)
+main.add_command(tenants_group)
 main.add_command(migrate_group)
 
 
@@ -361,7 +365,7 @@ def requests_group() -> None:
 @click.option("--state", "states", multiple=True, help="Show only this state. May be repeated.")
 @click.option("--endpoint", "endpoint_id", help="Show only this endpoint's requests.")
 @click.option(
-    "--tenant", help="Tenant, or '*' for all tenants. Requires a key with the scope admin."
+    "--tenant", help="Tenant, or '*' for all tenants. Requires a key with the scope operator."
 )
 @click.option(
     "--since", type=click.DateTime(), help="Show requests submitted at this time or later."
@@ -408,59 +412,3 @@ def requests_delete(server: Server, request_id: str, *, as_json: bool) -> None:
 requests_group.add_command(operations.requeue_command)
 requests_group.add_command(operations.fail_command)
 requests_group.add_command(operations.priority_command)
-
-
-@main.group("keys")
-def keys_group() -> None:
-    """Create, list and revoke API keys."""
-
-
-@keys_group.command("list")
-@options.server
-@click.option("--tenant", default=None, help="Default: the first key's tenant.")
-@options.as_json
-def keys_list(server: Server, tenant: str | None, *, as_json: bool) -> None:
-    """List a tenant's keys. Secrets are not stored and cannot be shown."""
-    keys.list_keys(server, tenant, as_json=as_json)
-
-
-@keys_group.command("create")
-@options.server
-@click.argument("name", default="")
-@click.option(
-    "--tenant", default=None, help="Tenant that owns the key. Created if it does not exist."
-)
-@click.option(
-    "--scope",
-    "scopes",
-    type=click.Choice(["api", "priority", "admin"]),
-    multiple=True,
-    default=("api",),
-    show_default=True,
-    help="Scope of the key. May be repeated.",
-)
-@click.option(
-    "--days",
-    type=click.FloatRange(min=0, min_open=True),
-    default=None,
-    help="Days until the key expires. Default: it does not expire.",
-)
-@click.option(
-    "--replay-undelivered",
-    is_flag=True,
-    help="If the response to a submit is lost, return the same request to the client's retry. "
-    "The request is billed once.",
-)
-@options.as_json
-def keys_create(server: Server, *, as_json: bool, **wish: Any) -> None:
-    """Create a key called NAME and print it. It cannot be shown again."""
-    keys.create(server, **wish, as_json=as_json)
-
-
-@keys_group.command("revoke")
-@options.server
-@click.argument("key_id")
-@options.as_json
-def keys_revoke(server: Server, key_id: str, *, as_json: bool) -> None:
-    """Revoke a key permanently."""
-    keys.revoke(server, key_id, as_json=as_json)

@@ -7,6 +7,7 @@ DarkroomError
 ├── UntrustedHost             the Host header names a machine that is not ours
 ├── Unauthenticated           no key, or an unknown key
 ├── Forbidden                 a known key without the required permission
+│   └── TenantDisabled        an operator has disabled the key's tenant
 ├── NotFound
 │   ├── EndpointNotFound
 │   ├── RequestNotFound
@@ -131,6 +132,10 @@ class Unauthenticated(DarkroomError):
 
 class Forbidden(DarkroomError):
     code = "forbidden"
+
+
+class TenantDisabled(Forbidden):
+    code = "tenant_disabled"
 
 
 class NotFound(DarkroomError):

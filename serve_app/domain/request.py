@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from enum import IntEnum, StrEnum
 from typing import Any
 
+from serve_app.domain.billing.price import NOTHING, Price, Quantities
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.progress import Progress, StoredSnapshot
 from serve_app.domain.webhook import Webhook
@@ -159,6 +160,9 @@ class NewRequest:
     answered_at_end: bool = False  # nobody is told of it before its end, nor finds it again
     trace: str = ""  # W3C trace context, see ``telemetry/trace_context.py``
     draft_key: str | None = None  # in storage, of the draft that it goes on from
+    key_id: str = ""  # of the API key that submits it
+    price: Price | None = None  # None: it costs nothing
+    expected: Quantities = NOTHING  # what it will make, as far as its input says
 
     def as_queued(self, now: datetime) -> Request:
         """The request as it is stored, with its whole input, when it is not coalesced."""
@@ -182,6 +186,7 @@ class NewRequest:
             retries_left=self.retries,
             trace=self.trace,
             draft_key=self.draft_key,
+            price=self.price,
         )
 
 
@@ -231,6 +236,7 @@ class Request:
     lease_nonce: int = 0  # of the latest lease; see ``LeaseKey``
     trace: str = ""  # W3C trace context of its submit
     draft_key: str | None = None  # in storage, of the draft that it goes on from
+    price: Price | None = None  # fixed at its submit; None: it costs nothing
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta, tzinfo
+from decimal import Decimal
 from enum import StrEnum
 from typing import Protocol
 
+from serve_app.domain.billing.price import Price
+from serve_app.domain.billing.sums import SumsQuery, UsageSum
 from serve_app.domain.outcome import Usage
 from serve_app.domain.request import Request
 
@@ -28,6 +31,9 @@ class UsageTotals:
     endpoint: str
     requests: int  # includes frames of realtime sessions
     usage: Usage
+    price: Price | None = None  # sums are by price: it may change
+    billed: Decimal = Decimal(0)  # units of the price
+    amount: Decimal = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +91,13 @@ class Ledger(Protocol):
     async def consumed(
         self, tenant: str, edges: Sequence[datetime], endpoints: Sequence[str] = ()
     ) -> Sequence[UsageTotals]:
-        """Usage between each two of the ascending ``edges``, by bucket and then by endpoint. Empty
-        buckets are left out. Without ``endpoints``: of all endpoints."""
+        """Usage between each two of the ascending ``edges``, by bucket, then by endpoint, then by
+        price. Empty buckets are left out. Without ``endpoints``: of all endpoints."""
+        ...
+
+    async def sums(self, query: SumsQuery) -> Sequence[UsageSum]:
+        """Sums by group and currency, in the order of the groups. ``InvalidInput``: more than
+        ``MAX_SUMS``."""
         ...
 
     async def measured(

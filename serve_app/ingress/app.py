@@ -108,8 +108,9 @@ def _answer(
 _EXPOSED = (
     b"*, x-fal-request-id, x-fal-error-type, x-fal-retryable, x-fal-request-timeout-type, "
     b"x-request-id, x-should-retry, x-darkroom-replayed, x-darkroom-cache, x-darkroom-endpoint, "
-    b"x-darkroom-demo, x-darkroom-step, x-darkroom-safety, retry-after, etag, "
-    b"content-range, traceparent, tracestate"
+    b"x-darkroom-demo, x-darkroom-step, retry-after, etag, content-range, traceparent, tracestate, "
+    b"x-fal-billable-units, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "
+    b"x-ratelimit-reset-requests, x-darkroom-safety"
 )
 _ID_HEADERS = (b"x-fal-request-id", b"x-request-id")
 """Headers in which the clients of fal and of OpenAI read the request's id."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import platform
 import shutil
@@ -14,9 +15,11 @@ from typing import TYPE_CHECKING
 from pydantic import SecretStr
 from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
 
-from serve_app.domain.errors import Misconfigured
+from serve_app.domain.errors import DarkroomError, Misconfigured
 from serve_app.domain.ports import Clock
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
+from serve_app.ingress.services.live_tenants import LiveTenants
+from serve_app.ingress.services.services import Identity
 from serve_app.postgres import fair_reads
 from serve_app.postgres.database import Database, shared_secret
 from serve_app.postgres.leader_election import LeaderElection
@@ -27,13 +30,17 @@ from serve_app.provenance.certificates import (
     problems,
 )
 from serve_app.provenance.signer import ClaimSigner
+from serve_app.queue.reaper import PeriodicTask
 from serve_app.queue.transactions.lease import is_held
 from serve_app.settings import Config, Secrets
 from serve_app.storage.directory import DirectoryStorage
 from serve_app.storage.selection import create_storage
 from serve_app.telemetry.metrics import Metrics, MetricsServer
 from serve_app.telemetry.version import package_version
-from serve_app.tenants.api_keys import KeyRing, ensure_first_key
+from serve_app.tenants.first_key import ensure_first_key
+from serve_app.tenants.key_ring import KeyRing
+from serve_app.tenants.tenants import PostgresTenants
+from serve_app.tenants.tokens import Tokens, UploadTokens
 
 if TYPE_CHECKING:
     from serve_app.storage.s3.storage import S3Storage
@@ -42,6 +49,8 @@ log = logging.getLogger(__name__)
 
 KEYS_LIMIT_S = 5.0
 """Limit of a statement about keys, which every call waits for."""
+USES_EVERY_S = 60.0
+"""How often the keys that were used are written."""
 
 
 async def open_server(stack: AsyncExitStack, config: Config, secrets: Secrets) -> str:
@@ -66,7 +75,14 @@ async def open_reads(stack: AsyncExitStack, database: Database, metrics: Metrics
     return reads
 
 
-async def open_keys(
+async def open_tenants(database: Database, clock: Clock) -> LiveTenants:
+    """Limits of tenants that operators have set. Their owner starts and closes them."""
+    tenants = LiveTenants(PostgresTenants(database, clock))
+    await tenants.refresh()
+    return tenants
+
+
+async def open_identity(
     stack: AsyncExitStack,
     database: Database,
     election: LeaderElection,
@@ -74,8 +90,9 @@ async def open_keys(
     secrets: Secrets,
     clock: Clock,
     metrics: Metrics,
-) -> KeyRing:
-    """API keys. Makes the first one if there is none.
+    tenants: LiveTenants,
+) -> Identity:
+    """Credentials of callers. Makes the first API key if there is none.
 
     Keys are checked on every call. They have connections of their own, so that a slow statement of
     the queue delays no call.
@@ -88,7 +105,21 @@ async def open_keys(
     async with election.exclusive("first key"):
         if await ensure_first_key(keys, text_of(secrets.api_key) or None, path) is not None:
             log.info("The first API key was written to %s.", path)
-    return keys
+    uses = PeriodicTask(USES_EVERY_S, {"key uses": keys.write_uses}, metrics.queue)
+    uses.start()
+    stack.push_async_callback(_last_uses, keys)
+    stack.push_async_callback(uses.aclose)
+    return Identity(
+        keys,
+        Tokens(await shared_secret(database, "tokens"), clock),
+        UploadTokens(await shared_secret(database, "upload_tokens"), clock),
+        tenants,
+    )
+
+
+async def _last_uses(keys: KeyRing) -> None:
+    with contextlib.suppress(DarkroomError):
+        await keys.write_uses()
 
 
 async def open_storage(
@@ -138,18 +169,8 @@ async def open_signer(
     return ClaimSigner(identity, partial(is_held, database), metrics.file_signed, clock.now)
 
 
-def log_slow_proxy() -> None:
-    """Log a hint if Ray was started with its slow Python proxy, as a bare `serve run` does."""
-    if not RAY_SERVE_ENABLE_HA_PROXY:
-        log.info(
-            "Ray's Python proxy carries the HTTP traffic. HAProxy carries about five times as "
-            "much: set RAY_SERVE_ENABLE_HA_PROXY=1 and RAY_SERVE_THROUGHPUT_OPTIMIZED=1 before "
-            "Ray starts (`darkroom serve` does)."
-        )
-
-
 def serve_metrics(stack: AsyncExitStack, config: Config, metrics: Metrics) -> None:
-    """Serve the Prometheus metrics of this process, on a port of its own."""
+    """Serve the process's metrics on their own port."""
     telemetry, directory = config.telemetry, config.server.data_dir
     metrics.built(package_version(), platform.python_version())
     metrics.watch_disk(lambda: shutil.disk_usage(directory).free)
@@ -162,3 +183,13 @@ def serve_metrics(stack: AsyncExitStack, config: Config, metrics: Metrics) -> No
     server.start()
     stack.callback(server.close)
     log.info("Prometheus metrics are at http://%s:%d/metrics.", telemetry.metrics_host, server.port)
+
+
+def log_slow_proxy() -> None:
+    """Log a hint if Ray was started with its slow Python proxy, as a bare `serve run` does."""
+    if not RAY_SERVE_ENABLE_HA_PROXY:
+        log.info(
+            "Ray's Python proxy carries the HTTP traffic. HAProxy carries about five times as "
+            "much: set RAY_SERVE_ENABLE_HA_PROXY=1 and RAY_SERVE_THROUGHPUT_OPTIMIZED=1 before "
+            "Ray starts (`darkroom serve` does)."
+        )

@@ -87,7 +87,6 @@ from serve_app.storage.selection import DiskGuard, s3_location
 from serve_app.telemetry import logs
 from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics
-from serve_app.tenants.tokens import Tokens, UploadTokens
 
 if TYPE_CHECKING:
     from serve_app.storage.tickets import TicketSigner
@@ -238,7 +237,9 @@ class Ingress:
             await check_durability(database)
         self._weight_peers = PostgresWeightPeers(database)
         kept = PostgresLiveSettings(database)
-        config = self._config = await self._settings.first(kept)
+        self._file_config = await self._settings.first(kept)
+        self._tenants = await connections.open_tenants(database, self._clock)
+        config = self._config = self._tenants.merged(self._file_config)
         await publish_bounds(str(config.server.data_dir), bounds_of(config))
         catalog = Catalog({})
         self._catalog = LiveCatalog(PostgresCatalogEntries(database), config, catalog)
@@ -247,12 +248,9 @@ class Ingress:
             database, self._clock, serve.get_replica_context().replica_id.unique_id
         )
         stack.push_async_callback(election.aclose)
-        identity = Identity(
-            await connections.open_keys(
-                stack, database, election, self._config, secrets, self._clock, self._metrics
-            ),
-            Tokens(await shared_secret(database, "tokens"), self._clock),
-            UploadTokens(await shared_secret(database, "upload_tokens"), self._clock),
+        identity = await connections.open_identity(
+            *(stack, database, election, config, secrets, self._clock, self._metrics),
+            self._tenants,
         )
         stored = await connections.open_storage(
             stack, database, self._config, secrets, self._internal_url, self._clock
@@ -279,29 +277,41 @@ class Ingress:
         self._services.webhooks.record_spans(self._tracing)
         await self._services.webhooks.start()
         stack.push_async_callback(self._services.webhooks.aclose)
-        self._serve_metrics(stack)
+        self._show_bounds(self._config)
+        connections.serve_metrics(stack, self._config, self._metrics)
         config.address_file.write_text(json.dumps({"url": self._internal_url}))
-        self._settings.start(kept, self._apply)
-        stack.push_async_callback(self._settings.aclose)
-        self._catalog.start()
-        stack.push_async_callback(self._catalog.aclose)
+        self._follow_settings(stack, kept)
         for line in startup_lines(catalog):
             log.info("%s", line)
+
+    def _follow_settings(self, stack: AsyncExitStack, kept: PostgresLiveSettings) -> None:
+        """Follow what changes while it serves: tenants, live settings and entries."""
+        self._tenants.start(self._apply_limits)
+        self._settings.start(kept, self._apply)
+        self._catalog.start()
+        for each in (self._tenants, self._settings, self._catalog):
+            stack.push_async_callback(each.aclose)
 
     async def _apply(self, config: Config) -> None:
         """Put changed live settings in force. ``Misconfigured``: none are."""
         await self._catalog.use(config)
         pools = config.models.pools or {}
-        self._config = self._services.config = config
+        self._file_config = config
+        self._apply_limits()
         self._services.pools = PoolMap(pools)
-        self._limits.become(QueueLimits.of(config))
-        self._retention.become(Retention.of(config))
-        self._upload_limits.become(UploadLimits.of(config))
         self._disk.limits = config.limits
         self._placement.pools = pools
         self._demand.pools = tuple(pools)
         self._show_bounds(config)
         await publish_bounds(str(config.server.data_dir), bounds_of(config))
+
+    def _apply_limits(self) -> None:
+        """Put the limits of the settings in force, with those that operators have set."""
+        config = self._config = self._tenants.merged(self._file_config)
+        self._services.config, self._services.file_config = config, self._file_config
+        self._limits.become(QueueLimits.of(config, self._tenants.disabled))
+        self._retention.become(Retention.of(config))
+        self._upload_limits.become(UploadLimits.of(config))
 
     async def _start_queue(
         self,
@@ -313,7 +323,8 @@ class Ingress:
         sole_cluster: bool,
     ) -> None:
         config = self._config
-        self._limits, self._retention = QueueLimits.of(config), Retention.of(config)
+        self._limits = QueueLimits.of(config, self._tenants.disabled)
+        self._retention = Retention.of(config)
         queue = self._queue = assemble(
             database,
             self._clock,
@@ -390,6 +401,7 @@ class Ingress:
         )
         return Services(
             config=config,
+            file_config=self._file_config,
             host_names=trusted_names(config.server.host, config.server.trusted_hosts),
             catalog=catalog,
             entries=self._catalog,
@@ -481,7 +493,3 @@ class Ingress:
     def _show_bounds(self, config: Config) -> None:
         pools = bounds_of(config)
         self._metrics.queue.pools({name: (each.least, each.most) for name, each in pools.items()})
-
-    def _serve_metrics(self, stack: AsyncExitStack) -> None:
-        self._show_bounds(self._config)
-        connections.serve_metrics(stack, self._config, self._metrics)

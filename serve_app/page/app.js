@@ -138,7 +138,7 @@ async function enter() {
     return;
   }
   door.close();
-  caller.isAdmin().then((allowed) => (byId("operate").hidden = !allowed));
+  caller.isOperator().then((allowed) => (byId("operate").hidden = !allowed));
   showModels(listed);
   const restored = stage.restore();
   recent.look();

@@ -25,6 +25,7 @@ from pydantic_settings import (
 from serve_app.domain.errors import Misconfigured
 from serve_app.settings.groups import (
     PREFIX,
+    BillingSettings,
     GatewaySettings,
     LimitSettings,
     LoraSettings,
@@ -64,6 +65,7 @@ class Config(BaseModel):
     telemetry: TelemetrySettings
     models: ModelSettings
     queue: QueueSettings
+    billing: BillingSettings
     webhooks: WebhookSettings
     limits: LimitSettings
     storage: StorageSettings
@@ -116,6 +118,7 @@ AREAS: Mapping[str, type[SettingsGroup]] = {
     "telemetry": TelemetrySettings,
     "models": ModelSettings,
     "queue": QueueSettings,
+    "billing": BillingSettings,
     "webhooks": WebhookSettings,
     "limits": LimitSettings,
     "storage": StorageSettings,

@@ -15,6 +15,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from serve_app.domain.billing.price import Price
 from serve_app.domain.endpoint import MODEL_ALIASES, StoreConfig
 from serve_app.domain.media.marking import Marking, MarkPolicy
 from serve_app.domain.media.safety import SafetyPolicy
@@ -248,6 +249,16 @@ class QueueSettings(SettingsGroup):
     )
     audit_retention_days: float = Field(
         default=365.0, gt=0, description="Days after which entries of the audit log are deleted."
+    )
+
+
+class BillingSettings(SettingsGroup):
+    """Prices, and what the machines cost."""
+
+    prices: dict[str, Price] = Field(
+        default_factory=dict,
+        description="Prices by endpoint: `unit`, `amount` and `currency`. They have priority over "
+        "those of the catalogue.",
     )
 
 

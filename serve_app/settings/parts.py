@@ -88,6 +88,7 @@ LIVE = frozenset(
         "models",
         "pools",
         "previews",
+        "prices",
         "retention_days",
         "tenant_limits",
     }

@@ -15,7 +15,7 @@ import jwt
 
 from serve_app.domain.errors import Unauthenticated
 from serve_app.domain.ports import Clock
-from serve_app.tenants.api_keys import API, Caller
+from serve_app.tenants.scopes import Caller
 
 ALGORITHM = "HS256"
 ISSUER = "darkroom"
@@ -27,9 +27,10 @@ VERBS = ("/realtime", "/stream")
 
 @dataclass(frozen=True, slots=True)
 class TokenGrant:
-    """Rights of a token: to call some endpoints as the key's owner."""
+    """Rights of a token: to call some endpoints as the owner of the key that it names."""
 
-    identity: Caller
+    key_id: str
+    tenant: str
     apps: tuple[str, ...]
 
     def allows(self, endpoint_id: str, alias: str) -> bool:
@@ -54,7 +55,7 @@ class Tokens:
     def issue(self, identity: Caller, apps: Sequence[str], valid_s: int) -> str:
         """Issue a token for ``apps``, valid for ``valid_s`` seconds.
 
-        Its only scope is ``api``, regardless of the key's scopes.
+        It allows submits only, regardless of the key's scopes.
         """
         now = int(self._clock.now().timestamp())
         claims: dict[str, Any] = {
@@ -82,8 +83,7 @@ class Tokens:
             raise Unauthenticated("The token is not valid.") from None
         if self._clock.now().timestamp() >= claims["exp"]:
             raise Unauthenticated("The token has expired.")
-        identity = Caller(claims["key"], claims["sub"], frozenset({API}))
-        return TokenGrant(identity, tuple(claims["apps"]))
+        return TokenGrant(claims["key"], claims["sub"], tuple(claims["apps"]))
 
 
 def _bare(app: str) -> str:

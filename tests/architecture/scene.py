@@ -53,7 +53,8 @@ from serve_app.queue.transactions.webhook_outbox import PostgresOutbox
 from serve_app.storage.directory import DirectoryStorage
 from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics
-from serve_app.tenants.api_keys import ADMIN, API, KeyRing
+from serve_app.tenants.key_ring import KeyRing
+from serve_app.tenants.scopes import ADMIN, API
 from tests.architecture.trace import ORIGIN, UPLOAD
 from tests.fakes.lease_port import FakeLeasePort
 from tests.fakes.liveness import FakeLiveness

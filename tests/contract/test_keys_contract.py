@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -12,8 +12,9 @@ import pytest
 from serve_app.domain.errors import Unauthenticated
 from serve_app.domain.operations import Actor
 from serve_app.postgres.database import Database
-from serve_app.tenants.api_keys import ADMIN, API, KeyRing, Keys
 from serve_app.tenants.credentials import Credential
+from serve_app.tenants.key_ring import KeyRing
+from serve_app.tenants.scopes import ADMIN, API, CANCEL, READ
 from tests.fakes.clock import FakeClock
 from tests.fakes.keyring import FakeKeyRing
 
@@ -22,7 +23,7 @@ Acts = list[tuple[Actor, str, str, dict[str, Any]]]
 
 @dataclass
 class Ring:
-    keys: Keys
+    keys: KeyRing | FakeKeyRing
     clock: FakeClock
     acts: Callable[[], Awaitable[Acts]]  # from the audit log
 
@@ -137,16 +138,6 @@ async def test_a_tenants_keys_are_listed_without_their_secrets(ring: Ring) -> No
     assert await ring.keys.any()
 
 
-async def test_tenants_are_listed_with_the_number_of_their_valid_keys(ring: Ring) -> None:
-    assert await ring.keys.tenants() == []
-    gone = await ring.keys.create("studio")
-    await ring.keys.create("studio", name="laptop")
-    await ring.keys.create("lab", expires_at=ring.clock.now() - timedelta(seconds=60))
-    await ring.keys.revoke(gone.id)
-    found = [(each.id, each.valid_keys) for each in await ring.keys.tenants()]
-    assert found == [("lab", 0), ("studio", 1)]
-
-
 async def test_who_made_and_revoked_a_key_is_in_the_audit_without_its_secret(ring: Ring) -> None:
     await ring.keys.create("studio")  # without an actor
     made = await ring.keys.create(
@@ -161,3 +152,71 @@ async def test_who_made_and_revoked_a_key_is_in_the_audit_without_its_secret(rin
         (Actor("other-boss"), "key.revoke", made.id, {"tenant": "studio"}),
     ]
     assert made.secret not in repr(acts)
+
+
+async def test_a_successor_has_the_same_rights_and_both_keys_work_during_the_overlap(
+    ring: Ring,
+) -> None:
+    old = await ring.keys.create(
+        "studio",
+        name="the web app",
+        scopes=frozenset({READ, CANCEL}),
+        endpoints=["fal-ai/flux/*"],
+        expires_at=ring.clock.now() + timedelta(days=10),
+        replay_undelivered=True,
+    )
+    ring.clock.advance(86_400)
+    new = await ring.keys.rotate(old.id, 60, Actor("boss"))
+    assert new is not None
+    before = await ring.keys.authenticate(f"Key {old}")
+    after = await ring.keys.authenticate(f"Key {new}")
+    assert replace(after, key_id=old.id) == before
+    ring.clock.advance(61)
+    with pytest.raises(Unauthenticated, match="expired"):
+        await ring.keys.authenticate(f"Key {old}")
+    await ring.keys.authenticate(f"Key {new}")
+    shown = {each.id: each for each in await ring.keys.list("studio")}
+    assert (shown[old.id].successor, shown[new.id].successor) == (new.id, None)
+    assert shown[new.id].name == "the web app"
+    assert shown[new.id].expires_at == shown[new.id].created_at + timedelta(days=10)
+    assert await ring.acts() == [
+        (Actor("boss"), "key.rotate", old.id, {"tenant": "studio", "successor": new.id})
+    ]
+
+
+async def test_an_overlap_does_not_prolong_a_key(ring: Ring) -> None:
+    until = ring.clock.now() + timedelta(seconds=30)
+    made = await ring.keys.create("studio", expires_at=until)
+    await ring.keys.rotate(made.id, 3600)
+    found = await ring.keys.find(made.id)
+    assert found is not None
+    assert found.expires_at == until
+
+
+async def test_what_has_ended_or_was_rotated_is_not_rotated(ring: Ring) -> None:
+    ended = await ring.keys.create("studio", expires_at=ring.clock.now() - timedelta(seconds=1))
+    revoked, rotated = await ring.keys.create("studio"), await ring.keys.create("studio")
+    await ring.keys.revoke(revoked.id)
+    await ring.keys.rotate(rotated.id, 60)
+    for key_id in (ended.id, revoked.id, rotated.id, "nobody"):
+        assert await ring.keys.rotate(key_id, 60, Actor("boss")) is None
+    assert await ring.acts() == []
+
+
+async def test_a_key_is_limited_to_its_endpoints(ring: Ring) -> None:
+    made = await ring.keys.create("studio", endpoints=["fal-ai/flux/*", "fal-ai/wan"])
+    who = await ring.keys.authenticate(f"Key {made}")
+    assert who.endpoints == ("fal-ai/flux/*", "fal-ai/wan")
+    found = await ring.keys.find(made.id)
+    assert found is not None
+    assert found.endpoints == who.endpoints
+
+
+async def test_the_last_use_of_a_key_is_written_now_and_then(ring: Ring) -> None:
+    made, idle = await ring.keys.create("studio"), await ring.keys.create("studio")
+    await ring.keys.authenticate(f"Key {made}")
+    with pytest.raises(Unauthenticated):
+        await ring.keys.authenticate(f"Key {idle.id}:{'0' * 64}")
+    await ring.keys.write_uses()
+    shown = {each.id: each.last_used_at for each in await ring.keys.list("studio")}
+    assert shown == {made.id: ring.clock.now(), idle.id: None}

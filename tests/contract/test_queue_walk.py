@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -22,6 +24,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from serve_app.domain.billing.price import Price, PriceUnit
 from serve_app.domain.lease import LeaseKey, Verdict
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import NONE, CancelVerdict, Cause, Priority, Request, Retries, State
@@ -37,6 +40,8 @@ LIMITS = QueueLimits(
     lease_s=600.0, first_lease_s=600.0, ask_wait_s=10.0, check_interval_s=0.05, max_failures=2
 )
 POOLS = ("studio", "other")
+CENT = Price(PriceUnit.REQUEST, Decimal("0.01"))
+
 WALKS = settings(
     max_examples=20,
     stateful_step_count=30,
@@ -88,7 +93,8 @@ class Walk(RuleBasedStateMachine):
         retries=st.sampled_from([None, None, NONE, Retries(1, 1, 1)]),
     )
     def submit(self, pool: str, priority: Priority, retries: Retries | None) -> str:
-        request = self.do(self.queue.submit(new(pool=pool, priority=priority, retries=retries)))
+        given = new(pool=pool, priority=priority, retries=retries, price=CENT)
+        request = self.do(self.queue.submit(given))
         return self.entered(request, retries)
 
     @rule(target=submitted, wish=st.integers(0, 1), priority=st.sampled_from(Priority))
@@ -100,7 +106,8 @@ class Walk(RuleBasedStateMachine):
             and id_ not in self.finals.keys() | self.following.keys() | self.given_up
             and (id_ in self.holder or self.priorities[id_] >= priority)
         ]
-        given = new(pool=POOLS[wish], priority=priority, reuse_digest=bytes([wish]) * 32)
+        reuse = bytes([wish]) * 32
+        given = new(pool=POOLS[wish], priority=priority, reuse_digest=reuse, price=CENT)
         request = self.do(self.queue.submit(given))
         if wish in self.made:
             assert (request.state, request.reuses) == (State.SUCCEEDED, self.made[wish])
@@ -303,6 +310,15 @@ class Walk(RuleBasedStateMachine):
         for id_ in self.pools:
             lines = self.do(self.queue.lines(TENANT, id_))
             assert [line.sequence for line in lines] == list(range(1, len(lines) + 1))
+        now = SystemClock().now()
+        edges = [now - timedelta(days=1), now + timedelta(days=1)]
+        totals = self.do(self.queue.ledger.consumed(TENANT, edges))
+        computed = [
+            each
+            for each in self.finals.values()
+            if each.state is State.SUCCEEDED and each.reuses is None
+        ]
+        assert sum(each.amount for each in totals) == len(computed) * CENT.amount
         billed = self.do(type(self).end())
         assert sorted(billed) == sorted(self.finals)
 

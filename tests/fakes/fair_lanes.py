@@ -97,6 +97,8 @@ class FairLanes:
 
     def limit(self, request: Request, running: Sequence[Request]) -> str:
         """The limit on what runs that holds it back, in words; empty: none."""
+        if request.tenant in self._limits.disabled:
+            return f"The tenant {request.tenant} is disabled."
         most = self._limits.running_of_tenant(request.tenant)
         if most is not None and sum(each.tenant == request.tenant for each in running) >= most:
             return f"At most {most} of your requests may run at once."

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import builtins
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from serve_app.domain.errors import Unauthenticated
 from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Clock
-from serve_app.tenants.api_keys import API, Caller, KeyInfo, TenantInfo
+from serve_app.tenants.api_keys import KeyInfo, disabled
 from serve_app.tenants.credentials import Credential, from_header, new_credential
+from serve_app.tenants.scopes import API, Caller
 
 Note = Callable[[Actor, str, str, Mapping[str, Any]], None]
 """Actor, action, subject, detail."""
@@ -24,6 +26,8 @@ class FakeKeyRing:
         self._clock = clock
         self._note = note
         self._keys: dict[str, tuple[bytes, KeyInfo]] = {}
+        self._used: set[str] = set()
+        self.disabled: set[str] = set()  # tenants
 
     async def authenticate(self, header: str | None) -> Caller:
         credential = from_header(header)
@@ -41,7 +45,16 @@ class FakeKeyRing:
     def _identity(self, info: KeyInfo) -> Caller:
         if info.expires_at is not None and self._clock.now() >= info.expires_at:
             raise Unauthenticated("The API key has expired.")
-        return Caller(info.id, info.tenant, info.scopes, info.replay_undelivered)
+        if info.tenant in self.disabled:
+            raise disabled(info.tenant)
+        self._used.add(info.id)
+        return Caller(info.id, info.tenant, info.scopes, info.replay_undelivered, info.endpoints)
+
+    async def write_uses(self) -> None:
+        used, self._used = self._used, set()
+        for key_id in used:
+            digest, info = self._keys[key_id]
+            self._keys[key_id] = (digest, replace(info, last_used_at=self._clock.now()))
 
     async def create(
         self,
@@ -52,33 +65,63 @@ class FakeKeyRing:
         expires_at: datetime | None = None,
         credential: Credential | None = None,
         replay_undelivered: bool = False,
+        endpoints: Sequence[str] = (),
         actor: Actor | None = None,
     ) -> Credential:
         made = credential or new_credential()
         now = self._clock.now()
-        info = KeyInfo(made.id, tenant, scopes, name, now, expires_at, None, replay_undelivered)
+        info = KeyInfo(
+            *(made.id, tenant, scopes, name, now, expires_at, None, replay_undelivered),
+            endpoints=tuple(endpoints),
+        )
         self._keys[made.id] = (made.digest, info)
         if actor is not None:
-            detail = {"tenant": tenant, "alias": name, "scopes": sorted(scopes)}
+            detail: dict[str, Any] = {"tenant": tenant, "alias": name, "scopes": sorted(scopes)}
+            if endpoints:
+                detail["endpoints"] = [*endpoints]
             self._note(actor, "key.create", made.id, detail)
         return made
 
     async def list(self, tenant: str) -> Sequence[KeyInfo]:
         return [info for _, info in self._keys.values() if info.tenant == tenant]
 
-    async def tenants(self) -> Sequence[TenantInfo]:
-        now = self._clock.now()
-        infos = [info for _, info in self._keys.values()]
-        found: list[TenantInfo] = []
-        for tenant in sorted({info.tenant for info in infos}):
-            own = [info for info in infos if info.tenant == tenant]
-            valid = [
-                info
-                for info in own
-                if info.revoked_at is None and (info.expires_at is None or info.expires_at > now)
-            ]
-            found.append(TenantInfo(tenant, min(info.created_at for info in own), len(valid)))
+    async def find(self, key_id: str) -> KeyInfo | None:
+        return self._keys[key_id][1] if key_id in self._keys else None
+
+    async def rotate(
+        self, key_id: str, overlap_s: float, actor: Actor | None = None
+    ) -> Credential | None:
+        now, until = self._clock.now(), self._clock.now() + timedelta(seconds=overlap_s)
+        digest, old = self._keys.get(key_id, (b"", None))
+        if old is None or old.revoked_at or old.successor:
+            return None
+        if old.expires_at is not None and old.expires_at <= now:
+            return None
+        made = new_credential()
+        ends = now + (old.expires_at - old.created_at) if old.expires_at else None
+        fresh = replace(old, id=made.id, created_at=now, expires_at=ends, last_used_at=None)
+        self._keys[made.id] = (made.digest, fresh)
+        least = min(old.expires_at or until, until)
+        self._keys[key_id] = (digest, replace(old, expires_at=least, successor=made.id))
+        if actor is not None:
+            self._note(actor, "key.rotate", key_id, {"tenant": old.tenant, "successor": made.id})
+        return made
+
+    def tenants(self) -> Mapping[str, datetime]:
+        """Tenants that have had a key, with the time of the first."""
+        found: dict[str, datetime] = {}
+        for _, info in self._keys.values():
+            found[info.tenant] = min(found.get(info.tenant, info.created_at), info.created_at)
         return found
+
+    def valid_keys(self) -> Counter[str]:
+        """Number of keys that are neither revoked nor expired, by tenant."""
+        now = self._clock.now()
+        return Counter(
+            info.tenant
+            for _, info in self._keys.values()
+            if info.revoked_at is None and (info.expires_at is None or info.expires_at > now)
+        )
 
     async def revoke(self, key_id: str, actor: Actor | None = None) -> bool:
         if key_id not in self._keys:

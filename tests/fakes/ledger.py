@@ -6,8 +6,12 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
+from decimal import Decimal
+from zoneinfo import ZoneInfo
 
+from serve_app.domain.billing.price import Price, Quantities
+from serve_app.domain.billing.sums import SumsQuery, UsageGroup, UsageSum
 from serve_app.domain.outcome import Usage
 from serve_app.domain.request import Request, State
 from serve_app.domain.usage import EndedRequest, EndedRequestFilter, RequestTotals, UsageTotals
@@ -21,6 +25,10 @@ class Line:
     endpoint: str
     at: datetime
     usage: Usage
+    price: Price | None
+    made: Quantities  # to be billed
+    key_id: str
+    succeeded: bool
 
 
 class FakeLedger:
@@ -28,21 +36,50 @@ class FakeLedger:
         self._rows = rows
         self.lines: list[Line] = []
 
-    def note(self, id_: str, request: Request, at: datetime, usage: Usage) -> None:
-        self.lines.append(Line(id_, request.tenant, request.endpoint, at, usage))
+    def note(
+        self, id_: str, request: Request, at: datetime, usage: Usage, made: Quantities
+    ) -> None:
+        line = Line(
+            *(id_, request.tenant, request.endpoint, at, usage, request.price, made),
+            *(self._rows[request.id].key_id, request.state is State.SUCCEEDED),
+        )
+        self.lines.append(line)
 
     async def consumed(
         self, tenant: str, edges: Sequence[datetime], endpoints: Sequence[str] = ()
     ) -> Sequence[UsageTotals]:
-        found: dict[tuple[int, str], list[Usage]] = defaultdict(list)
+        found: dict[tuple[int, str, str], list[Line]] = defaultdict(list)
         for line in self.lines:
             wanted = line.tenant == tenant and (not endpoints or line.endpoint in endpoints)
             if wanted and edges[0] <= line.at < edges[-1]:
-                found[bisect_right(edges, line.at) - 1, line.endpoint].append(line.usage)
+                bucket = bisect_right(edges, line.at) - 1
+                found[bucket, line.endpoint, repr(line.price)].append(line)
         return [
-            UsageTotals(bucket, endpoint, len(usages), _sum(usages))
-            for (bucket, endpoint), usages in sorted(found.items())
+            UsageTotals(
+                *(bucket, endpoint, len(lines), _sum([each.usage for each in lines])),
+                *(lines[0].price, *_billed(lines)),
+            )
+            for (bucket, endpoint, _), lines in sorted(found.items())
         ]
+
+    async def sums(self, query: SumsQuery) -> Sequence[UsageSum]:
+        found: dict[tuple[str, ...], list[Line]] = defaultdict(list)
+        by, zone = frozenset(query.by), UTC if query.zone == "UTC" else ZoneInfo(query.zone)
+        for line in self.lines:
+            wanted = query.tenant in (None, line.tenant) and query.since <= line.at < query.until
+            if not wanted or (query.endpoints and line.endpoint not in query.endpoints):
+                continue
+            values = {
+                UsageGroup.DAY: line.at.astimezone(zone).date().isoformat(),
+                UsageGroup.TENANT: line.tenant,
+                UsageGroup.KEY: line.key_id,
+                UsageGroup.ENDPOINT: line.endpoint,
+            }
+            key = [value for group, value in values.items() if group in by]
+            whole = UsageGroup.ENDPOINT in by
+            key.append(repr(line.price) if whole else line.price.currency if line.price else "~")
+            found[tuple(key)].append(line)
+        return [_summed(lines, by, zone) for _, lines in sorted(found.items())]
 
     async def measured(
         self,
@@ -106,6 +143,35 @@ def _sum(usages: Sequence[Usage]) -> Usage:
         sum(each.steps for each in usages),
         sum(each.units for each in usages),
     )
+
+
+def _summed(lines: Sequence[Line], by: Collection[UsageGroup], zone: tzinfo) -> UsageSum:
+    first = lines[0]
+    by_endpoint = UsageGroup.ENDPOINT in by
+    units, amount = _billed(lines)
+    return UsageSum(
+        currency=first.price.currency if first.price else None,
+        requests=len(lines),
+        successes=sum(each.succeeded for each in lines),
+        images=sum(each.made.images for each in lines),
+        run_s=sum((Decimal(str(each.usage.run_s)) for each in lines), Decimal(0)),
+        steps=sum(each.usage.steps for each in lines),
+        amount=amount,
+        day=first.at.astimezone(zone).date() if UsageGroup.DAY in by else None,
+        tenant=first.tenant if UsageGroup.TENANT in by else None,
+        key_id=first.key_id if UsageGroup.KEY in by else None,
+        endpoint=first.endpoint if by_endpoint else None,
+        price=first.price if by_endpoint else None,
+        billed=units if by_endpoint else None,
+        units=Decimal(str(sum(each.usage.units for each in lines))) if by_endpoint else None,
+    )
+
+
+def _billed(lines: Sequence[Line]) -> tuple[Decimal, Decimal]:
+    """Units and amount."""
+    priced = [(each.made, each.price) for each in lines if each.price is not None]
+    units = sum((made.of(price.unit) for made, price in priced), Decimal(0))
+    return units, sum((made.cost(price) for made, price in priced), Decimal(0))
 
 
 def _percentiles(values: Sequence[float], shares: Sequence[float]) -> Sequence[float]:

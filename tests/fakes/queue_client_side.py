@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from serve_app.domain.billing.price import NOTHING, made_by_frame
 from serve_app.domain.errors import NotFound, Overloaded, TooLarge
 from serve_app.domain.lease import Demand, LeaseKey, ReplicaStage
 from serve_app.domain.operations import Actor
@@ -222,7 +223,8 @@ class ClientSide(QueueRows):
     ) -> None:
         if request_id not in self.usage and session.request_id in self._rows:
             request = self._rows[session.request_id].request
-            self.ledger.note(request_id, request, self._clock.now(), usage)
+            made = made_by_frame(usage) if state is State.SUCCEEDED else NOTHING
+            self.ledger.note(request_id, request, self._clock.now(), usage, made)
             self._lanes.pays(request, usage.run_s)
 
     async def delete(

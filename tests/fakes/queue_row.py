@@ -28,6 +28,7 @@ class Row:
         self.place = place
         self.input = dict(new.input)  # whole, for a replica
         self.webhook = new.webhook
+        self.key_id = new.key_id
         self.endpoint_digest = new.endpoint_digest
         self.expected_s = expected_s
         self.ranked_at = ranked_at(request.created_at, request.priority)

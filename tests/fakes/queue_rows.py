@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
+from serve_app.domain.billing.price import NOTHING, made_by
 from serve_app.domain.errors import RequestNotFound
 from serve_app.domain.lease import Ask, LeaseKey, Presence, Signal, lease_of
 from serve_app.domain.outcome import Outcome, Usage
@@ -184,8 +185,10 @@ class QueueRows:
 
     def _counted(self, row: Row) -> None:
         request = row.request
-        usage = request.outcome.usage if request.outcome else Usage()
-        self.ledger.note(request.id, request, request.finished_at or self._clock.now(), usage)
+        outcome = request.outcome or Outcome()
+        computed = request.state is State.SUCCEEDED and request.reuses is None
+        at, made = request.finished_at or self._clock.now(), made_by(outcome)
+        self.ledger.note(request.id, request, at, outcome.usage, made if computed else NOTHING)
 
     def _has_started(self, request: Request) -> bool:
         """What it waits for runs."""

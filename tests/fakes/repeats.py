@@ -114,4 +114,5 @@ def reusing(new: NewRequest, earlier: Request, now: datetime) -> Request:
         outcome=replace(earlier.outcome or Outcome(), usage=Usage()),
         reuses=earlier.id,
         trace=new.trace,
+        price=new.price,
     )

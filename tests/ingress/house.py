@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from serve_app.ingress.services.files import Files, UploadLimits, Uploads
 from serve_app.ingress.services.health import Health, Readiness
 from serve_app.ingress.services.lease_terms import CatalogLeaseTerms
 from serve_app.ingress.services.live_catalog import LiveCatalog
+from serve_app.ingress.services.live_tenants import LiveTenants
 from serve_app.ingress.services.replies import LAST_BYTE_DELAY_S, Replies
 from serve_app.ingress.services.request_ids import RequestIds
 from serve_app.ingress.services.services import Identity, PoolMap, Services
@@ -37,7 +38,7 @@ from serve_app.queue.transactions.catalog_entries import CatalogEntries
 from serve_app.settings import Config, PoolConfig
 from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics
-from serve_app.tenants.api_keys import ADMIN, API
+from serve_app.tenants.scopes import ADMIN, API
 from serve_app.tenants.tokens import Tokens, UploadTokens
 from tests.fakes.catalog_entries import FakeCatalogEntries
 from tests.fakes.held_weights import FakeHeldWeights, FakeLeader
@@ -47,6 +48,7 @@ from tests.fakes.liveness import FakeLiveness
 from tests.fakes.queue import FakeQueue
 from tests.fakes.signing_seeds import FakeSigningSeeds
 from tests.fakes.storage import FakeStorage
+from tests.fakes.tenants import FakeTenants
 from tests.fakes.uploads import FakeUploads
 from tests.ingress.answers import CheckedAnswers, contract_of
 from tests.ingress.replica import ScriptedReplica
@@ -115,7 +117,8 @@ async def built(
         catalog, storage, config.limits.max_artifact_bytes, names_secret=b"n" * 32
     )
     liveness = FakeLiveness()
-    queue = FakeQueue(clock, terms, limits or QueueLimits(), liveness)
+    queue_limits = limits or QueueLimits()
+    queue = FakeQueue(clock, terms, queue_limits, liveness)
     book = FakeUploads(clock, note=queue.operations.note)
     keys = FakeKeyRing(clock, queue.operations.note)
     scripted = ScriptedReplica(queue, storage)
@@ -134,8 +137,10 @@ async def built(
     live = LiveCatalog(stored, config, catalog)
     if config.models.models is not None:
         await live.use(config)
+    tenants = LiveTenants(FakeTenants(clock, keys, queue.operations.note))
     services = Services(
         config=config,
+        file_config=config,
         host_names=trusted_names(config.server.host, config.server.trusted_hosts),
         catalog=catalog,
         entries=live,
@@ -148,7 +153,7 @@ async def built(
             tickets=storage.tickets,
             **check,
         ),
-        identity=Identity(keys, Tokens(b"t" * 32, clock), UploadTokens(b"u" * 32, clock)),
+        identity=Identity(keys, Tokens(b"t" * 32, clock), UploadTokens(b"u" * 32, clock), tenants),
         sessions=scripted,
         webhooks=Webhooks(
             queue, queue.outbox, seeds, compose, config, clock, metrics, names or NameResolver()
@@ -189,6 +194,12 @@ async def built(
         weak_key=str(await keys.create("default")),
         other_key=str(await keys.create("other", scopes=frozenset({API, ADMIN}))),
     )
+
+    def limit() -> None:
+        services.config = tenants.merged(services.file_config)
+        queue_limits.become(replace(QueueLimits.of(services.config), disabled=tenants.disabled))
+
+    tenants.start(limit)
     if replica:
         await house.replica.start()
     if deliver:
@@ -196,6 +207,7 @@ async def built(
     try:
         yield house
     finally:
+        await tenants.aclose()
         await services.background.join()
         await services.webhooks.aclose()
         await house.replica.aclose()

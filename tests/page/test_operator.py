@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -40,7 +41,7 @@ def test_the_key_of_a_tenant_sees_nothing_of_it(page: Page, served: PageDarkroom
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
     expect(page.get_by_role("link", name="Operate")).to_be_hidden()
     page.goto(f"{served.url}/#view=operator&part=pools")
-    expect(page.get_by_text("it needs a key with the scope admin")).to_be_visible()
+    expect(page.get_by_text("it needs a key with the scope operator")).to_be_visible()
     expect(page.get_by_role("navigation", name="Parts")).to_be_hidden()
     assert not any(each.endswith(("/v1/status", "/v1/queue")) for each in asked)
 
@@ -51,7 +52,7 @@ def test_another_key_ends_the_view_of_the_one_before(operator: Operator) -> None
     page.get_by_role("button", name="API key").click()
     page.get_by_role("button", name="Forget this key").click()
     Reader(page, operator.darkroom).give_key(operator.darkroom.house.weak_key)
-    expect(page.get_by_text("it needs a key with the scope admin")).to_be_visible()
+    expect(page.get_by_text("it needs a key with the scope operator")).to_be_visible()
     expect(page.get_by_role("link", name="Operate")).to_be_hidden()
     expect(operator.table("Pools")).to_have_count(0)
 
@@ -111,7 +112,7 @@ def test_a_view_that_is_opened_while_darkroom_is_away_opens_when_it_is_back(
     page.goto(f"{operator.darkroom.url}/#view=operator&part=queue")
     page.reload()
     expect(page.get_by_role("alert").filter(has_text="does not answer")).to_be_visible()
-    expect(page.get_by_text("it needs a key with the scope admin")).to_be_hidden()
+    expect(page.get_by_text("it needs a key with the scope operator")).to_be_hidden()
     page.unroute_all()
     expect(page.get_by_text("No request waits.")).to_be_visible()
     expect(page.get_by_role("alert").filter(has_text="does not answer")).to_be_hidden()
@@ -256,6 +257,8 @@ def test_the_secret_of_a_new_key_is_shown_once(operator: Operator) -> None:
         "key_id": secret.partition(":")[0],
         "tenant": "studio-a",
         "scopes": ["api"],
+        "grants": ["api", "cancel", "files", "read", "submit", "usage"],
+        "endpoints": [],
     }
     operator.row("Tenants", "studio-a").get_by_role("button", name="Keys").click()
     key = operator.row("API keys", "the web app")
@@ -272,6 +275,54 @@ def test_the_key_in_use_cannot_be_revoked_with_itself(operator: Operator) -> Non
     expect(own.get_by_role("button", name="Revoke")).to_have_count(0)
 
 
+def test_a_key_for_some_endpoints_is_created_and_rotated(operator: Operator) -> None:
+    operator.open("Keys")
+    operator.page.get_by_role("button", name="Create a key").click()
+    operator.dialog.get_by_label("Name").fill("thumbnails")
+    operator.dialog.get_by_label("Only these endpoints").fill("fal-ai/flux/* test/probe")
+    operator.dialog.get_by_label("read: only read").check()
+    operator.dialog.get_by_label("api: submit").uncheck()
+    operator.dialog.get_by_role("button", name="Create it").click()
+    operator.dialog.get_by_role("button", name="Close").click()
+    key = operator.row("API keys", "thumbnails")
+    expect(key).to_contain_text("only fal-ai/flux/*, test/probe")
+    expect(key).to_contain_text("never")
+    key.get_by_role("button", name="Rotate").click()
+    operator.dialog.get_by_label("Hours in which the old key").fill("2")
+    operator.dialog.get_by_role("button", name="Rotate it").click()
+    expect(operator.dialog).to_contain_text("cannot be shown again")
+    operator.dialog.get_by_role("button", name="Close").click()
+    expect(key).to_have_count(2)
+    expect(key.filter(has_text="rotated").get_by_role("button", name="Rotate")).to_have_count(0)
+
+
+def test_a_tenant_is_created_limited_disabled_and_enabled(operator: Operator) -> None:
+    operator.open("Keys")
+    operator.page.get_by_role("button", name="Create a tenant").click()
+    operator.dialog.get_by_label("Id").fill("studio-b")
+    operator.dialog.get_by_label("Name for people").fill("Studio B")
+    operator.dialog.get_by_role("button", name="Create it").click()
+    tenant = operator.row("Tenants", "studio-b")
+    expect(tenant).to_contain_text("Studio B")
+    tenant.get_by_role("button", name="Change").click()
+    operator.dialog.get_by_label("Max running").fill("3")
+    operator.dialog.get_by_role("button", name="Change it").click()
+    expect(tenant.get_by_role("cell", name="3", exact=True)).to_be_visible()
+    tenant.get_by_role("button", name="Disable").click()
+    operator.dialog.get_by_role("button", name="Disable it").click()
+    expect(tenant).to_contain_text("disabled")
+    tenant.get_by_role("button", name="Enable").click()
+    operator.dialog.get_by_role("button", name="Enable it").click()
+    expect(tenant).not_to_contain_text("disabled")
+
+
+def test_the_tenant_of_the_key_in_use_cannot_be_disabled_with_it(operator: Operator) -> None:
+    operator.open("Keys")
+    own = operator.row("Tenants", "default")
+    expect(own).to_be_visible()
+    expect(own.get_by_role("button", name="Disable")).to_have_count(0)
+
+
 def test_usage_is_shown_by_day_tenant_and_endpoint_and_saved_as_a_file(operator: Operator) -> None:
     expect_images(Reader(operator.page, operator.darkroom).generate("a hill"), 1)
     operator.open("Usage")
@@ -285,8 +336,10 @@ def test_usage_is_shown_by_day_tenant_and_endpoint_and_saved_as_a_file(operator:
     with page.expect_download() as saved:
         page.get_by_role("button", name="Download as CSV").click()
     head, line = saved.value.path().read_text().splitlines()
-    assert head == "day,tenant,endpoint,requests,run_s,steps,quantity,unit"
-    assert f",default,{FLUX},1,0.25,4," in line
+    assert head.startswith("day,tenant,key_id,endpoint_id,requests,successes,images,run_s,steps,")
+    assert re.search(rf",default,[^,]+,{FLUX},1,1,1,0.25,4,", line)
+    page.get_by_label("By", exact=True).select_option("key")
+    expect(operator.table("By key").get_by_role("row")).to_have_count(2)
     page.get_by_label("Tenant", exact=True).select_option("other")
     expect(page.get_by_text("Nothing was made in this time.")).to_be_visible()
 

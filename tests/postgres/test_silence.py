@@ -15,7 +15,7 @@ from serve_app.postgres.leader_election import LEADS_S, LeaderElection
 from serve_app.queue.queue import PostgresQueue, assemble
 from serve_app.queue.store.notify import Notification, Notifier
 from serve_app.telemetry.clock import SystemClock
-from serve_app.tenants.api_keys import KeyRing
+from serve_app.tenants.key_ring import KeyRing
 from tests.chaos.proxy import Proxy, before_postgres, through
 from tests.fakes.clock import FakeClock
 from tests.fakes.liveness import FakeLiveness

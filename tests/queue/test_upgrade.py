@@ -35,7 +35,8 @@ from serve_app.queue.transactions.signing_keys import PostgresSigningSeeds
 from serve_app.queue.transactions.uploads import PostgresUploads
 from serve_app.queue.transactions.webhook_outbox import PostgresOutbox
 from serve_app.telemetry.clock import SystemClock
-from serve_app.tenants.api_keys import ADMIN, API, KeyRing
+from serve_app.tenants.key_ring import KeyRing
+from serve_app.tenants.scopes import ADMIN, API
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
 from tests.queue.data.stories import (

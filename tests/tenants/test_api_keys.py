@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from serve_app.domain.errors import DatabaseUnavailable, Unauthenticated
+from serve_app.domain.errors import DatabaseUnavailable, TenantDisabled, Unauthenticated
 from serve_app.postgres.database import Database
-from serve_app.tenants.api_keys import CACHE_S, STALE_S, KeyRing
+from serve_app.tenants.key_ring import CACHE_S, STALE_S, KeyRing
 from tests.fakes.clock import FakeClock
 
 
@@ -48,12 +48,61 @@ async def test_a_token_of_a_key_revoked_elsewhere_is_shut_out_within_seconds(
         await here.identity_of(made.id)
 
 
-async def test_a_disabled_tenants_keys_are_shut_out(database: Database) -> None:
+async def test_a_disabled_tenants_keys_are_refused_with_a_sentence(database: Database) -> None:
     keys = KeyRing(database, FakeClock())
     made = await keys.create("studio")
     await database.rows("UPDATE tenants SET disabled_at = now()")
-    with pytest.raises(Unauthenticated):
+    with pytest.raises(TenantDisabled, match="tenant studio is disabled"):
         await keys.authenticate(f"Key {made}")
+    with pytest.raises(Unauthenticated):  # nothing is said to someone without the secret
+        await keys.authenticate(f"Key {made.id}:{'0' * 64}")
+
+
+async def test_uses_are_written_in_one_statement_whatever_their_number(database: Database) -> None:
+    made = [await KeyRing(database, FakeClock()).create("studio") for _ in range(3)]
+    counting = CountingDatabase(database.conninfo)
+    await counting.start()
+    keys = KeyRing(counting, FakeClock())
+    for _ in range(10):
+        for each in made:
+            await keys.authenticate(f"Key {each}")
+    before = counting.statements
+    await keys.write_uses()
+    await keys.write_uses()  # nothing was used since
+    await counting.aclose()
+    assert counting.statements == before + 1
+
+
+async def test_uses_are_kept_while_the_database_is_away(database: Database) -> None:
+    keys = KeyRing(database, FakeClock())
+    made = await keys.create("studio")
+    await keys.authenticate(f"Key {made}")
+    await database.aclose()
+    with pytest.raises(DatabaseUnavailable):
+        await keys.write_uses()
+    await database.start()
+    await keys.write_uses()
+    (info,) = await keys.list("studio")
+    assert info.last_used_at is not None
+
+
+async def test_a_rotated_key_is_refused_elsewhere_within_seconds(database: Database) -> None:
+    clock = FakeClock()
+    here, elsewhere = KeyRing(database, clock), KeyRing(database, clock)
+    made = await here.create("studio")
+    await here.authenticate(f"Key {made}")
+    await elsewhere.rotate(made.id, overlap_s=0)
+    clock.advance(CACHE_S + 0.1)
+    with pytest.raises(Unauthenticated, match="expired"):
+        await here.authenticate(f"Key {made}")
+
+
+async def test_two_rotations_at_once_make_one_successor(database: Database) -> None:
+    keys = KeyRing(database, FakeClock())
+    made = await keys.create("studio")
+    done = await asyncio.gather(*(keys.rotate(made.id, 60) for _ in range(2)))
+    assert len([each for each in done if each is not None]) == 1
+    assert len(await keys.list("studio")) == 2
 
 
 async def test_a_key_that_was_seen_lately_needs_no_database(

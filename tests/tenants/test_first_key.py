@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from serve_app.domain.errors import Misconfigured
-from serve_app.tenants.api_keys import ADMIN, API, ensure_first_key
+from serve_app.tenants.first_key import ensure_first_key
+from serve_app.tenants.scopes import ADMIN, API
 from tests.fakes.clock import FakeClock
 from tests.fakes.keyring import FakeKeyRing
 

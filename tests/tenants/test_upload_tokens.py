@@ -6,7 +6,7 @@ import jwt
 import pytest
 
 from serve_app.domain.errors import Unauthenticated
-from serve_app.tenants.api_keys import API, Caller
+from serve_app.tenants.scopes import API, Caller
 from serve_app.tenants.tokens import CLIENT_VALID_S, VALID_S, UploadGrant, UploadTokens
 from tests.fakes.clock import FakeClock
 

@@ -1,4 +1,4 @@
-"""``darkroom keys``: list, create and revoke API keys."""
+"""``darkroom keys`` and ``darkroom tenants``: API keys, and the tenants that they belong to."""
 
 from __future__ import annotations
 
@@ -8,12 +8,26 @@ from typing import Any
 
 import click
 
+from serve_app.cli.commands.warm import Duration
+from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
+from serve_app.tenants.scopes import API, SCOPES
+
+DAY_S = 86_400.0
 
 
+@click.group("keys")
+def keys_group() -> None:
+    """Create, list, rotate and revoke API keys."""
+
+
+@keys_group.command("list")
+@options.server
+@click.option("--tenant", default=None, help="Default: the first key's tenant.")
+@options.as_json
 def list_keys(server: Server, tenant: str | None, *, as_json: bool) -> None:
-    """Print one line per key: id, scopes, creation date, state and name."""
+    """List a tenant's keys. Secrets are not stored and cannot be shown."""
     with Client(server) as client:
         answer = client.get("/v1/keys", tenant=tenant)
     if as_json:
@@ -21,43 +35,103 @@ def list_keys(server: Server, tenant: str | None, *, as_json: bool) -> None:
         return
     for key in answer["keys"]:
         scopes = ",".join(key["scopes"])
+        limited = f"  only {', '.join(key['endpoints'])}" if key["endpoints"] else ""
         click.echo(
             f"{key['key_id']:<24} {scopes:<10} {key['created_at'][:10]}  {_status_text(key):<20} "
-            f"{key['alias']}".rstrip()
+            f"{_use_text(key):<16} {key['person'] or key['alias']}{limited}".rstrip()
         )
 
 
+@keys_group.command("create")
+@options.server
+@click.argument("name", default="")
+@click.option(
+    "--tenant", default=None, help="Tenant that owns the key. Created if it does not exist."
+)
+@click.option(
+    "--scope",
+    "scopes",
+    type=click.Choice(SCOPES),
+    multiple=True,
+    default=(API,),
+    show_default=True,
+    help="Scope of the key. May be repeated.",
+)
+@click.option(
+    "--endpoint",
+    "endpoints",
+    multiple=True,
+    help="The only endpoints of the key, such as 'fal-ai/flux/*'. May be repeated. Default: all.",
+)
+@click.option(
+    "--days",
+    type=click.FloatRange(min=0, min_open=True),
+    default=None,
+    help="Days until the key expires. Default: it does not expire.",
+)
+@click.option(
+    "--expires", "expires_s", type=Duration(), help="The same as a time, such as 12h or 90d."
+)
+@click.option(
+    "--replay-undelivered",
+    is_flag=True,
+    help="If the response to a submit is lost, return the same request to the client's retry. "
+    "The request is billed once.",
+)
+@options.as_json
 def create(
     server: Server,
-    *,
     name: str,
     tenant: str | None,
     scopes: tuple[str, ...],
+    endpoints: tuple[str, ...],
     days: float | None,
-    replay_undelivered: bool,
-    as_json: bool,
+    expires_s: float | None,
+    **flags: bool,
 ) -> None:
-    """Create a key and print it."""
+    """Create a key called NAME and print it. It cannot be shown again."""
+    if days is not None and expires_s is not None:
+        raise click.UsageError("Use --days or --expires, not both.")
     wish: dict[str, Any] = {"alias": name, "scopes": list(scopes)}
     if tenant is not None:
         wish["tenant"] = tenant
-    if days is not None:
-        wish["expires_at"] = (datetime.now(UTC) + timedelta(days=days)).isoformat()
-    if replay_undelivered:
+    if endpoints:
+        wish["endpoints"] = list(endpoints)
+    valid_s = expires_s if days is None else days * DAY_S
+    if valid_s is not None:
+        wish["expires_at"] = (datetime.now(UTC) + timedelta(seconds=valid_s)).isoformat()
+    if flags["replay_undelivered"]:
         wish["replay_undelivered"] = True
     with Client(server) as client:
         answer = client.post("/v1/keys", wish)
-    if as_json:
-        click.echo(json.dumps(answer))
-        return
-    # Standard output contains only the key, so that it can be piped.
-    click.echo(answer["key"])
-    click.echo(
-        "Save this key now: only its digest is stored, so it cannot be shown again.", err=True
-    )
+    _show_secret(answer, as_json=flags["as_json"])
 
 
+@keys_group.command("rotate")
+@options.server
+@click.argument("key_id")
+@click.option(
+    "--overlap",
+    "overlap_s",
+    type=Duration(),
+    default="1d",
+    show_default=True,
+    help="Time in which the old key still works, such as 1h; 0s: none.",
+)
+@options.as_json
+def rotate(server: Server, key_id: str, overlap_s: float, *, as_json: bool) -> None:
+    """Replace a key by one with the same rights, and print the new one."""
+    with Client(server) as client:
+        answer = client.post(f"/v1/keys/{key_id}/rotate", {"overlap_s": overlap_s})
+    _show_secret(answer, as_json=as_json)
+
+
+@keys_group.command("revoke")
+@options.server
+@click.argument("key_id")
+@options.as_json
 def revoke(server: Server, key_id: str, *, as_json: bool) -> None:
+    """Revoke a key permanently."""
     with Client(server) as client:
         client.delete(f"/v1/keys/{key_id}")
     result = {"key_id": key_id, "revoked": True}
@@ -68,6 +142,17 @@ def revoke(server: Server, key_id: str, *, as_json: bool) -> None:
     )
 
 
+def _show_secret(created: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(created))
+        return
+    # Standard output contains only the key, so that it can be piped.
+    click.echo(created["key"])
+    click.echo(
+        "Save this key now: only its digest is stored, so it cannot be shown again.", err=True
+    )
+
+
 def _status_text(key: dict[str, Any]) -> str:
     if key["revoked_at"]:
         return f"revoked {key['revoked_at'][:10]}"
@@ -75,3 +160,159 @@ def _status_text(key: dict[str, Any]) -> str:
         gone = datetime.fromisoformat(key["expires_at"]) <= datetime.now(UTC)
         return f"{'expired' if gone else 'until'} {key['expires_at'][:10]}"
     return "valid"
+
+
+def _use_text(key: dict[str, Any]) -> str:
+    return f"used {key['last_used_at'][:10]}" if key["last_used_at"] else "never used"
+
+
+# Tenants.
+
+
+class Limit(click.ParamType[tuple[str, float | None]]):
+    """``NAME=NUMBER``, or ``NAME=`` for the limit of the settings again."""
+
+    name = "limit"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, float | None]:
+        name, equals, number = str(value).partition("=")
+        try:
+            given = float(number) if number else None
+        except ValueError:
+            self.fail(f"{value} should be NAME=NUMBER, such as max_running=4", param, ctx)
+        if not equals:
+            self.fail(f"{value} should be NAME=NUMBER, such as max_running=4", param, ctx)
+        # Most limits are whole numbers, which JSON would show as 4.0.
+        return name, int(given) if given is not None and given.is_integer() else given
+
+
+limit_option = click.option(
+    "--limit",
+    "limits",
+    type=Limit(),
+    multiple=True,
+    help="A limit, such as max_running=4; without a number, that of the settings again. May be "
+    "repeated.",
+)
+
+
+@click.group("tenants")
+def tenants_group() -> None:
+    """Create, show, change and disable tenants."""
+
+
+@tenants_group.command("list")
+@options.server
+@options.as_json
+def list_tenants(server: Server, *, as_json: bool) -> None:
+    """List all tenants."""
+    with Client(server) as client:
+        answer = client.get("/v1/tenants")
+    if as_json:
+        click.echo(json.dumps(answer))
+        return
+    for tenant in answer["tenants"]:
+        own = [name for name, limit in tenant["limits"].items() if limit["source"] != "default"]
+        limited = f"  own {', '.join(own)}" if own else ""
+        click.echo(
+            f"{tenant['tenant']:<24} {_state_text(tenant):<10} {tenant['valid_keys']:>4} keys  "
+            f"{tenant['name']}{limited}"
+        )
+
+
+@tenants_group.command("create")
+@options.server
+@click.argument("tenant")
+@click.option("--name", default="", help="Name for people. Default: the id.")
+@limit_option
+@options.as_json
+def create_tenant(
+    server: Server,
+    tenant: str,
+    name: str,
+    limits: tuple[tuple[str, float | None], ...],
+    *,
+    as_json: bool,
+) -> None:
+    """Create TENANT, without keys."""
+    wish = {"tenant": tenant, "name": name, "limits": dict(limits)}
+    with Client(server) as client:
+        _print_tenant(client.post("/v1/tenants", wish), as_json=as_json)
+
+
+@tenants_group.command("show")
+@options.server
+@click.argument("tenant")
+@options.as_json
+def show_tenant(server: Server, tenant: str, *, as_json: bool) -> None:
+    """Show TENANT with its limits, and where each comes from."""
+    with Client(server) as client:
+        _print_tenant(client.get(f"/v1/tenants/{tenant}"), as_json=as_json)
+
+
+@tenants_group.command("set")
+@options.server
+@click.argument("tenant")
+@click.option("--name", default=None, help="Name for people.")
+@limit_option
+@options.as_json
+def set_tenant(
+    server: Server,
+    tenant: str,
+    name: str | None,
+    limits: tuple[tuple[str, float | None], ...],
+    *,
+    as_json: bool,
+) -> None:
+    """Change the name or the limits of TENANT. They are in force within seconds."""
+    wish: dict[str, Any] = {} if name is None else {"name": name}
+    if limits:
+        wish["limits"] = dict(limits)
+    with Client(server) as client:
+        _print_tenant(client.patch(f"/v1/tenants/{tenant}", wish), as_json=as_json)
+
+
+@tenants_group.command("disable")
+@options.server
+@click.argument("tenant")
+@click.option("--cancel", is_flag=True, help="Cancel what is queued. Default: it waits.")
+@options.as_json
+def disable_tenant(server: Server, tenant: str, *, cancel: bool, as_json: bool) -> None:
+    """Refuse all keys of TENANT. What runs ends."""
+    with Client(server) as client:
+        shown = client.put(f"/v1/tenants/{tenant}/disable", {"cancel_queued": cancel})
+    queued = "is being cancelled" if cancel else "waits until it is enabled"
+    _print(shown, f"{tenant} is disabled. What is queued {queued}.", as_json=as_json)
+
+
+@tenants_group.command("enable")
+@options.server
+@click.argument("tenant")
+@options.as_json
+def enable_tenant(server: Server, tenant: str, *, as_json: bool) -> None:
+    """Accept the keys of TENANT again."""
+    with Client(server) as client:
+        shown = client.put(f"/v1/tenants/{tenant}/enable")
+    _print(shown, f"{tenant} is enabled.", as_json=as_json)
+
+
+def _print_tenant(tenant: dict[str, Any], *, as_json: bool) -> None:
+    lines = [
+        f"{tenant['tenant']}  {_state_text(tenant)}  {tenant['valid_keys']} keys  {tenant['name']}",
+        *(
+            f"  {name:<20} {'no limit' if each['value'] is None else each['value']!s:<14} "
+            f"{each['source']}"
+            for name, each in tenant["limits"].items()
+        ),
+    ]
+    _print(tenant, "\n".join(lines), as_json=as_json)
+
+
+def _print(answer: dict[str, Any], text: str, *, as_json: bool) -> None:
+    click.echo(json.dumps(answer) if as_json else text)
+
+
+def _state_text(tenant: dict[str, Any]) -> str:
+    return "enabled" if tenant["disabled_at"] is None else "disabled"

@@ -46,11 +46,11 @@ class Drafts(TypedDict):
 async def listed(request: HttpRequest) -> Response:
     """List the tenant's drafts, newest first."""
     context_of(request).route = "v1.drafts"
-    tenant = (await authenticate(request)).tenant
-    services = services_of(request)
+    caller = await authenticate(request)
+    services, tenant = services_of(request), caller.tenant
     found = await services.queue.drafts.newest(tenant, MAX_LISTED)
     body: Drafts = {
-        "drafts": [_draft(each) for each in found],
+        "drafts": [_draft(each) for each in found if caller.allows(each.endpoint)],
         "bytes": await services.queue.drafts.used(tenant),
         "max_bytes": max_bytes(services, tenant),
     }
@@ -65,6 +65,7 @@ async def shown(request: HttpRequest) -> Response:
     found = await services_of(request).queue.drafts.get(caller.tenant, draft_id)
     if found is None:
         raise _unknown(draft_id)
+    caller.require_endpoint(found.endpoint)
     return json_reply(_draft(found))
 
 
@@ -74,6 +75,8 @@ async def delete(request: HttpRequest) -> Response:
     caller = await authenticate(request)
     draft_id: str = request.path_params["draft_id"]
     drafts = services_of(request).queue.drafts
+    if caller.endpoints and (found := await drafts.get(caller.tenant, draft_id)) is not None:
+        caller.require_endpoint(found.endpoint)
     if not await drafts.delete(caller.tenant, draft_id, actor_of(request)):
         raise _unknown(draft_id)
     return Response(status_code=204)

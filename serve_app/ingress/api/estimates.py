@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
-from typing import Annotated, Any
+from decimal import Decimal
+from typing import Annotated, Any, NotRequired, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
+from serve_app.domain.billing.price import Price, PriceUnit
+from serve_app.domain.request import NewRequest
 from serve_app.ingress.api.models import WeightsState, held_weights, weights_state
+from serve_app.ingress.api.usage import Unit, unit_of
 from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.body import read_model
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer
-from serve_app.ingress.services.services import services_of
+from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.options import parse_options
 from serve_app.ingress.submission.rendering import WaitingStatus, round_significant, waiting_body
@@ -31,6 +36,16 @@ class PlannedRequest(BaseModel):
     input: Annotated[
         dict[str, Any], Field(description="Checked as the body of a submit would be.")
     ] = {}
+
+
+class PlannedPrice(TypedDict):
+    """What a request would cost if it succeeds, as far as its input says."""
+
+    unit: Unit
+    quantity: float
+    unit_price: float
+    cost: float
+    currency: str
 
 
 class PlannedTimes(TypedDict):
@@ -48,6 +63,7 @@ class PlannedTimes(TypedDict):
         Field(description="On a replica that holds the weights. Null: none has run here yet."),
     ]
     ends_in_s: float | None
+    price: NotRequired[Annotated[PlannedPrice, Field(description="Missing: it costs nothing.")]]
 
 
 async def estimate(request: HttpRequest) -> Response:
@@ -58,7 +74,7 @@ async def estimate(request: HttpRequest) -> Response:
     planned = await read_model(request, PlannedRequest, services.config.limits.max_body_bytes)
     new = await submission.validate(
         services,
-        caller.tenant,
+        caller,
         planned.endpoint_id,
         planned.input,
         parse_options(request, caller),
@@ -77,7 +93,23 @@ async def estimate(request: HttpRequest) -> Response:
         "runs_s": round_significant(found.runs_s),
         "ends_in_s": _seconds_until(waiting.ends_at, now),
     }
+    if new.price is not None:
+        body["price"] = _price(services, new, found.runs_s)
     return json_reply(body)
+
+
+def _price(services: Services, new: NewRequest, runs_s: float | None) -> PlannedPrice:
+    price = cast("Price", new.price)
+    made = new.expected
+    if price.unit is PriceUnit.GPU_SECOND:
+        made = replace(made, gpu_seconds=Decimal(str(round_significant(runs_s) or 0)))
+    return {
+        "unit": unit_of(services.catalog, new.endpoint, price),
+        "quantity": float(made.of(price.unit)),
+        "unit_price": float(price.amount),
+        "cost": float(made.cost(price)),
+        "currency": price.currency,
+    }
 
 
 def _seconds_until(at: datetime | None, now: datetime) -> float | None:

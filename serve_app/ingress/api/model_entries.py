@@ -1,5 +1,5 @@
 """``/v1/models/entries``: entries of the catalogue that operators add while Darkroom runs. All
-calls require the scope ``admin``."""
+calls require the scope ``operator``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Time
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_path, in_query
 from serve_app.ingress.services.services import Services, services_of
-from serve_app.tenants.api_keys import ADMIN
 
 MAX_BODY_BYTES = 64 * 1024
 
@@ -181,20 +180,20 @@ _ID = in_path("endpoint_id", "Its slashes are not escaped.")
 
 LIST = Operation(
     "listModelEntries",
-    "List the catalog's entries of the database. Needs the scope `admin`",
+    "List the catalog's entries of the database. Needs the scope `operator`",
     {200: answer("The entries.", StoredModels)},
     errors=(403,),
 )
 SHOW = Operation(
     "getModelEntry",
-    "Show an endpoint's entry as it was written. Needs the scope `admin`",
+    "Show an endpoint's entry as it was written. Needs the scope `operator`",
     {200: answer("The entry in force.", WrittenEntry)},
     errors=(403, 404),
     parameters=(_ID,),
 )
 PUT = Operation(
     "putModelEntry",
-    "Add an endpoint to the catalog, or replace its entry. Needs the scope `admin`",
+    "Add an endpoint to the catalog, or replace its entry. Needs the scope `operator`",
     {200: answer("The entry in force.", WrittenEntry)},
     errors=(403, 413, 422),
     parameters=(_ID, in_query("dry_run", "`true`: check the entry and store nothing.", bool)),
@@ -202,7 +201,7 @@ PUT = Operation(
 )
 REMOVE = Operation(
     "removeModelEntry",
-    "Remove an entry of the database. Needs the scope `admin`",
+    "Remove an entry of the database. Needs the scope `operator`",
     {200: answer("What is in force now.", RemovedModel)},
     errors=(400, 403, 404, 422),
     parameters=(
@@ -221,7 +220,7 @@ ROUTES = [
 
 async def _admin(request: HttpRequest, route: str) -> Services:
     context_of(request).route = route
-    await authenticate(request, ADMIN)
+    await authenticate(request)
     return services_of(request)
 
 

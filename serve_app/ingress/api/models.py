@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Annotated, Any, Literal, NotRequired, cast
 
@@ -13,17 +13,15 @@ from typing_extensions import TypedDict
 
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.endpoint import Precision, Recipe
-from serve_app.domain.errors import DatabaseUnavailable, InvalidInput
+from serve_app.domain.errors import DatabaseUnavailable
 from serve_app.domain.lease import ReplicaStage
-from serve_app.ingress.api.usage import Unit, unit_of
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import authenticate
-from serve_app.ingress.http.body import read_json
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_query
 from serve_app.ingress.http.origin import origin_of
-from serve_app.ingress.http.time_buckets import CURSOR, MAX_ENDPOINTS, PageLinks
+from serve_app.ingress.http.time_buckets import CURSOR, PageLinks
 from serve_app.ingress.openapi.document import ApiDocument, document_of
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services, services_of
@@ -327,130 +325,4 @@ def _recipe(recipe: Recipe) -> ModelRecipe:
     return cast("ModelRecipe", asdict(recipe))
 
 
-# ``/v1/models/pricing``: prices of endpoints, in fal's format. All prices are 0. The units are
-# those that ``/v1/models/usage`` counts, so operators can divide the costs of their machines by
-# them.
-
-CURRENCY = "USD"
-QUANTITIES = {"historical_api_price": "call_quantity", "unit_price": "unit_quantity"}
-"""Type of an estimate → field with its quantity."""
-
-EstimateType = Literal["historical_api_price", "unit_price"]
-
-
-class Price(TypedDict):
-    endpoint_id: str
-    unit_price: Annotated[float, Field(description="0, because nothing is charged.")]
-    unit: Unit
-    currency: str
-
-
-class PricePage(PageLinks):
-    prices: list[Price]
-
-
-class EndpointQuantity(TypedDict, total=False):
-    call_quantity: Annotated[float, Field(description="For `historical_api_price`.")]
-    unit_quantity: Annotated[float, Field(description="For `unit_price`.")]
-
-
-class EstimateRequest(TypedDict):
-    """Quantities whose costs are estimated."""
-
-    estimate_type: EstimateType
-    endpoints: Annotated[
-        dict[str, EndpointQuantity], Field(min_length=1, description="Quantities by endpoint id.")
-    ]
-
-
-class Estimate(TypedDict):
-    estimate_type: EstimateType
-    total_cost: Annotated[float, Field(description="0, because nothing is charged.")]
-    currency: str
-
-
-async def pricing(request: HttpRequest) -> Response:
-    """List prices. ``?endpoint_id=``: 1 to 50, repeated or separated by commas."""
-    context_of(request).route = "v1.models.pricing"
-    await authenticate(request)
-    catalog = services_of(request).catalog
-    asked = list(dict.fromkeys(query.several(request, "endpoint_id")))
-    _check_number("endpoint_id", asked)
-    prices: list[Price] = [
-        {
-            "endpoint_id": catalog.listed(each).endpoint.id,
-            "unit_price": 0.0,
-            "unit": unit_of(catalog, each),
-            "currency": CURRENCY,
-        }
-        for each in asked
-    ]
-    body: PricePage = {"prices": prices, "next_cursor": None, "has_more": False}
-    return json_reply(body)
-
-
-async def estimate(request: HttpRequest) -> Response:
-    """Estimate costs. ``POST``: ``estimate_type``, and ``endpoints`` with their quantities."""
-    context_of(request).route = "v1.models.pricing.estimate"
-    await authenticate(request)
-    services = services_of(request)
-    body = await read_json(request, services.config.limits.max_body_bytes)
-    if not isinstance(body, dict):
-        raise InvalidInput("The body must be a JSON object.")
-    given = cast("Mapping[str, Any]", body)
-    kind = given.get("estimate_type")
-    if not isinstance(kind, str) or kind not in QUANTITIES:
-        raise InvalidInput.of_field("estimate_type", f"Input should be {' or '.join(QUANTITIES)}")
-    endpoints = given.get("endpoints")
-    if not isinstance(endpoints, dict) or not endpoints:
-        raise InvalidInput.of_field("endpoints", "Input should be an object with quantities by id")
-    for endpoint_id, quantity in cast("Mapping[str, Any]", endpoints).items():
-        services.catalog.listed(endpoint_id)
-        _check_quantity(quantity, QUANTITIES[kind])
-    estimated: Estimate = {
-        "estimate_type": cast("EstimateType", kind),
-        "total_cost": 0.0,
-        "currency": CURRENCY,
-    }
-    return json_reply(estimated)
-
-
-LIST_PRICES = Operation(
-    "listPrices",
-    "List prices of endpoints, and the units that are counted",
-    {200: answer("The prices, all 0.", PricePage)},
-    errors=(404, 422),
-    parameters=(
-        in_query(
-            "endpoint_id",
-            "1 to 50 endpoints; repeated or separated by commas.",
-            list[str],
-            required=True,
-        ),
-    ),
-)
-ESTIMATE = Operation(
-    "estimateCost",
-    "Estimate the costs of a number of calls or units",
-    {200: answer("The costs, always 0.", Estimate)},
-    errors=(404, 413, 422),
-    body=EstimateRequest,
-)
-
-ROUTES = [
-    DocumentedRoute("/v1/models", models, {"GET": LIST}),
-    DocumentedRoute("/v1/models/pricing", pricing, {"GET": LIST_PRICES}),
-    DocumentedRoute("/v1/models/pricing/estimate", estimate, {"POST": ESTIMATE}),
-]
-
-
-def _check_number(name: str, endpoints: Sequence[str]) -> None:
-    if not 1 <= len(endpoints) <= MAX_ENDPOINTS:
-        what = f"should name 1 to {MAX_ENDPOINTS} endpoints"
-        raise query.invalid(name, what, str(len(endpoints)))
-
-
-def _check_quantity(given: Any, name: str) -> None:
-    quantity = cast("Mapping[str, Any]", given).get(name) if isinstance(given, dict) else None
-    if isinstance(quantity, bool) or not isinstance(quantity, int | float) or not quantity > 0:
-        raise InvalidInput.of_field("endpoints", f"Each should be an object with {name} above 0")
+ROUTES = [DocumentedRoute("/v1/models", models, {"GET": LIST})]

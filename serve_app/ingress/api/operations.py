@@ -1,4 +1,4 @@
-"""``/v1/queue``, ``/v1/audit`` and manual operations. All require the scope ``admin``."""
+"""``/v1/queue``, ``/v1/audit`` and manual operations. All require the scope ``operator``."""
 
 from __future__ import annotations
 
@@ -34,7 +34,6 @@ from serve_app.ingress.http.openapi import (
     in_query,
 )
 from serve_app.ingress.services.services import services_of
-from serve_app.tenants.api_keys import ADMIN
 
 MAX_PAGE = 500
 MAX_REASON = 1000  # characters
@@ -190,13 +189,13 @@ async def audit(request: HttpRequest) -> Response:
 
 SEE_QUEUE = Operation(
     "getQueue",
-    "Show lanes, leases and paused endpoints. Needs the scope `admin`",
+    "Show lanes, leases and paused endpoints. Needs the scope `operator`",
     {200: answer("An overview of the queue.", QueueOverview)},
     errors=(403,),
 )
 LIST_AUDIT = Operation(
     "listActs",
-    "List the audit log, newest first. Needs the scope `admin`",
+    "List the audit log, newest first. Needs the scope `operator`",
     {200: answer("A page.", AuditPage)},
     errors=(403, 422),
     parameters=(
@@ -209,7 +208,7 @@ LIST_AUDIT = Operation(
 def _endpoint_call(act: str, summary: str) -> Operation:
     return Operation(
         f"{act}Endpoint",
-        f"{summary}. Needs the scope `admin`",
+        f"{summary}. Needs the scope `operator`",
         {200: answer("The endpoint's state.", EndpointPause)},
         errors=(403, 404),
         parameters=(in_path("endpoint_id", "Its slashes are not escaped."),),
@@ -220,7 +219,7 @@ def _request_call(act: str, summary: str, *parameters: Parameter) -> Operation:
     request_id = in_path("request_id", "Id of a request of any tenant.")
     return Operation(
         f"{act}Request",
-        f"{summary}. Needs the scope `admin`",
+        f"{summary}. Needs the scope `operator`",
         {200: answer("The request's state.", RequestState)},
         errors=(400, 403, 404, 422),
         parameters=(request_id, *parameters),
@@ -255,7 +254,7 @@ ROUTES = [
 async def _admin(request: HttpRequest, route: str) -> tuple[Operations, Actor]:
     """Return the operations, and the caller."""
     context_of(request).route = route
-    await authenticate(request, ADMIN)
+    await authenticate(request)
     return services_of(request).queue.operations, actor_of(request)
 
 

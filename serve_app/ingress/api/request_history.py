@@ -82,6 +82,7 @@ async def list_by_endpoint(request: HttpRequest) -> Response:
     limit = query.page_size(request, default=PAGE, most=MAX_PAGE)
     payloads = _wants_payloads(request)
     search = _search(request, caller.tenant, services.clock.now())
+    caller.require_endpoint(search.endpoint)
     found = await services.queue.ledger.ended(search, limit + 1)
     page = found[:limit]
     items = [_item(each) for each in page]

@@ -146,11 +146,11 @@ async def listed(request: HttpRequest) -> Response:
     """List the tenant's requests, newest first.
 
     Parameters: ``?limit=50&before=<id>&state=queued&state=running``, ``endpoint_id=``, ``kind=``,
-    ``q=``, ``favourite=true``, ``since=``, ``until=``. With the scope ``admin``, ``tenant=``
+    ``q=``, ``favourite=true``, ``since=``, ``until=``. With the scope ``operator``, ``tenant=``
     selects another tenant, and ``*`` all.
     """
     context_of(request).route = "v1.requests"
-    _, tenant = await authenticate_for_tenant(request, "Requests")
+    caller, tenant = await authenticate_for_tenant(request, "Requests")
     limit = query.page_size(request, default=50, most=MAX_PAGE)
     states = tuple(_state(each) for each in request.query_params.getlist("state"))
     before = request.query_params.get("before")
@@ -166,7 +166,7 @@ async def listed(request: HttpRequest) -> Response:
         words,
         favourites,
         states,
-        chosen_endpoints(request),
+        chosen_endpoints(request, caller),
         query.time(request, "since"),
         query.time(request, "until"),
         before,
@@ -262,7 +262,7 @@ LIST = Operation(
         in_query("favourite", "`true`: only favourites.", bool),
         in_query("since", "Submitted at this time or later.", Time),
         in_query("until", "Submitted before this time.", Time),
-        in_query("tenant", "Another tenant, or `*` for all. Needs the scope `admin`."),
+        in_query("tenant", "Another tenant, or `*` for all. Needs the scope `operator`."),
         in_query("before", "`next_before` of the previous page."),
         in_query("limit", "1 to 500; default 50.", int),
     ),
@@ -274,7 +274,7 @@ SHOW = Operation(
     errors=(403, 404, 422),
     parameters=(
         REQUEST_ID,
-        in_query("tenant", "The request's tenant. Needs the scope `admin`."),
+        in_query("tenant", "The request's tenant. Needs the scope `operator`."),
         in_query("wait", "Seconds to wait for a change, 0 to 60.", int),
         in_query(
             "since", "The last `version` that was seen. Does not wait if it is another one now."

@@ -26,10 +26,12 @@ from serve_app.ingress.api import (
     operations,
     request_history,
     requests,
+    tenants,
     usage,
     warm,
     webhooks,
 )
+from serve_app.ingress.api.billing import pricing, sums
 from serve_app.ingress.api.gallery import items, shares, zip_files
 from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.context import context_of
@@ -38,7 +40,6 @@ from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.submission import rendering
 from serve_app.settings import PoolConfig
-from serve_app.tenants.api_keys import ADMIN
 
 
 class PoolStatus(TypedDict):
@@ -108,10 +109,10 @@ class InstallationStatus(TypedDict):
 
 
 async def status(request: HttpRequest) -> Response:
-    """Show pools with their queues, and replicas. It needs the scope ``admin``, because it covers
-    all tenants."""
+    """Show pools with their queues, and replicas. It needs the scope ``operator``, because it
+    covers all tenants."""
     context_of(request).route = "v1.status"
-    await authenticate(request, ADMIN)
+    await authenticate(request)
     services = services_of(request)
     demand, configured = await services.queue.demand(), services.pools.configured
     wanted = await services.health.targets(configured.keys())
@@ -155,9 +156,9 @@ def _pool(now: Demand, pool: PoolConfig | None, wanted: int | None, warm: int) -
 
 async def metrics(request: HttpRequest) -> Response:
     """Write the metrics of the ingress replica that answers, in Prometheus' text format. They name
-    endpoints and pools, and need the scope ``admin``."""
+    endpoints and pools, and need the scope ``operator``."""
     context_of(request).route = "metrics"
-    await authenticate(request, ADMIN)
+    await authenticate(request)
     registry = services_of(request).metrics.registry
     # Milliseconds for thousands of series, and a look at the disk.
     text = await asyncio.to_thread(generate_latest, registry)
@@ -170,13 +171,13 @@ async def unknown(request: HttpRequest) -> Response:
 
 STATUS = Operation(
     "getStatus",
-    "Show pools, replicas and checks. Needs the scope `admin`",
+    "Show pools, replicas and checks. Needs the scope `operator`",
     {200: answer("The status of the installation.", InstallationStatus)},
     errors=(403,),
 )
 METRICS = Operation(
     "getMetrics",
-    "Show the metrics of the ingress replica that answers. Needs the scope `admin`",
+    "Show the metrics of the ingress replica that answers. Needs the scope `operator`",
     {200: answer("Metrics in Prometheus' text format.", str, CONTENT_TYPE_LATEST)},
     errors=(403,),
 )
@@ -238,11 +239,14 @@ ROUTES = [
     *webhooks.ROUTES,
     *model_entries.ROUTES,
     *models.ROUTES,
+    *pricing.ROUTES,
+    *sums.ROUTES,
     *estimates.ROUTES,
     *usage.ROUTES,
     *warm.ROUTES,
     *request_history.ROUTES,
     *keys.ROUTES,
+    *tenants.ROUTES,
     DocumentedRoute(
         "/healthz", alive, {"GET": CHECK_ALIVE, "HEAD": replace(CHECK_ALIVE, name="aliveHead")}
     ),

@@ -1,11 +1,11 @@
 """``/v1/models/usage``: usage of a tenant, in fal's format.
 
-Nothing is charged here, so prices and costs are zero. ``darkroom`` has the real usage.
+Without prices, costs are zero. ``darkroom`` has what fal's format has no field for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NotRequired, Required, cast
 
 from pydantic import Field
@@ -14,6 +14,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.catalog.catalog import Catalog
+from serve_app.domain.billing.price import CURRENCY, Price, PriceUnit
 from serve_app.domain.usage import REQUEST_METRICS, SHARES, RequestTotals, UsageTotals
 from serve_app.ingress.api.request_history import CLIENT_CODES
 from serve_app.ingress.http import query
@@ -33,10 +34,18 @@ from serve_app.ingress.http.time_buckets import (
 )
 from serve_app.ingress.services.services import services_of
 
-Unit = Literal["megapixels", "seconds", "units"]
+Unit = Literal["images", "megapixels", "seconds", "gpu_seconds", "requests", "units"]
 
 UNITS: dict[str, Unit] = {"image": "megapixels", "video": "seconds", "audio": "seconds"}
 """Unit that replicas count, by the last word of an endpoint's category."""
+
+PRICE_UNITS: Mapping[PriceUnit, Unit] = {
+    PriceUnit.IMAGE: "images",
+    PriceUnit.MEGAPIXEL: "megapixels",
+    PriceUnit.SECOND: "seconds",
+    PriceUnit.GPU_SECOND: "gpu_seconds",
+    PriceUnit.REQUEST: "requests",
+}
 
 
 class Consumption(TypedDict):
@@ -48,12 +57,14 @@ class Consumption(TypedDict):
 
 
 class UsageResult(TypedDict):
-    """Usage of an endpoint."""
+    """Usage of an endpoint at one price."""
 
     endpoint_id: str
     unit: Unit
-    quantity: float
-    unit_price: Annotated[float, Field(description="0, because nothing is charged.")]
+    quantity: Annotated[
+        float, Field(description="Units that were billed; without a price, units that were made.")
+    ]
+    unit_price: Annotated[float, Field(description="0: nothing was charged.")]
     cost: float
     currency: str
     darkroom: Consumption
@@ -73,8 +84,8 @@ async def usage(request: HttpRequest) -> Response:
     """Show the usage by bucket and endpoint, in pages.
 
     Parameters: ``?start=&end=&timeframe=&timezone=&endpoint_id=``. ``expand=summary`` adds the
-    usage of the whole time. Buckets in which no request ended are empty. With the scope ``admin``,
-    ``tenant=`` selects another tenant.
+    usage of the whole time. Buckets in which no request ended are empty. With the scope
+    ``operator``, ``tenant=`` selects another tenant.
     """
     context_of(request).route = "v1.models.usage"
     _, tenant = await authenticate_for_tenant(request, "Usage")
@@ -109,7 +120,7 @@ SHOW = Operation(
     errors=(403, 422),
     parameters=(
         in_query("endpoint_id", "Only these endpoints, at most 50.", list[str]),
-        in_query("tenant", "Default: the caller's. Another one needs the scope `admin`."),
+        in_query("tenant", "Default: the caller's. Another one needs the scope `operator`."),
         *PARAMETERS,
         in_query("expand", "Default: `time_series`.", list[Literal["time_series", "summary"]]),
     ),
@@ -129,11 +140,11 @@ def _results(catalog: Catalog, found: Iterable[UsageTotals]) -> list[UsageResult
     return [
         {
             "endpoint_id": each.endpoint,
-            "unit": unit_of(catalog, each.endpoint),
-            "quantity": each.usage.units,
-            "unit_price": 0.0,
-            "cost": 0.0,
-            "currency": "USD",
+            "unit": unit_of(catalog, each.endpoint, each.price),
+            "quantity": float(each.billed) if each.price else each.usage.units,
+            "unit_price": float(each.price.amount) if each.price else 0.0,
+            "cost": float(each.amount),
+            "currency": each.price.currency if each.price else CURRENCY,
             "darkroom": {
                 "requests": each.requests,
                 "run_s": each.usage.run_s,
@@ -144,8 +155,11 @@ def _results(catalog: Catalog, found: Iterable[UsageTotals]) -> list[UsageResult
     ]
 
 
-def unit_of(catalog: Catalog, endpoint_id: str) -> Unit:
-    """Unit of an endpoint; ``units`` if the catalog does not know the endpoint or its kind."""
+def unit_of(catalog: Catalog, endpoint_id: str, price: Price | None) -> Unit:
+    """Unit of a price, or of an endpoint without one; ``units`` if the catalog does not know the
+    endpoint or its kind."""
+    if price is not None:
+        return PRICE_UNITS[price.unit]
     entry = catalog.find(endpoint_id)
     kind = entry.endpoint.category.rpartition("-")[2] if entry else ""
     return UNITS.get(kind, "units")

@@ -1,4 +1,4 @@
-"""``/v1/warm``: warm targets. All calls require the scope ``admin``."""
+"""``/v1/warm``: warm targets. All calls require the scope ``operator``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from serve_app.ingress.http.json_schema import Time
 from serve_app.ingress.http.openapi import Answer, DocumentedRoute, Operation, answer, in_path
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.services.warm_pools import TargetState
-from serve_app.tenants.api_keys import ADMIN
 
 MAX_BODY_BYTES = 16 * 1024
 MAX_S = 366 * 86400
@@ -128,26 +127,26 @@ def _target(services: Services, new: NewWarmTarget) -> WarmTarget:
 
 async def _admin(request: HttpRequest) -> Services:
     context_of(request).route = "v1.warm"
-    await authenticate(request, ADMIN)
+    await authenticate(request)
     return services_of(request)
 
 
 LIST = Operation(
     "listWarmTargets",
-    "List the warm targets in force. Needs the scope `admin`",
+    "List the warm targets in force. Needs the scope `operator`",
     {200: answer("The targets, of operators and of the configuration.", WarmTargets)},
     errors=(403,),
 )
 CREATE = Operation(
     "setWarmTarget",
-    "Set the warm target of an endpoint. Needs the scope `admin`",
+    "Set the warm target of an endpoint. Needs the scope `operator`",
     {200: answer("The target.", WarmTargetStatus)},
     errors=(403, 404, 413, 422, 503),
     body=NewWarmTarget,
 )
 END = Operation(
     "endWarmTarget",
-    "End the warm target of an endpoint. Needs the scope `admin`",
+    "End the warm target of an endpoint. Needs the scope `operator`",
     {204: Answer("It is ended.")},
     errors=(403, 404),
     parameters=(in_path("endpoint_id", "Its slashes are not escaped."),),

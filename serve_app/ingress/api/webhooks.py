@@ -32,7 +32,6 @@ from serve_app.ingress.http.openapi import (
 )
 from serve_app.ingress.services import request_ids
 from serve_app.ingress.services.services import services_of
-from serve_app.tenants.api_keys import ADMIN
 from serve_app.webhooks.delivery import TIMEOUT_S
 from serve_app.webhooks.signing import SignedMessage
 from serve_app.webhooks.target import BadTarget
@@ -182,7 +181,7 @@ async def rotated(request: HttpRequest) -> Response:
     With ``?at_once=1`` it is used at once, and the other keys are deleted.
     """
     context_of(request).route = "v1.webhooks.rotate"
-    await authenticate(request, ADMIN)
+    await authenticate(request)
     at_once = query.whole(request, "at_once", default=0, most=1) == 1
     webhooks = services_of(request).webhooks
     await webhooks.seeds.rotate(actor_of(request), at_once=at_once)
@@ -194,7 +193,7 @@ async def rotated(request: HttpRequest) -> Response:
 
 TAG = "webhooks"
 REQUEST_ID = in_path("request_id", "Id of a request of the tenant.")
-TENANT = in_query("tenant", "Default: the caller's. Another one needs the scope `admin`.")
+TENANT = in_query("tenant", "Default: the caller's. Another one needs the scope `operator`.")
 ENDED = one_of(*(state for state in DeliveryState if state is not DeliveryState.AWAITED))
 
 LIST = Operation(
@@ -242,7 +241,7 @@ SHOW_SECRETS = Operation(
 )
 ROTATE = Operation(
     "rotateWebhookKey",
-    "Announce another signing key. Needs the scope `admin`",
+    "Announce another signing key. Needs the scope `operator`",
     {200: answer("The signing keys after the rotation.", SigningKeys)},
     errors=(403, 422),
     parameters=(

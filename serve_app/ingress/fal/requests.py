@@ -22,13 +22,19 @@ from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import error_reply, json_reply
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_path
 from serve_app.ingress.http.origin import file_url, origin_of
-from serve_app.ingress.http.paths import RequestPath, RequestUrls, request_urls
+from serve_app.ingress.http.paths import (
+    RequestPath,
+    RequestResource,
+    RequestUrls,
+    request_urls,
+)
 from serve_app.ingress.services import request_ids
 from serve_app.ingress.services.replies import HOLD_S
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.rendering import outcome_reply, preview_url
 from serve_app.telemetry import logs
+from serve_app.tenants.scopes import CANCEL, READ
 
 STREAM_KEEP_ALIVE_S = 15.0
 """Longest silence of a stream in seconds, so that proxies keep it open."""
@@ -128,7 +134,8 @@ async def _find(request: HttpRequest, path: RequestPath, prefix: str) -> Request
     services = services_of(request)
     context = context_of(request)
     context.route = f"fal.{path.part.value}"
-    caller = await authenticate(request)
+    scope = CANCEL if path.part is RequestResource.CANCEL else READ
+    caller = await authenticate(request, scope)
     # Ids of other tenants, unknown ids and invalid ids get the same message.
     unknown = RequestNotFound(f"There is no request {path.request_id[:64]} under {path.app}.")
     if not request_ids.valid(path.request_id):
@@ -139,6 +146,7 @@ async def _find(request: HttpRequest, path: RequestPath, prefix: str) -> Request
         raise unknown from None
     if not path.fits(found.endpoint):
         raise unknown
+    caller.require_endpoint(found.endpoint)
     context.request_id = found.id
     # The middleware resets it.
     logs.set_request(found.id, tenant=found.tenant, endpoint=found.endpoint)

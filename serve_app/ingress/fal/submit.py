@@ -26,7 +26,7 @@ from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.options import parse_options
 from serve_app.ingress.submission.rendering import failure_reply, outcome_reply, waiting_body
 from serve_app.ingress.submission.replay import ConfirmedResponse, add_replay_headers, notice_loss
-from serve_app.tenants.api_keys import Caller
+from serve_app.tenants.scopes import SUBMIT, Caller
 
 MAX_DIGITS = 18
 """Most digits of a number in the query. Python refuses to read thousands of digits."""
@@ -37,7 +37,7 @@ async def run(request: HttpRequest, endpoint_id: str) -> Response:
     services = services_of(request)
     context_of(request).route = "fal.run"
     webhooks.reject_parameter(request)
-    caller = await authenticate(request)
+    caller = await authenticate(request, SUBMIT)
     new, origin = await validate_call(request, services, endpoint_id, caller)
     ended = await submission.run(services, new, lambda: wait_disconnected(request.receive))
     if ended is None:
@@ -50,7 +50,7 @@ async def submit(request: HttpRequest, endpoint_id: str, prefix: str) -> Respons
     """``POST /queue/{endpoint}``: 200 once the request is stored."""
     services = services_of(request)
     context_of(request).route = "fal.submit"
-    caller = await authenticate(request)
+    caller = await authenticate(request, SUBMIT)
     replay_key = caller.key_id if caller.replay_undelivered else None
     base, with_progress = request_base(request, prefix), webhooks.wants_progress(request)
     new, origin = await validate_call(request, services, endpoint_id, caller, replay_key)
@@ -106,13 +106,14 @@ async def validate_call(
 ) -> tuple[NewRequest, str]:
     """Build the validated request, and the origin of the URLs in the response."""
     origin = origin_of(request)  # may be refused, so read it before anything is stored
+    caller.require_endpoint(endpoint_id)
     services.catalog.get(endpoint_id)  # before the body: a wrong id is the more likely mistake
     webhook = await parse_webhook(request, services.webhooks, origin, caller.tenant)
     body = await read_json(request, services.config.limits.max_body_bytes)
     options = parse_options(request, caller, webhook=webhook, replay_key=replay_key)
     request_id = context_of(request).request_id
     new = await submission.validate(
-        services, caller.tenant, endpoint_id, body, options, request_id=request_id
+        services, caller, endpoint_id, body, options, request_id=request_id
     )
     return new, origin
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 from starlette.requests import HTTPConnection
+from starlette.routing import Route
 
 from serve_app.domain.errors import Forbidden, Unauthenticated
 from serve_app.domain.operations import Actor
@@ -13,18 +14,22 @@ from serve_app.ingress.http import query
 from serve_app.ingress.http.client_address import client_address
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.paths import alias_of
+from serve_app.ingress.http.route_scopes import ANY_KEY, BY_CALL, scope_of
+from serve_app.ingress.services import request_ids
 from serve_app.ingress.services.services import services_of
 from serve_app.telemetry.logs import describe
-from serve_app.tenants.api_keys import ADMIN, API, Caller
 from serve_app.tenants.credentials import claimed_id
+from serve_app.tenants.scopes import OPERATOR, SUBMIT, Caller
 
 TOKEN = "fal_jwt_token"  # noqa: S105 the name of a query parameter
 
 
-async def authenticate(request: HTTPConnection, scope: str = API) -> Caller:
+async def authenticate(request: HTTPConnection, scope: str | None = None) -> Caller:
     """Return the caller's identity.
 
-    ``Unauthenticated``: there is no valid key. ``Forbidden``: the key lacks ``scope``.
+    ``scope``: that the call needs, if the table of ``route_scopes`` leaves it to the handler.
+    ``Unauthenticated``: there is no valid key. ``Forbidden``: the key lacks the scope, or is
+    limited to other endpoints than that of the request that the path names.
     """
     header = request.headers.get("authorization")
     with counted_failure(request, claimed_id(header)):
@@ -32,30 +37,52 @@ async def authenticate(request: HTTPConnection, scope: str = API) -> Caller:
     context = context_of(request)
     context.key_id = identity.key_id
     describe(context.request_id, tenant=identity.tenant)
-    if scope not in identity.scopes:
-        raise Forbidden(
-            f"The API key {identity.key_id} lacks the scope `{scope}`. "
-            "Use a key that has this scope."
-        )
+    _require_scope(request, identity, scope)
+    if identity.endpoints and (request_id := request.path_params.get("request_id")):
+        await require_requests(request, identity, [request_id])
     return identity
+
+
+def _require_scope(request: HTTPConnection, caller: Caller, chosen: str | None) -> None:
+    route: Route = request.scope["route"]
+    needed = scope_of(route.path, request.scope.get("method", "GET"))
+    if needed == BY_CALL:
+        needed = chosen
+    elif chosen is not None and chosen != needed:
+        raise LookupError(f"{route.path} needs {needed} by the table, and {chosen} by its handler.")
+    if needed is None:
+        raise LookupError(f"The handler of {route.path} names no scope.")
+    if needed != ANY_KEY:
+        caller.require(needed)
+
+
+async def require_requests(request: HTTPConnection, caller: Caller, ids: Sequence[str]) -> None:
+    """``Forbidden``: the caller is limited to other endpoints than that of one of these requests.
+    Ids of no request are left to others."""
+    if not caller.endpoints:
+        return
+    known = [each for each in ids if request_ids.valid(each)]
+    gallery = services_of(request).queue.gallery
+    for found in await gallery.several(caller.tenant, known) if known else ():
+        caller.require_endpoint(found.endpoint)
 
 
 async def authenticate_for_tenant(request: HTTPConnection, what: str) -> tuple[Caller, str]:
     """Return the caller, and the tenant that the call is about: ``?tenant=`` or the caller's own.
 
-    ``Forbidden``: the call names another tenant and its key lacks the scope ``admin``. ``what``:
+    ``Forbidden``: the call names another tenant and its key lacks the scope ``operator``. ``what``:
     a plural noun for the message, for example "Requests".
     """
     caller = await authenticate(request)
     tenant = query.text(request, "tenant") or caller.tenant
-    if tenant != caller.tenant and ADMIN not in caller.scopes:
-        raise Forbidden(f"{what} of another tenant require a key with the scope `admin`.")
+    if tenant != caller.tenant and not caller.may(OPERATOR):
+        raise Forbidden(f"{what} of another tenant require a key with the scope `operator`.")
     await record_read(request, caller, tenant)
     return caller, tenant
 
 
 async def record_read(request: HTTPConnection, caller: Caller, tenant: str) -> None:
-    """Write to the audit log that the caller, an admin, reads ``tenant``, unless it is its own."""
+    """Write to the audit log that an operator reads another ``tenant`` than its own."""
     if tenant != caller.tenant:
         call, request_id = context_of(request).route, request.path_params.get("request_id", "")[:64]
         audit = services_of(request).audit
@@ -87,15 +114,16 @@ async def authenticate_for_endpoint(connection: HTTPConnection, endpoint_id: str
     """
     token = connection.query_params.get(TOKEN)
     if token is None or "authorization" in connection.headers:
-        return await authenticate(connection)
+        return await authenticate(connection, SUBMIT)
     identity = services_of(connection).identity
     with counted_failure(connection):
         granted = identity.tokens.check(token)
-    with counted_failure(connection, granted.identity.key_id):
-        await identity.keys.identity_of(granted.identity.key_id)
+    with counted_failure(connection, granted.key_id):
+        owner = await identity.keys.identity_of(granted.key_id)
     context = context_of(connection)
-    context.key_id = granted.identity.key_id
-    describe(context.request_id, tenant=granted.identity.tenant, endpoint=endpoint_id)
+    context.key_id = owner.key_id
+    describe(context.request_id, tenant=owner.tenant, endpoint=endpoint_id)
     if not granted.allows(endpoint_id, alias_of(endpoint_id)):
         raise Forbidden(f"The token does not allow {endpoint_id}, only {', '.join(granted.apps)}.")
-    return granted.identity
+    owner.require(SUBMIT)
+    return Caller(owner.key_id, owner.tenant, frozenset({SUBMIT}), endpoints=owner.endpoints)

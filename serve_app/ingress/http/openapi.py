@@ -111,7 +111,7 @@ class Operation:
     name: str  # unique in the document
     summary: str
     responses: Mapping[int, Answer]
-    errors: Sequence[int] = ()  # statuses; 401 is added if the call takes a key
+    errors: Sequence[int] = ()  # statuses; 401 and 403 are added if the call takes a key
     parameters: Sequence[Parameter] = ()
     body: Any = None  # type of a JSON body
     content: Mapping[str, Any] = field(default_factory=dict[str, Any])  # bodies of other types
@@ -160,7 +160,7 @@ class Renderer:
         }
 
     def _operation(self, call: Operation) -> Json:
-        statuses = [*call.errors, *([401] if call.key else [])]
+        statuses = [*call.errors, *([401, 403] if call.key else [])]
         answers = {**call.responses, **call.error_format.answers(statuses)}
         written: Json = {
             "operationId": call.name,

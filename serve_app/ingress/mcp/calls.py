@@ -17,6 +17,7 @@ from serve_app.domain.request import CancelVerdict, Request
 from serve_app.ingress.http.auth import actor_of, authenticate
 from serve_app.ingress.http.body import reject_unstorable
 from serve_app.ingress.http.origin import origin_of
+from serve_app.ingress.http.route_scopes import ANY_KEY
 from serve_app.ingress.mcp import content
 from serve_app.ingress.mcp.tools import (
     CANCEL,
@@ -38,7 +39,8 @@ from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.model_lookup import find_endpoint
 from serve_app.ingress.submission.options import parse_options
-from serve_app.tenants.api_keys import Caller
+from serve_app.tenants import scopes
+from serve_app.tenants.scopes import Caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class ToolCall:
 
 
 async def call_of(http: HttpRequest, report_progress: content.ReportProgress) -> ToolCall:
-    return ToolCall(http, await authenticate(http), report_progress)
+    return ToolCall(http, await authenticate(http, ANY_KEY), report_progress)
 
 
 async def list_models(call: ToolCall, given: ListModels) -> CallToolResult:
@@ -91,7 +93,7 @@ async def generate(call: ToolCall, given: Generate) -> CallToolResult:
     reject_unstorable(given.input, ("body", "input"))
     new = await submission.validate(
         services,
-        call.caller.tenant,
+        call.caller,
         entry.endpoint.id,
         given.input,
         parse_options(call.http, call.caller),
@@ -141,7 +143,18 @@ CALLS: Mapping[str, Callable[[ToolCall, Any], Awaitable[CallToolResult]]] = {
 }
 
 
+SCOPES: Mapping[str, str] = {
+    GENERATE: scopes.SUBMIT,
+    WAIT: scopes.READ,
+    GET_RESULT: scopes.READ,
+    CANCEL: scopes.CANCEL,
+}
+"""Scopes of the tools. The others need any key."""
+
+
 async def call_tool(call: ToolCall, name: str, given: Arguments) -> CallToolResult:
+    if name in SCOPES:
+        call.caller.require(SCOPES[name])
     return await CALLS[name](call, given)
 
 
@@ -150,9 +163,11 @@ async def _find(call: ToolCall, request_id: str) -> Request:
     if not request_ids.valid(request_id):
         raise unknown
     try:
-        return await call.services.queue.get(call.caller.tenant, request_id)
+        found = await call.services.queue.get(call.caller.tenant, request_id)
     except RequestNotFound:
         raise unknown from None
+    call.caller.require_endpoint(found.endpoint)
+    return found
 
 
 async def _result(services: Services, request: Request, origin: str) -> CallToolResult:

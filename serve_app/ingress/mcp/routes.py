@@ -17,6 +17,7 @@ from serve_app.ingress.http.body import read_body
 from serve_app.ingress.http.errors import Error, error_reply, json_reply
 from serve_app.ingress.http.openapi import EVENTS, JSON, Answer, Operation, answer
 from serve_app.ingress.http.paths import MCP_PATH
+from serve_app.ingress.http.route_scopes import ANY_KEY
 from serve_app.ingress.http.routing import translated
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import services_of
@@ -60,7 +61,7 @@ async def call(request: HttpRequest) -> Response:
         message = f"This path takes POST, not {request.method}."
         body: Error = {"detail": message, "message": message}
         return json_reply(body, 405, {"allow": "POST"})
-    await authenticate(request)
+    await authenticate(request, ANY_KEY)
     limits = services_of(request).config.limits
     return ServedBySdk(await read_body(request, limits.max_body_bytes))
 

@@ -51,7 +51,7 @@ from serve_app.ingress.submission.model_lookup import EndpointFields, find_capab
 from serve_app.ingress.submission.options import parse_options
 from serve_app.ingress.submission.rendering import final_outcome
 from serve_app.ingress.submission.replay import add_replay_headers
-from serve_app.tenants.api_keys import Caller
+from serve_app.tenants.scopes import Caller
 
 ENDPOINT = "x-darkroom-endpoint"
 """Header of every response with images: the endpoint that made them."""
@@ -176,7 +176,7 @@ async def _answer(
     try:
         new = await submission.validate(
             services,
-            caller.tenant,
+            caller,
             entry.endpoint.id,
             image_request.input,
             options,

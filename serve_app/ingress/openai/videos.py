@@ -183,7 +183,7 @@ async def created(request: HttpRequest) -> Response:
     try:
         new = await submission.validate(
             services,
-            caller.tenant,
+            caller,
             entry.endpoint.id,
             wanted,
             parse_options(request, caller),
@@ -211,7 +211,7 @@ async def listed(request: HttpRequest) -> Response:
     if request.query_params.get("order", "desc") != "desc":
         order = request.query_params["order"]
         raise query.invalid("order", "should be `desc`, the only supported order", order)
-    endpoints = [*video_endpoints(services.catalog)]
+    endpoints = [*filter(caller.allows, video_endpoints(services.catalog))]
     found: Sequence[Request] = ()
     if endpoints:
         found = await services.queue.page(

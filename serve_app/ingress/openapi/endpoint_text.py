@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from serve_app.catalog.catalog import CatalogEntry
+from serve_app.domain.billing.price import Price
 
 BOUNDS = (
     ("minimum", "at least"),
@@ -30,8 +31,8 @@ FILES = {
 Schema = Mapping[str, Any]
 
 
-def endpoint_text(entry: CatalogEntry, origin: str) -> str:
-    """Describe an endpoint as Markdown."""
+def endpoint_text(entry: CatalogEntry, origin: str, price: Price | None = None) -> str:
+    """Describe an endpoint as Markdown. ``price``: None for an endpoint that is free."""
     endpoint = entry.endpoint
     inputs, outputs = entry.schema.json_schema(), entry.schema.output_schema()
     parts = [f"# {endpoint.display_name or endpoint.id}", ""]
@@ -43,7 +44,7 @@ def endpoint_text(entry: CatalogEntry, origin: str) -> str:
         f"- **Endpoint**: `{origin}/run/{endpoint.id}` (`{origin}/queue/{endpoint.id}` to submit)",
         f"- **Model ID**: `{endpoint.id}`",
         f"- **Category**: {endpoint.category}",
-        "- **Price**: none; this is a self-hosted Darkroom, not fal's service",
+        f"- **Price**: {_price(price)}; this is a self-hosted Darkroom, not fal's service",
         *([f"- **Not served**: {entry.missing}"] if entry.missing else []),
         *_demo(entry),
         "",
@@ -58,6 +59,12 @@ def endpoint_text(entry: CatalogEntry, origin: str) -> str:
         *_calls(endpoint.id, example(inputs), origin),
     ]
     return "\n".join(parts)
+
+
+def _price(price: Price | None) -> str:
+    if price is None:
+        return "none"
+    return f"{price.amount:f} {price.currency} per {price.unit.replace('_', ' ')}"
 
 
 def _demo(entry: CatalogEntry) -> Iterator[str]:

@@ -101,7 +101,8 @@ async def llms_endpoint(request: HttpRequest) -> Response:
             f"There is no public description of `{endpoint_id[:200]}`. Send an API key to read the "
             "descriptions of all endpoints."
         )
-    return _text(await in_cpu_thread(endpoint_text, entry, origin_of(request)))
+    price = services_of(request).price_of(entry)
+    return _text(await in_cpu_thread(endpoint_text, entry, origin_of(request), price))
 
 
 async def _knows_all(request: HttpRequest) -> bool:

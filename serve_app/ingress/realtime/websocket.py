@@ -81,6 +81,7 @@ async def _asked(socket: WebSocket, services: Services) -> tuple[CatalogEntry, N
             "There is nothing at this path. A realtime session is at `/{endpoint}/realtime`."
         )
     caller = await authenticate_for_endpoint(socket, endpoint_id)
+    caller.require_endpoint(endpoint_id)
     entry = services.catalog.get(endpoint_id)
     new = NewRequest(
         id=context_of(socket).request_id,

@@ -41,6 +41,7 @@ from serve_app.ingress.replicate.webhooks import parse_webhook
 from serve_app.ingress.services import request_ids
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
+from serve_app.ingress.submission.model_lookup import allowed_endpoints
 from serve_app.ingress.submission.options import parse_options
 from serve_app.ingress.submission.replay import add_replay_headers
 from serve_app.telemetry import logs
@@ -96,10 +97,8 @@ async def created(request: HttpRequest) -> Response:
 async def created_of_model(request: HttpRequest) -> Response:
     """``POST /models/{owner}/{name}/predictions``: create a prediction of a model."""
     services = services_of(request)
-    entry = listed_models(services, _model(request))
-    return await _created(
-        request, services, entry, await _body(request, services.config.limits.max_body_bytes)
-    )
+    body = await _body(request, services.config.limits.max_body_bytes)  # it checks the key
+    return await _created(request, services, listed_models(services, _model(request)), body)
 
 
 async def shown(request: HttpRequest) -> Response:
@@ -114,7 +113,10 @@ async def listed(request: HttpRequest) -> Response:
     cursor = request.query_params.get("cursor")
     if cursor is not None and not request_ids.valid(cursor):
         raise query.invalid("cursor", "should be the one of the previous page", cursor)
-    page = await services.queue.page(caller.tenant, before=cursor, limit=PAGE + 1)
+    endpoints = allowed_endpoints(services.catalog, caller)
+    page = await services.queue.page(
+        caller.tenant, endpoints=endpoints, before=cursor, limit=PAGE + 1
+    )
     base = base_of(request)
     results = [await renderer_of(services).render(each, base, inline=False) for each in page[:PAGE]]
     more = f"{base}/v1/predictions?cursor={page[PAGE - 1].id}" if len(page) > PAGE else None
@@ -207,7 +209,7 @@ async def _created(
         entry, given = translate(services.catalog, entry, body.get("input", {}))
         new = await submission.validate(
             services,
-            caller.tenant,
+            caller,
             entry.endpoint.id,
             given,
             parse_options(request, caller, webhook=webhook),

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from starlette.requests import HTTPConnection
 
-from serve_app.catalog.catalog import Catalog
+from serve_app.catalog.catalog import Catalog, CatalogEntry
+from serve_app.domain.billing.price import Price
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import DarkroomError, InvalidInput, Overloaded, Unavailable
 from serve_app.domain.media.safety import SafetyPolicy
@@ -23,6 +24,7 @@ from serve_app.ingress.services.audit import AuditTrail
 from serve_app.ingress.services.files import Files
 from serve_app.ingress.services.health import Health
 from serve_app.ingress.services.live_catalog import LiveCatalog
+from serve_app.ingress.services.live_tenants import LiveTenants
 from serve_app.ingress.services.replies import Replies
 from serve_app.ingress.services.session_limit import SessionCounts
 from serve_app.ingress.services.warm_pools import WarmPools
@@ -149,6 +151,7 @@ class Identity:
     keys: Keys
     tokens: Tokens
     upload_tokens: UploadTokens
+    tenants: LiveTenants
 
 
 CAPACITY = frozenset({429, 503, 507})
@@ -162,10 +165,11 @@ MASKS_AT_ONCE = 1
 class Services:
     """Collaborators of every handler. All are already started, and their creator closes them.
 
-    ``config`` and ``pools`` are replaced when live settings change.
+    ``config``, ``file_config`` and ``pools`` are replaced when live settings change.
     """
 
     config: Config
+    file_config: Config  # without the limits that operators have set
     host_names: frozenset[str]  # names accepted in a Host header and used in URLs
     catalog: Catalog
     entries: LiveCatalog
@@ -206,6 +210,10 @@ class Services:
         for each in decisions:
             self.metrics.safety_decided("output", str(each["action"]))
         await self.audit.output_decided(request_id, decisions)
+
+    def price_of(self, entry: CatalogEntry) -> Price | None:
+        """Price of an endpoint now: of the settings, or else of its entry. None: it is free."""
+        return self.config.billing.prices.get(entry.endpoint.id, entry.source.price)
 
     def count_refusal(self, status: int, error: DarkroomError) -> None:
         """Count a call that was answered by ``error``, if it may succeed later."""

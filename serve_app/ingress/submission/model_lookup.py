@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from serve_app.catalog.catalog import Catalog, CatalogEntry
 from serve_app.catalog.schema.registry import InputSchema
 from serve_app.domain.errors import Unsupported
+from serve_app.tenants.scopes import Caller
 
 # Fields of an endpoint's input, for the translation of other protocols' calls.
 
@@ -84,3 +85,13 @@ def find_capable(
     ]
     which = f"These can: {', '.join(able)}." if able else "No endpoint that is served here can."
     raise Unsupported(f"{endpoint_id} cannot {what}. {which}")
+
+
+NO_ENDPOINT = "*"  # no endpoint has this id
+
+
+def allowed_endpoints(catalog: Catalog, caller: Caller) -> Sequence[str]:
+    """The only endpoints whose requests the caller may read; none: all. If no endpoint fits, it is
+    the name of none."""
+    allowed = caller.endpoints_among(each.endpoint.id for each in catalog)
+    return () if allowed is None else allowed or [NO_ENDPOINT]

@@ -17,8 +17,8 @@ from serve_app.domain.errors import FieldProblem, Forbidden, InvalidInput
 from serve_app.domain.request import Cause, Priority
 from serve_app.domain.webhook import Webhook
 from serve_app.ingress.http.context import trace_of
-from serve_app.tenants.api_keys import ADMIN, Caller
-from serve_app.tenants.api_keys import PRIORITY as PRIORITY_SCOPE
+from serve_app.tenants.scopes import ADMIN, Caller
+from serve_app.tenants.scopes import PRIORITY as PRIORITY_SCOPE
 
 # fal's headers about retries of a failed request.
 
@@ -198,6 +198,7 @@ class SubmitOptions:
     webhook: Webhook | None = None  # called at the end
     replay_key: str | None = None  # API key; finds an equal request whose response was lost
     trace: str = ""  # W3C trace context
+    key_id: str = ""  # of the caller's API key
 
 
 def parse_options(
@@ -219,7 +220,13 @@ def parse_options(
     options = _header_options(found, caller) if found else {}
     if "idempotency_key" in options:
         replay_key = None  # the client's own key identifies a repeat more reliably
-    return SubmitOptions(**options, webhook=webhook, replay_key=replay_key, trace=trace_of(request))
+    return SubmitOptions(
+        **options,
+        webhook=webhook,
+        replay_key=replay_key,
+        trace=trace_of(request),
+        key_id=caller.key_id,
+    )
 
 
 def _header_options(headers: Iterable[tuple[bytes, bytes]], caller: Caller) -> dict[str, Any]:
@@ -254,7 +261,7 @@ def _priority(value: bytes, caller: Caller) -> Priority:
             return Priority.LOW
         case b"normal":
             return Priority.NORMAL
-        case b"high" if caller.scopes & {ADMIN, PRIORITY_SCOPE}:
+        case b"high" if caller.may(PRIORITY_SCOPE):
             return Priority.HIGH
         case b"high":
             raise Forbidden(

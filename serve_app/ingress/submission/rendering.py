@@ -15,6 +15,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.domain.artifact import Artifact
+from serve_app.domain.billing.price import NOTHING, made_by
 from serve_app.domain.errors import (
     Expired,
     FieldProblem,
@@ -103,7 +104,18 @@ async def outcome_reply(request: Request, storage: Storage, origin: str) -> Resp
         return failure_reply(outcome.failure)
     checked = str((outcome.output or {}).get("darkroom_safety", "not-checked"))
     safety = {"x-darkroom-safety": checked.encode("ascii", "replace").decode("ascii")}
-    return json_reply(await rendered_output(request, storage, origin), headers=safety)
+    body = await rendered_output(request, storage, origin)
+    return json_reply(body, headers=billable_units(request) | safety)
+
+
+def billable_units(request: Request) -> dict[str, str]:
+    """fal's header with the units that a request was billed for. Empty without a price."""
+    price, outcome = request.price, request.outcome
+    if price is None or outcome is None:
+        return {}
+    computed = outcome.succeeded and request.reuses is None
+    units = (made_by(outcome) if computed else NOTHING).of(price.unit)
+    return {"x-fal-billable-units": f"{units.normalize():f}"}
 
 
 def final_outcome(request: Request) -> Outcome:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from serve_app.catalog.catalog import CatalogEntry
-from serve_app.catalog.work import check_request, work_of
+from serve_app.catalog.work import check_request, expected_quantities, work_of
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import (
     Cancelled,
@@ -39,6 +39,7 @@ from serve_app.ingress.submission.drafts import (
 )
 from serve_app.ingress.submission.options import SubmitOptions
 from serve_app.telemetry import logs
+from serve_app.tenants.scopes import Caller
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ CLIENT_DISCONNECTED = Failure(
 
 async def validate(
     services: Services,
-    tenant: str,
+    caller: Caller,
     endpoint_id: str,
     body: object,
     options: SubmitOptions,
@@ -75,21 +76,23 @@ async def validate(
 ) -> NewRequest:
     """Validate everything about the request itself. It is not stored yet.
 
-    Errors: ``EndpointNotFound``, ``InvalidInput``, and ``Unavailable`` if no pool can run it.
+    Errors: ``Forbidden`` if the caller is limited to other endpoints, ``EndpointNotFound``,
+    ``InvalidInput``, and ``Unavailable`` if no pool can run it.
     """
+    caller.require_endpoint(endpoint_id)
     entry = services.catalog.get(endpoint_id)
-    source = await draft_source(services, tenant, entry, body)
+    source = await draft_source(services, caller.tenant, entry, body)
     valid = services.catalog.validate(endpoint_id, body, source.input if source else None)
     valid = with_noise_seed(valid)
     require_kept(valid.input, options)
     pool = services.pools.pool_of(entry.endpoint, entry.pool)
     check_request(entry.endpoint, valid.input, services.pools.device_bytes(pool))
-    services.check_policy(tenant, endpoint_id, valid.input)
-    require_signable(services, tenant, entry.schema.media_types(valid.input), valid.input)
+    services.check_policy(caller.tenant, endpoint_id, valid.input)
+    require_signable(services, caller.tenant, entry.schema.media_types(valid.input), valid.input)
     retries, fewer = granted_retries(options.retries, services.config.queue.max_failures)
     return NewRequest(
         id=request_id,
-        tenant=tenant,
+        tenant=caller.tenant,
         endpoint=endpoint_id,
         endpoint_digest=entry.endpoint.digest,
         pool=pool,
@@ -111,6 +114,9 @@ async def validate(
         webhook=options.webhook,
         trace=options.trace,
         draft_key=source.draft.key if source else None,
+        key_id=options.key_id,
+        price=services.price_of(entry),
+        expected=expected_quantities(valid.input),
     )
 
 

@@ -9,7 +9,7 @@ export class Caller {
     this.#api = api;
   }
 
-  /** `{key_id, tenant, scopes}`. Throws like `Api.call`. */
+  /** `{key_id, tenant, scopes, grants, endpoints}`. Throws like `Api.call`. */
   async look() {
     this.#asked ??= this.#api.call("GET", "v1/keys/self");
     const asked = this.#asked;
@@ -21,10 +21,10 @@ export class Caller {
     }
   }
 
-  /** True if the key has the scope `admin`; false also while Darkroom does not answer. */
-  async isAdmin() {
+  /** True if the key has the scope `operator`; false also while Darkroom does not answer. */
+  async isOperator() {
     try {
-      return (await this.look()).scopes.includes("admin");
+      return (await this.look()).grants.includes("operator");
     } catch {
       return false;
     }

@@ -190,7 +190,7 @@ class ModelsView {
 
   /** Status of the installation, or null for keys that may not see it. */
   async #standing() {
-    if (!(await this.#page.caller.isAdmin())) return null;
+    if (!(await this.#page.caller.isOperator())) return null;
     return await this.#page.api.call("GET", "v1/status").catch(() => null);
   }
 

@@ -6,7 +6,7 @@ import { Refresh } from "../interface/refresh.js";
 const RENEW_MS = 5000;
 
 /**
- * Notice about the first model that runs without a GPU. Keys with the scope `admin` can download
+ * Notice about the first model that runs without a GPU. Keys with the scope `operator` can download
  * its weights, and see how far that is. `page` has `api` and `caller`.
  */
 export class RealModelOffer {
@@ -49,7 +49,7 @@ export class RealModelOffer {
 
   async #look() {
     const model = this.#model;
-    if (!(await this.#page.caller.isAdmin())) return this.#refresh.stop();
+    if (!(await this.#page.caller.isOperator())) return this.#refresh.stop();
     const status = await this.#page.api.call("GET", "v1/status").catch(() => null);
     if (status !== null && model === this.#model) this.#draw(model.id, status);
   }

@@ -1,4 +1,4 @@
-// View of operators: what runs, what waits, and what may be changed. Only keys with the scope `admin` see it.
+// View of operators: what runs, what waits, and what may be changed. Only keys with the scope `operator` see it.
 
 import { Refused } from "../client/api.js";
 import { element } from "../interface/element.js";
@@ -41,7 +41,7 @@ class OperatorView {
   #refused = element(
     "p",
     { class: "notice", hidden: true },
-    "This part is for operators: it needs a key with the scope admin.",
+    "This part is for operators: it needs a key with the scope operator.",
   );
   #opened = new Map(); // name → {part, refresh}
   #current = null;
@@ -96,7 +96,7 @@ class OperatorView {
   /** Null while Darkroom does not answer. */
   async #isAllowed() {
     try {
-      return (await this.#page.caller.look()).scopes.includes("admin");
+      return (await this.#page.caller.look()).grants.includes("operator");
     } catch (error) {
       this.#desk.complain(wordsOf(error));
       return error instanceof Refused && !error.passing ? false : null;

@@ -6,17 +6,24 @@ import { barChart } from "./bar_chart.js";
 import { labelled, section, span } from "./desk.js";
 
 const DAY_MS = 86_400_000;
-const MOST_TENANTS = 20; // one call each
 const PERIODS = [
   ["7", "7 days"],
   ["30", "30 days"],
   ["90", "90 days"],
 ];
 const MEASURES = {
-  requests: { name: "Requests", of: ({ darkroom }) => darkroom.requests, words: String },
-  run_s: { name: "Compute time", of: ({ darkroom }) => darkroom.run_s, words: span },
-  steps: { name: "Steps", of: ({ darkroom }) => darkroom.steps, words: String },
+  requests: { name: "Requests", words: String },
+  run_s: { name: "Compute time", words: span },
+  steps: { name: "Steps", words: String },
 };
+const GROUPS = [
+  ["tenant,endpoint", "Tenant and endpoint"],
+  ["tenant", "Tenant"],
+  ["key", "Key"],
+  ["endpoint", "Endpoint"],
+  ["day", "Day"],
+];
+const HEADS = { tenant: "Tenant", endpoint: "Endpoint", key: "Key", day: "Day" };
 
 /** Part of the usage. `changed()` is set by the view: it looks again. */
 export class UsagePart {
@@ -25,17 +32,20 @@ export class UsagePart {
   #desk;
   #tenant = element("select", { id: freshId("tenant"), change: () => this.changed() });
   #period = element("select", { id: freshId("period"), change: () => this.changed() });
+  #group = element("select", { id: freshId("group"), change: () => this.#regroup() });
   #measures = element("div", { class: "chips", role: "group", "aria-label": "Measure" });
   #measure = "requests";
   #chart = element("div", { class: "chart" });
-  #table = usageTable();
-  #about = element("p", { class: "help" });
-  #rows = []; // {day, tenant, endpoint, requests, run_s, steps, quantity, unit}
+  #place = element("div");
+  #table = null;
+  #costs = element("output", { "aria-label": "Costs" });
+  #rows = []; // {day, tenant, key, endpoint, requests, run_s, steps, quantity, unit, cost, currency}
 
   constructor(desk) {
     this.#desk = desk;
     this.#period.append(...PERIODS.map(([value, words]) => element("option", { value }, words)));
     this.#period.value = "30";
+    this.#group.append(...GROUPS.map(([value, words]) => element("option", { value }, words)));
     this.#measures.append(
       ...Object.entries(MEASURES).map(([value, { name }]) =>
         element(
@@ -56,23 +66,43 @@ export class UsagePart {
         this.#measures,
       ),
       section("By day", "", this.#chart),
-      section("By tenant and endpoint", "", this.#about, this.#table.node, this.#download()),
+      section(
+        "Sums",
+        "",
+        element("div", { class: "tools" }, labelled("By", this.#group), this.#costs),
+        this.#place,
+        this.#download(),
+      ),
     );
+    this.#regroup();
   }
 
   async look() {
     const { tenants } = await this.#desk.call("GET", "v1/tenants");
     this.#offer(tenants.map(({ tenant }) => tenant));
-    const wanted =
-      this.#tenant.value === "" ? tenants.map(({ tenant }) => tenant) : [this.#tenant.value];
-    const asked = wanted.slice(0, MOST_TENANTS);
-    this.#about.textContent =
-      asked.length < wanted.length
-        ? `The first ${MOST_TENANTS} tenants. Choose another one above.`
-        : "";
-    const found = await Promise.all(asked.map((tenant) => this.#of(tenant)));
-    this.#rows = found.flat();
+    const page = await this.#desk.call("GET", `v1/usage?${this.#query()}`);
+    this.#rows = page.results.map((result) => ({
+      quantity: 0,
+      ...result,
+      endpoint: result.endpoint_id,
+      key: result.key_id,
+    }));
+    this.#costs.textContent = page.costs
+      .map(({ currency, cost }) => `${money(cost)} ${currency}`)
+      .join(", ");
     this.#show(this.#measure);
+  }
+
+  /** What is asked for, by day, tenant, key and endpoint: all views of it are made here. */
+  #query() {
+    const query = new URLSearchParams({
+      by: "day,tenant,key,endpoint",
+      start: new Date(this.#days()[0]).toISOString(),
+      timezone: Intl.DateTimeFormat().resolvedOptions().timeZone ?? "UTC",
+    });
+    if (this.#tenant.value === "") query.set("tenants", "*");
+    else query.set("tenant", this.#tenant.value);
+    return query;
   }
 
   #offer(names) {
@@ -82,29 +112,6 @@ export class UsagePart {
       ...[["", "All"], ...names.map((name) => [name, name])].map(option),
     );
     this.#tenant.value = names.includes(chosen) ? chosen : "";
-  }
-
-  /** Usage of a tenant by day and endpoint. */
-  async #of(tenant) {
-    const zone = Intl.DateTimeFormat().resolvedOptions().timeZone ?? "UTC";
-    const query = new URLSearchParams({
-      tenant,
-      start: new Date(this.#days()[0]).toISOString(),
-      timeframe: "day",
-      timezone: zone,
-      limit: "1000",
-    });
-    const page = await this.#desk.call("GET", `v1/models/usage?${query}`);
-    return page.time_series.flatMap(({ bucket, results }) =>
-      results.map((result) => ({
-        day: dayOf(new Date(bucket)),
-        tenant,
-        endpoint: result.endpoint_id,
-        quantity: result.quantity,
-        unit: result.unit,
-        ...Object.fromEntries(Object.entries(MEASURES).map(([name, { of }]) => [name, of(result)])),
-      })),
-    );
   }
 
   /** Midnights of the chosen days, as the browser's clock has them. */
@@ -130,27 +137,30 @@ export class UsagePart {
       return { name: day, value, words: words(value) };
     });
     this.#chart.replaceChildren(barChart(`${name} by day`, bars));
-    this.#table.show(grouped(this.#rows));
+    this.#table.show(grouped(this.#rows, this.#names()));
+  }
+
+  #names() {
+    return this.#group.value.split(",");
+  }
+
+  /** Shows the sums of other groups. */
+  #regroup() {
+    this.#table = usageTable(this.#names());
+    this.#place.replaceChildren(this.#table.node);
+    this.#table.show(grouped(this.#rows, this.#names()));
   }
 
   #download() {
-    const save = () => {
-      const names = ["day", "tenant", "endpoint", "requests", "run_s", "steps", "quantity", "unit"];
-      const lines = [names, ...this.#rows.map((row) => names.map((name) => row[name]))];
-      const text = lines.map((line) => line.map(csvCell).join(",")).join("\r\n");
-      const url = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+    const save = async () => {
+      const file = await this.#desk.page.api.file("GET", `v1/usage.csv?${this.#query()}`);
+      const url = URL.createObjectURL(file);
       element("a", { href: url, download: "darkroom-usage.csv" }).click();
       setTimeout(() => URL.revokeObjectURL(url), 60_000); // the browser reads it after the click
     };
-    return element("button", { type: "button", class: "quiet", click: save }, "Download as CSV");
+    const click = () => this.#desk.run(save);
+    return element("button", { type: "button", class: "quiet", click }, "Download as CSV");
   }
-}
-
-/** Cell of a CSV file. A spreadsheet would compute what begins like a formula. */
-function csvCell(value) {
-  const text = String(value);
-  const safe = typeof value === "string" && /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
-  return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 }
 
 function dayOf(date) {
@@ -162,42 +172,53 @@ function total(rows, measure) {
   return rows.reduce((sum, row) => sum + row[measure], 0);
 }
 
-/** Sums by tenant and endpoint, the longest compute time first. */
-function grouped(rows) {
+/** Sums by these fields, and by unit and currency, the longest compute time first. */
+function grouped(rows, names) {
   const groups = new Map();
+  const whole = names.includes("endpoint");
   for (const row of rows) {
-    const key = `${row.tenant} ${row.endpoint}`;
+    const parts = [...names.map((name) => row[name]), whole ? row.unit : "", row.currency];
+    const key = parts.join(" ");
     groups.set(key, [...(groups.get(key) ?? []), row]);
   }
   return [...groups]
-    .map(([key, [first, ...rest]]) => {
-      const all = [first, ...rest];
-      const names = ["requests", "run_s", "steps", "quantity"];
+    .map(([key, all]) => {
+      const figures = ["requests", "run_s", "steps", "quantity", "cost"];
       return {
-        ...first,
-        key,
-        ...Object.fromEntries(names.map((name) => [name, total(all, name)])),
+        ...all[0],
+        id: key,
+        ...Object.fromEntries(figures.map((name) => [name, total(all, name)])),
       };
     })
     .sort((one, other) => other.run_s - one.run_s);
 }
 
-function usageTable() {
+function usageTable(names) {
+  const whole = names.includes("endpoint");
   return new LiveTable({
-    label: "By tenant and endpoint",
+    label: `By ${names.join(" and ")}`,
     empty: "Nothing was made in this time.",
-    key: ({ key }) => key,
+    key: ({ id }) => id,
     columns: [
-      { name: "Tenant", cell: ({ tenant }) => tenant },
-      { name: "Endpoint", cell: ({ endpoint }) => endpoint },
+      ...names.map((name) => ({ name: HEADS[name], cell: (row) => row[name] || "–" })),
       { name: "Requests", number: true, cell: ({ requests }) => String(requests) },
       { name: "Compute time", number: true, cell: ({ run_s: time }) => span(time) },
       { name: "Steps", number: true, cell: ({ steps }) => String(steps) },
-      { name: "Quantity", number: true, cell: (row) => `${round(row.quantity)} ${row.unit}` },
+      ...(whole ? [{ name: "Billed", number: true, cell: billed }] : []),
+      { name: "Cost", number: true, cell: cost },
     ],
   });
 }
 
-function round(number) {
-  return Math.round(number * 100) / 100;
+function billed({ quantity, unit }) {
+  return unit === undefined ? "–" : `${Math.round(quantity * 100) / 100} ${unit.replace("_", " ")}`;
+}
+
+function cost({ cost: amount, currency }) {
+  return currency === null ? "–" : `${money(amount)} ${currency}`;
+}
+
+/** An amount with two decimals, or with more if it is small. */
+function money(amount) {
+  return amount.toFixed(amount !== 0 && Math.abs(amount) < 1 ? 4 : 2);
 }

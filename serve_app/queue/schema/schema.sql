@@ -14,6 +14,8 @@ CREATE TABLE tenants (
     name text DEFAULT '' NOT NULL,
     created_at timestamptz DEFAULT now() NOT NULL,
     disabled_at timestamptz,
+    limits jsonb DEFAULT '{}'::jsonb NOT NULL,
+    changed_at timestamptz DEFAULT now() NOT NULL,
     CONSTRAINT tenants_pkey PRIMARY KEY (id)
 );
 
@@ -27,6 +29,10 @@ CREATE TABLE api_keys (
     expires_at timestamptz,
     revoked_at timestamptz,
     replay_undelivered boolean DEFAULT false NOT NULL,
+    endpoints text[] DEFAULT '{}'::text[] NOT NULL,
+    last_used_at timestamptz,
+    successor text,
+    person text DEFAULT '' NOT NULL,
     CONSTRAINT api_keys_pkey PRIMARY KEY (id),
     CONSTRAINT api_keys_tenant_fkey FOREIGN KEY (tenant) REFERENCES tenants(id)
 );
@@ -96,6 +102,9 @@ CREATE TABLE requests (
     lease_nonce bigint DEFAULT 0 NOT NULL,
     trace text,
     draft_key text,
+    key_id text,
+    price jsonb,
+    reserved numeric,
     CONSTRAINT requests_check CHECK (((state = 'running') = (lease_until IS NOT NULL))),
     CONSTRAINT requests_follows_check CHECK (((state = 'following') = (follows IS NOT NULL))),
     CONSTRAINT requests_forgetting_check CHECK ((forgetting = ANY (ARRAY['input', 'outcome', 'done']))),
@@ -174,9 +183,17 @@ CREATE TABLE usage (
     steps integer NOT NULL,
     units double precision NOT NULL,
     at timestamptz DEFAULT now() NOT NULL,
+    key_id text,
+    images integer DEFAULT 0 NOT NULL,
+    price jsonb,
+    billed numeric,
+    amount numeric,
+    reserved numeric,
+    submitted_at timestamptz,
     CONSTRAINT usage_pkey PRIMARY KEY (request_id)
 );
-CREATE INDEX usage_of_tenant_summed ON usage (tenant, at) INCLUDE (endpoint, run_s, steps, units);
+CREATE INDEX usage_of_tenant_billed ON usage (tenant, at) INCLUDE (endpoint, state, key_id, run_s, steps, units, images, price, billed, amount);
+CREATE INDEX usage_reserved ON usage (tenant, at) INCLUDE (submitted_at, reserved, amount) WHERE (reserved IS NOT NULL);
 
 CREATE TABLE artifacts (
     key text NOT NULL,
@@ -476,6 +493,23 @@ CREATE TABLE drafts (
 CREATE INDEX drafts_by_expiry ON drafts (expires_at);
 CREATE INDEX drafts_of_request ON drafts (request_id);
 CREATE INDEX drafts_of_tenant ON drafts (tenant, created_at DESC, id DESC);
+
+CREATE TABLE usage_days (
+    day date NOT NULL,
+    tenant text NOT NULL,
+    key_id text,
+    endpoint text NOT NULL,
+    state text NOT NULL,
+    price jsonb,
+    requests bigint NOT NULL,
+    run_s numeric NOT NULL,
+    steps numeric NOT NULL,
+    units numeric NOT NULL,
+    images bigint NOT NULL,
+    billed numeric,
+    amount numeric
+);
+CREATE UNIQUE INDEX usage_days_of_tenant ON usage_days (tenant, day, endpoint, state, key_id, price) NULLS NOT DISTINCT;
 
 CREATE FUNCTION add_to_upload_totals() RETURNS trigger
     LANGUAGE plpgsql

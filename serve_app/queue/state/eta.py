@@ -203,6 +203,8 @@ class EtaModel:
         none.
         """
         tenant, endpoint, limits = request.tenant, request.endpoint, self._limits
+        if tenant in limits.disabled:
+            return f"The tenant {tenant} is disabled."
         most = limits.running_of_tenant(tenant)
         if most is not None and self._of_tenant[tenant] >= most:
             return f"At most {most} of your requests may run at once."
@@ -251,6 +253,8 @@ class EtaModel:
         ):
             return None  # the first request starts with the first replica
         tenant, slowed = request.tenant, self._slowed(request)
+        if tenant in self._limits.disabled:
+            return None
         most = self._limits.running_of_tenant(tenant) if self.limit_reached(request) else None
         if most is None:
             free = self._free_times(request.pool, None)

@@ -38,9 +38,10 @@ class QueueLimits(LiveValues):
     tenants: Mapping[str, TenantLimits] = field(default_factory=dict[str, TenantLimits])
     endpoints: Mapping[str, EndpointLimits] = field(default_factory=dict[str, EndpointLimits])
     overflow: OverflowPools = NO_OVERFLOW
+    disabled: frozenset[str] = frozenset()  # tenants whose queued requests wait
 
     @classmethod
-    def of(cls, config: Config) -> QueueLimits:
+    def of(cls, config: Config, disabled: frozenset[str] = frozenset()) -> QueueLimits:
         return cls(
             lease_s=config.queue.lease_s,
             first_lease_s=config.queue.first_lease_s,
@@ -55,6 +56,7 @@ class QueueLimits(LiveValues):
             tenants=config.queue.tenant_limits,
             endpoints=config.queue.endpoint_limits,
             overflow=overflow_pools(config.models.pools),
+            disabled=disabled,
         )
 
     def weight(self, tenant: str) -> float:
@@ -79,6 +81,8 @@ class QueueLimits(LiveValues):
         return None if own is None else own.max_waiting
 
     def running_of_tenant(self, tenant: str) -> int | None:
+        if tenant in self.disabled:
+            return 0
         return self.tenants.get(tenant, NO_LIMITS).max_running or self.max_running_per_tenant
 
     def running_of_endpoint(self, endpoint: str) -> int | None:
@@ -92,7 +96,7 @@ class QueueLimits(LiveValues):
             tenant: each.max_running
             for tenant, each in self.tenants.items()
             if each.max_running is not None
-        }
+        } | dict.fromkeys(self.disabled, 0)
         endpoints = [
             {"endpoint": endpoint, "most": each.max_running}
             for endpoint, each in self.endpoints.items()
@@ -108,8 +112,10 @@ class QueueLimits(LiveValues):
     def limits_running(self) -> bool:
         """True if there is any limit on running requests."""
         each = (*self.tenants.values(), *self.endpoints.values())
-        return self.max_running_per_tenant is not None or any(
-            one.max_running is not None for one in each
+        return (
+            self.max_running_per_tenant is not None
+            or bool(self.disabled)
+            or any(one.max_running is not None for one in each)
         )
 
     def limited(self, tenant: str, endpoint: str) -> Sequence[Limited]:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from serve_app.domain.artifact import Artifact
+from serve_app.domain.billing.price import Price
 from serve_app.domain.errors import RequestNotFound
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.operations import Actor
@@ -75,7 +76,7 @@ COLUMNS = """
     CASE WHEN r.follows IS NOT NULL THEN coalesce((
         SELECT l.id FROM requests l WHERE l.leads = r.follows AND l.outcome IS NULL
         ), r.follows)::text END,
-    r.lease_nonce, r.trace, r.draft_key
+    r.lease_nonce, r.trace, r.draft_key, r.price
 """
 NEW_NONCE = "(random() * 9007199254740991)::bigint"
 """SQL for the nonce of a lease: 53 bits, which JSON numbers hold."""
@@ -134,7 +135,7 @@ def stored(row: tuple[Any, ...]) -> StoredRequest:
     (created_at, started_at, finished_at, cancel_requested, replica_id, outcome) = row[9:15]
     (stage, step, steps, version, alone, snapshot, snapshot_step, reuses) = row[15:23]
     (end_by, work, previews, rate, preview_step, forgetting) = row[23:29]
-    retries_left, follows, lease_nonce, trace, draft_key = row[29:34]
+    retries_left, follows, lease_nonce, trace, draft_key, price = row[29:35]
     request = Request(
         id=id_,
         tenant=tenant,
@@ -166,6 +167,7 @@ def stored(row: tuple[Any, ...]) -> StoredRequest:
         snapshot=None if snapshot is None else StoredSnapshot(snapshot, snapshot_step),
         events=version,
         draft_key=draft_key,
+        price=None if price is None else Price.from_json(price),
     )
     return StoredRequest(request, version)
 

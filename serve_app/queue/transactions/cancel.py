@@ -14,9 +14,10 @@ from serve_app.domain.outcome import Outcome
 from serve_app.domain.request import State
 from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
+from serve_app.queue.store.billing import BILL_COLUMNS, bill
 from serve_app.queue.store.rows import audit_columns, outcome_to_json
 
-_WRITTEN = """
+_WRITTEN = f"""
 notified AS (
     INSERT INTO events (request_id, sequence, state, message)
     SELECT id, events, CASE WHEN state <> 'running' THEN state END,
@@ -24,8 +25,11 @@ notified AS (
     FROM gone WHERE changed
 ),
 counted AS (
-    INSERT INTO usage (request_id, tenant, endpoint, state, attempt, run_s, steps, units)
-    SELECT id, tenant, endpoint, state, attempt, 0, 0, 0 FROM gone WHERE state <> 'running'
+    INSERT INTO usage (request_id, tenant, endpoint, state, attempt, run_s, steps, units,
+        {BILL_COLUMNS})
+    SELECT id, tenant, endpoint, state, attempt, 0, 0, 0,
+           {bill()}
+    FROM gone WHERE state <> 'running'
 ),
 outbox AS (
     INSERT INTO webhook_deliveries (request_id, tenant, url)
@@ -37,7 +41,8 @@ FROM gone
 """
 _RETURNING = """
     RETURNING r.id, r.attempt, r.state, r.pool, r.tenant, r.endpoint, r.webhook_url, r.replica_id,
-              r.events, r.finished_at, r.leads, r.lease_nonce
+              r.events, r.finished_at, r.leads, r.lease_nonce, r.key_id, r.price, r.reserved,
+              r.created_at
 """
 
 CANCEL = f"""

@@ -16,6 +16,7 @@ from serve_app.domain.outcome import Outcome, Usage
 from serve_app.postgres.database import Database, Lock
 from serve_app.queue.fairness.fair_queue import AWAKE
 from serve_app.queue.store import messages
+from serve_app.queue.store.billing import BILL_COLUMNS, bill
 from serve_app.queue.store.rows import outcome_from_json, outcome_to_json
 from serve_app.queue.transactions.deletion import OUTCOME_LOCK
 from serve_app.queue.transactions.insert import outcome_lock_number
@@ -47,7 +48,7 @@ FROM waiting w CROSS JOIN LATERAL (
 WHERE (SELECT 1 FROM requests r WHERE r.leads = w.id AND r.outcome IS NULL) IS NULL
 LIMIT %(most)s
 """
-SHARE_OUTCOME = """
+SHARE_OUTCOME = f"""
 -- name: share_outcome
 WITH due AS (
     SELECT id FROM requests
@@ -62,15 +63,19 @@ ended AS (
         reuses = %(leader)s::uuid, reuse_digest = NULL, started_at = now(), finished_at = now(),
         events = r.events + 1
     FROM due WHERE r.id = due.id
-    RETURNING r.id, r.tenant, r.pool, r.endpoint, r.attempt, r.events, r.webhook_url
+    RETURNING r.id, r.tenant, r.pool, r.endpoint, r.attempt, r.events, r.webhook_url, r.key_id,
+              r.price, r.reserved, r.created_at
 ),
 notified AS (
     INSERT INTO events (request_id, sequence, level, state, message)
     SELECT id, events, 'INFO', 'succeeded', %(message)s FROM ended
 ),
 counted AS (
-    INSERT INTO usage (request_id, tenant, endpoint, state, attempt, run_s, steps, units)
-    SELECT id, tenant, endpoint, 'succeeded', attempt, 0, 0, 0 FROM ended
+    INSERT INTO usage (request_id, tenant, endpoint, state, attempt, run_s, steps, units,
+        {BILL_COLUMNS})
+    SELECT id, tenant, endpoint, 'succeeded', attempt, 0, 0, 0,
+           {bill()}
+    FROM ended
 ),
 outbox AS (
     INSERT INTO webhook_deliveries (request_id, tenant, url)

@@ -15,6 +15,7 @@ from enum import StrEnum
 from functools import partial
 from typing import Any
 
+from serve_app.domain.billing.price import made_by
 from serve_app.domain.errors import ReplicaDied
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.media.draft import DRAFTS
@@ -23,6 +24,7 @@ from serve_app.domain.request import MAX_FAILURES, Cause, State
 from serve_app.postgres.database import Database
 from serve_app.queue.fairness.fair_queue import wake_lanes
 from serve_app.queue.store import messages
+from serve_app.queue.store.billing import BILL_COLUMNS, QUANTITY, bill
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.rows import RETRIES_LEFT, flatten_outcome, lease_columns, outcome_to_json
 
@@ -98,14 +100,16 @@ _NAMED = """
     SELECT * FROM json_to_recordset(%(ends)s::json) AS x(
         id uuid, attempt integer, nonce bigint, how text, message text, cause integer,
         outcome text, artifacts json, drafts json,
-        run_s double precision, steps integer, units double precision)
+        run_s double precision, steps integer, units double precision,
+        images integer, megapixels integer, seconds numeric)
 """
 _NAMELESS = """
     SELECT id, attempt, lease_nonce AS nonce, %(how)s::text AS how,
            %(message)s::text || coalesce(replica_id, '?') AS message,
            %(cause)s::integer AS cause, NULL::text AS outcome, NULL::json AS artifacts,
            NULL::json AS drafts,
-           0::double precision AS run_s, 0 AS steps, 0::double precision AS units
+           0::double precision AS run_s, 0 AS steps, 0::double precision AS units,
+           0 AS images, 0 AS megapixels, 0::numeric AS seconds
     FROM requests
 """
 _EXPIRED = f"""{_NAMELESS}
@@ -123,7 +127,8 @@ _OUT_OF_TIME = """
            'Out of time on replica ' || coalesce(replica_id, '?') AS message,
            %(cause)s::integer AS cause, %(outcome)s::text AS outcome, NULL::json AS artifacts,
            NULL::json AS drafts,
-           0::double precision AS run_s, 0 AS steps, 0::double precision AS units
+           0::double precision AS run_s, 0 AS steps, 0::double precision AS units,
+           0 AS images, 0 AS megapixels, 0::numeric AS seconds
     FROM requests
     WHERE state = 'running' AND end_by < now() - make_interval(secs => %(overtime_s)s)
     ORDER BY lease_until LIMIT 200
@@ -141,7 +146,8 @@ _STATEMENT = """
 WITH ending AS ({source}),
 held AS (
     SELECT r.id, e.attempt, e.how, e.message, e.cause, e.outcome AS own, e.artifacts, e.drafts,
-           e.run_s, e.steps, e.units, r.cancel_requested, r.confirmed,
+           e.run_s, e.steps, e.units, e.images, e.megapixels, e.seconds, r.cancel_requested,
+           r.confirmed,
            (e.how = 'retry' OR e.how = 'lost' AND r.confirmed)::integer AS failed,
            (e.how = 'stopped' OR e.how = 'lost' AND NOT r.confirmed)::integer AS missed,
            r.failures, r.unconfirmed, r.retries_left,
@@ -204,7 +210,8 @@ ended AS (
     RETURNING r.id, r.attempt, r.state, r.pool, r.tenant, r.endpoint, r.webhook_url, r.work,
               r.expected_s, r.started_at, r.failures, r.finished_at, r.events, j.how, j.message,
               j.failed, r.retries_left, j.final, j.says_itself, j.artifacts, j.drafts, j.run_s,
-              j.steps, j.units, r.leads, r.created_at, r.lease_nonce,
+              j.steps, j.units, j.images, j.megapixels, j.seconds, r.key_id, r.price, r.reserved,
+              r.leads, r.created_at, r.lease_nonce,
               coalesce(r.trace, '') AS trace,
               r.attempt > 1 AND r.snapshot IS NOT NULL AS resumed
 ),
@@ -231,8 +238,10 @@ notified AS (
     FROM ended
 ),
 counted AS (
-    INSERT INTO usage (request_id, tenant, endpoint, state, attempt, run_s, steps, units)
-    SELECT id, tenant, endpoint, state, attempt, run_s, steps, units
+    INSERT INTO usage (request_id, tenant, endpoint, state, attempt, run_s, steps, units, images,
+        {bill_columns})
+    SELECT id, tenant, endpoint, state, attempt, run_s, steps, units, images,
+           {bill}
     FROM ended WHERE state <> 'queued'
 ),
 kept AS (
@@ -289,6 +298,8 @@ _statement = partial(
     died=_NUMBER[Cause.CONNECTION_ERROR],
     retries=RETRIES_LEFT,
     wake_lanes=wake_lanes("ended"),
+    bill_columns=BILL_COLUMNS,
+    bill=bill("CASE state WHEN 'succeeded' THEN " + QUANTITY + " ELSE 0 END"),
     still="",
     noted="",
 )
@@ -434,6 +445,7 @@ class EndAttempts:
 
 def _row(end: AttemptEnd) -> Mapping[str, Any]:
     outcome = end.outcome
+    made = made_by(outcome)
     return {
         **lease_columns(end.held),
         "how": end.how,
@@ -445,6 +457,9 @@ def _row(end: AttemptEnd) -> Mapping[str, Any]:
         "artifacts": [*_files(outcome)],
         "drafts": [*_drafts(end.held, outcome)],
         **flatten_outcome(outcome.usage),
+        "images": made.images,
+        "megapixels": made.megapixels,
+        "seconds": str(made.seconds),
     }
 
 

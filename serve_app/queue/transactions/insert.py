@@ -119,7 +119,8 @@ WITH new AS (
         work double precision, expected_s double precision, head_start_s double precision,
         alone boolean, previews boolean, warnings json, replica text, actor text, key text,
         body text, reuse text, forgetting text, retries text, webhook text, origin text,
-        shown text, large integer, trace text, words tsvector, draft_key text)
+        shown text, large integer, trace text, words tsvector, draft_key text,
+        key_id text, price jsonb, reserved numeric)
 ),
 alike AS MATERIALIZED ({{alike}}),
 placed AS MATERIALIZED (
@@ -139,7 +140,7 @@ stored AS (
         work, expected_s, alone, previews, events, idempotency_key, body_digest, reuse_digest,
         forgetting, retries_left, webhook_url, webhook_origin, leads, follows, state, attempt,
         replica_id, actor_id, lease_nonce,
-        lease_until, started_at, trace, draft_key)
+        lease_until, started_at, trace, draft_key, key_id, price, reserved)
     SELECT id, tenant, endpoint, digest, pool, priority,
            coalesce(input, (%(large)s::text[])[large])::json, shown::json,
            -- A request that has not started by its overall deadline has expired too.
@@ -156,7 +157,7 @@ stored AS (
            CASE here WHEN 1 THEN actor END,
            here * {NEW_NONCE},
            CASE here WHEN 1 THEN now() + make_interval(secs => %(first_lease_s)s) END,
-           CASE here WHEN 1 THEN now() END, trace, draft_key
+           CASE here WHEN 1 THEN now() END, trace, draft_key, key_id, price, reserved
     FROM placed
     -- Keys in one order: two statements that insert the same keys do not deadlock.
     ORDER BY key NULLS FIRST, n
@@ -305,6 +306,8 @@ def columns_of(new: NewRequest, input: EncodedInput) -> dict[str, Any]:
         "origin": new.webhook.origin if new.webhook else None,
         "trace": new.trace or None,
         "words": words_column(new.tenant, new.input) if new.store_io else None,
+        "key_id": new.key_id or None,
+        "price": new.price.to_json() if new.price else None,
     }
 
 
@@ -364,5 +367,6 @@ def _result(
         lease_nonce=lease_nonce,
         trace=new.trace,
         draft_key=new.draft_key,
+        price=new.price,
     )
     return InsertResult(request, version, leased, group)

@@ -8,6 +8,7 @@ from serve_app.domain.outcome import Usage
 from serve_app.domain.request import NewRequest
 from serve_app.postgres.database import Database, Lock
 from serve_app.queue.store import messages, rows
+from serve_app.queue.store.billing import BILL_COLUMNS, bill
 from serve_app.queue.store.rows import COLUMNS, SOURCE, StoredRequest, stored
 from serve_app.queue.transactions.deletion import OUTCOME_LOCK
 from serve_app.queue.transactions.insert import EncodedInput, columns_of
@@ -24,23 +25,23 @@ WHERE r.tenant = %(tenant)s AND r.reuse_digest = %(digest)s AND r.state = 'succe
 ORDER BY r.id DESC LIMIT 1
 """
 # Stored as a request that ends in the same statement, with its events and an empty usage line.
-STORE = """
+STORE = f"""
 -- name: store_reused
 WITH kept AS (
     INSERT INTO requests (
         id, tenant, endpoint, endpoint_digest, pool, priority, input, shown, alone,
         idempotency_key, body_digest, webhook_url, webhook_origin, reuses, state, outcome,
-        started_at, finished_at, events, trace)
+        started_at, finished_at, events, trace, key_id, price)
     SELECT
         %(id)s::uuid, %(tenant)s, %(endpoint)s, %(digest)s, %(pool)s, %(priority)s,
         %(input)s::text::json, %(shown)s::text::json, %(alone)s,
         %(key)s, %(body)s, %(webhook)s, %(origin)s, %(reuses)s::uuid, 'succeeded',
         %(outcome)s::text::json, now(), now(), 1 + cardinality(%(warnings)s::text[]),
-        %(trace)s::text
+        %(trace)s::text, %(key_id)s, %(price)s::jsonb
     WHERE (SELECT count(*) FROM artifacts
            WHERE request_id = %(reuses)s::uuid AND thumbnail_of IS NULL) = %(kept)s
     ON CONFLICT (tenant, endpoint, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
-    RETURNING id, tenant, endpoint, events, webhook_url
+    RETURNING id, tenant, endpoint, events, webhook_url, key_id, price, reserved, created_at
 ),
 searched AS (
     INSERT INTO request_words (tenant, request_id, words)
@@ -55,8 +56,11 @@ notified AS (
     SELECT id, events, 'INFO', 'succeeded', %(message)s FROM kept
 ),
 counted AS (
-    INSERT INTO usage (request_id, tenant, endpoint, state, attempt, run_s, steps, units)
-    SELECT id, tenant, endpoint, 'succeeded', 0, 0, 0, 0 FROM kept
+    INSERT INTO usage (request_id, tenant, endpoint, state, attempt, run_s, steps, units,
+        {BILL_COLUMNS})
+    SELECT id, tenant, endpoint, 'succeeded', 0, 0, 0, 0,
+           {bill()}
+    FROM kept
 ),
 outbox AS (
     INSERT INTO webhook_deliveries (request_id, tenant, url)
@@ -93,6 +97,7 @@ class OutcomeCache:
             "outcome": messages.compact(rows.outcome_to_json(given)),
             "message": messages.reused(earlier),
             "kept": kept,
+            "price": messages.compact(new.price.to_json()) if new.price else None,
         }
         # The files are not deleted until the request is stored.
         if not await self._database.rows(STORE, params, lock=Lock((OUTCOME_LOCK,), shared=True)):

@@ -8,24 +8,29 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
+from serve_app.domain.billing.price import Price, made_by_frame
+from serve_app.domain.billing.sums import SumsQuery, UsageSum
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.outcome import Usage
 from serve_app.domain.request import Priority, Request, State
 from serve_app.domain.usage import EndedRequest, EndedRequestFilter, RequestTotals, UsageTotals
 from serve_app.postgres.database import Database
 from serve_app.postgres.fair_reads import FairReads
+from serve_app.queue.billing.sums import read_sums
 from serve_app.queue.fairness.fair_queue import LaneCharges
+from serve_app.queue.store.billing import BILL_COLUMNS, LINES, QUANTITY, bill
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.rows import COLUMNS, SOURCE, known_id, stored
 from serve_app.telemetry.queue_metrics import QueueMeter
 
-CONSUMED = """
-SELECT width_bucket(at, %(edges)s::timestamptz[]) - 1, endpoint, count(*), sum(run_s),
-       sum(steps)::bigint, sum(units)
-FROM usage
+CONSUMED = f"""
+SELECT width_bucket(at, %(edges)s::timestamptz[]) - 1, endpoint, sum(requests)::bigint,
+       sum(run_s)::double precision, sum(steps)::bigint, sum(units)::double precision, price,
+       coalesce(sum(billed), 0), coalesce(sum(amount), 0)
+FROM {LINES} lines
 WHERE tenant = %(tenant)s AND at >= %(since)s::timestamptz AND at < %(until)s::timestamptz
   AND (%(all)s::boolean OR endpoint = ANY(%(endpoints)s::text[]))
-GROUP BY 1, 2 ORDER BY 1, 2
+GROUP BY 1, 2, price ORDER BY 1, 2, price
 """
 # A look into JSON unescapes all its strings, also those that PostgreSQL cannot hold, which a
 # message may quote. So the escapes are removed first; codes and field names have none.
@@ -82,9 +87,15 @@ class PostgresLedger:
         }
         rows = await self._reads.rows(tenant, CONSUMED, params)
         return [
-            UsageTotals(bucket, endpoint, requests, Usage(run_s, steps, units))
-            for bucket, endpoint, requests, run_s, steps, units in rows
+            UsageTotals(
+                *(bucket, endpoint, requests, Usage(run_s, steps, units)),
+                *(None if price is None else Price.from_json(price), billed, amount),
+            )
+            for bucket, endpoint, requests, run_s, steps, units, price, billed, amount in rows
         ]
+
+    async def sums(self, query: SumsQuery) -> Sequence[UsageSum]:
+        return await read_sums(self._reads, query)
 
     async def measured(
         self,
@@ -152,10 +163,21 @@ WHERE priority = {int(Priority.REALTIME)} AND state IN ('queued', 'running')
   AND tenant = %(tenant)s AND pool = %(pool)s
 """
 
-COUNT = """
-INSERT INTO usage (request_id, tenant, endpoint, state, attempt, run_s, steps, units)
-SELECT %(frame)s::uuid, tenant, endpoint, %(state)s, %(attempt)s, %(run_s)s, %(steps)s, %(units)s
-FROM requests WHERE id = %(session)s::uuid
+COUNT = f"""
+INSERT INTO usage (request_id, tenant, endpoint, state, attempt, run_s, steps, units, images,
+    {BILL_COLUMNS})
+SELECT %(frame)s::uuid, tenant, endpoint, state, attempt, run_s, steps, units, images,
+       {bill("CASE state WHEN 'succeeded' THEN " + QUANTITY + " ELSE 0 END")}
+FROM (
+    SELECT r.tenant, r.endpoint, r.key_id, r.price, now() AS created_at,
+           %(state)s::text AS state, %(attempt)s::integer AS attempt,
+           %(run_s)s::double precision AS run_s, %(steps)s::integer AS steps,
+           %(units)s::double precision AS units, %(images)s::integer AS images,
+           %(megapixels)s::integer AS megapixels, 0 AS seconds,
+           -- A frame reserves nothing, and what it costs counts towards a budget at once.
+           0 * r.reserved AS reserved
+    FROM requests r WHERE r.id = %(session)s::uuid
+) frame
 ON CONFLICT (request_id) DO NOTHING
 RETURNING tenant, (SELECT pool FROM requests WHERE id = %(session)s::uuid)
 """
@@ -181,6 +203,7 @@ class RealtimeSessions:
         self, session: LeaseKey, request_id: str, state: State, usage: Usage
     ) -> None:
         """Count a frame once, however often this is called."""
+        made = made_by_frame(usage)
         rows = await self._database.rows(
             COUNT,
             {
@@ -191,6 +214,8 @@ class RealtimeSessions:
                 "run_s": usage.run_s,
                 "steps": usage.steps,
                 "units": usage.units,
+                "images": made.images,
+                "megapixels": made.megapixels,
             },
         )
         for tenant, pool in rows:

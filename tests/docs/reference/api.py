@@ -49,7 +49,13 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     (
         "Models and usage",
-        (r"/v1/models.*", r"/llms.txt", r"/models/.*", r"/openapi.json", r"/api/.*"),
+        (
+            r"/v1/(models|usage).*",
+            r"/llms.txt",
+            r"/models/.*",
+            r"/openapi.json",
+            r"/api/.*",
+        ),
     ),
     ("Webhooks", (r"/v1/webhooks.*", r".*/webhook(/redeliver)?", r".*jwks.json")),
     ("Files and uploads", (r"/files/.*", r"/v1/uploads.*", r"/rest/storage/.*", r"/cdn/files/.*")),

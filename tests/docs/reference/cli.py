@@ -91,9 +91,17 @@ EXAMPLES = {
     "keys create": (
         "darkroom keys create render-farm --days 90",
         "darkroom keys create ops --scope api --scope admin",
+        "darkroom keys create thumbnails --scope submit --scope read --endpoint 'fal-ai/flux/*'",
     ),
     "keys list": ("darkroom keys list --tenant studio-a",),
     "keys revoke": ("darkroom keys revoke KEY_ID",),
+    "keys rotate": ("darkroom keys rotate KEY_ID --overlap 1h",),
+    "tenants list": ("darkroom tenants list",),
+    "tenants create": ("darkroom tenants create studio-a --name 'Studio A' --limit max_running=4",),
+    "tenants show": ("darkroom tenants show studio-a",),
+    "tenants set": ("darkroom tenants set studio-a --limit weight=2 --limit max_running=",),
+    "tenants disable": ("darkroom tenants disable studio-a --cancel",),
+    "tenants enable": ("darkroom tenants enable studio-a",),
     "queue": ("darkroom queue",),
     "endpoints pause": ("darkroom endpoints pause fal-ai/flux/dev",),
     "endpoints drain": ("darkroom endpoints drain fal-ai/flux/dev",),
@@ -108,6 +116,10 @@ EXAMPLES = {
     "backup": ("darkroom backup /backups/monday",),
     "restore": ("darkroom restore /backups/monday --data-dir ~/restored",),
     "fsck": ("darkroom fsck", "darkroom fsck --mend"),
+    "usage": (
+        "darkroom usage --by tenant --since 2026-01-01 --until 2026-02-01",
+        "darkroom usage --by day --by key --csv > usage.csv",
+    ),
     "audit": ("darkroom audit --limit 100",),
     "status": ("darkroom status", "darkroom status --url https://gpu.example.org"),
     "login": (

@@ -25,7 +25,8 @@ from serve_app.queue.queue import PostgresQueue, assemble
 from serve_app.queue.store.config import Retention
 from serve_app.queue.transactions.uploads import PostgresUploads
 from serve_app.telemetry.clock import SystemClock
-from serve_app.tenants.api_keys import ADMIN, API, KeyRing
+from serve_app.tenants.key_ring import KeyRing
+from serve_app.tenants.scopes import ADMIN, API
 from tests.fakes.clock import FakeClock
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms

@@ -109,12 +109,12 @@ async def test_an_admin_lists_and_looks_at_requests_of_other_tenants(house: Hous
 
 
 @pytest.mark.parametrize("tenant", ["other", "*"])
-async def test_without_the_scope_admin_they_are_refused(house: House, tenant: str) -> None:
+async def test_without_the_scope_operator_they_are_refused(house: House, tenant: str) -> None:
     async with house.client(house.weak_key) as weak:
         assert (await weak.get("/v1/requests", params={"tenant": "default"})).status_code == 200
         answer = await weak.get("/v1/requests", params={"tenant": tenant})
     assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
-    assert "scope `admin`" in answer.json()["message"]
+    assert "scope `operator`" in answer.json()["message"]
 
 
 @pytest.mark.parametrize("given", ["yesterday", "2026-01-31T12:00:00", ""])

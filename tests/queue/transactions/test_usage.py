@@ -80,4 +80,4 @@ async def test_a_page_of_ended_requests_is_read_off_an_index(
 
 @pytest.mark.usefixtures("filled")
 async def test_usage_is_summed_from_an_index_alone(database: Database) -> None:
-    assert "Index Only Scan using usage_of_tenant_summed" in await plan(database, CONSUMED)
+    assert "Index Only Scan using usage_of_tenant_billed" in await plan(database, CONSUMED)

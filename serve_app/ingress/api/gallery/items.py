@@ -18,7 +18,7 @@ from serve_app.domain.artifact import Artifact
 from serve_app.domain.errors import RequestActive, RequestNotFound
 from serve_app.domain.usage import Timeframe
 from serve_app.ingress.http import query
-from serve_app.ingress.http.auth import actor_of, authenticate
+from serve_app.ingress.http.auth import actor_of, authenticate, require_requests
 from serve_app.ingress.http.body import read_model
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
@@ -30,11 +30,12 @@ from serve_app.ingress.http.time_buckets import END
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.submission import submission
+from serve_app.ingress.submission.model_lookup import NO_ENDPOINT, allowed_endpoints
+from serve_app.tenants.scopes import Caller
 
 MAX_MARKED, MAX_DELETED, MAX_DAYS = 500, 100, 400
 DEFAULT_DAYS = timedelta(days=366)
 MAX_BODY_BYTES = 1 << 16
-NO_ENDPOINT = "*"  # no endpoint has this id
 KINDS = "image", "video", "audio"
 
 
@@ -81,10 +82,16 @@ def output_file(made: Artifact, origin: str) -> OutputFile:
     }
 
 
-def chosen_endpoints(request: HttpRequest) -> Sequence[str]:
-    """Endpoints of the parameters ``endpoint_id`` and ``kind``; none: of all. If both are used and
-    no endpoint fits, it is the name of none."""
+def chosen_endpoints(request: HttpRequest, caller: Caller) -> Sequence[str]:
+    """Endpoints of the parameters ``endpoint_id`` and ``kind``, among those that the caller may
+    use; none: of all. If no endpoint fits, it is the name of none.
+
+    ``Forbidden``: the call names an endpoint that the caller may not use.
+    """
     ids = query.several(request, "endpoint_id")
+    for each in ids:
+        caller.require_endpoint(each)
+    ids = ids or allowed_endpoints(services_of(request).catalog, caller)
     kind = request.query_params.get("kind")
     if kind is None:
         return ids
@@ -126,6 +133,7 @@ async def set_favourites(request: HttpRequest) -> Response:
     caller = await authenticate(request)
     change = await read_model(request, FavouriteChange, MAX_BODY_BYTES)
     ids = different(change.request_ids)
+    await require_requests(request, caller, ids)
     done = await services_of(request).queue.gallery.set_favourites(
         caller.tenant, ids, favourite=change.favourite
     )
@@ -174,10 +182,10 @@ async def delete_many(request: HttpRequest) -> Response:
     context_of(request).route = "v1.requests.delete"
     caller = await authenticate(request)
     wanted = await read_model(request, RequestsToDelete, MAX_BODY_BYTES)
+    ids = different(wanted.request_ids)
+    await require_requests(request, caller, ids)
     results: DeletedRequests = {
-        "results": [
-            await _deleted(request, caller.tenant, each) for each in different(wanted.request_ids)
-        ]
+        "results": [await _deleted(request, caller.tenant, each) for each in ids]
     }
     return json_reply(results)
 
@@ -227,7 +235,7 @@ async def days(request: HttpRequest) -> Response:
             what = f"should be at most {MAX_DAYS} days before the end"
             raise query.invalid("start", what, span.start.isoformat())
     counts = await services.queue.gallery.days(
-        caller.tenant, [span.start, *starts[1:], span.end], chosen_endpoints(request)
+        caller.tenant, [span.start, *starts[1:], span.end], chosen_endpoints(request, caller)
     )
     found = [
         (start.astimezone(zone).date(), count)

@@ -60,6 +60,8 @@ async def download(request: HttpRequest) -> Response:
     wanted = await read_model(request, RequestsToZip, MAX_BODY_BYTES)
     ids = different(wanted.request_ids)
     found = await services.queue.gallery.several(caller.tenant, ids)
+    for one in found:
+        caller.require_endpoint(one.endpoint)
     entries = sorted((each for one in found for each in _entries(one)), key=_name)
     if not entries:
         raise NotFound("None of these requests has files.")

@@ -1,0 +1,1 @@
+"""Prices, sums of usage, and what the machines cost."""

@@ -1,0 +1,239 @@
+"""``/v1/usage``: usage and what it cost, by day, tenant, key and endpoint, as JSON or CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any, NotRequired, cast
+
+from pydantic import Field
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response, StreamingResponse
+from typing_extensions import TypedDict
+
+from serve_app.domain.billing.sums import SumsQuery, UsageGroup, UsageSum
+from serve_app.domain.errors import Forbidden
+from serve_app.domain.usage import Ledger, Timeframe
+from serve_app.ingress.api.usage import PRICE_UNITS, Unit
+from serve_app.ingress.http import query
+from serve_app.ingress.http.auth import authenticate_for_tenant, record_read
+from serve_app.ingress.http.context import context_of
+from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.json_schema import Time
+from serve_app.ingress.http.openapi import (
+    JSON,
+    Answer,
+    DocumentedRoute,
+    Operation,
+    answer,
+    in_query,
+)
+from serve_app.ingress.http.time_buckets import END, START, asked_of
+from serve_app.ingress.services.services import services_of
+from serve_app.tenants.scopes import OPERATOR
+
+CSV = "text/csv"
+ALL_TENANTS = "*"
+USUAL = (UsageGroup.DAY, UsageGroup.ENDPOINT)
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""Beginnings of texts that a spreadsheet would compute."""
+
+
+class Sum(TypedDict):
+    """Usage of a group. Only the fields that were asked for with ``by`` are there."""
+
+    day: NotRequired[str]
+    tenant: NotRequired[str]
+    key_id: NotRequired[Annotated[str, Field(description="Empty: not recorded.")]]
+    endpoint_id: NotRequired[str]
+    requests: Annotated[int, Field(description="Ended, with frames of realtime sessions.")]
+    successes: int
+    images: int
+    run_s: float
+    steps: int
+    unit: NotRequired[
+        Annotated[Unit, Field(description="By endpoint: of its price; missing: it is free.")]
+    ]
+    unit_price: NotRequired[float]
+    quantity: NotRequired[Annotated[float, Field(description="Units that were billed.")]]
+    cost: float
+    currency: Annotated[str | None, Field(description="Null: without a price.")]
+
+
+class Cost(TypedDict):
+    currency: str
+    cost: float
+
+
+class UsageSums(TypedDict):
+    """Usage of a time."""
+
+    start: Time
+    end: Time
+    by: list[UsageGroup]
+    results: list[Sum]
+    costs: Annotated[list[Cost], Field(description="Of all results, by currency.")]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    query: SumsQuery
+    edges: Sequence[datetime]  # of days, for answers in parts
+    as_csv: bool
+
+
+async def usage_sums(request: HttpRequest) -> Response:
+    """Show usage and costs. ``?by=``: groups, separated by commas. ``text/csv`` in ``Accept``, or
+    the path with ``.csv``, gives a file."""
+    context_of(request).route = "v1.usage"
+    asked = await _asked(request)
+    ledger = services_of(request).queue.ledger
+    by = asked.query.by
+    if asked.as_csv:
+        return StreamingResponse(
+            _csv(ledger, asked),
+            media_type=CSV,
+            headers={"content-disposition": 'attachment; filename="darkroom-usage.csv"'},
+        )
+    found = await ledger.sums(asked.query)
+    costs: dict[str, Decimal] = {}
+    for each in found:
+        if each.currency is not None:
+            costs[each.currency] = costs.get(each.currency, Decimal(0)) + each.amount
+    body: UsageSums = {
+        "start": asked.query.since.isoformat(),
+        "end": asked.query.until.isoformat(),
+        "by": list(by),
+        "results": [cast("Sum", _shown(each, by)) for each in found],
+        "costs": [{"currency": name, "cost": float(cost)} for name, cost in sorted(costs.items())],
+    }
+    return json_reply(body)
+
+
+async def _asked(request: HttpRequest) -> _Asked:
+    services = services_of(request)
+    caller, tenant = await authenticate_for_tenant(request, "Usage")
+    wanted: str | None = tenant
+    if query.text(request, "tenants") is not None:
+        given = query.text(request, "tenants")
+        if given != ALL_TENANTS:
+            raise query.invalid("tenants", "should be `*`, for all tenants", str(given))
+        if not caller.may(OPERATOR):
+            raise Forbidden("Usage of all tenants requires a key with the scope `operator`.")
+        await record_read(request, caller, ALL_TENANTS)
+        wanted = None
+    asked = await asked_of(request, services.clock.now())
+    by = _groups(request)
+    zone = request.query_params.get("timezone", "UTC")
+    sums = SumsQuery(wanted, asked.span.start, asked.span.end, by, zone, asked.endpoints)
+    edges = [asked.span.start]
+    while UsageGroup.DAY in by and edges[-1] < asked.span.end:
+        edges.append(Timeframe.DAY.next(Timeframe.DAY.start(edges[-1], asked.zone), asked.zone))
+    as_csv = request.url.path.endswith(".csv") or CSV in request.headers.get("accept", "")
+    return _Asked(sums, [*edges[1:-1], asked.span.end], as_csv)
+
+
+def _groups(request: HttpRequest) -> Sequence[UsageGroup]:
+    given = query.several(request, "by") or USUAL
+    try:
+        chosen = {UsageGroup(each) for each in given}
+    except ValueError:
+        what = f"should be some of {', '.join(UsageGroup)}"
+        raise query.invalid("by", what, ",".join(given)) from None
+    return [each for each in UsageGroup if each in chosen]
+
+
+async def _csv(ledger: Ledger, asked: _Asked) -> AsyncIterator[str]:
+    """The file, a day at a time where it is by day: it may be longer than the memory."""
+    by = asked.query.by
+    yield _rows([_columns(by)])
+    since = asked.query.since
+    for until in asked.edges:
+        found = await ledger.sums(replace(asked.query, since=since, until=until))
+        shown = [_shown(each, by, exact=True) for each in found]
+        yield _rows([each.get(name) for name in _columns(by)] for each in shown)
+        since = until
+
+
+def _columns(by: Sequence[UsageGroup]) -> Sequence[str]:
+    names = {
+        UsageGroup.DAY: "day",
+        UsageGroup.TENANT: "tenant",
+        UsageGroup.KEY: "key_id",
+        UsageGroup.ENDPOINT: "endpoint_id",
+    }
+    priced = ("unit", "unit_price", "quantity") if UsageGroup.ENDPOINT in by else ()
+    figures = ("requests", "successes", "images", "run_s", "steps")
+    return [*(names[each] for each in by), *figures, *priced, "cost", "currency"]
+
+
+def _rows(rows: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerows([_cell(value) for value in row] for row in rows)
+    return text.getvalue()
+
+
+def _cell(value: object) -> object:
+    """Value of a cell. Text that a spreadsheet would compute gets an apostrophe before it."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+
+def _shown(each: UsageSum, by: Sequence[UsageGroup], *, exact: bool = False) -> Mapping[str, Any]:
+    """A sum as it is answered. ``exact``: amounts stay decimal."""
+
+    def number(value: Decimal | None) -> float | Decimal:
+        known = value or Decimal(0)
+        return Decimal(f"{known.normalize():f}") if exact else float(known)
+
+    values: dict[str, Any] = {
+        "day": each.day.isoformat() if each.day else None,
+        "tenant": each.tenant,
+        "key_id": each.key_id,
+        "endpoint_id": each.endpoint,
+        "requests": each.requests,
+        "successes": each.successes,
+        "images": each.images,
+        "run_s": number(each.run_s),
+        "steps": each.steps,
+        "cost": number(each.amount),
+        "currency": each.currency,
+    }
+    if each.price is not None:
+        values["unit"] = PRICE_UNITS[each.price.unit]
+        values["unit_price"] = number(each.price.amount)
+        values["quantity"] = number(each.billed)
+    return {name: values[name] for name in _columns(by) if name in values}
+
+
+PARAMETERS = (
+    in_query("by", "Groups, separated by commas. Default: `day,endpoint`.", list[UsageGroup]),
+    in_query("tenant", "Default: the caller's. Another one needs the scope `operator`."),
+    in_query("tenants", "`*`: all tenants; needs the scope `operator`."),
+    in_query("endpoint_id", "Only these endpoints, at most 50.", list[str]),
+    START,
+    END,
+    in_query("timezone", "Time zone of days. Default: UTC."),
+)
+SHOW = Operation(
+    "getUsageSums",
+    "Sum usage and costs by day, tenant, key and endpoint; as CSV with `Accept: text/csv`",
+    {200: Answer("The sums, at most 10,000.", {JSON: UsageSums, CSV: str})},
+    errors=(403, 422),
+    parameters=PARAMETERS,
+)
+DOWNLOAD = Operation(
+    "downloadUsageSums",
+    "Download the sums as CSV",
+    {200: answer("A file of any length.", str, media_type=CSV)},
+    errors=(403, 422),
+    parameters=PARAMETERS,
+)
+
+ROUTES = [
+    DocumentedRoute("/v1/usage", usage_sums, {"GET": SHOW}),
+    DocumentedRoute("/v1/usage.csv", usage_sums, {"GET": DOWNLOAD}),
+]

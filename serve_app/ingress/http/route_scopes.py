@@ -1,0 +1,171 @@
+"""Scope that each call needs, by its route and method.
+
+A call without an entry here is refused as a defect, and a test finds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from serve_app.ingress.http.paths import MCP_PATH, OPENAI_PREFIX, REPLICATE_PREFIX
+from serve_app.tenants.scopes import CANCEL, FILES, OPERATOR, READ, SUBMIT, TENANT_ADMIN, USAGE
+
+NO_KEY = "no key"
+"""Anyone may call: the call checks another credential, or needs none."""
+ANY_KEY = "any key"
+"""Every valid key may call."""
+BY_CALL = "by call"
+"""One route has several calls; the handler names the scope of each."""
+
+SCOPES: Mapping[str, Mapping[str, str]] = {
+    "GET": {
+        "/": NO_KEY,
+        "/favicon.ico": NO_KEY,
+        "/page/{name:path}": NO_KEY,
+        "/healthz": NO_KEY,
+        "/readyz": NO_KEY,
+        "/llms.txt": ANY_KEY,  # with `public_descriptions` it needs none
+        "/models/{endpoint_id:path}/llms.txt": ANY_KEY,
+        "/openapi.json": ANY_KEY,
+        "/api/openapi/queue/openapi.json": ANY_KEY,
+        "/.well-known/jwks.json": NO_KEY,
+        "/rest/.well-known/jwks.json": NO_KEY,
+        "/files/{key:path}": NO_KEY,  # its URL is the credential
+        "/v1/shared/{token}": NO_KEY,
+        "/v1/keys/self": ANY_KEY,
+        "/v1/keys": TENANT_ADMIN,
+        "/v1/models": ANY_KEY,
+        "/v1/models/pricing": ANY_KEY,
+        "/v1/models/entries": OPERATOR,
+        "/v1/models/entries/{endpoint_id:path}": OPERATOR,
+        "/v1/requests": READ,
+        "/v1/requests/days": READ,
+        "/v1/requests/{request_id}": READ,
+        "/v1/requests/{request_id}/events": READ,
+        "/v1/requests/{request_id}/preview": READ,
+        "/v1/requests/{request_id}/webhook": READ,
+        "/v1/models/requests/by-endpoint": READ,
+        "/v1/drafts": READ,
+        "/v1/drafts/{draft_id}": READ,
+        "/v1/webhooks": READ,
+        "/v1/webhooks/secret": READ,
+        "/v1/loras": FILES,
+        "/v1/shares": FILES,
+        "/v1/models/usage": USAGE,
+        "/v1/usage": USAGE,
+        "/v1/usage.csv": USAGE,
+        "/v1/models/analytics": USAGE,
+        "/v1/queue": OPERATOR,
+        "/v1/audit": OPERATOR,
+        "/v1/warm": OPERATOR,
+        "/v1/tenants": OPERATOR,
+        "/v1/tenants/{tenant}": OPERATOR,
+        "/v1/status": OPERATOR,
+        "/metrics": OPERATOR,
+        "/v1/{rest:path}": NO_KEY,  # only 404
+        f"{OPENAI_PREFIX}/videos": READ,
+        f"{OPENAI_PREFIX}/videos/{{request_id}}": READ,
+        f"{OPENAI_PREFIX}/videos/{{request_id}}/content": READ,
+        f"{OPENAI_PREFIX}/models": ANY_KEY,
+        f"{OPENAI_PREFIX}/models/{{model:path}}": ANY_KEY,
+        f"{REPLICATE_PREFIX}/predictions": READ,
+        f"{REPLICATE_PREFIX}/predictions/{{request_id}}": READ,
+        f"{REPLICATE_PREFIX}/predictions/{{request_id}}/stream": READ,
+        f"{REPLICATE_PREFIX}/files": FILES,
+        f"{REPLICATE_PREFIX}/files/{{file_id:path}}": FILES,
+        f"{REPLICATE_PREFIX}/webhooks/default/secret": READ,
+        f"{REPLICATE_PREFIX}/account": ANY_KEY,
+        f"{REPLICATE_PREFIX}/models": ANY_KEY,
+        f"{REPLICATE_PREFIX}/models/{{owner}}/{{name}}": ANY_KEY,
+        f"{REPLICATE_PREFIX}/models/{{owner}}/{{name}}/versions": ANY_KEY,
+        f"{REPLICATE_PREFIX}/models/{{owner}}/{{name}}/versions/{{version}}": ANY_KEY,
+        MCP_PATH: NO_KEY,  # only 405
+    },
+    "POST": {
+        "/rest/storage/auth/token": FILES,
+        "/rest/storage/upload/initiate": FILES,
+        "/rest/storage/upload/initiate-multipart": FILES,
+        "/cdn/files/upload": FILES,
+        "/cdn/files/upload/multipart": FILES,
+        "/files/{key:path}/multipart/{upload_id}/complete": FILES,  # if it has a key at all
+        "/rest/tokens": SUBMIT,
+        "/rest/tokens/": SUBMIT,
+        "/rest/tokens/realtime": SUBMIT,
+        "/v1/estimate": SUBMIT,
+        "/v1/models/pricing/estimate": ANY_KEY,
+        "/v1/requests/favourites": READ,
+        "/v1/requests/zip": READ,
+        "/v1/requests/delete": CANCEL,
+        "/v1/requests/{request_id}/share": FILES,
+        "/v1/webhooks/test": SUBMIT,
+        "/v1/keys": TENANT_ADMIN,
+        "/v1/keys/{key_id}/rotate": TENANT_ADMIN,
+        "/v1/tenants": OPERATOR,
+        "/v1/warm": OPERATOR,
+        f"{OPENAI_PREFIX}/images/generations": SUBMIT,
+        f"{OPENAI_PREFIX}/images/edits": SUBMIT,
+        f"{OPENAI_PREFIX}/videos": SUBMIT,
+        f"{OPENAI_PREFIX}/videos/{{request_id}}/remix": SUBMIT,
+        f"{OPENAI_PREFIX}/videos/edits": SUBMIT,
+        f"{OPENAI_PREFIX}/videos/extensions": SUBMIT,
+        f"{OPENAI_PREFIX}/videos/characters": SUBMIT,
+        f"{REPLICATE_PREFIX}/predictions": SUBMIT,
+        f"{REPLICATE_PREFIX}/predictions/{{request_id}}/cancel": CANCEL,
+        f"{REPLICATE_PREFIX}/models/{{owner}}/{{name}}/predictions": SUBMIT,
+        f"{REPLICATE_PREFIX}/files": FILES,
+        MCP_PATH: BY_CALL,
+    },
+    "PUT": {
+        "/files/{key:path}": NO_KEY,  # replicas, with a ticket
+        "/files/{key:path}/upload/{upload_id}": FILES,  # if it has a key at all
+        "/files/{key:path}/multipart/{upload_id}/{number}": FILES,
+        "/v1/requests/{request_id}/cancel": CANCEL,
+        "/v1/requests/{request_id}/webhook/redeliver": SUBMIT,
+        "/v1/requests/{request_id}/requeue": OPERATOR,
+        "/v1/requests/{request_id}/fail": OPERATOR,
+        "/v1/requests/{request_id}/priority": OPERATOR,
+        "/v1/webhooks/rotate": OPERATOR,
+        "/v1/tenants/{tenant}/disable": OPERATOR,
+        "/v1/tenants/{tenant}/enable": OPERATOR,
+        "/v1/endpoints/{endpoint_id:path}/pause": OPERATOR,
+        "/v1/endpoints/{endpoint_id:path}/drain": OPERATOR,
+        "/v1/endpoints/{endpoint_id:path}/resume": OPERATOR,
+        "/v1/models/entries/{endpoint_id:path}": OPERATOR,
+    },
+    "PATCH": {"/v1/tenants/{tenant}": OPERATOR},
+    "DELETE": {
+        "/files/{key:path}": NO_KEY,  # replicas, with a ticket
+        "/v1/models/requests/{request_id}/payloads": CANCEL,
+        "/v1/requests/{request_id}": CANCEL,
+        "/v1/drafts/{draft_id}": CANCEL,
+        "/v1/uploads/{key:path}": FILES,
+        "/v1/shares/{share_id}": FILES,
+        "/v1/keys/{key_id}": TENANT_ADMIN,
+        "/v1/models/entries/{endpoint_id:path}": OPERATOR,
+        "/v1/warm/{endpoint_id:path}": OPERATOR,
+        f"{OPENAI_PREFIX}/videos/{{request_id}}": CANCEL,
+        f"{REPLICATE_PREFIX}/files/{{file_id:path}}": FILES,
+        MCP_PATH: NO_KEY,  # only 405
+    },
+    "QUERY": {f"{REPLICATE_PREFIX}/models": ANY_KEY},
+}
+
+FOR_ALL_METHODS: Mapping[str, str] = {
+    "/queue/{path:path}": BY_CALL,
+    "/run/{path:path}": BY_CALL,
+    "/{path:path}": BY_CALL,
+    "/fal/proxy": NO_KEY,  # only 400
+    "/rest/{path:path}": NO_KEY,  # only 404
+    "/cdn/{path:path}": NO_KEY,
+    "/openai/{rest:path}": NO_KEY,
+    "/replicate/{rest:path}": NO_KEY,
+}
+"""Routes whose scope does not depend on the method; also those of WebSockets."""
+
+
+def scope_of(path: str, method: str) -> str:
+    """Scope of a route's call, or one of the words above. ``LookupError``: it has no entry."""
+    by_method = SCOPES.get("GET" if method == "HEAD" else method, {})
+    if path in by_method:
+        return by_method[path]
+    return FOR_ALL_METHODS[path]

@@ -1,0 +1,183 @@
+"""Limits of tenants that operators have set, and disabled tenants, in force in an ingress process.
+
+Every process looks once a second whether they have changed. A process that changes them puts them
+in force before it answers. Limits that operators have set come before those of the settings, field
+by field.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from serve_app.domain.errors import FieldProblem, InvalidInput, NotFound
+from serve_app.domain.operations import Actor
+from serve_app.domain.ports import Queue
+from serve_app.domain.request import State
+from serve_app.queue.reaper import PeriodicTask
+from serve_app.settings import FIELDS, NO_LIMITS, Config, TenantLimits
+from serve_app.settings.config import AREA_OF
+from serve_app.tenants.key_ring import CACHE_S
+from serve_app.tenants.tenants import Limits, TenantChange, TenantInfo, Tenants
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 1.0
+PAGE = 500
+"""Queued requests that are read at once to cancel them."""
+
+Source = Literal["file", "api", "default"]
+
+
+@dataclass(frozen=True, slots=True)
+class LimitInForce:
+    """Limit of a tenant, and where it comes from: an operator's call, the settings for this tenant,
+    or those for all tenants. None: no limit."""
+
+    value: float | None
+    source: Source
+
+
+class LiveTenants:
+    """Adds the limits that operators have set to the settings."""
+
+    def __init__(self, tenants: Tenants) -> None:
+        self.stored = tenants
+        self._changed: Callable[[], None] = lambda: None
+        self._version = ""
+        self._limits: Mapping[str, Limits] = {}
+        self.disabled: frozenset[str] = frozenset()
+        self._changing = asyncio.Lock()  # a slower, older load must not replace a newer one
+        self._rounds = PeriodicTask(LOOK_EVERY_S, {"tenants": self.refresh})
+
+    async def refresh(self) -> None:
+        """Put limits in force that have changed, and disabled tenants."""
+        async with self._changing:
+            version = await self.stored.version()  # first, or a change would be missed
+            if version == self._version:
+                return
+            found = await self.stored.special()
+            self._limits = {each.id: each.limits for each in found if each.limits}
+            self.disabled = frozenset(each.id for each in found if each.disabled_at is not None)
+            self._version = version
+            self._changed()
+
+    def start(self, changed: Callable[[], None]) -> None:
+        """Follow the changes of other processes. ``changed``: puts ``merged`` and ``disabled`` in
+        force here."""
+        self._changed = changed
+        self._rounds.start()
+
+    async def aclose(self) -> None:
+        await self._rounds.aclose()
+
+    def merged(self, config: Config) -> Config:
+        """``config`` with the limits that operators have set."""
+        if not self._limits:
+            return config
+        of_file = config.queue.tenant_limits
+        limits = dict(of_file)
+        for tenant, own in self._limits.items():
+            try:
+                limits[tenant] = merged_limits(of_file.get(tenant, NO_LIMITS), own)
+            except ValidationError:  # by a newer version, or a limit that is gone
+                log.warning("The stored limits of the tenant %s are not valid here.", tenant)
+        queue = config.queue.model_copy(update={"tenant_limits": limits})
+        return config.model_copy(update={"queue": queue})
+
+    # Calls of operators.
+
+    async def create(self, tenant: str, name: str, limits: Limits, actor: Actor) -> TenantInfo:
+        """Create a tenant. ``InvalidInput``: it exists, or a limit is not valid."""
+        check_limits(limits)
+        given = {field: value for field, value in limits.items() if value is not None}
+        if not await self.stored.create(tenant, name, given, actor):
+            raise InvalidInput.of_field("tenant", f"The tenant {tenant} exists already")
+        await self.refresh()
+        return await self.find(tenant)
+
+    async def change(self, tenant: str, change: TenantChange, actor: Actor) -> TenantInfo:
+        """Change a tenant, here at once and elsewhere within seconds. ``NotFound``,
+        ``InvalidInput``."""
+        check_limits(change.limits)
+        found = await self.stored.change(tenant, change, actor)
+        if found is None:
+            raise _unknown(tenant)
+        await self.refresh()
+        return found
+
+    async def find(self, tenant: str) -> TenantInfo:
+        found = await self.stored.find(tenant)
+        if found is None:
+            raise _unknown(tenant)
+        return found
+
+
+async def cancel_queued(queue: Queue, tenant: str, actor: Actor) -> None:
+    """Cancel what is queued of a disabled tenant, and look again when no replica of the ingress
+    accepts its keys any more."""
+    for wait_s in (0.0, CACHE_S + LOOK_EVERY_S):
+        await asyncio.sleep(wait_s)
+        while found := await queue.page(tenant, states=[State.QUEUED], limit=PAGE):
+            for each in found:
+                await queue.cancel(tenant, each.id, actor)
+
+
+def limits_in_force(info: TenantInfo, file: Config, merged: Config) -> Mapping[str, LimitInForce]:
+    """Each limit of a tenant. ``file``: the settings without what operators have set; ``merged``:
+    with it."""
+    own = merged.queue.tenant_limits.get(info.id, NO_LIMITS)
+    of_file = file.queue.tenant_limits.get(info.id, NO_LIMITS)
+    return {
+        name: LimitInForce(
+            getattr(own, name) if getattr(own, name) is not None else default_of(file, name),
+            _source(name, info, of_file),
+        )
+        for name in TenantLimits.model_fields
+    }
+
+
+def default_of(config: Config, name: str) -> Any:
+    """Value of a limit for tenants without their own: the setting of the same name, which may end
+    with ``_per_tenant``, or else the default of ``TenantLimits``."""
+    for setting in (f"{name}_per_tenant", name):
+        if setting in FIELDS:
+            return getattr(getattr(config, AREA_OF[setting]), setting)
+    return TenantLimits.model_fields[name].default
+
+
+def merged_limits(of_file: TenantLimits, own: Limits) -> TenantLimits:
+    """``of_file`` with ``own`` before it. Raises pydantic's ``ValidationError``."""
+    return TenantLimits.model_validate(of_file.model_dump(exclude_unset=True) | dict(own))
+
+
+def check_limits(limits: Limits) -> None:
+    """``InvalidInput`` with every limit that is unknown or whose value is not valid."""
+    try:
+        TenantLimits.model_validate({k: v for k, v in limits.items() if v is not None})
+        unknown = [each for each in limits if each not in TenantLimits.model_fields]
+    except ValidationError as error:
+        problems = tuple(
+            FieldProblem(("body", "limits", *one["loc"]), one["msg"], one["type"])
+            for one in error.errors()
+        )
+        raise InvalidInput(
+            f"limits.{problems[0].loc[-1]}: {problems[0].message}", problems
+        ) from None
+    if unknown:
+        raise InvalidInput.of_field(f"limits.{unknown[0]}", "There is no such limit")
+
+
+def _source(name: str, info: TenantInfo, of_file: TenantLimits) -> Source:
+    if name in info.limits:
+        return "api"
+    return "file" if getattr(of_file, name) != getattr(NO_LIMITS, name) else "default"
+
+
+def _unknown(tenant: str) -> NotFound:
+    return NotFound(f"There is no tenant {tenant[:64]}.")

@@ -1,0 +1,1 @@
+"""Sums of usage, its roll-up, and the hours of replicas."""

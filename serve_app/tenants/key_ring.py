@@ -1,0 +1,306 @@
+"""Storage of API keys in PostgreSQL, with a short cache."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import hmac
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, LiteralString
+
+from serve_app.domain.errors import DatabaseUnavailable, Unauthenticated
+from serve_app.domain.operations import Actor
+from serve_app.domain.ports import Clock
+from serve_app.postgres.database import Database
+from serve_app.tenants.api_keys import KeyInfo, RecentKeys, disabled
+from serve_app.tenants.credentials import Credential, from_header, new_credential
+from serve_app.tenants.scopes import API, Caller
+
+CACHE_S = 5.0
+STALE_S = 60.0
+STALE_AFTER_S = 1.0
+"""How long a call waits for the lookup of a key that was checked in the last ``STALE_S``."""
+CACHE_SIZE = 10_000
+
+CREATE: LiteralString = """
+WITH made AS (
+    INSERT INTO api_keys
+        (id, tenant, digest, scopes, name, expires_at, replay_undelivered, endpoints, created_at)
+    VALUES (%(id)s, %(tenant)s, %(digest)s, %(scopes)s, %(name)s, %(expires_at)s, %(replay)s,
+            %(endpoints)s, %(now)s)
+)
+INSERT INTO audit (actor, address, action, subject, detail)
+SELECT %(actor)s, %(address)s, 'key.create', %(id)s, %(detail)s::json
+WHERE %(actor)s::text IS NOT NULL
+"""
+REVOKE: LiteralString = """
+WITH revoked AS (
+    UPDATE api_keys SET revoked_at = now() WHERE id = %(id)s AND revoked_at IS NULL
+    RETURNING id, tenant
+),
+noted AS (
+    INSERT INTO audit (actor, address, action, subject, detail)
+    SELECT %(actor)s, %(address)s, 'key.revoke', id, json_build_object('tenant', tenant)
+    FROM revoked WHERE %(actor)s::text IS NOT NULL
+)
+SELECT id FROM api_keys WHERE id = %(id)s
+"""
+# The lock lets one of two rotations at once find the key without a successor.
+ROTATE: LiteralString = """
+WITH old AS (
+    SELECT * FROM api_keys
+    WHERE id = %(id)s AND revoked_at IS NULL AND successor IS NULL
+      AND (expires_at IS NULL OR expires_at > %(now)s)
+    FOR UPDATE
+),
+made AS (
+    INSERT INTO api_keys (id, tenant, digest, scopes, name, expires_at, replay_undelivered,
+                          endpoints, person, created_at)
+    SELECT %(new)s, tenant, %(digest)s, scopes, name,
+           %(now)s::timestamptz + (expires_at - created_at), replay_undelivered, endpoints, person,
+           %(now)s
+    FROM old
+),
+ended AS (
+    UPDATE api_keys k SET expires_at = least(k.expires_at, %(until)s), successor = %(new)s
+    FROM old WHERE k.id = old.id
+),
+noted AS (
+    INSERT INTO audit (actor, address, action, subject, detail)
+    SELECT %(actor)s, %(address)s, 'key.rotate', id,
+           json_build_object('tenant', tenant, 'successor', %(new)s::text)
+    FROM old WHERE %(actor)s::text IS NOT NULL
+)
+SELECT id FROM old
+"""
+USED: LiteralString = """
+UPDATE api_keys SET last_used_at = greatest(last_used_at, %(now)s) WHERE id = ANY(%(ids)s)
+"""
+INFO: LiteralString = """
+SELECT id, tenant, scopes, name, created_at, expires_at, revoked_at, replay_undelivered, endpoints,
+       last_used_at, successor, person
+FROM api_keys
+"""
+
+_BAD = "The API key is not valid."
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    digest: bytes
+    identity: Caller
+    expires_at: datetime | None
+    disabled: bool = False  # its tenant
+
+
+_UNKNOWN_KEY = _Stored(bytes(32), Caller("", "", frozenset()), None)
+"""Stand-in for an unknown id, so that the comparison takes as long as with a wrong secret."""
+
+
+class KeyRing:
+    """Implementation of ``Keys`` over the table ``api_keys``. The owner starts and closes the
+    database, which no other statements use, so that none of them delays a call.
+
+    Lookups are cached for ``keep_s``, so a revocation takes effect on other replicas within that
+    time. While the database does not answer, keys that were checked in the last ``STALE_S`` are
+    accepted.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        keep_s: float = CACHE_S,
+        size: int = CACHE_SIZE,
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._known: RecentKeys[_Stored] = RecentKeys(size, keep_s)
+        self._stale: RecentKeys[_Stored] = RecentKeys(size, STALE_S)
+        self._lookups: dict[str, asyncio.Task[_Stored | None]] = {}
+        # Separate, so that a flood of invented ids cannot evict the valid ones.
+        self._unknown: RecentKeys[bool] = RecentKeys(size, keep_s)
+        self._used: set[str] = set()  # since the last write; only keys that exist
+        self._most_used = size
+
+    async def authenticate(self, header: str | None) -> Caller:
+        credential = from_header(header)
+        stored = await self._find(credential.id) or _UNKNOWN_KEY
+        same = hmac.compare_digest(credential.digest, stored.digest)
+        if not same or stored is _UNKNOWN_KEY:
+            raise Unauthenticated(_BAD)
+        return self._identity(stored)
+
+    async def identity_of(self, key_id: str) -> Caller:
+        stored = await self._find(key_id)
+        if stored is None:
+            raise Unauthenticated("The API key of this token is no longer valid.")
+        return self._identity(stored)
+
+    async def create(
+        self,
+        tenant: str,
+        *,
+        name: str = "",
+        scopes: frozenset[str] = frozenset({API}),
+        expires_at: datetime | None = None,
+        credential: Credential | None = None,
+        replay_undelivered: bool = False,
+        endpoints: Sequence[str] = (),
+        actor: Actor | None = None,
+    ) -> Credential:
+        made = credential or new_credential()
+        await self._rows(
+            "INSERT INTO tenants (id, name) VALUES (%(id)s, %(id)s) ON CONFLICT (id) DO NOTHING",
+            {"id": tenant},
+        )
+        await self._rows(
+            CREATE,
+            {
+                "id": made.id,
+                "tenant": tenant,
+                "digest": made.digest,
+                "scopes": sorted(scopes),
+                "name": name,
+                "expires_at": expires_at,
+                "now": self._clock.now(),
+                "replay": replay_undelivered,
+                "endpoints": [*endpoints],
+                "actor": actor and actor.key_id,
+                "address": actor and actor.address,
+                "detail": json.dumps(
+                    {"tenant": tenant, "alias": name, "scopes": sorted(scopes)}
+                    | ({"endpoints": [*endpoints]} if endpoints else {})
+                ),
+            },
+        )
+        self._unknown.drop(made.id)
+        return made
+
+    async def list(self, tenant: str) -> Sequence[KeyInfo]:
+        sql = f"{INFO} WHERE tenant = %(tenant)s ORDER BY created_at, id"
+        return [_info(row) for row in await self._rows(sql, {"tenant": tenant})]
+
+    async def find(self, key_id: str) -> KeyInfo | None:
+        rows = await self._rows(f"{INFO} WHERE id = %(id)s", {"id": key_id})
+        return _info(rows[0]) if rows else None
+
+    async def rotate(
+        self, key_id: str, overlap_s: float, actor: Actor | None = None
+    ) -> Credential | None:
+        made, now = new_credential(), self._clock.now()
+        params = {
+            "id": key_id,
+            "new": made.id,
+            "digest": made.digest,
+            "now": now,
+            "until": now + timedelta(seconds=overlap_s),
+            "actor": actor and actor.key_id,
+            "address": actor and actor.address,
+        }
+        rows = await self._rows(ROTATE, params)
+        self._known.drop(key_id)
+        self._stale.drop(key_id)
+        return made if rows else None
+
+    async def revoke(self, key_id: str, actor: Actor | None = None) -> bool:
+        params = {
+            "id": key_id,
+            "actor": actor and actor.key_id,
+            "address": actor and actor.address,
+        }
+        rows = await self._rows(REVOKE, params)
+        self._known.drop(key_id)
+        self._stale.drop(key_id)
+        return bool(rows)
+
+    async def any(self) -> bool:
+        return bool(await self._rows("SELECT 1 FROM api_keys LIMIT 1"))
+
+    async def write_uses(self) -> None:
+        """Write which keys were used since the last call: one statement, however many calls there
+        were. The owner of the ring calls it about once a minute, and at the end."""
+        used, self._used = self._used, set()
+        if not used:
+            return
+        try:
+            await self._rows(USED, {"ids": [*used], "now": self._clock.now()})
+        except DatabaseUnavailable:
+            self._used |= used
+            raise
+
+    def _identity(self, stored: _Stored) -> Caller:
+        if stored.expires_at is not None and self._clock.now() >= stored.expires_at:
+            raise Unauthenticated("The API key has expired.")
+        if stored.disabled:
+            raise disabled(stored.identity.tenant)
+        if len(self._used) < self._most_used:
+            self._used.add(stored.identity.key_id)
+        return stored.identity
+
+    async def _find(self, key_id: str) -> _Stored | None:
+        now = self._clock.monotonic()
+        stored = self._known.get(key_id, now)
+        if stored is not None or self._unknown.get(key_id, now):
+            return stored
+        # One lookup at a time for a key: many calls at once would wait for each other's connection.
+        lookup = self._lookups.get(key_id)
+        if lookup is None:
+            lookup = self._lookups[key_id] = asyncio.create_task(self._look_up(key_id))
+            lookup.add_done_callback(lambda _: self._lookups.pop(key_id, None))
+        stale = self._stale.get(key_id, now)
+        if stale is None:
+            return await asyncio.shield(lookup)
+        lookup.add_done_callback(_retrieve)
+        await asyncio.wait([lookup], timeout=STALE_AFTER_S)
+        if lookup.done() and lookup.exception() is None:
+            return lookup.result()
+        return stale
+
+    async def _look_up(self, key_id: str) -> _Stored | None:
+        now = self._clock.monotonic()
+        rows = await self._rows(
+            "-- name: find_key\n"
+            "SELECT k.digest, k.tenant, k.scopes, k.expires_at, k.replay_undelivered, "
+            "k.endpoints, t.disabled_at IS NOT NULL "
+            "FROM api_keys k "
+            "JOIN tenants t ON t.id = k.tenant "
+            "WHERE k.id = %(id)s AND k.revoked_at IS NULL",
+            {"id": key_id},
+        )
+        if not rows:
+            self._unknown.put(key_id, True, now)  # noqa: FBT003
+            self._stale.drop(key_id)
+            return None
+        digest, tenant, scopes, expires_at, replay, endpoints, off = rows[0]
+        identity = Caller(key_id, tenant, frozenset(scopes), replay, tuple(endpoints))
+        stored = _Stored(bytes(digest), identity, expires_at, off)
+        self._known.put(key_id, stored, now)
+        self._stale.put(key_id, stored, now)
+        return stored
+
+    async def _rows(
+        self, sql: LiteralString, params: Mapping[str, Any] | None = None
+    ) -> builtins.list[builtins.tuple[Any, ...]]:
+        """Run one statement, commit it and return its rows. Raises ``DatabaseUnavailable``."""
+        try:
+            return await self._database.rows(sql, params)
+        except DatabaseUnavailable as error:
+            raise DatabaseUnavailable(
+                "The API key cannot be checked, because the database is not available."
+            ) from error
+
+
+def _retrieve(lookup: asyncio.Task[_Stored | None]) -> None:
+    """Mark the error of a lookup as seen, which every caller may have given up."""
+    if not lookup.cancelled():
+        lookup.exception()
+
+
+def _info(row: builtins.tuple[Any, ...]) -> KeyInfo:
+    key_id, tenant, scopes, *rest = row
+    info = KeyInfo(key_id, tenant, frozenset(scopes), *rest)
+    return replace(info, endpoints=tuple(info.endpoints))

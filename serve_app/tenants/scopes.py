@@ -1,0 +1,111 @@
+"""Rights of callers: scopes, the bundles of them, and the endpoints that a key is limited to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from serve_app.domain.errors import Forbidden
+
+SUBMIT, READ, CANCEL, FILES, USAGE = "submit", "read", "cancel", "files", "usage"
+PRIORITY, TENANT_ADMIN, OPERATOR = "priority", "tenant-admin", "operator"
+API, ADMIN = "api", "admin"
+
+SINGLE = (SUBMIT, READ, CANCEL, FILES, USAGE, PRIORITY, TENANT_ADMIN, OPERATOR)
+"""Scopes that are no bundle.
+
+``submit``: submit and estimate requests, and get the answer of the same call. ``read``: read
+requests, their results and drafts. ``cancel``: cancel and delete them. ``files``: upload and delete
+files, and share results. ``usage``: read what was used. ``priority``: submit with high priority.
+``tenant-admin``: manage the keys of the own tenant. ``operator``: operate the installation, and
+manage all tenants and keys.
+"""
+
+BUNDLES: Mapping[str, frozenset[str]] = {
+    API: frozenset({SUBMIT, READ, CANCEL, FILES, USAGE}),
+    OPERATOR: frozenset({OPERATOR, TENANT_ADMIN}),
+    ADMIN: frozenset(SINGLE),
+}
+"""Scopes that stand for several."""
+
+SCOPES = (API, *SINGLE, ADMIN)
+"""Every scope that a key may be created with."""
+
+
+@lru_cache(maxsize=1024)
+def granted(scopes: frozenset[str]) -> frozenset[str]:
+    """``scopes`` and everything that their bundles include."""
+    return scopes.union(*(BUNDLES.get(each, frozenset()) for each in scopes))
+
+
+@lru_cache(maxsize=1024)
+def _expression(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    each = (re.escape(pattern).replace(r"\*", ".*") for pattern in patterns)
+    return re.compile("|".join(f"(?:{one})" for one in each), re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Authenticated caller."""
+
+    key_id: str
+    tenant: str
+    scopes: frozenset[str]  # as they were given; ``may`` knows what they include
+    replay_undelivered: bool = False
+    endpoints: tuple[str, ...] = ()  # patterns of the only endpoints; empty: all
+
+    def may(self, scope: str) -> bool:
+        """Return whether the caller has the scope, alone or in a bundle."""
+        return scope in self.scopes or scope in granted(self.scopes)
+
+    def require(self, scope: str) -> None:
+        """``Forbidden``: the caller lacks the scope."""
+        if not self.may(scope):
+            within = [each for each in (API, ADMIN) if scope in BUNDLES[each]]
+            included = " or ".join(f"`{each}`" for each in within)
+            raise Forbidden(
+                f"The API key {self.key_id} lacks the scope `{scope}`. Use a key that has this "
+                f"scope, or {included}, which includes it."
+            )
+
+    def allows(self, endpoint: str) -> bool:
+        """Return whether the caller may use the endpoint. In its patterns, ``*`` stands for any
+        characters."""
+        return not self.endpoints or bool(_expression(self.endpoints).fullmatch(endpoint))
+
+    def require_endpoint(self, endpoint: str) -> None:
+        """``Forbidden``: the caller is limited to other endpoints."""
+        if not self.allows(endpoint):
+            raise Forbidden(
+                f"The API key {self.key_id} does not allow {endpoint[:200]}, only "
+                f"{', '.join(self.endpoints)}. Use another key for this endpoint."
+            )
+
+    def endpoints_among(self, known: Iterable[str]) -> Sequence[str] | None:
+        """Ids that the caller may use: those of ``known``, and its patterns without ``*``. None: it
+        may use all."""
+        if not self.endpoints:
+            return None
+        exact = (each for each in self.endpoints if "*" not in each)
+        return sorted({*filter(self.allows, known), *exact})
+
+    def require_authority(self, scopes: Iterable[str], endpoints: Sequence[str]) -> None:
+        """``Forbidden``: a key with these scopes and endpoints could do what the caller cannot, so
+        it may not create, rotate or revoke one. Operators may."""
+        if self.may(OPERATOR):
+            return
+        beyond = sorted(granted(frozenset(scopes)) - granted(self.scopes))
+        if beyond:
+            raise Forbidden(
+                f"The API key {self.key_id} manages only keys with scopes that it has itself; it "
+                f"lacks {', '.join(f'`{each}`' for each in beyond)}."
+            )
+        # A pattern that matches another as text, its `*` included, matches all that the other does.
+        wider = [each for each in endpoints if not self.allows(each)]
+        if wider or (self.endpoints and not endpoints):
+            raise Forbidden(
+                f"The API key {self.key_id} manages only keys that are limited to its own "
+                f"endpoints: {', '.join(self.endpoints)}."
+            )

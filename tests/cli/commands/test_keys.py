@@ -1,0 +1,77 @@
+"""Commands about keys and tenants, against a Darkroom with fakes behind real HTTP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from serve_app.cli.main import main
+from tests.wire.served import Address, served
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[Address]:
+    with served(replica=False) as address:
+        yield address
+
+
+@pytest.fixture
+def darkroom(address: Address, tmp_path: Path) -> Any:
+    (tmp_path / "run.json").write_text(json.dumps({"url": address.url}))
+    (tmp_path / "api_key").write_text(address.key)
+
+    def run(*words: str, fails: bool = False) -> Result:
+        result = CliRunner().invoke(main, [*words, "--data-dir", str(tmp_path)])
+        assert (result.exit_code != 0) == fails, result.output
+        return result
+
+    return run
+
+
+def test_a_key_has_the_scopes_endpoints_and_end_that_were_asked_for(darkroom: Any) -> None:
+    options = ("--scope", "submit", "--scope", "read", "--endpoint", "fal-ai/flux/*")
+    made = darkroom("keys", "create", "thumbnails", *options, "--expires", "12h")
+    key_id = made.stdout.partition(":")[0]
+    (line,) = [each for each in darkroom("keys", "list").stdout.splitlines() if key_id in each]
+    for words in ("read,submit", "until ", "never used", "thumbnails  only fal-ai/flux/*"):
+        assert words in line
+    wrong = darkroom("keys", "create", "--days", "1", "--expires", "1d", fails=True)
+    assert "--days or --expires" in wrong.stderr
+
+
+def test_a_rotation_prints_only_the_new_key(darkroom: Any) -> None:
+    old = darkroom("keys", "create", "the web app").stdout.partition(":")[0]
+    fresh = darkroom("keys", "rotate", old, "--overlap", "1h").stdout
+    assert fresh.count("\n") == 1
+    assert not fresh.startswith(old)
+    assert "rotated before" in darkroom("keys", "rotate", old, fails=True).stderr
+
+
+def test_a_tenant_is_created_changed_disabled_and_enabled(darkroom: Any) -> None:
+    darkroom("tenants", "create", "studio-a", "--name", "Studio A", "--limit", "max_running=4")
+    shown = darkroom("tenants", "show", "studio-a").stdout
+    assert shown.startswith("studio-a  enabled  0 keys  Studio A\n")
+    assert "max_running          4              api\n" in shown
+    assert "retention_days       no limit       default\n" in shown
+    darkroom("tenants", "set", "studio-a", "--limit", "weight=2.5", "--limit", "max_running=")
+    limits = json.loads(darkroom("tenants", "show", "studio-a", "--json").stdout)["limits"]
+    assert limits["weight"] == {"value": 2.5, "source": "api"}
+    assert limits["max_running"] == {"value": None, "source": "default"}
+    disabled = darkroom("tenants", "disable", "studio-a", "--cancel").stdout
+    assert disabled == "studio-a is disabled. What is queued is being cancelled.\n"
+    listed = darkroom("tenants", "list").stdout
+    assert "disabled" in next(each for each in listed.splitlines() if "studio-a" in each)
+    assert "own weight" in listed
+    assert darkroom("tenants", "enable", "studio-a").stdout == "studio-a is enabled.\n"
+
+
+def test_a_wrong_limit_is_named(darkroom: Any) -> None:
+    wrong = darkroom("tenants", "create", "studio-b", "--limit", "max_running", fails=True)
+    assert "max_running=4" in wrong.stderr
+    wrong = darkroom("tenants", "create", "studio-b", "--limit", "most=4", fails=True)
+    assert "most" in wrong.stderr

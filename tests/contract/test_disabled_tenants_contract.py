@@ -1,0 +1,51 @@
+"""What is queued of a disabled tenant waits until the tenant is enabled."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from serve_app.domain.ports import Queue
+from serve_app.queue.store.config import QueueLimits
+from tests.contract.queues import Make
+from tests.contract.test_downloading_contract import LIMITED
+from tests.contract.test_fairness_contract import CALM
+from tests.queue.requests import ask, new
+
+
+async def granted(queue: Queue, slots: int) -> list[str]:
+    return [each.tenant for each in (await queue.ask(ask(slots))).leases]
+
+
+@pytest.mark.parametrize("usual", [CALM, LIMITED], ids=["without limits", "with limits"])
+async def test_its_requests_wait_and_all_others_run(make: Make, usual: QueueLimits) -> None:
+    limits = replace(usual, disabled=frozenset({"ann"}))
+    queue = await make(limits)
+    for tenant in ("ann", "bob"):
+        waits = await queue.submit(new(tenant=tenant))
+        assert waits.tenant == tenant
+    assert await granted(queue, 4) == ["bob"]
+    assert await granted(queue, 4) == []
+    limits.disabled = frozenset()
+    async with asyncio.timeout(60):
+        while (found := await granted(queue, 4)) != ["ann"]:
+            assert found == []
+
+
+async def test_its_requests_say_why_they_wait(make: Make) -> None:
+    queue = await make(replace(CALM, disabled=frozenset({"ann"})))
+    request = await queue.submit(new(tenant="ann"))
+    waiting = await queue.waiting(request)
+    assert waiting.starts_at is None
+    assert "disabled" in waiting.detail
+
+
+async def test_an_attempt_that_runs_is_not_interrupted(make: Make) -> None:
+    limits = replace(CALM)
+    queue = await make(limits)
+    request = await queue.submit(new(tenant="ann"))
+    assert await granted(queue, 1) == ["ann"]
+    limits.disabled = frozenset({"ann"})
+    assert (await queue.get("ann", request.id)).state.value == "running"

@@ -1,0 +1,224 @@
+"""What a key may do, by its scopes and its endpoints, in every protocol."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import httpx
+import pytest
+from starlette.routing import Mount, Route
+
+from serve_app.ingress.app import create_app
+from serve_app.ingress.http.route_scopes import ANY_KEY, BY_CALL, NO_KEY, scope_of
+from serve_app.tenants.scopes import SINGLE
+from tests.ingress.house import House
+
+PROBE, DEEP = "test/probe", "test/deep/path/probe"
+
+
+async def key(house: House, *scopes: str, endpoints: tuple[str, ...] = ()) -> str:
+    made = await house.keys.create("default", scopes=frozenset(scopes), endpoints=endpoints)
+    return str(made)
+
+
+async def submitted(client: httpx.AsyncClient, endpoint: str = PROBE, **input: Any) -> str:
+    answer = await client.post(f"/queue/{endpoint}", json=input)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["request_id"])
+
+
+def calls_with_a_scope() -> list[tuple[str, str, str]]:
+    found: list[tuple[str, str, str]] = []
+    routes = [
+        inner for each in create_app().routes if isinstance(each, Mount) for inner in each.routes
+    ]
+    for each in routes:
+        if isinstance(each, Route):
+            for method in sorted((each.methods or set()) - {"HEAD"}):
+                scope = scope_of(each.path, method)
+                if scope not in (NO_KEY, ANY_KEY, BY_CALL):
+                    found.append((method, each.path, scope))
+    return found
+
+
+async def test_every_call_refuses_a_key_that_has_all_scopes_but_its_own(house: House) -> None:
+    without = {
+        each: house.client(await key(house, *(set(SINGLE) - {each, "operator"} or SINGLE)))
+        for each in SINGLE
+    }
+    skipped = re.compile(r"/files/.*(upload|multipart)")  # their URL is the credential
+    for method, path, scope in calls_with_a_scope():
+        if skipped.match(path):
+            continue
+        url = re.sub(r"\{[^}]*\}", "x", path)
+        answer = await without[scope].request(method, url, json={})
+        assert answer.status_code == 403, (method, path, answer.text)
+        assert f"lacks the scope `{scope}`" in answer.text
+    for each in without.values():
+        await each.aclose()
+
+
+async def test_a_key_that_submits_does_not_read(house: House) -> None:
+    async with house.client(await key(house, "submit")) as submits:
+        request_id = await submitted(submits)
+        answer = await submits.get(f"/queue/{PROBE}/requests/{request_id}/status")
+        assert (answer.status_code, "`read`" in answer.text) == (403, True)
+        assert (await submits.post(f"/{PROBE}", json={})).status_code == 200
+
+
+async def test_a_key_that_reads_neither_submits_nor_cancels(house: House) -> None:
+    async with house.client() as owner, house.client(await key(house, "read")) as reads:
+        request_id = await submitted(owner)
+        assert (await reads.get(f"/queue/{PROBE}/requests/{request_id}/status")).is_success
+        assert (await reads.get(f"/v1/requests/{request_id}")).is_success
+        refused = await reads.post(f"/queue/{PROBE}", json={})
+        assert (refused.status_code, "`submit`" in refused.text) == (403, True)
+        refused = await reads.put(f"/queue/{PROBE}/requests/{request_id}/cancel")
+        assert (refused.status_code, "`cancel`" in refused.text) == (403, True)
+
+
+async def test_the_tools_of_assistants_need_scopes(house: House) -> None:
+    async def call(client: httpx.AsyncClient, tool: str, **arguments: Any) -> str:
+        params = {"name": tool, "arguments": arguments}
+        body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+        accept = {"accept": "application/json, text/event-stream"}
+        return (await client.post("/mcp", json=body, headers=accept)).text
+
+    async with house.client(await key(house, "read")) as reads:
+        assert "lacks the scope `submit`" in await call(reads, "generate", model=PROBE, input={})
+        assert PROBE in await call(reads, "list_models")
+        unknown = "0190a0a0-0000-7000-8000-000000000000"
+        assert "no request" in await call(reads, "get_result", request_id=unknown)
+        assert "lacks the scope `cancel`" in await call(reads, "cancel", request_id=unknown)
+
+
+async def test_a_token_of_a_browser_has_no_more_rights_than_its_key(house: House) -> None:
+    async with house.client(await key(house, "read")) as reads:
+        answer = await reads.post("/rest/tokens", json={"allowed_apps": ["probe"]})
+        assert answer.status_code == 403
+    limited = await key(house, "api", endpoints=(DEEP,))
+    async with house.client(limited) as client:
+        token = (await client.post("/rest/tokens", json={"allowed_apps": [PROBE]})).json()
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(house.app), base_url="http://testserver"
+    ) as browser:
+        answer = await browser.post(f"/{PROBE}/stream?fal_jwt_token={token}", json={})
+        assert (answer.status_code, f"only {DEEP}" in answer.text) == (403, True)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (f"/queue/{PROBE}", {}),
+        (f"/{PROBE}", {}),
+        (f"/{PROBE}/stream", {}),
+        ("/v1/estimate", {"endpoint_id": PROBE, "input": {}}),
+        ("/replicate/v1/predictions", {"version": PROBE, "input": {}}),
+        ("/openai/v1/images/generations", {"model": "fal-ai/flux/schnell", "prompt": "x"}),
+    ],
+)
+async def test_a_limited_key_submits_and_estimates_only_for_its_endpoints(
+    house: House, path: str, body: dict[str, Any]
+) -> None:
+    async with house.client(await key(house, "api", endpoints=("test/deep/*",))) as limited:
+        refused = await limited.post(path, json=body)
+        assert refused.status_code == 403, refused.text
+        assert "only test/deep/*" in refused.text
+        assert (await limited.post(f"/{DEEP}", json={})).status_code == 200
+
+
+async def test_a_limited_key_lists_and_reads_only_requests_of_its_endpoints(house: House) -> None:
+    limited_key = await key(house, "api", endpoints=("test/deep/*", "gone/model"))
+    async with house.client() as owner, house.client(limited_key) as limited:
+        other, own = await submitted(owner), await submitted(owner, DEEP)
+        for path in ("/v1/requests", "/replicate/v1/predictions"):
+            listed = (await limited.get(path)).json()
+            shown = [each.get("request_id") or each["id"] for each in [*listed.values()][-1] or []]
+            shown = shown or [each["request_id"] for each in listed["requests"]]
+            assert shown == [own], path
+        assert (await limited.get("/v1/requests/days")).is_success
+        assert (await limited.get(f"/v1/requests/{own}")).is_success
+        for path in (
+            f"/v1/requests/{other}",
+            f"/v1/requests/{other}/events",
+            f"/queue/{PROBE}/requests/{other}",
+            f"/queue/{PROBE}/requests/{other}/status",
+            f"/replicate/v1/predictions/{other}",
+            f"/v1/requests?endpoint_id={PROBE}",
+            f"/v1/models/requests/by-endpoint?endpoint_id={PROBE}",
+        ):
+            refused = await limited.get(path)
+            assert refused.status_code == 403, (path, refused.text)
+            assert "only test/deep/*, gone/model" in refused.text, path
+        for path in ("/v1/requests/delete", "/v1/requests/zip", "/v1/requests/favourites"):
+            extra = {"favourite": True} if path.endswith("favourites") else {}
+            refused = await limited.post(path, json={"request_ids": [own, other], **extra})
+            assert refused.status_code == 403, path
+        assert (await owner.get(f"/v1/requests/{other}")).is_success
+
+
+async def test_a_tenants_admin_manages_the_keys_of_its_tenant_and_no_others(house: House) -> None:
+    other_id = house.other_key.partition(":")[0]
+    async with house.client(await key(house, "read", "tenant-admin")) as admin:
+        made = await admin.post("/v1/keys", json={"scopes": ["read"]})
+        assert made.status_code == 201
+        assert (await admin.get("/v1/keys")).is_success
+        assert (await admin.get("/v1/keys?tenant=other")).status_code == 403
+        answer = await admin.post("/v1/keys", json={"scopes": ["read"], "tenant": "other"})
+        assert answer.status_code == 403
+        assert (await admin.delete(f"/v1/keys/{other_id}")).status_code == 404
+        assert (await admin.post(f"/v1/keys/{other_id}/rotate", json={})).status_code == 404
+        assert (await admin.delete(f"/v1/keys/{made.json()['key_id']}")).status_code == 204
+
+
+async def test_a_tenants_admin_neither_makes_nor_takes_over_a_stronger_key(house: House) -> None:
+    strong = house.key.partition(":")[0]
+    async with house.client(await key(house, "read", "tenant-admin")) as admin:
+        refused = await admin.post("/v1/keys", json={"scopes": ["submit"]})
+        assert (refused.status_code, "`submit`" in refused.text) == (403, True)
+        assert (await admin.post(f"/v1/keys/{strong}/rotate", json={})).status_code == 403
+        assert (await admin.delete(f"/v1/keys/{strong}")).status_code == 403
+
+
+async def test_a_key_is_rotated_with_an_overlap(house: House) -> None:
+    old = await key(house, "read", endpoints=("test/*",))
+    old_id = old.partition(":")[0]
+    async with house.client() as admin:
+        made = await admin.post(f"/v1/keys/{old_id}/rotate", json={"overlap_s": 3600})
+        assert made.status_code == 201
+        for each in (old, made.json()["key"]):
+            async with house.client(each) as client:
+                assert (await client.get("/v1/keys/self")).json()["endpoints"] == ["test/*"]
+        again = await admin.post(f"/v1/keys/{old_id}/rotate", json={})
+        assert (again.status_code, "rotated before" in again.text) == (400, True)
+        shown = {each["key_id"]: each for each in (await admin.get("/v1/keys")).json()["keys"]}
+        assert shown[old_id]["successor"] == made.json()["key_id"]
+        assert shown[old_id]["kind"] == "service"
+        wrong = await admin.post(f"/v1/keys/{made.json()['key_id']}/rotate", json={"overlap_s": -1})
+        assert wrong.status_code == 422
+
+
+async def test_a_key_ends_at_once_without_an_overlap(house: House) -> None:
+    old = await key(house, "read")
+    async with house.client() as admin, house.client(old) as client:
+        answer = await admin.post(f"/v1/keys/{old.partition(':')[0]}/rotate", json={"overlap_s": 0})
+        assert answer.status_code == 201
+        assert (await client.get("/v1/keys/self")).status_code == 401
+
+
+async def test_an_operators_key_is_not_limited_to_endpoints(house: House) -> None:
+    async with house.client() as admin:
+        wish = {"scopes": ["operator"], "endpoints": ["test/*"]}
+        answer = await admin.post("/v1/keys", json=wish)
+        assert (answer.status_code, "cannot be limited" in answer.text) == (422, True)
+        wrong = await admin.post("/v1/keys", json={"endpoints": ["test probe"]})
+        assert wrong.status_code == 422
+
+
+async def test_keys_of_a_disabled_tenant_are_refused_with_a_sentence(house: House) -> None:
+    house.keys.disabled.add("default")
+    async with house.client() as client:
+        answer = await client.get("/v1/requests")
+    assert (answer.status_code, answer.json()["code"]) == (403, "tenant_disabled")
+    assert "tenant default is disabled" in answer.json()["detail"]

@@ -1,0 +1,156 @@
+"""Tenants over HTTP: their limits, and what happens while they are disabled."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+
+from serve_app.settings import TenantLimits
+from tests.ingress.house import House, built
+
+PROBE = "test/probe"
+
+
+async def tenant(client: httpx.AsyncClient, name: str = "other") -> dict[str, Any]:
+    answer = await client.get(f"/v1/tenants/{name}")
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+async def test_tenants_are_listed_with_the_limits_in_force_and_their_files() -> None:
+    limits = {"other": {"weight": 3, "max_running": 8}}
+    usual = {"retention_days": 30, "max_waiting_per_tenant": 70}
+    async with (
+        built(replica=False, tenant_limits=limits, **usual) as house,
+        house.client() as admin,
+    ):
+        await admin.post("/cdn/files/upload", content=b"seven b")
+        listed = (await admin.get("/v1/tenants")).json()["tenants"]
+    found = {each["tenant"]: each for each in listed}
+    assert [*found] == ["default", "other"]
+    assert (found["default"]["valid_keys"], found["default"]["max_running"]) == (2, None)
+    assert (found["other"]["weight"], found["other"]["max_running"]) == (3.0, 8)
+    assert (found["other"]["retention_days"], found["other"]["max_waiting"]) == (30.0, 70)
+    assert [found[each]["uploads_bytes"] for each in found] == [7, 0]
+
+
+async def test_each_limit_says_where_it_comes_from_and_operators_come_first() -> None:
+    limits = {"other": {"weight": 3, "max_running": 8}}
+    async with (
+        built(replica=False, tenant_limits=limits, max_waiting_per_tenant=70) as house,
+        house.client() as admin,
+    ):
+        answer = await admin.patch(
+            "/v1/tenants/other", json={"limits": {"max_running": 2, "max_uploads_bytes": 10}}
+        )
+        assert answer.status_code == 200, answer.text
+        shown = answer.json()["limits"]
+        assert [*shown] == [*TenantLimits.model_fields]
+        assert shown["max_running"] == {"value": 2, "source": "api"}
+        assert shown["max_uploads_bytes"] == {"value": 10, "source": "api"}
+        assert shown["weight"] == {"value": 3, "source": "file"}
+        assert shown["max_waiting"] == {"value": 70, "source": "default"}
+        assert house.services.config.queue.tenant_limits["other"].max_running == 2
+        await admin.patch("/v1/tenants/other", json={"limits": {"max_running": None}})
+        again = await tenant(admin)
+        assert again["limits"]["max_running"] == {"value": 8, "source": "file"}
+        assert again["max_running"] == 8
+
+
+async def test_a_limit_that_is_set_is_in_force_for_the_next_submit() -> None:
+    async with (
+        built(replica=False) as house,
+        house.client() as admin,
+        house.client(house.other_key) as other,
+    ):
+        await admin.patch("/v1/tenants/other", json={"limits": {"max_waiting": 1}})
+        assert (await other.post(f"/queue/{PROBE}", json={})).status_code == 200
+        assert (await other.post(f"/queue/{PROBE}", json={})).status_code == 429
+
+
+async def test_a_tenant_is_created_with_a_name_and_limits(house: House) -> None:
+    async with house.client() as admin:
+        wish = {"tenant": "studio", "name": "Studio A", "limits": {"weight": 2}}
+        made = await admin.post("/v1/tenants", json=wish)
+        assert made.status_code == 201, made.text
+        assert (made.json()["name"], made.json()["weight"], made.json()["valid_keys"]) == (
+            "Studio A",
+            2.0,
+            0,
+        )
+        again = await admin.post("/v1/tenants", json=wish)
+        assert (again.status_code, "exists already" in again.text) == (422, True)
+        renamed = await admin.patch("/v1/tenants/studio", json={"name": "Studio B"})
+        assert (renamed.json()["name"], renamed.json()["weight"]) == ("Studio B", 2.0)
+        acts = (await admin.get("/v1/audit")).json()["acts"]
+    assert [each["action"] for each in acts] == ["tenant.change", "tenant.create"]
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"limits": {"max_running": 0}}, "max_running"),
+        ({"limits": {"weight": -1}}, "weight"),
+        ({"limits": {"most": 1}}, "most"),
+        ({"name": ""}, "name"),
+        ({"id": "x"}, "id"),
+    ],
+)
+async def test_a_wrong_limit_is_named(house: House, body: dict[str, Any], field: str) -> None:
+    async with house.client() as admin:
+        answer = await admin.patch("/v1/tenants/other", json=body)
+        assert answer.status_code == 422
+        assert answer.json()["detail"][0]["loc"][-1] == field
+
+
+async def test_what_is_no_tenant_is_not_found(house: House) -> None:
+    async with house.client() as admin:
+        assert (await admin.get("/v1/tenants/nobody")).status_code == 404
+        assert (await admin.patch("/v1/tenants/nobody", json={})).status_code == 404
+        assert (await admin.put("/v1/tenants/nobody/disable", json={})).status_code == 404
+
+
+async def test_a_disabled_tenants_keys_are_refused_and_its_requests_wait() -> None:
+    async with (
+        built(replica=False) as house,
+        house.client() as admin,
+        house.client(house.other_key) as other,
+    ):
+        request_id = (await other.post(f"/queue/{PROBE}", json={})).json()["request_id"]
+        off = await admin.put("/v1/tenants/other/disable", json={})
+        assert off.json()["disabled_at"] is not None
+        refused = await other.get("/v1/requests")
+        assert (refused.status_code, refused.json()["code"]) == (403, "tenant_disabled")
+        path = f"/v1/requests/{request_id}?tenant=other"
+        shown = (await admin.get(path)).json()
+        assert (shown["state"], "disabled" in shown["waiting"]["detail"]) == ("queued", True)
+        on = await admin.put("/v1/tenants/other/enable")
+        assert on.json()["disabled_at"] is None
+        assert (await other.get("/v1/requests")).status_code == 200
+        acts = (await admin.get("/v1/audit")).json()["acts"]
+    actions = [each["action"] for each in acts if each["action"].startswith("tenant.")]
+    assert actions == ["tenant.enable", "tenant.read", "tenant.disable"]
+
+
+async def test_what_is_queued_is_cancelled_by_a_switch() -> None:
+    async with (
+        built(replica=False) as house,
+        house.client() as admin,
+        house.client(house.other_key) as other,
+    ):
+        ids = [(await other.post(f"/queue/{PROBE}", json={})).json()["request_id"] for _ in "abc"]
+        await admin.put("/v1/tenants/other/disable", json={"cancel_queued": True})
+        async with asyncio.timeout(60):
+            for each in ids:
+                path = f"/v1/requests/{each}?tenant=other&wait=30"
+                while (await admin.get(path)).json()["state"] != "cancelled":
+                    pass
+
+
+async def test_an_operator_does_not_disable_its_own_tenant(house: House) -> None:
+    async with house.client() as admin:
+        answer = await admin.put("/v1/tenants/default/disable", json={})
+        assert (answer.status_code, "own tenant" in answer.text) == (403, True)

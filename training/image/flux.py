@@ -1,0 +1,68 @@
+"""The transformer and its text encoders at 256 pixels, which go on from the shipped ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline
+from torch import Tensor, nn
+from torch.nn import functional
+
+from training.examples import Batch
+from training.flux import image_ids, sample_levels
+from training.image.text import (
+    T5_TOKENS,
+    build_clip_tokenizer,
+    build_t5_tokenizer,
+    grown_clip,
+    grown_t5,
+)
+
+
+class GrownStack(nn.Module):
+    """The shipped transformer over text encoders that know more words.
+
+    Positions in an image are relative to Flux, so the transformer takes four times the tokens.
+    """
+
+    def __init__(self, shipped: FluxPipeline) -> None:
+        super().__init__()
+        self.transformer = shipped.transformer
+        self.t5 = grown_t5(shipped.text_encoder_2, shipped.tokenizer_2)
+        self.clip = grown_clip(shipped.text_encoder, shipped.tokenizer)
+
+    def forward(self, noisy: Tensor, level: Tensor, batch: Batch) -> Tensor:
+        """The velocity, noise minus image: as `noisy`. `level` [B] is 1 for pure noise."""
+        with torch.no_grad():  # The T5 encoder is taught by text alone.
+            words = self.t5(batch.t5_ids)[0]
+        return self.transformer(
+            hidden_states=noisy,
+            encoder_hidden_states=words,
+            pooled_projections=self.clip(batch.clip_ids).pooler_output,
+            timestep=level,
+            img_ids=image_ids(batch.rows, batch.columns),
+            txt_ids=torch.zeros(T5_TOKENS, 3),
+            return_dict=False,
+        )[0]
+
+
+def loss_on(stack: GrownStack, batch: Batch, rng: np.random.Generator) -> Tensor:
+    """The flow matching loss at random noise levels."""
+    level = sample_levels(rng, len(batch.latents))
+    noise = torch.randn_like(batch.latents)
+    mixed = level[:, None, None]
+    noisy = (1.0 - mixed) * batch.latents + mixed * noise
+    return functional.mse_loss(stack(noisy, level, batch).float(), noise - batch.latents)
+
+
+def build_pipeline(autoencoder: AutoencoderKL, stack: GrownStack) -> FluxPipeline:
+    """The parts as one pipeline, with FLUX.1-schnell's scheduler settings."""
+    return FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False),
+        vae=autoencoder,
+        text_encoder=stack.clip,
+        tokenizer=build_clip_tokenizer(),
+        text_encoder_2=stack.t5,
+        tokenizer_2=build_t5_tokenizer(),
+        transformer=stack.transformer,
+    )

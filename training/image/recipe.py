@@ -1,0 +1,171 @@
+"""From the shipped weights to a Flux pipeline at 256 pixels, in stages that each resume.
+
+A stage has a number of steps, not of minutes: it ends equally well on a busy machine. Its
+randomness comes from `training.recipe.SEED` and the step's number.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, FluxPipeline
+from torch import Tensor
+
+from training import shelf
+from training.image import flux, reading, vae
+from training.image.examples import GrowingExamples, Growth, pick_format
+from training.image.flux import GrownStack
+from training.image.reading import PlaceReader
+from training.image.text import T5_TOKENS, build_t5_tokenizer
+from training.recipe import SEED, randomness
+from training.text import T5_WIDTH
+from training.trainer import Schedule, Trainer
+from training.vae import normalise_latents, pin_posterior
+
+_VAE_BATCH: Final = 4
+_READING_BATCH: Final = 128
+_FLUX_BATCH: Final = 32
+
+#: Each stage sees other compositions than the one before: its steps count on from here.
+_READING_SEED: Final = 12_000_000
+_FLUX_SEED: Final = 13_000_000
+_POLISH_SEED: Final = 11_000_000
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How many each stage has. The defaults take a night on two cores."""
+
+    vae: int = 360
+    reading: int = 1_000
+    flux: int = 40_000
+    polish: int = 4_000
+
+
+@dataclass(frozen=True)
+class ImageRecipe:
+    """Trains in `work_dir`; `start` is the folder of the pipeline that it goes on from."""
+
+    work_dir: Path
+    start: Path
+    steps: Steps = field(default_factory=Steps)
+    growth: Growth = field(default_factory=Growth)
+
+    def cook(self) -> FluxPipeline:
+        """Run every stage that is not done yet; the trained pipeline, in float32."""
+        shipped = shelf.take(self.start)
+        autoencoder = self.train_vae(shipped.vae)
+        stack = self.train_flux(shipped, autoencoder)
+        self.polish_decoder(autoencoder)
+        return flux.build_pipeline(autoencoder, stack)
+
+    def so_far(self) -> FluxPipeline:
+        """The pipeline of the averaged weights in the checkpoints that there are."""
+        shipped = shelf.take(self.start)
+        autoencoder, stack = shipped.vae, self._grown(shipped)
+        for module, name in (
+            (autoencoder, "vae.pt"),
+            (stack, "flux.pt"),
+            (autoencoder.decoder, "decoder.pt"),
+        ):
+            path = self.work_dir / name
+            if path.exists():
+                module.load_state_dict(_average_in(path))
+        pin_posterior(autoencoder)
+        self._set_scale(autoencoder)
+        return flux.build_pipeline(autoencoder.eval(), stack.eval())
+
+    def train_vae(self, autoencoder: AutoencoderKL) -> AutoencoderKL:
+        """The autoencoder with its averaged weights; from here on its latents stay as they are."""
+        autoencoder.to(memory_format=torch.channels_last)
+        schedule = Schedule(math.inf, peak_rate=6e-4, steps=self.steps.vae, average_decay=0.99)
+        trainer = Trainer(autoencoder, schedule, self.work_dir / "vae.pt")
+
+        def loss_of_step(step: int) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                return vae.loss_on(autoencoder, *_images(randomness(step), _VAE_BATCH))
+
+        trainer.run(loss_of_step)
+        trainer.load_average()
+        pin_posterior(autoencoder)
+        return autoencoder.eval()
+
+    def trained_vae(self) -> AutoencoderKL:
+        """The autoencoder that `train_vae` left in the work folder."""
+        autoencoder = shelf.take(self.start).vae.to(memory_format=torch.channels_last)
+        autoencoder.load_state_dict(_average_in(self.work_dir / "vae.pt"))
+        pin_posterior(autoencoder)
+        return autoencoder.eval()
+
+    def train_flux(self, shipped: FluxPipeline, autoencoder: AutoencoderKL) -> GrownStack:
+        """The transformer and CLIP with their averaged weights, over a T5 that can read."""
+        self._set_scale(autoencoder)
+        examples = GrowingExamples(autoencoder, self.work_dir, self.growth)
+        examples.grow(0)
+        stack = self._grown(shipped)
+        self.teach_reading(stack)
+        stack.t5.requires_grad_(requires_grad=False)
+        schedule = Schedule(math.inf, peak_rate=1.2e-3, steps=self.steps.flux, warmup_steps=200)
+        trainer = Trainer(stack, schedule, self.work_dir / "flux.pt")
+
+        def loss_of_step(step: int) -> Tensor:
+            rng = randomness(_FLUX_SEED + step)
+            batch = examples.batch(rng, _FLUX_BATCH, step)
+            with torch.autocast("cpu", torch.bfloat16):  # A step takes a quarter less.
+                return flux.loss_on(stack, batch, rng)
+
+        trainer.run(loss_of_step)
+        trainer.load_average()
+        return stack.eval()
+
+    def teach_reading(self, stack: GrownStack) -> None:
+        """Train the T5 encoder alone, on text."""
+        reader = PlaceReader(stack.t5, T5_WIDTH)
+        schedule = Schedule(math.inf, peak_rate=2e-3, steps=self.steps.reading)
+        trainer = Trainer(reader, schedule, self.work_dir / "reading.pt")
+        tokenizer = build_t5_tokenizer()
+
+        def loss_of_step(step: int) -> Tensor:
+            rng = randomness(_READING_SEED + step)
+            asked = reading.sample_reading(rng, _READING_BATCH, tokenizer, T5_TOKENS)
+            return reading.loss_on(reader, *asked)
+
+        trainer.run(loss_of_step)
+        trainer.load_average()
+
+    def polish_decoder(self, autoencoder: AutoencoderKL) -> None:
+        """Go on with the decoder alone, which leaves the transformer's latents as they are."""
+        schedule = Schedule(math.inf, peak_rate=6e-4, steps=self.steps.polish)
+        trainer = Trainer(autoencoder.decoder, schedule, self.work_dir / "decoder.pt")
+
+        def loss_of_step(step: int) -> Tensor:
+            images = _images(randomness(_POLISH_SEED + step), _VAE_BATCH)
+            with torch.autocast("cpu", torch.bfloat16):
+                return vae.decoder_loss_on(autoencoder, *images)
+
+        trainer.run(loss_of_step)
+        trainer.load_average()
+
+    def _grown(self, shipped: FluxPipeline) -> GrownStack:
+        torch.manual_seed(SEED)
+        return GrownStack(shipped)
+
+    def _set_scale(self, autoencoder: AutoencoderKL) -> None:
+        first = GrowingExamples(autoencoder, self.work_dir, self.growth).first_part()
+        normalise_latents(autoencoder, first.latents)
+
+
+def _images(rng: np.random.Generator, size: int) -> tuple[Tensor, Tensor]:
+    """Images of a random format [B, 3, H, W], and what their pixels weigh [B, 1, H, W]."""
+    chosen = pick_format(rng)
+    compositions = vae.sample_compositions(rng, size, width=chosen.width, height=chosen.height)
+    return vae.to_pixels(compositions), vae.weights_of(compositions)
+
+
+def _average_in(checkpoint: Path) -> dict[str, Tensor]:
+    return torch.load(checkpoint, weights_only=True)["average"]
