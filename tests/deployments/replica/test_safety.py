@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
 from dataclasses import replace
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save
 
 from serve_app.domain.lease import Lease, LeaseKey
 from serve_app.domain.media.marking import MarkPolicy, is_marked
@@ -114,3 +117,18 @@ async def test_previews_show_nothing_that_a_rule_would_withhold(
     rig.port.offer(lease)
     await rig.outcome(lease.held)
     assert bool(previews(rig, lease.held)) is (action == "flag")
+
+
+async def test_a_lora_is_refused_by_its_digest_before_anything_is_computed(
+    make_rig: MakeRig,
+) -> None:
+    rig = await make_rig(slots=1)
+    body = save({"weight": np.zeros((2, 2), np.float32)})
+    lora = {"path": "data:;base64," + base64.b64encode(body).decode(), "scale": 1.0}
+    lease = rig.lease("one", PREVIEWED, **INPUT, loras=[lora])
+    digest = hashlib.sha256(body).hexdigest()
+    outcome = await ended(rig, replace(lease, safety=({"loras": [digest]},)))
+    failure = outcome.failure
+    assert failure is not None
+    assert (failure.field, failure.type) == ("loras", "content_policy_violation")
+    assert outcome.usage.steps == 0
