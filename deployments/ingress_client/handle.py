@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from serve_app.domain.batcher import Batcher
@@ -81,6 +81,11 @@ class HandleLeasePort:
 
     async def report_unsigned(self, held: LeaseKey, reason: str) -> None:
         await self._call("report_unsigned", held, reason)
+
+    async def report_decisions(
+        self, held: LeaseKey, decisions: tuple[Mapping[str, Any], ...]
+    ) -> None:
+        await self._call("report_decisions", held, decisions)
 
     async def _finish_all(self, finishes: Sequence[Finish]) -> Sequence[Verdict | BaseException]:
         if len(finishes) == 1:

@@ -50,6 +50,7 @@ from serve_app.domain.errors import (
     Cancelled,
     Expired,
     ForkRefused,
+    InvalidInput,
     LoraRefused,
     Misconfigured,
     ReplicaDied,
@@ -57,6 +58,7 @@ from serve_app.domain.errors import (
     Unsupported,
 )
 from serve_app.domain.lease import Lease, LeaseKey
+from serve_app.domain.media.safety import VIOLATION
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.progress import Progress, Stage
 
@@ -250,6 +252,10 @@ class Attempt:
         if requested:
             state.set_progress(Progress(Stage.FETCHING))
             await self._loras.fetch(requested, lease.files_url)
+            used = {each.file.stem for each in self._loras.loras()}  # named by their digests
+            if used & lease.blocked_loras:
+                message = "the operator of this installation does not allow this LoRA"
+                raise InvalidInput.of_field("loras", message, VIOLATION)
 
     async def _take_slot(self) -> None:
         if self._slots is None:
@@ -353,7 +359,8 @@ class Attempt:
             ),
             **call.arguments,
         )
-        self.previewer.follow(generation)
+        if all(rule["action"] == "flag" for rule in self.lease.output_rules):
+            self.previewer.follow(generation)  # else it would show what is not checked
         if recording is not None:
             recording.follow(generation)
         generation.add_done_callback(lambda _: loop.call_soon_threadsafe(_resolve, ended))

@@ -24,6 +24,7 @@ from deployments.replica.ranks import RankGroup
 from deployments.replica.replica import Replica
 from deployments.replica.resources import ReplicaResources
 from deployments.replica.tuned import tuned_recipes
+from deployments.safety.checkers import Checkers
 from deployments.transfer.fetcher import Fetcher, MinRate, fetcher_client
 from deployments.transfer.lora_cache import LoraCache
 from deployments.transfer.lora_fetcher import LoraFetcher
@@ -31,7 +32,7 @@ from deployments.transfer.uploader import Backoff, Uploader, http_client
 from serve_app.domain.errors import Misconfigured, Unavailable
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.name_resolution import MAX_THREADS, NameResolver
-from serve_app.domain.ports import Clock, FileSigner, PeerDirectory
+from serve_app.domain.ports import Clock, PeerDirectory
 from serve_app.domain.realtime import Frame, FrameResult
 from serve_app.loopback import keep_to_loopback, reachable_address
 from serve_app.telemetry import logs
@@ -104,7 +105,7 @@ class ReplicaDeployment:
                 clock,
                 backoff,
                 find_peers=None if exchange is None else exchange.source,
-                signer=handle_port,
+                port=handle_port,
             ),
             config,
         )
@@ -161,9 +162,10 @@ def make_resources(
     clock: Clock,
     backoff: Backoff,
     find_peers: FindPeers | None = None,
-    signer: FileSigner | None = None,
+    port: HandleLeasePort | None = None,
 ) -> ReplicaResources:
     """Create the real resources: an engine on the GPU, or on the CPU if there is no GPU.
+    ``port`` signs files and records decisions.
 
     Raises ``Misconfigured`` if the pool asks for GPUs and torch cannot use the one that is there.
     """
@@ -223,7 +225,9 @@ def make_resources(
         encoders=Threads(ENCODERS, thread_name_prefix="encoder"),
         writers=Threads(WRITERS, thread_name_prefix="writer"),
         clock=clock,
-        signer=signer,
+        checkers=Checkers(store),
+        safety_log=port,
+        signer=port,
         # On a CPU, warm-up takes as long as an image does, and saves no time.
         warms_up=config.warm_up and device != "cpu",
         store=store,

@@ -7,7 +7,7 @@ import json
 import logging
 import mmap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -22,11 +22,12 @@ from deployments.families.options import input_files, prepared_call
 from deployments.families.video_recorder import VideoRecorder
 from deployments.replica.resources import ReplicaResources
 from deployments.replica.resume import MadeDraft, draft_ticket, media_tickets
+from deployments.safety.outputs import Decision, OutputPolicy, resized
 from deployments.transfer.manifest import GenerationFacts, ManifestWriter, lora_facts
 from deployments.transfer.uploader import MediaFile
 from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.errors import MarkMissing, NotSigned
+from serve_app.domain.errors import ContentBlocked, MarkMissing, NotSigned
 from serve_app.domain.lease import Lease
 from serve_app.domain.media.draft import DRAFT_TYPE
 from serve_app.domain.media.file_metadata import FileMetadata
@@ -106,11 +107,13 @@ class ArtifactDelivery:
         self._on_progress = on_progress
         self._recording: VideoRecorder | None = None
         self._uploaded: list[UploadTicket] = []
+        self._prompt = ""
+        self._loop = asyncio.get_running_loop()
         self._facts = GenerationFacts(lease.endpoint.id)
         self._writer: ManifestWriter | None = None
         if lease.certificates and resources.signer is not None:
             self._writer = ManifestWriter(
-                resources.signer, lease.held, lease.certificates, asyncio.get_running_loop()
+                resources.signer, lease.held, lease.certificates, self._loop
             )
 
     def describe(self, given: Mapping[str, Any], seed: int) -> None:
@@ -120,6 +123,7 @@ class ArtifactDelivery:
         deterministic requests make equal files.
         """
         lease = self._lease
+        self._prompt = str(given.get("prompt") or "")
         weights = lease.endpoint.weights
         # Of a directory only the name: where this node has its weights is nobody's business.
         source = weights.source if weights.revision else Path(weights.source).name
@@ -156,6 +160,8 @@ class ArtifactDelivery:
         """Encode the result, upload its files and return both. ``draft``: what it shows."""
         result = replace(result, scratch=self.scratch)
         if not call.makes_files:
+            if self._lease.output_rules:
+                raise ContentBlocked("What leaves no file cannot be checked by the safety policy.")
             return family.deliver(self._lease.endpoint, call, result, tickets), ()
         if call.recording is None:  # a recording has already reported encoding progress
             self._on_progress(Progress(Stage.ENCODING_MEDIA))
@@ -254,9 +260,39 @@ class ArtifactDelivery:
             product = family.deliver(self._lease.endpoint, call, result, media_tickets(tickets))
             if draft is not None:
                 product = draft.added_to(product, draft_ticket(tickets))
+            product = self._checked(product)
             check_marks(product.files, MarkPolicy(self._lease.marking))
             product = self._signed(product, call, result.steps)
             return product, _artifacts(product)
+
+    def _checked(self, product: Product) -> Product:
+        """``product`` as the safety policy lets it be delivered. Raises ``ContentBlocked``."""
+        rules = self._lease.output_rules
+        if not rules:
+            return product
+
+        def encode(image: Image, media_type: str) -> bytes:
+            from deployments.engine.media.images import encode as encoded  # noqa: PLC0415
+
+            scratch = self.scratch
+            return encoded(image, media_type, scratch.description, marked=scratch.marked)
+
+        policy = OutputPolicy(rules, self._resources.checkers, self._prompt)
+        try:
+            product, decisions = policy.applied(product, encode)
+        except ContentBlocked as error:
+            self._report((Decision("", "block", error.message),))
+            raise
+        self._report(decisions)
+        return product
+
+    def _report(self, decisions: Sequence[Decision]) -> None:
+        for each in decisions:
+            log.info("Safety policy: %s", each)
+        if decisions and self._resources.safety_log is not None:
+            told = tuple(asdict(each) for each in decisions)
+            call = self._resources.safety_log.report_decisions(self._lease.held, told)
+            asyncio.run_coroutine_threadsafe(call, self._loop)
 
     def _signed(self, product: Product, call: GenerationCall, steps: int) -> Product:
         """``product`` with signed files, if the lease says so and they can be signed.
@@ -281,7 +317,7 @@ class ArtifactDelivery:
                 writer.report_unsigned(error.message)
                 files.append(file)
         sizes = {each.ticket.key: each.size for each in files}
-        return replace(product, output=_resized(product.output, sizes), files=files)
+        return replace(product, output=resized(product.output, sizes), files=files)
 
     def _on_encoded(self, done: int, total: int) -> None:
         self._on_progress(Progress(Stage.ENCODING_MEDIA, done, total))
@@ -337,18 +373,6 @@ def has_mark(file: MediaFile) -> bool:
     with file.body.open("rb") as opened:
         with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return is_marked(content)
-
-
-def _resized(value: Any, sizes: Mapping[str, int]) -> Any:
-    """``value`` of an output with the sizes of files by their keys."""
-    if isinstance(value, list):
-        return [_resized(each, sizes) for each in value]
-    if not isinstance(value, Mapping):
-        return value
-    known = {name: _resized(each, sizes) for name, each in value.items()}
-    if "file_size" in known and known.get("artifact") in sizes:
-        known["file_size"] = sizes[known["artifact"]]
-    return known
 
 
 def _artifacts(product: Product) -> Files:

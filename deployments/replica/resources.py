@@ -16,6 +16,7 @@ from deployments.families.warm_up import short_call
 from deployments.replica import weights
 from deployments.replica.ranks import RankGroup
 from deployments.replica.tuned import TunedRecipes
+from deployments.safety.checkers import Checkers
 from deployments.transfer.fetcher import Fetcher
 from deployments.transfer.lora_fetcher import LoraFetcher
 from deployments.transfer.uploader import FileSink
@@ -31,7 +32,7 @@ from serve_app.domain.endpoint import (
     requested_cache,
 )
 from serve_app.domain.errors import WeightsUnavailable
-from serve_app.domain.ports import Clock, FileSigner
+from serve_app.domain.ports import Clock, FileSigner, SafetyLog
 from serve_app.domain.progress import Loading, OnDownload
 from weights.store import Store
 
@@ -61,6 +62,8 @@ class ReplicaResources:
     store: Store = field(default_factory=lambda: Store(StoreConfig()))  # of weights
     warms_up: bool = False  # families with a warm-up make a short generation after loading
     ranks: RankGroup | None = None  # the other devices of the replica
+    checkers: Checkers = field(default_factory=lambda: Checkers(Store(StoreConfig())))
+    safety_log: SafetyLog | None = None  # None: decisions are only logged
     signer: FileSigner | None = None  # of files; None: nothing can be signed
     tuned: TunedRecipes = field(default_factory=TunedRecipes)  # chosen by `darkroom tune`
     weights_by_endpoint: dict[str, str] = field(default_factory=dict)  # id → ``weights_name``

@@ -36,6 +36,7 @@ DarkroomError
 │   ├── ForkRefused           no draft is possible, or the generation cannot go on from it; says why
 │   ├── MarkMissing           a file does not say that it is AI-generated, and must
 │   ├── NotSigned             a file cannot be signed, and must be; says why
+│   ├── ContentBlocked        the operator's policy does not let the output be delivered
 │   ├── OutOfMemory           the generation does not fit this replica
 │   ├── ReplicaDied           the process ended while it held the lease
 │   ├── Poison                the request ended its replica too many times
@@ -297,6 +298,10 @@ class MarkMissing(GenerationError):
 class NotSigned(GenerationError):
     code = "not_signed"
     retryable = True
+
+
+class ContentBlocked(GenerationError):
+    code = "content_policy_violation"
 
 
 class SnapshotRefused(GenerationError):

@@ -130,6 +130,20 @@ class Lease:
     draft_url: str | None = None  # of the draft that the request goes on from
     marking: str = MarkPolicy.OFF.value  # a plain value, which every version reads
     certificates: str = ""  # of the signer of its files, as PEM; empty: they are not signed
+    safety: tuple[Mapping[str, Any], ...] = ()
+    """How its files are checked: rules with ``name``, ``action`` (flag, blur or block),
+    ``on_error`` (block or pass), and the configuration of the ``checker``. And rules that refuse
+    ``loras``, by SHA-256."""
+
+    @property
+    def output_rules(self) -> tuple[Mapping[str, Any], ...]:
+        """Rules of ``safety`` for its files."""
+        return tuple(rule for rule in self.safety if "checker" in rule)
+
+    @property
+    def blocked_loras(self) -> frozenset[str]:
+        """Digests of LoRAs that it may not use."""
+        return frozenset(digest for rule in self.safety for digest in rule.get("loras", ()))
 
     @property
     def marked(self) -> bool:

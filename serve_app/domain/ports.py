@@ -107,6 +107,17 @@ class FileSigner(Protocol):
         ...
 
 
+class SafetyLog(Protocol):
+    """Log of the safety policy's decisions. Real: the ingress deployment's handle."""
+
+    async def report_decisions(
+        self, held: LeaseKey, decisions: tuple[Mapping[str, Any], ...]
+    ) -> None:
+        """Record decisions about the files of an attempt: ``rule``, ``action``, ``label`` and
+        ``score`` of each."""
+        ...
+
+
 class LeaseTerms(Protocol):
     """Catalogue and storage data that turn a stored request into a lease."""
 
@@ -127,6 +138,10 @@ class LeaseTerms(Protocol):
     @property
     def certificates(self) -> str:
         """Certificates of the signer of marked files, as PEM; empty: files are not signed."""
+        ...
+
+    def safety(self, tenant: str, endpoint_id: str) -> tuple[Mapping[str, Any], ...]:
+        """Value of ``Lease.safety``."""
         ...
 
     def endpoint(self, endpoint_id: str) -> Endpoint | None:

@@ -110,7 +110,7 @@ _EXPOSED = (
     b"x-request-id, x-should-retry, x-darkroom-replayed, x-darkroom-cache, x-darkroom-endpoint, "
     b"x-darkroom-demo, x-darkroom-step, retry-after, etag, content-range, traceparent, tracestate, "
     b"x-fal-billable-units, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "
-    b"x-ratelimit-reset-requests"
+    b"x-ratelimit-reset-requests, x-darkroom-safety"
 )
 _ID_HEADERS = (b"x-fal-request-id", b"x-request-id")
 """Headers in which the clients of fal and of OpenAI read the request's id."""

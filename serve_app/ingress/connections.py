@@ -167,6 +167,7 @@ async def open_signer(
         for problem in problems(identity, clock.now()):
             log.warning("%s", problem)
         path = config.server.data_dir / CERTIFICATES_FILE
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         await asyncio.to_thread(path.write_text, identity.chain)
     return ClaimSigner(identity, partial(is_held, database), metrics.file_signed, clock.now)
 

@@ -205,6 +205,11 @@ class Ingress:
     async def sign_claim(self, held: LeaseKey, claim: bytes) -> bytes:
         return await self._signer.sign(held, claim)
 
+    async def report_decisions(
+        self, held: LeaseKey, decisions: tuple[Mapping[str, Any], ...]
+    ) -> None:
+        await self._services.output_decided(held.request_id, decisions)
+
     async def report_unsigned(self, held: LeaseKey, reason: str) -> None:
         self._signer.report_unsigned(held, reason)
 
@@ -251,6 +256,7 @@ class Ingress:
             stack, database, self._config, secrets, self._internal_url, self._clock
         )
         storage = MeasuredStorage(stored, self._metrics)
+        self._safety = await asyncio.to_thread(config.safety.policy)
         self._signer = await connections.open_signer(
             *(database, self._config, secrets, self._clock, self._metrics)
         )
@@ -327,7 +333,7 @@ class Ingress:
                 storage,
                 config.limits.max_artifact_bytes,
                 files_url=self._internal_url,
-                files=FilePolicy.of(config, self._signer.chain),
+                files=FilePolicy.of(config, self._safety, self._signer.chain),
                 names_secret=await shared_secret(database, "file_names"),
                 refresh=self._catalog.refresh,
             ),
@@ -421,6 +427,7 @@ class Ingress:
             metrics=self._metrics,
             audit=AuditTrail(self._queue.operations, clock, self._metrics.queue),
             warm=warm,
+            safety=self._safety,
             proxy_secret=connections.text_of(secrets.proxy_secret),
         )
 

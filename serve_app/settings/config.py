@@ -32,6 +32,7 @@ from serve_app.settings.groups import (
     ModelSettings,
     ProvenanceSettings,
     QueueSettings,
+    SafetySettings,
     ServerSettings,
     SettingsGroup,
     StorageSettings,
@@ -73,6 +74,7 @@ class Config(BaseModel):
     loras: LoraSettings
     sign_in: SignInSettings
     provenance: ProvenanceSettings
+    safety: SafetySettings
 
     def __init__(self, **settings: Any) -> None:
         groups: dict[str, dict[str, Any]] = {name: {} for name in AREAS}
@@ -126,6 +128,7 @@ AREAS: Mapping[str, type[SettingsGroup]] = {
     "loras": LoraSettings,
     "sign_in": SignInSettings,
     "provenance": ProvenanceSettings,
+    "safety": SafetySettings,
 }
 FIELDS: Mapping[str, FieldInfo] = {
     name: field for group in AREAS.values() for name, field in group.model_fields.items()

@@ -19,7 +19,9 @@ from pydantic_settings import (
 from serve_app.domain.billing.price import CURRENCY, Price
 from serve_app.domain.endpoint import MODEL_ALIASES, StoreConfig
 from serve_app.domain.media.marking import Marking, MarkPolicy
+from serve_app.domain.media.safety import SafetyPolicy
 from serve_app.settings.pools import EndpointLimits, PoolConfig, TenantLimits, with_families
+from serve_app.settings.safety import CheckerConfig, SafetyRuleConfig, policy_of
 from serve_app.telemetry.logs import Format
 
 PREFIX = "DARKROOM_"
@@ -484,3 +486,18 @@ class ProvenanceSettings(SettingsGroup):
     def marking(self) -> Marking:
         """Policies for marks, of the installation and of tenants."""
         return Marking(self.mark_files, self.tenant_mark_files)
+
+
+class SafetySettings(SettingsGroup):
+    """The operator's policy for prompts, LoRAs and files."""
+
+    safety_rules: tuple[SafetyRuleConfig, ...] = Field(
+        default=(), description="Rules; every rule that a request is under applies."
+    )
+    safety_checkers: dict[str, CheckerConfig] = Field(
+        default_factory=dict, description="Checkers of files, by name."
+    )
+
+    def policy(self) -> SafetyPolicy:
+        """Policy with the words of all files. ``Misconfigured``: see ``policy_of``."""
+        return policy_of(self.safety_rules, self.safety_checkers)

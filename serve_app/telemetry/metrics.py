@@ -61,6 +61,10 @@ COUNTERS: Declared = {
         "Output files by result: signed, refused a signature, or delivered unsigned.",
         ("result",),
     ),
+    "safety_decisions": (
+        "Decisions of the safety policy that something is not delivered as it is.",
+        ("of", "action"),
+    ),
     "webhooks": (
         "Webhook calls: delivered, failed (will be retried) or dead; progress: told or lost.",
         ("result",),
@@ -205,6 +209,11 @@ class Metrics:
     def file_signed(self, result: str) -> None:
         """Count a file that was ``signed``, was ``refused`` a signature, or stays ``unsigned``."""
         self._counters["signed_files"].labels(result).inc()
+
+    def safety_decided(self, of: str, action: str) -> None:
+        """Count a decision about an ``input`` or an ``output``: ``flag``, ``blur``, ``block``, or
+        ``pass`` if it could not be checked."""
+        self._counters["safety_decisions"].labels(of, action).inc()
 
     def webhook_called(self, result: str, elapsed_s: float) -> None:
         """Record a call of a receiver by its answer's class: ``2xx`` to ``5xx``, or ``none``."""

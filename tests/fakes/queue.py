@@ -227,6 +227,7 @@ class FakeQueue(ClientSide):
             else self._terms.state_url(request.draft_key),
             files_url=self._terms.files_url,
             describe_files=self._terms.describe_files and request.forgetting is None,
+            safety=self._terms.safety(request.tenant, endpoint.id),
             marking=(policy := self._terms.marking(request.tenant)).value,
             certificates=""
             if policy is MarkPolicy.OFF or request.priority is Priority.REALTIME

@@ -27,10 +27,14 @@ class FakeTerms:
         self.least_bytes: dict[str, int] = {}
         self.thumbnails = False
         self.markings: dict[str, MarkPolicy] = {}
+        self.rules: dict[str, tuple[Mapping[str, Any], ...]] = {}  # by tenant
         self._numbers = count()
 
     def marking(self, tenant: str) -> MarkPolicy:
         return self.markings.get(tenant, MarkPolicy.ON)
+
+    def safety(self, tenant: str, endpoint_id: str) -> tuple[Mapping[str, Any], ...]:
+        return self.rules.get(tenant, ())
 
     def endpoint(self, endpoint_id: str) -> Endpoint | None:
         if endpoint_id in self.gone | self.new:

@@ -34,7 +34,7 @@ async def test_every_ingress_has_the_same_local_signer_and_leaves_its_certificat
 ) -> None:
     chains = []
     for name in ("one", "two"):
-        (folder := tmp_path / name).mkdir()
+        folder = tmp_path / name  # which the first start makes
         config = settings(folder, sign_files="local")
         metrics = Metrics(CollectorRegistry())
         signer = await open_signer(database, config, Secrets(), CLOCK, metrics)

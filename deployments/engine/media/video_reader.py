@@ -137,6 +137,19 @@ def first_frame(file: BinaryIO) -> Image.Image:
     raise ValueError("The video has no frames.")
 
 
+def sampled_frames(file: BinaryIO, most: int) -> Iterator[Image.Image]:
+    """At most ``most`` frames of a video that Darkroom wrote, evenly spread from the first to the
+    last one. Reads the file twice; only one frame is in memory."""
+    with av.open(file, "r") as container:
+        count = sum(1 for packet in container.demux(video=0) if packet.size)
+    wanted = {round(place * (count - 1) / max(1, most - 1)) for place in range(most)}
+    file.seek(0)
+    with av.open(file, "r") as container:
+        for number, frame in enumerate(container.decode(video=0)):
+            if number in wanted:
+                yield _upright(frame)
+
+
 def _upright(frame: VideoFrame) -> Image.Image:
     image = frame.to_image()
     return image.rotate(frame.rotation, expand=True) if frame.rotation else image

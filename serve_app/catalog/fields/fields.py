@@ -151,12 +151,12 @@ Acceleration = Annotated[
 ]
 SafetyChecker = Annotated[
     bool,
-    NoEffect("there is no safety checker here", granted=(False,)),
+    NoEffect("the operator decides what is checked", granted=(False,)),
     Field(description="Check the images for unsafe content."),
 ]
 SafetyCheckerVersion = Annotated[
     Literal["v1", "v2"],
-    NoEffect("there is no safety checker here"),
+    NoEffect("the operator decides what is checked"),
     Field(description="Version of the safety checker."),
 ]
 ExpandPrompt = Annotated[

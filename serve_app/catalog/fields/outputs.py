@@ -55,6 +55,9 @@ class Output(BaseModel):
         default=None,
         description="Words of the prompt that the demo model does not know; absent without any.",
     )
+    darkroom_safety: str | None = Field(
+        default=None, description="What checked the files by the operator's policy, if any did."
+    )
 
 
 Seeds = Field(default=None, description="The requested seeds, one for each output.")
@@ -66,7 +69,8 @@ class ImagesOutput(Output):
     seed: int = Field(description="Seed; with the same input it gives the same images.")
     seeds: list[int] | None = Seeds
     has_nsfw_concepts: list[bool] = Field(
-        description="One for each image; always false, because there is no safety checker here."
+        description="One for each image: true if a checker of the operator found it unsafe. False "
+        "also if nothing is checked, which the header x-darkroom-safety says."
     )
     prompt: str = Field(description="The prompt that was used.")
 

@@ -66,7 +66,7 @@ ExpandVideoPrompt = Annotated[
 ]
 OutputSafetyChecker = Annotated[
     bool,
-    NoEffect("there is no safety checker here", granted=(False,)),
+    NoEffect("the operator decides what is checked", granted=(False,)),
     Field(description="Check the frames of the video for unsafe content."),
 ]
 VideoAcceleration = Annotated[

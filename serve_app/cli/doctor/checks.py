@@ -246,10 +246,8 @@ def certificate(path: Path) -> str:
 
 
 def signing(config: Config, secrets: Secrets) -> str:
-    """Name of the signer of files.
-
-    Raises ``Misconfigured`` if nothing can be signed, or not for long.
-    """
+    """Name of the signer of files. Raises ``Misconfigured`` if nothing can be signed, or not for
+    long."""
     settings, now = config.provenance, SystemClock().now()
     if settings.sign_files == "off":
         return "files are not signed"

@@ -31,7 +31,7 @@ DIFFERS = 5
 
 WORDS = {
     SignatureState.TRUSTED: "unchanged since a trusted signer signed it",
-    SignatureState.UNKNOWN_SIGNER: "unchanged since it was signed; its signer is not known here",
+    SignatureState.UNKNOWN_SIGNER: "unchanged since signed, but the signer is not known here",
     SignatureState.INVALID: "CHANGED after it was signed, or signed wrongly",
     SignatureState.UNSIGNED: "not signed",
 }

@@ -63,6 +63,7 @@ TABLE: Mapping[type[DarkroomError], ErrorResponse] = {
     errors.WeightsUnavailable: ErrorResponse(500, "internal_server_error"),
     errors.MarkMissing: ErrorResponse(500, "internal_server_error"),
     errors.NotSigned: ErrorResponse(500, "internal_server_error"),
+    errors.ContentBlocked: ErrorResponse(422, "content_policy_violation"),
     errors.SnapshotRefused: ErrorResponse(500, "internal_server_error"),
     errors.ForkRefused: ErrorResponse(422, "unprocessable_draft"),
     errors.OutOfMemory: ErrorResponse(500, "runner_server_error"),

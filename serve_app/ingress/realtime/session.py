@@ -10,7 +10,13 @@ from typing import Any, Protocol
 
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.artifact import UploadTicket
-from serve_app.domain.errors import DarkroomError, Fenced, InvalidInput, Overloaded
+from serve_app.domain.errors import (
+    DarkroomError,
+    Fenced,
+    InvalidInput,
+    Overloaded,
+    Unsupported,
+)
 from serve_app.domain.lease import lease_of
 from serve_app.domain.media.draft import DRAFT
 from serve_app.domain.realtime import Frame, ReplicaSlot
@@ -23,6 +29,11 @@ from serve_app.ingress.services.session_limit import too_many_sessions, wait_for
 from serve_app.ingress.submission import submission
 
 log = logging.getLogger(__name__)
+
+UNCHECKED = (
+    "The safety policy of this installation checks files, and frames of sessions cannot be "
+    "checked. Submit a request instead."
+)
 
 CHANGE_WAIT_S = 30.0
 """Longest wait in seconds for one change of the session's request; repeated until the end."""
@@ -111,6 +122,9 @@ class RealtimeSession:
                 body = self._unpacked(message)
                 echo = _echo(body.get("request_id"))
                 valid = self._services.catalog.validate(self._new.endpoint, body)
+                if self._services.safety.outputs(self._new.tenant, self._new.endpoint):
+                    raise Unsupported(UNCHECKED)
+                self._services.check_policy(self._new.tenant, self._new.endpoint, valid.input)
                 if DRAFT in valid.input:
                     raise InvalidInput.of_field(DRAFT, "Frames of a session make no drafts")
             except DarkroomError as error:

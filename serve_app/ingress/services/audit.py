@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address, ip_network
+from typing import Any
 
 from serve_app.domain.errors import DarkroomError
 from serve_app.domain.operations import Actor, NewAct, Operations
@@ -82,6 +84,21 @@ class AuditTrail:
         detail = {"call": call} | ({"request_id": request_id} if request_id else {})
         await self._operations.record([NewAct(actor, "tenant.read", tenant, detail)])
         self._read.put(name, True, self._clock.monotonic())  # noqa: FBT003
+
+    async def input_refused(self, tenant: str, endpoint: str, reason: str) -> None:
+        """Record that the safety policy refused an input; the same only once a minute."""
+        name = "\0".join(("safety", tenant, endpoint, reason))
+        if self._read.get(name, self._clock.monotonic()):
+            return
+        self._read.put(name, True, self._clock.monotonic())  # noqa: FBT003
+        detail = {"endpoint": endpoint, "reason": reason}
+        await self._operations.record([NewAct(Actor(""), "safety.input", tenant, detail)])
+
+    async def output_decided(self, request_id: str, decisions: Sequence[Mapping[str, Any]]) -> None:
+        """Record what the safety policy decided about files of a request."""
+        await self._operations.record(
+            [NewAct(Actor(""), "safety.output", request_id, dict(each)) for each in decisions]
+        )
 
     async def write(self) -> None:
         """Write the failed logins since the last call."""

@@ -12,6 +12,7 @@ from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.media.draft import DRAFT_TYPE
 from serve_app.domain.media.marking import Marking, MarkPolicy
+from serve_app.domain.media.safety import SafetyPolicy
 from serve_app.domain.ports import Storage
 from serve_app.settings import Config
 from serve_app.storage.keys import artifact_key, derived_token, snapshot_key
@@ -33,12 +34,13 @@ class FilePolicy:
     thumbnails: bool = True  # a small image is made of it
     marking: Marking = field(default_factory=Marking)
     certificates: str = ""  # of the signer, as PEM; empty: files are not signed
+    safety: SafetyPolicy = field(default_factory=SafetyPolicy)
 
     @classmethod
-    def of(cls, config: Config, certificates: str = "") -> FilePolicy:
+    def of(cls, config: Config, safety: SafetyPolicy, certificates: str = "") -> FilePolicy:
         models = config.models
         marking = config.provenance.marking
-        return cls(models.describe_files, models.thumbnails, marking, certificates)
+        return cls(models.describe_files, models.thumbnails, marking, certificates, safety)
 
 
 class CatalogLeaseTerms:
@@ -69,6 +71,9 @@ class CatalogLeaseTerms:
 
     def marking(self, tenant: str) -> MarkPolicy:
         return self._files.marking.of(tenant)
+
+    def safety(self, tenant: str, endpoint_id: str) -> tuple[Mapping[str, Any], ...]:
+        return self._files.safety.of_lease(tenant, endpoint_id)
 
     def endpoint(self, endpoint_id: str) -> Endpoint | None:
         entry = self._catalog.find(endpoint_id)

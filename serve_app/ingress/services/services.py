@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -16,7 +16,8 @@ from starlette.requests import HTTPConnection
 from serve_app.catalog.catalog import Catalog, CatalogEntry
 from serve_app.domain.billing.price import Price
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.errors import DarkroomError, Overloaded, Unavailable
+from serve_app.domain.errors import DarkroomError, InvalidInput, Overloaded, Unavailable
+from serve_app.domain.media.safety import SafetyPolicy
 from serve_app.domain.ports import Clock, Queue
 from serve_app.domain.realtime import Sessions
 from serve_app.ingress.services.audit import AuditTrail
@@ -186,6 +187,7 @@ class Services:
     metrics: Metrics
     audit: AuditTrail
     warm: WarmPools
+    safety: SafetyPolicy = field(default_factory=SafetyPolicy)
     tracing: Tracing | None = None  # None: spans are off
     proxy_secret: str = ""  # of the proxies that say their client's address; empty: there is none
     replies: Replies = field(default_factory=Replies)
@@ -194,6 +196,22 @@ class Services:
     mask_decoding: asyncio.Semaphore = field(  # around the decoding of a mask
         default_factory=lambda: asyncio.Semaphore(MASKS_AT_ONCE)
     )
+
+    def check_policy(self, tenant: str, endpoint: str, input: Mapping[str, Any]) -> None:
+        """Raise ``InvalidInput`` if the operator's policy refuses the input."""
+        try:
+            self.safety.check(tenant, endpoint, input)
+        except InvalidInput as error:
+            self.metrics.safety_decided("input", "block")
+            noted = self.audit.input_refused(tenant, endpoint, error.message)
+            self.background.start_detached(noted, "audit of a refused input")
+            raise
+
+    async def output_decided(self, request_id: str, decisions: Sequence[Mapping[str, Any]]) -> None:
+        """Count and record decisions of the safety policy about files of a request."""
+        for each in decisions:
+            self.metrics.safety_decided("output", str(each["action"]))
+        await self.audit.output_decided(request_id, decisions)
 
     def price_of(self, entry: CatalogEntry) -> Price | None:
         """Price of an endpoint now: of the settings, or else of its entry. None: it is free."""

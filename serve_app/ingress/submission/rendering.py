@@ -102,8 +102,10 @@ async def outcome_reply(request: Request, storage: Storage, origin: str) -> Resp
     outcome = final_outcome(request)
     if outcome.failure is not None:
         return failure_reply(outcome.failure)
+    checked = str((outcome.output or {}).get("darkroom_safety", "not-checked"))
+    safety = {"x-darkroom-safety": checked.encode("ascii", "replace").decode("ascii")}
     body = await rendered_output(request, storage, origin)
-    return json_reply(body, headers=billable_units(request))
+    return json_reply(body, headers=billable_units(request) | safety)
 
 
 def billable_units(request: Request) -> dict[str, str]:

@@ -87,6 +87,7 @@ async def validate(
     require_kept(valid.input, options)
     pool = services.pools.pool_of(entry.endpoint, entry.pool)
     check_request(entry.endpoint, valid.input, services.pools.device_bytes(pool))
+    services.check_policy(caller.tenant, endpoint_id, valid.input)
     require_signable(services, caller.tenant, entry.schema.media_types(valid.input), valid.input)
     retries, fewer = granted_retries(options.retries, services.config.queue.max_failures)
     return NewRequest(

@@ -82,7 +82,7 @@ class Shown:
 
     step: int
 
-    def jpeg(self) -> bytes:
+    def jpeg(self, *, marked) -> bytes:
         if self.step <= 2:
             raise OSError("encoder error -2")
         return b"an image"

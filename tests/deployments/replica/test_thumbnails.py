@@ -53,9 +53,9 @@ async def test_an_image_is_delivered_with_its_thumbnail(
 ) -> None:
     where: list[threading.Thread] = []
 
-    def noted(image: Image.Image) -> tuple[bytes, int, int]:
+    def noted(image: Image.Image, *, marked: bool) -> tuple[bytes, int, int]:
         where.append(threading.current_thread())
-        return thumbnail(image)
+        return thumbnail(image, marked=marked)
 
     monkeypatch.setattr(images, "thumbnail", noted)
     rig = await make_rig(call_timeout_s=20.0)

@@ -9,6 +9,7 @@ from serve_app.domain.artifact import THUMBNAIL_TYPE
 from serve_app.domain.errors import Unavailable
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.media.marking import MarkPolicy
+from serve_app.domain.media.safety import SafetyPolicy
 from serve_app.ingress.services.lease_terms import CatalogLeaseTerms, FilePolicy
 from serve_app.ingress.services.services import STUDIO, PoolMap
 from serve_app.settings import PoolConfig, read_config
@@ -143,9 +144,9 @@ def test_a_tenant_may_have_its_own_policy_for_marks() -> None:
         {"mark_files": "required", "tenant_mark_files": {"lab": "off"}, "describe_files": False}
     )
     storage = FakeStorage(b"k" * 32, "http://in", FakeClock())
-    files = FilePolicy.of(config)
+    files = FilePolicy.of(config, SafetyPolicy())
     terms = CatalogLeaseTerms(CATALOG, storage, 1, names_secret=SECRET, files=files)
     assert terms.marking("default") is MarkPolicy.REQUIRED
     assert terms.marking("lab") is MarkPolicy.OFF
     assert not terms.describe_files
-    assert FilePolicy.of(read_config({})).marking.of("default") is MarkPolicy.ON
+    assert FilePolicy.of(read_config({}), SafetyPolicy()).marking.of("default") is MarkPolicy.ON

@@ -1,0 +1,167 @@
+"""Safety policy for generated files: what is unsafe is flagged, blurred or blocked."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from deployments.families.base import Product
+from deployments.safety.checkers import Checkers
+from deployments.transfer.uploader import MediaFile
+from serve_app.domain.errors import ContentBlocked
+from serve_app.domain.media.draft import DRAFT_TYPE
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+log = logging.getLogger(__name__)
+
+FRAMES = 8
+"""Frames of a video that are checked, evenly spread over it."""
+
+BLUR_SHARE = 0.06
+"""Radius of a blur as a share of the image's longer side: shapes go, colours stay."""
+
+SAFETY = "darkroom_safety"
+"""Field of an output that says what checked it."""
+
+FLAGS = "has_nsfw_concepts"
+
+Encode = Callable[["Image", str], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a rule decided about a file."""
+
+    rule: str  # name of the checker
+    action: str  # flag, blur, block, or pass if it could not be checked
+    label: str = ""
+    score: float = 0.0
+
+
+class OutputPolicy:
+    """Rules for the files of one attempt. Call ``applied`` on an encoder's thread."""
+
+    def __init__(self, rules: Sequence[Mapping[str, Any]], checkers: Checkers, prompt: str) -> None:
+        """``rules``: those of the lease."""
+        self._rules = rules
+        self._checkers = checkers
+        self._prompt = prompt
+
+    def applied(self, product: Product, encode: Encode) -> tuple[Product, Sequence[Decision]]:
+        """Return the product as it may be delivered, and the decisions that were not "safe".
+
+        Raises ``ContentBlocked`` if a rule blocks a file, or if a file cannot be checked and the
+        rule does not let that pass.
+        """
+        files: list[MediaFile] = []
+        decisions: list[Decision] = []
+        flagged: set[str] = set()
+        for file in product.files:
+            found = list(self._decisions(file))
+            decisions += found
+            if any(each.action in ("flag", "blur") for each in found):
+                flagged.add(file.ticket.key)
+            blurs = any(each.action == "blur" for each in found)
+            files.append(_blurred(file, encode) if blurs else file)
+        sizes = {each.ticket.key: each.size for each in files}
+        output = _with_flags(product.output, flagged, sizes)
+        names = ", ".join(dict.fromkeys(map(_named, self._rules)))
+        output = {**output, SAFETY: f"checked: {names}"}
+        return replace(product, output=output, files=files), decisions
+
+    def _decisions(self, file: MediaFile) -> Iterator[Decision]:
+        media_type = file.ticket.media_type
+        if media_type == DRAFT_TYPE or media_type.startswith("audio/"):
+            return
+        for rule in self._rules:
+            try:
+                checker = self._checkers.checker(rule["checker"])
+                found = [checker.check(image, self._prompt) for image in _images(file)]
+                # Raises an error if the file has no images: then it cannot be checked.
+                worst = max(found, key=lambda each: (each.unsafe, each.score))
+            except Exception as error:
+                yield _unchecked(rule, error)
+                continue
+            if not worst.unsafe:
+                continue
+            action = str(rule["action"])
+            can_blur = media_type.startswith("image/") and media_type != "image/gif"
+            if action == "block" or (action == "blur" and not can_blur):
+                raise ContentBlocked(
+                    f"The safety policy of this installation blocks the output ({rule['name']}"
+                    f"{f': {worst.label}' if worst.label else ''}). Change the prompt."
+                )
+            yield Decision(str(rule["name"]), action, worst.label, worst.score)
+
+
+def _named(rule: Mapping[str, Any]) -> str:
+    """Name of the checker, with its weights if it has some of the hub."""
+    checker = rule["checker"]
+    of = f" ({checker['repository']}@{checker['revision']})" if checker.get("repository") else ""
+    return f"{rule['name']}{of}"
+
+
+def _unchecked(rule: Mapping[str, Any], error: Exception) -> Decision:
+    log.warning("The checker %s failed.", rule["name"], exc_info=error)
+    if rule["on_error"] != "pass":
+        raise ContentBlocked(
+            f"The output could not be checked ({rule['name']}), and the safety policy of this "
+            "installation delivers nothing unchecked. Operators find the reason in the log."
+        ) from error
+    return Decision(str(rule["name"]), "pass")
+
+
+def _images(file: MediaFile) -> Iterator[Image]:
+    """Image of a file, or frames of a video."""
+    media_type = file.ticket.media_type
+    if media_type.startswith("image/") and media_type != "image/gif":
+        if file.image is not None:
+            yield file.image
+            return
+        from PIL.Image import open as open_image  # noqa: PLC0415
+
+        with BytesIO(file.in_memory()) as content, open_image(content) as image:
+            yield image.convert("RGB")
+        return
+    from deployments.engine.media.video_reader import sampled_frames  # noqa: PLC0415
+
+    with BytesIO(file.body) if isinstance(file.body, bytes) else file.body.open("rb") as content:
+        yield from sampled_frames(content, FRAMES)
+
+
+def _blurred(file: MediaFile, encode: Encode) -> MediaFile:
+    from PIL import ImageFilter  # noqa: PLC0415
+
+    (image,) = _images(file)
+    radius = max(4.0, BLUR_SHARE * max(image.size))
+    blurred = image.filter(ImageFilter.GaussianBlur(radius))
+    body = encode(blurred, file.ticket.media_type)
+    return replace(file, body=body, image=blurred)
+
+
+def _with_flags(
+    output: Mapping[str, Any], flagged: set[str], sizes: Mapping[str, int]
+) -> dict[str, Any]:
+    """``output`` with a flag for each image, in their order, and the sizes of the files."""
+    made: dict[str, Any] = resized(output, sizes)
+    images = made.get("images")
+    if FLAGS in made and isinstance(images, list):
+        made[FLAGS] = [each.get("artifact") in flagged for each in images]
+    return made
+
+
+def resized(value: Any, sizes: Mapping[str, int]) -> Any:
+    """``value`` of an output with the sizes of files by their keys."""
+    if isinstance(value, list):
+        return [resized(each, sizes) for each in value]
+    if not isinstance(value, Mapping):
+        return value
+    known = {name: resized(each, sizes) for name, each in value.items()}
+    if "file_size" in known and known.get("artifact") in sizes:
+        known["file_size"] = sizes[known["artifact"]]
+    return known

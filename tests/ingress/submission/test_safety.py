@@ -1,0 +1,67 @@
+"""What the operator's policy refuses is not queued."""
+
+from __future__ import annotations
+
+from serve_app.domain.media.safety import Blocklist, SafetyPolicy, SafetyRule
+from serve_app.domain.request import RequestFilter
+from tests.fakes.image_checkers import rule
+from tests.ingress.house import House
+from tests.ingress.socket import connected
+
+
+async def test_a_blocked_word_is_named_by_fals_type_of_error_and_nothing_is_queued(
+    house: House,
+) -> None:
+    rule = SafetyRule(tenants=("default",), words=Blocklist(["Jane Doe"]))
+    house.services.safety = SafetyPolicy((rule,))
+    body = {"prompt": "a portrait of jane  doe"}
+    async with house.client() as client, house.client(house.other_key) as other:
+        answer = await client.post("/queue/fal-ai/flux/schnell", json=body)
+        assert answer.status_code == 422
+        (problem,) = answer.json()["detail"]
+        assert problem["loc"] == ["body", "prompt"]
+        assert problem["type"] == "content_policy_violation"
+        assert "“Jane Doe”" in problem["msg"]
+        found = await house.queue.gallery.search(RequestFilter("default"), 10)
+        assert found.requests == []
+        assert (await other.post("/queue/fal-ai/flux/schnell", json=body)).status_code == 200
+        await house.services.background.join()
+        (act,) = (await client.get("/v1/audit")).json()["acts"]
+        assert (act["action"], act["subject"]) == ("safety.input", "default")
+        assert "Jane Doe" in act["detail"]["reason"]
+    counted = house.services.metrics.registry.get_sample_value(
+        "darkroom_safety_decisions_total", {"of": "input", "action": "block"}
+    )
+    assert counted == 1
+
+
+async def test_frames_of_a_session_are_under_the_rules_for_words(house: House) -> None:
+    house.services.safety = SafetyPolicy((SafetyRule(words=Blocklist(["gore"])),))
+    async with connected(house) as client:
+        client.send(prompt="gore")
+        assert "gore" in str(await client.hear())
+        client.send(prompt="a circle", echo=1)
+        assert (await client.hear())["echo"] == 1
+    assert len(house.replica.drawn) == 1
+
+
+async def test_a_session_under_a_rule_for_files_draws_nothing(house: House) -> None:
+    house.services.safety = SafetyPolicy((SafetyRule(outputs=rule("flag")),))
+    async with connected(house) as client:
+        client.send(prompt="a circle")
+        assert "cannot be checked" in str(await client.hear())
+    assert house.replica.drawn == []
+
+
+async def test_decisions_about_files_are_in_the_audit_log(house: House) -> None:
+    decision = {"rule": "nsfw", "action": "blur", "label": "nsfw", "score": 0.9}
+    await house.services.output_decided("r-1", [decision])
+    async with house.client() as client:
+        (act,) = (await client.get("/v1/audit")).json()["acts"]
+    assert (act["action"], act["subject"], act["detail"]) == ("safety.output", "r-1", decision)
+
+
+async def test_a_result_says_whether_it_was_checked(house: House) -> None:
+    async with house.client() as client:
+        answer = await client.post("/run/test/probe", json={"prompt": "x"})
+        assert answer.headers["x-darkroom-safety"] == "not-checked"
