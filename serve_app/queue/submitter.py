@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -27,6 +28,8 @@ from serve_app.queue.transactions.insert import (
 )
 from serve_app.queue.transactions.outcome_cache import OutcomeCache
 from serve_app.telemetry.queue_metrics import QueueMeter
+
+log = logging.getLogger(__name__)
 
 MAX_STATEMENT_CHARACTERS = 4 * 2**20
 """Limit on the inputs stored in one statement. Each connection keeps the memory of its longest
@@ -165,10 +168,15 @@ class Submitter:
         return {tenant: quota or Quota(tenant) for tenant, quota in found.items()}
 
     async def _release(self, row: NewRow) -> None:
-        """Give back what a request has reserved that was not stored."""
-        if row.reserved:
-            given = {"tenant": row.request.tenant, "amount": row.reserved}
+        """Give back what a request has reserved that was not stored. If that fails, it counts
+        until the period of the budget ends: the others of the batch are stored."""
+        if not row.reserved:
+            return
+        given = {"tenant": row.request.tenant, "amount": row.reserved}
+        try:
             await self._database.rows(RELEASE, given)
+        except DarkroomError as error:
+            log.warning("A repeat keeps its reserve of the budget: %s", error.message)
 
     async def _repeat(self, new: NewRequest, input: EncodedInput) -> Request | DarkroomError:
         """Find the request whose idempotency key kept this one from being stored."""

@@ -30,9 +30,7 @@ from serve_app.settings.groups import (
     LimitSettings,
     LoraSettings,
     ModelSettings,
-    ProvenanceSettings,
     QueueSettings,
-    SafetySettings,
     ServerSettings,
     SettingsGroup,
     StorageSettings,
@@ -41,6 +39,7 @@ from serve_app.settings.groups import (
     WeightSettings,
 )
 from serve_app.settings.parts import LIVE
+from serve_app.settings.policies import ProvenanceSettings, SafetySettings
 from serve_app.settings.pools import PoolConfig
 from serve_app.settings.sign_in import SignInSettings
 

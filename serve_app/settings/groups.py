@@ -18,10 +18,7 @@ from pydantic_settings import (
 
 from serve_app.domain.billing.price import CURRENCY, Price
 from serve_app.domain.endpoint import MODEL_ALIASES, StoreConfig
-from serve_app.domain.media.marking import Marking, MarkPolicy
-from serve_app.domain.media.safety import SafetyPolicy
 from serve_app.settings.pools import EndpointLimits, PoolConfig, TenantLimits, with_families
-from serve_app.settings.safety import CheckerConfig, SafetyRuleConfig, policy_of
 from serve_app.telemetry.logs import Format
 
 PREFIX = "DARKROOM_"
@@ -458,46 +455,3 @@ class LoraSettings(SettingsGroup):
     max_adapter_bytes: int = Field(
         default=2 * 2**30, ge=1, description="Maximum size of a LoRA that a request names."
     )
-
-
-class ProvenanceSettings(SettingsGroup):
-    """What files say of their origin."""
-
-    mark_files: MarkPolicy = Field(
-        default=MarkPolicy.ON,
-        description="Generated files say that they are AI-generated: `on`, `off`, or `required`: a "
-        "file without the mark fails its request.",
-    )
-    tenant_mark_files: dict[str, MarkPolicy] = Field(
-        default_factory=dict, description="The same for individual tenants, by id."
-    )
-
-    sign_files: Literal["off", "local", "certificate"] = Field(
-        default="off",
-        description="Sign marked files (C2PA): with `certificate`, yours; with `local`, one of "
-        "this installation, which no public viewer trusts.",
-    )
-    signing_certificate: AbsolutePath | None = Field(
-        default=None,
-        description="PEM file with the certificate of the signer and those that issued it.",
-    )
-
-    @property
-    def marking(self) -> Marking:
-        """Policies for marks, of the installation and of tenants."""
-        return Marking(self.mark_files, self.tenant_mark_files)
-
-
-class SafetySettings(SettingsGroup):
-    """The operator's policy for prompts, LoRAs and files."""
-
-    safety_rules: tuple[SafetyRuleConfig, ...] = Field(
-        default=(), description="Rules; every rule that a request is under applies."
-    )
-    safety_checkers: dict[str, CheckerConfig] = Field(
-        default_factory=dict, description="Checkers of files, by name."
-    )
-
-    def policy(self) -> SafetyPolicy:
-        """Policy with the words of all files. ``Misconfigured``: see ``policy_of``."""
-        return policy_of(self.safety_rules, self.safety_checkers)

@@ -85,3 +85,12 @@ def test_the_pools_of_the_docs_are_pools(page: str) -> None:
         pools = Config(pools=written).models.pools
         assert pools is not None
         assert pools.keys() == written.keys()
+
+
+def test_the_groups_of_the_docs_are_rights() -> None:
+    (block,) = blocks(DOCS / "how-to" / "sign-people-in.md", "yaml")
+    written = yaml.safe_load(block.text)["oidc_groups"]
+    groups = Config(oidc_groups=written).sign_in.oidc_groups
+    assert {name: each.tenant for name, each in groups.items()} == {
+        name: each["tenant"] for name, each in written.items()
+    }

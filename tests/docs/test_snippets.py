@@ -26,10 +26,12 @@ NOT_RUN = frozenset(
     {
         "a GPU",
         "Docker",
+        "a certificate",
         "a cluster",
         "a receiver",
         "a restart",
         "a second terminal",
+        "a signed file",
         "a trained LoRA",
         "it would run itself",
         "another machine",

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -88,7 +88,7 @@ async def validate(
     pool = services.pools.pool_of(entry.endpoint, entry.pool)
     check_request(entry.endpoint, valid.input, services.pools.device_bytes(pool))
     services.check_policy(caller.tenant, endpoint_id, valid.input)
-    require_signable(services, caller.tenant, entry.schema.media_types(valid.input), valid.input)
+    require_signable(services, caller.tenant, entry, valid.input)
     retries, fewer = granted_retries(options.retries, services.config.queue.max_failures)
     return NewRequest(
         id=request_id,
@@ -121,7 +121,7 @@ async def validate(
 
 
 def require_signable(
-    services: Services, tenant: str, media_types: Sequence[str], input: Mapping[str, Any]
+    services: Services, tenant: str, entry: CatalogEntry, input: Mapping[str, Any]
 ) -> None:
     """Raise ``InvalidInput`` or ``Unsupported`` if a file of the request must be signed and has no
     place for a signature."""
@@ -129,7 +129,7 @@ def require_signable(
     required = settings.marking.of(tenant) is MarkPolicy.REQUIRED
     if settings.sign_files == "off" or not required:
         return
-    refused = sorted(set(media_types) - SIGNED_TYPES - {DRAFT_TYPE})
+    refused = sorted({*entry.schema.media_types(input)} - SIGNED_TYPES - {DRAFT_TYPE})
     if refused:
         message = (
             f"files of {', '.join(refused)} cannot be signed, and the operator requires signed "

@@ -32,7 +32,9 @@ class Scene:
     def __init__(self, *replicas: HeldWeights, leads: bool = True, **pool: object) -> None:
         self.clock = FakeClock(MORNING)
         self.held = FakeHeldWeights(*replicas)
-        self.operations = FakeOperations(self.clock, {}, lambda *_: None, lambda: None)
+        self.operations = FakeOperations(
+            *(self.clock, {}, lambda *_: None, lambda: None, lambda *_: None)
+        )
         config = PoolConfig.model_validate({"families": ("probe",), "max_replicas": 4, **pool})
         self.pools = PoolMap({"probes": config, "others": PoolConfig(families=("flux",))})
         leader = FakeLeader(leads=leads)
