@@ -21,7 +21,7 @@ COPY serve_app/__init__.py serve_app/
 COPY deployments/__init__.py deployments/
 COPY weights/__init__.py weights/
 # What is missing now: torch, and the packages of CUDA that it asks for by version.
-RUN pip install --no-cache-dir --constraint constraints.txt .
+RUN pip install --no-cache-dir --constraint constraints.txt ".[c2pa]"
 COPY serve_app serve_app
 COPY deployments deployments
 COPY weights weights

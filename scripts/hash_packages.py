@@ -24,6 +24,7 @@ from pip._internal.models.index import PyPI
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "requirements-image.txt"
+EXTRAS = "c2pa"  # files can be signed in the container
 LEFT_OUT = {"darkroom-serve", "torch", "setuptools"}
 PYTHONS = "py3", "py2.py3", "cp311", "abi3"
 PLATFORMS = "any", "manylinux"
@@ -43,7 +44,7 @@ def resolved() -> Iterator[tuple[str, str]]:
             [
                 *(environment / "bin/python", "-m", "pip", "install", "--quiet", "--dry-run"),
                 *("--ignore-installed", "--report", report, "--constraint"),
-                *(ROOT / "constraints.txt", ROOT),
+                *(ROOT / "constraints.txt", f"{ROOT}[{EXTRAS}]"),
             ],
             check=True,
         )
