@@ -33,7 +33,7 @@ def test_usage_is_shown_as_a_table_as_json_and_as_csv(tmp_path: Path) -> None:
         head, row, together = darkroom().splitlines()
         assert head.split() == ["endpoint", "requests", "successes", "images", "seconds", "cost"]
         assert row.split()[:3] == [PROBE, "2", "2"]
-        assert together == "Together 0.50 USD."
+        assert together == "Together 0.5000 USD."
         assert json.loads(darkroom("--by", "tenant", "--json"))["results"][0]["tenant"] == "default"
         assert darkroom("--by", "day", "--by", "key", "--csv").startswith("day,key_id,requests,")
         assert darkroom("report").splitlines() == [

@@ -53,7 +53,6 @@ async def test_without_the_setting_nothing_is_signed_and_no_file_is_written(
 
 
 def test_the_doctor_says_who_signs_and_for_how_long(tmp_path: Path) -> None:
-    assert signing(settings(tmp_path), Secrets()) == "files are not signed"
     assert LOCAL_NAME in signing(settings(tmp_path, sign_files="local"), Secrets())
     key, path = ec.generate_private_key(ec.SECP256R1()), tmp_path / "signer.pem"
     config = settings(tmp_path, sign_files="certificate", signing_certificate=str(path))

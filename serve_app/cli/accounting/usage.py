@@ -91,7 +91,7 @@ def lines(answer: Mapping[str, Any]) -> Iterator[str]:
         )
         yield "  ".join(cells).rstrip()
     for each in answer["costs"]:
-        yield f"Together {each['cost']:.2f} {each['currency']}."
+        yield f"Together {each['cost']:.4f} {each['currency']}."
 
 
 def _cell(name: str, value: Any) -> str:

@@ -246,11 +246,9 @@ def certificate(path: Path) -> str:
 
 
 def signing(config: Config, secrets: Secrets) -> str:
-    """Name of the signer of files. Raises ``Misconfigured`` if nothing can be signed, or not for
-    long."""
+    """Name of the signer of files, which are signed. Raises ``Misconfigured`` if nothing can be
+    signed, or not for long."""
     settings, now = config.provenance, SystemClock().now()
-    if settings.sign_files == "off":
-        return "files are not signed"
     if find_spec("c2pa") is None:
         raise Misconfigured(
             "DARKROOM_SIGN_FILES needs the package c2pa-python. Install Darkroom with its extra "

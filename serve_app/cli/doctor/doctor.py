@@ -84,7 +84,11 @@ def _checks(server: Server) -> list[tuple[str, Callable[[], str]]]:
         ("proxy", _proxy),
         ("models", _models),
         *([("sign-in", lambda: check_sign_in(Config()))] if Config().sign_in.enabled else []),
-        ("signing", lambda: signing(Config(), Secrets())),
+        *(
+            [("signing", lambda: signing(Config(), Secrets()))]
+            if Config().provenance.sign_files != "off"
+            else []
+        ),
         *([("gpu", _gpu)] if Config().models.gpus else []),
         *weights_checks(Config()),
     ]

@@ -38,7 +38,7 @@ export class UsagePart {
   #chart = element("div", { class: "chart" });
   #place = element("div");
   #table = null;
-  #report = element("ul", { class: "plain" });
+  #report = element("ul", { class: "lines" });
   #costs = element("output", { "aria-label": "Costs" });
   #rows = []; // {day, tenant, key, endpoint, requests, run_s, steps, quantity, unit, cost, currency}
 
