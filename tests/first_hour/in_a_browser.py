@@ -104,6 +104,7 @@ def _stroke(page: Page) -> None:
 
 
 def _generate(page: Page) -> None:
+    expect(page.locator(".sheet").first).to_be_visible()  # the latest result, of the start at least
     before = page.locator(".sheet").count()
     page.get_by_role("button", name="Generate").click()
     expect(page.locator(".sheet")).to_have_count(before + 1)
