@@ -52,6 +52,7 @@ def test_a_person_signs_in_works_and_signs_out(page: Page, served: PageDarkroom)
     expect(page.get_by_role("button", name="Forget this key")).to_be_hidden()
     key = page.evaluate("localStorage.getItem('darkroom.key')")
     leave.click()
+    expect(leave).to_be_hidden()
     expect(page.get_by_role("button", name="Sign in")).to_be_visible()
     assert page.evaluate("localStorage.getItem('darkroom.key')") is None
     headers = {"authorization": f"Key {key}"}

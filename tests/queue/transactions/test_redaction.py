@@ -47,7 +47,7 @@ async def test_an_hour_later_nothing_is_there_but_that_it_was(
     for table in ("requests", "events", "attempts", "usage"):
         rows = await database.rows(f"SELECT row_to_json(t)::text FROM {table} t")
         assert "secret" not in str(rows)
-        assert "images" not in str(rows)
+        assert '"images":[' not in str(rows).replace(" ", "")  # only the count of the bill is left
 
 
 async def test_its_webhook_is_forgotten_with_the_outcome(
