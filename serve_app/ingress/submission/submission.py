@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.catalog.work import check_request, expected_quantities, work_of
+from serve_app.domain.billing.price import NOTHING
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import (
     Cancelled,
@@ -90,6 +91,7 @@ async def validate(
     services.check_policy(caller.tenant, endpoint_id, valid.input)
     require_signable(services, caller.tenant, entry, valid.input)
     retries, fewer = granted_retries(options.retries, services.config.queue.max_failures)
+    price = services.price_of(entry)
     return NewRequest(
         id=request_id,
         tenant=caller.tenant,
@@ -115,8 +117,8 @@ async def validate(
         trace=options.trace,
         draft_key=source.draft.key if source else None,
         key_id=options.key_id,
-        price=services.price_of(entry),
-        expected=expected_quantities(valid.input),
+        price=price,
+        expected=NOTHING if price is None else expected_quantities(valid.input),
     )
 
 

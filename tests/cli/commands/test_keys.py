@@ -3,34 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
-
-import pytest
-from click.testing import CliRunner, Result
-
-from serve_app.cli.main import main
-from tests.wire.served import Address, served
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[Address]:
-    with served(replica=False) as address:
-        yield address
-
-
-@pytest.fixture
-def darkroom(address: Address, tmp_path: Path) -> Any:
-    (tmp_path / "run.json").write_text(json.dumps({"url": address.url}))
-    (tmp_path / "api_key").write_text(address.key)
-
-    def run(*words: str, fails: bool = False) -> Result:
-        result = CliRunner().invoke(main, [*words, "--data-dir", str(tmp_path)])
-        assert (result.exit_code != 0) == fails, result.output
-        return result
-
-    return run
 
 
 def test_a_key_has_the_scopes_endpoints_and_end_that_were_asked_for(darkroom: Any) -> None:

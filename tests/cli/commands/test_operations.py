@@ -1,38 +1,14 @@
 """Operator commands as typed by a user, against a Darkroom with fakes behind real HTTP."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
-from click.testing import CliRunner, Result
 
 from serve_app.cli.commands.operations import queue_lines
-from serve_app.cli.main import main
-from tests.wire.served import Address, served
+from tests.wire.served import Address
 
 PROBE = "test/probe"
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[Address]:
-    with served(replica=False) as address:
-        yield address
-
-
-@pytest.fixture
-def darkroom(address: Address, tmp_path: Path) -> Any:
-    (tmp_path / "run.json").write_text(json.dumps({"url": address.url}))
-    (tmp_path / "api_key").write_text(address.key)
-
-    def run(*words: str, fails: bool = False) -> Result:
-        result = CliRunner().invoke(main, [*words, "--data-dir", str(tmp_path)])
-        assert (result.exit_code != 0) == fails, result.output
-        return result
-
-    return run
 
 
 def submitted(address: Address) -> str:

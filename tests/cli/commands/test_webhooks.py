@@ -5,14 +5,11 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from click.testing import CliRunner, Result
 
-from serve_app.cli.main import main
 from tests.wire.served import Address, served
 
 
@@ -20,19 +17,6 @@ from tests.wire.served import Address, served
 def address() -> Iterator[Address]:
     with served(deliver=True, allow_private_webhooks=True, webhook_waits_s=()) as address:
         yield address
-
-
-@pytest.fixture
-def darkroom(address: Address, tmp_path: Path) -> Any:
-    (tmp_path / "run.json").write_text(json.dumps({"url": address.url}))
-    (tmp_path / "api_key").write_text(address.key)
-
-    def run(*words: str, fails: bool = False) -> Result:
-        result = CliRunner().invoke(main, [*words, "--data-dir", str(tmp_path)])
-        assert (result.exit_code != 0) == fails, result.output
-        return result
-
-    return run
 
 
 @pytest.fixture
