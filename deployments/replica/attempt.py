@@ -57,7 +57,7 @@ from serve_app.domain.errors import (
     SnapshotRefused,
     Unsupported,
 )
-from serve_app.domain.lease import Lease, LeaseKey
+from serve_app.domain.lease import Lease, LeaseKey, Lines
 from serve_app.domain.media.safety import VIOLATION
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.progress import Progress, Stage
@@ -183,6 +183,10 @@ class Attempt:
         self.state.stopped = self.state.stopped or StopReason.HANDED_BACK
         if self._task is not None:
             self._task.cancel()
+
+    def take_lines(self) -> Lines:
+        """Lines that it has printed: pipelines print none."""
+        return ()
 
     async def discard(self) -> None:
         """Delete the uploaded files. They will never be read."""

@@ -5,41 +5,35 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
 from deployments.families.base import Family
 from deployments.replica.attempt import Attempt
 from deployments.replica.attempt_state import Phase, StopReason
+from deployments.replica.attempts import LeasedAttempts
 from deployments.replica.config import IngressLink, ReplicaConfig
 from deployments.replica.keeper import WeightKeeper
 from deployments.replica.poller import LeasePoller, SlotOffer, SlotQueue, slot_offer
 from deployments.replica.realtime import OpenSessions, ReplicaSession
-from deployments.replica.reporter import Reporter, announce
+from deployments.replica.reporter import OutcomeSender, ReportedState, Reporter, announce
 from deployments.replica.resources import ReplicaResources
 from deployments.replica.snapshotter import Snapshotter
 from deployments.replica.timeline import TraceReports
-from serve_app.domain.errors import Fenced, Misconfigured
+from serve_app.domain.errors import Misconfigured
 from serve_app.domain.lease import (
     Ask,
-    Finish,
     Lease,
     LeaseKey,
     ReplicaStage,
     ReportReply,
-    SignalKind,
-    Verdict,
     Work,
 )
-from serve_app.domain.outcome import Outcome
 from serve_app.domain.progress import Loading, Stage, StoredSnapshot, describe, to_plain
 from serve_app.domain.request import Priority
-from serve_app.telemetry.logs import set_request
-from serve_app.telemetry.trace_context import of_attempt
 
 log = logging.getLogger(__name__)
-
-SHUTTING_DOWN = "The replica is shutting down."
 
 LOAD_FACTOR = 2.0
 """Factor for loads, which may be silent longer than the engine: reading a disk reports nothing."""
@@ -67,11 +61,18 @@ class Replica:
         self._make_resources = make_resources
         self._started: ReplicaResources | None = None
         self._config = config
-        self._attempts: dict[LeaseKey, Attempt] = {}
+        self._traces = TraceReports(link)
+        self._running: LeasedAttempts[Attempt] = LeasedAttempts(
+            self._make_attempt,
+            OutcomeSender(link),
+            self._traces,
+            self._slot_freed,
+            self._latest_snapshot,
+        )
+        self._attempts = self._running.running
         self.sessions = OpenSessions(self._attempts)
         self._max_slots = config.slots  # until the device is known
         self._slots = SlotQueue(self._max_slots, self._attempts)
-        self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
         self._poller = LeasePoller(link, self._make_ask, self._on_work)
         self._watchdog = Watchdog(self._attempts, config.stuck_after_s)
@@ -82,16 +83,18 @@ class Replica:
             link.calls.report_interval_s,
         )
         self._reporter = Reporter(
-            link, self._attempts, lambda: self._resources, self._snapshotter, self._on_reply
+            link,
+            self._attempts,
+            ReportedState(self._counts, self._loading),
+            self._snapshotter,
+            self._on_reply,
         )
-        self._outcomes = OutcomeSender(link)
         self._keeper = WeightKeeper(
             families,
             lambda: self._resources,
             self._loads_for_request,
             prefetches=config.prefetch,
         )
-        self._traces = TraceReports(link)
 
     async def start(self) -> None:
         """Start the replica. Returns when it is ready, which is when it holds the weights that
@@ -135,14 +138,11 @@ class Replica:
         if self._snapshotter.wants_tickets_at_shutdown():
             await self._reporter.last()
             await self._snapshotter.wait_uploaded(loop.time() + (close_by - loop.time()) / 2)
-        for attempt in list(self._attempts.values()):
-            attempt.stop(StopReason.HANDED_BACK)
-        await self._end_tasks(loop.time() + (close_by - loop.time()) / 2)
-        for attempt in list(self._attempts.values()):
-            attempt.abandon()  # a step takes too long: do not wait for it
-        await self._end_tasks(close_by)
-        for task in self._tasks:
-            task.cancel()
+        self._running.hand_back()
+        await self._running.ended(loop.time() + (close_by - loop.time()) / 2)
+        self._running.abandon()  # a step takes too long: do not wait for it
+        await self._running.ended(close_by)
+        self._running.cancel()
         await self._reporter.aclose()
         await self._snapshotter.aclose()
         await self._traces.aclose()
@@ -227,35 +227,18 @@ class Replica:
     def _on_work(self, work: Work) -> None:
         if work.keep is not None or work.upcoming is not None:
             self._keeper.told(work)
-        for lease in work.leases:
-            if lease.held not in self._attempts:
-                self._begin(lease)
+        self._running.take(work)
         if work.leases:
             self._reporter.leased()
-        for signal in work.signals:
-            self._stop(signal.held, _STOPS[signal.kind])
 
     def _on_reply(self, reply: ReportReply) -> None:
         for held in reply.cancelled:
-            self._stop(held, StopReason.CANCELLED)
+            self._running.stop(held, StopReason.CANCELLED)
         for held in reply.fenced:
-            self._stop(held, StopReason.FENCED)
+            self._running.stop(held, StopReason.FENCED)
         for held in reply.watched:
             if (attempt := self._attempts.get(held)) is not None:
                 attempt.previewer.want()
-
-    def _stop(self, held: LeaseKey, why: StopReason) -> None:
-        if (attempt := self._attempts.get(held)) is not None:
-            attempt.stop(why)
-
-    def _begin(self, lease: Lease) -> None:
-        attempt = self._make_attempt(lease)
-        self._attempts[lease.held] = attempt
-        if self._closed:
-            attempt.stop(StopReason.HANDED_BACK)
-        task = asyncio.create_task(self._run(attempt))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     def _make_attempt(self, lease: Lease) -> Attempt:
         family = self._families.get(lease.endpoint.family)
@@ -267,40 +250,11 @@ class Replica:
         silence_s = self._config.session_silence_s
         return ReplicaSession(lease, family, resources, on_engine_left, silence_s)
 
-    async def _run(self, attempt: Attempt) -> None:
-        """Run an attempt and hand in its outcome."""
-        lease = attempt.lease
-        set_request(
-            lease.request_id,
-            tenant=lease.tenant,
-            endpoint=lease.endpoint.id,
-            trace=of_attempt(lease.trace, lease.held) if lease.trace else "",
-        )
-        try:
-            outcome = await attempt.run()
-            stopped = attempt.state.stopped
-            attempt.state.enter_stage("finish")
-            if stopped is StopReason.FENCED:
-                verdict: Verdict | None = Verdict.FENCED
-            elif stopped is StopReason.HANDED_BACK:
-                log.info("Handing back attempt %d.", attempt.lease.attempt)
-                snapshot = self._snapshotter.latest(attempt.held)
-                verdict = await self._outcomes.hand_back(attempt, snapshot)
-            else:
-                verdict = await self._outcomes.finish(attempt, outcome)
-                _log_end(attempt, outcome)
-        finally:
-            del self._attempts[attempt.held]
-            self._slot_freed()
-        if (timeline := attempt.state.timeline) is not None and verdict is Verdict.ACCEPTED:
-            # Of any other attempt, the ingress records that it was lost.
-            code = outcome.failure.code if outcome.failure and not attempt.handed_back else ""
-            self._traces.add(timeline.ended(lease, code))
-        if verdict is Verdict.FENCED:
-            log.info("Attempt %d lost its lease; its work is dropped.", attempt.lease.attempt)
-        # A stop may arrive after success, while the result is handed in: its files are needed then.
-        if verdict is Verdict.FENCED or attempt.handed_back or outcome.failure is not None:
-            await attempt.discard()
+    def _latest_snapshot(self, held: LeaseKey) -> StoredSnapshot | None:
+        return self._snapshotter.latest(held)
+
+    def _counts(self) -> Mapping[str, Any]:
+        return self._resources.engine.counts()
 
     def _loading(self) -> tuple[Loading, ...]:
         return () if self._started is None else self._started.loading
@@ -317,12 +271,6 @@ class Replica:
                     return
             except TimeoutError:
                 continue
-
-    async def _end_tasks(self, by: float) -> None:
-        """Wait until all attempts have ended, but no later than ``by`` (event loop time)."""
-        if self._tasks:
-            left_s = max(by - asyncio.get_running_loop().time(), 0)
-            await asyncio.wait(set(self._tasks), timeout=left_s)
 
 
 class Watchdog:
@@ -369,53 +317,6 @@ class Watchdog:
         )
 
 
-class OutcomeSender:
-    """``finish`` and ``hand_back`` of the lease port, retried while the ingress is unreachable."""
-
-    def __init__(self, link: IngressLink) -> None:
-        self._link = link
-
-    async def finish(self, attempt: Attempt, outcome: Outcome) -> Verdict | None:
-        """Deliver an outcome. None if there is no reply within ``finish_give_up_s``."""
-        finish = Finish(attempt.held, self._link.identity.replica_id, outcome)
-        return await self._retry(attempt, lambda: self._link.port.finish(finish))
-
-    async def hand_back(self, attempt: Attempt, snapshot: StoredSnapshot | None) -> Verdict | None:
-        """Return a lease to the queue. None if there is no reply within ``finish_give_up_s``."""
-        held, replica_id = attempt.held, self._link.identity.replica_id
-        reason = attempt.hand_back_reason or SHUTTING_DOWN
-        return await self._retry(
-            attempt, lambda: self._link.port.hand_back(held, replica_id, reason, snapshot)
-        )
-
-    async def _retry(
-        self, attempt: Attempt, call: Callable[[], Awaitable[Verdict]]
-    ) -> Verdict | None:
-        clock, calls = self._link.clock, self._link.calls
-        give_up_at = clock.monotonic() + calls.finish_give_up_s
-        unanswered = False
-        for delay_s in self._link.backoff.delays():
-            # A fence may mean that our call was processed and its reply got lost. Only another
-            # reply can distinguish the two, and say if the files must be kept.
-            if attempt.state.stopped is StopReason.FENCED and not unanswered:
-                return Verdict.FENCED
-            try:
-                async with asyncio.timeout(calls.call_timeout_s):
-                    return await call()
-            except Fenced:
-                return Verdict.FENCED
-            except Exception as error:
-                unanswered = True
-                log.warning("The ingress did not accept the outcome (%r); retrying.", error)
-            if clock.monotonic() > give_up_at:
-                break
-            await asyncio.sleep(delay_s)
-        log.error(
-            "The ingress could not be reached: the outcome is dropped, and the request is retried."
-        )
-        return None
-
-
 def _downloading(loading: Iterable[Loading]) -> Iterator[str]:
     """Endpoints whose weights are being downloaded."""
     return (id_ for each in loading if each.stage is Stage.DOWNLOADING for id_ in each.endpoints)
@@ -425,19 +326,3 @@ def _call_on(loop: asyncio.AbstractEventLoop, poller: LeasePoller) -> None:
     """Wake the lease poller. Called on the engine's thread."""
     with contextlib.suppress(RuntimeError):  # the loop is closed, and no poller is left
         loop.call_soon_threadsafe(poller.slot_freed)
-
-
-_STOPS = {SignalKind.CANCEL: StopReason.CANCELLED, SignalKind.FENCED: StopReason.FENCED}
-
-
-def _log_end(attempt: Attempt, outcome: Outcome) -> None:
-    lease, usage = attempt.lease, outcome.usage
-    how = "succeeded" if outcome.failure is None else outcome.failure.code
-    log.info(
-        "%s: attempt %d %s after %.3f s and %d steps.",
-        lease.endpoint.id,
-        lease.attempt,
-        how,
-        usage.run_s,
-        usage.steps,
-    )

@@ -4,26 +4,94 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
-from deployments.replica.attempt import Attempt
+from deployments.replica.attempt_state import AttemptState, StopReason
 from deployments.replica.config import IngressLink
-from deployments.replica.resources import ReplicaResources, family_of_weights_name
-from deployments.replica.snapshotter import Snapshotter
+from serve_app.domain.artifact import UploadTicket
+from serve_app.domain.errors import Fenced
 from serve_app.domain.lease import (
     EngineUsage,
+    Finish,
+    Lease,
     LeaseKey,
+    Lines,
     Presence,
     ReplicaStage,
     Report,
     ReportReply,
+    Verdict,
     Work,
 )
-from serve_app.domain.progress import Loading, StoredSnapshot, describe, to_plain
+from serve_app.domain.outcome import Outcome
+from serve_app.domain.progress import Loading, Preview, StoredSnapshot, describe, to_plain
 
 log = logging.getLogger(__name__)
+
+SHUTTING_DOWN = "The replica is shutting down."
+
+Snapshots = Sequence[tuple[LeaseKey, StoredSnapshot]]
+
+
+class PreviewSource(Protocol):
+    """Previews of an attempt."""
+
+    def want(self) -> None: ...
+
+    def take(self) -> Preview | None: ...
+
+
+class ReportedAttempt(Protocol):
+    """An attempt, as reports describe it."""
+
+    lease: Lease
+    state: AttemptState
+    hand_back_reason: str | None
+
+    @property
+    def held(self) -> LeaseKey: ...
+
+    @property
+    def previewer(self) -> PreviewSource: ...
+
+    def take_lines(self) -> Lines:
+        """Lines that it has printed since the last call."""
+        ...
+
+
+class FinishedAttempt(Protocol):
+    """An attempt whose outcome is sent."""
+
+    state: AttemptState
+    hand_back_reason: str | None
+
+    @property
+    def held(self) -> LeaseKey: ...
+
+
+class ReportedSnapshots(Protocol):
+    """Snapshots of running attempts, as reports need them."""
+
+    def wants_tickets(self) -> tuple[LeaseKey, ...]: ...
+
+    def wants_tickets_at_shutdown(self) -> tuple[LeaseKey, ...]: ...
+
+    def unreported(self) -> Snapshots: ...
+
+    def mark_reported(self, snapshots: Snapshots) -> None: ...
+
+    def use_tickets(self, tickets: Sequence[tuple[LeaseKey, UploadTicket]]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedState:
+    """What a replica says of itself: the counters of its engine, and what it loads."""
+
+    counts: Callable[[], Mapping[str, Any]]
+    loading: Callable[[], tuple[Loading, ...]]
 
 
 class Reporter:
@@ -38,18 +106,20 @@ class Reporter:
     def __init__(
         self,
         link: IngressLink,
-        attempts: Mapping[LeaseKey, Attempt],
-        resources: Callable[[], ReplicaResources],
-        snapshotter: Snapshotter,
+        attempts: Mapping[LeaseKey, ReportedAttempt],
+        reported: ReportedState,
+        snapshotter: ReportedSnapshots,
         on_reply: Callable[[ReportReply], None],
     ) -> None:
         self._link = link
         self._attempts = attempts
-        self._resources = resources
+        self._reported = reported
         self._snapshotter = snapshotter
         self._on_reply = on_reply
-        self._usage = UsageDelta(self._counts)
-        self._next_in_s: WeakKeyDictionary[Attempt, float] = WeakKeyDictionary()  # of the confirmed
+        self._usage = UsageDelta(reported.counts)
+        self._next_in_s: WeakKeyDictionary[ReportedAttempt, float] = (
+            WeakKeyDictionary()
+        )  # of the confirmed
         self._leased = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -106,16 +176,13 @@ class Reporter:
         allowed = [self._next_in_s.get(each, 0.0) for each in self._attempts.values()]
         return max(self._link.calls.report_interval_s, min(allowed, default=0.0))
 
-    def _unreported_s(self, attempt: Attempt) -> float:
+    def _unreported_s(self, attempt: ReportedAttempt) -> float:
         """Seconds of an attempt in which it is in no report."""
         return min(self._link.calls.confirm_after_s, attempt.lease.expires_in_s / 10)
 
-    def _counts(self) -> Mapping[str, Any]:
-        return self._resources().engine.counts()
-
     async def _report(
         self,
-        attempts: Sequence[Attempt],
+        attempts: Sequence[ReportedAttempt],
         wants: tuple[LeaseKey, ...],
         level: int = logging.WARNING,
     ) -> None:
@@ -137,11 +204,11 @@ class Reporter:
 
     def _make_report(
         self,
-        attempts: Sequence[Attempt],
-        snapshots: tuple[tuple[LeaseKey, StoredSnapshot], ...],
+        attempts: Sequence[ReportedAttempt],
+        snapshots: Snapshots,
         wants: tuple[LeaseKey, ...],
     ) -> Report:
-        loading = self._resources().loading
+        loading = self._reported.loading()
         return Report(
             replica_id=self._link.identity.replica_id,
             renewals=tuple(attempt.held for attempt in attempts),
@@ -158,9 +225,12 @@ class Reporter:
             detail=describe(loading),
             pool=self._link.identity.pool,
             computed=self._usage.take(),
-            snapshots=snapshots,
+            snapshots=tuple(snapshots),
             wants_tickets=wants,
             loading=to_plain(loading),
+            lines=tuple(
+                (attempt.held, lines) for attempt in attempts if (lines := attempt.take_lines())
+            ),
         )
 
 
@@ -229,10 +299,59 @@ def _by_part(counts: Mapping[str, Any], name: str) -> Mapping[Any, int]:
 def _by_family(counts: Mapping[str, Any]) -> Mapping[Any, float]:
     found: dict[tuple[str, str], float] = {}
     for (name, stage), seconds in counts.get("seconds", {}).items():
-        key = family_of_weights_name(name), stage
+        key = name.partition(":")[0], stage
         found[key] = found.get(key, 0.0) + seconds
     return found
 
 
 def _increase(before: Mapping[Any, Any], now: Mapping[Any, Any]) -> Mapping[Any, Any]:
     return {key: more for key in now if (more := now[key] - before.get(key, 0)) > 0}
+
+
+class OutcomeSender:
+    """``finish`` and ``hand_back`` of the lease port, retried while the ingress is unreachable."""
+
+    def __init__(self, link: IngressLink) -> None:
+        self._link = link
+
+    async def finish(self, attempt: FinishedAttempt, outcome: Outcome) -> Verdict | None:
+        """Deliver an outcome. None if there is no reply within ``finish_give_up_s``."""
+        finish = Finish(attempt.held, self._link.identity.replica_id, outcome)
+        return await self._retry(attempt, lambda: self._link.port.finish(finish))
+
+    async def hand_back(
+        self, attempt: FinishedAttempt, snapshot: StoredSnapshot | None
+    ) -> Verdict | None:
+        """Return a lease to the queue. None if there is no reply within ``finish_give_up_s``."""
+        held, replica_id = attempt.held, self._link.identity.replica_id
+        reason = attempt.hand_back_reason or SHUTTING_DOWN
+        return await self._retry(
+            attempt, lambda: self._link.port.hand_back(held, replica_id, reason, snapshot)
+        )
+
+    async def _retry(
+        self, attempt: FinishedAttempt, call: Callable[[], Awaitable[Verdict]]
+    ) -> Verdict | None:
+        clock, calls = self._link.clock, self._link.calls
+        give_up_at = clock.monotonic() + calls.finish_give_up_s
+        unanswered = False
+        for delay_s in self._link.backoff.delays():
+            # A fence may mean that our call was processed and its reply got lost. Only another
+            # reply can distinguish the two, and say if the files must be kept.
+            if attempt.state.stopped is StopReason.FENCED and not unanswered:
+                return Verdict.FENCED
+            try:
+                async with asyncio.timeout(calls.call_timeout_s):
+                    return await call()
+            except Fenced:
+                return Verdict.FENCED
+            except Exception as error:
+                unanswered = True
+                log.warning("The ingress did not accept the outcome (%r); retrying.", error)
+            if clock.monotonic() > give_up_at:
+                break
+            await asyncio.sleep(delay_s)
+        log.error(
+            "The ingress could not be reached: the outcome is dropped, and the request is retried."
+        )
+        return None

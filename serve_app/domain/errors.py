@@ -32,6 +32,7 @@ DarkroomError
 ├── GenerationError           failure of an attempt
 │   ├── PipelineFailed        the pipeline raised; a retry would raise again
 │   ├── WeightsUnavailable    the weights are missing or cannot be loaded
+│   ├── AppNotStarted         the process of the endpoint's app does not start; says why
 │   ├── SnapshotRefused       no snapshot is possible, or it cannot be resumed here; says why
 │   ├── ForkRefused           no draft is possible, or the generation cannot go on from it; says why
 │   ├── MarkMissing           a file does not say that it is AI-generated, and must
@@ -289,6 +290,11 @@ class PipelineFailed(GenerationError):
 
 class WeightsUnavailable(GenerationError):
     code = "weights_unavailable"
+
+
+class AppNotStarted(GenerationError):
+    code = "app_not_started"
+    retryable = True  # another replica may reach the index of packages, or have the memory
 
 
 class MarkMissing(GenerationError):

@@ -214,6 +214,10 @@ class EngineUsage:
     )
 
 
+Lines = tuple[tuple[str, str], ...]
+"""Printed lines of an attempt: level and text of each."""
+
+
 @pickle_by_name
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -235,6 +239,7 @@ class Report:
     loading: Plain = ()  # ``detail`` as data
     traces: Plain = ()  # attempts that ended since the last report; see ``AttemptTrace``
     lost_traces: int = 0  # attempts whose timings were dropped since the last report
+    lines: tuple[tuple[LeaseKey, Lines], ...] = ()  # that attempts have printed since the last one
 
 
 @pickle_by_name

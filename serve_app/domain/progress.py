@@ -15,9 +15,11 @@ class Stage(StrEnum):
 
     FETCHING = "fetching"  # files that the input names
     DOWNLOADING = "downloading"  # weights; steps are bytes
+    INSTALLING = "installing"  # the packages of an app
     LOADING = "loading"  # weights; steps are bytes; includes the wait for memory
     COMPILING = "compiling"  # the denoisers' repeated blocks
     WARMING_UP = "warming_up"  # a short first generation, so that users' generations are fast
+    RUNNING = "running"  # an app, which says how many steps it has
     WORKING = "working"  # a stage that only another version knows
     ENCODING_TEXT = "encoding_text"
     DENOISING = "denoising"

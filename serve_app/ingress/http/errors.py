@@ -61,6 +61,7 @@ TABLE: Mapping[type[DarkroomError], ErrorResponse] = {
     errors.GenerationError: ErrorResponse(500, "internal_server_error"),
     errors.PipelineFailed: ErrorResponse(500, "internal_server_error"),
     errors.WeightsUnavailable: ErrorResponse(500, "internal_server_error"),
+    errors.AppNotStarted: ErrorResponse(500, "internal_server_error"),
     errors.MarkMissing: ErrorResponse(500, "internal_server_error"),
     errors.NotSigned: ErrorResponse(500, "internal_server_error"),
     errors.ContentBlocked: ErrorResponse(422, "content_policy_violation"),

@@ -12,9 +12,11 @@ const REASONS = {
 const STAGES = {
   fetching: "Fetching the input files",
   downloading: "Downloading the weights",
+  installing: "Installing the packages",
   loading: "Loading the weights",
   compiling: "Compiling the model",
   warming_up: "Warming up",
+  running: "Running",
   encoding_text: "Encoding the prompt",
   denoising: "Denoising",
   decoding: "Decoding",

@@ -1,0 +1,190 @@
+"""Apps: classes whose methods are endpoints, and the schemas of their inputs and outputs."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar, cast
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
+
+from darkroom.files import File
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+PATH_MARK = "_darkroom_path"
+
+STREAMS = (Iterator, Generator, AsyncIterator, AsyncGenerator)
+
+
+class AppError(Exception):
+    """An error whose text the sender of the request may read. Any other error of an app is
+    reported as such by its type and text."""
+
+    def __init__(self, message: str, *, retry: bool = False) -> None:
+        """``retry``: another attempt may succeed."""
+        super().__init__(message)
+        self.message = message
+        self.retry = retry
+
+
+class InvalidField(AppError):
+    """An input field that only the app could refuse. The request ends with 422."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class App:
+    """Base class of apps. Darkroom creates one instance in each worker process, without arguments,
+    and calls ``setup`` once."""
+
+    name: ClassVar[str] = ""
+    """Second part of the endpoints' ids; empty: the class's name in lower case."""
+
+    requirements: ClassVar[Sequence[str] | None] = None
+    """Packages as in ``requirements.txt``, for an environment of the app's own. None: Darkroom's
+    own environment, which has torch, diffusers and Pillow."""
+
+    gpu: ClassVar[str | None] = None
+    """Class of GPU by Ray's name, such as ``L4``; ``any`` for every one. None: no GPU."""
+
+    concurrency: ClassVar[int] = 1
+    """Requests that one worker process runs at once."""
+
+    start_timeout_s: ClassVar[float] = 600.0
+    """Longest time for the import and ``setup``."""
+
+    def setup(self) -> None:
+        """Prepare the app, such as by loading weights. May be ``async``."""
+
+    def teardown(self) -> None:
+        """Called before the process ends, unless it is killed. May be ``async``."""
+
+
+def endpoint(path: str = "/") -> Callable[[Method], Method]:
+    """Make a method of an app an endpoint. ``path`` is appended to the app's id."""
+    if not path.startswith("/"):
+        raise ValueError(f"the path of an endpoint begins with a slash: {path!r}")
+
+    def mark(method: Method) -> Method:
+        setattr(method, PATH_MARK, path.rstrip("/") or "/")
+        return method
+
+    return mark
+
+
+@dataclass(frozen=True)
+class EndpointMethod:
+    """One endpoint of an app: how its method is called, and what it returns."""
+
+    path: str
+    name: str  # of the method
+    model: type[BaseModel]  # of the input
+    unpacked: bool  # the fields are arguments of the method, not one model
+    output: TypeAdapter[Any]
+    streams: bool = False  # a generator
+    description: str = ""
+    wrap: str = ""  # key that the output is sent under, because it is no object of its own
+
+    def arguments(self, given: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Arguments of the method. Raises pydantic's ``ValidationError``."""
+        model = self.model.model_validate(given)
+        if not self.unpacked:
+            return (model,), {}
+        return (), {name: getattr(model, name) for name in self.model.model_fields}
+
+    def plain(self, result: Any) -> dict[str, Any]:
+        """A result as JSON, where objects stand for files. Raises ``AppError`` if it does not
+        have the declared type."""
+        try:
+            made = self.output.dump_python(
+                self.output.validate_python(result), mode="json", by_alias=True
+            )
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise AppError(
+                f"{self.name} returned something else than it declares: "
+                f"{where + ': ' if where else ''}{first['msg']}."
+            ) from error
+        return {self.wrap: made} if self.wrap else cast("dict[str, Any]", made)
+
+    def input_schema(self) -> dict[str, Any]:
+        schema = self.model.model_json_schema(by_alias=True)
+        return {**schema, "x-fal-order-properties": list(schema.get("properties", {}))}
+
+    def output_schema(self) -> dict[str, Any]:
+        schema = self.output.json_schema(mode="serialization", by_alias=True)
+        if self.wrap:
+            definitions = schema.pop("$defs", None)
+            properties = {self.wrap: schema}
+            schema = {"type": "object", "properties": properties, "required": [self.wrap]}
+            schema |= {"$defs": definitions} if definitions else {}
+        return {**schema, "x-fal-order-properties": list(schema.get("properties", {}))}
+
+
+def endpoints_of(app: type[App]) -> dict[str, EndpointMethod]:
+    """Endpoints of an app by path. Raises ``TypeError`` with the method that is not usable."""
+    found: dict[str, EndpointMethod] = {}
+    for name, method in inspect.getmembers(app, callable):
+        path = getattr(method, PATH_MARK, None)
+        if path is None:
+            continue
+        if path in found:
+            raise TypeError(f"{app.__name__}: {found[path].name} and {name} have the path {path}")
+        found[path] = _endpoint(app, path, name, method)
+    if not found:
+        raise TypeError(f"{app.__name__} has no method with @darkroom.endpoint")
+    return found
+
+
+def _endpoint(app: type[App], path: str, name: str, method: Callable[..., Any]) -> EndpointMethod:
+    where = f"{app.__name__}.{name}"
+    try:
+        hints = typing.get_type_hints(method, include_extras=True)
+    except NameError as error:
+        raise TypeError(f"{where}: {error}; its annotations must be importable") from error
+    if "return" not in hints:
+        raise TypeError(f"{where} does not say what it returns: add `-> Output`")
+    returned, streams = _streamed(hints["return"])
+    given = list(inspect.signature(method).parameters.values())[1:]
+    for parameter in given:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise TypeError(f"{where}: *{parameter.name} cannot be described; name its arguments")
+        if parameter.name not in hints:
+            raise TypeError(f"{where}: the argument {parameter.name} has no type")
+    first = hints[given[0].name] if len(given) == 1 else None
+    unpacked = not (isinstance(first, type) and issubclass(first, BaseModel))
+    model = _model(name, given, hints) if unpacked else cast("type[BaseModel]", first)
+    output: TypeAdapter[Any] = TypeAdapter(returned)
+    text = inspect.getdoc(method) or ""
+    wrap = _wrap(returned, output)
+    return EndpointMethod(path, name, model, unpacked, output, streams, text, wrap)
+
+
+def _wrap(returned: Any, output: TypeAdapter[Any]) -> str:
+    """Key of an output that is no object: of a file its kind, else ``output``."""
+    if isinstance(returned, type) and issubclass(returned, File):
+        return returned.kind
+    schema = output.json_schema(mode="serialization")
+    return "" if schema.get("type") == "object" or "$ref" in schema else "output"
+
+
+def _streamed(returned: Any) -> tuple[Any, bool]:
+    """Type of the values of a generator, or of the result; and whether it is a generator."""
+    if typing.get_origin(returned) in STREAMS:
+        return typing.get_args(returned)[0], True
+    return returned, False
+
+
+def _model(name: str, given: Sequence[inspect.Parameter], hints: dict[str, Any]) -> type[BaseModel]:
+    fields: dict[str, Any] = {
+        each.name: (hints[each.name], ... if each.default is each.empty else each.default)
+        for each in given
+    }
+    made = "".join(part.capitalize() for part in name.split("_")) + "Input"
+    return create_model(made, __config__=ConfigDict(arbitrary_types_allowed=False), **fields)

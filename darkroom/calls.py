@@ -1,0 +1,71 @@
+"""The call that the running code belongs to: its progress, its cancellation, its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+
+class Cancelled(BaseException):
+    """Raised by ``progress`` in a method whose request was cancelled. Let it pass."""
+
+
+def _ignore(step: int, steps: int) -> None:
+    """Ignore progress, where no client can see it."""
+
+
+class Call:
+    """A call of an endpoint's method."""
+
+    def __init__(
+        self,
+        on_progress: Callable[[int, int], None] = _ignore,
+        request_id: str = "",
+        folder: Path | None = None,
+    ) -> None:
+        """``on_progress`` gets the steps that are done, and all steps or 0. ``folder``: for files;
+        None: the system's folder for temporary files."""
+        self._on_progress = on_progress
+        self.request_id = request_id
+        self.folder = folder
+        self.cancelled = False
+
+    def progress(self, step: int, steps: int) -> None:
+        if self.cancelled:
+            raise Cancelled
+        self._on_progress(step, steps)
+
+
+_CURRENT: ContextVar[Call | None] = ContextVar("darkroom_call", default=None)
+
+
+def progress(step: int, steps: int = 0) -> None:
+    """Report that ``step`` steps of ``steps`` are done; 0: their number is not known.
+
+    Raises ``Cancelled`` if the request was cancelled. Does nothing outside of a request.
+    """
+    if (call := _CURRENT.get()) is not None:
+        call.progress(step, steps)
+
+
+def current() -> Call | None:
+    """The call that this thread or task belongs to."""
+    return _CURRENT.get()
+
+
+def folder() -> Path | None:
+    """Folder for files of the current call. None: the system's."""
+    call = _CURRENT.get()
+    return None if call is None else call.folder
+
+
+@contextmanager
+def entered(call: Call) -> Generator[None]:
+    """Make ``call`` the current one of this thread or task."""
+    token = _CURRENT.set(call)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)

@@ -1,0 +1,129 @@
+"""Files in the inputs and outputs of an app: by path, never by URL."""
+
+from __future__ import annotations
+
+import mimetypes
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from darkroom.calls import folder
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PilImage
+
+FILE_MARK = "x-darkroom-file"
+"""Key of a JSON Schema that says that a field is a file, and of which kind."""
+
+PATH_KEY = "$file"
+"""Key of the object that stands for a file between a replica and its worker process."""
+
+DEFAULT_MEDIA_TYPE = "application/octet-stream"
+
+
+class File:
+    """A file on this machine: an input that Darkroom has fetched, or an output to store.
+
+    In an input, clients send a URL, and the method gets the file. In an output, clients get an
+    object with ``url`` and ``content_type``.
+    """
+
+    kind: ClassVar[str] = "file"
+
+    def __init__(self, path: str | Path, media_type: str = "", **facts: Any) -> None:
+        """``media_type``: by the extension of ``path`` if it is empty. ``facts``: further fields
+        of the output, such as ``width``."""
+        self.path = Path(path)
+        self.media_type = (
+            media_type or mimetypes.guess_type(self.path.name)[0] or DEFAULT_MEDIA_TYPE
+        )
+        self.facts = facts
+
+    def read_bytes(self) -> bytes:
+        return self.path.read_bytes()
+
+    @classmethod
+    def from_bytes(cls, content: bytes, media_type: str, **facts: Any) -> Self:
+        """File with ``content``. It is written to the temporary folder of the request."""
+        suffix = mimetypes.guess_extension(media_type) or ".bin"
+        with NamedTemporaryFile(dir=folder(), delete=False, suffix=suffix) as written:
+            written.write(content)
+        return cls(written.name, media_type, **facts)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r}, {self.media_type!r})"
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: type[Any], handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        del source, handler
+        return core_schema.no_info_plain_validator_function(
+            cls._validated,
+            serialization=core_schema.plain_serializer_function_ser_schema(cls._plain),
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        del schema
+        if handler.mode == "validation":
+            return {"type": "string", "format": "uri", FILE_MARK: cls.kind}
+        fields: dict[str, Any] = {
+            "url": {"type": "string", "description": "URL of the file."},
+            "content_type": {"type": "string", "description": "Media type."},
+            "file_name": {"type": "string"},
+            "file_size": {"type": "integer", "description": "Size in bytes."},
+        }
+        if cls.kind == "image":
+            fields |= {"width": {"type": "integer"}, "height": {"type": "integer"}}
+        return {"type": "object", "properties": fields, "required": ["url"], FILE_MARK: cls.kind}
+
+    @classmethod
+    def _validated(cls, value: Any) -> Self:
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, dict) and isinstance(path := cast("Any", value).get(PATH_KEY), str):
+            return cls(path, cast("dict[str, str]", value).get("media_type", ""))
+        raise PydanticCustomError("file_type", "Input should be a file")
+
+    def _plain(self) -> dict[str, Any]:
+        return {PATH_KEY: str(self.path), "media_type": self.media_type, **self.facts}
+
+
+class Image(File):
+    """An image file."""
+
+    kind = "image"
+
+    @classmethod
+    def from_pil(cls, image: PilImage, format: str = "png") -> Self:
+        """Image file with the content of a Pillow image. ``format``: png, jpeg or webp."""
+        with NamedTemporaryFile(dir=folder(), delete=False, suffix=f".{format}") as written:
+            image.save(written, format=format)
+        width, height = image.size
+        return cls(written.name, f"image/{format}", width=width, height=height)
+
+    def open(self) -> PilImage:
+        """The image, read by Pillow, which the app's environment must have."""
+        from PIL.Image import open as open_image  # noqa: PLC0415  # not every app needs it
+
+        with open_image(self.path) as image:
+            image.load()
+            return image
+
+
+class Video(File):
+    """A video file."""
+
+    kind = "video"
+
+
+class Audio(File):
+    """An audio file."""
+
+    kind = "audio"

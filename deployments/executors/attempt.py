@@ -1,0 +1,188 @@
+"""Execution of one lease by an executor, from its input files to its uploaded output."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from deployments.executors.base import AppExecutor, ExecutorWork, LoggedLine, MadeOutput
+from deployments.executors.files import RequestFiles
+from deployments.executors.hosts import AppHost
+from deployments.replica.attempt_state import AttemptState, Phase, StopReason, as_failure
+from deployments.replica.poller import SlotQueue
+from deployments.transfer.uploader import StorageRetry
+from serve_app.domain.errors import TOO_LATE, Cancelled, Expired, PipelineFailed, ReplicaDied
+from serve_app.domain.lease import Lease, LeaseKey
+from serve_app.domain.outcome import Outcome, Usage
+from serve_app.domain.ports import Clock
+from serve_app.domain.progress import Preview
+
+log = logging.getLogger(__name__)
+
+CANCELLED = "The request was cancelled."
+CANCEL_GRACE_S = 5.0
+"""Time for a cancelled request to end by itself. Then its process is ended."""
+
+MAX_LINES = 1000  # printed lines that wait for a report
+
+
+class NoPreviews:
+    """Previews of an attempt that makes none."""
+
+    def want(self) -> None:
+        """Do nothing."""
+
+    def take(self) -> Preview | None:
+        return None
+
+
+class ExecutorAttempt:
+    """Execution of one lease. Use on one event loop; others read ``state``."""
+
+    def __init__(
+        self,
+        lease: Lease,
+        host: AppHost,
+        files: RequestFiles,
+        clock: Clock,
+        slots: SlotQueue,
+        on_slot_free: Callable[[], None],
+    ) -> None:
+        self.lease = lease
+        self.state = AttemptState(clock, on_slot_free, Phase.WAITING)
+        if lease.trace:
+            self.state.trace()
+        self.hand_back_reason: str | None = None
+        self.previewer = NoPreviews()
+        self.lines: deque[tuple[str, str]] = deque(maxlen=MAX_LINES)
+        self._host = host
+        self._files = files
+        self._clock = clock
+        self._slots = slots
+        self._task: asyncio.Task[Any] | None = None
+        self._run_s = 0.0
+
+    @property
+    def held(self) -> LeaseKey:
+        return self.lease.held
+
+    @property
+    def handed_back(self) -> bool:
+        return self.state.stopped is StopReason.HANDED_BACK
+
+    async def run(self) -> Outcome:
+        """Run the lease and return its outcome. Raises only ``CancelledError``, and only when the
+        task is cancelled by a caller other than ``stop``."""
+        state, self._task = self.state, asyncio.current_task()
+        timer = self._stop_at_deadline()
+        try:
+            output = await self._make()
+            state.enter(Phase.DELIVERING)
+            output, artifacts = await self._files.store(output, state.set_progress)
+            return Outcome(output=output, artifacts=artifacts, usage=self._usage())
+        except asyncio.CancelledError:
+            if state.stopped is None or self._task is None:
+                raise
+            self._task.uncancel()
+            return self._failed(Cancelled(CANCELLED))
+        except StorageRetry as error:
+            # The result cannot be stored anywhere. That is not a failure of the request.
+            state.stopped = state.stopped or StopReason.HANDED_BACK
+            self.hand_back_reason = error.message
+            return self._failed(error)
+        except Exception as error:
+            return self._failed(error)
+        finally:
+            if timer is not None:
+                timer.cancel()
+            await self._files.remove()
+            state.enter(Phase.ENDED)
+
+    def stop(self, why: StopReason) -> None:
+        """End the attempt soon. ``HANDED_BACK`` is ignored after the app: it is nearly done."""
+        state = self.state
+        if why is StopReason.HANDED_BACK and not state.needs_engine:
+            return
+        if state.stopped is not StopReason.FENCED:
+            state.stopped = why
+        if self._task is not None and state.phase is not Phase.ENDED:
+            self._task.cancel()
+
+    def abandon(self) -> None:
+        """Hand the lease back without waiting for the app or an upload."""
+        self.stop(StopReason.HANDED_BACK)
+        if self._task is not None and self.state.phase is not Phase.ENDED:
+            self.state.stopped = self.state.stopped or StopReason.HANDED_BACK
+            self._task.cancel()
+
+    async def discard(self) -> None:
+        """Delete the uploaded files. They will never be read."""
+        await self._files.discard()
+
+    def take_lines(self) -> tuple[tuple[str, str], ...]:
+        """Printed lines that were not taken yet: level and text."""
+        taken = tuple(self.lines)
+        self.lines.clear()
+        return taken
+
+    async def _make(self) -> Mapping[str, Any]:
+        state = self.state
+        if state.stopped is not None:  # before its task first ran
+            raise Cancelled(CANCELLED)
+        if self._files.are_remote:
+            state.enter(Phase.FETCHING)
+        given = await self._files.fetch(state.set_progress)
+        state.enter(Phase.WAITING)
+        await self._slots.take(self)
+        async with self._host.use(self.lease.endpoint, state.set_progress) as executor:
+            state.enter(Phase.IN_ENGINE)
+            state.enter_stage("running")
+            started = self._clock.monotonic()
+            work = ExecutorWork(
+                self.lease.request_id, self.lease.endpoint, given, self._files.folder
+            )
+            try:
+                return await self._output(executor, work)
+            except asyncio.CancelledError:
+                # Shielded: a second stop does not wait for the app, which must end nevertheless.
+                await asyncio.shield(asyncio.ensure_future(self._end_call(executor)))
+                raise
+            finally:
+                self._run_s = self._clock.monotonic() - started
+
+    async def _output(self, executor: AppExecutor, work: ExecutorWork) -> Mapping[str, Any]:
+        async for event in executor.run(work):
+            if isinstance(event, LoggedLine):
+                self.lines.append((event.level, event.text))
+            elif isinstance(event, MadeOutput):
+                return event.output
+            else:
+                self.state.set_progress(event)
+        raise PipelineFailed("The app ended the request without a result.")
+
+    async def _end_call(self, executor: AppExecutor) -> None:
+        if not await executor.cancel(self.lease.request_id, CANCEL_GRACE_S):
+            log.warning("The app goes on with a cancelled request, so its process is ended.")
+            await self._host.end(executor)
+
+    def _stop_at_deadline(self) -> asyncio.TimerHandle | None:
+        if self.lease.deadline_s is None:
+            return None
+        left_s = max(self.lease.deadline_s, 0.0)
+        return asyncio.get_running_loop().call_later(left_s, self.stop, StopReason.DEADLINE)
+
+    def _usage(self) -> Usage:
+        return Usage(run_s=round(self._run_s, 4))
+
+    def _failed(self, error: Exception) -> Outcome:
+        stopped = self.state.stopped
+        if isinstance(error, Cancelled) and stopped is None:
+            error = ReplicaDied("The app cancelled the request by itself.")
+        if isinstance(error, Cancelled) and stopped is StopReason.DEADLINE:
+            error = Expired(TOO_LATE)
+        elif not isinstance(error, Cancelled):
+            log.warning("The attempt failed.", exc_info=error)
+        return Outcome(failure=as_failure(error), usage=self._usage())

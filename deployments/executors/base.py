@@ -1,0 +1,85 @@
+"""What runs a request of a pool without an engine: executors, and what they report.
+
+An executor runs the endpoints of one app in processes of its own. It knows neither the queue nor
+storage: files come and go by path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.progress import Progress
+
+FILE_MARK = "x-darkroom-file"
+"""Key of a JSON Schema that says that a value is a file, and of which kind."""
+
+PATH_KEY = "$file"
+"""Key of the object that stands for a file on this machine, in inputs and outputs of executors."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorWork:
+    """A request, as an executor runs it. ``input`` has ``{"$file": path}`` in place of URLs."""
+
+    request_id: str
+    endpoint: Endpoint
+    input: Mapping[str, Any]
+    folder: Path  # for its files; removed after the request
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedLine:
+    """A line that a request printed."""
+
+    level: str  # INFO or ERROR
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class MadeOutput:
+    """Result of a request, with ``{"$file": path, "media_type": …}`` in place of files."""
+
+    output: Mapping[str, Any]
+
+
+Event = Progress | LoggedLine | MadeOutput
+
+
+class AppExecutor(Protocol):
+    """Runs the endpoints of one app. Use on one event loop.
+
+    Errors are those of ``domain.errors``: ``AppNotStarted`` if it cannot be started,
+    ``InvalidInput`` and ``PipelineFailed`` of a request, ``ReplicaDied`` if the process ended.
+    """
+
+    @property
+    def alive(self) -> bool:
+        """True while it can run requests."""
+        ...
+
+    @property
+    def concurrency(self) -> int:
+        """Requests that it runs at once."""
+        ...
+
+    async def start(self, on_progress: Callable[[Progress], None]) -> None:
+        """Start it. Returns when it is ready, which may take minutes."""
+        ...
+
+    def run(self, work: ExecutorWork) -> AsyncIterator[Event]:
+        """Run a request. The last event is its ``MadeOutput``. If nobody reads the events, the
+        request goes on: ``cancel`` it."""
+        ...
+
+    async def cancel(self, request_id: str, grace_s: float) -> bool:
+        """Ask a request to end, and wait for that. False: it goes on after ``grace_s`` seconds, so
+        that the executor must be closed."""
+        ...
+
+    async def aclose(self, grace_s: float) -> None:
+        """End the process within ``grace_s`` seconds, or kill it then."""
+        ...

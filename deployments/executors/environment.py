@@ -1,0 +1,186 @@
+"""Python environments of apps: one for each list of requirements, built once per node and kept."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from serve_app.domain.errors import AppNotStarted, Misconfigured
+from weights.lock import RepositoryLock
+
+BASE = ("pydantic>=2.11,<3",)
+"""What every environment has besides the app's requirements: what ``darkroom`` itself needs."""
+
+COMPLETE = ".darkroom-complete"
+"""File that is written last, so that an interrupted build is seen and repeated."""
+
+LAST_LINES = 12
+"""Lines of the installer's output that an error quotes."""
+
+PIP_TO_UV = {
+    "index-url": "--default-index",
+    "extra-index-url": "--index",
+    "find-links": "--find-links",
+}
+"""pip's settings, which uv does not read, and uv's options for them."""
+
+
+class Environments:
+    """Environments in ``directory``, built by uv, or by venv and pip where uv is missing.
+
+    Several processes of a node may share the directory. An environment is used in place, so it is
+    never moved.
+    """
+
+    def __init__(self, directory: Path, settings: Mapping[str, str] | None = None) -> None:
+        """``settings``: pip's, by their long names; None: those of this machine."""
+        self._directory = directory
+        self._settings = settings
+
+    async def python(
+        self, requirements: Sequence[str] | None, on_build: Callable[[], None] = lambda: None
+    ) -> Path:
+        """Interpreter of the environment with ``requirements``; it is built if it is missing, after
+        a call of ``on_build``. None: Darkroom's own.
+
+        Raises ``AppNotStarted`` with the installer's last lines.
+        """
+        if requirements is None:
+            return Path(sys.executable)
+        folder = self._directory / environment_key(requirements)
+        python = folder / "bin" / "python"
+        if not (folder / COMPLETE).is_file():
+            on_build()
+            await self._build(folder, python, requirements)
+        os.utime(folder / COMPLETE)  # for whoever removes those that have not been used for long
+        return python
+
+    async def _build(self, folder: Path, python: Path, requirements: Sequence[str]) -> None:
+        lock = RepositoryLock(folder.with_suffix(".lock"))
+        await asyncio.to_thread(lock.take)
+        try:
+            if (folder / COMPLETE).is_file():  # another process has built it meanwhile
+                return
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            settings = self._settings
+            if settings is None:
+                settings = await asyncio.to_thread(pip_settings)
+            listed = folder.with_suffix(".txt")
+            listed.write_text("\n".join((*BASE, *requirements)) + "\n", encoding="utf-8")
+            for command in commands(folder, python, listed, settings):
+                await _run(command, settings, requirements)
+            await asyncio.to_thread(_add_library, folder)
+            (folder / COMPLETE).touch()
+        finally:
+            lock.release()
+
+
+def environment_key(requirements: Sequence[str]) -> str:
+    """Name of an environment: a digest of all that decides what is installed in it."""
+    parts = (
+        platform.python_version(),
+        platform.platform(),
+        BASE,
+        list(requirements),
+        _library_digest(),
+    )
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:20]
+
+
+def commands(
+    folder: Path, python: Path, listed: Path, settings: Mapping[str, str]
+) -> Sequence[Sequence[str]]:
+    """Commands that build an environment in ``folder`` from the list of requirements."""
+    uv = uv_program()
+    if uv is None:
+        install = [str(python), "-m", "pip", "install", "--quiet", "-r", str(listed)]
+        return ([sys.executable, "-m", "venv", str(folder)], install)
+    options: list[str] = []
+    for name, option in PIP_TO_UV.items():
+        for value in settings.get(name, "").split():
+            options += [option, value]
+    install = [uv, "pip", "install", "--quiet", "--python", str(python), *options, "-r"]
+    return (
+        [uv, "venv", "--quiet", "--python", sys.executable, str(folder)],
+        [*install, str(listed)],
+    )
+
+
+def uv_program() -> str | None:
+    """Path of uv: of Darkroom's own environment, or else on the PATH."""
+    beside = Path(sys.executable).with_name("uv")
+    return str(beside) if beside.is_file() else shutil.which("uv")
+
+
+def pip_settings() -> dict[str, str]:
+    """Index settings of pip on this machine, from its files and its environment."""
+    found: dict[str, str] = {}
+    try:
+        from pip._internal.configuration import Configuration  # noqa: PLC0415
+
+        configuration = Configuration(isolated=False)
+        configuration.load()
+        for key, value in configuration.items():
+            section, _, name = key.partition(".")
+            if section in ("global", "install", ":env:") and isinstance(value, str):
+                found[name] = value
+    except Exception:  # pip is not there, or this part of it has changed: uv's own settings count
+        return {}
+    return found
+
+
+async def _run(
+    command: Sequence[str], settings: Mapping[str, str], requirements: Sequence[str]
+) -> None:
+    # The installer is configured by its own variables, which are none of Darkroom's settings.
+    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}  # noqa: TID251
+    if certificates := settings.get("cert"):
+        environment.setdefault("SSL_CERT_FILE", certificates)
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env=environment,
+    )
+    try:
+        output, _ = await process.communicate()
+    except asyncio.CancelledError:
+        process.kill()
+        await process.wait()
+        raise
+    if process.returncode:
+        said = output.decode(errors="replace").strip().splitlines()[-LAST_LINES:]
+        raise AppNotStarted(
+            f"The requirements {', '.join(requirements)} cannot be installed: {' '.join(said)}"
+        )
+
+
+def _library() -> Path:
+    """Folder of the package ``darkroom``, which apps import."""
+    found = find_spec("darkroom")
+    if found is None or not found.submodule_search_locations:
+        raise Misconfigured("The package `darkroom` is not installed beside `deployments`.")
+    return Path(next(iter(found.submodule_search_locations)))
+
+
+def _library_digest() -> str:
+    digest = hashlib.sha256()
+    for each in sorted(_library().glob("*.py")):
+        digest.update(each.read_bytes())
+    return digest.hexdigest()
+
+
+def _add_library(folder: Path) -> None:
+    """Copy ``darkroom`` into the environment: its apps import it, and nothing else of ours."""
+    (packages,) = folder.glob("lib/python*/site-packages")
+    copied = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(_library(), packages / "darkroom", ignore=copied, dirs_exist_ok=True)

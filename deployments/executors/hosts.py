@@ -1,0 +1,125 @@
+"""The apps whose processes run on a replica: started when a request needs them, and kept."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from deployments.executors.base import AppExecutor
+from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.progress import Progress
+
+log = logging.getLogger(__name__)
+
+STOP_GRACE_S = 10.0
+
+MakeExecutor = Callable[[Endpoint], tuple[str, Callable[[], AppExecutor]]]
+"""Function from an endpoint to the name of its app, and what makes an executor for it."""
+
+
+@dataclass
+class HostedApp:
+    """An app on this replica."""
+
+    executor: AppExecutor
+    started: asyncio.Task[None]
+    free: asyncio.Semaphore
+    endpoints: set[str] = field(default_factory=set[str])
+    users: int = 0
+    last_used: int = 0
+
+    @property
+    def ready(self) -> bool:
+        task = self.started
+        done = task.done() and not task.cancelled() and task.exception() is None
+        return done and self.executor.alive
+
+
+class AppHost:
+    """Apps of one replica, at most ``max_apps`` processes. Use on one event loop.
+
+    Above that, the app that has not been used for the longest time ends, or else the next one waits
+    until one is not in use.
+    """
+
+    def __init__(self, make: MakeExecutor, max_apps: int) -> None:
+        self._make = make
+        self._max_apps = max_apps
+        self._apps: dict[str, HostedApp] = {}
+        self._changed = asyncio.Condition()
+        self._uses = 0
+
+    @property
+    def ready_endpoints(self) -> tuple[str, ...]:
+        """Endpoints whose apps run."""
+        return tuple(id_ for each in self._apps.values() if each.ready for id_ in each.endpoints)
+
+    @asynccontextmanager
+    async def use(
+        self, endpoint: Endpoint, on_progress: Callable[[Progress], None]
+    ) -> AsyncGenerator[AppExecutor]:
+        """The executor of an endpoint's app, started, with a place for one more request."""
+        name, make = self._make(endpoint)
+        app = await self._app(name, make, on_progress)
+        app.endpoints.add(endpoint.id)
+        app.users += 1
+        try:
+            # Shielded: another request may wait for the same start.
+            await asyncio.shield(app.started)
+            async with app.free:
+                yield app.executor
+        finally:
+            app.users -= 1
+            self._uses += 1
+            app.last_used = self._uses
+            if not app.executor.alive and app.started.done() and self._apps.get(name) is app:
+                del self._apps[name]
+                await app.executor.aclose(0)
+            async with self._changed:
+                self._changed.notify_all()
+
+    async def end(self, executor: AppExecutor) -> None:
+        """End a process that does not obey. Its other requests fail, and are repeated."""
+        for name, app in list(self._apps.items()):
+            if app.executor is executor:
+                del self._apps[name]
+        await executor.aclose(0)
+
+    async def aclose(self, grace_s: float) -> None:
+        apps, self._apps = list(self._apps.values()), {}
+        for app in apps:
+            app.started.cancel()
+        await asyncio.gather(*(each.executor.aclose(grace_s) for each in apps))
+
+    async def _app(
+        self,
+        name: str,
+        make: Callable[[], AppExecutor],
+        on_progress: Callable[[Progress], None],
+    ) -> HostedApp:
+        while True:
+            app = self._apps.get(name)
+            if app is not None and (not app.started.done() or app.ready):
+                return app
+            if app is not None:
+                del self._apps[name]
+            if len(self._apps) < self._max_apps:
+                break
+            idle = [each for each in self._apps if not self._apps[each].users]
+            if idle:
+                oldest = min(idle, key=lambda each: self._apps[each].last_used)
+                log.info("%s ends, to make room for %s.", oldest, name)
+                ended = self._apps.pop(oldest)
+                ended.started.cancel()
+                await ended.executor.aclose(STOP_GRACE_S)
+                continue
+            async with self._changed:
+                await self._changed.wait()
+        executor = make()
+        started = asyncio.create_task(executor.start(on_progress))
+        made = HostedApp(executor, started, asyncio.Semaphore(executor.concurrency))
+        self._apps[name] = made
+        return made

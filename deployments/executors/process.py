@@ -1,0 +1,145 @@
+"""A child process with a socket to it: started with few variables, ended with all its children."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+log = logging.getLogger(__name__)
+
+MAX_LINE = 64 * 2**20  # bytes of a message
+LAST_LINES = 20  # of its output, for an error about its end
+
+PASSED = (
+    "CUDA_VISIBLE_DEVICES",
+    "HF_HUB_CACHE",
+    "HF_HUB_OFFLINE",
+    "LANG",
+    "LD_LIBRARY_PATH",
+    "PATH",
+    "REQUESTS_CA_BUNDLE",
+    "SSL_CERT_FILE",
+    "TZ",
+)
+"""Variables of the replica's environment that a child gets. No secret is among them."""
+
+
+class ChildProcess:
+    """Child in a process group of its own, which talks by lines of JSON over a socket.
+
+    Its output is written to the replica's log. Use on one event loop.
+    """
+
+    def __init__(self, name: str, home: Path) -> None:
+        """``name``: for the log. ``home``: directory for its files, also temporary ones."""
+        self._name = name
+        self._home = home
+        self._process: asyncio.subprocess.Process | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._reader: asyncio.StreamReader | None = None
+        self._output: asyncio.Task[None] | None = None
+        self.last_lines: list[str] = []
+
+    async def start(
+        self, command: Sequence[str], folder: Path, more: Mapping[str, str] | None = None
+    ) -> None:
+        """Start ``command`` in ``folder``; the number of its socket is appended to it."""
+        ours, theirs = socket.socketpair()
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *command,
+                str(theirs.fileno()),
+                cwd=folder,
+                env=self._environment(more or {}),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._output = asyncio.create_task(self._log_output())
+        self._reader, self._writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE)
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    @property
+    def end(self) -> str:
+        """How it ended, with its last line of output."""
+        code = None if self._process is None else self._process.returncode
+        how = "ended" if code is None else f"ended with status {code}"
+        if code is not None and code < 0:
+            how = f"was killed by {signal.Signals(-code).name}"
+            if code == -signal.SIGKILL:
+                how += ", perhaps for lack of memory"
+        return how + (f": {self.last_lines[-1]}" if self.last_lines else "")
+
+    def send(self, **message: Any) -> None:
+        """Send a message. One to a child that has ended is dropped."""
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(json.dumps(message).encode() + b"\n")
+
+    async def receive(self) -> dict[str, Any] | None:
+        """The next message. None: the child has closed its socket, or sends no JSON."""
+        if self._reader is None:
+            return None
+        try:
+            line = await self._reader.readline()
+            return cast("dict[str, Any]", json.loads(line)) if line else None
+        except (ConnectionError, ValueError):
+            return None
+
+    async def aclose(self, grace_s: float) -> None:
+        """Close the socket, which asks the child to end, and kill its group after ``grace_s``."""
+        process = self._process
+        if self._writer is not None:
+            self._writer.close()
+        if process is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await process.wait()
+        # Also if it has ended: children that it left have its group.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+        if self._output is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._output
+
+    def _environment(self, more: Mapping[str, str]) -> dict[str, str]:
+        # What the replica's own libraries read, and nothing of Darkroom's.
+        given = os.environ  # noqa: TID251
+        kept = {name: given[name] for name in PASSED if name in given}
+        own = {"HOME": str(self._home), "TMPDIR": str(self._home), "PYTHONUNBUFFERED": "1"}
+        return kept | own | dict(more)
+
+    async def _log_output(self) -> None:
+        process = self._process
+        if process is None or process.stdout is None:
+            return
+        while True:
+            try:
+                line = await process.stdout.readline()
+            except ValueError:  # longer than asyncio's limit: the part that was read is dropped
+                continue
+            if not line:
+                return
+            text = line.decode(errors="replace").rstrip()
+            log.info("%s: %s", self._name, text)
+            self.last_lines = [*self.last_lines, text][-LAST_LINES:]

@@ -1,0 +1,205 @@
+"""Executor of apps written with the package ``darkroom``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from deployments.executors.base import Event, ExecutorWork, LoggedLine, MadeOutput
+from deployments.executors.environment import Environments
+from deployments.executors.process import ChildProcess
+from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.errors import (
+    AppNotStarted,
+    Cancelled,
+    InvalidInput,
+    Misconfigured,
+    PipelineFailed,
+    ReplicaDied,
+)
+from serve_app.domain.progress import Progress, Stage
+
+OPTION = "app"
+"""Option of an endpoint with the app that it belongs to."""
+
+
+class AppFailed(PipelineFailed):
+    """An app reported that another attempt may succeed."""
+
+    retryable = True
+
+
+@dataclass(frozen=True, slots=True)
+class AppSpec:
+    """App of an endpoint: its code, its class, and how its process runs."""
+
+    bundle: str  # SHA-256 of the zip file with its code
+    name: str  # module:Class
+    path: str  # of the endpoint
+    requirements: tuple[str, ...] | None
+    concurrency: int
+    start_timeout_s: float
+
+    @classmethod
+    def of(cls, endpoint: Endpoint) -> AppSpec:
+        """Raises ``Misconfigured`` if the endpoint's options have no usable app."""
+        given = endpoint.options.get(OPTION)
+        try:
+            app = cast("Mapping[str, Any]", given)
+            listed = app.get("requirements")
+            return cls(
+                bundle=str(app["bundle"]),
+                name=str(app["class"]),
+                path=str(app["path"]),
+                requirements=None if listed is None else tuple(map(str, listed)),
+                concurrency=int(app.get("concurrency", 1)),
+                start_timeout_s=float(app.get("start_timeout_s", 600)),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise Misconfigured(
+                f"The option `{OPTION}` of {endpoint.id} is not usable ({error!r}). Deploy the app "
+                "again with `darkroom deploy`."
+            ) from error
+
+    @property
+    def key(self) -> str:
+        """Name of the process that runs it: endpoints of one app share it."""
+        return f"{self.bundle}:{self.name}"
+
+
+class _AppCall:
+    """A request in the worker process."""
+
+    def __init__(self) -> None:
+        self.messages: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        self.ended = asyncio.Event()
+
+
+class PythonAppExecutor:
+    """Runs an app in a worker process; see ``darkroom.worker`` for the messages."""
+
+    def __init__(
+        self,
+        spec: AppSpec,
+        code: Callable[[str], Awaitable[Path]],
+        environments: Environments,
+        home: Path,
+    ) -> None:
+        """``code``: coroutine function from the digest of a bundle to the folder with its files."""
+        self._spec = spec
+        self._code = code
+        self._environments = environments
+        self._home = home
+        self._child = ChildProcess(spec.name, home)
+        self._receiver: asyncio.Task[None] | None = None
+        self._calls: dict[str, _AppCall] = {}
+
+    @property
+    def alive(self) -> bool:
+        return self._child.alive and self._receiver is not None and not self._receiver.done()
+
+    @property
+    def concurrency(self) -> int:
+        return max(1, self._spec.concurrency)
+
+    async def start(self, on_progress: Callable[[Progress], None]) -> None:
+        spec = self._spec
+        folder = await self._code(spec.bundle)
+        python = await self._environments.python(
+            spec.requirements, lambda: on_progress(Progress(Stage.INSTALLING))
+        )
+        on_progress(Progress(Stage.LOADING))
+        await asyncio.to_thread(self._home.mkdir, parents=True, exist_ok=True)
+        command = [str(python), "-m", "darkroom.worker", "serve", spec.name]
+        try:
+            async with asyncio.timeout(spec.start_timeout_s):
+                await self._child.start(command, folder, _import_path(spec))
+                first = await self._child.receive()
+        except TimeoutError:
+            await self._child.aclose(0)
+            raise AppNotStarted(
+                f"{spec.name} did not start within {spec.start_timeout_s:g} s: its setup() takes "
+                "longer than its start_timeout_s."
+            ) from None
+        if first is None or "failed" in first:
+            await self._child.aclose(1.0)
+            why = f"process {self._child.end}" if first is None else str(first["failed"])
+            raise AppNotStarted(f"{spec.name} does not start: {why}")
+        self._receiver = asyncio.create_task(self._receive())
+
+    async def run(self, work: ExecutorWork) -> AsyncIterator[Event]:
+        call = self._calls[work.request_id] = _AppCall()
+        path = AppSpec.of(work.endpoint).path
+        self._child.send(
+            id=work.request_id, path=path, input=dict(work.input), folder=str(work.folder)
+        )
+        while True:
+            message = await call.messages.get() if self.alive or call.messages.qsize() else None
+            if message is None:
+                raise ReplicaDied(f"The process of {self._spec.name} {self._child.end}.")
+            if "progress" in message:
+                step, steps = message["progress"]
+                yield Progress(Stage.RUNNING, int(step), int(steps))
+            elif "log" in message:
+                level, text = message["log"]
+                yield LoggedLine(str(level), str(text))
+            elif "output" in message:
+                yield MadeOutput(cast("Mapping[str, Any]", message["output"]))
+                return
+            elif "error" in message:
+                raise _error(message["error"])
+
+    async def cancel(self, request_id: str, grace_s: float) -> bool:
+        call = self._calls.get(request_id)
+        if call is None or not self.alive:
+            return True
+        self._child.send(id=request_id, cancel=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await call.ended.wait()
+        return call.ended.is_set()
+
+    async def aclose(self, grace_s: float) -> None:
+        await self._child.aclose(grace_s)
+        if self._receiver is not None:
+            self._receiver.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._receiver
+
+    async def _receive(self) -> None:
+        """Hand messages to their requests, until the process ends."""
+        while (message := await self._child.receive()) is not None:
+            id_ = str(message.get("id"))
+            if (call := self._calls.get(id_)) is None:
+                continue
+            call.messages.put_nowait(message)
+            if "output" in message or "error" in message:
+                call.ended.set()
+                del self._calls[id_]
+        await self._child.aclose(1.0)
+        for call in self._calls.values():
+            call.messages.put_nowait(None)
+            call.ended.set()
+        self._calls.clear()
+
+
+def _import_path(spec: AppSpec) -> Mapping[str, str]:
+    """Where the worker finds ``darkroom``: an environment of its own has a copy."""
+    if spec.requirements is not None:
+        return {}
+    import darkroom  # noqa: PLC0415  # the replica has it; only its place is needed
+
+    return {"PYTHONPATH": str(Path(darkroom.__file__).parent.parent)}
+
+
+def _error(given: Mapping[str, Any]) -> Exception:
+    kind, message = given.get("kind"), str(given.get("message"))
+    if kind == "cancelled":
+        return Cancelled("The request was cancelled.")
+    if kind == "invalid" and given.get("field"):
+        return InvalidInput.of_field(str(given["field"]), message)
+    return AppFailed(message) if given.get("retry") else PipelineFailed(message)

@@ -1,0 +1,173 @@
+"""Replica of a pool of executors: it leases, runs and finishes as a replica with an engine does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from deployments.executors.attempt import ExecutorAttempt
+from deployments.executors.files import FileTickets, RequestFiles
+from deployments.executors.hosts import AppHost
+from deployments.replica.attempt_state import StopReason
+from deployments.replica.attempts import LeasedAttempts
+from deployments.replica.config import IngressLink
+from deployments.replica.poller import LeasePoller, SlotQueue, slot_offer
+from deployments.replica.reporter import OutcomeSender, ReportedState, Reporter, announce
+from deployments.replica.timeline import TraceReports
+from deployments.transfer.fetcher import Fetcher
+from deployments.transfer.uploader import FileSink
+from serve_app.domain.artifact import UploadTicket
+from serve_app.domain.errors import Misconfigured
+from serve_app.domain.lease import Ask, Lease, LeaseKey, ReplicaStage, ReportReply, Work
+from serve_app.domain.progress import StoredSnapshot
+
+log = logging.getLogger(__name__)
+
+
+class NoSnapshots:
+    """Snapshots of requests that have none: an app's state is its own."""
+
+    def wants_tickets(self) -> tuple[LeaseKey, ...]:
+        return ()
+
+    def wants_tickets_at_shutdown(self) -> tuple[LeaseKey, ...]:
+        return ()
+
+    def unreported(self) -> Sequence[tuple[LeaseKey, StoredSnapshot]]:
+        return ()
+
+    def mark_reported(self, snapshots: Sequence[tuple[LeaseKey, StoredSnapshot]]) -> None:
+        """Do nothing."""
+
+    def use_tickets(self, tickets: Sequence[tuple[LeaseKey, UploadTicket]]) -> None:
+        """Do nothing."""
+
+    def latest(self, held: LeaseKey) -> StoredSnapshot | None:
+        del held
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorResources:
+    """What the attempts of a replica share."""
+
+    host: AppHost
+    fetcher: Fetcher
+    uploader: FileSink
+    tickets: FileTickets
+    scratch: Path  # folders of the requests
+    device: str = ""  # name of the GPU; empty: none
+    device_bytes: int = 0
+    snapshots: NoSnapshots = field(default_factory=NoSnapshots)
+
+
+class ExecutorReplica:
+    """Main object of a replica of executors. Use on one event loop."""
+
+    def __init__(
+        self, link: IngressLink, resources: ExecutorResources, slots: int, close_within_s: float
+    ) -> None:
+        self._link = link
+        self._resources = resources
+        self._max_slots = slots
+        self._close_within_s = close_within_s
+        self._traces = TraceReports(link)
+        self._attempts: LeasedAttempts[ExecutorAttempt] = LeasedAttempts(
+            self._make_attempt,
+            OutcomeSender(link),
+            self._traces,
+            self._slot_freed,
+            resources.snapshots.latest,
+        )
+        self._slots = SlotQueue(slots, self._attempts.running)
+        self._poller = LeasePoller(link, self._make_ask, self._on_work)
+        self._reporter = Reporter(
+            link,
+            self._attempts.running,
+            ReportedState(lambda: {"steps": 0}, lambda: ()),
+            resources.snapshots,
+            self._on_reply,
+        )
+        self._closed = False
+
+    async def start(self) -> None:
+        """Start the replica: it is ready at once, since apps start with their requests."""
+        await announce(self._link, ReplicaStage.STARTING, self._max_slots)
+        self._reporter.start()
+        self._poller.start()
+        identity = self._link.identity
+        log.info("Replica %s of pool %s is ready.", identity.replica_id, identity.pool)
+
+    async def aclose(self) -> None:
+        """Stop polling, let requests end for half of ``close_within_s``, and hand back the rest."""
+        if self._closed:
+            return
+        self._closed = True
+        loop = asyncio.get_running_loop()
+        close_by = loop.time() + self._close_within_s
+        self._poller.stop()
+        await announce(self._link, ReplicaStage.DRAINING, self._max_slots)
+        await self._poller.aclose()
+        # An app's work cannot be resumed, so what is nearly done may end.
+        await self._attempts.ended(loop.time() + self._close_within_s / 2)
+        self._attempts.hand_back()
+        await self._attempts.ended(loop.time() + (close_by - loop.time()) / 2)
+        self._attempts.abandon()
+        await self._attempts.ended(close_by)
+        self._attempts.cancel()
+        await self._reporter.aclose()
+        await self._traces.aclose()
+        await self._resources.host.aclose(max(close_by - loop.time(), 1.0))
+        await self._resources.uploader.aclose()
+        await self._resources.fetcher.aclose()
+
+    def check_health(self) -> None:
+        """Raise ``Misconfigured`` if a required part has ended: Serve then replaces the replica."""
+        parts = (("asks", self._poller.alive), ("reports", self._reporter.alive))
+        ended = [name for name, alive in parts if not alive and not self._closed]
+        if ended:
+            raise Misconfigured(f"Stopped by an internal error: {', '.join(ended)}. See the log.")
+
+    def _make_ask(self) -> Ask:
+        identity = self._link.identity
+        offer = slot_offer(self._max_slots, self._attempts.running.values())
+        return Ask(
+            replica_id=identity.replica_id,
+            actor_id=identity.actor_id,
+            pool=identity.pool,
+            slots=offer.slots,
+            held=tuple(self._attempts.running),
+            hot=self._resources.host.ready_endpoints,
+            device_bytes=self._resources.device_bytes,
+            full_tenants=offer.full_tenants,
+            wait_s=self._link.calls.full_tenant_wait_s if offer.full_tenants else None,
+            node=identity.node,
+            device=self._resources.device,
+        )
+
+    def _on_work(self, work: Work) -> None:
+        self._attempts.take(work)
+        if work.leases:
+            self._reporter.leased()
+
+    def _on_reply(self, reply: ReportReply) -> None:
+        for held in reply.cancelled:
+            self._attempts.stop(held, StopReason.CANCELLED)
+        for held in reply.fenced:
+            self._attempts.stop(held, StopReason.FENCED)
+
+    def _slot_freed(self) -> None:
+        self._slots.wake()
+        self._poller.slot_freed()
+
+    def _make_attempt(self, lease: Lease) -> ExecutorAttempt:
+        resources = self._resources
+        folder = resources.scratch / f"{lease.request_id}-{lease.attempt}"
+        files = RequestFiles(
+            lease, folder, resources.fetcher, resources.uploader, resources.tickets
+        )
+        clock = self._link.clock
+        return ExecutorAttempt(lease, resources.host, files, clock, self._slots, self._slot_freed)
