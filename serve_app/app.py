@@ -13,12 +13,17 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ray import serve
 from ray.serve import Application, Deployment
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
+from deployments.executors import describing
+from deployments.executors.deployment import ExecutorDeployment
+from deployments.executors.environment import Environments
+from deployments.executors.registry import EXECUTORS
 from deployments.families.registry import FAMILIES
 from deployments.replica import tuned
 from deployments.replica.config import (
@@ -57,6 +62,8 @@ ROOT = "root"
 SEAT_ROUTER = f"{SessionRouter.__module__}:{SessionRouter.__name__}"
 DIRECT_CALLS = f"{direct_calls.__name__}:{direct_calls.middleware.__name__}"
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
+APP_SLOTS = 8
+"""Requests that a replica of the default pool for apps runs at once, of all apps together."""
 MOST_REPLICAS = 1000
 """Serve's own bound of each pool. The policy keeps to the pool's, which may change at any time."""
 
@@ -141,11 +148,11 @@ def checked_config(settings: Mapping[str, Any]) -> Config:
     """
     refuse_unknown()
     config = read_config(settings)
-    families = {**FAMILIES, **config.models.families}
+    families = _families(config)
     location_of(config)  # reports contradicting settings before anything starts
     if config.weights.weights_mirror:
         bucket_of(config.weights.weights_mirror)
-    pools = config.models.pools or {"studio": _studio(config, families)}
+    pools = config.models.pools or _default_pools(config, families)
     _check_pools(pools, families)
     return config.with_pools(pools)
 
@@ -153,10 +160,23 @@ def checked_config(settings: Mapping[str, Any]) -> Config:
 def _bind_pool(
     config: Config, name: str, pool: PoolConfig, ingress_application: str | None
 ) -> Application:
-    families = {**FAMILIES, **config.models.families}
-    own = {family: families[family] for family in pool.families}
     replica = _replica_config(config, pool)
-    return _pool(config, name, pool).bind(name, replica, own, INGRESS, ingress_application)
+    if _runs_apps(pool):
+        deployed = _pool(config, name, pool, ExecutorDeployment)
+        return deployed.bind(name, replica, INGRESS, ingress_application)
+    families = _families(config)
+    own = {family: families[family] for family in pool.families}
+    deployed = _pool(config, name, pool, ReplicaDeployment)
+    return deployed.bind(name, replica, own, INGRESS, ingress_application)
+
+
+def _families(config: Config) -> dict[str, str]:
+    """Families and executors that pools may host, by their code."""
+    return {**FAMILIES, **EXECUTORS, **config.models.families}
+
+
+def _runs_apps(pool: PoolConfig) -> bool:
+    return bool(EXECUTORS.keys() & set(pool.families))
 
 
 def tuning_session(config: Config) -> TuningSession:
@@ -179,13 +199,31 @@ def tuning_file(config: Config) -> tuned.TuningFile:
 def hosted_families(config: Config) -> frozenset[str]:
     """Families that at least one pool of this configuration hosts."""
     if config.models.pools is None:
-        return frozenset({**FAMILIES, **config.models.families})
+        return frozenset(_families(config))
     return frozenset(family for pool in config.models.pools.values() for family in pool.families)
 
 
-def _studio(config: Config, families: dict[str, str]) -> PoolConfig:
-    """Default pool that hosts every family: one process, one engine, one memory budget."""
-    return PoolConfig(families=tuple(families), num_gpus=1 if config.models.gpus else 0)
+def _default_pools(config: Config, families: dict[str, str]) -> dict[str, PoolConfig]:
+    """Pools of an installation that configures none: one with every family, so one process, one
+    engine and one memory budget; and one for apps, which has no replica until an app is called."""
+    own = tuple(name for name in families if name not in EXECUTORS)
+    studio = PoolConfig(families=own, num_gpus=1 if config.models.gpus else 0)
+    apps = PoolConfig(families=tuple(EXECUTORS), min_replicas=0, slots=APP_SLOTS)
+    return {"studio": studio, "apps": apps}
+
+
+def app_environments(config: Config) -> Environments:
+    """Python environments of apps on this machine."""
+    return Environments(_apps_dir(config) / "environments")
+
+
+def app_reader() -> ModuleType:
+    """Functions that read and describe apps."""
+    return describing
+
+
+def _apps_dir(config: Config) -> Path:
+    return config.server.data_dir / "apps"
 
 
 def _check_pools(pools: dict[str, PoolConfig], families: dict[str, str]) -> None:
@@ -198,6 +236,12 @@ def _check_pools(pools: dict[str, PoolConfig], families: dict[str, str]) -> None
             )
         if pool.devices_per_replica > 1:
             _check_devices(name, pool)
+        if _runs_apps(pool) and not EXECUTORS.keys() >= set(pool.families):
+            others = ", ".join(sorted(set(pool.families) - EXECUTORS.keys()))
+            raise Misconfigured(
+                f"Pool {name} hosts executors ({', '.join(EXECUTORS)}) and {others}. Give the "
+                "executors a pool of their own: their replicas have no engine."
+            )
         if name in (INGRESS, ROOT):
             raise Misconfigured(f"A pool cannot be named {name}. Choose another name.")
 
@@ -237,6 +281,7 @@ def _replica_config(config: Config, pool: PoolConfig) -> ReplicaConfig:
             cache_max_bytes=config.loras.adapters_max_bytes,
             max_file_bytes=config.loras.max_adapter_bytes,
         ),
+        apps_dir=_apps_dir(config),
         tuning_file=config.tuning_file,
         weights=config.weights.store(),
         log_level=config.telemetry.log_level,
@@ -245,7 +290,7 @@ def _replica_config(config: Config, pool: PoolConfig) -> ReplicaConfig:
     )
 
 
-def _pool(config: Config, name: str, pool: PoolConfig) -> Deployment:
+def _pool(config: Config, name: str, pool: PoolConfig, kind: type[Any]) -> Deployment:
     # Replicas get no secrets.
     environment = dict.fromkeys((*SECRET_NAMES, *OTLP_SECRET_NAMES), "")
     if config.storage.s3_bucket or not config.weights.weights_mirror:
@@ -264,7 +309,7 @@ def _pool(config: Config, name: str, pool: PoolConfig) -> Deployment:
         environment |= dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), LOOPBACK)
     deployment: Any = serve.deployment  # its overloads do not support an async constructor
     return deployment(
-        ReplicaDeployment,
+        kind,
         name=name,
         ray_actor_options=_place(pool) | {"runtime_env": {"env_vars": environment}},
         **_group(pool),

@@ -107,6 +107,8 @@ def commands(
     for name, option in PIP_TO_UV.items():
         for value in settings.get(name, "").split():
             options += [option, value]
+    if settings.get("extra-index-url"):
+        options += ["--index-strategy", "unsafe-best-match"]  # as pip, whose settings these are
     install = [uv, "pip", "install", "--quiet", "--python", str(python), *options, "-r"]
     return (
         [uv, "venv", "--quiet", "--python", sys.executable, str(folder)],

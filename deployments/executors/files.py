@@ -8,14 +8,15 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from deployments.executors.base import FILE_MARK, PATH_KEY
 from deployments.transfer.fetcher import Fetcher
 from deployments.transfer.uploader import FileSink, MediaFile
 from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.errors import PipelineFailed
-from serve_app.domain.lease import Lease, LeaseKey
+from serve_app.domain.lease import Lease
+from serve_app.domain.ports import AppSource
 from serve_app.domain.progress import Progress, Stage
 
 MAX_FILES = 64  # of one output
@@ -25,16 +26,6 @@ _OF_WORKER = (PATH_KEY, "media_type")
 Place = tuple[str | int, ...]
 
 Schema = Mapping[str, Any]
-
-
-class FileTickets(Protocol):
-    """Tickets for files whose number and types are known only when they are there. Real: the
-    ingress deployment's handle."""
-
-    async def file_ticket(self, held: LeaseKey, number: int, media_type: str) -> UploadTicket:
-        """Ticket for file ``number`` of an attempt; the same for a repeated call. ``Fenced`` if the
-        lease is not held."""
-        ...
 
 
 def file_places(value: Any, schema: Schema, root: Schema | None = None) -> Iterator[Place]:
@@ -94,7 +85,7 @@ class RequestFiles:
         folder: Path,
         fetcher: Fetcher,
         uploader: FileSink,
-        tickets: FileTickets,
+        tickets: AppSource,
     ) -> None:
         self.folder = folder
         self._lease = lease

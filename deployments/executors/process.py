@@ -32,6 +32,14 @@ PASSED = (
 """Variables of the replica's environment that a child gets. No secret is among them."""
 
 
+def child_environment(home: Path) -> dict[str, str]:
+    """Variables of a child whose files are below ``home``."""
+    # What the replica's own libraries read, and nothing of Darkroom's.
+    given = os.environ  # noqa: TID251
+    kept = {name: given[name] for name in PASSED if name in given}
+    return kept | {"HOME": str(home), "TMPDIR": str(home), "PYTHONUNBUFFERED": "1"}
+
+
 class ChildProcess:
     """Child in a process group of its own, which talks by lines of JSON over a socket.
 
@@ -58,7 +66,7 @@ class ChildProcess:
                 *command,
                 str(theirs.fileno()),
                 cwd=folder,
-                env=self._environment(more or {}),
+                env=child_environment(self._home) | dict(more or {}),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
@@ -121,13 +129,6 @@ class ChildProcess:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
                     await self._output
-
-    def _environment(self, more: Mapping[str, str]) -> dict[str, str]:
-        # What the replica's own libraries read, and nothing of Darkroom's.
-        given = os.environ  # noqa: TID251
-        kept = {name: given[name] for name in PASSED if name in given}
-        own = {"HOME": str(self._home), "TMPDIR": str(self._home), "PYTHONUNBUFFERED": "1"}
-        return kept | own | dict(more)
 
     async def _log_output(self) -> None:
         process = self._process

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -117,7 +117,7 @@ class PythonAppExecutor:
         command = [str(python), "-m", "darkroom.worker", "serve", spec.name]
         try:
             async with asyncio.timeout(spec.start_timeout_s):
-                await self._child.start(command, folder, _import_path(spec))
+                await self._child.start(command, folder, library_path(spec.requirements))
                 first = await self._child.receive()
         except TimeoutError:
             await self._child.aclose(0)
@@ -187,9 +187,9 @@ class PythonAppExecutor:
         self._calls.clear()
 
 
-def _import_path(spec: AppSpec) -> Mapping[str, str]:
-    """Where the worker finds ``darkroom``: an environment of its own has a copy."""
-    if spec.requirements is not None:
+def library_path(requirements: Sequence[str] | None) -> dict[str, str]:
+    """Variable by which a worker finds ``darkroom``. An environment of its own has a copy."""
+    if requirements is not None:
         return {}
     import darkroom  # noqa: PLC0415  # the replica has it; only its place is needed
 

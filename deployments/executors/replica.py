@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deployments.executors.attempt import ExecutorAttempt
-from deployments.executors.files import FileTickets, RequestFiles
+from deployments.executors.files import RequestFiles
 from deployments.executors.hosts import AppHost
 from deployments.replica.attempt_state import StopReason
 from deployments.replica.attempts import LeasedAttempts
@@ -22,6 +22,7 @@ from deployments.transfer.uploader import FileSink
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.lease import Ask, Lease, LeaseKey, ReplicaStage, ReportReply, Work
+from serve_app.domain.ports import AppSource
 from serve_app.domain.progress import StoredSnapshot
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class ExecutorResources:
     host: AppHost
     fetcher: Fetcher
     uploader: FileSink
-    tickets: FileTickets
+    tickets: AppSource
     scratch: Path  # folders of the requests
     device: str = ""  # name of the GPU; empty: none
     device_bytes: int = 0

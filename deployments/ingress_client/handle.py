@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.batcher import Batcher
 from serve_app.domain.lease import (
     Ask,
@@ -86,6 +87,12 @@ class HandleLeasePort:
         self, held: LeaseKey, decisions: tuple[Mapping[str, Any], ...]
     ) -> None:
         await self._call("report_decisions", held, decisions)
+
+    async def file_ticket(self, held: LeaseKey, number: int, media_type: str) -> UploadTicket:
+        return await self._call("for_executor", "file_ticket", held, number, media_type)
+
+    async def app_bundle(self, digest: str) -> bytes:
+        return await self._call("for_executor", "app_bundle", digest)
 
     async def _finish_all(self, finishes: Sequence[Finish]) -> Sequence[Verdict | BaseException]:
         if len(finishes) == 1:

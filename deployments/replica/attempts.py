@@ -10,7 +10,7 @@ from typing import Generic, Protocol, TypeVar
 from deployments.replica.attempt_state import AttemptState, StopReason
 from deployments.replica.reporter import OutcomeSender
 from deployments.replica.timeline import TraceReports
-from serve_app.domain.lease import Lease, LeaseKey, SignalKind, Verdict, Work
+from serve_app.domain.lease import Lease, LeaseKey, Lines, SignalKind, Verdict, Work
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.progress import StoredSnapshot
 from serve_app.telemetry.logs import set_request
@@ -31,6 +31,8 @@ class LeasedAttempt(Protocol):
 
     @property
     def handed_back(self) -> bool: ...
+
+    def take_lines(self) -> Lines: ...
 
     async def run(self) -> Outcome: ...
 

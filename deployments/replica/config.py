@@ -81,6 +81,8 @@ class ReplicaConfig:
     snapshots: SnapshotConfig = SnapshotConfig()
     transfers: TransferConfig = TransferConfig()
     loras: LoraConfig = LoraConfig()
+    apps_dir: Path = Path(gettempdir()) / "darkroom-apps"  # code and environments, on this node
+    max_apps: int = 4  # apps whose processes run at once, on a replica without a GPU
     tuning_file: Path | None = None  # kept by `darkroom tune` on this node
     weights: StoreConfig = field(default_factory=StoreConfig)  # storage and source of weights
     log_level: str = "INFO"

@@ -71,6 +71,8 @@ class FinishedAttempt(Protocol):
     @property
     def held(self) -> LeaseKey: ...
 
+    def take_lines(self) -> Lines: ...
+
 
 class ReportedSnapshots(Protocol):
     """Snapshots of running attempts, as reports need them."""
@@ -316,7 +318,8 @@ class OutcomeSender:
 
     async def finish(self, attempt: FinishedAttempt, outcome: Outcome) -> Verdict | None:
         """Deliver an outcome. None if there is no reply within ``finish_give_up_s``."""
-        finish = Finish(attempt.held, self._link.identity.replica_id, outcome)
+        replica_id = self._link.identity.replica_id
+        finish = Finish(attempt.held, replica_id, outcome, attempt.take_lines())
         return await self._retry(attempt, lambda: self._link.port.finish(finish))
 
     async def hand_back(

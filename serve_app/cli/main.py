@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from serve_app.cli.accounting.usage import usage_group
+from serve_app.cli.apps.deploy import deploy_command
 from serve_app.cli.commands import (
     backup,
     completion,
@@ -328,6 +329,7 @@ main.add_command(webhooks.webhooks_group)
 main.add_command(keys_group)
 main.add_command(tenants_group)
 main.add_command(migrate_group)
+main.add_command(deploy_command)
 
 
 @main.command("status")

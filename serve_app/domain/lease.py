@@ -21,6 +21,9 @@ from serve_app.domain.progress import Plain, Preview, Progress, StoredSnapshot
 from serve_app.domain.request import Priority, Request
 from serve_app.domain.serialization import pickle_by_name
 
+Lines = tuple[tuple[str, str], ...]
+"""Printed lines of an attempt: level and text of each."""
+
 
 @pickle_by_name
 @dataclass(frozen=True, slots=True)
@@ -214,10 +217,6 @@ class EngineUsage:
     )
 
 
-Lines = tuple[tuple[str, str], ...]
-"""Printed lines of an attempt: level and text of each."""
-
-
 @pickle_by_name
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -260,6 +259,7 @@ class Finish:
     held: LeaseKey
     replica_id: str
     outcome: Outcome
+    lines: Lines = ()  # printed since the last report
 
 
 class Verdict(StrEnum):

@@ -107,6 +107,19 @@ class FileSigner(Protocol):
         ...
 
 
+class AppSource(Protocol):
+    """What replicas of executors need. Real: the ingress deployment's handle."""
+
+    async def file_ticket(self, held: LeaseKey, number: int, media_type: str) -> UploadTicket:
+        """Ticket for file ``number`` of an attempt; the same for a repeated call. ``Fenced`` if the
+        lease is not held."""
+        ...
+
+    async def app_bundle(self, digest: str) -> bytes:
+        """Zip file with the code of an app. ``NotFound`` if there is none with this digest."""
+        ...
+
+
 class SafetyLog(Protocol):
     """Log of the safety policy's decisions. Real: the ingress deployment's handle."""
 
@@ -161,6 +174,10 @@ class LeaseTerms(Protocol):
         self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any]
     ) -> tuple[UploadTicket, ...]:
         """One ticket per file that the attempt may produce. A repeated call gives the same keys."""
+        ...
+
+    def file_ticket(self, held: LeaseKey, number: int, media_type: str) -> UploadTicket:
+        """Ticket for one more file of the attempt. A repeated call gives the same key."""
         ...
 
     def snapshot_ticket(self, held: LeaseKey) -> UploadTicket:
@@ -313,8 +330,9 @@ class Queue(LeasePort, Protocol):
         """
         ...
 
-    async def log(self, request_id: str, level: str, message: str) -> None:
-        """Append a line to the request's own log. An unknown request is not an error."""
+    async def log(self, request_id: str, *lines: tuple[str, str]) -> None:
+        """Append lines to the request's own log: level and message of each. A log has at most some
+        thousand. An unknown request is not an error."""
         ...
 
     async def lines(self, tenant: str, request_id: str, after: int = 0) -> Sequence[LogLine]:

@@ -19,30 +19,22 @@ from starlette.applications import Starlette
 from serve_app.catalog.catalog import Catalog
 from serve_app.domain.errors import DarkroomError
 from serve_app.domain.lease import (
-    Ask,
     Demand,
-    Finish,
-    LeaseKey,
-    Presence,
-    Report,
-    ReportReply,
-    Verdict,
-    WeightOffer,
-    Work,
 )
 from serve_app.domain.name_resolution import NameResolver
 from serve_app.domain.ports import Storage
-from serve_app.domain.progress import StoredSnapshot
 from serve_app.ingress import connections, direct_calls
 from serve_app.ingress.app import create_app
 from serve_app.ingress.fal.webhooks import Composer
 from serve_app.ingress.http.hosts import trusted_names
 from serve_app.ingress.http.origin import internal_origin
-from serve_app.ingress.local_rpc import LocalRpcServer, portable
+from serve_app.ingress.local_rpc import LocalRpcServer
 from serve_app.ingress.realtime.replicas import HandleSessions
+from serve_app.ingress.replica_calls import ReplicaCalls
 from serve_app.ingress.replicate.prediction import PredictionRenderer
 from serve_app.ingress.replicate.webhooks import MARK, PredictionComposer
 from serve_app.ingress.services.audit import AuditTrail
+from serve_app.ingress.services.executor_calls import ExecutorCalls
 from serve_app.ingress.services.files import (
     COLLECT_INTERVAL_S,
     FileCollector,
@@ -57,7 +49,7 @@ from serve_app.ingress.services.live_settings import LiveSettings, bounds_of
 from serve_app.ingress.services.request_ids import RequestIds
 from serve_app.ingress.services.served_catalog import startup_lines
 from serve_app.ingress.services.services import Identity, PoolMap, Services
-from serve_app.ingress.services.tracing import record_attempts, start_tracing
+from serve_app.ingress.services.tracing import start_tracing
 from serve_app.ingress.services.warm_pools import WarmPools
 from serve_app.ingress.services.webhooks import ComposeByMark, Webhooks
 from serve_app.loopback import keep_to_loopback, reachable_address
@@ -72,9 +64,10 @@ from serve_app.queue.state.replicas import roster
 from serve_app.queue.store.config import QueueLimits, Retention
 from serve_app.queue.store.diagnostics import check_durability
 from serve_app.queue.store.migrations import check_applied, migrate
-from serve_app.queue.transactions.catalog_entries import PostgresCatalogEntries
+from serve_app.queue.transactions.catalog_entries import PostgresAppBundles, PostgresCatalogEntries
 from serve_app.queue.transactions.deletion import PostgresLifecycles
 from serve_app.queue.transactions.garbage import UnwantedFiles
+from serve_app.queue.transactions.lease import is_held
 from serve_app.queue.transactions.signing_keys import PostgresSigningSeeds
 from serve_app.queue.transactions.uploads import PostgresUploads
 from serve_app.queue.transactions.webhook_outbox import PostgresOutbox
@@ -90,7 +83,6 @@ from serve_app.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from serve_app.storage.tickets import TicketSigner
-    from serve_app.telemetry.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -103,12 +95,11 @@ Calls leave hardly any cycles. With Python's 700, the looks took 0.13 ms of CPU 
 PLACEMENT_EVERY_S = 5.0
 
 
-class Ingress:
+class Ingress(ReplicaCalls):
     """HTTP server, and lease port of the replicas. Serve awaits the constructor, so it also starts
     what it creates."""
 
     _closing: AsyncExitStack | None = None
-    _tracing: Tracing | None = None  # None: spans are off
     _internal_url: str  # at which replicas reach the ingress
 
     async def __init__(  # pyright: ignore[reportGeneralTypeIssues]  # Serve awaits it
@@ -159,59 +150,6 @@ class Ingress:
 
     async def __del__(self) -> None:
         await self.aclose()
-
-    # The calls of replicas. Serve requires them to be methods of the deployment.
-
-    async def line(self) -> str:
-        """Path of the Unix socket where this process takes the same calls at a lower cost; empty if
-        it has none."""
-        return self._lines.path
-
-    async def remote_line(self) -> tuple[str, int, bytes] | None:
-        """The same for replicas on other machines: address, port, and the key to be proved."""
-        return self._lines.remote
-
-    async def announce(self, presence: Presence) -> Work | None:
-        return await self._queue.announce(presence)
-
-    async def ask(self, ask: Ask) -> Work:
-        return await self._queue.ask(ask)
-
-    async def report(self, report: Report) -> ReportReply:
-        self._metrics.computed(report.pool, report.computed)
-        record_attempts(self._tracing, self._metrics, report)
-        return await self._queue.report(report)
-
-    async def finish(self, finish: Finish) -> Verdict:
-        return await self._queue.finish(finish)
-
-    async def finish_all(self, finishes: Sequence[Finish]) -> Sequence[Verdict | BaseException]:
-        """Apply each finish separately. Return for each its verdict or its error."""
-        calls = (self._queue.finish(each) for each in finishes)
-        answers = await asyncio.gather(*calls, return_exceptions=True)
-        return [portable(answer) for answer in answers]
-
-    async def hand_back(
-        self, held: LeaseKey, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
-    ) -> Verdict:
-        return await self._queue.hand_back(held, replica_id, reason, snapshot)
-
-    async def offer_weights(self, offer: WeightOffer) -> bytes:
-        return await self._weight_peers.offer_weights(offer)
-
-    async def weight_peers(self, node_id: str, name: str) -> tuple[str, ...]:
-        return await self._weight_peers.weight_peers(node_id, name)
-
-    async def sign_claim(self, held: LeaseKey, claim: bytes) -> bytes:
-        return await self._signer.sign(held, claim)
-
-    async def report_decisions(
-        self, held: LeaseKey, decisions: tuple[Mapping[str, Any], ...]
-    ) -> None:
-        await self._services.output_decided(held.request_id, decisions)
-
-    async def report_unsigned(self, held: LeaseKey, reason: str) -> None:
-        self._signer.report_unsigned(held, reason)
 
     async def _start(self, stack: AsyncExitStack) -> None:
         self._tracing = await start_tracing(
@@ -325,18 +263,19 @@ class Ingress:
         config = self._config
         self._limits = QueueLimits.of(config, self._tenants.disabled)
         self._retention = Retention.of(config)
+        terms = CatalogLeaseTerms(
+            catalog,
+            storage,
+            config.limits.max_artifact_bytes,
+            files_url=self._internal_url,
+            files=FilePolicy.of(config, self._safety, self._signer.chain),
+            names_secret=await shared_secret(database, "file_names"),
+            refresh=self._catalog.refresh,
+        )
         queue = self._queue = assemble(
             database,
             self._clock,
-            CatalogLeaseTerms(
-                catalog,
-                storage,
-                config.limits.max_artifact_bytes,
-                files_url=self._internal_url,
-                files=FilePolicy.of(config, self._safety, self._signer.chain),
-                names_secret=await shared_secret(database, "file_names"),
-                refresh=self._catalog.refresh,
-            ),
+            terms,
             self._limits,
             RayLiveness(RayActorTable(), self._clock, sole_cluster=sole_cluster),
             serve.get_replica_context().replica_id.unique_id,
@@ -344,6 +283,8 @@ class Ingress:
             self._retention,
             await connections.open_reads(stack, database, self._metrics),
         )
+        bundles = self._bundles = PostgresAppBundles(database)
+        self._executor_calls = ExecutorCalls(terms, bundles, queue, partial(is_held, database))
         queue.record_spans(self._tracing)
         self._sessions.ran_in = queue.parts.state.stats.ran_in
         await queue.start()
@@ -405,6 +346,7 @@ class Ingress:
             host_names=trusted_names(config.server.host, config.server.trusted_hosts),
             catalog=catalog,
             entries=self._catalog,
+            bundles=self._bundles,
             pools=PoolMap(config.models.pools),
             queue=self._queue,
             files=files,

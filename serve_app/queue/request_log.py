@@ -13,12 +13,20 @@ from serve_app.queue.store.rows import known_id
 
 APPEND = """
 -- name: append_log
-WITH grown AS (
-    UPDATE requests SET events = events + 1 WHERE id = %(id)s::uuid RETURNING id, events
+WITH given AS (
+    SELECT * FROM json_to_recordset(%(lines)s::json) AS l(number integer, level text, message text)
+),
+grown AS (
+    UPDATE requests SET events = events + %(count)s
+    WHERE id = %(id)s::uuid AND events < %(most)s RETURNING id, events - %(count)s AS before
 )
 INSERT INTO events (request_id, sequence, level, message)
-SELECT id, events, %(level)s, %(message)s FROM grown
+SELECT id, before + number, level, message FROM grown CROSS JOIN given
 """
+
+MAX_LINES = 10_000
+"""Lines of a request's log above which no more are appended, however much its app prints."""
+
 AFTER = """
 -- name: read_log
 SELECT a.id::text, a.after, e.sequence, e.at, e.level, e.message, e.state
@@ -38,12 +46,17 @@ class RequestLog:
         self._requests = requests
         self._reads: Batcher[LogPosition, Sequence[LogLine]] = Batcher(self._read, max_batch=1000)
 
-    async def log(self, request_id: str, level: str, message: str) -> None:
-        """Append a line. An unknown request is not an error."""
+    async def log(self, request_id: str, *lines: tuple[str, str]) -> None:
+        """Append lines: level and message of each. An unknown request is not an error."""
+        rows = [
+            {"number": number, "level": messages.clean(level), "message": messages.clean(message)}
+            for number, (level, message) in enumerate(lines, start=1)
+        ]
         params = {
             "id": known_id(request_id),
-            "level": messages.clean(level),
-            "message": messages.clean(message),
+            "lines": messages.compact(rows),
+            "count": len(rows),
+            "most": MAX_LINES,
         }
         await self._database.rows(APPEND, params)
         self._requests.invalidate([request_id])

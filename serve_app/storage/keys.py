@@ -76,7 +76,7 @@ def artifact_key(
     """
     if media_type == DRAFT_TYPE:
         return f"d/{request_id}/{attempt}/{token(16)}.bin"
-    return f"r/{request_id}/{attempt}/{token(16)}.{EXTENSIONS.get(media_type, 'bin')}"
+    return f"r/{request_id}/{attempt}/{token(16)}.{UPLOAD_EXTENSIONS.get(media_type, 'bin')}"
 
 
 def derived_token(secret: bytes, *of: object) -> Callable[[int], str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Clock
-from serve_app.queue.transactions.catalog_entries import EntryRemoval, KeptEntry
+from serve_app.queue.transactions.catalog_entries import EntryRemoval, KeptEntry, no_bundle
 
 Note = Callable[[Actor, str, str, Mapping[str, Any]], None]
 
@@ -41,3 +42,19 @@ class FakeCatalogEntries:
         removed = self._stored.pop(endpoint)
         self._note(actor, "model.remove", endpoint, {"entry": removed.entry})
         return EntryRemoval(removed=True, unfinished=unfinished)
+
+
+class FakeAppBundles:
+    def __init__(self) -> None:
+        self._stored: dict[str, bytes] = {}
+
+    async def store(self, content: bytes, actor: Actor) -> str:
+        del actor
+        digest = hashlib.sha256(content).hexdigest()
+        self._stored[digest] = content
+        return digest
+
+    async def read(self, digest: str) -> bytes:
+        if digest not in self._stored:
+            raise no_bundle(digest)
+        return self._stored[digest]

@@ -252,9 +252,10 @@ class ClientSide(QueueRows):
         pools |= {presence.pool for presence in self._presence.values()}
         return {pool: self._demand(pool) for pool in pools}
 
-    async def log(self, request_id: str, level: str, message: str) -> None:
+    async def log(self, request_id: str, *lines: tuple[str, str]) -> None:
         if request_id in self._rows:
-            self._line(self._rows[request_id], message, level)
+            for level, message in lines:
+                self._line(self._rows[request_id], message, level)
 
     async def lines(self, tenant: str, request_id: str, after: int = 0) -> Sequence[LogLine]:
         return tuple(self._row(tenant, request_id).log[after:])

@@ -63,6 +63,10 @@ class FakeTerms:
             ticket = replace(ticket, thumbnail=thumbnail)
         return (ticket,)
 
+    def file_ticket(self, held: LeaseKey, number: int, media_type: str) -> UploadTicket:
+        key = f"r/{held.request_id}/{held.attempt}/{number}.bin"
+        return UploadTicket(key, f"memory://{key}", media_type, max_bytes=2**20)
+
     def snapshot_ticket(self, held: LeaseKey) -> UploadTicket:
         key = f"s/{held.request_id}/{held.attempt}/{next(self._numbers)}.bin"
         return UploadTicket(key, f"memory://{key}", "application/octet-stream", max_bytes=2**20)

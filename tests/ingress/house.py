@@ -40,7 +40,7 @@ from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics
 from serve_app.tenants.scopes import ADMIN, API
 from serve_app.tenants.tokens import Tokens, UploadTokens
-from tests.fakes.catalog_entries import FakeCatalogEntries
+from tests.fakes.catalog_entries import FakeAppBundles, FakeCatalogEntries
 from tests.fakes.held_weights import FakeHeldWeights, FakeLeader
 from tests.fakes.keyring import FakeKeyRing
 from tests.fakes.lifecycles import FakeLifecycles
@@ -144,6 +144,7 @@ async def built(
         host_names=trusted_names(config.server.host, config.server.trusted_hosts),
         catalog=catalog,
         entries=live,
+        bundles=FakeAppBundles(),
         pools=PoolMap(pools),
         queue=queue,
         files=Files(

@@ -15,6 +15,7 @@ from serve_app.catalog.schema import (
     videos,
     wan,
 )
+from serve_app.catalog.schema.json_schema import JsonSchema
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import FieldProblem, InvalidInput
 
@@ -111,6 +112,7 @@ SCHEMAS: Mapping[str, Callable[[Endpoint], InputSchema]] = {
     "flux-lora": partial(PydanticSchema, flux.LORA),
     "flux2-realtime": partial(PydanticSchema, flux.REALTIME),
     "hunyuan-image-to-video": partial(PydanticSchema, videos.HUNYUAN_IMAGE_TO_VIDEO),
+    "json": JsonSchema,
     "hunyuan-text-to-video": partial(PydanticSchema, videos.HUNYUAN_TEXT_TO_VIDEO),
     "lcm-text-to-image": partial(PydanticSchema, sdxl.LCM),
     "lightning-image-to-image": partial(PydanticSchema, sdxl.LIGHTNING_IMAGE_TO_IMAGE),

@@ -70,6 +70,12 @@ class Client:
     def post(self, path: str, body: dict[str, Any]) -> Any:
         return self._call("POST", path, json=body)
 
+    def upload(self, path: str, content: bytes) -> Any:
+        """POST bytes as they are."""
+        return self._call(
+            "POST", path, content=content, headers={"content-type": "application/zip"}
+        )
+
     def patch(self, path: str, body: dict[str, Any]) -> Any:
         return self._call("PATCH", path, json=body)
 

@@ -14,14 +14,16 @@ from serve_app.catalog.entries import CatalogEntry
 from serve_app.domain.errors import DarkroomError, InvalidInput
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import actor_of, authenticate
-from serve_app.ingress.http.body import read_json
+from serve_app.ingress.http.body import read_body, read_json
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
-from serve_app.ingress.http.json_schema import Time
+from serve_app.ingress.http.json_schema import Binary, Time
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_path, in_query
 from serve_app.ingress.services.services import Services, services_of
 
-MAX_BODY_BYTES = 64 * 1024
+MAX_BODY_BYTES = 256 * 1024
+MAX_CODE_BYTES = 16 * 2**20
+ZIP = b"PK"  # begins each zip file
 
 OriginName = Literal["built-in", "file", "database"]
 
@@ -176,6 +178,27 @@ async def removed(request: HttpRequest) -> Response:
     return json_reply(body)
 
 
+class StoredCode(TypedDict):
+    """Code of an app."""
+
+    digest: Annotated[str, Field(description="SHA-256; the option `app.bundle` of entries.")]
+    bytes: int
+
+
+async def code_stored(request: HttpRequest) -> Response:
+    """Store the code of an app: a zip file. Entries with the family `python` name it by its digest.
+
+    Code that no entry names is removed after a day.
+    """
+    services = await _admin(request, "v1.apps.code")
+    content = await read_body(request, MAX_CODE_BYTES)
+    if not content.startswith(ZIP):
+        raise InvalidInput("The body must be a zip file with the code of an app.")
+    digest = await services.bundles.store(content, actor_of(request))
+    body: StoredCode = {"digest": digest, "bytes": len(content)}
+    return json_reply(body)
+
+
 _ID = in_path("endpoint_id", "Its slashes are not escaped.")
 
 LIST = Operation(
@@ -210,7 +233,16 @@ REMOVE = Operation(
     ),
 )
 
+CODE = Operation(
+    "storeAppCode",
+    "Store the code of an app, for entries to name. Needs the scope `operator`",
+    {200: answer("Its digest.", StoredCode)},
+    errors=(403, 413, 422),
+    content={"application/zip": Binary},
+)
+
 ROUTES = [
+    DocumentedRoute("/v1/apps/code", code_stored, {"POST": CODE}),
     DocumentedRoute("/v1/models/entries", listed, {"GET": LIST}),
     DocumentedRoute("/v1/models/entries/{endpoint_id:path}", shown, {"GET": SHOW}),
     DocumentedRoute("/v1/models/entries/{endpoint_id:path}", put, {"PUT": PUT}),

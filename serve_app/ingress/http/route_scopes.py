@@ -84,6 +84,7 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         MCP_PATH: NO_KEY,  # only 405
     },
     "POST": {
+        "/v1/apps/code": OPERATOR,
         "/rest/storage/auth/token": FILES,
         "/rest/storage/upload/initiate": FILES,
         "/rest/storage/upload/initiate-multipart": FILES,

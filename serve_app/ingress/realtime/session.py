@@ -227,7 +227,7 @@ class RealtimeSession:
         """Write each warning once into the log of the session's request."""
         if warning not in self._warned and len(self._warned) < MAX_WARNINGS:
             self._warned.add(warning)
-            await self._services.queue.log(self._new.id, "WARNING", warning)
+            await self._services.queue.log(self._new.id, ("WARNING", warning))
 
     def _count(self, how: str) -> None:
         self._services.metrics.frame(self._new.endpoint, how)

@@ -100,6 +100,9 @@ class CatalogLeaseTerms:
             for number, media_type in enumerate(entry.schema.media_types(input))
         )
 
+    def file_ticket(self, held: LeaseKey, number: int, media_type: str) -> UploadTicket:
+        return self._ticket(held, media_type, self._max_artifact_bytes, number)
+
     def _with_thumbnail(self, held: LeaseKey, number: int, media_type: str) -> UploadTicket:
         ticket = self._ticket(held, media_type, self._max_artifact_bytes, number)
         if not self._files.thumbnails or media_type == DRAFT_TYPE:

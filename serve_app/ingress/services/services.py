@@ -30,6 +30,7 @@ from serve_app.ingress.services.session_limit import SessionCounts
 from serve_app.ingress.services.sign_in import SignIn
 from serve_app.ingress.services.warm_pools import WarmPools
 from serve_app.ingress.services.webhooks import Webhooks
+from serve_app.queue.transactions.catalog_entries import AppBundles
 from serve_app.settings import Config, PoolConfig
 from serve_app.telemetry.metrics import Metrics
 from serve_app.tenants.api_keys import Keys
@@ -175,6 +176,7 @@ class Services:
     host_names: frozenset[str]  # names accepted in a Host header and used in URLs
     catalog: Catalog
     entries: LiveCatalog
+    bundles: AppBundles
     pools: PoolMap
     queue: Queue
     files: Files

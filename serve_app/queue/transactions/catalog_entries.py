@@ -1,14 +1,16 @@
-"""Entries of the catalogue that operators have added, in the database: all ingress replicas serve
-the same ones."""
+"""Entries of the catalogue that operators have added, and the code of their apps, in the database:
+all ingress replicas serve the same ones."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
 from serve_app.catalog.catalog import StoredEntry
+from serve_app.domain.errors import NotFound
 from serve_app.domain.operations import Actor
 from serve_app.postgres.database import Database
 from serve_app.queue.store.messages import compact
@@ -116,3 +118,62 @@ class PostgresCatalogEntries:
         given = {"endpoint": endpoint, "force": force, **audit_columns(actor)}
         ((unfinished, removed),) = await self._database.rows(REMOVE, given)
         return EntryRemoval(removed, unfinished)
+
+
+# Code of apps. It is stored once for each digest, and entries name it.
+
+
+def no_bundle(digest: str) -> NotFound:
+    return NotFound(
+        f"The code {digest[:12]} of an app is not stored here. Deploy the app again with "
+        "`darkroom deploy`."
+    )
+
+
+KEPT_UNUSED_DAYS = 1
+"""Days for which a bundle that no entry names is kept: its entries come after it."""
+
+STORE_BUNDLE = """
+WITH unused AS (
+    DELETE FROM app_bundles b
+    WHERE b.created_at < clock_timestamp() - %(days)s * interval '1 day' AND b.digest <> %(digest)s
+      AND NOT EXISTS (
+        SELECT FROM catalog_entries e
+        WHERE e.entry::jsonb -> 'options' -> 'app' ->> 'bundle' = b.digest)
+)
+INSERT INTO app_bundles (digest, content, created_by)
+VALUES (%(digest)s, %(content)s, %(actor)s)
+ON CONFLICT (digest) DO UPDATE SET created_at = clock_timestamp()
+"""
+READ_BUNDLE = "SELECT content FROM app_bundles WHERE digest = %(digest)s"
+
+
+class AppBundles(Protocol):
+    """Zip files with the code of apps, by their SHA-256."""
+
+    async def store(self, content: bytes, actor: Actor) -> str:
+        """Store a bundle, and remove old ones that no entry names. Returns its digest."""
+        ...
+
+    async def read(self, digest: str) -> bytes:
+        """Content of a bundle. ``NotFound`` if there is none with this digest."""
+        ...
+
+
+class PostgresAppBundles:
+    """Implements ``AppBundles``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def store(self, content: bytes, actor: Actor) -> str:
+        digest = hashlib.sha256(content).hexdigest()
+        given = {"digest": digest, "content": content, "days": KEPT_UNUSED_DAYS}
+        await self._database.rows(STORE_BUNDLE, given | {"actor": actor.key_id})
+        return digest
+
+    async def read(self, digest: str) -> bytes:
+        rows = await self._database.rows(READ_BUNDLE, {"digest": digest})
+        if not rows:
+            raise no_bundle(digest)
+        return bytes(rows[0][0])

@@ -1,0 +1,72 @@
+"""Code of apps on a node: fetched by its digest, checked, and unpacked once."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import os
+import shutil
+import zipfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path, PurePosixPath
+from tempfile import mkdtemp
+
+from serve_app.domain.errors import AppNotStarted
+
+MAX_BYTES = 16 * 2**20  # of a bundle
+MAX_UNPACKED_BYTES = 256 * 2**20
+MAX_FILES = 2000
+
+
+class AppCode:
+    """Folders with the code of apps, below ``directory``. Use on one event loop."""
+
+    def __init__(self, directory: Path, fetch: Callable[[str], Awaitable[bytes]]) -> None:
+        """``fetch``: function from a digest to the zip file."""
+        self._directory = directory
+        self._fetch = fetch
+
+    async def folder(self, digest: str) -> Path:
+        """Folder with the code of this digest. ``AppNotStarted`` if it is not what it should be."""
+        folder = self._directory / digest
+        if not folder.is_dir():
+            content = await self._fetch(digest)
+            if hashlib.sha256(content).hexdigest() != digest:
+                raise AppNotStarted("The code of the app arrived damaged.")
+            await asyncio.to_thread(unpack, content, folder)
+        return folder
+
+
+def unpack(content: bytes, folder: Path) -> None:
+    """Unpack a bundle to ``folder``, which then has all of it. ``AppNotStarted`` names what is
+    wrong with it."""
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    made = Path(mkdtemp(dir=folder.parent, prefix=".unpacking-"))
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            infos = archive.infolist()
+            check(infos)
+            for info in infos:
+                archive.extract(info, made)
+        os.rename(made, folder)  # noqa: PTH104  # fails if it is there, and then it is the same
+    except zipfile.BadZipFile as error:
+        raise AppNotStarted(f"The code of the app is no zip file: {error}") from error
+    except OSError:
+        if not folder.is_dir():
+            raise
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def check(infos: list[zipfile.ZipInfo]) -> None:
+    """Raise ``AppNotStarted`` for files outside of the folder, and for too much."""
+    if len(infos) > MAX_FILES or sum(each.file_size for each in infos) > MAX_UNPACKED_BYTES:
+        raise AppNotStarted(
+            f"The code of an app has at most {MAX_FILES} files and "
+            f"{MAX_UNPACKED_BYTES // 2**20} MiB."
+        )
+    for each in infos:
+        path = PurePosixPath(each.filename)
+        if path.is_absolute() or ".." in path.parts or "\\" in each.filename:
+            raise AppNotStarted(f"The code of the app has a file outside of it: {each.filename}")

@@ -1,0 +1,104 @@
+"""Calls of replicas to the ingress."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from serve_app.domain.lease import (
+    Ask,
+    Finish,
+    LeaseKey,
+    Presence,
+    Report,
+    ReportReply,
+    Verdict,
+    WeightOffer,
+    Work,
+)
+from serve_app.domain.progress import StoredSnapshot
+from serve_app.ingress.local_rpc import LocalRpcServer, portable
+from serve_app.ingress.services.executor_calls import ExecutorCalls
+from serve_app.ingress.services.services import Services
+from serve_app.ingress.services.tracing import record_attempts
+from serve_app.postgres.weight_peers import PostgresWeightPeers
+from serve_app.provenance.signer import ClaimSigner
+from serve_app.queue.queue import PostgresQueue
+from serve_app.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from serve_app.telemetry.tracing import Tracing
+
+
+class ReplicaCalls:
+    """Base of the ingress's deployment: Serve requires the calls to be its methods."""
+
+    _tracing: Tracing | None = None  # None: spans are off
+    _metrics: Metrics
+    _queue: PostgresQueue
+    _lines: LocalRpcServer
+    _weight_peers: PostgresWeightPeers
+    _signer: ClaimSigner
+    _services: Services
+    _executor_calls: ExecutorCalls
+
+    async def line(self) -> str:
+        """Path of the Unix socket where this process takes the same calls at a lower cost; empty if
+        it has none."""
+        return self._lines.path
+
+    async def remote_line(self) -> tuple[str, int, bytes] | None:
+        """The same for replicas on other machines: address, port, and the key to be proved."""
+        return self._lines.remote
+
+    async def announce(self, presence: Presence) -> Work | None:
+        return await self._queue.announce(presence)
+
+    async def ask(self, ask: Ask) -> Work:
+        return await self._queue.ask(ask)
+
+    async def report(self, report: Report) -> ReportReply:
+        self._metrics.computed(report.pool, report.computed)
+        record_attempts(self._tracing, self._metrics, report)
+        reply = await self._queue.report(report)
+        if report.lines:
+            await self._executor_calls.record_lines(report, reply)
+        return reply
+
+    async def finish(self, finish: Finish) -> Verdict:
+        if finish.lines:
+            await self._executor_calls.record_last_lines(finish)
+        return await self._queue.finish(finish)
+
+    async def finish_all(self, finishes: Sequence[Finish]) -> Sequence[Verdict | BaseException]:
+        """Apply each finish separately. Return for each its verdict or its error."""
+        calls = (self.finish(each) for each in finishes)
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        return [portable(answer) for answer in answers]
+
+    async def hand_back(
+        self, held: LeaseKey, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
+    ) -> Verdict:
+        return await self._queue.hand_back(held, replica_id, reason, snapshot)
+
+    async def offer_weights(self, offer: WeightOffer) -> bytes:
+        return await self._weight_peers.offer_weights(offer)
+
+    async def weight_peers(self, node_id: str, name: str) -> tuple[str, ...]:
+        return await self._weight_peers.weight_peers(node_id, name)
+
+    async def sign_claim(self, held: LeaseKey, claim: bytes) -> bytes:
+        return await self._signer.sign(held, claim)
+
+    async def report_decisions(
+        self, held: LeaseKey, decisions: tuple[Mapping[str, Any], ...]
+    ) -> None:
+        await self._services.output_decided(held.request_id, decisions)
+
+    async def report_unsigned(self, held: LeaseKey, reason: str) -> None:
+        self._signer.report_unsigned(held, reason)
+
+    async def for_executor(self, name: str, *arguments: Any) -> Any:
+        """Answer a call of a replica that runs apps; see ``domain.ports.AppSource``."""
+        return await self._executor_calls.call(name, *arguments)
