@@ -19,6 +19,7 @@ import sys
 import traceback
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -153,8 +154,10 @@ class Worker:
                 yield value
             return
         made = values(bound, args, kwargs, call)
+        context = copy_context()  # of the call, whichever threads its steps run on
         while True:
-            value = await self._loop.run_in_executor(self._threads, next, made, END)
+            step = self._loop.run_in_executor(self._threads, context.run, next, made, END)
+            value = await step
             if value is END:
                 return
             yield value

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from deployments.executors.base import FILE_MARK, PATH_KEY
+from deployments.replica.files import check_marks
 from deployments.transfer.fetcher import Fetcher
 from deployments.transfer.uploader import FileSink, MediaFile
 from serve_app.domain.artifact import Artifact, UploadTicket
-from serve_app.domain.errors import PipelineFailed
+from serve_app.domain.errors import ContentBlocked, PipelineFailed
 from serve_app.domain.lease import Lease
+from serve_app.domain.media.marking import MarkPolicy
 from serve_app.domain.ports import AppSource
 from serve_app.domain.progress import Progress, Stage
 
@@ -128,6 +130,11 @@ class RequestFiles:
         places = list(_paths(output))
         if len(places) > MAX_FILES:
             raise PipelineFailed(f"The output has {len(places)} files; at most {MAX_FILES} may be.")
+        if places and self._lease.output_rules:
+            raise ContentBlocked(
+                "Files of apps cannot be checked, and the operator's safety policy demands it for "
+                "this endpoint. The operator can leave the endpoint out of the policy."
+            )
         artifacts: list[Artifact] = []
         for number, (place, given) in enumerate(places):
             on_progress(Progress(Stage.UPLOADING, number, len(places)))
@@ -138,6 +145,8 @@ class RequestFiles:
             ticket = await self._tickets.file_ticket(self._lease.held, number, media_type)
             facts = {key: each for key, each in given.items() if key not in _OF_WORKER}
             file = MediaFile(ticket, path, _pixels(facts, "width"), _pixels(facts, "height"))
+            if self._lease.marking == MarkPolicy.REQUIRED:
+                await asyncio.to_thread(check_marks, [file], MarkPolicy.REQUIRED)
             artifact = await asyncio.to_thread(file.artifact)
             self._uploaded.append(ticket)
             await self._uploader.put(file)

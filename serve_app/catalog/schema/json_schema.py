@@ -171,7 +171,8 @@ def _problem(error: SchemaViolation) -> FieldProblem:
     message = str(error.message)
     context: dict[str, Any] | None = None
     if keyword == "required":
-        missing = next(each for each in error.validator_value if each not in error.instance)
+        required = cast("list[str]", error.validator_value)
+        missing = next(each for each in required if each not in cast("Any", error.instance))
         loc, value, message = (*loc, missing), None, "Field required"
     elif keyword in _BOUNDS:
         context = {_BOUNDS[keyword]: error.validator_value}
