@@ -19,7 +19,7 @@ from deployments.executors.process import child_environment
 from deployments.executors.python_app import library_path
 from serve_app.domain.errors import Misconfigured
 
-__all__ = ["AppSource", "bundle", "describe", "read_source", "unpack"]
+__all__ = ["AppClass", "bundle", "describe", "read_source", "unpack"]
 
 DESCRIBE_WITHIN_S = 120.0
 
@@ -28,7 +28,7 @@ STABLE_TIME = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
-class AppSource:
+class AppClass:
     """A class in a file that looks like an app, read without importing it."""
 
     name: str
@@ -36,7 +36,7 @@ class AppSource:
     requirements: tuple[str, ...] | None
 
 
-def read_source(path: Path) -> Sequence[AppSource]:
+def read_source(path: Path) -> Sequence[AppClass]:
     """Apps of a file. ``Misconfigured`` names the line of a mistake."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
@@ -45,7 +45,7 @@ def read_source(path: Path) -> Sequence[AppSource]:
     except SyntaxError as error:
         raise Misconfigured(f"{path.name}:{error.lineno}: {error.msg}") from error
     return [
-        AppSource(node.name, node.lineno, _requirements(path, node))
+        AppClass(node.name, node.lineno, _requirements(path, node))
         for node in tree.body
         if isinstance(node, ast.ClassDef) and any(_is_app(base) for base in node.bases)
     ]
@@ -104,7 +104,7 @@ def bundle(path: Path, more: Sequence[Path]) -> bytes:
 
 
 async def describe(
-    folder: Path, module: str, app: AppSource, environments: Environments
+    folder: Path, module: str, app: AppClass, environments: Environments
 ) -> Mapping[str, Any]:
     """Description of an app whose code is in ``folder``, by importing it in its environment.
 

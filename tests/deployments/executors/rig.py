@@ -56,6 +56,7 @@ class FakeAppSource:
     """Gives tickets of ``storage``, and the code of the tests' app."""
 
     storage: HttpStorage
+    code: bytes = CODE
     fenced: set[LeaseKey] = field(default_factory=set)
     fetched: list[str] = field(default_factory=list)
 
@@ -66,20 +67,20 @@ class FakeAppSource:
 
     async def app_bundle(self, digest: str) -> bytes:
         self.fetched.append(digest)
-        return CODE
+        return self.code
 
 
 class ExecutorRig:
     """A replica of executors and its collaborators."""
 
-    def __init__(self, folder: Path, slots: int = 4, max_apps: int = 2) -> None:
+    def __init__(self, folder: Path, slots: int = 4, max_apps: int = 2, code: bytes = CODE) -> None:
         self.port = FakeLeasePort()
         self.storage = HttpStorage()
-        self.source = FakeAppSource(self.storage)
+        self.source = FakeAppSource(self.storage, code)
         self.clock = SystemClock()
         self.scratch = folder / "scratch"
-        code = AppCode(folder / "code", self.source.app_bundle)
-        self.host = AppHost(executor_maker(folder, code, self.scratch), max_apps)
+        unpacked = AppCode(folder / "code", self.source.app_bundle)
+        self.host = AppHost(executor_maker(folder, unpacked, self.scratch), max_apps)
         backoff = Backoff(Random(1))  # noqa: S311
         fetcher = Fetcher(
             self.storage.client(),
