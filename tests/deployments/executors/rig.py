@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -100,19 +100,17 @@ class ExecutorRig:
         """Lease of the request ``name``. ``given``: its input, and fields of the lease that begin
         with ``lease_``."""
         more = {key[6:]: given.pop(key) for key in [*given] if key.startswith("lease_")}
-        return Lease(
-            **{
-                "request_id": name,
-                "attempt": attempt,
-                "expires_in_s": 600.0,
-                "endpoint": endpoint(path),
-                "input": given,
-                "upload_tickets": (),
-                "priority": Priority.NORMAL,
-                "files_url": "http://storage",
-                **more,
-            }
+        lease = Lease(
+            request_id=name,
+            attempt=attempt,
+            expires_in_s=600.0,
+            endpoint=endpoint(path),
+            input=given,
+            upload_tickets=(),
+            priority=Priority.NORMAL,
+            files_url="http://storage",
         )
+        return replace(lease, **more)
 
     def offer(self, name: str, path: str = "/", **given: Any) -> LeaseKey:
         lease = self.lease(name, path, **given)
