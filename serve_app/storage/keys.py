@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Callable
 
 from serve_app.domain.artifact import EXTENSIONS
-from serve_app.domain.errors import InvalidInput, NotFound
+from serve_app.domain.errors import InvalidInput, NotFound, StorageUnavailable
 from serve_app.domain.media.draft import DRAFT_TYPE
 
 _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*")
@@ -133,6 +133,10 @@ PARTS_ID = re.compile(r"[0-9a-f]{32}")
 
 MAX_PARTS = 10_000
 """Maximum number of parts; the limit of S3."""
+
+
+class DamagedFile(StorageUnavailable):
+    """Raised when the bytes of a stored file are not those that were stored."""
 
 
 def missing_part(number: int | None = None) -> InvalidInput:

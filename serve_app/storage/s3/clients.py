@@ -32,7 +32,6 @@ ANSWER_S = 20.0  # maximum time without a byte
 ATTEMPTS = 3  # tries of one call, including the first
 CHECK_CONNECT_S, CHECK_ANSWER_S = 1.5, 2.5  # readiness waits 5 s in all
 REFRESH_S = 60.0  # boto3 renews a role's credentials when less than 15 minutes are left
-DEFAULT_REGION = "us-east-1"  # stores without regions accept it
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +167,11 @@ class S3Clients:
                 # Signed URLs stay valid until the old credentials expire; the next round retries.
                 log.warning("The credentials for S3 could not be renewed: %s", error)
 
+    def _default_region(self) -> str:
+        default = self._location.provider.region
+        # A store such as R2 has one region; the AWS environment's is meant for AWS.
+        return default if default == "auto" else self._session.region_name or default
+
     def _client(self, endpoint_url: str | None, **changes: Any) -> Any:
         place = self._location
         styles = {None: "auto", True: "path", False: "virtual"}
@@ -187,7 +191,7 @@ class S3Clients:
         client = self._session.client(
             "s3",
             endpoint_url=endpoint_url,
-            region_name=place.region or self._session.region_name or DEFAULT_REGION,
+            region_name=place.region or self._default_region(),
             config=BotoConfig(**{**options, **changes}),
             **credentials,
         )
