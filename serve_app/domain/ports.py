@@ -158,12 +158,19 @@ class LeaseTerms(Protocol):
         ...
 
     def tickets(
-        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any]
+        self, held: LeaseKey, tenant: str, endpoint: Endpoint, input: Mapping[str, Any]
     ) -> tuple[UploadTicket, ...]:
-        """One ticket per file that the attempt may produce. A repeated call gives the same keys."""
+        """One ticket per file that the attempt may produce. A repeated call gives the same keys,
+        unless the storage location of the tenant has changed."""
         ...
 
-    def snapshot_ticket(self, held: LeaseKey) -> UploadTicket:
+    def leftovers(
+        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any]
+    ) -> Sequence[str]:
+        """Keys of all files that the attempt may have stored, in every storage location."""
+        ...
+
+    def snapshot_ticket(self, held: LeaseKey, tenant: str) -> UploadTicket:
         """Ticket for one snapshot of the attempt. Each has a new key."""
         ...
 

@@ -408,6 +408,9 @@ class StorageSettings(SettingsGroup):
         default=None,
         description="Key of SSE-KMS. Unset: the default key of the account.",
     )
+    storage_locations: AbsolutePath | None = Field(
+        default=None, description="YAML file with buckets for the files of tenants, by their ids."
+    )
 
 
 class WeightSettings(SettingsGroup):

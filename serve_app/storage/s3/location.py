@@ -78,7 +78,7 @@ class S3Location:
     checksum: ChecksumName = "none"  # additional checksum of uploads
     encryption: Encryption | None = None  # None: as the bucket does by itself
     role: AssumedRole | None = None  # assumed with the credentials; None: they are used themselves
-    name_in_settings: str = ""  # id of a location of tenants; empty: the installation's own
+    location_id: str = ""  # of a location of tenants; empty: the installation's own
 
     @property
     def etag_is_md5(self) -> bool:
@@ -93,7 +93,8 @@ class S3Location:
     @property
     def description(self) -> str:
         """Description for messages."""
-        return f"the bucket {self.bucket} at {self.endpoint_url or 'AWS'}"
+        whose = f" (location {self.location_id})" if self.location_id else ""
+        return f"the bucket {self.bucket} at {self.endpoint_url or 'AWS'}{whose}"
 
 
 def location_of(config: Config) -> S3Location | None:
@@ -105,17 +106,9 @@ def location_of(config: Config) -> S3Location | None:
     if not storage.s3_bucket:
         _refuse_orphans(config)
         return None
-    if _BUCKET.fullmatch(storage.s3_bucket) is None:
-        raise Misconfigured(
-            f"DARKROOM_S3_BUCKET is {storage.s3_bucket!r}, which is not a valid bucket name. Use "
-            "the name alone: 3 to 63 lower-case letters, digits, dots and hyphens."
-        )
-    if storage.s3_region and _REGION.fullmatch(storage.s3_region) is None:
-        raise Misconfigured(
-            f"DARKROOM_S3_REGION is {storage.s3_region!r}, which is not a valid region name. Use a "
-            "name such as eu-west-1."
-        )
-    endpoint_url = _origin("DARKROOM_S3_ENDPOINT_URL", storage.s3_endpoint_url)
+    bucket = checked_bucket("DARKROOM_S3_BUCKET", storage.s3_bucket)
+    region = checked_region("DARKROOM_S3_REGION", storage.s3_region)
+    endpoint_url = checked_origin("DARKROOM_S3_ENDPOINT_URL", storage.s3_endpoint_url)
     provider = provider_of(storage.s3_provider, endpoint_url)
     if config.limits.max_artifact_bytes > provider.max_put_bytes:
         raise Misconfigured(
@@ -129,13 +122,13 @@ def location_of(config: Config) -> S3Location | None:
             "Set DARKROOM_S3_DOWNLOADS=redirect, or unset it."
         )
     return S3Location(
-        bucket=storage.s3_bucket,
-        prefix=_prefix(storage.s3_prefix),
+        bucket=bucket,
+        prefix=checked_prefix("DARKROOM_S3_PREFIX", storage.s3_prefix),
         endpoint_url=endpoint_url,
-        public_endpoint_url=_origin(
+        public_endpoint_url=checked_origin(
             "DARKROOM_S3_PUBLIC_ENDPOINT_URL", storage.s3_public_endpoint_url
         ),
-        region=storage.s3_region or region_in(provider, endpoint_url),
+        region=region or region_in(provider, endpoint_url),
         path_style=either(storage.s3_path_style, provider.path_style),
         redirect=redirect,
         conditional_writes=either(storage.s3_conditional_writes, provider.conditional_writes),
@@ -176,7 +169,7 @@ def _refuse_orphans(config: Config) -> None:
     given = [
         f"DARKROOM_{name.upper()}"
         for name, field in type(config.storage).model_fields.items()
-        if getattr(config.storage, name) not in (field.default, "")
+        if name.startswith("s3_") and getattr(config.storage, name) not in (field.default, "")
     ]
     if given:
         raise Misconfigured(
@@ -185,17 +178,39 @@ def _refuse_orphans(config: Config) -> None:
         )
 
 
-def _prefix(given: str | None) -> str:
+def checked_bucket(setting: str, given: str) -> str:
+    """Return ``given``. Raises ``Misconfigured`` unless it is the name of a bucket."""
+    if _BUCKET.fullmatch(given) is None:
+        raise Misconfigured(
+            f"{setting} is {given!r}, which is not a valid bucket name. Use the name alone: 3 to "
+            "63 lower-case letters, digits, dots and hyphens."
+        )
+    return given
+
+
+def checked_region(setting: str, given: str | None) -> str | None:
+    """Return ``given``, None if it is empty. Raises ``Misconfigured``."""
+    if given and _REGION.fullmatch(given) is None:
+        raise Misconfigured(
+            f"{setting} is {given!r}, which is not a valid region name. Use a name such as "
+            "eu-west-1."
+        )
+    return given or None
+
+
+def checked_prefix(setting: str, given: str | None) -> str:
+    """Prefix that ends with a slash, or empty. Raises ``Misconfigured``."""
     prefix = (given or "").strip("/")
     if prefix and not keys.valid(prefix):
         raise Misconfigured(
-            f"DARKROOM_S3_PREFIX is {given!r}, which is not valid. Use segments of letters, "
+            f"{setting} is {given!r}, which is not valid. Use segments of letters, "
             "digits, `.`, `_` and `-`, separated by slashes; no segment may start with a dot."
         )
     return f"{prefix}/" if prefix else ""
 
 
-def _origin(setting: str, given: str | None) -> str | None:
+def checked_origin(setting: str, given: str | None) -> str | None:
+    """URL without a path, None if it is empty. Raises ``Misconfigured``."""
     if not given:
         return None
     parts = urlsplit(given)
@@ -206,6 +221,6 @@ def _origin(setting: str, given: str | None) -> str | None:
     if parts.path.strip("/") or parts.query or parts.username:
         raise Misconfigured(
             f"{setting} is {given!r}, which is not valid. Use only scheme, host and port. "
-            "DARKROOM_S3_BUCKET names the bucket, and DARKROOM_S3_PREFIX the prefix of the keys."
+            "The bucket and the prefix of the keys have settings of their own."
         )
     return given.rstrip("/")
