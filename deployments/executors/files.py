@@ -142,7 +142,9 @@ class RequestFiles:
             if not await asyncio.to_thread(path.is_file):
                 raise PipelineFailed(f"The output names the file {path.name}, which is not there.")
             media_type = str(given.get("media_type") or "application/octet-stream")
-            ticket = await self._tickets.file_ticket(self._lease.held, number, media_type)
+            ticket = await self._tickets.file_ticket(
+                self._lease.held, self._lease.tenant, number, media_type
+            )
             facts = {key: each for key, each in given.items() if key not in _OF_WORKER}
             file = MediaFile(ticket, path, _pixels(facts, "width"), _pixels(facts, "height"))
             if self._lease.marking == MarkPolicy.REQUIRED:

@@ -88,8 +88,10 @@ class HandleLeasePort:
     ) -> None:
         await self._call("report_decisions", held, decisions)
 
-    async def file_ticket(self, held: LeaseKey, number: int, media_type: str) -> UploadTicket:
-        return await self._call("for_executor", "file_ticket", held, number, media_type)
+    async def file_ticket(
+        self, held: LeaseKey, tenant: str, number: int, media_type: str
+    ) -> UploadTicket:
+        return await self._call("for_executor", "file_ticket", held, tenant, number, media_type)
 
     async def app_bundle(self, digest: str) -> bytes:
         return await self._call("for_executor", "app_bundle", digest)

@@ -99,6 +99,9 @@ log = logging.getLogger(__name__)
 
 _XML = re.compile(r"<(?:Code|Message)>([^<]*)<")
 
+_MD5 = re.compile(r"[0-9a-f]{32}")
+ENCRYPTION = "x-amz-server-side-encryption"
+
 _TRY_AGAIN = frozenset({408, 409, 425, 429})  # 409: S3, another PUT of the key is in progress
 _EXISTS = 412  # reply to a conditional PUT if the object exists
 _NEVER = 501  # storage does not support a part of the request, so a retry is useless
@@ -186,7 +189,7 @@ class Uploader:
             return "storage was too slow"
         status = response.status_code
         if response.is_success:
-            return None
+            return await self._problem_of(file, headers, response)
         if again and status == _EXISTS:
             # The previous try succeeded and its reply was lost: no one else has this ticket.
             return None
@@ -195,6 +198,25 @@ class Uploader:
         if status == 413:
             raise TooLarge(f"Storage refused a file of {file.size} bytes as too large.")
         raise StorageUnavailable(f"Storage refused the upload: {status} {_reason(response.text)}")
+
+    async def _problem_of(
+        self, file: MediaFile, sent: Mapping[str, str], response: httpx.Response
+    ) -> str | None:
+        """Compare what storage says it has with what was sent. None if it is the same."""
+        wanted = sent.get(ENCRYPTION)
+        if wanted is not None and response.headers.get(ENCRYPTION) != wanted:
+            await self.delete(file.ticket)
+            raise StorageUnavailable(
+                "Storage took an upload without encrypting it as asked. The operator should run "
+                "`darkroom doctor storage`."
+            )
+        etag = response.headers.get("etag", "").strip('"')
+        if file.ticket.etag_is_md5 and _MD5.fullmatch(etag):
+            sent_md5 = base64.b64decode(sent["content-md5"]).hex()
+            if etag != sent_md5:
+                await self.delete(file.ticket)
+                return "storage has other bytes than were sent"
+        return None
 
 
 async def _headers(file: MediaFile) -> dict[str, str]:

@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psycopg
 
@@ -15,12 +14,8 @@ from serve_app.embedded_postgres.embedded import EmbeddedPostgres
 from serve_app.embedded_postgres.files import ClusterFiles
 from serve_app.postgres.database import Database
 from serve_app.settings import Config, Secrets
-from serve_app.storage.directory import DirectoryStorage
-from serve_app.storage.selection import create_storage
+from serve_app.storage.selection import AnyStorage, create_storage
 from serve_app.telemetry.clock import SystemClock
-
-if TYPE_CHECKING:
-    from serve_app.storage.s3.storage import S3Storage
 
 CONNECT_S = 10
 CONNECTIONS = 2
@@ -32,7 +27,7 @@ class OpenInstallation:
 
     data_dir: Path
     database: Database
-    storage: DirectoryStorage | S3Storage
+    storage: AnyStorage
 
     @property
     def conninfo(self) -> str:

@@ -38,6 +38,7 @@ class UploadTicket:
     delete_url: str | None = None  # for a DELETE of the same object; None: use ``url``
     takes_md5: bool = False  # storage checks the header ``Content-MD5``
     thumbnail: UploadTicket | None = None  # for a small image of the object; None: make none
+    etag_is_md5: bool = False  # the ETag of the response is the MD5 of what storage has
 
 
 THUMBNAIL_TYPE = "image/webp"

@@ -110,7 +110,9 @@ class FileSigner(Protocol):
 class AppSource(Protocol):
     """What replicas of executors need. Real: the ingress deployment's handle."""
 
-    async def file_ticket(self, held: LeaseKey, number: int, media_type: str) -> UploadTicket:
+    async def file_ticket(
+        self, held: LeaseKey, tenant: str, number: int, media_type: str
+    ) -> UploadTicket:
         """Ticket for file ``number`` of an attempt; the same for a repeated call. ``Fenced`` if the
         lease is not held."""
         ...
@@ -171,16 +173,26 @@ class LeaseTerms(Protocol):
         ...
 
     def tickets(
-        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any]
+        self, held: LeaseKey, tenant: str, endpoint: Endpoint, input: Mapping[str, Any]
     ) -> tuple[UploadTicket, ...]:
-        """One ticket per file that the attempt may produce. A repeated call gives the same keys."""
+        """One ticket per file that the attempt may produce. A repeated call gives the same keys,
+        unless the storage location of the tenant has changed."""
         ...
 
-    def file_ticket(self, held: LeaseKey, number: int, media_type: str) -> UploadTicket:
+    def file_ticket(
+        self, held: LeaseKey, tenant: str, number: int, media_type: str
+    ) -> UploadTicket:
         """Ticket for one more file of the attempt. A repeated call gives the same key."""
         ...
 
-    def snapshot_ticket(self, held: LeaseKey) -> UploadTicket:
+    def leftovers(
+        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any]
+    ) -> Sequence[str]:
+        """Keys of all files that the attempt may have stored, in every storage location. Not those
+        of ``file_ticket``."""
+        ...
+
+    def snapshot_ticket(self, held: LeaseKey, tenant: str) -> UploadTicket:
         """Ticket for one snapshot of the attempt. Each has a new key."""
         ...
 

@@ -10,7 +10,6 @@ import shutil
 from contextlib import AsyncExitStack
 from functools import partial
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
@@ -34,17 +33,13 @@ from serve_app.provenance.signer import ClaimSigner
 from serve_app.queue.reaper import PeriodicTask
 from serve_app.queue.transactions.lease import is_held
 from serve_app.settings import Config, Secrets
-from serve_app.storage.directory import DirectoryStorage
-from serve_app.storage.selection import create_storage
+from serve_app.storage.selection import AnyStorage, create_storage, location_ids
 from serve_app.telemetry.metrics import Metrics, MetricsServer
 from serve_app.telemetry.version import package_version
 from serve_app.tenants.first_key import ensure_first_key
 from serve_app.tenants.key_ring import KeyRing
 from serve_app.tenants.tenants import PostgresTenants
 from serve_app.tenants.tokens import Tokens, UploadTokens
-
-if TYPE_CHECKING:
-    from serve_app.storage.s3.storage import S3Storage
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +71,10 @@ async def open_reads(stack: AsyncExitStack, database: Database, metrics: Metrics
     return reads
 
 
-async def open_tenants(database: Database, clock: Clock) -> LiveTenants:
+async def open_tenants(database: Database, clock: Clock, config: Config) -> LiveTenants:
     """Limits of tenants that operators have set. Their owner starts and closes them."""
-    tenants = LiveTenants(PostgresTenants(database, clock))
+    locations = await asyncio.to_thread(location_ids, config, Secrets())
+    tenants = LiveTenants(PostgresTenants(database, clock), locations)
     await tenants.refresh()
     return tenants
 
@@ -131,7 +127,7 @@ async def open_storage(
     secrets: Secrets,
     internal_url: str,
     clock: Clock,
-) -> DirectoryStorage | S3Storage:
+) -> AnyStorage:
     """Storage of artifacts. ``internal_url``: at which replicas reach this process."""
     secret = await shared_secret(database, "upload_tickets")
     storage = create_storage(config, secrets, secret, internal_url, clock)

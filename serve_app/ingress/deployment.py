@@ -42,7 +42,7 @@ from serve_app.ingress.services.files import (
     Uploads,
 )
 from serve_app.ingress.services.health import Health, PlacementCheck, Readiness, SingleNodeCheck
-from serve_app.ingress.services.lease_terms import CatalogLeaseTerms, FilePolicy
+from serve_app.ingress.services.lease_terms import CatalogLeaseTerms, FilePolicy, Places
 from serve_app.ingress.services.live_catalog import LiveCatalog
 from serve_app.ingress.services.live_settings import LiveSettings, bounds_of
 from serve_app.ingress.services.request_ids import RequestIds
@@ -175,7 +175,7 @@ class Ingress(ReplicaCalls):
         self._weight_peers = PostgresWeightPeers(database)
         kept = PostgresLiveSettings(database)
         self._file_config = await self._settings.first(kept)
-        self._tenants = await connections.open_tenants(database, self._clock)
+        self._tenants = await connections.open_tenants(database, self._clock, self._config)
         config = self._config = self._tenants.merged(self._file_config)
         await publish_bounds(str(config.server.data_dir), bounds_of(config))
         catalog = Catalog({})
@@ -262,6 +262,7 @@ class Ingress(ReplicaCalls):
         config = self._config
         self._limits = QueueLimits.of(config, self._tenants.disabled)
         self._retention = Retention.of(config)
+        self._upload_limits = UploadLimits.of(config)
         terms = CatalogLeaseTerms(
             catalog,
             storage,
@@ -269,6 +270,7 @@ class Ingress(ReplicaCalls):
             files_url=self._internal_url,
             files=FilePolicy.of(config, self._safety, self._signer.chain),
             names_secret=await shared_secret(database, "file_names"),
+            places=Places(self._upload_limits.location_of, self._tenants.locations),
             refresh=self._catalog.refresh,
         )
         queue = self._queue = assemble(
@@ -313,10 +315,9 @@ class Ingress(ReplicaCalls):
         stack.push_async_callback(collector.aclose)
         config.server.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         guard = self._disk = DiskGuard(config.server.data_dir, config.limits, self._clock)
-        limits = self._upload_limits = UploadLimits.of(config)
         return Files(
             storage=storage,
-            uploads=Uploads(book, storage, limits, metrics=self._metrics),
+            uploads=Uploads(book, storage, self._upload_limits, metrics=self._metrics),
             lifecycles=lifecycles,
             tickets=tickets,
             check_disk_space=guard.check,

@@ -74,14 +74,16 @@ class ExecutorCalls:
         if await self._is_held(finish.held):
             await self._queue.log(finish.held.request_id, *finish.lines)
 
-    async def _file_ticket(self, held: LeaseKey, number: int, media_type: str) -> UploadTicket:
+    async def _file_ticket(
+        self, held: LeaseKey, tenant: str, number: int, media_type: str
+    ) -> UploadTicket:
         if not 0 <= number < MAX_FILES:
             raise Unsupported(f"A request has at most {MAX_FILES} files.")
         if not await self._is_held(held):
             raise Fenced("Only the holder of a lease gets a ticket.")
         # No other type has an extension, by which files are served.
         known = media_type if media_type in UPLOAD_EXTENSIONS else DEFAULT_MEDIA_TYPE
-        return self._terms.file_ticket(held, number, known)
+        return self._terms.file_ticket(held, tenant, number, known)
 
 
 class ReplicaCalls:

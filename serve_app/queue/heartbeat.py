@@ -71,7 +71,7 @@ SELECT n.id::text, n.attempt, n.nonce,
        coalesce(r.state = 'running' AND r.attempt = n.attempt AND r.lease_nonce = n.nonce, false),
        r.cancel_requested,
        coalesce(r.previews AND p.watched_until > now(), false),
-       coalesce(p.followed_until > now(), false), {UNAWAITED}
+       coalesce(p.followed_until > now(), false), r.tenant, {UNAWAITED}
 FROM named n LEFT JOIN requests r ON r.id = n.id LEFT JOIN progress p ON p.request_id = n.id
 """
 
@@ -120,6 +120,7 @@ class Heartbeats:
         )
         holds = {LeaseKey(*row[:3]): row[3] for row in rows}
         self._metrics.fenced("report", sum(not held for held in holds.values()))
+        tenants = {LeaseKey(*row[:3]): row[7] for row in rows}
         cancelled = {LeaseKey(*row[:3]) for row in rows if row[4]}
         watched = {LeaseKey(*row[:3]) for row in rows if row[5]}
         followed = {
@@ -133,7 +134,7 @@ class Heartbeats:
             self._database, {held: each for report in reports for held, each in report.snapshots}
         )
         wanted = {held for report in reports for held in report.wants_tickets if holds.get(held)}
-        tickets = {held: self._terms.snapshot_ticket(held) for held in wanted}
+        tickets = {held: self._terms.snapshot_ticket(held, tenants[held]) for held in wanted}
         await snapshots.store_tickets(self._database, [each.key for each in tickets.values()])
         next_in_s = min(UNFOLLOWED_REPORT_S, self._limits.lease_s / 8)
         return [

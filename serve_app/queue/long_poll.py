@@ -257,7 +257,7 @@ class LongPoll:
     ) -> tuple[UploadTicket, ...]:
         if request.priority is Priority.REALTIME:
             return ()  # sessions write nothing to storage
-        return self._terms.tickets(lease_of(request), endpoint, input)
+        return self._terms.tickets(lease_of(request), request.tenant, endpoint, input)
 
     async def _wait(self, waiter: Waiter) -> None:
         loop = asyncio.get_running_loop()

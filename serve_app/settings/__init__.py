@@ -21,6 +21,7 @@ from serve_app.settings.parts import APPLICATION, pool_application
 from serve_app.settings.pools import (
     BUDGET,
     NO_LIMITS,
+    STORAGE,
     BudgetConfig,
     EndpointLimits,
     PoolConfig,
@@ -41,6 +42,7 @@ __all__ = [
     "PREFIX",
     "SECRETS_DIR",
     "SECRET_NAMES",
+    "STORAGE",
     "BudgetConfig",
     "ClientSettings",
     "Config",

@@ -384,9 +384,32 @@ class StorageSettings(SettingsGroup):
     s3_public_endpoint_url: str | None = Field(
         default=None, description="S3 endpoint for clients. Unset: the same as for the ingress."
     )
-    s3_conditional_writes: bool = Field(
-        default=True,
-        description="Uploads send `If-None-Match: *`, which some stores do not support.",
+    s3_conditional_writes: bool | None = Field(
+        default=None,
+        description="Uploads send `If-None-Match: *`, which some stores do not support. Unset: by "
+        "the provider.",
+    )
+    s3_provider: Literal["aws", "minio", "r2", "gcs", "ceph", "b2", "swift", "other"] | None = (
+        Field(
+            default=None,
+            description="Kind of store. Unset: by the host name of the endpoint, or `other`.",
+        )
+    )
+    s3_checksum: Literal["sha256", "crc32", "none"] | None = Field(
+        default=None,
+        description="Checksum that uploads send besides Content-MD5. Unset: by the provider.",
+    )
+    s3_encryption: Literal["AES256", "aws:kms"] | None = Field(
+        default=None,
+        description="Server-side encryption that every upload asks for: SSE-S3 or SSE-KMS. Unset: "
+        "as the bucket does by itself.",
+    )
+    s3_kms_key_id: str | None = Field(
+        default=None,
+        description="Key of SSE-KMS. Unset: the default key of the account.",
+    )
+    storage_locations: AbsolutePath | None = Field(
+        default=None, description="YAML file with buckets for the files of tenants, by their ids."
     )
 
 

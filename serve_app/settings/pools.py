@@ -317,10 +317,18 @@ class TenantLimits(BaseModel):
     retention_days: float | None = Field(
         default=None, gt=0, description="Days after which its ended requests are deleted."
     )
+    storage: str | None = Field(
+        default=None,
+        pattern=r"^[a-z][a-z0-9-]{1,31}$",
+        description="Storage location of its new files.",
+    )
 
 
 BUDGET = "budget"
 """Limit that is no number. It is set in the settings, not by a call."""
+
+STORAGE = "storage"
+"""Field that is no number and no limit."""
 
 NO_LIMITS = TenantLimits()
 """Limits of a tenant that has none of its own. A tenant's own limit is above 0."""

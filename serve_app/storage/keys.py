@@ -6,10 +6,10 @@ import base64
 import hmac
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 from serve_app.domain.artifact import EXTENSIONS
-from serve_app.domain.errors import InvalidInput, NotFound
+from serve_app.domain.errors import InvalidInput, NotFound, StorageUnavailable
 from serve_app.domain.media.draft import DRAFT_TYPE
 
 _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*")
@@ -59,6 +59,33 @@ _STEM = re.compile(r"[^A-Za-z0-9_-]+")
 _MAX_STEM_LENGTH = 100  # characters
 
 
+LOCATION_ID = re.compile(r"[a-z][a-z0-9-]{1,31}")
+"""Id of a storage location of tenants."""
+
+_LOCATED = re.compile(
+    rf"u/[A-Za-z0-9_-]+\.({LOCATION_ID.pattern})/"
+    rf"|[drs]/[^/]+/[0-9]+/[A-Za-z0-9_-]+\.({LOCATION_ID.pattern})\."
+)
+
+
+def location_id(key: str) -> str:
+    """Id of the storage location in a key; empty: the installation's own storage."""
+    found = _LOCATED.match(key)
+    return "" if found is None else found[1] or found[2]
+
+
+def by_location(keys: Iterable[str]) -> Sequence[Sequence[str]]:
+    """Keys in groups, each of one storage location."""
+    groups: dict[str, list[str]] = {}
+    for key in keys:
+        groups.setdefault(location_id(key), []).append(key)
+    return list(groups.values())
+
+
+def _suffix(location: str) -> str:
+    return f".{location}" if location else ""
+
+
 def valid(key: str) -> bool:
     """Return True if ``key`` consists of plain segments, none of them starting with a dot."""
     return len(key) <= _MAX_CHARACTERS and _KEY.fullmatch(key) is not None
@@ -69,14 +96,17 @@ def artifact_key(
     attempt: int,
     media_type: str,
     token: Callable[[int], str] = secrets.token_urlsafe,
+    location: str = "",
 ) -> str:
     """Key ``r/<request>/<attempt>/<128 bits>.<extension>``. Anyone who knows it can read it.
 
-    The key of a draft begins with ``d/``, and only Darkroom knows it.
+    The key of a draft begins with ``d/``, and only Darkroom knows it. The id of a ``location``
+    comes before the extension.
     """
-    if media_type == DRAFT_TYPE:
-        return f"d/{request_id}/{attempt}/{token(16)}.bin"
-    return f"r/{request_id}/{attempt}/{token(16)}.{UPLOAD_EXTENSIONS.get(media_type, 'bin')}"
+    folder = "d" if media_type == DRAFT_TYPE else "r"
+    extension = "bin" if media_type == DRAFT_TYPE else UPLOAD_EXTENSIONS.get(media_type, "bin")
+    name = f"{token(16)}{_suffix(location)}.{extension}"
+    return f"{folder}/{request_id}/{attempt}/{name}"
 
 
 def derived_token(secret: bytes, *of: object) -> Callable[[int], str]:
@@ -89,25 +119,31 @@ def derived_token(secret: bytes, *of: object) -> Callable[[int], str]:
 
 
 def snapshot_key(
-    request_id: str, attempt: int, token: Callable[[int], str] = secrets.token_urlsafe
+    request_id: str,
+    attempt: int,
+    token: Callable[[int], str] = secrets.token_urlsafe,
+    location: str = "",
 ) -> str:
     """New key ``s/<request>/<attempt>/<128 random bits>.bin``.
 
     A snapshot contains the owner's input, so its key is as hard to guess as an artifact's.
     """
-    return f"s/{request_id}/{attempt}/{token(16)}.bin"
+    return f"s/{request_id}/{attempt}/{token(16)}{_suffix(location)}.bin"
 
 
 def upload_key(
-    media_type: str, file_name: str = "", token: Callable[[int], str] = secrets.token_urlsafe
+    media_type: str,
+    file_name: str = "",
+    token: Callable[[int], str] = secrets.token_urlsafe,
+    location: str = "",
 ) -> str:
-    """New key ``u/<128 random bits>/<name>.<extension>``.
+    """New key ``u/<128 random bits>/<name>.<extension>``. The id of a location follows the bits.
 
     The name is the client's own, without special characters. ``media_type`` comes from
     ``upload_type``.
     """
     stem = _STEM.sub("_", file_name.rpartition(".")[0] or file_name).strip("_")[:_MAX_STEM_LENGTH]
-    return f"u/{token(16)}/{stem or 'file'}.{UPLOAD_EXTENSIONS[media_type]}"
+    return f"u/{token(16)}{_suffix(location)}/{stem or 'file'}.{UPLOAD_EXTENSIONS[media_type]}"
 
 
 def upload_type(given: str, file_name: str = "") -> str:
@@ -133,6 +169,10 @@ PARTS_ID = re.compile(r"[0-9a-f]{32}")
 
 MAX_PARTS = 10_000
 """Maximum number of parts; the limit of S3."""
+
+
+class DamagedFile(StorageUnavailable):
+    """Raised when the bytes of a stored file are not those that were stored."""
 
 
 def missing_part(number: int | None = None) -> InvalidInput:

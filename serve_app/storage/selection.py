@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from serve_app.domain.errors import Misconfigured, StorageFull, StorageUnavailable
 from serve_app.domain.ports import Clock
@@ -12,19 +12,45 @@ from serve_app.settings import Config, Secrets
 from serve_app.settings.groups import LimitSettings
 from serve_app.storage.atomic_file import run_blocking
 from serve_app.storage.directory import DirectoryStorage
+from serve_app.storage.locations import (
+    LocatedStorage,
+    TenantLocation,
+    own_credentials,
+    read_locations,
+)
 from serve_app.storage.s3.location import S3Location, location_of
 
 if TYPE_CHECKING:
     from serve_app.storage.s3.storage import S3Storage
 
 
+AnyStorage: TypeAlias = "DirectoryStorage | S3Storage | LocatedStorage"
+
+
 def create_storage(
     config: Config, secrets: Secrets, signing_key: bytes, internal_url: str, clock: Clock
-) -> DirectoryStorage | S3Storage:
+) -> AnyStorage:
     """Create the storage, not started. Raises ``Misconfigured`` if settings contradict each other.
 
     ``signing_key`` and ``internal_url`` are for the tickets of the directory; see ``TicketSigner``.
     """
+    own = own_storage(config, secrets, signing_key, internal_url, clock)
+    locations = read_locations(config, s3_location(config, secrets))
+    if not locations:
+        return own
+    opened = {id_: tenant_storage(config, secrets, each) for id_, each in locations.items()}
+    return LocatedStorage(own, opened)
+
+
+def location_ids(config: Config, secrets: Secrets) -> frozenset[str]:
+    """Ids of the locations of tenants. Reads their file; raises ``Misconfigured``."""
+    return frozenset(read_locations(config, s3_location(config, secrets)))
+
+
+def own_storage(
+    config: Config, secrets: Secrets, signing_key: bytes, internal_url: str, clock: Clock
+) -> DirectoryStorage | S3Storage:
+    """Storage of the installation itself, as ``create_storage``."""
     location = s3_location(config, secrets)
     if location is None:
         return DirectoryStorage(
@@ -65,6 +91,18 @@ def s3_storage(config: Config, secrets: Secrets, location: S3Location) -> S3Stor
     key, secret = secrets.s3_access_key_id, secrets.s3_secret_access_key
     given = StaticKey(key.get_secret_value(), secret.get_secret_value()) if key and secret else None
     return S3Storage(location, given, _largest(config), config.server.data_dir / "spool")
+
+
+def tenant_storage(config: Config, secrets: Secrets, location: TenantLocation) -> S3Storage:
+    """Storage of a location of tenants, not started."""
+    from serve_app.storage.s3.clients import StaticKey  # noqa: PLC0415
+    from serve_app.storage.s3.storage import S3Storage  # noqa: PLC0415
+
+    key, secret = location.access_key_id, location.secret_access_key
+    if key is None:
+        key, secret = own_credentials(secrets)
+    given = StaticKey(key, secret.get_secret_value()) if key and secret else None
+    return S3Storage(location.s3, given, _largest(config), config.server.data_dir / "spool")
 
 
 def _largest(config: Config) -> int:

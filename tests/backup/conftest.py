@@ -21,7 +21,7 @@ from serve_app.storage.s3.storage import S3Storage
 from serve_app.telemetry.clock import SystemClock
 from tests.queue.database import conninfo, empty, ingress, liveness, server, terms
 from tests.queue.requests import done
-from tests.storage.conftest import moto_server, s3rver_server
+from tests.storage.conftest import moto_server, s3rver_server, swift_server
 from tests.storage.s3_servers import S3Server
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "moto_server",
     "s3rver_server",
     "server",
+    "swift_server",
     "terms",
 ]
 

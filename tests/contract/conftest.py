@@ -1,6 +1,6 @@
 from tests.contract.queues import at, make, queue
 from tests.queue.database import conninfo, database, ingress, liveness, server, terms
-from tests.storage.conftest import moto_server, s3rver_server
+from tests.storage.conftest import moto_server, s3rver_server, swift_server
 
 __all__ = [
     "at",
@@ -13,5 +13,6 @@ __all__ = [
     "queue",
     "s3rver_server",
     "server",
+    "swift_server",
     "terms",
 ]

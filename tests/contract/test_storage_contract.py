@@ -21,6 +21,7 @@ from serve_app.domain.errors import (
     TooLarge,
 )
 from serve_app.storage.directory import DirectoryStorage
+from serve_app.storage.locations import LocatedStorage
 from serve_app.storage.measured import MeasuredStorage
 from serve_app.telemetry.metrics import Metrics
 from tests.fakes.clock import FakeClock
@@ -43,13 +44,16 @@ async def content(storage: Any, key: str, start: int = 0, end: int = 2**40) -> b
     return b"".join([chunk async for chunk in storage.read(key, start, end)])
 
 
-@pytest.fixture(params=["directory", "measured", "fake", "moto", "s3rver"])
+@pytest.fixture(params=["directory", "located", "measured", "fake", "moto", "s3rver", "swift"])
 async def storage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Any]:
     if request.param == "directory":
         yield DirectoryStorage(tmp_path / "a", b"k" * 32, "http://in", FakeClock(), MAX_BYTES)
     elif request.param == "measured":
         fake = FakeStorage(b"k" * 32, "http://in", FakeClock(), MAX_BYTES)
         yield MeasuredStorage(fake, Metrics(CollectorRegistry()))
+    elif request.param == "located":
+        own = DirectoryStorage(tmp_path / "a", b"k" * 32, "http://in", FakeClock(), MAX_BYTES)
+        yield LocatedStorage(own, {})
     elif request.param == "fake":
         yield FakeStorage(b"k" * 32, "http://in", FakeClock(), MAX_BYTES)
     else:
@@ -204,7 +208,9 @@ async def test_parts_that_come_in_any_order_become_one_object(storage: Any) -> N
     assert await content(storage, KEY) == FIVE + SIX + b"the end"
 
 
-all_but_s3rver = pytest.mark.parametrize("storage", ["directory", "fake", "moto"], indirect=True)
+all_but_s3rver = pytest.mark.parametrize(
+    "storage", ["directory", "fake", "moto", "swift"], indirect=True
+)
 """s3rver checks no ETags (the ingress does, for every storage), and does not know abort."""
 
 

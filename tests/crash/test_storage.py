@@ -64,9 +64,9 @@ class BucketTerms(FakeTerms):
         return Endpoint(endpoint_id, "probe", Weights("probe"), "probe")
 
     def tickets(
-        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any]
+        self, held: LeaseKey, tenant: str, endpoint: Endpoint, input: Mapping[str, Any]
     ) -> tuple[UploadTicket, ...]:
-        del endpoint, input
+        del tenant, endpoint, input
         token = derived_token(b"secret", held.request_id, held.attempt, held.nonce)
         key = artifact_key(held.request_id, held.attempt, "image/png", token)
         return (self.storage.ticket(key, "image/png", 10**6, 600.0),)

@@ -90,7 +90,7 @@ class FakeQueue(ClientSide):
         for held, snapshot in report.snapshots:
             self._keep(held, snapshot)
         wanted = [held for held in report.wants_tickets if self._holder(held) is not None]
-        tickets = tuple((held, self._terms.snapshot_ticket(held)) for held in wanted)
+        tickets = tuple((held, self._terms.snapshot_ticket(held, "")) for held in wanted)
         watched, next_in_s = self._watched(report), self._next_in_s(report)
         return ReportReply(tuple(cancelled), tuple(fenced), tickets, watched, next_in_s)
 
@@ -215,7 +215,9 @@ class FakeQueue(ClientSide):
             expires_in_s=self._limits.first_lease_s,
             endpoint=endpoint,
             input=row.input,
-            upload_tickets=self._terms.tickets(lease_of(request), endpoint, row.input)
+            upload_tickets=self._terms.tickets(
+                lease_of(request), request.tenant, endpoint, row.input
+            )
             if request.priority is not Priority.REALTIME
             else (),
             priority=request.priority,

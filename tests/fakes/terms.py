@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -52,9 +52,9 @@ class FakeTerms:
         self.new.clear()
 
     def tickets(
-        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any]
+        self, held: LeaseKey, tenant: str, endpoint: Endpoint, input: Mapping[str, Any]
     ) -> tuple[UploadTicket, ...]:
-        del endpoint, input
+        del tenant, endpoint, input
         key = f"{held.request_id}/{held.attempt}/{held.nonce}/0.png"
         ticket = UploadTicket(key, f"memory://{key}", "image/png", max_bytes=2**20)
         if self.thumbnails:
@@ -63,11 +63,21 @@ class FakeTerms:
             ticket = replace(ticket, thumbnail=thumbnail)
         return (ticket,)
 
-    def file_ticket(self, held: LeaseKey, number: int, media_type: str) -> UploadTicket:
+    def file_ticket(
+        self, held: LeaseKey, tenant: str, number: int, media_type: str
+    ) -> UploadTicket:
+        del tenant
         key = f"r/{held.request_id}/{held.attempt}/{number}.bin"
         return UploadTicket(key, f"memory://{key}", media_type, max_bytes=2**20)
 
-    def snapshot_ticket(self, held: LeaseKey) -> UploadTicket:
+    def leftovers(
+        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any]
+    ) -> Sequence[str]:
+        tickets = self.tickets(held, "", endpoint, input)
+        return [each.key for one in tickets for each in (one, one.thumbnail) if each is not None]
+
+    def snapshot_ticket(self, held: LeaseKey, tenant: str) -> UploadTicket:
+        del tenant
         key = f"s/{held.request_id}/{held.attempt}/{next(self._numbers)}.bin"
         return UploadTicket(key, f"memory://{key}", "application/octet-stream", max_bytes=2**20)
 

@@ -137,7 +137,7 @@ async def built(
     live = LiveCatalog(stored, config, catalog)
     if config.models.models is not None:
         await live.use(config)
-    tenants = LiveTenants(FakeTenants(clock, keys, queue.operations.note))
+    tenants = LiveTenants(FakeTenants(clock, keys, queue.operations.note), frozenset({"acme"}))
     services = Services(
         config=config,
         file_config=config,

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import boto3
+import pytest
 from botocore.config import Config as BotoConfig
 
 from serve_app.storage.s3.clients import StaticKey
 from serve_app.storage.s3.location import S3Location
+from serve_app.storage.s3.provider import PROVIDERS, Provider
 from serve_app.storage.s3.storage import S3Storage
 from tests.node import node, packages
 from tests.storage.strict_s3 import ACCESS_KEY, SECRET_KEY, Strict, strict_s3
 
 S3RVER = Path(__file__).parents[1] / "s3rver"
+SWIFT_SERVER = Path(__file__).parent / "swift_server.py"
 REGION = "us-east-1"
 
 
@@ -31,6 +36,7 @@ class S3Server:
     url: str
     key: StaticKey
     strict: Strict | None = None  # proxy in front of it, with an adjustable clock
+    provider: Provider = PROVIDERS["other"]
 
     def client(self) -> Any:
         return boto3.client(
@@ -51,8 +57,15 @@ class S3Server:
         return self.location(name, **changes)
 
     def location(self, bucket: str, **changes: Any) -> S3Location:
-        options = {"prefix": "art/", "endpoint_url": self.url, "region": REGION} | changes
-        return S3Location(bucket, **options)
+        provider = changes.get("provider", self.provider)
+        options = {
+            "prefix": "art/",
+            "endpoint_url": self.url,
+            "region": REGION,
+            "provider": provider,
+            "checksum": provider.checksum,
+        }
+        return S3Location(bucket, **(options | changes))
 
     @asynccontextmanager
     async def storage(
@@ -92,11 +105,31 @@ def s3rver(directory: Path) -> Iterator[S3Server]:
         process.wait()
 
 
+@contextmanager
+def swift(directory: Path) -> Iterator[S3Server]:
+    """OpenStack Swift: checks signatures, their time, conditions and checksums. Skips if it is not
+    installed."""
+    if find_spec("swift") is None:
+        pytest.skip("OpenStack Swift is not installed: run scripts/setup.sh for the extra `dev`")
+    key = StaticKey("images:tester", "swift-secret")
+    log = directory / "swift.log"
+    arguments = [directory / "swift", key.access_key_id, key.secret_access_key]
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, SWIFT_SERVER, *arguments], stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        yield S3Server(f"http://{_address(process, log)}", key, provider=PROVIDERS["swift"])
+    finally:
+        process.kill()
+        process.wait()
+
+
 def _address(process: subprocess.Popen[bytes], log: Path) -> str:
     while True:
         ended = process.poll() is not None
         _, said, rest = log.read_text().partition("listening on ")
         if said and "\n" in rest:
             return rest.splitlines()[0].strip()
-        assert not ended, f"s3rver did not start: {log.read_text()}"
+        assert not ended, f"The server did not start: {log.read_text()}"
         time.sleep(0.05)

@@ -1,5 +1,5 @@
-"""Proxy in front of moto's S3 that checks signatures, their time and ``Content-MD5``, as moto does
-not.
+"""Proxy in front of moto's S3 that checks signatures, their time, digests and policies of POSTs, as
+moto does not, and that can refuse what another provider refuses.
 
 The checks follow AWS's description of Signature Version 4. They do not use botocore, because
 botocore creates the signatures.
@@ -7,7 +7,6 @@ botocore creates the signatures.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import hmac
 import io
@@ -21,37 +20,49 @@ from urllib.parse import unquote
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
+from tests.storage.post_policy import check_post
+from tests.storage.provider_rules import Call, Refused, check, not_implemented
+
 ACCESS_KEY, SECRET_KEY = "AKIDSTRICT", "strict/secret"
 MAX_SKEW = timedelta(minutes=15)
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
-class Refused(Exception):
-    def __init__(self, status: str, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status, self.code = status, code
-
-
 class Strict:
-    """Proxy. ``skew``: how far its clock is ahead of the machine's; ``away``: it answers 503."""
+    """Proxy. ``skew``: how far its clock is ahead of the machine's; ``away``: it answers 503;
+    ``like``: the provider whose refusals it has; ``damage``: changes bodies on their way in or out,
+    by the method of the call; ``forget``: headers of requests that it ignores."""
 
     def __init__(self, app: Wsgi) -> None:
         self._app = app
         self._lock = threading.Lock()
         self.skew = timedelta()
         self.away = False
+        self.like = ""
+        self.damage: str | None = None
+        self.forget: frozenset[str] = frozenset()
+        self.calls: list[str] = []  # method and query of each, in order
 
     def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         environ["wsgi.input"] = io.BytesIO(body)
         try:
             _check_rate(away=self.away)
-            _check(environ, body, datetime.now(UTC) + self.skew)
+            self.calls.append(f"{environ['REQUEST_METHOD']} {environ['QUERY_STRING']}")
+            _check(environ, body, datetime.now(UTC) + self.skew, self.like)
         except Refused as refusal:
             xml = f"<Error><Code>{refusal.code}</Code><Message>{refusal}</Message></Error>".encode()
             start(refusal.status, [("content-length", str(len(xml)))])
             return [b"" if environ["REQUEST_METHOD"] == "HEAD" else xml]
+        environ["wsgi.input"] = io.BytesIO(body)
+        for name in self.forget:
+            environ.pop(f"HTTP_{name.upper().replace('-', '_')}", None)
+        if self.damage == environ["REQUEST_METHOD"] == "PUT":
+            environ["wsgi.input"] = io.BytesIO(bytes(len(body)))
+        if self.damage == environ["REQUEST_METHOD"] == "GET":
+            with self._lock:
+                return [bytes(len(part)) for part in self._app(environ, start)]
         with self._lock:  # moto checks for an existing object and writes it in two steps
             return self._app(environ, start)
 
@@ -79,15 +90,15 @@ def _check_rate(*, away: bool) -> None:
         raise Refused("503 Service Unavailable", "SlowDown", "Please reduce your request rate")
 
 
-def _check(environ: Mapping[str, Any], body: bytes, now: datetime) -> None:
-    headers = {
-        name.removeprefix("HTTP_").replace("_", "-").lower(): str(value)
-        for name, value in environ.items()
-        if name.startswith("HTTP_") or name in ("CONTENT_TYPE", "CONTENT_LENGTH")
-    }
+def _check(environ: dict[str, Any], body: bytes, now: datetime, like: str) -> None:
+    headers = _headers(environ)
     path, _, query = environ["RAW_URI"].partition("?")
     pairs = [(name, value) for name, _, value in (p.partition("=") for p in query.split("&") if p)]
     asked = {name: unquote(value) for name, value in pairs}
+    if headers.get("content-type", "").startswith("multipart/form-data"):
+        if like in ("r2", "swift"):
+            raise not_implemented("POST with a policy")
+        return check_post(environ, path.strip("/"), now, _signature_of)
     if "X-Amz-Signature" in asked:
         credential, signed = asked["X-Amz-Credential"], asked["X-Amz-SignedHeaders"]
         given, at, payload = asked["X-Amz-Signature"], asked["X-Amz-Date"], "UNSIGNED-PAYLOAD"
@@ -107,9 +118,7 @@ def _check(environ: Mapping[str, Any], body: bytes, now: datetime) -> None:
     key, _, scope = credential.partition("/")
     if key != ACCESS_KEY:
         raise Refused("403 Forbidden", "InvalidAccessKeyId", "There is no such key")
-    unsigned = {n for n in headers if n.startswith("x-amz-")} - set(signed.split(";"))
-    if unsigned:
-        raise Refused("403 Forbidden", "AccessDenied", f"Not signed: {unsigned}")
+    _check_signed(headers, signed)
     request = "\n".join(
         (
             environ["REQUEST_METHOD"],
@@ -123,12 +132,32 @@ def _check(environ: Mapping[str, Any], body: bytes, now: datetime) -> None:
     )
     if not hmac.compare_digest(_signature(request, at, scope), given):
         raise Refused("403 Forbidden", "SignatureDoesNotMatch", "It does not match")
-    if "content-md5" in headers and base64.b64decode(headers["content-md5"]) != _md5(body):
-        raise Refused("400 Bad Request", "BadDigest", "The Content-MD5 is another")
+    check(
+        Call(environ["REQUEST_METHOD"], headers, frozenset(asked), scope.split("/")[1], body), like
+    )
+    return None
+
+
+def _check_signed(headers: Mapping[str, str], signed: str) -> None:
+    unsigned = {n for n in headers if n.startswith("x-amz-")} - set(signed.split(";"))
+    if unsigned:
+        raise Refused("403 Forbidden", "AccessDenied", f"Not signed: {unsigned}")
+
+
+def _headers(environ: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        name.removeprefix("HTTP_").replace("_", "-").lower(): str(value)
+        for name, value in environ.items()
+        if name.startswith("HTTP_") or name in ("CONTENT_TYPE", "CONTENT_LENGTH")
+    }
 
 
 def _signature(request: str, at: str, scope: str) -> str:
-    text = "\n".join(("AWS4-HMAC-SHA256", at, scope, hashlib.sha256(request.encode()).hexdigest()))
+    digest = hashlib.sha256(request.encode()).hexdigest()
+    return _signature_of("\n".join(("AWS4-HMAC-SHA256", at, scope, digest)), scope)
+
+
+def _signature_of(text: str, scope: str) -> str:
     key = b"AWS4" + SECRET_KEY.encode()
     for word in scope.split("/"):
         key = hmac.digest(key, word.encode(), "sha256")
@@ -137,7 +166,3 @@ def _signature(request: str, at: str, scope: str) -> str:
 
 def _time(text: str) -> datetime:
     return datetime.strptime(text, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-
-
-def _md5(body: bytes) -> bytes:
-    return hashlib.md5(body, usedforsecurity=False).digest()

@@ -198,6 +198,13 @@ limit_option = click.option(
 )
 
 
+storage_option = click.option(
+    "--storage",
+    default=None,
+    help="Storage location of its new files; empty: the installation's own again.",
+)
+
+
 @click.group("tenants")
 def tenants_group() -> None:
     """Create, show, change and disable tenants."""
@@ -227,17 +234,19 @@ def list_tenants(server: Server, *, as_json: bool) -> None:
 @click.argument("tenant")
 @click.option("--name", default="", help="Name for people. Default: the id.")
 @limit_option
+@storage_option
 @options.as_json
 def create_tenant(
     server: Server,
     tenant: str,
     name: str,
     limits: tuple[tuple[str, float | None], ...],
+    storage: str | None,
     *,
     as_json: bool,
 ) -> None:
     """Create TENANT, without keys."""
-    wish = {"tenant": tenant, "name": name, "limits": dict(limits)}
+    wish = {"tenant": tenant, "name": name, "limits": {**dict(limits), **_storage(storage)}}
     with Client(server) as client:
         _print_tenant(client.post("/v1/tenants", wish), as_json=as_json)
 
@@ -257,19 +266,21 @@ def show_tenant(server: Server, tenant: str, *, as_json: bool) -> None:
 @click.argument("tenant")
 @click.option("--name", default=None, help="Name for people.")
 @limit_option
+@storage_option
 @options.as_json
 def set_tenant(
     server: Server,
     tenant: str,
     name: str | None,
     limits: tuple[tuple[str, float | None], ...],
+    storage: str | None,
     *,
     as_json: bool,
 ) -> None:
-    """Change the name or the limits of TENANT. They are in force within seconds."""
+    """Change the name, the limits or the storage of TENANT. It is in force within seconds."""
     wish: dict[str, Any] = {} if name is None else {"name": name}
-    if limits:
-        wish["limits"] = dict(limits)
+    if changes := {**dict(limits), **_storage(storage)}:
+        wish["limits"] = changes
     with Client(server) as client:
         _print_tenant(client.patch(f"/v1/tenants/{tenant}", wish), as_json=as_json)
 
@@ -298,6 +309,10 @@ def enable_tenant(server: Server, tenant: str, *, as_json: bool) -> None:
     _print(shown, f"{tenant} is enabled.", as_json=as_json)
 
 
+def _storage(given: str | None) -> dict[str, str | None]:
+    return {} if given is None else {"storage": given or None}
+
+
 def _print_tenant(tenant: dict[str, Any], *, as_json: bool) -> None:
     lines = [
         f"{tenant['tenant']}  {_state_text(tenant)}  {tenant['valid_keys']} keys  {tenant['name']}",
@@ -307,6 +322,8 @@ def _print_tenant(tenant: dict[str, Any], *, as_json: bool) -> None:
             for name, each in tenant["limits"].items()
         ),
     ]
+    if tenant["storage"] is not None:
+        lines.append(f"  {'storage':<20} {tenant['storage']}")
     _print(tenant, "\n".join(lines), as_json=as_json)
 
 

@@ -8,6 +8,7 @@ import socket
 import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,7 +31,8 @@ from serve_app.provenance.certificates import (
 from serve_app.settings import Config, Secrets
 from serve_app.storage import self_test
 from serve_app.storage.directory import DirectoryStorage
-from serve_app.storage.selection import s3_location, s3_storage
+from serve_app.storage.locations import read_locations
+from serve_app.storage.selection import s3_location, s3_storage, tenant_storage
 from serve_app.storage.self_test import SelfTest, StepResult
 from serve_app.telemetry.clock import SystemClock
 from weights import eviction
@@ -38,6 +40,7 @@ from weights.hub import Hub
 from weights.store import Store
 
 if TYPE_CHECKING:
+    from serve_app.storage.s3.storage import S3Storage
     from serve_app.tenants.oidc import OpenIdProvider
 
 HUB_ANSWERS_S = 15.0
@@ -69,18 +72,30 @@ async def _storage_findings(installation: Installation) -> AsyncIterator[StepRes
     config, secrets = Config(data_dir=installation.data_dir), Secrets()
     try:
         location = s3_location(config, secrets)
-        if location is None:
-            trial = SelfTest(_artifact_directory(config))
-            async for finding in self_test.findings([*trial.steps(), *trial.last_steps()]):
-                yield finding
-            return
-        storage = s3_storage(config, secrets, location)
+        locations = read_locations(config, location)
+    except DarkroomError as error:
+        yield StepResult("settings", error.message, problem=True)
+        return
+    if location is None:
+        trial = SelfTest(_artifact_directory(config))
+        async for finding in self_test.findings([*trial.steps(), *trial.last_steps()]):
+            yield finding
+    else:
+        async for finding in _s3_findings(s3_storage(config, secrets, location)):
+            yield finding
+    for id_, each in locations.items():
+        async for finding in _s3_findings(tenant_storage(config, secrets, each)):
+            yield replace(finding, name=f"{id_}: {finding.name}")
+
+
+async def _s3_findings(storage: S3Storage) -> AsyncIterator[StepResult]:
+    from serve_app.storage.s3.self_test import S3SelfTest  # noqa: PLC0415
+
+    try:
         await storage.start()
     except DarkroomError as error:
         yield StepResult("settings", error.message, problem=True)
         return
-    from serve_app.storage.s3.self_test import S3SelfTest  # noqa: PLC0415
-
     try:
         s3_trial = S3SelfTest(storage)
         async for finding in self_test.findings([*s3_trial.steps(), *s3_trial.last_steps()]):

@@ -20,7 +20,7 @@ from serve_app.ingress.http.json_schema import Time
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_path
 from serve_app.ingress.services.live_tenants import cancel_queued, limits_in_force
 from serve_app.ingress.services.services import Services, services_of
-from serve_app.settings import BUDGET, Tenant, TenantLimits
+from serve_app.settings import BUDGET, NO_LIMITS, Tenant, TenantLimits
 from serve_app.tenants.tenants import TenantChange, TenantInfo
 
 
@@ -99,6 +99,10 @@ class TenantStatus(TypedDict):
     uploads_bytes: Annotated[int, Field(description="Of its uploaded files.")]
     max_uploads_bytes: int
     retention_days: Annotated[float | None, Field(description="Null: kept for ever.")]
+    storage: Annotated[
+        str | None,
+        Field(description="Storage location of its new files. Null: the installation's own."),
+    ]
     limits: Annotated[
         dict[str, TenantLimit], Field(description="Every limit, with where it comes from.")
     ]
@@ -203,6 +207,7 @@ def _tenant(services: Services, info: TenantInfo, uploads_bytes: int) -> TenantS
         "uploads_bytes": uploads_bytes,
         "max_uploads_bytes": value["max_uploads_bytes"],
         "retention_days": value["retention_days"],
+        "storage": services.config.queue.tenant_limits.get(info.id, NO_LIMITS).storage,
         "limits": {
             name: {"value": each.value, "source": each.source} for name, each in limits.items()
         },

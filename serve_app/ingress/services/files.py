@@ -28,7 +28,13 @@ from serve_app.queue.reaper import PeriodicTask
 from serve_app.queue.transactions.garbage import UnwantedFiles
 from serve_app.settings import NO_LIMITS, Config, TenantLimits
 from serve_app.settings.live import LiveValues
-from serve_app.storage.keys import missing_part, upload_key, upload_not_found, upload_type
+from serve_app.storage.keys import (
+    by_location,
+    missing_part,
+    upload_key,
+    upload_not_found,
+    upload_type,
+)
 from serve_app.storage.tickets import TicketSigner
 from serve_app.telemetry.metrics import Metrics
 from serve_app.telemetry.queue_metrics import QueueMeter
@@ -72,6 +78,10 @@ class UploadLimits(LiveValues):
 
     def bytes_of_tenant(self, tenant: str) -> int:
         return self.tenants.get(tenant, NO_LIMITS).max_uploads_bytes or self.max_bytes_per_tenant
+
+    def location_of(self, tenant: str) -> str:
+        """Storage location of the tenant's new files; empty: the installation's own storage."""
+        return self.tenants.get(tenant, NO_LIMITS).storage or ""
 
 
 class Uploads:
@@ -261,7 +271,9 @@ class Uploads:
     def _made(self, new: NewUpload) -> Upload:
         media_type = upload_type(new.media_type, new.file_name)
         return Upload(
-            key=upload_key(media_type, new.file_name),
+            key=upload_key(
+                media_type, new.file_name, location=self._limits.location_of(new.tenant)
+            ),
             id=self._token(16),
             tenant=new.tenant,
             media_type=media_type,
@@ -316,8 +328,17 @@ class FileCollector:
     async def delete_garbage_files(self) -> None:
         """Delete all files that are due."""
         while keys := await self._unwanted.take(BATCH_SIZE):
-            await self._storage.delete(keys)
-            await self._unwanted.forget(keys)
+            failed: DarkroomError | None = None
+            for group in by_location(keys):
+                # Files of a location that is away must not keep those of the others listed.
+                try:
+                    await self._storage.delete(group)
+                except DarkroomError as error:
+                    failed = error
+                else:
+                    await self._unwanted.forget(group)
+            if failed is not None:
+                raise failed
 
     async def delete_garbage_uploads(self) -> None:
         """Delete uploads that were abandoned, aborted, or kept long enough."""

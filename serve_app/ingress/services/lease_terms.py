@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -43,6 +43,14 @@ class FilePolicy:
         return cls(models.describe_files, models.thumbnails, marking, certificates, safety)
 
 
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Storage locations of tenants."""
+
+    of_tenant: Callable[[str], str] = lambda _: ""  # of its new files; empty: the installation's
+    locations: Collection[str] = ()  # ids of all
+
+
 class CatalogLeaseTerms:
     """Implements ``domain.ports.LeaseTerms`` with the catalog and the storage."""
 
@@ -55,6 +63,7 @@ class CatalogLeaseTerms:
         files_url: str = "",
         files: FilePolicy | None = None,
         names_secret: bytes,
+        places: Places | None = None,
         refresh: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """``names_secret``: the names of files are derived from it; the same in every ingress.
@@ -64,6 +73,7 @@ class CatalogLeaseTerms:
         self.describe_files = self._files.describe
         self.certificates = self._files.certificates
         self._names_secret = names_secret
+        self._places = places or Places()
         self._refresh = refresh
         self._catalog = catalog
         self._storage = storage
@@ -92,35 +102,61 @@ class CatalogLeaseTerms:
             await self._refresh()
 
     def tickets(
-        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any]
+        self, held: LeaseKey, tenant: str, endpoint: Endpoint, input: Mapping[str, Any]
     ) -> tuple[UploadTicket, ...]:
-        entry = self._catalog.get(endpoint.id)
-        return tuple(
-            self._with_thumbnail(held, number, media_type)
-            for number, media_type in enumerate(entry.schema.media_types(input))
-        )
+        place = self._places.of_tenant(tenant)
+        return tuple(self._ticket(planned, place) for planned in self._plan(held, endpoint, input))
 
-    def file_ticket(self, held: LeaseKey, number: int, media_type: str) -> UploadTicket:
-        return self._ticket(held, media_type, self._max_artifact_bytes, number)
-
-    def _with_thumbnail(self, held: LeaseKey, number: int, media_type: str) -> UploadTicket:
-        ticket = self._ticket(held, media_type, self._max_artifact_bytes, number)
-        if not self._files.thumbnails or media_type == DRAFT_TYPE:
-            return ticket
-        small = self._ticket(held, THUMBNAIL_TYPE, MAX_THUMBNAIL_BYTES, number, "thumbnail")
-        return replace(ticket, thumbnail=small)
-
-    def _ticket(
-        self, held: LeaseKey, media_type: str, max_bytes: int, *names: object
+    def file_ticket(
+        self, held: LeaseKey, tenant: str, number: int, media_type: str
     ) -> UploadTicket:
-        # Derived, so each time the same: the files of an earlier attempt can be found.
-        token = derived_token(self._names_secret, held.request_id, held.attempt, held.nonce, *names)
-        key = artifact_key(held.request_id, held.attempt, media_type, token)
-        return self._storage.ticket(key, media_type, max_bytes, TICKET_VALID_S)
+        token = self._token(held, number)
+        planned = _PlannedFile(held, media_type, self._max_artifact_bytes, token)
+        return self._ticket(planned, self._places.of_tenant(tenant))
 
-    def snapshot_ticket(self, held: LeaseKey) -> UploadTicket:
+    def leftovers(
+        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any]
+    ) -> Sequence[str]:
+        return [
+            each.key(place)
+            for planned in self._plan(held, endpoint, input)
+            for each in (planned, planned.thumbnail)
+            if each is not None
+            for place in ("", *self._places.locations)
+        ]
+
+    def _plan(
+        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any]
+    ) -> Sequence[_PlannedFile]:
+        media_types = self._catalog.get(endpoint.id).schema.media_types(input)
+        return [
+            self._planned(held, number, media_type) for number, media_type in enumerate(media_types)
+        ]
+
+    def _planned(self, held: LeaseKey, number: int, media_type: str) -> _PlannedFile:
+        thumbnail = None
+        if self._files.thumbnails and media_type != DRAFT_TYPE:
+            token = self._token(held, number, "thumbnail")
+            thumbnail = _PlannedFile(held, THUMBNAIL_TYPE, MAX_THUMBNAIL_BYTES, token)
+        token = self._token(held, number)
+        return _PlannedFile(held, media_type, self._max_artifact_bytes, token, thumbnail)
+
+    def _token(self, held: LeaseKey, *names: object) -> Callable[[int], str]:
+        # Derived, so each time the same: the files of an earlier attempt can be found.
+        return derived_token(self._names_secret, held.request_id, held.attempt, held.nonce, *names)
+
+    def _ticket(self, planned: _PlannedFile, place: str) -> UploadTicket:
+        ticket = self._storage.ticket(
+            planned.key(place), planned.media_type, planned.max_bytes, TICKET_VALID_S
+        )
+        if planned.thumbnail is None:
+            return ticket
+        return replace(ticket, thumbnail=self._ticket(planned.thumbnail, place))
+
+    def snapshot_ticket(self, held: LeaseKey, tenant: str) -> UploadTicket:
+        place = self._places.of_tenant(tenant)
         return self._storage.ticket(
-            snapshot_key(held.request_id, held.attempt),
+            snapshot_key(held.request_id, held.attempt, location=place),
             "application/octet-stream",
             MAX_SNAPSHOT_BYTES,
             SNAPSHOT_TICKET_VALID_S,
@@ -128,3 +164,18 @@ class CatalogLeaseTerms:
 
     def state_url(self, key: str) -> str:
         return f"{self.files_url}/files/{key}"
+
+
+@dataclass(frozen=True, slots=True)
+class _PlannedFile:
+    """File that an attempt may produce."""
+
+    held: LeaseKey
+    media_type: str
+    max_bytes: int
+    token: Callable[[int], str]
+    thumbnail: _PlannedFile | None = None
+
+    def key(self, place: str) -> str:
+        held = self.held
+        return artifact_key(held.request_id, held.attempt, self.media_type, self.token, place)

@@ -20,8 +20,9 @@ from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import State
 from serve_app.queue.reaper import PeriodicTask
-from serve_app.settings import BUDGET, FIELDS, NO_LIMITS, Config, TenantLimits
+from serve_app.settings import BUDGET, FIELDS, NO_LIMITS, STORAGE, Config, TenantLimits
 from serve_app.settings.config import AREA_OF
+from serve_app.storage.locations import check_known
 from serve_app.tenants.key_ring import CACHE_S
 from serve_app.tenants.tenants import Limits, TenantChange, TenantInfo, Tenants
 
@@ -46,8 +47,10 @@ class LimitInForce:
 class LiveTenants:
     """Adds the limits that operators have set to the settings."""
 
-    def __init__(self, tenants: Tenants) -> None:
+    def __init__(self, tenants: Tenants, locations: frozenset[str] = frozenset()) -> None:
+        """``locations``: those that a tenant can have, by id."""
         self.stored = tenants
+        self.locations = locations
         self._changed: Callable[[], None] = lambda: None
         self._version = ""
         self._limits: Mapping[str, Limits] = {}
@@ -95,6 +98,7 @@ class LiveTenants:
     async def create(self, tenant: str, name: str, limits: Limits, actor: Actor) -> TenantInfo:
         """Create a tenant. ``InvalidInput``: it exists, or a limit is not valid."""
         check_limits(limits)
+        check_known(limits.get(STORAGE), self.locations)
         given = {field: value for field, value in limits.items() if value is not None}
         if not await self.stored.create(tenant, name, given, actor):
             raise InvalidInput.of_field("tenant", f"The tenant {tenant} exists already")
@@ -105,6 +109,7 @@ class LiveTenants:
         """Change a tenant, here at once and elsewhere within seconds. ``NotFound``,
         ``InvalidInput``."""
         check_limits(change.limits)
+        check_known(change.limits.get(STORAGE), self.locations)
         found = await self.stored.change(tenant, change, actor)
         if found is None:
             raise _unknown(tenant)
@@ -139,7 +144,7 @@ def limits_in_force(info: TenantInfo, file: Config, merged: Config) -> Mapping[s
             _source(name, info, of_file),
         )
         for name in TenantLimits.model_fields
-        if name != BUDGET
+        if name not in (BUDGET, STORAGE)
     }
 
 

@@ -79,7 +79,7 @@ class GarbageFiles:
         if endpoint is None:
             return ()  # and so it got no lease
         try:
-            tickets = self._terms.tickets(held, endpoint, input)
+            return self._terms.leftovers(held, endpoint, input)
         except Exception:
             # A broken catalogue or storage setting must not block the others.
             with log_context(held.request_id):
@@ -87,8 +87,6 @@ class GarbageFiles:
                     "The files left by attempt %s of %s are unknown", held.attempt, held.request_id
                 )
             return ()
-        every = [each for one in tickets for each in (one, one.thumbnail)]
-        return [each.key for each in every if each is not None]
 
 
 _GONE = frozenset({"lost", "stopped", "by_hand"})

@@ -10,15 +10,19 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, ParamSpec, TypeVar
 
 import boto3
+import botocore.session
 from botocore.config import Config as BotoConfig
+from botocore.credentials import RefreshableCredentials
 from botocore.exceptions import BotoCoreError, ClientError
 
 from serve_app.domain.errors import Misconfigured, StorageUnavailable
 from serve_app.storage.s3 import errors
-from serve_app.storage.s3.location import S3Location
+from serve_app.storage.s3.location import AssumedRole, S3Location
+from serve_app.storage.s3.provider import DEFAULT_REGION
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,7 +36,6 @@ ANSWER_S = 20.0  # maximum time without a byte
 ATTEMPTS = 3  # tries of one call, including the first
 CHECK_CONNECT_S, CHECK_ANSWER_S = 1.5, 2.5  # readiness waits 5 s in all
 REFRESH_S = 60.0  # boto3 renews a role's credentials when less than 15 minutes are left
-DEFAULT_REGION = "us-east-1"  # stores without regions accept it
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +132,11 @@ class S3Clients:
         )
         if session.get_credentials() is None:
             raise Misconfigured(
-                f"DARKROOM_S3_BUCKET is set, but no credentials were found. Set "
+                f"No credentials were found for {self._location.description}. Set "
                 f"{errors.CREDENTIALS}."
             )
+        if self._location.role is not None:
+            self._session = in_role(session, self._location.role)
         self.calls = self._client(self._location.endpoint_url)
         self.checks = self._client(
             self._location.endpoint_url,
@@ -168,6 +173,11 @@ class S3Clients:
                 # Signed URLs stay valid until the old credentials expire; the next round retries.
                 log.warning("The credentials for S3 could not be renewed: %s", error)
 
+    def _default_region(self) -> str:
+        default = self._location.provider.region
+        # A store such as R2 has one region; the AWS environment's is meant for AWS.
+        return default if default == "auto" else self._session.region_name or default
+
     def _client(self, endpoint_url: str | None, **changes: Any) -> Any:
         place = self._location
         styles = {None: "auto", True: "path", False: "virtual"}
@@ -187,7 +197,7 @@ class S3Clients:
         client = self._session.client(
             "s3",
             endpoint_url=endpoint_url,
-            region_name=place.region or self._session.region_name or DEFAULT_REGION,
+            region_name=place.region or self._default_region(),
             config=BotoConfig(**{**options, **changes}),
             **credentials,
         )
@@ -202,3 +212,68 @@ def _stay_in_region(params: dict[str, Any], **_: Any) -> None:
     without naming it.
     """
     params["context"].setdefault("s3_redirect", {})["redirected"] = True
+
+
+# Roles of other accounts, assumed by STS.
+
+SESSION_NAME = "darkroom"
+ALMOST_OVER_S = 60.0
+"""Remaining time from which a call waits for new credentials."""
+
+
+def in_role(session: boto3.Session, role: AssumedRole) -> boto3.Session:
+    """Session with the role's credentials. Blocks; calls STS.
+
+    New credentials are fetched when half of their time is over, so what they have signed stays
+    valid for the other half at least. Raises ``StorageUnavailable`` if the role cannot be assumed.
+    """
+    region = session.region_name or DEFAULT_REGION
+    sts: Any = session.client(
+        "sts",
+        region_name=region,
+        endpoint_url=role.sts_endpoint_url,
+        config=BotoConfig(connect_timeout=CONNECT_S, read_timeout=ANSWER_S),
+    )
+    external = {"ExternalId": role.external_id} if role.external_id else {}
+
+    def assume() -> dict[str, str]:
+        answer = sts.assume_role(
+            RoleArn=role.arn,
+            RoleSessionName=SESSION_NAME,
+            DurationSeconds=role.session_s,
+            **external,
+        )
+        found = answer["Credentials"]
+        expires: datetime = found["Expiration"]
+        return {
+            "access_key": found["AccessKeyId"],
+            "secret_key": found["SecretAccessKey"],
+            "token": found["SessionToken"],
+            "expiry_time": expires.astimezone(UTC).isoformat(),
+        }
+
+    core = botocore.session.get_session()
+    try:
+        first = assume()
+    except (BotoCoreError, ClientError) as error:
+        raise StorageUnavailable(_refusal(role, error)) from error
+    core._credentials = RefreshableCredentials.create_from_metadata(  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # has no public setter
+        metadata=first,
+        refresh_using=assume,
+        method="sts-assume-role",
+        advisory_timeout=role.session_s // 2,
+        mandatory_timeout=int(ALMOST_OVER_S),
+    )
+    return boto3.Session(botocore_session=core, region_name=region)
+
+
+def _refusal(role: AssumedRole, error: Exception) -> str:
+    if not isinstance(error, ClientError):
+        return f"STS does not answer ({error}), so the role {role.arn} could not be assumed."
+    reason = error.response.get("Error", {}).get("Code", "")
+    external = "with" if role.external_id else "without"
+    return (
+        f"The role {role.arn} cannot be assumed {external} an external id ({reason}). Its trust "
+        "policy must allow sts:AssumeRole to Darkroom's credentials and require the external id of "
+        "the location, and its longest session must not be below role_session_s."
+    )

@@ -70,8 +70,9 @@ _DENIED = (
     "the role."
 )
 _UNKNOWN_TO_IT = (
-    "This store does not support a part of {doing}. If it is the header If-None-Match, set "
-    "DARKROOM_S3_CONDITIONAL_WRITES=0."
+    "This store does not support a part of {doing}. Set DARKROOM_S3_PROVIDER to its kind; if it is "
+    "none of them, try DARKROOM_S3_CONDITIONAL_WRITES=0, DARKROOM_S3_CHECKSUM=none and no "
+    "DARKROOM_S3_ENCRYPTION."
 )
 
 _SENTENCES = {

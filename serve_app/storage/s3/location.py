@@ -4,17 +4,62 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from serve_app.domain.errors import Misconfigured
 from serve_app.settings import Config
 from serve_app.storage import keys
+from serve_app.storage.s3.provider import (
+    PROVIDERS,
+    ChecksumName,
+    Provider,
+    provider_of,
+    region_in,
+)
 
-MAX_PUT_BYTES = 5 * 2**30
-"""Maximum size of one PUT on S3. A ticket is for one PUT."""
+T = TypeVar("T")
 
 _REGION = re.compile(r"[A-Za-z0-9-]{1,63}")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+
+
+@dataclass(frozen=True, slots=True)
+class Encryption:
+    """Server-side encryption that every upload asks for: SSE-S3, or SSE-KMS with a key."""
+
+    kms_key_id: str | None = None  # None: SSE-S3; empty: SSE-KMS with the account's default key
+
+    def parameters(self) -> dict[str, str]:
+        """Parameters for boto3."""
+        if self.kms_key_id is None:
+            return {"ServerSideEncryption": self.method}
+        key = {"SSEKMSKeyId": self.kms_key_id} if self.kms_key_id else {}
+        return {"ServerSideEncryption": self.method, **key}
+
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """Headers that a presigned PUT with these parameters needs."""
+        key = ((KMS_KEY_HEADER, self.kms_key_id),) if self.kms_key_id else ()
+        return ((ENCRYPTION_HEADER, self.method), *key)
+
+    @property
+    def method(self) -> str:
+        """Value of S3's header."""
+        return "AES256" if self.kms_key_id is None else "aws:kms"
+
+
+@dataclass(frozen=True, slots=True)
+class AssumedRole:
+    """Role of another account, assumed by STS before its bucket is used."""
+
+    arn: str
+    external_id: str = ""  # that the role's trust policy requires; empty: none
+    session_s: int = 3600  # lifetime of its credentials; renewed at half of it
+    sts_endpoint_url: str | None = None  # None: AWS
+
+
+ENCRYPTION_HEADER = "x-amz-server-side-encryption"
+KMS_KEY_HEADER = "x-amz-server-side-encryption-aws-kms-key-id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +74,18 @@ class S3Location:
     path_style: bool | None = None  # None: only with a custom endpoint
     redirect: bool = False  # True: clients download from the store; False: through the ingress
     conditional_writes: bool = True  # uploads send `If-None-Match: *`
+    provider: Provider = PROVIDERS["other"]
+    checksum: ChecksumName = "none"  # additional checksum of uploads
+    encryption: Encryption | None = None  # None: as the bucket does by itself
+    role: AssumedRole | None = None  # assumed with the credentials; None: they are used themselves
+    location_id: str = ""  # of a location of tenants; empty: the installation's own
+
+    @property
+    def etag_is_md5(self) -> bool:
+        """True if the ETag of an object of one PUT is its MD5."""
+        if self.encryption is not None and self.encryption.kms_key_id is not None:
+            return False
+        return self.provider.etag_is_md5
 
     def name(self, key: str) -> str:
         return self.prefix + key
@@ -36,7 +93,8 @@ class S3Location:
     @property
     def description(self) -> str:
         """Description for messages."""
-        return f"the bucket {self.bucket} at {self.endpoint_url or 'AWS'}"
+        whose = f" (location {self.location_id})" if self.location_id else ""
+        return f"the bucket {self.bucket} at {self.endpoint_url or 'AWS'}{whose}"
 
 
 def location_of(config: Config) -> S3Location | None:
@@ -48,20 +106,14 @@ def location_of(config: Config) -> S3Location | None:
     if not storage.s3_bucket:
         _refuse_orphans(config)
         return None
-    if _BUCKET.fullmatch(storage.s3_bucket) is None:
+    bucket = checked_bucket("DARKROOM_S3_BUCKET", storage.s3_bucket)
+    region = checked_region("DARKROOM_S3_REGION", storage.s3_region)
+    endpoint_url = checked_origin("DARKROOM_S3_ENDPOINT_URL", storage.s3_endpoint_url)
+    provider = provider_of(storage.s3_provider, endpoint_url)
+    if config.limits.max_artifact_bytes > provider.max_put_bytes:
         raise Misconfigured(
-            f"DARKROOM_S3_BUCKET is {storage.s3_bucket!r}, which is not a valid bucket name. Use "
-            "the name alone: 3 to 63 lower-case letters, digits, dots and hyphens."
-        )
-    if storage.s3_region and _REGION.fullmatch(storage.s3_region) is None:
-        raise Misconfigured(
-            f"DARKROOM_S3_REGION is {storage.s3_region!r}, which is not a valid region name. Use a "
-            "name such as eu-west-1."
-        )
-    if config.limits.max_artifact_bytes > MAX_PUT_BYTES:
-        raise Misconfigured(
-            "S3 accepts at most 5 GiB in one upload. Set DARKROOM_MAX_ARTIFACT_BYTES to "
-            f"{MAX_PUT_BYTES} or less."
+            f"S3 accepts at most {provider.max_put_bytes:,} bytes in one upload. Set "
+            f"DARKROOM_MAX_ARTIFACT_BYTES to {provider.max_put_bytes} or less."
         )
     redirect = storage.s3_downloads == "redirect"
     if storage.s3_public_endpoint_url and not redirect:
@@ -70,17 +122,46 @@ def location_of(config: Config) -> S3Location | None:
             "Set DARKROOM_S3_DOWNLOADS=redirect, or unset it."
         )
     return S3Location(
-        bucket=storage.s3_bucket,
-        prefix=_prefix(storage.s3_prefix),
-        endpoint_url=_origin("DARKROOM_S3_ENDPOINT_URL", storage.s3_endpoint_url),
-        public_endpoint_url=_origin(
+        bucket=bucket,
+        prefix=checked_prefix("DARKROOM_S3_PREFIX", storage.s3_prefix),
+        endpoint_url=endpoint_url,
+        public_endpoint_url=checked_origin(
             "DARKROOM_S3_PUBLIC_ENDPOINT_URL", storage.s3_public_endpoint_url
         ),
-        region=storage.s3_region or None,
-        path_style=storage.s3_path_style,
+        region=region or region_in(provider, endpoint_url),
+        path_style=either(storage.s3_path_style, provider.path_style),
         redirect=redirect,
-        conditional_writes=storage.s3_conditional_writes,
+        conditional_writes=either(storage.s3_conditional_writes, provider.conditional_writes),
+        provider=provider,
+        checksum=storage.s3_checksum or provider.checksum,
+        encryption=encryption_of(
+            provider, storage.s3_encryption, storage.s3_kms_key_id, "DARKROOM_S3_{}"
+        ),
     )
+
+
+def either(given: T | None, default: T) -> T:
+    return default if given is None else given
+
+
+def encryption_of(
+    provider: Provider, method: str | None, kms_key_id: str | None, setting: str
+) -> Encryption | None:
+    """Encryption by its settings. ``setting`` is their name, with a gap for the rest of it.
+
+    Raises ``Misconfigured`` if the store does not have it.
+    """
+    if kms_key_id and method != "aws:kms":
+        name, other = setting.format("KMS_KEY_ID"), setting.format("ENCRYPTION")
+        raise Misconfigured(f"{name} has no effect without {other}=aws:kms. Set it, or unset both.")
+    if not method:
+        return None
+    if not (provider.has_kms if method == "aws:kms" else provider.encrypts):
+        raise Misconfigured(
+            f"{setting.format('ENCRYPTION')} is {method}, which {provider.name} does not take. "
+            "Unset it, and set the encryption on the bucket in the provider's own console."
+        )
+    return Encryption((kms_key_id or "") if method == "aws:kms" else None)
 
 
 def _refuse_orphans(config: Config) -> None:
@@ -88,7 +169,7 @@ def _refuse_orphans(config: Config) -> None:
     given = [
         f"DARKROOM_{name.upper()}"
         for name, field in type(config.storage).model_fields.items()
-        if getattr(config.storage, name) not in (field.default, "")
+        if name.startswith("s3_") and getattr(config.storage, name) not in (field.default, "")
     ]
     if given:
         raise Misconfigured(
@@ -97,17 +178,39 @@ def _refuse_orphans(config: Config) -> None:
         )
 
 
-def _prefix(given: str | None) -> str:
+def checked_bucket(setting: str, given: str) -> str:
+    """Return ``given``. Raises ``Misconfigured`` unless it is the name of a bucket."""
+    if _BUCKET.fullmatch(given) is None:
+        raise Misconfigured(
+            f"{setting} is {given!r}, which is not a valid bucket name. Use the name alone: 3 to "
+            "63 lower-case letters, digits, dots and hyphens."
+        )
+    return given
+
+
+def checked_region(setting: str, given: str | None) -> str | None:
+    """Return ``given``, None if it is empty. Raises ``Misconfigured``."""
+    if given and _REGION.fullmatch(given) is None:
+        raise Misconfigured(
+            f"{setting} is {given!r}, which is not a valid region name. Use a name such as "
+            "eu-west-1."
+        )
+    return given or None
+
+
+def checked_prefix(setting: str, given: str | None) -> str:
+    """Prefix that ends with a slash, or empty. Raises ``Misconfigured``."""
     prefix = (given or "").strip("/")
     if prefix and not keys.valid(prefix):
         raise Misconfigured(
-            f"DARKROOM_S3_PREFIX is {given!r}, which is not valid. Use segments of letters, "
+            f"{setting} is {given!r}, which is not valid. Use segments of letters, "
             "digits, `.`, `_` and `-`, separated by slashes; no segment may start with a dot."
         )
     return f"{prefix}/" if prefix else ""
 
 
-def _origin(setting: str, given: str | None) -> str | None:
+def checked_origin(setting: str, given: str | None) -> str | None:
+    """URL without a path, None if it is empty. Raises ``Misconfigured``."""
     if not given:
         return None
     parts = urlsplit(given)
@@ -118,6 +221,6 @@ def _origin(setting: str, given: str | None) -> str | None:
     if parts.path.strip("/") or parts.query or parts.username:
         raise Misconfigured(
             f"{setting} is {given!r}, which is not valid. Use only scheme, host and port. "
-            "DARKROOM_S3_BUCKET names the bucket, and DARKROOM_S3_PREFIX the prefix of the keys."
+            "The bucket and the prefix of the keys have settings of their own."
         )
     return given.rstrip("/")

@@ -1,16 +1,14 @@
-"""Artifact storage in an S3 bucket, with S3's own multipart uploads for those of clients."""
+"""Artifact storage in an S3 bucket."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
 import logging
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import Any, BinaryIO
+from typing import Any
 from weakref import WeakValueDictionary
 
 from botocore.exceptions import ClientError
@@ -19,27 +17,32 @@ from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import (
     ArtifactNotFound,
     Forbidden,
-    InvalidInput,
-    NotFound,
     StorageUnavailable,
     TooLarge,
-    Unsupported,
 )
 from serve_app.domain.upload import UploadPart
 from serve_app.storage import keys as key_names
-from serve_app.storage.atomic_file import in_thread, run_blocking, write_all
-from serve_app.storage.keys import missing_part, upload_not_found
+from serve_app.storage.atomic_file import run_blocking
 from serve_app.storage.listing import FOLDERS, StoredObject
 from serve_app.storage.s3 import errors
+from serve_app.storage.s3.checksums import Checksum, md5
 from serve_app.storage.s3.clients import S3Clients, StaticKey
 from serve_app.storage.s3.location import S3Location
-from serve_app.storage.s3.transfer import PART_BYTES, AlreadyExists, S3Download, S3Upload, md5
+from serve_app.storage.s3.parts import S3Parts
+from serve_app.storage.s3.transfer import (
+    PART_BYTES,
+    AlreadyExists,
+    S3Download,
+    S3Upload,
+    check_encryption,
+    encryption_parameters,
+)
 
 log = logging.getLogger(__name__)
 
-TOO_SMALL = "S3 accepts parts under 5 MiB only as the last part: send larger parts"
-
 READING = "s3:GetObject (and s3:ListBucket, to detect missing objects)"
+
+MAX_DELETES = 1000  # objects in one DeleteObjects; the limit of S3
 
 LINK_CACHING = "private, max-age=31536000, immutable"
 
@@ -65,7 +68,7 @@ class S3Storage:
         """``spool``: see ``S3Parts``."""
         self.location = location
         self._clients = S3Clients(location, key)
-        self._in_parts = S3Parts(self._clients, location.bucket, spool)
+        self._in_parts = S3Parts(self._clients, location, spool)
         self._max_bytes = max_bytes
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -90,6 +93,9 @@ class S3Storage:
         if self.location.conditional_writes:
             put["IfNoneMatch"] = "*"
             headers.append(("if-none-match", "*"))
+        if self.location.encryption is not None:
+            put |= self.location.encryption.parameters()
+            headers += self.location.encryption.headers()
         signer, valid = self._clients.uploads, int(valid_s)
         return UploadTicket(
             key=key,
@@ -99,6 +105,7 @@ class S3Storage:
             headers=tuple(headers),
             delete_url=signer.generate_presigned_url("delete_object", named, valid),
             takes_md5=True,
+            etag_is_md5=self.location.etag_is_md5,
         )
 
     def link(self, key: str, media_type: str, disposition: str, valid_s: float) -> str | None:
@@ -184,11 +191,23 @@ class S3Storage:
                 page["ContinuationToken"] = answer["NextContinuationToken"]
 
     async def delete(self, keys: Sequence[str]) -> None:
-        # One call per key: not every store can delete several objects in one call.
         names = [self.location.name(key) for key in keys if key_names.valid(key)]
+        if self.location.provider.deletes_many and len(names) > 1:
+            batches = [names[at : at + MAX_DELETES] for at in range(0, len(names), MAX_DELETES)]
+            await asyncio.gather(*(self._delete_many(batch) for batch in batches))
+            return
         await asyncio.gather(
             *(self._clients.call("s3:DeleteObject", "delete_object", Key=name) for name in names)
         )
+
+    async def _delete_many(self, names: Sequence[str]) -> None:
+        """Delete at most ``MAX_DELETES`` objects. S3 answers 200 also if some remain."""
+        objects = {"Objects": [{"Key": name} for name in names], "Quiet": True}
+        answer = await self._clients.call("s3:DeleteObject", "delete_objects", Delete=objects)
+        remaining = [each for each in answer.get("Errors", ()) if each["Code"] != "NoSuchKey"]
+        if remaining:
+            first = ClientError({"Error": remaining[0]}, "DeleteObjects")
+            raise errors.explain(first, self.location, "s3:DeleteObject") from first
 
     async def check(self) -> None:
         """Write, read and delete a small object with short timeouts. Raises ``DarkroomError``."""
@@ -196,8 +215,17 @@ class S3Storage:
         content = secrets.token_bytes(32)
         client = self._clients.checks
         run = self._clients.check
-        await run("s3:PutObject", client.put_object, **named, Body=content, ContentMD5=md5(content))
+        stored = await run(
+            "s3:PutObject",
+            client.put_object,
+            **named,
+            **encryption_parameters(self.location),
+            **Checksum(self.location).of(content),
+            Body=content,
+            ContentMD5=md5(content),
+        )
         try:
+            check_encryption(self.location, stored)
             answer = await run("s3:GetObject", client.get_object, **named)
             back = await run("s3:GetObject", answer["Body"].read)
         finally:
@@ -269,102 +297,3 @@ async def _digest(chunks: AsyncIterator[bytes]) -> tuple[int, bytes]:
         size += len(chunk)
         await run_blocking(digest.update, chunk)
     return size, digest.digest()
-
-
-class S3Parts:
-    """Multipart uploads to S3.
-
-    A part is collected in an unnamed file first, because S3 needs its size and MD5 before its
-    bytes, and slow clients should not hold memory.
-    """
-
-    def __init__(self, clients: S3Clients, bucket: str, spool: Path | None) -> None:
-        """``spool``: folder of these files; None: the system's folder for temporary files."""
-        self._clients = clients
-        self._bucket = bucket
-        self._spool = spool
-
-    async def begin(self, name: str, media_type: str) -> str:
-        answer = await self._clients.call(
-            "s3:PutObject", "create_multipart_upload", Key=name, ContentType=media_type
-        )
-        return str(answer["UploadId"])
-
-    async def put(
-        self, name: str, parts_id: str, number: int, chunks: AsyncIterator[bytes]
-    ) -> UploadPart:
-        spooled = await in_thread(_Spooled, self._spool)
-        try:
-            await write_all(chunks, spooled.write)
-            spooled.file.seek(0)
-            answer = await self._known(
-                "upload_part",
-                Key=name,
-                UploadId=parts_id,
-                PartNumber=number,
-                Body=spooled.file,
-                ContentLength=spooled.size,
-                ContentMD5=spooled.md5,
-            )
-            return UploadPart(number, str(answer["ETag"]).strip('"'), spooled.size)
-        finally:
-            spooled.file.close()
-
-    async def join(self, name: str, parts_id: str, etags: Mapping[int, str]) -> None:
-        parts = [{"PartNumber": number, "ETag": f'"{etags[number]}"'} for number in sorted(etags)]
-        await self._known(
-            "complete_multipart_upload",
-            Key=name,
-            UploadId=parts_id,
-            MultipartUpload={"Parts": parts},
-        )
-
-    async def drop(self, name: str, parts_id: str) -> None:
-        try:
-            await self._known("abort_multipart_upload", Key=name, UploadId=parts_id)
-        except NotFound:
-            pass
-        except Unsupported as error:
-            log.warning("The parts of an aborted upload remain in the bucket: %s", error.message)
-
-    async def _known(self, operation: str, **parameters: Any) -> Any:
-        """Call about an existing upload. Raises ``NotFound``, ``InvalidInput``, ``Unsupported``."""
-        method = getattr(self._clients.calls, operation)
-
-        def call() -> Any:
-            try:
-                return method(Bucket=self._bucket, **parameters)
-            except ClientError as error:
-                match errors.code_of(error):
-                    case "NoSuchUpload" | "NoSuchKey" | "404":
-                        raise upload_not_found() from error
-                    case "InvalidPart":
-                        raise missing_part() from error
-                    case "MethodNotAllowed" | "NotImplemented" | "501" | "405":
-                        raise Unsupported(f"the store does not support {operation}") from error
-                    case "EntityTooSmall":
-                        raise InvalidInput.of_field("parts", TOO_SMALL) from error
-                    case _:
-                        raise
-
-        return await self._clients.in_thread("s3:PutObject", call)
-
-
-class _Spooled:
-    """Unnamed temporary file of one part. Every method blocks."""
-
-    def __init__(self, directory: Path | None) -> None:
-        if directory is not None:
-            directory.mkdir(parents=True, exist_ok=True)
-        self.file: BinaryIO = TemporaryFile(dir=directory)  # noqa: SIM115 closed by its owner
-        self.size = 0
-        self._digest = hashlib.md5(usedforsecurity=False)
-
-    def write(self, data: bytes) -> None:
-        self.file.write(data)
-        self._digest.update(data)
-        self.size += len(data)
-
-    @property
-    def md5(self) -> str:
-        return base64.b64encode(self._digest.digest()).decode()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import logging
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from serve_app.domain.errors import StorageUnavailable
 from serve_app.storage.s3 import errors
+from serve_app.storage.s3.checksums import Checksum, Digests, ReadCheck, damaged, md5
 from serve_app.storage.s3.location import S3Location
 
 log = logging.getLogger(__name__)
@@ -34,8 +36,11 @@ class S3Upload:
 
     def __init__(self, client: Any, location: S3Location, name: str, media_type: str) -> None:
         self._client = client
+        self._location = location
         self._object = {"Bucket": location.bucket, "Key": name}
-        self._media_type = media_type
+        self._made = {"ContentType": media_type, **encryption_parameters(location)}
+        self._checksum = Checksum(location)
+        self._digests = Digests(location)
         self._condition = {"IfNoneMatch": "*"} if location.conditional_writes else {}
         self._lock = threading.Lock()
         self._discarded = False
@@ -89,42 +94,79 @@ class S3Upload:
                 log.info("The parts of an aborted upload remain in the bucket: %s", error)
 
     def _put_whole(self) -> None:
-        self._client.put_object(
+        self._digests.add(self._held)
+        answer = self._client.put_object(
             **self._object,
             **self._condition,
+            **self._made,
+            **self._checksum.of(self._held),
             Body=self._held,
-            ContentType=self._media_type,
             ContentMD5=md5(self._held),
         )
+        self._verify(answer)
 
     def _send_held(self) -> None:
         if self._upload_id is None:
             begun = self._client.create_multipart_upload(
-                **self._object, ContentType=self._media_type
+                **self._object, **self._made, **self._checksum.algorithm()
             )
             self._upload_id = begun["UploadId"]
+            check_encryption(self._location, begun)
         number = len(self._parts) + 1
+        self._digests.add(self._held)
+        checksum = self._checksum.of(self._held)
         answer = self._client.upload_part(
             **self._object,
+            **checksum,
             UploadId=self._upload_id,
             PartNumber=number,
             Body=self._held,
             ContentMD5=md5(self._held),
         )
-        self._parts.append({"ETag": answer["ETag"], "PartNumber": number})
+        # S3 wants the checksums again; a store that answers none does not know them.
+        known = checksum if self._checksum.said(answer) else {}
+        self._parts.append({"ETag": answer["ETag"], "PartNumber": number, **known})
 
     def _complete(self) -> None:
-        self._client.complete_multipart_upload(
+        answer = self._client.complete_multipart_upload(
             **self._object,
             **self._condition,
             UploadId=self._upload_id,
             MultipartUpload={"Parts": self._parts},
         )
+        self._verify(answer)
+
+    def _verify(self, answer: Mapping[str, Any]) -> None:
+        """Compare what is stored with what was sent. An object that differs is deleted."""
+        try:
+            if not self._parts:
+                check_encryption(self._location, answer)
+            if not self._digests.verify(answer) and self._checksum:
+                there = self._client.head_object(**self._object, ChecksumMode="ENABLED")
+                self._digests.verify(there)
+        except StorageUnavailable:
+            self._client.delete_object(**self._object)
+            raise
 
 
-def md5(body: bytes) -> str:
-    """MD5 for the header ``Content-MD5``, with which S3 refuses a body damaged in transit."""
-    return base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+def encryption_parameters(location: S3Location) -> Mapping[str, str]:
+    """Parameters for boto3 with which an upload asks for encryption."""
+    return {} if location.encryption is None else location.encryption.parameters()
+
+
+def check_encryption(location: S3Location, answer: Mapping[str, Any]) -> None:
+    """Raise ``StorageUnavailable`` unless the answer to an upload says that it is encrypted."""
+    wanted = location.encryption
+    if wanted is not None and answer.get("ServerSideEncryption") != wanted.method:
+        raise not_encrypted(location)
+
+
+def not_encrypted(location: S3Location) -> StorageUnavailable:
+    return StorageUnavailable(
+        f"{location.description} took an upload without encrypting it as asked. Set the "
+        "encryption on the bucket itself and unset DARKROOM_S3_ENCRYPTION (for a tenant's "
+        "location: `encryption`), or use a store that has it."
+    )
 
 
 # Download of an object, or of a range of it.
@@ -137,12 +179,16 @@ class S3Download:
     """Download of the bytes ``start`` to ``end`` (exclusive). Every method blocks; run it in a
     thread.
 
-    An interrupted stream is resumed where it broke, because objects never change.
+    An interrupted stream is resumed where it broke, because objects never change. If the whole
+    object is read and the store's ETag tells its digest, the last chunk comes only after its digest
+    was found right; else ``DamagedFile`` is raised.
     """
 
     def __init__(self, client: Any, location: S3Location, name: str, start: int, end: int) -> None:
         self._client = client
+        self._location = location
         self._object = {"Bucket": location.bucket, "Key": name}
+        self._check: ReadCheck | None = None  # if the whole object is read
         self._at = start
         self._end = end
         self._body: Any = None
@@ -161,6 +207,7 @@ class S3Download:
                     continue
                 self._at += len(chunk)
                 self._breaks = 0
+                self._verify(chunk)
                 return chunk
             return b""
 
@@ -179,7 +226,24 @@ class S3Download:
                     return b""  # the object is shorter
                 raise
             self._body = answer["Body"]
+            self._begin_check(answer)
         return self._body.read(min(self._end - self._at, CHUNK_BYTES))
+
+    def _begin_check(self, answer: Mapping[str, Any]) -> None:
+        if self._at or not self._location.etag_is_md5:
+            return  # resumed, a part of the object, or a store without such ETags
+        size = str(answer.get("ContentRange", "")).rpartition("/")[2]
+        if size.isdecimal() and int(size) <= self._end:
+            self._end = int(size)
+            check = ReadCheck(answer["ETag"], self._end, PART_BYTES)
+            self._check = check if check.possible else None
+
+    def _verify(self, chunk: bytes) -> None:
+        if self._check is None:
+            return
+        self._check.update(chunk)
+        if self._at >= self._end and not self._check.matches():
+            raise damaged(self._location, "answered with something else than was stored")
 
     def _broke(self, error: BotoCoreError) -> None:
         # Before the first byte boto3 has already retried several times.

@@ -60,7 +60,10 @@ class FakeAppSource:
     fenced: set[LeaseKey] = field(default_factory=set)
     fetched: list[str] = field(default_factory=list)
 
-    async def file_ticket(self, held: LeaseKey, number: int, media_type: str) -> UploadTicket:
+    async def file_ticket(
+        self, held: LeaseKey, tenant: str, number: int, media_type: str
+    ) -> UploadTicket:
+        del tenant
         if held in self.fenced:
             raise Fenced("Only the holder of a lease gets a ticket.")
         return self.storage.ticket(f"r/{held.request_id}/{held.attempt}/{number}", media_type)

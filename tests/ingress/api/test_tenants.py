@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.settings import BUDGET, TenantLimits
+from serve_app.settings import BUDGET, STORAGE, TenantLimits
 from tests.ingress.house import House, built
 
 PROBE = "test/probe"
@@ -48,7 +48,7 @@ async def test_each_limit_says_where_it_comes_from_and_operators_come_first() ->
         )
         assert answer.status_code == 200, answer.text
         shown = answer.json()["limits"]
-        assert {*shown, BUDGET} == {*TenantLimits.model_fields}
+        assert {*shown, BUDGET, STORAGE} == {*TenantLimits.model_fields}
         assert shown["max_running"] == {"value": 2, "source": "api"}
         assert shown["max_uploads_bytes"] == {"value": 10, "source": "api"}
         assert shown["weight"] == {"value": 3, "source": "file"}
@@ -164,3 +164,16 @@ async def test_a_rate_that_an_operator_sets_is_in_force_and_leaves_the_budget() 
         assert answer.json()["limits"]["requests_per_minute"]["source"] == "api"
         own = house.services.config.queue.tenant_limits["other"]
     assert (own.requests_per_minute, own.budget and own.budget.amount) == (30, 5)
+
+
+async def test_a_tenant_gets_a_storage_location_that_exists() -> None:
+    async with built(replica=False) as house, house.client() as admin:
+        refused = await admin.patch("/v1/tenants/other", json={"limits": {"storage": "nowhere"}})
+        assert refused.status_code == 422
+        assert "no storage location 'nowhere'" in refused.text
+        assert "acme" in refused.text
+        changed = await admin.patch("/v1/tenants/other", json={"limits": {"storage": "acme"}})
+        assert changed.json()["storage"] == "acme"
+        assert "storage" not in changed.json()["limits"]
+        back = await admin.patch("/v1/tenants/other", json={"limits": {"storage": None}})
+        assert back.json()["storage"] is None

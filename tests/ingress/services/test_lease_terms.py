@@ -10,9 +10,10 @@ from serve_app.domain.errors import Unavailable
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.media.marking import MarkPolicy
 from serve_app.domain.media.safety import SafetyPolicy
-from serve_app.ingress.services.lease_terms import CatalogLeaseTerms, FilePolicy
+from serve_app.ingress.services.lease_terms import CatalogLeaseTerms, FilePolicy, Places
 from serve_app.ingress.services.services import STUDIO, PoolMap
 from serve_app.settings import PoolConfig, read_config
+from serve_app.storage.keys import location_id
 from tests.fakes.clock import FakeClock
 from tests.fakes.storage import FakeStorage
 from tests.ingress.house import CATALOG
@@ -40,7 +41,7 @@ def test_a_lease_says_where_our_own_files_are_read() -> None:
 
 def test_a_lease_gets_one_ticket_for_each_file_of_its_type(terms: CatalogLeaseTerms) -> None:
     asked = {"num_images": 2, "output_format": "png"}
-    tickets = terms.tickets(LeaseKey("0195-a", 3), FLUX, asked)
+    tickets = terms.tickets(LeaseKey("0195-a", 3), "studio", FLUX, asked)
     assert [ticket.media_type for ticket in tickets] == ["image/png"] * 2
     assert all(ticket.key.startswith("r/0195-a/3/") for ticket in tickets)
     assert all(ticket.max_bytes == 4096 for ticket in tickets)
@@ -51,12 +52,12 @@ def test_each_ticket_has_one_for_a_thumbnail_with_a_name_of_its_own(
     terms: CatalogLeaseTerms,
 ) -> None:
     asked = {"num_images": 2, "output_format": "png"}
-    tickets = terms.tickets(LeaseKey("0195-a", 3), FLUX, asked)
+    tickets = terms.tickets(LeaseKey("0195-a", 3), "studio", FLUX, asked)
     small = [each.thumbnail for each in tickets if each.thumbnail is not None]
     assert [each.media_type for each in small] == [THUMBNAIL_TYPE] * 2
     assert all(re.fullmatch(r"r/0195-a/3/[\w-]{22}\.webp", each.key) for each in small)
     assert len({each.key.partition(".")[0] for each in (*small, *tickets)}) == 4
-    assert terms.tickets(LeaseKey("0195-a", 3), FLUX, asked) == tickets
+    assert terms.tickets(LeaseKey("0195-a", 3), "studio", FLUX, asked) == tickets
 
 
 def test_without_thumbnails_there_are_no_tickets_for_them() -> None:
@@ -64,12 +65,12 @@ def test_without_thumbnails_there_are_no_tickets_for_them() -> None:
     terms = CatalogLeaseTerms(
         CATALOG, storage, 1, names_secret=SECRET, files=FilePolicy(thumbnails=False)
     )
-    (ticket,) = terms.tickets(LeaseKey("0195-a", 3), FLUX, {"output_format": "png"})
+    (ticket,) = terms.tickets(LeaseKey("0195-a", 3), "studio", FLUX, {"output_format": "png"})
     assert ticket.thumbnail is None
 
 
 def test_a_request_without_files_gets_no_ticket(terms: CatalogLeaseTerms) -> None:
-    assert terms.tickets(LeaseKey("0195-a", 1), PROBE, {}) == ()
+    assert terms.tickets(LeaseKey("0195-a", 1), "studio", PROBE, {}) == ()
 
 
 def test_an_endpoint_that_left_the_catalogue_is_none(terms: CatalogLeaseTerms) -> None:
@@ -111,7 +112,7 @@ def test_the_names_of_files_are_the_same_each_time_and_those_of_each_attempt_its
         terms = CatalogLeaseTerms(CATALOG, storage, 1, names_secret=secret)
         endpoint = CATALOG.get("test/probe").endpoint
         held = LeaseKey(request_id, attempt, nonce)
-        return [t.key for t in terms.tickets(held, endpoint, {"artifacts": 3})]
+        return [t.key for t in terms.tickets(held, "studio", endpoint, {"artifacts": 3})]
 
     assert keys("a", 1) == keys("a", 1)
     others = [keys("a", 1), keys("a", 2), keys("b", 1), keys("a", 1, b"t" * 32)]
@@ -150,3 +151,24 @@ def test_a_tenant_may_have_its_own_policy_for_marks() -> None:
     assert terms.marking("lab") is MarkPolicy.OFF
     assert not terms.describe_files
     assert FilePolicy.of(read_config({}), SafetyPolicy()).marking.of("default") is MarkPolicy.ON
+
+
+def test_files_of_a_tenant_go_to_its_location_and_are_found_when_it_has_changed() -> None:
+    storage = FakeStorage(b"k" * 32, "http://in", FakeClock())
+    places = {"studio": "acme"}
+    terms = CatalogLeaseTerms(
+        *(CATALOG, storage, 1),
+        names_secret=SECRET,
+        places=Places(lambda tenant: places.get(tenant, ""), ("acme", "borg")),
+    )
+    held = LeaseKey("0195-a", 3)
+    png = {"output_format": "png"}
+    (there,) = terms.tickets(held, "studio", FLUX, png)
+    (own,) = terms.tickets(held, "other", FLUX, png)
+    assert there.thumbnail is not None
+    assert [location_id(each) for each in (there.key, there.thumbnail.key)] == ["acme", "acme"]
+    assert location_id(terms.snapshot_ticket(held, "studio").key) == "acme"
+    assert location_id(own.key) == location_id(terms.snapshot_ticket(held, "other").key) == ""
+    left = terms.leftovers(held, FLUX, png)
+    assert {there.key, there.thumbnail.key, own.key} < set(left)
+    assert {location_id(key) for key in left} == {"", "acme", "borg"}

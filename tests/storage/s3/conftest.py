@@ -8,7 +8,7 @@ from serve_app.storage.s3.storage import S3Storage
 from tests.storage.s3_servers import S3Server
 
 
-@pytest.fixture(params=["moto", "s3rver"])
+@pytest.fixture(params=["moto", "s3rver", "swift"])
 def server(request: pytest.FixtureRequest) -> S3Server:
     return request.getfixturevalue(f"{request.param}_server")
 

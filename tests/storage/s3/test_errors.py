@@ -73,7 +73,7 @@ def nothing_listens() -> str:
             "region eu-west-3. Set DARKROOM_S3_REGION",
         ),
         (Says(301, "PermanentRedirect"), StorageUnavailable, "another region"),
-        (Says(501, "NotImplemented"), StorageUnavailable, "DARKROOM_S3_CONDITIONAL_WRITES=0"),
+        (Says(501, "NotImplemented"), StorageUnavailable, "DARKROOM_S3_PROVIDER"),
         (Says(405, "MethodNotAllowed"), StorageUnavailable, "DARKROOM_S3_PATH_STYLE=0"),
         (Says(507, "InsufficientCapacity"), StorageFull, "no space left"),
         (Says(503, "SlowDown", "Slow down."), StorageUnavailable, "503 SlowDown: Slow down"),
