@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import inspect
 import typing
+import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
+from pydantic.errors import PydanticUserError
+from pydantic_core import PydanticSerializationError
 
-from darkroom.files import File
+from darkroom.files import PATH_KEY, File, file_as_json, noted_files
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -67,6 +70,8 @@ class App:
 
 def endpoint(path: str = "/") -> Callable[[Method], Method]:
     """Make a method of an app an endpoint. ``path`` is appended to the app's id."""
+    if not isinstance(path, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError('write @darkroom.endpoint("/"), with the path in parentheses')
     if not path.startswith("/"):
         raise ValueError(f"the path of an endpoint begins with a slash: {path!r}")
 
@@ -101,9 +106,13 @@ class EndpointMethod:
         """A result as JSON, where objects stand for files. Raises ``AppError`` if it does not
         have the declared type."""
         try:
-            made = self.output.dump_python(
-                self.output.validate_python(result), mode="json", by_alias=True
-            )
+            with noted_files() as files:
+                checked = self.output.validate_python(result)
+                made = self.output.dump_python(
+                    checked, mode="json", by_alias=True, fallback=file_as_json
+                )
+        except PydanticSerializationError as error:
+            raise AppError(f"{self.name} returned what cannot be sent as JSON: {error}.") from error
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"])
@@ -111,20 +120,43 @@ class EndpointMethod:
                 f"{self.name} returned something else than it declares: "
                 f"{where + ': ' if where else ''}{first['msg']}."
             ) from error
+        if not _named_files(made) <= files:
+            raise AppError(f"{self.name} returned a field {PATH_KEY}, whose name is reserved.")
         return {self.wrap: made} if self.wrap else cast("dict[str, Any]", made)
 
     def input_schema(self) -> dict[str, Any]:
-        schema = self.model.model_json_schema(by_alias=True)
+        schema = _opened(self.model.model_json_schema(by_alias=True))
         return {**schema, "x-fal-order-properties": list(schema.get("properties", {}))}
 
     def output_schema(self) -> dict[str, Any]:
-        schema = self.output.json_schema(mode="serialization", by_alias=True)
+        schema = _opened(self.output.json_schema(mode="serialization", by_alias=True))
         if self.wrap:
             definitions = schema.pop("$defs", None)
             properties = {self.wrap: schema}
             schema = {"type": "object", "properties": properties, "required": [self.wrap]}
             schema |= {"$defs": definitions} if definitions else {}
         return {**schema, "x-fal-order-properties": list(schema.get("properties", {}))}
+
+
+def _opened(schema: dict[str, Any]) -> dict[str, Any]:
+    """``schema`` without a reference at its top, which pydantic makes of a model that contains
+    itself."""
+    reference = schema.get("$ref", "")
+    if not reference.startswith("#/$defs/"):
+        return schema
+    rest = {name: each for name, each in schema.items() if name != "$ref"}
+    return {**rest, **schema["$defs"][reference.removeprefix("#/$defs/")]}
+
+
+def _named_files(value: Any) -> set[str]:
+    """Paths in all objects of ``value`` that look like files."""
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value)
+        own = {fields[PATH_KEY]} if isinstance(fields.get(PATH_KEY), str) else set[str]()
+        return own.union(*map(_named_files, fields.values()))
+    if isinstance(value, list):
+        return set[str]().union(*map(_named_files, cast("list[Any]", value)))
+    return set()
 
 
 def endpoints_of(app: type[App]) -> dict[str, EndpointMethod]:
@@ -144,38 +176,65 @@ def endpoints_of(app: type[App]) -> dict[str, EndpointMethod]:
 
 def _endpoint(app: type[App], path: str, name: str, method: Callable[..., Any]) -> EndpointMethod:
     where = f"{app.__name__}.{name}"
+    if isinstance(inspect.getattr_static(app, name), staticmethod | classmethod):
+        raise TypeError(f"{where} must be a method with `self`")
     try:
         hints = typing.get_type_hints(method, include_extras=True)
-    except NameError as error:
+    except (AttributeError, NameError, SyntaxError, TypeError) as error:
         raise TypeError(f"{where}: {error}; its annotations must be importable") from error
     if "return" not in hints:
         raise TypeError(f"{where} does not say what it returns: add `-> Output`")
-    returned, streams = _streamed(hints["return"])
+    returned, streams = _streamed(where, hints["return"])
     given = list(inspect.signature(method).parameters.values())[1:]
     for parameter in given:
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise TypeError(f"{where}: *{parameter.name} cannot be described; name its arguments")
-        if parameter.name not in hints:
-            raise TypeError(f"{where}: the argument {parameter.name} has no type")
+        _check_argument(where, parameter, hints)
     first = hints[given[0].name] if len(given) == 1 else None
     unpacked = not (isinstance(first, type) and issubclass(first, BaseModel))
     model = _model(name, given, hints) if unpacked else cast("type[BaseModel]", first)
-    output: TypeAdapter[Any] = TypeAdapter(returned)
+    output = _adapter(
+        f"{where} returns a type that JSON cannot describe", returned, "serialization"
+    )
     text = inspect.getdoc(method) or ""
     wrap = _wrap(returned, output)
     return EndpointMethod(path, name, model, unpacked, output, streams, text, wrap)
+
+
+def _check_argument(where: str, parameter: inspect.Parameter, hints: dict[str, Any]) -> None:
+    name = parameter.name
+    if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+        raise TypeError(f"{where}: *{name} cannot be described; name its arguments")
+    if parameter.kind is parameter.POSITIONAL_ONLY:
+        raise TypeError(f"{where}: the argument {name} must be usable by its name: remove the `/`")
+    if name not in hints:
+        raise TypeError(f"{where}: the argument {name} has no type")
+    if name.startswith("_") or (hasattr(BaseModel, name) and name.startswith("model_")):
+        raise TypeError(f"{where}: the argument {name} cannot be a field; rename it")
+    _adapter(f"{where}: the argument {name} has a type that JSON cannot describe", hints[name])
+
+
+def _adapter(
+    problem: str, type_: Any, mode: Literal["validation", "serialization"] = "validation"
+) -> TypeAdapter[Any]:
+    try:
+        made: TypeAdapter[Any] = TypeAdapter(type_)
+        made.json_schema(mode=mode)
+    except PydanticUserError as error:
+        raise TypeError(f"{problem}: {str(error.message).partition(chr(10))[0]}") from error
+    return made
 
 
 def _wrap(returned: Any, output: TypeAdapter[Any]) -> str:
     """Key of an output that is no object: of a file its kind, else ``output``."""
     if isinstance(returned, type) and issubclass(returned, File):
         return returned.kind
-    schema = output.json_schema(mode="serialization")
-    return "" if schema.get("type") == "object" or "$ref" in schema else "output"
+    schema = _opened(output.json_schema(mode="serialization"))
+    return "" if schema.get("type") == "object" else "output"
 
 
-def _streamed(returned: Any) -> tuple[Any, bool]:
+def _streamed(where: str, returned: Any) -> tuple[Any, bool]:
     """Type of the values of a generator, or of the result; and whether it is a generator."""
+    if returned in STREAMS:
+        raise TypeError(f"{where} does not say what it yields: write `-> Iterator[Output]`")
     if typing.get_origin(returned) in STREAMS:
         return typing.get_args(returned)[0], True
     return returned, False
@@ -187,4 +246,7 @@ def _model(name: str, given: Sequence[inspect.Parameter], hints: dict[str, Any])
         for each in given
     }
     made = "".join(part.capitalize() for part in name.split("_")) + "Input"
-    return create_model(made, __config__=ConfigDict(arbitrary_types_allowed=False), **fields)
+    with warnings.catch_warnings():
+        # Fields such as `copy` hide methods of models that nobody calls.
+        warnings.simplefilter("ignore", UserWarning)
+        return create_model(made, __config__=ConfigDict(arbitrary_types_allowed=False), **fields)

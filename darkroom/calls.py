@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
+from contextvars import Context, ContextVar, copy_context
 from pathlib import Path
 
 
@@ -35,7 +34,7 @@ class Call:
     def progress(self, step: int, steps: int) -> None:
         if self.cancelled:
             raise Cancelled
-        self._on_progress(step, steps)
+        self._on_progress(int(step), int(steps))  # they may be numbers of NumPy
 
 
 _CURRENT: ContextVar[Call | None] = ContextVar("darkroom_call", default=None)
@@ -64,11 +63,9 @@ def folder() -> Path | None:
     return call.folder
 
 
-@contextmanager
-def entered(call: Call) -> Generator[None]:
-    """Make ``call`` the current one of this thread or task."""
-    token = _CURRENT.set(call)
-    try:
-        yield
-    finally:
-        _CURRENT.reset(token)
+def context_of(call: Call) -> Context:
+    """Context in which ``call`` is the current one. All steps of a call run in it: those of a
+    generator may run on several threads, between those of others."""
+    context = copy_context()
+    context.run(_CURRENT.set, call)
+    return context

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import mimetypes
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic_core import (
+    CoreSchema,
+    PydanticCustomError,
+    PydanticSerializationError,
+    core_schema,
+)
 
 from darkroom.calls import folder
 
@@ -92,7 +100,33 @@ class File:
         raise PydanticCustomError("file_type", "Input should be a file")
 
     def _plain(self) -> dict[str, Any]:
-        return {PATH_KEY: str(self.path), "media_type": self.media_type, **self.facts}
+        # Absolute: whoever reads it works in another folder.
+        path = str(self.path.absolute())
+        if (written := _WRITTEN.get()) is not None:
+            written.add(path)
+        return {**self.facts, PATH_KEY: path, "media_type": self.media_type}
+
+
+_WRITTEN: ContextVar[set[str] | None] = ContextVar("darkroom_written_files", default=None)
+
+
+@contextmanager
+def noted_files() -> Generator[set[str]]:
+    """Set of the paths of all files that are turned into JSON meanwhile. No other object with
+    ``PATH_KEY`` stands for a file: it may come from a client's text."""
+    noted: set[str] = set()
+    token = _WRITTEN.set(noted)
+    try:
+        yield noted
+    finally:
+        _WRITTEN.reset(token)
+
+
+def file_as_json(value: Any) -> Any:
+    """JSON of a file at a place whose type does not say that it is one, such as ``Any``."""
+    if isinstance(value, File):
+        return value._plain()  # noqa: SLF001  # of this module
+    raise PydanticSerializationError(f"{type(value).__name__} is no type of JSON")
 
 
 class Image(File):

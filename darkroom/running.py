@@ -4,40 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
+from contextlib import aclosing
+from math import inf
 from typing import Any
 
-from darkroom.app import App, EndpointMethod, endpoints_of
-from darkroom.calls import Call, Cancelled, entered
+from darkroom.app import App, AppError, EndpointMethod, endpoints_of
+from darkroom.calls import Call, Cancelled, context_of
+
+END = object()
 
 
-def values(method: Callable[..., Any], args: Any, kwargs: Any, call: Call) -> Iterator[Any]:
-    """Yield the values of a synchronous method: all of a generator, or its one result."""
-    with entered(call):
-        made = method(*args, **kwargs)
-        if inspect.isgenerator(made):
-            try:
-                for value in made:
-                    if call.cancelled:
-                        raise Cancelled
-                    yield value
-            finally:
-                made.close()
-        else:
-            yield made
+def values(method: Callable[..., Any], args: Any, kwargs: Any, call: Call) -> Generator[Any]:
+    """Yield the values of a synchronous method: all of a generator, or its one result. Run every
+    step in the call's context."""
+    made = method(*args, **kwargs)
+    if not inspect.isgenerator(made):
+        yield made
+        return
+    try:
+        for value in made:
+            if call.cancelled:
+                raise Cancelled
+            yield value
+    finally:
+        made.close()
 
 
-async def async_values(
-    method: Callable[..., Any], args: Any, kwargs: Any, call: Call
-) -> AsyncIterator[Any]:
-    """Yield the values of an asynchronous method."""
-    with entered(call):
-        made = method(*args, **kwargs)
-        if inspect.isasyncgen(made):
+async def async_values(method: Callable[..., Any], args: Any, kwargs: Any) -> AsyncGenerator[Any]:
+    """Yield the values of an asynchronous method. Run it in the call's context."""
+    made = method(*args, **kwargs)
+    if inspect.isasyncgen(made):
+        async with aclosing(made):
             async for value in made:
                 yield value
-        else:
-            yield await made
+    else:
+        yield await made
 
 
 def is_async(method: Callable[..., Any]) -> bool:
@@ -50,25 +52,38 @@ def run(app: App, path: str = "/", **given: Any) -> dict[str, Any]:
 
     The input is validated as Darkroom does. Call ``app.setup()`` before, if the method needs it.
     """
-    method = endpoints_of(type(app))[path]
+    methods = endpoints_of(type(app))
+    if (method := methods.get(path)) is None:
+        known = ", ".join(methods)
+        raise AppError(f"{type(app).__name__} has no endpoint {path}; it has {known}.")
     args, kwargs = method.arguments(given)
     bound, call = getattr(app, method.name), Call()
+    context = context_of(call)
     if is_async(bound):
-        made = asyncio.run(_last(async_values(bound, args, kwargs, call)))
+        made = context.run(asyncio.run, _last(async_values(bound, args, kwargs)))
     else:
-        *_, made = values(bound, args, kwargs, call)
-    return method.plain(made)
+        every = context.run(list, values(bound, args, kwargs, call))
+        made = every[-1] if every else END
+    if made is END:
+        raise AppError(nothing_yielded(method))
+    return context.run(method.plain, made)
+
+
+def nothing_yielded(method: EndpointMethod) -> str:
+    return f"{method.name} yielded nothing, so there is no result."
 
 
 async def _last(made: AsyncIterator[Any]) -> Any:
-    last: Any = None
+    last: Any = END
     async for last in made:  # noqa: B007  # the last value is the result
         pass
     return last
 
 
 def described(app: type[App]) -> dict[str, Any]:
-    """Description of an app as JSON: its settings, and its endpoints with their schemas."""
+    """Description of an app as JSON: its settings, and its endpoints with their schemas.
+    ``TypeError`` names what is not usable."""
+    _check_settings(app)
     return {
         "name": app.name or app.__name__.lower(),
         "requirements": None if app.requirements is None else list(app.requirements),
@@ -77,6 +92,28 @@ def described(app: type[App]) -> dict[str, Any]:
         "start_timeout_s": app.start_timeout_s,
         "endpoints": [_described(each) for each in endpoints_of(app).values()],
     }
+
+
+def _check_settings(app: type[App]) -> None:
+    """Settings come from a person's file, so their types are checked."""
+    where = app.__name__
+    listed: Any = app.requirements
+    if listed is not None and (
+        isinstance(listed, str)
+        or not isinstance(listed, Sequence)
+        or not all(isinstance(each, str) for each in listed)
+    ):
+        raise TypeError(f"{where}.requirements must be a list of texts, such as ['numpy>=2']")
+    for name in ("name", "gpu"):
+        text: Any = getattr(app, name)
+        if not isinstance(text, str) and (name, text) != ("gpu", None):
+            raise TypeError(f"{where}.{name} must be a text, not {text!r}")
+    number: Any = app.concurrency
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise TypeError(f"{where}.concurrency must be a whole number from 1, not {number!r}")
+    limit: Any = app.start_timeout_s
+    if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 < limit < inf:
+        raise TypeError(f"{where}.start_timeout_s must be a number of seconds, not {limit!r}")
 
 
 def _described(method: EndpointMethod) -> dict[str, Any]:

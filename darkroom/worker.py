@@ -17,24 +17,28 @@ import json
 import socket
 import sys
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, BinaryIO, TextIO, cast
 
 from pydantic import ValidationError
 
 from darkroom.app import App, AppError, EndpointMethod, InvalidField, endpoints_of
-from darkroom.calls import Call, Cancelled, current
-from darkroom.running import async_values, described, is_async, values
+from darkroom.calls import Call, Cancelled, context_of, current
+from darkroom.running import END, async_values, described, is_async, nothing_yielded, values
 
 MAX_LINE = 64 * 2**20
 """Longest message in bytes: inputs are JSON, and their files come by path."""
 
-END = object()
+MAX_LOG_LINE = 10_000
+"""Longest line of a request's log in characters."""
+
+HOME = Path.cwd()
+"""Folder with the app's code, where the process starts."""
 
 
 def load(name: str) -> type[App]:
@@ -42,7 +46,7 @@ def load(name: str) -> type[App]:
     module, _, attribute = name.partition(":")
     try:
         found = getattr(import_module(module), attribute, None)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that ends when it is imported
         raise AppError(f"{module}.py cannot be imported: {_place(error)}") from error
     if not (isinstance(found, type) and issubclass(found, App)):
         raise AppError(f"{module}.py has no class {attribute} that is a darkroom.App")
@@ -52,7 +56,11 @@ def load(name: str) -> type[App]:
 def _place(error: BaseException) -> str:
     """Type and text of an error, with the last line of the app that it came through."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [each for each in frames if "site-packages" not in each.filename]
+    own = [
+        each
+        for each in frames
+        if Path(each.filename).is_relative_to(HOME) and "site-packages" not in each.filename
+    ]
     where = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
     if isinstance(error, SyntaxError):
         where = f" ({Path(error.filename or '?').name}, line {error.lineno})"
@@ -70,10 +78,16 @@ class Worker:
         self._calls: dict[str, tuple[Call, asyncio.Task[None] | None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._threads = ThreadPoolExecutor(max(1, app.concurrency), "call")
+        self.logs: tuple[RequestLog, ...] = ()
 
     def send(self, **message: Any) -> None:
-        """Send a message. May be called on any thread."""
+        """Send a message. May be called on any thread. ``AppError`` if it is too large."""
         line = json.dumps(message).encode() + b"\n"
+        if len(line) > MAX_LINE:
+            raise AppError(
+                f"The output has {len(line) >> 20} MiB as JSON; at most {MAX_LINE >> 20} MiB are "
+                "possible. Return large data as a darkroom.File."
+            )
         self._loop.call_soon_threadsafe(self._writer.write, line)
 
     async def serve(self, reader: asyncio.StreamReader) -> None:
@@ -93,7 +107,8 @@ class Worker:
             failure = {"kind": "failed", "message": f"There is no endpoint {message['path']}."}
             self.send(id=id_, error=failure)
             return
-        task = asyncio.create_task(self._run(call, method, message["input"]))
+        running = self._run(call, method, message["input"])
+        task = asyncio.create_task(running, context=context_of(call))
         # A thread cannot be cancelled: its method sees it at its next progress or yield.
         waits = is_async(getattr(self._app, method.name))
         self._calls[id_] = call, task if waits else None
@@ -118,49 +133,64 @@ class Worker:
     async def _run(self, call: Call, method: EndpointMethod, input: dict[str, Any]) -> None:
         id_ = call.request_id
         try:
-            args, kwargs = method.arguments(input)
-            last: Any = END
-            async for value in self._values(method, args, kwargs, call):
-                if last is not END and method.streams:
-                    self.send(id=id_, partial=method.plain(last))
-                last = value
-            if last is END:
-                message = f"{method.name} yielded nothing, so there is no result."
-                self.send(id=id_, error={"kind": "failed", "message": message})
-            else:
-                self.send(id=id_, output=method.plain(last))
-        except (Cancelled, asyncio.CancelledError):
-            self.send(id=id_, error={"kind": "cancelled", "message": "Cancelled."})
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            self.send(id=id_, error={"kind": "invalid", "field": where, "message": first["msg"]})
-        except InvalidField as error:
-            failure = {"kind": "invalid", "field": error.field, "message": error.message}
-            self.send(id=id_, error=failure)
-        except AppError as error:
-            failure = {"kind": "failed", "message": error.message, "retry": error.retry}
-            self.send(id=id_, error=failure)
+            output = await self._output(call, method, input)
+            self._end_logs(id_)
+            self.send(id=id_, output=output)
         except BaseException as error:  # also SystemExit of a library: the other calls go on
-            traceback.print_exc()
-            self.send(id=id_, error={"kind": "failed", "message": _place(error)})
+            self._end_logs(id_)
+            self.send(id=id_, error=_failure(error))
 
-    async def _values(
+    async def _output(
+        self, call: Call, method: EndpointMethod, input: dict[str, Any]
+    ) -> dict[str, Any]:
+        args, kwargs = method.arguments(input)
+        last: Any = END
+        async with contextlib.aclosing(self._values(method, args, kwargs, call)) as made:
+            async for value in made:
+                if last is not END and method.streams:
+                    self.send(id=call.request_id, partial=method.plain(last))
+                last = value
+        if last is END:
+            raise AppError(nothing_yielded(method))
+        return method.plain(last)
+
+    def _values(
         self, method: EndpointMethod, args: Any, kwargs: Any, call: Call
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncGenerator[Any]:
         bound = getattr(self._app, method.name)
         if is_async(bound):
-            async for value in async_values(bound, args, kwargs, call):
+            return async_values(bound, args, kwargs)
+        return self._in_threads(values(bound, args, kwargs, call))
+
+    async def _in_threads(self, made: Generator[Any]) -> AsyncGenerator[Any]:
+        """Values of a generator whose steps run in threads, all of them in this task's context."""
+        step = partial(self._loop.run_in_executor, self._threads, copy_context().run)
+        try:
+            while (value := await step(next, made, END)) is not END:
                 yield value
-            return
-        made = values(bound, args, kwargs, call)
-        context = copy_context()  # of the call, whichever threads its steps run on
-        while True:
-            step = self._loop.run_in_executor(self._threads, context.run, next, made, END)
-            value = await step
-            if value is END:
-                return
-            yield value
+        finally:
+            await step(made.close)
+
+    def _end_logs(self, id_: str) -> None:
+        for each in self.logs:
+            each.end(id_)
+
+
+def _failure(error: BaseException) -> dict[str, Any]:
+    """Error of a request as JSON."""
+    if isinstance(error, (Cancelled, asyncio.CancelledError)):
+        return {"kind": "cancelled", "message": "Cancelled."}
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return {"kind": "invalid", "field": where, "message": first["msg"]}
+    if isinstance(error, InvalidField):
+        return {"kind": "invalid", "field": error.field, "message": error.message}
+    if isinstance(error, AppError):
+        return {"kind": "failed", "message": error.message, "retry": error.retry}
+    # To the replica's log: a client need not see the code.
+    traceback.print_exception(error, file=sys.__stderr__)
+    return {"kind": "failed", "message": _place(error)}
 
 
 class RequestLog(io.TextIOBase):
@@ -178,11 +208,21 @@ class RequestLog(io.TextIOBase):
             return self._under.write(text)
         *lines, rest = (self._begun.pop(call.request_id, "") + text).split("\n")
         for line in lines:
-            if line.strip():
-                self._worker.send(id=call.request_id, log=[self._level, line])
+            self._send(call.request_id, line)
         if rest:
-            self._begun[call.request_id] = rest
+            # A bar of progress begins its line again and again: what it has overwritten is gone.
+            begun = rest.rstrip("\r").rpartition("\r")[2]
+            self._begun[call.request_id] = begun[:MAX_LOG_LINE] + rest[len(rest.rstrip("\r")) :][:1]
         return len(text)
+
+    def end(self, request_id: str) -> None:
+        """Send the line that a request has begun."""
+        self._send(request_id, self._begun.pop(request_id, ""))
+
+    def _send(self, request_id: str, line: str) -> None:
+        line = line.rstrip("\r").rpartition("\r")[2]
+        if line.strip():
+            self._worker.send(id=request_id, log=[self._level, line[:MAX_LOG_LINE]])
 
     def flush(self) -> None:
         self._under.flush()
@@ -192,6 +232,16 @@ class RequestLog(io.TextIOBase):
 
     def fileno(self) -> int:
         return self._under.fileno()
+
+    # Libraries read these two of the real ones.
+
+    @property
+    def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._under.encoding
+
+    @property
+    def buffer(self) -> BinaryIO:
+        return self._under.buffer
 
 
 async def serve(name: str, descriptor: int) -> int:
@@ -216,8 +266,11 @@ async def serve(name: str, descriptor: int) -> int:
     except Exception as error:
         traceback.print_exc()
         return await failed(f"setup() failed: {_place(error)}")
-    sys.stdout = RequestLog(worker, "INFO", sys.stdout)
-    sys.stderr = RequestLog(worker, "ERROR", sys.stderr)
+    worker.logs = (
+        RequestLog(worker, "INFO", sys.stdout),
+        RequestLog(worker, "ERROR", sys.stderr),
+    )
+    sys.stdout, sys.stderr = worker.logs
     worker.send(ready=True)
     with contextlib.suppress(ConnectionError):  # the replica died: there is nobody to answer
         await worker.serve(reader)

@@ -1,0 +1,138 @@
+"""Files in inputs and outputs of apps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image as PillowImages
+from pydantic import BaseModel, ValidationError
+
+from darkroom import App, AppError, Audio, File, Image, Video, endpoint, run
+from darkroom.app import endpoints_of
+from darkroom.calls import Call, context_of
+
+
+class Layer(BaseModel):
+    image: Image
+    note: str = ""
+
+
+class Layers(BaseModel):
+    layers: list[Layer]
+    cover: Image | None = None
+    pair: tuple[Image, Video] | None = None
+
+
+class Editor(App):
+    @endpoint("/nested")
+    def nested(self, given: Layers) -> Layers:
+        return given
+
+    @endpoint("/anything")
+    def anything(self, image: Image) -> dict[str, Any]:
+        return {"images": [image], "deeper": {"also": (image,)}}
+
+    @endpoint("/files")
+    def files(self, by_name: dict[str, File], sound: Audio | str = "none") -> dict[str, File]:
+        return by_name
+
+    @endpoint("/echo")
+    def echo(self, options: dict[str, Any]) -> dict[str, Any]:
+        return {"options": options}
+
+
+def given(path: str) -> dict[str, str]:
+    return {"$file": path}
+
+
+def test_files_are_found_in_models_lists_and_tuples() -> None:
+    made = run(
+        Editor(),
+        "/nested",
+        layers=[{"image": given("/a/1.png")}, {"image": given("/a/2.jpg"), "note": "n"}],
+        pair=[given("/a/3.webp"), given("/a/4.mp4")],
+    )
+    assert made == {
+        "layers": [
+            {"image": {"$file": "/a/1.png", "media_type": "image/png"}, "note": ""},
+            {"image": {"$file": "/a/2.jpg", "media_type": "image/jpeg"}, "note": "n"},
+        ],
+        "cover": None,
+        "pair": [
+            {"$file": "/a/3.webp", "media_type": "image/webp"},
+            {"$file": "/a/4.mp4", "media_type": "video/mp4"},
+        ],
+    }
+
+
+def test_files_are_also_sent_where_the_type_does_not_say_so() -> None:
+    file = {"$file": "/a/1.png", "media_type": "image/png"}
+    made = run(Editor(), "/anything", image=given("/a/1.png"))
+    assert made == {"images": [file], "deeper": {"also": [file]}}
+
+
+def test_an_input_may_be_a_file_of_the_test_itself() -> None:
+    made = run(Editor(), "/files", by_name={"a": File("/a/b.unknown")})
+    assert made == {"a": {"$file": "/a/b.unknown", "media_type": "application/octet-stream"}}
+
+
+def test_a_text_of_a_client_never_becomes_a_file() -> None:
+    with pytest.raises(AppError, match=r"\$file, whose name is reserved"):
+        run(Editor(), "/echo", options={"deep": [given("/etc/passwd")]})
+
+
+@pytest.mark.parametrize("value", ["/a/1.png", 1, None, {"$file": 1}, {"url": "http://a/b.png"}])
+def test_what_is_no_file_is_refused(value: Any) -> None:
+    with pytest.raises(ValidationError, match="Input should be a file"):
+        run(Editor(), "/anything", image=value)
+
+
+def test_the_schemas_say_which_fields_are_files() -> None:
+    methods = endpoints_of(Editor)
+    nested = methods["/nested"]
+    layer = nested.input_schema()["$defs"]["Layer"]["properties"]["image"]
+    marks = {"format": "uri", "type": "string", "x-darkroom-file": "image"}
+    assert layer == marks | {"title": "Image"}
+    layer = nested.output_schema()["$defs"]["Layer"]["properties"]["image"]
+    assert layer["type"] == "object"
+    assert layer["x-darkroom-file"] == "image"
+    assert {"url", "width", "height"} <= layer["properties"].keys()
+    by_name = methods["/files"].input_schema()["properties"]["by_name"]["additionalProperties"]
+    assert by_name["x-darkroom-file"] == "file"
+
+
+def test_files_are_written_to_the_folder_of_the_call(tmp_path: Path) -> None:
+    def draw() -> tuple[File, Image]:
+        text = File.from_bytes(b"hello", "text/plain", words=1)
+        return text, Image.from_pil(PillowImages.new("RGB", (4, 3)), "webp")
+
+    text, image = context_of(Call(folder=tmp_path)).run(draw)
+    assert text.read_bytes() == b"hello"
+    assert text.path.suffix == ".txt"
+    assert text.facts == {"words": 1}
+    assert image.facts == {"width": 4, "height": 3}
+    assert image.media_type == "image/webp"
+    assert image.open().size == (4, 3)
+    assert {text.path.parent, image.path.parent} == {tmp_path}
+
+
+class Writer(App):
+    @endpoint("/")
+    def write(self) -> File:
+        Path("here.txt").write_text("a")
+        return File("here.txt", language="en", media_type="text/plain")
+
+
+def test_a_relative_path_is_one_of_the_process_that_wrote_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(Writer()) == {
+        "file": {
+            "$file": str(tmp_path / "here.txt"),
+            "media_type": "text/plain",
+            "language": "en",
+        }
+    }
