@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from serve_app.cli.accounting.usage import usage_group
+from serve_app.cli.administration.audit import audit_group
 from serve_app.cli.commands import (
     backup,
     completion,
@@ -322,7 +323,7 @@ main.add_command(warm_command)
 main.add_command(watch_spot_command)
 main.add_command(usage_group)
 main.add_command(operations.queue_command)
-main.add_command(operations.audit_command)
+main.add_command(audit_group)
 main.add_command(operations.endpoints_group)
 main.add_command(webhooks.webhooks_group)
 main.add_command(keys_group)

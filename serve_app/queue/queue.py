@@ -14,6 +14,7 @@ from serve_app.postgres.database import Database
 from serve_app.postgres.fair_reads import FairReads
 from serve_app.postgres.leader_election import LeaderElection
 from serve_app.queue.after_commit import AfterCommit
+from serve_app.queue.audit_log import SEAL_EVERY_S
 from serve_app.queue.billing.budget_warnings import WARN_EVERY_S, PostgresBudgetWarnings
 from serve_app.queue.billing.replica_hours import SAMPLE_EVERY_S, PostgresCostBook
 from serve_app.queue.billing.rollup import UsageRollup
@@ -221,6 +222,7 @@ class PostgresQueue:
         elected_to_sample = parts.election.on_leader(
             "replica_hours", SAMPLE_EVERY_S, self.costs.sample
         )
+        elected_to_seal = parts.election.on_leader("audit", SEAL_EVERY_S, parts.operations.log.seal)
         rounds: list[tuple[float, Mapping[str, Work]]] = [
             (check_s, {"look_for_work": parts.polls.refresh, "record_idle": self._record_idle}),
             (
@@ -264,12 +266,13 @@ class PostgresQueue:
             (MEASURE_TABLES_EVERY_S, {"measure_tables": parts.tables.measure}),
             (WARN_EVERY_S, {"warn_of_budgets": elected_to_warn}),
             (SAMPLE_EVERY_S, {"sample_replicas": elected_to_sample}),
+            (SEAL_EVERY_S, {"seal_audit": elected_to_seal}),
             (
                 RETENTION_EVERY_S,
                 {
                     "delete_aged": elected(removal.delete_aged),
                     "delete_expired_keys": elected(removal.delete_expired_keys),
-                    "delete_audit": elected(removal.delete_audit),
+                    "delete_audit": elected(partial(parts.operations.log.prune, parts.retention)),
                     "roll_up_usage": elected(self.rollup.roll_up),
                 },
             ),

@@ -123,7 +123,7 @@ async def built(
     keys = FakeKeyRing(clock, queue.operations.note)
     scripted = ScriptedReplica(queue, storage)
     metrics = Metrics(CollectorRegistry())
-    seeds = FakeSigningSeeds(clock)
+    seeds = FakeSigningSeeds(clock, queue.operations.note)
     compose = ComposeByMark(
         Composer(queue, storage),
         {MARK: PredictionComposer(queue, PredictionRenderer(catalog, storage))},

@@ -32,6 +32,7 @@ from serve_app.ingress.api import (
     warm,
     webhooks,
 )
+from serve_app.ingress.api.administration import audit
 from serve_app.ingress.api.billing import pricing, report, sums
 from serve_app.ingress.api.gallery import items, shares, zip_files
 from serve_app.ingress.http.auth import authenticate
@@ -236,6 +237,7 @@ ROUTES = [
     *drafts.ROUTES,
     *requests.ROUTES,
     *operations.ROUTES,
+    *audit.ROUTES,
     *rendering.ROUTES,
     *webhooks.ROUTES,
     *model_entries.ROUTES,

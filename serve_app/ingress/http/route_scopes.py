@@ -58,7 +58,9 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/v1/usage/report": OPERATOR,
         "/v1/models/analytics": USAGE,
         "/v1/queue": OPERATOR,
-        "/v1/audit": OPERATOR,
+        "/v1/audit": TENANT_ADMIN,  # `operator` for other tenants
+        "/v1/audit/export": OPERATOR,
+        "/v1/audit/head": OPERATOR,
         "/v1/warm": OPERATOR,
         "/v1/tenants": OPERATOR,
         "/v1/tenants/{tenant}": OPERATOR,

@@ -103,6 +103,11 @@ EXAMPLES = {
     "tenants disable": ("darkroom tenants disable studio-a --cancel",),
     "tenants enable": ("darkroom tenants enable studio-a",),
     "queue": ("darkroom queue",),
+    "audit export": ("darkroom audit export -o audit.jsonl",),
+    "audit verify": (
+        "darkroom audit verify audit.jsonl",
+        "darkroom audit verify --anchors /mnt/elsewhere/anchors",
+    ),
     "endpoints pause": ("darkroom endpoints pause fal-ai/flux/dev",),
     "endpoints drain": ("darkroom endpoints drain fal-ai/flux/dev",),
     "endpoints resume": ("darkroom endpoints resume fal-ai/flux/dev",),
