@@ -10,6 +10,7 @@ import click
 
 from serve_app.cli.accounting.usage import usage_group
 from serve_app.cli.administration.audit import audit_group
+from serve_app.cli.administration.tenants import tenants_group
 from serve_app.cli.commands import (
     backup,
     completion,
@@ -21,7 +22,7 @@ from serve_app.cli.commands import (
     serve_config,
     webhooks,
 )
-from serve_app.cli.commands.keys import keys_group, tenants_group
+from serve_app.cli.commands.keys import keys_group
 from serve_app.cli.commands.models import models_group
 from serve_app.cli.commands.top import top_command
 from serve_app.cli.commands.tune import tune_command

@@ -38,6 +38,7 @@ from serve_app.storage.directory import DirectoryStorage
 from serve_app.storage.selection import create_storage
 from serve_app.telemetry.metrics import Metrics, MetricsServer
 from serve_app.telemetry.version import package_version
+from serve_app.tenants.deletions import PostgresTenantDeletions
 from serve_app.tenants.first_key import ensure_first_key
 from serve_app.tenants.key_ring import KeyRing
 from serve_app.tenants.tenants import PostgresTenants
@@ -78,7 +79,9 @@ async def open_reads(stack: AsyncExitStack, database: Database, metrics: Metrics
 
 async def open_tenants(database: Database, clock: Clock) -> LiveTenants:
     """Limits of tenants that operators have set. Their owner starts and closes them."""
-    tenants = LiveTenants(PostgresTenants(database, clock))
+    tenants = LiveTenants(
+        PostgresTenants(database, clock), PostgresTenantDeletions(database, clock)
+    )
     await tenants.refresh()
     return tenants
 

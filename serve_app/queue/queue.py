@@ -34,6 +34,7 @@ from serve_app.queue.store.config import QueueLimits, Retention
 from serve_app.queue.store.diagnostics import MEASURE_EVERY_S, VacuumMonitor
 from serve_app.queue.store.table_sizes import MEASURE_TABLES_EVERY_S, TableMonitor
 from serve_app.queue.submitter import Submitter
+from serve_app.queue.tenant_deletion import DELETE_EVERY_S, TenantDeletionJob
 from serve_app.queue.transactions import snapshots
 from serve_app.queue.transactions.garbage import GarbageFiles
 from serve_app.queue.transactions.history import History
@@ -69,6 +70,7 @@ class QueueParts:
     clock: Clock
     log: RequestLog
     operations: PostgresOperations
+    deletions: TenantDeletionJob
     garbage: GarbageFiles
     vacuum: VacuumMonitor
     tables: TableMonitor
@@ -102,6 +104,8 @@ def assemble(
     election = LeaderElection(database, clock, ingress_id)
     warm = StoredWarmTargets(database)
     kept = retention or Retention()
+    operations = PostgresOperations(database, limits, state.pauses, warm, after)
+    removal = Removal(database, kept, garbage, state.requests, after)
     parts = QueueParts(
         state=state,
         after=after,
@@ -110,11 +114,12 @@ def assemble(
         heartbeats=Heartbeats(database, limits, terms, state, metrics),
         finisher=Finisher(database, limits, after, metrics, clock),
         reaper=Reaper(database, limits, liveness, state, after, metrics),
-        removal=Removal(database, kept, garbage, state.requests, after),
+        removal=removal,
         retention=kept,
         clock=clock,
         log=RequestLog(database, state.requests),
-        operations=PostgresOperations(database, limits, state.pauses, warm, after),
+        operations=operations,
+        deletions=TenantDeletionJob(database, removal, operations, garbage, after),
         garbage=garbage,
         vacuum=VacuumMonitor(database, metrics, state.snapshots.measured),
         tables=TableMonitor(reads or database, election, metrics),
@@ -223,6 +228,9 @@ class PostgresQueue:
             "replica_hours", SAMPLE_EVERY_S, self.costs.sample
         )
         elected_to_seal = parts.election.on_leader("audit", SEAL_EVERY_S, parts.operations.log.seal)
+        elected_to_delete = parts.election.on_leader(
+            "tenant deletions", DELETE_EVERY_S, parts.deletions.advance
+        )
         rounds: list[tuple[float, Mapping[str, Work]]] = [
             (check_s, {"look_for_work": parts.polls.refresh, "record_idle": self._record_idle}),
             (
@@ -267,6 +275,7 @@ class PostgresQueue:
             (WARN_EVERY_S, {"warn_of_budgets": elected_to_warn}),
             (SAMPLE_EVERY_S, {"sample_replicas": elected_to_sample}),
             (SEAL_EVERY_S, {"seal_audit": elected_to_seal}),
+            (DELETE_EVERY_S, {"delete_tenants": elected_to_delete}),
             (
                 RETENTION_EVERY_S,
                 {

@@ -279,6 +279,11 @@ class BillingSettings(SettingsGroup):
         ge=40,
         description="Days after which lines of usage are rolled up by day. Unset: never.",
     )
+    deleted_tenant_usage: Literal["named", "anonymous", "nothing"] = Field(
+        default="named",
+        description="What is kept of the usage of a deleted tenant: sums by day under its name, "
+        "under a random one, or nothing.",
+    )
 
 
 class WebhookSettings(SettingsGroup):

@@ -48,6 +48,7 @@ from tests.fakes.liveness import FakeLiveness
 from tests.fakes.queue import FakeQueue
 from tests.fakes.signing_seeds import FakeSigningSeeds
 from tests.fakes.storage import FakeStorage
+from tests.fakes.tenant_deletions import FakeTenantDeletions
 from tests.fakes.tenants import FakeTenants
 from tests.fakes.uploads import FakeUploads
 from tests.ingress.answers import CheckedAnswers, contract_of
@@ -137,7 +138,8 @@ async def built(
     live = LiveCatalog(stored, config, catalog)
     if config.models.models is not None:
         await live.use(config)
-    tenants = LiveTenants(FakeTenants(clock, keys, queue.operations.note))
+    stored_tenants = FakeTenants(clock, keys, queue.operations.note)
+    tenants = LiveTenants(stored_tenants, FakeTenantDeletions(clock, stored_tenants))
     services = Services(
         config=config,
         file_config=config,

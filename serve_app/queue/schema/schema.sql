@@ -557,6 +557,15 @@ CREATE TABLE replica_hours (
     CONSTRAINT replica_hours_pkey PRIMARY KEY (hour, pool, gpu)
 );
 
+CREATE TABLE tenant_deletions (
+    tenant text NOT NULL,
+    asked_at timestamptz NOT NULL,
+    actor text NOT NULL,
+    kept_as text,
+    ended_at timestamptz,
+    CONSTRAINT tenant_deletions_pkey PRIMARY KEY (tenant)
+);
+
 CREATE FUNCTION add_to_upload_totals() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -691,6 +700,17 @@ BEGIN
     DELETE FROM share_links WHERE request_id = OLD.id;
     DELETE FROM favourites WHERE tenant = OLD.tenant AND request_id = OLD.id;
     RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION keep_disabled() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    IF EXISTS (SELECT FROM tenant_deletions d WHERE d.tenant = OLD.id AND d.ended_at IS NULL) THEN
+        NEW.disabled_at := coalesce(OLD.disabled_at, now());
+    END IF;
+    RETURN NEW;
 END
 $$;
 
@@ -848,6 +868,8 @@ CREATE TRIGGER forget_deleted_in_gallery AFTER DELETE ON requests FOR EACH ROW E
 CREATE TRIGGER forget_emptied_drafts AFTER UPDATE OF deleted_at ON requests FOR EACH ROW WHEN ((new.deleted_at IS NOT NULL)) EXECUTE FUNCTION forget_drafts();
 
 CREATE TRIGGER forget_emptied_in_gallery AFTER UPDATE OF deleted_at ON requests FOR EACH ROW WHEN ((new.deleted_at IS NOT NULL)) EXECUTE FUNCTION forget_in_gallery();
+
+CREATE TRIGGER keep_disabled_until_deleted BEFORE UPDATE OF disabled_at ON tenants FOR EACH ROW WHEN ((new.disabled_at IS NULL)) EXECUTE FUNCTION keep_disabled();
 
 CREATE TRIGGER keep_sealed_entries BEFORE DELETE OR UPDATE ON audit FOR EACH ROW WHEN ((old.sequence IS NOT NULL)) EXECUTE FUNCTION keep_sealed_audit();
 

@@ -29,6 +29,7 @@ ACTIONS: dict[tuple[str, str], str] = {
     ("DELETE", "/v1/models/entries/{endpoint_id:path}"): "model.remove",
     ("DELETE", "/v1/warm/{endpoint_id:path}"): "warm.end",
     ("DELETE", "/v1/keys/{key_id}"): "key.revoke",
+    ("DELETE", "/v1/tenants/{tenant}"): "tenant.delete",
     ("POST", "/v1/keys"): "key.create",
     ("POST", "/v1/keys/{key_id}/rotate"): "key.rotate",
     ("POST", "/v1/tenants"): "tenant.create",

@@ -1,5 +1,5 @@
 -- compatible since 1
--- The audit log as a chain of hashes. A task of one ingress process seals entries after their commit:
+-- The audit log as a chain of hashes, and the deletion of tenants. A task of one ingress process seals entries after their commit:
 -- it numbers them without gaps, in the order in which it sees them, and writes the hash of each, which
 -- covers the hash of the entry before. Acts are written as before. Entries of the version before are
 -- sealed as well.
@@ -61,3 +61,25 @@ BEGIN
     RETURN gone;
 END
 $$;
+
+-- Deletions of tenants. A row whose `ended_at` is null is a job: one ingress process after the other
+-- goes on with it until nothing of the tenant is left.
+CREATE TABLE tenant_deletions (
+    tenant   text PRIMARY KEY,
+    asked_at timestamptz NOT NULL,
+    actor    text NOT NULL,      -- id of the key
+    kept_as  text,               -- tenant of its sums of usage afterwards; null: they are deleted
+    ended_at timestamptz
+);
+
+-- A tenant that is being deleted stays disabled, whatever the version that is asked to enable it.
+CREATE FUNCTION keep_disabled() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM tenant_deletions d WHERE d.tenant = OLD.id AND d.ended_at IS NULL) THEN
+        NEW.disabled_at := coalesce(OLD.disabled_at, now());
+    END IF;
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER keep_disabled_until_deleted BEFORE UPDATE OF disabled_at ON tenants
+    FOR EACH ROW WHEN (NEW.disabled_at IS NULL) EXECUTE FUNCTION keep_disabled();
