@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 from serve_app.cli.accounting.usage import usage_group
+from serve_app.cli.administration.audit import audit_group
+from serve_app.cli.administration.tenants import tenants_group
 from serve_app.cli.apps.deploy import deploy_command
 from serve_app.cli.commands import (
     backup,
@@ -21,7 +23,7 @@ from serve_app.cli.commands import (
     serve_config,
     webhooks,
 )
-from serve_app.cli.commands.keys import keys_group, tenants_group
+from serve_app.cli.commands.keys import keys_group
 from serve_app.cli.commands.models import models_group
 from serve_app.cli.commands.top import top_command
 from serve_app.cli.commands.tune import tune_command
@@ -323,7 +325,7 @@ main.add_command(warm_command)
 main.add_command(watch_spot_command)
 main.add_command(usage_group)
 main.add_command(operations.queue_command)
-main.add_command(operations.audit_command)
+main.add_command(audit_group)
 main.add_command(operations.endpoints_group)
 main.add_command(webhooks.webhooks_group)
 main.add_command(keys_group)

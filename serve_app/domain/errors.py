@@ -142,6 +142,11 @@ class TenantDisabled(Forbidden):
     code = "tenant_disabled"
 
 
+class TenantBeingDeleted(DarkroomError):
+    code = "tenant_being_deleted"
+    retryable = True
+
+
 class NotFound(DarkroomError):
     code = "not_found"
 

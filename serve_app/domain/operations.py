@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:  # its imports need the audit log
+    from serve_app.domain.audit.chain import SealedAct
     from serve_app.domain.request import Priority, State
 
 
@@ -188,6 +189,17 @@ class Operations(Protocol):
         """Write acts to the audit log."""
         ...
 
-    async def audit(self, before: int | None = None, limit: int = 50) -> Sequence[Act]:
-        """Audit log, newest first. ``before``: id of the last row of the previous page."""
+    async def audit(
+        self, before: int | None = None, limit: int = 50, tenant: str | None = None
+    ) -> Sequence[Act]:
+        """Audit log, newest first. ``before``: id of the last row of the previous page. ``tenant``:
+        only the acts about it, without the addresses of others; None: all acts."""
+        ...
+
+    async def audit_chain(self, after: int = 0, limit: int = 500) -> Sequence[SealedAct]:
+        """Sealed acts in the order of the chain, after a place in it."""
+        ...
+
+    async def seal_audit(self) -> SealedAct | None:
+        """Seal all acts. Returns the last one of the chain."""
         ...

@@ -36,6 +36,7 @@ from serve_app.settings import Config, Secrets
 from serve_app.storage.selection import AnyStorage, create_storage, location_ids
 from serve_app.telemetry.metrics import Metrics, MetricsServer
 from serve_app.telemetry.version import package_version
+from serve_app.tenants.deletions import PostgresTenantDeletions
 from serve_app.tenants.first_key import ensure_first_key
 from serve_app.tenants.key_ring import KeyRing
 from serve_app.tenants.tenants import PostgresTenants
@@ -74,7 +75,8 @@ async def open_reads(stack: AsyncExitStack, database: Database, metrics: Metrics
 async def open_tenants(database: Database, clock: Clock, config: Config) -> LiveTenants:
     """Limits of tenants that operators have set. Their owner starts and closes them."""
     locations = await asyncio.to_thread(location_ids, config, Secrets())
-    tenants = LiveTenants(PostgresTenants(database, clock), locations)
+    stored, deletions = PostgresTenants(database, clock), PostgresTenantDeletions(database, clock)
+    tenants = LiveTenants(stored, deletions, locations)
     await tenants.refresh()
     return tenants
 

@@ -367,7 +367,9 @@ class Ingress(ReplicaCalls):
             clock=clock,
             new_id=RequestIds(clock),
             metrics=self._metrics,
-            audit=AuditTrail(self._queue.operations, clock, self._metrics.queue),
+            audit=AuditTrail(
+                *(self._queue.operations, clock, self._metrics.queue, config.audit_anchor_file)
+            ),
             warm=warm,
             safety=self._safety,
             proxy_secret=connections.text_of(secrets.proxy_secret),

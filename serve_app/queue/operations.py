@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from serve_app.domain.errors import AlreadyFinal, RequestActive, RequestNotFound, Unavailable
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.operations import (
-    Act,
     Actor,
     LaneFigures,
     NewAct,
@@ -21,6 +20,7 @@ from serve_app.domain.outcome import Outcome
 from serve_app.domain.request import Priority, State
 from serve_app.postgres.database import Database
 from serve_app.queue.after_commit import AfterCommit
+from serve_app.queue.audit_log import PostgresAuditLog
 from serve_app.queue.fairness.fair_queue import HEAD_START_S
 from serve_app.queue.fairness.pauses import Pauses
 from serve_app.queue.state.warm import StoredWarmTargets
@@ -89,11 +89,6 @@ noted AS (
 )
 SELECT t.priority, m.tenant, m.pool FROM target t LEFT JOIN moved m ON m.id = t.id
 """
-AUDIT = """
--- name: show_audit
-SELECT id, at, actor, action, subject, coalesce(detail, '{}'::json), address FROM audit
-WHERE id < coalesce(%(before)s::bigint, 9223372036854775807) ORDER BY id DESC LIMIT %(limit)s
-"""
 RECORD = """
 -- name: write_audit
 INSERT INTO audit (actor, address, action, subject, detail)
@@ -120,6 +115,8 @@ class PostgresOperations:
         self.set_warm = warm.set
         self.end_warm = warm.end
         self.warm_targets = warm.read
+        log = self.log = PostgresAuditLog(database)
+        self.audit, self.audit_chain, self.seal_audit = log.page, log.chain, log.seal
         self._attempts = EndAttempts(database, limits)
         self._after = after
 
@@ -213,10 +210,6 @@ class PostgresOperations:
         ]
         if rows:
             await self._database.rows(RECORD, {"acts": messages.compact(rows)})
-
-    async def audit(self, before: int | None = None, limit: int = 50) -> Sequence[Act]:
-        rows = await self._database.rows(AUDIT, {"before": before, "limit": limit})
-        return [Act(*row) for row in rows]
 
     async def _current(self, id_: str) -> tuple[State, LeaseKey]:
         """State and attempt of a request that has not ended."""

@@ -14,6 +14,7 @@ from serve_app.postgres.database import Database
 from serve_app.postgres.fair_reads import FairReads
 from serve_app.postgres.leader_election import LeaderElection
 from serve_app.queue.after_commit import AfterCommit
+from serve_app.queue.audit_log import SEAL_EVERY_S
 from serve_app.queue.billing.budget_warnings import WARN_EVERY_S, PostgresBudgetWarnings
 from serve_app.queue.billing.replica_hours import SAMPLE_EVERY_S, PostgresCostBook
 from serve_app.queue.billing.rollup import UsageRollup
@@ -33,6 +34,7 @@ from serve_app.queue.store.config import QueueLimits, Retention
 from serve_app.queue.store.diagnostics import MEASURE_EVERY_S, VacuumMonitor
 from serve_app.queue.store.table_sizes import MEASURE_TABLES_EVERY_S, TableMonitor
 from serve_app.queue.submitter import Submitter
+from serve_app.queue.tenant_deletion import DELETE_EVERY_S, TenantDeletionJob
 from serve_app.queue.transactions import snapshots
 from serve_app.queue.transactions.garbage import GarbageFiles
 from serve_app.queue.transactions.history import History
@@ -68,6 +70,7 @@ class QueueParts:
     clock: Clock
     log: RequestLog
     operations: PostgresOperations
+    deletions: TenantDeletionJob
     garbage: GarbageFiles
     vacuum: VacuumMonitor
     tables: TableMonitor
@@ -101,6 +104,8 @@ def assemble(
     election = LeaderElection(database, clock, ingress_id)
     warm = StoredWarmTargets(database)
     kept = retention or Retention()
+    operations = PostgresOperations(database, limits, state.pauses, warm, after)
+    removal = Removal(database, kept, garbage, state.requests, after)
     parts = QueueParts(
         state=state,
         after=after,
@@ -109,11 +114,12 @@ def assemble(
         heartbeats=Heartbeats(database, limits, terms, state, metrics),
         finisher=Finisher(database, limits, after, metrics, clock),
         reaper=Reaper(database, limits, liveness, state, after, metrics),
-        removal=Removal(database, kept, garbage, state.requests, after),
+        removal=removal,
         retention=kept,
         clock=clock,
         log=RequestLog(database, state.requests),
-        operations=PostgresOperations(database, limits, state.pauses, warm, after),
+        operations=operations,
+        deletions=TenantDeletionJob(database, removal, operations, garbage, after),
         garbage=garbage,
         vacuum=VacuumMonitor(database, metrics, state.snapshots.measured),
         tables=TableMonitor(reads or database, election, metrics),
@@ -221,6 +227,10 @@ class PostgresQueue:
         elected_to_sample = parts.election.on_leader(
             "replica_hours", SAMPLE_EVERY_S, self.costs.sample
         )
+        elected_to_seal = parts.election.on_leader("audit", SEAL_EVERY_S, parts.operations.log.seal)
+        elected_to_delete = parts.election.on_leader(
+            "tenant deletions", DELETE_EVERY_S, parts.deletions.advance
+        )
         rounds: list[tuple[float, Mapping[str, Work]]] = [
             (check_s, {"look_for_work": parts.polls.refresh, "record_idle": self._record_idle}),
             (
@@ -264,12 +274,14 @@ class PostgresQueue:
             (MEASURE_TABLES_EVERY_S, {"measure_tables": parts.tables.measure}),
             (WARN_EVERY_S, {"warn_of_budgets": elected_to_warn}),
             (SAMPLE_EVERY_S, {"sample_replicas": elected_to_sample}),
+            (SEAL_EVERY_S, {"seal_audit": elected_to_seal}),
+            (DELETE_EVERY_S, {"delete_tenants": elected_to_delete}),
             (
                 RETENTION_EVERY_S,
                 {
                     "delete_aged": elected(removal.delete_aged),
                     "delete_expired_keys": elected(removal.delete_expired_keys),
-                    "delete_audit": elected(removal.delete_audit),
+                    "delete_audit": elected(partial(parts.operations.log.prune, parts.retention)),
                     "roll_up_usage": elected(self.rollup.roll_up),
                 },
             ),

@@ -36,7 +36,6 @@ class Removal:
         self._deletion = Deletion(database, retention)
         self._redaction = Redaction(database)
         self.delete_expired_keys = self._deletion.delete_expired_keys
-        self.delete_audit = self._deletion.delete_audit
 
     async def cancel(
         self, tenant: str, request_id: str, actor: Actor | None = None

@@ -108,6 +108,11 @@ class Config(BaseModel):
         return self.server.data_dir / ADDRESS_FILE
 
     @property
+    def audit_anchor_file(self) -> Path | None:
+        """File for the last hashes of the audit log."""
+        return self.queue.audit_anchor_file
+
+    @property
     def tuning_file(self) -> Path:
         """File with what ``darkroom tune`` has measured."""
         return self.models.tuning_file or self.server.data_dir / "tuning.json"

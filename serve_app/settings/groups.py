@@ -248,6 +248,11 @@ class QueueSettings(SettingsGroup):
     audit_retention_days: float = Field(
         default=365.0, gt=0, description="Days after which entries of the audit log are deleted."
     )
+    audit_anchor_file: AbsolutePath | None = Field(
+        default=None,
+        description="File to which each ingress process appends the last hash of the audit log, "
+        "once a minute if it has changed. Keep it on another machine.",
+    )
 
 
 class BillingSettings(SettingsGroup):
@@ -273,6 +278,11 @@ class BillingSettings(SettingsGroup):
         default=None,
         ge=40,
         description="Days after which lines of usage are rolled up by day. Unset: never.",
+    )
+    deleted_tenant_usage: Literal["named", "anonymous", "nothing"] = Field(
+        default="named",
+        description="What is kept of the usage of a deleted tenant: sums by day under its name, "
+        "under a random one, or nothing.",
     )
 
 

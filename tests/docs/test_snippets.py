@@ -33,6 +33,7 @@ NOT_RUN = frozenset(
         "a second terminal",
         "a signed file",
         "a trained LoRA",
+        "it deletes",
         "it would run itself",
         "another machine",
         "another program",

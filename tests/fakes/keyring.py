@@ -51,6 +51,12 @@ class FakeKeyRing:
         self._used.add(info.id)
         return Caller(info.id, info.tenant, info.scopes, info.replay_undelivered, info.endpoints)
 
+    def remove_all(self, tenant: str) -> None:
+        """Remove the keys of a tenant that is deleted."""
+        kept = {id_: each for id_, each in self._keys.items() if each[1].tenant != tenant}
+        self._keys = kept
+        self.disabled.discard(tenant)
+
     async def write_uses(self) -> None:
         used, self._used = self._used, set()
         for key_id in used:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from serve_app.domain.audit.chain import SealedAct
 from serve_app.domain.errors import (
     AlreadyFinal,
     EndpointDraining,
@@ -27,6 +28,7 @@ from serve_app.domain.operations import (
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.ports import Clock
 from serve_app.domain.request import Priority, State
+from serve_app.queue.audit_log import chained
 from serve_app.queue.store import messages
 from tests.fakes.lane_order import ranked_at
 from tests.fakes.queue_row import Row
@@ -150,9 +152,34 @@ class FakeOperations:
         for each in acts:
             self.note(each.actor, each.action, each.subject, each.detail)
 
-    async def audit(self, before: int | None = None, limit: int = 50) -> Sequence[Act]:
+    async def audit(
+        self, before: int | None = None, limit: int = 50, tenant: str | None = None
+    ) -> Sequence[Act]:
         found = [each for each in reversed(self._version) if before is None or each.id < before]
+        if tenant is not None:
+            found = [each for each in found if self._tenant_of(each) == tenant]
         return found[:limit]
+
+    async def audit_chain(self, after: int = 0, limit: int = 500) -> Sequence[SealedAct]:
+        sealed = [
+            SealedAct(
+                0,
+                *(each.id, each.at, each.actor, each.address, each.action, each.subject),
+                *(each.detail, self._tenant_of(each), ""),
+            )
+            for each in self._version
+        ]
+        return chained(None, sealed)[after : after + limit]
+
+    async def seal_audit(self) -> SealedAct | None:
+        return next(reversed(await self.audit_chain(limit=len(self._version))), None)
+
+    def _tenant_of(self, act: Act) -> str:
+        """Tenant that an act is about."""
+        if act.action.startswith("tenant.") or act.action in ("safety.input", "budget.warning"):
+            return act.subject
+        row = self._rows.get(act.subject)
+        return str(act.detail.get("tenant", "" if row is None else row.request.tenant))
 
     def _halt(self, endpoint: str, kind: PauseKind, actor: Actor, action: str) -> Pause:
         halt = self._halts[endpoint] = Pause(endpoint, kind, self._clock.now(), actor.key_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Clock
@@ -12,7 +12,9 @@ from serve_app.queue.transactions.signing_keys import NOTICE_S
 
 
 class FakeSigningSeeds:
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, note: Callable[..., None] = lambda *_: None) -> None:
+        """``note`` writes the audit log."""
+        self._note = note
         self._clock = clock
         self._made: list[tuple[str, bytes, float]] = []  # kid, seed, signs from
 
@@ -27,10 +29,15 @@ class FakeSigningSeeds:
         if at_once:
             self._made = []
             self._make(now)
+            self._rotated(actor, at_once=True)
         elif all(at <= now for *_, at in self._made):
             old = [at for *_, at in self._made if at < now - NOTICE_S]
             self._made = [each for each in self._made if each[2] >= max(old, default=0.0)]
             self._make(now + NOTICE_S)
+            self._rotated(actor, at_once=False)
+
+    def _rotated(self, actor: Actor, *, at_once: bool) -> None:
+        self._note(actor, "webhook.rotate", self._made[-1][0], {"at_once": at_once})
 
     def _make(self, at: float) -> None:
         self._made.append((f"whk_{secrets.token_hex(8)}", secrets.token_bytes(32), at))

@@ -30,6 +30,21 @@ class FakeTenants:
         self._stored: dict[str, TenantInfo] = {}
         self._version = 0
 
+    async def disable_for_deletion(self, tenant: str, usage: str, actor: Actor) -> None:
+        """Disable a tenant without the act of it, and write the act of its deletion."""
+        info = await self.find(tenant)
+        assert info is not None
+        self._version += 1
+        self._stored[tenant] = replace(info, disabled_at=info.disabled_at or self._clock.now())
+        self._keys.disabled = {*self._keys.disabled, tenant}
+        self._note(actor, "tenant.delete", tenant, {"usage": usage})
+
+    def remove(self, tenant: str) -> None:
+        """Remove a tenant and its keys: the end of its deletion."""
+        self._version += 1
+        self._stored.pop(tenant, None)
+        self._keys.remove_all(tenant)
+
     async def version(self) -> str:
         return str(self._version or "")
 

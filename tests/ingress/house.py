@@ -48,6 +48,7 @@ from tests.fakes.liveness import FakeLiveness
 from tests.fakes.queue import FakeQueue
 from tests.fakes.signing_seeds import FakeSigningSeeds
 from tests.fakes.storage import FakeStorage
+from tests.fakes.tenant_deletions import FakeTenantDeletions
 from tests.fakes.tenants import FakeTenants
 from tests.fakes.uploads import FakeUploads
 from tests.ingress.answers import CheckedAnswers, contract_of
@@ -123,7 +124,7 @@ async def built(
     keys = FakeKeyRing(clock, queue.operations.note)
     scripted = ScriptedReplica(queue, storage)
     metrics = Metrics(CollectorRegistry())
-    seeds = FakeSigningSeeds(clock)
+    seeds = FakeSigningSeeds(clock, queue.operations.note)
     compose = ComposeByMark(
         Composer(queue, storage),
         {MARK: PredictionComposer(queue, PredictionRenderer(catalog, storage))},
@@ -137,7 +138,9 @@ async def built(
     live = LiveCatalog(stored, config, catalog)
     if config.models.models is not None:
         await live.use(config)
-    tenants = LiveTenants(FakeTenants(clock, keys, queue.operations.note), frozenset({"acme"}))
+    stored_tenants = FakeTenants(clock, keys, queue.operations.note)
+    deletions = FakeTenantDeletions(clock, stored_tenants)
+    tenants = LiveTenants(stored_tenants, deletions, frozenset({"acme"}))
     services = Services(
         config=config,
         file_config=config,

@@ -207,7 +207,7 @@ storage_option = click.option(
 
 @click.group("tenants")
 def tenants_group() -> None:
-    """Create, show, change and disable tenants."""
+    """Create, show, change, disable, export and delete tenants."""
 
 
 @tenants_group.command("list")

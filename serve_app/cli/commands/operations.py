@@ -1,4 +1,4 @@
-"""Operator commands for a running Darkroom: the queue, the audit log, endpoints and requests."""
+"""Operator commands for a running Darkroom: the queue, endpoints and requests."""
 
 from __future__ import annotations
 
@@ -53,23 +53,6 @@ def queue_lines(seen: dict[str, Any]) -> Iterator[str]:
             f"oldest database transaction: {oldest['age_s']:.1f} s, {oldest['state']} "
             f"({oldest['application'] or 'unnamed'}, process {oldest['pid']})"
         )
-
-
-@click.command("audit")
-@options.server
-@click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True)
-@options.as_json
-def audit_command(server: Server, limit: int, *, as_json: bool) -> None:
-    """List the audit log, newest first."""
-    with Client(server) as client:
-        answer = client.get("/v1/audit", limit=limit)
-    if as_json:
-        click.echo(json.dumps(answer))
-        return
-    for act in answer["acts"]:
-        detail = f"  {json.dumps(act['detail'])}" if act["detail"] else ""
-        who = f"{act['actor'] or '-'}  {act['address'] or '-'}"
-        click.echo(f"{act['at'][:19]}  {who}  {act['action']}  {act['subject']}{detail}")
 
 
 @click.group("endpoints")

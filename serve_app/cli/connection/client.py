@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Self
 
 import httpx
@@ -63,6 +64,26 @@ class Client:
         if response.is_error:
             raise ApiFailure(_message(response))
         return response.text
+
+    @contextmanager
+    def lines(self, path: str, **query: Any) -> Generator[Iterator[str]]:
+        """Lines of a response that may be longer than the memory."""
+        with self._streamed(path, query) as response:
+            yield response.iter_lines()
+
+    @contextmanager
+    def _streamed(self, path: str, query: Mapping[str, Any]) -> Generator[httpx.Response]:
+        try:
+            with self._http.stream("GET", path, params=_given(query)) as response:
+                if response.is_error:
+                    response.read()
+                    raise ApiFailure(_message(response))
+                yield response
+        except httpx.TransportError as error:
+            raise Misconfigured(
+                f"The response of {self.url} ended early ({error}). Check that Darkroom is running "
+                "there, and repeat the command."
+            ) from None
 
     def put(self, path: str, body: dict[str, Any] | None = None, **query: Any) -> Any:
         return self._call("PUT", path, json=body, params=_given(query))

@@ -99,6 +99,7 @@ def _checks(server: Server) -> list[tuple[str, Callable[[], str]]]:
             answers,
             *gateway_checks(installation, Config()),
             pools,
+            ("audit log", lambda: _audit(server)),
         ]
     return [*checks, ("port", _port), ("other ports", lambda: gateway_ports(Config()))]
 
@@ -210,6 +211,14 @@ def _pools(server: Server) -> str:
                 f"{_log_of(server)}."
             )
     return ", ".join(answer["pools"]) or "no pool has received a request yet"
+
+
+def _audit(server: Server) -> str:
+    with Client(server) as client:
+        last = client.get("/v1/audit/head")
+    if not last["sequence"]:
+        return "empty"
+    return f"last entry {last['sequence']}:{last['hash']}; keep it for `darkroom audit verify`"
 
 
 def _log_of(server: Server) -> str:

@@ -157,6 +157,8 @@ async def create(request: HttpRequest) -> Response:
     new = await read_model(request, NewKey, MAX_BODY_BYTES)
     _require_tenant(caller, new.tenant or caller.tenant)
     caller.require_authority(new.scopes, new.endpoints)
+    if new.tenant not in (None, caller.tenant):
+        await services_of(request).identity.tenants.require_not_deleted(str(new.tenant))
     credential = await services_of(request).identity.keys.create(
         new.tenant or caller.tenant,
         name=new.alias,
@@ -247,7 +249,7 @@ CREATE = Operation(
     "createKey",
     "Create an API key. Needs the scope `tenant-admin`",
     {201: answer("The key. Its secret is shown only once.", CreatedKey)},
-    errors=(403, 413, 422),
+    errors=(400, 403, 413, 422),
     body=NewKey,
 )
 REVOKE = Operation(

@@ -1,8 +1,6 @@
-"""``/v1/queue``, ``/v1/audit`` and manual operations. All require the scope ``operator``."""
+"""``/v1/queue`` and manual operations. All require the scope ``operator``."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
@@ -10,7 +8,6 @@ from typing_extensions import TypedDict
 
 from serve_app.domain.errors import NotFound
 from serve_app.domain.operations import (
-    Act,
     Actor,
     LaneFigures,
     OpenTransaction,
@@ -35,7 +32,6 @@ from serve_app.ingress.http.openapi import (
 )
 from serve_app.ingress.services.services import services_of
 
-MAX_PAGE = 500
 MAX_REASON = 1000  # characters
 PRIORITIES = {each.name.lower(): each for each in Priority if each is not Priority.REALTIME}
 
@@ -86,24 +82,6 @@ class QueueOverview(TypedDict):
     leases: list[LeaseStatus]
     halts: list[EndpointPause]
     oldest_transaction: OldestTransaction | None
-
-
-class AuditEntry(TypedDict):
-    """Act of a caller. `actor` is the id of its key, `address` the source of the call; both are
-    empty if they are not known."""
-
-    id: int
-    at: Time
-    actor: str
-    address: str
-    action: str
-    subject: str
-    detail: dict[str, Any]
-
-
-class AuditPage(TypedDict):
-    acts: list[AuditEntry]
-    next_before: int | None
 
 
 class RequestState(TypedDict):
@@ -173,35 +151,11 @@ async def prioritised(request: HttpRequest) -> Response:
     return _state_reply(request, await operations.prioritise(request_id, PRIORITIES[given], actor))
 
 
-async def audit(request: HttpRequest) -> Response:
-    """List the audit log, newest first: ``?limit=50&before=<id>``."""
-    operations, _ = await _admin(request, "v1.audit")
-    limit = query.page_size(request, default=50, most=MAX_PAGE)
-    before = query.whole(request, "before", default=0, most=999_999_999)
-    page = await operations.audit(before or None, limit + 1)
-    shown = page[:limit]
-    body: AuditPage = {
-        "acts": [_entry(each) for each in shown],
-        "next_before": shown[-1].id if len(page) > limit else None,
-    }
-    return json_reply(body)
-
-
 SEE_QUEUE = Operation(
     "getQueue",
     "Show lanes, leases and paused endpoints. Needs the scope `operator`",
     {200: answer("An overview of the queue.", QueueOverview)},
     errors=(403,),
-)
-LIST_AUDIT = Operation(
-    "listActs",
-    "List the audit log, newest first. Needs the scope `operator`",
-    {200: answer("A page.", AuditPage)},
-    errors=(403, 422),
-    parameters=(
-        in_query("before", "`next_before` of the previous page.", int),
-        in_query("limit", "1 to 500; default 50.", int),
-    ),
 )
 
 
@@ -241,7 +195,6 @@ PRIORITISE = _request_call(
 
 ROUTES = [
     DocumentedRoute("/v1/queue", queue, {"GET": SEE_QUEUE}),
-    DocumentedRoute("/v1/audit", audit, {"GET": LIST_AUDIT}),
     DocumentedRoute("/v1/endpoints/{endpoint_id:path}/pause", paused, {"PUT": PAUSE}),
     DocumentedRoute("/v1/endpoints/{endpoint_id:path}/drain", drained, {"PUT": DRAIN}),
     DocumentedRoute("/v1/endpoints/{endpoint_id:path}/resume", resumed, {"PUT": RESUME}),
@@ -301,18 +254,6 @@ def _transaction(oldest: OpenTransaction) -> OldestTransaction:
         "state": oldest.state,
         "application": oldest.application,
         "pid": oldest.pid,
-    }
-
-
-def _entry(act: Act) -> AuditEntry:
-    return {
-        "id": act.id,
-        "at": act.at.isoformat(),
-        "actor": act.actor,
-        "address": act.address,
-        "action": act.action,
-        "subject": act.subject,
-        "detail": dict(act.detail),
     }
 
 

@@ -32,6 +32,7 @@ from serve_app.ingress.api import (
     warm,
     webhooks,
 )
+from serve_app.ingress.api.administration import audit, tenant_deletion
 from serve_app.ingress.api.billing import pricing, report, sums
 from serve_app.ingress.api.gallery import items, shares, zip_files
 from serve_app.ingress.http.auth import authenticate
@@ -236,6 +237,7 @@ ROUTES = [
     *drafts.ROUTES,
     *requests.ROUTES,
     *operations.ROUTES,
+    *audit.ROUTES,
     *rendering.ROUTES,
     *webhooks.ROUTES,
     *model_entries.ROUTES,
@@ -249,6 +251,7 @@ ROUTES = [
     *request_history.ROUTES,
     *keys.ROUTES,
     *tenants.ROUTES,
+    *tenant_deletion.ROUTES,
     *sign_in.ROUTES,
     DocumentedRoute(
         "/healthz", alive, {"GET": CHECK_ALIVE, "HEAD": replace(CHECK_ALIVE, name="aliveHead")}

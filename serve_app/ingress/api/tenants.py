@@ -226,7 +226,7 @@ CREATE = Operation(
     "createTenant",
     f"Create a tenant. {NEEDS}",
     {201: answer("The tenant.", TenantStatus)},
-    errors=(413, 422),
+    errors=(400, 413, 422),
     body=NewTenant,
 )
 SHOW = Operation(
@@ -256,7 +256,7 @@ ENABLE = Operation(
     "enableTenant",
     f"Enable a tenant again. {NEEDS}",
     {200: answer("The tenant as it is now.", TenantStatus)},
-    errors=(404,),
+    errors=(400, 404),
     parameters=(TENANT,),
 )
 

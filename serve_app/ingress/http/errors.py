@@ -40,6 +40,7 @@ TABLE: Mapping[type[DarkroomError], ErrorResponse] = {
     errors.Unauthenticated: ErrorResponse(401, "unauthorized"),
     errors.Forbidden: ErrorResponse(403, "forbidden"),
     errors.TenantDisabled: ErrorResponse(403, "tenant_disabled"),
+    errors.TenantBeingDeleted: ErrorResponse(400, "tenant_being_deleted"),
     errors.NotFound: ErrorResponse(404, "not_found"),
     errors.NotFinished: ErrorResponse(400, "not_finished"),
     errors.RequestActive: ErrorResponse(400, "request_active"),

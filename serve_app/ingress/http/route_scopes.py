@@ -58,10 +58,13 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/v1/usage/report": OPERATOR,
         "/v1/models/analytics": USAGE,
         "/v1/queue": OPERATOR,
-        "/v1/audit": OPERATOR,
+        "/v1/audit": TENANT_ADMIN,  # `operator` for other tenants
+        "/v1/audit/export": OPERATOR,
+        "/v1/audit/head": OPERATOR,
         "/v1/warm": OPERATOR,
         "/v1/tenants": OPERATOR,
         "/v1/tenants/{tenant}": OPERATOR,
+        "/v1/tenants/{tenant}/deletion": OPERATOR,
         "/v1/status": OPERATOR,
         "/metrics": OPERATOR,
         "/v1/{rest:path}": NO_KEY,  # only 404
@@ -148,6 +151,7 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/v1/keys/{key_id}": TENANT_ADMIN,
         "/v1/sign-in": ANY_KEY,
         "/v1/models/entries/{endpoint_id:path}": OPERATOR,
+        "/v1/tenants/{tenant}": OPERATOR,
         "/v1/warm/{endpoint_id:path}": OPERATOR,
         f"{OPENAI_PREFIX}/videos/{{request_id}}": CANCEL,
         f"{REPLICATE_PREFIX}/files/{{file_id:path}}": FILES,

@@ -7,14 +7,16 @@ minute: a row for each address, up to a limit, and one row for all others.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address, ip_network
+from pathlib import Path
 from typing import Any
 
-from serve_app.domain.errors import DarkroomError
+from serve_app.domain.errors import DarkroomError, Misconfigured
 from serve_app.domain.operations import Actor, NewAct, Operations
 from serve_app.domain.ports import Clock
 from serve_app.queue.reaper import PeriodicTask
@@ -52,13 +54,21 @@ class AuditTrail:
     """Records calls in the audit log. Use on one event loop."""
 
     def __init__(
-        self, operations: Operations, clock: Clock, metrics: QueueMeter | None = None
+        self,
+        operations: Operations,
+        clock: Clock,
+        metrics: QueueMeter | None = None,
+        anchors: Path | None = None,
     ) -> None:
+        """``anchors``: file for the last hashes of the chain; None: they are written nowhere."""
         self._operations = operations
         self._clock = clock
         self._failed: dict[str, FailedLogins] = {}
         self._read: RecentKeys[bool] = RecentKeys(REMEMBERED_READS, READ_AGAIN_S)
-        self._rounds = PeriodicTask(WRITE_INTERVAL_S, {"audit": self.write}, metrics)
+        self._anchors = anchors
+        self._anchored = 0  # place in the chain that was written last
+        work = {"audit": self.write, "audit_anchor": self.write_anchor}
+        self._rounds = PeriodicTask(WRITE_INTERVAL_S, work, metrics)
 
     def start(self) -> None:
         self._rounds.start()
@@ -120,10 +130,32 @@ class AuditTrail:
                 self._count(address, each)
             raise
 
+    async def write_anchor(self) -> None:
+        """Append the last place and hash of the chain to the file, if there are new acts."""
+        if self._anchors is None:
+            return
+        last = await self._operations.seal_audit()
+        if last is None or last.sequence == self._anchored:
+            return
+        at = self._clock.now().isoformat(timespec="seconds")
+        try:
+            await asyncio.to_thread(_append, self._anchors, f"{at} {last.sequence}:{last.hash}\n")
+        except OSError as error:
+            raise Misconfigured(
+                f"The hash of the audit log cannot be written to {self._anchors}: {error}. Correct "
+                "DARKROOM_AUDIT_ANCHOR_FILE, or the rights of its directory."
+            ) from error
+        self._anchored = last.sequence
+
     def _count(self, address: str, failed: FailedLogins) -> None:
         if address not in self._failed and len(self._failed) >= MAX_ADDRESSES:
             address = OTHERS
         self._failed.setdefault(address, FailedLogins()).add(failed.number, failed.key_ids)
+
+
+def _append(path: Path, line: str) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line)
 
 
 def source_of(address: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from serve_app.domain.errors import FieldProblem, InvalidInput, NotFound
+from serve_app.domain.errors import FieldProblem, InvalidInput, NotFound, TenantBeingDeleted
 from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import State
@@ -23,6 +23,7 @@ from serve_app.queue.reaper import PeriodicTask
 from serve_app.settings import BUDGET, FIELDS, NO_LIMITS, STORAGE, Config, TenantLimits
 from serve_app.settings.config import AREA_OF
 from serve_app.storage.locations import check_known
+from serve_app.tenants.deletions import TenantDeletion, TenantDeletions, UsageKept
 from serve_app.tenants.key_ring import CACHE_S
 from serve_app.tenants.tenants import Limits, TenantChange, TenantInfo, Tenants
 
@@ -47,9 +48,15 @@ class LimitInForce:
 class LiveTenants:
     """Adds the limits that operators have set to the settings."""
 
-    def __init__(self, tenants: Tenants, locations: frozenset[str] = frozenset()) -> None:
-        """``locations``: those that a tenant can have, by id."""
+    def __init__(
+        self,
+        tenants: Tenants,
+        deletions: TenantDeletions,
+        locations: frozenset[str] = frozenset(),
+    ) -> None:
+        """``locations``: storage locations that a tenant can have, by id."""
         self.stored = tenants
+        self.deletions = deletions
         self.locations = locations
         self._changed: Callable[[], None] = lambda: None
         self._version = ""
@@ -101,6 +108,7 @@ class LiveTenants:
         check_known(limits.get(STORAGE), self.locations)
         given = {field: value for field, value in limits.items() if value is not None}
         if not await self.stored.create(tenant, name, given, actor):
+            await self.require_not_deleted(tenant)
             raise InvalidInput.of_field("tenant", f"The tenant {tenant} exists already")
         await self.refresh()
         return await self.find(tenant)
@@ -110,11 +118,30 @@ class LiveTenants:
         ``InvalidInput``."""
         check_limits(change.limits)
         check_known(change.limits.get(STORAGE), self.locations)
+        if change.disabled is False:
+            await self.require_not_deleted(tenant)
         found = await self.stored.change(tenant, change, actor)
         if found is None:
             raise _unknown(tenant)
         await self.refresh()
         return found
+
+    async def delete(self, tenant: str, usage: UsageKept, actor: Actor) -> TenantDeletion:
+        """Begin the deletion of a tenant, which is disabled from now on. ``NotFound``."""
+        begun = await self.deletions.ask(tenant, usage, actor)
+        if begun is None:
+            raise _unknown(tenant)
+        await self.refresh()
+        return begun
+
+    async def require_not_deleted(self, tenant: str) -> None:
+        """``TenantBeingDeleted``: nothing can be added to it any more."""
+        deletion = await self.deletions.find(tenant)
+        if deletion is not None and deletion.ended_at is None:
+            raise TenantBeingDeleted(
+                f"The tenant {tenant} is being deleted. Wait until `darkroom tenants deletion "
+                f"{tenant}` says that it has ended, then use the name again."
+            )
 
     async def find(self, tenant: str) -> TenantInfo:
         found = await self.stored.find(tenant)

@@ -46,8 +46,15 @@ CREATE TABLE audit (
     subject text DEFAULT '' NOT NULL,
     detail json,
     address text DEFAULT '' NOT NULL,
+    sequence bigint,
+    tenant text,
+    previous text,
+    hash text,
     CONSTRAINT audit_pkey PRIMARY KEY (id)
 );
+CREATE INDEX audit_of_tenant ON audit (tenant, id) WHERE (tenant <> '');
+CREATE UNIQUE INDEX audit_sealed ON audit (sequence) WHERE (sequence IS NOT NULL);
+CREATE INDEX audit_unsealed ON audit (id) WHERE (sequence IS NULL);
 
 CREATE TABLE installation (
     key text NOT NULL,
@@ -550,6 +557,15 @@ CREATE TABLE replica_hours (
     CONSTRAINT replica_hours_pkey PRIMARY KEY (hour, pool, gpu)
 );
 
+CREATE TABLE tenant_deletions (
+    tenant text NOT NULL,
+    asked_at timestamptz NOT NULL,
+    actor text NOT NULL,
+    kept_as text,
+    ended_at timestamptz,
+    CONSTRAINT tenant_deletions_pkey PRIMARY KEY (tenant)
+);
+
 CREATE TABLE app_bundles (
     digest text NOT NULL,
     content bytea NOT NULL,
@@ -696,6 +712,64 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION keep_disabled() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    IF EXISTS (SELECT FROM tenant_deletions d WHERE d.tenant = OLD.id AND d.ended_at IS NULL) THEN
+        NEW.disabled_at := coalesce(OLD.disabled_at, now());
+    END IF;
+    RETURN NEW;
+END
+$$;
+
+CREATE FUNCTION keep_sealed_audit() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    IF TG_OP = 'UPDATE' THEN
+        RAISE EXCEPTION 'entry % of the audit log is sealed and cannot be changed', OLD.sequence;
+    END IF;
+    IF coalesce(current_setting('darkroom.prunes_audit', true), '') = 'on' THEN
+        RETURN OLD;
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION prune_audit(age_s double precision, most integer) RETURNS integer
+    LANGUAGE plpgsql
+    SET "darkroom.prunes_audit" TO 'on'
+    AS $$
+DECLARE
+    last_sequence bigint;
+    last_hash text;
+    acts integer;
+    gone integer;
+BEGIN
+    WITH oldest AS (
+        SELECT a.sequence, a.hash, a.action, a.at < now() - make_interval(secs => age_s) AS aged
+        FROM audit a WHERE a.sequence IS NOT NULL ORDER BY a.sequence LIMIT most
+    ),
+    doomed AS (
+        SELECT * FROM oldest o
+        WHERE o.sequence < coalesce(
+                (SELECT min(y.sequence) FROM oldest y WHERE NOT y.aged), 9223372036854775807)
+          AND o.sequence < (SELECT max(a.sequence) FROM audit a WHERE a.sequence IS NOT NULL)
+    )
+    SELECT max(d.sequence), (array_agg(d.hash ORDER BY d.sequence DESC))[1],
+           count(*) FILTER (WHERE d.action <> 'audit.prune'), count(*)
+    INTO last_sequence, last_hash, acts, gone FROM doomed d;
+    IF acts = 0 THEN
+        RETURN 0;
+    END IF;
+    DELETE FROM audit a WHERE a.sequence <= last_sequence;
+    INSERT INTO audit (actor, action, detail) VALUES ('', 'audit.prune', json_build_object(
+        'sequence', last_sequence, 'hash', last_hash, 'entries', gone));
+    RETURN gone;
+END
+$$;
+
 CREATE FUNCTION requests_with_words(wanted tsquery, most integer) RETURNS SETOF uuid
     LANGUAGE plpgsql STABLE
     SET enable_bitmapscan TO 'on'
@@ -803,5 +877,9 @@ CREATE TRIGGER forget_deleted_in_gallery AFTER DELETE ON requests FOR EACH ROW E
 CREATE TRIGGER forget_emptied_drafts AFTER UPDATE OF deleted_at ON requests FOR EACH ROW WHEN ((new.deleted_at IS NOT NULL)) EXECUTE FUNCTION forget_drafts();
 
 CREATE TRIGGER forget_emptied_in_gallery AFTER UPDATE OF deleted_at ON requests FOR EACH ROW WHEN ((new.deleted_at IS NOT NULL)) EXECUTE FUNCTION forget_in_gallery();
+
+CREATE TRIGGER keep_disabled_until_deleted BEFORE UPDATE OF disabled_at ON tenants FOR EACH ROW WHEN ((new.disabled_at IS NULL)) EXECUTE FUNCTION keep_disabled();
+
+CREATE TRIGGER keep_sealed_entries BEFORE DELETE OR UPDATE ON audit FOR EACH ROW WHEN ((old.sequence IS NOT NULL)) EXECUTE FUNCTION keep_sealed_audit();
 
 CREATE TRIGGER subtract_deleted_uploads AFTER DELETE ON uploads REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION add_to_upload_totals();

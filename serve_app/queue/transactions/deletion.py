@@ -18,7 +18,7 @@ IDEMPOTENCY_KEY_TTL_S = 86400.0
 """Lifetime of an idempotency key after its submit, also if its request is deleted."""
 
 BATCH_SIZE = 200
-AUDIT_BATCH_SIZE = 1000
+IN_THE_FUTURE_S = -3600.0  # as an age: clocks of ingress processes differ
 MAX_BATCHES = 500  # by age, in one round
 
 OUTCOME_LOCK = 0x73686172
@@ -135,17 +135,6 @@ FREE_KEYS = """
 DELETE FROM requests WHERE deleted_at IS NOT NULL
   AND created_at < now() - make_interval(secs => %(key_kept_s)s)
 """
-# Entries are read in the order of their ids, which is nearly that of their times: one that is kept
-# may keep some after it for a moment longer. So `at` needs no index.
-DELETE_AUDIT = """
--- name: delete_audit
-WITH gone AS (
-    DELETE FROM audit WHERE id IN (SELECT id FROM audit ORDER BY id LIMIT %(most)s)
-        AND at < now() - make_interval(secs => %(age_s)s)
-    RETURNING id
-)
-SELECT count(*) FROM gone
-"""
 
 EMPTY_OUTCOME = messages.compact(outcome_to_json(Outcome()))
 
@@ -203,18 +192,10 @@ class Deletion:
                     break
         return deleted
 
-    async def delete_audit(self) -> None:
-        """Delete the entries of the audit log whose retention is over; as ``delete_aged``, in small
-        statements and ``MAX_BATCHES`` at most.
-        """
-        days = self._retention.audit_days
-        if days is None:
-            return
-        params = {"age_s": days * DAY_S, "most": AUDIT_BATCH_SIZE}
-        for _ in range(MAX_BATCHES):
-            ((gone,),) = await self._database.rows(DELETE_AUDIT, params)
-            if gone < AUDIT_BATCH_SIZE:
-                break
+    async def delete_of_tenant(self, tenant: str) -> Sequence[str]:
+        """Delete some of the ended requests of a tenant, whatever their age, and return their
+        ids."""
+        return await self._aged(tenant, IN_THE_FUTURE_S)
 
     async def delete_expired_keys(self) -> None:
         """Delete the rows of deleted requests whose idempotency keys have expired."""

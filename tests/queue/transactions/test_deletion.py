@@ -12,15 +12,12 @@ from serve_app.domain.errors import RequestNotFound
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.progress import Progress, Stage, StoredSnapshot
 from serve_app.postgres.database import Database
-from serve_app.queue.queue import PostgresQueue, assemble
+from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.store.config import DAY_S, Retention
-from serve_app.queue.transactions.deletion import AUDIT_BATCH_SIZE, OUTCOME_LOCK, Deletion
-from serve_app.settings import Config, TenantLimits
-from serve_app.telemetry.clock import SystemClock
+from serve_app.queue.transactions.deletion import OUTCOME_LOCK, Deletion
+from serve_app.settings import TenantLimits
 from tests.contract.test_deletion_contract import KEYED, asked, ended, image
-from tests.fakes.liveness import FakeLiveness
-from tests.fakes.terms import FakeTerms
-from tests.queue.database import LONG_LEASES, Ingress
+from tests.queue.database import Ingress
 from tests.queue.requests import TENANT, done, lease, report
 
 OF_A_REQUEST = ("requests", "attempts", "events", "artifacts", "progress", "undelivered")
@@ -162,42 +159,6 @@ async def test_age_takes_no_lock_for_tenants_with_nothing_to_delete(
         await other.execute("SELECT pg_advisory_xact_lock(%s)", (OUTCOME_LOCK,))
         async with asyncio.timeout(5.0):
             assert await Deletion(database, Retention(7)).delete_aged() == []
-
-
-AUDIT = """
-INSERT INTO audit (at, actor, action, subject)
-SELECT now() - make_interval(days => days), 'key', 'request.delete', days::text
-FROM unnest(%(days)s::integer[]) days
-"""
-
-
-async def test_entries_of_the_audit_log_are_deleted_after_their_retention(
-    database: Database,
-) -> None:
-    old = [400] * (AUDIT_BATCH_SIZE + 5)
-    await database.rows(AUDIT, {"days": [*old, 366, 300, 0]})
-    await Deletion(database, Retention()).delete_audit()
-    assert await database.rows("SELECT count(*) FROM audit") == [(len(old) + 3,)]
-    await Deletion(database, Retention(audit_days=365)).delete_audit()
-    assert await database.rows("SELECT subject FROM audit ORDER BY id") == [("300",), ("0",)]
-
-
-async def test_an_ingress_deletes_entries_of_the_audit_log_by_itself(
-    conninfo: str, database: Database
-) -> None:
-    await database.rows(AUDIT, {"days": [400, 1]})
-    retention = Retention.of(Config())
-    queue = assemble(
-        *(database, SystemClock(), FakeTerms(), LONG_LEASES, FakeLiveness(), "one"),
-        retention=retention,
-    )
-    await queue.start()
-    try:
-        subjects: list[tuple[str]] = []
-        while subjects != [("1",)]:
-            subjects = [*await database.rows("SELECT subject FROM audit")]
-    finally:
-        await queue.aclose()
 
 
 async def test_without_retention_nothing_is_deleted(ingress: Ingress, database: Database) -> None:

@@ -1,0 +1,142 @@
+"""``darkroom audit``: the audit log, its export, and the check of its chain of hashes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import click
+
+from serve_app.cli.connection import options
+from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.server import Server
+from serve_app.domain.audit.chain import BrokenChain, ChainCheck, verify
+from serve_app.domain.errors import Misconfigured
+
+STDOUT = Path("-")
+
+
+@click.group("audit", invoke_without_command=True)
+@options.server_options
+@click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True)
+@click.option("--tenant", help="Only the acts about this tenant.")
+@options.as_json
+@click.pass_context
+def audit_group(
+    ctx: click.Context, limit: int, tenant: str | None, *, as_json: bool, **given: Any
+) -> None:
+    """List the audit log, newest first."""
+    if ctx.invoked_subcommand is not None:
+        return
+    with Client(options.named_server(given)) as client:
+        answer = client.get("/v1/audit", limit=limit, tenant=tenant)
+    if as_json:
+        click.echo(json.dumps(answer))
+        return
+    for act in answer["acts"]:
+        detail = f"  {json.dumps(act['detail'])}" if act["detail"] else ""
+        who = f"{act['actor'] or '-'}  {act['address'] or '-'}"
+        click.echo(f"{act['at'][:19]}  {who}  {act['action']}  {act['subject']}{detail}")
+
+
+@audit_group.command("export")
+@options.server
+@click.option("--after", type=click.IntRange(0), default=0, help="Only entries after this place.")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), default=STDOUT,
+    help="File to be written. Default: standard output.",
+)  # fmt: skip
+def export(server: Server, after: int, out: Path) -> None:
+    """Export the audit log as JSON lines with their hashes, oldest first."""
+    with Client(server) as client, client.lines("/v1/audit/export", after=after) as lines:
+        try:
+            target = nullcontext(sys.stdout) if out == STDOUT else out.open("x", encoding="utf-8")
+        except FileExistsError:
+            raise Misconfigured(f"{out} exists. Name another file, or move it away.") from None
+        with target as file:
+            written = 0
+            for line in lines:
+                file.write(line + "\n")
+                written += 1
+    if out != STDOUT:
+        click.echo(f"{written} entries are in {out}.")
+
+
+@audit_group.command("verify")
+@click.argument(
+    "file", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=False
+)
+@options.server_options
+@click.option(
+    "--anchor", "anchors", multiple=True, metavar="SEQUENCE:HASH",
+    help="A hash that you kept; may be repeated.",
+)  # fmt: skip
+@click.option(
+    "--anchors", "anchors_file", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="File of DARKROOM_AUDIT_ANCHOR_FILE, or a copy of it.",
+)  # fmt: skip
+@options.as_json
+def verify_command(
+    file: Path | None,
+    anchors: tuple[str, ...],
+    anchors_file: Path | None,
+    *,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Check the chain of hashes in FILE, without a server, or of the live log.
+
+    FILE is an export. Name the first line that is wrong.
+    """
+    kept = read_anchors([*anchors, *_lines_of(anchors_file)])
+    if file is not None:
+        with file.open(encoding="utf-8", errors="surrogateescape", newline="\n") as opened:
+            found = _checked(opened, kept, str(file))
+    else:
+        server = options.named_server(given)
+        with Client(server) as client, client.lines("/v1/audit/export") as lines:
+            found = _checked(lines, kept, "The audit log")
+    if as_json:
+        click.echo(json.dumps({"entries": found.entries, "first": found.first, "last": found.last,
+                               "hash": found.last_hash, "anchors": len(kept)}))  # fmt: skip
+        return
+    places = f", {found.first} to {found.last}," if found.entries else ""
+    click.echo(f"{found.entries} entries{places} are an unbroken chain.")
+    if found.entries:
+        click.echo(f"Last hash: {found.last}:{found.last_hash}")
+
+
+def read_anchors(lines: Iterable[str]) -> dict[int, str]:
+    """Anchors, one a line. ``Misconfigured``: one is not ``SEQUENCE:HASH``."""
+    found: dict[int, str] = {}
+    for line in filter(None, map(str.strip, lines)):
+        text = line.split()[-1]
+        sequence, _, hash_ = text.partition(":")
+        if not (sequence.isascii() and sequence.isdecimal() and len(hash_) == 64):
+            raise Misconfigured(
+                f"The anchor {text[:100]!r} is not SEQUENCE:HASH, as `darkroom doctor` prints it."
+            )
+        if found.setdefault(int(sequence), hash_) != hash_:
+            raise Misconfigured(
+                f"Two anchors name different hashes for entry {sequence}: the log was written anew "
+                "between them."
+            )
+    return found
+
+
+def _lines_of(file: Path | None) -> Iterable[str]:
+    return [] if file is None else file.read_text(encoding="utf-8").splitlines()
+
+
+def _checked(lines: Iterable[str], anchors: dict[int, str], what: str) -> ChainCheck:
+    try:
+        return verify(lines, anchors)
+    except BrokenChain as error:
+        raise Misconfigured(
+            f"{what} is not an unbroken chain. Line {error.line}: {error.problem}. Do not delete "
+            "anything: compare it with earlier exports and backups."
+        ) from None

@@ -1,0 +1,64 @@
+"""``darkroom tenants delete`` and ``deletion``: everything about a tenant is deleted."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import click
+
+from serve_app.cli.commands.keys import tenants_group
+from serve_app.cli.connection import options
+from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.server import Server
+
+__all__ = ["tenants_group"]
+
+POLL_S = 1.0
+
+
+@tenants_group.command("delete")
+@options.server
+@click.argument("tenant")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
+@click.option("--wait", is_flag=True, help="Wait until nothing is left.")
+@options.as_json
+def delete_tenant(server: Server, tenant: str, *, yes: bool, wait: bool, as_json: bool) -> None:
+    """Delete TENANT: its requests, files, keys and all else.
+
+    The audit log stays, and sums of its usage as DARKROOM_DELETED_TENANT_USAGE says.
+    """
+    if not yes:
+        click.confirm(
+            f"Delete the tenant {tenant} with all of its requests, files and keys, for ever?",
+            abort=True,
+            err=True,
+        )
+    with Client(server) as client:
+        found = client.delete(f"/v1/tenants/{tenant}")
+        while wait and found["ended_at"] is None:
+            time.sleep(POLL_S)
+            found = client.get(f"/v1/tenants/{tenant}/deletion")
+    click.echo(json.dumps(found) if as_json else deletion_text(found))
+
+
+@tenants_group.command("deletion")
+@options.server
+@click.argument("tenant")
+@options.as_json
+def show_deletion(server: Server, tenant: str, *, as_json: bool) -> None:
+    """Show the progress of the deletion of TENANT."""
+    with Client(server) as client:
+        found = client.get(f"/v1/tenants/{tenant}/deletion")
+    click.echo(json.dumps(found) if as_json else deletion_text(found))
+
+
+def deletion_text(found: dict[str, Any]) -> str:
+    """Progress of a deletion, as a sentence."""
+    if found["ended_at"] is not None:
+        kept = found["usage_kept_as"]
+        usage = "" if kept is None else f" Sums of its usage are kept as {kept}."
+        return f"{found['tenant']} was deleted at {found['ended_at'][:19]}.{usage}"
+    left = ", ".join(f"{rows} {name.replace('_', ' ')}" for name, rows in found["left"].items())
+    return f"{found['tenant']} is disabled and is being deleted. Left: {left}."

@@ -1,0 +1,1 @@
+"""The audit log: the chain of its entries."""

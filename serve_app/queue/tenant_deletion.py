@@ -1,0 +1,239 @@
+"""The job that deletes a tenant: everything that is stored about it, except the audit log and, if
+the operator keeps them, sums of its usage.
+
+Each step takes what it finds and leaves nothing half done, so there is no state to resume: any
+process goes on, after any crash, with what is left. The last step deletes the tenant itself once
+nothing of it is left. Until then its name is taken.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from serve_app.domain.errors import AlreadyFinal, RequestActive, RequestNotFound
+from serve_app.domain.operations import Actor
+from serve_app.postgres.database import Database
+from serve_app.queue.after_commit import AfterCommit
+from serve_app.queue.operations import PostgresOperations
+from serve_app.queue.removal import Removal
+from serve_app.queue.store.config import Retention
+from serve_app.queue.transactions.deletion import Deletion
+from serve_app.queue.transactions.garbage import GarbageFiles
+
+log = logging.getLogger(__name__)
+
+DELETE_EVERY_S = 2.0
+GRACE_S = 15.0
+"""Time from the call until anything is deleted: until then another ingress process may accept the
+tenant's keys, which it checked before."""
+BATCH = 500
+MAX_BATCHES = 20  # of a step, in one round
+REASON = "The tenant is being deleted"
+
+DUE = """
+SELECT tenant, actor, kept_as FROM tenant_deletions
+WHERE ended_at IS NULL AND asked_at < now() - make_interval(secs => %(grace_s)s) ORDER BY asked_at
+"""
+ACTIVE = """
+-- name: active_of_tenant
+SELECT id::text, state FROM requests
+WHERE tenant = %(tenant)s AND state IN ('queued', 'following', 'running') LIMIT %(most)s
+"""
+_ANY = "ANY(ARRAY(SELECT {key} FROM {table} WHERE {where} LIMIT %(most)s))"
+FILE_LIFETIMES = """
+DELETE FROM lifecycles WHERE request_id = ANY(ARRAY(
+    SELECT l.request_id FROM lifecycles l JOIN requests r ON r.id = l.request_id
+    WHERE r.tenant = %(tenant)s LIMIT %(most)s))
+RETURNING 1
+"""
+EMPTIED = f"""
+DELETE FROM requests WHERE id = {
+    _ANY.format(key="id", table="requests",
+                where="tenant = %(tenant)s AND deleted_at IS NOT NULL")}
+RETURNING 1
+"""  # fmt: skip
+# Their files are deleted by every process, once they are in `unwanted`.
+_FILES = """
+WITH gone AS (
+    DELETE FROM {table} WHERE key = {some} RETURNING key
+),
+noted AS (
+    INSERT INTO unwanted (key, due_at) SELECT key, now() FROM gone ON CONFLICT (key) DO NOTHING
+)
+SELECT 1 FROM gone
+"""
+FILES = [
+    _FILES.format(
+        table=table, some=_ANY.format(key="key", table=table, where="tenant = %(tenant)s")
+    )
+    for table in ("artifacts", "drafts")
+]
+# The collector of files deletes the rows, after the files.
+UPLOADS = f"""
+UPDATE uploads SET state = 'unwanted', due_at = now() WHERE key = {
+    _ANY.format(key="key", table="uploads",
+                where="tenant = %(tenant)s AND state <> 'unwanted'")}
+RETURNING 1
+"""  # fmt: skip
+ROWS = (
+    "webhook_deliveries", "request_words", "favourites", "share_links", "budget_warnings",
+    "tenant_quotas", "fair_lanes", "api_keys",
+)  # fmt: skip
+"""Tables whose rows with the tenant are deleted, and nothing else."""
+DELETE_ROWS = [
+    f"DELETE FROM {table} WHERE ctid = "
+    + _ANY.format(key="ctid", table=table, where="tenant = %(tenant)s")
+    + " RETURNING 1"
+    for table in ROWS
+]
+COUNTS = "DELETE FROM running_counts WHERE kind = 'tenant' AND name = %(tenant)s RETURNING 1"
+TOTAL = """
+DELETE FROM upload_totals t WHERE t.tenant = %(tenant)s
+  AND NOT EXISTS (SELECT FROM uploads u WHERE u.tenant = t.tenant)
+RETURNING 1
+"""
+_SUMMED = """
+    INSERT INTO usage_days AS d (
+        day, tenant, key_id, endpoint, state, price, requests, run_s, steps, units, images,
+        megapixels, billed, amount)
+    SELECT {day}, %(kept_as)s::text,
+           CASE WHEN %(anonymous)s::boolean THEN NULL ELSE key_id END, endpoint, state, price,
+           {requests}, sum(run_s::numeric), sum(steps), sum(units::numeric), sum(images),
+           sum(megapixels), sum(billed), sum(amount)
+    FROM gone WHERE %(kept_as)s::text IS NOT NULL GROUP BY 1, 2, 3, 4, 5, 6
+    ON CONFLICT (tenant, day, endpoint, state, key_id, price) DO UPDATE SET
+        requests = d.requests + excluded.requests,
+        run_s = d.run_s + excluded.run_s,
+        steps = d.steps + excluded.steps,
+        units = d.units + excluded.units,
+        images = d.images + excluded.images,
+        megapixels = d.megapixels + excluded.megapixels,
+        billed = d.billed + excluded.billed,
+        amount = d.amount + excluded.amount
+"""
+USAGE = f"""
+-- name: sum_usage_of_tenant
+WITH gone AS (
+    DELETE FROM usage WHERE request_id = {
+        _ANY.format(key="request_id", table="usage", where="tenant = %(tenant)s")} RETURNING *
+),
+summed AS ({_SUMMED.format(day="(at AT TIME ZONE 'UTC')::date", requests="count(*)")})
+SELECT 1 FROM gone
+"""  # fmt: skip
+USAGE_DAYS = f"""
+-- name: rename_usage_of_tenant
+WITH gone AS (
+    DELETE FROM usage_days WHERE ctid = {
+        _ANY.format(key="ctid", table="usage_days", where="tenant = %(tenant)s")} RETURNING *
+),
+summed AS ({_SUMMED.format(day="day", requests="sum(requests)")})
+SELECT 1 FROM gone
+"""  # fmt: skip
+LEFT = "SELECT " + " OR ".join(
+    f"EXISTS (SELECT FROM {table} x WHERE x.tenant = %(tenant)s)"
+    for table in ("requests", "artifacts", "drafts", "uploads", *ROWS, "usage", "usage_days")
+)
+# A pseudonym is forgotten here: nothing else says whose sums they are.
+END = """
+WITH gone AS (DELETE FROM tenants WHERE id = %(tenant)s RETURNING id)
+UPDATE tenant_deletions d SET ended_at = now(),
+    kept_as = CASE WHEN %(anonymous)s::boolean THEN NULL ELSE d.kept_as END
+WHERE d.tenant = %(tenant)s AND d.ended_at IS NULL
+"""
+KEPT = frozenset({"audit", "tenant_deletions"})
+"""Tables in which the name of a deleted tenant stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    tenant: str
+    actor: Actor
+    kept_as: str | None
+
+    @property
+    def anonymous(self) -> bool:
+        return self.kept_as is not None and self.kept_as.count(":") == 1
+
+
+class TenantDeletionJob:
+    """Deletes tenants step by step. Several processes may do it at once."""
+
+    def __init__(
+        self,
+        database: Database,
+        removal: Removal,
+        operations: PostgresOperations,
+        garbage: GarbageFiles,
+        after: AfterCommit,
+        grace_s: float = GRACE_S,
+    ) -> None:
+        self._database = database
+        self._removal = removal
+        self._operations = operations
+        self._garbage = garbage
+        self._after = after
+        self._deletion = Deletion(database, Retention())
+        self._grace_s = grace_s
+
+    async def advance(self) -> None:
+        """Go on with all deletions that are under way, a bounded number of rows of each."""
+        for tenant, actor, kept_as in await self._database.rows(DUE, {"grace_s": self._grace_s}):
+            job = _Job(tenant, Actor(actor), kept_as)
+            if await self._advance(job):
+                log.warning("The tenant %s is deleted.", tenant)
+
+    async def _advance(self, job: _Job) -> bool:
+        """Return True if the tenant is deleted now."""
+        if await self._end_requests(job) or await self._delete_requests(job):
+            return False
+        statements = [*FILES, UPLOADS, *DELETE_ROWS, COUNTS, TOTAL, USAGE, USAGE_DAYS]
+        for each in statements:
+            await self._all(each, job)
+        ((left,),) = await self._database.rows(LEFT, {"tenant": job.tenant})
+        if left:
+            return False
+        await self._database.rows(END, {"tenant": job.tenant, "anonymous": job.anonymous})
+        return True
+
+    async def _end_requests(self, job: _Job) -> bool:
+        """Cancel what waits and stop what runs. Returns True if some may be left."""
+        for _ in range(MAX_BATCHES):
+            found = await self._database.rows(ACTIVE, {"tenant": job.tenant, "most": BATCH})
+            if not found:
+                return False
+            for request_id, state in found:
+                try:
+                    if state == "running":
+                        await self._operations.fail(request_id, job.actor, REASON)
+                    else:
+                        await self._removal.cancel(job.tenant, request_id)
+                except (AlreadyFinal, RequestActive, RequestNotFound):
+                    continue  # it has ended meanwhile
+        return True
+
+    async def _delete_requests(self, job: _Job) -> bool:
+        """Delete the requests, with their files. Returns True if some may be left."""
+        # The attempts tell which files they left, so collect these first.
+        await self._garbage.collect()
+        if await self._all(FILE_LIFETIMES, job):
+            return True
+        for _ in range(MAX_BATCHES):
+            deleted = await self._deletion.delete_of_tenant(job.tenant)
+            self._after.deleted(deleted)
+            if not deleted:
+                return await self._all(EMPTIED, job)
+        return True
+
+    async def _all(self, statement: str, job: _Job) -> bool:
+        """Repeat a statement while it finds rows. Returns True if some may be left."""
+        params = {
+            "tenant": job.tenant,
+            "most": BATCH,
+            "kept_as": job.kept_as,
+            "anonymous": job.anonymous,
+        }
+        for _ in range(MAX_BATCHES):
+            if len(await self._database.rows(statement, params)) < BATCH:
+                return False
+        return True

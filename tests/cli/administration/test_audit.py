@@ -1,0 +1,67 @@
+"""``darkroom audit`` as typed by a user, against a Darkroom with fakes behind real HTTP."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from serve_app.cli.main import main
+from tests.wire.served import Address, served
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[Address]:
+    with served(replica=False) as address:
+        yield address
+
+
+@pytest.fixture
+def darkroom(address: Address, tmp_path: Path) -> Any:
+    (tmp_path / "run.json").write_text(json.dumps({"url": address.url}))
+    (tmp_path / "api_key").write_text(address.key)
+
+    def run(*words: str, fails: bool = False, at: bool = True) -> Result:
+        place = ("--data-dir", str(tmp_path)) if at else ()
+        result = CliRunner().invoke(main, [*words, *place])
+        assert (result.exit_code != 0) == fails, result.output
+        return result
+
+    run("endpoints", "pause", "test/probe")
+    run("endpoints", "resume", "test/probe")
+    return run
+
+
+def test_an_export_is_verified_without_a_server(darkroom: Any, tmp_path: Path) -> None:
+    file = tmp_path / "audit.jsonl"
+    assert f"entries are in {file}" in darkroom("audit", "export", "-o", str(file)).stdout
+    assert "exists" in darkroom("audit", "export", "-o", str(file), fails=True).stderr
+    said = darkroom("audit", "verify", str(file), at=False).stdout
+    assert "are an unbroken chain" in said
+    anchor = said.split()[-1]
+    darkroom("audit", "verify", str(file), "--anchor", anchor, at=False)
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines).replace('"endpoint.pause"', '"endpoint.drain"', 1))
+    failed = darkroom("audit", "verify", str(file), fails=True, at=False).stderr
+    assert f"{file} is not an unbroken chain. Line 1: its hash does not fit" in failed
+    file.write_text("".join(lines[:1]))
+    cut = darkroom("audit", "verify", str(file), "--anchor", anchor, fails=True, at=False).stderr
+    assert "was kept elsewhere, but is missing here" in cut
+
+
+def test_the_live_log_is_verified_with_anchors_of_a_file(darkroom: Any, tmp_path: Path) -> None:
+    found = json.loads(darkroom("audit", "verify", "--json").stdout)
+    anchors = tmp_path / "anchors"
+    anchors.write_text(f"2026-05-01T00:00:00+00:00 {found['last']}:{found['hash']}\n")
+    darkroom("audit", "verify", "--anchors", str(anchors))
+    anchors.write_text(f"{found['last']}:{'0' * 64}\n")
+    failed = darkroom("audit", "verify", "--anchors", str(anchors), fails=True).stderr
+    assert "written anew" in failed
+    assert "is not SEQUENCE:HASH" in darkroom("audit", "verify", "--anchor", "x", fails=True).stderr
+
+
+def test_the_export_goes_to_standard_output_by_default(darkroom: Any) -> None:
+    lines = darkroom("audit", "export").stdout.splitlines()
+    assert [json.loads(each)["sequence"] for each in lines] == [*range(1, len(lines) + 1)]

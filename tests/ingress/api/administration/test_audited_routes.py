@@ -1,0 +1,110 @@
+"""Every call of an operator or of a tenant's admin that changes something is in the audit log."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from serve_app.ingress.http.route_scopes import SCOPES
+from serve_app.tenants.scopes import OPERATOR, TENANT_ADMIN
+from tests.contract.waiting import eventually
+from tests.ingress.api.test_model_entries import ADDING, OPEN
+from tests.ingress.house import House, built
+
+PROBE = "test/probe"
+ENTRY = "house/probe"
+ACTIONS: dict[tuple[str, str], str] = {
+    ("PUT", "/v1/requests/{request_id}/requeue"): "request.requeue",
+    ("PUT", "/v1/requests/{request_id}/fail"): "request.fail",
+    ("PUT", "/v1/requests/{request_id}/priority"): "request.prioritise",
+    ("PUT", "/v1/webhooks/rotate"): "webhook.rotate",
+    ("PUT", "/v1/tenants/{tenant}/disable"): "tenant.disable",
+    ("PUT", "/v1/tenants/{tenant}/enable"): "tenant.enable",
+    ("PUT", "/v1/endpoints/{endpoint_id:path}/pause"): "endpoint.pause",
+    ("PUT", "/v1/endpoints/{endpoint_id:path}/drain"): "endpoint.drain",
+    ("PUT", "/v1/endpoints/{endpoint_id:path}/resume"): "endpoint.resume",
+    ("PUT", "/v1/models/entries/{endpoint_id:path}"): "model.add",
+    ("DELETE", "/v1/models/entries/{endpoint_id:path}"): "model.remove",
+    ("DELETE", "/v1/warm/{endpoint_id:path}"): "warm.end",
+    ("DELETE", "/v1/keys/{key_id}"): "key.revoke",
+    ("DELETE", "/v1/tenants/{tenant}"): "tenant.delete",
+    ("POST", "/v1/keys"): "key.create",
+    ("POST", "/v1/keys/{key_id}/rotate"): "key.rotate",
+    ("POST", "/v1/tenants"): "tenant.create",
+    ("POST", "/v1/warm"): "warm.set",
+    ("PATCH", "/v1/tenants/{tenant}"): "tenant.change",
+}
+NOT_RECORDED: dict[tuple[str, str], str] = {}
+"""Calls that change something and are not in the audit log, with the reason."""
+
+CHANGING = {
+    (method, path)
+    for method, paths in SCOPES.items()
+    if method not in ("GET", "QUERY")
+    for path, scope in paths.items()
+    if scope in (OPERATOR, TENANT_ADMIN)
+}
+
+
+def test_each_call_that_changes_something_has_an_action_or_a_reason() -> None:
+    assert ACTIONS.keys() | NOT_RECORDED.keys() == CHANGING
+    assert not ACTIONS.keys() & NOT_RECORDED.keys()
+    assert all(NOT_RECORDED.values())
+
+
+def body_of(action: str) -> Any:
+    return {
+        "model.add": OPEN,
+        "warm.set": {"endpoint_id": PROBE},
+        "tenant.create": {"tenant": "new"},
+        "tenant.change": {"name": "New name"},
+        "key.create": {"alias": "new"},
+        "key.rotate": {},
+        "tenant.disable": {},
+    }.get(action)
+
+
+async def url_of(path: str, action: str, house: House, client: httpx.AsyncClient) -> str:
+    """URL of a call after what must be there for it."""
+    endpoint = PROBE
+    if action == "endpoint.resume":
+        await client.put(f"/v1/endpoints/{PROBE}/pause")
+    if action == "warm.end":
+        await client.post("/v1/warm", json={"endpoint_id": PROBE})
+    if action.startswith("model."):
+        endpoint = ENTRY
+    if action == "model.remove":
+        await client.put(f"/v1/models/entries/{ENTRY}", json=OPEN)
+    if action.startswith("tenant."):
+        await client.post("/v1/tenants", json={"tenant": "ann"})
+    request_id = ""
+    if action.startswith("request."):
+        answer = await client.post(f"/queue/{PROBE}", json={"sleep_s": 600})
+        request_id = answer.json()["request_id"]
+    if action == "request.requeue":
+
+        async def runs() -> bool:
+            return bool((await house.queue.operations.overview()).leases)
+
+        await eventually(runs)
+    key = str(await house.keys.create("default")).partition(":")[0]
+    values = {"request_id": request_id, "tenant": "ann", "endpoint_id:path": endpoint}
+    for name, value in (values | {"key_id": key}).items():
+        path = path.replace(f"{{{name}}}", value)
+    return path + ("?priority=low" if action == "request.prioritise" else "")
+
+
+@pytest.mark.parametrize(("method", "path"), sorted(ACTIONS))
+async def test_the_call_is_recorded_with_its_key_and_address(method: str, path: str) -> None:
+    action = ACTIONS[method, path]
+    async with built(replica=action == "request.requeue", **ADDING) as house, house.client() as at:
+        url = await url_of(path, action, house, at)
+        before = len(await house.queue.operations.audit(limit=500))
+        answer = await at.request(method, url, json=body_of(action))
+        assert answer.is_success, answer.text
+        acts = await house.queue.operations.audit(limit=500)
+        recorded = [each for each in acts[: len(acts) - before] if each.action == action]
+        assert [each.actor for each in recorded] == [house.key.partition(":")[0]]
+        assert all(each.address for each in recorded)
