@@ -158,9 +158,14 @@ class LeaseTerms(Protocol):
         ...
 
     def tickets(
-        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any]
+        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any], file_access: str = ""
     ) -> tuple[UploadTicket, ...]:
-        """One ticket per file that the attempt may produce. A repeated call gives the same keys."""
+        """One ticket per file that the attempt may produce. A repeated call gives the same keys.
+        ``file_access``: as in ``Request``."""
+        ...
+
+    def files_token(self, tenant: str) -> str:
+        """Value of ``Lease.files_token``."""
         ...
 
     def snapshot_ticket(self, held: LeaseKey) -> UploadTicket:

@@ -290,6 +290,10 @@ class BudgetConfig(BaseModel):
     )
 
 
+FileDefault = Literal["public", "private"]
+MAX_URL_VALID_S = 366 * 86400.0
+
+
 class TenantLimits(BaseModel):
     """Share and limits of a tenant."""
 
@@ -316,6 +320,16 @@ class TenantLimits(BaseModel):
     budget: BudgetConfig | None = Field(default=None, description="Money that it may spend.")
     retention_days: float | None = Field(
         default=None, gt=0, description="Days after which its ended requests are deleted."
+    )
+    files: FileDefault | None = Field(
+        default=None,
+        description="Its new files are `public`: anyone who knows a URL reads it; or `private`.",
+    )
+    file_url_valid_s: float | None = Field(
+        default=None,
+        ge=60,
+        le=MAX_URL_VALID_S,
+        description="Seconds for which URLs of its private files in results are valid at least.",
     )
 
 

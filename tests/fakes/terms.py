@@ -52,16 +52,21 @@ class FakeTerms:
         self.new.clear()
 
     def tickets(
-        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any]
+        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any], file_access: str = ""
     ) -> tuple[UploadTicket, ...]:
         del endpoint, input
         key = f"{held.request_id}/{held.attempt}/{held.nonce}/0.png"
+        if file_access:
+            key = f"p/{file_access}/{key}"
         ticket = UploadTicket(key, f"memory://{key}", "image/png", max_bytes=2**20)
         if self.thumbnails:
             small = f"{key}.webp"
             thumbnail = UploadTicket(small, f"memory://{small}", "image/webp", max_bytes=2**18)
             ticket = replace(ticket, thumbnail=thumbnail)
         return (ticket,)
+
+    def files_token(self, tenant: str) -> str:
+        return f"reader of {tenant}"
 
     def snapshot_ticket(self, held: LeaseKey) -> UploadTicket:
         key = f"s/{held.request_id}/{held.attempt}/{next(self._numbers)}.bin"

@@ -16,6 +16,7 @@ from serve_app.domain.media.safety import SafetyPolicy
 from serve_app.domain.ports import Storage
 from serve_app.settings import Config
 from serve_app.storage.keys import artifact_key, derived_token, snapshot_key
+from serve_app.storage.signed_urls import FileUrlSigner
 
 TICKET_VALID_S = 6 * 3600.0
 """Seconds, longer than any generation. Late uploads are prevented by the fence, not by expiry."""
@@ -35,12 +36,19 @@ class FilePolicy:
     marking: Marking = field(default_factory=Marking)
     certificates: str = ""  # of the signer, as PEM; empty: files are not signed
     safety: SafetyPolicy = field(default_factory=SafetyPolicy)
+    signer: FileUrlSigner | None = None  # of the tokens for private inputs; None: there are none
 
     @classmethod
-    def of(cls, config: Config, safety: SafetyPolicy, certificates: str = "") -> FilePolicy:
+    def of(
+        cls,
+        config: Config,
+        safety: SafetyPolicy,
+        certificates: str = "",
+        signer: FileUrlSigner | None = None,
+    ) -> FilePolicy:
         models = config.models
         marking = config.provenance.marking
-        return cls(models.describe_files, models.thumbnails, marking, certificates, safety)
+        return cls(models.describe_files, models.thumbnails, marking, certificates, safety, signer)
 
 
 class CatalogLeaseTerms:
@@ -92,27 +100,34 @@ class CatalogLeaseTerms:
             await self._refresh()
 
     def tickets(
-        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any]
+        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any], file_access: str = ""
     ) -> tuple[UploadTicket, ...]:
         entry = self._catalog.get(endpoint.id)
         return tuple(
-            self._with_thumbnail(held, number, media_type)
+            self._with_thumbnail(held, number, media_type, file_access)
             for number, media_type in enumerate(entry.schema.media_types(input))
         )
 
-    def _with_thumbnail(self, held: LeaseKey, number: int, media_type: str) -> UploadTicket:
-        ticket = self._ticket(held, media_type, self._max_artifact_bytes, number)
+    def files_token(self, tenant: str) -> str:
+        signer = self._files.signer
+        return "" if signer is None else signer.reader_token(tenant, TICKET_VALID_S)
+
+    def _with_thumbnail(
+        self, held: LeaseKey, number: int, media_type: str, access: str
+    ) -> UploadTicket:
+        ticket = self._ticket(held, media_type, self._max_artifact_bytes, access, number)
         if not self._files.thumbnails or media_type == DRAFT_TYPE:
             return ticket
-        small = self._ticket(held, THUMBNAIL_TYPE, MAX_THUMBNAIL_BYTES, number, "thumbnail")
+        most = MAX_THUMBNAIL_BYTES
+        small = self._ticket(held, THUMBNAIL_TYPE, most, access, number, "thumbnail")
         return replace(ticket, thumbnail=small)
 
     def _ticket(
-        self, held: LeaseKey, media_type: str, max_bytes: int, *names: object
+        self, held: LeaseKey, media_type: str, max_bytes: int, access: str, *names: object
     ) -> UploadTicket:
         # Derived, so each time the same: the files of an earlier attempt can be found.
         token = derived_token(self._names_secret, held.request_id, held.attempt, held.nonce, *names)
-        key = artifact_key(held.request_id, held.attempt, media_type, token)
+        key = artifact_key(held.request_id, held.attempt, media_type, token, access)
         return self._storage.ticket(key, media_type, max_bytes, TICKET_VALID_S)
 
     def snapshot_ticket(self, held: LeaseKey) -> UploadTicket:

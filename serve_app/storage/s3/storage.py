@@ -28,7 +28,7 @@ from serve_app.domain.errors import (
 from serve_app.domain.upload import UploadPart
 from serve_app.storage import keys as key_names
 from serve_app.storage.atomic_file import in_thread, run_blocking, write_all
-from serve_app.storage.keys import missing_part, upload_not_found
+from serve_app.storage.keys import is_private, missing_part, upload_not_found
 from serve_app.storage.listing import FOLDERS, StoredObject
 from serve_app.storage.s3 import errors
 from serve_app.storage.s3.clients import S3Clients, StaticKey
@@ -42,6 +42,7 @@ TOO_SMALL = "S3 accepts parts under 5 MiB only as the last part: send larger par
 READING = "s3:GetObject (and s3:ListBucket, to detect missing objects)"
 
 LINK_CACHING = "private, max-age=31536000, immutable"
+PRIVATE_CACHING = "private, no-store"
 
 
 class S3Storage:
@@ -113,7 +114,7 @@ class S3Storage:
             **self._named(key),
             "ResponseContentType": media_type,
             "ResponseContentDisposition": disposition,
-            "ResponseCacheControl": LINK_CACHING,
+            "ResponseCacheControl": PRIVATE_CACHING if is_private(key) else LINK_CACHING,
         }
         return self._clients.downloads.generate_presigned_url("get_object", wanted, int(valid_s))
 
