@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from deployments.executors.base import FILE_MARK, PATH_KEY
 from deployments.replica.files import check_marks
-from deployments.transfer.fetcher import Fetcher
+from deployments.transfer.fetcher import Fetcher, OwnFiles
 from deployments.transfer.uploader import FileSink, MediaFile
 from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.errors import ContentBlocked, PipelineFailed
@@ -117,7 +117,7 @@ class RequestFiles:
             on_progress(Progress(Stage.FETCHING, number, len(places)))
             url = str(_at(given, place))
             field = ".".join(map(str, place))
-            body = await self._fetcher.fetch(url, field, lease.files_url)
+            body = await self._fetcher.fetch(url, field, OwnFiles.of(lease))
             path = self.folder / f"input-{number}{_suffix(url)}"
             await asyncio.to_thread(path.write_bytes, body)
             given = replaced(given, place, {PATH_KEY: str(path)})

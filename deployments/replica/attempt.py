@@ -43,6 +43,7 @@ from deployments.replica.resume import (
     start_point,
 )
 from deployments.replica.timeline import WAITING
+from deployments.transfer.fetcher import OwnFiles
 from deployments.transfer.lora_fetcher import LoraUse
 from deployments.transfer.uploader import StorageRetry
 from serve_app.domain.errors import (
@@ -255,7 +256,7 @@ class Attempt:
         await inputs.fetch(state.set_progress)
         if requested:
             state.set_progress(Progress(Stage.FETCHING))
-            await self._loras.fetch(requested, lease.files_url)
+            await self._loras.fetch(requested, OwnFiles.of(lease))
             used = {each.file.stem for each in self._loras.loras()}  # named by their digests
             if used & lease.blocked_loras:
                 message = "the operator of this installation does not allow this LoRA"

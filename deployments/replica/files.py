@@ -23,6 +23,7 @@ from deployments.families.video_recorder import VideoRecorder
 from deployments.replica.resources import ReplicaResources
 from deployments.replica.resume import MadeDraft, draft_ticket, media_tickets
 from deployments.safety.outputs import Decision, OutputPolicy, resized
+from deployments.transfer.fetcher import OwnFiles
 from deployments.transfer.manifest import GenerationFacts, ManifestWriter, lora_facts
 from deployments.transfer.uploader import MediaFile
 from serve_app.domain.artifact import Artifact, UploadTicket
@@ -66,7 +67,7 @@ class InputFiles:
         for field, kind in input_files(lease.endpoint, lease.input).items():
             on_progress(Progress(Stage.FETCHING))
             url = str(lease.input[field])
-            body = await self._resources.fetcher.fetch(url, field, lease.files_url)
+            body = await self._resources.fetcher.fetch(url, field, OwnFiles.of(lease))
             bodies[field] = (kind, body)
         self._bodies = bodies
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from deployments.families.base import GenerationResult, Product
 from deployments.families.multi_output import OutputPart, split
 from deployments.replica.resources import ReplicaResources
+from deployments.transfer.fetcher import OwnFiles
 from deployments.transfer.uploader import MediaFile
 from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.errors import (
@@ -183,7 +184,7 @@ async def start_point(
     inputs that have none."""
     fetcher, loop = resources.snapshot_fetcher, asyncio.get_running_loop()
     try:
-        found = await fetcher.fetch(snapshot_url, "snapshot", lease.files_url)
+        found = await fetcher.fetch(snapshot_url, "snapshot", OwnFiles.of(lease))
         return await loop.run_in_executor(resources.encoders, decode_snapshot, lease, seed, found)
     except DarkroomError as error:
         log.warning("The snapshot cannot be read; starting from the beginning. %s", error.message)
@@ -253,7 +254,7 @@ async def request_start(lease: Lease, seed: int, resources: ReplicaResources) ->
 async def _fork_start(
     lease: Lease, draft_url: str, seed: int, resources: ReplicaResources
 ) -> GenerationStart:
-    body = await resources.snapshot_fetcher.fetch(draft_url, FROM_DRAFT, lease.files_url)
+    body = await resources.snapshot_fetcher.fetch(draft_url, FROM_DRAFT, OwnFiles.of(lease))
     try:
         return await asyncio.get_running_loop().run_in_executor(
             resources.encoders, _decoded, body, lease.input, seed

@@ -13,6 +13,7 @@ import httpx
 
 from serve_app.domain.addresses import PrivateAddress, Resolve, UnknownHost, connectable
 from serve_app.domain.errors import InvalidInput
+from serve_app.domain.lease import Lease
 
 Sink = Callable[[bytes], object]
 """Receives the chunks of a file in order. If it raises, the fetch ends."""
@@ -21,6 +22,9 @@ MAX_REDIRECTS = 3
 RATE_WINDOW_S = 15.0
 RATE_GRACE_S = 10.0  # for name resolution, connecting, redirects and slow starts
 NOT_MODIFIED = 304
+FORBIDDEN = 403
+PRIVATE = "/files/p/"
+"""Beginning of the paths of our private files."""
 _OWN_PATH = re.compile(r"/files(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)+")
 
 
@@ -72,6 +76,28 @@ class RateCheck:
         return True
 
 
+@dataclass(frozen=True, slots=True)
+class OwnFiles:
+    """Access to the files of our own storage."""
+
+    url: str = ""  # origin; empty: there are none
+    token: str = ""  # with which private ones are read; empty: they are not
+
+    @classmethod
+    def of(cls, lease: Lease) -> OwnFiles:
+        """Access that an attempt has: to what its tenant may read."""
+        return cls(lease.files_url, lease.files_token)
+
+    def headers(self, place: httpx.URL) -> dict[str, str]:
+        """Credential for ``place``, if it is private. No other server gets it."""
+        if not self.token or httpx.URL(self.url).netloc != place.netloc:
+            return {}
+        return {"authorization": f"Bearer {self.token}"} if _is_private(place) else {}
+
+
+NO_FILES = OwnFiles()
+
+
 class Fetcher:
     """Downloads the file at a URL. Errors are ``InvalidInput`` and name the field. Use it on one
     event loop.
@@ -103,14 +129,19 @@ class Fetcher:
         self._offline = offline
         self._min_rate = min_rate
 
-    async def fetch(self, url: str, field: str, files_url: str = "") -> bytes:
-        """Fetch a whole file. ``files_url``: origin of our own files; empty if there is none."""
+    async def fetch(self, url: str, field: str, files: OwnFiles = NO_FILES) -> bytes:
+        """Fetch a whole file."""
         body = bytearray()
-        await self.stream(url, field, body.extend, files_url)
+        await self.stream(url, field, body.extend, files)
         return bytes(body)
 
     async def stream(
-        self, url: str, field: str, sink: Sink, files_url: str = "", known: Version | None = None
+        self,
+        url: str,
+        field: str,
+        sink: Sink,
+        files: OwnFiles = NO_FILES,
+        known: Version | None = None,
     ) -> Version | None:
         """Fetch a file and pass its chunks to ``sink``. Returns None, without calling ``sink``, if
         the file still has the version ``known``."""
@@ -121,7 +152,7 @@ class Fetcher:
         parsed = _parsed(url, field)
         try:
             async with asyncio.timeout(self._timeout_s):
-                if not await self._own(parsed, download, files_url):
+                if not await self._own(parsed, download, files):
                     await self._foreign_in_time(parsed, download)
                 return download.version
         except TimeoutError:
@@ -145,21 +176,26 @@ class Fetcher:
         self._check_size(len(content), field)
         return content
 
-    async def _own(self, url: httpx.URL, download: _Download, files_url: str) -> bool:
+    async def _own(self, url: httpx.URL, download: _Download, files: OwnFiles) -> bool:
         """Fetch a file of our own storage by its path, whatever host name the URL has. False if it
         is not our file.
 
-        This reveals nothing: anyone who knows the path may read the file.
+        This reveals nothing: anyone who knows the path may read a public file, and of the private
+        ones the ingress sends those that the request's tenant may read.
         """
-        path = url.raw_path.decode("ascii").partition("?")[0]
-        if not files_url or _OWN_PATH.fullmatch(path) is None:
+        path, _, query = url.raw_path.decode("ascii").partition("?")
+        if not files.url or _OWN_PATH.fullmatch(path) is None:
             return False
-        place = httpx.URL(files_url.rstrip("/") + path)
+        place = httpx.URL(files.url.rstrip("/") + path)
+        if _is_private(place) and query:
+            place = place.copy_with(query=query.encode())  # it may be signed
         for _ in range(MAX_REDIRECTS + 1):
-            headers = download.known.conditional_headers()
+            headers = download.known.conditional_headers() | files.headers(place)
             async with self._client.stream("GET", place, headers=headers) as response:
                 if await self._received(response, download):
                     return True
+                if response.status_code == FORBIDDEN and _is_private(place):
+                    raise _unread(download.field, "the file is private, and may not be read")
                 if not response.has_redirect_location:
                     download.missing_here = True
                     return False
@@ -286,6 +322,10 @@ def fetcher_client() -> httpx.AsyncClient:
         # Connections go to addresses, so another host name must never reuse one.
         limits=httpx.Limits(max_connections=32, max_keepalive_connections=0),
     )
+
+
+def _is_private(place: httpx.URL) -> bool:
+    return place.path.startswith(PRIVATE)
 
 
 def _parsed(url: str, field: str) -> httpx.URL:

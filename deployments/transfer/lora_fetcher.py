@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from deployments.engine.threads import Threads
-from deployments.transfer.fetcher import Fetcher, Version
+from deployments.transfer.fetcher import Fetcher, OwnFiles, Version
 from deployments.transfer.lora_cache import CachedFile, LoraCache
 from serve_app.domain.errors import InvalidInput, LoraRefused, WeightsUnavailable
 from serve_app.domain.lora import FileUrl, HubFile
@@ -89,16 +89,16 @@ class LoraFetcher:
         self._threads = Threads(THREADS, thread_name_prefix="lora-files")
 
     async def acquire(
-        self, requested: Sequence[RequestedLora], held: list[CachedFile], files_url: str
+        self, requested: Sequence[RequestedLora], held: list[CachedFile], files: OwnFiles
     ) -> tuple[FetchedLora, ...]:
         """Fetch the LoRA files, lock them, and append them to ``held``; the caller releases them.
 
         Raises ``InvalidInput``, which names the field, if a file cannot be fetched, is too large,
-        or is not a safetensors file. ``files_url`` is the origin for files of our own storage.
+        or is not a safetensors file. ``files``: access to our own storage.
         """
         found: list[FetchedLora] = []
         for each in requested:
-            file = await self._acquire(each, files_url)
+            file = await self._acquire(each, files)
             held.append(file)
             found.append(FetchedLora(each, file.path))
         return tuple(found)
@@ -117,10 +117,10 @@ class LoraFetcher:
         self._threads.shutdown(wait=False, cancel_futures=True)
         await self._web.aclose()
 
-    async def _acquire(self, requested: RequestedLora, files_url: str) -> CachedFile:
+    async def _acquire(self, requested: RequestedLora, files: OwnFiles) -> CachedFile:
         while True:
             try:
-                key = await self._key(requested.source, files_url)
+                key = await self._key(requested.source, files)
             except InvalidInput as error:
                 problem = error.problems[0]
                 raise InvalidInput.of_field(
@@ -132,7 +132,7 @@ class LoraFetcher:
                 return file
             self._known.pop(requested.source, None)  # it was evicted in between
 
-    async def _key(self, source: FileUrl | HubFile, files_url: str) -> str:
+    async def _key(self, source: FileUrl | HubFile, files: OwnFiles) -> str:
         """Cache key of the file, which is fetched if needed. Cancelling one caller does not stop
         the download: other and later callers use it."""
         last = self._known.get(source)
@@ -140,7 +140,7 @@ class LoraFetcher:
             return last.key
         task = self._downloads.get(source)
         if task is None:
-            task = self._downloads[source] = asyncio.create_task(self._fetch(source, files_url))
+            task = self._downloads[source] = asyncio.create_task(self._fetch(source, files))
             task.add_done_callback(lambda ended: self._ended(source, ended))
         return await asyncio.shield(task)
 
@@ -149,25 +149,25 @@ class LoraFetcher:
         if not task.cancelled():
             task.exception()  # mark it as retrieved: there may be no waiter left to raise it to
 
-    async def _fetch(self, source: FileUrl | HubFile, files_url: str) -> str:
+    async def _fetch(self, source: FileUrl | HubFile, files: OwnFiles) -> str:
         if isinstance(source, HubFile):
             key, version = await self._on_thread(self._from_hub, source), Version()
         else:
-            key, version = await self._from_web(source, files_url)
+            key, version = await self._from_web(source, files)
         if len(self._known) >= MAX_REMEMBERED:
             self._known.clear()
         if not _is_inline(source):
             self._known[source] = _CacheEntry(key, version, self._clock.monotonic())
         return key
 
-    async def _from_web(self, source: FileUrl, files_url: str) -> tuple[str, Version]:
+    async def _from_web(self, source: FileUrl, files: OwnFiles) -> tuple[str, Version]:
         last = self._known.get(source)
         if last is not None and not self._is_here(last.key):
             last = None
         with self._cache.part() as part:
             sink = _Sink(part, self._cache.check_space)
             version = await self._web.stream(
-                source.url, _UNNAMED, sink, files_url, last.version if last else None
+                source.url, _UNNAMED, sink, files, last.version if last else None
             )
             if last is not None and version is None:
                 return last.key, last.version
@@ -288,9 +288,9 @@ class LoraUse:
         self._held: list[CachedFile] = []
         self._fetched: Sequence[FetchedLora] = ()
 
-    async def fetch(self, requested: Sequence[RequestedLora], files_url: str) -> None:
+    async def fetch(self, requested: Sequence[RequestedLora], files: OwnFiles) -> None:
         """Fetch and lock the files. ``InvalidInput`` names the field of a file that fails."""
-        self._fetched = await self._fetcher.acquire(requested, self._held, files_url)
+        self._fetched = await self._fetcher.acquire(requested, self._held, files)
 
     def are_here(self, requested: Sequence[RequestedLora]) -> bool:
         """True if no file needs to be fetched. An inline file is here."""

@@ -14,7 +14,7 @@ from psycopg.rows import TupleRow
 from serve_app.postgres.database import Database
 
 AT_ONCE = 1000
-_REQUEST = re.compile(r"[drs]/([0-9a-f-]{36})/")
+_REQUEST = re.compile(r"(?:p/[^/]+/)?[drs]/([0-9a-f-]{36})/")
 
 # The order of bytes, which is the order in which storage lists its keys.
 NAMED: LiteralString = """

@@ -32,6 +32,7 @@ from serve_app.cli.commands.watch_spot import watch_spot_command
 from serve_app.cli.connection import options
 from serve_app.cli.connection.installation import Installation
 from serve_app.cli.connection.server import Server, here
+from serve_app.cli.file_access.command import files_group
 from serve_app.cli.generation import command as generation
 from serve_app.cli.generation.options import FROM_PROMPT, GenerateOptions
 from serve_app.cli.migration.command import migrate_group
@@ -328,6 +329,7 @@ main.add_command(operations.queue_command)
 main.add_command(audit_group)
 main.add_command(operations.endpoints_group)
 main.add_command(webhooks.webhooks_group)
+main.add_command(files_group)
 main.add_command(keys_group)
 main.add_command(tenants_group)
 main.add_command(migrate_group)

@@ -126,6 +126,7 @@ class Lease:
     deadline_s: float | None = None  # time left until the request's deadline, when it was leased
     snapshot_url: str | None = None  # of a partial generation, to resume from
     files_url: str = ""  # origin from which replicas read our own ``/files/…``
+    files_token: str = ""  # with which they read private files of its tenant there
     nonce: int = 0  # see ``LeaseKey``
     tenant: str = ""  # owner of the request
     describe_files: bool = False  # write prompt, seed and settings into its files

@@ -173,20 +173,30 @@ class LeaseTerms(Protocol):
         ...
 
     def tickets(
-        self, held: LeaseKey, tenant: str, endpoint: Endpoint, input: Mapping[str, Any]
+        self,
+        held: LeaseKey,
+        tenant: str,
+        endpoint: Endpoint,
+        input: Mapping[str, Any],
+        file_access: str = "",
     ) -> tuple[UploadTicket, ...]:
         """One ticket per file that the attempt may produce. A repeated call gives the same keys,
-        unless the storage location of the tenant has changed."""
+        unless the storage location of the tenant has changed. ``file_access``: as in
+        ``Request``."""
+        ...
+
+    def files_token(self, tenant: str) -> str:
+        """Value of ``Lease.files_token``."""
         ...
 
     def file_ticket(
-        self, held: LeaseKey, tenant: str, number: int, media_type: str
+        self, held: LeaseKey, tenant: str, number: int, media_type: str, file_access: str = ""
     ) -> UploadTicket:
         """Ticket for one more file of the attempt. A repeated call gives the same key."""
         ...
 
     def leftovers(
-        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any]
+        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any], file_access: str = ""
     ) -> Sequence[str]:
         """Keys of all files that the attempt may have stored, in every storage location. Not those
         of ``file_ticket``."""

@@ -9,6 +9,7 @@ from enum import IntEnum, StrEnum
 from typing import Any
 
 from serve_app.domain.billing.price import NOTHING, Price, Quantities
+from serve_app.domain.media.file_access import FileAccess
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.progress import Progress, StoredSnapshot
 from serve_app.domain.webhook import Webhook
@@ -163,6 +164,12 @@ class NewRequest:
     key_id: str = ""  # of the API key that submits it
     price: Price | None = None  # None: it costs nothing
     expected: Quantities = NOTHING  # what it will make, as far as its input says
+    file_access: FileAccess | None = None  # of its files; None: they are public
+
+    @property
+    def file_access_id(self) -> str:
+        """Id of the access rules of its files; empty: they are public."""
+        return "" if self.file_access is None else self.file_access.id
 
     def as_queued(self, now: datetime) -> Request:
         """The request as it is stored, with its whole input, when it is not coalesced."""
@@ -187,6 +194,7 @@ class NewRequest:
             trace=self.trace,
             draft_key=self.draft_key,
             price=self.price,
+            file_access=self.file_access_id,
         )
 
 
@@ -237,6 +245,7 @@ class Request:
     trace: str = ""  # W3C trace context of its submit
     draft_key: str | None = None  # in storage, of the draft that it goes on from
     price: Price | None = None  # fixed at its submit; None: it costs nothing
+    file_access: str = ""  # id of the access rules of its files; empty: they are public
 
 
 @dataclass(frozen=True, slots=True)

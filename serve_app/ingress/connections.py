@@ -17,11 +17,13 @@ from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
 from serve_app.domain.errors import DarkroomError, Misconfigured
 from serve_app.domain.ports import Clock
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
+from serve_app.ingress.services.file_access import FileAccessControl, FileDefaults
 from serve_app.ingress.services.live_tenants import LiveTenants
 from serve_app.ingress.services.services import Identity
 from serve_app.ingress.services.sign_in import sign_in_of
 from serve_app.postgres import fair_reads
-from serve_app.postgres.database import Database, shared_secret
+from serve_app.postgres.database import Database, shared_secret, wait_until_reachable
+from serve_app.postgres.file_access import PostgresFileAccess
 from serve_app.postgres.leader_election import LeaderElection
 from serve_app.provenance.certificates import (
     CERTIFICATES_FILE,
@@ -31,9 +33,12 @@ from serve_app.provenance.certificates import (
 )
 from serve_app.provenance.signer import ClaimSigner
 from serve_app.queue.reaper import PeriodicTask
+from serve_app.queue.store.diagnostics import check_durability
+from serve_app.queue.store.migrations import migrate
 from serve_app.queue.transactions.lease import is_held
 from serve_app.settings import Config, Secrets
 from serve_app.storage.selection import AnyStorage, create_storage, location_ids
+from serve_app.storage.signed_urls import FileUrlSigner
 from serve_app.telemetry.metrics import Metrics, MetricsServer
 from serve_app.telemetry.version import package_version
 from serve_app.tenants.deletions import PostgresTenantDeletions
@@ -48,9 +53,25 @@ KEYS_LIMIT_S = 5.0
 """Limit of a statement about keys, which every call waits for."""
 USES_EVERY_S = 60.0
 """How often the keys that were used are written."""
+FORGET_REVOKED_EVERY_S = 600.0
 
 
-async def open_server(stack: AsyncExitStack, config: Config, secrets: Secrets) -> str:
+async def open_database(
+    stack: AsyncExitStack, config: Config, secrets: Secrets, metrics: Metrics
+) -> Database:
+    """Connections of the queue, with migrated tables."""
+    conninfo = await _open_server(stack, config, secrets)
+    await wait_until_reachable(conninfo)
+    await migrate(conninfo)
+    database = Database(conninfo, metrics=metrics.database.of("queue"))
+    await database.start()
+    stack.push_async_callback(database.aclose)
+    if secrets.database_url is not None:
+        await check_durability(database)
+    return database
+
+
+async def _open_server(stack: AsyncExitStack, config: Config, secrets: Secrets) -> str:
     """Connection string of the operator's database, or of the embedded one, which is started."""
     if secrets.database_url is not None:
         return secrets.database_url.get_secret_value()
@@ -136,6 +157,27 @@ async def open_storage(
     await storage.start()
     stack.push_async_callback(storage.aclose)
     return storage
+
+
+async def open_file_access(
+    stack: AsyncExitStack,
+    database: Database,
+    election: LeaderElection,
+    config: Config,
+    clock: Clock,
+    metrics: Metrics,
+) -> FileAccessControl:
+    """Access to private files. Reads what is revoked, and follows it."""
+    signer = FileUrlSigner(await shared_secret(database, "file_urls"), clock)
+    book = PostgresFileAccess(database)
+    access = FileAccessControl(book, signer, FileDefaults.of(config), clock)
+    await access.start()
+    stack.push_async_callback(access.aclose)
+    forget = election.on_leader("revoked URLs", FORGET_REVOKED_EVERY_S, book.forget)
+    rounds = PeriodicTask(FORGET_REVOKED_EVERY_S, {"forget_revoked_urls": forget}, metrics.queue)
+    rounds.start()
+    stack.push_async_callback(rounds.aclose)
+    return access
 
 
 def text_of(secret: SecretStr | None) -> str:

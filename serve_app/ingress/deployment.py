@@ -34,6 +34,7 @@ from serve_app.ingress.replica_calls import ExecutorCalls, ReplicaCalls
 from serve_app.ingress.replicate.prediction import PredictionRenderer
 from serve_app.ingress.replicate.webhooks import MARK, PredictionComposer
 from serve_app.ingress.services.audit import AuditTrail
+from serve_app.ingress.services.file_access import FileDefaults
 from serve_app.ingress.services.files import (
     COLLECT_INTERVAL_S,
     FileCollector,
@@ -52,7 +53,7 @@ from serve_app.ingress.services.tracing import start_tracing
 from serve_app.ingress.services.warm_pools import WarmPools
 from serve_app.ingress.services.webhooks import ComposeByMark, Webhooks
 from serve_app.loopback import keep_to_loopback, reachable_address
-from serve_app.postgres.database import Database, shared_secret, wait_until_reachable
+from serve_app.postgres.database import Database, shared_secret
 from serve_app.postgres.leader_election import LeaderElection
 from serve_app.postgres.live_settings import PostgresLiveSettings
 from serve_app.postgres.weight_peers import PostgresWeightPeers
@@ -61,8 +62,7 @@ from serve_app.queue.reaper import PeriodicTask
 from serve_app.queue.state.demand import of_queues
 from serve_app.queue.state.replicas import roster
 from serve_app.queue.store.config import QueueLimits, Retention
-from serve_app.queue.store.diagnostics import check_durability
-from serve_app.queue.store.migrations import check_applied, migrate
+from serve_app.queue.store.migrations import check_applied
 from serve_app.queue.transactions.catalog_entries import PostgresAppBundles, PostgresCatalogEntries
 from serve_app.queue.transactions.deletion import PostgresLifecycles
 from serve_app.queue.transactions.garbage import UnwantedFiles
@@ -164,14 +164,7 @@ class Ingress(ReplicaCalls):
             database=embedded, storage=s3_location(self._config, secrets) is None
         )
         await one_node.check()
-        conninfo = await connections.open_server(stack, self._config, secrets)
-        await wait_until_reachable(conninfo)
-        await migrate(conninfo)
-        database = Database(conninfo, metrics=self._metrics.database.of("queue"))
-        await database.start()
-        stack.push_async_callback(database.aclose)
-        if not embedded:
-            await check_durability(database)
+        database = await connections.open_database(stack, self._config, secrets, self._metrics)
         self._weight_peers = PostgresWeightPeers(database)
         kept = PostgresLiveSettings(database)
         self._file_config = await self._settings.first(kept)
@@ -196,6 +189,9 @@ class Ingress(ReplicaCalls):
         self._safety = await asyncio.to_thread(config.safety.policy)
         self._signer = await connections.open_signer(
             *(database, self._config, secrets, self._clock, self._metrics)
+        )
+        self._access = await connections.open_file_access(
+            *(stack, database, election, config, self._clock, self._metrics)
         )
         await self._start_queue(stack, database, catalog, storage, sole_cluster=embedded)
         files = self._start_files(stack, database, election, storage, stored.tickets)
@@ -249,6 +245,7 @@ class Ingress(ReplicaCalls):
         self._limits.become(QueueLimits.of(config, self._tenants.disabled))
         self._retention.become(Retention.of(config))
         self._upload_limits.become(UploadLimits.of(config))
+        self._access.defaults.become(FileDefaults.of(config))
 
     async def _start_queue(
         self,
@@ -268,7 +265,7 @@ class Ingress(ReplicaCalls):
             storage,
             config.limits.max_artifact_bytes,
             files_url=self._internal_url,
-            files=FilePolicy.of(config, self._safety, self._signer.chain),
+            files=FilePolicy.of(config, self._safety, self._signer.chain, self._access.signer),
             names_secret=await shared_secret(database, "file_names"),
             places=Places(self._upload_limits.location_of, self._tenants.locations),
             refresh=self._catalog.refresh,
@@ -317,7 +314,10 @@ class Ingress(ReplicaCalls):
         guard = self._disk = DiskGuard(config.server.data_dir, config.limits, self._clock)
         return Files(
             storage=storage,
-            uploads=Uploads(book, storage, self._upload_limits, metrics=self._metrics),
+            uploads=Uploads(
+                book, storage, self._upload_limits, self._access, metrics=self._metrics
+            ),
+            access=self._access,
             lifecycles=lifecycles,
             tickets=tickets,
             check_disk_space=guard.check,
@@ -335,10 +335,10 @@ class Ingress(ReplicaCalls):
         warm: WarmPools,
         secrets: Secrets,
     ) -> Services:
-        config, clock, storage = self._config, self._clock, files.storage
+        config, clock = self._config, self._clock
         compose = ComposeByMark(
-            Composer(self._queue, storage),
-            {MARK: PredictionComposer(self._queue, PredictionRenderer(catalog, storage))},
+            Composer(self._queue, files),
+            {MARK: PredictionComposer(self._queue, PredictionRenderer(catalog, files))},
         )
         return Services(
             config=config,
@@ -363,7 +363,7 @@ class Ingress(ReplicaCalls):
                 NameResolver(),
             ),
             tracing=self._tracing,
-            health=self._health(database, storage, one_node),
+            health=self._health(database, files.storage, one_node),
             clock=clock,
             new_id=RequestIds(clock),
             metrics=self._metrics,

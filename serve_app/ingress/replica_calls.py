@@ -81,9 +81,10 @@ class ExecutorCalls:
             raise Unsupported(f"A request has at most {MAX_FILES} files.")
         if not await self._is_held(held):
             raise Fenced("Only the holder of a lease gets a ticket.")
+        request = await self._queue.get(tenant, held.request_id)
         # No other type has an extension, by which files are served.
         known = media_type if media_type in UPLOAD_EXTENSIONS else DEFAULT_MEDIA_TYPE
-        return self._terms.file_ticket(held, tenant, number, known)
+        return self._terms.file_ticket(held, tenant, number, known, request.file_access)
 
 
 class ReplicaCalls:

@@ -243,6 +243,7 @@ class LongPoll:
             if request.draft_key is None
             else self._terms.state_url(request.draft_key),
             files_url=self._terms.files_url,
+            files_token=self._terms.files_token(request.tenant),
             describe_files=self._terms.describe_files and request.forgetting is None,
             safety=self._terms.safety(request.tenant, endpoint.id),
             marking=(policy := self._terms.marking(request.tenant)).value,
@@ -257,7 +258,8 @@ class LongPoll:
     ) -> tuple[UploadTicket, ...]:
         if request.priority is Priority.REALTIME:
             return ()  # sessions write nothing to storage
-        return self._terms.tickets(lease_of(request), request.tenant, endpoint, input)
+        held, access = lease_of(request), request.file_access
+        return self._terms.tickets(held, request.tenant, endpoint, input, access)
 
     async def _wait(self, waiter: Waiter) -> None:
         loop = asyncio.get_running_loop()

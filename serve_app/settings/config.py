@@ -39,7 +39,7 @@ from serve_app.settings.groups import (
     WeightSettings,
 )
 from serve_app.settings.parts import LIVE
-from serve_app.settings.policies import ProvenanceSettings, SafetySettings
+from serve_app.settings.policies import AccessSettings, ProvenanceSettings, SafetySettings
 from serve_app.settings.pools import PoolConfig
 from serve_app.settings.sign_in import SignInSettings
 
@@ -72,6 +72,7 @@ class Config(BaseModel):
     weights: WeightSettings
     loras: LoraSettings
     sign_in: SignInSettings
+    access: AccessSettings
     provenance: ProvenanceSettings
     safety: SafetySettings
 
@@ -131,6 +132,7 @@ AREAS: Mapping[str, type[SettingsGroup]] = {
     "weights": WeightSettings,
     "loras": LoraSettings,
     "sign_in": SignInSettings,
+    "access": AccessSettings,
     "provenance": ProvenanceSettings,
     "safety": SafetySettings,
 }

@@ -73,6 +73,8 @@ LIVE = frozenset(
         "cost_currency",
         "endpoint_limits",
         "fal_prices",
+        "file_url_valid_s",
+        "files",
         "gpu_hour_costs",
         "max_body_bytes",
         "max_drafts_bytes_per_tenant",

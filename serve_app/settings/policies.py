@@ -9,7 +9,24 @@ from pydantic import Field
 from serve_app.domain.media.marking import Marking, MarkPolicy
 from serve_app.domain.media.safety import SafetyPolicy
 from serve_app.settings.groups import AbsolutePath, SettingsGroup
+from serve_app.settings.pools import MAX_URL_VALID_S, FileDefault
 from serve_app.settings.safety import CheckerConfig, SafetyRuleConfig, policy_of
+
+
+class AccessSettings(SettingsGroup):
+    """Readers of files."""
+
+    files: FileDefault = Field(
+        default="public",
+        description="New files are `public`: anyone who knows a URL reads it; or `private`: their "
+        "tenant reads them, and anyone with a signed URL.",
+    )
+    file_url_valid_s: float = Field(
+        default=3600.0,
+        ge=60,
+        le=MAX_URL_VALID_S,
+        description="Seconds for which URLs of private files in results are valid at least.",
+    )
 
 
 class ProvenanceSettings(SettingsGroup):

@@ -290,6 +290,10 @@ class BudgetConfig(BaseModel):
     )
 
 
+FileDefault = Literal["public", "private"]
+MAX_URL_VALID_S = 366 * 86400.0
+
+
 class TenantLimits(BaseModel):
     """Share and limits of a tenant."""
 
@@ -321,6 +325,16 @@ class TenantLimits(BaseModel):
         default=None,
         pattern=r"^[a-z][a-z0-9-]{1,31}$",
         description="Storage location of its new files.",
+    )
+    files: FileDefault | None = Field(
+        default=None,
+        description="Its new files are `public`: anyone who knows a URL reads it; or `private`.",
+    )
+    file_url_valid_s: float | None = Field(
+        default=None,
+        ge=60,
+        le=MAX_URL_VALID_S,
+        description="Seconds for which URLs of its private files in results are valid at least.",
     )
 
 

@@ -63,8 +63,8 @@ LOCATION_ID = re.compile(r"[a-z][a-z0-9-]{1,31}")
 """Id of a storage location of tenants."""
 
 _LOCATED = re.compile(
-    rf"u/[A-Za-z0-9_-]+\.({LOCATION_ID.pattern})/"
-    rf"|[drs]/[^/]+/[0-9]+/[A-Za-z0-9_-]+\.({LOCATION_ID.pattern})\."
+    rf"(?:p/[^/]+/)?(?:u/[A-Za-z0-9_-]+\.({LOCATION_ID.pattern})/"
+    rf"|[drs]/[^/]+/[0-9]+/[A-Za-z0-9_-]+\.({LOCATION_ID.pattern})\.)"
 )
 
 
@@ -91,14 +91,41 @@ def valid(key: str) -> bool:
     return len(key) <= _MAX_CHARACTERS and _KEY.fullmatch(key) is not None
 
 
+PRIVATE = "p/"
+"""Beginning of the keys of private files: ``p/<id of the access rules>/<key>``. Whether a file is
+private follows from its key, so the read of a public file needs no look into the database."""
+
+
+def is_private(key: str) -> bool:
+    """Return whether a reader of the file needs a right, besides knowing its key."""
+    return key.startswith(PRIVATE)
+
+
+def access_id(key: str) -> str:
+    """Id of the access rules of a private file."""
+    return key.split("/", 2)[1]
+
+
+def request_of(key: str) -> str | None:
+    """Id of the request that a file is of; None: it is of none."""
+    parts = key.split("/")[2 if is_private(key) else 0 :]
+    return parts[1] if len(parts) > 1 and parts[0] == "r" else None
+
+
+def _in(access: str, key: str) -> str:
+    return f"{PRIVATE}{access}/{key}" if access else key
+
+
 def artifact_key(
     request_id: str,
     attempt: int,
     media_type: str,
     token: Callable[[int], str] = secrets.token_urlsafe,
     location: str = "",
+    access: str = "",
 ) -> str:
-    """Key ``r/<request>/<attempt>/<128 bits>.<extension>``. Anyone who knows it can read it.
+    """Key ``r/<request>/<attempt>/<128 bits>.<extension>``. Anyone who knows it can read it, unless
+    it is below the id of its ``access`` rules.
 
     The key of a draft begins with ``d/``, and only Darkroom knows it. The id of a ``location``
     comes before the extension.
@@ -106,7 +133,8 @@ def artifact_key(
     folder = "d" if media_type == DRAFT_TYPE else "r"
     extension = "bin" if media_type == DRAFT_TYPE else UPLOAD_EXTENSIONS.get(media_type, "bin")
     name = f"{token(16)}{_suffix(location)}.{extension}"
-    return f"{folder}/{request_id}/{attempt}/{name}"
+    key = f"{folder}/{request_id}/{attempt}/{name}"
+    return key if media_type == DRAFT_TYPE else _in(access, key)
 
 
 def derived_token(secret: bytes, *of: object) -> Callable[[int], str]:
@@ -136,14 +164,17 @@ def upload_key(
     file_name: str = "",
     token: Callable[[int], str] = secrets.token_urlsafe,
     location: str = "",
+    access: str = "",
 ) -> str:
-    """New key ``u/<128 random bits>/<name>.<extension>``. The id of a location follows the bits.
+    """New key ``u/<128 random bits>/<name>.<extension>``. The id of a location follows the bits;
+    see ``artifact_key`` for ``access``.
 
     The name is the client's own, without special characters. ``media_type`` comes from
     ``upload_type``.
     """
     stem = _STEM.sub("_", file_name.rpartition(".")[0] or file_name).strip("_")[:_MAX_STEM_LENGTH]
-    return f"u/{token(16)}{_suffix(location)}/{stem or 'file'}.{UPLOAD_EXTENSIONS[media_type]}"
+    name = f"{stem or 'file'}.{UPLOAD_EXTENSIONS[media_type]}"
+    return _in(access, f"u/{token(16)}{_suffix(location)}/{name}")
 
 
 def upload_type(given: str, file_name: str = "") -> str:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-FOLDERS = ("d/", "r/", "s/", "u/")
-"""Beginnings of all keys of drafts, requests' files, snapshots and uploads, in order. In a bucket
-without a prefix, other objects may lie beside them."""
+FOLDERS = ("d/", "p/", "r/", "s/", "u/")
+"""Beginnings of keys of drafts, private files, requests' files, snapshots and uploads, in order.
+In a bucket without a prefix, other objects may lie beside them."""
 
 NAMES_AT_ONCE = 50_000
 """Names of one directory that are held in memory; a larger one is read several times."""

@@ -152,7 +152,7 @@ async def scene(
         if tracing is not None:
             outbox = PostgresOutbox(database)
             services.webhooks = Webhooks(
-                *(queue, outbox, PostgresSigningSeeds(database), Composer(queue, storage)),
+                *(queue, outbox, PostgresSigningSeeds(database), Composer(queue, services.files)),
                 *(services.config, clock, services.metrics, NameResolver()),
             )
             services.webhooks.record_spans(tracing)

@@ -13,8 +13,8 @@ from serve_app.domain import errors
 from serve_app.domain.errors import DarkroomError
 from serve_app.domain.progress import Stage
 from serve_app.embedded_postgres.files import ClusterFiles
-from serve_app.ingress.api import files
 from serve_app.ingress.api import routes as api
+from serve_app.ingress.api.files import content
 from serve_app.ingress.http.errors import TABLE
 from serve_app.ingress.openapi import routes as openapi
 from serve_app.ingress.submission.options import (
@@ -103,7 +103,7 @@ def test_own_paths_are_documented() -> None:
         (method, route.path.replace(":path}", "}"))
         for route in (*api.ROUTES, *openapi.ROUTES)
         for method in (route.methods or ())
-        if method != "HEAD" and route.endpoint is not api.unknown and route not in files.ROUTES
+        if method != "HEAD" and route.endpoint is not api.unknown and route not in content.ROUTES
     }
 
 

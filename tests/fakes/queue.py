@@ -216,7 +216,7 @@ class FakeQueue(ClientSide):
             endpoint=endpoint,
             input=row.input,
             upload_tickets=self._terms.tickets(
-                lease_of(request), request.tenant, endpoint, row.input
+                lease_of(request), request.tenant, endpoint, row.input, request.file_access
             )
             if request.priority is not Priority.REALTIME
             else (),
@@ -228,6 +228,7 @@ class FakeQueue(ClientSide):
             if request.draft_key is None
             else self._terms.state_url(request.draft_key),
             files_url=self._terms.files_url,
+            files_token=self._terms.files_token(request.tenant),
             describe_files=self._terms.describe_files and request.forgetting is None,
             safety=self._terms.safety(request.tenant, endpoint.id),
             marking=(policy := self._terms.marking(request.tenant)).value,

@@ -52,10 +52,17 @@ class FakeTerms:
         self.new.clear()
 
     def tickets(
-        self, held: LeaseKey, tenant: str, endpoint: Endpoint, input: Mapping[str, Any]
+        self,
+        held: LeaseKey,
+        tenant: str,
+        endpoint: Endpoint,
+        input: Mapping[str, Any],
+        file_access: str = "",
     ) -> tuple[UploadTicket, ...]:
         del tenant, endpoint, input
         key = f"{held.request_id}/{held.attempt}/{held.nonce}/0.png"
+        if file_access:
+            key = f"p/{file_access}/{key}"
         ticket = UploadTicket(key, f"memory://{key}", "image/png", max_bytes=2**20)
         if self.thumbnails:
             small = f"{key}.webp"
@@ -64,17 +71,22 @@ class FakeTerms:
         return (ticket,)
 
     def file_ticket(
-        self, held: LeaseKey, tenant: str, number: int, media_type: str
+        self, held: LeaseKey, tenant: str, number: int, media_type: str, file_access: str = ""
     ) -> UploadTicket:
         del tenant
         key = f"r/{held.request_id}/{held.attempt}/{number}.bin"
+        if file_access:
+            key = f"p/{file_access}/{key}"
         return UploadTicket(key, f"memory://{key}", media_type, max_bytes=2**20)
 
     def leftovers(
-        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any]
+        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any], file_access: str = ""
     ) -> Sequence[str]:
-        tickets = self.tickets(held, "", endpoint, input)
+        tickets = self.tickets(held, "", endpoint, input, file_access)
         return [each.key for one in tickets for each in (one, one.thumbnail) if each is not None]
+
+    def files_token(self, tenant: str) -> str:
+        return f"reader of {tenant}"
 
     def snapshot_ticket(self, held: LeaseKey, tenant: str) -> UploadTicket:
         del tenant

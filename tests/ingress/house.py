@@ -23,9 +23,10 @@ from serve_app.ingress.http.hosts import trusted_names
 from serve_app.ingress.replicate.prediction import PredictionRenderer
 from serve_app.ingress.replicate.webhooks import MARK, PredictionComposer
 from serve_app.ingress.services.audit import AuditTrail
+from serve_app.ingress.services.file_access import FileAccessControl, FileDefaults
 from serve_app.ingress.services.files import Files, UploadLimits, Uploads
 from serve_app.ingress.services.health import Health, Readiness
-from serve_app.ingress.services.lease_terms import CatalogLeaseTerms
+from serve_app.ingress.services.lease_terms import CatalogLeaseTerms, FilePolicy
 from serve_app.ingress.services.live_catalog import LiveCatalog
 from serve_app.ingress.services.live_tenants import LiveTenants
 from serve_app.ingress.services.replies import LAST_BYTE_DELAY_S, Replies
@@ -36,11 +37,13 @@ from serve_app.ingress.services.webhooks import ComposeByMark, Webhooks
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.transactions.catalog_entries import CatalogEntries
 from serve_app.settings import Config, PoolConfig
+from serve_app.storage.signed_urls import FileUrlSigner
 from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics
 from serve_app.tenants.scopes import ADMIN, API
 from serve_app.tenants.tokens import Tokens, UploadTokens
 from tests.fakes.catalog_entries import FakeAppBundles, FakeCatalogEntries
+from tests.fakes.file_access import FakeFileAccess
 from tests.fakes.held_weights import FakeHeldWeights, FakeLeader
 from tests.fakes.keyring import FakeKeyRing
 from tests.fakes.lifecycles import FakeLifecycles
@@ -73,6 +76,7 @@ class House:
     keys: FakeKeyRing
     uploads: FakeUploads
     lifecycles: FakeLifecycles
+    rules: FakeFileAccess
     replica: ScriptedReplica
     liveness: FakeLiveness
     key: str  # of the tenant `default`, with all scopes
@@ -114,8 +118,13 @@ async def built(
     catalog.become(served)
     storage = storage or FakeStorage(b"k" * 32, ORIGIN, clock)
     lifecycles = FakeLifecycles()
+    signer = FileUrlSigner(b"f" * 32, clock)
     terms = CatalogLeaseTerms(
-        catalog, storage, config.limits.max_artifact_bytes, names_secret=b"n" * 32
+        catalog,
+        storage,
+        config.limits.max_artifact_bytes,
+        files=FilePolicy(signer=signer),
+        names_secret=b"n" * 32,
     )
     liveness = FakeLiveness()
     queue_limits = limits or QueueLimits()
@@ -125,15 +134,26 @@ async def built(
     scripted = ScriptedReplica(queue, storage)
     metrics = Metrics(CollectorRegistry())
     seeds = FakeSigningSeeds(clock, queue.operations.note)
-    compose = ComposeByMark(
-        Composer(queue, storage),
-        {MARK: PredictionComposer(queue, PredictionRenderer(catalog, storage))},
-    )
+    rules = FakeFileAccess(clock, queue.operations.note)
+    defaults = FileDefaults.of(config)
+    access = FileAccessControl(rules, signer, defaults, clock)
     check: dict[str, Any] = {}
     if room is not None:
         check |= {"check_disk_space": room, "check_disk_for_upload": room}
     if artifact_room is not None:
         check["check_disk_for_artifact"] = artifact_room
+    files = Files(
+        storage=storage,
+        uploads=Uploads(book, storage, UploadLimits.of(config), access, metrics=metrics),
+        access=access,
+        lifecycles=lifecycles,
+        tickets=storage.tickets,
+        **check,
+    )
+    compose = ComposeByMark(
+        Composer(queue, files),
+        {MARK: PredictionComposer(queue, PredictionRenderer(catalog, files))},
+    )
     stored = entries or FakeCatalogEntries(clock, queue.operations.note, queue.unfinished)
     live = LiveCatalog(stored, config, catalog)
     if config.models.models is not None:
@@ -150,13 +170,7 @@ async def built(
         bundles=FakeAppBundles(),
         pools=PoolMap(pools),
         queue=queue,
-        files=Files(
-            storage=storage,
-            uploads=Uploads(book, storage, UploadLimits.of(config), metrics=metrics),
-            lifecycles=lifecycles,
-            tickets=storage.tickets,
-            **check,
-        ),
+        files=files,
         identity=Identity(keys, Tokens(b"t" * 32, clock), UploadTokens(b"u" * 32, clock), tenants),
         sessions=scripted,
         webhooks=Webhooks(
@@ -194,6 +208,7 @@ async def built(
         liveness=liveness,
         uploads=book,
         lifecycles=lifecycles,
+        rules=rules,
         key=str(await keys.create("default", scopes=frozenset({API, ADMIN}))),
         weak_key=str(await keys.create("default")),
         other_key=str(await keys.create("other", scopes=frozenset({API, ADMIN}))),
@@ -201,9 +216,11 @@ async def built(
 
     def limit() -> None:
         services.config = tenants.merged(services.file_config)
+        defaults.become(FileDefaults.of(services.config))
         queue_limits.become(replace(QueueLimits.of(services.config), disabled=tenants.disabled))
 
     tenants.start(limit)
+    await access.start()
     if replica:
         await house.replica.start()
     if deliver:
@@ -212,6 +229,7 @@ async def built(
         yield house
     finally:
         await tenants.aclose()
+        await access.aclose()
         await services.background.join()
         await services.webhooks.aclose()
         await house.replica.aclose()

@@ -33,8 +33,8 @@ TABLES = (
     "usage_days", "tenant_quotas", "budget_warnings", "replica_hours",
     "replicas", "fair_lanes", "costs", "audit", "api_keys", "tenants", "installation",
     "undelivered", "unwanted", "halts", "uploads", "lifecycles", "webhook_keys", "leaders",
-    "running_counts", "warm_targets", "catalog_entries", "weight_peers",
-    "tenant_deletions",
+    "running_counts", "warm_targets", "catalog_entries", "weight_peers", "file_access",
+    "file_url_revocations", "tenant_deletions",
 )  # fmt: skip
 
 HOLDING: list[EmbeddedPostgres] = []

@@ -204,10 +204,28 @@ def test_how_long_it_is_kept_can_be_said(client: fal_client.SyncClient) -> None:
     assert read(client.upload(CONTENT, "image/png", lifecycle=lifecycle)).content == CONTENT
 
 
-def test_access_rules_are_refused_in_a_sentence(client: fal_client.SyncClient) -> None:
-    rules = fal_client.StorageACL(default="forbid")
-    with pytest.raises(fal_client.FalClientHTTPError, match="anyone who knows the URL"):
-        client.upload(CONTENT, "image/png", lifecycle=fal_client.StorageSettings(initial_acl=rules))
+@pytest.mark.parametrize("multipart", [False, True])
+def test_a_private_file_is_read_by_its_tenant_and_by_a_signed_url(
+    client: fal_client.SyncClient, fakes: Address, monkeypatch: pytest.MonkeyPatch, multipart: bool
+) -> None:
+    rules = fal_client.StorageACL(
+        default="forbid", rules=[fal_client.StorageACLRule(user="studio-b", decision="allow")]
+    )
+    lifecycle = fal_client.StorageSettings(expires_in="7d", initial_acl=rules)
+    content = CONTENT
+    if multipart:
+        parts_of_5_mib(monkeypatch)
+        content = bytes(11 * MIB)
+    url = client.upload(content, "image/png", lifecycle=lifecycle)
+    bare = url.partition("?")[0]
+    assert httpx.get(bare).status_code == 403
+    key = {"authorization": f"Key {fakes.key}"}
+    assert httpx.get(bare, headers=key).content == content
+    body = {"path": url, "expires_in": 60}
+    signed = httpx.post(f"{fakes.url}/v1/files/sign", json=body, headers=key).json()["url"]
+    assert httpx.get(signed).content == content
+    used = client.run("test/probe", {"echo": url})
+    assert used["echo"] == url
 
 
 def test_without_a_good_key_nothing_is_taken(fakes: Address) -> None:

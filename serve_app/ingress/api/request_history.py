@@ -194,4 +194,4 @@ async def _output(http: HttpRequest, request: Request, origin: str) -> Any:
     failure = final_outcome(request).failure
     if failure is not None:
         return failure_body(failure)
-    return await rendered_output(request, services_of(http).files.storage, origin, inline=False)
+    return await rendered_output(request, services_of(http).files, origin, inline=False)

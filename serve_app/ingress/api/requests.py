@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -175,9 +176,8 @@ async def listed(request: HttpRequest) -> Response:
     page = await gallery.search(wanted, limit)
     ids = [each.id for each in page.requests]
     marked = await gallery.favourites_among(tenant, ids) if ids and wanted.tenant else frozenset()
-    origin = origin_of(request)
     body: RequestPage = {
-        "requests": [_summary(each, origin, marked) for each in page.requests],
+        "requests": [_summary(request, each, marked) for each in page.requests],
         "next_before": page.next_before,
     }
     return json_reply(body)
@@ -208,7 +208,7 @@ async def shown(request: HttpRequest) -> Response:
     lines = await queue.lines(found.tenant, found.id)
     favourites = await queue.gallery.favourites_among(found.tenant, [found.id])
     body: RequestDetails = {
-        **_summary(found, origin_of(request), favourites),
+        **_summary(request, found, favourites),
         "version": _version(found),
         "input": dict(found.input),
         "waiting": None,
@@ -300,7 +300,9 @@ CANCEL = Operation(
 )
 
 
-def _summary(request: Request, origin: str, favourites: Collection[str]) -> RequestSummary:
+def _summary(http: HttpRequest, request: Request, favourites: Collection[str]) -> RequestSummary:
+    access = services_of(http).files.access
+    url = partial(access.url, origin_of(http), tenant=request.tenant)
     failure = request.outcome.failure if request.outcome else None
     return {
         "request_id": request.id,
@@ -321,7 +323,7 @@ def _summary(request: Request, origin: str, favourites: Collection[str]) -> Requ
         "forgotten": FORGOTTEN[request.forgetting],
         "run_s": request.outcome.usage.run_s if request.outcome else None,
         "error": {"code": failure.code, "message": failure.message} if failure else None,
-        "files": [output_file(each, origin) for each in request.outcome.artifacts]
+        "files": [output_file(each, url) for each in request.outcome.artifacts]
         if request.outcome
         else [],
         "favourite": request.id in favourites,

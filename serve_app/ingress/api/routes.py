@@ -18,7 +18,6 @@ from serve_app.domain.lease import Demand, ReplicaStage
 from serve_app.ingress.api import (
     drafts,
     estimates,
-    files,
     keys,
     loras,
     model_entries,
@@ -34,6 +33,7 @@ from serve_app.ingress.api import (
 )
 from serve_app.ingress.api.administration import audit, tenant_deletion
 from serve_app.ingress.api.billing import pricing, report, sums
+from serve_app.ingress.api.files import content, links
 from serve_app.ingress.api.gallery import items, shares, zip_files
 from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.context import context_of
@@ -229,7 +229,8 @@ CHECK_READY = Operation(
 )
 
 ROUTES = [
-    *files.ROUTES,
+    *content.ROUTES,
+    *links.ROUTES,
     *items.ROUTES,  # before the routes of one request
     *zip_files.ROUTES,
     *loras.ROUTES,

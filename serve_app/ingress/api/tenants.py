@@ -74,7 +74,7 @@ class Disabling(BaseModel):
 class TenantLimit(TypedDict):
     """Limit in force, and where it comes from."""
 
-    value: Annotated[float | None, Field(description="Null: no limit.")]
+    value: Annotated[float | str | None, Field(description="Null: no limit.")]
     source: Annotated[
         Literal["api", "file", "default"],
         Field(

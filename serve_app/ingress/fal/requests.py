@@ -103,7 +103,7 @@ async def result(request: HttpRequest, path: RequestPath, prefix: str) -> Respon
         found = await call.services.queue.current(found.tenant, found.id)
     if not found.state.final:
         raise NotFinished("The request has not ended yet.")
-    return await outcome_reply(found, call.services.files.storage, origin_of(request))
+    return await outcome_reply(found, call.services.files, origin_of(request))
 
 
 async def cancel(request: HttpRequest, path: RequestPath, prefix: str) -> Response:

@@ -146,7 +146,7 @@ class _EventSource:
 
     async def end(self, request: Request) -> Response:
         """Response with the outcome, as ``run`` answers."""
-        return await outcome_reply(request, self._services.files.storage, self._origin)
+        return await outcome_reply(request, self._services.files, self._origin)
 
     async def _status(self, request: Request) -> QueueStatus:
         queue = self._services.queue

@@ -42,7 +42,7 @@ async def run(request: HttpRequest, endpoint_id: str) -> Response:
     ended = await submission.run(services, new, lambda: wait_disconnected(request.receive))
     if ended is None:
         return failure_reply(submission.CLIENT_DISCONNECTED)
-    reply = await outcome_reply(ended, services.files.storage, origin)
+    reply = await outcome_reply(ended, services.files, origin)
     return add_replay_headers(request, reply, new, ended)
 
 

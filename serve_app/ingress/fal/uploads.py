@@ -34,7 +34,7 @@ from serve_app.ingress.http.openapi import (
 from serve_app.ingress.http.origin import file_url, origin_of
 from serve_app.ingress.services.files import MAX_PART_BYTES, NewUpload
 from serve_app.ingress.services.services import services_of
-from serve_app.ingress.submission.options import parse_keep_s
+from serve_app.ingress.submission.lifecycle import read_lifecycle
 from serve_app.storage.keys import DEFAULT_MEDIA_TYPE, MAX_PARTS, upload_not_found
 
 FILE_NAME = "x-fal-file-name"
@@ -120,16 +120,22 @@ async def token(request: HttpRequest) -> Response:
 async def initiate(request: HttpRequest) -> Response:
     """``POST /rest/storage/upload/initiate``: URL to PUT a file to, and the file's later URL."""
     context_of(request).route = "fal.upload.initiate"
-    upload, url = await _offered(request, in_parts=False)
-    body: UploadPlace = {"upload_url": f"{url}/upload/{upload.id}", "file_url": url}
+    upload, origin = await _offered(request, in_parts=False)
+    body: UploadPlace = {
+        "upload_url": f"{file_url(origin, upload.key)}/upload/{upload.id}",
+        "file_url": _readable(request, origin, upload),
+    }
     return json_reply(body)
 
 
 async def initiate_in_parts(request: HttpRequest) -> Response:
     """``POST /rest/storage/upload/initiate-multipart``: the parts' base URL, and the file's URL."""
     context_of(request).route = "fal.upload.initiate"
-    upload, url = await _offered(request, in_parts=True)
-    body: UploadPlace = {"upload_url": f"{url}/multipart/{upload.id}", "file_url": url}
+    upload, origin = await _offered(request, in_parts=True)
+    body: UploadPlace = {
+        "upload_url": f"{file_url(origin, upload.key)}/multipart/{upload.id}",
+        "file_url": _readable(request, origin, upload),
+    }
     return json_reply(body)
 
 
@@ -140,7 +146,7 @@ async def upload_file(request: HttpRequest) -> Response:
     async with incoming.drain_on_error():
         origin, new = await _new(request)
         upload = await uploads.take(new, incoming.chunks())
-    body: UploadedFile = {"access_url": file_url(origin, upload.key)}
+    body: UploadedFile = {"access_url": _readable(request, origin, upload)}
     return json_reply(body)
 
 
@@ -149,6 +155,7 @@ async def begin_parts(request: HttpRequest) -> Response:
     context_of(request).route = "fal.upload.initiate"
     origin, new = await _new(request)
     upload = await services_of(request).files.uploads.offer(new, in_parts=True)
+    # Without a signature: the parts' URLs begin with it.
     body: BegunUpload = {"access_url": file_url(origin, upload.key), "uploadId": upload.id}
     return json_reply(body)
 
@@ -160,7 +167,7 @@ async def content(request: HttpRequest) -> Response:
     async with incoming.drain_on_error():
         upload = await _found(request, in_parts=False)
         await uploads.receive(upload, incoming.chunks())
-    body: StoredFile = {"file_url": file_url(origin_of(request), upload.key)}
+    body: StoredFile = {"file_url": _readable(request, origin_of(request), upload)}
     return json_reply(body)
 
 
@@ -199,7 +206,7 @@ async def join(request: HttpRequest) -> Response:
     joining = await read_model(request, CompletedUpload, MAX_CALL_BYTES)
     etags = {each.number: each.etag.strip('"') for each in joining.parts}
     joined = await files.uploads.join(upload, etags)
-    url = file_url(origin_of(request), joined.key)
+    url = _readable(request, origin_of(request), joined)
     body: JoinedFile = {"access_url": url, "file_url": url, "file_size": joined.size}
     return json_reply(body)
 
@@ -209,7 +216,8 @@ KEY = in_path("key", "The key in the URL of the upload; it contains slashes.")
 UPLOAD_ID = in_path("upload_id", "The id in the URL of the upload. It is the only credential.")
 LIFECYCLE = in_header(
     "X-Fal-Object-Lifecycle",
-    'JSON: `{"expiration_duration_seconds": 3600}`. The name may also end in `-Preference`.',
+    'JSON: `{"expiration_duration_seconds": 3600, "initial_acl": {"default": "forbid"}}`. The name '
+    "may also end in `-Preference`.",
 )
 NAME = in_header("X-Fal-File-Name", "Name of the file. It is part of the file's URL.")
 
@@ -298,11 +306,17 @@ async def _offered(request: HttpRequest, *, in_parts: bool) -> tuple[Upload, str
     files, origin = services_of(request).files, origin_of(request)
     caller = await authenticate(request)
     initiated = await read_model(request, InitiateUpload, MAX_CALL_BYTES)
-    keep_s = parse_keep_s(request.headers)
-    new = NewUpload(caller.tenant, initiated.content_type, initiated.file_name, keep_s)
+    lifecycle = read_lifecycle(request.headers)
+    new = NewUpload(
+        caller.tenant,
+        initiated.content_type,
+        initiated.file_name,
+        lifecycle.expiration_duration_seconds,
+        lifecycle.access,
+    )
     await files.check_disk_for_upload()
     upload = await files.uploads.offer(new, in_parts=in_parts)
-    return upload, file_url(origin, upload.key)
+    return upload, origin
 
 
 async def _new(request: HttpRequest) -> tuple[str, NewUpload]:
@@ -310,7 +324,14 @@ async def _new(request: HttpRequest) -> tuple[str, NewUpload]:
     origin, headers = origin_of(request), request.headers
     tenant = await _tenant(request)
     media_type = headers.get("content-type", DEFAULT_MEDIA_TYPE)
-    return origin, NewUpload(tenant, media_type, headers.get(FILE_NAME, ""), parse_keep_s(headers))
+    lifecycle = read_lifecycle(headers)
+    keep_s, acl = lifecycle.expiration_duration_seconds, lifecycle.access
+    return origin, NewUpload(tenant, media_type, headers.get(FILE_NAME, ""), keep_s, acl)
+
+
+def _readable(request: HttpRequest, origin: str, upload: Upload) -> str:
+    """URL with which the client reads its file, as those in results."""
+    return services_of(request).files.access.url(origin, upload.key, upload.tenant)
 
 
 async def _tenant(request: HttpRequest) -> str:

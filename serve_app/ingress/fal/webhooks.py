@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 
 from serve_app.domain.errors import ArtifactNotFound, FieldProblem, InvalidInput, Unavailable
 from serve_app.domain.outcome import Outcome
-from serve_app.domain.ports import Queue, Storage
+from serve_app.domain.ports import Queue
 from serve_app.domain.request import NewRequest, Request, State
 from serve_app.domain.webhook import ClaimedDelivery, Webhook
 from serve_app.ingress.fal.status import status_details, version, wire_status
@@ -23,6 +23,7 @@ from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
+from serve_app.ingress.services.files import Files
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.services.webhooks import MAX_BODY_BYTES, OUTCOME_WAIT_S, Webhooks
 from serve_app.ingress.submission.rendering import (
@@ -62,9 +63,9 @@ async def parse_webhook(
 class Composer:
     """Builds the bodies. Equal outcomes have equal bytes."""
 
-    def __init__(self, queue: Queue, storage: Storage) -> None:
+    def __init__(self, queue: Queue, files: Files) -> None:
         self._queue = queue
-        self._storage = storage
+        self._files = files
 
     async def __call__(self, claimed: ClaimedDelivery) -> bytes:
         """Build the body. ``RequestNotFound``, ``StorageUnavailable``, ``DatabaseUnavailable``."""
@@ -88,7 +89,9 @@ class Composer:
         inline = request.input.get("sync_mode") is True and small
         rest: dict[str, Any] = {"status": "OK", "payload": None}
         try:
-            rest["payload"] = await output_of(outcome, self._storage, origin, inline=inline)
+            rest["payload"] = await output_of(
+                outcome, self._files, origin, request.tenant, inline=inline
+            )
             body = await in_cpu_thread(_encoded, request.id, rest)
         except ArtifactNotFound as error:
             rest["payload_error"] = error.message

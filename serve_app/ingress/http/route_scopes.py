@@ -30,7 +30,7 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/api/openapi/queue/openapi.json": ANY_KEY,
         "/.well-known/jwks.json": NO_KEY,
         "/rest/.well-known/jwks.json": NO_KEY,
-        "/files/{key:path}": NO_KEY,  # its URL is the credential
+        "/files/{key:path}": BY_CALL,  # none for public files: the URL is the credential
         "/v1/shared/{token}": NO_KEY,
         "/v1/keys/self": ANY_KEY,
         "/v1/sign-in": NO_KEY,
@@ -103,6 +103,8 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/v1/requests/zip": READ,
         "/v1/requests/delete": CANCEL,
         "/v1/requests/{request_id}/share": FILES,
+        "/v1/files/sign": FILES,
+        "/v1/files/revoke": FILES,
         "/v1/webhooks/test": SUBMIT,
         "/v1/keys": TENANT_ADMIN,
         "/v1/keys/{key_id}/rotate": TENANT_ADMIN,

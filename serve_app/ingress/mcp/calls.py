@@ -175,7 +175,7 @@ async def _find(call: ToolCall, request_id: str) -> Request:
 async def _result(services: Services, request: Request, origin: str) -> CallToolResult:
     if not request.state.final:
         return content.unfinished(request, await content.describe_state(services.queue, request))
-    return await content.final_result(services.files.storage, request, origin)
+    return await content.final_result(services.files, request, origin)
 
 
 def _summary(entry: CatalogEntry) -> dict[str, Any]:

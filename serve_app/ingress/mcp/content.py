@@ -21,8 +21,8 @@ from serve_app.domain.outcome import Failure
 from serve_app.domain.ports import Queue, Storage
 from serve_app.domain.progress import Stage
 from serve_app.domain.request import Request, State
-from serve_app.ingress.http.origin import file_url
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
+from serve_app.ingress.services.files import Files
 from serve_app.ingress.services.services import Services
 from serve_app.ingress.submission.rendering import NO_OUTCOME, rendered_output
 
@@ -48,20 +48,20 @@ def unfinished(request: Request, how: str) -> CallToolResult:
     return text_result(sentence, facts)
 
 
-async def final_result(storage: Storage, request: Request, origin: str) -> CallToolResult:
+async def final_result(files: Files, request: Request, origin: str) -> CallToolResult:
     """Result for an ended request: its files, or its failure. ``OutcomeForgotten``."""
     outcome = request.outcome
     if outcome is None or outcome.failure is not None:
         return failed(request, outcome.failure if outcome and outcome.failure else NO_OUTCOME)
-    output = await rendered_output(request, storage, origin, inline=False)
+    output = await rendered_output(request, files, origin, inline=False)
     facts = {"request_id": request.id, "state": request.state.value, "output": output}
     blocks: list[ContentBlock] = [TextContent(text=json.dumps(facts, ensure_ascii=False))]
     left = MAX_INLINE_BYTES
     for artifact in outcome.artifacts:
         if artifact.size <= left and _shown(artifact):
             left -= artifact.size
-            blocks.append(await _inline(storage, artifact))
-        blocks.append(_link(artifact, origin))
+            blocks.append(await _inline(files.storage, artifact))
+        blocks.append(_link(artifact, files.access.url(origin, artifact.key, request.tenant)))
     return CallToolResult(content=blocks, structured_content=facts)
 
 
@@ -89,9 +89,9 @@ async def _inline(storage: Storage, artifact: Artifact) -> ImageContent | AudioC
     return AudioContent(data=data, mime_type=artifact.media_type)
 
 
-def _link(artifact: Artifact, origin: str) -> ResourceLink:
+def _link(artifact: Artifact, url: str) -> ResourceLink:
     return ResourceLink(
-        uri=file_url(origin, artifact.key),
+        uri=url,
         name=artifact.key.rpartition("/")[2],
         mime_type=artifact.media_type,
         size=artifact.size,

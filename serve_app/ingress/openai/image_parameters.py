@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NotRequired, cast
 
@@ -16,8 +16,8 @@ from serve_app.domain.artifact import Artifact
 from serve_app.domain.errors import InvalidInput, PipelineFailed
 from serve_app.domain.ports import Storage
 from serve_app.domain.request import Request
-from serve_app.ingress.http.origin import file_url
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
+from serve_app.ingress.services.files import Files
 from serve_app.ingress.submission.model_lookup import EndpointFields
 from serve_app.ingress.submission.rendering import final_outcome
 
@@ -261,13 +261,17 @@ def is_image(artifact: Artifact) -> bool:
 
 
 async def image_answer(
-    request: Request, image_request: ImageRequest, storage: Storage, origin: str, created: int
+    request: Request, image_request: ImageRequest, files: Files, origin: str, created: int
 ) -> OpenAiImages:
     """Body of the response."""
     images = images_of(request)
+
+    def url(key: str) -> str:
+        return files.access.url(origin, key, request.tenant)
+
     return {
         "created": created,
-        "data": [await _image(each, image_request, storage, origin) for each in images],
+        "data": [await _image(each, image_request, files.storage, url) for each in images],
         **_echoed(image_request, images[0]),
         **kept_of(request),
     }
@@ -296,13 +300,16 @@ def size_of(artifact: Artifact, image_request: ImageRequest) -> str:
 
 
 async def _image(
-    artifact: Artifact, image_request: ImageRequest, storage: Storage, origin: str
+    artifact: Artifact,
+    image_request: ImageRequest,
+    storage: Storage,
+    url: Callable[[str], str],
 ) -> OpenAiImage:
     found: OpenAiImage = {}
     if "b64_json" in image_request.response_formats:
         found["b64_json"] = await encoded(storage, artifact)
     if "url" in image_request.response_formats:
-        found["url"] = file_url(origin, artifact.key)
+        found["url"] = url(artifact.key)
     return found
 
 

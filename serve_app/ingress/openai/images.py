@@ -199,7 +199,7 @@ async def _answer(
     if (failure := final_outcome(ended).failure) is not None:
         return add_replay_headers(request, failed(failure, names), new, ended)
     created = int(services.clock.now().timestamp())
-    body = await image_answer(ended, image_request, services.files.storage, origin, created)
+    body = await image_answer(ended, image_request, services.files, origin, created)
     return _with_endpoint(request, json_reply(body), new, ended)
 
 

@@ -31,7 +31,7 @@ from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Binary
 from serve_app.ingress.http.openapi import Answer, Operation, answer, in_path, in_query
-from serve_app.ingress.http.origin import file_url, origin_of
+from serve_app.ingress.http.origin import origin_of
 from serve_app.ingress.http.routing import renamed
 from serve_app.ingress.openai.errors import (
     AT_SUBMIT,
@@ -253,7 +253,8 @@ async def content(request: HttpRequest) -> Response:
     file = next((each for each in outcome.artifacts if wanted(each)), None)
     if file is None:
         raise ArtifactNotFound(f"This video has no {variant}.")
-    return RedirectResponse(file_url(origin_of(request), file.key), 302)
+    url = services.files.access.url(origin_of(request), file.key, found.tenant)
+    return RedirectResponse(url, 302)
 
 
 async def not_here(request: HttpRequest) -> Response:

@@ -19,7 +19,7 @@ from serve_app.ingress.http.body import is_form, read_form
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Binary, Time
 from serve_app.ingress.http.openapi import Answer, Operation, answer, in_path
-from serve_app.ingress.http.origin import etag_of, file_url, origin_of
+from serve_app.ingress.http.origin import etag_of, origin_of
 from serve_app.ingress.replicate.errors import ERRORS, TAG
 from serve_app.ingress.replicate.prediction import CURSOR, ReplicatePage
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
@@ -66,7 +66,7 @@ async def created(request: HttpRequest) -> Response:
     prediction."""
     caller = await authenticate(request)
     services = services_of(request)
-    origin = origin_of(request)  # may be refused, so read it before anything is stored
+    origin_of(request)  # may be refused, so it is checked before anything is stored
     if not is_form(request):
         raise InvalidInput("The call is not a form. Send the file as multipart/form-data.")
     await services.files.check_disk_for_upload()
@@ -79,7 +79,7 @@ async def created(request: HttpRequest) -> Response:
     upload = await services.files.uploads.take(new, _at_once(file.content))
     digest = (await in_cpu_thread(hashlib.sha256, file.content)).hexdigest()
     kept = await services.files.uploads.kept(caller.tenant, upload.key)
-    body = _file(kept, origin)
+    body = _file(request, caller.tenant, kept)
     # The same body as later, plus what is known only now.
     body["name"], body["checksums"] = file.name, {"sha256": digest}
     return json_reply(body, 201)
@@ -90,7 +90,7 @@ async def shown(request: HttpRequest) -> Response:
     kept = await services_of(request).files.uploads.kept(
         caller.tenant, request.path_params["file_id"]
     )
-    return json_reply(_file(kept, origin_of(request)))
+    return json_reply(_file(request, caller.tenant, kept))
 
 
 async def listed(request: HttpRequest) -> Response:
@@ -104,7 +104,7 @@ async def listed(request: HttpRequest) -> Response:
         last = page[PAGE - 1]
         at = last.created_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         more = f"{origin}/replicate/v1/files?cursor={at},{last.key}"
-    results = [_file(each, origin) for each in page[:PAGE]]
+    results = [_file(request, caller.tenant, each) for each in page[:PAGE]]
     body: ReplicateFilePage = {"previous": None, "next": more, "results": results}
     return json_reply(body)
 
@@ -158,7 +158,8 @@ DELETE = Operation(
 )
 
 
-def _file(kept: KeptFile, origin: str) -> ReplicateFile:
+def _file(request: HttpRequest, tenant: str, kept: KeptFile) -> ReplicateFile:
+    access = services_of(request).files.access
     return {
         "id": kept.key,
         "name": kept.key.rpartition("/")[2],
@@ -169,7 +170,7 @@ def _file(kept: KeptFile, origin: str) -> ReplicateFile:
         "metadata": {},
         "created_at": kept.created_at.isoformat(),
         "expires_at": kept.expires_at and kept.expires_at.isoformat(),
-        "urls": {"get": file_url(origin, kept.key)},
+        "urls": {"get": access.url(origin_of(request), kept.key, tenant)},
     }
 
 

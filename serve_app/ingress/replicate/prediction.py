@@ -17,12 +17,12 @@ from serve_app.domain.errors import (
     InvalidInput,
     OutcomeForgotten,
 )
-from serve_app.domain.ports import Storage
 from serve_app.domain.progress import Progress
 from serve_app.domain.request import LogLine, Request, State
 from serve_app.ingress.http.errors import iso
 from serve_app.ingress.http.json_schema import Json, Time, components
 from serve_app.ingress.http.openapi import in_query
+from serve_app.ingress.services.files import Files
 from serve_app.ingress.services.services import Services
 from serve_app.ingress.submission.rendering import final_outcome, output_of, rendered_output
 
@@ -204,7 +204,7 @@ class PredictionRenderer:
     """Builds predictions from requests."""
 
     catalog: Catalog
-    storage: Storage
+    files: Files
 
     async def render(
         self,
@@ -254,16 +254,16 @@ class PredictionRenderer:
             origin = base.removesuffix(PREFIX)
             outcome = final_outcome(request)
             if inside and sum(each.size for each in outcome.artifacts) <= MAX_INSIDE_BYTES:
-                rendered = await output_of(outcome, self.storage, origin, inline=True)
+                rendered = await output_of(outcome, self.files, origin, request.tenant, inline=True)
             else:
-                rendered = await rendered_output(request, self.storage, origin, inline=inline)
+                rendered = await rendered_output(request, self.files, origin, inline=inline)
         except (OutcomeForgotten, ArtifactNotFound):
             return None, True
         return plain(rendered), False
 
 
 def renderer_of(services: Services) -> PredictionRenderer:
-    return PredictionRenderer(services.catalog, services.files.storage)
+    return PredictionRenderer(services.catalog, services.files)
 
 
 def _metrics(request: Request) -> PredictionMetrics:

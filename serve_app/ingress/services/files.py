@@ -24,6 +24,7 @@ from serve_app.domain.errors import (
 from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Lifecycles, Storage
 from serve_app.domain.upload import KeptFile, Upload, UploadBook, UploadPart, UploadUse
+from serve_app.ingress.services.file_access import AccessRules, FileAccessControl
 from serve_app.queue.reaper import PeriodicTask
 from serve_app.queue.transactions.garbage import UnwantedFiles
 from serve_app.settings import NO_LIMITS, Config, TenantLimits
@@ -51,6 +52,7 @@ class NewUpload:
     media_type: str
     file_name: str = ""
     keep_s: float | None = None  # None: the tenant's retention
+    acl: AccessRules | None = None  # None: the tenant's default
 
 
 OPEN_RETRY_S = 60.0
@@ -99,10 +101,12 @@ class Uploads:
         book: UploadBook,
         storage: Storage,
         limits: UploadLimits,
+        access: FileAccessControl,
         token: Callable[[int], str] = secrets.token_hex,
         metrics: Metrics | None = None,
     ) -> None:
         """``metrics``: None for none that are read."""
+        self._access = access
         self.max_bytes = limits.max_bytes
         self.too_large = (
             f"The file exceeds the limit of {limits.max_bytes} bytes (DARKROOM_MAX_UPLOAD_BYTES)."
@@ -129,7 +133,7 @@ class Uploads:
                 OPEN_RETRY_S,
                 "open_uploads_limit",
             )
-        upload = self._made(new)
+        upload = await self._made(new)
         if in_parts:
             parts_id = await self._storage.begin_parts(upload.key, upload.media_type)
             upload = replace(upload, parts_id=parts_id)
@@ -268,11 +272,16 @@ class Uploads:
             raise NotFound("The upload took too long and was aborted. Start a new one.")
         return replace(upload, size=size)
 
-    def _made(self, new: NewUpload) -> Upload:
+    async def _made(self, new: NewUpload) -> Upload:
         media_type = upload_type(new.media_type, new.file_name)
+        access = self._access.of_new(new.tenant, new.acl)
+        access_id = "" if access is None else await self._access.kept(access)
         return Upload(
             key=upload_key(
-                media_type, new.file_name, location=self._limits.location_of(new.tenant)
+                media_type,
+                new.file_name,
+                location=self._limits.location_of(new.tenant),
+                access=access_id,
             ),
             id=self._token(16),
             tenant=new.tenant,
@@ -362,6 +371,7 @@ class Files:
 
     storage: Storage
     uploads: Uploads
+    access: FileAccessControl
     lifecycles: Lifecycles
     tickets: TicketSigner | None = None  # None: storage takes uploads itself
     # Each raises ``StorageFull``: for submits, for files of clients, for artifacts of replicas.

@@ -16,6 +16,7 @@ from serve_app.domain.media.safety import SafetyPolicy
 from serve_app.domain.ports import Storage
 from serve_app.settings import Config
 from serve_app.storage.keys import artifact_key, derived_token, snapshot_key
+from serve_app.storage.signed_urls import FileUrlSigner
 
 TICKET_VALID_S = 6 * 3600.0
 """Seconds, longer than any generation. Late uploads are prevented by the fence, not by expiry."""
@@ -35,12 +36,19 @@ class FilePolicy:
     marking: Marking = field(default_factory=Marking)
     certificates: str = ""  # of the signer, as PEM; empty: files are not signed
     safety: SafetyPolicy = field(default_factory=SafetyPolicy)
+    signer: FileUrlSigner | None = None  # of the tokens for private inputs; None: there are none
 
     @classmethod
-    def of(cls, config: Config, safety: SafetyPolicy, certificates: str = "") -> FilePolicy:
+    def of(
+        cls,
+        config: Config,
+        safety: SafetyPolicy,
+        certificates: str = "",
+        signer: FileUrlSigner | None = None,
+    ) -> FilePolicy:
         models = config.models
         marking = config.provenance.marking
-        return cls(models.describe_files, models.thumbnails, marking, certificates, safety)
+        return cls(models.describe_files, models.thumbnails, marking, certificates, safety, signer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,44 +110,54 @@ class CatalogLeaseTerms:
             await self._refresh()
 
     def tickets(
-        self, held: LeaseKey, tenant: str, endpoint: Endpoint, input: Mapping[str, Any]
+        self,
+        held: LeaseKey,
+        tenant: str,
+        endpoint: Endpoint,
+        input: Mapping[str, Any],
+        file_access: str = "",
     ) -> tuple[UploadTicket, ...]:
         place = self._places.of_tenant(tenant)
-        return tuple(self._ticket(planned, place) for planned in self._plan(held, endpoint, input))
+        planned = self._plan(held, endpoint, input, file_access)
+        return tuple(self._ticket(each, place) for each in planned)
+
+    def files_token(self, tenant: str) -> str:
+        signer = self._files.signer
+        return "" if signer is None else signer.reader_token(tenant, TICKET_VALID_S)
 
     def file_ticket(
-        self, held: LeaseKey, tenant: str, number: int, media_type: str
+        self, held: LeaseKey, tenant: str, number: int, media_type: str, file_access: str = ""
     ) -> UploadTicket:
         token = self._token(held, number)
-        planned = _PlannedFile(held, media_type, self._max_artifact_bytes, token)
+        planned = _PlannedFile(held, media_type, self._max_artifact_bytes, token, file_access)
         return self._ticket(planned, self._places.of_tenant(tenant))
 
     def leftovers(
-        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any]
+        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any], file_access: str = ""
     ) -> Sequence[str]:
         return [
             each.key(place)
-            for planned in self._plan(held, endpoint, input)
+            for planned in self._plan(held, endpoint, input, file_access)
             for each in (planned, planned.thumbnail)
             if each is not None
             for place in ("", *self._places.locations)
         ]
 
     def _plan(
-        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any]
+        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any], access: str
     ) -> Sequence[_PlannedFile]:
         media_types = self._catalog.get(endpoint.id).schema.media_types(input)
         return [
-            self._planned(held, number, media_type) for number, media_type in enumerate(media_types)
+            self._planned(held, number, media_type, access)
+            for number, media_type in enumerate(media_types)
         ]
 
-    def _planned(self, held: LeaseKey, number: int, media_type: str) -> _PlannedFile:
-        thumbnail = None
+    def _planned(self, held: LeaseKey, number: int, media_type: str, access: str) -> _PlannedFile:
+        thumbnail, most = None, self._max_artifact_bytes
         if self._files.thumbnails and media_type != DRAFT_TYPE:
             token = self._token(held, number, "thumbnail")
-            thumbnail = _PlannedFile(held, THUMBNAIL_TYPE, MAX_THUMBNAIL_BYTES, token)
-        token = self._token(held, number)
-        return _PlannedFile(held, media_type, self._max_artifact_bytes, token, thumbnail)
+            thumbnail = _PlannedFile(held, THUMBNAIL_TYPE, MAX_THUMBNAIL_BYTES, token, access)
+        return _PlannedFile(held, media_type, most, self._token(held, number), access, thumbnail)
 
     def _token(self, held: LeaseKey, *names: object) -> Callable[[int], str]:
         # Derived, so each time the same: the files of an earlier attempt can be found.
@@ -174,8 +192,16 @@ class _PlannedFile:
     media_type: str
     max_bytes: int
     token: Callable[[int], str]
+    access: str = ""  # id of its access rules; empty: it is public
     thumbnail: _PlannedFile | None = None
 
     def key(self, place: str) -> str:
         held = self.held
-        return artifact_key(held.request_id, held.attempt, self.media_type, self.token, place)
+        return artifact_key(
+            held.request_id,
+            held.attempt,
+            self.media_type,
+            self.token,
+            location=place,
+            access=self.access,
+        )

@@ -41,7 +41,7 @@ class LimitInForce:
     """Limit of a tenant, and where it comes from: an operator's call, the settings for this tenant,
     or those for all tenants. None: no limit."""
 
-    value: float | None
+    value: float | str | None
     source: Source
 
 

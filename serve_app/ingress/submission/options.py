@@ -7,16 +7,16 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.datastructures import Headers
 from starlette.requests import Request as HttpRequest
 
 from serve_app.domain.errors import FieldProblem, Forbidden, InvalidInput
 from serve_app.domain.request import Cause, Priority
 from serve_app.domain.webhook import Webhook
 from serve_app.ingress.http.context import trace_of
+from serve_app.ingress.services.file_access import AccessRules
+from serve_app.ingress.submission.lifecycle import LIFECYCLE_HEADERS, parse_lifecycle
 from serve_app.tenants.scopes import ADMIN, Caller
 from serve_app.tenants.scopes import PRIORITY as PRIORITY_SCOPE
 
@@ -82,77 +82,6 @@ def _invalid_header(name: str, what: str, value: bytes) -> InvalidInput:
     return InvalidInput(f"The header {name} {what}.", (problem,))
 
 
-# Header of fal's that says how long files are kept.
-
-LIFECYCLE_HEADERS = ("X-Fal-Object-Lifecycle", "X-Fal-Object-Lifecycle-Preference")
-"""Names of the header. fal's Python client sends both, with the same content; its JavaScript client
-sends one of them."""
-
-ACL_NOT_SUPPORTED = "access rules are not supported: anyone who knows the URL of a file can read it"
-
-MAX_KEEP_S = 100 * 366 * 86400
-"""Longest time in seconds: a hundred years, which PostgreSQL's calendar can represent."""
-
-
-class AccessRules(BaseModel):
-    """Access rules of a file."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    default: Literal["allow", "hide", "forbid"] = "allow"
-    rules: list[dict[str, Any]] = Field(default_factory=list[dict[str, Any]])
-
-
-class Lifecycle(BaseModel):
-    """Value of the header.
-
-    ``expiration_duration_seconds``: counted from when the file is stored; None means the tenant's
-    retention.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    expiration_duration_seconds: float | None = Field(default=None, gt=0, le=MAX_KEEP_S)
-    initial_acl: AccessRules | None = None
-
-    @property
-    def restricted(self) -> bool:
-        """Return whether the rules restrict reading. Such rules are not supported here."""
-        acl = self.initial_acl
-        return acl is not None and (acl.default != "allow" or bool(acl.rules))
-
-
-def parse_keep_s(headers: Headers) -> float | None:
-    """Seconds from the end of an upload to its deletion; None if the client asks for none.
-
-    ``InvalidInput`` names the header. Access rules are refused too: the file would be readable by
-    others against the client's intent.
-    """
-    keep_s: float | None = None
-    for name in LIFECYCLE_HEADERS:
-        if (value := headers.get(name)) is None:
-            continue
-        lifecycle = parse_lifecycle(name, value)
-        if lifecycle.restricted:
-            raise _invalid_lifecycle(name, ACL_NOT_SUPPORTED, "feature_not_supported")
-        keep_s = lifecycle.expiration_duration_seconds
-    return keep_s
-
-
-def parse_lifecycle(name: str, value: str) -> Lifecycle:
-    """Parse the header's value. ``InvalidInput`` names the header."""
-    try:
-        return Lifecycle.model_validate_json(value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the header"
-        raise _invalid_lifecycle(name, f"{where}: {first['msg']}", first["type"]) from None
-
-
-def _invalid_lifecycle(name: str, what: str, type_: str) -> InvalidInput:
-    return InvalidInput(f"{name}: {what}.", (FieldProblem(("header", name), what, type_),))
-
-
 TIMEOUT, PRIORITY = b"x-fal-request-timeout", b"x-fal-queue-priority"
 DETERMINISTIC, DEADLINE = b"x-darkroom-deterministic", b"x-darkroom-deadline"
 IDEMPOTENCY_KEY, CACHE = b"idempotency-key", b"x-darkroom-cache"
@@ -195,6 +124,7 @@ class SubmitOptions:
     warnings: tuple[str, ...] = ()
     store_io: bool = True  # False: input and outcome are deleted early
     keep_files_s: float | None = None  # after the end; None: as long as the request
+    acl: AccessRules | None = None  # of its files; None: the tenant's default
     webhook: Webhook | None = None  # called at the end
     replay_key: str | None = None  # API key; finds an equal request whose response was lost
     trace: str = ""  # W3C trace context
@@ -247,8 +177,7 @@ def _header_options(headers: Iterable[tuple[bytes, bytes]], caller: Caller) -> d
         elif name in LIFECYCLES:
             lifecycle = parse_lifecycle(LIFECYCLES[name], value.decode("latin-1"))
             options["keep_files_s"] = lifecycle.expiration_duration_seconds
-            if lifecycle.restricted:
-                warnings.append(f"{LIFECYCLES[name]}: {ACL_NOT_SUPPORTED}.")
+            options["acl"] = lifecycle.access
         elif name not in ACCEPTED_SILENTLY:
             reason = NO_EFFECT.get(name, "it is not known")
             warnings.append(f"The header {name.decode('latin-1')} has no effect: {reason}.")

@@ -6,7 +6,7 @@ In an output, a file becomes a URL, or with ``sync_mode`` a data URI.
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, cast
 
 from pydantic import Field
@@ -42,8 +42,8 @@ from serve_app.ingress.http.errors import (
 )
 from serve_app.ingress.http.json_schema import Binary, Time
 from serve_app.ingress.http.openapi import Answer, DocumentedRoute, Operation, answer, in_path
-from serve_app.ingress.http.origin import file_url
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
+from serve_app.ingress.services.files import Files
 from serve_app.ingress.services.services import services_of
 from serve_app.storage.keys import media_type_of
 
@@ -97,14 +97,14 @@ NO_OUTCOME = Failure(
 )
 
 
-async def outcome_reply(request: Request, storage: Storage, origin: str) -> Response:
+async def outcome_reply(request: Request, files: Files, origin: str) -> Response:
     """Response for a request in a final state. ``OutcomeForgotten``: its outcome was deleted."""
     outcome = final_outcome(request)
     if outcome.failure is not None:
         return failure_reply(outcome.failure)
     checked = str((outcome.output or {}).get("darkroom_safety", "not-checked"))
     safety = {"x-darkroom-safety": checked.encode("ascii", "replace").decode("ascii")}
-    body = await rendered_output(request, storage, origin)
+    body = await rendered_output(request, files, origin)
     return json_reply(body, headers=billable_units(request) | safety)
 
 
@@ -128,7 +128,7 @@ def final_outcome(request: Request) -> Outcome:
 
 
 async def rendered_output(
-    request: Request, storage: Storage, origin: str, *, inline: bool = True
+    request: Request, files: Files, origin: str, *, inline: bool = True
 ) -> dict[str, Any]:
     """Output of a request that succeeded, with URLs in place of files.
 
@@ -136,27 +136,33 @@ async def rendered_output(
     ``OutcomeForgotten``, and the errors of ``output_of``.
     """
     inside = inline and request.input.get("sync_mode") is True
-    return await output_of(final_outcome(request), storage, origin, inline=inside)
+    return await output_of(final_outcome(request), files, origin, request.tenant, inline=inside)
 
 
-async def output_of(outcome: Outcome, storage: Storage, origin: str, *, inline: bool) -> Any:
-    """Output with its files as clients read them; ``inline``: as data URIs inside the output.
+async def output_of(
+    outcome: Outcome, files: Files, origin: str, tenant: str, *, inline: bool
+) -> Any:
+    """Output with its files as clients of ``tenant`` read them; ``inline``: as data URIs inside the
+    output.
 
     Errors: ``ArtifactNotFound``, ``StorageUnavailable``.
     """
     uris: dict[str, str] = {}
     if inline:
-        uris = {each.key: await _data_uri(storage, each) for each in outcome.artifacts}
-    return _Rendering(outcome, origin, uris).render(outcome.output or {})
+        uris = {each.key: await _data_uri(files.storage, each) for each in outcome.artifacts}
+
+    def url(key: str) -> str:
+        return uris.get(key) or files.access.url(origin, key, tenant)
+
+    return _Rendering(outcome, url).render(outcome.output or {})
 
 
 class _Rendering:
     """Walks an output and replaces its files."""
 
-    def __init__(self, outcome: Outcome, origin: str, inline: Mapping[str, str]) -> None:
+    def __init__(self, outcome: Outcome, url: Callable[[str], str]) -> None:
         self._artifacts = {artifact.key: artifact for artifact in outcome.artifacts}
-        self._origin = origin
-        self._inline = inline
+        self._url = url
 
     def render(self, value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -171,7 +177,7 @@ class _Rendering:
     def _file(self, value: Mapping[str, Any]) -> dict[str, Any]:
         key: str = value["artifact"]
         file: dict[str, Any] = {
-            "url": self._inline.get(key) or file_url(self._origin, key),
+            "url": self._url(key),
             "content_type": media_type_of(key),
             "file_name": key.rpartition("/")[2],
         }

@@ -25,11 +25,13 @@ from serve_app.domain.errors import (
     Unsupported,
 )
 from serve_app.domain.media.draft import DRAFT, DRAFT_TYPE, FROM_DRAFT
+from serve_app.domain.media.file_access import FileAccess
 from serve_app.domain.media.marking import SIGNED_TYPES, MarkPolicy
 from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Failure
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import NewRequest, Request, State, granted_retries
+from serve_app.ingress.http.file_readers import PRIVATE_PATH, require_readable_inputs
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services
 from serve_app.ingress.submission.drafts import (
@@ -90,6 +92,11 @@ async def validate(
     check_request(entry.endpoint, valid.input, services.pools.device_bytes(pool))
     services.check_policy(caller.tenant, endpoint_id, valid.input)
     require_signable(services, caller.tenant, entry, valid.input)
+    if _any_string(valid.input, _names_private_file):
+        await require_readable_inputs(services, caller.tenant, valid.input)
+    access, control = None, services.files.access
+    if control.defaults.any_private or options.acl is not None:
+        access = control.of_new(caller.tenant, options.acl)
     retries, fewer = granted_retries(options.retries, services.config.queue.max_failures)
     price = services.price_of(entry)
     return NewRequest(
@@ -111,7 +118,8 @@ async def validate(
         replay_key=options.replay_key,
         store_io=options.store_io,
         keep_files_s=options.keep_files_s,
-        reuse_digest=await _shared_digest(entry, valid.input, options),
+        file_access=access,
+        reuse_digest=await _shared_digest(entry, valid.input, options, access),
         body_digest=await _repeat_digest(endpoint_id, body, options),
         webhook=options.webhook,
         trace=options.trace,
@@ -150,7 +158,10 @@ async def _repeat_digest(endpoint_id: str, body: object, options: SubmitOptions)
 
 
 async def _shared_digest(
-    entry: CatalogEntry, input: Mapping[str, Any], options: SubmitOptions
+    entry: CatalogEntry,
+    input: Mapping[str, Any],
+    options: SubmitOptions,
+    access: FileAccess | None,
 ) -> bytes:
     """Digest of requests that may share one outcome; empty if this one shares none."""
     # An outcome that will be deleted early, or whose files will, is never shared.
@@ -160,7 +171,11 @@ async def _shared_digest(
         return b""
     if not (entry.cache if options.cache is None else options.cache):
         return b""
-    return await reuse_digest(entry.endpoint, input, alone=options.deterministic)
+    # An outcome is shared only where its files have the same readers.
+    file_access = "" if access is None else access.id
+    return await reuse_digest(
+        entry.endpoint, input, alone=options.deterministic, file_access=file_access
+    )
 
 
 def submit(
@@ -222,6 +237,8 @@ async def _store(services: Services, new: NewRequest, most_queued: int | None) -
         return earlier
     await services.files.check_disk_space()
     await require_space(services, new)
+    if new.file_access is not None:
+        await services.files.access.kept(new.file_access)
     if new.keep_files_s is not None:
         await services.files.lifecycles.keep(new.id, new.keep_files_s)
     try:
@@ -332,26 +349,42 @@ async def body_digest(endpoint_id: str, body: Any, webhook_url: str | None = Non
     return await in_cpu_thread(_digest, value)
 
 
-async def reuse_digest(endpoint: Endpoint, input: Mapping[str, Any], *, alone: bool) -> bytes:
+async def reuse_digest(
+    endpoint: Endpoint, input: Mapping[str, Any], *, alone: bool, file_access: str = ""
+) -> bytes:
     """SHA-256 of everything that decides the outcome; empty if the outcome is not reproducible.
 
     It is not reproducible without a seed, or if the input has a URL, because the file behind the
     URL may have changed.
     """
     seeded = input.get("seed") is not None or input.get("seeds")
-    if not seeded or _names_url(input):
+    if not seeded or _any_string(input, _names_url):
         return b""
     # `deterministic` requests must not reuse an outcome that was computed in a batch.
     value = {"endpoint": endpoint.digest, "input": input, "alone": alone}
+    if file_access:
+        value["file_access"] = file_access
     return await in_cpu_thread(_digest, value)
 
 
-def _names_url(value: Any) -> bool:
+def _names_url(value: str) -> bool:
+    return value[:8].lower().startswith(("http://", "https://"))
+
+
+def _names_private_file(value: str) -> bool:
+    return _names_url(value) and PRIVATE_PATH in value
+
+
+def _any_string(value: Any, test: Callable[[str], bool]) -> bool:
+    """Return whether ``test`` is true for a text in the input."""
     if isinstance(value, str):
-        return value[:8].lower().startswith(("http://", "https://"))
+        return test(value)
     if isinstance(value, Mapping):
-        return any(map(_names_url, cast("Mapping[str, Any]", value).values()))
-    return isinstance(value, list) and any(map(_names_url, cast("list[Any]", value)))
+        inner = cast("Mapping[str, Any]", value).values()
+        return any(_any_string(each, test) for each in inner)
+    return isinstance(value, list) and any(
+        _any_string(each, test) for each in cast("list[Any]", value)
+    )
 
 
 def _digest(value: Any) -> bytes:

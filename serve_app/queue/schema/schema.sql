@@ -112,6 +112,7 @@ CREATE TABLE requests (
     key_id text,
     price jsonb,
     reserved numeric,
+    file_access text,
     CONSTRAINT requests_check CHECK (((state = 'running') = (lease_until IS NOT NULL))),
     CONSTRAINT requests_follows_check CHECK (((state = 'following') = (follows IS NOT NULL))),
     CONSTRAINT requests_forgetting_check CHECK ((forgetting = ANY (ARRAY['input', 'outcome', 'done']))),
@@ -557,6 +558,28 @@ CREATE TABLE replica_hours (
     CONSTRAINT replica_hours_pkey PRIMARY KEY (hour, pool, gpu)
 );
 
+CREATE TABLE file_access (
+    id text NOT NULL,
+    tenant text NOT NULL,
+    rules jsonb NOT NULL,
+    created_at timestamptz DEFAULT now() NOT NULL,
+    CONSTRAINT file_access_pkey PRIMARY KEY (id)
+);
+CREATE INDEX file_access_of_tenant ON file_access (tenant);
+
+CREATE TABLE file_url_revocations (
+    key text NOT NULL,
+    signature text NOT NULL,
+    number bigint NOT NULL,
+    tenant text NOT NULL,
+    generation integer DEFAULT 0 NOT NULL,
+    expires_at timestamptz,
+    revoked_at timestamptz DEFAULT now() NOT NULL,
+    CONSTRAINT file_url_revocations_pkey PRIMARY KEY (key, signature)
+);
+CREATE UNIQUE INDEX file_url_revocations_by_number ON file_url_revocations (number);
+CREATE INDEX file_url_revocations_of_tenant ON file_url_revocations (tenant);
+
 CREATE TABLE tenant_deletions (
     tenant text NOT NULL,
     asked_at timestamptz NOT NULL,
@@ -865,6 +888,13 @@ BEGIN
     RETURN most - found;
 END
 $$;
+
+CREATE SEQUENCE file_url_revocation_numbers
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
 
 CREATE TRIGGER add_changed_uploads AFTER UPDATE ON uploads REFERENCING OLD TABLE AS removed NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION add_to_upload_totals();
 

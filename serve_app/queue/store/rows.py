@@ -76,7 +76,7 @@ COLUMNS = """
     CASE WHEN r.follows IS NOT NULL THEN coalesce((
         SELECT l.id FROM requests l WHERE l.leads = r.follows AND l.outcome IS NULL
         ), r.follows)::text END,
-    r.lease_nonce, r.trace, r.draft_key, r.price
+    r.lease_nonce, r.trace, r.draft_key, r.price, r.file_access
 """
 NEW_NONCE = "(random() * 9007199254740991)::bigint"
 """SQL for the nonce of a lease: 53 bits, which JSON numbers hold."""
@@ -135,7 +135,7 @@ def stored(row: tuple[Any, ...]) -> StoredRequest:
     (created_at, started_at, finished_at, cancel_requested, replica_id, outcome) = row[9:15]
     (stage, step, steps, version, alone, snapshot, snapshot_step, reuses) = row[15:23]
     (end_by, work, previews, rate, preview_step, forgetting) = row[23:29]
-    retries_left, follows, lease_nonce, trace, draft_key, price = row[29:35]
+    retries_left, follows, lease_nonce, trace, draft_key, price, file_access = row[29:36]
     request = Request(
         id=id_,
         tenant=tenant,
@@ -168,6 +168,7 @@ def stored(row: tuple[Any, ...]) -> StoredRequest:
         events=version,
         draft_key=draft_key,
         price=None if price is None else Price.from_json(price),
+        file_access=file_access or "",
     )
     return StoredRequest(request, version)
 

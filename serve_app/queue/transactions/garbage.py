@@ -36,7 +36,7 @@ WITH due AS MATERIALIZED (
     WHERE ended NOT IN ('succeeded', 'undo') AND NOT collected
     LIMIT {AT_ONCE}
 )
-SELECT a.request_id::text, a.attempt, a.nonce, a.ended, r.endpoint, r.input
+SELECT a.request_id::text, a.attempt, a.nonce, a.ended, r.endpoint, r.input, r.file_access
 FROM due a JOIN requests r ON r.id = a.request_id
 """
 COLLECT = """
@@ -67,19 +67,21 @@ class GarbageFiles:
         while rows := await self._database.rows(DUE):
             keys = [
                 {"key": key, "after_s": DEAD_S if ended in _GONE else ALIVE_S}
-                for *held, ended, endpoint, input_ in rows
-                for key in self._keys(LeaseKey(*held), endpoint, input_)
+                for *held, ended, endpoint, input_, access in rows
+                for key in self._keys(LeaseKey(*held), endpoint, input_, access or "")
             ]
             attempts = [{"id": request_id, "attempt": attempt} for request_id, attempt, *_ in rows]
             params = {"attempts": messages.compact(attempts), "keys": messages.compact(keys)}
             await self._database.rows(COLLECT, params)
 
-    def _keys(self, held: LeaseKey, endpoint_id: str, input: Mapping[str, Any]) -> Sequence[str]:
+    def _keys(
+        self, held: LeaseKey, endpoint_id: str, input: Mapping[str, Any], file_access: str
+    ) -> Sequence[str]:
         endpoint = self._terms.endpoint(endpoint_id)
         if endpoint is None:
             return ()  # and so it got no lease
         try:
-            return self._terms.leftovers(held, endpoint, input)
+            return self._terms.leftovers(held, endpoint, input, file_access)
         except Exception:
             # A broken catalogue or storage setting must not block the others.
             with log_context(held.request_id):

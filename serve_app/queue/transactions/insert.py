@@ -123,7 +123,7 @@ WITH {{source}} AS (
         alone boolean, previews boolean, warnings json, replica text, actor text, key text,
         body text, reuse text, forgetting text, retries text, webhook text, origin text,
         shown text, large integer, trace text, words tsvector, draft_key text,
-        key_id text, price jsonb, reserved numeric)
+        key_id text, price jsonb, reserved numeric, file_access text)
 ),{{admitted}}
 alike AS MATERIALIZED ({{alike}}),
 placed AS MATERIALIZED (
@@ -143,7 +143,7 @@ stored AS (
         work, expected_s, alone, previews, events, idempotency_key, body_digest, reuse_digest,
         forgetting, retries_left, webhook_url, webhook_origin, leads, follows, state, attempt,
         replica_id, actor_id, lease_nonce,
-        lease_until, started_at, trace, draft_key, key_id, price, reserved)
+        lease_until, started_at, trace, draft_key, key_id, price, reserved, file_access)
     SELECT id, tenant, endpoint, digest, pool, priority,
            coalesce(input, (%(large)s::text[])[large])::json, shown::json,
            -- A request that has not started by its overall deadline has expired too.
@@ -160,7 +160,8 @@ stored AS (
            CASE here WHEN 1 THEN actor END,
            here * {NEW_NONCE},
            CASE here WHEN 1 THEN now() + make_interval(secs => %(first_lease_s)s) END,
-           CASE here WHEN 1 THEN now() END, trace, draft_key, key_id, price, reserved
+           CASE here WHEN 1 THEN now() END, trace, draft_key, key_id, price, reserved,
+           file_access
     FROM placed
     -- Keys in one order: two statements that insert the same keys do not deadlock.
     ORDER BY key NULLS FIRST, n
@@ -357,6 +358,7 @@ def _row(n: int, each: NewRow) -> dict[str, Any]:
         "forgetting": None if new.store_io else Redacted.INPUT,
         "retries": retries_column(new.retries),
         "draft_key": new.draft_key,
+        "file_access": new.file_access_id or None,
         "reserved": None if each.reserved is None else str(each.reserved),
     }
 
@@ -398,5 +400,6 @@ def _result(
         trace=new.trace,
         draft_key=new.draft_key,
         price=new.price,
+        file_access=new.file_access_id,
     )
     return InsertResult(request, version, leased, group)

@@ -23,6 +23,7 @@ from serve_app.domain.errors import (
 from serve_app.domain.upload import UploadPart
 from serve_app.storage import keys as key_names
 from serve_app.storage.atomic_file import run_blocking
+from serve_app.storage.keys import is_private
 from serve_app.storage.listing import FOLDERS, StoredObject
 from serve_app.storage.s3 import errors
 from serve_app.storage.s3.checksums import Checksum, md5
@@ -45,6 +46,7 @@ READING = "s3:GetObject (and s3:ListBucket, to detect missing objects)"
 MAX_DELETES = 1000  # objects in one DeleteObjects; the limit of S3
 
 LINK_CACHING = "private, max-age=31536000, immutable"
+PRIVATE_CACHING = "private, no-store"
 
 
 class S3Storage:
@@ -120,7 +122,7 @@ class S3Storage:
             **self._named(key),
             "ResponseContentType": media_type,
             "ResponseContentDisposition": disposition,
-            "ResponseCacheControl": LINK_CACHING,
+            "ResponseCacheControl": PRIVATE_CACHING if is_private(key) else LINK_CACHING,
         }
         return self._clients.downloads.generate_presigned_url("get_object", wanted, int(valid_s))
 

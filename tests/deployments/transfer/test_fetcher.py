@@ -6,7 +6,7 @@ import base64
 import httpx
 import pytest
 
-from deployments.transfer.fetcher import Fetcher, fetcher_client
+from deployments.transfer.fetcher import Fetcher, OwnFiles, fetcher_client
 from serve_app.domain.errors import InvalidInput
 from serve_app.domain.name_resolution import NameResolver
 from tests.deployments.web import PRIVATE, PUBLIC, Web
@@ -158,7 +158,7 @@ KEY = "r/0195-a/1/secret.png"
 async def test_our_own_files_come_from_our_own_storage_by_any_name(web, host):
     web.answers[f"ingress:8000/files/{KEY}"] = httpx.Response(200, content=BODY)
     url = f"http://{host}/files/{KEY}"
-    assert await web.fetcher().fetch(url, FIELD, "http://ingress:8000") == BODY
+    assert await web.fetcher().fetch(url, FIELD, OwnFiles("http://ingress:8000")) == BODY
     assert [request.url.host for request in web.requests] == ["ingress"]
 
 
@@ -168,26 +168,28 @@ async def test_storage_may_send_on_to_where_it_keeps_our_files(web):
     )
     web.answers["10.0.0.9/bucket/key"] = httpx.Response(200, content=BODY)
     url = f"http://localhost/files/{KEY}"
-    assert await web.fetcher().fetch(url, FIELD, "http://ingress:8000") == BODY
+    assert await web.fetcher().fetch(url, FIELD, OwnFiles("http://ingress:8000")) == BODY
 
 
 async def test_a_file_that_is_not_ours_is_fetched_as_any_other(web):
     web.answers["example.com/files/a.png"] = httpx.Response(200, content=BODY)
     url = "https://example.com/files/a.png"
-    assert await web.fetcher().fetch(url, FIELD, "http://ingress:8000") == BODY
+    assert await web.fetcher().fetch(url, FIELD, OwnFiles("http://ingress:8000")) == BODY
     assert [request.url.host for request in web.requests] == ["ingress", PUBLIC]
 
 
 async def test_a_file_of_ours_that_is_no_more_is_reported_as_such(web):
     url = f"http://127.0.0.1:8000/files/{KEY}"
     await refused(
-        web.fetcher(), url, "our storage has no such file", files_url="http://ingress:8000"
+        web.fetcher(), url, "our storage has no such file", files=OwnFiles("http://ingress:8000")
     )
 
 
 @pytest.mark.parametrize("path", ["/files/../metrics", "/files/%2e%2e/metrics", "/files//a", "/v1"])
 async def test_nothing_but_files_is_asked_of_the_ingress(web, path):
-    await refused(web.fetcher(), f"http://10.0.0.1{path}", "private", files_url="http://ingress")
+    await refused(
+        web.fetcher(), f"http://10.0.0.1{path}", "private", files=OwnFiles("http://ingress")
+    )
     assert web.requests == []
 
 
@@ -195,3 +197,40 @@ async def test_the_real_client_follows_nothing_and_takes_no_proxy():
     async with fetcher_client() as client:
         assert not client.trust_env
         assert not client.follow_redirects
+
+
+PRIVATE_PATH = "/files/p/rules/r/0195/1/a.png"
+OURS = OwnFiles("http://ingress:8000", "token")
+
+
+async def test_a_private_file_of_ours_is_read_with_the_token_of_the_attempt(web):
+    web.answers[f"ingress:8000{PRIVATE_PATH}"] = httpx.Response(200, content=BODY)
+    assert await web.fetcher().fetch(f"http://a.example{PRIVATE_PATH}", FIELD, OURS) == BODY
+    (request,) = web.requests
+    assert request.headers["authorization"] == "Bearer token"
+
+
+async def test_a_signed_url_of_ours_keeps_its_signature(web):
+    web.answers[f"ingress:8000{PRIVATE_PATH}"] = httpx.Response(200, content=BODY)
+    url = f"http://a.example{PRIVATE_PATH}?expires=1&signature=x-_"
+    assert await web.fetcher().fetch(url, FIELD, OURS) == BODY
+    assert web.requests[0].url.query == b"expires=1&signature=x-_"
+
+
+async def test_neither_public_files_nor_other_servers_get_the_token(web):
+    web.answers[f"ingress:8000/files/{KEY}"] = httpx.Response(200, content=BODY)
+    await web.fetcher().fetch(f"http://a.example/files/{KEY}?x=1", FIELD, OURS)
+    web.answers[f"ingress:8000{PRIVATE_PATH}"] = httpx.Response(
+        307, headers={"location": f"http://bucket{PRIVATE_PATH}"}
+    )
+    web.answers[f"bucket{PRIVATE_PATH}"] = httpx.Response(200, content=BODY)
+    assert await web.fetcher().fetch(f"http://a.example{PRIVATE_PATH}", FIELD, OURS) == BODY
+    sent = [(each.url.host, "authorization" in each.headers) for each in web.requests]
+    assert sent == [("ingress", False), ("ingress", True), ("bucket", False)]
+
+
+async def test_a_private_file_that_may_not_be_read_is_reported_as_such(web):
+    web.answers[f"ingress:8000{PRIVATE_PATH}"] = httpx.Response(403)
+    url = f"http://example.com{PRIVATE_PATH}"
+    await refused(web.fetcher(), url, "private, and may not be read", files=OURS)
+    assert [request.url.host for request in web.requests] == ["ingress"]

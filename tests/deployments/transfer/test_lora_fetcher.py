@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from deployments.families.options import requested_loras
+from deployments.transfer.fetcher import NO_FILES, OwnFiles
 from deployments.transfer.lora_cache import LoraCache
 from deployments.transfer.lora_fetcher import REVALIDATE_S, LoraFetcher
 from serve_app.domain.endpoint import StoreConfig
@@ -73,11 +74,11 @@ async def house(tmp_path, monkeypatch):
             await each.aclose()
 
 
-async def bring(fetcher, *paths, files_url=""):
+async def bring(fetcher, *paths, files=NO_FILES):
     held = []
     try:
         asked = requested_loras({"loras": [{"path": path} for path in paths]})
-        fetched = await fetcher.acquire(asked, held, files_url)
+        fetched = await fetcher.acquire(asked, held, files)
         return [each.file.read_bytes() for each in fetched]
     finally:
         for each in held:
@@ -107,7 +108,7 @@ async def test_a_file_may_be_inside_the_input_or_in_our_own_storage(house):
     inline = "data:;base64," + base64.b64encode(safetensors()).decode()
     ours = "http://localhost:8000/files/r/1/a"
     for fetcher in (house.fetcher(), house.fetcher(offline=True)):
-        found = await bring(fetcher, inline, ours, files_url="http://ingress:8000")
+        found = await bring(fetcher, inline, ours, files=OwnFiles("http://ingress:8000"))
         assert found == [safetensors(), safetensors(b"\2")]
 
 

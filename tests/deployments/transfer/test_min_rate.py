@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from deployments.transfer.fetcher import Fetcher, MinRate, RateCheck, fetcher_client
+from deployments.transfer.fetcher import (
+    NO_FILES,
+    Fetcher,
+    MinRate,
+    OwnFiles,
+    RateCheck,
+    fetcher_client,
+)
 from deployments.transfer.lora_cache import LoraCache
 from deployments.transfer.lora_fetcher import LoraFetcher, RequestedLora
 from serve_app.domain.endpoint import StoreConfig
@@ -65,7 +72,7 @@ async def test_a_lora_below_the_least_rate_fails_and_names_its_field(
     )
     lora = RequestedLora("loras.0.path", FileUrl(server.url("silent")), 1.0)
     with pytest.raises(InvalidInput, match=SENT_LESS) as caught:
-        await loras.acquire([lora], [], "")
+        await loras.acquire([lora], [], NO_FILES)
     assert caught.value.problems[0].loc == ("body", "loras", 0, "path")
     await loras.aclose()
 
@@ -78,7 +85,7 @@ async def test_without_a_least_rate_only_the_time_limit_counts(server: SlowServe
 
 async def test_our_own_storage_may_be_slow(server: SlowServer) -> None:
     web = fetcher(MinRate(1_000_000, window_s=0.01, grace_s=0.0))
-    body = await web.fetch(server.url("files/r/late"), "image_url", files_url=server.origin)
+    body = await web.fetch(server.url("files/r/late"), "image_url", files=OwnFiles(server.origin))
     assert body == b"all of it"
     await web.aclose()
 

@@ -120,6 +120,8 @@ EXAMPLES = {
     "webhooks test": ("darkroom webhooks test http://127.0.0.1:9000/",),
     "webhooks secret": ("darkroom webhooks secret",),
     "webhooks rotate": ("darkroom webhooks rotate", "darkroom webhooks rotate --at-once"),
+    "files sign": ("darkroom files sign URL --expires-in 7d",),
+    "files revoke": ("darkroom files revoke SIGNED_URL", "darkroom files revoke URL --all"),
     "migrate check": ("darkroom migrate check src/", "darkroom migrate check fal-ai/flux/dev"),
     "backup": ("darkroom backup /backups/monday",),
     "restore": ("darkroom restore /backups/monday --data-dir ~/restored",),

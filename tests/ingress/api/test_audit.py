@@ -89,7 +89,7 @@ async def placed(conninfo: str, **settings: Any) -> AsyncGenerator[Place]:
     async with built(replica=False, port=port, trusted_hosts=(HERE,), **settings) as house:
         made = house.services
         book = PostgresUploads(database, Retention())
-        uploads = Uploads(book, house.storage, UploadLimits.of(made.config))
+        uploads = Uploads(book, house.storage, UploadLimits.of(made.config), made.files.access)
         house.app.state.services = replace(
             made,
             queue=queue,

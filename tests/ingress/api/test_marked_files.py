@@ -67,7 +67,7 @@ async def by_mcp(house: House, client: httpx.AsyncClient) -> list[bytes]:
     (artifact,) = request.outcome.artifacts
     shown = Artifact(artifact.key, "image/png", artifact.size, artifact.sha256)
     object.__setattr__(request, "outcome", Outcome(output={}, artifacts=(shown,)))
-    result = await final_result(house.storage, request, "http://in")
+    result = await final_result(house.services.files, request, "http://in")
     return [base64.b64decode(x.data) for x in result.content if isinstance(x, ImageContent)]
 
 

@@ -425,8 +425,6 @@ async def test_a_file_is_deleted_when_its_client_said(name: str) -> None:
         {"expiration_duration_seconds": 1e300},
         {"expires": 5},
         [],
-        {"initial_acl": {"default": "forbid"}},
-        {"initial_acl": {"rules": [{"user": "x", "decision": "allow"}]}},
     ],
 )
 async def test_a_wish_that_cannot_be_kept_is_refused(

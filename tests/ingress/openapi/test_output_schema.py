@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from deployments.families.flux import FluxFamily
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.ingress.app import create_app
+from serve_app.ingress.http.origin import file_url
 from serve_app.ingress.submission.rendering import _Rendering
 from tests.engine.tiny import tiny_flux
 from tests.ingress.house import CATALOG, ORIGIN
@@ -38,7 +40,7 @@ def answer() -> dict[str, Any]:
     product = family.deliver(small, call, GenerationResult(result, 1.5, 1), (ticket,))
     artifacts = tuple(file.artifact() for file in product.files)
     outcome = Outcome(output=product.output, artifacts=artifacts, usage=Usage())
-    return _Rendering(outcome, ORIGIN, {}).render(product.output)
+    return _Rendering(outcome, partial(file_url, ORIGIN)).render(product.output)
 
 
 def checker() -> OAS30Validator:

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.ingress.submission.options import LIFECYCLE_HEADERS
+from serve_app.ingress.submission.lifecycle import LIFECYCLE_HEADERS
 from tests.ingress.house import House
 
 PROBE = "/queue/test/probe"
@@ -33,12 +33,6 @@ async def test_without_a_time_nothing_is(idle: House, idle_client: httpx.AsyncCl
     for value in ({}, {"expiration_duration_seconds": None}):
         assert (await submitted(idle_client, value)).status_code == 200
     assert idle.lifecycles.kept_s == {}
-
-
-async def test_access_rules_are_logged(client: httpx.AsyncClient) -> None:
-    answer = await submitted(client, {"initial_acl": {"default": "forbid"}})
-    status = await client.get(f"{answer.json()['status_url']}?logs=1")
-    assert any("anyone who knows the URL" in line["message"] for line in status.json()["logs"])
 
 
 @pytest.mark.parametrize("value", [{"expiration_duration_seconds": 0}, {"other": 1}, [], "x"])

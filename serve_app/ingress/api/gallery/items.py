@@ -4,7 +4,7 @@ and the deletion of many requests.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Annotated, Literal
 from uuid import UUID
@@ -24,7 +24,6 @@ from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Url, one_of
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_query
-from serve_app.ingress.http.origin import file_url
 from serve_app.ingress.http.query import time_range, zone_of
 from serve_app.ingress.http.time_buckets import END
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
@@ -63,10 +62,11 @@ class OutputFile(TypedDict):
     ]
 
 
-def output_file(made: Artifact, origin: str) -> OutputFile:
+def output_file(made: Artifact, url: Callable[[str], str]) -> OutputFile:
+    """``url``: of a key."""
     small = made.thumbnail
     return {
-        "url": file_url(origin, made.key),
+        "url": url(made.key),
         "file_name": made.key.rpartition("/")[2],
         "content_type": made.media_type,
         "file_size": made.size,
@@ -74,7 +74,7 @@ def output_file(made: Artifact, origin: str) -> OutputFile:
         "height": made.height,
         "thumbnail": small
         and {
-            "url": file_url(origin, small.key),
+            "url": url(small.key),
             "file_size": small.size,
             "width": small.width,
             "height": small.height,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -129,14 +130,15 @@ async def shown(request: HttpRequest) -> Response:
     found = await services_of(request).queue.gallery.shared(_digest(token))
     if found is None:
         raise NotFound("This link does not exist. It may have expired, or its owner revoked it.")
-    origin = origin_of(request)
+    access = services_of(request).files.access
+    url = partial(access.url, origin_of(request), tenant=found.tenant)
     body: SharedRequest = {
         "endpoint_id": found.endpoint,
         "state": found.state,
         "input": dict(found.input),
         "created_at": found.created_at.isoformat(),
         "finished_at": iso(found.finished_at),
-        "files": [output_file(each, origin) for each in found.outcome.artifacts]
+        "files": [output_file(each, url) for each in found.outcome.artifacts]
         if found.outcome
         else [],
     }

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from serve_app.domain.errors import StorageFull
-from serve_app.ingress.api.files import LINK_VALID_S
+from serve_app.ingress.api.files.content import LINK_VALID_S
 from tests.fakes.clock import FakeClock
 from tests.ingress.house import House, built
 

@@ -1,4 +1,4 @@
-"""Files over HTTP. Anyone who knows the key can read a file; writing needs a ticket."""
+"""Files over HTTP. Anyone who knows the key can read a public file; writing needs a ticket."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from serve_app.domain.ports import Storage
 from serve_app.ingress.http.body import UploadStream
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.file_readers import NO_FILE, require_readable
 from serve_app.ingress.http.json_schema import Binary
 from serve_app.ingress.http.openapi import (
     ANY,
@@ -25,9 +26,10 @@ from serve_app.ingress.http.openapi import (
     answer,
     in_header,
     in_path,
+    in_query,
 )
 from serve_app.ingress.http.origin import etag_of
-from serve_app.ingress.services.services import services_of
+from serve_app.ingress.services.services import Services, services_of
 from serve_app.storage import keys
 from serve_app.storage.tickets import TicketGrant
 
@@ -59,6 +61,11 @@ credentials have left at least."""
 LINK_CACHED = "private, max-age=300"
 """A client that uses a cached response still has five minutes to follow its link."""
 
+PRIVATE_LINK_VALID_S = 60.0
+"""The same of a private file: a revoked URL ends with the links to which it has led."""
+
+PUBLIC, UNCACHED = "public, max-age=31536000, immutable", "private, no-store"
+
 
 class WrittenFile(TypedDict):
     key: str
@@ -69,19 +76,24 @@ async def read(request: HttpRequest) -> Response:
     """``GET``/``HEAD``: the file, or one range of it.
 
     The content of a key never changes, so responses may be cached forever and the ETag is strong.
-    If storage serves files itself, a ``GET`` is answered with a short-lived link to it.
+    If storage serves files itself, a ``GET`` is answered with a short-lived link to it. Private
+    files are not cached: their readers may lose their right.
     """
     context_of(request).route = "files.read"
     storage = services_of(request).files.storage
     key: str = request.path_params["key"]
     if not keys.valid(key):
-        raise ArtifactNotFound("There is no such file.")
+        raise ArtifactNotFound(NO_FILE)
+    link_s, link_cached = LINK_VALID_S, LINK_CACHED
+    if keys.is_private(key):
+        until = await require_readable(request, key)
+        link_s, link_cached = _link_valid_s(services_of(request), until), UNCACHED
     size = await storage.size(key)
     headers = _headers(key)
     if _matches(request.headers.get("if-none-match"), headers["etag"]):
         return Response(status_code=304, headers=headers)
-    if request.method == "GET" and (link := _link(storage, key, headers)) is not None:
-        return Response(status_code=307, headers={"location": link, "cache-control": LINK_CACHED})
+    if request.method == "GET" and (link := _link(storage, key, headers, link_s)) is not None:
+        return Response(status_code=307, headers={"location": link, "cache-control": link_cached})
     part = _range(request, headers["etag"], size)
     if part is None:
         headers = {"content-range": f"bytes */{size}"}
@@ -132,8 +144,14 @@ READ = Operation(
         304: Answer("The file is the same; the content of a key never changes."),
         307: Answer("The URL at which storage itself serves the file."),
     },
-    errors=(404, 416),
-    parameters=(FILE_KEY, in_header("Range", "One range of bytes.")),
+    errors=(401, 403, 404, 416),
+    parameters=(
+        FILE_KEY,
+        in_header("Range", "One range of bytes."),
+        in_query("expires", "Of a signed URL: when it expires, as a Unix time stamp."),
+        in_query("id", "Of a signed URL."),
+        in_query("signature", "Of a signed URL. Reads a private file without a key."),
+    ),
     tag=TAG,
     key=False,
 )
@@ -182,15 +200,22 @@ def _headers(key: str) -> dict[str, str]:
         "content-disposition": f"{disposition}; filename*=UTF-8''{quote(name)}",
         "etag": etag_of(key),
         "accept-ranges": "bytes",
-        "cache-control": "public, max-age=31536000, immutable",
+        "cache-control": UNCACHED if keys.is_private(key) else PUBLIC,
         "x-content-type-options": "nosniff",
         "cross-origin-resource-policy": "cross-origin",
     }
 
 
-def _link(storage: Storage, key: str, headers: Mapping[str, str]) -> str | None:
+def _link(storage: Storage, key: str, headers: Mapping[str, str], valid_s: float) -> str | None:
     """URL at which storage itself serves the file; None if Darkroom has to serve it."""
-    return storage.link(key, headers["content-type"], headers["content-disposition"], LINK_VALID_S)
+    return storage.link(key, headers["content-type"], headers["content-disposition"], valid_s)
+
+
+def _link_valid_s(services: Services, until: int | None) -> float:
+    """Validity of a link to a private file: not beyond that of the signed URL."""
+    if until is None:
+        return PRIVATE_LINK_VALID_S
+    return max(1.0, min(PRIVATE_LINK_VALID_S, until - services.clock.now().timestamp()))
 
 
 def _matches(header: str | None, etag: str) -> bool:

@@ -1,0 +1,150 @@
+"""Readers of private files: the right of a call to read one, or to name one in an input."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from starlette.requests import Request as HttpRequest
+
+from serve_app.domain.errors import ArtifactNotFound, Forbidden, Unauthenticated
+from serve_app.domain.media.file_access import AccessDecision, FileAccess
+from serve_app.ingress.http.auth import (
+    authenticate,
+    counted_failure,
+    record_read,
+    require_requests,
+)
+from serve_app.ingress.http.route_scopes import ANY_KEY
+from serve_app.ingress.services.services import Services, services_of
+from serve_app.storage import keys
+from serve_app.storage.keys import request_of
+from serve_app.storage.signed_urls import SIGNATURE
+from serve_app.tenants.scopes import FILES, OPERATOR, Caller
+from serve_app.tenants.sign_in import provider_token
+
+NO_FILE = "There is no such file."
+PRIVATE_FILE = (
+    "This file is private. Read it with a signed URL, or with an API key of its owner that has the "
+    "scope `files`."
+)
+
+
+async def require_readable(request: HttpRequest, key: str) -> int | None:
+    """Check that the call may read a private file, by a signature in its URL or by its credential.
+
+    Returns the time stamp at which the URL expires; None: it does not. ``Forbidden`` or
+    ``ArtifactNotFound``, as the file's rules say.
+    """
+    access, refused = services_of(request).files.access, PRIVATE_FILE
+    if SIGNATURE in request.query_params:
+        try:
+            return access.check(key, request.query_params).expires_at
+        except Forbidden as error:
+            refused = error.message
+    rules = await access.rules_of(key)
+    if rules is None:
+        raise ArtifactNotFound(NO_FILE)
+    decision = rules.decide(await _reader(request, key, rules))
+    if decision is AccessDecision.HIDE:
+        raise ArtifactNotFound(NO_FILE)
+    if decision is AccessDecision.FORBID:
+        raise Forbidden(refused)
+    return None
+
+
+async def _reader(request: HttpRequest, key: str, rules: FileAccess) -> str | None:
+    """Tenant that reads: of an API key, an upload token, or the request that a replica runs. None:
+    the call has no credential."""
+    header = request.headers.get("authorization")
+    if header is None:
+        return None
+    services = services_of(request)
+    tenant = services.files.access.signer.reader(header)
+    if tenant is not None:
+        return tenant
+    caller = await _caller(request, header)
+    if caller.may(OPERATOR) and caller.tenant != rules.tenant:
+        await record_read(request, caller, rules.tenant)
+        return rules.tenant
+    if not caller.may(OPERATOR):
+        caller.require(FILES)
+    request_id = request_of(key)
+    if caller.tenant == rules.tenant and request_id is not None:
+        await require_requests(request, caller, [request_id])
+    return caller.tenant
+
+
+async def _caller(request: HttpRequest, header: str) -> Caller:
+    identity = services_of(request).identity
+    try:
+        grant = identity.upload_tokens.grant_of(header)
+    except Unauthenticated:
+        if identity.sign_in is None or provider_token(header) is None:
+            raise
+        grant = None  # it may be a token of the provider
+    if grant is None:
+        return await authenticate(request, ANY_KEY)
+    with counted_failure(request, grant.key_id):
+        return await identity.keys.identity_of(grant.key_id)
+
+
+MAX_URL_CHARACTERS = 4096
+
+PRIVATE_PATH = f"/files/{keys.PRIVATE}"
+"""Beginning of the path in a private file's URL."""
+_PRIVATE = re.compile(rf"(?i:https?)://[^/]+{PRIVATE_PATH}")
+
+
+# Private files as inputs. The read of the file checks the same again, for the tenant of the
+# request: the check at the submit is for its error, which names the field.
+
+
+async def require_readable_inputs(
+    services: Services, tenant: str, input: Mapping[str, Any]
+) -> None:
+    """``Forbidden`` or ``ArtifactNotFound``, as the file's rules say, with the field: the input has
+    the URL of a private file of this installation that ``tenant`` may not read, and the URL is not
+    signed."""
+    for field, url in _private_urls(input, ""):
+        await _require(services, tenant, field, url)
+
+
+def _private_urls(value: Any, field: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        if len(value) <= MAX_URL_CHARACTERS and _PRIVATE.match(value):
+            yield field, value
+    elif isinstance(value, Mapping):
+        for name, inner in cast("Mapping[str, Any]", value).items():
+            yield from _private_urls(inner, f"{field}.{name}" if field else name)
+    elif isinstance(value, (list, tuple)):
+        for number, inner in enumerate(cast("list[Any]", value)):
+            yield from _private_urls(inner, f"{field}.{number}")
+
+
+async def _require(services: Services, tenant: str, field: str, url: str) -> None:
+    parts, access = urlsplit(url), services.files.access
+    key = unquote(parts.path).removeprefix("/files/")
+    if not keys.valid(key):
+        return  # it names no file of ours
+    params, why = dict(parse_qsl(parts.query)), ""
+    if SIGNATURE in params:
+        try:
+            access.check(key, params)
+        except Forbidden as error:
+            why = f" {error.message}"
+        else:
+            return
+    rules = await access.rules_of(key)
+    if rules is None:
+        return  # of another installation, or invented: its replica learns that
+    decision = rules.decide(tenant)
+    if decision is AccessDecision.HIDE:
+        raise ArtifactNotFound(f"{field}: There is no such file.")
+    if decision is AccessDecision.FORBID:
+        raise Forbidden(
+            f"{field}: This file is private, and your tenant may not read it.{why} Ask its owner "
+            "for a signed URL, or to allow your tenant."
+        )

@@ -1,0 +1,218 @@
+"""Access to private files in an ingress process: rules of new files, decisions about readers, and
+signed URLs with their revocation.
+
+Rules never change, so they are read once. Revocations are followed: every process looks once a
+second, and holds those that are in force.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from urllib.parse import quote
+
+from serve_app.domain.errors import DatabaseUnavailable, Forbidden, InvalidInput
+from serve_app.domain.media.file_access import AccessDecision, FileAccess, FileAccessBook
+from serve_app.domain.operations import Actor
+from serve_app.domain.ports import Clock
+from serve_app.queue.reaper import PeriodicTask
+from serve_app.settings import NO_LIMITS, Config, TenantLimits
+from serve_app.settings.live import LiveValues
+from serve_app.storage.keys import access_id, is_private
+from serve_app.storage.signed_urls import FileUrlSigner, SignedUrl
+from serve_app.tenants.key_ring import RecentKeys
+
+LOOK_EVERY_S = 1.0
+STALE_S = 60.0
+"""How long signed URLs are accepted while revocations cannot be read, as API keys are."""
+
+STABLE_SHARE = 0.25
+"""Share of the validity for which reads of a result get the same URL, so that pages that read it
+again keep their images."""
+
+CACHED_RULES = 20_000
+FOR_EVER_S = 10.0 * 366 * 86400
+UNKNOWN_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRules:
+    """Rules that a client asks for. ``default`` None: that of its tenant."""
+
+    default: AccessDecision | None = None
+    users: Mapping[str, AccessDecision] = field(default_factory=dict[str, AccessDecision])
+
+
+@dataclass(slots=True)
+class FileDefaults(LiveValues):
+    """Settings of the same names; they may change while the ingress runs."""
+
+    private: bool
+    any_private: bool  # False: no tenant has private files by default
+    url_valid_s: float
+    tenants: Mapping[str, TenantLimits]
+
+    @classmethod
+    def of(cls, config: Config) -> FileDefaults:
+        access, tenants = config.access, config.queue.tenant_limits
+        private = access.files == "private"
+        any_private = private or any(each.files == "private" for each in tenants.values())
+        return cls(private, any_private, access.file_url_valid_s, tenants)
+
+    def private_by_default(self, tenant: str) -> bool:
+        own = self.tenants.get(tenant, NO_LIMITS).files
+        return self.private if own is None else own == "private"
+
+    def valid_s(self, tenant: str) -> float:
+        return self.tenants.get(tenant, NO_LIMITS).file_url_valid_s or self.url_valid_s
+
+
+class FileAccessControl:
+    """Decides who reads private files. Public files need none of it."""
+
+    def __init__(
+        self, book: FileAccessBook, signer: FileUrlSigner, defaults: FileDefaults, clock: Clock
+    ) -> None:
+        self.signer = signer
+        self.defaults = defaults
+        self._book = book
+        self._clock = clock
+        self._rules: RecentKeys[FileAccess] = RecentKeys(CACHED_RULES, FOR_EVER_S)
+        # Separate, so that a flood of invented ids cannot evict the valid ones.
+        self._unknown: RecentKeys[bool] = RecentKeys(CACHED_RULES, UNKNOWN_S)
+        self._generations: dict[str, int] = {}  # by key
+        self._revoked: dict[tuple[str, str], datetime | None] = {}  # until when it matters
+        self._last = 0  # number of the last revocation that is known here
+        self._seen_at = -math.inf
+        self._looking = asyncio.Lock()
+        self._rounds = PeriodicTask(LOOK_EVERY_S, {"revoked URLs": self.refresh})
+
+    async def start(self) -> None:
+        """Read all revocations, and follow those of other processes."""
+        await self.refresh()
+        self._rounds.start()
+
+    async def aclose(self) -> None:
+        await self._rounds.aclose()
+
+    async def refresh(self) -> None:
+        """Put new revocations in force."""
+        async with self._looking:
+            now = self._clock.monotonic()
+            while found := await self._book.revocations(self._last):
+                for each in found:
+                    if each.signature:
+                        self._revoked[each.key, each.signature] = each.expires_at
+                    else:
+                        self._generations[each.key] = each.generation
+                self._last = found[-1].number
+                self._drop_expired()
+            self._seen_at = now
+
+    # Rules of new files.
+
+    def of_new(self, tenant: str, asked: AccessRules | None) -> FileAccess | None:
+        """Rules of a new file of ``tenant``; None: it is public. ``asked``: by its client."""
+        asked = asked or AccessRules()
+        private = self.defaults.private_by_default(tenant)
+        usual = AccessDecision.FORBID if private else AccessDecision.ALLOW
+        access = FileAccess(tenant, asked.default or usual, asked.users)
+        return access if access.private else None
+
+    async def kept(self, access: FileAccess) -> str:
+        """Id of rules, which are stored unless they are known. ``InvalidInput``: the tenant has
+        used too many different ones."""
+        now, id_ = self._clock.monotonic(), access.id
+        if self._rules.get(id_, now) is None:
+            if not await self._book.keep(access):
+                raise InvalidInput(
+                    "Your files have too many different access rules. Use the rules of earlier "
+                    "files, or put fewer users into them."
+                )
+            self._rules.put(id_, access, now)
+        return id_
+
+    # Decisions.
+
+    async def rules_of(self, key: str) -> FileAccess | None:
+        """Rules of a private file; None: nothing is known of it, so there is no such file."""
+        id_, now = access_id(key), self._clock.monotonic()
+        found = self._rules.get(id_, now)
+        if found is None and not self._unknown.get(id_, now):
+            found = await self._book.find(id_)
+            if found is None:
+                self._unknown.put(id_, True, now)  # noqa: FBT003
+            else:
+                self._rules.put(id_, found, now)
+        return found
+
+    def check(self, key: str, params: Mapping[str, str]) -> SignedUrl:
+        """The signature in ``params``, with which anyone reads the file.
+
+        ``Forbidden``: it is not valid, has expired or is revoked. ``DatabaseUnavailable``: it is
+        unknown which URLs are revoked.
+        """
+        if self._clock.monotonic() - self._seen_at > STALE_S:
+            raise DatabaseUnavailable(
+                "The signed URL cannot be checked, because the database is not available."
+            )
+        url = self._verified(key, params)
+        if (key, url.signature) in self._revoked:
+            raise Forbidden("This URL was revoked. Ask the file's owner for a new one.")
+        return url
+
+    def _verified(self, key: str, params: Mapping[str, str]) -> SignedUrl:
+        return self.signer.check(key, params, self._generations.get(key, 0))
+
+    # Signed URLs.
+
+    def url(self, origin: str, key: str, tenant: str) -> str:
+        """URL of a file in a result that its ``tenant`` reads. Signed if the file is private."""
+        if not is_private(key):
+            return f"{origin}/files/{quote(key)}"
+        valid_s = self.defaults.valid_s(tenant)
+        step = valid_s * STABLE_SHARE
+        until = self._clock.now().timestamp() + valid_s
+        return self._signed(origin, key, int(math.ceil(until / step) * step))
+
+    def sign(self, origin: str, key: str, expires_at: datetime | None) -> str:
+        """New URL of a private file, which differs from all others. None: it does not expire."""
+        at = None if expires_at is None else int(expires_at.timestamp())
+        return self._signed(origin, key, at, unique=True)
+
+    def _signed(
+        self, origin: str, key: str, expires_at: int | None, *, unique: bool = False
+    ) -> str:
+        generation = self._generations.get(key, 0)
+        made = self.signer.sign(key, expires_at, generation, unique=unique)
+        if (key, made.signature) in self._revoked:
+            made = self.signer.sign(key, expires_at, generation, unique=True)
+        return f"{origin}/files/{quote(key)}?{made.query}"
+
+    async def revoke(
+        self, tenant: str, key: str, params: Mapping[str, str] | None, actor: Actor
+    ) -> None:
+        """Revoke the URL of the file with these ``params``, or with None all of the file. In force
+        here at once, and elsewhere within seconds. ``Forbidden``: the URL is not valid."""
+        signature, expires_at = "", None
+        if params is not None:
+            url = self._verified(key, params)
+            signature = url.signature
+            if url.expires_at is not None:
+                expires_at = datetime.fromtimestamp(url.expires_at, self._clock.now().tzinfo)
+        if not await self._book.revoke(tenant, key, signature, expires_at, actor):
+            raise InvalidInput.of_field(
+                "url",
+                "You have revoked too many single URLs that have not expired. Revoke all URLs of "
+                "the file instead (without `url`), or delete the file",
+            )
+        await self.refresh()
+
+    def _drop_expired(self) -> None:
+        limit = self._clock.now() - timedelta(hours=1)
+        gone = [place for place, until in self._revoked.items() if until and until < limit]
+        for place in gone:
+            del self._revoked[place]

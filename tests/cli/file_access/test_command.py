@@ -1,0 +1,83 @@
+"""Commands that sign and revoke URLs, with fakes behind real HTTP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import httpx
+import pytest
+from click.testing import CliRunner, Result
+
+from serve_app.cli.file_access.command import seconds
+from serve_app.cli.main import main
+from tests.wire.served import Address, served
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[Address]:
+    with served(files="private") as address:
+        yield address
+
+
+@pytest.fixture
+def darkroom(address: Address, tmp_path: Path) -> Run:
+    (tmp_path / "run.json").write_text(json.dumps({"url": address.url}))
+    (tmp_path / "api_key").write_text(address.key)
+
+    def run(*words: str, fails: bool = False) -> Result:
+        result = CliRunner().invoke(main, [*words, "--data-dir", str(tmp_path)])
+        assert (result.exit_code != 0) == fails, result.output
+        return result
+
+    return run
+
+
+@pytest.fixture
+def file(address: Address) -> str:
+    """URL of a private file, without a signature."""
+    headers = {"authorization": f"Key {address.key}", "content-type": "image/png"}
+    made = httpx.post(f"{address.url}/cdn/files/upload", content=b"x", headers=headers)
+    return str(made.json()["access_url"]).partition("?")[0]
+
+
+def test_a_url_is_signed_and_revoked(darkroom: Run, file: str) -> None:
+    assert httpx.get(file).status_code == 403
+    first = darkroom("files", "sign", file, "--expires-in", "2h").stdout.strip()
+    second = darkroom("files", "sign", file).stdout.strip()
+    assert ("expires=" in first, "expires=" in second) == (True, False)
+    assert [httpx.get(each).status_code for each in (first, second)] == [200, 200]
+    assert darkroom("files", "revoke", first).stdout == "The URL is revoked.\n"
+    assert [httpx.get(each).status_code for each in (first, second)] == [403, 200]
+    darkroom("files", "revoke", second, "--all")
+    assert httpx.get(second).status_code == 403
+
+
+def test_json_has_the_whole_answer(darkroom: Run, file: str) -> None:
+    signed = json.loads(darkroom("files", "sign", file, "--json").stdout)
+    assert signed["expires_at"] is None
+    assert json.loads(darkroom("files", "revoke", signed["url"], "--json").stdout) == {
+        "revoked": "one"
+    }
+
+
+def test_a_public_file_is_refused_in_a_sentence(darkroom: Run) -> None:
+    result = darkroom("files", "sign", "/files/u/abc/a.png", fails=True)
+    assert "is public" in result.output
+
+
+def test_times_have_units() -> None:
+    assert [seconds(each) for each in ("90", "90s", "1.5m", "2h", "30d")] == [
+        90,
+        90,
+        90,
+        7200,
+        30 * 86400,
+    ]
+    for wrong in ("", "h", "2x", "nand", "1e400d"):
+        with pytest.raises(click.BadParameter, match="for example 15m"):
+            seconds(wrong)

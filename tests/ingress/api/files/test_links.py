@@ -1,0 +1,177 @@
+"""Signed URLs: made and revoked by calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from serve_app.domain.media.file_access import Revocation
+from serve_app.ingress.services.file_access import STALE_S
+from serve_app.tenants.scopes import READ
+from tests.fakes.clock import FakeClock
+from tests.ingress.api.files.private import bare, generated, lifecycle, uploaded, without_key
+from tests.ingress.house import ORIGIN, House, built
+
+SIGN, REVOKE = "/v1/files/sign", "/v1/files/revoke"
+
+
+async def signed(client: httpx.AsyncClient, path: str, **body: Any) -> dict[str, Any]:
+    answer = await client.post(SIGN, json={"path": path, **body})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def test_a_signed_url_is_valid_as_long_as_was_asked_for() -> None:
+    clock = FakeClock()
+    async with built(clock=clock) as house, house.client() as client, without_key(house) as guest:
+        url = bare(await uploaded(client, lifecycle("hide")))
+        hour = await signed(client, url, expires_in=3600)
+        ever = await signed(client, url.removeprefix(ORIGIN))
+        assert hour["expires_at"] == "2030-01-01T01:00:00+00:00"
+        assert ever["expires_at"] is None
+        for seconds, statuses in ((3599, [200, 200]), (1, [404, 200]), (1e8, [404, 200])):
+            clock.advance(seconds)
+            await house.services.files.access.refresh()
+            found = [(await guest.get(each["url"])).status_code for each in (hour, ever)]
+            assert found == statuses
+
+
+async def test_one_url_is_revoked_and_the_others_stay(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    url = await uploaded(client, lifecycle("forbid"))
+    first, second = [(await signed(client, url))["url"] for _ in range(2)]
+    answer = await client.post(REVOKE, json={"url": first})
+    assert (answer.status_code, answer.json()) == (200, {"revoked": "one"})
+    async with without_key(house) as guest:
+        refused = await guest.get(first)
+        assert (refused.status_code, "was revoked" in refused.json()["detail"]) == (403, True)
+        assert [(await guest.get(each)).status_code for each in (second, url)] == [200, 200]
+    again = await client.post(REVOKE, json={"url": first})
+    assert again.status_code == 200, "a repeat has no effect"
+
+
+async def test_all_urls_of_a_file_are_revoked_and_new_ones_are_valid(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    id_, result = await generated(client, lifecycle("forbid"))
+    url = result["images"][0]["url"]
+    ever = (await signed(client, url))["url"]
+    for _ in range(2):
+        answer = await client.post(REVOKE, json={"path": bare(url)})
+        assert (answer.status_code, answer.json()) == (200, {"revoked": "all"})
+        async with without_key(house) as guest:
+            assert [(await guest.get(each)).status_code for each in (url, ever)] == [403, 403]
+            again = (await client.get(f"/queue/test/probe/requests/{id_}")).json()
+            url, ever = again["images"][0]["url"], (await signed(client, url))["url"]
+            assert [(await guest.get(each)).status_code for each in (url, ever)] == [200, 200]
+
+
+async def test_the_url_of_a_result_is_revoked_alone_and_the_next_read_has_another(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    id_, result = await generated(client, lifecycle("forbid"))
+    url = result["images"][0]["url"]
+    assert (await client.post(REVOKE, json={"url": url})).status_code == 200
+    again = (await client.get(f"/queue/test/probe/requests/{id_}")).json()["images"][0]["url"]
+    async with without_key(house) as guest:
+        assert (await guest.get(url)).status_code == 403
+        assert (await guest.get(again)).status_code == 200
+
+
+async def test_revocations_are_in_the_audit(house: House, client: httpx.AsyncClient) -> None:
+    url = (await signed(client, await uploaded(client, lifecycle("forbid"))))["url"]
+    await client.post(REVOKE, json={"url": url})
+    await client.post(REVOKE, json={"path": url})
+    found = (await client.get("/v1/audit", params={"action": "file.revoke"})).json()["acts"]
+    assert [each["detail"]["urls"] for each in found] == ["all", "one"]
+
+
+async def test_another_process_learns_of_a_revocation_by_its_rounds(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    """The round is a look into the book, which is called here."""
+    url = await uploaded(client, lifecycle("forbid"))
+    key = bare(url).partition("/files/")[2]
+    access = house.services.files.access
+    signature = url.partition("signature=")[2]
+    place = (key, signature)
+    revoked = Revocation(1, key, signature, 0, None)
+    house.rules._revoked[place] = ("default", revoked)
+    async with without_key(house) as guest:
+        await access.refresh()
+        assert (await guest.get(url)).status_code == 403
+
+
+async def test_signed_urls_are_refused_when_it_is_unknown_for_long_what_was_revoked() -> None:
+    clock = FakeClock()
+    async with built(clock=clock) as house, house.client() as client, without_key(house) as guest:
+        url = await uploaded(client, lifecycle("forbid"))
+        access = house.services.files.access
+        await access.aclose()  # as if no round ended
+        clock.advance(STALE_S)
+        assert (await guest.get(url)).status_code == 200
+        clock.advance(1)
+        answer = await guest.get(url)
+        assert (answer.status_code, "cannot be checked" in answer.json()["detail"]) == (503, True)
+        await access.refresh()
+        assert (await guest.get(url)).status_code == 200
+
+
+async def test_only_the_owner_signs_and_revokes(house: House, client: httpx.AsyncClient) -> None:
+    url = await uploaded(client, lifecycle("forbid", friend="allow"))
+    missing = "/files/p/AAAAAAAAAAAAAAAAAAAAAA/u/x/a.png"
+    for tenant in ("friend", "stranger"):
+        async with house.client(str(await house.keys.create(tenant))) as caller:
+            for path, body in (
+                (SIGN, {"path": url}),
+                (REVOKE, {"path": url}),
+                (REVOKE, {"url": url}),
+            ):
+                answer = await caller.post(path, json=body)
+                none = await caller.post(path, json=dict.fromkeys(body, f"{missing}?signature=x"))
+                assert (answer.status_code, answer.text) == (404, none.text)
+    reader = str(await house.keys.create("default", scopes=frozenset({READ})))
+    async with house.client(reader) as caller:
+        assert (await caller.post(SIGN, json={"path": url})).status_code == 403
+    async with house.client() as operator:  # of another tenant
+        theirs = await uploaded(operator, lifecycle("forbid"))
+        async with house.client(house.other_key) as other:
+            assert (await other.post(SIGN, json={"path": theirs})).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field", "words"),
+    [
+        (SIGN, {"path": "/files/u/abc/a.png"}, "path", "is public"),
+        (SIGN, {"path": "/files/../a"}, "path", "names no file"),
+        (SIGN, {"path": ""}, "path", "names no file"),
+        (SIGN, {}, "path", "Field required"),
+        (SIGN, {"path": "/files/p/a/u/b/c.png", "expires_in": 0}, "expires_in", "greater"),
+        (SIGN, {"path": "/files/p/a/u/b/c.png", "expires_in": 1e12}, "expires_in", "less"),
+        (REVOKE, {}, "url", "Give `url`"),
+        (REVOKE, {"url": "x", "path": "y"}, "url", "Give `url`"),
+        (REVOKE, {"url": "/files/p/a/u/b/c.png"}, "url", "has no signature"),
+        (REVOKE, {"path": "/files/r/b/c.png"}, "path", "is public"),
+    ],
+)
+async def test_a_call_that_is_wrong_is_refused_and_its_field_named(
+    client: httpx.AsyncClient, path: str, body: dict[str, Any], field: str, words: str
+) -> None:
+    answer = await client.post(path, json=body)
+    assert answer.status_code == 422
+    (problem,) = answer.json()["detail"]
+    assert problem["loc"] == ["body", field]
+    assert words in problem["msg"]
+
+
+async def test_a_file_that_is_gone_is_not_signed_and_a_forged_url_not_revoked(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    url = await uploaded(client, lifecycle("forbid"))
+    forged = await client.post(REVOKE, json={"url": f"{bare(url)}?signature=x"})
+    assert forged.status_code == 403
+    house.storage.objects.clear()
+    assert (await client.post(SIGN, json={"path": url})).status_code == 404
