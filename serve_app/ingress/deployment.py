@@ -66,7 +66,6 @@ from serve_app.postgres.leader_election import LeaderElection
 from serve_app.postgres.live_settings import PostgresLiveSettings
 from serve_app.postgres.weight_peers import PostgresWeightPeers
 from serve_app.queue.queue import assemble
-from serve_app.queue.reaper import PeriodicTask
 from serve_app.queue.state.demand import of_queues
 from serve_app.queue.state.replicas import roster
 from serve_app.queue.store.config import QueueLimits, Retention
@@ -99,8 +98,6 @@ YOUNG_OBJECTS = 10_000
 
 Calls leave hardly any cycles. With Python's 700, the looks took 0.13 ms of CPU for each run.
 """
-
-PLACEMENT_EVERY_S = 5.0
 
 
 class Ingress:
@@ -202,6 +199,10 @@ class Ingress:
     async def weight_peers(self, node_id: str, name: str) -> tuple[str, ...]:
         return await self._weight_peers.weight_peers(node_id, name)
 
+    async def weight_file(self, digest: str) -> str:
+        key = await self._weights.key_of(digest)
+        return f"{self._internal_url}/files/{key}" if key else ""
+
     async def sign_claim(self, held: LeaseKey, claim: bytes) -> bytes:
         return await self._signer.sign(held, claim)
 
@@ -242,7 +243,10 @@ class Ingress:
         config = self._config = self._tenants.merged(self._file_config)
         await publish_bounds(str(config.server.data_dir), bounds_of(config))
         catalog = Catalog({})
-        self._catalog = LiveCatalog(PostgresCatalogEntries(database), config, catalog)
+        self._weights, self._hub_tokens = await connections.open_weights(database)
+        self._catalog = LiveCatalog(
+            PostgresCatalogEntries(database), config, catalog, self._weights
+        )
         await self._catalog.use(config)
         election = LeaderElection(
             database, self._clock, serve.get_replica_context().replica_id.unique_id
@@ -273,8 +277,7 @@ class Ingress:
         stack.push_async_callback(self._services.audit.aclose)
         stack.push_async_callback(self._services.background.join)
         await self._publish_demand(stack, database, election)
-        self._explain_waits(stack)
-        self._services.webhooks.record_spans(self._tracing)
+        self._start_helpers(stack)
         await self._services.webhooks.start()
         stack.push_async_callback(self._services.webhooks.aclose)
         self._show_bounds(self._config)
@@ -283,6 +286,12 @@ class Ingress:
         self._follow_settings(stack, kept)
         for line in startup_lines(catalog):
             log.info("%s", line)
+
+    def _start_helpers(self, stack: AsyncExitStack) -> None:
+        stats, meter = self._queue.parts.state.stats, self._metrics.queue
+        connections.explain_waits(stack, stats, self._placement, meter)
+        connections.start_weight_jobs(stack, self._services)
+        self._services.webhooks.record_spans(self._tracing)
 
     def _follow_settings(self, stack: AsyncExitStack, kept: PostgresLiveSettings) -> None:
         """Follow what changes while it serves: tenants, live settings and entries."""
@@ -427,6 +436,8 @@ class Ingress:
             metrics=self._metrics,
             audit=AuditTrail(self._queue.operations, clock, self._metrics.queue),
             warm=warm,
+            weights=self._weights,
+            hub_tokens=self._hub_tokens,
             safety=self._safety,
             proxy_secret=connections.text_of(secrets.proxy_secret),
         )
@@ -476,19 +487,6 @@ class Ingress:
         )
         await writer.start()
         stack.push_async_callback(writer.aclose)
-
-    def _explain_waits(self, stack: AsyncExitStack) -> None:
-        """Tell clients whose requests wait for a pool that fits on no node, and for which others
-        a replica will start."""
-        stats, placement = self._queue.parts.state.stats, self._placement
-
-        async def look() -> None:
-            stats.unplaceable = await placement.unplaceable({pool for pool, _ in stats.stages()})
-            stats.startable = frozenset(placement.pools).difference(stats.unplaceable)
-
-        task = PeriodicTask(PLACEMENT_EVERY_S, {"placement": look}, self._metrics.queue)
-        task.start()
-        stack.push_async_callback(task.aclose)
 
     def _show_bounds(self, config: Config) -> None:
         pools = bounds_of(config)

@@ -42,6 +42,7 @@ from serve_app.tenants.scopes import ADMIN, API
 from serve_app.tenants.tokens import Tokens, UploadTokens
 from tests.fakes.catalog_entries import FakeCatalogEntries
 from tests.fakes.held_weights import FakeHeldWeights, FakeLeader
+from tests.fakes.hub_tokens import FakeHubTokens
 from tests.fakes.keyring import FakeKeyRing
 from tests.fakes.lifecycles import FakeLifecycles
 from tests.fakes.liveness import FakeLiveness
@@ -50,6 +51,7 @@ from tests.fakes.signing_seeds import FakeSigningSeeds
 from tests.fakes.storage import FakeStorage
 from tests.fakes.tenants import FakeTenants
 from tests.fakes.uploads import FakeUploads
+from tests.fakes.weight_book import FakeWeightBook
 from tests.ingress.answers import CheckedAnswers, contract_of
 from tests.ingress.replica import ScriptedReplica
 
@@ -73,6 +75,7 @@ class House:
     uploads: FakeUploads
     lifecycles: FakeLifecycles
     replica: ScriptedReplica
+    weights: FakeWeightBook
     liveness: FakeLiveness
     key: str  # of the tenant `default`, with all scopes
     weak_key: str  # of the same tenant, with `api` only
@@ -134,7 +137,8 @@ async def built(
     if artifact_room is not None:
         check["check_disk_for_artifact"] = artifact_room
     stored = entries or FakeCatalogEntries(clock, queue.operations.note, queue.unfinished)
-    live = LiveCatalog(stored, config, catalog)
+    weights = FakeWeightBook(clock, queue.operations.note)
+    live = LiveCatalog(stored, config, catalog, weights)
     if config.models.models is not None:
         await live.use(config)
     tenants = LiveTenants(FakeTenants(clock, keys, queue.operations.note))
@@ -171,6 +175,8 @@ async def built(
             clock,
             FakeLeader(),
         ),
+        weights=weights,
+        hub_tokens=FakeHubTokens(queue.operations.note),
         proxy_secret=PROXY_SECRET,
         replies=Replies(last_byte_delay_s=linger_s),
     )
@@ -187,6 +193,7 @@ async def built(
         storage=storage,
         keys=keys,
         replica=scripted,
+        weights=weights,
         liveness=liveness,
         uploads=book,
         lifecycles=lifecycles,

@@ -34,6 +34,7 @@ TABLES = (
     "replicas", "fair_lanes", "costs", "audit", "api_keys", "tenants", "installation",
     "undelivered", "unwanted", "halts", "uploads", "lifecycles", "webhook_keys", "leaders",
     "running_counts", "warm_targets", "catalog_entries", "weight_peers",
+    "tenant_weights", "hub_tokens", "tenant_weight_files", "weight_files",
 )  # fmt: skip
 
 HOLDING: list[EmbeddedPostgres] = []
