@@ -49,6 +49,7 @@ LINE_BYTES = 2**20
 
 GONE = "The uploaded file was deleted before it could be read. Upload it again."
 NO_BASE = "Its base {base} is not in the catalogue any more. Register the weights for another one."
+NO_WEIGHTS = "Its base {base} has no weights of its own, so nothing can be compared with them."
 QUOTA = (
     "Your weights may take {most} bytes (DARKROOM_MAX_WEIGHTS_BYTES_PER_TENANT, or "
     "max_weights_bytes of the tenant), and these {size} bytes exceed that. Delete some: "
@@ -150,8 +151,10 @@ class WeightJobs:
 
     async def _work(self, job: TenantWeights, folder: Path, progress: _Progress) -> None:
         entry = self._catalog.find(job.base)
-        if entry is None or not entry.endpoint.weights.source:
+        if entry is None:
             raise Refused(NO_BASE.format(base=job.base))
+        if not entry.endpoint.weights.source:
+            raise Refused(NO_WEIGHTS.format(base=job.base))
         await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True)
         most = max_weights_bytes(self._config(), job.tenant)
         left = most - (await self._book.used(job.tenant) - job.size)

@@ -3,16 +3,16 @@ with."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from serve_app.domain.errors import Forbidden
+from serve_app.domain.errors import Forbidden, InvalidInput
 from serve_app.ingress.http.auth import actor_of, authenticate
-from serve_app.ingress.http.body import read_model
+from serve_app.ingress.http.body import read_json
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_path
@@ -28,7 +28,7 @@ class NewHubToken(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    token: SecretStr = Field(min_length=1, max_length=MAX_TOKEN)
+    token: str = Field(min_length=1, max_length=MAX_TOKEN)
 
 
 class HubTokenStatus(TypedDict):
@@ -51,8 +51,8 @@ async def put(request: HttpRequest) -> Response:
     """Set the token. It is encrypted, and used for the next job."""
     context_of(request).route = "v1.hub-token"
     services, tenant = await _allowed(request)
-    given = await read_model(request, NewHubToken, MAX_BODY_BYTES)
-    await services.hub_tokens.put(tenant, given.token.get_secret_value(), actor_of(request))
+    token = _token(await read_json(request, MAX_BODY_BYTES))
+    await services.hub_tokens.put(tenant, token, actor_of(request))
     return json_reply(await _status(services, tenant))
 
 
@@ -61,6 +61,18 @@ async def removed(request: HttpRequest) -> Response:
     services, tenant = await _allowed(request)
     await services.hub_tokens.remove(tenant, actor_of(request))
     return json_reply(await _status(services, tenant))
+
+
+def _token(body: object) -> str:
+    """Token of a body. Errors of a model would repeat its value."""
+    given = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
+    token = given.get("token")
+    if given.keys() != {"token"} or not isinstance(token, str):
+        raise InvalidInput.of_field("token", "The body should have a text `token`, and no more")
+    if not 0 < len(token) <= MAX_TOKEN or not (token.isascii() and token.isprintable()):
+        message = f"Should be 1 to {MAX_TOKEN} printable ASCII characters"
+        raise InvalidInput.of_field("token", message)
+    return token
 
 
 async def _allowed(request: HttpRequest) -> tuple[Services, str]:

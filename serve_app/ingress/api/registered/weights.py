@@ -4,7 +4,7 @@ the background."""
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -90,7 +90,7 @@ class RegisteredWeights(TypedDict):
     tenant: str
     path: Annotated[str, Field(description="The `path` of a LoRA in a request.")]
     kind: Annotated[
-        Literal["lora", "finetune"] | None, Field(description="Null: not known before the check.")
+        Literal["lora", "finetune", ""], Field(description="Empty: not known before the check.")
     ]
     base: str
     state: Literal["waiting", "fetching", "checking", "ready", "refused"]
@@ -309,7 +309,7 @@ def _shown(weights: TenantWeights, tenant: str) -> RegisteredWeights:
         "name": weights.name,
         "tenant": weights.tenant,
         "path": f"weights:{name}",
-        "kind": weights.kind or None,  # pyright: ignore[reportReturnType]
+        "kind": cast('Literal["lora", "finetune", ""]', weights.kind),
         "base": weights.base,
         "state": weights.state.value,
         "problem": weights.problem or None,
@@ -344,7 +344,7 @@ ADD = Operation(
     "addWeights",
     "Register a LoRA or a fine-tune, which is fetched and checked in the background",
     {202: answer("The weights; `state` says how far they are.", RegisteredWeights)},
-    errors=(403, 404, 413, 422, 507),
+    errors=(400, 403, 404, 413, 422, 507),
     body=NewWeightsBody,
 )
 LIST = Operation(
