@@ -68,7 +68,7 @@ added AS (
 noted AS (
     INSERT INTO audit (actor, address, action, subject, detail)
     SELECT %(actor)s, %(address)s, 'weights.add', tenant || '/' || name,
-           json_build_object('base', base, 'source', %(source)s::json) FROM added
+           json_build_object('base', base, 'source', %(audited)s::json) FROM added
 )
 SELECT problem FROM verdict
 """
@@ -212,6 +212,7 @@ class PostgresWeightBook:
             "kind": new.kind,
             "base": new.base,
             "source": json.dumps(dict(new.source)),
+            "audited": json.dumps(dict(new.audited_source)),
             "endpoint": new.endpoint,
             "scale": new.scale,
             "max_bytes": quota.max_bytes,

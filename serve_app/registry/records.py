@@ -49,6 +49,12 @@ class NewWeights:
     endpoint: str | None = None  # private endpoint that serves them
     scale: float = 1.0  # of a LoRA in its endpoint
 
+    @property
+    def audited_source(self) -> Mapping[str, Any]:
+        """The source for the audit log: without the query of a URL, which may have a token."""
+        url = self.source.get("url")
+        return {"url": url.partition("?")[0]} if isinstance(url, str) else self.source
+
 
 @dataclass(frozen=True, slots=True)
 class TenantWeights:

@@ -208,3 +208,14 @@ async def test_changes_are_in_the_audit_log(book: WeightBook, queue: Queue) -> N
         "weights.remove",
     ]
     assert {(each.actor, each.subject) for each in entries} == {("key-1", "house/style")}
+
+
+async def test_the_audit_log_has_no_token_of_a_url(book: WeightBook, queue: Queue) -> None:
+    url = "https://example.com/style.safetensors?token=secret"
+    await book.add(replace(STYLE, source={"url": url}), QUOTA, ME)
+    acts = await queue.operations.audit()
+    assert "example.com/style.safetensors" in repr(acts)
+    assert "secret" not in repr(acts)
+    kept = await book.find("house", "style")
+    assert kept is not None
+    assert kept.source == {"url": url}

@@ -61,7 +61,7 @@ class FakeWeightBook:
             changed_at=now,
         )  # fmt: skip
         self._held.pop(name, None)
-        detail = {"base": new.base, "source": dict(new.source)}
+        detail = {"base": new.base, "source": dict(new.audited_source)}
         self.note(actor, "weights.add", "/".join(name), detail)
         return ""
 
