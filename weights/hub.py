@@ -150,7 +150,7 @@ constants.HF_HUB_DISABLE_TELEMETRY = True
 
 class Hub:
     """Client for one hub. ``token`` and ``endpoint`` default to the library's own environment
-    variables (HF_TOKEN, HF_ENDPOINT)."""
+    variables (HF_TOKEN, HF_ENDPOINT). With an empty ``token``, none is sent."""
 
     def __init__(
         self,
@@ -231,7 +231,7 @@ class Hub:
         return self._with_retries(ask, "the requested data", "", lambda: 0)
 
     def token(self) -> str | None:
-        return self._token or get_token()
+        return get_token() if self._token is None else self._token or None
 
     def _get(
         self, repository: str, revision: str, file: ListedFile, into: Any, have: int = 0

@@ -26,6 +26,7 @@ from weights.folder import ListedFile, Listing, RepositoryFolder, default_direct
 from weights.hub import Hub
 from weights.lock import RepositoryLock
 from weights.mirror import Mirror
+from weights.registered import LocateFile, RegisteredFiles
 from weights.selection import LORA_FILE
 from weights.source import OnProgress, Source
 
@@ -88,8 +89,11 @@ class Store:
         config: StoreConfig,
         make_hub: Callable[[], Hub] = Hub,
         find_peers: FindPeers | None = None,
+        locate: LocateFile | None = None,
     ) -> None:
-        """``find_peers``: asked before the mirror and the hub. None: no other node is asked."""
+        """``find_peers``: asked before the mirror and the hub. None: no other node is asked.
+        ``locate``: finds registered files. None: only those on this node are used."""
+        self._locate = locate
         self._config = config
         self.make_hub = make_hub
         self._find_peers = find_peers
@@ -111,6 +115,10 @@ class Store:
             lambda: eviction.derived_limit(directory, self._config.max_bytes),
             lambda folder: eviction.free_bytes(folder) - eviction.SPARE_BYTES,
         )
+
+    def registered(self) -> RegisteredFiles:
+        """Files that tenants have registered, on this node."""
+        return RegisteredFiles(self.directory, self._locate)
 
     def plan(self, weights: Weights) -> FetchPlan:
         """Plan a download. Queries the sources if needed, writes nothing."""

@@ -18,7 +18,7 @@ from deployments.families.base import Family, GenerationCall
 from deployments.transfer.lora_fetcher import FIELD, RequestedLora
 from serve_app.domain.endpoint import STEP_CACHE, Endpoint, Weights, levels_of
 from serve_app.domain.errors import InvalidInput, Misconfigured
-from serve_app.domain.lora import MAX_LORAS, MAX_SCALE, parse_lora_path
+from serve_app.domain.lora import MAX_LORAS, MAX_SCALE, REPLACED, parse_lora_path
 from weights.selection import LORA_FILE
 from weights.store import adapters_of
 
@@ -119,7 +119,8 @@ def apply_options(pipeline: Any, endpoint: Endpoint) -> Any:
 
 def options_name(options: Mapping[str, Any]) -> str:
     """Text that distinguishes the pipeline options of two endpoints. Empty if there are none."""
-    names = [each for each in PIPELINE_OPTIONS if each != "solver" or not options.get(ADAPTERS)]
+    every = (*PIPELINE_OPTIONS, REPLACED)
+    names = [each for each in every if each != "solver" or not options.get(ADAPTERS)]
     values = [options[name] for name in names if options.get(name) is not None]
     texts = [
         each if isinstance(each, str) else json.dumps(each, sort_keys=True, separators=(",", ":"))
@@ -192,6 +193,7 @@ class OwnAdapter:
     scale: float
     denoiser: str  # that it changes; empty: as the file says
     steps: int = 0  # only for requests with so many steps; 0: for all
+    registered: str = ""  # SHA-256 of a registered file, in place of a directory
 
     def is_for(self, input: Mapping[str, Any]) -> bool:
         return not self.steps or int(input.get("num_inference_steps") or 0) == self.steps
@@ -208,6 +210,10 @@ def own_adapters(endpoint: Endpoint) -> tuple[OwnAdapter, ...]:
     repositories = {(each.source, each.revision): each for each in adapters_of(endpoint)}
     found: list[OwnAdapter] = []
     for lora in cast("Sequence[Mapping[str, Any]]", given):
+        if "registered" in lora:  # of a private endpoint
+            digest, scale = str(lora["registered"]), float(lora["scale"])
+            found.append(OwnAdapter(None, "", "", scale, "", registered=digest))
+            continue
         _check_lora(endpoint, lora, ADAPTERS, {*LORA_KEYS, "denoiser", "steps"})
         place = lora.get("hub"), lora.get("revision")
         found.append(

@@ -77,6 +77,9 @@ class HandleLeasePort:
     async def weight_peers(self, node_id: str, name: str) -> tuple[str, ...]:
         return await self._call("weight_peers", node_id, name)
 
+    async def weight_file(self, digest: str) -> str:
+        return await self._call("weight_file", digest)
+
     async def sign_claim(self, held: LeaseKey, claim: bytes) -> bytes:
         return await self._call("sign_claim", held, claim)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import sys
@@ -32,12 +33,13 @@ from deployments.transfer.uploader import Backoff, Uploader, http_client
 from serve_app.domain.errors import Misconfigured, Unavailable
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.name_resolution import MAX_THREADS, NameResolver
-from serve_app.domain.ports import Clock, PeerDirectory
+from serve_app.domain.ports import Clock, PeerDirectory, WeightFiles
 from serve_app.domain.realtime import Frame, FrameResult
 from serve_app.loopback import keep_to_loopback, reachable_address
 from serve_app.telemetry import logs
 from serve_app.telemetry.clock import SystemClock
 from weights.hub import Hub
+from weights.registered import LocateFile
 from weights.repository_files import RepositoryFiles
 from weights.store import FindPeers, Store
 
@@ -49,6 +51,7 @@ log = logging.getLogger(__name__)
 ENCODERS = 2  # threads that write and read images and snapshots
 WRITERS = 2  # threads that write videos and audio; they are slow, so images do not wait for them
 
+LOCATE_S = 30.0  # for a call to the ingress
 SWITCH_S = 0.0002
 """Interpreter switch interval, in seconds. torch releases the GIL in each of its calls. With
 Python's default of 5 ms, the engine waits that long to get it back whenever another thread runs.
@@ -106,6 +109,7 @@ class ReplicaDeployment:
                 backoff,
                 find_peers=None if exchange is None else exchange.source,
                 port=handle_port,
+                locate=_locator(handle_port),
             ),
             config,
         )
@@ -163,9 +167,10 @@ def make_resources(
     backoff: Backoff,
     find_peers: FindPeers | None = None,
     port: HandleLeasePort | None = None,
+    locate: LocateFile | None = None,
 ) -> ReplicaResources:
     """Create the real resources: an engine on the GPU, or on the CPU if there is no GPU.
-    ``port`` signs files and records decisions.
+    ``port`` signs files and records decisions. ``locate`` finds registered files.
 
     Raises ``Misconfigured`` if the pool asks for GPUs and torch cannot use the one that is there.
     """
@@ -190,7 +195,7 @@ def make_resources(
         # Ray was told of one, such as by `ray start --num-gpus` to try out a cluster without any.
         log.warning("The pool has num_gpus, and this node has no GPU: the CPU computes.")
 
-    store = Store(config.weights, find_peers=find_peers)
+    store = Store(config.weights, find_peers=find_peers, locate=locate)
 
     ranks = RankGroup(config, family_paths, device) if config.devices > 1 else None
     if ranks is not None:
@@ -221,7 +226,7 @@ def make_resources(
         uploader=Uploader(http_client(), clock, backoff, transfers.upload_give_up_s),
         fetcher=_fetcher(transfers, transfers.max_input_bytes),
         snapshot_fetcher=_fetcher(transfers, config.snapshots.max_bytes),
-        loras=_lora_fetcher(config, clock, offline=store.offline),
+        loras=_lora_fetcher(config, clock, port, offline=store.offline),
         encoders=Threads(ENCODERS, thread_name_prefix="encoder"),
         writers=Threads(WRITERS, thread_name_prefix="writer"),
         clock=clock,
@@ -235,6 +240,17 @@ def make_resources(
         # Several devices compute differently from the one that was measured.
         tuned=tuned_recipes(config.tuning_file if ranks is None else None, engine.accelerator),
     )
+
+
+def _locator(files: WeightFiles) -> LocateFile:
+    """Finder of registered files, for other threads than that of the running event loop."""
+    loop = asyncio.get_running_loop()
+
+    def locate(digest: str) -> str:
+        call = asyncio.run_coroutine_threadsafe(files.weight_file(digest), loop)
+        return call.result(LOCATE_S)
+
+    return locate
 
 
 def _fetcher(
@@ -255,7 +271,9 @@ def _fetcher(
     )
 
 
-def _lora_fetcher(config: ReplicaConfig, clock: Clock, *, offline: bool) -> LoraFetcher:
+def _lora_fetcher(
+    config: ReplicaConfig, clock: Clock, files: WeightFiles | None, *, offline: bool
+) -> LoraFetcher:
     loras = config.loras
     # Fewer retries than for a model's weights: a request is waiting.
     store = Store(config.weights, lambda: Hub(tries=2))
@@ -265,6 +283,7 @@ def _lora_fetcher(config: ReplicaConfig, clock: Clock, *, offline: bool) -> Lora
         LoraCache(loras.cache_dir, loras.cache_max_bytes, clock.now),
         clock,
         loras.max_file_bytes,
+        None if files is None else files.weight_file,
     )
 
 

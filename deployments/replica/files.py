@@ -34,6 +34,7 @@ from serve_app.domain.media.draft import DRAFT_TYPE
 from serve_app.domain.media.file_metadata import FileMetadata
 from serve_app.domain.media.marking import MarkPolicy, is_marked
 from serve_app.domain.progress import Progress, Stage
+from weights.registered import replaced_of
 
 if TYPE_CHECKING:  # they import torch and Pillow
     from PIL.Image import Image
@@ -129,7 +130,9 @@ class ArtifactDelivery:
         # Of a directory only the name: where this node has its weights is nobody's business.
         source = weights.source if weights.revision else Path(weights.source).name
         revision = f"@{weights.revision}" if weights.revision else ""
-        model, used_seed = f"{source}{revision}", seed_of(given, seed)
+        files = [d for each in replaced_of(lease.endpoint).values() for d in each.values()]
+        own = "".join(f" with {digest}" for digest in files)  # of a private endpoint
+        model, used_seed = f"{source}{revision}{own}", seed_of(given, seed)
         if lease.describe_files:
             self.scratch.description = FileMetadata.of_input(
                 given,

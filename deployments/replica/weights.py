@@ -12,6 +12,7 @@ from deployments.families.base import Family
 from deployments.families.image_io import own_dtypes
 from deployments.families.options import own_adapters
 from serve_app.domain.endpoint import Endpoint, Weights
+from weights.registered import registered_of, replaced_of
 from weights.selection import select
 from weights.store import Store, lora_of, repositories_of
 
@@ -25,11 +26,16 @@ def fetch(store: Store, endpoint: Endpoint, on_download: Callable[[int, int], No
     for each in repositories_of(endpoint):
         with store.open(each, on_download):
             pass
+    for digest in registered_of(endpoint):
+        store.registered().fetch(digest, on_download)
 
 
 def is_here(store: Store, endpoint: Endpoint) -> bool:
     """True if ``fetch`` has nothing to do. Reads the disk."""
-    return all(map(store.is_here, repositories_of(endpoint)))
+    files = store.registered()
+    return all(map(store.is_here, repositories_of(endpoint))) and all(
+        files.find(digest) is not None for digest in registered_of(endpoint)
+    )
 
 
 def adapters(store: Store, endpoint: Endpoint, input: Mapping[str, Any]) -> list[Lora]:
@@ -42,6 +48,10 @@ def adapters(store: Store, endpoint: Endpoint, input: Mapping[str, Any]) -> list
     found: list[Lora] = []
     for each in own_adapters(endpoint):
         if not each.is_for(input):
+            continue
+        if each.registered:
+            file = store.registered().fetch(each.registered)
+            found.append(Lora(file, each.scale, each.denoiser, is_own=True))
             continue
         folder = Path(each.directory)
         if each.repository is not None:
@@ -72,6 +82,9 @@ def load(
             if not each.files  # adapters are read when a generation needs them
         }
         found = _with_folders(endpoint, folders)
+        if replaced := replaced_of(endpoint):
+            source = store.registered().composed(Path(found.weights.source), replaced)
+            found = replace(found, weights=replace(found.weights, source=str(source)))
         if on_found is not None and Path(found.weights.source).is_dir():
             on_found(_bytes(found, device))
         return family.load(found, device)

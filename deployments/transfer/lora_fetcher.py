@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
@@ -17,7 +17,7 @@ from deployments.engine.threads import Threads
 from deployments.transfer.fetcher import Fetcher, OwnFiles, Version
 from deployments.transfer.lora_cache import CachedFile, LoraCache
 from serve_app.domain.errors import InvalidInput, LoraRefused, WeightsUnavailable
-from serve_app.domain.lora import FileUrl, HubFile
+from serve_app.domain.lora import FileUrl, HubFile, LoraSource, RegisteredFile
 from serve_app.domain.ports import Clock
 from weights.folder import digest_of, known
 from weights.repository_files import RepositoryFiles
@@ -35,11 +35,14 @@ class RequestedLora:
     """One LoRA of an input."""
 
     field: str  # of the input: the field that names the file
-    source: FileUrl | HubFile
+    source: LoraSource
     scale: float
 
 
 T = TypeVar("T")
+
+Locate = Callable[[str], Awaitable[str]]
+"""URL of the registered file with a SHA-256; empty if there is none."""
 
 REVALIDATE_S = 60.0
 """Time for which a name is assumed to mean the same file, without asking the server again."""
@@ -77,15 +80,18 @@ class LoraFetcher:
         cache: LoraCache,
         clock: Clock,
         max_bytes: int,
+        locate: Locate | None = None,
     ) -> None:
-        """``max_bytes`` limits files of the hub; ``web`` must enforce the same limit itself."""
+        """``max_bytes`` limits files of the hub; ``web`` must enforce the same limit itself.
+        ``locate``: finds registered weights; None: there are none."""
+        self._locate = locate
         self._web = web
         self._hub = hub
         self._cache = cache
         self._clock = clock
         self._max_bytes = max_bytes
-        self._known: dict[FileUrl | HubFile, _CacheEntry] = {}
-        self._downloads: dict[FileUrl | HubFile, asyncio.Task[str]] = {}
+        self._known: dict[LoraSource, _CacheEntry] = {}
+        self._downloads: dict[LoraSource, asyncio.Task[str]] = {}
         self._threads = Threads(THREADS, thread_name_prefix="lora-files")
 
     async def acquire(
@@ -103,7 +109,7 @@ class LoraFetcher:
             found.append(FetchedLora(each, file.path))
         return tuple(found)
 
-    def is_current(self, source: FileUrl | HubFile) -> bool:
+    def is_current(self, source: LoraSource) -> bool:
         """True if the file of this name was fetched, and no server needs to be asked again."""
         last = self._known.get(source)
         return last is not None and (
@@ -132,7 +138,7 @@ class LoraFetcher:
                 return file
             self._known.pop(requested.source, None)  # it was evicted in between
 
-    async def _key(self, source: FileUrl | HubFile, files: OwnFiles) -> str:
+    async def _key(self, source: LoraSource, files: OwnFiles) -> str:
         """Cache key of the file, which is fetched if needed. Cancelling one caller does not stop
         the download: other and later callers use it."""
         last = self._known.get(source)
@@ -144,14 +150,16 @@ class LoraFetcher:
             task.add_done_callback(lambda ended: self._ended(source, ended))
         return await asyncio.shield(task)
 
-    def _ended(self, source: FileUrl | HubFile, task: asyncio.Task[str]) -> None:
+    def _ended(self, source: LoraSource, task: asyncio.Task[str]) -> None:
         del self._downloads[source]
         if not task.cancelled():
             task.exception()  # mark it as retrieved: there may be no waiter left to raise it to
 
-    async def _fetch(self, source: FileUrl | HubFile, files: OwnFiles) -> str:
+    async def _fetch(self, source: LoraSource, files: OwnFiles) -> str:
         if isinstance(source, HubFile):
             key, version = await self._on_thread(self._from_hub, source), Version()
+        elif isinstance(source, RegisteredFile):
+            key, version = await self._registered(source, files), Version()
         else:
             key, version = await self._from_web(source, files)
         if len(self._known) >= MAX_REMEMBERED:
@@ -173,6 +181,20 @@ class LoraFetcher:
                 return last.key, last.version
             await self._on_thread(self._keep, part, sink.key)
             return sink.key, version or Version()
+
+    async def _registered(self, source: RegisteredFile, files_url: str) -> str:
+        if self._is_here(source.digest):
+            return source.digest
+        url = await self._locate(source.digest) if self._locate and source.digest else ""
+        if not url:
+            raise _unread(f"the registered weights {source.name!r} do not exist any more")
+        with self._cache.part() as part:
+            sink = _Sink(part, self._cache.check_space)
+            await self._web.stream(url, _UNNAMED, sink, files_url)
+            if sink.key != source.digest:
+                raise _unread(f"the registered weights {source.name!r} are damaged in storage")
+            await self._on_thread(self._keep, part, sink.key)
+        return source.digest
 
     def _from_hub(self, source: HubFile) -> str:
         try:
@@ -245,12 +267,14 @@ class _Sink:
         return self._digest.hexdigest()
 
 
-def _is_fixed(source: FileUrl | HubFile) -> bool:
+def _is_fixed(source: LoraSource) -> bool:
     """True if the source can never mean another file."""
+    if isinstance(source, RegisteredFile):
+        return True
     return isinstance(source, HubFile) and _COMMIT.fullmatch(source.revision or "") is not None
 
 
-def _is_inline(source: FileUrl | HubFile) -> bool:
+def _is_inline(source: LoraSource) -> bool:
     """True if the URL itself contains the file: remembering it would only cost megabytes."""
     return isinstance(source, FileUrl) and source.url[:5].lower() == "data:"
 

@@ -25,6 +25,8 @@ SELECT key, size, sha256 FROM (
     UNION ALL
     SELECT key, size, sha256 FROM drafts
     UNION ALL
+    SELECT key, size, digest FROM weight_files WHERE stored
+    UNION ALL
     SELECT snapshot, NULL, NULL FROM requests
     WHERE snapshot IS NOT NULL AND state IN ('queued', 'running')
 ) AS named ORDER BY key COLLATE "C"
@@ -36,6 +38,8 @@ UNION ALL
 SELECT key FROM uploads WHERE key = ANY(%(keys)s::text[]) AND state = 'whole'
 UNION ALL
 SELECT key FROM drafts WHERE key = ANY(%(keys)s::text[])
+UNION ALL
+SELECT key FROM weight_files WHERE key = ANY(%(keys)s::text[]) AND stored
 UNION ALL
 SELECT snapshot FROM requests
 WHERE id = ANY(%(ids)s::uuid[]) AND snapshot = ANY(%(keys)s::text[])
@@ -50,6 +54,8 @@ SELECT key FROM uploads WHERE key = ANY(%(keys)s::text[])
 UNION ALL
 SELECT key FROM drafts WHERE key = ANY(%(keys)s::text[])
 UNION ALL
+SELECT key FROM weight_files WHERE key = ANY(%(keys)s::text[])
+UNION ALL
 SELECT key FROM unwanted WHERE key = ANY(%(keys)s::text[])
 UNION ALL
 SELECT snapshot FROM requests WHERE id = ANY(%(ids)s::uuid[]) AND snapshot IS NOT NULL
@@ -60,6 +66,15 @@ SELECT id::text FROM requests WHERE id = ANY(%(ids)s::uuid[]) AND lease_until IS
 DISOWN = """
 WITH artifact AS (DELETE FROM artifacts WHERE key = ANY(%(keys)s::text[])),
 draft AS (DELETE FROM drafts WHERE key = ANY(%(keys)s::text[])),
+lost AS (
+    DELETE FROM weight_files WHERE key = ANY(%(keys)s::text[]) RETURNING digest
+),
+weight AS (
+    UPDATE tenant_weights w SET state = 'refused', size = 0, changed_at = clock_timestamp(),
+        problem = 'The file was lost in storage. Add the weights again.'
+    FROM tenant_weight_files f, lost l
+    WHERE f.digest = l.digest AND w.tenant = f.tenant AND w.name = f.name
+),
 upload AS (
     UPDATE uploads SET state = 'unwanted', due_at = now()
     WHERE key = ANY(%(keys)s::text[]) AND state = 'whole'

@@ -34,24 +34,58 @@ class ValidInput:
 
 
 class Catalog:
-    """Endpoints by id. Created by ``load``."""
+    """Endpoints by id. Created by ``load``.
+
+    Private endpoints are only in the catalogue ``of_tenant``, so a reader that names no tenant sees
+    none.
+    """
 
     def __init__(
         self,
         entries: Mapping[str, CatalogEntry],
         fal_ids: Container[str] = (),
         invalid: Mapping[str, str] | None = None,
+        private: Sequence[CatalogEntry] = (),
     ) -> None:
         """``fal_ids``: the ids of fal's endpoints; most are not in this catalogue. ``invalid``:
-        entries of the database that are left out, each with a sentence."""
+        entries of the database that are left out, each with a sentence. ``private``: endpoints of
+        tenants; one whose id a public entry has is left out."""
         self._entries = dict(entries)
         self._fal_ids = fal_ids
         self.invalid: Mapping[str, str] = invalid or {}
+        self._private = {
+            each.endpoint.id: each for each in private if each.endpoint.id not in self._entries
+        }
+        self._views: dict[str, Catalog] = {}
+
+    def of_tenant(self, tenant: str) -> Catalog:
+        """Catalogue as a tenant sees it: with its private endpoints, after the public ones."""
+        if not self._private:
+            return self
+        if (view := self._views.get(tenant)) is None:
+            own = {k: each for k, each in self._private.items() if each.tenant == tenant}
+            view = Catalog({**self._entries, **own}, self._fal_ids) if own else self
+            self._views[tenant] = view
+        return view
+
+    def with_private(self, private: Sequence[CatalogEntry]) -> Catalog:
+        """This catalogue with these private endpoints in place of others."""
+        return Catalog(self._entries, self._fal_ids, self.invalid, private)
+
+    def find_any(self, endpoint_id: str) -> CatalogEntry | None:
+        """A listed entry, public or of any tenant. Only for requests that were accepted."""
+        return self._entries.get(endpoint_id) or self._private.get(endpoint_id)
+
+    def every(self) -> Iterator[CatalogEntry]:
+        """All listed entries, with those of tenants."""
+        yield from self._entries.values()
+        yield from self._private.values()
 
     def become(self, other: Catalog) -> None:
         """Take the entries of ``other``. All that hold this catalogue see them."""
         self._entries, self._fal_ids = other._entries, other._fal_ids
         self.invalid = other.invalid
+        self._private, self._views = other._private, {}
 
     def __iter__(self) -> Iterator[CatalogEntry]:
         """All listed entries, served or not."""

@@ -70,6 +70,11 @@ class CatalogEntry:
     pool: str = ""  # name of the pool that runs it; empty: the first one with its family
     origin: EntryOrigin = EntryOrigin.BUILT_IN
     replaces: tuple[EntryOrigin, ...] = ()  # other places that have an entry of this id
+    # of a private endpoint:
+    tenant: str = ""  # only its requests may use it; empty: all
+    base: str = ""  # public endpoint that it is like
+    repository: str = ""  # of the hub, that its weights come from
+    digests: tuple[str, ...] = ()  # SHA-256 of its own files
 
     @property
     def demo(self) -> bool:

@@ -36,6 +36,7 @@ from serve_app.cli.file_access.command import files_group
 from serve_app.cli.generation import command as generation
 from serve_app.cli.generation.options import FROM_PROMPT, GenerateOptions
 from serve_app.cli.migration.command import migrate_group
+from serve_app.cli.registration.weights import weights_group
 from serve_app.cli.serve import ports
 from serve_app.cli.verification.command import verify_command
 from serve_app.domain.errors import DarkroomError
@@ -320,6 +321,7 @@ main.add_command(backup.fsck_command)
 main.add_command(inspect_file.inspect_command)
 main.add_command(verify_command)
 main.add_command(models_group)
+main.add_command(weights_group)
 main.add_command(tune_command)
 main.add_command(top_command)
 main.add_command(warm_command)

@@ -1,5 +1,5 @@
-"""Paths that a request may use for a LoRA: a URL, or a repository of the hub. Never a local
-file of our machines."""
+"""Paths that a request may use for a LoRA: a URL, a repository of the hub, or registered weights.
+Never a local file of our machines."""
 
 from __future__ import annotations
 
@@ -18,9 +18,16 @@ _REPOSITORY = re.compile(rf"(?P<owner>{_PART})/(?P<name>{_PART})", re.ASCII)
 _REVISION = re.compile(r"(?!.*\.\.)\w[\w./-]{0,127}", re.ASCII)
 _SUFFIX = ".safetensors"
 
+_TENANT = r"[a-z0-9][a-z0-9_-]{0,63}"
+WEIGHTS_NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
+"""Pattern of a name of registered weights."""
+_REGISTERED = re.compile(
+    rf"weights:(?:(?P<tenant>{_TENANT})/)?(?P<name>{WEIGHTS_NAME})(?:@(?P<digest>[0-9a-f]{{64}}))?"
+)
+
 FORMS = (
-    "an http(s) URL or a data URI of a *.safetensors file, or a repository of the hub: owner/name "
-    "or owner/name/file.safetensors, optionally with @revision"
+    "an http(s) URL or a data URI of a *.safetensors file, a repository of the hub: owner/name "
+    "or owner/name/file.safetensors, optionally with @revision, or registered weights: weights:name"
 )
 
 
@@ -40,8 +47,40 @@ class HubFile:
     revision: str | None = None  # commit, branch or tag; None: the head of the main branch
 
 
-def parse_lora_path(path: str) -> FileUrl | HubFile:
+@dataclass(frozen=True, slots=True)
+class RegisteredFile:
+    """A LoRA that a tenant has registered."""
+
+    name: str
+    tenant: str = ""  # whose it is, if it was published; empty: of the request's tenant
+    digest: str = ""  # SHA-256 of the file, in stored requests
+
+    def __str__(self) -> str:
+        owner = f"{self.tenant}/" if self.tenant else ""
+        return f"weights:{owner}{self.name}{f'@{self.digest}' if self.digest else ''}"
+
+
+REPLACED = "replaced_files"
+"""Option of an endpoint: component → name of a file → SHA-256 of the registered file in its
+place."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredFileFacts:
+    """File of registered weights. ``path``: in the pipeline's folder."""
+
+    path: str
+    digest: str
+
+
+LoraSource = FileUrl | HubFile | RegisteredFile
+
+
+def parse_lora_path(path: str) -> LoraSource:
     """Parse a LoRA's ``path``. ``ValueError``, with a message for the user, if it is invalid."""
+    if (registered := _REGISTERED.fullmatch(path)) is not None:
+        given = registered.groupdict(default="")
+        return RegisteredFile(given["name"], given["tenant"], given["digest"])
     if _WEB.fullmatch(path) or _INLINE.match(path):
         return FileUrl(path)
     place, at, revision = path.rpartition("@")

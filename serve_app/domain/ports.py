@@ -95,6 +95,14 @@ class PeerDirectory(Protocol):
         ...
 
 
+class WeightFiles(Protocol):
+    """Files of registered weights. Real: the ingress deployment's handle."""
+
+    async def weight_file(self, digest: str) -> str:
+        """URL of the file with this SHA-256, for replicas; empty if there is none."""
+        ...
+
+
 class FileSigner(Protocol):
     """Signer of files. Real: the ingress deployment's handle; its key never leaves the ingress."""
 

@@ -18,9 +18,11 @@ from serve_app.domain.errors import DarkroomError, Misconfigured
 from serve_app.domain.ports import Clock
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
 from serve_app.ingress.services.file_access import FileAccessControl, FileDefaults
+from serve_app.ingress.services.health import PlacementCheck
 from serve_app.ingress.services.live_tenants import LiveTenants
-from serve_app.ingress.services.services import Identity
+from serve_app.ingress.services.services import Identity, Services
 from serve_app.ingress.services.sign_in import sign_in_of
+from serve_app.ingress.services.weight_jobs import WeightJobs
 from serve_app.postgres import fair_reads
 from serve_app.postgres.database import Database, shared_secret, wait_until_reachable
 from serve_app.postgres.file_access import PostgresFileAccess
@@ -33,16 +35,20 @@ from serve_app.provenance.certificates import (
 )
 from serve_app.provenance.signer import ClaimSigner
 from serve_app.queue.reaper import PeriodicTask
+from serve_app.queue.state.stats import QueueStats
 from serve_app.queue.store.diagnostics import check_durability
 from serve_app.queue.store.migrations import migrate
 from serve_app.queue.transactions.lease import is_held
+from serve_app.registry.postgres import PostgresWeightBook
 from serve_app.settings import Config, Secrets
 from serve_app.storage.selection import AnyStorage, create_storage, location_ids
 from serve_app.storage.signed_urls import FileUrlSigner
 from serve_app.telemetry.metrics import Metrics, MetricsServer
+from serve_app.telemetry.queue_metrics import QueueMeter
 from serve_app.telemetry.version import package_version
 from serve_app.tenants.deletions import PostgresTenantDeletions
 from serve_app.tenants.first_key import ensure_first_key
+from serve_app.tenants.hub_tokens import PostgresHubTokens
 from serve_app.tenants.key_ring import KeyRing
 from serve_app.tenants.tenants import PostgresTenants
 from serve_app.tenants.tokens import Tokens, UploadTokens
@@ -236,3 +242,42 @@ def log_slow_proxy() -> None:
             "much: set RAY_SERVE_ENABLE_HA_PROXY=1 and RAY_SERVE_THROUGHPUT_OPTIMIZED=1 before "
             "Ray starts (`darkroom serve` does)."
         )
+
+
+async def open_weights(database: Database) -> tuple[PostgresWeightBook, PostgresHubTokens]:
+    """Weights that tenants have registered, and their tokens of the hub."""
+    secret = await shared_secret(database, "hub_tokens")
+    return PostgresWeightBook(database), PostgresHubTokens(database, secret)
+
+
+def start_weight_jobs(stack: AsyncExitStack, services: Services) -> None:
+    """Start the jobs about weights that tenants register."""
+
+    async def token_of(tenant: str) -> str | None:
+        own = await services.hub_tokens.token(tenant)
+        if own is not None:
+            return own
+        return None if services.config.weights.share_hub_token else ""
+
+    storage, config = services.files.storage, lambda: services.config
+    jobs = WeightJobs(services.weights, storage, services.catalog, config, token_of)
+    jobs.start()
+    stack.push_async_callback(jobs.aclose)
+
+
+PLACEMENT_EVERY_S = 5.0
+
+
+def explain_waits(
+    stack: AsyncExitStack, stats: QueueStats, placement: PlacementCheck, metrics: QueueMeter
+) -> None:
+    """Tell clients whose requests wait for a pool that fits on no node, and for which others a
+    replica will start."""
+
+    async def look() -> None:
+        stats.unplaceable = await placement.unplaceable({pool for pool, _ in stats.stages()})
+        stats.startable = frozenset(placement.pools).difference(stats.unplaceable)
+
+    task = PeriodicTask(PLACEMENT_EVERY_S, {"placement": look}, metrics)
+    task.start()
+    stack.push_async_callback(task.aclose)

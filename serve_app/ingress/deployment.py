@@ -58,7 +58,6 @@ from serve_app.postgres.leader_election import LeaderElection
 from serve_app.postgres.live_settings import PostgresLiveSettings
 from serve_app.postgres.weight_peers import PostgresWeightPeers
 from serve_app.queue.queue import assemble
-from serve_app.queue.reaper import PeriodicTask
 from serve_app.queue.state.demand import of_queues
 from serve_app.queue.state.replicas import roster
 from serve_app.queue.store.config import QueueLimits, Retention
@@ -91,15 +90,12 @@ YOUNG_OBJECTS = 10_000
 Calls leave hardly any cycles. With Python's 700, the looks took 0.13 ms of CPU for each run.
 """
 
-PLACEMENT_EVERY_S = 5.0
-
 
 class Ingress(ReplicaCalls):
     """HTTP server, and lease port of the replicas. Serve awaits the constructor, so it also starts
     what it creates."""
 
     _closing: AsyncExitStack | None = None
-    _internal_url: str  # at which replicas reach the ingress
 
     async def __init__(  # pyright: ignore[reportGeneralTypeIssues]  # Serve awaits it
         self, config: Config, pools: Sequence[Any], config_file: Path | None = None
@@ -172,7 +168,10 @@ class Ingress(ReplicaCalls):
         config = self._config = self._tenants.merged(self._file_config)
         await publish_bounds(str(config.server.data_dir), bounds_of(config))
         catalog = Catalog({})
-        self._catalog = LiveCatalog(PostgresCatalogEntries(database), config, catalog)
+        self._weights, self._hub_tokens = await connections.open_weights(database)
+        self._catalog = LiveCatalog(
+            PostgresCatalogEntries(database), config, catalog, self._weights
+        )
         await self._catalog.use(config)
         election = LeaderElection(
             database, self._clock, serve.get_replica_context().replica_id.unique_id
@@ -206,8 +205,7 @@ class Ingress(ReplicaCalls):
         stack.push_async_callback(self._services.audit.aclose)
         stack.push_async_callback(self._services.background.join)
         await self._publish_demand(stack, database, election)
-        self._explain_waits(stack)
-        self._services.webhooks.record_spans(self._tracing)
+        self._start_helpers(stack)
         await self._services.webhooks.start()
         stack.push_async_callback(self._services.webhooks.aclose)
         self._show_bounds(self._config)
@@ -216,6 +214,12 @@ class Ingress(ReplicaCalls):
         self._follow_settings(stack, kept)
         for line in startup_lines(catalog):
             log.info("%s", line)
+
+    def _start_helpers(self, stack: AsyncExitStack) -> None:
+        stats, meter = self._queue.parts.state.stats, self._metrics.queue
+        connections.explain_waits(stack, stats, self._placement, meter)
+        connections.start_weight_jobs(stack, self._services)
+        self._services.webhooks.record_spans(self._tracing)
 
     def _follow_settings(self, stack: AsyncExitStack, kept: PostgresLiveSettings) -> None:
         """Follow what changes while it serves: tenants, live settings and entries."""
@@ -371,6 +375,8 @@ class Ingress(ReplicaCalls):
                 *(self._queue.operations, clock, self._metrics.queue, config.audit_anchor_file)
             ),
             warm=warm,
+            weights=self._weights,
+            hub_tokens=self._hub_tokens,
             safety=self._safety,
             proxy_secret=connections.text_of(secrets.proxy_secret),
         )
@@ -420,19 +426,6 @@ class Ingress(ReplicaCalls):
         )
         await writer.start()
         stack.push_async_callback(writer.aclose)
-
-    def _explain_waits(self, stack: AsyncExitStack) -> None:
-        """Tell clients whose requests wait for a pool that fits on no node, and for which others
-        a replica will start."""
-        stats, placement = self._queue.parts.state.stats, self._placement
-
-        async def look() -> None:
-            stats.unplaceable = await placement.unplaceable({pool for pool, _ in stats.stages()})
-            stats.startable = frozenset(placement.pools).difference(stats.unplaceable)
-
-        task = PeriodicTask(PLACEMENT_EVERY_S, {"placement": look}, self._metrics.queue)
-        task.start()
-        stack.push_async_callback(task.aclose)
 
     def _show_bounds(self, config: Config) -> None:
         pools = bounds_of(config)

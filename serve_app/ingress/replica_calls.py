@@ -28,6 +28,7 @@ from serve_app.postgres.weight_peers import PostgresWeightPeers
 from serve_app.provenance.signer import ClaimSigner
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.transactions.catalog_entries import AppBundles
+from serve_app.registry.postgres import PostgresWeightBook
 from serve_app.storage.keys import DEFAULT_MEDIA_TYPE, UPLOAD_EXTENSIONS
 from serve_app.telemetry.metrics import Metrics
 
@@ -97,6 +98,8 @@ class ReplicaCalls:
     _weight_peers: PostgresWeightPeers
     _signer: ClaimSigner
     _services: Services
+    _weights: PostgresWeightBook
+    _internal_url: str  # at which replicas reach the ingress
     _executor_calls: ExecutorCalls
 
     async def line(self) -> str:
@@ -143,6 +146,10 @@ class ReplicaCalls:
 
     async def weight_peers(self, node_id: str, name: str) -> tuple[str, ...]:
         return await self._weight_peers.weight_peers(node_id, name)
+
+    async def weight_file(self, digest: str) -> str:
+        key = await self._weights.key_of(digest)
+        return f"{self._internal_url}/files/{key}" if key else ""
 
     async def sign_claim(self, held: LeaseKey, claim: bytes) -> bytes:
         return await self._signer.sign(held, claim)

@@ -344,6 +344,14 @@ class LimitSettings(SettingsGroup):
         ge=1,
         description="Bytes of all drafts of a tenant. Above it, requests make no more drafts.",
     )
+    max_weights_bytes_per_tenant: int = Field(
+        default=128 * 2**30,
+        ge=1,
+        description="Bytes of all weights that a tenant has registered.",
+    )
+    max_private_endpoints_per_tenant: int = Field(
+        default=20, ge=0, description="Private endpoints of a tenant. 0: none."
+    )
     min_free_disk_bytes: int = Field(
         default=512 * 2**20,
         ge=0,
@@ -458,6 +466,11 @@ class WeightSettings(SettingsGroup):
         description="Bytes a second that a replica sends to other nodes, in total; 0: no limit.",
     )
     offline: bool = Field(default=False, description="Never download weights.")
+    share_hub_token: bool = Field(
+        default=True,
+        description="Tenants without a token of their own use the operator's HF_TOKEN, for LoRAs "
+        "in requests and weights that they register.",
+    )
 
     def store(self) -> StoreConfig:
         """Settings of the weight store."""

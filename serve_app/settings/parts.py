@@ -39,12 +39,7 @@ ONLY_OF_REPLICAS = frozenset(
     {
         "adapters_dir",
         "adapters_max_bytes",
-        "allow_private_urls",
-        "max_adapter_bytes",
-        "min_download_bytes_per_s",
-        "offline",
         "tuning_file",
-        "weights_dir",
         "weights_max_bytes",
         "weights_mirror",
         "weights_mirror_endpoint_url",
@@ -57,13 +52,18 @@ ONLY_OF_REPLICAS = frozenset(
 """Settings that the ingress does not read."""
 
 OF_REPLICAS = ONLY_OF_REPLICAS | {
+    "allow_private_urls",
     "data_dir",
     "gpus",
     "log_file",
     "log_format",
     "log_level",
+    "max_adapter_bytes",
+    "min_download_bytes_per_s",
+    "offline",
     "realtime_idle_s",
     "s3_bucket",
+    "weights_dir",
 }
 """Settings that replicas of every pool get at their start."""
 
@@ -80,12 +80,14 @@ LIVE = frozenset(
         "max_drafts_bytes_per_tenant",
         "max_frame_bytes",
         "max_open_uploads_per_tenant",
+        "max_private_endpoints_per_tenant",
         "max_running_per_tenant",
         "max_sessions_per_tenant",
         "max_uploads_bytes_per_tenant",
         "max_waiting",
         "max_waiting_bytes_per_tenant",
         "max_waiting_per_tenant",
+        "max_weights_bytes_per_tenant",
         "min_free_disk_bytes",
         "min_free_disk_bytes_for_artifacts",
         "min_free_disk_bytes_for_uploads",
@@ -96,6 +98,7 @@ LIVE = frozenset(
         "previews",
         "prices",
         "retention_days",
+        "share_hub_token",
         "tenant_limits",
         "usage_detail_days",
     }

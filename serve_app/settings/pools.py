@@ -311,6 +311,10 @@ class TenantLimits(BaseModel):
         default=None, ge=1, description="Bytes of all its uploaded files."
     )
     max_drafts_bytes: int | None = Field(default=None, ge=1, description="Bytes of all its drafts.")
+    max_weights_bytes: int | None = Field(
+        default=None, ge=1, description="Bytes of all weights that it has registered."
+    )
+    max_private_endpoints: int | None = Field(default=None, ge=1, description="Private endpoints.")
     requests_per_minute: int | None = Field(
         default=None, ge=1, le=1_000_000, description="Requests that it may submit on average."
     )

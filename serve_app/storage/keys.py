@@ -177,6 +177,11 @@ def upload_key(
     return _in(access, f"u/{token(16)}{_suffix(location)}/{name}")
 
 
+def weights_key(token: Callable[[int], str] = secrets.token_urlsafe) -> str:
+    """New key ``w/<128 random bits>.safetensors``. Only replicas learn it."""
+    return f"w/{token(16)}.safetensors"
+
+
 def upload_type(given: str, file_name: str = "") -> str:
     """Media type under which a client's file is kept: the client's own, or by its file name."""
     bare = given.partition(";")[0].strip().lower()

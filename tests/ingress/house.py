@@ -45,6 +45,7 @@ from serve_app.tenants.tokens import Tokens, UploadTokens
 from tests.fakes.catalog_entries import FakeAppBundles, FakeCatalogEntries
 from tests.fakes.file_access import FakeFileAccess
 from tests.fakes.held_weights import FakeHeldWeights, FakeLeader
+from tests.fakes.hub_tokens import FakeHubTokens
 from tests.fakes.keyring import FakeKeyRing
 from tests.fakes.lifecycles import FakeLifecycles
 from tests.fakes.liveness import FakeLiveness
@@ -54,6 +55,7 @@ from tests.fakes.storage import FakeStorage
 from tests.fakes.tenant_deletions import FakeTenantDeletions
 from tests.fakes.tenants import FakeTenants
 from tests.fakes.uploads import FakeUploads
+from tests.fakes.weight_book import FakeWeightBook
 from tests.ingress.answers import CheckedAnswers, contract_of
 from tests.ingress.replica import ScriptedReplica
 
@@ -78,6 +80,7 @@ class House:
     lifecycles: FakeLifecycles
     rules: FakeFileAccess
     replica: ScriptedReplica
+    weights: FakeWeightBook
     liveness: FakeLiveness
     key: str  # of the tenant `default`, with all scopes
     weak_key: str  # of the same tenant, with `api` only
@@ -155,7 +158,8 @@ async def built(
         {MARK: PredictionComposer(queue, PredictionRenderer(catalog, files))},
     )
     stored = entries or FakeCatalogEntries(clock, queue.operations.note, queue.unfinished)
-    live = LiveCatalog(stored, config, catalog)
+    weights = FakeWeightBook(clock, queue.operations.note)
+    live = LiveCatalog(stored, config, catalog, weights)
     if config.models.models is not None:
         await live.use(config)
     stored_tenants = FakeTenants(clock, keys, queue.operations.note)
@@ -189,6 +193,8 @@ async def built(
             clock,
             FakeLeader(),
         ),
+        weights=weights,
+        hub_tokens=FakeHubTokens(queue.operations.note),
         proxy_secret=PROXY_SECRET,
         replies=Replies(last_byte_delay_s=linger_s),
     )
@@ -205,6 +211,7 @@ async def built(
         storage=storage,
         keys=keys,
         replica=scripted,
+        weights=weights,
         liveness=liveness,
         uploads=book,
         lifecycles=lifecycles,

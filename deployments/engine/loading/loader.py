@@ -187,7 +187,7 @@ def _components(index: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 
 def _check_component(folder: Path, component: str, library: str, class_name: str) -> None:
-    kind = _class_of(library, class_name)
+    kind = class_of(library, class_name)
     if kind is None or (folder / component / f"{library}.py").exists():
         raise WeightsUnavailable(
             f"{folder} needs {library}.{class_name} as its {component}, which neither diffusers "
@@ -207,7 +207,9 @@ def _check_component(folder: Path, component: str, library: str, class_name: str
     raise WeightsUnavailable(f"{where} has no *.safetensors: the {component} is missing.")
 
 
-def _class_of(library: str, class_name: str) -> type | None:
+def class_of(library: str, class_name: str) -> type | None:
+    """Class of a component, by its entry in ``model_index.json``. None if neither diffusers nor
+    transformers has it."""
     if library == "diffusers":
         home: Any = diffusers
     elif library == "transformers":

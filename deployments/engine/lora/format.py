@@ -75,7 +75,7 @@ def read_lora(pipeline: Any, file: Path, denoiser: str = "") -> dict[str, Change
     if denoiser:
         changes = {_moved(name, denoiser): change for name, change in changes.items()}
     for name, change in changes.items():
-        _check(change, layer_of(pipeline, name, file).weight, file)
+        _check(name, change, layer_of(pipeline, name, file).weight, file)
     return changes
 
 
@@ -103,11 +103,12 @@ def layer_of(pipeline: Any, name: str, file: Path) -> Any:
     return layer
 
 
-def _check(change: Change, weight: Tensor, file: Path) -> None:
+def _check(name: str, change: Change, weight: Tensor, file: Path) -> None:
     if not change.fits(weight):
         raise Misconfigured(
             f"The LoRA {file} was made for a model of another size: "
-            f"{' and '.join(map(str, change.sizes()))} do not make {tuple(weight.shape)}."
+            f"{' and '.join(map(str, change.sizes()))} do not make {tuple(weight.shape)} "
+            f"of {name}."
         )
 
 

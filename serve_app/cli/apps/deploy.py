@@ -63,7 +63,7 @@ def deploy_command(
             "one: --pool NAME. It must host the family `python`."
         )
     with Client(server) as client:
-        digest = "0" * 64 if dry_run else str(client.upload("/v1/apps/code", content)["digest"])
+        digest = "0" * 64 if dry_run else str(client.post_zip("/v1/apps/code", content)["digest"])
         stored: list[Mapping[str, Any]] = []
         for endpoint, entry in entries(found, name, digest, pool):
             path = f"{ENTRIES}/{quote(endpoint)}"

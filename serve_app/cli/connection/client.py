@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Self
 
 import httpx
@@ -91,8 +92,8 @@ class Client:
     def post(self, path: str, body: dict[str, Any]) -> Any:
         return self._call("POST", path, json=body)
 
-    def upload(self, path: str, content: bytes) -> Any:
-        """POST bytes as they are."""
+    def post_zip(self, path: str, content: bytes) -> Any:
+        """POST the bytes of a zip file."""
         return self._call(
             "POST", path, content=content, headers={"content-type": "application/zip"}
         )
@@ -102,6 +103,15 @@ class Client:
 
     def delete(self, path: str, **query: Any) -> Any:
         return self._call("DELETE", path, params=_given(query))
+
+    def upload(self, path: Path) -> str:
+        """Upload a file, and return its URL."""
+        new = {"file_name": path.name, "content_type": "application/octet-stream"}
+        offered = self.post("/rest/storage/upload/initiate", new)
+        target = httpx.URL(offered["upload_url"]).raw_path.decode()  # at the address that we use
+        with path.open("rb") as file:
+            self._call("PUT", target, content=file, timeout=None)
+        return str(offered["file_url"])
 
     def readiness(self) -> tuple[bool, dict[str, Any]]:
         """Readiness of Darkroom, and the body of ``/readyz`` with the state of each part.

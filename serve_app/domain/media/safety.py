@@ -80,6 +80,19 @@ class SafetyPolicy:
                 _check_words(rule, input)
                 _check_loras(rule, input)
 
+    def check_weights(
+        self, tenant: str, endpoint: str, repository: str, digests: Iterable[str], field: str
+    ) -> None:
+        """Raise ``InvalidInput`` if registered weights are refused, by the repository that they
+        come from or by a digest."""
+        for rule in self.rules:
+            if not rule.is_for(tenant, endpoint):
+                continue
+            blocked = repository.lower() in rule.loras or {*digests} & {*rule.lora_digests}
+            if blocked:
+                message = "the operator of this installation does not allow these weights"
+                raise InvalidInput.of_field(field, message, VIOLATION)
+
     def of_lease(self, tenant: str, endpoint: str) -> tuple[Mapping[str, Any], ...]:
         """What only a replica can check. See ``Lease.safety``."""
         mine = [rule for rule in self.rules if rule.is_for(tenant, endpoint)]

@@ -83,7 +83,7 @@ async def estimate(request: HttpRequest) -> Response:
     found = await services.queue.estimate(new)
     waiting, now = found.waiting, services.clock.now()
     starts_in_s = _seconds_until(waiting.starts_at, now)
-    entry = services.catalog.get(planned.endpoint_id)
+    entry = services.catalog_of(caller).get(planned.endpoint_id)
     body: PlannedTimes = {
         "endpoint_id": planned.endpoint_id,
         "weights": weights_state(entry, await held_weights(services)),

@@ -1,4 +1,4 @@
-"""LoRA files that a tenant has uploaded, with what they say about themselves."""
+"""LoRA files that a tenant has registered or uploaded, with what they say about themselves."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import iso, json_reply
-from serve_app.ingress.http.json_schema import Time, Url
+from serve_app.ingress.http.json_schema import Time
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_query
 from serve_app.ingress.http.origin import file_url, origin_of
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.files import Files
 from serve_app.ingress.services.services import services_of
+from serve_app.registry.records import TenantWeights, WeightState
 from serve_app.storage.keys import SAFETENSORS
 
 MAX_PAGE = 100
@@ -42,9 +43,9 @@ MAX_WORD_LENGTH = 200  # characters
 
 
 class UploadedLora(TypedDict):
-    """Uploaded LoRA file."""
+    """Registered LoRA, or uploaded LoRA file."""
 
-    path: Annotated[Url, Field(description="The `path` of a LoRA in a request.")]
+    path: Annotated[str, Field(description="The `path` of a LoRA in a request.")]
     name: str
     size: int
     created_at: Time
@@ -74,7 +75,8 @@ class LoraMetadata:
 
 
 async def listed(request: HttpRequest) -> Response:
-    """List the LoRA files that the tenant has uploaded, latest first."""
+    """List the LoRAs that the tenant has registered, then those that it has only uploaded, latest
+    first."""
     context_of(request).route = "v1.loras"
     caller = await authenticate(request)
     limit = query.page_size(request, default=50, most=MAX_PAGE)
@@ -83,13 +85,16 @@ async def listed(request: HttpRequest) -> Response:
     slots = asyncio.Semaphore(MAX_READS)
     described = await asyncio.gather(*(_described(files.storage, each, slots) for each in found))
     loras = [_lora(*each, origin) for each in zip(found, described, strict=True)]
+    page = await services_of(request).weights.page(caller.tenant, limit)
+    registered = [_registered(each, caller.tenant) for each in page if _is_lora(each)]
+    loras = [*registered, *loras][:limit]
     body: UploadedLoras = {"loras": loras}
     return json_reply(body)
 
 
 LIST = Operation(
     "listLoras",
-    "List the LoRA files that the tenant has uploaded, latest first",
+    "List the LoRAs that the tenant has registered, then those that it has uploaded",
     {200: answer("LoRA files.", UploadedLoras)},
     errors=(422,),
     parameters=(in_query("limit", "1 to 100; default 50.", int),),
@@ -172,6 +177,25 @@ def _object(text: object) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _is_lora(weights: TenantWeights) -> bool:
+    return weights.kind == "lora" and weights.state is WeightState.READY
+
+
+def _registered(weights: TenantWeights, tenant: str) -> UploadedLora:
+    own = weights.tenant == tenant
+    phrase = str(weights.facts.get("metadata", {}).get("modelspec.trigger_phrase", ""))
+    words = [each.strip()[:MAX_WORD_LENGTH] for each in phrase.split(",") if each.strip()]
+    return {
+        "path": f"weights:{weights.name}" if own else f"weights:{weights.tenant}/{weights.name}",
+        "name": weights.name,
+        "size": weights.files[0].size,
+        "created_at": weights.created_at.isoformat(),
+        "expires_at": None,
+        "trigger_words": words[:MAX_WORDS],
+        "base_model": weights.base,
+    }
 
 
 def _lora(file: KeptFile, metadata: LoraMetadata, origin: str) -> UploadedLora:

@@ -161,7 +161,7 @@ async def models(request: HttpRequest) -> Response:
     caller = await authenticate(request)
     services = services_of(request)
     limit = query.page_size(request, default=50, most=MAX_PAGE)
-    allowed = [each for each in services.catalog if caller.allows(each.endpoint.id)]
+    allowed = [each for each in services.catalog_of(caller) if caller.allows(each.endpoint.id)]
     found = [each for each in _after(request, allowed) if _wanted(request, each)]
     page = found[:limit]
     origin = origin_of(request)

@@ -35,6 +35,7 @@ from serve_app.ingress.api.administration import audit, tenant_deletion
 from serve_app.ingress.api.billing import pricing, report, sums
 from serve_app.ingress.api.files import content, links
 from serve_app.ingress.api.gallery import items, shares, zip_files
+from serve_app.ingress.api.registered import hub_token, weights
 from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
@@ -234,6 +235,7 @@ ROUTES = [
     *items.ROUTES,  # before the routes of one request
     *zip_files.ROUTES,
     *loras.ROUTES,
+    *weights.ROUTES,
     *shares.ROUTES,
     *drafts.ROUTES,
     *requests.ROUTES,
@@ -253,6 +255,7 @@ ROUTES = [
     *keys.ROUTES,
     *tenants.ROUTES,
     *tenant_deletion.ROUTES,
+    *hub_token.ROUTES,
     *sign_in.ROUTES,
     DocumentedRoute(
         "/healthz", alive, {"GET": CHECK_ALIVE, "HEAD": replace(CHECK_ALIVE, name="aliveHead")}

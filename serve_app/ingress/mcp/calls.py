@@ -64,7 +64,7 @@ async def list_models(call: ToolCall, given: ListModels) -> CallToolResult:
     words = given.query.lower().split()
     found = [
         _summary(each)
-        for each in call.services.catalog
+        for each in call.services.catalog_of(call.caller)
         if not each.missing
         and call.caller.allows(each.endpoint.id)
         and all(word in _text(each) for word in words)
@@ -77,7 +77,9 @@ async def list_models(call: ToolCall, given: ListModels) -> CallToolResult:
 
 async def describe_model(call: ToolCall, given: DescribeModel) -> CallToolResult:
     entry = find_endpoint(
-        call.services.catalog, call.services.config.models.model_aliases, given.model
+        call.services.catalog_of(call.caller),
+        call.services.config.models.model_aliases,
+        given.model,
     )
     facts = await in_cpu_thread(_described, entry)
     return content.text_result(json.dumps(facts, ensure_ascii=False), facts)
@@ -91,7 +93,9 @@ async def generate(call: ToolCall, given: Generate) -> CallToolResult:
     """
     services = call.services
     origin = origin_of(call.http)  # may be refused, so read it before anything is stored
-    entry = find_endpoint(services.catalog, services.config.models.model_aliases, given.model)
+    entry = find_endpoint(
+        services.catalog_of(call.caller), services.config.models.model_aliases, given.model
+    )
     reject_unstorable(given.input, ("body", "input"))
     new = await submission.validate(
         services,

@@ -67,7 +67,7 @@ async def generations(request: HttpRequest) -> Response:
     services = services_of(request)
     caller = await authenticate(request)
     given = ImageParameters.read(await read_json(request, services.config.limits.max_body_bytes))
-    entry = _drawing(_named(services, given))
+    entry = _drawing(_named(services, caller, given))
     image_request = parse_parameters(given, EndpointFields(entry))
     return await _answer(request, caller, entry, given, image_request, GENERATION)
 
@@ -89,7 +89,12 @@ async def edits(request: HttpRequest) -> Response:
     if not images:
         raise InvalidInput.of_field("image", "Field required", "missing")
     entry = _drawing(
-        _editing(services.catalog, _named(services, given), len(images), masked=bool(masks))
+        _editing(
+            services.catalog_of(caller),
+            _named(services, caller, given),
+            len(images),
+            masked=bool(masks),
+        )
     )
     fields = EndpointFields(entry)
     image_request = parse_parameters(given, fields)
@@ -131,9 +136,11 @@ EDITS = replace(
 )
 
 
-def _named(services: Services, given: ImageParameters) -> CatalogEntry:
+def _named(services: Services, caller: Caller, given: ImageParameters) -> CatalogEntry:
     return find_endpoint(
-        services.catalog, services.config.models.model_aliases, given.model or DEFAULT_IMAGE_MODEL
+        services.catalog_of(caller),
+        services.config.models.model_aliases,
+        given.model or DEFAULT_IMAGE_MODEL,
     )
 
 

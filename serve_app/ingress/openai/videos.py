@@ -58,6 +58,7 @@ from serve_app.ingress.submission.options import parse_options
 from serve_app.ingress.submission.rendering import NO_OUTCOME, final_outcome
 from serve_app.ingress.submission.replay import add_replay_headers
 from serve_app.telemetry import logs
+from serve_app.tenants.scopes import Caller
 
 # Request for a video, in OpenAI's format.
 
@@ -175,7 +176,7 @@ async def created(request: HttpRequest) -> Response:
     services = services_of(request)
     body, reference = await _body(request, services.config.limits.max_body_bytes)
     given = VideoParameters.read(body)
-    entry = _entry(services, given, referred=reference is not None)
+    entry = _entry(services, caller, given, referred=reference is not None)
     wanted = input_of(given, EndpointFields(entry))
     if reference is not None:
         wanted["image_url"] = reference
@@ -211,7 +212,7 @@ async def listed(request: HttpRequest) -> Response:
     if request.query_params.get("order", "desc") != "desc":
         order = request.query_params["order"]
         raise query.invalid("order", "should be `desc`, the only supported order", order)
-    endpoints = [*filter(caller.allows, video_endpoints(services.catalog))]
+    endpoints = [*filter(caller.allows, video_endpoints(services.catalog_of(caller)))]
     found: Sequence[Request] = ()
     if endpoints:
         found = await services.queue.page(
@@ -338,15 +339,18 @@ def refused_call(number: int, path: str) -> Operation:
     )
 
 
-def _entry(services: Services, given: VideoParameters, *, referred: bool) -> CatalogEntry:
+def _entry(
+    services: Services, caller: Caller, given: VideoParameters, *, referred: bool
+) -> CatalogEntry:
+    catalog = services.catalog_of(caller)
     name = given.model or DEFAULT_CLIP_MODEL
-    entry = find_endpoint(services.catalog, services.config.models.model_aliases, name)
+    entry = find_endpoint(catalog, services.config.models.model_aliases, name)
     if referred:
         entry = find_capable(
-            services.catalog, entry, ("image_url",), ("image-to-video",), "start from an image"
+            catalog, entry, ("image_url",), ("image-to-video",), "start from an image"
         )
     if not makes_videos(entry):
-        which = ", ".join(video_endpoints(services.catalog)) or "none of this installation"
+        which = ", ".join(video_endpoints(catalog)) or "none of this installation"
         raise Unsupported(f"{entry.endpoint.id} does not make videos. Endpoints that do: {which}.")
     return entry
 
@@ -393,7 +397,7 @@ async def _find(request: HttpRequest) -> tuple[Services, Request]:
         found = await services.queue.get(caller.tenant, request_id)
     except RequestNotFound:
         raise unknown from None
-    entry = services.catalog.find(found.endpoint)
+    entry = services.catalog.find_any(found.endpoint)
     made_videos = any(is_video(each) for each in (found.outcome.artifacts if found.outcome else ()))
     if not made_videos and (entry is None or not makes_videos(entry)):
         raise unknown

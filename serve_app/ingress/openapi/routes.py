@@ -32,19 +32,19 @@ async def full_document(request: HttpRequest) -> Response:
     if "endpoint_id" in request.query_params:
         return await endpoint_document(request)
     context_of(request).route = "openapi"
-    await authenticate(request)
-    catalog, whole = services_of(request).catalog, document_of(request).whole
+    caller = await authenticate(request)
+    catalog, whole = services_of(request).catalog_of(caller), document_of(request).whole
     return json_reply(await in_cpu_thread(whole, catalog, origin_of(request)))
 
 
 async def endpoint_document(request: HttpRequest) -> Response:
     """OpenAPI document of one endpoint (``?endpoint_id=``), at the same path as fal's."""
     context_of(request).route = "openapi.endpoint"
-    await authenticate(request)
+    caller = await authenticate(request)
     endpoint_id = request.query_params.get("endpoint_id")
     if endpoint_id is None:
         raise query.invalid("endpoint_id", "should be an endpoint's id", "")
-    entry = services_of(request).catalog.listed(endpoint_id)
+    entry = services_of(request).catalog_of(caller).listed(endpoint_id)
     of_endpoint = document_of(request).of_endpoint
     return json_reply(await in_cpu_thread(of_endpoint, entry, origin_of(request)))
 

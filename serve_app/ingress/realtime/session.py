@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any, Protocol
 
 from serve_app.catalog.catalog import CatalogEntry
@@ -27,6 +28,7 @@ from serve_app.ingress.realtime.messages import Close, Control, MessageInbox, Re
 from serve_app.ingress.services.services import Services
 from serve_app.ingress.services.session_limit import too_many_sessions, wait_for_room
 from serve_app.ingress.submission import submission
+from serve_app.ingress.submission.registered import with_registered
 
 log = logging.getLogger(__name__)
 
@@ -121,10 +123,14 @@ class RealtimeSession:
             try:
                 body = self._unpacked(message)
                 echo = _echo(body.get("request_id"))
-                valid = self._services.catalog.validate(self._new.endpoint, body)
+                catalog = self._services.catalog.of_tenant(self._new.tenant)
+                valid = catalog.validate(self._new.endpoint, body)
                 if self._services.safety.outputs(self._new.tenant, self._new.endpoint):
                     raise Unsupported(UNCHECKED)
                 self._services.check_policy(self._new.tenant, self._new.endpoint, valid.input)
+                of_frame = self._new.tenant, self._new.endpoint, valid.input
+                given = await with_registered(self._services, *of_frame)
+                valid = replace(valid, input=given)
                 if DRAFT in valid.input:
                     raise InvalidInput.of_field(DRAFT, "Frames of a session make no drafts")
             except DarkroomError as error:

@@ -82,13 +82,13 @@ async def _asked(socket: WebSocket, services: Services) -> tuple[CatalogEntry, N
         )
     caller = await authenticate_for_endpoint(socket, endpoint_id)
     caller.require_endpoint(endpoint_id)
-    entry = services.catalog.get(endpoint_id)
+    entry = services.catalog_of(caller).get(endpoint_id)
     new = NewRequest(
         id=context_of(socket).request_id,
         tenant=caller.tenant,
         endpoint=endpoint_id,
         endpoint_digest=entry.endpoint.digest,
-        pool=services.pools.pool_of(entry.endpoint, entry.pool),
+        pool=services.pool_of(entry),
         input={"realtime": True},
         priority=Priority.REALTIME,
         work=0.0,  # the length of a session does not predict the endpoint's requests

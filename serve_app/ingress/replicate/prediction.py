@@ -25,6 +25,7 @@ from serve_app.ingress.http.openapi import in_query
 from serve_app.ingress.services.files import Files
 from serve_app.ingress.services.services import Services
 from serve_app.ingress.submission.rendering import final_outcome, output_of, rendered_output
+from serve_app.tenants.scopes import Caller
 
 # Outputs in Replicate's format: a URL or a list of URLs, where fal has an object with files.
 
@@ -88,28 +89,29 @@ def model_id(endpoint_id: str) -> str:
     return f"{owner}/{rest.replace('/', '-')}"
 
 
-def listed_models(services: Services, model: str) -> CatalogEntry:
+def listed_models(services: Services, caller: Caller, model: str) -> CatalogEntry:
     """Endpoint of a name, an alias or an endpoint id, served or not.
 
     ``EndpointNotFound`` suggests similar names. ``InvalidInput``: the name is ambiguous.
     """
     alias = services.config.models.model_aliases.get(model)
-    entry = services.catalog.find(alias or model)
+    catalog = services.catalog_of(caller)
+    entry = catalog.find(alias or model)
     if entry is not None:
         return entry
-    found = [each for each in services.catalog if model_id(each.endpoint.id) == model]
+    found = [each for each in catalog if model_id(each.endpoint.id) == model]
     if len(found) > 1:
         ids = ", ".join(each.endpoint.id for each in found)
         raise InvalidInput.of_field("model", f"{model} could be {ids}. Send its version")
-    return found[0] if found else services.catalog.listed(alias or model)
+    return found[0] if found else catalog.listed(alias or model)
 
 
-def endpoint_of_version(services: Services, reference: str) -> CatalogEntry:
+def endpoint_of_version(services: Services, caller: Caller, reference: str) -> CatalogEntry:
     """Endpoint of a version, or of ``owner/name`` with or without a version."""
     found = _REFERENCE.fullmatch(reference)
     if found is None:
-        return _by_digest(services.catalog, reference)
-    entry = listed_models(services, found["model"])
+        return _by_digest(services.catalog_of(caller), reference)
+    entry = listed_models(services, caller, found["model"])
     return check_version(entry, found["version"]) if found["version"] else entry
 
 
@@ -222,7 +224,7 @@ class PredictionRenderer:
         ``inside``: put them there without such a request, if they are not large.
         """
         url = f"{base}/v1/predictions/{request.id}"
-        entry = self.catalog.find(request.endpoint)
+        entry = self.catalog.find_any(request.endpoint)
         output, forgotten = await self._output(request, base, inline=inline, inside=inside)
         failure = request.outcome.failure if request.outcome else None
         return {

@@ -86,19 +86,19 @@ def base_of(request: HttpRequest) -> str:
 
 async def created(request: HttpRequest) -> Response:
     """``POST /predictions``: create a prediction; the body names a version."""
-    services = services_of(request)
+    services, caller = services_of(request), await authenticate(request)
     body = await _body(request, services.config.limits.max_body_bytes)
     version = body.get("version")
     if not isinstance(version, str):
         raise InvalidInput.of_field("version", "Field required", "missing")
-    return await _created(request, services, endpoint_of_version(services, version), body)
+    return await _created(request, services, endpoint_of_version(services, caller, version), body)
 
 
 async def created_of_model(request: HttpRequest) -> Response:
     """``POST /models/{owner}/{name}/predictions``: create a prediction of a model."""
-    services = services_of(request)
-    body = await _body(request, services.config.limits.max_body_bytes)  # it checks the key
-    return await _created(request, services, listed_models(services, _model(request)), body)
+    services, caller = services_of(request), await authenticate(request)
+    body = await _body(request, services.config.limits.max_body_bytes)
+    return await _created(request, services, listed_models(services, caller, _model(request)), body)
 
 
 async def shown(request: HttpRequest) -> Response:
@@ -113,7 +113,7 @@ async def listed(request: HttpRequest) -> Response:
     cursor = request.query_params.get("cursor")
     if cursor is not None and not request_ids.valid(cursor):
         raise query.invalid("cursor", "should be the one of the previous page", cursor)
-    endpoints = allowed_endpoints(services.catalog, caller)
+    endpoints = allowed_endpoints(services.catalog_of(caller), caller)
     page = await services.queue.page(
         caller.tenant, endpoints=endpoints, before=cursor, limit=PAGE + 1
     )
@@ -206,7 +206,7 @@ async def _created(
     asked = await parse_webhook(body, services.webhooks, origin_of(request), caller.tenant)
     webhook = asked.webhook(services.webhooks.notifier) if asked else None
     try:
-        entry, given = translate(services.catalog, entry, body.get("input", {}))
+        entry, given = translate(services.catalog_of(caller), entry, body.get("input", {}))
         new = await submission.validate(
             services,
             caller,
@@ -233,7 +233,6 @@ async def _created(
 
 
 async def _body(request: HttpRequest, max_bytes: int) -> Mapping[str, Any]:
-    await authenticate(request)  # before any error about the body
     body = await read_json(request, max_bytes)
     if not isinstance(body, dict):
         raise InvalidInput("The body must be a JSON object with `input`.")

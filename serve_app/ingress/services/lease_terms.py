@@ -9,6 +9,7 @@ from typing import Any
 from serve_app.catalog.catalog import Catalog
 from serve_app.domain.artifact import THUMBNAIL_TYPE, UploadTicket
 from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.errors import EndpointNotFound
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.media.draft import DRAFT_TYPE
 from serve_app.domain.media.marking import Marking, MarkPolicy
@@ -91,17 +92,23 @@ class CatalogLeaseTerms:
         return self._files.marking.of(tenant)
 
     def safety(self, tenant: str, endpoint_id: str) -> tuple[Mapping[str, Any], ...]:
-        return self._files.safety.of_lease(tenant, endpoint_id)
+        entry = self._catalog.find_any(endpoint_id)
+        own = self._files.safety.of_lease(tenant, endpoint_id)
+        if entry is None or not entry.base:
+            return own
+        # A private endpoint is also under the rules of the one that it is like.
+        of_base = self._files.safety.of_lease(tenant, entry.base)
+        return (*own, *(each for each in of_base if each not in own))
 
     def endpoint(self, endpoint_id: str) -> Endpoint | None:
-        entry = self._catalog.find(endpoint_id)
+        entry = self._catalog.find_any(endpoint_id)
         return entry.endpoint if entry and not entry.missing else None
 
     def unfit(self, named: frozenset[str], device_bytes: int) -> frozenset[str]:
         return frozenset(
             entry.endpoint.id
-            for entry in self._catalog
-            if (named and entry.endpoint.id not in named)
+            for entry in self._catalog.every()
+            if (named and not named & {entry.endpoint.id, entry.base})
             or (device_bytes and entry.endpoint.is_too_large_for(device_bytes))
         )
 
@@ -146,7 +153,10 @@ class CatalogLeaseTerms:
     def _plan(
         self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any], access: str
     ) -> Sequence[_PlannedFile]:
-        media_types = self._catalog.get(endpoint.id).schema.media_types(input)
+        entry = self._catalog.find_any(endpoint.id)
+        if entry is None:
+            raise EndpointNotFound(f"There is no endpoint {endpoint.id}.")
+        media_types = entry.schema.media_types(input)
         return [
             self._planned(held, number, media_type, access)
             for number, media_type in enumerate(media_types)

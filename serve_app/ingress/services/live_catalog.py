@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from serve_app.catalog.catalog import (
@@ -20,11 +20,14 @@ from serve_app.catalog.catalog import (
     read_file,
 )
 from serve_app.catalog.entries import CatalogEntry
+from serve_app.catalog.private import PrivateEndpoint, private_entry, why_not_private
 from serve_app.domain.errors import NotFound, RequestActive
+from serve_app.domain.lora import RegisteredFileFacts
 from serve_app.domain.operations import Actor
 from serve_app.ingress.services.served_catalog import conflicts, entry_builder
 from serve_app.queue.reaper import PeriodicTask
 from serve_app.queue.transactions.catalog_entries import MAX_COUNTED, CatalogEntries, KeptEntry
+from serve_app.registry.records import TenantWeights, WeightBook
 from serve_app.settings import Config
 
 log = logging.getLogger(__name__)
@@ -35,13 +38,21 @@ LOOK_EVERY_S = 1.0
 class LiveCatalog:
     """Keeps ``catalog`` as the settings and the stored entries say."""
 
-    def __init__(self, entries: CatalogEntries, config: Config, catalog: Catalog) -> None:
-        """``catalog``: the object that all handlers hold. It gets other entries."""
+    def __init__(
+        self,
+        entries: CatalogEntries,
+        config: Config,
+        catalog: Catalog,
+        weights: WeightBook | None = None,
+    ) -> None:
+        """``catalog``: the object that all handlers hold. It gets other entries. ``weights``: with
+        the private endpoints of tenants; None: there are none."""
+        self._weights = weights
         self._entries = entries
         self._config = config
         self._file: CatalogFile | None = None  # as it was valid last
         self._catalog = catalog
-        self._version = ""
+        self._version = ("", "")
         self._conflicts: frozenset[str] = frozenset()
         self._changing = asyncio.Lock()  # a slower, older load must not replace a newer one
         self._rounds = PeriodicTask(LOOK_EVERY_S, {"catalogue": self.refresh})
@@ -57,7 +68,7 @@ class LiveCatalog:
     async def refresh(self) -> None:
         """Put stored entries in force that have changed."""
         async with self._changing:
-            if await self._entries.version() != self._version:
+            if await self._versions() != self._version:
                 await self._load(self._config, self._file)
 
     def start(self) -> None:
@@ -66,6 +77,15 @@ class LiveCatalog:
 
     async def aclose(self) -> None:
         await self._rounds.aclose()
+
+    async def _versions(self) -> tuple[str, str]:
+        private = "" if self._weights is None else await self._weights.version()
+        return await self._entries.version(), private
+
+    def why_not_private(self, endpoint_id: str) -> str:
+        """Why a private endpoint cannot have this id; empty if it can."""
+        public = [each.endpoint.id for each in self._catalog]
+        return why_not_private(endpoint_id, public, self._config.models.model_aliases)
 
     # Calls of operators.
 
@@ -112,11 +132,13 @@ class LiveCatalog:
         return f"{endpoint} is in the {where}, not in the database, so it cannot be removed here."
 
     async def _load(self, config: Config, file: CatalogFile | None) -> None:
-        version = await self._entries.version()  # first, or a change would be missed
+        version = await self._versions()  # first, or a change would be missed
         stored = await self._entries.all()
+        private = [] if self._weights is None else await self._weights.endpoints()
 
         def load() -> Catalog:
-            return combined(file, entry_builder(config), stored)
+            public = combined(file, entry_builder(config), stored)
+            return public.with_private([*private_entries(public, private)])
 
         self._catalog.become(await asyncio.to_thread(load))
         self._version = version
@@ -124,3 +146,23 @@ class LiveCatalog:
         for line in sorted(found - self._conflicts):
             log.warning("%s", line)
         self._conflicts = found
+
+
+def private_entries(public: Catalog, weights: Sequence[TenantWeights]) -> Iterator[CatalogEntry]:
+    """Entries of registered weights that have an endpoint, and whose base is in the catalogue."""
+    for each in weights:
+        base = public.find(each.base)
+        if base is None or each.endpoint is None:
+            continue
+        files = [RegisteredFileFacts(one.path, one.digest) for one in each.files]
+        given = PrivateEndpoint(
+            each.endpoint,
+            each.tenant,
+            each.base,
+            each.base_weights,
+            each.kind,
+            files,
+            str(each.source.get("hub", "")),
+            each.scale,
+        )
+        yield private_entry(base, given)

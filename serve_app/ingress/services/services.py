@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -31,9 +31,12 @@ from serve_app.ingress.services.sign_in import SignIn
 from serve_app.ingress.services.warm_pools import WarmPools
 from serve_app.ingress.services.webhooks import Webhooks
 from serve_app.queue.transactions.catalog_entries import AppBundles
+from serve_app.registry.records import WeightBook
 from serve_app.settings import Config, PoolConfig
 from serve_app.telemetry.metrics import Metrics
 from serve_app.tenants.api_keys import Keys
+from serve_app.tenants.hub_tokens import HubTokens
+from serve_app.tenants.scopes import Caller
 from serve_app.tenants.tokens import Tokens, UploadTokens
 
 if TYPE_CHECKING:  # it imports OpenTelemetry's SDK
@@ -189,6 +192,8 @@ class Services:
     metrics: Metrics
     audit: AuditTrail
     warm: WarmPools
+    weights: WeightBook
+    hub_tokens: HubTokens
     safety: SafetyPolicy = field(default_factory=SafetyPolicy)
     tracing: Tracing | None = None  # None: spans are off
     proxy_secret: str = ""  # of the proxies that say their client's address; empty: there is none
@@ -199,10 +204,45 @@ class Services:
         default_factory=lambda: asyncio.Semaphore(MASKS_AT_ONCE)
     )
 
+    def catalog_of(self, caller: Caller) -> Catalog:
+        """Catalogue with the private endpoints of the caller's tenant."""
+        return self.catalog.of_tenant(caller.tenant)
+
+    def pool_of(self, entry: CatalogEntry) -> str:
+        """Pool that runs an endpoint. ``Unavailable``: no pool can."""
+        base = self.catalog.find(entry.base) if entry.base else None
+        endpoint = (base or entry).endpoint
+        return self.pools.pool_of(endpoint, entry.pool)
+
     def check_policy(self, tenant: str, endpoint: str, input: Mapping[str, Any]) -> None:
         """Raise ``InvalidInput`` if the operator's policy refuses the input."""
+        entry = self.catalog.find_any(endpoint)
         try:
             self.safety.check(tenant, endpoint, input)
+            if entry is not None and entry.base:
+                self._check_private(tenant, entry, input)
+        except InvalidInput as error:
+            self.metrics.safety_decided("input", "block")
+            noted = self.audit.input_refused(tenant, endpoint, error.message)
+            self.background.start_detached(noted, "audit of a refused input")
+            raise
+
+    def _check_private(self, tenant: str, entry: CatalogEntry, input: Mapping[str, Any]) -> None:
+        """Apply the rules of the endpoint that a private one is like, and those of weights."""
+        self.safety.check(tenant, entry.base, input)
+        for endpoint in (entry.endpoint.id, entry.base):
+            given = tenant, endpoint, entry.repository, entry.digests
+            self.safety.check_weights(*given, "endpoint")
+
+    def check_weights(
+        self, tenant: str, endpoint: str, repository: str, digests: Iterable[str], field: str
+    ) -> None:
+        """Raise ``InvalidInput`` if the operator's policy refuses registered weights."""
+        entry = self.catalog.find_any(endpoint)
+        places = {endpoint, entry.base} if entry is not None and entry.base else {endpoint}
+        try:
+            for each in sorted(places):
+                self.safety.check_weights(tenant, each, repository, digests, field)
         except InvalidInput as error:
             self.metrics.safety_decided("input", "block")
             noted = self.audit.input_refused(tenant, endpoint, error.message)
@@ -217,7 +257,9 @@ class Services:
 
     def price_of(self, entry: CatalogEntry) -> Price | None:
         """Price of an endpoint now: of the settings, or else of its entry. None: it is free."""
-        return self.config.billing.prices.get(entry.endpoint.id, entry.source.price)
+        prices = self.config.billing.prices
+        of_base = prices.get(entry.base, entry.source.price)
+        return prices.get(entry.endpoint.id, of_base)
 
     def count_refusal(self, status: int, error: DarkroomError) -> None:
         """Count a call that was answered by ``error``, if it may succeed later."""

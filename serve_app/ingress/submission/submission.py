@@ -41,6 +41,7 @@ from serve_app.ingress.submission.drafts import (
     with_noise_seed,
 )
 from serve_app.ingress.submission.options import SubmitOptions
+from serve_app.ingress.submission.registered import with_registered
 from serve_app.telemetry import logs
 from serve_app.tenants.scopes import Caller
 
@@ -83,12 +84,15 @@ async def validate(
     ``InvalidInput``, and ``Unavailable`` if no pool can run it.
     """
     caller.require_endpoint(endpoint_id)
-    entry = services.catalog.get(endpoint_id)
+    catalog = services.catalog_of(caller)
+    entry = catalog.get(endpoint_id)
     source = await draft_source(services, caller.tenant, entry, body)
-    valid = services.catalog.validate(endpoint_id, body, source.input if source else None)
+    valid = catalog.validate(endpoint_id, body, source.input if source else None)
     valid = with_noise_seed(valid)
+    given = await with_registered(services, caller.tenant, endpoint_id, valid.input)
+    valid = replace(valid, input=given)
     require_kept(valid.input, options)
-    pool = services.pools.pool_of(entry.endpoint, entry.pool)
+    pool = services.pool_of(entry)
     check_request(entry.endpoint, valid.input, services.pools.device_bytes(pool))
     services.check_policy(caller.tenant, endpoint_id, valid.input)
     require_signable(services, caller.tenant, entry, valid.input)

@@ -580,6 +580,62 @@ CREATE TABLE file_url_revocations (
 CREATE UNIQUE INDEX file_url_revocations_by_number ON file_url_revocations (number);
 CREATE INDEX file_url_revocations_of_tenant ON file_url_revocations (tenant);
 
+CREATE TABLE tenant_weights (
+    tenant text NOT NULL,
+    name text NOT NULL,
+    kind text DEFAULT '' NOT NULL,
+    base text NOT NULL,
+    base_weights text DEFAULT '' NOT NULL,
+    source jsonb NOT NULL,
+    state text DEFAULT 'waiting' NOT NULL,
+    problem text DEFAULT '' NOT NULL,
+    size bigint DEFAULT 0 NOT NULL,
+    done bigint DEFAULT 0 NOT NULL,
+    facts jsonb DEFAULT '{}'::jsonb NOT NULL,
+    endpoint text,
+    scale double precision DEFAULT 1 NOT NULL,
+    public boolean DEFAULT false NOT NULL,
+    tries integer DEFAULT 0 NOT NULL,
+    worker text DEFAULT '' NOT NULL,
+    due_at timestamptz DEFAULT now() NOT NULL,
+    created_at timestamptz DEFAULT now() NOT NULL,
+    changed_at timestamptz DEFAULT now() NOT NULL,
+    created_by text NOT NULL,
+    CONSTRAINT tenant_weights_state_check CHECK ((state = ANY (ARRAY['waiting', 'fetching', 'checking', 'ready', 'refused']))),
+    CONSTRAINT tenant_weights_pkey PRIMARY KEY (tenant, name)
+);
+CREATE UNIQUE INDEX tenant_weights_endpoint ON tenant_weights (endpoint) WHERE (endpoint IS NOT NULL);
+CREATE INDEX tenant_weights_jobs ON tenant_weights (due_at) WHERE (state = ANY (ARRAY['waiting', 'fetching', 'checking']));
+
+CREATE TABLE weight_files (
+    digest text NOT NULL,
+    key text NOT NULL,
+    size bigint NOT NULL,
+    stored boolean DEFAULT false NOT NULL,
+    touched_at timestamptz DEFAULT now() NOT NULL,
+    CONSTRAINT weight_files_key_key UNIQUE (key),
+    CONSTRAINT weight_files_pkey PRIMARY KEY (digest)
+);
+
+CREATE TABLE tenant_weight_files (
+    tenant text NOT NULL,
+    name text NOT NULL,
+    path text NOT NULL,
+    digest text NOT NULL,
+    size bigint NOT NULL,
+    CONSTRAINT tenant_weight_files_pkey PRIMARY KEY (tenant, name, path),
+    CONSTRAINT tenant_weight_files_tenant_name_fkey FOREIGN KEY (tenant, name) REFERENCES tenant_weights(tenant, name) ON DELETE CASCADE
+);
+CREATE INDEX tenant_weight_files_digest ON tenant_weight_files (digest);
+
+CREATE TABLE hub_tokens (
+    tenant text NOT NULL,
+    sealed bytea NOT NULL,
+    changed_at timestamptz DEFAULT now() NOT NULL,
+    changed_by text NOT NULL,
+    CONSTRAINT hub_tokens_pkey PRIMARY KEY (tenant)
+);
+
 CREATE TABLE tenant_deletions (
     tenant text NOT NULL,
     asked_at timestamptz NOT NULL,
@@ -889,6 +945,15 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION touch_weight_file() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    UPDATE weight_files SET touched_at = now() WHERE digest = OLD.digest;
+    RETURN NULL;
+END
+$$;
+
 CREATE SEQUENCE file_url_revocation_numbers
     START WITH 1
     INCREMENT BY 1
@@ -913,3 +978,5 @@ CREATE TRIGGER keep_disabled_until_deleted BEFORE UPDATE OF disabled_at ON tenan
 CREATE TRIGGER keep_sealed_entries BEFORE DELETE OR UPDATE ON audit FOR EACH ROW WHEN ((old.sequence IS NOT NULL)) EXECUTE FUNCTION keep_sealed_audit();
 
 CREATE TRIGGER subtract_deleted_uploads AFTER DELETE ON uploads REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION add_to_upload_totals();
+
+CREATE TRIGGER touch_weight_file AFTER DELETE ON tenant_weight_files FOR EACH ROW EXECUTE FUNCTION touch_weight_file();

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import hashlib
 import json
 import struct
 
@@ -42,6 +43,12 @@ class House:
         self.hub = hub
         self._store = folder / "store"
         self.fetchers = []
+        self.registered = {}  # digest → URL
+        self.located = []
+
+    async def locate(self, digest):
+        self.located.append(digest)
+        return self.registered.get(digest, "")
 
     def fetcher(self, *, offline=False, most=MOST):
         config = StoreConfig(directory=self._store, offline=offline)
@@ -52,6 +59,7 @@ class House:
             LoraCache(self.folder, 10**6, self.clock.now),
             self.clock,
             most,
+            self.locate,
         )
         self.fetchers.append(made)
         return made
@@ -260,3 +268,27 @@ async def test_bytes_that_are_not_those_of_the_digest_are_thrown_away(house, tmp
     house.hub.wrong["style.safetensors"] = 1
     await refused(house.fetcher(), "house/style", "does not match the digest")
     assert await bring(house.fetcher(), "house/style") == [safetensors(b"\2")]
+
+
+async def test_a_registered_file_is_located_by_its_digest_and_kept(house):
+    content = safetensors(b"\5")
+    digest = hashlib.sha256(content).hexdigest()
+    house.registered[digest] = "http://ingress:8000/files/w/abc.safetensors"
+    house.web.answers["ingress:8000/files/w/abc.safetensors"] = httpx.Response(200, content=content)
+    for fetcher in (house.fetcher(), house.fetcher(offline=True)):
+        path = f"weights:style@{digest}"
+        found = await bring(fetcher, path, path, files_url="http://ingress:8000")
+        assert found == [content, content]
+    assert house.located == [digest]  # the second one found it on the disk
+    assert fetcher.is_current(requested_loras({"loras": [{"path": path}]})[0].source)
+
+
+async def test_a_registered_file_that_is_gone_or_damaged_names_the_field(house):
+    digest = "d" * 64
+    assert await refused(house.fetcher(), f"weights:style@{digest}", "do not exist any more")
+    assert await refused(house.fetcher(), "weights:style", "do not exist any more")
+    house.registered[digest] = "http://ingress:8000/files/w/abc.safetensors"
+    other = httpx.Response(200, content=safetensors())
+    house.web.answers["ingress:8000/files/w/abc.safetensors"] = other
+    origin = "http://ingress:8000"
+    await refused(house.fetcher(), f"weights:style@{digest}", "damaged", files_url=origin)

@@ -142,6 +142,12 @@ EXAMPLES = {
     "contexts use": ("darkroom contexts use lab", "darkroom contexts use --local"),
     "top": ("darkroom top", "darkroom top --once"),
     "watch-spot": ("darkroom watch-spot", "darkroom watch-spot --cloud aws"),
+    "weights add": ("darkroom weights add style style.safetensors --base fal-ai/flux/dev",),
+    "weights hub-token": ("darkroom weights hub-token --tenant studio-a < token.txt",),
+    "weights list": ("darkroom weights list",),
+    "weights publish": ("darkroom weights publish style --tenant studio-a",),
+    "weights remove": ("darkroom weights remove style",),
+    "weights show": ("darkroom weights show style",),
     "warm": (
         "darkroom warm fal-ai/flux/dev --replicas 2 --for 30m",
         "darkroom warm",

@@ -75,11 +75,12 @@ class Estimate(TypedDict):
 async def pricing(request: HttpRequest) -> Response:
     """List prices. ``?endpoint_id=``: 1 to 50, repeated or separated by commas."""
     context_of(request).route = "v1.models.pricing"
-    await authenticate(request)
+    caller = await authenticate(request)
     services = services_of(request)
+    catalog = services.catalog_of(caller)
     asked = list(dict.fromkeys(query.several(request, "endpoint_id")))
     _check_number("endpoint_id", asked)
-    prices = [_listed_price(services, services.catalog.listed(each)) for each in asked]
+    prices = [_listed_price(services, catalog.listed(each)) for each in asked]
     body: PricePage = {"prices": prices, "next_cursor": None, "has_more": False}
     return json_reply(body)
 
@@ -111,7 +112,7 @@ async def estimate(request: HttpRequest) -> Response:
         raise InvalidInput.of_field("endpoints", "Input should be an object with quantities by id")
     total, currencies = Decimal(0), set[str]()
     for endpoint_id, quantity in cast("Mapping[str, Any]", endpoints).items():
-        price = services.price_of(services.catalog.listed(endpoint_id))
+        price = services.price_of(services.catalog_of(caller).listed(endpoint_id))
         number = _check_quantity(quantity, QUANTITIES[kind])
         if price is None:
             continue

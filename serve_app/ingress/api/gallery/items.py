@@ -91,13 +91,13 @@ def chosen_endpoints(request: HttpRequest, caller: Caller) -> Sequence[str]:
     ids = query.several(request, "endpoint_id")
     for each in ids:
         caller.require_endpoint(each)
-    ids = ids or allowed_endpoints(services_of(request).catalog, caller)
+    ids = ids or allowed_endpoints(services_of(request).catalog_of(caller), caller)
     kind = request.query_params.get("kind")
     if kind is None:
         return ids
     if kind not in KINDS:
         raise query.invalid("kind", f"should be one of {', '.join(KINDS)}", kind)
-    endpoints = (each.endpoint for each in services_of(request).catalog)
+    endpoints = (each.endpoint for each in services_of(request).catalog_of(caller))
     made = [each.id for each in endpoints if each.kind == kind and (not ids or each.id in ids)]
     return made or [NO_ENDPOINT]
 

@@ -1,0 +1,184 @@
+"""Process that fetches and checks weights that a tenant registers. The ingress starts one for each
+job: what strangers send is read in a process of its own.
+
+It reads the job as JSON from standard input, and writes one JSON object a line: ``state`` with
+``done`` and ``total`` while it works, and at the end ``result``, or ``refused`` with the reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deployments.checking.base_model import BaseFiles
+from deployments.checking.fetching import (
+    SHA256,
+    FetchedFile,
+    FetchLimits,
+    Room,
+    download,
+    from_hub,
+    from_url,
+)
+from deployments.checking.fitting import (
+    FINETUNE,
+    LORA,
+    check_values,
+    checked_lora,
+    kind_of,
+    placed,
+    read_headers,
+)
+from serve_app.domain.endpoint import Weights
+from serve_app.domain.errors import DarkroomError, WeightsUnavailable
+from weights.folder import ListedFile, default_directory, digest_of
+from weights.hub import Hub
+
+REPORT_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class CheckJob:
+    """A job as it is sent to the process."""
+
+    folder: Path  # of this job, empty or with uploaded files
+    store: Path  # of this node's weights
+    base: Weights
+    source: Mapping[str, Any]
+    limits: FetchLimits
+    max_lora_bytes: int
+    kind: str = ""  # empty: by the file
+    token: str | None = ""  # for the hub; empty: none; None: that of this machine
+    files: Mapping[str, str] = field(default_factory=dict)  # path → uploaded file in ``folder``
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> CheckJob:
+        read: dict[str, Any] = {
+            "folder": Path(given["folder"]),
+            "store": Path(given["store"] or default_directory()),
+            "base": Weights(**given["base"]),
+            "limits": FetchLimits(**given["limits"]),
+        }
+        return cls(**{**given, **read})
+
+
+class Reports:
+    """Lines on standard output."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+
+    def write(self, **line: Any) -> None:
+        sys.stdout.write(json.dumps(line) + "\n")
+        sys.stdout.flush()
+
+    def fetched(self, done: int, total: int) -> None:
+        """Report the bytes, at most once a second."""
+        now = time.monotonic()
+        if now - self._last >= REPORT_EVERY_S:
+            self._last = now
+            self.write(state="fetching", done=done, total=total)
+
+
+def run(job: CheckJob, reports: Reports) -> Mapping[str, Any]:
+    """Fetch and check. ``WeightsUnavailable``, with the reason, if the weights are refused."""
+    base = BaseFiles(job.base, job.store, _hub(job, None))
+    files = _files(job, base, reports)
+    reports.write(state="checking", done=sum(each.size for each in files), total=0)
+    headers = read_headers(files)
+    whole = "/" in files[0].path and files[0].path.partition("/")[0] in base.libraries()
+    kind = job.kind or (FINETUNE if whole or len(files) > 1 else kind_of(headers[files[0].digest]))
+    found = (
+        checked_lora(base, files, job.max_lora_bytes)
+        if kind == LORA
+        else placed(base, files, headers)
+    )
+    for each in found.values():
+        check_values(each.file)
+    metadata = headers[next(iter(found.values())).digest].metadata
+    return {
+        "kind": kind,
+        "files": [
+            {"path": path, "file": each.file.name, "size": each.size, "digest": each.digest}
+            for path, each in found.items()
+        ],
+        "facts": {"metadata": {k: v for k, v in metadata.items() if k.startswith("modelspec.")}},
+    }
+
+
+def _files(job: CheckJob, base: BaseFiles, reports: Reports) -> Sequence[FetchedFile]:
+    room = Room(job.folder, job.limits)
+    reports.write(state="fetching", done=0, total=0)
+    if job.files:
+        return [_uploaded(job.folder / name, path) for path, name in job.files.items()]
+    if "url" in job.source:
+        into = job.folder / "0"
+        url = str(job.source["url"])
+        return [asyncio.run(from_url(url, into, job.limits, room, reports.fetched))]
+    hub = _hub(job, job.token)
+    if hub is None:
+        raise WeightsUnavailable(
+            "This installation opens no connection to the hub (DARKROOM_OFFLINE). Upload the file."
+        )
+    listing, wanted = from_hub(hub, job.source)
+    total = sum(each.size for each in wanted)
+    if total > job.limits.max_bytes:
+        room.take(total)
+    same = _components_of_base(base, wanted)
+    needed = [each for each in wanted if each.path.partition("/")[0] not in same] or list(wanted)
+    return [
+        download(hub, listing, each, job.folder / str(number), room, reports.fetched)
+        for number, each in enumerate(needed)
+    ]
+
+
+def _components_of_base(base: BaseFiles, files: Sequence[ListedFile]) -> frozenset[str]:
+    """Components whose files all equal those of the base. They need not be fetched."""
+    digests: dict[str, frozenset[str]] = {}
+    for each in files:
+        component = each.path.partition("/")[0]
+        digests[component] = digests.get(component, frozenset()) | {each.digest}
+    known = base.libraries()
+    return frozenset(
+        name for name, own in digests.items() if name in known and base.digests(name) == own
+    )
+
+
+def _uploaded(file: Path, path: str) -> FetchedFile:
+    return FetchedFile(path, file, file.stat().st_size, digest_of(file, SHA256))
+
+
+def _hub(job: CheckJob, token: str | None) -> Hub | None:
+    # With an empty token none is sent, also if this machine has one.
+    return None if job.limits.offline else Hub(token=token)
+
+
+def for_tenant(message: str) -> str:
+    """``message`` for a tenant, who sets its token otherwise than the operator."""
+    start, token, _ = message.partition("set HF_TOKEN")
+    if token:
+        return f"{start}set your token of the hub (PUT /v1/tenants/TENANT/hub-token), and add it."
+    return message.replace("HF_TOKEN", "the token that was used")
+
+
+def main() -> None:
+    """Run the job of standard input."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.nice(5)  # requests of users come first
+    reports = Reports()
+    try:
+        reports.write(result=run(CheckJob.of(json.load(sys.stdin)), reports))
+    except DarkroomError as error:
+        reports.write(refused=for_tenant(error.message))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,282 @@
+"""Jobs that fetch, check and store the weights that tenants register.
+
+Every ingress process takes one job at a time from the database. The files are read by a process of
+their own, ``deployments.checking.worker``. If this process dies, another one takes the job a minute
+later and begins again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import shutil
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from serve_app.catalog.catalog import Catalog
+from serve_app.catalog.private import identity_of
+from serve_app.domain.endpoint import Weights
+from serve_app.domain.errors import ArtifactNotFound, DarkroomError
+from serve_app.domain.ports import Storage
+from serve_app.queue.reaper import PeriodicTask
+from serve_app.registry.records import (
+    CheckedWeights,
+    StoredWeightFile,
+    TenantWeights,
+    WeightBook,
+    WeightState,
+)
+from serve_app.settings import NO_LIMITS, Config
+from serve_app.storage.keys import SAFETENSORS, weights_key
+
+log = logging.getLogger(__name__)
+
+WORKER = "deployments.checking.worker"
+LOOK_EVERY_S = 1.0
+COLLECT_EVERY_S = 600.0
+REPORT_EVERY_S = 2.0
+LEASE_S = 60.0
+CHECK_S = 1800.0
+"""Longest check. Values of 100 GB are read in less."""
+CHUNK_BYTES = 4 * 2**20
+LINE_BYTES = 2**20
+
+GONE = "The uploaded file was deleted before it could be read. Upload it again."
+NO_BASE = "Its base {base} is not in the catalogue any more. Register the weights for another one."
+NO_WEIGHTS = "Its base {base} has no weights of its own, so nothing can be compared with them."
+QUOTA = (
+    "Your weights may take {most} bytes (DARKROOM_MAX_WEIGHTS_BYTES_PER_TENANT, or "
+    "max_weights_bytes of the tenant), and these {size} bytes exceed that. Delete some: "
+    "DELETE /v1/weights/{{name}}."
+)
+TOO_LONG = "The check took longer than {limit:g} s and was ended. Ask the operator."
+
+TokenOf = Callable[[str], Awaitable[str | None]]
+"""Token of the hub that a tenant's files are fetched with; empty: none. None: the operator's."""
+Command = Callable[[], tuple[str, ...]]
+
+
+class Refused(Exception):
+    """The weights are refused, with the reason."""
+
+
+class _Lost(Exception):
+    """The process of the check ended without a result. The job is taken again."""
+
+
+@dataclass(slots=True)
+class _Progress:
+    state: WeightState = WeightState.FETCHING
+    done: int = 0
+
+
+def max_weights_bytes(config: Config, tenant: str) -> int:
+    """Bytes that a tenant's weights may take."""
+    own = config.queue.tenant_limits.get(tenant, NO_LIMITS).max_weights_bytes
+    return own or config.limits.max_weights_bytes_per_tenant
+
+
+def worker_command() -> tuple[str, ...]:
+    """Command of the checking process."""
+    return sys.executable, "-m", WORKER
+
+
+class WeightJobs:
+    """Runner of the jobs of one ingress process."""
+
+    def __init__(
+        self,
+        book: WeightBook,
+        storage: Storage,
+        catalog: Catalog,
+        config: Callable[[], Config],
+        token_of: TokenOf,
+        command: Command = worker_command,
+    ) -> None:
+        """``config``: the settings in force. ``command``: of the checking process."""
+        self._book = book
+        self._storage = storage
+        self._catalog = catalog
+        self._config = config
+        self._token_of = token_of
+        self._command = command
+        self._name = secrets.token_hex(8)
+        work = {"weights": self.run_all}
+        self._rounds = PeriodicTask(LOOK_EVERY_S, work)
+        self._collecting = PeriodicTask(COLLECT_EVERY_S, {"weight_files": book.collect})
+
+    def start(self) -> None:
+        self._rounds.start()
+        self._collecting.start()
+
+    async def aclose(self) -> None:
+        """Stop. A job under way is taken by another process, or after the next start."""
+        await self._rounds.aclose()
+        await self._collecting.aclose()
+
+    async def run_all(self) -> None:
+        """Run the jobs that wait, one after the other."""
+        while (job := await self._book.take(self._name, LEASE_S)) is not None:
+            await self._run(job)
+
+    async def _run(self, job: TenantWeights) -> None:
+        """Work on a job while it is this process's."""
+        folder = self._config().server.data_dir / "weights-arriving" / secrets.token_hex(8)
+        progress = _Progress()
+        working = asyncio.create_task(self._work(job, folder, progress))
+        try:
+            while not working.done():
+                await asyncio.wait({working}, timeout=REPORT_EVERY_S)
+                if working.done():
+                    break
+                given = progress.state, progress.done
+                if not await self._book.report(job, self._name, *given, LEASE_S):
+                    log.info("The weights %s/%s were removed.", job.tenant, job.name)
+                    return
+            await working
+        except Refused as refused:
+            await self._book.refuse(job, self._name, str(refused))
+        except _Lost as lost:
+            log.warning("The check of %s/%s ended early: %s", job.tenant, job.name, lost)
+        finally:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+    async def _work(self, job: TenantWeights, folder: Path, progress: _Progress) -> None:
+        entry = self._catalog.find(job.base)
+        if entry is None:
+            raise Refused(NO_BASE.format(base=job.base))
+        if not entry.endpoint.weights.source:
+            raise Refused(NO_WEIGHTS.format(base=job.base))
+        await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True)
+        most = max_weights_bytes(self._config(), job.tenant)
+        left = most - (await self._book.used(job.tenant) - job.size)
+        uploaded = await self._uploads(job, folder, left)
+        message = self._message(job, folder, entry.endpoint.weights, left) | {"files": uploaded}
+        message["token"] = await self._token_of(job.tenant)
+        result = await self._checked(message, progress)
+        checked = CheckedWeights(
+            str(result["kind"]),
+            [
+                StoredWeightFile(each["path"], each["digest"], each["size"])
+                for each in result["files"]
+            ],
+            identity_of(entry.endpoint.weights),
+            result["facts"],
+        )
+        if not await self._book.reserve(job, self._name, checked.size, most):
+            raise Refused(QUOTA.format(most=most, size=checked.size))
+        for each in result["files"]:
+            await self._store(folder / each["file"], each["digest"], each["size"])
+        await self._book.accept(job, self._name, checked)
+
+    def _message(
+        self, job: TenantWeights, folder: Path, base: Weights, left: int
+    ) -> dict[str, Any]:
+        config = self._config()
+        store = config.weights.weights_dir
+        return {
+            "folder": str(folder),
+            "store": "" if store is None else str(store),
+            "base": {k: v for k, v in asdict(base).items() if k != "files"},
+            "source": dict(job.source),
+            "limits": {
+                "max_bytes": max(0, left),
+                "spare_bytes": config.limits.min_free_disk_bytes_for_uploads,
+                "allow_private": config.limits.allow_private_urls,
+                "min_bytes_per_s": config.limits.min_download_bytes_per_s,
+                "offline": config.weights.offline,
+            },
+            "max_lora_bytes": config.loras.max_adapter_bytes,
+            "kind": job.kind,
+        }
+
+    async def _uploads(self, job: TenantWeights, folder: Path, left: int) -> Mapping[str, str]:
+        """Copy uploaded files into ``folder``; returns the names there, by path."""
+        source = job.source
+        keys: Mapping[str, str] = source.get("files") or {}
+        if "upload" in source:
+            keys = {str(source["upload"]).rpartition("/")[2]: str(source["upload"])}
+        names: dict[str, str] = {}
+        for number, (path, key) in enumerate(keys.items()):
+            try:
+                size = await self._storage.size(key)
+                left -= size
+                if left < 0:
+                    most = max_weights_bytes(self._config(), job.tenant)
+                    raise Refused(QUOTA.format(most=most, size=size))
+                await _copy(self._storage.read(key, 0, size), folder / str(number))
+            except ArtifactNotFound:
+                raise Refused(GONE) from None
+            names[path] = str(number)
+        return names
+
+    async def _checked(self, message: Mapping[str, Any], progress: _Progress) -> Mapping[str, Any]:
+        """Result of the checking process. ``Refused`` or ``_Lost``."""
+        process = await asyncio.create_subprocess_exec(
+            *self._command(),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            limit=LINE_BYTES,
+        )
+        try:
+            return await self._talk(process, message, progress)
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+    async def _talk(
+        self, process: Any, message: Mapping[str, Any], progress: _Progress
+    ) -> Mapping[str, Any]:
+        process.stdin.write(json.dumps(message).encode())
+        process.stdin.close()
+        while True:
+            limit = CHECK_S if progress.state is WeightState.CHECKING else None
+            try:
+                line = await asyncio.wait_for(process.stdout.readline(), limit)
+            except TimeoutError:
+                raise Refused(TOO_LONG.format(limit=CHECK_S)) from None
+            if not line:
+                raise _Lost(f"status {await process.wait()}")
+            given = json.loads(line)
+            if "refused" in given:
+                raise Refused(given["refused"])
+            if "result" in given:
+                return given["result"]
+            progress.state, progress.done = WeightState(given["state"]), given["done"]
+
+    async def _store(self, file: Path, digest: str, size: int) -> None:
+        """Store a file once. It is written again if it is there, so that a tenant cannot see by the
+        time whether another one has it."""
+        key = await self._book.adopt(digest, weights_key(), size)
+        try:
+            await self._storage.put(key, SAFETENSORS, _chunks(file))
+        except DarkroomError as error:
+            raise _Lost(error.message) from error
+
+
+async def _copy(chunks: AsyncIterator[bytes], into: Path) -> None:
+    file = await asyncio.to_thread(into.open, "wb")
+    try:
+        async for chunk in chunks:
+            await asyncio.to_thread(file.write, chunk)
+    finally:
+        await asyncio.to_thread(file.close)
+
+
+async def _chunks(path: Path) -> AsyncIterator[bytes]:
+    file = await asyncio.to_thread(path.open, "rb")
+    try:
+        while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+            yield chunk
+    finally:
+        await asyncio.to_thread(file.close)

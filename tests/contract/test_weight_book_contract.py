@@ -1,0 +1,221 @@
+"""Contract of the weights that tenants register: over the fake and over PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+
+from serve_app.domain.operations import Actor
+from serve_app.domain.ports import Queue
+from serve_app.postgres.database import Database
+from serve_app.registry.postgres import MAX_TRIES, PostgresWeightBook
+from serve_app.registry.records import (
+    CheckedWeights,
+    NewWeights,
+    StoredWeightFile,
+    TenantWeights,
+    WeightBook,
+    WeightQuota,
+    WeightState,
+)
+from serve_app.telemetry.clock import SystemClock
+from tests.fakes.queue import FakeQueue
+from tests.fakes.weight_book import FakeWeightBook
+
+ME = Actor("key-1", "192.0.2.1")
+STYLE = NewWeights("house", "style", "fal-ai/flux/dev", {"upload": "u/abc/style.safetensors"})
+QUOTA = WeightQuota(max_bytes=1000, max_endpoints=2)
+LEASE_S = 600.0
+
+
+@pytest.fixture
+async def book(at: str | None, queue: Queue) -> AsyncIterator[WeightBook]:
+    if isinstance(queue, FakeQueue):
+        yield FakeWeightBook(SystemClock(), queue.operations.note)
+        return
+    assert at is not None
+    database = Database(at)
+    await database.start()
+    yield PostgresWeightBook(database)
+    await database.aclose()
+
+
+async def taken(book: WeightBook, worker: str = "one") -> TenantWeights:
+    job = await book.take(worker, LEASE_S)
+    assert job is not None
+    return job
+
+
+async def made_ready(
+    book: WeightBook, new: NewWeights = STYLE, size: int = 100, digest: str = "d" * 64
+) -> TenantWeights:
+    assert await book.add(new, QUOTA, ME) == ""
+    job = await taken(book)
+    assert await book.reserve(job, "one", size, QUOTA.max_bytes)
+    await book.adopt(digest, f"w/{digest[:4]}.safetensors", size)
+    files = [StoredWeightFile("lora.safetensors", digest, size)]
+    assert await book.accept(job, "one", CheckedWeights("lora", files, "base@1"))
+    found = await book.find(new.tenant, new.name)
+    assert found is not None
+    return found
+
+
+async def test_weights_wait_are_fetched_checked_and_ready(book: WeightBook) -> None:
+    assert await book.add(STYLE, QUOTA, ME) == ""
+    waiting = await book.find("house", "style")
+    assert waiting is not None
+    assert (waiting.state, waiting.kind, waiting.files) == (WeightState.WAITING, "", ())
+    job = await taken(book)
+    assert (job.state, job.source) == (WeightState.FETCHING, STYLE.source)
+    assert await book.report(job, "one", WeightState.CHECKING, 70, LEASE_S)
+    now = await book.find("house", "style")
+    assert now is not None
+    assert (now.state, now.done) == (WeightState.CHECKING, 70)
+    assert await book.reserve(job, "one", 100, QUOTA.max_bytes)
+    assert await book.adopt("d" * 64, "w/a.safetensors", 100) == "w/a.safetensors"
+    assert await book.key_of("d" * 64) is None  # it may still be on its way
+    files = [StoredWeightFile("lora.safetensors", "d" * 64, 100)]
+    checked = CheckedWeights("lora", files, "base@1", {"metadata": {}})
+    assert await book.accept(job, "one", checked)
+    ready = await book.find("house", "style")
+    assert ready is not None
+    assert (ready.state, ready.kind, ready.files) == (WeightState.READY, "lora", tuple(files))
+    assert ready.base_weights == "base@1"
+    assert await book.key_of("d" * 64) == "w/a.safetensors"
+    assert await book.take("two", LEASE_S) is None
+
+
+async def test_a_name_is_taken_until_its_weights_are_refused_or_removed(book: WeightBook) -> None:
+    await book.add(STYLE, QUOTA, ME)
+    assert await book.add(STYLE, QUOTA, ME) == "exists"
+    assert await book.add(replace(STYLE, tenant="other"), QUOTA, ME) == ""
+    job = await taken(book)
+    await book.refuse(job, "one", "It is a pickle.")
+    refused = await book.find(job.tenant, "style")
+    assert refused is not None
+    assert (refused.state, refused.problem) == (WeightState.REFUSED, "It is a pickle.")
+    assert await book.add(replace(STYLE, tenant=job.tenant), QUOTA, ME) == ""
+    again = await book.find(job.tenant, "style")
+    assert again is not None
+    assert (again.state, again.problem) == (WeightState.WAITING, "")
+
+
+async def test_only_the_process_that_took_a_job_can_end_it(book: WeightBook) -> None:
+    await book.add(STYLE, QUOTA, ME)
+    job = await taken(book, "one")
+    assert await book.take("two", LEASE_S) is None
+    assert not await book.report(job, "two", WeightState.CHECKING, 1, LEASE_S)
+    assert not await book.reserve(job, "two", 1, QUOTA.max_bytes)
+    assert not await book.accept(job, "two", CheckedWeights("lora", [], ""))
+    await book.refuse(job, "two", "not mine")
+    now = await book.find("house", "style")
+    assert now is not None
+    assert now.state is WeightState.FETCHING
+
+
+async def test_a_job_whose_process_is_silent_is_taken_again_but_not_for_ever(
+    book: WeightBook,
+) -> None:
+    await book.add(STYLE, QUOTA, ME)
+    for number in range(MAX_TRIES):
+        assert (await book.take(f"process-{number}", 0.0)) is not None
+    assert await book.take("last", 0.0) is None
+    refused = await book.find("house", "style")
+    assert refused is not None
+    assert refused.state is WeightState.REFUSED
+    assert "three processes" in refused.problem.lower()
+
+
+async def test_removed_weights_end_their_job(book: WeightBook) -> None:
+    await book.add(STYLE, QUOTA, ME)
+    job = await taken(book)
+    assert await book.remove("house", "style", ME)
+    assert not await book.remove("house", "style", ME)
+    assert not await book.report(job, "one", WeightState.CHECKING, 1, LEASE_S)
+    assert not await book.accept(job, "one", CheckedWeights("lora", [], ""))
+    assert await book.find("house", "style") is None
+
+
+async def test_a_file_is_stored_once_and_counts_fully_for_both_tenants(book: WeightBook) -> None:
+    await made_ready(book)
+    key = await book.key_of("d" * 64)
+    assert await book.adopt("d" * 64, "w/other.safetensors", 100) == key
+    await made_ready(book, replace(STYLE, tenant="other"))
+    assert (await book.used("house"), await book.used("other")) == (100, 100)
+    await book.remove("house", "style", ME)
+    assert await book.key_of("d" * 64) == key  # the other one's
+    assert await book.used("house") == 0
+
+
+async def test_the_quota_counts_what_is_reserved(book: WeightBook) -> None:
+    await made_ready(book, size=700)
+    second = replace(STYLE, name="second")
+    assert await book.add(second, QUOTA, ME) == ""
+    job = await taken(book)
+    assert not await book.reserve(job, "one", 301, QUOTA.max_bytes)
+    assert await book.reserve(job, "one", 300, QUOTA.max_bytes)
+    assert await book.reserve(job, "one", 300, QUOTA.max_bytes)  # a repeat counts once
+    assert await book.add(replace(STYLE, name="third"), QUOTA, ME) == "bytes"
+    await book.refuse(job, "one", "no")
+    assert await book.add(replace(STYLE, name="third"), QUOTA, ME) == ""
+
+
+async def test_weights_that_are_being_checked_and_endpoints_are_limited(book: WeightBook) -> None:
+    few = WeightQuota(1000, 1, max_unfinished=2)
+    first = replace(STYLE, endpoint="house/a")
+    assert await book.add(first, few, ME) == ""
+    assert await book.add(replace(first, name="b", endpoint="house/b"), few, ME) == "endpoints"
+    same = replace(first, name="b")
+    assert await book.add(same, QUOTA, ME) == "endpoint"
+    assert await book.add(replace(STYLE, name="b"), few, ME) == ""
+    assert await book.add(replace(STYLE, name="c"), few, ME) == "unfinished"
+
+
+async def test_published_weights_are_listed_for_all_after_their_own(book: WeightBook) -> None:
+    assert not await book.publish("house", "style", ME, public=True)
+    await made_ready(book)
+    assert [each.name for each in await book.page("other", 10)] == []
+    assert await book.publish("house", "style", ME, public=True)
+    await made_ready(book, replace(STYLE, tenant="other", name="own"), digest="e" * 64)
+    assert [each.name for each in await book.page("other", 10)] == ["own", "style"]
+    assert await book.publish("house", "style", ME, public=False)
+    assert [each.name for each in await book.page("other", 10)] == ["own"]
+
+
+async def test_endpoints_are_of_ready_weights_and_change_the_version(book: WeightBook) -> None:
+    before = await book.version()
+    new = replace(STYLE, endpoint="house/portraits", scale=0.5)
+    await made_ready(book, new)
+    (found,) = await book.endpoints()
+    assert (found.endpoint, found.scale, found.base) == ("house/portraits", 0.5, STYLE.base)
+    ready = await book.version()
+    assert ready != before
+    await book.remove("house", "style", ME)
+    assert list(await book.endpoints()) == []
+    assert await book.version() != ready
+
+
+async def test_changes_are_in_the_audit_log(book: WeightBook, queue: Queue) -> None:
+    await made_ready(book)
+    await book.publish("house", "style", ME, public=True)
+    await book.remove("house", "style", ME)
+    entries = [each for each in await queue.operations.audit() if each.action[:7] == "weights"]
+    assert sorted(each.action for each in entries) == [
+        "weights.add",
+        "weights.publish",
+        "weights.remove",
+    ]
+    assert {(each.actor, each.subject) for each in entries} == {("key-1", "house/style")}
+
+
+async def test_the_audit_log_has_no_token_of_a_url(book: WeightBook, queue: Queue) -> None:
+    url = "https://example.com/style.safetensors?token=secret"
+    await book.add(replace(STYLE, source={"url": url}), QUOTA, ME)
+    acts = await queue.operations.audit()
+    assert "example.com/style.safetensors" in repr(acts)
+    assert "secret" not in repr(acts)
+    kept = await book.find("house", "style")
+    assert kept is not None
+    assert kept.source == {"url": url}

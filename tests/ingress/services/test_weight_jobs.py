@@ -1,0 +1,162 @@
+"""Jobs that fetch and check registered weights, with programs in place of the checking one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serve_app.catalog.catalog import Catalog
+from serve_app.domain.operations import Actor
+from serve_app.ingress.services import weight_jobs
+from serve_app.ingress.services.weight_jobs import WeightJobs
+from serve_app.registry.records import NewWeights, TenantWeights, WeightQuota, WeightState
+from serve_app.settings import Config
+from serve_app.telemetry.clock import SystemClock
+from tests.fakes.storage import FakeStorage
+from tests.fakes.weight_book import FakeWeightBook
+from tests.ingress.house import CATALOG, ORIGIN
+
+ME = Actor("key-1", "192.0.2.1")
+BASE = "fal-ai/flux/schnell"
+KEY = "u/abc/style.safetensors"
+CONTENT = b"weights"
+GOOD = """
+import json, sys, pathlib
+job = json.load(sys.stdin)
+print(json.dumps({"state": "fetching", "done": 3, "total": 7}), flush=True)
+name, = job["files"].values()
+size = (pathlib.Path(job["folder"]) / name).stat().st_size
+file = {"path": "lora.safetensors", "file": name, "size": size, "digest": "d" * 64}
+print(json.dumps({"result": {"kind": "lora", "files": [file], "facts": {"token": job["token"]}}}))
+"""
+REFUSES = 'print(\'{"refused": "It is a pickle."}\')'
+DIES = "import os; os._exit(9)"
+HANGS = 'import time; print(\'{"state": "checking", "done": 1}\', flush=True); time.sleep(600)'
+
+
+class Bench:
+    """Jobs over fakes, in a directory of the test."""
+
+    def __init__(self, path: Path, **settings: Any) -> None:
+        clock = SystemClock()
+        self.path = path
+        self.config = Config(gpus=0, data_dir=path, **settings)
+        self.book = FakeWeightBook(clock)
+        self.storage = FakeStorage(b"k" * 32, ORIGIN, clock)
+        self.token: str | None = "hf_tenants"
+        self.catalog = CATALOG
+
+    async def uploaded(self) -> None:
+        async def chunks() -> AsyncIterator[bytes]:
+            yield CONTENT
+
+        await self.storage.put(KEY, "application/vnd.safetensors", chunks())
+
+    async def run(self, program: str) -> TenantWeights:
+        """Register weights and run their job with ``program`` as the checking process."""
+        new = NewWeights("house", "style", BASE, {"upload": KEY})
+        await self.book.add(new, WeightQuota(10**9, 5), ME)
+        await self.jobs(program).run_all()
+        found = await self.book.find("house", "style")
+        assert found is not None
+        return found
+
+    def jobs(self, program: str) -> WeightJobs:
+        async def token_of(tenant: str) -> str | None:
+            assert tenant == "house"
+            return self.token
+
+        command = (sys.executable, "-c", program)
+        given = self.book, self.storage, self.catalog, lambda: self.config, token_of
+        return WeightJobs(*given, command=lambda: command)
+
+    def left(self) -> list[Path]:
+        return [each for each in (self.path / "weights-arriving").rglob("*") if each.is_file()]
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> Bench:
+    bench = Bench(tmp_path)
+    await bench.uploaded()
+    return bench
+
+
+async def test_checked_weights_are_stored_and_ready(bench: Bench) -> None:
+    ready = await bench.run(GOOD)
+    assert (ready.state, ready.kind, ready.size) == (WeightState.READY, "lora", len(CONTENT))
+    key = await bench.book.key_of("d" * 64)
+    assert key is not None
+    assert key.startswith("w/")
+    assert await bench.storage.size(key) == len(CONTENT)
+    assert ready.facts == {"token": "hf_tenants"}
+    assert bench.left() == []
+
+
+async def test_refused_weights_say_why_and_leave_nothing(bench: Bench) -> None:
+    refused = await bench.run(REFUSES)
+    assert (refused.state, refused.problem) == (WeightState.REFUSED, "It is a pickle.")
+    assert bench.left() == []
+
+
+async def test_a_process_that_dies_is_not_the_end_of_the_job(bench: Bench) -> None:
+    job = await bench.run(DIES)
+    assert job.state is WeightState.FETCHING  # until another process takes it
+    assert bench.left() == []
+
+
+async def test_a_check_that_hangs_is_ended(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weight_jobs, "CHECK_S", 0.2)
+    refused = await bench.run(HANGS)
+    assert refused.state is WeightState.REFUSED
+    assert "longer than" in refused.problem
+
+
+async def test_removed_weights_end_the_process(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weight_jobs, "REPORT_EVERY_S", 0.05)
+    new = NewWeights("house", "style", BASE, {"upload": KEY})
+    await bench.book.add(new, WeightQuota(10**9, 5), ME)
+    take = bench.book.take
+
+    async def take_and_remove(worker: str, lease_s: float) -> TenantWeights | None:
+        job = await take(worker, lease_s)
+        await bench.book.remove("house", "style", ME)
+        return job
+
+    monkeypatch.setattr(bench.book, "take", take_and_remove)
+    await bench.jobs(HANGS).run_all()
+    assert bench.left() == []
+
+
+async def test_a_file_that_was_deleted_meanwhile_is_named(bench: Bench) -> None:
+    await bench.storage.delete([KEY])
+    refused = await bench.run(GOOD)
+    assert refused.state is WeightState.REFUSED
+    assert "Upload it again" in refused.problem
+
+
+async def test_a_base_that_is_gone_is_named(bench: Bench) -> None:
+    bench.catalog = Catalog({})
+    refused = await bench.run(GOOD)
+    assert f"{BASE} is not in the catalogue" in refused.problem
+
+
+async def test_files_above_the_quota_are_refused(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, max_weights_bytes_per_tenant=len(CONTENT) - 1)
+    await bench.uploaded()
+    refused = await bench.run(GOOD)
+    assert refused.state is WeightState.REFUSED
+    assert "DELETE /v1/weights/{name}" in refused.problem
+    assert bench.left() == []
+
+
+async def test_the_job_has_no_secret_in_its_arguments(bench: Bench) -> None:
+    program = "import json, sys; t = json.load(sys.stdin)['token']; print(json.dumps({'refused': "
+    refused = await bench.run(program + "str(t in ' '.join(sys.argv))}))")
+    assert refused.problem == json.dumps(False).capitalize()

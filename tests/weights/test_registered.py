@@ -1,0 +1,130 @@
+"""Registered files on a node, and folders in which they replace files of a base."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from serve_app.domain.errors import WeightsUnavailable
+from weights.registered import FOLDER, RegisteredFiles
+
+ONE = save({"a": np.zeros(2)})
+OTHER = save({"b": np.ones(2)})
+DIGEST, OTHERS = (hashlib.sha256(each).hexdigest() for each in (ONE, OTHER))
+
+
+@contextmanager
+def storage(**contents: bytes) -> Iterator[tuple[str, list[str]]]:
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            body = contents.get(self.path.strip("/"))
+            self.send_response(200 if body is not None else 404)
+            self.send_header("content-length", str(len(body or b"")))
+            self.end_headers()
+            self.wfile.write(body or b"")
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", asked
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_file_is_fetched_once_and_compared_with_its_digest(tmp_path: Path) -> None:
+    with storage(one=ONE) as (url, asked):
+        files = RegisteredFiles(tmp_path, lambda _: f"{url}/one")
+        assert files.find(DIGEST) is None
+        path = files.fetch(DIGEST)
+        assert path.read_bytes() == ONE
+        assert files.fetch(DIGEST) == files.find(DIGEST) == path
+    assert asked == ["/one"]
+
+
+def test_a_damaged_file_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    with storage(one=OTHER) as (url, _):
+        files = RegisteredFiles(tmp_path, lambda _: f"{url}/one")
+        with pytest.raises(WeightsUnavailable, match="damaged"):
+            files.fetch(DIGEST)
+    kept = [each.suffix for each in (tmp_path / FOLDER).rglob("*") if each.is_file()]
+    assert kept == [".lock"]
+
+
+def test_a_file_that_is_gone_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(WeightsUnavailable, match="Register it again"):
+        RegisteredFiles(tmp_path, lambda _: "").fetch(DIGEST)
+    with storage() as (url, _), pytest.raises(WeightsUnavailable, match="cannot be read"):
+        RegisteredFiles(tmp_path, lambda _: f"{url}/one").fetch(DIGEST)
+
+
+def pipeline(folder: Path) -> Path:
+    for name in ("model_index.json", "unet/config.json", "vae/config.json"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("{}")
+    for name in ("unet", "vae"):
+        (folder / name / "diffusion_pytorch_model.fp16.safetensors").write_bytes(ONE)
+    return folder
+
+
+def test_replaced_files_stand_in_a_folder_of_links(tmp_path: Path) -> None:
+    base = pipeline(tmp_path / "base")
+    with storage(other=OTHER) as (url, _):
+        files = RegisteredFiles(tmp_path, lambda _: f"{url}/other")
+        replaced = {"unet": {"diffusion_pytorch_model.safetensors": OTHERS}}
+        folder = files.composed(base, replaced)
+    found = {each.relative_to(folder).as_posix() for each in folder.rglob("*") if each.is_file()}
+    assert found == {
+        "model_index.json",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/config.json",
+        "vae/diffusion_pytorch_model.fp16.safetensors",
+    }
+    assert all(each.is_symlink() for each in folder.rglob("*") if each.is_file())
+    shared = folder / "vae" / "diffusion_pytorch_model.fp16.safetensors"
+    assert shared.samefile(base / "vae" / shared.name)
+    assert files.composed(base, replaced) == folder
+
+
+def test_several_files_of_a_component_get_an_index(tmp_path: Path) -> None:
+    base = pipeline(tmp_path / "base")
+    names = [f"diffusion_pytorch_model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    contents = {DIGEST: ONE, OTHERS: OTHER}
+    with storage(**contents) as (url, _):
+        files = RegisteredFiles(tmp_path, lambda digest: f"{url}/{digest}")
+        given = {"unet": dict(zip(names, (DIGEST, OTHERS), strict=True))}
+        folder = files.composed(base, given)
+    index = json.loads(
+        (folder / "unet" / "diffusion_pytorch_model.safetensors.index.json").read_text()
+    )
+    assert index["weight_map"] == {"a": names[0], "b": names[1]}
+
+
+def test_a_folder_whose_file_was_evicted_is_made_again(tmp_path: Path) -> None:
+    base = pipeline(tmp_path / "base")
+    with storage(other=OTHER) as (url, asked):
+        files = RegisteredFiles(tmp_path, lambda _: f"{url}/other")
+        replaced = {"unet": {"diffusion_pytorch_model.safetensors": OTHERS}}
+        folder = files.composed(base, replaced)
+        found = files.find(OTHERS)
+        assert found is not None
+        found.unlink()
+        assert files.composed(base, replaced) == folder
+        assert (folder / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() == OTHER
+    assert len(asked) == 2

@@ -1,0 +1,182 @@
+"""Files that tenants have registered, on this node, and pipelines in which they replace files of
+their base.
+
+They lie beside the repositories:
+
+    .darkroom-registered/files/<SHA-256>.safetensors    each file once, however many use it
+    .darkroom-registered/folders/<digest>/…             links to them and to the files of the base
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Generator, Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import httpx2
+
+from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.errors import WeightsUnavailable
+from serve_app.domain.lora import REPLACED
+from weights import eviction
+from weights.safetensors_header import read_header
+from weights.source import OnProgress
+
+FOLDER = ".darkroom-registered"
+SUFFIX = ".safetensors"
+INDEX = ".safetensors.index.json"
+TIMEOUT_S = 60.0  # without a byte
+
+LocateFile = Callable[[str], str]
+"""URL of the file with a SHA-256; empty if there is none."""
+Replaced = Mapping[str, Mapping[str, str]]
+"""Component → name of a file → SHA-256."""
+
+
+def replaced_of(endpoint: Endpoint) -> Replaced:
+    """Registered files that replace files of the endpoint's weights."""
+    return cast("Replaced", endpoint.options.get(REPLACED) or {})
+
+
+def registered_of(endpoint: Endpoint) -> tuple[str, ...]:
+    """SHA-256 of all registered files that the endpoint needs, each once."""
+    found = [each for files in replaced_of(endpoint).values() for each in files.values()]
+    adapters = cast("Iterable[Any]", endpoint.options.get("adapters") or ())
+    given = (cast("Mapping[str, Any]", each) for each in adapters if isinstance(each, Mapping))
+    found += [str(each["registered"]) for each in given if "registered" in each]
+    return tuple(dict.fromkeys(found))
+
+
+class RegisteredFiles:
+    """Registered files of this node. For several threads and processes. Every error is
+    ``WeightsUnavailable``, with a message for the user."""
+
+    def __init__(self, directory: Path, locate: LocateFile | None) -> None:
+        """``directory``: of the store. ``locate``: None where no ingress can be asked."""
+        self._files = directory / FOLDER / "files"
+        self._folders = directory / FOLDER / "folders"
+        self._locate = locate
+
+    def find(self, digest: str) -> Path | None:
+        """Path of a file, which counts as used now. None if it is not on this node."""
+        path = self._files / f"{digest}{SUFFIX}"
+        with contextlib.suppress(OSError):
+            os.utime(path)
+        return path if path.is_file() else None
+
+    def fetch(self, digest: str, on_progress: OnProgress | None = None) -> Path:
+        """Path of a file, which is downloaded if needed and compared with its digest."""
+        try:
+            self._files.mkdir(parents=True, exist_ok=True)
+            with _locked(self._files / f"{digest}.lock"):
+                return self.find(digest) or self._download(digest, on_progress)
+        except OSError as error:
+            raise eviction.explain(error, self._files, "Registered weights") from error
+
+    def composed(self, base: Path, replaced: Replaced) -> Path:
+        """Folder of the pipeline ``base`` with other files for some components. Everything in it
+        are links, so equal files are on the disk once."""
+        text = json.dumps([str(base.resolve()), replaced], sort_keys=True)
+        folder = self._folders / hashlib.sha256(text.encode()).hexdigest()[:32]
+        for digest in {each for files in replaced.values() for each in files.values()}:
+            self.fetch(digest)
+        if folder.is_dir() and all(path.exists() for path in folder.rglob("*")):
+            return folder  # no link leads to a file that was evicted
+        fresh = folder.with_name(f"{folder.name}.{os.getpid()}.new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        for path in base.rglob("*"):
+            name = path.relative_to(base)
+            component = name.parts[0] if len(name.parts) > 1 else ""
+            if not path.is_file() or (component in replaced and _is_weights(path.name)):
+                continue
+            _link(path, fresh / name)
+        for component, files in replaced.items():
+            for name, digest in files.items():
+                _link(self.fetch(digest), fresh / component / name)
+            if len(files) > 1:
+                _write_index(fresh / component, files)
+        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another process was quicker
+            fresh.rename(folder)
+        shutil.rmtree(fresh, ignore_errors=True)
+        return folder
+
+    def _download(self, digest: str, on_progress: OnProgress | None) -> Path:
+        url = self._locate(digest) if self._locate else ""
+        if not url:
+            raise WeightsUnavailable(
+                f"The registered file {digest[:12]}… does not exist any more. Register it again."
+            )
+        part = self._files / f"{digest}.part"
+        state = hashlib.sha256()
+        try:
+            with (
+                # Our own storage: no proxy of the environment leads there.
+                httpx2.Client(trust_env=False, timeout=TIMEOUT_S, follow_redirects=True) as client,
+                client.stream("GET", url) as response,
+                part.open("wb") as file,
+            ):
+                response.raise_for_status()
+                total = int(response.headers.get("content-length", 0))
+                self._make_room(total)
+                for chunk in response.iter_bytes():
+                    state.update(chunk)
+                    file.write(chunk)
+                    if on_progress is not None:
+                        on_progress(file.tell(), total)
+                file.flush()
+                os.fsync(file.fileno())
+            if state.hexdigest() != digest:
+                raise WeightsUnavailable(
+                    f"The registered file {digest[:12]}… is damaged in storage. Register it again."
+                )
+            path = self._files / f"{digest}{SUFFIX}"
+            part.replace(path)
+            return path
+        except httpx2.HTTPError as error:
+            raise WeightsUnavailable(
+                f"The registered file {digest[:12]}… cannot be read from storage: {error}."
+            ) from error
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _make_room(self, size: int) -> None:
+        """Remove the longest unused files while the disk has too little space for ``size`` more."""
+        there = sorted(self._files.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime)
+        for path in there:
+            if eviction.free_bytes(self._files) >= size + eviction.SPARE_BYTES:
+                return
+            path.unlink(missing_ok=True)
+        eviction.check_room(self._files, "Registered weights", size)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Generator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _is_weights(name: str) -> bool:
+    return name.endswith(SUFFIX) or ".safetensors.index" in name
+
+
+def _link(target: Path, at: Path) -> None:
+    at.parent.mkdir(parents=True, exist_ok=True)
+    at.symlink_to(target.resolve())
+
+
+def _write_index(folder: Path, files: Mapping[str, str]) -> None:
+    """Write the index that diffusers and transformers read with several files."""
+    weight_map = {
+        name: file for file in sorted(files) for name in read_header(folder / file).tensors
+    }
+    stem = next(iter(files)).partition("-")[0]
+    index = {"metadata": {}, "weight_map": weight_map}
+    (folder / f"{stem}{INDEX}").write_text(json.dumps(index))
