@@ -74,6 +74,7 @@ LIVE = frozenset(
         "endpoint_limits",
         "fal_prices",
         "gpu_hour_costs",
+        "max_batches_per_tenant",
         "max_body_bytes",
         "max_drafts_bytes_per_tenant",
         "max_frame_bytes",

@@ -33,7 +33,7 @@ TABLES = (
     "usage_days", "tenant_quotas", "budget_warnings", "replica_hours",
     "replicas", "fair_lanes", "costs", "audit", "api_keys", "tenants", "installation",
     "undelivered", "unwanted", "halts", "uploads", "lifecycles", "webhook_keys", "leaders",
-    "running_counts", "warm_targets", "catalog_entries", "weight_peers",
+    "running_counts", "warm_targets", "catalog_entries", "weight_peers", "batches", "batch_files",
 )  # fmt: skip
 
 HOLDING: list[EmbeddedPostgres] = []
