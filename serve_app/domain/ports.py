@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from serve_app.domain.artifact import UploadTicket
-from serve_app.domain.batch import BatchBook
+from serve_app.domain.batches.batch import BatchBook
 from serve_app.domain.billing.budgets import BudgetWarnings
 from serve_app.domain.billing.report import CostBook
 from serve_app.domain.endpoint import Endpoint

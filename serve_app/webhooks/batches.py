@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Sequence
 
-from serve_app.domain.batch import BatchNotice, BatchWork
+from serve_app.domain.batches.batch import BatchNotice, BatchWork
 from serve_app.domain.errors import DarkroomError
 from serve_app.webhooks.sender import Sender
 from serve_app.webhooks.signing import SignedMessage

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.domain.batch import (
+from serve_app.domain.batches.batch import (
     BatchError,
     BatchLine,
     BatchStatus,

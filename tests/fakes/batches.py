@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
-from serve_app.domain.batch import (
+from serve_app.domain.batches.batch import (
     BatchError,
     BatchFile,
     BatchLine,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from serve_app.domain.batch import BatchError, BatchStatus, BatchStop, StoredBatch
+from serve_app.domain.batches.batch import BatchError, BatchStatus, BatchStop, StoredBatch
 
 BATCH = """
     b.id, b.tenant, b.key_id, b.origin, b.endpoint, b.input_file, b.input_key, b.status,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from serve_app.domain.batch import (
+from serve_app.domain.batches.batch import (
     BatchError,
     BatchLine,
     BatchNotice,

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from serve_app.domain.batch import NewBatch, StoredBatch
+from serve_app.domain.batches.batch import NewBatch, StoredBatch
 from serve_app.domain.errors import Forbidden, InvalidInput, NotFound, Unauthenticated
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import actor_of, authenticate

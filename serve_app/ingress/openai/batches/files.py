@@ -11,7 +11,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response, StreamingResponse
 from typing_extensions import TypedDict
 
-from serve_app.domain.batch import BatchFile
+from serve_app.domain.batches.batch import BatchFile
 from serve_app.domain.errors import InvalidInput, NotFound, RequestActive, Unavailable
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import actor_of, authenticate

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from serve_app.domain.batch import BatchError, BatchLine
+from serve_app.domain.batches.batch import BatchError, BatchLine
 from serve_app.domain.errors import InvalidInput
 from serve_app.ingress.http.body import parse, reject_unstorable
 from serve_app.ingress.services.cpu_executor import in_cpu_thread

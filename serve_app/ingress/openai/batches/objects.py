@@ -8,7 +8,7 @@ from typing import Literal
 
 from typing_extensions import TypedDict
 
-from serve_app.domain.batch import BatchFile, BatchStatus, StoredBatch
+from serve_app.domain.batches.batch import BatchFile, BatchStatus, StoredBatch
 
 WINDOW = "24h"
 WINDOW_S = 86_400.0

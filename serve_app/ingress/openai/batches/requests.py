@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from serve_app.catalog.catalog import CatalogEntry
-from serve_app.domain.batch import BatchError, BatchLine, LineResult, StoredBatch
+from serve_app.domain.batches.batch import BatchError, BatchLine, LineResult, StoredBatch
 from serve_app.domain.errors import ArtifactNotFound, DarkroomError, Expired, InvalidInput
 from serve_app.domain.outcome import Failure
 from serve_app.domain.request import NewRequest, Priority, Request
