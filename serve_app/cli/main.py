@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from serve_app.cli.accounting.usage import usage_group
+from serve_app.cli.batches.command import batch_group
 from serve_app.cli.commands import (
     backup,
     completion,
@@ -321,6 +322,7 @@ main.add_command(top_command)
 main.add_command(warm_command)
 main.add_command(watch_spot_command)
 main.add_command(usage_group)
+main.add_command(batch_group)
 main.add_command(operations.queue_command)
 main.add_command(operations.audit_command)
 main.add_command(operations.endpoints_group)

@@ -19,11 +19,10 @@ from serve_app.domain.batches.batch import (
     NewBatch,
     StoredBatch,
 )
-from serve_app.domain.errors import Overloaded
 from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Clock
 from serve_app.domain.upload import UploadBook
-from serve_app.queue.batches.batches import RETRY_S
+from serve_app.queue.batches.batches import too_many_batches
 from serve_app.queue.batches.work import MAX_ERRORS
 from tests.fakes.queue_row import Row
 
@@ -120,7 +119,7 @@ class FakeBatches:
     async def create(self, new: NewBatch, most_active: int) -> StoredBatch:
         own = [x for x in self._entries.values() if x.batch.tenant == new.tenant]
         if sum(not each.batch.status.final for each in own) >= most_active:
-            raise Overloaded("Too many batches have not ended.", RETRY_S, "batches_limit")
+            raise too_many_batches(most_active)
         now = self._clock.now()
         batch = StoredBatch(
             id=new.id,

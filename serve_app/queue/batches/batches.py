@@ -164,6 +164,15 @@ def _file(row: tuple[Any, ...]) -> BatchFile:
 # Batches.
 
 
+def too_many_batches(most_active: int) -> Overloaded:
+    return Overloaded(
+        f"{most_active} of your batches have not ended, and no more may run at once "
+        "(DARKROOM_MAX_BATCHES_PER_TENANT). Wait for one to end, or cancel one.",
+        RETRY_S,
+        "batches_limit",
+    )
+
+
 class PostgresBatches:
     """Implements ``BatchBook``."""
 
@@ -191,12 +200,7 @@ class PostgresBatches:
         lock = Lock([outcome_lock_number(new.tenant, b"batches")])
         rows = await self._database.rows(CREATE, params, lock=lock)
         if not rows:
-            raise Overloaded(
-                f"{most_active} of your batches have not ended, and no more may run at once "
-                "(DARKROOM_MAX_BATCHES_PER_TENANT). Wait for one to end, or cancel one.",
-                RETRY_S,
-                "batches_limit",
-            )
+            raise too_many_batches(most_active)
         return batch_of(rows[0])
 
     async def get(self, tenant: str, batch: str) -> StoredBatch | None:
