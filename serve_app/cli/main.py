@@ -12,6 +12,7 @@ from serve_app.cli.accounting.usage import usage_group
 from serve_app.cli.administration.audit import audit_group
 from serve_app.cli.administration.tenants import tenants_group
 from serve_app.cli.apps.deploy import deploy_command
+from serve_app.cli.batches.command import batch_group
 from serve_app.cli.commands import (
     backup,
     completion,
@@ -327,6 +328,7 @@ main.add_command(top_command)
 main.add_command(warm_command)
 main.add_command(watch_spot_command)
 main.add_command(usage_group)
+main.add_command(batch_group)
 main.add_command(operations.queue_command)
 main.add_command(audit_group)
 main.add_command(operations.endpoints_group)

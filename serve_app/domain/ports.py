@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from serve_app.domain.artifact import UploadTicket
+from serve_app.domain.batches.batch import BatchBook
 from serve_app.domain.billing.budgets import BudgetWarnings
 from serve_app.domain.billing.report import CostBook
 from serve_app.domain.endpoint import Endpoint
@@ -296,6 +297,11 @@ class Queue(LeasePort, Protocol):
     @property
     def drafts(self) -> DraftBook:
         """Drafts that requests can go on from."""
+        ...
+
+    @property
+    def batches(self) -> BatchBook:
+        """Batches of requests."""
         ...
 
     @property

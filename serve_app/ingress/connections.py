@@ -17,6 +17,7 @@ from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
 from serve_app.domain.errors import DarkroomError, Misconfigured
 from serve_app.domain.ports import Clock
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
+from serve_app.ingress.openai.batches.worker import EVERY_S, LEADS_EVERY_S, BatchWorker
 from serve_app.ingress.services.file_access import FileAccessControl, FileDefaults
 from serve_app.ingress.services.health import PlacementCheck
 from serve_app.ingress.services.live_tenants import LiveTenants
@@ -106,6 +107,20 @@ async def open_tenants(database: Database, clock: Clock, config: Config) -> Live
     tenants = LiveTenants(stored, deletions, locations)
     await tenants.refresh()
     return tenants
+
+
+async def start_workers(
+    stack: AsyncExitStack, services: Services, election: LeaderElection
+) -> None:
+    """Send webhooks, and validate and run batches while this process leads."""
+    await services.webhooks.start()
+    stack.push_async_callback(services.webhooks.aclose)
+    worker, every_s = BatchWorker(services), LEADS_EVERY_S
+    for name, work in (("validate_batches", worker.validate), ("run_batches", worker.advance)):
+        led = election.on_leader(name, every_s, work)
+        task = PeriodicTask(EVERY_S, {name: led}, services.metrics.queue)
+        task.start()
+        stack.push_async_callback(task.aclose)
 
 
 async def open_identity(

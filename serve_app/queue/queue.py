@@ -15,6 +15,7 @@ from serve_app.postgres.fair_reads import FairReads
 from serve_app.postgres.leader_election import LeaderElection
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.audit_log import SEAL_EVERY_S
+from serve_app.queue.batches.batches import PostgresBatches
 from serve_app.queue.billing.budget_warnings import WARN_EVERY_S, PostgresBudgetWarnings
 from serve_app.queue.billing.replica_hours import SAMPLE_EVERY_S, PostgresCostBook
 from serve_app.queue.billing.rollup import UsageRollup
@@ -170,6 +171,7 @@ class PostgresQueue:
         self.budgets = PostgresBudgetWarnings(database, limits)
         self.gallery = PostgresGallery(database, reads)
         self.drafts = PostgresDrafts(database)
+        self.batches = PostgresBatches(database, parts.retention)
 
         # Calls by replicas
         self.announce = parts.polls.announce
@@ -282,6 +284,7 @@ class PostgresQueue:
                     "delete_aged": elected(removal.delete_aged),
                     "delete_expired_keys": elected(removal.delete_expired_keys),
                     "delete_audit": elected(partial(parts.operations.log.prune, parts.retention)),
+                    "delete_aged_batches": elected(self.batches.delete_aged),
                     "roll_up_usage": elected(self.rollup.roll_up),
                 },
             ),

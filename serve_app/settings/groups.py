@@ -333,6 +333,9 @@ class LimitSettings(SettingsGroup):
     max_open_uploads_per_tenant: int = Field(
         default=1000, ge=1, description="Uploads of a tenant that were begun and not completed."
     )
+    max_batches_per_tenant: int = Field(
+        default=20, ge=1, description="Batches of a tenant that have not ended."
+    )
     keep_drafts_s: float = Field(
         default=86_400.0,
         gt=0,

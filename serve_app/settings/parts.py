@@ -76,6 +76,7 @@ LIVE = frozenset(
         "file_url_valid_s",
         "files",
         "gpu_hour_costs",
+        "max_batches_per_tenant",
         "max_body_bytes",
         "max_drafts_bytes_per_tenant",
         "max_frame_bytes",

@@ -19,6 +19,7 @@ from serve_app.domain.request import MAX_FAILURES, Cause, LogLine, Request, Stat
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.transactions.end_attempt import UNCONFIRMED_REPLICAS
+from tests.fakes.batches import FakeBatches
 from tests.fakes.drafts import FakeDrafts
 from tests.fakes.fair_lanes import FairLanes
 from tests.fakes.gallery import FakeGallery
@@ -63,6 +64,7 @@ class QueueRows:
         self.budgets = FakeBudgetWarnings()
         self._quotas = FakeQuotas(clock, limits, self._spent)
         self.drafts = FakeDrafts(clock, self._rows, self.operations.note)
+        self.batches = FakeBatches(clock, self._rows, self.operations.note)
         self.gallery = FakeGallery(clock, self._rows, self.page, self.operations.note)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from serve_app.domain.ports import Clock
 from serve_app.ingress.app import create_app
 from serve_app.ingress.fal.webhooks import Composer
 from serve_app.ingress.http.hosts import trusted_names
+from serve_app.ingress.openai.batches.worker import BatchWorker
 from serve_app.ingress.replicate.prediction import PredictionRenderer
 from serve_app.ingress.replicate.webhooks import MARK, PredictionComposer
 from serve_app.ingress.services.audit import AuditTrail
@@ -93,6 +95,14 @@ class House:
         return httpx.AsyncClient(transport=transport, base_url=ORIGIN, headers=headers)
 
 
+async def run_batches(worker: BatchWorker) -> None:
+    """Rounds of the worker, more often than in production, until the task is cancelled."""
+    while True:
+        await worker.validate()
+        await worker.advance()
+        await asyncio.sleep(0.02)
+
+
 @asynccontextmanager
 async def built(
     *,
@@ -106,12 +116,14 @@ async def built(
     linger_s: float = LAST_BYTE_DELAY_S,
     storage: Any = None,
     deliver: bool = False,
+    batches: bool = False,
     names: Resolve | None = None,
     entries: CatalogEntries | None = None,
     documented: Catalog | None = None,
     **settings: Any,
 ) -> AsyncGenerator[House]:
     """A started house, closed at the end. ``deliver``: send webhooks to the hosts in ``names``.
+    ``batches``: run the worker of batches.
     ``models``: a file in place of ``catalog``. ``entries``: those of the database. ``documented``:
     endpoints that answers are compared with, if they are not those of ``catalog``."""
     clock = clock or SystemClock()
@@ -133,6 +145,7 @@ async def built(
     queue_limits = limits or QueueLimits()
     queue = FakeQueue(clock, terms, queue_limits, liveness)
     book = FakeUploads(clock, note=queue.operations.note)
+    queue.batches.files.uploads = book
     keys = FakeKeyRing(clock, queue.operations.note)
     scripted = ScriptedReplica(queue, storage)
     metrics = Metrics(CollectorRegistry())
@@ -232,9 +245,13 @@ async def built(
         await house.replica.start()
     if deliver:
         await services.webhooks.start()
+    working = asyncio.create_task(run_batches(BatchWorker(services))) if batches else None
     try:
         yield house
     finally:
+        if working is not None:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
         await tenants.aclose()
         await access.aclose()
         await services.background.join()

@@ -35,7 +35,7 @@ TABLES = (
     "undelivered", "unwanted", "halts", "uploads", "lifecycles", "webhook_keys", "leaders",
     "running_counts", "warm_targets", "catalog_entries", "weight_peers", "file_access",
     "file_url_revocations", "tenant_deletions",
-    "tenant_weights", "hub_tokens", "tenant_weight_files", "weight_files",
+    "tenant_weights", "hub_tokens", "tenant_weight_files", "weight_files", "batches", "batch_files",
 )  # fmt: skip
 
 HOLDING: list[EmbeddedPostgres] = []

@@ -146,6 +146,27 @@ class Client:
             raise ApiFailure(f"{url} could not be fetched: {_message(response)}")
         return response.content
 
+    def post_form(self, path: str, name: str, content: bytes, fields: dict[str, str]) -> Any:
+        """Send a file in a form, as its field ``file``."""
+        return self._call("POST", path, files={"file": (name, content)}, data=fields, timeout=600)
+
+    def save(self, url: str, target: Path) -> None:
+        """Write the content of a URL to a file, completely or not at all."""
+        part = target.with_name(f"{target.name}.part")
+        try:
+            with self._http.stream("GET", url, follow_redirects=True) as response:
+                if response.is_error:
+                    response.read()
+                    raise ApiFailure(f"{url} could not be fetched: {_message(response)}")
+                with part.open("wb") as file:
+                    for chunk in response.iter_bytes():
+                        file.write(chunk)
+        except httpx.TransportError as error:
+            raise Misconfigured(
+                f"{url} could not be fetched ({error}). Run the command again: it continues."
+            ) from None
+        part.replace(target)
+
     def preview(self, url: str) -> bytes | None:
         """Preview image of a running request; None before the first one and after the end."""
         response = self._response("GET", url)
@@ -204,6 +225,8 @@ def _message(response: httpx.Response) -> str:
     if body is None:
         return f"{response.status_code}: {response.text[:200]}"
     if isinstance(body, dict):
+        if isinstance(error := body.get("error"), dict):  # OpenAI's format
+            return str(error.get("message") or error)
         return str(body.get("message") or body.get("detail") or body.get("status") or body)
     return str(body)
 

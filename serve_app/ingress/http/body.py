@@ -278,6 +278,53 @@ async def read_form(request: HttpRequest, max_bytes: int, most_files: int) -> Fo
     return found
 
 
+class _Limited:
+    """Body of a call in pieces. ``TooLarge`` once it exceeds ``max_bytes``."""
+
+    def __init__(self, request: HttpRequest, max_bytes: int) -> None:
+        self._request = request
+        self._max_bytes = max_bytes
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        size = 0
+        async for chunk in self._request.stream():
+            size += len(chunk)
+            if size > self._max_bytes:
+                raise _too_large(self._max_bytes)
+            yield chunk
+
+
+@asynccontextmanager
+async def spooled_form(
+    request: HttpRequest, max_bytes: int
+) -> AsyncGenerator[tuple[dict[str, str], dict[str, UploadFile]]]:
+    """Texts and files of a form whose one file may be large: it goes to a temporary file, which is
+    deleted when the block ends. Errors as ``read_form``."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > max_bytes:
+        raise _too_large(max_bytes)
+    parser = MultiPartParser(
+        Headers(scope=request.scope),
+        _Limited(request, max_bytes).chunks(),
+        max_files=1,
+        max_fields=MAX_FIELDS,
+    )
+    try:
+        parsed = await parser.parse()
+    except (MultiPartException, KeyError, ValueError) as error:
+        why = getattr(error, "message", None) or "it is not well formed"
+        raise InvalidInput(f"The body is not a valid form: {why}") from None
+    try:
+        texts = {name: value for name, value in parsed.multi_items() if isinstance(value, str)}
+        reject_unstorable(texts, ("body",))
+        files = {
+            name: value for name, value in parsed.multi_items() if isinstance(value, UploadFile)
+        }
+        yield texts, files
+    finally:
+        await parsed.close()
+
+
 async def _at_once(raw: bytes) -> AsyncGenerator[bytes, None]:
     yield raw
 

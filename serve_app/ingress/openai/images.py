@@ -67,7 +67,7 @@ async def generations(request: HttpRequest) -> Response:
     services = services_of(request)
     caller = await authenticate(request)
     given = ImageParameters.read(await read_json(request, services.config.limits.max_body_bytes))
-    entry = _drawing(_named(services, caller, given))
+    entry = drawing(named_endpoint(services, caller, given))
     image_request = parse_parameters(given, EndpointFields(entry))
     return await _answer(request, caller, entry, given, image_request, GENERATION)
 
@@ -88,10 +88,10 @@ async def edits(request: HttpRequest) -> Response:
     masks = [each.content for each in form.files.get("mask", ())]
     if not images:
         raise InvalidInput.of_field("image", "Field required", "missing")
-    entry = _drawing(
-        _editing(
+    entry = drawing(
+        editing(
             services.catalog_of(caller),
-            _named(services, caller, given),
+            named_endpoint(services, caller, given),
             len(images),
             masked=bool(masks),
         )
@@ -136,7 +136,7 @@ EDITS = replace(
 )
 
 
-def _named(services: Services, caller: Caller, given: ImageParameters) -> CatalogEntry:
+def named_endpoint(services: Services, caller: Caller, given: ImageParameters) -> CatalogEntry:
     return find_endpoint(
         services.catalog_of(caller),
         services.config.models.model_aliases,
@@ -144,7 +144,7 @@ def _named(services: Services, caller: Caller, given: ImageParameters) -> Catalo
     )
 
 
-def _drawing(entry: CatalogEntry) -> CatalogEntry:
+def drawing(entry: CatalogEntry) -> CatalogEntry:
     """Return ``entry`` if it makes images. A video would yield only its poster."""
     endpoint = entry.endpoint
     if not endpoint.category.endswith(MAKES_IMAGES):
@@ -154,7 +154,7 @@ def _drawing(entry: CatalogEntry) -> CatalogEntry:
     return entry
 
 
-def _editing(catalog: Catalog, entry: CatalogEntry, images: int, *, masked: bool) -> CatalogEntry:
+def editing(catalog: Catalog, entry: CatalogEntry, images: int, *, masked: bool) -> CatalogEntry:
     if masked:
         return find_capable(
             catalog,

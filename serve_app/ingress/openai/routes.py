@@ -17,6 +17,8 @@ from serve_app.ingress.http.openapi import Operation, answer, in_path
 from serve_app.ingress.http.paths import OPENAI_PREFIX
 from serve_app.ingress.http.routing import Handler, translated
 from serve_app.ingress.openai import images, videos
+from serve_app.ingress.openai.batches import calls as batches
+from serve_app.ingress.openai.batches import files
 from serve_app.ingress.openai.errors import ERRORS, TAG, refused
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission.model_lookup import find_endpoint
@@ -90,7 +92,7 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 async def unknown(request: HttpRequest) -> Response:
     raise NotFound(
         f"{request.method} {request.url.path} is not supported here. Of OpenAI's API, only "
-        "images/generations, images/edits, videos and models are, under /openai/v1."
+        "images/generations, images/edits, videos, models, files and batches are, under /openai/v1."
     )
 
 
@@ -137,6 +139,15 @@ ROUTES = [
         _route("POST", path, videos.not_here, "videos.other", videos.refused_call(number, path))
         for number, path in enumerate(NOT_HERE)
     ),
+    _route("POST", "/files", files.created, "file.create", files.CREATE),
+    _route("GET", "/files", files.listed, "files", files.LIST),
+    _route("GET", "/files/{file_id}", files.shown, "file", files.SHOW),
+    _route("GET", "/files/{file_id}/content", files.content, "file.content", files.GET_CONTENT),
+    _route("DELETE", "/files/{file_id}", files.deleted, "file.delete", files.DELETE),
+    _route("POST", "/batches", batches.created, "batch.create", batches.CREATE),
+    _route("GET", "/batches", batches.listed, "batches", batches.LIST),
+    _route("GET", "/batches/{batch_id}", batches.shown, "batch", batches.SHOW),
+    _route("POST", "/batches/{batch_id}/cancel", batches.cancelled, "batch.cancel", batches.CANCEL),
     _route("GET", "/models", listed, "models", LIST_MODELS),
     _route("GET", "/models/{model:path}", shown, "model", SHOW_MODEL),
     translated("/openai/{rest:path}", unknown, *METHODS, label="openai.other", refusal=refused),

@@ -176,7 +176,7 @@ async def created(request: HttpRequest) -> Response:
     services = services_of(request)
     body, reference = await _body(request, services.config.limits.max_body_bytes)
     given = VideoParameters.read(body)
-    entry = _entry(services, caller, given, referred=reference is not None)
+    entry = video_endpoint(services, caller, given, referred=reference is not None)
     wanted = input_of(given, EndpointFields(entry))
     if reference is not None:
         wanted["image_url"] = reference
@@ -339,7 +339,7 @@ def refused_call(number: int, path: str) -> Operation:
     )
 
 
-def _entry(
+def video_endpoint(
     services: Services, caller: Caller, given: VideoParameters, *, referred: bool
 ) -> CatalogEntry:
     catalog = services.catalog_of(caller)
@@ -368,7 +368,11 @@ async def _body(request: HttpRequest, max_bytes: int) -> tuple[Mapping[str, Any]
         if not files:
             return texts, linked
         return texts, await in_cpu_thread(_data_uri, files[0].content)
-    body = await read_json(request, max_bytes)
+    return split_reference(await read_json(request, max_bytes))
+
+
+def split_reference(body: Any) -> tuple[Mapping[str, Any], str | None]:
+    """Parameters of a JSON body without ``input_reference``, and the URL that it names."""
     if not isinstance(body, dict) or REFERENCE not in body:
         return cast("Mapping[str, Any]", body), None
     rest = {**cast("Mapping[str, Any]", body)}

@@ -151,6 +151,19 @@ class Uploads:
                 await asyncio.shield(self._book.abandon(upload.key))
             raise
 
+    async def write(self, new: NewUpload, chunks: AsyncIterator[bytes]) -> Upload:
+        """Store a file that Darkroom makes for the tenant. It counts towards the tenant's bytes,
+        and is stored also beyond their limit."""
+        upload = self._made(new)
+        await self._book.open(upload)
+        try:
+            size = await self._storage.put(upload.key, upload.media_type, chunks)
+            return await self._whole(upload, size)
+        except BaseException:
+            with contextlib.suppress(DarkroomError):
+                await asyncio.shield(self._book.abandon(upload.key))
+            raise
+
     async def find(self, key: str, upload_id: str, *, in_parts: bool = False) -> Upload:
         """Upload with this key and id. ``NotFound``: there is none, or not of this kind."""
         upload = await self._book.find(key, upload_id)

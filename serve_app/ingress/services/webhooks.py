@@ -11,6 +11,7 @@ from serve_app.domain.ports import Clock, Queue
 from serve_app.domain.webhook import ClaimedDelivery, Outbox, SigningSeeds
 from serve_app.settings import Config
 from serve_app.telemetry.metrics import Metrics
+from serve_app.webhooks.batches import BatchNotifier
 from serve_app.webhooks.budgets import BudgetNotifier
 from serve_app.webhooks.delivery import Compose, DeliveryWorker, RetryRules
 from serve_app.webhooks.progress import ProgressNotifier
@@ -78,6 +79,7 @@ class Webhooks:
         rules = RetryRules(config.webhooks.webhook_waits_s, config.webhooks.webhook_give_up_s)
         self._delivery = DeliveryWorker(outbox, at_last, self.sender, clock, rules, metrics)
         self._budgets = BudgetNotifier(queue.budgets, self.sender, rules.waits_s)
+        self._batches = BatchNotifier(queue.batches.work, self.sender, rules.waits_s)
 
     def record_spans(self, tracing: Tracing | None) -> None:
         """Record a span for each try from now on; None: record none."""
@@ -89,10 +91,12 @@ class Webhooks:
         await self._progress_sender.start()
         self._delivery.start()
         self._budgets.start()
+        self._batches.start()
 
     async def aclose(self) -> None:
         await self.notifier.aclose()
         await self._delivery.aclose()
         await self._budgets.aclose()
+        await self._batches.aclose()
         await self._progress_sender.aclose()
         await self.sender.aclose()

@@ -654,6 +654,74 @@ CREATE TABLE app_bundles (
 );
 ALTER TABLE ONLY app_bundles ALTER COLUMN content SET STORAGE EXTERNAL;
 
+CREATE TABLE batch_files (
+    id text NOT NULL,
+    tenant text NOT NULL,
+    key text NOT NULL,
+    name text NOT NULL,
+    purpose text NOT NULL,
+    batch_id text,
+    size bigint NOT NULL,
+    created_at timestamptz DEFAULT now() NOT NULL,
+    CONSTRAINT batch_files_key_key UNIQUE (key),
+    CONSTRAINT batch_files_pkey PRIMARY KEY (id)
+);
+CREATE INDEX batch_files_of_batch ON batch_files (batch_id) WHERE (batch_id IS NOT NULL);
+CREATE INDEX batch_files_of_tenant ON batch_files (tenant, created_at, id);
+
+CREATE TABLE batches (
+    id text NOT NULL,
+    tenant text NOT NULL,
+    key_id text NOT NULL,
+    origin text NOT NULL,
+    endpoint text NOT NULL,
+    input_file text NOT NULL,
+    input_key text NOT NULL,
+    status text DEFAULT 'validating' NOT NULL,
+    stop text,
+    errors json DEFAULT '[]' NOT NULL,
+    metadata json,
+    keep_outputs_s double precision,
+    total integer DEFAULT 0 NOT NULL,
+    completed integer DEFAULT 0 NOT NULL,
+    failed integer DEFAULT 0 NOT NULL,
+    output_file text,
+    error_file text,
+    created_at timestamptz DEFAULT now() NOT NULL,
+    expires_at timestamptz NOT NULL,
+    in_progress_at timestamptz,
+    cancelling_at timestamptz,
+    finalizing_at timestamptz,
+    ended_at timestamptz,
+    webhook text,
+    notice_tries integer DEFAULT 0 NOT NULL,
+    notice_at timestamptz,
+    CONSTRAINT batches_status_check CHECK ((status = ANY (ARRAY['validating', 'in_progress', 'cancelling', 'finalizing', 'failed', 'completed', 'expired', 'cancelled']))),
+    CONSTRAINT batches_stop_check CHECK ((stop = ANY (ARRAY['cancelled', 'expired']))),
+    CONSTRAINT batches_pkey PRIMARY KEY (id)
+)
+WITH (fillfactor='50');
+CREATE INDEX batches_active ON batches (created_at, id) WHERE (ended_at IS NULL);
+CREATE INDEX batches_ended ON batches (ended_at) WHERE (ended_at IS NOT NULL);
+CREATE INDEX batches_of_tenant ON batches (tenant, created_at, id);
+CREATE INDEX batches_to_notify ON batches (notice_at) WHERE (notice_at IS NOT NULL);
+
+CREATE TABLE batch_lines (
+    batch_id text NOT NULL,
+    line integer NOT NULL,
+    custom_id text NOT NULL,
+    start bigint NOT NULL,
+    size integer NOT NULL,
+    state text DEFAULT 'waiting' NOT NULL,
+    request_id uuid,
+    result json,
+    CONSTRAINT batch_lines_state_check CHECK ((state = ANY (ARRAY['waiting', 'sending', 'sent', 'succeeded', 'failed']))),
+    CONSTRAINT batch_lines_pkey PRIMARY KEY (batch_id, line),
+    CONSTRAINT batch_lines_batch_id_fkey FOREIGN KEY (batch_id) REFERENCES batches(id) ON DELETE CASCADE
+)
+WITH (fillfactor='70');
+CREATE INDEX batch_lines_by_state ON batch_lines (batch_id, state, line);
+
 CREATE FUNCTION add_to_upload_totals() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -767,6 +835,15 @@ BEGIN
             WHERE r.state = 'running' AND r.endpoint = of_name AND r.started_at >= started_from
             ORDER BY r.started_at LIMIT most) x;
     END IF;
+END
+$$;
+
+CREATE FUNCTION forget_batch_file() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    DELETE FROM batch_files WHERE key = OLD.key;
+    RETURN NULL;
 END
 $$;
 
@@ -965,6 +1042,8 @@ CREATE TRIGGER add_changed_uploads AFTER UPDATE ON uploads REFERENCING OLD TABLE
 
 CREATE TRIGGER add_inserted_uploads AFTER INSERT ON uploads REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION add_to_upload_totals();
 
+CREATE TRIGGER forget_deleted_batch_files AFTER DELETE ON uploads FOR EACH ROW EXECUTE FUNCTION forget_batch_file();
+
 CREATE TRIGGER forget_deleted_drafts AFTER DELETE ON requests FOR EACH ROW EXECUTE FUNCTION forget_drafts();
 
 CREATE TRIGGER forget_deleted_in_gallery AFTER DELETE ON requests FOR EACH ROW EXECUTE FUNCTION forget_in_gallery();
@@ -972,6 +1051,8 @@ CREATE TRIGGER forget_deleted_in_gallery AFTER DELETE ON requests FOR EACH ROW E
 CREATE TRIGGER forget_emptied_drafts AFTER UPDATE OF deleted_at ON requests FOR EACH ROW WHEN ((new.deleted_at IS NOT NULL)) EXECUTE FUNCTION forget_drafts();
 
 CREATE TRIGGER forget_emptied_in_gallery AFTER UPDATE OF deleted_at ON requests FOR EACH ROW WHEN ((new.deleted_at IS NOT NULL)) EXECUTE FUNCTION forget_in_gallery();
+
+CREATE TRIGGER forget_unwanted_batch_files AFTER UPDATE OF state ON uploads FOR EACH ROW WHEN (((new.state = 'unwanted') AND (old.state <> 'unwanted'))) EXECUTE FUNCTION forget_batch_file();
 
 CREATE TRIGGER keep_disabled_until_deleted BEFORE UPDATE OF disabled_at ON tenants FOR EACH ROW WHEN ((new.disabled_at IS NULL)) EXECUTE FUNCTION keep_disabled();
 

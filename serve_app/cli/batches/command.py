@@ -1,0 +1,197 @@
+"""``darkroom batch``: run many requests from a file while nothing else waits."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from serve_app.cli.batches.results import save_results
+from serve_app.cli.batches.source import METADATA, BatchSource, read_source
+from serve_app.cli.connection import options
+from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.server import Server
+from serve_app.domain.errors import DarkroomError
+
+BATCHES, FILES = "/openai/v1/batches", "/openai/v1/files"
+FINAL = frozenset({"completed", "failed", "expired", "cancelled"})
+RESUMED = frozenset({"validating", "in_progress", "finalizing", "completed"})
+POLL_S = 1.0
+PAGE = 100
+
+
+class BatchNotDone(DarkroomError):
+    """The batch has ended, and not all of its lines succeeded."""
+
+    code = "batch_not_done"
+
+
+@click.group("batch")
+def batch_group() -> None:
+    """Run many requests from a file while nothing else waits."""
+
+
+@batch_group.command("run")
+@options.server
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.option(
+    "--endpoint", help="Endpoint whose inputs the lines are. Without it: lines of OpenAI's batches."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Directory for results and files. Default: the name of FILE and `-results`.",
+)
+@click.option("--again", is_flag=True, help="Run the file again, though it has been run.")
+@options.as_json
+def run_command(
+    server: Server,
+    file: Path,
+    endpoint: str | None,
+    out: Path | None,
+    *,
+    again: bool,
+    as_json: bool,
+) -> None:
+    """Run the lines of FILE and write their results to a directory.
+
+    Called again with the same file, it continues: lines and files that are done are not repeated.
+    Ctrl-C stops waiting; the batch continues.
+    """
+    source = read_source(file, endpoint)
+    folder = out or file.with_name(f"{file.stem}-results")
+    with Client(server) as client:
+        batch = (None if again else _earlier(client, source)) or _create(client, source, file.name)
+        _say(f"{batch['id']}: {len(source.names)} lines", as_json=as_json)
+        try:
+            batch = _wait(client, batch, as_json=as_json)
+        except KeyboardInterrupt:
+            click.echo(
+                f"\nThe batch continues. Run the command again to get its results, or stop it: "
+                f"darkroom batch cancel {batch['id']}",
+                err=True,
+            )
+            raise
+        saved = save_results(client, batch, folder)
+    if as_json:
+        click.echo(json.dumps({"batch": batch, "directory": str(folder), "files": saved}))
+    else:
+        click.echo(f"{summary(batch)}. {saved} files are in {folder}.")
+    _raise_unless_done(batch, folder)
+
+
+@batch_group.command("list")
+@options.server
+@click.option("--after", help="Show batches older than this one (next page).")
+@click.option("--limit", type=click.IntRange(1, PAGE), default=20, show_default=True)
+@options.as_json
+def list_command(server: Server, after: str | None, limit: int, *, as_json: bool) -> None:
+    """List batches, newest first."""
+    with Client(server) as client:
+        answer = client.get(BATCHES, after=after, limit=limit)
+    if as_json:
+        click.echo(json.dumps(answer))
+        return
+    for one in answer["data"]:
+        at = datetime.fromtimestamp(one["created_at"], UTC)
+        click.echo(f"{one['id']}  {at:%Y-%m-%d %H:%M}  {summary(one)}  {one['endpoint']}")
+
+
+@batch_group.command("show")
+@options.server
+@click.argument("batch_id")
+@options.as_json
+def show_command(server: Server, batch_id: str, *, as_json: bool) -> None:
+    """Show a batch, and why its file was refused."""
+    with Client(server) as client:
+        answer = client.get(f"{BATCHES}/{batch_id}")
+    for line in [json.dumps(answer)] if as_json else _lines(answer):
+        click.echo(line)
+
+
+@batch_group.command("cancel")
+@options.server
+@click.argument("batch_id")
+@options.as_json
+def cancel_command(server: Server, batch_id: str, *, as_json: bool) -> None:
+    """Stop a batch: what waits or runs is cancelled, and results until then are kept."""
+    with Client(server) as client:
+        answer = client.post(f"{BATCHES}/{batch_id}/cancel", {})
+    click.echo(json.dumps(answer) if as_json else f"{batch_id}: {summary(answer)}")
+
+
+def summary(batch: dict[str, Any]) -> str:
+    """State of a batch in a few words."""
+    counts = batch["request_counts"]
+    failed = f", {counts['failed']} failed" if counts["failed"] else ""
+    return f"{batch['status']}, {counts['completed']} of {counts['total']} done{failed}"
+
+
+def _lines(batch: dict[str, Any]) -> Iterator[str]:
+    yield f"{batch['id']}: {summary(batch)}"
+    for name in ("endpoint", "input_file_id", "output_file_id", "error_file_id"):
+        if batch[name]:
+            yield f"{name}: {batch[name]}"
+    yield from _problems(batch)
+
+
+def _problems(batch: dict[str, Any]) -> Iterator[str]:
+    for each in (batch["errors"] or {"data": []})["data"]:
+        where = "" if each["line"] is None else f"line {each['line']}: "
+        yield f"{where}{each['message']}"
+
+
+def _earlier(client: Client, source: BatchSource) -> dict[str, Any] | None:
+    """Newest batch of the same lines, if it runs or was completed."""
+    after: str | None = None
+    while True:
+        page = client.get(BATCHES, after=after, limit=PAGE)
+        for each in page["data"]:
+            same = (each["metadata"] or {}).get(METADATA) == source.digest
+            if same and each["status"] in RESUMED:
+                return dict(each)
+        if not page["has_more"]:
+            return None
+        after = page["last_id"]
+
+
+def _create(client: Client, source: BatchSource, name: str) -> dict[str, Any]:
+    fields = {"purpose": "batch"}
+    file = client.post_form(FILES, name, source.content, fields)
+    body = {
+        "input_file_id": file["id"],
+        "endpoint": source.url,
+        "completion_window": "24h",
+        "metadata": {METADATA: source.digest, "file": name[:512]},
+    }
+    return dict(client.post(BATCHES, body))
+
+
+def _wait(client: Client, batch: dict[str, Any], *, as_json: bool) -> dict[str, Any]:
+    said = ""
+    while True:
+        batch = dict(client.get(f"{BATCHES}/{batch['id']}"))
+        if (now := summary(batch)) != said:
+            said = now
+            _say(now, as_json=as_json)
+        if batch["status"] in FINAL:
+            return batch
+        time.sleep(POLL_S)
+
+
+def _say(text: str, *, as_json: bool) -> None:
+    click.echo(text, err=as_json)
+
+
+def _raise_unless_done(batch: dict[str, Any], folder: Path) -> None:
+    if batch["status"] == "failed":
+        problems = "\n".join(_problems(batch))
+        raise BatchNotDone(f"The file was refused, and nothing ran.\n{problems}")
+    failed = batch["request_counts"]["failed"]
+    if failed:
+        raise BatchNotDone(f"{failed} lines failed: see {folder / 'errors.jsonl'}.")

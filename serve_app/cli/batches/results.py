@@ -1,0 +1,86 @@
+"""Results and files of a batch, written to a directory."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from serve_app.cli.connection.client import Client
+
+NAMES = {"output_file_id": "output.jsonl", "error_file_id": "errors.jsonl"}
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
+MAX_STEM = 80
+
+
+def save_results(client: Client, batch: Mapping[str, Any], folder: Path) -> int:
+    """Write the results of a batch and all files that they name; returns the number of files. A
+    file that is there is complete, and is not fetched again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for field, name in NAMES.items():
+        if batch[field]:
+            client.save(f"/openai/v1/files/{batch[field]}/content", folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)  # of an earlier run
+    output = folder / NAMES["output_file_id"]
+    if not output.exists():
+        return 0
+    saved = 0
+    with output.open(encoding="utf-8") as lines:
+        for line in lines:
+            saved += _save_files(client, json.loads(line), folder)
+    return saved
+
+
+def _save_files(client: Client, result: Mapping[str, Any], folder: Path) -> int:
+    """Write the files of one line, named by the line's number and its ``custom_id``."""
+    _, batch, number = str(result["id"]).rsplit("_", 2)
+    stem = _UNSAFE.sub("_", str(result["custom_id"]))[:MAX_STEM]
+    head = f"{int(number):05d}-{stem}-{batch[:6]}"
+    count = 0
+    for count, (url, content) in enumerate(_files(result["response"]["body"]), 1):
+        if content is not None:
+            target = folder / f"{head}-{count}.{_suffix_of(content)}"
+            if not target.exists():
+                _write(target, content)
+            continue
+        suffix = Path(urlsplit(url).path).suffix or ".mp4"
+        target = folder / f"{head}-{count}{suffix}"
+        if not target.exists():
+            client.save(url, target)
+    return count
+
+
+def _files(body: Any) -> Iterator[tuple[str, bytes | None]]:
+    """URL of each file that a result names, or the content of one that it has."""
+    if isinstance(body, list):
+        for each in cast("list[Any]", body):
+            yield from _files(each)
+    elif isinstance(body, dict):
+        fields = cast("dict[str, Any]", body)
+        url, encoded = fields.get("url"), fields.get("b64_json")
+        if fields.get("object") == "video":
+            yield f"/openai/v1/videos/{fields['id']}/content", None
+        elif isinstance(encoded, str):
+            yield "", base64.b64decode(encoded)
+        elif isinstance(url, str):
+            yield url, None
+        else:
+            for each in fields.values():
+                yield from _files(each)
+
+
+def _suffix_of(content: bytes) -> str:
+    if content.startswith(b"\xff\xd8"):
+        return "jpg"
+    return "webp" if content[8:12] == b"WEBP" else "png"
+
+
+def _write(target: Path, content: bytes) -> None:
+    part = target.with_name(f"{target.name}.part")
+    part.write_bytes(content)
+    part.replace(target)

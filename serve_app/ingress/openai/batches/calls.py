@@ -1,0 +1,211 @@
+"""Calls under ``batches``."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from serve_app.domain.batches.batch import NewBatch, StoredBatch
+from serve_app.domain.errors import Forbidden, InvalidInput, NotFound, Unauthenticated
+from serve_app.ingress.http import query
+from serve_app.ingress.http.auth import actor_of, authenticate
+from serve_app.ingress.http.body import read_model
+from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.openapi import Operation, answer, in_path, in_query
+from serve_app.ingress.http.origin import origin_of
+from serve_app.ingress.openai.batches.files import INPUT, LEAST_KEEP_S, MOST_KEEP_S
+from serve_app.ingress.openai.batches.objects import (
+    WINDOW,
+    WINDOW_S,
+    OpenAiBatch,
+    OpenAiBatchPage,
+    batch_object,
+    batch_page,
+)
+from serve_app.ingress.openai.batches.requests import RUN, check_url
+from serve_app.ingress.openai.errors import ERRORS, TAG
+from serve_app.ingress.services.services import Services, services_of
+from serve_app.tenants.scopes import Caller
+from serve_app.webhooks.target import BadTarget
+
+MAX_PAIRS, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512
+MAX_BATCHES = 100
+
+
+class OutputExpiry(BaseModel):
+    """Time after which the output files are deleted."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    anchor: Literal["created_at"]
+    seconds: int = Field(ge=LEAST_KEEP_S, le=MOST_KEEP_S)
+
+
+class BatchCreation(BaseModel):
+    """OpenAI's parameters, and ``webhook_url``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    input_file_id: Annotated[str, Field(max_length=64)]
+    endpoint: str = Field(
+        max_length=300,
+        description="`/v1/images/generations`, `/v1/images/edits`, `/v1/videos`, or `/run/` with "
+        "the id of any endpoint.",
+    )
+    completion_window: Literal["24h"]
+    metadata: dict[str, str] | None = None
+    output_expires_after: OutputExpiry | None = None
+    webhook_url: str | None = Field(
+        default=None, description="Called once, when the batch has ended."
+    )
+
+
+async def created(request: HttpRequest) -> Response:
+    """Store a batch. Its file is validated after the answer."""
+    caller = await authenticate(request)
+    services = services_of(request)
+    origin = origin_of(request)  # may be refused, so read it before anything is stored
+    given = await read_model(request, BatchCreation, services.config.limits.max_body_bytes)
+    _check_metadata(given.metadata)
+    check_url(services, caller, given.endpoint)
+    await _require_key(services, caller)
+    batches = services.queue.batches
+    file = await batches.files.get(caller.tenant, given.input_file_id)
+    if file is None or file.purpose != INPUT:
+        message = "There is no such file: upload one with the purpose `batch` first"
+        raise InvalidInput.of_field("input_file_id", message, "invalid_input_file")
+    new = NewBatch(
+        id=f"batch_{secrets.token_hex(16)}",
+        tenant=caller.tenant,
+        key_id=caller.key_id,
+        origin=origin,
+        endpoint=given.endpoint,
+        input_file=file.id,
+        input_key=file.key,
+        window_s=WINDOW_S,
+        metadata=given.metadata,
+        keep_outputs_s=given.output_expires_after and given.output_expires_after.seconds,
+        webhook=await _webhook(services, caller, given.webhook_url),
+    )
+    most = services.config.limits.max_batches_per_tenant
+    return json_reply(batch_object(await batches.create(new, most)))
+
+
+async def listed(request: HttpRequest) -> Response:
+    caller = await authenticate(request)
+    limit = query.page_size(request, default=20, most=MAX_BATCHES)
+    found = await services_of(request).queue.batches.page(
+        caller.tenant, query.text(request, "after"), limit + 1
+    )
+    body = batch_page(found, limit)
+    own = {each.id for each in found if _may_see(caller, each)}
+    body["data"] = [each for each in body["data"] if each["id"] in own]
+    return json_reply(body)
+
+
+async def shown(request: HttpRequest) -> Response:
+    caller = await authenticate(request)
+    return json_reply(batch_object(await _find(request, caller)))
+
+
+async def cancelled(request: HttpRequest) -> Response:
+    """Stop a batch. One that is stopped or has ended stays as it is."""
+    caller = await authenticate(request)
+    found = await _find(request, caller)
+    stopped = await services_of(request).queue.batches.cancel(
+        caller.tenant, found.id, actor_of(request)
+    )
+    return json_reply(batch_object(stopped or found))
+
+
+async def _find(request: HttpRequest, caller: Caller) -> StoredBatch:
+    batch_id: str = request.path_params["batch_id"]
+    found = await services_of(request).queue.batches.get(caller.tenant, batch_id)
+    if found is None or not _may_see(caller, found):
+        raise NotFound(f"There is no batch {batch_id[:64]}.")
+    return found
+
+
+def _may_see(caller: Caller, batch: StoredBatch) -> bool:
+    """Return whether the key is not limited to some endpoints, or made the batch."""
+    return not caller.endpoints or batch.key_id == caller.key_id
+
+
+def _check_metadata(metadata: dict[str, str] | None) -> None:
+    given = metadata or {}
+    if len(given) > MAX_PAIRS:
+        raise InvalidInput.of_field("metadata", f"At most {MAX_PAIRS} pairs are allowed")
+    for key, value in given.items():
+        if len(key) > MAX_METADATA_KEY or len(value) > MAX_METADATA_VALUE:
+            message = (
+                f"Keys may have {MAX_METADATA_KEY} characters, and values {MAX_METADATA_VALUE}"
+            )
+            raise InvalidInput.of_field("metadata", message)
+
+
+async def _require_key(services: Services, caller: Caller) -> None:
+    """``Forbidden``: the caller has no API key, with whose rights the batch would continue."""
+    try:
+        await services.identity.keys.identity_of(caller.key_id)
+    except Unauthenticated:
+        raise Forbidden(
+            "A batch runs for hours with the rights of an API key, and this call has none. Create "
+            "the batch with an API key."
+        ) from None
+
+
+async def _webhook(services: Services, caller: Caller, url: str | None) -> str | None:
+    if url is None:
+        return None
+    try:
+        return await services.webhooks.targets.check(url, caller.tenant)
+    except BadTarget as wrong:
+        raise InvalidInput.of_field("webhook_url", str(wrong)) from None
+
+
+ONE = in_path("batch_id", "Id of the batch.")
+
+CREATE = Operation(
+    "openaiCreateBatch",
+    "Run the requests of a file while nothing else waits",
+    {200: answer("The batch is stored. Its file is validated next.", OpenAiBatch)},
+    errors=(400, 403, 404, 429, 503),
+    body=BatchCreation,
+    description=f"The only `completion_window` is `{WINDOW}`. `{RUN}` is Darkroom's own.",
+    tag=TAG,
+    error_format=ERRORS,
+)
+LIST = Operation(
+    "openaiListBatches",
+    "List the tenant's batches, newest first",
+    {200: answer("A page.", OpenAiBatchPage)},
+    errors=(400,),
+    parameters=(
+        in_query("after", "`last_id` of the previous page."),
+        in_query("limit", "1 to 100; default 20.", int),
+    ),
+    tag=TAG,
+    error_format=ERRORS,
+)
+SHOW = Operation(
+    "openaiGetBatch",
+    "Show a batch",
+    {200: answer("The batch.", OpenAiBatch)},
+    errors=(404,),
+    parameters=(ONE,),
+    tag=TAG,
+    error_format=ERRORS,
+)
+CANCEL = Operation(
+    "openaiCancelBatch",
+    "Stop a batch",
+    {200: answer("It sends no more requests, and cancels those that wait or run.", OpenAiBatch)},
+    errors=(404,),
+    parameters=(ONE,),
+    tag=TAG,
+    error_format=ERRORS,
+)

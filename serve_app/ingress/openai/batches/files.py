@@ -1,0 +1,220 @@
+"""Calls under ``files``: inputs and outputs of batches."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from typing import Literal, NotRequired
+
+from starlette.datastructures import UploadFile
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response, StreamingResponse
+from typing_extensions import TypedDict
+
+from serve_app.domain.batches.batch import BatchFile
+from serve_app.domain.errors import InvalidInput, NotFound, RequestActive, Unavailable
+from serve_app.ingress.http import query
+from serve_app.ingress.http.auth import actor_of, authenticate
+from serve_app.ingress.http.body import is_form, spooled_form
+from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.json_schema import Binary
+from serve_app.ingress.http.openapi import Operation, answer, in_path, in_query
+from serve_app.ingress.openai.batches.objects import (
+    OpenAiDeletedFile,
+    OpenAiFile,
+    OpenAiFilePage,
+    file_object,
+    file_page,
+)
+from serve_app.ingress.openai.errors import ERRORS, TAG
+from serve_app.ingress.services.files import NewUpload
+from serve_app.ingress.services.services import Services, services_of
+from serve_app.tenants.scopes import Caller
+
+INPUT, OUTPUT = "batch", "batch_output"
+MAX_INPUT_BYTES = 200 * 1_000_000
+"""OpenAI's limit."""
+FORM_BYTES = 64 * 1024  # of a form beside its file
+MAX_NAME = 255
+LEAST_KEEP_S, MOST_KEEP_S = 3600, 2_592_000
+MAX_FILES = 10_000
+CHUNK_BYTES = 1 << 20
+
+
+def new_file_id() -> str:
+    return f"file-{secrets.token_hex(12)}"
+
+
+async def created(request: HttpRequest) -> Response:
+    """Store the input file of a batch."""
+    caller = await authenticate(request)
+    services = services_of(request)
+    if not is_form(request):
+        raise InvalidInput("The call is not a form. Send the file as multipart/form-data.")
+    await services.files.check_disk_for_upload()
+    uploads = services.files.uploads
+    most = min(MAX_INPUT_BYTES, uploads.max_bytes)
+    async with spooled_form(request, most + FORM_BYTES) as (texts, files):
+        keep_s = _keep_s(texts)
+        if texts.get("purpose") != INPUT:
+            message = f"Input should be `{INPUT}`: files for other purposes are not supported"
+            raise InvalidInput.of_field("purpose", message)
+        file = files.get("file")
+        if file is None:
+            raise InvalidInput.of_field("file", "Field required", "missing")
+        name = (file.filename or "file.jsonl")[:MAX_NAME]
+        new = NewUpload(caller.tenant, "application/octet-stream", name, keep_s)
+        upload = await uploads.take(new, _chunks(file))
+    added = await services.queue.batches.files.add(
+        new_file_id(), caller.tenant, upload.key, name, INPUT
+    )
+    if added is None:
+        raise Unavailable("The file was deleted while it was stored. Upload it again.")
+    return json_reply(file_object(added))
+
+
+async def listed(request: HttpRequest) -> Response:
+    caller = await authenticate(request)
+    limit = query.page_size(request, default=MAX_FILES, most=MAX_FILES)
+    order = request.query_params.get("order", "desc")
+    if order not in ("asc", "desc"):
+        raise query.invalid("order", "should be `asc` or `desc`", order)
+    found = await services_of(request).queue.batches.files.page(
+        caller.tenant,
+        purpose=query.text(request, "purpose"),
+        after=query.text(request, "after"),
+        limit=limit + 1,
+        ascending=order == "asc",
+    )
+    return json_reply(file_page(found, limit))
+
+
+async def shown(request: HttpRequest) -> Response:
+    caller = await authenticate(request)
+    return json_reply(file_object(await find_file(request, caller)))
+
+
+async def content(request: HttpRequest) -> Response:
+    """Answer with the bytes of a file."""
+    caller = await authenticate(request)
+    services = services_of(request)
+    file = await find_file(request, caller)
+    await _require_own(services, caller, file)
+    size = await services.files.storage.size(file.key)  # before the status is sent
+    return StreamingResponse(
+        services.files.storage.read(file.key, 0, size),
+        media_type="application/octet-stream",
+        headers={"content-length": str(size), "x-content-type-options": "nosniff"},
+    )
+
+
+async def deleted(request: HttpRequest) -> Response:
+    """Delete a file. ``RequestActive``: a batch still reads it."""
+    caller = await authenticate(request)
+    services = services_of(request)
+    file = await find_file(request, caller)
+    reader = await services.queue.batches.reads(caller.tenant, file.id)
+    if reader is not None:
+        raise RequestActive(
+            f"The batch {reader} reads this file. Delete it when the batch has ended, or cancel "
+            f"the batch: POST /openai/v1/batches/{reader}/cancel."
+        )
+    await services.files.uploads.delete(caller.tenant, file.key, actor_of(request))
+    body: OpenAiDeletedFile = {"id": file.id, "object": "file", "deleted": True}
+    return json_reply(body)
+
+
+async def find_file(request: HttpRequest, caller: Caller) -> BatchFile:
+    """File that the path names. ``NotFound``."""
+    file_id: str = request.path_params["file_id"]
+    found = await services_of(request).queue.batches.files.get(caller.tenant, file_id)
+    if found is None:
+        raise NotFound(f"There is no file {file_id[:64]}.")
+    return found
+
+
+async def _require_own(services: Services, caller: Caller, file: BatchFile) -> None:
+    """``NotFound``: the key is limited to some endpoints, and another key made the batch that wrote
+    the file, which may have results of others."""
+    if caller.endpoints and file.batch is not None:
+        batch = await services.queue.batches.get(caller.tenant, file.batch)
+        if batch is None or batch.key_id != caller.key_id:
+            raise NotFound(f"There is no file {file.id}.")
+
+
+def _keep_s(texts: dict[str, str]) -> float | None:
+    given = texts.get("expires_after[seconds]")
+    if given is None:
+        return None
+    if texts.get("expires_after[anchor]", "created_at") != "created_at":
+        raise InvalidInput.of_field("expires_after.anchor", "Input should be `created_at`")
+    seconds = int(given) if given.isascii() and given.isdecimal() and len(given) < 9 else 0
+    if not LEAST_KEEP_S <= seconds <= MOST_KEEP_S:
+        message = f"Input should be from {LEAST_KEEP_S} to {MOST_KEEP_S}"
+        raise InvalidInput.of_field("expires_after.seconds", message)
+    return float(seconds)
+
+
+async def _chunks(file: UploadFile) -> AsyncIterator[bytes]:
+    while chunk := await file.read(CHUNK_BYTES):
+        yield chunk
+
+
+class FileCreateForm(TypedDict):
+    file: Binary
+    purpose: Literal["batch"]
+    expires_after: NotRequired[dict[str, str]]
+
+
+ONE = in_path("file_id", "Id of the file.")
+
+CREATE = Operation(
+    "openaiCreateFile",
+    "Upload the input file of a batch",
+    {200: answer("The file.", OpenAiFile)},
+    errors=(400, 413, 429, 503, 507),
+    content={"multipart/form-data": FileCreateForm},
+    tag=TAG,
+    error_format=ERRORS,
+)
+LIST = Operation(
+    "openaiListFiles",
+    "List inputs and outputs of the tenant's batches, newest first",
+    {200: answer("A page.", OpenAiFilePage)},
+    errors=(400,),
+    parameters=(
+        in_query("purpose", "Only of this purpose: `batch` or `batch_output`."),
+        in_query("after", "`last_id` of the previous page."),
+        in_query("limit", "1 to 10,000; default 10,000.", int),
+        in_query("order", "By their creation; default `desc`.", Literal["asc", "desc"]),
+    ),
+    tag=TAG,
+    error_format=ERRORS,
+)
+SHOW = Operation(
+    "openaiGetFile",
+    "Show a file",
+    {200: answer("The file.", OpenAiFile)},
+    errors=(404,),
+    parameters=(ONE,),
+    tag=TAG,
+    error_format=ERRORS,
+)
+GET_CONTENT = Operation(
+    "openaiGetFileContent",
+    "Get the content of a file",
+    {200: answer("The content.", Binary, "application/octet-stream")},
+    errors=(404, 503),
+    parameters=(ONE,),
+    tag=TAG,
+    error_format=ERRORS,
+)
+DELETE = Operation(
+    "openaiDeleteFile",
+    "Delete a file that no running batch reads",
+    {200: answer("The file is deleted.", OpenAiDeletedFile)},
+    errors=(400, 404),
+    parameters=(ONE,),
+    tag=TAG,
+    error_format=ERRORS,
+)

@@ -1,0 +1,247 @@
+"""Lines of batches as requests, and the ends of requests as results of lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from serve_app.catalog.catalog import CatalogEntry
+from serve_app.domain.batches.batch import BatchError, BatchLine, LineResult, StoredBatch
+from serve_app.domain.errors import ArtifactNotFound, DarkroomError, Expired, InvalidInput
+from serve_app.domain.outcome import Failure
+from serve_app.domain.request import NewRequest, Priority, Request
+from serve_app.ingress.http.body import parse
+from serve_app.ingress.http.routing import renamed
+from serve_app.ingress.openai import image_parameters, images, videos
+from serve_app.ingress.openai.errors import error_body, failure_body, refused
+from serve_app.ingress.openai.image_parameters import ImageParameters, ImageRequest
+from serve_app.ingress.openai.video_parameters import NAMES, VideoParameters, input_of
+from serve_app.ingress.services.cpu_executor import in_cpu_thread
+from serve_app.ingress.services.services import Services
+from serve_app.ingress.submission import submission
+from serve_app.ingress.submission.model_lookup import EndpointFields
+from serve_app.ingress.submission.options import SubmitOptions
+from serve_app.ingress.submission.rendering import answer_for, final_outcome, rendered_output
+from serve_app.tenants.scopes import Caller
+
+GENERATIONS, EDITS, VIDEOS = "/v1/images/generations", "/v1/images/edits", "/v1/videos"
+RUN = "/run/"
+"""Prefix of Darkroom's own URLs: an endpoint's id follows, and the body is the endpoint's input."""
+
+PREFERRED = "response_format"
+NO_PARAMETERS = ImageRequest(
+    input={},
+    echoed={"size": "auto"},
+    response_formats=frozenset({"url"}),
+    streamed=False,
+    partial_images=0,
+)
+IMAGE_FIELDS = ("image", "images", "image_url", "image_urls")
+EXPIRED = "batch_expired"
+
+
+def check_url(services: Services, caller: Caller, url: str) -> None:
+    """Raise ``InvalidInput`` if batches cannot make this call, and the errors of an endpoint that
+    the caller cannot use."""
+    if url.startswith(RUN):
+        endpoint_id = services.catalog_of(caller).get(url.removeprefix(RUN)).endpoint.id
+        caller.require_endpoint(endpoint_id)
+    elif url not in (GENERATIONS, EDITS, VIDEOS):
+        raise InvalidInput.of_field(
+            "endpoint",
+            f"Input should be {GENERATIONS}, {EDITS}, {VIDEOS}, or {RUN} and the id of an endpoint",
+            "invalid_endpoint",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LineCall:
+    """Call that a line makes: its endpoint, its input, and the format of its result."""
+
+    endpoint: CatalogEntry
+    input: Mapping[str, Any]
+    names: Mapping[str, str]  # field of the input → the client's name for it
+    image_request: ImageRequest | None = None  # None: the result has no images of OpenAI's
+
+
+async def read_line(services: Services, batch: StoredBatch, line: BatchLine) -> Any:
+    """Body of the call. ``ArtifactNotFound``: the input file was deleted."""
+    storage = services.files.storage
+    reading = storage.read(batch.input_key, line.start, line.start + line.size)
+    raw = b"".join([chunk async for chunk in reading])
+    return (await in_cpu_thread(parse, raw))["body"]
+
+
+def call_of(services: Services, caller: Caller, batch: StoredBatch, body: Any) -> LineCall:
+    """Translate a body as the call itself would. Raises the call's errors."""
+    if batch.endpoint.startswith(RUN):
+        entry = services.catalog_of(caller).get(batch.endpoint.removeprefix(RUN))
+        return LineCall(entry, body, {})
+    if batch.endpoint == VIDEOS:
+        parameters, reference = videos.split_reference(body)
+        given = VideoParameters.read(parameters)
+        entry = videos.video_endpoint(services, caller, given, referred=reference is not None)
+        wanted = input_of(given, EndpointFields(entry))
+        return LineCall(entry, wanted | ({"image_url": reference} if reference else {}), NAMES)
+    return _image_call(services, caller, body, edits=batch.endpoint == EDITS)
+
+
+def _image_call(services: Services, caller: Caller, body: Any, *, edits: bool) -> LineCall:
+    given = ImageParameters.read({**body} if isinstance(body, dict) else body)
+    if given.stream:
+        raise InvalidInput.of_field("stream", "Not supported in a batch", "feature_not_supported")
+    entry = images.named_endpoint(services, caller, given)
+    files: dict[str, Any] = {}
+    if edits:
+        urls, given = _edited(given)
+        masked = "mask_url" in (given.model_extra or {})
+        entry = images.editing(services.catalog_of(caller), entry, len(urls), masked=masked)
+        several = EndpointFields(entry).first_accepted("image_urls")
+        files = (
+            {"image_urls": urls}
+            if (several and len(urls) > 1) or not _one(entry)
+            else {"image_url": urls[0]}
+        )
+    image_request = image_parameters.parse_parameters(given, EndpointFields(images.drawing(entry)))
+    image_request = replace(image_request, input={**files, **image_request.input})
+    if getattr(given, PREFERRED) is None:  # base64 of thousands of images would be gigabytes
+        image_request = replace(image_request, response_formats=frozenset({"url"}))
+    names = image_parameters.names_of(given)
+    return LineCall(entry, image_request.input, names, image_request)
+
+
+def _one(entry: CatalogEntry) -> bool:
+    return EndpointFields(entry).accepts("image_url")
+
+
+def _edited(given: ImageParameters) -> tuple[list[str], ImageParameters]:
+    """URLs of the images to edit, and the other parameters. A line has no files, so images are
+    URLs or data URIs: ``image`` or ``images``, each a text or an object with ``image_url``."""
+    more = {**(given.model_extra or {})}
+    if "mask" in more:
+        message = "Not supported in a batch: send `mask_url`, in which white parts are redrawn"
+        raise InvalidInput.of_field("mask", message, "feature_not_supported")
+    found = next((more[name] for name in IMAGE_FIELDS if name in more), None)
+    each = cast("list[Any]", found) if isinstance(found, list) else [found]
+    urls = [cast("Any", x).get("image_url") if isinstance(x, dict) else x for x in each]
+    if not urls or not all(isinstance(url, str) and url for url in urls):
+        message = "Send a URL or a data URI, an object with `image_url`, or a list of these"
+        raise InvalidInput.of_field("image", message, "missing")
+    rest = given.model_dump(exclude_unset=True, exclude=set(IMAGE_FIELDS))
+    return cast("list[str]", urls), ImageParameters.model_validate(rest)
+
+
+async def request_of(
+    services: Services, caller: Caller, batch: StoredBatch, line: BatchLine, call: LineCall
+) -> NewRequest:
+    """Validated request of a line, at the lowest priority. Its id and its idempotency key are the
+    same each time."""
+    left_s = (batch.expires_at - services.clock.now()).total_seconds()
+    options = SubmitOptions(
+        priority=Priority.LOW,
+        end_within_s=max(1.0, left_s),
+        idempotency_key=f"{batch.id}/{line.custom_id}",
+        previews=False,
+        key_id=caller.key_id,
+    )
+    try:
+        return await submission.validate(
+            services,
+            caller,
+            call.endpoint.endpoint.id,
+            call.input,
+            options,
+            request_id=line.request_id or services.new_id(),
+        )
+    except InvalidInput as error:
+        raise renamed(error, dict(call.names)) from None
+
+
+async def result_of(
+    services: Services, batch: StoredBatch, line: BatchLine, request: Request
+) -> LineResult:
+    """Result of a line whose request has ended. ``StorageUnavailable``."""
+    try:
+        call = call_of(services, batch, await read_line(services, batch, line))
+    except ArtifactNotFound:
+        call = None  # the input file is gone: the result repeats no parameters
+    except DarkroomError:
+        call = None  # its endpoint is not served any more
+    try:
+        failure = final_outcome(request).failure
+        if failure is not None:
+            return _failed(batch, line, failure, call.names if call else {})
+        body, inlined = await _body(services, batch, request, call)
+    except DarkroomError as error:
+        if error.retryable:
+            raise
+        return refused_line(line, error)
+    response = {"status_code": 200, "request_id": request.id, "body": body}
+    return LineResult(line.line, succeeded=True, response=response, inlined=inlined)
+
+
+async def _body(
+    services: Services, batch: StoredBatch, request: Request, call: LineCall | None
+) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """Body as the call itself would answer, and the files whose base64 is added to its images."""
+    storage = services.files.storage
+    if batch.endpoint.startswith(RUN):
+        return await rendered_output(request, storage, batch.origin, inline=False), ()
+    if batch.endpoint == VIDEOS:
+        return cast("Mapping[str, Any]", videos.video(request, NAMES)), ()
+    wanted = call.image_request if call else None
+    if wanted is None:
+        wanted = NO_PARAMETERS
+    by_url = replace(wanted, response_formats=wanted.response_formats & {"url"})
+    created = int((request.finished_at or request.created_at).timestamp())
+    body = await image_parameters.image_answer(request, by_url, storage, batch.origin, created)
+    inlined = "b64_json" in wanted.response_formats
+    keys = (each.key for each in image_parameters.images_of(request)) if inlined else ()
+    return cast("Mapping[str, Any]", body), tuple(keys)
+
+
+def _failed(
+    batch: StoredBatch,
+    line: BatchLine,
+    failure: Failure,
+    names: Mapping[str, str],
+) -> LineResult:
+    if failure.code == Expired.code or (failure.code == "cancelled" and batch.stop is not None):
+        return LineResult(line.line, succeeded=False, error=stop_error(batch))
+    status = 400 if failure.field is not None else answer_for(failure).status
+    body = failure_body(failure, names)
+    return _error_line(line, status, cast("Mapping[str, Any]", body))
+
+
+def refused_line(line: BatchLine, error: DarkroomError) -> LineResult:
+    """Result of a line whose request was refused, as the call itself would be."""
+    answer = refused(error)
+    return _error_line(line, answer.status_code, json.loads(bytes(answer.body)))
+
+
+def deleted_line(line: BatchLine) -> LineResult:
+    """Result of a line whose request was deleted before its result was read."""
+    message = "The request was deleted before the batch read its result."
+    body = error_body(message, 410, "request_deleted")
+    return _error_line(line, 410, cast("Mapping[str, Any]", body))
+
+
+def _error_line(line: BatchLine, status: int, body: Mapping[str, Any]) -> LineResult:
+    response = {"status_code": status, "request_id": line.request_id, "body": body}
+    error = {"code": body["error"]["code"], "message": body["error"]["message"]}
+    return LineResult(line.line, succeeded=False, response=response, error=error)
+
+
+def input_gone() -> BatchError:
+    """Error of a batch whose input file was deleted before it was validated."""
+    return BatchError("input_file_not_found", "The input file was deleted.")
+
+
+def stop_error(batch: StoredBatch) -> Mapping[str, Any]:
+    """Error of a line that did not run, because its batch was stopped."""
+    if batch.stop is not None and batch.stop.value == "cancelled":
+        return {"code": "batch_cancelled", "message": "The batch was cancelled before this ran."}
+    message = "This request could not be executed before the completion window expired."
+    return {"code": EXPIRED, "message": message}

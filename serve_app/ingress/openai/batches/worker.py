@@ -1,0 +1,357 @@
+"""Background worker that validates batches, feeds their lines to the queue, and ends them.
+
+One ingress process runs it, chosen by election. What it does may be done twice, by two workers at
+once or again after a crash: a line gets the id of its request before the request is submitted, each
+end of a line counts once, and a batch ends once.
+
+Batches fill what is idle. A line is submitted only while few requests are queued in its pool, so
+that the requests of others wait for a few lines at most, and never for a batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from serve_app.domain.batches.batch import (
+    BatchFile,
+    BatchLine,
+    BatchStatus,
+    EndedLine,
+    LineResult,
+    StoredBatch,
+)
+from serve_app.domain.errors import (
+    ArtifactNotFound,
+    DarkroomError,
+    DatabaseUnavailable,
+    Forbidden,
+    InvalidInput,
+    Overloaded,
+    RequestNotFound,
+    TenantDisabled,
+    Unauthenticated,
+    Unavailable,
+)
+from serve_app.domain.lease import Demand
+from serve_app.domain.request import NewRequest
+from serve_app.ingress.openai.batches import requests
+from serve_app.ingress.openai.batches.files import OUTPUT, new_file_id
+from serve_app.ingress.openai.batches.lines import FileCheck, split
+from serve_app.ingress.services.cpu_executor import in_cpu_thread
+from serve_app.ingress.services.files import NewUpload
+from serve_app.ingress.services.services import Services
+from serve_app.ingress.submission import submission
+from serve_app.tenants.scopes import SUBMIT, Caller
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 1.0
+LEADS_EVERY_S = 5.0  # another process takes over after three times as long
+MOST_ACTIVE = 1000
+IN_FLIGHT = 256
+"""Most lines of a batch that are queued or running."""
+PER_ROUND = 64
+GROUP = 8
+"""Lines that are taken and submitted together."""
+LEAST_QUEUED = 4
+"""Queued requests in a pool up to which lines are submitted; more if more are running."""
+SETTLED_AT_ONCE = 32
+DROPPED_AT_ONCE = 1000
+MESSAGE_GONE = "The input file was deleted before this line was read."
+
+
+class BatchWorker:
+    """Batches of one ingress process. Call ``validate`` and ``advance`` again and again."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._book = services.queue.batches
+        self._turn = 0
+
+    async def validate(self) -> None:
+        """Validate the input files of new batches."""
+        for batch in await self._book.work.active(MOST_ACTIVE):
+            if batch.status is BatchStatus.VALIDATING:
+                try:
+                    await self._validate(batch)
+                except DarkroomError as error:
+                    log.warning("The batch %s is validated later: %s", batch.id, error.message)
+
+    async def advance(self) -> None:
+        """Move every batch on by what is possible now. Another one is first in each round."""
+        await self._book.work.expire()
+        active = await self._book.work.active(MOST_ACTIVE)
+        if not active:
+            return
+        demand = await self._services.queue.demand()
+        self._turn = (self._turn + 1) % len(active)
+        for batch in [*active[self._turn :], *active[: self._turn]]:
+            try:
+                await self._advance(batch, demand)
+            except DarkroomError as error:
+                log.warning("The batch %s continues later: %s", batch.id, error.message)
+
+    async def _validate(self, batch: StoredBatch) -> None:
+        services, work = self._services, self._book.work
+        checked = FileCheck(batch.endpoint, services.config.limits.max_body_bytes)
+        storage = services.files.storage
+        try:
+            size = await storage.size(batch.input_key)
+            async for piece in split(storage.read(batch.input_key, 0, size), checked.max_line):
+                lines = await checked.check(piece)
+                if not checked.errors:
+                    await work.add_lines(batch.id, lines)
+                if checked.done:
+                    break
+        except ArtifactNotFound:
+            checked.errors.append(requests.input_gone())
+        checked.end()
+        if checked.errors:
+            await work.refuse(batch.id, checked.errors)
+        else:
+            await work.begin(batch.id, checked.total)
+
+    async def _advance(self, batch: StoredBatch, demand: Mapping[str, Demand]) -> None:
+        if batch.status is BatchStatus.VALIDATING:
+            return
+        if batch.status is not BatchStatus.FINALIZING:
+            await self._settle(batch)
+            if batch.stop is None:
+                await self._feed(batch, demand)
+            else:
+                await self._stop(batch)
+            if not await self._book.work.finalize(batch.id):
+                return
+        current = await self._book.work.find(batch.id)
+        if current is not None and current.status is BatchStatus.FINALIZING:
+            await write_files(self._services, current)
+
+    async def _settle(self, batch: StoredBatch) -> None:
+        """Record the results of lines whose requests have ended."""
+        for _ in range(1 + IN_FLIGHT // SETTLED_AT_ONCE):
+            ended = await self._book.work.ended(batch.id, SETTLED_AT_ONCE)
+            results = await asyncio.gather(*(self._result(batch, each) for each in ended))
+            found = [each for each in results if each is not None]
+            if not found:
+                return
+            await self._book.work.settle(batch.id, found)
+
+    async def _result(self, batch: StoredBatch, line: BatchLine) -> LineResult | None:
+        """Result of a line; None if its end cannot be read yet."""
+        try:
+            request = await self._services.queue.current(batch.tenant, line.request_id or "")
+        except RequestNotFound:
+            return requests.deleted_line(line)
+        if not request.state.final:
+            return None
+        return await requests.result_of(self._services, batch, line, request)
+
+    async def _feed(self, batch: StoredBatch, demand: Mapping[str, Demand]) -> None:
+        work = self._book.work
+        try:
+            caller = await self._caller(batch)
+        except TenantDisabled:
+            return  # its lines wait, as its queued requests do
+        except (Unauthenticated, Forbidden) as error:
+            await self._refuse_rest(batch, error)
+            return
+        unsent = await work.unsent(batch.id, IN_FLIGHT)
+        if unsent and not await self._send(batch, caller, unsent, demand):
+            return
+        room = min(PER_ROUND, IN_FLIGHT - await work.in_flight(batch.id))
+        while room > 0:
+            ids = [self._services.new_id() for _ in range(min(GROUP, room))]
+            lines = await work.take(batch.id, ids)
+            room -= len(ids)
+            if not lines or not await self._send(batch, caller, lines, demand):
+                return
+
+    async def _caller(self, batch: StoredBatch) -> Caller:
+        """Rights of the key that made the batch, as they are now. ``Unauthenticated``: it was
+        revoked. ``Forbidden``: it may not submit any more."""
+        caller = await self._services.identity.keys.identity_of(batch.key_id)
+        caller.require(SUBMIT)
+        return caller
+
+    async def _send(
+        self,
+        batch: StoredBatch,
+        caller: Caller,
+        lines: Sequence[BatchLine],
+        demand: Mapping[str, Demand],
+    ) -> bool:
+        """Submit lines in their order. False: no more can be submitted now."""
+        work = self._book.work
+        for place, line in enumerate(lines):
+            try:
+                refused = await self._submit(batch, caller, line, demand)
+            except DatabaseUnavailable:
+                raise  # it may be stored: the line keeps its id, and is submitted again
+            except (Overloaded, Unavailable):
+                await work.put_back(batch.id, [each.line for each in lines[place:]])
+                return False
+            if refused is None:
+                await work.sent(batch.id, [line.line])
+            else:
+                await work.settle(batch.id, [refused])
+        return True
+
+    async def _submit(
+        self,
+        batch: StoredBatch,
+        caller: Caller,
+        line: BatchLine,
+        demand: Mapping[str, Demand],
+    ) -> LineResult | None:
+        """Submit the request of a line. Returns the result of one that is refused for good."""
+        try:
+            new = await self._request(batch, caller, line)
+            running = demand[new.pool].running if new.pool in demand else 0
+            most_queued = max(LEAST_QUEUED, running)
+            await asyncio.shield(submission.submit(self._services, new, most_queued))
+        except (Overloaded, Unavailable):
+            raise
+        except DarkroomError as error:
+            return requests.refused_line(line, error)
+        return None
+
+    async def _request(self, batch: StoredBatch, caller: Caller, line: BatchLine) -> NewRequest:
+        services = self._services
+        try:
+            body = await requests.read_line(services, batch, line)
+        except ArtifactNotFound:
+            raise ArtifactNotFound(MESSAGE_GONE) from None
+        call = requests.call_of(services, caller, batch, body)
+        try:
+            return await requests.request_of(services, caller, batch, line, call)
+        except Unavailable as error:
+            if type(error) is Unavailable:  # no pool hosts it: waiting does not help
+                raise InvalidInput(error.message) from None
+            raise
+
+    async def _refuse_rest(self, batch: StoredBatch, error: DarkroomError) -> None:
+        """End all lines that are not sent, because the batch may not submit any more."""
+        why = {"code": error.code, "message": error.message}
+        await self._settle_unsent(batch, why)
+        while await self._book.work.drop_waiting(batch.id, DROPPED_AT_ONCE, why):
+            pass
+
+    async def _stop(self, batch: StoredBatch) -> None:
+        """End all lines that wait, and cancel the requests of the others."""
+        work, why = self._book.work, requests.stop_error(batch)
+        await self._settle_unsent(batch, why)
+        while await work.drop_waiting(batch.id, DROPPED_AT_ONCE, why):
+            pass
+        for line in await work.running(batch.id, IN_FLIGHT):
+            await self._cancel(batch, line)
+        await self._settle(batch)
+
+    async def _settle_unsent(self, batch: StoredBatch, why: Mapping[str, str]) -> None:
+        """Find out whether lines were submitted before a crash. Those that were are sent."""
+        work = self._book.work
+        for line in await work.unsent(batch.id, IN_FLIGHT):
+            try:
+                await self._services.queue.current(batch.tenant, line.request_id or "")
+            except RequestNotFound:
+                await work.settle(batch.id, [LineResult(line.line, succeeded=False, error=why)])
+            else:
+                await work.sent(batch.id, [line.line])
+
+    async def _cancel(self, batch: StoredBatch, line: BatchLine) -> None:
+        try:
+            await self._services.queue.cancel(batch.tenant, line.request_id or "")
+        except RequestNotFound:
+            log.info("A request of the batch %s was deleted meanwhile.", batch.id)
+
+
+# Output and error file of a batch.
+
+RESULTS_PAGE = 200
+
+
+async def write_files(services: Services, batch: StoredBatch) -> bool:
+    """Write both files of a batch whose lines have all ended, and end it. Each line is read once,
+    so that memory stays bounded. False: another worker has ended the batch.
+
+    After a crash, the files that were written before are deleted. ``StorageUnavailable``.
+    """
+    await services.files.check_disk_for_upload()
+    batches = services.queue.batches
+    output = error = None
+    if batch.completed:
+        output = await _write(services, batch, succeeded=True)
+    if batch.failed:
+        error = await _write(services, batch, succeeded=False)
+    ids = output and output.id, error and error.id
+    ended = await batches.work.finish(batch.id, *ids)
+    known = await batches.work.find(batch.id)
+    named = (known.output_file, known.error_file) if known else ids
+    for file in await batches.files.written_by(batch.id):
+        if file.id not in named:
+            with suppress(ArtifactNotFound):
+                await services.files.uploads.delete(batch.tenant, file.key)
+    return ended
+
+
+async def _write(services: Services, batch: StoredBatch, *, succeeded: bool) -> BatchFile:
+    name = f"{batch.id}_{'output' if succeeded else 'error'}.jsonl"
+    new = NewUpload(batch.tenant, "application/octet-stream", name, batch.keep_outputs_s)
+    lines = _lines(services, batch, succeeded=succeeded)
+    upload = await services.files.uploads.write(new, lines)
+    file = await services.queue.batches.files.add(
+        new_file_id(), batch.tenant, upload.key, name, OUTPUT, batch.id
+    )
+    if file is None:
+        raise Unavailable(f"The file {name} was deleted while it was written; it is written again.")
+    return file
+
+
+async def _lines(
+    services: Services, batch: StoredBatch, *, succeeded: bool
+) -> AsyncIterator[bytes]:
+    after, page = 0, RESULTS_PAGE
+    while page == RESULTS_PAGE:
+        found = await services.queue.batches.work.results(
+            batch.id, succeeded=succeeded, after=after, most=RESULTS_PAGE
+        )
+        page = len(found)
+        for each in found:
+            after = each.result.line
+            response = await _whole(services, each)
+            yield await in_cpu_thread(_encoded, batch.id, each, response)
+
+
+async def _whole(services: Services, ended: EndedLine) -> Any:
+    """Response of a line, with the base64 of its images if it was wanted. An image that was deleted
+    meanwhile has none."""
+    response = ended.result.response
+    if response is None or not ended.result.inlined:
+        return response
+    images = [{**each} for each in response["body"]["data"]]
+    for image, key in zip(images, ended.result.inlined, strict=False):
+        with suppress(ArtifactNotFound):
+            image["b64_json"] = await _base64(services, key)
+    return {**response, "body": {**response["body"], "data": images}}
+
+
+async def _base64(services: Services, key: str) -> str:
+    storage = services.files.storage
+    size = await storage.size(key)
+    content = b"".join([chunk async for chunk in storage.read(key, 0, size)])
+    return (await in_cpu_thread(base64.b64encode, content)).decode("ascii")
+
+
+def _encoded(batch: str, ended: EndedLine, response: Any) -> bytes:
+    line = {
+        "id": f"batch_req_{batch.removeprefix('batch_')}_{ended.result.line}",
+        "custom_id": ended.custom_id,
+        "response": response,
+        "error": ended.result.error,
+    }
+    return json.dumps(line, separators=(",", ":")).encode() + b"\n"

@@ -1,0 +1,35 @@
+"""Rows of batches and of their lines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from serve_app.domain.batches.batch import BatchError, BatchStatus, BatchStop, StoredBatch
+
+BATCH = """
+    b.id, b.tenant, b.key_id, b.origin, b.endpoint, b.input_file, b.input_key, b.status,
+    b.created_at, b.expires_at, b.metadata, b.keep_outputs_s, b.stop, b.errors, b.total,
+    b.completed, b.failed, b.output_file, b.error_file, b.in_progress_at, b.cancelling_at,
+    b.finalizing_at, b.ended_at
+"""
+"""Columns of ``batches b``, as ``batch_of`` reads them."""
+
+
+def batch_of(row: tuple[Any, ...]) -> StoredBatch:
+    """Batch of a row with the columns ``BATCH``."""
+    head, (status, created_at, expires_at, metadata, keep_s, stop, errors), rest = (
+        row[:7],
+        row[7:14],
+        row[14:],
+    )
+    return StoredBatch(
+        *head,
+        BatchStatus(status),
+        created_at,
+        expires_at,
+        metadata,
+        keep_s,
+        None if stop is None else BatchStop(stop),
+        tuple(BatchError(**each) for each in errors),
+        *rest,
+    )

@@ -1,0 +1,288 @@
+"""Progress of batches: PostgreSQL behind the port ``BatchWork``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from serve_app.domain.batches.batch import (
+    BatchError,
+    BatchLine,
+    BatchNotice,
+    BatchStatus,
+    EndedLine,
+    LineResult,
+    StoredBatch,
+)
+from serve_app.postgres.database import Database
+from serve_app.queue.batches.rows import BATCH, batch_of
+from serve_app.queue.store import messages
+
+MAX_ERRORS = 100
+"""Most errors of a refused file that are kept."""
+
+_LINE = "l.line, l.custom_id, l.start, l.size, l.request_id::text"
+_OF_BATCH = "l.batch_id = %(batch)s"
+
+ACTIVE = f"""
+SELECT {BATCH} FROM batches b WHERE b.ended_at IS NULL ORDER BY b.created_at, b.id LIMIT %(most)s
+"""
+FIND = f"SELECT {BATCH} FROM batches b WHERE b.id = %(batch)s"
+# Nothing of a batch that is being validated was sent, so it ends at once.
+EXPIRE = """
+-- name: expire_batches
+UPDATE batches SET stop = 'expired',
+    status = CASE status WHEN 'validating' THEN 'expired' ELSE status END,
+    ended_at = CASE status WHEN 'validating' THEN now() END,
+    notice_at = CASE WHEN status = 'validating' AND webhook IS NOT NULL THEN now() END
+WHERE ended_at IS NULL AND stop IS NULL AND expires_at <= now()
+  AND status IN ('validating', 'in_progress')
+"""
+ADD_LINES = """
+-- name: add_batch_lines
+WITH open AS (
+    SELECT id FROM batches WHERE id = %(batch)s AND status = 'validating' FOR SHARE
+)
+INSERT INTO batch_lines (batch_id, line, custom_id, start, size)
+SELECT o.id, x.line, x.custom_id, x.start, x.size
+FROM open o CROSS JOIN json_to_recordset(%(lines)s::json) AS x(
+    line integer, custom_id text, start bigint, size integer)
+ON CONFLICT DO NOTHING
+"""
+BEGIN = """
+-- name: begin_batch
+UPDATE batches SET status = 'in_progress', total = %(total)s, in_progress_at = now()
+WHERE id = %(batch)s AND status = 'validating' RETURNING id
+"""
+REFUSE = """
+-- name: refuse_batch
+WITH refused AS (
+    UPDATE batches SET status = 'failed', errors = %(errors)s::json, ended_at = now(),
+        notice_at = CASE WHEN webhook IS NOT NULL THEN now() END
+    WHERE id = %(batch)s AND status = 'validating' RETURNING id
+)
+DELETE FROM batch_lines l USING refused r WHERE l.batch_id = r.id
+"""
+IN_FLIGHT = f"""
+SELECT count(*) FROM batch_lines l WHERE {_OF_BATCH} AND l.state IN ('sending', 'sent')
+"""
+UNSENT = f"""
+SELECT {_LINE} FROM batch_lines l
+WHERE {_OF_BATCH} AND l.state = 'sending' ORDER BY l.line LIMIT %(most)s
+"""
+# The batch is locked: a cancel waits, so it finds all lines that were taken before it.
+TAKE = f"""
+-- name: take_batch_lines
+WITH open AS (
+    SELECT id FROM batches
+    WHERE id = %(batch)s AND status = 'in_progress' AND stop IS NULL FOR SHARE
+),
+waiting AS (
+    SELECT l.line FROM batch_lines l
+    WHERE l.batch_id = (SELECT id FROM open) AND l.state = 'waiting'
+    ORDER BY l.line LIMIT cardinality(%(ids)s::uuid[]) FOR UPDATE SKIP LOCKED
+),
+numbered AS (SELECT line, row_number() OVER (ORDER BY line) AS n FROM waiting)
+UPDATE batch_lines l
+SET state = 'sending', request_id = coalesce(l.request_id, (%(ids)s::uuid[])[w.n])
+FROM numbered w WHERE {_OF_BATCH} AND l.line = w.line
+RETURNING {_LINE}
+"""
+MOVE = f"""
+-- name: move_batch_lines
+UPDATE batch_lines l SET state = %(state)s
+WHERE {_OF_BATCH} AND l.line = ANY(%(lines)s::integer[]) AND l.state = 'sending'
+"""
+_SENT = f"""
+SELECT {_LINE} FROM batch_lines l LEFT JOIN requests r ON r.id = l.request_id
+WHERE {_OF_BATCH} AND l.state = 'sent' AND {{which}} ORDER BY l.line LIMIT %(most)s
+"""
+ENDED = _SENT.format(which="(r.id IS NULL OR r.outcome IS NOT NULL OR r.deleted_at IS NOT NULL)")
+RUNNING = _SENT.format(which="r.outcome IS NULL AND r.deleted_at IS NULL AND r.id IS NOT NULL")
+_COUNT = """
+UPDATE batches b
+SET completed = b.completed + c.good, failed = b.failed + c.bad
+FROM (SELECT count(*) FILTER (WHERE state = 'succeeded') AS good,
+             count(*) FILTER (WHERE state = 'failed') AS bad FROM settled) c
+WHERE b.id = %(batch)s RETURNING c.good + c.bad
+"""
+# A line that another worker has settled meanwhile has another state by then, and is not counted.
+SETTLE = f"""
+-- name: settle_batch_lines
+WITH given AS (
+    SELECT * FROM json_to_recordset(%(results)s::json) AS x(
+        line integer, succeeded boolean, result json)
+),
+settled AS (
+    UPDATE batch_lines l
+    SET state = CASE WHEN g.succeeded THEN 'succeeded' ELSE 'failed' END, result = g.result
+    FROM given g
+    WHERE {_OF_BATCH} AND l.line = g.line AND l.state IN ('sending', 'sent')
+    RETURNING l.state
+)
+{_COUNT}"""
+DROP_WAITING = f"""
+-- name: drop_batch_lines
+WITH next AS (
+    SELECT l.line FROM batch_lines l
+    WHERE {_OF_BATCH} AND l.state = 'waiting' ORDER BY l.line LIMIT %(most)s FOR UPDATE
+),
+settled AS (
+    UPDATE batch_lines l SET state = 'failed', request_id = NULL, result = %(result)s::json
+    FROM next n WHERE {_OF_BATCH} AND l.line = n.line AND l.state = 'waiting'
+    RETURNING l.state
+)
+{_COUNT}"""
+FINALIZE = """
+-- name: finalize_batch
+UPDATE batches SET status = 'finalizing', finalizing_at = now()
+WHERE id = %(batch)s AND status IN ('in_progress', 'cancelling') AND completed + failed = total
+RETURNING id
+"""
+RESULTS = f"""
+SELECT l.custom_id, l.request_id::text, l.line, l.state = 'succeeded', l.result
+FROM batch_lines l
+WHERE {_OF_BATCH} AND l.state = %(state)s AND l.line > %(after)s ORDER BY l.line LIMIT %(most)s
+"""
+FINISH = """
+-- name: finish_batch
+WITH ended AS (
+    UPDATE batches SET status = coalesce(stop, 'completed'), ended_at = now(),
+        output_file = %(output)s, error_file = %(error)s,
+        notice_at = CASE WHEN webhook IS NOT NULL THEN now() END
+    WHERE id = %(batch)s AND status = 'finalizing' RETURNING id
+),
+gone AS (DELETE FROM batch_lines l USING ended e WHERE l.batch_id = e.id)
+SELECT id FROM ended
+"""
+CLAIM = """
+-- name: claim_batch_notices
+WITH due AS (
+    SELECT id FROM batches WHERE notice_at <= now()
+    ORDER BY notice_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+)
+UPDATE batches b
+SET notice_tries = notice_tries + 1, notice_at = now() + make_interval(secs => %(claimed_s)s)
+FROM due d WHERE b.id = d.id
+RETURNING b.id, b.tenant, b.status, b.ended_at, b.webhook, b.notice_tries
+"""
+SETTLE_NOTICE = """
+-- name: settle_batch_notice
+UPDATE batches
+SET notice_at = now() + make_interval(secs => %(again_after_s)s::double precision)
+WHERE id = %(batch)s
+"""
+
+
+class PostgresBatchWork:
+    """Implements ``BatchWork``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def active(self, most: int) -> Sequence[StoredBatch]:
+        return [batch_of(row) for row in await self._database.rows(ACTIVE, {"most": most})]
+
+    async def find(self, batch: str) -> StoredBatch | None:
+        rows = await self._database.rows(FIND, {"batch": batch})
+        return batch_of(rows[0]) if rows else None
+
+    async def expire(self) -> None:
+        await self._database.rows(EXPIRE)
+
+    async def add_lines(self, batch: str, lines: Sequence[BatchLine]) -> None:
+        rows = [
+            {"line": x.line, "custom_id": x.custom_id, "start": x.start, "size": x.size}
+            for x in lines
+        ]
+        params = {"batch": batch, "lines": messages.compact(rows)}
+        await self._database.rows(ADD_LINES, params)
+
+    async def begin(self, batch: str, total: int) -> bool:
+        return bool(await self._database.rows(BEGIN, {"batch": batch, "total": total}))
+
+    async def refuse(self, batch: str, errors: Sequence[BatchError]) -> None:
+        shown = messages.compact([asdict(each) for each in errors[:MAX_ERRORS]])
+        await self._database.rows(REFUSE, {"batch": batch, "errors": shown})
+
+    async def in_flight(self, batch: str) -> int:
+        ((count,),) = await self._database.rows(IN_FLIGHT, {"batch": batch})
+        return int(count)
+
+    async def unsent(self, batch: str, most: int) -> Sequence[BatchLine]:
+        return await self._lines(UNSENT, batch, most)
+
+    async def take(self, batch: str, request_ids: Sequence[str]) -> Sequence[BatchLine]:
+        rows = await self._database.rows(TAKE, {"batch": batch, "ids": [*request_ids]})
+        return sorted((BatchLine(*row) for row in rows), key=lambda each: each.line)
+
+    async def sent(self, batch: str, lines: Sequence[int]) -> None:
+        await self._move(batch, lines, "sent")
+
+    async def put_back(self, batch: str, lines: Sequence[int]) -> None:
+        await self._move(batch, lines, "waiting")
+
+    async def ended(self, batch: str, most: int) -> Sequence[BatchLine]:
+        return await self._lines(ENDED, batch, most)
+
+    async def running(self, batch: str, most: int) -> Sequence[BatchLine]:
+        return await self._lines(RUNNING, batch, most)
+
+    async def settle(self, batch: str, results: Sequence[LineResult]) -> None:
+        rows = [
+            {"line": each.line, "succeeded": each.succeeded, "result": _stored(each)}
+            for each in results
+        ]
+        params = {"batch": batch, "results": messages.compact(rows)}
+        await self._database.rows(SETTLE, params)
+
+    async def drop_waiting(self, batch: str, most: int, error: Mapping[str, Any]) -> int:
+        result = _stored(LineResult(0, succeeded=False, error=error))
+        params = {"batch": batch, "most": most, "result": messages.compact(result)}
+        rows = await self._database.rows(DROP_WAITING, params)
+        return int(rows[0][0]) if rows else 0
+
+    async def finalize(self, batch: str) -> bool:
+        return bool(await self._database.rows(FINALIZE, {"batch": batch}))
+
+    async def results(
+        self, batch: str, *, succeeded: bool, after: int, most: int
+    ) -> Sequence[EndedLine]:
+        state = "succeeded" if succeeded else "failed"
+        params = {"batch": batch, "state": state, "after": after, "most": most}
+        return [
+            EndedLine(custom_id, request_id, LineResult(line, done, **result))
+            for custom_id, request_id, line, done, result in await self._database.rows(
+                RESULTS, params
+            )
+        ]
+
+    async def finish(self, batch: str, output_file: str | None, error_file: str | None) -> bool:
+        params = {"batch": batch, "output": output_file, "error": error_file}
+        return bool(await self._database.rows(FINISH, params))
+
+    async def claim_notices(self, claimed_s: float, limit: int) -> Sequence[BatchNotice]:
+        rows = await self._database.rows(CLAIM, {"claimed_s": claimed_s, "limit": limit})
+        return [
+            BatchNotice(id_, tenant, BatchStatus(status), *rest)
+            for id_, tenant, status, *rest in rows
+        ]
+
+    async def settle_notice(self, batch: str, again_after_s: float | None) -> None:
+        params = {"batch": batch, "again_after_s": again_after_s}
+        await self._database.rows(SETTLE_NOTICE, params)
+
+    async def _lines(self, statement: str, batch: str, most: int) -> Sequence[BatchLine]:
+        rows = await self._database.rows(statement, {"batch": batch, "most": most})
+        return [BatchLine(*row) for row in rows]
+
+    async def _move(self, batch: str, lines: Sequence[int], state: str) -> None:
+        if lines:
+            params = {"batch": batch, "lines": [*lines], "state": state}
+            await self._database.rows(MOVE, params)
+
+
+def _stored(result: LineResult) -> dict[str, Any]:
+    """Columns of a result, as ``results`` reads them back."""
+    return {"response": result.response, "error": result.error, "inlined": [*result.inlined]}

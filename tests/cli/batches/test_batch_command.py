@@ -1,0 +1,121 @@
+"""``darkroom batch``, with fakes behind real HTTP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from click.testing import CliRunner, Result
+
+from serve_app.cli.main import main
+from tests.ingress.house import OTHERS
+from tests.wire.served import Address, served
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[Address]:
+    with served(catalog=OTHERS, batches=True) as address:
+        yield address
+
+
+@pytest.fixture
+def darkroom(address: Address, tmp_path: Path) -> Any:
+    (tmp_path / "run.json").write_text(json.dumps({"url": address.url}))
+    (tmp_path / "api_key").write_text(address.key)
+
+    def run(*words: str, fails: bool = False) -> Result:
+        result = CliRunner().invoke(main, [*words, "--data-dir", str(tmp_path)])
+        assert (result.exit_code != 0) == fails, result.output
+        return result
+
+    return run
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    return tmp_path / "prompts.jsonl"
+
+
+def write(file: Path, *lines: Any) -> str:
+    file.write_text("\n".join(json.dumps(each) for each in lines))
+    return str(file)
+
+
+def number_of_batches(address: Address) -> int:
+    headers = {"Authorization": f"Bearer {address.key}"}
+    answer = httpx.get(f"{address.url}/openai/v1/batches?limit=100", headers=headers)
+    return len(answer.json()["data"])
+
+
+def test_inputs_of_an_endpoint_run_and_are_not_repeated(
+    darkroom: Any, prompts: Path, address: Address, tmp_path: Path
+) -> None:
+    file = write(prompts, *({"prompt": f"inputs {n}"} for n in range(3)))
+    out = tmp_path / "out"
+    words = ("batch", "run", file, "--endpoint", "test/images", "--out", str(out))
+    assert "3 of 3 done" in darkroom(*words).output
+    rows = [json.loads(each) for each in (out / "output.jsonl").read_text().splitlines()]
+    assert [each["custom_id"] for each in rows] == ["line-1", "line-2", "line-3"]
+    files = sorted(out.glob("*.png"))
+    assert [each.read_bytes() for each in files] == [b"image"] * 3
+    assert not [*out.glob("*.part")]
+    before, kept = number_of_batches(address), files.pop(0)
+    files[0].unlink()
+    kept.write_bytes(b"mine")
+    darkroom(*words)
+    assert number_of_batches(address) == before
+    assert (files[0].read_bytes(), kept.read_bytes()) == (b"image", b"mine")
+    darkroom(*words, "--again")
+    assert number_of_batches(address) == before + 1
+
+
+def test_lines_of_openais_batches_run(darkroom: Any, prompts: Path) -> None:
+    url = "/v1/images/generations"
+    body = {"model": "test/images", "prompt": "x"}
+    lines = [{"custom_id": f"../{n}", "method": "POST", "url": url, "body": body} for n in "ab"]
+    result = darkroom("batch", "run", write(prompts, *lines), "--json")
+    answer = json.loads(result.stdout)
+    assert (answer["batch"]["status"], answer["files"]) == ("completed", 2)
+    folder = prompts.with_name("prompts-results")
+    assert answer["directory"] == str(folder)
+    assert len([*folder.glob("*.png")]) == 2
+    listed = darkroom("batch", "list").output
+    assert f"{answer['batch']['id']}  " in listed
+    assert "completed, 2 of 2 done" in darkroom("batch", "show", answer["batch"]["id"]).output
+    assert "completed" in darkroom("batch", "cancel", answer["batch"]["id"]).output
+
+
+def test_failed_lines_are_an_exit_status_and_a_file(darkroom: Any, prompts: Path) -> None:
+    file = write(prompts, {"prompt": "x"}, {"prompt": "x", "fail": "pipeline_failed"})
+    result = darkroom("batch", "run", file, "--endpoint", "test/images", fails=True)
+    assert "1 lines failed" in result.output
+    errors = prompts.with_name("prompts-results") / "errors.jsonl"
+    assert json.loads(errors.read_text())["error"]["code"] == "pipeline_failed"
+
+
+def test_a_refused_file_says_which_line(darkroom: Any, prompts: Path) -> None:
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/videos", "body": {}}
+    result = darkroom("batch", "run", write(prompts, line, line), fails=True)
+    assert "line 2: Line 1 has the same `custom_id`" in result.output
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "message"),
+    [
+        ("a red circle", ("--endpoint", "test/images"), "Line 1 is not JSON"),
+        ("\n[]", ("--endpoint", "test/images"), "Line 2 is not a JSON object"),
+        ('{"prompt": "x"}', (), "--endpoint ID"),
+        ("\n", (), "has no lines"),
+        ('{"custom_id": "a", "url": "/v1/videos", "body": {}}', ("--endpoint", "x"), "Leave out"),
+        ('{"prompt": "x"}', ("--endpoint", "un/known"), "un/known"),
+    ],
+)
+def test_problems_are_said_before_anything_runs(
+    darkroom: Any, prompts: Path, content: str, words: tuple[str, ...], message: str
+) -> None:
+    prompts.write_text(content)
+    assert message in darkroom("batch", "run", str(prompts), *words, fails=True).output

@@ -1,0 +1,353 @@
+"""Contract of ``BatchBook``: run over the fake and over PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+
+from serve_app.domain.batches.batch import (
+    BatchError,
+    BatchLine,
+    BatchStatus,
+    BatchStop,
+    LineResult,
+    NewBatch,
+    StoredBatch,
+)
+from serve_app.domain.errors import Overloaded
+from serve_app.domain.operations import Actor
+from serve_app.domain.ports import Queue
+from serve_app.domain.upload import Upload, UploadBook
+from serve_app.postgres.database import Database
+from serve_app.queue.store.config import Retention
+from serve_app.queue.transactions.uploads import PostgresUploads
+from serve_app.telemetry.clock import SystemClock
+from tests.fakes.batches import FakeBatches
+from tests.fakes.uploads import FakeUploads
+from tests.queue.requests import TENANT, done, lease, new, new_id
+
+ACTOR = Actor("key-1", "192.0.2.1")
+DAY_S = 86_400.0
+MOST = 100
+
+
+@pytest.fixture
+async def uploads(queue: Queue, at: str | None) -> AsyncIterator[UploadBook]:
+    """Book of the files' contents, which both kinds of batches look into."""
+    if isinstance(queue.batches, FakeBatches):
+        book = FakeUploads(SystemClock())
+        queue.batches.files.uploads = book
+        yield book
+        return
+    assert at is not None
+    database = Database(at)
+    await database.start()
+    yield PostgresUploads(database, Retention())
+    await database.aclose()
+
+
+async def uploaded(uploads: UploadBook, name: str, tenant: str = TENANT) -> str:
+    key = f"u/{name}/file.bin"
+    await uploads.open(Upload(key, name, tenant, "application/octet-stream"))
+    assert await uploads.finish(key, 7)
+    return key
+
+
+def wanted(batch: str = "batch_1", **changes: Any) -> NewBatch:
+    given = {
+        "id": batch,
+        "tenant": TENANT,
+        "key_id": "key-1",
+        "origin": "http://here",
+        "endpoint": "/v1/images/generations",
+        "input_file": "file-1",
+        "input_key": "u/1/file.bin",
+        "window_s": DAY_S,
+    }
+    return NewBatch(**{**given, **changes})
+
+
+def lines(count: int) -> Sequence[BatchLine]:
+    return [BatchLine(n, f"line {n}", 100 * n, 90) for n in range(1, count + 1)]
+
+
+async def begun(queue: Queue, count: int = 3, **changes: Any) -> StoredBatch:
+    new_batch = wanted(**{"batch": changes.pop("id", "batch_1"), **changes})
+    await queue.batches.create(new_batch, MOST)
+    work = queue.batches.work
+    await work.add_lines(new_batch.id, lines(count))
+    assert await work.begin(new_batch.id, count)
+    return await found(queue, new_batch.id)
+
+
+async def found(queue: Queue, batch: str = "batch_1") -> StoredBatch:
+    known = await queue.batches.work.find(batch)
+    assert known is not None
+    return known
+
+
+def good(line: int) -> LineResult:
+    return LineResult(line, succeeded=True, response={"status_code": 200}, inlined=("k",))
+
+
+def bad(line: int) -> LineResult:
+    return LineResult(line, succeeded=False, error={"code": "no"})
+
+
+async def test_a_new_batch_is_to_be_validated(queue: Queue) -> None:
+    metadata = {"job": "night"}
+    created = await queue.batches.create(wanted(metadata=metadata, keep_outputs_s=3600), MOST)
+    assert created == await queue.batches.get(TENANT, "batch_1")
+    assert [each.id for each in await queue.batches.work.active(10)] == ["batch_1"]
+    assert (created.status, created.metadata) == (BatchStatus.VALIDATING, metadata)
+    assert (created.expires_at - created.created_at).total_seconds() == DAY_S
+    assert (created.total, created.completed, created.failed, created.errors) == (0, 0, 0, ())
+
+
+async def test_a_batch_belongs_to_its_tenant(queue: Queue) -> None:
+    await begun(queue)
+    assert await queue.batches.get("bob", "batch_1") is None
+    assert await queue.batches.page("bob") == []
+    assert await queue.batches.page("bob", after="batch_1") == []
+    assert await queue.batches.cancel("bob", "batch_1", ACTOR) is None
+    assert await queue.batches.reads("bob", "file-1") is None
+    assert (await found(queue)).stop is None
+
+
+async def test_batches_are_listed_newest_first_in_pages(queue: Queue) -> None:
+    for number in range(5):
+        await queue.batches.create(wanted(f"batch_{number}"), MOST)
+    first = await queue.batches.page(TENANT, limit=2)
+    assert [each.id for each in first] == ["batch_4", "batch_3"]
+    rest = await queue.batches.page(TENANT, after="batch_3", limit=9)
+    assert [each.id for each in rest] == ["batch_2", "batch_1", "batch_0"]
+    assert await queue.batches.page(TENANT, after="unknown") == []
+
+
+async def test_a_tenant_has_a_limit_of_batches_that_have_not_ended(queue: Queue) -> None:
+    creating = (queue.batches.create(wanted(f"batch_{n}"), 2) for n in range(6))
+    answers = await asyncio.gather(*creating, return_exceptions=True)
+    refused = [each for each in answers if isinstance(each, Overloaded)]
+    assert len(refused) == 4
+    assert {each.reason for each in refused} == {"batches_limit"}
+    await queue.batches.create(wanted("batch_of_bob", tenant="bob"), 2)
+    kept = next(each.id for each in answers if isinstance(each, StoredBatch))
+    await queue.batches.cancel(TENANT, kept, ACTOR)
+    await queue.batches.create(wanted("batch_later"), 2)
+
+
+async def test_a_refused_batch_has_ended_with_its_errors(queue: Queue) -> None:
+    await queue.batches.create(wanted(), MOST)
+    work, errors = queue.batches.work, (BatchError("invalid_json", "No.", 3, "url"),)
+    await work.add_lines("batch_1", lines(2))
+    await work.refuse("batch_1", errors)
+    refused = await found(queue)
+    assert (refused.status, refused.errors) == (BatchStatus.FAILED, errors)
+    assert refused.ended_at is not None
+    assert await work.active(10) == []
+    assert not await work.begin("batch_1", 2)
+    assert await work.take("batch_1", [new_id()]) == []
+
+
+async def test_lines_are_taken_once_in_their_order(queue: Queue) -> None:
+    await begun(queue, 5)
+    work, ids = queue.batches.work, [new_id() for _ in range(3)]
+    await work.add_lines("batch_1", lines(9))  # a second validation, too late
+    taken = await work.take("batch_1", ids)
+    assert [(each.line, each.request_id) for each in taken] == [
+        (1, ids[0]),
+        (2, ids[1]),
+        (3, ids[2]),
+    ]
+    assert (taken[1].custom_id, taken[1].start, taken[1].size) == ("line 2", 200, 90)
+    again = await work.take("batch_1", [new_id() for _ in range(9)])
+    assert [each.line for each in again] == [4, 5]
+    assert await work.in_flight("batch_1") == 5
+    assert await work.unsent("batch_1", 2) == taken[:2]
+
+
+async def test_two_workers_at_once_take_no_line_twice(queue: Queue) -> None:
+    await begun(queue, 30)
+    taking = (queue.batches.work.take("batch_1", [new_id() for _ in range(7)]) for _ in range(6))
+    taken = [each for some in await asyncio.gather(*taking) for each in some]
+    assert len({each.line for each in taken}) == len(taken)
+    assert len({each.request_id for each in taken}) == len(taken)
+
+
+async def test_a_line_that_was_put_back_keeps_the_id_of_its_request(queue: Queue) -> None:
+    await begun(queue, 1)
+    work = queue.batches.work
+    (line,) = await work.take("batch_1", [new_id()])
+    await work.put_back("batch_1", [1])
+    assert await work.in_flight("batch_1") == 0
+    assert await work.take("batch_1", [new_id()]) == [line]
+
+
+async def test_a_sent_line_ends_with_its_request_or_with_its_deletion(queue: Queue) -> None:
+    await begun(queue, 3)
+    work, requests = queue.batches.work, [new() for _ in range(3)]
+    taken = await work.take("batch_1", [each.id for each in requests])
+    for each in requests:
+        await queue.submit(each)
+    await work.sent("batch_1", [1, 2, 3])
+    assert await work.running("batch_1", 9) == taken
+    assert await work.ended("batch_1", 9) == []
+    await queue.finish(done((await lease(queue)).held))
+    await queue.cancel(TENANT, requests[1].id)
+    await queue.delete(TENANT, requests[1].id)
+    assert await work.ended("batch_1", 9) == taken[:2]
+    assert await work.running("batch_1", 9) == taken[2:]
+    assert await work.unsent("batch_1", 9) == []
+
+
+async def test_each_end_of_a_line_counts_once(queue: Queue) -> None:
+    await begun(queue, 3)
+    work = queue.batches.work
+    await work.take("batch_1", [new_id(), new_id()])
+    await asyncio.gather(*(work.settle("batch_1", [good(1), bad(2)]) for _ in range(4)))
+    await work.settle("batch_1", [bad(1), good(2), good(3), good(99)])  # 3 was not taken
+    known = await found(queue)
+    assert (known.total, known.completed, known.failed) == (3, 1, 1)
+    (one,) = await work.results("batch_1", succeeded=True, after=0, most=9)
+    assert (one.custom_id, one.result.response) == ("line 1", {"status_code": 200})
+    assert list(one.result.inlined) == ["k"]
+    (other,) = await work.results("batch_1", succeeded=False, after=0, most=9)
+    assert (other.custom_id, other.result.error) == ("line 2", {"code": "no"})
+    assert await work.results("batch_1", succeeded=False, after=2, most=9) == []
+
+
+async def test_a_batch_ends_when_all_its_lines_have_and_its_files_are_written(
+    queue: Queue,
+) -> None:
+    await begun(queue, 2)
+    work = queue.batches.work
+    await work.take("batch_1", [new_id(), new_id()])
+    await work.settle("batch_1", [good(1)])
+    assert not await work.finalize("batch_1")
+    await work.settle("batch_1", [bad(2)])
+    assert await work.finalize("batch_1")
+    assert (await found(queue)).status is BatchStatus.FINALIZING
+    stopped = await queue.batches.cancel(TENANT, "batch_1", ACTOR)  # too late
+    assert stopped is not None
+    assert stopped.stop is None
+    assert await work.finish("batch_1", "file-out", "file-errors")
+    assert not await work.finish("batch_1", None, None)
+    ended = await found(queue)
+    assert ended.status is BatchStatus.COMPLETED
+    assert (ended.output_file, ended.error_file) == ("file-out", "file-errors")
+    assert (ended.total, ended.completed, ended.failed) == (2, 1, 1)
+    assert ended.ended_at is not None
+    assert await work.results("batch_1", succeeded=True, after=0, most=9) == []
+
+
+async def test_a_cancelled_batch_sends_nothing_more(queue: Queue) -> None:
+    await begun(queue, 5)
+    work = queue.batches.work
+    await work.take("batch_1", [new_id(), new_id()])
+    stopped = await queue.batches.cancel(TENANT, "batch_1", ACTOR)
+    assert stopped is not None
+    assert (stopped.status, stopped.stop) == (BatchStatus.CANCELLING, BatchStop.CANCELLED)
+    assert stopped.cancelling_at is not None
+    assert await queue.batches.cancel(TENANT, "batch_1", ACTOR) == stopped
+    assert await work.take("batch_1", [new_id()]) == []
+    assert await work.drop_waiting("batch_1", 2, {"code": "batch_cancelled"}) == 2
+    assert await work.drop_waiting("batch_1", 2, {"code": "batch_cancelled"}) == 1
+    assert await work.drop_waiting("batch_1", 2, {"code": "batch_cancelled"}) == 0
+    assert not await work.finalize("batch_1")
+    await work.settle("batch_1", [good(1), bad(2)])
+    assert await work.finalize("batch_1")
+    assert await work.finish("batch_1", "file-out", None)
+    ended = await found(queue)
+    assert (ended.status, ended.completed, ended.failed) == (BatchStatus.CANCELLED, 1, 4)
+
+
+async def test_a_batch_that_is_being_validated_is_cancelled_at_once(queue: Queue) -> None:
+    await queue.batches.create(wanted(), MOST)
+    stopped = await queue.batches.cancel(TENANT, "batch_1", ACTOR)
+    assert stopped is not None
+    assert stopped.status is BatchStatus.CANCELLED
+    assert not await queue.batches.work.begin("batch_1", 1)
+
+
+async def test_a_batch_is_stopped_when_its_time_is_over(queue: Queue) -> None:
+    await begun(queue, 2, window_s=0.0)
+    await begun(queue, 2, id="batch_2")
+    await queue.batches.create(wanted("batch_3", window_s=0.0), MOST)
+    work = queue.batches.work
+    await work.expire()
+    assert (await found(queue)).stop is BatchStop.EXPIRED
+    assert (await found(queue, "batch_2")).stop is None
+    assert (await found(queue, "batch_3")).status is BatchStatus.EXPIRED
+    assert await work.take("batch_1", [new_id()]) == []
+    assert await work.drop_waiting("batch_1", 9, {"code": "batch_expired"}) == 2
+    assert await work.finalize("batch_1")
+    assert await work.finish("batch_1", None, "file-errors")
+    assert (await found(queue)).status is BatchStatus.EXPIRED
+
+
+async def test_the_webhook_of_a_batch_is_due_at_its_end(queue: Queue) -> None:
+    await queue.batches.create(wanted(webhook="https://example.com/done"), MOST)
+    await queue.batches.create(wanted("batch_2"), MOST)
+    work = queue.batches.work
+    assert await work.claim_notices(60, 9) == []
+    await work.refuse("batch_1", [])
+    await work.refuse("batch_2", [])
+    (notice,) = await work.claim_notices(60, 9)
+    assert (notice.batch_id, notice.status, notice.tries) == ("batch_1", BatchStatus.FAILED, 1)
+    assert (notice.url, notice.tenant) == ("https://example.com/done", TENANT)
+    assert await work.claim_notices(60, 9) == []
+    await work.settle_notice("batch_1", 0.0)
+    (again,) = await work.claim_notices(60, 9)
+    assert again.tries == 2
+    await work.settle_notice("batch_1", None)
+    assert await work.claim_notices(60, 9) == []
+
+
+async def test_a_file_that_a_batch_reads_is_known_until_the_batch_has_ended(queue: Queue) -> None:
+    await begun(queue)
+    assert await queue.batches.reads(TENANT, "file-1") == "batch_1"
+    assert await queue.batches.reads(TENANT, "file-2") is None
+    await queue.batches.create(wanted("batch_2", input_file="file-2"), MOST)
+    await queue.batches.work.refuse("batch_2", [])
+    assert await queue.batches.reads(TENANT, "file-2") is None
+
+
+async def test_a_file_is_there_as_long_as_its_upload(queue: Queue, uploads: UploadBook) -> None:
+    files, key = queue.batches.files, await uploaded(uploads, "one")
+    added = await files.add("file-1", TENANT, key, "prompts.jsonl", "batch")
+    assert added is not None
+    assert (added.size, added.name, added.purpose) == (7, "prompts.jsonl", "batch")
+    assert await files.get(TENANT, "file-1") == added
+    assert await files.get("bob", "file-1") is None
+    assert await uploads.delete(TENANT, key)
+    assert await files.get(TENANT, "file-1") is None
+    assert await files.page(TENANT) == []
+    assert await files.add("file-2", TENANT, key, "late.jsonl", "batch") is None
+
+
+async def test_files_of_another_tenants_upload_cannot_be_added(
+    queue: Queue, uploads: UploadBook
+) -> None:
+    key = await uploaded(uploads, "one", tenant="bob")
+    assert await queue.batches.files.add("file-1", TENANT, key, "x", "batch") is None
+
+
+async def test_files_are_listed_in_pages_in_both_orders(queue: Queue, uploads: UploadBook) -> None:
+    files = queue.batches.files
+    for number in range(4):
+        key = await uploaded(uploads, f"n{number}")
+        purpose = "batch" if number else "batch_output"
+        await files.add(
+            f"file-{number}", TENANT, key, "x", purpose, "batch_1" if not number else None
+        )
+    newest = await files.page(TENANT, limit=3)
+    assert [each.id for each in newest] == ["file-3", "file-2", "file-1"]
+    rest = await files.page(TENANT, after="file-1")
+    assert [each.id for each in rest] == ["file-0"]
+    inputs = await files.page(TENANT, purpose="batch", ascending=True, after="file-1")
+    assert [each.id for each in inputs] == ["file-2", "file-3"]
+    assert await files.page(TENANT, after="unknown") == []
+    assert [each.id for each in await files.written_by("batch_1")] == ["file-0"]

@@ -1,0 +1,326 @@
+"""Batches in memory, over the rows of the fake queue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+
+from serve_app.domain.batches.batch import (
+    BatchError,
+    BatchFile,
+    BatchLine,
+    BatchNotice,
+    BatchStatus,
+    BatchStop,
+    EndedLine,
+    LineResult,
+    NewBatch,
+    StoredBatch,
+)
+from serve_app.domain.operations import Actor
+from serve_app.domain.ports import Clock
+from serve_app.domain.upload import UploadBook
+from serve_app.queue.batches.batches import too_many_batches
+from serve_app.queue.batches.work import MAX_ERRORS
+from tests.fakes.queue_row import Row
+
+EARLY = BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS
+
+
+class FakeBatchFiles:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._files: dict[str, BatchFile] = {}
+        self.uploads: UploadBook | None = None  # where their content is
+
+    async def add(
+        self, file_id: str, tenant: str, key: str, name: str, purpose: str, batch: str | None = None
+    ) -> BatchFile | None:
+        kept = await self.uploads.kept(tenant, key) if self.uploads else None
+        if kept is None:
+            return None
+        now = self._clock.now()
+        found = BatchFile(
+            *(file_id, tenant, key, name, purpose, kept.size, now, kept.expires_at, batch)
+        )
+        self._files[file_id] = found
+        return found
+
+    async def get(self, tenant: str, file_id: str) -> BatchFile | None:
+        return next((each for each in await self._kept(tenant) if each.id == file_id), None)
+
+    async def page(
+        self,
+        tenant: str,
+        *,
+        purpose: str | None = None,
+        after: str | None = None,
+        limit: int = 20,
+        ascending: bool = False,
+    ) -> Sequence[BatchFile]:
+        found = sorted(
+            [x for x in await self._kept(tenant) if purpose in (None, x.purpose)],
+            key=lambda x: (x.created_at, x.id),
+            reverse=not ascending,
+        )
+        if after is not None:
+            ids = [each.id for each in found]
+            found = found[ids.index(after) + 1 :] if after in ids else []
+        return found[:limit]
+
+    async def written_by(self, batch: str) -> Sequence[BatchFile]:
+        tenants = {each.tenant for each in self._files.values()}
+        kept = [each for tenant in tenants for each in await self._kept(tenant)]
+        return [each for each in kept if each.batch == batch]
+
+    async def _kept(self, tenant: str) -> Sequence[BatchFile]:
+        assert self.uploads is not None
+        own = [each for each in self._files.values() if each.tenant == tenant]
+        return [each for each in own if await self.uploads.kept(tenant, each.key)]
+
+
+@dataclass
+class _Line:
+    line: BatchLine
+    state: str = "waiting"
+    result: LineResult | None = None
+
+
+@dataclass
+class _Entry:
+    batch: StoredBatch
+    webhook: str | None
+    lines: dict[int, _Line] = field(default_factory=dict[int, _Line])
+    tries: int = 0
+    notice_at: float | None = None  # monotonic
+
+    def change(self, **changes: Any) -> None:
+        self.batch = replace(self.batch, **changes)
+
+    def of(self, *states: str) -> Sequence[_Line]:
+        found = [each for each in self.lines.values() if each.state in states]
+        return sorted(found, key=lambda each: each.line.line)
+
+
+class FakeBatches:
+    """Batches and their progress: ``work`` is this object too."""
+
+    def __init__(self, clock: Clock, rows: Mapping[str, Row], note: Callable[..., None]) -> None:
+        self._clock, self._rows, self._note = clock, rows, note
+        self._entries: dict[str, _Entry] = {}
+        self.files = FakeBatchFiles(clock)
+
+    @property
+    def work(self) -> FakeBatches:
+        return self
+
+    async def create(self, new: NewBatch, most_active: int) -> StoredBatch:
+        own = [x for x in self._entries.values() if x.batch.tenant == new.tenant]
+        if sum(not each.batch.status.final for each in own) >= most_active:
+            raise too_many_batches(most_active)
+        now = self._clock.now()
+        batch = StoredBatch(
+            id=new.id,
+            tenant=new.tenant,
+            key_id=new.key_id,
+            origin=new.origin,
+            endpoint=new.endpoint,
+            input_file=new.input_file,
+            input_key=new.input_key,
+            status=BatchStatus.VALIDATING,
+            created_at=now,
+            expires_at=now + timedelta(seconds=new.window_s),
+            metadata=new.metadata,
+            keep_outputs_s=new.keep_outputs_s,
+        )
+        self._entries[new.id] = _Entry(batch, new.webhook)
+        return batch
+
+    async def get(self, tenant: str, batch: str) -> StoredBatch | None:
+        found = await self.find(batch)
+        return found if found is not None and found.tenant == tenant else None
+
+    async def page(
+        self, tenant: str, after: str | None = None, limit: int = 20
+    ) -> Sequence[StoredBatch]:
+        own = [x.batch for x in self._entries.values() if x.batch.tenant == tenant]
+        own.sort(key=lambda each: (each.created_at, each.id), reverse=True)
+        if after is not None:
+            ids = [each.id for each in own]
+            own = own[ids.index(after) + 1 :] if after in ids else []
+        return own[:limit]
+
+    async def cancel(self, tenant: str, batch: str, actor: Actor) -> StoredBatch | None:
+        found = await self.get(tenant, batch)
+        if found is None or found.stop is not None or found.status not in EARLY:
+            return found
+        entry, now = self._entries[batch], self._clock.now()
+        entry.change(stop=BatchStop.CANCELLED, cancelling_at=now, status=BatchStatus.CANCELLING)
+        if found.status is BatchStatus.VALIDATING:
+            self._end(entry, BatchStatus.CANCELLED)
+        self._note(actor, "batch.cancel", batch, {"tenant": tenant})
+        return entry.batch
+
+    async def reads(self, tenant: str, file_id: str) -> str | None:
+        active = (x.batch for x in self._entries.values() if not x.batch.status.final)
+        of = (x.id for x in active if (x.tenant, x.input_file) == (tenant, file_id))
+        return next(of, None)
+
+    # Implements ``BatchWork``
+
+    async def active(self, most: int) -> Sequence[StoredBatch]:
+        found = [x.batch for x in self._entries.values() if not x.batch.status.final]
+        return sorted(found, key=lambda each: (each.created_at, each.id))[:most]
+
+    async def find(self, batch: str) -> StoredBatch | None:
+        return self._entries[batch].batch if batch in self._entries else None
+
+    async def expire(self) -> None:
+        for entry in self._entries.values():
+            batch = entry.batch
+            due = batch.expires_at <= self._clock.now() and batch.stop is None
+            if due and batch.status in EARLY:
+                entry.change(stop=BatchStop.EXPIRED)
+                if batch.status is BatchStatus.VALIDATING:
+                    self._end(entry, BatchStatus.EXPIRED)
+
+    async def add_lines(self, batch: str, lines: Sequence[BatchLine]) -> None:
+        entry = self._entries[batch]
+        if entry.batch.status is BatchStatus.VALIDATING:
+            for each in lines:
+                entry.lines.setdefault(each.line, _Line(replace(each, request_id=None)))
+
+    async def begin(self, batch: str, total: int) -> bool:
+        entry = self._entries[batch]
+        if entry.batch.status is not BatchStatus.VALIDATING:
+            return False
+        now = self._clock.now()
+        entry.change(status=BatchStatus.IN_PROGRESS, total=total, in_progress_at=now)
+        return True
+
+    async def refuse(self, batch: str, errors: Sequence[BatchError]) -> None:
+        entry = self._entries[batch]
+        if entry.batch.status is BatchStatus.VALIDATING:
+            entry.change(errors=tuple(errors[:MAX_ERRORS]))
+            entry.lines.clear()
+            self._end(entry, BatchStatus.FAILED)
+
+    async def in_flight(self, batch: str) -> int:
+        return len(self._entries[batch].of("sending", "sent"))
+
+    async def unsent(self, batch: str, most: int) -> Sequence[BatchLine]:
+        return [each.line for each in self._entries[batch].of("sending")][:most]
+
+    async def take(self, batch: str, request_ids: Sequence[str]) -> Sequence[BatchLine]:
+        entry = self._entries[batch]
+        if entry.batch.status is not BatchStatus.IN_PROGRESS or entry.batch.stop is not None:
+            return []
+        taken = entry.of("waiting")[: len(request_ids)]
+        for each, request_id in zip(taken, request_ids, strict=False):
+            each.state = "sending"
+            each.line = replace(each.line, request_id=each.line.request_id or request_id)
+        return [each.line for each in taken]
+
+    async def sent(self, batch: str, lines: Sequence[int]) -> None:
+        self._move(batch, lines, "sent")
+
+    async def put_back(self, batch: str, lines: Sequence[int]) -> None:
+        self._move(batch, lines, "waiting")
+
+    async def ended(self, batch: str, most: int) -> Sequence[BatchLine]:
+        sent = [each.line for each in self._entries[batch].of("sent")]
+        return [each for each in sent if not self._runs(each)][:most]
+
+    async def running(self, batch: str, most: int) -> Sequence[BatchLine]:
+        sent = [each.line for each in self._entries[batch].of("sent")]
+        return [each for each in sent if self._runs(each)][:most]
+
+    async def settle(self, batch: str, results: Sequence[LineResult]) -> None:
+        entry = self._entries[batch]
+        for result in results:
+            line = entry.lines.get(result.line)
+            if line is not None and line.state in ("sending", "sent"):
+                self._settle(entry, line, result)
+
+    async def drop_waiting(self, batch: str, most: int, error: Mapping[str, Any]) -> int:
+        entry = self._entries[batch]
+        dropped = entry.of("waiting")[:most]
+        for each in dropped:
+            each.line = replace(each.line, request_id=None)
+            self._settle(entry, each, LineResult(each.line.line, succeeded=False, error=error))
+        return len(dropped)
+
+    async def finalize(self, batch: str) -> bool:
+        entry = self._entries[batch]
+        known = entry.batch
+        running = known.status in (BatchStatus.IN_PROGRESS, BatchStatus.CANCELLING)
+        if not running or known.completed + known.failed != known.total:
+            return False
+        entry.change(status=BatchStatus.FINALIZING, finalizing_at=self._clock.now())
+        return True
+
+    async def results(
+        self, batch: str, *, succeeded: bool, after: int, most: int
+    ) -> Sequence[EndedLine]:
+        found = self._entries[batch].of("succeeded" if succeeded else "failed")
+        return [
+            EndedLine(each.line.custom_id, each.line.request_id, each.result)
+            for each in found
+            if each.line.line > after and each.result is not None
+        ][:most]
+
+    async def finish(self, batch: str, output_file: str | None, error_file: str | None) -> bool:
+        entry = self._entries[batch]
+        if entry.batch.status is not BatchStatus.FINALIZING:
+            return False
+        entry.change(output_file=output_file, error_file=error_file)
+        entry.lines.clear()
+        self._end(entry, BatchStatus(entry.batch.stop or BatchStatus.COMPLETED))
+        return True
+
+    async def claim_notices(self, claimed_s: float, limit: int) -> Sequence[BatchNotice]:
+        now, found = self._clock.monotonic(), list[BatchNotice]()
+        for entry in self._entries.values():
+            batch = entry.batch
+            if entry.notice_at is None or entry.notice_at > now or len(found) == limit:
+                continue
+            assert entry.webhook is not None
+            assert batch.ended_at is not None
+            entry.tries, entry.notice_at = entry.tries + 1, now + claimed_s
+            found.append(
+                BatchNotice(
+                    *(batch.id, batch.tenant, batch.status, batch.ended_at),
+                    entry.webhook,
+                    entry.tries,
+                )
+            )
+        return found
+
+    async def settle_notice(self, batch: str, again_after_s: float | None) -> None:
+        later = None if again_after_s is None else self._clock.monotonic() + again_after_s
+        self._entries[batch].notice_at = later
+
+    def _runs(self, line: BatchLine) -> bool:
+        row = self._rows.get(line.request_id or "")
+        return row is not None and not row.request.state.final
+
+    def _move(self, batch: str, lines: Sequence[int], state: str) -> None:
+        for number in lines:
+            line = self._entries[batch].lines[number]
+            if line.state == "sending":
+                line.state = state
+
+    def _settle(self, entry: _Entry, line: _Line, result: LineResult) -> None:
+        line.state = "succeeded" if result.succeeded else "failed"
+        line.result = result
+        if result.succeeded:
+            entry.change(completed=entry.batch.completed + 1)
+        else:
+            entry.change(failed=entry.batch.failed + 1)
+
+    def _end(self, entry: _Entry, status: BatchStatus) -> None:
+        entry.change(status=status, ended_at=self._clock.now())
+        if entry.webhook is not None:
+            entry.notice_at = self._clock.monotonic()

@@ -1,0 +1,341 @@
+"""The worker of batches: crashes between any two steps, limits, revoked keys, and webhooks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+
+from serve_app.domain.batches.batch import BatchNotice, BatchStatus
+from serve_app.domain.request import Priority, State
+from serve_app.ingress.openai.batches import worker as module
+from serve_app.ingress.openai.batches.lines import MAX_LINES, FileCheck, split
+from serve_app.ingress.openai.batches.worker import BatchWorker
+from serve_app.queue.store.config import QueueLimits
+from serve_app.settings import TenantLimits
+from serve_app.webhooks.batches import body_of
+from tests.ingress.house import OTHERS, House, built
+
+BATCHES, FILES = "/openai/v1/batches", "/openai/v1/files"
+GENERATIONS = "/v1/images/generations"
+ROUNDS = 400
+
+
+class Killed(BaseException):
+    """Death of the process at a call."""
+
+
+class Mortal:
+    """Wraps an object; the call number ``dies_at`` of all that share ``calls`` kills the process,
+    ``after`` its effect or before it."""
+
+    def __init__(self, inner: Any, calls: list[str], dies_at: int, *, after: bool) -> None:
+        self._inner, self._calls, self._dies_at, self._after = inner, calls, dies_at, after
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        if name == "work":
+            return Mortal(found, self._calls, self._dies_at, after=self._after)
+        if not asyncio.iscoroutinefunction(found):
+            return found
+
+        async def call(*args: Any, **more: Any) -> Any:
+            self._calls.append(name)
+            dies = len(self._calls) == self._dies_at
+            if dies and not self._after:
+                raise Killed
+            answer = await found(*args, **more)
+            if dies:
+                raise Killed
+            return answer
+
+        return call
+
+
+def lines(count: int, **body: Any) -> bytes:
+    rows = [
+        {
+            "custom_id": f"line {n}",
+            "method": "POST",
+            "url": GENERATIONS,
+            "body": {"model": "test/images", "prompt": f"{n}", **body},
+        }
+        for n in range(count)
+    ]
+    return "\n".join(map(json.dumps, rows)).encode()
+
+
+async def begun(house: House, content: bytes, **more: Any) -> str:
+    """Id of a new batch of these lines."""
+    async with house.client(house.weak_key) as client:
+        form = {"file": ("prompts.jsonl", content), "purpose": (None, "batch")}
+        file = (await client.post(FILES, files=form)).raise_for_status().json()
+        body = {"input_file_id": file["id"], "endpoint": GENERATIONS, "completion_window": "24h"}
+        answer = await client.post(BATCHES, json=body | more)
+        return str(answer.raise_for_status().json()["id"])
+
+
+async def shown(house: House, batch: str) -> dict[str, Any]:
+    async with house.client() as client:
+        return dict((await client.get(f"{BATCHES}/{batch}")).raise_for_status().json())
+
+
+async def results(house: House, batch: str) -> list[dict[str, Any]]:
+    known, found = await shown(house, batch), list[dict[str, Any]]()
+    async with house.client() as client:
+        for file in (known["output_file_id"], known["error_file_id"]):
+            if file is not None:
+                text = (await client.get(f"{FILES}/{file}/content")).raise_for_status().text
+                found += map(json.loads, text.splitlines())
+    return found
+
+
+async def run(house: House, batch: str, worker: BatchWorker | None = None) -> dict[str, Any]:
+    """Rounds until the batch has ended."""
+    worker = worker or BatchWorker(house.services)
+    for _ in range(ROUNDS):
+        await worker.validate()
+        await worker.advance()
+        if (known := await shown(house, batch))["status"] in ("completed", "failed", "cancelled"):
+            return known
+        await asyncio.sleep(0.01)
+    raise AssertionError(known)
+
+
+def requests_of(house: House) -> Sequence[Any]:
+    return [row.request for row in house.queue._rows.values()]
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[House]:
+    async with built(catalog=OTHERS) as house:
+        yield house
+
+
+@pytest.fixture
+async def idle() -> AsyncIterator[House]:
+    async with built(catalog=OTHERS, replica=False) as house:
+        yield house
+
+
+@pytest.mark.parametrize("after", [False, True])
+async def test_a_crash_at_any_call_repeats_no_line_and_loses_none(
+    house: House, after: bool
+) -> None:
+    count, dies_at, deaths = 3, 0, 0
+    while True:
+        dies_at += 1
+        before = {each.id for each in requests_of(house)}
+        batch = await begun(house, lines(count))
+        calls: list[str] = []
+        mortal = Mortal(house.queue, calls, dies_at, after=after)
+        services = replace(house.services, queue=mortal)
+        doomed = BatchWorker(services)
+        doomed._book = Mortal(house.queue.batches, calls, dies_at, after=after)
+        try:
+            known = await run(house, batch, doomed)
+        except Killed:
+            deaths += 1
+            known = await run(house, batch)
+        new = [each for each in requests_of(house) if each.id not in before]
+        what = f"died {'after' if after else 'before'} call {dies_at}, {calls[-1:]}"
+        assert known["status"] == "completed", what
+        assert known["request_counts"] == {"total": count, "completed": count, "failed": 0}, what
+        found = [each["custom_id"] for each in await results(house, batch)]
+        assert sorted(found) == [f"line {n}" for n in range(count)], what
+        assert len(new) == count, what
+        files = await house.queue.batches.files.written_by(batch)
+        if len(calls) < dies_at:  # it lived to the end
+            assert len(files) == 1
+            break
+    assert deaths > 20
+
+
+async def test_two_workers_at_once_repeat_no_line(house: House) -> None:
+    batch = await begun(house, lines(40))
+    workers = [BatchWorker(house.services) for _ in range(3)]
+    ended = await asyncio.gather(*(run(house, batch, each) for each in workers))
+    assert {each["status"] for each in ended} == {"completed"}
+    assert len(requests_of(house)) == 40
+    assert len(await results(house, batch)) == 40
+    assert len(await house.queue.batches.files.written_by(batch)) == 1
+
+
+async def test_a_batch_fills_only_what_is_idle(idle: House) -> None:
+    batch = await begun(idle, lines(100))
+    worker = BatchWorker(idle.services)
+    for _ in range(5):
+        await worker.validate()
+        await worker.advance()
+    queued = requests_of(idle)
+    assert len(queued) == module.LEAST_QUEUED
+    assert {each.priority for each in queued} == {Priority.LOW}
+    assert (await shown(idle, batch))["request_counts"]["total"] == 100
+
+
+async def test_a_batch_waits_while_requests_of_others_are_queued(idle: House) -> None:
+    async with idle.client(idle.other_key) as client:
+        for _ in range(module.LEAST_QUEUED):
+            (await client.post("/queue/test/images", json={"prompt": "x"})).raise_for_status()
+    before = len(requests_of(idle))
+    await begun(idle, lines(10))
+    worker = BatchWorker(idle.services)
+    for _ in range(5):
+        await worker.validate()
+        await worker.advance()
+    assert len(requests_of(idle)) == before
+
+
+async def test_a_line_over_the_rate_is_tried_later_and_one_over_the_budget_is_an_error() -> None:
+    budget = {"amount": 1, "currency": "USD", "period": "day"}
+    for limits, done in (
+        (
+            {"requests_per_minute": 6000, "requests_burst": 1},
+            {"total": 4, "completed": 4, "failed": 0},
+        ),
+        ({"budget": budget}, {"total": 4, "completed": 1, "failed": 3}),
+    ):
+        own = TenantLimits.model_validate(limits)
+        prices = {"test/images": {"unit": "image", "amount": 0.9, "currency": "USD"}}
+        async with built(
+            catalog=OTHERS, limits=QueueLimits(tenants={"default": own}), prices=prices
+        ) as house:
+            batch = await begun(house, lines(4))
+            known = await run(house, batch)
+            assert known["request_counts"] == done
+            codes = [x["error"]["code"] for x in await results(house, batch) if x["error"]]
+            assert codes == ["insufficient_quota"] * done["failed"]
+
+
+async def test_the_lines_of_a_revoked_key_are_errors(house: House) -> None:
+    batch = await begun(house, lines(5))
+    await BatchWorker(house.services).validate()
+    await house.keys.revoke(house.weak_key.partition(":")[0])
+    known = await run(house, batch)
+    assert known["request_counts"] == {"total": 5, "completed": 0, "failed": 5}
+    assert {each["error"]["code"] for each in await results(house, batch)} == {"unauthenticated"}
+
+
+async def test_a_deleted_request_is_an_error_of_its_line(idle: House) -> None:
+    batch = await begun(idle, lines(2))
+    worker = BatchWorker(idle.services)
+    await worker.validate()
+    await worker.advance()
+    gone, kept = requests_of(idle)
+    for each in (gone, kept):
+        await idle.queue.cancel(each.tenant, each.id)
+    await idle.queue.delete(gone.tenant, gone.id)
+    known = await run(idle, batch, worker)
+    assert known["request_counts"]["failed"] == 2
+    codes = [each["error"]["code"] for each in await results(idle, batch)]
+    assert codes == ["request_deleted", "cancelled"]
+
+
+async def test_a_deleted_input_file_is_an_error_of_the_lines_that_were_not_read(
+    idle: House,
+) -> None:
+    batch = await begun(idle, lines(module.LEAST_QUEUED + 2))
+    worker = BatchWorker(idle.services)
+    await worker.validate()
+    await worker.advance()
+    stored = await idle.queue.batches.work.find(batch)
+    assert stored is not None
+    await idle.storage.delete([stored.input_key])
+    for each in requests_of(idle):
+        await idle.queue.cancel(each.tenant, each.id)
+    await run(idle, batch, worker)
+    codes = [each["error"]["code"] for each in await results(idle, batch)]
+    assert sorted(codes) == ["artifact_not_found"] * 2 + ["cancelled"] * module.LEAST_QUEUED
+
+
+async def test_cancelling_cancels_what_waits(idle: House) -> None:
+    batch = await begun(idle, lines(50))
+    worker = BatchWorker(idle.services)
+    await worker.validate()
+    await worker.advance()
+    async with idle.client() as client:
+        (await client.post(f"{BATCHES}/{batch}/cancel")).raise_for_status()
+    known = await run(idle, batch, worker)
+    assert (known["status"], known["request_counts"]["failed"]) == ("cancelled", 50)
+    assert {each.state for each in requests_of(idle)} == {State.CANCELLED}
+    codes = {each["error"]["code"] for each in await results(idle, batch)}
+    assert codes == {"batch_cancelled"}
+
+
+async def test_a_key_that_is_limited_to_endpoints_sees_only_its_own_batches(house: House) -> None:
+    limited = str(await house.keys.create("default", endpoints=("test/*",)))
+    batch = await begun(house, lines(1))
+    output = (await run(house, batch))["output_file_id"]
+    async with house.client(limited) as client:
+        assert (await client.get(f"{BATCHES}/{batch}")).status_code == 404
+        assert (await client.post(f"{BATCHES}/{batch}/cancel")).status_code == 404
+        assert (await client.get(f"{FILES}/{output}/content")).status_code == 404
+        assert (await client.get(BATCHES)).json()["data"] == []
+
+
+async def test_the_limit_of_batches_is_answered_with_429() -> None:
+    async with built(catalog=OTHERS, max_batches_per_tenant=1) as house:
+        await begun(house, lines(1))
+        with pytest.raises(httpx.HTTPStatusError) as refused:
+            await begun(house, lines(1))
+        assert refused.value.response.status_code == 429
+        assert "DARKROOM_MAX_BATCHES_PER_TENANT" in refused.value.response.text
+
+
+async def test_lines_are_found_however_the_file_is_cut() -> None:
+    content = b'{"a": 1}\n\n  \r\n{"b": "\xc3\xa9"}\n{"c": 3}'
+    for size in range(1, len(content) + 1):
+
+        async def chunks(size: int = size) -> AsyncIterator[bytes]:
+            for at in range(0, len(content), size):
+                yield content[at : at + size]
+
+        found = [each async for piece in split(chunks(), 100) for each in piece]
+        assert [each.line for each in found] == [1, 4, 5]
+        for each in found:
+            assert content[each.start : each.start + len(each.content)] == each.content
+
+
+async def test_a_file_without_a_newline_is_not_read_into_memory() -> None:
+    read = 0
+
+    async def chunks() -> AsyncIterator[bytes]:
+        nonlocal read
+        for _ in range(1000):
+            read += 1
+            yield b"x" * 1000
+
+    check = FileCheck(GENERATIONS, max_line=5000)
+    async for piece in split(chunks(), check.max_line):
+        await check.check(piece)
+    assert [(each.code, each.line) for each in check.errors] == [("line_too_long", 1)]
+    assert read < 10
+
+
+async def test_a_file_has_a_limit_of_lines() -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for n in range(MAX_LINES + 1):
+            row = {"custom_id": f"{n}", "method": "POST", "url": GENERATIONS, "body": {}}
+            yield json.dumps(row).encode() + b"\n"
+
+    check = FileCheck(GENERATIONS, max_line=5000)
+    async for piece in split(chunks(), check.max_line):
+        await check.check(piece)
+    check.end()
+    assert [each.code for each in check.errors] == ["too_many_lines"]
+
+
+async def test_the_webhook_of_a_batch_has_openais_format(house: House) -> None:
+    batch = await begun(house, lines(1), webhook_url="https://example.com/done")
+    await run(house, batch)
+    (notice,) = await house.queue.batches.work.claim_notices(60, 9)
+    assert isinstance(notice, BatchNotice)
+    assert notice.status is BatchStatus.COMPLETED
+    body = json.loads(body_of(notice))
+    assert body["type"] == "batch.completed"
+    assert (body["object"], body["data"]) == ("event", {"id": batch})

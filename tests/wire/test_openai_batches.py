@@ -1,0 +1,275 @@
+"""OpenAI's own Python client, unmodified: files and batches."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import httpx
+import openai
+import pytest
+from openai.types import Batch, FileObject
+
+from tests.ingress.house import OTHERS
+from tests.wire.served import Address, served
+
+pytestmark = pytest.mark.wire
+
+IMAGES, SDXL, VIDEOS = "test/images", "fal-ai/fast-sdxl", "test/videos"
+GENERATIONS: Any = "/v1/images/generations"
+FINAL = ("completed", "failed", "expired", "cancelled")
+WAIT_S = 120.0
+PIXEL = "data:image/png;base64," + base64.b64encode(b"x").decode()
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[Address]:
+    with served(catalog=OTHERS, batches=True) as address:
+        yield address
+
+
+@pytest.fixture
+def client(address: Address) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(
+        base_url=f"{address.url}/openai/v1", api_key=address.key, max_retries=0
+    ) as client:
+        yield client
+
+
+@pytest.fixture
+def other(address: Address) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(
+        base_url=f"{address.url}/openai/v1", api_key=address.other_key, max_retries=0
+    ) as client:
+        yield client
+
+
+def line(custom_id: str, body: dict[str, Any], url: str = GENERATIONS) -> dict[str, Any]:
+    return {"custom_id": custom_id, "method": "POST", "url": url, "body": body}
+
+
+def uploaded(client: openai.OpenAI, lines: Sequence[Any]) -> FileObject:
+    content = "\n".join(x if isinstance(x, str) else json.dumps(x) for x in lines).encode()
+    return client.files.create(file=("prompts.jsonl", content), purpose="batch")
+
+
+def started(
+    client: openai.OpenAI, lines: Sequence[Any], endpoint: Any = GENERATIONS, **more: Any
+) -> Batch:
+    file = uploaded(client, lines)
+    return client.batches.create(
+        input_file_id=file.id, endpoint=endpoint, completion_window="24h", **more
+    )
+
+
+def ended(client: openai.OpenAI, batch: Batch) -> Batch:
+    """The batch at its end. Its counts never go back and never exceed the total."""
+    until, last = time.monotonic() + WAIT_S, (0, 0)
+    while batch.status not in FINAL:
+        assert time.monotonic() < until, batch
+        time.sleep(0.05)
+        batch = client.batches.retrieve(batch.id)
+        counts = batch.request_counts
+        assert counts is not None
+        assert counts.completed >= last[0]
+        assert counts.failed >= last[1]
+        last = counts.completed, counts.failed
+        assert sum(last) <= counts.total or not counts.total
+    Batch.model_validate(batch.model_dump(), strict=True)
+    return batch
+
+
+def results(client: openai.OpenAI, file_id: str | None) -> dict[str, dict[str, Any]]:
+    assert file_id is not None
+    text = client.files.content(file_id).text
+    found = [json.loads(each) for each in text.splitlines()]
+    assert len({each["id"] for each in found}) == len(found)
+    return {each["custom_id"]: each for each in found}
+
+
+def counts_of(batch: Batch) -> tuple[int, int, int]:
+    assert batch.request_counts is not None
+    return (
+        batch.request_counts.total,
+        batch.request_counts.completed,
+        batch.request_counts.failed,
+    )
+
+
+def test_a_file_is_uploaded_listed_read_and_deleted(
+    client: openai.OpenAI, other: openai.OpenAI
+) -> None:
+    first = uploaded(client, [line("a", {"prompt": "x"})])
+    second = uploaded(client, [line("b", {"prompt": "x"})])
+    FileObject.model_validate(first.model_dump(), strict=True)
+    assert (first.filename, first.purpose, first.status) == ("prompts.jsonl", "batch", "processed")
+    assert client.files.retrieve(first.id) == first
+    content = client.files.content(first.id).read()
+    assert json.loads(content)["custom_id"] == "a"
+    assert first.bytes == len(content)
+    listed = [each.id for each in client.files.list(purpose="batch", limit=1)]  # all pages
+    assert listed.index(second.id) < listed.index(first.id)
+    oldest = [each.id for each in client.files.list(purpose="batch", order="asc")]
+    assert oldest == listed[::-1]
+    for call in (other.files.retrieve, other.files.content, other.files.delete):
+        with pytest.raises(openai.NotFoundError):
+            call(first.id)
+    assert first.id not in [each.id for each in other.files.list()]
+    assert client.files.delete(first.id).deleted
+    with pytest.raises(openai.NotFoundError):
+        client.files.retrieve(first.id)
+
+
+def test_a_batch_of_images_runs_to_its_end(client: openai.OpenAI, other: openai.OpenAI) -> None:
+    lines = [
+        *(line(f"image {n}", {"model": SDXL, "prompt": f"{n}", "seed": n}) for n in range(20)),
+        line("as base64", {"model": IMAGES, "prompt": "x", "n": 2, "response_format": "b64_json"}),
+        line("fails", {"model": IMAGES, "prompt": "x", "fail": "pipeline_failed"}),
+        line("has no model", {"model": "unknown", "prompt": "x"}),
+        line("has no prompt", {"model": SDXL}),
+    ]
+    batch = started(client, lines, metadata={"job": "night"})
+    assert (batch.status, batch.metadata, batch.endpoint) == (
+        "validating",
+        {"job": "night"},
+        GENERATIONS,
+    )
+    done = ended(client, batch)
+    assert (done.status, counts_of(done)) == ("completed", (24, 21, 3))
+    assert done.in_progress_at is not None
+    assert done.finalizing_at is not None
+    assert done.completed_at is not None
+    good, bad = results(client, done.output_file_id), results(client, done.error_file_id)
+    assert set(good) | set(bad) == {each["custom_id"] for each in lines}
+    body = good["image 7"]["response"]["body"]
+    assert (good["image 7"]["response"]["status_code"], good["image 7"]["error"]) == (200, None)
+    assert [set(each) for each in body["data"]] == [{"url"}]
+    assert httpx.get(body["data"][0]["url"]).content == b"image"
+    inlined = good["as base64"]["response"]["body"]["data"]
+    assert [base64.b64decode(each["b64_json"]) for each in inlined] == [b"image"] * 2
+    statuses = {name: each["response"]["status_code"] for name, each in bad.items()}
+    assert statuses == {"fails": 500, "has no model": 404, "has no prompt": 400}
+    assert bad["has no model"]["error"]["code"] == "model_not_found"
+    assert bad["has no prompt"]["response"]["body"]["error"]["param"] == "prompt"
+    with pytest.raises(openai.NotFoundError):
+        other.batches.retrieve(batch.id)
+    with pytest.raises(openai.NotFoundError):
+        other.files.content(cast("str", done.output_file_id))
+
+
+def test_lines_edit_images_make_videos_and_run_any_endpoint(client: openai.OpenAI) -> None:
+    edits: Any = "/v1/images/edits"
+    body = {"model": SDXL, "prompt": "blue", "images": [{"image_url": PIXEL}]}
+    masked = {"model": SDXL, "prompt": "blue", "image": PIXEL, "mask": PIXEL}
+    edited = ended(
+        client, started(client, [line("a", body, edits), line("b", masked, edits)], edits)
+    )
+    assert set(results(client, edited.output_file_id)) == {"a"}
+    refused = results(client, edited.error_file_id)["b"]
+    assert "mask_url" in refused["error"]["message"]
+    videos: Any = "/v1/videos"
+    made = ended(
+        client, started(client, [line("v", {"model": VIDEOS, "prompt": "x"}, videos)], videos)
+    )
+    video = results(client, made.output_file_id)["v"]["response"]["body"]
+    assert (video["object"], video["status"], video["progress"]) == ("video", "completed", 100)
+    run: Any = "/run/test/audio"
+    heard = ended(client, started(client, [line("s", {"prompt": "x"}, run)], run))
+    output = results(client, heard.output_file_id)["s"]["response"]["body"]
+    assert "http://127.0.0.1" in json.dumps(output)
+
+
+@pytest.mark.parametrize(
+    ("bad", "code", "number", "param"),
+    [
+        ("{", "invalid_json_line", 2, None),
+        ("[]", "invalid_json_line", 2, None),
+        (line("a", {"prompt": "x"}), "duplicate_custom_id", 2, "custom_id"),
+        ({"method": "POST"}, "missing_required_parameter", 2, "custom_id"),
+        (line("b", {"prompt": "x"}, "/v1/videos"), "mismatched_url", 2, "url"),
+        ({**line("b", {}), "method": "GET"}, "invalid_method", 2, "method"),
+        ({**line("b", {}), "body": None}, "missing_required_parameter", 2, "body"),
+    ],
+)
+def test_an_invalid_file_is_refused_before_anything_runs(
+    client: openai.OpenAI, bad: Any, code: str, number: int, param: str | None
+) -> None:
+    done = ended(client, started(client, [line("a", {"prompt": "x"}), bad]))
+    assert done.status == "failed"
+    assert done.failed_at is not None
+    assert done.errors is not None
+    assert done.errors.data is not None
+    assert [(each.code, each.line, each.param) for each in done.errors.data] == [
+        (code, number, param)
+    ]
+    assert counts_of(done) == (0, 0, 0)
+    assert done.output_file_id is None
+    assert done.error_file_id is None
+
+
+def test_a_file_without_lines_is_refused(client: openai.OpenAI) -> None:
+    done = ended(client, started(client, ["", "  "]))
+    assert done.errors is not None
+    assert done.errors.data is not None
+    assert [each.code for each in done.errors.data] == ["empty_file"]
+
+
+def test_a_cancelled_batch_has_the_results_until_then(client: openai.OpenAI) -> None:
+    lines = [
+        line("quick", {"model": IMAGES, "prompt": "x"}),
+        *(line(f"{n}", {"model": IMAGES, "prompt": "x", "sleep_s": 600}) for n in range(300)),
+    ]
+    batch = started(client, lines)
+    until = time.monotonic() + WAIT_S
+    while counts_of(client.batches.retrieve(batch.id))[1] < 1:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    with pytest.raises(openai.BadRequestError, match="reads this file"):
+        client.files.delete(batch.input_file_id)
+    stopping = client.batches.cancel(batch.id)
+    assert stopping.status == "cancelling"
+    assert stopping.cancelling_at is not None
+    done = ended(client, stopping)
+    assert (done.status, counts_of(done)) == ("cancelled", (301, 1, 300))
+    assert done.cancelled_at is not None
+    assert set(results(client, done.output_file_id)) == {"quick"}
+    dropped = results(client, done.error_file_id)
+    assert {each["error"]["code"] for each in dropped.values()} == {"batch_cancelled"}
+    assert client.batches.cancel(batch.id).status == "cancelled"
+    assert client.files.delete(batch.input_file_id).deleted
+
+
+def test_batches_are_listed_in_pages(client: openai.OpenAI, other: openai.OpenAI) -> None:
+    made = [started(client, [line("a", {"prompt": "x"})]).id for _ in range(3)]
+    listed = [each.id for each in client.batches.list(limit=2)]
+    assert listed[:3] == made[::-1]
+    assert len(set(listed)) == len(listed)
+    assert not set(made) & {each.id for each in other.batches.list()}
+
+
+def test_refused_calls_name_the_parameter(client: openai.OpenAI) -> None:
+    file = uploaded(client, [line("a", {"prompt": "x"})])
+    create: Any = client.batches.create
+    usual: dict[str, Any] = {
+        "input_file_id": file.id,
+        "endpoint": GENERATIONS,
+        "completion_window": "24h",
+    }
+    for wrong, param in (
+        ({"endpoint": "/v1/chat/completions"}, "endpoint"),
+        ({"completion_window": "7d"}, "completion_window"),
+        ({"input_file_id": "file-unknown"}, "input_file_id"),
+        ({"metadata": {"x": "y" * 513}}, "metadata"),
+        ({"extra_body": {"webhook_url": "ftp://example.com"}}, "webhook_url"),
+    ):
+        with pytest.raises(openai.BadRequestError) as refused:
+            create(**{**usual, **wrong})
+        assert refused.value.param == param
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.files.create(file=("x.jsonl", b"{}"), purpose="fine-tune")
+    assert refused.value.param == "purpose"
+    with pytest.raises(openai.NotFoundError):
+        client.batches.retrieve("batch_unknown")
