@@ -293,7 +293,8 @@ def _replica_config(config: Config, pool: PoolConfig) -> ReplicaConfig:
 def _pool(config: Config, name: str, pool: PoolConfig, kind: type[Any]) -> Deployment:
     # Replicas get no secrets.
     environment = dict.fromkeys((*SECRET_NAMES, *OTLP_SECRET_NAMES), "")
-    if config.storage.s3_bucket or not config.weights.weights_mirror:
+    storage = config.storage
+    if storage.s3_bucket or storage.storage_locations or not config.weights.weights_mirror:
         environment |= dict.fromkeys(AWS_SECRET_NAMES, "")
     environment["HF_HUB_DISABLE_TELEMETRY"] = "1"
     # Code that uses the hub's library directly shares the same store and the offline setting.

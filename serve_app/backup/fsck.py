@@ -6,6 +6,7 @@ Darkroom may run meanwhile: each difference is looked at again before it is repo
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from serve_app.backup.rows import NamedFile, named_files
 from serve_app.domain.errors import ArtifactNotFound, DatabaseUnavailable, Misconfigured
 from serve_app.domain.ports import Clock
 from serve_app.queue.store.migrations import check_applied
+from serve_app.storage.atomic_file import run_blocking
+from serve_app.storage.keys import DamagedFile
 from serve_app.storage.listing import StoredObject
 
 AT_ONCE = 500
@@ -31,7 +34,7 @@ GRACE_S = 6 * 3600.0
 
 class Problem(StrEnum):
     MISSING = "missing"  # a row names a file that storage does not have
-    DAMAGED = "damaged"  # the size is not the row's
+    DAMAGED = "damaged"  # the size, or the digest, is not the row's
     ORPHANED = "orphaned"  # no row names the file
 
 
@@ -49,6 +52,7 @@ class Totals:
     """Counts of one check."""
 
     files: int = 0  # that are there and that a row names
+    read_bytes: int = 0  # of files whose digests were compared
     young: int = 0  # without a row, but younger than the grace
     found: dict[Problem, int] = field(default_factory=dict)
     found_bytes: dict[Problem, int] = field(default_factory=dict)
@@ -68,8 +72,17 @@ class Totals:
 class Check:
     """One comparison of an installation's rows with its files."""
 
-    def __init__(self, target: OpenInstallation, clock: Clock, *, grace_s: float = GRACE_S) -> None:
+    def __init__(
+        self,
+        target: OpenInstallation,
+        clock: Clock,
+        *,
+        grace_s: float = GRACE_S,
+        checksums: bool = False,
+    ) -> None:
+        """``checksums``: read every file and compare its SHA-256 with the row's."""
         self._target = target
+        self._checksums = checksums
         self._oldest = clock.now() - timedelta(seconds=grace_s)
         self.totals = Totals()
 
@@ -117,8 +130,24 @@ class Check:
                 yield Finding(Problem.MISSING, row.key, row.size)
             elif row is not None and file is not None:
                 self.totals.files += 1
-                if row.size not in (None, file.size):
+                if row.size not in (None, file.size) or await self._differs(row, file):
                     yield Finding(Problem.DAMAGED, file.key, file.size)
+
+    async def _differs(self, row: NamedFile, file: StoredObject) -> bool:
+        """True if a file, read as a whole, is not what was stored. Storage compares what it can;
+        the rows of uploads and snapshots have no digest."""
+        if not self._checksums:
+            return False
+        digest = hashlib.sha256()
+        try:
+            async for chunk in self._target.storage.read(file.key, 0, file.size):
+                await run_blocking(digest.update, chunk)
+        except DamagedFile:
+            return True
+        except ArtifactNotFound:
+            return False  # deleted meanwhile
+        self.totals.read_bytes += file.size
+        return row.sha256 is not None and digest.hexdigest() != row.sha256
 
     async def _looked_at_again(self, batch: Sequence[Finding]) -> Sequence[Finding]:
         """Findings that are still true: the two sides were not read at one moment."""

@@ -33,6 +33,7 @@ from serve_app.cli.commands.watch_spot import watch_spot_command
 from serve_app.cli.connection import options
 from serve_app.cli.connection.installation import Installation
 from serve_app.cli.connection.server import Server, here
+from serve_app.cli.doctor.storage_rules import storage_group
 from serve_app.cli.file_access.command import files_group
 from serve_app.cli.generation import command as generation
 from serve_app.cli.generation.options import FROM_PROMPT, GenerateOptions
@@ -319,6 +320,7 @@ main.add_command(login.contexts_group)
 main.add_command(backup.backup_command)
 main.add_command(backup.restore_command)
 main.add_command(backup.fsck_command)
+main.add_command(storage_group)
 main.add_command(inspect_file.inspect_command)
 main.add_command(verify_command)
 main.add_command(models_group)

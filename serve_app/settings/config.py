@@ -285,7 +285,7 @@ SECRET_NAMES = tuple(PREFIX + name.upper() for name in Secrets.model_fields)
 
 AWS_SECRET_NAMES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 """Variables that are set to "" in replicas too, unless they are for the mirror of weights alone:
-when artifacts go to S3 they open that bucket."""
+when artifacts go to S3 they open their buckets."""
 
 HUB_SECRET_NAMES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 """Variables that are set to "" in the ingress, which downloads no weights."""

@@ -91,6 +91,21 @@ async def test_a_file_of_another_size_is_damaged(
     assert await found(source) == [("damaged", artifact.key)]
 
 
+async def test_a_file_of_other_bytes_is_damaged_if_digests_are_compared(
+    source: OpenInstallation, ingress: Ingress
+) -> None:
+    damaged, whole = await succeeded(ingress, source, 2)
+    await source.database.rows(
+        "UPDATE artifacts SET sha256 = repeat('0', 64) WHERE key = %(key)s", {"key": damaged.key}
+    )
+    assert await found(source) == []
+    check = Check(source, SystemClock(), checksums=True)
+    assert [(each.problem, each.key) async for each in check.findings()] == [
+        ("damaged", damaged.key)
+    ]
+    assert check.totals.read_bytes == damaged.size + whole.size
+
+
 async def test_nothing_is_mended_with_the_storage_of_another_database(
     source: OpenInstallation, ingress: Ingress
 ) -> None:

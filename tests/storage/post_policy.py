@@ -23,7 +23,11 @@ def check_post(
     a text, for a scope."""
     _, form, files = parse_form_data(environ)
     fields = {name.lower(): value for name, value in form.items()}
-    if "file" not in files or "policy" not in fields:
+    names = {name: file.filename or "" for name, file in files.items()}
+    size = sum(len(file.read()) for file in files.values())
+    for file in files.values():
+        file.close()
+    if "file" not in names or "policy" not in fields:
         raise Refused("403 Forbidden", "AccessDenied", "There is no policy, or no file")
     _, _, scope = fields["x-amz-credential"].partition("/")
     if not hmac.compare_digest(sign(fields["policy"], scope), fields["x-amz-signature"]):
@@ -31,9 +35,7 @@ def check_post(
     policy = json.loads(base64.b64decode(fields["policy"]))
     if now > datetime.fromisoformat(policy["expiration"].replace("Z", "+00:00")):
         raise Refused("403 Forbidden", "AccessDenied", "Invalid according to Policy: expired")
-    file = files["file"]
-    fields["key"] = fields["key"].replace("${filename}", file.filename or "")
-    size = len(file.read())
+    fields["key"] = fields["key"].replace("${filename}", names["file"])
     covered = {"bucket"}
     for condition in policy["conditions"]:
         covered.add(_check(condition, {**fields, "bucket": bucket}, size))

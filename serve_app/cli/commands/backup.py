@@ -98,9 +98,12 @@ def restore_command(
     show_default=True,
     help="Younger files without a row are left alone: their upload may be under way.",
 )
+@click.option(
+    "--checksums", is_flag=True, help="Read every file and compare its digest with the database."
+)
 @options.as_json
 def fsck_command(
-    installation: Installation, *, mend: bool, grace_hours: float, as_json: bool
+    installation: Installation, *, mend: bool, grace_hours: float, checksums: bool, as_json: bool
 ) -> None:
     """Compare the files in storage with the database, and report each difference.
 
@@ -108,7 +111,13 @@ def fsck_command(
     one has the totals.
     """
     totals = asyncio.run(
-        _check(installation, mend=mend, grace_s=grace_hours * 3600, as_json=as_json)
+        _check(
+            installation,
+            mend=mend,
+            grace_s=grace_hours * 3600,
+            checksums=checksums,
+            as_json=as_json,
+        )
     )
     if as_json:
         click.echo(json.dumps(asdict(totals) | {"problems": totals.problems}))
@@ -139,7 +148,7 @@ async def _restore(installation: Installation, folder: Path, *, replace: bool) -
 
 
 async def _check(
-    installation: Installation, *, mend: bool, grace_s: float, as_json: bool
+    installation: Installation, *, mend: bool, grace_s: float, checksums: bool, as_json: bool
 ) -> Totals:
     from serve_app.backup.fsck import Check  # noqa: PLC0415
     from serve_app.backup.installation import opened  # noqa: PLC0415
@@ -147,7 +156,7 @@ async def _check(
 
     config = read_config({"data_dir": installation.data_dir})
     async with opened(config, Secrets()) as target:
-        check = Check(target, SystemClock(), grace_s=grace_s)
+        check = Check(target, SystemClock(), grace_s=grace_s, checksums=checksums)
         async for finding in check.findings(mend=mend):
             click.echo(json.dumps(asdict(finding)) if as_json else _line(finding))
         return check.totals
@@ -164,6 +173,8 @@ def _print_totals(totals: Totals, *, mend: bool) -> None:
         for problem, count in totals.found.items()
     ]
     click.echo(f"{totals.files} files have their rows. {', '.join(parts) or 'No problems found'}.")
+    if totals.read_bytes:
+        click.echo(f"{_size(totals.read_bytes)} were read and have their digests.")
     if mend and totals.mended:
         click.echo(f"{totals.mended} of these are mended.")
     elif totals.found:

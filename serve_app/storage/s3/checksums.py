@@ -33,7 +33,7 @@ class Checksum:
     """
 
     def __init__(self, location: S3Location) -> None:
-        self._name = location.checksum
+        self._name: ChecksumName = location.checksum
         self._parameter = _PARAMETERS.get(self._name, "")
 
     def __bool__(self) -> bool:
@@ -66,7 +66,7 @@ class RunningChecksum:
     """Additional checksum of a part that arrives in pieces."""
 
     def __init__(self, location: S3Location) -> None:
-        self._name = location.checksum
+        self._name: ChecksumName = location.checksum
         self._sha256 = hashlib.sha256()
         self._crc32 = 0
 
@@ -78,11 +78,12 @@ class RunningChecksum:
 
     def parameter(self) -> dict[str, str]:
         """Parameter for boto3; none without an additional checksum."""
-        if self._name == "none":
+        name = _PARAMETERS.get(self._name)
+        if name is None:
             return {}
         crc32 = self._crc32.to_bytes(4, "big")
         digest = self._sha256.digest() if self._name == "sha256" else crc32
-        return {_PARAMETERS[self._name]: encoded(digest)}
+        return {name: encoded(digest)}
 
 
 class Digests:

@@ -11,10 +11,12 @@ import httpx
 from botocore.exceptions import ClientError
 
 from serve_app.domain.artifact import UploadTicket
-from serve_app.domain.errors import StorageUnavailable
+from serve_app.domain.errors import DarkroomError, StorageUnavailable
 from serve_app.storage.s3 import errors
+from serve_app.storage.s3.lifecycle import missing_rules, present_rules, wanted_rules
+from serve_app.storage.s3.location import ENCRYPTION_HEADER
 from serve_app.storage.s3.storage import S3Storage
-from serve_app.storage.s3.transfer import PART_BYTES
+from serve_app.storage.s3.transfer import PART_BYTES, not_encrypted
 from serve_app.storage.self_test import MEDIA_TYPE, SelfTest, SelfTestStep, fresh_key, read_all
 
 PATIENCE_S = 10.0
@@ -40,6 +42,7 @@ class S3SelfTest(SelfTest):
             SelfTestStep("presigned put", self.presigned_put),
             SelfTestStep("presigned get", self.presigned_get),
             SelfTestStep("presigned delete", self.presigned_delete),
+            SelfTestStep("lifecycle", self.lifecycle),
         ]
 
     @cached_property
@@ -67,10 +70,14 @@ class S3SelfTest(SelfTest):
         return f"stored {size} bytes in two parts"
 
     async def presigned_put(self) -> str:
-        await self._call("PUT", self.ticket.url, content=self.content)
+        answer = await self._call("PUT", self.ticket.url, content=self.content)
         there = await read_all(self.storage, self.ticket.key, 0, len(self.content))
         self._compare(there, self.content)
-        can = f"replicas can upload to {_origin(self.ticket.url)}"
+        if self.s3.location.encryption is not None:
+            sent = answer.headers.get(ENCRYPTION_HEADER)
+            if sent != self.s3.location.encryption.method:
+                raise not_encrypted(self.s3.location)
+        can = f"replicas can upload{self._encrypted()} to {_origin(self.ticket.url)}"
         if not self.s3.location.conditional_writes:
             return f"{can}, and can overwrite until their ticket expires"
         try:
@@ -80,6 +87,10 @@ class S3SelfTest(SelfTest):
                 return f"{can}, once per ticket"
             raise
         return f"{can}; the store ignores If-None-Match, so they can overwrite"
+
+    def _encrypted(self) -> str:
+        encryption = self.s3.location.encryption
+        return "" if encryption is None else f", encrypted by {encryption.method},"
 
     async def presigned_get(self) -> str:
         url = self.s3.presigned_get(self.key, "image/png", "inline", URL_VALID_S)
@@ -99,6 +110,20 @@ class S3SelfTest(SelfTest):
         finally:
             await self.storage.delete([self.ticket.key])
         return "replicas can delete what they uploaded"
+
+    async def lifecycle(self) -> str:
+        """Lifecycle rules are a backstop only, so what is missing is no problem."""
+        location = self.s3.location
+        if not location.provider.lifecycle:
+            return f"{location.provider.name} has rules of its own: set them in its console"
+        try:
+            present = await present_rules(self.s3)
+        except DarkroomError as error:
+            return f"the rules of the bucket cannot be read: {error.message}"
+        missing = missing_rules(wanted_rules(location), present)
+        if not missing:
+            return "the bucket aborts abandoned uploads and deletes leftovers of checks"
+        return f"no {', '.join(missing)}: `darkroom storage lifecycle --install` adds them"
 
     async def _call(self, method: str, url: str, content: bytes | None = None) -> httpx.Response:
         headers = dict(self.ticket.headers) if method == "PUT" else {}

@@ -237,6 +237,10 @@ class S3Storage:
                 f"The bytes read from {self.location.description} differ from those written."
             )
 
+    async def call(self, action: str, operation: str, **parameters: Any) -> Any:
+        """Call an operation of boto3's client on the bucket. ``action`` is its name in policies."""
+        return await self._clients.call(action, operation, **parameters)
+
     async def bucket_region(self) -> str | None:
         """Region of the bucket, if the store reports it.
 

@@ -13,10 +13,10 @@ from click.testing import CliRunner
 from serve_app.cli.main import main
 from serve_app.storage.s3.location import S3Location
 from tests.fakes.broken_s3 import HANG, Says, broken_s3
-from tests.storage.conftest import moto_server, s3rver_server
+from tests.storage.conftest import moto_server, s3rver_server, swift_server
 from tests.storage.s3_servers import S3Server
 
-__all__ = ["moto_server", "s3rver_server"]
+__all__ = ["moto_server", "s3rver_server", "swift_server"]
 
 EVERY_STEP = [
     "bucket",
@@ -29,6 +29,7 @@ EVERY_STEP = [
     "presigned put",
     "presigned get",
     "presigned delete",
+    "lifecycle",
     "delete",
 ]
 
@@ -66,7 +67,7 @@ def test_the_directory_is_tried(typed: Typed, tmp_path: Path) -> None:
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-@pytest.mark.parametrize("name", ["moto", "s3rver"])
+@pytest.mark.parametrize("name", ["moto", "s3rver", "swift"])
 def test_all_that_is_done_with_s3_is_tried_and_nothing_stays(
     typed: Typed, name: str, request: pytest.FixtureRequest
 ) -> None:
@@ -119,6 +120,134 @@ def test_what_is_wrong_is_said_once(
     status, said = typed(**reaching(moto_server, moto_server.new_bucket(), **changes))
     assert status == 1
     assert sentence in said
+
+
+def test_encryption_is_asked_for_and_confirmed(typed: Typed, moto_server: S3Server) -> None:
+    settings = reaching(moto_server, moto_server.new_bucket(), encryption="aws:kms")
+    status, said = typed(**settings)
+    assert (status, "replicas can upload, encrypted by aws:kms, to" in said) == (0, True), said
+    assert moto_server.strict is not None
+    moto_server.strict.forget = frozenset({"x-amz-server-side-encryption"})
+    try:
+        status, said = typed(**settings)
+    finally:
+        moto_server.strict.forget = frozenset()
+    assert (status, "PROBLEM bucket: " in said) == (1, True)
+    assert "without encrypting it as asked" in said
+
+
+def test_locations_of_tenants_are_tried_too(
+    typed: Typed, moto_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = moto_server.new_bucket().bucket
+    path = tmp_path / "locations.yaml"
+    path.write_text(f"acme: {{bucket: {bucket}}}\nborg: {{bucket: nowhere}}\n")
+    monkeypatch.setenv("DARKROOM_STORAGE_LOCATIONS", str(path))
+    status, said = typed(**reaching(moto_server, moto_server.new_bucket()))
+    assert f"ok acme: bucket: the bucket {bucket}" in said
+    assert "PROBLEM borg: bucket: There is no bucket nowhere" in said
+    assert status == 1
+
+
+def rules_in(server: S3Server, bucket: str) -> dict[str, dict[str, str]]:
+    found = server.client().get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
+    return {each["ID"]: each["Filter"] for each in found}
+
+
+def test_lifecycle_rules_are_printed_installed_and_looked_for(
+    typed: Typed, moto_server: S3Server
+) -> None:
+    location = moto_server.new_bucket()
+    settings = reaching(moto_server, location, prefix="art")
+    own = {
+        "ID": "theirs",
+        "Status": "Enabled",
+        "Filter": {"Prefix": "logs/"},
+        "Expiration": {"Days": 3},
+    }
+    moto_server.client().put_bucket_lifecycle_configuration(
+        Bucket=location.bucket, LifecycleConfiguration={"Rules": [own]}
+    )
+    _, said = typed(**settings)
+    assert "ok lifecycle: no darkroom-expire-art-check, darkroom-abort-art: `darkroom" in said
+    status, printed = typed("storage", "lifecycle", **settings)
+    assert status == 0
+    assert [each["ID"] for each in json.loads(printed)["Rules"]] == [
+        "darkroom-expire-art-check",
+        "darkroom-abort-art",
+    ]
+    assert list(rules_in(moto_server, location.bucket)) == ["theirs"]
+    _, said = typed("storage", "lifecycle", "--install", **settings)
+    assert "darkroom-abort-art" in said
+    assert rules_in(moto_server, location.bucket) == {
+        "theirs": {"Prefix": "logs/"},
+        "darkroom-expire-art-check": {"Prefix": "art/check/"},
+        "darkroom-abort-art": {"Prefix": "art/"},
+    }
+    _, said = typed("storage", "lifecycle", "--install", **settings)
+    assert "all rules were there" in said
+    _, said = typed(**settings)
+    assert "ok lifecycle: the bucket aborts abandoned uploads" in said
+
+
+def test_the_rules_of_several_prefixes_stay_beside_each_other(
+    typed: Typed, moto_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    location = moto_server.new_bucket()
+    path = tmp_path / "locations.yaml"
+    path.write_text("acme: {prefix: acme}\n")
+    monkeypatch.setenv("DARKROOM_STORAGE_LOCATIONS", str(path))
+    status, said = typed(
+        "storage", "lifecycle", "--install", **reaching(moto_server, location, prefix="art")
+    )
+    assert status == 0, said
+    assert {each["Prefix"] for each in rules_in(moto_server, location.bucket).values()} == {
+        *("art/", "art/check/", "acme/", "acme/check/")
+    }
+
+
+@pytest.mark.parametrize(
+    ("days", "retention", "sentence"),
+    [("40", None, "kept for ever"), ("30", "30", "files are kept for 30 days")],
+)
+def test_rules_never_delete_what_is_kept(
+    typed: Typed,
+    moto_server: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
+    days: str,
+    retention: str | None,
+    sentence: str,
+) -> None:
+    if retention is not None:
+        monkeypatch.setenv("DARKROOM_RETENTION_DAYS", retention)
+    settings = reaching(moto_server, moto_server.new_bucket(), prefix="art")
+    status, said = typed("storage", "lifecycle", "--expire-days", days, **settings)
+    assert (status != 0, sentence in said) == (True, True), said
+
+
+def test_files_of_requests_expire_after_more_than_the_retention(
+    typed: Typed, moto_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DARKROOM_RETENTION_DAYS", "30")
+    settings = reaching(moto_server, moto_server.new_bucket(), prefix="art")
+    _, printed = typed("storage", "lifecycle", "--expire-days", "60", **settings)
+    rules = {each["ID"]: each for each in json.loads(printed)["Rules"]}
+    assert rules["darkroom-expire-art-r"]["Expiration"] == {"Days": 60}
+    # Clients choose how long their uploads live.
+    assert "darkroom-expire-art-u" not in rules
+
+
+def test_without_a_prefix_only_darkrooms_own_folders_have_rules(
+    typed: Typed, moto_server: S3Server
+) -> None:
+    _, printed = typed("storage", "lifecycle", **reaching(moto_server, moto_server.new_bucket()))
+    prefixes = [each["Filter"]["Prefix"] for each in json.loads(printed)["Rules"]]
+    assert prefixes == ["check/", "d/", "r/", "s/", "u/"]
+
+
+def test_without_a_bucket_there_are_no_rules(typed: Typed) -> None:
+    status, said = typed("storage", "lifecycle")
+    assert (status != 0, "data directory" in said) == (True, True)
 
 
 def test_a_skewed_clock_is_said(typed: Typed, moto_server: S3Server) -> None:

@@ -125,7 +125,11 @@ EXAMPLES = {
     "migrate check": ("darkroom migrate check src/", "darkroom migrate check fal-ai/flux/dev"),
     "backup": ("darkroom backup /backups/monday",),
     "restore": ("darkroom restore /backups/monday --data-dir ~/restored",),
-    "fsck": ("darkroom fsck", "darkroom fsck --mend"),
+    "fsck": ("darkroom fsck", "darkroom fsck --mend", "darkroom fsck --checksums"),
+    "storage lifecycle": (
+        "darkroom storage lifecycle",
+        "darkroom storage lifecycle --install",
+    ),
     "usage": (
         "darkroom usage --by tenant --since 2026-01-01 --until 2026-02-01",
         "darkroom usage --by day --by key --csv > usage.csv",

@@ -100,6 +100,7 @@ def test_the_keys_of_aws_do_not_reach_replicas(built: dict[str, str]) -> None:
     # For the mirror of weights they stay, unless they open the bucket with the artifacts too.
     assert not set(built["mirror"].split()) & set(AWS_SECRET_NAMES)
     assert set(AWS_SECRET_NAMES) <= set(built["mirror and bucket"].split())
+    assert set(AWS_SECRET_NAMES) <= set(built["mirror and locations"].split())
 
 
 MIRROR = {"weights_mirror": "s3://weights/models"}
@@ -109,6 +110,7 @@ SETTINGS = {
     "directory": {},
     "mirror": MIRROR,
     "mirror and bucket": {"s3_bucket": "pics", **MIRROR},
+    "mirror and locations": {"storage_locations": "/nowhere.yaml", **MIRROR},
 }
 
 BUILD = """

@@ -12,6 +12,12 @@ from deployments.families.base import MediaFile
 from deployments.transfer.uploader import Backoff, Uploader, http_client
 from serve_app.domain.errors import ArtifactNotFound, DarkroomError, Misconfigured
 from serve_app.settings import Config
+from serve_app.storage.s3.lifecycle import (
+    install_rules,
+    missing_rules,
+    present_rules,
+    wanted_rules,
+)
 from serve_app.storage.s3.location import location_of
 from serve_app.storage.s3.provider import PROVIDERS, provider_of
 from serve_app.storage.s3.transfer import PART_BYTES
@@ -166,3 +172,42 @@ def test_the_region_of_b2_is_in_its_endpoint() -> None:
 def test_what_a_provider_cannot_do_is_refused(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(Misconfigured, match=sentence):
         location_of(Config(s3_bucket="pics", gpus=0, **settings))
+
+
+@pytest.mark.parametrize("name", ["aws", "minio", "r2"])
+async def test_a_store_gets_the_lifecycle_rules_that_it_takes(
+    moto_server: S3Server, strict: Strict, name: str
+) -> None:
+    location = located(moto_server, name)
+    strict.like = name
+    async with moto_server.storage(location) as storage:
+        wanted = wanted_rules(location)
+        assert await install_rules(storage, wanted) == [each["ID"] for each in wanted]
+        assert missing_rules(wanted, await present_rules(storage)) == []
+        assert await install_rules(storage, wanted) == []
+
+
+@pytest.mark.parametrize("name", ["gcs", "b2", "swift"])
+def test_a_store_with_rules_of_its_own_is_named(moto_server: S3Server, name: str) -> None:
+    with pytest.raises(Misconfigured, match=f"{name} does not take"):
+        wanted_rules(located(moto_server, name))
+
+
+@pytest.mark.parametrize(
+    ("change", "covers"),
+    [
+        ({}, True),
+        ({"Filter": {"Prefix": ""}}, True),
+        ({"Expiration": {"Days": 0}}, True),
+        ({"Expiration": {"Days": 7}}, False),
+        ({"Status": "Disabled"}, False),
+        ({"Filter": {"Prefix": "art/other/"}}, False),
+        ({"Filter": {"Tag": {"Key": "a", "Value": "b"}}}, False),
+    ],
+)
+def test_a_rule_of_an_operator_may_do_the_same(
+    moto_server: S3Server, change: dict[str, Any], covers: bool
+) -> None:
+    check, *_ = wanted_rules(located(moto_server, "aws"))
+    theirs = {**check, "ID": "theirs", **change}
+    assert (missing_rules([check], [theirs]) == []) == covers
