@@ -32,7 +32,7 @@ from serve_app.ingress.api import (
     warm,
     webhooks,
 )
-from serve_app.ingress.api.administration import audit, tenant_deletion
+from serve_app.ingress.api.administration import audit, tenant_deletion, tenant_export
 from serve_app.ingress.api.billing import pricing, report, sums
 from serve_app.ingress.api.gallery import items, shares, zip_files
 from serve_app.ingress.http.auth import authenticate
@@ -252,6 +252,7 @@ ROUTES = [
     *keys.ROUTES,
     *tenants.ROUTES,
     *tenant_deletion.ROUTES,
+    *tenant_export.ROUTES,
     *sign_in.ROUTES,
     DocumentedRoute(
         "/healthz", alive, {"GET": CHECK_ALIVE, "HEAD": replace(CHECK_ALIVE, name="aliveHead")}
