@@ -60,6 +60,10 @@ def verify(file: Path, trusted: str = "") -> Verified:
         if "NotSupported" in type(error).__name__ or "unsupported" in str(error):
             raise Unsupported(f"{file}: files of this type cannot be signed.") from None
         return Verified(SignatureState.INVALID, problems=(str(error),))
+    except (KeyError, ValueError) as error:  # of the package, for manifests that are damaged
+        return Verified(
+            SignatureState.INVALID, problems=(str(error.args[0] if error.args else ""),)
+        )
     return _verified(state, active, cast("Mapping[str, Any]", report or {}))
 
 

@@ -35,6 +35,7 @@ NOT_RUN = frozenset(
         "a trained LoRA",
         "it deletes",
         "it would run itself",
+        "it writes a file",
         "another machine",
         "another program",
         "another service",

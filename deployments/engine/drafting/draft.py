@@ -109,7 +109,10 @@ class Draft:
             }
             header["solvers"] = [RecordedSolver(**each) for each in header["solvers"]]
             return cls(tensors=load(given), **header)
-        except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        except (
+            *(ValueError, KeyError, TypeError, AttributeError, RecursionError),
+            SafetensorError,
+        ) as error:
             raise ForkRefused("These bytes are not a draft. Make a new one.") from error
 
     def require(self, here: Origin) -> None:

@@ -209,6 +209,8 @@ class InputAudio:
                     left -= parts[-1].shape[1]
                 if left <= 0:
                     break
+        if not parts:  # a damaged file may have fewer samples than the resampler needs
+            raise self._media.unread("it has no samples")
         return np.clip(np.concatenate(parts, axis=1), -1.0, 1.0)
 
 

@@ -93,6 +93,8 @@ class InputVideo:
         if not container.streams.video:
             return
         stream = container.streams.video[0]
+        if not hasattr(stream, "width"):  # FFmpeg knows no decoder for it
+            raise self._media.unread("its video codec is unknown")
         self._check_size(stream.width, stream.height)
         stream.thread_type = "AUTO"
         began: Fraction | None = None

@@ -159,7 +159,10 @@ class Snapshot:
                     f"reads format {FORMAT}. Start the generation from the beginning."
                 )
             return cls(origin=Origin(**origin), loras=loras, tensors=load(given), **header)
-        except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (
+            *(ValueError, KeyError, TypeError, AttributeError, RecursionError),
+            SafetensorError,
+        ) as error:
             raise SnapshotRefused(
                 "These bytes are not a snapshot of a generation. Pass what snapshot() returned."
             ) from error

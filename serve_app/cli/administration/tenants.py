@@ -1,9 +1,11 @@
-"""``darkroom tenants delete`` and ``deletion``: everything about a tenant is deleted."""
+"""``darkroom tenants export``, ``delete`` and ``deletion``: all that is stored about a tenant."""
 
 from __future__ import annotations
 
 import json
 import time
+import zipfile
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,6 +14,7 @@ from serve_app.cli.commands.keys import tenants_group
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
+from serve_app.domain.errors import Misconfigured
 
 __all__ = ["tenants_group"]
 
@@ -52,6 +55,42 @@ def show_deletion(server: Server, tenant: str, *, as_json: bool) -> None:
     with Client(server) as client:
         found = client.get(f"/v1/tenants/{tenant}/deletion")
     click.echo(json.dumps(found) if as_json else deletion_text(found))
+
+
+@tenants_group.command("export")
+@options.server
+@click.argument("tenant")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), required=True,
+    help="Zip file to be written.",
+)  # fmt: skip
+@click.option("--files/--no-files", default=True, help="With the contents of files. Default: yes.")
+def export_tenant(server: Server, tenant: str, out: Path, *, files: bool) -> None:
+    """Export everything that is stored about TENANT as a zip file."""
+    if out.exists():
+        raise Misconfigured(f"{out} exists. Name another file, or move it away.")
+    part = out.with_name(f".{out.name}.part")
+    path = f"/v1/tenants/{tenant}/export"
+    try:
+        with (
+            Client(server) as client,
+            client.chunks(path, files=str(files).lower()) as chunks,
+            part.open("wb") as file,
+        ):
+            for chunk in chunks:
+                file.write(chunk)
+        with zipfile.ZipFile(part) as archive:
+            archive.getinfo("export.json")
+            number = len(archive.namelist())
+        part.replace(out)
+    except (zipfile.BadZipFile, KeyError):
+        raise Misconfigured(
+            f"The export of {tenant} ended early. Look into the log of the server, and repeat the "
+            "command."
+        ) from None
+    finally:
+        part.unlink(missing_ok=True)
+    click.echo(f"{number} files are in {out}.")
 
 
 def deletion_text(found: dict[str, Any]) -> str:

@@ -73,6 +73,12 @@ class Client:
             yield response.iter_lines()
 
     @contextmanager
+    def chunks(self, path: str, **query: Any) -> Generator[Iterator[bytes]]:
+        """Chunks of a response that may be longer than the memory."""
+        with self._streamed(path, query) as response:
+            yield response.iter_bytes()
+
+    @contextmanager
     def _streamed(self, path: str, query: Mapping[str, Any]) -> Generator[httpx.Response]:
         try:
             with self._http.stream("GET", path, params=_given(query)) as response:

@@ -31,7 +31,7 @@ from serve_app.ingress.api import (
     warm,
     webhooks,
 )
-from serve_app.ingress.api.administration import audit, tenant_deletion
+from serve_app.ingress.api.administration import audit, tenant_deletion, tenant_export
 from serve_app.ingress.api.billing import pricing, report, sums
 from serve_app.ingress.api.files import content, links
 from serve_app.ingress.api.gallery import items, shares, zip_files
@@ -256,6 +256,7 @@ ROUTES = [
     *tenants.ROUTES,
     *tenant_deletion.ROUTES,
     *hub_token.ROUTES,
+    *tenant_export.ROUTES,
     *sign_in.ROUTES,
     DocumentedRoute(
         "/healthz", alive, {"GET": CHECK_ALIVE, "HEAD": replace(CHECK_ALIVE, name="aliveHead")}

@@ -103,6 +103,7 @@ EXAMPLES = {
     "tenants set": ("darkroom tenants set studio-a --limit weight=2 --limit max_running=",),
     "tenants disable": ("darkroom tenants disable studio-a --cancel",),
     "tenants enable": ("darkroom tenants enable studio-a",),
+    "tenants export": ("darkroom tenants export studio-a -o studio-a.zip",),
     "tenants delete": ("darkroom tenants delete studio-a --yes --wait",),
     "tenants deletion": ("darkroom tenants deletion studio-a",),
     "queue": ("darkroom queue",),

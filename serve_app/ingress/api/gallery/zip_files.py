@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC
-from typing import Annotated, Any, cast
+from typing import Annotated
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,6 +19,7 @@ from serve_app.domain.errors import ArtifactNotFound, InvalidInput, NotFound
 from serve_app.domain.ports import Storage
 from serve_app.domain.request import Request
 from serve_app.ingress.api.gallery.items import different
+from serve_app.ingress.http.archive import ZipStream
 from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.body import read_model
 from serve_app.ingress.http.context import context_of
@@ -99,51 +99,17 @@ async def zipped(
     storage: Storage, entries: Sequence[ZipEntry], missing: Sequence[str]
 ) -> AsyncGenerator[bytes]:
     """Write an archive of files, chunk by chunk. ``missing``: what else to name as gone."""
-    sink, gone = _Sink(), [*missing]
-    # It only writes and flushes.
-    with zipfile.ZipFile(cast("Any", sink), "w", zipfile.ZIP_STORED) as archive:
-        for entry in entries:
-            artifact = entry.artifact
-            async with aclosing(storage.read(artifact.key, 0, artifact.size)) as content:
-                try:
-                    chunk = await anext(content, b"")
-                except ArtifactNotFound:
-                    gone.append(entry.name)
-                    continue
-                with archive.open(_info(entry), "w", force_zip64=True) as file:
-                    while chunk:
-                        file.write(chunk)
-                        yield sink.taken()
-                        chunk = await anext(content, b"")
-            yield sink.taken()
-        if gone:
-            archive.writestr(MISSING, "".join(f"{each}\n" for each in gone))
-    yield sink.taken()
-
-
-class _Sink:
-    """What ``zipfile`` writes and has not been sent. It cannot seek, so sizes follow the files."""
-
-    def __init__(self) -> None:
-        self._written: list[bytes] = []
-
-    def write(self, data: bytes) -> int:
-        self._written.append(bytes(data))
-        return len(data)
-
-    def flush(self) -> None:
-        """Nothing is held back."""
-
-    def taken(self) -> bytes:
-        written, self._written = self._written, []
-        return b"".join(written)
-
-
-def _info(entry: ZipEntry) -> zipfile.ZipInfo:
-    at = entry.request.created_at.astimezone(UTC)
-    info = zipfile.ZipInfo(entry.name, at.timetuple()[:6])
-    info.external_attr = 0o644 << 16
-    return info
+    archive, gone = ZipStream(), [*missing]
+    for entry in entries:
+        artifact, at = entry.artifact, entry.request.created_at
+        stored = archive.stored(storage, artifact.key, artifact.size, entry.name, at)
+        try:
+            async with aclosing(stored) as chunks:  # also if the client leaves
+                async for chunk in chunks:
+                    yield chunk
+        except ArtifactNotFound:
+            gone.append(entry.name)
+    yield archive.end({MISSING: "".join(f"{each}\n" for each in gone)} if gone else {})
 
 
 def _entries(request: Request) -> Iterator[ZipEntry]:

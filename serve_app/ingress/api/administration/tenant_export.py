@@ -1,0 +1,246 @@
+"""``GET /v1/tenants/{tenant}/export``: everything that is stored about a tenant, as a zip archive.
+
+It is written while it is sent, from pages of the tables, so its size does not matter.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response, StreamingResponse
+
+from serve_app.domain.artifact import Artifact
+from serve_app.domain.billing.sums import SumsQuery, UsageGroup
+from serve_app.domain.errors import ArtifactNotFound, Forbidden
+from serve_app.domain.request import Request
+from serve_app.ingress.http import query
+from serve_app.ingress.http.archive import ZipStream
+from serve_app.ingress.http.auth import authenticate, record_read
+from serve_app.ingress.http.context import context_of
+from serve_app.ingress.http.json_schema import Binary
+from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_path, in_query
+from serve_app.ingress.services.services import Services, services_of
+from serve_app.tenants.scopes import OPERATOR
+
+FORMAT = 1
+PAGE = 100
+FIRST_DAY = datetime(2020, 1, 1, tzinfo=UTC)
+MISSING = "missing.txt"
+BY = (UsageGroup.DAY, UsageGroup.KEY, UsageGroup.ENDPOINT)
+
+
+async def exported(request: HttpRequest) -> Response:
+    """Export a tenant: ``?files=false`` leaves out the contents of files."""
+    context_of(request).route = "v1.tenant.export"
+    caller = await authenticate(request)
+    tenant: str = request.path_params["tenant"]
+    if tenant != caller.tenant and not caller.may(OPERATOR):
+        raise Forbidden("The export of another tenant requires a key with the scope `operator`.")
+    if caller.endpoints:
+        raise Forbidden("An export has all endpoints, and this key is limited to some of them.")
+    services = services_of(request)
+    await services.identity.tenants.find(tenant)
+    files = query.yes_no(request, "files", default=True)
+    await record_read(request, caller, tenant)
+    headers = {
+        "content-disposition": f'attachment; filename="darkroom-{tenant}.zip"',
+        "cache-control": "private, no-store",
+        "x-content-type-options": "nosniff",
+    }
+    archive = TenantArchive(services, tenant, services.clock.now(), files=files)
+    return StreamingResponse(archive.chunks(), 200, headers, media_type="application/zip")
+
+
+class TenantArchive:
+    """Archive of a tenant at a time: requests that are submitted later are left out."""
+
+    def __init__(self, services: Services, tenant: str, at: datetime, *, files: bool) -> None:
+        self._services = services
+        self._tenant = tenant
+        self._at = at
+        self._files = files
+        self._zip = ZipStream()
+        self._missing: list[str] = []
+
+    async def chunks(self) -> AsyncGenerator[bytes]:
+        parts = {
+            "requests": self._requests(),
+            "uploads": self._uploads(),
+            "usage": self._usage(),
+            "keys": self._keys(),
+            "webhooks": self._webhooks(),
+            "audit": self._audit(),
+        }
+        for name, records in parts.items():
+            written = self._zip.written(_lines(records), f"{name}.jsonl", self._at)
+            async with aclosing(written) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        if self._files:
+            async with aclosing(self._contents()) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        about = {"format": FORMAT, "tenant": self._tenant, "at": self._at, "files": self._files}
+        texts = {"export.json": _text(about)}  # last: an archive without it is not whole
+        if self._missing:
+            texts = {MISSING: "".join(f"{each}\n" for each in self._missing)} | texts
+        yield self._zip.end(texts)
+
+    async def _contents(self) -> AsyncGenerator[bytes]:
+        async for request in self._stored_requests():
+            for each in _files_of(request):
+                stored = self._content(each.key, each.size, request.created_at)
+                async with aclosing(stored) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+        async for upload in self._stored_uploads():
+            stored = self._content(upload.key, upload.size, upload.created_at)
+            async with aclosing(stored) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+    async def _content(self, key: str, size: int, at: datetime) -> AsyncGenerator[bytes]:
+        storage = self._services.files.storage
+        stored = self._zip.stored(storage, key, size, _name(key), at)
+        try:
+            async with aclosing(stored) as chunks:  # also if the client leaves
+                async for chunk in chunks:
+                    yield chunk
+        except ArtifactNotFound:  # deleted by age, or by its tenant, during the export
+            self._missing.append(_name(key))
+
+    async def _stored_requests(self) -> AsyncIterator[Request]:
+        before: str | None = None
+        while page := await self._services.queue.page(
+            self._tenant, until=self._at, before=before, limit=PAGE
+        ):
+            for each in page:
+                yield each
+            before = page[-1].id
+
+    async def _stored_uploads(self) -> AsyncIterator[Any]:
+        before: tuple[datetime, str] | None = None
+        while page := await self._services.files.uploads.page(self._tenant, before, PAGE):
+            for each in page:
+                yield each
+            before = page[-1].created_at, page[-1].key
+
+    async def _requests(self) -> AsyncIterator[Mapping[str, Any]]:
+        async for each in self._stored_requests():
+            yield _request(each)
+
+    async def _uploads(self) -> AsyncIterator[Mapping[str, Any]]:
+        async for each in self._stored_uploads():
+            yield asdict(each) | {"file": _name(each.key)}
+
+    async def _usage(self) -> AsyncIterator[Mapping[str, Any]]:
+        end = self._at + timedelta(days=1)
+        asked = SumsQuery(self._tenant, FIRST_DAY, end, BY)
+        for each in await self._services.queue.ledger.sums(asked):
+            yield asdict(each)
+
+    async def _keys(self) -> AsyncIterator[Mapping[str, Any]]:
+        for each in await self._services.identity.keys.list(self._tenant):
+            yield asdict(each) | {"scopes": sorted(each.scopes)}
+
+    async def _webhooks(self) -> AsyncIterator[Mapping[str, Any]]:
+        before: str | None = None
+        outbox = self._services.webhooks.outbox
+        while page := await outbox.page(self._tenant, before=before, limit=PAGE):
+            for each in page:
+                yield asdict(each)
+            before = page[-1].request_id
+
+    async def _audit(self) -> AsyncIterator[Mapping[str, Any]]:
+        operations = self._services.queue.operations
+        await operations.seal_audit()
+        before: int | None = None
+        while page := await operations.audit(before, PAGE, self._tenant):
+            for each in page:
+                yield asdict(each)
+            before = page[-1].id
+
+
+async def _lines(records: AsyncIterator[Mapping[str, Any]]) -> AsyncGenerator[str]:
+    lines: list[str] = []
+    async for each in records:
+        lines.append(_text(each) + "\n")
+        if len(lines) >= PAGE:
+            yield "".join(lines)
+            lines = []
+    yield "".join(lines)
+
+
+def _text(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def _request(request: Request) -> dict[str, Any]:
+    outcome = request.outcome
+    failure = outcome.failure if outcome else None
+    return {
+        "id": request.id,
+        "endpoint": request.endpoint,
+        "state": request.state,
+        "priority": request.priority.name.lower(),
+        "attempts": request.attempt,
+        "created_at": request.created_at,
+        "started_at": request.started_at,
+        "finished_at": request.finished_at,
+        "input": request.input,
+        "output": outcome.output if outcome else None,
+        "error": asdict(failure) if failure else None,
+        "usage": asdict(outcome.usage) if outcome else None,
+        "files": [
+            {
+                "file": _name(each.key),
+                "media_type": each.media_type,
+                "size": each.size,
+                "sha256": each.sha256,
+            }
+            for each in _files_of(request)
+        ],
+    }
+
+
+def _files_of(request: Request) -> Sequence[Artifact]:
+    """Files that a request made itself: one that shares an outcome names those of the other."""
+    if request.outcome is None or request.reuses is not None:
+        return ()
+    return (*request.outcome.artifacts, *request.outcome.thumbnails)
+
+
+def _name(key: str) -> str:
+    return f"files/{key}"
+
+
+EXPORT = Operation(
+    "exportTenant",
+    "Export everything that is stored about a tenant as a zip archive. Needs the scope "
+    "`tenant-admin` for the own tenant, and `operator` for another",
+    {
+        200: answer(
+            "JSON lines of requests, uploads, usage, keys, webhooks and acts, and the files. "
+            "`export.json` is its last file.",
+            Binary,
+            "application/zip",
+        )
+    },
+    errors=(403, 404, 422),
+    parameters=(
+        in_path("tenant", "Id of the tenant."),
+        in_query("files", "`false` leaves out the contents of files.", bool),
+    ),
+)
+
+ROUTES = [DocumentedRoute("/v1/tenants/{tenant}/export", exported, {"GET": EXPORT})]

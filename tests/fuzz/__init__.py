@@ -1,0 +1,1 @@
+"""Damaged inputs for the real readers of files and bodies."""

@@ -1,0 +1,145 @@
+"""Readers that get damaged inputs, as the product calls them, and the errors they may raise."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from serve_app.domain.audit.chain import BrokenChain, verify
+from serve_app.domain.errors import (
+    ForkRefused,
+    InvalidInput,
+    LoraRefused,
+    SnapshotRefused,
+    TooLarge,
+    Unsupported,
+    WeightsUnavailable,
+)
+from serve_app.ingress.http import body
+from serve_app.ingress.realtime import codec
+from serve_app.provenance import reader
+from tests.fuzz import texts
+
+
+@dataclass(frozen=True, slots=True)
+class FuzzTarget:
+    """Reader under test. ``refusals``: the only errors that it may raise."""
+
+    read: Callable[[bytes], object]
+    samples: Callable[[], Sequence[bytes]]
+    refusals: tuple[type[Exception], ...]
+
+
+# The engine is imported by its targets only: the others need no torch.
+# ruff: noqa: PLC0415
+
+
+def _image(given: bytes) -> None:
+    from deployments.engine.media.input import InputKind, read_input
+
+    read_input(InputKind.IMAGE, given, "image_url").tobytes()
+
+
+def _video(given: bytes) -> None:
+    from deployments.engine.media.input import InputKind, read_input
+
+    video = read_input(InputKind.VIDEO, given, "video_url")
+    video.frames(64, 64, video.fps or Fraction(8), 9)
+
+
+def _audio(given: bytes) -> None:
+    from deployments.engine.media.input import InputKind, read_input
+
+    read_input(InputKind.AUDIO, given, "audio_url").samples(16_000, 2, 2.0)
+
+
+def _header(given: bytes) -> None:
+    from deployments.engine.reading.headers import UnknownDtype, WeightFile
+
+    with _file(given, ".safetensors") as path:
+        try:
+            WeightFile(path).header()
+        except UnknownDtype:  # its caller then reads the file in another way
+            return
+
+
+def _lora(given: bytes) -> None:
+    from deployments.engine.lora.files import LoraFiles
+    from deployments.engine.lora.format import Lora
+
+    with _file(given, ".safetensors") as path:
+        LoraFiles().inspect([Lora(str(path), 1.0)])
+
+
+def _snapshot(given: bytes) -> None:
+    from deployments.engine.snapshot.format import Snapshot
+
+    Snapshot.of_bytes(given)
+
+
+def _draft(given: bytes) -> None:
+    from deployments.engine.drafting.draft import Draft
+
+    Draft.of_bytes(given)
+
+
+def _samples(name: str) -> Callable[[], Sequence[bytes]]:
+    def made() -> Sequence[bytes]:
+        from tests.fuzz import corpus
+
+        found: Sequence[bytes] = getattr(corpus, name)()
+        return found
+
+    return made
+
+
+def _signature(given: bytes) -> None:
+    suffix = ".jpg" if given.startswith(b"\xff\xd8") else ".png"
+    with _file(given, suffix) as path:
+        reader.verify(path)
+
+
+def _frame(given: bytes) -> None:
+    codec.pack(codec.unpack(given, 1 << 20))
+
+
+def _body(given: bytes) -> None:
+    body.parse(given)
+
+
+def _chain(given: bytes) -> None:
+    verify(given.decode("utf-8", "surrogateescape").splitlines(keepends=True))
+
+
+class _file:  # noqa: N801  used as a function
+    """Temporary file with these bytes."""
+
+    def __init__(self, given: bytes, suffix: str) -> None:
+        self._given = given
+        self._folder = tempfile.TemporaryDirectory(prefix="fuzz-")
+        self._path = Path(self._folder.name, f"input{suffix}")
+
+    def __enter__(self) -> Path:
+        self._path.write_bytes(self._given)
+        return self._path
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
+
+
+TARGETS: Mapping[str, FuzzTarget] = {
+    "image": FuzzTarget(_image, _samples("images"), (InvalidInput,)),
+    "video": FuzzTarget(_video, _samples("videos"), (InvalidInput,)),
+    "audio": FuzzTarget(_audio, _samples("audio"), (InvalidInput,)),
+    "safetensors": FuzzTarget(_header, _samples("weights"), (WeightsUnavailable,)),
+    "lora": FuzzTarget(_lora, _samples("weights"), (LoraRefused,)),
+    "snapshot": FuzzTarget(_snapshot, _samples("snapshots"), (SnapshotRefused,)),
+    "draft": FuzzTarget(_draft, _samples("drafts"), (ForkRefused,)),
+    "json": FuzzTarget(_body, texts.bodies, (InvalidInput,)),
+    "msgpack": FuzzTarget(_frame, texts.frames, (InvalidInput, TooLarge)),
+    "c2pa": FuzzTarget(_signature, _samples("signed_files"), (Unsupported,)),
+    "audit": FuzzTarget(_chain, texts.audit_lines, (BrokenChain,)),
+}

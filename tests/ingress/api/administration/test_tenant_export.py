@@ -1,0 +1,119 @@
+"""Export of a tenant over HTTP."""
+
+from __future__ import annotations
+
+import io
+import json
+import tracemalloc
+import zipfile
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+import pytest
+
+from serve_app.ingress.api.administration import tenant_export
+from serve_app.ingress.api.administration.tenant_export import TenantArchive
+from tests.ingress.house import House
+
+PROBE = "test/probe"
+EXPORT = "/v1/tenants/default/export"
+
+
+async def ended(client: httpx.AsyncClient, **input: Any) -> None:
+    answer = await client.post(f"/run/{PROBE}", json=input)
+    assert answer.status_code == 200, answer.text
+
+
+def read(content: bytes, name: str) -> list[dict[str, Any]]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return [json.loads(line) for line in archive.read(f"{name}.jsonl").splitlines()]
+
+
+def names(content: bytes) -> Sequence[str]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        assert archive.testzip() is None
+        return archive.namelist()
+
+
+async def test_an_export_has_requests_files_uploads_usage_keys_webhooks_and_acts(
+    house: House,
+) -> None:
+    async with house.client() as client, house.client(house.other_key) as other:
+        await ended(client, prompt="mine", content="my image", artifacts=1, thumbnails=True)
+        await ended(other, prompt="theirs", content="their image", artifacts=1, thumbnails=True)
+        await client.post("/cdn/files/upload", content=b"my upload")
+        await client.post("/v1/keys", json={"alias": "made"})
+        answer = await client.get(EXPORT)
+        assert answer.headers["content-type"] == "application/zip"
+    content = answer.content
+    (request,) = read(content, "requests")
+    assert (request["state"], request["input"]["prompt"]) == ("succeeded", "mine")
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        made = [archive.read(each["file"]) for each in request["files"]]
+        assert made == [b"my image", b"my image"]  # and its thumbnail
+        (upload,) = read(content, "uploads")
+        assert archive.read(upload["file"]) == b"my upload"
+        assert json.loads(archive.read("export.json"))["tenant"] == "default"
+    assert names(content)[-1] == "export.json"
+    assert {each["name"] for each in read(content, "keys")} >= {"made"}
+    assert "secret" not in json.dumps(read(content, "keys"))
+    assert [each["action"] for each in read(content, "audit")] == ["key.create"]
+    assert all(each["tenant"] == "default" for each in read(content, "webhooks"))
+    assert b"their image" not in content
+    assert b"theirs" not in content
+
+
+async def test_files_may_be_left_out(house: House) -> None:
+    async with house.client() as client:
+        await ended(client, content="my image", artifacts=1, thumbnails=True)
+        content = (await client.get(f"{EXPORT}?files=false")).content
+    assert not [each for each in names(content) if each.startswith("files/")]
+    assert read(content, "requests")[0]["files"]
+
+
+async def test_a_file_that_is_gone_is_named(house: House) -> None:
+    async with house.client() as client:
+        await client.post("/cdn/files/upload", content=b"my upload")
+        (kept,) = await house.services.files.uploads.page("default", None, 10)
+        await house.storage.delete([kept.key])
+        content = (await client.get(EXPORT)).content
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        assert archive.read("missing.txt").decode() == f"files/{kept.key}\n"
+
+
+async def test_an_admin_exports_its_own_tenant_only_and_operators_are_recorded(
+    idle: House,
+) -> None:
+    scopes = frozenset({"api", "tenant-admin"})
+    admin = str(await idle.keys.create("other", scopes=scopes))
+    some = str(await idle.keys.create("other", scopes=scopes, endpoints=(PROBE,)))
+    async with idle.client(admin) as own, idle.client(some) as limited, idle.client() as operator:
+        assert (await own.get("/v1/tenants/other/export")).status_code == 200
+        assert (await own.get(EXPORT)).status_code == 403
+        assert (await limited.get("/v1/tenants/other/export")).status_code == 403
+        assert (await operator.get("/v1/tenants/nobody/export")).status_code == 404
+        assert (await operator.get("/v1/tenants/other/export")).status_code == 200
+    acts = [(each.action, each.subject) for each in await idle.queue.operations.audit()]
+    assert acts == [("tenant.read", "other")]
+
+
+@pytest.mark.parametrize("number", [350])
+async def test_memory_does_not_grow_with_the_requests(
+    idle: House, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Pages are read one by one: what is held beside the store is the same for any number."""
+    monkeypatch.setattr(tenant_export, "PAGE", 10)
+    async with idle.client() as client:
+        for _ in range(number):
+            await client.post(f"/queue/{PROBE}", json={"prompt": "x" * 20_000})
+    archive = TenantArchive(idle.services, "default", idle.services.clock.now(), files=True)
+    size, largest = 0, 0
+    tracemalloc.start()
+    async for chunk in archive.chunks():
+        size, largest = size + len(chunk), max(largest, len(chunk))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size > number * 20_000
+    assert largest < 20 * 21_000
+    assert peak < size / 3
