@@ -6,9 +6,12 @@ import asyncio
 import hashlib
 import io
 import os
+import re
 import shutil
 import zipfile
+import zlib
 from collections.abc import Awaitable, Callable
+from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 from tempfile import mkdtemp
 
@@ -17,6 +20,12 @@ from serve_app.domain.errors import AppNotStarted
 MAX_BYTES = 16 * 2**20  # of a bundle
 MAX_UNPACKED_BYTES = 256 * 2**20
 MAX_FILES = 2000
+MAX_PATH = 200  # bytes of a file's name with its folders
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+_DAMAGED = (zipfile.BadZipFile, zlib.error, LZMAError, EOFError, RuntimeError, ValueError)
+"""Errors of ``zipfile`` for damaged and encrypted archives, and for unknown compressions."""
 
 
 class AppCode:
@@ -29,6 +38,8 @@ class AppCode:
 
     async def folder(self, digest: str) -> Path:
         """Folder with the code of this digest. ``AppNotStarted`` if it is not what it should be."""
+        if not _DIGEST.fullmatch(digest):
+            raise AppNotStarted(f"The code of the app has no SHA-256, but {digest[:80]!r}.")
         folder = self._directory / digest
         if not folder.is_dir():
             content = await self._fetch(digest)
@@ -44,19 +55,28 @@ def unpack(content: bytes, folder: Path) -> None:
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     made = Path(mkdtemp(dir=folder.parent, prefix=".unpacking-"))
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            infos = archive.infolist()
-            check(infos)
-            for info in infos:
-                archive.extract(info, made)
+        _extract(content, made)
         os.rename(made, folder)  # noqa: PTH104  # fails if it is there, and then it is the same
-    except zipfile.BadZipFile as error:
-        raise AppNotStarted(f"The code of the app is no zip file: {error}") from error
     except OSError:
         if not folder.is_dir():
             raise
     finally:
         shutil.rmtree(made, ignore_errors=True)
+
+
+def _extract(content: bytes, folder: Path) -> None:
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            infos = archive.infolist()
+            check(infos)
+            for info in infos:
+                archive.extract(info, folder)
+    except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
+        raise AppNotStarted(
+            f"The code of the app has a file and a folder of one name: {error}"
+        ) from error
+    except _DAMAGED as error:
+        raise AppNotStarted(f"The code of the app is no usable zip file: {error}") from error
 
 
 def check(infos: list[zipfile.ZipInfo]) -> None:
@@ -70,3 +90,8 @@ def check(infos: list[zipfile.ZipInfo]) -> None:
         path = PurePosixPath(each.filename)
         if path.is_absolute() or ".." in path.parts or "\\" in each.filename:
             raise AppNotStarted(f"The code of the app has a file outside of it: {each.filename}")
+        if len(each.filename.encode()) > MAX_PATH:
+            raise AppNotStarted(
+                f"The code of the app has a file whose name has more than {MAX_PATH} bytes: "
+                f"{each.filename[:MAX_PATH]}"
+            )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import io
 import json
 import os
+import signal
+import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,73 +41,139 @@ class AppClass:
 
 def read_source(path: Path) -> Sequence[AppClass]:
     """Apps of a file. ``Misconfigured`` names the line of a mistake."""
+    _check_name(path)
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise Misconfigured(f"{path} cannot be read: {error}") from error
+        # As bytes: the first lines may name an encoding.
+        tree = ast.parse(path.read_bytes(), str(path))
     except SyntaxError as error:
-        raise Misconfigured(f"{path.name}:{error.lineno}: {error.msg}") from error
-    return [
-        AppClass(node.name, node.lineno, _requirements(path, node))
-        for node in tree.body
-        if isinstance(node, ast.ClassDef) and any(_is_app(base) for base in node.bases)
-    ]
+        raise Misconfigured(f"{path.name}:{error.lineno or 1}: {error.msg}") from error
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
+        raise Misconfigured(f"{path} cannot be read: {error}") from error
+    found: dict[str, AppClass] = {}
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            bases = [_base(each) for each in node.bases]
+            inherited = next((found[each] for each in bases if each in found), None)
+            if inherited or "App" in bases:
+                above = inherited.requirements if inherited else None
+                requirements = _requirements(path, node, above)
+                found[node.name] = AppClass(node.name, node.lineno, requirements)
+    return list(found.values())
 
 
-def _is_app(base: ast.expr) -> bool:
-    name = base.attr if isinstance(base, ast.Attribute) else getattr(base, "id", "")
-    return name == "App"
+def _check_name(path: Path) -> None:
+    """Refuse a file whose name is imported as something else."""
+    if path.suffix != ".py":
+        raise Misconfigured(f"{path.name} must be a Python file, whose name ends with .py.")
+    if "." in path.stem:
+        raise Misconfigured(f"{path.name} cannot be imported: rename it, without dots.")
+    if path.stem in sys.stdlib_module_names or path.stem == "darkroom":
+        raise Misconfigured(
+            f"{path.name} has the name of the module {path.stem}, which it would hide. Rename it."
+        )
 
 
-def _requirements(path: Path, node: ast.ClassDef) -> tuple[str, ...] | None:
-    for line in node.body:
-        targets = line.targets if isinstance(line, ast.Assign) else [getattr(line, "target", None)]
+def _base(base: ast.expr) -> str:
+    """Name of a base class, without its module."""
+    return base.attr if isinstance(base, ast.Attribute) else getattr(base, "id", "")
+
+
+def _requirements(
+    path: Path, node: ast.ClassDef, inherited: tuple[str, ...] | None
+) -> tuple[str, ...] | None:
+    for line in reversed(node.body):  # the last one counts
+        if isinstance(line, ast.Assign):
+            targets = line.targets
+        elif isinstance(line, ast.AnnAssign) and line.value is not None:
+            targets = [line.target]
+        else:
+            continue
         if any(isinstance(each, ast.Name) and each.id == "requirements" for each in targets):
-            try:
-                value: Any = ast.literal_eval(cast("ast.Assign", line).value)
-            except ValueError:
-                raise Misconfigured(
-                    f"{path.name}:{line.lineno}: requirements must be a list of texts, because "
-                    "they are read before the file is imported."
-                ) from None
-            if value is None:
-                return None
-            if not all(isinstance(each, str) for each in value):
-                raise Misconfigured(f"{path.name}:{line.lineno}: requirements must be texts.")
-            return tuple(value)
-    return None
+            return _listed(f"{path.name}:{line.lineno}", cast("ast.expr", line.value))
+    return inherited
+
+
+def _listed(where: str, written: ast.expr) -> tuple[str, ...] | None:
+    try:
+        value: Any = ast.literal_eval(written)
+    except (ValueError, TypeError, RecursionError, MemoryError):
+        raise Misconfigured(
+            f"{where}: requirements must be a list of texts, because they are read before the "
+            "file is imported."
+        ) from None
+    if value is None:
+        return None
+    if not isinstance(value, (list, tuple)):
+        raise Misconfigured(f"{where}: requirements must be a list, such as ['numpy>=2'].")
+    listed = tuple(cast("Sequence[Any]", value))
+    if not all(isinstance(each, str) for each in listed):
+        raise Misconfigured(f"{where}: requirements must be texts.")
+    return cast("tuple[str, ...]", listed)
 
 
 def bundle(path: Path, more: Sequence[Path]) -> bytes:
     """Zip file with an app's file, and ``more`` files and folders beside it. Hidden files of
     folders are left out. ``Misconfigured`` if it is too large."""
+    files = _files(path, more)
+    try:
+        # Before they are read: a folder may have weights of many gigabytes.
+        size = sum(each.stat().st_size for each in files.values())
+        if size <= MAX_BYTES:
+            content = _zipped(files)
+            size = len(content)
+            if size <= MAX_BYTES:
+                return content
+    except OSError as error:
+        raise Misconfigured(f"{error.filename} cannot be read: {error.strerror}") from error
+    raise Misconfigured(
+        f"The code has {size / 2**20:.0f} MiB as a zip file; at most {MAX_BYTES // 2**20} MiB are "
+        "possible. Load weights in setup() instead."
+    )
+
+
+def _files(path: Path, more: Sequence[Path]) -> dict[str, Path]:
+    """Files of a bundle by their names in it."""
     files = {path.name: path}
-    for each in more:
-        if each.is_dir():
-            files |= {
-                f"{each.name}/{inner.relative_to(each).as_posix()}": inner
-                for inner in sorted(each.rglob("*"))
-                if inner.is_file()
-                and not any(part.startswith(".") for part in inner.relative_to(each).parts)
-                and "__pycache__" not in inner.parts
-            }
-        else:
-            files[each.name] = each
+    for given in more:
+        each = given.resolve()  # also `.` has a name
+        inner = [each / name for name in _below(each)] if each.is_dir() else [each]
+        for file in inner:
+            name = file.relative_to(each.parent).as_posix()
+            if files.setdefault(name, file).resolve() != file.resolve():
+                raise Misconfigured(
+                    f"The code would have two files {name}: {files[name]} and {file}. Rename one."
+                )
+    return files
+
+
+def _below(folder: Path) -> list[Path]:
+    """Files below a folder that are not hidden, relative to it."""
+    every = (each.relative_to(folder) for each in sorted(folder.rglob("*")) if each.is_file())
+    return [
+        each
+        for each in every
+        if "__pycache__" not in each.parts and not any(part.startswith(".") for part in each.parts)
+    ]
+
+
+def _zipped(files: Mapping[str, Path]) -> bytes:
+    """Zip file whose bytes depend on names and contents only, so not on the compression, which
+    differs between versions of zlib."""
     written = io.BytesIO()
-    with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(written, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(files):
-            archive.writestr(zipfile.ZipInfo(name, STABLE_TIME), files[name].read_bytes())
-    content = written.getvalue()
-    if len(content) > MAX_BYTES:
-        raise Misconfigured(
-            f"The code has {len(content) / 2**20:.0f} MiB as a zip file; at most "
-            f"{MAX_BYTES // 2**20} MiB are possible. Load weights in setup() instead."
-        )
-    return content
+            info = zipfile.ZipInfo(name, STABLE_TIME)
+            info.create_system = 3  # Unix; else it is this machine's
+            archive.writestr(info, files[name].read_bytes())
+    return written.getvalue()
 
 
 async def describe(
-    folder: Path, module: str, app: AppClass, environments: Environments
+    folder: Path,
+    module: str,
+    app: AppClass,
+    environments: Environments,
+    within_s: float = DESCRIBE_WITHIN_S,
 ) -> Mapping[str, Any]:
     """Description of an app whose code is in ``folder``, by importing it in its environment.
 
@@ -122,21 +191,22 @@ async def describe(
         start_new_session=True,
     )
     try:
-        async with asyncio.timeout(DESCRIBE_WITHIN_S):
+        async with asyncio.timeout(within_s):
             output, errors = await process.communicate()
     except TimeoutError:
-        os.killpg(process.pid, 9)
-        await process.wait()
         raise Misconfigured(
-            f"The import of {module}.py took longer than {DESCRIBE_WITHIN_S:g} s. Do slow work in "
-            "setup()."
+            f"The import of {module}.py took longer than {within_s:g} s. Do slow work in setup()."
         ) from None
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # also what the import has started
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
     try:
-        found = cast("dict[str, Any]", json.loads(output.splitlines()[-1]))
-    except (IndexError, ValueError):
+        described = dict[str, Any](json.loads(output.splitlines()[-1]))
+    except (IndexError, TypeError, ValueError):
         said = errors.decode(errors="replace").strip().splitlines()
         why = said[-1] if said else f"status {process.returncode}"
         raise Misconfigured(f"{name} cannot be read: {why}") from None
-    if "failed" in found:
-        raise Misconfigured(str(found["failed"]))
-    return found
+    if "failed" in described:
+        raise Misconfigured(str(described["failed"]))
+    return described

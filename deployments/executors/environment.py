@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
 import platform
 import shutil
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,8 +33,16 @@ PIP_TO_UV = {
     "index-url": "--default-index",
     "extra-index-url": "--index",
     "find-links": "--find-links",
+    "trusted-host": "--allow-insecure-host",
+    "constraint": "--constraint",
 }
 """pip's settings, which uv does not read, and uv's options for them."""
+
+TRUE = frozenset({"1", "on", "t", "true", "y", "yes"})
+"""Words of pip's settings that switch something on."""
+
+KEPT_BACK = ("AWS_", "DARKROOM_", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "PGPASSWORD")
+"""Beginnings of the variables that an installer does not get: it runs code of the packages."""
 
 
 class Environments:
@@ -64,9 +76,7 @@ class Environments:
         return python
 
     async def _build(self, folder: Path, python: Path, requirements: Sequence[str]) -> None:
-        lock = RepositoryLock(folder.with_suffix(".lock"))
-        await asyncio.to_thread(lock.take)
-        try:
+        async with _locked(folder.with_suffix(".lock")):
             if (folder / COMPLETE).is_file():  # another process has built it meanwhile
                 return
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
@@ -79,8 +89,28 @@ class Environments:
                 await _run(command, settings, requirements)
             await asyncio.to_thread(_add_library, folder)
             (folder / COMPLETE).touch()
-        finally:
-            lock.release()
+
+
+@asynccontextmanager
+async def _locked(path: Path) -> AsyncGenerator[None]:
+    """Hold the lock of an environment. A wait that is cancelled does not take it later on."""
+    lock, given_up = RepositoryLock(path), threading.Event()
+
+    def waiting() -> None:
+        if given_up.is_set():
+            raise InterruptedError
+
+    taking = asyncio.ensure_future(asyncio.to_thread(lock.take, waiting))
+    try:
+        await asyncio.shield(taking)
+    except asyncio.CancelledError:
+        given_up.set()
+        taking.add_done_callback(lambda done: (done.exception(), lock.release()))
+        raise
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def environment_key(requirements: Sequence[str]) -> str:
@@ -101,12 +131,18 @@ def commands(
     """Commands that build an environment in ``folder`` from the list of requirements."""
     uv = uv_program()
     if uv is None:
-        install = [str(python), "-m", "pip", "install", "--quiet", "-r", str(listed)]
-        return ([sys.executable, "-m", "venv", str(folder)], install)
+        make = [sys.executable, "-m", "venv", str(folder)]
+        pip = [str(python), "-m", "pip"]
+        if find_spec("pip"):  # this one can install there: a copy of it takes ten seconds
+            make.insert(3, "--without-pip")
+            pip = [sys.executable, "-m", "pip", "--python", str(python)]
+        return (make, [*pip, "install", "--quiet", "-r", str(listed)])
     options: list[str] = []
     for name, option in PIP_TO_UV.items():
         for value in settings.get(name, "").split():
             options += [option, value]
+    if settings.get("no-index", "").lower() in TRUE:
+        options.append("--no-index")
     if settings.get("extra-index-url"):
         options += ["--index-strategy", "unsafe-best-match"]  # as pip, whose settings these are
     install = [uv, "pip", "install", "--quiet", "--python", str(python), *options, "-r"]
@@ -130,10 +166,11 @@ def pip_settings() -> dict[str, str]:
 
         configuration = Configuration(isolated=False)
         configuration.load()
-        for key, value in configuration.items():
-            section, _, name = key.partition(".")
-            if section in ("global", "install", ":env:") and isinstance(value, str):
-                found[name] = value
+        items = [(*key.partition(".")[::2], value) for key, value in configuration.items()]
+        for section in ("global", "install", ":env:"):  # each goes before those in front of it
+            found |= {
+                name: value for of, name, value in items if of == section and isinstance(value, str)
+            }
     except Exception:  # pip is not there, or this part of it has changed: uv's own settings count
         return {}
     return found
@@ -143,7 +180,9 @@ async def _run(
     command: Sequence[str], settings: Mapping[str, str], requirements: Sequence[str]
 ) -> None:
     # The installer is configured by its own variables, which are none of Darkroom's settings.
-    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}  # noqa: TID251
+    given = os.environ  # noqa: TID251
+    environment = {name: given[name] for name in given if not name.startswith(KEPT_BACK)}
+    environment["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
     if certificates := settings.get("cert"):
         environment.setdefault("SSL_CERT_FILE", certificates)
     process = await asyncio.create_subprocess_exec(
@@ -152,11 +191,13 @@ async def _run(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         env=environment,
+        start_new_session=True,
     )
     try:
         output, _ = await process.communicate()
     except asyncio.CancelledError:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):  # also the builds that it has started
+            os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
         raise
     if process.returncode:

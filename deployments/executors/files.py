@@ -14,15 +14,19 @@ from deployments.replica.files import check_marks
 from deployments.transfer.fetcher import Fetcher, OwnFiles
 from deployments.transfer.uploader import FileSink, MediaFile
 from serve_app.domain.artifact import Artifact, UploadTicket
-from serve_app.domain.errors import ContentBlocked, PipelineFailed
+from serve_app.domain.errors import ContentBlocked, InvalidInput, PipelineFailed
 from serve_app.domain.lease import Lease
 from serve_app.domain.media.marking import MarkPolicy
 from serve_app.domain.ports import AppSource
 from serve_app.domain.progress import Progress, Stage
 
-MAX_FILES = 64  # of one output
+MAX_FILES = 64  # of one output, and of one input
 
-_OF_WORKER = (PATH_KEY, "media_type")
+ARTIFACT = "artifact"
+"""Key of the object that stands for a stored file in an outcome."""
+
+_RESERVED = (PATH_KEY, "media_type", ARTIFACT, "url")
+"""Fields of a file that an app does not decide about."""
 
 Place = tuple[str | int, ...]
 
@@ -30,16 +34,75 @@ Schema = Mapping[str, Any]
 
 
 def file_places(value: Any, schema: Schema, root: Schema | None = None) -> Iterator[Place]:
-    """Places in ``value`` where ``schema`` has a file that is given by a URL."""
+    """Places in ``value``, which ``schema`` accepts, where it has a file that is given by a URL.
+    Each is named once."""
     root = schema if root is None else root
-    schema = _resolved(schema, root)
-    if FILE_MARK in schema:
-        yield from ((),) if isinstance(value, str) else ()
-        return
-    for each in (*schema.get("anyOf", ()), *schema.get("oneOf", ()), *schema.get("allOf", ())):
-        if found := list(file_places(value, each, root)):
-            yield from found
-            return
+    known: set[Place] = set()
+    for part in _applied(value, schema, root):
+        found = [()] if FILE_MARK in part and isinstance(value, str) else _inner(value, part, root)
+        for place in found:
+            if place not in known:
+                known.add(place)
+                yield place
+
+
+def _applied(value: Any, schema: Schema, root: Schema) -> Iterator[Schema]:
+    """Schemas that say something about the same value: of a union, those that accept it."""
+    yield schema
+    reference = schema.get("$ref")
+    if isinstance(reference, str):
+        name = reference.removeprefix("#/$defs/")
+        yield from _applied(value, root.get("$defs", {}).get(name, {}), root)
+    for each in schema.get("allOf", ()):
+        if isinstance(each, Mapping):
+            yield from _applied(value, cast("Schema", each), root)
+    for each in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
+        if isinstance(each, Mapping) and _accepts(cast("Schema", each), value, root):
+            yield from _applied(value, cast("Schema", each), root)
+
+
+def _accepts(schema: Schema, value: Any, root: Schema) -> bool:
+    """Check what tells the branches of a union apart: types, constants and required fields."""
+    if not _fits(schema, value):
+        return False
+    reference = schema.get("$ref")
+    if isinstance(reference, str):
+        target = root.get("$defs", {}).get(reference.removeprefix("#/$defs/"), {})
+        if not _accepts(target, value, root):
+            return False
+    if not isinstance(value, Mapping):
+        return True
+    fields = cast("Mapping[str, Any]", value)
+    known = cast("Mapping[str, Any]", schema.get("properties", {}))
+    return all(name in fields for name in schema.get("required", ())) and all(
+        _fits(under, fields[name])
+        for name, under in known.items()
+        if name in fields and isinstance(under, Mapping)
+    )
+
+
+def _fits(schema: Schema, value: Any) -> bool:
+    given = schema.get("type", ())
+    types = (given,) if isinstance(given, str) else given
+    return (
+        (not types or any(_IS_TYPE[each](value) for each in types))
+        and ("const" not in schema or schema["const"] == value)
+        and ("enum" not in schema or value in schema["enum"])
+    )
+
+
+_IS_TYPE: Mapping[str, Callable[[Any], bool]] = {
+    "array": lambda value: isinstance(value, list),
+    "boolean": lambda value: isinstance(value, bool),
+    "integer": lambda value: isinstance(value, (int, float)) and not isinstance(value, bool),
+    "null": lambda value: value is None,
+    "number": lambda value: isinstance(value, (int, float)) and not isinstance(value, bool),
+    "object": lambda value: isinstance(value, Mapping),
+    "string": lambda value: isinstance(value, str),
+}
+
+
+def _inner(value: Any, schema: Schema, root: Schema) -> Iterator[Place]:
     for part, inner, under in _parts(value, schema):
         for place in file_places(inner, under, root):
             yield (part, *place)
@@ -47,24 +110,22 @@ def file_places(value: Any, schema: Schema, root: Schema | None = None) -> Itera
 
 def _parts(value: Any, schema: Schema) -> Iterator[tuple[str | int, Any, Schema]]:
     """Parts of an object or a list, with their schemas."""
+    found: list[tuple[str | int, Any, Any]] = []
     if isinstance(value, Mapping):
+        known = cast("Mapping[str, Any]", schema.get("properties", {}))
+        patterns = cast("Mapping[str, Any]", schema.get("patternProperties", {}))
         for name, inner in cast("Mapping[str, Any]", value).items():
-            under = schema.get("properties", {}).get(name) or schema.get("additionalProperties")
-            if isinstance(under, Mapping):
-                yield name, inner, cast("Schema", under)
-    elif isinstance(value, list) and isinstance(schema.get("items"), Mapping):
+            under = [known[name]] if name in known else []
+            under = under or [*patterns.values(), schema.get("additionalProperties")]
+            found += [(name, inner, each) for each in under]
+    elif isinstance(value, list):
+        first = cast("Sequence[Any]", schema.get("prefixItems", ()))
         for number, inner in enumerate(cast("list[Any]", value)):
-            yield number, inner, schema["items"]
-
-
-def _resolved(schema: Schema, root: Schema) -> Schema:
-    reference = schema.get("$ref")
-    if not isinstance(reference, str) or not reference.startswith("#/"):
-        return schema
-    found: Any = root
-    for part in reference[2:].split("/"):
-        found = found.get(part, {})
-    return cast("Schema", found)
+            under = first[number] if number < len(first) else schema.get("items")
+            found.append((number, inner, under))
+    for part, inner, under in found:
+        if isinstance(under, Mapping):
+            yield part, inner, cast("Schema", under)
 
 
 def replaced(value: Any, place: Place, new: Any) -> Any:
@@ -110,7 +171,14 @@ class RequestFiles:
         Raises ``InvalidInput``, which names the field.
         """
         lease, given = self._lease, self._lease.input
+        if (hidden := next(_paths(given), None)) is not None:
+            field = ".".join(map(str, (*hidden[0], PATH_KEY)))
+            raise InvalidInput.of_field(field, "Input should not have a field of this name")
         places = list(file_places(given, self._schema))
+        if len(places) > MAX_FILES:
+            field = ".".join(map(str, places[MAX_FILES]))
+            message = f"Input has {len(places)} files; at most {MAX_FILES} are possible"
+            raise InvalidInput.of_field(field, message)
         if places:
             await asyncio.to_thread(self.folder.mkdir, parents=True, exist_ok=True)
         for number, place in enumerate(places):
@@ -135,17 +203,20 @@ class RequestFiles:
                 "Files of apps cannot be checked, and the operator's safety policy demands it for "
                 "this endpoint. The operator can leave the endpoint out of the policy."
             )
+        if any(PATH_KEY not in each for _, each in _objects_with(ARTIFACT, output)):
+            # Else it would be shown as a file, whose key might have come from the input.
+            raise PipelineFailed(
+                f"The output has a field `{ARTIFACT}`, whose name is reserved. Rename it."
+            )
         artifacts: list[Artifact] = []
         for number, (place, given) in enumerate(places):
             on_progress(Progress(Stage.UPLOADING, number, len(places)))
-            path = Path(str(given[PATH_KEY]))
-            if not await asyncio.to_thread(path.is_file):
-                raise PipelineFailed(f"The output names the file {path.name}, which is not there.")
+            path = await asyncio.to_thread(self._own_file, Path(str(given[PATH_KEY])))
             media_type = str(given.get("media_type") or "application/octet-stream")
             ticket = await self._tickets.file_ticket(
                 self._lease.held, self._lease.tenant, number, media_type
             )
-            facts = {key: each for key, each in given.items() if key not in _OF_WORKER}
+            facts = {key: each for key, each in given.items() if key not in _RESERVED}
             file = MediaFile(ticket, path, _pixels(facts, "width"), _pixels(facts, "height"))
             if self._lease.marking == MarkPolicy.REQUIRED:
                 await asyncio.to_thread(check_marks, [file], MarkPolicy.REQUIRED)
@@ -153,9 +224,23 @@ class RequestFiles:
             self._uploaded.append(ticket)
             await self._uploader.put(file)
             artifacts.append(artifact)
-            stored = {"artifact": ticket.key, "content_type": media_type, **facts}
+            stored = {**facts, ARTIFACT: ticket.key, "content_type": media_type}
             output = replaced(output, place, stored)
         return output, tuple(artifacts)
+
+    def _own_file(self, path: Path) -> Path:
+        """File that an output names, with its links followed. An app may deliver any file that it
+        can read, such as one of its code, but none of another request."""
+        found, requests = path.resolve(), self.folder.parent.resolve()
+        others = found.is_relative_to(requests)
+        if others and not found.is_relative_to(self.folder.resolve()):
+            raise PipelineFailed(
+                f"The output names the file {path.name}, which belongs to another request. Write "
+                "files to the folder of the request, such as with Image.from_pil()."
+            )
+        if not found.is_file():
+            raise PipelineFailed(f"The output names the file {path.name}, which is not there.")
+        return found
 
     async def discard(self) -> None:
         """Delete the uploaded files. They will never be read."""
@@ -187,15 +272,22 @@ def _at(value: Any, place: Place) -> Any:
     return value
 
 
-def _paths(value: Any, place: Place = ()) -> Iterator[tuple[Place, Mapping[str, Any]]]:
-    """Files in an output, with their places."""
+def _paths(value: Any) -> Iterator[tuple[Place, Mapping[str, Any]]]:
+    """Files of this machine in an input or output, with their places."""
+    return _objects_with(PATH_KEY, value)
+
+
+def _objects_with(
+    key: str, value: Any, place: Place = ()
+) -> Iterator[tuple[Place, Mapping[str, Any]]]:
+    """Objects whose field ``key`` is a text, with their places. Not those inside of such ones."""
     if isinstance(value, Mapping):
         fields = cast("Mapping[str, Any]", value)
-        if isinstance(fields.get(PATH_KEY), str):
+        if isinstance(fields.get(key), str):
             yield place, fields
             return
         for name, inner in fields.items():
-            yield from _paths(inner, (*place, name))
+            yield from _objects_with(key, inner, (*place, name))
     elif isinstance(value, (list, tuple)):
         for number, inner in enumerate(cast("Sequence[Any]", value)):
-            yield from _paths(inner, (*place, number))
+            yield from _objects_with(key, inner, (*place, number))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any, cast
 
@@ -10,6 +10,12 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 from jsonschema.exceptions import ValidationError as SchemaViolation
 
+from serve_app.catalog.schema.json_validator import (
+    BoundedValidator,
+    TooManySteps,
+    check_keywords,
+    check_size,
+)
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import FieldProblem, InvalidInput
 
@@ -18,14 +24,15 @@ INPUT, OUTPUT = "input_schema", "output_schema"
 
 MAX_PROBLEMS = 20
 
+
+MOST_SHOWN = 300  # characters of a message
+
 _TYPES = {
     "additionalProperties": "extra_forbidden",
-    "anyOf": "value_error",
     "const": "one_of",
     "enum": "one_of",
     "exclusiveMaximum": "less_than",
     "exclusiveMinimum": "greater_than",
-    "format": "value_error",
     "maxItems": "sequence_too_long",
     "maxLength": "sequence_too_long",
     "maximum": "less_than_equal",
@@ -33,27 +40,38 @@ _TYPES = {
     "minLength": "sequence_too_short",
     "minimum": "greater_than_equal",
     "multipleOf": "multiple_of",
-    "oneOf": "value_error",
     "pattern": "string_pattern_mismatch",
     "required": "missing",
-    "type": "type_error",
 }
-"""Keyword of JSON Schema → fal's type of error, which is pydantic's."""
+"""Keyword of JSON Schema → fal's type of error, which is pydantic's. All others: value_error."""
 
 _BOUNDS = {
-    "maximum": "le",
-    "minimum": "ge",
-    "exclusiveMaximum": "lt",
-    "exclusiveMinimum": "gt",
-    "maxLength": "max_length",
-    "minLength": "min_length",
-    "maxItems": "max_length",
-    "minItems": "min_length",
-    "pattern": "pattern",
-    "enum": "expected",
-    "multipleOf": "multiple_of",
+    "maximum": ("le", "Input should be less than or equal to {}"),
+    "minimum": ("ge", "Input should be greater than or equal to {}"),
+    "exclusiveMaximum": ("lt", "Input should be less than {}"),
+    "exclusiveMinimum": ("gt", "Input should be greater than {}"),
+    "maxLength": ("max_length", "String should have at most {} character{}"),
+    "minLength": ("min_length", "String should have at least {} character{}"),
+    "maxItems": ("max_length", "List should have at most {} item{} after validation, not {}"),
+    "minItems": ("min_length", "List should have at least {} item{} after validation, not {}"),
+    "pattern": ("pattern", "String should match pattern '{}'"),
+    "multipleOf": ("multiple_of", "Input should be a multiple of {}"),
 }
-"""Keyword → name of its bound in an error."""
+"""Keyword → name of its bound in an error, and the message."""
+
+_JSON_TYPES = {
+    "array": ("list_type", "Input should be a valid list"),
+    "boolean": ("bool_type", "Input should be a valid boolean"),
+    "integer": ("int_type", "Input should be a valid integer"),
+    "null": ("none_required", "Input should be None"),
+    "number": ("float_type", "Input should be a valid number"),
+    "object": ("dict_type", "Input should be a valid dictionary"),
+    "string": ("string_type", "Input should be a valid string"),
+}
+"""Type of JSON Schema → type of the error, and its message."""
+
+_ELSEWHERE = ("$ref", "allOf", "anyOf", "dependentSchemas", "if", "oneOf", "patternProperties")
+"""Keywords that may describe fields which ``properties`` does not have."""
 
 
 class JsonSchema:
@@ -65,10 +83,11 @@ class JsonSchema:
     def __init__(self, endpoint: Endpoint) -> None:
         self._schema = _narrowed(_given(endpoint, INPUT), endpoint)
         self._output = _given(endpoint, OUTPUT)
-        # References are local: nothing is fetched.
-        self._validator = Draft202012Validator(self._schema)
-        self._fields = cast("Mapping[str, Any]", self._schema.get("properties", {}))
-        self._open = self._schema.get("additionalProperties") not in (None, False)
+        self._validator = BoundedValidator(self._schema)
+        self._fields = cast("Mapping[str, Any]", self._schema["properties"])
+        closed = self._schema.get("additionalProperties") in (None, False)
+        self._open = not closed or any(each in self._schema for each in _ELSEWHERE)
+        self._defaults = self._usable_defaults(endpoint)
 
     def validate(
         self, body: Mapping[str, Any], origin: Mapping[str, Any] | None = None
@@ -79,26 +98,16 @@ class JsonSchema:
             [] if self._open else sorted(str(name) for name in body if name not in self._fields)
         )
         known = {name: body[name] for name in body if refuses or name not in unknown}
-        filled = {
-            name: deepcopy(field["default"])
-            for name, field in self._fields.items()
-            if isinstance(field, Mapping) and "default" in field and name not in known
-        }
-        checked = {**filled, **known}
-        problems = [
-            _problem(error)
-            for _, error in zip(
-                range(MAX_PROBLEMS), self._validator.iter_errors(checked), strict=False
-            )
-        ]
-        if problems:
+        if problems := self._problems(known):
             first = problems[0]
             field = ".".join(str(part) for part in first.loc[1:])
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
             raise InvalidInput(
                 (f"{field}: " if field else "") + first.message + more, tuple(problems)
             )
-        if not unknown or refuses:
+        left = {name: each for name, each in self._defaults.items() if name not in known}
+        checked = {**deepcopy(left), **known}
+        if not unknown:
             return checked, ()
         names = ", ".join(unknown)
         return checked, (f"Ignored, because this endpoint has no such field: {names}.",)
@@ -113,37 +122,51 @@ class JsonSchema:
     def output_schema(self) -> dict[str, Any]:
         return deepcopy(self._output)
 
+    def _problems(self, body: Mapping[str, Any]) -> list[FieldProblem]:
+        try:
+            found = self._validator.violations(body, MAX_PROBLEMS)
+            return [_problem(inner) for error in found for inner in _of_branch(error)]
+        except (TooManySteps, RecursionError):
+            message = "The input has too many or too deeply nested parts to be checked. Send less"
+            raise InvalidInput(
+                message + ".", (FieldProblem(("body",), message, "value_error"),)
+            ) from None
+
+    def _usable_defaults(self, endpoint: Endpoint) -> dict[str, Any]:
+        """Defaults of the fields that are valid. Python accepts others, such as ``x: int = None``;
+        those are the app's own to fill in."""
+        usable: dict[str, Any] = {}
+        for name, field in self._fields.items():
+            if not isinstance(field, Mapping) or "default" not in field:
+                continue
+            default = cast("Mapping[str, Any]", field)["default"]
+            if not (wrong := self._validator.violations(default, 1, field)):
+                usable[name] = default
+            elif name in endpoint.defaults:
+                raise ValueError(
+                    f"the default of {name} is not valid: {_problem(wrong[0]).message}"
+                )
+        return usable
+
 
 def _given(endpoint: Endpoint, option: str) -> dict[str, Any]:
     schema = endpoint.options.get(option)
     if not isinstance(schema, Mapping):
         raise ValueError(f"the schema `json` needs `options.{option}`, a JSON Schema")  # noqa: TRY004
-    found = deepcopy(dict(cast("Mapping[str, Any]", schema)))
     try:
+        check_size(schema)
+        found = deepcopy(dict(cast("Mapping[str, Any]", schema)))
         Draft202012Validator.check_schema(found)
+        check_keywords(found)
     except SchemaError as error:
         where = ".".join(str(part) for part in error.absolute_path)
-        raise ValueError(
-            f"`options.{option}` is no JSON Schema: {where}: {error.message}"
-        ) from None
+        message = error.message[:MOST_SHOWN]
+        raise ValueError(f"`options.{option}` is no JSON Schema: {where}: {message}") from None
+    except ValueError as error:
+        raise ValueError(f"`options.{option}` {error}") from None
     if found.get("type") != "object":
         raise ValueError(f"`options.{option}` must describe an object (`type: object`)")
-    for reference in _references(found):
-        if not reference.startswith("#/$defs/"):
-            raise ValueError(
-                f"`options.{option}` refers to {reference}; references must be below `#/$defs/`"
-            )
     return found
-
-
-def _references(value: Any) -> list[str]:
-    if isinstance(value, Mapping):
-        fields = cast("Mapping[str, Any]", value)
-        own = [fields["$ref"]] if isinstance(fields.get("$ref"), str) else []
-        return own + [each for inner in fields.values() for each in _references(inner)]
-    if isinstance(value, list):
-        return [each for inner in cast("list[Any]", value) for each in _references(inner)]
-    return []
 
 
 def _narrowed(schema: dict[str, Any], endpoint: Endpoint) -> dict[str, Any]:
@@ -152,6 +175,9 @@ def _narrowed(schema: dict[str, Any], endpoint: Endpoint) -> dict[str, Any]:
     unknown = sorted((endpoint.defaults.keys() | endpoint.bounds.keys()) - fields.keys())
     if unknown:
         raise ValueError(f"the schema has no field {', '.join(unknown)}")
+    for name in endpoint.defaults.keys() | endpoint.bounds.keys():
+        if not isinstance(fields[name], Mapping):
+            raise ValueError(f"the field {name} has no schema that could have a default or bounds")  # noqa: TRY004
     for name, value in endpoint.defaults.items():
         fields[name] = {**fields[name], "default": value}
     for name, (least, most) in endpoint.bounds.items():
@@ -161,21 +187,66 @@ def _narrowed(schema: dict[str, Any], endpoint: Endpoint) -> dict[str, Any]:
             "minimum": max(least, field.get("minimum", least)),
             "maximum": min(most, field.get("maximum", most)),
         }
+    # A field with a default may be left out.
+    if "required" in schema:
+        schema["required"] = [
+            name
+            for name in schema["required"]
+            if not isinstance(field := fields.get(name), Mapping) or "default" not in field
+        ]
     return schema
 
 
+# Problems of an input, as pydantic names them.
+
+
+def _of_branch(error: SchemaViolation) -> list[SchemaViolation]:
+    """Violations of the only branch of a union that the value can be meant for, or the violation
+    of the union."""
+    if error.validator not in ("anyOf", "oneOf") or not error.context:
+        return [error]
+    branches: dict[Any, list[SchemaViolation]] = {}
+    for each in error.context:
+        branches.setdefault(each.schema_path[0], []).append(each)
+    meant = [each for each in branches.values() if not any(map(_is_another, each))]
+    if len(meant) != 1:
+        return [error]
+    return [inner for each in meant[0] for inner in _of_branch(each)]
+
+
+def _is_another(error: SchemaViolation) -> bool:
+    """True if a violation says that the value is meant for another branch of a union: its type, or
+    the constant that tells the branches apart, is not this one's."""
+    return error.validator == "const" or (error.validator == "type" and not error.relative_path)
+
+
 def _problem(error: SchemaViolation) -> FieldProblem:
-    keyword = str(error.validator)
-    loc: tuple[str | int, ...] = ("body", *error.absolute_path)
+    keyword, given = str(error.validator), error.validator_value
+    loc = ("body", *error.absolute_path)
+    type_, message = _TYPES.get(keyword, "value_error"), str(error.message)[:MOST_SHOWN]
     value: Any = error.instance
-    message = str(error.message)
     context: dict[str, Any] | None = None
     if keyword == "required":
-        required = cast("list[str]", error.validator_value)
-        missing = next(each for each in required if each not in cast("Any", error.instance))
-        loc, value, message = (*loc, missing), None, "Field required"
+        value = None
+    elif keyword == "type":
+        message = f"Input should be of type {given}"
+        type_, message = _JSON_TYPES.get(str(given), ("value_error", message))
+    elif keyword in ("enum", "const"):
+        expected = _listed(given if keyword == "enum" else [given])
+        message, context = f"Input should be {expected}"[:MOST_SHOWN], {"expected": expected}
+    elif keyword in ("anyOf", "oneOf", "not"):
+        message = "Input has none of the forms that are possible here"
     elif keyword in _BOUNDS:
-        context = {_BOUNDS[keyword]: error.validator_value}
-    if keyword == "type":
-        message = f"Input should be of type {error.validator_value}"
-    return FieldProblem(loc, message, _TYPES.get(keyword, "value_error"), context, value)
+        name, sentence = _BOUNDS[keyword]
+        length = len(value) if isinstance(value, list) else 0
+        message = sentence.format(given, "" if given == 1 else "s", length)[:MOST_SHOWN]
+        context = {name: given}
+        if keyword in ("maxItems", "minItems"):
+            context |= {"field_type": "List", "actual_length": length}
+    return FieldProblem(loc, message, type_, context, value)
+
+
+def _listed(values: Sequence[Any]) -> str:
+    """``'a', 'b' or 'c'``."""
+    *others, last = map(repr, values)
+    return f"{', '.join(others)} or {last}" if others else last

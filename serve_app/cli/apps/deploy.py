@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -62,12 +63,17 @@ def deploy_command(
             f"{found['class']} asks for a GPU ({found['gpu']}). Name the pool whose replicas have "
             "one: --pool NAME. It must host the family `python`."
         )
+    digest = hashlib.sha256(content).hexdigest()
+    made = [
+        (f"{ENTRIES}/{quote(endpoint)}", entry)
+        for endpoint, entry in entries(found, name, digest, pool)
+    ]
     with Client(server) as client:
-        digest = "0" * 64 if dry_run else str(client.post_zip("/v1/apps/code", content)["digest"])
-        stored: list[Mapping[str, Any]] = []
-        for endpoint, entry in entries(found, name, digest, pool):
-            path = f"{ENTRIES}/{quote(endpoint)}"
-            stored.append(client.put(path, entry, dry_run="true" if dry_run else None))
+        # All are checked before one is stored: else a mistake in the second left half an app.
+        stored = [client.put(path, entry, dry_run="true") for path, entry in made]
+        if not dry_run:
+            client.post_zip("/v1/apps/code", content)
+            stored = [client.put(path, entry) for path, entry in made]
     if as_json:
         click.echo(json.dumps({"digest": None if dry_run else digest, "entries": stored}))
         return

@@ -3,6 +3,8 @@ calls require the scope ``operator``."""
 
 from __future__ import annotations
 
+import io
+import zipfile
 from typing import Annotated, Any, Literal, NotRequired, cast
 
 from pydantic import Field
@@ -192,7 +194,7 @@ async def code_stored(request: HttpRequest) -> Response:
     """
     services = await _admin(request, "v1.apps.code")
     content = await read_body(request, MAX_CODE_BYTES)
-    if not content.startswith(ZIP):
+    if not content.startswith(ZIP) or not zipfile.is_zipfile(io.BytesIO(content)):
         raise InvalidInput("The body must be a zip file with the code of an app.")
     digest = await services.bundles.store(content, actor_of(request))
     body: StoredCode = {"digest": digest, "bytes": len(content)}

@@ -1,0 +1,236 @@
+"""Reading an app before it is served, and its code as one file."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from deployments.executors import describing
+from deployments.executors.code import MAX_BYTES
+from deployments.executors.describing import AppClass, bundle, describe, read_source, unpack
+from deployments.executors.environment import Environments
+from serve_app.domain.errors import Misconfigured
+
+GREETER = """\
+import darkroom
+
+class Greeter(darkroom.App):
+    @darkroom.endpoint("/")
+    def greet(self, name: str) -> dict[str, str]:
+        return {"text": name}
+"""
+
+
+def written(folder: Path, text: str | bytes, name: str = "greeter.py") -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def read(folder: Path, text: str | bytes) -> list[AppClass]:
+    return list(read_source(written(folder, text)))
+
+
+def refused(folder: Path, text: str | bytes) -> str:
+    with pytest.raises(Misconfigured) as raised:
+        read(folder, text)
+    return str(raised.value)
+
+
+def test_apps_are_found_with_their_lines_and_requirements(tmp_path: Path) -> None:
+    text = """\
+    from darkroom import App
+    import darkroom, other
+    class First(App):
+        requirements = ["numpy>=2", "pillow"]
+    class Second(darkroom.App):
+        pass
+    class Third(First):
+        pass
+    class Fourth(Second):
+        requirements: list[str] | None = ("a",)
+    class Fifth(Fourth):
+        requirements = None
+    class Sixth(App):
+        requirements: "annotated only"
+    class Seventh(other.Thing): ...
+    """
+    lines = "\n".join(line.removeprefix("    ") for line in text.splitlines())
+    assert read(tmp_path, lines) == [
+        AppClass("First", 3, ("numpy>=2", "pillow")),
+        AppClass("Second", 5, None),
+        AppClass("Third", 7, ("numpy>=2", "pillow")),
+        AppClass("Fourth", 9, ("a",)),
+        AppClass("Fifth", 11, None),
+        AppClass("Sixth", 13, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (
+            "MORE + ['a']",
+            "greeter.py:2: requirements must be a list of texts, because they",
+        ),
+        ("{[]: 1}", "greeter.py:2: requirements must be a list of texts, because they"),
+        ("'numpy'", "greeter.py:2: requirements must be a list, such as ['numpy>=2']."),
+        ("3", "greeter.py:2: requirements must be a list, such as ['numpy>=2']."),
+        ("{'a': 1}", "greeter.py:2: requirements must be a list, such as ['numpy>=2']."),
+        ("['a', 1]", "greeter.py:2: requirements must be texts."),
+    ],
+)
+def test_requirements_that_cannot_be_read_are_named_with_their_line(
+    tmp_path: Path, value: str, message: str
+) -> None:
+    assert message in refused(tmp_path, f"class A(App):\n    requirements = {value}\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\nclass A(:\n", "greeter.py:2: "),
+        ("x = 1\n  y = 2\n", "greeter.py:2: unexpected indent"),
+        (b"x = '\xff'\n", "greeter.py:1: "),
+        ("x = '\0'\n", "null bytes"),
+        ("x = " + "(" * 5000, "greeter.py"),
+    ],
+)
+def test_a_mistake_is_named_with_its_line(tmp_path: Path, text: str | bytes, message: str) -> None:
+    assert message in refused(tmp_path, text)
+
+
+def test_a_file_may_name_its_encoding(tmp_path: Path) -> None:
+    latin = "# -*- coding: latin-1 -*-\nx = 'ä'\nclass A(App): ...\n".encode("latin-1")
+    assert read(tmp_path, latin) == [AppClass("A", 3, None)]
+    assert read(tmp_path, b"\xef\xbb\xbfclass A(App): ...\n") == [AppClass("A", 1, None)]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("darkroom.py", "has the name of the module darkroom, which it would hide"),
+        ("json.py", "has the name of the module json, which it would hide"),
+        ("my.app.py", "cannot be imported: rename it, without dots"),
+        ("app.txt", "must be a Python file, whose name ends with .py"),
+    ],
+)
+def test_a_file_that_is_imported_as_something_else_is_refused(
+    tmp_path: Path, name: str, message: str
+) -> None:
+    with pytest.raises(Misconfigured, match=message):
+        read_source(written(tmp_path, GREETER, name))
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(Misconfigured, match=r"gone.py cannot be read"):
+        read_source(tmp_path / "gone.py")
+
+
+# Bundles.
+
+
+def names(content: bytes) -> list[str]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return archive.namelist()
+
+
+def test_equal_code_makes_an_equal_file(tmp_path: Path) -> None:
+    made: list[bytes] = []
+    for number, order in enumerate((["a.py", "b.py"], ["b.py", "a.py"])):
+        folder = tmp_path / str(number)
+        app = written(folder, GREETER)
+        for name in order:
+            path = written(folder, "x = 1\n", f"lib/{name}")
+            os.utime(path, (number, number))
+            path.chmod(0o600 + number * 0o100)
+        made.append(bundle(app, [folder / "lib"]))
+    assert made[0] == made[1]
+    assert names(made[0]) == ["greeter.py", "lib/a.py", "lib/b.py"]
+
+
+def test_hidden_files_and_caches_are_left_out(tmp_path: Path) -> None:
+    app = written(tmp_path, GREETER)
+    for name in ("a.py", ".env", ".git/config", "__pycache__/a.pyc", "sub/.key", "sub/b.py"):
+        written(tmp_path, "x", f"lib/{name}")
+    found = names(bundle(app, [tmp_path / "lib"]))
+    assert found == ["greeter.py", "lib/a.py", "lib/sub/b.py"]
+
+
+def test_a_folder_has_its_name_however_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = written(tmp_path, GREETER)
+    written(tmp_path, "x", "lib/a.py")
+    monkeypatch.chdir(tmp_path / "lib")
+    for given in (".", "../lib", "../lib/"):
+        assert names(bundle(app, [Path(given)])) == ["greeter.py", "lib/a.py"]
+
+
+def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    app = written(tmp_path, GREETER)
+    other = written(tmp_path, "x", "other/greeter.py")
+    with pytest.raises(Misconfigured, match=r"The code would have two files greeter\.py: "):
+        bundle(app, [other])
+    assert names(bundle(app, [app])) == ["greeter.py"]
+
+
+def test_code_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    app = written(tmp_path, GREETER)
+    with written(tmp_path, "", "lib/weights.bin").open("wb") as file:
+        file.truncate(400 * MAX_BYTES)  # without blocks on the disk
+    with pytest.raises(Misconfigured, match=r"6400 MiB as a zip file; at most 16 MiB.*setup\(\)"):
+        bundle(app, [tmp_path / "lib"])
+
+
+def test_a_bundle_can_be_unpacked(tmp_path: Path) -> None:
+    app = written(tmp_path, GREETER)
+    unpack(bundle(app, []), tmp_path / "code")
+    assert (tmp_path / "code" / "greeter.py").read_text() == GREETER
+
+
+# Descriptions.
+
+
+async def test_an_app_is_described_in_a_process_of_its_own(tmp_path: Path) -> None:
+    (app,) = read(tmp_path, GREETER)
+    found = await describe(tmp_path, "greeter", app, Environments(tmp_path / "environments"))
+    assert found["name"] == "greeter"
+    assert [each["path"] for each in found["endpoints"]] == ["/"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("import nothing_like_it", "No module named 'nothing_like_it' (greeter.py, line 7)"),
+        ("import os; os._exit(3)", "greeter:Greeter cannot be read: status 3"),
+        (
+            "import atexit; atexit.register(print, '[1]')",
+            "greeter:Greeter cannot be read: status 0",
+        ),
+    ],
+)
+async def test_an_app_that_cannot_be_imported_says_why(
+    tmp_path: Path, line: str, message: str
+) -> None:
+    (app,) = read(tmp_path, GREETER + line + "\n")
+    with pytest.raises(Misconfigured) as raised:
+        await describe(tmp_path, "greeter", app, Environments(tmp_path / "environments"))
+    assert message in str(raised.value)
+
+
+async def test_an_import_without_end_is_stopped_with_all_that_it_started(tmp_path: Path) -> None:
+    script = (
+        "import subprocess, sys\n"
+        "subprocess.run([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)\n"
+    )
+    (app,) = read(tmp_path, GREETER + script)
+    environments = Environments(tmp_path / "environments")
+    with pytest.raises(Misconfigured, match=r"took longer than 1 s\. Do slow work in setup\(\)"):
+        await describe(tmp_path, "greeter", app, environments, within_s=1.0)
+    assert describing.DESCRIBE_WITHIN_S > 1.0
