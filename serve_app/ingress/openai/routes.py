@@ -20,6 +20,7 @@ from serve_app.ingress.openai import images, videos
 from serve_app.ingress.openai.errors import ERRORS, TAG, refused
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission.model_lookup import find_endpoint
+from serve_app.tenants.scopes import Caller
 
 # ``models``: all served endpoints, and the aliases of them.
 
@@ -43,23 +44,28 @@ class OpenAiModels(TypedDict):
 
 
 async def listed(request: HttpRequest) -> Response:
-    await authenticate(request)
+    caller = await authenticate(request)
     services = services_of(request)
-    body: OpenAiModels = {"object": "list", "data": list(_models(services))}
+    body: OpenAiModels = {"object": "list", "data": list(_models(services, caller))}
     return json_reply(body)
 
 
 async def shown(request: HttpRequest) -> Response:
     """Show a model by id or alias. ``EndpointNotFound`` suggests similar ids."""
-    await authenticate(request)
+    caller = await authenticate(request)
     services = services_of(request)
     name: str = request.path_params["model"]
     entry = find_endpoint(services.catalog, services.config.models.model_aliases, name)
+    caller.require_endpoint(entry.endpoint.id)
     return json_reply(_model(name, entry.endpoint.id))
 
 
-def _models(services: Services) -> Iterator[OpenAiModel]:
-    served = [entry.endpoint.id for entry in services.catalog if not entry.missing]
+def _models(services: Services, caller: Caller) -> Iterator[OpenAiModel]:
+    served = [
+        entry.endpoint.id
+        for entry in services.catalog
+        if not entry.missing and caller.allows(entry.endpoint.id)
+    ]
     for endpoint_id in served:
         yield _model(endpoint_id, endpoint_id)
     for alias, endpoint_id in services.config.models.model_aliases.items():

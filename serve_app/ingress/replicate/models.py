@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NotRequired
 
@@ -23,6 +23,7 @@ from serve_app.ingress.replicate.prediction import CURSOR, ReplicatePage, schema
 from serve_app.ingress.replicate.predictions import NAME, OWNER, base_of
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import services_of
+from serve_app.tenants.scopes import Caller
 
 PAGE = 25
 LONG_AGO = "1970-01-01T00:00:00+00:00"
@@ -93,8 +94,8 @@ async def account(request: HttpRequest) -> Response:
 
 async def listed(request: HttpRequest) -> Response:
     """List the served models in the catalog's order, page by page."""
-    await authenticate(request)
-    served = [each for each in services_of(request).catalog if not each.missing]
+    caller = await authenticate(request)
+    served = [*_served(request, caller)]
     cursor = request.query_params.get("cursor")
     start = 0
     if cursor is not None:
@@ -111,33 +112,29 @@ async def listed(request: HttpRequest) -> Response:
 
 async def searched(request: HttpRequest) -> Response:
     """Find models with all words of the body in their id, name, description or category."""
-    await authenticate(request)
+    caller = await authenticate(request)
     words = (await read_body(request, MAX_QUERY_BYTES)).decode("utf-8", "replace").lower().split()
-    found = [
-        each
-        for each in services_of(request).catalog
-        if not each.missing and all(word in _text(each) for word in words)
-    ]
+    served = _served(request, caller)
+    found = [each for each in served if all(word in _text(each) for word in words)]
     return await _page(found, base_of(request), None)
 
 
 async def shown(request: HttpRequest) -> Response:
-    await authenticate(request)
-    entry = _entry(request)
+    entry = _entry(request, await authenticate(request))
     return json_reply(await in_cpu_thread(_model, entry, base_of(request)))
 
 
 async def versions(request: HttpRequest) -> Response:
     """List the versions of a model. There is always one."""
-    await authenticate(request)
-    version = await in_cpu_thread(_version, _entry(request))
+    entry = _entry(request, await authenticate(request))
+    version = await in_cpu_thread(_version, entry)
     body: ReplicateVersionPage = {"previous": None, "next": None, "results": [version]}
     return json_reply(body)
 
 
 async def version(request: HttpRequest) -> Response:
-    await authenticate(request)
-    entry = prediction.check_version(_entry(request), request.path_params["version"])
+    model = _entry(request, await authenticate(request))
+    entry = prediction.check_version(model, request.path_params["version"])
     return json_reply(await in_cpu_thread(_version, entry))
 
 
@@ -187,9 +184,18 @@ SHOW_VERSION = replace(
 )
 
 
-def _entry(request: HttpRequest) -> CatalogEntry:
+def _served(request: HttpRequest, caller: Caller) -> Iterator[CatalogEntry]:
+    """Endpoints that are served, and that the caller may use."""
+    for each in services_of(request).catalog:
+        if not each.missing and caller.allows(each.endpoint.id):
+            yield each
+
+
+def _entry(request: HttpRequest, caller: Caller) -> CatalogEntry:
     path = request.path_params
-    return prediction.listed_models(services_of(request), f"{path['owner']}/{path['name']}")
+    entry = prediction.listed_models(services_of(request), f"{path['owner']}/{path['name']}")
+    caller.require_endpoint(entry.endpoint.id)
+    return entry
 
 
 def _text(entry: CatalogEntry) -> str:
