@@ -37,6 +37,10 @@ WITH held AS (
 )
 SELECT {_COLUMNS}, r.input, r.endpoint_digest {_OWN} AND d.id IN (SELECT id FROM held)
 """
+LOOK = f"""
+-- name: look_at_draft
+SELECT {_COLUMNS}, r.input, r.endpoint_digest {_OWN} AND d.id = %(id)s
+"""
 GET = f"SELECT {_COLUMNS} {_OWN} AND d.id = %(id)s"
 NEWEST = f"SELECT {_COLUMNS} {_OWN} ORDER BY d.created_at DESC, d.id DESC LIMIT %(limit)s"
 DELETE = """
@@ -85,11 +89,11 @@ class PostgresDrafts:
 
     async def open(self, tenant: str, draft_id: str) -> DraftOrigin | None:
         params = {"tenant": tenant, "id": messages.clean(draft_id), "held_s": HELD_S}
-        rows = await self._database.rows(OPEN, params)
-        if not rows:
-            return None
-        *columns, input_, digest = rows[0]
-        return DraftOrigin(_draft(tuple(columns)), input_, digest)
+        return _origin(await self._database.rows(OPEN, params))
+
+    async def look(self, tenant: str, draft_id: str) -> DraftOrigin | None:
+        params = {"tenant": tenant, "id": messages.clean(draft_id)}
+        return _origin(await self._database.rows(LOOK, params))
 
     async def get(self, tenant: str, draft_id: str) -> StoredDraft | None:
         params = {"tenant": tenant, "id": messages.clean(draft_id)}
@@ -115,6 +119,13 @@ class PostgresDrafts:
         gone = BATCH_SIZE
         while gone == BATCH_SIZE:
             ((gone,),) = await self._database.rows(EXPIRE, {"most": BATCH_SIZE})
+
+
+def _origin(rows: Sequence[tuple[Any, ...]]) -> DraftOrigin | None:
+    if not rows:
+        return None
+    *columns, input_, digest = rows[0]
+    return DraftOrigin(_draft(tuple(columns)), input_, digest)
 
 
 def _draft(row: tuple[Any, ...]) -> StoredDraft:

@@ -17,6 +17,7 @@ async def test_the_drafts_of_a_request_are_found_with_its_input(queue: Queue) ->
     assert isinstance(origin, DraftOrigin)
     assert origin.input == {"prompt": "a dog", "seed": SEED}
     assert origin.endpoint_digest == request.endpoint_digest
+    assert await drafts.look(TENANT, "two") == origin
     draft = origin.draft
     assert (draft.key, draft.seed, draft.step, draft.steps, draft.noise) == (
         key_of(request, 1),
@@ -35,6 +36,7 @@ async def test_a_draft_belongs_to_its_tenant(queue: Queue) -> None:
     drafts = queue.drafts
     await drafted(queue, new(), "one")
     assert await drafts.open("bob", "one") is None
+    assert await drafts.look("bob", "one") is None
     assert await drafts.get("bob", "one") is None
     assert await drafts.newest("bob", 10) == []
     assert await drafts.used("bob") == 0

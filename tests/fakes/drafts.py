@@ -25,6 +25,9 @@ class FakeDrafts:
         found = (each for each in self._all(tenant) if each.draft.id == draft_id)
         return next(found, None)
 
+    async def look(self, tenant: str, draft_id: str) -> DraftOrigin | None:
+        return await self.open(tenant, draft_id)
+
     async def get(self, tenant: str, draft_id: str) -> StoredDraft | None:
         found = await self.open(tenant, draft_id)
         return None if found is None else found.draft

@@ -84,6 +84,16 @@ async def test_drafts_expire(ingress: Ingress, database: Database) -> None:
     assert await database.rows("SELECT * FROM drafts") == []
 
 
+async def test_only_a_submit_holds_a_draft(ingress: Ingress, database: Database) -> None:
+    queue, drafts = await ingress(), PostgresDrafts(database)
+    await drafted(queue, new(), "one")
+    held = "SELECT held_until IS NOT NULL FROM drafts"
+    assert await drafts.look(TENANT, "one") is not None
+    assert await database.rows(held) == [(False,)]
+    assert await drafts.open(TENANT, "one") is not None
+    assert await database.rows(held) == [(True,)]
+
+
 async def test_their_time_is_a_setting(ingress: Ingress, database: Database) -> None:
     assert QueueLimits.of(Config(keep_drafts_s=60)).keep_drafts_s == 60
     queue, drafts = await ingress(QueueLimits(keep_drafts_s=60)), PostgresDrafts(database)

@@ -169,23 +169,26 @@ def _use_text(key: dict[str, Any]) -> str:
 # Tenants.
 
 
-class Limit(click.ParamType[tuple[str, float | None]]):
-    """``NAME=NUMBER``, or ``NAME=`` for the limit of the settings again."""
+LimitValue = tuple[str, float | str | None]
+
+
+class Limit(click.ParamType[LimitValue]):
+    """``NAME=VALUE``, or ``NAME=`` for the limit of the settings again."""
 
     name = "limit"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, float | None]:
-        name, equals, number = str(value).partition("=")
-        try:
-            given = float(number) if number else None
-        except ValueError:
-            self.fail(f"{value} should be NAME=NUMBER, such as max_running=4", param, ctx)
+    ) -> LimitValue:
+        name, equals, text = str(value).partition("=")
         if not equals:
-            self.fail(f"{value} should be NAME=NUMBER, such as max_running=4", param, ctx)
+            self.fail(f"{value} should be NAME=VALUE, such as max_running=4", param, ctx)
+        try:
+            given = float(text)
+        except ValueError:
+            return name, text or None  # a word, such as `private`
         # Most limits are whole numbers, which JSON would show as 4.0.
-        return name, int(given) if given is not None and given.is_integer() else given
+        return name, int(given) if given.is_integer() else given
 
 
 limit_option = click.option(
@@ -193,7 +196,7 @@ limit_option = click.option(
     "limits",
     type=Limit(),
     multiple=True,
-    help="A limit, such as max_running=4; without a number, that of the settings again. May be "
+    help="A limit, such as max_running=4; without a value, that of the settings again. May be "
     "repeated.",
 )
 
@@ -240,7 +243,7 @@ def create_tenant(
     server: Server,
     tenant: str,
     name: str,
-    limits: tuple[tuple[str, float | None], ...],
+    limits: tuple[LimitValue, ...],
     storage: str | None,
     *,
     as_json: bool,
@@ -272,7 +275,7 @@ def set_tenant(
     server: Server,
     tenant: str,
     name: str | None,
-    limits: tuple[tuple[str, float | None], ...],
+    limits: tuple[LimitValue, ...],
     storage: str | None,
     *,
     as_json: bool,

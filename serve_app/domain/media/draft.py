@@ -67,6 +67,10 @@ class DraftBook(Protocol):
         goes on from it then keeps it until its end. None: there is none."""
         ...
 
+    async def look(self, tenant: str, draft_id: str) -> DraftOrigin | None:
+        """The same without holding it, for an estimate."""
+        ...
+
     async def get(self, tenant: str, draft_id: str) -> StoredDraft | None:
         """A draft of the tenant, or None."""
         ...

@@ -79,6 +79,7 @@ async def estimate(request: HttpRequest) -> Response:
         planned.input,
         parse_options(request, caller),
         request_id=context_of(request).request_id,
+        only_estimated=True,
     )
     found = await services.queue.estimate(new)
     waiting, now = found.waiting, services.clock.now()

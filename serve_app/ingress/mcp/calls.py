@@ -81,6 +81,7 @@ async def describe_model(call: ToolCall, given: DescribeModel) -> CallToolResult
         call.services.config.models.model_aliases,
         given.model,
     )
+    call.caller.require_endpoint(entry.endpoint.id)
     facts = await in_cpu_thread(_described, entry)
     return content.text_result(json.dumps(facts, ensure_ascii=False), facts)
 

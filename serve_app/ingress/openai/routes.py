@@ -58,11 +58,16 @@ async def shown(request: HttpRequest) -> Response:
     services = services_of(request)
     name: str = request.path_params["model"]
     entry = find_endpoint(services.catalog_of(caller), services.config.models.model_aliases, name)
+    caller.require_endpoint(entry.endpoint.id)
     return json_reply(_model(name, entry.endpoint.id))
 
 
 def _models(services: Services, caller: Caller) -> Iterator[OpenAiModel]:
-    served = [entry.endpoint.id for entry in services.catalog_of(caller) if not entry.missing]
+    served = [
+        entry.endpoint.id
+        for entry in services.catalog_of(caller)
+        if not entry.missing and caller.allows(entry.endpoint.id)
+    ]
     for endpoint_id in served:
         yield _model(endpoint_id, endpoint_id)
     for alias, endpoint_id in services.config.models.model_aliases.items():

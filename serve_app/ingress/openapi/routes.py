@@ -22,6 +22,7 @@ from serve_app.ingress.openapi.document import PATH, document_of
 from serve_app.ingress.openapi.endpoint_text import endpoint_text
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import services_of
+from serve_app.tenants.scopes import Caller
 
 
 async def full_document(request: HttpRequest) -> Response:
@@ -79,12 +80,17 @@ DESCRIBE_ENDPOINT = Operation(
 async def llms_index(request: HttpRequest) -> Response:
     """Overview: a line for each served endpoint, and links to more.
 
-    Without a key, endpoints of the operator's file and of the database are left out.
+    Without a key, endpoints of the operator's file and of the database are left out; with one,
+    those that it does not allow.
     """
     context_of(request).route = "llms"
-    known = await _knows_all(request)
+    caller = await _caller(request)
     served = (each for each in services_of(request).catalog if not each.missing)
-    shown = [each for each in served if known or _public(each)]
+    shown = [
+        each
+        for each in served
+        if (caller.allows(each.endpoint.id) if caller is not None else _public(each))
+    ]
     return _text(_whole(shown, origin_of(request)))
 
 
@@ -93,8 +99,10 @@ async def llms_endpoint(request: HttpRequest) -> Response:
     context_of(request).route = "llms.endpoint"
     endpoint_id = request.path_params["endpoint_id"]
     catalog = services_of(request).catalog
-    if await _knows_all(request):
+    caller = await _caller(request)
+    if caller is not None:
         entry = catalog.listed(endpoint_id)
+        caller.require_endpoint(entry.endpoint.id)
     elif (entry := catalog.find(endpoint_id)) is None or entry.missing or not _public(entry):
         # The same for what does not exist and what is not public, so that no one learns which.
         raise EndpointNotFound(
@@ -105,13 +113,12 @@ async def llms_endpoint(request: HttpRequest) -> Response:
     return _text(await in_cpu_thread(endpoint_text, entry, origin_of(request), price))
 
 
-async def _knows_all(request: HttpRequest) -> bool:
-    """True with a valid key. False without any, if that is enough. ``Unauthenticated``."""
+async def _caller(request: HttpRequest) -> Caller | None:
+    """The caller; None without a key, if that is enough. ``Unauthenticated``."""
     public = services_of(request).config.server.public_descriptions
     if public and "authorization" not in request.headers:
-        return False
-    await authenticate(request)
-    return True
+        return None
+    return await authenticate(request)
 
 
 def _public(entry: CatalogEntry) -> bool:

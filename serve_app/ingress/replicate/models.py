@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NotRequired
 
@@ -95,7 +95,7 @@ async def account(request: HttpRequest) -> Response:
 async def listed(request: HttpRequest) -> Response:
     """List the served models in the catalog's order, page by page."""
     caller = await authenticate(request)
-    served = [each for each in services_of(request).catalog_of(caller) if not each.missing]
+    served = [*_served(request, caller)]
     cursor = request.query_params.get("cursor")
     start = 0
     if cursor is not None:
@@ -114,31 +114,27 @@ async def searched(request: HttpRequest) -> Response:
     """Find models with all words of the body in their id, name, description or category."""
     caller = await authenticate(request)
     words = (await read_body(request, MAX_QUERY_BYTES)).decode("utf-8", "replace").lower().split()
-    found = [
-        each
-        for each in services_of(request).catalog_of(caller)
-        if not each.missing and all(word in _text(each) for word in words)
-    ]
+    served = _served(request, caller)
+    found = [each for each in served if all(word in _text(each) for word in words)]
     return await _page(found, base_of(request), None)
 
 
 async def shown(request: HttpRequest) -> Response:
-    caller = await authenticate(request)
-    entry = _entry(request, caller)
+    entry = _entry(request, await authenticate(request))
     return json_reply(await in_cpu_thread(_model, entry, base_of(request)))
 
 
 async def versions(request: HttpRequest) -> Response:
     """List the versions of a model. There is always one."""
-    caller = await authenticate(request)
-    version = await in_cpu_thread(_version, _entry(request, caller))
+    entry = _entry(request, await authenticate(request))
+    version = await in_cpu_thread(_version, entry)
     body: ReplicateVersionPage = {"previous": None, "next": None, "results": [version]}
     return json_reply(body)
 
 
 async def version(request: HttpRequest) -> Response:
-    caller = await authenticate(request)
-    entry = prediction.check_version(_entry(request, caller), request.path_params["version"])
+    model = _entry(request, await authenticate(request))
+    entry = prediction.check_version(model, request.path_params["version"])
     return json_reply(await in_cpu_thread(_version, entry))
 
 
@@ -188,9 +184,19 @@ SHOW_VERSION = replace(
 )
 
 
+def _served(request: HttpRequest, caller: Caller) -> Iterator[CatalogEntry]:
+    """Endpoints that are served, and that the caller may use."""
+    for each in services_of(request).catalog_of(caller):
+        if not each.missing and caller.allows(each.endpoint.id):
+            yield each
+
+
 def _entry(request: HttpRequest, caller: Caller) -> CatalogEntry:
     path = request.path_params
-    return prediction.listed_models(services_of(request), caller, f"{path['owner']}/{path['name']}")
+    name = f"{path['owner']}/{path['name']}"
+    entry = prediction.listed_models(services_of(request), caller, name)
+    caller.require_endpoint(entry.endpoint.id)
+    return entry
 
 
 def _text(entry: CatalogEntry) -> str:

@@ -42,9 +42,10 @@ class DraftSource:
 
 
 async def draft_source(
-    services: Services, tenant: str, entry: CatalogEntry, body: object
+    services: Services, tenant: str, entry: CatalogEntry, body: object, *, held: bool
 ) -> DraftSource | None:
-    """Find the draft that ``body`` goes on from; None if it names none.
+    """Find the draft that ``body`` goes on from; None if it names none. ``held``: until a request
+    that goes on from it is stored.
 
     ``InvalidInput`` if the tenant has no such draft, or it is of another endpoint or of other
     settings of this one.
@@ -54,7 +55,8 @@ async def draft_source(
         return None  # or the input's schema refuses it
     found = None
     if given.isascii() and 0 < len(given) <= MAX_ID_CHARACTERS:
-        found = await services.queue.drafts.open(tenant, given)
+        drafts = services.queue.drafts
+        found = await (drafts.open if held else drafts.look)(tenant, given)
     if found is None:
         raise InvalidInput.of_field(FROM_DRAFT, UNKNOWN, ERROR_TYPE)
     draft, endpoint = found.draft, entry.endpoint

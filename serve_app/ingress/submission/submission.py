@@ -77,8 +77,10 @@ async def validate(
     options: SubmitOptions,
     *,
     request_id: str,
+    only_estimated: bool = False,
 ) -> NewRequest:
-    """Validate everything about the request itself. It is not stored yet.
+    """Validate everything about the request itself. It is not stored yet. ``only_estimated``: nor
+    will it be, so its draft is not held.
 
     Errors: ``Forbidden`` if the caller is limited to other endpoints, ``EndpointNotFound``,
     ``InvalidInput``, and ``Unavailable`` if no pool can run it.
@@ -86,7 +88,7 @@ async def validate(
     caller.require_endpoint(endpoint_id)
     catalog = services.catalog_of(caller)
     entry = catalog.get(endpoint_id)
-    source = await draft_source(services, caller.tenant, entry, body)
+    source = await draft_source(services, caller.tenant, entry, body, held=not only_estimated)
     valid = catalog.validate(endpoint_id, body, source.input if source else None)
     valid = with_noise_seed(valid)
     given = await with_registered(services, caller.tenant, endpoint_id, valid.input)

@@ -7,6 +7,12 @@ import { LiveTable } from "../interface/live_table.js";
 import { bytes, clock, day } from "../interface/words.js";
 import { section } from "./desk.js";
 
+const FILES = [
+  ["", "as by the settings"],
+  ["public", "public: anyone who knows a URL reads new files"],
+  ["private", "private: new files need a key or a signed URL"],
+];
+
 const SCOPES = {
   api: "api: submit, read and cancel requests, files and usage",
   submit: "submit: only submit and estimate requests",
@@ -200,7 +206,7 @@ export class KeysPart {
     const fields = Object.entries(limits).map(([limit, { value, source }]) => ({
       name: limit,
       label: limitName(limit),
-      type: "number",
+      ...(limit === "files" ? { choices: FILES } : { type: "number" }),
       value: source === "api" ? value : "",
       help: limitHelp(value, source),
     }));
@@ -216,7 +222,7 @@ export class KeysPart {
             limits: Object.fromEntries(
               Object.entries(given).map(([limit, text]) => [
                 limit,
-                text === "" ? null : Number(text),
+                limitValue(limit, text),
               ]),
             ),
           }),
@@ -310,6 +316,11 @@ function rights({ scopes, endpoints }) {
 
 function isOver({ expires_at: end }) {
   return end !== null && Date.parse(end) < Date.now();
+}
+
+function limitValue(limit, text) {
+  if (text === "") return null;
+  return limit === "files" ? text : Number(text);
 }
 
 function limitName(limit) {

@@ -43,7 +43,18 @@ def test_a_tenant_is_created_changed_disabled_and_enabled(darkroom: Any) -> None
     assert darkroom("tenants", "enable", "studio-a").stdout == "studio-a is enabled.\n"
 
 
+def test_a_limit_may_be_a_word(darkroom: Any) -> None:
+    darkroom("tenants", "create", "studio-c", "--limit", "files=private")
+    shown = json.loads(darkroom("tenants", "show", "studio-c", "--json").stdout)
+    assert shown["limits"]["files"] == {"value": "private", "source": "api"}
+    darkroom("tenants", "set", "studio-c", "--limit", "files=")
+    shown = json.loads(darkroom("tenants", "show", "studio-c", "--json").stdout)
+    assert shown["limits"]["files"] == {"value": "public", "source": "default"}
+
+
 def test_a_wrong_limit_is_named(darkroom: Any) -> None:
+    typed = darkroom("tenants", "create", "studio-d", "--limit", "max_running=four", fails=True)
+    assert "limits.max_running" in typed.stderr
     wrong = darkroom("tenants", "create", "studio-b", "--limit", "max_running", fails=True)
     assert "max_running=4" in wrong.stderr
     wrong = darkroom("tenants", "create", "studio-b", "--limit", "most=4", fails=True)

@@ -242,3 +242,21 @@ async def test_a_limited_key_lists_only_models_links_and_webhooks_of_its_endpoin
         assert (await limited.delete(f"/v1/shares/{links[1]}")).status_code == 204
         refused = await limited.post(f"/v1/requests/{other}/share", json={})
         assert refused.status_code == 403
+
+
+async def test_lists_of_models_have_only_the_endpoints_of_the_key(house: House) -> None:
+    limited = await key(house, "api", endpoints=(DEEP,))
+    async with house.client(limited) as client:
+        models = (await client.get("/openai/v1/models")).json()["data"]
+        assert {each["darkroom_endpoint"] for each in models} == {DEEP}
+        for answer in (
+            await client.get("/replicate/v1/models"),
+            await client.request("QUERY", "/replicate/v1/models", content="probe"),
+        ):
+            found = answer.json()["results"]
+            assert {each["darkroom_endpoint"] for each in found} == {DEEP}
+        index = (await client.get("/llms.txt")).text
+        assert (DEEP in index, f"/{PROBE}/" in index) == (True, False)
+        for path in ("/openai/v1/models/{}", "/replicate/v1/models/{}", "/models/{}/llms.txt"):
+            answer = await client.get(path.format(PROBE))
+            assert (answer.status_code, f"only {DEEP}" in answer.text) == (403, True), path

@@ -1,0 +1,396 @@
+"""Every call with the ids of another tenant: it is answered like a call with ids that do not exist.
+
+The calls come from the table of routes, so a new one without a case here fails.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import httpx
+import pytest
+
+from serve_app.ingress.app import create_app
+from serve_app.ingress.http.paths import MCP_PATH, OPENAI_PREFIX, REPLICATE_PREFIX
+from serve_app.ingress.http.route_scopes import FOR_ALL_METHODS, NO_KEY, scope_of
+from serve_app.tenants.scopes import API, OPERATOR, SINGLE
+from tests.ingress.api.files.private import lifecycle
+from tests.ingress.api.test_loras import safetensors
+from tests.ingress.fal.test_submit import completed
+from tests.ingress.house import House, built
+from tests.ingress.http.test_route_scopes import every_call
+
+OWNER, STRANGER = "default", "stranger"
+SECRET = "a lighthouse that no one else knows"
+FLUX = "fal-ai/flux/schnell"
+CONTENT = b"\x89PNG and more"
+
+
+@dataclass(frozen=True, slots=True)
+class Things:
+    """Ids of everything that a tenant has."""
+
+    request_id: str
+    draft_id: str
+    share_id: str
+    token: str  # of the share link
+    key_id: str
+    key: str  # of an upload, which only its tenant reads
+    file_id: str  # of a public upload, by Replicate's calls
+    made: str  # key of a file of the request
+    upload_id: str  # of an open upload
+
+
+INVENTED = Things(
+    request_id="0190a0a0-0000-7000-8000-000000000000",
+    draft_id="AAAAAAAAAAAAAAAAAAAAAA",
+    share_id="shr_0000000000000000",
+    token="A" * 32,
+    key_id="00000000000000000000",
+    key="p/AAAAAAAAAAAAAAAAAAAAAA/u/AAAAAAAAAAAAAAAAAAAAAA/file.png",
+    file_id="u/AAAAAAAAAAAAAAAAAAAAAA/file.png",
+    made="p/AAAAAAAAAAAAAAAAAAAAAA/r/0190a0a0-0000-7000-8000-000000000000/1/AAAA.png",
+    upload_id="0" * 32,
+)
+
+OF_NO_TENANT = {
+    "endpoint_id": FLUX,
+    "owner": "fal-ai",
+    "name": "flux-schnell",
+    "version": "x",
+    "model": FLUX,
+    "rest": "x",
+    "path": "x",
+    "number": "1",
+    "tenant": "nobody",
+}
+"""Parameters of paths that name nothing of a tenant. Calls with ``tenant`` are operators'."""
+
+BEARERS = {
+    "/v1/shared/{token}": "The link is the credential.",
+    "/files/{key:path}/upload/{upload_id}": "The URL is the credential, if no key is sent.",
+}
+"""Calls that need more than an id: whoever has the secret in the path may do it."""
+
+BODIES: Mapping[str, Any] = {
+    "/v1/requests/favourites": {"request_ids": ["{request_id}"], "favourite": True},
+    "/v1/requests/zip": {"request_ids": ["{request_id}"]},
+    "/v1/requests/delete": {"request_ids": ["{request_id}"]},
+    "/v1/files/sign": {"path": "/files/{key}"},
+    "/v1/files/revoke": {"path": "/files/{key}"},
+    "/v1/estimate": {"endpoint_id": FLUX, "input": {"from_draft": "{draft_id}"}},
+    "/files/{key:path}/multipart/{upload_id}/complete": {"parts": [{"partNumber": 1, "etag": "x"}]},
+}
+"""Bodies that name something of a tenant."""
+
+EMPTY = {
+    "/rest/storage/auth/token",
+    "/rest/storage/upload/initiate",
+    "/rest/storage/upload/initiate-multipart",
+    "/cdn/files/upload",
+    "/cdn/files/upload/multipart",
+    "/rest/tokens",
+    "/rest/tokens/",
+    "/rest/tokens/realtime",
+    "/v1/models/pricing/estimate",
+    "/v1/webhooks/test",
+    "/v1/keys",
+    "/v1/sign-in",
+    "/v1/sign-in/finish",
+    f"{OPENAI_PREFIX}/images/generations",
+    f"{OPENAI_PREFIX}/images/edits",
+    f"{OPENAI_PREFIX}/videos",
+    f"{OPENAI_PREFIX}/videos/edits",
+    f"{OPENAI_PREFIX}/videos/extensions",
+    f"{OPENAI_PREFIX}/videos/characters",
+    f"{REPLICATE_PREFIX}/predictions",
+    f"{REPLICATE_PREFIX}/models",
+    f"{REPLICATE_PREFIX}/models/{{owner}}/{{name}}/predictions",
+    f"{REPLICATE_PREFIX}/files",
+    MCP_PATH,  # its tools are cases of their own
+}
+"""Calls with a body that names nothing of a tenant: they make something new of the caller's."""
+
+IN_ALL_METHODS = {
+    "/queue/{path:path}": "/queue/test/probe/requests/{request_id}",
+    "/run/{path:path}": "/run/test/probe/requests/{request_id}",
+    "/{path:path}": "/test/probe/requests/{request_id}",
+    "/fal/proxy": None,
+    "/rest/{path:path}": None,
+    "/cdn/{path:path}": None,
+    "/openai/{rest:path}": None,
+    "/replicate/{rest:path}": None,
+}
+"""Paths of fal's calls about a request. None: only refusals."""
+
+FALS = (
+    ("GET", ""),
+    ("GET", "/response"),
+    ("GET", "/status?logs=1"),
+    ("GET", "/status/stream?logs=1"),
+    ("PUT", "/cancel"),
+)
+INPUTS = (
+    ("/queue/test/probe", {"echo": "http://testserver/files/{key}"}),
+    ("/run/test/probe", {"echo": ["http://testserver/files/{made}"]}),
+    (f"/queue/{FLUX}", {"prompt": "x", "from_draft": "{draft_id}"}),
+    (f"{OPENAI_PREFIX}/images/generations", {"model": "test/probe", "from_draft": "{draft_id}"}),
+    (
+        f"{REPLICATE_PREFIX}/predictions",
+        {"version": FLUX, "input": {"prompt": "x", "from_draft": "{draft_id}"}},
+    ),
+)
+"""Submits that name something."""
+
+
+def filled(text: str, things: Things) -> str:
+    for name, value in asdict(things).items():
+        text = text.replace(f"{{{name}}}", value)
+    return text
+
+
+def url_of(path: str, things: Things) -> str:
+    """URL of a route with these ids. ``KeyError``: a parameter has no case."""
+    values = OF_NO_TENANT | asdict(things)
+    return re.sub(r"\{(\w+)(?::path)?\}", lambda found: values[found[1]], path)
+
+
+def body_of(value: Any, things: Things) -> Any:
+    return json.loads(filled(json.dumps(value), things))
+
+
+def anonymised(text: str, things: Things) -> str:
+    """An answer's text without the ids that the call named and those made for the call."""
+    for field, value in asdict(things).items():
+        text = text.replace(value, f"<{field}>")
+        text = text.replace(value[:64], f"<{field}>")
+    return text
+
+
+async def made_by(client: httpx.AsyncClient, house: House) -> Things:
+    """Make one of everything for the client's tenant."""
+    hidden = lifecycle("hide")
+    said = {"content-type": "image/png", "x-fal-file-name": "lighthouse.png"}
+    upload = await client.post("/cdn/files/upload", content=CONTENT, headers=hidden | said)
+    lora = {"content-type": "application/octet-stream", "x-fal-file-name": "lines.safetensors"}
+    public = await client.post("/cdn/files/upload", content=safetensors(), headers=lora)
+    opened = await client.post(
+        "/rest/storage/upload/initiate", json={"file_name": "a.png"}, headers=hidden
+    )
+    sent = await client.post(
+        f"/queue/{FLUX}?fal_webhook=https://example.com/hook",
+        json={"prompt": SECRET, "draft": {"count": 1}},
+        headers=hidden,
+    )
+    assert sent.status_code == 200, sent.text
+    await completed(client, sent.json())
+    request_id = sent.json()["request_id"]
+    result = (await client.get(sent.json()["response_url"])).json()
+    share = (await client.post(f"/v1/requests/{request_id}/share", json={})).json()
+    answer = await client.post("/v1/keys", json={"alias": SECRET})
+    assert answer.status_code in (200, 201), answer.text
+    created = answer.json()
+    favourite = {"request_ids": [request_id], "favourite": True}
+    assert (await client.post("/v1/requests/favourites", json=favourite)).status_code == 200
+
+    def key(url: str) -> str:
+        return url.partition("/files/")[2].partition("?")[0]
+
+    return Things(
+        request_id=request_id,
+        draft_id=result["drafts"][0]["id"],
+        share_id=share["share_id"],
+        token=share["url"].rpartition("/")[2],
+        key_id=created["key_id"],
+        key=key(upload.json()["access_url"]),
+        file_id=key(public.json()["access_url"]),
+        made=key(result["images"][0]["url"]),
+        upload_id=opened.json()["upload_url"].rpartition("/")[2],
+    )
+
+
+@dataclass
+class Scene:
+    house: House
+    owner: httpx.AsyncClient
+    stranger: httpx.AsyncClient
+    things: Things
+
+    async def compared(
+        self, method: str, path: str, body: Any = None, **headers: str
+    ) -> tuple[httpx.Response, httpx.Response]:
+        """Answers to the stranger, with the owner's ids and with invented ones."""
+        found: list[httpx.Response] = []
+        for things in (self.things, INVENTED):
+            sent = None if body is None else body_of(body, things)
+            found.append(
+                await self.stranger.request(
+                    method, filled(url_of(path, things), things), json=sent, headers=headers
+                )
+            )
+        theirs, none = found
+        what = f"{method} {path}: {theirs.status_code} {theirs.text}, not {none.text}"
+        assert theirs.status_code == none.status_code, what
+        assert anonymised(theirs.text, self.things) == anonymised(none.text, INVENTED), what
+        return theirs, none
+
+
+@pytest.fixture
+async def scene() -> AsyncIterator[Scene]:
+    async with built() as house:
+        rights = frozenset({API, *SINGLE}) - {OPERATOR}
+        key = str(await house.keys.create(STRANGER, scopes=rights))
+        owner = str(await house.keys.create(OWNER, scopes=rights))
+        async with house.client(owner) as client, house.client(key) as stranger:
+            yield Scene(house, client, stranger, await made_by(client, house))
+
+
+def calls() -> list[tuple[str, str]]:
+    """Every call but those of fal's paths, and HEAD, which is answered as GET."""
+    found = {(method, route.path) for route, method in every_call(create_app().routes)}
+    return sorted(each for each in found if each[0] != "HEAD" and each[1] not in FOR_ALL_METHODS)
+
+
+def names_something(path: str) -> bool:
+    own = {each.name for each in fields(Things)}
+    return bool(own & set(re.findall(r"\{(\w+)", path)))
+
+
+def test_every_call_with_a_body_has_a_case() -> None:
+    of_operators = {
+        (method, path) for method, path in calls() if scope_of(path, method) == OPERATOR
+    }
+    without = [
+        (method, path)
+        for method, path in calls()
+        if method not in ("GET", "DELETE")
+        and (method, path) not in of_operators
+        and not names_something(path)
+        and path not in BODIES
+        and path not in EMPTY
+    ]
+    assert without == [], "say in BODIES which ids its body names, or put it into EMPTY"
+    known = {path for _, path in calls()}
+    assert known >= {*BODIES, *EMPTY, *BEARERS}, "a case for a call that is gone"
+    assert IN_ALL_METHODS.keys() == FOR_ALL_METHODS.keys()
+
+
+def test_every_parameter_of_a_path_has_a_case() -> None:
+    for _, path in calls():
+        url_of(path, INVENTED)
+
+
+async def test_ids_of_another_tenant_are_answered_like_invented_ones(scene: Scene) -> None:
+    tried = 0
+    for method, path in calls():
+        if path in BEARERS or not (names_something(path) or path in BODIES):
+            continue
+        tried += 1
+        if method == "POST" and path == "/v1/requests/zip":
+            continue  # below: its archive has a time
+        theirs, _ = await scene.compared(method, path, BODIES.get(path, {}))
+        if path in ("/v1/requests/favourites", "/v1/requests/delete"):
+            assert theirs.status_code == 200, "they tell which of the ids were found"
+        else:
+            assert theirs.status_code in (400, 403, 404, 422), (method, path, theirs.text)
+        if theirs.status_code == 403:
+            assert scope_of(path, method) in (OPERATOR, NO_KEY), (method, path, theirs.text)
+    assert tried > 30
+    await unharmed(scene)
+
+
+async def test_fals_calls_about_a_request_are_too(scene: Scene) -> None:
+    for path in filter(None, IN_ALL_METHODS.values()):
+        for method, tail in FALS:
+            theirs, _ = await scene.compared(method, f"{path}{tail}")
+            assert theirs.status_code == 404, (method, path, tail)
+    await unharmed(scene)
+
+
+async def test_so_are_tools_of_assistants(scene: Scene) -> None:
+    for tool in ("get_result", "wait", "cancel"):
+        call = {"name": tool, "arguments": {"request_id": "{request_id}"}}
+        body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call}
+        accept = "application/json, text/event-stream"
+        theirs, _ = await scene.compared("POST", MCP_PATH, body, accept=accept)
+        assert "There is no request" in theirs.text
+    await unharmed(scene)
+
+
+async def test_so_are_submits_that_name_something(scene: Scene) -> None:
+    for path, body in INPUTS:
+        if "{key}" in str(body) or "{made}" in str(body):
+            things = scene.things
+            sent = await scene.stranger.post(path, json=body_of(body, things))
+            # An invented URL may be of another server, so it is for the replica to find out.
+            assert (sent.status_code, "There is no such file." in sent.text) == (404, True)
+        else:
+            theirs, _ = await scene.compared("POST", path, body)
+            assert theirs.status_code in (400, 422), "OpenAI has no 422"
+    await unharmed(scene)
+
+
+async def test_an_archive_of_others_requests_is_refused_like_one_of_none(scene: Scene) -> None:
+    theirs, _ = await scene.compared("POST", "/v1/requests/zip", BODIES["/v1/requests/zip"])
+    assert theirs.status_code in (404, 422), theirs.text
+
+
+async def test_no_list_shows_anything_of_another_tenant(scene: Scene) -> None:
+    """Nor by a parameter that names the tenant: that needs the scope ``operator``."""
+    tried = 0
+    for method, path in calls():
+        if method != "GET" or names_something(path) or scope_of(path, method) == OPERATOR:
+            continue
+        tried += 1
+        for query in ("", f"?tenant={OWNER}", "?endpoint_id=fal-ai/flux/schnell&expand=payloads"):
+            answer = await scene.stranger.get(url_of(path, INVENTED) + query)
+            assert SECRET not in answer.text, path
+            for value in asdict(scene.things).values():
+                assert value not in answer.text, (path, query)
+        owners = await scene.stranger.get(f"{url_of(path, INVENTED)}?tenant={OWNER}")
+        nobodys = await scene.stranger.get(f"{url_of(path, INVENTED)}?tenant=nobody")
+        assert owners.status_code == nobodys.status_code, path
+    assert tried > 20
+
+
+async def test_operators_calls_refuse_all_others_whatever_they_name(scene: Scene) -> None:
+    for method, path in calls():
+        if scope_of(path, method) == OPERATOR:
+            theirs, _ = await scene.compared(method, path, {})
+            assert theirs.status_code == 403, (method, path)
+            assert SECRET not in theirs.text
+    answer = await scene.stranger.get("/metrics")
+    assert answer.status_code == 403
+
+
+async def test_an_upload_in_progress_is_not_continued_with_a_key_of_another_tenant(
+    scene: Scene,
+) -> None:
+    opened = await scene.owner.post("/rest/storage/upload/initiate", json={"file_name": "b.png"})
+    url = opened.json()["upload_url"]
+    theirs = await scene.stranger.put(url, content=CONTENT)
+    none = await scene.stranger.put(f"{url[:-1]}0", content=CONTENT)
+    assert (theirs.status_code, theirs.text) == (none.status_code, none.text)
+    assert (await scene.owner.put(url, content=CONTENT)).status_code == 200
+
+
+async def unharmed(scene: Scene) -> None:
+    """Everything of the owner is as it was."""
+    things, owner = scene.things, scene.owner
+    for path in (
+        f"/v1/requests/{things.request_id}",
+        f"/v1/drafts/{things.draft_id}",
+        f"/v1/shared/{things.token}",
+        f"/files/{things.key}",
+        f"/files/{things.made}",
+        f"/files/{things.file_id}",
+    ):
+        assert (await owner.get(path)).status_code == 200, path
+    assert things.share_id in (await owner.get("/v1/shares")).text
+    shown = (await owner.get(f"/v1/requests/{things.request_id}")).json()
+    assert (shown["state"], shown["favourite"]) == ("succeeded", True)
+    assert things.key_id in (await owner.get("/v1/keys")).text
