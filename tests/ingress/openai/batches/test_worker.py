@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import httpx
+import openai
 import pytest
 
 from serve_app.domain.batches.batch import BatchNotice, BatchStatus
@@ -20,6 +21,7 @@ from serve_app.queue.store.config import QueueLimits
 from serve_app.settings import TenantLimits
 from serve_app.webhooks.batches import body_of
 from tests.ingress.house import OTHERS, House, built
+from tests.webhooks.receiver import Receiver
 
 BATCHES, FILES = "/openai/v1/batches", "/openai/v1/files"
 GENERATIONS = "/v1/images/generations"
@@ -195,7 +197,7 @@ async def test_a_line_over_the_rate_is_tried_later_and_one_over_the_budget_is_an
     budget = {"amount": 1, "currency": "USD", "period": "day"}
     for limits, done in (
         (
-            {"requests_per_minute": 6000, "requests_burst": 1},
+            {"requests_per_minute": 6000, "requests_burst": 2},
             {"total": 4, "completed": 4, "failed": 0},
         ),
         ({"budget": budget}, {"total": 4, "completed": 1, "failed": 3}),
@@ -339,3 +341,20 @@ async def test_the_webhook_of_a_batch_has_openais_format(house: House) -> None:
     body = json.loads(body_of(notice))
     assert body["type"] == "batch.completed"
     assert (body["object"], body["data"]) == ("event", {"id": batch})
+
+
+async def test_one_webhook_comes_at_the_end_and_openais_client_verifies_it() -> None:
+    async with (
+        Receiver() as receiver,
+        built(catalog=OTHERS, deliver=True, allow_private_webhooks=True) as house,
+    ):
+        batch = await begun(house, lines(3), webhook_url=receiver.url())
+        await run(house, batch)
+        await house.services.webhooks._batches.look()
+        await house.services.webhooks._batches.look()
+        (received,) = await receiver.until(1)
+        (secret, *_) = await house.services.webhooks.signer.secrets_of("default")
+        with openai.OpenAI(api_key="x") as client:
+            event = client.webhooks.unwrap(received.body, received.headers, secret=secret)
+        assert event.type == "batch.completed"
+        assert event.data.id == batch
