@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import click
 
@@ -54,12 +54,15 @@ def add_command(
     base before they are accepted.
     """
     with Client(server) as client:
-        body = {"name": name, **_source(client, source)}
+        uploads: list[str] = []
+        body = {"name": name, **_source(client, source, uploads)}
         body |= {key: value for key, value in given.items() if value is not None}
         answer = client.post(WEIGHTS, body)
         while not no_wait and answer["state"] not in FINAL:
             time.sleep(POLL_S)
             answer = client.get(_path(name))
+        for url in uploads if answer["state"] in FINAL else ():  # they are stored, or of no use
+            client.delete(f"/v1/uploads/{urlsplit(url).path.removeprefix('/files/')}")
     click.echo(json.dumps(answer) if as_json else described(answer))
     if answer["state"] == "refused":
         sys.exit(1)
@@ -140,7 +143,7 @@ def hub_token_command(server: Server, tenant: str, *, remove: bool, as_json: boo
         if remove:
             answer = client.delete(path)
         else:
-            answer = client.put(path, {"token": click.get_text_stream("stdin").read().strip()})
+            answer = client.put(path, {"token": sys.stdin.read().strip()})
     done = "is set" if answer["own"] else "is removed"
     click.echo(json.dumps(answer) if as_json else f"The hub token of {tenant} {done}.")
 
@@ -156,15 +159,22 @@ def described(weights: Mapping[str, Any]) -> str:
     return f"{line}\n    {weights['problem']}" if weights["problem"] else line
 
 
-def _source(client: Client, source: str) -> dict[str, Any]:
+def _source(client: Client, source: str, uploads: list[str]) -> dict[str, Any]:
+    """Source of the call. Files of this machine are uploaded, and their URLs added to
+    ``uploads``."""
+
+    def upload(file: Path) -> str:
+        uploads.append(client.upload(file))
+        return uploads[-1]
+
     path = Path(source)
     if path.is_dir():
         found = sorted(path.rglob("*.safetensors"))
         if not found:
             raise Misconfigured(f"{path} has no safetensors. Pickle files are never loaded.")
-        return {"files": {each.relative_to(path).as_posix(): client.upload(each) for each in found}}
+        return {"files": {each.relative_to(path).as_posix(): upload(each) for each in found}}
     if path.is_file():
-        return {"source": client.upload(path)}
+        return {"source": upload(path)}
     return {"source": source}
 
 

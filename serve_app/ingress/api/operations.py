@@ -213,7 +213,8 @@ async def _admin(request: HttpRequest, route: str) -> tuple[Operations, Actor]:
 
 def _endpoint(request: HttpRequest) -> str:
     """Id of an endpoint in the catalog. ``EndpointNotFound``."""
-    return services_of(request).catalog.listed(request.path_params["endpoint_id"]).endpoint.id
+    catalog, endpoint_id = services_of(request).catalog, request.path_params["endpoint_id"]
+    return (catalog.find_any(endpoint_id) or catalog.listed(endpoint_id)).endpoint.id
 
 
 def _pause(pause: Pause) -> EndpointPause:

@@ -160,7 +160,7 @@ def unit_of(catalog: Catalog, endpoint_id: str, price: Price | None) -> Unit:
     endpoint or its kind."""
     if price is not None:
         return PRICE_UNITS[price.unit]
-    entry = catalog.find(endpoint_id)
+    entry = catalog.find_any(endpoint_id)
     kind = entry.endpoint.category.rpartition("-")[2] if entry else ""
     return UNITS.get(kind, "units")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from serve_app.catalog.catalog import (
@@ -68,8 +69,11 @@ class LiveCatalog:
     async def refresh(self) -> None:
         """Put stored entries in force that have changed."""
         async with self._changing:
-            if await self._versions() != self._version:
+            now = await self._versions()
+            if now[0] != self._version[0]:
                 await self._load(self._config, self._file)
+            elif now != self._version:
+                await self._load_private(now)
 
     def start(self) -> None:
         """Follow the changes of other processes."""
@@ -146,6 +150,16 @@ class LiveCatalog:
         for line in sorted(found - self._conflicts):
             log.warning("%s", line)
         self._conflicts = found
+
+    async def _load_private(self, version: tuple[str, str]) -> None:
+        """Put private endpoints in force that have changed. The public ones stay: building them
+        takes half a second, and any tenant can change its own."""
+        private = [] if self._weights is None else await self._weights.endpoints()
+        public = self._catalog
+        load = partial(private_entries, public, private)
+        entries = await asyncio.to_thread(lambda: [*load()])
+        self._catalog.become(public.with_private(entries))
+        self._version = version
 
 
 def private_entries(public: Catalog, weights: Sequence[TenantWeights]) -> Iterator[CatalogEntry]:

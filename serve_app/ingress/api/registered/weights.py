@@ -169,7 +169,10 @@ async def listed(request: HttpRequest) -> Response:
 async def shown(request: HttpRequest) -> Response:
     context_of(request).route = "v1.weights.one"
     _, tenant = await authenticate_for_tenant(request, "Weights")
-    found = await _found(services_of(request), tenant, request.path_params["name"])
+    services = services_of(request)
+    found = await _found(services, tenant, request.path_params["name"])
+    if found.endpoint is not None and found.state.final:
+        await services.entries.refresh()  # what is shown as ready can be called at once
     return json_reply(_shown(found, tenant))
 
 
