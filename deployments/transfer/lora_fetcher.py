@@ -182,7 +182,7 @@ class LoraFetcher:
             await self._on_thread(self._keep, part, sink.key)
             return sink.key, version or Version()
 
-    async def _registered(self, source: RegisteredFile, files_url: str) -> str:
+    async def _registered(self, source: RegisteredFile, files: OwnFiles) -> str:
         if self._is_here(source.digest):
             return source.digest
         url = await self._locate(source.digest) if self._locate and source.digest else ""
@@ -190,7 +190,7 @@ class LoraFetcher:
             raise _unread(f"the registered weights {source.name!r} do not exist any more")
         with self._cache.part() as part:
             sink = _Sink(part, self._cache.check_space)
-            await self._web.stream(url, _UNNAMED, sink, files_url)
+            await self._web.stream(url, _UNNAMED, sink, files)
             if sink.key != source.digest:
                 raise _unread(f"the registered weights {source.name!r} are damaged in storage")
             await self._on_thread(self._keep, part, sink.key)

@@ -154,7 +154,7 @@ class Uploads:
     async def write(self, new: NewUpload, chunks: AsyncIterator[bytes]) -> Upload:
         """Store a file that Darkroom makes for the tenant. It counts towards the tenant's bytes,
         and is stored also beyond their limit."""
-        upload = self._made(new)
+        upload = await self._made(new)
         await self._book.open(upload)
         try:
             size = await self._storage.put(upload.key, upload.media_type, chunks)

@@ -164,7 +164,8 @@ async def result_of(
 ) -> LineResult:
     """Result of a line whose request has ended. ``StorageUnavailable``."""
     try:
-        call = call_of(services, batch, await read_line(services, batch, line))
+        owner = Caller(batch.key_id, batch.tenant, frozenset())  # it only names the endpoint
+        call = call_of(services, owner, batch, await read_line(services, batch, line))
     except ArtifactNotFound:
         call = None  # the input file is gone: the result repeats no parameters
     except DarkroomError:
@@ -186,9 +187,9 @@ async def _body(
     services: Services, batch: StoredBatch, request: Request, call: LineCall | None
 ) -> tuple[Mapping[str, Any], tuple[str, ...]]:
     """Body as the call itself would answer, and the files whose base64 is added to its images."""
-    storage = services.files.storage
+    files = services.files
     if batch.endpoint.startswith(RUN):
-        return await rendered_output(request, storage, batch.origin, inline=False), ()
+        return await rendered_output(request, files, batch.origin, inline=False), ()
     if batch.endpoint == VIDEOS:
         return cast("Mapping[str, Any]", videos.video(request, NAMES)), ()
     wanted = call.image_request if call else None
@@ -196,7 +197,7 @@ async def _body(
         wanted = NO_PARAMETERS
     by_url = replace(wanted, response_formats=wanted.response_formats & {"url"})
     created = int((request.finished_at or request.created_at).timestamp())
-    body = await image_parameters.image_answer(request, by_url, storage, batch.origin, created)
+    body = await image_parameters.image_answer(request, by_url, files, batch.origin, created)
     inlined = "b64_json" in wanted.response_formats
     keys = (each.key for each in image_parameters.images_of(request)) if inlined else ()
     return cast("Mapping[str, Any]", body), tuple(keys)
