@@ -71,6 +71,7 @@ async def test_files_of_a_running_attempt_are_no_orphans(
     await queue.submit(new())
     held = (await lease(queue)).held
     await put(source, f"r/{held.request_id}/{held.attempt}/abc.png", b"not finished yet")
+    await put(source, f"p/rules/r/{held.request_id}/{held.attempt}/abc.png", b"private")
     assert await found(source) == []
 
 

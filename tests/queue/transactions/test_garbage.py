@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from serve_app.domain.media.file_access import AccessDecision, FileAccess
 from serve_app.domain.request import State
 from serve_app.ingress.services.files import FileCollector
 from serve_app.postgres.database import Database
@@ -48,6 +49,21 @@ async def test_the_thumbnails_of_an_attempt_that_did_not_end_its_request_are_del
     assert ticket.thumbnail is not None
     await queue.finish(done(granted.held, failure()))
     assert (await unwanted(database)).keys() == {ticket.key, ticket.thumbnail.key}
+
+
+async def test_private_files_of_such_an_attempt_are_deleted_by_their_own_keys(
+    ingress: Ingress, database: Database
+) -> None:
+    access = FileAccess(TENANT, AccessDecision.FORBID)
+    queue = await ingress(LONG_LEASES)
+    stored = await queue.submit(new(file_access=access))
+    (granted,) = (await queue.ask(ask(1))).leases
+    (ticket,) = granted.upload_tickets
+    assert ticket.key.startswith(f"p/{access.id}/")
+    assert granted.files_token == f"reader of {TENANT}"
+    await queue.finish(done(granted.held, failure()))
+    assert (await unwanted(database)).keys() == {ticket.key}
+    assert (await queue.get(TENANT, stored.id)).file_access == access.id
 
 
 async def test_the_files_of_a_replica_that_died_before_it_handed_in_are_deleted(

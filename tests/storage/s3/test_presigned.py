@@ -104,6 +104,14 @@ async def test_a_link_serves_the_type_and_the_disposition_that_the_ingress_would
     assert (part.status_code, part.content) == (206, b"234")
 
 
+async def test_a_private_file_is_not_cached_behind_its_link(storage: S3Storage) -> None:
+    key = "p/rules/u/abc/a.png"
+    await storage.put(key, PNG, chunks(b"0123456789"))
+    async with httpx.AsyncClient() as client:
+        answer = await client.get(storage.presigned_get(key, PNG, "inline", 60))
+    assert answer.headers["cache-control"] == "private, no-store"
+
+
 async def test_clients_are_sent_to_the_public_endpoint_and_replicas_to_the_inner_one(
     moto_server: S3Server,
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -22,7 +23,10 @@ from tests.ingress.api.files.private import (
     uploaded,
     without_key,
 )
-from tests.ingress.house import ORIGIN, House, built
+from tests.ingress.fal.test_uploads import disposal
+from tests.ingress.house import ORIGIN, OTHERS, House, built
+from tests.ingress.replicate.test_webhooks import settled
+from tests.webhooks.receiver import Receiver
 
 FORBIDDEN = {"owner": 200, "reader": 403, "stranger": 403, "friend": 403, "guest": 403}
 OPEN = {"owner": 200, "reader": 403, "friend": 200, "guest": 200}
@@ -402,3 +406,56 @@ async def test_rules_that_are_wrong_are_refused_and_named(
         assert problem["loc"] == ["header", ACL]
         assert "initial_acl" in problem["msg"]
     assert house.storage.objects == {}
+
+
+async def test_other_protocols_give_signed_urls_too() -> None:
+    async with built(files="private", catalog=OTHERS) as house, house.client() as client:
+        body = {"model": "test/images", "prompt": "x", "response_format": "url"}
+        image = await client.post("/openai/v1/images/generations", json=body)
+        call = {"name": "generate", "arguments": {"model": "test/images", "input": {"prompt": "x"}}}
+        rpc = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call}
+        accept = {"accept": "application/json, text/event-stream"}
+        tool = await client.post("/mcp", json=rpc, headers=accept)
+        prediction = await client.post(
+            "/replicate/v1/models/test/images/predictions",
+            json={"input": {"prompt": "x"}},
+            headers={"prefer": "wait"},
+        )
+        async with without_key(house) as guest:
+            for answer in (image, tool, prediction):
+                urls = re.findall(r'http://testserver/files/p/[^"\\ ]+', answer.text)
+                assert urls or "data:image" in answer.text, answer.text
+                for url in urls:
+                    assert (await guest.get(url)).status_code == 200, url
+                    assert (await guest.get(bare(url))).status_code == 403
+
+
+async def test_webhooks_have_signed_urls() -> None:
+    async with (
+        Receiver() as receiver,
+        built(
+            files="private", deliver=True, allow_private_webhooks=True, webhook_waits_s=(0.0,)
+        ) as house,
+        house.client() as client,
+        without_key(house) as guest,
+    ):
+        answer = await client.post(
+            "/queue/test/probe", json={"artifacts": 1}, params={"fal_webhook": receiver.url()}
+        )
+        await settled(client, answer.json()["request_id"])
+        (sent,) = receiver.received
+        (url,) = _in(json.loads(sent.body))
+        assert (await guest.get(url)).status_code == 200
+        assert (await guest.get(bare(url))).status_code == 403
+
+
+async def test_a_private_upload_is_deleted_when_its_time_is_over() -> None:
+    clock = FakeClock()
+    async with built(clock=clock) as house, house.client() as client:
+        value = {"expiration_duration_seconds": 60, "initial_acl": {"default": "hide"}}
+        url = bare(await uploaded(client, {ACL: json.dumps(value)}))
+        assert (await client.get(url)).status_code == 200
+        clock.advance(61)
+        await disposal(house).delete_garbage_uploads()
+        assert (await client.get(url)).status_code == 404
+        assert house.storage.objects == {}
