@@ -67,7 +67,7 @@ class LeaderElection:
         return frozenset(name for name in names if name in self._renew_at)
 
     def on_leader(
-        self, name: str, every_s: float, work: Callable[[], Awaitable[None]]
+        self, name: str, every_s: float, work: Callable[[], Awaitable[object]]
     ) -> Callable[[], Awaitable[bool]]:
         """``work`` for periodic tasks of all processes, done by one of them. If that one is gone,
         another one does it after three rounds. The result is False if this process does not lead.

@@ -88,7 +88,7 @@ SELECT d.tenant, d.asked_at, d.actor,
        (SELECT count(*) FROM api_keys k WHERE k.tenant = d.tenant)
 FROM tenant_deletions d WHERE d.tenant = %(tenant)s
 """
-LEFT = ("requests", "uploads", "usage_lines", "keys")
+LEFT: tuple[str, ...] = ("requests", "uploads", "usage_lines", "keys")
 
 
 class PostgresTenantDeletions:
@@ -117,5 +117,5 @@ class PostgresTenantDeletions:
         if not rows:
             return None
         *fields, requests, uploads, usage, keys = rows[0]
-        counts = dict(zip(LEFT, (requests, uploads, usage, keys), strict=True))
+        counts: dict[str, int] = dict(zip(LEFT, (requests, uploads, usage, keys), strict=True))
         return TenantDeletion(*fields, left=counts)

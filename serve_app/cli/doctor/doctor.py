@@ -100,6 +100,7 @@ def _checks(server: Server) -> list[tuple[str, Callable[[], str]]]:
             *gateway_checks(installation, Config()),
             pools,
             ("audit log", lambda: _audit(server)),
+            ("retention", lambda: _retention(Config())),
         ]
     return [*checks, ("port", _port), ("other ports", lambda: gateway_ports(Config()))]
 
@@ -219,6 +220,23 @@ def _audit(server: Server) -> str:
     if not last["sequence"]:
         return "empty"
     return f"last entry {last['sequence']}:{last['hash']}; keep it for `darkroom audit verify`"
+
+
+def _retention(config: Config) -> str:
+    """Ages at which data is deleted, by the settings; tenants may have their own."""
+
+    def age(days: float | None) -> str:
+        return "for ever" if days is None else f"{days:g} days"
+
+    queue, billing = config.queue, config.billing
+    own = sum(each.retention_days is not None for each in queue.tenant_limits.values())
+    tenants = f", {own} tenants otherwise" if own else ""
+    return (
+        f"requests and files are kept {age(queue.retention_days)}{tenants}; "
+        f"lines of usage {age(billing.usage_detail_days)}; "
+        f"the audit log {age(queue.audit_retention_days)}; "
+        f"drafts {config.limits.keep_drafts_s / 86_400:g} days"
+    )
 
 
 def _log_of(server: Server) -> str:

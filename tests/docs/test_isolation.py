@@ -1,0 +1,20 @@
+"""The page on isolation names tests that exist."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.docs.pages import DOCS, code, table
+from tests.docs.test_matrix import named_in
+
+ROWS = table(DOCS / "explanation" / "isolation.md", "what")
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
+def test_each_promise_names_tests_that_are_there(row: list[str]) -> None:
+    tests = code(row[2])
+    assert tests
+    for each in tests:
+        file, separator, test = each.partition("::")
+        assert separator, each
+        assert test in named_in(file), each
