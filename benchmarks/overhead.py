@@ -1,6 +1,6 @@
 """What Darkroom adds to Ray Serve, and what waiting clients cost: ratios within one run.
 
-    python -m benchmarks.overhead [--seconds 4] [--rounds 3] [--only run submit subscribers]
+    python -m benchmarks.overhead [--seconds 4] [--rounds 3] [--only run apps submit subscribers]
 
 One `darkroom serve` as it comes, and beside it in the same Ray cluster, behind the same HAProxy, a
 bare FastAPI route (`benchmarks/bare.py`). Each pair is measured in turns, A B A B …, from one
@@ -33,6 +33,7 @@ POOLS = {
     "long": {"families": ["long"], "slots": 4, "num_cpus": 0.1},
     "parked": {"families": ["parked"], "slots": 1, "num_cpus": 0.1},
 }
+APPS = {"apps": {"families": ["python"], "slots": 64, "num_cpus": 0.1}}
 CLIENTS = (1, 16, 64)
 SUBSCRIBERS, PROCESSES, SUBMITTERS = 200, 2, 8
 
@@ -74,6 +75,19 @@ class Bench:
             show(f"run, {clients} clients", b, a)
             self._print_cpu(f"{bare.PREFIX}/noop", clients)
             self._print_cpu("/run/test/noop", clients)
+
+    def apps(self) -> None:
+        """`run` of an app that does nothing, in a process of its own, against the endpoint that
+        does nothing in its replica."""
+        for clients in CLIENTS:
+            a, b = self.in_turns(
+                lambda n=clients: self.post("/run/test/noop", n, {"steps": 0}),
+                lambda n=clients: self.post("/run/apps/noop", n, {"steps": 0}),
+            )
+            show(f"run, {clients} clients", a)
+            show(f"run of an app, {clients} clients", b, a)
+            self._print_cpu("/run/test/noop", clients)
+            self._print_cpu("/run/apps/noop", clients)
 
     def _print_cpu(self, path: str, clients: int) -> None:
         """One more measurement, in which the CPU time of every process is counted."""
@@ -186,7 +200,7 @@ def serve(directory: Path) -> Darkroom:
     """A Darkroom with the bare route beside it, all its replicas ready."""
     families = {"probe": PROBE, "long": PROBE, "parked": PROBE}
     darkroom = Darkroom(
-        directory / "data", POOLS, families=json.dumps(families), models=str(MODELS)
+        directory / "data", POOLS | APPS, families=json.dumps(families), models=str(MODELS)
     )
     try:
         _start(darkroom)
@@ -206,8 +220,10 @@ def _start(darkroom: Darkroom) -> None:
     eventually(
         lambda: everyone.post(f"{bare.PREFIX}/noop", json={}).status_code == 200, "the bare route"
     )
-    for pool in POOLS:
-        endpoint = f"test/{pool}"
+    deployed = darkroom.command("deploy", str(Path(__file__).with_name("noop_app.py")))
+    if deployed.returncode:
+        raise RuntimeError(deployed.stderr)
+    for endpoint in (*(f"test/{pool}" for pool in POOLS), "apps/noop"):
         answer = everyone.post(f"/run/{endpoint}", json={"steps": 0})
         assert answer.status_code == 200, answer.text
 
@@ -216,7 +232,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
-    parts = ("run", "subscribers", "submit")  # the last leaves a long queue behind
+    parts = ("run", "apps", "subscribers", "submit")  # the last leaves a long queue behind
     parser.add_argument("--only", nargs="*", choices=parts, default=parts)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:

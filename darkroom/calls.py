@@ -55,9 +55,12 @@ def current() -> Call | None:
 
 
 def folder() -> Path | None:
-    """Folder for files of the current call. None: the system's."""
+    """Folder for files of the current call, made with the first one. None: the system's."""
     call = _CURRENT.get()
-    return None if call is None else call.folder
+    if call is None or call.folder is None:
+        return None
+    call.folder.mkdir(parents=True, exist_ok=True)
+    return call.folder
 
 
 def context_of(call: Call) -> Context:

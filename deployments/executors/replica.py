@@ -12,10 +12,15 @@ from deployments.executors.attempt import ExecutorAttempt
 from deployments.executors.files import RequestFiles
 from deployments.executors.hosts import AppHost
 from deployments.replica.attempt_state import StopReason
-from deployments.replica.attempts import LeasedAttempts
 from deployments.replica.config import IngressLink
-from deployments.replica.poller import LeasePoller, SlotQueue, slot_offer
-from deployments.replica.reporter import OutcomeSender, ReportedState, Reporter, announce
+from deployments.replica.poller import (
+    LeasedAttempts,
+    LeasePoller,
+    OutcomeSender,
+    SlotQueue,
+    slot_offer,
+)
+from deployments.replica.reporter import ReportedState, Reporter, announce
 from deployments.replica.timeline import TraceReports
 from deployments.transfer.fetcher import Fetcher
 from deployments.transfer.uploader import FileSink

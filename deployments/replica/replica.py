@@ -12,12 +12,18 @@ from typing import Any
 from deployments.families.base import Family
 from deployments.replica.attempt import Attempt
 from deployments.replica.attempt_state import Phase, StopReason
-from deployments.replica.attempts import LeasedAttempts
 from deployments.replica.config import IngressLink, ReplicaConfig
 from deployments.replica.keeper import WeightKeeper
-from deployments.replica.poller import LeasePoller, SlotOffer, SlotQueue, slot_offer
+from deployments.replica.poller import (
+    LeasedAttempts,
+    LeasePoller,
+    OutcomeSender,
+    SlotOffer,
+    SlotQueue,
+    slot_offer,
+)
 from deployments.replica.realtime import OpenSessions, ReplicaSession
-from deployments.replica.reporter import OutcomeSender, ReportedState, Reporter, announce
+from deployments.replica.reporter import ReportedState, Reporter, announce
 from deployments.replica.resources import ReplicaResources
 from deployments.replica.snapshotter import Snapshotter
 from deployments.replica.timeline import TraceReports

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
-from deployments.replica.attempt_state import AttemptState, StopReason
+from deployments.replica.attempt_state import AttemptState
 from deployments.replica.config import IngressLink
 from serve_app.domain.artifact import UploadTicket
-from serve_app.domain.errors import Fenced
 from serve_app.domain.lease import (
     EngineUsage,
-    Finish,
     Lease,
     LeaseKey,
     Lines,
@@ -23,15 +21,11 @@ from serve_app.domain.lease import (
     ReplicaStage,
     Report,
     ReportReply,
-    Verdict,
     Work,
 )
-from serve_app.domain.outcome import Outcome
 from serve_app.domain.progress import Loading, Preview, StoredSnapshot, describe, to_plain
 
 log = logging.getLogger(__name__)
-
-SHUTTING_DOWN = "The replica is shutting down."
 
 Snapshots = Sequence[tuple[LeaseKey, StoredSnapshot]]
 
@@ -60,18 +54,6 @@ class ReportedAttempt(Protocol):
     def take_lines(self) -> Lines:
         """Lines that it has printed since the last call."""
         ...
-
-
-class FinishedAttempt(Protocol):
-    """An attempt whose outcome is sent."""
-
-    state: AttemptState
-    hand_back_reason: str | None
-
-    @property
-    def held(self) -> LeaseKey: ...
-
-    def take_lines(self) -> Lines: ...
 
 
 class ReportedSnapshots(Protocol):
@@ -308,53 +290,3 @@ def _by_family(counts: Mapping[str, Any]) -> Mapping[Any, float]:
 
 def _increase(before: Mapping[Any, Any], now: Mapping[Any, Any]) -> Mapping[Any, Any]:
     return {key: more for key in now if (more := now[key] - before.get(key, 0)) > 0}
-
-
-class OutcomeSender:
-    """``finish`` and ``hand_back`` of the lease port, retried while the ingress is unreachable."""
-
-    def __init__(self, link: IngressLink) -> None:
-        self._link = link
-
-    async def finish(self, attempt: FinishedAttempt, outcome: Outcome) -> Verdict | None:
-        """Deliver an outcome. None if there is no reply within ``finish_give_up_s``."""
-        replica_id = self._link.identity.replica_id
-        finish = Finish(attempt.held, replica_id, outcome, attempt.take_lines())
-        return await self._retry(attempt, lambda: self._link.port.finish(finish))
-
-    async def hand_back(
-        self, attempt: FinishedAttempt, snapshot: StoredSnapshot | None
-    ) -> Verdict | None:
-        """Return a lease to the queue. None if there is no reply within ``finish_give_up_s``."""
-        held, replica_id = attempt.held, self._link.identity.replica_id
-        reason = attempt.hand_back_reason or SHUTTING_DOWN
-        return await self._retry(
-            attempt, lambda: self._link.port.hand_back(held, replica_id, reason, snapshot)
-        )
-
-    async def _retry(
-        self, attempt: FinishedAttempt, call: Callable[[], Awaitable[Verdict]]
-    ) -> Verdict | None:
-        clock, calls = self._link.clock, self._link.calls
-        give_up_at = clock.monotonic() + calls.finish_give_up_s
-        unanswered = False
-        for delay_s in self._link.backoff.delays():
-            # A fence may mean that our call was processed and its reply got lost. Only another
-            # reply can distinguish the two, and say if the files must be kept.
-            if attempt.state.stopped is StopReason.FENCED and not unanswered:
-                return Verdict.FENCED
-            try:
-                async with asyncio.timeout(calls.call_timeout_s):
-                    return await call()
-            except Fenced:
-                return Verdict.FENCED
-            except Exception as error:
-                unanswered = True
-                log.warning("The ingress did not accept the outcome (%r); retrying.", error)
-            if clock.monotonic() > give_up_at:
-                break
-            await asyncio.sleep(delay_s)
-        log.error(
-            "The ingress could not be reached: the outcome is dropped, and the request is retried."
-        )
-        return None

@@ -30,11 +30,10 @@ from serve_app.ingress.http.hosts import trusted_names
 from serve_app.ingress.http.origin import internal_origin
 from serve_app.ingress.local_rpc import LocalRpcServer
 from serve_app.ingress.realtime.replicas import HandleSessions
-from serve_app.ingress.replica_calls import ReplicaCalls
+from serve_app.ingress.replica_calls import ExecutorCalls, ReplicaCalls
 from serve_app.ingress.replicate.prediction import PredictionRenderer
 from serve_app.ingress.replicate.webhooks import MARK, PredictionComposer
 from serve_app.ingress.services.audit import AuditTrail
-from serve_app.ingress.services.executor_calls import ExecutorCalls
 from serve_app.ingress.services.files import (
     COLLECT_INTERVAL_S,
     FileCollector,

@@ -49,11 +49,13 @@ async def test_warnings_become_lines_of_the_request_s_log(queue: Queue) -> None:
     assert lines[1].message == "The seed was taken modulo 2^32."
 
 
-async def test_a_log_line_can_be_added(queue: Queue) -> None:
+async def test_log_lines_can_be_added(queue: Queue) -> None:
     request = await queue.submit(new())
-    await queue.log(request.id, "INFO", "Hello.")
-    await queue.log(new_id(), "INFO", "No one's.")
-    assert [line.message for line in await queue.lines(TENANT, request.id)][-1] == "Hello."
+    await queue.log(request.id, ("INFO", "Hello."), ("ERROR", "Oh."))
+    await queue.log(new_id(), ("INFO", "No one's."))
+    lines = (await queue.lines(TENANT, request.id))[-2:]
+    assert [(line.level, line.message) for line in lines] == [("INFO", "Hello."), ("ERROR", "Oh.")]
+    assert [line.sequence for line in lines] == [2, 3]
 
 
 async def test_another_tenant_s_request_is_not_found(queue: Queue) -> None:

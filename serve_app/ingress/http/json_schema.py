@@ -74,20 +74,68 @@ def components(name: str, schema: Mapping[str, Any]) -> dict[str, Json]:
     return found
 
 
+_OF_NAMES = frozenset({"properties"})
+_OF_SCHEMAS = frozenset({"allOf", "anyOf", "oneOf"})
+_OF_A_SCHEMA = frozenset({"additionalProperties", "items", "not"})
+
+_NOT_IN_OPENAPI = frozenset(
+    {
+        "$anchor", "$comment", "$defs", "$id", "$schema", "contains", "contentEncoding",
+        "contentSchema", "dependentRequired", "dependentSchemas", "else", "examples", "if",
+        "maxContains", "minContains", "patternProperties", "prefixItems", "propertyNames", "then",
+        "unevaluatedItems", "unevaluatedProperties",
+    }
+)  # fmt: skip
+"""Keywords of JSON Schema 2020-12 that OpenAPI 3.0 does not have. Inputs are checked by them."""
+
+
 def _converted(value: Any, prefix: str) -> Any:
-    if isinstance(value, list):
-        return [_converted(each, prefix) for each in cast("list[Any]", value)]
+    """A schema in OpenAPI's dialect. ``value`` may be any schema that an app declares."""
     if not isinstance(value, dict):
-        return value
+        return {} if value is True else value
     schema = cast("Json", value)
     if isinstance(schema.get("$ref"), str):
         return _reference(schema, prefix)
-    converted = {key: _converted(inner, prefix) for key, inner in schema.items()}
-    if NULL in schema.get("anyOf", ()):
-        return _nullable(converted)
+    converted = {
+        key: _inner(key, inner, prefix)
+        for key, inner in schema.items()
+        if key not in _NOT_IN_OPENAPI
+    }
+    if "prefixItems" in schema:
+        converted["items"] = {}
+    if isinstance(schema.get("type"), list):
+        converted = _of_types(converted)
+    for bound, limit in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
+        given = schema.get(bound)
+        if isinstance(given, (int, float)) and not isinstance(given, bool):
+            converted |= {limit: given, bound: True}
     if "const" in converted:
         converted["enum"] = [converted.pop("const")]
-    return converted
+    if converted.get("type") == "null":
+        return {"enum": [None], "nullable": True}
+    return _nullable(converted) if NULL in schema.get("anyOf", ()) else converted
+
+
+def _inner(key: str, inner: Any, prefix: str) -> Any:
+    if key in _OF_NAMES and isinstance(inner, dict):
+        fields = cast("Json", inner)
+        return {name: _converted(each, prefix) for name, each in fields.items()}
+    if key in _OF_SCHEMAS and isinstance(inner, list):
+        each_ = cast("list[Any]", inner)
+        return [each if each == NULL else _converted(each, prefix) for each in each_]
+    if key in _OF_A_SCHEMA and not isinstance(inner, bool):
+        return _converted(inner, prefix)
+    return inner
+
+
+def _of_types(schema: Json) -> Json:
+    """Schema with several types: OpenAPI 3.0 has one, or none."""
+    types = [each for each in schema["type"] if each != "null"]
+    rest = {key: value for key, value in schema.items() if key != "type"}
+    nullable = {"nullable": True} if len(types) < len(schema["type"]) else {}
+    if len(types) == 1:
+        return {**rest, "type": types[0], **nullable}
+    return {**rest, "anyOf": [{"type": each} for each in types], **nullable}
 
 
 def _reference(schema: Json, prefix: str) -> Json:

@@ -132,7 +132,8 @@ function mediaOf(name, spec, document) {
   if (item.type !== "string" || item.enum) return null;
   if (name === "path" && /safetensors/.test(spec.description ?? "")) return "weights";
   const named = MEDIA.exec(name)?.[1];
-  const told = /^(image|mask|video|audio|file)/.exec(hint ?? item.contentMediaType ?? "")?.[1];
+  const marked = item["x-darkroom-file"] ?? hint ?? item.contentMediaType ?? "";
+  const told = /^(image|mask|video|audio|file)/.exec(marked)?.[1];
   const kind = told ?? named ?? (/^ur[il]$/.test(item.format ?? "") ? "file" : undefined);
   return kind === "mask" ? "image" : (kind ?? null);
 }

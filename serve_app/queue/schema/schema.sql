@@ -550,6 +550,15 @@ CREATE TABLE replica_hours (
     CONSTRAINT replica_hours_pkey PRIMARY KEY (hour, pool, gpu)
 );
 
+CREATE TABLE app_bundles (
+    digest text NOT NULL,
+    content bytea NOT NULL,
+    created_at timestamptz DEFAULT clock_timestamp() NOT NULL,
+    created_by text NOT NULL,
+    CONSTRAINT app_bundles_pkey PRIMARY KEY (digest)
+);
+ALTER TABLE ONLY app_bundles ALTER COLUMN content SET STORAGE EXTERNAL;
+
 CREATE FUNCTION add_to_upload_totals() RETURNS trigger
     LANGUAGE plpgsql
     AS $$

@@ -42,6 +42,7 @@ In a clone of the repository, `darkroom` is `.venv/bin/darkroom`.
 """  # noqa: E501  one line a row
 
 EXAMPLES = {
+    "deploy": ("darkroom deploy greeter.py --name team/greeter",),
     "serve": (
         "darkroom serve",
         "darkroom serve --config darkroom.yaml --port 9000",

@@ -1,0 +1,96 @@
+"""The app of these tests. Its worker process imports it; the tests only read its text."""
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Iterator
+
+from pydantic import BaseModel
+
+import darkroom
+
+
+class Counted(BaseModel):
+    number: int
+
+
+class Studio(darkroom.App):
+    concurrency = 2
+
+    def setup(self) -> None:
+        self.calls = 0
+
+    @darkroom.endpoint("/")
+    def echo(self, text: str, steps: int = 0) -> str:
+        self.calls += 1
+        print(f"echoing {text}")  # noqa: T201  # apps may print
+        print("to the error stream", file=sys.stderr)  # noqa: T201
+        for step in range(steps):
+            darkroom.progress(step + 1, steps)
+        return text
+
+    @darkroom.endpoint("/process")
+    def process(self) -> dict[str, int]:
+        return {"pid": os.getpid(), "calls": self.calls}
+
+    @darkroom.endpoint("/count")
+    def count(self, to: int) -> Iterator[Counted]:
+        for number in range(to):
+            yield Counted(number=number)
+
+    @darkroom.endpoint("/copy")
+    def copy(self, image_url: darkroom.Image) -> darkroom.Image:
+        return darkroom.Image.from_bytes(image_url.read_bytes(), "image/png", width=1, height=1)
+
+    @darkroom.endpoint("/refuse")
+    def refuse(self, text: str) -> str:
+        raise darkroom.InvalidField("text", f"{text} is not a word")
+
+    @darkroom.endpoint("/busy")
+    def busy(self) -> str:
+        raise darkroom.AppError("The other service is busy.", retry=True)
+
+    @darkroom.endpoint("/broken")
+    def broken(self) -> str:
+        return str(1 / 0)
+
+    @darkroom.endpoint("/die")
+    def die(self) -> str:
+        print("about to die", flush=True)  # noqa: T201
+        os._exit(3)
+
+    @darkroom.endpoint("/wait")
+    async def wait(self) -> str:
+        await asyncio.sleep(600)
+        return "never"
+
+    @darkroom.endpoint("/polite")
+    def polite(self) -> str:
+        while True:
+            darkroom.progress(1, 0)
+            time.sleep(0.01)
+
+    @darkroom.endpoint("/stubborn")
+    def stubborn(self) -> str:
+        darkroom.progress(1, 2)
+        time.sleep(600)
+        return "never"
+
+
+class NoSetup(darkroom.App):
+    def setup(self) -> None:
+        raise ValueError("there are no weights")
+
+    @darkroom.endpoint("/")
+    def echo(self) -> str:
+        return ""
+
+
+class SlowSetup(darkroom.App):
+    def setup(self) -> None:
+        time.sleep(600)
+
+    @darkroom.endpoint("/")
+    def echo(self) -> str:
+        return ""

@@ -1,0 +1,265 @@
+"""Requests of apps on a replica: real worker processes, an in-memory ingress and storage."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serve_app.domain.lease import Signal, SignalKind
+from tests.deployments.executors.rig import ExecutorRig, endpoint
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[ExecutorRig]:
+    rig = ExecutorRig(tmp_path)
+    await rig.replica.start()
+    yield rig
+    await rig.replica.aclose()
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def process_of(rig: ExecutorRig, name: str) -> dict[str, Any]:
+    outcome = await rig.outcome(rig.offer(name, "/process"))
+    return dict(outcome.output or {})
+
+
+async def test_a_request_is_answered_with_what_its_method_returns(rig: ExecutorRig) -> None:
+    outcome = await rig.outcome(rig.offer("one", text="hello"))
+    assert outcome.output == {"output": "hello"}
+    assert outcome.failure is None
+    assert outcome.usage.run_s > 0
+
+
+async def test_endpoints_of_an_app_share_one_process_which_stays(rig: ExecutorRig) -> None:
+    await rig.outcome(rig.offer("one", text="hello"))
+    first, second = await process_of(rig, "two"), await process_of(rig, "three")
+    assert first == second
+    assert first["calls"] == 1
+    assert rig.source.fetched == rig.source.fetched[:1]
+    assert "apps/studio/process" in rig.port.asks[-1].hot
+
+
+async def test_printed_lines_arrive_with_their_levels(rig: ExecutorRig) -> None:
+    held = rig.offer("one", text="hello")
+    await rig.outcome(held)
+    reported = [
+        line
+        for _, report in rig.port.reports
+        for of, lines in report.lines
+        if of == held
+        for line in lines
+    ]
+    (finish,) = rig.port.finishes
+    assert [*reported, *finish.lines] == [
+        ("INFO", "echoing hello"),
+        ("ERROR", "to the error stream"),
+    ]
+
+
+async def test_the_last_value_of_a_generator_is_the_result(rig: ExecutorRig) -> None:
+    assert (await rig.outcome(rig.offer("one", "/count", to=3))).output == {"number": 2}
+    failure = (await rig.outcome(rig.offer("two", "/count", to=0))).failure
+    assert failure is not None
+    assert "yielded nothing" in failure.message
+
+
+async def test_files_come_by_path_and_go_to_storage(rig: ExecutorRig) -> None:
+    rig.storage.objects["u/cat.png"] = PNG
+    held = rig.offer("one", "/copy", image_url="http://anywhere/files/u/cat.png")
+    outcome = await rig.outcome(held)
+    assert outcome.output == {
+        "image": {
+            "artifact": "r/one/1/0",
+            "content_type": "image/png",
+            "width": 1,
+            "height": 1,
+        }
+    }
+    (artifact,) = outcome.artifacts
+    assert (artifact.size, artifact.media_type, artifact.width) == (len(PNG), "image/png", 1)
+    assert rig.storage.objects["r/one/1/0"] == PNG
+    assert list((rig.scratch / "requests").iterdir()) == []
+
+
+async def test_a_file_that_cannot_be_fetched_names_its_field(rig: ExecutorRig) -> None:
+    held = rig.offer("one", "/copy", image_url="http://anywhere/files/u/none.png")
+    failure = (await rig.outcome(held)).failure
+    assert failure is not None
+    assert (failure.code, failure.field) == ("invalid_input", "image_url")
+
+
+@pytest.mark.parametrize(
+    ("path", "given", "code", "retryable", "words"),
+    [
+        ("/refuse", {"text": "xyz"}, "invalid_input", False, "xyz is not a word"),
+        ("/echo", {}, "pipeline_failed", False, "There is no endpoint /echo"),
+        ("/", {"text": 3}, "invalid_input", False, "valid string"),
+        ("/busy", {}, "pipeline_failed", True, "The other service is busy."),
+        (
+            "/broken",
+            {},
+            "pipeline_failed",
+            False,
+            "ZeroDivisionError: division by zero (",
+        ),
+        ("/die", {}, "replica_died", True, "ended with status 3"),
+    ],
+)
+async def test_each_failure_says_what_happened(
+    rig: ExecutorRig, path: str, given: dict[str, Any], code: str, retryable: bool, words: str
+) -> None:
+    failure = (await rig.outcome(rig.offer("one", path, **given))).failure
+    assert failure is not None
+    assert (failure.code, failure.retryable) == (code, retryable)
+    assert words in failure.message
+
+
+async def test_after_a_death_the_next_request_starts_another_process(rig: ExecutorRig) -> None:
+    before = await process_of(rig, "one")
+    waits = rig.offer("two", "/polite")
+    await rig.running(waits)
+    os.kill(before["pid"], signal.SIGKILL)
+    failure = (await rig.outcome(waits)).failure
+    assert failure is not None
+    assert (failure.code, failure.retryable) == ("replica_died", True)
+    assert "SIGKILL" in failure.message
+    assert (await process_of(rig, "three"))["pid"] != before["pid"]
+
+
+@pytest.mark.parametrize("path", ["/wait", "/polite"])
+async def test_a_cancelled_request_ends_and_its_process_stays(rig: ExecutorRig, path: str) -> None:
+    before = await process_of(rig, "one")
+    held = rig.offer("two", path)
+    await rig.port.until(lambda: held in rig.port.asks[-1].held)
+    rig.port.cancelled.add(held)
+    failure = (await rig.outcome(held)).failure
+    assert failure is not None
+    assert failure.code == "cancelled"
+    assert (await process_of(rig, "three"))["pid"] == before["pid"]
+
+
+async def test_a_process_that_does_not_obey_a_cancellation_ends(
+    rig: ExecutorRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deployments.executors.attempt.CANCEL_GRACE_S", 0.1)
+    before = await process_of(rig, "one")
+    held = rig.offer("two", "/stubborn")
+    await rig.running(held)
+    rig.port.signal(Signal(SignalKind.CANCEL, held))
+    failure = (await rig.outcome(held)).failure
+    assert failure is not None
+    assert failure.code == "cancelled"
+    assert not alive(before["pid"])
+    assert (await process_of(rig, "three"))["pid"] != before["pid"]
+
+
+async def test_a_deadline_ends_a_request(rig: ExecutorRig) -> None:
+    failure = (await rig.outcome(rig.offer("one", "/polite", lease_deadline_s=0.5))).failure
+    assert failure is not None
+    assert failure.code == "expired"
+
+
+async def test_an_app_runs_as_many_requests_at_once_as_it_says(rig: ExecutorRig) -> None:
+    both = [rig.offer(f"polite {number}", "/polite") for number in range(2)]
+    for held in both:
+        await rig.running(held)
+    third = rig.offer("third", text="after them")
+    await rig.port.until(lambda: third in rig.port.asks[-1].held)
+    assert rig.port.finishes == []
+    rig.port.cancelled.update(both)
+    assert (await rig.outcome(third)).output == {"output": "after them"}
+
+
+@pytest.mark.parametrize(
+    ("name", "app", "words"),
+    [
+        ("NoSetup", {}, "setup() failed: ValueError: there are no weights (studio_app.py, line"),
+        ("SlowSetup", {"start_timeout_s": 0.5}, "did not start within 0.5 s"),
+        ("Nobody", {}, "studio_app.py has no class Nobody"),
+        ("Studio", {"requirements": ["darkroom-no-such-package"]}, "cannot be installed"),
+    ],
+)
+async def test_an_app_that_does_not_start_says_why(
+    rig: ExecutorRig, name: str, app: dict[str, Any], words: str
+) -> None:
+    held = rig.offer("one", lease_endpoint=endpoint("/", name, **app))
+    failure = (await rig.outcome(held)).failure
+    assert failure is not None
+    assert (failure.code, failure.retryable) == ("app_not_started", True)
+    assert words in failure.message
+
+
+async def test_entries_without_a_usable_app_say_what_to_do(rig: ExecutorRig) -> None:
+    broken = endpoint("/", concurrency="many")
+    failure = (await rig.outcome(rig.offer("one", lease_endpoint=broken))).failure
+    assert failure is not None
+    assert "darkroom deploy" in failure.message
+
+
+async def test_files_of_a_lost_lease_are_not_stored(rig: ExecutorRig) -> None:
+    rig.storage.objects["u/cat.png"] = PNG
+    lease = rig.lease("one", "/copy", image_url="http://anywhere/files/u/cat.png")
+    rig.source.fenced.add(lease.held)
+    rig.port.offer(lease)
+    failure = (await rig.outcome(lease.held)).failure
+    assert failure is not None
+    assert failure.code == "fenced"
+    assert "r/one/1/0" not in rig.storage.objects
+
+
+async def test_what_must_be_checked_or_marked_is_not_delivered(rig: ExecutorRig) -> None:
+    rig.storage.objects["u/cat.png"] = PNG
+    url = "http://anywhere/files/u/cat.png"
+    rule = {"name": "all", "action": "flag", "on_error": "block", "checker": {}}
+    checked = rig.offer("one", "/copy", image_url=url, lease_safety=(rule,))
+    marked = rig.offer("two", "/copy", image_url=url, lease_marking="required")
+    failures = [(await rig.outcome(held)).failure for held in (checked, marked)]
+    assert [each and each.code for each in failures] == ["content_policy_violation", "mark_missing"]
+
+
+async def test_closing_hands_back_what_runs_and_ends_every_process(tmp_path: Path) -> None:
+    rig = ExecutorRig(tmp_path)
+    await rig.replica.start()
+    pid = (await process_of(rig, "one"))["pid"]
+    held = rig.offer("two", "/polite")
+    await rig.running(held)
+    await rig.replica.aclose()
+    assert rig.port.handed_back == [held]
+    assert not alive(pid)
+    assert rig.port.presences[-1].stage == "draining"
+
+
+async def test_an_app_makes_room_for_another_one_when_it_is_idle(tmp_path: Path) -> None:
+    rig = ExecutorRig(tmp_path, max_apps=1)
+    await rig.replica.start()
+    first = (await process_of(rig, "one"))["pid"]
+    busy = rig.offer("two", "/polite")
+    await rig.running(busy)
+    other = rig.offer("three", lease_endpoint=endpoint("/", "NoSetup"))
+    await rig.port.until(lambda: other in rig.port.asks[-1].held)
+    assert alive(first)
+    rig.port.cancelled.add(busy)
+    await rig.outcome(other)
+    assert not alive(first)
+    await rig.replica.aclose()
+
+
+async def test_requests_that_wait_for_one_start_start_one_process(rig: ExecutorRig) -> None:
+    held = [rig.offer(f"request {number}", "/process") for number in range(4)]
+    outcomes = await asyncio.gather(*(rig.outcome(each) for each in held))
+    assert len({(each.output or {})["pid"] for each in outcomes}) == 1

@@ -1,0 +1,76 @@
+"""The app of the docs, served by a real worker process and tested as the docs say."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import subprocess
+import sys
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+
+from deployments.executors import describing
+from deployments.executors.environment import Environments
+from serve_app.catalog.schema.json_schema import JsonSchema
+from serve_app.cli.apps.deploy import entries
+from serve_app.domain.endpoint import Endpoint, Weights
+from tests.deployments.executors.rig import ExecutorRig
+from tests.docs.pages import DOCS, blocks
+
+PAGE = DOCS / "how-to" / "serve-your-own-code.md"
+
+
+def block(begins: str) -> str:
+    (found,) = (each.text for each in blocks(PAGE, "python") if each.text.startswith(begins))
+    return found
+
+
+def written(folder: Path) -> Path:
+    path = folder / "poster.py"
+    path.write_text(block("# poster.py"))
+    return path
+
+
+async def test_the_app_of_the_docs_is_served(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    (app,) = await asyncio.to_thread(describing.read_source, path)
+    code = describing.bundle(path, ())
+    found = await describing.describe(tmp_path, "poster", app, Environments(tmp_path / "made"))
+    digest = hashlib.sha256(code).hexdigest()
+    stored = dict(entries({**found, "class": "poster:Poster"}, None, digest, None))
+    assert list(stored) == ["apps/poster/count", "apps/poster"]
+    assert stored["apps/poster"]["category"] == "image-to-image"
+    options = stored["apps/poster"]["options"]
+    endpoint = Endpoint("apps/poster", "python", Weights(""), "json", options=options)
+    given, _ = JsonSchema(endpoint).validate(
+        {"image_url": "http://anywhere/files/u/red.png", "title": "A red square"}
+    )
+
+    rig = ExecutorRig(tmp_path, code=code)
+    red = BytesIO()
+    Image.new("RGB", (160, 160), "red").save(red, "PNG")
+    rig.storage.objects["u/red.png"] = red.getvalue()
+    await rig.replica.start()
+    try:
+        outcome = await rig.outcome(rig.offer("one", lease_endpoint=endpoint, **given))
+    finally:
+        await rig.replica.aclose()
+    assert outcome.failure is None
+    assert (outcome.output or {})["words"] == 3
+    (artifact,) = outcome.artifacts
+    assert (artifact.width, artifact.height) == (160, 208)
+    with Image.open(BytesIO(rig.storage.objects[artifact.key])) as image:
+        assert image.getpixel((80, 80)) == (255, 0, 0)
+        below = image.crop((0, 160, 160, 208)).convert("L").getextrema()
+    assert below == (0, 255)  # black letters on white
+
+
+def test_the_app_of_the_docs_is_tested_in_process(tmp_path: Path) -> None:
+    written(tmp_path)
+    test = block("from darkroom import run")
+    done = subprocess.run(
+        [sys.executable, "-c", test], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
