@@ -164,12 +164,13 @@ class Worker:
 
     async def _in_threads(self, made: Generator[Any]) -> AsyncGenerator[Any]:
         """Values of a generator whose steps run in threads, all of them in this task's context."""
-        step = partial(self._loop.run_in_executor, self._threads, copy_context().run)
+        context, loop, threads = copy_context(), self._loop, self._threads
+        following = partial(context.run, next, made, END)
         try:
-            while (value := await step(next, made, END)) is not END:
+            while (value := await loop.run_in_executor(threads, following)) is not END:
                 yield value
         finally:
-            await step(made.close)
+            await loop.run_in_executor(threads, context.run, made.close)
 
     def _end_logs(self, id_: str) -> None:
         for each in self.logs:

@@ -171,14 +171,7 @@ class RequestFiles:
         Raises ``InvalidInput``, which names the field.
         """
         lease, given = self._lease, self._lease.input
-        if (hidden := next(_paths(given), None)) is not None:
-            field = ".".join(map(str, (*hidden[0], PATH_KEY)))
-            raise InvalidInput.of_field(field, "Input should not have a field of this name")
-        places = list(file_places(given, self._schema))
-        if len(places) > MAX_FILES:
-            field = ".".join(map(str, places[MAX_FILES]))
-            message = f"Input has {len(places)} files; at most {MAX_FILES} are possible"
-            raise InvalidInput.of_field(field, message)
+        places = self._places(given)
         if places:
             await asyncio.to_thread(self.folder.mkdir, parents=True, exist_ok=True)
         for number, place in enumerate(places):
@@ -196,18 +189,7 @@ class RequestFiles:
     ) -> tuple[Mapping[str, Any], tuple[Artifact, ...]]:
         """Upload the files of ``output``. Returns it with their keys, and the artifacts."""
         places = list(_paths(output))
-        if len(places) > MAX_FILES:
-            raise PipelineFailed(f"The output has {len(places)} files; at most {MAX_FILES} may be.")
-        if places and self._lease.output_rules:
-            raise ContentBlocked(
-                "Files of apps cannot be checked, and the operator's safety policy demands it for "
-                "this endpoint. The operator can leave the endpoint out of the policy."
-            )
-        if any(PATH_KEY not in each for _, each in _objects_with(ARTIFACT, output)):
-            # Else it would be shown as a file, whose key might have come from the input.
-            raise PipelineFailed(
-                f"The output has a field `{ARTIFACT}`, whose name is reserved. Rename it."
-            )
+        self._check_output(output, len(places))
         artifacts: list[Artifact] = []
         for number, (place, given) in enumerate(places):
             on_progress(Progress(Stage.UPLOADING, number, len(places)))
@@ -227,6 +209,32 @@ class RequestFiles:
             stored = {**facts, ARTIFACT: ticket.key, "content_type": media_type}
             output = replaced(output, place, stored)
         return output, tuple(artifacts)
+
+    def _places(self, given: Mapping[str, Any]) -> list[Place]:
+        """Places of the files that an input names. Raises ``InvalidInput``."""
+        if (hidden := next(_paths(given), None)) is not None:
+            field = ".".join(map(str, (*hidden[0], PATH_KEY)))
+            raise InvalidInput.of_field(field, "Input should not have a field of this name")
+        places = list(file_places(given, self._schema))
+        if len(places) > MAX_FILES:
+            field = ".".join(map(str, places[MAX_FILES]))
+            message = f"Input has {len(places)} files; at most {MAX_FILES} are possible"
+            raise InvalidInput.of_field(field, message)
+        return places
+
+    def _check_output(self, output: Mapping[str, Any], files: int) -> None:
+        if files > MAX_FILES:
+            raise PipelineFailed(f"The output has {files} files; at most {MAX_FILES} may be.")
+        if any(PATH_KEY not in each for _, each in _objects_with(ARTIFACT, output)):
+            # Else it would be shown as a file, whose key might have come from the input.
+            raise PipelineFailed(
+                f"The output has a field `{ARTIFACT}`, whose name is reserved. Rename it."
+            )
+        if files and self._lease.output_rules:
+            raise ContentBlocked(
+                "Files of apps cannot be checked, and the operator's safety policy demands it for "
+                "this endpoint. The operator can leave the endpoint out of the policy."
+            )
 
     def _own_file(self, path: Path) -> Path:
         """File that an output names, with its links followed. An app may deliver any file that it

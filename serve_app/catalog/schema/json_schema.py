@@ -221,7 +221,8 @@ def _is_another(error: SchemaViolation) -> bool:
 
 
 def _problem(error: SchemaViolation) -> FieldProblem:
-    keyword, given = str(error.validator), error.validator_value
+    keyword = str(error.validator)
+    given: Any = error.validator_value
     loc = ("body", *error.absolute_path)
     type_, message = _TYPES.get(keyword, "value_error"), str(error.message)[:MOST_SHOWN]
     value: Any = error.instance
