@@ -15,7 +15,7 @@ import base64
 import json
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any
 
 from serve_app.domain.batches.batch import (
@@ -114,12 +114,13 @@ class BatchWorker:
         storage = services.files.storage
         try:
             size = await storage.size(batch.input_key)
-            async for piece in split(storage.read(batch.input_key, 0, size), checked.max_line):
-                lines = await checked.check(piece)
-                if not checked.errors:
-                    await work.add_lines(batch.id, lines)
-                if checked.done:
-                    break
+            async with aclosing(storage.read(batch.input_key, 0, size)) as chunks:
+                async for piece in split(chunks, checked.max_line):
+                    lines = await checked.check(piece)
+                    if not checked.errors:
+                        await work.add_lines(batch.id, lines)
+                    if checked.done:
+                        break
         except ArtifactNotFound:
             checked.errors.append(requests.input_gone())
         checked.end()
