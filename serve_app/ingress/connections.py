@@ -116,7 +116,10 @@ async def start_workers(
     await services.webhooks.start()
     stack.push_async_callback(services.webhooks.aclose)
     worker, every_s = BatchWorker(services), LEADS_EVERY_S
-    for name, work in (("validate_batches", worker.validate), ("run_batches", worker.advance)):
+    for name, work in (
+        ("validate_batches", worker.validate),
+        ("run_batches", worker.advance_often),
+    ):
         led = election.on_leader(name, every_s, work)
         task = PeriodicTask(EVERY_S, {name: led}, services.metrics.queue)
         task.start()

@@ -11,8 +11,7 @@ from typing import Any
 
 import click
 
-from serve_app.cli.batches.results import save_results
-from serve_app.cli.batches.source import METADATA, BatchSource, read_source
+from serve_app.cli.batches.files import METADATA, BatchSource, read_source, save_results
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server

@@ -15,21 +15,18 @@ BATCH = """
 """Columns of ``batches b``, as ``batch_of`` reads them."""
 
 
+_NAMES = [name.strip().removeprefix("b.") for name in BATCH.split(",")]
+
+
 def batch_of(row: tuple[Any, ...]) -> StoredBatch:
-    """Batch of a row with the columns ``BATCH``."""
-    head, (status, created_at, expires_at, metadata, keep_s, stop, errors), rest = (
-        row[:7],
-        row[7:14],
-        row[14:],
-    )
+    """Batch of a row with the columns ``BATCH``, which have the names of its fields."""
+    values = dict(zip(_NAMES, row, strict=True))
+    stop = values["stop"]
     return StoredBatch(
-        *head,
-        BatchStatus(status),
-        created_at,
-        expires_at,
-        metadata,
-        keep_s,
-        None if stop is None else BatchStop(stop),
-        tuple(BatchError(**each) for each in errors),
-        *rest,
+        **values
+        | {
+            "status": BatchStatus(values["status"]),
+            "stop": None if stop is None else BatchStop(stop),
+            "errors": tuple(BatchError(**each) for each in values["errors"]),
+        }
     )

@@ -30,7 +30,6 @@ GENERATIONS, EDITS, VIDEOS = "/v1/images/generations", "/v1/images/edits", "/v1/
 RUN = "/run/"
 """Prefix of Darkroom's own URLs: an endpoint's id follows, and the body is the endpoint's input."""
 
-PREFERRED = "response_format"
 NO_PARAMETERS = ImageRequest(
     input={},
     echoed={"size": "auto"},
@@ -97,6 +96,7 @@ def _image_call(services: Services, caller: Caller, body: Any, *, edits: bool) -
     if edits:
         urls, given = _edited(given)
         masked = "mask_url" in (given.model_extra or {})
+<<<<<<< HEAD
         entry = images.editing(services.catalog_of(caller), entry, len(urls), masked=masked)
         several = EndpointFields(entry).first_accepted("image_urls")
         files = (
@@ -104,16 +104,17 @@ def _image_call(services: Services, caller: Caller, body: Any, *, edits: bool) -
             if (several and len(urls) > 1) or not _one(entry)
             else {"image_url": urls[0]}
         )
+=======
+        entry = images.editing(services.catalog, entry, len(urls), masked=masked)
+        one = len(urls) == 1 and EndpointFields(entry).accepts("image_url")
+        files = {"image_url": urls[0]} if one else {"image_urls": urls}
+>>>>>>> batches
     image_request = image_parameters.parse_parameters(given, EndpointFields(images.drawing(entry)))
     image_request = replace(image_request, input={**files, **image_request.input})
-    if getattr(given, PREFERRED) is None:  # base64 of thousands of images would be gigabytes
+    if given.response_format is None:  # base64 of thousands of images would be gigabytes
         image_request = replace(image_request, response_formats=frozenset({"url"}))
     names = image_parameters.names_of(given)
     return LineCall(entry, image_request.input, names, image_request)
-
-
-def _one(entry: CatalogEntry) -> bool:
-    return EndpointFields(entry).accepts("image_url")
 
 
 def _edited(given: ImageParameters) -> tuple[list[str], ImageParameters]:
