@@ -96,19 +96,9 @@ def _image_call(services: Services, caller: Caller, body: Any, *, edits: bool) -
     if edits:
         urls, given = _edited(given)
         masked = "mask_url" in (given.model_extra or {})
-<<<<<<< HEAD
         entry = images.editing(services.catalog_of(caller), entry, len(urls), masked=masked)
-        several = EndpointFields(entry).first_accepted("image_urls")
-        files = (
-            {"image_urls": urls}
-            if (several and len(urls) > 1) or not _one(entry)
-            else {"image_url": urls[0]}
-        )
-=======
-        entry = images.editing(services.catalog, entry, len(urls), masked=masked)
         one = len(urls) == 1 and EndpointFields(entry).accepts("image_url")
         files = {"image_url": urls[0]} if one else {"image_urls": urls}
->>>>>>> batches
     image_request = image_parameters.parse_parameters(given, EndpointFields(images.drawing(entry)))
     image_request = replace(image_request, input={**files, **image_request.input})
     if given.response_format is None:  # base64 of thousands of images would be gigabytes
