@@ -100,7 +100,7 @@ def _checks(server: Server) -> list[tuple[str, Callable[[], str]]]:
             *gateway_checks(installation, Config()),
             pools,
             ("audit log", lambda: _audit(server)),
-            ("retention", lambda: _retention(Config())),
+            ("retention", lambda: retention(Config())),
         ]
     return [*checks, ("port", _port), ("other ports", lambda: gateway_ports(Config()))]
 
@@ -222,11 +222,11 @@ def _audit(server: Server) -> str:
     return f"last entry {last['sequence']}:{last['hash']}; keep it for `darkroom audit verify`"
 
 
-def _retention(config: Config) -> str:
+def retention(config: Config) -> str:
     """Ages at which data is deleted, by the settings; tenants may have their own."""
 
     def age(days: float | None) -> str:
-        return "for ever" if days is None else f"{days:g} days"
+        return "for ever" if days is None else f"{days:g} day{'' if days == 1 else 's'}"
 
     queue, billing = config.queue, config.billing
     own = sum(each.retention_days is not None for each in queue.tenant_limits.values())
@@ -235,7 +235,7 @@ def _retention(config: Config) -> str:
         f"requests and files are kept {age(queue.retention_days)}{tenants}; "
         f"lines of usage {age(billing.usage_detail_days)}; "
         f"the audit log {age(queue.audit_retention_days)}; "
-        f"drafts {config.limits.keep_drafts_s / 86_400:g} days"
+        f"drafts {age(config.limits.keep_drafts_s / 86_400)}"
     )
 
 
