@@ -227,7 +227,7 @@ async def test_an_app_that_cannot_be_imported_says_why(
 async def test_an_import_without_end_is_stopped_with_all_that_it_started(tmp_path: Path) -> None:
     script = (
         "import subprocess, sys\n"
-        "subprocess.run([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)\n"
+        "subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
     )
     (app,) = read(tmp_path, GREETER + script)
     environments = Environments(tmp_path / "environments")
