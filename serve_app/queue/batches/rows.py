@@ -20,13 +20,9 @@ _NAMES = [name.strip().removeprefix("b.") for name in BATCH.split(",")]
 
 def batch_of(row: tuple[Any, ...]) -> StoredBatch:
     """Batch of a row with the columns ``BATCH``, which have the names of its fields."""
-    values = dict(zip(_NAMES, row, strict=True))
+    values: dict[str, Any] = dict(zip(_NAMES, row, strict=True))
     stop = values["stop"]
-    return StoredBatch(
-        **values
-        | {
-            "status": BatchStatus(values["status"]),
-            "stop": None if stop is None else BatchStop(stop),
-            "errors": tuple(BatchError(**each) for each in values["errors"]),
-        }
-    )
+    values["status"] = BatchStatus(values["status"])
+    values["stop"] = None if stop is None else BatchStop(stop)
+    values["errors"] = tuple(BatchError(**each) for each in values["errors"])
+    return StoredBatch(**values)
