@@ -26,5 +26,7 @@ CREATE TABLE file_url_revocations (
     revoked_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (key, signature)
 );
+-- A restore drops tables, and with them the sequences that they own.
+ALTER SEQUENCE file_url_revocation_numbers OWNED BY file_url_revocations.number;
 CREATE UNIQUE INDEX file_url_revocations_by_number ON file_url_revocations (number);
 CREATE INDEX file_url_revocations_of_tenant ON file_url_revocations (tenant);

@@ -1038,6 +1038,8 @@ CREATE SEQUENCE file_url_revocation_numbers
     NO MAXVALUE
     CACHE 1;
 
+ALTER SEQUENCE file_url_revocation_numbers OWNED BY file_url_revocations.number;
+
 CREATE TRIGGER add_changed_uploads AFTER UPDATE ON uploads REFERENCING OLD TABLE AS removed NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION add_to_upload_totals();
 
 CREATE TRIGGER add_inserted_uploads AFTER INSERT ON uploads REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION add_to_upload_totals();
