@@ -8,10 +8,10 @@ refused.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
@@ -318,3 +318,81 @@ class Demand:
     # of an overflow pool: queued requests of the queue that it leases from, which it may run
     overflow_queued: int = 0
     overflow_queued_s: float = 0.0  # seconds of its own slots that these take
+
+
+class LeaseTerms(Protocol):
+    """Catalogue and storage data that turn a stored request into a lease."""
+
+    @property
+    def files_url(self) -> str:
+        """Value of ``Lease.files_url``."""
+        ...
+
+    @property
+    def describe_files(self) -> bool:
+        """True if files have the prompt, seed and settings of requests that are kept."""
+        ...
+
+    def marking(self, tenant: str) -> MarkPolicy:
+        """Policy for the mark of AI-generated files, of the tenant's requests."""
+        ...
+
+    @property
+    def certificates(self) -> str:
+        """Certificates of the signer of marked files, as PEM; empty: files are not signed."""
+        ...
+
+    def safety(self, tenant: str, endpoint_id: str) -> tuple[Mapping[str, Any], ...]:
+        """Value of ``Lease.safety``."""
+        ...
+
+    def endpoint(self, endpoint_id: str) -> Endpoint | None:
+        """Current specification. None if the catalogue does not have the endpoint."""
+        ...
+
+    def unfit(self, named: frozenset[str], device_bytes: int) -> frozenset[str]:
+        """Endpoints of the catalogue that are not among ``named``, unless that is empty, or that
+        need a larger device than one with ``device_bytes``; 0: its size is not known."""
+        ...
+
+    async def refresh(self) -> None:
+        """Read the catalogue again, which another process may have changed a moment ago."""
+        ...
+
+    def tickets(
+        self,
+        held: LeaseKey,
+        tenant: str,
+        endpoint: Endpoint,
+        input: Mapping[str, Any],
+        file_access: str = "",
+    ) -> tuple[UploadTicket, ...]:
+        """One ticket per file that the attempt may produce. A repeated call gives the same keys,
+        unless the storage location of the tenant has changed. ``file_access``: as in
+        ``Request``."""
+        ...
+
+    def files_token(self, tenant: str) -> str:
+        """Value of ``Lease.files_token``."""
+        ...
+
+    def file_ticket(
+        self, held: LeaseKey, tenant: str, number: int, media_type: str, file_access: str = ""
+    ) -> UploadTicket:
+        """Ticket for one more file of the attempt. A repeated call gives the same key."""
+        ...
+
+    def leftovers(
+        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any], file_access: str = ""
+    ) -> Sequence[str]:
+        """Keys of all files that the attempt may have stored, in every storage location. Not those
+        of ``file_ticket``."""
+        ...
+
+    def snapshot_ticket(self, held: LeaseKey, tenant: str) -> UploadTicket:
+        """Ticket for one snapshot of the attempt. Each has a new key."""
+        ...
+
+    def state_url(self, key: str) -> str:
+        """URL from which a replica reads a snapshot or a draft."""
+        ...

@@ -12,6 +12,7 @@ from serve_app.domain.lease import (
     Ask,
     Finish,
     LeaseKey,
+    LeaseTerms,
     Presence,
     Report,
     ReportReply,
@@ -19,7 +20,7 @@ from serve_app.domain.lease import (
     WeightOffer,
     Work,
 )
-from serve_app.domain.ports import LeaseTerms, Queue
+from serve_app.domain.ports import Queue
 from serve_app.domain.progress import StoredSnapshot
 from serve_app.ingress.local_rpc import LocalRpcServer, portable
 from serve_app.ingress.services.services import Services

@@ -10,8 +10,7 @@ from typing import Any
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.batcher import Batcher
-from serve_app.domain.lease import LeaseKey, Report, ReportReply
-from serve_app.domain.ports import LeaseTerms
+from serve_app.domain.lease import LeaseKey, LeaseTerms, Report, ReportReply
 from serve_app.domain.progress import Preview, Progress
 from serve_app.postgres.database import UNAWAITED, Database
 from serve_app.queue.state.queue_state import QueueState

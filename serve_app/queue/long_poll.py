@@ -17,6 +17,7 @@ from serve_app.domain.lease import (
     Lease,
     LeaseKey,
     LeasePreference,
+    LeaseTerms,
     LeftOut,
     Presence,
     Signal,
@@ -26,7 +27,6 @@ from serve_app.domain.lease import (
 )
 from serve_app.domain.media.marking import MarkPolicy
 from serve_app.domain.outcome import Outcome
-from serve_app.domain.ports import LeaseTerms
 from serve_app.domain.request import Priority, Request
 from serve_app.postgres.database import Database
 from serve_app.queue.after_commit import AfterCommit

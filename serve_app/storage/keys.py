@@ -130,11 +130,9 @@ def artifact_key(
     The key of a draft begins with ``d/``, and only Darkroom knows it. The id of a ``location``
     comes before the extension.
     """
-    folder = "d" if media_type == DRAFT_TYPE else "r"
-    extension = "bin" if media_type == DRAFT_TYPE else UPLOAD_EXTENSIONS.get(media_type, "bin")
-    name = f"{token(16)}{_suffix(location)}.{extension}"
-    key = f"{folder}/{request_id}/{attempt}/{name}"
-    return key if media_type == DRAFT_TYPE else _in(access, key)
+    folder, access = ("d", "") if media_type == DRAFT_TYPE else ("r", access)
+    name = f"{token(16)}{_suffix(location)}.{UPLOAD_EXTENSIONS.get(media_type, 'bin')}"
+    return _in(access, f"{folder}/{request_id}/{attempt}/{name}")
 
 
 def derived_token(secret: bytes, *of: object) -> Callable[[int], str]:

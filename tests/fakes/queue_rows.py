@@ -12,9 +12,9 @@ from typing import TypeVar
 
 from serve_app.domain.billing.price import NOTHING, made_by
 from serve_app.domain.errors import RequestNotFound
-from serve_app.domain.lease import Ask, LeaseKey, Presence, Signal, lease_of
+from serve_app.domain.lease import Ask, LeaseKey, LeaseTerms, Presence, Signal, lease_of
 from serve_app.domain.outcome import Outcome, Usage
-from serve_app.domain.ports import Clock, LeaseTerms, Liveness
+from serve_app.domain.ports import Clock, Liveness
 from serve_app.domain.request import MAX_FAILURES, Cause, LogLine, Request, State
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits

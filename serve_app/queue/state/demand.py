@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
-from serve_app.domain.lease import Demand
-from serve_app.domain.ports import Clock, LeaseTerms
+from serve_app.domain.lease import Demand, LeaseTerms
+from serve_app.domain.ports import Clock
 from serve_app.domain.request import Priority
 from serve_app.postgres.database import Database
 from serve_app.queue.fairness.pauses import Pauses

@@ -14,7 +14,7 @@ from hashlib import blake2b
 from math import ceil
 from typing import Any
 
-from serve_app.domain.ports import LeaseTerms
+from serve_app.domain.lease import LeaseTerms
 from serve_app.domain.progress import from_plain
 from serve_app.postgres.database import Database
 from serve_app.queue.fairness.fair_queue import LOOK_AHEAD

@@ -7,7 +7,8 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from serve_app.domain.ports import Clock, LeaseTerms
+from serve_app.domain.lease import LeaseTerms
+from serve_app.domain.ports import Clock
 from serve_app.postgres.database import Database
 from serve_app.queue.fairness.cost_model import CostModel
 from serve_app.queue.fairness.fair_queue import LaneCharges, Lanes

@@ -12,8 +12,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from serve_app.domain.lease import LeaseKey
-from serve_app.domain.ports import LeaseTerms
+from serve_app.domain.lease import LeaseKey, LeaseTerms
 from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
 from serve_app.telemetry.logs import log_context
