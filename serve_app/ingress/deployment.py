@@ -30,7 +30,7 @@ from serve_app.ingress.http.hosts import trusted_names
 from serve_app.ingress.http.origin import internal_origin
 from serve_app.ingress.local_rpc import LocalRpcServer
 from serve_app.ingress.realtime.replicas import HandleSessions
-from serve_app.ingress.replica_calls import ExecutorCalls, ReplicaCalls
+from serve_app.ingress.replica_calls import ExecutorCalls, ReplicaCalls, start_tracing
 from serve_app.ingress.replicate.prediction import PredictionRenderer
 from serve_app.ingress.replicate.webhooks import MARK, PredictionComposer
 from serve_app.ingress.services.audit import AuditTrail
@@ -49,7 +49,6 @@ from serve_app.ingress.services.live_settings import LiveSettings, bounds_of
 from serve_app.ingress.services.request_ids import RequestIds
 from serve_app.ingress.services.served_catalog import startup_lines
 from serve_app.ingress.services.services import Identity, PoolMap, Services
-from serve_app.ingress.services.tracing import start_tracing
 from serve_app.ingress.services.warm_pools import WarmPools
 from serve_app.ingress.services.webhooks import ComposeByMark, Webhooks
 from serve_app.loopback import keep_to_loopback, reachable_address

@@ -15,7 +15,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from serve_app.domain.errors import Misconfigured
-from serve_app.ingress.services.tracing import start_tracing
+from serve_app.ingress.replica_calls import start_tracing
 from serve_app.settings import OpenTelemetrySettings
 from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics
@@ -127,7 +127,7 @@ def test_a_variable_that_cannot_be_followed_is_named(
 
 def test_without_tracing_the_sdk_is_not_imported() -> None:
     code = (
-        "import sys, serve_app.ingress.services.tracing, serve_app.queue.queue, "
+        "import sys, serve_app.ingress.replica_calls, serve_app.queue.queue, "
         "deployments.replica.timeline; print('\\n'.join(sys.modules))"
     )
     shown = subprocess.run(
