@@ -78,9 +78,10 @@ RETURNING 1
 """  # fmt: skip
 ROWS = (
     "webhook_deliveries", "request_words", "favourites", "share_links", "budget_warnings",
-    "tenant_quotas", "fair_lanes", "api_keys",
+    "tenant_quotas", "fair_lanes", "api_keys", "batches", "batch_files", "file_url_revocations",
+    "file_access", "tenant_weights", "hub_tokens",
 )  # fmt: skip
-"""Tables whose rows with the tenant are deleted, and nothing else."""
+"""Tables whose rows with the tenant are deleted, and with them those that refer to them."""
 DELETE_ROWS = [
     f"DELETE FROM {table} WHERE ctid = "
     + _ANY.format(key="ctid", table=table, where="tenant = %(tenant)s")

@@ -55,6 +55,19 @@ INSERT INTO usage_days (day, tenant, key_id, endpoint, state, requests, run_s, s
     megapixels, billed, amount)
     VALUES ('2026-01-01', '{0}', 'k1', 'e', 'succeeded', 3, 1, 2, 3, 4, 5, 6, 7),
            ('2026-01-01', '{0}', 'k2', 'e', 'succeeded', 4, 1, 2, 3, 4, 5, 6, 7);
+INSERT INTO batches (id, tenant, key_id, origin, endpoint, input_file, input_key, expires_at)
+    VALUES ('batch-{0}', '{0}', 'k1', '', '/run/e', 'file-{0}', 'u/b-{0}', now());
+INSERT INTO batch_lines (batch_id, line, custom_id, start, size) VALUES ('batch-{0}', 1, 'a', 0, 1);
+INSERT INTO batch_files (id, tenant, key, name, purpose, size)
+    VALUES ('file-{0}', '{0}', 'u/b-{0}', 'a', 'batch', 1);
+INSERT INTO file_access (id, tenant, rules) VALUES ('rules-{0}', '{0}', '{{}}');
+INSERT INTO file_url_revocations (key, signature, number, tenant)
+    VALUES ('p/{0}', '', nextval('file_url_revocation_numbers'), '{0}');
+INSERT INTO tenant_weights (tenant, name, base, source, created_by)
+    VALUES ('{0}', 'style', 'e', '{{}}', 'k1');
+INSERT INTO tenant_weight_files (tenant, name, path, digest, size)
+    VALUES ('{0}', 'style', '', 'd-{0}', 1);
+INSERT INTO hub_tokens (tenant, sealed, changed_by) VALUES ('{0}', '', 'k1');
 INSERT INTO events (request_id, sequence, message) VALUES ('{1}', 99, '{{}}');
 """
 

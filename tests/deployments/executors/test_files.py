@@ -161,7 +161,10 @@ class Tickets:
     def __init__(self, storage: HttpStorage) -> None:
         self._storage = storage
 
-    async def file_ticket(self, held: LeaseKey, number: int, media_type: str) -> UploadTicket:
+    async def file_ticket(
+        self, held: LeaseKey, tenant: str, number: int, media_type: str
+    ) -> UploadTicket:
+        del tenant
         return self._storage.ticket(f"r/{held.request_id}/{number}", media_type)
 
     async def app_bundle(self, digest: str) -> bytes:
