@@ -25,7 +25,6 @@ from pydantic_settings import (
 from serve_app.domain.errors import Misconfigured
 from serve_app.settings.groups import (
     PREFIX,
-    BillingSettings,
     GatewaySettings,
     LimitSettings,
     LoraSettings,
@@ -39,7 +38,12 @@ from serve_app.settings.groups import (
     WeightSettings,
 )
 from serve_app.settings.parts import LIVE
-from serve_app.settings.policies import AccessSettings, ProvenanceSettings, SafetySettings
+from serve_app.settings.policies import (
+    AccessSettings,
+    BillingSettings,
+    ProvenanceSettings,
+    SafetySettings,
+)
 from serve_app.settings.pools import PoolConfig
 from serve_app.settings.sign_in import SignInSettings
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from decimal import Decimal
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,7 +15,6 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from serve_app.domain.billing.price import CURRENCY, Price
 from serve_app.domain.endpoint import MODEL_ALIASES, StoreConfig
 from serve_app.settings.pools import EndpointLimits, PoolConfig, TenantLimits, with_families
 from serve_app.telemetry.logs import Format
@@ -252,37 +250,6 @@ class QueueSettings(SettingsGroup):
         default=None,
         description="File to which each ingress process appends the last hash of the audit log, "
         "once a minute if it has changed. Keep it on another machine.",
-    )
-
-
-class BillingSettings(SettingsGroup):
-    """Prices, and what the machines cost."""
-
-    prices: dict[str, Price] = Field(
-        default_factory=dict,
-        description="Prices by endpoint: `unit`, `amount` and `currency`. They have priority over "
-        "those of the catalogue.",
-    )
-    gpu_hour_costs: dict[str, Annotated[Decimal, Field(ge=0)]] = Field(
-        default_factory=dict,
-        description="What an hour of a GPU costs, by its class as replicas report it; `*`: others.",
-    )
-    cost_currency: str = Field(
-        default=CURRENCY, pattern=r"^[A-Z]{3}$", description="Currency of these costs."
-    )
-    fal_prices: dict[str, Price] = Field(
-        default_factory=dict,
-        description="fal's list prices by endpoint, as you look them up, for the report of costs.",
-    )
-    usage_detail_days: float | None = Field(
-        default=None,
-        ge=40,
-        description="Days after which lines of usage are rolled up by day. Unset: never.",
-    )
-    deleted_tenant_usage: Literal["named", "anonymous", "nothing"] = Field(
-        default="named",
-        description="What is kept of the usage of a deleted tenant: sums by day under its name, "
-        "under a random one, or nothing.",
     )
 
 

@@ -1,11 +1,14 @@
-"""Settings of what files say of their origin, and of what is generated at all."""
+"""Settings of who reads files, what files say of their origin, what is generated at all, and what
+it costs."""
 
 from __future__ import annotations
 
-from typing import Literal
+from decimal import Decimal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from serve_app.domain.billing.price import CURRENCY, Price
 from serve_app.domain.media.marking import Marking, MarkPolicy
 from serve_app.domain.media.safety import SafetyPolicy
 from serve_app.settings.groups import AbsolutePath, SettingsGroup
@@ -70,3 +73,34 @@ class SafetySettings(SettingsGroup):
     def policy(self) -> SafetyPolicy:
         """Policy with the words of all files. ``Misconfigured``: see ``policy_of``."""
         return policy_of(self.safety_rules, self.safety_checkers)
+
+
+class BillingSettings(SettingsGroup):
+    """Prices, and what the machines cost."""
+
+    prices: dict[str, Price] = Field(
+        default_factory=dict,
+        description="Prices by endpoint: `unit`, `amount` and `currency`. They have priority over "
+        "those of the catalogue.",
+    )
+    gpu_hour_costs: dict[str, Annotated[Decimal, Field(ge=0)]] = Field(
+        default_factory=dict,
+        description="What an hour of a GPU costs, by its class as replicas report it; `*`: others.",
+    )
+    cost_currency: str = Field(
+        default=CURRENCY, pattern=r"^[A-Z]{3}$", description="Currency of these costs."
+    )
+    fal_prices: dict[str, Price] = Field(
+        default_factory=dict,
+        description="fal's list prices by endpoint, as you look them up, for the report of costs.",
+    )
+    usage_detail_days: float | None = Field(
+        default=None,
+        ge=40,
+        description="Days after which lines of usage are rolled up by day. Unset: never.",
+    )
+    deleted_tenant_usage: Literal["named", "anonymous", "nothing"] = Field(
+        default="named",
+        description="What is kept of the usage of a deleted tenant: sums by day under its name, "
+        "under a random one, or nothing.",
+    )
