@@ -47,6 +47,24 @@ def other(address: Address) -> Iterator[openai.OpenAI]:
         yield client
 
 
+class LostAnswers(httpx.BaseTransport):
+    """Network that loses the answer to the first call that creates a batch."""
+
+    def __init__(self) -> None:
+        self._under = httpx.HTTPTransport()
+        self.calls = 0
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        answer = self._under.handle_request(request)
+        if request.method != "POST" or not request.url.path.endswith("/batches"):
+            return answer
+        self.calls += 1
+        if self.calls > 1:
+            return answer
+        answer.read()
+        raise httpx.ReadError("the answer is lost", request=request)
+
+
 def line(custom_id: str, body: dict[str, Any], url: str = GENERATIONS) -> dict[str, Any]:
     return {"custom_id": custom_id, "method": "POST", "url": url, "body": body}
 
@@ -273,3 +291,23 @@ def test_refused_calls_name_the_parameter(client: openai.OpenAI) -> None:
     assert refused.value.param == "purpose"
     with pytest.raises(openai.NotFoundError):
         client.batches.retrieve("batch_unknown")
+
+
+def test_a_repeat_after_a_lost_answer_makes_no_second_batch(address: Address) -> None:
+    network = LostAnswers()
+    with openai.OpenAI(
+        base_url=f"{address.url}/openai/v1",
+        api_key=address.key,
+        http_client=httpx.Client(transport=network),
+    ) as client:
+        first = started(client, [line("a", {"prompt": "x"})], metadata={"shop": "7"})
+        assert network.calls == 2
+        same = [each for each in client.batches.list() if each.input_file_id == first.input_file_id]
+        assert [each.id for each in same] == [first.id]
+        again = client.batches.create(
+            input_file_id=first.input_file_id,
+            endpoint=GENERATIONS,
+            completion_window="24h",
+            metadata={"shop": "7"},
+        )
+        assert again.id != first.id  # a call that is no repeat makes its own batch

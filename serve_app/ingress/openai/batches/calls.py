@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from datetime import timedelta
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -34,6 +35,12 @@ from serve_app.webhooks.target import BadTarget
 
 MAX_PAIRS, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512
 MAX_BATCHES = 100
+
+RETRIES = "x-stainless-retry-count"
+"""Header of OpenAI's clients with the number of earlier tries of a call. They send no key by which
+a repeat could be recognised."""
+REPEATED_WITHIN_S = 900.0
+"""Longest time between two tries: the client waits ten minutes for an answer."""
 
 
 class OutputExpiry(BaseModel):
@@ -74,6 +81,8 @@ async def created(request: HttpRequest) -> Response:
     check_url(services, caller, given.endpoint)
     await _require_key(services, caller)
     batches = services.queue.batches
+    if is_repeated(request) and (earlier := await _made_before(services, caller, given)):
+        return json_reply(batch_object(earlier))
     file = await batches.files.get(caller.tenant, given.input_file_id)
     if file is None or file.purpose != INPUT:
         message = "There is no such file: upload one with the purpose `batch` first"
@@ -93,6 +102,28 @@ async def created(request: HttpRequest) -> Response:
     )
     most = services.config.limits.max_batches_per_tenant
     return json_reply(batch_object(await batches.create(new, most)))
+
+
+def is_repeated(request: HttpRequest) -> bool:
+    """Return whether OpenAI's client repeats the call because it got no answer."""
+    return request.headers.get(RETRIES, "0") != "0"
+
+
+async def _made_before(
+    services: Services, caller: Caller, given: BatchCreation
+) -> StoredBatch | None:
+    """The batch that an earlier try of the same call made, whose answer was lost."""
+    since = services.clock.now() - timedelta(seconds=REPEATED_WITHIN_S)
+    for each in await services.queue.batches.page(caller.tenant, None, MAX_BATCHES):
+        same = (
+            each.key_id == caller.key_id
+            and each.input_file == given.input_file_id
+            and each.endpoint == given.endpoint
+            and each.metadata == given.metadata
+        )
+        if same and each.created_at >= since:
+            return each
+    return None
 
 
 async def listed(request: HttpRequest) -> Response:
