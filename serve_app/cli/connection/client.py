@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -147,7 +147,11 @@ class Client:
                 return
 
     def download(self, url: str) -> bytes:
-        response = self._response("GET", url)
+        """Content of a URL. Another server than Darkroom does not get the key."""
+        try:
+            response = self._http.send(self._file_request(url))
+        except httpx.TransportError as error:
+            raise self._unreachable(url, error) from None
         if response.is_error:
             raise ApiFailure(f"{url} could not be fetched: {_message(response)}")
         return response.content
@@ -160,7 +164,8 @@ class Client:
         """Write the content of a URL to a file, completely or not at all."""
         part = target.with_name(f"{target.name}.part")
         try:
-            with self._http.stream("GET", url, follow_redirects=True) as response:
+            request = self._file_request(url)
+            with closing(self._http.send(request, stream=True, follow_redirects=True)) as response:
                 if response.is_error:
                     response.read()
                     raise ApiFailure(f"{url} could not be fetched: {_message(response)}")
@@ -188,15 +193,27 @@ class Client:
             raise ApiFailure(f"The response of {self.url} is not JSON: {response.text[:200]}")
         return answer
 
+    def _file_request(self, url: str) -> httpx.Request:
+        """Request for a file. A result may name any server, such as one of an app's choice, and
+        only Darkroom's own gets the key."""
+        request = self._http.build_request("GET", url)
+        own = httpx.URL(self.url)
+        if (request.url.scheme, request.url.netloc) != (own.scheme, own.netloc):
+            del request.headers["Authorization"]
+        return request
+
     def _response(self, method: str, url: str, **arguments: Any) -> httpx.Response:
         try:
             return self._http.request(method, url, **arguments)
         except httpx.TransportError as error:
-            where = url if "://" in url else self.url
-            raise Misconfigured(
-                f"Nothing answers at {where} ({error}). Check the address, and that Darkroom is "
-                "running there."
-            ) from None
+            raise self._unreachable(url, error) from None
+
+    def _unreachable(self, url: str, error: httpx.TransportError) -> Misconfigured:
+        where = url if "://" in url else self.url
+        return Misconfigured(
+            f"Nothing answers at {where} ({error}). Check the address, and that Darkroom is "
+            "running there."
+        )
 
 
 def _given(query: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -18,12 +18,14 @@ from serve_app.domain.errors import Misconfigured
 
 
 @contextmanager
-def answering(status: int, body: str) -> Iterator[str]:
+def answering(status: int, body: str, keys: list[str | None] | None = None) -> Iterator[str]:
     """Origin of a server that gives the same response to every call, like HAProxy without an
-    ingress."""
+    ingress. ``keys`` gets the credentials of each call."""
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if keys is not None:
+                keys.append(self.headers["Authorization"])
             self.send_response(status)
             self.end_headers()
             self.wfile.write(body.encode())
@@ -73,3 +75,15 @@ def test_where_nothing_answers_is_named(tmp_path: Path) -> None:
         for fetch in (asking.download, asking.preview):
             with pytest.raises(Misconfigured, match=f"Nothing answers at {elsewhere}/a.png"):
                 fetch(f"{elsewhere}/a.png")
+
+
+def test_only_darkroom_gets_the_key_when_files_are_fetched(tmp_path: Path) -> None:
+    own: list[str | None] = []
+    foreign: list[str | None] = []
+    with answering(200, "a file", own) as url, answering(200, "a file", foreign) as other:
+        with client(url, tmp_path) as asking:
+            for origin in (url, other):
+                assert asking.download(f"{origin}/files/image.png") == b"a file"
+                asking.save(f"{origin}/files/image.png", tmp_path / "image.png")
+    assert own == ["Key id:secret", "Key id:secret"]
+    assert foreign == [None, None]
