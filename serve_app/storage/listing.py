@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-FOLDERS = ("d/", "p/", "r/", "s/", "u/")
-"""Beginnings of keys of drafts, private files, requests' files, snapshots and uploads, in order.
+FOLDERS = ("d/", "p/", "r/", "s/", "u/", "w/")
+"""Beginnings of keys of drafts, private files, requests' files, snapshots, uploads and
+registered weights, in order.
 In a bucket without a prefix, other objects may lie beside them."""
 
 NAMES_AT_ONCE = 50_000

@@ -242,7 +242,7 @@ def test_without_a_prefix_only_darkrooms_own_folders_have_rules(
 ) -> None:
     _, printed = typed("storage", "lifecycle", **reaching(moto_server, moto_server.new_bucket()))
     prefixes = [each["Filter"]["Prefix"] for each in json.loads(printed)["Rules"]]
-    assert prefixes == ["check/", "d/", "r/", "s/", "u/"]
+    assert prefixes == ["check/", "d/", "p/", "r/", "s/", "u/", "w/"]
 
 
 def test_without_a_bucket_there_are_no_rules(typed: Typed) -> None:
