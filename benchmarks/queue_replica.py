@@ -27,12 +27,28 @@ class NoTerms:
         return ENDPOINT
 
     def tickets(
-        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any]
+        self,
+        held: LeaseKey,
+        tenant: str,
+        endpoint: Endpoint,
+        input: Mapping[str, Any],
+        file_access: str = "",
     ) -> tuple[UploadTicket, ...]:
-        del held, endpoint, input
+        del held, tenant, endpoint, input, file_access
         return ()
 
-    def snapshot_ticket(self, held: LeaseKey) -> UploadTicket:
+    def files_token(self, tenant: str) -> str:
+        del tenant
+        return ""
+
+    def leftovers(
+        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any], file_access: str = ""
+    ) -> Sequence[str]:
+        del held, endpoint, input, file_access
+        return ()
+
+    def snapshot_ticket(self, held: LeaseKey, tenant: str) -> UploadTicket:
+        del tenant
         raise NotImplementedError(f"{held} makes no snapshots")
 
     def state_url(self, key: str) -> str:

@@ -64,7 +64,12 @@ class BucketTerms(FakeTerms):
         return Endpoint(endpoint_id, "probe", Weights("probe"), "probe")
 
     def tickets(
-        self, held: LeaseKey, tenant: str, endpoint: Endpoint, input: Mapping[str, Any]
+        self,
+        held: LeaseKey,
+        tenant: str,
+        endpoint: Endpoint,
+        input: Mapping[str, Any],
+        file_access: str = "",
     ) -> tuple[UploadTicket, ...]:
         del tenant, endpoint, input
         token = derived_token(b"secret", held.request_id, held.attempt, held.nonce)
