@@ -277,7 +277,7 @@ async def test_a_registered_file_is_located_by_its_digest_and_kept(house):
     house.web.answers["ingress:8000/files/w/abc.safetensors"] = httpx.Response(200, content=content)
     for fetcher in (house.fetcher(), house.fetcher(offline=True)):
         path = f"weights:style@{digest}"
-        found = await bring(fetcher, path, path, files_url="http://ingress:8000")
+        found = await bring(fetcher, path, path, files=OwnFiles("http://ingress:8000"))
         assert found == [content, content]
     assert house.located == [digest]  # the second one found it on the disk
     assert fetcher.is_current(requested_loras({"loras": [{"path": path}]})[0].source)
@@ -291,4 +291,4 @@ async def test_a_registered_file_that_is_gone_or_damaged_names_the_field(house):
     other = httpx.Response(200, content=safetensors())
     house.web.answers["ingress:8000/files/w/abc.safetensors"] = other
     origin = "http://ingress:8000"
-    await refused(house.fetcher(), f"weights:style@{digest}", "damaged", files_url=origin)
+    await refused(house.fetcher(), f"weights:style@{digest}", "damaged", files=OwnFiles(origin))
