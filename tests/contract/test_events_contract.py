@@ -58,7 +58,7 @@ async def test_a_line_in_the_log_is_a_change(make: Make) -> None:
     queue = await make()
     request = await queue.submit(new())
     waiting = asyncio.create_task(queue.changed(TENANT, request.id, 10.0, since=request))
-    await queue.log(request.id, "INFO", "Hello.")
+    await queue.log(request.id, ("INFO", "Hello."))
     assert (await waiting).events == 2
 
 
@@ -88,7 +88,7 @@ async def test_who_comes_back_gets_the_rest_without_gap_or_repetition(make: Make
     queue = await make()
     request = await queue.submit(new())
     for n in range(20):
-        await queue.log(request.id, "INFO", f"Line {n}.")
+        await queue.log(request.id, ("INFO", f"Line {n}."))
     granted = await lease(queue)
     await queue.finish(done(granted.held))
     whole = [id_ for id_, _, _ in await watched(queue, request.id)]

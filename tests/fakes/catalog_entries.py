@@ -45,13 +45,14 @@ class FakeCatalogEntries:
 
 
 class FakeAppBundles:
-    def __init__(self) -> None:
+    def __init__(self, note: Note) -> None:
+        self._note = note
         self._stored: dict[str, bytes] = {}
 
     async def store(self, content: bytes, actor: Actor) -> str:
-        del actor
         digest = hashlib.sha256(content).hexdigest()
         self._stored[digest] = content
+        self._note(actor, "app.store", digest, {"bytes": len(content)})
         return digest
 
     async def read(self, digest: str) -> bytes:

@@ -184,7 +184,7 @@ async def built(
         host_names=trusted_names(config.server.host, config.server.trusted_hosts),
         catalog=catalog,
         entries=live,
-        bundles=FakeAppBundles(),
+        bundles=FakeAppBundles(queue.operations.note),
         pools=PoolMap(pools),
         queue=queue,
         files=files,

@@ -141,9 +141,14 @@ WITH unused AS (
         SELECT FROM catalog_entries e
         WHERE e.entry::jsonb -> 'options' -> 'app' ->> 'bundle' = b.digest)
 )
-INSERT INTO app_bundles (digest, content, created_by)
-VALUES (%(digest)s, %(content)s, %(actor)s)
-ON CONFLICT (digest) DO UPDATE SET created_at = clock_timestamp()
+stored AS (
+    INSERT INTO app_bundles (digest, content, created_by)
+    VALUES (%(digest)s, %(content)s, %(actor)s)
+    ON CONFLICT (digest) DO UPDATE SET created_at = clock_timestamp() RETURNING digest
+)
+INSERT INTO audit (actor, address, action, subject, detail)
+SELECT %(actor)s, %(address)s, 'app.store', digest, json_build_object('bytes', %(bytes)s::integer)
+FROM stored
 """
 READ_BUNDLE = "SELECT content FROM app_bundles WHERE digest = %(digest)s"
 
@@ -168,8 +173,9 @@ class PostgresAppBundles:
 
     async def store(self, content: bytes, actor: Actor) -> str:
         digest = hashlib.sha256(content).hexdigest()
-        given = {"digest": digest, "content": content, "days": KEPT_UNUSED_DAYS}
-        await self._database.rows(STORE_BUNDLE, given | {"actor": actor.key_id})
+        given = {"digest": digest, "content": content, "bytes": len(content)}
+        kept = {"days": KEPT_UNUSED_DAYS}
+        await self._database.rows(STORE_BUNDLE, {**given, **kept, **audit_columns(actor)})
         return digest
 
     async def read(self, digest: str) -> bytes:

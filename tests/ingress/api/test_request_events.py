@@ -116,7 +116,7 @@ async def test_a_change_between_two_calls_is_not_missed(idle: House) -> None:
         request_id = await submitted(client)
         path = f"/v1/requests/{request_id}"
         seen = (await client.get(path)).json()["version"]
-        await idle.queue.log(request_id, "INFO", "Hello.")
+        await idle.queue.log(request_id, ("INFO", "Hello."))
         began = time.monotonic()
         answer = await client.get(path, params={"wait": 30, "since": seen})
         assert time.monotonic() - began < 25.0

@@ -337,7 +337,7 @@ async def test_a_new_line_in_the_log_is_news(
     monkeypatch.setattr(requests, "HOLD_S", 120.0)
     submitted = await submit(idle_client)
     await idle_client.get(submitted["status_url"], params={"logs": "true"})
-    await idle.queue.log(submitted["request_id"], "INFO", "Something happened.")
+    await idle.queue.log(submitted["request_id"], ("INFO", "Something happened."))
     polled = idle_client.get(submitted["status_url"], params={"logs": "true"})
     status = (await asyncio.wait_for(polled, 60.0)).json()
     assert status["logs"][-1]["message"] == "Something happened."

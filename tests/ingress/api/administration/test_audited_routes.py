@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from deployments.executors.describing import bundle
 from serve_app.ingress.http.route_scopes import SCOPES
 from serve_app.tenants.scopes import OPERATOR, TENANT_ADMIN
 from tests.contract.waiting import eventually
+from tests.ingress.api.registered.test_weights import add, made_ready
 from tests.ingress.api.test_model_entries import ADDING, OPEN
 from tests.ingress.house import House, built
 
@@ -35,6 +38,10 @@ ACTIONS: dict[tuple[str, str], str] = {
     ("POST", "/v1/tenants"): "tenant.create",
     ("POST", "/v1/warm"): "warm.set",
     ("PATCH", "/v1/tenants/{tenant}"): "tenant.change",
+    ("POST", "/v1/apps/code"): "app.store",
+    ("PUT", "/v1/tenants/{tenant}/hub-token"): "hub-token.set",
+    ("DELETE", "/v1/tenants/{tenant}/hub-token"): "hub-token.remove",
+    ("PUT", "/v1/weights/{name}/public"): "weights.publish",
 }
 NOT_RECORDED: dict[tuple[str, str], str] = {}
 """Calls that change something and are not in the audit log, with the reason."""
@@ -63,7 +70,17 @@ def body_of(action: str) -> Any:
         "key.create": {"alias": "new"},
         "key.rotate": {},
         "tenant.disable": {},
+        "hub-token.set": {"token": "hf_secret"},
+        "weights.publish": {"public": True},
     }.get(action)
+
+
+async def make_registered(action: str, house: House, client: httpx.AsyncClient) -> None:
+    if action == "hub-token.remove":
+        await client.put("/v1/tenants/ann/hub-token", json={"token": "hf_secret"})
+    if action == "weights.publish":
+        await add(client, base=PROBE)
+        await made_ready(house)
 
 
 async def url_of(path: str, action: str, house: House, client: httpx.AsyncClient) -> str:
@@ -77,8 +94,9 @@ async def url_of(path: str, action: str, house: House, client: httpx.AsyncClient
         endpoint = ENTRY
     if action == "model.remove":
         await client.put(f"/v1/models/entries/{ENTRY}", json=OPEN)
-    if action.startswith("tenant."):
+    if action.startswith(("tenant.", "hub-token.")):
         await client.post("/v1/tenants", json={"tenant": "ann"})
+    await make_registered(action, house, client)
     request_id = ""
     if action.startswith("request."):
         answer = await client.post(f"/queue/{PROBE}", json={"sleep_s": 600})
@@ -91,6 +109,7 @@ async def url_of(path: str, action: str, house: House, client: httpx.AsyncClient
         await eventually(runs)
     key = str(await house.keys.create("default")).partition(":")[0]
     values = {"request_id": request_id, "tenant": "ann", "endpoint_id:path": endpoint}
+    values["name"] = "style"
     for name, value in (values | {"key_id": key}).items():
         path = path.replace(f"{{{name}}}", value)
     return path + ("?priority=low" if action == "request.prioritise" else "")
@@ -102,7 +121,10 @@ async def test_the_call_is_recorded_with_its_key_and_address(method: str, path: 
     async with built(replica=action == "request.requeue", **ADDING) as house, house.client() as at:
         url = await url_of(path, action, house, at)
         before = len(await house.queue.operations.audit(limit=500))
-        answer = await at.request(method, url, json=body_of(action))
+        sent: dict[str, Any] = {"json": body_of(action)}
+        if action == "app.store":
+            sent = {"content": bundle(Path(__file__), ())}
+        answer = await at.request(method, url, **sent)
         assert answer.is_success, answer.text
         acts = await house.queue.operations.audit(limit=500)
         recorded = [each for each in acts[: len(acts) - before] if each.action == action]
