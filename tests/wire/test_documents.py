@@ -20,6 +20,9 @@ from tests.wire.served import Address, served
 
 pytestmark = pytest.mark.wire
 
+# The code of an app is sent as it is, like any other bytes.
+schemathesis.serializer.alias("application/zip", "application/octet-stream")
+
 ENDPOINTS = ("fal-ai/flux/schnell", "test/probe")
 BY_THE_REPLICA = ("/fal-ai/", "/run/", "/test/")
 """Paths that return a replica's output. Here the replica is a fake, and returns less than the

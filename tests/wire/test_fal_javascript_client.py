@@ -139,10 +139,8 @@ def test_a_large_upload_goes_in_parts(way: str, tmp_path: Path) -> None:
     assert value["url"].endswith("/video.webm")
 
 
-def test_access_rules_are_refused_in_a_sentence(said: dict[str, Any]) -> None:
-    error = said["refused upload"]["error"]
-    assert error["status"] == 422
-    assert "anyone who knows the URL" in error["body"]["message"]
+def test_a_file_with_access_rules_is_read_by_its_signed_url_only(said: dict[str, Any]) -> None:
+    assert said["private upload"]["value"] == {"signed": 200, "text": "abc", "bare": 403}
 
 
 @pytest.mark.parametrize("name", ["stream", "iterated stream"])

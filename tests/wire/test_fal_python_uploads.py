@@ -14,7 +14,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from deployments.transfer.fetcher import Fetcher, fetcher_client
+from deployments.transfer.fetcher import Fetcher, OwnFiles, fetcher_client
 from serve_app import fal_plain_http
 from serve_app.domain.errors import InvalidInput
 from serve_app.domain.name_resolution import NameResolver
@@ -245,7 +245,7 @@ async def test_what_was_uploaded_is_an_input_by_whatever_name_the_client_knows_u
     )
     for name in ("127.0.0.1", "darkroom.invalid", "v3.fal.media"):
         named = str(url.copy_with(host=name))
-        assert await fetcher.fetch(named, "image_url", fakes.url) == CONTENT
+        assert await fetcher.fetch(named, "image_url", OwnFiles(fakes.url)) == CONTENT
     with pytest.raises(InvalidInput, match="our storage has no such file"):
-        await fetcher.fetch(f"{url}x", "image_url", fakes.url)
+        await fetcher.fetch(f"{url}x", "image_url", OwnFiles(fakes.url))
     await fetcher.aclose()

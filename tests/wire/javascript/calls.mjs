@@ -74,9 +74,11 @@ await report("nested upload", async () => {
   const { image, list } = (await fal.subscribe(PROBE, { input })).data.echo;
   return { one: await (await fetch(image)).text(), two: await (await fetch(list[0])).text(), list };
 });
-await report("refused upload", async () => {
+await report("private upload", async () => {
   const lifecycle = { initialAcl: { default: "forbid" } };
-  return fal.storage.upload(new Blob(["abc"], { type: "image/png" }), { lifecycle });
+  const url = await fal.storage.upload(new Blob(["abc"], { type: "image/png" }), { lifecycle });
+  const [signed, bare] = [await fetch(url), await fetch(url.split("?")[0])];
+  return { signed: signed.status, text: await signed.text(), bare: bare.status };
 });
 async function streamed(endpoint, options) {
   const seen = [];
