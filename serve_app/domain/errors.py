@@ -8,6 +8,7 @@ DarkroomError
 ├── Unauthenticated           no key, or an unknown key
 ├── Forbidden                 a known key without the required permission
 │   └── TenantDisabled        an operator has disabled the key's tenant
+├── TenantBeingDeleted        the tenant of this name is being deleted
 ├── NotFound
 │   ├── EndpointNotFound
 │   ├── RequestNotFound
