@@ -36,7 +36,8 @@ export class Details {
   /** Closes the dialog, or opens it for the request `id`. */
   follow(id) {
     if (id === null) this.#dialog.close();
-    else if (this.#shown?.id !== id) this.show(id);
+    // Closed with its event still to come, it shows the request no more.
+    else if (this.#shown?.id !== id || !this.#dialog.open) this.show(id);
   }
 
   async show(id) {
