@@ -7,16 +7,19 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from serve_app.domain.errors import NotFound
 from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Queue
 from serve_app.postgres.database import Database
 from serve_app.queue.transactions.catalog_entries import (
+    AppBundles,
     CatalogEntries,
     EntryRemoval,
+    PostgresAppBundles,
     PostgresCatalogEntries,
 )
 from serve_app.telemetry.clock import SystemClock
-from tests.fakes.catalog_entries import FakeCatalogEntries
+from tests.fakes.catalog_entries import FakeAppBundles, FakeCatalogEntries
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.queue import FakeQueue
 from tests.fakes.terms import FakeTerms
@@ -111,3 +114,31 @@ async def test_a_request_whose_endpoint_is_new_to_an_ingress_is_not_failed(
         assert (granted.request_id, granted.endpoint.id) == (request.id, ONE)
     finally:
         await ingress.aclose()
+
+
+@pytest.fixture
+async def bundles(at: str | None, queue: Queue) -> AsyncIterator[AppBundles]:
+    if isinstance(queue, FakeQueue):
+        yield FakeAppBundles(queue.operations.note)
+        return
+    assert at is not None
+    database = Database(at)
+    await database.start()
+    yield PostgresAppBundles(database)
+    await database.aclose()
+
+
+async def test_code_of_an_app_is_stored_once_by_its_digest_and_each_store_is_recorded(
+    bundles: AppBundles, queue: Queue
+) -> None:
+    digest = await bundles.store(b"PK one", ADMIN)
+    other = await bundles.store(b"PK other", ADMIN)
+    assert await bundles.store(b"PK one", ADMIN) == digest
+    assert [await bundles.read(each) for each in (digest, other)] == [b"PK one", b"PK other"]
+    with pytest.raises(NotFound, match="darkroom deploy"):
+        await bundles.read("0" * 64)
+    acts = await queue.operations.audit(limit=3)
+    assert [(each.actor, each.address, each.action, each.subject) for each in acts] == [
+        ("key-1", "192.0.2.1", "app.store", each) for each in (digest, other, digest)
+    ]
+    assert acts[0].detail == {"bytes": 6}

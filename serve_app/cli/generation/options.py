@@ -82,7 +82,9 @@ class GenerateOptions:
         named = {each.partition("=")[0] for each in self.fields}
         if self.mask and not self.image and "image_url" not in named:
             raise InvalidInput("--mask says which part of an image to repaint. Add --image.")
-        if self.prompt is None and not self.from_draft and "prompt" not in named:
+        # An app may have other fields: its schema says what is missing.
+        of_an_app = self.model is not None and bool(self.image or named - {"prompt"})
+        if self.prompt is None and not (self.from_draft or "prompt" in named or of_an_app):
             raise InvalidInput("Add a PROMPT, or --from-draft ID to finish a draft.")
         body: dict[str, Any] = dict(more)
         given = {

@@ -140,7 +140,7 @@ WITH unused AS (
       AND NOT EXISTS (
         SELECT FROM catalog_entries e
         WHERE e.entry::jsonb -> 'options' -> 'app' ->> 'bundle' = b.digest)
-)
+),
 stored AS (
     INSERT INTO app_bundles (digest, content, created_by)
     VALUES (%(digest)s, %(content)s, %(actor)s)
