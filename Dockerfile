@@ -17,11 +17,14 @@ WORKDIR /opt/darkroom
 COPY requirements-image.txt ./
 RUN pip install --no-cache-dir --require-hashes --no-deps --requirement requirements-image.txt
 COPY constraints.txt pyproject.toml README.md ./
+COPY darkroom/__init__.py darkroom/
 COPY serve_app/__init__.py serve_app/
 COPY deployments/__init__.py deployments/
 COPY weights/__init__.py weights/
 # What is missing now: torch, and the packages of CUDA that it asks for by version.
 RUN pip install --no-cache-dir --constraint constraints.txt ".[c2pa]"
+COPY darkroom darkroom
+COPY darkroom_apps darkroom_apps
 COPY serve_app serve_app
 COPY deployments deployments
 COPY weights weights

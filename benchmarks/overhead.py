@@ -1,6 +1,7 @@
 """What Darkroom adds to Ray Serve, and what waiting clients cost: ratios within one run.
 
-    python -m benchmarks.overhead [--seconds 4] [--rounds 3] [--only run apps submit subscribers]
+    python -m benchmarks.overhead [--seconds 4] [--rounds 3]
+        [--only run apps subscribers hosted submit]
 
 One `darkroom serve` as it comes, and beside it in the same Ray cluster, behind the same HAProxy, a
 bare FastAPI route (`benchmarks/bare.py`). Each pair is measured in turns, A B A B …, from one
@@ -17,12 +18,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks import bare
-from benchmarks.cpu import CpuByRole, summary
+from benchmarks.cpu import CpuByRole, processes_of, seconds_of, summary
 from benchmarks.load import Figures, measure, post
 from tests.cluster.darkroom import ROOT, Darkroom, clean_environment, eventually
 
@@ -33,7 +35,11 @@ POOLS = {
     "long": {"families": ["long"], "slots": 4, "num_cpus": 0.1},
     "parked": {"families": ["parked"], "slots": 1, "num_cpus": 0.1},
 }
-APPS = {"apps": {"families": ["python"], "slots": 64, "num_cpus": 0.1}}
+APPS = {
+    "apps": {"families": ["python"], "slots": 64, "num_cpus": 0.1},
+    "hosted": {"families": ["darkroom"], "slots": 1000, "num_cpus": 0.1},
+}
+WAITING = 200  # hosted requests of one process
 CLIENTS = (1, 16, 64)
 SUBSCRIBERS, PROCESSES, SUBMITTERS = 200, 2, 8
 
@@ -88,6 +94,56 @@ class Bench:
             show(f"run of an app, {clients} clients", b, a)
             self._print_cpu("/run/test/noop", clients)
             self._print_cpu("/run/apps/noop", clients)
+
+    def hosted(self) -> None:
+        """`run` through a hosted provider, which is this very Darkroom, against the endpoint there;
+        and what requests cost that wait for a provider."""
+        self._add_hosted("noop", "test/noop")
+        self._add_hosted("parked", "test/parked")
+        self.post("/run/hosted/noop", 1, {"steps": 0})
+        a, b = self.in_turns(
+            lambda: self.post("/run/test/noop", 1, {"steps": 0}),
+            lambda: self.post("/run/hosted/noop", 1, {"steps": 0}),
+        )
+        show("run, 1 client", a)
+        show("run by a hosted provider, 1 client", b, a)
+        everyone = self._darkroom.http
+        everyone.post("/queue/test/parked", json={"sleep_s": 3600})
+        (replica,) = [
+            each
+            for each in processes_of(self._darkroom)
+            if "ServeReplica:darkroom-hosted" in " ".join(each.cmdline())
+        ]
+        before_mib = replica.memory_info().rss / 2**20
+        for number in range(WAITING):
+            everyone.post("/queue/hosted/parked", json={"echo": number}).raise_for_status()
+
+        def accepted() -> bool:
+            lanes = everyone.get("/v1/queue").json()["lanes"]
+            return any(each["pool"] == "parked" and each["queued"] >= WAITING for each in lanes)
+
+        eventually(accepted, f"{WAITING} requests at the provider", within_s=900)
+        spent = seconds_of([replica])
+        time.sleep(self._seconds)
+        share = (seconds_of([replica]) - spent) / self._seconds
+        grown = replica.memory_info().rss / 2**20 - before_mib
+        print(f"    {WAITING} requests wait for the provider in one process: {grown:.0f} MiB more,")
+        print(f"    {share:.2f} of a CPU", flush=True)
+
+    def _add_hosted(self, name: str, endpoint: str) -> None:
+        """Add the endpoint ``hosted/NAME``, which this Darkroom runs as ``endpoint``."""
+        everyone, schema = self._darkroom.http, {"type": "object", "additionalProperties": True}
+        kept = "/v1/secrets/ELSEWHERE_KEY?installation=true"
+        everyone.put(kept, json={"value": self._darkroom.key}).raise_for_status()
+        options = {
+            "secrets": ["ELSEWHERE_KEY"],
+            "hosted": {"endpoint": endpoint, "url": self._darkroom.url},
+            "input_schema": {**schema, "properties": {}},
+            "output_schema": schema,
+        }
+        entry = {"family": "darkroom", "schema": "json", "options": options}
+        path = f"/v1/models/entries/hosted/{name}"
+        everyone.put(path, json=entry).raise_for_status()
 
     def _print_cpu(self, path: str, clients: int) -> None:
         """One more measurement, in which the CPU time of every process is counted."""
@@ -196,21 +252,22 @@ def show(what: str, figures: Figures, against: Figures | None = None) -> None:
     print(f"{line}{os.getloadavg()[0]:7.1f}", flush=True)
 
 
-def serve(directory: Path) -> Darkroom:
-    """A Darkroom with the bare route beside it, all its replicas ready."""
+def serve(directory: Path, *, apps: bool) -> Darkroom:
+    """A Darkroom with the bare route beside it, all its replicas ready. ``apps``: with the app that
+    does nothing."""
     families = {"probe": PROBE, "long": PROBE, "parked": PROBE}
     darkroom = Darkroom(
         directory / "data", POOLS | APPS, families=json.dumps(families), models=str(MODELS)
     )
     try:
-        _start(darkroom)
+        _start(darkroom, apps=apps)
     except BaseException:
         darkroom.clear_away()
         raise
     return darkroom
 
 
-def _start(darkroom: Darkroom) -> None:
+def _start(darkroom: Darkroom, *, apps: bool) -> None:
     darkroom.start()
     script = "import sys; from benchmarks.bare import deploy; deploy(sys.argv[1])"
     deployed = darkroom.beside(script, {})
@@ -220,10 +277,12 @@ def _start(darkroom: Darkroom) -> None:
     eventually(
         lambda: everyone.post(f"{bare.PREFIX}/noop", json={}).status_code == 200, "the bare route"
     )
-    deployed = darkroom.command("deploy", str(Path(__file__).with_name("noop_app.py")))
-    if deployed.returncode:
-        raise RuntimeError(deployed.stderr)
-    for endpoint in (*(f"test/{pool}" for pool in POOLS), "apps/noop"):
+    if apps:
+        deployed = darkroom.command("deploy", str(Path(__file__).with_name("noop_app.py")))
+        if deployed.returncode:
+            raise RuntimeError(deployed.stderr)
+    own = ("apps/noop",) if apps else ()
+    for endpoint in (*(f"test/{pool}" for pool in POOLS), *own):
         answer = everyone.post(f"/run/{endpoint}", json={"steps": 0})
         assert answer.status_code == 200, answer.text
 
@@ -232,11 +291,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
-    parts = ("run", "apps", "subscribers", "submit")  # the last leaves a long queue behind
+    parts = (
+        "run",
+        "apps",
+        "subscribers",
+        "hosted",
+        "submit",
+    )  # the last leaves a long queue behind
     parser.add_argument("--only", nargs="*", choices=parts, default=parts)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        darkroom = serve(Path(scratch))
+        darkroom = serve(Path(scratch), apps="apps" in given.only)
         try:
             bench = Bench(darkroom, given.seconds, given.rounds)
             print(f"{'':36}{'calls/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'ratio':>8}{'p50 +':>9}  load")

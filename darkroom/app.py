@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import json
 import typing
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
@@ -58,11 +61,30 @@ class App:
     concurrency: ClassVar[int] = 1
     """Requests that one worker process runs at once."""
 
+    secrets: ClassVar[Sequence[str]] = ()
+    """Names of secrets that an operator has set, such as ``["HF_TOKEN"]``. Only the process of the
+    app gets them, as variables."""
+
     start_timeout_s: ClassVar[float] = 600.0
     """Longest time for the import and ``setup``."""
 
     def setup(self) -> None:
         """Prepare the app, such as by loading weights. May be ``async``."""
+
+    @cached_property  # an app may have an attribute of this name
+    def settings(self) -> dict[str, Any]:
+        """Content of ``settings.json`` beside the file of the class; without one, nothing.
+        ``darkroom deploy app.py --with settings.json`` brings it along."""
+        path = Path(inspect.getfile(type(self))).with_name("settings.json")
+        if not path.is_file():
+            return {}
+        try:
+            found: Any = json.loads(path.read_bytes())
+        except ValueError as error:
+            raise AppError(f"settings.json is no JSON: {error}") from error
+        if not isinstance(found, dict):
+            raise AppError("settings.json must have one JSON object.")
+        return cast("dict[str, Any]", found)
 
     def teardown(self) -> None:
         """Called before the process ends, unless it is killed. May be ``async``."""

@@ -41,13 +41,17 @@ class File:
 
     kind: ClassVar[str] = "file"
 
-    def __init__(self, path: str | Path, media_type: str = "", **facts: Any) -> None:
-        """``media_type``: by the extension of ``path`` if it is empty. ``facts``: further fields
-        of the output, such as ``width``."""
+    def __init__(
+        self, path: str | Path, media_type: str = "", *, generated: bool = True, **facts: Any
+    ) -> None:
+        """``media_type``: by the extension of ``path`` if it is empty. ``generated``: False if no
+        model has made what it shows; then it is not marked as AI-generated. ``facts``: further
+        fields of the output, such as ``width``."""
         self.path = Path(path)
         self.media_type = (
             media_type or mimetypes.guess_type(self.path.name)[0] or DEFAULT_MEDIA_TYPE
         )
+        self.generated = generated
         self.facts = facts
 
     def read_bytes(self) -> bytes:
@@ -96,7 +100,8 @@ class File:
         if isinstance(value, cls):
             return value
         if isinstance(value, dict) and isinstance(path := cast("Any", value).get(PATH_KEY), str):
-            return cls(path, cast("dict[str, str]", value).get("media_type", ""))
+            media_type = cast("dict[str, str]", value).get("media_type", "")
+            return cls(path, media_type, generated=False)  # an input
         raise PydanticCustomError("file_type", "Input should be a file")
 
     def _plain(self) -> dict[str, Any]:
@@ -104,7 +109,8 @@ class File:
         path = str(self.path.absolute())
         if (written := _WRITTEN.get()) is not None:
             written.add(path)
-        return {**self.facts, PATH_KEY: path, "media_type": self.media_type}
+        origin = {} if self.generated else {"generated": False}
+        return {**self.facts, PATH_KEY: path, "media_type": self.media_type, **origin}
 
 
 _WRITTEN: ContextVar[set[str] | None] = ContextVar("darkroom_written_files", default=None)

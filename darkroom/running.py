@@ -87,6 +87,7 @@ def described(app: type[App]) -> dict[str, Any]:
     return {
         "name": app.name or app.__name__.lower(),
         "requirements": None if app.requirements is None else list(app.requirements),
+        "secrets": list(app.secrets),
         "gpu": app.gpu,
         "concurrency": app.concurrency,
         "start_timeout_s": app.start_timeout_s,
@@ -104,6 +105,11 @@ def _check_settings(app: type[App]) -> None:
         or not all(isinstance(each, str) for each in listed)
     ):
         raise TypeError(f"{where}.requirements must be a list of texts, such as ['numpy>=2']")
+    named: Any = app.secrets
+    if isinstance(named, str) or not (
+        isinstance(named, Sequence) and all(isinstance(each, str) for each in named)
+    ):
+        raise TypeError(f"{where}.secrets must be a list of texts, such as ['HF_TOKEN']")
     for name in ("name", "gpu"):
         text: Any = getattr(app, name)
         if not isinstance(text, str) and (name, text) != ("gpu", None):

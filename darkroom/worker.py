@@ -3,16 +3,19 @@
 ``python -m darkroom.worker describe MODULE:CLASS`` prints the app's description as JSON.
 ``python -m darkroom.worker serve MODULE:CLASS FD`` reads messages from the socket ``FD``.
 
-A message is a line of JSON. To the worker: ``run`` with ``input``, ``path`` and ``folder``, or
-``cancel``; each with the ``id`` of the request. From the worker: ``ready`` or ``failed`` once, and
-for each request ``progress``, ``log``, ``partial``, and at the end ``output`` or ``error``.
+A message is a line of JSON. To the worker: ``input`` with ``path`` and ``folder``, ``cancel``, or
+``taken`` after a partial result; each with the ``id`` of the request. From the worker: ``ready`` or
+``failed`` once, and for each request ``progress``, ``log``, ``partial``, and at the end ``output``
+or ``error``.
+
+A generator waits at its next value while ``MAX_UNTAKEN`` partial results were not taken, so that
+none pile up on the way.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import json
 import socket
 import sys
@@ -20,25 +23,24 @@ import traceback
 from collections.abc import AsyncGenerator, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO, cast
+from typing import Any, cast
 
 from pydantic import ValidationError
 
 from darkroom.app import App, AppError, EndpointMethod, InvalidField, endpoints_of
-from darkroom.calls import Call, Cancelled, context_of, current
+from darkroom.calls import Call, Cancelled, context_of
+from darkroom.reporting import RequestLog, place_of
 from darkroom.running import END, async_values, described, is_async, nothing_yielded, values
 
 MAX_LINE = 64 * 2**20
 """Longest message in bytes: inputs are JSON, and their files come by path."""
 
-MAX_LOG_LINE = 10_000
-"""Longest line of a request's log in characters."""
-
-HOME = Path.cwd()
-"""Folder with the app's code, where the process starts."""
+MAX_UNTAKEN = 8
+"""Partial results of a request that may be on their way to the replica."""
 
 
 def load(name: str) -> type[App]:
@@ -47,24 +49,19 @@ def load(name: str) -> type[App]:
     try:
         found = getattr(import_module(module), attribute, None)
     except (Exception, SystemExit) as error:  # a script that ends when it is imported
-        raise AppError(f"{module}.py cannot be imported: {_place(error)}") from error
+        raise AppError(f"{module}.py cannot be imported: {place_of(error)}") from error
     if not (isinstance(found, type) and issubclass(found, App)):
         raise AppError(f"{module}.py has no class {attribute} that is a darkroom.App")
     return found
 
 
-def _place(error: BaseException) -> str:
-    """Type and text of an error, with the last line of the app that it came through."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [
-        each
-        for each in frames
-        if Path(each.filename).is_relative_to(HOME) and "site-packages" not in each.filename
-    ]
-    where = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
-    if isinstance(error, SyntaxError):
-        where = f" ({Path(error.filename or '?').name}, line {error.lineno})"
-    return f"{type(error).__name__}: {error}{where}"
+@dataclass
+class RunningCall:
+    """A call that has not ended. ``task`` is set if cancelling it reaches the method."""
+
+    call: Call
+    task: asyncio.Task[None] | None
+    room: asyncio.Semaphore  # for partial results
 
 
 class Worker:
@@ -75,7 +72,7 @@ class Worker:
         self._endpoints = endpoints_of(type(app))
         self._writer = writer
         self._loop = asyncio.get_running_loop()
-        self._calls: dict[str, tuple[Call, asyncio.Task[None] | None]] = {}
+        self._calls: dict[str, RunningCall] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._threads = ThreadPoolExecutor(max(1, app.concurrency), "call")
         self.logs: tuple[RequestLog, ...] = ()
@@ -98,6 +95,9 @@ class Worker:
             if "cancel" in message:
                 self._cancel(id_)
                 continue
+            if "taken" in message:
+                self._taken(id_)
+                continue
             call = Call(partial(self._progress, id_), id_, Path(message["folder"]))
             self._begin(call, message)
 
@@ -107,11 +107,12 @@ class Worker:
             failure = {"kind": "failed", "message": f"There is no endpoint {message['path']}."}
             self.send(id=id_, error=failure)
             return
-        running = self._run(call, method, message["input"])
+        room = asyncio.Semaphore(MAX_UNTAKEN)
+        running = self._run(call, method, message["input"], room)
         task = asyncio.create_task(running, context=context_of(call))
         # A thread cannot be cancelled: its method sees it at its next progress or yield.
         waits = is_async(getattr(self._app, method.name))
-        self._calls[id_] = call, task if waits else None
+        self._calls[id_] = RunningCall(call, task if waits else None, room)
         self._tasks.add(task)
 
         def ended(task: asyncio.Task[None]) -> None:
@@ -122,18 +123,24 @@ class Worker:
 
     def _cancel(self, id_: str) -> None:
         if (found := self._calls.get(id_)) is not None:
-            call, task = found
-            call.cancelled = True
-            if task is not None:
-                task.cancel()
+            found.call.cancelled = True
+            found.room.release()  # nobody takes its partial results any more
+            if found.task is not None:
+                found.task.cancel()
+
+    def _taken(self, id_: str) -> None:
+        if (found := self._calls.get(id_)) is not None:
+            found.room.release()
 
     def _progress(self, id_: str, step: int, steps: int) -> None:
         self.send(id=id_, progress=[step, steps])
 
-    async def _run(self, call: Call, method: EndpointMethod, input: dict[str, Any]) -> None:
+    async def _run(
+        self, call: Call, method: EndpointMethod, input: dict[str, Any], room: asyncio.Semaphore
+    ) -> None:
         id_ = call.request_id
         try:
-            output = await self._output(call, method, input)
+            output = await self._output(call, method, input, room)
             self._end_logs(id_)
             self.send(id=id_, output=output)
         except BaseException as error:  # also SystemExit of a library: the other calls go on
@@ -141,18 +148,19 @@ class Worker:
             self.send(id=id_, error=_failure(error))
 
     async def _output(
-        self, call: Call, method: EndpointMethod, input: dict[str, Any]
+        self, call: Call, method: EndpointMethod, input: dict[str, Any], room: asyncio.Semaphore
     ) -> dict[str, Any]:
         args, kwargs = method.arguments(input)
-        last: Any = END
+        last: dict[str, Any] | None = None
         async with contextlib.aclosing(self._values(method, args, kwargs, call)) as made:
             async for value in made:
-                if last is not END and method.streams:
-                    self.send(id=call.request_id, partial=method.plain(last))
-                last = value
-        if last is END:
+                last = method.plain(value)
+                if method.streams:
+                    await room.acquire()
+                    self.send(id=call.request_id, partial=last)
+        if last is None:
             raise AppError(nothing_yielded(method))
-        return method.plain(last)
+        return last
 
     def _values(
         self, method: EndpointMethod, args: Any, kwargs: Any, call: Call
@@ -191,58 +199,7 @@ def _failure(error: BaseException) -> dict[str, Any]:
         return {"kind": "failed", "message": error.message, "retry": error.retry}
     # To the replica's log: a client need not see the code.
     traceback.print_exception(error, file=sys.__stderr__)
-    return {"kind": "failed", "message": _place(error)}
-
-
-class RequestLog(io.TextIOBase):
-    """Standard output or error, whose lines also go to the log of the request that printed them."""
-
-    def __init__(self, worker: Worker, level: str, under: TextIO) -> None:
-        self._worker = worker
-        self._level = level
-        self._under = under
-        self._begun: dict[str, str] = {}  # request → line without its end
-
-    def write(self, text: str) -> int:
-        call = current()
-        if call is None:
-            return self._under.write(text)
-        *lines, rest = (self._begun.pop(call.request_id, "") + text).split("\n")
-        for line in lines:
-            self._send(call.request_id, line)
-        if rest:
-            # A bar of progress begins its line again and again: what it has overwritten is gone.
-            begun = rest.rstrip("\r").rpartition("\r")[2]
-            self._begun[call.request_id] = begun[:MAX_LOG_LINE] + rest[len(rest.rstrip("\r")) :][:1]
-        return len(text)
-
-    def end(self, request_id: str) -> None:
-        """Send the line that a request has begun."""
-        self._send(request_id, self._begun.pop(request_id, ""))
-
-    def _send(self, request_id: str, line: str) -> None:
-        line = line.rstrip("\r").rpartition("\r")[2]
-        if line.strip():
-            self._worker.send(id=request_id, log=[self._level, line[:MAX_LOG_LINE]])
-
-    def flush(self) -> None:
-        self._under.flush()
-
-    def isatty(self) -> bool:
-        return False
-
-    def fileno(self) -> int:
-        return self._under.fileno()
-
-    # Libraries read these two of the real ones.
-
-    @property
-    def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self._under.encoding
-
-    @property
-    def buffer(self) -> BinaryIO:
-        return self._under.buffer
+    return {"kind": "failed", "message": place_of(error)}
 
 
 async def serve(name: str, descriptor: int) -> int:
@@ -266,7 +223,7 @@ async def serve(name: str, descriptor: int) -> int:
         return await failed(error.message)
     except Exception as error:
         traceback.print_exc()
-        return await failed(f"setup() failed: {_place(error)}")
+        return await failed(f"setup() failed: {place_of(error)}")
     worker.logs = (
         RequestLog(worker, "INFO", sys.stdout),
         RequestLog(worker, "ERROR", sys.stderr),

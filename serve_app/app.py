@@ -21,6 +21,8 @@ from ray.serve import Application, Deployment
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
 from deployments.executors import describing
+from deployments.executors.cog import deploying as cog_deploying
+from deployments.executors.comfyui import deploying as comfyui_deploying
 from deployments.executors.deployment import ExecutorDeployment
 from deployments.executors.environment import Environments
 from deployments.executors.registry import EXECUTORS
@@ -35,6 +37,7 @@ from deployments.replica.config import (
 from deployments.replica.deployment import ReplicaDeployment
 from deployments.tuning.session import TuningSession
 from serve_app.domain.errors import Misconfigured
+from serve_app.domain.executors.hosted import PROVIDERS
 from serve_app.ingress import direct_calls
 from serve_app.ingress.deployment import Ingress
 from serve_app.ingress.http.origin import HEAD_NODE
@@ -63,6 +66,7 @@ SEAT_ROUTER = f"{SessionRouter.__module__}:{SessionRouter.__name__}"
 DIRECT_CALLS = f"{direct_calls.__name__}:{direct_calls.middleware.__name__}"
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 APP_SLOTS = 8
+HOSTED_SLOTS = 500  # requests that wait for a provider cost little
 """Requests that a replica of the default pool for apps runs at once, of all apps together."""
 MOST_REPLICAS = 1000
 """Serve's own bound of each pool. The policy keeps to the pool's, which may change at any time."""
@@ -205,11 +209,14 @@ def hosted_families(config: Config) -> frozenset[str]:
 
 def _default_pools(config: Config, families: dict[str, str]) -> dict[str, PoolConfig]:
     """Pools of an installation that configures none: one with every family, so one process, one
-    engine and one memory budget; and one for apps, which has no replica until an app is called."""
+    engine and one memory budget; one for apps, and one for hosted providers, which have no replica
+    until they are called."""
     own = tuple(name for name in families if name not in EXECUTORS)
     studio = PoolConfig(families=own, num_gpus=1 if config.models.gpus else 0)
-    apps = PoolConfig(families=tuple(EXECUTORS), min_replicas=0, slots=APP_SLOTS)
-    return {"studio": studio, "apps": apps}
+    local = tuple(name for name in EXECUTORS if name not in PROVIDERS)
+    apps = PoolConfig(families=local, min_replicas=0, slots=APP_SLOTS)
+    hosted = PoolConfig(families=PROVIDERS, min_replicas=0, slots=HOSTED_SLOTS)
+    return {"studio": studio, "apps": apps, "hosted": hosted}
 
 
 def app_environments(config: Config) -> Environments:
@@ -217,9 +224,19 @@ def app_environments(config: Config) -> Environments:
     return Environments(_apps_dir(config) / "environments")
 
 
+def cog_models() -> ModuleType:
+    """Functions that prepare Cog models for ``darkroom deploy``."""
+    return cog_deploying
+
+
 def app_reader() -> ModuleType:
     """Functions that read and describe apps."""
     return describing
+
+
+def comfyui_workflows() -> ModuleType:
+    """Functions that read workflows of ComfyUI."""
+    return comfyui_deploying
 
 
 def _apps_dir(config: Config) -> Path:
@@ -282,6 +299,7 @@ def _replica_config(config: Config, pool: PoolConfig) -> ReplicaConfig:
             max_file_bytes=config.loras.max_adapter_bytes,
         ),
         apps_dir=_apps_dir(config),
+        comfyui=None if config.models.comfyui is None else config.models.comfyui.config(),
         tuning_file=config.tuning_file,
         weights=config.weights.store(),
         log_level=config.telemetry.log_level,

@@ -14,6 +14,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,16 @@ from weights.folder import ListedFile, default_directory, digest_of
 from weights.hub import Hub
 
 REPORT_EVERY_S = 1.0
+MEMORY_BYTES = 12 * 2**30
+"""Memory of the process besides mapped files: a tensor of 4 GB, what its check takes, and torch."""
+
+ADDRESS_BYTES = 64 * 2**30
+"""Address space besides the files of the job, which are mapped. torch with CUDA reserves 20 GB."""
+
+TOO_MUCH = (
+    f"The check of the weights needs more than the {MEMORY_BYTES // 2**30} GB of memory that it "
+    "may take: the file is not what its header says, or it has a tensor of more than 4 GB."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,15 +180,35 @@ def for_tenant(message: str) -> str:
     return message.replace("HF_TOKEN", "the token that was used")
 
 
+def limit_memory(mapped_bytes: int) -> None:
+    """Limit the memory of this process, and its address space, of which ``mapped_bytes`` are for
+    files. Does nothing where the system has no such limits."""
+    limits = {
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_DATA: MEMORY_BYTES,
+        resource.RLIMIT_AS: ADDRESS_BYTES + mapped_bytes,
+    }
+    for kind, most in limits.items():
+        with suppress(ValueError, OSError):  # macOS knows RLIMIT_AS, and refuses it
+            resource.setrlimit(kind, (most, most))
+
+
 def main() -> None:
     """Run the job of standard input."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.nice(5)  # requests of users come first
     reports = Reports()
+    job = CheckJob.of(json.load(sys.stdin))
+    limit_memory(2 * max(job.limits.max_bytes, 0))
     try:
-        reports.write(result=run(CheckJob.of(json.load(sys.stdin)), reports))
+        reports.write(result=run(job, reports))
     except DarkroomError as error:
         reports.write(refused=for_tenant(error.message))
+    except MemoryError:
+        reports.write(refused=TOO_MUCH)
+    except RuntimeError as error:
+        if "allocate memory" not in str(error):  # as torch says it
+            raise
+        reports.write(refused=TOO_MUCH)
 
 
 if __name__ == "__main__":

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from deployments.executors.base import AppExecutor, ExecutorWork, LoggedLine, MadeOutput
+from PIL import Image
+
+from deployments.executors.base import (
+    AppExecutor,
+    ExecutorWork,
+    LoggedLine,
+    MadeOutput,
+    PartialOutput,
+    PreviewPicture,
+)
 from deployments.executors.files import RequestFiles
 from deployments.executors.hosts import AppHost
+from deployments.executors.partials import PartialSender
 from deployments.replica.attempt_state import AttemptState, Phase, StopReason, as_failure
 from deployments.replica.poller import SlotQueue
 from deployments.transfer.uploader import StorageRetry
 from serve_app.domain.errors import TOO_LATE, Cancelled, Expired, PipelineFailed, ReplicaDied
+from serve_app.domain.executors.secrets import named_by
 from serve_app.domain.lease import Lease, LeaseKey
+from serve_app.domain.media.marking import XMP
 from serve_app.domain.outcome import Outcome, Usage
-from serve_app.domain.ports import Clock
+from serve_app.domain.ports import AppSource, Clock
 from serve_app.domain.progress import Preview
 
 log = logging.getLogger(__name__)
@@ -26,17 +39,36 @@ CANCELLED = "The request was cancelled."
 CANCEL_GRACE_S = 5.0
 """Time for a cancelled request to end by itself. Then its process is ended."""
 
+PREVIEW_SIDE = 256  # largest side in pixels
+
 MAX_LINES = 1000  # printed lines that wait for a report
 
 
-class NoPreviews:
-    """Previews of an attempt that makes none."""
+class LatestPreview:
+    """The latest preview of an attempt, for its next report. Executors make previews also when
+    nobody looks; only a wanted one is kept."""
+
+    def __init__(self, *, shown: bool, marked: bool) -> None:
+        """``shown``: False keeps none. ``marked``: they say that they are AI-generated."""
+        self._shown = shown
+        self._marked = marked
+        self._wanted = False
+        self._latest: Preview | None = None
 
     def want(self) -> None:
-        """Do nothing."""
+        """Keep the next preview: somebody looks."""
+        self._wanted = True
+
+    def offer(self, step: int, picture: bytes) -> None:
+        """Take a picture that an executor has made after ``step`` steps, in any format."""
+        if self._wanted and self._shown:
+            self._wanted = False
+            self._latest = Preview(max(step, 1), _small(picture, marked=self._marked))
 
     def take(self) -> Preview | None:
-        return None
+        """The preview, once. None if there is no new one."""
+        taken, self._latest = self._latest, None
+        return taken
 
 
 class ExecutorAttempt:
@@ -47,6 +79,8 @@ class ExecutorAttempt:
         lease: Lease,
         host: AppHost,
         files: RequestFiles,
+        partials: PartialSender,
+        source: AppSource,
         clock: Clock,
         slots: SlotQueue,
         on_slot_free: Callable[[], None],
@@ -56,10 +90,14 @@ class ExecutorAttempt:
         if lease.trace:
             self.state.trace()
         self.hand_back_reason: str | None = None
-        self.previewer = NoPreviews()
+        # What the operator's policy has to see first is not shown before.
+        shown = all(rule["action"] == "flag" for rule in lease.output_rules)
+        self.previewer = LatestPreview(shown=shown, marked=lease.marked)
         self.lines: deque[tuple[str, str]] = deque(maxlen=MAX_LINES)
         self._host = host
         self._files = files
+        self._partials = partials
+        self._source = source
         self._clock = clock
         self._slots = slots
         self._task: asyncio.Task[Any] | None = None
@@ -82,6 +120,7 @@ class ExecutorAttempt:
             output = await self._make()
             state.enter(Phase.DELIVERING)
             output, artifacts = await self._files.store(output, state.set_progress)
+            await self._partials.flush()
             return Outcome(output=output, artifacts=artifacts, usage=self._usage())
         except asyncio.CancelledError:
             if state.stopped is None or self._task is None:
@@ -98,6 +137,7 @@ class ExecutorAttempt:
         finally:
             if timer is not None:
                 timer.cancel()
+            await self._partials.aclose()
             await self._files.remove()
             state.enter(Phase.ENDED)
 
@@ -137,12 +177,25 @@ class ExecutorAttempt:
         given = await self._files.fetch(state.set_progress)
         state.enter(Phase.WAITING)
         await self._slots.take(self)
-        async with self._host.use(self.lease.endpoint, state.set_progress) as executor:
+        lease = self.lease
+        secrets = (
+            await self._source.secrets(lease.held, lease.tenant)
+            if named_by(lease.endpoint.options)
+            else ()
+        )
+        async with self._host.use(lease.endpoint, secrets, state.set_progress) as executor:
             state.enter(Phase.IN_ENGINE)
             state.enter_stage("running")
             started = self._clock.monotonic()
             work = ExecutorWork(
-                self.lease.request_id, self.lease.endpoint, given, self._files.folder
+                lease.request_id,
+                lease.endpoint,
+                given,
+                self._files.folder,
+                secrets,
+                lease.held,
+                lease.tenant,
+                lambda: state.stopped,
             )
             try:
                 return await self._output(executor, work)
@@ -157,11 +210,22 @@ class ExecutorAttempt:
         async for event in executor.run(work):
             if isinstance(event, LoggedLine):
                 self.lines.append((event.level, event.text))
+            elif isinstance(event, PartialOutput):
+                await self._add_partial(event)
+            elif isinstance(event, PreviewPicture):
+                self.previewer.offer(event.step, event.picture)
             elif isinstance(event, MadeOutput):
                 return event.output
             else:
                 self.state.set_progress(event)
         raise PipelineFailed("The app ended the request without a result.")
+
+    async def _add_partial(self, event: PartialOutput) -> None:
+        """Send a partial result. One that cannot be shown is left out, and the log says so."""
+        try:
+            await self._partials.add(await self._files.inline(event.output))
+        except PipelineFailed as error:
+            self.lines.append(("WARNING", f"A partial result was left out: {error.message}"))
 
     async def _end_call(self, executor: AppExecutor) -> None:
         if not await executor.cancel(self.lease.request_id, CANCEL_GRACE_S):
@@ -186,3 +250,14 @@ class ExecutorAttempt:
         elif not isinstance(error, Cancelled):
             log.warning("The attempt failed.", exc_info=error)
         return Outcome(failure=as_failure(error), usage=self._usage())
+
+
+def _small(picture: bytes, *, marked: bool) -> bytes:
+    """A picture as a JPEG of at most ``PREVIEW_SIDE`` pixels."""
+    with Image.open(io.BytesIO(picture)) as opened:
+        small = opened.convert("RGB")
+    small.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+    written = io.BytesIO()
+    mark = {"xmp": XMP.encode()} if marked else {}
+    small.save(written, "JPEG", quality=80, **mark)
+    return written.getvalue()

@@ -11,14 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from darkroom.files import FILE_MARK, PATH_KEY
+from deployments.replica.attempt_state import StopReason
 from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.executors.secrets import Secret
+from serve_app.domain.lease import LeaseKey
 from serve_app.domain.progress import Progress
 
-FILE_MARK = "x-darkroom-file"
-"""Key of a JSON Schema that says that a value is a file, and of which kind."""
-
-PATH_KEY = "$file"
-"""Key of the object that stands for a file on this machine, in inputs and outputs of executors."""
+__all__ = [
+    "FILE_MARK",
+    "PATH_KEY",
+    "AppExecutor",
+    "Event",
+    "ExecutorWork",
+    "LoggedLine",
+    "MadeOutput",
+    "PartialOutput",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +38,11 @@ class ExecutorWork:
     endpoint: Endpoint
     input: Mapping[str, Any]
     folder: Path  # for its files; removed after the request
+    secrets: tuple[Secret, ...] = ()  # that the endpoint names, as far as they are set
+    held: LeaseKey | None = None
+    tenant: str = ""
+    stopped: Callable[[], StopReason | None] = lambda: None
+    """Reason why the attempt was stopped; None: it goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +54,29 @@ class LoggedLine:
 
 
 @dataclass(frozen=True, slots=True)
+class PartialOutput:
+    """A value that a generator has yielded; otherwise as ``MadeOutput``, which is the last one. The
+    next event is asked for when this one has been handled, so a generator can be held back."""
+
+    output: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class MadeOutput:
     """Result of a request, with ``{"$file": path, "media_type": …}`` in place of files."""
 
     output: Mapping[str, Any]
 
 
-Event = Progress | LoggedLine | MadeOutput
+@dataclass(frozen=True, slots=True)
+class PreviewPicture:
+    """Picture of what a request has made after ``step`` steps, in any format that Pillow reads."""
+
+    step: int
+    picture: bytes
+
+
+Event = Progress | PreviewPicture | LoggedLine | PartialOutput | MadeOutput
 
 
 class AppExecutor(Protocol):

@@ -17,7 +17,6 @@ from tempfile import mkdtemp
 
 from serve_app.domain.errors import AppNotStarted
 
-MAX_BYTES = 16 * 2**20  # of a bundle
 MAX_UNPACKED_BYTES = 256 * 2**20
 MAX_FILES = 2000
 MAX_PATH = 200  # bytes of a file's name with its folders

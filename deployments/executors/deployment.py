@@ -3,31 +3,41 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from random import SystemRandom
 from tempfile import gettempdir
-
-import ray
-from ray import serve
 
 from deployments.executors.base import AppExecutor
 from deployments.executors.code import AppCode
+from deployments.executors.cog.executor import CogExecutor, CogServerExecutor, CogSpec
+from deployments.executors.comfyui.executor import ComfyUiExecutor
+from deployments.executors.comfyui.server import comfyui_server
+from deployments.executors.comfyui.workflow import ComfyUiWorkflow
 from deployments.executors.environment import Environments
-from deployments.executors.hosts import AppHost
+from deployments.executors.hosted.calls import provider_client
+from deployments.executors.hosted.executor import HostedExecutor
+from deployments.executors.hosts import AppHost, AppPlan, MakeExecutor, secrets_version, variables
 from deployments.executors.python_app import AppSpec, PythonAppExecutor
+from deployments.executors.registry import COG, COMFYUI, PYTHON
 from deployments.executors.replica import ExecutorReplica, ExecutorResources
-from deployments.ingress_client.handle import HandleLeasePort
 from deployments.ingress_client.local import LocalLeasePort
-from deployments.replica.config import IngressLink, ReplicaConfig, ReplicaIdentity
-from deployments.transfer.fetcher import Fetcher, MinRate, fetcher_client
-from deployments.transfer.uploader import Backoff, Uploader, http_client
+from deployments.replica.config import (
+    ReplicaConfig,
+    TransferConfig,
+    connect,
+    make_fetcher,
+    make_uploader,
+)
+from deployments.safety.checkers import Checkers
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.name_resolution import MAX_THREADS, NameResolver
-from serve_app.loopback import keep_to_loopback
-from serve_app.telemetry import logs
-from serve_app.telemetry.clock import SystemClock
+from serve_app.domain.executors.hosted import PROVIDERS
+from serve_app.domain.executors.secrets import Secret
+from serve_app.domain.ports import AppSource
+from weights.store import Store
+
+MAX_OUTPUT_BYTES = 2 * 2**30  # of a file that a hosted provider made
+OUTPUT_WITHIN_S = 900.0
 
 
 class ExecutorDeployment:
@@ -41,44 +51,22 @@ class ExecutorDeployment:
         self, pool: str, config: ReplicaConfig, ingress_name: str, app_name: str | None = None
     ) -> None:
         """``app_name``: application of the ingress. None: the same application as this replica."""
-        keep_to_loopback()
-        logs.configure(config.log_level, logs.stream(config.log_file), config.log_format)
-        logs.quiet_serve()
-        context = serve.get_replica_context()
-        identity = ReplicaIdentity(
-            replica_id=context.replica_id.unique_id,
-            actor_id=ray.get_runtime_context().get_actor_id() or "",
-            pool=pool,
-            node=ray.util.get_node_ip_address(),
-        )
-        handle = serve.get_deployment_handle(
-            ingress_name, app_name or context.app_name, _check_exists=False
-        )
-        handle_port = HandleLeasePort(handle)
-        self._port = LocalLeasePort(
-            handle_port, handle_port.socket_path, find_remote=handle_port.remote_line
-        )
-        clock, backoff = SystemClock(), Backoff(SystemRandom())
-        link = IngressLink(self._port, identity, config.calls, clock, backoff)
-        self._scratch = Path(gettempdir()) / f"darkroom-apps-{identity.replica_id}"
+        made = connect(pool, config, ingress_name, app_name)
+        handle_port, link, self._port = made.handle, made.link, made.port
+        self._scratch = Path(gettempdir()) / f"darkroom-apps-{link.identity.replica_id}"
         transfers = config.transfers
         code = AppCode(config.apps_dir / "code", handle_port.app_bundle)
         resources = ExecutorResources(
             host=AppHost(
-                executor_maker(config.apps_dir, code, self._scratch),
+                executor_maker(config, code, self._scratch, hosted_maker(handle_port, transfers)),
                 max_apps=1 if config.needs_gpu else config.max_apps,
             ),
-            fetcher=Fetcher(
-                fetcher_client(),
-                NameResolver(per_tenant=MAX_THREADS),
-                max_bytes=transfers.max_input_bytes,
-                timeout_s=transfers.fetch_timeout_s,
-                allow_private=transfers.allow_private_urls,
-                min_rate=MinRate(transfers.min_bytes_per_s),
-            ),
-            uploader=Uploader(http_client(), clock, backoff, transfers.upload_give_up_s),
+            fetcher=make_fetcher(transfers, transfers.max_input_bytes),
+            uploader=make_uploader(transfers, link.clock, link.backoff),
             tickets=handle_port,
             scratch=self._scratch,
+            checkers=Checkers(Store(config.weights)),
+            safety_log=handle_port,
         )
         self._replica = ExecutorReplica(link, resources, config.slots, config.close_within_s)
         await self._replica.start()
@@ -97,15 +85,49 @@ class ExecutorDeployment:
 
 
 def executor_maker(
-    directory: Path, code: AppCode, scratch: Path
-) -> Callable[[Endpoint], tuple[str, Callable[[], AppExecutor]]]:
-    """Function that makes the executor of an endpoint. ``directory``: of environments, on this
-    node. ``scratch``: for the files of its processes."""
+    config: ReplicaConfig, code: AppCode, scratch: Path, hosted: Callable[[], AppExecutor]
+) -> MakeExecutor:
+    """Function that makes the executor of an endpoint. ``scratch``: for the files of its
+    processes. ``hosted`` makes the executor of a provider."""
+    directory = config.apps_dir
     environments = Environments(directory / "environments")
 
-    def make(endpoint: Endpoint) -> tuple[str, Callable[[], AppExecutor]]:
+    def python(endpoint: Endpoint, secrets: Sequence[Secret]) -> AppPlan:
         spec = AppSpec.of(endpoint)
         home = scratch / "homes" / spec.bundle[:12]
-        return spec.key, partial(PythonAppExecutor, spec, code.folder, environments, home)
+        given = variables(endpoint, secrets)
+        data = directory / "data"
+        made = partial(PythonAppExecutor, spec, code.folder, environments, home, data, given)
+        return AppPlan(spec.key, made, secrets_version(given))
 
-    return make
+    def cog(endpoint: Endpoint, secrets: Sequence[Secret]) -> AppPlan:
+        del secrets  # a project of Cog's names none
+        spec = CogSpec.of(endpoint)
+        if spec.url:
+            return AppPlan(spec.key, partial(CogServerExecutor, spec))
+        home = scratch / "homes" / f"{spec.bundle[:12]}-{spec.mode}"
+        return AppPlan(spec.key, partial(CogExecutor, spec, code.folder, environments, home))
+
+    def comfyui(endpoint: Endpoint, secrets: Sequence[Secret]) -> AppPlan:
+        del secrets  # ComfyUI has one process for all workflows, so none may have its own
+        ComfyUiWorkflow.of(endpoint)  # Misconfigured before a process is started for it
+        home, weights = scratch / "homes" / COMFYUI, config.weights.directory
+
+        def made() -> ComfyUiExecutor:
+            gpu = config.needs_gpu
+            return ComfyUiExecutor(comfyui_server(config.comfyui, home, weights, gpu=gpu))
+
+        return AppPlan(COMFYUI, made)
+
+    def provider(endpoint: Endpoint, secrets: Sequence[Secret]) -> AppPlan:
+        del secrets  # they are those of a request's tenant, and go with its call
+        return AppPlan(endpoint.family, hosted)
+
+    makers = {PYTHON: python, COG: cog, COMFYUI: comfyui, **dict.fromkeys(PROVIDERS, provider)}
+    return lambda endpoint, secrets: makers[endpoint.family](endpoint, secrets)
+
+
+def hosted_maker(source: AppSource, transfers: TransferConfig) -> Callable[[], AppExecutor]:
+    """Function that makes the executor of a hosted provider."""
+    fetcher = partial(make_fetcher, transfers, MAX_OUTPUT_BYTES, OUTPUT_WITHIN_S)
+    return partial(HostedExecutor, provider_client, source, fetcher)

@@ -16,13 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from deployments.executors.code import MAX_BYTES, unpack
-from deployments.executors.environment import Environments
+from deployments.executors.code import unpack
+from deployments.executors.environment import Environments, Requirements, layers
+from deployments.executors.fal import source
+from deployments.executors.fal.description import check_files, requirements_of, usable
+from deployments.executors.fal.source import files_beside
 from deployments.executors.process import child_environment
-from deployments.executors.python_app import library_path
+from deployments.executors.python_app import library_path, worker_module
 from serve_app.domain.errors import Misconfigured
+from serve_app.domain.ports import MAX_CODE_BYTES
 
-__all__ = ["AppClass", "bundle", "describe", "read_source", "unpack"]
+__all__ = ["AppClass", "bundle", "describe", "files_beside", "read_source", "unpack"]
 
 DESCRIBE_WITHIN_S = 120.0
 
@@ -36,7 +40,8 @@ class AppClass:
 
     name: str
     line: int
-    requirements: tuple[str, ...] | None
+    requirements: Requirements | None
+    is_fal: bool = False  # written for fal
 
 
 def read_source(path: Path) -> Sequence[AppClass]:
@@ -49,12 +54,19 @@ def read_source(path: Path) -> Sequence[AppClass]:
         raise Misconfigured(f"{path.name}:{error.lineno or 1}: {error.msg}") from error
     except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise Misconfigured(f"{path} cannot be read: {error}") from error
+    fal_names = source.app_names(tree)
     found: dict[str, AppClass] = {}
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
             bases = [_base(each) for each in node.bases]
             inherited = next((found[each] for each in bases if each in found), None)
-            if inherited or "App" in bases:
+            is_fal = any(source.dotted(each) in fal_names for each in node.bases)
+            if is_fal or (inherited and inherited.is_fal):
+                # Only a guess: its worker tells what fal makes of the class.
+                listed = source.literal(tree, node, "requirements")
+                guess = tuple(cast("list[Any]", listed)) if isinstance(listed, list) else ()
+                found[node.name] = AppClass(node.name, node.lineno, guess, is_fal=True)
+            elif inherited or "App" in bases:
                 above = inherited.requirements if inherited else None
                 requirements = _requirements(path, node, above)
                 found[node.name] = AppClass(node.name, node.lineno, requirements)
@@ -79,8 +91,8 @@ def _base(base: ast.expr) -> str:
 
 
 def _requirements(
-    path: Path, node: ast.ClassDef, inherited: tuple[str, ...] | None
-) -> tuple[str, ...] | None:
+    path: Path, node: ast.ClassDef, inherited: Requirements | None
+) -> Requirements | None:
     for line in reversed(node.body):  # the last one counts
         if isinstance(line, ast.Assign):
             targets = line.targets
@@ -111,23 +123,23 @@ def _listed(where: str, written: ast.expr) -> tuple[str, ...] | None:
     return cast("tuple[str, ...]", listed)
 
 
-def bundle(path: Path, more: Sequence[Path]) -> bytes:
-    """Zip file with an app's file, and ``more`` files and folders beside it. Hidden files of
-    folders are left out. ``Misconfigured`` if it is too large."""
-    files = _files(path, more)
+def bundle(path: Path, more: Sequence[Path], named: Mapping[str, Path] | None = None) -> bytes:
+    """Zip file with an app's file, ``more`` files and folders beside it, and others by their names
+    in it. Hidden files of folders are left out. ``Misconfigured`` if it is too large."""
+    files = {**(named or {}), **_files(path, more)}
     try:
         # Before they are read: a folder may have weights of many gigabytes.
         size = sum(each.stat().st_size for each in files.values())
-        if size <= MAX_BYTES:
+        if size <= MAX_CODE_BYTES:
             content = _zipped(files)
             size = len(content)
-            if size <= MAX_BYTES:
+            if size <= MAX_CODE_BYTES:
                 return content
     except OSError as error:
         raise Misconfigured(f"{error.filename} cannot be read: {error.strerror}") from error
     raise Misconfigured(
-        f"The code has {size / 2**20:.0f} MiB as a zip file; at most {MAX_BYTES // 2**20} MiB are "
-        "possible. Load weights in setup() instead."
+        f"The code has {size / 2**20:.0f} MiB as a zip file; at most {MAX_CODE_BYTES // 2**20} MiB "
+        "are possible. Load weights in setup() instead."
     )
 
 
@@ -180,9 +192,30 @@ async def describe(
     ``Misconfigured`` says what is wrong with it.
     """
     name = f"{module}:{app.name}"
-    python = await environments.python(app.requirements)
+    if not app.is_fal:
+        python = await environments.python(app.requirements)
+        return await _imported(python, app, name, folder, within_s)
+    bundled = [each.as_posix() for each in _below(folder)]
+    requirements = app.requirements or ()
+    for _ in range(3):
+        python = await environments.python(requirements, for_fal=True)
+        found = await _imported(python, app, name, folder, within_s)
+        declared = requirements_of(app.name, found)
+        # They may be computed, so that only the import tells them.
+        if layers(declared) == layers(requirements):
+            check_files(app.name, found, bundled)
+            return usable(app.name, found)
+        requirements = declared
+    raise Misconfigured(f"{app.name}.requirements are others with each import. Write them out.")
+
+
+async def _imported(
+    python: Path, app: AppClass, name: str, folder: Path, within_s: float
+) -> Mapping[str, Any]:
+    """Description by a worker in an environment."""
+    module = name.partition(":")[0]
     process = await asyncio.create_subprocess_exec(
-        *(str(python), "-m", "darkroom.worker", "describe", name),
+        *(str(python), "-m", worker_module(is_fal=app.is_fal), "describe", name),
         cwd=folder,
         env=child_environment(folder) | library_path(app.requirements),
         stdin=asyncio.subprocess.DEVNULL,

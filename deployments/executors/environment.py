@@ -16,12 +16,20 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import cast
 
 from serve_app.domain.errors import AppNotStarted, Misconfigured
 from weights.lock import RepositoryLock
 
 BASE = ("pydantic>=2.11,<3",)
-"""What every environment has besides the app's requirements: what ``darkroom`` itself needs."""
+"""What an environment has besides the app's requirements: what ``darkroom`` itself needs."""
+
+FAL_BASE = ("fal>=1.83,<1.84",)
+"""What an environment of an app for fal has: ``darkroom.fal`` uses names that fal does not promise,
+and its tests run with these versions."""
+
+Requirements = Sequence[str] | Sequence[Sequence[str]]
+"""Packages; or lists of them, of which each is installed after the one before it."""
 
 COMPLETE = ".darkroom-complete"
 """File that is written last, so that an interrupted build is seen and repeated."""
@@ -58,24 +66,31 @@ class Environments:
         self._settings = settings
 
     async def python(
-        self, requirements: Sequence[str] | None, on_build: Callable[[], None] = lambda: None
+        self,
+        requirements: Requirements | None,
+        on_build: Callable[[], None] = lambda: None,
+        *,
+        for_fal: bool = False,
     ) -> Path:
         """Interpreter of the environment with ``requirements``; it is built if it is missing, after
-        a call of ``on_build``. None: Darkroom's own.
+        a call of ``on_build``. None: Darkroom's own. ``for_fal``: with the package ``fal``, and the
+        requirements are arguments of the installer, as they are for fal.
 
         Raises ``AppNotStarted`` with the installer's last lines.
         """
         if requirements is None:
             return Path(sys.executable)
-        folder = self._directory / environment_key(requirements)
+        folder = self._directory / environment_key(requirements, for_fal=for_fal)
         python = folder / "bin" / "python"
         if not (folder / COMPLETE).is_file():
             on_build()
-            await self._build(folder, python, requirements)
+            await self._build(folder, python, requirements, for_fal=for_fal)
         os.utime(folder / COMPLETE)  # for whoever removes those that have not been used for long
         return python
 
-    async def _build(self, folder: Path, python: Path, requirements: Sequence[str]) -> None:
+    async def _build(
+        self, folder: Path, python: Path, requirements: Requirements, *, for_fal: bool
+    ) -> None:
         async with _locked(folder.with_suffix(".lock")):
             if (folder / COMPLETE).is_file():  # another process has built it meanwhile
                 return
@@ -83,10 +98,16 @@ class Environments:
             settings = self._settings
             if settings is None:
                 settings = await asyncio.to_thread(pip_settings)
-            listed = folder.with_suffix(".txt")
-            listed.write_text("\n".join((*BASE, *requirements)) + "\n", encoding="utf-8")
-            for command in commands(folder, python, listed, settings):
-                await _run(command, settings, requirements)
+            base = FAL_BASE if for_fal else BASE
+            make, install = commands(folder, python, settings)
+            await _run(make, settings, requirements or base)
+            for number, layer in enumerate(layers(requirements)):
+                if for_fal:
+                    await _run([*install, *base, *layer], settings, layer or base)
+                    continue
+                listed = folder.with_suffix(f".{number}.txt")
+                listed.write_text("\n".join((*base, *layer)) + "\n", encoding="utf-8")
+                await _run([*install, "-r", str(listed)], settings, layer or base)
             await asyncio.to_thread(_add_library, folder)
             (folder / COMPLETE).touch()
 
@@ -113,22 +134,30 @@ async def _locked(path: Path) -> AsyncGenerator[None]:
         lock.release()
 
 
-def environment_key(requirements: Sequence[str]) -> str:
+def layers(requirements: Requirements) -> list[list[str]]:
+    """Lists of packages in the order in which they are installed."""
+    if all(isinstance(each, str) for each in requirements):
+        return [list(cast("Sequence[str]", requirements))]
+    return [[each] if isinstance(each, str) else list(each) for each in requirements]
+
+
+def environment_key(requirements: Requirements, *, for_fal: bool = False) -> str:
     """Name of an environment: a digest of all that decides what is installed in it."""
     parts = (
         platform.python_version(),
         platform.platform(),
-        BASE,
-        list(requirements),
+        FAL_BASE if for_fal else BASE,
+        [each if isinstance(each, str) else list(each) for each in requirements],
         _library_digest(),
     )
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:20]
 
 
 def commands(
-    folder: Path, python: Path, listed: Path, settings: Mapping[str, str]
-) -> Sequence[Sequence[str]]:
-    """Commands that build an environment in ``folder`` from the list of requirements."""
+    folder: Path, python: Path, settings: Mapping[str, str]
+) -> tuple[Sequence[str], Sequence[str]]:
+    """Commands that make an empty environment in ``folder``, and that install in it what is
+    appended to them."""
     uv = uv_program()
     if uv is None:
         make = [sys.executable, "-m", "venv", str(folder)]
@@ -136,7 +165,7 @@ def commands(
         if find_spec("pip"):  # this one can install there: a copy of it takes ten seconds
             make.insert(3, "--without-pip")
             pip = [sys.executable, "-m", "pip", "--python", str(python)]
-        return (make, [*pip, "install", "--quiet", "-r", str(listed)])
+        return make, [*pip, "install", "--quiet"]
     options: list[str] = []
     for name, option in PIP_TO_UV.items():
         for value in settings.get(name, "").split():
@@ -145,10 +174,9 @@ def commands(
         options.append("--no-index")
     if settings.get("extra-index-url"):
         options += ["--index-strategy", "unsafe-best-match"]  # as pip, whose settings these are
-    install = [uv, "pip", "install", "--quiet", "--python", str(python), *options, "-r"]
     return (
         [uv, "venv", "--quiet", "--python", sys.executable, str(folder)],
-        [*install, str(listed)],
+        [uv, "pip", "install", "--quiet", "--python", str(python), *options],
     )
 
 
@@ -177,7 +205,7 @@ def pip_settings() -> dict[str, str]:
 
 
 async def _run(
-    command: Sequence[str], settings: Mapping[str, str], requirements: Sequence[str]
+    command: Sequence[str], settings: Mapping[str, str], requirements: Requirements
 ) -> None:
     # The installer is configured by its own variables, which are none of Darkroom's settings.
     given = os.environ  # noqa: TID251
@@ -185,17 +213,21 @@ async def _run(
     environment["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
     if certificates := settings.get("cert"):
         environment.setdefault("SSL_CERT_FILE", certificates)
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        env=environment,
-        start_new_session=True,
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
     )
     try:
+        process = await asyncio.shield(starting)
         output, _ = await process.communicate()
     except asyncio.CancelledError:
+        process = await starting  # it may run already, although nobody has seen that yet
         with contextlib.suppress(ProcessLookupError):  # also the builds that it has started
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
@@ -203,8 +235,12 @@ async def _run(
     if process.returncode:
         said = output.decode(errors="replace").strip().splitlines()[-LAST_LINES:]
         raise AppNotStarted(
-            f"The requirements {', '.join(requirements)} cannot be installed: {' '.join(said)}"
+            f"The requirements {_shown(requirements)} cannot be installed: {' '.join(said)}"
         )
+
+
+def _shown(requirements: Requirements) -> str:
+    return ", ".join(each for layer in layers(requirements) for each in layer)
 
 
 def _library() -> Path:
@@ -217,7 +253,7 @@ def _library() -> Path:
 
 def _library_digest() -> str:
     digest = hashlib.sha256()
-    for each in sorted(_library().glob("*.py")):
+    for each in sorted(_library().rglob("*.py")):
         digest.update(each.read_bytes())
     return digest.hexdigest()
 

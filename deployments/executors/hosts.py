@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from deployments.executors.base import AppExecutor
 from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.errors import SecretMissing
+from serve_app.domain.executors.secrets import Secret, named_by
 from serve_app.domain.progress import Progress
 
 log = logging.getLogger(__name__)
 
 STOP_GRACE_S = 10.0
 
-MakeExecutor = Callable[[Endpoint], tuple[str, Callable[[], AppExecutor]]]
-"""Function from an endpoint to the name of its app, and what makes an executor for it."""
+
+@dataclass(frozen=True, slots=True)
+class AppPlan:
+    """The app of an endpoint: its name, and how its executor is made."""
+
+    name: str
+    make: Callable[[], AppExecutor]
+    version: str = ""  # another one of the same app is ended when it is not in use
+
+
+MakeExecutor = Callable[[Endpoint, Sequence[Secret]], AppPlan]
+"""Function from an endpoint, and the secrets that it names, to its app."""
 
 
 @dataclass
@@ -48,7 +62,7 @@ class AppHost:
     def __init__(self, make: MakeExecutor, max_apps: int) -> None:
         self._make = make
         self._max_apps = max_apps
-        self._apps: dict[str, HostedApp] = {}
+        self._apps: dict[tuple[str, str], HostedApp] = {}
         self._changed = asyncio.Condition()
         self._uses = 0
 
@@ -59,11 +73,15 @@ class AppHost:
 
     @asynccontextmanager
     async def use(
-        self, endpoint: Endpoint, on_progress: Callable[[Progress], None]
+        self,
+        endpoint: Endpoint,
+        secrets: Sequence[Secret],
+        on_progress: Callable[[Progress], None],
     ) -> AsyncGenerator[AppExecutor]:
         """The executor of an endpoint's app, started, with a place for one more request."""
-        name, make = self._make(endpoint)
-        app = await self._app(name, make, on_progress)
+        plan = self._make(endpoint, secrets)
+        key = (plan.name, plan.version)
+        app = await self._app(plan, on_progress)
         app.endpoints.add(endpoint.id)
         app.users += 1
         try:
@@ -75,17 +93,17 @@ class AppHost:
             app.users -= 1
             self._uses += 1
             app.last_used = self._uses
-            if not app.executor.alive and app.started.done() and self._apps.get(name) is app:
-                del self._apps[name]
+            if not app.executor.alive and app.started.done() and self._apps.get(key) is app:
+                del self._apps[key]
                 await app.executor.aclose(0)
             async with self._changed:
                 self._changed.notify_all()
 
     async def end(self, executor: AppExecutor) -> None:
         """End a process that does not obey. Its other requests fail, and are repeated."""
-        for name, app in list(self._apps.items()):
+        for key, app in list(self._apps.items()):
             if app.executor is executor:
-                del self._apps[name]
+                del self._apps[key]
         await executor.aclose(0)
 
     async def aclose(self, grace_s: float) -> None:
@@ -94,32 +112,60 @@ class AppHost:
             app.started.cancel()
         await asyncio.gather(*(each.executor.aclose(grace_s) for each in apps))
 
-    async def _app(
-        self,
-        name: str,
-        make: Callable[[], AppExecutor],
-        on_progress: Callable[[Progress], None],
-    ) -> HostedApp:
+    async def _app(self, plan: AppPlan, on_progress: Callable[[Progress], None]) -> HostedApp:
+        key = (plan.name, plan.version)
         while True:
-            app = self._apps.get(name)
+            app = self._apps.get(key)
             if app is not None and (not app.started.done() or app.ready):
                 return app
             if app is not None:
-                del self._apps[name]
+                del self._apps[key]
+            await self._end_other_versions(plan)
             if len(self._apps) < self._max_apps:
                 break
             idle = [each for each in self._apps if not self._apps[each].users]
             if idle:
                 oldest = min(idle, key=lambda each: self._apps[each].last_used)
-                log.info("%s ends, to make room for %s.", oldest, name)
-                ended = self._apps.pop(oldest)
-                ended.started.cancel()
-                await ended.executor.aclose(STOP_GRACE_S)
+                log.info("%s ends, to make room for %s.", oldest[0], plan.name)
+                await self._end_idle(oldest)
                 continue
             async with self._changed:
                 await self._changed.wait()
-        executor = make()
+        executor = plan.make()
         started = asyncio.create_task(executor.start(on_progress))
         made = HostedApp(executor, started, asyncio.Semaphore(executor.concurrency))
-        self._apps[name] = made
+        self._apps[key] = made
         return made
+
+    async def _end_other_versions(self, plan: AppPlan) -> None:
+        """End idle processes of the app with other secrets, which were replaced."""
+        for key, app in list(self._apps.items()):
+            if key[0] == plan.name and key[1] != plan.version and not app.users:
+                await self._end_idle(key)
+
+    async def _end_idle(self, key: tuple[str, str]) -> None:
+        ended = self._apps.pop(key)
+        ended.started.cancel()
+        await ended.executor.aclose(STOP_GRACE_S)
+
+
+def variables(endpoint: Endpoint, secrets: Sequence[Secret]) -> dict[str, str]:
+    """Variables of the process of an endpoint's app, by the names of its secrets.
+
+    ``SecretMissing`` names one that is not set.
+    """
+    given = {each.name: each.value for each in secrets}
+    for name in named_by(endpoint.options):
+        if name not in given:
+            raise SecretMissing(
+                f"{endpoint.id} needs the secret {name}, which is not set. An operator sets it "
+                f"with `darkroom secrets set {name} --installation`."
+            )
+    return given
+
+
+def secrets_version(given: Mapping[str, str]) -> str:
+    """Digest of secrets: a process that has others is another one. Empty without secrets."""
+    if not given:
+        return ""
+    return hashlib.sha256(json.dumps(sorted(given.items())).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""A child process with a socket to it: started with few variables, ended with all its children."""
+"""Processes of executors: started with few variables, ended with all their children."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from darkroom.worker import MAX_LINE
+from weights.folder import default_directory
+
 log = logging.getLogger(__name__)
 
-MAX_LINE = 64 * 2**20  # bytes of a message
 LAST_LINES = 20  # of its output, for an error about its end
 
 PASSED = (
@@ -37,11 +39,13 @@ def child_environment(home: Path) -> dict[str, str]:
     # What the replica's own libraries read, and nothing of Darkroom's.
     given = os.environ  # noqa: TID251
     kept = {name: given[name] for name in PASSED if name in given}
+    # The node's cache: that of its own home would be fetched again by each replica.
+    kept.setdefault("HF_HUB_CACHE", str(default_directory()))
     return kept | {"HOME": str(home), "TMPDIR": str(home), "PYTHONUNBUFFERED": "1"}
 
 
-class ChildProcess:
-    """Child in a process group of its own, which talks by lines of JSON over a socket.
+class ProcessGroup:
+    """A process that leads a group of its own, so that it ends with all its children.
 
     Its output is written to the replica's log. Use on one event loop.
     """
@@ -51,35 +55,8 @@ class ChildProcess:
         self._name = name
         self._home = home
         self._process: asyncio.subprocess.Process | None = None
-        self._writer: asyncio.StreamWriter | None = None
-        self._reader: asyncio.StreamReader | None = None
         self._output: asyncio.Task[None] | None = None
         self.last_lines: list[str] = []
-
-    async def start(
-        self, command: Sequence[str], folder: Path, more: Mapping[str, str] | None = None
-    ) -> None:
-        """Start ``command`` in ``folder``; the number of its socket is appended to it."""
-        ours, theirs = socket.socketpair()
-        try:
-            self._process = await asyncio.create_subprocess_exec(
-                *command,
-                str(theirs.fileno()),
-                cwd=folder,
-                env=child_environment(self._home) | dict(more or {}),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
-            )
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        self._output = asyncio.create_task(self._log_output())
-        self._reader, self._writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE)
 
     @property
     def alive(self) -> bool:
@@ -96,26 +73,33 @@ class ChildProcess:
                 how += ", perhaps for lack of memory"
         return how + (f": {self.last_lines[-1]}" if self.last_lines else "")
 
-    def send(self, **message: Any) -> None:
-        """Send a message. One to a child that has ended is dropped."""
-        if self._writer is not None and not self._writer.is_closing():
-            self._writer.write(json.dumps(message).encode() + b"\n")
-
-    async def receive(self) -> dict[str, Any] | None:
-        """The next message. None: the child has closed its socket, or sends no JSON."""
-        if self._reader is None:
-            return None
+    async def _spawn(
+        self,
+        command: Sequence[str],
+        folder: Path,
+        more: Mapping[str, str] | None,
+        theirs: socket.socket,
+    ) -> None:
+        """Start ``command`` in ``folder``, with one end of a socket, which is closed here."""
         try:
-            line = await self._reader.readline()
-            return cast("dict[str, Any]", json.loads(line)) if line else None
-        except (ConnectionError, ValueError):
-            return None
+            self._process = await asyncio.create_subprocess_exec(
+                *command,
+                cwd=folder,
+                env=child_environment(self._home) | dict(more or {}),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            )
+        finally:
+            theirs.close()
+        self._output = asyncio.create_task(self._log_output())
 
-    async def aclose(self, grace_s: float) -> None:
-        """Close the socket, which asks the child to end, and kill its group after ``grace_s``."""
+    async def _end_group(self, grace_s: float) -> None:
+        """Wait ``grace_s`` seconds for the end of a process that was asked to end, and kill its
+        group then."""
         process = self._process
-        if self._writer is not None:
-            self._writer.close()
         if process is None:
             return
         with contextlib.suppress(TimeoutError):
@@ -144,3 +128,45 @@ class ChildProcess:
             text = line.decode(errors="replace").rstrip()
             log.info("%s: %s", self._name, text)
             self.last_lines = [*self.last_lines, text][-LAST_LINES:]
+
+
+class ChildProcess(ProcessGroup):
+    """Child that talks by lines of JSON over a socket."""
+
+    def __init__(self, name: str, home: Path) -> None:
+        super().__init__(name, home)
+        self._writer: asyncio.StreamWriter | None = None
+        self._reader: asyncio.StreamReader | None = None
+
+    async def start(
+        self, command: Sequence[str], folder: Path, more: Mapping[str, str] | None = None
+    ) -> None:
+        """Start ``command`` in ``folder``; the number of its socket is appended to it."""
+        ours, theirs = socket.socketpair()
+        try:
+            await self._spawn([*command, str(theirs.fileno())], folder, more, theirs)
+        except OSError:
+            ours.close()
+            raise
+        self._reader, self._writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE)
+
+    def send(self, **message: Any) -> None:
+        """Send a message. One to a child that has ended is dropped."""
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(json.dumps(message).encode() + b"\n")
+
+    async def receive(self) -> dict[str, Any] | None:
+        """The next message. None: the child has closed its socket, or sends no JSON."""
+        if self._reader is None:
+            return None
+        try:
+            line = await self._reader.readline()
+            return cast("dict[str, Any]", json.loads(line)) if line else None
+        except (ConnectionError, ValueError):
+            return None
+
+    async def aclose(self, grace_s: float) -> None:
+        """Close the socket, which asks the child to end, and kill its group after ``grace_s``."""
+        if self._writer is not None:
+            self._writer.close()
+        await self._end_group(grace_s)

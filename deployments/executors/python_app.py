@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from deployments.executors.base import Event, ExecutorWork, LoggedLine, MadeOutput
-from deployments.executors.environment import Environments
+from deployments.executors.base import Event, ExecutorWork, LoggedLine, MadeOutput, PartialOutput
+from deployments.executors.environment import Environments, Requirements
 from deployments.executors.process import ChildProcess
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import (
@@ -26,6 +26,9 @@ from serve_app.domain.progress import Progress, Stage
 OPTION = "app"
 """Option of an endpoint with the app that it belongs to."""
 
+FAL = "fal"
+"""Kind of an app that is a ``fal.App``. Others have none."""
+
 
 class AppFailed(PipelineFailed):
     """An app reported that another attempt may succeed."""
@@ -40,9 +43,10 @@ class AppSpec:
     bundle: str  # SHA-256 of the zip file with its code
     name: str  # module:Class
     path: str  # of the endpoint
-    requirements: tuple[str, ...] | None
+    requirements: Requirements | None
     concurrency: int
     start_timeout_s: float
+    is_fal: bool = False  # written for fal
 
     @classmethod
     def of(cls, endpoint: Endpoint) -> AppSpec:
@@ -55,9 +59,10 @@ class AppSpec:
                 bundle=str(app["bundle"]),
                 name=str(app["class"]),
                 path=str(app["path"]),
-                requirements=None if listed is None else tuple(map(str, listed)),
+                requirements=None if listed is None else _requirements(listed),
                 concurrency=int(app.get("concurrency", 1)),
                 start_timeout_s=float(app.get("start_timeout_s", 600)),
+                is_fal=app.get("kind") == FAL,
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise Misconfigured(
@@ -71,6 +76,10 @@ class AppSpec:
         return f"{self.bundle}:{self.name}"
 
 
+def _requirements(listed: Sequence[Any]) -> Requirements:
+    return tuple(each if isinstance(each, str) else tuple(map(str, each)) for each in listed)
+
+
 class _AppCall:
     """A request in the worker process."""
 
@@ -80,7 +89,8 @@ class _AppCall:
 
 
 class PythonAppExecutor:
-    """Runs an app in a worker process; see ``darkroom.worker`` for the messages."""
+    """Runs an app in a worker process; see ``darkroom.worker`` for the messages, which are the same
+    for apps written for fal."""
 
     def __init__(
         self,
@@ -88,12 +98,18 @@ class PythonAppExecutor:
         code: Callable[[str], Awaitable[Path]],
         environments: Environments,
         home: Path,
+        data: Path,
+        secrets: Mapping[str, str],
     ) -> None:
-        """``code``: coroutine function from the digest of a bundle to the folder with its files."""
+        """``code``: coroutine function from the digest of a bundle to the folder with its files.
+        ``data``: folder that stays, for what apps written for fal download. ``secrets``: variables
+        that only its process gets."""
         self._spec = spec
         self._code = code
         self._environments = environments
         self._home = home
+        self._data = data
+        self._secrets = secrets
         self._child = ChildProcess(spec.name, home)
         self._receiver: asyncio.Task[None] | None = None
         self._calls: dict[str, _AppCall] = {}
@@ -110,20 +126,27 @@ class PythonAppExecutor:
         spec = self._spec
         folder = await self._code(spec.bundle)
         python = await self._environments.python(
-            spec.requirements, lambda: on_progress(Progress(Stage.INSTALLING))
+            spec.requirements,
+            lambda: on_progress(Progress(Stage.INSTALLING)),
+            for_fal=spec.is_fal,
         )
         on_progress(Progress(Stage.LOADING))
         await asyncio.to_thread(self._home.mkdir, parents=True, exist_ok=True)
-        command = [str(python), "-m", "darkroom.worker", "serve", spec.name]
+        command = [str(python), "-m", worker_module(is_fal=spec.is_fal), "serve", spec.name]
+        more = library_path(spec.requirements)
+        if spec.is_fal:
+            await asyncio.to_thread(self._data.mkdir, parents=True, exist_ok=True)
+            command.append(str(self._data))
+            more = {"HF_HOME": str(self._data / ".cache" / "huggingface")}
         try:
             async with asyncio.timeout(spec.start_timeout_s):
-                await self._child.start(command, folder, library_path(spec.requirements))
+                await self._child.start(command, folder, {**self._secrets, **more})
                 first = await self._child.receive()
         except TimeoutError:
             await self._child.aclose(0)
             raise AppNotStarted(
                 f"{spec.name} did not start within {spec.start_timeout_s:g} s: its setup() takes "
-                "longer than its start_timeout_s."
+                f"longer than its {'startup_timeout' if spec.is_fal else 'start_timeout_s'}."
             ) from None
         if first is None or "failed" in first:
             await self._child.aclose(1.0)
@@ -147,6 +170,9 @@ class PythonAppExecutor:
             elif "log" in message:
                 level, text = message["log"]
                 yield LoggedLine(str(level), str(text))
+            elif "partial" in message:
+                yield PartialOutput(cast("Mapping[str, Any]", message["partial"]))
+                self._child.send(id=work.request_id, taken=True)
             elif "output" in message:
                 yield MadeOutput(cast("Mapping[str, Any]", message["output"]))
                 return
@@ -187,7 +213,12 @@ class PythonAppExecutor:
         self._calls.clear()
 
 
-def library_path(requirements: Sequence[str] | None) -> dict[str, str]:
+def worker_module(*, is_fal: bool) -> str:
+    """Module that an app's worker process runs."""
+    return "darkroom.fal.worker" if is_fal else "darkroom.worker"
+
+
+def library_path(requirements: Requirements | None) -> dict[str, str]:
     """Variable by which a worker finds ``darkroom``. An environment of its own has a copy."""
     if requirements is not None:
         return {}
@@ -201,5 +232,8 @@ def _error(given: Mapping[str, Any]) -> Exception:
     if kind == "cancelled":
         return Cancelled("The request was cancelled.")
     if kind == "invalid" and given.get("field"):
-        return InvalidInput.of_field(str(given["field"]), message)
+        type_ = str(given.get("type") or "value_error")
+        return InvalidInput.of_field(str(given["field"]), message, type_)
+    if kind == "invalid":
+        return InvalidInput(message)
     return AppFailed(message) if given.get("retry") else PipelineFailed(message)

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deployments.executors.attempt import ExecutorAttempt
+from deployments.executors.checks import OutputChecks
 from deployments.executors.files import RequestFiles
 from deployments.executors.hosts import AppHost
+from deployments.executors.partials import PartialSender
 from deployments.replica.attempt_state import StopReason
 from deployments.replica.config import IngressLink
 from deployments.replica.poller import (
@@ -22,12 +24,13 @@ from deployments.replica.poller import (
 )
 from deployments.replica.reporter import ReportedState, Reporter, announce
 from deployments.replica.timeline import TraceReports
+from deployments.safety.checkers import Checkers
 from deployments.transfer.fetcher import Fetcher
 from deployments.transfer.uploader import FileSink
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.lease import Ask, Lease, LeaseKey, ReplicaStage, ReportReply, Work
-from serve_app.domain.ports import AppSource
+from serve_app.domain.ports import AppSource, SafetyLog
 from serve_app.domain.progress import StoredSnapshot
 
 log = logging.getLogger(__name__)
@@ -65,8 +68,8 @@ class ExecutorResources:
     uploader: FileSink
     tickets: AppSource
     scratch: Path  # folders of the requests
-    device: str = ""  # name of the GPU; empty: none
-    device_bytes: int = 0
+    checkers: Checkers | None = None  # None: files cannot be checked
+    safety_log: SafetyLog | None = None
     snapshots: NoSnapshots = field(default_factory=NoSnapshots)
 
 
@@ -147,11 +150,9 @@ class ExecutorReplica:
             slots=offer.slots,
             held=tuple(self._attempts.running),
             hot=self._resources.host.ready_endpoints,
-            device_bytes=self._resources.device_bytes,
             full_tenants=offer.full_tenants,
             wait_s=self._link.calls.full_tenant_wait_s if offer.full_tenants else None,
             node=identity.node,
-            device=self._resources.device,
         )
 
     def _on_work(self, work: Work) -> None:
@@ -164,6 +165,9 @@ class ExecutorReplica:
             self._attempts.stop(held, StopReason.CANCELLED)
         for held in reply.fenced:
             self._attempts.stop(held, StopReason.FENCED)
+        for held in reply.watched:
+            if (attempt := self._attempts.running.get(held)) is not None:
+                attempt.previewer.want()
 
     def _slot_freed(self) -> None:
         self._slots.wake()
@@ -173,7 +177,12 @@ class ExecutorReplica:
         resources = self._resources
         folder = resources.scratch / f"{lease.request_id}-{lease.attempt}"
         files = RequestFiles(
-            lease, folder, resources.fetcher, resources.uploader, resources.tickets
+            *(lease, folder, resources.fetcher, resources.uploader, resources.tickets),
+            OutputChecks(lease, resources.checkers, resources.safety_log),
         )
+        partials = PartialSender(lease.held, resources.tickets, self._link.backoff)
         clock = self._link.clock
-        return ExecutorAttempt(lease, resources.host, files, clock, self._slots, self._slot_freed)
+        return ExecutorAttempt(
+            *(lease, resources.host, files, partials, resources.tickets, clock),
+            *(self._slots, self._slot_freed),
+        )

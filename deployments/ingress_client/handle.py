@@ -8,6 +8,8 @@ from typing import Any
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.batcher import Batcher
+from serve_app.domain.executors.hosted import HostedCall, NewCall
+from serve_app.domain.executors.secrets import Secret
 from serve_app.domain.lease import (
     Ask,
     Finish,
@@ -19,7 +21,7 @@ from serve_app.domain.lease import (
     WeightOffer,
     Work,
 )
-from serve_app.domain.progress import StoredSnapshot
+from serve_app.domain.progress import PartialResult, StoredSnapshot
 
 BATCH_WAIT_S = 0.02
 """Longest wait for the call in flight. After that the next call is sent anyway: the one in flight
@@ -98,6 +100,26 @@ class HandleLeasePort:
 
     async def app_bundle(self, digest: str) -> bytes:
         return await self._call("for_executor", "app_bundle", digest)
+
+    async def add_partials(
+        self, held: LeaseKey, values: Sequence[PartialResult], first: int
+    ) -> None:
+        await self._call("for_executor", "add_partials", held, values, first)
+
+    async def secrets(self, held: LeaseKey, tenant: str) -> tuple[Secret, ...]:
+        return await self._call("for_executor", "secrets", held, tenant)
+
+    async def begin_hosted_call(self, held: LeaseKey, new: NewCall) -> HostedCall | None:
+        return await self._call("for_executor", "begin_hosted_call", held, new)
+
+    async def accept_hosted_call(
+        self, call_id: str, provider_id: str, place: Mapping[str, Any]
+    ) -> bool:
+        arguments = (call_id, provider_id, dict(place))
+        return await self._call("for_executor", "accept_hosted_call", *arguments)
+
+    async def end_hosted_call(self, call_id: str, state: str) -> bool:
+        return await self._call("for_executor", "end_hosted_call", call_id, state)
 
     async def _finish_all(self, finishes: Sequence[Finish]) -> Sequence[Verdict | BaseException]:
         if len(finishes) == 1:

@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import SystemRandom
 from tempfile import gettempdir
+from typing import TYPE_CHECKING
 
-from deployments.transfer.uploader import Backoff
-from serve_app.domain.endpoint import RESERVED_SHARE, StoreConfig
+from deployments.transfer.fetcher import Fetcher, MinRate, fetcher_client
+from deployments.transfer.policy_uploader import policy_uploader
+from deployments.transfer.uploader import Backoff, Uploader, http_client
+from serve_app.domain.endpoint import RESERVED_SHARE, ComfyUiConfig, StoreConfig
+from serve_app.domain.name_resolution import MAX_THREADS, NameResolver
 from serve_app.domain.ports import Clock, LeasePort
+from serve_app.telemetry import logs
+from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.logs import Format
+
+if TYPE_CHECKING:
+    from deployments.ingress_client.handle import HandleLeasePort
+    from deployments.ingress_client.local import LocalLeasePort
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +93,7 @@ class ReplicaConfig:
     transfers: TransferConfig = TransferConfig()
     loras: LoraConfig = LoraConfig()
     apps_dir: Path = Path(gettempdir()) / "darkroom-apps"  # code and environments, on this node
+    comfyui: ComfyUiConfig | None = None  # None: workflows of ComfyUI cannot run here
     max_apps: int = 4  # apps whose processes run at once, on a replica without a GPU
     tuning_file: Path | None = None  # kept by `darkroom tune` on this node
     weights: StoreConfig = field(default_factory=StoreConfig)  # storage and source of weights
@@ -123,3 +135,73 @@ class IngressLink:
     calls: IngressCalls
     clock: Clock
     backoff: Backoff
+
+
+@dataclass(frozen=True, slots=True)
+class IngressConnection:
+    """A replica's connection to the ingress."""
+
+    handle: HandleLeasePort  # for the calls that only some replicas make
+    port: LocalLeasePort  # the one of ``link``; to close
+    link: IngressLink
+
+
+def connect(
+    pool: str, config: ReplicaConfig, ingress_name: str, app_name: str | None
+) -> IngressConnection:
+    """Set up the logs of this process, and connect it to the ingress. Call it in a replica.
+
+    ``app_name``: application of the ingress. None: the same application as this replica.
+    """
+    # What only reads configurations, or runs in the ingress, starts without Ray and its libraries.
+    import ray  # noqa: PLC0415
+    from ray import serve  # noqa: PLC0415
+
+    from deployments.ingress_client.handle import HandleLeasePort  # noqa: PLC0415
+    from deployments.ingress_client.local import LocalLeasePort  # noqa: PLC0415
+    from serve_app.loopback import keep_to_loopback  # noqa: PLC0415
+
+    keep_to_loopback()
+    logs.configure(config.log_level, logs.stream(config.log_file), config.log_format)
+    logs.quiet_serve()
+    context = serve.get_replica_context()
+    identity = ReplicaIdentity(
+        replica_id=context.replica_id.unique_id,
+        actor_id=ray.get_runtime_context().get_actor_id() or "",
+        pool=pool,
+        node=ray.util.get_node_ip_address(),
+    )
+    # Not checked: the pool may be deployed before the ingress, and calls wait for that.
+    found = serve.get_deployment_handle(
+        ingress_name, app_name or context.app_name, _check_exists=False
+    )
+    handle = HandleLeasePort(found)
+    port = LocalLeasePort(handle, handle.socket_path, find_remote=handle.remote_line)
+    link = IngressLink(port, identity, config.calls, SystemClock(), Backoff(SystemRandom()))
+    return IngressConnection(handle, port, link)
+
+
+def make_fetcher(
+    transfers: TransferConfig,
+    max_bytes: int,
+    timeout_s: float | None = None,
+    *,
+    offline: bool = False,
+) -> Fetcher:
+    """Fetcher of files of at most ``max_bytes``. ``timeout_s``: None for that of input files."""
+    return Fetcher(
+        fetcher_client(),
+        NameResolver(per_tenant=MAX_THREADS),
+        max_bytes=max_bytes,
+        timeout_s=transfers.fetch_timeout_s if timeout_s is None else timeout_s,
+        allow_private=transfers.allow_private_urls,
+        offline=offline,
+        min_rate=MinRate(transfers.min_bytes_per_s),
+    )
+
+
+def make_uploader(transfers: TransferConfig, clock: Clock, backoff: Backoff) -> Uploader:
+    """Uploader to storage, and to the buckets that clients name."""
+    give_up_s = transfers.upload_give_up_s
+    buckets = policy_uploader(clock, backoff, give_up_s, allow_private=transfers.allow_private_urls)
+    return Uploader(http_client(), clock, backoff, give_up_s, buckets)

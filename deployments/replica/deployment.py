@@ -9,35 +9,34 @@ import sys
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from random import SystemRandom
 from typing import TYPE_CHECKING
 
 import ray
-from ray import serve
 
 from deployments.engine.accelerator.allocator import use_expandable_segments
 from deployments.engine.threads import Threads
 from deployments.families.base import load_families, model_rules_of
 from deployments.ingress_client.handle import HandleLeasePort
 from deployments.ingress_client.local import LocalLeasePort
-from deployments.replica.config import IngressLink, ReplicaConfig, ReplicaIdentity, TransferConfig
+from deployments.replica.config import (
+    ReplicaConfig,
+    connect,
+    make_fetcher,
+    make_uploader,
+)
 from deployments.replica.ranks import RankGroup
 from deployments.replica.replica import Replica
 from deployments.replica.resources import ReplicaResources
 from deployments.replica.tuned import tuned_recipes
 from deployments.safety.checkers import Checkers
-from deployments.transfer.fetcher import Fetcher, MinRate, fetcher_client
 from deployments.transfer.lora_cache import LoraCache
 from deployments.transfer.lora_fetcher import LoraFetcher
-from deployments.transfer.uploader import Backoff, Uploader, http_client
+from deployments.transfer.uploader import Backoff
 from serve_app.domain.errors import Misconfigured, Unavailable
 from serve_app.domain.lease import LeaseKey
-from serve_app.domain.name_resolution import MAX_THREADS, NameResolver
 from serve_app.domain.ports import Clock, PeerDirectory, WeightFiles
 from serve_app.domain.realtime import Frame, FrameResult
-from serve_app.loopback import keep_to_loopback, reachable_address
-from serve_app.telemetry import logs
-from serve_app.telemetry.clock import SystemClock
+from serve_app.loopback import reachable_address
 from weights.hub import Hub
 from weights.registered import LocateFile
 from weights.repository_files import RepositoryFiles
@@ -76,37 +75,22 @@ class ReplicaDeployment:
         app_name: str | None = None,
     ) -> None:
         """``app_name``: application of the ingress. None: the same application as this replica."""
-        keep_to_loopback()
-        logs.configure(config.log_level, logs.stream(config.log_file), config.log_format)
-        logs.quiet_serve()
-        context = serve.get_replica_context()
-        identity = ReplicaIdentity(
-            replica_id=context.replica_id.unique_id,
-            actor_id=ray.get_runtime_context().get_actor_id() or "",
-            pool=pool,
-            node=ray.util.get_node_ip_address(),
+        made = connect(pool, config, ingress_name, app_name)
+        handle_port, link, self._port = made.handle, made.link, made.port
+        exchange = self._exchange = weight_exchange(
+            config, handle_port, link.identity.replica_id, link.clock
         )
-        clock, backoff = SystemClock(), Backoff(SystemRandom())
-        # Not checked: the pool may be deployed before the ingress, and calls wait for that.
-        handle = serve.get_deployment_handle(
-            ingress_name, app_name or context.app_name, _check_exists=False
-        )
-        handle_port = HandleLeasePort(handle)
-        self._port = LocalLeasePort(
-            handle_port, handle_port.socket_path, find_remote=handle_port.remote_line
-        )
-        exchange = self._exchange = weight_exchange(config, handle_port, identity.replica_id, clock)
         if exchange is not None:
             await exchange.start()
         self._replica = Replica(
-            IngressLink(self._port, identity, config.calls, clock, backoff),
+            link,
             load_families(family_paths),
             partial(
                 make_resources,
                 config,
                 family_paths,
-                clock,
-                backoff,
+                link.clock,
+                link.backoff,
                 find_peers=None if exchange is None else exchange.source,
                 port=handle_port,
                 locate=_locator(handle_port),
@@ -223,9 +207,9 @@ def make_resources(
             warm_share=config.warm_weights_share if ranks is None else 0.0,
             quantized=store.derived(),
         ),
-        uploader=Uploader(http_client(), clock, backoff, transfers.upload_give_up_s),
-        fetcher=_fetcher(transfers, transfers.max_input_bytes),
-        snapshot_fetcher=_fetcher(transfers, config.snapshots.max_bytes),
+        uploader=make_uploader(transfers, clock, backoff),
+        fetcher=make_fetcher(transfers, transfers.max_input_bytes),
+        snapshot_fetcher=make_fetcher(transfers, config.snapshots.max_bytes),
         loras=_lora_fetcher(config, clock, port, offline=store.offline),
         encoders=Threads(ENCODERS, thread_name_prefix="encoder"),
         writers=Threads(WRITERS, thread_name_prefix="writer"),
@@ -253,24 +237,6 @@ def _locator(files: WeightFiles) -> LocateFile:
     return locate
 
 
-def _fetcher(
-    transfers: TransferConfig,
-    max_bytes: int,
-    timeout_s: float | None = None,
-    *,
-    offline: bool = False,
-) -> Fetcher:
-    return Fetcher(
-        fetcher_client(),
-        NameResolver(per_tenant=MAX_THREADS),
-        max_bytes=max_bytes,
-        timeout_s=transfers.fetch_timeout_s if timeout_s is None else timeout_s,
-        allow_private=transfers.allow_private_urls,
-        offline=offline,
-        min_rate=MinRate(transfers.min_bytes_per_s),
-    )
-
-
 def _lora_fetcher(
     config: ReplicaConfig, clock: Clock, files: WeightFiles | None, *, offline: bool
 ) -> LoraFetcher:
@@ -278,7 +244,9 @@ def _lora_fetcher(
     # Fewer retries than for a model's weights: a request is waiting.
     store = Store(config.weights, lambda: Hub(tries=2))
     return LoraFetcher(
-        _fetcher(config.transfers, loras.max_file_bytes, loras.fetch_timeout_s, offline=offline),
+        make_fetcher(
+            config.transfers, loras.max_file_bytes, loras.fetch_timeout_s, offline=offline
+        ),
         RepositoryFiles(store),
         LoraCache(loras.cache_dir, loras.cache_max_bytes, clock.now),
         clock,

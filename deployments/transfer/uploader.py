@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 import httpx
 
 from serve_app.domain.artifact import Artifact, UploadTicket
-from serve_app.domain.errors import StorageUnavailable, TooLarge
+from serve_app.domain.errors import StorageUnavailable, TooLarge, UploadPolicyFailed
 from serve_app.domain.ports import Clock
 
 if TYPE_CHECKING:
@@ -82,6 +82,16 @@ class FileSink(Protocol):
     async def aclose(self) -> None: ...
 
 
+class BucketSink(Protocol):
+    """Buckets of clients, to which files go with the presigned forms of their tickets."""
+
+    async def put(self, file: MediaFile) -> None:
+        """Store a file. Raises ``UploadPolicyFailed``."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
 def _hash(name: str) -> hashlib._Hash:
     return hashlib.new(name, usedforsecurity=False)
 
@@ -133,8 +143,15 @@ class Uploader:
     """Uploader that needs only tickets and no credentials. Use it on one event loop."""
 
     def __init__(
-        self, client: httpx.AsyncClient, clock: Clock, backoff: Backoff, give_up_s: float
+        self,
+        client: httpx.AsyncClient,
+        clock: Clock,
+        backoff: Backoff,
+        give_up_s: float,
+        buckets: BucketSink | None = None,
     ) -> None:
+        """``buckets``: stores what goes to buckets of clients; None: nothing does."""
+        self._buckets = buckets
         self._client = client
         self._clock = clock
         self._backoff = backoff
@@ -144,9 +161,13 @@ class Uploader:
         """Upload a file, with retries while storage does not respond.
 
         Raises ``TooLarge`` if the file exceeds its ticket's limit, ``StorageUnavailable`` if
-        storage refuses it, and ``StorageRetry`` if the upload takes longer than ``give_up_s``.
+        storage refuses it, and ``StorageRetry`` if the upload takes longer than ``give_up_s``. A
+        file for a bucket of a client: see ``BucketSink``.
         """
         ticket, size = file.ticket, file.size
+        if ticket.form:
+            await self._post(file)
+            return
         if size > ticket.max_bytes:
             raise TooLarge(f"A file has {size} bytes; at most {ticket.max_bytes} are allowed.")
         headers = await _headers(file)
@@ -161,8 +182,16 @@ class Uploader:
             log.info("An upload failed (%s); retrying in %.1f s.", problem, delay_s)
             await asyncio.sleep(delay_s)
 
+    async def _post(self, file: MediaFile) -> None:
+        if self._buckets is None:
+            raise UploadPolicyFailed("This replica stores no files in buckets of clients.")
+        await self._buckets.put(file)
+
     async def delete(self, ticket: UploadTicket) -> None:
-        """Delete an upload. Best effort: storage may refuse, and retention removes the rest."""
+        """Delete an upload. Best effort: storage may refuse, and retention removes the rest. From a
+        bucket of a client nothing can be deleted; the next attempt replaces the file."""
+        if ticket.form:
+            return
         try:
             if ticket.delete_url is not None:
                 await self._client.delete(ticket.delete_url)
@@ -173,6 +202,8 @@ class Uploader:
 
     async def aclose(self) -> None:
         await self._client.aclose()
+        if self._buckets is not None:
+            await self._buckets.aclose()
 
     async def _try(
         self, file: MediaFile, headers: Mapping[str, str], left_s: float, *, again: bool

@@ -21,6 +21,7 @@ from serve_app.domain.errors import (
     InvalidInput,
     Misconfigured,
 )
+from serve_app.domain.executors.hosted import EVERY, HostedEndpoint
 
 BUILT_IN = Path(__file__).with_name("models.yaml")
 
@@ -49,8 +50,11 @@ class Catalog:
     ) -> None:
         """``fal_ids``: the ids of fal's endpoints; most are not in this catalogue. ``invalid``:
         entries of the database that are left out, each with a sentence. ``private``: endpoints of
-        tenants; one whose id a public entry has is left out."""
-        self._entries = dict(entries)
+        tenants, and public workflows; one whose id a public entry has is left out."""
+        self._given = dict(entries)
+        self._entries = {k: each for k, each in entries.items() if not k.endswith(f"/{EVERY}")}
+        self._several = {k: each for k, each in entries.items() if k not in self._entries}
+        self._passed: dict[str, CatalogEntry] = {}
         self._fal_ids = fal_ids
         self.invalid: Mapping[str, str] = invalid or {}
         self._private = {
@@ -63,27 +67,34 @@ class Catalog:
         if not self._private:
             return self
         if (view := self._views.get(tenant)) is None:
-            own = {k: each for k, each in self._private.items() if each.tenant == tenant}
-            view = Catalog({**self._entries, **own}, self._fal_ids) if own else self
+            seen = (tenant, "")
+            own = {k: each for k, each in self._private.items() if each.tenant in seen}
+            view = Catalog({**self._given, **own}, self._fal_ids) if own else self
             self._views[tenant] = view
         return view
 
     def with_private(self, private: Sequence[CatalogEntry]) -> Catalog:
         """This catalogue with these private endpoints in place of others."""
-        return Catalog(self._entries, self._fal_ids, self.invalid, private)
+        return Catalog(self._given, self._fal_ids, self.invalid, private)
 
     def find_any(self, endpoint_id: str) -> CatalogEntry | None:
         """A listed entry, public or of any tenant. Only for requests that were accepted."""
-        return self._entries.get(endpoint_id) or self._private.get(endpoint_id)
+        return self.find(endpoint_id) or self._private.get(endpoint_id)
 
     def every(self) -> Iterator[CatalogEntry]:
         """All listed entries, with those of tenants."""
         yield from self._entries.values()
         yield from self._private.values()
 
+    @property
+    def bases(self) -> Mapping[str, str]:
+        """Private endpoints of all tenants, with the endpoints that they are like."""
+        return {id_: each.base for id_, each in self._private.items()}
+
     def become(self, other: Catalog) -> None:
         """Take the entries of ``other``. All that hold this catalogue see them."""
-        self._entries, self._fal_ids = other._entries, other._fal_ids
+        self._given, self._entries, self._several = other._given, other._entries, other._several
+        self._fal_ids, self._passed = other._fal_ids, {}
         self.invalid = other.invalid
         self._private, self._views = other._private, {}
 
@@ -92,12 +103,28 @@ class Catalog:
         return iter(self._entries.values())
 
     def find(self, endpoint_id: str) -> CatalogEntry | None:
-        """A listed entry, served or not. None if it is not listed."""
-        return self._entries.get(endpoint_id)
+        """A listed entry, served or not; or one that an entry for several endpoints stands for.
+        None if there is none."""
+        return self._entries.get(endpoint_id) or self._passed_through(endpoint_id)
+
+    def _passed_through(self, endpoint_id: str) -> CatalogEntry | None:
+        """Entry of an endpoint of fal's that is passed through. Only ids that fal's client knows:
+        what counts by endpoint would grow with any others."""
+        if not self._several or endpoint_id not in self._fal_ids:
+            return None
+        if (known := self._passed.get(endpoint_id)) is not None:
+            return known
+        names = [name for name in self._several if endpoint_id.startswith(name[: -len(EVERY)])]
+        if not names:
+            return None
+        entry = self._several[max(names, key=len)]
+        found = replace(entry, endpoint=HostedEndpoint.passed(entry.endpoint, endpoint_id))
+        self._passed[endpoint_id] = found
+        return found
 
     def listed(self, endpoint_id: str) -> CatalogEntry:
-        """A listed entry, served or not. ``EndpointNotFound`` names ids of the same kind."""
-        entry = self._entries.get(endpoint_id)
+        """The same as ``find``. ``EndpointNotFound`` names ids of the same kind."""
+        entry = self.find(endpoint_id)
         if entry is None:
             served = {
                 each.endpoint.id: each.endpoint.category

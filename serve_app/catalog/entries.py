@@ -13,6 +13,8 @@ from serve_app.catalog.schema.registry import SCHEMAS, InputSchema
 from serve_app.catalog.source import EndpointSource, ExampleSource, RecipeSource
 from serve_app.domain.endpoint import Endpoint, Recipe, Weights, WorkLimit
 from serve_app.domain.errors import InvalidInput
+from serve_app.domain.executors.hosted import EVERY, PROVIDERS, HostedEndpoint
+from serve_app.domain.executors.secrets import OPTION, name_problem, named_by
 
 RESERVED_OWNERS = frozenset(
     {
@@ -37,9 +39,10 @@ RESERVED_OWNERS = frozenset(
         "rest",
         "run",
         "v1",
+        "workflows",
     }
 )
-"""First path segments that are reserved for Darkroom's own HTTP routes."""
+"""First path segments that are reserved for Darkroom's own HTTP routes, and for workflows."""
 
 DEMO_MARK = "model_index.json"
 """File in every folder of demo weights, because they are diffusers pipelines."""
@@ -130,6 +133,9 @@ class EntryBuilder:
             missing = _no_pool(given.pool, given.family, self.pools) or missing
         schema = _schema(endpoint)
         _check_arguments(endpoint, schema)
+        _check_secrets(endpoint)
+        if endpoint.family in PROVIDERS or endpoint_id.endswith(f"/{EVERY}"):
+            HostedEndpoint.of(endpoint)
         entry = CatalogEntry(endpoint, schema, given, missing, given.cache, given.pool or "")
         _check_examples(entry)
         return entry
@@ -255,6 +261,16 @@ def _schema(endpoint: Endpoint) -> InputSchema:
     if build is None:
         raise ValueError(f"there is no schema `{endpoint.schema}`; known are {', '.join(SCHEMAS)}")
     return build(endpoint)
+
+
+def _check_secrets(endpoint: Endpoint) -> None:
+    """Raise if the names of its secrets are none."""
+    given = endpoint.options.get(OPTION, [])
+    if not isinstance(given, (list, tuple)) or not all(isinstance(name, str) for name in given):
+        raise ValueError(f"`options.{OPTION}` must be a list of names, such as [FAL_KEY]")
+    for name in named_by(endpoint.options):
+        if (problem := name_problem(name)) is not None:
+            raise ValueError(f"`options.{OPTION}` names {name}: {problem}")
 
 
 def _check_arguments(endpoint: Endpoint, schema: InputSchema) -> None:

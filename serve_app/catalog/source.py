@@ -190,7 +190,10 @@ class EndpointSource(BaseModel):
 
 
 EndpointId = Annotated[
-    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)+$")
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*((/[A-Za-z0-9][A-Za-z0-9._-]*)+|(/[A-Za-z0-9][A-Za-z0-9._-]*)*/[*])$"
+    ),
 ]
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 FAL_ENDPOINTS = Path(__file__).with_name("fal_endpoints.txt")
 
-WORKFLOWS = frozenset({"workflows", "comfy"})
-"""Namespaces of fal for customers' workflows, which are not models."""
+WORKFLOWS, COMFY = "workflows", "comfy"
+"""Namespaces of fal for customers' workflows."""
 
 _TRAINS = re.compile(r"(?:^|[-/_])train(?:er|ing)(?:$|[-/_])")
 HOW_TO_ADD = (
@@ -76,10 +76,17 @@ def sentence(endpoint_id: str, served: Mapping[str, str], fal_ids: Container[str
     the most similar ones first.
     """
     shown = endpoint_id[:MAX_SHOWN]
-    if shown.partition("/")[0] in WORKFLOWS:
+    if shown.partition("/")[0] == WORKFLOWS:
         return (
-            f"`{shown}` is a workflow, and Darkroom runs none: it serves single models. Call the "
-            "endpoints that the workflow is made of one after the other."
+            f"There is no workflow `{shown}` that you may call. Ids of workflows are "
+            "workflows/TENANT/NAME. To register one, run `darkroom deploy` with its file, JSON or "
+            "YAML; docs/how-to/run-a-workflow.md says how."
+        )
+    if shown.partition("/")[0] == COMFY:
+        return (
+            f"`{shown}` is a ComfyUI workflow of fal's, which this installation does not have. "
+            "Export the workflow (API) and run `darkroom deploy` with it: "
+            "docs/how-to/serve-comfyui-workflows.md says how."
         )
     if _TRAINS.search(shown):
         return (

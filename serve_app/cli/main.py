@@ -12,6 +12,7 @@ from serve_app.cli.accounting.usage import usage_group
 from serve_app.cli.administration.audit import audit_group
 from serve_app.cli.administration.tenants import tenants_group
 from serve_app.cli.apps.deploy import deploy_command
+from serve_app.cli.apps.undeploy import undeploy_command
 from serve_app.cli.batches.command import batch_group
 from serve_app.cli.commands import (
     backup,
@@ -38,6 +39,7 @@ from serve_app.cli.file_access.command import files_group
 from serve_app.cli.generation import command as generation
 from serve_app.cli.generation.options import FROM_PROMPT, GenerateOptions
 from serve_app.cli.migration.command import migrate_group
+from serve_app.cli.registration.secrets import secrets_group
 from serve_app.cli.registration.weights import weights_group
 from serve_app.cli.serve import ports
 from serve_app.cli.verification.command import verify_command
@@ -325,6 +327,7 @@ main.add_command(inspect_file.inspect_command)
 main.add_command(verify_command)
 main.add_command(models_group)
 main.add_command(weights_group)
+main.add_command(secrets_group)
 main.add_command(tune_command)
 main.add_command(top_command)
 main.add_command(warm_command)
@@ -340,6 +343,7 @@ main.add_command(keys_group)
 main.add_command(tenants_group)
 main.add_command(migrate_group)
 main.add_command(deploy_command)
+main.add_command(undeploy_command)
 
 
 @main.command("status")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from serve_app.domain.serialization import pickle_by_name
 
@@ -13,7 +13,8 @@ class Artifact:
     """A generated file in storage.
 
     ``key`` is its name in storage and the unguessable part of its URL. It contains the attempt, so
-    that a replica that lost its lease cannot overwrite the file of the attempt that succeeded.
+    that a replica that lost its lease cannot overwrite the file of the attempt that succeeded. The
+    key of a file in a bucket of its client is its whole URL; see ``is_elsewhere``.
     """
 
     key: str
@@ -25,10 +26,16 @@ class Artifact:
     thumbnail: Artifact | None = None  # a small image of the file; it has none of its own
 
 
+def is_elsewhere(key: str) -> bool:
+    """Return whether a file is in a bucket of its client. Darkroom neither reads nor deletes it."""
+    return key.startswith(("https://", "http://"))
+
+
 @pickle_by_name
 @dataclass(frozen=True, slots=True)
 class UploadTicket:
-    """Right to PUT one object: with this key and media type, and at most this size."""
+    """Right to PUT one object: with this key and media type, and at most this size. With a
+    ``form``, right to POST it to a bucket of the client."""
 
     key: str
     url: str
@@ -39,6 +46,7 @@ class UploadTicket:
     takes_md5: bool = False  # storage checks the header ``Content-MD5``
     thumbnail: UploadTicket | None = None  # for a small image of the object; None: make none
     etag_is_md5: bool = False  # the ETag of the response is the MD5 of what storage has
+    form: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # it has a signature
 
 
 THUMBNAIL_TYPE = "image/webp"

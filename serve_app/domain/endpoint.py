@@ -213,6 +213,12 @@ class Endpoint:
         return bool(self.recipes) and self.recipe_for(device_bytes) is None
 
     @property
+    def streams(self) -> bool:
+        """True if it is a generator of an app, whose values are partial results."""
+        app = self.options.get("app")
+        return isinstance(app, Mapping) and cast("Mapping[str, Any]", app).get("streams") is True
+
+    @property
     def kind(self) -> str:
         """What it makes, by its category: image, video or audio."""
         return self.category.rpartition("-to-")[2]
@@ -342,6 +348,19 @@ MODEL_ALIASES: Mapping[str, str] = {
 
 
 # Location and source of the weights on a node.
+
+
+@dataclass(frozen=True, slots=True)
+class ComfyUiConfig:
+    """A ComfyUI of the operator's: a folder on each node, or an address."""
+
+    path: Path | None = None  # folder with its main.py
+    python: Path | None = None  # of its environment; None: venv/bin/python in its folder
+    address: str = ""  # of one that runs elsewhere, instead of a path
+    models: Path | None = None  # folder with a subfolder for each kind of models
+    nodes: Mapping[str, str] = field(default_factory=dict[str, str])  # name → commit
+    arguments: tuple[str, ...] = ()
+    start_timeout_s: float = 300.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,11 +34,15 @@ DarkroomError
 │   ├── PipelineFailed        the pipeline raised; a retry would raise again
 │   ├── WeightsUnavailable    the weights are missing or cannot be loaded
 │   ├── AppNotStarted         the process of the endpoint's app does not start; says why
+│   ├── SecretMissing         a secret that the endpoint needs is not set; says which
+│   ├── HostedFailed          a hosted provider refused or failed the request; says why
+│   ├── HostedUnconfirmed     it is not known whether a hosted provider has accepted the request
 │   ├── SnapshotRefused       no snapshot is possible, or it cannot be resumed here; says why
 │   ├── ForkRefused           no draft is possible, or the generation cannot go on from it; says why
 │   ├── MarkMissing           a file does not say that it is AI-generated, and must
 │   ├── NotSigned             a file cannot be signed, and must be; says why
 │   ├── ContentBlocked        the operator's policy does not let the output be delivered
+│   ├── UploadPolicyFailed    the client's own bucket did not take a file; says why
 │   ├── OutOfMemory           the generation does not fit this replica
 │   ├── ReplicaDied           the process ended while it held the lease
 │   ├── Poison                the request ended its replica too many times
@@ -56,6 +60,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
+
+from serve_app.domain.billing.budgets import Allowance
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,33 +222,31 @@ class Overloaded(DarkroomError):
 
 
 class RateLimited(Overloaded):
-    """More requests in a time than the tenant may submit. ``limit``: a minute. ``remaining``:
-    that could be submitted now. ``reset_s``: until the whole burst can be."""
+    """More requests in a time than the tenant may submit. ``allowance``: what it has left."""
 
     code = "rate_limited"
 
     def __init__(
-        self,
-        message: str,
-        retry_after_s: float = 1.0,
-        limit: int = 1,
-        remaining: int = 0,
-        reset_s: float = 1.0,
+        self, message: str, retry_after_s: float = 1.0, allowance: Allowance | None = None
     ) -> None:
         super().__init__(message, retry_after_s, "rate_limit")
-        self.limit = limit
-        self.remaining = remaining
-        self.reset_s = reset_s
+        self.allowance = allowance
 
     def __reduce__(self) -> tuple[Any, ...]:
-        figures = self.limit, self.remaining, self.reset_s
-        return type(self), (self.message, self.retry_after_s, *figures)
+        return type(self), (self.message, self.retry_after_s, self.allowance)
 
 
 class BudgetExhausted(DarkroomError):
-    """The tenant's budget does not cover the request."""
+    """The tenant's budget does not cover the request. ``allowance``: what it has left."""
 
     code = "budget_exhausted"
+
+    def __init__(self, message: str, allowance: Allowance | None = None) -> None:
+        super().__init__(message)
+        self.allowance = allowance
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, self.allowance)
 
 
 class Unavailable(DarkroomError):
@@ -303,6 +307,18 @@ class AppNotStarted(GenerationError):
     retryable = True  # another replica may reach the index of packages, or have the memory
 
 
+class SecretMissing(GenerationError):
+    code = "secret_missing"
+
+
+class HostedFailed(GenerationError):
+    code = "hosted_failed"
+
+
+class HostedUnconfirmed(GenerationError):
+    code = "hosted_unconfirmed"
+
+
 class MarkMissing(GenerationError):
     code = "mark_missing"
 
@@ -314,6 +330,12 @@ class NotSigned(GenerationError):
 
 class ContentBlocked(GenerationError):
     code = "content_policy_violation"
+
+
+class UploadPolicyFailed(GenerationError):
+    """The bucket that the client named did not take a file. The client has to change something."""
+
+    code = "upload_policy_failed"
 
 
 class SnapshotRefused(GenerationError):

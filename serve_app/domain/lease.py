@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.media.marking import MarkPolicy
+from serve_app.domain.media.upload_policy import UploadPolicy
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.progress import Plain, Preview, Progress, StoredSnapshot
 from serve_app.domain.request import Priority, Request
@@ -366,10 +367,11 @@ class LeaseTerms(Protocol):
         endpoint: Endpoint,
         input: Mapping[str, Any],
         file_access: str = "",
+        upload_policy: UploadPolicy | None = None,
     ) -> tuple[UploadTicket, ...]:
         """One ticket per file that the attempt may produce. A repeated call gives the same keys,
-        unless the storage location of the tenant has changed. ``file_access``: as in
-        ``Request``."""
+        unless the storage location of the tenant has changed. ``file_access`` and
+        ``upload_policy``: as in ``Request``."""
         ...
 
     def files_token(self, tenant: str) -> str:
@@ -377,7 +379,13 @@ class LeaseTerms(Protocol):
         ...
 
     def file_ticket(
-        self, held: LeaseKey, tenant: str, number: int, media_type: str, file_access: str = ""
+        self,
+        held: LeaseKey,
+        tenant: str,
+        number: int,
+        media_type: str,
+        file_access: str = "",
+        upload_policy: UploadPolicy | None = None,
     ) -> UploadTicket:
         """Ticket for one more file of the attempt. A repeated call gives the same key."""
         ...

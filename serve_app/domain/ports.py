@@ -12,6 +12,8 @@ from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.batches.batch import BatchBook
 from serve_app.domain.billing.budgets import BudgetWarnings
 from serve_app.domain.billing.report import CostBook
+from serve_app.domain.executors.hosted import HostedCall, NewCall
+from serve_app.domain.executors.secrets import Secret
 from serve_app.domain.lease import (
     Ask,
     Demand,
@@ -27,7 +29,7 @@ from serve_app.domain.lease import (
 from serve_app.domain.media.draft import DraftBook
 from serve_app.domain.operations import Actor, Operations
 from serve_app.domain.outcome import Usage
-from serve_app.domain.progress import Preview, StoredSnapshot
+from serve_app.domain.progress import PartialResult, Preview, StoredSnapshot
 from serve_app.domain.request import (
     CancelVerdict,
     FoundRequests,
@@ -43,6 +45,7 @@ from serve_app.domain.request import (
 )
 from serve_app.domain.upload import UploadPart
 from serve_app.domain.usage import Ledger
+from serve_app.domain.workflows.runs import WorkflowBook
 
 
 class Clock(Protocol):
@@ -114,6 +117,13 @@ class FileSigner(Protocol):
         ...
 
 
+MAX_CODE_BYTES = 16 * 2**20
+"""Largest zip file with the code of an app."""
+
+MAX_FILES = 64
+"""Most files of one input, and of one output, of an app."""
+
+
 class AppSource(Protocol):
     """What replicas of executors need. Real: the ingress deployment's handle."""
 
@@ -126,6 +136,37 @@ class AppSource(Protocol):
 
     async def app_bundle(self, digest: str) -> bytes:
         """Zip file with the code of an app. ``NotFound`` if there is none with this digest."""
+        ...
+
+    async def secrets(self, held: LeaseKey, tenant: str) -> tuple[Secret, ...]:
+        """Secrets that the endpoint of an attempt names, as far as they are set: of apps those of
+        the installation; of hosted providers also those of the tenant, which come first. ``Fenced``
+        if the lease is not held."""
+        ...
+
+    async def begin_hosted_call(self, held: LeaseKey, new: NewCall) -> HostedCall | None:
+        """Write that a provider is about to be called for a request, and return that call; or the
+        call that an earlier attempt made for it, which must not be sent again. None: an equal call
+        of another request is being sent; ask again soon. ``Fenced`` if the lease is not held."""
+        ...
+
+    async def accept_hosted_call(
+        self, call_id: str, provider_id: str, place: Mapping[str, Any]
+    ) -> bool:
+        """Write the provider's id of a call, and where its job is. False: the job belongs to
+        another call, or this one has ended."""
+        ...
+
+    async def end_hosted_call(self, call_id: str, state: str) -> bool:
+        """Write that a call without an answer was ``refused``, is ``unconfirmed``, or will be
+        ``repeated``. False: it has an answer, or has ended."""
+        ...
+
+    async def add_partials(
+        self, held: LeaseKey, values: Sequence[PartialResult], first: int
+    ) -> None:
+        """Store partial results of an attempt, and forget those with a number below ``first``.
+        ``Fenced`` if the lease is not held."""
         ...
 
 
@@ -222,6 +263,11 @@ class Queue(LeasePort, Protocol):
     @property
     def batches(self) -> BatchBook:
         """Batches of requests."""
+        ...
+
+    @property
+    def workflows(self) -> WorkflowBook:
+        """Workflows, and the steps of requests to them."""
         ...
 
     @property

@@ -74,6 +74,35 @@ class Preview:
     image: bytes  # a JPEG of at most 256 pixels per side
 
 
+PartialPosition = tuple[int, int]
+"""Attempt and number of a partial result; ``NOTHING_SEEN`` is before the first."""
+
+NOTHING_SEEN: PartialPosition = (0, -1)
+
+MAX_PARTIAL_BYTES = 4 * 2**20
+"""Longest partial result as JSON, with its files."""
+
+MAX_PARTIALS_KEPT_BYTES = 16 * 2**20
+MAX_PARTIALS_KEPT = 1000
+"""Newest partial results of an attempt that are kept for clients that read late or slowly."""
+
+MAX_PARTIALS_READ = 64
+
+
+@pickle_by_name
+@dataclass(frozen=True, slots=True)
+class PartialResult:
+    """A value that a generator of an app has yielded."""
+
+    attempt: int
+    number: int  # in the attempt, from 0
+    value: str  # JSON, with files as data URIs
+
+    @property
+    def position(self) -> PartialPosition:
+        return self.attempt, self.number
+
+
 OnDownload = Callable[[int, int], None]
 """Callback with the downloaded bytes and the total."""
 

@@ -8,8 +8,10 @@ from datetime import datetime, timedelta
 from enum import IntEnum, StrEnum
 from typing import Any
 
+from serve_app.domain.billing.budgets import Allowance
 from serve_app.domain.billing.price import NOTHING, Price, Quantities
 from serve_app.domain.media.file_access import FileAccess
+from serve_app.domain.media.upload_policy import UploadPolicy
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.progress import Progress, StoredSnapshot
 from serve_app.domain.webhook import Webhook
@@ -165,6 +167,7 @@ class NewRequest:
     price: Price | None = None  # None: it costs nothing
     expected: Quantities = NOTHING  # what it will make, as far as its input says
     file_access: FileAccess | None = None  # of its files; None: they are public
+    upload_policy: UploadPolicy | None = None  # its files go to this bucket; None: to storage
 
     @property
     def file_access_id(self) -> str:
@@ -195,6 +198,7 @@ class NewRequest:
             draft_key=self.draft_key,
             price=self.price,
             file_access=self.file_access_id,
+            upload_policy=self.upload_policy,
         )
 
 
@@ -246,6 +250,8 @@ class Request:
     draft_key: str | None = None  # in storage, of the draft that it goes on from
     price: Price | None = None  # fixed at its submit; None: it costs nothing
     file_access: str = ""  # id of the access rules of its files; empty: they are public
+    allowance: Allowance | None = None  # of its tenant; only in the answer to its submit
+    upload_policy: UploadPolicy | None = None  # until its end: its files go to this bucket
 
 
 @dataclass(frozen=True, slots=True)

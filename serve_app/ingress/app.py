@@ -18,7 +18,7 @@ from serve_app.ingress.fal import routes as fal
 from serve_app.ingress.fal.rewriting import PathRewriting
 from serve_app.ingress.http.body import PacedBody
 from serve_app.ingress.http.context import SCOPE_KEY, RequestContext, attach_context
-from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.errors import allowance_headers, json_reply
 from serve_app.ingress.http.routing import SegmentRouter
 from serve_app.ingress.mcp import routes as mcp
 from serve_app.ingress.openai import routes as openai
@@ -27,6 +27,7 @@ from serve_app.ingress.openapi.document import ApiDocument
 from serve_app.ingress.page import routes as page
 from serve_app.ingress.realtime import websocket
 from serve_app.ingress.replicate import routes as replicate
+from serve_app.ingress.services.replies import Allowances
 from serve_app.ingress.services.services import Services
 from serve_app.ingress.submission import options
 from serve_app.telemetry import logs
@@ -110,7 +111,8 @@ _EXPOSED = (
     b"x-request-id, x-should-retry, x-darkroom-replayed, x-darkroom-cache, x-darkroom-endpoint, "
     b"x-darkroom-demo, x-darkroom-step, retry-after, etag, content-range, traceparent, tracestate, "
     b"x-fal-billable-units, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "
-    b"x-ratelimit-reset-requests, x-darkroom-safety"
+    b"x-ratelimit-reset-requests, x-darkroom-budget-limit, x-darkroom-budget-remaining, "
+    b"x-darkroom-budget-reset, x-darkroom-safety"
 )
 _ID_HEADERS = (b"x-fal-request-id", b"x-request-id")
 """Headers in which the clients of fal and of OpenAI read the request's id."""
@@ -182,7 +184,8 @@ class RequestMiddleware:
             if scope["method"] not in _BODILESS:
                 receive = PacedBody(receive, services.clock)
             with logs.log_context(context.request_id):
-                await self._serve(scope, receive, _Stamped(send, context), context)
+                stamped = _Stamped(send, context, services.replies.allowances)
+                await self._serve(scope, receive, stamped, context)
         finally:
             elapsed_s = services.clock.monotonic() - began
             services.metrics.answered(context.route, context.status, elapsed_s)
@@ -216,11 +219,12 @@ def _is_traced(scope: Scope) -> bool:
 class _Stamped:
     """Adds to a response the headers that every response has."""
 
-    __slots__ = ("_context", "_send")
+    __slots__ = ("_allowances", "_context", "_send")
 
-    def __init__(self, send: Send, context: RequestContext) -> None:
+    def __init__(self, send: Send, context: RequestContext, allowances: Allowances) -> None:
         self._send = send
         self._context = context
+        self._allowances = allowances
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -230,6 +234,9 @@ class _Stamped:
             headers = message["headers"] = [*message["headers"], *ids, *_CORS]
             if self._context.trace:
                 headers += encoded_headers(self._context.trace)
+            if (left := self._allowances.take(self._context.request_id)) is not None:
+                pairs = allowance_headers(left).items()
+                headers += [(name.encode(), value.encode()) for name, value in pairs]
         await self._send(message)
 
 

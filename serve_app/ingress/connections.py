@@ -7,6 +7,7 @@ import contextlib
 import logging
 import platform
 import shutil
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from importlib.util import find_spec
@@ -24,6 +25,8 @@ from serve_app.ingress.services.live_tenants import LiveTenants
 from serve_app.ingress.services.services import Identity, Services
 from serve_app.ingress.services.sign_in import sign_in_of
 from serve_app.ingress.services.weight_jobs import WeightJobs
+from serve_app.ingress.workflows import worker as workflows
+from serve_app.ingress.workflows.worker import WorkflowWorker
 from serve_app.postgres import fair_reads
 from serve_app.postgres.database import Database, shared_secret, wait_until_reachable
 from serve_app.postgres.file_access import PostgresFileAccess
@@ -51,6 +54,7 @@ from serve_app.tenants.deletions import PostgresTenantDeletions
 from serve_app.tenants.first_key import ensure_first_key
 from serve_app.tenants.hub_tokens import PostgresHubTokens
 from serve_app.tenants.key_ring import KeyRing
+from serve_app.tenants.secrets import PostgresSecrets
 from serve_app.tenants.tenants import PostgresTenants
 from serve_app.tenants.tokens import Tokens, UploadTokens
 
@@ -61,6 +65,7 @@ KEYS_LIMIT_S = 5.0
 USES_EVERY_S = 60.0
 """How often the keys that were used are written."""
 FORGET_REVOKED_EVERY_S = 600.0
+FOLLOWER_WAITS_S = 1.0
 
 
 async def open_database(
@@ -112,7 +117,7 @@ async def open_tenants(database: Database, clock: Clock, config: Config) -> Live
 async def start_workers(
     stack: AsyncExitStack, services: Services, election: LeaderElection
 ) -> None:
-    """Send webhooks, and validate and run batches while this process leads."""
+    """Send webhooks, and run batches and workflows while this process leads."""
     await services.webhooks.start()
     stack.push_async_callback(services.webhooks.aclose)
     worker, every_s = BatchWorker(services), LEADS_EVERY_S
@@ -124,6 +129,27 @@ async def start_workers(
         task = PeriodicTask(EVERY_S, {name: led}, services.metrics.queue)
         task.start()
         stack.push_async_callback(task.aclose)
+    flows = WorkflowWorker(services)
+    for name, period_s, work in (
+        ("run_workflows", workflows.EVERY_S, flows.advance),
+        ("tidy_workflows", workflows.TIDY_EVERY_S, flows.tidy),
+    ):
+        led = election.on_leader(name, workflows.LEADS_EVERY_S, work)
+        task = PeriodicTask(period_s, {name: _patient(led)}, services.metrics.queue)
+        task.start()
+        stack.push_async_callback(task.aclose)
+
+
+def _patient(led: Callable[[], Awaitable[bool]]) -> Callable[[], Awaitable[bool]]:
+    """``led`` for short periods: a process that does not lead asks once a second, not each time."""
+
+    async def work() -> bool:
+        done = await led()
+        if not done:
+            await asyncio.sleep(FOLLOWER_WAITS_S)
+        return done
+
+    return work
 
 
 async def open_identity(
@@ -266,6 +292,11 @@ async def open_weights(database: Database) -> tuple[PostgresWeightBook, Postgres
     """Weights that tenants have registered, and their tokens of the hub."""
     secret = await shared_secret(database, "hub_tokens")
     return PostgresWeightBook(database), PostgresHubTokens(database, secret)
+
+
+async def open_secrets(database: Database) -> PostgresSecrets:
+    """Secrets by name, of tenants and of the installation."""
+    return PostgresSecrets(database, await shared_secret(database, "secrets"))
 
 
 def start_weight_jobs(stack: AsyncExitStack, services: Services) -> None:

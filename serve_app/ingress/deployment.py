@@ -53,6 +53,7 @@ from serve_app.ingress.services.warm_pools import WarmPools
 from serve_app.ingress.services.webhooks import ComposeByMark, Webhooks
 from serve_app.loopback import keep_to_loopback, reachable_address
 from serve_app.postgres.database import Database, shared_secret
+from serve_app.postgres.hosted_calls import PostgresHostedCalls
 from serve_app.postgres.leader_election import LeaderElection
 from serve_app.postgres.live_settings import PostgresLiveSettings
 from serve_app.postgres.weight_peers import PostgresWeightPeers
@@ -68,6 +69,7 @@ from serve_app.queue.transactions.lease import is_held
 from serve_app.queue.transactions.signing_keys import PostgresSigningSeeds
 from serve_app.queue.transactions.uploads import PostgresUploads
 from serve_app.queue.transactions.webhook_outbox import PostgresOutbox
+from serve_app.queue.workflows.book import PostgresWorkflowDefinitions
 from serve_app.scaling.clusters import ClusterShare
 from serve_app.scaling.demand import DemandWriter, cluster_id, publish_bounds, read_targets
 from serve_app.scaling.liveness import RayActorTable, RayLiveness
@@ -168,8 +170,13 @@ class Ingress(ReplicaCalls):
         await publish_bounds(str(config.server.data_dir), bounds_of(config))
         catalog = Catalog({})
         self._weights, self._hub_tokens = await connections.open_weights(database)
+        self._secrets = await connections.open_secrets(database)
         self._catalog = LiveCatalog(
-            PostgresCatalogEntries(database), config, catalog, self._weights
+            PostgresCatalogEntries(database),
+            config,
+            catalog,
+            self._weights,
+            PostgresWorkflowDefinitions(database),
         )
         await self._catalog.use(config)
         election = LeaderElection(
@@ -223,6 +230,7 @@ class Ingress(ReplicaCalls):
         """Follow what changes while it serves: tenants, live settings and entries."""
         self._tenants.start(self._apply_limits)
         self._settings.start(kept, self._apply)
+        self._catalog.on_change = self._apply_limits
         self._catalog.start()
         for each in (self._tenants, self._settings, self._catalog):
             stack.push_async_callback(each.aclose)
@@ -244,7 +252,8 @@ class Ingress(ReplicaCalls):
         """Put the limits of the settings in force, with those that operators have set."""
         config = self._config = self._tenants.merged(self._file_config)
         self._services.config, self._services.file_config = config, self._file_config
-        self._limits.become(QueueLimits.of(config, self._tenants.disabled))
+        bases = self._services.catalog.bases
+        self._limits.become(QueueLimits.of(config, self._tenants.disabled, bases))
         self._retention.become(Retention.of(config))
         self._upload_limits.become(UploadLimits.of(config))
         self._access.defaults.become(FileDefaults.of(config))
@@ -259,7 +268,7 @@ class Ingress(ReplicaCalls):
         sole_cluster: bool,
     ) -> None:
         config = self._config
-        self._limits = QueueLimits.of(config, self._tenants.disabled)
+        self._limits = QueueLimits.of(config, self._tenants.disabled, catalog.bases)
         self._retention = Retention.of(config)
         self._upload_limits = UploadLimits.of(config)
         terms = CatalogLeaseTerms(
@@ -284,7 +293,11 @@ class Ingress(ReplicaCalls):
             await connections.open_reads(stack, database, self._metrics),
         )
         bundles = self._bundles = PostgresAppBundles(database)
-        self._executor_calls = ExecutorCalls(terms, bundles, queue, partial(is_held, database))
+        held = partial(is_held, database)
+        self._executor_calls = ExecutorCalls(
+            *(terms, bundles, queue, queue.partials, held, self._secrets),
+            PostgresHostedCalls(database),
+        )
         queue.record_spans(self._tracing)
         self._sessions.ran_in = queue.parts.state.stats.ran_in
         await queue.start()
@@ -349,6 +362,7 @@ class Ingress(ReplicaCalls):
             catalog=catalog,
             entries=self._catalog,
             bundles=self._bundles,
+            partials=self._queue.partials,
             pools=PoolMap(config.models.pools),
             queue=self._queue,
             files=files,
@@ -375,6 +389,7 @@ class Ingress(ReplicaCalls):
             warm=warm,
             weights=self._weights,
             hub_tokens=self._hub_tokens,
+            secrets=self._secrets,
             safety=self._safety,
             proxy_secret=connections.text_of(secrets.proxy_secret),
         )

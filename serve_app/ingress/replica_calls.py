@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import Fenced, Unsupported
+from serve_app.domain.executors.hosted import PROVIDERS
+from serve_app.domain.executors.partial_results import PartialResults
+from serve_app.domain.executors.secrets import INSTALLATION, Secret, named_by
 from serve_app.domain.lease import (
     Ask,
     Finish,
@@ -22,10 +25,11 @@ from serve_app.domain.lease import (
     WeightOffer,
     Work,
 )
-from serve_app.domain.ports import Clock, Queue
+from serve_app.domain.ports import MAX_FILES, Clock, Queue
 from serve_app.domain.progress import StoredSnapshot
 from serve_app.ingress.local_rpc import LocalRpcServer, portable
 from serve_app.ingress.services.services import Services
+from serve_app.postgres.hosted_calls import PostgresHostedCalls
 from serve_app.postgres.weight_peers import PostgresWeightPeers
 from serve_app.provenance.signer import ClaimSigner
 from serve_app.queue.queue import PostgresQueue
@@ -35,6 +39,7 @@ from serve_app.settings import OpenTelemetrySettings
 from serve_app.storage.keys import DEFAULT_MEDIA_TYPE, UPLOAD_EXTENSIONS
 from serve_app.telemetry.attempt_trace import from_plain
 from serve_app.telemetry.metrics import Metrics
+from serve_app.tenants.secrets import SecretBook
 
 if TYPE_CHECKING:
     from serve_app.telemetry.tracing import Tracing
@@ -76,9 +81,6 @@ def record_attempts(tracing: Tracing | None, metrics: Metrics, report: Report) -
             tracing.attempted(from_plain(each), report.pool, report.replica_id)
 
 
-MAX_FILES = 64  # of an attempt
-
-
 class ExecutorCalls:
     """Answers ``domain.ports.AppSource`` for replicas."""
 
@@ -87,20 +89,31 @@ class ExecutorCalls:
         terms: LeaseTerms,
         bundles: AppBundles,
         queue: Queue,
+        partials: PartialResults,
         is_held: Callable[[LeaseKey], Awaitable[bool]],
+        secrets: SecretBook,
+        hosted: PostgresHostedCalls,
     ) -> None:
         self.bundles = bundles
         self._terms = terms
         self._queue = queue
         self._is_held = is_held
+        self._secrets = secrets
+        self._calls: dict[str, Callable[..., Awaitable[Any]]] = {
+            "file_ticket": self._file_ticket,
+            "app_bundle": bundles.read,
+            "add_partials": partials.add,
+            "secrets": self._named_secrets,
+            "begin_hosted_call": hosted.begin,
+            "accept_hosted_call": hosted.accept,
+            "end_hosted_call": hosted.end,
+        }
 
     async def call(self, name: str, *arguments: Any) -> Any:
         """Answer the call ``name``. ``Unsupported``: a newer replica asks for one that is not
         there."""
-        if name == "file_ticket":
-            return await self._file_ticket(*arguments)
-        if name == "app_bundle":
-            return await self.bundles.read(*arguments)
+        if (answer := self._calls.get(name)) is not None:
+            return await answer(*arguments)
         raise Unsupported(f"This version of the ingress has no call {name}. Update it first.")
 
     async def record_lines(self, report: Report, reply: ReportReply) -> None:
@@ -125,7 +138,20 @@ class ExecutorCalls:
         request = await self._queue.get(tenant, held.request_id)
         # No other type has an extension, by which files are served.
         known = media_type if media_type in UPLOAD_EXTENSIONS else DEFAULT_MEDIA_TYPE
-        return self._terms.file_ticket(held, tenant, number, known, request.file_access)
+        access, policy = request.file_access, request.upload_policy
+        return self._terms.file_ticket(held, tenant, number, known, access, policy)
+
+    async def _named_secrets(self, held: LeaseKey, tenant: str) -> tuple[Secret, ...]:
+        if not await self._is_held(held):
+            raise Fenced("Only the holder of a lease gets secrets.")
+        request = await self._queue.get(tenant, held.request_id)
+        endpoint = self._terms.endpoint(request.endpoint)
+        names = () if endpoint is None else named_by(endpoint.options)
+        if endpoint is None or not names:
+            return ()
+        # The process of an app serves all tenants, so it gets nothing of one of them.
+        owner = tenant if endpoint.family in PROVIDERS else INSTALLATION
+        return tuple(await self._secrets.read(owner, names))
 
 
 class ReplicaCalls:

@@ -4,6 +4,7 @@ with the end of the request that made them, and deleted with it."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from serve_app.domain.media.draft import HELD_S, DraftOrigin, StoredDraft
@@ -42,7 +43,9 @@ LOOK = f"""
 SELECT {_COLUMNS}, r.input, r.endpoint_digest {_OWN} AND d.id = %(id)s
 """
 GET = f"SELECT {_COLUMNS} {_OWN} AND d.id = %(id)s"
-NEWEST = f"SELECT {_COLUMNS} {_OWN} ORDER BY d.created_at DESC, d.id DESC LIMIT %(limit)s"
+_NEWEST = f"SELECT {_COLUMNS} {_OWN} {{also}} ORDER BY d.created_at DESC, d.id DESC LIMIT %(limit)s"
+NEWEST = _NEWEST.format(also="")
+NEXT = _NEWEST.format(also="AND (d.created_at, d.id) < (%(at)s, %(id)s)")
 DELETE = """
 -- name: delete_draft
 WITH gone AS (
@@ -100,8 +103,13 @@ class PostgresDrafts:
         rows = await self._database.rows(GET, params)
         return _draft(rows[0]) if rows else None
 
-    async def newest(self, tenant: str, limit: int) -> Sequence[StoredDraft]:
-        rows = await self._database.rows(NEWEST, {"tenant": tenant, "limit": limit})
+    async def newest(
+        self, tenant: str, limit: int, before: tuple[datetime, str] | None = None
+    ) -> Sequence[StoredDraft]:
+        params: dict[str, Any] = {"tenant": tenant, "limit": limit}
+        if before is not None:
+            params["at"], params["id"] = before
+        rows = await self._database.rows(NEXT if before else NEWEST, params)
         return [_draft(row) for row in rows]
 
     async def delete(self, tenant: str, draft_id: str, actor: Actor | None = None) -> bool:

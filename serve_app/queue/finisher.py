@@ -12,6 +12,7 @@ from serve_app.domain.media.draft import with_expiry
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.ports import Clock
 from serve_app.domain.progress import StoredSnapshot
+from serve_app.domain.workflows.runs import RUNNER
 from serve_app.postgres.database import Database
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.store import messages
@@ -48,7 +49,10 @@ class Finisher:
         if outcome.drafts:
             keep_s = self._limits.keep_drafts_s
             outcome = with_expiry(outcome, self._clock.now() + timedelta(seconds=keep_s))
-        return await self._batcher.call(AttemptEnd(held, _how(outcome), _message(outcome), outcome))
+        # Files, times and costs of a workflow are those of its steps, which are counted there.
+        own = finish.replica_id != RUNNER
+        end = AttemptEnd(held, _how(outcome), _message(outcome), outcome, counts=own)
+        return await self._batcher.call(end)
 
     async def hand_back(
         self, held: LeaseKey, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None

@@ -224,6 +224,9 @@ class LongPoll:
         endpoint = self._terms.endpoint(request.endpoint)
         if endpoint is None:
             return messages.endpoint_gone(request.endpoint)
+        policy, at = request.upload_policy, request.started_at
+        if policy and at and (refusal := policy.refusal(at)) is not None:
+            return messages.upload_refused(refusal)
         return Lease(
             request_id=request.id,
             attempt=request.attempt,
@@ -259,7 +262,8 @@ class LongPoll:
         if request.priority is Priority.REALTIME:
             return ()  # sessions write nothing to storage
         held, access = lease_of(request), request.file_access
-        return self._terms.tickets(held, request.tenant, endpoint, input, access)
+        policy = request.upload_policy
+        return self._terms.tickets(held, request.tenant, endpoint, input, access, policy)
 
     async def _wait(self, waiter: Waiter) -> None:
         loop = asyncio.get_running_loop()

@@ -28,7 +28,8 @@ from serve_app.queue.long_poll import LongPoll
 from serve_app.queue.operations import PostgresOperations
 from serve_app.queue.reaper import PeriodicTask, Reaper, Work
 from serve_app.queue.removal import Removal
-from serve_app.queue.request_log import RequestLog
+from serve_app.queue.request_log import PostgresPartialResults, RequestLog
+from serve_app.queue.retention import RetentionByKind
 from serve_app.queue.state.queue_state import QueueState
 from serve_app.queue.state.request_cache import PreviewCache
 from serve_app.queue.state.warm import StoredWarmTargets
@@ -42,6 +43,7 @@ from serve_app.queue.transactions.garbage import GarbageFiles
 from serve_app.queue.transactions.history import History
 from serve_app.queue.transactions.idempotency import IdempotencyKeys
 from serve_app.queue.transactions.usage import PostgresLedger, RealtimeSessions
+from serve_app.queue.workflows.book import PostgresWorkflows
 from serve_app.telemetry.queue_metrics import QueueMeter
 
 if TYPE_CHECKING:  # it imports OpenTelemetry's SDK
@@ -169,10 +171,13 @@ class PostgresQueue:
         self.ledger = PostgresLedger(reads)
         self.costs = PostgresCostBook(database, reads, parts.clock)
         self.rollup = UsageRollup(database, parts.retention)
+        self.by_kind = RetentionByKind(database, parts.retention)
         self.budgets = PostgresBudgetWarnings(database, limits)
         self.gallery = PostgresGallery(database, reads)
         self.drafts = PostgresDrafts(database)
+        self.partials = PostgresPartialResults(database, state.requests)
         self.batches = PostgresBatches(database, parts.retention)
+        self.workflows = PostgresWorkflows(database, limits, state, parts.after)
 
         # Calls by replicas
         self.announce = parts.polls.announce
@@ -212,6 +217,7 @@ class PostgresQueue:
         await state.notifier.aclose()
         await state.requests.aclose()
         await parts.log.aclose()
+        await self.partials.aclose()
 
     async def running_on(self, actors: Collection[str]) -> Mapping[str, int]:
         """Running requests by pool, of the replicas with these ids of Ray actors."""
@@ -263,6 +269,7 @@ class PostgresQueue:
                 10 * check_s,
                 {
                     "forget_progress": reaper.forget_progress,
+                    "forget_partial_results": self.partials.forget,
                     "forget_snapshots": forget_snapshots,
                     "forget_undelivered": forget_undelivered,
                     "index_new_words": self.gallery.index_new_words,
@@ -287,6 +294,10 @@ class PostgresQueue:
                     "delete_audit": elected(partial(parts.operations.log.prune, parts.retention)),
                     "delete_aged_batches": elected(self.batches.delete_aged),
                     "roll_up_usage": elected(self.rollup.roll_up),
+                    "erase_prompts": elected(self.by_kind.erase_prompts),
+                    "delete_aged_files": elected(self.by_kind.delete_files),
+                    "delete_aged_webhooks": elected(self.by_kind.delete_deliveries),
+                    "delete_aged_usage": elected(self.by_kind.delete_usage),
                 },
             ),
         ]

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 HOLDERS = """
 -- name: find_holders
-SELECT DISTINCT actor_id FROM requests WHERE state = 'running'
+SELECT DISTINCT actor_id FROM requests WHERE state = 'running' AND actor_id IS NOT NULL
 """
 FORGET_PROGRESS = """
 -- name: forget_progress

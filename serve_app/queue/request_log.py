@@ -1,15 +1,25 @@
-"""Log lines of requests: appended, and read for any number of readers with one statement."""
+"""Log lines and partial results of requests: appended, and read for any number of readers with one
+statement.
+
+Readers of partial results in the process that stores them are woken. Those of other ingress
+processes look again after a short time.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 
 from serve_app.domain.batcher import Batcher
+from serve_app.domain.errors import Fenced
+from serve_app.domain.lease import LeaseKey
+from serve_app.domain.progress import MAX_PARTIALS_READ, PartialPosition, PartialResult
 from serve_app.domain.request import LogLine, State
 from serve_app.postgres.database import Database
 from serve_app.queue.state.request_cache import RequestCache
 from serve_app.queue.store import messages
-from serve_app.queue.store.rows import known_id
+from serve_app.queue.store.rows import known_id, lease_columns
 
 APPEND = """
 -- name: append_log
@@ -77,3 +87,115 @@ class RequestLog:
             entered = None if state is None else State(state)
             found[id_, after].append(LogLine(sequence, at, level, message, entered))
         return [found[each] for each in positions]
+
+
+# Partial results: only the holder of the lease adds them.
+
+KEPT_AFTER_END_S = 600.0
+"""Time after the end of a request in which slow clients may read the rest."""
+
+MAX_BYTES_READ = 4 * 2**20
+"""Bytes of one answer after which no more values are added to it."""
+
+ADD_PARTIALS = """
+-- name: add_partial_results
+WITH holder AS (
+    SELECT r.id, r.attempt FROM requests r
+    WHERE r.id = %(id)s::uuid AND r.attempt = %(attempt)s AND r.lease_nonce = %(nonce)s
+      AND r.lease_until IS NOT NULL AND r.state = 'running'
+),
+forgotten AS (
+    DELETE FROM partial_results p USING holder h
+    WHERE p.request_id = h.id AND p.attempt = h.attempt AND p.number < %(first)s
+),
+added AS (
+    INSERT INTO partial_results (request_id, attempt, number, value)
+    SELECT h.id, h.attempt, x.number, x.value
+    FROM holder h CROSS JOIN json_to_recordset(%(values)s::json) AS x(number integer, value text)
+    WHERE x.number >= %(first)s
+    ON CONFLICT DO NOTHING
+)
+SELECT 1 FROM holder
+"""
+PARTIALS_AFTER = """
+-- name: read_partial_results
+SELECT id::text, seen_attempt, seen_number, attempt, number, value FROM (
+    SELECT a.id, a.attempt AS seen_attempt, a.number AS seen_number, p.attempt, p.number, p.value,
+        sum(length(p.value)) OVER (
+            PARTITION BY a.id, a.attempt, a.number ORDER BY p.attempt, p.number
+        ) - length(p.value) AS before
+    FROM json_to_recordset(%(asked)s::json) AS a(id uuid, attempt integer, number integer)
+    CROSS JOIN LATERAL (
+        SELECT p.attempt, p.number, p.value FROM partial_results p
+        WHERE p.request_id = a.id AND (p.attempt, p.number) > (a.attempt, a.number)
+        ORDER BY p.attempt, p.number LIMIT %(most)s
+    ) p
+) found
+WHERE before < %(most_bytes)s
+ORDER BY id, attempt, number
+"""
+# Also those of deleted requests, whose rows are gone or empty.
+FORGET_PARTIALS = """
+-- name: forget_partial_results
+DELETE FROM partial_results p WHERE NOT EXISTS (
+    SELECT FROM requests r WHERE r.id = p.request_id AND r.deleted_at IS NULL
+      AND (r.finished_at IS NULL
+        OR r.finished_at > clock_timestamp() - make_interval(secs => %(kept_s)s)))
+"""
+
+_Asked = tuple[str, PartialPosition]
+
+
+class PostgresPartialResults:
+    """Implements ``domain.ports.PartialResults``."""
+
+    def __init__(self, database: Database, requests: RequestCache) -> None:
+        self._database = database
+        self._requests = requests
+        self._waiters: dict[str, set[asyncio.Future[None]]] = {}
+        self._reads: Batcher[_Asked, Sequence[PartialResult]] = Batcher(self._read, max_batch=16)
+
+    async def add(self, held: LeaseKey, values: Sequence[PartialResult], first: int) -> None:
+        rows = [{"number": each.number, "value": messages.clean(each.value)} for each in values]
+        given = {**lease_columns(held), "values": messages.compact(rows), "first": first}
+        if not await self._database.rows(ADD_PARTIALS, given):
+            raise Fenced("Only the holder of a lease may add partial results.")
+        for waiter in self._waiters.pop(held.request_id, ()):
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def after(
+        self, tenant: str, request_id: str, seen: PartialPosition
+    ) -> Sequence[PartialResult]:
+        request = await self._requests.get(tenant, request_id)
+        return await self._reads.call((request.id, seen))
+
+    async def arrived(self, request_id: str, timeout_s: float) -> None:
+        id_ = known_id(request_id)
+        waiter = asyncio.get_running_loop().create_future()
+        waiters = self._waiters.setdefault(id_, set())
+        waiters.add(waiter)
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await waiter
+        finally:
+            waiters.discard(waiter)
+            if not waiters and self._waiters.get(id_) is waiters:
+                del self._waiters[id_]
+
+    async def forget(self) -> None:
+        """Delete those of requests that ended some time ago. Call it periodically."""
+        await self._database.rows(FORGET_PARTIALS, {"kept_s": KEPT_AFTER_END_S})
+
+    async def aclose(self) -> None:
+        await self._reads.aclose()
+
+    async def _read(self, asked: Sequence[_Asked]) -> Sequence[Sequence[PartialResult]]:
+        found: dict[_Asked, list[PartialResult]] = {each: [] for each in asked}
+        named = [{"id": id_, "attempt": seen[0], "number": seen[1]} for id_, seen in found]
+        limits = {"most": MAX_PARTIALS_READ, "most_bytes": MAX_BYTES_READ}
+        given = {"asked": messages.compact(named), **limits}
+        for id_, *seen, attempt, number, value in await self._database.rows(PARTIALS_AFTER, given):
+            found[id_, (seen[0], seen[1])].append(PartialResult(attempt, number, value))
+        return [found[each] for each in asked]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 from serve_app.domain.batcher import Batcher
@@ -150,7 +151,7 @@ class Submitter:
         answers: list[Request | BaseException] = []
         for row, result in zip(rows, results, strict=True):
             if isinstance(result, InsertResult):
-                answers.append(result.request)
+                answers.append(_with_allowance(result, quotas.get(row.request.tenant)))
             elif isinstance(result, Refusal):
                 answers.append(quotas[row.request.tenant].refusal(result.verdict))
             else:
@@ -247,6 +248,12 @@ class Submitter:
             self._state.lanes.wake_if_work_soon(
                 (request.pool, request.tenant) for request in queued
             )
+
+
+def _with_allowance(result: InsertResult, quota: Quota | None) -> Request:
+    if quota is None or result.left is None:
+        return result.request
+    return replace(result.request, allowance=quota.allowance(result.left))
 
 
 def _size(item: Item) -> int:

@@ -15,6 +15,7 @@ from serve_app.domain.errors import AlreadyFinal, RequestActive, RequestNotFound
 from serve_app.domain.operations import Actor
 from serve_app.postgres.database import Database
 from serve_app.queue.after_commit import AfterCommit
+from serve_app.queue.billing.rollup import DAY, SUM_BY_DAY
 from serve_app.queue.operations import PostgresOperations
 from serve_app.queue.removal import Removal
 from serve_app.queue.store.config import Retention
@@ -79,7 +80,7 @@ RETURNING 1
 ROWS = (
     "webhook_deliveries", "request_words", "favourites", "share_links", "budget_warnings",
     "tenant_quotas", "fair_lanes", "api_keys", "batches", "batch_files", "file_url_revocations",
-    "file_access", "tenant_weights", "hub_tokens",
+    "file_access", "tenant_weights", "hub_tokens", "hosted_calls", "workflows", "workflow_runs",
 )  # fmt: skip
 """Tables whose rows with the tenant are deleted, and with them those that refer to them."""
 DELETE_ROWS = [
@@ -88,38 +89,25 @@ DELETE_ROWS = [
     + " RETURNING 1"
     for table in ROWS
 ]
+SECRETS = "DELETE FROM secrets WHERE owner = %(tenant)s AND owner <> '' RETURNING 1"
 COUNTS = "DELETE FROM running_counts WHERE kind = 'tenant' AND name = %(tenant)s RETURNING 1"
 TOTAL = """
 DELETE FROM upload_totals t WHERE t.tenant = %(tenant)s
   AND NOT EXISTS (SELECT FROM uploads u WHERE u.tenant = t.tenant)
 RETURNING 1
 """
-_SUMMED = """
-    INSERT INTO usage_days AS d (
-        day, tenant, key_id, endpoint, state, price, requests, run_s, steps, units, images,
-        megapixels, billed, amount)
-    SELECT {day}, %(kept_as)s::text,
-           CASE WHEN %(anonymous)s::boolean THEN NULL ELSE key_id END, endpoint, state, price,
-           {requests}, sum(run_s::numeric), sum(steps), sum(units::numeric), sum(images),
-           sum(megapixels), sum(billed), sum(amount)
-    FROM gone WHERE %(kept_as)s::text IS NOT NULL GROUP BY 1, 2, 3, 4, 5, 6
-    ON CONFLICT (tenant, day, endpoint, state, key_id, price) DO UPDATE SET
-        requests = d.requests + excluded.requests,
-        run_s = d.run_s + excluded.run_s,
-        steps = d.steps + excluded.steps,
-        units = d.units + excluded.units,
-        images = d.images + excluded.images,
-        megapixels = d.megapixels + excluded.megapixels,
-        billed = d.billed + excluded.billed,
-        amount = d.amount + excluded.amount
-"""
+_SUMMED = {
+    "tenant": "%(kept_as)s::text",
+    "key_id": "CASE WHEN %(anonymous)s::boolean THEN NULL ELSE key_id END",
+    "where": "%(kept_as)s::text IS NOT NULL",
+}
 USAGE = f"""
 -- name: sum_usage_of_tenant
 WITH gone AS (
     DELETE FROM usage WHERE request_id = {
         _ANY.format(key="request_id", table="usage", where="tenant = %(tenant)s")} RETURNING *
 ),
-summed AS ({_SUMMED.format(day="(at AT TIME ZONE 'UTC')::date", requests="count(*)")})
+summed AS ({SUM_BY_DAY.format(day=DAY, requests="count(*)", **_SUMMED)})
 SELECT 1 FROM gone
 """  # fmt: skip
 USAGE_DAYS = f"""
@@ -128,7 +116,7 @@ WITH gone AS (
     DELETE FROM usage_days WHERE ctid = {
         _ANY.format(key="ctid", table="usage_days", where="tenant = %(tenant)s")} RETURNING *
 ),
-summed AS ({_SUMMED.format(day="day", requests="sum(requests)")})
+summed AS ({SUM_BY_DAY.format(day="day", requests="sum(requests)", **_SUMMED)})
 SELECT 1 FROM gone
 """  # fmt: skip
 LEFT = "SELECT " + " OR ".join(
@@ -188,7 +176,7 @@ class TenantDeletionJob:
         """Return True if the tenant is deleted now."""
         if await self._end_requests(job) or await self._delete_requests(job):
             return False
-        statements = [*FILES, UPLOADS, *DELETE_ROWS, COUNTS, TOTAL, USAGE, USAGE_DAYS]
+        statements = [*FILES, UPLOADS, *DELETE_ROWS, SECRETS, COUNTS, TOTAL, USAGE, USAGE_DAYS]
         for each in statements:
             await self._all(each, job)
         ((left,),) = await self._database.rows(LEFT, {"tenant": job.tenant})

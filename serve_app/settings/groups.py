@@ -16,6 +16,7 @@ from pydantic_settings import (
 )
 
 from serve_app.domain.endpoint import MODEL_ALIASES, StoreConfig
+from serve_app.settings.comfyui import ComfyUiSettings
 from serve_app.settings.pools import EndpointLimits, PoolConfig, TenantLimits, with_families
 from serve_app.telemetry.logs import Format
 
@@ -175,6 +176,11 @@ class ModelSettings(SettingsGroup):
     families: dict[str, str] = Field(
         default_factory=dict, description="Additional families: name to `module:Class`."
     )
+    comfyui: ComfyUiSettings | None = Field(
+        default=None,
+        description="ComfyUI, which runs workflows: `path` of its folder, or `address`; `python`, "
+        "`models`, `nodes`, `arguments`, `start_timeout_s`.",
+    )
     tuning_file: AbsolutePath | None = Field(
         default=None,
         description="File with what `darkroom tune` has measured. "
@@ -243,6 +249,18 @@ class QueueSettings(SettingsGroup):
         gt=0,
         description="Days after which ended requests are deleted. Unset: never.",
     )
+    prompt_retention_days: float | None = Field(
+        default=None,
+        gt=0,
+        description="Days after which inputs, outputs and logs of ended requests are erased; the "
+        "requests stay. Unset: with the request.",
+    )
+    file_retention_days: float | None = Field(
+        default=None,
+        gt=0,
+        description="Days after which output files and uploads are deleted. Unset: outputs with "
+        "their request, uploads as `retention_days` says.",
+    )
     audit_retention_days: float = Field(
         default=365.0, gt=0, description="Days after which entries of the audit log are deleted."
     )
@@ -256,6 +274,12 @@ class QueueSettings(SettingsGroup):
 class WebhookSettings(SettingsGroup):
     """Delivery of webhooks."""
 
+    webhook_retention_days: float | None = Field(
+        default=None,
+        gt=0,
+        description="Days after which webhooks that have ended are deleted, with the log of their "
+        "tries. Unset: with their request.",
+    )
     allow_private_webhooks: bool = Field(
         default=False, description="Allow webhooks to private addresses."
     )

@@ -39,6 +39,7 @@ ONLY_OF_REPLICAS = frozenset(
     {
         "adapters_dir",
         "adapters_max_bytes",
+        "comfyui",
         "tuning_file",
         "weights_max_bytes",
         "weights_mirror",
@@ -73,6 +74,7 @@ LIVE = frozenset(
         "cost_currency",
         "endpoint_limits",
         "fal_prices",
+        "file_retention_days",
         "file_url_valid_s",
         "files",
         "gpu_hour_costs",
@@ -98,10 +100,13 @@ LIVE = frozenset(
         "pools",
         "previews",
         "prices",
+        "prompt_retention_days",
         "retention_days",
         "share_hub_token",
         "tenant_limits",
         "usage_detail_days",
+        "usage_retention_days",
+        "webhook_retention_days",
     }
 )
 """Settings that every ingress replica reads from the configuration file while it runs."""

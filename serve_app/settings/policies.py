@@ -99,6 +99,11 @@ class BillingSettings(SettingsGroup):
         ge=40,
         description="Days after which lines of usage are rolled up by day. Unset: never.",
     )
+    usage_retention_days: float | None = Field(
+        default=None,
+        ge=40,
+        description="Days after which usage is deleted, lines and sums by day. Unset: never.",
+    )
     deleted_tenant_usage: Literal["named", "anonymous", "nothing"] = Field(
         default="named",
         description="What is kept of the usage of a deleted tenant: sums by day under its name, "

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from serve_app.domain.billing.price import CURRENCY
 from serve_app.domain.operations import WeightsLevel
+from serve_app.domain.workflows.definition import POOL as WORKFLOWS
 from serve_app.settings import schedule
 from serve_app.settings.overflow import OverflowPools, mistakes
 
@@ -120,8 +121,9 @@ class PoolConfig(BaseModel):
     slots: int = Field(
         default=0,
         ge=0,
-        le=256,
-        description="Generations that a replica runs at once if its memory allows; "
+        le=1000,
+        description="Generations that a replica runs at once if its memory allows, or requests "
+        "that it holds for apps and hosted providers; "
         f"0: by families and GPU, {SLOTS_ON_CPU} on a CPU.",
     )
     min_replicas: int = Field(default=1, ge=0)
@@ -240,9 +242,11 @@ class PoolConfig(BaseModel):
 def with_families(pools: Mapping[str, PoolConfig]) -> dict[str, PoolConfig]:
     """The pools, where each that takes the overflow of another one has its families.
 
-    Raises ``ValueError`` with each mistake in ``overflow_of``.
+    Raises ``ValueError`` with each mistake in ``overflow_of``, and for a name that is taken.
     """
     problems = [*mistakes({name: pool.overflow_of for name, pool in pools.items()})]
+    if WORKFLOWS in pools:
+        problems.append(f"The name {WORKFLOWS} is taken: requests to workflows wait there.")
     if problems:
         raise ValueError(" ".join(problems))
     chains = overflow_pools(pools)
@@ -324,6 +328,14 @@ class TenantLimits(BaseModel):
     budget: BudgetConfig | None = Field(default=None, description="Money that it may spend.")
     retention_days: float | None = Field(
         default=None, gt=0, description="Days after which its ended requests are deleted."
+    )
+    prompt_retention_days: float | None = Field(
+        default=None,
+        gt=0,
+        description="Days after which inputs, outputs and logs of its ended requests are erased.",
+    )
+    file_retention_days: float | None = Field(
+        default=None, gt=0, description="Days after which its output files and uploads are deleted."
     )
     storage: str | None = Field(
         default=None,

@@ -66,6 +66,12 @@ class SignInSettings(SettingsGroup):
         default=8 * 3600.0, ge=60, le=30 * 86_400, description="Duration of a sign-in."
     )
 
+    oidc_provider_logout: bool = Field(
+        default=False,
+        description="Signing out on the page ends the session at the provider too, and with it "
+        "those of other programs.",
+    )
+
     @property
     def enabled(self) -> bool:
         """Return whether people can sign in."""

@@ -1,24 +1,14 @@
-"""Tokens of the hub that tenants set, encrypted in the database.
-
-The key is derived from a secret of the installation, so a dump of the table alone does not show
-them. Whoever reads the whole database does: the secret is in it, unless it is the operator's own.
-"""
+"""Tokens of the hub that tenants set, encrypted in the database."""
 
 from __future__ import annotations
 
-import secrets
 from typing import LiteralString, Protocol
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
-from serve_app.domain.errors import Unavailable
 from serve_app.domain.operations import Actor
 from serve_app.postgres.database import Database
+from serve_app.tenants.seal import Seal
 
-NONCE_BYTES = 12
+PURPOSE = b"hub tokens of tenants"
 MAX_TOKEN = 500  # characters
 
 READ: LiteralString = """
@@ -46,29 +36,6 @@ SELECT tenant FROM removed
 """
 
 
-class TokenSeal:
-    """Encryption of tokens. A sealed token can be opened for its tenant only."""
-
-    def __init__(self, secret: bytes) -> None:
-        derive = HKDF(hashes.SHA256(), 32, salt=None, info=b"hub tokens of tenants")
-        self._cipher = AESGCM(derive.derive(secret))
-
-    def seal(self, tenant: str, token: str, nonce: bytes) -> bytes:
-        """Encrypted token. ``nonce``: 12 bytes that are never used twice."""
-        return nonce + self._cipher.encrypt(nonce, token.encode(), tenant.encode())
-
-    def open(self, tenant: str, sealed: bytes) -> str:
-        """The token. ``Unavailable``: it was sealed with another secret."""
-        nonce, body = sealed[:NONCE_BYTES], sealed[NONCE_BYTES:]
-        try:
-            return self._cipher.decrypt(nonce, body, tenant.encode()).decode()
-        except InvalidTag:
-            raise Unavailable(
-                f"The hub token of {tenant} cannot be decrypted: the installation's secret has "
-                "changed. Set it again."
-            ) from None
-
-
 class HubTokens(Protocol):
     """Tokens of the hub by tenant. Each change and its audit entry are written in one transaction.
     Never in lists, answers or logs."""
@@ -89,15 +56,15 @@ class PostgresHubTokens:
 
     def __init__(self, database: Database, secret: bytes) -> None:
         self._database = database
-        self._seal = TokenSeal(secret)
+        self._seal = Seal(secret, PURPOSE)
 
     async def token(self, tenant: str) -> str | None:
         rows = await self._database.rows(READ, {"tenant": tenant})
-        return self._seal.open(tenant, bytes(rows[0][0])) if rows else None
+        what = f"The hub token of {tenant}"
+        return self._seal.open(tenant, bytes(rows[0][0]), what) if rows else None
 
     async def put(self, tenant: str, token: str, actor: Actor) -> None:
-        sealed = self._seal.seal(tenant, token, secrets.token_bytes(NONCE_BYTES))
-        given = {"tenant": tenant, "sealed": sealed, **_audited(actor)}
+        given = {"tenant": tenant, "sealed": self._seal.seal(tenant, token), **_audited(actor)}
         await self._database.rows(PUT, given)
 
     async def remove(self, tenant: str, actor: Actor) -> bool:

@@ -21,12 +21,14 @@ from joserfc.jwk import KeySet
 
 from serve_app.domain.errors import (
     DarkroomError,
+    Forbidden,
     Misconfigured,
     ProviderUnavailable,
     Unauthenticated,
+    Unsupported,
 )
 from serve_app.domain.ports import Clock
-from serve_app.tenants.sign_in import BegunSignIn, Person
+from serve_app.tenants.sign_in import BegunSignIn, DeviceSignIn, Pending, Person
 
 KEEP_S = 3600.0
 """How long the provider's addresses and keys are used without asking again."""
@@ -42,6 +44,8 @@ ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES
 """Signatures with a public key. With a shared secret, who checks a token could also make it."""
 BASIC = "client_secret_basic"
 _ = httpcore2  # httpx2 would import it in the event loop, which reads files
+DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
+DEVICE_VALID_S, DEVICE_ASK_S = 600.0, 5.0  # for providers that do not say
 WELL_KNOWN = "/.well-known/openid-configuration"
 
 
@@ -104,6 +108,56 @@ class OpenIdProvider:
                 raise Unauthenticated("The provider answered another sign-in. Sign in again.")
             claims = {**await self._user_info(client, facts, claims), **claims}
         return self._person(claims)
+
+    async def begin_device(self) -> DeviceSignIn:
+        facts = await self._known()
+        url = facts.metadata.get("device_authorization_endpoint")
+        if not url:
+            raise Unsupported(
+                f"The sign-in provider {self._config.issuer} offers none for programs (device "
+                "flow). Use an API key: `darkroom login URL --key KEY`."
+            )
+        async with await self._client(facts, "") as client:
+            auth = client.client_auth(client.token_endpoint_auth_method)
+            given = {"client_id": self._config.client_id, "scope": self._config.scopes}
+            try:
+                answer = await client.post(url, data=given, auth=auth)
+                found: Any = answer.json()
+            except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
+                raise self._unavailable(type(error).__name__) from None
+        if answer.status_code >= httpx2.codes.INTERNAL_SERVER_ERROR or not isinstance(found, dict):
+            raise self._unavailable(f"status {answer.status_code}")
+        if answer.is_error:
+            raise _refused_client(str(found.get("error", answer.status_code)))
+        return _device_sign_in(found)
+
+    async def finish_device(self, device_code: str) -> Person | Pending:
+        facts = await self._known()
+        async with await self._client(facts, "") as client:
+            try:
+                token: Mapping[str, Any] = await client.fetch_token(
+                    self._endpoint(facts, "token_endpoint"),
+                    grant_type=DEVICE_GRANT,
+                    device_code=device_code,
+                )
+            except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+                raise self._unavailable(type(error).__name__) from None
+            except AuthlibBaseError as error:
+                return _pending(error)
+            claims = await self._claims(str(token.get("id_token", "")), [self._config.client_id])
+            claims = {**await self._user_info(client, facts, claims), **claims}
+        return self._person(claims)
+
+    async def logout_url(self, back: str) -> str | None:
+        try:
+            url = (await self._known()).metadata.get("end_session_endpoint")
+        except DarkroomError:
+            return None  # the session here ends all the same
+        if not url:
+            return None
+        # No identity token is kept, so the provider may ask the person whether to sign out.
+        given = {"client_id": self._config.client_id, "post_logout_redirect_uri": back}
+        return str(httpx2.URL(str(url)).copy_merge_params(given))
 
     async def person_of(self, token: str) -> Person:
         audiences = [self._config.client_id, *self._config.audiences]
@@ -271,6 +325,28 @@ class OpenIdProvider:
         )
 
 
+def _device_sign_in(found: Mapping[str, Any]) -> DeviceSignIn:
+    return DeviceSignIn(
+        str(found["device_code"]),
+        str(found["user_code"]),
+        str(found["verification_uri"]),
+        str(found.get("verification_uri_complete") or ""),
+        float(found.get("expires_in") or DEVICE_VALID_S),
+        float(found.get("interval") or DEVICE_ASK_S),
+    )
+
+
+def _pending(error: AuthlibBaseError) -> Pending:
+    """State of a sign-in for which there is no token yet. Raises the error if it has ended."""
+    if error.error in ("authorization_pending", "slow_down"):
+        return Pending(slower=error.error == "slow_down")
+    if error.error == "access_denied":
+        raise Forbidden("The sign-in was refused at the provider.")
+    if error.error == "expired_token":
+        raise Unauthenticated("This sign-in took too long. Sign in again.")
+    raise _refusal(error)
+
+
 def _refusal(error: AuthlibBaseError) -> DarkroomError:
     """Error for a code that the provider did not exchange."""
     if error.error == "invalid_grant":
@@ -278,7 +354,11 @@ def _refusal(error: AuthlibBaseError) -> DarkroomError:
             "The provider did not accept this sign-in: its code was used before or has expired. "
             "Sign in again."
         )
+    return _refused_client(str(error.error))
+
+
+def _refused_client(why: str) -> Misconfigured:
     return Misconfigured(
-        f"The provider refuses Darkroom itself ({error.error}). Check DARKROOM_OIDC_CLIENT_ID and "
+        f"The provider refuses Darkroom itself ({why}). Check DARKROOM_OIDC_CLIENT_ID and "
         "DARKROOM_OIDC_CLIENT_SECRET, and the redirect address that is registered there."
     )

@@ -46,6 +46,25 @@ class Rights:
     endpoints: tuple[str, ...] = ()  # empty: all
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceSignIn:
+    """Sign-in of a program without a browser (RFC 8628), as the provider began it."""
+
+    device_code: str  # the program asks with it whether the person has signed in; secret
+    user_code: str  # the person enters it
+    url: str  # there
+    url_with_code: str  # the same with the code in it; empty: the provider has none
+    valid_s: float
+    ask_every_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """The person has not signed in yet. ``slower``: ask 5 seconds less often from now on."""
+
+    slower: bool
+
+
 class SignInProvider(Protocol):
     """OpenID Connect provider. ``ProviderUnavailable``: it does not answer."""
 
@@ -55,6 +74,20 @@ class SignInProvider(Protocol):
 
     async def finish(self, redirect_uri: str, code: str, begun: BegunSignIn) -> Person:
         """Exchange the code of the provider. ``Unauthenticated``: it is not valid."""
+        ...
+
+    async def begin_device(self) -> DeviceSignIn:
+        """Begin the sign-in of a program. ``Unsupported``: the provider has no such sign-in."""
+        ...
+
+    async def finish_device(self, device_code: str) -> Person | Pending:
+        """Ask whether the person has signed in. ``Forbidden``: the person refused.
+        ``Unauthenticated``: it took too long, or has ended before."""
+        ...
+
+    async def logout_url(self, back: str) -> str | None:
+        """URL at which a person ends the session at the provider too, which then sends the browser
+        ``back``. None: the provider has none, or does not answer."""
         ...
 
     async def person_of(self, token: str) -> Person:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, LiteralString, Protocol
+from urllib.parse import urlsplit
 
 from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Clock
@@ -95,7 +96,7 @@ WITH made AS (
 noted AS (
     INSERT INTO audit (actor, address, action, subject, detail)
     SELECT %(actor)s, %(address)s, 'tenant.create', id,
-           json_build_object('name', %(name)s::text, 'limits', %(limits)s::jsonb) FROM made
+           json_build_object('name', %(name)s::text, 'limits', %(noted)s::jsonb) FROM made
 )
 SELECT id FROM made
 """
@@ -125,7 +126,17 @@ def action_of(change: TenantChange) -> str:
 def detail_of(change: TenantChange) -> Mapping[str, Any]:
     """Details of a change in the audit log."""
     named = {} if change.name is None else {"name": change.name}
-    return named | ({"limits": dict(change.limits)} if change.limits else {})
+    return named | ({"limits": audited(change.limits)} if change.limits else {})
+
+
+def audited(limits: Limits) -> Mapping[str, Any]:
+    """``limits`` for the audit log, from which nothing is deleted: of the URL of a webhook, which
+    may contain a password, only the host."""
+    budget = limits.get("budget")
+    if not budget or not budget.get("webhook"):
+        return dict(limits)
+    host = urlsplit(budget["webhook"]).hostname
+    return {**limits, "budget": {**budget, "webhook": host}}
 
 
 class PostgresTenants:
@@ -153,6 +164,7 @@ class PostgresTenants:
             "id": tenant,
             "name": name or tenant,
             "limits": json.dumps(limits),
+            "noted": json.dumps(audited(limits)),
             "now": self._clock.now(),
             "actor": actor.key_id,
             "address": actor.address,

@@ -94,9 +94,12 @@ def test_every_id_gets_a_sentence(endpoint_id: str, served: dict[str, str]) -> N
     assert suggestions.sentence(endpoint_id, served, ()).endswith((".", "?"))
 
 
-@pytest.mark.parametrize("endpoint_id", ["workflows/me/portrait", "comfy/me/portrait"])
-def test_workflows_are_not_ours(catalog: Catalog, endpoint_id: str) -> None:
-    assert "is a workflow, and Darkroom runs none" in said(catalog, endpoint_id)
+def test_an_unknown_workflow_can_be_registered(catalog: Catalog) -> None:
+    assert "run `darkroom deploy` with its file" in said(catalog, "workflows/me/portrait")
+
+
+def test_a_comfy_workflow_of_fals_is_not_here(catalog: Catalog) -> None:
+    assert "is a ComfyUI workflow of fal's" in said(catalog, "comfy/me/portrait")
 
 
 @pytest.mark.parametrize(

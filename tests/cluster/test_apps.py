@@ -15,12 +15,17 @@ import httpx
 import pytest
 
 from tests.cluster.darkroom import Darkroom, eventually
+from tests.cluster.fal_app import serves_an_app_for_fal
+from tests.deployments.client_bucket import TYPED, Bucket, bucket, moto_server
+
+__all__ = ["bucket", "moto_server"]
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
 APP = """
 import os
 import time
+from collections.abc import Iterator
 
 import darkroom
 
@@ -43,6 +48,26 @@ class Shop(darkroom.App):
             darkroom.progress(1, 2)
             time.sleep(0.02)
         return "done"
+
+    @darkroom.endpoint("/tell")
+    def tell(self, until: str) -> Iterator[darkroom.Image | str]:
+        yield "once"
+        yield darkroom.Image.from_bytes(b"a sketch", "image/png")
+        while not os.path.exists(until):
+            darkroom.progress(1, 2)
+            time.sleep(0.02)
+        yield "upon"
+"""
+PREDICT = """
+from cog import BasePredictor, Input, Path
+
+
+class Predictor(BasePredictor):
+    def predict(self, image_url: Path, copies: int = Input(default=1, ge=1, le=3)) -> Path:
+        print("copying")
+        copied = Path("copy.png")
+        copied.write_bytes(image_url.read_bytes() * copies)
+        return copied
 """
 PNG = b"\x89PNG\r\n\x1a\n a picture"
 
@@ -64,6 +89,35 @@ result = client.subscribe(
 )
 print(json.dumps([result, logs]))
 """
+
+
+STREAM = """
+import json, sys
+from pathlib import Path
+import fal_client
+from serve_app import fal_plain_http
+fal_plain_http.use(sys.argv[1])
+client = fal_client.SyncClient(key=sys.argv[2])
+events = []
+for event in client.stream("house/shop/tell", {"until": sys.argv[3]}):
+    events.append(event["output"])
+    if len(events) == 2:  # the third value is made only now
+        Path(sys.argv[3]).touch()
+print(json.dumps(events))
+"""
+
+
+def streamed(darkroom: Darkroom, until: Path) -> list[Any]:
+    """Values of a generator, by fal's own client. The last one is not made before others came."""
+    done = subprocess.run(
+        [sys.executable, "-c", STREAM, darkroom.url, darkroom.key, str(until)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def called(darkroom: Darkroom, endpoint: str) -> tuple[dict[str, Any], list[str]]:
@@ -88,11 +142,33 @@ def deployed(darkroom: Darkroom, folder: Path) -> None:
     assert "house/shop/slow is served by the pool apps." in done.stdout
 
 
-def test_an_app_serves_from_nothing_and_its_death_loses_nothing(
-    make_darkroom: Callable[..., Darkroom], tmp_path: Path
+def hosted(darkroom: Darkroom, endpoint: str) -> str:
+    """An endpoint that a hosted provider runs: this very Darkroom, by its other endpoint."""
+    secret = "/v1/secrets/ELSEWHERE_KEY?installation=true"
+    kept = darkroom.http.put(secret, json={"value": darkroom.key})
+    assert kept.status_code == 200, kept.text
+    file = {"type": "string", "x-darkroom-file": "image"}
+    entry = {
+        "family": "darkroom",
+        "schema": "json",
+        "category": "image-to-image",
+        "options": {
+            "secrets": ["ELSEWHERE_KEY"],
+            "hosted": {"endpoint": endpoint, "url": darkroom.url},
+            "input_schema": {"type": "object", "properties": {"image_url": file}},
+            "output_schema": {"type": "object"},
+        },
+    }
+    added = darkroom.http.put("/v1/models/entries/hosted/shop", json=entry)
+    assert added.status_code == 200, added.text
+    return "hosted/shop"
+
+
+def test_an_app_serves_from_nothing_also_through_a_hosted_endpoint_and_its_death_loses_nothing(
+    make_darkroom: Callable[..., Darkroom], tmp_path: Path, bucket: Bucket
 ) -> None:
-    pools = {"apps": {"families": ["python"], "min_replicas": 0, "slots": 4}}
-    darkroom = make_darkroom(pools)
+    pools = {"apps": {"families": ["python", "cog", "darkroom"], "min_replicas": 0, "slots": 8}}
+    darkroom = make_darkroom(pools, allow_private_urls="1")  # the bucket is on this machine
     darkroom.start()
     broken = tmp_path / "broken.py"
     broken.write_text("import darkroom\n\nclass Broken(darkroom.App):\n    def run(self:\n")
@@ -107,6 +183,21 @@ def test_an_app_serves_from_nothing_and_its_death_loses_nothing(
     assert httpx.get(image["url"], trust_env=False).content == PNG
     assert "drawing" in logs
 
+    once, sketch, upon = streamed(darkroom, tmp_path / "told")
+    assert (once, upon) == ("once", "upon")
+    assert sketch["url"] == "data:image/png;base64,YSBza2V0Y2g="
+    policy = bucket.policy(TYPED)
+    value = json.dumps({"url": policy.url, "fields": dict(policy.fields)})
+    given, headers = {"image_url": image["url"]}, {"X-App-Fal-Upload-Policy": value}
+    own = darkroom.http.post("/run/house/shop", json=given, headers=headers).json()["image"]
+    assert bucket.objects() == {f"out/{own['file_name']}": PNG}
+    assert own["url"] == f"{policy.url.rstrip('/')}/out/{own['file_name']}"
+
+    result, logs = called(darkroom, hosted(darkroom, "house/shop"))
+    assert httpx.get(result["image"]["url"], trust_env=False).content == PNG
+    assert result["image"]["url"] != image["url"]
+    assert "drawing" in logs
+
     ready = tmp_path / "ready"
     submitted = darkroom.http.post("/queue/house/shop/slow", json={"until": str(ready)}).json()
     request_id = submitted["request_id"]
@@ -119,5 +210,22 @@ def test_an_app_serves_from_nothing_and_its_death_loses_nothing(
     assert darkroom.http.get(submitted["response_url"]).json() == {"output": "done"}
     other = darkroom.http.post("/run/house/shop/process", json={}).json()["pid"]
     assert other != pid
+    serves_an_app_for_fal(darkroom)
+
+    folder = tmp_path / "copier"
+    folder.mkdir()
+    (folder / "cog.yaml").write_text("predict: predict.py:Predictor\n")
+    (folder / "predict.py").write_text(PREDICT)
+    done = darkroom.command("deploy", str(folder), "--name", "house/copier")
+    if "cannot be installed" in done.stderr:
+        pytest.skip(f"The package cog cannot be installed here: {done.stderr}")
+    assert "house/copier is served by the pool apps." in done.stdout, done.stderr
+    result, logs = called(darkroom, "house/copier")
+    copied = result["output"]
+    assert (copied["content_type"], copied["file_size"]) == ("image/png", len(PNG))
+    assert httpx.get(copied["url"], trust_env=False).content == PNG
+    assert "copying" in logs
+    refused_input = darkroom.http.post("/queue/house/copier", json={"copies": 4})
+    assert refused_input.status_code == 422
     darkroom.stop()
     assert not Path(f"/proc/{other}").exists()

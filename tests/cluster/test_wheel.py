@@ -35,7 +35,8 @@ from training.checker import read
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
-SOURCES = "pyproject.toml", "README.md", "LICENSE", "serve_app", "deployments", "weights"
+PACKAGES = "darkroom", "darkroom_apps", "serve_app", "deployments", "weights"
+SOURCES = "pyproject.toml", "README.md", "LICENSE", *PACKAGES
 SAMPLE = re.compile(r'"(.+)" took [\d.]+ s: (\S+)')
 OTHER_PROMPT = "a green star"
 
@@ -73,7 +74,7 @@ def test_the_wheel_contains_every_file_that_is_not_python(wheel: Path) -> None:
     packed = set(zipfile.ZipFile(wheel).namelist())
     ours = {
         path.relative_to(ROOT).as_posix()
-        for package in ("serve_app", "deployments", "weights")
+        for package in PACKAGES
         for path in (ROOT / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
@@ -146,8 +147,8 @@ def _installed(wheel: Path, folder: Path) -> Path:
     (Path(found.strip()) / "dependencies.pth").write_text("\n".join(sorted(dependencies)) + "\n")
     where = _run(
         *(str(python), "-P", "-c"),
-        "import deployments, serve_app, weights; "
-        "print(*(each.__file__ for each in (deployments, serve_app, weights)))",
+        "import darkroom, deployments, serve_app, weights; "
+        "print(*(each.__file__ for each in (darkroom, deployments, serve_app, weights)))",
     )
     assert all(path.startswith(str(folder)) for path in where.split()), where
     return folder / "bin" / "darkroom"

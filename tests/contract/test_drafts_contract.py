@@ -29,7 +29,10 @@ async def test_the_drafts_of_a_request_are_found_with_its_input(queue: Queue) ->
     assert output["drafts"][1]["expires_at"] == draft.expires_at.strftime("%Y-%m-%dT%H:%M:%SZ")
     assert await drafts.used(TENANT) == 14
     assert [each.id for each in await drafts.newest(TENANT, 10)] == ["two", "one"]
-    assert [each.id for each in await drafts.newest(TENANT, 1)] == ["two"]
+    (two,) = await drafts.newest(TENANT, 1)
+    (one,) = await drafts.newest(TENANT, 1, before=(two.created_at, two.id))
+    assert (two.id, one.id) == ("two", "one")
+    assert await drafts.newest(TENANT, 1, before=(one.created_at, one.id)) == []
 
 
 async def test_a_draft_belongs_to_its_tenant(queue: Queue) -> None:

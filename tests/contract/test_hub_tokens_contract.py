@@ -10,7 +10,8 @@ from serve_app.domain.errors import Unavailable
 from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Queue
 from serve_app.postgres.database import Database
-from serve_app.tenants.hub_tokens import HubTokens, PostgresHubTokens, TokenSeal
+from serve_app.tenants.hub_tokens import PURPOSE, HubTokens, PostgresHubTokens
+from serve_app.tenants.seal import Seal
 from tests.fakes.hub_tokens import FakeHubTokens
 from tests.fakes.queue import FakeQueue
 
@@ -54,10 +55,11 @@ async def test_changes_are_in_the_audit_log_without_the_token(
 
 
 def test_a_sealed_token_opens_for_its_tenant_and_secret_only() -> None:
-    seal = TokenSeal(b"s" * 32)
+    seal = Seal(b"s" * 32, PURPOSE)
     sealed = seal.seal("house", "hf_one", b"n" * 12)
     assert b"hf_one" not in sealed
-    assert seal.open("house", sealed) == "hf_one"
-    for wrong, tenant in ((TokenSeal(b"t" * 32), "house"), (seal, "other")):
+    assert seal.open("house", sealed, "The token") == "hf_one"
+    others = (Seal(b"t" * 32, PURPOSE), Seal(b"s" * 32, b"another purpose"))
+    for wrong, tenant in ((others[0], "house"), (others[1], "house"), (seal, "other")):
         with pytest.raises(Unavailable, match="Set it again"):
-            wrong.open(tenant, sealed)
+            wrong.open(tenant, sealed, "The token")

@@ -129,6 +129,20 @@ async def test_what_does_not_exist_is_not_changed(register: Register) -> None:
     assert await register.acts() == []
 
 
+async def test_the_audit_log_has_of_a_budgets_webhook_only_the_host(register: Register) -> None:
+    budget = {"amount": "5", "webhook": "https://u:p@example.com/hook?key=k"}
+    noted = {"limits": {"budget": {"amount": "5", "webhook": "example.com"}}}
+    await register.tenants.create("studio", "", {"budget": budget}, BOSS)
+    found = await register.tenants.change("studio", TenantChange(limits={"budget": budget}), BOSS)
+    assert found is not None
+    assert found.limits == {"budget": budget}
+    acts = await register.acts()
+    assert acts == [
+        ("boss", "tenant.create", "studio", {"name": "studio", **noted}),
+        ("boss", "tenant.change", "studio", noted),
+    ]
+
+
 async def test_the_version_follows_changes_of_limits_and_states(register: Register) -> None:
     tenants = register.tenants
     await register.keys.create("studio")

@@ -25,6 +25,7 @@ from deployments.transfer.uploader import Backoff
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.lease import Ask, Finish, LeaseKey, Verdict, Work
+from serve_app.domain.media.upload_policy import UploadPolicy
 from serve_app.domain.request import State
 from serve_app.queue.queue import PostgresQueue
 from serve_app.storage.keys import artifact_key, derived_token
@@ -70,8 +71,9 @@ class BucketTerms(FakeTerms):
         endpoint: Endpoint,
         input: Mapping[str, Any],
         file_access: str = "",
+        upload_policy: UploadPolicy | None = None,
     ) -> tuple[UploadTicket, ...]:
-        del tenant, endpoint, input
+        del tenant, endpoint, input, file_access, upload_policy
         token = derived_token(b"secret", held.request_id, held.attempt, held.nonce)
         key = artifact_key(held.request_id, held.attempt, "image/png", token)
         return (self.storage.ticket(key, "image/png", 10**6, 600.0),)

@@ -175,6 +175,8 @@ def test_an_argument_whose_name_begins_with_an_underscore_is_refused_by_name() -
     [
         ("requirements", "numpy", "Made.requirements must be a list of texts"),
         ("requirements", [1], "Made.requirements must be a list of texts"),
+        ("secrets", "HF_TOKEN", "Made.secrets must be a list of texts"),
+        ("secrets", [1], "Made.secrets must be a list of texts"),
         ("concurrency", 0, "Made.concurrency must be a whole number from 1, not 0"),
         ("concurrency", True, "Made.concurrency must be a whole number from 1, not True"),
         ("start_timeout_s", "1h", "Made.start_timeout_s must be a number of seconds, not '1h'"),
@@ -339,6 +341,7 @@ def test_an_app_is_described_with_its_settings() -> None:
         requirements = ("numpy>=2",)
         gpu = "L4"
         concurrency = 3
+        secrets = ("HF_TOKEN",)
 
         @endpoint("/")
         def greet(self, name: str) -> dict[str, str]:
@@ -352,6 +355,7 @@ def test_an_app_is_described_with_its_settings() -> None:
         "requirements": ["numpy>=2"],
         "gpu": "L4",
         "concurrency": 3,
+        "secrets": ["HF_TOKEN"],
         "start_timeout_s": 600.0,
     }
     assert (only["path"], only["description"], only["streams"]) == ("/", "Greet a person.", False)

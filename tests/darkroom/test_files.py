@@ -43,6 +43,10 @@ class Editor(App):
         return {"options": options}
 
 
+INPUT = {"generated": False}
+"""What is said of a file that was an input: no model of the app has made it."""
+
+
 def given(path: str) -> dict[str, str]:
     return {"$file": path}
 
@@ -56,19 +60,19 @@ def test_files_are_found_in_models_lists_and_tuples() -> None:
     )
     assert made == {
         "layers": [
-            {"image": {"$file": "/a/1.png", "media_type": "image/png"}, "note": ""},
-            {"image": {"$file": "/a/2.jpg", "media_type": "image/jpeg"}, "note": "n"},
+            {"image": {"$file": "/a/1.png", "media_type": "image/png", **INPUT}, "note": ""},
+            {"image": {"$file": "/a/2.jpg", "media_type": "image/jpeg", **INPUT}, "note": "n"},
         ],
         "cover": None,
         "pair": [
-            {"$file": "/a/3.webp", "media_type": "image/webp"},
-            {"$file": "/a/4.mp4", "media_type": "video/mp4"},
+            {"$file": "/a/3.webp", "media_type": "image/webp", **INPUT},
+            {"$file": "/a/4.mp4", "media_type": "video/mp4", **INPUT},
         ],
     }
 
 
 def test_files_are_also_sent_where_the_type_does_not_say_so() -> None:
-    file = {"$file": "/a/1.png", "media_type": "image/png"}
+    file = {"$file": "/a/1.png", "media_type": "image/png", **INPUT}
     made = run(Editor(), "/anything", image=given("/a/1.png"))
     assert made == {"images": [file], "deeper": {"also": [file]}}
 

@@ -169,13 +169,14 @@ def test_a_result_comes_after_the_lines_that_were_printed(worker: Peer) -> None:
     ]
 
 
-def test_a_generator_sends_its_values_but_the_last_as_parts(worker: Peer) -> None:
+def test_a_generator_sends_each_value_at_once_and_the_last_as_the_result(worker: Peer) -> None:
     assert worker.call("/count", to=3) == [
         {"progress": [0, 3]},
-        {"progress": [1, 3]},
         {"partial": {"output": 0}},
-        {"progress": [2, 3]},
+        {"progress": [1, 3]},
         {"partial": {"output": 1}},
+        {"progress": [2, 3]},
+        {"partial": {"output": 2}},
         {"output": {"output": 2}},
     ]
 

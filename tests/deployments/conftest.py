@@ -30,7 +30,7 @@ from deployments.replica.resources import ReplicaResources
 from deployments.transfer.fetcher import Fetcher
 from deployments.transfer.lora_cache import LoraCache
 from deployments.transfer.lora_fetcher import LoraFetcher
-from deployments.transfer.uploader import Backoff, Uploader
+from deployments.transfer.uploader import Backoff, BucketSink, Uploader
 from serve_app.domain.endpoint import Endpoint, StoreConfig, Weights
 from serve_app.domain.lease import Lease, LeaseKey
 from serve_app.domain.name_resolution import NameResolver
@@ -141,6 +141,7 @@ async def make_rig(tmp_path: Path):
         probe: str = "tests.fakes.family:ProbeFamily",
         fetcher: Fetcher | None = None,
         device_bytes: int = 0,
+        buckets: BucketSink | None = None,
         **changes: Any,
     ) -> Rig:
         config = configured(**changes)
@@ -164,7 +165,9 @@ async def make_rig(tmp_path: Path):
             engine=engine,
             slots=slots,
             residency=Residency(engine, config.weights_bytes),
-            uploader=Uploader(storage.client(), clock, backoff, config.transfers.upload_give_up_s),
+            uploader=Uploader(
+                storage.client(), clock, backoff, config.transfers.upload_give_up_s, buckets
+            ),
             fetcher=fetcher or own_fetcher(),
             snapshot_fetcher=own_fetcher(),
             loras=LoraFetcher(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import subprocess
 import sys
 from io import BytesIO
@@ -14,7 +15,7 @@ from PIL import Image
 from deployments.executors import describing
 from deployments.executors.environment import Environments
 from serve_app.catalog.schema.json_schema import JsonSchema
-from serve_app.cli.apps.deploy import entries
+from serve_app.cli.apps.deployable import entries
 from serve_app.domain.endpoint import Endpoint, Weights
 from tests.deployments.executors.rig import ExecutorRig
 from tests.docs.pages import DOCS, blocks
@@ -65,6 +66,32 @@ async def test_the_app_of_the_docs_is_served(tmp_path: Path) -> None:
         assert image.getpixel((80, 80)) == (255, 0, 0)
         below = image.crop((0, 160, 160, 208)).convert("L").getextrema()
     assert below == (0, 255)  # black letters on white
+
+
+async def test_the_values_of_the_generator_of_the_docs_stream(tmp_path: Path) -> None:
+    path = tmp_path / "teller.py"
+    path.write_text(block("# teller.py"))
+    code = describing.bundle(path, ())
+    (app,) = await asyncio.to_thread(describing.read_source, path)
+    found = await describing.describe(tmp_path, "teller", app, Environments(tmp_path / "made"))
+    digest = hashlib.sha256(code).hexdigest()
+    stored = dict(entries({**found, "class": "teller:Teller"}, None, digest, None))
+    options = stored["apps/teller"]["options"]
+    endpoint = Endpoint("apps/teller", "python", Weights(""), "json", options=options)
+    assert endpoint.streams
+    rig = ExecutorRig(tmp_path, code=code)
+    await rig.replica.start()
+    try:
+        outcome = await rig.outcome(
+            rig.offer("one", lease_endpoint=endpoint, words=["once", "upon"])
+        )
+    finally:
+        await rig.replica.aclose()
+    assert [json.loads(each.value) for each in rig.source.partials] == [
+        {"output": "once"},
+        {"output": "upon"},
+    ]
+    assert outcome.output == {"output": "upon"}
 
 
 def test_the_app_of_the_docs_is_tested_in_process(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The files for a cluster are what Ray, Serve and Darkroom take."""
 
 import re
+import tomllib
 from collections.abc import Callable, Iterator
 from importlib.metadata import distribution
 from pathlib import Path
@@ -187,3 +188,10 @@ def test_the_image_is_made_of_what_its_context_has() -> None:
     for part in copied:
         assert (ROOT / part).exists(), part
         assert part.split("/")[0] in let_in, part
+    # Whole, after the layer of packages, which has only their names.
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = {
+        name.removesuffix("*")
+        for name in project["tool"]["setuptools"]["packages"]["find"]["include"]
+    }
+    assert packages <= copied

@@ -24,6 +24,7 @@ from serve_app.ingress.submission.options import (
     PRIORITY,
     STORE_IO,
     TIMEOUT,
+    UPLOAD_POLICY,
 )
 from serve_app.ingress.submission.options import RETRY_HEADERS as RETRIES
 from serve_app.queue.store.config import QueueLimits
@@ -74,7 +75,7 @@ def test_ignored_headers_are_documented_with_their_reasons() -> None:
 
 def test_honoured_headers_are_documented() -> None:
     honoured, _ = _header_tables()
-    own = TIMEOUT, PRIORITY, STORE_IO, *LIFECYCLES, *RETRIES, *DARKROOM_HEADERS
+    own = TIMEOUT, PRIORITY, STORE_IO, UPLOAD_POLICY, *LIFECYCLES, *RETRIES, *DARKROOM_HEADERS
     headers = {each.decode() for each in (*own, TRACEPARENT, TRACESTATE)}
     assert honoured.keys() == {"authorization"} | headers
 
@@ -108,7 +109,10 @@ def test_own_paths_are_documented() -> None:
 
 
 def test_the_tables_of_the_database_are_documented() -> None:
-    made = [re.findall(r"CREATE (?:UNLOGGED )?TABLE (\w+)", each.sql) for each in shipped()]
+    made = [
+        re.findall(r"CREATE (?:UNLOGGED )?TABLE (?:IF NOT EXISTS )?(\w+)", each.sql)
+        for each in shipped()
+    ]
     documented = {one for cells in table(QUEUE, "table") for one in code(cells[0])}
     assert documented == {"migrations"}.union(*made)
 

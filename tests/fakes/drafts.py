@@ -32,8 +32,11 @@ class FakeDrafts:
         found = await self.open(tenant, draft_id)
         return None if found is None else found.draft
 
-    async def newest(self, tenant: str, limit: int) -> Sequence[StoredDraft]:
+    async def newest(
+        self, tenant: str, limit: int, before: tuple[datetime, str] | None = None
+    ) -> Sequence[StoredDraft]:
         own = [each.draft for each in self._all(tenant)]
+        own = [each for each in own if before is None or (each.created_at, each.id) < before]
         return sorted(own, key=lambda each: (each.created_at, each.id), reverse=True)[:limit]
 
     async def delete(self, tenant: str, draft_id: str, actor: Actor | None = None) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from serve_app.domain.request import NewRequest, Request
+from serve_app.domain.workflows.definition import POOL
 from serve_app.queue.fairness.cost_model import Fit, expected_s
 from serve_app.queue.state.eta import UNKNOWN_S, FreeTimes, remaining_s
 from serve_app.queue.store.config import QueueLimits
@@ -100,7 +101,8 @@ class FairLanes:
         if request.tenant in self._limits.disabled:
             return f"The tenant {request.tenant} is disabled."
         most = self._limits.running_of_tenant(request.tenant)
-        if most is not None and sum(each.tenant == request.tenant for each in running) >= most:
+        own = sum(each.tenant == request.tenant and each.pool != POOL for each in running)
+        if most is not None and own >= most:
             return f"At most {most} of your requests may run at once."
         most = self._limits.running_of_endpoint(request.endpoint)
         if most is not None and sum(each.endpoint == request.endpoint for each in running) >= most:

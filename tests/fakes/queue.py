@@ -187,6 +187,10 @@ class FakeQueue(ClientSide):
         if endpoint is None:
             self._end(row, State.FAILED, messages.endpoint_gone(row.request.endpoint))
             return None
+        policy = row.request.upload_policy
+        if policy and (refusal := policy.refusal(self._clock.now())) is not None:
+            self._end(row, State.FAILED, messages.upload_refused(refusal))
+            return None
         attempt = row.request.attempt + 1
         row.actor_id, row.confirmed = ask.actor_id, False
         row.replicas.add(ask.replica_id)
@@ -216,7 +220,12 @@ class FakeQueue(ClientSide):
             endpoint=endpoint,
             input=row.input,
             upload_tickets=self._terms.tickets(
-                lease_of(request), request.tenant, endpoint, row.input, request.file_access
+                lease_of(request),
+                request.tenant,
+                endpoint,
+                row.input,
+                request.file_access,
+                request.upload_policy,
             )
             if request.priority is not Priority.REALTIME
             else (),

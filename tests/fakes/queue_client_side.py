@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from serve_app.domain.artifact import is_elsewhere
 from serve_app.domain.billing.price import NOTHING, made_by_frame
 from serve_app.domain.errors import NotFound, Overloaded, TooLarge
 from serve_app.domain.lease import Demand, LeaseKey, ReplicaStage
@@ -24,11 +25,12 @@ from serve_app.domain.request import (
     Waiting,
     WaitReason,
 )
+from serve_app.domain.workflows.definition import POOL
 from serve_app.queue.state.counters import UNKNOWN_RETRY_S
 from serve_app.queue.state.request_cache import FOLLOWED_S, WATCH_TTL_S
 from serve_app.queue.state.stats import coalesced_waiting, why_it_waits
 from serve_app.queue.store import messages
-from serve_app.queue.transactions.deletion import still_active
+from serve_app.queue.transactions.deletion import step_of_active, still_active
 from serve_app.queue.transactions.insert import EncodedInput
 from tests.fakes.queue_row import Row
 from tests.fakes.queue_rows import QueueRows
@@ -51,7 +53,7 @@ class ClientSide(QueueRows):
             message = f"{waiting} requests are waiting, and you allow {most_queued}."
             raise Overloaded(message, UNKNOWN_RETRY_S, "client_limit")
         self._refuse_past_bytes(new)
-        reserved = self._quotas.admit(new)
+        reserved, allowance = self._quotas.admit(new)
         request = new.as_queued(self._clock.now())
         request = replace(request, input=dict(EncodedInput(new.input).summary))
         row = Row(request, len(self._rows), new, self._lanes.add(new))
@@ -67,7 +69,7 @@ class ClientSide(QueueRows):
         if leader is not None:
             self._line(row, messages.follows(leader))
         self._changed()
-        return row.request
+        return replace(row.request, allowance=allowance)
 
     async def find_earlier(self, new: NewRequest) -> Request | None:
         await self._look()
@@ -236,6 +238,10 @@ class ClientSide(QueueRows):
         request = self._row(tenant, request_id).request
         if not request.state.final:
             raise still_active(request.state)
+        workflow = self.workflows.runs.parent_of(request.id)
+        if workflow in self._rows and not self._rows[workflow].request.state.final:
+            raise step_of_active(workflow)
+        self.workflows.runs.forget(request.id)
         if actor is not None:
             self.operations.note(actor, "request.delete", request.id, {"tenant": tenant})
         self._repeats.deleted(request.id)
@@ -243,8 +249,9 @@ class ClientSide(QueueRows):
         del self._rows[request.id]
         maker = request.reuses or request.id
         shared = any(maker in (each.id, each.reuses) for each in self._requests())
-        own = Outcome() if shared else request.outcome or Outcome()
-        return sorted(each.key for each in (*own.artifacts, *own.thumbnails))
+        own = Outcome() if shared or request.pool == POOL else request.outcome or Outcome()
+        keys = sorted(each.key for each in (*own.artifacts, *own.thumbnails))
+        return [key for key in keys if not is_elsewhere(key)]
 
     async def demand(self) -> Mapping[str, Demand]:
         await self._look()

@@ -16,6 +16,7 @@ from serve_app.domain.lease import Ask, LeaseKey, LeaseTerms, Presence, Signal, 
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.ports import Clock, Liveness
 from serve_app.domain.request import MAX_FAILURES, Cause, LogLine, Request, State
+from serve_app.domain.workflows.definition import POOL
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.transactions.end_attempt import UNCONFIRMED_REPLICAS
@@ -29,6 +30,7 @@ from tests.fakes.outbox import FakeOutbox
 from tests.fakes.queue_row import Row, forgetting
 from tests.fakes.quotas import FakeBudgetWarnings, FakeCostBook, FakeQuotas
 from tests.fakes.repeats import FakeRepeats
+from tests.fakes.workflows import FakeWorkflows
 
 T = TypeVar("T")
 LOOK_S = 0.02
@@ -65,6 +67,10 @@ class QueueRows:
         self._quotas = FakeQuotas(clock, limits, self._spent)
         self.drafts = FakeDrafts(clock, self._rows, self.operations.note)
         self.batches = FakeBatches(clock, self._rows, self.operations.note)
+        self.workflows = FakeWorkflows(
+            *(clock, self._rows, self.operations, self._line, self.ledger),
+            lambda: limits.disabled,
+        )
         self.gallery = FakeGallery(clock, self._rows, self.page, self.operations.note)
 
     @property
@@ -183,6 +189,7 @@ class QueueRows:
             snapshot=None,
             preview_step=0,
             follows=None,
+            upload_policy=None,
         )
         self._counted(row)
         self._line(row, outcome.failure.message if outcome.failure else messages.SUCCEEDED)
@@ -199,6 +206,8 @@ class QueueRows:
     def _counted(self, row: Row) -> None:
         request = row.request
         outcome = request.outcome or Outcome()
+        if request.pool == POOL:  # its steps are counted
+            outcome = Outcome()
         computed = request.state is State.SUCCEEDED and request.reuses is None
         at, made = request.finished_at or self._clock.now(), made_by(outcome)
         self.ledger.note(request.id, request, at, outcome.usage, made if computed else NOTHING)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
 
-from serve_app.domain.billing.budgets import BudgetWarning
+from serve_app.domain.billing.budgets import Allowance, BudgetWarning
 from serve_app.domain.billing.report import MadeUnits, ReplicaHours
 from serve_app.domain.ports import Clock
 from serve_app.domain.request import NewRequest
@@ -22,28 +22,31 @@ class FakeQuotas:
         self._used = used
         self._arrivals: dict[str, float] = {}
 
-    def admit(self, new: NewRequest) -> Decimal | None:
-        """What ``new`` reserves. Raises ``RateLimited`` or ``BudgetExhausted``."""
+    def admit(self, new: NewRequest) -> tuple[Decimal | None, Allowance | None]:
+        """What ``new`` reserves, and what is left. ``RateLimited``, ``BudgetExhausted``."""
         quota = self._limits.quota_of(new.tenant)
         if quota is None:
-            return None
+            return None, None
         reserved = quota.reserved(new.price, new.expected, 1.0)
         now = self._clock.monotonic()
         arrival = max(self._arrivals.get(new.tenant, now), now)
-        verdict: dict[str, object] = {"remaining": 0, "reserved": reserved or 0}
-        if quota.every_s is not None:
-            arrival += quota.every_s
-            over_s = arrival - now - quota.burst * quota.every_s
-            if over_s > 0:
-                reset_s = arrival - quota.every_s - now
-                verdict |= {"why": "rate", "wait_s": over_s, "reset_s": reset_s}
-                raise quota.refusal(verdict)
-        if quota.budget is not None and reserved and quota.budget.stop:
+        free = Decimal(0)
+        if quota.budget is not None:
             free = quota.budget.amount - self._used(new.tenant)
-            if reserved > free:
-                raise quota.refusal(verdict | {"why": "budget", "free": free})
+        left = {"remaining": 0, "reset_s": 0, "free": free, "now": self._clock.now().timestamp()}
+        if quota.every_s is not None:
+            over_s = arrival + quota.every_s - now - quota.burst * quota.every_s
+            if over_s > 0:
+                left["reset_s"] = arrival - now
+                raise quota.refusal(left | {"why": "rate", "wait_s": over_s})
+            arrival += quota.every_s
+            left["reset_s"] = arrival - now
+            left["remaining"] = int(quota.burst - (arrival - now) / quota.every_s)
+        if quota.budget is not None and reserved and quota.budget.stop and reserved > free:
+            raise quota.refusal(left | {"why": "budget", "reserved": reserved})
         self._arrivals[new.tenant] = arrival
-        return reserved
+        left["free"] = free - (reserved or 0)
+        return reserved, quota.allowance(left)
 
 
 class FakeBudgetWarnings:

@@ -14,6 +14,7 @@ from serve_app.tenants.tenants import (
     TenantChange,
     TenantInfo,
     action_of,
+    audited,
     detail_of,
 )
 from tests.fakes.keyring import FakeKeyRing
@@ -68,7 +69,7 @@ class FakeTenants:
         self._version += 1
         name = name or tenant
         self._stored[tenant] = TenantInfo(tenant, self._clock.now(), name=name, limits=dict(limits))
-        self._note(actor, "tenant.create", tenant, {"name": name, "limits": dict(limits)})
+        self._note(actor, "tenant.create", tenant, {"name": name, "limits": audited(limits)})
         return True
 
     async def change(self, tenant: str, change: TenantChange, actor: Actor) -> TenantInfo | None:

@@ -11,6 +11,7 @@ from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.media.marking import MarkPolicy
+from serve_app.domain.media.upload_policy import UploadPolicy
 
 
 class FakeTerms:
@@ -58,8 +59,11 @@ class FakeTerms:
         endpoint: Endpoint,
         input: Mapping[str, Any],
         file_access: str = "",
+        upload_policy: UploadPolicy | None = None,
     ) -> tuple[UploadTicket, ...]:
         del tenant, endpoint, input
+        if upload_policy is not None:
+            return (_post_ticket(held, 0, "image/png", upload_policy),)
         key = f"{held.request_id}/{held.attempt}/{held.nonce}/0.png"
         if file_access:
             key = f"p/{file_access}/{key}"
@@ -71,9 +75,17 @@ class FakeTerms:
         return (ticket,)
 
     def file_ticket(
-        self, held: LeaseKey, tenant: str, number: int, media_type: str, file_access: str = ""
+        self,
+        held: LeaseKey,
+        tenant: str,
+        number: int,
+        media_type: str,
+        file_access: str = "",
+        upload_policy: UploadPolicy | None = None,
     ) -> UploadTicket:
         del tenant
+        if upload_policy is not None:
+            return _post_ticket(held, number, media_type, upload_policy)
         key = f"r/{held.request_id}/{held.attempt}/{number}.bin"
         if file_access:
             key = f"p/{file_access}/{key}"
@@ -95,3 +107,11 @@ class FakeTerms:
 
     def state_url(self, key: str) -> str:
         return f"{self.files_url}/{key}"
+
+
+def _post_ticket(
+    held: LeaseKey, number: int, media_type: str, policy: UploadPolicy
+) -> UploadTicket:
+    name = f"{held.request_id}-{number}.bin"
+    form = policy.form(name, media_type)
+    return UploadTicket(policy.file_url(name), policy.url, media_type, 2**20, form=form)

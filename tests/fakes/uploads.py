@@ -112,7 +112,7 @@ class FakeUploads:
         return [each for each in found if before is None or _order(each) < before][:limit]
 
     def _kept(self, tenant: str) -> Sequence[KeptFile]:
-        age_s = self._retention.age_s(tenant)
+        age_s = self._retention.upload_age_s(tenant)
         return [
             KeptFile(key, each.upload.media_type, each.upload.size, each.since, expires_at)
             for key, each in self._entries.items()
@@ -123,7 +123,7 @@ class FakeUploads:
 
     async def mark_aged(self) -> None:
         for key, entry in self._entries.items():
-            age_s = self._retention.age_s(entry.upload.tenant)
+            age_s = self._retention.upload_age_s(entry.upload.tenant)
             if (
                 age_s is not None
                 and entry.upload.size is not None

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
@@ -34,11 +35,13 @@ from serve_app.ingress.services.live_tenants import LiveTenants
 from serve_app.ingress.services.replies import LAST_BYTE_DELAY_S, Replies
 from serve_app.ingress.services.request_ids import RequestIds
 from serve_app.ingress.services.services import Identity, PoolMap, Services
+from serve_app.ingress.services.sign_in import sign_in_of
 from serve_app.ingress.services.warm_pools import WarmPools
 from serve_app.ingress.services.webhooks import ComposeByMark, Webhooks
+from serve_app.ingress.workflows.worker import WorkflowWorker
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.transactions.catalog_entries import CatalogEntries
-from serve_app.settings import Config, PoolConfig
+from serve_app.settings import Config, PoolConfig, Secrets
 from serve_app.storage.signed_urls import FileUrlSigner
 from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics
@@ -51,7 +54,9 @@ from tests.fakes.hub_tokens import FakeHubTokens
 from tests.fakes.keyring import FakeKeyRing
 from tests.fakes.lifecycles import FakeLifecycles
 from tests.fakes.liveness import FakeLiveness
+from tests.fakes.partial_results import FakePartialResults
 from tests.fakes.queue import FakeQueue
+from tests.fakes.secrets import FakeSecrets
 from tests.fakes.signing_seeds import FakeSigningSeeds
 from tests.fakes.storage import FakeStorage
 from tests.fakes.tenant_deletions import FakeTenantDeletions
@@ -103,6 +108,14 @@ async def run_batches(worker: BatchWorker) -> None:
         await asyncio.sleep(0.02)
 
 
+async def run_workflows(worker: WorkflowWorker) -> None:
+    """Rounds of the worker, more often than in production, until the task is cancelled."""
+    while True:
+        await worker.advance()
+        await worker.tidy()
+        await asyncio.sleep(0.02)
+
+
 @asynccontextmanager
 async def built(
     *,
@@ -117,13 +130,14 @@ async def built(
     storage: Any = None,
     deliver: bool = False,
     batches: bool = False,
+    workflows: bool = False,
     names: Resolve | None = None,
     entries: CatalogEntries | None = None,
     documented: Catalog | None = None,
     **settings: Any,
 ) -> AsyncGenerator[House]:
     """A started house, closed at the end. ``deliver``: send webhooks to the hosts in ``names``.
-    ``batches``: run the worker of batches.
+    ``batches``, ``workflows``: run the worker of batches, or of workflows.
     ``models``: a file in place of ``catalog``. ``entries``: those of the database. ``documented``:
     endpoints that answers are compared with, if they are not those of ``catalog``."""
     clock = clock or SystemClock()
@@ -147,7 +161,8 @@ async def built(
     book = FakeUploads(clock, note=queue.operations.note)
     queue.batches.files.uploads = book
     keys = FakeKeyRing(clock, queue.operations.note)
-    scripted = ScriptedReplica(queue, storage)
+    partials = FakePartialResults(queue)
+    scripted = ScriptedReplica(queue, storage, partials=partials)
     metrics = Metrics(CollectorRegistry())
     seeds = FakeSigningSeeds(clock, queue.operations.note)
     rules = FakeFileAccess(clock, queue.operations.note)
@@ -172,7 +187,7 @@ async def built(
     )
     stored = entries or FakeCatalogEntries(clock, queue.operations.note, queue.unfinished)
     weights = FakeWeightBook(clock, queue.operations.note)
-    live = LiveCatalog(stored, config, catalog, weights)
+    live = LiveCatalog(stored, config, catalog, weights, queue.workflows.definitions)
     if config.models.models is not None:
         await live.use(config)
     stored_tenants = FakeTenants(clock, keys, queue.operations.note)
@@ -185,10 +200,17 @@ async def built(
         catalog=catalog,
         entries=live,
         bundles=FakeAppBundles(queue.operations.note),
+        partials=partials,
         pools=PoolMap(pools),
         queue=queue,
         files=files,
-        identity=Identity(keys, Tokens(b"t" * 32, clock), UploadTokens(b"u" * 32, clock), tenants),
+        identity=Identity(
+            keys,
+            Tokens(b"t" * 32, clock),
+            UploadTokens(b"u" * 32, clock),
+            tenants,
+            sign_in_of(config, Secrets(oidc_client_secret=SecretStr("secret")), b"s" * 32, clock),
+        ),
         sessions=scripted,
         webhooks=Webhooks(
             queue, queue.outbox, seeds, compose, config, clock, metrics, names or NameResolver()
@@ -208,6 +230,7 @@ async def built(
         ),
         weights=weights,
         hub_tokens=FakeHubTokens(queue.operations.note),
+        secrets=FakeSecrets(queue.operations.note),
         proxy_secret=PROXY_SECRET,
         replies=Replies(last_byte_delay_s=linger_s),
     )
@@ -237,21 +260,24 @@ async def built(
     def limit() -> None:
         services.config = tenants.merged(services.file_config)
         defaults.become(FileDefaults.of(services.config))
-        queue_limits.become(replace(QueueLimits.of(services.config), disabled=tenants.disabled))
+        queue_limits.become(QueueLimits.of(services.config, tenants.disabled, catalog.bases))
 
     tenants.start(limit)
+    live.on_change = limit
     await access.start()
     if replica:
         await house.replica.start()
     if deliver:
         await services.webhooks.start()
-    working = asyncio.create_task(run_batches(BatchWorker(services))) if batches else None
+    working = [asyncio.create_task(run_batches(BatchWorker(services)))] if batches else []
+    if workflows:
+        working.append(asyncio.create_task(run_workflows(WorkflowWorker(services))))
     try:
         yield house
     finally:
-        if working is not None:
-            working.cancel()
-            await asyncio.gather(working, return_exceptions=True)
+        for each in working:
+            each.cancel()
+        await asyncio.gather(*working, return_exceptions=True)
         await tenants.aclose()
         await access.aclose()
         await services.background.join()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import io
+import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,11 +16,12 @@ from PIL import Image
 
 from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.errors import Cancelled, Fenced
+from serve_app.domain.executors.partial_results import PartialResults
 from serve_app.domain.lease import Ask, Finish, Lease, LeaseKey, Report, SignalKind
 from serve_app.domain.media.draft import DRAFT_TYPE
 from serve_app.domain.outcome import Failure, Outcome, Usage
 from serve_app.domain.ports import LeasePort, Storage
-from serve_app.domain.progress import Preview, Progress, Stage
+from serve_app.domain.progress import PartialResult, Preview, Progress, Stage
 from serve_app.domain.realtime import Frame, FrameResult, ReplicaSlot
 from serve_app.domain.request import Priority
 
@@ -44,9 +46,17 @@ class ScriptedReplica:
     ``fail`` (code), ``field`` with ``type`` and ``context``, ``retryable``, ``artifacts`` (their
     number), ``content`` (of each), ``thumbnails`` (each has one), ``echo``. Other authors' clients
     can send nothing but a ``prompt`` and open their images: for them there is the prompt `a JPEG`.
+    ``yields`` (a list) are a generator's values, the last of them the output.
     """
 
-    def __init__(self, queue: LeasePort, storage: Storage, pool: str = "studio") -> None:
+    def __init__(
+        self,
+        queue: LeasePort,
+        storage: Storage,
+        pool: str = "studio",
+        partials: PartialResults | None = None,
+    ) -> None:
+        self._partials = partials
         self._queue = queue
         self._storage = storage
         self._pool = pool
@@ -109,9 +119,16 @@ class ScriptedReplica:
         sleep_s = float(orders.get("sleep_s", 0))
         if sleep_s >= MIN_REPORTED_S:
             await self._work(held, sleep_s, int(orders.get("steps", 1)))
+        await self._yield(held, orders)
         outcome = _failure(orders) if "fail" in orders else await self._output(lease)
         await self._queue.finish(Finish(held, REPLICA, outcome))
         self._running.pop(held, None)
+
+    async def _yield(self, held: LeaseKey, orders: Mapping[str, Any]) -> None:
+        for number, value in enumerate(orders.get("yields", ())):
+            assert self._partials is not None
+            made = PartialResult(held.attempt, number, json.dumps(value))
+            await self._partials.add(held, [made], 0)
 
     async def _hold(self, held: LeaseKey) -> None:
         over = self._sessions[held] = asyncio.Event()
@@ -138,6 +155,8 @@ class ScriptedReplica:
             previews = ((held, Preview(step, PREVIEW)),) if seen else ()
 
     async def _output(self, lease: Lease) -> Outcome:
+        if lease.input.get("yields"):
+            return Outcome(output=lease.input["yields"][-1], usage=Usage(run_s=0.25))
         content = str(lease.input.get("content", "image")).encode()
         if lease.input.get("prompt") == "a JPEG":
             content = JPEG
@@ -147,7 +166,8 @@ class ScriptedReplica:
 
         artifacts: list[Artifact] = []
         for ticket in lease.upload_tickets:
-            await self._storage.put(ticket.key, ticket.media_type, chunks())
+            if not ticket.form:  # else it is for a bucket of the client
+                await self._storage.put(ticket.key, ticket.media_type, chunks())
             made = _artifact(ticket, content)
             if ticket.thumbnail is not None and lease.input.get("thumbnails"):
                 await self._storage.put(ticket.thumbnail.key, "image/webp", chunks())

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from serve_app.ingress.services.sign_in import SignIn
-from serve_app.tenants.oidc import OpenIdProvider, ProviderConfig
-from serve_app.tenants.sign_in import SignInStates
 from tests.fakes.openid import CLIENT_ID, provider
 from tests.page.darkroom import PageDarkroom, page_darkroom
 from tests.page.reader import Reader
@@ -27,12 +23,8 @@ def issuer() -> Iterator[str]:
 
 @pytest.fixture
 def served(issuer: str) -> Iterator[PageDarkroom]:
-    with page_darkroom(oidc_groups=GROUPS) as darkroom:
-        services = darkroom.house.services
-        config = ProviderConfig(issuer, CLIENT_ID, "secret")
-        states = SignInStates(b"s" * 32, services.clock)
-        sign_in = SignIn(OpenIdProvider(config, services.clock), states)
-        services.identity = replace(services.identity, sign_in=sign_in)
+    settings = {"oidc_issuer": issuer, "oidc_client_id": CLIENT_ID, "oidc_groups": GROUPS}
+    with page_darkroom(**settings) as darkroom:
         yield darkroom
 
 
@@ -83,3 +75,19 @@ def test_without_a_provider_there_is_only_the_key(page: Page) -> None:
         expect(page.get_by_role("button", name="Sign in")).to_be_hidden()
         Reader(page, darkroom).give_key(darkroom.house.weak_key)
         expect(page.get_by_role("button", name="Generate")).to_be_visible()
+
+
+def test_signing_out_goes_on_to_the_provider_if_the_operator_wants_it(
+    page: Page, issuer: str
+) -> None:
+    settings = {"oidc_issuer": issuer, "oidc_client_id": CLIENT_ID, "oidc_groups": GROUPS}
+    with page_darkroom(**settings, oidc_provider_logout=True) as darkroom:
+        page.goto(darkroom.url)
+        sign_in(page, "ada")
+        page.get_by_role("button", name="API key").click()
+        page.get_by_role("button", name="Sign out ada@example.org").click()
+        page.wait_for_url(f"{issuer}/oauth2/end_session**")
+        assert "client_id=darkroom" in page.url
+        page.goto(darkroom.url)
+        expect(page.get_by_role("button", name="Sign in")).to_be_visible()
+        assert page.evaluate("localStorage.getItem('darkroom.key')") is None

@@ -30,12 +30,14 @@ from tests.fakes.terms import FakeTerms
 T = TypeVar("T")
 TABLES = (
     "webhook_deliveries", "artifacts", "usage", "events", "attempts", "requests", "progress",
+    "partial_results",
     "usage_days", "tenant_quotas", "budget_warnings", "replica_hours",
     "replicas", "fair_lanes", "costs", "audit", "api_keys", "tenants", "installation",
     "undelivered", "unwanted", "halts", "uploads", "lifecycles", "webhook_keys", "leaders",
     "running_counts", "warm_targets", "catalog_entries", "weight_peers", "file_access",
     "file_url_revocations", "tenant_deletions",
     "tenant_weights", "hub_tokens", "tenant_weight_files", "weight_files", "batches", "batch_files",
+    "secrets", "hosted_calls", "workflows", "workflow_runs",
 )  # fmt: skip
 
 HOLDING: list[EmbeddedPostgres] = []

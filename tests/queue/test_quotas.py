@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
+from serve_app.domain.billing.budgets import BudgetLeft
 from serve_app.domain.billing.price import Price, PriceUnit, Quantities
 from serve_app.domain.errors import BudgetExhausted, RateLimited
 from serve_app.domain.lease import Lease
@@ -17,6 +19,7 @@ from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.request import Request
 from serve_app.postgres.database import Database
 from serve_app.queue.queue import PostgresQueue
+from serve_app.queue.store.quotas import next_period
 from serve_app.settings import BudgetConfig, TenantLimits
 from tests.contract.test_billing_contract import images
 from tests.queue.database import LONG_LEASES, Ingress
@@ -64,10 +67,29 @@ async def test_more_requests_than_the_rate_allows_are_refused(ingress: Ingress) 
     found = await submitted(queue, 5)
     assert (stored(found), errors(found)) == (3, {RateLimited})
     refused = next(each for each in found if isinstance(each, RateLimited))
-    assert (refused.limit, refused.remaining) == (6, 0)
+    assert refused.allowance is not None
+    assert (rate := refused.allowance.rate) is not None
+    assert (rate.limit, rate.remaining) == (6, 0)
     assert 8.0 < refused.retry_after_s <= 10.0
-    assert 28.0 < refused.reset_s <= 30.0
+    assert 28.0 < rate.reset_s <= 30.0
     assert await queue.submit(new(tenant="bob"))
+
+
+async def test_a_submit_says_what_is_left_of_the_rate(ingress: Ingress) -> None:
+    queue = await ingress(limited(requests_per_minute=6, requests_burst=3))
+    left = [(await queue.submit(new())).allowance for _ in range(2)]
+    rates = [each.rate for each in left if each is not None and each.rate is not None]
+    assert [(each.limit, each.remaining) for each in rates] == [(6, 2), (6, 1)]
+    assert left[0] is not None
+    assert left[0].budget is None
+    assert (await queue.submit(new(tenant="bob"))).allowance is None
+
+
+async def test_a_status_has_no_figures_of_the_submit(ingress: Ingress) -> None:
+    queue = await ingress(limited(requests_per_minute=6, requests_burst=3))
+    stored = await queue.submit(new())
+    assert stored.allowance is not None
+    assert (await queue.get(TENANT, stored.id)).allowance is None
 
 
 async def test_calls_come_back_with_time(ingress: Ingress, database: Database) -> None:
@@ -115,6 +137,37 @@ async def test_tenants_without_limits_are_not_looked_up(
 
 
 # Budgets
+
+
+async def test_a_submit_says_what_is_left_of_the_budget(
+    ingress: Ingress, database: Database
+) -> None:
+    queue = await ingress(budget(5, currency="USD"))
+    ((month,),) = await database.rows(
+        "SELECT (date_trunc('month', now() AT TIME ZONE 'UTC') + interval '1 month') "
+        "AT TIME ZONE 'UTC'"
+    )
+    found = await submitted(queue, 2, **ONE)
+    left = (await queue.submit(new(**ONE))).allowance
+    assert left is not None
+    assert left.rate is None
+    assert left.budget == BudgetLeft(Decimal(5), Decimal(2), "USD", month)
+    assert stored(found) == 2
+
+
+@pytest.mark.parametrize(
+    ("now", "unit", "then"),
+    [
+        ((2026, 11, 30, 23, 59), "day", (2026, 12, 1)),
+        ((2026, 1, 31, 12), "month", (2026, 2, 1)),
+        ((2026, 12, 1, 0), "month", (2027, 1, 1)),
+        ((2028, 2, 29, 0), "day", (2028, 3, 1)),
+    ],
+)
+def test_a_period_ends_at_midnight_utc(
+    now: tuple[int, int, int, int], unit: str, then: tuple[int, int, int]
+) -> None:
+    assert next_period(datetime(*now, tzinfo=UTC), unit) == datetime(*then, tzinfo=UTC)
 
 
 async def test_a_burst_reserves_no_more_than_the_budget(

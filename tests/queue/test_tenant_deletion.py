@@ -33,7 +33,10 @@ TABLES = """
 SELECT table_name::text FROM information_schema.columns
 WHERE table_schema = current_schema() AND column_name = 'tenant' ORDER BY 1
 """
-WITHOUT_TENANT = ("attempts", "events", "progress", "undelivered", "lifecycles", "webhook_tries")
+WITHOUT_TENANT = (
+    *("attempts", "events", "progress", "partial_results", "undelivered"),
+    *("lifecycles", "webhook_tries"),
+)
 """Tables of what belongs to requests or deliveries."""
 FILLED = """
 INSERT INTO favourites (tenant, request_id) VALUES ('{0}', '{1}');
@@ -67,7 +70,14 @@ INSERT INTO tenant_weights (tenant, name, base, source, created_by)
     VALUES ('{0}', 'style', 'e', '{{}}', 'k1');
 INSERT INTO tenant_weight_files (tenant, name, path, digest, size)
     VALUES ('{0}', 'style', '', 'd-{0}', 1);
+INSERT INTO workflows (tenant, name, definition, source) VALUES ('{0}', 'flow', '{{}}', '{{}}');
+INSERT INTO workflow_runs (request_id, tenant) VALUES ('{1}', '{0}');
+INSERT INTO workflow_steps (run_id, node, item, app, request_id)
+    VALUES ('{1}', 'draw', 0, 'e', gen_random_uuid());
 INSERT INTO hub_tokens (tenant, sealed, changed_by) VALUES ('{0}', '', 'k1');
+INSERT INTO secrets (owner, name, sealed, changed_by) VALUES ('{0}', 'FAL_KEY', '', 'k1');
+INSERT INTO hosted_calls (id, request_id, tenant, attempt, provider, owner, endpoint, input_hash)
+    VALUES ('call-{0}', '{1}', '{0}', 1, 'fal', '{0}', 'e', '{0}');
 INSERT INTO events (request_id, sequence, message) VALUES ('{1}', 99, '{{}}');
 """
 

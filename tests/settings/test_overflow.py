@@ -45,6 +45,7 @@ def test_a_pool_that_takes_no_overflow_is_a_chain_of_its_own() -> None:
     [
         ({"b": {"overflow_of": "a"}}, r"b\.overflow_of is a, which is no pool.*Other pools: none"),
         ({"a": {"overflow_of": "a"}}, r"a\.overflow_of is the pool itself"),
+        ({"workflows": {"families": ("flux",)}}, r"The name workflows is taken"),
         (
             {"a": {"overflow_of": "b"}, "b": {"overflow_of": "a"}},
             r"a\.overflow_of is b, whose own chain of overflow_of leads back to a",

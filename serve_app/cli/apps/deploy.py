@@ -1,32 +1,36 @@
-"""``darkroom deploy``: serve a Python file of your own."""
+"""``darkroom deploy``: serve code, a model or a workflow of your own."""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote
 
 import click
 
+from serve_app.cli.apps.deployable import (
+    SUFFIXES,
+    Choices,
+    Deployable,
+    comfyui_graph,
+    deployable,
+    found_at,
+    read_workflow,
+)
+from serve_app.cli.apps.undeploy import ENTRIES, endpoints_of, is_removed
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
-from serve_app.domain.errors import Misconfigured
-from serve_app.settings import read_config
 
-ENTRIES = "/v1/models/entries"
-OWNER = "apps"
-"""First part of the ids of apps whose name has none."""
+WORKFLOWS = "/v1/workflows"
 
 
 @click.command("deploy")
 @options.server
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path), required=False)
 @click.option("--app", "class_name", help="Class in the file. Default: its only app.")
 @click.option(
     "--name", help="Id of the app, such as team/greeter. Default: apps/ and the class's name."
@@ -39,120 +43,132 @@ OWNER = "apps"
     help="Another file or folder that the app needs, such as a module beside it. May be repeated.",
 )
 @click.option("--pool", help="Pool that runs it. Needed if the app asks for a GPU.")
-@click.option("--dry-run", is_flag=True, help="Check the app and show its entries; store nothing.")
+@click.option("--public", is_flag=True, help="Of a chain of endpoints: let all tenants call it.")
+@click.option(
+    "--cog-server", metavar="URL", help="Serve the Cog server at this address instead of a file."
+)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Requests that each replica sends to --cog-server at once.",
+)
+@click.option(
+    "--prepared",
+    is_flag=True,
+    help="The pool's machines have the system packages of cog.yaml, and what its `run` installs.",
+)
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="NAME=NODE.VALUE",
+    help="Input of a ComfyUI workflow and the value that it sets. Default: those that are found.",
+)
+@click.option(
+    "--output",
+    "outputs",
+    multiple=True,
+    metavar="NODE",
+    help="Node of a ComfyUI workflow whose files are the result. Default: all that save files.",
+)
+@click.option(
+    "--comfyui",
+    metavar="URL|FOLDER",
+    help="ComfyUI that knows the workflow's nodes. Default: that of the settings.",
+)
+@click.option("--dry-run", is_flag=True, help="Check it and show its entries; store nothing.")
 @options.as_json
 def deploy_command(
-    server: Server,
-    file: Path,
-    *,
-    class_name: str | None,
-    name: str | None,
-    more: tuple[Path, ...],
-    pool: str | None,
-    dry_run: bool,
-    as_json: bool,
+    server: Server, file: Path | None, *, dry_run: bool, as_json: bool, **given: Any
 ) -> None:
-    """Serve the endpoints of a class in FILE, a darkroom.App.
+    """Serve what is in FILE: a class, a model or a workflow.
 
-    The class is imported here first, in an environment with its requirements, so a mistake is found
+    \b
+    app.py           a darkroom.App, or a fal.App as it is
+    a name           of an app that comes with Darkroom: upscaler, whisper or speaker
+    a folder         with a cog.yaml
+    workflow.json    a ComfyUI workflow (API format), or a chain of endpoints as fal writes one
+    workflow.yaml    a chain of endpoints
+
+    Everything is checked first, code in an environment with its requirements, so a mistake is found
     before anything is served. Every replica of the ingress serves it within about a second.
     """
-    content, found = described(file, class_name, more)
-    if found["gpu"] and pool is None:
-        raise Misconfigured(
-            f"{found['class']} asks for a GPU ({found['gpu']}). Name the pool whose replicas have "
-            "one: --pool NAME. It must host the family `python`."
-        )
-    digest = hashlib.sha256(content).hexdigest()
-    made = [
-        (f"{ENTRIES}/{quote(endpoint)}", entry)
-        for endpoint, entry in entries(found, name, digest, pool)
-    ]
+    choices = Choices(**given)
+    file = None if file is None else found_at(file)
+    graph = None if file is None else comfyui_graph(file)
+    is_data = file is not None and file.suffix.lower() in SUFFIXES and file.is_file()
+    if file is not None and is_data and file.name != "cog.yaml" and graph is None:
+        choices.refuse("a chain of endpoints", "--public")
+        public = choices.public
+        deploy_workflow(server, file, choices.name, public=public, dry_run=dry_run, as_json=as_json)
+        return
+    store(server, deployable(file, choices, graph), dry_run=dry_run, as_json=as_json)
+
+
+def deploy_workflow(
+    server: Server, file: Path, name: str | None, *, public: bool, dry_run: bool, as_json: bool
+) -> None:
+    """Register the workflow in a file. Its mistakes are found before anything is stored."""
+    body = read_workflow(file, name)
+    if public:
+        body["public"] = True
+    with Client(server) as client:
+        stored = client.post(WORKFLOWS + ("?dry_run=true" if dry_run else ""), body)
+    if as_json:
+        click.echo(json.dumps(stored))
+        return
+    number = len(stored["steps"])
+    done = "can be registered" if dry_run else "is registered"
+    whose = "for all tenants" if stored["public"] else "for your tenant"
+    click.echo(
+        f"{stored['endpoint_id']} {done} {whose}, with {number} step{'s' if number != 1 else ''}."
+    )
+
+
+def store(server: Server, made: Deployable, *, dry_run: bool, as_json: bool) -> None:
+    """Store code and entries, and print them."""
+    content = made.content
+    paths = [(f"{ENTRIES}/{quote(endpoint)}", dict(entry)) for endpoint, entry in made.entries]
     with Client(server) as client:
         # All are checked before one is stored: else a mistake in the second left half an app.
-        stored = [client.put(path, entry, dry_run="true") for path, entry in made]
+        stored = [client.put(path, entry, dry_run="true") for path, entry in paths]
+        missing = missing_secrets(client, made.secrets)
         if not dry_run:
-            client.post_zip("/v1/apps/code", content)
-            stored = [client.put(path, entry) for path, entry in made]
+            if content is not None:
+                client.post_zip("/v1/apps/code", content)
+            stored = [client.put(path, entry) for path, entry in paths]
+        served = {each["endpoint_id"] for each in stored}
+        of_app = endpoints_of(client, made.app) if made.app else []
+        old = [each for each in of_app if each not in served]
+        removed = [] if dry_run else [each for each in old if is_removed(client, each)]
     if as_json:
-        click.echo(json.dumps({"digest": None if dry_run else digest, "entries": stored}))
+        kept = None if dry_run or content is None else hashlib.sha256(content).hexdigest()
+        notes = list(made.notes)
+        shown = {"digest": kept, "entries": stored, "removed": removed, "notes": notes}
+        click.echo(json.dumps(shown))
         return
+    for note in made.notes:
+        click.echo(f"Note: {note}", err=True)
     for each in stored:
         click.echo(_line(each, dry_run=dry_run))
-
-
-def described(
-    file: Path, class_name: str | None, more: Sequence[Path]
-) -> tuple[bytes, Mapping[str, Any]]:
-    """Code of an app as a zip file, and its description.
-
-    ``Misconfigured`` names what is wrong with it.
-    """
-    # The composition root imports Ray, which other commands do not need.
-    from serve_app.app import app_environments, app_reader  # noqa: PLC0415
-
-    reader = app_reader()
-    apps = {each.name: each for each in reader.read_source(file)}
-    if class_name is None and len(apps) == 1:
-        (class_name,) = apps
-    if class_name is None:
-        listed = ", ".join(apps) or "none"
-        raise Misconfigured(
-            f"{file.name} has {len(apps)} classes that are a darkroom.App ({listed}). "
-            + ("Name one with --app." if apps else "Derive one from darkroom.App.")
+    for each in old if dry_run else removed:
+        done = "would be removed" if dry_run else "is removed"
+        click.echo(f"{each} {done}: the class has it no more.")
+    for each in missing:
+        click.echo(
+            f"The secret {each} is not set, so requests will fail. Set it with `darkroom secrets "
+            f"set {each} --installation`."
         )
-    if class_name not in apps:
-        raise Misconfigured(f"{file.name} has no class {class_name} that is a darkroom.App.")
-    content = reader.bundle(file, more)
-    with TemporaryDirectory(prefix="darkroom-deploy-") as folder:
-        code = Path(folder) / "code"
-        reader.unpack(content, code)
-        environments = app_environments(read_config({}))
-        app = apps[class_name]
-        found = asyncio.run(reader.describe(code, file.stem, app, environments))
-    return content, {**found, "class": f"{file.stem}:{class_name}"}
 
 
-def entries(
-    found: Mapping[str, Any], name: str | None, digest: str, pool: str | None
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Ids and entries of an app's endpoints."""
-    base = name or str(found["name"])
-    base = base if "/" in base else f"{OWNER}/{base}"
-    for each in found["endpoints"]:
-        endpoint = base + ("" if each["path"] == "/" else each["path"])
-        entry: dict[str, Any] = {
-            "family": "python",
-            "schema": "json",
-            "category": category(each["input_schema"], each["output_schema"]),
-            "description": each["description"],
-            "options": {
-                "app": {
-                    "bundle": digest,
-                    "class": found["class"],
-                    "path": each["path"],
-                    "requirements": found["requirements"],
-                    "concurrency": found["concurrency"],
-                    "start_timeout_s": found["start_timeout_s"],
-                },
-                "input_schema": each["input_schema"],
-                "output_schema": each["output_schema"],
-            },
-        }
-        yield endpoint, entry | ({"pool": pool} if pool else {})
-
-
-def category(given: Mapping[str, Any], made: Mapping[str, Any]) -> str:
-    """Category such as ``image-to-text``, by the files of input and output."""
-    return f"{_kind(given)}-to-{_kind(made)}"
-
-
-def _kind(schema: Mapping[str, Any]) -> str:
-    text = json.dumps(schema)
-    for kind in ("video", "audio", "image", "file"):
-        if f'"x-darkroom-file": "{kind}"' in text:
-            return kind
-    return "text"
+def missing_secrets(client: Client, names: Sequence[str]) -> Sequence[str]:
+    """Names of secrets that are not set for the installation."""
+    if not names:
+        return ()
+    listed = client.get("/v1/secrets", installation="true")["secrets"]
+    return [name for name in names if name not in {each["name"] for each in listed}]
 
 
 def _line(stored: Mapping[str, Any], *, dry_run: bool) -> str:

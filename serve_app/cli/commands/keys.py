@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import wraps
 from typing import Any
 
 import click
@@ -191,6 +194,23 @@ class Limit(click.ParamType[LimitValue]):
         return name, int(given) if given.is_integer() else given
 
 
+class BudgetOption(click.ParamType[Mapping[str, Any]]):
+    """``AMOUNT CURRENCY/PERIOD``, or an empty text, as an empty mapping."""
+
+    name = "budget"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Mapping[str, Any]:
+        if not str(value).strip():
+            return {}
+        found = re.fullmatch(r"\s*([\d.]+)\s*([A-Z]{3})\s*/\s*(day|month)\s*", str(value))
+        if found is None:
+            self.fail(f"{value} should be such as '200 EUR/month' or '5 USD/day'", param, ctx)
+        amount, currency, period = found.groups()
+        return {"amount": amount, "currency": currency, "period": period}
+
+
 limit_option = click.option(
     "--limit",
     "limits",
@@ -199,6 +219,52 @@ limit_option = click.option(
     help="A limit, such as max_running=4; without a value, that of the settings again. May be "
     "repeated.",
 )
+
+
+budget_option = click.option(
+    "--budget",
+    type=BudgetOption(),
+    default=None,
+    help="What it may spend, such as '200 EUR/month' or '5 USD/day'; empty: that of the settings "
+    "again.",
+)
+warn_at_option = click.option(
+    "--warn-at",
+    type=float,
+    multiple=True,
+    help="With --budget: share of it that warns, such as 0.8. May be repeated.",
+)
+only_warn_option = click.option(
+    "--only-warn", is_flag=True, help="With --budget: refuse nothing above it."
+)
+webhook_option = click.option(
+    "--budget-webhook", default=None, help="With --budget: URL that is called with each warning."
+)
+
+
+def budget_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of a budget. The command gets them together, as ``budget``."""
+
+    @wraps(command)
+    def called(
+        *words: Any,
+        budget: Mapping[str, Any] | None,
+        warn_at: tuple[float, ...],
+        only_warn: bool,
+        budget_webhook: str | None,
+        **others: Any,
+    ) -> None:
+        more: dict[str, Any] = {"warn_at": [*warn_at]} if warn_at else {}
+        more |= {"stop": False} if only_warn else {}
+        more |= {"webhook": budget_webhook} if budget_webhook is not None else {}
+        if more and not budget:
+            raise click.UsageError("--warn-at, --only-warn and --budget-webhook need --budget.")
+        if budget is None:
+            command(*words, budget={}, **others)
+        else:
+            command(*words, budget={"budget": {**budget, **more} if budget else None}, **others)
+
+    return budget_option(warn_at_option(only_warn_option(webhook_option(called))))
 
 
 storage_option = click.option(
@@ -237,6 +303,7 @@ def list_tenants(server: Server, *, as_json: bool) -> None:
 @click.argument("tenant")
 @click.option("--name", default="", help="Name for people. Default: the id.")
 @limit_option
+@budget_options
 @storage_option
 @options.as_json
 def create_tenant(
@@ -244,12 +311,14 @@ def create_tenant(
     tenant: str,
     name: str,
     limits: tuple[LimitValue, ...],
+    budget: Mapping[str, Any],
     storage: str | None,
     *,
     as_json: bool,
 ) -> None:
     """Create TENANT, without keys."""
-    wish = {"tenant": tenant, "name": name, "limits": {**dict(limits), **_storage(storage)}}
+    given = {**dict(limits), **budget, **_storage(storage)}
+    wish = {"tenant": tenant, "name": name, "limits": given}
     with Client(server) as client:
         _print_tenant(client.post("/v1/tenants", wish), as_json=as_json)
 
@@ -269,6 +338,7 @@ def show_tenant(server: Server, tenant: str, *, as_json: bool) -> None:
 @click.argument("tenant")
 @click.option("--name", default=None, help="Name for people.")
 @limit_option
+@budget_options
 @storage_option
 @options.as_json
 def set_tenant(
@@ -276,13 +346,14 @@ def set_tenant(
     tenant: str,
     name: str | None,
     limits: tuple[LimitValue, ...],
+    budget: Mapping[str, Any],
     storage: str | None,
     *,
     as_json: bool,
 ) -> None:
-    """Change the name, the limits or the storage of TENANT. It is in force within seconds."""
+    """Change the name, limits, budget or storage of TENANT. It is in force within seconds."""
     wish: dict[str, Any] = {} if name is None else {"name": name}
-    if changes := {**dict(limits), **_storage(storage)}:
+    if changes := {**dict(limits), **budget, **_storage(storage)}:
         wish["limits"] = changes
     with Client(server) as client:
         _print_tenant(client.patch(f"/v1/tenants/{tenant}", wish), as_json=as_json)
@@ -325,6 +396,10 @@ def _print_tenant(tenant: dict[str, Any], *, as_json: bool) -> None:
             for name, each in tenant["limits"].items()
         ),
     ]
+    if (budget := tenant["budget"]) is not None:
+        text = f"{budget['amount']} {budget['currency']}/{budget['period']}"
+        only = "" if budget["stop"] else "  only warns"
+        lines.append(f"  {'budget':<20} {text:<14} {budget['source']}{only}")
     if tenant["storage"] is not None:
         lines.append(f"  {'storage':<20} {tenant['storage']}")
     _print(tenant, "\n".join(lines), as_json=as_json)

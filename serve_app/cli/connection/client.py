@@ -41,9 +41,10 @@ class Client:
 
     def __init__(self, server: Server) -> None:
         self.url = server.url()
+        key = server.key()
         self._http = httpx.Client(
             base_url=self.url,
-            headers={"Authorization": f"Key {server.key()}"},
+            headers={"Authorization": f"Key {key}"} if key else {},  # none before a sign-in
             timeout=30,
             verify=_trusted(server),
             # Proxies of the environment do not apply to this machine.
@@ -199,7 +200,7 @@ class Client:
         request = self._http.build_request("GET", url)
         own = httpx.URL(self.url)
         if (request.url.scheme, request.url.netloc) != (own.scheme, own.netloc):
-            del request.headers["Authorization"]
+            request.headers.pop("Authorization", None)
         return request
 
     def _response(self, method: str, url: str, **arguments: Any) -> httpx.Response:

@@ -73,10 +73,18 @@ def write_contexts(contexts: Contexts) -> None:
     path = contexts_file()
     content = {
         "current": contexts.current,
-        "contexts": {name: asdict(remote) for name, remote in contexts.named.items()},
+        "contexts": {name: _fields(remote) for name, remote in contexts.named.items()},
     }
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         private_file.write(path, json.dumps(content, indent=1).encode(), secret=True)
     except OSError as error:
         raise Misconfigured(f"The context cannot be saved in {path}: {error}.") from None
+
+
+def _fields(remote: Remote) -> dict[str, object]:
+    """A context as it is stored: a version from before sign-ins reads those without one."""
+    fields = asdict(remote)
+    if not remote.signed_in:
+        del fields["signed_in"]
+    return fields

@@ -14,12 +14,13 @@ class Remote:
     """Origin and API key of a Darkroom.
 
     ``ca_file``: PEM file with the authority of its certificate; None: the ones that this machine
-    trusts.
+    trusts. ``signed_in``: the key is of a sign-in, and ends with it.
     """
 
     address: str
     secret: str
     ca_file: str | None = None
+    signed_in: bool = False
 
     def url(self) -> str:
         return self.address

@@ -231,12 +231,20 @@ def retention(config: Config) -> str:
     queue, billing = config.queue, config.billing
     own = sum(each.retention_days is not None for each in queue.tenant_limits.values())
     tenants = f", {own} tenants otherwise" if own else ""
-    return (
-        f"requests and files are kept {age(queue.retention_days)}{tenants}; "
-        f"lines of usage {age(billing.usage_detail_days)}; "
-        f"the audit log {age(queue.audit_retention_days)}; "
-        f"drafts {age(config.limits.keep_drafts_s / 86_400)}"
+    shorter = (
+        ("their prompts", queue.prompt_retention_days),
+        ("their files", queue.file_retention_days),
+        ("webhooks", config.webhooks.webhook_retention_days),
+        ("sums of usage", billing.usage_retention_days),
     )
+    parts = (
+        f"requests and files are kept {age(queue.retention_days)}{tenants}",
+        *(f"{name} {age(days)}" for name, days in shorter if days is not None),
+        f"lines of usage {age(billing.usage_detail_days)}",
+        f"the audit log {age(queue.audit_retention_days)}",
+        f"drafts {age(config.limits.keep_drafts_s / 86_400)}",
+    )
+    return "; ".join(parts)
 
 
 def _log_of(server: Server) -> str:

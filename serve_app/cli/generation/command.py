@@ -64,6 +64,11 @@ def run(
         result, files, contents = _make(
             *(client, wish, model, body), show=not as_json, on_status=on_status
         )
+    if not files:
+        if output is not None:
+            raise ApiFailure(f"{model} returned no file: {json.dumps(result)[:200]}")
+        click.echo(json.dumps(result, indent=None if as_json else 2, ensure_ascii=False))
+        return
     if output == STDOUT:
         _write_stdout(files, contents)
         _print_result(result, (), ())
@@ -104,8 +109,6 @@ def _make(
     except KeyboardInterrupt:
         click.echo(f"\n{_cancel(client, submitted)}", err=True)
         sys.exit(INTERRUPTED)
-    if not files:
-        raise ApiFailure(f"{model} returned no file: {json.dumps(result)[:200]}")
     return result, files, contents
 
 

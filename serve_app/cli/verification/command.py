@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import mmap
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -16,8 +15,8 @@ from serve_app.cli.connection import options
 from serve_app.cli.connection.text import one_line
 from serve_app.cli.verification.replay import Replay, drawn_by, replay
 from serve_app.domain.errors import InvalidInput, Misconfigured
-from serve_app.domain.media.marking import is_marked
 from serve_app.provenance.certificates import CERTIFICATES_FILE
+from serve_app.provenance.checker import has_mark
 from serve_app.provenance.reader import SignatureState, Verified, verify
 from serve_app.settings import Config
 
@@ -86,16 +85,6 @@ def trusted_certificates(named: Path | None, data_dir: Path | None) -> str:
         return ""
     except (OSError, UnicodeError) as error:
         raise Misconfigured(f"{path} cannot be read: {error}") from None
-
-
-def has_mark(file: Path) -> bool:
-    """Return whether the file says that it is AI-generated."""
-    with file.open("rb") as opened:
-        try:
-            with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                return is_marked(content)
-        except ValueError:  # an empty file
-            return False
 
 
 def lines(found: Verified, drawn: Replay | None, *, marked: bool) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Warnings about budgets."""
+"""What submits have left of rates and budgets, and warnings about budgets."""
 
 from __future__ import annotations
 
@@ -7,6 +7,33 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class RateLeft:
+    """What is left of a tenant's rate."""
+
+    limit: int  # requests a minute
+    remaining: int  # that could be submitted now
+    reset_s: float  # until the whole burst can be
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetLeft:
+    """What is left of a tenant's budget in its period."""
+
+    limit: Decimal
+    remaining: Decimal  # negative: a budget that does not stop is exceeded
+    currency: str
+    resets_at: datetime  # start of the next period, UTC
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a tenant had left after a submit, as its statement has seen it. None: it has none."""
+
+    rate: RateLeft | None = None
+    budget: BudgetLeft | None = None
 
 
 @dataclass(frozen=True, slots=True)

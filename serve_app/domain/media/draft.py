@@ -75,8 +75,11 @@ class DraftBook(Protocol):
         """A draft of the tenant, or None."""
         ...
 
-    async def newest(self, tenant: str, limit: int) -> Sequence[StoredDraft]:
-        """Drafts of the tenant, latest first."""
+    async def newest(
+        self, tenant: str, limit: int, before: tuple[datetime, str] | None = None
+    ) -> Sequence[StoredDraft]:
+        """Drafts of the tenant, latest first. ``before``: time and id of the last draft of the
+        previous page."""
         ...
 
     async def delete(self, tenant: str, draft_id: str, actor: Actor | None = None) -> bool:

@@ -77,7 +77,7 @@ async def estimate(request: HttpRequest) -> Response:
         caller,
         planned.endpoint_id,
         planned.input,
-        parse_options(request, caller),
+        parse_options(request, caller, own_bucket=True),
         request_id=context_of(request).request_id,
         only_estimated=True,
     )

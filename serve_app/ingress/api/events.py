@@ -3,11 +3,14 @@
 Events for lines of the request's log carry the line's sequence number as ``id``. A client that
 reconnects with ``Last-Event-ID`` continues after the last line it saw, at any ingress process.
 Events for progress and for the reason of waiting have no ``id``: a client gets the newest only.
+Events for partial results have none either: a client that reconnects gets those that are kept, each
+with its attempt and number.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Hashable
+import json
+from collections.abc import AsyncGenerator, Hashable, Sequence
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
@@ -15,11 +18,13 @@ from starlette.responses import Response
 
 from serve_app.domain.errors import FieldProblem, InvalidInput, RequestNotFound, Unavailable
 from serve_app.domain.ports import Queue
+from serve_app.domain.progress import PartialResult
 from serve_app.domain.request import LogLine, Request, State, Waiting, WaitReason
 from serve_app.ingress.http import sse
 from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.services.services import services_of
+from serve_app.ingress.submission.partials import LOOK_AGAIN_S, PartialReader
 from serve_app.ingress.submission.rendering import waiting_body
 
 KEEP_ALIVE_S = 15.0
@@ -39,18 +44,28 @@ async def events(request: HttpRequest) -> Response:
     """Stream the events; answer 204, which stops browsers from reconnecting, if all were sent."""
     context_of(request).route = "v1.request.events"
     caller = await authenticate(request)
-    queue = services_of(request).queue
+    services = services_of(request)
+    queue = services.queue
     after = _after(request)
     found = await queue.get(caller.tenant, request.path_params["request_id"])
     if found.state.final and 0 < found.events <= after:
         return Response(status_code=204)
-    return sse.stream_reply(stream(queue, found, after))
+    entry = services.catalog.find(found.endpoint)
+    partials = None
+    if entry is not None and entry.endpoint.streams:
+        partials = PartialReader(queue, services.partials, found)
+    return sse.stream_reply(stream(queue, found, after, partials=partials))
 
 
 async def stream(
-    queue: Queue, request: Request, after: int, keep_alive_s: float = KEEP_ALIVE_S
+    queue: Queue,
+    request: Request,
+    after: int,
+    keep_alive_s: float = KEEP_ALIVE_S,
+    partials: PartialReader | None = None,
 ) -> AsyncGenerator[bytes]:
     """Events of ``request`` after the sequence number ``after``, up to its final state.
+    ``partials``: of a generator of an app.
 
     The stream ends early if the database fails or the request is deleted. A client that reconnects
     gets the error.
@@ -61,35 +76,50 @@ async def stream(
     yield b"retry: %d\n\n" % RECONNECT_MS
     try:
         while True:
-            for line in await queue.lines(request.tenant, request.id, after):
+            lines = await queue.lines(request.tenant, request.id, after)
+            async for each in _new(partials):  # after the lines: one of them may be the end
+                yield _partial(each)
+            for line in lines:
                 after = line.sequence
                 yield _line(line)
-                if line.state is not None and line.state.final:
-                    return
-            if request.state.final:
+            if request.state.final or _at_end(lines):
                 return
             progress = _progress(request)
             if progress is not None and progress != sent_progress:
                 sent_progress = progress
                 yield sse.json_event(progress, event="progress")
-            wait_s = keep_alive_s
+            wait_s = keep_alive_s if partials is None else LOOK_AGAIN_S
             if request.state is State.QUEUED:
-                waiting = await queue.waiting(request)
-                if (event := waiting_events.next(waiting)) is not None:
+                event, wait_s = await waiting_events.look(queue, request, keep_alive_s - quiet_s)
+                if event:
                     quiet_s = 0.0
                     yield event
-                cold = waiting.reason is WaitReason.COLD_START
-                wait_s = min(COLD_S if cold else STANDING_S, keep_alive_s - quiet_s)
-            before, request = (
-                request,
-                await queue.changed(request.tenant, request.id, wait_s, since=request),
-            )
+            before = request
+            request = await _changed(queue, partials, request, wait_s)
             quiet_s = quiet_s + wait_s if request == before else 0.0
             if quiet_s >= keep_alive_s:
                 quiet_s = 0.0
                 yield sse.NOTHING_NEW
     except (RequestNotFound, Unavailable):
         return
+
+
+def _at_end(lines: Sequence[LogLine]) -> bool:
+    return any(each.state is not None and each.state.final for each in lines)
+
+
+async def _new(partials: PartialReader | None) -> AsyncGenerator[PartialResult]:
+    if partials is not None:
+        async for each in partials.new():
+            yield each
+
+
+async def _changed(
+    queue: Queue, partials: PartialReader | None, request: Request, wait_s: float
+) -> Request:
+    if partials is not None and request.state is State.RUNNING:
+        return await partials.changed(request, wait_s)
+    return await queue.changed(request.tenant, request.id, wait_s, since=request)
 
 
 def _line(line: LogLine) -> bytes:
@@ -102,6 +132,11 @@ def _line(line: LogLine) -> bytes:
     if line.state is None:
         return sse.json_event(body, id=line.sequence, event="log")
     return sse.json_event({"state": line.state.value, **body}, id=line.sequence, event="state")
+
+
+def _partial(result: PartialResult) -> bytes:
+    body = {"attempt": result.attempt, "number": result.number, "output": json.loads(result.value)}
+    return sse.json_event(body, event="partial")
 
 
 def _progress(request: Request) -> dict[str, Any] | None:
@@ -125,14 +160,18 @@ class _WaitingEvents:
     def __init__(self) -> None:
         self._sent: Hashable = None
 
-    def next(self, waiting: Waiting) -> bytes | None:
-        """Event for the current place; None if it is as in the last event."""
+    async def look(self, queue: Queue, request: Request, at_most_s: float) -> tuple[bytes, float]:
+        """Event for the current place, empty if it is as in the last event; and the seconds after
+        which to look again."""
+        waiting = await queue.waiting(request)
+        cold = waiting.reason is WaitReason.COLD_START
+        wait_s = min(COLD_S if cold else STANDING_S, at_most_s)
         significant = _significant(waiting)
         if significant == self._sent:
-            return None
+            return b"", wait_s
         self._sent = significant
         body = {"position": waiting.position, **waiting_body(waiting)}
-        return sse.json_event(body, event="waiting")
+        return sse.json_event(body, event="waiting"), wait_s
 
 
 def _significant(waiting: Waiting) -> Hashable:

@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 
 from serve_app.catalog.entries import CatalogEntry
 from serve_app.domain.errors import DarkroomError, InvalidInput
+from serve_app.domain.ports import MAX_CODE_BYTES
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import actor_of, authenticate
 from serve_app.ingress.http.body import read_body, read_json
@@ -24,7 +25,6 @@ from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, i
 from serve_app.ingress.services.services import Services, services_of
 
 MAX_BODY_BYTES = 256 * 1024
-MAX_CODE_BYTES = 16 * 2**20
 ZIP = b"PK"  # begins each zip file
 
 OriginName = Literal["built-in", "file", "database"]

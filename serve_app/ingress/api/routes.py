@@ -30,12 +30,13 @@ from serve_app.ingress.api import (
     usage,
     warm,
     webhooks,
+    workflows,
 )
 from serve_app.ingress.api.administration import audit, tenant_deletion, tenant_export
 from serve_app.ingress.api.billing import pricing, report, sums
-from serve_app.ingress.api.files import content, links
+from serve_app.ingress.api.files import content, links, verification
 from serve_app.ingress.api.gallery import items, shares, zip_files
-from serve_app.ingress.api.registered import hub_token, weights
+from serve_app.ingress.api.registered import hub_token, secrets, weights
 from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
@@ -232,10 +233,12 @@ CHECK_READY = Operation(
 ROUTES = [
     *content.ROUTES,
     *links.ROUTES,
+    *verification.ROUTES,
     *items.ROUTES,  # before the routes of one request
     *zip_files.ROUTES,
     *loras.ROUTES,
     *weights.ROUTES,
+    *workflows.ROUTES,
     *shares.ROUTES,
     *drafts.ROUTES,
     *requests.ROUTES,
@@ -256,6 +259,7 @@ ROUTES = [
     *tenants.ROUTES,
     *tenant_deletion.ROUTES,
     *hub_token.ROUTES,
+    *secrets.ROUTES,
     *tenant_export.ROUTES,
     *sign_in.ROUTES,
     DocumentedRoute(

@@ -7,6 +7,7 @@ other site can make calls in its name.
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request as HttpRequest
@@ -25,7 +26,7 @@ from serve_app.ingress.http.origin import origin_of
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.services.sign_in import SignIn
 from serve_app.tenants.api_keys import disabled
-from serve_app.tenants.sign_in import rights_of
+from serve_app.tenants.sign_in import Pending, Person, rights_of
 
 MAX_BODY_BYTES = 16 * 1024
 
@@ -53,6 +54,38 @@ class ProviderAnswer(BaseModel):
     code: str = Field(min_length=1, max_length=4096)
     state: str = Field(min_length=1, max_length=4096)
     secret: str = Field(min_length=1, max_length=256)
+
+
+class BegunDevice(TypedDict):
+    """Where a person enters which code. The program keeps `device_code`, and asks with it."""
+
+    device_code: Annotated[str, Field(description="Secret.")]
+    user_code: Annotated[str, Field(description="Show it to the person.")]
+    url: str
+    url_with_code: Annotated[str | None, Field(description="Null: the provider has none.")]
+    valid_s: Annotated[float, Field(description="Seconds until it has to be begun again.")]
+    ask_every_s: Annotated[float, Field(description="Seconds to wait before each question.")]
+
+
+class DeviceAnswer(BaseModel):
+    """Program that asks whether the person has signed in."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    device_code: str = Field(min_length=1, max_length=4096)
+
+
+class PendingDevice(TypedDict):
+    """The person has not signed in yet."""
+
+    pending: bool
+    slower: Annotated[bool, Field(description="Wait 5 seconds longer from now on.")]
+
+
+class SignedOut(TypedDict):
+    """Where the browser ends the session at the provider too."""
+
+    provider_logout_url: str
 
 
 class SignedIn(TypedDict):
@@ -85,11 +118,45 @@ async def begun(request: HttpRequest) -> Response:
 async def finished(request: HttpRequest) -> Response:
     """End a sign-in: exchange the provider's code for a key of the person."""
     context_of(request).route = "v1.sign-in.finish"
-    services, sign_in = services_of(request), _sign_in(request)
+    sign_in = _sign_in(request)
     given = await read_model(request, ProviderAnswer, MAX_BODY_BYTES)
     with counted_failure(request, always=True):
         values = sign_in.states.check(given.state, given.secret)
         person = await sign_in.provider.finish(_redirect_uri(request), given.code, values)
+    return json_reply(await _signed_in(request, sign_in, person), 201)
+
+
+async def begun_device(request: HttpRequest) -> Response:
+    """Begin the sign-in of a program that has no browser. Nothing is stored."""
+    context_of(request).route = "v1.sign-in.device"
+    begun = await _sign_in(request).provider.begin_device()
+    body: BegunDevice = {
+        "device_code": begun.device_code,
+        "user_code": begun.user_code,
+        "url": begun.url,
+        "url_with_code": begun.url_with_code or None,
+        "valid_s": begun.valid_s,
+        "ask_every_s": begun.ask_every_s,
+    }
+    return json_reply(body)
+
+
+async def finished_device(request: HttpRequest) -> Response:
+    """Ask whether the person has signed in, and get a key of that person then."""
+    context_of(request).route = "v1.sign-in.device.finish"
+    sign_in = _sign_in(request)
+    given = await read_model(request, DeviceAnswer, MAX_BODY_BYTES)
+    with counted_failure(request, always=True):
+        found = await sign_in.provider.finish_device(given.device_code)
+    if isinstance(found, Pending):
+        pending: PendingDevice = {"pending": True, "slower": found.slower}
+        return json_reply(pending, 202)
+    return json_reply(await _signed_in(request, sign_in, found), 201)
+
+
+async def _signed_in(request: HttpRequest, sign_in: SignIn, person: Person) -> SignedIn:
+    """A new key of a person."""
+    services = services_of(request)
     rights = rights_of(person, sign_in.groups(services.config))
     if rights.tenant in services.identity.tenants.disabled:
         raise disabled(rights.tenant)
@@ -98,26 +165,32 @@ async def finished(request: HttpRequest) -> Response:
     credential = await services.identity.keys.sign_in(
         person.name, rights, until, client_address(request)
     )
-    body: SignedIn = {
+    return {
         "key_id": credential.id,
         "key": str(credential),
         "person": person.name,
         "tenant": rights.tenant,
         "expires_at": until.isoformat(),
     }
-    return json_reply(body, 201)
 
 
 async def signed_out(request: HttpRequest) -> Response:
     """End the sign-in that the calling key is of. Unlike other keys, it revokes itself."""
     context_of(request).route = "v1.sign-in.end"
     caller = await authenticate(request)
-    keys = services_of(request).identity.keys
+    services = services_of(request)
+    keys, sign_in = services.identity.keys, services.identity.sign_in
     found = await keys.find(caller.key_id)
     if found is None or not found.person:
         raise Forbidden("This key is not of a sign-in. Only a sign-in ends itself.")
     await keys.revoke(caller.key_id, actor_of(request))
-    return Response(status_code=204)
+    if sign_in is None or not services.config.sign_in.oidc_provider_logout:
+        return Response(status_code=204)
+    url = await sign_in.provider.logout_url(_redirect_uri(request))
+    if url is None:
+        return Response(status_code=204)
+    body: SignedOut = {"provider_logout_url": url}
+    return json_reply(body)
 
 
 OFFER = Operation(
@@ -141,13 +214,40 @@ FINISH = Operation(
     body=ProviderAnswer,
     key=False,
 )
-END = Operation("signOut", "End the sign-in that the key is of", {204: Answer("It has ended.")})
+DEVICE = Operation(
+    "beginDeviceSignIn",
+    "Begin the sign-in of a program without a browser",
+    {200: answer("Where a person enters which code.", BegunDevice)},
+    errors=(400, 404, 503),
+    key=False,
+)
+FINISH_DEVICE = Operation(
+    "finishDeviceSignIn",
+    "Ask whether the person has signed in, and get a key of that person",
+    {
+        201: answer("The key. Its secret is shown only once.", SignedIn),
+        202: answer("Not yet: ask again.", PendingDevice),
+    },
+    errors=(401, 403, 404, 413, 422, 503),
+    body=DeviceAnswer,
+    key=False,
+)
+END = Operation(
+    "signOut",
+    "End the sign-in that the key is of",
+    {
+        200: answer("It has ended here; at the provider it goes on.", SignedOut),
+        204: Answer("It has ended."),
+    },
+)
 
 ROUTES = [
     DocumentedRoute("/v1/sign-in", offered, {"GET": OFFER}),
     DocumentedRoute("/v1/sign-in", begun, {"POST": BEGIN}),
     DocumentedRoute("/v1/sign-in", signed_out, {"DELETE": END}),
     DocumentedRoute("/v1/sign-in/finish", finished, {"POST": FINISH}),
+    DocumentedRoute("/v1/sign-in/device", begun_device, {"POST": DEVICE}),
+    DocumentedRoute("/v1/sign-in/device/finish", finished_device, {"POST": FINISH_DEVICE}),
 ]
 
 

@@ -10,7 +10,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from serve_app.domain.errors import Forbidden
+from serve_app.domain.errors import Forbidden, InvalidInput
 from serve_app.ingress.api.keys import MAX_BODY_BYTES
 from serve_app.ingress.http.auth import actor_of, authenticate
 from serve_app.ingress.http.body import read_model
@@ -22,6 +22,7 @@ from serve_app.ingress.services.live_tenants import cancel_queued, limits_in_for
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.settings import BUDGET, NO_LIMITS, Tenant, TenantLimits
 from serve_app.tenants.tenants import TenantChange, TenantInfo
+from serve_app.webhooks.target import BadTarget
 
 
 def _changeable(field: FieldInfo) -> tuple[Any, Any]:
@@ -31,14 +32,33 @@ def _changeable(field: FieldInfo) -> tuple[Any, Any]:
     return type_ | None, Field(None, description=field.description)
 
 
+class Budget(BaseModel):
+    """Money that a tenant may spend in a period. It replaces a budget that was set before."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    amount: int | float | str = Field(description="Money in a period, more than 0. Text is exact.")
+    currency: str | None = Field(None, description="Three letters. Default: USD.")
+    period: Literal["day", "month"] | None = Field(None, description="In UTC. Default: month.")
+    warn_at: list[float] | None = Field(
+        None, description="Shares of the amount that warn, once a period. Default: 0.8."
+    )
+    stop: bool | None = Field(
+        None, description="Refuse requests that exceed the amount. False: only warn. Default: true."
+    )
+    webhook: str | None = Field(None, description="URL that is called with each warning.")
+
+
 _FIELDS: Any = {
     name: _changeable(each) for name, each in TenantLimits.model_fields.items() if name != BUDGET
 }
+_BUDGET: Any = (Budget | None, Field(None, description="What it may spend."))
 LimitChanges = create_model(
     "LimitChanges",
     __config__=ConfigDict(extra="forbid"),
     __doc__="Limits of a tenant. Null: the limit of the settings again.",
     **_FIELDS,
+    **{BUDGET: _BUDGET},
 )
 
 
@@ -84,6 +104,18 @@ class TenantLimit(TypedDict):
     ]
 
 
+class TenantBudget(TypedDict):
+    """Budget in force, and where it comes from."""
+
+    amount: Annotated[str, Field(description="Text, because it is exact.")]
+    currency: str
+    period: Literal["day", "month"]
+    warn_at: list[float]
+    stop: bool
+    webhook: str | None
+    source: Annotated[Literal["api", "file"], Field(description="As of limits.")]
+
+
 class TenantStatus(TypedDict):
     """Tenant, with the limits in force: its own, or those of all tenants."""
 
@@ -106,6 +138,7 @@ class TenantStatus(TypedDict):
     limits: Annotated[
         dict[str, TenantLimit], Field(description="Every limit, with where it comes from.")
     ]
+    budget: Annotated[TenantBudget | None, Field(description="Null: it may spend any amount.")]
 
 
 class TenantPage(TypedDict):
@@ -128,8 +161,10 @@ async def created(request: HttpRequest) -> Response:
     context_of(request).route = "v1.tenants"
     await authenticate(request)
     new = await read_model(request, NewTenant, MAX_BODY_BYTES)
-    tenants = services_of(request).identity.tenants
-    made = await tenants.create(new.tenant, new.name, _given(new.limits), actor_of(request))
+    services = services_of(request)
+    limits = await _given(services, new.tenant, new.limits)
+    tenants = services.identity.tenants
+    made = await tenants.create(new.tenant, new.name, limits, actor_of(request))
     return json_reply(await _shown(request, made), 201)
 
 
@@ -145,7 +180,9 @@ async def changed(request: HttpRequest) -> Response:
     context_of(request).route = "v1.tenant.change"
     await authenticate(request)
     wanted = await read_model(request, TenantChanges, MAX_BODY_BYTES)
-    return await _change(request, TenantChange(wanted.name, _given(wanted.limits)))
+    tenant: str = request.path_params["tenant"]
+    limits = await _given(services_of(request), tenant, wanted.limits)
+    return await _change(request, TenantChange(wanted.name, limits))
 
 
 async def disabled(request: HttpRequest) -> Response:
@@ -187,8 +224,35 @@ async def _shown(request: HttpRequest, info: TenantInfo) -> TenantStatus:
     return _tenant(services, info, sizes[info.id])
 
 
-def _given(limits: BaseModel | None) -> dict[str, Any]:
-    return {} if limits is None else limits.model_dump(exclude_unset=True)
+async def _given(services: Services, tenant: str, limits: BaseModel | None) -> dict[str, Any]:
+    """The limits of a call. ``InvalidInput``: a budget's webhook cannot be called."""
+    if limits is None:
+        return {}
+    given = limits.model_dump(exclude_unset=True)
+    if budget := given.get(BUDGET):
+        budget = given[BUDGET] = {key: each for key, each in budget.items() if each is not None}
+        budget["amount"] = str(budget["amount"])
+        if (webhook := budget.get("webhook")) is not None:
+            try:
+                budget["webhook"] = await services.webhooks.targets.check(webhook, tenant)
+            except BadTarget as wrong:
+                raise InvalidInput.of_field("limits.budget.webhook", f"It {wrong}") from None
+    return given
+
+
+def _budget(services: Services, info: TenantInfo) -> TenantBudget | None:
+    budget = services.config.queue.tenant_limits.get(info.id, NO_LIMITS).budget
+    if budget is None:
+        return None
+    return {
+        "amount": f"{budget.amount:f}",
+        "currency": budget.currency,
+        "period": budget.period,
+        "warn_at": [*budget.warn_at],
+        "stop": budget.stop,
+        "webhook": budget.webhook,
+        "source": "api" if BUDGET in info.limits else "file",
+    }
 
 
 def _tenant(services: Services, info: TenantInfo, uploads_bytes: int) -> TenantStatus:
@@ -211,6 +275,7 @@ def _tenant(services: Services, info: TenantInfo, uploads_bytes: int) -> TenantS
         "limits": {
             name: {"value": each.value, "source": each.source} for name, each in limits.items()
         },
+        "budget": _budget(services, info),
     }
 
 

@@ -106,8 +106,9 @@ def warm_target(state: TargetState) -> WarmTargetStatus:
 
 def _target(services: Services, new: NewWarmTarget) -> WarmTarget:
     """The target in the catalogue's terms. Raises errors that name the field."""
-    entry = services.catalog.listed(new.endpoint_id)
-    endpoint, pool = entry.endpoint, services.pools.pool_of(entry.endpoint, entry.pool)
+    catalog, id_ = services.catalog, new.endpoint_id
+    entry = catalog.find_any(id_) or catalog.listed(id_)  # also private ones of tenants
+    endpoint, pool = entry.endpoint, services.pool_of(entry)
     config = services.pools.configured.get(pool)
     if config is not None and new.replicas > config.max_replicas:
         message = (

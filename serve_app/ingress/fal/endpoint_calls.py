@@ -16,6 +16,8 @@ from serve_app.ingress.http.json_schema import Json, Url, reference
 from serve_app.ingress.http.openapi import (
     EVENTS,
     FAL_ERRORS,
+    JSON,
+    Answer,
     Operation,
     Operations,
     answer,
@@ -94,11 +96,13 @@ def submit_of_endpoint(entry: CatalogEntry, prefix: str) -> Operations:
 
 
 def _run(entry: CatalogEntry, path: str) -> Operation:
-    output = reference(f"{pascal(entry.endpoint.id)}Output")
+    content: dict[str, Any] = {JSON: reference(f"{pascal(entry.endpoint.id)}Output")}
+    if entry.endpoint.streams:  # for `Accept: text/event-stream`
+        content[EVENTS] = str
     return Operation(
         f"run{pascal(path)}",
         f"Run {entry.endpoint.id} and wait for its output",
-        {200: answer("The output.", output)},
+        {200: Answer("The output.", content)},
         errors=(*AT_SUBMIT, *AT_END),
         parameters=(*HEADERS, WEBHOOK),
         error_format=OUTCOME_ERRORS,

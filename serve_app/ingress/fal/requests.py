@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 from serve_app.domain.errors import NotFinished, RequestNotFound
 from serve_app.domain.request import CancelVerdict, LogLine, Request, State
 from serve_app.ingress.fal.rewriting import request_base
-from serve_app.ingress.fal.status import QueueStatus, status_body, version
+from serve_app.ingress.fal.status import QueueStatus, status_body, version, with_workflow
 from serve_app.ingress.http import sse
 from serve_app.ingress.http.auth import actor_of, authenticate
 from serve_app.ingress.http.context import context_of
@@ -33,6 +33,7 @@ from serve_app.ingress.services.replies import HOLD_S
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.rendering import outcome_reply, preview_url
+from serve_app.ingress.workflows.status import workflow_status
 from serve_app.telemetry import logs
 from serve_app.tenants.scopes import CANCEL, READ
 
@@ -174,7 +175,8 @@ async def _body(
     waiting = await call.services.queue.waiting(request) if queued else None
     ends_at = await call.services.queue.ends_at(request) if running else None
     preview = preview_url(request, call.origin, made=call.services.config.models.previews)
-    return status_body(request, waiting, lines, call.urls, ends_at, preview)
+    body = status_body(request, waiting, lines, call.urls, ends_at, preview)
+    return with_workflow(body, await workflow_status(call.services, request))
 
 
 async def _events(call: RequestCall) -> AsyncIterator[bytes]:

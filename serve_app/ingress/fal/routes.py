@@ -26,6 +26,7 @@ from serve_app.ingress.fal import (
     uploads,
     webhooks,
 )
+from serve_app.ingress.http import sse
 from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.body import read_model
 from serve_app.ingress.http.context import context_of
@@ -128,10 +129,19 @@ async def run_call(request: HttpRequest) -> Response:
     if request.method != "POST":
         return _not_post(request, path)
     catalog = services_of(request).catalog
+    entry = catalog.find(path)
+    if entry is not None and entry.endpoint.streams and _wants_events(request, path):
+        return await stream.stream(request, path)
     streamed = strip_verb(path, "stream", lambda each: catalog.find(each) is not None)
     if streamed is not None:
         return await stream.stream(request, streamed)
     return await submit.run(request, path)
+
+
+def _wants_events(request: HttpRequest, path: str) -> bool:
+    """True for a call of a generator's own path by ``fal.stream``: an app may name it ``/stream``,
+    and clients may name any path."""
+    return path.endswith("/stream") or sse.MEDIA_TYPE in request.headers.get("accept", "")
 
 
 async def unsupported_call(request: HttpRequest) -> Response:

@@ -22,6 +22,7 @@ from serve_app.ingress.submission.rendering import (
     round_significant,
     waiting_body,
 )
+from serve_app.ingress.workflows.status import WorkflowStatus
 
 WireStatus = Literal["IN_QUEUE", "IN_PROGRESS", "COMPLETED"]
 
@@ -58,6 +59,7 @@ class RunningDetails(TypedDict):
     cancel_requested: bool
     ends_at: Annotated[Time | None, Field(description="Expected end; null: not known.")]
     retries_left: NotRequired[RetriesLeft]
+    workflow: NotRequired[WorkflowStatus]
 
 
 class EndedDetails(TypedDict):
@@ -66,6 +68,7 @@ class EndedDetails(TypedDict):
     state: State
     attempt: int
     retries_left: NotRequired[RetriesLeft]
+    workflow: NotRequired[WorkflowStatus]
 
 
 class StatusDetails(TypedDict):
@@ -128,6 +131,14 @@ def status_details(
         body = _ended(request)
     if request.retries_left is not None:
         body["darkroom"]["retries_left"] = retries_body(request.retries_left)
+    return body
+
+
+def with_workflow(body: QueueStatus, workflow: WorkflowStatus | None) -> QueueStatus:
+    """Status with the steps of a request to a workflow; None: it has none."""
+    details = body["darkroom"]
+    if workflow is not None and "attempt" in details:
+        details["workflow"] = workflow
     return body
 
 

@@ -1,4 +1,8 @@
-"""``POST /{endpoint}/stream``: status events of a request, and at the end its output."""
+"""``POST /{endpoint}/stream``: events of a request, and at the end its output.
+
+The events of a generator of an app are its values, as of fal's own apps. Those of other endpoints
+are statuses with previews.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from serve_app.domain.errors import DarkroomError, NotFound
 from serve_app.domain.progress import Stage
 from serve_app.domain.request import Request, State
+from serve_app.domain.workflows.definition import POOL
 from serve_app.ingress.fal import webhooks
 from serve_app.ingress.fal.rewriting import request_base
 from serve_app.ingress.fal.status import QueueStatus, status_body
@@ -26,8 +31,10 @@ from serve_app.ingress.http.errors import body_for, http_answer
 from serve_app.ingress.http.paths import request_urls
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
+from serve_app.ingress.submission.partials import PartialReader
 from serve_app.ingress.submission.rendering import outcome_reply, preview_url
 from serve_app.ingress.submission.replay import add_replay_headers
+from serve_app.ingress.workflows.status import WorkflowEvents
 
 FIRST_EVENT_TIMEOUT_S = 1.0
 """Seconds to wait for the first progress before the response begins. A failure within this time
@@ -52,14 +59,19 @@ async def stream(request: HttpRequest, endpoint_id: str) -> Response:
     webhooks.reject_parameter(request)
     caller = await authenticate_for_endpoint(request, endpoint_id)
     new, origin = await validate_call(request, services, endpoint_id, caller)
+    entry = services.catalog.find(new.endpoint)
     storing = submission.submit(services, new)
     try:
         stored = await asyncio.shield(storing)
-        begun = await _first_progress(services, stored)
+        partials = None
+        if entry is not None and entry.endpoint.streams:
+            partials = PartialReader(services.queue, services.partials, stored)
+        begun = await _first_progress(services, stored, partials)
     except asyncio.CancelledError:
         submission.abandon(services, new, storing)
         raise
-    source = _EventSource(services, stored, begun, origin, request_base(request, "/queue"))
+    base = request_base(request, "/queue")
+    source = _EventSource(services, stored, begun, origin, base, partials)
     if begun.state.final and not _succeeded(begun):
         return add_replay_headers(request, await source.end(begun), new, begun)
     reply = EventStream(source, lambda: submission.abandon(services, new, storing))
@@ -102,12 +114,19 @@ class _EventSource:
     final then, the first event is a status, from which clients learn the request's id."""
 
     def __init__(
-        self, services: Services, stored: Request, request: Request, origin: str, base: str
+        self,
+        services: Services,
+        stored: Request,
+        request: Request,
+        origin: str,
+        base: str,
+        partials: PartialReader | None,
     ) -> None:
         self._services = services
         self._stored = stored
         self._request = request
         self._origin = origin
+        self._partials = partials  # of a generator of an app
         self._urls = request_urls(base, request.endpoint, request.id)
         self._shown = (0, 0)  # attempt and step of the last preview that was sent
         self.ended = False
@@ -122,7 +141,32 @@ class _EventSource:
             self.ended = True
             yield _failed(body_for(error), http_answer(error).status)
 
-    async def _events(self) -> AsyncGenerator[bytes]:
+    def _events(self) -> AsyncGenerator[bytes]:
+        if self._request.pool == POOL:
+            return self._of_steps()
+        return self._statuses() if self._partials is None else self._values(self._partials)
+
+    async def _of_steps(self) -> AsyncGenerator[bytes]:
+        """fal's events of a workflow."""
+        events = WorkflowEvents(self._services, self._origin)
+        while True:
+            request = self._request
+            for each in await events.news(request):
+                yield sse.json_event(each)
+            if request.state.final:
+                break
+            self._request = await self._changed(request)
+            if self._request == request:
+                yield sse.NOTHING_NEW
+        self.succeeded = _succeeded(self._request)
+        self.ended = True
+        if self.succeeded:
+            yield sse.json_event(await events.output(self._request))
+        else:
+            failure = await events.failure(self._request)
+            yield sse.json_event({**failure, "status": failure["error"]["status"]}, event="error")
+
+    async def _statuses(self) -> AsyncGenerator[bytes]:
         last_sent: QueueStatus | None = None
         if self._request.state.final and not self._stored.state.final:
             yield sse.json_event(await self._status(self._stored))
@@ -135,14 +179,39 @@ class _EventSource:
             self._request = await self._changed(request)
             if self._request == request:
                 yield sse.NOTHING_NEW
+        yield await self._last()
+
+    async def _values(self, partials: PartialReader) -> AsyncGenerator[bytes]:
+        """Events with the values of a generator. Their ids have the attempt, which grows if a
+        replica dies and another one begins again, and the number of the value."""
+        sent, quiet_s = "", 0.0
+        while True:
+            final = self._request.state.final
+            async for each in partials.new():
+                sent, quiet_s = each.value, 0.0
+                yield sse.event(sent, id=f"{each.attempt}-{each.number}")
+            if final:
+                break
+            started = self._services.clock.monotonic()
+            self._request = await partials.changed(self._request, KEEP_ALIVE_S)
+            quiet_s += self._services.clock.monotonic() - started
+            if quiet_s >= KEEP_ALIVE_S:
+                quiet_s = 0.0
+                yield sse.NOTHING_NEW
+        # A generator's last value is its output: clients that join the values must not get it
+        # twice. One with files has their URLs only now.
+        if last := await self._last(json.loads(sent) if sent else None):
+            yield last
+
+    async def _last(self, sent: Any = None) -> bytes:
+        """The event with the output, or with the error. Empty if the output is ``sent``."""
         self.succeeded = _succeeded(self._request)
         reply = await self.end(self._request)
         self.ended = True
         body = bytes(reply.body)
-        if self.succeeded:
-            yield sse.event(body)
-        else:
-            yield _failed(json.loads(body), reply.status_code)
+        if not self.succeeded:
+            return _failed(json.loads(body), reply.status_code)
+        return b"" if sent is not None and json.loads(body) == sent else sse.event(body)
 
     async def end(self, request: Request) -> Response:
         """Response with the outcome, as ``run`` answers."""
@@ -183,10 +252,15 @@ class _EventSource:
         return await self._services.queue.changed(request.tenant, request.id, wait_s, since=request)
 
 
-async def _first_progress(services: Services, request: Request) -> Request:
-    """Wait up to ``FIRST_EVENT_TIMEOUT_S`` until the request has made progress or has ended."""
+async def _first_progress(
+    services: Services, request: Request, partials: PartialReader | None
+) -> Request:
+    """Wait up to ``FIRST_EVENT_TIMEOUT_S`` until the request has made progress, has a value of a
+    generator, or has ended."""
+    if partials is not None:
+        return await partials.begun(request, FIRST_EVENT_TIMEOUT_S)
     end = services.clock.monotonic() + FIRST_EVENT_TIMEOUT_S
-    while not request.state.final and request.progress is None:
+    while not request.state.final and request.progress is None and request.pool != POOL:
         left_s = end - services.clock.monotonic()
         if left_s <= 0:
             break

@@ -112,7 +112,9 @@ async def validate_call(
     )  # before the body: a wrong id is the more likely mistake
     webhook = await parse_webhook(request, services.webhooks, origin, caller.tenant)
     body = await read_json(request, services.config.limits.max_body_bytes)
-    options = parse_options(request, caller, webhook=webhook, replay_key=replay_key)
+    options = parse_options(
+        request, caller, webhook=webhook, replay_key=replay_key, own_bucket=True
+    )
     request_id = context_of(request).request_id
     new = await submission.validate(
         services, caller, endpoint_id, body, options, request_id=request_id

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
-from starlette.datastructures import Headers, UploadFile
+from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
@@ -258,11 +258,7 @@ async def read_form(request: HttpRequest, max_bytes: int, most_files: int) -> Fo
         max_part_size=max_bytes,
     )
     parser.spool_max_size = max_bytes + 1  # it is already in memory; a file would be another copy
-    try:
-        parsed = await parser.parse()
-    except (MultiPartException, KeyError, ValueError) as error:
-        why = getattr(error, "message", None) or "it is not well formed"
-        raise InvalidInput(f"The body is not a valid form: {why}") from None
+    parsed = await _parsed(parser)
     try:
         for name, value in parsed.multi_items():
             plain = name.removesuffix("[]")
@@ -309,11 +305,7 @@ async def spooled_form(
         max_files=1,
         max_fields=MAX_FIELDS,
     )
-    try:
-        parsed = await parser.parse()
-    except (MultiPartException, KeyError, ValueError) as error:
-        why = getattr(error, "message", None) or "it is not well formed"
-        raise InvalidInput(f"The body is not a valid form: {why}") from None
+    parsed = await _parsed(parser)
     try:
         texts = {name: value for name, value in parsed.multi_items() if isinstance(value, str)}
         reject_unstorable(texts, ("body",))
@@ -323,6 +315,14 @@ async def spooled_form(
         yield texts, files
     finally:
         await parsed.close()
+
+
+async def _parsed(parser: MultiPartParser) -> FormData:
+    try:
+        return await parser.parse()
+    except (MultiPartException, KeyError, ValueError) as error:
+        why = getattr(error, "message", None) or "it is not well formed"
+        raise InvalidInput(f"The body is not a valid form: {why}") from None
 
 
 async def _at_once(raw: bytes) -> AsyncGenerator[bytes, None]:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Annotated, Any, NotRequired
 
 from pydantic import Field
@@ -14,6 +15,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.domain import errors
+from serve_app.domain.billing.budgets import Allowance
 from serve_app.domain.errors import DarkroomError, FieldProblem
 
 ERROR_PAGE = "https://docs.fal.ai/errors/#"
@@ -63,9 +65,13 @@ TABLE: Mapping[type[DarkroomError], ErrorResponse] = {
     errors.PipelineFailed: ErrorResponse(500, "internal_server_error"),
     errors.WeightsUnavailable: ErrorResponse(500, "internal_server_error"),
     errors.AppNotStarted: ErrorResponse(500, "internal_server_error"),
+    errors.SecretMissing: ErrorResponse(500, "internal_server_error"),
+    errors.HostedFailed: ErrorResponse(500, "internal_server_error"),
+    errors.HostedUnconfirmed: ErrorResponse(500, "internal_server_error"),
     errors.MarkMissing: ErrorResponse(500, "internal_server_error"),
     errors.NotSigned: ErrorResponse(500, "internal_server_error"),
     errors.ContentBlocked: ErrorResponse(422, "content_policy_violation"),
+    errors.UploadPolicyFailed: ErrorResponse(424, "upload_policy_failed"),  # as in fal
     errors.SnapshotRefused: ErrorResponse(500, "internal_server_error"),
     errors.ForkRefused: ErrorResponse(422, "unprocessable_draft"),
     errors.OutOfMemory: ErrorResponse(500, "runner_server_error"),
@@ -155,19 +161,30 @@ def headers_for(error: DarkroomError) -> dict[str, str]:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
         headers["x-fal-needs-retry"] = "1"
         if isinstance(error, errors.RateLimited):
-            headers |= rate_headers(error)
+            headers |= allowance_headers(error.allowance)
+    elif isinstance(error, errors.BudgetExhausted):
+        headers |= allowance_headers(error.allowance)
     elif isinstance(error, errors.Unavailable):
         headers["retry-after"] = str(error.retry_after_s)
     return headers
 
 
-def rate_headers(error: errors.RateLimited) -> dict[str, str]:
-    """Headers that clients of several services read. The reset is in seconds."""
-    return {
-        "x-ratelimit-limit-requests": str(error.limit),
-        "x-ratelimit-remaining-requests": str(error.remaining),
-        "x-ratelimit-reset-requests": f"{math.ceil(error.reset_s)}s",
-    }
+def allowance_headers(allowance: Allowance | None) -> dict[str, str]:
+    """What a tenant has left: of its rate, in headers that clients of several services read, with
+    the reset in seconds; of its budget, in headers of our own."""
+    headers: dict[str, str] = {}
+    if allowance is None:
+        return headers
+    if (rate := allowance.rate) is not None:
+        headers["x-ratelimit-limit-requests"] = str(rate.limit)
+        headers["x-ratelimit-remaining-requests"] = str(rate.remaining)
+        headers["x-ratelimit-reset-requests"] = f"{math.ceil(rate.reset_s)}s"
+    if (budget := allowance.budget) is not None:
+        remaining = max(budget.remaining, Decimal(0))
+        headers["x-darkroom-budget-limit"] = f"{budget.limit:f} {budget.currency}"
+        headers["x-darkroom-budget-remaining"] = f"{remaining:f} {budget.currency}"
+        headers["x-darkroom-budget-reset"] = budget.resets_at.isoformat()
+    return headers
 
 
 def problem_item(problem: FieldProblem) -> FieldError:

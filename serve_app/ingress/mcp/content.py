@@ -16,7 +16,7 @@ from mcp_types import (
     TextContent,
 )
 
-from serve_app.domain.artifact import Artifact
+from serve_app.domain.artifact import Artifact, is_elsewhere
 from serve_app.domain.outcome import Failure
 from serve_app.domain.ports import Queue, Storage
 from serve_app.domain.progress import Stage
@@ -77,7 +77,8 @@ def failed(request: Request, failure: Failure) -> CallToolResult:
 
 
 def _shown(artifact: Artifact) -> bool:
-    return artifact.media_type in SHOWN or artifact.media_type.startswith("audio/")
+    shown = artifact.media_type in SHOWN or artifact.media_type.startswith("audio/")
+    return shown and not is_elsewhere(artifact.key)
 
 
 async def _inline(storage: Storage, artifact: Artifact) -> ImageContent | AudioContent:

@@ -33,16 +33,31 @@ PRODUCTS = ("images", "image", "videos", "video", "audios", "audio_files", "audi
 """Fields of an output that hold an endpoint's main product. Fields with several files come first.
 """
 
+OUTPUT = "output"
+"""The only field of an output that is no object, such as a Cog model's."""
+
 URL: Json = {"type": "string", "format": "uri"}
 
 
 def plain(output: Mapping[str, Any]) -> Any:
-    """Convert a rendered output: the URL or URLs of its product, or all of it if it has none."""
+    """Convert a rendered output: the URL or URLs of its product, or all of it if it has none. What
+    a Cog model returns is as on Replicate, with a URL for each file."""
     for name in PRODUCTS:
         found = _urls(output.get(name))
         if found is not None:
             return found
-    return dict(output)
+    return _with_urls(output[OUTPUT]) if set(output) == {OUTPUT} else dict(output)
+
+
+def _with_urls(value: Any) -> Any:
+    """``value`` with URLs in place of files."""
+    if _is_file(value):
+        return value["url"]
+    if isinstance(value, Mapping):
+        return {name: _with_urls(each) for name, each in cast("Json", value).items()}
+    if isinstance(value, list):
+        return [_with_urls(each) for each in cast("list[Any]", value)]
+    return value
 
 
 def files_of(output: Any) -> Sequence[str]:
@@ -60,7 +75,20 @@ def schemas(entry: CatalogEntry) -> Json:
             several = properties[name].get("type") == "array"
             product: Json = {"type": "array", "items": URL} if several else URL
             return {**found, "Output": {**product, "title": "Output"}}
+    if set(properties) == {OUTPUT} and "$defs" not in schema:
+        return {**found, "Output": _schema_with_urls(properties[OUTPUT])}
     return {**found, **components("Output", schema)}
+
+
+def _schema_with_urls(schema: Any) -> Any:
+    """``schema`` with URLs in place of files, which it marks."""
+    if isinstance(schema, list):
+        return [_schema_with_urls(each) for each in cast("list[Any]", schema)]
+    if not isinstance(schema, Mapping):
+        return schema
+    if "x-darkroom-file" in schema:
+        return dict(URL)
+    return {name: _schema_with_urls(each) for name, each in cast("Json", schema).items()}
 
 
 def _urls(value: Any) -> str | list[str] | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from urllib.parse import quote
 
+from serve_app.domain.artifact import is_elsewhere
 from serve_app.domain.errors import DatabaseUnavailable, Forbidden, InvalidInput
 from serve_app.domain.media.file_access import AccessDecision, FileAccess, FileAccessBook
 from serve_app.domain.operations import Actor
@@ -171,6 +172,8 @@ class FileAccessControl:
 
     def url(self, origin: str, key: str, tenant: str) -> str:
         """URL of a file in a result that its ``tenant`` reads. Signed if the file is private."""
+        if is_elsewhere(key):
+            return key
         if not is_private(key):
             return f"{origin}/files/{quote(key)}"
         valid_s = self.defaults.valid_s(tenant)

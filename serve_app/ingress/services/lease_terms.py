@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from serve_app.catalog.catalog import Catalog
-from serve_app.domain.artifact import THUMBNAIL_TYPE, UploadTicket
+from serve_app.domain.artifact import EXTENSIONS, THUMBNAIL_TYPE, UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import EndpointNotFound
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.media.draft import DRAFT_TYPE
 from serve_app.domain.media.marking import Marking, MarkPolicy
 from serve_app.domain.media.safety import SafetyPolicy
+from serve_app.domain.media.upload_policy import MAX_POST_BYTES, UploadPolicy
 from serve_app.domain.ports import Storage
 from serve_app.settings import Config
 from serve_app.storage.keys import artifact_key, derived_token, snapshot_key
@@ -123,9 +124,15 @@ class CatalogLeaseTerms:
         endpoint: Endpoint,
         input: Mapping[str, Any],
         file_access: str = "",
+        upload_policy: UploadPolicy | None = None,
     ) -> tuple[UploadTicket, ...]:
         place = self._places.of_tenant(tenant)
         planned = self._plan(held, endpoint, input, file_access)
+        if upload_policy is not None:
+            return tuple(
+                self._post_ticket(held, number, each.media_type, upload_policy)
+                for number, each in enumerate(planned)
+            )
         return tuple(self._ticket(each, place) for each in planned)
 
     def files_token(self, tenant: str) -> str:
@@ -133,8 +140,16 @@ class CatalogLeaseTerms:
         return "" if signer is None else signer.reader_token(tenant, TICKET_VALID_S)
 
     def file_ticket(
-        self, held: LeaseKey, tenant: str, number: int, media_type: str, file_access: str = ""
+        self,
+        held: LeaseKey,
+        tenant: str,
+        number: int,
+        media_type: str,
+        file_access: str = "",
+        upload_policy: UploadPolicy | None = None,
     ) -> UploadTicket:
+        if upload_policy is not None:
+            return self._post_ticket(held, number, media_type, upload_policy)
         token = self._token(held, number)
         planned = _PlannedFile(held, media_type, self._max_artifact_bytes, token, file_access)
         return self._ticket(planned, self._places.of_tenant(tenant))
@@ -180,6 +195,22 @@ class CatalogLeaseTerms:
         if planned.thumbnail is None:
             return ticket
         return replace(ticket, thumbnail=self._ticket(planned.thumbnail, place))
+
+    def _post_ticket(
+        self, held: LeaseKey, number: int, media_type: str, policy: UploadPolicy
+    ) -> UploadTicket:
+        # The name is that of the request, not of the attempt: a policy deletes nothing, so another
+        # attempt must replace what an earlier one has stored.
+        name = f"{held.request_id}-{number}.{EXTENSIONS.get(media_type, 'bin')}"
+        most = min(self._max_artifact_bytes, MAX_POST_BYTES)
+        limit = policy.conditions.max_bytes
+        return UploadTicket(
+            key=policy.file_url(name),
+            url=policy.url,
+            media_type=media_type,
+            max_bytes=most if limit is None else min(most, limit),
+            form=policy.form(name, media_type),
+        )
 
     def snapshot_ticket(self, held: LeaseKey, tenant: str) -> UploadTicket:
         place = self._places.of_tenant(tenant)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from serve_app.catalog.catalog import (
@@ -22,9 +21,11 @@ from serve_app.catalog.catalog import (
 )
 from serve_app.catalog.entries import CatalogEntry
 from serve_app.catalog.private import PrivateEndpoint, private_entry, why_not_private
+from serve_app.catalog.workflows.entry import workflow_entry
 from serve_app.domain.errors import NotFound, RequestActive
 from serve_app.domain.lora import RegisteredFileFacts
 from serve_app.domain.operations import Actor
+from serve_app.domain.workflows.runs import RegisteredWorkflow, WorkflowDefinitions
 from serve_app.ingress.services.served_catalog import conflicts, entry_builder
 from serve_app.queue.reaper import PeriodicTask
 from serve_app.queue.transactions.catalog_entries import MAX_COUNTED, CatalogEntries, KeptEntry
@@ -45,10 +46,12 @@ class LiveCatalog:
         config: Config,
         catalog: Catalog,
         weights: WeightBook | None = None,
+        workflows: WorkflowDefinitions | None = None,
     ) -> None:
         """``catalog``: the object that all handlers hold. It gets other entries. ``weights``: with
-        the private endpoints of tenants; None: there are none."""
+        the private endpoints of tenants; None: there are none. ``workflows``: likewise."""
         self._weights = weights
+        self._workflows = workflows
         self._entries = entries
         self._config = config
         self._file: CatalogFile | None = None  # as it was valid last
@@ -57,6 +60,7 @@ class LiveCatalog:
         self._conflicts: frozenset[str] = frozenset()
         self._changing = asyncio.Lock()  # a slower, older load must not replace a newer one
         self._rounds = PeriodicTask(LOOK_EVERY_S, {"catalogue": self.refresh})
+        self.on_change: Callable[[], None] = lambda: None  # called when entries have changed
 
     async def use(self, config: Config) -> None:
         """Put the catalogue of ``config`` in force. ``Misconfigured``: its file is not valid, and
@@ -84,6 +88,8 @@ class LiveCatalog:
 
     async def _versions(self) -> tuple[str, str]:
         private = "" if self._weights is None else await self._weights.version()
+        if self._workflows is not None:
+            private += f" {await self._workflows.version()}"
         return await self._entries.version(), private
 
     def why_not_private(self, endpoint_id: str) -> str:
@@ -138,11 +144,11 @@ class LiveCatalog:
     async def _load(self, config: Config, file: CatalogFile | None) -> None:
         version = await self._versions()  # first, or a change would be missed
         stored = await self._entries.all()
-        private = [] if self._weights is None else await self._weights.endpoints()
+        private = await self._private()
 
         def load() -> Catalog:
             public = combined(file, entry_builder(config), stored)
-            return public.with_private([*private_entries(public, private)])
+            return with_private(public, *private)
 
         self._catalog.become(await asyncio.to_thread(load))
         self._version = version
@@ -150,16 +156,41 @@ class LiveCatalog:
         for line in sorted(found - self._conflicts):
             log.warning("%s", line)
         self._conflicts = found
+        self.on_change()
 
     async def _load_private(self, version: tuple[str, str]) -> None:
         """Put private endpoints in force that have changed. The public ones stay: building them
         takes half a second, and any tenant can change its own."""
-        private = [] if self._weights is None else await self._weights.endpoints()
-        public = self._catalog
-        load = partial(private_entries, public, private)
-        entries = await asyncio.to_thread(lambda: [*load()])
-        self._catalog.become(public.with_private(entries))
+        private = await self._private()
+        self._catalog.become(await asyncio.to_thread(with_private, self._catalog, *private))
         self._version = version
+        self.on_change()
+
+    async def _private(self) -> tuple[Sequence[TenantWeights], Sequence[RegisteredWorkflow]]:
+        weights = [] if self._weights is None else await self._weights.endpoints()
+        workflows = [] if self._workflows is None else await self._workflows.all()
+        return weights, workflows
+
+
+def with_private(
+    public: Catalog, weights: Sequence[TenantWeights], workflows: Sequence[RegisteredWorkflow]
+) -> Catalog:
+    """Catalogue with the endpoints of tenants: of their weights, and of workflows, whose steps may
+    use those."""
+    private = [*private_entries(public, weights)]
+    catalog = public.with_private(private)
+    made = [each for one in workflows if (each := _workflow_entry(catalog, one)) is not None]
+    return public.with_private([*private, *made])
+
+
+def _workflow_entry(catalog: Catalog, workflow: RegisteredWorkflow) -> CatalogEntry | None:
+    seen = catalog.of_tenant("" if workflow.public else workflow.tenant)
+    given = workflow.tenant, workflow.name, workflow.definition
+    try:
+        return workflow_entry(*given, public=workflow.public, catalog=seen)
+    except (ValueError, LookupError) as error:  # of another version
+        log.warning("The workflow %s/%s is left out: %s", workflow.tenant, workflow.name, error)
+        return None
 
 
 def private_entries(public: Catalog, weights: Sequence[TenantWeights]) -> Iterator[CatalogEntry]:

@@ -199,8 +199,9 @@ def check_limits(limits: Limits) -> None:
             FieldProblem(("body", "limits", *one["loc"]), one["msg"], one["type"])
             for one in error.errors()
         )
+        first = problems[0]
         raise InvalidInput(
-            f"limits.{problems[0].loc[-1]}: {problems[0].message}", problems
+            f"{'.'.join(map(str, first.loc[1:]))}: {first.message}", problems
         ) from None
     if unknown:
         raise InvalidInput.of_field(f"limits.{unknown[0]}", "There is no such limit")

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
+from serve_app.domain.billing.budgets import Allowance
 from serve_app.domain.request import NewRequest
 
 # A poll without news waits for a change.
@@ -80,6 +81,26 @@ class UndeliveredReplies:
             del self._pending[alike]
 
 
+class Allowances:
+    """What submits have left of their tenants' rates and budgets, until they are answered: by the
+    id of the request. Bounded, because some answers have no headers, such as those of sessions."""
+
+    def __init__(self, size: int = MAX_REMEMBERED) -> None:
+        self._size = size
+        self._left: OrderedDict[str, Allowance] = OrderedDict()
+
+    def record(self, request_id: str, allowance: Allowance | None) -> None:
+        if allowance is None:
+            return
+        self._left[request_id] = allowance
+        if len(self._left) > self._size:
+            self._left.popitem(last=False)
+
+    def take(self, request_id: str) -> Allowance | None:
+        """Return it once. None for a call that submitted nothing, or of a tenant without both."""
+        return self._left.pop(request_id, None) if self._left else None
+
+
 LAST_BYTE_DELAY_S = 0.05
 """Seconds to hold back the last byte of a response, to detect that the response is lost."""
 
@@ -90,4 +111,5 @@ class Replies:
 
     last: LastReplies = field(default_factory=LastReplies)
     undelivered: UndeliveredReplies = field(default_factory=UndeliveredReplies)
+    allowances: Allowances = field(default_factory=Allowances)
     last_byte_delay_s: float = LAST_BYTE_DELAY_S

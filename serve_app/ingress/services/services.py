@@ -17,9 +17,12 @@ from serve_app.catalog.catalog import Catalog, CatalogEntry
 from serve_app.domain.billing.price import Price
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import DarkroomError, InvalidInput, Overloaded, Unavailable
+from serve_app.domain.executors.partial_results import PartialResults
 from serve_app.domain.media.safety import SafetyPolicy
 from serve_app.domain.ports import Clock, Queue
 from serve_app.domain.realtime import Sessions
+from serve_app.domain.workflows.definition import FAMILY as WORKFLOW_FAMILY
+from serve_app.domain.workflows.definition import POOL as WORKFLOW_POOL
 from serve_app.ingress.services.audit import AuditTrail
 from serve_app.ingress.services.files import Files
 from serve_app.ingress.services.health import Health
@@ -37,10 +40,14 @@ from serve_app.telemetry.metrics import Metrics
 from serve_app.tenants.api_keys import Keys
 from serve_app.tenants.hub_tokens import HubTokens
 from serve_app.tenants.scopes import Caller
+from serve_app.tenants.secrets import SecretBook
 from serve_app.tenants.tokens import Tokens, UploadTokens
 
 if TYPE_CHECKING:  # it imports OpenTelemetry's SDK
     from serve_app.telemetry.tracing import Tracing
+
+CHECKS_AT_ONCE = 2
+"""Files whose signatures this process checks at once. Each is a process of its own."""
 
 # Tasks that continue after the call that started them has ended.
 
@@ -180,6 +187,7 @@ class Services:
     catalog: Catalog
     entries: LiveCatalog
     bundles: AppBundles
+    partials: PartialResults
     pools: PoolMap
     queue: Queue
     files: Files
@@ -194,6 +202,7 @@ class Services:
     warm: WarmPools
     weights: WeightBook
     hub_tokens: HubTokens
+    secrets: SecretBook
     safety: SafetyPolicy = field(default_factory=SafetyPolicy)
     tracing: Tracing | None = None  # None: spans are off
     proxy_secret: str = ""  # of the proxies that say their client's address; empty: there is none
@@ -203,6 +212,9 @@ class Services:
     mask_decoding: asyncio.Semaphore = field(  # around the decoding of a mask
         default_factory=lambda: asyncio.Semaphore(MASKS_AT_ONCE)
     )
+    file_checks: asyncio.Semaphore = field(  # around the check of a signature
+        default_factory=lambda: asyncio.Semaphore(CHECKS_AT_ONCE)
+    )
 
     def catalog_of(self, caller: Caller) -> Catalog:
         """Catalogue with the private endpoints of the caller's tenant."""
@@ -210,6 +222,8 @@ class Services:
 
     def pool_of(self, entry: CatalogEntry) -> str:
         """Pool that runs an endpoint. ``Unavailable``: no pool can."""
+        if entry.endpoint.family == WORKFLOW_FAMILY:
+            return WORKFLOW_POOL
         base = self.catalog.find(entry.base) if entry.base else None
         endpoint = (base or entry).endpoint
         return self.pools.pool_of(endpoint, entry.pool)

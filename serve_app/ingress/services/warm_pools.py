@@ -151,11 +151,12 @@ class WarmPools:
 
     def _checked(self, target: TargetState, pools: Pools) -> TargetState:
         """The target in its pool, or with the reason why it has no effect."""
-        entry = self._catalog.find(target.endpoint)
+        entry = self._catalog.find_any(target.endpoint)
         if entry is None:
             return _without_effect(target, f"The catalogue has no endpoint {target.endpoint}.")
         try:
-            pool = pools.pool_of(entry.endpoint, entry.pool)
+            base = self._catalog.find(entry.base) if entry.base else None
+            pool = pools.pool_of((base or entry).endpoint, entry.pool)
         except DarkroomError as error:
             return _without_effect(target, error.message)
         if target.pool and overflow_pools(pools.configured).queue_of(target.pool) == pool:

@@ -66,6 +66,7 @@ class Webhooks:
     ) -> None:
         allow_private = config.webhooks.allow_private_webhooks
         self.outbox = outbox
+        self.resolve = resolve
         self.seeds = seeds
         self.signer = Signer(seeds, clock)
         self.targets = Targets(resolve, allow_private=allow_private)

@@ -33,6 +33,7 @@ from serve_app.registry.records import (
     WeightState,
 )
 from serve_app.settings import NO_LIMITS, Config
+from serve_app.settings.child_environment import checking_environment
 from serve_app.storage.keys import SAFETENSORS, weights_key
 
 log = logging.getLogger(__name__)
@@ -226,6 +227,7 @@ class WeightJobs:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
             limit=LINE_BYTES,
+            env=checking_environment(),
         )
         try:
             return await self._talk(process, message, progress)

@@ -12,11 +12,13 @@ from typing import Any, cast
 from starlette.requests import Request as HttpRequest
 
 from serve_app.domain.errors import FieldProblem, Forbidden, InvalidInput
+from serve_app.domain.media.upload_policy import UPLOAD_POLICY_HEADER, UploadPolicy
 from serve_app.domain.request import Cause, Priority
 from serve_app.domain.webhook import Webhook
 from serve_app.ingress.http.context import trace_of
 from serve_app.ingress.services.file_access import AccessRules
 from serve_app.ingress.submission.lifecycle import LIFECYCLE_HEADERS, parse_lifecycle
+from serve_app.ingress.submission.upload_policy import parse_upload_policy, refused
 from serve_app.tenants.scopes import ADMIN, Caller
 from serve_app.tenants.scopes import PRIORITY as PRIORITY_SCOPE
 
@@ -86,6 +88,7 @@ TIMEOUT, PRIORITY = b"x-fal-request-timeout", b"x-fal-queue-priority"
 DETERMINISTIC, DEADLINE = b"x-darkroom-deterministic", b"x-darkroom-deadline"
 IDEMPOTENCY_KEY, CACHE = b"idempotency-key", b"x-darkroom-cache"
 PREVIEW, STORE_IO = b"x-darkroom-preview", b"x-fal-store-io"
+UPLOAD_POLICY = UPLOAD_POLICY_HEADER.lower().encode()
 LIFECYCLES = {name.lower().encode(): name for name in LIFECYCLE_HEADERS}
 DARKROOM_HEADERS = frozenset({DETERMINISTIC, DEADLINE, IDEMPOTENCY_KEY, CACHE, PREVIEW})
 
@@ -93,13 +96,14 @@ NO_EFFECT: Mapping[bytes, str] = {
     b"x-fal-runner-hint": "the first replica with a free slot takes the request",
     b"x-fal-tags": "tags are not stored",
     b"x-app-fal-disable-fallback": "there is no fallback to other providers",
-    b"x-app-fal-upload-policy": "artifacts go to this installation's storage",
     b"x-app-fal-can-disable-filter": "there is no filter",
     b"x-fal-cdn-token": "artifacts need no token",
 }
 """Headers that are known and ignored, with the reason. The request's log has a warning for each."""
 
-ACCEPTED_SILENTLY = frozenset({TIMEOUT, PRIORITY, STORE_IO, *RETRY_HEADERS, b"x-fal-target-url"})
+ACCEPTED_SILENTLY = frozenset(
+    {TIMEOUT, PRIORITY, STORE_IO, UPLOAD_POLICY, *RETRY_HEADERS, b"x-fal-target-url"}
+)
 """Headers that are applied, or that do not concern the request. They cause no warning."""
 
 HEADERS = DARKROOM_HEADERS | ACCEPTED_SILENTLY | NO_EFFECT.keys() | LIFECYCLES.keys()
@@ -129,6 +133,7 @@ class SubmitOptions:
     replay_key: str | None = None  # API key; finds an equal request whose response was lost
     trace: str = ""  # W3C trace context
     key_id: str = ""  # of the caller's API key
+    upload_policy: UploadPolicy | None = None  # its files go to this bucket; None: to storage
 
 
 def parse_options(
@@ -137,8 +142,11 @@ def parse_options(
     *,
     webhook: Webhook | None = None,
     replay_key: str | None = None,
+    own_bucket: bool = False,
 ) -> SubmitOptions:
     """Read the options in one pass over the headers. ``webhook`` and ``replay_key`` are added.
+    ``own_bucket``: files may go to a bucket of the client; else a client that asks for that is
+    refused, because its files must not end up elsewhere.
 
     ``Forbidden`` and ``InvalidInput`` name the header.
     """
@@ -148,6 +156,8 @@ def parse_options(
         if name.startswith((b"x-fal-", b"x-app-fal-")) or name in DARKROOM_HEADERS
     ]
     options = _header_options(found, caller) if found else {}
+    if "upload_policy" in options and not own_bucket:
+        raise refused("works with fal's protocol only: in responses of this one, files are here")
     if "idempotency_key" in options:
         replay_key = None  # the client's own key identifies a repeat more reliably
     return SubmitOptions(
@@ -248,5 +258,6 @@ _READERS: Mapping[bytes, tuple[str, Callable[[bytes], object]]] = {
     CACHE: ("cache", _cache),
     PREVIEW: ("previews", partial(_flag, "X-Darkroom-Preview")),
     STORE_IO: ("store_io", partial(_flag, "X-Fal-Store-IO")),
+    UPLOAD_POLICY: ("upload_policy", parse_upload_policy),
 }
 """Header → field of ``SubmitOptions``, and the function that reads the value."""

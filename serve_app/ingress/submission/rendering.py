@@ -14,7 +14,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from serve_app.domain.artifact import Artifact
+from serve_app.domain.artifact import Artifact, is_elsewhere
 from serve_app.domain.billing.price import NOTHING, made_by
 from serve_app.domain.errors import (
     Expired,
@@ -28,6 +28,7 @@ from serve_app.domain.outcome import Failure, Outcome
 from serve_app.domain.ports import Storage
 from serve_app.domain.progress import Stage
 from serve_app.domain.request import Redacted, Request, Retries, State, Waiting, WaitReason
+from serve_app.domain.workflows.references import FILE_URL
 from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import (
@@ -122,7 +123,8 @@ def final_outcome(request: Request) -> Outcome:
     """Outcome of a request whose state is final. ``OutcomeForgotten``: it was deleted."""
     if request.forgetting is Redacted.DONE:
         raise OutcomeForgotten(
-            "The outcome was deleted after an hour, because the request set X-Fal-Store-IO: 0."
+            "The outcome was deleted: after an hour if the request set X-Fal-Store-IO: 0, else at "
+            "the end of the time for which this installation keeps prompts."
         )
     return request.outcome or Outcome(failure=NO_OUTCOME)
 
@@ -149,12 +151,24 @@ async def output_of(
     """
     uris: dict[str, str] = {}
     if inline:
-        uris = {each.key: await _data_uri(files.storage, each) for each in outcome.artifacts}
+        here = [each for each in outcome.artifacts if not is_elsewhere(each.key)]
+        uris = {each.key: await _data_uri(files.storage, each) for each in here}
 
     def url(key: str) -> str:
         return uris.get(key) or files.access.url(origin, key, tenant)
 
     return _Rendering(outcome, url).render(outcome.output or {})
+
+
+def rendered_value(
+    value: Any, artifacts: Mapping[str, Artifact], files: Files, origin: str, tenant: str
+) -> Any:
+    """A part of an output, with URLs in place of its files, which are among ``artifacts``."""
+
+    def url(key: str) -> str:
+        return files.access.url(origin, key, tenant)
+
+    return _Rendering(Outcome(artifacts=tuple(artifacts.values())), url).render(value)
 
 
 class _Rendering:
@@ -168,7 +182,11 @@ class _Rendering:
         if isinstance(value, Mapping):
             fields = cast("Mapping[str, Any]", value)
             if isinstance(fields.get("artifact"), str):
-                return self._file(fields)
+                alone = fields.get("$as") == "url"  # an app for fal returned only the URL
+                return self._url(fields["artifact"]) if alone else self._file(fields)
+            key = fields.get(FILE_URL)
+            if len(fields) == 1 and isinstance(key, str) and key in self._artifacts:
+                return self._url(key)
             return {name: self.render(inner) for name, inner in fields.items()}
         if isinstance(value, (list, tuple)):
             return [self.render(inner) for inner in cast("Sequence[Any]", value)]

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from serve_app.domain.errors import (
     DarkroomError,
     DatabaseUnavailable,
     InvalidInput,
+    RequestActive,
     RequestNotFound,
     StorageUnavailable,
     Unavailable,
@@ -27,10 +29,12 @@ from serve_app.domain.errors import (
 from serve_app.domain.media.draft import DRAFT, DRAFT_TYPE, FROM_DRAFT
 from serve_app.domain.media.file_access import FileAccess
 from serve_app.domain.media.marking import SIGNED_TYPES, MarkPolicy
+from serve_app.domain.media.upload_policy import FILE_NAME
 from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Failure
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import NewRequest, Request, State, granted_retries
+from serve_app.domain.workflows.definition import FAMILY
 from serve_app.ingress.http.file_readers import PRIVATE_PATH, require_readable_inputs
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services
@@ -42,6 +46,7 @@ from serve_app.ingress.submission.drafts import (
 )
 from serve_app.ingress.submission.options import SubmitOptions
 from serve_app.ingress.submission.registered import with_registered
+from serve_app.ingress.submission.upload_policy import check_upload_policy
 from serve_app.telemetry import logs
 from serve_app.tenants.scopes import Caller
 
@@ -100,8 +105,13 @@ async def validate(
     require_signable(services, caller.tenant, entry, valid.input)
     if _any_string(valid.input, _names_private_file):
         await require_readable_inputs(services, caller.tenant, valid.input)
-    access, control = None, services.files.access
-    if control.defaults.any_private or options.acl is not None:
+    access, control, policy = None, services.files.access, options.upload_policy
+    if policy is not None:
+        rules = options.acl is not None
+        await check_upload_policy(
+            services, caller.tenant, entry, valid.input, policy, has_rules=rules
+        )
+    elif control.defaults.any_private or options.acl is not None:
         access = control.of_new(caller.tenant, options.acl)
     retries, fewer = granted_retries(options.retries, services.config.queue.max_failures)
     price = services.price_of(entry)
@@ -125,6 +135,7 @@ async def validate(
         store_io=options.store_io,
         keep_files_s=options.keep_files_s,
         file_access=access,
+        upload_policy=policy,
         reuse_digest=await _shared_digest(entry, valid.input, options, access),
         body_digest=await _repeat_digest(endpoint_id, body, options),
         webhook=options.webhook,
@@ -160,7 +171,14 @@ async def _repeat_digest(endpoint_id: str, body: object, options: SubmitOptions)
     """Digest that a repeat of this submit has too; empty if repeats are not looked for."""
     if options.idempotency_key is None and options.replay_key is None:
         return b""
-    return await body_digest(endpoint_id, body, options.webhook.url if options.webhook else None)
+    policy = options.upload_policy
+    return await body_digest(
+        endpoint_id,
+        body,
+        options.webhook.url if options.webhook else None,
+        # Without its signature, which differs each time that a client signs.
+        None if policy is None else policy.file_url(FILE_NAME),
+    )
 
 
 async def _shared_digest(
@@ -171,7 +189,9 @@ async def _shared_digest(
 ) -> bytes:
     """Digest of requests that may share one outcome; empty if this one shares none."""
     # An outcome that will be deleted early, or whose files will, is never shared.
-    if not options.store_io or options.keep_files_s is not None:
+    if not options.store_io or options.keep_files_s is not None or options.upload_policy:
+        return b""
+    if entry.endpoint.family == FAMILY:  # its steps may share outcomes, as other requests do
         return b""
     if DRAFT in input or FROM_DRAFT in input:  # a draft belongs to one request, and expires
         return b""
@@ -255,6 +275,7 @@ async def _store(services: Services, new: NewRequest, most_queued: int | None) -
         if new.idempotency_key is None:
             services.background.start_until_closed(_cancel_if_stored(services.queue, new))
         raise
+    services.replies.allowances.record(new.id, stored.allowance)
     metrics = services.metrics.queue
     if stored.id != new.id:
         metrics.replayed(new.endpoint)
@@ -322,12 +343,17 @@ DELETED_LATER = "Storage is not available. The file will be deleted as soon as i
 async def delete(
     services: Services, tenant: str, request_id: str, actor: Actor
 ) -> Mapping[str, str | None]:
-    """Delete a request, first in the database and then its files in storage.
+    """Delete a request, first in the database and then its files in storage, and likewise the
+    requests of a workflow's steps.
 
     Return for each file's key None, or why the file still exists. Files that cannot be deleted now
     are recorded with the deletion and deleted later. ``RequestNotFound``, ``RequestActive``.
     """
-    keys = await services.queue.delete(tenant, request_id, actor)
+    steps = await services.queue.workflows.step_requests(tenant, request_id)
+    keys = [*await services.queue.delete(tenant, request_id, actor)]
+    for step in steps:
+        with suppress(RequestNotFound, RequestActive):  # a cancelled one ages as others do
+            keys += await services.queue.delete(tenant, step, actor)
     try:
         if keys:
             await services.files.storage.delete(keys)
@@ -342,8 +368,10 @@ async def delete(
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), check_circular=False).encode
 
 
-async def body_digest(endpoint_id: str, body: Any, webhook_url: str | None = None) -> bytes:
-    """SHA-256 of the endpoint, the webhook URL and the input as it was sent.
+async def body_digest(
+    endpoint_id: str, body: Any, webhook_url: str | None = None, files_url: str | None = None
+) -> bytes:
+    """SHA-256 of the endpoint, the input as it was sent, the webhook URL, and where files go.
 
     Default values are not included, because a newer catalog may change them. The order of fields
     and white space do not matter.
@@ -352,6 +380,8 @@ async def body_digest(endpoint_id: str, body: Any, webhook_url: str | None = Non
     value = {"endpoint": endpoint_id, "input": body}
     if webhook_url is not None:
         value["webhook"] = webhook_url
+    if files_url is not None:
+        value["files"] = files_url
     return await in_cpu_thread(_digest, value)
 
 

@@ -66,7 +66,10 @@ function plain(property, document, depth = 0) {
   const { $ref, ...rest } = property;
   if ($ref) return plain({ ...target($ref, document), ...rest }, document, depth + 1);
   for (const wrapper of ["allOf", "anyOf", "oneOf"]) {
-    const inner = property[wrapper]?.filter((each) => each.type !== "null");
+    // A file of fal's toolkit is a URL alone, or an object with it: the form sends the URL.
+    const marked = property[wrapper]?.filter((each) => each["x-darkroom-file"]);
+    const url = marked?.find((each) => each.type === "string");
+    const inner = url ? [url] : property[wrapper]?.filter((each) => each.type !== "null");
     if (inner?.length === 1) {
       const { [wrapper]: _, ...around } = property;
       return plain({ ...plain(inner[0], document, depth + 1), ...around }, document, depth + 1);

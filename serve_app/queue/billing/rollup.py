@@ -10,7 +10,30 @@ AT_ONCE = 5_000
 MAX_ROUNDS = 20
 """Statements of one run: the rest is rolled up by the next one."""
 
-ROLL_UP = """
+SUM_BY_DAY = """
+    INSERT INTO usage_days AS d (
+        day, tenant, key_id, endpoint, state, price, requests, run_s, steps, units, images,
+        megapixels, billed, amount)
+    SELECT {day}, {tenant}, {key_id}, endpoint, state, price, {requests}, sum(run_s::numeric),
+           sum(steps), sum(units::numeric), sum(images), sum(megapixels), sum(billed), sum(amount)
+    FROM gone WHERE {where} GROUP BY 1, 2, 3, 4, 5, 6
+    ON CONFLICT (tenant, day, endpoint, state, key_id, price) DO UPDATE SET
+        requests = d.requests + excluded.requests,
+        run_s = d.run_s + excluded.run_s,
+        steps = d.steps + excluded.steps,
+        units = d.units + excluded.units,
+        images = d.images + excluded.images,
+        megapixels = d.megapixels + excluded.megapixels,
+        billed = d.billed + excluded.billed,
+        amount = d.amount + excluded.amount
+"""
+"""Adds the rows of ``gone``, of ``usage`` or ``usage_days``, to the sums of their days. Its fields
+are expressions over a row of ``gone``."""
+
+DAY = "(at AT TIME ZONE 'UTC')::date"
+"""Day of a line of ``usage``."""
+
+ROLL_UP = f"""
 -- name: roll_up_usage
 WITH old AS (
     SELECT u.request_id FROM tenants t CROSS JOIN LATERAL (
@@ -22,24 +45,9 @@ WITH old AS (
 gone AS (
     DELETE FROM usage u USING old o WHERE u.request_id = o.request_id RETURNING u.*
 ),
-summed AS (
-    INSERT INTO usage_days AS d (
-        day, tenant, key_id, endpoint, state, price, requests, run_s, steps, units, images,
-        megapixels, billed, amount)
-    SELECT (at AT TIME ZONE 'UTC')::date, tenant, key_id, endpoint, state, price, count(*),
-           sum(run_s::numeric), sum(steps), sum(units::numeric), sum(images),
-           sum(megapixels), sum(billed), sum(amount)
-    FROM gone GROUP BY 1, 2, 3, 4, 5, 6
-    ON CONFLICT (tenant, day, endpoint, state, key_id, price) DO UPDATE SET
-        requests = d.requests + excluded.requests,
-        run_s = d.run_s + excluded.run_s,
-        steps = d.steps + excluded.steps,
-        units = d.units + excluded.units,
-        images = d.images + excluded.images,
-        megapixels = d.megapixels + excluded.megapixels,
-        billed = d.billed + excluded.billed,
-        amount = d.amount + excluded.amount
-)
+summed AS ({
+    SUM_BY_DAY.format(day=DAY, tenant="tenant", key_id="key_id", requests="count(*)", where="true")
+})
 SELECT count(*) FROM gone
 """
 

@@ -20,9 +20,11 @@ from serve_app.domain.lease import LeftOut
 from serve_app.postgres.database import Database
 from serve_app.queue.store.config import ENDPOINT, TENANT, Limited, QueueLimits
 
+# A request to a workflow takes no slot; see the migration 0033.
+_COUNTED = "AND n.pool <> 'workflows'"
 _AT_LIMIT = """
     (SELECT true FROM requests n
-     WHERE n.state = 'running' AND n.{kind} = x.name AND n.started_at >= coalesce(
+     WHERE n.state = 'running' AND n.{kind} = x.name {counted} AND n.started_at >= coalesce(
         (SELECT c.first FROM running_counts c
          WHERE c.kind = '{kind}' AND c.name = x.name AND c.since <= now()), '-infinity')
      ORDER BY n.started_at OFFSET x.most - 1 LIMIT 1) IS NOT NULL"""
@@ -36,12 +38,12 @@ SELECT '{TENANT}', name FROM (
     SELECT name, coalesce(((SELECT tenants FROM limits) ->> name)::integer,
                           %(most_of_tenant)s::integer) AS most
     FROM waiting OFFSET 0) x
-WHERE CASE WHEN most IS NULL THEN false ELSE {_AT_LIMIT.format(kind=TENANT)} END
+WHERE CASE WHEN most IS NULL THEN false ELSE {_AT_LIMIT.format(kind=TENANT, counted=_COUNTED)} END
 UNION ALL
 SELECT '{ENDPOINT}', name
 FROM json_to_recordset(%(endpoints)s::json) AS e(endpoint text, most integer)
 CROSS JOIN LATERAL (SELECT e.endpoint AS name, e.most) x
-WHERE {_AT_LIMIT.format(kind=ENDPOINT)}
+WHERE {_AT_LIMIT.format(kind=ENDPOINT, counted="")}
 """
 
 

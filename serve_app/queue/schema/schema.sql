@@ -113,6 +113,7 @@ CREATE TABLE requests (
     price jsonb,
     reserved numeric,
     file_access text,
+    upload_policy text,
     CONSTRAINT requests_check CHECK (((state = 'running') = (lease_until IS NOT NULL))),
     CONSTRAINT requests_follows_check CHECK (((state = 'following') = (follows IS NOT NULL))),
     CONSTRAINT requests_forgetting_check CHECK ((forgetting = ANY (ARRAY['input', 'outcome', 'done']))),
@@ -140,7 +141,7 @@ CREATE INDEX requests_open_sessions ON requests (tenant, pool) WHERE ((priority 
 CREATE INDEX requests_reusable ON requests (tenant, reuse_digest, id DESC) WHERE ((reuse_digest IS NOT NULL) AND (state = 'succeeded'));
 CREATE INDEX requests_reusing ON requests (reuses) WHERE (reuses IS NOT NULL);
 CREATE INDEX requests_running_of_endpoint ON requests (endpoint, started_at) WHERE ((state = 'running') AND (endpoint IS NOT NULL));
-CREATE INDEX requests_running_of_tenant ON requests (tenant, started_at) WHERE ((state = 'running') AND (tenant IS NOT NULL));
+CREATE INDEX requests_running_of_tenant ON requests (tenant, started_at) WHERE ((state = 'running') AND (tenant IS NOT NULL) AND (pool <> 'workflows'));
 CREATE INDEX requests_snapshot ON requests (id) WHERE (snapshot IS NOT NULL);
 CREATE INDEX requests_start_by ON requests (start_by) WHERE ((state = 'queued') AND (start_by IS NOT NULL));
 CREATE INDEX requests_suspect ON requests (pool, tenant, ranked_at, place) WHERE ((state = 'queued') AND alone AND (failures > 0));
@@ -150,6 +151,7 @@ CREATE INDEX requests_unsuccessful ON requests (tenant, endpoint, finished_at DE
 CREATE INDEX requests_unsuccessful_of_all ON requests (id DESC) WHERE ((state = ANY (ARRAY['failed', 'cancelled', 'expired'])) AND (deleted_at IS NULL));
 CREATE INDEX requests_unsuccessful_of_tenant ON requests (tenant, id DESC) WHERE ((state = ANY (ARRAY['failed', 'cancelled', 'expired'])) AND (deleted_at IS NULL));
 CREATE INDEX requests_wished ON requests (tenant, reuse_digest) WHERE ((leads IS NOT NULL) AND (outcome IS NULL));
+CREATE INDEX requests_with_prompts ON requests (tenant, id) WHERE ((forgetting IS NULL) AND (outcome IS NOT NULL) AND (deleted_at IS NULL));
 
 CREATE TABLE attempts (
     request_id uuid NOT NULL,
@@ -220,6 +222,7 @@ CREATE TABLE artifacts (
     CONSTRAINT artifacts_pkey PRIMARY KEY (key)
 );
 CREATE INDEX artifacts_of_request ON artifacts (request_id);
+CREATE INDEX artifacts_of_tenant ON artifacts (tenant, request_id);
 
 CREATE TABLE lifecycles (
     request_id uuid NOT NULL,
@@ -374,6 +377,7 @@ CREATE TABLE webhook_deliveries (
 WITH (autovacuum_vacuum_scale_factor='0.01');
 CREATE INDEX webhook_deliveries_dead ON webhook_deliveries (tenant, request_id DESC) WHERE (state = 'dead');
 CREATE INDEX webhook_deliveries_due ON webhook_deliveries (tenant, host, due_at) WHERE (state = 'pending');
+CREATE INDEX webhook_deliveries_ended ON webhook_deliveries (ended_at) WHERE (ended_at IS NOT NULL);
 CREATE INDEX webhook_deliveries_of_tenant ON webhook_deliveries (tenant, request_id DESC);
 CREATE INDEX webhook_deliveries_since ON webhook_deliveries (since) WHERE (state = 'pending');
 
@@ -722,6 +726,87 @@ CREATE TABLE batch_lines (
 WITH (fillfactor='70');
 CREATE INDEX batch_lines_by_state ON batch_lines (batch_id, state, line);
 
+CREATE TABLE secrets (
+    owner text NOT NULL,
+    name text NOT NULL,
+    sealed bytea NOT NULL,
+    changed_at timestamptz DEFAULT now() NOT NULL,
+    changed_by text NOT NULL,
+    CONSTRAINT secrets_pkey PRIMARY KEY (owner, name)
+);
+
+CREATE TABLE hosted_calls (
+    id text NOT NULL,
+    request_id uuid NOT NULL,
+    tenant text NOT NULL,
+    attempt integer NOT NULL,
+    provider text NOT NULL,
+    owner text NOT NULL,
+    endpoint text NOT NULL,
+    input_hash text NOT NULL,
+    state text DEFAULT 'sending' NOT NULL,
+    provider_id text,
+    place json,
+    sent_at timestamptz DEFAULT clock_timestamp() NOT NULL,
+    changed_at timestamptz DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT hosted_calls_state_check CHECK ((state = ANY (ARRAY['sending', 'accepted', 'refused', 'unconfirmed', 'repeated']))),
+    CONSTRAINT hosted_calls_pkey PRIMARY KEY (id)
+);
+CREATE UNIQUE INDEX hosted_calls_by_provider ON hosted_calls (provider, provider_id) WHERE (provider_id IS NOT NULL);
+CREATE INDEX hosted_calls_by_request ON hosted_calls (request_id);
+CREATE UNIQUE INDEX hosted_calls_of_request ON hosted_calls (request_id) WHERE (state = ANY (ARRAY['sending', 'accepted', 'unconfirmed']));
+CREATE INDEX hosted_calls_of_tenant ON hosted_calls (tenant);
+CREATE UNIQUE INDEX hosted_calls_sending ON hosted_calls (provider, owner, endpoint, input_hash) WHERE (state = 'sending');
+
+CREATE TABLE workflows (
+    tenant text NOT NULL,
+    name text NOT NULL,
+    definition json NOT NULL,
+    source json NOT NULL,
+    public boolean DEFAULT false NOT NULL,
+    created_at timestamptz DEFAULT clock_timestamp() NOT NULL,
+    changed_at timestamptz DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT workflows_pkey PRIMARY KEY (tenant, name)
+);
+
+CREATE TABLE workflow_runs (
+    request_id uuid NOT NULL,
+    tenant text NOT NULL,
+    definition json,
+    started_at timestamptz DEFAULT now() NOT NULL,
+    ended_at timestamptz,
+    CONSTRAINT workflow_runs_pkey PRIMARY KEY (request_id)
+)
+WITH (fillfactor='80');
+CREATE INDEX workflow_runs_active ON workflow_runs (started_at, request_id) WHERE (ended_at IS NULL);
+CREATE INDEX workflow_runs_of_tenant ON workflow_runs (tenant);
+
+CREATE TABLE workflow_steps (
+    run_id uuid NOT NULL,
+    node text NOT NULL,
+    item integer NOT NULL,
+    app text NOT NULL,
+    request_id uuid NOT NULL,
+    state text DEFAULT 'sending' NOT NULL,
+    input json,
+    outcome json,
+    CONSTRAINT workflow_steps_state_check CHECK ((state = ANY (ARRAY['sending', 'sent', 'ended']))),
+    CONSTRAINT workflow_steps_pkey PRIMARY KEY (run_id, node, item),
+    CONSTRAINT workflow_steps_run_id_fkey FOREIGN KEY (run_id) REFERENCES workflow_runs(request_id) ON DELETE CASCADE
+)
+WITH (fillfactor='70');
+CREATE INDEX workflow_steps_of_request ON workflow_steps (request_id);
+CREATE INDEX workflow_steps_unended ON workflow_steps (run_id) WHERE (state <> 'ended');
+
+CREATE UNLOGGED TABLE partial_results (
+    request_id uuid NOT NULL,
+    attempt integer NOT NULL,
+    number integer NOT NULL,
+    value text NOT NULL,
+    CONSTRAINT partial_results_pkey PRIMARY KEY (request_id, attempt, number)
+)
+WITH (autovacuum_vacuum_scale_factor='0.01');
+
 CREATE FUNCTION add_to_upload_totals() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -827,6 +912,7 @@ BEGIN
         INTO total, before, first FROM (
             SELECT r.started_at FROM requests r
             WHERE r.state = 'running' AND r.tenant = of_name AND r.started_at >= started_from
+              AND r.pool <> 'workflows'
             ORDER BY r.started_at LIMIT most) x;
     ELSE
         SELECT count(*), count(*) FILTER (WHERE x.started_at < boundary), min(x.started_at)
@@ -853,6 +939,15 @@ CREATE FUNCTION forget_drafts() RETURNS trigger
 BEGIN
     WITH gone AS (DELETE FROM drafts WHERE request_id = OLD.id RETURNING key)
     INSERT INTO unwanted (key, due_at) SELECT key, now() FROM gone ON CONFLICT (key) DO NOTHING;
+    RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION forget_hosted_calls() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    DELETE FROM hosted_calls WHERE request_id = OLD.id;
     RETURN NULL;
 END
 $$;
@@ -1048,9 +1143,13 @@ CREATE TRIGGER forget_deleted_batch_files AFTER DELETE ON uploads FOR EACH ROW E
 
 CREATE TRIGGER forget_deleted_drafts AFTER DELETE ON requests FOR EACH ROW EXECUTE FUNCTION forget_drafts();
 
+CREATE TRIGGER forget_deleted_hosted_calls AFTER DELETE ON requests FOR EACH ROW EXECUTE FUNCTION forget_hosted_calls();
+
 CREATE TRIGGER forget_deleted_in_gallery AFTER DELETE ON requests FOR EACH ROW EXECUTE FUNCTION forget_in_gallery();
 
 CREATE TRIGGER forget_emptied_drafts AFTER UPDATE OF deleted_at ON requests FOR EACH ROW WHEN ((new.deleted_at IS NOT NULL)) EXECUTE FUNCTION forget_drafts();
+
+CREATE TRIGGER forget_emptied_hosted_calls AFTER UPDATE OF deleted_at ON requests FOR EACH ROW WHEN ((new.deleted_at IS NOT NULL)) EXECUTE FUNCTION forget_hosted_calls();
 
 CREATE TRIGGER forget_emptied_in_gallery AFTER UPDATE OF deleted_at ON requests FOR EACH ROW WHEN ((new.deleted_at IS NOT NULL)) EXECUTE FUNCTION forget_in_gallery();
 

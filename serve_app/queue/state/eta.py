@@ -17,6 +17,7 @@ from serve_app.domain.lease import Presence, ReplicaStage
 from serve_app.domain.ports import Clock
 from serve_app.domain.progress import BYTE_STAGES, Progress, Stage
 from serve_app.domain.request import Request, State
+from serve_app.domain.workflows.definition import POOL as WORKFLOWS
 from serve_app.postgres.database import Database
 from serve_app.queue.fairness.cost_model import CostModel
 from serve_app.queue.state.cold_start import ColdStage, ColdStarts
@@ -187,7 +188,7 @@ class EtaModel:
         for row in rows:
             running[row[0]].append(Running(*row[:6], progress=progress_of(*row[6:])))
         self._running = dict(running)
-        self._of_tenant = Counter(row[1] for row in rows)
+        self._of_tenant = Counter(row[1] for row in rows if row[0] != WORKFLOWS)
         self._of_endpoint = Counter(row[2] for row in rows)
         self._free.clear()
         self._looked_at = self._clock.monotonic()

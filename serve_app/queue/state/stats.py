@@ -23,6 +23,7 @@ from serve_app.domain.request import (
     Waiting,
     WaitReason,
 )
+from serve_app.domain.workflows.definition import POOL as WORKFLOWS
 from serve_app.postgres.database import Database
 from serve_app.queue.fairness.pauses import Pauses
 from serve_app.queue.state.cold_start import ColdStage
@@ -362,6 +363,8 @@ class QueueStats:
         limited = self._eta.limit_reached(request)
         if limited:
             return WaitExplanation(WaitReason.LIMIT, limited)
+        if request.pool == WORKFLOWS:  # it needs no replica
+            return WaitExplanation(WaitReason.BUSY, "A workflow starts within a second.")
         key = request.pool, request.endpoint
         why = self._explained.get(key)
         if why is None:

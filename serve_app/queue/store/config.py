@@ -42,7 +42,16 @@ class QueueLimits(LiveValues):
     disabled: frozenset[str] = frozenset()  # tenants whose queued requests wait
 
     @classmethod
-    def of(cls, config: Config, disabled: frozenset[str] = frozenset()) -> QueueLimits:
+    def of(
+        cls,
+        config: Config,
+        disabled: frozenset[str] = frozenset(),
+        bases: Mapping[str, str] | None = None,
+    ) -> QueueLimits:
+        """``bases``: private endpoints, with the endpoints that they are like. Each has the limits
+        of its base, unless the settings name it."""
+        named = config.queue.endpoint_limits
+        like_base = {id_: named[base] for id_, base in (bases or {}).items() if base in named}
         return cls(
             lease_s=config.queue.lease_s,
             first_lease_s=config.queue.first_lease_s,
@@ -55,7 +64,7 @@ class QueueLimits(LiveValues):
             keep_drafts_s=config.limits.keep_drafts_s,
             request_cache_bytes=config.queue.request_cache_bytes,
             tenants=config.queue.tenant_limits,
-            endpoints=config.queue.endpoint_limits,
+            endpoints={**like_base, **named},
             overflow=overflow_pools(config.models.pools),
             disabled=disabled,
         )
@@ -144,13 +153,18 @@ class Retention(LiveValues):
     """Retention in days after a request's end. None: until it is deleted by hand.
 
     ``audit_days``: of entries of the audit log. None: forever. ``usage_detail_days``: after which
-    lines of usage are rolled up by day. None: never.
+    lines of usage are rolled up by day. None: never. The other ages count from the same end, and
+    leave the request.
     """
 
     days: float | None = None
     tenants: Mapping[str, TenantLimits] = field(default_factory=dict[str, TenantLimits])
     audit_days: float | None = None
     usage_detail_days: float | None = None
+    prompt_days: float | None = None  # inputs, outputs and logs of requests
+    file_days: float | None = None  # outputs, and uploads from their arrival
+    webhook_days: float | None = None  # webhooks that have ended, with their tries
+    usage_days: float | None = None  # lines and sums of usage
 
     @classmethod
     def of(cls, config: Config) -> Retention:
@@ -160,7 +174,35 @@ class Retention(LiveValues):
             queue.tenant_limits,
             queue.audit_retention_days,
             config.billing.usage_detail_days,
+            queue.prompt_retention_days,
+            queue.file_retention_days,
+            config.webhooks.webhook_retention_days,
+            config.billing.usage_retention_days,
         )
+
+    def usual_days(self, setting: str) -> float | None:
+        """Age by the setting of this name, for tenants without their own."""
+        return {
+            "retention_days": self.days,
+            "prompt_retention_days": self.prompt_days,
+            "file_retention_days": self.file_days,
+        }[setting]
+
+    def own_days(self, setting: str) -> Mapping[str, float]:
+        """Ages of tenants that have their own, by the setting of this name."""
+        found = {tenant: getattr(each, setting) for tenant, each in self.tenants.items()}
+        return {tenant: days for tenant, days in found.items() if days is not None}
+
+    def upload_age_s(self, tenant: str) -> float | None:
+        """Seconds after their arrival at which the tenant's uploads are deleted; None: never."""
+        days = self.tenants.get(tenant, NO_LIMITS).file_retention_days or self.file_days
+        return self.age_s(tenant) if days is None else days * DAY_S
+
+    @property
+    def any_upload(self) -> bool:
+        """True if any tenant's uploads are deleted by age."""
+        own = self.own_days("file_retention_days")
+        return self.any or self.file_days is not None or bool(own)
 
     @property
     def any(self) -> bool:

@@ -15,13 +15,17 @@ from serve_app.domain.errors import (
     Misconfigured,
     Poison,
     ReplicaDied,
+    UploadPolicyFailed,
 )
 from serve_app.domain.outcome import Failure, Outcome
 
 QUEUED = "Queued."
 CANCEL_REQUESTED = "Cancel requested; the request stops at its next step."
 SUCCEEDED = "Succeeded."
-FORGOTTEN = "The message was deleted: the request was sent with X-Fal-Store-IO: 0."
+FORGOTTEN = (
+    "The message was deleted: the request was sent with X-Fal-Store-IO: 0, or this installation "
+    "keeps messages no longer."
+)
 UNDELIVERED = (
     "The webhook was not delivered before its content was deleted: the request was sent with "
     "X-Fal-Store-IO: 0. Submit the request again."
@@ -129,6 +133,10 @@ def endpoint_gone(endpoint: str) -> Outcome:
 def no_terms(error: Exception) -> Outcome:
     message = f"This installation could not prepare the request: {error}"
     return Outcome(failure=Failure(Misconfigured.code, clean(message), retryable=True))
+
+
+def upload_refused(why: str) -> Outcome:
+    return _failed(UploadPolicyFailed(why))
 
 
 def _failed(error: GenerationError) -> Outcome:

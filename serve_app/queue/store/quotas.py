@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from serve_app.domain.billing.budgets import Allowance, BudgetLeft, RateLeft
 from serve_app.domain.billing.price import Price, PriceUnit, Quantities
 from serve_app.domain.errors import BudgetExhausted, DarkroomError, RateLimited
 from serve_app.settings import BudgetConfig, TenantLimits
@@ -59,16 +61,27 @@ class Quota:
             "stops": budget is not None and budget.stop,
         }
 
+    def allowance(self, left: Mapping[str, Any]) -> Allowance:
+        """What the tenant has left after a statement. ``left``: as ``LEFT`` has it."""
+        rate, budget = None, None
+        if self.every_s is not None:
+            limit = round(60 / self.every_s)
+            rate = RateLeft(limit, int(left["remaining"]), float(left["reset_s"]))
+        if self.budget is not None:
+            resets_at = next_period(datetime.fromtimestamp(left["now"], UTC), self.budget.period)
+            free = Decimal(left["free"])
+            budget = BudgetLeft(self.budget.amount, free, self.budget.currency, resets_at)
+        return Allowance(rate, budget)
+
     def refusal(self, verdict: Mapping[str, Any]) -> DarkroomError:
         """Error for a request that was not stored."""
+        allowance = self.allowance(verdict)
         if verdict["why"] == "rate" or self.budget is None:
             limit = round(60 / (self.every_s or 60))
             return RateLimited(
                 f"You may submit {limit} requests a minute, and {self.burst} at once.",
                 float(verdict["wait_s"]),
-                limit=limit,
-                remaining=int(verdict["remaining"]),
-                reset_s=float(verdict["reset_s"]),
+                allowance,
             )
         free, asked = Decimal(verdict["free"]), Decimal(verdict["reserved"])
         currency, amount = self.budget.currency, self.budget.amount
@@ -76,8 +89,25 @@ class Quota:
             f"User is locked. Reason: Exhausted balance. Of the budget of {amount:f} {currency} a "
             f"{self.budget.period}, {max(free, Decimal(0)):f} {currency} are left, and this "
             f"request may cost {asked.normalize():f} {currency}. It begins anew with the next "
-            f"{self.budget.period} (UTC), or an operator can raise it."
+            f"{self.budget.period} (UTC), or an operator can raise it.",
+            allowance,
         )
+
+
+def next_period(now: datetime, unit: str) -> datetime:
+    """Start of the day or month after ``now``, UTC."""
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    if unit == "day":
+        return midnight + timedelta(days=1)
+    # From the 28th, 4 days later is in the next month.
+    return (midnight.replace(day=28) + timedelta(days=4)).replace(day=1)
+
+
+_LEFT = """'remaining', {0}remaining, 'reset_s', {0}reset_s, 'free', {0}free::text,
+           'now', extract(epoch FROM now())"""
+LEFT = f"""(SELECT json_build_object({_LEFT.format("l.")})
+           FROM quota l WHERE l.tenant = s.tenant)::text"""
+"""Column of a stored request ``s``: what its tenant has left after the whole statement."""
 
 
 ADMITTED = """
@@ -106,9 +136,9 @@ new AS (SELECT * FROM decided WHERE why = ''),
 
 REFUSALS = f"""
 UNION ALL
-SELECT id::text, '{REFUSED}', NULL, 0, NULL, 0, json_build_object(
-           'why', why, 'wait_s', wait_s, 'remaining', remaining, 'reset_s', reset_s,
-           'free', free::text, 'reserved', coalesce(reserved, 0)::text)::text, NULL, NULL
+SELECT id::text, '{REFUSED}', NULL, 0, NULL, 0, NULL, NULL, json_build_object(
+           'why', why, 'wait_s', wait_s, {_LEFT.format("")},
+           'reserved', coalesce(reserved, 0)::text)::text, NULL
 FROM decided WHERE why <> ''
 """
 

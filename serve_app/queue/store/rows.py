@@ -12,6 +12,7 @@ from serve_app.domain.artifact import Artifact
 from serve_app.domain.billing.price import Price
 from serve_app.domain.errors import RequestNotFound
 from serve_app.domain.lease import LeaseKey
+from serve_app.domain.media.upload_policy import UploadPolicy
 from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Failure, Outcome, Usage
 from serve_app.domain.progress import Progress, Stage, StoredSnapshot
@@ -76,7 +77,8 @@ COLUMNS = """
     CASE WHEN r.follows IS NOT NULL THEN coalesce((
         SELECT l.id FROM requests l WHERE l.leads = r.follows AND l.outcome IS NULL
         ), r.follows)::text END,
-    r.lease_nonce, r.trace, r.draft_key, r.price, r.file_access
+    r.lease_nonce, r.trace, r.draft_key, r.price, r.file_access,
+    r.upload_policy
 """
 NEW_NONCE = "(random() * 9007199254740991)::bigint"
 """SQL for the nonce of a lease: 53 bits, which JSON numbers hold."""
@@ -136,6 +138,7 @@ def stored(row: tuple[Any, ...]) -> StoredRequest:
     (stage, step, steps, version, alone, snapshot, snapshot_step, reuses) = row[15:23]
     (end_by, work, previews, rate, preview_step, forgetting) = row[23:29]
     retries_left, follows, lease_nonce, trace, draft_key, price, file_access = row[29:36]
+    (upload_policy,) = row[36:37]
     request = Request(
         id=id_,
         tenant=tenant,
@@ -169,6 +172,7 @@ def stored(row: tuple[Any, ...]) -> StoredRequest:
         draft_key=draft_key,
         price=None if price is None else Price.from_json(price),
         file_access=file_access or "",
+        upload_policy=None if upload_policy is None else UploadPolicy.from_json(upload_policy),
     )
     return StoredRequest(request, version)
 

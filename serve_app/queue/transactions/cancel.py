@@ -59,6 +59,7 @@ gone AS (
         state = CASE WHEN t.waits THEN 'cancelled' ELSE r.state END,
         outcome = CASE WHEN t.waits THEN %(outcome)s::json END,
         finished_at = CASE WHEN t.waits THEN now() END,
+        upload_policy = CASE WHEN NOT t.waits THEN r.upload_policy END,
         cancel_requested = true,
         follows = NULL,
         events = r.events + (NOT t.cancel_requested)::integer
@@ -78,6 +79,7 @@ WITH late AS ({{late}}),
 gone AS (
     UPDATE requests r SET
         state = 'expired', outcome = %(outcome)s::json, finished_at = now(), follows = NULL,
+        upload_policy = NULL,
         events = r.events + 1
     FROM late WHERE r.id = late.id
     {_RETURNING}, true AS changed, late.followed
@@ -111,6 +113,7 @@ WITH target AS (
 gone AS (
     UPDATE requests r SET
         state = 'failed', outcome = %(outcome)s::json, finished_at = now(), follows = NULL,
+        upload_policy = NULL,
         events = r.events + 1
     FROM target t WHERE r.id = t.id
     {_RETURNING}, true AS changed, t.followed

@@ -31,9 +31,12 @@ it exclusively.
 _ONE = """
     SELECT id, snapshot, idempotency_key, created_at, reuses FROM requests
     WHERE id = %(id)s::uuid AND tenant = %(tenant)s AND deleted_at IS NULL
-      AND outcome IS NOT NULL
+      AND outcome IS NOT NULL AND NOT EXISTS (
+        SELECT FROM workflow_steps s JOIN requests p ON p.id = s.run_id
+        WHERE s.request_id = requests.id AND p.outcome IS NULL)
     FOR UPDATE
 """
+# A step of a workflow is kept as long as the request to the workflow, whose outcome has its files.
 # The age counts from the end of the request. Its id begins with the time of the submit, so an index
 # finds it. The tenant is written as a range for the reason given in history.py.
 _AGED_ROWS = """
@@ -42,6 +45,7 @@ _AGED_ROWS = """
       AND id < (rpad(lpad(to_hex((extract(epoch FROM now() - make_interval(secs => {age_s}))
                 * 1000)::bigint), 12, '0'), 32, '0'))::uuid
       AND finished_at < now() - make_interval(secs => {age_s})
+      AND NOT EXISTS (SELECT FROM workflow_steps s WHERE s.request_id = requests.id)
 """
 _AGED = f"""
     SELECT id, snapshot, idempotency_key, created_at, reuses FROM requests
@@ -71,7 +75,9 @@ untold AS (DELETE FROM events e USING doomed d WHERE e.request_id = d.id),
 unattempted AS (DELETE FROM attempts a USING doomed d WHERE a.request_id = d.id),
 unannounced AS (DELETE FROM webhook_deliveries w USING doomed d WHERE w.request_id = d.id),
 unshown AS (DELETE FROM progress p USING doomed d WHERE p.request_id = d.id),
+unyielded AS (DELETE FROM partial_results p USING doomed d WHERE p.request_id = d.id),
 unlost AS (DELETE FROM undelivered u USING doomed d WHERE u.request_id = d.id),
+unrun AS (DELETE FROM workflow_runs w USING doomed d WHERE w.request_id = d.id),
 made AS (
     SELECT d.id, coalesce(d.reuses, d.id) AS maker FROM doomed d
 ),
@@ -107,7 +113,9 @@ FROM doomed d
 DELETE_ONE = _STATEMENT.format(doomed=_ONE)
 DELETE_AGED = _STATEMENT.format(doomed=_AGED)
 STATE = """
-SELECT CASE state WHEN 'following' THEN 'queued' ELSE state END FROM requests
+SELECT CASE state WHEN 'following' THEN 'queued' ELSE state END, outcome IS NOT NULL, (
+    SELECT s.run_id::text FROM workflow_steps s WHERE s.request_id = requests.id LIMIT 1)
+FROM requests
 WHERE id = %(id)s::uuid AND tenant = %(tenant)s AND deleted_at IS NULL
 """
 # Tenants with requests to delete, and their ages. One index step per tenant: a scan over all rows
@@ -171,7 +179,8 @@ class Deletion:
         states = await self._database.rows(STATE, one)
         if not states:
             raise RequestNotFound(f"There is no request {request_id}.")
-        raise still_active(states[0][0])
+        state, ended, workflow = states[0]
+        raise step_of_active(workflow) if ended and workflow else still_active(state)
 
     async def delete_aged(self) -> Sequence[str]:
         """Delete requests whose retention is over and return their ids. Call it periodically: it
@@ -231,6 +240,13 @@ def still_active(state: str) -> RequestActive:
     )
 
 
+def step_of_active(workflow: str) -> RequestActive:
+    return RequestActive(
+        f"The request is a step of the workflow request {workflow}, which needs its outcome: wait "
+        "until that one has ended, or cancel it, then delete this one."
+    )
+
+
 # Deletion of the files of ended requests at the time their clients set: PostgreSQL behind the
 # port ``Lifecycles``. The requests stay, and answer with the URLs of deleted files.
 
@@ -250,8 +266,11 @@ WITH page AS MATERIALIZED (
 ),
 ended AS MATERIALIZED (
     SELECT p.request_id, (
-        SELECT r.finished_at + make_interval(secs => p.keep_s) FROM requests r
-        WHERE r.id = p.request_id) AS due_at
+        SELECT CASE WHEN s.run_id IS NULL THEN r.finished_at ELSE w.finished_at END
+               + make_interval(secs => p.keep_s)
+        FROM requests r LEFT JOIN workflow_steps s ON s.request_id = r.id
+        LEFT JOIN requests w ON w.id = s.run_id  -- the files of a step are those of the workflow
+        WHERE r.id = p.request_id LIMIT 1) AS due_at
     FROM page p
 ),
 seen AS (

@@ -15,6 +15,7 @@ from enum import StrEnum
 from functools import partial
 from typing import Any
 
+from serve_app.domain.artifact import is_elsewhere
 from serve_app.domain.billing.price import made_by
 from serve_app.domain.errors import ReplicaDied
 from serve_app.domain.lease import LeaseKey
@@ -68,6 +69,7 @@ class AttemptEnd:
     how: EndReason
     message: str  # for the request's own log
     outcome: Outcome = field(default_factory=Outcome)
+    counts: bool = True  # False: its files and its usage are those of other requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +207,7 @@ ended AS (
         start_by = coalesce(r.start_by, r.end_by),
         replica_id = CASE WHEN j.next = 'queued' THEN NULL ELSE r.replica_id END,
         finished_at = CASE WHEN j.next = 'queued' THEN NULL ELSE now() END,
+        upload_policy = CASE WHEN j.next = 'queued' THEN r.upload_policy END,
         events = r.events + 1
     FROM judged j WHERE r.id = j.id
     RETURNING r.id, r.attempt, r.state, r.pool, r.tenant, r.endpoint, r.webhook_url, r.work,
@@ -445,18 +448,17 @@ class EndAttempts:
 
 def _row(end: AttemptEnd) -> Mapping[str, Any]:
     outcome = end.outcome
-    made = made_by(outcome)
+    made = made_by(own := outcome if end.counts else Outcome())
     return {
         **lease_columns(end.held),
         "how": end.how,
         "message": messages.clean(end.message),
         "cause": _NUMBER[_cause(outcome)],
-        # A string within JSON: the server unescapes only the outer one, so it never sees escapes
-        # that it cannot store.
+        # A string within JSON: the server never sees escapes that it cannot store.
         "outcome": _text(outcome),
-        "artifacts": [*_files(outcome)],
+        "artifacts": [*_files(own)],
         "drafts": [*_drafts(end.held, outcome)],
-        **flatten_outcome(outcome.usage),
+        **flatten_outcome(own.usage),
         "images": made.images,
         "megapixels": made.megapixels,
         "seconds": str(made.seconds),
@@ -464,8 +466,8 @@ def _row(end: AttemptEnd) -> Mapping[str, Any]:
 
 
 def _files(outcome: Outcome) -> Iterator[Mapping[str, Any]]:
-    """Rows of the table ``artifacts``: every file, so that all are deleted alike."""
-    for artifact in outcome.artifacts:
+    """Rows of the table ``artifacts``: every file in storage, so that all are deleted alike."""
+    for artifact in (each for each in outcome.artifacts if not is_elsewhere(each.key)):
         yield flatten_outcome(replace(artifact, thumbnail=None))
         if artifact.thumbnail is not None:
             yield flatten_outcome(artifact.thumbnail) | {"thumbnail_of": artifact.key}

@@ -16,7 +16,7 @@ from serve_app.domain.request import NewRequest, Redacted, Request, State
 from serve_app.postgres.database import UNAWAITED, Database, Lock
 from serve_app.queue.fairness.fair_queue import head_start_s, wake_lanes
 from serve_app.queue.store import messages
-from serve_app.queue.store.quotas import ADMITTED, REFUSALS, REFUSED, Quota
+from serve_app.queue.store.quotas import ADMITTED, LEFT, REFUSALS, REFUSED, Quota
 from serve_app.queue.store.rows import NEW_NONCE, RETRIES_LEFT, retries_column
 from serve_app.queue.store.words import words_column
 
@@ -123,7 +123,8 @@ WITH {{source}} AS (
         alone boolean, previews boolean, warnings json, replica text, actor text, key text,
         body text, reuse text, forgetting text, retries text, webhook text, origin text,
         shown text, large integer, trace text, words tsvector, draft_key text,
-        key_id text, price jsonb, reserved numeric, file_access text)
+        key_id text, price jsonb, reserved numeric, file_access text,
+        upload_policy text)
 ),{{admitted}}
 alike AS MATERIALIZED ({{alike}}),
 placed AS MATERIALIZED (
@@ -143,7 +144,8 @@ stored AS (
         work, expected_s, alone, previews, events, idempotency_key, body_digest, reuse_digest,
         forgetting, retries_left, webhook_url, webhook_origin, leads, follows, state, attempt,
         replica_id, actor_id, lease_nonce,
-        lease_until, started_at, trace, draft_key, key_id, price, reserved, file_access)
+        lease_until, started_at, trace, draft_key, key_id, price, reserved, file_access,
+        upload_policy)
     SELECT id, tenant, endpoint, digest, pool, priority,
            coalesce(input, (%(large)s::text[])[large])::json, shown::json,
            -- A request that has not started by its overall deadline has expired too.
@@ -161,7 +163,7 @@ stored AS (
            here * {NEW_NONCE},
            CASE here WHEN 1 THEN now() + make_interval(secs => %(first_lease_s)s) END,
            CASE here WHEN 1 THEN now() END, trace, draft_key, key_id, price, reserved,
-           file_access
+           file_access, upload_policy
     FROM placed
     -- Keys in one order: two statements that insert the same keys do not deadlock.
     ORDER BY key NULLS FIRST, n
@@ -197,11 +199,12 @@ searched AS (
 SELECT s.id::text, s.state, s.created_at, s.events, s.end_by, s.lease_nonce, s.follows::text,
        CASE WHEN s.follows IS NOT NULL THEN (
            SELECT p.leader FROM placed p WHERE p.id = s.id)::text END,
+       {{left}},
        CASE WHEN NOT %(durable)s::boolean THEN {UNAWAITED} END
 FROM stored s{{refusals}}
 """
-_ALL = {"source": "new", "admitted": "", "refusals": ""}
-_ADMITTED = {"source": "given", "admitted": ADMITTED, "refusals": REFUSALS}
+_ALL = {"source": "new", "admitted": "", "left": "NULL", "refusals": ""}
+_ADMITTED = {"source": "given", "admitted": ADMITTED, "left": LEFT, "refusals": REFUSALS}
 INSERT = _STATEMENT.format(alike=_ALONE, **_ALL)
 INSERT_COALESCING = _STATEMENT.format(alike=_COALESCED, **_ALL)
 INSERT_ADMITTED = _STATEMENT.format(alike=_ALONE, **_ADMITTED)
@@ -242,6 +245,7 @@ class InsertResult:
     version: int
     leased: bool
     group: str | None = None  # the group whose outcome it waits for
+    left: Mapping[str, Any] | None = None  # of its tenant's rate and budget, if it has any
 
 
 async def insert_requests(
@@ -305,8 +309,8 @@ def _statement(*, coalescing: bool, admitted: bool) -> str:
 
 
 def _found(each: NewRow, columns: Sequence[Any]) -> InsertResult | Refusal:
-    state, *_, verdict, _ = columns
-    return Refusal(json.loads(verdict)) if state == REFUSED else _result(each, *columns)
+    state, *_, left = columns
+    return Refusal(json.loads(left)) if state == REFUSED else _result(each, *columns)
 
 
 def outcome_lock_number(tenant: str, digest: bytes) -> int:
@@ -359,6 +363,7 @@ def _row(n: int, each: NewRow) -> dict[str, Any]:
         "retries": retries_column(new.retries),
         "draft_key": new.draft_key,
         "file_access": new.file_access_id or None,
+        "upload_policy": new.upload_policy.to_json() if new.upload_policy else None,
         "reserved": None if each.reserved is None else str(each.reserved),
     }
 
@@ -372,6 +377,7 @@ def _result(
     lease_nonce: int,
     group: str | None,
     leader: str | None,
+    left: str | None,
 ) -> InsertResult:
     new, offer = each.request, each.offer
     leased = state == State.RUNNING
@@ -401,5 +407,6 @@ def _result(
         draft_key=new.draft_key,
         price=new.price,
         file_access=new.file_access_id,
+        upload_policy=new.upload_policy,
     )
-    return InsertResult(request, version, leased, group)
+    return InsertResult(request, version, leased, group, json.loads(left) if left else None)

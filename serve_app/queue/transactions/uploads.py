@@ -201,16 +201,16 @@ class PostgresUploads:
 
     def _kept(self, tenant: str, row: tuple[Any, ...]) -> KeptFile:
         key, media_type, size, created_at, due_at = row
-        age_s = self._retention.age_s(tenant)
+        age_s = self._retention.upload_age_s(tenant)
         if due_at is None and age_s is not None:
             due_at = created_at + timedelta(seconds=age_s)
         return KeptFile(key, media_type, size, created_at, due_at)
 
     async def mark_aged(self) -> None:
-        if not self._retention.any:
+        if not self._retention.any_upload:
             return
         for (tenant,) in await self._database.rows(TENANTS):
-            age_s = self._retention.age_s(tenant)
+            age_s = self._retention.upload_age_s(tenant)
             if age_s is not None:
                 await self._database.rows(MARK_AGED, {"tenant": tenant, "age_s": age_s})
 

@@ -297,7 +297,7 @@ def not_ended(state: State) -> RequestActive:
 def forgotten() -> OutcomeForgotten:
     return OutcomeForgotten(
         "The outcome is no longer stored, so there is nothing to send: the request was sent with "
-        "X-Fal-Store-IO: 0."
+        "X-Fal-Store-IO: 0, or this installation keeps outcomes no longer."
     )
 
 

@@ -1,7 +1,6 @@
 """``darkroom audit`` as typed by a user, against a Darkroom with fakes behind real HTTP."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from serve_app.cli.main import main
-from tests.wire.served import Address, served
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[Address]:
-    with served(replica=False) as address:
-        yield address
+from tests.wire.served import Address
 
 
 @pytest.fixture

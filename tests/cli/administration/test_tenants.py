@@ -1,37 +1,10 @@
 """``darkroom tenants export`` and ``delete`` as typed by a user, behind real HTTP."""
 
-import json
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-from click.testing import CliRunner, Result
-
 from serve_app.cli.administration.tenants import deletion_text
-from serve_app.cli.main import main
-from tests.wire.served import Address, served
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[Address]:
-    with served(replica=False) as address:
-        yield address
-
-
-@pytest.fixture
-def darkroom(address: Address, tmp_path: Path) -> Any:
-    (tmp_path / "run.json").write_text(json.dumps({"url": address.url}))
-    (tmp_path / "api_key").write_text(address.key)
-
-    def run(*words: str, fails: bool = False, typed: str = "") -> Result:
-        given = [*words, "--data-dir", str(tmp_path)]
-        result = CliRunner().invoke(main, given, input=typed)
-        assert (result.exit_code != 0) == fails, result.output
-        return result
-
-    return run
 
 
 def test_an_export_is_a_whole_archive_in_a_new_file(darkroom: Any, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from deployments.executors.describing import bundle
-from serve_app.cli.apps.deploy import category, entries
+from serve_app.cli.apps.deployable import category, entries
 from serve_app.cli.main import main
 from tests.ingress.house import MODELS
 from tests.wire.served import Address, served
@@ -52,7 +52,7 @@ class Typist:
         self.file = folder / "greeter.py"
         self.data_dir = folder / "data"
         self.data_dir.mkdir()
-        self._address = address
+        self.address = address
         (self.data_dir / "run.json").write_text(json.dumps({"url": address.url}))
         (self.data_dir / "api_key").write_text(address.key)
 
@@ -61,11 +61,14 @@ class Typist:
         given = ["deploy", str(self.file), "--data-dir", str(self.data_dir), *words]
         return CliRunner().invoke(main, given)
 
+    def undeploy(self, *words: str) -> Any:
+        return CliRunner().invoke(main, ["undeploy", *words, "--data-dir", str(self.data_dir)])
+
     def entries(self) -> dict[str, Any]:
         """Stored entries by their endpoints."""
         answer = httpx.get(
-            f"{self._address.url}/v1/models/entries",
-            headers={"Authorization": f"Key {self._address.key}"},
+            f"{self.address.url}/v1/models/entries",
+            headers={"Authorization": f"Key {self.address.key}"},
             trust_env=False,
         )
         return {each["endpoint_id"]: each["entry"] for each in answer.json()["entries"]}
@@ -119,6 +122,22 @@ def test_the_endpoints_of_an_app_become_entries(typist: Typist) -> None:
     assert len(typist.entries()) == len(stored)
 
 
+def test_an_app_names_its_secrets_and_hears_which_are_not_set(typist: Typist) -> None:
+    text = GREETER.replace("concurrency = 2", "secrets = ['HF_TOKEN', 'OTHER_TOKEN']")
+    headers = {"Authorization": f"Key {typist.address.key}"}
+    url = f"{typist.address.url}/v1/secrets/OTHER_TOKEN?installation=true"
+    httpx.put(url, json={"value": "x"}, headers=headers, trust_env=False).raise_for_status()
+    ran = typist.deploy(text, "--name", "team/secret")
+    assert ran.exit_code == 0, ran.output
+    assert "The secret HF_TOKEN is not set" in ran.output
+    assert "OTHER_TOKEN" not in ran.output
+    options = typist.entries()["team/secret"]["options"]
+    assert options["secrets"] == ["HF_TOKEN", "OTHER_TOKEN"]
+    wrong = typist.deploy(text.replace("HF_TOKEN", "PYTHONPATH"), "--name", "team/wrong")
+    assert wrong.exit_code == 1
+    assert "`options.secrets` names PYTHONPATH" in wrong.output
+
+
 def test_a_dry_run_stores_nothing(typist: Typist) -> None:
     ran = typist.deploy(GREETER, "--dry-run", "--name", "team/dry")
     assert ran.exit_code == 0, ran.output
@@ -140,6 +159,39 @@ def test_an_app_has_the_name_that_is_asked_for(typist: Typist) -> None:
     assert typist.deploy(GREETER, "--name", "hello").exit_code == 0
     assert typist.deploy(GREETER, "--name", "team/hello").exit_code == 0
     assert {"apps/hello", "team/hello", "team/hello/draw"} <= typist.entries().keys()
+
+
+def test_an_endpoint_that_the_class_has_no_more_is_removed(typist: Typist) -> None:
+    assert typist.deploy(GREETER, "--name", "team/less").exit_code == 0
+    other = GREETER.replace('"/draw"', '"/kept"')
+    assert typist.deploy(other, "--name", "team/less/draw").exit_code == 0
+    less = GREETER.replace('"/draw"', '"/paint"')
+    shown = typist.deploy(less, "--name", "team/less", "--dry-run")
+    assert "team/less/draw would be removed" not in shown.output  # it is another app's now
+    assert typist.deploy(GREETER, "--name", "team/less").exit_code == 0
+    shown = typist.deploy(less, "--name", "team/less", "--dry-run")
+    assert "team/less/draw would be removed: the class has it no more." in shown.output
+    assert "team/less/draw" in typist.entries()
+    ran = typist.deploy(less, "--name", "team/less")
+    assert "team/less/draw is removed: the class has it no more." in ran.output
+    left = {each for each in typist.entries() if each.startswith("team/less")}
+    assert left == {"team/less", "team/less/paint", "team/less/draw/kept"}
+
+
+def test_an_app_is_removed_with_all_its_endpoints(typist: Typist) -> None:
+    assert typist.deploy(GREETER, "--name", "team/gone").exit_code == 0
+    assert typist.deploy(GREETER, "--name", "team/goner").exit_code == 0
+    ran = typist.undeploy("team/gone")
+    assert ran.exit_code == 0, ran.output
+    assert sorted(ran.output.splitlines()) == [
+        "team/gone is removed.",
+        "team/gone/draw is removed.",
+    ]
+    left = {each for each in typist.entries() if each.startswith("team/gone")}
+    assert left == {"team/goner", "team/goner/draw"}
+    again = typist.undeploy("team/gone")
+    assert again.exit_code != 0
+    assert "There is no app team/gone." in again.output
 
 
 TWO = GREETER + "\nclass Other(Greeter):\n    pass\n"
@@ -189,7 +241,7 @@ def test_an_app_for_a_gpu_is_given_to_its_pool(typist: Typist) -> None:
     assert shown.exit_code == 0, shown.output
     found = {"name": "a", "class": "a:A", "requirements": [], "concurrency": 1}
     endpoint = {"path": "/", "description": "", "input_schema": {}, "output_schema": {}}
-    whole = {**found, "start_timeout_s": 1, "endpoints": [endpoint]}
+    whole = {**found, "secrets": [], "start_timeout_s": 1, "endpoints": [endpoint]}
     ((name, entry),) = entries(whole, None, "d", "large")
     assert (name, entry["pool"]) == ("apps/a", "large")
 

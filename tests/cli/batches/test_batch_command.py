@@ -9,9 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from click.testing import CliRunner, Result
 
-from serve_app.cli.main import main
 from tests.ingress.house import OTHERS
 from tests.wire.served import Address, served
 
@@ -20,19 +18,6 @@ from tests.wire.served import Address, served
 def address() -> Iterator[Address]:
     with served(catalog=OTHERS, batches=True) as address:
         yield address
-
-
-@pytest.fixture
-def darkroom(address: Address, tmp_path: Path) -> Any:
-    (tmp_path / "run.json").write_text(json.dumps({"url": address.url}))
-    (tmp_path / "api_key").write_text(address.key)
-
-    def run(*words: str, fails: bool = False) -> Result:
-        result = CliRunner().invoke(main, [*words, "--data-dir", str(tmp_path)])
-        assert (result.exit_code != 0) == fails, result.output
-        return result
-
-    return run
 
 
 @pytest.fixture

@@ -59,3 +59,26 @@ def test_a_wrong_limit_is_named(darkroom: Any) -> None:
     assert "max_running=4" in wrong.stderr
     wrong = darkroom("tenants", "create", "studio-b", "--limit", "most=4", fails=True)
     assert "most" in wrong.stderr
+
+
+def test_a_budget_is_set_shown_and_removed(darkroom: Any) -> None:
+    words = ("--budget", "200 EUR/month", "--warn-at", "0.5", "--warn-at", "0.8", "--only-warn")
+    darkroom("tenants", "create", "spender", *words)
+    shown = darkroom("tenants", "show", "spender").stdout
+    assert "budget               200 EUR/month  api  only warns" in shown
+    budget = json.loads(darkroom("tenants", "show", "spender", "--json").stdout)["budget"]
+    assert budget["warn_at"] == [0.5, 0.8]
+    darkroom("tenants", "set", "spender", "--budget", "0.25 USD/day")
+    assert "0.25 USD/day" in darkroom("tenants", "show", "spender").stdout
+    darkroom("tenants", "set", "spender", "--name", "Spender")
+    assert "0.25 USD/day" in darkroom("tenants", "show", "spender").stdout
+    darkroom("tenants", "set", "spender", "--budget", "")
+    assert "budget" not in darkroom("tenants", "show", "spender").stdout
+
+
+def test_a_budget_that_cannot_be_read_says_how_to_write_it(darkroom: Any) -> None:
+    for wrong in ("200", "200 EUR/week", "200 euros/month"):
+        result = darkroom("tenants", "set", "default", "--budget", wrong, fails=True)
+        assert "should be such as '200 EUR/month'" in result.stderr
+    result = darkroom("tenants", "set", "default", "--warn-at", "0.5", fails=True)
+    assert "need --budget" in result.stderr

@@ -48,12 +48,14 @@ def test_served_endpoints_are_one_line_each_in_groups(data_dir: Path, machine: P
     listed, rest = lines[1:-2], lines[-2:]
     assert [each.split()[0] for each in listed] == [
         "test/probe",
+        "test/generator",
+        "test/generator/stream",
         "test/deep/path/probe",
         "fal-ai/flux/schnell",
     ]
-    assert listed[2].split() == ["fal-ai/flux/schnell", "FLUX.1", "[schnell]", "demo"]
-    width = len("test/deep/path/probe")
-    assert listed[2].index("FLUX.1") == 2 + width + 2, "as wide as the longest id"
+    assert listed[4].split() == ["fal-ai/flux/schnell", "FLUX.1", "[schnell]", "demo"]
+    width = len("test/generator/stream")
+    assert listed[4].index("FLUX.1") == 2 + width + 2, "as wide as the longest id"
     assert rest == ["", "1 more are in the catalogue and not served; --all shows them, and why."]
 
 

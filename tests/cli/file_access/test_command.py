@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import click
 import httpx
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from serve_app.cli.file_access.command import seconds
-from serve_app.cli.main import main
 from tests.wire.served import Address, served
 
 Run = Callable[..., Result]
@@ -22,19 +20,6 @@ Run = Callable[..., Result]
 def address() -> Iterator[Address]:
     with served(files="private") as address:
         yield address
-
-
-@pytest.fixture
-def darkroom(address: Address, tmp_path: Path) -> Run:
-    (tmp_path / "run.json").write_text(json.dumps({"url": address.url}))
-    (tmp_path / "api_key").write_text(address.key)
-
-    def run(*words: str, fails: bool = False) -> Result:
-        result = CliRunner().invoke(main, [*words, "--data-dir", str(tmp_path)])
-        assert (result.exit_code != 0) == fails, result.output
-        return result
-
-    return run
 
 
 @pytest.fixture

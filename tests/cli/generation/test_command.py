@@ -147,6 +147,16 @@ def test_a_dash_writes_the_file_to_standard_output_and_nothing_else(
     assert not list(here.iterdir())
 
 
+def test_an_output_without_files_is_printed(generate: Shell, here: Path) -> None:
+    ran = generate("--model", "test/probe", "--field", 'yields=[{"text": "é"}]')
+    assert ran.exit_code == 0, ran.output
+    assert json.loads(ran.stdout) == {"text": "é"}
+    assert list(here.iterdir()) == []
+    named = generate("--model", "test/probe", "-o", "a.png", "--field", 'yields=[{"n": 1}]')
+    assert named.exit_code == 1
+    assert "test/probe returned no file" in named.output
+
+
 def test_ctrl_c_cancels_the_request_and_says_which(generate: Shell, here: Path) -> None:
     before = {each["request_id"] for each in generate.requests()}
     running = generate.start("x", "-m", "test/images", "--field", "sleep_s=60")

@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
-from serve_app.cli.main import main
 from tests.wire.served import Address, served
 
 BASE = ("--base", "test/probe")
@@ -18,20 +16,6 @@ BASE = ("--base", "test/probe")
 def address() -> Iterator[Address]:
     with served() as address:
         yield address
-
-
-@pytest.fixture
-def darkroom(address: Address, tmp_path: Path) -> Any:
-    (tmp_path / "run.json").write_text(json.dumps({"url": address.url}))
-    (tmp_path / "api_key").write_text(address.key)
-
-    def run(*words: str, fails: bool = False, given: str | None = None) -> Result:
-        words = (*words, "--data-dir", str(tmp_path))
-        result = CliRunner().invoke(main, words, input=given)
-        assert (result.exit_code != 0) == fails, result.output
-        return result
-
-    return run
 
 
 def test_weights_are_added_listed_shown_and_removed(darkroom: Any) -> None:
@@ -75,6 +59,6 @@ def test_weights_that_are_not_ready_cannot_be_published(darkroom: Any) -> None:
 
 def test_a_token_is_read_from_standard_input_and_not_shown(darkroom: Any) -> None:
     words = ("weights", "hub-token", "--tenant", "default")
-    told = darkroom(*words, given="hf_secret\n").output
+    told = darkroom(*words, typed="hf_secret\n").output
     assert told == "The hub token of default is set.\n"
     assert darkroom(*words, "--remove").output == "The hub token of default is removed.\n"

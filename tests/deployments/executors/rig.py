@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -11,33 +13,52 @@ from typing import Any
 from deployments.executors.code import AppCode
 from deployments.executors.deployment import executor_maker
 from deployments.executors.describing import bundle
+from deployments.executors.hosted.calls import provider_client
+from deployments.executors.hosted.executor import CallPauses, HostedExecutor
 from deployments.executors.hosts import AppHost
 from deployments.executors.replica import ExecutorReplica, ExecutorResources
-from deployments.replica.config import IngressCalls, IngressLink, ReplicaIdentity
-from deployments.transfer.fetcher import Fetcher
-from deployments.transfer.uploader import Backoff, Uploader
+from deployments.replica.config import (
+    IngressCalls,
+    IngressLink,
+    ReplicaConfig,
+    ReplicaIdentity,
+)
+from deployments.safety.checkers import Checkers
+from deployments.transfer.fetcher import Fetcher, fetcher_client
+from deployments.transfer.uploader import Backoff, BucketSink, Uploader
 from serve_app.domain.artifact import UploadTicket
-from serve_app.domain.endpoint import Endpoint, Weights
+from serve_app.domain.endpoint import Endpoint, StoreConfig, Weights
 from serve_app.domain.errors import Fenced
+from serve_app.domain.executors.hosted import HostedCall, NewCall
+from serve_app.domain.executors.secrets import Secret
 from serve_app.domain.lease import Lease, LeaseKey
 from serve_app.domain.name_resolution import NameResolver
 from serve_app.domain.outcome import Outcome
+from serve_app.domain.progress import PartialResult
 from serve_app.domain.request import Priority
+from serve_app.postgres.hosted_calls import PostgresHostedCalls
 from serve_app.telemetry.clock import SystemClock
 from tests.deployments.storage import HttpStorage
 from tests.fakes.lease_port import FakeLeasePort
+from weights.store import Store
 
 APP = Path(__file__).with_name("studio_app.py")
 CODE = bundle(APP, ())
 DIGEST = hashlib.sha256(CODE).hexdigest()
 CALLS = IngressCalls(report_interval_s=0.1, confirm_after_s=0.05, call_timeout_s=2.0)
 IDENTITY = ReplicaIdentity("replica-1", "ab" * 16, "apps")
+QUICK = CallPauses(
+    poll=(0.02, 0.1), look=(0.05, 0.2), busy=(0.05, 0.2), store=(0.02, 0.1), away_s=600.0
+)
 FILE = {"type": "string", "x-darkroom-file": "image"}
 
 
-def endpoint(path: str = "/", name: str = "Studio", **app: Any) -> Endpoint:
+def endpoint(
+    path: str = "/", name: str = "Studio", secrets: Sequence[str] = (), **app: Any
+) -> Endpoint:
     """Endpoint of the tests' app."""
     options = {
+        "secrets": list(secrets),
         "app": {
             "bundle": DIGEST,
             "class": f"studio_app:{name}",
@@ -59,6 +80,16 @@ class FakeAppSource:
     code: bytes = CODE
     fenced: set[LeaseKey] = field(default_factory=set)
     fetched: list[str] = field(default_factory=list)
+    kept: list[Secret] = field(default_factory=list)
+    hosted: PostgresHostedCalls | None = None
+    decisions: list[tuple[LeaseKey, str]] = field(default_factory=list)  # of the safety policy
+    partials: list[PartialResult] = field(default_factory=list)
+    firsts: list[int] = field(default_factory=list)  # oldest number that each call keeps
+    taking: asyncio.Event = field(default_factory=asyncio.Event)  # cleared: partials wait
+    refuses: Exception | None = None  # what each call with partials raises
+
+    def __post_init__(self) -> None:
+        self.taking.set()
 
     async def file_ticket(
         self, held: LeaseKey, tenant: str, number: int, media_type: str
@@ -68,36 +99,99 @@ class FakeAppSource:
             raise Fenced("Only the holder of a lease gets a ticket.")
         return self.storage.ticket(f"r/{held.request_id}/{held.attempt}/{number}", media_type)
 
+    async def secrets(self, held: LeaseKey, tenant: str) -> tuple[Secret, ...]:
+        del tenant
+        if held in self.fenced:
+            raise Fenced("Only the holder of a lease gets secrets.")
+        return tuple(self.kept)
+
+    async def begin_hosted_call(self, held: LeaseKey, new: NewCall) -> HostedCall | None:
+        assert self.hosted is not None
+        return await self.hosted.begin(held, new)
+
+    async def accept_hosted_call(
+        self, call_id: str, provider_id: str, place: Mapping[str, Any]
+    ) -> bool:
+        assert self.hosted is not None
+        return await self.hosted.accept(call_id, provider_id, place)
+
+    async def end_hosted_call(self, call_id: str, state: str) -> bool:
+        assert self.hosted is not None
+        return await self.hosted.end(call_id, state)
+
     async def app_bundle(self, digest: str) -> bytes:
         self.fetched.append(digest)
         return self.code
+
+    async def report_decisions(
+        self, held: LeaseKey, decisions: tuple[Mapping[str, Any], ...]
+    ) -> None:
+        self.decisions += [(held, str(each["action"])) for each in decisions]
+
+    async def add_partials(
+        self, held: LeaseKey, values: Sequence[PartialResult], first: int
+    ) -> None:
+        await self.taking.wait()
+        if self.refuses is not None:
+            raise self.refuses
+        if held in self.fenced:
+            raise Fenced("Only the holder of a lease may add partial results.")
+        self.partials += values
+        self.firsts.append(first)
 
 
 class ExecutorRig:
     """A replica of executors and its collaborators."""
 
-    def __init__(self, folder: Path, slots: int = 4, max_apps: int = 2, code: bytes = CODE) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        slots: int = 4,
+        max_apps: int = 2,
+        code: bytes = CODE,
+        buckets: BucketSink | None = None,
+        source: type[FakeAppSource] = FakeAppSource,
+        apps_dir: Path | None = None,
+        config: ReplicaConfig | None = None,
+    ) -> None:
+        """``apps_dir``: directory of environments, if several tests share them."""
         self.port = FakeLeasePort()
         self.storage = HttpStorage()
-        self.source = FakeAppSource(self.storage, code)
+        self.source = source(self.storage, code)
         self.clock = SystemClock()
         self.scratch = folder / "scratch"
+        config = replace(config or ReplicaConfig(), apps_dir=apps_dir or folder)
         unpacked = AppCode(folder / "code", self.source.app_bundle)
-        self.host = AppHost(executor_maker(folder, unpacked, self.scratch), max_apps)
+        executors = executor_maker(config, unpacked, self.scratch, self._hosted)
+        self.host = AppHost(executors, max_apps)
         backoff = Backoff(Random(1))  # noqa: S311
         fetcher = Fetcher(
             self.storage.client(),
             NameResolver(per_tenant=1),
-            max_bytes=2**20,
+            max_bytes=2**24,
             timeout_s=5.0,
             allow_private=False,
         )
-        self.uploader = Uploader(self.storage.client(), self.clock, backoff, 5.0)
+        self.uploader = Uploader(self.storage.client(), self.clock, backoff, 5.0, buckets)
         resources = ExecutorResources(
-            self.host, fetcher, self.uploader, self.source, self.scratch / "requests"
+            *(self.host, fetcher, self.uploader, self.source, self.scratch / "requests"),
+            checkers=Checkers(Store(StoreConfig(folder / "weights"))),
+            safety_log=self.source,
         )
         link = IngressLink(self.port, IDENTITY, CALLS, self.clock, backoff)
         self.replica = ExecutorReplica(link, resources, slots, close_within_s=4.0)
+
+    def _hosted(self) -> HostedExecutor:
+        def fetcher() -> Fetcher:
+            return Fetcher(
+                fetcher_client(),
+                NameResolver(per_tenant=1),
+                max_bytes=2**20,
+                timeout_s=60.0,
+                allow_private=True,
+            )
+
+        return HostedExecutor(provider_client, self.source, fetcher, QUICK)
 
     def lease(self, name: str, path: str = "/", attempt: int = 1, **given: Any) -> Lease:
         """Lease of the request ``name``. ``given``: its input, and fields of the lease that begin

@@ -34,10 +34,45 @@ class Studio(darkroom.App):
     def process(self) -> dict[str, int]:
         return {"pid": os.getpid(), "calls": self.calls}
 
+    @darkroom.endpoint("/variables")
+    def variables(self) -> dict[str, str]:
+        return {**os.environ, "pid": str(os.getpid())}  # noqa: TID251  # apps read theirs
+
     @darkroom.endpoint("/count")
     def count(self, to: int) -> Iterator[Counted]:
         for number in range(to):
             yield Counted(number=number)
+
+    @darkroom.endpoint("/paint")
+    def paint(
+        self, color: str, kind: str = "image/png", generated: bool = True
+    ) -> Iterator[dict[str, darkroom.File]]:
+        from PIL import Image  # noqa: PLC0415
+
+        made = darkroom.Image.from_pil(Image.new("RGB", (16, 16), color))
+        file = darkroom.File(made.path, kind, generated=generated)
+        yield {"file": file}
+        yield {"file": file, "same": file}
+
+    @darkroom.endpoint("/pass")
+    def pass_on(self, image_url: darkroom.Image) -> darkroom.Image:
+        return image_url
+
+    @darkroom.endpoint("/own")
+    def own(self) -> darkroom.File:
+        return darkroom.File(__file__, "image/png")
+
+    @darkroom.endpoint("/draw")
+    def draw(self, sizes: list[int]) -> Iterator[darkroom.Image]:
+        for size in sizes:
+            yield darkroom.Image.from_bytes(b"a" * size, "image/png")
+
+    @darkroom.endpoint("/noted")
+    def noted(self, to: int, file: str) -> Iterator[int]:
+        for number in range(to):
+            with open(file, "a") as noted:  # noqa: PTH123
+                noted.write(".")
+            yield number
 
     @darkroom.endpoint("/copy")
     def copy(self, image_url: darkroom.Image) -> darkroom.Image:

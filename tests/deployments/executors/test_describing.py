@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from deployments.executors import describing
-from deployments.executors.code import MAX_BYTES
 from deployments.executors.describing import AppClass, bundle, describe, read_source, unpack
 from deployments.executors.environment import Environments
 from serve_app.domain.errors import Misconfigured
+from serve_app.domain.ports import MAX_CODE_BYTES
 
 GREETER = """\
 import darkroom
@@ -183,7 +183,7 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_code_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path) -> None:
     app = written(tmp_path, GREETER)
     with written(tmp_path, "", "lib/weights.bin").open("wb") as file:
-        file.truncate(400 * MAX_BYTES)  # without blocks on the disk
+        file.truncate(400 * MAX_CODE_BYTES)  # without blocks on the disk
     with pytest.raises(Misconfigured, match=r"6400 MiB as a zip file; at most 16 MiB.*setup\(\)"):
         bundle(app, [tmp_path / "lib"])
 

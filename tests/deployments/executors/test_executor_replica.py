@@ -7,12 +7,24 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from serve_app.domain.lease import Signal, SignalKind
-from tests.deployments.executors.rig import ExecutorRig, endpoint
+from serve_app.domain.artifact import UploadTicket
+from serve_app.domain.executors.secrets import Secret
+from serve_app.domain.lease import LeaseKey, Signal, SignalKind
+from tests.deployments.client_bucket import (
+    TYPED,
+    Bucket,
+    bucket,
+    forged,
+    moto_server,
+    policy_uploader,
+)
+from tests.deployments.executors.rig import ExecutorRig, FakeAppSource, endpoint
+
+__all__ = ["bucket", "moto_server"]
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -204,6 +216,42 @@ async def test_an_app_that_does_not_start_says_why(
     assert words in failure.message
 
 
+async def variables(rig: ExecutorRig, name: str, *secrets: str) -> dict[str, str]:
+    """Variables of the process that runs a request of an endpoint with these secrets."""
+    of = endpoint("/variables", secrets=secrets)
+    return dict((await rig.outcome(rig.offer(name, lease_endpoint=of))).output or {})
+
+
+async def test_only_the_process_of_an_endpoint_that_names_a_secret_has_it(rig: ExecutorRig) -> None:
+    rig.source.kept = [Secret("HF_TOKEN", "", "hf_one")]
+    without = await variables(rig, "one")
+    having = await variables(rig, "two", "HF_TOKEN")
+    assert (without.get("HF_TOKEN"), having["HF_TOKEN"]) == (None, "hf_one")
+    assert without["pid"] != having["pid"]
+    assert "hf_one" not in repr(rig.port.finishes[0])
+
+
+async def test_a_replaced_secret_starts_another_process_and_ends_the_one_before(
+    rig: ExecutorRig,
+) -> None:
+    rig.source.kept = [Secret("HF_TOKEN", "", "hf_one")]
+    before = await variables(rig, "one", "HF_TOKEN")
+    again = await variables(rig, "two", "HF_TOKEN")
+    rig.source.kept = [Secret("HF_TOKEN", "", "hf_two")]
+    after = await variables(rig, "three", "HF_TOKEN")
+    assert (before["pid"], before["HF_TOKEN"]) == (again["pid"], "hf_one")
+    assert after["HF_TOKEN"] == "hf_two"
+    assert not alive(int(before["pid"]))
+
+
+async def test_a_secret_that_is_not_set_is_named_and_not_tried_again(rig: ExecutorRig) -> None:
+    held = rig.offer("one", lease_endpoint=endpoint("/", secrets=["HF_TOKEN"]))
+    failure = (await rig.outcome(held)).failure
+    assert failure is not None
+    assert (failure.code, failure.retryable) == ("secret_missing", False)
+    assert "darkroom secrets set HF_TOKEN --installation" in failure.message
+
+
 async def test_entries_without_a_usable_app_say_what_to_do(rig: ExecutorRig) -> None:
     broken = endpoint("/", concurrency="many")
     failure = (await rig.outcome(rig.offer("one", lease_endpoint=broken))).failure
@@ -220,16 +268,6 @@ async def test_files_of_a_lost_lease_are_not_stored(rig: ExecutorRig) -> None:
     assert failure is not None
     assert failure.code == "fenced"
     assert "r/one/1/0" not in rig.storage.objects
-
-
-async def test_what_must_be_checked_or_marked_is_not_delivered(rig: ExecutorRig) -> None:
-    rig.storage.objects["u/cat.png"] = PNG
-    url = "http://anywhere/files/u/cat.png"
-    rule = {"name": "all", "action": "flag", "on_error": "block", "checker": {}}
-    checked = rig.offer("one", "/copy", image_url=url, lease_safety=(rule,))
-    marked = rig.offer("two", "/copy", image_url=url, lease_marking="required")
-    failures = [(await rig.outcome(held)).failure for held in (checked, marked)]
-    assert [each and each.code for each in failures] == ["content_policy_violation", "mark_missing"]
 
 
 async def test_closing_hands_back_what_runs_and_ends_every_process(tmp_path: Path) -> None:
@@ -263,3 +301,39 @@ async def test_requests_that_wait_for_one_start_start_one_process(rig: ExecutorR
     held = [rig.offer(f"request {number}", "/process") for number in range(4)]
     outcomes = await asyncio.gather(*(rig.outcome(each) for each in held))
     assert len({(each.output or {})["pid"] for each in outcomes}) == 1
+
+
+class BucketSource(FakeAppSource):
+    """Gives forms for the client's bucket. That of the request `forged` has another signature."""
+
+    bucket: ClassVar[Bucket]
+
+    async def file_ticket(
+        self, held: LeaseKey, tenant: str, number: int, media_type: str
+    ) -> UploadTicket:
+        del tenant, media_type
+        ticket = self.bucket.ticket(self.bucket.policy(TYPED), f"{held.request_id}-{number}.png")
+        return forged(ticket) if held.request_id == "forged" else ticket
+
+
+async def test_files_of_an_app_go_to_the_bucket_of_the_client_and_a_refusal_ends_the_request(
+    tmp_path: Path, bucket: Bucket
+) -> None:
+    BucketSource.bucket = bucket
+    rig = ExecutorRig(tmp_path, buckets=policy_uploader(), source=BucketSource)
+    await rig.replica.start()
+    try:
+        image = "data:image/png;base64,aGVsbG8="
+        outcome = await rig.outcome(rig.offer("one", "/copy", image_url=image))
+        assert bucket.objects() == {"out/one-0.png": b"hello"}
+        (artifact,) = outcome.artifacts
+        assert artifact.key.endswith(f"/{bucket.name}/out/one-0.png")
+        assert outcome.output is not None
+        assert outcome.output["image"]["artifact"] == artifact.key
+        assert rig.storage.objects == {}
+        failure = (await rig.outcome(rig.offer("forged", "/copy", image_url=image))).failure
+        assert failure is not None
+        assert (failure.code, failure.retryable) == ("upload_policy_failed", False)
+        assert "SignatureDoesNotMatch" in failure.message
+    finally:
+        await rig.replica.aclose()

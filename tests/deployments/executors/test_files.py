@@ -18,11 +18,12 @@ from deployments.executors.files import RequestFiles, file_places, replaced
 from deployments.transfer.uploader import Backoff, Uploader
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, Weights
-from serve_app.domain.errors import InvalidInput, PipelineFailed
+from serve_app.domain.errors import InvalidInput, MarkMissing, PipelineFailed
 from serve_app.domain.lease import Lease, LeaseKey
 from serve_app.domain.progress import Progress, Stage
 from serve_app.domain.request import Priority
 from serve_app.telemetry.clock import SystemClock
+from tests.deployments.executors.rig import FakeAppSource
 from tests.deployments.storage import HttpStorage
 from tests.deployments.web import Web
 
@@ -155,10 +156,11 @@ def test_a_model_that_contains_itself_ends() -> None:
 # Fetching and storing.
 
 
-class Tickets:
-    """Ingress that gives tickets of ``storage``."""
+class Tickets(FakeAppSource):
+    """Ingress that gives tickets of ``storage``, and nothing else."""
 
     def __init__(self, storage: HttpStorage) -> None:
+        super().__init__(storage)
         self._storage = storage
 
     async def file_ticket(
@@ -166,9 +168,6 @@ class Tickets:
     ) -> UploadTicket:
         del tenant
         return self._storage.ticket(f"r/{held.request_id}/{number}", media_type)
-
-    async def app_bundle(self, digest: str) -> bytes:
-        raise AssertionError(digest)
 
 
 class Desk:
@@ -186,11 +185,13 @@ class Desk:
         self.scratch = scratch
         self.progress: list[Progress] = []
 
-    def files(self, name: str = "one", schema: Any = None, **given: Any) -> RequestFiles:
+    def files(
+        self, name: str = "one", schema: Any = None, marking: str = "off", **given: Any
+    ) -> RequestFiles:
         endpoint = Endpoint(
             "apps/a", "python", Weights("a"), "json", options={"input_schema": schema or {}}
         )
-        lease = Lease(name, 1, 60.0, endpoint, given, (), Priority.NORMAL)
+        lease = Lease(name, 1, 60.0, endpoint, given, (), Priority.NORMAL, marking=marking)
         folder = self.scratch / f"{name}-1"
         return RequestFiles(lease, folder, self.fetcher, self.uploader, Tickets(self.storage))
 
@@ -354,9 +355,9 @@ async def test_an_output_with_too_many_files_is_refused(desk: Desk) -> None:
 
 async def test_stored_files_of_an_attempt_that_fails_are_deleted(desk: Desk) -> None:
     own = desk.scratch / "one-1"
-    request = desk.files()
-    output = {"a": written(own, "a.png"), "b": {"$file": str(own / "gone.png")}}
-    with pytest.raises(PipelineFailed):
+    request = desk.files(marking="required")
+    output = {"a": {**written(own, "a.png"), "generated": False}, "b": written(own, "b.png")}
+    with pytest.raises(MarkMissing):
         await request.store(output, desk.progress.append)
     assert list(desk.storage.objects) == ["r/one/0"]
     await request.discard()

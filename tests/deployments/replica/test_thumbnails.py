@@ -22,8 +22,11 @@ from deployments.replica.files import shown_image
 from deployments.transfer.uploader import MediaFile
 from serve_app.domain.artifact import THUMBNAIL_TYPE, UploadTicket
 from serve_app.domain.lease import Lease
+from tests.deployments.client_bucket import TYPED, Bucket, bucket, moto_server, policy_uploader
 from tests.deployments.conftest import MakeRig, Rig
 from tests.deployments.demos import FLUX, leased
+
+__all__ = ["bucket", "moto_server"]
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
@@ -158,3 +161,22 @@ def test_a_sound_shows_its_waveform(tmp_path: Path) -> None:
 def test_a_damaged_file_shows_nothing(media_type: str) -> None:
     with pytest.raises((OSError, ValueError)):
         shown_image(of_type(media_type, b"no such thing"))
+
+
+async def test_images_go_to_the_bucket_of_the_client_without_thumbnails(
+    make_rig: MakeRig, bucket: Bucket
+) -> None:
+    rig = await make_rig(call_timeout_s=20.0, buckets=policy_uploader())
+    policy = bucket.policy(TYPED)
+    tickets = tuple(bucket.ticket(policy, f"one-{number}.png") for number in range(2))
+    lease = leased(rig, "one", FLUX, num_images=2, output_format="png")
+    rig.port.offer(replace(lease, upload_tickets=tickets))
+    outcome = await rig.outcome(lease.held)
+    stored = bucket.objects()
+    assert sorted(stored) == ["out/one-0.png", "out/one-1.png"]
+    assert {opened(body).format for body in stored.values()} == {"PNG"}
+    assert [made.key for made in outcome.artifacts] == [ticket.key for ticket in tickets]
+    assert [made.thumbnail for made in outcome.artifacts] == [None, None]
+    shown = [image["artifact"] for image in outcome.output["images"]]
+    assert shown == [ticket.key for ticket in tickets]
+    assert rig.storage.objects == {}

@@ -43,6 +43,7 @@ In a clone of the repository, `darkroom` is `.venv/bin/darkroom`.
 
 EXAMPLES = {
     "deploy": ("darkroom deploy greeter.py --name team/greeter",),
+    "undeploy": ("darkroom undeploy team/greeter",),
     "serve": (
         "darkroom serve",
         "darkroom serve --config darkroom.yaml --port 9000",
@@ -156,6 +157,12 @@ EXAMPLES = {
     "weights list": ("darkroom weights list",),
     "weights publish": ("darkroom weights publish style --tenant studio-a",),
     "weights remove": ("darkroom weights remove style",),
+    "secrets list": ("darkroom secrets list --installation",),
+    "secrets remove": ("darkroom secrets remove FAL_KEY",),
+    "secrets set": (
+        "darkroom secrets set FAL_KEY --installation < key.txt",
+        "darkroom secrets set FAL_KEY",
+    ),
     "weights show": ("darkroom weights show style",),
     "warm": (
         "darkroom warm fal-ai/flux/dev --replicas 2 --for 30m",

@@ -1,5 +1,7 @@
 """Text encoders suspend their generations, share forwards and are asked once."""
 
+import threading
+
 import pytest
 import torch
 from torch.utils._pytree import tree_leaves
@@ -130,14 +132,16 @@ def test_a_snapshot_of_one_that_encodes_comes_at_its_first_step(engine, pipeline
 
 
 def test_one_that_stands_still_before_its_first_step_gives_none(engine):
-    gate = Gate(engine)
+    gate, paused = Gate(engine), threading.Event()
 
     def pause(progress):
         if progress.stage is Stage.ENCODING_TEXT:
             running.pause()
+            paused.set()
 
     running = engine.submit(on_progress=pause, **call("it stands still"))
     gate.open()
+    assert paused.wait(60)  # one that has not begun gives none for another reason
     with pytest.raises(SnapshotRefused, match="Unpause"):
         running.snapshot(60)
     running.resume()

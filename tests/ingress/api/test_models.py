@@ -24,6 +24,9 @@ async def ids(client: httpx.AsyncClient, **query: Any) -> list[str]:
     return [model["endpoint_id"] for model in answer.json()["models"]]
 
 
+GENERATORS = "test/generator", "test/generator/stream"
+
+
 async def model(client: httpx.AsyncClient, endpoint_id: str, **query: Any) -> dict[str, Any]:
     answer = await client.get("/v1/models", params={"endpoint_id": endpoint_id, **query})
     (found,) = answer.json()["models"]
@@ -34,7 +37,7 @@ async def test_models_are_listed_in_fals_shape(client: httpx.AsyncClient) -> Non
     page = (await client.get("/v1/models")).json()
     assert (page["next_cursor"], page["has_more"]) == (None, False)
     models = {each["endpoint_id"]: each for each in page["models"]}
-    assert models.keys() == {SCHNELL, PROBE, "test/deep/path/probe", UNSERVED}
+    assert models.keys() == {SCHNELL, PROBE, *GENERATORS, "test/deep/path/probe", UNSERVED}
     assert models[SCHNELL]["metadata"] == {
         "display_name": "FLUX.1 [schnell]",
         "category": "text-to-image",
@@ -170,6 +173,7 @@ async def test_a_model_says_what_it_makes_and_where_its_weights_are(house: House
     assert {each: status["state"] for each, status in found.items()} == {
         PROBE: "hot",
         SCHNELL: "warm",
+        **dict.fromkeys(GENERATORS, "cold"),
         "test/deep/path/probe": "cold",
         UNSERVED: "not_served",
     }

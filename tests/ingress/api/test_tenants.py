@@ -177,3 +177,70 @@ async def test_a_tenant_gets_a_storage_location_that_exists() -> None:
         assert "storage" not in changed.json()["limits"]
         back = await admin.patch("/v1/tenants/other", json={"limits": {"storage": None}})
         assert back.json()["storage"] is None
+
+
+async def test_a_budget_that_an_operator_sets_is_in_force_and_audited() -> None:
+    prices = {PROBE: {"unit": "request", "amount": 1}}
+    hook = "https://u:secret@example.com/budget?key=secret"
+    async with (
+        built(prices=prices) as house,
+        house.client() as admin,
+        house.client(house.other_key) as other,
+    ):
+        budget = {"amount": "1.50", "period": "day", "warn_at": [0.5], "webhook": hook}
+        answer = await admin.patch("/v1/tenants/other", json={"limits": {"budget": budget}})
+        assert answer.status_code == 200, answer.text
+        shown = {**budget, "currency": "USD", "stop": True, "source": "api"}
+        assert answer.json()["budget"] == shown
+        first = await other.post(f"/{PROBE}", json={})
+        assert first.headers["x-darkroom-budget-remaining"] == "0.50 USD"
+        assert (await other.post(f"/{PROBE}", json={})).status_code == 403
+        (act,) = (await admin.get("/v1/audit?action=tenant.change")).json()["acts"]
+        assert act["subject"] == "other"
+        assert act["detail"]["limits"]["budget"]["amount"] == "1.50"
+        assert "secret" not in str(act)
+        await admin.patch("/v1/tenants/other", json={"limits": {"budget": None}})
+        assert (await tenant(admin))["budget"] is None
+        assert (await other.post(f"/{PROBE}", json={})).status_code == 200
+
+
+async def test_a_tenant_is_created_with_a_budget(house: House) -> None:
+    async with house.client() as admin:
+        body = {"tenant": "made", "limits": {"budget": {"amount": 3, "stop": False}}}
+        made = await admin.post("/v1/tenants", json=body)
+        assert made.status_code == 201, made.text
+        assert (made.json()["budget"]["amount"], made.json()["budget"]["stop"]) == ("3", False)
+
+
+async def test_a_budget_of_an_operator_comes_before_that_of_the_settings() -> None:
+    of_file = {"other": {"budget": {"amount": 5}}}
+    async with built(replica=False, tenant_limits=of_file) as house, house.client() as admin:
+        assert (await tenant(admin))["budget"]["source"] == "file"
+        changes = {"limits": {"budget": {"amount": 7}}}
+        answer = (await admin.patch("/v1/tenants/other", json=changes)).json()
+        assert (answer["budget"]["amount"], answer["budget"]["source"]) == ("7", "api")
+        answer = (await admin.patch("/v1/tenants/other", json={"limits": {"budget": None}})).json()
+        assert (answer["budget"]["amount"], answer["budget"]["source"]) == ("5", "file")
+
+
+@pytest.mark.parametrize(
+    ("budget", "place", "message"),
+    [
+        ({"amount": 0}, "limits.budget.amount", "greater than 0"),
+        ({"amount": "much"}, "limits.budget.amount", "valid decimal"),
+        ({"amount": 1, "currency": "Euro"}, "limits.budget.currency", "match pattern"),
+        ({"amount": 1, "warn_at": [-1]}, "limits.budget.warn_at.0", "greater than 0"),
+        ({"amount": 1, "webhook": "ftp://x"}, "limits.budget.webhook", "http"),
+        ({"amount": 1, "webhook": "http://127.0.0.1/"}, "limits.budget.webhook", "127.0.0.1"),
+        ({"amount": 1, "week": 2}, "week", "Extra inputs"),
+    ],
+)
+async def test_a_budget_that_is_not_valid_is_refused_by_its_field(
+    house: House, budget: dict[str, Any], place: str, message: str
+) -> None:
+    async with house.client() as admin:
+        answer = await admin.patch("/v1/tenants/other", json={"limits": {"budget": budget}})
+        assert answer.status_code == 422, answer.text
+        assert place in answer.json()["message"]
+        assert message in answer.json()["message"]
+        assert (await tenant(admin))["budget"] is None

@@ -72,6 +72,84 @@ async def test_an_error_before_the_first_event_is_given_by_the_status(
         assert (await stranger.post("/test/probe/stream", json={})).status_code == 401
 
 
+def values_in(text: str) -> list[tuple[str, Any]]:
+    """Id and data of each event."""
+    found = []
+    for event in text.strip().split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in event.splitlines() if line[0] != ":")
+        if fields:
+            found.append((fields.get("id", ""), json.loads(fields["data"])))
+    return found
+
+
+async def test_the_events_of_a_generator_are_its_values(client: httpx.AsyncClient) -> None:
+    yields = [{"text": word} for word in ("a", "b", "b")]
+    answer = await client.post("/test/generator/stream", json={"yields": yields})
+    assert answer.status_code == 200
+    assert answer.headers["x-fal-request-id"]
+    assert values_in(answer.text) == [
+        ("1-0", {"text": "a"}),
+        ("1-1", {"text": "b"}),
+        ("1-2", {"text": "b"}),
+    ]
+
+
+async def test_an_output_that_differs_from_the_last_value_is_the_last_event(
+    client: httpx.AsyncClient,
+) -> None:
+    # As that of an app that makes files: their URLs are known at the end.
+    yields = [{"image": {"url": "data:,a"}}, {"image": {"artifact": "r/none.png"}}]
+    answer = await client.post("/test/generator/stream", json={"yields": yields})
+    *values, (id_, last) = values_in(answer.text)
+    assert [each for _, each in values] == yields
+    assert id_ == ""
+    assert "/files/r/none.png" in last["image"]["url"]
+
+
+async def test_a_generator_without_values_streams_its_output(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/test/generator/stream", json={"echo": 1})
+    ((_, last),) = values_in(answer.text)
+    assert last["echo"] == 1
+
+
+async def test_more_values_than_one_page_arrive(client: httpx.AsyncClient) -> None:
+    yields = [{"n": number} for number in range(150)]
+    answer = await client.post("/test/generator/stream", json={"yields": yields})
+    assert [each for _, each in values_in(answer.text)] == yields
+
+
+async def test_a_generators_own_path_streams_for_clients_that_ask_for_events(
+    client: httpx.AsyncClient,
+) -> None:
+    orders = {"yields": [{"n": 1}, {"n": 2}]}
+    accept = {"accept": "text/event-stream"}
+    streamed = await client.post("/run/test/generator", json=orders, headers=accept)
+    assert [each for _, each in values_in(streamed.text)] == orders["yields"]
+    assert (await client.post("/run/test/generator", json=orders)).json() == {"n": 2}
+
+
+async def test_a_client_that_comes_back_with_its_key_gets_the_values_again(
+    client: httpx.AsyncClient,
+) -> None:
+    orders, key = {"yields": [{"n": 1}, {"n": 2}]}, {"idempotency-key": "one"}
+    first, again = [
+        await client.post("/test/generator/stream", json=orders, headers=key) for _ in range(2)
+    ]
+    assert values_in(again.text) == values_in(first.text)
+    assert again.headers["x-fal-request-id"] == first.headers["x-fal-request-id"]
+
+
+async def test_the_events_of_a_request_have_the_values(client: httpx.AsyncClient) -> None:
+    orders = {"yields": [{"n": 1}, {"n": 2}]}
+    submitted = (await client.post("/queue/test/generator", json=orders)).json()
+    answer = await client.get(f"/v1/requests/{submitted['request_id']}/events")
+    values = [each for each in events_in(answer.text) if "number" in each]
+    assert values == [
+        {"attempt": 1, "number": 0, "output": {"n": 1}},
+        {"attempt": 1, "number": 1, "output": {"n": 2}},
+    ]
+
+
 class Wire:
     """Bare ASGI call, so that a client can disconnect in the middle of a response."""
 

@@ -46,6 +46,8 @@ class Things:
     batch_id: str
     batch_file: str  # of a batch
     weights: str  # name of registered weights
+    secret: str  # name of a secret
+    workflow: str  # name of a workflow
 
 
 INVENTED = Things(
@@ -61,11 +63,14 @@ INVENTED = Things(
     batch_id="batch_" + "8" * 32,
     batch_file="file-" + "7" * 24,
     weights="no-such-weights",
+    secret="NO_SUCH_SECRET",
+    workflow="no-such-workflow",
 )
 
 RENAMED: Mapping[str, Mapping[str, str]] = {
     f"{OPENAI_PREFIX}/files/": {"file_id": "batch_file"},
     "/v1/weights/": {"name": "weights"},
+    "/v1/workflows/": {"name": "workflow"},
 }
 """Beginning of a path → parameter that is another thing below it than elsewhere."""
 
@@ -104,6 +109,11 @@ BODIES: Mapping[str, Any] = {
         "base": FLUX,
         "source": "http://testserver/files/{file_id}",
     },
+    "/v1/workflows": {
+        "name": "mine",
+        "steps": {"a": {"app": "workflows/default/{workflow}", "input": {}}},
+        "output": {"x": "$a"},
+    },
     "/v1/estimate": {"endpoint_id": FLUX, "input": {"from_draft": "{draft_id}"}},
     "/files/{key:path}/multipart/{upload_id}/complete": {"parts": [{"partNumber": 1, "etag": "x"}]},
 }
@@ -120,9 +130,12 @@ EMPTY = {
     "/rest/tokens/realtime",
     "/v1/models/pricing/estimate",
     "/v1/webhooks/test",
+    "/v1/verify",
     "/v1/keys",
     "/v1/sign-in",
     "/v1/sign-in/finish",
+    "/v1/sign-in/device",
+    "/v1/sign-in/device/finish",
     "/v1/tenants/{tenant}/hub-token",
     f"{OPENAI_PREFIX}/files",
     f"{OPENAI_PREFIX}/images/generations",
@@ -224,6 +237,12 @@ async def made_by(client: httpx.AsyncClient, house: House) -> Things:
     named = {"name": "lighthouse-style", "base": FLUX, "source": "owner/lighthouse@main"}
     registered = await client.post("/v1/weights", json=named)
     assert registered.status_code == 202, registered.text
+    kept = await client.put("/v1/secrets/LIGHTHOUSE_KEY", json={"value": SECRET})
+    assert kept.status_code == 200, kept.text
+    steps = {"draw": {"app": FLUX, "input": {"prompt": SECRET}}}
+    flow = {"name": "lighthouse-flow", "steps": steps, "output": {"images": "$draw.images"}}
+    answer = await client.post("/v1/workflows", json=flow)
+    assert answer.status_code == 200, answer.text
     file = await client.post(
         f"{OPENAI_PREFIX}/files",
         data={"purpose": "batch"},
@@ -257,6 +276,8 @@ async def made_by(client: httpx.AsyncClient, house: House) -> Things:
         batch_id=batch.json()["id"],
         batch_file=file.json()["id"],
         weights=named["name"],
+        secret="LIGHTHOUSE_KEY",
+        workflow="lighthouse-flow",
     )
 
 
@@ -441,4 +462,5 @@ async def unharmed(scene: Scene) -> None:
     assert things.share_id in (await owner.get("/v1/shares")).text
     shown = (await owner.get(f"/v1/requests/{things.request_id}")).json()
     assert (shown["state"], shown["favourite"]) == ("succeeded", True)
+    assert things.secret in (await owner.get("/v1/secrets")).text
     assert things.key_id in (await owner.get("/v1/keys")).text

@@ -160,3 +160,29 @@ async def test_the_job_has_no_secret_in_its_arguments(bench: Bench) -> None:
     program = "import json, sys; t = json.load(sys.stdin)['token']; print(json.dumps({'refused': "
     refused = await bench.run(program + "str(t in ' '.join(sys.argv))}))")
     assert refused.problem == json.dumps(False).capitalize()
+
+
+async def test_the_checking_process_gets_no_secret_of_the_ingress(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("DARKROOM_DATABASE_URL", "AWS_SECRET_ACCESS_KEY", "DARKROOM_S3_BUCKET"):
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("HF_HOME", "/models")
+    program = "import json, os, sys; json.load(sys.stdin); print(json.dumps({'refused': "
+    refused = await bench.run(program + "json.dumps(dict(os.environ))}))")
+    given = json.loads(refused.problem)
+    assert given["HF_HOME"] == "/models"
+    assert "secret" not in given.values()
+    assert not [name for name in given if name.startswith(("DARKROOM", "AWS"))]
+
+
+async def test_a_check_that_takes_too_much_memory_is_refused(bench: Bench) -> None:
+    greedy = (
+        "from deployments.checking import worker\n"
+        "worker.MEMORY_BYTES = 2**28\n"
+        "worker.run = lambda job, reports: {'size': len(bytearray(2**30))}\n"
+        "worker.main()\n"
+    )
+    refused = await bench.run(greedy)
+    assert refused.state is WeightState.REFUSED
+    assert "of memory" in refused.problem

@@ -65,10 +65,33 @@ async def test_an_exhausted_budget_is_a_403_with_fals_words(budgeted: House, doo
         refused = await client.post(path, json=body)
     assert (first.is_success, refused.status_code) == (True, 403)
     assert "User is locked. Reason: Exhausted balance." in refused.text
+    assert refused.headers["x-darkroom-budget-remaining"] == "0 USD"
     if door == "openai":
         assert refused.json()["error"]["code"] == "insufficient_quota"
     else:
         assert refused.json()["code"] == "budget_exhausted"
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_the_answer_to_a_submit_says_what_is_left(door: str) -> None:
+    path, body = DOORS[door]
+    given = limits(requests_per_minute=60, requests_burst=3, budget=BudgetConfig(amount=Decimal(9)))
+    async with built(limits=given, prices=PRICES) as house, house.client() as client:
+        first = await client.post(path, json=body)
+        second = await client.post(path, json=body)
+        other = await client.get("/v1/models")
+    assert first.is_success, first.text
+    assert first.headers["x-ratelimit-limit-requests"] == "60"
+    assert int(first.headers["x-ratelimit-remaining-requests"]) == 2
+    assert first.headers["x-ratelimit-reset-requests"] == "1s"
+    left = [each.headers["x-darkroom-budget-remaining"] for each in (first, second)]
+    assert left == ["8 USD", "7 USD"]
+    assert second.headers["x-darkroom-budget-limit"] == "9 USD"
+    assert second.headers["x-darkroom-budget-reset"].endswith("T00:00:00+00:00")
+    for name in second.headers:
+        if name.startswith(("x-ratelimit", "x-darkroom-budget")):
+            assert name in first.headers["access-control-expose-headers"]
+            assert name not in other.headers
 
 
 async def test_other_tenants_are_not_limited(rated: House) -> None:

@@ -20,7 +20,15 @@ from tests.contract.test_deletion_contract import KEYED, asked, ended, image
 from tests.queue.database import Ingress
 from tests.queue.requests import TENANT, done, lease, report
 
-OF_A_REQUEST = ("requests", "attempts", "events", "artifacts", "progress", "undelivered")
+OF_A_REQUEST = (
+    "requests",
+    "attempts",
+    "events",
+    "artifacts",
+    "progress",
+    "partial_results",
+    "undelivered",
+)
 
 
 async def left(database: Database) -> list[str]:

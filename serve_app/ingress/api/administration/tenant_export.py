@@ -15,10 +15,12 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response, StreamingResponse
 
-from serve_app.domain.artifact import Artifact
+from serve_app.domain.artifact import Artifact, is_elsewhere
 from serve_app.domain.billing.sums import SumsQuery, UsageGroup
 from serve_app.domain.errors import ArtifactNotFound, Forbidden
+from serve_app.domain.media.draft import StoredDraft
 from serve_app.domain.request import Request
+from serve_app.domain.upload import KeptFile
 from serve_app.ingress.http import query
 from serve_app.ingress.http.archive import ZipStream
 from serve_app.ingress.http.auth import authenticate, record_read
@@ -72,6 +74,8 @@ class TenantArchive:
         parts = {
             "requests": self._requests(),
             "uploads": self._uploads(),
+            "drafts": self._drafts(),
+            "shares": self._shares(),
             "usage": self._usage(),
             "keys": self._keys(),
             "webhooks": self._webhooks(),
@@ -95,12 +99,14 @@ class TenantArchive:
     async def _contents(self) -> AsyncGenerator[bytes]:
         async for request in self._stored_requests():
             for each in _files_of(request):
+                if is_elsewhere(each.key):
+                    continue
                 stored = self._content(each.key, each.size, request.created_at)
                 async with aclosing(stored) as chunks:
                     async for chunk in chunks:
                         yield chunk
-        async for upload in self._stored_uploads():
-            stored = self._content(upload.key, upload.size, upload.created_at)
+        async for each in self._stored_once():
+            stored = self._content(each.key, each.size, each.created_at)
             async with aclosing(stored) as chunks:
                 async for chunk in chunks:
                     yield chunk
@@ -115,16 +121,35 @@ class TenantArchive:
         except ArtifactNotFound:  # deleted by age, or by its tenant, during the export
             self._missing.append(_name(key))
 
-    async def _stored_requests(self) -> AsyncIterator[Request]:
+    async def _pages(self) -> AsyncIterator[Sequence[Request]]:
         before: str | None = None
         while page := await self._services.queue.page(
             self._tenant, until=self._at, before=before, limit=PAGE
         ):
-            for each in page:
-                yield each
+            yield page
             before = page[-1].id
 
-    async def _stored_uploads(self) -> AsyncIterator[Any]:
+    async def _stored_requests(self) -> AsyncIterator[Request]:
+        async for page in self._pages():
+            for each in page:
+                yield each
+
+    async def _stored_once(self) -> AsyncIterator[KeptFile | StoredDraft]:
+        """Files that are no outputs."""
+        async for upload in self._stored_uploads():
+            yield upload
+        async for draft in self._stored_drafts():
+            yield draft
+
+    async def _stored_drafts(self) -> AsyncIterator[StoredDraft]:
+        before: tuple[datetime, str] | None = None
+        drafts = self._services.queue.drafts
+        while page := await drafts.newest(self._tenant, PAGE, before):
+            for each in page:
+                yield each
+            before = page[-1].created_at, page[-1].id
+
+    async def _stored_uploads(self) -> AsyncIterator[KeptFile]:
         before: tuple[datetime, str] | None = None
         while page := await self._services.files.uploads.page(self._tenant, before, PAGE):
             for each in page:
@@ -132,12 +157,23 @@ class TenantArchive:
             before = page[-1].created_at, page[-1].key
 
     async def _requests(self) -> AsyncIterator[Mapping[str, Any]]:
-        async for each in self._stored_requests():
-            yield _request(each)
+        gallery = self._services.queue.gallery
+        async for page in self._pages():
+            marked = await gallery.favourites_among(self._tenant, [each.id for each in page])
+            for each in page:
+                yield _request(each, favourite=each.id in marked)
 
     async def _uploads(self) -> AsyncIterator[Mapping[str, Any]]:
         async for each in self._stored_uploads():
             yield asdict(each) | {"file": _name(each.key)}
+
+    async def _drafts(self) -> AsyncIterator[Mapping[str, Any]]:
+        async for each in self._stored_drafts():
+            yield asdict(each) | {"file": _name(each.key)}
+
+    async def _shares(self) -> AsyncIterator[Mapping[str, Any]]:
+        for each in await self._services.queue.gallery.shares(self._tenant):
+            yield asdict(each)
 
     async def _usage(self) -> AsyncIterator[Mapping[str, Any]]:
         end = self._at + timedelta(days=1)
@@ -185,7 +221,7 @@ def _plain(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
-def _request(request: Request) -> dict[str, Any]:
+def _request(request: Request, *, favourite: bool) -> dict[str, Any]:
     outcome = request.outcome
     failure = outcome.failure if outcome else None
     return {
@@ -201,9 +237,10 @@ def _request(request: Request) -> dict[str, Any]:
         "output": outcome.output if outcome else None,
         "error": asdict(failure) if failure else None,
         "usage": asdict(outcome.usage) if outcome else None,
+        "favourite": favourite,
         "files": [
             {
-                "file": _name(each.key),
+                "file": each.key if is_elsewhere(each.key) else _name(each.key),
                 "media_type": each.media_type,
                 "size": each.size,
                 "sha256": each.sha256,
@@ -230,7 +267,8 @@ EXPORT = Operation(
     "`tenant-admin` for the own tenant, and `operator` for another",
     {
         200: answer(
-            "JSON lines of requests, uploads, usage, keys, webhooks and acts, and the files. "
+            "JSON lines of requests, uploads, drafts, share links, usage, keys, webhooks and "
+            "acts, and the files. "
             "`export.json` is its last file.",
             Binary,
             "application/zip",

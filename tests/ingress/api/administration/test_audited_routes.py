@@ -41,6 +41,8 @@ ACTIONS: dict[tuple[str, str], str] = {
     ("POST", "/v1/apps/code"): "app.store",
     ("PUT", "/v1/tenants/{tenant}/hub-token"): "hub-token.set",
     ("DELETE", "/v1/tenants/{tenant}/hub-token"): "hub-token.remove",
+    ("PUT", "/v1/secrets/{secret}"): "secret.set",
+    ("DELETE", "/v1/secrets/{secret}"): "secret.remove",
     ("PUT", "/v1/weights/{name}/public"): "weights.publish",
 }
 NOT_RECORDED: dict[tuple[str, str], str] = {}
@@ -71,6 +73,7 @@ def body_of(action: str) -> Any:
         "key.rotate": {},
         "tenant.disable": {},
         "hub-token.set": {"token": "hf_secret"},
+        "secret.set": {"value": "sk-secret"},
         "weights.publish": {"public": True},
     }.get(action)
 
@@ -78,6 +81,8 @@ def body_of(action: str) -> Any:
 async def make_registered(action: str, house: House, client: httpx.AsyncClient) -> None:
     if action == "hub-token.remove":
         await client.put("/v1/tenants/ann/hub-token", json={"token": "hf_secret"})
+    if action == "secret.remove":
+        await client.put("/v1/secrets/FAL_KEY", json={"value": "sk-secret"})
     if action == "weights.publish":
         await add(client, base=PROBE)
         await made_ready(house)
@@ -109,7 +114,7 @@ async def url_of(path: str, action: str, house: House, client: httpx.AsyncClient
         await eventually(runs)
     key = str(await house.keys.create("default")).partition(":")[0]
     values = {"request_id": request_id, "tenant": "ann", "endpoint_id:path": endpoint}
-    values["name"] = "style"
+    values |= {"name": "style", "secret": "FAL_KEY"}
     for name, value in (values | {"key_id": key}).items():
         path = path.replace(f"{{{name}}}", value)
     return path + ("?priority=low" if action == "request.prioritise" else "")

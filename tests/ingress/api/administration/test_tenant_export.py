@@ -117,3 +117,25 @@ async def test_memory_does_not_grow_with_the_requests(
     assert size > number * 20_000
     assert largest < 20 * 21_000
     assert peak < size / 3
+
+
+async def test_an_export_has_drafts_favourites_and_share_links(house: House) -> None:
+    async with house.client() as client, house.client(house.other_key) as other:
+        for caller in (client, other):
+            body = {"prompt": "a circle", "draft": {"count": 1}}
+            answer = await caller.post("/run/fal-ai/flux/schnell", json=body)
+            assert answer.status_code == 200, answer.text
+            request_id = answer.headers["x-fal-request-id"]
+            marked = {"request_ids": [request_id], "favourite": True}
+            await caller.post("/v1/requests/favourites", json=marked)
+            await caller.post(f"/v1/requests/{request_id}/share", json={})
+        mine = (await client.get("/v1/requests")).json()["requests"][0]["request_id"]
+        content = (await client.get(EXPORT)).content
+    (request,) = read(content, "requests")
+    assert (request["id"], request["favourite"]) == (mine, True)
+    (share,) = read(content, "shares")
+    assert share["request_id"] == mine
+    assert "digest" not in share
+    (draft,) = read(content, "drafts")
+    assert draft["request_id"] == mine
+    assert draft["file"] in names(content)

@@ -25,11 +25,15 @@ DIGEST = "d" * 64
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
     """House whose catalogue is read again when private endpoints change."""
-    probe = CATALOG.listed(BASE)
-    private = replace(probe, endpoint=replace(probe.endpoint, id="default/portraits"))
-    documented = Catalog({each.endpoint.id: each for each in (*CATALOG, private)})
-    async with built(models=MODELS, documented=documented) as house:
+    async with built(models=MODELS, documented=documented("default/portraits")) as house:
         yield house
+
+
+def documented(*private: str) -> Catalog:
+    """The catalogue with private endpoints."""
+    probe = CATALOG.listed(BASE)
+    own = [replace(probe, endpoint=replace(probe.endpoint, id=each)) for each in private]
+    return Catalog({each.endpoint.id: each for each in (*CATALOG, *own)})
 
 
 @pytest.fixture
@@ -364,3 +368,34 @@ async def test_a_price_of_the_base_is_that_of_its_private_endpoints(
     entry = house.services.catalog.of_tenant("default").get(endpoint)
     assert house.services.price_of(entry) == price
     assert house.services.price_of(replace(entry, base="")) is None
+
+
+async def test_a_private_endpoint_has_the_limits_of_its_base_or_its_own() -> None:
+    one, two = {"max_waiting": 1}, {"max_waiting": 2}
+    endpoints = {BASE: one, "default/other": two}
+    known = documented("default/portraits", "default/other")
+    given: dict[str, Any] = {"models": MODELS, "documented": known, "endpoint_limits": endpoints}
+    async with built(replica=False, **given) as house:
+        async with house.client() as client:
+            for name, most in (("portraits", 1), ("other", 2)):
+                await add(client, name, endpoint=name)
+                await made_ready(house)
+                sent = [await submit(client, f"default/{name}", seed=n) for n in range(3)]
+                statuses = [each.status_code for each in sent]
+                assert statuses == [200] * most + [429] * (3 - most), sent[-1].text
+            assert (await submit(client, seed=1)).status_code == 200  # of the base itself
+
+
+async def test_a_private_endpoint_can_be_kept_warm_in_the_pool_of_its_base(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    endpoint = await endpoint_of(house, client)
+    wish = {"endpoint_id": endpoint, "replicas": 1}
+    target = (await client.post("/v1/warm", json=wish)).json()
+    assert (target["endpoint_id"], target["pool"]) == (endpoint, "studio")
+    assert target["problems"] == []
+    (own,) = (await client.get("/v1/weights")).json()["weights"]
+    await client.delete(f"/v1/weights/{own['name']}")
+    await house.services.entries.refresh()
+    (gone,) = (await client.get("/v1/warm")).json()["targets"]
+    assert gone["problems"] == [f"The catalogue has no endpoint {endpoint}."]

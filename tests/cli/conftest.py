@@ -22,13 +22,14 @@ def address() -> Iterator[Address]:
 
 @pytest.fixture
 def darkroom(address: Address, tmp_path: Path) -> Any:
-    """``darkroom(*words)`` with the key of ``address``. Fails unless the command succeeds, or
-    fails with ``fails``."""
+    """``darkroom(*words)`` with the key of ``address``, and ``typed`` on its standard input. Fails
+    unless the command succeeds, or fails with ``fails``."""
     (tmp_path / "run.json").write_text(json.dumps({"url": address.url}))
     (tmp_path / "api_key").write_text(address.key)
 
-    def run(*words: str, fails: bool = False) -> Result:
-        result = CliRunner().invoke(main, [*words, "--data-dir", str(tmp_path)])
+    def run(*words: str, fails: bool = False, typed: str | None = None) -> Result:
+        given = [*words, "--data-dir", str(tmp_path)]
+        result = CliRunner().invoke(main, given, input=typed)
         assert (result.exit_code != 0) == fails, result.output
         return result
 

@@ -1,0 +1,294 @@
+"""Worker process of a ``fal.App``: describes the app, or runs its routes for the replica that
+started it.
+
+``python -m darkroom.fal.worker describe MODULE:CLASS`` prints the app's description as JSON.
+``python -m darkroom.fal.worker serve MODULE:CLASS DATA FD`` reads messages from the socket ``FD``.
+They are those of ``darkroom.worker``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from darkroom.calls import Call, context_of
+from darkroom.fal.answers import Failure, failure_of, outputs_of
+from darkroom.fal.exchange import Exchange, events
+from darkroom.fal.health import INTERVAL_S, HealthCheck
+from darkroom.fal.local_files import LocalFiles, UnknownFile
+from darkroom.fal.package import (
+    GPU_STATUS,
+    HostedApp,
+    NotUsable,
+    described,
+    is_cancelled,
+    load,
+    use_local_files,
+)
+from darkroom.reporting import RequestLog, place_of
+
+MAX_LINE = 64 * 2**20
+"""Longest message in bytes, as in ``darkroom.worker``."""
+
+MAX_UNTAKEN = 8
+"""Partial results of a request that may be on their way to the replica."""
+
+UNHEALTHY = 70
+"""Exit status of a process whose health check has failed."""
+
+TRACEBACKS = ('{"traceback": ',)
+"""Beginning of the line that fal prints for an error. A client need not see the code."""
+
+
+@dataclass
+class RunningCall:
+    """A call that has not ended."""
+
+    call: Call
+    room: asyncio.Semaphore  # for partial results
+    exchange: Exchange | None = None
+
+
+class Worker:
+    """Runs the calls of one app. Use on one event loop."""
+
+    def __init__(self, app: HostedApp, files: LocalFiles, writer: asyncio.StreamWriter) -> None:
+        self._app = app
+        self._files = files
+        self._writer = writer
+        self._loop = asyncio.get_running_loop()
+        self._calls: dict[str, RunningCall] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_broken = False
+        self.logs: tuple[RequestLog, ...] = ()
+
+    def send(self, **message: Any) -> None:
+        """Send a message. May be called on any thread. ``Failure`` if it is too large."""
+        line = json.dumps(message).encode() + b"\n"
+        if len(line) > MAX_LINE:
+            raise Failure(
+                f"The output has {len(line) >> 20} MiB as JSON; at most {MAX_LINE >> 20} MiB are "
+                "possible. Return large data as a file of fal.toolkit."
+            )
+        self._loop.call_soon_threadsafe(self._writer.write, line)
+
+    async def serve(self, reader: asyncio.StreamReader) -> None:
+        """Serve until the replica closes the socket, or the app needs another process."""
+        while not (self._is_broken and not self._tasks) and (line := await reader.readline()):
+            message = cast("dict[str, Any]", json.loads(line))
+            id_ = str(message["id"])
+            if "cancel" in message:
+                self._cancel(id_)
+            elif "taken" in message:
+                self._taken(id_)
+            else:
+                self._begin(id_, message)
+
+    async def finish(self) -> None:
+        """Wait for the calls that run."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _begin(self, id_: str, message: Mapping[str, Any]) -> None:
+        call = Call(request_id=id_, folder=Path(message["folder"]))
+        running = self._calls[id_] = RunningCall(call, asyncio.Semaphore(MAX_UNTAKEN))
+        task = asyncio.create_task(self._run(running, message), context=context_of(call))
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if self._is_broken and not self._tasks:
+            self._writer.close()  # ends ``serve``
+
+    def _cancel(self, id_: str) -> None:
+        found = self._calls.get(id_)
+        if found is not None and not found.call.cancelled:
+            found.call.cancelled = True
+            found.room.release()  # nobody takes its partial results any more
+            if (exchange := found.exchange) is not None:
+                cancel = self._app.is_async(exchange.path)
+                leaving = asyncio.create_task(exchange.leave(cancel=cancel))
+                self._tasks.add(leaving)
+                leaving.add_done_callback(self._ended)
+
+    def _taken(self, id_: str) -> None:
+        if (found := self._calls.get(id_)) is not None:
+            found.room.release()
+
+    async def _run(self, running: RunningCall, message: Mapping[str, Any]) -> None:
+        id_ = running.call.request_id
+        try:
+            output = await self._output(running, str(message["path"]), message["input"])
+            self._end_logs(id_)
+            self.send(id=id_, output=output)
+        except BaseException as error:  # also SystemExit of a library: the other calls go on
+            self._end_logs(id_)
+            self.send(id=id_, error=self._failure(running.call, error))
+        finally:
+            self._calls.pop(id_, None)
+            self._files.forget(id_)
+
+    async def _output(
+        self, running: RunningCall, path: str, given: dict[str, Any]
+    ) -> dict[str, Any]:
+        if running.call.cancelled:
+            raise asyncio.CancelledError
+        exchange = running.exchange = self._exchange(running.call, path, given)
+        await exchange.begin()
+        try:
+            return await self._answer(running, exchange)
+        finally:
+            exchange.abandon()  # if it was not read to its end
+
+    async def _answer(self, running: RunningCall, exchange: Exchange) -> dict[str, Any]:
+        kind = exchange.headers.get("content-type", "")
+        content, last = b"", None
+        if kind.startswith("text/event-stream"):
+            last = await self._last_event(running, exchange)
+        else:
+            content = b"".join([part async for part in exchange.body()])
+        broke = exchange.error is not None and last is not None
+        if exchange.status == 0 or exchange.status >= 400 or broke:
+            raise failure_of(exchange, content)
+        return self._plain(outputs_of(kind, content, self._files)) if last is None else last
+
+    def _exchange(self, call: Call, path: str, given: dict[str, Any]) -> Exchange:
+        if call.folder is not None:
+            call.folder.mkdir(parents=True, exist_ok=True)
+        fields = cast("dict[str, Any]", self._files.with_urls(given))
+        names = self._app.query_names(path)
+        query = {name: each for name, each in fields.items() if name in names}
+        body = {name: each for name, each in fields.items() if name not in names}
+        headers = {"x-fal-request-id": call.request_id, "x-fal-endpoint": path, "accept": "*/*"}
+        return Exchange(self._app.application, path, body, query, headers)
+
+    async def _last_event(self, running: RunningCall, exchange: Exchange) -> dict[str, Any] | None:
+        """Send the data of each event as a partial result, and return the last one."""
+        last: dict[str, Any] | None = None
+        async for data in events(exchange.body()):
+            last = self._plain(outputs_of("application/json", data.encode(), self._files))
+            if not running.call.cancelled:
+                await running.room.acquire()
+                self.send(id=running.call.request_id, partial=last)
+        return last
+
+    def _plain(self, output: dict[str, Any]) -> dict[str, Any]:
+        return cast("dict[str, Any]", self._files.with_paths(output))
+
+    def _failure(self, call: Call, error: BaseException) -> dict[str, Any]:
+        """Error of a request as JSON."""
+        if call.cancelled or (isinstance(error, Failure) and is_cancelled(error.cause)):
+            return {"kind": "cancelled", "message": "Cancelled."}
+        if isinstance(error, Failure):
+            if error.status == GPU_STATUS:
+                self._is_broken = True
+            return error.as_message()
+        if isinstance(error, UnknownFile):
+            return {"kind": "failed", "message": str(error)}
+        traceback.print_exception(error, file=sys.__stderr__)
+        return {"kind": "failed", "message": place_of(error)}
+
+    def _end_logs(self, id_: str) -> None:
+        for each in self.logs:
+            each.end(id_)
+
+
+async def serve(name: str, data: Path, descriptor: int) -> int:
+    """Serve an app on a connected socket. Returns the exit status."""
+    connected = socket.socket(fileno=descriptor)
+    reader, writer = await asyncio.open_connection(sock=connected, limit=MAX_LINE)
+
+    async def failed(message: str) -> int:
+        writer.write(json.dumps({"failed": message}).encode() + b"\n")
+        await writer.drain()
+        return 1
+
+    files = LocalFiles()
+    files.start()
+    use_local_files(files, data)
+    try:
+        app = HostedApp(load(name))
+        lifespan = app.lifespan()
+    except NotUsable as error:
+        return await failed(str(error))
+    try:
+        await lifespan.__aenter__()
+    except Exception as error:
+        traceback.print_exc()
+        return await failed(f"setup() failed: {place_of(error)}")
+    worker = Worker(app, files, writer)
+    worker.logs = (
+        RequestLog(worker, "INFO", sys.stdout, TRACEBACKS),
+        RequestLog(worker, "ERROR", sys.stderr, TRACEBACKS),
+    )
+    sys.stdout, sys.stderr = worker.logs
+    worker.send(ready=True)
+    health = health_checks(app)
+    with contextlib.suppress(ConnectionError):  # the replica died: there is nobody to answer
+        await worker.serve(reader)
+    if health is not None:
+        health.cancel()
+    app.handle_exit()
+    await worker.finish()
+    await lifespan.__aexit__(None, None, None)
+    return 0
+
+
+def health_checks(app: HostedApp, interval_s: float = INTERVAL_S) -> asyncio.Task[None] | None:
+    """Task that calls the app's health check, and ends the process if it fails. None: the app has
+    no such check."""
+    given = app.health_check
+    if given is None or given.call_regularly is False:
+        return None
+
+    async def call() -> int:
+        method = given.method or "POST"
+        headers = {"x-fal-runner-health-check": "true"}
+        exchange = Exchange(app.application, given.path, {}, {}, headers, method)
+        await exchange.begin()
+        async for _ in exchange.body():
+            pass
+        return exchange.status
+
+    def on_failure(why: str) -> None:
+        print(f"The health check {given.path} failed: {why}", file=sys.__stderr__, flush=True)
+        os._exit(UNHEALTHY)
+
+    start_s = given.start_period_seconds
+    check = HealthCheck(
+        call,
+        on_failure,
+        timeout_s=given.timeout_seconds or 5,
+        failures=given.failure_threshold or 3,
+        start_s=max(30 if start_s is None else start_s, app.startup_timeout_s),
+        interval_s=interval_s,
+    )
+    return asyncio.create_task(check.run())
+
+
+def main(words: list[str]) -> int:
+    command, name, *rest = words
+    sys.path.insert(0, str(Path.cwd()))
+    if command == "serve":
+        return asyncio.run(serve(name, Path(rest[0]), int(rest[1])))
+    use_local_files(LocalFiles(), None)
+    try:
+        found = described(load(name))
+    except NotUsable as error:
+        found = {"failed": str(error)}
+    sys.stdout.write(json.dumps(found, default=str) + "\n")
+    return 1 if "failed" in found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,95 @@
+"""What a worker process says about its requests: the lines that they print, and where an error of
+the app's code is."""
+
+from __future__ import annotations
+
+import io
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, TextIO
+
+from darkroom.calls import current
+
+MAX_LOG_LINE = 10_000
+"""Longest line of a request's log in characters."""
+
+HOME = Path.cwd()
+"""Folder with the app's code, where the process starts."""
+
+
+def place_of(error: BaseException) -> str:
+    """Type and text of an error, with the last line of the app that it came through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [
+        each
+        for each in frames
+        if Path(each.filename).is_relative_to(HOME) and "site-packages" not in each.filename
+    ]
+    where = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    if isinstance(error, SyntaxError):
+        where = f" ({Path(error.filename or '?').name}, line {error.lineno})"
+    return f"{type(error).__name__}: {error}{where}"
+
+
+class Sender(Protocol):
+    """Sends messages to the replica, on any thread."""
+
+    def send(self, **message: Any) -> None: ...
+
+
+class RequestLog(io.TextIOBase):
+    """Standard output or error, whose lines also go to the log of the request that printed them."""
+
+    def __init__(
+        self, sender: Sender, level: str, under: TextIO, private: Sequence[str] = ()
+    ) -> None:
+        """``private``: beginnings of lines that only the process's own output gets."""
+        self._sender = sender
+        self._level = level
+        self._under = under
+        self._private = tuple(private)
+        self._begun: dict[str, str] = {}  # request → line without its end
+
+    def write(self, text: str) -> int:
+        call = current()
+        if call is None:
+            return self._under.write(text)
+        *lines, rest = (self._begun.pop(call.request_id, "") + text).split("\n")
+        for line in lines:
+            self._send(call.request_id, line)
+        if rest:
+            # A bar of progress begins its line again and again: what it has overwritten is gone.
+            begun = rest.rstrip("\r").rpartition("\r")[2]
+            self._begun[call.request_id] = begun[:MAX_LOG_LINE] + rest[len(rest.rstrip("\r")) :][:1]
+        return len(text)
+
+    def end(self, request_id: str) -> None:
+        """Send the line that a request has begun."""
+        self._send(request_id, self._begun.pop(request_id, ""))
+
+    def _send(self, request_id: str, line: str) -> None:
+        line = line.rstrip("\r").rpartition("\r")[2]
+        if self._private and line.startswith(self._private):
+            self._under.write(line + "\n")
+        elif line.strip():
+            self._sender.send(id=request_id, log=[self._level, line[:MAX_LOG_LINE]])
+
+    def flush(self) -> None:
+        self._under.flush()
+
+    def isatty(self) -> bool:
+        return False
+
+    def fileno(self) -> int:
+        return self._under.fileno()
+
+    # Libraries read these two of the real ones.
+
+    @property
+    def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._under.encoding
+
+    @property
+    def buffer(self) -> BinaryIO:
+        return self._under.buffer

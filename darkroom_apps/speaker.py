@@ -1,0 +1,110 @@
+"""Text to speech, by Dia (Apache-2.0), which also speaks dialogues.
+
+``settings.json`` may name other weights of Dia, by id of the hub or folder, and the longest output
+in tokens, 86 of which are a second: ``{"model": "/models/dia", "max_new_tokens": 1024}``.
+"""
+
+from __future__ import annotations
+
+import wave
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, Field
+
+import darkroom
+
+if TYPE_CHECKING:
+    import torch
+
+MODEL = "nari-labs/Dia-1.6B-0626"
+MAX_TOKENS = 3072
+MAX_BYTES = 1000  # of a text in UTF-8
+TOKENS_A_REPORT = 16
+
+
+class Input(BaseModel):
+    """Input of fal-ai/dia-tts."""
+
+    text: str = Field(
+        min_length=1,
+        max_length=MAX_BYTES,
+        description="What is said. `[S1]` and `[S2]` begin what each of two speakers says; "
+        "`(laughs)` and the like are heard.",
+    )
+
+
+class Output(BaseModel):
+    audio: darkroom.Audio
+
+
+class Speaker(darkroom.App):
+    name = "fal-ai/dia-tts"
+    start_timeout_s = 1800.0  # the first start fetches weights
+
+    def setup(self) -> None:
+        import torch
+        from transformers import AutoProcessor, DiaForConditionalGeneration
+
+        on_gpu = torch.cuda.is_available()
+        self.device = "cuda" if on_gpu else "cpu"
+        model = self.settings.get("model", MODEL)
+        self.max_new_tokens = int(self.settings.get("max_new_tokens", MAX_TOKENS))
+        self.processor: Any = AutoProcessor.from_pretrained(model)
+        loaded: Any = DiaForConditionalGeneration.from_pretrained(
+            model, dtype=torch.float16 if on_gpu else torch.float32
+        )
+        self.model = loaded.to(self.device).eval()
+        self.rate = int(self.processor.feature_extractor.sampling_rate)
+
+    @darkroom.endpoint("/")
+    def speak(self, given: Input) -> Output:
+        """Speak a text."""
+        import torch
+
+        if len(given.text.encode()) > MAX_BYTES:
+            raise darkroom.InvalidField("text", f"The text has more than {MAX_BYTES} bytes")
+        text = given.text if given.text.lstrip().startswith("[S") else f"[S1] {given.text}"
+        inputs = self.processor(text=[text], padding=False, return_tensors="pt").to(self.device)
+        with torch.inference_mode():
+            made = self.model.generate(
+                **inputs,
+                max_new_tokens=self.max_new_tokens,
+                do_sample=True,
+                guidance_scale=3.0,
+                temperature=1.8,
+                top_p=0.90,
+                top_k=45,
+                stopping_criteria=[reports(self.max_new_tokens)],
+            )
+            (sound,) = self.processor.batch_decode(made)
+        return Output(audio=darkroom.Audio.from_bytes(wav(sound, self.rate), "audio/wav"))
+
+
+def wav(sound: torch.Tensor, rate: int) -> bytes:
+    """WAV file with 16 bits a sample."""
+    levels = (sound.float().clamp(-1, 1) * 32767).round().short().flatten().cpu().numpy()
+    written = BytesIO()
+    with wave.open(written, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(levels.tobytes())
+    return written.getvalue()
+
+
+def reports(most: int) -> Any:
+    """Criterion that never stops the model, but reports its progress and sees a cancellation."""
+    import torch
+    from transformers import StoppingCriteria
+
+    class Reports(StoppingCriteria):
+        tokens = 0
+
+        def __call__(self, input_ids: Any, *_: Any, **__: Any) -> Any:
+            self.tokens += 1
+            if self.tokens % TOKENS_A_REPORT == 0:
+                darkroom.progress(self.tokens, most)
+            return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+    return Reports()

@@ -1,0 +1,120 @@
+"""Upscaler: images with twice or four times the pixels, by Swin2SR (Apache-2.0).
+
+``settings.json`` may name other weights of the same kind for a task, by id of the hub or folder:
+``{"classical_sr": "/models/swin2sr"}``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, Field
+
+import darkroom
+
+if TYPE_CHECKING:
+    import torch
+
+Task = Literal["classical_sr", "compressed_sr", "real_sr"]
+
+WEIGHTS: dict[Task, str] = {
+    "classical_sr": "caidas/swin2SR-classical-sr-x2-64",
+    "compressed_sr": "caidas/swin2SR-compressed-sr-x4-48",
+    "real_sr": "caidas/swin2SR-realworld-sr-x4-64-bsrgan-psnr",
+}
+
+TILE = 256  # pixels a side that the model sees at once: more needs memory by its square
+OVERLAP = 16  # pixels around a tile, so that no seams are seen
+MAX_PIXELS = 16_000_000  # of an input
+
+
+class Input(BaseModel):
+    """Input of fal-ai/swin2sr."""
+
+    image_url: darkroom.Image = Field(description="Image to upscale.")
+    task: Task = Field(
+        "classical_sr",
+        description="`classical_sr` doubles the sides of a clean image. `compressed_sr` and "
+        "`real_sr` make them four times as long, for JPEG files and for photographs.",
+    )
+    seed: int | None = Field(None, description="Without effect: equal images give equal results.")
+
+
+class Output(BaseModel):
+    image: darkroom.Image
+
+
+class Upscaler(darkroom.App):
+    name = "fal-ai/swin2sr"
+    start_timeout_s = 1800.0  # the first start fetches weights
+
+    def setup(self) -> None:
+        import torch
+
+        self.weights = WEIGHTS | self.settings
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.models: dict[str, Any] = {}
+        self.model("classical_sr")
+
+    def model(self, task: str) -> Any:
+        """Model of a task, loaded when it is first needed."""
+        if task not in self.models:
+            from transformers import Swin2SRForImageSuperResolution
+
+            loaded: Any = Swin2SRForImageSuperResolution.from_pretrained(self.weights[task])
+            self.models[task] = loaded.to(self.device).eval()
+        return self.models[task]
+
+    @darkroom.endpoint("/")
+    def upscale(self, given: Input) -> Output:
+        """Upscale an image."""
+        import numpy as np
+        import torch
+        from PIL import Image
+
+        image = given.image_url.open().convert("RGB")
+        if image.width * image.height > MAX_PIXELS:
+            raise darkroom.InvalidField(
+                "image_url",
+                f"The image has {image.width}×{image.height} pixels; at most "
+                f"{MAX_PIXELS // 1_000_000} megapixels are possible",
+            )
+        model = self.model(given.task)
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255  # [3, H, W]
+        with torch.inference_mode():
+            large = self.upscaled(pixels, model)
+        levels = (large.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+        return Output(image=darkroom.Image.from_pil(Image.fromarray(levels)))
+
+    def upscaled(self, pixels: torch.Tensor, model: Any) -> torch.Tensor:
+        """``pixels`` [3, H, W] as [3, H × scale, W × scale], computed in tiles."""
+        scale = int(model.config.upscale)
+        _, height, width = pixels.shape
+        large = pixels.new_zeros(3, height * scale, width * scale)
+        tiles = [(top, left) for top in steps(height) for left in steps(width)]
+        for number, (top, left) in enumerate(tiles):
+            darkroom.progress(number, len(tiles))
+            bottom, right = min(top + TILE, height), min(left + TILE, width)
+            # What is around the tile is computed too, and cut off.
+            above, before = max(top - OVERLAP, 0), max(left - OVERLAP, 0)
+            seen = pixels[:, above : bottom + OVERLAP, before : right + OVERLAP]
+            made = model(padded(seen[None], model.config.window_size).to(self.device))
+            made = made.reconstruction[0].cpu()
+            large[:, top * scale : bottom * scale, left * scale : right * scale] = made[
+                :,
+                (top - above) * scale : (bottom - above) * scale,
+                (left - before) * scale : (right - before) * scale,
+            ]
+        return large
+
+
+def steps(length: int) -> range:
+    return range(0, length, TILE)
+
+
+def padded(pixels: torch.Tensor, window: int) -> torch.Tensor:
+    """``pixels`` [1, 3, H, W] with sides that are multiples of ``window``, as the model needs."""
+    from torch.nn.functional import pad
+
+    height, width = pixels.shape[-2:]
+    return pad(pixels, (0, -width % window, 0, -height % window), mode="replicate")

@@ -1,0 +1,253 @@
+"""Endpoints of a Cog model, as the catalogue has them: of a project, or of a server's address."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
+
+import httpx
+
+from deployments.executors.cog import introspection
+from deployments.executors.cog.executor import OPTION
+from deployments.executors.cog.predictions import HEALTHY
+from deployments.executors.cog.project import FILE, CogProject, read_project
+from deployments.executors.cog.schema import (
+    MODES,
+    input_schema,
+    marked_output,
+    openapi,
+    output_schema,
+)
+from deployments.executors.describing import bundle, unpack
+from deployments.executors.environment import Environments
+from deployments.executors.process import child_environment
+from deployments.executors.registry import COG
+from serve_app.domain.errors import Misconfigured
+
+ANSWER_WITHIN_S = 30.0
+
+SCHEMA_FILE = Path(".cog") / "openapi_schema.json"
+"""File from which a Cog server knows what to check."""
+
+DESCRIBE_WITHIN_S = 300.0  # the import of torch and a model's library may be slow
+
+PATHS = {"predict": "", "train": "/train"}
+"""Mode → what is appended to a model's id."""
+
+
+@dataclass(frozen=True, slots=True)
+class CogDeployment:
+    """What ``darkroom deploy`` stores for a model."""
+
+    name: str  # of the model, from its folder or its host
+    content: bytes | None  # zip file with its code; None: it runs somewhere else
+    entries: Mapping[str, Mapping[str, Any]]  # what is appended to its id → entry
+    notes: Sequence[str]
+
+
+def is_project(path: Path) -> bool:
+    """True for a folder with a ``cog.yaml``, and for that file."""
+    return path.name == FILE or (path / FILE).is_file()
+
+
+def project(
+    path: Path, environments: Environments, *, prepared: bool, has_pool: bool
+) -> CogDeployment:
+    """Deployment of a project. ``Misconfigured`` says what is wrong with it.
+
+    ``prepared``: the machines have what its image would have besides Python packages.
+    ``has_pool``: a pool is named for it.
+    """
+    folder = (path.parent if path.name == FILE else path).resolve()
+    read = read_project(folder, prepared=prepared)
+    if read.needs_gpu and not has_pool:
+        raise Misconfigured(
+            f"{FILE} asks for a GPU. Name the pool whose replicas have one: --pool NAME. It must "
+            f"host the family `{COG}`."
+        )
+    found = asyncio.run(describe(folder, read, environments))
+    digest = hashlib.sha256(found.content).hexdigest()
+    entries = {
+        PATHS[mode]: _entry(
+            found.document,
+            mode,
+            found.descriptions[mode],
+            {
+                "bundle": digest,
+                "target": target,
+                "requirements": list(read.requirements),
+                "environment": dict(read.environment),
+                "concurrency": found.concurrency[mode],
+            },
+        )
+        for mode, target in read.targets.items()
+    }
+    return CogDeployment(_slug(folder.name), found.content, entries, read.notes)
+
+
+def server(url: str, concurrency: int) -> CogDeployment:
+    """Deployment of a Cog server that runs at ``url``, which is asked for its schemas.
+
+    ``Misconfigured`` if it does not answer as one.
+    """
+    given = url.rstrip("/")
+    try:
+        parsed = httpx.URL(given)
+    except httpx.InvalidURL:
+        parsed = httpx.URL("")
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise Misconfigured(f"{url} is no address. Write one such as http://10.0.0.5:5000.")
+    if parsed.userinfo:
+        raise Misconfigured(
+            "The address has a password, which would be stored with the endpoint for all operators "
+            "to read. Let the server be reached without one, such as by a private network."
+        )
+    try:
+        with httpx.Client(base_url=given, timeout=ANSWER_WITHIN_S, trust_env=False) as http:
+            health = cast("Mapping[str, Any]", http.get("/health-check").json())
+            document = cast("Mapping[str, Any]", http.get("/openapi.json").json())
+            modes = [mode for mode, (name, _) in MODES.items() if _has(document, name)]
+    except (httpx.TransportError, ValueError, AttributeError) as error:
+        raise Misconfigured(
+            f"No Cog server answers at {given} ({str(error) or type(error).__name__}). The address "
+            "must be reachable from here and from the replicas."
+        ) from error
+    if not modes:
+        raise Misconfigured(
+            f"The Cog server {given} has no schema of its inputs: it was not built by `cog build`."
+        )
+    notes = []
+    if (status := health.get("status")) not in HEALTHY:
+        notes.append(f"The Cog server is {status} now. Requests wait until it is ready.")
+    common = {"url": given, "concurrency": concurrency}
+    entries = {PATHS[mode]: _entry(document, mode, "", common) for mode in modes}
+    return CogDeployment(_slug(parsed.host), None, entries, notes)
+
+
+def _has(document: Mapping[str, Any], name: str) -> bool:
+    return name in ((document.get("components") or {}).get("schemas") or {})
+
+
+def _entry(
+    document: Mapping[str, Any], mode: str, description: str, options: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    return {
+        "family": COG,
+        "schema": "json",
+        "description": description,
+        "options": {
+            OPTION: {"mode": mode, "output": marked_output(document, mode), **options},
+            "input_schema": input_schema(document, mode),
+            "output_schema": output_schema(document, mode),
+        },
+    }
+
+
+def _slug(name: str) -> str:
+    """``name`` as a part of an endpoint's id."""
+    kept = "".join(each if each.isascii() and each.isalnum() else "-" for each in name.lower())
+    return kept.strip("-") or "model"
+
+
+# Description of a project, by its import.
+
+
+@dataclass(frozen=True, slots=True)
+class CogBundle:
+    """A project that can be served."""
+
+    content: bytes  # zip file with its code and its schemas
+    document: Mapping[str, Any]  # OpenAPI
+    descriptions: Mapping[str, str]  # mode → its function's docstring
+    concurrency: Mapping[str, int]  # mode → requests at once
+
+
+async def describe(
+    folder: Path,
+    project: CogProject,
+    environments: Environments,
+    within_s: float = DESCRIBE_WITHIN_S,
+) -> CogBundle:
+    """Project in ``folder``, after its import in an environment with its requirements.
+
+    ``Misconfigured`` says what is wrong with it.
+    """
+    code = _bundle(folder)
+    with TemporaryDirectory(prefix="darkroom-cog-") as scratch:
+        place = Path(scratch)
+        unpack(code, place / "imported")
+        found = await _described(place, project, environments, within_s)
+        concurrency = {mode: _concurrency(project, mode, found[mode]) for mode in project.targets}
+        document = openapi(found)
+        unpack(code, place / "code")  # what the import wrote is not in it
+        written = place / "code" / SCHEMA_FILE
+        written.parent.mkdir(exist_ok=True)
+        written.write_text(json.dumps(document, sort_keys=True), encoding="utf-8")
+        content = _bundle(place / "code", written.parent)
+    descriptions = {mode: str(found[mode]["description"]) for mode in project.targets}
+    return CogBundle(content, document, descriptions, concurrency)
+
+
+def _bundle(folder: Path, *more: Path) -> bytes:
+    """Zip file of a folder, without its hidden files, and ``more`` of it."""
+    shown = [each for each in folder.iterdir() if not each.name.startswith(".")]
+    rest = [each for each in shown if each.name not in (FILE, "__pycache__")]
+    return bundle(folder / FILE, [*sorted(rest), *more])
+
+
+def _concurrency(project: CogProject, mode: str, found: Mapping[str, Any]) -> int:
+    most = project.concurrency or int(found["concurrency"])
+    if most > 1 and not found["asynchronous"]:
+        raise Misconfigured(
+            f"{FILE}: concurrency.max is {most}, but {project.targets[mode]} is not `async`, so it "
+            "runs one request at a time."
+        )
+    return max(1, most)
+
+
+async def _described(
+    place: Path, project: CogProject, environments: Environments, within_s: float
+) -> Mapping[str, Any]:
+    python = await environments.python(project.requirements)
+    home = place / "home"
+    home.mkdir()
+    words = [f"{mode}:{target}" for mode, target in project.targets.items()]
+    process = await asyncio.create_subprocess_exec(
+        *(str(python), introspection.__file__, *words),
+        cwd=place / "imported",
+        env=child_environment(home) | dict(project.environment),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        async with asyncio.timeout(within_s):
+            output, errors = await process.communicate()
+    except TimeoutError:
+        raise Misconfigured(
+            f"The import of {', '.join(project.targets.values())} took longer than {within_s:g} s. "
+            "Do slow work in setup()."
+        ) from None
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # also what the import has started
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+    try:
+        found = dict[str, Any](json.loads(output.splitlines()[-1]))
+    except (IndexError, TypeError, ValueError):
+        said = errors.decode(errors="replace").strip().splitlines()
+        why = said[-1] if said else f"status {process.returncode}"
+        raise Misconfigured(f"The predictor cannot be read: {why}") from None
+    if "failed" in found:
+        raise Misconfigured(f"{found['failed']}.")
+    return found

@@ -1,0 +1,357 @@
+"""Program that reads the inputs and the output of a Cog predictor, in the predictor's environment.
+
+It imports the standard library and ``cog``, of which it uses documented names only, and prints one
+line of JSON: the schemas that ``cog build`` would write, or ``failed`` with a sentence.
+
+    python introspection.py predict:FILE.py:NAME train:FILE.py:NAME
+"""
+
+from __future__ import annotations
+
+import ast
+import collections.abc
+import datetime
+import enum
+import importlib
+import importlib.util
+import inspect
+import json
+import os
+import pathlib
+import sys
+import textwrap
+import types
+import typing
+from collections.abc import Callable
+from typing import Any
+
+SCALARS: dict[Any, dict[str, Any]] = {
+    bool: {"type": "boolean"},
+    int: {"type": "integer"},
+    float: {"type": "number"},
+    str: {"type": "string"},
+    datetime.datetime: {"type": "string"},
+    bytes: {"type": "string"},
+    None: {"type": "null"},
+    type(None): {"type": "null"},
+    dict: {"type": "object"},
+    list: {"type": "array"},
+}
+STREAMS = (
+    collections.abc.Iterator,
+    collections.abc.AsyncIterator,
+    collections.abc.Generator,
+    collections.abc.AsyncGenerator,
+    collections.abc.Iterable,
+)
+NONE = type(None)
+
+
+class NotDescribed(Exception):
+    """A predictor that cannot be described."""
+
+
+def _cog() -> Any:
+    """The package ``cog`` of the predictor's environment; ours has none."""
+    return importlib.import_module("cog")
+
+
+def described(mode: str, target: str) -> dict[str, Any]:
+    """Schemas of a predictor. ``target``: FILE.py:NAME; without a name, as Cog chooses it."""
+    file, _, name = target.partition(":")
+    if not pathlib.Path(file).is_file():
+        raise NotDescribed(f"cog.yaml names the file {file}, which is not there")
+    found = _loaded(file)
+    chosen = [name] if name else ["Runner", "Predictor"] if mode == "predict" else ["Trainer"]
+    given = next((getattr(found, each) for each in chosen if hasattr(found, each)), None)
+    if given is None:
+        raise NotDescribed(f"{file} has no {' or '.join(chosen)}")
+    where, function = _function(mode, given)
+    return {
+        "input": _input(where, function, is_method=inspect.isclass(given)),
+        "output": _output(where, function),
+        "concurrency": int(getattr(function, "__cog_concurrent_max__", 1)),
+        "asynchronous": inspect.iscoroutinefunction(function)
+        or inspect.isasyncgenfunction(function),
+        "description": inspect.cleandoc(function.__doc__ or ""),
+    }
+
+
+def _loaded(file: str) -> types.ModuleType:
+    name = pathlib.Path(file).stem
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise NotDescribed(f"{file} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise NotDescribed(f"{file} cannot be imported: {_place(error, file)}") from error
+    return module
+
+
+def _place(error: BaseException, file: str) -> str:
+    """Type and text of an error, with the line of ``file`` where it happened."""
+    line = getattr(error, "lineno", None)
+    trace = error.__traceback__
+    while trace is not None:
+        if pathlib.Path(trace.tb_frame.f_code.co_filename).name == pathlib.Path(file).name:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{type(error).__name__}: {text}" + (f" ({file}, line {line})" if line else "")
+
+
+def _function(mode: str, given: Any) -> tuple[str, Callable[..., Any]]:
+    if inspect.isfunction(given):
+        return given.__name__, given
+    if not inspect.isclass(given):
+        raise NotDescribed(f"{given!r} is neither a class nor a function")
+    names = ["run", "predict"] if mode == "predict" else ["train"]
+    # Those of Cog's own base classes only say that one must be written.
+    own = [
+        name
+        for name in names
+        if (owner := next((each for each in given.__mro__ if name in vars(each)), None)) is not None
+        and owner.__module__.partition(".")[0] != "cog"
+    ]
+    if len(own) != 1:
+        wanted = " or ".join(f"{name}()" for name in names)
+        problem = f"has both {wanted.replace(' or ', ' and ')}" if own else f"has no {wanted}"
+        raise NotDescribed(f"{given.__name__} {problem}")
+    return f"{given.__name__}.{own[0]}", getattr(given, own[0])
+
+
+def _hints(where: str, function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except Exception as error:
+        raise NotDescribed(f"{where}: its types cannot be read: {error}") from error
+
+
+# Inputs.
+
+
+def _input(where: str, function: Callable[..., Any], *, is_method: bool) -> dict[str, Any]:
+    hints = _hints(where, function)
+    parameters = list(inspect.signature(function).parameters.values())[is_method:]
+    written = _written_defaults(function)
+    properties: dict[str, Any] = {}
+    required: list[str] = []
+    for order, each in enumerate(parameters):
+        if each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
+            raise NotDescribed(f"{where}: *{each.name} cannot be described; name its inputs")
+        if each.name not in hints:
+            raise NotDescribed(f"{where}: the input {each.name} has no type")
+        at = f"{where}: the input {each.name}"
+        schema, optional = _input_type(at, hints[each.name])
+        given, is_required = _default(each, written, optional=optional)
+        field: dict[str, Any] = {"title": each.name.replace("_", " ").title(), "x-order": order}
+        field |= schema | _limits(at, schema, each.default)
+        if given is not None:
+            field["default"] = _checked(at, field, _plain(given))
+        elif is_required:
+            required.append(each.name)
+        else:
+            field["nullable"] = True
+        properties[each.name] = field
+    made: dict[str, Any] = {"type": "object", "title": "Input", "properties": properties}
+    return made | ({"required": required} if required else {})
+
+
+def _written_defaults(function: Callable[..., Any]) -> dict[str, bool]:
+    """Names of inputs with ``Input(…)`` → True if it has a default, also if that is None: the
+    object that it makes does not tell."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(function))))
+    except (OSError, SyntaxError, TypeError):
+        return {}
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            named = [*node.args.posonlyargs, *node.args.args]
+            pairs = [*zip(reversed(named), reversed(node.args.defaults), strict=False)]
+            pairs += [
+                (one, value)
+                for one, value in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+                if value is not None
+            ]
+            return {
+                one.arg: bool(value.args) or any(each.arg == "default" for each in value.keywords)
+                for one, value in pairs
+                if isinstance(value, ast.Call)
+            }
+    return {}
+
+
+def _default(
+    parameter: inspect.Parameter, written: dict[str, bool], *, optional: bool
+) -> tuple[Any, bool]:
+    """Default of an input, and True if it must be given."""
+    given = parameter.default
+    if given is parameter.empty:
+        return None, not optional
+    if _is_input(given):
+        if given.default is not None:
+            return given.default, False
+        return None, not optional and not written.get(parameter.name, False)
+    return given, False
+
+
+def _is_input(value: Any) -> bool:
+    return isinstance(value, _cog().FieldInfo)
+
+
+def _limits(at: str, schema: dict[str, Any], given: Any) -> dict[str, Any]:
+    if not _is_input(given):
+        return {}
+    kind, found = schema.get("type"), dict[str, Any]()
+    for name, key, kinds in (
+        ("ge", "minimum", ("integer", "number")),
+        ("le", "maximum", ("integer", "number")),
+        ("min_length", "minLength", ("string",)),
+        ("max_length", "maxLength", ("string",)),
+        ("regex", "pattern", ("string",)),
+    ):
+        if (value := getattr(given, name, None)) is not None:
+            if kind not in kinds:
+                raise NotDescribed(f"{at} has {name}, which its type does not allow")
+            found[key] = value
+    if given.choices is not None:
+        found["enum"] = [_plain(each) for each in given.choices]
+    if given.description:
+        found["description"] = given.description
+    if given.deprecated:
+        found["deprecated"] = True
+    if accept := getattr(given, "accept", None):
+        found["x-cog-accept"] = accept
+    return found
+
+
+def _checked(at: str, field: dict[str, Any], value: Any) -> Any:
+    """``value``, a default. ``NotDescribed`` if the input itself would not be accepted."""
+    if "enum" in field and value not in field["enum"]:
+        raise NotDescribed(f"{at} has the default {value!r}, which is none of its choices")
+    if isinstance(value, (int, float)):
+        low, high = field.get("minimum"), field.get("maximum")
+        if (low is not None and value < low) or (high is not None and value > high):
+            raise NotDescribed(f"{at} has the default {value!r}, which is out of its range")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, enum.Enum):
+        return value.value
+    return str(value) if isinstance(value, os.PathLike) else value
+
+
+def _input_type(at: str, type_: Any) -> tuple[dict[str, Any], bool]:
+    """Schema of an input's type, and True if the input may be left out."""
+    if typing.get_origin(type_) in (typing.Union, types.UnionType):
+        inner = [each for each in typing.get_args(type_) if each is not NONE]
+        optional = len(inner) < len(typing.get_args(type_))
+        schemas = [_type(at, each) for each in inner]
+        return (schemas[0] if len(schemas) == 1 else {"anyOf": schemas}), optional
+    return _type(at, type_), False
+
+
+# Types.
+
+
+def _type(at: str, type_: Any) -> dict[str, Any]:  # noqa: PLR0911  # one for each kind of type
+    cog = _cog()
+    origin, args = typing.get_origin(type_), typing.get_args(type_)
+    if origin is typing.Annotated:
+        return (
+            {"type": "object"} if getattr(cog, "Opaque", None) in args[1:] else _type(at, args[0])
+        )
+    if type_ in SCALARS:
+        return dict(SCALARS[type_])
+    if type_ is Any:
+        return {}
+    if origin in (typing.Union, types.UnionType):
+        return {"anyOf": [_type(at, each) for each in args]}
+    if origin is typing.Literal:
+        kinds = {SCALARS.get(type(each), {}).get("type") for each in args}
+        return {"enum": list(args)} | ({"type": kinds.pop()} if len(kinds) == 1 else {})
+    if origin in (list, set, frozenset, tuple, collections.abc.Sequence):
+        inner = [each for each in args if each is not Ellipsis]
+        return {"type": "array"} | ({"items": _type(at, inner[0])} if len(inner) == 1 else {})
+    if origin is dict:
+        return {"type": "object", "additionalProperties": _type(at, args[1])}
+    if inspect.isclass(type_):
+        return _class(at, type_)
+    raise NotDescribed(f"{at} has the type {type_}, which cannot be described")
+
+
+def _class(at: str, type_: type) -> dict[str, Any]:
+    cog = _cog()
+    if issubclass(type_, (pathlib.PurePath, cog.File)):
+        return {"type": "string", "format": "uri"}
+    if issubclass(type_, cog.Secret):
+        return {"type": "string", "format": "password", "writeOnly": True, "x-cog-secret": True}
+    if issubclass(type_, enum.Enum):
+        values = [each.value for each in type_]
+        kinds = {SCALARS.get(type(each), {}).get("type") for each in values}
+        return {"enum": values} | ({"type": kinds.pop()} if len(kinds) == 1 else {})
+    if typing.is_typeddict(type_):
+        return {"type": "object"}
+    fields = typing.get_type_hints(type_, include_extras=True)
+    if issubclass(type_, cog.BaseModel) or hasattr(type_, "model_fields"):
+        shown = {name: each for name, each in fields.items() if not _hidden(name, each)}
+        properties = {
+            name: {**_type(at, each), "title": name.replace("_", " ").title()}
+            for name, each in shown.items()
+        }
+        return {"type": "object", "properties": properties}
+    raise NotDescribed(f"{at} has the type {type_.__name__}, which Cog cannot send")
+
+
+def _hidden(name: str, type_: Any) -> bool:
+    return name.startswith(("_", "model_")) or typing.get_origin(type_) is typing.ClassVar
+
+
+def _output(where: str, function: Callable[..., Any]) -> dict[str, Any]:
+    cog = _cog()
+    hints = _hints(where, function)
+    if "return" not in hints:
+        raise NotDescribed(
+            f"{where} does not say what it returns: add a type such as `-> cog.Path`"
+        )
+    returned, at = hints["return"], f"{where}: its output"
+    origin, args = typing.get_origin(returned), typing.get_args(returned)
+    concatenated = (cog.ConcatenateIterator, cog.AsyncConcatenateIterator)
+    if returned in concatenated or origin in concatenated:
+        items: dict[str, Any] = {"type": "string"}
+        return {
+            "title": "Output",
+            "type": "array",
+            "items": items,
+            "x-cog-array-type": "iterator",
+            "x-cog-array-display": "concatenate",
+        }
+    if origin in STREAMS or returned in STREAMS:
+        items = _type(at, args[0]) if args else {}
+        stream = {"type": "array", "items": items, "x-cog-array-type": "iterator"}
+        return {"title": "Output", **stream}
+    return {"title": "Output", **_type(at, returned)}
+
+
+def main(words: list[str]) -> int:
+    # The folder of this program is not one of the predictor's; the current one is.
+    sys.path[0] = str(pathlib.Path.cwd())
+    shown = sys.stdout
+    sys.stdout = sys.stderr  # what the predictor prints on import
+    try:
+        found: dict[str, Any] = {"cog": _cog().__version__}
+        for word in words:
+            mode, _, target = word.partition(":")
+            found[mode] = described(mode, target)
+    except NotDescribed as error:
+        found = {"failed": str(error)}
+    shown.write("\n" + json.dumps(found) + "\n")
+    return 1 if "failed" in found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,315 @@
+"""Executor of ComfyUI workflows: one ComfyUI per replica, which runs one prompt at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import Any, Protocol, cast
+
+import aiohttp
+from PIL import Image
+
+from deployments.executors.base import (
+    PATH_KEY,
+    Event,
+    ExecutorWork,
+    LoggedLine,
+    MadeOutput,
+    PreviewPicture,
+)
+from deployments.executors.comfyui.client import (
+    ComfyUiClient,
+    ComfyUiEvent,
+    ComfyUiRefused,
+    SavedFile,
+)
+from deployments.executors.comfyui.interface import kind_of
+from deployments.executors.comfyui.workflow import ComfyUiWorkflow, Job, folder_of, job
+from serve_app.domain.errors import InvalidInput, OutOfMemory, PipelineFailed, ReplicaDied
+from serve_app.domain.progress import Progress, Stage
+
+POLL_S = 0.5
+"""Interval of questions about a prompt when no event can say how it ended."""
+
+ENDS_WITHIN_CHECKS = 20  # of a process whose port is closed, each after a fifth of ``POLL_S``
+
+LOST = "ComfyUI has lost the request: it was restarted, or its history was cleared."
+
+
+class ComfyUiServer(Protocol):
+    """Where ComfyUI runs: a process of this replica, or an address."""
+
+    @property
+    def alive(self) -> bool: ...
+
+    @property
+    def end(self) -> str:
+        """How it ended."""
+        ...
+
+    @property
+    def files(self) -> Path | None:
+        """Folder with its folders ``input`` and ``output``. None: they are on another machine."""
+        ...
+
+    async def start(self) -> str:
+        """Start it, if it is ours. Returns its origin when it answers. Raises ``AppNotStarted``."""
+        ...
+
+    async def aclose(self, grace_s: float) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A prompt that ComfyUI may have."""
+
+    id: str
+    name: str  # of the attempt
+
+
+@dataclass
+class _Run:
+    """Progress of one prompt, and what is known of its end."""
+
+    job: Job
+    steps: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
+    named: set[str] = field(default_factory=set[str])
+    ended: bool = False
+
+    def read(self, event: ComfyUiEvent) -> Iterator[Event]:
+        """What an event says. Raises what it says went wrong."""
+        data = event.data
+        if event.kind == "preview":
+            step = sum(done for done, _ in self.steps.values())
+            yield PreviewPicture(step, event.preview)
+        elif data.get("prompt_id") not in (None, self.job.id):
+            return
+        elif event.kind == "executing" and data.get("node") is not None:
+            yield from self._begins(str(data["node"]))
+        elif event.kind == "progress":
+            self.steps[str(data.get("node"))] = (int(data["value"]), int(data["max"]))
+            done, total = map(sum, zip(*self.steps.values(), strict=True))
+            yield Progress(Stage.RUNNING, done, total)
+        elif event.kind == "execution_error":
+            raise self.failure(data)
+        elif event.kind == "execution_interrupted":
+            raise ReplicaDied("The prompt was interrupted at ComfyUI by somebody else.")
+        elif event.kind == "execution_success":
+            self.ended = True
+
+    def _begins(self, node: str) -> Iterator[Event]:
+        if node in self.job.graph and node not in self.named:
+            self.named.add(node)
+            yield LoggedLine("INFO", f"Node {node} ({self.job.graph[node]['class_type']})")
+
+    def failure(self, data: Mapping[str, Any]) -> Exception:
+        """Error for what a node has raised."""
+        kind, why = str(data.get("exception_type", "")), str(data.get("exception_message", ""))
+        said = f"Node {data.get('node_id')} ({data.get('node_type')}) failed: {why.strip()}"
+        if kind.rpartition(".")[2] in ("OutOfMemoryError", "OOM_EXCEPTION"):
+            return OutOfMemory(said)
+        return PipelineFailed(f"{said} ({kind})" if kind else said)
+
+
+class ComfyUiExecutor:
+    """Runs workflows at one ComfyUI. Its queue is never used: Darkroom's is the only one."""
+
+    def __init__(self, server: ComfyUiServer) -> None:
+        self._server = server
+        self._client: ComfyUiClient | None = None
+        self._prompts: dict[str, _Sent] = {}  # by the ids of their requests
+
+    @property
+    def alive(self) -> bool:
+        return self._client is not None and self._server.alive
+
+    @property
+    def concurrency(self) -> int:
+        return 1
+
+    @property
+    def client(self) -> ComfyUiClient:
+        """Client of it, once it has started."""
+        if self._client is None:
+            raise ReplicaDied("ComfyUI does not run.")
+        return self._client
+
+    async def start(self, on_progress: Callable[[Progress], None]) -> None:
+        on_progress(Progress(Stage.LOADING))
+        self._client = ComfyUiClient(await self._server.start())
+
+    async def run(self, work: ExecutorWork) -> AsyncIterator[Event]:
+        workflow = ComfyUiWorkflow.of(work.endpoint)
+        name = work.folder.name
+        try:
+            given = await self._uploaded(workflow, work.input, name)
+            made = job(workflow, given, name)
+            self._prompts[work.request_id] = _Sent(made.id, name)
+            run = _Run(made)
+            async with self.client.events(made.id) as events:
+                await self._submit(workflow, made)
+                async for event in events:
+                    for each in run.read(event):
+                        yield each
+                    if run.ended:
+                        break
+            ended = await self._history(made.id)
+            output = await self._output(workflow, run, ended, work.folder)
+            await self._end(work.request_id)
+        except Exception as error:
+            await self._end(work.request_id)
+            if isinstance(error, (aiohttp.ClientError, TimeoutError)):
+                gone = await self._gone(f"ComfyUI does not answer: {error!r}")
+                raise ReplicaDied(gone) from error
+            raise
+        yield MadeOutput(output)
+
+    async def cancel(self, request_id: str, grace_s: float) -> bool:
+        sent = self._prompts.get(request_id)
+        if sent is None or not self.alive:
+            return True
+        try:
+            async with asyncio.timeout(grace_s):
+                await self.client.interrupt(sent.id)
+                while await self.client.waits(sent.id):  # noqa: ASYNC110  # no event says so
+                    await asyncio.sleep(POLL_S / 5)
+        except (aiohttp.ClientError, TimeoutError):
+            return not self._server.alive
+        await self._end(request_id)
+        return True
+
+    async def aclose(self, grace_s: float) -> None:
+        if self._client is not None:
+            await self._client.aclose()
+        await self._server.aclose(grace_s)
+
+    async def _submit(self, workflow: ComfyUiWorkflow, made: Job) -> None:
+        try:
+            await self.client.submit(made.id, made.graph)
+        except ComfyUiRefused as refused:
+            raise _refusal(workflow, refused.answer) from None
+
+    async def _uploaded(
+        self, workflow: ComfyUiWorkflow, given: Mapping[str, Any], name: str
+    ) -> Mapping[str, Any]:
+        """The input with ComfyUI's names of its files."""
+        values = dict(given)
+        for number, each in enumerate(workflow.inputs):
+            file = values.get(each.name)
+            if each.is_file and isinstance(file, Mapping):
+                path = Path(str(cast("Mapping[str, Any]", file)[PATH_KEY]))
+                called = f"{number}{path.suffix}"
+                values[each.name] = await self.client.upload(path, called, folder_of(name))
+        return values
+
+    async def _history(self, id_: str) -> Mapping[str, Any]:
+        """What a prompt has made. Waits for its end if the events broke off."""
+        while True:
+            # In this order: a prompt leaves the queue only when it is in the history.
+            waits = await self.client.waits(id_)
+            found = await self.client.history(id_)
+            if found is not None:
+                return found
+            if not waits:
+                raise ReplicaDied(await self._gone(LOST))
+            await asyncio.sleep(POLL_S)
+
+    async def _gone(self, otherwise: str) -> str:
+        """How ComfyUI ended, or ``otherwise`` if it did not. A process that has closed its port may
+        end only now."""
+        for _ in range(ENDS_WITHIN_CHECKS if self._server.files is not None else 0):
+            if not self._server.alive:
+                break
+            await asyncio.sleep(POLL_S / 5)
+        return otherwise if self._server.alive else f"ComfyUI {self._server.end}."
+
+    async def _output(
+        self, workflow: ComfyUiWorkflow, run: _Run, ended: Mapping[str, Any], folder: Path
+    ) -> Mapping[str, Any]:
+        """Result of a prompt, with its files in ``folder``."""
+        status = cast("Mapping[str, Any]", ended.get("status") or {})
+        if status.get("status_str") == "error":
+            for kind, data in status.get("messages", ()):
+                list(run.read(ComfyUiEvent(kind, data)))
+            raise PipelineFailed("ComfyUI could not run the workflow, and does not say why.")
+        nodes = cast("Mapping[str, Mapping[str, Any]]", ended.get("outputs") or {})
+        wanted = {node: made for node, made in nodes.items() if node in (workflow.outputs or nodes)}
+        files = [each for made in wanted.values() for each in _files(made)]
+        # What is only shown is a result where nothing is saved.
+        saved = [each for each in files if each.kind == "output"] or files
+        output: dict[str, Any] = {}
+        await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+        for number, each in enumerate(saved):
+            path = folder / f"output-{number}{PurePath(each.name).suffix}"
+            media_type = await self.client.download(each, path)
+            facts = await asyncio.to_thread(_facts, path, media_type)
+            file = {PATH_KEY: str(path), "media_type": media_type, "file_name": each.name}
+            output.setdefault(kind_of(each.name, media_type), []).append({**file, **facts})
+        texts = [str(text) for made in wanted.values() for text in made.get("text") or ()]
+        if texts:
+            output["texts"] = texts
+        if not output:
+            raise PipelineFailed("The workflow ended without a result: no node saved anything.")
+        return output | ({"seeds": dict(run.job.seeds)} if run.job.seeds else {})
+
+    async def _end(self, request_id: str) -> None:
+        """Remove what ComfyUI has of a prompt that has ended."""
+        sent = self._prompts.pop(request_id, None)
+        if sent is None or not self.alive:
+            return
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+            await self.client.forget(sent.id)
+        if self._server.files is None:
+            return  # they are on another machine, and no call removes them
+        for each in ("input", "output", "temp"):
+            folder = self._server.files / each / folder_of(sent.name)
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+def _refusal(workflow: ComfyUiWorkflow, answer: Mapping[str, Any]) -> Exception:
+    """Error for a prompt that ComfyUI does not take: of an input if one is to blame."""
+    nodes = cast("Mapping[str, Mapping[str, Any]]", answer.get("node_errors") or {})
+    for node, found in nodes.items():
+        for problem in found.get("errors", ()):
+            value = str((problem.get("extra_info") or {}).get("input_name", ""))
+            said = f"{problem.get('message')}: {problem.get('details')}"
+            name = workflow.field_of(node, value)
+            if name is not None:
+                return InvalidInput.of_field(name, said)
+            where = f"Node {node} ({found.get('class_type')})"
+            if workflow.graph is None:
+                return InvalidInput.of_field(f"prompt.{node}.inputs.{value}", said)
+            return PipelineFailed(f"{where}: {said}")
+    error = cast("Mapping[str, Any]", answer.get("error") or {})
+    said = f"{error.get('message')} {error.get('details')}".strip()
+    if workflow.graph is None:
+        return InvalidInput.of_field("prompt", said)
+    return PipelineFailed(f"ComfyUI refuses the workflow: {said}")
+
+
+def _files(made: Mapping[str, Any]) -> Iterator[SavedFile]:
+    """Files in the output of a node, whatever it calls their list."""
+    for listed in made.values():
+        for each in cast("list[Any]", listed) if isinstance(listed, list) else ():
+            if isinstance(each, Mapping) and "filename" in each:
+                file = cast("Mapping[str, Any]", each)
+                yield SavedFile(
+                    str(file["filename"]),
+                    str(file.get("subfolder", "")),
+                    str(file.get("type", "output")),
+                )
+
+
+def _facts(path: Path, media_type: str) -> Mapping[str, int]:
+    """Width and height of a picture."""
+    if not media_type.startswith("image/"):
+        return {}
+    try:
+        with Image.open(path) as picture:
+            return {"width": picture.width, "height": picture.height}
+    except (OSError, ValueError):
+        return {}

@@ -1,0 +1,149 @@
+"""A ComfyUI workflow as an endpoint runs it: its graph, and which of its values requests give."""
+
+from __future__ import annotations
+
+import copy
+import random
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.errors import InvalidInput, Misconfigured
+
+OPTION = "comfyui"
+"""Option of an endpoint with its workflow."""
+
+GRAPH_FIELD = "prompt"
+"""Field of the input with the graph, for an endpoint that runs any."""
+
+MAX_SEED = 2**53 - 1
+"""Largest seed that is drawn: every client can read it, also those whose numbers are floats."""
+
+Graph = Mapping[str, Mapping[str, Any]]
+"""A workflow in ComfyUI's API format: by the id of a node, its ``class_type`` and ``inputs``."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExposedInput:
+    """A value of a node that requests give. ``kind``: empty, ``seed``, or the kind of a file."""
+
+    name: str
+    node: str
+    field: str
+    kind: str = ""
+
+    @property
+    def is_file(self) -> bool:
+        return self.kind not in ("", "seed")
+
+
+@dataclass(frozen=True, slots=True)
+class ComfyUiWorkflow:
+    """Workflow of an endpoint. ``graph`` is None for an endpoint that runs any: its requests have
+    one."""
+
+    graph: Graph | None
+    inputs: tuple[ExposedInput, ...] = ()
+    outputs: tuple[str, ...] = ()  # nodes whose files are the result; empty: all that save some
+
+    @classmethod
+    def of(cls, endpoint: Endpoint) -> ComfyUiWorkflow:
+        """Raises ``Misconfigured`` if the endpoint's options have no usable workflow."""
+        try:
+            given = cast("Mapping[str, Any]", endpoint.options[OPTION])
+            return cls(
+                graph=given["graph"],
+                inputs=tuple(ExposedInput(**each) for each in given.get("inputs", ())),
+                outputs=tuple(map(str, given.get("outputs", ()))),
+            )
+        except (KeyError, TypeError) as error:
+            raise Misconfigured(
+                f"The option `{OPTION}` of {endpoint.id} is not usable ({error!r}). Deploy the "
+                "workflow again with `darkroom deploy`."
+            ) from error
+
+    def as_option(self) -> dict[str, Any]:
+        """The option that ``of`` reads."""
+        inputs = [
+            {"name": each.name, "node": each.node, "field": each.field, "kind": each.kind}
+            for each in self.inputs
+        ]
+        return {"graph": self.graph, "inputs": inputs, "outputs": list(self.outputs)}
+
+    def field_of(self, node: str, name: str) -> str | None:
+        """Name of the input that sets the value ``name`` of ``node``. None: none does."""
+        found = [each.name for each in self.inputs if (each.node, each.field) == (node, name)]
+        return found[0] if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run of a workflow."""
+
+    id: str  # of the prompt, at ComfyUI
+    graph: Graph
+    outputs: tuple[str, ...]
+    seeds: Mapping[str, int]  # by the name of the input
+
+
+def job(workflow: ComfyUiWorkflow, given: Mapping[str, Any], name: str) -> Job:
+    """Run of a workflow with the values of a request. Files are names at ComfyUI by now.
+
+    ``name``: of the attempt; equal names give equal ids. Raises ``InvalidInput`` if the request has
+    the graph, and it is none.
+    """
+    graph = workflow.graph
+    if graph is None:
+        graph = as_graph(given.get(GRAPH_FIELD), GRAPH_FIELD)
+    filled = {node: dict(copy.deepcopy(dict(each))) for node, each in graph.items()}
+    seeds: dict[str, int] = {}
+    for each in workflow.inputs:
+        value = given.get(each.name)
+        if value is None and each.kind == "seed":
+            value = random.randint(0, MAX_SEED)  # noqa: S311  # a seed is no secret
+        if value is None:
+            continue
+        if each.kind == "seed":
+            seeds[each.name] = int(value)
+        filled[each.node]["inputs"][each.field] = value
+    for node, values in literals(filled):
+        if isinstance(values.get("filename_prefix"), str):
+            # ComfyUI counts up within a prefix: two requests must never share a file.
+            values["filename_prefix"] = f"{folder_of(name)}/{node}"
+    return Job(str(uuid.uuid5(uuid.NAMESPACE_OID, name)), filled, workflow.outputs, seeds)
+
+
+def folder_of(name: str) -> str:
+    """Folder of an attempt's files, below ComfyUI's folders for inputs and outputs."""
+    return f"darkroom/{name}"
+
+
+def literals(graph: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Nodes of a graph with their values."""
+    for node, each in graph.items():
+        values = each.get("inputs")
+        if isinstance(values, dict):
+            yield node, cast("dict[str, Any]", values)
+
+
+def as_graph(given: Any, field: str) -> Graph:
+    """A value as a graph. Raises ``InvalidInput``, which names ``field`` and the node."""
+    if not isinstance(given, Mapping) or not given:
+        raise InvalidInput.of_field(field, "Input should be a workflow in ComfyUI's API format")
+    for node, each in cast("Mapping[str, Any]", given).items():
+        fields = cast("Mapping[str, Any]", each) if isinstance(each, Mapping) else {}
+        if not isinstance(fields.get("class_type"), str):
+            raise InvalidInput.of_field(f"{field}.{node}", "Node should have a class_type")
+        if not isinstance(fields.get("inputs"), Mapping):
+            raise InvalidInput.of_field(f"{field}.{node}", "Node should have inputs")
+    return cast("Graph", given)
+
+
+def is_link(value: Any) -> bool:
+    """Check for a reference to an output of another node: its id, and the output's number."""
+    if not isinstance(value, list):
+        return False
+    parts = cast("Sequence[Any]", value)
+    return len(parts) == 2 and isinstance(parts[0], str) and isinstance(parts[1], int)

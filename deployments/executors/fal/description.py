@@ -1,0 +1,150 @@
+"""What Darkroom serves of an app that was written for fal, from the description by its worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from deployments.executors.fal.schemas import NotServable, schemas_of
+from serve_app.domain.errors import Misconfigured
+
+Found = Mapping[str, Any]
+
+CPU_MACHINES = ("XS", "S", "M", "L", "XL")
+
+GPU_MACHINES: Mapping[str, str] = {
+    "GPU": "any",
+    "GPU-T4": "T4",
+    "GPU-A6000": "A6000",
+    "GPU-A100": "A100",
+    "GPU-A100-40GB": "A100",
+    "GPU-A100-80GB": "A100",
+    "GPU-L40": "L40",
+    "GPU-RTX4090": "RTX-4090",
+    "GPU-RTX5090": "RTX-5090",
+    "GPU-H100": "H100",
+    "GPU-H200": "H200",
+    "GPU-B200": "B200",
+}
+"""fal's machine types with a GPU → the GPU."""
+
+START_TIMEOUT_S = 600.0  # fal's
+
+
+def usable(name: str, found: Found) -> dict[str, Any]:
+    """Description of an app as of any other: settings and endpoints, and ``notes``, sentences about
+    what is not served. ``Misconfigured`` if nothing would be."""
+    settings = cast("Found", found["settings"])
+    _check(name, settings)
+    notes = list(_notes(settings))
+    endpoints: list[dict[str, Any]] = []
+    for route in cast("Sequence[Found]", found["routes"]):
+        try:
+            endpoints.append(_endpoint(route, found["openapi"]))
+        except NotServable as error:
+            notes.append(f"{route['path']} is not served: it {error}.")
+    if not endpoints:
+        raise Misconfigured(f"{name} has no endpoint that can be served. " + " ".join(notes))
+    return {
+        "kind": "fal",
+        "name": str(found["name"]),
+        "requirements": requirements_of(name, found),
+        "gpu": _gpu(name, found),
+        "concurrency": int(settings.get("max_multiplexing") or 1),
+        "start_timeout_s": float(settings.get("startup_timeout") or START_TIMEOUT_S),
+        "secrets": [str(each) for each in settings.get("secrets") or ()],
+        "endpoints": endpoints,
+        "notes": notes,
+    }
+
+
+def requirements_of(name: str, found: Found) -> list[Any]:
+    """Requirements of an app, in one list or in several. ``Misconfigured`` for a path, which is not
+    there on other machines."""
+    listed = found["requirements"]
+    if isinstance(listed, str) or not isinstance(listed, Sequence):
+        raise Misconfigured(f"{name}.requirements must be a list, such as ['numpy>=2'].")
+    every = cast("list[Any]", listed)
+    for layer in every:
+        for each in [layer] if isinstance(layer, str) else layer:
+            if not isinstance(each, str):
+                raise Misconfigured(f"{name}.requirements must be texts, or lists of texts.")
+            if each.startswith(("./", "../", "/", ".[")) or each == ".":
+                raise Misconfigured(
+                    f"{name}.requirements has the path {each}, which replicas on other machines "
+                    "do not have. Add the code by --with, or name a package."
+                )
+    return every
+
+
+def check_files(name: str, found: Found, bundled: Sequence[str]) -> None:
+    """Raise ``Misconfigured`` for a module or file that the app names and its bundle lacks."""
+    tops = {each.partition("/")[0] for each in bundled}
+    for each in cast("Sequence[str]", found["files"]):
+        top = Path(each).as_posix().partition("/")[0]
+        if not {top, f"{top.partition('.')[0]}.py", top.partition(".")[0]} & tops:
+            raise Misconfigured(f"{name} needs {each}, which was not found. Add it by --with.")
+
+
+def _check(name: str, settings: Found) -> None:
+    if settings.get("kind") == "container":
+        raise Misconfigured(
+            f"{name} runs in a container image of its own, and Darkroom builds none. Remove "
+            "`image`, list the Python packages in `requirements`, and install system packages on "
+            "the machines or in Darkroom's image."
+        )
+
+
+def _gpu(name: str, found: Found) -> str | None:
+    """GPU that an app asks for. None: it runs on a CPU."""
+    machines = [str(each) for each in cast("Sequence[Any]", found["machine_types"])]
+    unknown = [each for each in machines if each not in (*CPU_MACHINES, *GPU_MACHINES)]
+    if unknown:
+        raise Misconfigured(
+            f"{name} has the unknown machine_type {', '.join(unknown)}. Known are "
+            f"{', '.join((*CPU_MACHINES, *GPU_MACHINES))}."
+        )
+    asked = [GPU_MACHINES[each] for each in machines if each in GPU_MACHINES]
+    if not asked:
+        return None
+    number = found.get("num_gpus") or 1
+    classes = " or ".join(dict.fromkeys(asked))
+    return f"{number} × {classes}" if number > 1 else classes
+
+
+def _notes(settings: Found) -> Iterator[str]:
+    """Sentences about settings that have another place here."""
+    if (least := settings.get("min_concurrency") or 0) > 0:
+        yield (
+            f"min_concurrency = {least} is not used: set min_replicas = {least} of the pool, whose "
+            "replicas keep the app's processes."
+        )
+    if most := settings.get("max_concurrency"):
+        running = int(most) * int(settings.get("max_multiplexing") or 1)
+        yield (
+            f"max_concurrency = {most} is not used: max_replicas of the pool bounds its processes. "
+            f"To bound the app alone, set max_running = {running} in queue.endpoint_limits."
+        )
+    if limit := settings.get("request_timeout"):
+        yield (
+            f"request_timeout = {limit} is not used: clients send the header X-Darkroom-Deadline."
+        )
+    if version := settings.get("python_version"):
+        yield f"python_version = {version} is not used: apps run with Darkroom's Python."
+
+
+def _endpoint(route: Found, openapi: Found) -> dict[str, Any]:
+    if route["is_websocket"]:
+        raise NotServable("is a websocket, and apps have no realtime sessions here yet")
+    if route["is_health_check"]:
+        raise NotServable("is the health check, which its replica calls")
+    path = str(route["path"])
+    schemas = schemas_of(path, openapi)
+    return {
+        "path": path,
+        "description": str(route["description"]),
+        "streams": bool(route.get("streams")),
+        "input_schema": schemas.input,
+        "output_schema": schemas.output,
+    }

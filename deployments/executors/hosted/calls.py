@@ -1,0 +1,281 @@
+"""Calls of a provider over HTTP, and what their ends mean: accepted, surely not, or unknown."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
+from urllib.parse import urlsplit
+
+import httpx
+
+from serve_app.domain.errors import DarkroomError, HostedFailed, InvalidInput
+from serve_app.domain.executors.hosted import HostedCall, HostedEndpoint
+from serve_app.domain.progress import Progress
+
+CONNECT_S = 10.0
+SUBMIT_S = 60.0
+INLINE_S = 600.0  # of a call whose answer is the result
+READ_S = 30.0
+MAX_RETRY_AFTER_S = 60.0
+MAX_CONNECTIONS = 200
+MAX_BODY = 64 * 2**20  # characters of an answer
+
+NEVER_SENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+)
+"""Errors before the first byte of a request was written."""
+
+
+class CallRefused(Exception):
+    """The provider has surely not accepted the call, and another one would end as this one."""
+
+    def __init__(self, error: DarkroomError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class Busy(Exception):
+    """The provider has surely not accepted the call, and may accept another one later."""
+
+    def __init__(self, why: str, retry_after_s: float | None = None) -> None:
+        super().__init__(why)
+        self.retry_after_s = retry_after_s
+
+
+class Unknown(Exception):
+    """The call may have been accepted: its answer was lost, or is not usable."""
+
+
+class Away(Exception):
+    """A call that is safe to repeat had no usable answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostedFile:
+    """A file of a result: on the provider's server, or in the answer itself."""
+
+    url: str = ""
+    content: bytes | None = None
+    media_type: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    with_key: bool = False  # it is read with the provider's key
+
+
+@dataclass(frozen=True, slots=True)
+class HostedJob:
+    """A request that a provider has accepted."""
+
+    id: str  # the provider's, or the call's if the answer was the result
+    place: Mapping[str, Any]
+    result: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HostedState:
+    """State of a job. ``result`` has ``HostedFile`` in place of files."""
+
+    result: Mapping[str, Any] | None = None  # None: it goes on
+    progress: Progress | None = None
+    lines: tuple[tuple[str, str], ...] = ()  # all of its log so far: level and text
+
+
+class ProviderApi(Protocol):
+    """A provider's protocol, with one key. Calls but ``submit`` raise ``Away``, and may be
+    repeated."""
+
+    finds: bool
+    """False: a call whose answer was lost cannot be found."""
+
+    wire: Wire
+
+    async def submit(self, call: HostedCall, given: Mapping[str, Any]) -> HostedJob:
+        """Send a request, once. Raises ``CallRefused``, ``Busy`` or ``Unknown``."""
+        ...
+
+    async def find(self, call: HostedCall, given: Mapping[str, Any]) -> list[HostedJob]:
+        """Jobs that may be those of a call whose answer was lost, the oldest first."""
+        ...
+
+    async def poll(self, job: HostedJob) -> HostedState:
+        """State of a job. Raises ``DarkroomError`` if it has failed."""
+        ...
+
+    async def cancel(self, job: HostedJob) -> None:
+        """Ask the provider to end a job."""
+        ...
+
+
+def provider_client() -> httpx.AsyncClient:
+    """Client for the calls of providers. It keeps no idle connections, because a server may close
+    one while a call is written to it; nor does it repeat or redirect a call."""
+    limits = httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=0)
+    return httpx.AsyncClient(limits=limits, follow_redirects=False)
+
+
+class Wire:
+    """HTTP calls with a provider's key. A key is sent to the provider's own servers only."""
+
+    def __init__(self, http: httpx.AsyncClient, spec: HostedEndpoint, authorization: str) -> None:
+        self.spec = spec
+        self._http = http
+        self._headers = {"authorization": authorization}
+        self._origins = {_origin(spec.url), _origin(spec.history_url)}
+
+    def is_own(self, url: object) -> bool:
+        return isinstance(url, str) and _origin(url) in self._origins
+
+    async def post_once(
+        self,
+        url: str,
+        body: Mapping[str, Any],
+        headers: Mapping[str, str] | None = None,
+        read_s: float = SUBMIT_S,
+    ) -> Mapping[str, Any]:
+        """Send a request that costs money. The JSON object of the answer."""
+        limits = httpx.Timeout(CONNECT_S, read=read_s, write=SUBMIT_S)
+        sent = {**self._headers, **(headers or {})}
+        try:
+            answer = await self._http.post(url, json=dict(body), headers=sent, timeout=limits)
+        except NEVER_SENT as error:
+            raise Busy(f"{self._name} cannot be reached: {_text(error)}") from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise Unknown(f"the answer of {self._name} was lost: {_text(error)}") from error
+        status = answer.status_code
+        if status == 429:
+            why = f"{self._name} takes no more requests now: {said(answer)}"
+            raise Busy(why, retry_after(answer))
+        if 300 <= status < 500 and status != 408:
+            raise CallRefused(self.error_of(answer))
+        found = _json(answer)
+        if status >= 300 or not isinstance(found, dict):
+            raise Unknown(f"{self._name} answered {status}: {said(answer)}")
+        return cast("Mapping[str, Any]", found)
+
+    async def get(self, url: str, **query: Any) -> httpx.Response:
+        """Read something. Any answer but those that ask for another try."""
+        return await self.again("GET", url, params=query)
+
+    async def again(self, method: str, url: str, **more: Any) -> httpx.Response:
+        """A call that may be repeated. Raises ``Away``."""
+        if not self.is_own(url):
+            raise HostedFailed(f"{self._name} names another server, {_origin(url)}, for its job.")
+        limits = httpx.Timeout(CONNECT_S, read=READ_S, write=READ_S)
+        try:
+            answer = await self._http.request(
+                method, url, headers=self._headers, timeout=limits, **more
+            )
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise Away(f"{self._name} cannot be reached: {_text(error)}") from error
+        if answer.status_code in (408, 425, 429, 502, 503, 504):
+            raise Away(f"{self._name} answered {answer.status_code}: {said(answer)}")
+        return answer
+
+    @asynccontextmanager
+    async def stream(self, url: str) -> AsyncGenerator[httpx.Response]:
+        """The answer of a file on the provider's own server."""
+        if not self.is_own(url):
+            raise HostedFailed(f"{self._name} names another server, {_origin(url)}, for its file.")
+        limits = httpx.Timeout(CONNECT_S, read=READ_S)
+        async with self._http.stream("GET", url, headers=self._headers, timeout=limits) as answer:
+            yield answer
+
+    async def json(self, url: str, **query: Any) -> Mapping[str, Any]:
+        """A JSON object. Raises ``Away``, and ``HostedFailed`` for a refusal."""
+        answer = await self.get(url, **query)
+        found = _json(answer)
+        if answer.status_code >= 500 or (answer.is_success and not isinstance(found, dict)):
+            raise Away(f"{self._name} answered {answer.status_code}: {said(answer)}")
+        if not answer.is_success:
+            raise self.error_of(answer)
+        return cast("Mapping[str, Any]", found)
+
+    def error_of(self, answer: httpx.Response) -> DarkroomError:
+        """Error of the request for an answer that refuses it."""
+        status, what = answer.status_code, said(answer)
+        if status in (401, 403):
+            return HostedFailed(
+                f"{self._name} refused the key in the secret {self.spec.secret} ({status}): {what}"
+            )
+        if status == 402:
+            return HostedFailed(f"{self._name} asks for payment ({status}): {what}")
+        if status == 404:
+            return HostedFailed(f"{self._name} does not know {self.spec.endpoint}: {what}")
+        if status in (400, 422):
+            field = field_of(_json(answer))
+            return InvalidInput.of_field(field, what) if field else InvalidInput(what)
+        return HostedFailed(f"{self._name} answered {status}: {what}")
+
+    @property
+    def _name(self) -> str:
+        return self.spec.account
+
+
+def said(answer: httpx.Response) -> str:
+    """Sentence of an answer, as providers write errors."""
+    found = _json(answer)
+    if isinstance(found, dict):
+        fields = cast("dict[str, Any]", found)
+        for name in ("detail", "message", "error", "title"):
+            value = fields.get(name)
+            if isinstance(value, str) and value:
+                return value[:500]
+            if isinstance(value, dict):
+                inner = cast("dict[str, Any]", value).get("message")
+                if isinstance(inner, str):
+                    return inner[:500]
+            if isinstance(value, list) and value and isinstance(value[0], dict):
+                first = cast("dict[str, Any]", value[0])
+                return str(first.get("msg", first))[:500]
+    return answer.text[:200] or "no message"
+
+
+def field_of(found: Any) -> str:
+    """Field that a refusal names, as fal's and OpenAI's do; empty: none."""
+    fields = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+    detail = fields.get("detail")
+    if isinstance(detail, list) and detail and isinstance(detail[0], dict):
+        place = cast("dict[str, Any]", detail[0]).get("loc")
+        if isinstance(place, list):
+            parts = [
+                str(part) for part in cast("list[Any]", place) if part not in ("body", "input")
+            ]
+            return ".".join(parts)
+    error = fields.get("error")
+    param = cast("dict[str, Any]", error).get("param") if isinstance(error, dict) else None
+    return param if isinstance(param, str) else ""
+
+
+def retry_after(answer: httpx.Response) -> float | None:
+    given = answer.headers.get("retry-after", "")
+    return min(float(given), MAX_RETRY_AFTER_S) if given.isdecimal() else None
+
+
+def covers(theirs: Any, ours: Any) -> bool:
+    """Check that an input in a provider's list is ours: it may have more fields."""
+    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+        inner = cast("Mapping[str, Any]", theirs)
+        fields = cast("Mapping[str, Any]", ours).items()
+        return all(name in inner and covers(inner[name], each) for name, each in fields)
+    return theirs == ours
+
+
+def _json(answer: httpx.Response) -> Any:
+    try:
+        return answer.json() if len(answer.content) <= MAX_BODY else None
+    except ValueError:
+        return None
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _text(error: Exception) -> str:
+    return str(error) or type(error).__name__

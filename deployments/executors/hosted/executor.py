@@ -1,0 +1,402 @@
+"""Executor of hosted providers: sends each request at most once, and waits for its result.
+
+What is about to be sent is committed before a socket is opened. So after a crash, or a lost answer,
+a request whose fate is not known is looked for at the provider, and never simply sent again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from secrets import token_urlsafe
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
+
+import httpx
+
+from deployments.executors.base import Event, ExecutorWork, LoggedLine, MadeOutput
+from deployments.executors.hosted.calls import (
+    Away,
+    Busy,
+    CallRefused,
+    HostedJob,
+    ProviderApi,
+    Unknown,
+    Wire,
+)
+from deployments.executors.hosted.fal import DarkroomQueue, FalQueue
+from deployments.executors.hosted.files import HostedFiles
+from deployments.executors.hosted.providers import (
+    OpenAiImageCalls,
+    OpenAiVideoCalls,
+    ReplicatePredictions,
+)
+from deployments.replica.attempt_state import StopReason
+from deployments.transfer.fetcher import Fetcher
+from serve_app.domain.errors import (
+    DarkroomError,
+    Fenced,
+    HostedFailed,
+    HostedUnconfirmed,
+    Misconfigured,
+    SecretMissing,
+)
+from serve_app.domain.executors.hosted import CallState, HostedCall, HostedEndpoint, NewCall
+from serve_app.domain.executors.secrets import INSTALLATION
+from serve_app.domain.ports import AppSource
+from serve_app.domain.progress import Progress
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+MAX_WAITING = 100_000  # requests of one process; its pool's slots are the limit
+MAX_REPEATS = 3
+CANCEL_S = 60.0  # of attempts to cancel a job
+UNWANTED = (StopReason.CANCELLED, StopReason.DEADLINE)
+"""Reasons for which the provider's job is ended too. Else another attempt goes on with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallPauses:
+    """Times between calls in seconds. Each is followed by a longer one, up to the second number."""
+
+    poll: tuple[float, float] = (0.1, 5.0)
+    look: tuple[float, float] = (1.0, 10.0)
+    busy: tuple[float, float] = (1.0, 30.0)
+    store: tuple[float, float] = (0.2, 5.0)
+    away_s: float = 3600.0  # a job's state cannot be read: then the request fails
+
+
+@dataclass
+class _Sent:
+    """A request of this executor."""
+
+    work: ExecutorWork
+    provider: ProviderApi | None = None
+    placing: asyncio.Task[HostedJob] | None = None
+
+
+class HostedExecutor:
+    """Runs requests of one provider's endpoints, many at once. Use on one event loop.
+
+    Implements ``AppExecutor``. The process holds nothing that a crash would lose.
+    """
+
+    def __init__(
+        self,
+        http: Callable[[], httpx.AsyncClient],
+        source: AppSource,
+        fetcher: Callable[[], Fetcher],
+        pauses: CallPauses | None = None,
+    ) -> None:
+        """``http`` makes the client for the providers' calls; ``fetcher`` what reads outputs."""
+        self._make_http = http
+        self._make_fetcher = fetcher
+        self._source = source
+        self._pauses = pauses or CallPauses()
+        self._http: httpx.AsyncClient | None = None
+        self._fetcher: Fetcher | None = None
+        self._sent: dict[str, _Sent] = {}
+        self._withdrawals: set[asyncio.Task[None]] = set()
+        self._turns: WeakValueDictionary[tuple[str, ...], asyncio.Lock] = WeakValueDictionary()
+
+    @property
+    def alive(self) -> bool:
+        return self._http is not None
+
+    @property
+    def concurrency(self) -> int:
+        return MAX_WAITING
+
+    async def start(self, on_progress: Callable[[Progress], None]) -> None:
+        del on_progress
+        self._http, self._fetcher = self._make_http(), self._make_fetcher()
+
+    async def run(self, work: ExecutorWork) -> AsyncIterator[Event]:
+        http, fetcher = self._http, self._fetcher
+        if http is None or fetcher is None:
+            raise Misconfigured("The executor was not started.")
+        spec = _spec(work)
+        sent = self._sent[work.request_id] = _Sent(work)
+        files = HostedFiles(work, spec, fetcher)
+        body = await asyncio.to_thread(files.inlined)
+        # A task of its own: what was sent is recorded also if the attempt is stopped meanwhile.
+        sent.placing = asyncio.create_task(self._placed(sent, spec, http, body))
+        sent.placing.add_done_callback(_seen)
+        job = await asyncio.shield(sent.placing)
+        if sent.provider is None:
+            raise Misconfigured("The job has no provider.")
+        async for event in self._followed(sent.provider, job):
+            if isinstance(event, MadeOutput):
+                made = await files.fetched(event.output, sent.provider.wire)
+                self._sent.pop(work.request_id, None)
+                yield MadeOutput(made)
+                return
+            yield event
+
+    async def cancel(self, request_id: str, grace_s: float) -> bool:
+        """End the provider's job, if the request is not wanted any more. True at once, or after
+        ``grace_s`` seconds: it then goes on with that in the background."""
+        sent = self._sent.pop(request_id, None)
+        if sent is None or sent.placing is None:
+            return True
+        task = asyncio.create_task(self._withdraw(sent))
+        self._withdrawals.add(task)
+        task.add_done_callback(self._withdrawals.discard)
+        await asyncio.wait({task}, timeout=grace_s)
+        return True
+
+    async def aclose(self, grace_s: float) -> None:
+        if self._withdrawals:
+            await asyncio.wait(self._withdrawals, timeout=grace_s)
+        tasks = [each.placing for each in self._sent.values() if each.placing is not None]
+        for task in (*tasks, *self._withdrawals):
+            task.cancel()
+        http, fetcher, self._http, self._fetcher = self._http, self._fetcher, None, None
+        if http is not None:
+            await http.aclose()
+        if fetcher is not None:
+            await fetcher.aclose()
+
+    async def _withdraw(self, sent: _Sent) -> None:
+        """Let a call end that is under way, and end the provider's job if it is not wanted."""
+        if sent.placing is None:
+            return
+        try:
+            job = await asyncio.shield(sent.placing)
+            if sent.work.stopped() in UNWANTED and sent.provider is not None:
+                await self._cancelled(sent.provider, job)
+        except DarkroomError as error:
+            log.info("The provider's job is not cancelled: %s", error.message)
+
+    async def _cancelled(self, provider: ProviderApi, job: HostedJob) -> None:
+        until = _now() + CANCEL_S
+        for pause in _doubling(self._pauses.look):
+            try:
+                await provider.cancel(job)
+                return
+            except Away as error:
+                if _now() + pause > until:
+                    log.warning("The job %s could not be cancelled: %s", job.id, error)
+                    return
+            await asyncio.sleep(pause)
+
+    async def _placed(
+        self, sent: _Sent, spec: HostedEndpoint, http: httpx.AsyncClient, body: Mapping[str, Any]
+    ) -> HostedJob:
+        """The provider's job of a request: sent now, or by an earlier attempt."""
+        owner = _owners(sent.work, spec)[0]
+        digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+        # Equal requests of this process take turns here; those of others by the database.
+        turn = self._turns.setdefault((spec.account, owner, spec.endpoint, digest), asyncio.Lock())
+        busy_until, pauses = _now() + spec.busy_s, _doubling(self._pauses.busy)
+        for repeats in itertools.count():
+            async with turn:
+                new = NewCall(token_urlsafe(24), spec.account, owner, spec.endpoint, digest)
+                call = await self._begun(sent, new)
+                provider = sent.provider = _provider(spec, http, _key(sent.work, spec, call.owner))
+                try:
+                    return await self._job(call, provider, spec, body)
+                except Busy as error:
+                    await self._end(call, "refused")
+                    pause = error.retry_after_s or next(pauses)
+                    if _now() + pause > busy_until or _is_stopped(sent):
+                        raise HostedFailed(f"{error}.") from error
+                except Unknown as error:
+                    if spec.on_unknown == "fail" or repeats >= MAX_REPEATS:
+                        await self._end(call, CallState.UNCONFIRMED)
+                        raise HostedUnconfirmed(
+                            f"It is not known whether {spec.account} has accepted the request, "
+                            f"since {str(error).rstrip('.')}. It was not sent again, because that "
+                            "might be paid twice."
+                        ) from None
+                    await self._end(call, "repeated")
+                    pause = 0.0
+            await asyncio.sleep(pause)
+        raise AssertionError
+
+    async def _begun(self, sent: _Sent, new: NewCall) -> HostedCall:
+        """The request's call, written to the database. Waits while an equal one is being sent by
+        another process."""
+        if sent.work.held is None:
+            raise Misconfigured("A request of a hosted provider has no lease.")
+        for pause in _doubling(self._pauses.store):
+            call = await self._kept(self._source.begin_hosted_call, sent.work.held, new)
+            if call is not None:
+                return call
+            if _is_stopped(sent):
+                raise HostedFailed("The request was stopped before it was sent.")
+            await asyncio.sleep(pause)
+        raise AssertionError
+
+    async def _job(
+        self,
+        call: HostedCall,
+        provider: ProviderApi,
+        spec: HostedEndpoint,
+        body: Mapping[str, Any],
+    ) -> HostedJob:
+        """The job of a call. Raises ``Busy`` if there is none, ``Unknown`` if it is not found, and
+        the error of a refusal."""
+        if call.state == CallState.ACCEPTED:
+            return HostedJob(call.provider_id, call.place)
+        lost = Unknown("an earlier attempt ended while it was sent")
+        if call.fresh:
+            try:
+                return await self._accepted(call, await provider.submit(call, body))
+            except CallRefused as error:
+                await self._end(call, "refused")
+                raise error.error from None
+            except Unknown as error:
+                lost = error
+                log.warning("A call of %s may have been accepted: %s", spec.account, error)
+        found = await self._found(call, provider, spec, body)
+        if found is None:
+            raise lost
+        return found
+
+    async def _accepted(self, call: HostedCall, job: HostedJob) -> HostedJob:
+        accept = self._source.accept_hosted_call
+        if not await self._kept(accept, call.id, job.id, job.place):
+            raise HostedUnconfirmed(f"The provider's job {job.id} belongs to another request.")
+        return job
+
+    async def _found(
+        self,
+        call: HostedCall,
+        provider: ProviderApi,
+        spec: HostedEndpoint,
+        body: Mapping[str, Any],
+    ) -> HostedJob | None:
+        """Job of a call whose answer was lost. None if there is none after the grace."""
+        if not provider.finds:
+            return None
+        until = _now() + max(0.0, spec.grace_s - (0 if call.fresh else call.age_s))
+        for pause in _doubling(self._pauses.look):
+            try:
+                for job in await provider.find(call, body):
+                    accept = self._source.accept_hosted_call
+                    if await self._kept(accept, call.id, job.id, job.place):
+                        log.info("The job %s of %s was found.", job.id, spec.account)
+                        return job
+            except Away as error:
+                log.info("The provider's list cannot be read: %s", error)
+            except (DarkroomError, Unknown) as error:
+                log.warning("The provider's list cannot be read: %s", error)
+                return None
+            if _now() + pause > until:
+                return None
+            await asyncio.sleep(pause)
+        return None
+
+    async def _followed(self, provider: ProviderApi, job: HostedJob) -> AsyncIterator[Event]:
+        """Events of a job until its result, which has ``HostedFile`` in place of files."""
+        read_at, lines = _now(), 0
+        last: Progress | None = None
+        for pause in _doubling(self._pauses.poll, 1.3):
+            try:
+                state = await provider.poll(job)
+            except Away as error:
+                if _now() - read_at > self._pauses.away_s:
+                    raise HostedFailed(f"The job {job.id} cannot be read: {error}.") from error
+            else:
+                read_at = _now()
+                for level, text in state.lines[lines:]:
+                    yield LoggedLine("ERROR" if level == "ERROR" else "INFO", text)
+                lines = max(lines, len(state.lines))
+                if state.result is not None:
+                    yield MadeOutput(state.result)
+                    return
+                if state.progress is not None and state.progress != last:
+                    last = state.progress
+                    yield last
+            await asyncio.sleep(pause)
+
+    async def _end(self, call: HostedCall, state: str) -> None:
+        await self._kept(self._source.end_hosted_call, call.id, state)
+
+    async def _kept(self, write: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        """Result of a call of the ingress, which is repeated until it answers."""
+        for pause in _doubling(self._pauses.store):
+            try:
+                return await write(*arguments)
+            except (Fenced, Misconfigured):
+                raise
+            except Exception as error:  # such as Ray's, while an ingress restarts
+                log.warning("The ingress does not answer, so its call is repeated: %r", error)
+            await asyncio.sleep(pause)
+        raise AssertionError
+
+
+def _spec(work: ExecutorWork) -> HostedEndpoint:
+    try:
+        return HostedEndpoint.of(work.endpoint)
+    except ValueError as error:
+        raise Misconfigured(f"The entry of {work.endpoint.id} is not usable: {error}.") from error
+
+
+def _owners(work: ExecutorWork, spec: HostedEndpoint) -> list[str]:
+    """Owners of the keys that the request may be sent with, the first one first."""
+    found = [
+        each.owner
+        for each in work.secrets
+        if each.name == spec.secret and not (spec.own_key and each.owner == INSTALLATION)
+    ]
+    if not found:
+        whose = "" if spec.own_key else " --installation"
+        raise SecretMissing(
+            f"{work.endpoint.id} needs the key of its provider in the secret {spec.secret}, which "
+            f"is not set. Set it with `darkroom secrets set {spec.secret}{whose}`."
+        )
+    return found
+
+
+def _key(work: ExecutorWork, spec: HostedEndpoint, owner: str) -> str:
+    for each in work.secrets:
+        if (each.name, each.owner) == (spec.secret, owner):
+            return each.value
+    raise SecretMissing(
+        f"The request was sent with a key in the secret {spec.secret} that is not set any more, so "
+        "its result cannot be read. Set it again."
+    )
+
+
+def _provider(spec: HostedEndpoint, http: httpx.AsyncClient, key: str) -> ProviderApi:
+    scheme = "Key" if spec.provider in ("fal", "darkroom") else "Bearer"
+    wire = Wire(http, spec, f"{scheme} {key.strip()}")
+    match spec.provider:
+        case "fal":
+            return FalQueue(wire)
+        case "darkroom":
+            return DarkroomQueue(wire)
+        case "replicate":
+            return ReplicatePredictions(wire)
+        case _:
+            return OpenAiVideoCalls(wire) if spec.makes == "videos" else OpenAiImageCalls(wire)
+
+
+def _is_stopped(sent: _Sent) -> bool:
+    return sent.work.stopped() is not None
+
+
+def _doubling(times: tuple[float, float], factor: float = 2.0) -> Iterator[float]:
+    """CallPauses without end, each longer than the one before, up to the second number."""
+    pause, most = times
+    while True:
+        yield pause
+        pause = min(pause * factor, most)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _seen(task: asyncio.Task[Any]) -> None:
+    """Read the error of a task, which is nobody's any more if its attempt was stopped."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,140 @@
+"""fal's queue, and that of another Darkroom, which speaks the same protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+from deployments.executors.hosted.calls import (
+    Away,
+    Busy,
+    CallRefused,
+    HostedFile,
+    HostedJob,
+    HostedState,
+    Unknown,
+    Wire,
+    covers,
+    said,
+)
+from serve_app.domain.errors import ContentBlocked, HostedFailed
+from serve_app.domain.executors.hosted import HostedCall
+from serve_app.domain.progress import Progress, Stage
+
+CLOCK_SKEW = timedelta(seconds=60)
+MAX_PAGES = 10
+
+
+class FalQueue:
+    """``POST`` to the queue, then polling. A lost call is found in the list of requests."""
+
+    finds = True
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+        self._url = wire.spec.url
+        self._app = "/".join(wire.spec.endpoint.split("/")[:2])
+
+    async def submit(self, call: HostedCall, given: Mapping[str, Any]) -> HostedJob:
+        answer = await self.wire.post_once(
+            f"{self._url}/{self.wire.spec.endpoint}", given, self._mark(call)
+        )
+        return self._job(answer)
+
+    def _mark(self, call: HostedCall) -> Mapping[str, str]:
+        """Headers that make a repeated call harmless. fal has none."""
+        del call
+        return {}
+
+    def _job(self, answer: Mapping[str, Any]) -> HostedJob:
+        request_id = answer.get("request_id")
+        if not isinstance(request_id, str) or not request_id:
+            raise Unknown("the answer has no request_id")
+        base = f"{self._url}/{self._app}/requests/{request_id}"
+        urls = {"status": f"{base}/status", "response": base, "cancel": f"{base}/cancel"}
+        for name in urls:
+            if self.wire.is_own(answer.get(f"{name}_url")):
+                urls[name] = str(answer[f"{name}_url"])
+        return HostedJob(request_id, urls)
+
+    async def find(self, call: HostedCall, given: Mapping[str, Any]) -> list[HostedJob]:
+        start = datetime.now(UTC) - timedelta(seconds=call.age_s) - CLOCK_SKEW
+        query = {
+            "endpoint_id": call.endpoint,
+            "start": start.isoformat(),
+            "expand": "payloads",
+            "limit": 100,
+        }
+        found: list[HostedJob] = []
+        for _ in range(MAX_PAGES):
+            page = await self.wire.json(
+                f"{self.wire.spec.history_url}/v1/models/requests/by-endpoint", **query
+            )
+            items = [each for each in page.get("items") or () if isinstance(each, dict)]
+            found += [
+                self._job(each)
+                for each in cast("list[dict[str, Any]]", items)
+                if covers(each.get("json_input"), given)
+            ]
+            if not page.get("next_cursor") or not page.get("has_more", True):
+                break
+            query["cursor"] = page["next_cursor"]
+        return found[::-1]
+
+    async def poll(self, job: HostedJob) -> HostedState:
+        status = await self.wire.json(str(job.place["status"]), logs=1)
+        lines = tuple(
+            (str(each.get("level", "INFO")).upper(), str(each.get("message", "")))
+            for each in cast("list[Any]", status.get("logs") or [])
+            if isinstance(each, dict)
+        )
+        if status.get("status") != "COMPLETED":
+            running = status.get("status") == "IN_PROGRESS"
+            return HostedState(progress=Progress(Stage.RUNNING) if running else None, lines=lines)
+        answer = await self.wire.get(str(job.place["response"]))
+        if not answer.is_success:
+            if "content_policy" in answer.text:
+                raise ContentBlocked(said(answer))
+            raise self.wire.error_of(answer)
+        return HostedState(result=with_files(answer.json()), lines=lines)
+
+    async def cancel(self, job: HostedJob) -> None:
+        await self.wire.again("PUT", str(job.place["cancel"]))
+
+
+class DarkroomQueue(FalQueue):
+    """Another Darkroom. The mark of a call is its idempotency key, so a lost call is sent again,
+    and is the same request there."""
+
+    def __init__(self, wire: Wire) -> None:
+        super().__init__(wire)
+        self._url = f"{wire.spec.url}/queue"
+
+    def _mark(self, call: HostedCall) -> Mapping[str, str]:
+        return {"idempotency-key": call.id}
+
+    async def find(self, call: HostedCall, given: Mapping[str, Any]) -> list[HostedJob]:
+        try:
+            return [await self.submit(call, given)]
+        except (Busy, Unknown) as error:
+            raise Away(str(error)) from error
+        except CallRefused as error:
+            raise HostedFailed(error.error.message) from error
+
+
+def with_files(value: Any) -> Any:
+    """``value`` with ``HostedFile`` in place of objects with the URL of a file."""
+    if isinstance(value, Mapping):
+        fields = cast("Mapping[str, Any]", value)
+        url = fields.get("url")
+        if isinstance(url, str) and url[:5] in ("http:", "https", "data:"):
+            media_type = fields.get("content_type")
+            facts = {name: each for name, each in fields.items() if name != "content_type"}
+            return HostedFile(
+                url, media_type=media_type if isinstance(media_type, str) else "", facts=facts
+            )
+        return {name: with_files(each) for name, each in fields.items()}
+    if isinstance(value, list):
+        return [with_files(each) for each in cast("list[Any]", value)]
+    return value

@@ -1,0 +1,143 @@
+"""Files of a request at a provider: inputs are sent inside of it, outputs are fetched at once."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import mimetypes
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import httpx
+
+from deployments.executors.base import PATH_KEY, ExecutorWork
+from deployments.executors.hosted.calls import HostedFile, Wire, said
+from deployments.transfer.fetcher import Fetcher, OwnFiles
+from serve_app.domain.errors import HostedFailed, InvalidInput, Misconfigured
+from serve_app.domain.executors.hosted import HostedEndpoint
+
+MAX_INLINE_BYTES = 10 * 2**20
+"""Largest input file: it is sent as base64, inside of the JSON."""
+
+TRIES = 5
+PAUSE_S = 1.0
+
+
+class HostedFilesAway(HostedFailed):
+    """The files of a job that has ended cannot be fetched now. Another attempt reads them again."""
+
+    retryable = True
+
+
+class HostedFiles:
+    """Files of one request."""
+
+    def __init__(self, work: ExecutorWork, spec: HostedEndpoint, fetcher: Fetcher) -> None:
+        self._work = work
+        self._spec = spec
+        self._fetcher = fetcher
+        self._number = 0
+        self._wire: Wire | None = None
+
+    def inlined(self) -> Mapping[str, Any]:
+        """The input with ``data:`` URIs in place of files. ``InvalidInput`` names one that is too
+        large. Blocks."""
+        return cast("Mapping[str, Any]", self._inlined(dict(self._work.input), ""))
+
+    def _inlined(self, value: Any, field: str) -> Any:
+        if isinstance(value, Mapping):
+            fields = cast("Mapping[str, Any]", value)
+            if isinstance(fields.get(PATH_KEY), str):
+                return _data_uri(Path(fields[PATH_KEY]), field)
+            return {
+                name: self._inlined(each, f"{field}.{name}".strip("."))
+                for name, each in fields.items()
+            }
+        if isinstance(value, list | tuple):
+            listed = cast("list[Any]", value)
+            return [self._inlined(each, f"{field}.{number}") for number, each in enumerate(listed)]
+        return value
+
+    async def fetched(self, output: Mapping[str, Any], wire: Wire) -> Mapping[str, Any]:
+        """An output with files of this machine in place of ``HostedFile``."""
+        self._wire = wire
+        return cast("Mapping[str, Any]", await self._fetched(dict(output)))
+
+    async def _fetched(self, value: Any) -> Any:
+        if isinstance(value, HostedFile):
+            return await self._file(value)
+        if isinstance(value, Mapping):
+            fields = cast("Mapping[str, Any]", value)
+            return {name: await self._fetched(each) for name, each in fields.items()}
+        if isinstance(value, list):
+            return [await self._fetched(each) for each in cast("list[Any]", value)]
+        return value
+
+    async def _file(self, file: HostedFile) -> Mapping[str, Any]:
+        suffix = Path(urlsplit(file.url).path).suffix if file.content is None else ""
+        suffix = suffix if suffix[1:].isalnum() and len(suffix) <= 6 else ""
+        path = self._work.folder / f"output-{self._number}{suffix}"
+        self._number += 1
+        await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)
+        media_type = file.media_type
+        if file.content is not None:
+            await asyncio.to_thread(path.write_bytes, file.content)
+        else:
+            media_type = await self._written(file, path) or media_type
+        known = media_type or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+        return {**file.facts, PATH_KEY: str(path), "media_type": known}
+
+    async def _written(self, file: HostedFile, path: Path) -> str:
+        """Fetch a file, with several tries. Returns its media type, if the server says it."""
+        for attempt in range(TRIES):
+            try:
+                if not file.with_key:
+                    await self._without_key(file.url, path)
+                    return ""
+                return await self._with_key(file.url, path)
+            except (InvalidInput, httpx.HTTPError) as error:
+                what = str(error) or type(error).__name__
+                if attempt == TRIES - 1:
+                    raise HostedFilesAway(
+                        f"A file of {self._spec.account} cannot be fetched: {what}"
+                    ) from error
+            await asyncio.sleep(PAUSE_S * 2**attempt)
+        raise AssertionError
+
+    async def _with_key(self, url: str, path: Path) -> str:
+        """Read a file with the provider's key, which only its own server gets. Returns its media
+        type."""
+        if self._wire is None:
+            raise Misconfigured("The file has no server.")
+        async with self._wire.stream(url) as answer:
+            media_type = answer.headers.get("content-type", "").partition(";")[0]
+            if answer.next_request is not None:
+                await self._without_key(str(answer.next_request.url), path)
+                return ""
+            if not answer.is_success:
+                await answer.aread()
+                raise InvalidInput(said(answer))
+            with path.open("wb") as written:
+                async for chunk in answer.aiter_bytes():
+                    written.write(chunk)
+            return media_type
+
+    async def _without_key(self, url: str, path: Path) -> None:
+        """Read a file by the rules for URLs of requests."""
+        own = OwnFiles(self._spec.url) if self._spec.provider == "darkroom" else OwnFiles()
+        with path.open("wb") as written:
+            await self._fetcher.stream(url, "output", written.write, own)
+
+
+def _data_uri(path: Path, field: str) -> str:
+    size = path.stat().st_size
+    if size > MAX_INLINE_BYTES:
+        raise InvalidInput.of_field(
+            field,
+            f"The file has {size >> 20} MiB; at most {MAX_INLINE_BYTES >> 20} MiB can be sent to a "
+            "hosted provider",
+        )
+    media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    return f"data:{media_type};base64,{base64.b64encode(path.read_bytes()).decode()}"

@@ -1,0 +1,223 @@
+"""Replicate's predictions, and OpenAI's images and videos."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+from deployments.executors.hosted.calls import (
+    INLINE_S,
+    HostedFile,
+    HostedJob,
+    HostedState,
+    Unknown,
+    Wire,
+    covers,
+)
+from deployments.executors.hosted.fal import CLOCK_SKEW, MAX_PAGES
+from serve_app.domain.errors import HostedFailed, HostedUnconfirmed
+from serve_app.domain.executors.hosted import HostedCall
+from serve_app.domain.progress import Progress, Stage
+
+MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+_VERSION = re.compile(r"(?:[^:]+:)?([0-9a-f]{64})")
+
+
+class ReplicatePredictions:
+    """``POST`` of a prediction, then polling. A lost call is found in the list of predictions."""
+
+    finds = True
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+        self._url = wire.spec.url
+        found = _VERSION.fullmatch(wire.spec.endpoint)
+        self._version = found[1] if found else ""
+
+    async def submit(self, call: HostedCall, given: Mapping[str, Any]) -> HostedJob:
+        del call
+        if self._version:
+            url, body = f"{self._url}/predictions", {"version": self._version, "input": given}
+        else:
+            url = f"{self._url}/models/{self.wire.spec.endpoint}/predictions"
+            body = {"input": given}
+        return self._job(await self.wire.post_once(url, body))
+
+    def _job(self, answer: Mapping[str, Any]) -> HostedJob:
+        prediction_id = answer.get("id")
+        if not isinstance(prediction_id, str) or not prediction_id:
+            raise Unknown("the answer has no id")
+        return HostedJob(prediction_id, {"get": f"{self._url}/predictions/{prediction_id}"})
+
+    async def find(self, call: HostedCall, given: Mapping[str, Any]) -> list[HostedJob]:
+        start = datetime.now(UTC) - timedelta(seconds=call.age_s) - CLOCK_SKEW
+        url, found = f"{self._url}/predictions", list[HostedJob]()
+        for _ in range(MAX_PAGES):
+            page = await self.wire.json(url)
+            listed = [each for each in page.get("results") or () if isinstance(each, dict)]
+            recent = [each for each in listed if _created(each) >= start]
+            found += [
+                self._job(each)
+                for each in recent
+                if self._is_of_model(each) and covers(each.get("input"), given)
+            ]
+            following = page.get("next")
+            if len(recent) < len(listed) or not self.wire.is_own(following):
+                break
+            url = str(following)
+        return found[::-1]
+
+    def _is_of_model(self, listed: Mapping[str, Any]) -> bool:
+        if self._version:
+            return listed.get("version") == self._version
+        return listed.get("model") in (None, self.wire.spec.endpoint)
+
+    async def poll(self, job: HostedJob) -> HostedState:
+        found = await self.wire.json(str(job.place["get"]))
+        status, logs = found.get("status"), found.get("logs")
+        lines = tuple(("INFO", each) for each in logs.splitlines()) if isinstance(logs, str) else ()
+        match status:
+            case "succeeded":
+                return HostedState(result=_output(found.get("output")), lines=lines)
+            case "failed":
+                raise HostedFailed(f"Replicate: {found.get('error') or 'the prediction failed'}")
+            case "canceled" | "aborted":
+                raise HostedFailed(f"The prediction {job.id} was {status} at Replicate.")
+            case _:
+                running = Progress(Stage.RUNNING) if status == "processing" else None
+                return HostedState(progress=running, lines=lines)
+
+    async def cancel(self, job: HostedJob) -> None:
+        await self.wire.again("POST", f"{job.place['get']}/cancel")
+
+
+def _created(listed: Mapping[str, Any]) -> datetime:
+    try:
+        at = datetime.fromisoformat(str(listed.get("created_at")))
+    except ValueError:
+        return datetime.max.replace(tzinfo=UTC)
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def _output(output: Any) -> Mapping[str, Any]:
+    """Output with files in place of URLs: one field ``output``, or the fields of an object."""
+    made = _files(output)
+    return cast("Mapping[str, Any]", made) if isinstance(made, dict) else {"output": made}
+
+
+def _files(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith(("https://", "http://", "data:")):
+        return HostedFile(value)
+    if isinstance(value, Mapping):
+        return {key: _files(each) for key, each in cast("Mapping[str, Any]", value).items()}
+    if isinstance(value, list):
+        return [_files(each) for each in cast("list[Any]", value)]
+    return value
+
+
+class OpenAiImageCalls:
+    """One call, whose answer has the images. A lost answer is a lost image."""
+
+    finds = False
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+
+    async def submit(self, call: HostedCall, given: Mapping[str, Any]) -> HostedJob:
+        body = {"model": self.wire.spec.endpoint, **given}
+        url = f"{self.wire.spec.url}/images/generations"
+        answer = await self.wire.post_once(url, body, read_s=INLINE_S)
+        written = str(given.get("output_format") or answer.get("output_format") or "png")
+        media_type = MEDIA_TYPES.get(written, "image/png")
+        images = [
+            _image(cast("Mapping[str, Any]", each), media_type)
+            for each in cast("list[Any]", answer.get("data") or [])
+            if isinstance(each, Mapping)
+        ]
+        if not images:
+            raise Unknown("the answer has no image")
+        return HostedJob(call.id, {}, {"images": images})
+
+    async def find(self, call: HostedCall, given: Mapping[str, Any]) -> list[HostedJob]:
+        del call, given
+        return []
+
+    async def poll(self, job: HostedJob) -> HostedState:
+        if job.result is None:
+            raise HostedUnconfirmed(
+                "OpenAI has made the images, and they were lost when the replica ended before it "
+                "had stored them. OpenAI keeps none. Submit again."
+            )
+        return HostedState(result=job.result)
+
+    async def cancel(self, job: HostedJob) -> None:
+        """Do nothing: there is no such call."""
+
+
+class OpenAiVideoCalls:
+    """A job that is polled. A lost call is found in the list of videos by its prompt."""
+
+    finds = True
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+        self._url = f"{wire.spec.url}/videos"
+
+    async def submit(self, call: HostedCall, given: Mapping[str, Any]) -> HostedJob:
+        del call
+        body = {"model": self.wire.spec.endpoint, **given}
+        return self._job(await self.wire.post_once(self._url, body))
+
+    def _job(self, answer: Mapping[str, Any]) -> HostedJob:
+        video_id = answer.get("id")
+        if not isinstance(video_id, str) or not video_id:
+            raise Unknown("the answer has no id")
+        return HostedJob(video_id, {"get": f"{self._url}/{video_id}"})
+
+    async def find(self, call: HostedCall, given: Mapping[str, Any]) -> list[HostedJob]:
+        start = datetime.now(UTC).timestamp() - call.age_s - CLOCK_SKEW.total_seconds()
+        page = await self.wire.json(self._url, limit=100, order="desc")
+        ours = {name: each for name, each in given.items() if name in ("prompt", "seconds", "size")}
+        ours = {name: str(each) for name, each in ours.items()}
+        found = [
+            self._job(cast("Mapping[str, Any]", each))
+            for each in cast("list[Any]", page.get("data") or [])
+            if isinstance(each, Mapping)
+            and float(cast("Mapping[str, Any]", each).get("created_at") or 0) >= start
+            and cast("Mapping[str, Any]", each).get("model") == self.wire.spec.endpoint
+            and covers(each, ours)
+        ]
+        return found[::-1]
+
+    async def poll(self, job: HostedJob) -> HostedState:
+        found = await self.wire.json(str(job.place["get"]))
+        match found.get("status"):
+            case "completed":
+                url = f"{job.place['get']}/content"
+                return HostedState(result={"video": HostedFile(url, with_key=True)})
+            case "failed":
+                error = found.get("error")
+                what = error.get("message") if isinstance(error, dict) else None
+                raise HostedFailed(f"OpenAI: {what or 'the video failed'}")
+            case "in_progress":
+                percent = found.get("progress")
+                step = percent if isinstance(percent, int) else 0
+                return HostedState(progress=Progress(Stage.RUNNING, step, 100))
+            case _:
+                return HostedState()
+
+    async def cancel(self, job: HostedJob) -> None:
+        """Do nothing: there is no such call for a video that is being made."""
+
+
+def _image(given: Mapping[str, Any], media_type: str) -> HostedFile:
+    encoded = given.get("b64_json")
+    if isinstance(encoded, str):
+        try:
+            return HostedFile(content=base64.b64decode(encoded), media_type=media_type)
+        except ValueError:
+            raise Unknown("the answer has an image that cannot be read") from None
+    return HostedFile(str(given.get("url") or ""))

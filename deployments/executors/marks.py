@@ -1,0 +1,174 @@
+"""The mark of AI-generated files, added to files that apps have written.
+
+What a file shows is not encoded again: the mark is inserted beside it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from struct import pack, unpack
+
+from deployments.engine.media.xmp import add_xmp
+from serve_app.domain.errors import PipelineFailed
+from serve_app.domain.media.marking import TAG, TRAINED_ALGORITHMIC_MEDIA, XMP
+
+_PACKET = XMP.encode()
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_HEADER = len(_PNG) + 8 + 13 + 4  # with the chunk IHDR, which comes first
+_JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"
+_ID3_PRIVATE = b"XMP\0"
+_FLAG_XMP, _FLAG_ALPHA = 0x04, 0x10  # of WebP's chunk VP8X
+
+SAME = {
+    "audio/m4a": "video/mp4",
+    "audio/mp4": "video/mp4",
+    "audio/vnd.wave": "audio/wav",
+    "audio/wave": "audio/wav",
+    "audio/x-flac": "audio/flac",
+    "audio/x-wav": "audio/wav",
+    "image/jpg": "image/jpeg",
+    "video/quicktime": "video/mp4",
+}
+"""Media types whose files are built as those of another one."""
+
+TAGGED = {"audio/flac": "flac", "audio/ogg": "ogg", "video/webm": "webm"}
+"""Media types whose mark is a tag, with FFmpeg's format."""
+
+
+def add_mark(path: Path, media_type: str) -> bool:
+    """Add the mark to a file, in place. False if it has no place for one, or is not what its type
+    says; then it is as it was."""
+    known = SAME.get(media_type, media_type)
+    before = path.with_name(f"{path.name}.unmarked")
+    shutil.copyfile(path, before)
+    try:
+        if known in TAGGED:
+            return _tagged(before, path, TAGGED[known])
+        if known in _INSERT:
+            path.write_bytes(_INSERT[known](before.read_bytes()))
+            return True
+        return _begins_as(known, before) and add_xmp(path, known, XMP)
+    except (PipelineFailed, ValueError, IndexError, OSError):
+        # Also FFmpeg's errors. A file that was written in part is restored.
+        shutil.copyfile(before, path)
+        return False
+    finally:
+        before.unlink()
+
+
+def _begins_as(media_type: str, path: Path) -> bool:
+    """Check the signature of a file, to whose end a packet is appended whatever it is."""
+    with path.open("rb") as file:
+        head = file.read(12)
+    place, expected = _SIGNATURES.get(media_type, (0, b""))
+    return head[place:].startswith(expected)
+
+
+def _in_png(content: bytes) -> bytes:
+    if not content.startswith(_PNG) or content[12:16] != b"IHDR":
+        raise ValueError("no PNG file")
+    chunk = b"iTXt" + b"XML:com.adobe.xmp\0" + b"\0\0\0\0" + _PACKET
+    made = pack(">I", len(chunk) - 4) + chunk + pack(">I", zlib.crc32(chunk))
+    return content[:_PNG_HEADER] + made + content[_PNG_HEADER:]
+
+
+def _in_jpeg(content: bytes) -> bytes:
+    if not content.startswith(b"\xff\xd8\xff"):
+        raise ValueError("no JPEG file")
+    at = 2
+    if content[2:4] == b"\xff\xe0":  # JFIF's segment has to come first
+        at += 2 + int.from_bytes(content[4:6], "big")
+    segment = _JPEG_XMP + _PACKET
+    return content[:at] + b"\xff\xe1" + pack(">H", len(segment) + 2) + segment + content[at:]
+
+
+def _in_webp(content: bytes) -> bytes:
+    if content[:4] != b"RIFF" or content[8:12] != b"WEBP":
+        raise ValueError("no WebP file")
+    body = content[12 : 8 + unpack("<I", content[4:8])[0]]
+    if body[:4] == b"VP8X":
+        body = body[:8] + bytes([body[8] | _FLAG_XMP]) + body[9:]
+    else:
+        width, height, alpha = _webp_size(body)
+        flags = _FLAG_XMP | (_FLAG_ALPHA if alpha else 0)
+        sides = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+        body = b"VP8X" + pack("<I", 10) + bytes([flags, 0, 0, 0]) + sides + body
+    body += b"\0" * (len(body) % 2)
+    body += b"XMP " + pack("<I", len(_PACKET)) + _PACKET + b"\0" * (len(_PACKET) % 2)
+    return b"RIFF" + pack("<I", len(body) + 4) + b"WEBP" + body
+
+
+def _webp_size(body: bytes) -> tuple[int, int, bool]:
+    """Width, height, and transparency of the one image of a simple file."""
+    if body[:4] == b"VP8L" and body[8] == 0x2F:
+        bits = int.from_bytes(body[9:13], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1, bool(bits >> 28 & 1)
+    if body[:4] == b"VP8 " and body[11:14] == b"\x9d\x01\x2a":
+        width, height = unpack("<HH", body[14:18])
+        return width & 0x3FFF, height & 0x3FFF, False
+    raise ValueError("no WebP file of one image")
+
+
+def _in_mp3(content: bytes) -> bytes:
+    """``content`` with the packet in an ID3 frame, in its tag or in a new one."""
+    private = _ID3_PRIVATE + _PACKET
+    if content[:3] != b"ID3":
+        if content[:1] != b"\xff":
+            raise ValueError("no MP3 file")
+        frame = b"PRIV" + _seven_bits(len(private)) + b"\0\0" + private
+        return b"ID3\x04\0\0" + _seven_bits(len(frame)) + frame + content
+    version, flags = content[3], content[5]
+    if version not in (3, 4) or flags:
+        raise ValueError("a tag with an extension")
+    sized = _seven_bits(len(private)) if version == 4 else pack(">I", len(private))
+    frame = b"PRIV" + sized + b"\0\0" + private
+    size = sum(each << 7 * at for at, each in enumerate(reversed(content[6:10])))
+    return content[:6] + _seven_bits(size + len(frame)) + frame + content[10:]
+
+
+def _seven_bits(number: int) -> bytes:
+    return bytes(number >> shift & 0x7F for shift in (21, 14, 7, 0))
+
+
+_SIGNATURES: Mapping[str, tuple[int, bytes]] = {
+    "audio/wav": (8, b"WAVE"),
+    "image/gif": (0, b"GIF8"),
+    "video/mp4": (4, b"ftyp"),
+}
+
+_INSERT: Mapping[str, Callable[[bytes], bytes]] = {
+    "audio/mpeg": _in_mp3,
+    "image/jpeg": _in_jpeg,
+    "image/png": _in_png,
+    "image/webp": _in_webp,
+}
+
+
+def _tagged(source: Path, target: Path, form: str) -> bool:
+    """Write the streams of ``source`` to ``target`` with a tag. ``ValueError`` if they cannot be
+    read."""
+    import av  # noqa: PLC0415  # few apps make such files
+
+    options = {"fflags": "bitexact"}
+    try:
+        with (
+            av.open(str(source)) as given,
+            av.open(str(target), "w", format=form, options=options) as made,
+        ):
+            made.metadata.update(given.metadata)
+            made.metadata[TAG] = TRAINED_ALGORITHMIC_MEDIA
+            streams = {
+                each.index: made.add_stream_from_template(each)
+                for each in given.streams
+                if isinstance(each, av.VideoStream | av.AudioStream)
+            }
+            for packet in given.demux():
+                if packet.dts is not None and packet.stream.index in streams:
+                    packet.stream = streams[packet.stream.index]
+                    made.mux(packet)
+    except av.FFmpegError as error:
+        raise ValueError(str(error)) from error
+    return True

@@ -1,0 +1,175 @@
+"""Places of files in inputs and outputs of apps, and what is said of them there."""
+
+from __future__ import annotations
+
+import mimetypes
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from darkroom.files import DEFAULT_MEDIA_TYPE
+from deployments.executors.base import FILE_MARK, PATH_KEY
+
+ARTIFACT = "artifact"
+"""Key of the object that stands for a stored file in an outcome."""
+
+_RESERVED = (PATH_KEY, "media_type", "generated", ARTIFACT, "url")
+"""Fields of a file that an app does not decide about."""
+
+Place = tuple[str | int, ...]
+
+Schema = Mapping[str, Any]
+
+
+def file_places(value: Any, schema: Schema, root: Schema | None = None) -> Iterator[Place]:
+    """Places in ``value``, which ``schema`` accepts, where it has a file that is given by a URL.
+    Each is named once."""
+    root = schema if root is None else root
+    known: set[Place] = set()
+    for part in _applied(value, schema, root):
+        found = [()] if FILE_MARK in part and isinstance(value, str) else _inner(value, part, root)
+        for place in found:
+            if place not in known:
+                known.add(place)
+                yield place
+
+
+def _applied(value: Any, schema: Schema, root: Schema) -> Iterator[Schema]:
+    """Schemas that say something about the same value: of a union, those that accept it."""
+    yield schema
+    reference = schema.get("$ref")
+    if isinstance(reference, str):
+        name = reference.removeprefix("#/$defs/")
+        yield from _applied(value, root.get("$defs", {}).get(name, {}), root)
+    for each in schema.get("allOf", ()):
+        if isinstance(each, Mapping):
+            yield from _applied(value, cast("Schema", each), root)
+    for each in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
+        if isinstance(each, Mapping) and _accepts(cast("Schema", each), value, root):
+            yield from _applied(value, cast("Schema", each), root)
+
+
+def _accepts(schema: Schema, value: Any, root: Schema) -> bool:
+    """Check what tells the branches of a union apart: types, constants and required fields."""
+    if not _fits(schema, value):
+        return False
+    reference = schema.get("$ref")
+    if isinstance(reference, str):
+        target = root.get("$defs", {}).get(reference.removeprefix("#/$defs/"), {})
+        if not _accepts(target, value, root):
+            return False
+    if not isinstance(value, Mapping):
+        return True
+    fields = cast("Mapping[str, Any]", value)
+    known = cast("Mapping[str, Any]", schema.get("properties", {}))
+    return all(name in fields for name in schema.get("required", ())) and all(
+        _fits(under, fields[name])
+        for name, under in known.items()
+        if name in fields and isinstance(under, Mapping)
+    )
+
+
+def _fits(schema: Schema, value: Any) -> bool:
+    given = schema.get("type", ())
+    types = (given,) if isinstance(given, str) else given
+    return (
+        (not types or any(_IS_TYPE[each](value) for each in types))
+        and ("const" not in schema or schema["const"] == value)
+        and ("enum" not in schema or value in schema["enum"])
+    )
+
+
+_IS_TYPE: Mapping[str, Callable[[Any], bool]] = {
+    "array": lambda value: isinstance(value, list),
+    "boolean": lambda value: isinstance(value, bool),
+    "integer": lambda value: isinstance(value, (int, float)) and not isinstance(value, bool),
+    "null": lambda value: value is None,
+    "number": lambda value: isinstance(value, (int, float)) and not isinstance(value, bool),
+    "object": lambda value: isinstance(value, Mapping),
+    "string": lambda value: isinstance(value, str),
+}
+
+
+def _inner(value: Any, schema: Schema, root: Schema) -> Iterator[Place]:
+    for part, inner, under in _parts(value, schema):
+        for place in file_places(inner, under, root):
+            yield (part, *place)
+
+
+def _parts(value: Any, schema: Schema) -> Iterator[tuple[str | int, Any, Schema]]:
+    """Parts of an object or a list, with their schemas."""
+    found: list[tuple[str | int, Any, Any]] = []
+    if isinstance(value, Mapping):
+        known = cast("Mapping[str, Any]", schema.get("properties", {}))
+        patterns = cast("Mapping[str, Any]", schema.get("patternProperties", {}))
+        for name, inner in cast("Mapping[str, Any]", value).items():
+            under = [known[name]] if name in known else []
+            under = under or [*patterns.values(), schema.get("additionalProperties")]
+            found += [(name, inner, each) for each in under]
+    elif isinstance(value, list):
+        first = cast("Sequence[Any]", schema.get("prefixItems", ()))
+        for number, inner in enumerate(cast("list[Any]", value)):
+            under = first[number] if number < len(first) else schema.get("items")
+            found.append((number, inner, under))
+    for part, inner, under in found:
+        if isinstance(under, Mapping):
+            yield part, inner, cast("Schema", under)
+
+
+def replaced(value: Any, place: Place, new: Any) -> Any:
+    """Copy of ``value`` with ``new`` at ``place``."""
+    if not place:
+        return new
+    first, *rest = place
+    copy: Any = dict(cast("Schema", value)) if isinstance(value, Mapping) else list(value)
+    copy[first] = replaced(copy[first], tuple(rest), new)
+    return copy
+
+
+def at(value: Any, place: Place) -> Any:
+    for part in place:
+        value = value[part]
+    return value
+
+
+def local_files(value: Any) -> Iterator[tuple[Place, Mapping[str, Any]]]:
+    """Files of this machine in an input or output, with their places."""
+    return objects_with(PATH_KEY, value)
+
+
+def objects_with(
+    key: str, value: Any, place: Place = ()
+) -> Iterator[tuple[Place, Mapping[str, Any]]]:
+    """Objects whose field ``key`` is a text, with their places. Not those inside of such ones."""
+    if isinstance(value, Mapping):
+        fields = cast("Mapping[str, Any]", value)
+        if isinstance(fields.get(key), str):
+            yield place, fields
+            return
+        for name, inner in fields.items():
+            yield from objects_with(key, inner, (*place, name))
+    elif isinstance(value, (list, tuple)):
+        for number, inner in enumerate(cast("Sequence[Any]", value)):
+            yield from objects_with(key, inner, (*place, number))
+
+
+def media_type_of(given: Mapping[str, Any]) -> str:
+    return str(given.get("media_type") or DEFAULT_MEDIA_TYPE)
+
+
+def facts_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What an app says of a file, for clients."""
+    return {key: each for key, each in given.items() if key not in _RESERVED}
+
+
+def pixels_of(facts: Mapping[str, Any], name: str) -> int | None:
+    value = facts.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def suffix_of(url: str) -> str:
+    """Extension for a local copy, so that libraries that look at names know the format."""
+    if url[:5].lower() == "data:":
+        return mimetypes.guess_extension(url[5:].partition(";")[0].partition(",")[0]) or ""
+    suffix = Path(url.partition("?")[0].partition("#")[0]).suffix
+    return suffix if len(suffix) <= 6 and suffix[1:].isalnum() else ""

@@ -1,0 +1,55 @@
+"""``darkroom undeploy``, and the endpoints of an app that are stored."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+import click
+
+from serve_app.cli.apps.deployable import base_id
+from serve_app.cli.connection import options
+from serve_app.cli.connection.client import ApiFailure, Client
+from serve_app.cli.connection.server import Server
+from serve_app.domain.errors import Misconfigured
+
+ENTRIES = "/v1/models/entries"
+
+
+@click.command("undeploy")
+@options.server
+@click.argument("name")
+@click.option("--force", is_flag=True, help="Also with unfinished requests: queued ones fail.")
+def undeploy_command(server: Server, name: str, *, force: bool) -> None:
+    """Remove all endpoints of the app NAME, such as apps/greeter."""
+    with Client(server) as client:
+        found = endpoints_of(client, base_id(name))
+        if not found:
+            raise Misconfigured(f"There is no app {name}. `darkroom models` lists the endpoints.")
+        for each in found:
+            client.delete(f"{ENTRIES}/{quote(each)}", **({"force": "true"} if force else {}))
+            click.echo(f"{each} is removed.")
+
+
+def endpoints_of(client: Client, base: str) -> list[str]:
+    """Ids of the endpoints of the app ``base`` that are stored. Another app may have an id that
+    begins with it."""
+    found: list[str] = []
+    for each in client.get(ENTRIES)["entries"]:
+        app = each["entry"].get("options", {}).get("app")
+        path = app.get("path") if isinstance(app, dict) else None
+        if path is not None and each["endpoint_id"] == base + ("" if path == "/" else path):
+            found.append(each["endpoint_id"])
+    return found
+
+
+def is_removed(client: Client, endpoint: str) -> bool:
+    """Remove an endpoint. False: it has unfinished requests, which is said."""
+    try:
+        client.delete(f"{ENTRIES}/{quote(endpoint)}")
+    except ApiFailure as failure:
+        click.echo(
+            f"{endpoint} is still served, although the class has it no more: {failure.message}",
+            err=True,
+        )
+        return False
+    return True

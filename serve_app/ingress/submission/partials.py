@@ -1,0 +1,66 @@
+"""Partial results of a request, for a client that follows it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from serve_app.domain.executors.partial_results import PartialResults
+from serve_app.domain.ports import Queue
+from serve_app.domain.progress import NOTHING_SEEN, PartialPosition, PartialResult
+from serve_app.domain.request import Request
+
+LOOK_AGAIN_S = 0.25
+"""Interval at which partial results are read that arrived at another ingress process."""
+
+
+class PartialReader:
+    """Reads the partial results of one request in their order. Memory holds one page of them, so a
+    slow client costs nothing: those that it has not read stay in the database."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        partials: PartialResults,
+        request: Request,
+        seen: PartialPosition = NOTHING_SEEN,
+    ) -> None:
+        self._queue = queue
+        self._partials = partials
+        self._tenant = request.tenant
+        self._id = request.id
+        self._seen = seen
+
+    async def begun(self, request: Request, timeout_s: float) -> Request:
+        """The request as soon as it has made progress, has a partial result or has ended, or after
+        ``timeout_s``."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout_s
+        while not request.state.final and request.progress is None and loop.time() < end:
+            if await self._partials.after(self._tenant, self._id, self._seen):
+                break
+            request = await self.changed(request, end - loop.time())
+        return request
+
+    async def new(self) -> AsyncGenerator[PartialResult]:
+        """Partial results that have arrived since the last call. Read the request's state
+        before it: then none of an ended request is missed."""
+        while page := await self._partials.after(self._tenant, self._id, self._seen):
+            for each in page:
+                self._seen = each.position
+                yield each
+
+    async def changed(self, request: Request, timeout_s: float) -> Request:
+        """The request as soon as it has changed since ``request``, as soon as there may be partial
+        results, or after ``timeout_s``."""
+        wait_s = min(timeout_s, LOOK_AGAIN_S)
+        arrived = asyncio.ensure_future(self._partials.arrived(self._id, wait_s))
+        changing = self._queue.changed(self._tenant, self._id, wait_s, since=request)
+        changed = asyncio.ensure_future(changing)
+        try:
+            await asyncio.wait((arrived, changed), return_when=asyncio.FIRST_COMPLETED)
+            return changed.result() if changed.done() else request
+        finally:
+            for each in (arrived, changed):
+                each.cancel()
+            await asyncio.gather(arrived, changed, return_exceptions=True)

@@ -1,0 +1,164 @@
+"""fal's header with a presigned POST policy: the files of a request go to its client's bucket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, cast
+from urllib.parse import unquote
+
+import httpx
+
+from serve_app.catalog.catalog import CatalogEntry
+from serve_app.domain.addresses import PrivateAddress, UnknownHost, connectable
+from serve_app.domain.errors import FieldProblem, InvalidInput, UploadPolicyFailed
+from serve_app.domain.media.draft import DRAFT_TYPE
+from serve_app.domain.media.upload_policy import (
+    CONTENT_TYPE,
+    FILE_NAME,
+    UPLOAD_POLICY_HEADER,
+    Conditions,
+    UploadPolicy,
+)
+from serve_app.domain.name_resolution import look_ups_of
+from serve_app.ingress.services.services import Services
+from serve_app.webhooks.target import port_of
+
+MAX_BYTES = 16 * 1024  # of the header
+MAX_URL_LENGTH = 2048
+RESOLVE_S = 2.0
+_UNPRINTABLE = re.compile(r"[\x00-\x20\x7f-\xff]")
+
+
+def parse_upload_policy(value: bytes) -> UploadPolicy:
+    """Read the header. ``InvalidInput`` names it, without its value, which has a signature."""
+    if len(value) > MAX_BYTES:
+        raise refused(f"should have at most {MAX_BYTES} bytes")
+    try:
+        read: Any = json.loads(value)
+    except (ValueError, RecursionError):
+        read = None
+    if not isinstance(read, dict):
+        raise refused('should be JSON like {"url": "https://…", "fields": {"key": "…", …}}')
+    given = cast("dict[str, Any]", read)
+    url, fields = given.get("url"), given.get("fields")
+    if not isinstance(url, str) or not isinstance(fields, dict):
+        raise refused("should have a text `url` and an object `fields`")
+    named = _texts(cast("dict[str, Any]", fields))
+    _check_key(named)
+    try:
+        conditions = Conditions.of(named.get("policy", ""))
+    except ValueError:
+        raise refused(
+            "should have `fields.policy` as S3 signs it: base64 of JSON with `expiration` and "
+            "`conditions`"
+        ) from None
+    begins = named["key"].partition(FILE_NAME)[0]
+    if "key" in conditions.exact or not begins.startswith(conditions.prefixes.get("key", "")):
+        raise refused(
+            f"does not allow keys of its own `fields.key`. Sign it for a key that ends with "
+            f"{FILE_NAME}"
+        )
+    return UploadPolicy(_checked_url(url), named)
+
+
+def _texts(fields: Mapping[str, Any]) -> dict[str, str]:
+    for name, value in fields.items():
+        if not isinstance(value, str):
+            raise refused(f"should have only texts in `fields`, and {name[:50]!r} is none")
+        if '"' in name or not name.isprintable() or not _encodable(name) or not _encodable(value):
+            raise refused(f"has a field with the invalid name or value {name[:50]!a}")
+    for reserved in ("key", "policy", CONTENT_TYPE, "file"):
+        same = [name for name in fields if name.strip().lower() == reserved]
+        if len(same) > 1 or (reserved == "file" and same):
+            raise refused(f"should not have the fields {sorted(same)} at once")
+    return cast("dict[str, str]", dict(fields))
+
+
+def _encodable(text: str) -> bool:
+    return text.isprintable() and not any("\ud800" <= each <= "\udfff" for each in text)
+
+
+def _check_key(fields: Mapping[str, str]) -> None:
+    key = fields.get("key", "")
+    if FILE_NAME not in key:
+        raise refused(f"should have {FILE_NAME} in `fields.key`, since a request has several files")
+    if key.startswith("/") or not {".", ".."}.isdisjoint(key.split("/")):
+        raise refused("should have no `.`, `..` or leading slash in `fields.key`")
+
+
+def _checked_url(url: str) -> str:
+    try:
+        parsed = httpx.URL(url)
+    except (httpx.InvalidURL, ValueError):
+        parsed = httpx.URL("")
+    if len(url) > MAX_URL_LENGTH or _UNPRINTABLE.search(url) or not url.isascii():
+        raise refused(f"should have a `url` in ASCII of at most {MAX_URL_LENGTH} characters")
+    if parsed.scheme not in ("https", "http") or not parsed.host:
+        raise refused("should have the https: URL of a bucket as its `url`")
+    if parsed.userinfo or "?" in url or "#" in url:
+        raise refused("should have a `url` without credentials, query and fragment")
+    if not {".", ".."}.isdisjoint(unquote(parsed.raw_path.decode("ascii")).split("/")):
+        raise refused("should have a `url` without `.` and `..`")
+    return url
+
+
+async def check_upload_policy(
+    services: Services,
+    tenant: str,
+    entry: CatalogEntry,
+    input: Mapping[str, Any],
+    policy: UploadPolicy,
+    *,
+    has_rules: bool,
+) -> None:
+    """Raise ``InvalidInput`` if the policy cannot be used for a request with this ``input``.
+
+    The check of the address reports mistakes early. Protection comes from the check at each
+    connection of a replica. ``has_rules``: the request says who may read its files.
+    """
+    if has_rules:
+        raise refused(
+            "cannot be combined with `initial_acl`: your bucket decides who reads the files in it"
+        )
+    if (expired := policy.refusal(services.clock.now())) is not None:
+        raise refused("has a policy that has expired", expired)
+    media_types = entry.schema.media_types(input)
+    if DRAFT_TYPE in media_types:
+        raise refused("cannot be combined with `draft`: drafts are kept here")
+    if input.get("sync_mode") is True:
+        raise refused("cannot be combined with `sync_mode`: it asks for the files in the response")
+    for media_type in media_types:
+        try:
+            policy.form("", media_type)
+        except UploadPolicyFailed as error:
+            raise refused(f"does not allow files of {media_type}", error.message) from None
+    await _check_address(services, tenant, policy)
+
+
+async def _check_address(services: Services, tenant: str, policy: UploadPolicy) -> None:
+    if services.config.limits.allow_private_urls:
+        return
+    url = httpx.URL(policy.url)
+    if url.scheme != "https":
+        raise refused("should have an https: URL as its `url`")
+    try:
+        async with asyncio.timeout(RESOLVE_S):
+            with look_ups_of(tenant):
+                await connectable(url.host, port_of(url), services.webhooks.resolve)
+    except (UnknownHost, TimeoutError):
+        return  # the replica asks again
+    except PrivateAddress:
+        raise refused(
+            f"names the host {url.host}, which has a private address. The operator can allow "
+            "these with DARKROOM_ALLOW_PRIVATE_URLS"
+        ) from None
+
+
+def refused(what: str, sentence: str = "") -> InvalidInput:
+    """Error of the header. ``sentence``: the message, if it is not the header with ``what``."""
+    name = UPLOAD_POLICY_HEADER
+    problem = FieldProblem(("header", name), f"{name} {what}", "value_error")
+    return InvalidInput(sentence or f"The header {name} {what}.", (problem,))

@@ -1,0 +1,191 @@
+"""What owners see of a request to a workflow: its steps, sums, and the events of a stream."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from serve_app.domain.errors import DarkroomError, RequestNotFound
+from serve_app.domain.request import Request, State
+from serve_app.domain.workflows.definition import POOL
+from serve_app.domain.workflows.runs import RunStatus, StepStatus
+from serve_app.ingress.http.errors import iso
+from serve_app.ingress.http.json_schema import Time
+from serve_app.ingress.services.services import Services
+from serve_app.ingress.submission.rendering import (
+    NO_OUTCOME,
+    answer_for,
+    failure_body,
+    final_outcome,
+    rendered_output,
+)
+
+StepWord = Literal[
+    "waiting", "skipped", "queued", "running", "succeeded", "failed", "cancelled", "expired"
+]
+
+
+class WorkflowStep(TypedDict):
+    """A step of a workflow, which is a request of its own."""
+
+    node_id: str
+    item: Annotated[
+        int | None, Field(description="Number of its element, if the step runs for a list.")
+    ]
+    app_id: str
+    request_id: Annotated[str | None, Field(description="Null: it has not started.")]
+    state: Annotated[StepWord, Field(description="`waiting`: for other steps, or to be submitted.")]
+    queue_position: Annotated[int | None, Field(description="While it is queued; 0 is next.")]
+    started_at: Time | None
+    finished_at: Time | None
+    run_s: Annotated[float | None, Field(description="Seconds on a replica, once it has ended.")]
+    cost: Annotated[str | None, Field(description="Amount of money, once it has ended.")]
+    currency: str | None
+    error: str | None
+
+
+class Money(TypedDict):
+    amount: str
+    currency: str
+
+
+class WorkflowStatus(TypedDict):
+    """Steps of a workflow, and what they took."""
+
+    steps: list[WorkflowStep]
+    run_s: Annotated[float, Field(description="Sum of the steps' seconds.")]
+    cost: Annotated[list[Money], Field(description="Sums of the steps' costs, by currency.")]
+
+
+async def workflow_status(services: Services, request: Request) -> WorkflowStatus | None:
+    """Steps of a request to a workflow. None: it is to another endpoint, or has not started."""
+    if request.pool != POOL:
+        return None
+    found = await services.queue.workflows.status(request.tenant, request.id)
+    if found is None:
+        return None
+    costs: defaultdict[str, Decimal] = defaultdict(Decimal)
+    for each in found.steps:
+        if each.cost is not None:
+            costs[each.currency] += each.cost
+    return {
+        "steps": await _steps(services, request, found),
+        "run_s": sum(each.run_s or 0.0 for each in found.steps),
+        "cost": [
+            {"amount": f"{costs[currency]:f}", "currency": currency} for currency in sorted(costs)
+        ],
+    }
+
+
+async def _steps(services: Services, request: Request, found: RunStatus) -> list[WorkflowStep]:
+    steps: list[WorkflowStep] = []
+    for name, node in found.nodes.items():
+        started = [each for each in found.steps if each.id.node == name]
+        listed = node.get("for_each") is not None
+        steps += [await _step(services, request, each, listed=listed) for each in started]
+        if not started:
+            steps.append(_waiting(name, str(node["app"]), ended=request.state.final))
+    return steps
+
+
+async def _step(
+    services: Services, workflow: Request, step: StepStatus, *, listed: bool
+) -> WorkflowStep:
+    word = "waiting" if step.state is None else step.state.value
+    position = None
+    if step.state is State.QUEUED:
+        try:
+            queued = await services.queue.get(workflow.tenant, step.request_id)
+        except RequestNotFound:
+            word = "waiting"
+        else:
+            position = (await services.queue.waiting(queued)).position
+    return {
+        "node_id": step.id.node,
+        "item": step.id.item if listed else None,
+        "app_id": step.app,
+        "request_id": step.request_id,
+        "state": cast("StepWord", word),
+        "queue_position": position,
+        "started_at": iso(step.started_at),
+        "finished_at": iso(step.finished_at),
+        "run_s": step.run_s,
+        "cost": None if step.cost is None else f"{step.cost:f}",
+        "currency": step.currency or None,
+        "error": step.error,
+    }
+
+
+def _waiting(name: str, app: str, *, ended: bool) -> WorkflowStep:
+    return {
+        "node_id": name,
+        "item": None,
+        "app_id": app,
+        "request_id": None,
+        "state": "skipped" if ended else "waiting",
+        "queue_position": None,
+        "started_at": None,
+        "finished_at": None,
+        "run_s": None,
+        "cost": None,
+        "currency": None,
+        "error": None,
+    }
+
+
+# Events, as fal's workflows stream them.
+
+
+class WorkflowEvents:
+    """Events of a request to a workflow that were not sent yet. Call ``news`` after each change."""
+
+    def __init__(self, services: Services, origin: str) -> None:
+        self._services = services
+        self._origin = origin
+        self._submitted: set[str] = set()
+        self._completed: set[str] = set()
+
+    async def news(self, request: Request) -> list[dict[str, Any]]:
+        """Events of steps: each ``submit``, and each ``completion`` with its output."""
+        found = await self._services.queue.workflows.status(request.tenant, request.id)
+        events: list[dict[str, Any]] = []
+        for each in found.steps if found is not None else ():
+            listed = found is not None and found.nodes[each.id.node].get("for_each") is not None
+            node = {"node_id": each.id.node} | ({"item": each.id.item} if listed else {})
+            if each.state is not None and each.request_id not in self._submitted:
+                self._submitted.add(each.request_id)
+                events.append(
+                    {"type": "submit", **node, "app_id": each.app, "request_id": each.request_id}
+                )
+            if each.state is State.SUCCEEDED and each.request_id not in self._completed:
+                self._completed.add(each.request_id)
+                events.append({"type": "completion", **node, **await self._output(request, each)})
+        return events
+
+    async def _output(self, request: Request, step: StepStatus) -> Mapping[str, Any]:
+        services = self._services
+        try:
+            ended = await services.queue.current(request.tenant, step.request_id)
+            output = await rendered_output(ended, services.files, self._origin, inline=False)
+        except DarkroomError:  # it was deleted
+            return {"app_id": step.app, "request_id": step.request_id, "output": None}
+        return {"app_id": step.app, "request_id": step.request_id, "output": output}
+
+    async def failure(self, request: Request) -> dict[str, Any]:
+        """Event of the end of a request that did not succeed."""
+        failure = final_outcome(request).failure or NO_OUTCOME
+        found = await self._services.queue.workflows.status(request.tenant, request.id)
+        failed = [each for each in found.steps if each.error] if found is not None else []
+        node = failed[0].id.node if failed else None
+        error = {"status": answer_for(failure).status, "body": failure_body(failure)}
+        return {"type": "error", "node_id": node, "message": failure.message, "error": error}
+
+    async def output(self, request: Request) -> dict[str, Any]:
+        """Event of the end of a request that succeeded."""
+        output = await rendered_output(request, self._services.files, self._origin)
+        return {"type": "output", "output": output}

@@ -1,0 +1,202 @@
+"""Background worker that runs requests to workflows: it submits their steps, and ends them.
+
+One ingress process runs it, chosen by election, and holds nothing in memory: each look reads the
+rows of the requests that may go on. What it does may be done twice, by two workers at once or again
+after a crash: a step gets the id and the input of its request before that is submitted, each result
+of a step is recorded once, and a request ends once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+from serve_app.domain.errors import (
+    TOO_LATE,
+    Cancelled,
+    DarkroomError,
+    DatabaseUnavailable,
+    EndpointNotFound,
+    Expired,
+    Overloaded,
+    RequestNotFound,
+    Unavailable,
+)
+from serve_app.domain.lease import Finish
+from serve_app.domain.outcome import Failure, Outcome
+from serve_app.domain.workflows.definition import Workflow
+from serve_app.domain.workflows.plan import Plan, plan
+from serve_app.domain.workflows.runs import RUNNER, Step, StepState, WorkflowRun
+from serve_app.ingress.services.services import Services
+from serve_app.ingress.submission import submission
+from serve_app.ingress.submission.rendering import NO_OUTCOME
+from serve_app.ingress.workflows import steps as requests
+from serve_app.telemetry.logs import log_context
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 0.2
+LEADS_EVERY_S = 5.0  # another process takes over after three times as long
+TIDY_EVERY_S = 5.0
+STARTED_AT_ONCE = 100
+ADVANCED_AT_ONCE = 8
+ABANDONED_AT_ONCE = 200
+DELETED = (
+    "The workflow was deleted before the request started. Register it again with `darkroom deploy`."
+)
+
+
+class WorkflowWorker:
+    """Workflows of one ingress process. Call ``advance`` and ``tidy`` again and again."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._book = services.queue.workflows
+
+    async def advance(self) -> None:
+        """Start what is queued, and move every request on by what is possible now."""
+        await self._book.runs.start(STARTED_AT_ONCE)
+        room = asyncio.Semaphore(ADVANCED_AT_ONCE)
+
+        async def one(run: WorkflowRun) -> None:
+            async with room:
+                await self._advance_logged(run)
+
+        await asyncio.gather(*map(one, await self._book.runs.active()))
+
+    async def tidy(self) -> None:
+        """Cancel the steps of requests that were ended by others, such as an operator."""
+        for tenant, _, request_id in await self._book.runs.abandoned(ABANDONED_AT_ONCE):
+            await self._cancel(tenant, request_id)
+        await self._book.runs.close()
+
+    async def _advance_logged(self, run: WorkflowRun) -> None:
+        with log_context(run.held.request_id):
+            try:
+                await self._advance(run)
+            except DarkroomError as error:
+                log.warning("The workflow %s goes on later: %s", run.endpoint, error.message)
+            except Exception:
+                log.exception("The workflow %s goes on later, after an error", run.endpoint)
+
+    async def _advance(self, run: WorkflowRun) -> None:
+        if run.definition is None:
+            failure = Failure(EndpointNotFound.code, DELETED, retryable=False)
+            await self._finish(run, Outcome(failure=failure), ())
+            return
+        workflow = Workflow.from_json(run.definition)
+        steps = await self._settled(run, workflow, await self._book.runs.steps(run))
+        if (stop := _stopped(run)) is not None:
+            await self._finish(run, replace(stop, usage=requests.usage_of(steps)), steps)
+            return
+        unsent = [step for step in steps if step.state is StepState.SENDING]
+        await self._send_all(run, workflow, unsent)
+        results = {step.id: requests.result_of(step) for step in steps}
+        next_ = plan(workflow, run.input, results)
+        if next_.failure is not None:
+            await self._finish(run, requests.failed(next_.failure, steps), steps)
+        elif next_.output is not None:
+            await self._finish(run, requests.succeeded(next_.output, steps), steps)
+        elif next_.calls:
+            await self._start(run, workflow, next_, steps)
+
+    async def _settled(
+        self, run: WorkflowRun, workflow: Workflow, steps: Sequence[Step]
+    ) -> Sequence[Step]:
+        """Steps with the outcomes of those whose requests have ended."""
+        return [await self._settle(run, workflow, step) for step in steps]
+
+    async def _settle(self, run: WorkflowRun, workflow: Workflow, step: Step) -> Step:
+        """Record the outcome of a step whose request has ended, or was deleted."""
+        runs, stored = self._book.runs, step.request_state
+        if step.state is StepState.ENDED or (stored is not None and not stored.final):
+            return step
+        if stored is None:
+            if step.state is StepState.SENDING:
+                return step
+            outcome = requests.DELETED
+        else:
+            try:
+                request = await self._services.queue.current(run.tenant, step.request_id)
+            except RequestNotFound:
+                return step  # it was deleted just now
+            outcome = request.outcome or Outcome(failure=NO_OUTCOME)
+        if await runs.settle(run, step.id, outcome):
+            failure = outcome.failure
+            ended = "succeeded." if failure is None else f"failed: {failure.message}"
+            level = "INFO" if failure is None else "ERROR"
+            await self._log(run, level, f"Step {requests.name_of(workflow, step.id)} {ended}")
+        return replace(step, state=StepState.ENDED, outcome=outcome)
+
+    async def _start(
+        self, run: WorkflowRun, workflow: Workflow, next_: Plan, steps: Sequence[Step]
+    ) -> None:
+        """Record the steps that can start now, and submit their requests."""
+        artifacts = requests.artifacts_of(steps)
+        calls = [
+            Step(
+                call.step,
+                call.app,
+                self._services.new_id(),
+                StepState.SENDING,
+                requests.rendered_input(self._services, run, call.input, artifacts),
+            )
+            for call in next_.calls
+        ]
+        rows = [(each.id, each.app, each.request_id, each.input) for each in calls]
+        taken = frozenset(await self._book.runs.take(run, rows))
+        await self._send_all(run, workflow, [each for each in calls if each.id in taken])
+
+    async def _send_all(self, run: WorkflowRun, workflow: Workflow, steps: Sequence[Step]) -> None:
+        """Submit the requests of steps, as long as the queue has room for more."""
+        for step in steps:
+            if not await self._send(run, workflow, step):
+                return
+
+    async def _send(self, run: WorkflowRun, workflow: Workflow, step: Step) -> bool:
+        """Submit the request of a step. One that is refused for good has ended. False: the queue
+        takes no more of this tenant's requests now."""
+        runs, name = self._book.runs, requests.name_of(workflow, step.id)
+        try:
+            new = await requests.request_of(self._services, run, workflow, step)
+            stored = await asyncio.shield(submission.submit(self._services, new))
+        except DatabaseUnavailable:
+            raise  # it may be stored: the step keeps its id, and is submitted again
+        except (Overloaded, Unavailable) as error:
+            log.info("The step %s waits: %s", name, error.message)
+            return not isinstance(error, Overloaded)
+        except DarkroomError as error:
+            failure = Failure(error.code, error.message, retryable=False)
+            if await runs.settle(run, step.id, Outcome(failure=failure)):
+                await self._log(run, "ERROR", f"Step {name} was refused: {error.message}")
+            return True
+        if await runs.sent(run, step.id, stored.id):
+            await self._log(run, "INFO", f"Step {name} is request {stored.id} to {step.app}.")
+        return True
+
+    async def _finish(self, run: WorkflowRun, outcome: Outcome, steps: Sequence[Step]) -> None:
+        """Cancel the steps that have not ended, and end the request."""
+        for step in requests.unended(steps):
+            await self._cancel(run.tenant, step.request_id)
+        await self._services.queue.finish(Finish(run.held, RUNNER, outcome))
+
+    async def _cancel(self, tenant: str, request_id: str) -> None:
+        try:
+            await self._services.queue.cancel(tenant, request_id)
+        except RequestNotFound:
+            log.info("The request %s of a step is not stored.", request_id)
+
+    async def _log(self, run: WorkflowRun, level: str, message: str) -> None:
+        await self._services.queue.log(run.held.request_id, (level, message))
+
+
+def _stopped(run: WorkflowRun) -> Outcome | None:
+    """Outcome of a run that is not to go on."""
+    if run.cancel_requested:
+        message = "The workflow was cancelled, with all its steps that had not ended."
+        return Outcome(failure=Failure(Cancelled.code, message, retryable=False))
+    if run.left_s is not None and run.left_s <= 0:
+        return Outcome(failure=Failure(Expired.code, TOO_LATE, retryable=False))
+    return None

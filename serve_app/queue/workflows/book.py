@@ -1,0 +1,175 @@
+"""Registered workflows, and the steps of requests to them: PostgreSQL behind ``WorkflowBook``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from serve_app.domain.operations import Actor
+from serve_app.domain.workflows.definition import endpoint_id
+from serve_app.domain.workflows.plan import StepId
+from serve_app.domain.workflows.runs import (
+    NewWorkflow,
+    RegisteredWorkflow,
+    RunStatus,
+    StepStatus,
+)
+from serve_app.postgres.database import Database, Lock
+from serve_app.queue.after_commit import AfterCommit
+from serve_app.queue.state.queue_state import QueueState
+from serve_app.queue.store import messages
+from serve_app.queue.store.config import QueueLimits
+from serve_app.queue.store.rows import audit_columns, known_id, outcome_from_json
+from serve_app.queue.transactions.insert import outcome_lock_number
+from serve_app.queue.workflows.runs import PostgresWorkflowRuns, state_of
+
+_WORKFLOW = "tenant, name, definition, source, public, created_at, changed_at"
+
+# Under a lock of its tenant, so that two calls at once do not both find room.
+PUT = """
+-- name: put_workflow
+WITH room AS (
+    SELECT count(*) < %(most)s AS yes FROM (
+        SELECT FROM workflows WHERE tenant = %(tenant)s AND name <> %(name)s LIMIT %(most)s) a
+),
+stored AS (
+    INSERT INTO workflows (tenant, name, definition, source, public)
+    SELECT %(tenant)s, %(name)s, %(definition)s::json, %(source)s::json, %(public)s
+    FROM room WHERE yes
+    ON CONFLICT (tenant, name) DO UPDATE SET definition = excluded.definition,
+        source = excluded.source, public = excluded.public, changed_at = clock_timestamp()
+    RETURNING name
+),
+noted AS (
+    INSERT INTO audit (actor, address, action, subject, detail)
+    SELECT %(actor)s, %(address)s, 'workflow.put', %(subject)s, %(detail)s::json FROM stored
+)
+SELECT 1 FROM stored
+"""
+FIND = f"SELECT {_WORKFLOW} FROM workflows WHERE tenant = %(tenant)s AND name = %(name)s"
+PAGE = f"""
+SELECT {_WORKFLOW} FROM workflows WHERE tenant = %(tenant)s OR public
+ORDER BY tenant <> %(tenant)s, tenant, name
+"""
+REMOVE = """
+-- name: remove_workflow
+WITH removed AS (
+    DELETE FROM workflows WHERE tenant = %(tenant)s AND name = %(name)s RETURNING name
+),
+noted AS (
+    INSERT INTO audit (actor, address, action, subject, detail)
+    SELECT %(actor)s, %(address)s, 'workflow.remove', %(subject)s, %(detail)s::json FROM removed
+)
+SELECT 1 FROM removed
+"""
+# The order of a table is not defined, and a row that was deleted leaves no trace of its time.
+VERSION = """
+-- name: workflows_version
+SELECT coalesce(md5(string_agg(tenant || ' ' || name || ' ' || changed_at, ' '
+    ORDER BY tenant, name)), '') FROM workflows
+"""
+ALL = f"SELECT {_WORKFLOW} FROM workflows ORDER BY tenant, name"
+NODES = """
+-- name: nodes_of_workflow
+SELECT w.definition FROM workflow_runs w
+WHERE w.request_id = %(id)s::uuid AND w.tenant = %(tenant)s
+"""
+STATUS = """
+-- name: status_of_workflow
+SELECT s.node, s.item, s.app, s.request_id::text,
+       CASE WHEN c.deleted_at IS NULL THEN c.state END, c.started_at, c.finished_at, u.run_s,
+       u.amount, coalesce(u.price ->> 'currency', ''),
+       CASE WHEN c.state IN ('failed', 'cancelled', 'expired') THEN c.outcome END
+FROM workflow_runs w JOIN workflow_steps s ON s.run_id = w.request_id
+LEFT JOIN requests c ON c.id = s.request_id
+LEFT JOIN usage u ON u.request_id = s.request_id
+WHERE w.request_id = %(id)s::uuid AND w.tenant = %(tenant)s
+ORDER BY s.node, s.item
+"""
+STEP_REQUESTS = """
+-- name: requests_of_workflow
+SELECT s.request_id::text FROM workflow_runs w JOIN workflow_steps s ON s.run_id = w.request_id
+WHERE w.request_id = %(id)s::uuid AND w.tenant = %(tenant)s
+ORDER BY s.node, s.item
+"""
+
+
+class PostgresWorkflowDefinitions:
+    """Implements ``WorkflowDefinitions``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def put(self, new: NewWorkflow, most: int, actor: Actor) -> bool:
+        params = {
+            "tenant": new.tenant,
+            "name": new.name,
+            "definition": messages.compact(new.definition),
+            "source": messages.compact(new.source),
+            "public": new.public,
+            "most": most,
+            **_audited(new.tenant, new.name, actor, public=new.public),
+        }
+        lock = Lock([outcome_lock_number(new.tenant, b"workflows")])
+        return bool(await self._database.rows(PUT, params, lock=lock))
+
+    async def find(self, tenant: str, name: str) -> RegisteredWorkflow | None:
+        params = {"tenant": tenant, "name": messages.clean(name)}
+        rows = await self._database.rows(FIND, params)
+        return RegisteredWorkflow(*rows[0]) if rows else None
+
+    async def page(self, tenant: str) -> Sequence[RegisteredWorkflow]:
+        rows = await self._database.rows(PAGE, {"tenant": tenant})
+        return [RegisteredWorkflow(*row) for row in rows]
+
+    async def remove(self, tenant: str, name: str, actor: Actor) -> bool:
+        clean = messages.clean(name)
+        params = {"tenant": tenant, "name": clean, **_audited(tenant, clean, actor)}
+        return bool(await self._database.rows(REMOVE, params))
+
+    async def version(self) -> str:
+        ((version,),) = await self._database.rows(VERSION)
+        return str(version)
+
+    async def all(self) -> Sequence[RegisteredWorkflow]:
+        return [RegisteredWorkflow(*row) for row in await self._database.rows(ALL)]
+
+
+class PostgresWorkflows:
+    """Implements ``WorkflowBook``."""
+
+    def __init__(
+        self, database: Database, limits: QueueLimits, state: QueueState, after: AfterCommit
+    ) -> None:
+        self._database = database
+        self.definitions = PostgresWorkflowDefinitions(database)
+        self.runs = PostgresWorkflowRuns(database, limits, state, after)
+
+    async def status(self, tenant: str, request_id: str) -> RunStatus | None:
+        params = {"tenant": tenant, "id": known_id(request_id)}
+        nodes = await self._database.rows(NODES, params)
+        if not nodes:
+            return None
+        steps = [_status(row) for row in await self._database.rows(STATUS, params)]
+        definition = nodes[0][0] or {"nodes": {}}
+        return RunStatus(definition["nodes"], steps)
+
+    async def step_requests(self, tenant: str, request_id: str) -> Sequence[str]:
+        params = {"tenant": tenant, "id": known_id(request_id)}
+        return [str(row[0]) for row in await self._database.rows(STEP_REQUESTS, params)]
+
+
+def _audited(tenant: str, name: str, actor: Actor, **detail: Any) -> dict[str, Any]:
+    return {
+        "subject": endpoint_id(tenant, name),
+        "detail": messages.compact({"tenant": tenant, **detail}),
+        **audit_columns(actor),
+    }
+
+
+def _status(row: tuple[Any, ...]) -> StepStatus:
+    node, item, app, request_id, state, *rest, outcome = row
+    failure = None if outcome is None else outcome_from_json(outcome).failure
+    error = None if failure is None else failure.message
+    step = StepId(node, item)
+    return StepStatus(step, app, request_id, state_of(state), *rest, error=error)

@@ -1,0 +1,47 @@
+"""``darkroom secrets``, with fakes behind real HTTP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from serve_app.cli.main import main
+from tests.wire.served import Address, served
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[Address]:
+    with served() as address:
+        yield address
+
+
+def test_a_secret_is_read_from_standard_input_and_not_shown(
+    address: Address, tmp_path: Path
+) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"url": address.url}))
+    (tmp_path / "api_key").write_text(address.key)
+
+    def darkroom(*words: str, given: str | None = None) -> tuple[int, str]:
+        ran = CliRunner().invoke(
+            main, ["secrets", *words, "--data-dir", str(tmp_path)], input=given
+        )
+        return ran.exit_code, ran.output
+
+    assert darkroom("set", "FAL_KEY", given="id:sk\n") == (0, "FAL_KEY is set for default.\n")
+    code, said = darkroom("set", "FAL_KEY", "--installation", given="id:sk\n")
+    assert (code, said) == (0, "FAL_KEY is set for the installation.\n")
+    code, said = darkroom("list")
+    assert (code, said[:8], "sk" in said) == (0, "FAL_KEY ", False)
+    shown = json.loads(darkroom("list", "--installation", "--json")[1])
+    assert [each["name"] for each in shown["secrets"]] == ["FAL_KEY"]
+    assert darkroom("remove", "FAL_KEY") == (0, "FAL_KEY is removed from default.\n")
+    assert darkroom("list") == (0, "No secrets are set for default.\n")
+    assert darkroom("remove", "FAL_KEY")[0] == 1
+    code, said = darkroom("set", "FAL_KEY", given="\n")
+    assert (code, "is empty" in said) == (1, True)
+    code, said = darkroom("list", "--installation", "--tenant", "default")
+    assert (code, "either --tenant or --installation" in said) == (1, True)

@@ -1,0 +1,59 @@
+"""An app for fal on a real cluster, called with fal's own client."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.cluster.darkroom import Darkroom
+from tests.deployments.executors.fal.house import CAMERA, environments_with_fal
+
+CALL = """
+import json, sys
+import fal_client
+from serve_app import fal_plain_http
+fal_plain_http.use(sys.argv[1])
+client = fal_client.SyncClient(key=sys.argv[2])
+drawn = client.subscribe("apps/camera", {"color": "blue"}, with_logs=True)
+gray = client.subscribe("apps/camera/gray", {"image_url": drawn["images"][0]["url"]})
+spoken = client.subscribe("apps/camera/speak", {"text": "hello"})
+try:
+    client.subscribe("apps/camera/fail", {"how": "field"})
+except fal_client.FalClientHTTPError as error:
+    refused = [error.status_code, error.response.json()["detail"][0]["loc"]]
+print(json.dumps([drawn, gray, spoken, refused]))
+"""
+
+
+def serves_an_app_for_fal(darkroom: Darkroom) -> None:
+    """Deploy the tests' app and call it, where an index of packages has ``fal``."""
+    try:
+        environments = environments_with_fal()
+    except pytest.skip.Exception:
+        return
+    made = Path(darkroom.data_dir) / "apps" / "environments"
+    made.mkdir(parents=True, exist_ok=True)
+    for each in environments.iterdir():
+        if not (made / each.name).exists():
+            (made / each.name).symlink_to(each)
+    done = darkroom.command("deploy", str(CAMERA))
+    assert done.returncode == 0, done.stderr
+    called = subprocess.run(
+        [sys.executable, "-c", CALL, darkroom.url, darkroom.key],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert called.returncode == 0, called.stderr
+    drawn, gray, spoken, refused = json.loads(called.stdout)
+    assert [each["width"] for each in drawn["images"]] == [8, 8]
+    assert gray["content_type"] == "image/png"
+    read = httpx.get(spoken["link"], trust_env=False)  # a text, as the app declares it
+    assert (read.content, spoken["audio"]["content_type"]) == (b"linked", "audio/wav")
+    assert refused == [422, ["body", "how"]]

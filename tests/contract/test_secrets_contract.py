@@ -1,0 +1,94 @@
+"""Contract of secrets by name: over the fake and over PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from serve_app.domain.errors import Unavailable
+from serve_app.domain.executors.secrets import INSTALLATION, Secret
+from serve_app.domain.operations import Actor
+from serve_app.domain.ports import Queue
+from serve_app.postgres.database import Database
+from serve_app.tenants.secrets import MAX_SECRETS, PostgresSecrets, SecretBook
+from tests.fakes.queue import FakeQueue
+from tests.fakes.secrets import FakeSecrets
+
+ME = Actor("key-1", "192.0.2.1")
+
+
+@pytest.fixture
+async def kept(at: str | None, queue: Queue) -> AsyncIterator[SecretBook]:
+    if isinstance(queue, FakeQueue):
+        yield FakeSecrets(queue.operations.note)
+        return
+    assert at is not None
+    database = Database(at)
+    await database.start()
+    yield PostgresSecrets(database, b"s" * 32)
+    await database.aclose()
+
+
+async def test_a_tenants_own_secret_comes_before_that_of_the_installation(kept: SecretBook) -> None:
+    await kept.put(INSTALLATION, "FAL_KEY", "ours", ME)
+    await kept.put("house", "FAL_KEY", "first", ME)
+    await kept.put("house", "FAL_KEY", "theirs", ME)
+    await kept.put("other", "OTHER_KEY", "hidden", ME)
+    found = await kept.read("house", ["FAL_KEY", "OTHER_KEY", "NOT_SET"])
+    assert found == [Secret("FAL_KEY", "house", "theirs"), Secret("FAL_KEY", "", "ours")]
+    assert await kept.read("third", ["FAL_KEY"]) == [Secret("FAL_KEY", "", "ours")]
+    assert "theirs" not in repr(found)
+
+
+async def test_secrets_are_listed_without_values_and_removed(kept: SecretBook) -> None:
+    await kept.put("house", "B_KEY", "value-b", ME)
+    await kept.put("house", "A_KEY", "value-a", ME)
+    await kept.put("other", "C_KEY", "value-c", ME)
+    listed = await kept.list("house")
+    assert [(each.name, each.changed_by) for each in listed] == [
+        ("A_KEY", "key-1"),
+        ("B_KEY", "key-1"),
+    ]
+    assert "value" not in repr(listed)
+    assert await kept.remove("house", "A_KEY", ME)
+    assert not await kept.remove("house", "A_KEY", ME)
+    assert not await kept.remove("house", "C_KEY", ME)
+    assert await kept.read("house", ["A_KEY", "C_KEY"]) == []
+
+
+async def test_changes_are_in_the_audit_log_without_the_value(
+    kept: SecretBook, queue: Queue
+) -> None:
+    await kept.put("house", "FAL_KEY", "value", ME)
+    await kept.remove("house", "FAL_KEY", ME)
+    acts = await queue.operations.audit()
+    assert [(each.action, each.subject, each.detail) for each in acts] == [
+        ("secret.remove", "FAL_KEY", {"tenant": "house"}),
+        ("secret.set", "FAL_KEY", {"tenant": "house"}),
+    ]
+    assert "value" not in repr(acts)
+
+
+async def test_an_owner_has_a_limited_number_of_secrets(kept: SecretBook) -> None:
+    for number in range(MAX_SECRETS - 1):
+        assert await kept.put("house", f"KEY_{number}", "x", ME)
+    both = await asyncio.gather(*(kept.put("house", f"LAST_{n}", "x", ME) for n in range(2)))
+    assert sorted(both) == [False, True]
+    assert await kept.put("house", "KEY_0", "changed", ME)
+    assert await kept.put("other", "KEY_0", "x", ME)
+
+
+async def test_values_of_another_installation_are_reported_by_name(
+    kept: SecretBook, at: str | None
+) -> None:
+    await kept.put("house", "FAL_KEY", "value", ME)
+    if at is None:
+        return
+    database = Database(at)
+    await database.start()
+    elsewhere = PostgresSecrets(database, b"t" * 32)
+    with pytest.raises(Unavailable, match="The secret FAL_KEY cannot be decrypted"):
+        await elsewhere.read("house", ["FAL_KEY"])
+    await database.aclose()

@@ -1,0 +1,310 @@
+"""Contract of ``WorkflowBook``: run over the fake and over PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from serve_app.domain.billing.price import Price, PriceUnit
+from serve_app.domain.errors import RequestActive, RequestNotFound
+from serve_app.domain.lease import Finish
+from serve_app.domain.operations import Actor
+from serve_app.domain.outcome import Outcome, Usage
+from serve_app.domain.ports import Queue
+from serve_app.domain.request import Priority, State
+from serve_app.domain.webhook import Webhook
+from serve_app.domain.workflows.definition import POOL
+from serve_app.domain.workflows.plan import StepId
+from serve_app.domain.workflows.runs import RUNNER, NewWorkflow, StepState, WorkflowRun
+from tests.queue.requests import TENANT, done, lease, new, new_id
+
+ACTOR = Actor("key-1", "192.0.2.1")
+FLOW = "workflows/ann/flow"
+DEFINITION: Mapping[str, Any] = {
+    "nodes": {"draw": {"app": "a/b", "input": {}}, "big": {"app": "c/d", "input": {}}},
+    "output": {},
+}
+DRAW, BIG = StepId("draw"), StepId("big", 3)
+DONE = Outcome(output={"n": 1}, usage=Usage(1.5, 4, 1.0))
+MOST = 10
+
+
+async def register(queue: Queue, name: str = "flow", tenant: str = TENANT, **more: Any) -> bool:
+    definition = more.pop("definition", DEFINITION)
+    wanted = NewWorkflow(tenant, name, definition, {"name": name}, **more)
+    return await queue.workflows.definitions.put(wanted, MOST, ACTOR)
+
+
+async def started(queue: Queue, **changes: Any) -> WorkflowRun:
+    """A run of a new request to the workflow, which is registered."""
+    await register(queue)
+    request = new(endpoint=FLOW, pool=POOL, **changes)
+    await queue.submit(request)
+    assert await queue.workflows.runs.start(9) == 1
+    return await found(queue, request.id)
+
+
+async def found(queue: Queue, request_id: str) -> WorkflowRun:
+    runs = await queue.workflows.runs.active()
+    return next(each for each in runs if each.held.request_id == request_id)
+
+
+async def due(queue: Queue) -> list[str]:
+    return [each.held.request_id for each in await queue.workflows.runs.active()]
+
+
+def call(step: StepId, request_id: str, **given: Any) -> tuple[StepId, str, str, Any]:
+    return step, "fal-ai/flux/schnell", request_id, given
+
+
+async def sent(queue: Queue, run: WorkflowRun, step: StepId = DRAW, **changes: Any) -> str:
+    """Id of the stored request of a step."""
+    request = new(**changes)
+    assert await queue.workflows.runs.take(run, [call(step, request.id)]) == [step]
+    await queue.submit(request)
+    assert await queue.workflows.runs.sent(run, step, request.id)
+    return request.id
+
+
+async def test_workflows_are_registered_replaced_listed_and_removed(queue: Queue) -> None:
+    book = queue.workflows.definitions
+    before = await book.version()
+    assert await register(queue)
+    assert await register(queue, "other", "bob", public=True)
+    assert await register(queue, "secret", "bob")
+    version = await book.version()
+    assert version != before
+    known = await book.find(TENANT, "flow")
+    assert known is not None
+    assert (known.definition, known.source, known.public) == (DEFINITION, {"name": "flow"}, False)
+    assert [(each.tenant, each.name) for each in await book.page(TENANT)] == [
+        (TENANT, "flow"),
+        ("bob", "other"),
+    ]
+    assert len(await book.all()) == 3
+    assert await register(queue, definition={**DEFINITION, "output": {"x": 1}})
+    again = await book.find(TENANT, "flow")
+    assert again is not None
+    assert again.definition["output"] == {"x": 1}
+    assert again.created_at == known.created_at
+    assert await book.version() != version
+    assert not await book.remove("bob", "flow", ACTOR)
+    assert await book.remove(TENANT, "flow", ACTOR)
+    assert await book.find(TENANT, "flow") is None
+
+
+async def test_a_tenant_has_a_limit_of_workflows(queue: Queue) -> None:
+    book = queue.workflows.definitions
+    wanted = [NewWorkflow(TENANT, f"flow-{n}", DEFINITION, {}) for n in range(6)]
+    stored = await asyncio.gather(*(book.put(each, 3, ACTOR) for each in wanted))
+    assert sum(stored) == 3
+    assert await book.put(next(w for w, s in zip(wanted, stored, strict=True) if s), 3, ACTOR)
+    assert await book.put(NewWorkflow("bob", "flow", DEFINITION, {}), 3, ACTOR)
+
+
+async def test_a_request_starts_once_with_what_its_steps_inherit(queue: Queue) -> None:
+    await register(queue)
+    request = new(
+        endpoint=FLOW,
+        pool=POOL,
+        priority=Priority.HIGH,
+        end_within_s=600,
+        store_io=False,
+        previews=False,
+        alone=True,
+        key_id="key-7",
+        webhook=Webhook("https://example.com", "http://here"),
+        input={"idea": "x"},
+    )
+    await queue.submit(request)
+    counts = await asyncio.gather(*(queue.workflows.runs.start(9) for _ in range(4)))
+    assert sum(counts) == 1
+    (run,) = await queue.workflows.runs.active()
+    assert (run.tenant, run.endpoint, run.key_id) == (TENANT, FLOW, "key-7")
+    assert (run.input, run.definition) == ({"idea": "x"}, DEFINITION)
+    assert (run.priority, run.store_io, run.previews) == (Priority.HIGH, False, False)
+    assert run.alone
+    assert run.origin == "http://here"
+    assert run.left_s is not None
+    assert 0 < run.left_s <= 600
+    stored = await queue.current(TENANT, request.id)
+    assert (stored.state, stored.attempt, stored.replica_id) == (State.RUNNING, 1, RUNNER)
+    assert stored.started_at is not None
+
+
+async def test_requests_to_other_endpoints_are_not_started(queue: Queue) -> None:
+    await queue.submit(new())
+    assert await queue.workflows.runs.start(9) == 0
+
+
+async def test_a_request_waits_while_its_endpoint_is_paused(queue: Queue) -> None:
+    await register(queue)
+    await queue.submit(new(endpoint=FLOW, pool=POOL))
+    await queue.operations.pause(FLOW, ACTOR)
+    assert await queue.workflows.runs.start(9) == 0
+    await queue.operations.resume(FLOW, ACTOR)
+    assert await queue.workflows.runs.start(9) == 1
+
+
+async def test_a_public_workflow_runs_for_all_and_a_private_one_for_its_owner(
+    queue: Queue,
+) -> None:
+    await register(queue, public=True)
+    await register(queue, "own")
+    for name in ("flow", "own"):
+        await queue.submit(new(endpoint=f"workflows/ann/{name}", pool=POOL, tenant="bob"))
+    await queue.workflows.runs.start(9)
+    runs = {each.endpoint: each.definition for each in await queue.workflows.runs.active()}
+    assert runs == {"workflows/ann/flow": DEFINITION, "workflows/ann/own": None}
+
+
+async def test_a_step_is_taken_once_with_its_id_and_input(queue: Queue) -> None:
+    run, runs = await started(queue), queue.workflows.runs
+    ids = [new_id() for _ in range(4)]
+    taking = (runs.take(run, [call(DRAW, each, n=1), call(BIG, new_id())]) for each in ids)
+    taken = [each for some in await asyncio.gather(*taking) for each in some]
+    assert sorted(taken, key=str) == sorted([DRAW, BIG], key=str)
+    big, draw = await runs.steps(run)
+    assert (draw.id, draw.app, draw.state) == (DRAW, "fal-ai/flux/schnell", StepState.SENDING)
+    assert draw.request_id in ids
+    assert draw.input == {"n": 1}
+    assert (big.id, draw.outcome, draw.request_state) == (BIG, None, None)
+
+
+async def test_no_step_is_taken_once_the_run_has_ended_or_is_to_be_cancelled(queue: Queue) -> None:
+    run, runs = await started(queue), queue.workflows.runs
+    other = await started(queue)
+    await queue.cancel(TENANT, run.held.request_id)
+    await queue.finish(Finish(other.held, RUNNER, DONE))
+    for each in (run, other):
+        assert await runs.take(each, [call(DRAW, new_id())]) == []
+        assert await runs.steps(each) == []
+
+
+async def test_a_run_is_due_when_it_can_go_on(queue: Queue) -> None:
+    run = await started(queue)
+    runs, id_ = queue.workflows.runs, run.held.request_id
+    assert await due(queue) == [id_]  # nothing of it runs
+    request = new()
+    await runs.take(run, [call(DRAW, request.id)])
+    assert await due(queue) == [id_]  # a step is to be sent
+    await queue.submit(request)
+    assert await runs.sent(run, DRAW, request.id)
+    assert not await runs.sent(run, DRAW, request.id)
+    assert await due(queue) == []
+    await queue.finish(done((await lease(queue)).held))
+    assert await due(queue) == [id_]  # a step has ended
+    (step,) = await runs.steps(run)
+    assert (step.state, step.request_state) == (StepState.SENT, State.SUCCEEDED)
+    assert await runs.settle(run, DRAW, DONE)
+    assert not await runs.settle(run, DRAW, Outcome(output={"n": 2}))
+    (step,) = await runs.steps(run)
+    assert (step.state, step.outcome) == (StepState.ENDED, DONE)
+
+
+@pytest.mark.parametrize("what", ["cancelled", "deleted", "late"])
+async def test_a_run_with_steps_is_due_when(queue: Queue, what: str) -> None:
+    run = await started(queue, end_within_s=0.05 if what == "late" else None)
+    step = await sent(queue, run)
+    if what == "cancelled":
+        assert await due(queue) == []
+        await queue.cancel(TENANT, run.held.request_id)
+    elif what == "deleted":
+        assert await due(queue) == []
+        await queue.finish(done((await lease(queue)).held))
+        await queue.finish(Finish(run.held, RUNNER, DONE))
+        await queue.delete(TENANT, step)
+        return
+    while not await due(queue):  # noqa: ASYNC110  time or the cancel makes it due
+        await asyncio.sleep(0.02)
+    again = await found(queue, run.held.request_id)
+    assert again.cancel_requested == (what == "cancelled")
+
+
+async def test_a_request_to_a_workflow_loses_no_lease(queue: Queue) -> None:
+    run = await started(queue)
+    assert run.left_s is None
+    await queue.submit(new())
+    await lease(queue)
+    again = await queue.current(TENANT, run.held.request_id)
+    assert (again.state, again.attempt, again.failures) == (State.RUNNING, 1, 0)
+
+
+async def test_a_finish_ends_the_request_once_and_counts_nothing(queue: Queue) -> None:
+    price = Price(PriceUnit.REQUEST, Decimal("0.5"))
+    run = await started(queue)
+    step = await sent(queue, run, price=price, key_id="key-1")
+    await queue.finish(done((await lease(queue)).held))
+    before = await queue.workflows.status(TENANT, run.held.request_id)
+    assert before is not None
+    (shown,) = before.steps
+    assert (shown.id, shown.request_id, shown.state) == (DRAW, step, State.SUCCEEDED)
+    assert (shown.run_s, shown.cost, shown.currency) == (1.5, Decimal("0.5"), "USD")
+    assert [*before.nodes] == ["draw", "big"]
+    verdicts = await asyncio.gather(
+        *(queue.finish(Finish(run.held, RUNNER, DONE)) for _ in range(3))
+    )
+    assert {str(each) for each in verdicts} == {"accepted"}
+    stored = await queue.current(TENANT, run.held.request_id)
+    assert stored.state is State.SUCCEEDED
+    assert stored.outcome is not None
+    assert stored.outcome.usage.run_s == 1.5
+    assert await queue.workflows.status("bob", run.held.request_id) is None
+    assert await queue.workflows.step_requests("bob", run.held.request_id) == []
+    assert await queue.workflows.step_requests(TENANT, run.held.request_id) == [step]
+
+
+async def test_a_step_that_failed_says_why(queue: Queue) -> None:
+    run = await started(queue)
+    step = await sent(queue, run)
+    await queue.cancel(TENANT, step)
+    shown = await queue.workflows.status(TENANT, run.held.request_id)
+    assert shown is not None
+    assert shown.steps[0].state is State.CANCELLED
+    assert shown.steps[0].error
+
+
+async def test_a_step_is_kept_until_its_workflow_has_ended(queue: Queue) -> None:
+    run = await started(queue)
+    step = await sent(queue, run)
+    await queue.finish(done((await lease(queue)).held))
+    with pytest.raises(RequestActive, match=run.held.request_id):
+        await queue.delete(TENANT, step)
+    await queue.finish(Finish(run.held, RUNNER, DONE))
+    await queue.delete(TENANT, step)
+    with pytest.raises(RequestNotFound):
+        await queue.current(TENANT, step)
+    await queue.delete(TENANT, run.held.request_id)
+    assert await queue.workflows.status(TENANT, run.held.request_id) is None
+
+
+async def test_steps_of_a_run_that_others_have_ended_are_abandoned(queue: Queue) -> None:
+    run, runs = await started(queue), queue.workflows.runs
+    step = await sent(queue, run)
+    assert await runs.abandoned(9) == []
+    await queue.operations.fail(run.held.request_id, ACTOR, "No more.")
+    assert await runs.abandoned(9) == [(TENANT, run.held.request_id, step)]
+    await runs.close()
+    assert await runs.abandoned(9) == [(TENANT, run.held.request_id, step)]
+    await queue.cancel(TENANT, step)
+    assert await runs.abandoned(9) == []
+    await runs.close()
+    shown = await queue.workflows.status(TENANT, run.held.request_id)
+    assert shown is not None
+    assert [each.request_id for each in shown.steps] == [step]
+
+
+async def test_a_request_that_an_operator_requeues_keeps_its_steps(queue: Queue) -> None:
+    run, runs = await started(queue), queue.workflows.runs
+    await sent(queue, run)
+    await queue.operations.requeue(run.held.request_id, ACTOR)
+    assert await runs.start(9) == 1
+    await queue.finish(done((await lease(queue)).held))
+    again = await found(queue, run.held.request_id)
+    assert again.held.attempt == 2
+    assert [each.id for each in await runs.steps(again)] == [DRAW]
+    assert str(await queue.finish(Finish(run.held, RUNNER, DONE))) == "fenced"

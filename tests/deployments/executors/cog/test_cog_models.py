@@ -1,0 +1,277 @@
+"""Requests of Cog models on a replica: the real Cog server, an in-memory ingress and storage."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import pytest_asyncio
+
+from deployments.executors.cog.exchange import LEFT_BY_COG
+from serve_app.domain.lease import LeaseKey
+from serve_app.domain.outcome import Failure, Outcome
+from tests.deployments.executors.cog.models import CogModel, model
+from tests.deployments.executors.rig import ExecutorRig
+
+PNG = b"\x89PNG\r\n\x1a\n"
+URL = "http://anywhere/files/u/cat.png"
+
+
+class Served:
+    """A model on a replica."""
+
+    def __init__(self, rig: ExecutorRig, model: CogModel, options: dict[str, Any]) -> None:
+        self.rig = rig
+        self.model = model
+        self._endpoint = model.endpoint(**options)
+        rig.storage.objects["u/cat.png"] = PNG
+
+    def offer(self, **given: Any) -> LeaseKey:
+        lease = self.rig.lease(uuid4().hex, lease_endpoint=self._endpoint)
+        lease = replace(lease, input=given)
+        self.rig.port.offer(lease)
+        return lease.held
+
+    async def ask(self, **given: Any) -> Outcome:
+        return await self.rig.outcome(self.offer(**given))
+
+    async def fail(self, **given: Any) -> Failure:
+        failure = (await self.ask(**given)).failure
+        assert failure is not None
+        return failure
+
+    async def output(self, **given: Any) -> Any:
+        outcome = await self.ask(**given)
+        assert outcome.failure is None
+        return (outcome.output or {})["output"]
+
+    def file(self, output: dict[str, Any]) -> bytes:
+        return self.rig.storage.objects[output["artifact"]]
+
+    async def lines(self, held: LeaseKey) -> list[str]:
+        await self.rig.outcome(held)
+        reported = [
+            line
+            for _, report in self.rig.port.reports
+            for of, lines in report.lines
+            if of == held
+            for line in lines
+        ]
+        finish = next(one for one in self.rig.port.finishes if one.held == held)
+        return [text for _, text in (*reported, *finish.lines)]
+
+
+Serve = Callable[..., Awaitable[Served]]
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def serve(tmp_path_factory: pytest.TempPathFactory, apps_dir: Path) -> AsyncIterator[Serve]:
+    """Function that serves a predictor. Its server is shared by the tests of this module."""
+    served: dict[str, Served] = {}
+    models: dict[str, CogModel] = {}
+
+    async def make(target: str, mode: str = "predict", more: str = "", **options: Any) -> Served:
+        name = f"{target} {options}"
+        if name not in served:
+            folder = tmp_path_factory.mktemp("model")
+            if target not in models:
+                models[target] = await model(folder, apps_dir, target, mode, more)
+            found = models[target]
+            rig = ExecutorRig(folder, code=found.bundle.content, apps_dir=apps_dir)
+            served[name] = Served(rig, found, options)
+            await rig.replica.start()
+        return served[name]
+
+    yield make
+    for each in served.values():
+        await each.rig.replica.aclose()
+        async with asyncio.timeout(120.0):
+            # They were killed, but are perhaps not gone yet.
+            while processes(each.rig.scratch):  # noqa: ASYNC110  # other processes tell nobody
+                await asyncio.sleep(0.02)
+
+
+async def test_a_model_paints_on_a_file_and_reports_what_it_does(serve: Serve) -> None:
+    painter = await serve("Painter")
+    held = painter.offer(text="a cat", image=URL, steps=4, seed=None)
+    outcome = await painter.rig.outcome(held)
+    assert outcome.failure is None
+    output = (outcome.output or {})["output"]
+    assert output == {
+        "artifact": f"r/{held.request_id}/1/0",
+        "content_type": "image/png",
+        "file_name": "painting.png",
+    }
+    assert painter.file(output) == PNG + b"a cat 4 0.5 oil None.png"
+    # Bars of tqdm are progress, all else is the log.
+    assert await painter.lines(held) == ["painting a cat with oil"]
+    assert not list((painter.rig.scratch / "requests").iterdir())
+
+    again = await painter.output(text="dog", steps=1, seed=7, strength=1, style="ink")
+    assert painter.file(again) == b"dog 1 1 ink 7"
+
+
+async def test_what_the_schema_forbids_is_refused_by_cog_too(serve: Serve) -> None:
+    painter = await serve("Painter")
+    for field, given, words in (
+        ("steps", {"text": "a", "steps": 51}, "50"),
+        ("style", {"text": "a", "style": "chalk"}, "chalk"),
+        ("text", {}, "Field required"),
+        ("text", {"text": "NO"}, "NO"),
+    ):
+        failure = await painter.fail(**given)
+        assert (failure.code, failure.field) == ("invalid_input", field)
+        assert words in failure.message
+
+
+async def test_a_failed_prediction_says_why_and_keeps_its_last_lines(serve: Serve) -> None:
+    painter = await serve("Painter")
+    held = painter.offer(text="a", then="fail")
+    failure = (await painter.rig.outcome(held)).failure
+    assert failure is not None
+    assert (failure.code, failure.retryable) == ("pipeline_failed", False)
+    assert "there is no paint left" in failure.message
+    assert "about to fail" in await painter.lines(held)
+    # The server goes on.
+    assert await painter.output(text="b")
+
+
+async def test_a_worker_that_crashes_is_replaced_and_its_request_tried_again(
+    serve: Serve,
+) -> None:
+    painter = await serve("Painter")
+    failure = await painter.fail(text="a", then="die")
+    assert (failure.code, failure.retryable) == ("replica_died", True)
+    assert await painter.output(text="b")
+
+
+async def test_a_server_that_is_killed_is_replaced_and_its_request_tried_again(
+    serve: Serve, tmp_path: Path
+) -> None:
+    painter = await serve("Painter")
+    wait = tmp_path / "never"
+    held = painter.offer(text="a", then=f"wait for {wait}")
+    await until_exists(painter, Path(f"{wait}.started"))
+    for pid in processes(painter.rig.scratch):
+        with contextlib.suppress(ProcessLookupError):  # the end of one ends the others
+            os.kill(pid, signal.SIGKILL)
+    failure = (await painter.rig.outcome(held)).failure
+    assert failure is not None
+    assert (failure.code, failure.retryable) == ("replica_died", True)
+    assert await painter.output(text="b")
+
+
+async def test_a_cancelled_prediction_ends_and_its_server_stays(
+    serve: Serve, tmp_path: Path
+) -> None:
+    painter = await serve("Painter")
+    wait = tmp_path / "never"
+    held = painter.offer(text="a", then=f"wait for {wait}")
+    await until_exists(painter, Path(f"{wait}.started"))
+    before = processes(painter.rig.scratch)
+    painter.rig.port.cancelled.add(held)
+    failure = (await painter.rig.outcome(held)).failure
+    assert failure is not None
+    assert failure.code == "cancelled"
+    assert await painter.output(text="b")
+    assert processes(painter.rig.scratch) == before
+
+
+async def test_the_files_of_a_list_keep_their_order(serve: Serve) -> None:
+    frames = await serve("Frames")
+    held = frames.offer(count=12)
+    output = ((await frames.rig.outcome(held)).output or {})["output"]
+    assert [frames.file(each)[:3].split()[0] for each in output] == [
+        str(number).encode() for number in range(12)
+    ]
+    assert output[0]["content_type"] == "text/plain"
+    # Cog's server would keep them for ever.
+    assert not list(LEFT_BY_COG.glob(f"{held.request_id}-*"))
+
+
+async def test_text_that_comes_in_parts_is_one_text_and_requests_run_at_once(
+    serve: Serve, tmp_path: Path
+) -> None:
+    writer = await serve("Writer")
+    meet = str(tmp_path / "meeting")
+    both = [writer.offer(words=number, meet=meet) for number in (1, 2)]
+    texts = [((await writer.rig.outcome(held)).output or {})["output"] for held in both]
+    assert texts == ["word0 ", "word0 word1 "]
+
+
+async def test_iterators_are_lists_and_optional_inputs_may_be_left_out(serve: Serve) -> None:
+    counter = await serve("Counter")
+    assert await counter.output(to=3) == [0, 1, 2]
+    assert await counter.output(to=3, start=2) == [2]
+    assert await counter.output(to=0) == []
+
+
+async def test_objects_lists_of_files_and_secrets_travel(serve: Serve) -> None:
+    reporter = await serve("Reporter")
+    report = await reporter.output(files=[URL, URL], old=URL, key="sesame")
+    assert report["title"] == "********** sesame"
+    assert (report["tags"], report["nothing"]) == (["a", "b"], None)
+    assert report["picture"]["content_type"] == "image/jpeg"
+    assert reporter.file(report["picture"]) == 3 * PNG
+
+
+async def test_a_training_is_an_endpoint_of_its_own(serve: Serve) -> None:
+    trainer = await serve("train", "train")
+    output = await trainer.output(data=URL, epochs=2)
+    assert trainer.file(output) == 2 * PNG
+    failure = await trainer.fail(data=URL, epochs=11)
+    assert (failure.code, failure.field) == ("invalid_input", "epochs")
+
+
+async def test_a_function_is_a_model_and_gets_the_variables_of_its_project(serve: Serve) -> None:
+    found = await serve("environment", more="environment: ['COLOUR=blue']\n")
+    assert await found.output(name="COLOUR") == "blue"
+    assert await found.output(name="PGPASSWORD") == "none"
+
+
+async def test_a_setup_that_fails_says_why(serve: Serve) -> None:
+    failure = await (await serve("Ill")).fail()
+    assert (failure.code, failure.retryable) == ("app_not_started", True)
+    assert "there are no weights" in failure.message
+
+
+async def test_a_model_that_calls_itself_unhealthy_is_replaced(serve: Serve) -> None:
+    sick = await serve("Sick")
+    before = await sick.fail()
+    assert (before.code, before.retryable) == ("replica_died", True)
+    assert "UNHEALTHY" in before.message
+
+
+async def test_a_setup_without_end_is_given_up(serve: Serve) -> None:
+    slow = await serve("Painter", start_timeout_s=0.01)
+    failure = await slow.fail(text="a")
+    assert failure.code == "app_not_started"
+    assert "was not ready within 0.01 s" in failure.message
+
+
+async def until_exists(served: Served, path: Path) -> None:
+    await served.rig.port.until(path.exists)
+
+
+def processes(scratch: Path) -> set[int]:
+    """Processes whose files are below ``scratch``."""
+    found: set[int] = set()
+    for each in Path("/proc").iterdir():
+        if each.name.isdecimal():
+            try:
+                variables = (each / "environ").read_bytes()
+            except OSError:
+                continue
+            if f"HOME={scratch}".encode() in variables:
+                found.add(int(each.name))
+    return found

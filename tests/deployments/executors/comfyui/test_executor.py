@@ -1,0 +1,275 @@
+"""Workflows on a replica, at a ComfyUI process: its protocol, files, failures and death.
+
+With ``DARKROOM_TEST_COMFYUI=FOLDER:PYTHON:COMMIT`` the same tests run against a real ComfyUI, which
+needs the node ``TestSteps`` in the package ``test_steps`` of custom nodes, at that commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from PIL import Image
+
+from deployments.executors.base import ExecutorWork, PreviewPicture
+from deployments.executors.comfyui.executor import ComfyUiExecutor
+from deployments.executors.comfyui.interface import Interface, any_graph, interface
+from deployments.executors.comfyui.server import LocalComfyUi, node_classes
+from deployments.replica.config import ReplicaConfig
+from serve_app.domain.endpoint import ComfyUiConfig, Endpoint, Weights
+from serve_app.domain.lease import LeaseKey, Signal, SignalKind
+from serve_app.domain.outcome import Outcome
+from tests.deployments.executors.rig import ExecutorRig
+
+INVERT = {
+    "1": {"class_type": "LoadImage", "inputs": {"image": "example.png"}},
+    "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
+    "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "mine"}},
+}
+STEPS = {
+    "1": {
+        "class_type": "TestSteps",
+        "inputs": {"steps": 4, "seed": 7, "text": "a cat", "then": "end", "until": ""},
+    },
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "mine"}},
+}
+STEPS_INPUTS = {name: f"1.{name}" for name in ("steps", "seed", "text", "then", "until")}
+
+
+def installed() -> ComfyUiConfig:
+    """The ComfyUI that these tests run."""
+    # Named by a person who wants a real one to be tested.
+    if real := os.environ.get("DARKROOM_TEST_COMFYUI"):  # noqa: TID251
+        path, python, commit = real.split(":")
+        return ComfyUiConfig(Path(path), Path(python), nodes={"test_steps": commit})
+    return ComfyUiConfig(Path(__file__).parent / "server", Path(sys.executable))
+
+
+@pytest.fixture(scope="module")
+def classes() -> Mapping[str, Any]:
+    return asyncio.run(node_classes(installed(), None))
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[ExecutorRig]:
+    rig = ExecutorRig(tmp_path, config=ReplicaConfig(comfyui=installed()))
+    await rig.replica.start()
+    yield rig
+    await rig.replica.aclose()
+
+
+def endpoint(found: Interface) -> Endpoint:
+    options = {
+        "comfyui": found.workflow.as_option(),
+        "input_schema": found.input_schema,
+        "output_schema": found.output_schema,
+    }
+    return Endpoint("team/workflow", "comfyui", Weights(""), "json", options=options)
+
+
+def offer(rig: ExecutorRig, name: str, found: Interface, **given: Any) -> LeaseKey:
+    lease = rig.lease(name, lease_endpoint=endpoint(found), **given)
+    rig.port.offer(lease)
+    return lease.held
+
+
+def steps(classes: Mapping[str, Any]) -> Interface:
+    return interface(STEPS, classes, STEPS_INPUTS, ())
+
+
+async def failure(rig: ExecutorRig, held: LeaseKey) -> tuple[str, str]:
+    outcome = await rig.outcome(held)
+    assert outcome.failure is not None
+    return outcome.failure.code, outcome.failure.message
+
+
+def picture(rig: ExecutorRig, outcome: Outcome) -> Image.Image:
+    (image,) = (outcome.output or {})["images"]
+    return Image.open(io.BytesIO(rig.storage.objects[image["artifact"]]))
+
+
+def png(color: str) -> bytes:
+    written = io.BytesIO()
+    Image.new("RGB", (8, 8), color).save(written, "PNG")
+    return written.getvalue()
+
+
+async def test_a_workflow_gets_its_files_and_its_result_is_stored(
+    rig: ExecutorRig, classes: Mapping[str, Any]
+) -> None:
+    rig.storage.objects["u/mine.png"] = png("white")
+    found = interface(INVERT, classes, {}, ())
+    outcome = await rig.outcome(
+        offer(rig, "one", found, image_url="http://anywhere/files/u/mine.png")
+    )
+    assert outcome.failure is None
+    (image,) = (outcome.output or {})["images"]
+    assert (image["width"], image["height"], image["content_type"]) == (8, 8, "image/png")
+    with picture(rig, outcome) as made:
+        assert made.convert("RGB").getpixel((0, 0)) == (0, 0, 0)
+    left = [each for each in (rig.scratch / "homes" / "comfyui").rglob("*") if "one-" in str(each)]
+    assert left == []  # no other request can ever read them
+
+
+async def test_progress_and_nodes_are_shown(
+    rig: ExecutorRig, classes: Mapping[str, Any], tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    held = offer(rig, "one", steps(classes), until=str(go))
+    await rig.running(held)
+    go.touch()
+    outcome = await rig.outcome(held)
+    assert outcome.output is not None
+    assert outcome.output["seeds"].keys() == {"seed"}
+    reports = [report for _, report in rig.port.reports]
+    shown = [progress for each in reports for of, progress in each.progress if of == held]
+    assert {(each.step, each.steps) for each in shown} >= {(1, 4)}
+    lines = [line for each in reports for line in each.lines]
+    assert any("Node 1 (TestSteps)" in str(line) for line in lines)
+
+
+async def test_each_step_has_a_preview(classes: Mapping[str, Any], tmp_path: Path) -> None:
+    server = LocalComfyUi(installed(), tmp_path / "home", None, gpu=False)
+    executor = ComfyUiExecutor(server)
+    await executor.start(lambda _: None)
+    try:
+        work = ExecutorWork("one", endpoint(steps(classes)), {"seed": 255}, tmp_path / "one-1")
+        events = [each async for each in executor.run(work)]
+    finally:
+        await executor.aclose(5.0)
+    previews = [each for each in events if isinstance(each, PreviewPicture)]
+    assert [each.step for each in previews] == [1, 2, 3, 4]
+    with Image.open(io.BytesIO(previews[0].picture)) as shown:
+        assert shown.format == "JPEG"
+
+
+async def test_the_same_request_twice_has_two_files(
+    rig: ExecutorRig, classes: Mapping[str, Any]
+) -> None:
+    """Although ComfyUI keeps the results of nodes with equal inputs."""
+    found = steps(classes)
+    first = await rig.outcome(offer(rig, "one", found, seed=255))
+    second = await rig.outcome(offer(rig, "two", found, seed=255))
+    with picture(rig, first) as one, picture(rig, second) as two:
+        assert one.tobytes() == two.tobytes()
+    keys = {(each.output or {})["images"][0]["artifact"] for each in (first, second)}
+    assert len(keys) == 2
+
+
+async def test_a_seed_that_is_not_given_is_drawn_and_told(
+    rig: ExecutorRig, classes: Mapping[str, Any]
+) -> None:
+    outcomes = [await rig.outcome(offer(rig, name, steps(classes))) for name in ("one", "two")]
+    first, second = ((each.output or {})["seeds"]["seed"] for each in outcomes)
+    assert first != second
+
+
+async def test_a_node_that_fails_is_named(rig: ExecutorRig, classes: Mapping[str, Any]) -> None:
+    code, message = await failure(rig, offer(rig, "one", steps(classes), then="fail"))
+    assert code == "pipeline_failed"
+    assert message == "Node 1 (TestSteps) failed: the brush is broken (ValueError)"
+
+
+async def test_memory_that_is_missing_is_a_reason_to_try_elsewhere(
+    rig: ExecutorRig, classes: Mapping[str, Any]
+) -> None:
+    code, message = await failure(rig, offer(rig, "one", steps(classes), then="out of memory"))
+    assert code == "out_of_memory"
+    assert "Node 1 (TestSteps)" in message
+
+
+async def test_a_value_that_comfyui_refuses_is_named(
+    rig: ExecutorRig, classes: Mapping[str, Any]
+) -> None:
+    code, message = await failure(rig, offer(rig, "one", steps(classes), steps=-1))
+    assert code == "invalid_input"
+    assert message.startswith("steps: ")
+
+
+async def test_comfyui_dies_and_the_request_can_be_tried_again(
+    rig: ExecutorRig, classes: Mapping[str, Any]
+) -> None:
+    code, message = await failure(rig, offer(rig, "one", steps(classes), then="die"))
+    assert (code, "ComfyUI ended with status 3" in message) == ("replica_died", True), message
+    again = await rig.outcome(offer(rig, "two", steps(classes)))
+    assert again.failure is None
+
+
+async def test_comfyui_is_killed_while_it_computes(
+    rig: ExecutorRig, classes: Mapping[str, Any], tmp_path: Path
+) -> None:
+    held = offer(rig, "one", steps(classes), until=str(tmp_path / "never"))
+    await rig.running(held)
+    for each in psutil.Process().children(recursive=True):
+        if any("main.py" in word for word in each.cmdline()) and "guard.py" not in str(
+            each.cmdline()
+        ):
+            each.send_signal(signal.SIGKILL)
+    code, _ = await failure(rig, held)
+    assert code == "replica_died"
+
+
+async def test_a_cancelled_request_ends_and_comfyui_stays(
+    rig: ExecutorRig, classes: Mapping[str, Any], tmp_path: Path
+) -> None:
+    held = offer(rig, "one", steps(classes), until=str(tmp_path / "never"))
+    await rig.running(held)
+    before = comfyui_processes()
+    rig.port.signal(Signal(SignalKind.CANCEL, held))
+    code, _ = await failure(rig, held)
+    assert code == "cancelled"
+    assert (await rig.outcome(offer(rig, "two", steps(classes)))).failure is None
+    assert comfyui_processes() == before
+
+
+async def test_requests_run_one_after_the_other(
+    rig: ExecutorRig, classes: Mapping[str, Any]
+) -> None:
+    held = [offer(rig, name, steps(classes), seed=number) for number, name in enumerate("abc")]
+    outcomes = [await rig.outcome(each) for each in held]
+    assert [each.failure for each in outcomes] == [None] * 3
+    assert [(each.output or {})["seeds"]["seed"] for each in outcomes] == [0, 1, 2]
+    assert len(comfyui_processes()) == 1
+
+
+async def test_any_workflow_runs_where_the_endpoint_takes_one(rig: ExecutorRig) -> None:
+    graph = {
+        "1": {
+            "class_type": "EmptyImage",
+            "inputs": {"width": 8, "height": 8, "batch_size": 2, "color": 255},
+        },
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    }
+    outcome = await rig.outcome(offer(rig, "one", any_graph(), prompt=graph))
+    assert len((outcome.output or {})["images"]) == 2
+    graph["2"]["class_type"] = "Unknown"
+    code, message = await failure(rig, offer(rig, "two", any_graph(), prompt=graph))
+    assert code == "invalid_input"
+    assert message.startswith("prompt: ")
+    assert "Unknown" in message
+
+
+async def test_without_the_setting_a_request_says_what_is_missing(
+    tmp_path: Path, classes: Mapping[str, Any]
+) -> None:
+    rig = ExecutorRig(tmp_path)
+    await rig.replica.start()
+    try:
+        code, message = await failure(rig, offer(rig, "one", steps(classes)))
+    finally:
+        await rig.replica.aclose()
+    assert code == "app_not_started"
+    assert "setting `comfyui`" in message
+
+
+def comfyui_processes() -> set[int]:
+    children = psutil.Process().children(recursive=True)
+    return {each.pid for each in children if "guard.py" in str(each.cmdline())}

@@ -1,0 +1,36 @@
+"""One environment with ``fal`` for all tests, and one replica that serves the tests' app."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tests.deployments.executors.fal.house import (
+    CAMERA,
+    DeployedApp,
+    FalRig,
+    deployed,
+    environments_with_fal,
+    serving,
+)
+
+
+@pytest.fixture(scope="session")
+def environments() -> Path:
+    return environments_with_fal()
+
+
+@pytest.fixture(scope="session")
+def camera(environments: Path, tmp_path_factory: pytest.TempPathFactory) -> DeployedApp:
+    return deployed(CAMERA, tmp_path_factory.mktemp("camera"), environments)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def rig(
+    camera: DeployedApp, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[FalRig]:
+    async with serving(camera, tmp_path_factory.mktemp("replica")) as made:
+        yield made

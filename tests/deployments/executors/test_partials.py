@@ -1,0 +1,118 @@
+"""Partial results of generators, from the worker process to the ingress."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from darkroom.worker import MAX_UNTAKEN
+from deployments.executors.partials import MAX_WAITING
+from serve_app.domain.errors import Unavailable
+from serve_app.domain.media.marking import MarkPolicy
+from serve_app.domain.progress import MAX_PARTIAL_BYTES
+from tests.deployments.executors.rig import ExecutorRig
+
+RULE = {"name": "all", "action": "flag", "on_error": "block", "checker": {}}
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[ExecutorRig]:
+    made = ExecutorRig(tmp_path)
+    await made.replica.start()
+    yield made
+    await made.replica.aclose()
+
+
+def noted_in(file: Path) -> int:
+    """Number of values that the app has begun to make."""
+    return len(file.read_text()) if file.exists() else 0
+
+
+async def until_noted(file: Path, values: int) -> None:
+    async with asyncio.timeout(120):
+        while noted_in(file) < values:  # noqa: ASYNC110  # another process writes it
+            await asyncio.sleep(0.05)
+
+
+async def test_every_value_of_a_generator_arrives_in_its_order_before_the_outcome(
+    rig: ExecutorRig,
+) -> None:
+    held = rig.offer("one", "/count", to=200)
+    outcome = await rig.outcome(held)
+    assert outcome.output == {"number": 199}
+    assert [json.loads(each.value)["number"] for each in rig.source.partials] == [*range(200)]
+    assert [each.position for each in rig.source.partials] == [(1, each) for each in range(200)]
+
+
+async def test_files_of_partial_results_are_data_uris_and_leave_nothing_in_storage(
+    rig: ExecutorRig,
+) -> None:
+    held = rig.offer("one", "/draw", sizes=[3, 5])
+    outcome = await rig.outcome(held)
+    assert outcome.failure is None
+    found = [json.loads(each.value)["image"] for each in rig.source.partials]
+    assert [each["content_type"] for each in found] == ["image/png"] * 2
+    assert [base64.b64decode(each["url"].partition(",")[2]) for each in found] == [
+        b"aaa",
+        b"aaaaa",
+    ]
+    assert len(rig.storage.objects) == 1
+
+
+@pytest.mark.parametrize("why", ["large", "checked", "marked"])
+async def test_a_partial_result_that_cannot_be_shown_is_left_out_and_the_log_says_so(
+    rig: ExecutorRig, why: str
+) -> None:
+    more = {
+        "large": {},
+        "checked": {"lease_safety": (RULE,)},
+        "marked": {"lease_marking": MarkPolicy.REQUIRED},
+    }[why]
+    held = rig.offer("one", "/draw", sizes=[MAX_PARTIAL_BYTES + 1, 3], **more)
+    outcome = await rig.outcome(held)
+    assert (outcome.failure is None) == (why == "large")
+    assert len(rig.source.partials) == (1 if why == "large" else 0)
+    lines = [
+        text for _, report in rig.port.reports for _, printed in report.lines for _, text in printed
+    ]
+    lines += [text for finish in rig.port.finishes for _, text in finish.lines]
+    assert any("A partial result was left out" in text for text in lines)
+
+
+async def test_a_generator_waits_while_its_values_are_not_taken(
+    rig: ExecutorRig, tmp_path: Path
+) -> None:
+    noted = tmp_path / "noted"
+    rig.source.taking.clear()
+    held = rig.offer("one", "/noted", to=10_000, file=str(noted))
+    most = MAX_WAITING + MAX_UNTAKEN + 2  # one that is made, and one that has been asked for
+    least = MAX_WAITING + MAX_UNTAKEN
+    await until_noted(noted, least)
+    await asyncio.sleep(0.5)  # in which it would make some hundred more
+    assert noted_in(noted) <= most
+    rig.source.taking.set()
+    assert (await rig.outcome(held)).output == {"output": 9_999}
+    assert len(rig.source.partials) == 10_000
+    assert rig.source.firsts[-1] == 9_000
+
+
+async def test_a_waiting_generator_can_be_cancelled(rig: ExecutorRig, tmp_path: Path) -> None:
+    noted = tmp_path / "noted"
+    rig.source.taking.clear()
+    held = rig.offer("one", "/noted", to=10_000, file=str(noted))
+    await until_noted(noted, MAX_UNTAKEN)
+    rig.port.cancelled.add(held)
+    outcome = await rig.outcome(held)
+    assert outcome.failure is not None
+    assert outcome.failure.code == "cancelled"
+
+
+async def test_a_request_does_not_fail_because_its_values_are_not_taken(rig: ExecutorRig) -> None:
+    rig.source.refuses = Unavailable("The database is away.")
+    outcome = await rig.outcome(rig.offer("one", "/count", to=3))
+    assert outcome.output == {"number": 2}

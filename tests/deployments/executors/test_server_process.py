@@ -1,0 +1,136 @@
+"""Server processes of executors: real processes, which end with whoever started them."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from deployments.executors import guard
+from deployments.executors.server_process import Launch, ServerProcess
+from serve_app.domain.errors import AppNotStarted
+
+SERVER = """\
+import http.server, os, subprocess, sys
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"ready")
+    def log_message(self, *words):
+        print("asked", flush=True)
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+def launch(code: str) -> Callable[[int], Launch]:
+    return lambda port: Launch([sys.executable, "-c", code, str(port)], {"COLOUR": "blue"})
+
+
+def leader_of(process: ServerProcess) -> int:
+    assert process._process is not None
+    return process._process.pid
+
+
+async def gone(process: ServerProcess) -> None:
+    """Wait until no process of a server's group is alive. They were killed already."""
+    await until_gone(leader_of(process))
+
+
+async def until_gone(leader: int) -> None:
+    async with asyncio.timeout(120.0):
+        while alive(leader):  # noqa: ASYNC110  # other processes, which tell nobody
+            await asyncio.sleep(0.02)
+
+
+def alive(leader: int) -> set[int]:
+    """Processes of a group that are alive: those that have ended may still be listed."""
+    found: set[int] = set()
+    for each in Path("/proc").iterdir():
+        if each.name.isdecimal():
+            try:
+                state = (each / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(state[2]) == leader and state[0] != "Z":
+                found.add(int(each.name))
+    return found
+
+
+async def started(folder: Path, code: str = SERVER) -> ServerProcess:
+    process = ServerProcess("test", folder)
+    await process.start(launch(code), folder)
+
+    async def probe() -> bool:
+        return (await process.http.get("/")).text == "ready"
+
+    try:
+        await process.ready(probe, 60.0)
+    except BaseException:
+        await process.aclose(0)
+        raise
+    return process
+
+
+async def test_a_server_answers_on_its_port_and_ends_with_its_children(tmp_path: Path) -> None:
+    process = await started(tmp_path)
+    assert process.alive
+    assert "asked" in process.last_lines
+    assert len(alive(leader_of(process))) == 3  # the guard, the server, and what that has started
+    await process.aclose(5.0)
+    assert not process.alive
+    await gone(process)
+
+
+async def test_a_server_that_ends_says_how(tmp_path: Path) -> None:
+    with pytest.raises(AppNotStarted, match="its process ended with status 3: no weights"):
+        await started(tmp_path, "print('no weights'); raise SystemExit(3)")
+    with pytest.raises(AppNotStarted, match="its process was killed by SIGSEGV"):
+        await started(tmp_path, "import os; os.kill(os.getpid(), 11)")
+
+
+async def test_a_server_that_does_not_become_ready_is_given_up(tmp_path: Path) -> None:
+    process = ServerProcess("test", tmp_path)
+    await process.start(
+        launch("import time; print('loading', flush=True); time.sleep(600)"), tmp_path
+    )
+
+    async def loading() -> bool:
+        return "loading" in process.last_lines
+
+    async def never() -> bool:
+        return await asyncio.sleep(600, result=False)
+
+    await process.ready(loading, 120.0)
+    with pytest.raises(AppNotStarted, match=r"within 0\.1 s\. Its last line was: loading"):
+        await process.ready(never, 0.1)
+    await process.aclose(0)
+    await gone(process)
+
+
+async def test_a_server_ends_when_its_replica_is_killed(tmp_path: Path) -> None:
+    """The replica is a process that starts the guard and waits."""
+    code = f"""\
+import socket, subprocess, sys, time
+ours, theirs = socket.socketpair()
+command = [sys.executable, {guard.__file__!r}, str(theirs.fileno()), "5", sys.executable, "-c"]
+ended = subprocess.Popen(
+    [*command, "import time; time.sleep(600)"], pass_fds=[theirs.fileno()], start_new_session=True
+)
+print(ended.pid, flush=True)
+time.sleep(600)
+"""
+    replica = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", code), stdout=asyncio.subprocess.PIPE
+    )
+    assert replica.stdout is not None
+    leader = int(await replica.stdout.readline())
+    assert alive(leader)
+    replica.send_signal(signal.SIGKILL)
+    await replica.wait()
+    await until_gone(leader)

@@ -1,0 +1,477 @@
+"""Requests to workflows: steps, files, fan-out, conditions, failures, cancels and deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from serve_app.catalog.catalog import Catalog
+from serve_app.catalog.workflows.entry import definition_of, workflow_entry
+from serve_app.catalog.workflows.reader import read
+from serve_app.domain.request import Priority, Request, State
+from serve_app.ingress.workflows.worker import WorkflowWorker
+from serve_app.queue.store.config import QueueLimits
+from serve_app.settings import TenantLimits
+from tests.ingress.house import OTHERS, House, built
+from tests.ingress.openai.batches.test_worker import Killed, Mortal
+
+IMAGES, PROBE = "test/images", "test/probe"
+ROUNDS = 600
+POSTER: Mapping[str, Any] = {
+    "name": "poster",
+    "contents": {
+        "name": "poster",
+        "version": "0.1",
+        "schema": {"input": {"idea": {"type": "string"}}, "output": {"picture": {}}},
+        "nodes": {
+            "draw": {
+                "id": "draw",
+                "type": "run",
+                "app": IMAGES,
+                "depends": ["input"],
+                "input": {"prompt": "$input.idea", "num_images": 2},
+            },
+            "big": {
+                "id": "big",
+                "type": "run",
+                "app": PROBE,
+                "depends": ["draw"],
+                "input": {"echo": "$draw.images.1.url", "steps": 1},
+            },
+        },
+        "output": {"picture": "$draw.images.1", "url": "$draw.images.0.url", "said": "$big.echo"},
+    },
+}
+
+
+def documented(*names: str) -> Catalog:
+    """Catalogue with these workflows, with which answers are compared."""
+    definition = definition_of(read(POSTER))
+    entries = [
+        workflow_entry("default", each, definition, public=True, catalog=None) for each in names
+    ]
+    return OTHERS.with_private(entries).of_tenant("default")
+
+
+DOCUMENTED = documented("poster", "flow")
+
+
+def house_with(**settings: Any) -> Any:
+    return built(catalog=OTHERS, documented=DOCUMENTED, **settings)
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[House]:
+    async with house_with() as house:
+        yield house
+
+
+@pytest.fixture
+async def idle() -> AsyncIterator[House]:
+    async with house_with(replica=False) as house:
+        yield house
+
+
+async def registered(house: House, given: Mapping[str, Any], key: str | None = None) -> str:
+    """Id of the endpoint of a workflow, which is registered."""
+    async with house.client(key or house.weak_key) as client:
+        answer = await client.post("/v1/workflows", json=given)
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["endpoint_id"])
+
+
+def steps_form(steps: Mapping[str, Any], output: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    fields = more.pop("input", {})
+    return {"name": "flow", "input": fields, "steps": steps, "output": output, **more}
+
+
+async def submitted(
+    house: House,
+    endpoint: str,
+    body: Mapping[str, Any],
+    headers: Any = None,
+    key: str | None = None,
+) -> str:
+    async with house.client(key or house.weak_key) as client:
+        answer = await client.post(f"/queue/{endpoint}", json=body, headers=headers)
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["request_id"])
+
+
+async def status(house: House, endpoint: str, request_id: str, key: str | None = None) -> Any:
+    async with house.client(key or house.weak_key) as client:
+        url = f"/queue/{endpoint}/requests/{request_id}/status?logs=1"
+        return (await client.get(url)).raise_for_status().json()
+
+
+async def ended(
+    house: House, endpoint: str, request_id: str, worker: WorkflowWorker | None = None
+) -> Any:
+    """Rounds until the request has ended; its last status."""
+    worker = worker or WorkflowWorker(house.services)
+    for _ in range(ROUNDS):
+        await worker.advance()
+        if house.queue._rows[request_id].request.state.final:
+            return await status(house, endpoint, request_id)
+        await asyncio.sleep(0.01)
+    raise AssertionError(await status(house, endpoint, request_id))
+
+
+async def result(house: House, endpoint: str, request_id: str) -> httpx.Response:
+    async with house.client(house.weak_key) as client:
+        return await client.get(f"/queue/{endpoint}/requests/{request_id}")
+
+
+def steps_of(house: House, endpoint: str) -> Sequence[Request]:
+    """Requests of steps to an endpoint."""
+    found = (row.request for row in house.queue._rows.values())
+    return [each for each in found if each.endpoint == endpoint]
+
+
+async def test_steps_run_one_after_the_other_and_files_are_passed_along(house: House) -> None:
+    endpoint = await registered(house, POSTER)
+    assert endpoint == "workflows/default/poster"
+    request_id = await submitted(house, endpoint, {"idea": "a red circle"})
+    done = await ended(house, endpoint, request_id)
+    assert (done["status"], done["darkroom"]["state"]) == ("COMPLETED", "succeeded")
+    output = (await result(house, endpoint, request_id)).raise_for_status().json()
+    assert output["picture"]["content_type"] == "image/png"
+    assert output["picture"]["file_size"] == len(b"image")
+    assert urlsplit(output["said"]).path == urlsplit(output["picture"]["url"]).path
+    assert output["picture"]["url"] != output["url"]
+    async with house.client() as client:
+        assert (await client.get(output["url"])).content == b"image"
+    (draw,), (big,) = steps_of(house, IMAGES), steps_of(house, PROBE)
+    assert draw.input["prompt"] == "a red circle"
+    assert big.input["echo"] == output["said"]
+    steps = {each["node_id"]: each for each in done["darkroom"]["workflow"]["steps"]}
+    assert [steps["draw"]["request_id"], steps["big"]["request_id"]] == [draw.id, big.id]
+    assert {each["state"] for each in steps.values()} == {"succeeded"}
+    assert done["metrics"]["inference_time"] == done["darkroom"]["workflow"]["run_s"] == 0.5
+    messages = [each["message"] for each in done["logs"]]
+    assert f"Step draw is request {draw.id} to test/images." in messages
+    assert "Step big succeeded." in messages
+
+
+async def test_a_workflow_costs_what_its_steps_cost_and_is_counted_once() -> None:
+    prices = {IMAGES: {"unit": "image", "amount": 0.25, "currency": "EUR"}}
+    async with house_with(prices=prices) as house:
+        endpoint = await registered(house, POSTER)
+        request_id = await submitted(house, endpoint, {"idea": "x"})
+        done = await ended(house, endpoint, request_id)
+        assert done["darkroom"]["workflow"]["cost"] == [{"amount": "0.50", "currency": "EUR"}]
+        assert house.queue.ledger.cost("default") == 0.5
+        own = [each for each in house.queue.ledger.lines if each.id == request_id]
+        assert [(each.usage.run_s, each.made.images) for each in own] == [(0.0, 0)]
+
+
+async def test_a_step_runs_for_each_element_of_a_list(house: House) -> None:
+    given = steps_form(
+        {
+            "draw": {"app": IMAGES, "input": {"prompt": "x", "num_images": "$input.count"}},
+            "each": {
+                "app": PROBE,
+                "for_each": "$draw.images",
+                "input": {"echo": {"url": "$item.url", "nth": "$index"}},
+            },
+        },
+        {"urls": "$each.*.echo.url", "second": "$each.1.echo.nth"},
+        input={"count": {"type": "integer", "minimum": 0, "maximum": 4}},
+    )
+    endpoint = await registered(house, given)
+    request_id = await submitted(house, endpoint, {"count": 3})
+    done = await ended(house, endpoint, request_id)
+    output = (await result(house, endpoint, request_id)).raise_for_status().json()
+    assert len({*output["urls"]}) == 3
+    assert output["second"] == 1
+    listed = [each for each in done["darkroom"]["workflow"]["steps"] if each["node_id"] == "each"]
+    assert [each["item"] for each in listed] == [0, 1, 2]
+    empty = await submitted(house, endpoint, {"count": 0})
+    await ended(house, endpoint, empty)
+    answer = await result(house, endpoint, empty)
+    assert answer.json()["urls"] == []
+
+
+async def test_a_step_whose_condition_is_false_is_skipped_with_those_that_need_it(
+    house: House,
+) -> None:
+    given = steps_form(
+        {
+            "draw": {"app": IMAGES, "input": {"prompt": "x"}},
+            "big": {
+                "app": PROBE,
+                "if": {"value": "$input.size", "equals": "big"},
+                "input": {"echo": "large"},
+            },
+            "after": {"app": PROBE, "input": {"echo": "$big.echo"}},
+            "any": {"app": PROBE, "input": {"echo": {"$first": ["$big.echo", "small"]}}},
+        },
+        {"big": "$after.echo", "any": "$any.echo"},
+        input={"size": {"type": "string"}},
+    )
+    endpoint = await registered(house, given)
+    answers = []
+    for size in ("big", "other"):
+        request_id = await submitted(house, endpoint, {"size": size})
+        done = await ended(house, endpoint, request_id)
+        answers.append((await result(house, endpoint, request_id)).json())
+    assert answers == [{"big": "large", "any": "large"}, {"big": None, "any": "small"}]
+    states = {e["node_id"]: e["state"] for e in done["darkroom"]["workflow"]["steps"]}
+    assert states == {
+        "draw": "succeeded", "big": "skipped", "after": "skipped", "any": "succeeded"
+    }  # fmt: skip
+
+
+async def test_a_failed_step_ends_the_workflow_and_cancels_the_others(house: House) -> None:
+    given = steps_form(
+        {
+            "bad": {"app": PROBE, "input": {"fail": "pipeline_failed", "message": "No paint."}},
+            "slow": {"app": PROBE, "input": {"sleep_s": 60}},
+        },
+        {"x": "$slow.echo"},
+    )
+    endpoint = await registered(house, given)
+    request_id = await submitted(house, endpoint, {})
+    done = await ended(house, endpoint, request_id)
+    assert "The step `bad` (test/probe" in done["error"]
+    assert "failed: No paint." in done["error"]
+    answer = await result(house, endpoint, request_id)
+    assert answer.status_code == 500
+    slow = next(each for each in steps_of(house, PROBE) if "sleep_s" in each.input)
+    assert (await house.queue.wait("default", slow.id, 30)).state is State.CANCELLED
+
+
+async def test_a_step_that_its_endpoint_refuses_is_named(house: House) -> None:
+    given = steps_form(
+        {
+            "ask": {"app": PROBE, "input": {"echo": "$input.size"}},
+            "draw": {
+                "app": "fal-ai/fast-sdxl",
+                "input": {"prompt": "x", "num_images": "$ask.echo"},
+            },
+        },
+        {"x": "$draw.images"},
+        input={"size": {"type": "integer"}},
+    )
+    endpoint = await registered(house, given)
+    request_id = await submitted(house, endpoint, {"size": 99})
+    done = await ended(house, endpoint, request_id)
+    assert "The step `draw`" in done["error"]
+    assert "num_images" in done["error"]
+
+
+async def test_a_reference_that_leads_nowhere_is_named(house: House) -> None:
+    given = steps_form(
+        {
+            "draw": {"app": IMAGES, "input": {"prompt": "x"}},
+            "next": {"app": PROBE, "input": {"echo": "$draw.images.5.url"}},
+        },
+        {"x": "$next.echo"},
+    )
+    endpoint = await registered(house, given)
+    request_id = await submitted(house, endpoint, {})
+    done = await ended(house, endpoint, request_id)
+    assert done["error"] == (
+        "The step `next` cannot start: input: `$draw.images.5.url`: the list has 1 elements."
+    )
+
+
+async def test_what_a_client_sends_never_becomes_a_file(house: House) -> None:
+    given = steps_form(
+        {"say": {"app": PROBE, "input": {"echo": "$input.it"}}},
+        {"it": "$input.it", "url": "$input.it.url", "said": "$say.echo.x"},
+        input={"it": {}},
+    )
+    endpoint = await registered(house, given)
+    stolen = {"artifact": "p/abc/r/1/1/secret.png", "x": {"artifact_url": "p/abc/r/1/1/s.png"}}
+    request_id = await submitted(house, endpoint, {"it": stolen})
+    await ended(house, endpoint, request_id)
+    output = (await result(house, endpoint, request_id)).raise_for_status().json()
+    assert "/files/" not in json.dumps(output)
+
+
+async def test_a_cancel_ends_the_steps_too(idle: House) -> None:
+    endpoint = await registered(idle, POSTER)
+    request_id = await submitted(idle, endpoint, {"idea": "x"})
+    worker = WorkflowWorker(idle.services)
+    await worker.advance()
+    (draw,) = steps_of(idle, IMAGES)
+    running = await status(idle, endpoint, request_id)
+    assert running["status"] == "IN_PROGRESS"
+    first, second = running["darkroom"]["workflow"]["steps"]
+    assert (first["state"], first["queue_position"]) == ("queued", 0)
+    assert (second["state"], second["request_id"]) == ("waiting", None)
+    async with idle.client(idle.weak_key) as client:
+        url = f"/queue/{endpoint}/requests/{request_id}/cancel"
+        assert (await client.put(url)).json() == {"status": "CANCELLATION_REQUESTED"}
+    done = await ended(idle, endpoint, request_id, worker)
+    assert done["darkroom"]["state"] == "cancelled"
+    assert idle.queue._rows[draw.id].request.state is State.CANCELLED
+    assert len(steps_of(idle, PROBE)) == 0
+
+
+async def test_priority_deadline_and_lifetimes_are_those_of_the_steps_too(idle: House) -> None:
+    endpoint = await registered(idle, POSTER)
+    headers = {
+        "X-Fal-Queue-Priority": "low",
+        "X-Darkroom-Deadline": "3600",
+        "X-Fal-Store-IO": "0",
+    }
+    request_id = await submitted(idle, endpoint, {"idea": "x"}, headers)
+    await WorkflowWorker(idle.services).advance()
+    (draw,) = steps_of(idle, IMAGES)
+    assert draw.priority is Priority.LOW
+    parent = idle.queue._rows[request_id].request
+    assert draw.end_by is not None
+    assert parent.end_by is not None
+    assert abs((draw.end_by - parent.end_by).total_seconds()) < 60
+    assert draw.forgetting is not None
+
+
+async def test_a_workflow_expires_with_its_steps(idle: House) -> None:
+    endpoint = await registered(idle, POSTER)
+    request_id = await submitted(idle, endpoint, {"idea": "x"}, {"X-Darkroom-Deadline": "0.2"})
+    done = await ended(idle, endpoint, request_id)
+    assert done["darkroom"]["state"] == "expired"
+    await WorkflowWorker(idle.services).tidy()
+    assert all(each.state.final for each in steps_of(idle, IMAGES))
+
+
+@pytest.mark.parametrize("after", [False, True])
+async def test_a_crash_at_any_call_runs_no_step_twice(house: House, after: bool) -> None:
+    endpoint = await registered(house, POSTER)
+    dies_at = deaths = 0
+    while True:
+        dies_at += 1
+        before = {each.id for each in (*steps_of(house, IMAGES), *steps_of(house, PROBE))}
+        request_id = await submitted(house, endpoint, {"idea": "x"})
+        calls: list[str] = []
+        mortal = Mortal(house.queue, calls, dies_at, after=after)
+        doomed = WorkflowWorker(replace(house.services, queue=mortal))
+        doomed._book = _MortalBook(Mortal(house.queue.workflows.runs, calls, dies_at, after=after))
+        try:
+            done = await ended(house, endpoint, request_id, doomed)
+        except Killed:
+            deaths += 1
+            done = await ended(house, endpoint, request_id)
+        steps = (*steps_of(house, IMAGES), *steps_of(house, PROBE))
+        what = f"died {'after' if after else 'before'} call {dies_at}, {calls[-1:]}"
+        assert done["darkroom"]["state"] == "succeeded", what
+        assert len([each for each in steps if each.id not in before]) == 2, what
+        if len(calls) < dies_at:  # it lived to the end
+            break
+    assert deaths > 12
+
+
+class _MortalBook:
+    def __init__(self, runs: Any) -> None:
+        self.runs = runs
+
+
+async def test_two_workers_at_once_run_no_step_twice(house: House) -> None:
+    endpoint = await registered(house, POSTER)
+    ids = [await submitted(house, endpoint, {"idea": f"{n}"}) for n in range(8)]
+    workers = [WorkflowWorker(house.services) for _ in range(3)]
+    for request_id in ids:
+        ends = (ended(house, endpoint, request_id, each) for each in workers)
+        states = {each["darkroom"]["state"] for each in await asyncio.gather(*ends)}
+        assert states == {"succeeded"}
+    assert len(steps_of(house, IMAGES)) == len(steps_of(house, PROBE)) == len(ids)
+
+
+async def test_a_limit_of_one_running_request_is_enough() -> None:
+    limits = QueueLimits(tenants={"default": TenantLimits(max_running=1)})
+    async with house_with(limits=limits) as house:
+        endpoint = await registered(house, POSTER)
+        request_id = await submitted(house, endpoint, {"idea": "x"})
+        done = await ended(house, endpoint, request_id)
+        assert done["darkroom"]["state"] == "succeeded"
+
+
+async def test_a_step_that_the_queue_has_no_room_for_waits() -> None:
+    limits = QueueLimits(
+        tenants={"default": TenantLimits(requests_per_minute=600, requests_burst=2)}
+    )
+    async with house_with(limits=limits) as house:
+        endpoint = await registered(house, POSTER)
+        request_id = await submitted(house, endpoint, {"idea": "x"})
+        done = await ended(house, endpoint, request_id)
+        assert done["darkroom"]["state"] == "succeeded"
+
+
+async def test_private_files_go_from_step_to_step() -> None:
+    async with house_with(files="private") as house:
+        endpoint = await registered(house, POSTER)
+        request_id = await submitted(house, endpoint, {"idea": "x"})
+        await ended(house, endpoint, request_id)
+        output = (await result(house, endpoint, request_id)).raise_for_status().json()
+        assert "/files/p/" in output["url"]
+        async with house.client(house.weak_key) as client:
+            assert (await client.get(output["url"])).content == b"image"
+        stranger = str(await house.keys.create("stranger"))
+        async with house.client(stranger) as client:
+            assert (await client.get(output["url"].partition("?")[0])).status_code in (403, 404)
+
+
+async def test_a_step_is_deleted_after_its_workflow_only_and_with_it(house: House) -> None:
+    given = steps_form(
+        {
+            "draw": {"app": IMAGES, "input": {"prompt": "x"}},
+            "slow": {"app": PROBE, "depends": ["draw"], "input": {"sleep_s": 60}},
+        },
+        {"x": "$draw.images", "y": "$slow.echo"},
+    )
+    endpoint = await registered(house, given)
+    request_id = await submitted(house, endpoint, {})
+    worker = WorkflowWorker(house.services)
+    while not steps_of(house, PROBE):
+        await worker.advance()
+        await asyncio.sleep(0.01)
+    (draw,) = steps_of(house, IMAGES)
+    async with house.client(house.weak_key) as client:
+        refused = await client.delete(f"/v1/requests/{draw.id}")
+        assert "a step of the workflow request" in refused.json()["message"]
+        await client.put(f"/queue/{endpoint}/requests/{request_id}/cancel")
+        await ended(house, endpoint, request_id, worker)
+        url = f"/v1/requests/{request_id}"
+        assert (await client.delete(url)).is_success
+        assert (await client.get(f"/v1/requests/{draw.id}")).status_code == 404
+
+
+async def test_a_request_whose_workflow_was_deleted_before_it_started_fails(house: House) -> None:
+    endpoint = await registered(house, POSTER)
+    request_id = await submitted(house, endpoint, {"idea": "x"})
+    async with house.client(house.weak_key) as client:
+        (await client.delete("/v1/workflows/poster")).raise_for_status()
+    done = await ended(house, endpoint, request_id)
+    assert done["error"].startswith("The workflow was deleted before the request started.")
+
+
+async def test_a_request_that_has_started_keeps_its_definition(house: House) -> None:
+    endpoint = await registered(house, POSTER)
+    request_id = await submitted(house, endpoint, {"idea": "x"})
+    worker = WorkflowWorker(house.services)
+    await worker.advance()
+    async with house.client(house.weak_key) as client:
+        (await client.delete("/v1/workflows/poster")).raise_for_status()
+    done = await ended(house, endpoint, request_id, worker)
+    assert done["darkroom"]["state"] == "succeeded"
+
+
+async def test_a_public_workflow_runs_for_the_tenant_that_calls_it(house: House) -> None:
+    endpoint = await registered(house, {**POSTER, "public": True}, house.key)
+    request_id = await submitted(house, endpoint, {"idea": "x"}, key=house.other_key)
+    worker = WorkflowWorker(house.services)
+    while not house.queue._rows[request_id].request.state.final:
+        await worker.advance()
+        await asyncio.sleep(0.01)
+    assert {each.tenant for each in steps_of(house, IMAGES)} == {"other"}
+    done = await status(house, endpoint, request_id, house.other_key)
+    assert done["darkroom"]["state"] == "succeeded"

@@ -1,0 +1,136 @@
+"""Rows of workflows in PostgreSQL: leases, limits, retention, and two ingress processes."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from serve_app.domain.lease import Finish
+from serve_app.domain.request import State
+from serve_app.domain.workflows.definition import POOL
+from serve_app.domain.workflows.runs import RUNNER
+from serve_app.postgres.database import Database
+from serve_app.queue.queue import PostgresQueue
+from serve_app.queue.store.config import Retention
+from serve_app.queue.transactions.deletion import Deletion, PostgresLifecycles
+from serve_app.settings import TenantLimits
+from tests.contract.test_deletion_contract import image
+from tests.contract.test_workflows_contract import DONE, DRAW, FLOW, call, found, sent, started
+from tests.fakes.liveness import FakeLiveness
+from tests.queue.database import LONG_LEASES, QUICK, Ingress
+from tests.queue.requests import TENANT, ask, done, lease, new
+
+
+async def state_of(queue: PostgresQueue, request_id: str) -> State:
+    return (await queue.current(TENANT, request_id)).state
+
+
+async def test_a_workflow_outlives_every_lease_and_the_death_of_every_process(
+    ingress: Ingress, liveness: FakeLiveness
+) -> None:
+    queue = await ingress(QUICK)
+    run = await started(queue)
+    other = new()
+    await queue.submit(other)
+    leased = await lease(queue)  # what a lease that runs out looks like
+    liveness.buried.add("actor-r1")
+    while await state_of(queue, other.id) is State.RUNNING:  # noqa: ASYNC110  the reaper ends it
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(2 * QUICK.lease_s)  # rounds of the reaper
+    again = await queue.current(TENANT, run.held.request_id)
+    assert (again.state, again.attempt, again.failures) == (State.RUNNING, 1, 0)
+    assert str(await queue.finish(done(leased.held))) == "fenced"
+    assert str(await queue.finish(Finish(run.held, RUNNER, DONE))) == "accepted"
+
+
+async def test_a_workflow_does_not_count_for_the_limit_of_running_requests(
+    ingress: Ingress,
+) -> None:
+    limits = replace(LONG_LEASES, tenants={TENANT: TenantLimits(max_running=1)})
+    queue = await ingress(limits)
+    for _ in range(3):
+        await started(queue)
+    await queue.submit(new())
+    await queue.submit(new())
+    await lease(queue)
+    work = await queue.ask(ask(1, replica="r2"))
+    assert work.leases == ()  # the limit holds for others
+
+
+async def test_retention_keeps_steps_as_long_as_their_workflow(
+    ingress: Ingress, database: Database
+) -> None:
+    queue = await ingress()
+    run = await started(queue)
+    step = await sent(queue, run)
+    held = (await lease(queue)).held
+    await queue.finish(done(held, image(step)))
+    deletion = Deletion(database, Retention())
+    assert await deletion.delete_of_tenant(TENANT) == []
+    await queue.finish(Finish(run.held, RUNNER, DONE))
+    assert await deletion.delete_of_tenant(TENANT) == [run.held.request_id]
+    ((files,),) = await database.rows("SELECT count(*) FROM artifacts")
+    assert files > 0
+    assert await deletion.delete_of_tenant(TENANT) == [step]
+    ((files,),) = await database.rows("SELECT count(*) FROM artifacts")
+    assert files == 0
+    ((rows,),) = await database.rows("SELECT count(*) FROM workflow_steps")
+    assert rows == 0
+
+
+async def test_the_lifetime_of_a_steps_files_begins_with_the_end_of_its_workflow(
+    ingress: Ingress, database: Database
+) -> None:
+    queue = await ingress()
+    run = await started(queue)
+    lifecycles = PostgresLifecycles(database)
+    step = await sent(queue, run)
+    await lifecycles.keep(step, 0.0)
+    await queue.finish(done((await lease(queue)).held, image(step)))
+    await lifecycles.expire()
+    ((files,),) = await database.rows("SELECT count(*) FROM artifacts")
+    assert files > 0
+    await queue.finish(Finish(run.held, RUNNER, DONE))
+    await lifecycles.expire()
+    ((files,),) = await database.rows("SELECT count(*) FROM artifacts")
+    assert files == 0
+
+
+async def test_two_processes_that_send_the_same_step_store_one_request(ingress: Ingress) -> None:
+    first, second = await ingress(), await ingress()
+    run = await started(first)
+    for _ in range(20):
+        key = f"{run.held.request_id}/draw"
+        request = new(idempotency_key=key, body_digest=b"1" * 32)
+        answers = await asyncio.gather(
+            *(each.submit(request) for each in (first, second) for _ in range(2))
+        )
+        assert len({each.id for each in answers}) == 1
+
+
+async def test_two_processes_start_each_request_once(ingress: Ingress) -> None:
+    first, second = await ingress(), await ingress()
+    await started(first)
+    for _ in range(20):
+        await first.submit(new(endpoint=FLOW, pool=POOL))
+    counts = await asyncio.gather(
+        *(each.workflows.runs.start(7) for each in (first, second) for _ in range(4))
+    )
+    assert sum(counts) == 20
+    assert len(await second.workflows.runs.active()) == 21
+
+
+async def test_a_cancel_and_a_step_at_once_leave_no_step_behind(ingress: Ingress) -> None:
+    first, second = await ingress(), await ingress()
+    for _ in range(10):
+        run = await started(first)
+        request = new()
+        taken, _ = await asyncio.gather(
+            first.workflows.runs.take(run, [call(DRAW, request.id)]),
+            second.cancel(TENANT, run.held.request_id),
+        )
+        again = await found(second, run.held.request_id)
+        assert again.cancel_requested
+        steps = await second.workflows.runs.steps(again)
+        assert [each.id for each in steps] == [*taken]
+        await second.finish(Finish(run.held, RUNNER, DONE))

@@ -1,0 +1,138 @@
+"""Releases: the same commit gives the same bytes, and a user can tell."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from scripts.supply_chain.packages import ROOT
+from scripts.supply_chain.release import SUMS, build, differences, sums_of
+
+EPOCH = 1_790_000_000
+PARTS = "darkroom", "weights", "pyproject.toml", "README.md", "LICENSE"
+"""What is built here. The demo models would take most of the time."""
+
+
+def copied(folder: Path) -> Path:
+    source = folder / "source"
+    source.mkdir(parents=True)
+    for part in PARTS:
+        if (ROOT / part).is_dir():
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / part, source / part, ignore=ignored)
+        else:
+            shutil.copyfile(ROOT / part, source / part)
+    return source
+
+
+@pytest.fixture(scope="module")
+def built_twice(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two builds, from folders that differ in their path, the times and the modes of their files,
+    and with another umask."""
+    outs = (tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second"))
+    for number, (out, umask) in enumerate(zip(outs, (0o022, 0o077), strict=True)):
+        source = copied(tmp_path_factory.mktemp(f"a{number}") / ("deep/" * number))
+        if number:
+            for path in source.rglob("*.py"):
+                path.chmod(0o700)
+                os.utime(path, (1e9, 1e9))
+        before = os.umask(umask)
+        try:
+            build(source, out, EPOCH)
+        finally:
+            os.umask(before)
+    return outs
+
+
+def test_two_builds_are_equal_bytes(built_twice: tuple[Path, Path]) -> None:
+    first, second = (
+        {path.name: path.read_bytes() for path in out.iterdir()} for out in built_twice
+    )
+    assert sorted(Path(name).suffix for name in first) == [".gz", ".whl"]
+    assert first == second
+
+
+def test_the_files_have_the_time_of_the_commit_and_no_owner(
+    built_twice: tuple[Path, Path],
+) -> None:
+    (sdist,) = built_twice[0].glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        members = archive.getmembers()
+        assert any(each.name.endswith("/darkroom/app.py") for each in members)
+        assert {(each.mtime, each.uid, each.uname) for each in members} == {(EPOCH, 0, "")}
+    (wheel,) = built_twice[0].glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        assert "darkroom/app.py" in archive.namelist()
+        assert len({each.date_time for each in archive.infolist()}) == 1
+
+
+def test_another_version_of_the_builder_is_refused(tmp_path: Path) -> None:
+    source = copied(tmp_path)
+    file = source / "pyproject.toml"
+    file.write_text(
+        file.read_text().replace('requires = ["setuptools==', 'requires = ["setuptools==1')
+    )
+    with pytest.raises(SystemExit, match="is installed, but pyproject"):
+        build(source, tmp_path, EPOCH)
+
+
+@pytest.fixture
+def downloaded(tmp_path: Path) -> tuple[Path, Path]:
+    """A release as a user downloads it, and the same as built again."""
+    again = tmp_path / "again"
+    again.mkdir()
+    (again / "darkroom.whl").write_bytes(b"wheel")
+    (again / "darkroom.tar.gz").write_bytes(b"sdist")
+    given = tmp_path / "given"
+    shutil.copytree(again, given)
+    (given / SUMS).write_text(sums_of(given))
+    return given, again
+
+
+def test_the_hashes_are_in_the_format_of_sha256sum(downloaded: tuple[Path, Path]) -> None:
+    given, _ = downloaded
+    done = subprocess.run(
+        ["sha256sum", "--check", SUMS], cwd=given, capture_output=True, check=True
+    )
+    assert done.stdout.decode().split("\n")[:2] == ["darkroom.tar.gz: OK", "darkroom.whl: OK"]
+
+
+def test_a_release_that_the_commit_gives_has_no_differences(
+    downloaded: tuple[Path, Path],
+) -> None:
+    assert differences(*downloaded) == []
+
+
+def test_files_that_were_changed_are_found(downloaded: tuple[Path, Path]) -> None:
+    given, again = downloaded
+    (given / "darkroom.whl").write_bytes(b"other")
+    (given / "darkroom.tar.gz").unlink()
+    assert differences(given, again) == [
+        f"darkroom.tar.gz is missing in {given}.",
+        f"darkroom.whl is damaged: its hash is not the one in {SUMS}.",
+    ]
+    (given / "darkroom.tar.gz").write_bytes(b"added code")
+    (given / SUMS).write_text(sums_of(given))  # by someone who can change both
+    assert [each.partition(":")[0] for each in differences(given, again)] == [
+        "darkroom.tar.gz is not what the commit gives",
+        "darkroom.whl is not what the commit gives",
+    ]
+
+
+def test_files_that_only_one_side_has_are_found(downloaded: tuple[Path, Path]) -> None:
+    given, again = downloaded
+    (again / "darkroom.whl").rename(again / "darkroom-2.whl")
+    assert differences(given, again) == [
+        f"{SUMS} does not have darkroom-2.whl, which the commit gives.",
+        f"darkroom.whl is in {SUMS}, but the commit does not give such a file.",
+    ]
+    (given / SUMS).unlink()
+    assert differences(given, again) == [
+        f"{given} has no {SUMS}. Download it together with the files."
+    ]
