@@ -253,10 +253,9 @@ async def test_a_model_that_calls_itself_unhealthy_is_replaced(serve: Serve) -> 
 
 
 async def test_a_setup_without_end_is_given_up(serve: Serve) -> None:
-    slow = await serve("Painter", start_timeout_s=0.01)
-    failure = await slow.fail(text="a")
+    failure = await (await serve("Endless", start_timeout_s=0.5)).fail()
     assert failure.code == "app_not_started"
-    assert "was not ready within 0.01 s" in failure.message
+    assert "was not ready within 0.5 s" in failure.message
 
 
 async def until_exists(served: Served, path: Path) -> None:

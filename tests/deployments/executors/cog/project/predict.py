@@ -115,6 +115,14 @@ class Ill(BaseRunner):
         return ""
 
 
+class Endless(BaseRunner):
+    def setup(self) -> None:
+        time.sleep(3600.0)
+
+    def run(self) -> str:
+        return ""
+
+
 class Sick(BaseRunner):
     ill = False
 
