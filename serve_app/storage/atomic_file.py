@@ -48,7 +48,7 @@ class AtomicFile:
             if self._discarded:
                 return
             if self._file is None:
-                self._file = _opened(self._temporary)
+                self._file = opened_new(self._temporary)
             self.size += len(data)
             if self._max_bytes is not None and self.size > self._max_bytes:
                 raise TooLarge(f"The artifact is larger than the {self._max_bytes} bytes allowed.")
@@ -89,7 +89,7 @@ class AtomicFile:
                 self._temporary.unlink(missing_ok=True)
 
 
-def _opened(path: Path) -> BinaryIO:
+def opened_new(path: Path) -> BinaryIO:
     """Create a file. Retries, because a concurrent delete may remove the empty directory between
     the two steps."""
     while True:

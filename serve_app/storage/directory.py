@@ -21,7 +21,13 @@ from serve_app.domain.errors import ArtifactNotFound, StorageUnavailable
 from serve_app.domain.ports import Clock
 from serve_app.domain.upload import UploadPart
 from serve_app.storage import keys as key_names
-from serve_app.storage.atomic_file import CHUNK_BYTES, AtomicFile, in_thread, write_all
+from serve_app.storage.atomic_file import (
+    CHUNK_BYTES,
+    AtomicFile,
+    in_thread,
+    opened_new,
+    write_all,
+)
 from serve_app.storage.keys import PARTS_ID, missing_part, upload_not_found
 from serve_app.storage.listing import StoredObject, walk
 from serve_app.storage.tickets import TicketSigner
@@ -273,8 +279,7 @@ class _AtomicPart:
             if self._discarded:
                 return
             if self._file is None:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                self._file = self._temporary.open("xb")
+                self._file = opened_new(self._temporary)
             self.size += len(data)
             self._digest.update(data)
             self._file.write(data)
@@ -284,7 +289,10 @@ class _AtomicPart:
             if self._file is None or self._discarded:
                 return
             self._file.close()
-            kept = self._temporary.replace(self._folder / _name(self._number, self.etag))
+            try:
+                kept = self._temporary.replace(self._folder / _name(self._number, self.etag))
+            except FileNotFoundError:  # another call has joined or dropped the parts meanwhile
+                raise upload_not_found() from None
             for other in self._folder.glob(f"{self._number}-*"):
                 if other != kept:
                     other.unlink(missing_ok=True)
@@ -308,7 +316,10 @@ def _check(folder: Path, names: Mapping[int, str]) -> None:
 
     The names are compared with those in the folder, so no ETag can name another file.
     """
-    there = {each.name for each in os.scandir(folder)} if folder.is_dir() else set[str]()
+    try:
+        there = set(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):  # another call has joined or dropped them
+        there = set[str]()
     for number, name in names.items():
         if name not in there:
             raise missing_part(number)

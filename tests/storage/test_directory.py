@@ -3,13 +3,21 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from blockbuster import blockbuster_ctx
 
-from serve_app.domain.errors import ArtifactNotFound, StorageFull, StorageUnavailable
+from serve_app.domain.errors import (
+    ArtifactNotFound,
+    InvalidInput,
+    NotFound,
+    StorageFull,
+    StorageUnavailable,
+)
+from serve_app.storage.atomic_file import CHUNK_BYTES
 from serve_app.storage.directory import DirectoryStorage
 from tests.fakes.clock import FakeClock
 
@@ -63,6 +71,39 @@ async def test_nothing_of_an_upload_in_parts_stays_behind(
     await storage.join_parts("u/abc/a.bin", joined, {1: part.etag})
     await storage.drop_parts("u/abc/b.bin", dropped)
     assert files_below(tmp_path) == [tmp_path / "u" / "abc" / "a.bin"]
+
+
+async def test_a_part_that_ends_after_its_upload_is_not_found(
+    storage: DirectoryStorage, tmp_path: Path
+) -> None:
+    parts_id = await storage.begin_parts("u/abc/a.bin", "x")
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"x" * CHUNK_BYTES
+        yield b"y" * CHUNK_BYTES  # the first one is in a file now
+        await storage.drop_parts("u/abc/a.bin", parts_id)
+        yield b"z"
+
+    with pytest.raises(NotFound):
+        await storage.put_part("u/abc/a.bin", parts_id, 1, slow())
+    assert files_below(tmp_path) == []
+
+
+async def test_parts_that_another_call_joins_at_this_moment_are_missing(
+    storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts_id = await storage.begin_parts("u/abc/a.bin", "x")
+    part = await storage.put_part("u/abc/a.bin", parts_id, 1, chunks(b"x"))
+
+    def late(folder: Path) -> list[str]:
+        monkeypatch.undo()
+        shutil.rmtree(folder)  # what the other call does, as late as it can
+        return os.listdir(folder)
+
+    monkeypatch.setattr("os.listdir", late)
+    monkeypatch.setattr("os.scandir", late)
+    with pytest.raises(InvalidInput):
+        await storage.join_parts("u/abc/a.bin", parts_id, {1: part.etag})
 
 
 async def chunks(*parts: bytes) -> AsyncIterator[bytes]:

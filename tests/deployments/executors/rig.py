@@ -219,6 +219,20 @@ class ExecutorRig:
         await self.port.until(lambda: any(one.held == held for one in self.port.finishes))
         return next(one.outcome for one in self.port.finishes if one.held == held)
 
+    async def lines(self, held: LeaseKey) -> Sequence[tuple[str, str]]:
+        """Levels and texts that the request has printed until its end. Reports take those that
+        come before the end, so how many the end has depends on time."""
+        await self.outcome(held)
+        reported = [
+            line
+            for _, report in self.port.reports
+            for of, lines in report.lines
+            if of == held
+            for line in lines
+        ]
+        finish = next(one for one in self.port.finishes if one.held == held)
+        return [*reported, *finish.lines]
+
     async def running(self, held: LeaseKey) -> None:
         """Wait until a report shows a step of the request."""
         await self.port.until(

@@ -68,16 +68,7 @@ async def test_endpoints_of_an_app_share_one_process_which_stays(rig: ExecutorRi
 
 async def test_printed_lines_arrive_with_their_levels(rig: ExecutorRig) -> None:
     held = rig.offer("one", text="hello")
-    await rig.outcome(held)
-    reported = [
-        line
-        for _, report in rig.port.reports
-        for of, lines in report.lines
-        if of == held
-        for line in lines
-    ]
-    (finish,) = rig.port.finishes
-    assert [*reported, *finish.lines] == [
+    assert await rig.lines(held) == [
         ("INFO", "echoing hello"),
         ("ERROR", "to the error stream"),
     ]

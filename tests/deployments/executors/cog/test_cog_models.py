@@ -57,16 +57,7 @@ class Served:
         return self.rig.storage.objects[output["artifact"]]
 
     async def lines(self, held: LeaseKey) -> list[str]:
-        await self.rig.outcome(held)
-        reported = [
-            line
-            for _, report in self.rig.port.reports
-            for of, lines in report.lines
-            if of == held
-            for line in lines
-        ]
-        finish = next(one for one in self.rig.port.finishes if one.held == held)
-        return [text for _, text in (*reported, *finish.lines)]
+        return [text for _, text in await self.rig.lines(held)]
 
 
 Serve = Callable[..., Awaitable[Served]]

@@ -99,13 +99,13 @@ async def test_a_server_at_an_address_is_an_endpoint_with_its_schemas(
         return await rig.outcome(rig.offer(name, lease_endpoint=endpoint(entry), **given))
 
     try:
-        outcome = await ask("one", text="a", image=URL, steps=1)
+        one = rig.offer("one", lease_endpoint=endpoint(entry), text="a", image=URL, steps=1)
+        outcome = await rig.outcome(one)
         assert outcome.failure is None
         output = (outcome.output or {})["output"]
         assert output["content_type"] == "image/png"
         assert rig.storage.objects[output["artifact"]] == PNG + b"a 1 0.5 oil None.png"
-        (finish,) = rig.port.finishes
-        assert ("INFO", "painting a with oil") in finish.lines
+        assert ("INFO", "painting a with oil") in await rig.lines(one)
 
         # Two requests, of which the server takes one at a time: the other one waits.
         both = await asyncio.gather(ask("two", text="b"), ask("three", text="c"))

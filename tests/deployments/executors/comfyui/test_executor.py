@@ -132,8 +132,7 @@ async def test_progress_and_nodes_are_shown(
     reports = [report for _, report in rig.port.reports]
     shown = [progress for each in reports for of, progress in each.progress if of == held]
     assert {(each.step, each.steps) for each in shown} >= {(1, 4)}
-    lines = [line for each in reports for line in each.lines]
-    assert any("Node 1 (TestSteps)" in str(line) for line in lines)
+    assert any("Node 1 (TestSteps)" in text for _, text in await rig.lines(held))
 
 
 async def test_each_step_has_a_preview(classes: Mapping[str, Any], tmp_path: Path) -> None:
