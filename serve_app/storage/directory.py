@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-import os
 import secrets
 import shutil
 import stat
@@ -317,7 +316,7 @@ def _check(folder: Path, names: Mapping[int, str]) -> None:
     The names are compared with those in the folder, so no ETag can name another file.
     """
     try:
-        there = set(os.listdir(folder))
+        there = {each.name for each in folder.iterdir()}
     except (FileNotFoundError, NotADirectoryError):  # another call has joined or dropped them
         there = set[str]()
     for number, name in names.items():
