@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -76,11 +77,10 @@ async def connected(
 
 async def connect(conninfo: str, *, autocommit: bool = True) -> psycopg.AsyncConnection:
     """Connect to the database. Raises ``DatabaseUnavailable``."""
-    given = {**settings(conninfo), "prepare_threshold": None, "connect_timeout": CONNECT_S}
+    given: dict[str, Any] = {**settings(conninfo), "connect_timeout": CONNECT_S}
+    given |= {"prepare_threshold": None, "autocommit": autocommit}
     try:
-        return await psycopg.AsyncConnection.connect(
-            conninfo, **{**given, "autocommit": autocommit}
-        )
+        return await psycopg.AsyncConnection.connect(conninfo, **given)
     except psycopg.OperationalError as error:
         raise _unavailable(error) from error
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -33,7 +34,7 @@ async def examine(conninfo: str) -> str:
     create tables, or loses notifications.
     """
     # Nothing is prepared: a pooler may run each statement on another connection.
-    given = {**settings(conninfo), "prepare_threshold": None}
+    given: dict[str, Any] = {**settings(conninfo), "prepare_threshold": None}
     try:
         async with (
             await psycopg.AsyncConnection.connect(conninfo, **given) as listener,
