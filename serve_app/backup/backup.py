@@ -23,7 +23,7 @@ from psycopg import IsolationLevel
 
 from serve_app.backup import postgres_programs
 from serve_app.backup.folder import FORMAT, BackupFolder, FileEntry, Manifest, digest_of, explained
-from serve_app.backup.installation import OpenInstallation, connect
+from serve_app.backup.installation import OpenInstallation, connected
 from serve_app.backup.postgres_programs import Program
 from serve_app.backup.rows import NamedFile, NamedFiles, named_files, still_named
 from serve_app.domain.errors import ArtifactNotFound, DatabaseUnavailable
@@ -38,7 +38,7 @@ async def back_up(target: OpenInstallation, folder: BackupFolder) -> Manifest:
     await check_applied(target.database)
     try:
         with explained("The backup cannot be written to", folder.path):
-            async with await connect(target.conninfo, autocommit=False) as connection:
+            async with connected(target.conninfo, autocommit=False) as connection:
                 return await _back_up(target, folder, connection)
     except psycopg.OperationalError as error:
         raise DatabaseUnavailable(

@@ -18,7 +18,7 @@ from typing import IO
 import psycopg
 
 from serve_app.backup import rows
-from serve_app.backup.installation import OpenInstallation, connect
+from serve_app.backup.installation import OpenInstallation, connected
 from serve_app.backup.rows import NamedFile, named_files
 from serve_app.domain.errors import ArtifactNotFound, DatabaseUnavailable, Misconfigured
 from serve_app.domain.ports import Clock
@@ -105,7 +105,7 @@ class Check:
 
     async def _verified(self) -> AsyncIterator[Finding]:
         try:
-            async with await connect(self._target.conninfo) as connection:
+            async with connected(self._target.conninfo) as connection:
                 async with named_files(connection) as named:
                     pairs = _merged(named.all(), self._target.storage.files())
                     async for batch in _batches(self._differences(pairs)):

@@ -6,13 +6,15 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
+from serve_app.backup.watchdog import ended_if_silent
 from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
 from serve_app.embedded_postgres.files import ClusterFiles
-from serve_app.postgres.database import Database
+from serve_app.postgres.database import SILENT_S, Database, answers_within, settings, shut_down
 from serve_app.settings import Config, Secrets
 from serve_app.storage.selection import AnyStorage, create_storage
 from serve_app.telemetry.clock import SystemClock
@@ -60,17 +62,34 @@ async def opened(
         yield OpenInstallation(data_dir, database, storage)
 
 
+@asynccontextmanager
+async def connected(
+    conninfo: str, *, autocommit: bool = True
+) -> AsyncGenerator[psycopg.AsyncConnection]:
+    """A connection for long statements, which have no limit. It is closed if the server falls
+    silent. Raises ``DatabaseUnavailable``."""
+    async with (
+        await connect(conninfo, autocommit=autocommit) as connection,
+        ended_if_silent(conninfo, lambda: shut_down(connection)),
+    ):
+        yield connection
+
+
 async def connect(conninfo: str, *, autocommit: bool = True) -> psycopg.AsyncConnection:
     """Connect to the database. Raises ``DatabaseUnavailable``."""
+    given: dict[str, Any] = {**settings(conninfo), "connect_timeout": CONNECT_S}
+    given |= {"prepare_threshold": None, "autocommit": autocommit}
     try:
-        return await psycopg.AsyncConnection.connect(
-            conninfo, autocommit=autocommit, connect_timeout=CONNECT_S
-        )
+        return await psycopg.AsyncConnection.connect(conninfo, **given)
     except psycopg.OperationalError as error:
-        raise DatabaseUnavailable(
-            f"PostgreSQL does not answer: {str(error).strip()}. Check that the server runs and "
-            "that DARKROOM_DATABASE_URL names it, then run the command again."
-        ) from error
+        raise _unavailable(error) from error
+
+
+def _unavailable(error: psycopg.OperationalError) -> DatabaseUnavailable:
+    return DatabaseUnavailable(
+        f"PostgreSQL does not answer: {str(error).strip()}. Check that the server runs and that "
+        "DARKROOM_DATABASE_URL names it, then run the command again."
+    )
 
 
 async def _embedded(data_dir: Path, stack: AsyncExitStack, *, create: bool) -> str:
@@ -87,5 +106,11 @@ async def _embedded(data_dir: Path, stack: AsyncExitStack, *, create: bool) -> s
 
 async def _check_server(conninfo: str) -> None:
     """Fail at once where a pool would wait."""
-    async with await connect(conninfo) as connection:
-        await connection.execute("SELECT 1")
+    try:
+        async with (
+            await connect(conninfo) as connection,
+            answers_within(connection, SILENT_S),
+        ):
+            await connection.execute("SELECT 1")
+    except psycopg.OperationalError as error:
+        raise _unavailable(error) from error

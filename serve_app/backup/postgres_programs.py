@@ -14,8 +14,10 @@ from pathlib import Path
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from serve_app.backup.watchdog import ended_if_silent
 from serve_app.domain.errors import DatabaseUnavailable, Misconfigured, StorageFull
 from serve_app.embedded_postgres.os_user import bundled_programs
+from serve_app.postgres.database import KEEPALIVES
 
 LOCK_WAIT = "60s"  # a migration may hold its tables
 _MAJOR = re.compile(r"\(PostgreSQL\) (\d+)")
@@ -76,7 +78,7 @@ async def load(program: Program, conninfo: str, source: Path) -> None:
 
 async def _run(program: Program, arguments: Sequence[str], conninfo: str, *operands: str) -> None:
     # The password does not go on the command line, which every user of the machine can read.
-    parts = conninfo_to_dict(conninfo)
+    parts = conninfo_to_dict(make_conninfo(conninfo, **KEEPALIVES))
     password = parts.pop("password", None)
     environment = dict(os.environ)  # noqa: TID251 a child's
     if password is not None:
@@ -93,12 +95,18 @@ async def _run(program: Program, arguments: Sequence[str], conninfo: str, *opera
         umask=0o077,
     )
     try:
-        _, said = await process.communicate()
+        async with ended_if_silent(conninfo, process.kill) as server:
+            _, said = await process.communicate()
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
             await process.wait()
+    if server.silent:
+        raise DatabaseUnavailable(
+            f"PostgreSQL fell silent, so {program.path.name} was ended. Check the server and the "
+            "network to it, then run the command again."
+        )
     if process.returncode != 0:
         raise _failure(program, said.decode(errors="replace"))
 

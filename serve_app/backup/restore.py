@@ -23,7 +23,7 @@ from psycopg import sql
 
 from serve_app.backup import postgres_programs, rows
 from serve_app.backup.folder import BackupFolder, FileEntry, Manifest, damaged, explained
-from serve_app.backup.installation import OpenInstallation, connect
+from serve_app.backup.installation import OpenInstallation, connected
 from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.migrations import migrate, shipped
@@ -70,7 +70,7 @@ async def restore(
     await asyncio.to_thread(folder.verify, manifest)
     await target.database.aclose()  # its connections would count as those of another program
     try:
-        async with await connect(target.conninfo) as connection:
+        async with connected(target.conninfo) as connection:
             found = await _check_target(connection, manifest, replace=replace)
             with explained("The backup cannot be read from", folder.path):
                 absent = await _restore_files(target, folder)

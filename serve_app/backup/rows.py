@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, Collection, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import LiteralString
 
@@ -113,9 +113,15 @@ class NamedFiles:
 async def named_files(connection: psycopg.AsyncConnection) -> AsyncGenerator[NamedFiles]:
     """Open the cursor. It stays open after the end of the transaction in which it was opened, and
     the server then keeps its rows in a temporary file."""
-    async with connection.cursor("named_files", withhold=True) as cursor:
+    cursor = connection.cursor("named_files", withhold=True)
+    try:
         await cursor.execute(NAMED)
         yield NamedFiles(cursor)
+    finally:
+        # The first call fails if the connection was lost, and the second then asks no server.
+        with suppress(psycopg.OperationalError):
+            await cursor.close()
+        await cursor.close()
 
 
 async def still_named(database: Database, keys: Sequence[str]) -> frozenset[str]:

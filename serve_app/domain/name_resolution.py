@@ -11,11 +11,12 @@ import asyncio
 import socket
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
+
+from serve_app.domain.sharing.fair_queue import may_start, working_for
 
 MAX_THREADS = 128  # each waits for a name server
 MAX_PER_TENANT = 8
@@ -28,18 +29,6 @@ MAX_NEGATIVE = 4096
 
 LookUp = Callable[[str], Sequence[str]]
 """Host name → addresses; may block. Raises ``OSError`` or ``ValueError`` if there is none."""
-
-_tenant: ContextVar[str] = ContextVar("darkroom_look_up_tenant", default="")
-
-
-@contextmanager
-def look_ups_of(tenant: str) -> Generator[None]:
-    """Count the look-ups of the current task as those of ``tenant``."""
-    before = _tenant.set(tenant)
-    try:
-        yield
-    finally:
-        _tenant.reset(before)
 
 
 def system_look_up(host: str) -> Sequence[str]:
@@ -109,18 +98,18 @@ class NameResolver:
         running = self._running.get(host)
         if running is not None and now - running.began >= self._limit_s:
             raise TimeoutError(f"The name server does not answer for {host}.")
-        tenant = _tenant.get()
+        tenant = working_for()
         if running is None and self._has_room(tenant):
             running = self._start(tenant, host)
         return running
 
     def _has_room(self, tenant: str) -> bool:
-        free = self._max_threads - len(self._running)
-        return self._held[tenant] < min(self._per_tenant, free)
+        held = self._held[tenant]
+        return held < self._per_tenant and may_start(held, len(self._running), self._max_threads)
 
     async def _turn(self, host: str) -> _Running:
         """Wait until a look-up of ``host`` has started."""
-        tenant = _tenant.get()
+        tenant = working_for()
         if sum(each.tenant == tenant for each in self._waiting) >= MAX_WAITING_PER_TENANT:
             raise OSError("Too many names of this tenant wait for a name server.")
         waiting = _Waiting(tenant, host, asyncio.get_running_loop().create_future())

@@ -28,8 +28,9 @@ from serve_app.domain.addresses import (
     connectable,
 )
 from serve_app.domain.errors import Misconfigured
-from serve_app.domain.name_resolution import NameResolver, look_ups_of
+from serve_app.domain.name_resolution import NameResolver
 from serve_app.domain.ports import Clock
+from serve_app.domain.sharing.fair_queue import work_of
 from serve_app.ingress.http.hosts import is_fal
 
 MAX_TUNNELS = 1000
@@ -158,7 +159,7 @@ class ConnectProxy:
             call = parse(await _head(reader))
             peer = str(writer.get_extra_info("peername")[0])
             await self._check_caller(peer, call)
-            with look_ups_of(peer):
+            with work_of(peer):
                 upstream = await self._open(call)
         except TunnelRefused as refused:
             writer.write(_refusal(refused))

@@ -50,16 +50,20 @@ SELECT set_config('timezone', 'UTC', false),
        set_config('idle_in_transaction_session_timeout', '10s', false)
 """
 
+KEEPALIVES: Mapping[str, Any] = {
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 8000,  # ms without an acknowledgement of sent bytes
+}
+
 CONNECT: Mapping[str, Any] = {
     "autocommit": True,
     "prepare_threshold": 0,
     "connect_timeout": 3,
     "client_encoding": "utf8",
     "application_name": "darkroom",
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 8000,  # ms without an acknowledgement of sent bytes
+    **KEEPALIVES,
 }
 
 WRITABLE: LiteralString = """
@@ -314,12 +318,16 @@ UNAVAILABLE = (psycopg.OperationalError, psycopg.InterfaceError, PoolClosed, OSE
 """PoolTimeout is an OperationalError, TimeoutError an OSError."""
 
 
+class NoAnswer(psycopg.OperationalError):
+    """Raised when a connection was closed because the server said nothing."""
+
+
 @asynccontextmanager
 async def answers_within(
     connection: psycopg.AsyncConnection, limit_s: float
 ) -> AsyncGenerator[None]:
     """Give what runs in the block ``limit_s``. Then its connection is closed, which raises
-    ``OperationalError`` in the block.
+    ``NoAnswer`` in the block.
 
     A cancellation would not do: psycopg first asks the server to cancel the statement, and waits up
     to 10 s for a server that says nothing.
@@ -329,14 +337,14 @@ async def answers_within(
     def close() -> None:
         nonlocal expired
         expired = True
-        _shut_down(connection)
+        shut_down(connection)
 
     timer = asyncio.get_running_loop().call_later(limit_s, close)
     try:
         yield
     except psycopg.Error as error:
         if expired:
-            raise psycopg.OperationalError(f"no answer within {limit_s:g} s") from error
+            raise NoAnswer(f"no answer within {limit_s:g} s") from error
         raise
     finally:
         timer.cancel()
@@ -347,7 +355,8 @@ def _milliseconds(limit_s: float) -> str:
     return f"{int(900 * limit_s)}ms"
 
 
-def _shut_down(connection: psycopg.AsyncConnection) -> None:
+def shut_down(connection: psycopg.AsyncConnection) -> None:
+    """Close the socket of a connection. What waits for its answer fails at once."""
     with (
         contextlib.suppress(OSError, psycopg.Error),
         socket.socket(fileno=os.dup(connection.pgconn.socket)) as end,

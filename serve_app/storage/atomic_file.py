@@ -10,13 +10,13 @@ import os
 import secrets
 import threading
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, ParamSpec, TypeVar
 
 from serve_app.domain.errors import Forbidden, StorageFull, StorageUnavailable, TooLarge
+from serve_app.domain.sharing.fair_threads import FairThreads
 
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
 
@@ -118,11 +118,12 @@ CHUNK_BYTES = 1 << 20
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 MAX_THREADS = 32  # each waits for a disk
-_THREADS = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="storage")
+_THREADS = FairThreads(MAX_THREADS, "storage")
 
 
 async def run_blocking(work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """Run ``work`` in a thread that only the storage uses, in the context of the caller."""
+    """Run ``work`` in a thread that only the storage uses, in the context of the caller and within
+    its tenant's share."""
     call = partial(copy_context().run, work, *arguments, **named)
     return await asyncio.get_running_loop().run_in_executor(_THREADS, call)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from serve_app.domain.errors import DarkroomError, DatabaseUnavailable, RequestNotFound
 from serve_app.domain.ports import Clock
+from serve_app.domain.sharing.fair_queue import work_from_now_on_for
 from serve_app.domain.webhook import (
     ClaimedDelivery,
     DeliveryChannel,
@@ -191,6 +192,7 @@ class DeliveryWorker:
 
     async def _deliver(self, claimed: ClaimedDelivery) -> None:
         set_request(claimed.request_id, tenant=claimed.tenant, trace=claimed.trace)
+        work_from_now_on_for(claimed.tenant)
         try:
             body = await self._retried(lambda: self._body(claimed))
             if body is None:

@@ -21,6 +21,7 @@ import httpx
 from serve_app.domain.errors import DarkroomError, DatabaseUnavailable, RequestNotFound
 from serve_app.domain.ports import Clock, Queue
 from serve_app.domain.request import Request
+from serve_app.domain.sharing.fair_queue import work_from_now_on_for
 from serve_app.domain.webhook import ClaimedDelivery, DeliveryChannel
 from serve_app.telemetry.logs import set_request
 from serve_app.webhooks.circuit_breaker import CircuitBreakers
@@ -133,6 +134,7 @@ class ProgressNotifier:
         set_request(
             request.id, tenant=request.tenant, endpoint=request.endpoint, trace=request.trace
         )
+        work_from_now_on_for(request.tenant)
         of_tenant = self._per_tenant.setdefault(request.tenant, asyncio.Semaphore(MAX_PER_TENANT))
         try:
             async with of_tenant, self._total:

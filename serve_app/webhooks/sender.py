@@ -16,8 +16,8 @@ import httpcore
 import httpx
 
 from serve_app.domain.addresses import PrivateAddress, Resolve, UnknownHost, connectable
-from serve_app.domain.name_resolution import look_ups_of
 from serve_app.domain.ports import Clock
+from serve_app.domain.sharing.fair_queue import work_of
 from serve_app.domain.webhook import ReceiverResponse
 from serve_app.telemetry.trace_context import to_headers
 from serve_app.webhooks.signing import SignedMessage, Signer
@@ -137,7 +137,7 @@ class Sender:
         status, error, again_after_s, final = None, "", None, False
         try:
             async with asyncio.timeout(timeout_s):
-                with look_ups_of(message.tenant):
+                with work_of(message.tenant):
                     status, again_after_s = await self._post(url, headers, message.body)
             error, final = _error_of(status)
         except PrivateAddress as refused:

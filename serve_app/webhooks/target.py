@@ -7,7 +7,7 @@ import asyncio
 import httpx
 
 from serve_app.domain.addresses import PrivateAddress, Resolve, UnknownHost, connectable
-from serve_app.domain.name_resolution import look_ups_of
+from serve_app.domain.sharing.fair_queue import work_of
 
 MAX_LENGTH = 2048  # characters of a URL
 RESOLVE_S = 2.0
@@ -61,7 +61,7 @@ class Targets:
         parsed = httpx.URL(whole)
         try:
             async with asyncio.timeout(RESOLVE_S):
-                with look_ups_of(tenant):
+                with work_of(tenant):
                     await connectable(parsed.host, port_of(parsed), self._resolve)
         except (UnknownHost, TimeoutError):
             return whole

@@ -11,7 +11,8 @@ import pytest
 
 from serve_app.domain import name_resolution
 from serve_app.domain.addresses import UnknownHost, connectable
-from serve_app.domain.name_resolution import MAX_WAITING_PER_TENANT, NameResolver, look_ups_of
+from serve_app.domain.name_resolution import MAX_WAITING_PER_TENANT, NameResolver
+from serve_app.domain.sharing.fair_queue import work_of
 
 PUBLIC = ["93.184.215.14"]
 
@@ -46,7 +47,7 @@ async def server() -> AsyncIterator[NameServer]:
 
 
 async def looked_up(resolver: NameResolver, tenant: str, host: str) -> Sequence[str]:
-    with look_ups_of(tenant):
+    with work_of(tenant):
         return await resolver(host, 443)
 
 

@@ -13,6 +13,7 @@ from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
 from serve_app.postgres.database import Database, wait_until_reachable
 from serve_app.postgres.leader_election import LEADS_S, LeaderElection
 from serve_app.queue.queue import PostgresQueue, assemble
+from serve_app.queue.store import diagnostics
 from serve_app.queue.store.notify import Notification, Notifier
 from serve_app.telemetry.clock import SystemClock
 from serve_app.tenants.key_ring import KeyRing
@@ -236,6 +237,22 @@ async def test_the_start_does_not_wait_for_a_database_that_will_never_be_there(
 ) -> None:
     with pytest.raises(Misconfigured, match="does not exist"):
         await wait_until_reachable(f"{conninfo} dbname=missing")
+
+
+async def test_the_doctor_says_so_if_the_server_takes_its_connections_and_falls_silent(
+    proxy: tuple[Proxy, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    between, conninfo = proxy
+    check = diagnostics._check_create_privilege
+
+    async def silent(connection: psycopg.AsyncConnection) -> None:
+        between.blackhole()
+        await check(connection)
+
+    monkeypatch.setattr(diagnostics, "_check_create_privilege", silent)
+    async with asyncio.timeout(60.0):
+        with pytest.raises(DatabaseUnavailable, match="no answer within"):
+            await diagnostics.examine(conninfo)
 
 
 async def test_one_process_leads_and_another_takes_over_when_it_is_gone(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal, cast
 
@@ -41,6 +40,7 @@ from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer
+from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.submission import rendering
 from serve_app.settings import PoolConfig
@@ -165,7 +165,7 @@ async def metrics(request: HttpRequest) -> Response:
     await authenticate(request)
     registry = services_of(request).metrics.registry
     # Milliseconds for thousands of series, and a look at the disk.
-    text = await asyncio.to_thread(generate_latest, registry)
+    text = await in_cpu_thread(generate_latest, registry)
     return Response(text, headers={"content-type": CONTENT_TYPE_LATEST})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Annotated, Any, NotRequired, cast
 
@@ -25,6 +24,7 @@ from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Time
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_path, in_query
+from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.workflows.status import WorkflowStatus, workflow_status
 from serve_app.tenants.scopes import OPERATOR, Caller
@@ -110,7 +110,7 @@ async def put(request: HttpRequest) -> Response:
         raise InvalidInput.of_field("public", "Input should be true or false")
     if public:
         caller.require(OPERATOR)
-    written = await asyncio.to_thread(read, given)
+    written = await in_cpu_thread(read, given)
     definition = await _checked(services, caller, written, public=public)
     if not dry_run:
         new = NewWorkflow(caller.tenant, written.name, definition, given, public)
@@ -149,7 +149,7 @@ async def _checked(
             raise InvalidInput(f"The workflow's schema is not valid: {error}.") from None
         return definition
 
-    return await asyncio.to_thread(build)
+    return await in_cpu_thread(build)
 
 
 async def listed(request: HttpRequest) -> Response:

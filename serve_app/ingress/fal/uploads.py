@@ -17,6 +17,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.domain.errors import FieldProblem, InvalidInput
+from serve_app.domain.sharing.fair_queue import work_from_now_on_for
 from serve_app.domain.upload import Upload
 from serve_app.ingress.http.auth import authenticate, counted_failure
 from serve_app.ingress.http.body import UploadStream, read_model
@@ -343,6 +344,7 @@ async def _tenant(request: HttpRequest) -> str:
         return (await authenticate(request)).tenant
     with counted_failure(request, grant.key_id):
         await identity.keys.identity_of(grant.key_id)
+    work_from_now_on_for(grant.tenant)
     return grant.tenant
 
 
@@ -357,6 +359,7 @@ async def _found(request: HttpRequest, *, in_parts: bool) -> Upload:
     )
     if "authorization" in request.headers and await _tenant(request) != found.tenant:
         raise upload_not_found()
+    work_from_now_on_for(found.tenant)
     return found
 
 

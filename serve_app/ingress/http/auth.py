@@ -10,6 +10,7 @@ from starlette.routing import Route
 
 from serve_app.domain.errors import Forbidden, Unauthenticated
 from serve_app.domain.operations import Actor
+from serve_app.domain.sharing.fair_queue import work_from_now_on_for
 from serve_app.ingress.http import query
 from serve_app.ingress.http.client_address import client_address
 from serve_app.ingress.http.context import context_of
@@ -39,6 +40,7 @@ async def authenticate(request: HTTPConnection, scope: str | None = None) -> Cal
     context = context_of(request)
     context.key_id = identity.key_id
     describe(context.request_id, tenant=identity.tenant)
+    work_from_now_on_for(identity.tenant)
     _require_scope(request, identity, scope)
     if identity.endpoints and (request_id := request.path_params.get("request_id")):
         await require_requests(request, identity, [request_id])
@@ -106,6 +108,11 @@ async def authenticate_for_tenant(request: HTTPConnection, what: str) -> tuple[C
     return caller, tenant
 
 
+def work_as_anonymous(request: HTTPConnection) -> None:
+    """Count the work of a call that needs no key as that of its client's address."""
+    work_from_now_on_for(f"address {client_address(request)}")
+
+
 async def record_read(request: HTTPConnection, caller: Caller, tenant: str) -> None:
     """Write to the audit log that an operator reads another ``tenant`` than its own."""
     if tenant != caller.tenant:
@@ -150,6 +157,7 @@ async def authenticate_for_endpoint(connection: HTTPConnection, endpoint_id: str
     context = context_of(connection)
     context.key_id = owner.key_id
     describe(context.request_id, tenant=owner.tenant, endpoint=endpoint_id)
+    work_from_now_on_for(owner.tenant)
     if not granted.allows(endpoint_id, alias_of(endpoint_id)):
         raise Forbidden(f"The token does not allow {endpoint_id}, only {', '.join(granted.apps)}.")
     owner.require(SUBMIT)

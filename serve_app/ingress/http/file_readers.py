@@ -11,6 +11,7 @@ from starlette.requests import Request as HttpRequest
 
 from serve_app.domain.errors import ArtifactNotFound, Forbidden, Unauthenticated
 from serve_app.domain.media.file_access import AccessDecision, FileAccess
+from serve_app.domain.sharing.fair_queue import work_from_now_on_for
 from serve_app.ingress.http.auth import (
     authenticate,
     counted_failure,
@@ -88,7 +89,9 @@ async def _caller(request: HttpRequest, header: str) -> Caller:
     if grant is None:
         return await authenticate(request, ANY_KEY)
     with counted_failure(request, grant.key_id):
-        return await identity.keys.identity_of(grant.key_id)
+        owner = await identity.keys.identity_of(grant.key_id)
+    work_from_now_on_for(owner.tenant)
+    return owner
 
 
 MAX_URL_CHARACTERS = 4096

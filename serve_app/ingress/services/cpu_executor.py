@@ -1,4 +1,5 @@
-"""Threads for CPU work that clients cause, such as JSON of large bodies, digests and base64.
+"""Threads for CPU work that clients cause, such as JSON of large bodies, digests and base64. Each
+tenant has a share of them.
 
 The event loop's default executor is left to the process itself (health, demand, liveness), so that
 no client can delay it.
@@ -9,16 +10,17 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
 from typing import ParamSpec, TypeVar
+
+from serve_app.domain.sharing.fair_threads import FairThreads
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 MAX_THREADS = 8
-_THREADS = ThreadPoolExecutor(min(MAX_THREADS, (os.cpu_count() or 1) + 1), thread_name_prefix="cpu")
+_THREADS = FairThreads(min(MAX_THREADS, (os.cpu_count() or 1) + 1), "cpu")
 
 
 async def in_cpu_thread(work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:

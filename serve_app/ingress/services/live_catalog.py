@@ -26,6 +26,7 @@ from serve_app.domain.errors import NotFound, RequestActive
 from serve_app.domain.lora import RegisteredFileFacts
 from serve_app.domain.operations import Actor
 from serve_app.domain.workflows.runs import RegisteredWorkflow, WorkflowDefinitions
+from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.served_catalog import conflicts, entry_builder
 from serve_app.queue.reaper import PeriodicTask
 from serve_app.queue.transactions.catalog_entries import MAX_COUNTED, CatalogEntries, KeptEntry
@@ -104,7 +105,7 @@ class LiveCatalog:
 
     async def check(self, endpoint: str, entry: Mapping[str, Any]) -> CatalogEntry:
         """Entry as it would be served here. ``InvalidInput`` names every mistake."""
-        return await asyncio.to_thread(self._check, StoredEntry(endpoint, entry))
+        return await in_cpu_thread(self._check, StoredEntry(endpoint, entry))
 
     async def put(self, endpoint: str, entry: Mapping[str, Any], actor: Actor) -> CatalogEntry:
         """Store an entry and put it in force here. ``InvalidInput`` names every mistake."""

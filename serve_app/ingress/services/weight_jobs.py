@@ -24,6 +24,7 @@ from serve_app.catalog.private import identity_of
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import ArtifactNotFound, DarkroomError
 from serve_app.domain.ports import Storage
+from serve_app.domain.sharing.fair_queue import work_of
 from serve_app.queue.reaper import PeriodicTask
 from serve_app.registry.records import (
     CheckedWeights,
@@ -34,6 +35,7 @@ from serve_app.registry.records import (
 )
 from serve_app.settings import NO_LIMITS, Config
 from serve_app.settings.child_environment import checking_environment
+from serve_app.storage.atomic_file import run_blocking
 from serve_app.storage.keys import SAFETENSORS, weights_key
 
 log = logging.getLogger(__name__)
@@ -124,7 +126,8 @@ class WeightJobs:
     async def run_all(self) -> None:
         """Run the jobs that wait, one after the other."""
         while (job := await self._book.take(self._name, LEASE_S)) is not None:
-            await self._run(job)
+            with work_of(job.tenant):
+                await self._run(job)
 
     async def _run(self, job: TenantWeights) -> None:
         """Work on a job while it is this process's."""
@@ -148,7 +151,7 @@ class WeightJobs:
         finally:
             working.cancel()
             await asyncio.gather(working, return_exceptions=True)
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            await run_blocking(shutil.rmtree, folder, ignore_errors=True)
 
     async def _work(self, job: TenantWeights, folder: Path, progress: _Progress) -> None:
         entry = self._catalog.find(job.base)
@@ -156,7 +159,7 @@ class WeightJobs:
             raise Refused(NO_BASE.format(base=job.base))
         if not entry.endpoint.weights.source:
             raise Refused(NO_WEIGHTS.format(base=job.base))
-        await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True)
+        await run_blocking(folder.mkdir, mode=0o700, parents=True)
         most = max_weights_bytes(self._config(), job.tenant)
         left = most - (await self._book.used(job.tenant) - job.size)
         uploaded = await self._uploads(job, folder, left)
@@ -267,18 +270,18 @@ class WeightJobs:
 
 
 async def _copy(chunks: AsyncIterator[bytes], into: Path) -> None:
-    file = await asyncio.to_thread(into.open, "wb")
+    file = await run_blocking(into.open, "wb")
     try:
         async for chunk in chunks:
-            await asyncio.to_thread(file.write, chunk)
+            await run_blocking(file.write, chunk)
     finally:
-        await asyncio.to_thread(file.close)
+        await run_blocking(file.close)
 
 
 async def _chunks(path: Path) -> AsyncIterator[bytes]:
-    file = await asyncio.to_thread(path.open, "rb")
+    file = await run_blocking(path.open, "rb")
     try:
-        while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+        while chunk := await run_blocking(file.read, CHUNK_BYTES):
             yield chunk
     finally:
-        await asyncio.to_thread(file.close)
+        await run_blocking(file.close)

@@ -22,7 +22,7 @@ from serve_app.domain.media.upload_policy import (
     Conditions,
     UploadPolicy,
 )
-from serve_app.domain.name_resolution import look_ups_of
+from serve_app.domain.sharing.fair_queue import work_of
 from serve_app.ingress.services.services import Services
 from serve_app.webhooks.target import port_of
 
@@ -146,7 +146,7 @@ async def _check_address(services: Services, tenant: str, policy: UploadPolicy) 
         raise refused("should have an https: URL as its `url`")
     try:
         async with asyncio.timeout(RESOLVE_S):
-            with look_ups_of(tenant):
+            with work_of(tenant):
                 await connectable(url.host, port_of(url), services.webhooks.resolve)
     except (UnknownHost, TimeoutError):
         return  # the replica asks again

@@ -6,12 +6,13 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import psycopg
 from psycopg import sql
 
 from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
-from serve_app.postgres.database import Database
+from serve_app.postgres.database import SILENT_S, Database, answers_within, settings
 from serve_app.queue.store.migrations import OLDEST_SERVER
 from serve_app.telemetry.queue_metrics import QueueMeter
 
@@ -32,14 +33,14 @@ async def examine(conninfo: str) -> str:
     Raises ``Misconfigured`` or ``DatabaseUnavailable`` if it does not answer, is too old, may not
     create tables, or loses notifications.
     """
+    # Nothing is prepared: a pooler may run each statement on another connection.
+    given: dict[str, Any] = {**settings(conninfo), "prepare_threshold": None}
     try:
         async with (
-            await psycopg.AsyncConnection.connect(
-                conninfo, autocommit=True, connect_timeout=5
-            ) as listener,
-            await psycopg.AsyncConnection.connect(
-                conninfo, autocommit=True, connect_timeout=5
-            ) as speaker,
+            await psycopg.AsyncConnection.connect(conninfo, **given) as listener,
+            answers_within(listener, SILENT_S + NOTIFICATION_TIMEOUT_S),
+            await psycopg.AsyncConnection.connect(conninfo, **given) as speaker,
+            answers_within(speaker, SILENT_S + NOTIFICATION_TIMEOUT_S),
         ):
             version = listener.info.server_version
             if version < OLDEST_SERVER:

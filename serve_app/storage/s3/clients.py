@@ -1,6 +1,6 @@
 """boto3 clients: for calls, for checks, and two that sign URLs for replicas and for clients.
 
-boto3's calls block, so they run in their own threads.
+boto3's calls block, so they run in their own threads, of which each tenant has a share.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ParamSpec, TypeVar
@@ -20,6 +19,7 @@ from botocore.credentials import RefreshableCredentials
 from botocore.exceptions import BotoCoreError, ClientError
 
 from serve_app.domain.errors import Misconfigured, StorageUnavailable
+from serve_app.domain.sharing.fair_threads import FairThreads
 from serve_app.storage.s3 import errors
 from serve_app.storage.s3.location import AssumedRole, S3Location
 from serve_app.storage.s3.provider import DEFAULT_REGION
@@ -57,10 +57,8 @@ class S3Clients:
     def __init__(self, location: S3Location, key: StaticKey | None) -> None:
         self._location = location
         self._key = key
-        self._pool: ThreadPoolExecutor | None = None
-        self._check_pool: ThreadPoolExecutor | None = (
-            None  # separate, so checks never wait for calls
-        )
+        self._pool: FairThreads | None = None
+        self._check_pool: FairThreads | None = None  # separate, so checks never wait for calls
         self._refreshing: asyncio.Task[None] | None = None
         self._session: Any = None
         self._copied: Any = None  # the credentials of the signing clients
@@ -77,8 +75,8 @@ class S3Clients:
         """
         if self._pool is not None:
             return
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="s3")
-        self._check_pool = ThreadPoolExecutor(CHECK_THREADS, thread_name_prefix="s3 check")
+        self._pool = FairThreads(THREADS, "s3")
+        self._check_pool = FairThreads(CHECK_THREADS, "s3 check")
         try:
             await self.in_thread("finding credentials", self._make)
         except BaseException:
@@ -116,7 +114,7 @@ class S3Clients:
         method = getattr(self.calls, operation)
         return await self.in_thread(action, method, Bucket=self._location.bucket, **parameters)
 
-    async def _run(self, pool: ThreadPoolExecutor | None, doing: str, work: Callable[[], T]) -> T:
+    async def _run(self, pool: FairThreads | None, doing: str, work: Callable[[], T]) -> T:
         if pool is None:
             raise StorageUnavailable("The storage is closed.")
         try:

@@ -1,4 +1,4 @@
-"""A tenant whose name server does not answer delays no other tenant."""
+"""A tenant whose name server does not answer, or whose work is slow, delays no other tenant."""
 
 from __future__ import annotations
 
@@ -10,14 +10,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from serve_app.domain.name_resolution import NameResolver
+from serve_app.domain.sharing.fair_threads import FairThreads
+from serve_app.ingress.api import workflows
 from serve_app.ingress.http.body import PARSE_IN_THREAD_BYTES
+from serve_app.ingress.services import cpu_executor
+from serve_app.storage import atomic_file
+from serve_app.storage.atomic_file import AtomicFile
 from serve_app.storage.directory import DirectoryStorage
 from serve_app.telemetry.clock import SystemClock
 from tests.ingress.house import ORIGIN, built
 
+JOBS = 40  # more than any pool of the ingress has threads
 LOOK_UPS = 40  # more than asyncio's default executor has threads on any machine
 PUBLIC = "93.184.215.14"
 PATIENCE_S = 120.0
@@ -91,3 +98,71 @@ async def test_slow_dns_of_one_tenant_delays_no_file_and_no_submit_of_another(
         assert not any(each.done() for each in submits)
         hanging.released.set()
         assert {each.status_code for each in await asyncio.gather(*submits)} == {200}
+
+
+@dataclass(frozen=True, slots=True)
+class SlowWork:
+    """Uploads that begin with ``slow``, and checks of workflows, wait until ``released``."""
+
+    released: threading.Event = field(default_factory=threading.Event)
+
+    def wait(self) -> None:
+        self.released.wait(PATIENCE_S)
+
+    def slow_down(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        write, read = AtomicFile.write, workflows.read
+
+        def slow_write(file: AtomicFile, data: bytes) -> None:
+            if data.startswith(b"slow"):
+                self.wait()
+            write(file, data)
+
+        def slow_read(given: Any) -> Any:
+            self.wait()
+            return read(given)
+
+        monkeypatch.setattr(AtomicFile, "write", slow_write)
+        monkeypatch.setattr(workflows, "read", slow_read)
+
+
+async def until_waiting(*pools: FairThreads) -> None:
+    """Wait until jobs that find no thread wait in each pool."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not all(each.waiting for each in pools):  # noqa: ASYNC110 - handlers fill them
+            await asyncio.sleep(0.005)
+
+
+async def upload(client: httpx.AsyncClient, content: bytes) -> httpx.Response:
+    begun = await client.post("/rest/storage/upload/initiate", json={"file_name": "a.txt"})
+    return await client.put(begun.json()["upload_url"], content=content)
+
+
+async def test_slow_work_of_one_tenant_leaves_threads_to_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = SlowWork()
+    slow.slow_down(monkeypatch)
+    storage = DirectoryStorage(tmp_path, b"k" * 32, ORIGIN, SystemClock(), 1 << 20)
+    await storage.start()
+    async with (
+        built(replica=False, storage=storage) as house,
+        house.client() as mallory,
+        house.client(house.other_key) as bob,
+    ):
+        held: list[asyncio.Task[httpx.Response]] = []
+        for kind in (
+            lambda: upload(mallory, b"slow"),
+            lambda: mallory.post("/v1/workflows", json={}),
+        ):
+            held += [asyncio.create_task(kind()) for _ in range(JOBS)]
+        await until_waiting(atomic_file._THREADS, cpu_executor._THREADS)
+        large = {"prompt": "x" * (PARSE_IN_THREAD_BYTES + 1)}
+        async with asyncio.timeout(PATIENCE_S):
+            stored = await upload(bob, b"quick")
+            submitted = await bob.post("/queue/test/probe", json=large)
+        assert stored.status_code == 200, stored.text
+        assert submitted.status_code in (200, 422)
+        assert not any(each.done() for each in held)
+        slow.released.set()
+        answers = await asyncio.gather(*held)
+        assert {each.status_code for each in answers} == {200, 422}

@@ -13,6 +13,8 @@ from typing_extensions import TypedDict
 
 from serve_app.domain.errors import ArtifactNotFound, Forbidden, InvalidInput
 from serve_app.domain.ports import Storage
+from serve_app.domain.sharing.fair_queue import work_from_now_on_for
+from serve_app.ingress.http.auth import work_as_anonymous
 from serve_app.ingress.http.body import UploadStream
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
@@ -80,6 +82,7 @@ async def read(request: HttpRequest) -> Response:
     files are not cached: their readers may lose their right.
     """
     context_of(request).route = "files.read"
+    work_as_anonymous(request)
     storage = services_of(request).files.storage
     key: str = request.path_params["key"]
     if not keys.valid(key):
@@ -188,7 +191,10 @@ def _grant(request: HttpRequest) -> TicketGrant:
     key: str = request.path_params["key"]
     if tickets is None or not keys.valid(key):
         raise Forbidden("Files cannot be written here.")
-    return tickets.check(key, request.query_params)
+    grant = tickets.check(key, request.query_params)
+    # A ticket names no tenant. Each file of a replica takes its own turn.
+    work_from_now_on_for(f"file {key}")
+    return grant
 
 
 def _headers(key: str) -> dict[str, str]:

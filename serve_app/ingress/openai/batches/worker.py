@@ -40,6 +40,7 @@ from serve_app.domain.errors import (
 )
 from serve_app.domain.lease import Demand
 from serve_app.domain.request import NewRequest
+from serve_app.domain.sharing.fair_queue import work_of
 from serve_app.ingress.openai.batches import requests
 from serve_app.ingress.openai.batches.files import OUTPUT, new_file_id
 from serve_app.ingress.openai.batches.lines import FileCheck, split
@@ -79,7 +80,8 @@ class BatchWorker:
         for batch in await self._book.work.active(MOST_ACTIVE):
             if batch.status is BatchStatus.VALIDATING:
                 try:
-                    await self._validate(batch)
+                    with work_of(batch.tenant):
+                        await self._validate(batch)
                 except DarkroomError as error:
                     log.warning("The batch %s is validated later: %s", batch.id, error.message)
 
@@ -103,7 +105,8 @@ class BatchWorker:
         self._turn = (self._turn + 1) % len(active)
         for batch in [*active[self._turn :], *active[: self._turn]]:
             try:
-                await self._advance(batch, demand)
+                with work_of(batch.tenant):
+                    await self._advance(batch, demand)
             except DarkroomError as error:
                 log.warning("The batch %s continues later: %s", batch.id, error.message)
         return True
