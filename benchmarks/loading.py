@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, FluxTransformer2DModel
@@ -67,15 +68,18 @@ class Discrete(Cpu):
 
 
 def write(folder: Path, gb: float) -> None:
-    """The demo Flux, with a transformer of the real one's width and random weights."""
+    """The demo Flux, with a transformer of the real one's width and random weights; as it is if
+    ``gb`` is 0."""
     shutil.copytree(DEMO, folder, dirs_exist_ok=True)
+    if not gb:
+        return
     shutil.rmtree(folder / "transformer")
     blocks = max(1, round(gb / BLOCK_GB))
-    torch.set_default_dtype(torch.bfloat16)
-    model = FluxTransformer2DModel(  # its other values are those of FLUX.1
-        num_layers=blocks, num_single_layers=blocks
-    )
-    torch.set_default_dtype(torch.float32)
+    with torch.device("meta"):  # what it begins with is replaced
+        model: Any = FluxTransformer2DModel(  # its other values are those of FLUX.1
+            num_layers=blocks, num_single_layers=blocks
+        )
+    model.to(torch.bfloat16).to_empty(device="cpu")
     for each in model.parameters():
         each.data.view(torch.int16).random_(-30_000, 30_000)
     model.save_pretrained(folder / "transformer", max_shard_size="1GB")

@@ -185,9 +185,9 @@ def _unet() -> torch.nn.Module:
 
 
 def _kl(channels: int) -> Any:
-    from benchmarks.real_sizes import _image_vae  # noqa: PLC0415  # pyright: ignore
+    from benchmarks.real_sizes import image_vae  # noqa: PLC0415
 
-    vae = _image_vae(channels, tiny=False)
+    vae = image_vae(channels, tiny=False)
     vae.tile_sample_min_size, vae.tile_latent_min_size = 1024, 128  # the published `sample_size`
     return vae
 

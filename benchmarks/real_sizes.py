@@ -34,9 +34,6 @@ class Case:
     denoiser: str  # its component
     steps: int
     call: Callable[[Any, bool], Mapping[str, Any]]  # pipeline, tiny → arguments but for the noise
-    aims: Mapping[str, float] = field(default_factory=dict[str, float])
-    """What is to be reached: ``bfloat16`` and ``float8``, seconds per image at most; ``merged_8``,
-    images a second against one by one, at least."""
     published: Mapping[str, float] = field(default_factory=dict[str, float])
     """Seconds per image that others state, by how they compute."""
 
@@ -170,43 +167,33 @@ Figures = Mapping[str, float]
 def cases() -> tuple[Case, ...]:
     """In the order of their worth, for when time runs out."""
 
-    def of_flux(name: str, side: int, steps: int, aims: Figures, published: Figures) -> Case:
+    def of_flux(name: str, side: int, steps: int, published: Figures) -> Case:
         return Case(
             name,
             lambda tiny: flux(tiny=tiny, guidance=steps > 4),
             "transformer",
             steps,
             lambda pipeline, tiny: flux_call(pipeline, 32 if tiny else side),
-            aims,
             published,
         )
 
-    def of_sdxl(side: int, aims: Figures, published: Figures) -> Case:
+    def of_sdxl(side: int, published: Figures) -> Case:
         return Case(
             f"sdxl-{side}",
             lambda tiny: sdxl(tiny=tiny),
             "unet",
             30,
             lambda pipeline, tiny: sdxl_call(pipeline, 32 if tiny else side),
-            aims,
             published,
         )
 
     return (
-        of_flux(
-            "flux-dev-1024",
-            1024,
-            28,
-            {"bfloat16": 2.6, "float8": 1.6},
-            {"H100, compiled, bfloat16": 4.30},
-        ),
-        of_sdxl(1024, {"bfloat16": 1.4}, {"TensorRT": 1.47}),
-        of_flux(
-            "flux-schnell-1024", 1024, 4, {"bfloat16": 0.45}, {"H100, float8, end to end": 0.72}
-        ),
-        of_sdxl(512, {"merged_8": 3.5}, {}),
-        of_flux("flux-schnell-512", 512, 4, {"merged_8": 3.5}, {}),
-        of_flux("flux-dev-512", 512, 28, {"merged_8": 3.5}, {}),
+        of_flux("flux-dev-1024", 1024, 28, {"H100, compiled, bfloat16": 4.30}),
+        of_sdxl(1024, {"TensorRT": 1.47}),
+        of_flux("flux-schnell-1024", 1024, 4, {"H100, float8, end to end": 0.72}),
+        of_sdxl(512, {}),
+        of_flux("flux-schnell-512", 512, 4, {}),
+        of_flux("flux-dev-512", 512, 28, {}),
         Case(
             "wan-1.3b-480p-81f",
             lambda tiny: wan(tiny=tiny),

@@ -5,26 +5,11 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-
-Facts = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """Measurements of one question. ``run`` yields figures; it is closed at the limit of time."""
-
-    name: str
-    run: Callable[[Bench], Iterator[Facts]]
-    minutes: float  # limit; figures that are there by then are kept
-    part: int = 1
-    needs: tuple[str, ...] = ()  # packages beside torch
-    on_gpu: bool = False  # says nothing on a CPU
 
 
 class Bench:
@@ -77,7 +62,7 @@ class Bench:
             self._flux.set_progress_bar_config(disable=True)
         return self._flux
 
-    def flux_call(self, side: int, steps: int, seed: int) -> dict[str, Any]:
+    def flux_call(self, side: int, steps: int, seed: int, tokens: int = 512) -> dict[str, Any]:
         """Arguments of a call of ``flux()`` that returns latents."""
         config = self.flux().transformer.config
         generator = torch.Generator("cpu").manual_seed(seed)
@@ -87,7 +72,7 @@ class Bench:
             return made.to(self.device, torch.bfloat16)
 
         return {
-            "prompt_embeds": noise(1, 512, config.joint_attention_dim),
+            "prompt_embeds": noise(1, tokens, config.joint_attention_dim),
             "pooled_prompt_embeds": noise(1, config.pooled_projection_dim),
             "width": 32 if self.tiny else side,
             "height": 32 if self.tiny else side,

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.bench import Bench, Facts, text_of
+from benchmarks.gpu.bench import Bench, text_of
+from benchmarks.gpu.section import Facts
 
 
 def machine(bench: Bench) -> Iterator[Facts]:

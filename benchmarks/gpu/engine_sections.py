@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.bench import Bench, Facts, arguments_of, distance, repeated, text_of
+from benchmarks.gpu.bench import Bench, arguments_of, distance, repeated, text_of
+from benchmarks.gpu.section import Facts
 
 ROWS = (1, 2, 4, 8)
 ATTENTION = ("native", "_native_cudnn", "_native_flash", "flash", "_flash_3", "sage")
@@ -117,6 +118,7 @@ def compiled_blocks(bench: Bench) -> Iterator[Facts]:
     seconds a step, and graphs."""
     from torch._dynamo.utils import counters  # noqa: PLC0415
 
+    from benchmarks.gpu.whole_sections import NAME, flux_images  # noqa: PLC0415
     from deployments.engine.engine import Engine  # noqa: PLC0415
     from deployments.engine.merging.compile import compile_regions  # noqa: PLC0415
 
@@ -138,11 +140,11 @@ def compiled_blocks(bench: Bench) -> Iterator[Facts]:
             bench.synchronize()
             what = {"dynamic": dynamic}
             yield {**what, "compile_s": round(time.perf_counter() - began, 2)}
-            engine.add_placed("compiled", pipeline)
+            engine.add_placed(NAME, pipeline)
 
             def run(side: int, count: int, engine: Engine = engine) -> None:
                 running = [
-                    engine.submit(pipeline="compiled", **bench.flux_call(side, steps, seed))
+                    engine.submit(pipeline=NAME, **bench.flux_call(side, steps, seed))
                     for seed in range(count)
                 ]
                 for each in running:
@@ -155,6 +157,8 @@ def compiled_blocks(bench: Bench) -> Iterator[Facts]:
                 per_step = round(figures["s"] / steps, 6)
                 case = {**what, "side": side, "generations": count}
                 yield {**case, "step_s": per_step, "graphs": graphs}
+            if dynamic:
+                yield from flux_images(bench, engine, ", compiled")
 
 
 def graphs(bench: Bench) -> Iterator[Facts]:
@@ -168,7 +172,7 @@ def graphs(bench: Bench) -> Iterator[Facts]:
     with bench.made_here():
         pipeline = sdxl(tiny=bench.tiny)
     pipeline.set_progress_bar_config(disable=True)
-    steps = 4 if bench.tiny else 8
+    steps = 2 if bench.tiny else 8
     plain: dict[tuple[int, int], torch.Tensor] = {}
     for recorded in (False, True):
         if recorded:

@@ -1,17 +1,15 @@
-"""Sections of the second run: SDXL by step, a step of Wan 14B, and 20 GB of weights loaded."""
+"""Sections of the second run: SDXL by step, and a step of Wan 14B."""
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.gpu.bench import Bench, Facts, arguments_of, text_of
+from benchmarks.gpu.bench import Bench, arguments_of, text_of
+from benchmarks.gpu.section import Facts
 
 
 def sdxl_by_step(bench: Bench) -> Iterator[Facts]:
@@ -116,98 +114,3 @@ def wan_14b_step(bench: Bench) -> Iterator[Facts]:
             except Exception as error:
                 yield {"size": name, "attention": backend, "left_out": text_of(error)}
         denoiser.set_attention_backend("native")
-
-
-def load_safetensors(bench: Bench) -> Iterator[Facts]:
-    """20 GB of random weights, from the disk to the device: bytes a second of each way, beside
-    those of reading alone and of a copy in memory."""
-    with tempfile.TemporaryDirectory(prefix="darkroom-gpu-") as folder:
-        began = time.perf_counter()
-        paths = _written(Path(folder), tiny=bench.tiny)
-        size = sum(path.stat().st_size for path in paths)
-        written_s = time.perf_counter() - began
-        yield {"gb": round(size / 1e9, 2), "write_gb_s": round(size / written_s / 1e9, 3)}
-        for name, work in _ways_to_load(bench).items():
-            for cached in (False, True):
-                yield {"way": name, "cached": cached, **_loaded(bench, work, paths, cached=cached)}
-    source = torch.empty(2**20 if bench.tiny else 2**30, dtype=torch.uint8).fill_(1)
-    target = torch.empty_like(source).fill_(2)
-    figures = bench.timed(lambda: target.copy_(source))
-    yield {"way": "copy in memory", "gb_s": round(source.numel() / figures["s"] / 1e9, 3)}
-
-
-def _written(folder: Path, *, tiny: bool) -> list[Path]:
-    from safetensors.torch import save_file  # noqa: PLC0415
-
-    files, layers, side = (2, 2, 64) if tiny else (10, 20, 7072)  # 20 × 100 MB in a file
-    paths = [folder / f"{number}.safetensors" for number in range(files)]
-    for number, path in enumerate(paths):
-        generator = torch.Generator().manual_seed(number)
-        one = torch.randn(side, side, generator=generator).to(torch.bfloat16)
-        save_file({str(layer): one + layer for layer in range(layers)}, path)
-    return paths
-
-
-def _ways_to_load(bench: Bench) -> dict[str, Callable[[Path], object]]:
-    """Ways to load one file, by name."""
-    from safetensors.torch import load_file  # noqa: PLC0415
-
-    block = bytearray(8 * 2**20)
-
-    def read(path: Path) -> None:
-        with path.open("rb", buffering=0) as file:
-            while file.readinto(block):
-                pass
-
-    def by_the_host(path: Path) -> None:
-        for each in load_file(path).values():
-            each.to(bench.device)
-
-    return {
-        "read alone": read,
-        "through host memory": by_the_host,
-        "to the device": lambda path: load_file(path, device=bench.device),
-        "own transfer": lambda path: _transfer(bench, path),
-    }
-
-
-def _loaded(
-    bench: Bench, work: Callable[[Path], object], paths: list[Path], *, cached: bool
-) -> Facts:
-    if not cached:
-        _forget_pages(paths)
-    bench.synchronize()
-    began = time.perf_counter()
-    try:
-        for path in paths:
-            work(path)
-        bench.synchronize()
-    except Exception as error:
-        return {"left_out": text_of(error)}
-    took = time.perf_counter() - began
-    bench.free()
-    size = sum(path.stat().st_size for path in paths)
-    return {"s": round(took, 3), "gb_s": round(size / took / 1e9, 3)}
-
-
-def _transfer(bench: Bench, path: Path) -> None:
-    """As a replica places weights: read into host memory, then through page-locked buffers."""
-    from safetensors.torch import load_file  # noqa: PLC0415
-
-    from deployments.engine.accelerator.selection import accelerator_for  # noqa: PLC0415
-    from deployments.engine.accelerator.transfer import Transfer  # noqa: PLC0415
-
-    module = torch.nn.Module()
-    for name, each in load_file(path).items():
-        module.register_buffer(f"w{name}", each)
-    with Transfer(accelerator_for(bench.device), "weights") as transfer:
-        transfer.move([module])
-
-
-def _forget_pages(paths: list[Path]) -> None:
-    """Ask the system to drop the files' pages, so that the disk is read."""
-    for path in paths:
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-            if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -39,9 +39,14 @@ RESULT_S = 240  # for a result; kernels are chosen meanwhile
 @cache
 def demo(family, dtype):
     """A demo model on the device, loaded once."""
+    return fresh_demo(family, dtype).to(DEVICE)
+
+
+def fresh_demo(family, dtype):
+    """A demo model of the caller's own, to be changed."""
     pipeline = load_pipeline(Weights(str(DEMO / family)), dtype=dtype)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(DEVICE)
+    return pipeline
 
 
 def on_device(pipeline, dtype=torch.float32):

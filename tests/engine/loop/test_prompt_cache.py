@@ -9,6 +9,8 @@ from deployments.engine.loop.metrics import EngineCounters
 from deployments.engine.loop.options import EngineOptions
 from deployments.engine.loop.prompt_cache import PromptCache, prompt_cache_of
 from tests.engine.calls import call
+from tests.engine.conformance.case import Wish
+from tests.engine.conformance.families import ltx2
 from tests.engine.gate import Gate
 from tests.engine.tiny import tiny_flux, tiny_sdxl
 from tests.engine.tiny_qwen import tiny_flux2_klein, tiny_qwen_image, tiny_z_image
@@ -175,6 +177,39 @@ def test_what_leaves_the_device_waits_in_host_memory(encoder):
     assert counts.prompts_encoded == 5
 
 
+def test_an_output_larger_than_the_devices_limit_is_kept_in_host_memory(encoder):
+    """Tensor by tensor: it is in host memory from the one on that goes over the limit."""
+
+    def all_of(prompts, *numbers):
+        output = whole_output_of(prompts, encoder, ids(*numbers), output_hidden_states=True)
+        return [read(each) for each in output.hidden_states]
+
+    plain = all_of(cache()[0], 1, 2)
+    size = sum(each.nbytes for each in {id(each): each for each in plain}.values())
+    one = plain[0].nbytes
+    for most_bytes in (one // 2, one, size - 1):  # none of them fits, one, all but one
+        prompts, counts = cache(most_bytes, host_bytes=2 * size)
+        made = [all_of(prompts, 1, 2) for _ in range(3)]
+        assert (counts.prompts_encoded, counts.prompts_remembered) == (1, 2)
+        assert (prompts.size, prompts.host_size) == (0, size)
+        for each in made:
+            assert all(torch.equal(a, b) for a, b in zip(each, plain, strict=True))
+            each[0].fill_(7)  # a caller's own
+        for number in (3, 4):
+            all_of(prompts, number, number)
+        assert prompts.host_size <= 2 * size
+        all_of(prompts, 1, 2)  # the longest unused of three
+        assert counts.prompts_encoded == 4
+
+
+def test_an_output_that_fits_nowhere_is_encoded_each_time(encoder):
+    size = output_of(cache()[0], encoder, ids(1, 2)).nbytes
+    prompts, counts = cache(size - 1, host_bytes=size - 1)
+    for _ in range(2):
+        output_of(prompts, encoder, ids(1, 2))
+    assert (prompts.size, prompts.host_size, counts.prompts_encoded) == (0, 0, 2)
+
+
 def test_short_of_memory_the_device_is_emptied_and_nothing_forgotten(encoder):
     prompts, counts = cache(host_bytes=10**6)
     output_of(prompts, encoder, ids(1, 2))
@@ -233,6 +268,22 @@ def test_of_a_language_model_only_the_layers_that_are_read_are_kept(make, layers
     assert kept == layers_read * sum(whole)
     assert torch.equal(first, plain[0])
     assert torch.equal(second, plain[1])
+
+
+def test_the_prompts_of_ltx2_are_remembered_in_host_memory():
+    """It reads all hidden states: 368 MiB of its real encoder; a GPU of 24 GB gives 240 MB."""
+    case = ltx2.CASES[0]
+    pipeline, wish = case.build(), Wish("a red dog", seed=1, steps=1)
+    plain = pipeline(**case.arguments(wish))[0]
+    device = FakeAccelerator(SmallDevice(10**9), discrete=False)
+    with Engine(pipeline, device=device, threads=1, prompt_cache_bytes=100) as engine:
+        made = [engine.submit(**case.arguments(wish)).result(60)[0] for _ in range(2)]
+        counts, prompts = engine.counts(), engine._loop.prompts
+        assert prompts.size == 0
+        assert prompts.host_size > 100
+    assert counts["prompts_encoded"] == counts["prompts_remembered"] > 0
+    for each in made:
+        assert torch.equal(torch.as_tensor(each), torch.as_tensor(plain))
 
 
 @pytest.mark.parametrize("make", [tiny_z_image, tiny_sdxl])

@@ -1,0 +1,74 @@
+"""Switches that built-in recipes leave off: each has its reason in the docs, and no reason is of a
+switch that is on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from fnmatch import fnmatch
+from pathlib import Path
+
+from deployments.tuning.variants import PLACEMENT, SWITCHES
+from serve_app.catalog.catalog import Catalog
+from serve_app.domain.endpoint import EIGHT_BITS, Recipe
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "catalogue.md"
+HEADING = "### Switches that are off"
+
+IS_ON: Mapping[str, Callable[[Recipe], bool]] = {
+    "`compile`": lambda recipe: recipe.compile,
+    "`graphs`": lambda recipe: recipe.graphs,
+    "8-bit products": lambda recipe: recipe.precision.endswith("-dynamic"),
+    "`attention`": lambda recipe: bool(recipe.attention),
+    "`channels_last`": lambda recipe: recipe.channels_last,
+}
+"""By the name in the table."""
+
+FIELDS = {"compile", "graphs", "precision", "attention", "channels_last"}
+
+
+def rows() -> Iterator[tuple[str, list[str], str]]:
+    """Switch, patterns of endpoints, and reason."""
+    text = PAGE.read_text().split(HEADING)[1].split("\n## ")[0]
+    for line in text.splitlines():
+        cells = [each.strip() for each in line.strip().strip("|").split("|")]
+        if line.startswith("|") and cells[0] in IS_ON:
+            switch, endpoints, reason = cells
+            yield switch, re.findall("`([^`]+)`", endpoints), reason
+
+
+def lacking(catalog: Catalog) -> set[tuple[str, str]]:
+    """Switch and endpoint, where a recipe leaves it off."""
+    return {
+        (switch, entry.endpoint.id)
+        for entry in catalog
+        for switch, is_on in IS_ON.items()
+        if not all(is_on(each) for each in entry.endpoint.recipes)
+    }
+
+
+def test_each_switch_that_a_recipe_leaves_off_has_a_reason(catalog: Catalog) -> None:
+    known = [(switch, each) for switch, patterns, reason in rows() if reason for each in patterns]
+    without = {
+        (switch, endpoint)
+        for switch, endpoint in lacking(catalog)
+        if not any(switch == name and fnmatch(endpoint, pattern) for name, pattern in known)
+    }
+    assert not without, "Add a row to the table, with the reason, or switch it on."
+
+
+def test_no_reason_is_of_a_switch_that_is_on(catalog: Catalog) -> None:
+    absent = lacking(catalog)
+    for switch, patterns, _ in rows():
+        for pattern in patterns:
+            served = [each.endpoint.id for each in catalog if each.endpoint.recipes]
+            named = [each for each in served if fnmatch(each, pattern)]
+            assert named, pattern
+            assert {(switch, each) for each in named} <= absent, (switch, pattern)
+
+
+def test_whatever_tuning_switches_on_is_in_the_table() -> None:
+    """A field of a recipe that is new to tuning is a switch here, or placement."""
+    assert {name for each in SWITCHES for name in each.recipe} - PLACEMENT <= FIELDS
+    precisions = {each.recipe.get("precision", "") for each in SWITCHES}
+    assert precisions & {*EIGHT_BITS} == {*EIGHT_BITS}
