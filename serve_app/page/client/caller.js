@@ -30,6 +30,17 @@ export class Caller {
     }
   }
 
+  /** True if the key is no operator's, and may see what its tenant used or manage its keys. */
+  async hasAccount() {
+    try {
+      const { grants } = await this.look();
+      const some = grants.includes("usage") || grants.includes("tenant-admin");
+      return some && !grants.includes("operator");
+    } catch {
+      return false;
+    }
+  }
+
   /** Forgets the key, as when another one is used. */
   forget() {
     this.#asked = null;
