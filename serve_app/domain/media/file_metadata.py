@@ -37,7 +37,8 @@ class FileMetadata:
     """What made a file.
 
     ``settings``: the other input fields, without URLs and inlined files, which may be secret or
-    large; ``left_out`` names those fields, since a replay would need them. ``request_id`` is empty for deterministic requests, whose equal inputs give equal bytes.
+    large; ``left_out`` names those fields, since a replay would need them. ``request_id`` is empty
+    for deterministic requests, whose equal inputs give equal bytes.
     """
 
     endpoint: str
