@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
@@ -70,7 +71,9 @@ def test_a_key_sees_only_the_parts_of_its_scopes(page: Page, served: PageDarkroo
     Member(page, served, "submit", "read")
     expect(page.get_by_role("link", name="Account")).to_be_hidden()
     page.goto(f"{served.url}/#view=account&part=keys")
-    expect(page.get_by_text("needs a key with the scope usage or tenant-admin")).to_be_visible()
+    expect(
+        page.get_by_text("needs a key with the scope usage, files or tenant-admin")
+    ).to_be_visible()
     expect(page.get_by_role("navigation", name="Parts")).to_be_hidden()
 
 
@@ -121,6 +124,42 @@ def test_a_key_of_an_operator_stays_out_of_the_reach_of_a_tenant_admin(
     expect(member.dialog.get_by_role("alert")).to_contain_text("lacks `operator`")
 
 
+WEIGHTS = "style.safetensors"
+
+
+def test_weights_are_registered_by_a_file_or_a_repository_and_removed(
+    page: Page, served: PageDarkroom, tmp_path: Path
+) -> None:
+    (tmp_path / WEIGHTS).write_bytes(b"not checked by this test")
+    member = Member(page, served, "api")
+    member.open("Weights")
+    expect(page.get_by_text("There are no registered weights.")).to_be_visible()
+    page.get_by_role("button", name="Register weights").click()
+    member.dialog.get_by_label("Name").fill("style")
+    member.dialog.get_by_label("Model that they are for").select_option(FLUX)
+    member.dialog.get_by_role("button", name="Register them").click()
+    expect(member.dialog.get_by_role("alert")).to_contain_text("Choose either a file")
+    member.dialog.get_by_label("File", exact=True).set_input_files(tmp_path / WEIGHTS)
+    member.dialog.get_by_role("button", name="Register them").click()
+    member.expect_said("The weights style are being checked.")
+    style = member.row("Registered weights", "weights:style")
+    expect(style).to_contain_text("waiting")
+    expect(style).to_contain_text(FLUX)
+    page.get_by_role("button", name="Register weights").click()
+    member.dialog.get_by_label("Name").fill("faces")
+    member.dialog.get_by_label("repository").fill("owner/faces@main")
+    member.dialog.get_by_label("Kind").select_option("lora")
+    member.dialog.get_by_label("Private endpoint").fill("faces")
+    member.dialog.get_by_role("button", name="Register them").click()
+    faces = member.row("Registered weights", "weights:faces")
+    expect(faces).to_contain_text("default/faces")
+    faces.get_by_role("button", name="Remove").click()
+    expect(member.dialog).to_contain_text("The endpoint default/faces ends.")
+    member.dialog.get_by_role("button", name="Remove them").click()
+    expect(faces).to_have_count(0)
+    expect(style).to_be_visible()
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_every_text_can_be_read_and_the_keyboard_reaches_the_parts_also_on_a_phone(
     open_context: OpenContext, served: PageDarkroom, theme: str
@@ -130,7 +169,7 @@ def test_every_text_can_be_read_and_the_keyboard_reaches_the_parts_also_on_a_pho
     page = phone.new_page()
     member = Member(page, served, "api", "tenant-admin")
     expect_images(Reader(page, served).generate("a hill"), 1)
-    for part in ("Usage", "Keys"):
+    for part in ("Usage", "Keys", "Weights"):
         member.open(part)
         expect(page.locator(".part [aria-busy]")).to_have_count(0)
         assert page.evaluate(FAINT) == [], part
@@ -140,6 +179,6 @@ def test_every_text_can_be_read_and_the_keyboard_reaches_the_parts_also_on_a_pho
     usage.focus()
     page.keyboard.press("Enter")
     expect(usage).to_have_attribute("aria-current", "page")
-    page.keyboard.press("Tab")  # the other part
-    page.keyboard.press("Tab")
+    for _ in range(3):  # over the other parts
+        page.keyboard.press("Tab")
     expect(page.get_by_label("Time", exact=True)).to_be_focused()

@@ -30,11 +30,11 @@ export class Caller {
     }
   }
 
-  /** True if the key is no operator's, and may see what its tenant used or manage its keys. */
+  /** True if the key is no operator's, and may see a part of the view of its tenant. */
   async hasAccount() {
     try {
       const { grants } = await this.look();
-      const some = grants.includes("usage") || grants.includes("tenant-admin");
+      const some = ["usage", "files", "tenant-admin"].some((each) => grants.includes(each));
       return some && !grants.includes("operator");
     } catch {
       return false;

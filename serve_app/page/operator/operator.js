@@ -1,5 +1,6 @@
 // View of operators: what runs, what waits, and what may be changed. Only keys with the scope `operator` see it.
 
+import { WeightsPart } from "../account/weights.js";
 import { AuditPart } from "./audit.js";
 import { EntriesPart } from "./entries.js";
 import { HealthPart } from "./health.js";
@@ -16,6 +17,7 @@ const PARTS = {
   queue: { name: "Queue", open: (desk) => new QueuePart(desk) },
   models: { name: "Models", open: (desk) => new EntriesPart(desk) },
   keys: { name: "Keys", open: (desk) => new KeysPart(desk) },
+  weights: { name: "Weights", open: (desk) => new WeightsPart(desk) },
   usage: { name: "Usage", open: (desk) => new UsagePart(desk) },
   webhooks: { name: "Webhooks", open: (desk) => new WebhooksPart(desk) },
   health: { name: "Health", open: (desk) => new HealthPart(desk) },
