@@ -65,6 +65,7 @@ class FileMarks:
         self._lease = lease
         self._folder = folder
         self._signer = signer
+        self._copies: set[Path] = set()  # marked ones, each of one file
 
     async def marked(self, file: MediaFile, number: int) -> MediaFile:
         """The file with the mark, if the policy says so. Raises ``MarkMissing``."""
@@ -95,6 +96,7 @@ class FileMarks:
         media_type = file.ticket.media_type
         path = self._copy(file, f"marked-{number}")
         if add_mark(path, media_type):
+            self._copies.add(path)
             return replace(file, body=path)
         self._unmarked(f"A file of {media_type} cannot be marked as AI-generated")
         return file
@@ -108,7 +110,8 @@ class FileMarks:
             writer.report_unsigned(f"{message}.")
             return file
         try:
-            copy = self._copy(file, f"to-sign-{number}")
+            own = isinstance(file.body, Path) and file.body in self._copies
+            copy = file.body if own else self._copy(file, f"to-sign-{number}")
             ticket = replace(file.ticket, media_type=known)
             made = writer.signed(replace(file, body=copy, ticket=ticket), _facts(self._lease))
         except NotSigned as error:

@@ -55,7 +55,6 @@ def test_a_tenant_sees_what_it_used_and_nothing_of_others(page: Page, served: Pa
     member.open("Usage")
     expect(page.get_by_role("link", name="Operate")).to_be_hidden()
     expect(page.get_by_role("link", name="Keys")).to_be_hidden()
-    page.get_by_label("By", exact=True).select_option("endpoint")
     expect(member.row("By endpoint", FLUX)).to_contain_text("1")
     expect(member.table("By endpoint").get_by_role("row")).to_have_count(2)
     expect(member.table("Requests by day").get_by_role("row")).to_have_count(1)

@@ -51,6 +51,7 @@ export class UsagePart {
     this.#period.append(...PERIODS.map(([value, words]) => element("option", { value }, words)));
     this.#period.value = "30";
     this.#group.append(...groups.map(([value, words]) => element("option", { value }, words)));
+    if (own) this.#group.value = "endpoint";
     this.#measures.append(
       ...Object.entries(MEASURES).map(([value, { name }]) =>
         element(

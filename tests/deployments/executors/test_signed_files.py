@@ -159,6 +159,24 @@ async def test_a_file_that_the_app_keeps_is_not_changed(
     assert len(desk.storage.objects) == 2
 
 
+async def test_a_manifest_that_a_file_had_is_replaced(
+    desk: Desk, signer: FakeFileSigner, tmp_path: Path
+) -> None:
+    files = desk.files("two", marking="on", certificates=signer.chain)
+    await files.store({"file": made(desk.scratch / "two-1")}, desk.progress.append)
+    signed = desk.scratch / "one-1" / "signed.png"
+    (body,) = desk.storage.objects.values()
+    await asyncio.to_thread(signed.write_bytes, body)
+    desk.storage.objects.clear()
+    again = {"$file": str(signed), "media_type": "image/png"}
+    files = desk.files(marking="on", certificates=signer.chain)
+    await files.store({"file": again}, desk.progress.append)
+    found = read(desk, tmp_path, signer)
+    assert found.verdict is SignatureState.TRUSTED
+    assert found.generation["request_id"] == "one"
+    assert await asyncio.to_thread(signed.read_bytes) == body, "the app's file stays as it was"
+
+
 CODE: list[tuple[str, Mapping[str, Any], str]] = [
     ("python", {"app": {"bundle": "ab12"}}, "python:ab12"),
     ("cog", {"cog": {"bundle": "cd34"}}, "cog:cd34"),
