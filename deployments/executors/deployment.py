@@ -67,6 +67,7 @@ class ExecutorDeployment:
             scratch=self._scratch,
             checkers=Checkers(Store(config.weights)),
             safety_log=handle_port,
+            signer=handle_port,
         )
         self._replica = ExecutorReplica(link, resources, config.slots, config.close_within_s)
         await self._replica.start()

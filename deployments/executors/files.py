@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import logging
-import mimetypes
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from deployments.executors.base import PATH_KEY
 from deployments.executors.checks import OutputChecks
-from deployments.executors.marks import add_mark
+from deployments.executors.marks import FileMarks
 from deployments.executors.places import (
     ARTIFACT,
     Place,
@@ -29,17 +26,14 @@ from deployments.executors.places import (
     replaced,
     suffix_of,
 )
-from deployments.replica.files import has_mark
+from deployments.safety.outputs import resized
 from deployments.transfer.fetcher import Fetcher, OwnFiles
 from deployments.transfer.uploader import FileSink, MediaFile
 from serve_app.domain.artifact import Artifact, UploadTicket
-from serve_app.domain.errors import InvalidInput, MarkMissing, PipelineFailed
+from serve_app.domain.errors import InvalidInput, PipelineFailed
 from serve_app.domain.lease import Lease
-from serve_app.domain.media.marking import MarkPolicy
-from serve_app.domain.ports import MAX_FILES, AppSource
+from serve_app.domain.ports import MAX_FILES, AppSource, FileSigner
 from serve_app.domain.progress import MAX_PARTIAL_BYTES, Progress, Stage
-
-log = logging.getLogger(__name__)
 
 
 class RequestFiles:
@@ -53,9 +47,11 @@ class RequestFiles:
         uploader: FileSink,
         tickets: AppSource,
         checks: OutputChecks | None = None,
+        signer: FileSigner | None = None,
     ) -> None:
-        """``checks``: None for files that nothing can check."""
+        """``checks``: None for files that nothing can check. ``signer``: None if nothing signs."""
         self._checks = checks or OutputChecks(lease)
+        self._marks = FileMarks(lease, folder, signer)
         self.folder = folder
         self._lease = lease
         self._fetcher = fetcher
@@ -94,7 +90,7 @@ class RequestFiles:
     async def store(
         self, output: Mapping[str, Any], on_progress: Callable[[Progress], None]
     ) -> tuple[Mapping[str, Any], tuple[Artifact, ...]]:
-        """Check, mark and upload the files of ``output``. Returns it with their keys, and the
+        """Check, mark, sign and upload the files of ``output``. Returns it with their keys, and the
         artifacts."""
         places = list(local_files(output))
         self._check_output(output, len(places))
@@ -118,7 +114,10 @@ class RequestFiles:
         artifacts: list[Artifact] = []
         for number, each in enumerate(files):
             on_progress(Progress(Stage.UPLOADING, number, len(files)))
-            file = each if each.ticket.key in unmade else await self._marked(each, number)
+            file = each
+            if each.ticket.key not in unmade:
+                file = await self._marks.signed(await self._marks.marked(each, number), number)
+                output = resized(output, {file.ticket.key: file.size})
             artifact = await asyncio.to_thread(file.artifact)
             self._uploaded.append(file.ticket)
             await self._uploader.put(file)
@@ -142,40 +141,12 @@ class RequestFiles:
             media_type = media_type_of(given)
             file = MediaFile(UploadTicket("", "", media_type, 0), path)
             if given.get("generated") is not False:
-                file = await self._marked(file, number)
+                file = await self._marks.marked(file, number)
             body = await asyncio.to_thread(file.in_memory)
             url = f"data:{media_type};base64,{base64.b64encode(body).decode()}"
             shown = {**facts_of(given), "url": url, "content_type": media_type}
             output = replaced(output, place, shown)
         return output
-
-    async def _marked(self, file: MediaFile, number: int) -> MediaFile:
-        """The file with the mark of AI-generated files, if the policy says so. The app's file is
-        not changed: it may be one of its code. Raises ``MarkMissing``."""
-        if not self._lease.marked:
-            return file
-        return await asyncio.to_thread(self._mark, file, number)
-
-    def _mark(self, file: MediaFile, number: int) -> MediaFile:
-        if has_mark(file):
-            return file
-        media_type = file.ticket.media_type
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"marked-{number}{mimetypes.guess_extension(media_type) or ''}"
-        if isinstance(file.body, bytes):
-            path.write_bytes(file.body)
-        else:
-            shutil.copyfile(file.body, path)
-        if add_mark(path, media_type):
-            return replace(file, body=path)
-        message = f"A file of {media_type} cannot be marked as AI-generated"
-        if self._lease.marking == MarkPolicy.REQUIRED:
-            raise MarkMissing(
-                f"{message}, and the operator requires the mark. Deliver it in another format, or "
-                "with generated=False if no model has made it."
-            )
-        log.warning("%s.", message)
-        return file
 
     def _places(self, given: Mapping[str, Any]) -> list[Place]:
         """Places of the files that an input names. Raises ``InvalidInput``."""

@@ -1,19 +1,37 @@
-"""The mark of AI-generated files, added to files that apps have written.
+"""The mark and the signature of AI-generated files, added to files that apps have written.
 
 What a file shows is not encoded again: the mark is inserted beside it.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import mimetypes
 import shutil
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from struct import pack, unpack
 
 from deployments.engine.media.xmp import add_xmp
-from serve_app.domain.errors import PipelineFailed
-from serve_app.domain.media.marking import TAG, TRAINED_ALGORITHMIC_MEDIA, XMP
+from deployments.replica.files import has_mark
+from deployments.transfer.manifest import GenerationFacts, ManifestWriter, own_version
+from deployments.transfer.uploader import MediaFile
+from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.errors import MarkMissing, NotSigned, PipelineFailed
+from serve_app.domain.lease import Lease
+from serve_app.domain.media.marking import (
+    SIGNED_TYPES,
+    TAG,
+    TRAINED_ALGORITHMIC_MEDIA,
+    XMP,
+    MarkPolicy,
+)
+from serve_app.domain.ports import FileSigner
+
+log = logging.getLogger(__name__)
 
 _PACKET = XMP.encode()
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -36,6 +54,113 @@ SAME = {
 
 TAGGED = {"audio/flac": "flac", "audio/ogg": "ogg", "video/webm": "webm"}
 """Media types whose mark is a tag, with FFmpeg's format."""
+
+
+class FileMarks:
+    """Marks and signatures of the files of one attempt. An app's own file is never changed: it may
+    be one of its code. Use on one event loop."""
+
+    def __init__(self, lease: Lease, folder: Path, signer: FileSigner | None) -> None:
+        """``folder``: for changed copies. ``signer``: None if nothing signs here."""
+        self._lease = lease
+        self._folder = folder
+        self._signer = signer
+        self._copies: set[Path] = set()  # marked ones, each of one file
+
+    async def marked(self, file: MediaFile, number: int) -> MediaFile:
+        """The file with the mark, if the policy says so. Raises ``MarkMissing``."""
+        if not self._lease.marked:
+            return file
+        return await asyncio.to_thread(self._mark, file, number)
+
+    async def signed(self, file: MediaFile, number: int) -> MediaFile:
+        """The file with a signed manifest, if the lease says so.
+
+        Raises ``MarkMissing`` or ``NotSigned`` where that is required and fails.
+        """
+        lease = self._lease
+        if not lease.certificates:
+            return file
+        if self._signer is None:
+            if lease.marking == MarkPolicy.REQUIRED:
+                raise NotSigned("This replica cannot ask for signatures.")
+            log.warning("A file is not signed: this replica cannot ask for signatures.")
+            return file
+        loop = asyncio.get_running_loop()
+        writer = ManifestWriter(self._signer, lease.held, lease.certificates, loop)
+        return await asyncio.to_thread(self._sign, file, number, writer)
+
+    def _mark(self, file: MediaFile, number: int) -> MediaFile:
+        if has_mark(file):
+            return file
+        media_type = file.ticket.media_type
+        path = self._copy(file, f"marked-{number}")
+        if add_mark(path, media_type):
+            self._copies.add(path)
+            return replace(file, body=path)
+        self._unmarked(f"A file of {media_type} cannot be marked as AI-generated")
+        return file
+
+    def _sign(self, file: MediaFile, number: int, writer: ManifestWriter) -> MediaFile:
+        media_type = file.ticket.media_type
+        known = SAME.get(media_type, media_type)
+        if known not in SIGNED_TYPES:
+            message = f"A file of {media_type} cannot be signed"
+            self._unmarked(message)
+            writer.report_unsigned(f"{message}.")
+            return file
+        try:
+            own = isinstance(file.body, Path) and file.body in self._copies
+            copy = file.body if own else self._copy(file, f"to-sign-{number}")
+            ticket = replace(file.ticket, media_type=known)
+            made = writer.signed(replace(file, body=copy, ticket=ticket), _facts(self._lease))
+        except NotSigned as error:
+            if self._lease.marking == MarkPolicy.REQUIRED:
+                raise
+            log.warning("%s", error.message)
+            writer.report_unsigned(error.message)
+            return file
+        return replace(made, ticket=file.ticket)
+
+    def _unmarked(self, message: str) -> None:
+        if self._lease.marking == MarkPolicy.REQUIRED:
+            raise MarkMissing(
+                f"{message}, and the operator requires it. Deliver it in another format, or "
+                "with generated=False if no model has made it."
+            )
+        log.warning("%s.", message)
+
+    def _copy(self, file: MediaFile, name: str) -> Path:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"{name}{mimetypes.guess_extension(file.ticket.media_type) or ''}"
+        if isinstance(file.body, bytes):
+            path.write_bytes(file.body)
+        else:
+            shutil.copyfile(file.body, path)
+        return path
+
+
+def _facts(lease: Lease) -> GenerationFacts:
+    """What a manifest says. Versions of packages are left out: an app may have others."""
+    seed = lease.input.get("seed")
+    return GenerationFacts(
+        lease.endpoint.id,
+        _code(lease.endpoint),
+        seed if isinstance(seed, int) and not isinstance(seed, bool) else None,
+        lease.request_id,
+        versions=own_version(),
+    )
+
+
+def _code(endpoint: Endpoint) -> str:
+    """What makes the files of an endpoint: its code by digest, or the model of a provider."""
+    options = endpoint.options
+    for name in ("app", "cog"):
+        bundle = (options.get(name) or {}).get("bundle")
+        if bundle:
+            return f"{endpoint.family}:{bundle}"
+    hosted = (options.get("hosted") or {}).get("endpoint")
+    return f"{endpoint.family}:{hosted or endpoint.digest}"
 
 
 def add_mark(path: Path, media_type: str) -> bool:

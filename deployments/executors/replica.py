@@ -30,7 +30,7 @@ from deployments.transfer.uploader import FileSink
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.lease import Ask, Lease, LeaseKey, ReplicaStage, ReportReply, Work
-from serve_app.domain.ports import AppSource, SafetyLog
+from serve_app.domain.ports import AppSource, FileSigner, SafetyLog
 from serve_app.domain.progress import StoredSnapshot
 
 log = logging.getLogger(__name__)
@@ -70,6 +70,7 @@ class ExecutorResources:
     scratch: Path  # folders of the requests
     checkers: Checkers | None = None  # None: files cannot be checked
     safety_log: SafetyLog | None = None
+    signer: FileSigner | None = None  # of files; None: nothing can be signed
     snapshots: NoSnapshots = field(default_factory=NoSnapshots)
 
 
@@ -178,7 +179,7 @@ class ExecutorReplica:
         folder = resources.scratch / f"{lease.request_id}-{lease.attempt}"
         files = RequestFiles(
             *(lease, folder, resources.fetcher, resources.uploader, resources.tickets),
-            OutputChecks(lease, resources.checkers, resources.safety_log),
+            *(OutputChecks(lease, resources.checkers, resources.safety_log), resources.signer),
         )
         partials = PartialSender(lease.held, resources.tickets, self._link.backoff)
         clock = self._link.clock

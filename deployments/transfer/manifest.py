@@ -50,12 +50,13 @@ class GenerationFacts:
 
     endpoint: str
     model: str = ""  # source of the weights, with the revision
-    seed: int = 0
+    seed: int | None = None  # None: not known
     request_id: str = ""
-    steps: int = 0
+    steps: int | None = None
     loras: Sequence[Mapping[str, Any]] = ()  # digest and scale of each
     deterministic: bool = False  # it shared no forward pass with other requests
     description: Mapping[str, Any] = field(default_factory=dict[str, Any])  # of described files
+    versions: Mapping[str, str] | None = None  # None: those of what computes here
 
     def manifest(self) -> str:
         """C2PA manifest as the library takes it."""
@@ -68,7 +69,7 @@ class GenerationFacts:
             "loras": list(self.loras),
             "deterministic": self.deterministic,
             "description": dict(self.description),
-            "versions": versions(),
+            "versions": dict(versions() if self.versions is None else self.versions),
         }
         kept = {name: value for name, value in facts.items() if value not in ("", [], {}, None)}
         made = {"action": "c2pa.created", "digitalSourceType": TRAINED_ALGORITHMIC_MEDIA}
@@ -154,6 +155,11 @@ class ManifestWriter:
 def lora_facts(file: Path, scale: float) -> Mapping[str, Any]:
     """Digest and scale of a LoRA. Files in the cache are named by their digest."""
     return {"file": file.stem, "scale": scale}
+
+
+def own_version() -> Mapping[str, str]:
+    """Version of Darkroom, for files that other programs have computed."""
+    return {"darkroom": package_version()}
 
 
 @cache

@@ -115,6 +115,7 @@ const door = new Door({
     key.keep(null);
     caller.forget();
     byId("operate").hidden = true;
+    byId("account").hidden = true;
     listed = [];
     models.forget();
     offer.show([]);
@@ -145,6 +146,7 @@ async function enter() {
   }
   door.close();
   caller.isOperator().then((allowed) => (byId("operate").hidden = !allowed));
+  caller.hasAccount().then((has) => (byId("account").hidden = !has));
   showModels(listed);
   const restored = stage.restore();
   recent.look();

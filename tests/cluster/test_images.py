@@ -4,6 +4,7 @@ import base64
 import concurrent.futures
 import io
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image, ImageChops
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from tests.cluster.darkroom import Darkroom
+from tests.cluster.darkroom import Darkroom, eventually
 from training.checker import read
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -122,6 +123,57 @@ def _lora(width: int = 0) -> str:
         f"unet.{layer}.lora_B.weight": noise.standard_normal((out, 4), np.float32),
     }
     return "data:;base64," + base64.b64encode(save(state)).decode()
+
+
+def test_a_fine_tune_becomes_a_private_endpoint_by_one_call(darkroom: Darkroom) -> None:
+    darkroom.all_ready()
+    asked: dict[str, Any] = {"prompt": "a red circle", "seed": 5, "output_format": "png"}
+    plain = _image(_ask(darkroom, **asked))
+    body = {"name": "dark", "base": "fal-ai/flux/schnell", "endpoint": "dark"}
+    body["source"] = _uploaded(darkroom, _fine_tune())
+    added = darkroom.http.post("/v1/weights", json=body)
+    assert added.status_code == 202, added.text
+
+    def checked() -> dict[str, Any] | None:
+        weights = darkroom.http.get("/v1/weights/dark").json()
+        assert weights["state"] != "refused", weights["problem"]
+        return weights if weights["state"] == "ready" else None
+
+    weights = eventually(checked, "the fine-tune is checked")
+    assert weights is not None
+    assert (weights["kind"], weights["endpoint"]) == ("finetune", "default/dark")
+    (file,) = weights["files"]
+    assert file["path"] == TRANSFORMER
+    drawn = _image(_ask(darkroom, "/run/default/dark", **asked))
+    assert drawn.size == plain.size
+    difference = ImageChops.difference(plain, drawn).getextrema()
+    assert max(high for _, high in difference) > 3
+    assert _image(_ask(darkroom, **asked)).tobytes() == plain.tobytes(), "the base is as it was"
+    assert darkroom.http.delete("/v1/weights/dark").status_code == 200
+    gone = darkroom.http.post("/run/default/dark", json=asked)
+    assert gone.status_code == 404, gone.text
+
+
+TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
+
+
+def _fine_tune() -> bytes:
+    """The demo's transformer, trained further: its last layer gives less."""
+    from safetensors.torch import load_file  # noqa: PLC0415  # only this test needs torch
+    from safetensors.torch import save as save_tensors  # noqa: PLC0415
+
+    state = load_file(Path("deployments/demo/flux") / TRANSFORMER)
+    state["proj_out.weight"] = state["proj_out.weight"] * 0.5
+    return save_tensors(state)
+
+
+def _uploaded(darkroom: Darkroom, content: bytes) -> str:
+    kind = "application/octet-stream"
+    named = {"file_name": "tuned.safetensors", "content_type": kind}
+    place = darkroom.http.post("/rest/storage/upload/initiate", json=named).json()
+    sent = httpx.put(place["upload_url"], content=content, headers={"content-type": kind})
+    assert sent.status_code == 200, sent.text
+    return str(place["file_url"])
 
 
 @pytest.mark.parametrize(("asked", "format"), [("png", "PNG"), ("jpeg", "JPEG"), ("webp", "WEBP")])

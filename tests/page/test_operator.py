@@ -227,7 +227,7 @@ def test_every_text_of_each_part_can_be_read_also_on_a_phone(
     page = phone.new_page()
     operator = Operator(page, idle)
     Reader(page, idle).generate("a hill")
-    parts = ["Pools", "Queue", "Models", "Keys", "Usage", "Webhooks", "Health", "Audit"]
+    parts = ["Pools", "Queue", "Models", "Keys", "Weights", "Usage", "Webhooks", "Health", "Audit"]
     for part in parts:
         operator.open(part)
         expect(page.locator(".part [aria-busy]")).to_have_count(0)
@@ -318,6 +318,32 @@ def test_a_tenant_is_created_limited_disabled_and_enabled(operator: Operator) ->
     tenant.get_by_role("button", name="Enable").click()
     operator.dialog.get_by_role("button", name="Enable it").click()
     expect(tenant).not_to_contain_text("disabled")
+
+
+def test_a_tenant_gets_a_budget_and_loses_it(operator: Operator) -> None:
+    operator.open("Keys")
+    tenant = operator.row("Tenants", "other")
+    expect(tenant.get_by_role("cell", name="any", exact=True).last).to_be_visible()
+    tenant.get_by_role("button", name="Budget").click()
+    operator.dialog.get_by_label("Amount").fill("much")
+    operator.dialog.get_by_role("button", name="Change it").click()
+    expect(operator.dialog.get_by_role("alert")).to_contain_text("amount")
+    operator.dialog.get_by_label("Amount").fill("200.50")
+    operator.dialog.get_by_label("Currency").fill("EUR")
+    operator.dialog.get_by_label("In a").select_option("day")
+    operator.dialog.get_by_label("Percent").fill("50 90")
+    operator.dialog.get_by_role("button", name="Change it").click()
+    operator.expect_said("The budget of other is changed.")
+    expect(tenant).to_contain_text("200.50 EUR a day")
+    own = {"authorization": f"Key {operator.darkroom.key}"}
+    asked = operator.page.request.get(f"{operator.darkroom.url}/v1/tenants/other", headers=own)
+    budget = asked.json()["budget"]
+    assert (budget["warn_at"], budget["stop"], budget["webhook"]) == ([0.5, 0.9], True, None)
+    tenant.get_by_role("button", name="Budget").click()
+    expect(operator.dialog.get_by_label("Percent")).to_have_value("50 90")
+    operator.dialog.get_by_label("Amount").fill("")
+    operator.dialog.get_by_role("button", name="Change it").click()
+    expect(tenant).not_to_contain_text("EUR")
 
 
 def test_the_tenant_of_the_key_in_use_cannot_be_disabled_with_it(operator: Operator) -> None:

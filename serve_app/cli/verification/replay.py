@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from PIL import Image, ImageChops, UnidentifiedImageError
 
@@ -29,7 +29,8 @@ class Replay:
     most: int  # largest difference of a channel of a pixel, of 255
     changed: float  # share of the pixels that differ
     deterministic: bool  # the file's own request was
-    differing_facts: Sequence[str] = ()  # such as versions; empty also if they are not known
+    differing_facts: Sequence[str] = ()  # such as versions
+    facts_known: bool = True  # False: the server signs no files, so what differs is not known
 
     @property
     def equal(self) -> bool:
@@ -39,12 +40,13 @@ class Replay:
     def words(self) -> str:
         if self.equal:
             return "drawn again, every pixel is equal"
+        unsaid = "" if self.facts_known else "; the server signs no files, so it does not say why"
         text = (
             f"drawn again, {self.changed:.1%} of the pixels differ, by at most {self.most} of 255"
         )
         if not self.deterministic:
             text += "; the file's request was not deterministic, so small differences are usual"
-        return text
+        return text + unsaid
 
 
 Draw = Callable[[str, dict[str, Any]], Iterable[bytes]]
@@ -56,24 +58,43 @@ def replay(draw: Draw, file: Path, facts: Mapping[str, Any]) -> Replay:
 
     Raises ``InvalidInput`` if the manifest does not say enough, or the file is no image.
     """
-    given = facts.get("description") or {}
-    if not facts.get("endpoint") or "prompt" not in given:
-        raise InvalidInput(
-            f"The manifest of {file} has no prompt, so the image cannot be drawn again. Prompts "
-            "are in manifests of described files only (DARKROOM_DESCRIBE_FILES)."
-        )
+    body = _body(file, facts)
     try:
         before = Image.open(file).convert("RGB")
     except (UnidentifiedImageError, OSError):
         raise InvalidInput(f"{file} is no image that can be compared.") from None
-    body = {"prompt": given["prompt"], "seed": facts["seed"], **given.get("settings", {})}
     contents = draw(str(facts["endpoint"]), body)
     measured = [(_difference(before, each), each) for each in contents]
     if not measured:
         raise ApiFailure(f"{facts['endpoint']} returned no image.")
     (most, changed), nearest = min(measured, key=lambda each: each[0])
-    differing = tuple(_differing(facts, _facts_of(nearest, file.suffix)))
-    return Replay(most, changed, bool(facts.get("deterministic")), differing)
+    now = _facts_of(nearest, file.suffix)
+    differing = tuple(_differing(facts, now))
+    return Replay(most, changed, bool(facts.get("deterministic")), differing, bool(now))
+
+
+def _body(file: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Input of the request that made the file. ``InvalidInput``: the manifest does not have it."""
+    given = facts.get("description")
+    if not isinstance(given, dict) or not facts.get("endpoint") or "prompt" not in given:
+        raise InvalidInput(
+            f"The manifest of {file} has no prompt, so the image cannot be drawn again. Prompts "
+            "are in manifests of described files only (DARKROOM_DESCRIBE_FILES)."
+        )
+    described = cast("Mapping[str, Any]", given)
+    settings: Mapping[str, Any] = described.get("settings") or {}
+    missing = {*map(str, described.get("left_out") or ())}
+    # Manifests of older versions do not say what was left out.
+    if facts.get("loras") and not all("path" in each for each in settings.get("loras") or [{}]):
+        missing.add("loras")
+    if missing or "seed" not in facts:
+        names = ", ".join(sorted(missing) or ["seed"])
+        raise InvalidInput(
+            f"The manifest of {file} does not have the whole input, so the image cannot be drawn "
+            f"again: {names}. URLs and inlined files are left out of manifests, since they may be "
+            "secret."
+        )
+    return {"prompt": described["prompt"], "seed": facts["seed"], **settings}
 
 
 def drawn_by(server: Server) -> Draw:

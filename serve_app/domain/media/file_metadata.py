@@ -37,7 +37,8 @@ class FileMetadata:
     """What made a file.
 
     ``settings``: the other input fields, without URLs and inlined files, which may be secret or
-    large. ``request_id`` is empty for deterministic requests, whose equal inputs give equal bytes.
+    large; ``left_out`` names those fields, since a replay would need them. ``request_id`` is empty
+    for deterministic requests, whose equal inputs give equal bytes.
     """
 
     endpoint: str
@@ -47,6 +48,8 @@ class FileMetadata:
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
     request_id: str = ""
     demo: bool = False
+    left_out: tuple[str, ...] = ()
+    """Input fields that are not described as they were: without their URLs, or not at all."""
 
     @classmethod
     def of_input(
@@ -67,19 +70,27 @@ class FileMetadata:
         }
         prompt = given.get("prompt")
         shown = prompt if isinstance(prompt, str) else ""
-        return cls(endpoint, model, seed, shown, settings, request_id, demo)
+        cut = tuple(
+            sorted(
+                name
+                for name, value in given.items()
+                if name == "seeds" or (name not in LEFT_OUT and _has_url(value))
+            )
+        )
+        return cls(endpoint, model, seed, shown, settings, request_id, demo, cut)
 
     def text(self) -> str:
         """JSON of at most ``MAX_BYTES`` characters. Of more, settings are left out, then the end of
         the prompt."""
-        shown = self._text(self.prompt, self.settings)
+        shown = self._text(self.prompt, self.settings, self.left_out)
         if len(shown) > MAX_BYTES:
-            shown = self._text(self.prompt, {})
+            shown = self._text(self.prompt, {}, ("settings",))
         if len(shown) > MAX_BYTES:
-            shown = self._text(self.prompt[: MAX_BYTES // 16], {})  # at most 12 characters each
+            # At most 12 characters each.
+            shown = self._text(self.prompt[: MAX_BYTES // 16], {}, ("prompt", "settings"))
         return shown
 
-    def _text(self, prompt: str, settings: Mapping[str, Any]) -> str:
+    def _text(self, prompt: str, settings: Mapping[str, Any], left_out: Sequence[str]) -> str:
         content = {
             FIRST: FORMAT,
             "prompt": prompt,
@@ -89,8 +100,9 @@ class FileMetadata:
             "settings": settings,
             "request_id": self.request_id,
             "demo": self.demo,
+            "left_out": [*left_out],
         }
-        given = {name: value for name, value in content.items() if value not in ("", {}, False)}
+        given = {name: value for name, value in content.items() if value not in ("", {}, [], False)}
         return json.dumps(given, ensure_ascii=True, separators=(",", ":"))
 
 
@@ -116,9 +128,18 @@ def _parsed(beginning: bytes) -> FileMetadata | None:
             settings=dict(content.get("settings", {})),
             request_id=str(content.get("request_id", "")),
             demo=bool(content.get("demo", False)),
+            left_out=tuple(map(str, content.get("left_out", ()))),
         )
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def _has_url(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.lower().startswith(_URLS)
+    if isinstance(value, Mapping):
+        return any(map(_has_url, cast("Mapping[str, Any]", value).values()))
+    return isinstance(value, Sequence) and any(map(_has_url, cast("Sequence[Any]", value)))
 
 
 def _without_urls(value: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.catalog.work import check_request, expected_quantities, work_of
+from serve_app.domain.artifact import EXTENSIONS
 from serve_app.domain.billing.price import NOTHING
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import (
@@ -156,7 +157,8 @@ def require_signable(
     required = settings.marking.of(tenant) is MarkPolicy.REQUIRED
     if settings.sign_files == "off" or not required:
         return
-    refused = sorted({*entry.schema.media_types(input)} - SIGNED_TYPES - {DRAFT_TYPE})
+    types = {*entry.schema.media_types(input)} or _named_types(input)
+    refused = sorted(types - SIGNED_TYPES - {DRAFT_TYPE})
     if refused:
         message = (
             f"files of {', '.join(refused)} cannot be signed, and the operator requires signed "
@@ -165,6 +167,13 @@ def require_signable(
         if "output_format" in input:
             raise InvalidInput.of_field("output_format", message, "feature_not_supported")
         raise Unsupported(f"{message[0].upper()}{message[1:]}.")
+
+
+def _named_types(input: Mapping[str, Any]) -> set[str]:
+    """Media type of the format that an input of an app names. What types its files have in fact is
+    known when they are there, and is checked by the replica."""
+    named = input.get("output_format")
+    return {kind for kind, suffix in EXTENSIONS.items() if named in (kind, suffix)}
 
 
 async def _repeat_digest(endpoint_id: str, body: object, options: SubmitOptions) -> bytes:

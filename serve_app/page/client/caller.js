@@ -30,6 +30,17 @@ export class Caller {
     }
   }
 
+  /** True if the key is no operator's, and may see a part of the view of its tenant. */
+  async hasAccount() {
+    try {
+      const { grants } = await this.look();
+      const some = ["usage", "files", "tenant-admin"].some((each) => grants.includes(each));
+      return some && !grants.includes("operator");
+    } catch {
+      return false;
+    }
+  }
+
   /** Forgets the key, as when another one is used. */
   forget() {
     this.#asked = null;

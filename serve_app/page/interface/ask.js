@@ -4,13 +4,15 @@ import { makeClosable, open } from "./dialog.js";
 import { element, freshId } from "./element.js";
 
 /**
- * Asks in a dialog, and resolves with the result of `submit(values)`, or with null if the user does
- * not want it. While `submit` throws, the dialog stays with the error's message. `fields`: `{name,
- * label, type, value, choices, required, help}`, where `choices` are pairs of value and words.
+ * Asks in a dialog, and resolves with the result of `submit(values, report)`, or with null if the user
+ * does not want it. While `submit` throws, the dialog stays with the error's message; `report(words)`
+ * says how far it is. `fields`: `{name, label, type, value, choices, required, help}`, where `choices`
+ * are pairs of value and words. The value of a `file` is a `File` or null.
  */
 export function ask({ title, words = "", action, danger = false, fields = [], submit }) {
   const controls = fields.map(fieldOf);
   const problem = element("p", { class: "problem", role: "alert", hidden: true });
+  const progress = element("p", { class: "help", role: "status", hidden: true });
   const main = element(
     "button",
     { type: "submit", class: danger ? "main danger" : "main" },
@@ -22,6 +24,7 @@ export function ask({ title, words = "", action, danger = false, fields = [], su
     words === "" ? null : element("p", {}, words),
     controls.map(({ node }) => node),
     problem,
+    progress,
   );
   const dialog = shown(title, form);
   const keep = element("button", { type: "button", class: "quiet" }, "Cancel");
@@ -36,11 +39,12 @@ export function ask({ title, words = "", action, danger = false, fields = [], su
       main.disabled = true;
       try {
         const values = Object.fromEntries(controls.map(({ name, read }) => [name, read()]));
-        result = (await submit(values)) ?? true;
+        result = (await submit(values, (said) => tell(progress, said))) ?? true;
         dialog.close();
       } catch (error) {
         tell(problem, wordsOf(error));
       }
+      progress.hidden = true;
       main.disabled = false;
     });
     open(dialog);
@@ -107,6 +111,9 @@ function fieldOf({ name, label, type = "text", value = "", choices, required = f
     control,
     help === undefined ? null : element("p", { class: "help", id: about }, help),
   );
-  const read = () => (type === "checkbox" ? control.checked : control.value.trim());
+  const read = () => {
+    if (type === "file") return control.files[0] ?? null;
+    return type === "checkbox" ? control.checked : control.value.trim();
+  };
   return { name, label, control, node, read };
 }

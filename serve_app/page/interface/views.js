@@ -19,6 +19,10 @@ const MODULES = {
     load: () => import("../models/models.js"),
     styles: ["interface/parts.css", "models/models.css"],
   },
+  account: {
+    load: () => import("../account/account.js"),
+    styles: ["interface/parts.css", "operator/operator.css"],
+  },
   operator: {
     load: () => import("../operator/operator.js"),
     styles: ["interface/parts.css", "operator/operator.css"],

@@ -25,7 +25,8 @@ const GROUPS = [
 ];
 const HEADS = { tenant: "Tenant", endpoint: "Endpoint", key: "Key", day: "Day" };
 
-/** Part of the usage. `changed()` is set by the view: it looks again. */
+/** Part of the usage. `changed()` is set by the view: it looks again. `own`: only that of the key's
+ * tenant, for keys that are no operator's. */
 export class UsagePart {
   everyMs = null;
   changed = () => {};
@@ -40,13 +41,17 @@ export class UsagePart {
   #table = null;
   #report = element("ul", { class: "lines" });
   #costs = element("output", { "aria-label": "Costs" });
+  #own;
   #rows = []; // {day, tenant, key, endpoint, requests, run_s, steps, quantity, unit, cost, currency}
 
-  constructor(desk) {
+  constructor(desk, { own = false } = {}) {
     this.#desk = desk;
+    this.#own = own;
+    const groups = own ? GROUPS.filter(([value]) => !value.startsWith("tenant")) : GROUPS;
     this.#period.append(...PERIODS.map(([value, words]) => element("option", { value }, words)));
     this.#period.value = "30";
-    this.#group.append(...GROUPS.map(([value, words]) => element("option", { value }, words)));
+    this.#group.append(...groups.map(([value, words]) => element("option", { value }, words)));
+    if (own) this.#group.value = "endpoint";
     this.#measures.append(
       ...Object.entries(MEASURES).map(([value, { name }]) =>
         element(
@@ -62,7 +67,7 @@ export class UsagePart {
       element(
         "div",
         { class: "tools" },
-        labelled("Tenant", this.#tenant),
+        own ? null : labelled("Tenant", this.#tenant),
         labelled("Time", this.#period),
         this.#measures,
       ),
@@ -74,14 +79,18 @@ export class UsagePart {
         this.#place,
         this.#download(),
       ),
-      section("What the machines cost", "In the same time, for all tenants.", this.#report),
+      own
+        ? null
+        : section("What the machines cost", "In the same time, for all tenants.", this.#report),
     );
     this.#regroup();
   }
 
   async look() {
-    const { tenants } = await this.#desk.call("GET", "v1/tenants");
-    this.#offer(tenants.map(({ tenant }) => tenant));
+    if (!this.#own) {
+      const { tenants } = await this.#desk.call("GET", "v1/tenants");
+      this.#offer(tenants.map(({ tenant }) => tenant));
+    }
     const page = await this.#desk.call("GET", `v1/usage?${this.#query()}`);
     this.#rows = page.results.map((result) => ({
       quantity: 0,
@@ -93,6 +102,7 @@ export class UsagePart {
       .map(({ currency, cost }) => `${money(cost)} ${currency}`)
       .join(", ");
     this.#show(this.#measure);
+    if (this.#own) return;
     const start = new Date(this.#days()[0]).toISOString();
     const query = new URLSearchParams({ start });
     const report = await this.#desk.call("GET", `v1/usage/report?${query}`);
@@ -106,6 +116,7 @@ export class UsagePart {
       start: new Date(this.#days()[0]).toISOString(),
       timezone: Intl.DateTimeFormat().resolvedOptions().timeZone ?? "UTC",
     });
+    if (this.#own) return query; // the key's tenant
     if (this.#tenant.value === "") query.set("tenants", "*");
     else query.set("tenant", this.#tenant.value);
     return query;

@@ -150,7 +150,7 @@ def test_the_nearest_of_several_images_counts_and_its_difference_is_said(file: P
     facts = verify(file).generation
     changed = replace(FACTS, model="o/n@2", description={})
     found = replay(of(png(0), signed(png(203), changed)), file, facts)
-    assert (found.most, found.changed) == (3, 1.0)
+    assert (found.most, found.changed, found.facts_known) == (3, 1.0, True)
     assert found.words == "drawn again, 100.0% of the pixels differ, by at most 3 of 255"
     assert found.differing_facts == ("model o/n@1 then, o/n@2 now",)
 
@@ -166,7 +166,9 @@ def test_a_difference_in_an_image_that_was_drawn_with_others_is_usual(file: Path
     facts = {**verify(file).generation, "deterministic": False}
     buffer = io.BytesIO()
     image(201).save(buffer, "PNG")
-    assert "small differences are usual" in replay(of(buffer.getvalue()), file, facts).words
+    words = replay(of(buffer.getvalue()), file, facts).words
+    assert "small differences are usual" in words
+    assert words.endswith("the server signs no files, so it does not say why")
 
 
 def test_a_server_draws_alone_and_without_earlier_outcomes() -> None:

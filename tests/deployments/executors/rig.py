@@ -39,6 +39,7 @@ from serve_app.domain.request import Priority
 from serve_app.postgres.hosted_calls import PostgresHostedCalls
 from serve_app.telemetry.clock import SystemClock
 from tests.deployments.storage import HttpStorage
+from tests.fakes.file_signer import FakeFileSigner
 from tests.fakes.lease_port import FakeLeasePort
 from weights.store import Store
 
@@ -158,6 +159,7 @@ class ExecutorRig:
         self.port = FakeLeasePort()
         self.storage = HttpStorage()
         self.source = source(self.storage, code)
+        self.signer = FakeFileSigner()
         self.clock = SystemClock()
         self.scratch = folder / "scratch"
         config = replace(config or ReplicaConfig(), apps_dir=apps_dir or folder)
@@ -177,6 +179,7 @@ class ExecutorRig:
             *(self.host, fetcher, self.uploader, self.source, self.scratch / "requests"),
             checkers=Checkers(Store(StoreConfig(folder / "weights"))),
             safety_log=self.source,
+            signer=self.signer,
         )
         link = IngressLink(self.port, IDENTITY, CALLS, self.clock, backoff)
         self.replica = ExecutorReplica(link, resources, slots, close_within_s=4.0)

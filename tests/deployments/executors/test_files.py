@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,6 +21,7 @@ from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import InvalidInput, MarkMissing, PipelineFailed
 from serve_app.domain.lease import Lease, LeaseKey
+from serve_app.domain.ports import FileSigner
 from serve_app.domain.progress import Progress, Stage
 from serve_app.domain.request import Priority
 from serve_app.telemetry.clock import SystemClock
@@ -184,16 +186,26 @@ class Desk:
         self.fetcher = self.web.fetcher()
         self.scratch = scratch
         self.progress: list[Progress] = []
+        self.signer: FileSigner | None = None
 
     def files(
-        self, name: str = "one", schema: Any = None, marking: str = "off", **given: Any
+        self,
+        name: str = "one",
+        schema: Any = None,
+        marking: str = "off",
+        certificates: str = "",
+        **given: Any,
     ) -> RequestFiles:
         endpoint = Endpoint(
             "apps/a", "python", Weights("a"), "json", options={"input_schema": schema or {}}
         )
         lease = Lease(name, 1, 60.0, endpoint, given, (), Priority.NORMAL, marking=marking)
+        lease = replace(lease, certificates=certificates)
         folder = self.scratch / f"{name}-1"
-        return RequestFiles(lease, folder, self.fetcher, self.uploader, Tickets(self.storage))
+        tickets = Tickets(self.storage)
+        return RequestFiles(
+            *(lease, folder, self.fetcher, self.uploader, tickets), signer=self.signer
+        )
 
     async def store(self, output: Any, name: str = "one") -> Any:
         return await self.files(name).store(output, self.progress.append)

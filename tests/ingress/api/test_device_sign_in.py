@@ -68,6 +68,14 @@ async def test_a_program_gets_a_key_once_the_person_has_signed_in(
         ]
 
 
+async def test_a_provider_that_names_no_interval_is_asked_every_five_seconds(
+    house: House, openid: DeviceProvider
+) -> None:
+    openid.interval = None
+    async with browser(house) as client:
+        assert (await begun(client))["ask_every_s"] == 5
+
+
 async def test_a_provider_that_wants_more_patience_gets_it(
     house: House, openid: DeviceProvider
 ) -> None:

@@ -1,0 +1,24 @@
+// API keys of the tenant of the key in use.
+
+import { element } from "../interface/element.js";
+import { KeyList } from "../operator/key_list.js";
+
+/** Part of the keys. `changed()` is set by the view: it looks again. */
+export class OwnKeysPart {
+  everyMs = null;
+  changed = () => {};
+  #desk;
+  #keys;
+
+  constructor(desk) {
+    this.#desk = desk;
+    this.#keys = new KeyList(desk, () => this.changed());
+    this.node = element("div", {}, this.#keys.node);
+  }
+
+  async look() {
+    const own = await this.#desk.caller.look();
+    const { keys } = await this.#desk.call("GET", "v1/keys");
+    this.#keys.show(own.tenant, keys, own);
+  }
+}

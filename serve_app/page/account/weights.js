@@ -1,0 +1,168 @@
+// LoRAs and fine-tunes that the tenant registers: the list with their states, adding and removing.
+
+import { Uploads } from "../client/uploads.js";
+import { element } from "../interface/element.js";
+import { LiveTable } from "../interface/live_table.js";
+import { bytes } from "../interface/words.js";
+import { section } from "../operator/desk.js";
+
+const KINDS = [
+  ["", "by the names of its tensors"],
+  ["lora", "LoRA"],
+  ["finetune", "fine-tune"],
+];
+const KIND_WORDS = { lora: "LoRA", finetune: "fine-tune", "": "not known yet" };
+const FINAL = ["ready", "refused"];
+
+/** Part of the weights. `changed()` is set by the view: it looks again. */
+export class WeightsPart {
+  everyMs = 3000; // what is fetched and checked moves on
+  changed = () => {};
+  #desk;
+  #uploads;
+  #sent = new Map(); // name → key of an upload, which is deleted when the weights are checked
+  #room = element("p", { class: "help" });
+  #table;
+
+  constructor(desk) {
+    this.#desk = desk;
+    this.#uploads = new Uploads(desk.page.api);
+    this.#table = weightTable((each) => this.#actions(each));
+    const add = element(
+      "button",
+      { type: "button", class: "main", click: () => this.#add() },
+      "Register weights …",
+    );
+    this.node = element(
+      "div",
+      {},
+      section(
+        "Weights",
+        "LoRAs and fine-tunes of your own. They are checked against their base before they are used.",
+        add,
+        this.#table.node,
+        this.#room,
+      ),
+    );
+  }
+
+  async look() {
+    this.#own = (await this.#desk.caller.look()).tenant;
+    const page = await this.#desk.call("GET", "v1/weights");
+    this.#table.show(page.weights);
+    this.#room.textContent = `${bytes(page.used_bytes)} of ${bytes(page.max_bytes)} are used.`;
+    await this.#clean(page.weights);
+  }
+
+  #own = null;
+
+  /** Deletes the uploads of weights that have been checked: their bytes are stored as weights. */
+  async #clean(weights) {
+    for (const { name, state } of weights) {
+      const key = this.#sent.get(name);
+      if (key === undefined || !FINAL.includes(state)) continue;
+      this.#sent.delete(name);
+      await this.#desk.call("DELETE", `v1/uploads/${key}`).catch(() => {}); // it expires anyway
+    }
+  }
+
+  #actions(weights) {
+    if (weights.tenant !== this.#own) return []; // published by another tenant
+    return [{ name: "Remove", danger: true, call: () => this.#remove(weights) }];
+  }
+
+  async #add() {
+    let models = [];
+    if (!(await this.#desk.run(async () => (models = await this.#desk.page.models.list())))) return;
+    const bases = models.filter(({ away }) => away === "").map(({ id }) => [id, id]);
+    await this.#desk.ask(
+      {
+        title: "Register weights",
+        words:
+          "A safetensors file, or a repository of the hub. Requests name a LoRA as weights:NAME; a " +
+          "fine-tune needs an endpoint.",
+        action: "Register them",
+        fields: [
+          { name: "name", label: "Name", help: "Lower case, such as: style.", required: true },
+          { name: "base", label: "Model that they are for", choices: bases },
+          { name: "file", label: "File", type: "file" },
+          {
+            name: "source",
+            label: "Or a URL or repository",
+            help: "https://…, owner/name or owner/name/file.safetensors, with @revision if you like.",
+          },
+          { name: "kind", label: "Kind", choices: KINDS },
+          {
+            name: "endpoint",
+            label: "Private endpoint",
+            help: "A name such as portraits. Empty: none.",
+          },
+        ],
+        submit: (values, report) => this.#register(values, report),
+      },
+      ({ name }) => `The weights ${name} are being checked.`,
+    );
+    this.changed();
+  }
+
+  async #register({ file, source, kind, endpoint, ...given }, report) {
+    if ((file === null) === (source === ""))
+      throw new Error("Choose either a file, or a URL or repository.");
+    const sent = (part) => report(`${Math.round(part * 100)} % of the file is uploaded.`);
+    const url = file === null ? source : await this.#uploads.send(file, sent);
+    const added = await this.#desk.call("POST", "v1/weights", {
+      ...given,
+      source: url,
+      kind: kind === "" ? null : kind,
+      endpoint: endpoint === "" ? null : endpoint,
+    });
+    if (file !== null) {
+      const { pathname } = new URL(url);
+      this.#sent.set(added.name, pathname.slice(pathname.indexOf("/files/") + "/files/".length));
+    }
+    return added;
+  }
+
+  async #remove({ name, endpoint }) {
+    const served = endpoint === null ? "" : ` The endpoint ${endpoint} ends.`;
+    await this.#desk.ask(
+      {
+        title: `Remove ${name}?`,
+        words: `Requests that name these weights are refused from now on.${served}`,
+        action: "Remove them",
+        danger: true,
+        submit: () => this.#desk.call("DELETE", `v1/weights/${encodeURIComponent(name)}`),
+      },
+      `The weights ${name} are removed.`,
+    );
+    this.changed();
+  }
+}
+
+function weightTable(actions) {
+  return new LiveTable({
+    label: "Registered weights",
+    empty: "There are no registered weights.",
+    key: ({ path }) => path,
+    columns: [
+      { name: "Weights", cell: ({ path }) => element("code", {}, path) },
+      { name: "Kind", cell: ({ kind }) => KIND_WORDS[kind] ?? kind },
+      { name: "For", cell: ({ base }) => base },
+      { name: "State", cell: stateOf },
+      { name: "Size", number: true, cell: ({ size }) => (size === 0 ? "–" : bytes(size)) },
+      { name: "Endpoint", cell: ({ endpoint }) => endpoint ?? "–" },
+    ],
+    actions,
+  });
+}
+
+function stateOf({ state, problem, fetched_bytes: fetched, public: shared }) {
+  const name = { ready: "ok", refused: "revoked" }[state] ?? "";
+  const pill = element("span", { class: `pill ${name}` }, state);
+  const words = state === "fetching" ? `${bytes(fetched)} are here` : shared ? "for all tenants" : "";
+  return [
+    pill,
+    problem === null ? null : element("span", { class: "problem" }, problem),
+    words === "" ? null : element("span", { class: "facts" }, words),
+  ].filter((each) => each !== null);
+}

@@ -1,0 +1,183 @@
+"""View of a tenant's own usage and keys, for keys that are no operator's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+
+from tests.page.darkroom import PageDarkroom
+from tests.page.operator import Operator
+from tests.page.reader import FLUX, Reader, expect_images
+from tests.page.test_access import FAINT, NAMELESS
+
+OpenContext = Callable[..., BrowserContext]
+
+
+def new_key(page: Page, darkroom: PageDarkroom, *scopes: str) -> str:
+    """Key of the tenant `default` with these scopes."""
+    made = page.request.post(
+        f"{darkroom.url}/v1/keys",
+        headers={"authorization": f"Key {darkroom.key}"},
+        data={"scopes": [*scopes], "alias": "+".join(scopes)},
+    )
+    return str(made.json()["key"])
+
+
+class Member(Operator):
+    """User of a tenant, with a key of these scopes."""
+
+    def __init__(self, page: Page, darkroom: PageDarkroom, *scopes: str) -> None:
+        self.page = page
+        self.darkroom = darkroom
+        self.key = new_key(page, darkroom, *scopes)
+        page.goto(darkroom.url)
+        reader = Reader(page, darkroom)
+        reader.give_key(self.key)
+        reader.choose(FLUX)
+
+    def open(self, part: str) -> None:
+        self.page.get_by_role("link", name="Account").click()
+        tab = self.page.get_by_role("navigation", name="Parts").get_by_role("link", name=part)
+        tab.click()
+        expect(tab).to_have_attribute("aria-current", "page")
+
+
+def test_a_tenant_sees_what_it_used_and_nothing_of_others(page: Page, served: PageDarkroom) -> None:
+    other = {"authorization": f"Key {served.house.other_key}"}
+    page.request.post(f"{served.url}/run/test/probe", headers=other, data={})
+    member = Member(page, served, "api")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    expect_images(Reader(page, served).generate("a hill"), 1)
+    member.open("Usage")
+    expect(page.get_by_role("link", name="Operate")).to_be_hidden()
+    expect(page.get_by_role("link", name="Keys")).to_be_hidden()
+    expect(member.row("By endpoint", FLUX)).to_contain_text("1")
+    expect(member.table("By endpoint").get_by_role("row")).to_have_count(2)
+    expect(member.table("Requests by day").get_by_role("row")).to_have_count(1)
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Download as CSV").click()
+    head, line = saved.value.path().read_text().splitlines()
+    assert head.startswith("day,tenant,key_id,endpoint_id,")
+    assert f",default,{member.key.partition(':')[0]},{FLUX}," in line
+    assert not any("/v1/tenants" in each or "/v1/usage/report" in each for each in asked)
+
+
+def test_a_key_sees_only_the_parts_of_its_scopes(page: Page, served: PageDarkroom) -> None:
+    Member(page, served, "submit", "read")
+    expect(page.get_by_role("link", name="Account")).to_be_hidden()
+    page.goto(f"{served.url}/#view=account&part=keys")
+    expect(
+        page.get_by_text("needs a key with the scope usage, files or tenant-admin")
+    ).to_be_visible()
+    expect(page.get_by_role("navigation", name="Parts")).to_be_hidden()
+
+
+def test_the_address_of_a_part_that_the_key_may_not_see_shows_another_one(
+    page: Page, served: PageDarkroom
+) -> None:
+    Member(page, served, "api")
+    page.goto(f"{served.url}/#view=account&part=keys")
+    tab = page.get_by_role("navigation", name="Parts").get_by_role("link", name="Usage")
+    expect(tab).to_have_attribute("aria-current", "page")
+
+
+def test_a_tenant_admin_manages_the_keys_of_its_tenant(page: Page, served: PageDarkroom) -> None:
+    member = Member(page, served, "api", "tenant-admin")
+    member.open("Keys")
+    expect(page.get_by_role("heading", name="Keys of default")).to_be_visible()
+    expect(page.get_by_role("button", name="Create a tenant")).to_have_count(0)
+    page.get_by_role("button", name="Create a key").click()
+    expect(member.dialog.get_by_label("Tenant", exact=True)).to_have_count(0)
+    expect(member.dialog.get_by_label("operator:")).to_have_count(0)
+    expect(member.dialog.get_by_label("tenant-admin:")).not_to_be_checked()
+    member.dialog.get_by_label("Name").fill("the web app")
+    member.dialog.get_by_role("button", name="Create it").click()
+    secret = member.dialog.locator(".secret").inner_text()
+    member.dialog.get_by_role("button", name="Close").click()
+    header = {"authorization": f"Key {secret}"}
+    own = page.request.get(f"{served.url}/v1/keys/self", headers=header).json()
+    assert (own["tenant"], own["scopes"]) == ("default", ["api"])
+    key = member.row("API keys", "the web app")
+    key.get_by_role("button", name="Rotate").click()
+    member.dialog.get_by_role("button", name="Rotate it").click()
+    member.dialog.get_by_role("button", name="Close").click()
+    expect(key).to_have_count(2)
+    key.filter(has_text="rotated").get_by_role("button", name="Revoke").click()
+    member.dialog.get_by_role("button", name="Revoke it").click()
+    expect(key.filter(has_text="revoked")).to_have_count(1)
+    assert page.request.get(f"{served.url}/v1/keys/self", headers=header).status == 401
+
+
+def test_a_key_of_an_operator_stays_out_of_the_reach_of_a_tenant_admin(
+    page: Page, served: PageDarkroom
+) -> None:
+    beyond = new_key(page, served, "operator").partition(":")[0]
+    member = Member(page, served, "api", "tenant-admin")
+    member.open("Keys")
+    member.row("API keys", beyond).get_by_role("button", name="Revoke").click()
+    member.dialog.get_by_role("button", name="Revoke it").click()
+    expect(member.dialog.get_by_role("alert")).to_contain_text("lacks `operator`")
+
+
+WEIGHTS = "style.safetensors"
+
+
+def test_weights_are_registered_by_a_file_or_a_repository_and_removed(
+    page: Page, served: PageDarkroom, tmp_path: Path
+) -> None:
+    (tmp_path / WEIGHTS).write_bytes(b"not checked by this test")
+    member = Member(page, served, "api")
+    member.open("Weights")
+    expect(page.get_by_text("There are no registered weights.")).to_be_visible()
+    page.get_by_role("button", name="Register weights").click()
+    member.dialog.get_by_label("Name").fill("style")
+    member.dialog.get_by_label("Model that they are for").select_option(FLUX)
+    member.dialog.get_by_role("button", name="Register them").click()
+    expect(member.dialog.get_by_role("alert")).to_contain_text("Choose either a file")
+    member.dialog.get_by_label("File", exact=True).set_input_files(tmp_path / WEIGHTS)
+    member.dialog.get_by_role("button", name="Register them").click()
+    member.expect_said("The weights style are being checked.")
+    style = member.row("Registered weights", "weights:style")
+    expect(style).to_contain_text("waiting")
+    expect(style).to_contain_text(FLUX)
+    page.get_by_role("button", name="Register weights").click()
+    member.dialog.get_by_label("Name").fill("faces")
+    member.dialog.get_by_label("repository").fill("owner/faces@main")
+    member.dialog.get_by_label("Kind").select_option("lora")
+    member.dialog.get_by_label("Private endpoint").fill("faces")
+    member.dialog.get_by_role("button", name="Register them").click()
+    faces = member.row("Registered weights", "weights:faces")
+    expect(faces).to_contain_text("default/faces")
+    faces.get_by_role("button", name="Remove").click()
+    expect(member.dialog).to_contain_text("The endpoint default/faces ends.")
+    member.dialog.get_by_role("button", name="Remove them").click()
+    expect(faces).to_have_count(0)
+    expect(style).to_be_visible()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_text_can_be_read_and_the_keyboard_reaches_the_parts_also_on_a_phone(
+    open_context: OpenContext, served: PageDarkroom, theme: str
+) -> None:
+    phone = open_context(viewport={"width": 360, "height": 740}, has_touch=True)
+    phone.add_init_script(f"localStorage.setItem('darkroom.theme', '{theme}')")
+    page = phone.new_page()
+    member = Member(page, served, "api", "tenant-admin")
+    expect_images(Reader(page, served).generate("a hill"), 1)
+    for part in ("Usage", "Keys", "Weights"):
+        member.open(part)
+        expect(page.locator(".part [aria-busy]")).to_have_count(0)
+        assert page.evaluate(FAINT) == [], part
+        assert page.evaluate(NAMELESS) == [], part
+        assert page.evaluate("() => document.documentElement.scrollWidth") == 360, part
+    usage = page.get_by_role("navigation", name="Parts").get_by_role("link", name="Usage")
+    usage.focus()
+    page.keyboard.press("Enter")
+    expect(usage).to_have_attribute("aria-current", "page")
+    for _ in range(3):  # over the other parts
+        page.keyboard.press("Tab")
+    expect(page.get_by_label("Time", exact=True)).to_be_focused()
