@@ -72,6 +72,11 @@ class SafetyRuleConfig(BaseModel):
     on_error: Literal["block", "pass"] = Field(
         default="block", description="What happens to a file that cannot be checked."
     )
+    audio: Literal["block", "pass"] = Field(
+        default="block",
+        description="What happens to audio, which no checker hears, where files are blurred or "
+        "blocked.",
+    )
 
     @field_validator("blocked_loras")
     @classmethod
@@ -119,6 +124,7 @@ def _rule(config: SafetyRuleConfig, checkers: dict[str, CheckerConfig]) -> Safet
             "name": config.checker,
             "action": config.outputs,
             "on_error": config.on_error,
+            "audio": config.audio,
             "checker": checkers[config.checker].model_dump(mode="json"),
         }
     return SafetyRule(
