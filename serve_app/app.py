@@ -298,6 +298,7 @@ def _replica_config(config: Config, pool: PoolConfig) -> ReplicaConfig:
             cache_max_bytes=config.loras.adapters_max_bytes,
             max_file_bytes=config.loras.max_adapter_bytes,
         ),
+        share_caches=config.access.share_caches,
         apps_dir=_apps_dir(config),
         comfyui=None if config.models.comfyui is None else config.models.comfyui.config(),
         tuning_file=config.tuning_file,

@@ -107,7 +107,7 @@ class Attempt:
         self._resources = resources
         self._task: asyncio.Task[Any] | None = None
         self._handle: PipelineHandle | None = None
-        self._loras = LoraUse(resources.loras)
+        self._loras = LoraUse(resources.loras, resources.cache_scope(lease.tenant))
         self._own: list[Lora] = []  # the endpoint's adapters
         self._delivery = ArtifactDelivery(lease, resources, self.state.set_progress)
 
@@ -361,6 +361,7 @@ class Attempt:
                 step_cache=self._resources.step_cache(self.lease.endpoint, self.lease.input),
                 draft=start.point,
                 fork=start.fork,
+                cache_scope=self._resources.cache_scope(self.lease.tenant),
             ),
             **call.arguments,
         )

@@ -92,6 +92,7 @@ class ReplicaConfig:
     snapshots: SnapshotConfig = SnapshotConfig()
     transfers: TransferConfig = TransferConfig()
     loras: LoraConfig = LoraConfig()
+    share_caches: bool = False  # text encoder outputs and LoRA files, among tenants
     apps_dir: Path = Path(gettempdir()) / "darkroom-apps"  # code and environments, on this node
     comfyui: ComfyUiConfig | None = None  # None: workflows of ComfyUI cannot run here
     max_apps: int = 4  # apps whose processes run at once, on a replica without a GPU

@@ -220,6 +220,7 @@ def make_resources(
         # On a CPU, warm-up takes as long as an image does, and saves no time.
         warms_up=config.warm_up and device != "cpu",
         store=store,
+        share_caches=config.share_caches,
         ranks=ranks,
         # Several devices compute differently from the one that was measured.
         tuned=tuned_recipes(config.tuning_file if ranks is None else None, engine.accelerator),

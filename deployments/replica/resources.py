@@ -66,7 +66,13 @@ class ReplicaResources:
     safety_log: SafetyLog | None = None  # None: decisions are only logged
     signer: FileSigner | None = None  # of files; None: nothing can be signed
     tuned: TunedRecipes = field(default_factory=TunedRecipes)  # chosen by `darkroom tune`
+    share_caches: bool = False  # among tenants
     weights_by_endpoint: dict[str, str] = field(default_factory=dict)  # id → ``weights_name``
+
+    def cache_scope(self, tenant: str) -> str:
+        """Scope of the caches whose use can be measured: what a tenant asked for makes nothing
+        faster for another one, unless the operator shares them."""
+        return "" if self.share_caches else tenant
 
     def acquire(
         self,

@@ -28,6 +28,8 @@ BLUR_SHARE = 0.06
 SAFETY = "darkroom_safety"
 """Field of an output that says what checked it."""
 
+NOT_CHECKED = "not-checked"
+
 FLAGS = "has_nsfw_concepts"
 
 Encode = Callable[["Image", str], bytes]
@@ -38,7 +40,7 @@ class Decision:
     """What a rule decided about a file."""
 
     rule: str  # name of the checker
-    action: str  # flag, blur, block, or pass if it could not be checked
+    action: str  # flag, blur, block, or pass if it was not checked
     label: str = ""
     score: float = 0.0
 
@@ -61,8 +63,14 @@ class OutputPolicy:
         files: list[MediaFile] = []
         decisions: list[Decision] = []
         flagged: set[str] = set()
+        seen = [0] * len(self._rules)
         for file in product.files:
-            found = list(self._decisions(file))
+            found: list[Decision] = []
+            if file.ticket.media_type != DRAFT_TYPE:  # nobody sees it before it is finished
+                for place, rule in enumerate(self._rules):
+                    looked, decision = self._checked(file, rule)
+                    seen[place] += looked
+                    found += [decision] if decision is not None else []
             decisions += found
             if any(each.action in ("flag", "blur") for each in found):
                 flagged.add(file.ticket.key)
@@ -70,33 +78,46 @@ class OutputPolicy:
             files.append(_blurred(file, encode) if blurs else file)
         sizes = {each.ticket.key: each.size for each in files}
         output = _with_flags(product.output, flagged, sizes)
-        names = ", ".join(dict.fromkeys(map(_named, self._rules)))
-        output = {**output, SAFETY: f"checked: {names}"}
+        total = sum(each.ticket.media_type != DRAFT_TYPE for each in files)
+        output = {**output, SAFETY: _verdict(self._rules, seen, total)}
         return replace(product, output=output, files=files), decisions
 
-    def _decisions(self, file: MediaFile) -> Iterator[Decision]:
+    def _checked(self, file: MediaFile, rule: Mapping[str, Any]) -> tuple[bool, Decision | None]:
+        """Whether the rule's checker looked at the file, and the decision unless it is safe."""
         media_type = file.ticket.media_type
-        if media_type == DRAFT_TYPE or media_type.startswith("audio/"):
-            return
-        for rule in self._rules:
-            try:
-                checker = self._checkers.checker(rule["checker"])
-                found = [checker.check(image, self._prompt) for image in _images(file)]
-                # Raises an error if the file has no images: then it cannot be checked.
-                worst = max(found, key=lambda each: (each.unsafe, each.score))
-            except Exception as error:
-                yield _unchecked(rule, error)
-                continue
-            if not worst.unsafe:
-                continue
-            action = str(rule["action"])
-            can_blur = media_type.startswith("image/") and media_type != "image/gif"
-            if action == "block" or (action == "blur" and not can_blur):
-                raise ContentBlocked(
-                    f"The safety policy of this installation blocks the output ({rule['name']}"
-                    f"{f': {worst.label}' if worst.label else ''}). Change the prompt."
-                )
-            yield Decision(str(rule["name"]), action, worst.label, worst.score)
+        if media_type.startswith("audio/"):
+            return False, _unheard(rule)
+        try:
+            checker = self._checkers.checker(rule["checker"])
+            found = [checker.check(image, self._prompt) for image in _images(file)]
+            # Raises an error if the file has no images: then it cannot be checked.
+            worst = max(found, key=lambda each: (each.unsafe, each.score))
+        except Exception as error:
+            return False, _unchecked(rule, error)
+        if not worst.unsafe:
+            return True, None
+        action = str(rule["action"])
+        can_blur = media_type.startswith("image/") and media_type != "image/gif"
+        if action == "block" or (action == "blur" and not can_blur):
+            raise ContentBlocked(
+                f"The safety policy of this installation blocks the output ({rule['name']}"
+                f"{f': {worst.label}' if worst.label else ''}). Change the prompt."
+            )
+        return True, Decision(str(rule["name"]), action, worst.label, worst.score)
+
+
+def _verdict(rules: Sequence[Mapping[str, Any]], seen: Sequence[int], total: int) -> str:
+    """What the output says: the checkers that looked at its files, and those that did not."""
+    looked = {
+        _named(rule) + (f" in {count} of {total} files" if count < total else ""): None
+        for rule, count in zip(rules, seen, strict=True)
+        if count
+    }
+    if not looked:
+        return NOT_CHECKED
+    missing = {_named(rule): None for rule, count in zip(rules, seen, strict=True) if not count}
+    rest = f"; not checked: {', '.join(missing)}" if missing else ""
+    return f"checked: {', '.join(looked)}{rest}"
 
 
 def _named(rule: Mapping[str, Any]) -> str:
@@ -104,6 +125,18 @@ def _named(rule: Mapping[str, Any]) -> str:
     checker = rule["checker"]
     of = f" ({checker['repository']}@{checker['revision']})" if checker.get("repository") else ""
     return f"{rule['name']}{of}"
+
+
+def _unheard(rule: Mapping[str, Any]) -> Decision | None:
+    """Decision about audio, which no checker hears. ``flag`` withholds nothing, so it passes."""
+    if rule["action"] == "flag":
+        return None
+    if rule.get("audio") != "pass":
+        raise ContentBlocked(
+            "The output is audio, which no checker of this installation hears, and its safety "
+            f"policy delivers nothing unchecked ({rule['name']}). The operator can let audio pass."
+        )
+    return Decision(str(rule["name"]), "pass")
 
 
 def _unchecked(rule: Mapping[str, Any], error: Exception) -> Decision:

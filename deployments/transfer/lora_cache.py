@@ -1,6 +1,7 @@
 """Disk cache of LoRA files on this node, with a size limit. Several replicas may share it.
 
-<directory>/<key>.safetensors     complete and checked; its users hold a shared lock (flock)
+<directory>/<key>.safetensors     complete and checked; its users hold a shared lock (flock). A key
+                                  is a digest, or the folder of a scope and a digest
 <directory>/<random>.part         download in progress; its writer holds an exclusive lock (flock)
 """
 
@@ -108,19 +109,21 @@ class LoraCache:
 
     def keep(self, part: BinaryIO, key: str) -> None:
         """Store the complete and checked ``part`` as the file ``key``, and evict other files."""
-        Path(part.name).replace(self._directory / f"{key}{SUFFIX}")
+        path = self._directory / f"{key}{SUFFIX}"
+        path.parent.mkdir(exist_ok=True)
+        Path(part.name).replace(path)
         fcntl.flock(part, fcntl.LOCK_UN)  # readers that wait for the lock can continue now
-        self._make_room(spared=key)
+        self._make_room(spared=path)
 
-    def _make_room(self, spared: str) -> None:
+    def _make_room(self, spared: Path) -> None:
         there: list[tuple[int, int, Path]] = []
-        for path in self._directory.glob(f"*{SUFFIX}"):
+        for path in self._directory.rglob(f"*{SUFFIX}"):
             with suppress(OSError):
                 seen = path.stat()
                 there.append((seen.st_atime_ns, seen.st_size, path))
         surplus = sum(size for _, size, _ in there) - self._max_bytes
         for _, size, path in sorted(there):
-            if surplus > 0 and path.stem != spared and _removed(path):
+            if surplus > 0 and path != spared and _removed(path):
                 log.info("Evicted the LoRA file %s from the disk.", path.stem)
                 surplus -= size
 

@@ -70,6 +70,20 @@ class _CacheEntry:
     at: float  # monotonic clock, s
 
 
+@dataclass(frozen=True, slots=True)
+class _Name:
+    """Name of a file, as the requests of a scope use it."""
+
+    source: LoraSource
+    scope: str
+
+    def key_of(self, digest: str) -> str:
+        """Cache key of a file: in a folder of the scope, whose name says nothing."""
+        if not self.scope:
+            return digest
+        return f"{hashlib.sha256(self.scope.encode()).hexdigest()[:16]}/{digest}"
+
+
 class LoraFetcher:
     """Downloader of LoRA files. Use it on one event loop. Call ``aclose`` after the last fetch."""
 
@@ -90,28 +104,33 @@ class LoraFetcher:
         self._cache = cache
         self._clock = clock
         self._max_bytes = max_bytes
-        self._known: dict[LoraSource, _CacheEntry] = {}
-        self._downloads: dict[LoraSource, asyncio.Task[str]] = {}
+        self._known: dict[_Name, _CacheEntry] = {}
+        self._downloads: dict[_Name, asyncio.Task[str]] = {}
         self._threads = Threads(THREADS, thread_name_prefix="lora-files")
 
     async def acquire(
-        self, requested: Sequence[RequestedLora], held: list[CachedFile], files: OwnFiles
+        self,
+        requested: Sequence[RequestedLora],
+        held: list[CachedFile],
+        files: OwnFiles,
+        scope: str = "",
     ) -> tuple[FetchedLora, ...]:
         """Fetch the LoRA files, lock them, and append them to ``held``; the caller releases them.
 
         Raises ``InvalidInput``, which names the field, if a file cannot be fetched, is too large,
-        or is not a safetensors file. ``files``: access to our own storage.
+        or is not a safetensors file. ``files``: access to our own storage. ``scope``: a file that
+        was fetched in another one is fetched again, so that the time tells nothing about it.
         """
         found: list[FetchedLora] = []
         for each in requested:
-            file = await self._acquire(each, files)
+            file = await self._acquire(each, files, scope)
             held.append(file)
             found.append(FetchedLora(each, file.path))
         return tuple(found)
 
-    def is_current(self, source: LoraSource) -> bool:
+    def is_current(self, source: LoraSource, scope: str = "") -> bool:
         """True if the file of this name was fetched, and no server needs to be asked again."""
-        last = self._known.get(source)
+        last = self._known.get(_Name(source, scope))
         return last is not None and (
             _is_fixed(source) or self._clock.monotonic() - last.at < REVALIDATE_S
         )
@@ -123,10 +142,11 @@ class LoraFetcher:
         self._threads.shutdown(wait=False, cancel_futures=True)
         await self._web.aclose()
 
-    async def _acquire(self, requested: RequestedLora, files: OwnFiles) -> CachedFile:
+    async def _acquire(self, requested: RequestedLora, files: OwnFiles, scope: str) -> CachedFile:
+        name = _Name(requested.source, scope)
         while True:
             try:
-                key = await self._key(requested.source, files)
+                key = await self._key(name, files)
             except InvalidInput as error:
                 problem = error.problems[0]
                 raise InvalidInput.of_field(
@@ -136,40 +156,41 @@ class LoraFetcher:
             file = self._cache.acquire(key)
             if file is not None:
                 return file
-            self._known.pop(requested.source, None)  # it was evicted in between
+            self._known.pop(name, None)  # it was evicted in between
 
-    async def _key(self, source: LoraSource, files: OwnFiles) -> str:
+    async def _key(self, name: _Name, files: OwnFiles) -> str:
         """Cache key of the file, which is fetched if needed. Cancelling one caller does not stop
         the download: other and later callers use it."""
-        last = self._known.get(source)
-        if last is not None and self.is_current(source):
+        last = self._known.get(name)
+        if last is not None and self.is_current(name.source, name.scope):
             return last.key
-        task = self._downloads.get(source)
+        task = self._downloads.get(name)
         if task is None:
-            task = self._downloads[source] = asyncio.create_task(self._fetch(source, files))
-            task.add_done_callback(lambda ended: self._ended(source, ended))
+            task = self._downloads[name] = asyncio.create_task(self._fetch(name, files))
+            task.add_done_callback(lambda ended: self._ended(name, ended))
         return await asyncio.shield(task)
 
-    def _ended(self, source: LoraSource, task: asyncio.Task[str]) -> None:
-        del self._downloads[source]
+    def _ended(self, name: _Name, task: asyncio.Task[str]) -> None:
+        del self._downloads[name]
         if not task.cancelled():
             task.exception()  # mark it as retrieved: there may be no waiter left to raise it to
 
-    async def _fetch(self, source: LoraSource, files: OwnFiles) -> str:
+    async def _fetch(self, name: _Name, files: OwnFiles) -> str:
+        source = name.source
         if isinstance(source, HubFile):
-            key, version = await self._on_thread(self._from_hub, source), Version()
+            key, version = await self._on_thread(self._from_hub, source, name), Version()
         elif isinstance(source, RegisteredFile):
-            key, version = await self._registered(source, files), Version()
+            key, version = await self._registered(source, name, files), Version()
         else:
-            key, version = await self._from_web(source, files)
+            key, version = await self._from_web(source, name, files)
         if len(self._known) >= MAX_REMEMBERED:
             self._known.clear()
         if not _is_inline(source):
-            self._known[source] = _CacheEntry(key, version, self._clock.monotonic())
+            self._known[name] = _CacheEntry(key, version, self._clock.monotonic())
         return key
 
-    async def _from_web(self, source: FileUrl, files: OwnFiles) -> tuple[str, Version]:
-        last = self._known.get(source)
+    async def _from_web(self, source: FileUrl, name: _Name, files: OwnFiles) -> tuple[str, Version]:
+        last = self._known.get(name)
         if last is not None and not self._is_here(last.key):
             last = None
         with self._cache.part() as part:
@@ -179,24 +200,26 @@ class LoraFetcher:
             )
             if last is not None and version is None:
                 return last.key, last.version
-            await self._on_thread(self._keep, part, sink.key)
-            return sink.key, version or Version()
+            key = name.key_of(sink.digest)
+            await self._on_thread(self._keep, part, key)
+            return key, version or Version()
 
-    async def _registered(self, source: RegisteredFile, files: OwnFiles) -> str:
-        if self._is_here(source.digest):
-            return source.digest
+    async def _registered(self, source: RegisteredFile, name: _Name, files: OwnFiles) -> str:
+        key = name.key_of(source.digest)
+        if self._is_here(key):
+            return key
         url = await self._locate(source.digest) if self._locate and source.digest else ""
         if not url:
             raise _unread(f"the registered weights {source.name!r} do not exist any more")
         with self._cache.part() as part:
             sink = _Sink(part, self._cache.check_space)
             await self._web.stream(url, _UNNAMED, sink, files)
-            if sink.key != source.digest:
+            if sink.digest != source.digest:
                 raise _unread(f"the registered weights {source.name!r} are damaged in storage")
-            await self._on_thread(self._keep, part, sink.key)
-        return source.digest
+            await self._on_thread(self._keep, part, key)
+        return key
 
-    def _from_hub(self, source: HubFile) -> str:
+    def _from_hub(self, source: HubFile, name: _Name) -> str:
         try:
             listing = self._hub.listing(source.repository, source.revision)
             files = {each.path: each for each in listing.files}
@@ -205,8 +228,8 @@ class LoraFetcher:
                 message = f"the file is larger than {self._max_bytes} bytes"
                 limits = {"max_size": self._max_bytes}
                 raise InvalidInput.of_field(_UNNAMED, message, "file_too_large", limits)
-            if known(file.digest) and self._is_here(file.digest):
-                return file.digest
+            if known(file.digest) and self._is_here(name.key_of(file.digest)):
+                return name.key_of(file.digest)
         except WeightsUnavailable as error:
             raise _unread(error.message) from error
         with self._cache.part() as part:
@@ -216,7 +239,7 @@ class LoraFetcher:
                 self._hub.write(listing, file, path)
             except WeightsUnavailable as error:
                 raise _unread(error.message) from error
-            key = file.digest if known(file.digest) else digest_of(path, _SHA256)
+            key = name.key_of(file.digest if known(file.digest) else digest_of(path, _SHA256))
             self._keep(part, key)
             return key
 
@@ -263,7 +286,7 @@ class _Sink:
         self._file.write(part)
 
     @property
-    def key(self) -> str:
+    def digest(self) -> str:
         return self._digest.hexdigest()
 
 
@@ -307,19 +330,22 @@ _UNNAMED = "path"  # placeholder: several waiting callers have different fields
 class LoraUse:
     """The LoRA files that one attempt uses. Always call ``release`` at the end."""
 
-    def __init__(self, fetcher: LoraFetcher) -> None:
+    def __init__(self, fetcher: LoraFetcher, scope: str = "") -> None:
+        """``scope``: see ``LoraFetcher.acquire``."""
         self._fetcher = fetcher
+        self._scope = scope
         self._held: list[CachedFile] = []
         self._fetched: Sequence[FetchedLora] = ()
 
     async def fetch(self, requested: Sequence[RequestedLora], files: OwnFiles) -> None:
         """Fetch and lock the files. ``InvalidInput`` names the field of a file that fails."""
-        self._fetched = await self._fetcher.acquire(requested, self._held, files)
+        self._fetched = await self._fetcher.acquire(requested, self._held, files, self._scope)
 
     def are_here(self, requested: Sequence[RequestedLora]) -> bool:
         """True if no file needs to be fetched. An inline file is here."""
         return all(
-            _is_inline(each.source) or self._fetcher.is_current(each.source) for each in requested
+            _is_inline(each.source) or self._fetcher.is_current(each.source, self._scope)
+            for each in requested
         )
 
     def loras(self) -> list[Lora]:

@@ -85,7 +85,7 @@ class PostgresFileAccess:
 
     async def find(self, access_id: str) -> FileAccess | None:
         rows = await self._database.rows(FIND, {"id": access_id})
-        return _access(*rows[0]) if rows else None
+        return _access(access_id, *rows[0]) if rows else None
 
     async def revoke(
         self,
@@ -115,6 +115,6 @@ class PostgresFileAccess:
         await self._database.rows(FORGET)
 
 
-def _access(tenant: str, rules: dict[str, Any]) -> FileAccess:
+def _access(id_: str, tenant: str, rules: dict[str, Any]) -> FileAccess:
     users = {user: AccessDecision(decision) for user, decision in rules["users"].items()}
-    return FileAccess(tenant, AccessDecision(rules["default"]), users)
+    return FileAccess(tenant, AccessDecision(rules["default"]), users, keyed_id=id_)

@@ -17,7 +17,13 @@ from serve_app.settings.safety import CheckerConfig, SafetyRuleConfig, policy_of
 
 
 class AccessSettings(SettingsGroup):
-    """Readers of files."""
+    """Readers of files, and caches of tenants."""
+
+    share_caches: bool = Field(
+        default=False,
+        description="Tenants share the outputs of text encoders and the LoRA files in a replica. "
+        "Faster and smaller, and the time of a request tells that another tenant used the same.",
+    )
 
     files: FileDefault = Field(
         default="public",

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from serve_app.domain.errors import Misconfigured
-from serve_app.domain.media.safety import Blocklist, SafetyPolicy, SafetyRule
+from serve_app.domain.media.safety import Blocklist, Likeness, SafetyPolicy, SafetyRule
 
 Action = Literal["off", "flag", "blur", "block"]
 AbsoluteFile = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
@@ -68,12 +68,25 @@ class SafetyRuleConfig(BaseModel):
     outputs: Action = Field(
         default="off", description="What happens to a file that the checker finds unsafe."
     )
+    likeness: Literal["allow", "refuse"] = Field(
+        default="allow",
+        description="`refuse`: no input files, and no LoRAs and fine-tunes but the allowed ones.",
+    )
+    allowed_loras: tuple[str, ...] = Field(
+        default=(),
+        description="LoRAs that `likeness` lets pass: repositories, owner/name, or SHA-256.",
+    )
     checker: str = Field(default="", description="Name of the checker of the files.")
     on_error: Literal["block", "pass"] = Field(
         default="block", description="What happens to a file that cannot be checked."
     )
+    audio: Literal["block", "pass"] = Field(
+        default="block",
+        description="What happens to audio, which no checker hears, where files are blurred or "
+        "blocked.",
+    )
 
-    @field_validator("blocked_loras")
+    @field_validator("blocked_loras", "allowed_loras")
     @classmethod
     def _known_forms(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for each in value:
@@ -85,6 +98,18 @@ class SafetyRuleConfig(BaseModel):
     def _checker_for_outputs(self) -> Self:
         if (self.outputs == "off") == bool(self.checker):
             raise ValueError("outputs and checker belong together: give both or none")
+        if self.allowed_loras and self.likeness == "allow":
+            raise ValueError("allowed_loras belongs to likeness: refuse")
+        return self
+
+    @model_validator(mode="after")
+    def _checked_likeness(self) -> Self:
+        # Prompts alone make likenesses, which only a checker can find in the outputs.
+        if self.likeness == "refuse" and (self.outputs, self.on_error) != ("block", "block"):
+            raise ValueError(
+                "likeness: refuse needs a checker that recognises people: give checker, with "
+                "outputs: block, and on_error: block"
+            )
         return self
 
 
@@ -119,13 +144,25 @@ def _rule(config: SafetyRuleConfig, checkers: dict[str, CheckerConfig]) -> Safet
             "name": config.checker,
             "action": config.outputs,
             "on_error": config.on_error,
+            "audio": config.audio,
             "checker": checkers[config.checker].model_dump(mode="json"),
         }
+    blocked, likeness = _named(config.blocked_loras), None
+    if config.likeness == "refuse":
+        likeness = Likeness(*_named(config.allowed_loras))
     return SafetyRule(
         tenants=config.tenants,
         endpoints=config.endpoints,
         words=Blocklist(words),
-        loras=frozenset(each.lower() for each in config.blocked_loras if "/" in each),
-        lora_digests=tuple(each.lower() for each in config.blocked_loras if "/" not in each),
+        loras=blocked[0],
+        lora_digests=tuple(sorted(blocked[1])),
         outputs=outputs,
+        likeness=likeness,
     )
+
+
+def _named(loras: tuple[str, ...]) -> tuple[frozenset[str], frozenset[str]]:
+    """Repositories and digests, in lower case."""
+    names = {each.lower() for each in loras}
+    repositories = frozenset(each for each in names if "/" in each)
+    return repositories, frozenset(names - repositories)

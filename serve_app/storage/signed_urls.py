@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from serve_app.domain.errors import Forbidden
+from serve_app.domain.media.file_access import FileAccess
 from serve_app.domain.ports import Clock
 
 EXPIRES, ID, SIGNATURE = "expires", "id", "signature"
@@ -36,6 +37,10 @@ class FileUrlSigner:
     def __init__(self, secret: bytes, clock: Clock) -> None:
         self._secret = secret
         self._clock = clock
+
+    def keyed(self, access: FileAccess) -> FileAccess:
+        """Rules of new files, with an id that only this installation can compute."""
+        return access.keyed(self._secret + b"\0rules")
 
     def sign(
         self, key: str, expires_at: int | None, generation: int = 0, *, unique: bool = False

@@ -11,7 +11,7 @@ from serve_app.domain.errors import TenantDisabled
 from serve_app.domain.operations import Actor
 from serve_app.tenants.credentials import Credential
 from serve_app.tenants.scopes import API, Caller
-from serve_app.tenants.sign_in import Rights
+from serve_app.tenants.sign_in import Person, Rights
 
 DEFAULT_TENANT = "default"
 
@@ -100,10 +100,11 @@ class Keys(Protocol):
         ...
 
     async def sign_in(
-        self, person: str, rights: Rights, expires_at: datetime, address: str
+        self, person: Person, rights: Rights, expires_at: datetime, address: str
     ) -> Credential:
         """Create a key of a person who signed in, from ``address``. Old keys of the same person are
-        forgotten some days after their end."""
+        forgotten some days after their end. The audit log has the provider's id of the person too:
+        many providers let people change their names."""
         ...
 
     async def revoke(self, key_id: str, actor: Actor | None = None) -> bool:

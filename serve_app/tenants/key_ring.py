@@ -19,7 +19,7 @@ from serve_app.postgres.database import Database
 from serve_app.tenants.api_keys import KeyInfo, disabled
 from serve_app.tenants.credentials import Credential, from_header, new_credential
 from serve_app.tenants.scopes import API, Caller
-from serve_app.tenants.sign_in import Rights
+from serve_app.tenants.sign_in import Person, Rights
 
 # LRU cache with a time limit, for database lookups.
 
@@ -231,11 +231,12 @@ class KeyRing:
         return made
 
     async def sign_in(
-        self, person: str, rights: Rights, expires_at: datetime, address: str
+        self, person: Person, rights: Rights, expires_at: datetime, address: str
     ) -> Credential:
         made, now = new_credential(), self._clock.now()
         await self._create_tenant(rights.tenant)
-        detail = {"tenant": rights.tenant, "person": person, "scopes": sorted(rights.scopes)}
+        named = {"person": person.name, "sub": person.subject}
+        detail = {"tenant": rights.tenant} | named | {"scopes": sorted(rights.scopes)}
         params = {
             "id": made.id,
             "tenant": rights.tenant,
@@ -244,7 +245,7 @@ class KeyRing:
             "expires_at": expires_at,
             "now": now,
             "endpoints": [*rights.endpoints],
-            "person": person,
+            "person": person.name,
             "address": address,
             "detail": json.dumps(detail),
             "forgotten": now - FORGET_SIGN_INS,

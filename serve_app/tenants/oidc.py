@@ -212,7 +212,13 @@ class OpenIdProvider:
 
     def _person(self, claims: Mapping[str, Any]) -> Person:
         subject = str(claims["sub"])
-        name = claims.get("email") or claims.get("preferred_username") or claims.get("name")
+        # An address that nobody has verified may be another person's.
+        verified = claims.get("email_verified", True) is not False
+        name = (
+            (claims.get("email") if verified else None)
+            or claims.get("preferred_username")
+            or claims.get("name")
+        )
         found = claims.get(self._config.groups_claim, [])
         groups = found if isinstance(found, list) else [found]
         return Person(subject, str(name or subject)[:200], [str(each) for each in groups])

@@ -172,11 +172,14 @@ def rights_of(person: Person, groups: Mapping[str, Rights]) -> Rights:
     return Rights(own[0].tenant, scopes)
 
 
+def actor_id(person: Person) -> str:
+    """Id of a person in the audit log, which the person cannot change."""
+    return f"{ACTOR}{person.subject[:64]}"
+
+
 def caller_of(person: Person, rights: Rights) -> Caller:
     """Identity of a caller that sent a token of the provider."""
-    return Caller(
-        f"{ACTOR}{person.subject[:64]}", rights.tenant, rights.scopes, endpoints=rights.endpoints
-    )
+    return Caller(actor_id(person), rights.tenant, rights.scopes, endpoints=rights.endpoints)
 
 
 def provider_token(header: str | None) -> str | None:

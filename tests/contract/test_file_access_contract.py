@@ -44,12 +44,13 @@ async def book(at: str | None) -> AsyncIterator[FileAccessBook]:
 async def test_rules_are_found_by_their_id_however_often_they_are_kept(
     book: FileAccessBook,
 ) -> None:
-    assert await book.find(ACCESS.id) is None
-    assert all(await asyncio.gather(*(book.keep(ACCESS) for _ in range(5))))
-    found = await book.find(ACCESS.id)
-    assert found == ACCESS
-    assert found is not None
-    assert found.id == ACCESS.id
+    for access in (ACCESS, ACCESS.keyed(b"secret")):
+        assert await book.find(access.id) is None
+        assert all(await asyncio.gather(*(book.keep(access) for _ in range(5))))
+        found = await book.find(access.id)
+        assert found == access
+        assert found is not None
+        assert found.id == access.id
 
 
 async def test_a_tenant_has_only_so_many_different_rules(

@@ -15,11 +15,13 @@ from serve_app.postgres.database import Database
 from serve_app.tenants.credentials import Credential
 from serve_app.tenants.key_ring import KeyRing
 from serve_app.tenants.scopes import ADMIN, API, CANCEL, READ
-from serve_app.tenants.sign_in import Rights
+from serve_app.tenants.sign_in import Person, Rights
 from tests.fakes.clock import FakeClock
 from tests.fakes.keyring import FakeKeyRing
 
 Acts = list[tuple[Actor, str, str, dict[str, Any]]]
+
+ADA = Person("7f3a", "ada@example.org", ())
 
 
 @dataclass
@@ -226,12 +228,13 @@ async def test_the_last_use_of_a_key_is_written_now_and_then(ring: Ring) -> None
 async def test_a_sign_in_makes_a_key_of_the_person_that_ends(ring: Ring) -> None:
     rights = Rights("studio", frozenset({READ}), ("test/*",))
     until = ring.clock.now() + timedelta(hours=8)
-    made = await ring.keys.sign_in("ada@example.org", rights, until, "10.0.0.7")
+    made = await ring.keys.sign_in(ADA, rights, until, "10.0.0.7")
     who = await ring.keys.authenticate(f"Key {made}")
     assert (who.tenant, who.scopes, who.endpoints) == ("studio", {READ}, ("test/*",))
     (info,) = await ring.keys.list("studio")
     assert (info.person, info.expires_at) == ("ada@example.org", until)
-    detail = {"tenant": "studio", "person": "ada@example.org", "scopes": ["read"]}
+    named = {"person": "ada@example.org", "sub": "7f3a"}
+    detail = {"tenant": "studio"} | named | {"scopes": ["read"]}
     assert await ring.acts() == [(Actor(made.id, "10.0.0.7"), "sign-in", info.person, detail)]
     ring.clock.advance(8 * 3600)
     with pytest.raises(Unauthenticated, match="expired"):
@@ -243,7 +246,7 @@ async def test_ended_sign_ins_of_a_person_are_forgotten_at_a_later_one(ring: Rin
     kept = await ring.keys.create("studio", expires_at=ring.clock.now() + timedelta(hours=1))
     for person in ("ada", "bob", "ada"):
         until = ring.clock.now() + timedelta(hours=8)
-        last = await ring.keys.sign_in(person, rights, until, "10.0.0.7")
+        last = await ring.keys.sign_in(Person(person, person, ()), rights, until, "10.0.0.7")
         ring.clock.advance(9 * 86_400)
     found = await ring.keys.list("studio")
     assert [each.person for each in found] == ["", "bob", "ada"]

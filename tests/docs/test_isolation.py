@@ -7,7 +7,9 @@ import pytest
 from tests.docs.pages import DOCS, code, table
 from tests.docs.test_matrix import named_in
 
-ROWS = table(DOCS / "explanation" / "isolation.md", "what")
+PAGE = DOCS / "explanation" / "isolation.md"
+CACHES = [row for row in table(PAGE, "cache") if row[1].startswith("separate")]
+ROWS = [*table(PAGE, "what"), *CACHES]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])

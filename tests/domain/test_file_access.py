@@ -42,6 +42,14 @@ def test_the_id_depends_on_the_rules_and_not_on_their_order(
     assert keys.valid(keys.artifact_key("0195", 1, "image/png", access=access.id))
 
 
+def test_a_keyed_id_depends_on_the_secret_and_the_rules() -> None:
+    access, other = FileAccess("a", FORBID), FileAccess("b", FORBID)
+    ids = {access.id, access.keyed(b"1").id, access.keyed(b"2").id, other.keyed(b"1").id}
+    assert len(ids) == 4
+    assert access.keyed(b"1").id == access.keyed(b"1").id
+    assert access.keyed(b"1") == access
+
+
 def test_a_key_says_whether_its_file_is_private_and_of_which_request_it_is() -> None:
     access = FileAccess("a", FORBID).id
     made = keys.artifact_key("0195", 1, "image/png", access=access)

@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from serve_app.domain.errors import InvalidInput
-from serve_app.domain.media.safety import VIOLATION, Blocklist, SafetyPolicy, SafetyRule
+from serve_app.domain.media.safety import (
+    MAX_TEXT,
+    VIOLATION,
+    Blocklist,
+    Likeness,
+    SafetyPolicy,
+    SafetyRule,
+)
 
 LIST = Blocklist(["Müller", "Jane Doe", "gore", "", "  "])
 
@@ -50,7 +57,75 @@ def test_the_field_and_the_word_are_named() -> None:
     assert (field, "“gore”" in message) == ("prompt", True)
     assert refused(policy, {"prompt": "x", "prompt_2": "gore"})[0] == "prompt_2"
     assert refused(policy, {"prompts": ["x", "gore"]})[0] == "prompts"
-    policy.check("a", "e", {"prompt": "x", "negative_prompt": "gore", "image_url": "gore"})
+    urls = {"image_urls": ["https://a/gore.png", "https://b/"], "image_url": "data:;base64,gore"}
+    policy.check("a", "e", {"prompt": "x", "negative_prompt": "gore", "seed": 1, **urls})
+
+
+@pytest.mark.parametrize(
+    ("input", "field"),
+    [
+        ({"text": "[S1] gore"}, "text"),
+        ({"lyrics": "la la\ngore"}, "lyrics"),
+        ({"scenes": [{"caption": {"en": "gore"}}]}, "scenes.0.caption.en"),
+        ({"lines": ["Jane", "Doe"]}, "lines"),
+        ({"shots": [["x"], ["gore"]]}, "shots.1"),
+        ({"graph": '{"6": {"inputs": {"text": "gore"}}}'}, "graph"),
+        ({"prompt": "data:,gore"}, "prompt"),
+        ({"image_url": "https://a/b.png gore"}, "image_url"),
+        ({"text": "ü" * MAX_TEXT + "x"}, "text"),
+    ],
+)
+def test_words_are_found_in_every_text_that_an_endpoint_may_read_as_a_prompt(
+    input: dict[str, Any], field: str
+) -> None:
+    policy = SafetyPolicy((SafetyRule(words=LIST),))
+    with pytest.raises(InvalidInput) as raised:
+        policy.check("a", "own/endpoint", input)
+    (problem,) = raised.value.problems
+    assert ".".join(str(each) for each in problem.loc[1:]) == field
+
+
+def test_a_file_in_base64_is_searched_fast_enough_to_be_let_through() -> None:
+    SafetyPolicy((SafetyRule(words=LIST),)).check("a", "e", {"image": "QUJD" * 500_000})
+
+
+LISTED = Likeness(frozenset({"good/lora"}), frozenset({"d" * 64}))
+
+
+@pytest.mark.parametrize(
+    ("input", "field"),
+    [
+        ({"image_url": "https://a/face.png"}, "image_url"),
+        ({"image_urls": ["data:image/png;base64,AAAA"]}, "image_urls.0"),
+        ({"references": [{"video": {"url": " HTTP://a/b.mp4"}}]}, "references.0.video.url"),
+        ({"image": "QUJD" * 500}, "image"),
+        ({"loras": [{"path": "good/lora"}, {"path": "someone/else"}]}, "loras.1.path"),
+        ({"loras": [{"path": "https://a/face.safetensors"}]}, "loras.0.path"),
+        ({"loras": ["someone/else"]}, "loras.0.path"),
+    ],
+)
+def test_what_could_carry_a_likeness_is_refused(input: dict[str, Any], field: str) -> None:
+    policy = SafetyPolicy((SafetyRule(endpoints=("fal-ai/*",), likeness=LISTED),))
+    with pytest.raises(InvalidInput) as raised:
+        policy.check("a", "fal-ai/flux/dev", {"prompt": "x", **input})
+    (problem,) = raised.value.problems
+    assert problem.type == VIOLATION
+    assert ".".join(str(each) for each in problem.loc[1:]) == field
+    policy.check("a", "other/endpoint", {"prompt": "x", **input})
+
+
+def test_prompts_and_listed_weights_pass_the_rule_for_likenesses() -> None:
+    policy = SafetyPolicy((SafetyRule(likeness=LISTED),))
+    loras = ["Good/Lora", "https://huggingface.co/good/lora/resolve/main/a.safetensors"]
+    given = {"loras": [{"path": each} for each in (*loras, "weights:mine@" + "d" * 64)]}
+    policy.check(
+        "a", "e", {"prompt": "a portrait, see https://a/", "image_size": "square", **given}
+    )
+    policy.check_weights("a", "e", "", ["d" * 64], "loras")
+    policy.check_weights("a", "e", "Good/Lora", [], "loras")
+    for repository, digests in (("", []), ("someone/else", []), ("", ["d" * 64, "e" * 64])):
+        with pytest.raises(InvalidInput):
+            policy.check_weights("a", "e", repository, digests, "loras")
 
 
 def test_a_rule_is_for_its_tenants_and_endpoints() -> None:

@@ -29,6 +29,10 @@ class FakeFileAccess:
             self._rules.setdefault(access.id, access)
         return access.id in self._rules
 
+    @property
+    def ids(self) -> set[str]:
+        return {*self._rules}
+
     async def find(self, access_id: str) -> FileAccess | None:
         self.reads += 1
         return self._rules.get(access_id)

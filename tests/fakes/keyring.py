@@ -15,7 +15,7 @@ from serve_app.domain.ports import Clock
 from serve_app.tenants.api_keys import KeyInfo, disabled
 from serve_app.tenants.credentials import Credential, from_header, new_credential
 from serve_app.tenants.scopes import API, Caller
-from serve_app.tenants.sign_in import Rights
+from serve_app.tenants.sign_in import Person, Rights
 
 Note = Callable[[Actor, str, str, Mapping[str, Any]], None]
 """Actor, action, subject, detail."""
@@ -93,21 +93,22 @@ class FakeKeyRing:
         return [info for _, info in self._keys.values() if info.tenant == tenant]
 
     async def sign_in(
-        self, person: str, rights: Rights, expires_at: datetime, address: str
+        self, person: Person, rights: Rights, expires_at: datetime, address: str
     ) -> Credential:
         made, now = new_credential(), self._clock.now()
         self._keys = {
             key_id: (digest, info)
             for key_id, (digest, info) in self._keys.items()
-            if (info.tenant, info.person) != (rights.tenant, person)
+            if (info.tenant, info.person) != (rights.tenant, person.name)
             or info.expires_at is None
             or info.expires_at >= now - timedelta(days=7)
         }
         info = KeyInfo(made.id, rights.tenant, rights.scopes, "", now, expires_at)
-        info = replace(info, endpoints=rights.endpoints, person=person)
+        info = replace(info, endpoints=rights.endpoints, person=person.name)
         self._keys[made.id] = (made.digest, info)
-        detail = {"tenant": rights.tenant, "person": person, "scopes": sorted(rights.scopes)}
-        self._note(Actor(made.id, address), "sign-in", person, detail)
+        named = {"person": person.name, "sub": person.subject}
+        detail = {"tenant": rights.tenant} | named | {"scopes": sorted(rights.scopes)}
+        self._note(Actor(made.id, address), "sign-in", person.name, detail)
         return made
 
     async def find(self, key_id: str) -> KeyInfo | None:

@@ -10,6 +10,7 @@ import pytest
 from serve_app.domain.errors import InvalidInput, Misconfigured
 from serve_app.settings import read_config
 
+LIKENESS = {"likeness": "refuse", "outputs": "block", "checker": "x"}
 CHECKER = {"repository": "owner/classifier", "revision": "a" * 40}
 
 
@@ -40,10 +41,28 @@ def test_a_rule_says_how_files_are_checked() -> None:
     assert policy.outputs("t", "darkroom/sdxs") == ()
 
 
+def test_likenesses_are_refused_where_a_rule_says_so() -> None:
+    rules = [LIKENESS | {"endpoints": ["fal-ai/*"], "allowed_loras": ["Good/Lora", "D" * 64]}]
+    given = {"safety_rules": rules, "safety_checkers": {"x": CHECKER}}
+    policy = read_config(given).safety.policy()
+    with pytest.raises(InvalidInput, match="real people"):
+        policy.check("t", "fal-ai/flux/dev", {"image_url": "https://a/b.png"})
+    policy.check("t", "fal-ai/flux/dev", {"loras": [{"path": "good/lora"}]})
+    policy.check_weights("t", "fal-ai/flux/dev", "", ["d" * 64], "loras")
+    (outputs,) = policy.outputs("t", "fal-ai/flux/dev")
+    assert (outputs["action"], outputs["on_error"]) == ("block", "block")
+
+
 @pytest.mark.parametrize(
     ("rule", "checkers", "words"),
     [
         ({"outputs": "blur"}, {}, "belong together"),
+        ({"likeness": "refuse"}, {}, "needs a checker that recognises people"),
+        (LIKENESS | {"outputs": "flag"}, {"x": CHECKER}, "needs a checker that recognises people"),
+        (LIKENESS | {"on_error": "pass"}, {"x": CHECKER}, "needs a checker that recognises people"),
+        (LIKENESS, {}, "not in DARKROOM_SAFETY_CHECKERS"),
+        ({"allowed_loras": ["a/b"]}, {}, "belongs to likeness"),
+        (LIKENESS | {"allowed_loras": ["a"]}, {"x": CHECKER}, "neither owner/name"),
         ({"outputs": "blur", "checker": "x"}, {}, "not in DARKROOM_SAFETY_CHECKERS"),
         ({"blocked_words_file": "/nowhere/names.txt"}, {}, "cannot be read"),
         ({}, {"x": {}}, "exactly one"),

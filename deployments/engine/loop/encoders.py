@@ -100,13 +100,15 @@ class Encoders:
         deterministic: bool,
         mix: str = "",
         loras: Sequence[str] = (),
+        scope: str = "",
         on_frames: OnFrames | None = None,
     ) -> Any:
         """Return the output of a component that is not a denoiser, owned by the caller.
 
         Runs inside the generation. A generation that runs alone only gets outputs that were
         computed alone, bit for bit. ``mix``: the mix of LoRAs that changes the component.
-        ``loras``: their descriptions, equal for equal LoRAs. ``on_frames``: see
+        ``loras``: their descriptions, equal for equal LoRAs. ``scope``: within it, outputs are
+        reused; see ``GenerationOptions.cache_scope``. ``on_frames``: see
         ``compute_in_chunks``.
         """
         part = part_of(call.module, call.method)
@@ -120,6 +122,8 @@ class Encoders:
         content = self._prompts.key(call.module, call.arguments, call.keywords)
         if content is not None and mix:
             content = (content, *loras)
+        if content is not None and scope:
+            content = (scope, content)
         call = replace(call, part=part, content=content)
         if (cached := self._cached(call, mix, deterministic=deterministic)) is not None:
             return cached

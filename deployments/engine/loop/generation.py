@@ -127,6 +127,7 @@ class Generation:
             settings_name(request.options.step_cache),
         )
         self.priority = request.options.priority
+        self.cache_scope = request.options.cache_scope
         self.deadline = deadline
         self.deterministic = request.deterministic
         self.keep_outputs_bytes = request.options.keep_outputs_bytes

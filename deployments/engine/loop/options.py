@@ -90,6 +90,10 @@ class GenerationOptions:
     fork: Fork | None = None
     """Go on from a draft: the steps before it are not computed. Prompt, guidance, LoRAs and seed
     may differ from the draft's; sizes, steps and the scheduler may not."""
+    cache_scope: str = ""
+    """Outputs of text encoders are reused, and computed once, within a scope only: the time of a
+    generation tells nothing about prompts of another one. Empty: one scope for all that name none.
+    """
     set_up: PipelineSetup | None = None
     """Called with this generation's own copy of the pipeline before the pipeline is called; FreeU,
     scales of IP-adapters, attention processors and the scheduler that it sets affect no other

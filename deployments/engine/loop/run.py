@@ -384,6 +384,7 @@ class Run:
             self._live_greenlet(),
             mix=mix,
             loras=self._lora_descriptions() if mix else (),
+            scope=self.generation.cache_scope,
             deterministic=self.generation.deterministic,
             on_frames=self.generation.on_frames,
         )

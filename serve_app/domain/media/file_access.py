@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
@@ -31,6 +32,13 @@ class FileAccess:
     default: AccessDecision
     users: Mapping[str, AccessDecision] = field(default_factory=dict[str, AccessDecision])
     """Decisions for other tenants, by their ids."""
+    keyed_id: str = field(default="", compare=False)
+    """Id that only this installation can compute; see ``keyed``. Empty: of before there was one."""
+
+    def keyed(self, secret: bytes) -> FileAccess:
+        """The same rules with an id that says nothing of them to those who lack the secret: every
+        URL of a file has it, and names of tenants can be guessed."""
+        return replace(self, keyed_id=_id(hmac.digest(secret, self._text(), "sha256")))
 
     @property
     def private(self) -> bool:
@@ -41,9 +49,10 @@ class FileAccess:
     @property
     def id(self) -> str:
         """Digest of the rules: 22 characters of base64url. It is no secret."""
-        rules = [self.tenant, self.default, sorted(self.users.items())]
-        digest = hashlib.sha256(json.dumps(rules).encode()).digest()[:16]
-        return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+        return self.keyed_id or _id(hashlib.sha256(self._text()).digest())
+
+    def _text(self) -> bytes:
+        return json.dumps([self.tenant, self.default, sorted(self.users.items())]).encode()
 
     def decide(self, tenant: str | None) -> AccessDecision:
         """Decision for a reader; None: one without a key."""
@@ -52,6 +61,10 @@ class FileAccess:
         if tenant == self.tenant:
             return AccessDecision.ALLOW
         return self.users.get(tenant, self.default)
+
+
+def _id(digest: bytes) -> str:
+    return base64.urlsafe_b64encode(digest[:16]).rstrip(b"=").decode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,22 @@ from serve_app.domain.lora import HubFile, parse_lora_path
 VIOLATION = "content_policy_violation"
 """fal's type of the error."""
 
+LORAS = "loras"
+"""Field with LoRAs, which have rules of their own."""
+
+MAX_TEXT = 200_000  # characters, of a text that has others than ASCII's: they take long to search
+MAX_PLAIN_WORD = 512  # characters; a longer one without a space may be a file in base64
+
 _WORDS = re.compile(r"\w+")
+_SPACE = re.compile(r"\s")
+_FILE = re.compile(r"https?://|data:", re.I)
 
 
 def words_of(text: str) -> list[str]:
     """Words of a text in a form in which equal words are equal: without case, accents, compatible
     forms of letters, and characters that are not seen."""
+    if text.isascii():  # long ones, such as base64, without a loop over their characters
+        return _WORDS.findall(text.lower())
     plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
     kept = "".join(each for each in plain if unicodedata.category(each) not in ("Mn", "Cf"))
     return _WORDS.findall(kept)
@@ -50,6 +60,19 @@ class Blocklist:
 
 
 @dataclass(frozen=True, slots=True)
+class Likeness:
+    """Refusal of input files, and of all LoRAs and fine-tunes but these."""
+
+    repositories: frozenset[str] = frozenset()  # in lower case
+    digests: frozenset[str] = frozenset()  # SHA-256 of registered files, in hex
+
+    def allows(self, repository: str, digests: Iterable[str]) -> bool:
+        """Return whether registered weights are listed: where they come from, or all files."""
+        files = {*digests}
+        return repository.lower() in self.repositories or (bool(files) and files <= self.digests)
+
+
+@dataclass(frozen=True, slots=True)
 class SafetyRule:
     """What the operator's rule refuses, and for which requests. Empty patterns: all of them."""
 
@@ -59,6 +82,7 @@ class SafetyRule:
     loras: frozenset[str] = frozenset()  # repositories, in lower case
     lora_digests: tuple[str, ...] = ()  # SHA-256, in hex
     outputs: Mapping[str, Any] | None = None  # how files are checked, see ``Lease.safety``
+    likeness: Likeness | None = None  # what could carry the likeness of a person is refused
 
     def is_for(self, tenant: str, endpoint: str) -> bool:
         """Return whether a request of the tenant to the endpoint is under this rule."""
@@ -79,6 +103,8 @@ class SafetyPolicy:
             if rule.is_for(tenant, endpoint):
                 _check_words(rule, input)
                 _check_loras(rule, input)
+                if rule.likeness is not None:
+                    _check_likeness(rule.likeness, input)
 
     def check_weights(
         self, tenant: str, endpoint: str, repository: str, digests: Iterable[str], field: str
@@ -88,8 +114,9 @@ class SafetyPolicy:
         for rule in self.rules:
             if not rule.is_for(tenant, endpoint):
                 continue
-            blocked = repository.lower() in rule.loras or {*digests} & {*rule.lora_digests}
-            if blocked:
+            files = {*digests}
+            blocked = repository.lower() in rule.loras or files & {*rule.lora_digests}
+            if blocked or (rule.likeness and not rule.likeness.allows(repository, files)):
                 message = "the operator of this installation does not allow these weights"
                 raise InvalidInput.of_field(field, message, VIOLATION)
 
@@ -111,32 +138,77 @@ class SafetyPolicy:
 def _check_words(rule: SafetyRule, input: Mapping[str, Any]) -> None:
     if not rule.words:
         return
-    for name, text in _prompts(input):
+    for name, text in _texts(input, ""):
+        if len(text) > MAX_TEXT and not text.isascii():
+            message = f"a text of more than {MAX_TEXT} characters is not searched: send less"
+            raise InvalidInput.of_field(name, message, VIOLATION)
         if (found := rule.words.find(text)) is not None:
             message = f"the operator of this installation does not allow “{found}” in prompts"
             raise InvalidInput.of_field(name, message, VIOLATION)
 
 
-def _prompts(input: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Texts that say what to draw, by their field. Negative prompts say what not to draw."""
+def _texts(value: Any, field: str) -> Iterator[tuple[str, str]]:
+    """Texts of an input at any depth, by their fields: an endpoint may read each of them as a
+    prompt. URLs of files are none, nor are LoRAs. Negative prompts say what not to draw."""
+    if isinstance(value, str):
+        if _is_text(value, field):
+            yield field, value
+    elif isinstance(value, Mapping):
+        for name, inner in cast("Mapping[str, Any]", value).items():
+            if "negative" not in name and name != LORAS:
+                yield from _texts(inner, f"{field}.{name}" if field else name)
+    elif isinstance(value, (list, tuple)):
+        items = cast("list[Any]", value)
+        # A phrase may go on in the next text.
+        texts = [each for each in items if isinstance(each, str) and _is_text(each, field)]
+        yield field, " ".join(texts)
+        for number, inner in enumerate(items):
+            if not isinstance(inner, str):
+                yield from _texts(inner, f"{field}.{number}")
+
+
+def _is_text(value: str, field: str) -> bool:
+    """Return whether a string is more than one URL, or than the content of a file."""
+    return "prompt" in field or _FILE.match(value) is None or _SPACE.search(value) is not None
+
+
+def _check_likeness(likeness: Likeness, input: Mapping[str, Any]) -> None:
+    given = input.get(LORAS)
+    for number, each in enumerate(cast("list[Any]", given) if isinstance(given, list) else ()):
+        path = str(each.get("path", "")) if isinstance(each, Mapping) else str(each)
+        # Registered ones were looked at when their names were resolved.
+        if not path.startswith("weights:") and _repository(path) not in likeness.repositories:
+            message = "requests may use no other LoRAs than those that the operator has listed"
+            raise InvalidInput.of_field(f"{LORAS}.{number}.path", message, VIOLATION)
     for name, value in input.items():
-        if "prompt" not in name or "negative" in name:
-            continue
-        values = cast("list[Any]", value) if isinstance(value, list) else [value]
-        for each in values:
-            if isinstance(each, str):
-                yield name, each
+        if name != LORAS and (field := _file_in(value, name)) is not None:
+            message = "requests may have no input files: they can show real people"
+            raise InvalidInput.of_field(field, message, VIOLATION)
+
+
+def _file_in(value: Any, field: str) -> str | None:
+    """First field that has a URL or the content of a file, or that could."""
+    if isinstance(value, str):
+        opaque = len(value) > MAX_PLAIN_WORD and not _SPACE.search(value)
+        return field if opaque or _FILE.match(value.lstrip()) else None
+    inner: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping):
+        inner = cast("Mapping[str, Any]", value).items()
+    elif isinstance(value, (list, tuple)):
+        inner = enumerate(cast("list[Any]", value))
+    found = (_file_in(each, f"{field}.{name}") for name, each in inner)
+    return next((each for each in found if each is not None), None)
 
 
 def _check_loras(rule: SafetyRule, input: Mapping[str, Any]) -> None:
-    given = input.get("loras")
+    given = input.get(LORAS)
     if not rule.loras or not isinstance(given, list):
         return
     for each in cast("list[Any]", given):
         path = str(each.get("path", "")) if isinstance(each, Mapping) else str(each)
         if (found := _repository(path)) in rule.loras:
             message = f"the operator of this installation does not allow the LoRA {found}"
-            raise InvalidInput.of_field("loras", message, VIOLATION)
+            raise InvalidInput.of_field(LORAS, message, VIOLATION)
 
 
 def _repository(path: str) -> str:

@@ -15,7 +15,12 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.domain.errors import Forbidden, NotFound
-from serve_app.ingress.http.auth import actor_of, authenticate, counted_failure
+from serve_app.ingress.http.auth import (
+    actor_of,
+    allowed_rights,
+    authenticate,
+    counted_failure,
+)
 from serve_app.ingress.http.body import read_model
 from serve_app.ingress.http.client_address import client_address
 from serve_app.ingress.http.context import context_of
@@ -25,8 +30,7 @@ from serve_app.ingress.http.openapi import Answer, DocumentedRoute, Operation, a
 from serve_app.ingress.http.origin import origin_of
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.services.sign_in import SignIn
-from serve_app.tenants.api_keys import disabled
-from serve_app.tenants.sign_in import Pending, Person, rights_of
+from serve_app.tenants.sign_in import Pending, Person
 
 MAX_BODY_BYTES = 16 * 1024
 
@@ -157,13 +161,11 @@ async def finished_device(request: HttpRequest) -> Response:
 async def _signed_in(request: HttpRequest, sign_in: SignIn, person: Person) -> SignedIn:
     """A new key of a person."""
     services = services_of(request)
-    rights = rights_of(person, sign_in.groups(services.config))
-    if rights.tenant in services.identity.tenants.disabled:
-        raise disabled(rights.tenant)
+    rights = allowed_rights(request, sign_in, person, always=True)
     valid = timedelta(seconds=services.config.sign_in.oidc_session_s)
     until = services.clock.now() + valid
     credential = await services.identity.keys.sign_in(
-        person.name, rights, until, client_address(request)
+        person, rights, until, client_address(request)
     )
     return {
         "key_id": credential.id,

@@ -18,11 +18,19 @@ from serve_app.ingress.http.paths import alias_of
 from serve_app.ingress.http.route_scopes import ANY_KEY, BY_CALL, scope_of
 from serve_app.ingress.services import request_ids
 from serve_app.ingress.services.services import services_of
+from serve_app.ingress.services.sign_in import SignIn
 from serve_app.telemetry.logs import describe
 from serve_app.tenants.api_keys import disabled
 from serve_app.tenants.credentials import claimed_id
 from serve_app.tenants.scopes import OPERATOR, SUBMIT, Caller
-from serve_app.tenants.sign_in import caller_of, provider_token, rights_of
+from serve_app.tenants.sign_in import (
+    Person,
+    Rights,
+    actor_id,
+    caller_of,
+    provider_token,
+    rights_of,
+)
 
 TOKEN = "fal_jwt_token"  # noqa: S105 the name of a query parameter
 
@@ -35,8 +43,7 @@ async def authenticate(request: HTTPConnection, scope: str | None = None) -> Cal
     limited to other endpoints than that of the request that the path names.
     """
     header = request.headers.get("authorization")
-    with counted_failure(request, claimed_id(header)):
-        identity = await _identity(request, header)
+    identity = await _identity(request, header)
     context = context_of(request)
     context.key_id = identity.key_id
     describe(context.request_id, tenant=identity.tenant)
@@ -51,13 +58,24 @@ async def _identity(request: HTTPConnection, header: str | None) -> Caller:
     services = services_of(request)
     identity, sign_in = services.identity, services.identity.sign_in
     token = None if sign_in is None else provider_token(header)
-    if sign_in is None or token is None:
-        return await identity.keys.authenticate(header)
-    person = await sign_in.provider.person_of(token)
-    rights = rights_of(person, sign_in.groups(services.config))
-    if rights.tenant in identity.tenants.disabled:
-        raise disabled(rights.tenant)
-    return caller_of(person, rights)
+    with counted_failure(request, claimed_id(header)):
+        if sign_in is None or token is None:
+            return await identity.keys.authenticate(header)
+        person = await sign_in.provider.person_of(token)
+    return caller_of(person, allowed_rights(request, sign_in, person))
+
+
+def allowed_rights(
+    request: HTTPConnection, sign_in: SignIn, person: Person, *, always: bool = False
+) -> Rights:
+    """Rights of a person whom the provider knows. ``Forbidden``: it has none, or its tenant is
+    disabled; that is a refused sign-in. ``always``: see ``counted_failure``."""
+    services = services_of(request)
+    with counted_failure(request, actor_id(person), always=always):
+        rights = rights_of(person, sign_in.groups(services.config))
+        if rights.tenant in services.identity.tenants.disabled:
+            raise disabled(rights.tenant)
+    return rights
 
 
 def _require_scope(request: HTTPConnection, caller: Caller, chosen: str | None) -> None:
@@ -130,11 +148,12 @@ def actor_of(request: HTTPConnection) -> Actor:
 def counted_failure(
     request: HTTPConnection, key_id: str = "", *, always: bool = False
 ) -> Generator[None]:
-    """Count a failed login if the block raises ``Unauthenticated``. ``key_id``: what the call
-    names. A call without any credential is none, unless ``always``."""
+    """Count a failed login if the block raises ``Unauthenticated`` or ``Forbidden``: who may do
+    nothing here is refused too. ``key_id``: what the call names. A call without any credential is
+    none, unless ``always``."""
     try:
         yield
-    except Unauthenticated:
+    except (Unauthenticated, Forbidden):
         if always or "authorization" in request.headers or TOKEN in request.query_params:
             services_of(request).audit.login_failed(client_address(request), key_id)
         raise

@@ -22,7 +22,7 @@ from serve_app.ingress.http.route_scopes import ANY_KEY
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.storage import keys
 from serve_app.storage.keys import request_of
-from serve_app.storage.signed_urls import SIGNATURE
+from serve_app.storage.signed_urls import READER, SIGNATURE
 from serve_app.tenants.scopes import FILES, OPERATOR, Caller
 from serve_app.tenants.sign_in import provider_token
 
@@ -33,49 +33,68 @@ PRIVATE_FILE = (
 )
 
 
-async def require_readable(request: HttpRequest, key: str) -> int | None:
+async def require_readable(request: HttpRequest, key: str) -> tuple[int, int | None]:
     """Check that the call may read a private file, by a signature in its URL or by its credential.
 
-    Returns the time stamp at which the URL expires; None: it does not. ``Forbidden`` or
-    ``ArtifactNotFound``, as the file's rules say.
+    Returns the file's size, and the time stamp at which the URL expires; None: it does not.
+    ``ArtifactNotFound``: there is no such file, or its rules hide it from the reader, and a reader
+    cannot tell which. ``Forbidden``: there is, and its rules say so. Anybody may name rules, so the
+    answer depends on them only if the file exists.
     """
-    access, refused = services_of(request).files.access, PRIVATE_FILE
+    services = services_of(request)
+    access, refused = services.files.access, PRIVATE_FILE
     if SIGNATURE in request.query_params:
         try:
-            return access.check(key, request.query_params).expires_at
+            until = access.check(key, request.query_params).expires_at
         except Forbidden as error:
             refused = error.message
+        else:
+            return await services.files.storage.size(key), until
+    caller = await _reader(request)
+    try:
+        size = await services.files.storage.size(key)
+    except ArtifactNotFound:
+        raise ArtifactNotFound(NO_FILE) from None
     rules = await access.rules_of(key)
     if rules is None:
         raise ArtifactNotFound(NO_FILE)
-    decision = rules.decide(await _reader(request, key, rules))
+    decision = rules.default if caller is None else await _decision(request, key, rules, caller)
     if decision is AccessDecision.HIDE:
         raise ArtifactNotFound(NO_FILE)
     if decision is AccessDecision.FORBID:
         raise Forbidden(refused)
-    return None
+    return size, None
 
 
-async def _reader(request: HttpRequest, key: str, rules: FileAccess) -> str | None:
-    """Tenant that reads: of an API key, an upload token, or the request that a replica runs. None:
-    the call has no credential."""
+async def _reader(request: HttpRequest) -> Caller | None:
+    """Owner of an API key or an upload token, or the request that a replica runs. None: the call
+    has no credential."""
     header = request.headers.get("authorization")
     if header is None:
         return None
-    services = services_of(request)
-    tenant = services.files.access.signer.reader(header)
+    tenant = services_of(request).files.access.signer.reader(header)
     if tenant is not None:
-        return tenant
-    caller = await _caller(request, header)
+        return Caller(READER, tenant, frozenset({FILES}))
+    return await _caller(request, header)
+
+
+async def _decision(
+    request: HttpRequest, key: str, rules: FileAccess, caller: Caller
+) -> AccessDecision:
+    """Decision for a caller. ``Forbidden``: its key lacks the scope, or is limited to other
+    endpoints."""
     if caller.may(OPERATOR) and caller.tenant != rules.tenant:
         await record_read(request, caller, rules.tenant)
-        return rules.tenant
+        return AccessDecision.ALLOW
+    decision = rules.decide(caller.tenant)
+    if decision is AccessDecision.HIDE:
+        return decision  # a refusal by the scope would say that there is a file
     if not caller.may(OPERATOR):
         caller.require(FILES)
     request_id = request_of(key)
     if caller.tenant == rules.tenant and request_id is not None:
         await require_requests(request, caller, [request_id])
-    return caller.tenant
+    return decision
 
 
 async def _caller(request: HttpRequest, header: str) -> Caller:
@@ -108,9 +127,11 @@ _PRIVATE = re.compile(rf"(?i:https?)://[^/]+{PRIVATE_PATH}")
 async def require_readable_inputs(
     services: Services, tenant: str, input: Mapping[str, Any]
 ) -> None:
-    """``Forbidden`` or ``ArtifactNotFound``, as the file's rules say, with the field: the input has
-    the URL of a private file of this installation that ``tenant`` may not read, and the URL is not
-    signed."""
+    """``Forbidden``, with the field: the input has the URL of a private file of this installation
+    that ``tenant`` may not read, and the URL is not signed.
+
+    A file that its rules hide passes, as one that does not exist: its replica finds neither.
+    """
     for field, url in _private_urls(input, ""):
         await _require(services, tenant, field, url)
 
@@ -141,13 +162,14 @@ async def _require(services: Services, tenant: str, field: str, url: str) -> Non
         else:
             return
     rules = await access.rules_of(key)
-    if rules is None:
-        return  # of another installation, or invented: its replica learns that
-    decision = rules.decide(tenant)
-    if decision is AccessDecision.HIDE:
-        raise ArtifactNotFound(f"{field}: There is no such file.")
-    if decision is AccessDecision.FORBID:
-        raise Forbidden(
-            f"{field}: This file is private, and your tenant may not read it.{why} Ask its owner "
-            "for a signed URL, or to allow your tenant."
-        )
+    # Without rules it is of another installation, or invented.
+    if rules is None or rules.decide(tenant) is not AccessDecision.FORBID:
+        return
+    try:
+        await services.files.storage.size(key)
+    except ArtifactNotFound:
+        return  # anybody may name rules
+    raise Forbidden(
+        f"{field}: This file is private, and your tenant may not read it.{why} Ask its owner "
+        "for a signed URL, or to allow your tenant."
+    )

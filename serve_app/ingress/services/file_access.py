@@ -121,7 +121,7 @@ class FileAccessControl:
         private = self.defaults.private_by_default(tenant)
         usual = AccessDecision.FORBID if private else AccessDecision.ALLOW
         access = FileAccess(tenant, asked.default or usual, asked.users)
-        return access if access.private else None
+        return self.signer.keyed(access) if access.private else None
 
     async def kept(self, access: FileAccess) -> str:
         """Id of rules, which are stored unless they are known. ``InvalidInput``: the tenant has

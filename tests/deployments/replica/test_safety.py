@@ -86,13 +86,21 @@ def edges(body: bytes) -> float:
 
 
 @pytest.mark.parametrize("endpoint_id", [WAN, AUDIO])
-async def test_videos_are_checked_and_audio_passes(make_rig: MakeRig, endpoint_id: str) -> None:
+async def test_videos_are_checked_and_audio_passes_where_the_rule_says_so(
+    make_rig: MakeRig, endpoint_id: str
+) -> None:
     rig, _ = await with_log(make_rig)
-    tickets = leased(rig, "one", endpoint_id)
+    tickets, more = leased(rig, "one", endpoint_id), leased(rig, "two", endpoint_id)
     if endpoint_id == AUDIO:  # without its waveform
         tickets = replace(tickets, upload_tickets=tickets.upload_tickets[:1])
-    outcome = await ended(rig, under(tickets, rule("block", AllIsUnsafe)))
+    lax = rule("block", AllIsUnsafe) | {"audio": "pass"}
+    outcome = await ended(rig, under(tickets, lax))
     assert (outcome.failure is None) is (endpoint_id == AUDIO)
+    if endpoint_id == AUDIO:
+        assert (outcome.output or {})["darkroom_safety"] == "not-checked"
+        outcome = await ended(rig, under(more, rule("block", AllIsUnsafe)))
+        assert outcome.failure is not None
+        assert outcome.failure.code == "content_policy_violation"
 
 
 async def test_a_broken_checker_ends_the_request_unless_the_rule_lets_it_pass(
@@ -104,6 +112,7 @@ async def test_a_broken_checker_ends_the_request_unless_the_rule_lets_it_pass(
     assert "could not be checked" in strict.failure.message
     lax = await ended(rig, under(leased(rig, "two", FLUX), rule("flag", Broken, "pass")))
     assert lax.failure is None
+    assert (lax.output or {})["darkroom_safety"] == "not-checked"
     assert [each["action"] for each in log.decisions] == ["block", "pass"]
 
 

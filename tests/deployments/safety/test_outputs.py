@@ -114,10 +114,32 @@ def test_frames_of_a_video_are_checked_to_its_end(
         assert len(list(sampled_frames(content, 8))) == 8
 
 
-def test_audio_has_nothing_to_look_at() -> None:
-    ticket = UploadTicket("a", "http://s/a", "audio/wav", 10**8)
-    made, decisions = applied(Product({}, (MediaFile(ticket, b"RIFF"),)), rule("block", Broken))
-    assert (len(made.files), decisions) == (1, [])
+def audio(key: str = "a") -> MediaFile:
+    return MediaFile(UploadTicket(key, f"http://s/{key}", "audio/wav", 10**8), b"RIFF")
+
+
+@pytest.mark.parametrize("action", ["blur", "block"])
+def test_audio_is_blocked_as_no_checker_hears_it_unless_the_rule_lets_it_pass(action: str) -> None:
+    with pytest.raises(ContentBlocked, match="no checker of this installation hears"):
+        applied(Product({}, (audio(),)), rule(action))
+    made, decisions = applied(Product({}, (audio(),)), rule(action) | {"audio": "pass"})
+    assert made.output[SAFETY] == "not-checked"
+    assert [each.action for each in decisions] == ["pass"]
+
+
+def test_a_rule_that_only_flags_withholds_no_audio_and_claims_no_check() -> None:
+    made, decisions = applied(Product({}, (audio(),)), rule("flag", Broken))
+    assert (made.output[SAFETY], decisions) == ("not-checked", [])
+
+
+def test_the_output_says_which_rules_looked_at_how_many_files() -> None:
+    both = product(image_file(BLUE, "a"), audio("b"))
+    lax = rule("flag", Broken, "pass") | {"name": "broken"}
+    made, _ = applied(both, rule("flag"), lax)
+    assert made.output[SAFETY] == "checked: mine in 1 of 2 files; not checked: broken"
+    made, _ = applied(product(image_file(BLUE, "a")), lax)
+    assert made.output[SAFETY] == "not-checked"
+    assert applied(Product({}, ()), rule("block"))[0].output[SAFETY] == "not-checked"
 
 
 def test_a_service_gets_the_image_and_the_prompt() -> None:

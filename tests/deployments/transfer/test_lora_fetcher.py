@@ -82,11 +82,11 @@ async def house(tmp_path, monkeypatch):
             await each.aclose()
 
 
-async def bring(fetcher, *paths, files=NO_FILES):
+async def bring(fetcher, *paths, files=NO_FILES, scope=""):
     held = []
     try:
         asked = requested_loras({"loras": [{"path": path} for path in paths]})
-        fetched = await fetcher.acquire(asked, held, files)
+        fetched = await fetcher.acquire(asked, held, files, scope)
         return [each.file.read_bytes() for each in fetched]
     finally:
         for each in held:
@@ -109,6 +109,30 @@ async def test_a_url_needs_no_file_name(house):
     house.web.names["cdn.example.com"] = house.web.names["example.com"]
     house.web.answers["cdn.example.com/blob"] = httpx.Response(200, content=safetensors())
     assert await bring(house.fetcher(), URL) == [safetensors()]
+
+
+async def test_what_one_tenant_has_fetched_is_no_faster_for_another(house, tmp_path):
+    """Neither by the same name nor by another one of the same file, from the web or the hub."""
+    house.web.answers["example.com/api/download/models/7"] = httpx.Response(
+        200, content=safetensors()
+    )
+    house.publish(tmp_path / "hub", "a.safetensors")
+    (source,) = (each.source for each in requested_loras({"loras": [{"path": URL}]}))
+    fetcher = house.fetcher()
+    for scope in ("a", "b", ""):
+        assert not fetcher.is_current(source, scope)
+        assert await bring(fetcher, URL, scope=scope) == [safetensors()]
+        assert fetcher.is_current(source, scope)
+    assert len(house.web.requests) == 3
+    assert len(list(house.folder.rglob("*.safetensors"))) == 3, "one for each scope"
+    await bring(fetcher, "house/style", scope="b")
+    assert house.hub.downloads("a.safetensors") == [], "a file that the scope has by another name"
+    for number, scope in enumerate(("c", "d"), 1):
+        for _ in range(2):
+            assert await bring(fetcher, "house/style", scope=scope) == [safetensors()]
+        assert len(house.hub.downloads("a.safetensors")) == number
+    digest = hashlib.sha256(safetensors()).hexdigest()
+    assert {each.stem for each in house.folder.rglob("*.safetensors")} == {digest}
 
 
 async def test_a_file_may_be_inside_the_input_or_in_our_own_storage(house):

@@ -6,7 +6,7 @@ import torch
 from deployments.engine.accelerator.selection import accelerator_for
 from deployments.engine.engine import Engine
 from deployments.engine.loop.metrics import EngineCounters
-from deployments.engine.loop.options import EngineOptions
+from deployments.engine.loop.options import EngineOptions, GenerationOptions
 from deployments.engine.loop.prompt_cache import PromptCache, prompt_cache_of
 from tests.engine.calls import call
 from tests.engine.conformance.case import Wish
@@ -284,6 +284,29 @@ def test_the_prompts_of_ltx2_are_remembered_in_host_memory():
     assert counts["prompts_encoded"] == counts["prompts_remembered"] > 0
     for each in made:
         assert torch.equal(torch.as_tensor(each), torch.as_tensor(plain))
+
+
+def test_equal_prompts_of_other_scopes_are_encoded_again():
+    """Neither one after the other nor together do they tell of each other."""
+    made, encoded = {}, {}
+    with Engine(tiny_sdxl(), threads=1, max_batch=4) as engine:
+        for scope in ("a", "b", "a", "b", "", ""):
+            options = GenerationOptions(cache_scope=scope)
+            images = engine.submit(**small_call(), options=options).result(60).images
+            assert torch.equal(made.setdefault("images", images), images)
+            counts = engine.counts()
+            encoded.setdefault(scope, []).append(counts["prompts_encoded"])
+        once = encoded["a"][0]
+        assert encoded == {"a": [once, 2 * once], "b": [2 * once, 2 * once], "": [3 * once] * 2}
+        gate = Gate(engine)
+        together = small_call(prompt="another circle")
+        running = [
+            engine.submit(**together, options=GenerationOptions(cache_scope=scope))
+            for scope in ("a", "b")
+        ]
+        gate.open()
+        assert all(each.result(60) for each in running)
+        assert engine.counts()["prompts_encoded"] > 4 * once
 
 
 @pytest.mark.parametrize("make", [tiny_z_image, tiny_sdxl])

@@ -98,6 +98,11 @@ async def test_a_sign_in_that_has_ended_says_why(
         openid.end(error)
         answer = await ask(client, device)
     assert (answer.status_code, words in answer.text) == (status, True)
+    await house.services.audit.write()
+    async with house.client() as admin:
+        assert [each["action"] for each in (await admin.get("/v1/audit")).json()["acts"]] == [
+            "login.fail"
+        ]
 
 
 async def test_a_person_without_a_known_group_gets_no_key(

@@ -101,6 +101,7 @@ async def test_a_person_gets_a_key_with_the_rights_of_its_group(house: House) ->
         acts = (await admin.get("/v1/audit")).json()["acts"]
         (act,) = [each for each in acts if each["action"] == "sign-in"]
         assert (act["subject"], act["actor"]) == ("ada@example.org", made["key_id"])
+        assert act["detail"]["sub"] == "ada", "people may change their names"
 
 
 async def test_the_provider_is_asked_with_pkce_a_nonce_and_a_state(house: House) -> None:
@@ -215,6 +216,25 @@ async def test_failed_sign_ins_are_counted_as_failed_logins(house: House) -> Non
     async with house.client() as admin:
         acts = (await admin.get("/v1/audit")).json()["acts"]
     assert [each["action"] for each in acts] == ["login.fail"]
+
+
+async def test_refused_people_are_failed_logins_by_the_providers_id(
+    house: House, issuer: str
+) -> None:
+    async with browser(house) as client:  # without a group
+        assert (await come_back(client, await begin(client), "eve")).status_code == 403
+    async with bearer(house, await signed_token(issuer, "zoe")) as zoe:
+        assert (await zoe.get("/v1/keys/self")).status_code == 403
+    house.services.identity.tenants.disabled |= {"studio"}
+    async with browser(house) as client:
+        assert (await come_back(client, await begin(client), "ada")).status_code == 403
+    async with bearer(house, await signed_token(issuer, "ada")) as ada:
+        assert (await ada.get("/v1/keys/self")).status_code == 403
+    await house.services.audit.write()
+    async with house.client() as admin:
+        (act,) = (await admin.get("/v1/audit")).json()["acts"]
+    assert act["action"] == "login.fail"
+    assert act["detail"] == {"number": 4, "key_ids": ["oidc:eve", "oidc:zoe", "oidc:ada"]}
 
 
 async def test_a_program_calls_with_a_token_of_the_provider(house: House, issuer: str) -> None:

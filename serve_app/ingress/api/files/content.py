@@ -89,9 +89,10 @@ async def read(request: HttpRequest) -> Response:
         raise ArtifactNotFound(NO_FILE)
     link_s, link_cached = LINK_VALID_S, LINK_CACHED
     if keys.is_private(key):
-        until = await require_readable(request, key)
+        size, until = await require_readable(request, key)
         link_s, link_cached = _link_valid_s(services_of(request), until), UNCACHED
-    size = await storage.size(key)
+    else:
+        size = await storage.size(key)
     headers = _headers(key)
     if _matches(request.headers.get("if-none-match"), headers["etag"]):
         return Response(status_code=304, headers=headers)

@@ -314,16 +314,19 @@ async def test_private_files_are_inputs_of_those_who_may_read_them(
                     assert answer.json()["detail"].startswith(f"{field}: ")
 
 
-async def test_a_hidden_input_is_answered_like_one_that_does_not_exist(
+async def test_a_hidden_input_is_accepted_like_one_that_does_not_exist(
     house: House, client: httpx.AsyncClient
 ) -> None:
+    """Its replica is answered that there is none."""
     url = bare(await uploaded(client, lifecycle("hide")))
     async with house.client(str(await house.keys.create("stranger"))) as stranger:
-        answer = await stranger.post("/queue/test/probe", json={"echo": url})
-        assert (answer.status_code, answer.json()["detail"]) == (
-            404,
-            "echo: There is no such file.",
-        )
+        for given in (url, f"{url[:-9]}aaaaa.png"):
+            answer = await stranger.post("/queue/test/probe", json={"echo": given})
+            assert answer.status_code == 200, answer.text
+    token = house.services.files.access.signer.reader_token("stranger", 60)
+    async with without_key(house) as replica:
+        header = {"authorization": f"Bearer {token}"}
+        assert (await replica.get(url, headers=header)).status_code == 404
 
 
 async def test_a_replica_reads_what_the_tenant_of_its_request_may_read(
