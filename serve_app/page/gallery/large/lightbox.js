@@ -245,12 +245,12 @@ export class Lightbox {
       share: (item) => this.#act.share(item),
       remove: () => this.#remove(),
       details: ({ id }) => act.details({ id }),
-      again: (item, whole) => {
+      again: (item, whole) =>
+        use(() => act.again({ ...known(item, whole), seed: whole.output?.seed })),
+      newSeed: (item, whole) => {
         const { seed: _seed, seeds: _seeds, ...input } = whole.request.input;
         use(() => act.again({ ...known(item, whole), input }));
       },
-      sameSeed: (item, whole) =>
-        use(() => act.again({ ...known(item, whole), seed: whole.output?.seed })),
       vary: (item, whole) => make(item, whole, act.vary),
       four: (item, whole) => make(item, whole, act.four),
       useAsInput: () =>
