@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Error, Locator, Page, Route, expect
 
 from tests.page.album import Entry
+from tests.page.darkroom import PageDarkroom
 from tests.page.reader import Reader, expect_images
 from tests.page.test_form import model
 from tests.page.test_lightbox import tone, video
@@ -176,13 +177,12 @@ def test_an_image_is_dragged_out_of_its_large_view(reader: Reader) -> None:
     ],
 )
 def test_a_video_and_audio_are_dragged_by_their_handles(
-    reader: Reader, tmp_path: Path, target: str, field: str, other: str
+    reader: Reader, served: PageDarkroom, tmp_path: Path, target: str, field: str, other: str
 ) -> None:
-    made = {
-        "restyles": {"content": video(tmp_path / "film.webm"), "extension": "webm"},
-        "moves": {"content": tone(), "extension": "wav"},
-    }
-    reader.darkroom.hang([Entry("a film", timedelta(minutes=1), **made[target])])
+    film, sound = (video(tmp_path / "film.webm"), "webm"), (tone(), "wav")
+    content, extension = film if target == "restyles" else sound
+    made = Entry("a film", timedelta(minutes=1), content=content, extension=extension)
+    served.hang([made])
     reader.page.reload()
     reader.choose(f"some/{target}")
     reader.field("prompt").fill("a hill")

@@ -11,6 +11,7 @@ import { HealthPart } from "./health.js";
 import { KeysPart } from "./keys.js";
 import { PoolsPart } from "./pools.js";
 import { QueuePart } from "./queue.js";
+import { StoragePart } from "./storage.js";
 import { UsagePart } from "./usage.js";
 import { WebhooksPart } from "./webhooks.js";
 
@@ -21,6 +22,7 @@ const PARTS = {
   models: { name: "Models", open: (desk) => new EntriesPart(desk) },
   keys: { name: "Keys", open: (desk) => new KeysPart(desk) },
   usage: { name: "Usage", open: (desk) => new UsagePart(desk) },
+  storage: { name: "Storage", open: (desk) => new StoragePart(desk) },
   webhooks: { name: "Webhooks", open: (desk) => new WebhooksPart(desk) },
   health: { name: "Health", open: (desk) => new HealthPart(desk) },
   audit: { name: "Audit", open: (desk) => new AuditPart(desk) },
