@@ -1,8 +1,11 @@
-"""Generated files, and upload tickets."""
+"""Generated files, upload tickets, and sums of stored files."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, Protocol
 
 from serve_app.domain.serialization import pickle_by_name
 
@@ -80,3 +83,32 @@ EXTENSIONS = {
     "application/octet-stream": "bin",
 }
 """Media type → file extension in artifact keys."""
+
+StoredKind = Literal["image", "video", "audio", "other", "thumbnail", "upload", "draft", "weights"]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSum:
+    """Files of one kind in storage. ``tenant``: empty for weights, which tenants share."""
+
+    tenant: str
+    kind: StoredKind
+    files: int
+    size: int  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StorageUse:
+    """What is stored by the records of the database. Snapshots of running requests are not in it,
+    nor are open uploads."""
+
+    measured_at: datetime
+    sums: Sequence[StoredSum]
+    unwanted: int  # files that nothing needs, which will be deleted
+    overdue: int  # those of them that should be deleted by now
+
+
+class StoredFiles(Protocol):
+    async def use(self) -> StorageUse:
+        """Sums over all tenants. They may be a minute old."""
+        ...

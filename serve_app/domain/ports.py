@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
-from serve_app.domain.artifact import UploadTicket
+from serve_app.domain.artifact import StoredFiles, UploadTicket
 from serve_app.domain.batches.batch import BatchBook
 from serve_app.domain.billing.budgets import BudgetWarnings
 from serve_app.domain.billing.report import CostBook
@@ -273,6 +273,11 @@ class Queue(LeasePort, Protocol):
     @property
     def gallery(self) -> Gallery:
         """Search and favourites."""
+        ...
+
+    @property
+    def stored(self) -> StoredFiles:
+        """Sums of stored files."""
         ...
 
     async def submit(self, new: NewRequest, most_queued: int | None = None) -> Request:

@@ -309,12 +309,32 @@ function showDraft({ request, id }) {
   preview.focus({ preventScroll: true });
 }
 
-/** Asks which model takes `file`, `{url, type, name, kind}`, a file of a result, and uses it there. */
+/** True if the user sees an input of the form that takes such a file. */
+function hasInput(kind) {
+  const isForm = views.current === null && document.querySelector("dialog[open]") === null;
+  return isForm && form.inputFor(kind) !== null;
+}
+
+/** Closes the dialogs, and takes them out of the address, in which Back would undo what follows. */
+function closeDialogs() {
+  address.correct({ request: null, item: null, code: null });
+  for (const each of document.querySelectorAll("dialog[open]")) each.close();
+}
+
+/** Uses `file`, `{url, type, name, kind}` of a result, or with itself as `local`. A file of this machine
+ * goes into an input in sight; otherwise the user chooses which model takes it. */
 async function useAsInput(file) {
+  if (file.local && hasInput(file.kind)) {
+    form.put(form.inputFor(file.kind), file);
+    announce(`Input: ${file.name}`);
+    return;
+  }
   const put = async ({ id }, { name, title }) => {
-    if (views.current !== null) leaveView();
+    const isNew = views.current !== null; // one entry of the history, for the view and the model
+    if (isNew) leaveView();
     if (model?.id !== id) {
-      address.go({ model: id });
+      if (isNew) address.correct({ model: id });
+      else address.go({ model: id });
       await choose(id);
     }
     if (model?.id !== id) return; // the user has gone on, or the server does not answer
@@ -407,12 +427,18 @@ byId("draft-settings-button").addEventListener("click", ({ currentTarget: button
 );
 listenForShortcuts({ generate: () => submitter.generate(model), draft });
 listenForTheme();
-listenForDrops((file) =>
-  import("./history/origin.js").then(
-    ({ showOrigin }) => showOrigin(file, { models: listed, act }),
-    () => announce("This part of the page could not be loaded. Try again."),
-  ),
-);
+listenForDrops({
+  take: (file) =>
+    import("./history/received.js").then(
+      ({ receive }) => receive(file, { models: listed, act }),
+      () => announce("This part of the page could not be loaded. Try again."),
+    ),
+  use: (result) => {
+    closeDialogs();
+    useAsInput(result);
+  },
+  hasInput,
+});
 
 if (linked !== null) openLink(linked);
 else if (answer !== null) door.comeBack(answer);

@@ -35,6 +35,7 @@ from serve_app.queue.state.request_cache import PreviewCache
 from serve_app.queue.state.warm import StoredWarmTargets
 from serve_app.queue.store.config import QueueLimits, Retention
 from serve_app.queue.store.diagnostics import MEASURE_EVERY_S, VacuumMonitor
+from serve_app.queue.store.stored_files import PostgresStoredFiles
 from serve_app.queue.store.table_sizes import MEASURE_TABLES_EVERY_S, TableMonitor
 from serve_app.queue.submitter import Submitter
 from serve_app.queue.tenant_deletion import DELETE_EVERY_S, TenantDeletionJob
@@ -174,6 +175,7 @@ class PostgresQueue:
         self.by_kind = RetentionByKind(database, parts.retention)
         self.budgets = PostgresBudgetWarnings(database, limits)
         self.gallery = PostgresGallery(database, reads)
+        self.stored = PostgresStoredFiles(reads, parts.clock)
         self.drafts = PostgresDrafts(database)
         self.partials = PostgresPartialResults(database, state.requests)
         self.batches = PostgresBatches(database, parts.retention)

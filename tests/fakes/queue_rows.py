@@ -30,6 +30,7 @@ from tests.fakes.outbox import FakeOutbox
 from tests.fakes.queue_row import Row, forgetting
 from tests.fakes.quotas import FakeBudgetWarnings, FakeCostBook, FakeQuotas
 from tests.fakes.repeats import FakeRepeats
+from tests.fakes.stored_files import FakeStoredFiles
 from tests.fakes.workflows import FakeWorkflows
 
 T = TypeVar("T")
@@ -72,6 +73,7 @@ class QueueRows:
             lambda: limits.disabled,
         )
         self.gallery = FakeGallery(clock, self._rows, self.page, self.operations.note)
+        self.stored = FakeStoredFiles(clock, self._rows, lambda: self.batches.files.uploads)
 
     @property
     def usage(self) -> list[str]:

@@ -58,6 +58,11 @@ class FakeUploads:
                 found[each.upload.tenant] = found.get(each.upload.tenant, 0) + each.upload.size
         return found
 
+    def whole(self) -> Sequence[Upload]:
+        """Uploads that are complete."""
+        each = (entry.upload for entry in self._entries.values() if not entry.unwanted)
+        return [upload for upload in each if upload.size is not None]
+
     async def find(self, key: str, upload_id: str) -> Upload | None:
         entry = self._entries.get(key)
         if entry is None or entry.unwanted or entry.upload.id != upload_id:

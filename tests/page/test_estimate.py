@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from playwright.sync_api import expect
+import re
 
-from tests.page.reader import FLUX, Reader, expect_images
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.page.darkroom import page_darkroom
+from tests.page.reader import FLUX, PROBE, Reader, expect_images
 
 
 def test_the_form_says_what_a_request_takes_once_one_has_run(reader: Reader) -> None:
@@ -12,6 +16,43 @@ def test_the_form_says_what_a_request_takes_once_one_has_run(reader: Reader) -> 
     expect_images(reader.generate("a hill"), 1)
     reader.field("prompt").fill("a lake")
     expect(line).to_contain_text("Takes about")
+
+
+PRICES = {
+    FLUX: {"unit": "image", "amount": "0.02", "currency": "EUR"},
+    PROBE: {"unit": "gpu_second", "amount": "0.0004", "currency": "EUR"},
+}
+
+
+def test_the_form_says_what_a_request_costs_as_far_as_its_input_says(page: Page) -> None:
+    with page_darkroom(prices=PRICES) as served:
+        reader = Reader(page, served)
+        reader.enter()
+        line = page.locator("#estimate")
+        reader.field("prompt").fill("a hill")
+        expect(line).to_contain_text("Costs 0.02 EUR.")
+        reader.field("num_images").fill("3")
+        expect(line).to_contain_text("Costs 0.06 EUR.")
+        expect_images(reader.generate("a lake", num_images=2), 2)
+        reader.field("prompt").fill("a lake at night")
+        expect(line).to_contain_text(re.compile(r"Takes about .* s and costs 0\.04 EUR\."))
+        with page.expect_response("**/v1/estimate") as answer:
+            reader.choose(PROBE)  # nobody knows how many seconds it takes
+        assert answer.value.json()["price"]["cost"] == 0
+        expect(line).not_to_contain_text("EUR")
+        page.goto(f"{served.url}/#view=models&id={FLUX}")
+        expect(page.get_by_text("0.02 EUR per image")).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("amount", "words"),
+    [(12, "12.00 EUR"), (0.5, "0.50 EUR"), (0.003, "0.003 EUR"), (0.00123456, "0.00123 EUR")],
+)
+def test_small_amounts_of_money_have_more_decimals(
+    reader: Reader, amount: float, words: str
+) -> None:
+    script = 'async (amount) => (await import("/page/interface/words.js")).money(amount, "EUR")'
+    assert reader.page.evaluate(script, amount) == words
 
 
 def test_the_form_says_that_a_paused_model_will_wait(reader: Reader) -> None:

@@ -20,7 +20,7 @@ from tests.page.darkroom import PageDarkroom
 from tests.page.gallery import Gallery
 
 SOON = timedelta(minutes=1)
-FIRST = Entry("a lighthouse", SOON, input={"guidance_scale": 3.5})
+FIRST = Entry("a lighthouse", SOON, input={"guidance_scale": 3.5, "seed": 1})
 SECOND = Entry("a harbour", 2 * SOON, files=2, input={"guidance_scale": 5.0})
 THIRD = Entry("an orchard", 3 * SOON)
 
@@ -182,12 +182,15 @@ def test_it_is_marked_and_deleted_from_there(hung: Gallery) -> None:
     expect(hung.results).to_have_count(3)
 
 
-def test_its_input_and_its_seed_fill_the_form(hung: Gallery) -> None:
+@pytest.mark.parametrize(("button", "seed"), [("Use again", "1"), ("New seed", "")])
+def test_it_fills_the_form_to_make_the_same_result_or_one_with_a_new_seed(
+    hung: Gallery, button: str, seed: str
+) -> None:
     hung.link("a lighthouse").click()
-    hung.page.get_by_role("button", name="Same seed").click()
+    hung.page.get_by_role("button", name=button).click()
     prompt = hung.page.locator('[id^="field-prompt-"]').first
     expect(prompt).to_have_value("a lighthouse")
-    expect(hung.page.locator('input[id^="field-seed-"]').first).to_have_value("1")
+    expect(hung.page.locator('input[id^="field-seed-"]').first).to_have_value(seed)
     expect(hung.page.get_by_role("dialog")).to_have_count(0)
 
 

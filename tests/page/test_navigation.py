@@ -62,7 +62,7 @@ def test_an_input_that_is_used_again_keeps_its_model_when_its_details_close(
     expect_images(reader.generate("a hill"), 1)
     reader.choose(PROBE)
     reader.listed.first.locator(".request").click()
-    reader.page.get_by_role("dialog").get_by_role("button", name="Use this input").click()
+    reader.page.get_by_role("dialog").get_by_role("button", name="Use again").click()
     expect(reader.field("prompt")).to_have_value("a hill")
     expect(reader.page.get_by_label("Model", exact=True)).to_have_value(FLUX)
     expect(reader.page.get_by_role("dialog")).to_be_hidden()

@@ -1,8 +1,9 @@
-"""Operator's view: models, webhooks and health."""
+"""Operator's view: models, webhooks, storage and health."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -12,6 +13,7 @@ from serve_app.catalog.entries import EntryBuilder
 from serve_app.domain.errors import StorageFull
 from serve_app.ingress.services.health import Health, Readiness
 from tests.ingress.house import DEMO, MODELS
+from tests.page.album import Entry
 from tests.page.darkroom import PageDarkroom, page_darkroom
 from tests.page.operator import Operator, give_pool
 from tests.page.reader import FLUX
@@ -111,6 +113,18 @@ def test_the_signing_key_is_rotated_after_a_question(operator: Operator) -> None
     operator.page.get_by_role("button", name="Rotate the signing key").click()
     operator.dialog.get_by_role("button", name="Rotate it").click()
     operator.expect_said("A new signing key is announced. There are 2 keys now.")
+
+
+def test_the_storage_is_shown_by_kind_and_tenant(operator: Operator) -> None:
+    film = Entry("a film", timedelta(minutes=1), content=bytes(2_000_000), extension="webm")
+    operator.darkroom.hang([film])
+    operator.open("Storage")
+    videos = operator.row("By kind", "Videos")
+    for words in ("1", "2.0 MB", "100 %"):
+        expect(videos).to_contain_text(words)
+    expect(operator.row("By tenant", "default")).to_contain_text("Videos 2.0 MB")
+    expect(operator.row("Places", "own")).to_contain_text("artifacts")
+    expect(operator.page.get_by_text("Their files: for ever")).to_be_visible()
 
 
 def test_the_health_says_what_fails(operator: Operator) -> None:

@@ -1,4 +1,5 @@
-"""Files that are dropped or pasted anywhere on the page: what made them fills the form."""
+"""Files that are dropped or pasted anywhere on the page: what made them fills the form, and others
+become inputs."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from playwright.sync_api import expect
 
 from serve_app.domain.media.file_metadata import FileMetadata
 from tests.page.reader import FLUX, PROBE, Reader
+from tests.page.test_reuse import CHANGES, asked, offer
 
 GIVE = """([place, kind, content, name, type]) => {
     const bytes = Uint8Array.from(atob(content), (each) => each.charCodeAt(0));
@@ -46,9 +48,16 @@ def png(**options: Any) -> bytes:
     return made.getvalue()
 
 
-def give(reader: Reader, content: bytes, place: str = "body", kind: str = "drop") -> bool:
+def give(
+    reader: Reader,
+    content: bytes,
+    place: str = "body",
+    kind: str = "drop",
+    name: str = "found.png",
+    media_type: str = "image/png",
+) -> bool:
     text = base64.b64encode(content).decode()
-    return reader.page.evaluate(GIVE, [place, kind, text, "found.png", "image/png"])
+    return reader.page.evaluate(GIVE, [place, kind, text, name, media_type])
 
 
 @pytest.mark.parametrize("kind", ["drop", "paste"])
@@ -61,7 +70,7 @@ def test_a_file_of_a_darkroom_fills_the_form_with_all_that_made_it(
     expect(dialog).to_contain_text("a hill “of” {braces}")
     expect(dialog).to_contain_text(str(2**60 + 1))
     expect(dialog).to_contain_text("512 × 256")
-    dialog.get_by_role("button", name="Fill the form").click()
+    dialog.get_by_role("button", name="Use these settings").click()
     expect(dialog).to_have_count(0)
     expect(reader.page.get_by_label("Model", exact=True)).to_have_value(FLUX)
     expect(reader.field("prompt")).to_have_value("a hill “of” {braces} and \\ ümlauts")
@@ -73,30 +82,82 @@ def test_it_fills_the_form_also_from_the_gallery_and_with_a_new_seed(reader: Rea
     reader.page.get_by_role("link", name="Gallery").click()
     expect(reader.page.get_by_text("Your results appear here.")).to_be_visible()
     give(reader, described(prompt="a lake"))
-    reader.page.get_by_role("button", name="With a new seed").click()
+    reader.page.get_by_role("button", name="New seed").click()
     expect(reader.field("prompt")).to_have_value("a lake")
     expect(reader.field("seed")).to_have_value("")
 
 
-def test_a_file_that_says_nothing_is_told(reader: Reader) -> None:
-    give(reader, png())
+def test_a_file_that_is_no_input_and_says_nothing_is_told(reader: Reader) -> None:
+    give(reader, b"a,b", name="table.csv", media_type="text/csv")
     dialog = reader.page.get_by_role("dialog", name="What made this file")
     expect(dialog).to_contain_text("This file does not say what made it.")
+    expect(dialog.get_by_role("button", name="Use as input")).to_have_count(0)
     reader.page.keyboard.press("Escape")
     expect(dialog).to_have_count(0)
 
 
-def test_a_damaged_description_is_none(reader: Reader) -> None:
+@pytest.mark.parametrize("kind", ["drop", "paste"])
+def test_an_image_that_says_nothing_goes_into_the_input_in_sight(reader: Reader, kind: str) -> None:
+    offer(reader.page, CHANGES)
+    reader.page.reload()
+    reader.choose("some/changes")
+    reader.field("prompt").fill("a hill")
+    assert give(reader, png(), kind=kind)
+    expect(reader.page.locator(".media-preview img")).to_be_visible()
+    expect(reader.page.get_by_role("dialog")).to_have_count(0)
+    sent = asked(reader, "changes")
+    assert "mask_url" not in sent
+    assert sent["image_url"] == "data:image/png;base64," + base64.b64encode(png()).decode()
+
+
+def test_without_an_input_in_sight_the_user_chooses_what_takes_it(reader: Reader) -> None:
+    offer(reader.page, CHANGES)
+    reader.page.reload()
+    reader.page.get_by_role("link", name="Gallery").click()
     broken = described(prompt="a lake").replace(b'"seed":', b'"sead":')
     give(reader, broken)
-    expect(reader.page.get_by_role("dialog")).to_contain_text("does not say what made it")
+    dialog = reader.page.get_by_role("dialog", name="Use this image as input")
+    expect(dialog).to_contain_text("does not say what made it")
+    dialog.get_by_role("button", name="Changes").click()
+    expect(reader.page.locator(".media-preview img")).to_be_visible()
+    expect(reader.page.locator(".media-preview")).to_contain_text("found.png")
+
+
+def test_a_file_of_a_darkroom_can_be_an_input_too(reader: Reader) -> None:
+    offer(reader.page, CHANGES)
+    reader.page.reload()
+    reader.choose("some/changes")
+    give(reader, described(), kind="paste")
+    dialog = reader.page.get_by_role("dialog", name="What made this file")
+    dialog.get_by_role("button", name="Use as input").click()
+    expect(reader.page.locator(".media-preview")).to_contain_text("found.png")
+    expect(reader.page.get_by_label("Model", exact=True)).to_have_value("some/changes")
+
+
+def test_a_paste_into_a_field_stays_there(reader: Reader) -> None:
+    offer(reader.page, CHANGES)
+    reader.page.reload()
+    reader.choose("some/changes")
+    reader.field("prompt").fill("a hill")
+    give(reader, described(), '[id^="field-mask_url-"]', "paste")
+    expect(reader.page.locator(".field", has_text="Mask").locator(".media-preview")).to_be_visible()
+    expect(reader.page.get_by_role("dialog")).to_have_count(0)
+    assert list(asked(reader, "changes")) == ["prompt", "mask_url"]
+
+
+def test_text_with_an_image_is_pasted_as_text_into_the_prompt(reader: Reader) -> None:
+    script = GIVE.replace("const options", "files.setData('text/plain', 'a hill'); const options")
+    content = base64.b64encode(png()).decode()
+    place = '[id^="field-prompt-"]'
+    given = [place, "paste", content, "found.png", "image/png"]
+    assert not reader.page.evaluate(script, given)  # the browser pastes what it prefers
 
 
 def test_a_model_that_is_not_served_is_named(reader: Reader) -> None:
     give(reader, described(endpoint="house/portraits"))
     dialog = reader.page.get_by_role("dialog")
     expect(dialog).to_contain_text("This Darkroom does not serve house/portraits.")
-    expect(dialog.get_by_role("button", name="Fill the form")).to_be_disabled()
+    expect(dialog.get_by_role("button", name="Use these settings")).to_be_disabled()
 
 
 def test_without_a_key_nothing_is_read(reader: Reader) -> None:

@@ -69,7 +69,7 @@ def test_one_can_be_cancelled_from_the_list(waiting: Reader) -> None:
 def test_its_input_can_be_used_again(reader: Reader) -> None:
     submit(reader, "fal-ai/flux/schnell", prompt="by a program", num_images=3, image_size="square")
     reader.listed.first.locator(".request").click()
-    reader.page.get_by_role("dialog").get_by_role("button", name="Use this input").click()
+    reader.page.get_by_role("dialog").get_by_role("button", name="Use again").click()
     expect(reader.field("prompt")).to_have_value("by a program")
     expect(reader.field("num_images")).to_have_value("3")
     expect(reader.field("image_size")).to_have_value("square")

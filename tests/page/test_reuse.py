@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Error, Locator, Page, Route, expect
 
+from tests.page.album import Entry
+from tests.page.darkroom import PageDarkroom
 from tests.page.reader import Reader, expect_images
 from tests.page.test_form import model
+from tests.page.test_lightbox import tone, video
 
 IMAGE = {"type": "string", "description": "An http(s) URL, or a data URI."}
 PROMPT = {"type": "string"}
@@ -29,6 +34,7 @@ MOVES = endpoint("moves", "image-to-video", image_url=IMAGE, voice_audio_url=IMA
 MIXES = endpoint(
     "mixes", "image-to-image", image_urls={"type": "array", "items": PROMPT, "maxItems": 2}
 )
+RESTYLES = endpoint("restyles", "video-to-video", video_url=IMAGE)
 
 
 def offer(page: Page, *models: dict[str, Any]) -> None:
@@ -59,7 +65,7 @@ def url_of(sheet: Locator) -> str | None:
 
 @pytest.fixture
 def reader(reader: Reader) -> Reader:
-    offer(reader.page, CHANGES, MOVES, MIXES)
+    offer(reader.page, CHANGES, MOVES, MIXES, RESTYLES)
     reader.page.reload()
     expect(reader.page.get_by_label("Model", exact=True)).to_contain_text("Moves")
     return reader
@@ -119,6 +125,73 @@ def test_a_result_can_be_dragged_to_an_input_of_its_kind(reader: Reader) -> None
     expect(reader.page.get_by_text("is not an audio file.")).to_be_visible()
     picture.drag_to(reader.page.locator(".field.media", has_text="Choose or drop an image"))
     assert asked(reader, "moves") == {"prompt": "a hill", "image_url": url_of(sheet)}
+
+
+def drag(page: Page, source: Locator, target: Locator) -> None:
+    """Drag to a target that is there only during the drag."""
+    source.hover()
+    page.mouse.down()
+    page.mouse.move(5, 5, steps=2)
+    expect(target).to_be_visible()
+    box = target.bounding_box()
+    assert box is not None
+    for shift in range(2):  # the first one enters it
+        page.mouse.move(box["x"] + 20 + shift, box["y"] + 20)
+    page.mouse.up()
+
+
+def test_an_image_is_dragged_from_the_gallery_to_a_model_that_makes_videos(reader: Reader) -> None:
+    page = reader.page
+    sheet = reader.generate("a hill")
+    expect_images(sheet, 1)
+    source = url_of(sheet)
+    page.get_by_role("link", name="Gallery").click()
+    place = page.locator(".drop-place")
+    drag(page, page.get_by_role("link", name="a hill"), place)
+    expect(place).to_have_count(0)
+    menu = page.get_by_role("dialog", name="Use this image as input")
+    menu.get_by_role("button", name="Moves").click()
+    expect(page.locator("#model")).to_have_value("some/moves")
+    assert asked(reader, "moves") == {"prompt": "a hill", "image_url": source}
+
+
+def test_an_image_is_dragged_out_of_its_large_view(reader: Reader) -> None:
+    page = reader.page
+    expect_images(reader.generate("a hill"), 1)
+    page.get_by_role("link", name="Gallery").click()
+    page.get_by_role("link", name="a hill").click()
+    drag(page, page.get_by_role("dialog").locator(".drag-handle"), page.locator(".drop-place"))
+    menu = page.get_by_role("dialog")
+    expect(menu).to_have_accessible_name("Use this image as input")  # the large view is closed
+    menu.get_by_role("button", name="Moves").click()
+    expect(page.locator(".media-preview img")).to_be_visible()
+    page.go_back()
+    expect(page.get_by_role("grid", name="Results")).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("target", "field", "other"),
+    [
+        ("restyles", "video_url", "Choose or drop a video"),
+        ("moves", "voice_audio_url", "Choose or drop an audio file"),
+    ],
+)
+def test_a_video_and_audio_are_dragged_by_their_handles(
+    reader: Reader, served: PageDarkroom, tmp_path: Path, target: str, field: str, other: str
+) -> None:
+    film, sound = (video(tmp_path / "film.webm"), "webm"), (tone(), "wav")
+    content, extension = film if target == "restyles" else sound
+    made = Entry("a film", timedelta(minutes=1), content=content, extension=extension)
+    served.hang([made])
+    reader.page.reload()
+    reader.choose(f"some/{target}")
+    reader.field("prompt").fill("a hill")
+    handle = reader.page.locator(".sheet .drag-handle")
+    handle.drag_to(reader.page.locator(".field.media", has_text=other))
+    expect(reader.page.locator(".media-preview")).to_be_visible()
+    expect(reader.page.locator(".drop-place")).to_have_count(0)  # the form has an input for it
+    sent = asked(reader, target)[field]
+    assert sent == reader.page.locator(".sheet :is(video, audio)").get_attribute("src")
 
 
 def test_a_file_of_this_darkroom_is_shown_again_after_a_reload(reader: Reader) -> None:

@@ -33,7 +33,7 @@ from serve_app.ingress.api import (
 )
 from serve_app.ingress.api.administration import audit, tenant_deletion, tenant_export
 from serve_app.ingress.api.billing import pricing, report, sums
-from serve_app.ingress.api.files import content, links, verification
+from serve_app.ingress.api.files import content, links, stored, verification
 from serve_app.ingress.api.gallery import items, shares, zip_files
 from serve_app.ingress.api.registered import hub_token, secrets, weights
 from serve_app.ingress.http.auth import authenticate
@@ -233,6 +233,7 @@ CHECK_READY = Operation(
 ROUTES = [
     *content.ROUTES,
     *links.ROUTES,
+    *stored.ROUTES,
     *verification.ROUTES,
     *items.ROUTES,  # before the routes of one request
     *zip_files.ROUTES,

@@ -63,6 +63,7 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/v1/usage.csv": USAGE,
         "/v1/usage/report": OPERATOR,
         "/v1/models/analytics": USAGE,
+        "/v1/storage": OPERATOR,
         "/v1/queue": OPERATOR,
         "/v1/audit": TENANT_ADMIN,  # `operator` for other tenants
         "/v1/audit/export": OPERATOR,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gzip
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,8 @@ TYPES: Mapping[str, str] = {
     ".png": "image/png",
 }
 """Media types of the served files, by suffix. Other files in the folder are not served."""
+
+_COMMENT = re.compile(rb"^/\*.*?\*/\n", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +176,7 @@ def _files() -> Mapping[str, PageFile]:
         **bundles_of(scripts, SHARED_MAIN, late_bundle(SHARED_MAIN)),
     }
     made = {name: text.encode() for name, text in bundles.items()}
-    styles = {STYLES: b"\n".join(read[each] for each in SHEETS)}
+    styles = {STYLES: _COMMENT.sub(b"", b"\n".join(read[each] for each in SHEETS))}
     return {name: _file(name, content) for name, content in (read | made | styles).items()}
 
 

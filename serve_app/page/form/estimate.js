@@ -1,8 +1,9 @@
-// Line below the form: when a request with this input would start, and how long it would take.
+// Line below the form: when a request with this input would start, how long it would take, and what it
+// would cost.
 
 import * as json from "../client/json.js";
 import { byId } from "../interface/element.js";
-import { seconds, waitingWords } from "../interface/words.js";
+import { money, seconds, waitingWords } from "../interface/words.js";
 
 const PAUSE_MS = 500; // after the last change
 const FRESH_MS = 15_000; // the queue changes without the form
@@ -61,12 +62,20 @@ function light(input) {
 }
 
 /** Text for an answer of `/v1/estimate`. */
-export function estimateWords({ waiting, queue_position: position, runs_s: runs, weights }) {
+export function estimateWords({ waiting, queue_position: position, runs_s: runs, weights, price }) {
   const loads = ["cold", "warm"].includes(weights) && waiting?.reason !== "cold_start";
+  const takes = runs > 0 ? `takes about ${seconds(runs)}` : "";
+  const both = [takes, costWords(price)].filter(Boolean).join(" and ");
   const parts = [
     waiting ? waitingWords(position, waiting) : "",
-    runs > 0 ? `Takes about ${seconds(runs)}.` : "",
+    both && `${both[0].toUpperCase()}${both.slice(1)}.`,
     loads ? "The weights are loaded first." : "",
   ];
   return parts.filter(Boolean).join(" ");
+}
+
+/** Cost in words; empty without a price, or if the input does not say how much it makes. */
+function costWords({ cost, currency, unit } = {}) {
+  if (!(cost > 0)) return "";
+  return `costs ${unit === "gpu_seconds" ? "about " : ""}${money(cost, currency)}`;
 }

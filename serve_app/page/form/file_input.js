@@ -73,7 +73,7 @@ class ChosenFile {
 }
 
 /** Control for one file. Its value is a URL; for a small local file, a data URI. Beside the functions of
- * every control it has `load(file)` and `shown()`, the URL of its image or null; for weights also
+ * every control it has `put(result)`, `take(files)`, which checks them, `load(file)`, and `shown()`, the URL of its image or null; for weights also
  * `given()`, the local file or the text that was entered, and `words`, a place for their trigger words. */
 export function mediaControl(field, id, context) {
   const target = element("input", {
@@ -130,6 +130,7 @@ export function mediaControl(field, id, context) {
     node,
     target,
     put,
+    take: source.take,
     load,
     words,
     given: () => file?.local ?? file?.url ?? target.value.trim(),
@@ -190,6 +191,7 @@ export function mediaListControl(field, id, context) {
     node,
     target,
     put,
+    take: source.take,
     read: () => {
       const urls = [...typed(), ...files.map((f) => f.read())];
       return urls.length ? urls : undefined;
@@ -204,7 +206,7 @@ export function mediaListControl(field, id, context) {
 }
 
 /** True for the input that says which part of an image is redrawn. */
-function isMaskField({ name, media }) {
+export function isMaskField({ name, media }) {
   return media === "image" && /(^|_)mask(_|$)/.test(name);
 }
 

@@ -2,6 +2,7 @@
 
 import { controlFor } from "./control.js";
 import { keepDraft, keptDraft } from "./draft.js";
+import { isMaskField } from "./file_input.js";
 import { helpOf, withCode } from "./help.js";
 import { byId, element, freshId } from "../interface/element.js";
 import { DRAFT_FIELDS, fieldsOf, isOpen } from "./schema.js";
@@ -101,11 +102,22 @@ export class InputForm {
     return this.#rows;
   }
 
-  /** Uses a file `{url, name}` in the field `name`, in addition to others if it takes several. */
+  /** Name of the input in sight that takes a file of this kind: an empty one, if there is one, but no
+   * mask; null without one. */
+  inputFor(kind) {
+    const takers = this.#rows.filter(
+      ({ field, row }) => field.media === kind && !isMaskField(field) && row.checkVisibility(),
+    );
+    return (takers.find(isEmpty) ?? takers[0])?.field.name ?? null;
+  }
+
+  /** Uses a file `{url, name, local}` in the field `name`, in addition to others if it takes several.
+   * `local` is the file itself, if it is one of this machine. */
   put(name, file) {
     const found = this.#rows.find(({ field }) => field.name === name);
     if (found === undefined) return;
-    found.control.put(file);
+    if (file.local) found.control.take([file.local]);
+    else found.control.put(file);
     if (!found.field.first) byId("more").open = true;
     found.row.scrollIntoView({ block: "center" });
     this.keep();
@@ -191,6 +203,14 @@ export class InputForm {
 /** Tells those who follow the form of a change that was not typed. */
 function told() {
   byId("form").dispatchEvent(new Event("change"));
+}
+
+function isEmpty({ control }) {
+  try {
+    return control.read() === undefined;
+  } catch {
+    return false; // a file that is being uploaded
+  }
 }
 
 function takesAnything({ input }) {

@@ -2,6 +2,7 @@
 
 import { element } from "../interface/element.js";
 import { STATES } from "../interface/words.js";
+import { makeDraggable } from "../results/drag.js";
 import { isActive } from "./collection.js";
 
 const SIGNS = { video: "▶", audio: "♪" };
@@ -15,6 +16,8 @@ export function tile(item) {
   const { key, request, file } = item;
   const words = wordsOf(item);
   const { state, favourite } = request;
+  // A long press with a finger selects, so only a mouse drags.
+  const draggable = String(file !== null && file.kind !== "file" && matchMedia("(hover: hover)").matches);
   const node = element(
     "div",
     {
@@ -27,7 +30,7 @@ export function tile(item) {
     },
     element(
       "a",
-      { href: linkOf(item), tabindex: -1, "aria-label": file && labelOf(item), draggable: "false" },
+      { href: linkOf(item), tabindex: -1, "aria-label": file && labelOf(item), draggable },
       file === null ? standing(request, words) : picture(file),
       SIGNS[file?.kind]
         ? element("span", { class: "sign", "aria-hidden": "true" }, SIGNS[file.kind])
@@ -52,6 +55,7 @@ export function tile(item) {
       favourite ? "♥" : "♡",
     ),
   );
+  if (draggable === "true") makeDraggable(node.querySelector("a"), file);
   if (node.querySelector("img") !== null) node.classList.add("with-image");
   return node;
 }

@@ -1,25 +1,62 @@
-// Files that are dropped or pasted anywhere on the page: it reads what made them.
+// Files that are dropped or pasted beside the inputs of the form, and results that are dragged while no
+// input for them is in sight.
+
+import { element } from "../interface/element.js";
+import { hasResult, kindOfResult, resultIn } from "../results/drag.js";
 
 const OFF_MS = 300; // a drag is over when the browser tells nothing of it for this time
 
-/** Starts to listen. `take(file)` gets a file that no input of the form has taken. */
-export function listenForDrops(take) {
+/** Starts to listen. `take(file)` gets a file that no input of the form has taken, `use(result)` a
+ * result that was dropped on the place for it. `hasInput(kind)`: an input for it is in sight. */
+export function listenForDrops({ take, use, hasInput }) {
   const root = document.documentElement;
   let timer = null;
-  const accept = (event, file) => {
+  const accept = (event, given) => {
+    const file = given?.files[0];
     if (event.defaultPrevented || file === undefined || root.classList.contains("locked")) return;
     event.preventDefault();
-    take(file);
+    if (!hasResult(given.types)) take(file); // the browser adds a file to a dragged image
   };
   document.addEventListener("dragover", (event) => {
-    if (!event.dataTransfer?.types.includes("Files")) return;
+    const types = event.dataTransfer?.types ?? [];
+    if (!types.includes("Files") || hasResult(types)) return;
     root.classList.toggle("dragging", !event.defaultPrevented);
     event.preventDefault(); // otherwise the browser leaves the page for the file
     clearTimeout(timer);
     timer = setTimeout(() => root.classList.remove("dragging"), OFF_MS);
   });
-  document.addEventListener("drop", (event) => accept(event, event.dataTransfer?.files[0]));
+  document.addEventListener("drop", (event) => accept(event, event.dataTransfer));
   document.addEventListener("paste", (event) => {
-    if (!event.target.closest?.(".media")) accept(event, event.clipboardData?.files[0]);
+    const { target, clipboardData: given } = event;
+    // Programs add an image to copied text. In a text field, the text is meant.
+    const isText = given?.types.includes("text/plain") && target.matches?.("input, textarea");
+    if (!target.closest?.(".media") && !isText) accept(event, given);
+  });
+  offerPlace(use, hasInput);
+}
+
+/** Shows a place to drop a result, as long as one is dragged for which no input is in sight. */
+function offerPlace(use, hasInput) {
+  const place = element("p", { class: "drop-place", "aria-hidden": "true" }, "Drop it here to use it as input");
+  const over = (event) => {
+    event.preventDefault();
+    place.classList.add("dropping");
+  };
+  place.addEventListener("dragenter", over);
+  place.addEventListener("dragover", over);
+  place.addEventListener("dragleave", () => place.classList.remove("dropping"));
+  place.addEventListener("drop", (event) => {
+    event.preventDefault();
+    use(resultIn(event.dataTransfer));
+  });
+  document.addEventListener("dragstart", ({ dataTransfer }) => {
+    const kind = kindOfResult(dataTransfer?.types ?? []);
+    if (kind === null || hasInput(kind)) return;
+    // After the event: a change of the document in it would end the drag. A modal dialog covers the rest.
+    setTimeout(() => ([...document.querySelectorAll("dialog[open]")].pop() ?? document.body).append(place));
+  });
+  document.addEventListener("dragend", () => {
+    place.remove();
+    place.classList.remove("dropping");
   });
 }

@@ -4,21 +4,17 @@ import * as json from "../client/json.js";
 import { makeClosable } from "../interface/dialog.js";
 import { element, freshId } from "../interface/element.js";
 import { bytes } from "../interface/words.js";
-import { descriptionIn } from "./metadata.js";
 
 const SHOWN = /^image\/(?:png|jpeg|webp|gif|avif)$/;
 const NONE =
   "This file does not say what made it. Darkroom writes prompt, model, seed and settings into " +
   "the images, videos and sounds that it makes, but other programs may remove them.";
 
-/** Opens the dialog for a file. `page` has `models` (the served ones and others) and `act`. */
-export async function showOrigin(file, { models, act }) {
+/** Opens the dialog for a file and its description, which may be null. `models` are the served ones and
+ * others; `use()` uses the file as input, and is null if nothing takes such a file. */
+export function showOrigin(file, found, { models, act, use }) {
   const id = freshId("origin-title");
-  const body = element(
-    "div",
-    { class: "origin-body" },
-    element("p", { class: "help" }, "Reading …"),
-  );
+  const body = element("div", { class: "origin-body" });
   const preview = SHOWN.test(file.type) ? URL.createObjectURL(file) : null;
   const dialog = element(
     "dialog",
@@ -37,31 +33,32 @@ export async function showOrigin(file, { models, act }) {
   makeClosable(dialog);
   dialog.showModal();
   const close = () => dialog.close();
-  try {
-    const found = await descriptionIn(file);
-    if (found === null) body.replaceChildren(element("p", {}, NONE));
-    else body.replaceChildren(...parts(found, models.find(served(found)), { act, close }));
-    body.querySelector("button")?.focus();
-  } catch {
-    body.replaceChildren(element("p", { class: "problem" }, "This file could not be read."));
-  }
+  if (found === null) body.append(element("p", {}, NONE));
+  else body.append(...parts(found, models.find(served(found)), { act, close, use }));
+  body.querySelector("button:enabled")?.focus();
 }
 
 function served({ endpoint }) {
   return ({ id, away }) => id === endpoint && away === "";
 }
 
-function parts(found, model, { act, close }) {
+function parts(found, model, { act, close, use }) {
   const { endpoint, seed, prompt, settings, request, demo } = found;
   const fill = (withSeed) => {
     close();
     const input = { ...settings, ...(prompt ? { prompt } : {}) };
     act.again({ endpoint, input, seed: withSeed ? seed : undefined });
   };
-  const button = (name, click, kind = "quiet") => {
-    const made = element("button", { type: "button", class: kind, click }, name);
-    made.disabled = model === undefined;
-    return made;
+  const button = (name, click, kind = "quiet") =>
+    element("button", { type: "button", class: kind, click }, name);
+  const fills = [
+    button("Use these settings", () => fill(true), "main"),
+    button("New seed", () => fill(false)),
+  ];
+  for (const each of fills) each.disabled = model === undefined;
+  const useIt = () => {
+    close();
+    use();
   };
   const facts = {
     Model: demo ? `${endpoint} (demo model)` : endpoint,
@@ -82,12 +79,7 @@ function parts(found, model, { act, close }) {
     model === undefined
       ? element("p", { class: "problem" }, `This Darkroom does not serve ${endpoint}.`)
       : "",
-    element(
-      "div",
-      { class: "buttons" },
-      button("Fill the form", () => fill(true), "main"),
-      button("With a new seed", () => fill(false)),
-    ),
+    element("div", { class: "buttons" }, fills, use === null ? "" : button("Use as input", useIt)),
   ];
 }
 

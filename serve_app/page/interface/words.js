@@ -87,6 +87,14 @@ export function bytes(value) {
   return value < 1e9 ? `${(value / 1e6).toFixed(1)} MB` : `${(value / 1e9).toFixed(1)} GB`;
 }
 
+/** Amount of money with two decimals, or with more if it is small, and its currency. */
+export function money(amount, currency) {
+  const small = amount > 0 && amount < 0.1;
+  const digits = small ? Math.min(9, 2 - Math.floor(Math.log10(amount))) : 2;
+  const text = small ? amount.toFixed(digits).replace(/0+$/, "") : amount.toFixed(2);
+  return `${/\.\d$/.test(text) ? `${text}0` : text} ${currency}`;
+}
+
 /** Time of day with seconds for a timestamp of today; otherwise date and time. */
 export function clock(iso) {
   if (!iso) return "";

@@ -1,6 +1,7 @@
 // Page of one model.
 
 import { element, freshId } from "../interface/element.js";
+import { money } from "../interface/words.js";
 import { demoMark, imageIn, picture, statePill } from "./card.js";
 import { categoryWords, memoryWords, STATES } from "./catalogue.js";
 import { markdown } from "./markdown.js";
@@ -105,8 +106,9 @@ function facts(model) {
 
 function priceWords(price) {
   if (price === null) return "";
-  const counted = `usage is counted in ${price.unit}`;
-  return price.unit_price === 0 ? `Free; ${counted}` : `${price.unit_price} ${price.currency}`;
+  const { unit, unit_price: amount, currency } = price;
+  if (amount === 0) return `Free; usage is counted in ${unit.replace("gpu_", "GPU ")}`;
+  return `${money(amount, currency)} per ${unit.replace("gpu_", "GPU ").replace(/s$/, "")}`;
 }
 
 function about(model) {

@@ -94,7 +94,7 @@ export class Details {
         "div",
         { class: "buttons" },
         final ? null : button("Cancel", this.#act.cancel),
-        button("Use this input", again),
+        button("Use again", again),
       ),
       section("Log", element("ol", { class: "log" }, ...(request.log ?? []).map(logLine))),
       section("Input", element("pre", { tabindex: 0 }, short(request.input))),

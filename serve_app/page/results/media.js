@@ -2,7 +2,7 @@
 
 import { BASE } from "../client/api.js";
 import { element } from "../interface/element.js";
-import { makeDraggable } from "./drag.js";
+import { dragHandle, makeDraggable } from "./drag.js";
 import { bytes, seconds } from "../interface/words.js";
 
 /** Media types that a browser displays without executing, so they may be opened from this origin. */
@@ -132,6 +132,7 @@ export function fileFigure(file, words, use = null) {
         file.kind === "file" ? null : open,
         use && file.kind !== "file" ? asInput(file, use) : null,
       ),
+      ["video", "audio"].includes(file.kind) ? dragHandle(file) : null,
     ),
   );
 }

@@ -12,6 +12,7 @@ const GROUPS = {
 };
 const HERE = "The model in the form";
 const OTHERS = "Other models";
+const NO_ORIGIN = "The file does not say what made it, so it has no settings to use.";
 const NOUNS = { image: "image", video: "video", audio: "audio file" };
 
 /** Opens the choice for `file`. `current` is the id of the chosen model; `put(model, field)` is called
@@ -19,6 +20,7 @@ const NOUNS = { image: "image", video: "video", audio: "audio file" };
 export async function chooseInput(file, { current, models, put }) {
   const list = element("div", { class: "targets" }, element("p", { class: "help" }, "Loading …"));
   const dialog = openNew(`Use this ${NOUNS[file.kind] ?? "file"} as input`, "narrow", preview(file), list);
+  if (file.local) dialog.addEventListener("close", () => URL.revokeObjectURL(file.url));
   let found;
   try {
     found = (await models).map((model) => ({ model, fields: inputsOf(model, file.kind) }));
@@ -31,7 +33,10 @@ export async function chooseInput(file, { current, models, put }) {
     dialog.close();
     put(model, field);
   };
-  list.replaceChildren(...(takers.length ? groups(takers, current, chosen) : [nobody(file)]));
+  list.replaceChildren(
+    ...(takers.length ? groups(takers, current, chosen) : [nobody(file)]),
+    file.local ? element("p", { class: "help" }, NO_ORIGIN) : "",
+  );
   roving(list, "button");
   list.querySelector("button")?.focus();
 }

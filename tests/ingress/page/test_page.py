@@ -210,12 +210,13 @@ def test_what_is_imported_by_a_call_is_a_bundle_that_runs_no_module_again() -> N
     assert "// b/own.js" in late
 
 
-def test_a_bundle_leaves_out_the_documentation_but_no_text_of_a_program() -> None:
+def test_a_bundle_leaves_out_the_comments_but_no_text_of_a_program() -> None:
     source = (
-        "/** What it\n * is. */\nexport const one = `a /** b */`;\n  /** More. */\nconst two = 2;\n"
+        "// Why.\n/** What it\n * is. */\nexport const one = `a /** b */ // c`;\n"
+        "  /** More. */\n  // And more.\nconst two = 2;\n"
     )
     bundle = bundles_of({"app.js": source}, "app.js", "bundle.js")["bundle.js"]
-    assert "const one = `a /** b */`;\nconst two = 2;" in bundle
+    assert "const one = `a /** b */ // c`;\nconst two = 2;" in bundle
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 // Large view of one result, with its facts beside it.
 
 import { byId, element } from "../../interface/element.js";
+import { dragHandle } from "../../results/drag.js";
 import { itemsOf } from "../collection.js";
 import { Panel } from "./panel.js";
 import { wordsOf } from "../tile.js";
@@ -27,6 +28,7 @@ export class Lightbox {
   #count = element("p", { class: "count", role: "status" });
   #percent = control("100 %", "Fit into the window", () => this.#zoom?.fit());
   #zooms;
+  #handle = element("span"); // a drag of the image itself pans or goes on
   #before = control("‹", "Previous result", () => this.#go(-1));
   #after = control("›", "Next result", () => this.#go(1));
 
@@ -93,6 +95,7 @@ export class Lightbox {
         { class: "top" },
         this.#count,
         this.#zooms,
+        this.#handle,
         control("i", "About this result", () => dialog.classList.toggle("with-panel")),
         control("×", "Close", () => dialog.close()),
       ),
@@ -131,6 +134,7 @@ export class Lightbox {
       });
       if (focused) this.#box.focus();
       this.#zooms.hidden = this.#zoom === null;
+      this.#handle.replaceChildren(dragHandle(item.file));
       this.#showPercent();
       this.#dialog.setAttribute("aria-label", wordsOf(item));
       if (this.#page.address.now.item !== item.key) this.#page.address.correct({ item: item.key });
@@ -245,12 +249,12 @@ export class Lightbox {
       share: (item) => this.#act.share(item),
       remove: () => this.#remove(),
       details: ({ id }) => act.details({ id }),
-      again: (item, whole) => {
+      again: (item, whole) =>
+        use(() => act.again({ ...known(item, whole), seed: whole.output?.seed })),
+      newSeed: (item, whole) => {
         const { seed: _seed, seeds: _seeds, ...input } = whole.request.input;
         use(() => act.again({ ...known(item, whole), input }));
       },
-      sameSeed: (item, whole) =>
-        use(() => act.again({ ...known(item, whole), seed: whole.output?.seed })),
       vary: (item, whole) => make(item, whole, act.vary),
       four: (item, whole) => make(item, whole, act.four),
       useAsInput: () =>

@@ -5,7 +5,7 @@ import { factsOf, listOf, settingsOf } from "./facts.js";
 
 /**
  * Panel of results. `act` has the callbacks of the buttons, which get the item: `favourite`,
- * `share`, `remove`, `details`, and with the whole request as well: `again`, `sameSeed`, `vary`,
+ * `share`, `remove`, `details`, and with the whole request as well: `again`, `newSeed`, `vary`,
  * `four`, `useAsInput`, which may be missing.
  */
 export class Panel {
@@ -72,12 +72,12 @@ export class Panel {
   }
 
   #makeMore(item, whole) {
-    const { again, sameSeed, vary, four, useAsInput } = this.#act;
-    const choices = { "Use again": again, "Same seed": sameSeed, Vary: vary, "× 4": four };
+    const { again, newSeed, vary, four, useAsInput } = this.#act;
+    const choices = { "Use again": again, "New seed": newSeed, Vary: vary, "× 4": four };
     if (useAsInput()) choices["Use as input"] = useAsInput();
     const titles = {
-      "Use again": "Fill the form, with a new seed",
-      "Same seed": "Fill the form so that it makes the same result",
+      "Use again": "Fill the form so that it makes the same result",
+      "New seed": "Fill the form, without the seed",
       Vary: "Make another one with a new seed",
       "× 4": "Make four others with new seeds",
       "Use as input": "Use this file as an input of the form",

@@ -1,0 +1,139 @@
+// What is stored: by kind and tenant, where, and how long.
+
+import { element } from "../interface/element.js";
+import { LiveTable } from "../interface/live_table.js";
+import { bytes, clock } from "../interface/words.js";
+import { section, span, tiles } from "./desk.js";
+
+const KINDS = {
+  image: "Images",
+  video: "Videos",
+  audio: "Audio",
+  other: "Other results",
+  thumbnail: "Thumbnails",
+  upload: "Uploads",
+  draft: "Drafts",
+  weights: "Weights",
+};
+const DAY_S = 86_400;
+
+/** Part of the storage. `changed()` is set by the view: it looks again. */
+export class StoragePart {
+  everyMs = null;
+  changed = () => {};
+  #desk;
+  #figures = element("dl", { class: "tiles" });
+  #measured = element("p", { class: "help" });
+  #kinds = kindTable();
+  #tenants = tenantTable();
+  #locations = locationTable();
+  #kept = element("ul", { class: "lines" });
+
+  constructor(desk) {
+    this.#desk = desk;
+    this.node = element(
+      "div",
+      {},
+      this.#figures,
+      this.#measured,
+      section("By kind", "", this.#kinds.node),
+      section("By tenant", "", this.#tenants.node),
+      section(
+        "Places",
+        "darkroom storage lifecycle prints and installs the rules of a bucket; darkroom fsck compares the files with the records.",
+        this.#locations.node,
+      ),
+      section("How long it is kept", "By the settings. Tenants can have other times.", this.#kept),
+    );
+  }
+
+  async look() {
+    const use = await this.#desk.call("GET", "v1/storage");
+    const { kinds, tenants, disk, unwanted, overdue, locations, kept_days: kept } = use;
+    const sum = (name) => kinds.reduce((total, each) => total + each[name], 0);
+    const whole = sum("bytes");
+    this.#figures.replaceChildren(
+      ...tiles([
+        ["Stored", bytes(whole)],
+        ["Files", sum("files").toLocaleString("en")],
+        ["Free disk", disk === null ? "—" : `${bytes(disk.free_bytes)} of ${bytes(disk.bytes)}`],
+        ["To be deleted", unwantedWords(unwanted, overdue)],
+      ]),
+    );
+    this.#measured.textContent =
+      `By the records of the database, at ${clock(use.measured_at)}. Snapshots of running requests and ` +
+      "open uploads are not counted.";
+    this.#kinds.show(kinds.map((each) => ({ ...each, whole })));
+    this.#tenants.show(tenants);
+    this.#locations.show(locations);
+    this.#kept.replaceChildren(...keptLines(kept).map((line) => element("li", {}, line)));
+  }
+}
+
+function unwantedWords(unwanted, overdue) {
+  const late = overdue > 0 ? `, ${overdue.toLocaleString("en")} overdue` : "";
+  return `${unwanted.toLocaleString("en")}${late}`;
+}
+
+function keptLines({ requests, prompts, files, drafts }) {
+  const lines = [
+    ["Requests", requests],
+    ["Their prompts", prompts],
+    ["Their files", files],
+    ["Drafts", drafts],
+  ];
+  return lines.map(([name, days]) => `${name}: ${days === null ? "for ever" : span(days * DAY_S)}`);
+}
+
+function kindTable() {
+  return new LiveTable({
+    label: "By kind",
+    empty: "Nothing is stored.",
+    key: ({ kind }) => kind,
+    columns: [
+      { name: "Kind", cell: ({ kind }) => KINDS[kind] ?? kind },
+      { name: "Files", number: true, cell: ({ files }) => files.toLocaleString("en") },
+      { name: "Size", number: true, cell: ({ bytes: size }) => bytes(size) },
+      { name: "Share", cell: ({ kind, bytes: size, whole }) => share(KINDS[kind], size, whole) },
+    ],
+  });
+}
+
+function share(name, size, whole) {
+  const value = whole > 0 ? size / whole : 0;
+  const bar = element("progress", { max: 1, value, "aria-label": `Share: ${name}` });
+  return [bar, ` ${Math.round(100 * value)} %`];
+}
+
+function tenantTable() {
+  return new LiveTable({
+    label: "By tenant",
+    empty: "Nothing is stored.",
+    key: ({ tenant }) => tenant,
+    columns: [
+      { name: "Tenant", cell: ({ tenant }) => tenant || "shared by tenants" },
+      { name: "Files", number: true, cell: ({ files }) => files.toLocaleString("en") },
+      { name: "Size", number: true, cell: ({ bytes: size }) => bytes(size) },
+      {
+        name: "Of it",
+        wide: true,
+        cell: ({ kinds }) =>
+          kinds.map(({ kind, bytes: size }) => `${KINDS[kind] ?? kind} ${bytes(size)}`).join(" · "),
+      },
+    ],
+  });
+}
+
+function locationTable() {
+  return new LiveTable({
+    label: "Places",
+    empty: "",
+    key: ({ id }) => id,
+    columns: [
+      { name: "Place", cell: ({ id }) => id || "this Darkroom's own" },
+      { name: "Type", cell: ({ type }) => (type === "s3" ? "S3 bucket" : "folder") },
+      { name: "Where", wide: true, cell: ({ place }) => (place ? element("code", {}, place) : "") },
+      { name: "Tenants", wide: true, cell: ({ id, tenants }) => (id ? tenants.join(", ") : "all others") },
+    ],
+  });
+}
