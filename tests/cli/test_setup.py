@@ -34,7 +34,7 @@ class Project:
         self.root = folder / "project"
         self.calls = folder / "calls"
         self._programs = folder / "programs"
-        for needed in ("tests/s3rver", "tests/wire/javascript"):
+        for needed in ("tests/s3rver", "tests/wire/javascript", "tests/page/javascript"):
             (self.root / needed).mkdir(parents=True)
             (self.root / needed / "package-lock.json").write_text("{}")
         for needed in ("constraints.txt", "pyproject.toml"):

@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.page.album import entries
+from tests.page.axe import axe
 from tests.page.darkroom import PageDarkroom
 from tests.page.reader import PROBE, Reader, expect_images, expect_phase
 
@@ -36,6 +37,7 @@ def test_every_text_can_be_read_and_every_control_has_a_name(toned: Reader) -> N
     def look() -> None:
         assert page.evaluate(FAINT) == []
         assert page.evaluate(NAMELESS) == []
+        assert axe(page) == []
 
     page.goto(toned.darkroom.url)
     toned.give_key(f"dk_0123:{'0' * 64}")
@@ -72,6 +74,7 @@ def test_the_gallery_can_be_read_and_its_controls_have_names(toned: Reader) -> N
     def look() -> None:
         assert page.evaluate(FAINT) == []
         assert page.evaluate(NAMELESS) == []
+        assert axe(page) == []
 
     toned.darkroom.hang(entries(60))
     toned.enter()
@@ -107,14 +110,17 @@ def test_a_phone_shows_all_of_it_without_scrolling_sideways(
     wide = "() => document.documentElement.scrollWidth"
     reader.page.goto(served.url)
     assert reader.page.evaluate(wide) == 360
+    assert axe(reader.page) == []
     reader.enter()
     reader.unfold()
     expect_images(reader.generate("a" * 300, num_images=4), 4)
     expect_phase(reader.generate("this will fail"), "failed")
     assert reader.page.evaluate(wide) == 360
+    assert axe(reader.page) == []
     reader.listed.first.locator(".request").click()
     dialog = reader.page.get_by_role("dialog")
     expect(dialog).to_contain_text("Log")
+    assert axe(reader.page) == []
     assert dialog.bounding_box()["width"] <= 360  # type: ignore[index]
 
 

@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, Route, expect
 
 from serve_app.catalog.fields.drafts import UNCHANGEABLE
+from tests.page.axe import axe
 from tests.page.darkroom import PageDarkroom
 from tests.page.reader import PROBE, Reader, expect_images, expect_phase
 from tests.page.test_access import FAINT, NAMELESS
@@ -283,6 +284,7 @@ def test_drafts_can_be_read_and_fit_on_a_phone(
     expect(reader.page.get_by_role("group", name="From draft 1")).to_be_visible()
     assert reader.page.evaluate(FAINT) == []
     assert reader.page.evaluate(NAMELESS) == []
+    assert axe(reader.page) == []
     assert reader.page.evaluate("document.documentElement.scrollWidth") == 360
 
 
@@ -307,3 +309,4 @@ def test_videos_and_audio_are_previews_too(
     expect(table.locator(kind)).to_have_count(2)
     expect(preview(table, 2)).to_have_accessible_name("Draft 2, seed 2, 3 steps")
     assert page.evaluate(NAMELESS) == []
+    assert axe(page) == []

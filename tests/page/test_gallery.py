@@ -11,6 +11,7 @@ from playwright.sync_api import BrowserContext, expect
 
 from serve_app.domain.request import State
 from tests.page.album import Entry, entries
+from tests.page.axe import axe
 from tests.page.darkroom import PageDarkroom
 from tests.page.gallery import Gallery
 from tests.page.reader import Reader, expect_images
@@ -266,6 +267,7 @@ def test_a_long_press_selects_on_a_phone(
     session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
     gallery.link("a hill").tap()
     expect(gallery.selected).to_have_count(2)
+    assert axe(gallery.page) == []
     assert gallery.page.evaluate("document.documentElement.scrollWidth") == 390
 
 

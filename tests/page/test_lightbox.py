@@ -16,6 +16,7 @@ from playwright.sync_api import BrowserContext, Locator, expect
 from deployments.engine.media.video_format import VideoForm
 from deployments.engine.media.video_writer import VideoWriter
 from tests.page.album import Entry
+from tests.page.axe import axe
 from tests.page.darkroom import PageDarkroom
 from tests.page.gallery import Gallery
 
@@ -165,6 +166,7 @@ def test_two_fingers_zoom_on_a_phone_and_one_swipes(
     expect(large(gallery, "a harbour (1)")).to_be_visible()
     gallery.page.get_by_role("button", name="About this result").tap()
     expect(gallery.page.get_by_role("button", name="Use again")).to_be_visible()
+    assert axe(gallery.page) == []
     assert gallery.page.evaluate("document.documentElement.scrollWidth") == 390
 
 

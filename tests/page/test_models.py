@@ -10,6 +10,7 @@ from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from serve_app.catalog.catalog import load
 from tests.ingress.house import DEMO
+from tests.page.axe import axe
 from tests.page.darkroom import PageDarkroom, page_darkroom
 from tests.page.operator import REPLICA, give_pool
 from tests.page.reader import FLUX, Reader
@@ -166,6 +167,7 @@ def test_every_text_of_the_models_can_be_read_also_on_a_phone(
     def look() -> None:
         assert reader.page.evaluate(FAINT) == []
         assert reader.page.evaluate(NAMELESS) == []
+        assert axe(reader.page) == []
         assert reader.page.evaluate("() => document.documentElement.scrollWidth") == 360
 
     look()

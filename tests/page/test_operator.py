@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
+from tests.page.axe import axe
 from tests.page.darkroom import PageDarkroom, page_darkroom
 from tests.page.operator import POOL, REPLICA, Operator, give_pool
 from tests.page.reader import FLUX, Reader, expect_images
@@ -72,6 +73,7 @@ def test_the_pools_show_replicas_with_what_they_hold_and_load(
     replicas[:] = [{**REPLICA, "hot": [FLUX], "loading": []}]
     expect(replica).not_to_contain_text("25 %")  # without a reload
     expect(replica.locator(".pill.hot")).to_have_text(FLUX)
+    assert axe(page) == []
 
 
 def test_a_model_is_kept_warm_and_no_longer(operator: Operator) -> None:
@@ -236,6 +238,7 @@ def test_every_text_of_each_part_can_be_read_also_on_a_phone(
         expect(page.locator(".part [aria-busy]")).to_have_count(0)
         assert page.evaluate(FAINT) == [], part
         assert page.evaluate(NAMELESS) == [], part
+        assert axe(page) == [], part
         assert page.evaluate("() => document.documentElement.scrollWidth") == 360, part
 
 
@@ -248,10 +251,12 @@ def test_the_secret_of_a_new_key_is_shown_once(operator: Operator) -> None:
     operator.dialog.get_by_label("Tenant", exact=True).fill("No tenant")
     operator.dialog.get_by_role("button", name="Create it").click()
     expect(operator.dialog.get_by_role("alert")).to_contain_text("tenant")
+    assert axe(page) == []
     operator.dialog.get_by_label("Tenant", exact=True).fill("studio-a")
     operator.dialog.get_by_label("Days until it expires").fill("90")
     operator.dialog.get_by_role("button", name="Create it").click()
     expect(operator.dialog).to_contain_text("cannot be shown again")
+    assert axe(page) == []
     secret = operator.dialog.locator(".secret").inner_text()
     operator.dialog.get_by_role("button", name="Close").click()
     expect(page.get_by_text(secret)).to_have_count(0)

@@ -14,6 +14,7 @@ from serve_app.domain.errors import StorageFull
 from serve_app.ingress.services.health import Health, Readiness
 from tests.ingress.house import DEMO, MODELS
 from tests.page.album import Entry
+from tests.page.axe import axe
 from tests.page.darkroom import PageDarkroom, page_darkroom
 from tests.page.operator import Operator, give_pool
 from tests.page.reader import FLUX
@@ -41,6 +42,7 @@ def test_a_model_is_checked_added_and_removed(operator: Operator) -> None:
     page.get_by_role("button", name="Add a model").click()
     dialog.get_by_role("button", name="Add it").click()
     expect(dialog.get_by_role("alert")).to_contain_text("Id is required")
+    assert axe(page) == []
     dialog.get_by_label("Id", exact=True).fill("house/portraits")
     dialog.get_by_label("Weights", exact=True).fill("owner/name")
     dialog.get_by_label("Like").select_option("test/deep/path/probe")

@@ -12,6 +12,7 @@ from serve_app.catalog.catalog import load
 from serve_app.domain.progress import Loading, Stage, to_plain
 from serve_app.settings import PoolConfig
 from tests.ingress.house import DEMO
+from tests.page.axe import axe
 from tests.page.darkroom import PageDarkroom, page_darkroom
 from tests.page.operator import POOL, REPLICA, give_pool
 from tests.page.reader import FLUX, Reader
@@ -120,4 +121,5 @@ def test_the_offer_can_be_read_and_fits_on_a_phone(
         expect(offer_in(page, place).get_by_role("progressbar")).to_be_visible()
         assert page.evaluate(NAMELESS) == []
         assert page.evaluate(FAINT) == []
+        assert axe(page) == []
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import BrowserContext, expect
 
 from tests.page.album import Entry
+from tests.page.axe import axe
 from tests.page.gallery import Gallery
 
 ENTRY = Entry("a lighthouse", timedelta(minutes=1), files=2, input={"guidance_scale": 3.5})
@@ -39,10 +40,12 @@ def test_a_link_is_opened_by_somebody_without_a_key_until_it_is_revoked(
         each.evaluate("image => image.decode()")
     expect(guest.get_by_text("guidance scale")).to_be_visible()
     expect(guest.get_by_role("link", name="Download")).to_have_count(2)
+    assert axe(guest) == []
     dialog.get_by_role("button", name="Revoke").click()
     expect(dialog.get_by_role("button", name="Revoke")).to_have_count(0)
     guest.reload()
     expect(guest.get_by_text("This link does not work.")).to_be_visible()
+    assert axe(guest) == []
 
 
 def test_the_page_of_a_link_fits_on_a_phone(
@@ -50,7 +53,10 @@ def test_the_page_of_a_link_fits_on_a_phone(
 ) -> None:
     sharing.page.get_by_role("button", name="Make a link").click()
     link = sharing.page.get_by_label("Link", exact=True).input_value()
-    phone = open_context(viewport={"width": 360, "height": 740}).new_page()
+    context = open_context(viewport={"width": 360, "height": 740}, has_touch=True)
+    context.add_init_script("localStorage.setItem('darkroom.theme', 'light')")
+    phone = context.new_page()
     phone.goto(link)
     expect(phone.get_by_role("heading", name="a lighthouse")).to_be_visible()
+    assert axe(phone) == []
     assert phone.evaluate("document.documentElement.scrollWidth") == 360

@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.fakes.openid import CLIENT_ID, provider
+from tests.page.axe import axe
 from tests.page.darkroom import PageDarkroom, page_darkroom
 from tests.page.reader import Reader
 
@@ -36,12 +37,15 @@ def sign_in(page: Page, person: str) -> None:
 
 def test_a_person_signs_in_works_and_signs_out(page: Page, served: PageDarkroom) -> None:
     page.goto(served.url)
+    expect(page.get_by_role("button", name="Sign in")).to_be_visible()
+    assert axe(page) == []
     sign_in(page, "ada")
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
     expect(page).to_have_url(re.compile(r"^[^?]*$"))  # neither code nor state stays in the address
     page.get_by_role("button", name="API key").click()
     leave = page.get_by_role("button", name="Sign out ada@example.org")
     expect(page.get_by_role("button", name="Forget this key")).to_be_hidden()
+    assert axe(page) == []
     key = page.evaluate("localStorage.getItem('darkroom.key')")
     leave.click()
     expect(leave).to_be_hidden()

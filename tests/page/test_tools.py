@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
+from tests.page.axe import axe
 from tests.page.darkroom import PageDarkroom
 from tests.page.painter import image
 from tests.page.reader import Reader, expect_images
@@ -32,6 +33,7 @@ STYLES = endpoint(
 def look(page: Page) -> None:
     assert page.evaluate(FAINT) == []
     assert page.evaluate(NAMELESS) == []
+    assert axe(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]  # type: ignore[index]
 
 

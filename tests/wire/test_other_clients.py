@@ -1,4 +1,4 @@
-"""Clients of fal's protocol by other authors, unmodified, configured as in
+"""Clients by other authors and in other languages, unmodified, configured as in
 docs/how-to/use-other-clients.md."""
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.ingress.house import OTHERS
 from tests.node import node, packages
 from tests.wire.served import Address, served
 
@@ -43,7 +44,7 @@ except litellm.exceptions.APIConnectionError as error:
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[Address]:
-    with served() as address:
+    with served(catalog=OTHERS) as address:
         yield address
 
 
@@ -71,11 +72,11 @@ def test_litellm_draws_and_reports_what_is_wrong(address: Address) -> None:
     assert "num_images" in refused["said"]
 
 
-@pytest.fixture
-def ai_sdk(address: Address) -> dict[str, Any]:
+def javascript(program: str, address: Address) -> dict[str, Any]:
+    """What a program in ``javascript`` reports, run with none of this shell's settings."""
     packages(JAVASCRIPT)
     done = subprocess.run(
-        [node(), JAVASCRIPT / "ai_sdk.mjs", address.url, address.key],
+        [node(), JAVASCRIPT / program, address.url, address.key],
         env={"PATH": os.defpath},
         capture_output=True,
         text=True,
@@ -86,8 +87,54 @@ def ai_sdk(address: Address) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
-def test_the_ai_sdk_draws_and_reports_what_is_wrong(ai_sdk: dict[str, Any]) -> None:
-    assert [each["mediaType"] for each in ai_sdk["images"]] == ["image/jpeg", "image/jpeg"]
-    assert all(each["bytes"] > 100 for each in ai_sdk["images"])
-    assert ai_sdk["refused"]["status"] == 422
-    assert "num_inference_steps" in ai_sdk["refused"]["said"]
+def test_the_ai_sdk_draws_and_reports_what_is_wrong(address: Address) -> None:
+    seen = javascript("ai_sdk.mjs", address)
+    assert [each["mediaType"] for each in seen["images"]] == ["image/jpeg", "image/jpeg"]
+    assert all(each["bytes"] > 100 for each in seen["images"])
+    assert seen["refused"]["status"] == 422
+    assert "num_inference_steps" in seen["refused"]["said"]
+
+
+def test_the_ai_sdk_draws_by_its_provider_for_openai(address: Address) -> None:
+    seen = javascript("ai_sdk_openai.mjs", address)
+    assert [each["mediaType"] for each in seen["images"]] == ["image/jpeg", "image/jpeg"]
+    assert seen["refused"]["status"] == 400
+    assert "size" in seen["refused"]["said"]
+
+
+def test_the_ai_sdk_draws_by_its_provider_for_replicate(address: Address) -> None:
+    seen = javascript("ai_sdk_replicate.mjs", address)
+    assert [each["mediaType"] for each in seen["images"]] == ["image/jpeg"]
+    assert seen["refused"]["status"] == 422
+    assert "num_inference_steps" in seen["refused"]["said"]
+
+
+def test_openai_s_javascript_client_makes_and_edits_images_and_makes_a_video(
+    address: Address,
+) -> None:
+    seen = javascript("openai.mjs", address)
+    assert seen["drawn"] == ["ffd8", "ffd8"], "with the style `natural`, which nothing here has"
+    assert seen["edited"] == ["ffd8"]
+    assert seen["last"] == "image_generation.completed"
+    assert seen["video"]["status"] == "completed"
+    assert seen["video"]["content"]
+    assert {"fal-ai/flux/schnell", "dall-e-3"} <= set(seen["models"])
+    assert seen["refused"] == {"kind": "BadRequestError", "status": 400, "param": "n"}
+
+
+def test_replicate_s_javascript_client_runs_waits_cancels_streams_and_uploads(
+    address: Address,
+) -> None:
+    seen = javascript("replicate.mjs", address)
+    # Over plain HTTP, files are inside the prediction.
+    assert seen["images"] == [{"start": "ffd8", "scheme": "data:"}] * 2
+    assert seen["ended"] == "succeeded"
+    assert seen["listed"]
+    assert seen["canceled"] == "canceled"
+    assert seen["events"][-1] == "done"
+    assert "output" in seen["events"]
+    assert seen["file"] == 3
+    assert seen["given"].startswith("/"), "the address of an upload, not the file itself"
+    assert seen["model"] == "fal-ai/flux-schnell"
+    assert seen["refused"]["status"] == 422
+    assert "less than or equal to 4" in seen["refused"]["said"]

@@ -246,6 +246,14 @@ def test_files_are_listed_found_and_deleted(client: replicate.Client) -> None:
     assert client._client.get(made[1].urls["get"]).status_code == 404
 
 
+def test_a_form_with_two_files_is_refused(address: Address) -> None:
+    key = {"Authorization": f"Bearer {address.key}"}
+    twice = [("content", ("one.png", b"1")), ("content", ("two.png", b"2"))]
+    answer = httpx.post(f"{address.url}/replicate/v1/files", headers=key, files=twice)
+    assert answer.status_code == 422
+    assert "Only one file" in answer.text
+
+
 async def test_files_are_listed_found_and_deleted_async(client: replicate.Client) -> None:
     made = await client.files.async_create(image())
     assert (await client.files.async_get(made.id)).id == made.id

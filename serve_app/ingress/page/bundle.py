@@ -20,7 +20,10 @@ _EXPORT = re.compile(
     r"^export\s+(?P<kept>(?:async\s+)?(?:function\*?|class|const)\s+(?P<name>\w+))", re.MULTILINE
 )
 _LATE = re.compile(r'\bimport\("(?P<path>\.[^"]*)"\)')
-_COMMENT = re.compile(r"^ *(?:/\*\*.*?\*/|//[^\n]*)\n", re.MULTILINE | re.DOTALL)
+_DOCUMENTATION = re.compile(r"^ */\*\*.*?\*/\n", re.MULTILINE | re.DOTALL)
+_COMMENT = re.compile(r"^ *//.*\n", re.MULTILINE)
+_INDENTATION = re.compile(r"^ +", re.MULTILINE)
+_STYLE_COMMENT = re.compile(r"/\*.*?\*/\n?", re.DOTALL)
 _LEFT = re.compile(r'^(?:import\b.*["\']\.|export\b).*$', re.MULTILINE)
 
 
@@ -91,13 +94,29 @@ def _function(path: str, source: str, numbers: Mapping[str, int], place: str) ->
         target = late_bundle(_target(path, found["path"]))
         return f'import("{_relative(posixpath.relpath(target, posixpath.dirname(place)))}")'
 
-    written = _COMMENT.sub("", source)  # a quarter of the bytes
+    written = _DOCUMENTATION.sub("", source)
     body = _EXPORT.sub(lambda found: found["kept"], _IMPORT.sub(bound, written))
     if left := _LEFT.search(body):
         raise ValueError(f"{path}: this form is not bundled: {left[0]}")
-    body = _LATE.sub(called, body)
+    body = _stripped(_LATE.sub(called, body))
     returned = f"return {{ {', '.join(_exports(source))} }};"
     return f"// {path}\nconst module{numbers[path]} = (() => {{\n{body}\n{returned}\n}})();\n"
+
+
+def stripped_styles(sheet: str) -> str:
+    """Style sheet without its comments and indentation."""
+    return _INDENTATION.sub("", _STYLE_COMMENT.sub("", sheet))
+
+
+def _stripped(source: str) -> str:
+    """Module without its comments and indentation, a tenth of the bytes that are sent.
+
+    A module that may have a template of several lines keeps its lines, because they may be text. It
+    is one with a line in which the number of backticks is odd.
+    """
+    if any(line.count("`") % 2 for line in source.split("\n")):
+        return source
+    return _INDENTATION.sub("", _COMMENT.sub("", source))
 
 
 def _exports(source: str) -> list[str]:

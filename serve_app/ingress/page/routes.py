@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 import gzip
 import hashlib
-import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,7 +18,8 @@ from starlette.types import Scope
 
 from serve_app.domain.errors import NotFound
 from serve_app.ingress.http.context import context_of
-from serve_app.ingress.page.bundle import bundles_of, late_bundle
+from serve_app.ingress.page.bundle import bundles_of, late_bundle, stripped_styles
+from serve_app.ingress.page.inline import inlined
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import services_of
 from serve_app.settings import Config
@@ -42,8 +42,6 @@ TYPES: Mapping[str, str] = {
 }
 """Media types of the served files, by suffix. Other files in the folder are not served."""
 
-_COMMENT = re.compile(rb"^/\*.*?\*/\n", re.MULTILINE | re.DOTALL)
-
 
 @dataclass(frozen=True, slots=True)
 class PageFile:
@@ -53,6 +51,7 @@ class PageFile:
     compressed: bytes  # by gzip
     media_type: str
     etag: str
+    sources: Mapping[str, str] = field(default_factory=dict[str, str])  # see Inlined
 
 
 async def index(request: HttpRequest) -> Response:
@@ -103,7 +102,7 @@ async def _answer(request: HttpRequest, name: str) -> Response:
         # Revalidated each time, and answered with 304: a page never runs with files of another
         # version of Darkroom.
         "cache-control": "no-cache",
-        "content-security-policy": policy(services_of(request).config),
+        "content-security-policy": policy(services_of(request).config, found.sources),
         "x-content-type-options": "nosniff",
         "referrer-policy": "no-referrer",
         "cross-origin-opener-policy": "same-origin",
@@ -117,11 +116,12 @@ async def _answer(request: HttpRequest, name: str) -> Response:
     return Response(found.content, headers=headers)
 
 
-def policy(config: Config) -> str:
+def policy(config: Config, sources: Mapping[str, str]) -> str:
     """Content-Security-Policy of the page.
 
-    It allows scripts and calls of this origin only, no inline scripts, and no text that becomes
-    markup. Artifacts may come from other origins: see ``_origins``.
+    It allows scripts and calls of this origin only, inline scripts and styles only if ``sources``
+    has them, and no text that becomes markup. Artifacts may come from other origins: see
+    ``_origins``.
     """
     media = " ".join(("'self' data: blob:", *_origins(config)))
     rules = {
@@ -138,7 +138,8 @@ def policy(config: Config) -> str:
         "require-trusted-types-for": "'script'",
         "trusted-types": "'none'",
     }
-    return "; ".join(f"{name} {value}" for name, value in rules.items())
+    allowed = {name: f"{value} {sources.get(name, '')}".strip() for name, value in rules.items()}
+    return "; ".join(f"{name} {value}" for name, value in allowed.items())
 
 
 def _origins(config: Config) -> Iterator[str]:
@@ -176,8 +177,17 @@ def _files() -> Mapping[str, PageFile]:
         **bundles_of(scripts, SHARED_MAIN, late_bundle(SHARED_MAIN)),
     }
     made = {name: text.encode() for name, text in bundles.items()}
-    styles = {STYLES: _COMMENT.sub(b"", b"\n".join(read[each] for each in SHEETS))}
-    return {name: _file(name, content) for name, content in (read | made | styles).items()}
+    made[STYLES] = stripped_styles("\n".join(read[each].decode() for each in SHEETS)).encode()
+    files = {name: _file(name, content) for name, content in (read | made).items()}
+    parts = {name: each.content.decode() for name, each in files.items() if _is_text(name)}
+    for name in (INDEX, SHARED):
+        page = inlined(parts[name], parts)
+        files[name] = replace(_file(name, page.html.encode()), sources=page.sources)
+    return files
+
+
+def _is_text(name: str) -> bool:
+    return not TYPES[f".{name.rpartition('.')[2]}"].startswith("image/")
 
 
 def _file(name: str, content: bytes) -> PageFile:

@@ -70,10 +70,13 @@ async def created(request: HttpRequest) -> Response:
     if not is_form(request):
         raise InvalidInput("The call is not a form. Send the file as multipart/form-data.")
     await services.files.check_disk_for_upload()
-    form = await read_form(request, services.config.limits.max_body_bytes, most_files=1)
+    # Replicate's JavaScript client sends the metadata as a second file.
+    form = await read_form(request, services.config.limits.max_body_bytes, most_files=2)
     files = form.files.get(FIELD, [])
     if not files:
         raise InvalidInput.of_field(FIELD, "Field required", "missing")
+    if len(files) > 1:
+        raise InvalidInput.of_field(FIELD, "Only one file is taken", "too_long")
     (file,) = files
     new = NewUpload(caller.tenant, file.media_type, file.name)
     upload = await services.files.uploads.take(new, _at_once(file.content))

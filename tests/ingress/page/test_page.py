@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
 import re
 from collections.abc import AsyncIterator
@@ -13,6 +15,7 @@ import pytest
 from PIL import Image
 
 from serve_app.ingress.page.bundle import bundles_of
+from serve_app.ingress.page.inline import inlined
 from serve_app.ingress.page.routes import FOLDER, SCRIPT, SHEETS, STYLES, TYPES, policy
 from serve_app.settings import Config
 from tests.ingress.house import ORIGIN, House, built
@@ -70,11 +73,34 @@ async def test_the_page_may_run_its_own_scripts_and_call_its_own_origin_only(
 ) -> None:
     rules = _rules((await stranger.get("/")).headers["content-security-policy"])
     assert rules["default-src"] == "'none'"
-    assert rules["script-src"] == rules["style-src"] == rules["connect-src"] == "'self'"
+    assert rules["connect-src"] == "'self'"
     assert rules["img-src"] == rules["media-src"] == "'self' data: blob:"
     assert rules["frame-ancestors"] == rules["base-uri"] == rules["form-action"] == "'none'"
     assert rules["require-trusted-types-for"] == "'script'"
     assert rules["manifest-src"] == "'self'"
+
+
+@pytest.mark.parametrize("name", ["/", "/v1/shared/any"])
+async def test_a_page_has_its_styles_and_first_script_inside_and_allows_only_those(
+    stranger: httpx.AsyncClient, name: str
+) -> None:
+    answer = await stranger.get(name, headers={"accept": "text/html"})
+    rules = _rules(answer.headers["content-security-policy"])
+    for tag, directive in (("style", "style-src"), ("script", "script-src")):
+        inside = re.findall(rf"<{tag}>(.*?)</{tag}>", answer.text, re.DOTALL)
+        assert inside
+        digests = (hashlib.sha256(each.encode()).digest() for each in inside)
+        hashes = [f"'sha256-{base64.b64encode(each).decode()}'" for each in digests]
+        assert rules[directive] == " ".join(["'self'", *hashes])
+    assert 'rel="stylesheet"' not in answer.text
+    script = await stranger.get(f"/page/{SCRIPT}")
+    assert _rules(script.headers["content-security-policy"])["script-src"] == "'self'"
+
+
+def test_a_file_that_would_end_its_element_is_not_put_into_a_page() -> None:
+    page = '<script src="page/early.js"></script>'
+    with pytest.raises(ValueError, match="contains </script"):
+        inlined(page, {"early.js": "'</SCRIPT>'"})
 
 
 async def test_images_may_come_from_the_public_url() -> None:
@@ -110,9 +136,9 @@ STORE = {"s3_bucket": "art", "s3_downloads": "redirect"}
 def test_images_may_come_from_the_store_to_which_downloads_are_redirected(
     settings: dict[str, Any], origin: str
 ) -> None:
-    rules = _rules(policy(Config(**settings)))
+    rules = _rules(policy(Config(**settings), {}))
     assert rules["img-src"] == rules["media-src"] == f"'self' data: blob: {origin}"
-    assert _rules(policy(Config(**settings | {"s3_downloads": "through"})))["img-src"] == (
+    assert _rules(policy(Config(**settings | {"s3_downloads": "through"}), {}))["img-src"] == (
         "'self' data: blob:"
     )
 
@@ -217,6 +243,19 @@ def test_a_bundle_leaves_out_the_comments_but_no_text_of_a_program() -> None:
     )
     bundle = bundles_of({"app.js": source}, "app.js", "bundle.js")["bundle.js"]
     assert "const one = `a /** b */ // c`;\nconst two = 2;" in bundle
+
+
+def test_a_bundle_has_no_indentation_and_comments_except_where_they_may_be_text() -> None:
+    plain = "  // Why.\n  const one = `a`; // kept\n"
+    program = "const two = `\n  // pip install\n  x`;\n"
+    files = {
+        "app.js": 'import { two } from "./b.js";\n' + plain,
+        "b.js": program + "export const three = 3;\n",
+    }
+    bundle = bundles_of(files, "app.js", "bundle.js")["bundle.js"]
+    assert "Why." not in bundle
+    assert "\nconst one = `a`; // kept\n" in bundle
+    assert program in bundle
 
 
 @pytest.mark.parametrize(
