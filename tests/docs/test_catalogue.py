@@ -10,6 +10,7 @@ import pytest
 import yaml
 from diffusers import AudioLDM2Pipeline, CogVideoXPipeline
 
+from deployments.executors.registry import EXECUTORS
 from deployments.families.audio_io import AudioOptions, audio_options
 from deployments.families.call_mapping import CallMapping, parameters
 from deployments.families.options import PIPELINE_OPTIONS, REQUEST_OPTIONS
@@ -158,4 +159,4 @@ def test_the_entries_of_executors_are_catalogues(tmp_path: Path, page: str) -> N
     path = tmp_path / "models.yaml"
     for each in found:
         path.write_text(each)
-        load(path, demo=False)
+        load(path, demo=False, demo_dir=DEMO, families=EXECUTORS)
