@@ -283,7 +283,7 @@ def _replica_config(config: Config, pool: PoolConfig) -> ReplicaConfig:
         warm_weights_share=pool.warm_weights_share,
         warm_up=pool.warm_up,
         prefetch=pool.prefetch,
-        graceful_shutdown_timeout_s=pool.graceful_shutdown_timeout_s,
+        graceful_shutdown_timeout_s=pool.shutdown_s,
         stuck_after_s=pool.stuck_after_s,
         # Longer than the ingress waits for a frame: while it lives, the ingress ends idle sessions.
         session_silence_s=config.limits.realtime_idle_s + 15,
@@ -334,7 +334,7 @@ def _pool(config: Config, name: str, pool: PoolConfig, kind: type[Any]) -> Deplo
         ray_actor_options=_place(pool) | {"runtime_env": {"env_vars": environment}},
         **_group(pool),
         max_ongoing_requests=100,
-        graceful_shutdown_timeout_s=pool.graceful_shutdown_timeout_s,
+        graceful_shutdown_timeout_s=pool.shutdown_s,
         graceful_shutdown_wait_loop_s=0.1,
         health_check_period_s=5,
         request_router_config={"request_router_class": SEAT_ROUTER},

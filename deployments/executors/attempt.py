@@ -26,9 +26,10 @@ from deployments.replica.attempt_state import AttemptState, Phase, StopReason, a
 from deployments.replica.poller import SlotQueue
 from deployments.transfer.uploader import StorageRetry
 from serve_app.domain.errors import TOO_LATE, Cancelled, Expired, PipelineFailed, ReplicaDied
+from serve_app.domain.executors.hosted import moves
 from serve_app.domain.executors.secrets import named_by
 from serve_app.domain.lease import Lease, LeaseKey
-from serve_app.domain.media.marking import XMP
+from serve_app.domain.media.marking import XMP, MarkPolicy
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.ports import AppSource, Clock
 from serve_app.domain.progress import Preview
@@ -141,10 +142,15 @@ class ExecutorAttempt:
             await self._files.remove()
             state.enter(Phase.ENDED)
 
+    @property
+    def must_stay(self) -> bool:
+        """True while its result exists only in the answer to a call that is paid."""
+        return self.state.phase is Phase.IN_ENGINE and moves(self.lease.endpoint) is False
+
     def stop(self, why: StopReason) -> None:
         """End the attempt soon. ``HANDED_BACK`` is ignored after the app: it is nearly done."""
         state = self.state
-        if why is StopReason.HANDED_BACK and not state.needs_engine:
+        if why is StopReason.HANDED_BACK and (not state.needs_engine or self.must_stay):
             return
         if state.stopped is not StopReason.FENCED:
             state.stopped = why
@@ -153,6 +159,8 @@ class ExecutorAttempt:
 
     def abandon(self) -> None:
         """Hand the lease back without waiting for the app or an upload."""
+        if self.must_stay:
+            return
         self.stop(StopReason.HANDED_BACK)
         if self._task is not None and self.state.phase is not Phase.ENDED:
             self.state.stopped = self.state.stopped or StopReason.HANDED_BACK
@@ -195,7 +203,8 @@ class ExecutorAttempt:
                 secrets,
                 lease.held,
                 lease.tenant,
-                lambda: state.stopped,
+                may_link=not lease.output_rules and lease.marking != MarkPolicy.REQUIRED,
+                stopped=lambda: state.stopped,
             )
             try:
                 return await self._output(executor, work)

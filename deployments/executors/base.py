@@ -41,6 +41,8 @@ class ExecutorWork:
     secrets: tuple[Secret, ...] = ()  # that the endpoint names, as far as they are set
     held: LeaseKey | None = None
     tenant: str = ""
+    may_link: bool = True
+    """A file that cannot be fetched may stay a URL of its server: no policy has to see it."""
     stopped: Callable[[], StopReason | None] = lambda: None
     """Reason why the attempt was stopped; None: it goes on."""
 
@@ -49,7 +51,7 @@ class ExecutorWork:
 class LoggedLine:
     """A line that a request printed."""
 
-    level: str  # INFO or ERROR
+    level: str  # INFO, WARNING or ERROR
     text: str
 
 

@@ -49,8 +49,22 @@ PIP_TO_UV = {
 TRUE = frozenset({"1", "on", "t", "true", "y", "yes"})
 """Words of pip's settings that switch something on."""
 
-KEPT_BACK = ("AWS_", "DARKROOM_", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "PGPASSWORD")
-"""Beginnings of the variables that an installer does not get: it runs code of the packages."""
+PASSED = frozenset(
+    {
+        *("HOME", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ", "USER"),
+        *("CURL_CA_BUNDLE", "NETRC", "REQUESTS_CA_BUNDLE", "SSL_CERT_DIR", "SSL_CERT_FILE"),
+        *("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"),
+        *("CC", "CFLAGS", "CPATH", "CUDA_HOME", "CXX", "CXXFLAGS", "LDFLAGS", "LIBRARY_PATH"),
+        *("MAX_JOBS", "PKG_CONFIG_PATH", "TORCH_CUDA_ARCH_LIST"),
+        *("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"),
+    }
+)
+PASSED_GROUPS = "PIP_", "UV_"
+"""Variables of the replica that an installer gets, and beginnings of others. It runs code of the
+packages, so it gets no secret but those of package indexes."""
+
+BUILD_WITHIN_S = 1800.0
+"""Longest time of a build: others wait for it, and an index may be stuck."""
 
 
 class Environments:
@@ -60,8 +74,14 @@ class Environments:
     never moved.
     """
 
-    def __init__(self, directory: Path, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        settings: Mapping[str, str] | None = None,
+        within_s: float = BUILD_WITHIN_S,
+    ) -> None:
         """``settings``: pip's, by their long names; None: those of this machine."""
+        self._within_s = within_s
         self._directory = directory
         self._settings = settings
 
@@ -84,32 +104,47 @@ class Environments:
         python = folder / "bin" / "python"
         if not (folder / COMPLETE).is_file():
             on_build()
-            await self._build(folder, python, requirements, for_fal=for_fal)
+            async with _locked(folder.with_suffix(".lock")):
+                await self._built(folder, python, requirements, for_fal=for_fal)
         os.utime(folder / COMPLETE)  # for whoever removes those that have not been used for long
         return python
+
+    async def _built(
+        self, folder: Path, python: Path, requirements: Requirements, *, for_fal: bool
+    ) -> None:
+        """Build an environment, whose lock is held. ``AppNotStarted`` after ``within_s``."""
+        if (folder / COMPLETE).is_file():  # another process has built it meanwhile
+            return
+        try:
+            async with asyncio.timeout(self._within_s):
+                await self._build(folder, python, requirements, for_fal=for_fal)
+        except TimeoutError:
+            base = FAL_BASE if for_fal else BASE
+            raise AppNotStarted(
+                f"The requirements {_shown(requirements or base)} were not installed within "
+                f"{self._within_s:g} s, so the installer was ended. Its index of packages may not "
+                "answer, or a package is built for too long: name one that has a wheel."
+            ) from None
 
     async def _build(
         self, folder: Path, python: Path, requirements: Requirements, *, for_fal: bool
     ) -> None:
-        async with _locked(folder.with_suffix(".lock")):
-            if (folder / COMPLETE).is_file():  # another process has built it meanwhile
-                return
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-            settings = self._settings
-            if settings is None:
-                settings = await asyncio.to_thread(pip_settings)
-            base = FAL_BASE if for_fal else BASE
-            make, install = commands(folder, python, settings)
-            await _run(make, settings, requirements or base)
-            for number, layer in enumerate(layers(requirements)):
-                if for_fal:
-                    await _run([*install, *base, *layer], settings, layer or base)
-                    continue
-                listed = folder.with_suffix(f".{number}.txt")
-                listed.write_text("\n".join((*base, *layer)) + "\n", encoding="utf-8")
-                await _run([*install, "-r", str(listed)], settings, layer or base)
-            await asyncio.to_thread(_add_library, folder)
-            (folder / COMPLETE).touch()
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        settings = self._settings
+        if settings is None:
+            settings = await asyncio.to_thread(pip_settings)
+        base = FAL_BASE if for_fal else BASE
+        make, install = commands(folder, python, settings)
+        await _run(make, settings, requirements or base)
+        for number, layer in enumerate(layers(requirements)):
+            if for_fal:
+                await _run([*install, *base, *layer], settings, layer or base)
+                continue
+            listed = folder.with_suffix(f".{number}.txt")
+            listed.write_text("\n".join((*base, *layer)) + "\n", encoding="utf-8")
+            await _run([*install, "-r", str(listed)], settings, layer or base)
+        await asyncio.to_thread(_add_library, folder)
+        (folder / COMPLETE).touch()
 
 
 @asynccontextmanager
@@ -209,7 +244,12 @@ async def _run(
 ) -> None:
     # The installer is configured by its own variables, which are none of Darkroom's settings.
     given = os.environ  # noqa: TID251
-    environment = {name: given[name] for name in given if not name.startswith(KEPT_BACK)}
+    environment = {
+        name: given[name]
+        for name in given
+        if (name.upper() in PASSED or name.startswith(PASSED_GROUPS))
+        and not name.startswith("UV_PUBLISH_")
+    }
     environment["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
     if certificates := settings.get("cert"):
         environment.setdefault("SSL_CERT_FILE", certificates)

@@ -29,6 +29,7 @@ from deployments.transfer.fetcher import Fetcher
 from deployments.transfer.uploader import FileSink
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import Misconfigured
+from serve_app.domain.executors.hosted import moves
 from serve_app.domain.lease import Ask, Lease, LeaseKey, ReplicaStage, ReportReply, Work
 from serve_app.domain.ports import AppSource, FileSigner, SafetyLog
 from serve_app.domain.progress import StoredSnapshot
@@ -112,7 +113,10 @@ class ExecutorReplica:
         log.info("Replica %s of pool %s is ready.", identity.replica_id, identity.pool)
 
     async def aclose(self) -> None:
-        """Stop polling, let requests end for half of ``close_within_s``, and hand back the rest."""
+        """Stop polling, let requests end for half of ``close_within_s``, and hand back the rest.
+
+        Requests whose provider goes on with them are handed back at once; one whose result is the
+        answer of a paid call may take all of the time."""
         if self._closed:
             return
         self._closed = True
@@ -121,6 +125,9 @@ class ExecutorReplica:
         self._poller.stop()
         await announce(self._link, ReplicaStage.DRAINING, self._max_slots)
         await self._poller.aclose()
+        for attempt in list(self._attempts.running.values()):
+            if moves(attempt.lease.endpoint):
+                attempt.stop(StopReason.HANDED_BACK)
         # An app's work cannot be resumed, so what is nearly done may end.
         await self._attempts.ended(loop.time() + self._close_within_s / 2)
         self._attempts.hand_back()

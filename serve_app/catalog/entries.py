@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -112,12 +112,15 @@ class EntryBuilder:
     from ``demo_dir`` (absolute), and others are served by their own weights if those run on a CPU.
     ``families`` are those that some pool hosts; None: all.
     ``pools`` are all pools with a queue; None: entries may name any.
+    ``gpu_problem``: function from an endpoint, and the pool that its entry names, to the reason why
+    the pool's GPUs do not do; empty if they do.
     """
 
     demo: bool
     demo_dir: Path
     families: Container[str] | None = None
     pools: Pools | None = None
+    gpu_problem: Callable[[Endpoint, str], str] = lambda *_: ""
 
     def build(self, endpoint_id: str, given: EndpointSource) -> CatalogEntry:
         """Entry of ``endpoint_id``. An entry without its family, its pool, its demo model or the
@@ -131,6 +134,7 @@ class EntryBuilder:
             missing = _no_family(given)  # fixing another reason would not help without it
         elif self.pools is not None and given.pool is not None:
             missing = _no_pool(given.pool, given.family, self.pools) or missing
+        missing = missing or self.gpu_problem(endpoint, given.pool or "")
         schema = _schema(endpoint)
         _check_arguments(endpoint, schema)
         _check_secrets(endpoint)

@@ -48,12 +48,15 @@ SELECT e.id, e.state, e.owner, e.endpoint,
        coalesce(e.provider_id, ''), coalesce(e.place, '{}'::json), e.id = %(id)s
 FROM held LEFT JOIN either e ON true
 """
+# A repeated statement, whose first answer was lost, finds its own id and is as good as the first.
 ACCEPT: LiteralString = """
 -- name: accept_hosted_call
 UPDATE hosted_calls
 SET state = 'accepted', provider_id = %(provider_id)s, place = %(place)s::json,
     changed_at = clock_timestamp()
-WHERE id = %(id)s AND state IN ('sending', 'unconfirmed')
+WHERE id = %(id)s AND (
+    state IN ('sending', 'unconfirmed')
+    OR (state = 'accepted' AND provider_id = %(provider_id)s))
 RETURNING 1
 """
 END: LiteralString = """

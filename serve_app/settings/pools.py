@@ -15,6 +15,7 @@ from serve_app.domain.workflows.definition import POOL as WORKFLOWS
 from serve_app.settings import schedule
 from serve_app.settings.overflow import OverflowPools, mistakes
 
+INLINE_SHUTDOWN_S = 620.0  # longer than a call whose answer is the result
 SLOTS_ON_GPU = 8  # for families of which nothing is known
 SLOTS_ON_CPU = 2  # with few cores, more slots only share the same compute
 
@@ -207,6 +208,14 @@ class PoolConfig(BaseModel):
         if not self.families and not self.overflow_of:
             raise ValueError("it needs families, or overflow_of")
         return self
+
+    @property
+    def shutdown_s(self) -> float:
+        """Time that a replica has to end. Images of OpenAI are the answer of a call, which takes
+        minutes and is paid, so that a replica without a limit of its own waits for it."""
+        given = "graceful_shutdown_timeout_s" in self.model_fields_set
+        inline = "openai" in self.families and not given
+        return INLINE_SHUTDOWN_S if inline else self.graceful_shutdown_timeout_s
 
     @property
     def device_bytes(self) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 from diffusers import AudioLDM2Pipeline, CogVideoXPipeline
 
+from deployments.executors.registry import EXECUTORS
 from deployments.families.audio_io import AudioOptions, audio_options
 from deployments.families.call_mapping import CallMapping, parameters
 from deployments.families.options import PIPELINE_OPTIONS, REQUEST_OPTIONS
@@ -145,3 +147,16 @@ def test_the_options_of_the_generic_family_are_documented() -> None:
     }
     amendments = {name for cells in table(PAGE, "amendment") for name in code(cells[0])}
     assert amendments | {"dtype"} == {*PIPELINE_OPTIONS, *REQUEST_OPTIONS}
+
+
+@pytest.mark.parametrize("page", ["serve-comfyui-workflows", "use-hosted-providers"])
+def test_the_entries_of_executors_are_catalogues(tmp_path: Path, page: str) -> None:
+    text = (DOCS / "how-to" / f"{page}.md").read_text()
+    found = [
+        each for each in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "schema:" in each
+    ]
+    assert found
+    path = tmp_path / "models.yaml"
+    for each in found:
+        path.write_text(each)
+        load(path, demo=False, demo_dir=DEMO, families=EXECUTORS)

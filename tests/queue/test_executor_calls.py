@@ -128,6 +128,18 @@ async def test_a_job_of_a_provider_belongs_to_one_call(desk: Desk) -> None:
     assert not await desk.calls.call("end_hosted_call", calls[0].id, "repeated")
 
 
+async def test_an_id_that_is_kept_again_is_kept_as_it_is(desk: Desk) -> None:
+    """The answer of the first try was lost, as while an ingress restarts."""
+    await desk.queue.submit(new())
+    held = (await lease(desk.queue)).held
+    made = await desk.calls.call("begin_hosted_call", held, call("a"))
+    for _ in range(2):
+        assert await desk.calls.call("accept_hosted_call", made.id, "job-1", {"get": "x"})
+    assert not await desk.calls.call("accept_hosted_call", made.id, "job-2", {"get": "y"})
+    later = await desk.calls.call("begin_hosted_call", held, call("a"))
+    assert (later.state, later.provider_id, later.place) == ("accepted", "job-1", {"get": "x"})
+
+
 async def test_equal_calls_are_sent_one_after_the_other(desk: Desk) -> None:
     await desk.queue.submit(new())
     await desk.queue.submit(new())

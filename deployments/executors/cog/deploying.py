@@ -32,6 +32,8 @@ from deployments.executors.environment import Environments
 from deployments.executors.process import child_environment
 from deployments.executors.registry import COG
 from serve_app.domain.errors import Misconfigured
+from serve_app.domain.executors.gpus import ANY
+from serve_app.domain.executors.gpus import OPTION as GPU
 
 ANSWER_WITHIN_S = 30.0
 
@@ -88,6 +90,7 @@ def project(
                 "environment": dict(read.environment),
                 "concurrency": found.concurrency[mode],
             },
+            {GPU: ANY} if read.needs_gpu else {},
         )
         for mode, target in read.targets.items()
     }
@@ -138,7 +141,11 @@ def _has(document: Mapping[str, Any], name: str) -> bool:
 
 
 def _entry(
-    document: Mapping[str, Any], mode: str, description: str, options: Mapping[str, Any]
+    document: Mapping[str, Any],
+    mode: str,
+    description: str,
+    options: Mapping[str, Any],
+    more: Mapping[str, Any] | None = None,
 ) -> Mapping[str, Any]:
     return {
         "family": COG,
@@ -148,6 +155,7 @@ def _entry(
             OPTION: {"mode": mode, "output": marked_output(document, mode), **options},
             "input_schema": input_schema(document, mode),
             "output_schema": output_schema(document, mode),
+            **(more or {}),
         },
     }
 

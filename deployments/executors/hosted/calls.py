@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
 
@@ -19,7 +20,6 @@ SUBMIT_S = 60.0
 INLINE_S = 600.0  # of a call whose answer is the result
 READ_S = 30.0
 MAX_RETRY_AFTER_S = 60.0
-MAX_CONNECTIONS = 200
 MAX_BODY = 64 * 2**20  # characters of an answer
 
 NEVER_SENT = (
@@ -65,6 +65,7 @@ class HostedFile:
     media_type: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
     with_key: bool = False  # it is read with the provider's key
+    given: Any = None  # as it is in the provider's answer; None: there is no such form
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +99,11 @@ class ProviderApi(Protocol):
         """Send a request, once. Raises ``CallRefused``, ``Busy`` or ``Unknown``."""
         ...
 
-    async def find(self, call: HostedCall, given: Mapping[str, Any]) -> list[HostedJob]:
-        """Jobs that may be those of a call whose answer was lost, the oldest first."""
+    async def find(
+        self, call: HostedCall, given: Mapping[str, Any], since: datetime
+    ) -> list[HostedJob]:
+        """Jobs that may be those of a call whose answer was lost, the oldest first. None is
+        older than ``since``."""
         ...
 
     async def poll(self, job: HostedJob) -> HostedState:
@@ -114,15 +118,24 @@ class ProviderApi(Protocol):
 def provider_client() -> httpx.AsyncClient:
     """Client for the calls of providers. It keeps no idle connections, because a server may close
     one while a call is written to it; nor does it repeat or redirect a call."""
-    limits = httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=0)
+    # The pool's slots limit the calls. A call whose answer is its result keeps its connection for
+    # minutes, so a smaller limit here would fail others that the provider would take.
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     return httpx.AsyncClient(limits=limits, follow_redirects=False)
 
 
 class Wire:
     """HTTP calls with a provider's key. A key is sent to the provider's own servers only."""
 
-    def __init__(self, http: httpx.AsyncClient, spec: HostedEndpoint, authorization: str) -> None:
+    def __init__(
+        self,
+        http: httpx.AsyncClient,
+        spec: HostedEndpoint,
+        authorization: str,
+        output_schema: Mapping[str, Any],
+    ) -> None:
         self.spec = spec
+        self.output_schema = output_schema
         self._http = http
         self._headers = {"authorization": authorization}
         self._origins = {_origin(spec.url), _origin(spec.history_url)}
@@ -147,6 +160,9 @@ class Wire:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise Unknown(f"the answer of {self._name} was lost: {_text(error)}") from error
         status = answer.status_code
+        if status == 429 and _code(answer) == "insufficient_quota":  # OpenAI's: no wait helps
+            what = f"{self._name} asks for payment ({status}): {said(answer)}"
+            raise CallRefused(HostedFailed(what))
         if status == 429:
             why = f"{self._name} takes no more requests now: {said(answer)}"
             raise Busy(why, retry_after(answer))
@@ -159,7 +175,8 @@ class Wire:
 
     async def get(self, url: str, **query: Any) -> httpx.Response:
         """Read something. Any answer but those that ask for another try."""
-        return await self.again("GET", url, params=query)
+        # Parameters, even none, would replace those that a URL has, such as that of a next page.
+        return await self.again("GET", url, params=query or None)
 
     async def again(self, method: str, url: str, **more: Any) -> httpx.Response:
         """A call that may be repeated. Raises ``Away``."""
@@ -249,6 +266,12 @@ def field_of(found: Any) -> str:
     error = fields.get("error")
     param = cast("dict[str, Any]", error).get("param") if isinstance(error, dict) else None
     return param if isinstance(param, str) else ""
+
+
+def _code(answer: httpx.Response) -> Any:
+    found = _json(answer)
+    error = cast("dict[str, Any]", found).get("error") if isinstance(found, dict) else None
+    return cast("dict[str, Any]", error).get("code") if isinstance(error, dict) else None
 
 
 def retry_after(answer: httpx.Response) -> float | None:

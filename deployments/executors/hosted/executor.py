@@ -12,9 +12,12 @@ import itertools
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from secrets import token_urlsafe
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from weakref import WeakValueDictionary
 
 import httpx
@@ -30,7 +33,7 @@ from deployments.executors.hosted.calls import (
     Wire,
 )
 from deployments.executors.hosted.fal import DarkroomQueue, FalQueue
-from deployments.executors.hosted.files import HostedFiles
+from deployments.executors.hosted.files import PAUSES, HostedFiles
 from deployments.executors.hosted.providers import (
     OpenAiImageCalls,
     OpenAiVideoCalls,
@@ -57,6 +60,7 @@ T = TypeVar("T")
 MAX_WAITING = 100_000  # requests of one process; its pool's slots are the limit
 MAX_REPEATS = 3
 CANCEL_S = 60.0  # of attempts to cancel a job
+CLOCK_SKEW = timedelta(seconds=60)  # between this machine and the provider
 UNWANTED = (StopReason.CANCELLED, StopReason.DEADLINE)
 """Reasons for which the provider's job is ended too. Else another attempt goes on with it."""
 
@@ -69,6 +73,7 @@ class CallPauses:
     look: tuple[float, float] = (1.0, 10.0)
     busy: tuple[float, float] = (1.0, 30.0)
     store: tuple[float, float] = (0.2, 5.0)
+    file: tuple[float, float] = PAUSES
     away_s: float = 3600.0  # a job's state cannot be read: then the request fails
 
 
@@ -93,8 +98,11 @@ class HostedExecutor:
         source: AppSource,
         fetcher: Callable[[], Fetcher],
         pauses: CallPauses | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """``http`` makes the client for the providers' calls; ``fetcher`` what reads outputs."""
+        """``http`` makes the client for the providers' calls; ``fetcher`` what reads outputs;
+        ``now`` is compared with the times in the providers' lists."""
+        self._now = now
         self._make_http = http
         self._make_fetcher = fetcher
         self._source = source
@@ -123,7 +131,25 @@ class HostedExecutor:
             raise Misconfigured("The executor was not started.")
         spec = _spec(work)
         sent = self._sent[work.request_id] = _Sent(work)
-        files = HostedFiles(work, spec, fetcher)
+        try:
+            files = HostedFiles(work, spec, fetcher, self._pauses.file)
+            async for event in self._events(sent, spec, http, files):
+                yield event
+        except asyncio.CancelledError:
+            raise  # ``cancel`` follows, which needs it
+        except BaseException:
+            self._forget(sent)
+            raise
+        self._forget(sent)
+
+    def _forget(self, sent: _Sent) -> None:
+        """Drop a request that has ended, with its input and its secrets."""
+        if self._sent.get(sent.work.request_id) is sent:
+            del self._sent[sent.work.request_id]
+
+    async def _events(
+        self, sent: _Sent, spec: HostedEndpoint, http: httpx.AsyncClient, files: HostedFiles
+    ) -> AsyncIterator[Event]:
         body = await asyncio.to_thread(files.inlined)
         # A task of its own: what was sent is recorded also if the attempt is stopped meanwhile.
         sent.placing = asyncio.create_task(self._placed(sent, spec, http, body))
@@ -134,7 +160,8 @@ class HostedExecutor:
         async for event in self._followed(sent.provider, job):
             if isinstance(event, MadeOutput):
                 made = await files.fetched(event.output, sent.provider.wire)
-                self._sent.pop(work.request_id, None)
+                for warning in files.warnings:
+                    yield LoggedLine("WARNING", warning)
                 yield MadeOutput(made)
                 return
             yield event
@@ -193,13 +220,17 @@ class HostedExecutor:
         owner = _owners(sent.work, spec)[0]
         digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
         # Equal requests of this process take turns here; those of others by the database.
-        turn = self._turns.setdefault((spec.account, owner, spec.endpoint, digest), asyncio.Lock())
+        alone = (spec.account, owner, spec.endpoint, digest)
+        turn = self._turns.setdefault(alone, asyncio.Lock()) if spec.is_listed else nullcontext()
         busy_until, pauses = _now() + spec.busy_s, _doubling(self._pauses.busy)
         for repeats in itertools.count():
             async with turn:
-                new = NewCall(token_urlsafe(24), spec.account, owner, spec.endpoint, digest)
+                call_id = token_urlsafe(24)
+                # No list has to tell equal calls apart, so none waits for another one.
+                unique = digest if spec.is_listed else f"{digest} {call_id}"
+                new = NewCall(call_id, spec.account, owner, spec.endpoint, unique)
                 call = await self._begun(sent, new)
-                provider = sent.provider = _provider(spec, http, _key(sent.work, spec, call.owner))
+                provider = sent.provider = _provider(sent.work, spec, http, call.owner)
                 try:
                     return await self._job(call, provider, spec, body)
                 except Busy as error:
@@ -246,6 +277,8 @@ class HostedExecutor:
         if call.state == CallState.ACCEPTED:
             return HostedJob(call.provider_id, call.place)
         lost = Unknown("an earlier attempt ended while it was sent")
+        # Now: it may be looked for long after this, when its answer has not come in time.
+        since = self._now() - timedelta(seconds=call.age_s) - CLOCK_SKEW
         if call.fresh:
             try:
                 return await self._accepted(call, await provider.submit(call, body))
@@ -255,7 +288,7 @@ class HostedExecutor:
             except Unknown as error:
                 lost = error
                 log.warning("A call of %s may have been accepted: %s", spec.account, error)
-        found = await self._found(call, provider, spec, body)
+        found = await self._found(call, provider, spec, partial(provider.find, call, body, since))
         if found is None:
             raise lost
         return found
@@ -271,7 +304,7 @@ class HostedExecutor:
         call: HostedCall,
         provider: ProviderApi,
         spec: HostedEndpoint,
-        body: Mapping[str, Any],
+        find: Callable[[], Awaitable[list[HostedJob]]],
     ) -> HostedJob | None:
         """Job of a call whose answer was lost. None if there is none after the grace."""
         if not provider.finds:
@@ -279,7 +312,7 @@ class HostedExecutor:
         until = _now() + max(0.0, spec.grace_s - (0 if call.fresh else call.age_s))
         for pause in _doubling(self._pauses.look):
             try:
-                for job in await provider.find(call, body):
+                for job in await find():
                     accept = self._source.accept_hosted_call
                     if await self._kept(accept, call.id, job.id, job.place):
                         log.info("The job %s of %s was found.", job.id, spec.account)
@@ -366,9 +399,12 @@ def _key(work: ExecutorWork, spec: HostedEndpoint, owner: str) -> str:
     )
 
 
-def _provider(spec: HostedEndpoint, http: httpx.AsyncClient, key: str) -> ProviderApi:
+def _provider(
+    work: ExecutorWork, spec: HostedEndpoint, http: httpx.AsyncClient, owner: str
+) -> ProviderApi:
     scheme = "Key" if spec.provider in ("fal", "darkroom") else "Bearer"
-    wire = Wire(http, spec, f"{scheme} {key.strip()}")
+    schema = cast("Mapping[str, Any]", work.endpoint.options.get("output_schema") or {})
+    wire = Wire(http, spec, f"{scheme} {_key(work, spec, owner).strip()}", schema)
     match spec.provider:
         case "fal":
             return FalQueue(wire)

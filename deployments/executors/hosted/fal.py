@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, cast
 
 from deployments.executors.hosted.calls import (
     Away,
     Busy,
     CallRefused,
-    HostedFile,
     HostedJob,
     HostedState,
     Unknown,
@@ -18,11 +17,11 @@ from deployments.executors.hosted.calls import (
     covers,
     said,
 )
+from deployments.executors.hosted.outputs import fal_files
 from serve_app.domain.errors import ContentBlocked, HostedFailed
 from serve_app.domain.executors.hosted import HostedCall
 from serve_app.domain.progress import Progress, Stage
 
-CLOCK_SKEW = timedelta(seconds=60)
 MAX_PAGES = 10
 
 
@@ -58,11 +57,14 @@ class FalQueue:
                 urls[name] = str(answer[f"{name}_url"])
         return HostedJob(request_id, urls)
 
-    async def find(self, call: HostedCall, given: Mapping[str, Any]) -> list[HostedJob]:
-        start = datetime.now(UTC) - timedelta(seconds=call.age_s) - CLOCK_SKEW
+    async def find(
+        self, call: HostedCall, given: Mapping[str, Any], since: datetime
+    ) -> list[HostedJob]:
+        """fal sorts its list by the end of requests, and does not document if it has those that
+        have not ended. So one that runs may be found only when it has."""
         query = {
             "endpoint_id": call.endpoint,
-            "start": start.isoformat(),
+            "start": since.isoformat(),
             "expand": "payloads",
             "limit": 100,
         }
@@ -75,7 +77,7 @@ class FalQueue:
             found += [
                 self._job(each)
                 for each in cast("list[dict[str, Any]]", items)
-                if covers(each.get("json_input"), given)
+                if covers(each.get("json_input"), given) and is_since(each.get("sent_at"), since)
             ]
             if not page.get("next_cursor") or not page.get("has_more", True):
                 break
@@ -97,7 +99,8 @@ class FalQueue:
             if "content_policy" in answer.text:
                 raise ContentBlocked(said(answer))
             raise self.wire.error_of(answer)
-        return HostedState(result=with_files(answer.json()), lines=lines)
+        made = fal_files(answer.json(), self.wire.output_schema)
+        return HostedState(result=made if isinstance(made, dict) else {"output": made}, lines=lines)
 
     async def cancel(self, job: HostedJob) -> None:
         await self.wire.again("PUT", str(job.place["cancel"]))
@@ -114,7 +117,10 @@ class DarkroomQueue(FalQueue):
     def _mark(self, call: HostedCall) -> Mapping[str, str]:
         return {"idempotency-key": call.id}
 
-    async def find(self, call: HostedCall, given: Mapping[str, Any]) -> list[HostedJob]:
+    async def find(
+        self, call: HostedCall, given: Mapping[str, Any], since: datetime
+    ) -> list[HostedJob]:
+        del since
         try:
             return [await self.submit(call, given)]
         except (Busy, Unknown) as error:
@@ -123,18 +129,10 @@ class DarkroomQueue(FalQueue):
             raise HostedFailed(error.error.message) from error
 
 
-def with_files(value: Any) -> Any:
-    """``value`` with ``HostedFile`` in place of objects with the URL of a file."""
-    if isinstance(value, Mapping):
-        fields = cast("Mapping[str, Any]", value)
-        url = fields.get("url")
-        if isinstance(url, str) and url[:5] in ("http:", "https", "data:"):
-            media_type = fields.get("content_type")
-            facts = {name: each for name, each in fields.items() if name != "content_type"}
-            return HostedFile(
-                url, media_type=media_type if isinstance(media_type, str) else "", facts=facts
-            )
-        return {name: with_files(each) for name, each in fields.items()}
-    if isinstance(value, list):
-        return [with_files(each) for each in cast("list[Any]", value)]
-    return value
+def is_since(written: Any, since: datetime) -> bool:
+    """Check a time in a list. One that cannot be read may be the right one."""
+    try:
+        at = datetime.fromisoformat(str(written))
+    except ValueError:
+        return True
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)) >= since

@@ -22,7 +22,7 @@ MAX_INLINE_BYTES = 10 * 2**20
 """Largest input file: it is sent as base64, inside of the JSON."""
 
 TRIES = 5
-PAUSE_S = 1.0
+PAUSES = 1.0, 8.0
 
 
 class HostedFilesAway(HostedFailed):
@@ -34,7 +34,16 @@ class HostedFilesAway(HostedFailed):
 class HostedFiles:
     """Files of one request."""
 
-    def __init__(self, work: ExecutorWork, spec: HostedEndpoint, fetcher: Fetcher) -> None:
+    def __init__(
+        self,
+        work: ExecutorWork,
+        spec: HostedEndpoint,
+        fetcher: Fetcher,
+        pauses: tuple[float, float] = PAUSES,
+    ) -> None:
+        """``pauses``: seconds before the second try of a file, and the most before another."""
+        self.warnings: list[str] = []
+        self._pauses = pauses
         self._work = work
         self._spec = spec
         self._fetcher = fetcher
@@ -75,7 +84,20 @@ class HostedFiles:
             return [await self._fetched(each) for each in cast("list[Any]", value)]
         return value
 
-    async def _file(self, file: HostedFile) -> Mapping[str, Any]:
+    async def _file(self, file: HostedFile) -> Any:
+        """A file of this machine. One that cannot be fetched stays as the provider has written it,
+        because the result is paid, unless the operator demands that files are checked or marked."""
+        try:
+            return await self._local(file)
+        except HostedFilesAway as error:
+            if file.given is None or not self._work.may_link:
+                raise
+            self.warnings.append(
+                f"{error.message}. The output has the provider's URL, which may expire soon."
+            )
+            return file.given
+
+    async def _local(self, file: HostedFile) -> Mapping[str, Any]:
         suffix = Path(urlsplit(file.url).path).suffix if file.content is None else ""
         suffix = suffix if suffix[1:].isalnum() and len(suffix) <= 6 else ""
         path = self._work.folder / f"output-{self._number}{suffix}"
@@ -103,7 +125,8 @@ class HostedFiles:
                     raise HostedFilesAway(
                         f"A file of {self._spec.account} cannot be fetched: {what}"
                     ) from error
-            await asyncio.sleep(PAUSE_S * 2**attempt)
+            first, most = self._pauses
+            await asyncio.sleep(min(first * 2**attempt, most))
         raise AssertionError
 
     async def _with_key(self, url: str, path: Path) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import math
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, cast
 
 from deployments.executors.hosted.calls import (
@@ -17,7 +18,8 @@ from deployments.executors.hosted.calls import (
     Wire,
     covers,
 )
-from deployments.executors.hosted.fal import CLOCK_SKEW, MAX_PAGES
+from deployments.executors.hosted.fal import MAX_PAGES, is_since
+from deployments.executors.hosted.outputs import replicate_files
 from serve_app.domain.errors import HostedFailed, HostedUnconfirmed
 from serve_app.domain.executors.hosted import HostedCall
 from serve_app.domain.progress import Progress, Stage
@@ -52,13 +54,16 @@ class ReplicatePredictions:
             raise Unknown("the answer has no id")
         return HostedJob(prediction_id, {"get": f"{self._url}/predictions/{prediction_id}"})
 
-    async def find(self, call: HostedCall, given: Mapping[str, Any]) -> list[HostedJob]:
-        start = datetime.now(UTC) - timedelta(seconds=call.age_s) - CLOCK_SKEW
+    async def find(
+        self, call: HostedCall, given: Mapping[str, Any], since: datetime
+    ) -> list[HostedJob]:
+        """The list has predictions in all states, the newest first."""
+        del call
         url, found = f"{self._url}/predictions", list[HostedJob]()
         for _ in range(MAX_PAGES):
             page = await self.wire.json(url)
             listed = [each for each in page.get("results") or () if isinstance(each, dict)]
-            recent = [each for each in listed if _created(each) >= start]
+            recent = [each for each in listed if is_since(each.get("created_at"), since)]
             found += [
                 self._job(each)
                 for each in recent
@@ -81,7 +86,7 @@ class ReplicatePredictions:
         lines = tuple(("INFO", each) for each in logs.splitlines()) if isinstance(logs, str) else ()
         match status:
             case "succeeded":
-                return HostedState(result=_output(found.get("output")), lines=lines)
+                return HostedState(result=self._output(found.get("output")), lines=lines)
             case "failed":
                 raise HostedFailed(f"Replicate: {found.get('error') or 'the prediction failed'}")
             case "canceled" | "aborted":
@@ -90,32 +95,14 @@ class ReplicatePredictions:
                 running = Progress(Stage.RUNNING) if status == "processing" else None
                 return HostedState(progress=running, lines=lines)
 
+    def _output(self, output: Any) -> Mapping[str, Any]:
+        """Output with files: one field ``output``, or the fields of an object."""
+        fields = output if isinstance(output, dict) else {"output": output}
+        wire = self.wire
+        return replicate_files(fields, wire.output_schema, is_own=wire.is_own)
+
     async def cancel(self, job: HostedJob) -> None:
         await self.wire.again("POST", f"{job.place['get']}/cancel")
-
-
-def _created(listed: Mapping[str, Any]) -> datetime:
-    try:
-        at = datetime.fromisoformat(str(listed.get("created_at")))
-    except ValueError:
-        return datetime.max.replace(tzinfo=UTC)
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
-
-
-def _output(output: Any) -> Mapping[str, Any]:
-    """Output with files in place of URLs: one field ``output``, or the fields of an object."""
-    made = _files(output)
-    return cast("Mapping[str, Any]", made) if isinstance(made, dict) else {"output": made}
-
-
-def _files(value: Any) -> Any:
-    if isinstance(value, str) and value.startswith(("https://", "http://", "data:")):
-        return HostedFile(value)
-    if isinstance(value, Mapping):
-        return {key: _files(each) for key, each in cast("Mapping[str, Any]", value).items()}
-    if isinstance(value, list):
-        return [_files(each) for each in cast("list[Any]", value)]
-    return value
 
 
 class OpenAiImageCalls:
@@ -141,8 +128,10 @@ class OpenAiImageCalls:
             raise Unknown("the answer has no image")
         return HostedJob(call.id, {}, {"images": images})
 
-    async def find(self, call: HostedCall, given: Mapping[str, Any]) -> list[HostedJob]:
-        del call, given
+    async def find(
+        self, call: HostedCall, given: Mapping[str, Any], since: datetime
+    ) -> list[HostedJob]:
+        del call, given, since
         return []
 
     async def poll(self, job: HostedJob) -> HostedState:
@@ -177,19 +166,23 @@ class OpenAiVideoCalls:
             raise Unknown("the answer has no id")
         return HostedJob(video_id, {"get": f"{self._url}/{video_id}"})
 
-    async def find(self, call: HostedCall, given: Mapping[str, Any]) -> list[HostedJob]:
-        start = datetime.now(UTC).timestamp() - call.age_s - CLOCK_SKEW.total_seconds()
-        page = await self.wire.json(self._url, limit=100, order="desc")
+    async def find(
+        self, call: HostedCall, given: Mapping[str, Any], since: datetime
+    ) -> list[HostedJob]:
+        """The list has videos in all states, the newest first."""
+        del call
         ours = {name: each for name, each in given.items() if name in ("prompt", "seconds", "size")}
-        ours = {name: str(each) for name, each in ours.items()}
-        found = [
-            self._job(cast("Mapping[str, Any]", each))
-            for each in cast("list[Any]", page.get("data") or [])
-            if isinstance(each, Mapping)
-            and float(cast("Mapping[str, Any]", each).get("created_at") or 0) >= start
-            and cast("Mapping[str, Any]", each).get("model") == self.wire.spec.endpoint
-            and covers(each, ours)
-        ]
+        ours = {"model": self.wire.spec.endpoint} | {name: str(ours[name]) for name in ours}
+        query: dict[str, Any] = {"limit": 100, "order": "desc"}
+        found: list[HostedJob] = []
+        for _ in range(MAX_PAGES):
+            page = await self.wire.json(self._url, **query)
+            listed = [each for each in page.get("data") or () if isinstance(each, dict)]
+            recent = [each for each in listed if _created(each) >= since.timestamp()]
+            found += [self._job(each) for each in recent if covers(each, ours)]
+            if len(recent) < len(listed) or not page.get("has_more") or not page.get("last_id"):
+                break
+            query["after"] = page["last_id"]
         return found[::-1]
 
     async def poll(self, job: HostedJob) -> HostedState:
@@ -211,6 +204,11 @@ class OpenAiVideoCalls:
 
     async def cancel(self, job: HostedJob) -> None:
         """Do nothing: there is no such call for a video that is being made."""
+
+
+def _created(listed: Mapping[str, Any]) -> float:
+    at = listed.get("created_at")
+    return float(at) if isinstance(at, int | float) else math.inf
 
 
 def _image(given: Mapping[str, Any], media_type: str) -> HostedFile:

@@ -24,6 +24,8 @@ from serve_app.cli.apps.undeploy import ENTRIES, endpoints_of, is_removed
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
+from serve_app.domain.errors import Misconfigured
+from serve_app.domain.executors.gpus import OPTION as GPU
 
 WORKFLOWS = "/v1/workflows"
 
@@ -134,6 +136,7 @@ def store(server: Server, made: Deployable, *, dry_run: bool, as_json: bool) -> 
     with Client(server) as client:
         # All are checked before one is stored: else a mistake in the second left half an app.
         stored = [client.put(path, entry, dry_run="true") for path, entry in paths]
+        refuse_without_gpu(stored)
         missing = missing_secrets(client, made.secrets)
         if not dry_run:
             if content is not None:
@@ -161,6 +164,16 @@ def store(server: Server, made: Deployable, *, dry_run: bool, as_json: bool) -> 
             f"The secret {each} is not set, so requests will fail. Set it with `darkroom secrets "
             f"set {each} --installation`."
         )
+
+
+def refuse_without_gpu(checked: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ``Misconfigured`` for an endpoint whose pool has not the GPU that its code needs:
+    nothing is stored, since it would compute on a CPU, or fail."""
+    for each in checked:
+        entry = each["entry"]
+        asks = GPU in entry.get("options", {}) or entry["family"] == "comfyui"
+        if asks and not each["served"] and "GPU" in str(each["reason"]):
+            raise Misconfigured(f"{each['endpoint_id']} was not stored. {each['reason']}")
 
 
 def missing_secrets(client: Client, names: Sequence[str]) -> Sequence[str]:

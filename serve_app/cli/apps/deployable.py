@@ -17,6 +17,7 @@ import click
 import yaml
 
 from serve_app.domain.errors import Misconfigured
+from serve_app.domain.executors.gpus import OPTION as GPU
 from serve_app.domain.executors.secrets import OPTION
 from serve_app.settings import read_config
 
@@ -250,6 +251,7 @@ def entries(
                     "start_timeout_s": found["start_timeout_s"],
                     **({"streams": True} if each.get("streams") else {}),
                 },
+                **({GPU: found["gpu"]} if found.get("gpu") else {}),
                 "input_schema": each["input_schema"],
                 "output_schema": each["output_schema"],
                 **({OPTION: found["secrets"]} if found["secrets"] else {}),

@@ -14,15 +14,20 @@ from serve_app.domain.errors import Misconfigured
 
 ENTRIES = "/v1/models/entries"
 
+COG_PATHS = {"predict": "", "train": "/train"}
+"""Mode of a Cog endpoint → what is appended to the id of its model."""
+
 
 @click.command("undeploy")
 @options.server
 @click.argument("name")
 @click.option("--force", is_flag=True, help="Also with unfinished requests: queued ones fail.")
 def undeploy_command(server: Server, name: str, *, force: bool) -> None:
-    """Remove all endpoints of the app NAME, such as apps/greeter."""
+    """Remove all endpoints that `deploy` has stored under NAME, such as apps/greeter: of an app, a
+    Cog model or a ComfyUI workflow."""
     with Client(server) as client:
-        found = endpoints_of(client, base_id(name))
+        base = base_id(name)
+        found = [*endpoints_of(client, base), *models_of(client, base)]
         if not found:
             raise Misconfigured(f"There is no app {name}. `darkroom models` lists the endpoints.")
         for each in found:
@@ -39,6 +44,19 @@ def endpoints_of(client: Client, base: str) -> list[str]:
         path = app.get("path") if isinstance(app, dict) else None
         if path is not None and each["endpoint_id"] == base + ("" if path == "/" else path):
             found.append(each["endpoint_id"])
+    return found
+
+
+def models_of(client: Client, base: str) -> list[str]:
+    """Ids of the endpoints of a Cog model or a ComfyUI workflow that is stored as ``base``."""
+    found: list[str] = []
+    for each in client.get(ENTRIES)["entries"]:
+        options, endpoint = each["entry"].get("options", {}), each["endpoint_id"]
+        cog = options.get("cog")
+        mode = cog.get("mode") if isinstance(cog, dict) else None
+        is_cog = mode is not None and endpoint == base + COG_PATHS.get(mode, f"/{mode}")
+        if is_cog or (endpoint == base and "comfyui" in options):
+            found.append(endpoint)
     return found
 
 

@@ -103,10 +103,27 @@ class HostedEndpoint:
         return replace(endpoint, id=endpoint_id, display_name=endpoint_id, options=options)
 
     @property
+    def is_listed(self) -> bool:
+        """A call whose answer was lost is found in a list of the provider, where it must be told
+        from equal ones."""
+        return self.provider in ("fal", "replicate") or self.makes == "videos"
+
+    @property
     def account(self) -> str:
         """The provider with its server, in whose lists ids are unique."""
         parts = urlsplit(self.url)
         return f"{self.provider} {parts.scheme}://{parts.netloc}"
+
+
+def moves(endpoint: Endpoint) -> bool | None:
+    """How a replica that ends treats a request that it has sent to a provider. True: another
+    replica goes on with the provider's job. False: the answer to its call is the result, which
+    would be lost. None: the endpoint is not a provider's."""
+    if endpoint.family not in PROVIDERS:
+        return None
+    given = endpoint.options.get(OPTION)
+    makes = cast("Mapping[str, Any]", given).get("makes") if isinstance(given, Mapping) else None
+    return endpoint.family != "openai" or makes == "videos"
 
 
 class CallState(StrEnum):

@@ -110,14 +110,7 @@ class ImageRequest:
 
 def parse_parameters(given: ImageParameters, fields: EndpointFields) -> ImageRequest:
     """Translate a call. ``InvalidInput`` names each parameter that the endpoint cannot apply."""
-    _refuse(given)
-    wanted: dict[str, Any] = {"prompt": given.prompt, **_own_fields(given, fields)}
-    if given.n is not None and (given.n > 1 or "num_images" in fields):
-        wanted[_field(fields, "n", "num_images")] = given.n
-    size = _size(given.size)
-    if size is not None:
-        wanted[_field(fields, "size", "image_size")] = {"width": size[0], "height": size[1]}
-    wanted |= _format(given, fields) | _steps(given, fields)
+    wanted = _passed_on(given) if fields.are_openais else _translated(given, fields)
     echoed = {
         "background": given.background or "auto",
         "quality": given.quality or "auto",
@@ -133,6 +126,27 @@ def parse_parameters(given: ImageParameters, fields: EndpointFields) -> ImageReq
         streamed=bool(given.stream),
         partial_images=given.partial_images or 0,
     )
+
+
+OF_THE_ANSWER = {"model", "response_format", "stream", "partial_images", "safety_identifier"}
+"""Parameters that say how our own answer is sent, or which endpoint makes it."""
+
+
+def _passed_on(given: ImageParameters) -> dict[str, Any]:
+    """Input of an endpoint at OpenAI: its own parameters, which it and the schema check."""
+    return given.model_dump(exclude_none=True, exclude=OF_THE_ANSWER)
+
+
+def _translated(given: ImageParameters, fields: EndpointFields) -> dict[str, Any]:
+    """Input of an endpoint with names of its own."""
+    _refuse(given)
+    wanted: dict[str, Any] = {"prompt": given.prompt, **_own_fields(given, fields)}
+    if given.n is not None and (given.n > 1 or "num_images" in fields):
+        wanted[_field(fields, "n", "num_images")] = given.n
+    size = _size(given.size)
+    if size is not None:
+        wanted[_field(fields, "size", "image_size")] = {"width": size[0], "height": size[1]}
+    return wanted | _format(given, fields) | _steps(given, fields)
 
 
 def names_of(given: ImageParameters) -> Mapping[str, str]:

@@ -78,6 +78,8 @@ class VideoParameters(BaseModel):
 def input_of(given: VideoParameters, fields: EndpointFields) -> dict[str, Any]:
     """Build the endpoint's input. ``InvalidInput`` names each parameter that it cannot apply."""
     more = given.model_extra or {}
+    if fields.are_openais:
+        return {**more, **_passed_on(given)}
     for name in more:
         if not fields.accepts(name):
             message = "Neither a parameter that is supported here nor a field of the endpoint"
@@ -85,11 +87,19 @@ def input_of(given: VideoParameters, fields: EndpointFields) -> dict[str, Any]:
     return {"prompt": given.prompt, **_length(given, fields), **_size(given.size, fields), **more}
 
 
+def _passed_on(given: VideoParameters) -> dict[str, Any]:
+    """Input of an endpoint at OpenAI, whose ``seconds`` are a text."""
+    wanted = {"prompt": given.prompt, "size": given.size}
+    wanted["seconds"] = None if given.seconds is None else f"{given.seconds:g}"
+    return {name: value for name, value in wanted.items() if value is not None}
+
+
 def length_text(input: Mapping[str, Any]) -> str:
     """Length in seconds of the video that this input makes, as OpenAI writes it; empty if the input
     does not set it."""
-    if input.get("duration") is not None:
-        return str(input["duration"])
+    for name in ("duration", "seconds"):
+        if input.get(name) is not None:
+            return str(input[name])
     rate = next((input[name] for name in RATES if input.get(name)), None)
     frames, per_second = _positive(input.get("num_frames")), _positive(rate)
     if frames is None or per_second is None:  # the schema `open` takes anything
@@ -103,6 +113,8 @@ def size_text(input: Mapping[str, Any]) -> str:
         size = input.get(name)
         if isinstance(size, Mapping) and "width" in size and "height" in size:
             return f"{size['width']}x{size['height']}"
+    if _SIZE.fullmatch(str(input.get("size"))):  # as OpenAI writes it
+        return str(input["size"])
     across, _, down = str(input.get("aspect_ratio", "")).partition(":")
     sides = [_positive(across), _positive(down)]
     short = _positive(str(input.get("resolution", "")).removesuffix("p"))

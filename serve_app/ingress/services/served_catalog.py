@@ -8,7 +8,9 @@ from pathlib import Path
 
 from serve_app.catalog.catalog import Catalog
 from serve_app.catalog.entries import EntryBuilder, EntryOrigin
-from serve_app.domain.errors import Misconfigured
+from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.errors import DarkroomError, Misconfigured
+from serve_app.domain.executors.gpus import OPTION, PoolGpus, comfyui_problem, gpu_problem
 from serve_app.settings import Config
 
 
@@ -17,12 +19,37 @@ def entry_builder(config: Config) -> EntryBuilder:
     models, pools = config.models, config.models.pools
     if pools is None:
         return EntryBuilder(models.serves_demo, _demo_dir())
+    from serve_app.ingress.services.services import PoolMap  # noqa: PLC0415  # it imports this
+
     hosted = {
         name: frozenset(pool.families) for name, pool in pools.items() if not pool.overflow_of
     }
-    return EntryBuilder(
-        models.serves_demo, _demo_dir(), frozenset().union(*hosted.values()), hosted
-    )
+    gpus = {
+        name: PoolGpus(
+            pools[name].num_gpus * pools[name].devices_per_replica,
+            pools[name].accelerator,
+            families,
+        )
+        for name, families in hosted.items()
+    }
+    remote_comfyui = models.comfyui is not None and models.comfyui.address is not None
+    places = PoolMap(pools)
+
+    def problem(endpoint: Endpoint, named: str) -> str:
+        wanted = endpoint.options.get(OPTION)
+        is_comfyui = endpoint.family == "comfyui" and not remote_comfyui and not named
+        if wanted is None and not is_comfyui:
+            return ""
+        try:
+            pool = places.pool_of(endpoint, named)
+        except DarkroomError:
+            return ""  # another reason says more
+        if wanted is None:
+            return comfyui_problem(pool, gpus)
+        return gpu_problem(str(wanted), endpoint.family, pool, gpus)
+
+    families = frozenset().union(*hosted.values())
+    return EntryBuilder(models.serves_demo, _demo_dir(), families, hosted, problem)
 
 
 def _demo_dir() -> Path:

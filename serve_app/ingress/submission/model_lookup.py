@@ -21,6 +21,8 @@ class EndpointFields:
 
     def __init__(self, entry: CatalogEntry) -> None:
         self._properties = _properties(entry.schema)
+        self.are_openais = entry.endpoint.family == "openai"
+        """The input is that of OpenAI's API, which the call goes on to."""
 
     def __contains__(self, name: str) -> bool:
         """Return whether the schema names the field."""

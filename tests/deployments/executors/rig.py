@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -49,7 +50,12 @@ DIGEST = hashlib.sha256(CODE).hexdigest()
 CALLS = IngressCalls(report_interval_s=0.1, confirm_after_s=0.05, call_timeout_s=2.0)
 IDENTITY = ReplicaIdentity("replica-1", "ab" * 16, "apps")
 QUICK = CallPauses(
-    poll=(0.02, 0.1), look=(0.05, 0.2), busy=(0.05, 0.2), store=(0.02, 0.1), away_s=600.0
+    poll=(0.02, 0.1),
+    look=(0.05, 0.2),
+    busy=(0.05, 0.2),
+    store=(0.02, 0.1),
+    file=(0.01, 0.02),
+    away_s=600.0,
 )
 FILE = {"type": "string", "x-darkroom-file": "image"}
 
@@ -161,6 +167,7 @@ class ExecutorRig:
         self.source = source(self.storage, code)
         self.signer = FakeFileSigner()
         self.clock = SystemClock()
+        self.later = timedelta(0)  # of the clock of hosted providers
         self.scratch = folder / "scratch"
         config = replace(config or ReplicaConfig(), apps_dir=apps_dir or folder)
         unpacked = AppCode(folder / "code", self.source.app_bundle)
@@ -194,7 +201,10 @@ class ExecutorRig:
                 allow_private=True,
             )
 
-        return HostedExecutor(provider_client, self.source, fetcher, QUICK)
+        return HostedExecutor(provider_client, self.source, fetcher, QUICK, self._now)
+
+    def _now(self) -> datetime:
+        return datetime.now(UTC) + self.later
 
     def lease(self, name: str, path: str = "/", attempt: int = 1, **given: Any) -> Lease:
         """Lease of the request ``name``. ``given``: its input, and fields of the lease that begin

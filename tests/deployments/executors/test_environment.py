@@ -191,6 +191,26 @@ async def test_an_installer_that_is_cancelled_ends_with_its_children(
         await asyncio.to_thread(until, lambda: not alive(number))
 
 
+async def test_a_build_that_does_not_end_is_ended_and_others_may_try(
+    tmp_path: Path, settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck = tmp_path / "uv"
+    stuck.write_text(f"#!/bin/sh\nsleep 600 &\necho $! > {tmp_path}/child\nwait\n")
+    stuck.chmod(0o755)
+    child = tmp_path / "child"
+    with monkeypatch.context() as patched:
+        patched.setattr(environment, "uv_program", lambda: str(stuck))
+        environments = Environments(tmp_path / "e", settings, within_s=2.0)
+        with pytest.raises(AppNotStarted) as raised:
+            await environments.python(["tiny"])
+    assert "The requirements tiny were not installed within 2 s" in raised.value.message
+    if child.is_file():  # else it was ended before it did anything
+        number = int((await asyncio.to_thread(child.read_text)).strip() or 0)
+        await asyncio.to_thread(until, lambda: not alive(number))
+    python = await Environments(tmp_path / "e", settings).python(["tiny"])
+    assert python.is_file()
+
+
 def until(holds: Callable[[], bool]) -> None:
     while not holds():
         time.sleep(0.02)
@@ -223,14 +243,17 @@ async def test_an_installer_gets_no_secrets(
     shown.write_text(f"#!/bin/sh\nenv > {tmp_path}/variables\nexit 1\n")
     shown.chmod(0o755)
     monkeypatch.setattr(environment, "uv_program", lambda: str(shown))
-    for name in ("DARKROOM_SECRET", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN"):
+    secrets = ("DARKROOM_SECRET", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "FAL_KEY", "OPENAI_API_KEY")
+    for name in (*secrets, "REPLICATE_API_TOKEN", "GITHUB_TOKEN", "UV_PUBLISH_TOKEN"):
         monkeypatch.setenv(name, "hidden")
     monkeypatch.setenv("PIP_TIMEOUT", "17")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     with pytest.raises(AppNotStarted):
         await Environments(tmp_path / "e", {}).python(["tiny"])
     variables = await asyncio.to_thread((tmp_path / "variables").read_text)
     assert "hidden" not in variables
     assert "PIP_TIMEOUT=17" in variables
+    assert "https_proxy=http://127.0.0.1:9" in variables
 
 
 # Settings of pip for uv.

@@ -13,7 +13,13 @@ import httpx
 import pytest
 from PIL import Image
 
+from serve_app.catalog.catalog import CatalogEntry
+from serve_app.catalog.schema.registry import SCHEMAS
+from serve_app.catalog.source import EndpointSource
+from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.ingress.openai import input_images
+from serve_app.ingress.openai.image_parameters import ImageParameters, parse_parameters
+from serve_app.ingress.submission.model_lookup import EndpointFields
 from serve_app.queue.store.config import QueueLimits
 from tests.ingress.house import OTHERS, House, built
 
@@ -66,6 +72,32 @@ async def test_parameters_become_fields_of_the_endpoint(
     assert body["quality"] == "high"
     assert body["seed"] == 7
     assert answer.headers["x-darkroom-endpoint"] == SDXL
+
+
+def test_an_endpoint_at_openai_gets_openais_own_parameters() -> None:
+    options = {
+        "secrets": ["OPENAI_API_KEY"],
+        "hosted": {"endpoint": "gpt-image-1"},
+        "input_schema": {"type": "object", "properties": {"prompt": {"type": "string"}}},
+        "output_schema": {"type": "object"},
+    }
+    endpoint = Endpoint("openai/gpt-image-1", "openai", Weights(""), "json", options=options)
+    entry = CatalogEntry(
+        endpoint, SCHEMAS["json"](endpoint), EndpointSource(family="openai", schema="json")
+    )
+    given = {
+        "prompt": "a red circle",
+        "n": 2,
+        "size": "1024x1536",
+        "quality": "high",
+        "background": "transparent",
+        "output_format": "webp",
+        "output_compression": 50,
+    }
+    ours = {"model": "openai/gpt-image-1", "response_format": "b64_json", "stream": True}
+    made = parse_parameters(ImageParameters.read(given | ours), EndpointFields(entry))
+    assert made.input == given
+    assert (made.size, made.streamed) == ("1024x1536", True)
 
 
 async def test_what_is_left_to_the_endpoint_is_its_own_choice_but_the_format(

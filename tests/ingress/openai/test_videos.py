@@ -101,6 +101,16 @@ def test_seconds_and_size_become_what_the_endpoint_counts_in() -> None:
     assert wanted(ByFrames) == {"prompt": "x"}
 
 
+def test_an_endpoint_at_openai_gets_openais_own_parameters() -> None:
+    endpoint = Endpoint(id="openai/sora-2", family="openai", weights=Weights(""), schema="x")
+    schema = PydanticSchema(Shape(ByFrames, ImagesOutput, None), endpoint)
+    fields = EndpointFields(CatalogEntry(endpoint, schema, PROBE))
+    given = VideoParameters.read({"prompt": "x", "seconds": 4, "size": "1280x720", "model": "y"})
+    made = input_of(given, fields)
+    assert made == {"prompt": "x", "seconds": "4", "size": "1280x720"}
+    assert (length_text(made), size_text(made)) == ("4", "1280x720")
+
+
 @pytest.mark.parametrize(
     ("model", "given", "param"),
     [

@@ -1,0 +1,110 @@
+"""Places of files in the outputs of providers, whose other texts may be URLs too."""
+
+from __future__ import annotations
+
+import mimetypes
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from deployments.executors.base import FILE_MARK
+from deployments.executors.hosted.calls import HostedFile
+from deployments.executors.places import Place, Schema, file_places
+
+DELIVERY = "replicate.delivery"
+"""Host of Replicate's output files, and end of the names of others."""
+
+FAL_FACTS = ("content_type", "file_name", "file_size", "width", "height")
+"""Fields of which an object with the URL of a file has one, at fal."""
+
+_DATA = re.compile(r"data:[\w.+-]+/[\w.+-]+;base64,", re.ASCII)
+
+
+def replicate_files(value: Any, schema: Schema, *, is_own: Callable[[object], bool]) -> Any:
+    """An output of Replicate with ``HostedFile`` in place of files.
+
+    A schema with fields says which texts are files: those with ``x-darkroom-file`` or the format
+    ``uri``, as Replicate's own schemas write it. Without one, they are URLs of the provider's
+    servers, and those that end as files do.
+    """
+    if described(schema):
+        places = set(file_places(value, _marked(schema)))
+        return _replaced(value, lambda place, text: place in places and _is_url(text))
+    return _replaced(
+        value,
+        lambda _, text: (
+            _is_url(text) and (is_own(text) or _is_delivery(text) or _ends_as_file(text))
+        ),
+    )
+
+
+def fal_files(value: Any, schema: Schema) -> Any:
+    """An output of fal with ``HostedFile`` in place of objects with the URL of a file. Objects
+    that only link to something, such as results of a search, stay as they are."""
+    return _with_objects(value, (), set(file_places(value, _marked(schema))))
+
+
+def described(schema: Schema) -> bool:
+    """Check that a schema says which fields an output has."""
+    return bool(schema.get("properties") or schema.get("$ref") or schema.get("allOf"))
+
+
+def _marked(schema: Any) -> Any:
+    """Schema whose texts of the format ``uri`` are files."""
+    if isinstance(schema, Mapping):
+        found = {name: _marked(each) for name, each in cast("Schema", schema).items()}
+        return {**found, FILE_MARK: "file"} if found.get("format") == "uri" else found
+    return [_marked(each) for each in schema] if isinstance(schema, list) else schema
+
+
+def _replaced(value: Any, is_file: Callable[[Place, str], bool], place: Place = ()) -> Any:
+    if isinstance(value, str):
+        return HostedFile(value, given=value) if is_file(place, value) else value
+    if isinstance(value, Mapping):
+        fields = cast("Mapping[str, Any]", value)
+        return {name: _replaced(each, is_file, (*place, name)) for name, each in fields.items()}
+    if isinstance(value, list):
+        listed = enumerate(cast("list[Any]", value))
+        return [_replaced(each, is_file, (*place, number)) for number, each in listed]
+    return value
+
+
+def _with_objects(value: Any, place: Place, marked: set[Place]) -> Any:
+    if isinstance(value, Mapping):
+        fields = cast("Mapping[str, Any]", value)
+        url = fields.get("url")
+        if isinstance(url, str) and _is_url(url):
+            facts = {name: each for name, each in fields.items() if name != "content_type"}
+            says_more = any(fields.get(name) is not None for name in FAL_FACTS)
+            if (*place, "url") in marked or says_more or _ends_as_file(url) or url[:5] == "data:":
+                media_type = fields.get("content_type")
+                known = media_type if isinstance(media_type, str) else ""
+                return HostedFile(url, media_type=known, facts=facts, given=value)
+        return {name: _with_objects(each, (*place, name), marked) for name, each in fields.items()}
+    if isinstance(value, list):
+        listed = enumerate(cast("list[Any]", value))
+        return [_with_objects(each, (*place, number), marked) for number, each in listed]
+    return value
+
+
+def _is_url(text: str) -> bool:
+    """Check that a whole text is a URL: what a language model writes may begin with one."""
+    if text[:5] == "data:":
+        return _DATA.match(text) is not None
+    if not text.startswith(("https://", "http://")) or any(each.isspace() for each in text):
+        return False
+    try:
+        return bool(urlsplit(text).hostname)
+    except ValueError:
+        return False
+
+
+def _is_delivery(text: str) -> bool:
+    host = urlsplit(text).hostname or ""
+    return host == DELIVERY or host.endswith(f".{DELIVERY}")
+
+
+def _ends_as_file(text: str) -> bool:
+    kind = mimetypes.guess_type(urlsplit(text).path)[0] or ""
+    return text[:5] == "data:" or kind.startswith(("image/", "video/", "audio/", "model/"))
