@@ -31,6 +31,11 @@ HEADERS = (
     in_header("X-Fal-Request-Timeout", "Seconds within which the request has to start.", float),
     in_header("X-Darkroom-Deadline", "Seconds within which the request has to end.", float),
     in_header(
+        "X-Darkroom-Max-Cost",
+        "Most that the request may cost, such as `0.05` or `0.05 EUR`. If it costs more, or that "
+        "is not known before, it is refused.",
+    ),
+    in_header(
         "X-Fal-Queue-Priority",
         "Priority within the tenant. `high` needs a key with the scope `priority`.",
         Literal["low", "normal", "high"],

@@ -18,6 +18,7 @@ from serve_app.domain.webhook import Webhook
 from serve_app.ingress.http.context import trace_of
 from serve_app.ingress.services.file_access import AccessRules
 from serve_app.ingress.submission.lifecycle import LIFECYCLE_HEADERS, parse_lifecycle
+from serve_app.ingress.submission.max_cost import MaxCost, parse_max_cost
 from serve_app.ingress.submission.upload_policy import parse_upload_policy, refused
 from serve_app.tenants.scopes import ADMIN, Caller
 from serve_app.tenants.scopes import PRIORITY as PRIORITY_SCOPE
@@ -90,7 +91,8 @@ IDEMPOTENCY_KEY, CACHE = b"idempotency-key", b"x-darkroom-cache"
 PREVIEW, STORE_IO = b"x-darkroom-preview", b"x-fal-store-io"
 UPLOAD_POLICY = UPLOAD_POLICY_HEADER.lower().encode()
 LIFECYCLES = {name.lower().encode(): name for name in LIFECYCLE_HEADERS}
-DARKROOM_HEADERS = frozenset({DETERMINISTIC, DEADLINE, IDEMPOTENCY_KEY, CACHE, PREVIEW})
+MAX_COST = b"x-darkroom-max-cost"
+DARKROOM_HEADERS = frozenset({DETERMINISTIC, DEADLINE, IDEMPOTENCY_KEY, CACHE, PREVIEW, MAX_COST})
 
 NO_EFFECT: Mapping[bytes, str] = {
     b"x-fal-runner-hint": "the first replica with a free slot takes the request",
@@ -134,6 +136,7 @@ class SubmitOptions:
     trace: str = ""  # W3C trace context
     key_id: str = ""  # of the caller's API key
     upload_policy: UploadPolicy | None = None  # its files go to this bucket; None: to storage
+    max_cost: MaxCost | None = None  # None: no limit
 
 
 def parse_options(
@@ -259,5 +262,6 @@ _READERS: Mapping[bytes, tuple[str, Callable[[bytes], object]]] = {
     PREVIEW: ("previews", partial(_flag, "X-Darkroom-Preview")),
     STORE_IO: ("store_io", partial(_flag, "X-Fal-Store-IO")),
     UPLOAD_POLICY: ("upload_policy", parse_upload_policy),
+    MAX_COST: ("max_cost", parse_max_cost),
 }
 """Header → field of ``SubmitOptions``, and the function that reads the value."""

@@ -45,6 +45,7 @@ from serve_app.ingress.submission.drafts import (
     require_space,
     with_noise_seed,
 )
+from serve_app.ingress.submission.max_cost import require_affordable
 from serve_app.ingress.submission.options import SubmitOptions
 from serve_app.ingress.submission.registered import with_registered
 from serve_app.ingress.submission.upload_policy import check_upload_policy
@@ -104,6 +105,8 @@ async def validate(
     check_request(entry.endpoint, valid.input, services.pools.device_bytes(pool))
     services.check_policy(caller.tenant, endpoint_id, valid.input)
     require_signable(services, caller.tenant, entry, valid.input)
+    if options.max_cost is not None:
+        require_affordable(services, caller.tenant, entry, valid.input, options.max_cost)
     if _any_string(valid.input, _names_private_file):
         await require_readable_inputs(services, caller.tenant, valid.input)
     access, control, policy = None, services.files.access, options.upload_policy

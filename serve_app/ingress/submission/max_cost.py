@@ -1,0 +1,82 @@
+"""The header that says what a request may cost at most. It is refused before it is queued."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from serve_app.catalog.catalog import CatalogEntry
+from serve_app.catalog.known_cost import KnownCost, apps_of, cost_of, cost_of_workflow
+from serve_app.domain.errors import FieldProblem, InvalidInput
+from serve_app.domain.workflows.definition import FAMILY
+from serve_app.ingress.services.services import Services
+
+HEADER = "X-Darkroom-Max-Cost"
+ERROR_TYPE = "max_cost"
+_AMOUNT = re.compile(rb"\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)(?:\s+([A-Z]{3}))?\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class MaxCost:
+    """Most money that a request may cost. ``currency`` empty: that of the endpoint's price."""
+
+    amount: Decimal
+    currency: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.amount:f} {self.currency}".rstrip()
+
+
+def parse_max_cost(value: bytes) -> MaxCost:
+    """Read the header. ``InvalidInput`` names it."""
+    found = _AMOUNT.fullmatch(value)
+    if found is None:
+        raise _refused("should be an amount, such as `0.05` or `0.05 EUR`")
+    amount, currency = found.groups()
+    return MaxCost(Decimal(amount.decode("ascii")), (currency or b"").decode("ascii"))
+
+
+def require_affordable(
+    services: Services, tenant: str, entry: CatalogEntry, input: Mapping[str, Any], most: MaxCost
+) -> None:
+    """Raise ``InvalidInput`` if the request would cost more than it may, or nobody knows."""
+    refusal = refusal_of(known_cost(services, tenant, entry, input), most)
+    if refusal:
+        raise _refused(f"allows {most}, and {refusal}")
+
+
+def known_cost(
+    services: Services, tenant: str, entry: CatalogEntry, input: Mapping[str, Any]
+) -> KnownCost:
+    """What a request costs, of a workflow with all its steps."""
+    if entry.endpoint.family != FAMILY:
+        return cost_of(entry, services.price_of(entry), input)
+    catalog = services.catalog.of_tenant(tenant)
+    prices = {
+        app: services.price_of(found)
+        for app in apps_of(entry)
+        if (found := catalog.find(app)) is not None
+    }
+    return cost_of_workflow(catalog, prices, entry, input)
+
+
+def refusal_of(cost: KnownCost, most: MaxCost) -> str:
+    """Why a request with this cost is refused, as a clause; empty: it is not."""
+    if cost.unknown:
+        return (
+            f"what this request costs is not known before it runs: {cost.unknown}. Send it "
+            f"without {HEADER}, or ask the operator for a price by request"
+        )
+    if most.currency and cost.currency and most.currency != cost.currency:
+        return f"its price is in {cost.currency}. Give the amount in {cost.currency}"
+    if cost.amount > most.amount:
+        return f"this request costs {cost.amount.normalize():f} {cost.currency}. It was not queued"
+    return ""
+
+
+def _refused(what: str) -> InvalidInput:
+    problem = FieldProblem(("header", HEADER), f"{HEADER} {what}", ERROR_TYPE)
+    return InvalidInput(f"The header {HEADER} {what}.", (problem,))

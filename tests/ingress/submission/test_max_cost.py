@@ -1,0 +1,99 @@
+"""The header that says what a request may cost at most, in each protocol."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.ingress.house import built
+from tests.ingress.submission.test_quotas import DOORS, FLUX, PROBE
+from tests.ingress.workflows.test_running import POSTER, house_with
+
+HEADER = "X-Darkroom-Max-Cost"
+MCP = {"accept": "application/json, text/event-stream"}
+
+
+def priced(unit: str, amount: float | str = "0.04", currency: str = "EUR") -> dict[str, Any]:
+    price = {"unit": unit, "amount": amount, "currency": currency}
+    return {"prices": {PROBE: price, FLUX: price}}
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_request_that_costs_more_than_it_may_is_refused_before_it_is_queued(
+    door: str,
+) -> None:
+    path, body = DOORS[door]
+    async with built(**priced("request")) as house, house.client() as client:
+        refused = await client.post(path, json=body, headers={HEADER: "0.03"})
+        stored = await house.queue.page("default")
+        allowed = await client.post(path, json=body, headers={HEADER: "0.04 EUR"})
+    assert refused.is_client_error
+    assert "allows 0.03, and this request costs 0.04 EUR. It was not queued" in refused.text
+    assert stored == []
+    assert allowed.is_success
+
+
+@pytest.mark.parametrize(
+    ("settings", "body", "value", "sentence"),
+    [
+        (priced("gpu_second"), {}, "9", "costs by the GPU second, which is counted while it runs"),
+        (priced("second"), {}, "9", "by the second, and the input does not say how many"),
+        (priced("megapixel"), {}, "9", "by the megapixel, and the input does not say the size"),
+        (priced("request"), {}, "9 USD", "its price is in EUR. Give the amount in EUR"),
+        (priced("request"), {}, "cheap", "should be an amount, such as `0.05` or `0.05 EUR`"),
+        (priced("image"), {"num_images": 3}, "0.1", "this request costs 0.12 EUR"),
+    ],
+)
+async def test_a_cost_that_is_not_known_or_too_high_is_a_sentence(
+    settings: dict[str, Any], body: dict[str, Any], value: str, sentence: str
+) -> None:
+    async with built(**settings) as house, house.client() as client:
+        refused = await client.post(f"/queue/{PROBE}", json=body, headers={HEADER: value})
+    assert refused.status_code == 422
+    assert sentence in refused.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "body", "value"),
+    [
+        ({}, {}, "0"),  # without a price it costs nothing
+        (priced("second"), {"duration": 5}, "0.2"),
+        (priced("megapixel"), {"image_size": {"width": 1024, "height": 2048}}, "0.08"),
+        (priced("image"), {"num_images": 3}, "0.12"),
+    ],
+)
+async def test_a_cost_that_the_input_tells_is_known(
+    settings: dict[str, Any], body: dict[str, Any], value: str
+) -> None:
+    async with built(**settings) as house, house.client() as client:
+        answer = await client.post(f"/queue/{PROBE}", json=body, headers={HEADER: value})
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("unit", "value", "sentence"),
+    [
+        ("request", "0.08", ""),
+        ("request", "0.07", "this request costs 0.08 EUR"),
+        ("image", "0.12", ""),  # the first step makes two images, the second one
+        ("image", "0.11", "this request costs 0.12 EUR"),
+        ("megapixel", "9", "its step `draw`: test/images costs by the megapixel"),
+    ],
+)
+async def test_a_workflow_costs_the_sum_of_its_steps(unit: str, value: str, sentence: str) -> None:
+    price = {"unit": unit, "amount": "0.04", "currency": "EUR"}
+    prices = {"test/images": price, PROBE: price}
+    async with house_with(replica=False, prices=prices) as house, house.client() as client:
+        await client.post("/v1/workflows", json=POSTER)
+        path = "/queue/workflows/default/poster"
+        answer = await client.post(path, json={"idea": "a fox"}, headers={HEADER: value})
+    assert (answer.status_code, sentence in answer.text) == (422 if sentence else 200, True)
+
+
+async def test_tools_of_mcp_have_the_limit_too() -> None:
+    async with built(**priced("request")) as house, house.client() as client:
+        tool = {"name": "generate", "arguments": {"model": PROBE, "input": {}}}
+        call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": tool}
+        answer = await client.post("/mcp", json=call, headers=MCP | {HEADER: "0.01"})
+    assert "allows 0.01, and this request costs 0.04 EUR" in answer.text
