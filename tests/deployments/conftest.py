@@ -171,7 +171,7 @@ async def make_rig(tmp_path: Path):
             fetcher=fetcher or own_fetcher(),
             snapshot_fetcher=own_fetcher(),
             loras=LoraFetcher(
-                own_fetcher(),
+                fetcher or own_fetcher(),
                 RepositoryFiles(store),
                 LoraCache(tmp_path / "loras", 10**8, clock.now),
                 clock,

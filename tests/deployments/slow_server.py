@@ -88,7 +88,7 @@ class SlowServer:
         if name == "silent":
             await reader.read()
         while name == "drip":
-            writer.write(b"x")
+            writer.write(b"{")  # as a file of weights may begin
             await writer.drain()
             await asyncio.sleep(DRIP_S)
         writer.write(self._body)

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import socket
+import stat
 import uuid
 from collections.abc import Mapping
 from ipaddress import ip_address
@@ -26,11 +27,14 @@ from serve_app.settings.groups import GatewaySettings
 PORTS = range(20_000, 30_000)
 MIN_FREE_BYTES = 512 * 2**20  # the database alone takes about 60 MB at its first start
 
+OWN_FOLDERS = "artifacts", "postgres"
+
 
 def check_data_dir(data_dir: Path) -> None:
     """Check that the directory exists or can be created, is writable, and has free space."""
     try:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _close_to_others(data_dir)
         probe = data_dir / f".probe-{uuid.uuid4().hex}"
         probe.write_bytes(b"x" * 4096)
         probe.unlink()
@@ -53,6 +57,16 @@ def check_data_dir(data_dir: Path) -> None:
             f"Only {free // 2**20} MB are free on the disk of {data_dir}; "
             f"Darkroom needs {MIN_FREE_BYTES // 2**20} MB. Free some space."
         )
+
+
+def _close_to_others(data_dir: Path) -> None:
+    """Take the rights of other users from a data directory of Darkroom, which earlier versions made
+    readable. Those of its group stay, for example for a backup's user. A directory of which
+    nothing is Darkroom's yet may be one that others share."""
+    found = data_dir.stat()
+    own = any((data_dir / name).exists() for name in OWN_FOLDERS)
+    if own and found.st_uid == os.getuid() and found.st_mode & stat.S_IRWXO:
+        data_dir.chmod(stat.S_IMODE(found.st_mode) & ~stat.S_IRWXO)
 
 
 def check_port(host: str, port: int, option: str = "--port") -> None:

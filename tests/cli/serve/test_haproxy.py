@@ -1,6 +1,8 @@
 """Wrapper script with which Ray starts HAProxy."""
 
+import socket
 import subprocess
+import time
 from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from serve_app.cli.serve import haproxy
+from serve_app.cli.serve.ports import free_port
 
 pytestmark = pytest.mark.skipif(not haproxy.available(), reason="no HAProxy for this machine")
 
@@ -24,6 +27,17 @@ backend b
     server s 127.0.0.1:9101
 listen stats
   bind *:8404
+"""
+
+SLOW_CLIENT = """
+defaults
+    mode http
+    timeout connect 60s
+    timeout client 600s
+    timeout server 600s
+frontend http_frontend
+    bind 127.0.0.1:{port}
+    http-request return status 200
 """
 
 
@@ -74,6 +88,35 @@ def test_the_headers_of_a_call_have_to_arrive_within_a_time(
     read = started_with()
     assert "defaults\n    timeout http-request 30s\n" in read
     assert started_with(config_text=read) == read, "a second start changes nothing"
+
+
+def test_half_a_header_is_cut_after_that_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(haproxy, "HEADERS_S", 1)
+    port = free_port()
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(SLOW_CLIENT.format(port=port))
+    script = haproxy.write_script(tmp_path, secret="s3cret")
+    with subprocess.Popen([script, "-db", "-f", config], stdin=subprocess.DEVNULL) as process:
+        try:
+            with connected(port, process) as client:
+                client.sendall(b"GET / HTTP/1.1\r\nHost: darkroom\r\nX-Slow: hal")
+                assert client.recv(1000).startswith(b"HTTP/1.1 408 ")
+                while client.recv(1000):
+                    pass  # until it closes the connection
+        finally:
+            process.terminate()
+
+
+def connected(port: int, process: subprocess.Popen[bytes]) -> socket.socket:
+    """Connection to HAProxy, as soon as it listens."""
+    while process.poll() is None:
+        try:
+            return socket.create_connection(("127.0.0.1", port), timeout=60)
+        except ConnectionRefusedError:
+            time.sleep(0.05)
+    raise AssertionError(f"HAProxy has ended with {process.returncode}")
 
 
 def test_a_proxy_in_front_is_believed_only_if_it_is_trusted(

@@ -1,6 +1,7 @@
 """Problems that prevent the start are reported in one sentence."""
 
 import socket
+import stat
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,17 @@ def test_a_data_directory_is_made_with_its_parents_and_for_its_owner_only(tmp_pa
     ports.check_data_dir(wanted)
     assert wanted.stat().st_mode & 0o077 == 0
     assert list(wanted.iterdir()) == []
+
+
+def test_other_users_lose_their_rights_on_a_data_directory_of_an_earlier_version(
+    tmp_path: Path,
+) -> None:
+    tmp_path.chmod(0o755)
+    ports.check_data_dir(tmp_path)
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755, "nothing in it is Darkroom's"
+    (tmp_path / "artifacts").mkdir()
+    ports.check_data_dir(tmp_path)
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o750
 
 
 def test_a_file_in_place_of_the_data_directory_is_named(tmp_path: Path) -> None:

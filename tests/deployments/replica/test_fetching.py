@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,9 @@ from PIL import Image
 
 from deployments.replica.poller import max_fetches
 from deployments.transfer.fetcher import Fetcher, fetcher_client
+from deployments.transfer.lora_fetcher import RequestedLora
 from serve_app.domain.endpoint import Endpoint, Weights
+from serve_app.domain.lora import FileUrl
 from serve_app.domain.name_resolution import NameResolver
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import State
@@ -23,6 +25,7 @@ from tests.contract.queues import Make, at, make
 from tests.deployments.conftest import IDENTITY, PROBE
 from tests.deployments.slow_server import SlowServer
 from tests.deployments.waiting import until
+from tests.fakes.family import ProbeFamily
 from tests.fakes.terms import FakeTerms
 from tests.queue.database import LONG_LEASES, conninfo, liveness, server
 from tests.queue.requests import new
@@ -94,6 +97,33 @@ async def test_a_tenant_whose_server_drips_keeps_nobody_from_computing(
         bobs = await submit(queue, "bob", endpoint, **image)
         assert await ended(queue, "bob", bobs) is State.SUCCEEDED
     assert slow.open == max_fetches(1)  # of Alice's twenty
+    states = [(await queue.get("alice", each)).state for each in alices]
+    assert states.count(State.RUNNING) == max_fetches(1)
+    for each in alices:
+        await queue.cancel("alice", each)
+    for each in alices:
+        assert await ended(queue, "alice", each) is State.CANCELLED
+
+
+class LoraFamily(ProbeFamily):
+    """The probe family with LoRAs by URL."""
+
+    def loras(self, input: Mapping[str, Any]) -> Sequence[RequestedLora]:
+        return [RequestedLora("loras", FileUrl(url), 1.0) for url in input.get("loras", [])]
+
+
+async def test_a_tenant_whose_lora_drips_keeps_nobody_from_computing(
+    make: Make, make_rig: Any, slow: SlowServer
+) -> None:
+    queue = await make(LIMITS)
+    alices = [
+        await submit(queue, "alice", loras=[slow.url(f"{number}/drip")]) for number in range(20)
+    ]
+    await make_rig(queue, slots=1, fetcher=fetcher(), probe=f"{__name__}:LoraFamily")
+    await until(lambda: slow.open >= max_fetches(1))
+    for _ in range(2):
+        bobs = await submit(queue, "bob")
+        assert await ended(queue, "bob", bobs) is State.SUCCEEDED
     states = [(await queue.get("alice", each)).state for each in alices]
     assert states.count(State.RUNNING) == max_fetches(1)
     for each in alices:

@@ -150,6 +150,22 @@ def test_no_migration_after_the_baseline_builds_an_index_while_others_wait() -> 
             assert table in made, f"{each.name}: build the index of {table} CONCURRENTLY"
 
 
+LOCK_REQUESTS = """
+SELECT waitstart FROM pg_locks
+WHERE relation = 'requests'::regclass AND mode = 'AccessExclusiveLock' AND NOT granted
+  AND waitstart IS NOT NULL
+"""
+
+
+async def lock_requests(connection: psycopg.AsyncConnection, count: int) -> None:
+    """Wait until a migration has asked for its lock so many times. Each time has its own start."""
+    seen: set[object] = set()
+    async with asyncio.timeout(60):
+        while len(seen) < count:
+            seen |= set(await (await connection.execute(LOCK_REQUESTS)).fetchall())
+            await asyncio.sleep(0.02)
+
+
 async def test_a_migration_behind_a_long_reader_keeps_no_submit_waiting(
     empty: str, terms: FakeTerms, liveness: FakeLiveness
 ) -> None:
@@ -160,9 +176,12 @@ async def test_a_migration_behind_a_long_reader_keeps_no_submit_waiting(
         async with await psycopg.AsyncConnection.connect(empty) as reader:
             await reader.execute("SELECT count(*) FROM requests")  # as pg_dump: until its end
             migrating = asyncio.create_task(migrate(empty, [*shipped(), NEXT]))
-            for _ in range(30):
-                await queue.submit(new())  # without the limit it would fail after lock_timeout
+            # Without the limit there was one request, and submits would fail after lock_timeout.
+            given_up = asyncio.create_task(lock_requests(reader, 3))
+            while not given_up.done():
+                await queue.submit(new())
                 await asyncio.sleep(0.1)
+            await given_up
             assert not migrating.done()
             await reader.rollback()
         await asyncio.wait_for(migrating, 60)
