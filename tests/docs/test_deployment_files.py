@@ -125,6 +125,17 @@ def test_the_image_runs_as_a_user_that_kubernetes_knows_not_to_be_root() -> None
     assert f"--uid {user} " in text
 
 
+def test_the_image_has_what_compiling_a_model_needs() -> None:
+    """Triton builds its launchers with a C compiler and the headers of C, when a model is compiled:
+    in an image without them, `compile` of a recipe would run as written, and only a log says so."""
+    installed = re.search(r"apt-get install -y --no-install-recommends ([^\\\n&]+)", (
+        DOCKERFILE.read_text()
+    ))  # fmt: skip
+    assert installed is not None
+    assert {"gcc", "libc6-dev"} <= set(installed[1].split())
+    assert DOCKERFILE.read_text().index("libc6-dev") < DOCKERFILE.read_text().index("USER 1000")
+
+
 def test_a_database_that_is_away_does_not_make_the_container_unhealthy() -> None:
     (check,) = re.findall(r"^HEALTHCHECK .*\n.*$", DOCKERFILE.read_text(), re.MULTILINE)
     assert "/healthz" in check

@@ -8,8 +8,6 @@ import importlib.util
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator
 
 import click
@@ -27,6 +25,7 @@ from serve_app.cli.doctor.checks import (
     weights_checks,
 )
 from serve_app.cli.serve import haproxy, ports
+from serve_app.cli.serve.gpus import torch_problem
 from serve_app.domain.errors import DarkroomError, Misconfigured
 from serve_app.queue.store import diagnostics
 from serve_app.settings import Config, Secrets
@@ -165,10 +164,7 @@ def _models() -> str:
 
 
 def _gpu() -> str:
-    """Ask torch in another process: importing it takes seconds, and the driver's state stays."""
-    command = [sys.executable, "-m", "deployments.engine.accelerator.diagnosis"]
-    asked = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 ours
-    if problem := asked.stdout.strip() or asked.stderr.strip().rpartition("\n")[2]:
+    if problem := torch_problem():
         raise Misconfigured(problem)
     return "torch can use it"
 

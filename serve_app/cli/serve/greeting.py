@@ -17,6 +17,7 @@ from serve_app.cli.commands.tune import MINUTES_PER_MODEL
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.installation import Installation
 from serve_app.cli.generation.command import generate
+from serve_app.cli.serve.gpus import machines, tuned_machines
 from serve_app.domain.errors import DarkroomError
 from serve_app.settings import Config
 from weights import eviction
@@ -228,15 +229,24 @@ def _real_without_gpu(config: Config) -> CatalogEntry | None:
 
 
 def print_not_tuned(config: Config, out: Callable[[str], None]) -> None:
-    """At the first start on a machine with a GPU, print that it has not been tuned."""
+    """At the first start with a GPU, print that it has not been tuned.
+
+    Also with another GPU, driver or torch than before, for which no measurement holds.
+    """
     marker = config.server.data_dir / TUNING_SHOWN
-    if config.models.serves_demo or not config.models.gpus or marker.exists():
+    if config.models.serves_demo or not config.models.gpus:
         return
-    if config.tuning_file.exists():
+    here, tuned = machines(), tuned_machines(config.tuning_file)
+    if here & tuned or (not here and config.tuning_file.exists()):
         return
-    marker.touch(mode=0o600)
+    seen = "\n".join(sorted(" ".join(each) for each in here))  # empty where it is not known
+    if marker.exists() and marker.read_text() == seen:
+        return
+    marker.write_text(seen)
+    marker.chmod(0o600)
+    before = " Its measurements are of another GPU, driver or torch." if tuned else ""
     out(
-        "\nThis machine has not been tuned. `darkroom tune` measures which variants of the "
-        f"downloaded models are the fastest here. It takes about {MINUTES_PER_MODEL} minutes for "
-        "each model. Stop Darkroom first."
+        f"\nThis machine has not been tuned.{before} `darkroom tune` measures which variants of "
+        f"the downloaded models are the fastest here. It takes about {MINUTES_PER_MODEL} minutes "
+        "for each model. Stop Darkroom first."
     )

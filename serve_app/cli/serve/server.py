@@ -24,7 +24,7 @@ import psutil
 
 from serve_app.catalog import catalog
 from serve_app.cli.connection.installation import Installation
-from serve_app.cli.serve import haproxy, ports, ray_flags
+from serve_app.cli.serve import gpus, haproxy, ports, ray_flags
 from serve_app.cli.serve.console import Console, LogFollower
 from serve_app.cli.serve.deployer import Deployer
 from serve_app.cli.serve.processes import RunRecord
@@ -97,13 +97,15 @@ class ServeCommand:
         return f"http://{host_port(connect_address((self._host, self._port)))}"
 
     def check(self) -> None:
-        """Raise ``Misconfigured`` if the data directory is not usable or the catalogue is wrong.
+        """Raise ``Misconfigured`` if the data directory is not usable, the catalogue is wrong, or
+        torch cannot use the GPU.
 
-        The ingress reads the catalogue too, but only after Ray has started, which takes a while.
+        The ingress and replicas see that too, but only after Ray has started, which takes a while.
         """
         ports.check_data_dir(self._installation.data_dir)
         models = self._config.models
         catalog.load(models.models, demo=models.serves_demo, demo_dir=Path("/"))
+        gpus.check_gpus(self._config)
 
     def run(self, settings: dict[str, Any], after_start: Any = None) -> None:
         """Start, call ``after_start(self)`` when Darkroom answers, and serve until a signal.

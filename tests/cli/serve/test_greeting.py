@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from deployments.replica.tuned import Machine
 from serve_app.cli.connection.installation import Installation
+from serve_app.cli.serve import gpus
 from serve_app.cli.serve.greeting import MODEL, print_not_tuned, print_welcome, sample_model
 from serve_app.settings import read_config
 
@@ -62,3 +69,37 @@ def test_a_machine_that_has_been_tuned_is_told_nothing(tmp_path: Path) -> None:
     (tmp_path / "tuning.json").write_text("{}")
     print_not_tuned(read_config({"data_dir": tmp_path, "gpus": 1}), lines.append)
     assert lines == []
+
+
+def driver_files(folder: Path, gpu: str, driver: str = "580.65.06") -> Path:
+    """Files of NVIDIA's driver in place of those below /proc."""
+    of_one = folder / "gpus" / "0000:01:00.0"
+    of_one.mkdir(parents=True, exist_ok=True)
+    (of_one / "information").write_text(f"Model: \t\t {gpu}\nIRQ:   \t\t 42\n")
+    (folder / "version").write_text(f"NVRM version: NVIDIA UNIX Kernel Module  {driver}  Release\n")
+    return folder
+
+
+def test_measurements_of_another_gpu_driver_or_torch_are_none_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lines_with(gpu: str, driver: str = "580.65.06") -> list[str]:
+        lines: list[str] = []
+        monkeypatch.setattr(gpus, "DRIVER", driver_files(tmp_path / "nvidia", gpu, driver))
+        print_not_tuned(read_config({"data_dir": tmp_path, "gpus": 1}), lines.append)
+        return lines
+
+    machine = {"device": "NVIDIA H200", "driver": "580.65.06"}
+    machine |= {each: version(each) for each in gpus.PACKAGES}
+    (tmp_path / "tuning.json").write_text(json.dumps({"tunings": [{"machine": machine}]}))
+    assert lines_with("NVIDIA H200") == []
+    (said,) = lines_with("NVIDIA L4")
+    assert "has not been tuned. Its measurements are of another GPU, driver or torch." in said
+    assert lines_with("NVIDIA L4") == []
+    assert lines_with("NVIDIA H200") == []
+    assert len(lines_with("NVIDIA H200", "590.10")) == 1
+
+
+def test_the_machine_of_the_greeting_is_the_one_of_the_measurements() -> None:
+    """Both read the same facts, one with torch and the other without."""
+    assert [each.name for each in fields(Machine)] == ["device", "driver", *gpus.PACKAGES]

@@ -2,12 +2,13 @@
 
 import socket
 import stat
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from serve_app.cli.connection.installation import Installation
-from serve_app.cli.serve import ports
+from serve_app.cli.serve import gpus, ports
 from serve_app.cli.serve.server import ServeCommand
 from serve_app.domain.errors import Misconfigured
 from serve_app.settings import read_config
@@ -116,3 +117,19 @@ def test_a_mistake_in_the_catalogue_ends_the_start_before_anything_is_started(
     assert list(data_dir.iterdir()) == []
     models.write_text("endpoints: {}\n")
     server.check()
+
+
+@pytest.mark.skipif("cuda" in version("torch"), reason="this torch may find the GPU")
+def test_a_gpu_that_torch_cannot_use_ends_the_start_before_anything_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(**settings: object) -> None:
+        config = read_config({"data_dir": tmp_path / "data", "gpus": 1, **settings})
+        ServeCommand(Installation(tmp_path / "data"), config, "127.0.0.1", 8000).check()
+
+    monkeypatch.setattr(gpus, "DEVICES", tmp_path)
+    check()  # `gpus` is set, and there is none
+    (tmp_path / "nvidia0").touch()
+    check(demo=True)
+    with pytest.raises(Misconfigured, match=r"torch .* cannot use a GPU: .*CUDA.*serve --demo"):
+        check()

@@ -1,0 +1,71 @@
+"""GPUs of this machine, as far as they can be known without torch: importing it takes seconds, and
+its driver's state stays in the process."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from serve_app.domain.errors import Misconfigured
+from serve_app.settings import Config
+
+DEVICES = Path("/dev")
+DRIVER = Path("/proc/driver/nvidia")  # of the kernel's driver; absent in Windows' subsystem
+PACKAGES = ("torch", "diffusers")
+
+
+def torch_problem() -> str:
+    """Why torch cannot use a GPU of this machine, with its driver and CUDA. Empty if it can."""
+    command = [sys.executable, "-m", "deployments.engine.accelerator.diagnosis"]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 ours
+    if asked.returncode:
+        return asked.stderr.strip().rpartition("\n")[2] or "torch ended without an answer."
+    return asked.stdout.strip()
+
+
+def check_gpus(config: Config) -> None:
+    """Raise ``Misconfigured`` if there is a GPU for real weights, and torch cannot use it.
+
+    A machine without any is no error: `gpus` may be set to try out a cluster.
+    """
+    if config.models.serves_demo or not config.models.gpus:
+        return
+    if any(DEVICES.glob("nvidia[0-9]*")) and (problem := torch_problem()):
+        raise Misconfigured(
+            f"{problem} Or serve the demo models without it: `darkroom serve --demo`."
+        )
+
+
+def machines() -> frozenset[tuple[str, ...]]:
+    """What measurements of `darkroom tune` depend on, for each kind of GPU: its name, its driver,
+    and the versions of torch and diffusers. Empty if that cannot be known without torch."""
+    try:
+        driver = re.search(r"\b\d{3,}\.\d+(\.\d+)?\b", (DRIVER / "version").read_text())
+        packages = [version(each) for each in PACKAGES]
+    except (OSError, PackageNotFoundError):
+        return frozenset()
+    facts = (driver[0] if driver else "", *packages)
+    return frozenset((name, *facts) for name in _names())
+
+
+def _names() -> Iterator[str]:
+    for file in sorted(DRIVER.glob("gpus/*/information")):
+        if found := re.search(r"^Model:\s*(.+?)\s*$", file.read_text(), re.MULTILINE):
+            yield found[1]
+
+
+def tuned_machines(file: Path) -> frozenset[tuple[str, ...]]:
+    """Machines that the file of `darkroom tune` has measurements of, as ``machines`` has them."""
+    try:
+        content: Any = json.loads(file.read_bytes())
+        found = [each["machine"] for each in content["tunings"]]
+        names = ("device", "driver", *PACKAGES)
+        return frozenset(tuple(str(each[name]) for name in names) for each in found)
+    except (OSError, ValueError, KeyError, TypeError):  # replicas say what is wrong with it
+        return frozenset()
