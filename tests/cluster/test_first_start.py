@@ -1,6 +1,7 @@
 """The README's command, as a newcomer types it: embedded defaults and the demo models. Then the
 first steps of five people, which ``scripts/first_hour`` rehearses and measures."""
 
+import os
 import re
 import signal
 import subprocess
@@ -27,6 +28,8 @@ from training.checker import read
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
+VIDEO = "fal-ai/wan/v2.2-5b/text-to-video"
+LOUD = re.compile(r"^\S+Z (?:WARNING|ERROR) .*", re.MULTILINE)
 SAMPLE = re.compile(r'"(.+)" took [\d.]+ s: (\S+)')
 
 
@@ -71,6 +74,7 @@ def test_the_first_command_makes_an_image_of_its_prompt(place: Darkroom, tmp_pat
     assert f"http://127.0.0.1:{place.port}" in text
     assert text.count(place.key) == 1
     assert "fal_client.subscribe(" in text
+    assert LOUD.findall(text) == [], "a first start frightens nobody"
 
     work = tmp_path / "work"
     work.mkdir()
@@ -81,6 +85,18 @@ def test_the_first_command_makes_an_image_of_its_prompt(place: Darkroom, tmp_pat
     assert rehearsal.steps
 
     started = place.leftovers()
-    running.send_signal(signal.SIGTERM)
+    begin_videos(place)
+    said_bytes = place.output.stat().st_size
+    os.killpg(running.pid, signal.SIGINT)  # a terminal sends Ctrl-C to all of them
     assert running.wait(timeout=STOP_S) == 0
+    assert b"Stopped." in place.output.read_bytes()[said_bytes:]
     assert living(started) == []
+
+
+def begin_videos(place: Darkroom) -> None:
+    """Give the replica work for a minute, and wait until it has begun."""
+    orders = {"prompt": "a red circle moving left", "num_frames": 81, "num_inference_steps": 40}
+    for _ in range(12):
+        place.http.post(f"/queue/{VIDEO}", json=orders).raise_for_status()
+    running = "/v1/requests?state=running&limit=1"
+    eventually(lambda: place.http.get(running).json()["requests"], "a video is made")

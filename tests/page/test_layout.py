@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from playwright.sync_api import BrowserContext, Locator, Page, expect
+from playwright.sync_api import BrowserContext, Locator, Page, Route, expect
 
 from tests.page.darkroom import PageDarkroom
 from tests.page.reader import Reader, expect_images, expect_phase
@@ -90,6 +90,28 @@ def test_a_result_takes_the_place_that_was_kept_for_it(waiting: Reader, size: st
     made = box(sheet.locator("img"))
     assert made["width"] == pytest.approx(kept["width"], abs=1.5)
     assert made["height"] == pytest.approx(kept["height"], abs=1.5)
+
+
+def test_a_result_keeps_its_place_while_its_file_is_loaded(reader: Reader) -> None:
+    page = reader.page
+    expect_images(reader.generate("a hill"), 1)
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/files/**", hold)
+    page.reload(wait_until="commit")
+    image = reader.sheets.first.locator("img")
+    expect(image).to_be_attached()
+    kept = box(image)
+    assert kept["width"] == pytest.approx(kept["height"] * 4 / 3, abs=1.5)
+    assert kept["width"] > 300
+    for each in held:
+        each.continue_()
+    page.unroute("**/files/**")
+    expect_images(reader.sheets.first, 1)
+    assert box(image) == pytest.approx(kept, abs=1.5)
 
 
 def test_a_new_result_comes_into_sight(waiting: Reader) -> None:

@@ -202,6 +202,31 @@ def test_an_endpoint_is_paused_and_resumed(operator: Operator) -> None:
     expect(operator.page.get_by_text("No endpoint is paused")).to_be_visible()
 
 
+def test_an_endpoint_is_drained_so_that_what_waits_runs_and_nothing_new_is_taken(
+    page: Page, idle: PageDarkroom
+) -> None:
+    give_pool(idle)
+    operator = Operator(page, idle)
+    Reader(page, idle).generate("a hill")
+    operator.open("Queue")
+    page.get_by_role("button", name="Pause or drain").click()
+    operator.dialog.get_by_label("Endpoint").select_option(FLUX)
+    operator.dialog.get_by_label("Order").select_option("drain")
+    operator.dialog.get_by_role("button", name="Do it").click()
+    operator.expect_said(f"{FLUX} is draining.")
+    paused = operator.row("Paused endpoints", FLUX)
+    expect(paused).to_contain_text("draining")
+    own = {"authorization": f"Key {idle.key}"}
+    refused = page.request.post(f"{idle.url}/queue/{FLUX}", headers=own, data={"prompt": "x"})
+    assert refused.status == 503
+    assert "drain" in refused.text()
+    idle.start_painting()
+    expect(page.get_by_text("No request waits.")).to_be_visible()
+    paused.get_by_role("button", name="Resume").click()
+    operator.expect_said(f"{FLUX} is resumed.")
+    expect(page.get_by_text("No endpoint is paused")).to_be_visible()
+
+
 def test_what_changes_does_not_take_the_focus_away(page: Page, served: PageDarkroom) -> None:
     replicas = give_pool(served)
     own = {"authorization": f"Key {served.key}"}

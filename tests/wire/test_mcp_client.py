@@ -81,6 +81,10 @@ async def test_the_handshake_says_the_version_of_the_server(address: Address) ->
     async with connected(address, "legacy") as client:  # the present revision has no handshake
         assert client.server_info is not None
         assert client.server_info.version == package_version()
+        offered = client.server_capabilities
+        assert offered is not None
+        assert offered.tools is not None
+        assert (offered.resources, offered.prompts) == (None, None)
 
 
 async def test_wrong_arguments_are_told_with_those_that_there_are(

@@ -152,6 +152,11 @@ function shown(file, words) {
       image,
     );
     link.setAttribute("aria-label", `Open: ${words || file.name}`);
+    if (width && height) {
+      // Its place before it is loaded. From its attributes alone, a browser gives it none.
+      link.style.setProperty("--width", `${width}px`);
+      link.style.setProperty("--ratio", String(width / height));
+    }
     makeDraggable(link, file);
     return link;
   }
