@@ -115,13 +115,16 @@ class FileAccessControl:
 
     # Rules of new files.
 
-    def of_new(self, tenant: str, asked: AccessRules | None) -> FileAccess | None:
-        """Rules of a new file of ``tenant``; None: it is public. ``asked``: by its client."""
+    def of_new(
+        self, tenant: str, asked: AccessRules | None, *, outputs: bool = False
+    ) -> FileAccess | None:
+        """Rules of a new file of ``tenant``; None: it is public. ``asked``: by its client.
+        ``outputs``: of the files that a request makes."""
         asked = asked or AccessRules()
         private = self.defaults.private_by_default(tenant)
         usual = AccessDecision.FORBID if private else AccessDecision.ALLOW
         access = FileAccess(tenant, asked.default or usual, asked.users)
-        return self.signer.keyed(access) if access.private else None
+        return self.signer.keyed(access, outputs=outputs) if access.private else None
 
     async def kept(self, access: FileAccess) -> str:
         """Id of rules, which are stored unless they are known. ``InvalidInput``: the tenant has
