@@ -100,6 +100,10 @@ class FileAccessBook(Protocol):
 
     async def find(self, access_id: str) -> FileAccess | None: ...
 
+    async def page(self, tenant: str, after: str, limit: int) -> Sequence[FileAccess]:
+        """Rules of a tenant with ids above ``after``, in their order."""
+        ...
+
     async def revoke(
         self,
         tenant: str,

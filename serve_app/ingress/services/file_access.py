@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from urllib.parse import quote
@@ -125,6 +125,10 @@ class FileAccessControl:
         usual = AccessDecision.FORBID if private else AccessDecision.ALLOW
         access = FileAccess(tenant, asked.default or usual, asked.users)
         return self.signer.keyed(access, outputs=outputs) if access.private else None
+
+    async def page(self, tenant: str, after: str, limit: int) -> Sequence[FileAccess]:
+        """Rules that files of a tenant have had, as ``FileAccessBook.page``."""
+        return await self._book.page(tenant, after, limit)
 
     async def kept(self, access: FileAccess) -> str:
         """Id of rules, which are stored unless they are known. ``InvalidInput``: the tenant has
