@@ -23,6 +23,11 @@ FIND: LiteralString = """
 -- name: find_file_access
 SELECT tenant, rules FROM file_access WHERE id = %(id)s
 """
+PAGE: LiteralString = """
+-- name: list_file_access
+SELECT id, tenant, rules FROM file_access WHERE tenant = %(tenant)s AND id > %(after)s
+ORDER BY id LIMIT %(limit)s::integer
+"""
 KEEP: LiteralString = """
 -- name: keep_file_access
 INSERT INTO file_access (id, tenant, rules)
@@ -86,6 +91,10 @@ class PostgresFileAccess:
     async def find(self, access_id: str) -> FileAccess | None:
         rows = await self._database.rows(FIND, {"id": access_id})
         return _access(access_id, *rows[0]) if rows else None
+
+    async def page(self, tenant: str, after: str, limit: int) -> Sequence[FileAccess]:
+        given = {"tenant": tenant, "after": after, "limit": limit}
+        return [_access(*row) for row in await self._database.rows(PAGE, given)]
 
     async def revoke(
         self,

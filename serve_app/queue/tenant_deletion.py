@@ -119,9 +119,13 @@ WITH gone AS (
 summed AS ({SUM_BY_DAY.format(day="day", requests="sum(requests)", **_SUMMED)})
 SELECT 1 FROM gone
 """  # fmt: skip
-LEFT = "SELECT " + " OR ".join(
-    f"EXISTS (SELECT FROM {table} x WHERE x.tenant = %(tenant)s)"
-    for table in ("requests", "artifacts", "drafts", "uploads", *ROWS, "usage", "usage_days")
+LEFT = (
+    "SELECT "
+    + " OR ".join(
+        f"EXISTS (SELECT FROM {table} x WHERE x.tenant = %(tenant)s)"
+        for table in ("requests", "artifacts", "drafts", "uploads", *ROWS, "usage", "usage_days")
+    )
+    + " OR EXISTS (SELECT FROM secrets x WHERE x.owner = %(tenant)s)"
 )
 # A pseudonym is forgotten here: nothing else says whose sums they are.
 END = """

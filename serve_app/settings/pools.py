@@ -364,7 +364,7 @@ class TenantLimits(BaseModel):
 
 
 BUDGET = "budget"
-"""Limit that is no number. It is set in the settings, not by a call."""
+"""Limit that is no number: an object of its own in the settings and in calls."""
 
 STORAGE = "storage"
 """Field that is no number and no limit."""

@@ -53,6 +53,18 @@ async def test_rules_are_found_by_their_id_however_often_they_are_kept(
         assert found.id == access.id
 
 
+async def test_rules_of_a_tenant_come_in_pages(book: FileAccessBook) -> None:
+    own = [ACCESS.keyed(str(number).encode()) for number in range(5)]
+    for access in (*own, FileAccess("b", AccessDecision.FORBID)):
+        assert await book.keep(access)
+    found: list[FileAccess] = []
+    while page := await book.page("a", found[-1].id if found else "", 2):
+        found += page
+    assert {each.id for each in found} == {each.id for each in own}
+    assert len(found) == 5
+    assert await book.page("c", "", 2) == []
+
+
 async def test_a_tenant_has_only_so_many_different_rules(
     book: FileAccessBook, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,6 +48,12 @@ def test_a_keyed_id_depends_on_the_secret_and_the_rules() -> None:
     assert len(ids) == 4
     assert access.keyed(b"1").id == access.keyed(b"1").id
     assert access.keyed(b"1") == access
+    made = access.keyed(b"1", outputs=True)
+    key = keys.artifact_key("0195", 1, "image/png", access=made.id)
+    assert keys.valid(key)
+    assert key.startswith("p/r.")
+    assert not keys.upload_key("image/png", access=access.keyed(b"1").id).startswith("p/r.")
+    assert keys.access_id(key) == made.id
 
 
 def test_a_key_says_whether_its_file_is_private_and_of_which_request_it_is() -> None:

@@ -37,6 +37,10 @@ class FakeFileAccess:
         self.reads += 1
         return self._rules.get(access_id)
 
+    async def page(self, tenant: str, after: str, limit: int) -> Sequence[FileAccess]:
+        own = [each for each in self._rules.values() if each.tenant == tenant and each.id > after]
+        return sorted(own, key=lambda each: each.id)[:limit]
+
     async def revoke(
         self,
         tenant: str,

@@ -30,9 +30,9 @@ GONE, STAYS = "ann", "bob"
 BOSS = Actor("boss", "10.0.0.7")
 
 TABLES = """
-SELECT table_name::text FROM information_schema.columns
-WHERE table_schema = current_schema() AND column_name = 'tenant' ORDER BY 1
-"""
+SELECT table_name::text, max(column_name::text) FROM information_schema.columns
+WHERE table_schema = current_schema() AND column_name IN ('tenant', 'owner') GROUP BY 1 ORDER BY 1
+"""  # of both, `tenant`: an owner of a call to a provider may be the operator
 WITHOUT_TENANT = (
     *("attempts", "events", "progress", "partial_results", "undelivered"),
     *("lifecycles", "webhook_tries"),
@@ -141,9 +141,9 @@ async def fill(queue: PostgresQueue, database: Database, tenant: str, folder: Pa
 async def counted(database: Database, tenant: str) -> dict[str, int]:
     """Rows of a tenant by table, for every table that has tenants."""
     found: dict[str, int] = {}
-    for (table,) in await database.rows(TABLES):
+    for table, column in await database.rows(TABLES):
         ((rows,),) = await database.rows(
-            f"SELECT count(*) FROM {table} WHERE tenant = %(tenant)s", {"tenant": tenant}
+            f"SELECT count(*) FROM {table} WHERE {column} = %(tenant)s", {"tenant": tenant}
         )
         found[table] = rows
     ((found["tenants"],),) = await database.rows(

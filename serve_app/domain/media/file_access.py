@@ -23,6 +23,10 @@ class AccessDecision(StrEnum):
     HIDE = "hide"  # 404, as if there was no file
 
 
+OUTPUTS = "r."
+"""Beginning of the ids of rules for files of requests. No other id has a dot."""
+
+
 @dataclass(frozen=True, slots=True)
 class FileAccess:
     """Access rules of files. Immutable: equal rules of a tenant have one id, and all its files with
@@ -35,10 +39,15 @@ class FileAccess:
     keyed_id: str = field(default="", compare=False)
     """Id that only this installation can compute; see ``keyed``. Empty: of before there was one."""
 
-    def keyed(self, secret: bytes) -> FileAccess:
+    def keyed(self, secret: bytes, *, outputs: bool = False) -> FileAccess:
         """The same rules with an id that says nothing of them to those who lack the secret: every
-        URL of a file has it, and names of tenants can be guessed."""
-        return replace(self, keyed_id=_id(hmac.digest(secret, self._text(), "sha256")))
+        URL of a file has it, and names of tenants can be guessed.
+
+        ``outputs``: the files are of requests. Their keys have a beginning of their own, by which
+        rules of a bucket find them.
+        """
+        id_ = _id(hmac.digest(secret, self._text(), "sha256"))
+        return replace(self, keyed_id=f"{OUTPUTS}{id_}" if outputs else id_)
 
     @property
     def private(self) -> bool:
@@ -48,7 +57,8 @@ class FileAccess:
 
     @property
     def id(self) -> str:
-        """Digest of the rules: 22 characters of base64url. It is no secret."""
+        """Digest of the rules: 22 characters of base64url, maybe after ``OUTPUTS``. It is no
+        secret."""
         return self.keyed_id or _id(hashlib.sha256(self._text()).digest())
 
     def _text(self) -> bytes:
@@ -89,6 +99,10 @@ class FileAccessBook(Protocol):
         ...
 
     async def find(self, access_id: str) -> FileAccess | None: ...
+
+    async def page(self, tenant: str, after: str, limit: int) -> Sequence[FileAccess]:
+        """Rules of a tenant with ids above ``after``, in their order."""
+        ...
 
     async def revoke(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from urllib.parse import quote
@@ -115,13 +115,20 @@ class FileAccessControl:
 
     # Rules of new files.
 
-    def of_new(self, tenant: str, asked: AccessRules | None) -> FileAccess | None:
-        """Rules of a new file of ``tenant``; None: it is public. ``asked``: by its client."""
+    def of_new(
+        self, tenant: str, asked: AccessRules | None, *, outputs: bool = False
+    ) -> FileAccess | None:
+        """Rules of a new file of ``tenant``; None: it is public. ``asked``: by its client.
+        ``outputs``: of the files that a request makes."""
         asked = asked or AccessRules()
         private = self.defaults.private_by_default(tenant)
         usual = AccessDecision.FORBID if private else AccessDecision.ALLOW
         access = FileAccess(tenant, asked.default or usual, asked.users)
-        return self.signer.keyed(access) if access.private else None
+        return self.signer.keyed(access, outputs=outputs) if access.private else None
+
+    async def page(self, tenant: str, after: str, limit: int) -> Sequence[FileAccess]:
+        """Rules that files of a tenant have had, as ``FileAccessBook.page``."""
+        return await self._book.page(tenant, after, limit)
 
     async def kept(self, access: FileAccess) -> str:
         """Id of rules, which are stored unless they are known. ``InvalidInput``: the tenant has

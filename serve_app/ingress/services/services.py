@@ -212,6 +212,7 @@ class Services:
     mask_decoding: asyncio.Semaphore = field(  # around the decoding of a mask
         default_factory=lambda: asyncio.Semaphore(MASKS_AT_ONCE)
     )
+    checking: set[str] = field(default_factory=set[str])  # tenants that check a file now
     file_checks: asyncio.Semaphore = field(  # around the check of a signature
         default_factory=lambda: asyncio.Semaphore(CHECKS_AT_ONCE)
     )

@@ -116,7 +116,7 @@ async def validate(
             services, caller.tenant, entry, valid.input, policy, has_rules=rules
         )
     elif control.defaults.any_private or options.acl is not None:
-        access = control.of_new(caller.tenant, options.acl)
+        access = control.of_new(caller.tenant, options.acl, outputs=True)
     retries, fewer = granted_retries(options.retries, services.config.queue.max_failures)
     price = services.price_of(entry)
     return NewRequest(

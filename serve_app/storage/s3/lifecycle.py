@@ -12,6 +12,8 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from serve_app.domain.errors import DarkroomError, Misconfigured
+from serve_app.domain.media.file_access import OUTPUTS
+from serve_app.storage.keys import PRIVATE
 from serve_app.storage.listing import FOLDERS
 from serve_app.storage.s3.location import S3Location
 from serve_app.storage.s3.storage import S3Storage
@@ -20,8 +22,9 @@ Rule = Mapping[str, Any]
 
 OURS = "darkroom-"
 DAY = 1
-EXPIRING = ("d/", "r/", "s/")
-"""Folders of files that end with their request. Clients choose how long uploads (``u/``) live."""
+EXPIRING = ("d/", "r/", "s/", PRIVATE + OUTPUTS)
+"""Beginnings of the keys of files that end with their request. Clients choose how long uploads
+(``u/``) live. Private files of older requests are not told apart from uploads."""
 
 _NO_RULES = frozenset({"NoSuchLifecycleConfiguration"})
 

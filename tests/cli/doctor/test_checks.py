@@ -11,6 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from serve_app.cli.main import main
+from serve_app.domain.media.file_access import AccessDecision, FileAccess
+from serve_app.storage.keys import artifact_key, upload_key
 from serve_app.storage.s3.location import S3Location
 from tests.fakes.broken_s3 import HANG, Says, broken_s3
 from tests.storage.conftest import moto_server, s3rver_server, swift_server
@@ -235,6 +237,12 @@ def test_files_of_requests_expire_after_more_than_the_retention(
     assert rules["darkroom-expire-art-r"]["Expiration"] == {"Days": 60}
     # Clients choose how long their uploads live.
     assert "darkroom-expire-art-u" not in rules
+    prefixes = {each["Filter"]["Prefix"] for each in rules.values() if "Expiration" in each}
+    access = FileAccess("acme", AccessDecision.FORBID)
+    made = artifact_key("0195", 1, "image/png", access=access.keyed(b"x", outputs=True).id)
+    sent = upload_key("image/png", access=access.keyed(b"x").id)
+    reached = [any(f"art/{key}".startswith(each) for each in prefixes) for key in (made, sent)]
+    assert reached == [True, False], "private files, too"
 
 
 def test_without_a_prefix_only_darkrooms_own_folders_have_rules(

@@ -27,11 +27,16 @@ from serve_app.ingress.http.auth import authenticate, record_read
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.json_schema import Binary
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_path, in_query
+from serve_app.ingress.services.live_tenants import limits_in_force
 from serve_app.ingress.services.services import Services, services_of
+from serve_app.registry.records import TenantWeights
+from serve_app.settings import NO_LIMITS
 from serve_app.tenants.scopes import OPERATOR
 
 FORMAT = 1
 PAGE = 100
+MOST_WEIGHTS = 10_000
+"""Registered weights that are listed. Quotas of bytes allow far fewer."""
 FIRST_DAY = datetime(2020, 1, 1, tzinfo=UTC)
 MISSING = "missing.txt"
 BY = (UsageGroup.DAY, UsageGroup.KEY, UsageGroup.ENDPOINT)
@@ -79,6 +84,13 @@ class TenantArchive:
             "usage": self._usage(),
             "keys": self._keys(),
             "webhooks": self._webhooks(),
+            "weights": self._weights(),
+            "workflows": self._workflows(),
+            "batches": self._batches(),
+            "batch_files": self._batch_files(),
+            "access_rules": self._access_rules(),
+            "secrets": self._secrets(),
+            "tenant": self._about(),
             "audit": self._audit(),
         }
         for name, records in parts.items():
@@ -107,6 +119,11 @@ class TenantArchive:
                         yield chunk
         async for each in self._stored_once():
             stored = self._content(each.key, each.size, each.created_at)
+            async with aclosing(stored) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        for key, size in (await self._weight_files()).items():
+            stored = self._content(key, size, self._at)
             async with aclosing(stored) as chunks:
                 async for chunk in chunks:
                     yield chunk
@@ -193,6 +210,71 @@ class TenantArchive:
                 yield asdict(each)
             before = page[-1].request_id
 
+    async def _own_weights(self) -> Sequence[TenantWeights]:
+        found = await self._services.weights.page(self._tenant, MOST_WEIGHTS)
+        return [each for each in found if each.tenant == self._tenant]
+
+    async def _weight_files(self) -> Mapping[str, int]:
+        """Sizes of stored weights by their keys. Those of a base model are not stored again."""
+        files = [file for each in await self._own_weights() for file in each.files]
+        keys = {each: await self._services.weights.key_of(each.digest) for each in files}
+        return {key: each.size for each, key in keys.items() if key is not None}
+
+    async def _weights(self) -> AsyncIterator[Mapping[str, Any]]:
+        for each in await self._own_weights():
+            keys = [await self._services.weights.key_of(file.digest) for file in each.files]
+            names = [_name(key) if key is not None else None for key in keys]
+            files = [
+                asdict(file) | {"file": name} for file, name in zip(each.files, names, strict=True)
+            ]
+            yield asdict(each) | {"files": files}
+
+    async def _workflows(self) -> AsyncIterator[Mapping[str, Any]]:
+        for each in await self._services.queue.workflows.definitions.page(self._tenant):
+            if each.tenant == self._tenant:
+                yield asdict(each)
+
+    async def _batches(self) -> AsyncIterator[Mapping[str, Any]]:
+        after: str | None = None
+        batches = self._services.queue.batches
+        while page := await batches.page(self._tenant, after, PAGE):
+            for each in page:
+                yield asdict(each)
+            after = page[-1].id
+
+    async def _batch_files(self) -> AsyncIterator[Mapping[str, Any]]:
+        after: str | None = None
+        files = self._services.queue.batches.files
+        while page := await files.page(self._tenant, after=after, limit=PAGE):
+            for each in page:
+                yield asdict(each) | {"file": _name(each.key)}
+            after = page[-1].id
+
+    async def _access_rules(self) -> AsyncIterator[Mapping[str, Any]]:
+        after = ""
+        while page := await self._services.files.access.page(self._tenant, after, PAGE):
+            for each in page:
+                yield {"id": each.id, "default": each.default, "users": dict(each.users)}
+            after = page[-1].id
+
+    async def _secrets(self) -> AsyncIterator[Mapping[str, Any]]:
+        """Names only: values are never shown."""
+        for each in await self._services.secrets.list(self._tenant):
+            yield asdict(each)
+
+    async def _about(self) -> AsyncIterator[Mapping[str, Any]]:
+        """The tenant itself, with its limits and its budget."""
+        services = self._services
+        info = await services.identity.tenants.stored.find(self._tenant)
+        if info is None:  # it was deleted during the export
+            return
+        own = services.config.queue.tenant_limits.get(self._tenant, NO_LIMITS)
+        in_force = limits_in_force(info, services.file_config, services.config)
+        yield asdict(info) | {
+            "limits": own.model_dump(mode="json", exclude_none=True),
+            "limits_in_force": {name: asdict(each) for name, each in in_force.items()},
+        }
+
     async def _audit(self) -> AsyncIterator[Mapping[str, Any]]:
         operations = self._services.queue.operations
         await operations.seal_audit()
@@ -267,8 +349,8 @@ EXPORT = Operation(
     "`tenant-admin` for the own tenant, and `operator` for another",
     {
         200: answer(
-            "JSON lines of requests, uploads, drafts, share links, usage, keys, webhooks and "
-            "acts, and the files. "
+            "JSON lines of requests, uploads, drafts, share links, usage, keys, webhooks, weights, "
+            "workflows, batches, access rules, names of secrets, limits and acts, and the files. "
             "`export.json` is its last file.",
             Binary,
             "application/zip",

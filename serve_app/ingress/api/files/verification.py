@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,7 +30,9 @@ from serve_app.provenance.reader import SignatureState
 
 MAX_FILE_BYTES = 64 * 2**20
 RECEIVE_S = 60.0
-"""Longest time to receive a file. The places for checks are few, and it holds one."""
+"""Longest time to receive a file. It holds its tenant's place, and none of the few for checks."""
+MAX_TENANTS = 32
+"""Tenants whose files are received or checked at once. Each file takes disk."""
 PIECE_BYTES = 2**20
 RETRY_S = 2.0
 
@@ -65,26 +69,37 @@ class FileVerdict(TypedDict):
 async def verified(request: HttpRequest) -> Response:
     """Check the signature (C2PA) of a file, as `darkroom verify` does. Nothing of it is kept."""
     context_of(request).route = "v1.verify"
-    await authenticate(request)
+    caller = await authenticate(request)
     services = services_of(request)
     suffix = _suffix(request)
-    if services.file_checks.locked():
-        raise Overloaded(
-            "This server checks as many files as it can at once. Try again in a moment, or check "
-            "the file on your machine, by `darkroom verify FILE`.",
-            RETRY_S,
-            "file_checks",
-        )
-    async with services.file_checks:
+    with _place(services.checking, caller.tenant):
         folder = await in_cpu_thread(tempfile.TemporaryDirectory[str])
         try:
             file = Path(folder.name) / f"file{suffix}"
             await _received(request, file)
             certificates = services.config.server.data_dir / CERTIFICATES_FILE
-            found = await check_apart(file, certificates)
+            async with services.file_checks:  # after the bytes: a slow sender delays no other
+                found = await check_apart(file, certificates)
         finally:
             await in_cpu_thread(folder.cleanup)
     return json_reply(_verdict(found))
+
+
+@contextmanager
+def _place(checking: set[str], tenant: str) -> Generator[None]:
+    """Hold the only place of a tenant. ``Overloaded``: it has another check, or too many have."""
+    if tenant in checking or len(checking) >= MAX_TENANTS:
+        raise Overloaded(
+            "This server checks one file of a tenant at once. Try again when the other one has "
+            "ended, or check the file on your machine, by `darkroom verify FILE`.",
+            RETRY_S,
+            "file_checks",
+        )
+    checking.add(tenant)
+    try:
+        yield
+    finally:
+        checking.discard(tenant)
 
 
 def _suffix(request: HttpRequest) -> str:

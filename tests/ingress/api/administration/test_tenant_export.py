@@ -14,7 +14,9 @@ import pytest
 
 from serve_app.ingress.api.administration import tenant_export
 from serve_app.ingress.api.administration.tenant_export import TenantArchive
-from tests.ingress.house import House
+from serve_app.tenants.scopes import API, TENANT_ADMIN
+from tests.ingress.house import House, built
+from tests.ingress.http.test_other_tenants import made_by
 
 PROBE = "test/probe"
 EXPORT = "/v1/tenants/default/export"
@@ -139,3 +141,35 @@ async def test_an_export_has_drafts_favourites_and_share_links(house: House) -> 
     (draft,) = read(content, "drafts")
     assert draft["request_id"] == mine
     assert draft["file"] in names(content)
+
+
+async def test_an_export_has_weights_workflows_batches_rules_secrets_and_limits(
+    house: House,
+) -> None:
+    scopes = frozenset({API, TENANT_ADMIN})
+    mine, theirs = [str(await house.keys.create(each, scopes=scopes)) for each in ("me", "you")]
+    async with house.client(mine) as client, house.client(theirs) as other:
+        await made_by(client, house)
+        await made_by(other, house)
+        content = (await client.get("/v1/tenants/me/export")).content
+    for name in ("weights", "workflows", "batches", "batch_files", "access_rules", "secrets"):
+        (record, *_) = found = read(content, name)
+        assert all(each.get("tenant", "me") == "me" for each in found), name
+        assert record
+    assert read(content, "weights")[0]["source"] == {"hub": "owner/lighthouse", "revision": "main"}
+    assert read(content, "workflows")[0]["definition"]
+    assert {each["default"] for each in read(content, "access_rules")} == {"hide"}
+    (secret,) = read(content, "secrets")
+    assert secret.keys() == {"name", "changed_at", "changed_by"}
+    (tenant,) = read(content, "tenant")
+    assert tenant["id"] == "me"
+    assert "max_waiting" in tenant["limits_in_force"]
+
+
+async def test_an_export_has_the_limits_and_the_budget_of_the_tenant() -> None:
+    limits = {"default": {"max_waiting": 7, "budget": {"amount": 12}}}
+    async with built(replica=False, tenant_limits=limits) as house, house.client() as client:
+        content = (await client.get(EXPORT)).content
+    (tenant,) = read(content, "tenant")
+    assert tenant["limits"]["max_waiting"] == 7
+    assert tenant["limits"]["budget"]["amount"] == "12"

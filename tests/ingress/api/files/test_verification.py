@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from serve_app.ingress.api.files import verification
-from serve_app.ingress.services.services import CHECKS_AT_ONCE
 from serve_app.provenance.certificates import CERTIFICATES_FILE
 from tests.cli.verification.test_verify import SIGNER, png, signed
 from tests.ingress.house import House, built
@@ -69,16 +69,29 @@ async def test_what_cannot_be_checked_is_refused_before_a_process_starts(
     assert message in answer.text
 
 
-async def test_more_than_a_few_at_once_are_asked_to_come_back(house: House) -> None:
-    checks = house.services.file_checks
-    async with asyncio.timeout(10):
-        for _ in range(CHECKS_AT_ONCE):
-            await checks.acquire()
-    async with house.client() as client:
+async def test_a_tenant_checks_one_file_at_once_and_a_slow_sender_delays_no_other(
+    house: House,
+) -> None:
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        begun.set()
+        yield png()[:9]
+        await go.wait()
+        yield png()[9:]
+
+    async with house.client() as client, house.client(house.other_key) as other:
+        slow = asyncio.create_task(client.post("/v1/verify", content=slowly(), headers=PNG))
+        async with asyncio.timeout(30):
+            await begun.wait()
         refused = await client.post("/v1/verify", content=png(), headers=PNG)
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "2")
-        checks.release()
+        assert (await other.post("/v1/verify", content=png(), headers=PNG)).status_code == 200
+        go.set()
+        assert (await slow).status_code == 200
         assert (await client.post("/v1/verify", content=png(), headers=PNG)).status_code == 200
+        house.services.checking |= {str(number) for number in range(verification.MAX_TENANTS)}
+        assert (await client.post("/v1/verify", content=png(), headers=PNG)).status_code == 429
 
 
 async def test_a_check_needs_a_key(house: House) -> None:
