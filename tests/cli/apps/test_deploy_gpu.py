@@ -82,7 +82,10 @@ def test_a_workflow_of_comfyui_is_not_left_to_a_cpu_unless_its_pool_is_named(
 
 def test_a_cog_model_is_removed_with_its_training(typist: Typist) -> None:
     headers = {"Authorization": f"Key {typist.address.key}"}
-    schemas = {"input_schema": {"type": "object", "properties": {}}, "output_schema": {"type": "object"}}
+    schemas = {
+        "input_schema": {"type": "object", "properties": {}},
+        "output_schema": {"type": "object"},
+    }
     for mode, path in (("predict", ""), ("train", "/train"), ("predict", "/other")):
         cog = {"mode": mode, "url": "http://127.0.0.1:9"}
         entry = {"family": "cog", "schema": "json", "options": {"cog": cog, **schemas}}
