@@ -259,6 +259,14 @@ def _check_pools(pools: dict[str, PoolConfig], families: dict[str, str]) -> None
                 f"Pool {name} hosts executors ({', '.join(EXECUTORS)}) and {others}. Give the "
                 "executors a pool of their own: their replicas have no engine."
             )
+        providers = [each for each in pool.families if each in PROVIDERS]
+        if providers and len(providers) < len(pool.families):
+            others = ", ".join(each for each in pool.families if each not in PROVIDERS)
+            raise Misconfigured(
+                f"Pool {name} hosts {', '.join(providers)}, whose keys its replicas hold, and "
+                f"{others}, which run code of users beside them. Give the hosted providers a pool "
+                "of their own."
+            )
         if name in (INGRESS, ROOT):
             raise Misconfigured(f"A pool cannot be named {name}. Choose another name.")
 

@@ -70,11 +70,16 @@ def test_replicas_keep_compiled_code_in_the_data_directory() -> None:
     assert environment["TORCHINDUCTOR_CACHE_DIR"].endswith("/compiled")
 
 
-def test_what_several_devices_cannot_do_is_refused_in_a_sentence() -> None:
-    shared, nothing = built(
+def test_pools_that_cannot_be_are_refused_in_a_sentence() -> None:
+    shared, nothing, mixed, providers = built(
         {"families": ["video"], "devices_per_replica": 2, "num_gpus": 0.5},
         {"families": ["video"], "devices_per_replica": 2, "num_cpus": 0},
+        {"families": ["python", "fal", "cog", "openai"]},
+        {"families": ["fal", "replicate", "openai", "darkroom"]},
     )
+    assert "hosts fal, openai, whose keys its replicas hold, and python, cog" in mixed
+    assert "Give the hosted providers a pool of their own." in mixed
+    assert isinstance(providers, dict)
     assert "num_gpus to 1" in shared
     assert "num_cpus above 0" in nothing
 

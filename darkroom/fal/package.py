@@ -20,6 +20,7 @@ STORES_TO_REPLACE = ("fal", "fal_v3", "gcp_storage", "r2")
 
 SETTINGS = (
     "kind",
+    "keep_alive",
     "max_concurrency",
     "max_multiplexing",
     "min_concurrency",

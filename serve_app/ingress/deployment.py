@@ -26,6 +26,7 @@ from serve_app.domain.ports import Storage
 from serve_app.ingress import connections, direct_calls
 from serve_app.ingress.app import create_app
 from serve_app.ingress.fal.webhooks import Composer
+from serve_app.ingress.hosted_jobs import SWEEP_EVERY_S, UnwantedJobs
 from serve_app.ingress.http.hosts import trusted_names
 from serve_app.ingress.http.origin import internal_origin
 from serve_app.ingress.local_rpc import LocalRpcServer
@@ -58,6 +59,7 @@ from serve_app.postgres.leader_election import LeaderElection
 from serve_app.postgres.live_settings import PostgresLiveSettings
 from serve_app.postgres.weight_peers import PostgresWeightPeers
 from serve_app.queue.queue import assemble
+from serve_app.queue.reaper import PeriodicTask
 from serve_app.queue.state.demand import of_queues
 from serve_app.queue.state.replicas import roster
 from serve_app.queue.store.config import QueueLimits, Retention
@@ -294,10 +296,14 @@ class Ingress(ReplicaCalls):
         )
         bundles = self._bundles = PostgresAppBundles(database)
         held = partial(is_held, database)
+        hosted = PostgresHostedCalls(database)
         self._executor_calls = ExecutorCalls(
-            *(terms, bundles, queue, queue.partials, held, self._secrets),
-            PostgresHostedCalls(database),
+            *(terms, bundles, queue, queue.partials, held, self._secrets), hosted
         )
+        unwanted = UnwantedJobs(hosted, terms.endpoint, self._secrets)
+        rounds = PeriodicTask(SWEEP_EVERY_S, {"unwanted hosted jobs": unwanted.sweep})
+        rounds.start()
+        stack.push_async_callback(rounds.aclose)
         queue.record_spans(self._tracing)
         self._sessions.ran_in = queue.parts.state.stats.ran_in
         await queue.start()

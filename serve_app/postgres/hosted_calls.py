@@ -10,7 +10,7 @@ from typing import Any, LiteralString
 import psycopg.errors as pg
 
 from serve_app.domain.errors import Fenced
-from serve_app.domain.executors.hosted import HostedCall, NewCall
+from serve_app.domain.executors.hosted import HostedCall, NewCall, UnwantedJob
 from serve_app.domain.lease import LeaseKey
 from serve_app.postgres.database import Database
 
@@ -78,6 +78,21 @@ WHERE c.state = 'sending' AND c.provider = %(account)s AND c.owner = %(owner)s
 RETURNING 1
 """
 RELEASE_AFTER_S = 180.0
+# The next try is a minute later, if this process ends before the job has.
+TAKE_UNWANTED: LiteralString = """
+-- name: unwanted_hosted_jobs
+UPDATE hosted_calls c SET unwanted_at = clock_timestamp() + interval '1 minute'
+FROM requests r
+WHERE r.id = c.request_id AND c.id IN (
+    SELECT id FROM hosted_calls WHERE unwanted_at <= clock_timestamp()
+    ORDER BY unwanted_at LIMIT 20 FOR UPDATE SKIP LOCKED)
+RETURNING c.id, r.endpoint, c.owner, coalesce(c.place, '{}'::json),
+          extract(epoch FROM clock_timestamp() - coalesce(r.finished_at, c.changed_at))::float8
+"""
+FORGET_UNWANTED: LiteralString = """
+-- name: forget_unwanted_hosted_job
+UPDATE hosted_calls SET unwanted_at = NULL WHERE id = %(id)s
+"""
 
 
 class PostgresHostedCalls:
@@ -115,3 +130,11 @@ class PostgresHostedCalls:
 
     async def end(self, call_id: str, state: str) -> bool:
         return bool(await self._database.rows(END, {"id": call_id, "state": state}))
+
+    async def take_unwanted(self) -> list[UnwantedJob]:
+        """Jobs that should be ended now. They are not returned again for a minute."""
+        return [UnwantedJob(*row) for row in await self._database.rows(TAKE_UNWANTED)]
+
+    async def forget_unwanted(self, call_id: str) -> None:
+        """Try no more to end a job."""
+        await self._database.rows(FORGET_UNWANTED, {"id": call_id})

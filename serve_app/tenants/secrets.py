@@ -9,11 +9,14 @@ from typing import LiteralString, Protocol
 
 from serve_app.domain.executors.secrets import INSTALLATION, Secret
 from serve_app.domain.operations import Actor
+from serve_app.domain.ports import Clock
 from serve_app.postgres.database import Database, Lock
 from serve_app.tenants.seal import Seal
 
 PURPOSE = b"secrets by name"
 MAX_SECRETS = 100  # of one owner
+KNOWN_FOR_S = 5.0
+MAX_KNOWN = 1000  # owners
 LOCK = 0x5EC2E75
 """Advisory lock that keeps two calls at the limit apart."""
 
@@ -128,3 +131,23 @@ def _what(name: str) -> str:
 
 def _audited(actor: Actor) -> dict[str, str]:
     return {"actor": actor.key_id, "address": actor.address}
+
+
+class KnownSecrets:
+    """Names of secrets that are set, as they were at most ``KNOWN_FOR_S`` seconds ago. That one is
+    missing is always looked up, so a new one is in force at once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[float, frozenset[str]]] = {}
+
+    async def has(self, book: SecretBook, owner: str, name: str, clock: Clock) -> bool:
+        """Check if an owner has a secret."""
+        now = clock.monotonic()
+        until, names = self._known.get(owner, (0.0, frozenset[str]()))
+        if now < until and name in names:
+            return True
+        found = frozenset(each.name for each in await book.list(owner))
+        if len(self._known) >= MAX_KNOWN:
+            self._known.clear()
+        self._known[owner] = now + KNOWN_FOR_S, found
+        return name in found

@@ -167,7 +167,10 @@ def hosted(darkroom: Darkroom, endpoint: str) -> str:
 def test_an_app_serves_from_nothing_also_through_a_hosted_endpoint_and_its_death_loses_nothing(
     make_darkroom: Callable[..., Darkroom], tmp_path: Path, bucket: Bucket
 ) -> None:
-    pools = {"apps": {"families": ["python", "cog", "darkroom"], "min_replicas": 0, "slots": 8}}
+    pools = {
+        "apps": {"families": ["python", "cog"], "min_replicas": 0, "slots": 8},
+        "hosted": {"families": ["darkroom"], "min_replicas": 0, "slots": 8},
+    }
     darkroom = make_darkroom(pools, allow_private_urls="1")  # the bucket is on this machine
     darkroom.start()
     broken = tmp_path / "broken.py"

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from functools import partial
 from secrets import token_urlsafe
 
 import pytest
 
-from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import Fenced, Unsupported
 from serve_app.domain.executors.hosted import HostedCall, NewCall
 from serve_app.domain.executors.secrets import INSTALLATION, Secret
 from serve_app.domain.operations import Actor
+from serve_app.ingress.hosted_jobs import UnwantedJobs
 from serve_app.ingress.replica_calls import ExecutorCalls
 from serve_app.postgres.database import Database
 from serve_app.postgres.hosted_calls import PostgresHostedCalls
@@ -21,6 +22,8 @@ from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.transactions.catalog_entries import PostgresAppBundles
 from serve_app.queue.transactions.lease import is_held
 from serve_app.tenants.secrets import PostgresSecrets
+from tests.fakes.fal_server import FalServer
+from tests.fakes.provider_server import KEY
 from tests.fakes.terms import FakeTerms
 from tests.queue.database import Ingress
 from tests.queue.requests import TENANT, done, lease, new
@@ -160,6 +163,44 @@ async def test_a_call_of_an_ended_request_keeps_no_other_one_waiting(desk: Desk)
     await desk.queue.finish(done(first))
     assert await desk.calls.call("begin_hosted_call", second, call("a")) is None
     assert (await desk.calls.call("begin_hosted_call", second, call("a"))).fresh
+
+
+@pytest.fixture
+async def fal() -> AsyncIterator[FalServer]:
+    server = FalServer()
+    await server.start()
+    yield server
+    await server.aclose()
+
+
+async def test_a_job_whose_request_is_cancelled_between_attempts_is_ended(
+    desk: Desk, database: Database, fal: FalServer
+) -> None:
+    """The replica has handed it back, so only the ingress knows of it."""
+    await desk.secrets.put(INSTALLATION, "FAL_KEY", KEY, ME)
+    fal.holds = True
+    wanted, unwanted = [await fal.accepted("fal-ai/veo3", {}) for _ in range(2)]
+    for _ in (wanted, unwanted):
+        await desk.queue.submit(new())
+    leases = [(await lease(desk.queue)).held for _ in (wanted, unwanted)]
+    for job, held in zip((wanted, unwanted), leases, strict=True):
+        made = await desk.calls.call("begin_hosted_call", held, call(job.id))
+        url = f"{fal.origin}/fal-ai/veo3/requests/{job.id}/cancel"
+        assert await desk.calls.call("accept_hosted_call", made.id, job.id, {"cancel": url})
+        await desk.queue.hand_back(held, "r1", "It ends.")
+    await desk.queue.cancel(TENANT, leases[1].request_id)
+
+    def endpoint(endpoint_id: str) -> Endpoint:
+        hosted = {"endpoint": "fal-ai/veo3", "url": fal.origin}
+        options = {"hosted": hosted, "secrets": ["FAL_KEY"]}
+        return Endpoint(endpoint_id, "fal", Weights(""), "json", options=options)
+
+    jobs = UnwantedJobs(desk.hosted, endpoint, desk.secrets)
+    await jobs.sweep()
+    assert (wanted.cancelled, unwanted.cancelled) == (False, True)
+    await database.rows("UPDATE hosted_calls SET unwanted_at = now() WHERE unwanted_at IS NOT NULL")
+    await jobs.sweep()
+    assert len(fal.calls) == 1, "it has answered, so it is not called again"
 
 
 async def test_a_deleted_request_leaves_no_call(desk: Desk, database: Database) -> None:

@@ -30,6 +30,7 @@ GPU_MACHINES: Mapping[str, str] = {
 """fal's machine types with a GPU → the GPU."""
 
 START_TIMEOUT_S = 600.0  # fal's
+POOL_KEEPS_S = 300  # default of a pool's keep_alive_s
 
 
 def usable(name: str, found: Found) -> dict[str, Any]:
@@ -115,6 +116,11 @@ def _gpu(name: str, found: Found) -> str | None:
 
 def _notes(settings: Found) -> Iterator[str]:
     """Sentences about settings that have another place here."""
+    if (kept := settings.get("keep_alive") or 0) > POOL_KEEPS_S:
+        yield (
+            f"keep_alive = {kept} is not used: set keep_alive_s = {kept} of the pool, whose "
+            "replicas keep the app's processes."
+        )
     if (least := settings.get("min_concurrency") or 0) > 0:
         yield (
             f"min_concurrency = {least} is not used: set min_replicas = {least} of the pool, whose "

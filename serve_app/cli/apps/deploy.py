@@ -161,7 +161,7 @@ def store(server: Server, made: Deployable, *, dry_run: bool, as_json: bool) -> 
         click.echo(f"{each} {done}: the class has it no more.")
     for each in missing:
         click.echo(
-            f"The secret {each} is not set, so requests will fail. Set it with `darkroom secrets "
+            f"The secret {each} is not set, so requests will be refused. Set it with `darkroom secrets "
             f"set {each} --installation`."
         )
 

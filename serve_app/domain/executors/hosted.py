@@ -147,6 +147,17 @@ class HostedCall:
     fresh: bool = False  # the asker made it, so nothing was sent yet
 
 
+@dataclass(frozen=True, slots=True)
+class UnwantedJob:
+    """A provider's job whose request was cancelled while no replica had it."""
+
+    id: str  # of the call
+    endpoint: str  # ours
+    owner: str  # of the secret that it was sent with
+    place: Mapping[str, Any]
+    age_s: float  # since the request ended
+
+
 @pickle_by_name
 @dataclass(frozen=True, slots=True)
 class NewCall:

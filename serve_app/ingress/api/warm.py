@@ -11,6 +11,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.domain.errors import InvalidInput, NotFound
+from serve_app.domain.executors.hosted import PROVIDERS
 from serve_app.domain.operations import WarmTarget, WeightsLevel
 from serve_app.ingress.http.auth import actor_of, authenticate
 from serve_app.ingress.http.body import read_model
@@ -22,6 +23,7 @@ from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.services.warm_pools import TargetState
 
 MAX_BODY_BYTES = 16 * 1024
+RUN_CODE = "python", "cog", "comfyui"  # executors, whose endpoints have no weights of ours
 MAX_S = 366 * 86400
 
 
@@ -109,6 +111,13 @@ def _target(services: Services, new: NewWarmTarget) -> WarmTarget:
     catalog, id_ = services.catalog, new.endpoint_id
     entry = catalog.find_any(id_) or catalog.listed(id_)  # also private ones of tenants
     endpoint, pool = entry.endpoint, services.pool_of(entry)
+    if endpoint.family in (*RUN_CODE, *PROVIDERS):
+        raise InvalidInput.of_field(
+            "endpoint_id",
+            f"{endpoint.id} has no weights that a replica could hold: what runs it starts with its "
+            f"first request, and stays. `min_replicas` of the pool {pool} keeps replicas ready",
+            "feature_not_supported",
+        )
     config = services.pools.configured.get(pool)
     if config is not None and new.replicas > config.max_replicas:
         message = (

@@ -65,7 +65,7 @@ TABLE: Mapping[type[DarkroomError], ErrorResponse] = {
     errors.PipelineFailed: ErrorResponse(500, "internal_server_error"),
     errors.WeightsUnavailable: ErrorResponse(500, "internal_server_error"),
     errors.AppNotStarted: ErrorResponse(500, "internal_server_error"),
-    errors.SecretMissing: ErrorResponse(500, "internal_server_error"),
+    errors.SecretMissing: ErrorResponse(400, "secret_missing"),
     errors.HostedFailed: ErrorResponse(500, "internal_server_error"),
     errors.HostedUnconfirmed: ErrorResponse(500, "internal_server_error"),
     errors.MarkMissing: ErrorResponse(500, "internal_server_error"),

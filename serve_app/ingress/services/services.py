@@ -40,7 +40,7 @@ from serve_app.telemetry.metrics import Metrics
 from serve_app.tenants.api_keys import Keys
 from serve_app.tenants.hub_tokens import HubTokens
 from serve_app.tenants.scopes import Caller
-from serve_app.tenants.secrets import SecretBook
+from serve_app.tenants.secrets import KnownSecrets, SecretBook
 from serve_app.tenants.tokens import Tokens, UploadTokens
 
 if TYPE_CHECKING:  # it imports OpenTelemetry's SDK
@@ -203,6 +203,7 @@ class Services:
     weights: WeightBook
     hub_tokens: HubTokens
     secrets: SecretBook
+    known_secrets: KnownSecrets = field(default_factory=KnownSecrets)
     safety: SafetyPolicy = field(default_factory=SafetyPolicy)
     tracing: Tracing | None = None  # None: spans are off
     proxy_secret: str = ""  # of the proxies that say their client's address; empty: there is none

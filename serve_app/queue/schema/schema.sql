@@ -749,6 +749,7 @@ CREATE TABLE hosted_calls (
     place json,
     sent_at timestamptz DEFAULT clock_timestamp() NOT NULL,
     changed_at timestamptz DEFAULT clock_timestamp() NOT NULL,
+    unwanted_at timestamptz,
     CONSTRAINT hosted_calls_state_check CHECK ((state = ANY (ARRAY['sending', 'accepted', 'refused', 'unconfirmed', 'repeated']))),
     CONSTRAINT hosted_calls_pkey PRIMARY KEY (id)
 );
@@ -757,6 +758,7 @@ CREATE INDEX hosted_calls_by_request ON hosted_calls (request_id);
 CREATE UNIQUE INDEX hosted_calls_of_request ON hosted_calls (request_id) WHERE (state = ANY (ARRAY['sending', 'accepted', 'unconfirmed']));
 CREATE INDEX hosted_calls_of_tenant ON hosted_calls (tenant);
 CREATE UNIQUE INDEX hosted_calls_sending ON hosted_calls (provider, owner, endpoint, input_hash) WHERE (state = 'sending');
+CREATE INDEX hosted_calls_unwanted ON hosted_calls (unwanted_at) WHERE (unwanted_at IS NOT NULL);
 
 CREATE TABLE workflows (
     tenant text NOT NULL,
@@ -921,6 +923,15 @@ BEGIN
             WHERE r.state = 'running' AND r.endpoint = of_name AND r.started_at >= started_from
             ORDER BY r.started_at LIMIT most) x;
     END IF;
+END
+$$;
+
+CREATE FUNCTION end_unwanted_hosted_jobs() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    UPDATE hosted_calls SET unwanted_at = clock_timestamp() WHERE request_id = NEW.id AND state = 'accepted';
+    RETURN NULL;
 END
 $$;
 
@@ -1138,6 +1149,8 @@ ALTER SEQUENCE file_url_revocation_numbers OWNED BY file_url_revocations.number;
 CREATE TRIGGER add_changed_uploads AFTER UPDATE ON uploads REFERENCING OLD TABLE AS removed NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION add_to_upload_totals();
 
 CREATE TRIGGER add_inserted_uploads AFTER INSERT ON uploads REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION add_to_upload_totals();
+
+CREATE TRIGGER end_unwanted_hosted_jobs AFTER UPDATE OF state ON requests FOR EACH ROW WHEN (((old.state = 'queued') AND (old.attempt > 0) AND (new.state = ANY (ARRAY['cancelled', 'expired'])))) EXECUTE FUNCTION end_unwanted_hosted_jobs();
 
 CREATE TRIGGER forget_deleted_batch_files AFTER DELETE ON uploads FOR EACH ROW EXECUTE FUNCTION forget_batch_file();
 

@@ -224,6 +224,20 @@ def test_what_is_wrong_with_an_app_is_said_before_anything_is_stored(
     assert typist.entries() == before
 
 
+def test_a_requirement_that_cannot_be_installed_is_named_before_anything_is_stored(
+    typist: Typist, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    before = typist.entries()
+    text = GREETER.replace("concurrency = 2", "requirements = ['nothing-like-it==4']")
+    ran = typist.deploy(text, "--data-dir", str(typist.data_dir))
+    assert ran.exit_code == 1
+    said = " ".join(ran.output.split())
+    assert "The requirements nothing-like-it==4 cannot be installed: " in said
+    assert "Traceback" not in said
+    assert typist.entries() == before
+
+
 def test_one_of_two_classes_is_chosen_and_a_module_beside_it_comes_along(
     typist: Typist, tmp_path: Path
 ) -> None:

@@ -62,6 +62,23 @@ async def test_a_field_that_is_not_valid_is_named(
     assert answer.json()["detail"][0]["loc"] == ["body", field]
 
 
+async def test_an_app_has_no_weights_to_hold(house: House) -> None:
+    schema = {"type": "object", "properties": {}}
+    options = {
+        "app": {"bundle": "aa", "class": "a:A", "path": "/"},
+        "input_schema": schema,
+        "output_schema": schema,
+    }
+    entry = {"family": "python", "schema": "json", "options": options}
+    async with house.client() as client:
+        stored = await client.put("/v1/models/entries/apps/a", json=entry)
+        assert stored.status_code == 200, stored.text
+        answer = await client.post("/v1/warm", json={"endpoint_id": "apps/a"})
+        assert (await client.get("/v1/warm")).json() == {"targets": []}
+    assert answer.status_code == 422
+    assert "apps/a has no weights that a replica could hold" in answer.text
+
+
 async def test_an_endpoint_that_is_not_there_is_not_kept(client: httpx.AsyncClient) -> None:
     assert (await client.post("/v1/warm", json={"endpoint_id": "test/prob"})).status_code == 404
 

@@ -93,6 +93,7 @@ def test_an_app_gets_the_secrets_that_it_names() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
+        ({"keep_alive": 3600}, "set keep_alive_s = 3600 of the pool"),
         ({"min_concurrency": 2}, "set min_replicas = 2 of the pool"),
         ({"max_concurrency": 3, "max_multiplexing": 2}, "set max_running = 6"),
         ({"request_timeout": 30}, "clients send the header X-Darkroom-Deadline"),
