@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from serve_app.catalog import suggestions
 from serve_app.catalog.entries import CatalogEntry, EntryBuilder, EntryOrigin
+from serve_app.catalog.fallbacks import input_at, problem_of
 from serve_app.catalog.known_keys import Place, mistakes_of, unknown_options
 from serve_app.catalog.source import CatalogSource, EndpointSource, SourceFile
 from serve_app.domain.errors import (
@@ -158,6 +159,13 @@ class Catalog:
                 warnings = (*warnings, unknown_sentence(unknown))
         return ValidInput(checked, warnings)
 
+    def fallback_input(
+        self, endpoint_id: str, fields: Mapping[str, str | None], input: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Input of a request that fell back to this endpoint. ``InvalidInput``: it was changed, and
+        does not take it."""
+        return input_at(self.get(endpoint_id), fields, input)
+
     def families(self) -> frozenset[str]:
         return frozenset(entry.endpoint.family for entry in self)
 
@@ -221,6 +229,8 @@ def combined(
     if own is not None:
         for endpoint_id, given in own.source.endpoints.items():
             _add(entries, _built(builder, own.file, endpoint_id, given), EntryOrigin.FILE)
+        # Of the files only: an entry of the database may be removed at any time.
+        _check_fallbacks(own, entries)
     invalid: dict[str, str] = {}
     for each in stored:
         try:
@@ -230,7 +240,44 @@ def combined(
             invalid[each.endpoint] = error.message
         else:
             _add(entries, built, EntryOrigin.DATABASE)
-    return Catalog(entries, suggestions.read_fal_ids(), invalid)
+    fal_ids = suggestions.read_fal_ids()
+    for endpoint_id, sentence in _unfit_fallbacks(Catalog(entries, fal_ids)).items():
+        del entries[endpoint_id]
+        invalid[endpoint_id] = sentence
+    return Catalog(entries, fal_ids, invalid)
+
+
+def _check_fallbacks(own: CatalogFile, entries: Mapping[str, CatalogEntry]) -> None:
+    catalog: Catalog | None = None
+    for endpoint_id, given in own.source.endpoints.items():
+        if given.fallback is not None:
+            catalog = catalog or Catalog(entries, suggestions.read_fal_ids())
+            if (found := problem_of(entries[endpoint_id], catalog.find)) is not None:
+                place, what = found
+                raise own.file.error_at(("endpoints", endpoint_id, *place), what)
+
+
+def _unfit_fallbacks(catalog: Catalog) -> Mapping[str, str]:
+    """Entries of the database whose fallback cannot run their requests, with the reason. One whose
+    fallback is gone is served without it."""
+    return {
+        each.endpoint.id: f"{'.'.join(map(str, found[0]))}: {found[1]}."
+        for each in catalog
+        if each.origin is EntryOrigin.DATABASE
+        and each.source.fallback is not None
+        and catalog.find(each.source.fallback.endpoint) is not None
+        and (found := problem_of(each, catalog.find)) is not None
+    }
+
+
+def check_fallback(entry: CatalogEntry, catalog: Catalog) -> None:
+    """Raise ``InvalidInput`` if a new entry has a fallback that cannot run its requests."""
+
+    def find(endpoint_id: str) -> CatalogEntry | None:
+        return entry if endpoint_id == entry.endpoint.id else catalog.find(endpoint_id)
+
+    if (found := problem_of(entry, find)) is not None:
+        raise _invalid([(("endpoints", entry.endpoint.id, *found[0]), found[1])])
 
 
 _BUILT_IN_FILE = SourceFile(BUILT_IN)

@@ -15,6 +15,7 @@ from serve_app.catalog.limits import MemorySource
 from serve_app.domain.billing.price import Price
 from serve_app.domain.endpoint import STEP_CACHE, Precision, levels_of
 from serve_app.domain.errors import Misconfigured
+from serve_app.domain.executors.fallback import ERRORS, NEVER, USUAL_ERRORS, FallbackBudget
 
 Path_ = tuple[str | int, ...]
 
@@ -126,6 +127,40 @@ class RecipeSource(BaseModel):
         return self
 
 
+class FallbackSource(BaseModel):
+    """Endpoint that runs requests which would wait too long, or which have failed.
+
+    ``fields``: own name of a field → its name there; null: it is left out.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    endpoint: str
+    max_wait_s: float | None = Field(default=None, gt=0, le=86400)
+    errors: tuple[str, ...] = USUAL_ERRORS
+    budget: str | None = None  # such as ``20 EUR/day``; None: no limit
+    fields: dict[str, str | None] = Field(default_factory=dict)
+
+    @field_validator("errors")
+    @classmethod
+    def _known_errors(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for code in value:
+            if code in NEVER:
+                raise ValueError(f"`{code}` cannot be among the errors: {NEVER[code]}")
+            if code not in ERRORS:
+                raise ValueError(
+                    f"there is no error `{code}`; known are {', '.join(sorted(ERRORS))}"
+                )
+        return value
+
+    @field_validator("budget")
+    @classmethod
+    def _budget(cls, value: str | None) -> str | None:
+        if value is not None:
+            FallbackBudget.parse(value)
+        return value
+
+
 class EndpointSource(BaseModel):
     """One entry, of a file or of the database."""
 
@@ -144,6 +179,7 @@ class EndpointSource(BaseModel):
     cache: bool = False
     pool: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_-]+$")
     price: Price | None = None
+    fallback: FallbackSource | None = None
     display_name: str = ""
     description: str = ""
     category: str = "text-to-image"

@@ -351,6 +351,13 @@ class LeaseTerms(Protocol):
         """Current specification. None if the catalogue does not have the endpoint."""
         ...
 
+    def fallback_input(
+        self, endpoint_id: str, fields: Mapping[str, str | None], input: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        """Input for the endpoint that a request fell back to. ``fields``: see ``Fallback``.
+        ``InvalidInput``: the endpoint was changed, and does not take it."""
+        ...
+
     def unfit(self, named: frozenset[str], device_bytes: int) -> frozenset[str]:
         """Endpoints of the catalogue that are not among ``named``, unless that is empty, or that
         need a larger device than one with ``device_bytes``; 0: its size is not known."""

@@ -12,6 +12,7 @@ from serve_app.domain.artifact import StoredFiles, UploadTicket
 from serve_app.domain.batches.batch import BatchBook
 from serve_app.domain.billing.budgets import BudgetWarnings
 from serve_app.domain.billing.report import CostBook
+from serve_app.domain.executors.fallback import Fallbacks
 from serve_app.domain.executors.hosted import HostedCall, NewCall
 from serve_app.domain.executors.secrets import Secret
 from serve_app.domain.lease import (
@@ -268,6 +269,11 @@ class Queue(LeasePort, Protocol):
     @property
     def workflows(self) -> WorkflowBook:
         """Workflows, and the steps of requests to them."""
+        ...
+
+    @property
+    def fallbacks(self) -> Fallbacks:
+        """Requests that run at another endpoint than their own."""
         ...
 
     @property

@@ -10,6 +10,7 @@ from typing import Any
 
 from serve_app.domain.billing.budgets import Allowance
 from serve_app.domain.billing.price import NOTHING, Price, Quantities
+from serve_app.domain.executors.fallback import Fallback
 from serve_app.domain.media.file_access import FileAccess
 from serve_app.domain.media.upload_policy import UploadPolicy
 from serve_app.domain.outcome import Outcome
@@ -168,6 +169,7 @@ class NewRequest:
     expected: Quantities = NOTHING  # what it will make, as far as its input says
     file_access: FileAccess | None = None  # of its files; None: they are public
     upload_policy: UploadPolicy | None = None  # its files go to this bucket; None: to storage
+    fallback: Fallback | None = None  # where it may run instead
 
     @property
     def file_access_id(self) -> str:
@@ -199,6 +201,7 @@ class NewRequest:
             price=self.price,
             file_access=self.file_access_id,
             upload_policy=self.upload_policy,
+            fallback=self.fallback,
         )
 
 
@@ -252,6 +255,14 @@ class Request:
     file_access: str = ""  # id of the access rules of its files; empty: they are public
     allowance: Allowance | None = None  # of its tenant; only in the answer to its submit
     upload_policy: UploadPolicy | None = None  # until its end: its files go to this bucket
+    fallback: Fallback | None = None  # where it may run instead, or does
+    fell_back_to: str = ""  # endpoint that runs it, if that is not its own
+    fell_back_for: str = ""  # ``FallbackReason``, or the code of a failure
+
+    @property
+    def runs_at(self) -> str:
+        """Endpoint that runs it: its own, or the one that it fell back to."""
+        return self.fell_back_to or self.endpoint
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,8 +144,9 @@ class ExecutorCalls:
     async def _named_secrets(self, held: LeaseKey, tenant: str) -> tuple[Secret, ...]:
         if not await self._is_held(held):
             raise Fenced("Only the holder of a lease gets secrets.")
-        request = await self._queue.get(tenant, held.request_id)
-        endpoint = self._terms.endpoint(request.endpoint)
+        # As it is stored now: it may have fallen back to another endpoint a moment ago.
+        request = await self._queue.current(tenant, held.request_id)
+        endpoint = self._terms.endpoint(request.runs_at)
         names = () if endpoint is None else named_by(endpoint.options)
         if endpoint is None or not names:
             return ()

@@ -75,9 +75,13 @@ class AfterCommit:
                 again.add(each.pool)  # a slot under the limit is free again
                 freed.update(limited)
             if each.state is State.QUEUED:
-                again.add(each.pool)
-                self._state.stats.requeued(each.pool, each.tenant, each.endpoint)
-                self._state.snapshots.queued_again(each.pool, each.tenant)
+                again.add(each.queued_in)
+                self._state.stats.requeued(each.queued_in, each.tenant, each.endpoint)
+                self._state.snapshots.queued_again(each.queued_in, each.tenant)
+                if each.fell_back:
+                    self._metrics.fell_back(each.endpoint, "failure")
+                    lane = each.queued_in, each.tenant
+                    self._state.background.spawn(self._open_lane_or_leave(lane))
                 self._state.requests.invalidate([each.held.request_id])
             elif outcome is not None and each.state is _state(outcome):
                 self._state.requests.apply_change(
@@ -102,9 +106,19 @@ class AfterCommit:
         """
         took_s = each.run_s or (0.0 if each.how is EndReason.UNDELIVERED else each.held_s)
         self._state.charges.add(each.pool, each.tenant, took_s - each.expected_s)
-        if each.how is EndReason.SUCCEEDED and not each.resumed:
+        if each.how is EndReason.SUCCEEDED and not (each.resumed or each.ran_elsewhere):
             ran_in = self._state.stats.ran_in(each.replica_id, each.pool)
             self._state.costs.observe(each.endpoint, ran_in, each.work, took_s)
+
+    async def _open_lane_or_leave(self, lane: tuple[str, str]) -> None:
+        """Open the lane of a request that fell back to a pool in which its tenant had none."""
+        try:
+            await self._state.lanes.open([lane])
+            await self._state.lanes.wake_if_work([lane])
+        except DarkroomError as error:
+            log.warning("A lane is opened later: %s", error.message)
+        else:
+            self.notify(pools=[lane[0]])
 
     def _trace_lost(self, each: EndedAttempt) -> None:
         """Record the attempt's span if its replica will not."""
@@ -173,6 +187,18 @@ class AfterCommit:
             await self.settle(groups)
         except DarkroomError as error:
             log.warning("Requests coalesced with an ended one are settled later: %s", error)
+
+    def fell_back(
+        self, ids: Sequence[str], left: Sequence[tuple[str, str, str]], pools: Sequence[str]
+    ) -> None:
+        """Publish that queued requests fell back. ``left`` and ``pools``: the pool, tenant and
+        endpoint that each has left, and the pool that it is queued in now."""
+        for (pool, tenant, endpoint), queued_in in zip(left, pools, strict=True):
+            self._state.stats.removed(pool, tenant, endpoint)
+            self._state.stats.requeued(queued_in, tenant, endpoint)
+            self._state.snapshots.queued_again(queued_in, tenant)
+        self._state.requests.invalidate(ids)
+        self.notify(ids, {*pools})
 
     def moved(self, request_id: str, pool: str, tenant: str) -> None:
         """Publish that a request that waits has another place among those of its tenant."""

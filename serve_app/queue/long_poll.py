@@ -221,9 +221,12 @@ class LongPoll:
         self._state.background.spawn(self._end_unprepared(request, prepared))
 
     def _prepare_lease(self, request: Request, input: Mapping[str, Any]) -> Lease | Outcome:
-        endpoint = self._terms.endpoint(request.endpoint)
+        endpoint = self._terms.endpoint(request.runs_at)
         if endpoint is None:
-            return messages.endpoint_gone(request.endpoint)
+            return messages.endpoint_gone(request.runs_at)
+        given = input
+        if request.fell_back_to and request.fallback is not None:
+            given = self._terms.fallback_input(endpoint.id, request.fallback.fields, input)
         policy, at = request.upload_policy, request.started_at
         if policy and at and (refusal := policy.refusal(at)) is not None:
             return messages.upload_refused(refusal)
@@ -234,8 +237,8 @@ class LongPoll:
             tenant=request.tenant,
             expires_in_s=self._limits.first_lease_s,
             endpoint=endpoint,
-            input=input,
-            upload_tickets=self._tickets(request, endpoint, input),
+            input=given,
+            upload_tickets=self._tickets(request, endpoint, given),
             priority=request.priority,
             deadline_s=_remaining_s(request),
             alone=request.alone,
@@ -296,7 +299,7 @@ class LongPoll:
         failure, held = outcome.failure, lease_of(request)
         how = EndReason.RETRY if failure and failure.retryable else EndReason.FAILED
         message = failure.message if failure else ""
-        if self._terms.endpoint(request.endpoint) is None and await self._is_new(request.endpoint):
+        if self._terms.endpoint(request.runs_at) is None and await self._is_new(request.runs_at):
             how, message = EndReason.UNDELIVERED, "Its endpoint was not known to this ingress yet"
         await self._end_attempts([AttemptEnd(held, how, message, outcome)])
 

@@ -21,6 +21,8 @@ from serve_app.queue.billing.budget_warnings import WARN_EVERY_S, PostgresBudget
 from serve_app.queue.billing.replica_hours import SAMPLE_EVERY_S, PostgresCostBook
 from serve_app.queue.billing.rollup import UsageRollup
 from serve_app.queue.drafts import PostgresDrafts
+from serve_app.queue.fallback.moves import PostgresFallbacks
+from serve_app.queue.fallback.overflow import Overflow
 from serve_app.queue.finisher import Finisher
 from serve_app.queue.gallery.gallery import PostgresGallery
 from serve_app.queue.heartbeat import Heartbeats
@@ -51,6 +53,8 @@ if TYPE_CHECKING:  # it imports OpenTelemetry's SDK
     from serve_app.telemetry.tracing import Tracing
 
 RETENTION_EVERY_S = 60.0
+OVERFLOW_EVERY_S = 5.0
+"""Time of a leader's rounds. It looks more often, and is replaced after three of them."""
 
 RUNNING_ON = """
 -- name: running_on
@@ -180,6 +184,8 @@ class PostgresQueue:
         self.partials = PostgresPartialResults(database, state.requests)
         self.batches = PostgresBatches(database, parts.retention)
         self.workflows = PostgresWorkflows(database, limits, state, parts.after)
+        self.fallbacks = PostgresFallbacks(database, state, parts.after, parts.metrics)
+        self._overflow = Overflow(database, state, self.fallbacks)
 
         # Calls by replicas
         self.announce = parts.polls.announce
@@ -234,6 +240,9 @@ class PostgresQueue:
         forget_undelivered = self._idempotency.forget_undelivered
         count_listeners = state.notifier.count_listeners
         elected = partial(parts.election.on_leader, "retention", RETENTION_EVERY_S)
+        elected_to_move = parts.election.on_leader(
+            "fallbacks", OVERFLOW_EVERY_S, self._overflow.look
+        )
         elected_to_warn = parts.election.on_leader("budgets", WARN_EVERY_S, self.budgets.warn)
         elected_to_sample = parts.election.on_leader(
             "replica_hours", SAMPLE_EVERY_S, self.costs.sample
@@ -284,6 +293,7 @@ class PostgresQueue:
                 {"measure_vacuum": parts.vacuum.measure, "check_database": parts.tables.check},
             ),
             (MEASURE_TABLES_EVERY_S, {"measure_tables": parts.tables.measure}),
+            (check_s, {"look_for_overflow": elected_to_move}),
             (WARN_EVERY_S, {"warn_of_budgets": elected_to_warn}),
             (SAMPLE_EVERY_S, {"sample_replicas": elected_to_sample}),
             (SEAL_EVERY_S, {"seal_audit": elected_to_seal}),

@@ -216,9 +216,15 @@ class Submitter:
         waiter: Waiter | None,
         quotas: Mapping[str, Quota],
     ) -> NewRow:
-        expected_s = self._state.costs.expected_s(new.endpoint, new.pool, new.work)
+        costs = self._state.costs
+        expected_s = costs.expected_s(new.endpoint, new.pool, new.work)
+        if (fallback := new.fallback) is not None:
+            known = costs.knows(new.endpoint, fallback.pool) and not fallback.same_pool
+            there = new.endpoint if known else fallback.endpoint
+            there_s = costs.expected_s(there, fallback.pool, new.work)
+            new = replace(new, fallback=replace(fallback, expected_s=there_s))
         quota = quotas.get(new.tenant)
-        reserved = quota and quota.reserved(new.price, new.expected, expected_s)
+        reserved = quota and quota.reserved_for(new, expected_s)
         return NewRow(new, input, _offer(waiter), expected_s, reserved)
 
     def _stored(

@@ -19,6 +19,10 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 COUNTERS: Declared = {
     "requests": ("Requests that entered a state.", ("endpoint", "state")),
     "attempts": ("Attempts that ended, by how.", ("pool", "end")),
+    "fallbacks": (
+        "Requests that fell back to another endpoint: `max_wait`, `deadline` or `failure`.",
+        ("endpoint", "reason"),
+    ),
     "failures": ("Requests that failed or expired, by error code.", ("endpoint", "code")),
     "usage_seconds": (
         "Run time that was recorded as usage, by configured tenant or `other`.",
@@ -154,6 +158,10 @@ class QueueMeter:
     def entered(self, endpoint: str, state: State) -> None:
         """Count a request that entered ``state``."""
         self._counters["requests"].labels(endpoint, state.value).inc()
+
+    def fell_back(self, endpoint: str, reason: str) -> None:
+        """Count a request that fell back to another endpoint."""
+        self._counters["fallbacks"].labels(endpoint, reason).inc()
 
     def started(self, endpoint: str, pool: str, wait_s: float) -> None:
         """Record the start of a request's first attempt, ``wait_s`` after its submit."""

@@ -21,6 +21,7 @@ from serve_app.ingress.submission.options import (
     DARKROOM_HEADERS,
     LIFECYCLES,
     NO_EFFECT,
+    NO_FALLBACK,
     PRIORITY,
     STORE_IO,
     TIMEOUT,
@@ -75,8 +76,8 @@ def test_ignored_headers_are_documented_with_their_reasons() -> None:
 
 def test_honoured_headers_are_documented() -> None:
     honoured, _ = _header_tables()
-    own = TIMEOUT, PRIORITY, STORE_IO, UPLOAD_POLICY, *LIFECYCLES, *RETRIES, *DARKROOM_HEADERS
-    headers = {each.decode() for each in (*own, TRACEPARENT, TRACESTATE)}
+    own = TIMEOUT, PRIORITY, STORE_IO, UPLOAD_POLICY, NO_FALLBACK, *LIFECYCLES, *RETRIES
+    headers = {each.decode() for each in (*own, *DARKROOM_HEADERS, TRACEPARENT, TRACESTATE)}
     assert honoured.keys() == {"authorization"} | headers
 
 

@@ -22,8 +22,10 @@ class FairLanes:
 
     def add(self, new: NewRequest) -> float:
         """What it is expected to take, in seconds."""
-        lanes = self._lanes.setdefault(new.pool, {})
-        lanes.setdefault(new.tenant, LaneClock(self._limits.weight(new.tenant)))
+        pools = (new.pool, new.fallback.pool) if new.fallback else (new.pool,)
+        for pool in pools:
+            lanes = self._lanes.setdefault(pool, {})
+            lanes.setdefault(new.tenant, LaneClock(self._limits.weight(new.tenant)))
         return expected_s(self._fits, new.endpoint, new.pool, new.work)
 
     def order(

@@ -40,7 +40,7 @@ class FakeLedger:
         self, id_: str, request: Request, at: datetime, usage: Usage, made: Quantities
     ) -> None:
         line = Line(
-            *(id_, request.tenant, request.endpoint, at, usage, request.price, made),
+            *(id_, request.tenant, request.runs_at, at, usage, request.price, made),
             *(self._rows[request.id].key_id, request.state is State.SUCCEEDED),
         )
         self.lines.append(line)

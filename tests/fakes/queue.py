@@ -112,7 +112,7 @@ class FakeQueue(ClientSide):
         elif failure.code == Expired.code:
             self._end(row, State.EXPIRED, finish.outcome)
         elif not failure.retryable:
-            self._end(row, State.FAILED, finish.outcome)
+            self._fail(row, finish.outcome)
         else:
             died = failure.code == ReplicaDied.code
             cause = Cause.CONNECTION_ERROR if died else Cause.SERVER_ERROR
@@ -183,10 +183,13 @@ class FakeQueue(ClientSide):
         return fresh
 
     def _lease(self, row: Row, ask: Ask) -> Lease | None:
-        endpoint = self._terms.endpoint(row.request.endpoint)
+        endpoint = self._terms.endpoint(row.request.runs_at)
         if endpoint is None:
-            self._end(row, State.FAILED, messages.endpoint_gone(row.request.endpoint))
+            self._end(row, State.FAILED, messages.endpoint_gone(row.request.runs_at))
             return None
+        given, fallback = row.input, row.request.fallback
+        if row.request.fell_back_to and fallback is not None:
+            given = dict(self._terms.fallback_input(endpoint.id, fallback.fields, given))
         policy = row.request.upload_policy
         if policy and (refusal := policy.refusal(self._clock.now())) is not None:
             self._end(row, State.FAILED, messages.upload_refused(refusal))
@@ -218,12 +221,12 @@ class FakeQueue(ClientSide):
             tenant=request.tenant,
             expires_in_s=self._limits.first_lease_s,
             endpoint=endpoint,
-            input=row.input,
+            input=given,
             upload_tickets=self._terms.tickets(
                 lease_of(request),
                 request.tenant,
                 endpoint,
-                row.input,
+                given,
                 request.file_access,
                 request.upload_policy,
             )
@@ -255,6 +258,7 @@ class FakeQueue(ClientSide):
                 ask.pool, self._queue(ask.pool), ask.hot, self._clock.now(), ask.warm
             )
             if not self.operations.paused(start.queued.endpoint)
+            and not self.operations.paused(self._rows[start.queued.id].request.runs_at)
             and start.queued.endpoint not in ask.left_out.endpoints
             and start.queued.tenant not in ask.left_out.tenants
             and not self._nearer_elsewhere(start.queued.endpoint, ask)

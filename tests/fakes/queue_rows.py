@@ -23,6 +23,7 @@ from serve_app.queue.transactions.end_attempt import UNCONFIRMED_REPLICAS
 from tests.fakes.batches import FakeBatches
 from tests.fakes.drafts import FakeDrafts
 from tests.fakes.fair_lanes import FairLanes
+from tests.fakes.fallbacks import FakeFallbacks
 from tests.fakes.gallery import FakeGallery
 from tests.fakes.ledger import FakeLedger
 from tests.fakes.operations import FakeOperations
@@ -71,6 +72,9 @@ class QueueRows:
         self.workflows = FakeWorkflows(
             *(clock, self._rows, self.operations, self._line, self.ledger),
             lambda: limits.disabled,
+        )
+        self.fallbacks = FakeFallbacks(
+            *(clock, self._rows, self._line, self._changed), self._repeats.given
         )
         self.gallery = FakeGallery(clock, self._rows, self.page, self.operations.note)
         self.stored = FakeStoredFiles(clock, self._rows, lambda: self.batches.files.uploads)
@@ -146,7 +150,7 @@ class QueueRows:
         most = self._limits.max_unconfirmed
         given_up = row.unconfirmed >= most and len(row.replicas) >= min(most, UNCONFIRMED_REPLICAS)
         if given_up and not row.request.cancel_requested:
-            self._end(row, State.FAILED, messages.never_confirmed(row.unconfirmed))
+            self._fail(row, messages.never_confirmed(row.unconfirmed))
         else:
             self._requeue(row, f"Replica {row.request.replica_id} never confirmed it")
 
@@ -160,9 +164,14 @@ class QueueRows:
             after = left.after(cause) if left.left(cause) else left
             row.request = replace(row.request, retries_left=after)
         if spent and not row.request.cancel_requested:
-            self._end(row, State.FAILED, outcome)
+            self._fail(row, outcome)
         else:
             self._requeue(row, why, self._retries(row))
+
+    def _fail(self, row: Row, outcome: Outcome) -> None:
+        """End the request, unless it falls back."""
+        if not self.fallbacks.after_failure(row, outcome):
+            self._end(row, State.FAILED, outcome)
 
     def _retries(self, row: Row) -> str:
         left = row.request.retries_left

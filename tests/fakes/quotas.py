@@ -27,7 +27,7 @@ class FakeQuotas:
         quota = self._limits.quota_of(new.tenant)
         if quota is None:
             return None, None
-        reserved = quota.reserved(new.price, new.expected, 1.0)
+        reserved = quota.reserved_for(new, 1.0)
         now = self._clock.monotonic()
         arrival = max(self._arrivals.get(new.tenant, now), now)
         free = Decimal(0)

@@ -3,7 +3,7 @@
 - ``{name, title, contents: {nodes, output, schema}}``, of fal's platform API,
 - ``{name, schema, nodes, output, version}``, of fal's Python SDK,
 - a map of nodes, some of them of the types ``input`` and ``display``, of fal's tutorials,
-- ``{name, input, steps, output}``, Darkroom's own.
+- ``{name, input, steps, output}``, Darkroom's own, or a comparison: ``{name, input, compare}``.
 
 Every mistake names its place. Endpoints are not looked up here; see ``check``.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from serve_app.catalog.fields.workflow_fields import object_schema, schema_by_values
@@ -48,6 +48,9 @@ MAX_DEPTH = 40
 _STEP_KEYS = frozenset({"app", "input", "depends", "for_each", "if"})
 _FAL_KEYS = _STEP_KEYS | {"id", "type", "metadata", "title", "description"}
 _EXAMPLE = "such as $draw.images.0.url"
+COMPARE, RESULTS = "compare", "results"
+MAX_COMPARED = 16
+_COMPARISON_KEYS = frozenset({"name", "title", "description", "public", INPUT, COMPARE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,13 @@ class Mistakes:
     def add(self, place: Place, message: str) -> None:
         self.problems.append(FieldProblem(("body", *place), message, "value_error"))
 
+    def rename(self, begins: str, to: str) -> None:
+        """Name the key ``to`` where mistakes name ``begins``: what was sent had that one."""
+        self.problems = [
+            replace(each, loc=("body", to, *each.loc[2:])) if each.loc[1:2] == (begins,) else each
+            for each in self.problems
+        ]
+
     def raise_any(self) -> None:
         """``InvalidInput`` with all of them, if there are any."""
         if not self.problems:
@@ -85,10 +95,43 @@ class Mistakes:
 
 def read(given: Mapping[str, Any]) -> WrittenWorkflow:
     """Read a workflow in any of the forms. ``InvalidInput`` names every mistake."""
-    reader = _Reader(Mistakes())
-    written = reader.read(given)
+    reader, compares = _Reader(Mistakes()), COMPARE in given
+    written = reader.read(_as_steps(given) if compares else given)
+    if compares:
+        reader.check_independent(written.workflow)
+        reader.mistakes.rename("steps", COMPARE)
+        written = replace(
+            written,
+            workflow=replace(written.workflow, compares=True),
+            output_schema={"type": "object", "properties": {RESULTS: {"type": "object"}}},
+            place=(COMPARE,),
+        )
     reader.mistakes.raise_any()
     return written
+
+
+def _as_steps(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A comparison in Darkroom's own form: steps that are independent, of which none ends it."""
+    unknown = sorted(map(str, given.keys() - _COMPARISON_KEYS))
+    if unknown:
+        known = ", ".join(sorted(_COMPARISON_KEYS))
+        raise InvalidInput.of_field(unknown[0], f"is not known; a comparison has {known}")
+    compared, fields = given[COMPARE], given.get(INPUT)
+    if not isinstance(fields, Mapping):
+        message = "should have the fields that all endpoints get, such as {prompt: {type: string}}"
+        raise InvalidInput.of_field(INPUT, message)
+    if not isinstance(compared, Mapping) or not 2 <= len(cast("Any", compared)) <= MAX_COMPARED:
+        message = f"should name 2 to {MAX_COMPARED} endpoints, such as {{own: acme/own}}"
+        raise InvalidInput.of_field(COMPARE, message)
+    # Optional, so that a field that a request leaves out has each endpoint's own default.
+    same = {str(name): {FIRST: [f"${INPUT}.{name}"]} for name in cast("Mapping[Any, Any]", fields)}
+    named = cast("Mapping[str, Any]", compared)
+    steps = {
+        name: {"app": each, "input": same} if isinstance(each, str) else each
+        for name, each in named.items()
+    }
+    outside = {name: value for name, value in given.items() if name != COMPARE}
+    return {**outside, "steps": steps, "output": {RESULTS: f"${INPUT}"}}
 
 
 @dataclass
@@ -124,6 +167,14 @@ class _Reader:
             self._output_schema(None if own else schema.get("output"), output, place),
             at_nodes,
         )
+
+    def check_independent(self, workflow: Workflow) -> None:
+        """Note steps of a comparison that are more than a call of an endpoint."""
+        for name, node in workflow.nodes.items():
+            if node.needs() or node.for_each is not None or node.when is not None:
+                self.mistakes.add(
+                    (COMPARE, name), "should be an endpoint, or have `app` and `input` only"
+                )
 
     def _check_text(self, given: Mapping[str, Any]) -> None:
         try:

@@ -64,6 +64,7 @@ class Workflow:
 
     nodes: Mapping[str, Node]
     output: Mapping[str, Any]
+    compares: bool = False  # it ends with the result of each step, whether that failed or not
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Workflow:
@@ -78,7 +79,7 @@ class Workflow:
             )
             for name, given in stored["nodes"].items()
         }
-        return cls(nodes, stored["output"])
+        return cls(nodes, stored["output"], stored.get("compares", False))
 
     def to_json(self) -> dict[str, Any]:
         """The definition as it is stored."""
@@ -91,7 +92,8 @@ class Workflow:
                 nodes[name]["for_each"] = node.for_each
             if node.when is not None:
                 nodes[name]["if"] = node.when
-        return {"nodes": nodes, "output": dict(self.output)}
+        compares = {"compares": True} if self.compares else {}
+        return {"nodes": nodes, "output": dict(self.output), **compares}
 
     def cycle(self) -> Sequence[str]:
         """Steps that wait for each other, in their order; empty: there are none."""

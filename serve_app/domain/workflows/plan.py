@@ -67,7 +67,9 @@ class _Mark(Enum):
 
 
 def plan(workflow: Workflow, input: Mapping[str, Any], steps: StepOutputs) -> Plan:
-    """What the workflow does next. A failed step ends it."""
+    """What the workflow does next. A failed step ends it, unless it compares."""
+    if workflow.compares:
+        return _compare(workflow, input, steps)
     for step, result in steps.items():
         if isinstance(result, StepFailure) and step.node in workflow.nodes:
             return Plan(failure=result)
@@ -81,6 +83,32 @@ def plan(workflow: Workflow, input: Mapping[str, Any], steps: StepOutputs) -> Pl
     if looked.calls or any(mark is _Mark.WAITING for mark in looked.values.values()):
         return Plan(looked.calls, skipped=skipped)
     return Plan(output=looked.output(), skipped=skipped)
+
+
+def _compare(workflow: Workflow, input: Mapping[str, Any], steps: StepOutputs) -> Plan:
+    """All steps at once. It fails if all of them do."""
+    looked = _Look(workflow, input, steps)
+    found: dict[str, Any | StepFailure] = {}
+    for name in workflow.nodes:
+        try:
+            found[name] = looked.value_of(name)
+        except _Failed as failed:
+            found[name] = failed.failure
+    if any(each is _Mark.WAITING for each in found.values()):
+        return Plan(looked.calls)
+    failures = [each for each in found.values() if isinstance(each, StepFailure)]
+    if len(failures) == len(found):
+        first = failures[0]
+        message = f"No endpoint of the comparison succeeded. {first.message}"
+        return Plan(failure=StepFailure(first.node, message, first.code))
+    results = {name: _result(workflow.nodes[name].app, each) for name, each in found.items()}
+    return Plan(output={"results": results})
+
+
+def _result(app: str, found: Any | StepFailure) -> dict[str, Any]:
+    if isinstance(found, StepFailure):
+        return {"endpoint": app, "output": None, "error": found.message, "code": found.code}
+    return {"endpoint": app, "output": found, "error": None, "code": None}
 
 
 class _Failed(Exception):

@@ -35,8 +35,10 @@ from serve_app.ingress.services import request_ids
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.rendering import (
+    FallbackStatus,
     RetriesLeft,
     WaitingStatus,
+    fallback_body,
     retries_body,
     waiting_body,
 )
@@ -86,6 +88,9 @@ class RequestSummary(TypedDict):
         str | None, Field(description="Id of the request whose outcome this one waits for.")
     ]
     retries_left: RetriesLeft | None
+    fallback: Annotated[
+        FallbackStatus | None, Field(description="Where it runs, if not at its own endpoint.")
+    ]
     forgotten: Annotated[list[Part] | None, Field(description="Parts that were deleted.")]
     run_s: float | None
     error: RequestFailure | None
@@ -320,6 +325,7 @@ def _summary(http: HttpRequest, request: Request, favourites: Collection[str]) -
         "reuses": request.reuses,
         "follows": request.follows,
         "retries_left": retries_body(request.retries_left) if request.retries_left else None,
+        "fallback": fallback_body(request),
         "forgotten": FORGOTTEN[request.forgetting],
         "run_s": request.outcome.usage.run_s if request.outcome else None,
         "error": {"code": failure.code, "message": failure.message} if failure else None,

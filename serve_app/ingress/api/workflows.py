@@ -48,7 +48,12 @@ class NewWorkflowBody(TypedDict):
     ]
     nodes: NotRequired[Annotated[dict[str, Any], Field(description="In place of `contents`.")]]
     steps: NotRequired[Annotated[dict[str, Any], Field(description="Darkroom's own form.")]]
-    input: NotRequired[Annotated[dict[str, Any], Field(description="Fields, beside `steps`.")]]
+    compare: NotRequired[
+        Annotated[dict[str, Any], Field(description="Endpoints that get one input, by name.")]
+    ]
+    input: NotRequired[
+        Annotated[dict[str, Any], Field(description="Fields, beside `steps` or `compare`.")]
+    ]
     output: NotRequired[Annotated[dict[str, Any], Field(description="Beside `steps` or `nodes`.")]]
     schema: NotRequired[Annotated[dict[str, Any], Field(description="Beside `nodes`.")]]
     public: NotRequired[

@@ -15,9 +15,11 @@ from serve_app.ingress.http.errors import iso
 from serve_app.ingress.http.json_schema import Time
 from serve_app.ingress.http.paths import RequestUrls
 from serve_app.ingress.submission.rendering import (
+    FallbackStatus,
     RetriesLeft,
     WaitingStatus,
     answer_for,
+    fallback_body,
     retries_body,
     round_significant,
     waiting_body,
@@ -44,6 +46,7 @@ class QueuedDetails(WaitingStatus):
     """Details of a queued request, which only Darkroom has."""
 
     retries_left: NotRequired[RetriesLeft]
+    fallback: NotRequired[FallbackStatus]
 
 
 class RunningDetails(TypedDict):
@@ -59,6 +62,7 @@ class RunningDetails(TypedDict):
     cancel_requested: bool
     ends_at: Annotated[Time | None, Field(description="Expected end; null: not known.")]
     retries_left: NotRequired[RetriesLeft]
+    fallback: NotRequired[FallbackStatus]
     workflow: NotRequired[WorkflowStatus]
 
 
@@ -68,6 +72,7 @@ class EndedDetails(TypedDict):
     state: State
     attempt: int
     retries_left: NotRequired[RetriesLeft]
+    fallback: NotRequired[FallbackStatus]
     workflow: NotRequired[WorkflowStatus]
 
 
@@ -131,6 +136,8 @@ def status_details(
         body = _ended(request)
     if request.retries_left is not None:
         body["darkroom"]["retries_left"] = retries_body(request.retries_left)
+    if (fallback := fallback_body(request)) is not None:
+        body["darkroom"]["fallback"] = fallback
     return body
 
 

@@ -30,6 +30,7 @@ from serve_app.ingress.submission.rendering import (
     NO_OUTCOME,
     answer_for,
     failure_body,
+    fallback_body,
     output_of,
     preview_url,
 )
@@ -80,6 +81,7 @@ class Composer:
         if failure is not None:
             error = f"Invalid status code: {answer_for(failure).status}"
             rest = {"status": "ERROR", "error": error, "payload": failure_body(failure)}
+            rest |= _about_fallback(request)
             return await in_cpu_thread(_encoded, request.id, rest)
         return await self._succeeded(request, outcome, claimed.origin)
 
@@ -87,7 +89,7 @@ class Composer:
         # Base64 needs four characters for three bytes.
         small = sum(each.size for each in outcome.artifacts) * 4 / 3 < MAX_BODY_BYTES
         inline = request.input.get("sync_mode") is True and small
-        rest: dict[str, Any] = {"status": "OK", "payload": None}
+        rest: dict[str, Any] = {"status": "OK", "payload": None} | _about_fallback(request)
         try:
             rest["payload"] = await output_of(
                 outcome, self._files, origin, request.tenant, inline=inline
@@ -104,6 +106,12 @@ class Composer:
                 f"The output exceeds {MAX_BODY_BYTES} bytes. Get it from the result's URL."
             )
         return _encoded(request.id, {**rest, "payload": None})
+
+
+def _about_fallback(request: Request) -> dict[str, Any]:
+    """Field that only Darkroom has, for requests that did not run at their own endpoint."""
+    fallback = fallback_body(request)
+    return {} if fallback is None else {"darkroom": {"fallback": fallback}}
 
 
 def _encoded(request_id: str, rest: dict[str, Any]) -> bytes:

@@ -49,12 +49,9 @@ from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.model_lookup import EndpointFields, find_capable, find_endpoint
 from serve_app.ingress.submission.options import parse_options
-from serve_app.ingress.submission.rendering import final_outcome
+from serve_app.ingress.submission.rendering import ENDPOINT, final_outcome
 from serve_app.ingress.submission.replay import add_replay_headers
 from serve_app.tenants.scopes import Caller
-
-ENDPOINT = "x-darkroom-endpoint"
-"""Header of every response with images: the endpoint that made them."""
 
 MAKES_IMAGES = "to-image"
 """Suffix of the category of an endpoint that makes images."""
@@ -213,7 +210,7 @@ async def _answer(
 def _with_endpoint(
     request: HttpRequest, reply: Response, new: NewRequest, stored: Request
 ) -> Response:
-    reply.headers[ENDPOINT] = stored.endpoint
+    reply.headers[ENDPOINT] = stored.runs_at
     return add_replay_headers(request, reply, new, stored)
 
 

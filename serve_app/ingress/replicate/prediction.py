@@ -24,7 +24,13 @@ from serve_app.ingress.http.json_schema import Json, Time, components
 from serve_app.ingress.http.openapi import in_query
 from serve_app.ingress.services.files import Files
 from serve_app.ingress.services.services import Services
-from serve_app.ingress.submission.rendering import final_outcome, output_of, rendered_output
+from serve_app.ingress.submission.rendering import (
+    FallbackStatus,
+    fallback_body,
+    final_outcome,
+    output_of,
+    rendered_output,
+)
 from serve_app.tenants.scopes import Caller
 
 # Outputs in Replicate's format: a URL or a list of URLs, where fal has an object with files.
@@ -226,6 +232,7 @@ class ReplicatePrediction(TypedDict):
     data_removed: bool
     source: NotRequired[str]
     darkroom_endpoint: NotRequired[str]
+    darkroom_fallback: NotRequired[FallbackStatus | None]
     urls: PredictionUrls
 
 
@@ -271,6 +278,7 @@ class PredictionRenderer:
             "data_removed": forgotten,
             "source": "api",
             "darkroom_endpoint": request.endpoint,
+            "darkroom_fallback": fallback_body(request),
             "urls": {"get": url, "cancel": f"{url}/cancel", "stream": f"{url}/stream"},
         }
 

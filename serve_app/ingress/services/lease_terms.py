@@ -105,6 +105,11 @@ class CatalogLeaseTerms:
         entry = self._catalog.find_any(endpoint_id)
         return entry.endpoint if entry and not entry.missing else None
 
+    def fallback_input(
+        self, endpoint_id: str, fields: Mapping[str, str | None], input: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        return self._catalog.fallback_input(endpoint_id, fields, input)
+
     def unfit(self, named: frozenset[str], device_bytes: int) -> frozenset[str]:
         return frozenset(
             entry.endpoint.id

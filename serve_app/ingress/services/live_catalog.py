@@ -16,6 +16,7 @@ from serve_app.catalog.catalog import (
     CatalogFile,
     StoredEntry,
     build_stored,
+    check_fallback,
     combined,
     read_file,
 )
@@ -133,7 +134,9 @@ class LiveCatalog:
         )
 
     def _check(self, given: StoredEntry) -> CatalogEntry:
-        return build_stored(entry_builder(self._config), given, strict=True)
+        entry = build_stored(entry_builder(self._config), given, strict=True)
+        check_fallback(entry, self._catalog)
+        return entry
 
     def _not_stored(self, endpoint: str) -> str:
         entry = self._catalog.find(endpoint)

@@ -42,7 +42,7 @@ def parse_max_cost(value: bytes) -> MaxCost:
 def require_affordable(
     services: Services, tenant: str, entry: CatalogEntry, input: Mapping[str, Any], most: MaxCost
 ) -> None:
-    """Raise ``InvalidInput`` if the request would cost more than it may, or nobody knows."""
+    """Raise ``InvalidInput`` if the request would cost more than it may, or that is not known."""
     refusal = refusal_of(known_cost(services, tenant, entry, input), most)
     if refusal:
         raise _refused(f"allows {most}, and {refusal}")

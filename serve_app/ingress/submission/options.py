@@ -91,20 +91,19 @@ IDEMPOTENCY_KEY, CACHE = b"idempotency-key", b"x-darkroom-cache"
 PREVIEW, STORE_IO = b"x-darkroom-preview", b"x-fal-store-io"
 UPLOAD_POLICY = UPLOAD_POLICY_HEADER.lower().encode()
 LIFECYCLES = {name.lower().encode(): name for name in LIFECYCLE_HEADERS}
-MAX_COST = b"x-darkroom-max-cost"
+MAX_COST, NO_FALLBACK = b"x-darkroom-max-cost", b"x-app-fal-disable-fallback"
 DARKROOM_HEADERS = frozenset({DETERMINISTIC, DEADLINE, IDEMPOTENCY_KEY, CACHE, PREVIEW, MAX_COST})
 
 NO_EFFECT: Mapping[bytes, str] = {
     b"x-fal-runner-hint": "the first replica with a free slot takes the request",
     b"x-fal-tags": "tags are not stored",
-    b"x-app-fal-disable-fallback": "there is no fallback to other providers",
     b"x-app-fal-can-disable-filter": "there is no filter",
     b"x-fal-cdn-token": "artifacts need no token",
 }
 """Headers that are known and ignored, with the reason. The request's log has a warning for each."""
 
 ACCEPTED_SILENTLY = frozenset(
-    {TIMEOUT, PRIORITY, STORE_IO, UPLOAD_POLICY, *RETRY_HEADERS, b"x-fal-target-url"}
+    {TIMEOUT, PRIORITY, STORE_IO, UPLOAD_POLICY, NO_FALLBACK, *RETRY_HEADERS, b"x-fal-target-url"}
 )
 """Headers that are applied, or that do not concern the request. They cause no warning."""
 
@@ -137,6 +136,7 @@ class SubmitOptions:
     key_id: str = ""  # of the caller's API key
     upload_policy: UploadPolicy | None = None  # its files go to this bucket; None: to storage
     max_cost: MaxCost | None = None  # None: no limit
+    no_fallback: bool = False  # it runs at its own endpoint, or fails
 
 
 def parse_options(
@@ -244,6 +244,11 @@ def _cache(value: bytes) -> bool:
             raise _invalid_header("X-Darkroom-Cache", "should be `allow` or `no`", value)
 
 
+def _no_fallback(value: bytes) -> bool:
+    """Any value but these disables it, as it always was accepted."""
+    return value.strip().lower() not in (b"", b"0", b"false", b"no")
+
+
 def _flag(name: str, value: bytes) -> bool:
     match value.strip().lower():
         case b"1" | b"true":
@@ -263,5 +268,6 @@ _READERS: Mapping[bytes, tuple[str, Callable[[bytes], object]]] = {
     STORE_IO: ("store_io", partial(_flag, "X-Fal-Store-IO")),
     UPLOAD_POLICY: ("upload_policy", parse_upload_policy),
     MAX_COST: ("max_cost", parse_max_cost),
+    NO_FALLBACK: ("no_fallback", _no_fallback),
 }
 """Header → field of ``SubmitOptions``, and the function that reads the value."""

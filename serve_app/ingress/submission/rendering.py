@@ -80,7 +80,8 @@ def failure_body(failure: Failure) -> Error | ValidationError:
     }
 
 
-def failure_reply(failure: Failure) -> Response:
+def failure_reply(failure: Failure, more: Mapping[str, str] | None = None) -> Response:
+    """Response for a failure. ``more``: headers to add."""
     answer = answer_for(failure)
     headers = {
         "x-fal-retryable": "true" if failure.retryable else "false",
@@ -90,7 +91,7 @@ def failure_reply(failure: Failure) -> Response:
         # A request expires only by a time limit that the client set. This header stops the
         # client's retries.
         headers["x-fal-request-timeout-type"] = "user"
-    return json_reply(failure_body(failure), answer.status, headers)
+    return json_reply(failure_body(failure), answer.status, headers | dict(more or {}))
 
 
 NO_OUTCOME = Failure(
@@ -101,12 +102,13 @@ NO_OUTCOME = Failure(
 async def outcome_reply(request: Request, files: Files, origin: str) -> Response:
     """Response for a request in a final state. ``OutcomeForgotten``: its outcome was deleted."""
     outcome = final_outcome(request)
+    elsewhere = {ENDPOINT: request.fell_back_to} if request.fell_back_to else {}
     if outcome.failure is not None:
-        return failure_reply(outcome.failure)
+        return failure_reply(outcome.failure, elsewhere)
     checked = str((outcome.output or {}).get("darkroom_safety", "not-checked"))
     safety = {"x-darkroom-safety": checked.encode("ascii", "replace").decode("ascii")}
     body = await rendered_output(request, files, origin)
-    return json_reply(body, headers=billable_units(request) | safety)
+    return json_reply(body, headers=billable_units(request) | safety | elsewhere)
 
 
 def billable_units(request: Request) -> dict[str, str]:
@@ -291,6 +293,26 @@ def waiting_body(waiting: Waiting) -> WaitingStatus:
         "starts_at": iso(waiting.starts_at),
         "ends_at": iso(waiting.ends_at),
     }
+
+
+class FallbackStatus(TypedDict):
+    """Endpoint that runs a request in place of its own, and why."""
+
+    endpoint: str
+    reason: Annotated[
+        str, Field(description="`max_wait`, `deadline`, or the code of the failure before.")
+    ]
+
+
+def fallback_body(request: Request) -> FallbackStatus | None:
+    """None: it runs at its own endpoint."""
+    if not request.fell_back_to:
+        return None
+    return {"endpoint": request.fell_back_to, "reason": request.fell_back_for}
+
+
+ENDPOINT = "x-darkroom-endpoint"
+"""Header of a result: the endpoint that made it, where a client has not named that one."""
 
 
 class RetriesLeft(TypedDict):

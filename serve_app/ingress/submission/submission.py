@@ -45,6 +45,7 @@ from serve_app.ingress.submission.drafts import (
     require_space,
     with_noise_seed,
 )
+from serve_app.ingress.submission.fallback import planned_fallback
 from serve_app.ingress.submission.max_cost import require_affordable
 from serve_app.ingress.submission.named_secrets import require_secrets
 from serve_app.ingress.submission.options import SubmitOptions
@@ -121,6 +122,7 @@ async def validate(
         access = control.of_new(caller.tenant, options.acl, outputs=True)
     retries, fewer = granted_retries(options.retries, services.config.queue.max_failures)
     price = services.price_of(entry)
+    fallback, stays = planned_fallback(services, caller.tenant, entry, valid.input, options)
     return NewRequest(
         id=request_id,
         tenant=caller.tenant,
@@ -134,7 +136,7 @@ async def validate(
         work=work_of(valid.input) * (source.left if source else 1),
         alone=options.deterministic,
         previews=options.previews and services.config.models.previews,
-        warnings=(*valid.warnings, *options.warnings, *fewer),
+        warnings=(*valid.warnings, *options.warnings, *fewer, *stays),
         retries=retries,
         idempotency_key=options.idempotency_key,
         replay_key=options.replay_key,
@@ -150,6 +152,7 @@ async def validate(
         key_id=options.key_id,
         price=price,
         expected=NOTHING if price is None else expected_quantities(valid.input),
+        fallback=fallback,
     )
 
 

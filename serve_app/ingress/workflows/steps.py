@@ -19,7 +19,7 @@ from serve_app.domain.request import NewRequest
 from serve_app.domain.workflows.definition import Workflow
 from serve_app.domain.workflows.plan import StepFailure, StepId
 from serve_app.domain.workflows.references import FILE, FILE_URL, files_in, with_files
-from serve_app.domain.workflows.runs import Step, StepState, WorkflowRun
+from serve_app.domain.workflows.runs import RunStatus, Step, StepState, WorkflowRun
 from serve_app.ingress.services.services import Services
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.options import SubmitOptions
@@ -159,6 +159,26 @@ def succeeded(output: Mapping[str, Any], steps: Sequence[Step]) -> Outcome:
     named = dict.fromkeys(files_in(shown))
     files = tuple(artifacts[key] for key in named if key in artifacts)
     return Outcome(output=shown, artifacts=files, usage=usage_of(steps))
+
+
+def compared(output: Mapping[str, Any], status: RunStatus | None) -> Mapping[str, Any]:
+    """Output of a comparison, with the request, the seconds and the cost of each result."""
+    found = {each.id.node: each for each in (() if status is None else status.steps)}
+
+    def facts(name: str) -> Mapping[str, Any]:
+        step = found.get(name)
+        if step is None:  # it could not start
+            return {"request_id": None, "run_s": None, "cost": None, "currency": None}
+        cost = None if step.cost is None else f"{step.cost:f}"
+        return {
+            "request_id": step.request_id,
+            "run_s": step.run_s,
+            "cost": cost,
+            "currency": step.currency or None,
+        }
+
+    results: Mapping[str, Mapping[str, Any]] = output["results"]
+    return {"results": {name: {**each, **facts(name)} for name, each in results.items()}}
 
 
 def failed(failure: StepFailure, steps: Sequence[Step]) -> Outcome:

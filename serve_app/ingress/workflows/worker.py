@@ -98,7 +98,11 @@ class WorkflowWorker:
         if next_.failure is not None:
             await self._finish(run, requests.failed(next_.failure, steps), steps)
         elif next_.output is not None:
-            await self._finish(run, requests.succeeded(next_.output, steps), steps)
+            output = next_.output
+            if workflow.compares:
+                status = await self._book.status(run.tenant, run.held.request_id)
+                output = requests.compared(output, status)
+            await self._finish(run, requests.succeeded(output, steps), steps)
         elif next_.calls:
             await self._start(run, workflow, next_, steps)
 

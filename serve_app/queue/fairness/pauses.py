@@ -25,7 +25,10 @@ def not_paused(paused: str) -> str:
     In a CASE, so that the planner does not assume that hardly any row passes, and the endpoint is
     not read while nothing is paused.
     """
-    return f"CASE WHEN {paused} IS NULL THEN true ELSE r.endpoint <> ALL({paused}::text[]) END"
+    return (
+        f"CASE WHEN {paused} IS NULL THEN true ELSE r.endpoint <> ALL({paused}::text[]) "
+        f"AND coalesce(r.fell_back_to <> ALL({paused}::text[]), true) END"
+    )
 
 
 READ = """

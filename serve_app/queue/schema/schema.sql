@@ -114,6 +114,9 @@ CREATE TABLE requests (
     reserved numeric,
     file_access text,
     upload_policy text,
+    fallback json,
+    fell_back_to text,
+    fell_back_for text,
     CONSTRAINT requests_check CHECK (((state = 'running') = (lease_until IS NOT NULL))),
     CONSTRAINT requests_follows_check CHECK (((state = 'following') = (follows IS NOT NULL))),
     CONSTRAINT requests_forgetting_check CHECK ((forgetting = ANY (ARRAY['input', 'outcome', 'done']))),
@@ -135,6 +138,7 @@ CREATE INDEX requests_large_waiting ON requests (tenant, pool, endpoint) WHERE (
 CREATE UNIQUE INDEX requests_leading ON requests (leads) WHERE ((leads IS NOT NULL) AND (outcome IS NULL));
 CREATE INDEX requests_leased ON requests (lease_until) WHERE (state = 'running');
 CREATE INDEX requests_led ON requests (leads, id DESC) WHERE ((leads IS NOT NULL) AND (state = 'succeeded'));
+CREATE INDEX requests_may_fall_back ON requests (pool, ranked_at, place) WHERE ((state = 'queued') AND (fallback IS NOT NULL) AND (fell_back_to IS NULL));
 CREATE INDEX requests_of_tenant ON requests (tenant, id DESC);
 CREATE INDEX requests_oldest ON requests (pool, priority DESC, place) WHERE ((state = 'queued') AND (priority IS NOT NULL));
 CREATE INDEX requests_open_sessions ON requests (tenant, pool) WHERE ((priority = 3) AND (state = ANY (ARRAY['queued', 'running'])));
@@ -167,6 +171,7 @@ CREATE TABLE attempts (
     units double precision DEFAULT 0 NOT NULL,
     collected boolean DEFAULT false NOT NULL,
     nonce bigint DEFAULT 0 NOT NULL,
+    endpoint text,
     CONSTRAINT attempts_ended_check CHECK ((ended = ANY (ARRAY['succeeded', 'failed', 'cancelled', 'expired', 'retry', 'lost', 'stopped', 'hand_back', 'undo', 'by_hand']))),
     CONSTRAINT attempts_pkey PRIMARY KEY (request_id, attempt)
 )
@@ -809,6 +814,15 @@ CREATE UNLOGGED TABLE partial_results (
 )
 WITH (autovacuum_vacuum_scale_factor='0.01');
 
+CREATE TABLE fallback_budgets (
+    endpoint text NOT NULL,
+    currency text NOT NULL,
+    period timestamptz NOT NULL,
+    spent numeric NOT NULL,
+    CONSTRAINT fallback_budgets_pkey PRIMARY KEY (endpoint, currency)
+)
+WITH (fillfactor='50');
+
 CREATE FUNCTION add_to_upload_totals() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -1125,6 +1139,31 @@ BEGIN
             ORDER BY r.started_at LIMIT most) running;
     END IF;
     RETURN most - found;
+END
+$$;
+
+CREATE FUNCTION spend_on_fallback(of_endpoint text, plan json) RETURNS boolean
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    budget CONSTANT json := plan -> 'budget';
+    cost CONSTANT numeric := coalesce((plan ->> 'cost')::numeric, 0);
+    most CONSTANT numeric := (budget ->> 'amount')::numeric;
+    begun timestamptz;
+BEGIN
+    IF budget IS NULL THEN
+        RETURN true;
+    ELSIF cost > most THEN
+        RETURN false;
+    END IF;
+    begun := date_trunc(budget ->> 'period', now(), 'UTC');
+    INSERT INTO fallback_budgets AS b (endpoint, currency, period, spent)
+    VALUES (of_endpoint, budget ->> 'currency', begun, cost)
+    ON CONFLICT (endpoint, currency) DO UPDATE
+    SET spent = CASE WHEN b.period >= begun THEN b.spent ELSE 0 END + cost,
+        period = greatest(b.period, begun)
+    WHERE CASE WHEN b.period >= begun THEN b.spent ELSE 0 END + cost <= most;
+    RETURN FOUND;
 END
 $$;
 

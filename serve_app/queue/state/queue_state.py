@@ -60,6 +60,8 @@ class QueueState:
     snapshots: OpenSnapshots
     running_limits: RunningLimits
     costs: CostModel
+    eta: EtaModel
+    positions: Positions
     pauses: Pauses
     notifier: Notifier
     background: BackgroundTasks
@@ -96,6 +98,8 @@ class QueueState:
             snapshots=OpenSnapshots(database, clock),
             running_limits=running_limits,
             costs=costs,
+            eta=eta,
+            positions=positions,
             pauses=pauses,
             notifier=Notifier(database, ingress_id, clock, metrics),
             background=BackgroundTasks(),

@@ -15,6 +15,7 @@ from typing import Any
 from serve_app.domain.billing.budgets import Allowance, BudgetLeft, RateLeft
 from serve_app.domain.billing.price import Price, PriceUnit, Quantities
 from serve_app.domain.errors import BudgetExhausted, DarkroomError, RateLimited
+from serve_app.domain.request import NewRequest
 from serve_app.settings import BudgetConfig, TenantLimits
 
 REFUSED = "refused"
@@ -46,6 +47,15 @@ class Quota:
         if price.unit is PriceUnit.GPU_SECOND:
             return Decimal(str(round(expected_s, 3))) * price.amount
         return made.cost(price)
+
+    def reserved_for(self, new: NewRequest, expected_s: float) -> Decimal | None:
+        """The same for a request that may fall back: the higher of the two prices counts, so that
+        the budget covers it wherever it runs."""
+        own, other = self.reserved(new.price, new.expected, expected_s), new.fallback
+        if other is None:
+            return own
+        there = self.reserved(other.price, other.expected, other.expected_s)
+        return own if there is None else max(there, own or Decimal(0))
 
     @property
     def columns(self) -> Mapping[str, object]:

@@ -11,6 +11,7 @@ from uuid import UUID
 from serve_app.domain.artifact import Artifact
 from serve_app.domain.billing.price import Price
 from serve_app.domain.errors import RequestNotFound
+from serve_app.domain.executors.fallback import Fallback
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.media.upload_policy import UploadPolicy
 from serve_app.domain.operations import Actor
@@ -78,7 +79,7 @@ COLUMNS = """
         SELECT l.id FROM requests l WHERE l.leads = r.follows AND l.outcome IS NULL
         ), r.follows)::text END,
     r.lease_nonce, r.trace, r.draft_key, r.price, r.file_access,
-    r.upload_policy
+    r.upload_policy, r.fallback, r.fell_back_to, r.fell_back_for
 """
 NEW_NONCE = "(random() * 9007199254740991)::bigint"
 """SQL for the nonce of a lease: 53 bits, which JSON numbers hold."""
@@ -138,7 +139,7 @@ def stored(row: tuple[Any, ...]) -> StoredRequest:
     (stage, step, steps, version, alone, snapshot, snapshot_step, reuses) = row[15:23]
     (end_by, work, previews, rate, preview_step, forgetting) = row[23:29]
     retries_left, follows, lease_nonce, trace, draft_key, price, file_access = row[29:36]
-    (upload_policy,) = row[36:37]
+    upload_policy, fallback, fell_back_to, fell_back_for = row[36:40]
     request = Request(
         id=id_,
         tenant=tenant,
@@ -173,6 +174,9 @@ def stored(row: tuple[Any, ...]) -> StoredRequest:
         price=None if price is None else Price.from_json(price),
         file_access=file_access or "",
         upload_policy=None if upload_policy is None else UploadPolicy.from_json(upload_policy),
+        fallback=None if fallback is None else Fallback.from_json(fallback),
+        fell_back_to=fell_back_to or "",
+        fell_back_for=fell_back_for or "",
     )
     return StoredRequest(request, version)
 

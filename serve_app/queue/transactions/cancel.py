@@ -27,7 +27,7 @@ notified AS (
 counted AS (
     INSERT INTO usage (request_id, tenant, endpoint, state, attempt, run_s, steps, units,
         {BILL_COLUMNS})
-    SELECT id, tenant, endpoint, state, attempt, 0, 0, 0,
+    SELECT id, tenant, coalesce(fell_back_to, endpoint), state, attempt, 0, 0, 0,
            {bill()}
     FROM gone WHERE state <> 'running'
 ),
@@ -42,7 +42,7 @@ FROM gone
 _RETURNING = """
     RETURNING r.id, r.attempt, r.state, r.pool, r.tenant, r.endpoint, r.webhook_url, r.replica_id,
               r.events, r.finished_at, r.leads, r.lease_nonce, r.key_id, r.price, r.reserved,
-              r.created_at
+              r.created_at, r.fell_back_to
 """
 
 CANCEL = f"""

@@ -31,11 +31,12 @@ ALIVE_S = 300.0
 DUE = f"""
 -- name: find_garbage
 WITH due AS MATERIALIZED (
-    SELECT request_id, attempt, nonce, ended FROM attempts
+    SELECT request_id, attempt, nonce, ended, endpoint FROM attempts
     WHERE ended NOT IN ('succeeded', 'undo') AND NOT collected
     LIMIT {AT_ONCE}
 )
-SELECT a.request_id::text, a.attempt, a.nonce, a.ended, r.endpoint, r.input, r.file_access
+SELECT a.request_id::text, a.attempt, a.nonce, a.ended, coalesce(a.endpoint, r.endpoint), r.input,
+       r.file_access, CASE WHEN a.endpoint IS NOT NULL THEN r.fallback END
 FROM due a JOIN requests r ON r.id = a.request_id
 """
 COLLECT = """
@@ -66,21 +67,30 @@ class GarbageFiles:
         while rows := await self._database.rows(DUE):
             keys = [
                 {"key": key, "after_s": DEAD_S if ended in _GONE else ALIVE_S}
-                for *held, ended, endpoint, input_, access in rows
-                for key in self._keys(LeaseKey(*held), endpoint, input_, access or "")
+                for *held, ended, endpoint, input_, access, fallback in rows
+                for key in self._keys(LeaseKey(*held), endpoint, input_, access or "", fallback)
             ]
             attempts = [{"id": request_id, "attempt": attempt} for request_id, attempt, *_ in rows]
             params = {"attempts": messages.compact(attempts), "keys": messages.compact(keys)}
             await self._database.rows(COLLECT, params)
 
     def _keys(
-        self, held: LeaseKey, endpoint_id: str, input: Mapping[str, Any], file_access: str
+        self,
+        held: LeaseKey,
+        endpoint_id: str,
+        input: Mapping[str, Any],
+        file_access: str,
+        fallback: Mapping[str, Any] | None,
     ) -> Sequence[str]:
         endpoint = self._terms.endpoint(endpoint_id)
         if endpoint is None:
             return ()  # and so it got no lease
         try:
-            return self._terms.leftovers(held, endpoint, input, file_access)
+            fields = None if fallback is None else fallback["fields"]
+            given = (
+                input if fields is None else self._terms.fallback_input(endpoint_id, fields, input)
+            )
+            return self._terms.leftovers(held, endpoint, given, file_access)
         except Exception:
             # A broken catalogue or storage setting must not block the others.
             with log_context(held.request_id):

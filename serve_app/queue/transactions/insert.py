@@ -124,7 +124,7 @@ WITH {{source}} AS (
         body text, reuse text, forgetting text, retries text, webhook text, origin text,
         shown text, large integer, trace text, words tsvector, draft_key text,
         key_id text, price jsonb, reserved numeric, file_access text,
-        upload_policy text)
+        upload_policy text, fallback json)
 ),{{admitted}}
 alike AS MATERIALIZED ({{alike}}),
 placed AS MATERIALIZED (
@@ -145,7 +145,7 @@ stored AS (
         forgetting, retries_left, webhook_url, webhook_origin, leads, follows, state, attempt,
         replica_id, actor_id, lease_nonce,
         lease_until, started_at, trace, draft_key, key_id, price, reserved, file_access,
-        upload_policy)
+        upload_policy, fallback)
     SELECT id, tenant, endpoint, digest, pool, priority,
            coalesce(input, (%(large)s::text[])[large])::json, shown::json,
            -- A request that has not started by its overall deadline has expired too.
@@ -163,7 +163,7 @@ stored AS (
            here * {NEW_NONCE},
            CASE here WHEN 1 THEN now() + make_interval(secs => %(first_lease_s)s) END,
            CASE here WHEN 1 THEN now() END, trace, draft_key, key_id, price, reserved,
-           file_access, upload_policy
+           file_access, upload_policy, fallback
     FROM placed
     -- Keys in one order: two statements that insert the same keys do not deadlock.
     ORDER BY key NULLS FIRST, n
@@ -365,6 +365,7 @@ def _row(n: int, each: NewRow) -> dict[str, Any]:
         "file_access": new.file_access_id or None,
         "upload_policy": new.upload_policy.to_json() if new.upload_policy else None,
         "reserved": None if each.reserved is None else str(each.reserved),
+        "fallback": new.fallback and new.fallback.to_json(),
     }
 
 
@@ -408,5 +409,6 @@ def _result(
         price=new.price,
         file_access=new.file_access_id,
         upload_policy=new.upload_policy,
+        fallback=new.fallback,
     )
     return InsertResult(request, version, leased, group, json.loads(left) if left else None)

@@ -226,8 +226,8 @@ leased AS (
     RETURNING r.*, s.n
 ),
 opened AS (
-    INSERT INTO attempts (request_id, attempt, replica_id, actor_id, nonce)
-    SELECT id, attempt, replica_id, actor_id, lease_nonce FROM leased
+    INSERT INTO attempts (request_id, attempt, replica_id, actor_id, nonce, endpoint)
+    SELECT id, attempt, replica_id, actor_id, lease_nonce, fell_back_to FROM leased
 ),
 notified AS (
     INSERT INTO events (request_id, sequence, state, message)

@@ -1,0 +1,106 @@
+"""Fallbacks of entries: whether one can run the requests of another, and their inputs there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+from serve_app.catalog.entries import CatalogEntry
+from serve_app.catalog.known_keys import Place
+from serve_app.catalog.schema.registry import InputSchema
+from serve_app.catalog.source import FallbackSource
+from serve_app.domain.executors.fallback import renamed
+from serve_app.domain.executors.hosted import PROVIDERS
+from serve_app.domain.workflows.definition import FAMILY
+
+MAX_CACHED_SCHEMAS = 256
+KEY = "fallback"
+
+Find = Callable[[str], CatalogEntry | None]
+
+
+def problem_of(entry: CatalogEntry, find: Find) -> tuple[Place, str] | None:
+    """Place and sentence of a mistake in the fallback of ``entry``; None: there is none. ``find``:
+    entry of an endpoint."""
+    given = entry.source.fallback
+    if given is None:
+        return None
+    other, named = find(given.endpoint), (KEY, "endpoint")
+    if other is None:
+        return named, f"there is no endpoint {given.endpoint}"
+    if cycle := _cycle(entry, find):
+        return named, f"requests would fall back in a circle: {' → '.join(cycle)}"
+    if other.endpoint.family == FAMILY:
+        return named, f"{given.endpoint} is a workflow, whose steps have fallbacks of their own"
+    if entry.endpoint.family in PROVIDERS and other.endpoint.family in PROVIDERS:
+        return named, (
+            f"{entry.endpoint.id} and {given.endpoint} are both hosted, and a request calls one "
+            "provider at most, so that it is never paid for twice"
+        )
+    return _problem_of_fields(entry, other, given)
+
+
+def _cycle(entry: CatalogEntry, find: Find) -> list[str]:
+    """Endpoints from ``entry`` back to it, or to another one that was passed."""
+    path: list[str] = []
+    each: CatalogEntry | None = entry
+    while each is not None:
+        path.append(each.endpoint.id)
+        if each.endpoint.id in path[:-1]:
+            return path
+        next_ = each.source.fallback
+        each = None if next_ is None else find(next_.endpoint)
+    return []
+
+
+def _problem_of_fields(
+    entry: CatalogEntry, other: CatalogEntry, given: FallbackSource
+) -> tuple[Place, str] | None:
+    own, there = properties_of(entry.schema), properties_of(other.schema)
+    for name, named in given.fields.items():
+        if own is not None and name not in own:
+            return (KEY, "fields", name), f"{entry.endpoint.id} has no field `{name}`"
+        if there is not None and named is not None and named not in there:
+            return (KEY, "fields", name), f"{given.endpoint} has no field `{named}`"
+    if own is None or there is None:
+        return None
+    passed = {given.fields.get(name, name) for name in own}
+    missing = sorted({*other.schema.json_schema().get("required", ())} - passed)
+    if missing:
+        return (KEY, "endpoint"), (
+            f"{given.endpoint} needs `{missing[0]}`, which {entry.endpoint.id} does not have: name "
+            "the field that has it in `fields`"
+        )
+    return None
+
+
+@lru_cache(MAX_CACHED_SCHEMAS)
+def properties_of(schema: InputSchema) -> Mapping[str, Any] | None:
+    """Properties of a schema; None: it accepts every field. Building them takes milliseconds."""
+    return schema.json_schema().get("properties") or None
+
+
+def input_at(other: CatalogEntry, fields: Mapping[str, str | None], input: Any) -> dict[str, Any]:
+    """Input of a request for the endpoint that it falls back to. Fields that this one does not have
+    are left out: ``unfit_field`` says whether they matter. ``InvalidInput``."""
+    given, there = renamed(input, fields), properties_of(other.schema)
+    if there is not None:
+        given = {name: value for name, value in given.items() if name in there}
+    return other.schema.validate(given)[0]
+
+
+def unfit_field(
+    entry: CatalogEntry, other: CatalogEntry, fields: Mapping[str, str | None], input: Any
+) -> str:
+    """Field that a request sets, other than to its default, and that the other endpoint does not
+    have; empty: there is none."""
+    own, there = properties_of(entry.schema) or {}, properties_of(other.schema)
+    if there is None:
+        return ""
+    for name, value in input.items():
+        named = fields.get(name, name)
+        usual = value is None or own.get(name, {}).get("default", None) == value
+        if named is not None and named not in there and not usual:
+            return name
+    return ""

@@ -1,0 +1,119 @@
+"""Queued requests that would wait too long in their own pool: they fall back.
+
+One process, chosen by election, looks about once a second. Requests of the own pool are never
+taken from a replica: only those that would start too late there leave, from the back of the queue.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from serve_app.domain.executors.fallback import FallbackMove, FallbackReason, Fallbacks
+from serve_app.domain.request import Priority, Request, State
+from serve_app.postgres.database import Database
+from serve_app.queue.state.positions import QueuePosition
+from serve_app.queue.state.queue_state import QueueState
+
+AT_ONCE = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingRequest:
+    """A queued request that may fall back."""
+
+    request: Request
+    place: QueuePosition
+    waited_s: float
+    max_wait_s: float
+    start_left_s: float | None  # until it expires unless it has started; None: it does not
+    end_left_s: float | None  # until it expires unless it has ended
+    runs_s: float | None  # in its own pool; None: not known
+
+
+def choose(
+    waiting: Sequence[WaitingRequest],
+    starts_in_s: Callable[[Request, QueuePosition], float | None],
+) -> Sequence[FallbackMove]:
+    """Requests of one pool that would start too late behind those that stay. Pure.
+
+    ``starts_in_s``: seconds until a request starts at a position; None: not known, as without any
+    replica. Then it falls back when it has waited for as long as it may.
+    """
+    moves: list[FallbackMove] = []
+    for each in sorted(waiting, key=lambda one: one.place.position):
+        ahead = each.place.after(len(moves))
+        starts_s = starts_in_s(each.request, ahead)
+        if (reason := _too_late(each, starts_s)) is not None:
+            moves.append(FallbackMove(each.request.id, reason))
+    return moves
+
+
+def _too_late(each: WaitingRequest, starts_s: float | None) -> FallbackReason | None:
+    if each.waited_s + (starts_s or 0.0) > each.max_wait_s:
+        return FallbackReason.MAX_WAIT
+    if starts_s is None:
+        return None
+    late_start = each.start_left_s is not None and starts_s > each.start_left_s
+    ends_s = starts_s + (each.runs_s or 0.0)
+    late_end = each.end_left_s is not None and ends_s > each.end_left_s
+    return FallbackReason.DEADLINE if late_start or late_end else None
+
+
+# In the order of the index.
+READ = f"""
+-- name: find_overflow
+SELECT r.id::text, r.tenant, r.endpoint, r.pool, r.priority, r.created_at, r.work,
+       extract(epoch FROM now() - r.created_at)::double precision,
+       (r.fallback ->> 'max_wait_s')::double precision,
+       extract(epoch FROM r.start_by - now())::double precision,
+       extract(epoch FROM r.end_by - now())::double precision
+FROM requests r
+WHERE r.state = 'queued' AND r.fallback IS NOT NULL AND r.fell_back_to IS NULL
+  AND r.snapshot IS NULL AND r.fallback ->> 'max_wait_s' IS NOT NULL
+ORDER BY r.pool, r.ranked_at, r.place LIMIT {AT_ONCE}
+"""
+
+
+class Overflow:
+    """Finds the requests that fall back before they have started."""
+
+    def __init__(self, database: Database, state: QueueState, fallbacks: Fallbacks) -> None:
+        self._database = database
+        self._state = state
+        self._fallbacks = fallbacks
+
+    async def look(self) -> None:
+        """Move what would start too late."""
+        by_pool: dict[str, list[WaitingRequest]] = defaultdict(list)
+        for row in await self._database.rows(READ):
+            if (found := await self._waiting(row)) is not None:
+                by_pool[found.request.pool].append(found)
+        for waiting in by_pool.values():
+            await self._fallbacks.move(choose(waiting, self._starts_in_s))
+
+    async def _waiting(self, row: tuple[Any, ...]) -> WaitingRequest | None:
+        """None: it would not start elsewhere either, because it is paused or at a limit."""
+        id_, tenant, endpoint, pool, priority, created_at, work, *times = row
+        request = Request(
+            *(id_, tenant, endpoint, pool, State.QUEUED, _NO_INPUT, Priority(priority)),
+            *(0, 0, created_at),
+            work=work,
+        )
+        eta = self._state.eta
+        if endpoint in self._state.pauses.paused() or eta.limit_reached(request):
+            return None
+        # Unknown until the next read of the positions: then it is taken for the next one.
+        place = await self._state.positions.of(request, lambda: (0, 0))
+        return WaitingRequest(request, place, *times, runs_s=eta.until_end_s(request))
+
+    def _starts_in_s(self, request: Request, place: QueuePosition) -> float | None:
+        starts_s = self._state.eta.until_start_s(request, place)
+        if starts_s is None and request.pool in self._state.stats.startable:
+            return self._state.eta.until_replica(request, place)[1]
+        return starts_s
+
+
+_NO_INPUT: Mapping[str, Any] = {}

@@ -1,0 +1,104 @@
+"""Fallbacks of entries: mistakes are sentences that name their line, and inputs are translated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from serve_app.catalog.catalog import StoredEntry, combined, load
+from serve_app.catalog.entries import EntryBuilder
+from serve_app.catalog.fallbacks import input_at, unfit_field
+from serve_app.domain.errors import Misconfigured
+
+OWN = {"family": "probe", "schema": "json", "options": {}}
+HOSTED = {"secrets": ["FAL_KEY"], "hosted": {"endpoint": "fal-ai/veo3"}}
+
+
+def schema(*required: str, **properties: Any) -> dict[str, Any]:
+    fields = {"type": "object", "properties": properties, "required": [*required]}
+    return {"input_schema": fields, "output_schema": {"type": "object", "properties": {}}}
+
+
+PROMPT = schema("prompt", prompt={"type": "string"}, steps={"type": "integer", "default": 4})
+TEXT = schema("text", text={"type": "string"}, seed={"type": "integer"})
+
+
+def file(tmp_path: Path, **entries: Any) -> Path:
+    path = tmp_path / "models.yaml"
+    named = {name.replace("__", "/"): each for name, each in entries.items()}
+    path.write_text(yaml.safe_dump({"built_in": False, "endpoints": named}))
+    return path
+
+
+def own(fallback: Any = None, options: Any = PROMPT) -> dict[str, Any]:
+    given = {**OWN, "options": options}
+    return given if fallback is None else given | {"fallback": fallback}
+
+
+@pytest.mark.parametrize(
+    ("fallback", "words"),
+    [
+        ({"endpoint": "no/such"}, "fallback.endpoint: there is no endpoint no/such"),
+        ({"endpoint": "a/own"}, "in a circle: a/own → a/own"),
+        ({"endpoint": "z/circle"}, "in a circle: a/own → z/circle → a/own"),
+        ({"endpoint": "a/text"}, "a/text needs `text`, which a/own does not have: name the field"),
+        ({"endpoint": "a/text", "fields": {"prompt": "txt"}}, "a/text has no field `txt`"),
+        ({"endpoint": "a/text", "fields": {"promt": "text"}}, "a/own has no field `promt`"),
+        ({"endpoint": "a/text", "errors": ["oom"]}, "there is no error `oom`; known are app_not"),
+        ({"endpoint": "a/text", "errors": ["cancelled"]}, "`cancelled` cannot be among the errors"),
+        ({"endpoint": "a/text", "budget": "20 a day"}, "should be an amount, a currency and a per"),
+        ({"endpoint": "a/text", "max_wait_s": 0}, "greater than 0"),
+        ({"endpoint": "a/text", "after": 3}, "unknown key `after`"),
+        ({"endpoint": "a/text", "fields": {"prompt": "text"}, "budget": "20 EUR/day"}, ""),
+    ],
+)
+def test_a_mistake_is_named_with_its_line(tmp_path: Path, fallback: Any, words: str) -> None:
+    path = file(
+        tmp_path,
+        z__circle=own({"endpoint": "a/own"}),
+        a__own=own(fallback),
+        a__text=own(options=TEXT),
+    )
+    if not words:
+        fine = file(tmp_path, a__own=own(fallback), a__text=own(options=TEXT))
+        catalog = load(fine, demo=False, demo_dir=tmp_path)
+        assert catalog.get("a/own").source.fallback is not None
+        return
+    with pytest.raises(Misconfigured) as raised:
+        load(path, demo=False, demo_dir=tmp_path)
+    assert words in str(raised.value)
+    assert raised.value.message.startswith(f"{path}:")
+
+
+def test_two_providers_are_not_called_for_one_request(tmp_path: Path) -> None:
+    hosted = {"family": "fal", "schema": "open", "options": HOSTED}
+    path = file(tmp_path, a__one=hosted | {"fallback": {"endpoint": "a/two"}}, a__two=hosted)
+    with pytest.raises(Misconfigured, match="a request calls one provider at most"):
+        load(path, demo=False, demo_dir=tmp_path)
+
+
+def test_an_entry_of_the_database_outlives_its_fallback(tmp_path: Path) -> None:
+    fallback = {"endpoint": "a/text", "fields": {"prompt": "text"}}
+    builder = EntryBuilder(demo=False, demo_dir=tmp_path)
+    kept = StoredEntry("a/own", own(fallback))
+    there = combined(None, builder, [kept, StoredEntry("a/text", own(options=TEXT))])
+    assert there.invalid == {}
+    gone = combined(None, builder, [kept])
+    assert (gone.find("a/own") is not None, gone.invalid) == (True, {})
+    circle = [kept, StoredEntry("a/text", own({"endpoint": "a/own"}, TEXT))]
+    both = combined(None, builder, circle)
+    assert "in a circle" in both.invalid["a/own"]
+
+
+def test_an_input_has_the_names_of_the_other_endpoint(tmp_path: Path) -> None:
+    path = file(tmp_path, a__own=own(), a__text=own(options=TEXT))
+    catalog = load(path, demo=False, demo_dir=tmp_path)
+    first, other = catalog.get("a/own"), catalog.get("a/text")
+    fields = {"prompt": "text"}
+    assert unfit_field(first, other, fields, {"prompt": "a fox", "steps": 4}) == ""
+    assert unfit_field(first, other, fields, {"prompt": "a fox", "steps": 5}) == "steps"
+    assert unfit_field(first, other, {**fields, "steps": None}, {"steps": 5}) == ""
+    assert input_at(other, fields, {"prompt": "a fox", "steps": 4}) == {"text": "a fox"}

@@ -1,0 +1,150 @@
+"""Fallbacks as clients see them: one id, one outcome, and where it ran."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from serve_app.catalog.catalog import load
+from serve_app.domain.executors.fallback import FallbackMove, FallbackReason
+from serve_app.domain.request import Request
+from serve_app.settings import PoolConfig
+from tests.ingress.house import MODELS, House, built
+from tests.ingress.replica import ScriptedReplica
+
+OWN, OTHER = "test/own", "test/other"
+PRICES = {
+    OWN: {"unit": "request", "amount": "0.01", "currency": "EUR"},
+    OTHER: {"unit": "request", "amount": "0.5", "currency": "EUR"},
+}
+POOLS = {
+    "own": PoolConfig(families=("probe",), endpoints=(OWN,)),
+    "hosted": PoolConfig(families=("probe",), endpoints=(OTHER,)),
+    "rest": PoolConfig(families=("probe", "flux")),
+}
+
+
+@asynccontextmanager
+async def house_with(tmp_path: Path, *, replicas: bool = True, **more: Any) -> AsyncIterator[House]:
+    """House whose first endpoint falls back to the second, in another pool."""
+    prices = more.pop("prices", PRICES)
+    probe = {"family": "probe", "schema": "open"}
+    fallback = {"endpoint": OTHER, "max_wait_s": 5, "errors": ["out_of_memory"]} | more
+    models = tmp_path / "models.yaml"
+    entries = {OWN: probe | {"fallback": fallback}, OTHER: probe}
+    await asyncio.to_thread(
+        models.write_text, yaml.safe_dump({"built_in": False, "endpoints": entries})
+    )
+    catalog = await asyncio.to_thread(load, models, demo=True, demo_dir=MODELS.parent)
+    async with built(pools=POOLS, replica=False, catalog=catalog, prices=prices) as house:
+        made = [ScriptedReplica(house.queue, house.storage, pool) for pool in ("own", "hosted")]
+        for each in made if replicas else ():
+            await each.start()
+        try:
+            yield house
+        finally:
+            for each in made:
+                await each.aclose()
+
+
+async def ended(house: House, body: Any, headers: Any = None, path: str = OWN) -> dict[str, Any]:
+    """Status of a request after its end."""
+    async with house.client() as client:
+        answer = await client.post(f"/queue/{path}", json=body, headers=headers)
+        assert answer.status_code == 200, answer.text
+        request_id = answer.json()["request_id"]
+        await house.queue.wait("default", request_id, 20)
+        status = await client.get(f"/queue/{path}/requests/{request_id}/status?logs=1")
+        return status.json()
+
+
+def logged(status: dict[str, Any]) -> str:
+    return "\n".join(each["message"] for each in status["logs"])
+
+
+async def stored(house: House, status: dict[str, Any]) -> Request:
+    return await house.queue.current("default", status["request_id"])
+
+
+async def test_status_result_and_list_say_where_a_request_ran(tmp_path: Path) -> None:
+    async with house_with(tmp_path, errors=["pipeline_failed"]) as house:
+        status = await ended(house, {"fail": "pipeline_failed"})
+        request_id = status["request_id"]
+        async with house.client() as client:
+            result = await client.get(f"/queue/{OWN}/requests/{request_id}")
+            listed = (await client.get("/v1/requests")).json()["requests"]
+            prediction = await client.get(f"/replicate/v1/predictions/{request_id}")
+    fallback = {"endpoint": OTHER, "reason": "pipeline_failed"}
+    assert status["darkroom"]["fallback"] == fallback
+    assert (status["status"], "It failed" in status["error"]) == ("COMPLETED", False)
+    assert f"It falls back to {OTHER} (pipeline_failed)." in logged(status)
+    assert result.headers["x-darkroom-endpoint"] == OTHER  # it failed there too
+    assert [(each["endpoint_id"], each["fallback"]) for each in listed] == [(OWN, fallback)]
+    assert prediction.json()["darkroom_fallback"] == fallback
+
+
+async def test_a_request_that_waits_is_billed_where_it_ran(tmp_path: Path) -> None:
+    async with house_with(tmp_path, replicas=False) as house, house.client() as client:
+        answer = await client.post(f"/queue/{OWN}", json={"echo": "hello"})
+        request_id = answer.json()["request_id"]
+        await house.queue.fallbacks.move([FallbackMove(request_id, FallbackReason.DEADLINE)])
+        waiting = await client.get(f"/queue/{OWN}/requests/{request_id}/status")
+        replica = ScriptedReplica(house.queue, house.storage, "hosted")
+        await replica.start()
+        await house.queue.wait("default", request_id, 20)
+        await replica.aclose()
+        result = await client.get(f"/queue/{OWN}/requests/{request_id}")
+        usage = await client.get("/v1/usage?by=endpoint")
+    assert waiting.json()["darkroom"]["fallback"] == {"endpoint": OTHER, "reason": "deadline"}
+    assert (result.status_code, result.json()["echo"]) == (200, "hello")
+    costs = {each["endpoint_id"]: each["cost"] for each in usage.json()["results"]}
+    assert costs == {OTHER: 0.5}
+
+
+async def test_a_request_that_ran_at_its_own_endpoint_has_no_fallback(tmp_path: Path) -> None:
+    async with house_with(tmp_path) as house:
+        status = await ended(house, {"echo": "hello"})
+        request = await stored(house, status)
+    assert "fallback" not in status["darkroom"]
+    assert (request.fell_back_to, request.fallback is not None) == ("", True)
+
+
+async def test_fals_header_disables_it(tmp_path: Path) -> None:
+    async with house_with(tmp_path) as house:
+        header = {"X-App-Fal-Disable-Fallback": "true"}
+        status = await ended(house, {"fail": "out_of_memory"}, header)
+        assert (await stored(house, status)).fallback is None
+    assert status["error_type"]
+    assert "fallback" not in status["darkroom"]
+
+
+@pytest.mark.parametrize(
+    ("more", "headers", "words"),
+    [
+        ({}, {"X-Darkroom-Max-Cost": "0.1"}, "it may cost 0.1, and there this request costs"),
+        ({"budget": "9 USD/day"}, {}, "the budget is in USD, its price in EUR"),
+        ({"prices": {}, "budget": "9 EUR/day"}, {}, "needs a price of that endpoint"),
+        ({"prices": {**PRICES, OTHER: {**PRICES[OTHER], "currency": "USD"}}}, {}, "in USD"),
+    ],
+)
+async def test_a_request_that_cannot_fall_back_says_why_in_its_log(
+    tmp_path: Path, more: Any, headers: Any, words: str
+) -> None:
+    async with house_with(tmp_path, **more) as house:
+        status = await ended(house, {}, headers)
+    assert words in logged(status)
+    assert f"The request cannot fall back to {OTHER}: " in logged(status)
+
+
+async def test_low_priority_waits(tmp_path: Path) -> None:
+    async with house_with(tmp_path) as house:
+        status = await ended(house, {}, {"X-Fal-Queue-Priority": "low"})
+        fallback = (await stored(house, status)).fallback
+    assert fallback is not None
+    assert fallback.max_wait_s is None
