@@ -31,6 +31,7 @@ def test_back_closes_the_program(reader: Reader) -> None:
 def test_a_dialog_that_was_closed_leaves_nothing_to_go_back_to(reader: Reader) -> None:
     before = reader.page.url
     reader.page.locator("#code-button").click()
+    expect(reader.page.get_by_role("dialog")).to_be_visible()  # its script is loaded now
     reader.page.keyboard.press("Escape")
     expect(reader.page).to_have_url(before)
 
