@@ -66,7 +66,9 @@ class Reaper:
         This runs only after the database has answered for one lease period. While this process or
         the database was away, replicas could not renew their leases, and they are still working.
         """
-        if self._state.stats.healthy_s < self._limits.lease_s:
+        armed = self._state.stats.healthy_s >= self._limits.lease_s
+        self._metrics.recovery(armed=armed)
+        if not armed:
             return
         while ended := [
             *await self._attempts.end_expired(),

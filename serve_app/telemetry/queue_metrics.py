@@ -92,6 +92,17 @@ GAUGES: Declared = {
         "Transactions since the oldest frozen one. PostgreSQL stops at 2^31.",
         (),
     ),
+    "recovery_armed": (
+        (
+            "1 while leases that have run out are taken back; 0 until the database has answered for "
+            "one lease period."
+        ),
+        (),
+    ),
+    "unwanted_files_overdue_seconds": (
+        "How long the file that waits longest has been due for deletion; 0: none.",
+        (),
+    ),
     "schema_version": ("Number of the last applied migration.", ()),
     "table_rows": ("Estimated rows of a table.", ("table",)),
     "table_dead_rows": ("Estimated rows that vacuum has yet to remove.", ("table",)),
@@ -309,6 +320,14 @@ class QueueMeter:
     def database(self, schema_version: int, transaction_id_age: int) -> None:
         self._gauges["schema_version"].set(schema_version)
         self._gauges["database_transaction_id_age"].set(transaction_id_age)
+
+    def recovery(self, *, armed: bool) -> None:
+        """Record whether expired leases are taken back."""
+        self._gauges["recovery_armed"].set(armed)
+
+    def unwanted_files(self, overdue_s: float) -> None:
+        """Record how long files have been due for deletion."""
+        self._gauges["unwanted_files_overdue_seconds"].set(overdue_s)
 
     def tables(self, sizes: Sequence[TableSize]) -> None:
         """Record the sizes of the tables. Without any, another process reports them."""

@@ -327,6 +327,29 @@ async def test_a_process_that_no_longer_leads_drops_the_sizes(
     assert await scrapes.value("table_bytes", table="requests") is None
 
 
+async def test_files_that_should_have_been_deleted_are_shown(
+    start: Processes, conninfo: str
+) -> None:
+    queue, scrapes = await start()
+    with psycopg.connect(conninfo, autocommit=True) as operator:
+        operator.execute("INSERT INTO unwanted VALUES ('r/a', now() - interval '1 hour')")
+        operator.execute("INSERT INTO unwanted VALUES ('r/b', now() + interval '1 hour')")
+        await queue.parts.tables.check()
+        assert (await scrapes.value("unwanted_files_overdue_seconds") or 0) >= 3600
+        operator.execute("DELETE FROM unwanted WHERE key = 'r/a'")
+    await queue.parts.tables.check()
+    assert await scrapes.value("unwanted_files_overdue_seconds") == 0
+
+
+async def test_recovery_is_armed_once_the_database_has_answered_for_a_lease_period(
+    start: Processes,
+) -> None:
+    _, waiting = await start(LONG_LEASES, "one")
+    _, armed = await start(QUICK, "two")
+    await armed.until(lambda value: value == 1, "recovery_armed")
+    await waiting.until(lambda value: value == 0, "recovery_armed")
+
+
 async def test_statements_are_measured_by_name(start: Processes) -> None:
     queue, scrapes = await start()
     before = await scrapes.value("database_statement_seconds_count", statement="insert")

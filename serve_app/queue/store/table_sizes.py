@@ -19,7 +19,9 @@ FROM pg_stat_user_tables WHERE schemaname = current_schema()
 CONDITION = """
 -- name: database_condition
 SELECT (SELECT coalesce(max(number), 0) FROM migrations),
-       (SELECT age(datfrozenxid) FROM pg_database WHERE datname = current_database())
+       (SELECT age(datfrozenxid) FROM pg_database WHERE datname = current_database()),
+       (SELECT greatest(0, coalesce(extract(epoch FROM now() - min(due_at)), 0))::double precision
+        FROM unwanted)
 """
 
 
@@ -45,6 +47,8 @@ class TableMonitor:
         return True
 
     async def check(self) -> None:
-        """Record the version of the schema, and how many transaction ids are in use."""
-        ((version, age),) = await self._database.rows(CONDITION)
+        """Record the version of the schema, how many transaction ids are in use, and how long files
+        have been due for deletion."""
+        ((version, age, overdue_s),) = await self._database.rows(CONDITION)
         self._metrics.database(version, age)
+        self._metrics.unwanted_files(overdue_s)
