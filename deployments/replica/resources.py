@@ -92,14 +92,15 @@ class ReplicaResources:
             endpoint, recipe = tuned.applied(endpoint)
         held = with_recipe_dtype(endpoint, recipe)
         name = self.weights_by_endpoint[endpoint.id] = weights_name(endpoint, recipe)
-        compiles = recipe is not None and recipe.compile
+        compiles = recipe is not None and recipe.compiles
         warm_up = None
         warming = as_warming_up(family)
         if warming is not None and (self.warms_up or compiles):
             warm_up = partial(short_call, warming, held)
         load = partial(self._load, family, held, recipe)
         if recipe is not None and compiles and warm_up is None:
-            recipe = replace(recipe, compile=False)  # it would delay a user's first generation
+            # It would delay a user's first generation.
+            recipe = replace(recipe, compile=False, compile_decoder=False)
         fetch = Fetch(
             partial(weights.is_here, self.store, held), partial(weights.fetch, self.store, held)
         )
@@ -140,7 +141,7 @@ class ReplicaResources:
         on_download: OnDownload,
         on_found: OnFound,
     ) -> Any:
-        if recipe is not None and recipe.compile and as_warming_up(family) is None:
+        if recipe is not None and recipe.compiles and as_warming_up(family) is None:
             log.warning("%s is not compiled: the family %s has no warm_up.", held.id, held.family)
         pipeline = weights.load(self.store, family, held, self.engine.device, on_download, on_found)
         if self.ranks is not None:
@@ -250,6 +251,7 @@ def weights_name(endpoint: Endpoint, recipe: Recipe | None) -> str:
     if recipe is not None:
         parts += [recipe.precision, recipe.offload, "+".join(recipe.hot)]
         parts += ["compiled"] if recipe.compile else []
+        parts += ["compiled decoder"] if recipe.compile_decoder else []
         parts += ["graphs"] if recipe.graphs else []
         parts += [recipe.attention] if recipe.attention else []
         parts += ["channels_last"] if recipe.channels_last else []

@@ -67,6 +67,11 @@ def _is_discrete(subject: Subject) -> bool:
     return subject.discrete
 
 
+def _makes_images_on_a_gpu(subject: Subject) -> bool:
+    """Videos have other autoencoders. On a CPU, compiling takes longer than it could gain."""
+    return subject.discrete and subject.endpoint.category.endswith("to-image")
+
+
 def _tiles(subject: Subject) -> bool:
     return bool(subject.endpoint.options.get("tiling"))
 
@@ -77,6 +82,7 @@ SWITCHES: Sequence[Switch] = (
     # Slower, and the reference where plain does not fit.
     Switch("streamed", {"offload": "blocks"}, exact=True, applies=_offloads),
     Switch("compiled", {"compile": True}),
+    Switch("compiled decoder", {"compile_decoder": True}, applies=_makes_images_on_a_gpu),
     # Where launching kernels takes longer than computing: SDXL, and small images.
     Switch("graphs", {"graphs": True}, applies=_is_discrete),
     # Storage only: half the memory, not faster. Its worth is that other offloading is not needed.

@@ -158,16 +158,16 @@ class _Loaded:
         from deployments.engine.loading.loads import LoadPlan  # noqa: PLC0415
 
         job, warming = self._job, as_warming_up(self._family)
-        if job.recipe.compile and warming is None:
+        if job.recipe.compiles and warming is None:
             raise Misconfigured(
                 f"The family {self._endpoint.family} has no warm_up to compile with."
             )
         warm_up = None if warming is None else partial(short_call, warming, self._endpoint)
         load = partial(self._read, self._store)
-        plan = LoadPlan(load, job.recipe, warm_up if job.recipe.compile else None)
+        plan = LoadPlan(load, job.recipe, warm_up if job.recipe.compiles else None)
         pipeline = self._residency.acquire(NAME, plan).future.result()
-        if job.recipe.compile and not _is_compiled(pipeline):
-            raise Misconfigured("The denoiser could not be compiled; see the log.")
+        if job.recipe.compiles and not _is_compiled(pipeline):
+            raise Misconfigured("It could not be compiled; see the log.")
         return pipeline
 
     def _read(self, store: Store, on_download: Any, on_found: Any) -> Any:

@@ -99,6 +99,7 @@ class RecipeSource(BaseModel):
     offload: Literal["none", "components", "blocks"] = "none"
     hot: tuple[str, ...] = ()
     compile: bool = False
+    compile_decoder: bool = False
     graphs: bool = False
     dtypes: dict[str, Literal["float32", "float16", "bfloat16"]] = Field(default_factory=dict)
     attention: str = Field(default="", pattern=r"^[a-z0-9_]*$")

@@ -124,6 +124,7 @@ class Recipe:
     )
     hot: tuple[str, ...] = ()  # components of the pipeline that stay on the device
     compile: bool = False  # compile the denoisers' repeated blocks before the first request
+    compile_decoder: bool = False  # compile the image autoencoder's decoder, too
     graphs: bool = False  # record the denoisers' forwards, and launch each as one piece
     # types of components that would not fit in those of the endpoint's options
     dtypes: Mapping[str, str] = field(default_factory=dict)
@@ -132,6 +133,11 @@ class Recipe:
     largest: WorkLimit | None = None  # that the memory was computed for; None: unknown
     # step caches on this class of device, in place of the option's (see ``levels_of``)
     step_cache: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def compiles(self) -> bool:
+        """Return whether a part is compiled before the first request."""
+        return self.compile or self.compile_decoder
 
 
 Precision = Literal[

@@ -17,6 +17,7 @@ HEADING = "### Switches that are off"
 
 IS_ON: Mapping[str, Callable[[Recipe], bool]] = {
     "`compile`": lambda recipe: recipe.compile,
+    "`compile_decoder`": lambda recipe: recipe.compile_decoder,
     "`graphs`": lambda recipe: recipe.graphs,
     "8-bit products": lambda recipe: recipe.precision.endswith("-dynamic"),
     "`attention`": lambda recipe: bool(recipe.attention),
@@ -24,7 +25,7 @@ IS_ON: Mapping[str, Callable[[Recipe], bool]] = {
 }
 """By the name in the table."""
 
-FIELDS = {"compile", "graphs", "precision", "attention", "channels_last"}
+FIELDS = {"compile", "compile_decoder", "graphs", "precision", "attention", "channels_last"}
 
 
 def rows() -> Iterator[tuple[str, list[str], str]]:

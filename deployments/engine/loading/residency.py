@@ -315,7 +315,7 @@ class Residency:
         apply = partial(placement.apply, self._engine.accelerator, self._reader)
         self._place(name, size, partial(apply, partial(self._on_bytes, name)), placement.undo)
         lay_out(pipeline, self._engine.accelerator, plan.recipe)
-        if placement.compiled and plan.warm_up is not None:
+        if placement.rehearsed and plan.warm_up is not None:
             self._waiting.report(name, Progress(Stage.COMPILING))
             self._engine.precompile(pipeline, partial(plan.warm_up, pipeline))
         return LoadedPipeline(pipeline, size, placement, WeightPlaces(placement.resident))

@@ -17,7 +17,7 @@ from deployments.engine.accelerator.interface import Accelerator
 from deployments.engine.accelerator.pinned import pin
 from deployments.engine.accelerator.transfer import Transfer
 from deployments.engine.interception.components import DENOISERS
-from deployments.engine.merging.compile import compile_regions, record_graphs
+from deployments.engine.merging.compile import compile_decoder, compile_regions, record_graphs
 from deployments.engine.merging.quantized import QUANTIZATIONS, quantize
 from deployments.engine.merging.quantized_files import FileCache
 from deployments.engine.reading.reader import Home, OnBytes, WeightReader
@@ -182,7 +182,13 @@ class Placement:
     waiting: tuple[torch.nn.Module, ...]  # in host memory; one at a time is on the device
     streamed: tuple[torch.nn.Module, ...]  # in host memory; copied block by block to run
     compiled: bool = False  # compile the denoisers' repeated blocks at their first call
+    compiles_decoder: bool = False  # and the image autoencoder's decoder
     records: bool = False  # record the denoisers' forwards as graphs
+
+    @property
+    def rehearsed(self) -> bool:
+        """Return whether something is compiled by a rehearsal before it is used."""
+        return self.compiled or self.compiles_decoder
 
     @property
     def device_bytes(self) -> int:
@@ -217,6 +223,8 @@ class Placement:
         self._move(accelerator.device)
         if self.compiled:
             compile_regions(self.pipeline)
+        if self.compiles_decoder:
+            compile_decoder(self.pipeline)
         if self.records:
             record_graphs(self.pipeline)
         if accelerator.capabilities.discrete:  # several times faster to copy
@@ -319,6 +327,7 @@ def placed_by(
             (),
             (),
             compiled=bool(recipe and recipe.compile),
+            compiles_decoder=bool(recipe and recipe.compile_decoder),
             records=bool(recipe and recipe.graphs),
         )
     unknown = sorted(set(recipe.hot) - set(components))
@@ -335,6 +344,7 @@ def placed_by(
         waiting=tuple(each for name, each in cold.items() if name not in streamed),
         streamed=tuple(cold[name] for name in sorted(streamed)),
         compiled=recipe.compile,
+        compiles_decoder=recipe.compile_decoder,
         records=recipe.graphs,
     )
 

@@ -1,5 +1,6 @@
 # ruff: noqa: SLF001 - torch has no other way to let a compiled module run uncompiled
-"""Compilation of the blocks that a denoiser repeats: one graph for all blocks of a kind.
+"""Compilation of the blocks that a denoiser repeats, one graph for all blocks of a kind, and of the
+decoder of an image autoencoder.
 
 Blocks are compiled with dynamic sizes, once for all calls. The number of rows is an exception: a
 single row is compiled separately. Both are compiled by a rehearsal before anybody gets the
@@ -15,9 +16,11 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL
 
 from deployments.engine.accelerator.errors import is_out_of_memory
 from deployments.engine.errors import release_frames
@@ -60,6 +63,30 @@ def compile_regions(pipeline: Any, backend: str = "inductor") -> None:
         blocks = [(each, each._compiled_call_impl) for each in module.modules()]
         module.compiled_regions = [each for each in blocks if each[1] is not None]
         module.compiler_backend = backend
+
+
+def compile_decoder(pipeline: Any, backend: str = "inductor") -> None:
+    """Compile the decoder of the image autoencoder from now on until ``rehearse`` has ended.
+
+    Its sizes are dynamic, so tiles have the same code. Raises ``Misconfigured`` if the pipeline has
+    no ``AutoencoderKL``.
+    """
+    vae: Any = getattr(pipeline, "vae", None)
+    if not isinstance(vae, AutoencoderKL):
+        raise Misconfigured(
+            f"{type(pipeline).__name__} has no image autoencoder of the class AutoencoderKL. Leave "
+            "out `compile_decoder` in its recipe."
+        )
+    decoder: Any = vae.decoder
+    decoder.compile(dynamic=True, backend=backend)
+    vars(vae)["compiled_regions"] = [(decoder, decoder._compiled_call_impl)]
+
+
+def _compiled_modules(pipeline: Any) -> list[Any]:
+    """Denoisers that may be compiled, and the autoencoder if its decoder is."""
+    vae = getattr(pipeline, "vae", None)
+    decoding = [] if vae is None or not regions_of(vae) else [vae]
+    return [*with_repeated_blocks(pipeline), *decoding]
 
 
 def record_graphs(pipeline: Any) -> None:
@@ -165,9 +192,10 @@ def rehearse(
     called again.
     """
     try:
-        _rehearse(pipeline, arguments(), declarations)
-        for denoiser in with_repeated_blocks(pipeline):
-            _only_run_compiled(denoiser)
+        with _decoded_alone_and_merged(getattr(pipeline, "vae", None)):
+            _rehearse(pipeline, arguments(), declarations)
+        for module in _compiled_modules(pipeline):
+            _only_run_compiled(module)
     except Exception as error:
         if not give_up and is_out_of_memory(error):
             raise
@@ -177,9 +205,36 @@ def rehearse(
             exc_info=True,
         )
         release_frames(error)
-        for denoiser in with_repeated_blocks(pipeline):
-            run_as_written(denoiser)
-            denoiser.compiled_regions, denoiser.rehearsed_calls = (), {}
+        for module in _compiled_modules(pipeline):
+            run_as_written(module)
+            vars(module).update(compiled_regions=(), rehearsed_calls={})
+
+
+@contextmanager
+def _decoded_alone_and_merged(vae: Any) -> Generator[None]:
+    """Compile the decoder, if it is to be, by the latents that it gets in the ``with`` block: for
+    one row and for several."""
+    regions = () if vae is None else regions_of(vae)
+    given = list[torch.Tensor]()
+    hooks = [
+        decoder.register_forward_pre_hook(lambda _, latents: given.append(latents[0]))
+        for decoder, _ in regions
+    ]
+    for decoder, _ in regions:
+        decoder._compiled_call_impl = None  # sizes of one call are enough
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not regions:
+        return
+    run_compiled(vae)
+    if not given:
+        raise RuntimeError("The rehearsal decoded nothing.")
+    with torch.no_grad(), many_codes():
+        for (decoder, _), rows in product(regions, (1, 2)):
+            decoder(torch.cat([given[0][:1]] * rows))
 
 
 class _Recorder:

@@ -188,6 +188,7 @@ def _recipes(model: dict[str, Any]) -> list[Recipe]:
             each["offload"],
             tuple(each["hot"]),
             compile=each.get("compile", False),
+            compile_decoder=each.get("compile_decoder", False),
             dtypes=each.get("dtypes", {}),
             attention=each.get("attention", ""),
             channels_last=each.get("channels_last", False),

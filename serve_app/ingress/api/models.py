@@ -63,6 +63,7 @@ class ModelRecipe(TypedDict):
     offload: Literal["none", "components", "blocks"]
     hot: list[str]
     compile: bool
+    compile_decoder: bool
     dtypes: dict[str, str]
     attention: str
     channels_last: bool

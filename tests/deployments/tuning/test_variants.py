@@ -1,5 +1,7 @@
 """The table of variants: which rows apply, and what is combined."""
 
+from dataclasses import replace
+
 from deployments.replica.tuned import Machine, Measurement, Tuning
 from deployments.tuning.variants import (
     Subject,
@@ -46,6 +48,16 @@ def test_offloading_is_varied_only_where_the_recipe_offloads():
 def test_tiles_are_left_out_only_where_there_are_some():
     assert "untiled" in names(LARGE, tiling=True)
     assert "untiled" not in names(LARGE)
+
+
+def test_decoders_are_compiled_for_images_on_a_gpu_only():
+    def found(category, *, discrete=True):
+        endpoint = replace(ENDPOINT, category=category)
+        return [each.name for each in candidates(Subject(endpoint, LARGE, discrete))]
+
+    assert "compiled decoder" in found("text-to-image")
+    assert "compiled decoder" not in found("text-to-video")
+    assert "compiled decoder" not in found("text-to-image", discrete=False)
 
 
 def test_no_variant_compiles_what_the_catalogue_would_refuse():

@@ -14,7 +14,13 @@ from deployments.engine.loading.residency import Residency
 from deployments.engine.lora.format import Lora
 from deployments.engine.memory import placement
 from deployments.engine.memory.placement import placed_by
-from deployments.engine.merging.compile import DIVIDES_ROWS, compile_regions, rehearse
+from deployments.engine.merging.compile import (
+    DIVIDES_ROWS,
+    compile_decoder,
+    compile_regions,
+    regions_of,
+    rehearse,
+)
 from serve_app.domain.endpoint import Recipe
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.progress import Stage
@@ -23,7 +29,7 @@ from tests.engine.gate import Gate, merging_engine
 from tests.engine.loops import Denoiser, Loop
 from tests.engine.loras import save_lora
 from tests.engine.repeating import small, start
-from tests.engine.tiny import tiny_sdxl
+from tests.engine.tiny import tiny_flux, tiny_sdxl
 from tests.fakes.accelerator import FakeAccelerator
 
 pytestmark = [
@@ -33,6 +39,7 @@ pytestmark = [
 ]
 
 COMPILED = Recipe(24, "float32", compile=True)
+SIZES = [(1, 16), (2, 32)]  # seed and width
 
 
 def graphs():
@@ -226,6 +233,48 @@ def test_weights_are_compiled_on_the_loaders_thread_before_anybody_gets_them(mon
         assert graphs() == known == 2
         residency.close()
     assert stages == [Stage.LOADING, Stage.COMPILING, Stage.WARMING_UP]
+
+
+def test_a_compiled_decoder_runs_for_other_rows_and_sizes_and_nothing_is_compiled_then():
+    counting, runs = counting_backend()
+    calls = [partial(call, seed=seed, width=side, steps=1) for seed, side in SIZES]
+    expected = [tiny_flux()(**each()).images for each in calls]
+    pipeline = tiny_flux()
+    compile_decoder(pipeline, counting)
+    with Engine(threads=1) as engine:
+        engine.precompile(pipeline, partial(call, steps=1))
+        known = graphs()
+        assert known >= 2  # of one row, and of any other number
+        before = len(runs)
+        engine.add_placed("it", pipeline)
+        alone = [engine.submit(pipeline="it", **each()).result(100).images for each in calls]
+        assert len(runs) > before
+        merged = made(engine, [each() for each in calls * 2])
+    assert graphs() == known
+    for one, right in zip([*alone, *(each.images for each in merged)], expected * 3, strict=True):
+        assert torch.allclose(one, right, atol=1e-5)
+
+
+def test_a_decoder_that_cannot_be_compiled_decodes_as_it_is(caplog):
+    def refuses(_graph, _inputs):
+        raise NotImplementedError("No compiler here.")
+
+    expected, pipeline = tiny_flux()(**call()).images, tiny_flux()
+    compile_decoder(pipeline, refuses)
+    rehearse(pipeline, partial(call, steps=1), KNOWN)
+    assert torch.equal(pipeline(**call()).images, expected)
+    assert "cannot be compiled and runs uncompiled" in caplog.text
+
+
+def test_a_recipe_compiles_the_decoder_of_images_and_refuses_other_ones():
+    recipe = Recipe(24, "float32", compile_decoder=True)
+    pipeline = tiny_flux()
+    placed = placed_by(recipe, pipeline)
+    placed.apply(accelerator_for("cpu"))
+    assert placed.rehearsed
+    assert regions_of(pipeline.vae)
+    with pytest.raises(Misconfigured, match="`compile_decoder`"):
+        placed_by(recipe, Loop(Denoiser())).apply(accelerator_for("cpu"))
 
 
 def test_what_cannot_be_compiled_runs_as_it_is(caplog):

@@ -80,6 +80,7 @@ async def test_weights_and_recipes_are_shown(client: httpx.AsyncClient) -> None:
             "offload": "components",
             "hot": ["transformer"],
             "compile": False,
+            "compile_decoder": False,
             "graphs": False,
             "dtypes": {},
             "attention": "",
