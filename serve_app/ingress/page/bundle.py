@@ -1,16 +1,22 @@
-"""Bundles of the page's modules.
+"""Bundles of the page's modules, and pages with their styles and first scripts inside.
 
 The page is written as plain ES modules. Over a slow connection, each level of their imports costs
 a round trip, and a browser opens six connections at most. One script needs one round trip. What
 is imported by a call, as ``import("./gallery/gallery.js")``, is a bundle of its own, which the
 browser loads when it is needed. The modules are also served one by one.
+
+Each file without which a page cannot be drawn costs a round trip too. Inside the page they cost
+none. The Content-Security-Policy allows them by their hashes, and no others.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 _IMPORT = re.compile(
     r'^import\s+(?:\{(?P<names>[^}]*)\}|\*\s+as\s+(?P<all>\w+))\s+from\s+"(?P<path>\.[^"]*)";$',
@@ -24,6 +30,8 @@ _DOCUMENTATION = re.compile(r"^ */\*\*.*?\*/\n", re.MULTILINE | re.DOTALL)
 _COMMENT = re.compile(r"^ *//.*\n", re.MULTILINE)
 _INDENTATION = re.compile(r"^ +", re.MULTILINE)
 _STYLE_COMMENT = re.compile(r"/\*.*?\*/\n?", re.DOTALL)
+_SHEET = re.compile(r'<link rel="stylesheet" href="(?:\.\./)*page/(?P<path>[^"]+)" />')
+_SCRIPT = re.compile(r'<script src="(?:\.\./)*page/(?P<path>[^"]+)"></script>')
 _LEFT = re.compile(r'^(?:import\b.*["\']\.|export\b).*$', re.MULTILINE)
 
 
@@ -133,3 +141,30 @@ def _target(path: str, relative: str) -> str:
 
 def _relative(path: str) -> str:
     return path if path.startswith(".") else f"./{path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Inlined:
+    """Page with its styles and its scripts that are no modules. ``sources``: what the policy has to
+    allow for them, by directive."""
+
+    html: str
+    sources: Mapping[str, str]
+
+
+def inlined(html: str, files: Mapping[str, str]) -> Inlined:
+    """Replace the links to ``files``, path → content. Raises ``ValueError`` for a file that would
+    end its element."""
+    hashes: dict[str, list[str]] = {"script-src": [], "style-src": []}
+
+    def element(found: re.Match[str], tag: str, directive: str) -> str:
+        content = files[found["path"]]
+        if f"</{tag}" in content.lower():
+            raise ValueError(f"{found['path']}: it contains </{tag}, so it cannot be in the page")
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        hashes[directive].append(f"'sha256-{digest}'")
+        return f"<{tag}>{content}</{tag}>"
+
+    html = _SHEET.sub(lambda found: element(found, "style", "style-src"), html)
+    html = _SCRIPT.sub(lambda found: element(found, "script", "script-src"), html)
+    return Inlined(html, {name: " ".join(each) for name, each in hashes.items() if each})

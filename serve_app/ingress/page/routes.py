@@ -18,8 +18,7 @@ from starlette.types import Scope
 
 from serve_app.domain.errors import NotFound
 from serve_app.ingress.http.context import context_of
-from serve_app.ingress.page.bundle import bundles_of, late_bundle, stripped_styles
-from serve_app.ingress.page.inline import inlined
+from serve_app.ingress.page.bundle import bundles_of, inlined, late_bundle, stripped_styles
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import services_of
 from serve_app.settings import Config

@@ -14,8 +14,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from serve_app.ingress.page.bundle import bundles_of
-from serve_app.ingress.page.inline import inlined
+from serve_app.ingress.page.bundle import bundles_of, inlined
 from serve_app.ingress.page.routes import FOLDER, SCRIPT, SHEETS, STYLES, TYPES, policy
 from serve_app.settings import Config
 from tests.ingress.house import ORIGIN, House, built
