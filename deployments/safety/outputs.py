@@ -83,7 +83,7 @@ class OutputPolicy:
         return replace(product, output=output, files=files), decisions
 
     def _checked(self, file: MediaFile, rule: Mapping[str, Any]) -> tuple[bool, Decision | None]:
-        """Whether the rule's checker looked at the file, and the decision unless it is safe."""
+        """Return if the rule's checker looked at the file, and the decision unless it is safe."""
         media_type = file.ticket.media_type
         if media_type.startswith("audio/"):
             return False, _unheard(rule)

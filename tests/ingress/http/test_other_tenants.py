@@ -14,12 +14,11 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.domain.media.file_access import AccessDecision, FileAccess
 from serve_app.ingress.app import create_app
 from serve_app.ingress.http.paths import MCP_PATH, OPENAI_PREFIX, REPLICATE_PREFIX
 from serve_app.ingress.http.route_scopes import FOR_ALL_METHODS, NO_KEY, scope_of
-from serve_app.tenants.scopes import API, OPERATOR, SINGLE, SUBMIT
-from tests.ingress.api.files.private import lifecycle, uploaded, without_key
+from serve_app.tenants.scopes import API, OPERATOR, SINGLE
+from tests.ingress.api.files.private import lifecycle
 from tests.ingress.api.test_loras import safetensors
 from tests.ingress.fal.test_submit import completed
 from tests.ingress.house import House, built
@@ -446,59 +445,6 @@ async def test_an_upload_in_progress_is_not_continued_with_a_key_of_another_tena
     none = await scene.stranger.put(f"{url[:-1]}0", content=CONTENT)
     assert (theirs.status_code, theirs.text) == (none.status_code, none.text)
     assert (await scene.owner.put(url, content=CONTENT)).status_code == 200
-
-
-@pytest.mark.parametrize("default", AccessDecision)
-async def test_ids_of_access_rules_tell_nothing_of_a_tenant_or_of_its_friends(
-    scene: Scene, default: AccessDecision
-) -> None:
-    """Neither those of files from before ids were keyed, which anybody can compute, nor those that
-    are in the URL of a file that one may read."""
-    old = FileAccess(OWNER, default, {"friend": AccessDecision.FORBID})
-    await scene.house.rules.keep(old)
-    rules = lifecycle(default, friend="forbid")
-    url = (await uploaded(scene.owner, rules)).partition("?")[0]
-    (known,) = {each for each in url.split("/") if each in scene.house.rules.ids} - {old.id}
-    computed = FileAccess("nobody", default, {"friend": AccessDecision.FORBID}).id
-    weak = str(await scene.house.keys.create(STRANGER, scopes=frozenset({API, SUBMIT})))
-    friend = str(await scene.house.keys.create("friend"))
-    async with (
-        without_key(scene.house) as guest,
-        scene.house.client(weak) as scopeless,
-        scene.house.client(friend) as named,
-    ):
-        for reader in (guest, scopeless, scene.stranger, named):
-            for query in ("", "?signature=x"):
-                answers = [
-                    await reader.get(f"/files/p/{id_}/u/{'A' * 22}/x.png{query}")
-                    for id_ in (old.id, known, computed)
-                ]
-                assert {each.status_code for each in answers} == {404}
-                assert len({each.text for each in answers}) == 1
-        for client in (scopeless, scene.stranger, named):
-            for id_ in (old.id, known, computed):
-                given = {"echo": f"http://testserver/files/p/{id_}/u/{'A' * 22}/x.png"}
-                sent = await client.post("/queue/test/probe", json=given)
-                assert sent.status_code == 200, "its replica learns that there is none"
-
-
-async def test_a_forbidden_file_is_refused_and_a_hidden_one_is_not_there(scene: Scene) -> None:
-    forbidden = (await uploaded(scene.owner, lifecycle("forbid"))).partition("?")[0]
-    hidden = f"/files/{scene.things.key}"
-    weak = str(await scene.house.keys.create(STRANGER, scopes=frozenset({API, SUBMIT})))
-    async with without_key(scene.house) as guest, scene.house.client(weak) as scopeless:
-        for reader in (guest, scopeless, scene.stranger):
-            assert (await reader.get(forbidden)).status_code == 403
-            theirs, none = await reader.get(hidden), await reader.get(f"/files/{INVENTED.key}")
-            assert (theirs.status_code, theirs.text) == (none.status_code, none.text)
-            assert theirs.status_code == 404
-        for header in ("Key nobody:0123", "Bearer darkroom-reader.a.b.c"):
-            said = {"authorization": header}
-            theirs = await guest.get(hidden, headers=said)
-            none = await guest.get(f"/files/{INVENTED.key}", headers=said)
-            assert (theirs.status_code, theirs.text) == (none.status_code, none.text)
-        sent = await scene.stranger.post("/queue/test/probe", json={"echo": forbidden})
-        assert sent.status_code == 403
 
 
 async def unharmed(scene: Scene) -> None:
