@@ -26,7 +26,6 @@ from serve_app.domain.ports import Storage
 from serve_app.ingress import connections, direct_calls
 from serve_app.ingress.app import create_app
 from serve_app.ingress.fal.webhooks import Composer
-from serve_app.ingress.hosted_jobs import SWEEP_EVERY_S, UnwantedJobs
 from serve_app.ingress.http.hosts import trusted_names
 from serve_app.ingress.http.origin import internal_origin
 from serve_app.ingress.local_rpc import LocalRpcServer
@@ -81,6 +80,7 @@ from serve_app.storage.selection import DiskGuard, s3_location
 from serve_app.telemetry import logs
 from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics
+from serve_app.tenants.hosted_jobs import SWEEP_EVERY_S, UnwantedJobs
 
 if TYPE_CHECKING:
     from serve_app.storage.tickets import TicketSigner

@@ -15,6 +15,10 @@ import httpx
 import pytest
 
 from tests.cluster.darkroom import Darkroom, eventually
+from tests.cluster.executor_calls import (
+    answers_openai_and_mcp,
+    passes_an_endpoint_through_to_fal,
+)
 from tests.cluster.fal_app import serves_an_app_for_fal
 from tests.deployments.client_bucket import TYPED, Bucket, bucket, moto_server
 
@@ -37,6 +41,10 @@ class Shop(darkroom.App):
     def draw(self, image_url: darkroom.Image) -> darkroom.Image:
         print("drawing")
         return darkroom.Image.from_bytes(image_url.read_bytes(), "image/png")
+
+    @darkroom.endpoint("/poster")
+    def poster(self, prompt: str) -> darkroom.Image:
+        return darkroom.Image.from_bytes(b"\\x89PNG\\r\\n\\x1a\\n a poster", "image/png")
 
     @darkroom.endpoint("/process")
     def process(self) -> dict[str, int]:
@@ -169,7 +177,7 @@ def test_an_app_serves_from_nothing_also_through_a_hosted_endpoint_and_its_death
 ) -> None:
     pools = {
         "apps": {"families": ["python", "cog"], "min_replicas": 0, "slots": 8},
-        "hosted": {"families": ["darkroom"], "min_replicas": 0, "slots": 8},
+        "hosted": {"families": ["darkroom", "fal"], "min_replicas": 0, "slots": 8},
     }
     darkroom = make_darkroom(pools, allow_private_urls="1")  # the bucket is on this machine
     darkroom.start()
@@ -200,6 +208,8 @@ def test_an_app_serves_from_nothing_also_through_a_hosted_endpoint_and_its_death
     assert httpx.get(result["image"]["url"], trust_env=False).content == PNG
     assert result["image"]["url"] != image["url"]
     assert "drawing" in logs
+    answers_openai_and_mcp(darkroom, "house/shop/poster", PNG.replace(b"picture", b"poster"))
+    passes_an_endpoint_through_to_fal(darkroom)
 
     ready = tmp_path / "ready"
     submitted = darkroom.http.post("/queue/house/shop/slow", json={"until": str(ready)}).json()

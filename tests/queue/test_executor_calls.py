@@ -14,13 +14,13 @@ from serve_app.domain.errors import Fenced, Unsupported
 from serve_app.domain.executors.hosted import HostedCall, NewCall
 from serve_app.domain.executors.secrets import INSTALLATION, Secret
 from serve_app.domain.operations import Actor
-from serve_app.ingress.hosted_jobs import UnwantedJobs
 from serve_app.ingress.replica_calls import ExecutorCalls
 from serve_app.postgres.database import Database
 from serve_app.postgres.hosted_calls import PostgresHostedCalls
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.transactions.catalog_entries import PostgresAppBundles
 from serve_app.queue.transactions.lease import is_held
+from serve_app.tenants.hosted_jobs import UnwantedJobs
 from serve_app.tenants.secrets import PostgresSecrets
 from tests.fakes.fal_server import FalServer
 from tests.fakes.provider_server import KEY

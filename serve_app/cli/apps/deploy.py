@@ -161,8 +161,8 @@ def store(server: Server, made: Deployable, *, dry_run: bool, as_json: bool) -> 
         click.echo(f"{each} {done}: the class has it no more.")
     for each in missing:
         click.echo(
-            f"The secret {each} is not set, so requests will be refused. Set it with `darkroom secrets "
-            f"set {each} --installation`."
+            f"The secret {each} is not set, so requests will be refused. Set it with `darkroom "
+            f"secrets set {each} --installation`."
         )
 
 

@@ -115,6 +115,13 @@ class HostedEndpoint:
         return f"{self.provider} {parts.scheme}://{parts.netloc}"
 
 
+def wants_own_key(endpoint: Endpoint) -> bool:
+    """Check that an endpoint of a provider is for tenants with a key of their own only."""
+    given = endpoint.options.get(OPTION)
+    is_hosted = endpoint.family in PROVIDERS and isinstance(given, Mapping)
+    return is_hosted and cast("Mapping[str, Any]", given).get("own_key") is True
+
+
 def moves(endpoint: Endpoint) -> bool | None:
     """How a replica that ends treats a request that it has sent to a provider. True: another
     replica goes on with the provider's job. False: the answer to its call is the result, which

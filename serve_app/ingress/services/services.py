@@ -16,8 +16,16 @@ from starlette.requests import HTTPConnection
 from serve_app.catalog.catalog import Catalog, CatalogEntry
 from serve_app.domain.billing.price import Price
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.errors import DarkroomError, InvalidInput, Overloaded, Unavailable
+from serve_app.domain.errors import (
+    DarkroomError,
+    InvalidInput,
+    Overloaded,
+    SecretMissing,
+    Unavailable,
+)
+from serve_app.domain.executors.hosted import PROVIDERS, wants_own_key
 from serve_app.domain.executors.partial_results import PartialResults
+from serve_app.domain.executors.secrets import INSTALLATION, named_by
 from serve_app.domain.media.safety import SafetyPolicy
 from serve_app.domain.ports import Clock, Queue
 from serve_app.domain.realtime import Sessions
@@ -229,6 +237,24 @@ class Services:
         base = self.catalog.find(entry.base) if entry.base else None
         endpoint = (base or entry).endpoint
         return self.pools.pool_of(endpoint, entry.pool)
+
+    async def require_secrets(self, tenant: str, endpoint: Endpoint) -> None:
+        """Raise ``SecretMissing`` for a secret that an endpoint names and that is not set. Those of
+        hosted providers may have the tenant's own."""
+        is_hosted, own_key = endpoint.family in PROVIDERS, wants_own_key(endpoint)
+        owners = [*([tenant] if is_hosted else []), *([] if own_key else [INSTALLATION])]
+        for name in named_by(endpoint.options):
+            for owner in owners:
+                if await self.known_secrets.has(self.secrets, owner, name, self.clock):
+                    break
+            else:
+                raise SecretMissing(
+                    f"{endpoint.id} needs a key of your own in the secret {name}, which is not "
+                    f"set. Set it with `darkroom secrets set {name}`."
+                    if own_key
+                    else f"{endpoint.id} needs the secret {name}, which is not set. An operator "
+                    f"sets it with `darkroom secrets set {name} --installation`."
+                )
 
     def check_policy(self, tenant: str, endpoint: str, input: Mapping[str, Any]) -> None:
         """Raise ``InvalidInput`` if the operator's policy refuses the input."""

@@ -47,7 +47,6 @@ from serve_app.ingress.submission.drafts import (
 )
 from serve_app.ingress.submission.fallback import planned_fallback
 from serve_app.ingress.submission.max_cost import require_affordable
-from serve_app.ingress.submission.named_secrets import require_secrets
 from serve_app.ingress.submission.options import SubmitOptions
 from serve_app.ingress.submission.registered import with_registered
 from serve_app.ingress.submission.upload_policy import check_upload_policy
@@ -104,7 +103,7 @@ async def validate(
     valid = replace(valid, input=given)
     require_kept(valid.input, options)
     pool = services.pool_of(entry)
-    await require_secrets(services, caller.tenant, entry.endpoint)
+    await services.require_secrets(caller.tenant, entry.endpoint)
     check_request(entry.endpoint, valid.input, services.pools.device_bytes(pool))
     services.check_policy(caller.tenant, endpoint_id, valid.input)
     require_signable(services, caller.tenant, entry, valid.input)
