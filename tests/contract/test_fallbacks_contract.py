@@ -19,8 +19,8 @@ from serve_app.domain.executors.fallback import (
     FallbackReason,
 )
 from serve_app.domain.lease import Verdict
-from serve_app.domain.outcome import Outcome
 from serve_app.domain.operations import Actor
+from serve_app.domain.outcome import Outcome
 from serve_app.domain.ports import Queue
 from serve_app.domain.progress import StoredSnapshot
 from serve_app.domain.request import NONE, CancelVerdict, Request, State
