@@ -90,8 +90,8 @@ GAUGES: Declared = {
     ),
     "recovery_armed": (
         (
-            "1 while leases that have run out are taken back; 0 until the database has answered for "
-            "one lease period."
+            "1 while leases that have run out are taken back; 0 until the database has answered "
+            "for one lease period."
         ),
         (),
     ),
