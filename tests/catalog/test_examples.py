@@ -11,6 +11,7 @@ from serve_app.catalog.catalog import Catalog, load
 from serve_app.domain.errors import InvalidInput, Misconfigured
 
 DEMO = Path(__file__).parents[2] / "deployments" / "demo"
+IMAGES = Path(__file__).parents[2] / "serve_app" / "page" / "examples"
 SOUND = "fal-ai/stable-audio"
 OWN = """
 built_in: false
@@ -66,6 +67,19 @@ def test_each_served_demo_model_says_what_it_makes_and_has_examples_that_are_val
         }
         for example in each.examples:
             demos.validate(each.endpoint.id, files | example.input)
+
+
+def test_images_of_examples_ship_with_the_page_and_are_small(demos: Catalog) -> None:
+    shown = {
+        each["url"]
+        for entry in demos
+        for example in entry.examples
+        for made in (example.output or {}).values()
+        for each in (made if isinstance(made, list) else [made])
+    }
+    assert {url.rpartition("/")[2] for url in shown} == {each.name for each in IMAGES.iterdir()}
+    for each in IMAGES.iterdir():
+        assert each.stat().st_size <= 15_000, "render it again: scripts/example_images"
 
 
 def test_examples_of_real_models_are_valid_too() -> None:

@@ -200,3 +200,38 @@ def test_requests_stand_under_their_days(reader: Reader) -> None:
     assert "2025" in names[3]
     for one, other in pairwise(names):
         assert one != other
+
+
+SHAPES: list[tuple[list[Any], list[int]]] = [
+    ([{}, {"aspect_ratio": "9:16"}, "video"], [9, 16]),
+    ([{"aspect_ratio": "1:1"}, {"aspect_ratio": "16:9"}, "video"], [1, 1]),
+    ([{}, {}, "video"], [16, 9]),
+    ([{"image_url": "x"}, {}, "video", [640, 480]], [640, 480]),
+    ([{}, {}, "audio"], [4, 1]),
+    ([{"image_size": {"width": 512, "height": 256}}, {}, "image"], [512, 256]),
+]
+"""Arguments of ``aspectOf``, and the sides that it should return."""
+
+
+def test_the_place_of_a_video_and_of_audio_has_their_shape_beforehand(
+    page: Page, idle: PageDarkroom
+) -> None:
+    page.goto(idle.url)
+    script = """async (all) => {
+        const { aspectOf } = await import("/page/results/aspect.js");
+        return all.map((given) => aspectOf(...given));
+    }"""
+    given, sides = zip(*SHAPES, strict=True)
+    assert page.evaluate(script, given) == [*sides]
+
+
+def test_what_runs_has_the_colour_of_the_safelight_and_not_of_an_error(reader: Reader) -> None:
+    colours = reader.page.evaluate(
+        """() => ["running", "failed"].map((state) => {
+            const dot = document.createElement("span");
+            dot.className = `dot ${state}`;
+            document.body.append(dot);
+            return getComputedStyle(dot).backgroundColor;
+        })"""
+    )
+    assert colours == ["rgb(242, 179, 102)", "rgb(255, 149, 131)"]  # --accent, --bad

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def test_cards_say_what_a_model_makes_and_where_its_weights_are(reader: Reader) 
     flux = cards.filter(has_text="FLUX.1 [schnell]")
     for words in ("Text to image", "Apache-2.0", "Hot", "Demo"):
         expect(flux).to_contain_text(words)
-    expect(flux.locator("img")).to_have_attribute("src", "/page/icon.svg")
+    expect(flux.locator("img")).to_have_attribute("src", re.compile("/page/icon.svg$"))
     expect(cards.filter(has_text="Portraits")).to_contain_text("Cold")
     away = reader.page.locator(".group.away")
     expect(away).to_contain_text("Not served here")

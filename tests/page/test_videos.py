@@ -13,6 +13,7 @@ from PIL import Image
 from deployments.engine.media.video_format import VideoForm
 from deployments.engine.media.video_writer import VideoWriter
 from tests.page.reader import Reader
+from tests.page.test_lightbox import video
 
 PLAYED = """async ([output, seconds]) => {
     const { filesIn, fileFigure } = await import("/page/results/media.js");
@@ -85,3 +86,37 @@ def test_a_video_plays_in_its_colours_with_its_poster(
     assert played["label"] == "a bar that wanders"
     assert played["facts"].startswith("160 × 96 · 1 s")
     assert np.abs(np.array(played["corner"]) - (40, 200, 60)).max() < 12
+
+
+FIGURES = """async ([url, count]) => {
+    const { filesIn, fileFigure } = await import("/page/results/media.js");
+    const host = document.createElement("div");
+    document.getElementById("work").before(host);
+    for (let number = 0; number < count; number += 1) {
+        const [file] = filesIn({ video: { url, content_type: "video/webm" } });
+        const sheet = document.createElement("article");
+        sheet.className = "sheet";
+        sheet.dataset.test = number;
+        sheet.append(fileFigure(file, "a bar"));
+        host.append(sheet);
+    }
+}"""
+MOVES = """video => video.currentTime > 0 && !video.paused
+    || new Promise((resolve) => video.addEventListener("timeupdate", () => resolve(true)))"""
+
+
+def test_the_newest_video_plays_in_sight_and_others_under_the_mouse(
+    reader: Reader, tmp_path: Path
+) -> None:
+    reader.darkroom.house.storage.objects["a/film.webm"] = video(tmp_path / "film.webm")
+    reader.page.evaluate(FIGURES, ["/files/a/film.webm", 2])
+    newest, other = (reader.page.locator(f'[data-test="{at}"] video') for at in range(2))
+    assert newest.evaluate(MOVES)
+    assert other.evaluate("video => video.paused")
+    other.hover()
+    assert other.evaluate(MOVES)
+    reader.page.locator('[data-test="0"]').evaluate("sheet => { sheet.style.marginTop = '-200vh' }")
+    newest.evaluate(
+        "video => video.paused || new Promise((resolve) => "
+        "video.addEventListener('pause', resolve, { once: true }))"
+    )

@@ -38,6 +38,7 @@ TYPES: Mapping[str, str] = {
     ".svg": "image/svg+xml",
     ".webmanifest": "application/manifest+json",
     ".png": "image/png",
+    ".webp": "image/webp",
 }
 """Media types of the served files, by suffix. Other files in the folder are not served."""
 

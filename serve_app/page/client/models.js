@@ -1,5 +1,6 @@
 // Endpoints that this Darkroom serves, from `/v1/models`.
 
+import { BASE } from "./api.js";
 import * as json from "./json.js";
 
 const MOST_PAGES = 50;
@@ -116,7 +117,19 @@ function readModel(model) {
     drafts: model.darkroom?.drafts === true,
     /** Inputs to try it with. */
     examples: (model.darkroom?.examples ?? []).map(({ input }) => input).filter(Boolean),
+    /** URLs of images that they made, or nulls. */
+    pictures: (model.darkroom?.examples ?? [])
+      .filter(({ input }) => input)
+      .map(({ output }) => imageIn(output)),
   };
+}
+
+/** URL of the first image in an output, or of the poster of its video; null without one. Paths are
+ * below the address of this Darkroom. */
+export function imageIn(output) {
+  const first = output?.images?.[0]?.url ?? output?.image?.url ?? output?.poster?.url;
+  if (typeof first !== "string" || !/^(https?:|data:image\/|\/)/.test(first)) return null;
+  return first.startsWith("/") ? new URL(first.slice(1), BASE).href : first;
 }
 
 function licenceOf(given) {

@@ -13,12 +13,15 @@ export function showExamples(model, use) {
   byId("examples").open = model.demo; // what a demo model draws is not what people expect
   for (const group of document.querySelectorAll(".examples")) {
     group.hidden = shown.length === 0;
-    group.replaceChildren(...shown.map((input) => button(input, use)));
+    group.replaceChildren(...shown.map((input, at) => button(input, model.pictures?.[at], use)));
     roving(group, "button");
   }
 }
 
-function button(input, use) {
+/** Button of an example, with the image that it made, if one is stored. */
+function button(input, picture, use) {
   const words = input.prompt ?? Object.values(input).join(", ");
-  return element("button", { type: "button", class: "example", click: () => use(input) }, words);
+  const image = picture ? element("img", { src: picture, alt: "", loading: "lazy" }) : null;
+  image?.addEventListener("error", () => image.remove());
+  return element("button", { type: "button", class: "example", click: () => use(input) }, image, words);
 }

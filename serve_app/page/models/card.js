@@ -1,5 +1,6 @@
 // Card of a model, with its picture.
 
+import { imageIn } from "../client/models.js";
 import { element } from "../interface/element.js";
 import { categoryWords, memoryWords, STATES } from "./catalogue.js";
 
@@ -40,12 +41,6 @@ export function picture(model) {
   const image = element("img", { src: url, alt: "", loading: "lazy" });
   image.addEventListener("error", () => image.replaceWith(plate(model)));
   return image;
-}
-
-/** URL of the first image in an output, or null. */
-export function imageIn(output) {
-  const first = output?.images?.[0]?.url ?? output?.image?.url;
-  return typeof first === "string" && /^(https?:|data:image\/|\/)/.test(first) ? first : null;
 }
 
 function plate({ id, name, kind }) {

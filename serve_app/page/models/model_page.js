@@ -2,7 +2,8 @@
 
 import { element, freshId } from "../interface/element.js";
 import { money } from "../interface/words.js";
-import { demoMark, imageIn, picture, statePill } from "./card.js";
+import { imageIn } from "../client/models.js";
+import { demoMark, picture, statePill } from "./card.js";
 import { categoryWords, memoryWords, STATES } from "./catalogue.js";
 import { markdown } from "./markdown.js";
 import { inputSchema, outputSchema, rowsOf, schemaTable } from "./schema_table.js";
