@@ -38,7 +38,7 @@ class OpenAiServer(ProviderServer):
         if call.path == "/v1/images/generations":
             return await self._images(call)
         if call.path == "/v1/videos" and call.method == "POST":
-            return Reply(200, _video(await self.accepted(call.body["model"], call.body)))
+            return await self._new_video(call)
         if call.path == "/v1/videos":
             return self._list(call)
         found = _ONE.fullmatch(call.path)
@@ -71,6 +71,11 @@ class OpenAiServer(ProviderServer):
         data = [{"b64_json": base64.b64encode(PNG).decode()}] * call.body.get("n", 1)
         created = int(job.sent_at.timestamp())
         return Reply(200, {"created": created, "data": data, "output_format": "png"})
+
+    async def _new_video(self, call: Call) -> Reply:
+        if not call.headers["content-type"].startswith("multipart/form-data"):
+            return error(400, "Videos are asked for by a form.")
+        return Reply(200, _video(await self.accepted(call.body["model"], call.body)))
 
     def _list(self, call: Call) -> Reply:
         newest = self.jobs[::-1]

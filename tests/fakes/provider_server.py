@@ -11,8 +11,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from email import message_from_bytes
+from email.message import Message
 from itertools import count
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
 KEY = "k-1:secret"
@@ -27,7 +29,7 @@ class Call:
     path: str
     query: Mapping[str, list[str]]
     headers: Mapping[str, str]  # lower-case names
-    body: Any  # of JSON, else None
+    body: Any  # of JSON, or the texts of a form; else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +156,22 @@ async def _read(client: asyncio.StreamReader) -> Call:
     headers = {name.lower(): value.strip() for name, _, value in pairs}
     content = await client.readexactly(int(headers.get("content-length", 0)))
     parts = urlsplit(target)
-    is_json = headers.get("content-type", "").startswith("application/json") and content
     return Call(
         *(method, parts.path, parse_qs(parts.query), headers),
-        json.loads(content) if is_json else None,
+        _body(headers.get("content-type", ""), content),
     )
+
+
+def _body(kind: str, content: bytes) -> Any:
+    if kind.startswith("multipart/form-data"):
+        head = f"Content-Type: {kind}\r\n\r\n".encode()
+        parts = cast("list[Message]", message_from_bytes(head + content).get_payload())
+        found = {str(each.get_param("name", header="content-disposition")): each for each in parts}
+        return {
+            name: cast("bytes", each.get_payload(decode=True)).decode(errors="replace")
+            for name, each in found.items()
+        }
+    return json.loads(content) if kind.startswith("application/json") and content else None
 
 
 def _written(reply: Reply) -> bytes:

@@ -22,6 +22,9 @@ READ_S = 30.0
 MAX_RETRY_AFTER_S = 60.0
 MAX_BODY = 64 * 2**20  # characters of an answer
 
+Part = tuple[str | None, str | bytes] | tuple[str | None, str | bytes, str]
+"""Part of a form: file name, content, and perhaps its media type."""
+
 NEVER_SENT = (
     httpx.ConnectError,
     httpx.ConnectTimeout,
@@ -149,12 +152,15 @@ class Wire:
         body: Mapping[str, Any],
         headers: Mapping[str, str] | None = None,
         read_s: float = SUBMIT_S,
+        form: Mapping[str, Part] | None = None,
     ) -> Mapping[str, Any]:
-        """Send a request that costs money. The JSON object of the answer."""
+        """Send a request that costs money, with a JSON object or the parts of a ``form``. The JSON
+        object of the answer."""
         limits = httpx.Timeout(CONNECT_S, read=read_s, write=SUBMIT_S)
         sent = {**self._headers, **(headers or {})}
         try:
-            answer = await self._http.post(url, json=dict(body), headers=sent, timeout=limits)
+            given: dict[str, Any] = {"files": form} if form is not None else {"json": dict(body)}
+            answer = await self._http.post(url, headers=sent, timeout=limits, **given)
         except NEVER_SENT as error:
             raise Busy(f"{self._name} cannot be reached: {_text(error)}") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -112,6 +112,15 @@ async def test_an_answer_that_is_lost_after_minutes_is_found_among_many(
     assert await desk.calls() == [("accepted", server.jobs[1].id)]
 
 
+async def test_a_video_is_asked_for_by_a_form_as_openais_client_does(bench: Bench) -> None:
+    outcome = await bench.desk.outcome(
+        bench.endpoint("openai", **VIDEO), prompt="x", seconds="4", size="720x1280"
+    )
+    assert outcome.failure is None, outcome.failure
+    (job,) = bench.openai.jobs
+    assert job.input == {"model": "sora-2", "prompt": "x", "seconds": "4", "size": "720x1280"}
+
+
 async def test_a_lost_job_of_fal_that_runs_is_found_when_it_has_ended(bench: Bench) -> None:
     server = bench.fal
     server.holds, server.faults = True, ["lost"]
