@@ -53,7 +53,7 @@ def test_examples_and_cards_show_what_the_demo_made(demo: Reader) -> None:
     page.get_by_role("link", name="Models").click()
     card = page.locator(f'.card[data-id="{FLUX}"]')
     cover = card.locator(".cover img")
-    expect(cover).to_have_attribute("src", re.compile("/page/examples/flux-1.webp$"))
+    expect(cover).to_have_attribute("src", re.compile("/page/examples/flux-3.webp$"))
     changed = page.locator('.card[data-id="fal-ai/flux/dev/image-to-image"]')
     expect(changed.locator(".plate")).to_be_visible()  # it changes images that it does not have
     card.get_by_role("link").click()

@@ -29,7 +29,9 @@ export class HealthPart {
       this.#figures,
       section(
         "Checks",
-        "What Darkroom depends on. darkroom doctor checks a machine itself: packages, ports, certificates and weights.",
+        "What Darkroom depends on. Only darkroom doctor, on the machine itself, checks packages, memory, the proxy, " +
+          "the settings of the database, sign-in, signing, the GPU, weights, ports and certificates, and " +
+          "darkroom doctor storage tries every call of the storage.",
         this.#checks.node,
         again,
       ),

@@ -102,7 +102,7 @@ function kindTable() {
 function share(name, size, whole) {
   const value = whole > 0 ? size / whole : 0;
   const bar = element("progress", { max: 1, value, "aria-label": `Share: ${name}` });
-  return [bar, ` ${Math.round(100 * value)} %`];
+  return element("span", { class: "share" }, bar, `${Math.round(100 * value)} %`);
 }
 
 function tenantTable() {
