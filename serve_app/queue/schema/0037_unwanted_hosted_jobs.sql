@@ -3,7 +3,6 @@
 -- ingress ends them. The version before leaves them to run, as it did.
 
 ALTER TABLE hosted_calls ADD COLUMN unwanted_at timestamptz; -- time of the next try to end the job
-CREATE INDEX hosted_calls_unwanted ON hosted_calls (unwanted_at) WHERE unwanted_at IS NOT NULL;
 
 CREATE FUNCTION end_unwanted_hosted_jobs() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
