@@ -82,11 +82,11 @@ RELEASE_AFTER_S = 180.0
 TAKE_UNWANTED: LiteralString = """
 -- name: unwanted_hosted_jobs
 UPDATE hosted_calls c SET unwanted_at = clock_timestamp() + interval '1 minute'
-FROM requests r
-WHERE r.id = c.request_id AND c.id IN (
+FROM requests r JOIN attempts a ON a.request_id = r.id
+WHERE r.id = c.request_id AND a.attempt = c.attempt AND c.id IN (
     SELECT id FROM hosted_calls WHERE unwanted_at <= clock_timestamp()
     ORDER BY unwanted_at LIMIT 20 FOR UPDATE SKIP LOCKED)
-RETURNING c.id, r.endpoint, c.owner, coalesce(c.place, '{}'::json),
+RETURNING c.id, coalesce(a.endpoint, r.endpoint), c.owner, coalesce(c.place, '{}'::json),
           extract(epoch FROM clock_timestamp() - coalesce(r.finished_at, c.changed_at))::float8
 """
 FORGET_UNWANTED: LiteralString = """

@@ -188,9 +188,13 @@ async def test_a_job_whose_request_is_cancelled_between_attempts_is_ended(
         url = f"{fal.origin}/fal-ai/veo3/requests/{job.id}/cancel"
         assert await desk.calls.call("accept_hosted_call", made.id, job.id, {"cancel": url})
         await desk.queue.hand_back(held, "r1", "It ends.")
+    fell_back = "UPDATE attempts SET endpoint = 'acme/hosted' WHERE request_id = %(id)s RETURNING 1"
+    assert await database.rows(fell_back, {"id": leases[1].request_id})
     await desk.queue.cancel(TENANT, leases[1].request_id)
 
-    def endpoint(endpoint_id: str) -> Endpoint:
+    def endpoint(endpoint_id: str) -> Endpoint | None:
+        if endpoint_id != "acme/hosted":
+            return None
         hosted = {"endpoint": "fal-ai/veo3", "url": fal.origin}
         options = {"hosted": hosted, "secrets": ["FAL_KEY"]}
         return Endpoint(endpoint_id, "fal", Weights(""), "json", options=options)

@@ -159,7 +159,7 @@ class UnwantedJob:
     """A provider's job whose request was cancelled while no replica had it."""
 
     id: str  # of the call
-    endpoint: str  # ours
+    endpoint: str  # ours, that the attempt ran: the request may have fallen back to it
     owner: str  # of the secret that it was sent with
     place: Mapping[str, Any]
     age_s: float  # since the request ended
