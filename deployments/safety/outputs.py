@@ -13,6 +13,7 @@ from deployments.safety.checkers import Checkers
 from deployments.transfer.uploader import MediaFile
 from serve_app.domain.errors import ContentBlocked
 from serve_app.domain.media.draft import DRAFT_TYPE
+from serve_app.domain.media.safety import withholds_audio
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -128,10 +129,13 @@ def _named(rule: Mapping[str, Any]) -> str:
 
 
 def _unheard(rule: Mapping[str, Any]) -> Decision | None:
-    """Decision about audio, which no checker hears. ``flag`` withholds nothing, so it passes."""
+    """Decision about audio, which no checker hears. ``flag`` withholds nothing, so it passes.
+
+    Requests that make only audio were refused at their submit, unless the catalogue did not know.
+    """
     if rule["action"] == "flag":
         return None
-    if rule.get("audio") != "pass":
+    if withholds_audio(rule):
         raise ContentBlocked(
             "The output is audio, which no checker of this installation hears, and its safety "
             f"policy delivers nothing unchecked ({rule['name']}). The operator can let audio pass."

@@ -86,9 +86,13 @@ class Gateway:
             self._proxy.start()
         self._watch.start()
 
+    def stop_repairs(self) -> None:
+        """Repair and report nothing from now on, because a stop has begun."""
+        self._done.set()
+
     def aclose(self) -> None:
         """Close the ports. Idempotent; also to be called after a failed start."""
-        self._done.set()
+        self.stop_repairs()
         if self._watch.ident is not None:
             self._watch.join()
         if self._proxy is not None:

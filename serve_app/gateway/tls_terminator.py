@@ -156,6 +156,7 @@ class TlsTerminator:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C in a terminal must not end it before `aclose`
             )
         self._process = process
         end = time.monotonic() + START_S

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import httpx
@@ -131,21 +132,35 @@ def test_a_day_of_the_list_is_gone_to_also_when_it_was_not_loaded(gallery: Galle
     expect(days.get_by_role("button").last).to_have_attribute("aria-current", "date")
 
 
-def test_thousands_of_results_leave_the_document_small(gallery: Gallery) -> None:
-    gallery.darkroom.hang(entries(1200, days=60))
+def test_ten_thousand_results_leave_the_document_small_and_the_last_has_the_keyboard(
+    gallery: Gallery,
+) -> None:
+    kept = [replace(each, files=4, state=State.SUCCEEDED) for each in entries(2500, days=60)]
+    gallery.darkroom.hang(kept)
     gallery.open()
     expect(gallery.results.first).to_be_visible()
     page = gallery.page
+    page.mouse.move(640, 600)
     most = 0
-    for _ in range(40):
-        page.evaluate("scrollTo({top: document.documentElement.scrollHeight})")
-        page.wait_for_function("() => document.querySelector('.tile.shown') !== null")
+    loaded = "() => Number(document.querySelector('.grid').ariaRowCount)"
+    while not page.get_by_text("results.").is_visible():
+        before = page.evaluate(loaded)
+        page.mouse.wheel(0, 1_000_000)
+        page.wait_for_function(
+            f"before => ({loaded})() > before || /results\\.$/.test("
+            "document.querySelector('.results .end').textContent)",
+            arg=before,
+        )
         most = max(most, gallery.results.count())
-        if page.get_by_text("results.").is_visible():
-            break
-    expect(page.get_by_text("results.")).to_be_visible()
-    assert int(page.locator(".grid").get_attribute("aria-rowcount") or 0) > 250
+    expect(page.get_by_text("10,000 results.")).to_be_visible()
     assert most < 150
+    page.locator('.tile a[tabindex="0"]').focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("End")
+    last = "() => Number(document.activeElement.closest('.tile').dataset.place)"
+    assert page.evaluate(last) == 9_999
+    expect(page.locator(":focus")).to_be_in_viewport()
+    assert gallery.results.count() < 150
 
 
 def test_the_keyboard_goes_through_the_results(gallery: Gallery) -> None:

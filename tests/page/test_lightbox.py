@@ -288,6 +288,25 @@ def test_two_are_compared_by_a_slider_with_the_keyboard(hung: Gallery) -> None:
     assert over.evaluate("each => each.style.clipPath") == "inset(0px 0% 0px 0px)"
 
 
+def test_a_slider_shows_images_of_different_shapes_whole(gallery: Gallery) -> None:
+    gallery.darkroom.hang([Entry("first", SOON), Entry("second", 2 * SOON)])
+    gallery.open()
+    select(gallery, "first", "second")
+    gallery.page.get_by_role("button", name="Compare").click()
+    gallery.page.get_by_role("button", name="Slider").click()
+    images = gallery.page.locator(".pair img")
+    expect(images).to_have_count(2)
+    shape = "each => each.decode().then(() => each.naturalWidth / each.naturalHeight)"
+    shapes = [each.evaluate(shape) for each in images.all()]
+    assert abs(shapes[0] - shapes[1]) > 0.1
+    fit = "each => getComputedStyle(each).objectFit"
+    assert [each.evaluate(fit) for each in images.all()] == ["contain", "contain"]
+    gallery.page.get_by_role("slider").fill("30")  # neither is seen beside the other
+    clip = "each => each.style.clipPath"
+    right, left = (each.evaluate(clip) for each in images.all())
+    assert (right, left) == ("inset(0px 0px 0px 30%)", "inset(0px 70% 0px 0px)")
+
+
 def test_two_to_four_can_be_compared(hung: Gallery) -> None:
     select(hung, "a lighthouse")
     expect(hung.page.get_by_role("button", name="Compare")).to_be_disabled()

@@ -30,13 +30,14 @@ from serve_app.cli.serve.deployer import Deployer
 from serve_app.cli.serve.processes import RunRecord
 from serve_app.domain.errors import Misconfigured
 from serve_app.gateway.gateway import Gateway, GatewayPlan, connect_address, host_port
-from serve_app.settings import Config
+from serve_app.settings import APPLICATION, Config
 from serve_app.telemetry import logs
 from serve_app.telemetry.clock import SystemClock
 
 RECORD_INTERVAL_S = 2.0
 STOP_TIMEOUT_S = 3.0  # limit for Serve's graceful shutdown; remaining processes are stopped by pid
 GCS_ENDS_S = 0.1
+POOLS_POLL_S = 0.1
 SUPERVISOR = (
     "serve_app.embedded_postgres.supervisor"  # module of the embedded database's supervisor
 )
@@ -125,6 +126,7 @@ class ServeCommand:
             )
             _listen()
             self.console.open()
+            asked_to_stop = False
             try:
                 ray_flags.hide_secrets(self._installation.run_dir / "secrets", self._proxy_secret)
                 self._open(plan)
@@ -134,10 +136,13 @@ class ServeCommand:
                 while True:
                     signal.pause()
             except StopSignal:
+                asked_to_stop = True
                 self.console.print_line("Stopping …")
             finally:
                 self._stop()
-                self.console.close()
+                # Ray's threads write about the stop until this process has ended.
+                if not asked_to_stop:
+                    self.console.close()
 
     @contextlib.contextmanager
     def _only_one(self) -> Generator[None]:
@@ -270,6 +275,8 @@ class ServeCommand:
         self._done.set()
         if self._deployer is not None:
             self._deployer.stop()
+        if self._entrance is not None:
+            self._entrance.stop_repairs()
         # Without its control store, a shutdown by Ray would only try to reach it, at full speed.
         if "ray" in sys.modules and _answers(self._addresses.get("ray_address", "")):
             graceful = threading.Thread(target=_shut_serve_down, daemon=True)
@@ -277,10 +284,9 @@ class ServeCommand:
             graceful.join(STOP_TIMEOUT_S)
         if self._entrance is not None:
             self._entrance.aclose()
-        supervisors = _end_database(self._installation.data_dir)
+        # After all that use the database: they would warn that it has gone, or start it again.
         self._record.stop_all()
-        # Once more: a process that still used the database may have started another supervisor.
-        supervisors += _end_database(self._installation.data_dir)
+        supervisors = _end_database(self._installation.data_dir)
         psutil.wait_procs(supervisors, timeout=STOP_TIMEOUT_S)
         shutil.rmtree(self._installation.run_dir, ignore_errors=True)
         self._log.aclose()
@@ -310,10 +316,22 @@ def _shut_serve_down() -> None:
     if not ray.is_initialized():
         return
     try:
+        _end_pools()
         serve.shutdown()
         ray.shutdown()
     except Exception as error:
         logging.getLogger(__name__).debug("Ray's own shutdown failed: %r", error)
+
+
+def _end_pools() -> None:
+    """Let the replicas hand their work back while the ingress still takes it."""
+    from ray import serve  # noqa: PLC0415 only if it was imported before
+
+    pools = serve.status().applications.keys() - {APPLICATION}
+    for name in pools:
+        serve.delete(name, _blocking=False)
+    while pools & serve.status().applications.keys():
+        time.sleep(POOLS_POLL_S)
 
 
 def _end_database(data_dir: Path) -> list[psutil.Process]:

@@ -120,6 +120,23 @@ class SafetyPolicy:
                 message = "the operator of this installation does not allow these weights"
                 raise InvalidInput.of_field(field, message, VIOLATION)
 
+    def check_types(self, tenant: str, endpoint: str, media_types: Iterable[str]) -> None:
+        """Raise ``InvalidInput`` if all files of a request will be audio that a rule withholds.
+
+        The replica decides the same, but only after it has computed them.
+        """
+        types = {*media_types}
+        if not types or any(not each.startswith("audio/") for each in types):
+            return
+        for rule in self.outputs(tenant, endpoint):
+            if withholds_audio(rule):
+                message = (
+                    "it makes audio, which no checker of this installation hears, and its safety "
+                    f"policy delivers nothing unchecked ({rule['name']}). The operator can let "
+                    "audio pass"
+                )
+                raise InvalidInput.of_field("endpoint", message, VIOLATION)
+
     def of_lease(self, tenant: str, endpoint: str) -> tuple[Mapping[str, Any], ...]:
         """What only a replica can check. See ``Lease.safety``."""
         mine = [rule for rule in self.rules if rule.is_for(tenant, endpoint)]
@@ -133,6 +150,12 @@ class SafetyPolicy:
             for rule in self.rules
             if rule.outputs is not None and rule.is_for(tenant, endpoint)
         )
+
+
+def withholds_audio(rule: Mapping[str, Any]) -> bool:
+    """Return whether a rule for files (``SafetyRule.outputs``) delivers no audio, which no checker
+    hears. ``flag`` withholds nothing."""
+    return rule["action"] != "flag" and rule.get("audio") != "pass"
 
 
 def _check_words(rule: SafetyRule, input: Mapping[str, Any]) -> None:

@@ -257,10 +257,13 @@ class Services:
                 )
 
     def check_policy(self, tenant: str, endpoint: str, input: Mapping[str, Any]) -> None:
-        """Raise ``InvalidInput`` if the operator's policy refuses the input."""
+        """Raise ``InvalidInput`` if the operator's policy refuses the input, or all files that it
+        makes."""
         entry = self.catalog.find_any(endpoint)
         try:
             self.safety.check(tenant, endpoint, input)
+            if entry is not None:
+                self.safety.check_types(tenant, endpoint, entry.schema.media_types(input))
             if entry is not None and entry.base:
                 self._check_private(tenant, entry, input)
         except InvalidInput as error:
@@ -272,6 +275,7 @@ class Services:
     def _check_private(self, tenant: str, entry: CatalogEntry, input: Mapping[str, Any]) -> None:
         """Apply the rules of the endpoint that a private one is like, and those of weights."""
         self.safety.check(tenant, entry.base, input)
+        self.safety.check_types(tenant, entry.base, entry.schema.media_types(input))
         for endpoint in (entry.endpoint.id, entry.base):
             given = tenant, endpoint, entry.repository, entry.digests
             self.safety.check_weights(*given, "endpoint")

@@ -29,6 +29,7 @@ export class Collection extends EventTarget {
   #timer = null;
   #followed = false; // it is kept up to date
   #places = new Map(); // key → place in `items`
+  #made = new WeakMap(); // request → its items
 
   constructor(api) {
     super();
@@ -166,9 +167,15 @@ export class Collection extends EventTarget {
   }
 
   #take(requests) {
-    const before = new Map(this.items.map((item) => [item.key, item]));
+    const [items, places] = [this.items, this.#places];
+    const before = { get: (key) => items[places.get(key)] };
+    const itemsAgain = (request) => {
+      // Most of thousands are the same objects after a page and after a refresh.
+      if (!this.#made.has(request)) this.#made.set(request, itemsOf(request, before));
+      return this.#made.get(request);
+    };
     this.#requests = requests;
-    this.items = requests.flatMap((request) => itemsOf(request, before));
+    this.items = requests.flatMap(itemsAgain);
     this.#places = new Map(this.items.map(({ key }, place) => [key, place]));
     this.dispatchEvent(new Event("change"));
   }

@@ -39,6 +39,7 @@ export class Selection extends EventTarget {
 
   /** Forgets what is not among `items` any more. */
   keep(items) {
+    if (this.size === 0) return;
     const here = new Set(items.map(({ key }) => key));
     const gone = this.keys.filter((key) => !here.has(key));
     if (gone.length === 0) return;

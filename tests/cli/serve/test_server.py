@@ -7,12 +7,16 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
+import psutil
 import pytest
+import ray
+from ray import serve
 
 from serve_app.cli.connection.installation import Installation
 from serve_app.cli.serve import server
+from serve_app.cli.serve.processes import RunRecord
 from serve_app.cli.serve.server import ServeCommand
 from serve_app.settings import Config
 
@@ -62,3 +66,43 @@ def test_ray_is_not_asked_when_its_control_store_ended_or_is_just_ending(
     ending.join()
     assert not stopped(tmp_path, f"{host}:{port}", monkeypatch)
     assert not stopped(tmp_path, "", monkeypatch)
+
+
+def test_the_database_is_ended_after_all_that_use_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[str] = []
+
+    def end_database(data_dir: Path) -> list[psutil.Process]:
+        ended.append(f"database of {data_dir.name}")
+        return []
+
+    monkeypatch.setattr(RunRecord, "stop_all", lambda _: ended.append("processes"))
+    monkeypatch.setattr(server, "_end_database", end_database)
+    stopped(tmp_path / "data", "", monkeypatch)
+    assert ended == ["processes", "database of data"]
+
+
+def test_replicas_end_before_the_ingress_that_takes_their_work_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended: list[str] = []
+    there = [{"darkroom", "studio", "video"}, {"darkroom", "studio"}, {"darkroom"}]
+
+    def status() -> SimpleNamespace:
+        names = there.pop(0) if len(there) > 1 else there[0]
+        return SimpleNamespace(applications=dict.fromkeys(names))
+
+    def delete(name: str, *, _blocking: bool) -> None:
+        assert not _blocking
+        ended.append(name)
+
+    monkeypatch.setattr(server, "POOLS_POLL_S", 0.0)
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "shutdown", lambda: ended.append("Ray"))
+    monkeypatch.setattr(serve, "status", status)
+    monkeypatch.setattr(serve, "delete", delete)
+    monkeypatch.setattr(serve, "shutdown", lambda: ended.append(f"all of {there[0]}"))
+    server._shut_serve_down()
+    assert sorted(ended[:2]) == ["studio", "video"]
+    assert ended[2:] == ["all of {'darkroom'}", "Ray"]

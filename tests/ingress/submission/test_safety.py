@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from serve_app.domain.media.safety import Blocklist, SafetyPolicy, SafetyRule
 from serve_app.domain.request import RequestFilter
 from tests.fakes.image_checkers import rule
-from tests.ingress.house import House
+from tests.ingress.house import OTHERS, House, built
 from tests.ingress.socket import connected
 
 
@@ -33,6 +35,30 @@ async def test_a_blocked_word_is_named_by_fals_type_of_error_and_nothing_is_queu
         "darkroom_safety_decisions_total", {"of": "input", "action": "block"}
     )
     assert counted == 1
+
+
+@pytest.mark.parametrize("action", ["block", "blur"])
+async def test_audio_that_would_be_withheld_is_refused_before_it_is_computed(action: str) -> None:
+    body = {"prompt": "rain on a roof"}
+    async with (
+        built(catalog=OTHERS, replica=False) as house,
+        house.client() as client,
+        house.client(house.other_key) as other,
+    ):
+        withheld = SafetyRule(tenants=("default",), outputs=rule(action))
+        house.services.safety = SafetyPolicy((withheld,))
+        answer = await client.post("/queue/test/audio", json=body)
+        assert answer.status_code == 422
+        (problem,) = answer.json()["detail"]
+        assert problem["type"] == "content_policy_violation"
+        assert "it makes audio, which no checker" in problem["msg"]
+        found = await house.queue.gallery.search(RequestFilter("default"), 10)
+        assert found.requests == []
+        assert (await client.post("/queue/test/images", json=body)).status_code == 200
+        assert (await other.post("/queue/test/audio", json=body)).status_code == 200
+        for passing in (rule(action) | {"audio": "pass"}, rule("flag")):
+            house.services.safety = SafetyPolicy((SafetyRule(outputs=passing),))
+            assert (await client.post("/queue/test/audio", json=body)).status_code == 200
 
 
 async def test_frames_of_a_session_are_under_the_rules_for_words(house: House) -> None:

@@ -118,9 +118,10 @@ export class Comparison {
 
   #drawSlider() {
     const [left, right] = this.#items;
+    const under = imageOf(right.file, wordsOf(right));
     const over = imageOf(left.file, wordsOf(left));
     const line = element("span", { class: "line", "aria-hidden": "true" });
-    const pair = element("div", { class: "pair" }, imageOf(right.file, wordsOf(right)), over, line);
+    const pair = element("div", { class: "pair" }, under, over, line);
     const box = element("div", { class: "view-box" }, pair);
     const divider = element("input", {
       type: "range",
@@ -133,6 +134,7 @@ export class Comparison {
     });
     const place = () => {
       over.style.clipPath = `inset(0 ${100 - divider.value}% 0 0)`;
+      under.style.clipPath = `inset(0 0 0 ${divider.value}%)`; // it may be wider or taller
       line.style.left = `${divider.value}%`;
     };
     divider.addEventListener("input", place);
