@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
@@ -327,15 +327,14 @@ _SHA256 = "0" * 64  # only selects the kind of digest to compute
 _UNNAMED = "path"  # placeholder: several waiting callers have different fields
 
 
+@dataclass(slots=True)
 class LoraUse:
     """The LoRA files that one attempt uses. Always call ``release`` at the end."""
 
-    def __init__(self, fetcher: LoraFetcher, scope: str = "") -> None:
-        """``scope``: see ``LoraFetcher.acquire``."""
-        self._fetcher = fetcher
-        self._scope = scope
-        self._held: list[CachedFile] = []
-        self._fetched: Sequence[FetchedLora] = ()
+    _fetcher: LoraFetcher
+    _scope: str = ""  # see ``LoraFetcher.acquire``
+    _held: list[CachedFile] = field(default_factory=list[CachedFile], init=False)
+    _fetched: Sequence[FetchedLora] = field(default=(), init=False)
 
     async def fetch(self, requested: Sequence[RequestedLora], files: OwnFiles) -> None:
         """Fetch and lock the files. ``InvalidInput`` names the field of a file that fails."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, ParamSpec, TypeVar
 
 from serve_app.domain.errors import Forbidden, StorageFull, StorageUnavailable, TooLarge
-from serve_app.domain.sharing.fair_threads import FairThreads
+from serve_app.domain.sharing.fair_queue import FairThreads
 
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
 

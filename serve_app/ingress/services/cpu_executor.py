@@ -14,7 +14,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from serve_app.domain.sharing.fair_threads import FairThreads
+from serve_app.domain.sharing.fair_queue import FairThreads
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -121,7 +121,9 @@ async def validate(
         access = control.of_new(caller.tenant, options.acl, outputs=True)
     retries, fewer = granted_retries(options.retries, services.config.queue.max_failures)
     price = services.price_of(entry)
-    fallback, stays = planned_fallback(services, caller.tenant, entry, valid.input, options)
+    fallback, stays = None, ()
+    if entry.source.fallback is not None:
+        fallback, stays = planned_fallback(services, caller.tenant, entry, valid.input, options)
     return NewRequest(
         id=request_id,
         tenant=caller.tenant,

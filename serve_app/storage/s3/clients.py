@@ -19,7 +19,7 @@ from botocore.credentials import RefreshableCredentials
 from botocore.exceptions import BotoCoreError, ClientError
 
 from serve_app.domain.errors import Misconfigured, StorageUnavailable
-from serve_app.domain.sharing.fair_threads import FairThreads
+from serve_app.domain.sharing.fair_queue import FairThreads
 from serve_app.storage.s3 import errors
 from serve_app.storage.s3.location import AssumedRole, S3Location
 from serve_app.storage.s3.provider import DEFAULT_REGION

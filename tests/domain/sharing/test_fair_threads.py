@@ -9,8 +9,7 @@ from concurrent.futures import CancelledError, Future
 
 import pytest
 
-from serve_app.domain.sharing.fair_queue import work_of
-from serve_app.domain.sharing.fair_threads import FairThreads
+from serve_app.domain.sharing.fair_queue import FairThreads, work_of
 
 PATIENCE_S = 60.0
 THREADS = 4

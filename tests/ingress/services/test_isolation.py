@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from serve_app.domain.name_resolution import NameResolver
-from serve_app.domain.sharing.fair_threads import FairThreads
+from serve_app.domain.sharing.fair_queue import FairThreads
 from serve_app.ingress.api import workflows
 from serve_app.ingress.http.body import PARSE_IN_THREAD_BYTES
 from serve_app.ingress.services import cpu_executor
