@@ -262,9 +262,7 @@ def _type(at: str, type_: Any) -> dict[str, Any]:  # noqa: PLR0911  # one for ea
     cog = _cog()
     origin, args = typing.get_origin(type_), typing.get_args(type_)
     if origin is typing.Annotated:
-        return (
-            {"type": "object"} if getattr(cog, "Opaque", None) in args[1:] else _type(at, args[0])
-        )
+        return _opaque(args[0]) if getattr(cog, "Opaque", None) in args[1:] else _type(at, args[0])
     if type_ in SCALARS:
         return dict(SCALARS[type_])
     if type_ is Any:
@@ -282,6 +280,12 @@ def _type(at: str, type_: Any) -> dict[str, Any]:  # noqa: PLR0911  # one for ea
     if inspect.isclass(type_):
         return _class(at, type_)
     raise NotDescribed(f"{at} has the type {type_}, which cannot be described")
+
+
+def _opaque(type_: Any) -> dict[str, Any]:
+    """Schema of a type that Cog does not look into: an object, or a list of them."""
+    is_list = type_ is list or typing.get_origin(type_) is list
+    return {"type": "array", "items": {"type": "object"}} if is_list else {"type": "object"}
 
 
 def _class(at: str, type_: type) -> dict[str, Any]:

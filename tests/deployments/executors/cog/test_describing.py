@@ -57,6 +57,17 @@ async def test_inputs_are_described_with_all_that_limits_them(
     assert found.bundle.descriptions == {"predict": "Paint a text."}
 
 
+async def test_lists_that_cog_does_not_look_into_are_lists_of_objects(
+    tmp_path: Path, apps_dir: Path
+) -> None:
+    signature = "self, one: Annotated[Box, Opaque], many: Annotated[list[Box], Opaque]) -> str"
+    more = "from typing import Annotated\nfrom cog import Opaque\nclass Box: pass\n"
+    document = await predictor(tmp_path, apps_dir, signature, more)
+    given = document["components"]["schemas"]["Input"]["properties"]
+    assert given["one"]["type"] == "object"
+    assert (given["many"]["type"], given["many"]["items"]) == ("array", {"type": "object"})
+
+
 async def test_the_ingress_refuses_what_cog_would_refuse(tmp_path: Path, apps_dir: Path) -> None:
     found = await model(tmp_path, apps_dir, "Painter")
     schema = JsonSchema(found.endpoint())

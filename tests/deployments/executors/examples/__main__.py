@@ -1,0 +1,84 @@
+"""Tries public examples of fal and Cog, and writes the page of the docs.
+
+python -m tests.deployments.executors.examples [--out FILE] [--fal NAME=FOLDER] [--cog NAME=FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+from collections.abc import Awaitable, Iterable, Sequence
+from pathlib import Path
+
+from deployments.executors.cog.project import PACKAGES
+from tests.deployments.executors.examples import cog_projects, fal_apps
+from tests.deployments.executors.examples.finding import BorrowingEnvironments, Finding
+from tests.deployments.executors.examples.page import page
+
+AT_ONCE = 6
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="executor_examples", description=__doc__)
+    for kind, of in (("fal", "apps written for fal"), ("cog", "Cog projects or .txtar tests")):
+        parser.add_argument(
+            f"--{kind}", action="append", default=[], metavar="NAME=FOLDER", help=f"{of}"
+        )
+    parser.add_argument("--only", help="only examples whose name contains this")
+    parser.add_argument("--kept", type=Path, help="folder for environments, to use them again")
+    parser.add_argument("--out", type=Path, help="where to write the page, in Markdown")
+    given = parser.parse_args(words)
+    with tempfile.TemporaryDirectory(prefix="darkroom-examples-") as scratch:
+        kept = ((given.kept or Path(scratch)) / "environments").resolve()
+        written = asyncio.run(_tried(given.fal, given.cog, given.only or "", kept))
+    if given.out:
+        given.out.write_text(written, encoding="utf-8")
+    return 0
+
+
+async def _tried(fal: Sequence[str], cog: Sequence[str], only: str, kept: Path) -> str:
+    sections: dict[str, Sequence[Finding]] = {}
+    absent: dict[str, int] = {}
+    for each in fal:
+        name, root = _named(each)
+        environments = BorrowingEnvironments(kept, ())
+        sections[name] = await _all(
+            fal_apps.tried(root, path, app, environments, kept)
+            for path, app in fal_apps.examples(root)
+            if only in f"{path}:{app.name}"
+        )
+    for each in cog:
+        name, root = _named(each)
+        environments = BorrowingEnvironments(kept, [PACKAGES])
+        found = [one for one in cog_projects.examples(root) if only in one.name]
+        sections[name] = await _all(cog_projects.tried(one, environments, kept) for one in found)
+        absent[name] = len(found) - len(sections[name])
+    return page(sections, absent)
+
+
+def _named(given: str) -> tuple[str, Path]:
+    """Name for the page, and the folder. Without a name: that of the folder."""
+    name, equals, folder = given.rpartition("=")
+    root = Path(folder).resolve()
+    return (name if equals else root.name), root
+
+
+async def _all(trials: Iterable[Awaitable[Finding | None]]) -> Sequence[Finding]:
+    turns = asyncio.Semaphore(AT_ONCE)
+
+    async def one(trial: Awaitable[Finding | None]) -> Finding | None:
+        async with turns:
+            found = await trial
+        if found is not None:
+            sys.stdout.write(f"{found.example}: {found.result}: {found.why}\n")
+            sys.stdout.flush()
+        return found
+
+    every = await asyncio.gather(*(one(each) for each in trials))
+    return [each for each in every if each is not None]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,207 @@
+"""Apps of fal's public examples, read, described and served by Darkroom's own code."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import hashlib
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from deployments.executors import describing
+from deployments.executors.base import FILE_MARK
+from deployments.executors.describing import AppClass
+from deployments.executors.fal.description import GPU_MACHINES
+from deployments.executors.fal.source import dotted, literal
+from serve_app.catalog.schema.json_schema import JsonSchema
+from serve_app.cli.apps.deployable import entries
+from serve_app.domain.endpoint import Endpoint, Weights
+from serve_app.domain.errors import DarkroomError
+from tests.deployments.executors.examples.finding import (
+    DESCRIBED,
+    DIFFERENT,
+    REFUSED,
+    SERVED,
+    UNREAD,
+    BorrowingEnvironments,
+    Finding,
+    is_small,
+    package_names,
+    settings_of,
+    shortened,
+)
+from tests.deployments.executors.fal.house import DeployedApp, serving
+
+CALL_WITHIN_S = 90.0
+SAMPLE_URL = "http://anywhere/files/u/sample.png"
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010804000000b51c0c02"
+    "0000000b4944415478da63fcff1f0003030200efa37c9f0000000049454e44ae426082"
+)
+"""An image with one pixel."""
+
+
+def examples(folder: Path) -> Iterator[tuple[Path, AppClass]]:
+    """Files below ``folder`` with the classes in them that are a ``fal.App``."""
+    for path in sorted(folder.rglob("*.py")):
+        if b"fal" not in path.read_bytes():
+            continue
+        try:
+            yield from ((path, each) for each in describing.read_source(path) if each.is_fal)
+        except DarkroomError:
+            continue  # `fal deploy` takes such a file by its path; it is none of the examples
+
+
+async def tried(
+    root: Path, path: Path, app: AppClass, environments: BorrowingEnvironments, kept: Path
+) -> Finding:
+    """Describe an app, and serve it if its requirements are small. ``kept``: folder of the
+    environments."""
+    found = await _tried(root, path, app, environments, kept)
+    if found.result != UNREAD:
+        return found
+    # Its file imports packages that it does not list, such as a test does.
+    borrowing = BorrowingEnvironments(kept, (), always=True)
+    return await _tried(root, path, app, borrowing, borrowing.borrowed)
+
+
+async def _tried(
+    root: Path, path: Path, app: AppClass, environments: BorrowingEnvironments, kept: Path
+) -> Finding:
+    name = f"{path.relative_to(root).as_posix()}:{app.name}"
+    uses = tuple(used(path, app))
+    with tempfile.TemporaryDirectory(prefix="darkroom-example-") as scratch:
+        private = [Path(scratch), root, kept]
+        await asyncio.to_thread(_make_repository, scratch)
+        try:
+            deployed = await _described(root, path, app, environments, Path(scratch), kept)
+        except DarkroomError as error:
+            said = shortened(str(error), private)
+            missing = "No module named" in said
+            return Finding(name, uses, UNREAD if missing else REFUSED, said)
+        notes = shortened(settings_of(deployed.found["notes"]), private)
+        paths = ", ".join(f"`{each}`" for each in deployed.endpoints)
+        if reason := _why_not_run(deployed):
+            return Finding(name, uses, DESCRIBED, f"{paths}; not run: {reason}. {notes}".strip())
+        result, said = await _served(deployed, Path(scratch) / "replica")
+        return Finding(name, uses, result, f"{shortened(said, private)} {notes}".strip())
+
+
+def _make_repository(folder: str) -> None:
+    """Make a git repository: fal's own tests ask for the commit when they are imported."""
+    who = ("-c", "user.name=examples", "-c", "user.email=examples@localhost")
+    commit = (*who, "commit", "--quiet", "--allow-empty", "--message", "Empty")
+    for words in (("init", "--quiet"), commit):
+        subprocess.run(("git", *words), cwd=folder, check=True)
+
+
+def _why_not_run(app: DeployedApp) -> str:
+    if app.found["gpu"]:
+        return "it needs a GPU"
+    return "" if is_small(app.found["requirements"]) else "its packages are large"
+
+
+async def _described(
+    root: Path,
+    path: Path,
+    app: AppClass,
+    environments: BorrowingEnvironments,
+    scratch: Path,
+    kept: Path,
+) -> DeployedApp:
+    beside = describing.files_beside(path, app.name, root)
+    code = describing.bundle(path, (), beside)
+    describing.unpack(code, scratch / "code")
+    found = await describing.describe(scratch / "code", path.stem, app, environments)
+    whole = {**found, "class": f"{path.stem}:{app.name}"}
+    stored = dict(entries(whole, None, hashlib.sha256(code).hexdigest(), None))
+    endpoints = {
+        entry["options"]["app"]["path"]: Endpoint(
+            name, "python", Weights(""), "json", options=entry["options"]
+        )
+        for name, entry in stored.items()
+    }
+    return DeployedApp(code, endpoints, found, kept)
+
+
+async def _served(app: DeployedApp, folder: Path) -> tuple[str, str]:
+    """Call each endpoint once, with what its schema gives as an example."""
+    answered: list[str] = []
+    failed: list[str] = []
+    async with serving(app, folder) as rig:
+        rig.rig.storage.objects["u/sample.png"] = PNG
+        for path, endpoint in app.endpoints.items():
+            try:
+                given = sample(endpoint.options["input_schema"])
+                JsonSchema(endpoint).validate(given)
+                async with asyncio.timeout(CALL_WITHIN_S):
+                    outcome = await rig.call(path, **given)
+            except (DarkroomError, TimeoutError) as error:
+                failed.append(f"`{path}`: {error or 'no answer in time'}")
+                continue
+            if outcome.failure is None:
+                answered.append(f"`{path}`")
+            else:
+                failed.append(f"`{path}`: {outcome.failure.message}")
+    said = f"answered {', '.join(answered) or 'none'}."
+    if failed:
+        said += f" Failed: {' '.join(failed)}"
+    return (SERVED if answered else DIFFERENT), said
+
+
+def used(path: Path, app: AppClass) -> Iterator[str]:
+    """What an app uses of fal: its kind of machine, decorators, toolkit; and its packages."""
+    tree = ast.parse(path.read_bytes())
+    node = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == app.name)
+    machine = literal(tree, node, "machine_type")
+    if machine is not None:
+        yield "GPU" if str(machine) in GPU_MACHINES or isinstance(machine, list) else "CPU"
+    names: set[str] = set()
+    for each in ast.walk(node):
+        if isinstance(each, ast.Attribute) and dotted(each).startswith("fal."):
+            names.add(dotted(each))
+    names.discard("fal.App")
+    yield from sorted(names)
+    inside = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+    for each in tree.body:
+        if isinstance(each, ast.ImportFrom) and (each.module or "").startswith("fal."):
+            # Models outside of the class have the toolkit's files.
+            is_tool = str(each.module).startswith(("fal.toolkit", "fal.distributed"))
+            yield from (one.name for one in each.names if is_tool or one.name in inside)
+    if app.requirements:
+        listed = package_names(app.requirements)
+        named = [each for each in listed if "/" not in each and not each.startswith("-")]
+        more = f" and {len(named) - 4} more" if len(named) > 4 else ""
+        yield "requirements: " + ", ".join(named[:4]) + more
+
+
+def sample(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Input with all required fields of a schema."""
+    fields = schema.get("properties", {})
+    return {
+        name: _value(fields.get(name, {}), schema.get("$defs", {}))
+        for name in schema.get("required", ())
+    }
+
+
+def _value(field: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
+    if "$ref" in field:
+        field = known.get(str(field["$ref"]).rpartition("/")[2], {})
+    if FILE_MARK in field:
+        return SAMPLE_URL
+    for key in ("default", "const"):
+        if key in field:
+            return field[key]
+    for key in ("examples", "enum", "anyOf", "oneOf"):
+        if field.get(key):
+            first = field[key][0]
+            return _value(first, known) if key in ("anyOf", "oneOf") else first
+    kind = field.get("type")
+    if kind == "object":
+        return sample({**field, "$defs": known})
+    number = max(field.get("minimum", 1), 1)
+    values = {"integer": int(number), "number": number, "boolean": True, "array": []}
+    return values.get(str(kind), "hello")
