@@ -32,7 +32,9 @@ _NODE = re.compile(r"Node (?P<node>\S+) \((?P<kind>.+)\)")
 """Line of a request's log that its executor writes when a node begins."""
 
 
-class Socket(Protocol):
+class EventSink(Protocol):
+    """Connection to the client."""
+
     async def send_text(self, data: str) -> None: ...
     async def send_bytes(self, data: bytes) -> None: ...
 
@@ -41,7 +43,7 @@ class ClientEvents:
     """Events for ``client_id`` about prompts of ``tenant`` at ``endpoint``. Call ``run`` once."""
 
     def __init__(
-        self, queue: Queue, socket: Socket, tenant: str, endpoint: str, client_id: str
+        self, queue: Queue, socket: EventSink, tenant: str, endpoint: str, client_id: str
     ) -> None:
         self._queue = queue
         self._socket = socket

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ class GraphReplica(ScriptedReplica):
         return Outcome(output=output, usage=Usage(run_s=0.25))
 
     async def _image(self, lease: Lease, name: str) -> dict[str, Any]:
-        async def chunks() -> AsyncIterator[bytes]:
+        async def chunks() -> AsyncGenerator[bytes]:
             yield f"image of {name}".encode()
 
         key = artifact_key(lease.request_id, lease.attempt, "image/png")
