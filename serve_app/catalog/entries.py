@@ -21,6 +21,7 @@ RESERVED_OWNERS = frozenset(
         ".well-known",
         "api",
         "cdn",
+        "comfyui",
         "docs",
         "fal",
         "favicon.ico",

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.domain.errors import DarkroomError
 from serve_app.ingress.api import routes as api
+from serve_app.ingress.comfyui import routes as comfyui
 from serve_app.ingress.fal import endpoint_calls
 from serve_app.ingress.fal import routes as fal
 from serve_app.ingress.fal.rewriting import PathRewriting
@@ -46,6 +47,7 @@ def create_app() -> Starlette:
             *api.ROUTES,
             *openai.ROUTES,
             *replicate.ROUTES,
+            *comfyui.ROUTES,
             *mcp.ROUTES,
             websocket.PREFIXED,
         ]

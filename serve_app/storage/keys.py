@@ -170,9 +170,14 @@ def upload_key(
     The name is the client's own, without special characters. ``media_type`` comes from
     ``upload_type``.
     """
-    stem = _STEM.sub("_", file_name.rpartition(".")[0] or file_name).strip("_")[:_MAX_STEM_LENGTH]
-    name = f"{stem or 'file'}.{UPLOAD_EXTENSIONS[media_type]}"
+    name = upload_name(media_type, file_name)
     return _in(access, f"u/{token(16)}{_suffix(location)}/{name}")
+
+
+def upload_name(media_type: str, file_name: str) -> str:
+    """Last part of the key of an upload with this file name."""
+    stem = _STEM.sub("_", file_name.rpartition(".")[0] or file_name).strip("_")[:_MAX_STEM_LENGTH]
+    return f"{stem or 'file'}.{UPLOAD_EXTENSIONS[media_type]}"
 
 
 def weights_key(token: Callable[[int], str] = secrets.token_urlsafe) -> str:

@@ -48,6 +48,8 @@ class SavedFile:
     name: str
     folder: str
     kind: str  # output, temp or input
+    node: str = ""
+    listed_as: str = ""  # field of the node's output, such as ``images``
 
 
 class ComfyUiClient:
@@ -81,13 +83,17 @@ class ComfyUiClient:
         """Classes of its nodes by name."""
         return cast("Mapping[str, Mapping[str, Any]]", await self._get("/object_info"))
 
-    async def submit(self, id_: str, graph: Mapping[str, Any]) -> None:
+    async def submit(
+        self, id_: str, graph: Mapping[str, Any], extra: Mapping[str, Any] | None = None
+    ) -> None:
         """Queue a prompt. If the answer is lost, ComfyUI is asked whether it has the prompt: one
-        that is sent twice runs twice.
+        that is sent twice runs twice. ``extra``: what it keeps beside the graph.
 
         Raises ``ComfyUiRefused`` with its reason.
         """
         body = {"prompt": graph, "prompt_id": id_, "client_id": id_}
+        if extra:
+            body["extra_data"] = extra
         try:
             async with (
                 asyncio.timeout(CALL_TIMEOUT_S),

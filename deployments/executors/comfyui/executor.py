@@ -28,7 +28,14 @@ from deployments.executors.comfyui.client import (
     SavedFile,
 )
 from deployments.executors.comfyui.interface import kind_of
-from deployments.executors.comfyui.workflow import ComfyUiWorkflow, Job, folder_of, job
+from deployments.executors.comfyui.workflow import (
+    EXTRA_FIELD,
+    FILES_FIELD,
+    ComfyUiWorkflow,
+    Job,
+    folder_of,
+    job,
+)
 from serve_app.domain.errors import InvalidInput, OutOfMemory, PipelineFailed, ReplicaDied
 from serve_app.domain.progress import Progress, Stage
 
@@ -151,7 +158,7 @@ class ComfyUiExecutor:
             self._prompts[work.request_id] = _Sent(made.id, name)
             run = _Run(made)
             async with self.client.events(made.id) as events:
-                await self._submit(workflow, made)
+                await self._submit(workflow, made, given)
                 async for event in events:
                     for each in run.read(event):
                         yield each
@@ -187,9 +194,10 @@ class ComfyUiExecutor:
             await self._client.aclose()
         await self._server.aclose(grace_s)
 
-    async def _submit(self, workflow: ComfyUiWorkflow, made: Job) -> None:
+    async def _submit(self, workflow: ComfyUiWorkflow, made: Job, given: Mapping[str, Any]) -> None:
+        extra = given.get(EXTRA_FIELD) if workflow.graph is None else None
         try:
-            await self.client.submit(made.id, made.graph)
+            await self.client.submit(made.id, made.graph, extra)
         except ComfyUiRefused as refused:
             raise _refusal(workflow, refused.answer) from None
 
@@ -204,6 +212,15 @@ class ComfyUiExecutor:
                 path = Path(str(cast("Mapping[str, Any]", file)[PATH_KEY]))
                 called = f"{number}{path.suffix}"
                 values[each.name] = await self.client.upload(path, called, folder_of(name))
+        if workflow.graph is None and values.get(FILES_FIELD):
+            files = cast("Mapping[str, Mapping[str, Any]]", values[FILES_FIELD])
+            renamed: dict[str, str] = {}
+            for number, (known, file) in enumerate(files.items()):
+                path = Path(str(file[PATH_KEY]))
+                renamed[known] = await self.client.upload(
+                    path, f"{number}{path.suffix}", folder_of(name)
+                )
+            values[FILES_FIELD] = renamed
         return values
 
     async def _history(self, id_: str) -> Mapping[str, Any]:
@@ -238,7 +255,7 @@ class ComfyUiExecutor:
             raise PipelineFailed("ComfyUI could not run the workflow, and does not say why.")
         nodes = cast("Mapping[str, Mapping[str, Any]]", ended.get("outputs") or {})
         wanted = {node: made for node, made in nodes.items() if node in (workflow.outputs or nodes)}
-        files = [each for made in wanted.values() for each in _files(made)]
+        files = [each for node, made in wanted.items() for each in _files(node, made)]
         # What is only shown is a result where nothing is saved.
         saved = [each for each in files if each.kind == "output"] or files
         output: dict[str, Any] = {}
@@ -248,10 +265,16 @@ class ComfyUiExecutor:
             media_type = await self.client.download(each, path)
             facts = await asyncio.to_thread(_facts, path, media_type)
             file = {PATH_KEY: str(path), "media_type": media_type, "file_name": each.name}
+            if workflow.graph is None:  # its clients know the nodes of their graph
+                file |= {"node": each.node, "listed_as": each.listed_as}
             output.setdefault(kind_of(each.name, media_type), []).append({**file, **facts})
-        texts = [str(text) for made in wanted.values() for text in made.get("text") or ()]
+        texts = [
+            (node, str(text)) for node, made in wanted.items() for text in made.get("text") or ()
+        ]
         if texts:
-            output["texts"] = texts
+            output["texts"] = [text for _, text in texts]
+            if workflow.graph is None:
+                output["text_nodes"] = [node for node, _ in texts]
         if not output:
             raise PipelineFailed("The workflow ended without a result: no node saved anything.")
         return output | ({"seeds": dict(run.job.seeds)} if run.job.seeds else {})
@@ -291,9 +314,9 @@ def _refusal(workflow: ComfyUiWorkflow, answer: Mapping[str, Any]) -> Exception:
     return PipelineFailed(f"ComfyUI refuses the workflow: {said}")
 
 
-def _files(made: Mapping[str, Any]) -> Iterator[SavedFile]:
+def _files(node: str, made: Mapping[str, Any]) -> Iterator[SavedFile]:
     """Files in the output of a node, whatever it calls their list."""
-    for listed in made.values():
+    for called, listed in made.items():
         for each in cast("list[Any]", listed) if isinstance(listed, list) else ():
             if isinstance(each, Mapping) and "filename" in each:
                 file = cast("Mapping[str, Any]", each)
@@ -301,6 +324,8 @@ def _files(made: Mapping[str, Any]) -> Iterator[SavedFile]:
                     str(file["filename"]),
                     str(file.get("subfolder", "")),
                     str(file.get("type", "output")),
+                    node,
+                    called,
                 )
 
 

@@ -101,7 +101,19 @@ def any_graph() -> Interface:
             "required": ["class_type", "inputs"],
         },
     }
-    given = {"type": "object", "properties": {"prompt": graph}, "required": ["prompt"]}
+    file = {"type": "string", "format": "uri", FILE_MARK: "file"}
+    fields = {
+        "prompt": graph,
+        "files": {
+            "type": "object",
+            "description": "Files by the names that values of the workflow have for them.",
+            "additionalProperties": file,
+        },
+        "extra_data": {"type": "object", "description": "What ComfyUI keeps beside the workflow."},
+        "client_id": {"type": "string", "description": "Client that hears the events."},
+        "prompt_id": {"type": "string", "description": "The client's own id of the prompt."},
+    }
+    given = {"type": "object", "properties": fields, "required": ["prompt"]}
     return Interface(ComfyUiWorkflow(None), given, {"type": "object", "properties": _fields(KINDS)})
 
 

@@ -18,6 +18,10 @@ OPTION = "comfyui"
 GRAPH_FIELD = "prompt"
 """Field of the input with the graph, for an endpoint that runs any."""
 
+FILES_FIELD, EXTRA_FIELD = "files", "extra_data"
+"""Fields of the same endpoint: files by the names that the graph has for them, and what ComfyUI
+keeps beside the graph."""
+
 MAX_SEED = 2**53 - 1
 """Largest seed that is drawn: every client can read it, also those whose numbers are floats."""
 
@@ -108,11 +112,21 @@ def job(workflow: ComfyUiWorkflow, given: Mapping[str, Any], name: str) -> Job:
         if each.kind == "seed":
             seeds[each.name] = int(value)
         filled[each.node]["inputs"][each.field] = value
+    if workflow.graph is None:
+        _rename(filled, given.get(FILES_FIELD) or {})
     for node, values in literals(filled):
         if isinstance(values.get("filename_prefix"), str):
             # ComfyUI counts up within a prefix: two requests must never share a file.
             values["filename_prefix"] = f"{folder_of(name)}/{node}"
     return Job(str(uuid.uuid5(uuid.NAMESPACE_OID, name)), filled, workflow.outputs, seeds)
+
+
+def _rename(graph: Mapping[str, Mapping[str, Any]], renamed: Mapping[str, str]) -> None:
+    """Put ComfyUI's names of files in place of the client's."""
+    for _, values in literals(graph):
+        for field, value in values.items():
+            if isinstance(value, str) and value in renamed:
+                values[field] = renamed[value]
 
 
 def folder_of(name: str) -> str:

@@ -35,14 +35,18 @@ from serve_app.tenants.sign_in import (
 TOKEN = "fal_jwt_token"  # noqa: S105 the name of a query parameter
 
 
-async def authenticate(request: HTTPConnection, scope: str | None = None) -> Caller:
+async def authenticate(
+    request: HTTPConnection, scope: str | None = None, header: str | None = None
+) -> Caller:
     """Return the caller's identity.
 
     ``scope``: that the call needs, if the table of ``route_scopes`` leaves it to the handler.
+    ``header``: in place of ``Authorization``, from where else a protocol's clients put their key.
     ``Unauthenticated``: there is no valid key. ``Forbidden``: the key lacks the scope, or is
     limited to other endpoints than that of the request that the path names.
     """
-    header = request.headers.get("authorization")
+    if header is None:
+        header = request.headers.get("authorization")
     identity = await _identity(request, header)
     context = context_of(request)
     context.key_id = identity.key_id
@@ -58,7 +62,7 @@ async def _identity(request: HTTPConnection, header: str | None) -> Caller:
     services = services_of(request)
     identity, sign_in = services.identity, services.identity.sign_in
     token = None if sign_in is None else provider_token(header)
-    with counted_failure(request, claimed_id(header)):
+    with counted_failure(request, claimed_id(header), always=header is not None):
         if sign_in is None or token is None:
             return await identity.keys.authenticate(header)
         person = await sign_in.provider.person_of(token)

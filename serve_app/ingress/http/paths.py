@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 
 OPENAI_PREFIX = "/openai/v1"
 REPLICATE_PREFIX = "/replicate/v1"
+COMFYUI_PREFIX = "/comfyui"
 MCP_PATH = "/mcp"
 
 NAMESPACES = frozenset({"workflows", "comfy"})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from serve_app.ingress.http.paths import MCP_PATH, OPENAI_PREFIX, REPLICATE_PREFIX
+from serve_app.ingress.http.paths import COMFYUI_PREFIX, MCP_PATH, OPENAI_PREFIX, REPLICATE_PREFIX
 from serve_app.tenants.scopes import CANCEL, FILES, OPERATOR, READ, SUBMIT, TENANT_ADMIN, USAGE
 
 NO_KEY = "no key"
@@ -98,6 +98,13 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         f"{REPLICATE_PREFIX}/models/{{owner}}/{{name}}": ANY_KEY,
         f"{REPLICATE_PREFIX}/models/{{owner}}/{{name}}/versions": ANY_KEY,
         f"{REPLICATE_PREFIX}/models/{{owner}}/{{name}}/versions/{{version}}": ANY_KEY,
+        f"{COMFYUI_PREFIX}/prompt": READ,
+        f"{COMFYUI_PREFIX}/queue": READ,
+        f"{COMFYUI_PREFIX}/history": READ,
+        f"{COMFYUI_PREFIX}/history/{{prompt_id}}": READ,
+        f"{COMFYUI_PREFIX}/view": READ,
+        f"{COMFYUI_PREFIX}/system_stats": ANY_KEY,
+        f"{COMFYUI_PREFIX}/ws": READ,  # a WebSocket
         MCP_PATH: NO_KEY,  # only 405
     },
     "POST": {
@@ -145,6 +152,10 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         f"{REPLICATE_PREFIX}/predictions/{{request_id}}/cancel": CANCEL,
         f"{REPLICATE_PREFIX}/models/{{owner}}/{{name}}/predictions": SUBMIT,
         f"{REPLICATE_PREFIX}/files": FILES,
+        f"{COMFYUI_PREFIX}/prompt": SUBMIT,
+        f"{COMFYUI_PREFIX}/queue": CANCEL,
+        f"{COMFYUI_PREFIX}/interrupt": CANCEL,
+        f"{COMFYUI_PREFIX}/upload/image": FILES,
         MCP_PATH: BY_CALL,
     },
     "PUT": {
@@ -201,6 +212,7 @@ FOR_ALL_METHODS: Mapping[str, str] = {
     "/cdn/{path:path}": NO_KEY,
     "/openai/{rest:path}": NO_KEY,
     "/replicate/{rest:path}": NO_KEY,
+    "/comfyui/{rest:path}": NO_KEY,
 }
 """Routes whose scope does not depend on the method; also those of WebSockets."""
 

@@ -175,7 +175,8 @@ def _whole(entries: Iterable[CatalogEntry], origin: str) -> str:
 Call `{origin}/run/ID` to wait for the outcome, or `{origin}/queue/ID` to submit a request, with the
 header `Authorization: Key id:secret`. fal's clients work when they are pointed here, as the text of
 each endpoint shows. OpenAI's protocol is under `{origin}/openai/v1`, Replicate's under
-`{origin}/replicate`, and tools for assistants (MCP) are at `{origin}/mcp`.
+`{origin}/replicate`, ComfyUI's under `{origin}/comfyui`, and tools for assistants (MCP) are at
+`{origin}/mcp`.
 
 ## Endpoints
 

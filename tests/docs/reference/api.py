@@ -26,10 +26,11 @@ Calls take `Authorization: Key id:secret` or
 [Errors](errors.md) have the body [`Error`](#error), or with status 422
 [`ValidationError`](#validationerror). `{EXAMPLE}` stands for any endpoint id, and `fal-ai/flux`
 for its first two segments. Pages of their own:
-[fal's protocol](fal-protocol.md), [OpenAI](openai.md), [Replicate](replicate.md), [MCP](mcp.md).
+[fal's protocol](fal-protocol.md), [OpenAI](openai.md), [Replicate](replicate.md), [MCP](mcp.md),
+[ComfyUI](../how-to/serve-comfyui-workflows.md#clients-of-comfyui).
 """
 
-OWN_PAGE = frozenset({"OpenAI", "Replicate", "Model Context Protocol", "Not supported"})
+OWN_PAGE = frozenset({"OpenAI", "Replicate", "ComfyUI", "Model Context Protocol", "Not supported"})
 """Groups of which only the calls are listed, because another page describes them."""
 
 SHOWN = frozenset(
@@ -63,6 +64,7 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Operations", (r"/v1/.*", r"/healthz", r"/readyz")),
     ("OpenAI", (r"/openai/.*",)),
     ("Replicate", (r"/replicate/.*",)),
+    ("ComfyUI", (r"/comfyui/.*",)),
     ("Model Context Protocol", (r"/mcp",)),
     ("Not supported", (r"/.*",)),
 )

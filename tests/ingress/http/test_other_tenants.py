@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from serve_app.ingress.app import create_app
-from serve_app.ingress.http.paths import MCP_PATH, OPENAI_PREFIX, REPLICATE_PREFIX
+from serve_app.ingress.http.paths import COMFYUI_PREFIX, MCP_PATH, OPENAI_PREFIX, REPLICATE_PREFIX
 from serve_app.ingress.http.route_scopes import FOR_ALL_METHODS, NO_KEY, scope_of
 from serve_app.tenants.scopes import API, OPERATOR, SINGLE
 from tests.ingress.api.files.private import lifecycle
@@ -84,6 +84,7 @@ OF_NO_TENANT = {
     "path": "x",
     "number": "1",
     "tenant": "nobody",
+    "prompt_id": "x",  # see tests/ingress/comfyui
 }
 """Parameters of paths that name nothing of a tenant. Calls with ``tenant`` are operators'."""
 
@@ -148,6 +149,11 @@ EMPTY = {
     f"{REPLICATE_PREFIX}/models",
     f"{REPLICATE_PREFIX}/models/{{owner}}/{{name}}/predictions",
     f"{REPLICATE_PREFIX}/files",
+    # What bodies of these name is tried in tests/ingress/comfyui, where there is an endpoint.
+    f"{COMFYUI_PREFIX}/prompt",
+    f"{COMFYUI_PREFIX}/queue",
+    f"{COMFYUI_PREFIX}/interrupt",
+    f"{COMFYUI_PREFIX}/upload/image",
     MCP_PATH,  # its tools are cases of their own
 }
 """Calls with a body that names nothing of a tenant: they make something new of the caller's."""
@@ -161,6 +167,7 @@ IN_ALL_METHODS = {
     "/cdn/{path:path}": None,
     "/openai/{rest:path}": None,
     "/replicate/{rest:path}": None,
+    "/comfyui/{rest:path}": None,
 }
 """Paths of fal's calls about a request. None: only refusals."""
 

@@ -8,6 +8,7 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 
 from serve_app.ingress.app import create_app
 from serve_app.ingress.http.openapi import DocumentedRoute
+from serve_app.ingress.http.paths import COMFYUI_PREFIX
 from serve_app.ingress.http.route_scopes import (
     ANY_KEY,
     BY_CALL,
@@ -16,7 +17,7 @@ from serve_app.ingress.http.route_scopes import (
     SCOPES,
     scope_of,
 )
-from serve_app.tenants.scopes import SINGLE
+from serve_app.tenants.scopes import READ, SINGLE
 
 
 def every_call(routes: Sequence[BaseRoute]) -> Iterator[tuple[Route, str]]:
@@ -34,6 +35,7 @@ def test_every_call_has_a_scope_in_the_table() -> None:
 
 def test_the_table_has_no_call_that_is_gone() -> None:
     calls = {(method, route.path) for route, method in every_call(create_app().routes)}
+    calls.add(("GET", f"{COMFYUI_PREFIX}/ws"))  # a WebSocket
     listed = {(method, path) for method, paths in SCOPES.items() for path in paths}
     assert listed <= calls
     assert FOR_ALL_METHODS.keys() <= {path for _, path in calls}
@@ -44,7 +46,7 @@ def test_websockets_have_a_scope_too() -> None:
     routes = [each for route in app.routes for each in (route, *getattr(route, "routes", ()))]
     sockets = [each for each in routes if isinstance(each, WebSocketRoute)]
     assert sockets
-    assert {scope_of(each.path, "GET") for each in sockets} == {BY_CALL}
+    assert {scope_of(each.path, "GET") for each in sockets} == {BY_CALL, READ}
 
 
 def test_a_call_that_is_documented_as_open_needs_no_key() -> None:

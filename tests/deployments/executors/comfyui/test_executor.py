@@ -256,6 +256,23 @@ async def test_any_workflow_runs_where_the_endpoint_takes_one(rig: ExecutorRig) 
     assert "Unknown" in message
 
 
+async def test_a_request_with_its_own_graph_has_files_and_says_of_which_node_its_results_are(
+    rig: ExecutorRig,
+) -> None:
+    rig.storage.objects["u/mine.png"] = png("white")
+    graph = {**INVERT, "1": {"class_type": "LoadImage", "inputs": {"image": "u/mine.png"}}}
+    files = {"u/mine.png": "http://anywhere/files/u/mine.png"}
+    extra = {"extra_pnginfo": {"workflow": {}}}
+    outcome = await rig.outcome(
+        offer(rig, "one", any_graph(), prompt=graph, files=files, extra_data=extra)
+    )
+    assert outcome.failure is None
+    (image,) = (outcome.output or {})["images"]
+    assert (image["node"], image["listed_as"]) == ("3", "images")
+    with picture(rig, outcome) as made:
+        assert made.convert("RGB").getpixel((0, 0)) == (0, 0, 0)
+
+
 async def test_without_the_setting_a_request_says_what_is_missing(
     tmp_path: Path, classes: Mapping[str, Any]
 ) -> None:

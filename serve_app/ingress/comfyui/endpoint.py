@@ -1,0 +1,102 @@
+"""Who calls, and which endpoint runs the caller's workflows."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from typing import Any, cast
+
+from starlette.requests import HTTPConnection
+
+from serve_app.catalog.catalog import CatalogEntry
+from serve_app.domain.errors import EndpointNotFound, Unauthenticated
+from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.services.services import Services, services_of
+from serve_app.tenants.scopes import Caller
+
+FAMILY = "comfyui"
+ALIAS = "comfyui"
+"""Name among the model aliases of the endpoint that runs workflows, where there are several."""
+
+TOKEN = "token"  # noqa: S105 the name of a query parameter
+
+NEEDED = frozenset({"prompt", "files", "extra_data", "client_id", "prompt_id"})
+"""Fields of the endpoint's input."""
+
+HOW = "see Serve ComfyUI workflows in the documentation"
+
+
+async def caller_of(connection: HTTPConnection) -> Caller:
+    """Authenticate a call. Clients of ComfyUI know no keys, but most take a URL with a user and a
+    password, or with a query."""
+    return await authenticate(connection, header=_header(connection))
+
+
+def _header(connection: HTTPConnection) -> str | None:
+    given = connection.headers.get("authorization")
+    if given is None:
+        token = connection.query_params.get(TOKEN)
+        return None if token is None else f"Key {token}"
+    scheme, _, rest = given.partition(" ")
+    if scheme.lower() != "basic":
+        return given
+    try:
+        return f"Key {base64.b64decode(rest.strip(), validate=True).decode()}"
+    except (binascii.Error, UnicodeDecodeError):
+        raise Unauthenticated("The Authorization header is not valid Basic.") from None
+
+
+def endpoint_of(connection: HTTPConnection, caller: Caller) -> CatalogEntry:
+    """Endpoint that takes any workflow: the alias ``comfyui``, or the only one.
+
+    ``EndpointNotFound`` says that there is none, or which of several to choose. ``Forbidden``: the
+    key is limited to others.
+    """
+    services = services_of(connection)
+    entry = _entry(services, caller)
+    caller.require_endpoint(entry.endpoint.id)
+    known = cast("Mapping[str, Any]", entry.schema.json_schema().get("properties") or {})
+    if missing := sorted(NEEDED - known.keys()):
+        raise EndpointNotFound(
+            f"The input of {entry.endpoint.id} lacks the fields {', '.join(missing)}, which "
+            f"clients of ComfyUI need. Add them to its entry in the catalogue ({HOW})."
+        )
+    return entry
+
+
+def _entry(services: Services, caller: Caller) -> CatalogEntry:
+    catalog = services.catalog_of(caller)
+    alias = services.config.models.model_aliases.get(ALIAS)
+    if alias is not None:
+        entry = catalog.get(alias)
+        if not _takes_any(entry):
+            raise EndpointNotFound(
+                f"The alias {ALIAS} names {alias}, which does not take any workflow: it is not of "
+                f"the family {FAMILY}, or has a graph of its own ({HOW})."
+            )
+        return entry
+    found = [each for each in catalog if _takes_any(each)]
+    if not found:
+        raise EndpointNotFound(
+            "No endpoint here takes any ComfyUI workflow. The operator adds one of the family "
+            f"{FAMILY} whose graph is null to the catalogue ({HOW})."
+        )
+    usable = [each for each in found if caller.allows(each.endpoint.id)] or found
+    if len(usable) > 1:
+        names = ", ".join(each.endpoint.id for each in usable)
+        raise EndpointNotFound(
+            f"Several endpoints take any ComfyUI workflow: {names}. The operator chooses one by "
+            f"the model alias `{ALIAS}` ({HOW})."
+        )
+    return catalog.get(usable[0].endpoint.id)
+
+
+def _takes_any(entry: CatalogEntry) -> bool:
+    endpoint = entry.endpoint
+    option = cast("Any", endpoint.options.get(FAMILY))
+    return (
+        endpoint.family == FAMILY
+        and isinstance(option, Mapping)
+        and cast("Mapping[str, Any]", option).get("graph", "") is None
+    )

@@ -1,0 +1,89 @@
+"""Errors in ComfyUI's format: one for the prompt, and those of its nodes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from serve_app.domain.errors import DarkroomError, FieldProblem, InvalidInput
+from serve_app.ingress.http.errors import headers_for, http_answer, json_reply
+from serve_app.ingress.http.openapi import ErrorFormat
+
+TAG = "comfyui"
+
+
+class ComfyUiProblem(TypedDict):
+    """What is wrong with a prompt, or with a value of a node."""
+
+    type: str
+    message: str
+    details: str
+    extra_info: dict[str, Any]
+
+
+class ComfyUiNodeProblems(TypedDict):
+    """What is wrong with a node."""
+
+    errors: list[ComfyUiProblem]
+    dependent_outputs: list[str]
+    class_type: str
+
+
+class ComfyUiError(TypedDict):
+    """Body of an error. ``node_errors``: by the id of the node."""
+
+    error: ComfyUiProblem
+    node_errors: dict[str, ComfyUiNodeProblems]
+
+
+ERRORS = ErrorFormat(
+    {
+        400: "A value is not valid; `node_errors` names the nodes.",
+        401: "The key is missing or not valid.",
+        403: "The key does not allow this call.",
+        404: "Not found, or no endpoint takes any workflow.",
+        410: "Deleted.",
+        413: "Too large.",
+        429: "Too many requests are waiting; `Retry-After` says when to try again.",
+        503: "A service that Darkroom depends on does not answer.",
+        507: "Not enough disk space.",
+    },
+    ComfyUiError,
+)
+AT_SUBMIT = (400, 403, 404, 413, 429, 503, 507)
+
+
+def refused(error: DarkroomError) -> Response:
+    """Error response. ComfyUI answers every prompt that is not valid with 400."""
+    invalid = isinstance(error, InvalidInput)
+    body: ComfyUiError = {
+        "error": _problem("invalid_prompt" if invalid else error.code, error.message, ""),
+        "node_errors": _of_nodes(error.problems) if isinstance(error, InvalidInput) else {},
+    }
+    headers = {
+        name: value for name, value in headers_for(error).items() if not name.startswith("x-fal-")
+    }
+    status = 400 if invalid else http_answer(error).status
+    if status == 401:
+        headers["www-authenticate"] = 'Basic realm="Darkroom", charset="UTF-8"'
+    return json_reply(body, status, headers)
+
+
+def _problem(type_: str, message: str, details: str, **extra: Any) -> ComfyUiProblem:
+    return {"type": type_, "message": message, "details": details, "extra_info": extra}
+
+
+def _of_nodes(problems: tuple[FieldProblem, ...]) -> dict[str, ComfyUiNodeProblems]:
+    """Problems by the node that each is of. The location of one is ``body.prompt.NODE.…``."""
+    found: dict[str, ComfyUiNodeProblems] = {}
+    for each in problems:
+        where = [str(part) for part in each.loc]
+        if where[:2] != ["body", "prompt"] or len(where) < 3:
+            continue
+        node = found.setdefault(where[2], {"errors": [], "dependent_outputs": [], "class_type": ""})
+        name = where[4] if where[3:4] == ["inputs"] and len(where) > 4 else ""
+        extra = {"input_name": name} if name else {}
+        node["errors"].append(_problem(each.type, each.message, ".".join(where[3:]), **extra))
+    return found

@@ -1,0 +1,191 @@
+"""Events for one client of ComfyUI, from what the queue knows of its prompts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, cast
+
+from serve_app.domain.errors import DatabaseUnavailable, NotFound, RequestNotFound
+from serve_app.domain.ports import Queue
+from serve_app.domain.progress import BYTE_STAGES
+from serve_app.domain.request import Request, State
+from serve_app.ingress.comfyui import prompt
+
+DISCOVER_S = 0.5
+"""Time between two looks for prompts of the client, which may come through another process."""
+
+PAGE = 8
+"""Newest prompts of the tenant in one look. It goes on while all of them are new."""
+
+AT_START = 200
+"""Prompts of before the connection that are looked at: those that have not ended are followed."""
+
+CHANGE_WAIT_S = 15.0
+PREVIEW_JPEG = struct.pack(">II", 1, 1)
+"""Beginning of a binary message with a preview: its kind, and its format."""
+
+_NODE = re.compile(r"Node (?P<node>\S+) \((?P<kind>.+)\)")
+"""Line of a request's log that its executor writes when a node begins."""
+
+
+class EventSink(Protocol):
+    """Connection to the client."""
+
+    async def send_text(self, data: str) -> None: ...
+    async def send_bytes(self, data: bytes) -> None: ...
+
+
+class ClientEvents:
+    """Events for ``client_id`` about prompts of ``tenant`` at ``endpoint``. Call ``run`` once."""
+
+    def __init__(
+        self, queue: Queue, socket: EventSink, tenant: str, endpoint: str, client_id: str
+    ) -> None:
+        self._queue = queue
+        self._socket = socket
+        self._tenant = tenant
+        self._endpoint = endpoint
+        self._client_id = client_id
+        self._seen: set[str] = set()  # ids of requests
+
+    async def run(self) -> None:
+        """Send events until the task is cancelled. ``DatabaseUnavailable``."""
+        # Before the first message: what the client sends when it has that is new for sure.
+        earlier = await self._page(AT_START)
+        self._seen.update(each.id for each in earlier)
+        open_ = [each for each in reversed(earlier) if not each.state.final]
+        try:
+            await self._follow_all(open_)
+        except BaseExceptionGroup as several:
+            raise several.exceptions[0] from None
+
+    async def _follow_all(self, found: Sequence[Request]) -> None:
+        async with asyncio.TaskGroup() as following:
+            await self._status(sid=self._client_id)
+            while True:
+                for each in found:
+                    if self._is_own(each):
+                        following.create_task(self._follow(each))
+                await asyncio.sleep(DISCOVER_S)
+                found = await self._new()
+
+    async def _new(self) -> Sequence[Request]:
+        """Prompts that were not seen before, the oldest first."""
+        found: list[Request] = []
+        before: str | None = None
+        while page := await self._page(PAGE, before):
+            fresh = [each for each in page if each.id not in self._seen]
+            found += fresh
+            self._seen.update(each.id for each in fresh)
+            if len(fresh) < PAGE:
+                break
+            before = page[-1].id
+        return found[::-1]
+
+    async def _page(self, limit: int, before: str | None = None) -> Sequence[Request]:
+        return await self._queue.page(
+            self._tenant, endpoints=(self._endpoint,), before=before, limit=limit
+        )
+
+    def _is_own(self, request: Request) -> bool:
+        return request.input.get("client_id") == self._client_id
+
+    async def _follow(self, request: Request) -> None:
+        """Send the events of one prompt, to its end."""
+        try:
+            await PromptEvents(self, self._queue, request).run()
+            await self._status()
+        except RequestNotFound:
+            return  # it was deleted
+
+    async def _status(self, **more: str) -> None:
+        waiting = await self._queue.page(
+            self._tenant,
+            states=(State.QUEUED, State.RUNNING),
+            endpoints=(self._endpoint,),
+            limit=AT_START,
+        )
+        info = {"exec_info": {"queue_remaining": len(waiting)}}
+        await self.say("status", {"status": info, **more})
+
+    async def say(self, kind: str, data: Mapping[str, Any]) -> None:
+        await self._socket.send_text(json.dumps({"type": kind, "data": data}))
+
+    async def show(self, jpeg: bytes) -> None:
+        await self._socket.send_bytes(PREVIEW_JPEG + jpeg)
+
+
+class PromptEvents:
+    """Events of one prompt. Call ``run`` once."""
+
+    def __init__(self, client: ClientEvents, queue: Queue, request: Request) -> None:
+        self._client = client
+        self._queue = queue
+        self._request = request
+        self._id = prompt.prompt_id(request)
+        self._graph = cast("Mapping[str, Any]", request.input.get("prompt") or {})
+        self._node = ""
+        self._lines = 0
+        self._started = False
+        self._progress: tuple[int, int] = (0, 0)
+        self._preview = 0
+
+    async def run(self) -> None:
+        queue, request = self._queue, self._request
+        while True:
+            await self._say_news(request)
+            if request.state.final:
+                break
+            request = await queue.changed(request.tenant, request.id, CHANGE_WAIT_S, since=request)
+        for node, output in prompt.outputs(request).items():
+            await self._say("executed", node=node, display_node=node, output=output)
+        kind, data = prompt.ending(request, self._node)
+        await self._client.say(kind, data)
+        await self._say("executing", node=None)
+
+    async def _say_news(self, request: Request) -> None:
+        if not self._started and (request.started_at is not None):
+            self._started = True
+            at = int(request.started_at.timestamp() * 1000)
+            await self._say("execution_start", timestamp=at)
+            await self._say("execution_cached", nodes=[], timestamp=at)
+        if request.events > self._lines:
+            await self._say_nodes(request)
+        progress = request.progress
+        counted = progress is not None and progress.steps and progress.stage not in BYTE_STAGES
+        if progress and counted and (progress.step, progress.steps) != self._progress:
+            self._progress = (progress.step, progress.steps)
+            value = {"value": progress.step, "max": progress.steps}
+            await self._say("progress", **value, node=self._node or None)
+        if request.state is State.RUNNING:
+            await self._show_preview(request)
+
+    async def _say_nodes(self, request: Request) -> None:
+        for line in await self._queue.lines(request.tenant, request.id, self._lines):
+            self._lines = line.sequence
+            found = _NODE.fullmatch(line.message)
+            if found is None:
+                continue
+            node = cast("Mapping[str, Any]", self._graph.get(found["node"]) or {})
+            if node.get("class_type") == found["kind"]:
+                self._node = found["node"]
+                await self._say("executing", node=self._node, display_node=self._node)
+
+    async def _show_preview(self, request: Request) -> None:
+        """Send the newest preview. Each look asks the replica for more."""
+        try:
+            preview = await self._queue.preview(request.tenant, request.id)
+        except RequestNotFound:
+            raise
+        except (NotFound, DatabaseUnavailable):
+            return  # it was submitted without, or has ended
+        if preview is not None and preview.step != self._preview:
+            self._preview = preview.step
+            await self._client.show(preview.image)
+
+    async def _say(self, kind: str, **data: Any) -> None:
+        await self._client.say(kind, {**data, "prompt_id": self._id})

@@ -1,0 +1,185 @@
+"""Files: uploads for a workflow's nodes, and what its nodes have made."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any, NotRequired, cast
+from urllib.parse import quote
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import RedirectResponse, Response, StreamingResponse
+from typing_extensions import TypedDict
+
+from serve_app.domain.artifact import is_elsewhere
+from serve_app.domain.errors import ArtifactNotFound, InvalidInput, RequestNotFound
+from serve_app.ingress.comfyui import prompt
+from serve_app.ingress.comfyui.endpoint import caller_of, endpoint_of
+from serve_app.ingress.comfyui.errors import ERRORS, TAG
+from serve_app.ingress.http import query
+from serve_app.ingress.http.body import is_form, read_form
+from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.json_schema import Binary
+from serve_app.ingress.http.openapi import ANY, Answer, Operation, answer, in_query
+from serve_app.ingress.services import request_ids
+from serve_app.ingress.services.files import NewUpload
+from serve_app.ingress.services.services import Services, services_of
+from serve_app.storage import keys
+
+FIELD = "image"
+RECENT = 1000
+"""Newest uploads of a tenant among which a bare name is looked for."""
+
+MAX_NAME = 512  # characters
+MEDIA = ("image/", "video/", "audio/")
+"""Types of files that nodes load from the folder for inputs. Models are in folders of their own."""
+
+MARK = " [input]"
+"""Suffix with which ComfyUI's nodes name the folder of a file."""
+
+NO_FILE = "There is no such file."
+
+
+class ImageForm(TypedDict):
+    image: Binary
+    overwrite: NotRequired[str]
+    type: NotRequired[str]
+    subfolder: NotRequired[str]
+
+
+class UploadedImage(TypedDict):
+    """``name`` is what a node such as LoadImage takes."""
+
+    name: str
+    subfolder: str
+    type: str
+
+
+async def uploaded(request: HttpRequest) -> Response:
+    """``POST /upload/image``: store a file. It is a normal upload, and its key is its name."""
+    caller = await caller_of(request)
+    services = services_of(request)
+    if not is_form(request):
+        raise InvalidInput("The call is not a form. Send the file as multipart/form-data.")
+    await services.files.check_disk_for_upload()
+    form = await read_form(request, services.config.limits.max_body_bytes, most_files=1)
+    found = form.files.get(FIELD)
+    if not found:
+        raise InvalidInput.of_field(FIELD, "Field required", "missing")
+    if form.texts.get("type", "input") != "input":
+        raise InvalidInput.of_field("type", "Only files for inputs can be uploaded: send `input`")
+    file = found[0]
+    new = NewUpload(caller.tenant, file.media_type, file.name)
+    upload = await services.files.uploads.take(new, _at_once(file.content))
+    body: UploadedImage = {"name": upload.key, "subfolder": "", "type": "input"}
+    return json_reply(body)
+
+
+async def viewed(request: HttpRequest) -> Response:
+    """``GET /view``: a file that a prompt of the tenant has made, or that it has uploaded."""
+    caller = await caller_of(request)
+    services = services_of(request)
+    name = (query.text(request, "filename") or "").removesuffix(MARK)
+    folder = query.text(request, "subfolder") or ""
+    if query.text(request, "type") == "input":
+        path = f"{folder}/{name}" if folder else name
+        key = await _upload(services, caller.tenant, path, {})
+    else:
+        endpoint = endpoint_of(request, caller).endpoint.id
+        key = await _made(services, caller.tenant, endpoint, folder, name)
+    if key is None:
+        raise ArtifactNotFound(NO_FILE)
+    if is_elsewhere(key):
+        return RedirectResponse(key, 307)
+    storage = services.files.storage
+    size = await storage.size(key)
+    headers = {
+        "content-type": keys.media_type_of(key),
+        "content-length": str(size),
+        "content-disposition": f"inline; filename*=UTF-8''{quote(name.rpartition('/')[2])}",
+        "cache-control": "private, no-store",
+        "x-content-type-options": "nosniff",
+    }
+    return StreamingResponse(storage.read(key, 0, size), headers=headers)
+
+
+async def named_files(
+    services: Services, tenant: str, origin: str, graph: Mapping[str, Any]
+) -> dict[str, str]:
+    """URLs of the uploads that values of a graph name, by these names.
+
+    A name that is no upload stays: nodes know files of ComfyUI's own.
+    """
+    found: dict[str, str] = {}
+    recent: dict[str, str] = {}
+    for name in dict.fromkeys(_file_names(graph)):
+        key = await _upload(services, tenant, name.removesuffix(MARK), recent)
+        if key is not None:
+            found[name] = services.files.access.url(origin, key, tenant)
+    return found
+
+
+def _file_names(graph: Mapping[str, Any]) -> Iterator[str]:
+    """Values that end like a file's name."""
+    for node in graph.values():
+        for value in cast("Mapping[str, Any]", node["inputs"]).values():
+            named = isinstance(value, str) and len(value) <= MAX_NAME and "." in value
+            if named and keys.upload_type("", value.removesuffix(MARK)).startswith(MEDIA):
+                yield value
+
+
+async def _upload(services: Services, tenant: str, name: str, recent: dict[str, str]) -> str | None:
+    """Key of the tenant's upload with this name: a key, or the file name of a recent one.
+    ``recent`` is filled when it is needed."""
+    uploads = services.files.uploads
+    if "/" in name:
+        try:
+            return (await uploads.kept(tenant, name)).key if keys.valid(name) else None
+        except ArtifactNotFound:
+            return None
+    if not recent:
+        for each in reversed(await uploads.page(tenant, None, RECENT)):
+            recent[each.key.rpartition("/")[2]] = each.key
+    # Names of uploads are written with plain characters only.
+    return recent.get(keys.upload_name(keys.upload_type("", name), name))
+
+
+async def _made(
+    services: Services, tenant: str, endpoint: str, request_id: str, name: str
+) -> str | None:
+    if not request_ids.valid(request_id):
+        return None
+    try:
+        found = await services.queue.get(tenant, request_id)
+    except RequestNotFound:
+        return None
+    if found.endpoint != endpoint:
+        return None
+    return next((each.key for each in prompt.files(found) if each.name == name), None)
+
+
+async def _at_once(content: bytes) -> AsyncIterator[bytes]:
+    yield content
+
+
+UPLOAD = Operation(
+    "comfyuiUploadImage",
+    "Upload a file for a node",
+    {200: answer("The file.", UploadedImage)},
+    errors=(400, 413, 429, 503, 507),
+    content={"multipart/form-data": ImageForm},
+    tag=TAG,
+    error_format=ERRORS,
+)
+VIEW = Operation(
+    "comfyuiView",
+    "Read a file that a prompt has made, or an upload",
+    {200: answer("The file.", Binary, ANY), 307: Answer("The file is in a bucket of its client.")},
+    errors=(404,),
+    parameters=(
+        in_query("filename", "As the history has it.", required=True),
+        in_query("subfolder", "As the history has it."),
+        in_query("type", "`output`, or `input` for an upload."),
+    ),
+    tag=TAG,
+    error_format=ERRORS,
+)

@@ -1,0 +1,210 @@
+"""A request as a prompt of ComfyUI: its ids, its entry in queue and history, and its output."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, cast
+
+from typing_extensions import TypedDict
+
+from serve_app.catalog.catalog import CatalogEntry
+from serve_app.domain.errors import RequestDeleted, RequestNotFound
+from serve_app.domain.outcome import Failure
+from serve_app.domain.ports import Queue
+from serve_app.domain.request import NewRequest, Request, State
+from serve_app.ingress.services import request_ids
+
+KINDS = ("images", "videos", "audios", "files")
+"""Lists of files in the output of an endpoint of workflows."""
+
+MAX_ID = 200  # characters of an id that a client made
+
+
+class ComfyUiFile(TypedDict):
+    """File of a node. ``/view`` takes these three as its query."""
+
+    filename: str
+    subfolder: str
+    type: Literal["output", "input"]
+
+
+class HistoryStatus(TypedDict):
+    """``messages``: the events of the prompt, each with its data."""
+
+    status_str: Literal["success", "error"]
+    completed: bool
+    messages: list[Any]
+
+
+class HistoryEntry(TypedDict):
+    """Prompt that has ended. ``prompt``: as in the queue. ``outputs``: by node."""
+
+    prompt: list[Any]
+    outputs: dict[str, Any]
+    status: HistoryStatus
+    meta: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class MadeFile:
+    """File of a request that has succeeded, by the names that its client sees."""
+
+    node: str
+    listed_as: str
+    name: str
+    key: str  # in storage
+
+
+def prompt_id(request: Request) -> str:
+    """Id of the prompt: the one that its client chose, or that of the request."""
+    return str(request.input.get("prompt_id") or request.id)
+
+
+def number(request: Request) -> int:
+    """Place in the order of all prompts."""
+    return int(request.created_at.timestamp() * 1000)
+
+
+def queued(request: Request) -> list[Any]:
+    """Entry in the queue: number, id, graph, extra data, and nodes whose outputs are wanted."""
+    given = request.input
+    extra = dict(cast("Mapping[str, Any]", given.get("extra_data") or {}))
+    if given.get("client_id"):
+        extra["client_id"] = given["client_id"]
+    return [number(request), prompt_id(request), given.get("prompt") or {}, extra, []]
+
+
+def history(request: Request) -> HistoryEntry:
+    """Entry in the history, of a request that has ended."""
+    made = outputs(request)
+    ended = [*queued(request)[:4], list(made)]
+    succeeded = request.state is State.SUCCEEDED
+    messages = [["execution_start", _said(request, request.started_at)], *endings(request)]
+    return {
+        "prompt": ended,
+        "outputs": made,
+        "status": {
+            "status_str": "success" if succeeded else "error",
+            "completed": succeeded,
+            "messages": messages,
+        },
+        "meta": {node: _names(node) for node in made},
+    }
+
+
+def outputs(request: Request) -> dict[str, Any]:
+    """Output of each node that has one. Empty if it was deleted."""
+    found: dict[str, Any] = {}
+    for file in files(request):
+        entry: ComfyUiFile = {"filename": file.name, "subfolder": request.id, "type": "output"}
+        found.setdefault(file.node, {}).setdefault(file.listed_as, []).append(entry)
+    output = _output(request)
+    texts = cast("Sequence[str]", output.get("texts") or ())
+    for node, text in zip(output.get("text_nodes") or (), texts, strict=False):
+        found.setdefault(str(node), {}).setdefault("text", []).append(text)
+    return found
+
+
+def files(request: Request) -> Iterator[MadeFile]:
+    """Files of a request; no two have the same name."""
+    taken: set[str] = set()
+    output = _output(request)
+    for kind in KINDS:
+        listed = output.get(kind)
+        for each in cast("list[Any]", listed) if isinstance(listed, list) else ():
+            fields = cast("Mapping[str, Any]", each) if isinstance(each, Mapping) else {}
+            key = fields.get("artifact")
+            if not isinstance(key, str):
+                continue
+            name = str(fields.get("file_name") or key).rpartition("/")[2]
+            if name in taken:
+                name = f"{len(taken)}_{name}"
+            taken.add(name)
+            called = str(fields.get("listed_as") or kind)
+            yield MadeFile(str(fields.get("node", "")), called, name, key)
+
+
+def _output(request: Request) -> Mapping[str, Any]:
+    return (request.outcome.output if request.outcome else None) or {}
+
+
+# Events about a prompt: kind and data.
+
+Event = tuple[str, dict[str, Any]]
+
+
+def endings(request: Request) -> list[list[Any]]:
+    """Event of the end, as the history has it."""
+    kind, data = ending(request)
+    return [[kind, data]]
+
+
+def ending(request: Request, node: str = "") -> Event:
+    """Event of the end. ``node``: the one that ran."""
+    said = _said(request, request.finished_at)
+    if request.state is State.SUCCEEDED:
+        return "execution_success", said
+    graph = cast("Mapping[str, Any]", request.input.get("prompt") or {})
+    fields = cast("Mapping[str, Any]", graph.get(node) or {})
+    said |= {"node_id": node, "node_type": str(fields.get("class_type", "")), "executed": []}
+    if request.state is State.CANCELLED:
+        return "execution_interrupted", said
+    failure = request.outcome.failure if request.outcome else None
+    return "execution_error", said | _exception(failure)
+
+
+def _exception(failure: Failure | None) -> dict[str, Any]:
+    return {
+        "exception_type": failure.code if failure else "error",
+        "exception_message": failure.message if failure else "It ended without an outcome.",
+        "traceback": [],
+        "current_inputs": {},
+        "current_outputs": [],
+    }
+
+
+def _said(request: Request, at: datetime | None) -> dict[str, Any]:
+    when = at or request.finished_at or request.created_at
+    return {"prompt_id": prompt_id(request), "timestamp": int(when.timestamp() * 1000)}
+
+
+def _names(node: str) -> dict[str, Any]:
+    return {"node_id": node, "display_node": node, "parent_node": None, "real_node_id": node}
+
+
+# Ids that clients choose. They are idempotency keys: a prompt sent twice under one runs once.
+
+
+def idempotency(chosen: str) -> tuple[str, bytes]:
+    """Idempotency key of a client's id, and the digest of its body: it does not depend on the body,
+    so that the id alone finds the request."""
+    key = f"comfyui:{chosen}"
+    return key, hashlib.sha256(key.encode()).digest()
+
+
+async def find(queue: Queue, tenant: str, entry: CatalogEntry, wanted: str) -> Request | None:
+    """Request of a prompt by either id. None: the tenant has none at this endpoint."""
+    endpoint = entry.endpoint.id
+    if not wanted or len(wanted) > MAX_ID:
+        return None
+    key, digest = idempotency(wanted)
+    new = NewRequest(
+        id="",
+        tenant=tenant,
+        endpoint=endpoint,
+        endpoint_digest="",
+        pool="",
+        input={},
+        idempotency_key=key,
+        body_digest=digest,
+    )
+    try:
+        found = await queue.find_earlier(new)
+        if found is None and request_ids.valid(wanted):
+            found = await queue.get(tenant, wanted)
+    except (RequestNotFound, RequestDeleted):
+        return None
+    return found if found is not None and found.endpoint == endpoint else None

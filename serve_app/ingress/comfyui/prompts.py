@@ -1,0 +1,300 @@
+"""Prompts: submit, list, cancel, and read what they made."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NotRequired, cast
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from serve_app.catalog.catalog import CatalogEntry
+from serve_app.domain.errors import InvalidInput
+from serve_app.domain.request import Request, State
+from serve_app.ingress.comfyui import prompt
+from serve_app.ingress.comfyui.endpoint import caller_of, endpoint_of
+from serve_app.ingress.comfyui.errors import AT_SUBMIT, ERRORS, TAG
+from serve_app.ingress.comfyui.files import named_files
+from serve_app.ingress.comfyui.prompt import HistoryEntry
+from serve_app.ingress.http import query
+from serve_app.ingress.http.auth import actor_of
+from serve_app.ingress.http.body import parse, read_body, read_json
+from serve_app.ingress.http.context import context_of
+from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.openapi import Answer, Operation, answer, in_path, in_query
+from serve_app.ingress.http.origin import origin_of
+from serve_app.ingress.services.services import services_of
+from serve_app.ingress.submission import submission
+from serve_app.ingress.submission.options import parse_options
+from serve_app.tenants.scopes import Caller
+
+MAX_LISTED = 200
+"""Most prompts that run, that wait, and that the history shows."""
+
+SECRETS = frozenset({"api_key_comfy_org", "auth_token_comfy_org"})
+"""Extra data that is never stored: credentials for services that nodes here do not call."""
+
+
+class NewPrompt(TypedDict):
+    """Workflow in ComfyUI's API format, and who hears of it."""
+
+    prompt: dict[str, Any]
+    client_id: NotRequired[str]
+    prompt_id: NotRequired[str]
+    extra_data: NotRequired[dict[str, Any]]
+
+
+class QueuedPrompt(TypedDict):
+    prompt_id: str
+    number: int
+    node_errors: dict[str, Any]
+
+
+class ExecInfo(TypedDict):
+    queue_remaining: int
+
+
+class PromptCount(TypedDict):
+    exec_info: ExecInfo
+
+
+class PromptQueue(TypedDict):
+    """Entries are lists: number, id, graph, extra data, nodes."""
+
+    queue_running: list[Any]
+    queue_pending: list[Any]
+
+
+class QueueChange(TypedDict):
+    clear: NotRequired[bool]
+    delete: NotRequired[list[str]]
+
+
+class Interruption(TypedDict):
+    prompt_id: NotRequired[str]
+
+
+async def created(request: HttpRequest) -> Response:
+    """``POST /prompt``: queue a workflow."""
+    caller = await caller_of(request)
+    services = services_of(request)
+    entry = endpoint_of(request, caller)
+    given = _input(await read_json(request, services.config.limits.max_body_bytes))
+    origin = origin_of(request)
+    given["files"] = await named_files(services, caller.tenant, origin, given["prompt"])
+    new = await submission.validate(
+        services,
+        caller,
+        entry.endpoint.id,
+        given,
+        parse_options(request, caller),
+        request_id=context_of(request).request_id,
+    )
+    if chosen := given.get("prompt_id"):
+        key, digest = prompt.idempotency(chosen)
+        new = replace(new, idempotency_key=key, body_digest=digest)
+    stored = await asyncio.shield(submission.submit(services, new))
+    body: QueuedPrompt = {
+        "prompt_id": prompt.prompt_id(stored),
+        "number": prompt.number(stored),
+        "node_errors": {},
+    }
+    return json_reply(body)
+
+
+async def counted(request: HttpRequest) -> Response:
+    """``GET /prompt``: how many prompts of the tenant have not ended."""
+    caller = await caller_of(request)
+    waiting = await unfinished(request, caller, endpoint_of(request, caller))
+    body: PromptCount = {"exec_info": {"queue_remaining": len(waiting)}}
+    return json_reply(body)
+
+
+async def listed(request: HttpRequest) -> Response:
+    """``GET /queue``: prompts of the tenant that run, and that wait; the oldest first."""
+    caller = await caller_of(request)
+    entry = endpoint_of(request, caller)
+    running = await unfinished(request, caller, entry, State.RUNNING)
+    pending = await unfinished(request, caller, entry, State.QUEUED)
+    body: PromptQueue = {
+        "queue_running": [prompt.queued(each) for each in running],
+        "queue_pending": [prompt.queued(each) for each in pending],
+    }
+    return json_reply(body)
+
+
+async def changed(request: HttpRequest) -> Response:
+    """``POST /queue``: cancel prompts that wait, some or all of the tenant's."""
+    caller = await caller_of(request)
+    entry = endpoint_of(request, caller)
+    body = await _object(request)
+    wanted = body.get("delete", [])
+    if not isinstance(wanted, list):
+        raise InvalidInput.of_field("delete", "Input should be a list of ids", "list_type")
+    found: list[Request] = []
+    if body.get("clear"):
+        found += await unfinished(request, caller, entry, State.QUEUED)
+    queue = services_of(request).queue
+    for each in cast("list[Any]", wanted)[:MAX_LISTED]:
+        one = await prompt.find(queue, caller.tenant, entry, str(each))
+        if one is not None and one.state is State.QUEUED:
+            found.append(one)
+    for each in found:
+        await queue.cancel(caller.tenant, each.id, actor_of(request))
+    return Response()
+
+
+async def interrupted(request: HttpRequest) -> Response:
+    """``POST /interrupt``: cancel the prompt that the body names, or those of the tenant that run.
+
+    A prompt that does not run is left alone, as by ComfyUI.
+    """
+    caller = await caller_of(request)
+    entry = endpoint_of(request, caller)
+    queue = services_of(request).queue
+    wanted = (await _object(request)).get("prompt_id")
+    if wanted is None:
+        found = await unfinished(request, caller, entry, State.RUNNING)
+    else:
+        one = await prompt.find(queue, caller.tenant, entry, str(wanted))
+        found = [one] if one is not None and one.state is State.RUNNING else []
+    for each in found:
+        await queue.cancel(caller.tenant, each.id, actor_of(request))
+    return Response()
+
+
+async def ended(request: HttpRequest) -> Response:
+    """``GET /history``: prompts of the tenant that have ended, the oldest first."""
+    caller = await caller_of(request)
+    entry = endpoint_of(request, caller)
+    most = query.whole(request, "max_items", default=MAX_LISTED, most=MAX_LISTED)
+    finals = [each for each in State if each.final]
+    page = await services_of(request).queue.page(
+        caller.tenant, states=finals, endpoints=(entry.endpoint.id,), limit=max(1, most)
+    )
+    return json_reply({prompt.prompt_id(each): prompt.history(each) for each in reversed(page)})
+
+
+async def shown(request: HttpRequest) -> Response:
+    """``GET /history/{prompt_id}``: one prompt, or nothing if it has not ended or is not known."""
+    caller = await caller_of(request)
+    entry = endpoint_of(request, caller)
+    wanted: str = request.path_params["prompt_id"]
+    found = await prompt.find(services_of(request).queue, caller.tenant, entry, wanted)
+    if found is None or not found.state.final:
+        return json_reply({})
+    return json_reply({wanted: prompt.history(found)})
+
+
+COUNT = Operation(
+    "comfyuiCountPrompts",
+    "Count the tenant's prompts that have not ended",
+    {200: answer("The number.", PromptCount)},
+    errors=(404,),
+    tag=TAG,
+    error_format=ERRORS,
+)
+CREATE = Operation(
+    "comfyuiQueuePrompt",
+    "Queue a workflow",
+    {200: answer("The request is stored.", QueuedPrompt)},
+    errors=AT_SUBMIT,
+    body=NewPrompt,
+    tag=TAG,
+    error_format=ERRORS,
+)
+LIST = Operation(
+    "comfyuiListQueue",
+    "List the tenant's prompts that run or wait",
+    {200: answer("The queue.", PromptQueue)},
+    errors=(404,),
+    tag=TAG,
+    error_format=ERRORS,
+)
+CHANGE = Operation(
+    "comfyuiChangeQueue",
+    "Cancel prompts that wait",
+    {200: Answer("They will not run.")},
+    errors=(400, 404, 413),
+    body=QueueChange,
+    tag=TAG,
+    error_format=ERRORS,
+)
+INTERRUPT = replace(
+    CHANGE,
+    name="comfyuiInterrupt",
+    summary="Cancel prompts that run: one, or all of the tenant",
+    responses={200: Answer("They stop at their next step.")},
+    body=Interruption,
+)
+HISTORY = Operation(
+    "comfyuiListHistory",
+    "List the tenant's prompts that have ended",
+    {200: answer("Prompts by id.", dict[str, HistoryEntry])},
+    errors=(400, 404),
+    parameters=(in_query("max_items", f"Most prompts, at most {MAX_LISTED}.", int),),
+    tag=TAG,
+    error_format=ERRORS,
+)
+SHOW = replace(
+    HISTORY,
+    name="comfyuiGetHistory",
+    summary="Show a prompt that has ended",
+    responses={200: answer("The prompt by its id; empty until then.", dict[str, HistoryEntry])},
+    parameters=(in_path("prompt_id", "Id of the prompt."),),
+)
+
+
+async def unfinished(
+    request: HttpRequest, caller: Caller, entry: CatalogEntry, *states: State
+) -> Sequence[Request]:
+    """Prompts of the tenant in these states, by default in both; the oldest first."""
+    page = await services_of(request).queue.page(
+        caller.tenant,
+        states=states or (State.QUEUED, State.RUNNING),
+        endpoints=(entry.endpoint.id,),
+        limit=MAX_LISTED,
+    )
+    return [*reversed(page)]
+
+
+async def _object(request: HttpRequest) -> Mapping[str, Any]:
+    """Body of a call; an empty one is an empty object."""
+    raw = await read_body(request, services_of(request).config.limits.max_body_bytes)
+    body = parse(raw) if raw.strip() else {}
+    if not isinstance(body, dict):
+        raise InvalidInput("The body must be a JSON object.")
+    return cast("Mapping[str, Any]", body)
+
+
+def _input(body: Any) -> dict[str, Any]:
+    """Input of the request for a body. ``InvalidInput`` names the node."""
+    given = cast("Mapping[str, Any]", body) if isinstance(body, dict) else {}
+    graph = given.get("prompt")
+    if not isinstance(graph, dict) or not graph:
+        raise InvalidInput.of_field("prompt", "No prompt provided", "no_prompt")
+    for node, each in cast("dict[str, Any]", graph).items():
+        fields = cast("Mapping[str, Any]", each) if isinstance(each, dict) else {}
+        if not isinstance(fields.get("class_type"), str):
+            message = "Cannot execute because a node is missing the class_type property"
+            raise InvalidInput.of_field(f"prompt.{node}.class_type", message, "invalid_prompt")
+        if not isinstance(fields.get("inputs"), dict):
+            message = "Cannot execute because a node is missing the inputs property"
+            raise InvalidInput.of_field(f"prompt.{node}.inputs", message, "invalid_prompt")
+    found: dict[str, Any] = {"prompt": graph}
+    for name in ("client_id", "prompt_id"):
+        value = given.get(name)
+        if value is None or value == "":
+            continue
+        if not isinstance(value, str) or len(value) > prompt.MAX_ID:
+            message = f"Input should be a text of at most {prompt.MAX_ID} characters"
+            raise InvalidInput.of_field(name, message, "string_type")
+        found[name] = value
+    extra = given.get("extra_data")
+    if isinstance(extra, dict) and extra:
+        kept = cast("Mapping[str, Any]", extra).items()
+        found["extra_data"] = {name: each for name, each in kept if name not in SECRETS}
+    return found

@@ -1,0 +1,74 @@
+"""``ws?clientId=``: events of the prompts of one client."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from starlette.responses import Response
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from serve_app.domain.errors import DarkroomError
+from serve_app.ingress.comfyui.endpoint import caller_of, endpoint_of
+from serve_app.ingress.comfyui.errors import refused
+from serve_app.ingress.comfyui.events import ClientEvents
+from serve_app.ingress.comfyui.prompt import MAX_ID
+from serve_app.ingress.http.context import context_of
+from serve_app.ingress.http.errors import http_answer
+from serve_app.ingress.services.services import services_of
+from serve_app.telemetry import logs
+
+log = logging.getLogger(__name__)
+
+BROKEN = 1011
+"""Close code after an error of the server."""
+
+
+async def connected(socket: WebSocket) -> None:
+    """Serve a socket until its client leaves. A call that is refused gets no socket."""
+    context_of(socket).route = "comfyui.ws"
+    services = services_of(socket)
+    with logs.log_context(context_of(socket).request_id):
+        try:
+            caller = await caller_of(socket)
+            entry = endpoint_of(socket, caller)
+        except DarkroomError as error:
+            services.count_refusal(http_answer(error).status, error)
+            await _deny(socket, refused(error))
+            return
+        client_id = socket.query_params.get("clientId", "")[:MAX_ID] or services.new_id()
+        await socket.accept()
+        events = ClientEvents(services.queue, socket, caller.tenant, entry.endpoint.id, client_id)
+        try:
+            await _until_gone(socket, events)
+        except DarkroomError as error:
+            log.warning("the events of a client of ComfyUI ended: %s", error.message)
+            await socket.close(BROKEN, error.message[:100])
+
+
+async def _deny(socket: WebSocket, answer: Response) -> None:
+    if "websocket.http.response" in socket.scope.get("extensions", {}):
+        await socket.send_denial_response(answer)
+    else:
+        await socket.close()
+
+
+async def _until_gone(socket: WebSocket, events: ClientEvents) -> None:
+    sending = asyncio.create_task(events.run())
+    reading = asyncio.create_task(_read(socket))
+    try:
+        done, _ = await asyncio.wait((sending, reading), return_when=asyncio.FIRST_COMPLETED)
+        if sending in done:
+            sending.result()
+    except WebSocketDisconnect:
+        log.debug("the client disconnected")
+    finally:
+        for each in (sending, reading):
+            each.cancel()
+        await asyncio.gather(sending, reading, return_exceptions=True)
+
+
+async def _read(socket: WebSocket) -> None:
+    """Read what the client says, which means nothing here, until it leaves."""
+    while (await socket.receive())["type"] != "websocket.disconnect":
+        pass

@@ -1,0 +1,252 @@
+"""ComfyUI's protocol in front of the queue."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from serve_app.catalog.catalog import Catalog
+from serve_app.domain.request import State
+from tests.ingress.comfyui.comfy import (
+    CATALOG,
+    GRAPH,
+    GraphReplica,
+    connected,
+    ended,
+    node,
+    queue_prompt,
+)
+from tests.ingress.house import House, built
+from tests.ingress.replica import JPEG
+
+ENDPOINT = "studio/comfyui"
+HOLD = {"1": node("Hold"), "2": node("SaveImage", filename_prefix="x")}
+
+
+@dataclass
+class Place:
+    house: House
+    replica: GraphReplica
+    client: httpx.AsyncClient
+    other: httpx.AsyncClient  # of another tenant
+
+    async def running(self, prompt_id: str) -> None:
+        request = await self.house.queue.get("default", prompt_id)
+        while request.state is State.QUEUED:
+            request = await self.house.queue.changed("default", prompt_id, 30, since=request)
+
+
+@pytest.fixture
+async def place() -> AsyncIterator[Place]:
+    async with built(catalog=CATALOG, replica=False) as house:
+        replica = GraphReplica(house.queue, house.storage)
+        await replica.start()
+        async with house.client() as client, house.client(house.other_key) as other:
+            try:
+                yield Place(house, replica, client, other)
+            finally:
+                await replica.aclose()
+
+
+async def history(client: httpx.AsyncClient, prompt_id: str) -> dict[str, Any]:
+    answer = await client.get(f"/comfyui/history/{prompt_id}")
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+@pytest.mark.parametrize("chosen", [None, "6c9cd4e5-7c2e-4b0c-9d4e-7a1c55f3d001"])
+async def test_a_client_as_in_comfyuis_example_gets_its_images(
+    place: Place, chosen: str | None
+) -> None:
+    """It listens until nothing is executing, and reads history and files; newer ones choose the
+    id."""
+    async with connected(place.house, "me") as socket:
+        first = await socket.hear()
+        assert (first["type"], first["data"]["sid"]) == ("status", "me")
+        more = {} if chosen is None else {"prompt_id": chosen}
+        prompt_id = await queue_prompt(place.client, GRAPH, client_id="me", **more)
+        assert chosen in (None, prompt_id)
+        heard = await socket.until("executing", node=None, prompt_id=prompt_id)
+        kinds = [each["type"] for each in heard if isinstance(each, dict)]
+        assert kinds[0] == "execution_start"
+        assert kinds[-3:] == ["executed", "execution_success", "executing"]
+    found = (await history(place.client, prompt_id))[prompt_id]
+    assert found["status"]["status_str"] == "success"
+    assert found["prompt"][2] == GRAPH
+    (image,) = found["outputs"]["2"]["images"]
+    assert image["filename"] == "2_00001_.png"
+    file = await place.client.get("/comfyui/view", params=image)
+    assert (file.content, file.headers["content-type"]) == (b"image of 2", "image/png")
+    assert prompt_id in (await place.client.get("/comfyui/history?max_items=5")).json()
+
+
+async def test_events_name_the_node_that_runs_its_steps_and_previews(place: Place) -> None:
+    async with connected(place.house, "me") as socket, connected(place.house, "you") as yours:
+        prompt_id = await queue_prompt(place.client, HOLD, client_id="me")
+        await socket.until("executing", node="1", prompt_id=prompt_id)
+        place.replica.release.set()
+        heard = await socket.until("executing", node=None)
+        said = [each for each in heard if isinstance(each, dict)]
+        steps = [each["data"] for each in said if each["type"] == "progress"]
+        assert all((each["max"], each["prompt_id"]) == (4, prompt_id) for each in steps)
+        previews = [each for each in heard if isinstance(each, bytes)]
+        assert all(each == b"\0\0\0\1\0\0\0\1" + JPEG for each in previews)
+        (executed,) = [each for each in said if each["type"] == "executed"]
+        assert executed["data"]["output"]["images"][0]["subfolder"] == prompt_id
+        assert (await yours.hear())["type"] == "status"
+        await queue_prompt(place.client, GRAPH, client_id="you")
+        theirs = await yours.until("executing", node=None)
+        assert prompt_id not in str(theirs), "only the client's own"
+
+
+async def test_a_client_that_comes_again_hears_of_its_prompt(place: Place) -> None:
+    prompt_id = await queue_prompt(place.client, HOLD, client_id="me")
+    await place.running(prompt_id)
+    async with connected(place.house, "me") as socket:
+        await socket.until("executing", node="1", prompt_id=prompt_id)
+        place.replica.release.set()
+        await socket.until("execution_success", prompt_id=prompt_id)
+
+
+async def test_a_failed_node_and_an_interrupted_prompt_end_as_comfyuis_do(place: Place) -> None:
+    async with connected(place.house, "me") as socket:
+        failed = await queue_prompt(place.client, {"7": node("Fail")}, client_id="me")
+        said = (await socket.until("execution_error", prompt_id=failed))[-1]["data"]
+        assert "Node 7 (Fail) failed" in said["exception_message"]
+        entry = (await history(place.client, failed))[failed]
+        assert entry["status"]["status_str"] == "error"
+        assert entry["status"]["messages"][-1][0] == "execution_error"
+        held = await queue_prompt(place.client, HOLD, client_id="me")
+        await place.running(held)
+        assert (await place.client.post("/comfyui/interrupt")).status_code == 200
+        await socket.until("execution_interrupted", prompt_id=held)
+    assert (await history(place.client, held))[held]["status"]["completed"] is False
+
+
+async def test_the_queue_has_what_waits_and_runs_and_what_waits_can_be_deleted() -> None:
+    async with built(catalog=CATALOG, replica=False) as house, house.client() as client:
+        first, second = [await queue_prompt(client, GRAPH, prompt_id=each) for each in ("a", "b")]
+        assert (first, second) == ("a", "b")
+        found = (await client.get("/comfyui/queue")).json()
+        assert [each[1] for each in found["queue_pending"]] == ["a", "b"]
+        assert found["queue_running"] == []
+        assert await queue_prompt(client, GRAPH, prompt_id="a") == "a", "it runs once"
+        info = (await client.get("/comfyui/prompt")).json()["exec_info"]
+        assert info == {"queue_remaining": 2}
+        await client.post("/comfyui/interrupt", json={"prompt_id": "a"})
+        await client.post("/comfyui/queue", json={"delete": ["b", "unknown"]})
+        found = (await client.get("/comfyui/queue")).json()
+        assert [each[1] for each in found["queue_pending"]] == ["a"], "it does not run"
+        await client.post("/comfyui/queue", json={"clear": True})
+        assert (await client.get("/comfyui/queue")).json()["queue_pending"] == []
+
+
+async def test_an_upload_is_loaded_by_the_name_of_its_answer_and_by_its_own(place: Place) -> None:
+    files = {"image": ("cat.png", JPEG, "image/png")}
+    sent = await place.client.post("/comfyui/upload/image", files=files, data={"overwrite": "1"})
+    assert sent.status_code == 200, sent.text
+    name = sent.json()["name"]
+    seen = await place.client.get("/comfyui/view", params={"filename": name, "type": "input"})
+    assert seen.content == JPEG
+    graph = {
+        "1": node("LoadImage", image=name),
+        "2": node("LoadImage", image="cat.png"),
+        "3": node("LoadImage", image="comfyuis own.png"),
+    }
+    await ended(place.house, await queue_prompt(place.client, graph))
+    url = f"http://testserver/files/{name}"
+    assert place.replica.given[-1]["files"] == {name: url, "cat.png": url}
+    theirs = await queue_prompt(place.other, graph)
+    await ended(place.house, theirs, "other")
+    assert place.replica.given[-1]["files"] == {}
+
+
+async def test_another_tenant_finds_nothing(place: Place) -> None:
+    mine = await queue_prompt(place.client, GRAPH, prompt_id="mine")
+    held = await queue_prompt(place.client, HOLD)
+    await place.running(held)
+    request_id = place.replica.ran[0]
+    await ended(place.house, request_id)
+    files = {"image": ("cat.png", JPEG, "image/png")}
+    upload = (await place.client.post("/comfyui/upload/image", files=files)).json()["name"]
+    (image,) = (await history(place.client, mine))[mine]["outputs"]["2"]["images"]
+    other = place.other
+    for each in (mine, request_id, held):
+        assert await history(other, each) == {}
+        await other.post("/comfyui/interrupt", json={"prompt_id": each})
+        await other.post("/comfyui/queue", json={"delete": [each], "clear": True})
+    await other.post("/comfyui/interrupt")
+    assert (await other.get("/comfyui/history")).json() == {}
+    assert (await other.get("/comfyui/queue")).json()["queue_running"] == []
+    for query in (image, {"filename": upload, "type": "input"}):
+        assert (await other.get("/comfyui/view", params=query)).status_code == 404
+        assert (await place.client.get("/comfyui/view", params=query)).status_code == 200
+    request = await place.house.queue.get("default", held)
+    assert (request.state, request.cancel_requested) == (State.RUNNING, False)
+    place.replica.release.set()
+
+
+async def test_texts_are_of_their_nodes_and_extra_data_goes_with_the_graph(place: Place) -> None:
+    graph = {"4": node("ShowText", text="a cat"), **GRAPH}
+    extra = {"extra_pnginfo": {"workflow": {}}, "api_key_comfy_org": "secret"}
+    prompt_id = await queue_prompt(place.client, graph, extra_data=extra)
+    await ended(place.house, prompt_id)
+    assert place.replica.given[-1]["extra_data"] == {"extra_pnginfo": {"workflow": {}}}
+    found = (await history(place.client, prompt_id))[prompt_id]
+    assert found["outputs"]["4"] == {"text": ["a cat"]}
+
+
+async def test_a_graph_that_is_none_is_refused_in_comfyuis_form(place: Place) -> None:
+    answer = await place.client.post("/comfyui/prompt", json={"prompt": {}})
+    assert (answer.status_code, answer.json()["node_errors"]) == (400, {})
+    answer = await place.client.post("/comfyui/prompt", json={"prompt": {"3": {"inputs": {}}}})
+    assert answer.status_code == 400
+    (problem,) = answer.json()["node_errors"]["3"]["errors"]
+    assert "class_type" in problem["message"]
+    answer = await place.client.get("/comfyui/object_info")
+    assert (answer.status_code, "is not supported here" in answer.text) == (404, True)
+    assert (await place.client.get("/comfyui/system_stats")).json()["devices"] == []
+
+
+async def test_the_key_may_stand_where_clients_of_comfyui_can_put_one(place: Place) -> None:
+    key = place.house.key
+    transport = httpx.ASGITransport(place.house.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
+        path = "/comfyui/queue"
+        assert (await client.get(path, params={"token": key})).status_code == 200
+        user, _, password = key.partition(":")
+        assert (await client.get(path, auth=(user, password))).status_code == 200
+        for wrong in ("", "?token=x"):
+            refused = await client.get(path + wrong)
+            assert refused.status_code == 401, refused.text
+            assert refused.json()["error"]["type"] == "unauthenticated"
+        assert (await client.get(path, headers={"authorization": "Basic x"})).status_code == 401
+    async with connected(place.house, "me", key=None, token=key) as socket:
+        assert (await socket.hear())["type"] == "status"
+    async with connected(place.house, "me", key=None) as socket:
+        pass
+    assert socket.refused
+
+
+@pytest.mark.parametrize("others", [0, 2])
+async def test_without_one_endpoint_a_sentence_says_what_to_do(others: int) -> None:
+    entry = CATALOG.get(ENDPOINT)
+    catalog = Catalog({f"studio/{number}": entry for number in range(others)})
+    async with built(catalog=catalog, documented=CATALOG) as house, house.client() as client:
+        answer = await client.post("/comfyui/prompt", json={"prompt": GRAPH})
+        assert answer.status_code == 404
+        said = "Several endpoints" if others else "No endpoint here takes any ComfyUI workflow"
+        assert said in json.loads(answer.text)["error"]["message"]
+
+
+async def test_a_key_that_is_limited_to_other_endpoints_is_refused(place: Place) -> None:
+    limited = str(await place.house.keys.create("default", endpoints=("test/*",)))
+    async with place.house.client(limited) as client:
+        for path in ("queue", "history", "history/x", "prompt", "view?filename=x&subfolder=y"):
+            assert (await client.get(f"/comfyui/{path}")).status_code == 403, path
+        assert (await client.post("/comfyui/prompt", json={"prompt": GRAPH})).status_code == 403
