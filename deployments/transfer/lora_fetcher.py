@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
@@ -342,10 +343,8 @@ class LoraUse:
 
     def are_here(self, requested: Sequence[RequestedLora]) -> bool:
         """True if no file needs to be fetched. An inline file is here."""
-        return all(
-            _is_inline(each.source) or self._fetcher.is_current(each.source, self._scope)
-            for each in requested
-        )
+        is_current = partial(self._fetcher.is_current, scope=self._scope)
+        return all(_is_inline(each.source) or is_current(each.source) for each in requested)
 
     def loras(self) -> list[Lora]:
         """The LoRAs in the form that the engine takes, in the order of the input."""

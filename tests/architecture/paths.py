@@ -57,6 +57,7 @@ PERIODIC = frozenset(
         "PeriodicTask._loop",
         "PresenceBook._loop",
         "Reporter._loop",
+        "WeightKeeper._keep_on",
     }
 )
 """Coroutines of tasks that run on their own, beside requests."""
