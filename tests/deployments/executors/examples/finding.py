@@ -91,7 +91,8 @@ class BorrowingEnvironments(Environments):
 def shortened(text: str, private: Sequence[Path] = ()) -> str:
     """``text`` in one line for a table, without the paths of this machine."""
     here = (sysconfig.get_path("purelib"), sysconfig.get_path("stdlib"), tempfile.gettempdir())
-    for each in (*map(str, private), *here, str(Path.home()), str(Path.cwd())):
+    known = {*map(str, private), *here, str(Path.home()), str(Path.cwd())}
+    for each in sorted(known, key=len, reverse=True):  # one may lie in another
         text = text.replace(f"{each}/", "").replace(each, "")
     text = " ".join(re.sub(r"[^\s(]*/site-packages/", "", text).split())
     return text if len(text) <= MOST_LETTERS else text[: MOST_LETTERS - 1] + "…"
