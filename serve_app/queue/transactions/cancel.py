@@ -45,10 +45,13 @@ _RETURNING = """
               r.created_at, r.fell_back_to
 """
 
+# What happens is decided by the row that is written, not by `target`: with a lease at the same
+# moment, a request was queued there and running here, and the cancel failed by a CHECK of the table
+# (tests/contract/test_fallback_races.py).
 CANCEL = f"""
 -- name: cancel
 WITH target AS (
-    SELECT id, cancel_requested, state <> 'running' AS waits, follows IS NOT NULL AS followed
+    SELECT id, cancel_requested, follows IS NOT NULL AS followed
     FROM requests
     WHERE id = %(id)s::uuid AND tenant = %(tenant)s
       AND state IN ('queued', 'following', 'running')
@@ -56,14 +59,14 @@ WITH target AS (
 ),
 gone AS (
     UPDATE requests r SET
-        state = CASE WHEN t.waits THEN 'cancelled' ELSE r.state END,
-        outcome = CASE WHEN t.waits THEN %(outcome)s::json END,
-        finished_at = CASE WHEN t.waits THEN now() END,
-        upload_policy = CASE WHEN NOT t.waits THEN r.upload_policy END,
+        state = CASE r.state WHEN 'running' THEN r.state ELSE 'cancelled' END,
+        outcome = CASE WHEN r.state <> 'running' THEN %(outcome)s::json END,
+        finished_at = CASE WHEN r.state <> 'running' THEN now() END,
+        upload_policy = CASE r.state WHEN 'running' THEN r.upload_policy END,
         cancel_requested = true,
         follows = NULL,
         events = r.events + (NOT t.cancel_requested)::integer
-    FROM target t WHERE r.id = t.id
+    FROM target t WHERE r.id = t.id AND r.state IN ('queued', 'following', 'running')
     {_RETURNING}, NOT t.cancel_requested AS changed, t.followed
 ),
 noted AS (
@@ -81,7 +84,7 @@ gone AS (
         state = 'expired', outcome = %(outcome)s::json, finished_at = now(), follows = NULL,
         upload_policy = NULL,
         events = r.events + 1
-    FROM late WHERE r.id = late.id
+    FROM late WHERE r.id = late.id AND r.lease_until IS NULL
     {_RETURNING}, true AS changed, late.followed
 ),
 {_WRITTEN}
