@@ -259,6 +259,8 @@ class Services:
     def check_policy(self, tenant: str, endpoint: str, input: Mapping[str, Any]) -> None:
         """Raise ``InvalidInput`` if the operator's policy refuses the input, or all files that it
         makes."""
+        if not self.safety.rules:
+            return
         entry = self.catalog.find_any(endpoint)
         try:
             self.safety.check(tenant, endpoint, input)
