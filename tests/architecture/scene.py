@@ -181,6 +181,9 @@ async def _start_replica(
         threads=1,
         device="cpu",
         loras=LoraConfig(cache_dir=folder / "loras"),
+        # What runs next is decided once a second, for requests that have waited a second. On a slow
+        # machine a decision would reach every request.
+        prefetch=False,
         # Reports are periodic and therefore not on the way. Leases are long enough without them.
         calls=IngressCalls(report_interval_s=report_interval_s, confirm_after_s=60.0),
     )

@@ -142,7 +142,8 @@ def test_images_may_come_from_the_store_to_which_downloads_are_redirected(
     )
 
 
-TEXTS = [path for path in FILES if path.suffix != ".png"]
+IMAGES = {".png", ".webp"}
+TEXTS = [path for path in FILES if path.suffix not in IMAGES]
 
 
 async def test_the_manifest_names_icons_of_their_sizes_and_the_page_under_any_prefix(
