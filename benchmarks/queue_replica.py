@@ -10,6 +10,8 @@ from typing import Any
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.lease import Ask, Finish, Lease, LeaseKey
+from serve_app.domain.media.marking import MarkPolicy
+from serve_app.domain.media.upload_policy import UploadPolicy
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.queue.queue import PostgresQueue
 
@@ -19,8 +21,26 @@ OUTCOME = Outcome(output={"images": [{"url": "none"}]}, usage=Usage(0.001, 1, 1.
 
 
 class NoTerms:
+    """Terms of leases without files, marks and checks. ``tests/queue/test_benchmark_replica.py``
+    leases with them."""
+
     files_url = ""
     describe_files = False
+    certificates = ""
+
+    def marking(self, tenant: str) -> MarkPolicy:
+        del tenant
+        return MarkPolicy.OFF
+
+    def safety(self, tenant: str, endpoint_id: str) -> tuple[Mapping[str, Any], ...]:
+        del tenant, endpoint_id
+        return ()
+
+    def fallback_input(
+        self, endpoint_id: str, fields: Mapping[str, str | None], input: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        del endpoint_id, fields
+        return input
 
     def endpoint(self, endpoint_id: str) -> Endpoint | None:
         del endpoint_id
@@ -33,9 +53,22 @@ class NoTerms:
         endpoint: Endpoint,
         input: Mapping[str, Any],
         file_access: str = "",
+        upload_policy: UploadPolicy | None = None,
     ) -> tuple[UploadTicket, ...]:
-        del held, tenant, endpoint, input, file_access
+        del held, tenant, endpoint, input, file_access, upload_policy
         return ()
+
+    def file_ticket(
+        self,
+        held: LeaseKey,
+        tenant: str,
+        number: int,
+        media_type: str,
+        file_access: str = "",
+        upload_policy: UploadPolicy | None = None,
+    ) -> UploadTicket:
+        del tenant, number, media_type, file_access, upload_policy
+        raise NotImplementedError(f"{held} makes no files")
 
     def files_token(self, tenant: str) -> str:
         del tenant
