@@ -164,13 +164,15 @@ class Case:
 
 
 @asynccontextmanager
-async def darkroom_queue(conninfo: str) -> AsyncGenerator[PostgresQueue]:
+async def darkroom_queue(
+    conninfo: str, ingress_id: str = "benchmark"
+) -> AsyncGenerator[PostgresQueue]:
     """The queue in this process, as in an ingress."""
     await migrate(conninfo)
     database = Database(conninfo)
     await database.start()
     limits = QueueLimits(max_waiting=10**8, max_waiting_per_tenant=10**8)
-    queue = assemble(database, SystemClock(), NoTerms(), limits, NoDeaths(), "benchmark")
+    queue = assemble(database, SystemClock(), NoTerms(), limits, NoDeaths(), ingress_id)
     await queue.start()
     try:
         yield queue
