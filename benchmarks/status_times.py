@@ -108,11 +108,12 @@ async def submitted(queue: PostgresQueue, tenants: int) -> list[tuple[str, str]]
     return found
 
 
-async def measure(installations: Sequence[Installation], rate: float, seconds: float) -> None:
+async def measure(installations: list[Installation], rate: float, seconds: float) -> None:
     """Ask all of them in turns, each ``rate`` times a second."""
     for number in range(int(rate * seconds)):
         due = time.perf_counter() + 1 / rate
-        for each in installations[number % 2 :] + installations[: number % 2]:
+        first = number % len(installations)
+        for each in installations[first:] + installations[:first]:
             await each.status(number)
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
 
