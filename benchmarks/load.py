@@ -1,5 +1,5 @@
-"""An HTTP load with next to no cost of its own: raw asyncio protocols, keep-alive, one prepared
-request. httpx would take more of the two cores than what is measured. Closed-loop, or at a pace."""
+"""An HTTP load with next to no cost of its own: raw asyncio protocols, keep-alive, prepared
+requests. httpx would take more of the two cores than what is measured. Closed-loop, or paced."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import asyncio
 import random
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -34,11 +34,14 @@ class Pace:
 
 AT_ONCE = Pace()
 
+MakeRequest = Callable[[], bytes]
+"""Makes the bytes of the next request."""
+
 
 class _Caller(asyncio.Protocol):
-    """One connection that sends its request again when the answer is there."""
+    """One connection that sends its next request when the answer is there."""
 
-    def __init__(self, request: bytes, until: float, pace: Pace) -> None:
+    def __init__(self, request: MakeRequest, until: float, pace: Pace) -> None:
         self._request = request
         self._until = until
         self._pace = pace
@@ -71,7 +74,7 @@ class _Caller(asyncio.Protocol):
         self._sent = time.perf_counter()
         self._due += self._pace.every_s
         if not self._transport.is_closing():
-            self._transport.write(self._request)
+            self._transport.write(self._request())
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -110,7 +113,7 @@ class _Caller(asyncio.Protocol):
 
 
 async def _run(
-    host: str, port: int, request: bytes, clients: int, seconds: float, pace: Pace
+    host: str, port: int, request: MakeRequest, clients: int, seconds: float, pace: Pace
 ) -> Figures:
     loop = asyncio.get_running_loop()
     began = time.perf_counter()
@@ -140,7 +143,13 @@ def post(path: str, host: str, body: bytes, **headers: str) -> bytes:
 
 
 def measure(
-    host: str, port: int, request: bytes, clients: int, seconds: float, pace: Pace = AT_ONCE
+    host: str,
+    port: int,
+    request: bytes | MakeRequest,
+    clients: int,
+    seconds: float,
+    pace: Pace = AT_ONCE,
 ) -> Figures:
-    """Load from this process for ``seconds``."""
-    return asyncio.run(_run(host, port, request, clients, seconds, pace))
+    """Load from this process for ``seconds``. ``request``: the same each time, or what makes it."""
+    make = (lambda: request) if isinstance(request, bytes) else request
+    return asyncio.run(_run(host, port, make, clients, seconds, pace))

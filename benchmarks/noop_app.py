@@ -1,4 +1,4 @@
-"""An app that does nothing, for ``benchmarks.overhead``."""
+"""An app that does nothing, for ``benchmarks.executors``."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ class Noop(darkroom.App):
     concurrency = 64
 
     @darkroom.endpoint("/")
-    async def noop(self, steps: int = 0) -> dict[str, int]:
-        return {"steps": steps}
+    async def noop(self, steps: int = 0, number: int = 0) -> dict[str, int]:
+        return {"steps": steps, "number": number}

@@ -1,7 +1,7 @@
 """What Darkroom adds to Ray Serve, and what waiting clients cost: ratios within one run.
 
     python -m benchmarks.overhead [--seconds 4] [--rounds 3]
-        [--only run apps subscribers hosted submit]
+        [--only run subscribers submit]
 
 One `darkroom serve` as it comes, and beside it in the same Ray cluster, behind the same HAProxy, a
 bare FastAPI route (`benchmarks/bare.py`). Each pair is measured in turns, A B A B …, from one
@@ -18,13 +18,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks import bare
-from benchmarks.cpu import CpuByRole, processes_of, seconds_of, summary
+from benchmarks.cpu import CpuByRole, summary
 from benchmarks.load import Figures, measure, post
 from tests.cluster.darkroom import ROOT, Darkroom, clean_environment, eventually
 
@@ -35,11 +34,6 @@ POOLS = {
     "long": {"families": ["long"], "slots": 4, "num_cpus": 0.1},
     "parked": {"families": ["parked"], "slots": 1, "num_cpus": 0.1},
 }
-APPS = {
-    "apps": {"families": ["python"], "slots": 64, "num_cpus": 0.1},
-    "hosted": {"families": ["darkroom"], "slots": 1000, "num_cpus": 0.1},
-}
-WAITING = 200  # hosted requests of one process
 CLIENTS = (1, 16, 64)
 SUBSCRIBERS, PROCESSES, SUBMITTERS = 200, 2, 8
 
@@ -68,7 +62,7 @@ class Bench:
     def in_turns(self, first: Measured, second: Measured) -> tuple[Figures, Figures]:
         """The medians of both, measured alternately."""
         pairs = [(first(), second()) for _ in range(self._rounds)]
-        return _median([a for a, _ in pairs]), _median([b for _, b in pairs])
+        return median_of([a for a, _ in pairs]), median_of([b for _, b in pairs])
 
     def run(self) -> None:
         """`run` of an endpoint that does nothing, the whole durable way, against the bare route."""
@@ -81,69 +75,6 @@ class Bench:
             show(f"run, {clients} clients", b, a)
             self._print_cpu(f"{bare.PREFIX}/noop", clients)
             self._print_cpu("/run/test/noop", clients)
-
-    def apps(self) -> None:
-        """`run` of an app that does nothing, in a process of its own, against the endpoint that
-        does nothing in its replica."""
-        for clients in CLIENTS:
-            a, b = self.in_turns(
-                lambda n=clients: self.post("/run/test/noop", n, {"steps": 0}),
-                lambda n=clients: self.post("/run/apps/noop", n, {"steps": 0}),
-            )
-            show(f"run, {clients} clients", a)
-            show(f"run of an app, {clients} clients", b, a)
-            self._print_cpu("/run/test/noop", clients)
-            self._print_cpu("/run/apps/noop", clients)
-
-    def hosted(self) -> None:
-        """`run` through a hosted provider, which is this very Darkroom, against the endpoint there;
-        and what requests cost that wait for a provider."""
-        self._add_hosted("noop", "test/noop")
-        self._add_hosted("parked", "test/parked")
-        self.post("/run/hosted/noop", 1, {"steps": 0})
-        a, b = self.in_turns(
-            lambda: self.post("/run/test/noop", 1, {"steps": 0}),
-            lambda: self.post("/run/hosted/noop", 1, {"steps": 0}),
-        )
-        show("run, 1 client", a)
-        show("run by a hosted provider, 1 client", b, a)
-        everyone = self._darkroom.http
-        everyone.post("/queue/test/parked", json={"sleep_s": 3600})
-        (replica,) = [
-            each
-            for each in processes_of(self._darkroom)
-            if "ServeReplica:darkroom-hosted" in " ".join(each.cmdline())
-        ]
-        before_mib = replica.memory_info().rss / 2**20
-        for number in range(WAITING):
-            everyone.post("/queue/hosted/parked", json={"echo": number}).raise_for_status()
-
-        def accepted() -> bool:
-            lanes = everyone.get("/v1/queue").json()["lanes"]
-            return any(each["pool"] == "parked" and each["queued"] >= WAITING for each in lanes)
-
-        eventually(accepted, f"{WAITING} requests at the provider", within_s=900)
-        spent = seconds_of([replica])
-        time.sleep(self._seconds)
-        share = (seconds_of([replica]) - spent) / self._seconds
-        grown = replica.memory_info().rss / 2**20 - before_mib
-        print(f"    {WAITING} requests wait for the provider in one process: {grown:.0f} MiB more,")
-        print(f"    {share:.2f} of a CPU", flush=True)
-
-    def _add_hosted(self, name: str, endpoint: str) -> None:
-        """Add the endpoint ``hosted/NAME``, which this Darkroom runs as ``endpoint``."""
-        everyone, schema = self._darkroom.http, {"type": "object", "additionalProperties": True}
-        kept = "/v1/secrets/ELSEWHERE_KEY?installation=true"
-        everyone.put(kept, json={"value": self._darkroom.key}).raise_for_status()
-        options = {
-            "secrets": ["ELSEWHERE_KEY"],
-            "hosted": {"endpoint": endpoint, "url": self._darkroom.url},
-            "input_schema": {**schema, "properties": {}},
-            "output_schema": schema,
-        }
-        entry = {"family": "darkroom", "schema": "json", "options": options}
-        path = f"/v1/models/entries/hosted/{name}"
-        everyone.put(path, json=entry).raise_for_status()
 
     def _print_cpu(self, path: str, clients: int) -> None:
         """One more measurement, in which the CPU time of every process is counted."""
@@ -175,7 +106,7 @@ class Bench:
             figures, share = self._among_subscribers()
             subscribed.append(figures)
             burnt.append(self._among_burners(share))
-        first, second, third = _median(alone), _median(burnt), _median(subscribed)
+        first, second, third = median_of(alone), median_of(burnt), median_of(subscribed)
         show(f"submit, {SUBMITTERS} clients", first)
         show("the same, as much CPU burnt beside", second, first)
         show(f"the same, {SUBSCRIBERS} subscribers", third, first)
@@ -232,7 +163,8 @@ def _line(process: subprocess.Popen[str], wanted: str = "") -> str:
     return line
 
 
-def _median(of: Sequence[Figures]) -> Figures:
+def median_of(of: Sequence[Figures]) -> Figures:
+    """Median of each figure."""
     return Figures(
         rate=statistics.median(one.rate for one in of),
         p50_ms=statistics.median(one.p50_ms for one in of),
@@ -252,22 +184,21 @@ def show(what: str, figures: Figures, against: Figures | None = None) -> None:
     print(f"{line}{os.getloadavg()[0]:7.1f}", flush=True)
 
 
-def serve(directory: Path, *, apps: bool) -> Darkroom:
-    """A Darkroom with the bare route beside it, all its replicas ready. ``apps``: with the app that
-    does nothing."""
+def serve(directory: Path) -> Darkroom:
+    """A Darkroom with the bare route beside it, all its replicas ready."""
     families = {"probe": PROBE, "long": PROBE, "parked": PROBE}
     darkroom = Darkroom(
-        directory / "data", POOLS | APPS, families=json.dumps(families), models=str(MODELS)
+        directory / "data", POOLS, families=json.dumps(families), models=str(MODELS)
     )
     try:
-        _start(darkroom, apps=apps)
+        _start(darkroom)
     except BaseException:
         darkroom.clear_away()
         raise
     return darkroom
 
 
-def _start(darkroom: Darkroom, *, apps: bool) -> None:
+def _start(darkroom: Darkroom) -> None:
     darkroom.start()
     script = "import sys; from benchmarks.bare import deploy; deploy(sys.argv[1])"
     deployed = darkroom.beside(script, {})
@@ -277,13 +208,8 @@ def _start(darkroom: Darkroom, *, apps: bool) -> None:
     eventually(
         lambda: everyone.post(f"{bare.PREFIX}/noop", json={}).status_code == 200, "the bare route"
     )
-    if apps:
-        deployed = darkroom.command("deploy", str(Path(__file__).with_name("noop_app.py")))
-        if deployed.returncode:
-            raise RuntimeError(deployed.stderr)
-    own = ("apps/noop",) if apps else ()
-    for endpoint in (*(f"test/{pool}" for pool in POOLS), *own):
-        answer = everyone.post(f"/run/{endpoint}", json={"steps": 0})
+    for pool in POOLS:
+        answer = everyone.post(f"/run/test/{pool}", json={"steps": 0})
         assert answer.status_code == 200, answer.text
 
 
@@ -291,17 +217,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
-    parts = (
-        "run",
-        "apps",
-        "subscribers",
-        "hosted",
-        "submit",
-    )  # the last leaves a long queue behind
+    parts = ("run", "subscribers", "submit")  # the last leaves a long queue behind
     parser.add_argument("--only", nargs="*", choices=parts, default=parts)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        darkroom = serve(Path(scratch), apps="apps" in given.only)
+        darkroom = serve(Path(scratch))
         try:
             bench = Bench(darkroom, given.seconds, given.rounds)
             print(f"{'':36}{'calls/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'ratio':>8}{'p50 +':>9}  load")

@@ -1,0 +1,75 @@
+"""The provider of benchmarks speaks fal's queue as the executor of hosted providers calls it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from benchmarks.fal_provider import KEY, Provider, start
+from deployments.executors.hosted.calls import CallRefused, Wire, provider_client
+from deployments.executors.hosted.fal import FalQueue
+from serve_app.domain.executors.hosted import CallState, HostedCall, HostedEndpoint
+
+PLACE = "fal-ai/veo3.1/fast"
+CALL = HostedCall("call", CallState.ACCEPTED, "", PLACE, 0.0)
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[Provider]:
+    made = Provider()
+    server = await start(made)
+    yield made
+    server.close()
+    await server.wait_closed()
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[httpx.AsyncClient]:
+    async with provider_client() as client:
+        yield client
+
+
+def queue_of(provider: Provider, http: httpx.AsyncClient, key: str = KEY) -> FalQueue:
+    spec = HostedEndpoint("fal", PLACE, "PROVIDER_KEY", provider.origin, provider.origin)
+    return FalQueue(Wire(http, spec, f"Key {key}", {}))
+
+
+async def test_a_request_has_ended_when_it_is_accepted(
+    provider: Provider, http: httpx.AsyncClient
+) -> None:
+    queue = queue_of(provider, http)
+    state = await queue.poll(await queue.submit(CALL, {"number": 7}))
+    assert state.result == {"number": 7, "steps": 0}
+    counts = provider.counts()
+    assert (counts["submits"], counts["polls"], counts["read"]) == (1, 1, 1)
+    assert not counts["sent_twice"]
+
+
+async def test_a_request_that_waits_runs_until_all_are_released(
+    provider: Provider, http: httpx.AsyncClient
+) -> None:
+    queue = queue_of(provider, http)
+    job = await queue.submit(CALL, {"number": 8, "wait": True})
+    assert (await queue.poll(job)).result is None
+    assert provider.counts()["waiting"] == 1
+    await http.post(f"{provider.origin}/release")
+    assert (await queue.poll(job)).result == {"number": 8, "steps": 0}
+
+
+async def test_a_request_that_is_sent_twice_is_found(
+    provider: Provider, http: httpx.AsyncClient
+) -> None:
+    queue = queue_of(provider, http)
+    for _ in range(2):
+        await queue.submit(CALL, {"number": 9})
+    assert provider.counts()["sent_twice"] == ["9"]
+
+
+async def test_another_key_is_refused_and_counted(
+    provider: Provider, http: httpx.AsyncClient
+) -> None:
+    with pytest.raises(CallRefused):
+        await queue_of(provider, http, "another").submit(CALL, {"number": 1})
+    assert provider.counts()["refused"] == 1
