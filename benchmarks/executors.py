@@ -62,6 +62,7 @@ APP = Path(__file__).with_name("noop_app.py")
 MAX_SLOTS = 1000  # of a replica, by its pool's settings
 POLL_S = CallPauses().poll[1]  # longest pause between two polls of a request
 SUBMITS_AT_ONCE = 16
+BUSY = (429, 503)  # a client submits again, with the same idempotency key
 PARTS = ("apps", "passed", "waiting")
 NOTHING = {"steps": 0}
 NUMBERS = count(1)
@@ -330,7 +331,12 @@ class Bench:
             async def again_and_again() -> None:
                 for _ in left:
                     body = {**NOTHING, "number": next(NUMBERS), "wait": True}
-                    answer = await http.post(f"/queue/{PASSED}", json=body)
+                    again = {"Idempotency-Key": str(body["number"])}
+                    while True:
+                        answer = await http.post(f"/queue/{PASSED}", json=body, headers=again)
+                        if answer.status_code not in BUSY:
+                            break
+                        await asyncio.sleep(float(answer.headers.get("retry-after", 1)))
                     ids.append(answer.raise_for_status().json()["request_id"])
 
             await asyncio.gather(*(again_and_again() for _ in range(SUBMITS_AT_ONCE)))
