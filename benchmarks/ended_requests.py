@@ -121,10 +121,10 @@ async def reads(queue: PostgresQueue, found: dict[str, list[float]]) -> None:
     found["page of 50, ms"].append(await took_ms(lambda: queue.page(BUSY)))
     rare = ("endpoint-20", [State.FAILED])
     found["page of the failed of an endpoint, ms"].append(
-        await took_ms(lambda: queue.page(BUSY, endpoint=rare[0], states=rare[1]))
+        await took_ms(lambda: queue.page(BUSY, endpoints=[rare[0]], states=rare[1]))
     )
     found["page of what there is none of, ms"].append(
-        await took_ms(lambda: queue.page(BUSY, endpoint="none"))
+        await took_ms(lambda: queue.page(BUSY, endpoints=["none"]))
     )
     oldest = (await queue.page(BUSY, states=[State.SUCCEEDED], limit=1))[0]
     found["deletion, ms"].append(await took_ms(lambda: queue.delete(BUSY, oldest.id)))

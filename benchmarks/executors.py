@@ -22,7 +22,8 @@ slots each). Measured for at least 10 s, once all polls are at their longest pau
 (``--settle``): memory of these processes in MiB more than before (RSS), their CPU seconds a second
 beside those without a request, and polls a second as the provider counts them. Then the provider
 ends all, and the run fails unless each request was sent once, has ended well with its own answer,
-and is billed once.
+and is billed once. A lease that moves to another process, which goes on with the same job, is no
+failure and is counted: on a machine that is too small, leases run out.
 """
 
 from __future__ import annotations
@@ -71,11 +72,12 @@ NUMBERS = count(1)
 ENTRY = "/v1/models/entries/fal-ai/*"
 SECRET = "/v1/secrets/PROVIDER_KEY?installation=true"  # noqa: S105 a path
 ENDED = """
-SELECT r.state, count(*), count(u.request_id), min(r.attempt), max(r.attempt),
+SELECT r.state, count(*), count(u.request_id),
        count(*) FILTER (WHERE r.outcome->'output'->>'number' = r.input->>'number')
 FROM requests r LEFT JOIN usage u ON u.request_id = r.id
 WHERE r.id = ANY(%s::uuid[]) GROUP BY 1
 """
+MOVED = "SELECT coalesce(sum(attempt - 1), 0) FROM requests WHERE id = ANY(%s::uuid[])"
 
 
 class Provider:
@@ -265,16 +267,19 @@ class Bench:
         busy = self._load(processes)
         self._provider.release()
         began = time.monotonic()
-        ended = State.SUCCEEDED.value, number, number, 1, 1, number
+        ended = State.SUCCEEDED.value, number, number, number
         eventually(lambda: self._darkroom.sql(ENDED, ids) == [ended], f"all are {ended}", 1800)
         took_s = time.monotonic() - began
         self._provider.counts()
+        ((moved,),) = self._darkroom.sql(MOVED, ids)
         grown = busy.mib - idle.mib
-        print(f"{number} wait in {replicas} processes: {grown:.0f} MiB more than {idle.mib:.0f},")
-        print(f"    {1024 * grown / number:.1f} KiB each; {busy.cpu:.2f} CPU seconds a second,")
-        print(f"    {idle.cpu:.2f} without; {busy.polls:.0f} polls a second;")
         print(
-            f"    all answered once, {took_s:.1f} s after the provider had ended them", flush=True
+            f"{number} wait in {replicas} processes: {grown:.0f} MiB more than {idle.mib:.0f},\n"
+            f"    {1024 * grown / number:.1f} KiB each; {busy.cpu:.2f} CPU seconds a second,\n"
+            f"    {idle.cpu:.2f} without; {busy.polls:.0f} polls a second;\n"
+            f"    all answered once, {took_s:.1f} s after the provider had ended them;\n"
+            f"    {moved} leases moved to another process meanwhile",
+            flush=True,
         )
 
     def _run(self, endpoint: str, clients: int) -> Figures:

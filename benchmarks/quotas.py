@@ -61,6 +61,7 @@ async def main() -> None:
         await queue.aclose()
         await database.aclose()
         await server.aclose()
+        await asyncio.sleep(6.0)  # the server stops before its files go
 
 
 async def compare(queue: PostgresQueue, callers: int, rounds: int, seconds: float) -> None:
