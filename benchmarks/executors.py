@@ -51,7 +51,7 @@ from benchmarks.cpu import CpuByRole, seconds_of, summary
 from benchmarks.fal_provider import KEY
 from benchmarks.load import Figures, MakeRequest, measure, post
 from benchmarks.overhead import MODELS, PROBE, median_of, show
-from deployments.executors.hosted.calls import Wire, provider_client
+from deployments.executors.hosted.calls import ProviderClient, Wire
 from deployments.executors.hosted.executor import CallPauses
 from deployments.executors.hosted.fal import FalQueue
 from serve_app.domain.executors.hosted import CallState, HostedCall, HostedEndpoint
@@ -196,7 +196,7 @@ async def _queued(origin: str, clients: int, seconds: float) -> list[float]:
     call = HostedCall("call", CallState.ACCEPTED, "", PASSED, 0.0)  # the client does not look at it
     took: list[float] = []
     end = time.perf_counter() + seconds
-    async with provider_client() as http:
+    async with ProviderClient() as http:
         queue = FalQueue(Wire(http, spec, f"Key {KEY}", {}))
 
         async def again_and_again() -> None:

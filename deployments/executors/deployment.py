@@ -15,7 +15,7 @@ from deployments.executors.comfyui.executor import ComfyUiExecutor
 from deployments.executors.comfyui.server import comfyui_server
 from deployments.executors.comfyui.workflow import ComfyUiWorkflow
 from deployments.executors.environment import Environments
-from deployments.executors.hosted.calls import provider_client
+from deployments.executors.hosted.calls import ProviderClient
 from deployments.executors.hosted.executor import HostedExecutor
 from deployments.executors.hosts import AppHost, AppPlan, MakeExecutor, secrets_version, variables
 from deployments.executors.python_app import AppSpec, PythonAppExecutor
@@ -131,4 +131,4 @@ def executor_maker(
 def hosted_maker(source: AppSource, transfers: TransferConfig) -> Callable[[], AppExecutor]:
     """Function that makes the executor of a hosted provider."""
     fetcher = partial(make_fetcher, transfers, MAX_OUTPUT_BYTES, OUTPUT_WITHIN_S)
-    return partial(HostedExecutor, provider_client, source, fetcher)
+    return partial(HostedExecutor, ProviderClient, source, fetcher)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-import httpx
 import pytest
 
 from benchmarks.fal_provider import KEY, Provider, start
-from deployments.executors.hosted.calls import CallRefused, Wire, provider_client
+from deployments.executors.hosted.calls import CallRefused, ProviderClient, Wire
 from deployments.executors.hosted.fal import FalQueue
 from serve_app.domain.executors.hosted import CallState, HostedCall, HostedEndpoint
 
@@ -26,18 +25,18 @@ async def provider() -> AsyncIterator[Provider]:
 
 
 @pytest.fixture
-async def http() -> AsyncIterator[httpx.AsyncClient]:
-    async with provider_client() as client:
+async def http() -> AsyncIterator[ProviderClient]:
+    async with ProviderClient() as client:
         yield client
 
 
-def queue_of(provider: Provider, http: httpx.AsyncClient, key: str = KEY) -> FalQueue:
+def queue_of(provider: Provider, http: ProviderClient, key: str = KEY) -> FalQueue:
     spec = HostedEndpoint("fal", PLACE, "PROVIDER_KEY", provider.origin, provider.origin)
     return FalQueue(Wire(http, spec, f"Key {key}", {}))
 
 
 async def test_a_request_has_ended_when_it_is_accepted(
-    provider: Provider, http: httpx.AsyncClient
+    provider: Provider, http: ProviderClient
 ) -> None:
     queue = queue_of(provider, http)
     state = await queue.poll(await queue.submit(CALL, {"number": 7}))
@@ -48,18 +47,18 @@ async def test_a_request_has_ended_when_it_is_accepted(
 
 
 async def test_a_request_that_waits_runs_until_all_are_released(
-    provider: Provider, http: httpx.AsyncClient
+    provider: Provider, http: ProviderClient
 ) -> None:
     queue = queue_of(provider, http)
     job = await queue.submit(CALL, {"number": 8, "wait": True})
     assert (await queue.poll(job)).result is None
     assert provider.counts()["waiting"] == 1
-    await http.post(f"{provider.origin}/release")
+    await http.once.post(f"{provider.origin}/release")
     assert (await queue.poll(job)).result == {"number": 8, "steps": 0}
 
 
 async def test_a_request_that_is_sent_twice_is_found(
-    provider: Provider, http: httpx.AsyncClient
+    provider: Provider, http: ProviderClient
 ) -> None:
     queue = queue_of(provider, http)
     for _ in range(2):
@@ -67,9 +66,7 @@ async def test_a_request_that_is_sent_twice_is_found(
     assert provider.counts()["sent_twice"] == ["9"]
 
 
-async def test_another_key_is_refused_and_counted(
-    provider: Provider, http: httpx.AsyncClient
-) -> None:
+async def test_another_key_is_refused_and_counted(provider: Provider, http: ProviderClient) -> None:
     with pytest.raises(CallRefused):
         await queue_of(provider, http, "another").submit(CALL, {"number": 1})
     assert provider.counts()["refused"] == 1

@@ -6,7 +6,8 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol, cast
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any, Protocol, Self, cast
 from urllib.parse import urlsplit
 
 import httpx
@@ -20,6 +21,8 @@ SUBMIT_S = 60.0
 INLINE_S = 600.0  # of a call whose answer is the result
 READ_S = 30.0
 MAX_RETRY_AFTER_S = 60.0
+KEPT_CONNECTIONS = 100
+KEPT_S = 30.0  # several times the longest pause between two looks at a job
 MAX_BODY = 64 * 2**20  # characters of an answer
 
 Part = tuple[str | None, str | bytes] | tuple[str | None, str | bytes, str]
@@ -118,13 +121,38 @@ class ProviderApi(Protocol):
         ...
 
 
-def provider_client() -> httpx.AsyncClient:
-    """Client for the calls of providers. It keeps no idle connections, because a server may close
-    one while a call is written to it; nor does it repeat or redirect a call."""
-    # The pool's slots limit the calls. A call whose answer is its result keeps its connection for
-    # minutes, so a smaller limit here would fail others that the provider would take.
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-    return httpx.AsyncClient(limits=limits, follow_redirects=False)
+class ProviderClient:
+    """HTTP client for the calls of providers. It repeats and redirects none, and keeps no cookies,
+    because the calls are of many tenants. Use it in an ``async with``, or call ``aclose``.
+
+    ``once``: for calls that cost money. Each has a connection of its own, because a server may
+    close an idle one while a call is written to it. ``repeatable``: for the others, with
+    connections that are used again: of thousands that wait, each asks every few seconds.
+    """
+
+    def __init__(self) -> None:
+        # The pool's slots limit the calls. A call whose answer is its result keeps its connection
+        # for minutes, so a smaller limit here would fail others that the provider would take.
+        self.once = _client(kept=0)
+        self.repeatable = _client(kept=KEPT_CONNECTIONS)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        await self.once.aclose()
+        await self.repeatable.aclose()
+
+
+def _client(kept: int) -> httpx.AsyncClient:
+    limits = httpx.Limits(
+        max_connections=None, max_keepalive_connections=kept, keepalive_expiry=KEPT_S
+    )
+    no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
+    return httpx.AsyncClient(limits=limits, cookies=no_cookies, follow_redirects=False)
 
 
 class Wire:
@@ -132,7 +160,7 @@ class Wire:
 
     def __init__(
         self,
-        http: httpx.AsyncClient,
+        http: ProviderClient,
         spec: HostedEndpoint,
         authorization: str,
         output_schema: Mapping[str, Any],
@@ -160,7 +188,7 @@ class Wire:
         sent = {**self._headers, **(headers or {})}
         try:
             given: dict[str, Any] = {"files": form} if form is not None else {"json": dict(body)}
-            answer = await self._http.post(url, headers=sent, timeout=limits, **given)
+            answer = await self._http.once.post(url, headers=sent, timeout=limits, **given)
         except NEVER_SENT as error:
             raise Busy(f"{self._name} cannot be reached: {_text(error)}") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -190,7 +218,7 @@ class Wire:
             raise HostedFailed(f"{self._name} names another server, {_origin(url)}, for its job.")
         limits = httpx.Timeout(CONNECT_S, read=READ_S, write=READ_S)
         try:
-            answer = await self._http.request(
+            answer = await self._http.repeatable.request(
                 method, url, headers=self._headers, timeout=limits, **more
             )
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -205,7 +233,9 @@ class Wire:
         if not self.is_own(url):
             raise HostedFailed(f"{self._name} names another server, {_origin(url)}, for its file.")
         limits = httpx.Timeout(CONNECT_S, read=READ_S)
-        async with self._http.stream("GET", url, headers=self._headers, timeout=limits) as answer:
+        async with self._http.repeatable.stream(
+            "GET", url, headers=self._headers, timeout=limits
+        ) as answer:
             yield answer
 
     async def json(self, url: str, **query: Any) -> Mapping[str, Any]:

@@ -20,8 +20,6 @@ from secrets import token_urlsafe
 from typing import Any, TypeVar, cast
 from weakref import WeakValueDictionary
 
-import httpx
-
 from deployments.executors.base import Event, ExecutorWork, LoggedLine, MadeOutput
 from deployments.executors.hosted.calls import (
     Away,
@@ -29,6 +27,7 @@ from deployments.executors.hosted.calls import (
     CallRefused,
     HostedJob,
     ProviderApi,
+    ProviderClient,
     Unknown,
     Wire,
 )
@@ -94,7 +93,7 @@ class HostedExecutor:
 
     def __init__(
         self,
-        http: Callable[[], httpx.AsyncClient],
+        http: Callable[[], ProviderClient],
         source: AppSource,
         fetcher: Callable[[], Fetcher],
         pauses: CallPauses | None = None,
@@ -107,7 +106,7 @@ class HostedExecutor:
         self._make_fetcher = fetcher
         self._source = source
         self._pauses = pauses or CallPauses()
-        self._http: httpx.AsyncClient | None = None
+        self._http: ProviderClient | None = None
         self._fetcher: Fetcher | None = None
         self._sent: dict[str, _Sent] = {}
         self._withdrawals: set[asyncio.Task[None]] = set()
@@ -148,7 +147,7 @@ class HostedExecutor:
             del self._sent[sent.work.request_id]
 
     async def _events(
-        self, sent: _Sent, spec: HostedEndpoint, http: httpx.AsyncClient, files: HostedFiles
+        self, sent: _Sent, spec: HostedEndpoint, http: ProviderClient, files: HostedFiles
     ) -> AsyncIterator[Event]:
         body = await asyncio.to_thread(files.inlined)
         # A task of its own: what was sent is recorded also if the attempt is stopped meanwhile.
@@ -214,7 +213,7 @@ class HostedExecutor:
             await asyncio.sleep(pause)
 
     async def _placed(
-        self, sent: _Sent, spec: HostedEndpoint, http: httpx.AsyncClient, body: Mapping[str, Any]
+        self, sent: _Sent, spec: HostedEndpoint, http: ProviderClient, body: Mapping[str, Any]
     ) -> HostedJob:
         """The provider's job of a request: sent now, or by an earlier attempt."""
         owner = _owners(sent.work, spec)[0]
@@ -400,7 +399,7 @@ def _key(work: ExecutorWork, spec: HostedEndpoint, owner: str) -> str:
 
 
 def _provider(
-    work: ExecutorWork, spec: HostedEndpoint, http: httpx.AsyncClient, owner: str
+    work: ExecutorWork, spec: HostedEndpoint, http: ProviderClient, owner: str
 ) -> ProviderApi:
     scheme = "Key" if spec.provider in ("fal", "darkroom") else "Bearer"
     schema = cast("Mapping[str, Any]", work.endpoint.options.get("output_schema") or {})

@@ -14,7 +14,7 @@ from typing import Any
 from deployments.executors.code import AppCode
 from deployments.executors.deployment import executor_maker
 from deployments.executors.describing import bundle
-from deployments.executors.hosted.calls import provider_client
+from deployments.executors.hosted.calls import ProviderClient
 from deployments.executors.hosted.executor import CallPauses, HostedExecutor
 from deployments.executors.hosts import AppHost
 from deployments.executors.replica import ExecutorReplica, ExecutorResources
@@ -201,7 +201,7 @@ class ExecutorRig:
                 allow_private=True,
             )
 
-        return HostedExecutor(provider_client, self.source, fetcher, QUICK, self._now)
+        return HostedExecutor(ProviderClient, self.source, fetcher, QUICK, self._now)
 
     def _now(self) -> datetime:
         return datetime.now(UTC) + self.later

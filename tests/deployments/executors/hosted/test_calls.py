@@ -1,0 +1,73 @@
+"""Connections of the calls to a provider."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from deployments.executors.hosted.calls import ProviderClient, Wire
+from serve_app.domain.executors.hosted import HostedEndpoint
+
+
+class Provider:
+    """HTTP server that sets a cookie with each answer."""
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self.requests: list[str] = []
+        self.origin = ""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            while head := (await reader.readuntil(b"\r\n\r\n")).decode().lower():
+                length = int(head.partition("content-length: ")[2].partition("\r\n")[0] or 0)
+                await reader.readexactly(length)
+                self.requests.append(head)
+                writer.write(b"HTTP/1.1 200 OK\r\nset-cookie: whose=tenant-1\r\n")
+                writer.write(b"content-type: application/json\r\ncontent-length: 2\r\n\r\n{}")
+                await writer.drain()
+        except asyncio.IncompleteReadError:
+            pass  # the client has closed it
+        finally:
+            writer.close()
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[Provider]:
+    made = Provider()
+    server = await asyncio.start_server(made.serve, "127.0.0.1", 0)
+    made.origin = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    yield made
+    server.close()
+    await server.wait_closed()
+
+
+@pytest.fixture
+async def wire(provider: Provider) -> AsyncIterator[Wire]:
+    spec = HostedEndpoint("fal", "fal-ai/any", "PROVIDER_KEY", provider.origin, provider.origin)
+    async with ProviderClient() as http:
+        yield Wire(http, spec, "Key k", {})
+
+
+async def test_looks_at_jobs_share_a_connection_and_a_call_that_costs_money_has_its_own(
+    provider: Provider, wire: Wire
+) -> None:
+    for _ in range(3):
+        await wire.get(f"{provider.origin}/status")
+    assert provider.connections == 1
+    for _ in range(2):
+        await wire.post_once(f"{provider.origin}/submit", {"prompt": "a lighthouse"})
+    assert provider.connections == 3
+
+
+async def test_a_cookie_that_a_provider_sets_is_sent_with_no_other_call(
+    provider: Provider, wire: Wire
+) -> None:
+    for _ in range(2):
+        await wire.get(f"{provider.origin}/status")
+        await wire.post_once(f"{provider.origin}/submit", {})
+    assert len(provider.requests) == 4
+    assert [each for each in provider.requests if "cookie" in each] == []
