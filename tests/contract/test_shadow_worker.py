@@ -154,6 +154,15 @@ async def test_requests_of_left_out_tenants_are_not_copied(tmp_path: Path, queue
         assert found.original == own
 
 
+async def test_requests_of_tenants_with_their_own_storage_are_not_copied(
+    tmp_path: Path, queue: Queue
+) -> None:
+    own = {"tenant_limits": {"other": {"storage": "acme"}}}
+    async with shadowed(tmp_path, queue, settings=own) as house:
+        await submitted(house, key=house.other_key)
+        assert not await queue.shadows.candidates(5)
+
+
 async def test_requests_of_tenants_with_private_files_are_not_copied(
     tmp_path: Path, queue: Queue
 ) -> None:

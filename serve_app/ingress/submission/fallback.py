@@ -25,6 +25,7 @@ from serve_app.ingress.services.services import Services
 from serve_app.ingress.submission.max_cost import refusal_of
 from serve_app.ingress.submission.options import SubmitOptions
 from serve_app.ingress.submission.registered import START
+from serve_app.settings import NO_LIMITS
 
 
 class CannotRunThere(Exception):
@@ -140,6 +141,9 @@ def with_shadow(
     usual = services.files.access.of_new(SHADOW_TENANT, None, outputs=True)
     as_open = new.file_access is None or usual is not None  # its files have no more readers
     own = DRAFT in new.input or FROM_DRAFT in new.input or reads_private
+    # The files of a copy are in the storage of the installation.
+    limits = services.config.queue.tenant_limits.get(new.tenant, NO_LIMITS)
+    own = own or limits.storage is not None
     if not kept or not as_open or own or new.tenant in source.except_tenants:
         return new
     chosen = is_chosen(new.id, new.endpoint, source.share)

@@ -51,7 +51,7 @@ def test_a_missing_copy_says_why() -> None:
     )
     assert [*shadow_lines(found(copy=None))][-1] == "  copy      deleted"
     assert [*shadow_lines(found(copy=None, state="waiting"))][-1] == "  copy      waiting"
-    assert [*shadow_lines(found(), "a/else")][0] == "a/own → a/other  a fox"
+    assert next(iter(shadow_lines(found(), "a/else"))) == "a/own → a/other  a fox"
 
 
 def test_an_installation_without_copies_says_so(darkroom: Any) -> None:
