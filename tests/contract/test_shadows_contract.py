@@ -24,6 +24,7 @@ from serve_app.queue.store.config import QueueLimits, Retention
 from serve_app.queue.transactions.insert import INSERTS
 from serve_app.settings import TenantLimits
 from serve_app.telemetry.clock import SystemClock
+from tests.contract.queues import Make
 from tests.queue.database import Ingress
 from tests.queue.requests import TENANT, done, failure, lease, new, new_id
 
@@ -88,11 +89,11 @@ async def test_a_request_that_waits_for_an_outcome_is_not_copied(queue: Queue) -
     assert (await only(queue)).original == first.id
 
 
-async def test_a_request_with_a_rate_is_copied_too(queue: Queue, make: Any) -> None:
+async def test_a_request_with_a_rate_is_copied_too(make: Make) -> None:
     limits = QueueLimits(tenants={TENANT: TenantLimits(requests_per_minute=60)})
-    other = await make(limits)
-    request = await copied(other)
-    assert (await only(other)).original == request.id
+    queue = await make(limits)
+    request = await copied(queue)
+    assert (await only(queue)).original == request.id
 
 
 async def test_a_pair_shows_states_seconds_prices_and_errors(queue: Queue) -> None:
