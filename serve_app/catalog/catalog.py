@@ -250,7 +250,7 @@ def combined(
 def _check_fallbacks(own: CatalogFile, entries: Mapping[str, CatalogEntry]) -> None:
     catalog: Catalog | None = None
     for endpoint_id, given in own.source.endpoints.items():
-        if given.fallback is not None:
+        if given.fallback is not None or given.shadow is not None:
             catalog = catalog or Catalog(entries, suggestions.read_fal_ids())
             if (found := problem_of(entries[endpoint_id], catalog.find)) is not None:
                 place, what = found
@@ -258,20 +258,18 @@ def _check_fallbacks(own: CatalogFile, entries: Mapping[str, CatalogEntry]) -> N
 
 
 def _unfit_fallbacks(catalog: Catalog) -> Mapping[str, str]:
-    """Entries of the database whose fallback cannot run their requests, with the reason. One whose
-    fallback is gone is served without it."""
+    """Entries of the database whose fallback or shadow cannot run their requests, with the reason.
+    One whose fallback or shadow is gone is served without it."""
     return {
         each.endpoint.id: f"{'.'.join(map(str, found[0]))}: {found[1]}."
         for each in catalog
         if each.origin is EntryOrigin.DATABASE
-        and each.source.fallback is not None
-        and catalog.find(each.source.fallback.endpoint) is not None
-        and (found := problem_of(each, catalog.find)) is not None
+        and (found := problem_of(each, catalog.find, may_be_gone=True)) is not None
     }
 
 
 def check_fallback(entry: CatalogEntry, catalog: Catalog) -> None:
-    """Raise ``InvalidInput`` if a new entry has a fallback that cannot run its requests."""
+    """Raise ``InvalidInput`` if the fallback or shadow of a new entry cannot run its requests."""
 
     def find(endpoint_id: str) -> CatalogEntry | None:
         return entry if endpoint_id == entry.endpoint.id else catalog.find(endpoint_id)

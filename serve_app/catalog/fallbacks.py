@@ -1,4 +1,6 @@
-"""Fallbacks of entries: whether one can run the requests of another, and their inputs there."""
+"""Fallbacks and shadows of entries: whether one can run the requests of another, and their inputs
+there.
+"""
 
 from __future__ import annotations
 
@@ -9,26 +11,39 @@ from typing import Any
 from serve_app.catalog.entries import CatalogEntry
 from serve_app.catalog.known_keys import Place
 from serve_app.catalog.schema.registry import InputSchema
-from serve_app.catalog.source import FallbackSource
+from serve_app.catalog.source import FallbackSource, ShadowSource
 from serve_app.domain.executors.fallback import renamed
 from serve_app.domain.executors.hosted import PROVIDERS
 from serve_app.domain.workflows.definition import FAMILY
 
 MAX_CACHED_SCHEMAS = 256
-KEY = "fallback"
+KEY, SHADOW = "fallback", "shadow"
 
 Find = Callable[[str], CatalogEntry | None]
 
 
-def problem_of(entry: CatalogEntry, find: Find) -> tuple[Place, str] | None:
-    """Place and sentence of a mistake in the fallback of ``entry``; None: there is none. ``find``:
-    entry of an endpoint."""
-    given = entry.source.fallback
-    if given is None:
-        return None
-    other, named = find(given.endpoint), (KEY, "endpoint")
-    if other is None:
-        return named, f"there is no endpoint {given.endpoint}"
+def problem_of(
+    entry: CatalogEntry, find: Find, *, may_be_gone: bool = False
+) -> tuple[Place, str] | None:
+    """Place and sentence of a mistake in the fallback or the shadow of ``entry``; None: there is
+    none. ``find``: entry of an endpoint. ``may_be_gone``: an endpoint that is not there is none."""
+    for key, given in ((KEY, entry.source.fallback), (SHADOW, entry.source.shadow)):
+        if given is None:
+            continue
+        other = find(given.endpoint)
+        if other is None and not may_be_gone:
+            return (key, "endpoint"), f"there is no endpoint {given.endpoint}"
+        if other is not None and (found := _problem(entry, other, given, find)) is not None:
+            return found
+    return None
+
+
+def _problem(
+    entry: CatalogEntry, other: CatalogEntry, given: FallbackSource | ShadowSource, find: Find
+) -> tuple[Place, str] | None:
+    if isinstance(given, ShadowSource):
+        return _problem_of_shadow(entry, other, given)
+    named = (KEY, "endpoint")
     if cycle := _cycle(entry, find):
         return named, f"requests would fall back in a circle: {' → '.join(cycle)}"
     if other.endpoint.family == FAMILY:
@@ -38,7 +53,18 @@ def problem_of(entry: CatalogEntry, find: Find) -> tuple[Place, str] | None:
             f"{entry.endpoint.id} and {given.endpoint} are both hosted, and a request calls one "
             "provider at most, so that it is never paid for twice"
         )
-    return _problem_of_fields(entry, other, given)
+    return _problem_of_fields(entry, other, given, KEY)
+
+
+def _problem_of_shadow(
+    entry: CatalogEntry, other: CatalogEntry, given: ShadowSource
+) -> tuple[Place, str] | None:
+    named = (SHADOW, "endpoint")
+    if other.endpoint.id == entry.endpoint.id:
+        return named, "an endpoint cannot be compared with itself: name another one"
+    if other.endpoint.family == FAMILY:
+        return named, f"{given.endpoint} is a workflow, and copies go to single endpoints"
+    return _problem_of_fields(entry, other, given, SHADOW)
 
 
 def _cycle(entry: CatalogEntry, find: Find) -> list[str]:
@@ -55,20 +81,20 @@ def _cycle(entry: CatalogEntry, find: Find) -> list[str]:
 
 
 def _problem_of_fields(
-    entry: CatalogEntry, other: CatalogEntry, given: FallbackSource
+    entry: CatalogEntry, other: CatalogEntry, given: FallbackSource | ShadowSource, key: str
 ) -> tuple[Place, str] | None:
     own, there = properties_of(entry.schema), properties_of(other.schema)
     for name, named in given.fields.items():
         if own is not None and name not in own:
-            return (KEY, "fields", name), f"{entry.endpoint.id} has no field `{name}`"
+            return (key, "fields", name), f"{entry.endpoint.id} has no field `{name}`"
         if there is not None and named is not None and named not in there:
-            return (KEY, "fields", name), f"{given.endpoint} has no field `{named}`"
+            return (key, "fields", name), f"{given.endpoint} has no field `{named}`"
     if own is None or there is None:
         return None
     passed = {given.fields.get(name, name) for name in own}
     missing = sorted({*other.schema.json_schema().get("required", ())} - passed)
     if missing:
-        return (KEY, "endpoint"), (
+        return (key, "endpoint"), (
             f"{given.endpoint} needs `{missing[0]}`, which {entry.endpoint.id} does not have: name "
             "the field that has it in `fields`"
         )
@@ -82,8 +108,8 @@ def properties_of(schema: InputSchema) -> Mapping[str, Any] | None:
 
 
 def input_at(other: CatalogEntry, fields: Mapping[str, str | None], input: Any) -> dict[str, Any]:
-    """Input of a request for the endpoint that it falls back to. Fields that this one does not have
-    are left out: ``unfit_field`` says whether they matter. ``InvalidInput``."""
+    """Input of a request for another endpoint. Fields that this one does not have are left out:
+    ``unfit_field`` says whether they matter. ``InvalidInput``."""
     given, there = renamed(input, fields), properties_of(other.schema)
     if there is not None:
         given = {name: value for name, value in given.items() if name in there}

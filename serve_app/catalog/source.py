@@ -162,6 +162,26 @@ class FallbackSource(BaseModel):
         return value
 
 
+class ShadowSource(BaseModel):
+    """Endpoint that gets copies of a share of the requests, to compare the two. ``fields``: as of a
+    fallback."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    endpoint: str
+    share: float = Field(gt=0, le=1)
+    budget: str | None = None  # such as ``20 EUR/day``; None: no limit
+    fields: dict[str, str | None] = Field(default_factory=dict)
+    except_tenants: tuple[str, ...] = ()  # whose requests are never copied
+
+    @field_validator("budget")
+    @classmethod
+    def _budget(cls, value: str | None) -> str | None:
+        if value is not None:
+            FallbackBudget.parse(value)
+        return value
+
+
 class EndpointSource(BaseModel):
     """One entry, of a file or of the database."""
 
@@ -181,6 +201,7 @@ class EndpointSource(BaseModel):
     pool: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_-]+$")
     price: Price | None = None
     fallback: FallbackSource | None = None
+    shadow: ShadowSource | None = None
     display_name: str = ""
     description: str = ""
     category: str = "text-to-image"

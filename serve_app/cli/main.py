@@ -10,6 +10,7 @@ import click
 
 from serve_app.cli.accounting.usage import usage_group
 from serve_app.cli.administration.audit import audit_group
+from serve_app.cli.administration.shadows import shadows_command
 from serve_app.cli.administration.tenants import tenants_group
 from serve_app.cli.apps.deploy import deploy_command
 from serve_app.cli.apps.undeploy import undeploy_command
@@ -336,6 +337,7 @@ main.add_command(usage_group)
 main.add_command(batch_group)
 main.add_command(operations.queue_command)
 main.add_command(audit_group)
+main.add_command(shadows_command)
 main.add_command(operations.endpoints_group)
 main.add_command(webhooks.webhooks_group)
 main.add_command(files_group)

@@ -112,3 +112,15 @@ class StoredFiles(Protocol):
     async def use(self) -> StorageUse:
         """Sums over all tenants. They may be a minute old."""
         ...
+
+
+# Retention of a request's files, if its client sets one.
+
+
+class Lifecycles(Protocol):
+    """Store of retention times. Methods raise ``DatabaseUnavailable``."""
+
+    async def keep(self, request_id: str, keep_s: float) -> None:
+        """Delete the request's files ``keep_s`` seconds after its end. Call it before the request
+        is stored; it does no harm if the request is never stored."""
+        ...

@@ -15,6 +15,7 @@ from serve_app.domain.billing.report import CostBook
 from serve_app.domain.executors.fallback import Fallbacks
 from serve_app.domain.executors.hosted import HostedCall, NewCall
 from serve_app.domain.executors.secrets import Secret
+from serve_app.domain.executors.shadow import ShadowBook
 from serve_app.domain.lease import (
     Ask,
     Demand,
@@ -277,6 +278,11 @@ class Queue(LeasePort, Protocol):
         ...
 
     @property
+    def shadows(self) -> ShadowBook:
+        """Requests of which copies go to other endpoints."""
+        ...
+
+    @property
     def gallery(self) -> Gallery:
         """Search and favourites."""
         ...
@@ -484,16 +490,4 @@ class Storage(Protocol):
 
     async def check(self) -> None:
         """Raise ``StorageUnavailable`` if a small object cannot be written and read back."""
-        ...
-
-
-# Retention of a request's files, if its client sets one.
-
-
-class Lifecycles(Protocol):
-    """Store of retention times. Methods raise ``DatabaseUnavailable``."""
-
-    async def keep(self, request_id: str, keep_s: float) -> None:
-        """Delete the request's files ``keep_s`` seconds after its end. Call it before the request
-        is stored; it does no harm if the request is never stored."""
         ...

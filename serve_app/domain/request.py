@@ -170,6 +170,7 @@ class NewRequest:
     file_access: FileAccess | None = None  # of its files; None: they are public
     upload_policy: UploadPolicy | None = None  # its files go to this bucket; None: to storage
     fallback: Fallback | None = None  # where it may run instead
+    shadow: str = ""  # endpoint that gets a copy of it; empty: none does
 
     @property
     def file_access_id(self) -> str:

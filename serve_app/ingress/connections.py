@@ -25,6 +25,8 @@ from serve_app.ingress.services.live_tenants import LiveTenants
 from serve_app.ingress.services.services import Identity, Services
 from serve_app.ingress.services.sign_in import sign_in_of
 from serve_app.ingress.services.weight_jobs import WeightJobs
+from serve_app.ingress.submission import shadows
+from serve_app.ingress.submission.shadows import ShadowWorker
 from serve_app.ingress.workflows import worker as workflows
 from serve_app.ingress.workflows.worker import WorkflowWorker
 from serve_app.postgres import fair_reads
@@ -117,7 +119,7 @@ async def open_tenants(database: Database, clock: Clock, config: Config) -> Live
 async def start_workers(
     stack: AsyncExitStack, services: Services, election: LeaderElection
 ) -> None:
-    """Send webhooks, and run batches and workflows while this process leads."""
+    """Send webhooks, and run batches, workflows and copies while this process leads."""
     await services.webhooks.start()
     stack.push_async_callback(services.webhooks.aclose)
     worker, every_s = BatchWorker(services), LEADS_EVERY_S
@@ -129,6 +131,12 @@ async def start_workers(
         task = PeriodicTask(EVERY_S, {name: led}, services.metrics.queue)
         task.start()
         stack.push_async_callback(task.aclose)
+    copies = election.on_leader(
+        "copy_requests", shadows.LEADS_EVERY_S, ShadowWorker(services).advance
+    )
+    task = PeriodicTask(shadows.EVERY_S, {"copy_requests": copies}, services.metrics.queue)
+    task.start()
+    stack.push_async_callback(task.aclose)
     flows = WorkflowWorker(services)
     for name, period_s, work in (
         ("run_workflows", workflows.EVERY_S, flows.advance),

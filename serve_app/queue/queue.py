@@ -32,6 +32,7 @@ from serve_app.queue.reaper import PeriodicTask, Reaper, Work
 from serve_app.queue.removal import Removal
 from serve_app.queue.request_log import PostgresPartialResults, RequestLog
 from serve_app.queue.retention import RetentionByKind
+from serve_app.queue.shadows.book import PostgresShadows
 from serve_app.queue.state.queue_state import QueueState
 from serve_app.queue.state.request_cache import PreviewCache
 from serve_app.queue.state.warm import StoredWarmTargets
@@ -185,6 +186,7 @@ class PostgresQueue:
         self.batches = PostgresBatches(database, parts.retention)
         self.workflows = PostgresWorkflows(database, limits, state, parts.after)
         self.fallbacks = PostgresFallbacks(database, state, parts.after, parts.metrics)
+        self.shadows = PostgresShadows(database, reads, parts.retention)
         self._overflow = Overflow(database, state, self.fallbacks)
 
         # Calls by replicas
@@ -310,6 +312,7 @@ class PostgresQueue:
                     "delete_aged_files": elected(self.by_kind.delete_files),
                     "delete_aged_webhooks": elected(self.by_kind.delete_deliveries),
                     "delete_aged_usage": elected(self.by_kind.delete_usage),
+                    "tidy_shadows": elected(self.shadows.tidy),
                 },
             ),
         ]

@@ -89,6 +89,14 @@ DELETE_ROWS = [
     + " RETURNING 1"
     for table in ROWS
 ]
+# Triggers have marked the copies of its requests. Those that are stored are left to their worker.
+COPIES = f"""
+DELETE FROM shadows WHERE original = {
+    _ANY.format(key="original", table="shadows",
+                where="tenant = %(tenant)s AND unwanted_at IS NOT NULL AND copy IS NULL "
+                      "AND state IN ('waiting', 'skipped')")}
+RETURNING 1
+"""  # fmt: skip
 SECRETS = "DELETE FROM secrets WHERE owner = %(tenant)s AND owner <> '' RETURNING 1"
 COUNTS = "DELETE FROM running_counts WHERE kind = 'tenant' AND name = %(tenant)s RETURNING 1"
 TOTAL = """
@@ -119,11 +127,21 @@ WITH gone AS (
 summed AS ({SUM_BY_DAY.format(day="day", requests="sum(requests)", **_SUMMED)})
 SELECT 1 FROM gone
 """  # fmt: skip
+# Copies of its requests have its prompts: the worker of copies deletes them before the job ends.
 LEFT = (
     "SELECT "
     + " OR ".join(
         f"EXISTS (SELECT FROM {table} x WHERE x.tenant = %(tenant)s)"
-        for table in ("requests", "artifacts", "drafts", "uploads", *ROWS, "usage", "usage_days")
+        for table in (
+            "requests",
+            "artifacts",
+            "drafts",
+            "uploads",
+            "shadows",
+            *ROWS,
+            "usage",
+            "usage_days",
+        )
     )
     + " OR EXISTS (SELECT FROM secrets x WHERE x.owner = %(tenant)s)"
 )
@@ -180,7 +198,8 @@ class TenantDeletionJob:
         """Return True if the tenant is deleted now."""
         if await self._end_requests(job) or await self._delete_requests(job):
             return False
-        statements = [*FILES, UPLOADS, *DELETE_ROWS, SECRETS, COUNTS, TOTAL, USAGE, USAGE_DAYS]
+        rows = [*FILES, UPLOADS, *DELETE_ROWS, COPIES, SECRETS, COUNTS, TOTAL]
+        statements = [*rows, USAGE, USAGE_DAYS]
         for each in statements:
             await self._all(each, job)
         ((left,),) = await self._database.rows(LEFT, {"tenant": job.tenant})

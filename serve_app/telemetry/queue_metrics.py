@@ -23,6 +23,10 @@ COUNTERS: Declared = {
         "Requests that fell back to another endpoint: `max_wait`, `deadline` or `failure`.",
         ("endpoint", "reason"),
     ),
+    "shadows": (
+        "Requests of which a copy was sent to a shadow, or skipped, by result.",
+        ("endpoint", "result"),
+    ),
     "failures": ("Requests that failed or expired, by error code.", ("endpoint", "code")),
     "usage_seconds": (
         "Run time that was recorded as usage, by configured tenant or `other`.",
@@ -173,6 +177,10 @@ class QueueMeter:
     def fell_back(self, endpoint: str, reason: str) -> None:
         """Count a request that fell back to another endpoint."""
         self._counters["fallbacks"].labels(endpoint, reason).inc()
+
+    def shadowed(self, endpoint: str, result: str) -> None:
+        """Count a request of which a copy was ``sent``, or ``skipped``."""
+        self._counters["shadows"].labels(endpoint, result).inc()
 
     def started(self, endpoint: str, pool: str, wait_s: float) -> None:
         """Record the start of a request's first attempt, ``wait_s`` after its submit."""

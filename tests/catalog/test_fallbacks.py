@@ -73,6 +73,47 @@ def test_a_mistake_is_named_with_its_line(tmp_path: Path, fallback: Any, words: 
     assert raised.value.message.startswith(f"{path}:")
 
 
+@pytest.mark.parametrize(
+    ("shadow", "words"),
+    [
+        ({"endpoint": "no/such", "share": 0.1}, "shadow.endpoint: there is no endpoint no/such"),
+        ({"endpoint": "a/own", "share": 0.1}, "cannot be compared with itself: name another one"),
+        ({"endpoint": "a/text", "share": 0.1}, "a/text needs `text`, which a/own does not have"),
+        ({"endpoint": "a/text", "share": 0.1, "fields": {"prompt": "txt"}}, "has no field `txt`"),
+        ({"endpoint": "a/text"}, "shadow.share"),
+        ({"endpoint": "a/text", "share": 0}, "greater than 0"),
+        ({"endpoint": "a/text", "share": 1.5}, "less than or equal to 1"),
+        ({"endpoint": "a/text", "share": 1, "budget": "much"}, "should be an amount, a currency"),
+    ],
+)
+def test_a_mistake_in_a_shadow_is_named_with_its_line(
+    tmp_path: Path, shadow: Any, words: str
+) -> None:
+    path = file(tmp_path, a__own=own() | {"shadow": shadow}, a__text=own(options=TEXT))
+    with pytest.raises(Misconfigured) as raised:
+        load(path, demo=False, demo_dir=tmp_path)
+    assert words in str(raised.value)
+    assert raised.value.message.startswith(f"{path}:")
+
+
+def test_shadows_may_be_of_each_other_and_both_hosted(tmp_path: Path) -> None:
+    hosted = {"family": "fal", "schema": "open", "options": HOSTED}
+    one = hosted | {"shadow": {"endpoint": "a/two", "share": 0.1}}
+    two = hosted | {"shadow": {"endpoint": "a/one", "share": 0.1}}
+    catalog = load(file(tmp_path, a__one=one, a__two=two), demo=False, demo_dir=tmp_path)
+    assert catalog.get("a/one").source.shadow is not None
+
+
+def test_an_entry_of_the_database_outlives_its_shadow(tmp_path: Path) -> None:
+    shadow = {"endpoint": "a/text", "share": 1, "fields": {"prompt": "text"}}
+    builder = EntryBuilder(demo=False, demo_dir=tmp_path)
+    kept = StoredEntry("a/own", own() | {"shadow": shadow})
+    assert combined(None, builder, [kept]).invalid == {}
+    other = StoredEntry("a/text", own(options=PROMPT))
+    both = combined(None, builder, [kept, other])
+    assert "a/text has no field `text`" in both.invalid["a/own"]
+
+
 def test_two_providers_are_not_called_for_one_request(tmp_path: Path) -> None:
     hosted = {"family": "fal", "schema": "open", "options": HOSTED}
     path = file(tmp_path, a__one=hosted | {"fallback": {"endpoint": "a/two"}}, a__two=hosted)

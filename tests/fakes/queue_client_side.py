@@ -62,6 +62,8 @@ class ClientSide(QueueRows):
         leader = self._repeats.leader(new, self._rows.values())
         if leader is not None:
             row.request = replace(row.request, follows=leader)
+        else:
+            self.shadows.stored(new)
         self._repeats.learn(new)
         self._line(row, messages.QUEUED + self._retries(row))
         for warning in new.warnings:

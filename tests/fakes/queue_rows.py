@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from serve_app.domain.billing.price import NOTHING, made_by
 from serve_app.domain.errors import RequestNotFound
+from serve_app.domain.executors.shadow import SHADOW_TENANT
 from serve_app.domain.lease import Ask, LeaseKey, LeaseTerms, Presence, Signal, lease_of
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.ports import Clock, Liveness
@@ -31,6 +32,7 @@ from tests.fakes.outbox import FakeOutbox
 from tests.fakes.queue_row import Row, forgetting
 from tests.fakes.quotas import FakeBudgetWarnings, FakeCostBook, FakeQuotas
 from tests.fakes.repeats import FakeRepeats
+from tests.fakes.shadows import FakeShadows
 from tests.fakes.stored_files import FakeStoredFiles
 from tests.fakes.workflows import FakeWorkflows
 
@@ -75,6 +77,10 @@ class QueueRows:
         )
         self.fallbacks = FakeFallbacks(
             *(clock, self._rows, self._line, self._changed), self._repeats.given
+        )
+        self.shadows = FakeShadows(
+            *(clock, self._rows, self.ledger),
+            lambda original, target: self._repeats.named(SHADOW_TENANT, target, original),
         )
         self.gallery = FakeGallery(clock, self._rows, self.page, self.operations.note)
         self.stored = FakeStoredFiles(clock, self._rows, lambda: self.batches.files.uploads)

@@ -43,6 +43,10 @@ class FakeRepeats:
             raise deleted()
         return request_id
 
+    def named(self, tenant: str, endpoint: str, key: str) -> str | None:
+        """Request with this idempotency key, also if it was deleted."""
+        return self._by_key.get((tenant, endpoint, key), (None, b""))[0]
+
     def deleted(self, request_id: str) -> None:
         self._deleted.add(request_id)
         self._undelivered.pop(request_id, None)

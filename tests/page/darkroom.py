@@ -11,6 +11,7 @@ from typing import Any
 import uvicorn
 
 from serve_app.catalog.catalog import Catalog
+from serve_app.ingress.submission.shadows import ShadowWorker
 from tests.ingress.house import CATALOG, House, built
 from tests.page.album import Entry, hang
 from tests.page.painter import Painter
@@ -78,6 +79,10 @@ class PageDarkroom:
 
         self._do(store())
         return made
+
+    def copy_requests(self) -> None:
+        """Store the copies of requests whose models have shadows."""
+        self._do(ShadowWorker(self.house.services).advance())
 
     def ran(self) -> list[str]:
         assert self._painter is not None

@@ -37,7 +37,7 @@ TABLES = (
     "running_counts", "warm_targets", "catalog_entries", "weight_peers", "file_access",
     "file_url_revocations", "tenant_deletions",
     "tenant_weights", "hub_tokens", "tenant_weight_files", "weight_files", "batches", "batch_files",
-    "secrets", "hosted_calls", "fallback_budgets", "workflows", "workflow_runs",
+    "secrets", "hosted_calls", "fallback_budgets", "workflows", "workflow_runs", "shadows",
 )  # fmt: skip
 
 HOLDING: list[EmbeddedPostgres] = []

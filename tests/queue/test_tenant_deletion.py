@@ -78,6 +78,7 @@ INSERT INTO hub_tokens (tenant, sealed, changed_by) VALUES ('{0}', '', 'k1');
 INSERT INTO secrets (owner, name, sealed, changed_by) VALUES ('{0}', 'FAL_KEY', '', 'k1');
 INSERT INTO hosted_calls (id, request_id, tenant, attempt, provider, owner, endpoint, input_hash)
     VALUES ('call-{0}', '{1}', '{0}', 1, 'fal', '{0}', 'e', '{0}');
+INSERT INTO shadows (original, tenant, endpoint, target) VALUES ('{1}', '{0}', 'e', 'f');
 INSERT INTO events (request_id, sequence, message) VALUES ('{1}', 99, '{{}}');
 """
 

@@ -59,6 +59,7 @@ LEFT_OUT = {
     "budget_warnings": "sums of the usage",
     "workflow_runs": "the steps are requests",
     "hosted_calls": "the calls of the requests",
+    "shadows": "copies of the requests, which are the operator's",
     "file_url_revocations": "signatures",
     "hub_tokens": "a secret, which is never shown",
     "tenant_deletions": "of a tenant that is gone",

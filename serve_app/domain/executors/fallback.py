@@ -77,6 +77,10 @@ class FallbackBudget:
     def __str__(self) -> str:
         return f"{self.amount:f} {self.currency}/{self.period}"
 
+    def to_json(self) -> dict[str, str]:
+        """Part of a plan, as the function ``spend_on_fallback`` reads it."""
+        return {"amount": str(self.amount), "currency": self.currency, "period": self.period}
+
 
 @dataclass(frozen=True, slots=True)
 class Fallback:
@@ -104,12 +108,7 @@ class Fallback:
             "max_wait_s": self.max_wait_s,
             "price": self.price and self.price.to_json(),
             "cost": str(self.cost),
-            "budget": budget
-            and {
-                "amount": str(budget.amount),
-                "currency": budget.currency,
-                "period": budget.period,
-            },
+            "budget": budget and budget.to_json(),
             "fields": dict(self.fields),
             "same_pool": self.same_pool,
             "expected_s": self.expected_s,

@@ -31,7 +31,13 @@ from serve_app.ingress.api import (
     webhooks,
     workflows,
 )
-from serve_app.ingress.api.administration import audit, doctor, tenant_deletion, tenant_export
+from serve_app.ingress.api.administration import (
+    audit,
+    doctor,
+    shadows,
+    tenant_deletion,
+    tenant_export,
+)
 from serve_app.ingress.api.billing import pricing, report, sums
 from serve_app.ingress.api.files import content, links, stored, verification
 from serve_app.ingress.api.gallery import items, shares, zip_files
@@ -246,6 +252,7 @@ ROUTES = [
     *operations.ROUTES,
     *audit.ROUTES,
     *doctor.ROUTES,
+    *shadows.ROUTES,
     *rendering.ROUTES,
     *webhooks.ROUTES,
     *model_entries.ROUTES,

@@ -74,6 +74,7 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/v1/tenants/{tenant}/deletion": OPERATOR,
         "/v1/tenants/{tenant}/hub-token": TENANT_ADMIN,
         "/v1/tenants/{tenant}/export": TENANT_ADMIN,  # `operator` for other tenants
+        "/v1/shadows": OPERATOR,
         "/v1/status": OPERATOR,
         "/v1/doctor": OPERATOR,
         "/metrics": OPERATOR,

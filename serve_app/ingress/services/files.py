@@ -11,6 +11,7 @@ from datetime import datetime
 
 from prometheus_client import CollectorRegistry
 
+from serve_app.domain.artifact import Lifecycles
 from serve_app.domain.errors import (
     ArtifactNotFound,
     DarkroomError,
@@ -22,7 +23,7 @@ from serve_app.domain.errors import (
     TooLarge,
 )
 from serve_app.domain.operations import Actor
-from serve_app.domain.ports import Lifecycles, Storage
+from serve_app.domain.ports import Storage
 from serve_app.domain.upload import KeptFile, Upload, UploadBook, UploadPart, UploadUse
 from serve_app.ingress.services.file_access import AccessRules, FileAccessControl
 from serve_app.queue.reaper import PeriodicTask

@@ -1,8 +1,11 @@
-"""Where a new request may run instead: its endpoint's fallback, if it can run this request."""
+"""Other endpoints of a new request: the fallback, if it can run this request, and the shadow, if
+it is one of those that are copied.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -14,17 +17,19 @@ from serve_app.catalog.work import check_request, expected_quantities
 from serve_app.domain.billing.price import Price
 from serve_app.domain.errors import InvalidInput, Unavailable, UploadPolicyFailed
 from serve_app.domain.executors.fallback import Fallback, FallbackBudget
+from serve_app.domain.executors.shadow import SHADOW_TENANT, is_chosen
 from serve_app.domain.media.draft import DRAFT, FROM_DRAFT
 from serve_app.domain.media.upload_policy import UploadPolicy
-from serve_app.domain.request import Priority
+from serve_app.domain.request import NewRequest, Priority
 from serve_app.ingress.services.services import Services
 from serve_app.ingress.submission.max_cost import refusal_of
 from serve_app.ingress.submission.options import SubmitOptions
 from serve_app.ingress.submission.registered import START
+from serve_app.settings import NO_LIMITS
 
 
-class _CannotFallBack(Exception):
-    """Why a request stays at its own endpoint, as a clause.
+class CannotRunThere(Exception):
+    """Why a request cannot run at another endpoint, as a clause.
 
     It is no error of the client: the request runs, with one chance less.
     """
@@ -44,7 +49,7 @@ def planned_fallback(
         return None, ()
     try:
         return _plan(services, tenant, entry, input, options, source), ()
-    except _CannotFallBack as error:
+    except CannotRunThere as error:
         return None, (f"The request cannot fall back to {source.endpoint}: {error}.",)
 
 
@@ -58,16 +63,16 @@ def _plan(
 ) -> Fallback:
     other = services.catalog.find(source.endpoint)
     if other is None or other.missing:
-        raise _CannotFallBack("it is not served here")
-    given = _input(services, tenant, entry, other, input, source)
-    own_pool, pool = services.pool_of(entry), _pool(services, other, given)
+        raise CannotRunThere("it is not served here")
+    given = input_there(services, tenant, entry, other, input, source.fields)
+    own_pool, pool = services.pool_of(entry), pool_there(services, other, given)
     price, own_price = services.price_of(other), services.price_of(entry)
     if price and own_price and price.currency != own_price.currency:
-        raise _CannotFallBack(f"its price is in {price.currency}, not in {own_price.currency}")
+        raise CannotRunThere(f"its price is in {price.currency}, not in {own_price.currency}")
     if options.max_cost is not None:
         refusal = refusal_of(cost_of(other, price, given), options.max_cost)
         if refusal:
-            raise _CannotFallBack(f"it may cost {options.max_cost}, and there {refusal}")
+            raise CannotRunThere(f"it may cost {options.max_cost}, and there {refusal}")
     if options.upload_policy is not None:
         _check_bucket(other, given, options.upload_policy)
     budget = None if source.budget is None else FallbackBudget.parse(source.budget)
@@ -79,7 +84,7 @@ def _plan(
         errors=source.errors,
         max_wait_s=None if waits else source.max_wait_s,
         price=price,
-        cost=Decimal(0) if budget is None else _cost(other, price, given, budget),
+        cost=Decimal(0) if budget is None else cost_there(other, price, given, budget),
         budget=budget,
         fields=source.fields,
         same_pool=pool == own_pool,
@@ -87,25 +92,26 @@ def _plan(
     )
 
 
-def _input(
+def input_there(
     services: Services,
     tenant: str,
     entry: CatalogEntry,
     other: CatalogEntry,
     input: Mapping[str, Any],
-    source: FallbackSource,
+    fields: Mapping[str, str | None],
 ) -> Mapping[str, Any]:
+    """Input of a request of ``tenant`` for another endpoint. ``CannotRunThere``."""
     if DRAFT in input or FROM_DRAFT in input:
-        raise _CannotFallBack("drafts belong to one endpoint")
+        raise CannotRunThere("drafts belong to one endpoint")
     if any(_is_registered(each) for each in input.get("loras") or ()):
-        raise _CannotFallBack("it names registered weights, which are this installation's")
-    if unfit := unfit_field(entry, other, source.fields, input):
-        raise _CannotFallBack(f"that endpoint has no field `{unfit}`")
+        raise CannotRunThere("it names registered weights, which are this installation's")
+    if unfit := unfit_field(entry, other, fields, input):
+        raise CannotRunThere(f"that endpoint has no field `{unfit}`")
     try:
-        given = input_at(other, source.fields, input)
-        services.safety.check(tenant, source.endpoint, given)
+        given = input_at(other, fields, input)
+        services.safety.check(tenant, other.endpoint.id, given)
     except InvalidInput as error:
-        raise _CannotFallBack(error.message.rstrip(".")) from None
+        raise CannotRunThere(error.message.rstrip(".")) from None
     return given
 
 
@@ -114,15 +120,45 @@ def _is_registered(lora: object) -> bool:
     return isinstance(lora, Mapping) and str(lora.get("path", "")).startswith(START)
 
 
+def with_shadow(
+    services: Services,
+    entry: CatalogEntry,
+    new: NewRequest,
+    options: SubmitOptions,
+    *,
+    reads_private: bool,
+) -> NewRequest:
+    """``new``, with the endpoint that gets a copy of it, if it is one of the share that is copied.
+    ``reads_private``: its input names a private file, which a copy cannot read.
+
+    Never copied is what its client does not want elsewhere, or not kept, and what only one request
+    can read.
+    """
+    source = entry.source.shadow
+    if source is None or entry.base or options.no_shadow or options.no_fallback:
+        return new
+    kept = new.store_io and new.keep_files_s is None and new.upload_policy is None
+    usual = services.files.access.of_new(SHADOW_TENANT, None, outputs=True)
+    as_open = new.file_access is None or usual is not None  # its files have no more readers
+    own = DRAFT in new.input or FROM_DRAFT in new.input or reads_private
+    # The files of a copy are in the storage of the installation.
+    limits = services.config.queue.tenant_limits.get(new.tenant, NO_LIMITS)
+    own = own or limits.storage is not None
+    if not kept or not as_open or own or new.tenant in source.except_tenants:
+        return new
+    chosen = is_chosen(new.id, new.endpoint, source.share)
+    return replace(new, shadow=source.endpoint) if chosen else new
+
+
 # Parts of a plan. Each says why a request stays, for its log.
 
 
-def _pool(services: Services, other: CatalogEntry, given: Mapping[str, Any]) -> str:
+def pool_there(services: Services, other: CatalogEntry, given: Mapping[str, Any]) -> str:
     try:
         pool = services.pool_of(other)
         check_request(other.endpoint, given, services.pools.device_bytes(pool))
     except (InvalidInput, Unavailable) as error:
-        raise _CannotFallBack(error.message.rstrip(".")) from None
+        raise CannotRunThere(error.message.rstrip(".")) from None
     return pool
 
 
@@ -132,10 +168,10 @@ def _check_bucket(other: CatalogEntry, given: Mapping[str, Any], policy: UploadP
         try:
             policy.form("", media_type)
         except UploadPolicyFailed as error:
-            raise _CannotFallBack(error.message.rstrip(".")) from None
+            raise CannotRunThere(error.message.rstrip(".")) from None
 
 
-def _cost(
+def cost_there(
     other: CatalogEntry, price: Price | None, given: Mapping[str, Any], budget: FallbackBudget
 ) -> Decimal:
     """What the budget counts.
@@ -143,10 +179,10 @@ def _cost(
     It can be kept only where the cost is known before, in its own currency.
     """
     if price is None:
-        raise _CannotFallBack(f"the budget of {budget} needs a price of that endpoint")
+        raise CannotRunThere(f"the budget of {budget} needs a price of that endpoint")
     known = cost_of(other, price, given)
     if known.unknown:
-        raise _CannotFallBack(f"the budget of {budget} needs to know the cost: {known.unknown}")
+        raise CannotRunThere(f"the budget of {budget} needs to know the cost: {known.unknown}")
     if price.currency != budget.currency:
-        raise _CannotFallBack(f"the budget is in {budget.currency}, its price in {price.currency}")
+        raise CannotRunThere(f"the budget is in {budget.currency}, its price in {price.currency}")
     return known.amount

@@ -137,6 +137,7 @@ class SubmitOptions:
     upload_policy: UploadPolicy | None = None  # its files go to this bucket; None: to storage
     max_cost: MaxCost | None = None  # None: no limit
     no_fallback: bool = False  # it runs at its own endpoint, or fails
+    no_shadow: bool = False  # it is never copied
 
 
 def parse_options(

@@ -45,7 +45,7 @@ from serve_app.ingress.submission.drafts import (
     require_space,
     with_noise_seed,
 )
-from serve_app.ingress.submission.fallback import planned_fallback
+from serve_app.ingress.submission.fallback import planned_fallback, with_shadow
 from serve_app.ingress.submission.max_cost import require_affordable
 from serve_app.ingress.submission.options import SubmitOptions
 from serve_app.ingress.submission.registered import with_registered
@@ -109,7 +109,8 @@ async def validate(
     require_signable(services, caller.tenant, entry, valid.input)
     if options.max_cost is not None:
         require_affordable(services, caller.tenant, entry, valid.input, options.max_cost)
-    if _any_string(valid.input, _names_private_file):
+    reads_private = _any_string(valid.input, _names_private_file)
+    if reads_private:
         await require_readable_inputs(services, caller.tenant, valid.input)
     access, control, policy = None, services.files.access, options.upload_policy
     if policy is not None:
@@ -124,7 +125,7 @@ async def validate(
     fallback, stays = None, ()
     if entry.source.fallback is not None:
         fallback, stays = planned_fallback(services, caller.tenant, entry, valid.input, options)
-    return NewRequest(
+    new = NewRequest(
         id=request_id,
         tenant=caller.tenant,
         endpoint=endpoint_id,
@@ -155,6 +156,9 @@ async def validate(
         expected=NOTHING if price is None else expected_quantities(valid.input),
         fallback=fallback,
     )
+    if entry.source.shadow is None:
+        return new
+    return with_shadow(services, entry, new, options, reads_private=reads_private)
 
 
 def require_signable(

@@ -57,6 +57,7 @@ async def request_of(
         keep_files_s=run.keep_files_s,
         trace=run.trace,
         key_id=run.key_id,
+        no_shadow=True,
     )
     caller = Caller(run.key_id, run.tenant, frozenset({SUBMIT}))
     given = services, caller, step.app, step.input, options

@@ -8,6 +8,7 @@ import { KeysPart } from "./keys.js";
 import { PartsView } from "./parts_view.js";
 import { PoolsPart } from "./pools.js";
 import { QueuePart } from "./queue.js";
+import { ShadowsPart } from "./shadows.js";
 import { StoragePart } from "./storage.js";
 import { UsagePart } from "./usage.js";
 import { WebhooksPart } from "./webhooks.js";
@@ -20,6 +21,7 @@ const PARTS = {
   keys: { name: "Keys", open: (desk) => new KeysPart(desk) },
   weights: { name: "Weights", open: (desk) => new WeightsPart(desk) },
   usage: { name: "Usage", open: (desk) => new UsagePart(desk) },
+  shadows: { name: "Shadows", open: (desk) => new ShadowsPart(desk) },
   storage: { name: "Storage", open: (desk) => new StoragePart(desk) },
   webhooks: { name: "Webhooks", open: (desk) => new WebhooksPart(desk) },
   health: { name: "Health", open: (desk) => new HealthPart(desk) },

@@ -823,6 +823,25 @@ CREATE TABLE fallback_budgets (
 )
 WITH (fillfactor='50');
 
+CREATE TABLE shadows (
+    original uuid NOT NULL,
+    tenant text NOT NULL,
+    endpoint text NOT NULL,
+    target text NOT NULL,
+    state text DEFAULT 'waiting' NOT NULL,
+    copy uuid,
+    reason text DEFAULT '' NOT NULL,
+    unwanted_at timestamptz,
+    CONSTRAINT shadows_state_check CHECK ((state = ANY (ARRAY['waiting', 'sending', 'sent', 'skipped']))),
+    CONSTRAINT shadows_pkey PRIMARY KEY (original)
+)
+WITH (fillfactor='80');
+CREATE INDEX shadows_of_endpoint ON shadows (endpoint, original);
+CREATE INDEX shadows_of_tenant ON shadows (tenant, original);
+CREATE INDEX shadows_open ON shadows (target, original) WHERE ((state = ANY (ARRAY['waiting', 'sending'])) AND (unwanted_at IS NULL));
+CREATE INDEX shadows_skipped ON shadows (original) WHERE (state = 'skipped');
+CREATE INDEX shadows_unwanted ON shadows (unwanted_at) WHERE (unwanted_at IS NOT NULL);
+
 CREATE FUNCTION add_to_upload_totals() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -984,6 +1003,15 @@ BEGIN
     DELETE FROM request_words WHERE tenant = OLD.tenant AND request_id = OLD.id;
     DELETE FROM share_links WHERE request_id = OLD.id;
     DELETE FROM favourites WHERE tenant = OLD.tenant AND request_id = OLD.id;
+    RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION forget_shadow() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    UPDATE shadows SET unwanted_at = now() WHERE original = OLD.id AND unwanted_at IS NULL;
     RETURN NULL;
 END
 $$;
@@ -1204,6 +1232,12 @@ CREATE TRIGGER forget_emptied_drafts AFTER UPDATE OF deleted_at ON requests FOR 
 CREATE TRIGGER forget_emptied_hosted_calls AFTER UPDATE OF deleted_at ON requests FOR EACH ROW WHEN ((new.deleted_at IS NOT NULL)) EXECUTE FUNCTION forget_hosted_calls();
 
 CREATE TRIGGER forget_emptied_in_gallery AFTER UPDATE OF deleted_at ON requests FOR EACH ROW WHEN ((new.deleted_at IS NOT NULL)) EXECUTE FUNCTION forget_in_gallery();
+
+CREATE TRIGGER forget_shadow_of_deleted AFTER DELETE ON requests FOR EACH ROW EXECUTE FUNCTION forget_shadow();
+
+CREATE TRIGGER forget_shadow_of_emptied AFTER UPDATE OF deleted_at ON requests FOR EACH ROW WHEN ((new.deleted_at IS NOT NULL)) EXECUTE FUNCTION forget_shadow();
+
+CREATE TRIGGER forget_shadow_of_redacted AFTER UPDATE OF forgetting ON requests FOR EACH ROW WHEN (((new.forgetting IS NOT NULL) AND (old.forgetting IS NULL))) EXECUTE FUNCTION forget_shadow();
 
 CREATE TRIGGER forget_unwanted_batch_files AFTER UPDATE OF state ON uploads FOR EACH ROW WHEN (((new.state = 'unwanted') AND (old.state <> 'unwanted'))) EXECUTE FUNCTION forget_batch_file();
 

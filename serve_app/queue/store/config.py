@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from serve_app.domain.executors.shadow import LANE_WEIGHT, SHADOW_TENANT
 from serve_app.queue.store import messages
 from serve_app.queue.store.quotas import Quota
 from serve_app.settings import NO_LIMITS, Config, EndpointLimits, TenantLimits, overflow_pools
@@ -76,13 +77,15 @@ class QueueLimits(LiveValues):
 
     def weight(self, tenant: str) -> float:
         """Weight of the tenant: its share is this against the weights of the others."""
+        if tenant == SHADOW_TENANT:
+            return LANE_WEIGHT
         return self.tenants.get(tenant, NO_LIMITS).weight
 
     def metrics_label(self, tenant: str) -> str:
-        """The tenant, if the settings name it, or else ``other``: a registry of metrics keeps each
-        value that a label ever had.
+        """The tenant, if the settings name it, or that of copies, or else ``other``: a registry of
+        metrics keeps each value that a label ever had.
         """
-        return tenant if tenant in self.tenants else "other"
+        return tenant if tenant in self.tenants or tenant == SHADOW_TENANT else "other"
 
     def waiting_of_tenant(self, tenant: str) -> int:
         return self.tenants.get(tenant, NO_LIMITS).max_waiting or self.max_waiting_per_tenant

@@ -124,7 +124,7 @@ WITH {{source}} AS (
         body text, reuse text, forgetting text, retries text, webhook text, origin text,
         shown text, large integer, trace text, words tsvector, draft_key text,
         key_id text, price jsonb, reserved numeric, file_access text,
-        upload_policy text, fallback json)
+        upload_policy text, fallback json, shadow text)
 ),{{admitted}}
 alike AS MATERIALIZED ({{alike}}),
 placed AS MATERIALIZED (
@@ -194,7 +194,7 @@ searched AS (
     INSERT INTO request_words (tenant, request_id, words)
     SELECT s.tenant, s.id, n.words FROM stored s JOIN new n ON n.id = s.id
     WHERE n.words IS NOT NULL
-),
+),{{shadowed}}
 {wake_lanes("stored")}
 SELECT s.id::text, s.state, s.created_at, s.events, s.end_by, s.lease_nonce, s.follows::text,
        CASE WHEN s.follows IS NOT NULL THEN (
@@ -203,12 +203,26 @@ SELECT s.id::text, s.state, s.created_at, s.events, s.end_by, s.lease_nonce, s.f
        CASE WHEN NOT %(durable)s::boolean THEN {UNAWAITED} END
 FROM stored s{{refusals}}
 """
+# A request that waits for the outcome of another one computes nothing that could be compared.
+_SHADOWED = """
+shadowed AS (
+    INSERT INTO shadows (original, tenant, endpoint, target)
+    SELECT s.id, s.tenant, n.endpoint, n.shadow FROM stored s JOIN new n ON n.id = s.id
+    WHERE n.shadow IS NOT NULL AND s.state <> 'following'
+),"""
 _ALL = {"source": "new", "admitted": "", "left": "NULL", "refusals": ""}
 _ADMITTED = {"source": "given", "admitted": ADMITTED, "left": LEFT, "refusals": REFUSALS}
-INSERT = _STATEMENT.format(alike=_ALONE, **_ALL)
-INSERT_COALESCING = _STATEMENT.format(alike=_COALESCED, **_ALL)
-INSERT_ADMITTED = _STATEMENT.format(alike=_ALONE, **_ADMITTED)
-INSERT_ADMITTED_COALESCING = _STATEMENT.format(alike=_COALESCED, **_ADMITTED)
+INSERTS = {
+    (coalescing, admitted, shadowed): _STATEMENT.format(
+        alike=_COALESCED if coalescing else _ALONE,
+        shadowed=_SHADOWED if shadowed else "",
+        **(_ADMITTED if admitted else _ALL),
+    )
+    for coalescing in (False, True)
+    for admitted in (False, True)
+    for shadowed in (False, True)
+}
+"""Forms of the statement: each has only the parts that its requests need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +293,7 @@ async def insert_requests(
         if each.request.reuse_digest
     ]
     inserted = await database.rows(
-        _statement(coalescing=bool(locks), admitted=bool(quotas)),
+        INSERTS[bool(locks), bool(quotas), any(each.request.shadow for each in new)],
         {
             "new": messages.compact(rows),
             "large": texts,
@@ -300,12 +314,6 @@ async def insert_requests(
         None if columns is None else _found(each, columns)
         for each, columns in zip(new, found, strict=True)
     ]
-
-
-def _statement(*, coalescing: bool, admitted: bool) -> str:
-    if admitted:
-        return INSERT_ADMITTED_COALESCING if coalescing else INSERT_ADMITTED
-    return INSERT_COALESCING if coalescing else INSERT
 
 
 def _found(each: NewRow, columns: Sequence[Any]) -> InsertResult | Refusal:
@@ -366,6 +374,7 @@ def _row(n: int, each: NewRow) -> dict[str, Any]:
         "upload_policy": new.upload_policy.to_json() if new.upload_policy else None,
         "reserved": None if each.reserved is None else str(each.reserved),
         "fallback": new.fallback and new.fallback.to_json(),
+        "shadow": new.shadow or None,
     }
 
 

@@ -141,6 +141,7 @@ EXAMPLES = {
         "darkroom usage --by day --by key --csv > usage.csv",
     ),
     "usage report": ("darkroom usage report --since 2026-01-01",),
+    "shadows": ("darkroom shadows acme/portraits --limit 5",),
     "audit": ("darkroom audit --limit 100",),
     "status": ("darkroom status", "darkroom status --url https://gpu.example.org"),
     "login": (

@@ -136,6 +136,7 @@ async def request_of(
         idempotency_key=f"{batch.id}/{line.custom_id}",
         previews=False,
         key_id=caller.key_id,
+        no_shadow=True,
     )
     try:
         return await submission.validate(

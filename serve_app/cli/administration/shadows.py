@@ -1,0 +1,76 @@
+"""``darkroom shadows``: requests beside their copies at other endpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
+
+from serve_app.cli.commands import completion
+from serve_app.cli.connection import options
+from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.server import Server
+
+
+@click.command("shadows")
+@options.server
+@click.argument("endpoint", required=False, shell_complete=completion.endpoints)
+@click.option("--limit", type=click.IntRange(1, 100), default=20, show_default=True)
+@options.as_json
+def shadows_command(server: Server, endpoint: str | None, limit: int, *, as_json: bool) -> None:
+    """Compare requests with their copies at shadows, of ENDPOINT or of all endpoints.
+
+    First the sums of the last day, then the newest pairs.
+    """
+    with Client(server) as client:
+        found = client.get("/v1/shadows", endpoint_id=endpoint, limit=limit)
+    for line in [json.dumps(found)] if as_json else shadow_lines(found, endpoint):
+        click.echo(line)
+
+
+def shadow_lines(found: Mapping[str, Any], endpoint: str | None = None) -> Iterator[str]:
+    """Comparisons and pairs as text."""
+    for each in found["comparisons"]:
+        if endpoint in (None, each["endpoint_id"]):
+            yield f"{each['endpoint_id']} beside {each['shadow']}, {each['pairs']} pairs in a day"
+            yield f"  original  {_totals(each['originals'])}"
+            yield f"  copy      {_totals(each['copies'])}"
+    for pair in found["pairs"]:
+        yield f"{pair['endpoint_id']} → {pair['shadow']}  {(pair['prompt'] or '')[:60]}".rstrip()
+        yield f"  original  {_side(pair['original'])}"
+        yield f"  copy      {_copy(pair)}"
+    if not found["pairs"]:
+        yield "No request was copied."
+
+
+def _totals(sums: Mapping[str, Any]) -> str:
+    median = "no success" if sums["median_s"] is None else f"median {sums['median_s']:.2f} s"
+    return ", ".join([median, f"{sums['failed']} failed", *_cost(sums)])
+
+
+def _copy(pair: Mapping[str, Any]) -> str:
+    if pair["copy"] is not None:
+        return _side(pair["copy"])
+    if pair["state"] == "sent":
+        return "deleted"
+    return f"{pair['state']}: {pair['reason']}" if pair["reason"] else pair["state"]
+
+
+def _side(side: Mapping[str, Any] | None) -> str:
+    if side is None:
+        return "deleted"
+    parts = [f"{side['state']}"]
+    if side["run_s"] is not None:
+        parts.append(f"{side['run_s']:.2f} s")
+    parts += _cost(side)
+    if side["error"] is not None:
+        parts.append(side["error"]["message"])
+    return ", ".join([*parts, *(each["url"] for each in side["files"])])
+
+
+def _cost(priced: Mapping[str, Any]) -> list[str]:
+    if priced["currency"] is None or priced["cost"] is None:
+        return []
+    return [f"{priced['cost']:g} {priced['currency']}"]

@@ -1,0 +1,193 @@
+"""Background worker that stores copies of requests for their shadows, and deletes those of deleted
+originals.
+
+One ingress process runs it, chosen by election. What it does may be done twice, by two workers at
+once or again after a crash: a copy has the id of its original as its idempotency key.
+
+Copies use what is idle: one is submitted only while nothing is queued in its pool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from decimal import Decimal
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from serve_app.catalog.entries import CatalogEntry
+from serve_app.domain.errors import (
+    AlreadyFinal,
+    DarkroomError,
+    DatabaseUnavailable,
+    Overloaded,
+    RequestActive,
+    RequestNotFound,
+    Unavailable,
+)
+from serve_app.domain.executors.fallback import FallbackBudget
+from serve_app.domain.executors.shadow import (
+    SHADOW_TENANT,
+    ShadowCandidate,
+    ShadowState,
+    UnwantedCopy,
+)
+from serve_app.domain.request import NewRequest, Priority
+from serve_app.domain.sharing.fair_queue import work_of
+from serve_app.ingress.services.services import Services
+from serve_app.ingress.submission import submission
+from serve_app.ingress.submission.fallback import CannotRunThere, cost_there, input_there
+from serve_app.ingress.submission.options import SubmitOptions
+from serve_app.tenants.scopes import SUBMIT, Caller
+
+if TYPE_CHECKING:
+    from serve_app.catalog.source import ShadowSource
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 1.0
+LEADS_EVERY_S = 5.0
+AT_ONCE = 8
+"""Requests of a target that are read together, with their inputs."""
+PER_ROUND = 64
+MOST_RUNNING = 16
+"""Most copies of a target that run, so that they leave slots free even in a large idle pool."""
+MOST_QUEUED = 1
+"""A copy is submitted while fewer requests are queued in its pool."""
+DELETED_AT_ONCE = 200
+
+
+class ShadowWorker:
+    """Copies of one ingress process. Call ``advance`` again and again."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._book = services.queue.shadows
+
+    async def advance(self) -> None:
+        """Delete the copies that are not wanted any more, and store those for which there is
+        room."""
+        with work_of(SHADOW_TENANT):
+            await self._delete()
+            for _ in range(PER_ROUND // AT_ONCE):
+                found = await self._book.candidates(AT_ONCE)
+                if not found or not await self._copy(found):
+                    return
+
+    async def _copy(self, candidates: Sequence[ShadowCandidate]) -> bool:
+        """Copy requests. False: none of them could be."""
+        running, done = await self._book.running(), 0
+        for target, each in groupby(candidates, lambda one: one.target):
+            room = MOST_RUNNING - running.get(target, 0)
+            try:
+                for candidate in [*each][: max(0, room)]:
+                    await self._copy_one(candidate)
+                    done += 1
+            except (Overloaded, Unavailable) as error:
+                if isinstance(error, DatabaseUnavailable):
+                    raise  # it may be stored: its key finds it
+        return done > 0
+
+    async def _copy_one(self, candidate: ShadowCandidate) -> None:
+        """Store the copy of a request, or say why it gets none. ``Overloaded``, ``Unavailable``: it
+        waits."""
+        services, original = self._services, candidate.original
+        try:
+            new, budget, cost = await self._request(candidate)
+        except CannotRunThere as error:
+            await self._skip(candidate, f"It cannot run at {candidate.target}: {error}.")
+            return
+        if candidate.state is ShadowState.WAITING and not await self._book.take(
+            original, budget, cost
+        ):
+            return
+        try:
+            stored = await asyncio.shield(submission.submit(services, new, MOST_QUEUED))
+        except (Overloaded, Unavailable):
+            raise
+        except DarkroomError as error:
+            await self._skip(candidate, error.message)
+            return
+        services.metrics.queue.shadowed(candidate.endpoint, ShadowState.SENT)
+        if not await self._book.sent(candidate, stored.id):
+            log.info("The original %s was deleted meanwhile, and its copy will be.", original)
+
+    async def _skip(self, candidate: ShadowCandidate, reason: str) -> None:
+        await self._book.skip(candidate.original, reason)
+        self._services.metrics.queue.shadowed(candidate.endpoint, ShadowState.SKIPPED)
+
+    async def _request(
+        self, candidate: ShadowCandidate
+    ) -> tuple[NewRequest, FallbackBudget | None, Decimal]:
+        """Validated copy, the budget that has to cover it, and what it counts there."""
+        services = self._services
+        entry, other, source = self._entries(candidate)
+        if candidate.tenant in source.except_tenants:
+            raise CannotRunThere("the requests of its tenant are not copied any more")
+        given = input_there(
+            services, candidate.tenant, entry, other, candidate.input, source.fields
+        )
+        budget = None if source.budget is None else FallbackBudget.parse(source.budget)
+        price = services.price_of(other)
+        cost = Decimal(0) if budget is None else cost_there(other, price, given, budget)
+        options = SubmitOptions(
+            priority=Priority.LOW,
+            idempotency_key=candidate.original,
+            cache=False,
+            previews=False,
+            no_fallback=True,
+            no_shadow=True,
+        )
+        caller = Caller("", SHADOW_TENANT, frozenset({SUBMIT}))
+        try:
+            new = await submission.validate(
+                services, caller, candidate.target, given, options, request_id=services.new_id()
+            )
+        except (Overloaded, DatabaseUnavailable):
+            raise
+        except DarkroomError as error:  # also one that no pool hosts: waiting does not help
+            raise CannotRunThere(error.message.rstrip(".")) from None
+        # A repeat is the same copy, also if the catalogue has changed since.
+        digest = hashlib.sha256(candidate.original.encode()).digest()
+        return replace(new, body_digest=digest), budget, cost
+
+    def _entries(
+        self, candidate: ShadowCandidate
+    ) -> tuple[CatalogEntry, CatalogEntry, ShadowSource]:
+        """Entries of both endpoints as they are now, and what the first one says about copies."""
+        catalog = self._services.catalog
+        entry, other = catalog.find(candidate.endpoint), catalog.find(candidate.target)
+        source = None if entry is None else entry.source.shadow
+        if entry is None or source is None or source.endpoint != candidate.target:
+            raise CannotRunThere(f"{candidate.endpoint} does not name it as its shadow any more")
+        if other is None or other.missing:
+            raise CannotRunThere("it is not served here")
+        return entry, other, source
+
+    async def _delete(self) -> None:
+        """Delete copies whose originals were deleted, and end those that run."""
+        gone = [
+            each.original
+            for each in await self._book.unwanted(DELETED_AT_ONCE)
+            if await self._is_gone(each)
+        ]
+        await self._book.forget(gone)
+
+    async def _is_gone(self, unwanted: UnwantedCopy) -> bool:
+        """Go on with the deletion of a copy. True: there is none, and there will be none."""
+        queue = self._services.queue
+        if unwanted.copy is None:
+            return unwanted.forgettable
+        try:
+            if unwanted.active:
+                await queue.cancel(SHADOW_TENANT, unwanted.copy)
+            else:
+                await queue.delete(SHADOW_TENANT, unwanted.copy)
+        except (AlreadyFinal, RequestActive):
+            return False  # it has ended meanwhile, or has not yet: in the next round
+        except RequestNotFound:
+            return unwanted.forgettable
+        return False

@@ -1,0 +1,275 @@
+"""Requests of which copies go to other endpoints: PostgreSQL behind the port ``ShadowBook``.
+
+The statement that stores a request stores its row in ``shadows``. A trigger marks the row when the
+request is deleted, or its prompt is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from serve_app.domain.executors.fallback import FallbackBudget
+from serve_app.domain.executors.shadow import (
+    LINGER_S,
+    MAX_AGE_S,
+    SHADOW_TENANT,
+    ShadowCandidate,
+    ShadowPair,
+    ShadowSide,
+    ShadowState,
+    ShadowSums,
+    UnwantedCopy,
+)
+from serve_app.domain.request import Request
+from serve_app.postgres.database import Database
+from serve_app.postgres.fair_reads import FairReads
+from serve_app.queue.store import messages
+from serve_app.queue.store.config import DAY_S, Retention
+from serve_app.queue.store.rows import COLUMNS, SOURCE, known_id, stored
+
+AT_ONCE = 500
+KEPT_SKIPPED_S = DAY_S
+"""Time from the submit for which it is known that a request got no copy."""
+BUDGETS = "shadow:"
+"""Prefix of the names of budgets, in the table of those of fallbacks. No endpoint has a colon."""
+NOT_COVERED = "The budget of copies does not cover it."
+TOO_OLD = "There was no room for its copy within an hour."
+
+_OPEN = "s.state IN ('waiting', 'sending') AND s.unwanted_at IS NULL"
+# A request's id begins with the time of its submit.
+_BEFORE = """(rpad(lpad(to_hex((extract(epoch FROM now() - make_interval(secs => %(age_s)s))
+    * 1000)::bigint), 12, '0'), 32, '0'))::uuid"""
+
+# One index step for each target, and the oldest of each, so that a busy one keeps no other waiting.
+CANDIDATES = f"""
+-- name: shadow_candidates
+WITH RECURSIVE goal AS (
+    (SELECT s.target FROM shadows s WHERE {_OPEN} ORDER BY s.target LIMIT 1)
+    UNION ALL
+    SELECT (SELECT s.target FROM shadows s WHERE {_OPEN} AND s.target > g.target
+            ORDER BY s.target LIMIT 1)
+    FROM goal g WHERE g.target IS NOT NULL
+)
+SELECT s.original::text, s.tenant, s.endpoint, s.target, s.state, r.input,
+       extract(epoch FROM now() - r.created_at)::double precision
+FROM goal g CROSS JOIN LATERAL (
+    SELECT * FROM shadows s WHERE s.target = g.target AND {_OPEN}
+    ORDER BY s.original LIMIT %(most)s) s
+JOIN requests r ON r.id = s.original
+WHERE r.deleted_at IS NULL AND r.forgetting IS NULL
+ORDER BY s.target, s.original
+"""
+RUNNING = f"""
+-- name: running_copies
+SELECT r.endpoint, count(*) FROM requests r
+WHERE r.tenant = '{SHADOW_TENANT}' AND r.state = 'running' AND r.pool <> 'workflows' GROUP BY 1
+"""
+TAKE = f"""
+-- name: take_shadow
+WITH held AS MATERIALIZED (
+    SELECT s.original, s.endpoint FROM shadows s
+    WHERE s.original = %(id)s::uuid AND s.state = 'waiting' AND s.unwanted_at IS NULL FOR UPDATE
+),
+judged AS MATERIALIZED (
+    SELECT original, spend_on_fallback('{BUDGETS}' || endpoint, %(plan)s::json) AS covered FROM held
+)
+UPDATE shadows s SET state = CASE WHEN j.covered THEN 'sending' ELSE 'skipped' END,
+    reason = CASE WHEN j.covered THEN '' ELSE %(reason)s END
+FROM judged j WHERE s.original = j.original
+RETURNING s.state
+"""
+# Where the original was deleted and forgotten while a worker stood still, its copy is deleted too.
+SENT = f"""
+-- name: shadow_sent
+WITH kept AS (
+    UPDATE shadows SET state = 'sent', copy = %(copy)s::uuid, reason = ''
+    WHERE original = %(id)s::uuid AND state IN ('sending', 'skipped') AND unwanted_at IS NULL
+    RETURNING 1
+),
+late AS (
+    INSERT INTO shadows (original, tenant, endpoint, target, state, copy, unwanted_at)
+    SELECT %(id)s::uuid, '{SHADOW_TENANT}', %(endpoint)s, %(target)s, 'sent', %(copy)s::uuid, now()
+    WHERE NOT EXISTS (SELECT FROM kept)
+    ON CONFLICT (original) DO NOTHING
+)
+SELECT 1 FROM kept
+"""
+# A copy may be stored already, by a worker that ended before it could record it.
+SKIP = f"""
+-- name: skip_shadow
+UPDATE shadows s SET copy = f.copy, state = CASE WHEN f.copy IS NULL THEN 'skipped' ELSE 'sent' END,
+    reason = CASE WHEN f.copy IS NULL THEN %(reason)s ELSE '' END
+FROM (
+    SELECT o.original, k.id AS copy FROM shadows o LEFT JOIN requests k
+        ON k.tenant = '{SHADOW_TENANT}' AND k.endpoint = o.target
+        AND k.idempotency_key = o.original::text
+    WHERE o.original = %(id)s::uuid
+) f
+WHERE s.original = f.original AND s.state IN ('waiting', 'sending')
+"""
+# A copy whose id is not recorded is found by its key: its worker ended before it could record it.
+UNWANTED = f"""
+-- name: unwanted_copies
+SELECT s.original::text, c.id::text, c.id IS NOT NULL AND c.outcome IS NULL,
+       s.state <> 'sending' OR s.unwanted_at < now() - make_interval(secs => {LINGER_S})
+FROM shadows s LEFT JOIN LATERAL (
+    SELECT r.id, r.outcome FROM requests r
+    WHERE r.deleted_at IS NULL AND r.id = coalesce(s.copy, (
+        SELECT k.id FROM requests k
+        WHERE k.tenant = '{SHADOW_TENANT}' AND k.endpoint = s.target
+          AND k.idempotency_key = s.original::text))
+) c ON true
+WHERE s.unwanted_at IS NOT NULL
+ORDER BY s.unwanted_at LIMIT %(most)s
+"""
+FORGET = """
+-- name: forget_shadows
+DELETE FROM shadows WHERE original = ANY(%(ids)s::uuid[]) AND unwanted_at IS NOT NULL
+"""
+_PAGE = """
+-- name: page_of_shadows
+SELECT s.original::text, s.endpoint, s.target, s.state, s.reason, s.copy::text,
+       o.amount, coalesce(o.price ->> 'currency', ''),
+       c.amount, coalesce(c.price ->> 'currency', '')
+FROM shadows s
+LEFT JOIN usage o ON o.request_id = s.original
+LEFT JOIN usage c ON c.request_id = s.copy
+WHERE s.unwanted_at IS NULL AND {which}
+  AND s.original < coalesce(%(before)s::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+ORDER BY s.original DESC LIMIT %(limit)s
+"""
+PAGE = _PAGE.format(which="true")
+PAGE_OF_ENDPOINT = _PAGE.format(which="s.endpoint = %(endpoint)s")
+REQUESTS = f"""
+-- name: requests_of_shadows
+SELECT {COLUMNS} FROM {SOURCE} WHERE r.id = ANY(%(ids)s::uuid[]) AND r.deleted_at IS NULL
+"""
+_MEDIAN = "percentile_cont(0.5) WITHIN GROUP (ORDER BY {0}.run_s) FILTER ({1})"
+SUMS = f"""
+-- name: sums_of_shadows
+SELECT s.endpoint, s.target, count(*),
+       count(*) FILTER (WHERE o.state <> 'succeeded'),
+       count(*) FILTER (WHERE c.state <> 'succeeded'),
+       {_MEDIAN.format("o", "WHERE o.state = 'succeeded'")},
+       {_MEDIAN.format("c", "WHERE c.state = 'succeeded'")},
+       coalesce(sum(o.amount), 0), coalesce(sum(c.amount), 0),
+       coalesce(max(o.price ->> 'currency'), ''), coalesce(max(c.price ->> 'currency'), '')
+FROM shadows s JOIN usage o ON o.request_id = s.original JOIN usage c ON c.request_id = s.copy
+WHERE s.original >= {_BEFORE} AND s.unwanted_at IS NULL
+GROUP BY 1, 2 ORDER BY 1, 2
+"""
+EXPIRE = f"""
+-- name: expire_shadows
+WITH late AS (
+    SELECT s.original FROM shadows s
+    WHERE {_OPEN} AND s.state = 'waiting' AND s.original < {_BEFORE}
+    LIMIT %(most)s FOR UPDATE SKIP LOCKED
+)
+UPDATE shadows s SET state = 'skipped', reason = %(reason)s
+FROM late l WHERE s.original = l.original AND s.state = 'waiting' RETURNING 1
+"""
+FORGET_SKIPPED = f"""
+-- name: forget_skipped_shadows
+DELETE FROM shadows WHERE original = ANY(ARRAY(
+    SELECT original FROM shadows WHERE state = 'skipped' AND original < {_BEFORE}
+    ORDER BY original LIMIT %(most)s)) AND state = 'skipped' AND unwanted_at IS NULL RETURNING 1
+"""
+# Files of a copy do not outlive those that its original may have.
+AGE = f"""
+-- name: age_shadows
+UPDATE shadows SET unwanted_at = now() WHERE original = ANY(ARRAY(
+    SELECT original FROM shadows
+    WHERE tenant = %(tenant)s AND unwanted_at IS NULL AND original < {_BEFORE}
+    ORDER BY original LIMIT %(most)s)) AND unwanted_at IS NULL RETURNING 1
+"""
+ROUNDS = 20
+
+
+class PostgresShadows:
+    """Implements ``ShadowBook``."""
+
+    def __init__(self, database: Database, reads: FairReads, retention: Retention) -> None:
+        self._database = database
+        self._reads = reads
+        self._retention = retention
+
+    async def candidates(self, most: int) -> Sequence[ShadowCandidate]:
+        rows = await self._database.rows(CANDIDATES, {"most": most})
+        return [
+            ShadowCandidate(original, tenant, endpoint, target, ShadowState(state), given, age_s)
+            for original, tenant, endpoint, target, state, given, age_s in rows
+        ]
+
+    async def running(self) -> Mapping[str, int]:
+        return {str(name): int(count) for name, count in await self._database.rows(RUNNING)}
+
+    async def take(self, original: str, budget: FallbackBudget | None, cost: Decimal) -> bool:
+        plan = {"cost": str(cost)} | ({} if budget is None else {"budget": budget.to_json()})
+        params = {"id": original, "plan": messages.compact(plan), "reason": NOT_COVERED}
+        rows = await self._database.rows(TAKE, params)
+        return bool(rows) and rows[0][0] == ShadowState.SENDING
+
+    async def sent(self, candidate: ShadowCandidate, copy: str) -> bool:
+        params = {
+            "id": candidate.original,
+            "endpoint": candidate.endpoint,
+            "target": candidate.target,
+            "copy": copy,
+        }
+        return bool(await self._database.rows(SENT, params))
+
+    async def skip(self, original: str, reason: str) -> None:
+        params = {"id": original, "reason": messages.clean(reason)}
+        await self._database.rows(SKIP, params)
+
+    async def unwanted(self, most: int) -> Sequence[UnwantedCopy]:
+        rows = await self._database.rows(UNWANTED, {"most": most})
+        return [UnwantedCopy(*row) for row in rows]
+
+    async def forget(self, originals: Sequence[str]) -> None:
+        if originals:
+            await self._database.rows(FORGET, {"ids": [*originals]})
+
+    async def page(
+        self, endpoint: str | None, before: str | None, limit: int
+    ) -> Sequence[ShadowPair]:
+        last = None if before is None else known_id(before)
+        params = {"endpoint": endpoint, "before": last, "limit": limit}
+        statement = PAGE if endpoint is None else PAGE_OF_ENDPOINT
+        rows = await self._reads.rows(None, statement, params)
+        ids = [id_ for row in rows for id_ in (row[0], row[5]) if id_ is not None]
+        found = await self._reads.rows(None, REQUESTS, {"ids": ids}) if ids else []
+        requests = {each.id: each for each in (stored(row).request for row in found)}
+        return [_pair(row, requests) for row in rows]
+
+    async def sums(self) -> Sequence[ShadowSums]:
+        rows = await self._reads.rows(None, SUMS, {"age_s": DAY_S})
+        return [
+            ShadowSums(endpoint, target, pairs, (a, b), (c, d), (e, f), (g, h))
+            for endpoint, target, pairs, a, b, c, d, e, f, g, h in rows
+        ]
+
+    async def tidy(self) -> None:
+        """Skip what has waited for too long, forget what was skipped, and let copies go whose
+        tenant keeps files for a shorter time. Call it periodically."""
+        most = {"most": AT_ONCE}
+        await self._repeat(EXPIRE, {"age_s": MAX_AGE_S, "reason": TOO_OLD, **most})
+        await self._repeat(FORGET_SKIPPED, {"age_s": KEPT_SKIPPED_S, **most})
+        for tenant, days in self._retention.own_days("file_retention_days").items():
+            await self._repeat(AGE, {"tenant": tenant, "age_s": days * DAY_S, **most})
+
+    async def _repeat(self, statement: str, params: Mapping[str, Any]) -> None:
+        for _ in range(ROUNDS):
+            if len(await self._database.rows(statement, params)) < AT_ONCE:
+                return
+
+
+def _pair(row: tuple[Any, ...], requests: Mapping[str, Request]) -> ShadowPair:
+    original, endpoint, target, state, reason, copy, *bills = row
+    sides = [
+        None if (request := requests.get(id_ or "")) is None else ShadowSide(request, *bill)
+        for id_, bill in ((original, bills[:2]), (copy, bills[2:]))
+    ]
+    return ShadowPair(original, endpoint, target, ShadowState(state), reason, *sides)

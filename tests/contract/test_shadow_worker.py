@@ -1,0 +1,333 @@
+"""Copies as a worker makes them from what clients submit, over the fake queue and PostgreSQL's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import yaml
+
+from serve_app.catalog.catalog import load
+from serve_app.catalog.workflows.reader import read
+from serve_app.domain.batches.batch import BatchLine, BatchStatus, StoredBatch
+from serve_app.domain.executors.shadow import SHADOW_TENANT, ShadowState
+from serve_app.domain.lease import LeaseKey
+from serve_app.domain.ports import Queue
+from serve_app.domain.request import Priority, Request, State
+from serve_app.domain.workflows.plan import StepId
+from serve_app.domain.workflows.runs import Step, StepState, WorkflowRun
+from serve_app.ingress.openai.batches import requests
+from serve_app.ingress.openai.batches.requests import LineCall
+from serve_app.ingress.submission import shadows, submission
+from serve_app.ingress.submission.options import SubmitOptions
+from serve_app.ingress.submission.shadows import ShadowWorker
+from serve_app.ingress.workflows import steps
+from serve_app.settings import PoolConfig
+from serve_app.tenants.scopes import SUBMIT, Caller
+from tests.fakes.queue import FakeQueue
+from tests.ingress.house import MODELS, House, built
+from tests.queue.requests import ask, done, failure, lease, new_id
+
+OWN, OTHER = "test/own", "test/other"
+PRICES = {
+    OWN: {"unit": "request", "amount": "0.01", "currency": "EUR"},
+    OTHER: {"unit": "request", "amount": "0.5", "currency": "EUR"},
+}
+POOLS = {
+    "own": PoolConfig(families=("probe",), endpoints=(OWN,)),
+    "other": PoolConfig(families=("probe",), endpoints=(OTHER,)),
+}
+PROBE = {"family": "probe", "schema": "open"}
+TENANT = "default"
+
+
+@asynccontextmanager
+async def shadowed(
+    tmp_path: Path, queue: Queue, *, other: Any = PROBE, settings: Any = None, **shadow: Any
+) -> AsyncIterator[House]:
+    """House over ``queue``, whose first endpoint has the second one as its shadow."""
+    entries = {OWN: PROBE | {"shadow": {"endpoint": OTHER, "share": 1} | shadow}, OTHER: other}
+    models = tmp_path / "models.yaml"
+    text = yaml.safe_dump({"built_in": False, "endpoints": entries})
+    await asyncio.to_thread(models.write_text, text)
+    catalog = await asyncio.to_thread(load, models, demo=True, demo_dir=MODELS.parent)
+    given = {"pools": POOLS, "replica": False, "catalog": catalog, "prices": PRICES}
+    async with built(**given | (settings or {})) as house:
+        house.services.queue = queue
+        house.queue = cast("FakeQueue", queue)
+        yield house
+
+
+async def submitted(house: House, path: str = OWN, key: str | None = None, **headers: str) -> str:
+    async with house.client(key) as client:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        answer = await client.post(f"/queue/{path}", json={"echo": "hello"}, headers=named)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["request_id"]
+
+
+async def copies(house: House) -> list[Request]:
+    return [*await house.queue.page(SHADOW_TENANT)]
+
+
+async def deleted(house: House, request_id: str) -> None:
+    async with house.client() as client:
+        answer = await client.delete(f"/v1/requests/{request_id}")
+    assert answer.status_code == 200, answer.text
+
+
+async def test_a_copy_runs_beside_its_original_and_is_billed_to_nobody(
+    tmp_path: Path, queue: Queue
+) -> None:
+    async with shadowed(tmp_path, queue) as house:
+        worker = ShadowWorker(house.services)
+        request_id = await submitted(house)
+        await worker.advance()
+        await worker.advance()
+        (copy,) = await copies(house)
+        assert (copy.endpoint, copy.pool, copy.input["echo"]) == (OTHER, "other", "hello")
+        await queue.finish(done((await lease(queue, pool="own")).held))
+        await queue.finish(done((await lease(queue, pool="other")).held))
+        async with house.client() as client:
+            own = (await client.get("/v1/requests")).json()["requests"]
+            usage = (await client.get("/v1/usage?by=tenant&tenants=*")).json()
+            pairs = (await client.get("/v1/shadows")).json()
+        async with house.client(house.weak_key) as client:
+            refused = await client.get("/v1/shadows")
+    assert [each["request_id"] for each in own] == [request_id]
+    assert refused.status_code == 403
+    costs = {each["tenant"]: each["cost"] for each in usage["results"]}
+    assert costs == {TENANT: 0.01, SHADOW_TENANT: 0.5}
+    (pair,) = pairs["pairs"]
+    assert (pair["endpoint_id"], pair["shadow"], pair["state"]) == (OWN, OTHER, "sent")
+    assert pair["original"]["request_id"] == request_id
+    assert pair["copy"]["request_id"] == copy.id
+    assert [pair[side]["cost"] for side in ("original", "copy")] == [0.01, 0.5]
+    assert [pair[side]["run_s"] for side in ("original", "copy")] == [1.5, 1.5]
+    assert [pair[side]["output"] for side in ("original", "copy")] == [{"n": 1}, {"n": 1}]
+    (sums,) = pairs["comparisons"]
+    assert (sums["pairs"], sums["originals"]["cost"], sums["copies"]["cost"]) == (1, 0.01, 0.5)
+
+
+async def test_a_failed_copy_changes_nothing_of_its_original(tmp_path: Path, queue: Queue) -> None:
+    async with shadowed(tmp_path, queue) as house:
+        request_id = await submitted(house)
+        await ShadowWorker(house.services).advance()
+        leased = await lease(queue, pool="other")
+        await queue.finish(done(leased.held, failure("pipeline_failed")))
+        assert (await queue.current(TENANT, request_id)).state is State.QUEUED
+        async with house.client() as client:
+            (pair,) = (await client.get(f"/v1/shadows?endpoint_id={OWN}")).json()["pairs"]
+            nothing = (await client.get("/v1/shadows?endpoint_id=test/none")).json()
+    assert pair["copy"]["error"]["code"] == "pipeline_failed"
+    assert (pair["original"]["error"], pair["original"]["output"]) == (None, None)
+    assert (nothing["pairs"], nothing["next_before"]) == ([], None)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x_app_fal_disable_fallback": "true"},
+        {"x_fal_store_io": "0"},
+        {"x_fal_object_lifecycle_preference": '{"expiration_duration_seconds": 60}'},
+        {"x_fal_object_lifecycle_preference": '{"initial_acl": {"default": "forbid"}}'},
+    ],
+)
+async def test_what_its_client_keeps_to_itself_is_not_copied(
+    tmp_path: Path, queue: Queue, headers: dict[str, str]
+) -> None:
+    async with shadowed(tmp_path, queue) as house:
+        await submitted(house, **headers)
+        assert not await queue.shadows.candidates(5)
+
+
+async def test_requests_of_left_out_tenants_are_not_copied(tmp_path: Path, queue: Queue) -> None:
+    async with shadowed(tmp_path, queue, except_tenants=["other"]) as house:
+        await submitted(house, key=house.other_key)
+        own = await submitted(house)
+        (found,) = await queue.shadows.candidates(5)
+        assert found.original == own
+
+
+async def test_requests_of_tenants_with_their_own_storage_are_not_copied(
+    tmp_path: Path, queue: Queue
+) -> None:
+    own = {"tenant_limits": {"other": {"storage": "acme"}}}
+    async with shadowed(tmp_path, queue, settings=own) as house:
+        await submitted(house, key=house.other_key)
+        assert not await queue.shadows.candidates(5)
+
+
+async def test_requests_of_tenants_with_private_files_are_not_copied(
+    tmp_path: Path, queue: Queue
+) -> None:
+    private = {"tenant_limits": {"other": {"files": "private"}}}
+    async with shadowed(tmp_path, queue, settings=private) as house:
+        await submitted(house, key=house.other_key)
+        assert not await queue.shadows.candidates(5)
+    async with shadowed(tmp_path, queue, settings={"files": "private"}) as house:
+        await submitted(house)  # the files of its copy are private too
+        await ShadowWorker(house.services).advance()
+        (copy,) = await copies(house)
+        assert copy.file_access
+
+
+async def test_a_copy_that_cannot_run_there_says_why(tmp_path: Path, queue: Queue) -> None:
+    schema = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
+    options = {"input_schema": schema, "output_schema": {"type": "object", "properties": {}}}
+    other = {"family": "probe", "schema": "json", "options": options}
+    async with shadowed(tmp_path, queue, other=other) as house:
+        await submitted(house)
+        await ShadowWorker(house.services).advance()
+        (pair,) = await queue.shadows.page(None, None, 5)
+        assert pair.state is ShadowState.SKIPPED
+        assert pair.reason.startswith(f"It cannot run at {OTHER}: that endpoint has no field `ech")
+        assert not await copies(house)
+
+
+async def test_fields_have_the_names_of_the_shadow(tmp_path: Path, queue: Queue) -> None:
+    async with shadowed(tmp_path, queue, fields={"echo": "text"}) as house:
+        await submitted(house)
+        await ShadowWorker(house.services).advance()
+        (copy,) = await copies(house)
+        assert copy.input["text"] == "hello"
+        assert "echo" not in copy.input
+
+
+async def test_a_shadow_without_its_secret_is_skipped(tmp_path: Path, queue: Queue) -> None:
+    hosted = {
+        "family": "fal",
+        "schema": "open",
+        "options": {"secrets": ["FAL_KEY"], "hosted": {"endpoint": "fal-ai/veo3"}},
+    }
+    pools = {"own": PoolConfig(families=("probe", "fal"))}
+    settings = {"pools": pools, "prices": {}}
+    async with shadowed(tmp_path, queue, other=hosted, settings=settings) as house:
+        # A tenant's own key is for its own requests.
+        async with house.client() as client:
+            answer = await client.put("/v1/secrets/FAL_KEY", json={"value": "of the tenant"})
+            assert answer.status_code in (200, 201), answer.text
+        await submitted(house)
+        await ShadowWorker(house.services).advance()
+        (pair,) = await queue.shadows.page(None, None, 5)
+        assert "needs the secret FAL_KEY" in pair.reason
+
+
+async def test_a_budget_bounds_what_copies_cost_in_a_day(tmp_path: Path, queue: Queue) -> None:
+    async with shadowed(tmp_path, queue, budget="1.2 EUR/day") as house:
+        worker = ShadowWorker(house.services)
+        for _ in range(3):
+            await submitted(house)
+        for _ in range(3):
+            await worker.advance()
+            work = await queue.ask(ask(4, pool="other"))
+            for each in work.leases:
+                await queue.finish(done(each.held))
+        states = [each.state for each in await queue.shadows.page(None, None, 5)]
+    assert sorted(states) == [ShadowState.SENT, ShadowState.SENT, ShadowState.SKIPPED]
+
+
+async def test_copies_wait_while_anything_is_queued_in_their_pool(
+    tmp_path: Path, queue: Queue
+) -> None:
+    async with shadowed(tmp_path, queue) as house:
+        worker = ShadowWorker(house.services)
+        waiting = await submitted(house, OTHER)
+        await submitted(house)
+        await worker.advance()
+        assert not await copies(house)
+        leased = await lease(queue, pool="other")
+        assert leased.request_id == waiting
+        await worker.advance()
+        assert len(await copies(house)) == 1
+
+
+async def test_a_target_has_a_most_of_running_copies(
+    tmp_path: Path, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shadows, "MOST_RUNNING", 1)
+    async with shadowed(tmp_path, queue) as house:
+        worker = ShadowWorker(house.services)
+        await submitted(house)
+        await worker.advance()
+        await lease(queue, pool="other")
+        await submitted(house)
+        await worker.advance()
+        assert len(await copies(house)) == 1
+
+
+async def test_a_changed_entry_ends_the_copying_of_what_waits(tmp_path: Path, queue: Queue) -> None:
+    async with shadowed(tmp_path, queue) as house:
+        await submitted(house)
+        entries = {OWN: PROBE, OTHER: PROBE}
+        models = tmp_path / "later.yaml"
+        text = yaml.safe_dump({"built_in": False, "endpoints": entries})
+        await asyncio.to_thread(models.write_text, text)
+        later = await asyncio.to_thread(load, models, demo=True, demo_dir=MODELS.parent)
+        house.services.catalog.become(later)
+        await ShadowWorker(house.services).advance()
+        (pair,) = await queue.shadows.page(None, None, 5)
+        assert "does not name it as its shadow any more" in pair.reason
+
+
+async def test_the_copy_of_a_deleted_request_is_ended_and_deleted(
+    tmp_path: Path, queue: Queue
+) -> None:
+    async with shadowed(tmp_path, queue) as house:
+        worker = ShadowWorker(house.services)
+        request_id = await submitted(house)
+        await worker.advance()
+        await queue.finish(done((await lease(queue, pool="own")).held))
+        running = await lease(queue, pool="other")
+        await deleted(house, request_id)
+        await worker.advance()
+        (copy,) = await copies(house)
+        assert copy.cancel_requested
+        await queue.finish(done(running.held))  # it had ended before it knew
+        for _ in range(2):
+            await worker.advance()
+        assert not await copies(house)
+        assert not await queue.shadows.unwanted(5)
+
+
+async def test_two_workers_make_one_copy(tmp_path: Path, queue: Queue) -> None:
+    async with shadowed(tmp_path, queue) as house:
+        request_id = await submitted(house)
+        workers = [ShadowWorker(house.services) for _ in range(3)]
+        await asyncio.gather(*(each.advance() for each in workers))
+        assert len(await copies(house)) == 1
+        (pair,) = await queue.shadows.page(None, None, 5)
+        assert (pair.original, pair.state) == (request_id, ShadowState.SENT)
+
+
+async def test_steps_of_workflows_and_lines_of_batches_are_not_copied(
+    tmp_path: Path, queue: Queue
+) -> None:
+    async with shadowed(tmp_path, queue) as house:
+        services, given = house.services, {"echo": "hello"}
+        drawn = {"draw": {"app": OWN, "input": given}}
+        workflow = read({"name": "x", "steps": drawn, "output": {"n": "$draw.n"}}).workflow
+        held = LeaseKey(new_id(), 1, 1)
+        run = WorkflowRun(
+            *(held, TENANT, "workflows/default/x", "", {}, None, Priority.NORMAL),
+            *(False, None, True, None, "", True, "", "", False),
+        )
+        step = Step(StepId("draw"), OWN, services.new_id(), StepState.SENDING, given)
+        assert not (await steps.request_of(services, run, workflow, step)).shadow
+        now = services.clock.now()
+        batch = StoredBatch(
+            *("batch-1", TENANT, "", "", OWN, "file-1", "u/1", BatchStatus.IN_PROGRESS),
+            created_at=now,
+            expires_at=now + timedelta(hours=1),
+        )
+        caller = Caller("", TENANT, frozenset({SUBMIT}))
+        line = BatchLine(1, "a", 0, 1, services.new_id())
+        call = LineCall(services.catalog.get(OWN), given, {}, None)
+        assert not (await requests.request_of(services, caller, batch, line, call)).shadow
+        usual = services, caller, OWN, given, SubmitOptions()
+        assert (await submission.validate(*usual, request_id=services.new_id())).shadow == OTHER

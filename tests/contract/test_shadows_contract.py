@@ -1,0 +1,280 @@
+"""Requests of which copies go to another endpoint: what is copied, once, and what is deleted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+from serve_app.domain.billing.price import Price, PriceUnit
+from serve_app.domain.executors.fallback import FallbackBudget
+from serve_app.domain.executors.shadow import (
+    LANE_WEIGHT,
+    SHADOW_TENANT,
+    ShadowCandidate,
+    ShadowState,
+    is_chosen,
+)
+from serve_app.domain.ports import Queue
+from serve_app.domain.request import Request
+from serve_app.ingress.services.request_ids import RequestIds
+from serve_app.queue.queue import PostgresQueue
+from serve_app.queue.shadows.book import NOT_COVERED
+from serve_app.queue.store.config import QueueLimits, Retention
+from serve_app.queue.transactions.insert import INSERTS
+from serve_app.settings import TenantLimits
+from serve_app.telemetry.clock import SystemClock
+from tests.contract.queues import Make
+from tests.queue.database import Ingress
+from tests.queue.requests import TENANT, done, failure, lease, new, new_id
+
+OTHER, POOL = "acme/other", "elsewhere"
+CENT, EURO = (Price(PriceUnit.REQUEST, Decimal(each), "EUR") for each in ("0.01", "1"))
+NEXT_ID = RequestIds(SystemClock())
+DAY = FallbackBudget(Decimal(1), "EUR", "day")
+
+
+KEYED = {"idempotency_key": "once", "body_digest": b"body"}
+
+
+async def copied(queue: Queue, **changes: Any) -> Request:
+    given = {"id": NEXT_ID(), "shadow": OTHER, "price": CENT}
+    return await queue.submit(new(**given | changes))
+
+
+async def only(queue: Queue) -> ShadowCandidate:
+    (found,) = await queue.shadows.candidates(10)
+    return found
+
+
+async def sent(queue: Queue, original: Request, **changes: Any) -> Request:
+    """The copy of a request, as a worker stores it."""
+    candidate = next(
+        each for each in await queue.shadows.candidates(100) if each.original == original.id
+    )
+    assert await queue.shadows.take(original.id, None, Decimal(0))
+    given: dict[str, Any] = {
+        "tenant": SHADOW_TENANT,
+        "endpoint": OTHER,
+        "pool": POOL,
+        "price": EURO,
+        "idempotency_key": original.id,
+        "body_digest": b"body",
+    }
+    copy = await queue.submit(new(**given | changes))
+    assert await queue.shadows.sent(candidate, copy.id)
+    return copy
+
+
+async def test_a_request_is_a_candidate_once_it_is_stored(queue: Queue) -> None:
+    await queue.submit(new())
+    request = await copied(queue)
+    found = await only(queue)
+    assert (found.original, found.tenant, found.endpoint) == (request.id, TENANT, request.endpoint)
+    assert (found.target, found.state) == (OTHER, ShadowState.WAITING)
+    assert found.input == {"prompt": "a red circle"}
+
+
+async def test_a_repeat_is_not_copied_again(queue: Queue) -> None:
+    first = await copied(queue, **KEYED)
+    again = await copied(queue, **KEYED)
+    assert first.id == again.id
+    assert (await only(queue)).original == first.id
+
+
+async def test_a_request_that_waits_for_an_outcome_is_not_copied(queue: Queue) -> None:
+    first = await copied(queue, reuse_digest=b"same")
+    follower = await copied(queue, reuse_digest=b"same")
+    assert follower.follows == first.id
+    assert (await only(queue)).original == first.id
+
+
+async def test_a_request_with_a_rate_is_copied_too(make: Make) -> None:
+    limits = QueueLimits(tenants={TENANT: TenantLimits(requests_per_minute=60)})
+    queue = await make(limits)
+    request = await copied(queue)
+    assert (await only(queue)).original == request.id
+
+
+async def test_a_pair_shows_states_seconds_prices_and_errors(queue: Queue) -> None:
+    request = await copied(queue)
+    assert await queue.finish(done((await lease(queue)).held))
+    copy = await sent(queue, request)
+    leased = await lease(queue, pool=POOL)
+    assert (leased.request_id, leased.endpoint.id) == (copy.id, OTHER)
+    await queue.finish(done(leased.held, failure("pipeline_failed")))
+    (pair,) = await queue.shadows.page(None, None, 10)
+    assert (pair.original, pair.endpoint, pair.target) == (request.id, request.endpoint, OTHER)
+    assert pair.first
+    assert pair.second
+    assert (pair.first.amount, pair.first.currency) == (Decimal("0.01"), "EUR")
+    assert pair.second.amount == 0
+    assert pair.second.request.outcome
+    assert pair.second.request.outcome.failure
+    (sums,) = await queue.shadows.sums()
+    assert (sums.pairs, sums.failed, sums.median_s) == (1, (0, 1), (1.5, None))
+    assert sums.amounts == (Decimal("0.01"), Decimal(0))
+
+
+async def test_pages_go_on_and_can_be_of_one_endpoint(queue: Queue) -> None:
+    first = await copied(queue)
+    second = await copied(queue, endpoint="acme/third")
+    newest, *_ = await queue.shadows.page(None, None, 1)
+    assert newest.original == second.id
+    (older,) = await queue.shadows.page(None, newest.original, 5)
+    assert older.original == first.id
+    (own,) = await queue.shadows.page("acme/third", None, 5)
+    assert own.original == second.id
+
+
+async def test_nothing_of_a_copy_is_its_originals_tenants(queue: Queue) -> None:
+    request = await copied(queue)
+    copy = await sent(queue, request)
+    assert await queue.finish(done((await lease(queue, pool=POOL)).held))
+    assert [each.id for each in await queue.page(TENANT)] == [request.id]
+    assert [each.id for each in await queue.page(SHADOW_TENANT)] == [copy.id]
+
+
+async def test_a_budget_counts_a_copy_once_and_refuses_the_next(queue: Queue) -> None:
+    first, second = await copied(queue), await copied(queue)
+    cost = Decimal("0.6")
+    assert await queue.shadows.take(first.id, DAY, cost)
+    assert not await queue.shadows.take(first.id, DAY, cost)  # it is being sent
+    assert (await queue.shadows.candidates(1))[0].state is ShadowState.SENDING
+    assert not await queue.shadows.take(second.id, DAY, cost)
+    skipped, _ = await queue.shadows.page(None, None, 5)
+    assert (skipped.state, skipped.reason) == (ShadowState.SKIPPED, NOT_COVERED)
+    assert await queue.fallbacks.spent(first.endpoint, "EUR") == 0  # that of fallbacks is another
+
+
+async def test_a_skipped_request_says_why_and_is_no_candidate(queue: Queue) -> None:
+    request = await copied(queue)
+    await queue.shadows.skip(request.id, "It has no field `prompt`.")
+    assert not await queue.shadows.candidates(5)
+    (pair,) = await queue.shadows.page(None, None, 5)
+    assert (pair.state, pair.reason) == (ShadowState.SKIPPED, "It has no field `prompt`.")
+
+
+async def test_the_copy_of_a_deleted_request_is_unwanted_until_it_is_gone(queue: Queue) -> None:
+    request = await copied(queue)
+    assert await queue.finish(done((await lease(queue)).held))
+    copy = await sent(queue, request)
+    assert not await queue.shadows.unwanted(5)
+    await queue.delete(TENANT, request.id)
+    assert not await queue.shadows.page(None, None, 5)
+    (waits,) = await queue.shadows.unwanted(5)
+    assert (waits.original, waits.copy, waits.active) == (request.id, copy.id, True)
+    await queue.cancel(SHADOW_TENANT, copy.id)
+    (ended,) = await queue.shadows.unwanted(5)
+    assert (ended.copy, ended.active) == (copy.id, False)
+    await queue.delete(SHADOW_TENANT, copy.id)
+    (gone,) = await queue.shadows.unwanted(5)
+    assert (gone.copy, gone.forgettable) == (None, True)
+    await queue.shadows.forget([gone.original])
+    assert not await queue.shadows.unwanted(5)
+
+
+async def test_a_copy_that_was_stored_before_a_crash_is_found_by_its_key(queue: Queue) -> None:
+    request = await copied(queue)
+    assert await queue.finish(done((await lease(queue)).held))
+    assert await queue.shadows.take(request.id, None, Decimal(0))
+    key = {"tenant": SHADOW_TENANT, "endpoint": OTHER, "pool": POOL, "body_digest": b"body"}
+    copy = await queue.submit(new(idempotency_key=request.id, **key))
+    assert (await only(queue)).state is ShadowState.SENDING  # so that it is sent again
+    again = await queue.submit(new(idempotency_key=request.id, **key))
+    assert again.id == copy.id
+    await queue.delete(TENANT, request.id)
+    (found,) = await queue.shadows.unwanted(5)
+    assert found.copy == copy.id
+
+
+async def test_a_copy_that_is_stored_after_its_original_is_forgotten_is_deleted(
+    queue: Queue,
+) -> None:
+    request = await copied(queue)
+    candidate = await only(queue)
+    assert await queue.finish(done((await lease(queue)).held))
+    await queue.delete(TENANT, request.id)
+    (found,) = await queue.shadows.unwanted(5)
+    assert (found.copy, found.forgettable) == (None, True)
+    await queue.shadows.forget([request.id])
+    key = {"idempotency_key": request.id, "body_digest": b"body"}
+    late = await queue.submit(new(tenant=SHADOW_TENANT, endpoint=OTHER, **key))
+    assert not await queue.shadows.sent(replace(candidate, state=ShadowState.SENDING), late.id)
+    (found,) = await queue.shadows.unwanted(5)
+    assert found.copy == late.id
+
+
+async def test_the_lane_of_copies_is_the_lightest() -> None:
+    limits = QueueLimits(tenants={TENANT: TenantLimits(weight=0.1)})
+    assert limits.weight(SHADOW_TENANT) == LANE_WEIGHT < limits.weight(TENANT)
+    assert limits.metrics_label(SHADOW_TENANT) == SHADOW_TENANT
+
+
+def test_the_same_share_of_requests_is_chosen_each_time() -> None:
+    ids = [new_id() for _ in range(4000)]
+    chosen = {id_ for id_ in ids if is_chosen(id_, OTHER, 0.25)}
+    assert chosen == {id_ for id_ in ids if is_chosen(id_, OTHER, 0.25)}
+    assert 800 < len(chosen) < 1200
+    assert chosen < {id_ for id_ in ids if is_chosen(id_, OTHER, 0.5)}
+    assert all(is_chosen(id_, OTHER, 1.0) for id_ in ids)
+
+
+# Over PostgreSQL only: what time does.
+
+
+async def aged(queue: PostgresQueue, *, days: float, state: str = "waiting") -> None:
+    """A request that was submitted some days ago."""
+    await queue._database.rows(
+        f"""
+        INSERT INTO shadows (original, tenant, endpoint, target, state)
+        SELECT rpad(lpad(to_hex((extract(epoch FROM now() - interval '{days} days') * 1000)::bigint
+            ), 12, '0'), 32, '0')::uuid, '{TENANT}', 'e', '{OTHER}', '{state}'
+        """
+    )
+
+
+async def test_what_has_waited_for_an_hour_is_skipped(ingress: Ingress) -> None:
+    queue = await ingress()
+    await aged(queue, days=0.1)
+    await aged(queue, days=0.01)
+    await queue.shadows.tidy()
+    pairs = await queue.shadows.page(None, None, 5)
+    assert [each.state for each in pairs] == [ShadowState.WAITING, ShadowState.SKIPPED]
+    assert "within an hour" in pairs[1].reason
+
+
+async def test_skipped_requests_are_forgotten_after_a_day(ingress: Ingress) -> None:
+    queue = await ingress()
+    await aged(queue, days=2, state="skipped")
+    await aged(queue, days=0.5, state="skipped")
+    await queue.shadows.tidy()
+    assert len(await queue.shadows.page(None, None, 5)) == 1
+
+
+async def test_copies_do_not_outlive_the_files_of_their_originals(ingress: Ingress) -> None:
+    queue = await ingress()
+    queue.parts.retention.become(
+        Retention(tenants={TENANT: TenantLimits(file_retention_days=3), "bob": TenantLimits()})
+    )
+    for days in (2, 4):
+        await aged(queue, days=days, state="sent")
+    await queue.shadows.tidy()
+    assert len(await queue.shadows.unwanted(5)) == 1
+
+
+async def test_an_erased_prompt_is_erased_in_its_copy_too(ingress: Ingress) -> None:
+    queue = await ingress()
+    request = await copied(queue)
+    assert await queue.finish(done((await lease(queue)).held))
+    copy = await sent(queue, request)
+    await queue._database.rows(
+        "UPDATE requests SET forgetting = 'input' WHERE id = %(id)s::uuid", {"id": request.id}
+    )
+    (found,) = await queue.shadows.unwanted(5)
+    assert found.copy == copy.id
+
+
+def test_the_insert_has_no_part_for_copies_that_it_does_not_need() -> None:
+    for (_, _, shadowed), text in INSERTS.items():
+        assert ("INSERT INTO shadows" in text) == shadowed

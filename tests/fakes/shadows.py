@@ -1,0 +1,197 @@
+"""Requests of the fake queue of which copies go to other endpoints."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from serve_app.domain.executors.fallback import FallbackBudget
+from serve_app.domain.executors.shadow import (
+    SHADOW_TENANT,
+    ShadowCandidate,
+    ShadowPair,
+    ShadowSide,
+    ShadowState,
+    ShadowSums,
+    UnwantedCopy,
+)
+from serve_app.domain.ports import Clock
+from serve_app.domain.request import NewRequest, Request, State
+from serve_app.queue.shadows.book import NOT_COVERED
+from tests.fakes.ledger import FakeLedger
+from tests.fakes.queue_row import Row
+
+OPEN = ShadowState.WAITING, ShadowState.SENDING
+
+
+@dataclass
+class _Shadow:
+    endpoint: str
+    target: str
+    state: ShadowState = ShadowState.WAITING
+    copy: str | None = None
+    reason: str = ""
+
+
+class FakeShadows:
+    """Implements ``ShadowBook`` in memory. A worker never stands still, so nothing lingers."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        rows: Mapping[str, Row],
+        ledger: FakeLedger,
+        copy_of: Callable[[str, str], str | None],
+    ) -> None:
+        """``copy_of``: id of the copy of an original at a target, by its idempotency key."""
+        self._clock = clock
+        self._rows = rows
+        self._ledger = ledger
+        self._copy_of = copy_of
+        self._shadows: dict[str, _Shadow] = {}
+        self._spent: dict[tuple[str, str], Decimal] = {}
+
+    def stored(self, new: NewRequest) -> None:
+        """Note a new request, if it is to be copied."""
+        if new.shadow:
+            self._shadows[new.id] = _Shadow(new.endpoint, new.shadow)
+
+    async def candidates(self, most: int) -> Sequence[ShadowCandidate]:
+        by_target: dict[str, list[ShadowCandidate]] = defaultdict(list)
+        for id_, each in sorted(self._shadows.items()):
+            if each.state in OPEN and self._kept(id_):
+                row, request = self._rows[id_], self._rows[id_].request
+                age_s = (self._clock.now() - request.created_at).total_seconds()
+                by_target[each.target].append(
+                    ShadowCandidate(
+                        *(id_, request.tenant, each.endpoint, each.target, each.state),
+                        input=row.input,
+                        age_s=age_s,
+                    )
+                )
+        return [one for target in sorted(by_target) for one in by_target[target][:most]]
+
+    async def running(self) -> Mapping[str, int]:
+        found: dict[str, int] = defaultdict(int)
+        for row in self._rows.values():
+            if row.request.tenant == SHADOW_TENANT and row.request.state is State.RUNNING:
+                found[row.request.endpoint] += 1
+        return found
+
+    async def take(self, original: str, budget: FallbackBudget | None, cost: Decimal) -> bool:
+        each = self._shadows.get(original)
+        if each is None or each.state is not ShadowState.WAITING or not self._kept(original):
+            return False
+        if budget is not None:
+            spent = self._spent.get((each.endpoint, budget.currency), Decimal(0)) + cost
+            if spent > budget.amount:
+                each.state, each.reason = ShadowState.SKIPPED, NOT_COVERED
+                return False
+            self._spent[each.endpoint, budget.currency] = spent
+        each.state = ShadowState.SENDING
+        return True
+
+    async def sent(self, candidate: ShadowCandidate, copy: str) -> bool:
+        each = self._shadows.setdefault(
+            candidate.original, _Shadow(candidate.endpoint, candidate.target, ShadowState.SENT)
+        )
+        was_sending = each.state is ShadowState.SENDING
+        each.state, each.copy = ShadowState.SENT, copy
+        return was_sending and self._kept(candidate.original)
+
+    async def skip(self, original: str, reason: str) -> None:
+        each = self._shadows.get(original)
+        if each is not None and each.state in OPEN:
+            each.state, each.reason = ShadowState.SKIPPED, reason
+
+    async def unwanted(self, most: int) -> Sequence[UnwantedCopy]:
+        found: list[UnwantedCopy] = []
+        for id_, each in self._shadows.items():
+            if self._kept(id_):
+                continue
+            copy = each.copy or self._copy_of(id_, each.target)
+            row = self._rows.get(copy or "")
+            active = row is not None and not row.request.state.final
+            found.append(UnwantedCopy(id_, None if row is None else copy, active, True))
+        return found[:most]
+
+    async def forget(self, originals: Sequence[str]) -> None:
+        for each in originals:
+            if not self._kept(each):
+                self._shadows.pop(each, None)
+
+    async def page(
+        self, endpoint: str | None, before: str | None, limit: int
+    ) -> Sequence[ShadowPair]:
+        chosen = [
+            (id_, each)
+            for id_, each in sorted(self._shadows.items(), reverse=True)
+            if self._kept(id_)
+            and endpoint in (None, each.endpoint)
+            and (before is None or id_ < before)
+        ]
+        return [
+            ShadowPair(
+                *(id_, each.endpoint, each.target, each.state, each.reason),
+                self._side(id_),
+                self._side(each.copy),
+            )
+            for id_, each in chosen[:limit]
+        ]
+
+    async def sums(self) -> Sequence[ShadowSums]:
+        pairs: dict[tuple[str, str], list[tuple[ShadowSide, ShadowSide]]] = defaultdict(list)
+        for id_, each in self._shadows.items():
+            first, second = self._side(id_), self._side(each.copy)
+            if first is None or second is None or not self._kept(id_):
+                continue
+            if first.request.state.final and second.request.state.final:
+                pairs[each.endpoint, each.target].append((first, second))
+        found: list[ShadowSums] = []
+        for (endpoint, target), several in sorted(pairs.items()):
+            a, b = ([pair[n] for pair in several] for n in (0, 1))
+            found.append(
+                ShadowSums(
+                    *(endpoint, target, len(several)),
+                    failed=(_failed(a), _failed(b)),
+                    median_s=(_median(a), _median(b)),
+                    amounts=(_sum(a), _sum(b)),
+                    currencies=(a[0].currency, b[0].currency),
+                )
+            )
+        return found
+
+    def _kept(self, original: str) -> bool:
+        row = self._rows.get(original)
+        return row is not None and row.request.forgetting is None
+
+    def _side(self, request_id: str | None) -> ShadowSide | None:
+        row = self._rows.get(request_id or "")
+        if row is None:
+            return None
+        request, price = row.request, row.request.price
+        lines = [line for line in self._ledger.lines if line.id == request.id]
+        amount = None if price is None or not lines else lines[0].made.cost(price)
+        currency = "" if price is None or not lines else price.currency
+        return ShadowSide(request, amount, currency)
+
+
+def _seconds(request: Request) -> float | None:
+    done = request.outcome is not None and request.state is State.SUCCEEDED
+    return request.outcome.usage.run_s if done and request.outcome else None
+
+
+def _median(sides: Sequence[ShadowSide]) -> float | None:
+    found = [seconds for each in sides if (seconds := _seconds(each.request)) is not None]
+    return statistics.median(found) if found else None
+
+
+def _failed(sides: Sequence[ShadowSide]) -> int:
+    return sum(each.request.state is not State.SUCCEEDED for each in sides)
+
+
+def _sum(sides: Sequence[ShadowSide]) -> Decimal:
+    return sum((each.amount or Decimal(0) for each in sides), Decimal(0))
