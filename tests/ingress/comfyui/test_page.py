@@ -12,7 +12,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from serve_app.domain.executors.comfyui import MAX_FILE_BYTES
+from serve_app.domain.executors.comfyui import MAX_FILE_BYTES, PromptArrivals
+from serve_app.ingress.comfyui import events
 from tests.ingress.comfyui.comfy import (
     CATALOG,
     GRAPH,
@@ -262,3 +263,20 @@ async def test_states_of_nodes_are_told_for_the_page(place: Place) -> None:
         "1": "finished",
         "2": "finished",
     }
+
+
+@pytest.mark.parametrize("here", [True, False])
+async def test_a_socket_hears_of_prompts_through_its_process_at_once_and_of_others_by_looks(
+    place: Place, monkeypatch: pytest.MonkeyPatch, *, here: bool
+) -> None:
+    if here:
+        monkeypatch.setattr(events, "IDLE_DISCOVER_S", 3600.0)
+    else:
+        monkeypatch.setattr(events, "IDLE_DISCOVER_S", 0.02)
+        monkeypatch.setattr(PromptArrivals, "announce", lambda *_: None)
+    async with connected(place.house, "me") as socket:
+        assert (await socket.hear())["type"] == "status"
+        for _ in range(2):
+            prompt_id = await queue_prompt(place.client, GRAPH, client_id="me")
+            await socket.until("execution_success", prompt_id=prompt_id)
+            await socket.until("status")
