@@ -42,9 +42,12 @@ def _require_same_origin(connection: HTTPConnection) -> None:
     headers = connection.headers
     if not headers.get("authorization", "").lower().startswith("basic "):
         return
-    origin = headers.get("origin")
-    elsewhere = origin is not None and urlsplit(origin).netloc != headers.get("host", "")
-    if elsewhere or headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+    origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+    if site is not None:  # it is right behind a proxy that changes the host, too
+        elsewhere = site not in ("same-origin", "none")
+    else:
+        elsewhere = origin is not None and urlsplit(origin).netloc != headers.get("host", "")
+    if elsewhere:
         raise Forbidden(
             "A page of another origin cannot use the key that this browser remembers. Send the key "
             "as `Authorization: Key id:secret`."

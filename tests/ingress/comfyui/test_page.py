@@ -81,7 +81,9 @@ async def test_a_page_of_another_origin_cannot_use_the_remembered_key(place: Pla
         ({"origin": "http://evil.example"}, 403),
         ({"origin": "null"}, 403),
         ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-site", "origin": "http://testserver"}, 403),
         ({"sec-fetch-site": "same-origin"}, 200),
+        ({"sec-fetch-site": "same-origin", "origin": "https://public.example"}, 200),  # a proxy
     ):
         answer = await place.client.post("/comfyui/interrupt", headers={**sent, **headers})
         assert answer.status_code == status, headers
