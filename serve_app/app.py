@@ -25,7 +25,7 @@ from deployments.executors.cog import deploying as cog_deploying
 from deployments.executors.comfyui import deploying as comfyui_deploying
 from deployments.executors.deployment import ExecutorDeployment
 from deployments.executors.environment import Environments
-from deployments.executors.registry import EXECUTORS
+from deployments.executors.registry import COMFYUI, EXECUTORS
 from deployments.families.registry import FAMILIES
 from deployments.replica import tuned
 from deployments.replica.config import (
@@ -281,6 +281,7 @@ def _check_devices(name: str, pool: PoolConfig) -> None:
 
 
 def _replica_config(config: Config, pool: PoolConfig) -> ReplicaConfig:
+    comfyui = config.models.comfyui
     return ReplicaConfig(
         slots=pool.max_slots,
         slots_by_memory=pool.slots_by_memory,
@@ -308,7 +309,7 @@ def _replica_config(config: Config, pool: PoolConfig) -> ReplicaConfig:
         ),
         share_caches=config.access.share_caches,
         apps_dir=_apps_dir(config),
-        comfyui=None if config.models.comfyui is None else config.models.comfyui.config(),
+        comfyui=comfyui.config() if comfyui and COMFYUI in pool.families else None,
         tuning_file=config.tuning_file,
         weights=config.weights.store(),
         log_level=config.telemetry.log_level,

@@ -11,7 +11,7 @@ from tempfile import gettempdir
 from deployments.executors.base import AppExecutor
 from deployments.executors.code import AppCode
 from deployments.executors.cog.executor import CogExecutor, CogServerExecutor, CogSpec
-from deployments.executors.comfyui.executor import ComfyUiExecutor
+from deployments.executors.comfyui.executor import ComfyUiExecutor, Describe
 from deployments.executors.comfyui.server import comfyui_server
 from deployments.executors.comfyui.workflow import ComfyUiWorkflow
 from deployments.executors.environment import Environments
@@ -56,9 +56,11 @@ class ExecutorDeployment:
         self._scratch = Path(gettempdir()) / f"darkroom-apps-{link.identity.replica_id}"
         transfers = config.transfers
         code = AppCode(config.apps_dir / "code", handle_port.app_bundle)
+        hosted = hosted_maker(handle_port, transfers)
+        comfyui = comfyui_plan(config, self._scratch, handle_port.describe_comfyui)
         resources = ExecutorResources(
             host=AppHost(
-                executor_maker(config, code, self._scratch, hosted_maker(handle_port, transfers)),
+                executor_maker(config, code, self._scratch, hosted, comfyui),
                 max_apps=1 if config.needs_gpu else config.max_apps,
             ),
             fetcher=make_fetcher(transfers, transfers.max_input_bytes),
@@ -71,6 +73,9 @@ class ExecutorDeployment:
         )
         self._replica = ExecutorReplica(link, resources, config.slots, config.close_within_s)
         await self._replica.start()
+        if config.comfyui is not None:
+            # Its clients want to know its nodes before they send anything.
+            resources.host.begin(comfyui)
 
     async def check_health(self) -> None:
         """Health check of Serve. If it raises, Serve replaces the replica."""
@@ -85,11 +90,26 @@ class ExecutorDeployment:
         shutil.rmtree(self._scratch, ignore_errors=True)
 
 
+def comfyui_plan(config: ReplicaConfig, scratch: Path, describe: Describe | None = None) -> AppPlan:
+    """App that runs all workflows of ComfyUI. ``describe`` gets its nodes and models."""
+    home, weights = scratch / "homes" / COMFYUI, config.weights.directory
+
+    def made() -> ComfyUiExecutor:
+        server = comfyui_server(config.comfyui, home, weights, gpu=config.needs_gpu)
+        return ComfyUiExecutor(server, describe)
+
+    return AppPlan(COMFYUI, made)
+
+
 def executor_maker(
-    config: ReplicaConfig, code: AppCode, scratch: Path, hosted: Callable[[], AppExecutor]
+    config: ReplicaConfig,
+    code: AppCode,
+    scratch: Path,
+    hosted: Callable[[], AppExecutor],
+    workflows: AppPlan,
 ) -> MakeExecutor:
     """Function that makes the executor of an endpoint. ``scratch``: for the files of its
-    processes. ``hosted`` makes the executor of a provider."""
+    processes. ``hosted`` makes the executor of a provider; ``workflows``: the app of ComfyUI."""
     directory = config.apps_dir
     environments = Environments(directory / "environments")
 
@@ -112,13 +132,7 @@ def executor_maker(
     def comfyui(endpoint: Endpoint, secrets: Sequence[Secret]) -> AppPlan:
         del secrets  # ComfyUI has one process for all workflows, so none may have its own
         ComfyUiWorkflow.of(endpoint)  # Misconfigured before a process is started for it
-        home, weights = scratch / "homes" / COMFYUI, config.weights.directory
-
-        def made() -> ComfyUiExecutor:
-            gpu = config.needs_gpu
-            return ComfyUiExecutor(comfyui_server(config.comfyui, home, weights, gpu=gpu))
-
-        return AppPlan(COMFYUI, made)
+        return workflows
 
     def provider(endpoint: Endpoint, secrets: Sequence[Secret]) -> AppPlan:
         del secrets  # they are those of a request's tenant, and go with its call

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from deployments.executors.base import AppExecutor
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.errors import SecretMissing
+from serve_app.domain.errors import DarkroomError, SecretMissing
 from serve_app.domain.executors.secrets import Secret, named_by
 from serve_app.domain.progress import Progress
 
@@ -65,6 +65,7 @@ class AppHost:
         self._apps: dict[tuple[str, str], HostedApp] = {}
         self._changed = asyncio.Condition()
         self._uses = 0
+        self._beginning: asyncio.Task[None] | None = None
 
     @property
     def ready_endpoints(self) -> tuple[str, ...]:
@@ -99,6 +100,18 @@ class AppHost:
             async with self._changed:
                 self._changed.notify_all()
 
+    def begin(self, plan: AppPlan) -> None:
+        """Start an app before a request needs it. If it cannot start, the log says why, and the
+        next request tries again."""
+        self._beginning = asyncio.create_task(self._begin(plan))
+
+    async def _begin(self, plan: AppPlan) -> None:
+        app = await self._app(plan, lambda _: None)
+        try:
+            await asyncio.shield(app.started)
+        except DarkroomError as error:
+            log.warning("%s does not start: %s", plan.name, error.message)
+
     async def end(self, executor: AppExecutor) -> None:
         """End a process that does not obey. Its other requests fail, and are repeated."""
         for key, app in list(self._apps.items()):
@@ -107,6 +120,8 @@ class AppHost:
         await executor.aclose(0)
 
     async def aclose(self, grace_s: float) -> None:
+        if self._beginning is not None:
+            self._beginning.cancel()
         apps, self._apps = list(self._apps.values()), {}
         for app in apps:
             app.started.cancel()

@@ -121,6 +121,9 @@ class HandleLeasePort:
     async def end_hosted_call(self, call_id: str, state: str) -> bool:
         return await self._call("for_executor", "end_hosted_call", call_id, state)
 
+    async def describe_comfyui(self, packed: bytes) -> None:
+        await self._call("for_executor", "describe_comfyui", packed)
+
     async def _finish_all(self, finishes: Sequence[Finish]) -> Sequence[Verdict | BaseException]:
         if len(finishes) == 1:
             return [await self._call("finish", finishes[0])]

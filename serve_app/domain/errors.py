@@ -25,6 +25,7 @@ DarkroomError
 ├── BudgetExhausted           the tenant's budget does not cover the request
 ├── Unavailable               a component that Darkroom depends on does not respond
 │   ├── EndpointDraining      an operator drains the endpoint
+│   ├── NodesUnknown          no replica has described its ComfyUI yet
 │   ├── DatabaseUnavailable
 │   ├── ProviderUnavailable   the sign-in provider
 │   └── StorageUnavailable
@@ -260,6 +261,13 @@ class Unavailable(DarkroomError):
 class EndpointDraining(Unavailable):
     code = "endpoint_draining"
     retry_after_s = 30  # until an operator changes it
+
+
+class NodesUnknown(Unavailable):
+    """No replica has described the nodes of its ComfyUI yet."""
+
+    code = "nodes_unknown"
+    retry_after_s = 30  # a start of ComfyUI
 
 
 class DatabaseUnavailable(Unavailable):

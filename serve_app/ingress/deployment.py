@@ -19,6 +19,7 @@ from starlette.applications import Starlette
 from serve_app.catalog.catalog import Catalog
 from serve_app.diagnosis.checks import ingress_checks
 from serve_app.domain.errors import DarkroomError
+from serve_app.domain.executors.comfyui import ComfyUiNodes
 from serve_app.domain.lease import (
     Demand,
 )
@@ -60,6 +61,7 @@ from serve_app.ingress.services.sign_in import provider_of
 from serve_app.ingress.services.warm_pools import WarmPools
 from serve_app.ingress.services.webhooks import ComposeByMark, Webhooks
 from serve_app.loopback import keep_to_loopback, reachable_address
+from serve_app.postgres.comfyui import PostgresComfyUiBook
 from serve_app.postgres.database import Database, shared_secret
 from serve_app.postgres.hosted_calls import PostgresHostedCalls
 from serve_app.postgres.leader_election import LeaderElection
@@ -303,10 +305,11 @@ class Ingress(ReplicaCalls):
             await connections.open_reads(stack, database, self._metrics),
         )
         bundles = self._bundles = PostgresAppBundles(database)
+        self._comfyui = PostgresComfyUiBook(database)
         held = partial(is_held, database)
         hosted = PostgresHostedCalls(database)
         self._executor_calls = ExecutorCalls(
-            *(terms, bundles, queue, queue.partials, held, self._secrets), hosted
+            *(terms, bundles, queue, queue.partials, held, self._secrets), hosted, self._comfyui
         )
         unwanted = UnwantedJobs(hosted, terms.endpoint, self._secrets)
         rounds = PeriodicTask(SWEEP_EVERY_S, {"unwanted hosted jobs": unwanted.sweep})
@@ -376,6 +379,7 @@ class Ingress(ReplicaCalls):
             catalog=catalog,
             entries=self._catalog,
             bundles=self._bundles,
+            comfyui=ComfyUiNodes(self._comfyui, clock),
             partials=self._queue.partials,
             pools=PoolMap(config.models.pools),
             queue=self._queue,

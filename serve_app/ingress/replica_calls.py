@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import Fenced, Unsupported
+from serve_app.domain.executors.comfyui import ComfyUiBook
 from serve_app.domain.executors.hosted import PROVIDERS
 from serve_app.domain.executors.partial_results import PartialResults
 from serve_app.domain.executors.secrets import INSTALLATION, Secret, named_by
@@ -93,6 +94,7 @@ class ExecutorCalls:
         is_held: Callable[[LeaseKey], Awaitable[bool]],
         secrets: SecretBook,
         hosted: PostgresHostedCalls,
+        comfyui: ComfyUiBook,
     ) -> None:
         self.bundles = bundles
         self._terms = terms
@@ -107,6 +109,7 @@ class ExecutorCalls:
             "begin_hosted_call": hosted.begin,
             "accept_hosted_call": hosted.accept,
             "end_hosted_call": hosted.end,
+            "describe_comfyui": comfyui.describe,
         }
 
     async def call(self, name: str, *arguments: Any) -> Any:

@@ -181,6 +181,7 @@ class ModelSettings(SettingsGroup):
         description="ComfyUI, which runs workflows: `path` of its folder, or `address`; `python`, "
         "`models`, `nodes`, `arguments`, `start_timeout_s`.",
     )
+    comfyui_page: AbsolutePath | None = Field(default=None, description="Folder of ComfyUI's page.")
     tuning_file: AbsolutePath | None = Field(
         default=None,
         description="File with what `darkroom tune` has measured. "

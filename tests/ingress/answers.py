@@ -7,6 +7,7 @@ not name is an error, because it means that the document lacks it.
 from __future__ import annotations
 
 import functools
+import gzip
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,14 +26,17 @@ DOCUMENT: ApiDocument = create_app().state.document
 
 Json = dict[str, Any]
 
-OUTSIDE = re.compile(r"/|/favicon\.ico|/page/.*")
-"""The playground, which is for browsers."""
+OUTSIDE = re.compile(r"/|/favicon\.ico|/page/.*|/comfyui/?|/comfyui/assets/.*")
+"""The playground and ComfyUI's page, which are for browsers."""
 
-SLASHES = {"key", "endpoint_id", "path", "file_id", "model"}
+SLASHES = {"key", "endpoint_id", "path", "file_id", "model", "file", "dest"}
 """Parameters of paths that contain slashes."""
 
 ANYWHERE = {408: "a slow body", 500: "a defect", 503: "a service that does not answer"}
 """Statuses that any call can have. The document says so once."""
+
+GZIP = b"\x1f\x8b"
+"""Beginning of a compressed body."""
 
 SHOWN_BYTES = 500
 """Bytes of a body that is not JSON that are kept to show."""
@@ -108,7 +112,9 @@ class Contract:
             yield f"an undocumented media type, {answer.media_type}: {answer}"
         elif answer.media_type == "application/json":
             checker = OAS30Validator({**found["schema"], **self._root})
-            for error in checker.iter_errors(json.loads(answer.body)):
+            packed = answer.body.startswith(GZIP)
+            body = gzip.decompress(answer.body) if packed else answer.body
+            for error in checker.iter_errors(json.loads(body)):
                 yield f"{error.json_path}: {error.message}: {answer}"
 
     def calls(self, path: str) -> Mapping[str, Json]:
@@ -116,6 +122,7 @@ class Contract:
 
         Calls about requests are documented under ``/queue``, streams under ``/run``.
         """
+        path = path.replace("/comfyui/api/", "/comfyui/")  # every call is under both
         for each in (path, path.rstrip("/"), f"/run{path.rstrip('/')}"):
             if each in self.paths:
                 return self.paths[each]

@@ -18,6 +18,7 @@ from starlette.middleware import Middleware
 from serve_app.catalog.catalog import Catalog, load
 from serve_app.diagnosis.checks import ingress_checks
 from serve_app.domain.addresses import Resolve
+from serve_app.domain.executors.comfyui import ComfyUiNodes
 from serve_app.domain.name_resolution import NameResolver
 from serve_app.domain.ports import Clock
 from serve_app.ingress.app import create_app
@@ -49,6 +50,7 @@ from serve_app.telemetry.metrics import Metrics
 from serve_app.tenants.scopes import ADMIN, API
 from serve_app.tenants.tokens import Tokens, UploadTokens
 from tests.fakes.catalog_entries import FakeAppBundles, FakeCatalogEntries
+from tests.fakes.comfyui import FakeComfyUiBook
 from tests.fakes.file_access import FakeFileAccess
 from tests.fakes.held_weights import FakeHeldWeights, FakeLeader
 from tests.fakes.hub_tokens import FakeHubTokens
@@ -201,6 +203,7 @@ async def built(
         catalog=catalog,
         entries=live,
         bundles=FakeAppBundles(queue.operations.note),
+        comfyui=ComfyUiNodes(FakeComfyUiBook(clock), clock),
         partials=partials,
         pools=PoolMap(pools),
         queue=queue,

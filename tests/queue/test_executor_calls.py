@@ -15,6 +15,7 @@ from serve_app.domain.executors.hosted import HostedCall, NewCall
 from serve_app.domain.executors.secrets import INSTALLATION, Secret
 from serve_app.domain.operations import Actor
 from serve_app.ingress.replica_calls import ExecutorCalls
+from serve_app.postgres.comfyui import PostgresComfyUiBook
 from serve_app.postgres.database import Database
 from serve_app.postgres.hosted_calls import PostgresHostedCalls
 from serve_app.queue.queue import PostgresQueue
@@ -52,7 +53,8 @@ class Desk:
         bundles = PostgresAppBundles(database)
         held = partial(is_held, database)
         self.calls = ExecutorCalls(
-            *(self.terms, bundles, queue, queue.partials, held), self.secrets, self.hosted
+            *(self.terms, bundles, queue, queue.partials, held),
+            *(self.secrets, self.hosted, PostgresComfyUiBook(database)),
         )
 
 

@@ -48,6 +48,7 @@ EXPORTED = {
     "batch_files": "batch_files",
     "file_access": "access_rules",
     "secrets": "secrets",
+    "comfyui_files": "comfyui_files",
     "audit": "audit",
 }
 """Table with tenants → part of the archive."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -10,18 +11,25 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import quote
 
 import aiohttp
 
-from serve_app.domain.errors import ReplicaDied
+from serve_app.domain.errors import Misconfigured, ReplicaDied
+from serve_app.domain.executors.comfyui import MAX_DESCRIPTION_BYTES
 
 CALL_TIMEOUT_S = 30.0
 """For calls that ComfyUI answers at once, between the steps of whatever it computes."""
 
 MAX_MESSAGE = 64 * 2**20  # bytes of an event
+UPLOADED = ("image_upload", "video_upload", "audio_upload", "file_upload")
+"""Options by which a node says that a value is a file which was uploaded to ComfyUI."""
+
 CHUNK = 2**20
 PREVIEW = 1
 """Kind of a binary event that is a picture, after four bytes with its format."""
+
+FORMATS = {1: "image/jpeg", 2: "image/png"}
 
 
 class ComfyUiRefused(Exception):
@@ -34,11 +42,12 @@ class ComfyUiRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ComfyUiEvent:
-    """An event of one prompt: ``kind`` and ``data`` as ComfyUI sends them, or a preview."""
+    """An event of one prompt: ``kind`` and ``data`` as ComfyUI sends them, or a picture."""
 
     kind: str
     data: Mapping[str, Any]
     preview: bytes = b""
+    media_type: str = ""  # of the picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +91,17 @@ class ComfyUiClient:
     async def classes(self) -> Mapping[str, Mapping[str, Any]]:
         """Classes of its nodes by name."""
         return cast("Mapping[str, Mapping[str, Any]]", await self._get("/object_info"))
+
+    async def describe(self) -> bytes:
+        """Its nodes and models, and its version: JSON by gzip; the same if nothing has changed.
+
+        Raises ``Misconfigured`` if that is too large to be stored."""
+        system = (await self._get("/system_stats")).get("system") or {}
+        folders = cast("list[str]", await self._get("/models"))
+        models = {each: await self._get(f"/models/{quote(each, safe='')}") for each in folders}
+        raw = await self._read("/object_info")
+        version = str(cast("Mapping[str, Any]", system).get("comfyui_version", ""))
+        return await asyncio.to_thread(_packed, raw, {"version": version, "models": models})
 
     async def submit(
         self, id_: str, graph: Mapping[str, Any], extra: Mapping[str, Any] | None = None
@@ -173,6 +193,22 @@ class ComfyUiClient:
             answer.raise_for_status()
             return cast("dict[str, Any]", await answer.json())
 
+    async def _read(self, path: str) -> bytes:
+        async with (
+            asyncio.timeout(CALL_TIMEOUT_S),
+            self.session.get(self.address + path) as answer,
+        ):
+            answer.raise_for_status()
+            read = bytearray()
+            async for chunk in answer.content.iter_chunked(CHUNK):
+                read += chunk
+                if len(read) > MAX_DESCRIPTION_BYTES:
+                    raise Misconfigured(
+                        f"The nodes of ComfyUI take more than {MAX_DESCRIPTION_BYTES // 2**20} MiB "
+                        "of JSON, so its clients do not get them."
+                    )
+            return bytes(read)
+
     async def _post(self, path: str, body: Mapping[str, Any]) -> None:
         async with (
             asyncio.timeout(CALL_TIMEOUT_S),
@@ -187,6 +223,28 @@ async def _events(socket: aiohttp.ClientWebSocketResponse) -> AsyncIterator[Comf
             given = json.loads(message.data)
             yield ComfyUiEvent(str(given.get("type")), given.get("data") or {})
         elif message.type is aiohttp.WSMsgType.BINARY and len(message.data) > 8:
-            (kind,) = struct.unpack(">I", message.data[:4])
+            kind, format_ = struct.unpack(">II", message.data[:8])
             if kind == PREVIEW:
-                yield ComfyUiEvent("preview", {}, message.data[8:])
+                yield ComfyUiEvent("preview", {}, message.data[8:], FORMATS.get(format_, ""))
+
+
+def _packed(raw: bytes, more: Mapping[str, Any]) -> bytes:
+    """Description as it is stored. Names of files that others have uploaded are left out."""
+    classes = cast("Mapping[str, Mapping[str, Any]]", json.loads(raw))
+    for each in classes.values():
+        for group in cast("Mapping[str, Any]", each.get("input") or {}).values():
+            for spec in cast("Mapping[str, Any]", group or {}).values():
+                _forget_uploads(spec)
+    text = json.dumps({**more, "classes": classes}, sort_keys=False, separators=(",", ":"))
+    return gzip.compress(text.encode(), mtime=0)
+
+
+def _forget_uploads(spec: Any) -> None:
+    """Empty the menu of a value that is an uploaded file."""
+    parts = cast("list[Any]", spec) if isinstance(spec, list) else []
+    options = cast("dict[str, Any]", parts[1]) if parts[1:] and isinstance(parts[1], dict) else {}
+    if any(options.get(each) for each in UPLOADED):
+        if isinstance(parts[0], list):
+            parts[0] = []
+        if isinstance(options.get("options"), list):
+            options["options"] = []

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any, Protocol, cast
@@ -39,10 +40,22 @@ from deployments.executors.comfyui.workflow import (
 from serve_app.domain.errors import InvalidInput, OutOfMemory, PipelineFailed, ReplicaDied
 from serve_app.domain.progress import Progress, Stage
 
+log = logging.getLogger(__name__)
+
 POLL_S = 0.5
 """Interval of questions about a prompt when no event can say how it ended."""
 
 ENDS_WITHIN_CHECKS = 20  # of a process whose port is closed, each after a fifth of ``POLL_S``
+
+DESCRIBE_EVERY_S = 300.0
+"""Age from which the description of its nodes and models is renewed after a request: there may be
+new models."""
+
+Describe = Callable[[bytes], Awaitable[None]]
+"""Function that stores a description of nodes and models for clients of ComfyUI."""
+
+SHOWING = frozenset({"SaveImageWebsocket"})
+"""Classes of nodes whose pictures are results, and are saved nowhere."""
 
 LOST = "ComfyUI has lost the request: it was restarted, or its history was cleared."
 
@@ -85,12 +98,20 @@ class _Run:
     job: Job
     steps: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
     named: set[str] = field(default_factory=set[str])
+    node: str = ""  # that runs
+    shown: list[tuple[str, ComfyUiEvent]] = field(default_factory=list[tuple[str, ComfyUiEvent]])
+    """Results that a node has sent as pictures only, with the node."""
     ended: bool = False
 
     def read(self, event: ComfyUiEvent) -> Iterator[Event]:
         """What an event says. Raises what it says went wrong."""
         data = event.data
-        if event.kind == "preview":
+        if (
+            event.kind == "preview"
+            and self.job.graph.get(self.node, {}).get("class_type") in SHOWING
+        ):
+            self.shown.append((self.node, event))
+        elif event.kind == "preview":
             step = sum(done for done, _ in self.steps.values())
             yield PreviewPicture(step, event.preview)
         elif data.get("prompt_id") not in (None, self.job.id):
@@ -109,6 +130,7 @@ class _Run:
             self.ended = True
 
     def _begins(self, node: str) -> Iterator[Event]:
+        self.node = node
         if node in self.job.graph and node not in self.named:
             self.named.add(node)
             yield LoggedLine("INFO", f"Node {node} ({self.job.graph[node]['class_type']})")
@@ -125,8 +147,12 @@ class _Run:
 class ComfyUiExecutor:
     """Runs workflows at one ComfyUI. Its queue is never used: Darkroom's is the only one."""
 
-    def __init__(self, server: ComfyUiServer) -> None:
+    def __init__(self, server: ComfyUiServer, describe: Describe | None = None) -> None:
+        """``describe``: None if nobody reads descriptions."""
         self._server = server
+        self._describe = describe
+        self._describing: asyncio.Task[None] | None = None
+        self._described_at = 0.0  # by the loop's clock
         self._client: ComfyUiClient | None = None
         self._prompts: dict[str, _Sent] = {}  # by the ids of their requests
 
@@ -148,6 +174,7 @@ class ComfyUiExecutor:
     async def start(self, on_progress: Callable[[Progress], None]) -> None:
         on_progress(Progress(Stage.LOADING))
         self._client = ComfyUiClient(await self._server.start())
+        self._begin_describing()
 
     async def run(self, work: ExecutorWork) -> AsyncIterator[Event]:
         workflow = ComfyUiWorkflow.of(work.endpoint)
@@ -173,6 +200,8 @@ class ComfyUiExecutor:
                 gone = await self._gone(f"ComfyUI does not answer: {error!r}")
                 raise ReplicaDied(gone) from error
             raise
+        if asyncio.get_running_loop().time() > self._described_at + DESCRIBE_EVERY_S:
+            self._begin_describing()
         yield MadeOutput(output)
 
     async def cancel(self, request_id: str, grace_s: float) -> bool:
@@ -190,9 +219,22 @@ class ComfyUiExecutor:
         return True
 
     async def aclose(self, grace_s: float) -> None:
+        if self._describing is not None:
+            self._describing.cancel()
         if self._client is not None:
             await self._client.aclose()
         await self._server.aclose(grace_s)
+
+    def _begin_describing(self) -> None:
+        """Send the description of its nodes and models beside the work. A failure is logged."""
+        if self._describe is None or (self._describing and not self._describing.done()):
+            return
+        self._described_at = asyncio.get_running_loop().time()
+        self._describing = asyncio.create_task(self._send_description(self._describe))
+        self._describing.add_done_callback(_log_failure)
+
+    async def _send_description(self, describe: Describe) -> None:
+        await describe(await self.client.describe())
 
     async def _submit(self, workflow: ComfyUiWorkflow, made: Job, given: Mapping[str, Any]) -> None:
         extra = given.get(EXTRA_FIELD) if workflow.graph is None else None
@@ -268,6 +310,16 @@ class ComfyUiExecutor:
             if workflow.graph is None:  # its clients know the nodes of their graph
                 file |= {"node": each.node, "listed_as": each.listed_as}
             output.setdefault(kind_of(each.name, media_type), []).append({**file, **facts})
+        for number, (node, event) in enumerate(run.shown if not workflow.outputs else ()):
+            suffix = event.media_type.rpartition("/")[2]
+            path = folder / f"shown-{number}.{suffix}"
+            await asyncio.to_thread(path.write_bytes, event.preview)
+            facts = await asyncio.to_thread(_facts, path, event.media_type)
+            file = {PATH_KEY: str(path), "media_type": event.media_type}
+            file["file_name"] = f"{node}_{number + 1:05}_.{suffix}"
+            if workflow.graph is None:
+                file |= {"node": node, "listed_as": "images"}
+            output.setdefault("images", []).append({**file, **facts})
         texts = [
             (node, str(text)) for node, made in wanted.items() for text in made.get("text") or ()
         ]
@@ -291,6 +343,11 @@ class ComfyUiExecutor:
         for each in ("input", "output", "temp"):
             folder = self._server.files / each / folder_of(sent.name)
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.warning("The nodes of ComfyUI are not known to its clients: %s", error)
 
 
 def _refusal(workflow: ComfyUiWorkflow, answer: Mapping[str, Any]) -> Exception:

@@ -20,6 +20,8 @@ STORED_KINDS = ("checkpoints", "diffusion_models", "loras", "text_encoders", "va
 """Kinds of models that ComfyUI looks for among the weights of Darkroom's store."""
 
 NODES = "custom_nodes"
+SHIPPED_NODES = ("websocket_image_save.py",)
+"""Modules of custom nodes that are ComfyUI's own."""
 
 STOP_GRACE_S = 5.0
 
@@ -102,8 +104,7 @@ class LocalComfyUi:
         words += ["--database-url", "sqlite:///:memory:"]
         words += ["--extra-model-paths-config", str(home / "models.yaml")]
         words += ["--disable-all-custom-nodes"]
-        if config.nodes:
-            words += ["--whitelist-custom-nodes", *config.nodes]
+        words += ["--whitelist-custom-nodes", *SHIPPED_NODES, *config.nodes]
         return (*words, *([] if self._gpu else ["--cpu"]), *config.arguments)
 
 

@@ -6,11 +6,12 @@ import base64
 import binascii
 from collections.abc import Mapping
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 
 from serve_app.catalog.catalog import CatalogEntry
-from serve_app.domain.errors import EndpointNotFound, Unauthenticated
+from serve_app.domain.errors import EndpointNotFound, Forbidden, Unauthenticated
 from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.tenants.scopes import Caller
@@ -30,7 +31,27 @@ HOW = "see Serve ComfyUI workflows in the documentation"
 async def caller_of(connection: HTTPConnection) -> Caller:
     """Authenticate a call. Clients of ComfyUI know no keys, but most take a URL with a user and a
     password, or with a query."""
-    return await authenticate(connection, header=_header(connection))
+    caller = await authenticate(connection, header=_header(connection))
+    _require_same_origin(connection)
+    return caller
+
+
+def _require_same_origin(connection: HTTPConnection) -> None:
+    """Raise ``Forbidden`` for a call that a page of another origin makes with the key that the
+    browser has remembered. Browsers send it with every call, whoever makes it."""
+    headers = connection.headers
+    if not headers.get("authorization", "").lower().startswith("basic "):
+        return
+    origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+    if site is not None:  # it is right behind a proxy that changes the host, too
+        elsewhere = site not in ("same-origin", "none")
+    else:
+        elsewhere = origin is not None and urlsplit(origin).netloc != headers.get("host", "")
+    if elsewhere:
+        raise Forbidden(
+            "A page of another origin cannot use the key that this browser remembers. Send the key "
+            "as `Authorization: Key id:secret`."
+        )
 
 
 def _header(connection: HTTPConnection) -> str | None:

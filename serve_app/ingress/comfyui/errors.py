@@ -71,6 +71,13 @@ def refused(error: DarkroomError) -> Response:
     return json_reply(body, status, headers)
 
 
+def exists(path: str) -> Response:
+    """Response to a call that would replace a file which must not be replaced."""
+    message = f"There is a file {path[:100]} already. Choose another name, or replace it."
+    body: ComfyUiError = {"error": _problem("file_exists", message, ""), "node_errors": {}}
+    return json_reply(body, 409)
+
+
 def _problem(type_: str, message: str, details: str, **extra: Any) -> ComfyUiProblem:
     return {"type": type_, "message": message, "details": details, "extra_info": extra}
 
@@ -83,6 +90,7 @@ def _of_nodes(problems: tuple[FieldProblem, ...]) -> dict[str, ComfyUiNodeProble
         if where[:2] != ["body", "prompt"] or len(where) < 3:
             continue
         node = found.setdefault(where[2], {"errors": [], "dependent_outputs": [], "class_type": ""})
+        node["class_type"] = str((each.context or {}).get("class_type", ""))
         name = where[4] if where[3:4] == ["inputs"] and len(where) > 4 else ""
         extra = {"input_name": name} if name else {}
         node["errors"].append(_problem(each.type, each.message, ".".join(where[3:]), **extra))

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
+from serve_app.domain.artifact import is_elsewhere
 from serve_app.domain.errors import DatabaseUnavailable, NotFound, RequestNotFound
-from serve_app.domain.ports import Queue
+from serve_app.domain.executors.comfyui import PromptArrivals
+from serve_app.domain.ports import Queue, Storage
 from serve_app.domain.progress import BYTE_STAGES
 from serve_app.domain.request import Request, State
 from serve_app.ingress.comfyui import prompt
 
 DISCOVER_S = 0.5
 """Time between two looks for prompts of the client, which may come through another process."""
+
+IDLE_DISCOVER_S = 2.0
+"""The same while none of the client's prompts is unfinished. One that comes through this process is
+seen at once."""
 
 PAGE = 8
 """Newest prompts of the tenant in one look. It goes on while all of them are new."""
@@ -27,6 +34,10 @@ AT_START = 200
 CHANGE_WAIT_S = 15.0
 PREVIEW_JPEG = struct.pack(">II", 1, 1)
 """Beginning of a binary message with a preview: its kind, and its format."""
+
+RESULT_PNG = struct.pack(">II", 1, 2)
+SHOWING = frozenset({"SaveImageWebsocket"})
+"""Classes of nodes whose results are sent as pictures."""
 
 _NODE = re.compile(r"Node (?P<node>\S+) \((?P<kind>.+)\)")
 """Line of a request's log that its executor writes when a node begins."""
@@ -43,14 +54,24 @@ class ClientEvents:
     """Events for ``client_id`` about prompts of ``tenant`` at ``endpoint``. Call ``run`` once."""
 
     def __init__(
-        self, queue: Queue, socket: EventSink, tenant: str, endpoint: str, client_id: str
+        self,
+        queue: Queue,
+        storage: Storage,
+        arrivals: PromptArrivals,
+        socket: EventSink,
+        tenant: str,
+        endpoint: str,
+        client_id: str,
     ) -> None:
         self._queue = queue
+        self._arrivals = arrivals
+        self._storage = storage
         self._socket = socket
         self._tenant = tenant
         self._endpoint = endpoint
         self._client_id = client_id
         self._seen: set[str] = set()  # ids of requests
+        self._open = 0  # prompts of the client that are followed
 
     async def run(self) -> None:
         """Send events until the task is cancelled. ``DatabaseUnavailable``."""
@@ -65,12 +86,17 @@ class ClientEvents:
 
     async def _follow_all(self, found: Sequence[Request]) -> None:
         async with asyncio.TaskGroup() as following:
+            coming = self._arrivals.next(self._tenant)
             await self._status(sid=self._client_id)
             while True:
                 for each in found:
                     if self._is_own(each):
+                        self._open += 1
                         following.create_task(self._follow(each))
-                await asyncio.sleep(DISCOVER_S)
+                pause_s = DISCOVER_S if self._open else IDLE_DISCOVER_S
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(coming.wait(), pause_s)
+                coming = self._arrivals.next(self._tenant)
                 found = await self._new()
 
     async def _new(self) -> Sequence[Request]:
@@ -97,10 +123,12 @@ class ClientEvents:
     async def _follow(self, request: Request) -> None:
         """Send the events of one prompt, to its end."""
         try:
-            await PromptEvents(self, self._queue, request).run()
+            await PromptEvents(self, self._queue, self._storage, request).run()
             await self._status()
         except RequestNotFound:
             return  # it was deleted
+        finally:
+            self._open -= 1
 
     async def _status(self, **more: str) -> None:
         waiting = await self._queue.page(
@@ -115,20 +143,24 @@ class ClientEvents:
     async def say(self, kind: str, data: Mapping[str, Any]) -> None:
         await self._socket.send_text(json.dumps({"type": kind, "data": data}))
 
-    async def show(self, jpeg: bytes) -> None:
-        await self._socket.send_bytes(PREVIEW_JPEG + jpeg)
+    async def show(self, picture: bytes, start: bytes = PREVIEW_JPEG) -> None:
+        await self._socket.send_bytes(start + picture)
 
 
 class PromptEvents:
     """Events of one prompt. Call ``run`` once."""
 
-    def __init__(self, client: ClientEvents, queue: Queue, request: Request) -> None:
+    def __init__(
+        self, client: ClientEvents, queue: Queue, storage: Storage, request: Request
+    ) -> None:
         self._client = client
         self._queue = queue
+        self._storage = storage
         self._request = request
         self._id = prompt.prompt_id(request)
         self._graph = cast("Mapping[str, Any]", request.input.get("prompt") or {})
         self._node = ""
+        self._begun: dict[str, tuple[int, int]] = {}  # nodes that have begun, with their steps
         self._lines = 0
         self._started = False
         self._progress: tuple[int, int] = (0, 0)
@@ -141,8 +173,14 @@ class PromptEvents:
             if request.state.final:
                 break
             request = await queue.changed(request.tenant, request.id, CHANGE_WAIT_S, since=request)
+        if request.state is State.SUCCEEDED:
+            self._node = ""
+            await self._say_states()
         for node, output in prompt.outputs(request).items():
-            await self._say("executed", node=node, display_node=node, output=output)
+            if self._class(node) in SHOWING:
+                await self._show_results(request, node)
+            else:
+                await self._say("executed", node=node, display_node=node, output=output)
         kind, data = prompt.ending(request, self._node)
         await self._client.say(kind, data)
         await self._say("executing", node=None)
@@ -161,6 +199,9 @@ class PromptEvents:
             self._progress = (progress.step, progress.steps)
             value = {"value": progress.step, "max": progress.steps}
             await self._say("progress", **value, node=self._node or None)
+            if self._node:
+                self._begun[self._node] = self._progress
+                await self._say_states()
         if request.state is State.RUNNING:
             await self._show_preview(request)
 
@@ -170,10 +211,40 @@ class PromptEvents:
             found = _NODE.fullmatch(line.message)
             if found is None:
                 continue
-            node = cast("Mapping[str, Any]", self._graph.get(found["node"]) or {})
-            if node.get("class_type") == found["kind"]:
+            if self._class(found["node"]) == found["kind"]:
                 self._node = found["node"]
+                self._begun[self._node] = (0, 1)
+                await self._say_states()
                 await self._say("executing", node=self._node, display_node=self._node)
+
+    def _class(self, node: str) -> str:
+        return str(cast("Mapping[str, Any]", self._graph.get(node) or {}).get("class_type", ""))
+
+    async def _say_states(self) -> None:
+        """Send the states of the nodes that have begun. One has finished when the next begins."""
+        nodes: dict[str, Any] = {}
+        for node, (value, most) in self._begun.items():
+            runs = node == self._node
+            nodes[node] = {
+                "value": value if runs else most,
+                "max": most,
+                "state": "running" if runs else "finished",
+                "node_id": node,
+                "prompt_id": self._id,
+                "display_node_id": node,
+                "parent_node_id": None,
+                "real_node_id": node,
+            }
+        await self._say("progress_state", nodes=nodes)
+
+    async def _show_results(self, request: Request, node: str) -> None:
+        """Send the images of a node whose results are pictures of the socket."""
+        await self._say("executing", node=node, display_node=node)
+        for file in prompt.files(request):
+            if file.node == node and not is_elsewhere(file.key):
+                size = await self._storage.size(file.key)
+                chunks = [each async for each in self._storage.read(file.key, 0, size)]
+                await self._client.show(b"".join(chunks), RESULT_PNG)
 
     async def _show_preview(self, request: Request) -> None:
         """Send the newest preview. Each look asks the replica for more."""

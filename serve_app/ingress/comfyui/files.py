@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+import io
+import json
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NotRequired, cast
 from urllib.parse import quote
 
+from PIL import Image
 from starlette.requests import Request as HttpRequest
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 from typing_extensions import TypedDict
@@ -21,6 +26,7 @@ from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Binary
 from serve_app.ingress.http.openapi import ANY, Answer, Operation, answer, in_query
 from serve_app.ingress.services import request_ids
+from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.files import NewUpload
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.storage import keys
@@ -30,6 +36,7 @@ RECENT = 1000
 """Newest uploads of a tenant among which a bare name is looked for."""
 
 MAX_NAME = 512  # characters
+MAX_PIXELS = 64_000_000  # of an image that gets a mask
 MEDIA = ("image/", "video/", "audio/")
 """Types of files that nodes load from the folder for inputs. Models are in folders of their own."""
 
@@ -44,6 +51,12 @@ class ImageForm(TypedDict):
     overwrite: NotRequired[str]
     type: NotRequired[str]
     subfolder: NotRequired[str]
+
+
+class MaskForm(ImageForm):
+    """``original_ref``: JSON with the filename, subfolder and type of an image."""
+
+    original_ref: str
 
 
 class UploadedImage(TypedDict):
@@ -72,6 +85,83 @@ async def uploaded(request: HttpRequest) -> Response:
     upload = await services.files.uploads.take(new, _at_once(file.content))
     body: UploadedImage = {"name": upload.key, "subfolder": "", "type": "input"}
     return json_reply(body)
+
+
+async def mask_uploaded(request: HttpRequest) -> Response:
+    """``POST /upload/mask``: store an image with the alpha channel of another one as its mask.
+
+    ``original_ref`` names the image: an upload, or what a prompt of the tenant has made.
+    """
+    caller = await caller_of(request)
+    services = services_of(request)
+    if not is_form(request):
+        raise InvalidInput("The call is not a form. Send the file as multipart/form-data.")
+    await services.files.check_disk_for_upload()
+    limit = services.config.limits.max_body_bytes
+    form = await read_form(request, limit, most_files=1)
+    mask = form.files.get(FIELD)
+    if not mask:
+        raise InvalidInput.of_field(FIELD, "Field required", "missing")
+    ref = _reference(form.texts.get("original_ref", ""))
+    name = str(ref.get("filename", "")).removesuffix(MARK)
+    folder = str(ref.get("subfolder") or "")
+    if ref.get("type", "output") == "input":
+        key = await _upload(services, caller.tenant, f"{folder}/{name}" if folder else name, {})
+    else:
+        endpoint = endpoint_of(request, caller).endpoint.id
+        key = await _made(services, caller.tenant, endpoint, folder, name)
+    if key is None or is_elsewhere(key):
+        raise InvalidInput.of_field("original_ref", "There is no such image here")
+    size = await services.files.storage.size(key)
+    if size > limit:
+        raise InvalidInput.of_field("original_ref", "The image is too large for a mask")
+    content = b"".join([each async for each in services.files.storage.read(key, 0, size)])
+    async with services.mask_decoding:
+        made = await in_cpu_thread(with_alpha_of, content, mask[0].content)
+    new = NewUpload(caller.tenant, "image/png", mask[0].name)
+    upload = await services.files.uploads.take(new, _at_once(made))
+    body: UploadedImage = {"name": upload.key, "subfolder": "", "type": "input"}
+    return json_reply(body)
+
+
+def _reference(text: str) -> Mapping[str, Any]:
+    try:
+        ref = json.loads(text)
+    except ValueError:
+        ref = None
+    if not isinstance(ref, dict):
+        message = "Input should be JSON with the filename, subfolder and type of an image"
+        raise InvalidInput.of_field("original_ref", message)
+    return cast("Mapping[str, Any]", ref)
+
+
+def with_alpha_of(image: bytes, mask: bytes) -> bytes:
+    """PNG of ``image`` with the alpha channel of ``mask``. ``InvalidInput`` names the one that
+    cannot be read, or that has another size. It takes long, so call it in a thread."""
+    with _opened(image, "original_ref") as original, _opened(mask, FIELD) as drawn:
+        if original.size != drawn.size:
+            message = "The mask and the image must have the same size"
+            raise InvalidInput.of_field(FIELD, message)
+        made = original.convert("RGB")
+        made.putalpha(drawn.convert("RGBA").getchannel("A"))
+    written = io.BytesIO()
+    made.save(written, "PNG", compress_level=4)
+    return written.getvalue()
+
+
+@contextmanager
+def _opened(content: bytes, field: str) -> Generator[Image.Image]:
+    try:
+        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "WEBP")) as image:
+            if image.width * image.height > MAX_PIXELS:
+                message = f"The image exceeds the limit of {MAX_PIXELS // 1_000_000} megapixels"
+                raise InvalidInput.of_field(field, message, "image_too_large")
+            image.load()
+            yield image
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
+        # Pillow's decoders raise all of these for damaged files.
+        message = "The file cannot be read as an image (PNG, JPEG, WEBP)"
+        raise InvalidInput.of_field(field, message, "image_load_error") from None
 
 
 async def viewed(request: HttpRequest) -> Response:
@@ -169,6 +259,14 @@ UPLOAD = Operation(
     content={"multipart/form-data": ImageForm},
     tag=TAG,
     error_format=ERRORS,
+)
+UPLOAD_MASK = replace(
+    UPLOAD,
+    name="comfyuiUploadMask",
+    summary="Upload a mask for an image",
+    responses={200: answer("The image with the mask.", UploadedImage)},
+    errors=(400, 404, 413, 429, 503, 507),
+    content={"multipart/form-data": MaskForm},
 )
 VIEW = Operation(
     "comfyuiView",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NotRequired, cast
 
@@ -12,9 +13,9 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.catalog.catalog import CatalogEntry
-from serve_app.domain.errors import InvalidInput
+from serve_app.domain.errors import InvalidInput, RequestNotFound
 from serve_app.domain.request import Request, State
-from serve_app.ingress.comfyui import prompt
+from serve_app.ingress.comfyui import nodes, prompt
 from serve_app.ingress.comfyui.endpoint import caller_of, endpoint_of
 from serve_app.ingress.comfyui.errors import AT_SUBMIT, ERRORS, TAG
 from serve_app.ingress.comfyui.files import named_files
@@ -33,6 +34,8 @@ from serve_app.tenants.scopes import Caller
 
 MAX_LISTED = 200
 """Most prompts that run, that wait, and that the history shows."""
+
+FINALS = tuple(each for each in State if each.final)
 
 SECRETS = frozenset({"api_key_comfy_org", "auth_token_comfy_org"})
 """Extra data that is never stored: credentials for services that nodes here do not call."""
@@ -84,6 +87,8 @@ async def created(request: HttpRequest) -> Response:
     entry = endpoint_of(request, caller)
     given = _input(await read_json(request, services.config.limits.max_body_bytes))
     origin = origin_of(request)
+    if (known := await services.comfyui.current()) is not None:
+        nodes.check_graph(given["prompt"], known)
     given["files"] = await named_files(services, caller.tenant, origin, given["prompt"])
     new = await submission.validate(
         services,
@@ -97,6 +102,7 @@ async def created(request: HttpRequest) -> Response:
         key, digest = prompt.idempotency(chosen)
         new = replace(new, idempotency_key=key, body_digest=digest)
     stored = await asyncio.shield(submission.submit(services, new))
+    services.comfyui.arrivals.announce(caller.tenant)
     body: QueuedPrompt = {
         "prompt_id": prompt.prompt_id(stored),
         "number": prompt.number(stored),
@@ -130,7 +136,7 @@ async def changed(request: HttpRequest) -> Response:
     """``POST /queue``: cancel prompts that wait, some or all of the tenant's."""
     caller = await caller_of(request)
     entry = endpoint_of(request, caller)
-    body = await _object(request)
+    body = await json_object(request)
     wanted = body.get("delete", [])
     if not isinstance(wanted, list):
         raise InvalidInput.of_field("delete", "Input should be a list of ids", "list_type")
@@ -155,7 +161,7 @@ async def interrupted(request: HttpRequest) -> Response:
     caller = await caller_of(request)
     entry = endpoint_of(request, caller)
     queue = services_of(request).queue
-    wanted = (await _object(request)).get("prompt_id")
+    wanted = (await json_object(request)).get("prompt_id")
     if wanted is None:
         found = await unfinished(request, caller, entry, State.RUNNING)
     else:
@@ -171,11 +177,33 @@ async def ended(request: HttpRequest) -> Response:
     caller = await caller_of(request)
     entry = endpoint_of(request, caller)
     most = query.whole(request, "max_items", default=MAX_LISTED, most=MAX_LISTED)
-    finals = [each for each in State if each.final]
     page = await services_of(request).queue.page(
-        caller.tenant, states=finals, endpoints=(entry.endpoint.id,), limit=max(1, most)
+        caller.tenant, states=FINALS, endpoints=(entry.endpoint.id,), limit=max(1, most)
     )
     return json_reply({prompt.prompt_id(each): prompt.history(each) for each in reversed(page)})
+
+
+async def forgotten(request: HttpRequest) -> Response:
+    """``POST /history``: delete prompts that have ended, with their files."""
+    caller = await caller_of(request)
+    entry, services = endpoint_of(request, caller), services_of(request)
+    body = await json_object(request)
+    wanted = body.get("delete", [])
+    if not isinstance(wanted, list):
+        raise InvalidInput.of_field("delete", "Input should be a list of ids", "list_type")
+    found: list[Request] = []
+    if body.get("clear"):
+        found += await services.queue.page(
+            caller.tenant, states=FINALS, endpoints=(entry.endpoint.id,), limit=MAX_LISTED
+        )
+    for each in cast("list[Any]", wanted)[:MAX_LISTED]:
+        one = await prompt.find(services.queue, caller.tenant, entry, str(each))
+        if one is not None and one.state.final:
+            found.append(one)
+    for each in found:
+        with suppress(RequestNotFound):  # it was deleted by another call
+            await submission.delete(services, caller.tenant, each.id, actor_of(request))
+    return Response()
 
 
 async def shown(request: HttpRequest) -> Response:
@@ -230,6 +258,12 @@ INTERRUPT = replace(
     responses={200: Answer("They stop at their next step.")},
     body=Interruption,
 )
+FORGET = replace(
+    CHANGE,
+    name="comfyuiForgetHistory",
+    summary="Delete prompts that have ended, with their files",
+    responses={200: Answer("They are deleted.")},
+)
 HISTORY = Operation(
     "comfyuiListHistory",
     "List the tenant's prompts that have ended",
@@ -261,7 +295,7 @@ async def unfinished(
     return [*reversed(page)]
 
 
-async def _object(request: HttpRequest) -> Mapping[str, Any]:
+async def json_object(request: HttpRequest) -> Mapping[str, Any]:
     """Body of a call; an empty one is an empty object."""
     raw = await read_body(request, services_of(request).config.limits.max_body_bytes)
     body = parse(raw) if raw.strip() else {}

@@ -1,75 +1,46 @@
-"""Paths of ComfyUI's protocol, under ``/comfyui``."""
+"""Paths of ComfyUI's protocol, under ``/comfyui``, each of them also under ``/comfyui/api``."""
 
 from __future__ import annotations
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
-from starlette.routing import Route, WebSocketRoute
-from typing_extensions import TypedDict
+from starlette.routing import Match, Route, WebSocketRoute
+from starlette.types import Scope
 
 from serve_app.domain.errors import NotFound
-from serve_app.ingress.comfyui import files, prompts, websocket
-from serve_app.ingress.comfyui.endpoint import caller_of
-from serve_app.ingress.comfyui.errors import ERRORS, TAG, refused
-from serve_app.ingress.http.errors import json_reply
-from serve_app.ingress.http.openapi import Operation, answer
+from serve_app.ingress.comfyui import files, jobs, nodes, page, prompts, userdata, websocket
+from serve_app.ingress.comfyui.errors import refused
+from serve_app.ingress.http.openapi import DocumentedRoute, Operation
 from serve_app.ingress.http.paths import COMFYUI_PREFIX
 from serve_app.ingress.http.routing import Handler, translated
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+API = f"{COMFYUI_PREFIX}/api/"
 
 
-class ComfyUiSystem(TypedDict):
-    """What clients read before they start. Nothing is said of the machines."""
+class ComfyUiRoute(DocumentedRoute):
+    """Route that is also found under ``api/``, where ComfyUI's page calls it."""
 
-    os: str
-    comfyui_version: str
-    python_version: str
-    pytorch_version: str
-    embedded_python: bool
-    argv: list[str]
-    ram_total: int
-    ram_free: int
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        return super().matches(_without_api(scope))
 
 
-class ComfyUiStats(TypedDict):
-    system: ComfyUiSystem
-    devices: list[dict[str, str]]
+class ComfyUiSocketRoute(WebSocketRoute):
+    """The same for a WebSocket."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        return super().matches(_without_api(scope))
 
 
-async def stats(request: HttpRequest) -> Response:
-    await caller_of(request)
-    body: ComfyUiStats = {
-        "system": {
-            "os": "posix",
-            "comfyui_version": "darkroom",
-            "python_version": "",
-            "pytorch_version": "",
-            "embedded_python": False,
-            "argv": [],
-            "ram_total": 0,
-            "ram_free": 0,
-        },
-        "devices": [],
-    }
-    return json_reply(body)
+def _without_api(scope: Scope) -> Scope:
+    path: str = scope["path"]
+    if not path.startswith(API):
+        return scope
+    return {**scope, "path": f"{COMFYUI_PREFIX}/{path.removeprefix(API)}"}
 
 
 async def unknown(request: HttpRequest) -> Response:
-    raise NotFound(
-        f"{request.method} {request.url.path} is not supported here. Of ComfyUI's API, only "
-        "prompt, queue, interrupt, history, view, upload/image, system_stats and ws are, under "
-        "/comfyui. Nodes (object_info) are known to the ComfyUI of the operator only."
-    )
-
-
-STATS = Operation(
-    "comfyuiSystemStats",
-    "Answer that the server is there",
-    {200: answer("No figures of the machines.", ComfyUiStats)},
-    tag=TAG,
-    error_format=ERRORS,
-)
+    raise NotFound(page.unsupported(request))
 
 
 def _route(method: str, path: str, handler: Handler, label: str, call: Operation) -> Route:
@@ -80,8 +51,17 @@ def _route(method: str, path: str, handler: Handler, label: str, call: Operation
         label=f"comfyui.{label}",
         refusal=refused,
         operations={method: call},
+        kind=ComfyUiRoute,
     )
 
+
+def _plain(path: str, handler: Handler, *methods: str, label: str) -> Route:
+    return translated(
+        COMFYUI_PREFIX + path, handler, *methods, label=f"comfyui.{label}", refusal=refused
+    )
+
+
+FILE, MOVE = "/userdata/{file:path}", "/userdata/{file:path}/move/{dest:path}"
 
 ROUTES: list[Route | WebSocketRoute] = [
     _route("POST", "/prompt", prompts.created, "prompt.create", prompts.CREATE),
@@ -90,10 +70,51 @@ ROUTES: list[Route | WebSocketRoute] = [
     _route("POST", "/queue", prompts.changed, "queue.change", prompts.CHANGE),
     _route("POST", "/interrupt", prompts.interrupted, "interrupt", prompts.INTERRUPT),
     _route("GET", "/history", prompts.ended, "history", prompts.HISTORY),
+    _route("POST", "/history", prompts.forgotten, "history.forget", prompts.FORGET),
     _route("GET", "/history/{prompt_id}", prompts.shown, "history.one", prompts.SHOW),
+    _route("GET", "/jobs", jobs.listed, "jobs", jobs.LIST),
+    _route("POST", "/jobs/cancel", jobs.several_cancelled, "jobs.cancel", jobs.CANCEL_SEVERAL),
+    _route("GET", "/jobs/{job_id}", jobs.shown, "job", jobs.SHOW),
+    _route("POST", "/jobs/{job_id}/cancel", jobs.cancelled, "job.cancel", jobs.CANCEL),
     _route("GET", "/view", files.viewed, "view", files.VIEW),
     _route("POST", "/upload/image", files.uploaded, "upload", files.UPLOAD),
-    _route("GET", "/system_stats", stats, "stats", STATS),
-    WebSocketRoute(f"{COMFYUI_PREFIX}/ws", websocket.connected),
-    translated("/comfyui/{rest:path}", unknown, *METHODS, label="comfyui.other", refusal=refused),
+    _route("POST", "/upload/mask", files.mask_uploaded, "upload.mask", files.UPLOAD_MASK),
+    _route("GET", "/object_info", nodes.object_info, "nodes", nodes.INFO),
+    _route("GET", "/object_info/{node_class}", nodes.one_class, "node", nodes.INFO_OF_ONE),
+    _route("GET", "/models", nodes.kinds, "models", nodes.KINDS),
+    _route("GET", "/models/{folder}", nodes.models, "models.folder", nodes.MODELS),
+    _route("GET", "/experiment/models", nodes.kinds_of_page, "models", nodes.KINDS_OF_PAGE),
+    _route(
+        "GET",
+        "/experiment/models/{folder}",
+        nodes.models_of_page,
+        "models.folder",
+        nodes.MODELS_OF_PAGE,
+    ),
+    _route("GET", "/embeddings", nodes.embeddings, "embeddings", nodes.EMBEDDINGS),
+    _route("GET", "/system_stats", page.stats, "stats", page.STATS),
+    _route("GET", "/features", page.features, "features", page.FEATURES),
+    _route("GET", "/users", page.users, "users", page.USERS),
+    _route("GET", "/extensions", page.extensions, "extensions", page.EXTENSIONS),
+    _route("GET", "/i18n", page.nothing, "i18n", page.TRANSLATIONS),
+    _route("GET", "/workflow_templates", page.nothing, "templates", page.TEMPLATES),
+    _route("GET", "/global_subgraphs", page.nothing, "subgraphs", page.SUBGRAPHS),
+    _route("POST", "/free", page.free, "free", page.FREE),
+    _route("GET", "/settings", userdata.settings, "settings", userdata.READ_SETTINGS),
+    _route("POST", "/settings", userdata.set_settings, "settings.set", userdata.WRITE_SETTINGS),
+    _route("GET", "/settings/{setting}", userdata.setting, "setting", userdata.READ_SETTING),
+    _route("POST", "/settings/{setting}", userdata.set_setting, "set", userdata.WRITE_SETTING),
+    _route("GET", "/userdata", userdata.listed, "userdata", userdata.LIST),
+    _route(
+        "GET", "/v2/userdata", userdata.listed_with_folders, "userdata", userdata.LIST_WITH_FOLDERS
+    ),
+    _route("POST", MOVE, userdata.moved, "userdata.move", userdata.MOVE),
+    _route("GET", FILE, userdata.read, "userdata.read", userdata.READ),
+    _route("POST", FILE, userdata.written, "userdata.write", userdata.WRITE),
+    _route("DELETE", FILE, userdata.removed, "userdata.delete", userdata.REMOVE),
+    ComfyUiSocketRoute(f"{COMFYUI_PREFIX}/ws", websocket.connected),
+    _plain("", page.redirected, "GET", label="page"),
+    _plain("/", page.index, "GET", label="page"),
+    _plain("/{name:path}", page.part, "GET", label="page"),
+    _plain("/{rest:path}", unknown, *METHODS, label="other"),
 ]

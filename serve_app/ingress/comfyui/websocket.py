@@ -38,7 +38,10 @@ async def connected(socket: WebSocket) -> None:
             return
         client_id = socket.query_params.get("clientId", "")[:MAX_ID] or services.new_id()
         await socket.accept()
-        events = ClientEvents(services.queue, socket, caller.tenant, entry.endpoint.id, client_id)
+        events = ClientEvents(
+            *(services.queue, services.files.storage, services.comfyui.arrivals, socket),
+            *(caller.tenant, entry.endpoint.id, client_id),
+        )
         try:
             await _until_gone(socket, events)
         except DarkroomError as error:

@@ -56,6 +56,7 @@ TABLE: Mapping[type[DarkroomError], ErrorResponse] = {
     errors.BudgetExhausted: ErrorResponse(403, "forbidden"),  # as fal's, by status and words
     errors.Unavailable: ErrorResponse(503, "runner_scheduling_failure"),
     errors.EndpointDraining: ErrorResponse(503, "runner_scheduling_failure"),
+    errors.NodesUnknown: ErrorResponse(503, "nodes_unknown"),
     errors.DatabaseUnavailable: ErrorResponse(503, "database_unavailable"),
     errors.ProviderUnavailable: ErrorResponse(503, "provider_unavailable"),
     errors.StorageUnavailable: ErrorResponse(503, "storage_unavailable"),

@@ -62,11 +62,12 @@ def translated(
     label: str,
     refusal: Refusal,
     operations: Mapping[str, Operation] | None = None,
+    kind: type[DocumentedRoute] = DocumentedRoute,
 ) -> Route:
     """Build a route whose errors, expected or not, are rendered by ``refusal``.
 
     ``label``: name of the route in metrics. ``operations``: descriptions of the calls by method;
-    None for a route that only answers "not found".
+    None for a route that only answers "not found". ``kind``: of a route that has some.
     """
 
     async def answer(request: HttpRequest) -> Response:
@@ -76,7 +77,7 @@ def translated(
 
     if operations is None:
         return Route(path, answer, methods=list(methods))
-    return DocumentedRoute(path, answer, operations, methods)
+    return kind(path, answer, operations, methods)
 
 
 def prefix_locations(name: str, error: InvalidInput) -> InvalidInput:

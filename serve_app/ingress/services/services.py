@@ -23,6 +23,7 @@ from serve_app.domain.errors import (
     SecretMissing,
     Unavailable,
 )
+from serve_app.domain.executors.comfyui import ComfyUiNodes
 from serve_app.domain.executors.hosted import PROVIDERS, wants_own_key
 from serve_app.domain.executors.partial_results import PartialResults
 from serve_app.domain.executors.secrets import INSTALLATION, named_by
@@ -195,6 +196,7 @@ class Services:
     catalog: Catalog
     entries: LiveCatalog
     bundles: AppBundles
+    comfyui: ComfyUiNodes
     partials: PartialResults
     pools: PoolMap
     queue: Queue

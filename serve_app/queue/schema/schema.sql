@@ -842,6 +842,25 @@ CREATE INDEX shadows_open ON shadows (target, original) WHERE ((state = ANY (ARR
 CREATE INDEX shadows_skipped ON shadows (original) WHERE (state = 'skipped');
 CREATE INDEX shadows_unwanted ON shadows (unwanted_at) WHERE (unwanted_at IS NOT NULL);
 
+CREATE TABLE comfyui_nodes (
+    key text NOT NULL,
+    digest text NOT NULL,
+    content bytea NOT NULL,
+    reported_at timestamptz DEFAULT now() NOT NULL,
+    CONSTRAINT comfyui_nodes_pkey PRIMARY KEY (key)
+);
+ALTER TABLE ONLY comfyui_nodes ALTER COLUMN content SET STORAGE EXTERNAL;
+
+CREATE TABLE comfyui_files (
+    tenant text NOT NULL,
+    path text NOT NULL,
+    content bytea NOT NULL,
+    created_at timestamptz DEFAULT now() NOT NULL,
+    changed_at timestamptz DEFAULT now() NOT NULL,
+    CONSTRAINT comfyui_files_pkey PRIMARY KEY (tenant, path)
+);
+ALTER TABLE ONLY comfyui_files ALTER COLUMN content SET STORAGE EXTERNAL;
+
 CREATE FUNCTION add_to_upload_totals() RETURNS trigger
     LANGUAGE plpgsql
     AS $$

@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 from deployments.executors.code import AppCode
-from deployments.executors.deployment import executor_maker
+from deployments.executors.deployment import comfyui_plan, executor_maker
 from deployments.executors.describing import bundle
 from deployments.executors.hosted.calls import ProviderClient
 from deployments.executors.hosted.executor import CallPauses, HostedExecutor
@@ -94,6 +94,7 @@ class FakeAppSource:
     firsts: list[int] = field(default_factory=list)  # oldest number that each call keeps
     taking: asyncio.Event = field(default_factory=asyncio.Event)  # cleared: partials wait
     refuses: Exception | None = None  # what each call with partials raises
+    comfyui: asyncio.Queue[bytes] = field(default_factory=asyncio.Queue[bytes])
 
     def __post_init__(self) -> None:
         self.taking.set()
@@ -105,6 +106,9 @@ class FakeAppSource:
         if held in self.fenced:
             raise Fenced("Only the holder of a lease gets a ticket.")
         return self.storage.ticket(f"r/{held.request_id}/{held.attempt}/{number}", media_type)
+
+    async def describe_comfyui(self, packed: bytes) -> None:
+        self.comfyui.put_nowait(packed)
 
     async def secrets(self, held: LeaseKey, tenant: str) -> tuple[Secret, ...]:
         del tenant
@@ -171,7 +175,8 @@ class ExecutorRig:
         self.scratch = folder / "scratch"
         config = replace(config or ReplicaConfig(), apps_dir=apps_dir or folder)
         unpacked = AppCode(folder / "code", self.source.app_bundle)
-        executors = executor_maker(config, unpacked, self.scratch, self._hosted)
+        self.comfyui = comfyui_plan(config, self.scratch, self.source.describe_comfyui)
+        executors = executor_maker(config, unpacked, self.scratch, self._hosted, self.comfyui)
         self.host = AppHost(executors, max_apps)
         backoff = Backoff(Random(1))  # noqa: S311
         fetcher = Fetcher(

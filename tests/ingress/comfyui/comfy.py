@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -17,6 +19,7 @@ from serve_app.domain.lease import Finish, Lease, Report
 from serve_app.domain.outcome import Failure, Outcome, Usage
 from serve_app.domain.ports import Queue, Storage
 from serve_app.domain.progress import Preview, Progress, Stage
+from serve_app.domain.request import State
 from serve_app.storage.keys import artifact_key
 from tests.ingress.house import DEMO, HOST, House
 from tests.ingress.replica import JPEG, REPLICA, ScriptedReplica
@@ -27,6 +30,22 @@ GRAPH: Mapping[str, Any] = {
     "1": {"class_type": "KSampler", "inputs": {"seed": 5}},
     "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "mine"}},
 }
+
+
+DESCRIBED: Mapping[str, Any] = {
+    "version": "0.3.75",
+    "models": {"checkpoints": ["sd15.safetensors"], "embeddings": ["style/soft.pt"]},
+    "classes": {
+        "KSampler": {"input": {"required": {"seed": ["INT"], "extra": ["COMFY_AUTOGROW_V3"]}}},
+        "Hold": {"input": {}},
+        "SaveImage": {"input": {"required": {"filename_prefix": ["STRING"]}}, "output_node": True},
+    },
+}
+
+
+async def describe(house: House, described: Mapping[str, Any] = DESCRIBED) -> None:
+    """Store what a replica says of its ComfyUI."""
+    await house.services.comfyui.book.describe(gzip.compress(json.dumps(described).encode()))
 
 
 def node(kind: str, **inputs: Any) -> dict[str, Any]:
@@ -65,7 +84,7 @@ class GraphReplica(ScriptedReplica):
                 return Outcome(failure=failure)
             if kind == "ShowText":
                 texts.append((name, each["inputs"]["text"]))
-            if kind == "SaveImage":
+            if kind in ("SaveImage", "SaveImageWebsocket"):
                 images.append(await self._image(lease, name))
         output: dict[str, Any] = {"images": images}
         output |= {"texts": [text for _, text in texts], "text_nodes": [one for one, _ in texts]}
@@ -84,6 +103,26 @@ class GraphReplica(ScriptedReplica):
             "node": name,
             "listed_as": "images",
         }
+
+
+@dataclass
+class Place:
+    house: House
+    replica: GraphReplica
+    client: httpx.AsyncClient
+    other: httpx.AsyncClient  # of another tenant
+
+    async def running(self, prompt_id: str) -> None:
+        request = await self.house.queue.get("default", prompt_id)
+        while request.state is State.QUEUED:
+            request = await self.house.queue.changed("default", prompt_id, 30, since=request)
+
+    async def over(self, prompt_id: str) -> None:
+        """Wait for the end of a prompt of either id."""
+        async with asyncio.timeout(30):
+            path = f"/comfyui/history/{prompt_id}"
+            while not (await self.client.get(path)).json():  # noqa: ASYNC110  # as clients do
+                await asyncio.sleep(0.01)
 
 
 class Socket:
@@ -161,3 +200,9 @@ async def queue_prompt(client: httpx.AsyncClient, graph: Mapping[str, Any], **mo
 async def ended(house: House, prompt_id: str, tenant: str = "default") -> None:
     request = await house.queue.wait(tenant, prompt_id, 30)
     assert request.state.final
+
+
+async def history(client: httpx.AsyncClient, prompt_id: str) -> dict[str, Any]:
+    answer = await client.get(f"/comfyui/history/{prompt_id}")
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())

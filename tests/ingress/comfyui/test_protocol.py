@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import Any
 
 import httpx
 import pytest
@@ -15,48 +12,18 @@ from serve_app.domain.request import State
 from tests.ingress.comfyui.comfy import (
     CATALOG,
     GRAPH,
-    GraphReplica,
+    Place,
     connected,
     ended,
+    history,
     node,
     queue_prompt,
 )
-from tests.ingress.house import House, built
+from tests.ingress.house import built
 from tests.ingress.replica import JPEG
 
 ENDPOINT = "studio/comfyui"
 HOLD = {"1": node("Hold"), "2": node("SaveImage", filename_prefix="x")}
-
-
-@dataclass
-class Place:
-    house: House
-    replica: GraphReplica
-    client: httpx.AsyncClient
-    other: httpx.AsyncClient  # of another tenant
-
-    async def running(self, prompt_id: str) -> None:
-        request = await self.house.queue.get("default", prompt_id)
-        while request.state is State.QUEUED:
-            request = await self.house.queue.changed("default", prompt_id, 30, since=request)
-
-
-@pytest.fixture
-async def place() -> AsyncIterator[Place]:
-    async with built(catalog=CATALOG, replica=False) as house:
-        replica = GraphReplica(house.queue, house.storage)
-        await replica.start()
-        async with house.client() as client, house.client(house.other_key) as other:
-            try:
-                yield Place(house, replica, client, other)
-            finally:
-                await replica.aclose()
-
-
-async def history(client: httpx.AsyncClient, prompt_id: str) -> dict[str, Any]:
-    answer = await client.get(f"/comfyui/history/{prompt_id}")
-    assert answer.status_code == 200, answer.text
-    return dict(answer.json())
 
 
 @pytest.mark.parametrize("chosen", [None, "6c9cd4e5-7c2e-4b0c-9d4e-7a1c55f3d001"])
@@ -208,7 +175,7 @@ async def test_a_graph_that_is_none_is_refused_in_comfyuis_form(place: Place) ->
     assert answer.status_code == 400
     (problem,) = answer.json()["node_errors"]["3"]["errors"]
     assert "class_type" in problem["message"]
-    answer = await place.client.get("/comfyui/object_info")
+    answer = await place.client.get("/comfyui/manager/version")
     assert (answer.status_code, "is not supported here" in answer.text) == (404, True)
     assert (await place.client.get("/comfyui/system_stats")).json()["devices"] == []
 

@@ -84,7 +84,14 @@ OF_NO_TENANT = {
     "path": "x",
     "number": "1",
     "tenant": "nobody",
-    "prompt_id": "x",  # see tests/ingress/comfyui
+    # See tests/ingress/comfyui.
+    "prompt_id": "x",
+    "job_id": "x",
+    "node_class": "x",
+    "folder": "x",
+    "setting": "x",
+    "file": "x.json",
+    "dest": "y.json",
 }
 """Parameters of paths that name nothing of a tenant. Calls with ``tenant`` are operators'."""
 
@@ -154,6 +161,15 @@ EMPTY = {
     f"{COMFYUI_PREFIX}/queue",
     f"{COMFYUI_PREFIX}/interrupt",
     f"{COMFYUI_PREFIX}/upload/image",
+    f"{COMFYUI_PREFIX}/upload/mask",
+    f"{COMFYUI_PREFIX}/history",
+    f"{COMFYUI_PREFIX}/free",
+    f"{COMFYUI_PREFIX}/settings",
+    f"{COMFYUI_PREFIX}/settings/{{setting}}",
+    f"{COMFYUI_PREFIX}/userdata/{{file:path}}",
+    f"{COMFYUI_PREFIX}/userdata/{{file:path}}/move/{{dest:path}}",
+    f"{COMFYUI_PREFIX}/jobs/cancel",
+    f"{COMFYUI_PREFIX}/jobs/{{job_id}}/cancel",
     MCP_PATH,  # its tools are cases of their own
 }
 """Calls with a body that names nothing of a tenant: they make something new of the caller's."""
@@ -245,6 +261,8 @@ async def made_by(client: httpx.AsyncClient, house: House) -> Things:
     registered = await client.post("/v1/weights", json=named)
     assert registered.status_code == 202, registered.text
     kept = await client.put("/v1/secrets/LIGHTHOUSE_KEY", json={"value": SECRET})
+    for path in ("settings/theme", "userdata/x.json"):
+        assert (await client.post(f"/comfyui/{path}", json=SECRET)).status_code == 200
     assert kept.status_code == 200, kept.text
     steps = {"draw": {"app": FLUX, "input": {"prompt": SECRET}}}
     flow = {"name": "lighthouse-flow", "steps": steps, "output": {"images": "$draw.images"}}

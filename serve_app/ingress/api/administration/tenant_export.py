@@ -90,6 +90,7 @@ class TenantArchive:
             "batch_files": self._batch_files(),
             "access_rules": self._access_rules(),
             "secrets": self._secrets(),
+            "comfyui_files": self._comfyui_files(),
             "tenant": self._about(),
             "audit": self._audit(),
         }
@@ -262,6 +263,13 @@ class TenantArchive:
         for each in await self._services.secrets.list(self._tenant):
             yield asdict(each)
 
+    async def _comfyui_files(self) -> AsyncIterator[Mapping[str, Any]]:
+        """Settings and workflows of ComfyUI's page, which are texts."""
+        book = self._services.comfyui.book
+        for each in await book.files(self._tenant):
+            content = await book.read(self._tenant, each.path) or b""
+            yield asdict(each) | {"content": content.decode(errors="replace")}
+
     async def _about(self) -> AsyncIterator[Mapping[str, Any]]:
         """The tenant itself, with its limits and its budget."""
         services = self._services
@@ -350,8 +358,8 @@ EXPORT = Operation(
     {
         200: answer(
             "JSON lines of requests, uploads, drafts, share links, usage, keys, webhooks, weights, "
-            "workflows, batches, access rules, names of secrets, limits and acts, and the files. "
-            "`export.json` is its last file.",
+            "workflows, batches, access rules, names of secrets, files of ComfyUI's page, limits "
+            "and acts, and the files. `export.json` is its last file.",
             Binary,
             "application/zip",
         )

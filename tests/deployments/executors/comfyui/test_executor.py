@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -25,6 +26,7 @@ from deployments.executors.comfyui.interface import Interface, any_graph, interf
 from deployments.executors.comfyui.server import LocalComfyUi, node_classes
 from deployments.replica.config import ReplicaConfig
 from serve_app.domain.endpoint import ComfyUiConfig, Endpoint, Weights
+from serve_app.domain.executors.comfyui import known_nodes
 from serve_app.domain.lease import LeaseKey, Signal, SignalKind
 from serve_app.domain.outcome import Outcome
 from tests.deployments.executors.rig import ExecutorRig
@@ -41,6 +43,7 @@ STEPS = {
     },
     "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "mine"}},
 }
+EMPTY = {"width": 8, "height": 8, "batch_size": 1, "color": 0}
 STEPS_INPUTS = {name: f"1.{name}" for name in ("steps", "seed", "text", "then", "until")}
 
 
@@ -271,6 +274,73 @@ async def test_a_request_with_its_own_graph_has_files_and_says_of_which_node_its
     assert (image["node"], image["listed_as"]) == ("3", "images")
     with picture(rig, outcome) as made:
         assert made.convert("RGB").getpixel((0, 0)) == (0, 0, 0)
+
+
+async def test_images_that_a_node_only_shows_are_results(rig: ExecutorRig) -> None:
+    """As in ComfyUI's example with the node SaveImageWebsocket."""
+    image = {"width": 8, "height": 8, "batch_size": 2, "color": 255}
+    graph = {
+        "1": {"class_type": "EmptyImage", "inputs": image},
+        "9": {"class_type": "SaveImageWebsocket", "inputs": {"images": ["1", 0]}},
+    }
+    outcome = await rig.outcome(offer(rig, "one", any_graph(), prompt=graph))
+    assert outcome.failure is None
+    images = (outcome.output or {})["images"]
+    assert [(each["node"], each["content_type"], each["width"]) for each in images] == [
+        ("9", "image/png", 8)
+    ] * 2
+    with Image.open(io.BytesIO(rig.storage.objects[images[0]["artifact"]])) as shown:
+        assert shown.convert("RGB").getpixel((0, 0)) == (0, 0, 255)
+
+
+async def test_a_replica_describes_its_nodes_and_models_before_any_request(
+    rig: ExecutorRig,
+) -> None:
+    rig.host.begin(rig.comfyui)
+    known = known_nodes(await rig.source.comfyui.get())
+    assert known.classes["SaveImage"].saves
+    assert set(known.classes["SaveImage"].required) == {"images", "filename_prefix"}
+    assert "checkpoints" in known.models
+    assert known.version
+    menu = known.described("LoadImage")["LoadImage"]["input"]["required"]["image"]
+    assert menu[0] == [], "names of files that others have uploaded are nobody's business"
+    before = comfyui_processes()
+    assert len(before) == 1
+    graph = {**INVERT, "1": {"class_type": "EmptyImage", "inputs": EMPTY}}
+    graph["2"] = {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}}
+    outcome = await rig.outcome(offer(rig, "one", any_graph(), prompt=graph))
+    assert outcome.failure is None
+    assert comfyui_processes() == before, "the request uses the same process"
+    assert rig.source.comfyui.empty(), "they are described again only after minutes"
+
+
+async def test_new_models_are_described_after_a_request(
+    rig: ExecutorRig, classes: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deployments.executors.comfyui.executor.DESCRIBE_EVERY_S", -1e9)
+    first = offer(rig, "one", steps(classes))
+    await rig.outcome(first)
+    before = known_nodes(await rig.source.comfyui.get())
+    await rig.outcome(offer(rig, "two", steps(classes)))
+    assert known_nodes(await rig.source.comfyui.get()).models == before.models
+
+
+async def test_a_comfyui_that_cannot_start_early_is_tried_again_by_a_request(
+    tmp_path: Path, classes: Mapping[str, Any]
+) -> None:
+    folder = tmp_path / "ComfyUI"
+    config = ReplicaConfig(comfyui=ComfyUiConfig(folder, Path(sys.executable)))
+    rig = ExecutorRig(tmp_path, config=config)
+    await rig.replica.start()
+    try:
+        rig.host.begin(rig.comfyui)
+        code, message = await failure(rig, offer(rig, "one", steps(classes)))
+        assert (code, "There is no ComfyUI at" in message) == ("app_not_started", True)
+        shutil.copytree(Path(__file__).parent / "server", folder)
+        outcome = await rig.outcome(offer(rig, "two", steps(classes)))
+        assert outcome.failure is None
+    finally:
+        await rig.replica.aclose()
 
 
 async def test_without_the_setting_a_request_says_what_is_missing(

@@ -66,7 +66,8 @@ async def test_comfyui_loads_only_the_pinned_nodes_and_knows_the_stored_weights(
     await refusal(comfyui, weights)  # it ends at once
     words = json.loads((comfyui / "arguments.json").read_text())
     assert "--disable-all-custom-nodes" in words
-    assert words[words.index("--whitelist-custom-nodes") + 1] == NAME
+    listed = words.index("--whitelist-custom-nodes") + 1
+    assert words[listed : listed + 3] == ["websocket_image_save.py", NAME, "--cpu"]
     with open(words[words.index("--extra-model-paths-config") + 1]) as file:  # noqa: ASYNC230, PTH123
         stored = json.load(file)["darkroom"]
     assert stored["checkpoints"] == stored["loras"] == stored["vae"] == str(weights)

@@ -22,6 +22,7 @@ from aiohttp import WSMsgType, web
 from PIL import Image, ImageOps
 
 OUTPUT = {"output_node": True}
+MODELS: dict[str, list[str]] = {"checkpoints": ["sd15.safetensors"], "loras": []}
 CLASSES: dict[str, dict[str, Any]] = {
     "EmptyImage": {
         "input": {
@@ -35,7 +36,7 @@ CLASSES: dict[str, dict[str, Any]] = {
         "output": ["IMAGE"],
     },
     "LoadImage": {
-        "input": {"required": {"image": [[], {"image_upload": True}]}},
+        "input": {"required": {"image": [["a stranger's.png"], {"image_upload": True}]}},
         "output": ["IMAGE", "MASK"],
     },
     "ImageInvert": {"input": {"required": {"image": ["IMAGE"]}}, "output": ["IMAGE"]},
@@ -49,6 +50,7 @@ CLASSES: dict[str, dict[str, Any]] = {
         "output": [],
         **OUTPUT,
     },
+    "SaveImageWebsocket": {"input": {"required": {"images": ["IMAGE"]}}, "output": [], **OUTPUT},
     "PreviewImage": {"input": {"required": {"images": ["IMAGE"]}}, "output": [], **OUTPUT},
     "TestSteps": {
         "input": {
@@ -90,6 +92,8 @@ class Server:
             [
                 web.get("/system_stats", self.system_stats),
                 web.get("/object_info", self.object_info),
+                web.get("/models", self.model_kinds),
+                web.get("/models/{kind}", self.models),
                 web.get("/ws", self.socket),
                 web.post("/prompt", self.prompt),
                 web.get("/queue", self.get_queue),
@@ -104,10 +108,17 @@ class Server:
         return app
 
     async def system_stats(self, _: web.Request) -> web.Response:
-        return web.json_response({"system": {"argv": sys.argv}, "devices": []})
+        system = {"argv": sys.argv, "comfyui_version": "0.3.75"}
+        return web.json_response({"system": system, "devices": []})
 
     async def object_info(self, _: web.Request) -> web.Response:
         return web.json_response(CLASSES)
+
+    async def model_kinds(self, _: web.Request) -> web.Response:
+        return web.json_response([*MODELS])
+
+    async def models(self, request: web.Request) -> web.Response:
+        return web.json_response(MODELS[request.match_info["kind"]])
 
     async def socket(self, request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse()
@@ -256,6 +267,11 @@ class Server:
                 made[node] = [ImageOps.invert(each) for each in given["image"]]
             case "TestSteps":
                 made[node] = [await self.steps(id_, node, given, client)]
+            case "SaveImageWebsocket":
+                for number, each in enumerate(given["images"]):
+                    data = {"value": number, "max": len(given["images"]), "node": node}
+                    await self.send(client, "progress", {**data, "prompt_id": id_})
+                    await self.show(client, each, "PNG")
             case kind:
                 prefix = given.get("filename_prefix", "ComfyUI_temp")
                 where = "temp" if kind == "PreviewImage" else "output"
@@ -264,16 +280,20 @@ class Server:
                 data = {"node": node, "output": outputs[node], "prompt_id": id_}
                 await self.send(client, "executed", data)
 
+    async def show(self, client: str, image: Image.Image, kind: str) -> None:
+        written = io.BytesIO()
+        image.save(written, kind)
+        if client in self.sockets:
+            number = 1 if kind == "JPEG" else 2
+            preview = struct.pack(">II", 1, number) + written.getvalue()
+            await self.sockets[client].send_bytes(preview)
+
     async def steps(self, id_: str, node: str, given: dict[str, Any], client: str) -> Image.Image:
         image = Image.new("RGB", (64, 64), "#" + format(given["seed"] % 2**24, "06x"))
         for step in range(given["steps"]):
             data = {"value": step + 1, "max": given["steps"], "prompt_id": id_, "node": node}
             await self.send(client, "progress", data)
-            written = io.BytesIO()
-            image.save(written, "JPEG")
-            if client in self.sockets:
-                preview = struct.pack(">II", 1, 1) + written.getvalue()
-                await self.sockets[client].send_bytes(preview)
+            await self.show(client, image, "JPEG")
             while given["until"] and not await asyncio.to_thread(os.path.exists, given["until"]):
                 await asyncio.sleep(0.02)
                 if self.interrupted:
