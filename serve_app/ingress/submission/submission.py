@@ -34,6 +34,7 @@ from serve_app.domain.media.upload_policy import FILE_NAME
 from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Failure
 from serve_app.domain.ports import Queue
+from serve_app.domain.realtime import AppSessionRules
 from serve_app.domain.request import NewRequest, Request, State, granted_retries
 from serve_app.domain.workflows.definition import FAMILY
 from serve_app.ingress.http.file_readers import PRIVATE_PATH, require_readable_inputs
@@ -96,6 +97,7 @@ async def validate(
     caller.require_endpoint(endpoint_id)
     catalog = services.catalog_of(caller)
     entry = catalog.get(endpoint_id)
+    require_requests(entry.endpoint)
     source = await draft_source(services, caller.tenant, entry, body, held=not only_estimated)
     valid = catalog.validate(endpoint_id, body, source.input if source else None)
     valid = with_noise_seed(valid)
@@ -155,6 +157,16 @@ async def validate(
         expected=NOTHING if price is None else expected_quantities(valid.input),
         fallback=fallback,
     )
+
+
+def require_requests(endpoint: Endpoint) -> None:
+    """Raise ``Unsupported`` for an endpoint whose app has nothing but sessions."""
+    rules = AppSessionRules.of(endpoint)
+    if rules is not None and rules.only:
+        raise Unsupported(
+            f"{endpoint.id} takes realtime sessions only, and no requests. Connect a WebSocket to "
+            f"/{endpoint.id}, such as with fal_client.realtime."
+        )
 
 
 def require_signable(
