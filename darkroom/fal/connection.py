@@ -101,7 +101,7 @@ class Connection:
         if self._closed is None and not self._gone.is_set():
             if self._waiting.empty():
                 self._on_read(self._taken, waits=True)
-            # fal sends an answer itself, before older ones, if none of its tasks could run meanwhile.
+            # Lets fal's own tasks run: else it sends an answer before older ones.
             await asyncio.sleep(0)
             content = await self._waiting.get()
             if content is not None:

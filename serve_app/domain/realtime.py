@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.executors.hosted import PROVIDERS, RUN_CODE
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.outcome import Failure, Outcome
 from serve_app.domain.serialization import pickle_by_name
@@ -46,6 +47,17 @@ class FrameResult:
     files: Mapping[str, bytes] = field(default_factory=dict[str, bytes])  # by the artifact's key
 
 
+SessionKind = Literal["frames", "app", "none"]
+
+
+def session_kind(endpoint: Endpoint) -> SessionKind:
+    """Sessions that an endpoint has: each frame is an input of the endpoint; or the messages are
+    those of its app; or none."""
+    if AppSessionRules.of(endpoint) is not None:
+        return "app"
+    return "none" if endpoint.family in (*RUN_CODE, *PROVIDERS) else "frames"
+
+
 # Sessions of apps, whose messages are passed on as they are: a client and an app may agree on any
 # encoding, and one message of either need not answer one of the other.
 
@@ -63,7 +75,6 @@ class AppSessionRules:
     buffering: int | None = None  # messages that the app itself keeps; it drops older ones
     max_batch_size: int = 1  # messages that one answer may be for
     content_type: str = ""
-    only: bool = True  # False: the endpoint takes requests too
 
     @classmethod
     def of(cls, endpoint: Endpoint) -> AppSessionRules | None:

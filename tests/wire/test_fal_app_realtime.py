@@ -136,7 +136,7 @@ def test_a_websocket_of_the_app(client: fal_client.SyncClient) -> None:
         socket.send("hello")
         assert json.loads(socket.recv()) == {"said": "hello"}
         socket.send("bye")
-        with pytest.raises(Exception, match="4001.*See you"):
+        with pytest.raises(Exception, match=r"4001.*See you"):
             socket.recv()
 
 

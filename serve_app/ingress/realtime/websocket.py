@@ -11,8 +11,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.errors import DarkroomError, NotFound, Unsupported
-from serve_app.domain.executors.hosted import PROVIDERS, RUN_CODE
-from serve_app.domain.realtime import AppSessionRules
+from serve_app.domain.realtime import session_kind
 from serve_app.domain.request import NewRequest, Priority
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import authenticate_for_endpoint
@@ -56,9 +55,8 @@ async def _served(socket: WebSocket) -> Close | None:
         entry, new = await _asked(socket, services)
         logs.describe(new.id, tenant=new.tenant, endpoint=new.endpoint, trace=new.trace)
         most = query.whole(socket, "max_buffering", default=MAX_BUFFERED, most=MAX_BUFFERED)
-        kind = RealtimeSession
-        if AppSessionRules.of(entry.endpoint) is not None:
-            kind = AppSocketSession
+        of_app = session_kind(entry.endpoint) == "app"
+        kind = AppSocketSession if of_app else RealtimeSession
         session = kind(services, _Messages(socket), entry, new, max(most, 1))
         limit = max_sessions(services.config, new.pool)
         with services.session_counts.count(new.pool, new.tenant, limit):
@@ -89,8 +87,7 @@ async def _asked(socket: WebSocket, services: Services) -> tuple[CatalogEntry, N
     caller = await authenticate_for_endpoint(socket, endpoint_id)
     caller.require_endpoint(endpoint_id)
     entry = services.catalog_of(caller).get(endpoint_id)
-    is_app = entry.endpoint.family in (*RUN_CODE, *PROVIDERS)
-    if is_app and AppSessionRules.of(entry.endpoint) is None:
+    if session_kind(entry.endpoint) == "none":
         raise Unsupported(
             f"{endpoint_id} has no realtime sessions: its code has no realtime route. Submit a "
             "request instead."
@@ -116,7 +113,7 @@ def _endpoint_of(path: str, services: Services) -> str | None:
     A route of an app has the path that its author chose, so it may be the endpoint's id alone.
     """
     own = services.catalog.find(path)
-    if own is not None and AppSessionRules.of(own.endpoint) is not None:
+    if own is not None and session_kind(own.endpoint) == "app":
         return path
     return strip_verb(path, "realtime", lambda each: services.catalog.find(each) is not None)
 

@@ -34,7 +34,6 @@ from serve_app.domain.media.upload_policy import FILE_NAME
 from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Failure
 from serve_app.domain.ports import Queue
-from serve_app.domain.realtime import AppSessionRules
 from serve_app.domain.request import NewRequest, Request, State, granted_retries
 from serve_app.domain.workflows.definition import FAMILY
 from serve_app.ingress.http.file_readers import PRIVATE_PATH, require_readable_inputs
@@ -161,8 +160,7 @@ async def validate(
 
 def require_requests(endpoint: Endpoint) -> None:
     """Raise ``Unsupported`` for an endpoint whose app has nothing but sessions."""
-    rules = AppSessionRules.of(endpoint)
-    if rules is not None and rules.only:
+    if not endpoint.takes_requests:
         raise Unsupported(
             f"{endpoint.id} takes realtime sessions only, and no requests. Connect a WebSocket to "
             f"/{endpoint.id}, such as with fal_client.realtime."

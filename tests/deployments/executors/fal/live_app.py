@@ -69,7 +69,7 @@ class Live(fal.App):
     @fal.realtime("/realtime")
     def draw(self, input: Frame) -> Drawn:
         """Draw a frame."""
-        print(f"drawing {input.prompt}")
+        print(f"drawing {input.prompt}")  # noqa: T201
         if input.prompt == "die":
             os._exit(5)
         if input.prompt == "fail":
@@ -86,8 +86,7 @@ class Live(fal.App):
     @fal.realtime("/slow", buffering=None)
     async def slow(self, input: Frame) -> Drawn:
         """Wait until a file is there."""
-        print(f"begun {input.prompt}")
-        while not (Path(FAL_PERSISTENT_DIR) / input.prompt).exists():
+        while not (Path(FAL_PERSISTENT_DIR) / input.prompt).exists():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         return Drawn(prompt=input.prompt, number=0)
 
@@ -110,7 +109,7 @@ class Live(fal.App):
                 number += 1
                 yield Drawn(prompt=each.prompt, number=number)
         finally:
-            print("the client has left")
+            print("the client has left")  # noqa: T201
 
     @fal.realtime("/short", session_timeout=0.2)
     def short(self, input: Frame) -> Drawn:

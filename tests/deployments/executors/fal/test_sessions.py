@@ -50,8 +50,8 @@ class Client:
 
     async def leased(self) -> None:
         async with asyncio.timeout(LONG_S):
-            while self.held not in self._rig.rig.replica._attempts.running:
-                await asyncio.sleep(0.01)
+            running = self._rig.rig.replica._attempts.running
+            await self._rig.rig.port.until(lambda: self.held in running)
 
     async def send(self, message: dict[str, Any] | str | bytes) -> None:
         packed = msgpack.packb(message) if isinstance(message, dict) else message
