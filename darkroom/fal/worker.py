@@ -6,6 +6,7 @@ started it.
 They are those of ``darkroom.worker``, and those of sessions: ``socket`` in place of ``input``
 begins one, ``message`` in both directions is a frame, ``read`` says how many of the client's the
 app has taken and whether it waits for another one, and ``output`` is the close code and reason.
+``leaves`` says why the process ends by itself.
 """
 
 from __future__ import annotations
@@ -244,6 +245,9 @@ class Worker:
         if isinstance(error, Failure):
             if error.status == GPU_STATUS:
                 self._is_broken = True
+                # Only its type: those that hear it are other requests, perhaps of other tenants.
+                kind = type(error.cause).__name__ if error.cause else "no details"
+                self.send(leaves=f"an error of its GPU ({kind})")
             return error.as_message()
         if isinstance(error, UnknownFile):
             return {"kind": "failed", "message": str(error)}

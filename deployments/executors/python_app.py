@@ -124,6 +124,7 @@ class PythonAppExecutor:
         self._child = ChildProcess(spec.name, home)
         self._receiver: asyncio.Task[None] | None = None
         self._calls: dict[str, _AppCall] = {}
+        self._leaves = ""  # reason why the process ends by itself
 
     @property
     def alive(self) -> bool:
@@ -176,7 +177,8 @@ class PythonAppExecutor:
         while True:
             message = await call.messages.get() if self.alive or call.messages.qsize() else None
             if message is None:
-                raise ReplicaDied(f"The process of {self._spec.name} {self._child.end}.")
+                how = self._leaves or f"{self._child.end}."
+                raise ReplicaDied(f"The process of {self._spec.name} {how}")
             event = _event(message)
             if event is None:
                 continue
@@ -215,6 +217,8 @@ class PythonAppExecutor:
         """Hand messages to their requests, until the process ends."""
         while (message := await self._child.receive()) is not None:
             id_ = str(message.get("id"))
+            if "leaves" in message:
+                self._leaves = f"ended after {message['leaves']} in another request."
             if (call := self._calls.get(id_)) is None:
                 continue
             call.messages.put_nowait(message)

@@ -106,19 +106,28 @@ def _check(name: str, settings: Found) -> None:
 
 def _gpu(name: str, found: Found) -> str | None:
     """GPU that an app asks for. None: it runs on a CPU."""
-    machines = [str(each) for each in cast("Sequence[Any]", found["machine_types"])]
-    unknown = [each for each in machines if each not in (*CPU_MACHINES, *GPU_MACHINES)]
+    given = [str(each) for each in cast("Sequence[Any]", found["machine_types"])]
+    machines = [_machine(each) for each in given]
+    unknown = [each for each, known in zip(given, machines, strict=True) if known is None]
     if unknown:
         raise Misconfigured(
             f"{name} has the unknown machine_type {', '.join(unknown)}. Known are "
             f"{', '.join((*CPU_MACHINES, *GPU_MACHINES))}."
         )
-    asked = [GPU_MACHINES[each] for each in machines if each in GPU_MACHINES]
+    asked = [GPU_MACHINES[each] for each in machines if each and each in GPU_MACHINES]
     if not asked:
         return None
     number = found.get("num_gpus") or 1
     classes = " or ".join(dict.fromkeys(asked))
     return f"{number} × {classes}" if number > 1 else classes
+
+
+def _machine(given: str) -> str | None:
+    """fal's machine type, which authors also write as the name of the GPU, and in any case. None:
+    it is unknown."""
+    name = given.strip().upper()
+    known = (*CPU_MACHINES, *GPU_MACHINES)
+    return next((each for each in (name, f"GPU-{name}") if each in known), None)
 
 
 def _notes(settings: Found) -> Iterator[str]:

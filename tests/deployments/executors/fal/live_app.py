@@ -91,9 +91,9 @@ class Live(fal.App):
         return Drawn(prompt=input.prompt, number=0)
 
     @fal.realtime("/batches", max_batch_size=3)
-    async def batches(self, *inputs: Frame) -> dict[str, Any]:
+    async def batches(self, first: Frame, *more: Frame) -> dict[str, Any]:
         await asyncio.sleep(0.01)
-        return {"prompts": [each.prompt for each in inputs]}
+        return {"prompts": [each.prompt for each in (first, *more)]}
 
     @fal.realtime("/steps")
     async def steps(self, input: Frame) -> AsyncIterator[Step]:
