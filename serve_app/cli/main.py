@@ -361,8 +361,9 @@ def status_command(server: Server, *, as_json: bool) -> None:
 def doctor_command(server: Server, part: str | None, *, as_json: bool) -> None:
     """Check this machine and installation, and report each problem.
 
-    With --url or a saved context, check that Darkroom only. With `storage`, test every operation
-    that Darkroom performs on the artifact storage. The exit status is the number of problems.
+    With --url or a saved context, check that Darkroom and the machine of its ingress. With
+    `storage`, test every operation that Darkroom performs on the artifact storage. The exit status
+    is the number of problems.
     """
     # The checks import the database driver and every storage, which other commands do not need.
     from serve_app.cli.doctor import checks, doctor  # noqa: PLC0415

@@ -17,6 +17,7 @@ from ray import serve
 from starlette.applications import Starlette
 
 from serve_app.catalog.catalog import Catalog
+from serve_app.diagnosis.checks import ingress_checks
 from serve_app.domain.errors import DarkroomError
 from serve_app.domain.lease import (
     Demand,
@@ -42,13 +43,20 @@ from serve_app.ingress.services.files import (
     UploadLimits,
     Uploads,
 )
-from serve_app.ingress.services.health import Health, PlacementCheck, Readiness, SingleNodeCheck
+from serve_app.ingress.services.health import (
+    Examination,
+    Health,
+    PlacementCheck,
+    Readiness,
+    SingleNodeCheck,
+)
 from serve_app.ingress.services.lease_terms import CatalogLeaseTerms, FilePolicy, Places
 from serve_app.ingress.services.live_catalog import LiveCatalog
 from serve_app.ingress.services.live_settings import LiveSettings, bounds_of
 from serve_app.ingress.services.request_ids import RequestIds
 from serve_app.ingress.services.served_catalog import startup_lines
 from serve_app.ingress.services.services import Identity, PoolMap, Services
+from serve_app.ingress.services.sign_in import provider_of
 from serve_app.ingress.services.warm_pools import WarmPools
 from serve_app.ingress.services.webhooks import ComposeByMark, Webhooks
 from serve_app.loopback import keep_to_loopback, reachable_address
@@ -385,7 +393,7 @@ class Ingress(ReplicaCalls):
                 NameResolver(),
             ),
             tracing=self._tracing,
-            health=self._health(database, files.storage, one_node),
+            health=self._health(database, files.storage, one_node, secrets),
             clock=clock,
             new_id=RequestIds(clock),
             metrics=self._metrics,
@@ -411,7 +419,9 @@ class Ingress(ReplicaCalls):
             self._metrics.queue,
         )
 
-    def _health(self, database: Database, storage: Storage, one_node: SingleNodeCheck) -> Health:
+    def _health(
+        self, database: Database, storage: Storage, one_node: SingleNodeCheck, secrets: Secrets
+    ) -> Health:
         checks = {
             "database": database.check,
             "migrations": partial(check_applied, database),
@@ -423,6 +433,12 @@ class Ingress(ReplicaCalls):
             replicas=lambda: roster(database),
             placement_problems=self._placement.problems,
             targets=partial(read_targets, str(self._config.server.data_dir)),
+            examination=Examination(
+                lambda: ingress_checks(
+                    *(self._config, secrets),
+                    lambda: provider_of(self._config, secrets, self._clock),
+                )
+            ),
         )
 
     async def _publish_demand(

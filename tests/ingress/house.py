@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from serve_app.catalog.catalog import Catalog, load
+from serve_app.diagnosis.checks import ingress_checks
 from serve_app.domain.addresses import Resolve
 from serve_app.domain.name_resolution import NameResolver
 from serve_app.domain.ports import Clock
@@ -28,14 +29,14 @@ from serve_app.ingress.replicate.webhooks import MARK, PredictionComposer
 from serve_app.ingress.services.audit import AuditTrail
 from serve_app.ingress.services.file_access import FileAccessControl, FileDefaults
 from serve_app.ingress.services.files import Files, UploadLimits, Uploads
-from serve_app.ingress.services.health import Health, Readiness
+from serve_app.ingress.services.health import Examination, Health, Readiness
 from serve_app.ingress.services.lease_terms import CatalogLeaseTerms, FilePolicy
 from serve_app.ingress.services.live_catalog import LiveCatalog
 from serve_app.ingress.services.live_tenants import LiveTenants
 from serve_app.ingress.services.replies import LAST_BYTE_DELAY_S, Replies
 from serve_app.ingress.services.request_ids import RequestIds
 from serve_app.ingress.services.services import Identity, PoolMap, Services
-from serve_app.ingress.services.sign_in import sign_in_of
+from serve_app.ingress.services.sign_in import provider_of, sign_in_of
 from serve_app.ingress.services.warm_pools import WarmPools
 from serve_app.ingress.services.webhooks import ComposeByMark, Webhooks
 from serve_app.ingress.workflows.worker import WorkflowWorker
@@ -215,7 +216,15 @@ async def built(
         webhooks=Webhooks(
             queue, queue.outbox, seeds, compose, config, clock, metrics, names or NameResolver()
         ),
-        health=Health(Readiness({"storage": storage.check}, clock)),
+        health=Health(
+            Readiness({"storage": storage.check}, clock),
+            examination=Examination(
+                lambda: ingress_checks(
+                    *(Config(**{"data_dir": Path.cwd()} | usual | settings), Secrets()),
+                    lambda: provider_of(config, Secrets(), clock),
+                )
+            ),
+        ),
         clock=clock,
         new_id=RequestIds(clock),
         metrics=metrics,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from playwright.sync_api import Locator, Page, expect
 
 from serve_app.domain.progress import Loading, Stage, to_plain
-from serve_app.ingress.services.health import Health
 from serve_app.ingress.services.services import PoolMap
 from serve_app.settings import PoolConfig
 from tests.page.darkroom import PageDarkroom
@@ -44,7 +44,7 @@ def give_pool(darkroom: PageDarkroom) -> list[Mapping[str, Any]]:
         return {POOL: 1}
 
     services = darkroom.house.services
-    services.health = Health(services.health.readiness, seen, targets=targets)
+    services.health = replace(services.health, replicas=seen, targets=targets)
     families = ("flux", "probe")
     pool = PoolConfig(families=families, min_replicas=0, max_replicas=4, num_gpus=0)
     services.pools = PoolMap({POOL: pool})

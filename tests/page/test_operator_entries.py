@@ -10,6 +10,7 @@ from playwright.sync_api import Page, expect
 
 from serve_app.catalog.catalog import StoredEntry, combined, read_file
 from serve_app.catalog.entries import EntryBuilder
+from serve_app.diagnosis import checks
 from serve_app.domain.errors import StorageFull
 from serve_app.ingress.services.health import Health, Readiness
 from tests.ingress.house import DEMO, MODELS
@@ -147,3 +148,17 @@ def test_the_health_says_what_fails(operator: Operator) -> None:
     expect(operator.row("Checks", "storage")).to_contain_text("The disk of the artifacts is full.")
     expect(operator.row("Checks", "pool studio")).to_contain_text("needs 1 GPU")
     expect(operator.page.get_by_text("2 problems")).to_be_visible()
+
+
+def test_the_health_shows_what_the_doctor_finds_on_the_server(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator.open("Health")
+    expect(operator.row("Doctor", "packages")).to_contain_text("torch")
+    expect(operator.row("Doctor", "retention")).to_contain_text("the audit log 365 days")
+    expect(operator.page.get_by_text("Healthy")).to_be_visible()
+    assert axe(operator.page) == []
+    monkeypatch.setattr(checks, "MIN_MEMORY_BYTES", 2**60)
+    operator.page.get_by_role("button", name="Check again").click()
+    expect(operator.row("Doctor", "memory")).to_contain_text("Use a machine with more memory.")
+    expect(operator.page.get_by_text("1 problem", exact=True)).to_be_visible()

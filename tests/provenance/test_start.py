@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
-from serve_app.cli.doctor.checks import signing
+from serve_app.diagnosis.checks import signing
 from serve_app.domain.errors import Misconfigured
 from serve_app.ingress.connections import open_signer
 from serve_app.postgres.database import Database

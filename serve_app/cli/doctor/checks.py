@@ -7,10 +7,9 @@ import os
 import socket
 import ssl
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from datetime import timedelta
-from importlib.util import find_spec
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
@@ -19,18 +18,11 @@ from urllib.parse import urlsplit
 from serve_app.cli.commands.downloads import chosen_endpoints, downloads
 from serve_app.cli.connection.installation import Installation
 from serve_app.cli.serve import ports
+from serve_app.diagnosis.checks import Check, artifact_directory
 from serve_app.domain.errors import DarkroomError, Misconfigured
 from serve_app.gateway.certificate_authority import CertificateAuthority, expiry
-from serve_app.ingress.services.sign_in import provider_of
-from serve_app.provenance.certificates import (
-    LOCAL_NAME,
-    LOCAL_UNTIL,
-    operators_identity,
-    problems,
-)
 from serve_app.settings import Config, Secrets
 from serve_app.storage import self_test
-from serve_app.storage.directory import DirectoryStorage
 from serve_app.storage.locations import read_locations
 from serve_app.storage.selection import s3_location, s3_storage, tenant_storage
 from serve_app.storage.self_test import SelfTest, StepResult
@@ -41,11 +33,10 @@ from weights.store import Store
 
 if TYPE_CHECKING:
     from serve_app.storage.s3.storage import S3Storage
-    from serve_app.tenants.oidc import OpenIdProvider
 
 HUB_ANSWERS_S = 15.0
 
-# Storage: the self-test of ``darkroom doctor storage``, and a short check.
+# Storage: the self-test of ``darkroom doctor storage``.
 
 
 def storage_findings(installation: Installation) -> Iterator[StepResult]:
@@ -60,14 +51,6 @@ def storage_findings(installation: Installation) -> Iterator[StepResult]:
             yield finding
 
 
-def check_location(installation: Installation) -> str:
-    """Location of the artifacts, after a short check instead of the whole self-test.
-
-    Raises ``DarkroomError`` if the storage is not usable.
-    """
-    return asyncio.run(_check(installation))
-
-
 async def _storage_findings(installation: Installation) -> AsyncIterator[StepResult]:
     config, secrets = Config(data_dir=installation.data_dir), Secrets()
     try:
@@ -77,7 +60,7 @@ async def _storage_findings(installation: Installation) -> AsyncIterator[StepRes
         yield StepResult("settings", error.message, problem=True)
         return
     if location is None:
-        trial = SelfTest(_artifact_directory(config))
+        trial = SelfTest(artifact_directory(config))
         async for finding in self_test.findings([*trial.steps(), *trial.last_steps()]):
             yield finding
     else:
@@ -104,31 +87,10 @@ async def _s3_findings(storage: S3Storage) -> AsyncIterator[StepResult]:
         await storage.aclose()
 
 
-async def _check(installation: Installation) -> str:
-    config, secrets = Config(data_dir=installation.data_dir), Secrets()
-    location = s3_location(config, secrets)
-    if location is None:
-        # The check of the data directory covers that it can be written. More would create
-        # directories that belong to the caller, where the server could not write.
-        return str(_artifact_directory(config).root)
-    s3 = s3_storage(config, secrets, location)
-    await s3.start()
-    try:
-        await s3.check()
-    finally:
-        await s3.aclose()
-    return location.description
-
-
-def _artifact_directory(config: Config) -> DirectoryStorage:
-    # The self-test issues no tickets, so the signing key may be empty.
-    return DirectoryStorage(config.server.data_dir / "artifacts", b"", "", SystemClock())
-
-
 # Real weights.
 
 
-def weights_checks(config: Config) -> list[tuple[str, Callable[[], str]]]:
+def weights_checks(config: Config) -> list[Check]:
     """Named checks; empty if demo models are served, because they ship with Darkroom."""
     if config.models.serves_demo:
         return []
@@ -211,9 +173,7 @@ TIMEOUT_S = 5.0
 EXPIRY_WARNING = timedelta(days=14)
 
 
-def gateway_checks(
-    installation: Installation, config: Config
-) -> list[tuple[str, Callable[[], str]]]:
+def gateway_checks(installation: Installation, config: Config) -> list[Check]:
     """Named checks for a running Darkroom."""
     files = CertificateAuthority(installation.tls_dir, (), SystemClock())
     tls = installation.tls_url()
@@ -260,30 +220,6 @@ def certificate(path: Path) -> str:
     return f"{path}, valid until {end:%Y-%m-%d}"
 
 
-def signing(config: Config, secrets: Secrets) -> str:
-    """Name of the signer of files, which are signed. Raises ``Misconfigured`` if nothing can be
-    signed, or not for long."""
-    settings, now = config.provenance, SystemClock().now()
-    if find_spec("c2pa") is None:
-        raise Misconfigured(
-            "DARKROOM_SIGN_FILES needs the package c2pa-python. Install Darkroom with its extra "
-            "`c2pa`."
-        )
-    if settings.sign_files == "local":
-        return f"{LOCAL_NAME}; valid until {LOCAL_UNTIL:%Y-%m-%d}, no time stamps"
-    key = secrets.signing_key
-    identity = operators_identity(
-        settings.signing_certificate, "" if key is None else key.get_secret_value()
-    )
-    if found := problems(identity, now):
-        raise Misconfigured(" ".join(found))
-    until = identity.certificates[0].not_valid_after_utc
-    return (
-        f"{identity.name}, valid until {until:%Y-%m-%d}. Without a time stamp server, readers call "
-        "all signed files invalid after that day"
-    )
-
-
 def _handshake(url: str, bundle: Path) -> str:
     """Handshake under one of fal's host names, as by a client behind the proxy port."""
     place = urlsplit(url)
@@ -315,44 +251,3 @@ def _proxy(installation: Installation) -> str:
     except OSError as error:
         raise Misconfigured(f"{url} does not answer: {error}. Restart Darkroom.") from None
     return url
-
-
-# Sign-in: the provider's address, the clocks, and the address that it sends browsers back to.
-
-MAX_CLOCK_DIFFERENCE_S = 30.0
-"""Half of the difference at which tokens are refused."""
-
-
-def check_sign_in(config: Config) -> str:
-    """The provider of the sign-in, and the redirect address. ``DarkroomError`` says what is wrong
-    with it, with the clocks, or with the settings."""
-    settings, url = config.sign_in, config.server.public_url
-    asyncio.run(_check_provider(provider_of(config, Secrets(), SystemClock())))
-    if not settings.oidc_groups:
-        raise Misconfigured(
-            "DARKROOM_OIDC_GROUPS names no group, so every sign-in is refused. Name the groups of "
-            "the provider with their tenants."
-        )
-    if url is None:
-        raise Misconfigured(
-            "DARKROOM_PUBLIC_URL is not set, so the redirect address depends on the host name that "
-            "a browser uses. Set it, and register it at the provider with a slash at its end."
-        )
-    parts = urlsplit(url)
-    if parts.scheme != "https" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
-        raise Misconfigured(
-            f"DARKROOM_PUBLIC_URL is {url}. Providers send browsers back over https only, and keys "
-            "would travel unencrypted. Serve Darkroom by https."
-        )
-    return f"{settings.oidc_issuer}, which sends browsers back to {url.rstrip('/')}/"
-
-
-async def _check_provider(provider: OpenIdProvider) -> None:
-    await provider.check()
-    difference_s = await provider.clock_difference_s()
-    if abs(difference_s) > MAX_CLOCK_DIFFERENCE_S:
-        side = "behind" if difference_s > 0 else "ahead of"
-        raise Misconfigured(
-            f"This machine's clock is {abs(difference_s):.0f} s {side} the provider's, so tokens "
-            "will be refused. Set it by NTP."
-        )

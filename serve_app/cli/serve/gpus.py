@@ -5,28 +5,17 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from serve_app.diagnosis.checks import has_gpu, torch_problem
 from serve_app.domain.errors import Misconfigured
 from serve_app.settings import Config
 
-DEVICES = Path("/dev")
 DRIVER = Path("/proc/driver/nvidia")  # of the kernel's driver; absent in Windows' subsystem
 PACKAGES = ("torch", "diffusers")
-
-
-def torch_problem() -> str:
-    """Why torch cannot use a GPU of this machine, with its driver and CUDA. Empty if it can."""
-    command = [sys.executable, "-m", "deployments.engine.accelerator.diagnosis"]
-    asked = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 ours
-    if asked.returncode:
-        return asked.stderr.strip().rpartition("\n")[2] or "torch ended without an answer."
-    return asked.stdout.strip()
 
 
 def check_gpus(config: Config) -> None:
@@ -36,7 +25,7 @@ def check_gpus(config: Config) -> None:
     """
     if config.models.serves_demo or not config.models.gpus:
         return
-    if any(DEVICES.glob("nvidia[0-9]*")) and (problem := torch_problem()):
+    if has_gpu() and (problem := torch_problem()):
         raise Misconfigured(
             f"{problem} Or serve the demo models without it: `darkroom serve --demo`."
         )

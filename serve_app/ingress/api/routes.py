@@ -31,7 +31,7 @@ from serve_app.ingress.api import (
     webhooks,
     workflows,
 )
-from serve_app.ingress.api.administration import audit, tenant_deletion, tenant_export
+from serve_app.ingress.api.administration import audit, doctor, tenant_deletion, tenant_export
 from serve_app.ingress.api.billing import pricing, report, sums
 from serve_app.ingress.api.files import content, links, stored, verification
 from serve_app.ingress.api.gallery import items, shares, zip_files
@@ -245,6 +245,7 @@ ROUTES = [
     *requests.ROUTES,
     *operations.ROUTES,
     *audit.ROUTES,
+    *doctor.ROUTES,
     *rendering.ROUTES,
     *webhooks.ROUTES,
     *model_entries.ROUTES,

@@ -75,6 +75,7 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/v1/tenants/{tenant}/hub-token": TENANT_ADMIN,
         "/v1/tenants/{tenant}/export": TENANT_ADMIN,  # `operator` for other tenants
         "/v1/status": OPERATOR,
+        "/v1/doctor": OPERATOR,
         "/metrics": OPERATOR,
         "/v1/{rest:path}": NO_KEY,  # only 404
         f"{OPENAI_PREFIX}/videos": READ,

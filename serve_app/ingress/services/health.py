@@ -1,18 +1,20 @@
-"""Health of this installation: readiness, and what Ray's cluster can run."""
+"""Health of this installation: readiness, its doctor, and what Ray's cluster can run."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 
-from serve_app.domain.errors import DarkroomError, Misconfigured
+from serve_app.diagnosis import checks as diagnosis
+from serve_app.domain.errors import DarkroomError, Misconfigured, Unavailable
 from serve_app.domain.ports import Clock
 from serve_app.settings import PoolConfig
+from serve_app.storage.self_test import StepResult
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +59,36 @@ class Readiness:
             log.exception("a readiness check failed in an unexpected way")
             return f"{type(error).__name__}: {error}"
         return "ok"
+
+
+# The checks of ``darkroom doctor``, in this process.
+
+EXAMINATION_S = 60.0
+"""Time for all checks. A provider, a storage or a database that does not answer takes seconds."""
+
+
+class Examination:
+    """Runs the checks of the doctor in a thread. Calls meanwhile get the findings of that run."""
+
+    def __init__(self, checks: Callable[[], Iterable[diagnosis.Check]] = tuple) -> None:
+        self._checks = checks
+        self._running: asyncio.Task[Sequence[StepResult]] | None = None
+
+    async def report(self) -> Sequence[StepResult]:
+        """What each check found. ``Unavailable``: they have not ended in time."""
+        if self._running is None or self._running.done():
+            self._running = asyncio.create_task(asyncio.to_thread(self._examine), name="doctor")
+        try:
+            async with asyncio.timeout(EXAMINATION_S):
+                return await asyncio.shield(self._running)
+        except TimeoutError:
+            raise Unavailable(
+                f"The checks have not ended within {EXAMINATION_S:g} s. Run `darkroom doctor` on "
+                "the machine of the ingress: it prints each result when it is known."
+            ) from None
+
+    def _examine(self) -> Sequence[StepResult]:
+        return [*diagnosis.findings(self._checks())]
 
 
 # Check that a cluster has one node if the database or the storage is tied to one machine.
@@ -238,3 +270,4 @@ class Health:
     replicas: ReplicaStatus = _no_figures  # one JSON object each
     placement_problems: PlacementProblems = _no_problems  # by pool: a sentence that says why
     targets: Targets = _no_targets  # replicas that the scaling policies want, by pool
+    examination: Examination = field(default_factory=Examination)

@@ -12,7 +12,8 @@ export class HealthPart {
   changed = () => {};
   #desk;
   #figures = element("dl", { class: "tiles" });
-  #checks = checkTable();
+  #checks = checkTable("Checks", "There are no checks.");
+  #doctor = checkTable("Doctor", "Examining …");
   #memory = memoryTable();
   #tables = sizeTable();
 
@@ -29,11 +30,16 @@ export class HealthPart {
       this.#figures,
       section(
         "Checks",
-        "What Darkroom depends on. Only darkroom doctor, on the machine itself, checks packages, memory, the proxy, " +
-          "the settings of the database, sign-in, signing, the GPU, weights, ports and certificates, and " +
-          "darkroom doctor storage tries every call of the storage.",
+        "What Darkroom depends on.",
         this.#checks.node,
         again,
+      ),
+      section(
+        "Doctor",
+        "What darkroom doctor finds on the machine of the part of the server that answered. Only that command, on the " +
+          "machine itself, checks the proxy, ports, certificates and weights, and darkroom doctor storage tries every " +
+          "call of the storage.",
+        this.#doctor.node,
       ),
       section(
         "GPU memory",
@@ -61,15 +67,26 @@ export class HealthPart {
     this.#tables.show(tables.slice(0, 8));
     const sum = tables.reduce((total, { size }) => total + size, 0);
     const [disk] = samples.filter(({ name }) => name === "darkroom_disk_free_bytes");
-    this.#figures.replaceChildren(
-      ...tiles([
-        ["State", wrong.length === 0 ? "Healthy" : `${wrong.length} problems`],
-        ["Free disk", disk === undefined ? "—" : bytes(disk.value)],
-        ["Database", tables.length === 0 ? "—" : bytes(sum)],
-        ["Models", String(status.endpoints)],
-      ]),
+    const show = (state) =>
+      this.#figures.replaceChildren(
+        ...tiles([
+          ["State", state],
+          ["Free disk", disk === undefined ? "—" : bytes(disk.value)],
+          ["Database", tables.length === 0 ? "—" : bytes(sum)],
+          ["Models", String(status.endpoints)],
+        ]),
+      );
+    show(stateOf(wrong.length, "Examining …"));
+    const { findings, problems } = await this.#desk.call("GET", "v1/doctor");
+    this.#doctor.show(
+      findings.map(({ name, ok, said }) => ({ name, result: ok ? "ok" : said, said })),
     );
+    show(stateOf(wrong.length + problems, "Healthy"));
   }
+}
+
+function stateOf(problems, without) {
+  return problems === 0 ? without : `${problems} problem${problems === 1 ? "" : "s"}`;
 }
 
 function memoryOf(samples) {
@@ -95,10 +112,11 @@ function sizesOf(samples) {
     .sort((one, other) => other.size - one.size);
 }
 
-function checkTable() {
+/** `said`: what is shown of a check that found no problem. */
+function checkTable(label, empty) {
   return new LiveTable({
-    label: "Checks",
-    empty: "There are no checks.",
+    label,
+    empty,
     key: ({ name }) => name,
     columns: [
       { name: "Check", cell: ({ name }) => name.replaceAll("_", " ") },
@@ -111,7 +129,7 @@ function checkTable() {
             result === "ok" ? "ok" : "problem",
           ),
       },
-      { name: "Message", wide: true, cell: ({ result }) => (result === "ok" ? "" : result) },
+      { name: "Message", wide: true, cell: ({ result, said = "" }) => (result === "ok" ? said : result) },
     ],
   });
 }

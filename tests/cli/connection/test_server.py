@@ -147,10 +147,21 @@ def test_what_opens_files_refuses_to_work_on_another_machine(
     assert f"not through {address.url}" in said
 
 
-def test_the_doctor_of_another_machine_checks_what_can_be_seen_from_here(address: Address) -> None:
-    said = darkroom("doctor", "--url", address.url, "--key", address.key).output
+def test_the_doctor_of_another_machine_checks_the_server_and_its_machine(
+    address: Address,
+) -> None:
+    at = ("--url", address.url, "--key", address.key)
+    said = darkroom("doctor", *at).output
     assert f"ok       server: {address.url} is ready" in said
-    assert "memory" not in said
+    assert "ok       memory: " in said
+    assert "hub" not in said, "only the machine itself checks its weights"
+
+
+def test_the_doctor_says_so_once_where_a_server_does_not_answer() -> None:
+    said = darkroom("doctor", "--url", "http://127.0.0.1:9", "--key", "a:b", fails=True).output
+    assert "PROBLEM  server:" in said
+    assert "PROBLEM  pools:" in said
+    assert "2 problems found." in said
 
 
 def test_variables_for_a_server_elsewhere_are_those_that_work_from_here(address: Address) -> None:

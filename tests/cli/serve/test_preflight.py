@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from serve_app.cli.connection.installation import Installation
-from serve_app.cli.serve import gpus, ports
+from serve_app.cli.serve import ports
 from serve_app.cli.serve.server import ServeCommand
+from serve_app.diagnosis import checks as diagnosis
 from serve_app.domain.errors import Misconfigured
 from serve_app.settings import read_config
 
@@ -127,7 +128,7 @@ def test_a_gpu_that_torch_cannot_use_ends_the_start_before_anything_is_started(
         config = read_config({"data_dir": tmp_path / "data", "gpus": 1, **settings})
         ServeCommand(Installation(tmp_path / "data"), config, "127.0.0.1", 8000).check()
 
-    monkeypatch.setattr(gpus, "DEVICES", tmp_path)
+    monkeypatch.setattr(diagnosis, "GPU_FILES", tmp_path)
     check()  # `gpus` is set, and there is none
     (tmp_path / "nvidia0").touch()
     check(demo=True)

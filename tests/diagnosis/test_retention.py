@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serve_app.cli.doctor.doctor import retention
+from serve_app.diagnosis.checks import retention
 from serve_app.settings import Config, TenantLimits
 
 

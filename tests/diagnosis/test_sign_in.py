@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from serve_app.cli.doctor import checks
-from serve_app.cli.doctor.checks import check_sign_in
+from serve_app.diagnosis import checks
 from serve_app.domain.errors import Misconfigured, ProviderUnavailable
-from serve_app.settings import Config
+from serve_app.ingress.services.sign_in import provider_of
+from serve_app.settings import Config, Secrets
+from serve_app.telemetry.clock import SystemClock
 from tests.fakes.openid import CLIENT_ID, provider
 
 GROUPS = {"artists": {"tenant": "studio"}}
@@ -29,6 +30,10 @@ def config(issuer: str, **other: Any) -> Config:
         "public_url": "https://gpu.example.org",
     }
     return Config(oidc_issuer=issuer, **usual | other)
+
+
+def check_sign_in(config: Config) -> str:
+    return checks.check_sign_in(config, provider_of(config, Secrets(), SystemClock()))
 
 
 def test_a_good_sign_in_shows_its_redirect_address(issuer: str) -> None:
