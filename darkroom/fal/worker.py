@@ -246,8 +246,8 @@ class Worker:
             if error.status == GPU_STATUS:
                 self._is_broken = True
                 # Only its type: those that hear it are other requests, perhaps of other tenants.
-                kind = type(error.cause).__name__ if error.cause else "no details"
-                self.send(leaves=f"an error of its GPU ({kind})")
+                kind = f" ({type(error.cause).__name__})" if error.cause else ""
+                self.send(leaves=f"an error of its GPU{kind}")
             return error.as_message()
         if isinstance(error, UnknownFile):
             return {"kind": "failed", "message": str(error)}

@@ -186,8 +186,7 @@ def test_a_request_of_a_process_that_leaves_hears_of_the_gpu_and_of_no_kill(
             with pytest.raises(ReplicaDied) as raised:
                 await last(executor, "second")
         assert raised.value.message == (
-            "The process of leaving:Leaving ended after an error of its GPU (GPUException) in "
-            "another request."
+            "The process of leaving:Leaving ended after an error of its GPU in another request."
         )
 
     asyncio.run(serve())
