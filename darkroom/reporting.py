@@ -44,12 +44,14 @@ class RequestLog(io.TextIOBase):
     def __init__(
         self, sender: Sender, level: str, under: TextIO, private: Sequence[str] = ()
     ) -> None:
-        """``private``: beginnings of lines that only the process's own output gets."""
+        """``private``: beginnings of lines that only the process's own output gets, with the
+        indented lines that follow them."""
         self._sender = sender
         self._level = level
         self._under = under
         self._private = tuple(private)
         self._begun: dict[str, str] = {}  # request → line without its end
+        self._hidden: set[str] = set()  # requests whose last line was private
 
     def write(self, text: str) -> int:
         call = current()
@@ -67,12 +69,17 @@ class RequestLog(io.TextIOBase):
     def end(self, request_id: str) -> None:
         """Send the line that a request has begun."""
         self._send(request_id, self._begun.pop(request_id, ""))
+        self._hidden.discard(request_id)
 
     def _send(self, request_id: str, line: str) -> None:
         line = line.rstrip("\r").rpartition("\r")[2]
-        if self._private and line.startswith(self._private):
+        follows = line.startswith(" ") and request_id in self._hidden
+        if self._private and (follows or line.startswith(self._private)):
+            self._hidden.add(request_id)
             self._under.write(line + "\n")
-        elif line.strip():
+            return
+        self._hidden.discard(request_id)
+        if line.strip():
             self._sender.send(id=request_id, log=[self._level, line[:MAX_LOG_LINE]])
 
     def flush(self) -> None:

@@ -342,7 +342,8 @@ def _pool(config: Config, name: str, pool: PoolConfig, kind: type[Any]) -> Deplo
         name=name,
         ray_actor_options=_place(pool) | {"runtime_env": {"env_vars": environment}},
         **_group(pool),
-        max_ongoing_requests=100,
+        # A session of an app has a call for each direction, which waits.
+        max_ongoing_requests=max(100, 3 * pool.max_slots),
         graceful_shutdown_timeout_s=pool.shutdown_s,
         graceful_shutdown_wait_loop_s=0.1,
         health_check_period_s=5,

@@ -31,7 +31,8 @@ TEXT_MARK = "$as"
 DEFAULT_MEDIA_TYPE = "application/octet-stream"
 
 MAX_STRAYS = 256
-"""Files without a request that are kept, such as those that threads of the app have made."""
+"""Files without a request that are kept, such as those that threads of the app have made, and
+files of one session."""
 
 CHUNK = 2**20
 
@@ -60,6 +61,7 @@ class LocalFiles:
 
     def __init__(self) -> None:
         self._files: OrderedDict[str, LocalFile] = OrderedDict()
+        self._bounded = {""}  # ids of sessions; and files without a request
         self._lock = threading.Lock()
         self._server: ThreadingHTTPServer | None = None
         self._strays: Path | None = None
@@ -83,21 +85,32 @@ class LocalFiles:
             self._server.server_close()
 
     @property
-    def _base(self) -> str:
+    def base(self) -> str:
+        """Beginning of all URLs."""
         host, port = self.address
         return f"http://{host}:{port}/"
+
+    def bound(self, of: str) -> None:
+        """Keep only the newest ``MAX_STRAYS`` files of a request: a session, which makes files
+        without end."""
+        with self._lock:
+            self._bounded.add(of)
 
     def offer(self, path: Path, media_type: str = "") -> str:
         """URL of a file of the current request."""
         call = current()
         known = media_type or mimetypes.guess_type(path.name)[0] or DEFAULT_MEDIA_TYPE
         file = LocalFile(path, known, call.request_id if call else "")
-        url = f"{self._base}{token_urlsafe(16)}/{quote(path.name)}"
+        url = f"{self.base}{token_urlsafe(16)}/{quote(path.name)}"
         with self._lock:
             self._files[url] = file
-            strays = [each for each, one in self._files.items() if not one.of]
-            for each in strays[:-MAX_STRAYS]:
-                self._files.pop(each).path.unlink(missing_ok=True)
+            if file.of in self._bounded:
+                same = [each for each, one in self._files.items() if one.of == file.of]
+                for each in same[:-MAX_STRAYS]:
+                    gone = self._files.pop(each).path
+                    gone.unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):  # has others
+                        gone.parent.rmdir()
         return url
 
     def new(self, name: str) -> Path:
@@ -113,6 +126,7 @@ class LocalFiles:
     def forget(self, of: str) -> None:
         """Forget the files of a request that has ended."""
         with self._lock:
+            self._bounded.discard(of)
             for url in [each for each, one in self._files.items() if one.of == of]:
                 del self._files[url]
 
@@ -147,9 +161,9 @@ class LocalFiles:
         return value
 
     def _named(self, url: Any) -> LocalFile | None:
-        if not isinstance(url, str) or not url.startswith(self._base):
+        if not isinstance(url, str) or not url.startswith(self.base):
             return None
-        file = self._found(url.removeprefix(self._base))
+        file = self._found(url.removeprefix(self.base))
         if file is None or not file.path.is_file():
             raise UnknownFile(
                 "The output names a file of an earlier request, which has gone. Make the file in "
@@ -159,7 +173,7 @@ class LocalFiles:
 
     def _found(self, place: str) -> LocalFile | None:
         with self._lock:
-            return self._files.get(self._base + place)
+            return self._files.get(self.base + place)
 
 
 def _within(path: Path) -> Path:

@@ -104,12 +104,26 @@ def described(app: type[Any]) -> dict[str, Any]:
 
 
 def _route(signature: Any, method: Any) -> dict[str, Any]:
+    # That of a realtime route is wrapped, so that its text is another one's.
+    described = getattr(method, "original_func", method)
     return {
         "path": signature.path,
         "is_websocket": bool(signature.is_websocket),
         "is_health_check": signature.health_check is not None,
         "streams": _streams(method),
-        "description": inspect.getdoc(method) or "",
+        "description": inspect.getdoc(described) or "",
+        **({"session": _session(signature)} if signature.is_websocket else {}),
+    }
+
+
+def _session(signature: Any) -> dict[str, Any]:
+    """What decides how messages of a websocket are passed on. ``mode``: of fal's for realtime, or
+    ``websocket``, which has messages of any kind."""
+    return {
+        "mode": signature.realtime_mode or "websocket",
+        "buffering": signature.buffering,
+        "max_batch_size": int(signature.max_batch_size or 1),
+        "content_type": signature.content_type or "",
     }
 
 

@@ -3,25 +3,30 @@ started it.
 
 ``python -m darkroom.fal.worker describe MODULE:CLASS`` prints the app's description as JSON.
 ``python -m darkroom.fal.worker serve MODULE:CLASS DATA FD`` reads messages from the socket ``FD``.
-They are those of ``darkroom.worker``.
+They are those of ``darkroom.worker``, and those of sessions: ``socket`` in place of ``input``
+begins one, ``message`` in both directions is a frame, ``read`` says how many of the client's the
+app has taken and whether it waits for another one, and ``output`` is the close code and reason.
+``leaves`` says why the process ends by itself.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import os
 import socket
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from darkroom.calls import Call, context_of
 from darkroom.fal.answers import Failure, failure_of, outputs_of
+from darkroom.fal.connection import Connection, Content, ContextThreads, with_files
 from darkroom.fal.exchange import Exchange, events
 from darkroom.fal.health import INTERVAL_S, HealthCheck
 from darkroom.fal.local_files import LocalFiles, UnknownFile
@@ -45,8 +50,9 @@ MAX_UNTAKEN = 8
 UNHEALTHY = 70
 """Exit status of a process whose health check has failed."""
 
-TRACEBACKS = ('{"traceback": ',)
-"""Beginning of the line that fal prints for an error. A client need not see the code."""
+TRACEBACKS = ('{"traceback": ', "Traceback (most recent call last):")
+"""Beginnings of what fal prints for an error of a route, and of a session. A client need not see
+the code."""
 
 
 @dataclass
@@ -56,6 +62,7 @@ class RunningCall:
     call: Call
     room: asyncio.Semaphore  # for partial results
     exchange: Exchange | None = None
+    connection: Connection | None = None  # of a session
 
 
 class Worker:
@@ -90,17 +97,24 @@ class Worker:
                 self._cancel(id_)
             elif "taken" in message:
                 self._taken(id_)
+            elif "message" in message:
+                self._put(id_, message["message"])
             else:
                 self._begin(id_, message)
 
     async def finish(self) -> None:
-        """Wait for the calls that run."""
+        """Wait for the calls that run. Sessions, which may have no end, are left."""
+        for each in self._calls.values():
+            if each.connection is not None:
+                self._keep(each.connection.leave())
         while self._tasks:
             await asyncio.wait(self._tasks)
 
     def _begin(self, id_: str, message: Mapping[str, Any]) -> None:
         call = Call(request_id=id_, folder=Path(message["folder"]))
         running = self._calls[id_] = RunningCall(call, asyncio.Semaphore(MAX_UNTAKEN))
+        if "socket" in message:
+            running.connection = self._connection(running, str(message["path"]))
         task = asyncio.create_task(self._run(running, message), context=context_of(call))
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -115,11 +129,15 @@ class Worker:
         if found is not None and not found.call.cancelled:
             found.call.cancelled = True
             found.room.release()  # nobody takes its partial results any more
-            if (exchange := found.exchange) is not None:
-                cancel = self._app.is_async(exchange.path)
-                leaving = asyncio.create_task(exchange.leave(cancel=cancel))
-                self._tasks.add(leaving)
-                leaving.add_done_callback(self._ended)
+            if found.connection is not None:
+                self._keep(found.connection.leave())
+            elif (exchange := found.exchange) is not None:
+                self._keep(exchange.leave(cancel=self._app.is_async(exchange.path)))
+
+    def _keep(self, leaving: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(leaving)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
 
     def _taken(self, id_: str) -> None:
         if (found := self._calls.get(id_)) is not None:
@@ -128,7 +146,10 @@ class Worker:
     async def _run(self, running: RunningCall, message: Mapping[str, Any]) -> None:
         id_ = running.call.request_id
         try:
-            output = await self._output(running, str(message["path"]), message["input"])
+            if running.connection is not None:
+                output = await self._connected(running, running.connection)
+            else:
+                output = await self._output(running, str(message["path"]), message["input"])
             self._end_logs(id_)
             self.send(id=id_, output=output)
         except BaseException as error:  # also SystemExit of a library: the other calls go on
@@ -149,6 +170,38 @@ class Worker:
             return await self._answer(running, exchange)
         finally:
             exchange.abandon()  # if it was not read to its end
+
+    def _connection(self, running: RunningCall, path: str) -> Connection:
+        id_ = running.call.request_id
+
+        async def send(content: Content) -> None:
+            # Before a place is waited for, so that the app sees the error of its own message.
+            named = with_files(content, self._files)
+            await running.room.acquire()
+            self.send(
+                id=id_, message=packed(content if named is None else named), files=bool(named)
+            )
+
+        headers = {"x-fal-request-id": id_, "x-fal-endpoint": path}
+        return Connection(
+            *(self._app.application, path, headers, send),
+            lambda read, waits: self.send(id=id_, read=[read, waits]),
+        )
+
+    async def _connected(self, running: RunningCall, connection: Connection) -> dict[str, Any]:
+        """Run a session. Returns how the app closed it."""
+        if running.call.cancelled:
+            raise asyncio.CancelledError
+        if running.call.folder is not None:
+            running.call.folder.mkdir(parents=True, exist_ok=True)
+        self._files.bound(running.call.request_id)
+        code, reason = await connection.run()
+        return {"code": code, "reason": reason}
+
+    def _put(self, id_: str, message: list[str]) -> None:
+        found = self._calls.get(id_)
+        if found is not None and found.connection is not None:
+            found.connection.put(unpacked(message))
 
     async def _answer(self, running: RunningCall, exchange: Exchange) -> dict[str, Any]:
         kind = exchange.headers.get("content-type", "")
@@ -192,6 +245,9 @@ class Worker:
         if isinstance(error, Failure):
             if error.status == GPU_STATUS:
                 self._is_broken = True
+                # Only its type: those that hear it are other requests, perhaps of other tenants.
+                kind = f" ({type(error.cause).__name__})" if error.cause else ""
+                self.send(leaves=f"an error of its GPU{kind}")
             return error.as_message()
         if isinstance(error, UnknownFile):
             return {"kind": "failed", "message": str(error)}
@@ -201,6 +257,18 @@ class Worker:
     def _end_logs(self, id_: str) -> None:
         for each in self.logs:
             each.end(id_)
+
+
+def packed(content: Content) -> list[str]:
+    """Message of a session, as JSON has it."""
+    if isinstance(content, str):
+        return ["text", content]
+    return ["bytes", base64.b64encode(content).decode()]
+
+
+def unpacked(message: list[str]) -> Content:
+    kind, content = message
+    return content if kind == "text" else base64.b64decode(content)
 
 
 async def serve(name: str, data: Path, descriptor: int) -> int:
@@ -221,6 +289,7 @@ async def serve(name: str, data: Path, descriptor: int) -> int:
         lifespan = app.lifespan()
     except NotUsable as error:
         return await failed(str(error))
+    asyncio.get_running_loop().set_default_executor(ContextThreads(thread_name_prefix="session"))
     try:
         await lifespan.__aenter__()
     except Exception as error:

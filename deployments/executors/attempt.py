@@ -32,7 +32,7 @@ from serve_app.domain.lease import Lease, LeaseKey
 from serve_app.domain.media.marking import XMP, MarkPolicy
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.ports import AppSource, Clock
-from serve_app.domain.progress import Preview
+from serve_app.domain.progress import Preview, Progress
 
 log = logging.getLogger(__name__)
 
@@ -225,7 +225,7 @@ class ExecutorAttempt:
                 self.previewer.offer(event.step, event.picture)
             elif isinstance(event, MadeOutput):
                 return event.output
-            else:
+            elif isinstance(event, Progress):
                 self.state.set_progress(event)
         raise PipelineFailed("The app ended the request without a result.")
 

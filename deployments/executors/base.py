@@ -27,6 +27,9 @@ __all__ = [
     "LoggedLine",
     "MadeOutput",
     "PartialOutput",
+    "SessionMessage",
+    "SessionOpened",
+    "SessionRead",
 ]
 
 
@@ -45,6 +48,8 @@ class ExecutorWork:
     """A file that cannot be fetched may stay a URL of its server: no policy has to see it."""
     stopped: Callable[[], StopReason | None] = lambda: None
     """Reason why the attempt was stopped; None: it goes on."""
+    is_session: bool = False
+    """It is a client's connection to a websocket of the app. ``input`` is not used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,33 @@ class PreviewPicture:
     picture: bytes
 
 
-Event = Progress | PreviewPicture | LoggedLine | PartialOutput | MadeOutput
+@dataclass(frozen=True, slots=True)
+class SessionOpened:
+    """First event of a session. ``tell`` gives a message of its client to the app."""
+
+    tell: Callable[[bytes | str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRead:
+    """The app has taken ``number`` messages of its client. ``waits``: for another one."""
+
+    number: int
+    waits: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SessionMessage:
+    """Message of an app to its client, otherwise as ``PartialOutput``. ``has_files``: it is JSON or
+    msgpack with files as in ``MadeOutput``, whose own ``output`` is the close code and reason."""
+
+    content: bytes | str
+    has_files: bool = False
+
+
+SessionEvent = SessionOpened | SessionRead | SessionMessage
+
+Event = Progress | PreviewPicture | LoggedLine | PartialOutput | MadeOutput | SessionEvent
 
 
 class AppExecutor(Protocol):

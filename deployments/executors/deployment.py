@@ -31,9 +31,12 @@ from deployments.replica.config import (
 )
 from deployments.safety.checkers import Checkers
 from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.errors import Unavailable
 from serve_app.domain.executors.hosted import PROVIDERS
 from serve_app.domain.executors.secrets import Secret
+from serve_app.domain.lease import LeaseKey
 from serve_app.domain.ports import AppSource
+from serve_app.domain.realtime import AppMessages
 from weights.store import Store
 
 MAX_OUTPUT_BYTES = 2 * 2**30  # of a file that a hosted provider made
@@ -76,6 +79,26 @@ class ExecutorDeployment:
         if config.comfyui is not None:
             # Its clients want to know its nodes before they send anything.
             resources.host.begin(comfyui)
+
+    # Called by the ingress for sessions. ``replica_id`` routed the call to this replica.
+
+    async def send_message(self, replica_id: str, held: LeaseKey, message: bytes | str) -> None:
+        del replica_id
+        await self._started.sessions.send_message(held, message)
+
+    async def next_messages(self, replica_id: str, held: LeaseKey, within_s: float) -> AppMessages:
+        del replica_id
+        return await self._started.sessions.next_messages(held, within_s)
+
+    async def end_session(self, replica_id: str, held: LeaseKey) -> None:
+        del replica_id
+        self._started.sessions.end(held)
+
+    @property
+    def _started(self) -> ExecutorReplica:
+        if self._replica is None:
+            raise Unavailable("The replica has not started.")
+        return self._replica
 
     async def check_health(self) -> None:
         """Health check of Serve. If it raises, Serve replaces the replica."""

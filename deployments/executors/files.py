@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import mimetypes
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from deployments.executors.checks import OutputChecks
 from deployments.executors.marks import FileMarks
 from deployments.executors.places import (
     ARTIFACT,
+    DEFAULT_MEDIA_TYPE,
     Place,
     Schema,
     at,
@@ -87,6 +89,20 @@ class RequestFiles:
             given = replaced(given, place, {PATH_KEY: str(path)})
         return given
 
+    async def fetch_inline(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """``given``, with data URIs in place of the URLs of files on other machines.
+
+        Raises ``InvalidInput``, which names the field.
+        """
+        for place in self._places(given):
+            url = str(at(given, place))
+            if url[:7].lower() == "http://" or url[:8].lower() == "https://":
+                own = OwnFiles.of(self._lease)
+                body = await self._fetcher.fetch(url, ".".join(map(str, place)), own)
+                media_type = mimetypes.guess_type(f"file{suffix_of(url)}")[0] or DEFAULT_MEDIA_TYPE
+                given = replaced(given, place, _data_uri(media_type, body))
+        return given
+
     async def store(
         self, output: Mapping[str, Any], on_progress: Callable[[Progress], None]
     ) -> tuple[Mapping[str, Any], tuple[Artifact, ...]]:
@@ -143,7 +159,7 @@ class RequestFiles:
             if given.get("generated") is not False:
                 file = await self._marks.marked(file, number)
             body = await asyncio.to_thread(file.in_memory)
-            url = f"data:{media_type};base64,{base64.b64encode(body).decode()}"
+            url = _data_uri(media_type, body)
             shown = {**facts_of(given), "url": url, "content_type": media_type}
             output = replaced(output, place, shown)
         return output
@@ -192,3 +208,7 @@ class RequestFiles:
         """Remove the folder with all files."""
         if self.folder.is_dir():  # most requests have no files, and a thread takes 0.1 ms
             await asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True)
+
+
+def _data_uri(media_type: str, body: bytes) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(body).decode()}"

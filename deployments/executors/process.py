@@ -57,6 +57,7 @@ class ProcessGroup:
         self._process: asyncio.subprocess.Process | None = None
         self._output: asyncio.Task[None] | None = None
         self.last_lines: list[str] = []
+        self._was_ended = False  # here, because it did not end when it was asked
 
     @property
     def alive(self) -> bool:
@@ -67,7 +68,9 @@ class ProcessGroup:
         """How it ended, with its last line of output."""
         code = None if self._process is None else self._process.returncode
         how = "ended" if code is None else f"ended with status {code}"
-        if code is not None and code < 0:
+        if self._was_ended:
+            how = "was ended by its replica"
+        elif code is not None and code < 0:
             how = f"was killed by {signal.Signals(-code).name}"
             if code == -signal.SIGKILL:
                 how += ", perhaps for lack of memory"
@@ -105,6 +108,7 @@ class ProcessGroup:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
                 await process.wait()
+        self._was_ended = process.returncode is None
         # Also if it has ended: children that it left have its group.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

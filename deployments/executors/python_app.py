@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from deployments.executors.base import Event, ExecutorWork, LoggedLine, MadeOutput, PartialOutput
+from deployments.executors.base import (
+    Event,
+    ExecutorWork,
+    LoggedLine,
+    MadeOutput,
+    PartialOutput,
+    SessionMessage,
+    SessionOpened,
+    SessionRead,
+)
 from deployments.executors.environment import Environments, Requirements
 from deployments.executors.process import ChildProcess
 from serve_app.domain.endpoint import Endpoint
@@ -113,6 +124,7 @@ class PythonAppExecutor:
         self._child = ChildProcess(spec.name, home)
         self._receiver: asyncio.Task[None] | None = None
         self._calls: dict[str, _AppCall] = {}
+        self._leaves = ""  # reason why the process ends by itself
 
     @property
     def alive(self) -> bool:
@@ -157,27 +169,24 @@ class PythonAppExecutor:
     async def run(self, work: ExecutorWork) -> AsyncIterator[Event]:
         call = self._calls[work.request_id] = _AppCall()
         path = AppSpec.of(work.endpoint).path
-        self._child.send(
-            id=work.request_id, path=path, input=dict(work.input), folder=str(work.folder)
-        )
+        begun: dict[str, Any] = {"id": work.request_id, "path": path, "folder": str(work.folder)}
+        begun |= {"socket": True} if work.is_session else {"input": dict(work.input)}
+        self._child.send(**begun)
+        if work.is_session:
+            yield SessionOpened(partial(self._tell, work.request_id))
         while True:
             message = await call.messages.get() if self.alive or call.messages.qsize() else None
             if message is None:
-                raise ReplicaDied(f"The process of {self._spec.name} {self._child.end}.")
-            if "progress" in message:
-                step, steps = message["progress"]
-                yield Progress(Stage.RUNNING, int(step), int(steps))
-            elif "log" in message:
-                level, text = message["log"]
-                yield LoggedLine(str(level), str(text))
-            elif "partial" in message:
-                yield PartialOutput(cast("Mapping[str, Any]", message["partial"]))
-                self._child.send(id=work.request_id, taken=True)
-            elif "output" in message:
-                yield MadeOutput(cast("Mapping[str, Any]", message["output"]))
+                how = self._leaves or f"{self._child.end}."
+                raise ReplicaDied(f"The process of {self._spec.name} {how}")
+            event = _event(message)
+            if event is None:
+                continue
+            yield event
+            if isinstance(event, MadeOutput):
                 return
-            elif "error" in message:
-                raise _error(message["error"])
+            if isinstance(event, (PartialOutput, SessionMessage)):
+                self._child.send(id=work.request_id, taken=True)
 
     async def cancel(self, request_id: str, grace_s: float) -> bool:
         call = self._calls.get(request_id)
@@ -196,10 +205,20 @@ class PythonAppExecutor:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._receiver
 
+    def _tell(self, request_id: str, content: bytes | str) -> None:
+        """Give a message of a session's client to the app."""
+        if isinstance(content, str):
+            message = ["text", content]
+        else:
+            message = ["bytes", base64.b64encode(content).decode()]
+        self._child.send(id=request_id, message=message)
+
     async def _receive(self) -> None:
         """Hand messages to their requests, until the process ends."""
         while (message := await self._child.receive()) is not None:
             id_ = str(message.get("id"))
+            if "leaves" in message:
+                self._leaves = f"ended after {message['leaves']} in another request."
             if (call := self._calls.get(id_)) is None:
                 continue
             call.messages.put_nowait(message)
@@ -225,6 +244,32 @@ def library_path(requirements: Requirements | None) -> dict[str, str]:
     import darkroom  # noqa: PLC0415  # the replica has it; only its place is needed
 
     return {"PYTHONPATH": str(Path(darkroom.__file__).parent.parent)}
+
+
+def _event(message: Mapping[str, Any]) -> Event | None:
+    """Event that a worker's message is about. None: there is none. Raises a request's error."""
+    if "progress" in message:
+        step, steps = message["progress"]
+        return Progress(Stage.RUNNING, int(step), int(steps))
+    if "log" in message:
+        level, text = message["log"]
+        return LoggedLine(str(level), str(text))
+    if "message" in message:
+        return SessionMessage(_content(message["message"]), bool(message.get("files")))
+    if "read" in message:
+        return SessionRead(*message["read"])
+    for name, kind in (("partial", PartialOutput), ("output", MadeOutput)):
+        if name in message:
+            return kind(cast("Mapping[str, Any]", message[name]))
+    if "error" in message:
+        raise _error(message["error"])
+    return None
+
+
+def _content(message: Sequence[str]) -> bytes | str:
+    """Message of a session, as a worker sends it."""
+    kind, content = message
+    return content if kind == "text" else base64.b64decode(content)
 
 
 def _error(given: Mapping[str, Any]) -> Exception:

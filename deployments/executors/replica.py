@@ -10,6 +10,7 @@ from pathlib import Path
 
 from deployments.executors.attempt import ExecutorAttempt
 from deployments.executors.checks import OutputChecks
+from deployments.executors.fal.session import AppSession, OpenAppSessions
 from deployments.executors.files import RequestFiles
 from deployments.executors.hosts import AppHost
 from deployments.executors.partials import PartialSender
@@ -33,6 +34,7 @@ from serve_app.domain.executors.hosted import moves
 from serve_app.domain.lease import Ask, Lease, LeaseKey, ReplicaStage, ReportReply, Work
 from serve_app.domain.ports import AppSource, FileSigner, SafetyLog
 from serve_app.domain.progress import StoredSnapshot
+from serve_app.domain.request import Priority
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +95,7 @@ class ExecutorReplica:
             self._slot_freed,
             resources.snapshots.latest,
         )
+        self.sessions = OpenAppSessions(self._attempts.running)
         self._slots = SlotQueue(slots, self._attempts.running)
         self._poller = LeasePoller(link, self._make_ask, self._on_work)
         self._reporter = Reporter(
@@ -115,8 +118,8 @@ class ExecutorReplica:
     async def aclose(self) -> None:
         """Stop polling, let requests end for half of ``close_within_s``, and hand back the rest.
 
-        Requests whose provider goes on with them are handed back at once; one whose result is the
-        answer of a paid call may take all of the time."""
+        Sessions are handed back at once, and requests whose provider goes on with them; one whose
+        result is the answer of a paid call may take all of the time."""
         if self._closed:
             return
         self._closed = True
@@ -126,7 +129,7 @@ class ExecutorReplica:
         await announce(self._link, ReplicaStage.DRAINING, self._max_slots)
         await self._poller.aclose()
         for attempt in list(self._attempts.running.values()):
-            if moves(attempt.lease.endpoint):
+            if moves(attempt.lease.endpoint) or isinstance(attempt, AppSession):
                 attempt.stop(StopReason.HANDED_BACK)
         # An app's work cannot be resumed, so what is nearly done may end.
         await self._attempts.ended(loop.time() + self._close_within_s / 2)
@@ -167,6 +170,7 @@ class ExecutorReplica:
         self._attempts.take(work)
         if work.leases:
             self._reporter.leased()
+            self.sessions.leased()
 
     def _on_reply(self, reply: ReportReply) -> None:
         for held in reply.cancelled:
@@ -190,7 +194,8 @@ class ExecutorReplica:
         )
         partials = PartialSender(lease.held, resources.tickets, self._link.backoff)
         clock = self._link.clock
-        return ExecutorAttempt(
+        is_session = lease.priority is Priority.REALTIME
+        return (AppSession if is_session else ExecutorAttempt)(
             *(lease, resources.host, files, partials, resources.tickets, clock),
             *(self._slots, self._slot_freed),
         )

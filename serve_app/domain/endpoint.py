@@ -225,6 +225,14 @@ class Endpoint:
         return isinstance(app, Mapping) and cast("Mapping[str, Any]", app).get("streams") is True
 
     @property
+    def takes_requests(self) -> bool:
+        """False for a route of an app that has realtime sessions only."""
+        app = self.options.get("app")
+        given = cast("Mapping[str, Any]", app).get("session") if isinstance(app, Mapping) else None
+        session = cast("Mapping[str, Any]", given) if isinstance(given, Mapping) else {}
+        return session.get("only") is not True
+
+    @property
     def kind(self) -> str:
         """What it makes, by its category: image, video or audio."""
         return self.category.rpartition("-to-")[2]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,11 +26,14 @@ class Address:
     other_key: str = ""  # of another tenant
 
 
+Beside = Callable[[House], AbstractAsyncContextManager[Any]]
+
+
 @contextmanager
-def served(**house: Any) -> Iterator[Address]:
+def served(beside: Beside | None = None, **house: Any) -> Iterator[Address]:
     """Run an ingress on a free port of loopback until the block ends. ``house``: arguments of
-    ``built``."""
-    running = _Running(house)
+    ``built``. ``beside``: what runs beside it, on its event loop."""
+    running = _Running(house, beside or nullcontext)
     thread = threading.Thread(target=running.main, name="darkroom-for-tests")
     thread.start()
     try:
@@ -46,8 +49,9 @@ def served(**house: Any) -> Iterator[Address]:
 
 
 class _Running:
-    def __init__(self, house: dict[str, Any]) -> None:
+    def __init__(self, house: dict[str, Any], beside: Beside) -> None:
         self._house = house
+        self._beside = beside
         self.ready = threading.Event()
         self.address: Address | None = None
         self.failure: BaseException | None = None
@@ -63,7 +67,7 @@ class _Running:
 
     async def _serve(self) -> None:
         port = free_port()  # chosen first, because URLs contain it
-        async with built(port=port, **self._house) as house:
+        async with built(port=port, **self._house) as house, self._beside(house):
             config = uvicorn.Config(
                 house.app, host="127.0.0.1", port=port, log_config=None, lifespan="off"
             )

@@ -39,12 +39,19 @@ def usable(name: str, found: Found) -> dict[str, Any]:
     settings = cast("Found", found["settings"])
     _check(name, settings)
     notes = list(_notes(settings))
-    endpoints: list[dict[str, Any]] = []
-    for route in cast("Sequence[Found]", found["routes"]):
+    endpoints: dict[str, dict[str, Any]] = {}
+    # A path may have a route for requests and one for sessions: they are one endpoint.
+    routes = sorted(cast("Sequence[Found]", found["routes"]), key=lambda each: each["is_websocket"])
+    for route in routes:
+        path = str(route["path"])
         try:
-            endpoints.append(_endpoint(route, found["openapi"]))
+            made = endpoints.get(path) or _endpoint(route, found["openapi"])
         except NotServable as error:
-            notes.append(f"{route['path']} is not served: it {error}.")
+            notes.append(f"{path} is not served: it {error}.")
+            continue
+        if route["is_websocket"]:
+            made["session"] = {**route["session"], "only": path not in endpoints}
+        endpoints[path] = made
     if not endpoints:
         raise Misconfigured(f"{name} has no endpoint that can be served. " + " ".join(notes))
     return {
@@ -55,7 +62,7 @@ def usable(name: str, found: Found) -> dict[str, Any]:
         "concurrency": int(settings.get("max_multiplexing") or 1),
         "start_timeout_s": float(settings.get("startup_timeout") or START_TIMEOUT_S),
         "secrets": [str(each) for each in settings.get("secrets") or ()],
-        "endpoints": endpoints,
+        "endpoints": [*endpoints.values()],
         "notes": notes,
     }
 
@@ -99,19 +106,28 @@ def _check(name: str, settings: Found) -> None:
 
 def _gpu(name: str, found: Found) -> str | None:
     """GPU that an app asks for. None: it runs on a CPU."""
-    machines = [str(each) for each in cast("Sequence[Any]", found["machine_types"])]
-    unknown = [each for each in machines if each not in (*CPU_MACHINES, *GPU_MACHINES)]
+    given = [str(each) for each in cast("Sequence[Any]", found["machine_types"])]
+    machines = [_machine(each) for each in given]
+    unknown = [each for each, known in zip(given, machines, strict=True) if known is None]
     if unknown:
         raise Misconfigured(
             f"{name} has the unknown machine_type {', '.join(unknown)}. Known are "
             f"{', '.join((*CPU_MACHINES, *GPU_MACHINES))}."
         )
-    asked = [GPU_MACHINES[each] for each in machines if each in GPU_MACHINES]
+    asked = [GPU_MACHINES[each] for each in machines if each and each in GPU_MACHINES]
     if not asked:
         return None
     number = found.get("num_gpus") or 1
     classes = " or ".join(dict.fromkeys(asked))
     return f"{number} × {classes}" if number > 1 else classes
+
+
+def _machine(given: str) -> str | None:
+    """fal's machine type, which authors also write as the name of the GPU, and in any case. None:
+    it is unknown."""
+    name = given.strip().upper()
+    known = (*CPU_MACHINES, *GPU_MACHINES)
+    return next((each for each in (name, f"GPU-{name}") if each in known), None)
 
 
 def _notes(settings: Found) -> Iterator[str]:
@@ -141,12 +157,10 @@ def _notes(settings: Found) -> Iterator[str]:
 
 
 def _endpoint(route: Found, openapi: Found) -> dict[str, Any]:
-    if route["is_websocket"]:
-        raise NotServable("is a websocket, and apps have no realtime sessions here yet")
     if route["is_health_check"]:
         raise NotServable("is the health check, which its replica calls")
     path = str(route["path"])
-    schemas = schemas_of(path, openapi)
+    schemas = schemas_of(path, openapi, is_websocket=bool(route["is_websocket"]))
     return {
         "path": path,
         "description": str(route["description"]),

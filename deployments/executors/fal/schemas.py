@@ -43,12 +43,14 @@ class RouteSchemas:
     output: dict[str, Any]
 
 
-def schemas_of(path: str, openapi: Schema) -> RouteSchemas:
-    """Schemas of the POST route at ``path``. ``NotServable`` says what it has that a request of
-    the queue cannot have."""
+def schemas_of(path: str, openapi: Schema, *, is_websocket: bool = False) -> RouteSchemas:
+    """Schemas of the POST route at ``path``, or of the messages of a websocket, which fal describes
+    as such a route. ``NotServable`` says what it has that a request cannot have."""
     if "{" in path:
         raise NotServable("has parameters in its path")
     operation = openapi.get("paths", {}).get(path, {}).get("post")
+    if operation is None and is_websocket:
+        operation = {}  # its messages are of any kind
     if operation is None:
         raise NotServable("is not in the app's OpenAPI document")
     known = cast("Mapping[str, Schema]", openapi.get("components", {}).get("schemas", {}))

@@ -19,6 +19,7 @@ import yaml
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.executors.gpus import OPTION as GPU
 from serve_app.domain.executors.secrets import OPTION
+from serve_app.domain.realtime import SESSION
 from serve_app.settings import read_config
 
 SUFFIXES = frozenset({".json", ".yaml", ".yml"})
@@ -250,6 +251,7 @@ def entries(
                     "concurrency": found["concurrency"],
                     "start_timeout_s": found["start_timeout_s"],
                     **({"streams": True} if each.get("streams") else {}),
+                    **({SESSION: each["session"]} if each.get("session") else {}),
                 },
                 **({GPU: found["gpu"]} if found.get("gpu") else {}),
                 "input_schema": each["input_schema"],

@@ -15,6 +15,9 @@ from serve_app.domain.serialization import pickle_by_name
 PROVIDERS = ("fal", "replicate", "openai", "darkroom")
 """Names of the executors of hosted providers, which endpoints use as their ``family``."""
 
+RUN_CODE = ("python", "cog", "comfyui")
+"""Names of the executors that run code on a replica."""
+
 OPTION = "hosted"
 """Option of an endpoint with what it is at its provider."""
 

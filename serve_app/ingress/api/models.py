@@ -15,6 +15,7 @@ from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.endpoint import Precision, Recipe
 from serve_app.domain.errors import DatabaseUnavailable
 from serve_app.domain.lease import ReplicaStage
+from serve_app.domain.realtime import SessionKind, session_kind
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.context import context_of
@@ -100,6 +101,16 @@ class ModelStatus(TypedDict):
     examples: list[ModelExample]
     drafts: Annotated[
         bool, Field(description="Inputs have the field `draft`. Some pipelines refuse it.")
+    ]
+    requests: Annotated[
+        bool, Field(description="False: it takes realtime sessions only, and no requests.")
+    ]
+    sessions: Annotated[
+        SessionKind,
+        Field(
+            description="Realtime sessions: `frames`: each message is an input of the endpoint, "
+            "`app`: messages are those of its app, `none`: it has none."
+        ),
     ]
     reason: Annotated[str | None, Field(description="Why the model is not served.")]
     family: str
@@ -301,6 +312,8 @@ def _model(entry: CatalogEntry, origin: str, held: Held | None) -> Model:
             "kind": endpoint.kind,
             "readme": entry.source.readme,
             "drafts": entry.schema.makes_drafts,
+            "requests": endpoint.takes_requests,
+            "sessions": session_kind(endpoint),
             "reason": entry.missing or None,
             "family": endpoint.family,
             "origin": entry.origin.value,

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.domain.errors import InvalidInput, NotFound
-from serve_app.domain.executors.hosted import PROVIDERS
+from serve_app.domain.executors.hosted import PROVIDERS, RUN_CODE
 from serve_app.domain.operations import WarmTarget, WeightsLevel
 from serve_app.ingress.http.auth import actor_of, authenticate
 from serve_app.ingress.http.body import read_model
@@ -23,7 +23,6 @@ from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.services.warm_pools import TargetState
 
 MAX_BODY_BYTES = 16 * 1024
-RUN_CODE = "python", "cog", "comfyui"  # executors, whose endpoints have no weights of ours
 MAX_S = 366 * 86400
 
 

@@ -66,6 +66,7 @@ async def list_models(call: ToolCall, given: ListModels) -> CallToolResult:
         _summary(each)
         for each in call.services.catalog_of(call.caller)
         if not each.missing
+        and each.endpoint.takes_requests
         and call.caller.allows(each.endpoint.id)
         and all(word in _text(each) for word in words)
     ]

@@ -66,7 +66,7 @@ def _models(services: Services, caller: Caller) -> Iterator[OpenAiModel]:
     served = [
         entry.endpoint.id
         for entry in services.catalog_of(caller)
-        if not entry.missing and caller.allows(entry.endpoint.id)
+        if not entry.missing and entry.endpoint.takes_requests and caller.allows(entry.endpoint.id)
     ]
     for endpoint_id in served:
         yield _model(endpoint_id, endpoint_id)

@@ -13,6 +13,7 @@ from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute
 
 from serve_app.catalog.catalog import Catalog, CatalogEntry
+from serve_app.domain.realtime import AppSessionRules
 from serve_app.ingress.http.json_schema import Json, components
 from serve_app.ingress.http.openapi import (
     SECURITY,
@@ -73,7 +74,9 @@ class ApiDocument:
         paths = renderer.paths(self._own_calls())
         for entry in entries:
             renderer.components |= _schemas(entry)
-            paths |= renderer.paths(self._endpoint_calls.calls_of_endpoint(entry))
+            if entry.endpoint.takes_requests:
+                paths |= renderer.paths(self._endpoint_calls.calls_of_endpoint(entry))
+            paths |= _sessions(entry, paths)
         for app, outputs in _outputs_by_app(entries).items():
             calls = self._endpoint_calls.calls_about_requests(app, "/queue", outputs)
             paths |= renderer.paths(calls)
@@ -86,7 +89,9 @@ class ApiDocument:
         outputs = [f"{pascal(endpoint.id)}Output"]
         calls = self._endpoint_calls
         about = calls.calls_about_requests(app_of(endpoint.id), "", outputs)
-        paths = renderer.paths({**calls.submit_of_endpoint(entry, ""), **about})
+        submit = calls.submit_of_endpoint(entry, "") if endpoint.takes_requests else {}
+        paths = renderer.paths({**submit, **about})
+        paths |= _sessions(entry, paths)
         info = {
             "title": f"Queue OpenAPI for {endpoint.id}",
             "version": API_VERSION,
@@ -121,6 +126,24 @@ def _schemas(entry: CatalogEntry) -> Json:
         **components(f"{name}Input", entry.schema.json_schema()),
         **components(f"{name}Output", entry.schema.output_schema()),
     }
+
+
+def _sessions(entry: CatalogEntry, paths: Mapping[str, Any]) -> Json:
+    """Path of the sessions of an endpoint's app, described as fal does. OpenAPI knows no
+    WebSockets."""
+    rules = AppSessionRules.of(entry.endpoint)
+    if rules is None:
+        return {}
+    path, name = f"/{entry.endpoint.id}", pascal(entry.endpoint.id)
+    protocol = {
+        "type": "realtime" if rules.is_realtime else "websocket",
+        **({"contentType": rules.content_type} if rules.content_type else {}),
+        **({"realtimeMode": rules.mode} if rules.is_realtime else {}),
+        "config": {"buffering": rules.buffering, "maxBatchSize": rules.max_batch_size},
+        "x-darkroom-input": {"$ref": f"#/components/schemas/{name}Input"},
+        "x-darkroom-output": {"$ref": f"#/components/schemas/{name}Output"},
+    }
+    return {path: {**paths.get(path, {}), "x-fal-protocol": protocol}}
 
 
 def _outputs_by_app(entries: list[CatalogEntry]) -> dict[str, list[str]]:

@@ -9,6 +9,8 @@ from typing import Any
 
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.billing.price import Price
+from serve_app.domain.endpoint import Endpoint
+from serve_app.ingress.http.paths import app_of
 
 BOUNDS = (
     ("minimum", "at least"),
@@ -41,7 +43,7 @@ def endpoint_text(entry: CatalogEntry, origin: str, price: Price | None = None) 
     parts += [
         "## Overview",
         "",
-        f"- **Endpoint**: `{origin}/run/{endpoint.id}` (`{origin}/queue/{endpoint.id}` to submit)",
+        f"- **Endpoint**: {_address(endpoint, origin)}",
         f"- **Model ID**: `{endpoint.id}`",
         f"- **Category**: {endpoint.category}",
         f"- **Price**: {_price(price)}; this is a self-hosted Darkroom, not fal's service",
@@ -56,7 +58,7 @@ def endpoint_text(entry: CatalogEntry, origin: str, price: Price | None = None) 
         *_fields(outputs),
         "## Calls",
         "",
-        *_calls(endpoint.id, example(inputs), origin),
+        *(_calls if endpoint.takes_requests else _session)(endpoint.id, example(inputs), origin),
     ]
     return "\n".join(parts)
 
@@ -157,6 +159,41 @@ def _calls(endpoint_id: str, body: Mapping[str, Any], origin: str) -> Iterator[s
     yield _python_call(endpoint_id, shown, origin)
     yield _javascript_call(endpoint_id, shown, origin)
     yield f"""## More
+
+- [OpenAPI document]({origin}/api/openapi/queue/openapi.json?endpoint_id={endpoint_id})
+- [All endpoints]({origin}/llms.txt)
+"""
+
+
+def _address(endpoint: Endpoint, origin: str) -> str:
+    if endpoint.takes_requests:
+        return f"`{origin}/run/{endpoint.id}` (`{origin}/queue/{endpoint.id}` to submit)"
+    socket = origin.replace("http", "ws", 1)
+    return f"`{socket}/run/{endpoint.id}`, a WebSocket. It takes realtime sessions only"
+
+
+def _session(endpoint_id: str, body: Mapping[str, Any], origin: str) -> Iterator[str]:
+    """Example of a session. fal's client takes the app and the route apart."""
+    app = app_of(endpoint_id)
+    path = endpoint_id.removeprefix(app) or "/"
+    message = _python(json.dumps(body, ensure_ascii=False))
+    yield f"""### Python
+
+With `pip install fal-client`. Only the two address lines differ from a program for
+fal's service.
+
+```python
+import fal_client.client
+
+fal_client.client.REALTIME_URL_FORMAT = "{origin.replace("http", "ws", 1)}/run/"
+fal_client.client.REST_URL = "{origin}/rest"
+
+with fal_client.realtime("{app}", path="{path}") as session:
+    session.send({message})
+    print(session.recv())
+```
+
+## More
 
 - [OpenAPI document]({origin}/api/openapi/queue/openapi.json?endpoint_id={endpoint_id})
 - [All endpoints]({origin}/llms.txt)

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from serve_app.domain.errors import (
     DarkroomError,
@@ -88,7 +88,19 @@ class ReceivedFrame:
     size: int  # bytes
 
 
-class MessageInbox:
+class ReceivedMessage(Protocol):
+    """Message of a client, as an inbox keeps it."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        ...
+
+
+M = TypeVar("M", bound=ReceivedMessage)
+
+
+class MessageInbox(Generic[M]):
     """Buffer of at most ``most`` frames and ``most_bytes``, for one event loop.
 
     Newer frames replace the oldest ones, because an interactive client wants the result of its
@@ -98,18 +110,19 @@ class MessageInbox:
     def __init__(self, most: int, most_bytes: int) -> None:
         self._most = most
         self._most_bytes = most_bytes
-        self._frames: deque[ReceivedFrame] = deque()
+        self._frames: deque[M] = deque()
         self._bytes = 0
         self._arrived = asyncio.Event()
+        self._taken = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._frames)
 
-    def put(self, frame: ReceivedFrame) -> list[ReceivedFrame]:
+    def put(self, frame: M) -> list[M]:
         """Add a frame. Return the frames that are dropped for it."""
         self._frames.append(frame)
         self._bytes += frame.size
-        dropped: list[ReceivedFrame] = []
+        dropped: list[M] = []
         while len(self._frames) > 1 and (
             len(self._frames) > self._most or self._bytes > self._most_bytes
         ):
@@ -117,7 +130,15 @@ class MessageInbox:
         self._arrived.set()
         return dropped
 
-    async def take(self, within_s: float) -> ReceivedFrame | None:
+    async def room(self, size: int) -> None:
+        """Wait until a frame of ``size`` bytes can be put without dropping another."""
+        while self._frames and (
+            len(self._frames) >= self._most or self._bytes + size > self._most_bytes
+        ):
+            self._taken.clear()
+            await self._taken.wait()
+
+    async def take(self, within_s: float | None = None) -> M | None:
         """Take the oldest frame, as soon as there is one; None if none arrives ``within_s``."""
         if not self._frames:
             self._arrived.clear()
@@ -128,7 +149,8 @@ class MessageInbox:
                 return None
         return self._pop()
 
-    def _pop(self) -> ReceivedFrame:
+    def _pop(self) -> M:
         frame = self._frames.popleft()
         self._bytes -= frame.size
+        self._taken.set()
         return frame

@@ -11,7 +11,7 @@ from ray.exceptions import RayActorError
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
 from serve_app.domain.errors import DarkroomError, Fenced
-from serve_app.domain.realtime import Frame, FrameResult, ReplicaSlot
+from serve_app.domain.realtime import AppMessages, Frame, FrameResult, ReplicaSlot
 from serve_app.settings import pool_application
 
 RanIn = Callable[[str | None, str], str]
@@ -19,7 +19,7 @@ RanIn = Callable[[str | None, str], str]
 
 
 class HandleSessions:
-    """``Sessions`` over the handles of the pools, by name. Call it from one event loop only."""
+    """``ReplicaSessions`` over the handles of the pools, by name. Use on one event loop."""
 
     ran_in: RanIn | None = None  # None: each replica is of the pool whose requests it runs
 
@@ -33,6 +33,12 @@ class HandleSessions:
 
     async def end(self, seat: ReplicaSlot) -> None:
         await self._call(seat, "end_session")
+
+    async def send_message(self, seat: ReplicaSlot, message: bytes | str) -> None:
+        await self._call(seat, "send_message", message)
+
+    async def next_messages(self, seat: ReplicaSlot, within_s: float) -> AppMessages:
+        return await self._call(seat, "next_messages", within_s)
 
     async def _call(self, seat: ReplicaSlot, name: str, *arguments: object) -> Any:
         pool = seat.pool if self.ran_in is None else self.ran_in(seat.replica_id, seat.pool)

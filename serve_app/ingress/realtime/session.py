@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.artifact import UploadTicket
@@ -53,6 +53,9 @@ session."""
 MAX_WARNINGS = 20
 
 
+R = TypeVar("R")
+
+
 class Socket(Protocol):
     """Connection to the client."""
 
@@ -60,7 +63,7 @@ class Socket(Protocol):
         """Next message; None if the client has disconnected."""
         ...
 
-    async def send(self, frame: bytes) -> None: ...
+    async def send(self, frame: bytes | str) -> None: ...
 
     async def send_message(self, message: Control) -> None: ...
 
@@ -81,7 +84,9 @@ class RealtimeSession:
         self._entry = entry
         self._new = new
         largest = services.config.limits.max_frame_bytes
-        self._inbox = MessageInbox(most_buffered, BYTES_OF_FRAMES * largest)
+        self._inbox: MessageInbox[ReceivedFrame] = MessageInbox(
+            most_buffered, BYTES_OF_FRAMES * largest
+        )
         self._seated: asyncio.Future[ReplicaSlot] = asyncio.get_running_loop().create_future()
         self._warned: set[str] = set()
 
@@ -98,7 +103,7 @@ class RealtimeSession:
         try:
             await asyncio.shield(storing)
             await self._check_limit(limit)
-            return await _first(self._read(), self._draw(), self._watch())
+            return await first(self._read(), self._draw(), self._watch())
         except Overloaded:
             raise
         except DarkroomError as error:
@@ -239,7 +244,7 @@ class RealtimeSession:
         self._services.metrics.frame(self._new.endpoint, how)
 
 
-async def _first(*work: Coroutine[Any, Any, Close | None]) -> Close | None:
+async def first(*work: Coroutine[Any, Any, R]) -> R:
     """Return the result of the first that ends. Cancel the others."""
     tasks = [asyncio.ensure_future(each) for each in work]
     try:

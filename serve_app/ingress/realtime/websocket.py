@@ -10,7 +10,8 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from serve_app.catalog.catalog import CatalogEntry
-from serve_app.domain.errors import DarkroomError, NotFound
+from serve_app.domain.errors import DarkroomError, NotFound, Unsupported
+from serve_app.domain.realtime import session_kind
 from serve_app.domain.request import NewRequest, Priority
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import authenticate_for_endpoint
@@ -18,6 +19,7 @@ from serve_app.ingress.http.context import context_of, trace_of
 from serve_app.ingress.http.errors import http_answer
 from serve_app.ingress.http.paths import strip_verb
 from serve_app.ingress.realtime import messages
+from serve_app.ingress.realtime.app_session import AppSocketSession
 from serve_app.ingress.realtime.messages import Close, Control
 from serve_app.ingress.realtime.session import RealtimeSession
 from serve_app.ingress.services.services import Services, services_of
@@ -53,7 +55,9 @@ async def _served(socket: WebSocket) -> Close | None:
         entry, new = await _asked(socket, services)
         logs.describe(new.id, tenant=new.tenant, endpoint=new.endpoint, trace=new.trace)
         most = query.whole(socket, "max_buffering", default=MAX_BUFFERED, most=MAX_BUFFERED)
-        session = RealtimeSession(services, _Messages(socket), entry, new, max(most, 1))
+        of_app = session_kind(entry.endpoint) == "app"
+        kind = AppSocketSession if of_app else RealtimeSession
+        session = kind(services, _Messages(socket), entry, new, max(most, 1))
         limit = max_sessions(services.config, new.pool)
         with services.session_counts.count(new.pool, new.tenant, limit):
             return await session.run(limit)
@@ -75,7 +79,7 @@ async def _served(socket: WebSocket) -> Close | None:
 async def _asked(socket: WebSocket, services: Services) -> tuple[CatalogEntry, NewRequest]:
     """Return the endpoint, and the request whose lease the session will hold."""
     path: str = socket.path_params["path"]
-    endpoint_id = strip_verb(path, "realtime", lambda each: services.catalog.find(each) is not None)
+    endpoint_id = _endpoint_of(path.strip("/"), services)
     if endpoint_id is None:
         raise NotFound(
             "There is nothing at this path. A realtime session is at `/{endpoint}/realtime`."
@@ -83,6 +87,11 @@ async def _asked(socket: WebSocket, services: Services) -> tuple[CatalogEntry, N
     caller = await authenticate_for_endpoint(socket, endpoint_id)
     caller.require_endpoint(endpoint_id)
     entry = services.catalog_of(caller).get(endpoint_id)
+    if session_kind(entry.endpoint) == "none":
+        raise Unsupported(
+            f"{endpoint_id} has no realtime sessions: its code has no realtime route. Submit a "
+            "request instead."
+        )
     new = NewRequest(
         id=context_of(socket).request_id,
         tenant=caller.tenant,
@@ -98,6 +107,17 @@ async def _asked(socket: WebSocket, services: Services) -> tuple[CatalogEntry, N
     return entry, new
 
 
+def _endpoint_of(path: str, services: Services) -> str | None:
+    """Id of the endpoint that a websocket's path means; None if it is no path of a session.
+
+    A route of an app has the path that its author chose, so it may be the endpoint's id alone.
+    """
+    own = services.catalog.find(path)
+    if own is not None and session_kind(own.endpoint) == "app":
+        return path
+    return strip_verb(path, "realtime", lambda each: services.catalog.find(each) is not None)
+
+
 class _Messages:
     """Connection to the client, as a ``Socket``."""
 
@@ -111,8 +131,11 @@ class _Messages:
         content = message.get("bytes")
         return message.get("text", "") if content is None else content
 
-    async def send(self, frame: bytes) -> None:
-        await self._socket.send_bytes(frame)
+    async def send(self, frame: bytes | str) -> None:
+        if isinstance(frame, str):
+            await self._socket.send_text(frame)
+        else:
+            await self._socket.send_bytes(frame)
 
     async def send_message(self, message: Control) -> None:
         await self._socket.send_text(json.dumps(message))

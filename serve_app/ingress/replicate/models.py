@@ -187,7 +187,7 @@ SHOW_VERSION = replace(
 def _served(request: HttpRequest, caller: Caller) -> Iterator[CatalogEntry]:
     """Endpoints that are served, and that the caller may use."""
     for each in services_of(request).catalog_of(caller):
-        if not each.missing and caller.allows(each.endpoint.id):
+        if not each.missing and each.endpoint.takes_requests and caller.allows(each.endpoint.id):
             yield each
 
 

@@ -29,7 +29,7 @@ from serve_app.domain.executors.partial_results import PartialResults
 from serve_app.domain.executors.secrets import INSTALLATION, named_by
 from serve_app.domain.media.safety import SafetyPolicy
 from serve_app.domain.ports import Clock, Queue
-from serve_app.domain.realtime import Sessions
+from serve_app.domain.realtime import ReplicaSessions
 from serve_app.domain.workflows.definition import FAMILY as WORKFLOW_FAMILY
 from serve_app.domain.workflows.definition import POOL as WORKFLOW_POOL
 from serve_app.ingress.services.audit import AuditTrail
@@ -202,7 +202,7 @@ class Services:
     queue: Queue
     files: Files
     identity: Identity
-    sessions: Sessions
+    sessions: ReplicaSessions
     webhooks: Webhooks
     health: Health
     clock: Clock

@@ -96,6 +96,7 @@ async def validate(
     caller.require_endpoint(endpoint_id)
     catalog = services.catalog_of(caller)
     entry = catalog.get(endpoint_id)
+    require_requests(entry.endpoint)
     source = await draft_source(services, caller.tenant, entry, body, held=not only_estimated)
     valid = catalog.validate(endpoint_id, body, source.input if source else None)
     valid = with_noise_seed(valid)
@@ -159,6 +160,15 @@ async def validate(
     if entry.source.shadow is None:
         return new
     return with_shadow(services, entry, new, options, reads_private=reads_private)
+
+
+def require_requests(endpoint: Endpoint) -> None:
+    """Raise ``Unsupported`` for an endpoint whose app has nothing but sessions."""
+    if not endpoint.takes_requests:
+        raise Unsupported(
+            f"{endpoint.id} takes realtime sessions only, and no requests. Connect a WebSocket to "
+            f"/{endpoint.id}, such as with fal_client.realtime."
+        )
 
 
 def require_signable(

@@ -101,11 +101,8 @@ function readModel(model) {
     /** Kind of file that it makes: image, video or audio; empty if it is not known. */
     makes: /(image|video|audio)$/.exec(category)?.[1] ?? "",
     licence: licenceOf(metadata.license ?? metadata.licence),
-    /** Reason why it is not served; empty if it is served. */
-    away:
-      model.darkroom?.served === false
-        ? model.darkroom.reason || "This model is not served here."
-        : "",
+    /** Reason why it cannot be used here; empty if it can. */
+    away: awayOf(model.darkroom ?? {}),
     demo: model.darkroom_demo === true || metadata.darkroom_demo === true,
     /** What its own weights take without a GPU: `{seconds, download_gb}`; null if not stated. */
     cpu: model.darkroom?.cpu ?? null,
@@ -122,6 +119,15 @@ function readModel(model) {
       .filter(({ input }) => input)
       .map(({ output }) => imageIn(output)),
   };
+}
+
+/** Words about an endpoint that takes no requests. */
+export const SESSIONS_ONLY =
+  "It takes realtime sessions only. Programs open them, such as with fal_client.realtime.";
+
+function awayOf({ served, reason, requests }) {
+  if (served === false) return reason || "This model is not served here.";
+  return requests === false ? SESSIONS_ONLY : "";
 }
 
 /** URL of the first image in an output, or of the poster of its video; null without one. Paths are

@@ -55,6 +55,7 @@ function readModel({ endpoint_id: id, metadata, darkroom, darkroom_demo: demo })
     licence: metadata.license,
     kind: darkroom.kind in KINDS ? darkroom.kind : "other",
     state: darkroom.state,
+    requests: darkroom.requests !== false,
     reason: darkroom.reason ?? "",
     away: darkroom.reason ?? "",
     demo,

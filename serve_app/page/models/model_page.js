@@ -2,7 +2,7 @@
 
 import { element, freshId } from "../interface/element.js";
 import { money } from "../interface/words.js";
-import { imageIn } from "../client/models.js";
+import { imageIn, SESSIONS_ONLY } from "../client/models.js";
 import { demoMark, picture, statePill } from "./card.js";
 import { categoryWords, memoryWords, STATES } from "./catalogue.js";
 import { markdown } from "./markdown.js";
@@ -43,7 +43,7 @@ export function modelPage(model, act, standing) {
 
 function stateOf(model) {
   const served = model.state !== "not_served";
-  const words = model.reason || STATES[model.state].words;
+  const words = model.reason || (model.requests ? STATES[model.state].words : SESSIONS_ONLY);
   return [
     element("p", { class: "standing" }, statePill(model.state), model.demo ? demoMark() : null),
     element("p", { class: served ? "help" : "notice" }, words),
@@ -57,7 +57,7 @@ function section(name, content) {
 }
 
 function head(model, act, state) {
-  const served = model.state !== "not_served";
+  const served = model.state !== "not_served" && model.requests;
   const input = model.examples[0]?.input ?? {};
   const button = (words, name, call) =>
     element("button", { type: "button", class: name, click: call }, words);

@@ -37,14 +37,15 @@ def test_the_routes_of_an_app_for_fal_become_entries(typist: Typist) -> None:
     ran = typist.deploy(TEXT)
     assert ran.exit_code == 0, ran.output
     assert "apps/camera is served by the pool studio." in ran.output
-    assert "Note: /realtime is not served: it is a websocket" in ran.output
+    assert "Note: /health-check is not served: it is the health check" in ran.output
     stored = typist.entries()
     entry = stored["apps/camera/gray"]
     app = entry["options"]["app"]
     assert (app["kind"], app["class"], app["path"]) == ("fal", "greeter:Camera", "/gray")
     assert (app["requirements"], app["concurrency"]) == ([], 4)
     assert entry["category"] == "image-to-image"
-    assert not {"apps/camera/realtime", "apps/camera/health-check"} & stored.keys()
+    assert stored["apps/camera/realtime"]["options"]["app"]["session"]["only"]
+    assert "apps/camera/health-check" not in stored
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from serve_app.domain.executors.secrets import Secret
 from serve_app.domain.lease import Lease, LeaseKey
 from serve_app.domain.name_resolution import NameResolver
 from serve_app.domain.outcome import Outcome
+from serve_app.domain.ports import LeasePort
 from serve_app.domain.progress import PartialResult
 from serve_app.domain.request import Priority
 from serve_app.postgres.hosted_calls import PostgresHostedCalls
@@ -164,8 +165,10 @@ class ExecutorRig:
         source: type[FakeAppSource] = FakeAppSource,
         apps_dir: Path | None = None,
         config: ReplicaConfig | None = None,
+        queue: LeasePort | None = None,
     ) -> None:
-        """``apps_dir``: directory of environments, if several tests share them."""
+        """``apps_dir``: directory of environments, if several tests share them. ``queue``: what
+        gives the leases, in place of the test."""
         self.port = FakeLeasePort()
         self.storage = HttpStorage()
         self.source = source(self.storage, code)
@@ -193,7 +196,7 @@ class ExecutorRig:
             safety_log=self.source,
             signer=self.signer,
         )
-        link = IngressLink(self.port, IDENTITY, CALLS, self.clock, backoff)
+        link = IngressLink(queue or self.port, IDENTITY, CALLS, self.clock, backoff)
         self.replica = ExecutorReplica(link, resources, slots, close_within_s=4.0)
 
     def _hosted(self) -> HostedExecutor:

@@ -10,6 +10,7 @@ import pytest_asyncio
 
 from tests.deployments.executors.fal.house import (
     CAMERA,
+    LIVE,
     DeployedApp,
     FalRig,
     deployed,
@@ -26,6 +27,11 @@ def environments() -> Path:
 @pytest.fixture(scope="session")
 def camera(environments: Path, tmp_path_factory: pytest.TempPathFactory) -> DeployedApp:
     return deployed(CAMERA, tmp_path_factory.mktemp("camera"), environments)
+
+
+@pytest.fixture(scope="session")
+def live(environments: Path, tmp_path_factory: pytest.TempPathFactory) -> DeployedApp:
+    return deployed(LIVE, tmp_path_factory.mktemp("live"), environments)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

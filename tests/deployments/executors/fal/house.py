@@ -25,9 +25,11 @@ from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import AppNotStarted
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.outcome import Outcome
+from serve_app.domain.request import Priority
 from tests.deployments.executors.rig import ExecutorRig
 
 CAMERA = Path(__file__).with_name("camera_app.py")
+LIVE = Path(__file__).with_name("live_app.py")
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,12 @@ class FalRig:
         self.folder = folder
         self.rig = ExecutorRig(folder, slots=6, code=app.code)
         self._count = 0
+
+    def connect(self, path: str) -> LeaseKey:
+        """Offer a session."""
+        self._count += 1
+        lease = {"lease_endpoint": self.app.endpoints[path], "lease_priority": Priority.REALTIME}
+        return self.rig.offer(f"s{self._count}", realtime=True, **lease)
 
     def offer(self, path: str, **given: Any) -> LeaseKey:
         """Offer a request, whose input is checked as the ingress does."""

@@ -13,6 +13,9 @@ from serve_app.domain.errors import Misconfigured
 ROUTE = {"path": "/", "is_websocket": False, "is_health_check": False, "description": "Draw."}
 
 
+SESSION = {"mode": "unary", "buffering": None, "max_batch_size": 1, "content_type": "x/y"}
+
+
 def operation(schema: dict[str, Any] | None, **more: Any) -> dict[str, Any]:
     body = {"requestBody": {"content": {"application/json": {"schema": schema}}}} if schema else {}
     answer = {"200": {"content": {"application/json": {"schema": {"type": "object"}}}}}
@@ -58,6 +61,9 @@ def test_settings_of_fal_are_those_of_an_app() -> None:
         (["GPU-H100"], None, "H100"),
         (["GPU-H100", "GPU-A100"], 1, "H100 or A100"),
         (["GPU-A100-40GB", "GPU-A100-80GB"], 2, "2 × A100"),
+        (["H100"], None, "H100"),
+        (["gpu-h200", "rtx4090"], None, "H200 or RTX-4090"),
+        (["xl"], None, None),
     ],
 )
 def test_machine_types_are_classes_of_gpus(
@@ -74,7 +80,10 @@ def test_machine_types_are_classes_of_gpus(
         ({"requirements": ["./kit"]}, "Cat.requirements has the path ./kit"),
         ({"requirements": [["a", 3]]}, "Cat.requirements must be texts, or lists of texts"),
         ({"requirements": "numpy"}, "Cat.requirements must be a list"),
-        ({"routes": [{**ROUTE, "is_websocket": True}]}, "/ is not served: it is a websocket"),
+        (
+            {"routes": [{**ROUTE, "path": "/{size}", "is_websocket": True, "session": SESSION}]},
+            "/{size} is not served: it has parameters in its path",
+        ),
     ],
 )
 def test_what_cannot_be_served_is_refused_with_a_sentence(
@@ -83,6 +92,15 @@ def test_what_cannot_be_served_is_refused_with_a_sentence(
     with pytest.raises(Misconfigured) as raised:
         usable("Cat", app(**given))
     assert sentence in str(raised.value)
+
+
+def test_a_websocket_is_an_endpoint_of_sessions_and_may_share_the_path_of_another_route() -> None:
+    socket = {**ROUTE, "is_websocket": True, "session": SESSION}
+    (both,) = usable("Cat", app(socket, ROUTE))["endpoints"]
+    assert both["session"] == {**SESSION, "only": False}
+    (alone,) = usable("Cat", app(socket, openapi={"paths": {}}))["endpoints"]
+    assert alone["session"]["only"]
+    assert alone["input_schema"]["properties"] == {}
 
 
 def test_an_app_gets_the_secrets_that_it_names() -> None:
@@ -108,11 +126,13 @@ def test_a_setting_with_another_place_here_is_noted(
 
 
 def test_routes_that_are_not_served_are_noted() -> None:
-    live = {**ROUTE, "path": "/live", "is_websocket": True}
-    found = usable("Cat", app(ROUTE, live, {**ROUTE, "path": "/up", "is_health_check": True}))
+    found = usable(
+        "Cat",
+        app(ROUTE, {**ROUTE, "path": "/{size}"}, {**ROUTE, "path": "/up", "is_health_check": True}),
+    )
     assert [each["path"] for each in found["endpoints"]] == ["/"]
     assert [each.partition(":")[0] for each in found["notes"]] == [
-        "/live is not served",
+        "/{size} is not served",
         "/up is not served",
     ]
 

@@ -7,12 +7,14 @@ import subprocess
 import time
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
+from deployments.executors.base import AppExecutor, ExecutorWork
 from deployments.executors.environment import Environments
-from serve_app.domain.errors import InvalidInput
+from serve_app.domain.errors import InvalidInput, PipelineFailed, ReplicaDied
 from serve_app.domain.outcome import Outcome
 from tests.deployments.executors.fal.house import DeployedApp, FalRig, deployed, serving
 
@@ -141,6 +143,53 @@ async def test_after_an_error_of_the_gpu_another_process_tries_again(rig: FalRig
         assert outcome.failure.retryable
         outcome = await rig.call("/about")
     assert (outcome.output or {})["pid"] != before["pid"]
+
+
+LEAVING = """
+import time
+import fal
+from fal.exceptions import GPUException
+
+class Leaving(fal.App):
+    max_multiplexing = 2
+
+    def teardown(self):
+        time.sleep(600)
+
+    @fal.endpoint("/")
+    async def go(self, fail: bool = False) -> str:
+        if fail:
+            raise GPUException(message="The GPU has fallen off the bus.")
+        return "done"
+"""
+
+
+def test_a_request_of_a_process_that_leaves_hears_of_the_gpu_and_of_no_kill(
+    environments: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "leaving.py"
+    path.write_text(LEAVING)
+    app = deployed(path, tmp_path, environments)
+    endpoint = app.endpoints["/"]
+
+    async def last(executor: AppExecutor, name: str, **given: bool) -> Any:
+        work = ExecutorWork(name, endpoint, given, tmp_path / name)
+        return [each async for each in executor.run(work)][-1]
+
+    async def serve() -> None:
+        async with (
+            serving(app, tmp_path / "replica") as rig,
+            rig.rig.host.use(endpoint, (), lambda _: None) as executor,
+        ):
+            with pytest.raises(PipelineFailed, match="fallen off the bus"):
+                await last(executor, "first", fail=True)
+            with pytest.raises(ReplicaDied) as raised:
+                await last(executor, "second")
+        assert raised.value.message == (
+            "The process of leaving:Leaving ended after an error of its GPU in another request."
+        )
+
+    asyncio.run(serve())
 
 
 async def test_an_input_is_checked_before_it_is_queued(rig: FalRig) -> None:

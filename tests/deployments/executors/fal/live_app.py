@@ -1,0 +1,132 @@
+"""App for fal of the tests with realtime routes: one of each kind that fal has."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import fal
+from fal.toolkit import FAL_PERSISTENT_DIR, Image
+from fastapi import WebSocket, WebSocketDisconnect
+from PIL.Image import new as new_image
+from pydantic import BaseModel, Field
+
+
+class Frame(BaseModel):
+    """Input of a session."""
+
+    prompt: str
+    seed: int = Field(default=0, ge=0)
+    image_url: str | None = None
+    raw: bytes = b""
+
+
+class Drawn(BaseModel):
+    """Output of a session."""
+
+    prompt: str
+    number: int
+    image: Image | None = None
+    size: int = 0
+
+
+class Step(BaseModel):
+    """One of many outputs."""
+
+    step: int
+
+
+def decoded(message: bytes) -> Any:
+    return json.loads(message)
+
+
+def encoded(message: Any) -> bytes:
+    return json.dumps(message).encode()
+
+
+class Live(fal.App):
+    """Draws while somebody looks."""
+
+    max_multiplexing = 4
+    held: ClassVar[dict[str, threading.Event]] = {}
+
+    def setup(self) -> None:
+        self.number = 0
+
+    @fal.endpoint("/")
+    def plain(self, prompt: str = "") -> str:
+        return prompt
+
+    @fal.endpoint("/about")
+    async def about(self) -> dict[str, Any]:
+        return {"pid": os.getpid()}
+
+    @fal.realtime("/realtime")
+    def draw(self, input: Frame) -> Drawn:
+        """Draw a frame."""
+        print(f"drawing {input.prompt}")  # noqa: T201
+        if input.prompt == "die":
+            os._exit(5)
+        if input.prompt == "fail":
+            raise RuntimeError("no paint")
+        self.number += 1
+        made = Drawn(prompt=input.prompt, number=self.number)
+        if input.image_url:
+            made.size = Image(url=input.image_url).to_pil().width
+        if input.prompt.startswith("image"):
+            made.image = Image.from_pil(new_image("RGB", (8, 8), "blue"), "png")
+        made.size = made.size or len(input.raw)
+        return made
+
+    @fal.realtime("/slow", buffering=None)
+    async def slow(self, input: Frame) -> Drawn:
+        """Wait until a file is there."""
+        while not (Path(FAL_PERSISTENT_DIR) / input.prompt).exists():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        return Drawn(prompt=input.prompt, number=0)
+
+    @fal.realtime("/batches", max_batch_size=3)
+    async def batches(self, first: Frame, *more: Frame) -> dict[str, Any]:
+        await asyncio.sleep(0.01)
+        return {"prompts": [each.prompt for each in (first, *more)]}
+
+    @fal.realtime("/steps")
+    async def steps(self, input: Frame) -> AsyncIterator[Step]:
+        for step in range(3):
+            await asyncio.sleep(0)  # else fal sends the third one first
+            yield Step(step=step)
+
+    @fal.realtime("/talk")
+    async def talk(self, inputs: AsyncIterator[Frame]) -> AsyncIterator[Drawn]:
+        number = 0
+        try:
+            async for each in inputs:
+                number += 1
+                yield Drawn(prompt=each.prompt, number=number)
+        finally:
+            print("the client has left")  # noqa: T201
+
+    @fal.realtime("/short", session_timeout=0.2)
+    def short(self, input: Frame) -> Drawn:
+        return Drawn(prompt=input.prompt, number=0)
+
+    @fal.realtime(
+        "/json", content_type="application/json", encode_message=encoded, decode_message=decoded
+    )
+    def as_json(self, input: Frame) -> dict[str, Any]:
+        return {"prompt": input.prompt}
+
+    @fal.endpoint("/socket", is_websocket=True)
+    async def socket(self, websocket: WebSocket) -> None:
+        await websocket.accept()
+        try:
+            while (said := await websocket.receive_text()) != "bye":
+                await websocket.send_json({"said": said})
+        except WebSocketDisconnect:
+            return
+        await websocket.close(4001, "See you.")

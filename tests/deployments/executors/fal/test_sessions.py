@@ -1,0 +1,277 @@
+"""Realtime sessions of a ``fal.App`` with the real package ``fal``, on its replica."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+import pytest_asyncio
+from PIL import Image
+
+from deployments.executors.fal.session import OpenAppSessions
+from serve_app.domain.errors import Fenced, InvalidInput
+from serve_app.domain.lease import LeaseKey
+from serve_app.domain.realtime import AppSessionRules, SessionEnd
+from tests.deployments.executors.fal.house import DeployedApp, FalRig, serving
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.filterwarnings("ignore:.*is marked with '@pytest.mark.asyncio'"),
+]
+
+
+LONG_S = 60.0
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def rig(live: DeployedApp, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[FalRig]:
+    async with serving(live, tmp_path_factory.mktemp("replica")) as made:
+        yield made
+
+
+class Client:
+    """Client of a session, as the ingress is one."""
+
+    def __init__(self, rig: FalRig, path: str) -> None:
+        self.held: LeaseKey = rig.connect(path)
+        self._rig = rig
+        self._heard: list[bytes | str] = []
+        self.end: SessionEnd | None = None
+
+    @property
+    def sessions(self) -> OpenAppSessions:
+        return self._rig.rig.replica.sessions
+
+    async def leased(self) -> None:
+        async with asyncio.timeout(LONG_S):
+            running = self._rig.rig.replica._attempts.running
+            await self._rig.rig.port.until(lambda: self.held in running)
+
+    async def send(self, message: dict[str, Any] | str | bytes) -> None:
+        packed = msgpack.packb(message) if isinstance(message, dict) else message
+        await self.leased()
+        async with asyncio.timeout(LONG_S):
+            await self.sessions.send_message(self.held, packed)
+
+    async def hear(self) -> Any:
+        """The next message. None: the session has ended."""
+        await self.leased()
+        async with asyncio.timeout(LONG_S):
+            while not self._heard and self.end is None:
+                got = await self.sessions.next_messages(self.held, 1.0)
+                self._heard += got.messages
+                self.end = got.end
+        if not self._heard:
+            return None
+        first = self._heard.pop(0)
+        return json.loads(first) if isinstance(first, str) else msgpack.unpackb(first)
+
+    async def leave(self) -> Any:
+        """Outcome of the session's request after the client has left."""
+        self.sessions.end(self.held)
+        async with asyncio.timeout(LONG_S):
+            return await self._rig.rig.outcome(self.held)
+
+
+def test_websockets_are_endpoints_with_their_schemas(live: DeployedApp) -> None:
+    rules = {path: AppSessionRules.of(each) for path, each in live.endpoints.items()}
+    assert live.found["notes"] == []
+    assert rules["/"] is None
+    modes = {path: each.mode for path, each in rules.items() if each is not None}
+    assert modes == {
+        "/batches": "unary",
+        "/json": "unary",
+        "/realtime": "unary",
+        "/short": "unary",
+        "/slow": "unary",
+        "/socket": "websocket",
+        "/steps": "server_streaming",
+        "/talk": "bidi",
+    }
+    drawn = live.endpoints["/realtime"].options
+    assert list(drawn["input_schema"]["properties"]) == ["prompt", "seed", "image_url", "raw"]
+    assert drawn["output_schema"]["properties"]["image"]["anyOf"]
+    (described,) = (each for each in live.found["endpoints"] if each["path"] == "/realtime")
+    assert described["description"] == "Draw a frame."
+
+
+async def test_each_message_is_answered_and_the_session_ends_with_its_client(rig: FalRig) -> None:
+    client = Client(rig, "/realtime")
+    sent = [str(number) for number in range(30)]
+    sending = asyncio.create_task(_all(client, sent))
+    assert [(await client.hear())["prompt"] for _ in sent] == sent
+    await sending
+    outcome = await client.leave()
+    assert outcome.failure is None
+    assert outcome.output == {"messages": 30}
+    assert outcome.usage.run_s > 0
+    assert ("INFO", "drawing 7") in await rig.rig.lines(client.held)
+
+
+async def test_bytes_pass_as_bytes(rig: FalRig) -> None:
+    client = Client(rig, "/realtime")
+    await client.send({"prompt": "x", "raw": b"\x00\xff" * 5000})
+    assert (await client.hear())["size"] == 10_000
+    await client.leave()
+
+
+async def test_files_of_the_toolkit_are_data_uris(rig: FalRig) -> None:
+    client = Client(rig, "/realtime")
+    for _ in range(3):
+        await client.send({"prompt": "image"})
+        image = (await client.hear())["image"]
+        head, _, content = image["url"].partition(",")
+        assert (head, image["content_type"]) == ("data:image/png;base64", "image/png")
+        assert content
+    await client.leave()
+
+
+async def test_files_of_messages_are_fetched_by_the_replica(rig: FalRig) -> None:
+    written = BytesIO()
+    Image.new("RGB", (24, 8), "red").save(written, "PNG")
+    rig.rig.storage.objects["u/wide.png"] = written.getvalue()
+    client = Client(rig, "/realtime")
+    await client.send({"prompt": "x", "image_url": "http://anywhere/files/u/wide.png"})
+    assert (await client.hear())["size"] == 24
+    with pytest.raises(InvalidInput, match="image_url"):
+        await client.send({"prompt": "x", "image_url": "http://anywhere/files/u/none.png"})
+    await client.send({"prompt": "goes on"})
+    assert (await client.hear())["prompt"] == "goes on"
+    await client.leave()
+
+
+@pytest.mark.parametrize(
+    ("message", "words"), [({"seed": 1}, "prompt"), ({"prompt": "fail"}, "no paint")]
+)
+async def test_an_error_of_the_app_is_its_own_text(
+    rig: FalRig, message: dict[str, Any], words: str
+) -> None:
+    client = Client(rig, "/realtime")
+    await client.send(message)
+    error = await client.hear()
+    assert (error["type"], error["error"]) == ("x-fal-error", "INTERNAL_ERROR")
+    assert words in error["reason"]
+    assert await client.hear() is None
+    assert client.end is not None
+    assert (client.end.code, client.end.failure) == (1000, None)
+    assert (await client.leave()).failure is None
+    printed = [text for _, text in await rig.rig.lines(client.held)]
+    assert not [text for text in printed if "Traceback" in text or "realtime.py" in text]
+
+
+async def test_a_process_that_dies_ends_the_session_with_a_sentence(rig: FalRig) -> None:
+    client = Client(rig, "/realtime")
+    await client.send({"prompt": "x"})
+    await client.hear()
+    await client.send({"prompt": "die"})
+    assert await client.hear() is None
+    assert client.end is not None
+    assert client.end.code == 1011
+    assert "ended with status 5" in client.end.reason
+    failure = (await client.leave()).failure
+    assert (failure.code, failure.retryable) == ("replica_died", False)
+    with pytest.raises(Fenced):
+        await client.sessions.send_message(client.held, b"x")
+
+
+async def test_several_answers_and_several_messages(rig: FalRig) -> None:
+    steps = Client(rig, "/steps")
+    await steps.send({"prompt": "x"})
+    assert [(await steps.hear())["step"] for _ in range(3)] == [0, 1, 2]
+    assert (await steps.hear())["error"] == "TIMEOUT"  # fal's end of each session
+    assert await steps.hear() is None
+    await steps.leave()
+
+    talk = Client(rig, "/talk")
+    sending = asyncio.create_task(_all(talk, [str(number) for number in range(30)]))
+    assert [(await talk.hear())["number"] for _ in range(30)] == list(range(1, 31))
+    await sending
+    await talk.leave()
+    assert ("INFO", "the client has left") in await rig.rig.lines(talk.held)
+
+    batches = Client(rig, "/batches")
+    sent = [str(number) for number in range(40)]
+    sending = asyncio.create_task(_all(batches, sent))
+    heard: list[str] = []
+    while len(heard) < 40:
+        heard += (await batches.hear())["prompts"]
+    assert heard == sent
+    await sending
+    await batches.leave()
+
+
+async def _all(client: Client, prompts: list[str]) -> None:
+    for each in prompts:
+        await client.send({"prompt": each})
+
+
+async def test_an_app_gets_only_as_many_messages_as_it_can_begin(rig: FalRig) -> None:
+    client = Client(rig, "/slow")
+    for prompt in ("one", "two"):
+        await client.send({"prompt": prompt})
+    third = asyncio.create_task(client.send({"prompt": "three"}))
+    got = await client.sessions.next_messages(client.held, 0.3)
+    assert (got.messages, got.idle_s) == ((), 0.0), "it computes"
+    assert not third.done()
+    for prompt in ("one", "two", "three"):
+        await asyncio.to_thread((rig.folder / "data" / prompt).touch)
+    assert [(await client.hear())["prompt"] for _ in range(3)] == ["one", "two", "three"]
+    await third
+    got = await client.sessions.next_messages(client.held, 0.1)
+    assert got.idle_s > 0
+    await client.leave()
+
+
+async def test_a_session_that_computes_ends_when_it_is_cancelled(rig: FalRig) -> None:
+    before = await rig.output("/about")
+    client = Client(rig, "/slow")
+    await client.send({"prompt": "never"})
+    rig.rig.port.cancelled.add(client.held)
+    async with asyncio.timeout(LONG_S):
+        failure = (await rig.rig.outcome(client.held)).failure
+    assert failure is not None
+    assert failure.code == "cancelled"
+    assert (await rig.output("/about"))["pid"] == before["pid"]
+
+
+async def test_an_apps_own_time_limit_and_encoding(rig: FalRig) -> None:
+    short = Client(rig, "/short")
+    await short.send({"prompt": "x"})
+    assert (await short.hear())["prompt"] == "x"
+    assert (await short.hear())["error"] == "TIMEOUT"
+    assert await short.hear() is None
+    await short.leave()
+
+    coded = Client(rig, "/json")
+    await coded.send(b'{"prompt": "x"}')
+    await coded.leased()
+    async with asyncio.timeout(LONG_S):
+        got = await coded.sessions.next_messages(coded.held, LONG_S)
+    assert [json.loads(each) for each in got.messages] == [{"prompt": "x"}]
+    await coded.leave()
+
+
+async def test_a_websocket_of_the_app_has_texts_and_its_own_close_code(rig: FalRig) -> None:
+    client = Client(rig, "/socket")
+    await client.send("hello")
+    assert await client.hear() == {"said": "hello"}
+    await client.send("bye")
+    assert await client.hear() is None
+    assert client.end == SessionEnd(4001, "See you.")
+    assert (await client.leave()).failure is None
+
+
+async def test_a_replica_that_stops_hands_its_sessions_back(
+    live: DeployedApp, tmp_path: Path
+) -> None:
+    async with serving(live, tmp_path / "replica") as rig:
+        client = Client(rig, "/realtime")
+        await client.send({"prompt": "x"})
+        await client.hear()
+    assert [held for held, _, _ in rig.rig.port.hand_backs] == [client.held]
