@@ -21,6 +21,7 @@ from serve_app.ingress.http.auth import actor_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.openapi import Operation, answer, in_path, in_query
 from serve_app.ingress.services.services import services_of
+from serve_app.tenants.scopes import Caller
 
 MAX_OFFSET = 1000
 STATES: Mapping[str, Sequence[State]] = {
@@ -120,21 +121,23 @@ async def shown(request: HttpRequest) -> Response:
 
 async def cancelled(request: HttpRequest) -> Response:
     """``POST /jobs/{job_id}/cancel``: cancel a prompt that waits or runs."""
-    return json_reply({"cancelled": await _cancel(request, [request.path_params["job_id"]])})
+    caller = await caller_of(request)
+    ended = await _cancel(request, caller, [request.path_params["job_id"]])
+    return json_reply({"cancelled": ended})
 
 
 async def several_cancelled(request: HttpRequest) -> Response:
     """``POST /jobs/cancel``: cancel prompts that wait or run."""
+    caller = await caller_of(request)
     wanted = (await json_object(request)).get("job_ids")
     if not isinstance(wanted, list):
         raise InvalidInput.of_field("job_ids", "Input should be a list of ids", "list_type")
     ids = [str(each) for each in cast("list[Any]", wanted)[:MAX_LISTED]]
-    return json_reply({"cancelled": await _cancel(request, ids)})
+    return json_reply({"cancelled": await _cancel(request, caller, ids)})
 
 
-async def _cancel(request: HttpRequest, ids: Sequence[str]) -> list[str]:
+async def _cancel(request: HttpRequest, caller: Caller, ids: Sequence[str]) -> list[str]:
     """Cancel prompts. Returns the ids of those that had not ended."""
-    caller = await caller_of(request)
     entry, queue = endpoint_of(request, caller), services_of(request).queue
     ended: list[str] = []
     for each in ids:

@@ -63,6 +63,13 @@ def _plain(path: str, handler: Handler, *methods: str, label: str) -> Route:
 
 FILE, MOVE = "/userdata/{file:path}", "/userdata/{file:path}/move/{dest:path}"
 
+PAGE = [
+    _plain("", page.redirected, "GET", label="page"),
+    _plain("/", page.index, "GET", label="page"),
+    _plain("/{name:path}", page.part, "GET", label="page"),
+]
+"""Routes for browsers."""
+
 ROUTES: list[Route | WebSocketRoute] = [
     _route("POST", "/prompt", prompts.created, "prompt.create", prompts.CREATE),
     _route("GET", "/prompt", prompts.counted, "prompt", prompts.COUNT),
@@ -113,8 +120,6 @@ ROUTES: list[Route | WebSocketRoute] = [
     _route("POST", FILE, userdata.written, "userdata.write", userdata.WRITE),
     _route("DELETE", FILE, userdata.removed, "userdata.delete", userdata.REMOVE),
     ComfyUiSocketRoute(f"{COMFYUI_PREFIX}/ws", websocket.connected),
-    _plain("", page.redirected, "GET", label="page"),
-    _plain("/", page.index, "GET", label="page"),
-    _plain("/{name:path}", page.part, "GET", label="page"),
+    *PAGE,
     _plain("/{rest:path}", unknown, *METHODS, label="other"),
 ]
