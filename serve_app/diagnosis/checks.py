@@ -13,10 +13,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from serve_app.domain.errors import DarkroomError, Misconfigured
@@ -56,6 +56,16 @@ def findings(checks: Iterable[Check]) -> Iterator[StepResult]:
             # An unexpected error in one check must not hide what the others find.
             log.exception("a check of the doctor failed in an unexpected way")
             yield StepResult(name, f"{type(error).__name__}: {error}", problem=True)
+
+
+def as_json(found: Sequence[StepResult]) -> dict[str, Any]:
+    """Findings as ``darkroom doctor --json`` prints them and ``GET /v1/doctor`` answers."""
+    return {
+        "problems": sum(each.problem for each in found),
+        "findings": [
+            {"name": each.name, "ok": not each.problem, "said": each.message} for each in found
+        ],
+    }
 
 
 def settings_checks(

@@ -45,8 +45,7 @@ def report(found: Iterable[StepResult], *, as_json: bool) -> int:
             click.echo(f"{word} {finding.name}: {finding.message}")
     problems = sum(finding.problem for finding in seen)
     if as_json:
-        items = [{"name": each.name, "ok": not each.problem, "said": each.message} for each in seen]
-        click.echo(json.dumps({"problems": problems, "findings": items}, indent=2))
+        click.echo(json.dumps(diagnosis.as_json(seen), indent=2))
     else:
         click.echo(
             "No problems found."

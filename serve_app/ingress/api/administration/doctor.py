@@ -9,6 +9,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
+from serve_app.diagnosis.checks import as_json
 from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
@@ -36,13 +37,7 @@ async def examine(request: HttpRequest) -> Response:
     context_of(request).route = "v1.doctor"
     await authenticate(request)
     found = await services_of(request).health.examination.report()
-    report: DoctorReport = {
-        "problems": sum(each.problem for each in found),
-        "findings": [
-            {"name": each.name, "ok": not each.problem, "said": each.message} for each in found
-        ],
-    }
-    return json_reply(report)
+    return json_reply(as_json(found))
 
 
 EXAMINE = Operation(
