@@ -109,14 +109,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def empty(server: str) -> Iterator[str]:
-    """Connection string of a database without tables, as PostgreSQL creates it."""
-    with psycopg.connect(server, autocommit=True) as maker:
-        maker.execute("CREATE DATABASE empty TEMPLATE template0")
+async def empty(server: str) -> AsyncIterator[str]:
+    """Connection string of a database without tables, as PostgreSQL creates it.
+
+    The event loop goes on during the DROP, which waits for every session that is being opened. A
+    pool of this loop that opened one would keep it waiting for a minute, until PostgreSQL ends what
+    does not authenticate itself.
+    """
+    async with await psycopg.AsyncConnection.connect(server, autocommit=True) as maker:
+        await maker.execute("CREATE DATABASE empty TEMPLATE template0")
         try:
             yield make_conninfo(server, dbname="empty")
         finally:
-            maker.execute("DROP DATABASE empty WITH (FORCE)")
+            await maker.execute("DROP DATABASE empty WITH (FORCE)")
 
 
 @pytest.fixture
