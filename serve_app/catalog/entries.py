@@ -282,9 +282,9 @@ def _check_arguments(endpoint: Endpoint, schema: InputSchema) -> None:
     """Raise if a mapped field is not in the schema, or a fixed one is: it would be ignored without
     a message."""
     arguments = endpoint.options.get("arguments")
-    fields = schema.json_schema().get("properties")
+    fields = schema.fields
     fixed = endpoint.options.get("fixed")
-    if isinstance(fixed, Mapping) and STEPS in fixed and STEPS in (fields or ()):
+    if isinstance(fixed, Mapping) and STEPS in fixed and STEPS in fields:
         raise ValueError(
             f"`options.fixed` has {STEPS}, which requests choose by the schema {endpoint.schema}"
         )
@@ -302,9 +302,9 @@ def _check_arguments(endpoint: Endpoint, schema: InputSchema) -> None:
 def _check_examples(entry: CatalogEntry) -> None:
     """Raise if an example has a field that the schema lacks, since it would be ignored, or a value
     that it refuses. Required fields may be missing: files that only users have."""
-    fields = entry.schema.json_schema().get("properties")
+    fields = entry.schema.fields
     named = {name for example in entry.examples for name in example.input}
-    if fields and (unknown := sorted(named - set(fields))):
+    if fields and (unknown := sorted(named - fields)):
         raise ValueError(
             f"`examples` name {', '.join(unknown)}, which the schema {entry.endpoint.schema} "
             "does not have"

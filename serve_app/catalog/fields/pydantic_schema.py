@@ -151,7 +151,7 @@ class PydanticSchema:
         self.makes_drafts = shape.drafts and drafts.makes_drafts(endpoint)
         more = drafts.INPUT_FIELDS if self.makes_drafts else {}
         self._model = narrowed(shape.input, endpoint.defaults, bounds, more)
-        self._known = frozenset(self._model.model_fields)
+        self.fields = frozenset(self._model.model_fields)
         self._most_outputs = seeds.most_outputs(self._model)
         self._marks = field_notes.marks(self._model)
         if levels := described_levels(endpoint):
@@ -227,7 +227,7 @@ class PydanticSchema:
 
     def _warnings(self, body: Mapping[str, Any]) -> tuple[str, ...]:
         found: list[str] = []
-        unknown = sorted(str(name) for name in body if name not in self._known)
+        unknown = sorted(str(name) for name in body if name not in self.fields)
         if unknown:
             found.append(f"Ignored, because this endpoint has no such field: {', '.join(unknown)}.")
         found += field_notes.warnings(self._marks, body)

@@ -85,6 +85,7 @@ class JsonSchema:
         self._output = _given(endpoint, OUTPUT)
         self._validator = BoundedValidator(self._schema)
         self._fields = cast("Mapping[str, Any]", self._schema["properties"])
+        self.fields = frozenset(self._fields)
         closed = self._schema.get("additionalProperties") in (None, False)
         self._open = not closed or any(each in self._schema for each in _ELSEWHERE)
         self._defaults = self._usable_defaults(endpoint)

@@ -40,6 +40,7 @@ class OpenInput:
             raise ValueError("the schema `open` has no fields, so it cannot have bounds")
 
     makes_drafts = False
+    fields: frozenset[str] = frozenset()
 
     def validate(
         self, body: Mapping[str, Any], origin: Mapping[str, Any] | None = None
@@ -80,6 +81,11 @@ class InputSchema(Protocol):
     @property
     def makes_drafts(self) -> bool:
         """True if the input has the fields of drafts. The pipeline may refuse them nevertheless."""
+        ...
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """Names of the input's fields; empty: it accepts any."""
         ...
 
     def validate(
