@@ -16,7 +16,7 @@ from serve_app.domain.request import CancelVerdict, Redacted, Request, RequestFi
 from serve_app.ingress.api import events
 from serve_app.ingress.api.gallery.items import KIND, OutputFile, chosen_endpoints, output_file
 from serve_app.ingress.http import query
-from serve_app.ingress.http.auth import actor_of, authenticate, authenticate_for_tenant
+from serve_app.ingress.http.auth import ALL_TENANTS, actor_of, authenticate, authenticate_for_tenant
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import iso, json_reply
 from serve_app.ingress.http.json_schema import Time
@@ -47,7 +47,6 @@ MAX_PAGE = 500
 MAX_WAIT_S = 60
 MAX_LISTED_PROMPT = 200
 MAX_SEARCH_CHARACTERS = 200
-ALL_TENANTS = "*"
 
 Part = Literal["input", "outcome"]
 

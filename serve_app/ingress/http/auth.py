@@ -32,6 +32,9 @@ from serve_app.tenants.sign_in import (
     rights_of,
 )
 
+ALL_TENANTS = "*"
+"""In place of a tenant's name: operators see all."""
+
 TOKEN = "fal_jwt_token"  # noqa: S105 the name of a query parameter
 
 
