@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 
 from serve_app.domain.progress import Stage
 from serve_app.domain.request import CancelVerdict, Redacted, Request, RequestFilter, State
+from serve_app.domain.sharing.admission import end_admission
 from serve_app.ingress.api import events
 from serve_app.ingress.api.gallery.items import KIND, OutputFile, chosen_endpoints, output_file
 from serve_app.ingress.http import query
@@ -208,6 +209,7 @@ async def shown(request: HttpRequest) -> Response:
     wait_s = query.whole(request, "wait", default=0, most=MAX_WAIT_S)
     found = await queue.get(tenant, request.path_params["request_id"])
     if wait_s and request.query_params.get("since") in (None, _version(found)):
+        end_admission()
         found = await queue.changed(found.tenant, found.id, wait_s, since=found)
     lines = await queue.lines(found.tenant, found.id)
     favourites = await queue.gallery.favourites_among(found.tenant, [found.id])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import httpx
@@ -12,6 +12,7 @@ import pytest
 
 from serve_app.domain.request import NewRequest, Request
 from serve_app.domain.sharing.admission import CALLS, BodyMemory
+from serve_app.ingress.fal import requests
 from serve_app.ingress.http.body import MAX_VALUES
 from tests.deployments.waiting import until
 from tests.fakes.queue import FakeQueue
@@ -88,40 +89,88 @@ async def house() -> AsyncIterator[House]:
         yield made
 
 
-async def test_runs_that_wait_for_their_end_and_slow_clients_hold_up_no_other_call_of_the_tenant(
+async def slow_body(go_on: asyncio.Event) -> AsyncIterator[bytes]:
+    yield b"{"
+    await go_on.wait()
+    yield b"}"
+
+
+FAL_STATUS = "/queue/test/probe/requests/{id}/status"
+WAITS: dict[str, Callable[[httpx.AsyncClient, str, asyncio.Event], Awaitable[httpx.Response]]] = {
+    "a run until its end": lambda client, _, __: client.post(RUN, json={}),
+    "a slow client's submit": lambda client, _, go_on: client.post(
+        SUBMIT, content=slow_body(go_on)
+    ),
+    "a slow client's upload": lambda client, _, go_on: client.post(
+        "/cdn/files/upload", content=slow_body(go_on), headers={"content-type": "text/plain"}
+    ),
+    "a change of a request": lambda client, id_, _: client.get(f"/v1/requests/{id_}?wait=60"),
+    "a prediction until its end": lambda client, _, __: client.post(
+        "/replicate/v1/models/test/images/predictions",
+        json={"input": {}},
+        headers={"prefer": "wait=60"},
+    ),
+    "an assistant until the end": lambda client, id_, _: client.post(
+        "/mcp",
+        json={
+            "jsonrpc": "2.0",
+            "id": 1,
+            "method": "tools/call",
+            "params": {"name": "wait", "arguments": {"request_id": id_, "wait_s": 60}},
+        },
+        headers={"accept": "application/json, text/event-stream"},
+    ),
+}
+
+
+@pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS.keys())
+async def test_whoever_waits_holds_up_no_other_call_of_the_tenant(
     house: House,
+    wait: Callable[[httpx.AsyncClient, str, asyncio.Event], Awaitable[httpx.Response]],
 ) -> None:
-    ended = asyncio.Event()
-
-    async def slow_body() -> AsyncIterator[bytes]:
-        yield b"{"
-        await ended.wait()
-        yield b"}"
-
+    go_on = asyncio.Event()
     async with (
         asyncio.timeout(PATIENCE_S),
         house.client() as client,
         house.client(house.other_key) as bob,
     ):
+        submitted = await client.post(SUBMIT, json={})
+        id_ = submitted.json()["request_id"]
         await bob.get("/v1/requests")
-        runs = [asyncio.create_task(client.post(RUN, json={})) for _ in range(CALLS)]
-        slow = [asyncio.create_task(client.post(SUBMIT, content=slow_body())) for _ in range(CALLS)]
-        uploads = [
-            asyncio.create_task(
-                client.post(
-                    "/cdn/files/upload", content=slow_body(), headers={"content-type": "text/plain"}
-                )
-            )
-            for _ in range(CALLS)
-        ]
+        waiting = [asyncio.ensure_future(wait(client, id_, go_on)) for _ in range(2 * CALLS)]
         for _ in range(20):
+            await asyncio.sleep(0)  # those that wait have their turns first
             assert (await client.post(SUBMIT, json={})).status_code == 200
-            await bob.get("/v1/requests")
-        for each in runs:
+            assert (await bob.get("/v1/requests")).status_code == 200
+        assert [each.result().text for each in waiting if each.done()] == []
+        for each in waiting:
             each.cancel()
-        ended.set()
-        await asyncio.gather(*runs, return_exceptions=True)
-        assert statuses(await asyncio.gather(*slow, *uploads)) == {200}
+        go_on.set()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_polls_that_are_held_back_hold_up_no_other_call_of_the_tenant(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests, "HOLD_S", 60.0)
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        house.client() as client,
+        house.client(house.other_key) as bob,
+    ):
+        submitted = await client.post(SUBMIT, json={})
+        status = FAL_STATUS.format(id=submitted.json()["request_id"])
+        assert (await client.get(status)).status_code == 202
+        await bob.get("/v1/requests")
+        held = [asyncio.create_task(client.get(status)) for _ in range(2 * CALLS)]
+        for _ in range(20):
+            await asyncio.sleep(0)
+            assert (await client.post("/queue/test/other", json={})).status_code in (200, 404)
+            await bob.get("/v1/requests")
+        assert not any(each.done() for each in held)
+        for each in held:
+            each.cancel()
+        await asyncio.gather(*held, return_exceptions=True)
 
 
 async def test_a_body_of_too_many_values_is_refused_before_it_is_parsed() -> None:
