@@ -106,7 +106,7 @@ WAITS: dict[str, Callable[[httpx.AsyncClient, str, asyncio.Event], Awaitable[htt
     ),
     "a change of a request": lambda client, id_, _: client.get(f"/v1/requests/{id_}?wait=60"),
     "a prediction until its end": lambda client, _, __: client.post(
-        "/replicate/v1/models/test/images/predictions",
+        "/replicate/v1/models/test/probe/predictions",
         json={"input": {}},
         headers={"prefer": "wait=60"},
     ),
