@@ -38,11 +38,9 @@ class _Environment(EnvSettingsSource):
     """
 
     def __call__(self) -> dict[str, Any]:
-        names = (f"{PREFIX}{name}".lower() for name in self.settings_cls.model_fields)
-        if not any(name in self.env_vars for name in names):
-            return {}  # as below in less time: most groups have no variable
-        given = self.current_state
-        return {name: value for name, value in super().__call__().items() if name not in given}
+        named = any(PREFIX.lower() + n in self.env_vars for n in self.settings_cls.model_fields)
+        found = super().__call__() if named else {}  # it looks for each field in turn
+        return {name: value for name, value in found.items() if name not in self.current_state}
 
 
 def _nodes(value: str) -> str:
