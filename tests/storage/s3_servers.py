@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from uuid import uuid4
 import boto3
 import pytest
 from botocore.config import Config as BotoConfig
+from botocore.loaders import JSONFileLoader
 
 from serve_app.storage.s3.clients import StaticKey
 from serve_app.storage.s3.location import S3Location
@@ -27,6 +29,18 @@ from tests.storage.strict_s3 import ACCESS_KEY, SECRET_KEY, Strict, strict_s3
 S3RVER = Path(__file__).parents[1] / "s3rver"
 SWIFT_SERVER = Path(__file__).parent / "swift_server.py"
 REGION = "us-east-1"
+
+_read_json = JSONFileLoader.load_file
+
+
+@cache
+def _description(path: str) -> Any:
+    return _read_json(JSONFileLoader(), path)
+
+
+# Each session of boto3 reads the descriptions of S3 and its endpoints anew, and each storage has a
+# session: 75 of 133 ms of CPU.
+JSONFileLoader.load_file = lambda _, file_path: _description(file_path)
 
 
 @dataclass(frozen=True)
