@@ -23,3 +23,6 @@ CREATE OR REPLACE TRIGGER end_unwanted_hosted_jobs AFTER UPDATE OF state, fell_b
         NEW.state IN ('cancelled', 'expired', 'failed')
         OR NEW.fell_back_to IS DISTINCT FROM OLD.fell_back_to))
     EXECUTE FUNCTION end_unwanted_hosted_jobs();
+
+-- Most that a batch may cost. The version before, while it runs beside this one, may begin a batch that costs more.
+ALTER TABLE batches ADD COLUMN max_cost text;  -- as in the header `X-Darkroom-Max-Cost`
