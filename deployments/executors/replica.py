@@ -95,7 +95,7 @@ class ExecutorReplica:
             self._slot_freed,
             resources.snapshots.latest,
         )
-        self.sessions = OpenAppSessions(self._attempts.running)
+        self.sessions = OpenAppSessions(self._attempts)
         self._slots = SlotQueue(slots, self._attempts.running)
         self._poller = LeasePoller(link, self._make_ask, self._on_work)
         self._reporter = Reporter(
@@ -170,7 +170,6 @@ class ExecutorReplica:
         self._attempts.take(work)
         if work.leases:
             self._reporter.leased()
-            self.sessions.leased()
 
     def _on_reply(self, reply: ReportReply) -> None:
         for held in reply.cancelled:

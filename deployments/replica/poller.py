@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
@@ -34,6 +35,11 @@ from serve_app.telemetry.logs import set_request
 from serve_app.telemetry.trace_context import of_attempt
 
 log = logging.getLogger(__name__)
+
+LEASED_WITHIN_S = 5.0
+"""Time by which a call about an attempt may come before its lease."""
+REMEMBERED = 1_000
+"""Attempts that are known to have ended."""
 
 
 class LeasePoller:
@@ -322,12 +328,29 @@ class LeasedAttempts(Generic[A]):
         self._latest_snapshot = latest_snapshot
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._leased = asyncio.Event()
+        self._ended: deque[LeaseKey] = deque(maxlen=REMEMBERED)
+
+    async def find(self, held: LeaseKey) -> A | None:
+        """Return a running attempt. None: it has ended, or never began.
+
+        An ingress knows of a lease before its replica does, so a call about it may come first, by
+        up to ``LEASED_WITHIN_S``.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LEASED_WITHIN_S):
+                while held not in self.running and held not in self._ended:
+                    await self._leased.wait()
+        return self.running.get(held)
 
     def take(self, work: Work) -> None:
         """Begin the leases of a reply, and obey its signals."""
         for lease in work.leases:
             if lease.held not in self.running:
                 self._begin(lease)
+        if work.leases:
+            self._leased.set()
+            self._leased = asyncio.Event()
         for signal in work.signals:
             self.stop(signal.held, _STOPS[signal.kind])
 
@@ -389,6 +412,7 @@ class LeasedAttempts(Generic[A]):
                 _log_end(lease, outcome)
         finally:
             del self.running[attempt.held]
+            self._ended.append(attempt.held)
             self._on_ended()
         if (timeline := attempt.state.timeline) is not None and verdict is Verdict.ACCEPTED:
             # Of any other attempt, the ingress records that it was lost.

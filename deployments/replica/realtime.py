@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
 from deployments.families.base import Family, Product
 from deployments.replica.attempt import Attempt
 from deployments.replica.attempt_state import Phase, StopReason
 from deployments.replica.files import Files
+from deployments.replica.poller import LeasedAttempts
 from deployments.replica.resources import ReplicaResources
 from deployments.transfer.uploader import MediaFile
 from serve_app.domain.artifact import UploadTicket
@@ -136,17 +137,18 @@ class FrameFiles:
 class OpenSessions:
     """Realtime sessions among a replica's attempts."""
 
-    def __init__(self, attempts: Mapping[LeaseKey, Attempt]) -> None:
+    def __init__(self, attempts: LeasedAttempts[Attempt]) -> None:
         self._attempts = attempts
 
     async def generate_frame(self, held: LeaseKey, frame: Frame) -> FrameResult:
-        session = self._attempts.get(held)
+        """Make a frame. ``Fenced``: there is no such session, or no longer."""
+        session = await self._attempts.find(held)
         if not isinstance(session, ReplicaSession):
             raise Fenced(ENDED)
         return await session.generate_frame(frame)
 
     def end(self, held: LeaseKey) -> None:
-        session = self._attempts.get(held)
+        session = self._attempts.running.get(held)
         if isinstance(session, ReplicaSession):
             session.end()
 

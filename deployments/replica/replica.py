@@ -76,7 +76,7 @@ class Replica:
             self._latest_snapshot,
         )
         self._attempts = self._running.running
-        self.sessions = OpenSessions(self._attempts)
+        self.sessions = OpenSessions(self._running)
         self._max_slots = config.slots  # until the device is known
         self._slots = SlotQueue(self._max_slots, self._attempts)
         self._closed = False

@@ -177,6 +177,10 @@ class NewRequest:
         """Id of the access rules of its files; empty: they are public."""
         return "" if self.file_access is None else self.file_access.id
 
+    def without_input(self) -> NewRequest:
+        """The request for those who keep it after it is stored."""
+        return replace(self, input={})
+
     def as_queued(self, now: datetime) -> Request:
         """The request as it is stored, with its whole input, when it is not coalesced."""
         within = self.end_within_s

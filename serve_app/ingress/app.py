@@ -189,6 +189,7 @@ class RequestMiddleware:
                 stamped = _Stamped(send, context, services.replies.allowances)
                 await self._serve(scope, receive, stamped, context)
         finally:
+            context.end_work()
             elapsed_s = services.clock.monotonic() - began
             services.metrics.answered(context.route, context.status, elapsed_s)
 
@@ -231,6 +232,7 @@ class _Stamped:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._context.status = message["status"]
+            self._context.end_work()
             request_id = self._context.request_id.encode()
             ids = ((name, request_id) for name in _ID_HEADERS)
             headers = message["headers"] = [*message["headers"], *ids, *_CORS]

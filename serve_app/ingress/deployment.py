@@ -25,6 +25,7 @@ from serve_app.domain.lease import (
 )
 from serve_app.domain.name_resolution import NameResolver
 from serve_app.domain.ports import Storage
+from serve_app.domain.sharing.admission import AdmissionControl
 from serve_app.ingress import connections, direct_calls
 from serve_app.ingress.app import create_app
 from serve_app.ingress.fal.webhooks import Composer
@@ -97,6 +98,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+BODIES = 16
+"""Bodies of the largest size that the memory for bodies has space for."""
 YOUNG_OBJECTS = 10_000
 """Objects that are made, and not freed, before Python looks for reference cycles among them.
 
@@ -399,6 +402,7 @@ class Ingress(ReplicaCalls):
             tracing=self._tracing,
             health=self._health(database, files.storage, one_node, secrets),
             clock=clock,
+            admission=AdmissionControl(clock, BODIES * config.limits.max_body_bytes),
             new_id=RequestIds(clock),
             metrics=self._metrics,
             audit=AuditTrail(

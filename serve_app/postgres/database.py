@@ -19,6 +19,7 @@ import psycopg
 from prometheus_client import CollectorRegistry
 from psycopg import errors as pg
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.types.array import ListBinaryDumper
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
@@ -104,6 +105,14 @@ class Statement:
         named = _NAMED.match(sql)
         numbered = _PARAMETER.sub(lambda found: numbers[found[1]], sql)
         return cls(UNNAMED if named is None else named[1], numbered, parameters)
+
+
+class LongTexts(list[str]):
+    """Value of a parameter that is sent as binary. psycopg looks at each character of the texts in
+    a plain list: 136 ms for 15 MiB, in place of 0.3 ms."""
+
+
+psycopg.adapters.register_dumper(LongTexts, ListBinaryDumper)
 
 
 @dataclass(frozen=True, slots=True)

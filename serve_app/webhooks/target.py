@@ -7,6 +7,7 @@ import asyncio
 import httpx
 
 from serve_app.domain.addresses import PrivateAddress, Resolve, UnknownHost, connectable
+from serve_app.domain.sharing.admission import admission_suspended
 from serve_app.domain.sharing.fair_queue import work_of
 
 MAX_LENGTH = 2048  # characters of a URL
@@ -59,14 +60,15 @@ class Targets:
         if self._allow_private:
             return whole
         parsed = httpx.URL(whole)
-        try:
-            async with asyncio.timeout(RESOLVE_S):
-                with work_of(tenant):
-                    await connectable(parsed.host, port_of(parsed), self._resolve)
-        except (UnknownHost, TimeoutError):
-            return whole
-        except PrivateAddress:
-            raise BadTarget(f"names the host {parsed.host}, which {PRIVATE}") from None
+        async with admission_suspended():  # a name server may take seconds
+            try:
+                async with asyncio.timeout(RESOLVE_S):
+                    with work_of(tenant):
+                        await connectable(parsed.host, port_of(parsed), self._resolve)
+            except (UnknownHost, TimeoutError):
+                return whole
+            except PrivateAddress:
+                raise BadTarget(f"names the host {parsed.host}, which {PRIVATE}") from None
         return whole
 
 

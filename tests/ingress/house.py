@@ -21,6 +21,7 @@ from serve_app.domain.addresses import Resolve
 from serve_app.domain.executors.comfyui import ComfyUiNodes
 from serve_app.domain.name_resolution import NameResolver
 from serve_app.domain.ports import Clock
+from serve_app.domain.sharing.admission import AdmissionControl
 from serve_app.ingress.app import create_app
 from serve_app.ingress.fal.webhooks import Composer
 from serve_app.ingress.http.hosts import trusted_names
@@ -229,6 +230,7 @@ async def built(
             ),
         ),
         clock=clock,
+        admission=AdmissionControl(clock, 16 * config.limits.max_body_bytes),
         new_id=RequestIds(clock),
         metrics=metrics,
         audit=AuditTrail(queue.operations, clock),

@@ -29,7 +29,7 @@ from deployments.executors.hosts import AppHost
 from deployments.executors.partials import PartialSender
 from deployments.executors.places import objects_with, replaced
 from deployments.replica.attempt_state import as_failure
-from deployments.replica.poller import SlotQueue
+from deployments.replica.poller import LeasedAttempts, SlotQueue
 from serve_app.domain.errors import DarkroomError, Fenced, ReplicaDied
 from serve_app.domain.lease import Lease, LeaseKey
 from serve_app.domain.outcome import Outcome
@@ -46,9 +46,6 @@ MAX_UNREAD = 8
 
 MAX_WAITING, MAX_WAITING_BYTES = 16, 16 * 2**20
 """Messages of an app that wait for the ingress. Above one of both, the app waits when it sends."""
-
-LEASED_WITHIN_S = 5.0
-"""Time by which the first call for a session may come before its lease."""
 
 SILENCE_S = 30.0
 """Time without a call after which the ingress, with its client, is gone."""
@@ -308,14 +305,8 @@ class AppSession(ExecutorAttempt):
 class OpenAppSessions:
     """Sessions of apps among a replica's attempts."""
 
-    def __init__(self, attempts: Mapping[LeaseKey, ExecutorAttempt]) -> None:
+    def __init__(self, attempts: LeasedAttempts[ExecutorAttempt]) -> None:
         self._attempts = attempts
-        self._leased = asyncio.Event()
-
-    def leased(self) -> None:
-        """Hear that the replica has new leases."""
-        self._leased.set()
-        self._leased = asyncio.Event()
 
     async def send_message(self, held: LeaseKey, message: Content) -> None:
         session = await self._session(held)
@@ -326,18 +317,12 @@ class OpenAppSessions:
         return await session.pipe.take(within_s)
 
     def end(self, held: LeaseKey) -> None:
-        session = self._attempts.get(held)
+        session = self._attempts.running.get(held)
         if isinstance(session, AppSession):
             session.pipe.leave()
 
     async def _session(self, held: LeaseKey) -> AppSession:
-        try:
-            async with asyncio.timeout(LEASED_WITHIN_S):
-                while held not in self._attempts:
-                    await self._leased.wait()
-        except TimeoutError:
-            raise Fenced(ENDED) from None
-        session = self._attempts.get(held)
+        session = await self._attempts.find(held)
         if not isinstance(session, AppSession):
             raise Fenced(ENDED)
         return session

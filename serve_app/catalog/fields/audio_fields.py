@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serve_app.catalog.fields.fields import MAX_PROMPT, Seed, SyncMode
-from serve_app.catalog.fields.seeds import Seeds
+from serve_app.catalog.fields.fields import MAX_PROMPT, Seed, Seeds, SyncMode
 
 MAX_SECONDS = 600.0
 

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serve_app.catalog.fields.fields import MAX_SEED, MIN_SEED
-from serve_app.catalog.fields.seeds import COUNT, SEED, SEEDS
+from serve_app.catalog.fields.fields import COUNT, MAX_SEED, MIN_SEED, SEED, SEEDS
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import FieldProblem, InvalidInput
 from serve_app.domain.media.draft import (

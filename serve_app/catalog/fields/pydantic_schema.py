@@ -13,7 +13,8 @@ from pydantic import BaseModel, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from serve_app.catalog.fields import drafts, field_notes, seeds
+from serve_app.catalog.fields import drafts, field_notes
+from serve_app.catalog.fields.fields import SEEDS, apply_seeds, most_outputs
 from serve_app.catalog.fields.outputs import IMAGES, Produced
 from serve_app.domain.endpoint import ACCELERATION, Endpoint, described_levels
 from serve_app.domain.errors import FieldProblem, InvalidInput
@@ -152,7 +153,7 @@ class PydanticSchema:
         more = drafts.INPUT_FIELDS if self.makes_drafts else {}
         self._model = narrowed(shape.input, endpoint.defaults, bounds, more)
         self._known = frozenset(self._model.model_fields)
-        self._most_outputs = seeds.most_outputs(self._model)
+        self._most_outputs = most_outputs(self._model)
         self._marks = field_notes.marks(self._model)
         if levels := described_levels(endpoint):
             self._marks = {name: each for name, each in self._marks.items() if name != ACCELERATION}
@@ -172,7 +173,7 @@ class PydanticSchema:
         else:
             drafts.refuse_drafts(body)
         if drafts.DRAFT not in checked:
-            checked = seeds.apply_seeds(body, checked, self._most_outputs)
+            checked = apply_seeds(body, checked, self._most_outputs)
         field_notes.refuse(self._marks, checked)
         if checked.get("image_size") is not None:
             self._check_megapixels(checked["image_size"])
@@ -197,7 +198,7 @@ class PydanticSchema:
         return {**schema, "x-fal-order-properties": list(schema["properties"])}
 
     def _types_of_drafts(self, input: Mapping[str, Any]) -> tuple[str, ...]:
-        each = self._shape.produced({**input, seeds.SEEDS: None})
+        each = self._shape.produced({**input, SEEDS: None})
         return (*each, DRAFT_TYPE) * input[drafts.DRAFT]["count"]
 
     def _check_defaults(self) -> None:

@@ -7,8 +7,14 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from serve_app.catalog.fields.field_notes import NoEffect
-from serve_app.catalog.fields.fields import MAX_PROMPT, ImageUrl, SafetyChecker, Seed, SyncMode
-from serve_app.catalog.fields.seeds import Seeds
+from serve_app.catalog.fields.fields import (
+    MAX_PROMPT,
+    ImageUrl,
+    SafetyChecker,
+    Seed,
+    Seeds,
+    SyncMode,
+)
 
 MAX_FRAMES, MAX_FPS = 1000, 120
 

@@ -18,6 +18,7 @@ from serve_app.catalog.fields.fields import (
     Prompt,
     SafetyChecker,
     Seed,
+    Seeds,
     Size,
     Steps,
     Strength,
@@ -29,7 +30,6 @@ from serve_app.catalog.fields.fields import (
 )
 from serve_app.catalog.fields.outputs import FramesOutput, ImagesOutput, nothing
 from serve_app.catalog.fields.pydantic_schema import Shape
-from serve_app.catalog.fields.seeds import Seeds
 
 MAX_IMAGES = 4
 

@@ -19,6 +19,7 @@ from serve_app.catalog.fields.fields import (
     Prompt,
     SafetyChecker,
     Seed,
+    Seeds,
     Size,
     Steps,
     SyncMode,
@@ -27,7 +28,6 @@ from serve_app.catalog.fields.fields import (
 )
 from serve_app.catalog.fields.outputs import ImageOutput, ImagesOutput
 from serve_app.catalog.fields.pydantic_schema import Shape
-from serve_app.catalog.fields.seeds import Seeds
 
 Turbo = Annotated[
     bool,

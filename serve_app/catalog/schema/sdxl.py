@@ -22,6 +22,7 @@ from serve_app.catalog.fields.fields import (
     SafetyChecker,
     SafetyCheckerVersion,
     Seed,
+    Seeds,
     Size,
     Steps,
     Strength,
@@ -31,7 +32,6 @@ from serve_app.catalog.fields.fields import (
 )
 from serve_app.catalog.fields.outputs import ImagesOutput, in_format
 from serve_app.catalog.fields.pydantic_schema import Shape
-from serve_app.catalog.fields.seeds import Seeds
 
 MAX_IMAGES = 8
 FORMAT_FIELD = "format"  # other families call it output_format

@@ -13,10 +13,11 @@ from typing_extensions import TypedDict
 
 from serve_app.domain.progress import Stage
 from serve_app.domain.request import CancelVerdict, Redacted, Request, RequestFilter, State
+from serve_app.domain.sharing.admission import end_admission
 from serve_app.ingress.api import events
 from serve_app.ingress.api.gallery.items import KIND, OutputFile, chosen_endpoints, output_file
 from serve_app.ingress.http import query
-from serve_app.ingress.http.auth import actor_of, authenticate, authenticate_for_tenant
+from serve_app.ingress.http.auth import ALL_TENANTS, actor_of, authenticate, authenticate_for_tenant
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import iso, json_reply
 from serve_app.ingress.http.json_schema import Time
@@ -47,7 +48,6 @@ MAX_PAGE = 500
 MAX_WAIT_S = 60
 MAX_LISTED_PROMPT = 200
 MAX_SEARCH_CHARACTERS = 200
-ALL_TENANTS = "*"
 
 Part = Literal["input", "outcome"]
 
@@ -209,6 +209,7 @@ async def shown(request: HttpRequest) -> Response:
     wait_s = query.whole(request, "wait", default=0, most=MAX_WAIT_S)
     found = await queue.get(tenant, request.path_params["request_id"])
     if wait_s and request.query_params.get("since") in (None, _version(found)):
+        end_admission()
         found = await queue.changed(found.tenant, found.id, wait_s, since=found)
     lines = await queue.lines(found.tenant, found.id)
     favourites = await queue.gallery.favourites_among(found.tenant, [found.id])

@@ -22,7 +22,7 @@ from serve_app.ingress.comfyui.files import named_files
 from serve_app.ingress.comfyui.prompt import HistoryEntry
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import actor_of
-from serve_app.ingress.http.body import parse, read_body, read_json
+from serve_app.ingress.http.body import cost_of_json, parse_body, read_body, read_json
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.openapi import Answer, Operation, answer, in_path, in_query
@@ -297,8 +297,9 @@ async def unfinished(
 
 async def json_object(request: HttpRequest) -> Mapping[str, Any]:
     """Body of a call; an empty one is an empty object."""
-    raw = await read_body(request, services_of(request).config.limits.max_body_bytes)
-    body = parse(raw) if raw.strip() else {}
+    limits = services_of(request).config.limits
+    raw = await read_body(request, limits.max_body_bytes, cost_of_json)
+    body = await parse_body(raw) if raw.strip() else {}
     if not isinstance(body, dict):
         raise InvalidInput("The body must be a JSON object.")
     return cast("Mapping[str, Any]", body)

@@ -17,7 +17,7 @@ from serve_app.domain.errors import InvalidInput, NotFound
 from serve_app.domain.executors.comfyui import MAX_FILE_BYTES, ComfyUiFileInfo
 from serve_app.ingress.comfyui.endpoint import caller_of
 from serve_app.ingress.comfyui.errors import ERRORS, TAG, ComfyUiError, exists
-from serve_app.ingress.http.body import parse, read_body
+from serve_app.ingress.http.body import parse_body, read_body, read_json
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Binary
 from serve_app.ingress.http.openapi import ANY, Answer, Operation, answer, in_path, in_query
@@ -64,7 +64,7 @@ async def setting(request: HttpRequest) -> Response:
 async def set_settings(request: HttpRequest) -> Response:
     """``POST /settings``: set some settings."""
     caller = await caller_of(request)
-    given = parse(await read_body(request, MAX_FILE_BYTES))
+    given = await read_json(request, MAX_FILE_BYTES)
     if not isinstance(given, dict):
         raise InvalidInput("The settings must be a JSON object.")
     values = cast("Mapping[str, Any]", given)
@@ -75,7 +75,7 @@ async def set_settings(request: HttpRequest) -> Response:
 async def set_setting(request: HttpRequest) -> Response:
     """``POST /settings/{id}``: set one setting to the body."""
     caller = await caller_of(request)
-    value = {request.path_params["setting"]: parse(await read_body(request, MAX_FILE_BYTES))}
+    value = {request.path_params["setting"]: await read_json(request, MAX_FILE_BYTES)}
     await services_of(request).comfyui.book.merge(caller.tenant, SETTINGS, value)
     return Response()
 
@@ -155,7 +155,7 @@ async def written(request: HttpRequest) -> Response:
     caller = await caller_of(request)
     path = _checked(request.path_params["file"])
     content = await read_body(request, MAX_FILE_BYTES)
-    if path == SETTINGS and not isinstance(parse(content), dict):
+    if path == SETTINGS and not isinstance(await parse_body(content), dict):
         raise InvalidInput("The settings must be a JSON object.")
     book = services_of(request).comfyui.book
     if not await book.put(caller.tenant, path, content, overwrite=_overwrites(request)):

@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 
 from serve_app.domain.errors import NotFinished, RequestNotFound
 from serve_app.domain.request import CancelVerdict, LogLine, Request, State
+from serve_app.domain.sharing.admission import end_admission
 from serve_app.ingress.fal.rewriting import request_base
 from serve_app.ingress.fal.status import QueueStatus, status_body, version, with_workflow
 from serve_app.ingress.http import sse
@@ -78,6 +79,7 @@ async def status(request: HttpRequest, path: RequestPath, prefix: str) -> Respon
     if not found.state.final and services.replies.last.is_unchanged(
         poll, seen, services.clock.monotonic()
     ):
+        end_admission()
         found = await services.queue.changed(found.tenant, found.id, HOLD_S, since=found)
         lines = await _lines(call, found)
     if found.state.final:

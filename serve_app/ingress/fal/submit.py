@@ -39,7 +39,9 @@ async def run(request: HttpRequest, endpoint_id: str) -> Response:
     webhooks.reject_parameter(request)
     caller = await authenticate(request, SUBMIT)
     new, origin = await validate_call(request, services, endpoint_id, caller)
-    ended = await submission.run(services, new, lambda: wait_disconnected(request.receive))
+    storing, new = submission.start_run(services, new), new.without_input()
+    gone = partial(wait_disconnected, request.receive)
+    ended = await submission.end_of_run(services, new, storing, gone)
     if ended is None:
         return failure_reply(submission.CLIENT_DISCONNECTED)
     reply = await outcome_reply(ended, services.files, origin)

@@ -32,6 +32,9 @@ from serve_app.tenants.sign_in import (
     rights_of,
 )
 
+ALL_TENANTS = "*"
+"""In place of a tenant's name: operators see all."""
+
 TOKEN = "fal_jwt_token"  # noqa: S105 the name of a query parameter
 
 
@@ -53,9 +56,18 @@ async def authenticate(
     describe(context.request_id, tenant=identity.tenant)
     work_from_now_on_for(identity.tenant)
     _require_scope(request, identity, scope)
+    await _admit(request, identity.tenant)
     if identity.endpoints and (request_id := request.path_params.get("request_id")):
         await require_requests(request, identity, [request_id])
     return identity
+
+
+async def _admit(connection: HTTPConnection, tenant: str) -> None:
+    """Wait for the tenant's turn. ``Overloaded``: too many of its calls wait. A WebSocket lasts
+    longer than a call, and has limits of its own."""
+    context = context_of(connection)
+    if connection.scope["type"] == "http" and context.admission is None:
+        context.admission = await services_of(connection).admission.admit(tenant)
 
 
 async def _identity(request: HTTPConnection, header: str | None) -> Caller:
@@ -184,4 +196,5 @@ async def authenticate_for_endpoint(connection: HTTPConnection, endpoint_id: str
     if not granted.allows(endpoint_id, alias_of(endpoint_id)):
         raise Forbidden(f"The token does not allow {endpoint_id}, only {', '.join(granted.apps)}.")
     owner.require(SUBMIT)
+    await _admit(connection, owner.tenant)
     return Caller(owner.key_id, owner.tenant, frozenset({SUBMIT}), endpoints=owner.endpoints)

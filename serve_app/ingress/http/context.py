@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope
 
 from serve_app.domain.errors import DarkroomError
+from serve_app.domain.sharing.admission import CallAdmission
 from serve_app.ingress.http.errors import error_reply
 from serve_app.telemetry import trace_context
 
@@ -30,6 +31,12 @@ class RequestContext:
     render_error: Callable[[DarkroomError], Response] = (
         error_reply  # builds an error response in the call's protocol
     )
+    admission: CallAdmission | None = None  # once its caller is authenticated
+
+    def end_work(self) -> None:
+        """The call needs no more work of this process than to send its response."""
+        if self.admission is not None:
+            self.admission.end()
 
 
 def context_of(request: HTTPConnection) -> RequestContext:

@@ -21,6 +21,7 @@ from serve_app.domain.outcome import Failure
 from serve_app.domain.ports import Queue, Storage
 from serve_app.domain.progress import Stage
 from serve_app.domain.request import Request, State
+from serve_app.domain.sharing.admission import end_admission
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.files import Files
 from serve_app.ingress.services.services import Services
@@ -118,6 +119,7 @@ async def until_ended(
     """Return the request at its end, or after ``wait_s`` in the state that it has then."""
     ends = services.clock.monotonic() + wait_s
     last = 0.0
+    end_admission()
     while not request.state.final and (left := ends - services.clock.monotonic()) > 0:
         # The reported progress must always grow, although a retry begins from the start.
         last = max(share(request), last + MIN_INCREASE)

@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 
 from serve_app.domain.errors import DarkroomError, Unauthenticated
 from serve_app.ingress.http.auth import authenticate
-from serve_app.ingress.http.body import read_body
+from serve_app.ingress.http.body import cost_of_json, read_body
 from serve_app.ingress.http.errors import Error, error_reply, json_reply
 from serve_app.ingress.http.openapi import EVENTS, JSON, Answer, Operation, answer
 from serve_app.ingress.http.paths import MCP_PATH
@@ -63,7 +63,7 @@ async def call(request: HttpRequest) -> Response:
         return json_reply(body, 405, {"allow": "POST"})
     await authenticate(request, ANY_KEY)
     limits = services_of(request).config.limits
-    return ServedBySdk(await read_body(request, limits.max_body_bytes))
+    return ServedBySdk(await read_body(request, limits.max_body_bytes, cost_of_json))
 
 
 def _server() -> ModuleType:

@@ -7,6 +7,7 @@ import base64
 from collections.abc import AsyncGenerator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
@@ -197,7 +198,9 @@ async def _answer(
             raise
         stream = ImageStream(services, new, storing, image_request, names, kind)
         return _with_endpoint(request, sse.stream_reply(stream.events()), new, stored)
-    ended = await submission.run(services, new, lambda: wait_disconnected(request.receive))
+    storing, new = submission.start_run(services, new), new.without_input()
+    gone = partial(wait_disconnected, request.receive)
+    ended = await submission.end_of_run(services, new, storing, gone)
     if ended is None:
         return failed(submission.CLIENT_DISCONNECTED, names)
     if (failure := final_outcome(ended).failure) is not None:

@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.errors import FieldProblem, InvalidInput, RequestNotFound, Unavailable
 from serve_app.domain.request import Request
+from serve_app.domain.sharing.admission import end_admission
 from serve_app.ingress.http import query, sse
 from serve_app.ingress.http.auth import actor_of, authenticate
 from serve_app.ingress.http.body import read_json
@@ -133,9 +134,9 @@ async def listed(request: HttpRequest) -> Response:
 async def cancelled(request: HttpRequest) -> Response:
     services, found = await _find(request)
     await services.queue.cancel(found.tenant, found.id, actor_of(request))
-    return await _prediction_reply(
-        request, services, await services.queue.wait(found.tenant, found.id, CANCEL_S)
-    )
+    end_admission()
+    ended = await services.queue.wait(found.tenant, found.id, CANCEL_S)
+    return await _prediction_reply(request, services, ended)
 
 
 async def streamed(request: HttpRequest) -> Response:

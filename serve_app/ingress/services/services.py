@@ -30,6 +30,7 @@ from serve_app.domain.executors.secrets import INSTALLATION, named_by
 from serve_app.domain.media.safety import SafetyPolicy
 from serve_app.domain.ports import Clock, Queue
 from serve_app.domain.realtime import ReplicaSessions
+from serve_app.domain.sharing.admission import AdmissionControl
 from serve_app.domain.workflows.definition import FAMILY as WORKFLOW_FAMILY
 from serve_app.domain.workflows.definition import POOL as WORKFLOW_POOL
 from serve_app.ingress.services.audit import AuditTrail
@@ -206,6 +207,7 @@ class Services:
     webhooks: Webhooks
     health: Health
     clock: Clock
+    admission: AdmissionControl
     new_id: Callable[[], str]
     metrics: Metrics
     audit: AuditTrail

@@ -35,6 +35,7 @@ from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Failure
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import NewRequest, Request, State, granted_retries
+from serve_app.domain.sharing.admission import end_admission
 from serve_app.domain.workflows.definition import FAMILY
 from serve_app.ingress.http.file_readers import PRIVATE_PATH, require_readable_inputs
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
@@ -251,18 +252,26 @@ def submit(
     return services.background.start(_store(services, new, most_queued))
 
 
-async def run(
-    services: Services, new: NewRequest, client_gone: Callable[[], Coroutine[Any, Any, None]]
+def start_run(services: Services, new: NewRequest) -> asyncio.Task[Request]:
+    """Start storing a request for which its client waits. See ``submit``, and ``end_of_run``."""
+    # Without a key or webhook, only the answer tells of the request: its insert waits for no disk.
+    keyless = new.idempotency_key is None and new.replay_key is None and new.webhook is None
+    return submit(services, replace(new, answered_at_end=keyless))
+
+
+async def end_of_run(
+    services: Services,
+    new: NewRequest,
+    storing: asyncio.Task[Request],
+    client_gone: Callable[[], Coroutine[Any, Any, None]],
 ) -> Request | None:
-    """Store the request and wait for its end.
+    """Wait for the end of a request. ``new`` needs no input: it may be megabytes, and the wait
+    long.
 
     Returns None and cancels the request if ``client_gone`` returns first. The request is cancelled
     too if the calling task is cancelled, because no one waits for it. A request with an idempotency
     key continues, and can be found by the key.
     """
-    # Without a key or webhook, only the answer tells of the request: its insert waits for no disk.
-    keyless = new.idempotency_key is None and new.replay_key is None and new.webhook is None
-    storing = submit(services, replace(new, answered_at_end=keyless))
     try:
         stored = await asyncio.shield(storing)
         if not stored.state.final:
@@ -287,6 +296,13 @@ def abandon(services: Services, new: NewRequest, storing: asyncio.Task[Request])
 
 
 async def _store(services: Services, new: NewRequest, most_queued: int | None) -> Request:
+    try:
+        return await _stored(services, new, most_queued)
+    finally:
+        end_admission()  # of the call that submits: it may wait for the end from now on
+
+
+async def _stored(services: Services, new: NewRequest, most_queued: int | None) -> Request:
     if new.replay_key is not None:
         await services.replies.undelivered.wait_recorded(new)
     earlier = await services.queue.find_earlier(new)

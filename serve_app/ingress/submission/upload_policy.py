@@ -22,6 +22,7 @@ from serve_app.domain.media.upload_policy import (
     Conditions,
     UploadPolicy,
 )
+from serve_app.domain.sharing.admission import admission_suspended
 from serve_app.domain.sharing.fair_queue import work_of
 from serve_app.ingress.services.services import Services
 from serve_app.webhooks.target import port_of
@@ -144,17 +145,18 @@ async def _check_address(services: Services, tenant: str, policy: UploadPolicy) 
     url = httpx.URL(policy.url)
     if url.scheme != "https":
         raise refused("should have an https: URL as its `url`")
-    try:
-        async with asyncio.timeout(RESOLVE_S):
-            with work_of(tenant):
-                await connectable(url.host, port_of(url), services.webhooks.resolve)
-    except (UnknownHost, TimeoutError):
-        return  # the replica asks again
-    except PrivateAddress:
-        raise refused(
-            f"names the host {url.host}, which has a private address. The operator can allow "
-            "these with DARKROOM_ALLOW_PRIVATE_URLS"
-        ) from None
+    async with admission_suspended():  # a name server may take seconds
+        try:
+            async with asyncio.timeout(RESOLVE_S):
+                with work_of(tenant):
+                    await connectable(url.host, port_of(url), services.webhooks.resolve)
+        except (UnknownHost, TimeoutError):
+            return  # the replica asks again
+        except PrivateAddress:
+            raise refused(
+                f"names the host {url.host}, which has a private address. The operator can allow "
+                "these with DARKROOM_ALLOW_PRIVATE_URLS"
+            ) from None
 
 
 def refused(what: str, sentence: str = "") -> InvalidInput:

@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 from serve_app.domain.request import NewRequest, Redacted, Request, State
-from serve_app.postgres.database import UNAWAITED, Database, Lock
+from serve_app.postgres.database import UNAWAITED, Database, Lock, LongTexts
 from serve_app.queue.fairness.fair_queue import head_start_s, wake_lanes
 from serve_app.queue.store import messages
 from serve_app.queue.store.quotas import ADMITTED, LEFT, REFUSALS, REFUSED, Quota
@@ -284,7 +284,7 @@ async def insert_requests(
     rows = [_row(n, each) for n, each in enumerate(new)]
     # Each large input is a parameter of its own: within JSON it would be encoded and parsed twice.
     large = [row for row, each in zip(rows, new, strict=True) if each.input.large]
-    texts = [row.pop("input") for row in large]
+    texts = LongTexts(row.pop("input") for row in large)
     for place, row in enumerate(large, start=1):
         row["large"] = place
     locks = [

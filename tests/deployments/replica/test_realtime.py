@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from deployments.replica import poller
 from deployments.replica.realtime import ReplicaSession
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Weights
@@ -53,6 +54,25 @@ async def test_frames_are_drawn_and_nothing_of_them_is_uploaded(rig: Rig) -> Non
     assert outcome.succeeded
     assert outcome.output == {"frames": 2}
     assert (outcome.usage.steps, outcome.usage.units) == (0, 0.0)
+
+
+async def test_a_frame_that_comes_before_the_lease_waits_for_it(rig: Rig) -> None:
+    lease = replace(rig.lease("session"), priority=Priority.REALTIME, upload_tickets=())
+    early = asyncio.create_task(drawn(rig, lease.held, frame("a", steps=1)))
+    await asyncio.sleep(0)
+    rig.port.offer(lease)
+    assert [each.outcome.succeeded for each in await early] == [True]
+
+
+async def test_a_frame_after_the_end_is_refused_at_once(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(poller, "LEASED_WITHIN_S", 1e6)
+    held = await opened(rig)
+    rig.replica.sessions.end(held)
+    await rig.outcome(held)
+    with pytest.raises(Fenced, match="has ended"):
+        await drawn(rig, held, frame())
 
 
 async def test_a_session_keeps_its_slot_and_the_weights(rig: Rig) -> None:

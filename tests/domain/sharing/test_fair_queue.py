@@ -73,6 +73,8 @@ class Pool:
             self.cancelled += 1
             assert self.queue.leave(*self.placed(job))
             assert not self.queue.leave(*self.placed(job))
+            if all(each[0] != job[0] for each in self.waiting):
+                self.overtaken.pop(job[0], None)  # its next job comes last
 
     def start_waiting(self) -> None:
         while (job := self.queue.next()) is not None:

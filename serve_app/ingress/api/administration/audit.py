@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 from serve_app.domain.errors import Forbidden, Unavailable
 from serve_app.domain.operations import Act, Operations
 from serve_app.ingress.http import query
-from serve_app.ingress.http.auth import authenticate, record_read
+from serve_app.ingress.http.auth import ALL_TENANTS, authenticate, record_read
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Time
@@ -23,7 +23,6 @@ from serve_app.tenants.scopes import OPERATOR
 
 MAX_PAGE = 500
 EXPORT_PAGE = 500
-ALL_TENANTS = "*"
 NDJSON = "application/x-ndjson"
 
 

@@ -16,7 +16,7 @@ from serve_app.domain.executors.shadow import ShadowPair, ShadowSide, ShadowStat
 from serve_app.domain.request import State
 from serve_app.ingress.api.gallery.items import OutputFile, output_file
 from serve_app.ingress.http import query
-from serve_app.ingress.http.auth import authenticate, record_read
+from serve_app.ingress.http.auth import ALL_TENANTS, authenticate, record_read
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import iso, json_reply
 from serve_app.ingress.http.json_schema import Time
@@ -28,7 +28,6 @@ from serve_app.ingress.submission.rendering import rendered_output
 
 MAX_PAGE, PAGE = 100, 20
 MAX_PROMPT = 200
-ALL_TENANTS = "*"
 
 
 class ShadowError(TypedDict):

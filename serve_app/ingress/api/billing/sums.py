@@ -20,7 +20,7 @@ from serve_app.domain.errors import Forbidden
 from serve_app.domain.usage import Ledger, Timeframe
 from serve_app.ingress.api.usage import PRICE_UNITS, Unit
 from serve_app.ingress.http import query
-from serve_app.ingress.http.auth import authenticate_for_tenant, record_read
+from serve_app.ingress.http.auth import ALL_TENANTS, authenticate_for_tenant, record_read
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Time
@@ -37,7 +37,6 @@ from serve_app.ingress.services.services import services_of
 from serve_app.tenants.scopes import OPERATOR
 
 CSV = "text/csv"
-ALL_TENANTS = "*"
 USUAL = (UsageGroup.DAY, UsageGroup.ENDPOINT)
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """Beginnings of texts that a spreadsheet would compute."""

@@ -1,0 +1,364 @@
+"""Which calls of many tenants are worked on, and how much memory and time their bodies get, in any
+sequence of events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve_app.domain.errors import Overloaded
+from serve_app.domain.sharing import admission
+from serve_app.domain.sharing.admission import (
+    ACTIVE_S,
+    CALLS,
+    LEAST_CALLS,
+    MAX_WAITING_BODIES,
+    MAX_WAITING_CALLS,
+    AdmissionControl,
+    BodyMemory,
+    CallAdmission,
+)
+from tests.fakes.clock import FakeClock
+
+MIB = 2**20
+TENANTS = "abc"
+NUMBER = st.integers(0, 1000)
+EVENTS = st.lists(
+    st.one_of(
+        st.tuples(st.just("begin"), st.sampled_from(TENANTS)),
+        st.tuples(st.just("begin"), st.sampled_from(TENANTS)),  # twice, or few would ever wait
+        st.tuples(st.just("end"), NUMBER),
+        st.tuples(st.just("cancel"), NUMBER),
+        st.tuples(st.just("pass"), st.sampled_from([ACTIVE_S / 2, ACTIVE_S * 2])),
+    ),
+    min_size=10,
+    max_size=80,
+)
+
+
+async def settled() -> None:
+    """Return once all that can go on without time or another event has done so."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@dataclass(slots=True)
+class Calls:
+    """Calls of tenants that are admitted, or wait for it."""
+
+    clock: FakeClock = field(default_factory=FakeClock)
+    control: AdmissionControl = field(init=False)
+    working: list[tuple[str, CallAdmission]] = field(
+        default_factory=list[tuple[str, CallAdmission]]
+    )
+    waiting: list[tuple[str, asyncio.Task[None]]] = field(
+        default_factory=list[tuple[str, asyncio.Task[None]]]
+    )
+
+    def __post_init__(self) -> None:
+        self.control = AdmissionControl(self.clock, 100 * MIB)
+
+    def held(self, tenant: str) -> int:
+        return sum(each == tenant for each, _ in self.working)
+
+    async def begin(self, tenant: str) -> None:
+        before = self.held(tenant)
+        task = asyncio.create_task(self._call(tenant))
+        self.waiting.append((tenant, task))
+        await settled()
+        if before < LEAST_CALLS and all(each != tenant for each, _ in self.waiting[:-1]):
+            assert task.done(), "a tenant with little in work waited"
+        self.waiting = [each for each in self.waiting if not each[1].done()]
+
+    async def _call(self, tenant: str) -> None:
+        admitted = await self.control.admit(tenant)
+        self.working.append((tenant, admitted))
+
+    async def end(self, number: int) -> None:
+        if self.working:
+            _, admitted = self.working.pop(number % len(self.working))
+            admitted.end()
+            admitted.end()  # again has no effect
+            await self.look()
+
+    async def cancel(self, number: int) -> None:
+        if self.waiting:
+            _, task = self.waiting.pop(number % len(self.waiting))
+            task.cancel()
+            await self.look()
+
+    async def look(self) -> None:
+        await settled()
+        self.waiting = [each for each in self.waiting if not each[1].done()]
+        for tenant in {each for each, _ in self.waiting}:
+            assert self.held(tenant) >= LEAST_CALLS, "a tenant waits, and has little in work"
+
+
+@given(EVENTS)
+async def test_nobody_waits_beside_free_turns_and_all_calls_end(
+    events: list[tuple[str, str | int | float]],
+) -> None:
+    calls = Calls()
+    for what, value in events:
+        if what == "begin":
+            await calls.begin(str(value))
+        elif what == "end":
+            await calls.end(int(value))
+        elif what == "cancel":
+            await calls.cancel(int(value))
+        else:
+            calls.clock.advance(float(value))
+    while calls.working:
+        await calls.end(0)
+    assert not calls.waiting
+
+
+async def test_a_tenant_alone_has_all_its_calls_in_work() -> None:
+    calls = Calls()
+    for _ in range(5 * CALLS):
+        await calls.begin("a")
+    assert not calls.waiting
+
+
+async def test_beside_another_tenant_calls_wait_in_their_order() -> None:
+    calls = Calls()
+    await calls.begin("b")
+    for _ in range(CALLS):
+        await calls.begin("a")
+    assert calls.held("a") == CALLS // 2
+    assert calls.held("b") == 1
+    await calls.begin("b")
+    assert calls.held("b") == 2, "the other tenant does not wait behind them"
+    first, *others = [task for _, task in calls.waiting]
+    await calls.end([each for each, _ in calls.working].index("a"))
+    assert first.done()
+    assert not any(each.done() for each in others)
+
+
+async def test_calls_go_on_once_the_other_tenant_is_quiet() -> None:
+    calls = Calls()
+    await calls.begin("b")
+    for _ in range(CALLS):
+        await calls.begin("a")
+    await calls.end([each for each, _ in calls.working].index("b"))
+    assert calls.waiting
+    calls.clock.advance(2 * ACTIVE_S)
+    await calls.end(0)
+    assert not calls.waiting
+
+
+async def test_a_call_that_waits_for_its_client_is_not_counted() -> None:
+    calls = Calls()
+    await calls.begin("b")
+    for _ in range(CALLS // 2):
+        await calls.begin("a")
+    (_, sending), *_ = [each for each in calls.working if each[0] == "a"]
+    async with sending.suspended():
+        await calls.begin("a")
+        assert not calls.waiting
+        calls.working.remove(("a", sending))
+        await calls.end([each for each, _ in calls.working].index("a"))
+    await calls.look()
+    assert not calls.waiting
+
+
+async def test_a_call_that_failed_while_it_was_suspended_is_not_counted_out_twice() -> None:
+    calls = Calls()
+    await calls.begin("b")
+    for _ in range(CALLS // 2):
+        await calls.begin("a")
+    failing = next(each for tenant, each in calls.working if tenant == "a")
+    with pytest.raises(ConnectionError):
+        async with failing.suspended():
+            raise ConnectionError
+    failing.end()
+    calls.working.remove(("a", failing))
+    await calls.begin("a")
+    assert not calls.waiting
+    await calls.begin("a")
+    assert calls.waiting
+
+
+async def test_too_many_waiting_calls_are_refused() -> None:
+    control = AdmissionControl(FakeClock(), MIB)
+    await control.admit("b")
+    waiting = [
+        asyncio.create_task(control.admit("a")) for _ in range(CALLS // 2 + MAX_WAITING_CALLS)
+    ]
+    await settled()
+    with pytest.raises(Overloaded, match="1000 of your calls already wait") as refused:
+        await control.admit("a")
+    assert refused.value.reason == "calls_limit"
+    for each in waiting:
+        each.cancel()
+    await asyncio.wait(waiting)
+
+
+# Rate of bodies
+
+
+async def ended_after(
+    seconds: float, tasks: list[asyncio.Task[None]], clock: FakeClock, wake: Callable[[], None]
+) -> int:
+    clock.advance(seconds)
+    wake()
+    await settled()
+    return sum(each.done() for each in tasks)
+
+
+@pytest.fixture
+def wake(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Ends the pauses of paced bodies, as their time has passed by the fake clock."""
+    sleeping: list[asyncio.Future[None]] = []
+
+    async def sleep(_: float) -> None:
+        turn = asyncio.get_running_loop().create_future()
+        sleeping.append(turn)
+        await turn
+
+    def woken() -> None:
+        for each in sleeping:
+            each.set_result(None)
+        sleeping.clear()
+
+    monkeypatch.setattr(admission, "_pause", sleep)
+    return woken
+
+
+async def test_bodies_beside_another_tenant_keep_to_a_rate(wake: Callable[[], None]) -> None:
+    clock = FakeClock()
+    control = AdmissionControl(clock, MIB)
+    await control.admit("b")  # and is at work all the time
+    tasks = [asyncio.create_task(control.pace("a", 16 * MIB)) for _ in range(5)]
+    await settled()
+    assert [each.done() for each in tasks] == [True, True, False, False, False]
+    assert await ended_after(1.9, tasks, clock, wake) == 2
+    assert await ended_after(0.2, tasks, clock, wake) == 3
+    assert tasks[2].done(), "in the order of their arrival"
+    assert await ended_after(4.0, tasks, clock, wake) == 5
+
+
+async def test_bodies_of_a_tenant_alone_are_not_paced() -> None:
+    control = AdmissionControl(FakeClock(), MIB)
+    for _ in range(100):
+        await control.pace("a", 16 * MIB)
+
+
+async def test_bodies_of_two_tenants_do_not_wait_for_each_other() -> None:
+    control = AdmissionControl(FakeClock(), MIB)
+    await control.admit("b")
+    mallory = [asyncio.create_task(control.pace("a", 16 * MIB)) for _ in range(5)]
+    await settled()
+    await control.pace("b", 16 * MIB)
+    assert not all(each.done() for each in mallory)
+    for each in mallory:
+        each.cancel()
+    await asyncio.wait(mallory)
+
+
+async def test_a_body_that_would_wait_for_too_long_is_refused_with_the_time() -> None:
+    control = AdmissionControl(FakeClock(), MIB)
+    await control.admit("b")
+    await control.pace("a", 1000 * MIB)
+    with pytest.raises(Overloaded, match="upload files first") as refused:
+        await control.pace("a", 1)
+    assert refused.value.retry_after_s == pytest.approx(123.0)
+
+
+# Memory of bodies
+
+SIZES = st.integers(1, 50)
+BODIES = st.lists(
+    st.one_of(
+        st.tuples(st.just("begin"), st.sampled_from(TENANTS), SIZES),
+        st.tuples(st.just("begin"), st.sampled_from(TENANTS), SIZES),
+        st.tuples(st.just("end"), st.just(""), NUMBER),
+        st.tuples(st.just("cancel"), st.just(""), NUMBER),
+    ),
+    min_size=10,
+    max_size=80,
+)
+Body = tuple[str, int]
+
+
+@dataclass(slots=True)
+class Bodies:
+    memory: BodyMemory = field(default_factory=lambda: BodyMemory(100))
+    read: list[Body] = field(default_factory=list[Body])
+    waiting: list[tuple[Body, asyncio.Task[None]]] = field(
+        default_factory=list[tuple[Body, asyncio.Task[None]]]
+    )
+
+    def held(self, tenant: str) -> int:
+        return sum(size for each, size in self.read if each == tenant)
+
+    async def begin(self, tenant: str, size: int) -> None:
+        newcomer = not self.held(tenant) and all(each[0][0] != tenant for each in self.waiting)
+        fits = size <= 100 - self.memory.used
+        task = asyncio.create_task(self._read((tenant, size)))
+        self.waiting.append(((tenant, size), task))
+        await self.look()
+        assert task.done() or not (newcomer and fits), "a tenant waited beside free memory"
+
+    async def _read(self, body: Body) -> None:
+        await self.memory.reserve(*body)
+        self.read.append(body)
+
+    async def end(self, number: int) -> None:
+        if self.read:
+            self.memory.release(*self.read.pop(number % len(self.read)))
+            await self.look()
+
+    async def cancel(self, number: int) -> None:
+        if self.waiting:
+            self.waiting.pop(number % len(self.waiting))[1].cancel()
+            await self.look()
+
+    async def look(self) -> None:
+        await settled()
+        self.waiting = [each for each in self.waiting if not each[1].done()]
+        assert self.memory.used == sum(size for _, size in self.read) <= 100
+
+
+@given(BODIES)
+async def test_memory_of_bodies_is_never_exceeded_and_always_given_back(
+    events: list[tuple[str, str, int]],
+) -> None:
+    bodies = Bodies()
+    for what, tenant, value in events:
+        if what == "begin":
+            await bodies.begin(tenant, value)
+        elif what == "end":
+            await bodies.end(value)
+        else:
+            await bodies.cancel(value)
+    while bodies.read:
+        await bodies.end(0)
+    assert not bodies.waiting
+    assert bodies.memory.used == 0
+
+
+async def test_a_tenant_leaves_memory_to_others() -> None:
+    bodies = Bodies()
+    for _ in range(20):
+        await bodies.begin("a", 10)
+    assert bodies.held("a") == 50
+    await bodies.begin("b", 50)
+    assert bodies.held("b") == 50
+
+
+async def test_too_many_waiting_bodies_are_refused() -> None:
+    bodies = Bodies()
+    for _ in range(2 + MAX_WAITING_BODIES):
+        await bodies.begin("a", 50)
+    with pytest.raises(Overloaded, match="32 of your bodies already wait") as refused:
+        await bodies.memory.reserve("a", 50)
+    assert refused.value.reason == "body_memory"
+    for _, task in bodies.waiting:
+        task.cancel()
+    await asyncio.wait([task for _, task in bodies.waiting])
