@@ -89,6 +89,13 @@ def takes_context(document: Schema, mode: str) -> bool:
     return CONTEXT in (body.get("properties") or {})
 
 
+def hides_context(document: Schema, mode: str) -> bool:
+    """True if an input of the model has the name of what it also reads beside its input."""
+    return takes_context(document, mode) and CONTEXT in (
+        _resolved(document, MODES[mode][0]).get("properties") or {}
+    )
+
+
 def output_schema(document: Schema, mode: str = "predict") -> dict[str, Any]:
     """JSON Schema of a request's output, which has Cog's in the field ``output``."""
     given = marked_output(document, mode)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import zipfile
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from deployments.executors.cog import deploying
 from deployments.executors.cog.deploying import describe
 from deployments.executors.cog.project import PACKAGES, read_project
 from deployments.executors.cog.schema import input_schema, marked_output, output_schema
@@ -110,6 +112,11 @@ async def test_an_input_named_context_stays_the_models_own(tmp_path: Path, apps_
     signature = "self, context: str) -> str"
     document = await predictor(tmp_path, apps_dir, signature, READS_CONTEXT)
     assert input_schema(document)["properties"]["context"]["type"] == "string"
+    environments = Environments(apps_dir / "environments")
+    deployed = await asyncio.to_thread(
+        deploying.project, tmp_path, environments, prepared=False, has_pool=False
+    )
+    assert deploying.OWN_CONTEXT in deployed.notes
 
 
 async def test_the_code_has_the_schema_that_a_cog_server_reads(
