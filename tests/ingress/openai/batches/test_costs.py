@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from tests.ingress.openai.batches.test_worker import (
     requests_of,
     run,
 )
+from tests.ingress.submission.test_fallback import OWN, house_with
 
 HEADER = "X-Darkroom-Max-Cost"
 IMAGES = "test/images"
@@ -28,13 +30,14 @@ def priced(unit: str = "image", amount: str = "0.1", currency: str = "EUR") -> d
 
 
 async def begun(
-    house: House, content: bytes, most: str, endpoint: str = GENERATIONS, key: str = ""
+    house: House, content: bytes, most: str | None, endpoint: str = GENERATIONS, key: str = ""
 ) -> str:
     async with house.client(key or house.weak_key) as client:
         form = {"file": ("prompts.jsonl", content), "purpose": (None, "batch")}
         file = (await client.post(FILES, files=form)).raise_for_status().json()
         body = {"input_file_id": file["id"], "endpoint": endpoint, "completion_window": "24h"}
-        answer = await client.post(BATCHES, json=body, headers={HEADER: most})
+        headers = {} if most is None else {HEADER: most}
+        answer = await client.post(BATCHES, json=body, headers=headers)
         return str(answer.raise_for_status().json()["id"])
 
 
@@ -117,3 +120,15 @@ async def test_a_batch_whose_key_was_revoked_ends_without_a_request() -> None:
         known = await run(house, batch, BatchWorker(house.services))
         assert known["request_counts"]["failed"] == 2
         assert requests_of(house) == []
+
+
+@pytest.mark.parametrize(("most", "falls"), [("9", False), (None, True)])
+async def test_a_line_does_not_fall_back_to_where_it_costs_more_than_was_counted(
+    tmp_path: Path, most: str | None, *, falls: bool
+) -> None:
+    """Its own endpoint costs 0.01 EUR, and the other one 0.5."""
+    async with house_with(tmp_path) as house:
+        content = runs({"echo": "hello"}, endpoint=OWN)
+        await run(house, await begun(house, content, most, f"/run/{OWN}", house.key))
+        (request,) = requests_of(house)
+        assert (request.fallback is not None) == falls
