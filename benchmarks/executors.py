@@ -1,7 +1,7 @@
 """What an executor adds to a request, and what requests cost that wait for a hosted provider.
 
     python -m benchmarks.executors [--seconds 4] [--rounds 3] [--clients 1 16]
-        [--only apps passed waiting] [--waiting 100 1000 5000] [--settle 25]
+        [--only apps passed waiting] [--waiting 100 1000 3000] [--settle 25]
 
 One `darkroom serve` as it comes. Measurements of the same thing are made in turns, A B A B …, from
 one process of load, and what is compared are the medians of the rounds. The machine may be busy
@@ -17,7 +17,7 @@ server by the executor's own client without Darkroom, which submits, polls once 
 on a connection each; and beside the plainest call of that server: one POST, answered by the result.
 All inputs differ, because equal ones are sent to fal one after the other.
 
-``waiting``: so many requests wait at the provider, in as few processes as the settings allow (1,000
+``waiting``: so many requests wait at the provider, in as few processes as the settings allow (3,000
 slots each). Measured for at least 10 s, once all polls are at their longest pause of 5 s
 (``--settle``): memory of these processes in MiB more than before (RSS), their CPU seconds a second
 beside those without a request, and polls a second as the provider counts them. Then the provider
@@ -56,11 +56,11 @@ from deployments.executors.hosted.executor import CallPauses
 from deployments.executors.hosted.fal import FalQueue
 from serve_app.domain.executors.hosted import CallState, HostedCall, HostedEndpoint
 from serve_app.domain.request import State
+from serve_app.settings.pools import MAX_HOSTED_SLOTS
 from tests.cluster.darkroom import ROOT, Darkroom, clean_environment, eventually
 from tests.cluster.executor_calls import PASSED
 
 APP = Path(__file__).with_name("noop_app.py")
-MAX_SLOTS = 1000  # of a replica, by its pool's settings
 POLL_S = CallPauses().poll[1]  # longest pause between two polls of a request
 SUBMITS_AT_ONCE = 16
 BUSY = (429, 503)  # a client submits again, with the same idempotency key
@@ -123,7 +123,7 @@ def running_darkroom(provider: Provider, replicas: int, *, apps: bool) -> Genera
         "noop": {"families": ["probe", "long", "parked"], "slots": 64, "num_cpus": 0.1},
         "hosted": {
             "families": ["fal"],
-            "slots": MAX_SLOTS,
+            "slots": MAX_HOSTED_SLOTS,
             "num_cpus": 0.1,
             "min_replicas": replicas,
             "max_replicas": replicas,
@@ -363,11 +363,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--waiting", type=int, nargs="+", default=[100, 1000, 5000])
+    parser.add_argument("--waiting", type=int, nargs="+", default=[100, 1000, 3000])
     parser.add_argument("--settle", type=float, default=25.0, help="seconds before a measurement")
     given = parser.parse_args()
     waiting = sorted(given.waiting) if "waiting" in given.only else []
-    in_one = [each for each in waiting if each <= MAX_SLOTS]
+    in_one = [each for each in waiting if each <= MAX_HOSTED_SLOTS]
     with running_provider() as provider:
         with running_darkroom(provider, 1, apps="apps" in given.only) as darkroom:
             bench = Bench(darkroom, provider, given)
@@ -379,7 +379,7 @@ def main() -> None:
             for number in in_one:
                 bench.waiting(number, 1)
         for number in waiting[len(in_one) :]:
-            replicas = -(-number // MAX_SLOTS)
+            replicas = -(-number // MAX_HOSTED_SLOTS)
             with running_darkroom(provider, replicas, apps=False) as darkroom:
                 Bench(darkroom, provider, given).waiting(number, replicas)
 

@@ -104,9 +104,17 @@ class Catalog:
         return iter(self._entries.values())
 
     def find(self, endpoint_id: str) -> CatalogEntry | None:
-        """A listed entry, served or not; or one that an entry for several endpoints stands for.
-        None if there is none."""
-        return self._entries.get(endpoint_id) or self._passed_through(endpoint_id)
+        """A listed entry, served or not; or one that an entry for several endpoints stands for,
+        also in place of a built-in one that is not served here. None if there is none."""
+        own = self._entries.get(endpoint_id)
+        return self._in_place_of(endpoint_id, own) if own is None or own.missing else own
+
+    def _in_place_of(self, endpoint_id: str, own: CatalogEntry | None) -> CatalogEntry | None:
+        """Entry for an id whose own entry is not served, or not there."""
+        if own is not None and own.origin is not EntryOrigin.BUILT_IN:
+            return own  # the operator has written it, and it says why it is not served
+        passed = self._passed_through(endpoint_id)
+        return own if passed is None or (own and passed.missing) else passed
 
     def _passed_through(self, endpoint_id: str) -> CatalogEntry | None:
         """Entry of an endpoint of fal's that is passed through. Only ids that fal's client knows:

@@ -15,6 +15,9 @@ from typing import Any, Literal, cast
 from serve_app.domain.errors import InvalidInput
 from serve_app.domain.serialization import pickle_by_name
 
+CONTEXT_MARK = "x-darkroom-context"
+"""Mark of the field of a JSON Schema that is the context of a call in Cog's API, not an input."""
+
 
 @pickle_by_name
 @dataclass(frozen=True, slots=True)

@@ -48,12 +48,14 @@ SELECT e.id, e.state, e.owner, e.endpoint,
        coalesce(e.provider_id, ''), coalesce(e.place, '{}'::json), e.id = %(id)s
 FROM held LEFT JOIN either e ON true
 """
+# One that nobody wants any more is ended at once (`unwanted_at`).
 # A repeated statement, whose first answer was lost, finds its own id and is as good as the first.
 ACCEPT: LiteralString = """
 -- name: accept_hosted_call
 UPDATE hosted_calls
 SET state = 'accepted', provider_id = %(provider_id)s, place = %(place)s::json,
-    changed_at = clock_timestamp()
+    changed_at = clock_timestamp(),
+    unwanted_at = CASE WHEN unwanted_at IS NOT NULL THEN clock_timestamp() END
 WHERE id = %(id)s AND (
     state IN ('sending', 'unconfirmed')
     OR (state = 'accepted' AND provider_id = %(provider_id)s))
@@ -61,7 +63,8 @@ RETURNING 1
 """
 END: LiteralString = """
 -- name: end_hosted_call
-UPDATE hosted_calls SET state = %(state)s, changed_at = clock_timestamp()
+UPDATE hosted_calls
+SET state = %(state)s, changed_at = clock_timestamp(), unwanted_at = NULL
 WHERE id = %(id)s AND state IN ('sending', 'unconfirmed')
 RETURNING 1
 """
@@ -87,7 +90,8 @@ WHERE r.id = c.request_id AND a.attempt = c.attempt AND c.id IN (
     SELECT id FROM hosted_calls WHERE unwanted_at <= clock_timestamp()
     ORDER BY unwanted_at LIMIT 20 FOR UPDATE SKIP LOCKED)
 RETURNING c.id, coalesce(a.endpoint, r.endpoint), c.owner, coalesce(c.place, '{}'::json),
-          extract(epoch FROM clock_timestamp() - coalesce(r.finished_at, c.changed_at))::float8
+          extract(epoch FROM clock_timestamp() - coalesce(r.finished_at, c.changed_at))::float8,
+          c.state = 'accepted'
 """
 FORGET_UNWANTED: LiteralString = """
 -- name: forget_unwanted_hosted_job

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,9 @@ log = logging.getLogger(__name__)
 
 MAX_LEASES_PER_STATEMENT = 64
 
+MOST_POLLS = 2
+"""Polls after which a request is held no longer."""
+
 CHECK_HELD = """
 -- name: check_held
 SELECT n.id::text, n.attempt, n.nonce,
@@ -56,6 +60,14 @@ SELECT n.id::text, n.attempt, n.nonce,
 FROM json_to_recordset(%(held)s::json) AS n(id uuid, attempt integer, nonce bigint)
 LEFT JOIN requests r ON r.id = n.id
 """
+
+
+@dataclass(slots=True)
+class _Hold:
+    """Requests of a pool that are not stored yet, since they will be leased in their insert."""
+
+    polls: int = 0  # that have come since
+    over: bool = False  # its time: nothing is held until the next poll
 
 
 class LongPoll:
@@ -80,7 +92,7 @@ class LongPoll:
         self.tracing: Tracing | None = None  # None: spans are off
         self._attempts = EndAttempts(database, limits)
         self._leasing: dict[str, asyncio.Task[None]] = {}
-        self._held_until: dict[str, float] = {}  # by the event loop's clock; see ``holds``
+        self._holds: dict[str, _Hold] = {}  # by pool
         self._resume: Callable[[str], None] = lambda _: None
         self._contention: defaultdict[str, Contention] = defaultdict(Contention)  # by pool
         self._random = Random()  # noqa: S311 - jitter
@@ -98,8 +110,7 @@ class LongPoll:
         self._state.replicas.polled(ask)
         waiter = self._waiters.add(ask, self._offer(ask))
         self.lease_soon(waiter.queue)
-        self._held_until.pop(waiter.queue, None)
-        self._resume(waiter.queue)
+        self._opened(waiter.queue)
         try:
             await self._wait(waiter)
         except asyncio.CancelledError:
@@ -136,25 +147,37 @@ class LongPoll:
 
     def holds(self, pool: str) -> bool:
         """True while a request that nobody is told of before its end had better be stored in a
-        moment: then it is leased in its insert. For ``RETURN_S`` at most.
+        moment: then it is leased in its insert. For ``RETURN_S`` at most, and until the second poll
+        from now: others may get the slots of the first.
 
         Under load, the replicas' polls are on their way most of the time. A request that is stored
         meanwhile starts no sooner, but is leased by a statement of its own, and so is everything
         that is stored during that one.
         """
         if not self._leases_soon(pool):
-            self._held_until.pop(pool, None)
+            self._holds.pop(pool, None)
             return False
-        loop = asyncio.get_running_loop()
-        until = self._held_until.get(pool)
-        if until is None:
-            until = self._held_until[pool] = loop.time() + RETURN_S
-            loop.call_at(until, self._stop_holding, pool)
-        return loop.time() < until
+        hold = self._holds.get(pool)
+        if hold is None:
+            hold = self._holds[pool] = _Hold()
+            asyncio.get_running_loop().call_later(RETURN_S, self._stop_holding, pool, hold)
+        elif hold.polls == MOST_POLLS:
+            del self._holds[pool]
+            return False
+        return not hold.over
 
-    def _stop_holding(self, pool: str) -> None:
-        if pool in self._held_until:
-            self._held_until[pool] = float("-inf")  # until the next poll
+    def _opened(self, pool: str) -> None:
+        """A replica polls: what is held may be stored."""
+        hold = self._holds.get(pool)
+        if hold is not None:
+            hold.polls += 1
+            if hold.over:
+                del self._holds[pool]
+        self._resume(pool)
+
+    def _stop_holding(self, pool: str, hold: _Hold) -> None:
+        if self._holds.get(pool) is hold:
+            hold.over = True
             self._resume(pool)
 
     def _leases_soon(self, pool: str) -> bool:
@@ -191,7 +214,7 @@ class LongPoll:
         """Answer every poll and wait for the statements under way."""
         self._closed = True
         self._waiters.close()
-        for pool in [*self._held_until]:
+        for pool in [*self._holds]:
             self._resume(pool)
         await asyncio.gather(*self._leasing.values(), return_exceptions=True)
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from serve_app.domain.billing.price import CURRENCY
+from serve_app.domain.executors.hosted import PROVIDERS
 from serve_app.domain.operations import WeightsLevel
 from serve_app.domain.workflows.definition import POOL as WORKFLOWS
 from serve_app.settings import schedule
@@ -17,6 +18,10 @@ from serve_app.settings.overflow import OverflowPools, mistakes
 
 INLINE_SHUTDOWN_S = 620.0  # longer than a call whose answer is the result
 SLOTS_ON_GPU = 8  # for families of which nothing is known
+MAX_SLOTS = 1000
+MAX_HOSTED_SLOTS = 3000
+"""Slots of a replica of hosted providers, each of which is a coroutine that mostly waits: more than
+one process can poll for would delay one another (``benchmarks.executors --only waiting``)."""
 SLOTS_ON_CPU = 2  # with few cores, more slots only share the same compute
 
 SLOTS: Mapping[str, Mapping[float, int]] = {
@@ -122,9 +127,9 @@ class PoolConfig(BaseModel):
     slots: int = Field(
         default=0,
         ge=0,
-        le=1000,
+        le=MAX_HOSTED_SLOTS,
         description="Generations that a replica runs at once if its memory allows, or requests "
-        "that it holds for apps and hosted providers; "
+        f"that it holds for apps (at most {MAX_SLOTS}) and hosted providers; "
         f"0: by families and GPU, {SLOTS_ON_CPU} on a CPU.",
     )
     min_replicas: int = Field(default=1, ge=0)
@@ -195,6 +200,11 @@ class PoolConfig(BaseModel):
     def _bounds_in_order(self) -> PoolConfig:
         if self.min_replicas > self.max_replicas:
             raise ValueError("it has more min_replicas than max_replicas; change one of them")
+        if self.slots > MAX_SLOTS and not {*self.families} <= {*PROVIDERS}:
+            raise ValueError(
+                f"it has {self.slots} slots; more than {MAX_SLOTS} are for pools that host only "
+                f"providers ({', '.join(PROVIDERS)})"
+            )
         for each in self.warm:
             if each.replicas > self.max_replicas:
                 raise ValueError(

@@ -1,6 +1,7 @@
-"""Ends jobs of hosted providers whose request was cancelled between two attempts.
+"""Ends jobs of hosted providers that no replica goes on with.
 
-No replica knows of such a request any more. The ingress has the key, and one call is enough.
+Their request was cancelled between two attempts, fell back to another endpoint, or ended with its
+replica. The ingress has the key, and one call is enough.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ LATER = (408, 425, 429, 500, 502, 503, 504)
 
 class UnwantedJobs:
     """Ends jobs, each by one ingress process at a time. A call that a provider did not answer is
-    repeated each minute, for an hour."""
+    repeated each minute, for an hour. So long, a job whose id is not known yet is waited for."""
 
     def __init__(
         self,
@@ -51,7 +52,9 @@ class UnwantedJobs:
                     await self._calls.forget_unwanted(job.id)
 
     async def _is_ended(self, job: UnwantedJob, http: httpx.AsyncClient) -> bool:
-        """Ask the provider to end a job. False: it did not answer."""
+        """Ask the provider to end a job. False: it did not answer, or has yet to name the job."""
+        if not job.accepted:
+            return False
         endpoint = self._endpoint(job.endpoint)
         if endpoint is None:
             return True  # nothing says where it is any more

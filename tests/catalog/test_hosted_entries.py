@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from serve_app.catalog.catalog import Catalog, load
+from serve_app.catalog.entries import EntryOrigin
 from serve_app.domain.endpoint import Endpoint, Weights
-from serve_app.domain.errors import EndpointNotFound, Misconfigured
+from serve_app.domain.errors import EndpointNotFound, EndpointNotServed, Misconfigured
 from serve_app.domain.executors.hosted import HostedEndpoint
 from serve_app.domain.executors.secrets import name_problem
 
@@ -93,6 +94,25 @@ def test_endpoints_of_fals_without_an_entry_are_passed_through(tmp_path: Path) -
     assert (found.get(film).pool, found.get("fal-ai/flux/dev").pool) == ("films", "")
     digests = {found.get(each).endpoint.digest for each in (film, "fal-ai/flux/dev")}
     assert len(digests) == 2
+
+
+def test_a_built_in_endpoint_that_is_not_served_here_is_passed_through(tmp_path: Path) -> None:
+    """It is the entry of nobody here. Another one that is not served says why."""
+    found = catalog(tmp_path)
+    not_served = {
+        name: replace(found.get("fal-ai/flux/schnell"), missing="It has no GPU.", origin=origin)
+        for name, origin in (
+            ("fal-ai/flux/dev", EntryOrigin.BUILT_IN),
+            ("fal-ai/flux/schnell", EntryOrigin.FILE),
+        )
+    }
+    also = Catalog({**found._given, **not_served}, fal_ids=found._fal_ids)
+    assert also.get("fal-ai/flux/dev").endpoint.family == "fal"
+    with pytest.raises(EndpointNotServed, match="It has no GPU"):
+        also.get("fal-ai/flux/schnell")
+    without = Catalog(not_served, fal_ids=found._fal_ids)
+    with pytest.raises(EndpointNotServed, match="It has no GPU"):
+        without.get("fal-ai/flux/dev")
 
 
 def test_only_endpoints_that_fals_client_knows_are_passed_through(tmp_path: Path) -> None:

@@ -99,10 +99,13 @@ def bad(line: int) -> LineResult:
 
 async def test_a_new_batch_is_to_be_validated(queue: Queue) -> None:
     metadata = {"job": "night"}
-    created = await queue.batches.create(wanted(metadata=metadata, keep_outputs_s=3600), MOST)
+    created = await queue.batches.create(
+        wanted(metadata=metadata, keep_outputs_s=3600, max_cost="5 EUR"), MOST
+    )
     assert created == await queue.batches.get(TENANT, "batch_1")
     assert [each.id for each in await queue.batches.work.active(10)] == ["batch_1"]
     assert (created.status, created.metadata) == (BatchStatus.VALIDATING, metadata)
+    assert created.max_cost == "5 EUR"
     assert (created.expires_at - created.created_at).total_seconds() == DAY_S
     assert (created.total, created.completed, created.failed, created.errors) == (0, 0, 0, ())
 

@@ -134,6 +134,7 @@ class FakeBatches:
             expires_at=now + timedelta(seconds=new.window_s),
             metadata=new.metadata,
             keep_outputs_s=new.keep_outputs_s,
+            max_cost=new.max_cost,
         )
         self._entries[new.id] = _Entry(batch, new.webhook)
         return batch

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from secrets import token_urlsafe
+from typing import Any
 
 import pytest
 
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import Fenced, Unsupported
+from serve_app.domain.executors.fallback import FallbackMove, FallbackReason
 from serve_app.domain.executors.hosted import HostedCall, NewCall
 from serve_app.domain.executors.secrets import INSTALLATION, Secret
 from serve_app.domain.operations import Actor
+from serve_app.domain.request import NONE, Request, State
 from serve_app.ingress.replica_calls import ExecutorCalls
 from serve_app.postgres.comfyui import PostgresComfyUiBook
 from serve_app.postgres.database import Database
@@ -23,11 +26,14 @@ from serve_app.queue.transactions.catalog_entries import PostgresAppBundles
 from serve_app.queue.transactions.lease import is_held
 from serve_app.tenants.hosted_jobs import UnwantedJobs
 from serve_app.tenants.secrets import PostgresSecrets
+from tests.contract.test_fallbacks_contract import CENT, plan
+from tests.contract.waiting import eventually
 from tests.fakes.fal_server import FalServer
+from tests.fakes.liveness import FakeLiveness
 from tests.fakes.provider_server import KEY
 from tests.fakes.terms import FakeTerms
 from tests.queue.database import Ingress
-from tests.queue.requests import TENANT, done, lease, new
+from tests.queue.requests import TENANT, done, failure, lease, new
 
 ME = Actor("key-1", "192.0.2.1")
 
@@ -194,19 +200,172 @@ async def test_a_job_whose_request_is_cancelled_between_attempts_is_ended(
     assert await database.rows(fell_back, {"id": leases[1].request_id})
     await desk.queue.cancel(TENANT, leases[1].request_id)
 
-    def endpoint(endpoint_id: str) -> Endpoint | None:
-        if endpoint_id != "acme/hosted":
-            return None
-        hosted = {"endpoint": "fal-ai/veo3", "url": fal.origin}
-        options = {"hosted": hosted, "secrets": ["FAL_KEY"]}
-        return Endpoint(endpoint_id, "fal", Weights(""), "json", options=options)
-
-    jobs = UnwantedJobs(desk.hosted, endpoint, desk.secrets)
+    jobs = UnwantedJobs(desk.hosted, hosted_endpoint(fal), desk.secrets)
     await jobs.sweep()
     assert (wanted.cancelled, unwanted.cancelled) == (False, True)
     await database.rows("UPDATE hosted_calls SET unwanted_at = now() WHERE unwanted_at IS NOT NULL")
     await jobs.sweep()
     assert len(fal.calls) == 1, "it has answered, so it is not called again"
+
+
+def hosted_endpoint(fal: FalServer) -> Callable[[str], Endpoint | None]:
+    hosted = {"endpoint": "fal-ai/veo3", "url": fal.origin}
+    options = {"hosted": hosted, "secrets": ["FAL_KEY"]}
+    made = Endpoint("acme/hosted", "fal", Weights(""), "json", options=options)
+    return lambda endpoint_id: made if endpoint_id == "acme/hosted" else None
+
+
+class Sent:
+    """A request whose attempt has sent a call to a provider."""
+
+    def __init__(self, desk: Desk, fal: FalServer, liveness: FakeLiveness) -> None:
+        self.desk, self.liveness, self._fal = desk, liveness, fal
+        self.jobs = UnwantedJobs(desk.hosted, hosted_endpoint(fal), desk.secrets)
+
+    async def send(self, *, accepted: bool = True, **changes: Any) -> None:
+        await self.desk.secrets.put(INSTALLATION, "FAL_KEY", KEY, ME)
+        self._fal.holds = True
+        self.job = await self._fal.accepted("fal-ai/veo3", {})
+        self.request = await self.desk.queue.submit(
+            new(endpoint="acme/hosted", **{"retries": NONE, "price": CENT} | changes)
+        )
+        self.held = (await lease(self.desk.queue)).held
+        self.made = await self.desk.calls.call("begin_hosted_call", self.held, call(self.job.id))
+        if accepted:
+            await self.accept()
+
+    async def accept(self) -> None:
+        url = f"{self._fal.origin}/fal-ai/veo3/requests/{self.job.id}/cancel"
+        accept = ("accept_hosted_call", self.made.id, self.job.id, {"cancel": url})
+        assert await self.desk.calls.call(*accept)
+
+    async def until(self, true: Callable[[Request], bool]) -> None:
+        async def seen() -> bool:
+            return true(await self.desk.queue.current(TENANT, self.request.id))
+
+        await eventually(seen)
+
+    async def die(self) -> None:
+        self.liveness.buried.add("actor-r1")
+        await self.until(lambda now: now.state is not State.RUNNING)
+
+    async def hand_back(self) -> None:
+        await self.desk.queue.hand_back(self.held, "r1", "It ends.")
+
+
+@pytest.fixture
+def sent(desk: Desk, fal: FalServer, liveness: FakeLiveness) -> Sent:
+    return Sent(desk, fal, liveness)
+
+
+ELSEWHERE = plan(endpoint="acme/own", errors=("replica_died",), price=CENT)
+
+
+async def dies_and_falls_back(sent: Sent) -> None:
+    await sent.send(fallback=ELSEWHERE)
+    await sent.die()
+    assert (await sent.desk.queue.current(TENANT, sent.request.id)).fell_back_to == "acme/own"
+
+
+async def moves_while_it_waits(sent: Sent) -> None:
+    await sent.send(fallback=ELSEWHERE)
+    await sent.hand_back()
+    move = FallbackMove(sent.request.id, FallbackReason.MAX_WAIT)
+    assert await sent.desk.queue.fallbacks.move([move])
+
+
+async def dies_for_good(sent: Sent) -> None:
+    await sent.send()
+    await sent.die()
+    assert (await sent.desk.queue.current(TENANT, sent.request.id)).state is State.FAILED
+
+
+async def is_cancelled_and_then_handed_back(sent: Sent) -> None:
+    await sent.send()
+    await sent.desk.queue.cancel(TENANT, sent.request.id)
+    await sent.hand_back()
+
+
+async def is_failed_by_an_operator(sent: Sent) -> None:
+    await sent.send()
+    assert await sent.desk.queue.operations.fail(sent.request.id, ME, "no") is State.FAILED
+
+
+async def is_failed_by_an_operator_while_it_waits(sent: Sent) -> None:
+    await sent.send()
+    await sent.hand_back()
+    assert await sent.desk.queue.operations.fail(sent.request.id, ME, "no") is State.FAILED
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        dies_and_falls_back,
+        moves_while_it_waits,
+        dies_for_good,
+        is_cancelled_and_then_handed_back,
+        is_failed_by_an_operator,
+        is_failed_by_an_operator_while_it_waits,
+    ],
+)
+async def test_a_job_that_no_replica_goes_on_with_is_ended(
+    sent: Sent, end: Callable[[Sent], Awaitable[None]]
+) -> None:
+    await end(sent)
+    await sent.jobs.sweep()
+    assert sent.job.cancelled
+
+
+async def dies_and_is_tried_again(sent: Sent) -> None:
+    await sent.send(retries=None)
+    await sent.die()
+
+
+async def is_requeued_by_an_operator(sent: Sent) -> None:
+    await sent.send()
+    assert await sent.desk.queue.operations.requeue(sent.request.id, ME) is State.QUEUED
+
+
+async def succeeds(sent: Sent) -> None:
+    await sent.send()
+    await sent.desk.queue.finish(done(sent.held))
+
+
+async def ends_by_its_replica(sent: Sent) -> None:
+    await sent.send()
+    await sent.desk.queue.finish(done(sent.held, failure("hosted_failed")))
+
+
+@pytest.mark.parametrize(
+    "end", [dies_and_is_tried_again, is_requeued_by_an_operator, succeeds, ends_by_its_replica]
+)
+async def test_a_job_that_is_wanted_or_has_ended_is_left_alone(
+    sent: Sent, end: Callable[[Sent], Awaitable[None]]
+) -> None:
+    await end(sent)
+    await sent.jobs.sweep()
+    assert not sent.job.cancelled
+
+
+async def test_a_job_that_is_accepted_after_its_request_has_left_is_ended(sent: Sent) -> None:
+    """The replica was taken for dead while the provider was slow to answer."""
+    await sent.send(accepted=False, fallback=ELSEWHERE)
+    await sent.die()
+    await sent.jobs.sweep()
+    assert not sent.job.cancelled
+    await sent.accept()
+    await sent.jobs.sweep()
+    assert sent.job.cancelled
+
+
+async def test_a_call_that_was_surely_not_accepted_is_waited_for_no_longer(
+    sent: Sent, database: Database
+) -> None:
+    await sent.send(accepted=False, fallback=ELSEWHERE)
+    await sent.die()
+    assert await database.rows("SELECT 1 FROM hosted_calls WHERE unwanted_at IS NOT NULL")
+    assert await sent.desk.calls.call("end_hosted_call", sent.made.id, "refused")
+    assert not await database.rows("SELECT 1 FROM hosted_calls WHERE unwanted_at IS NOT NULL")
 
 
 async def test_a_deleted_request_leaves_no_call(desk: Desk, database: Database) -> None:

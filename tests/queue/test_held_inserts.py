@@ -96,6 +96,18 @@ async def test_a_run_is_queued_if_the_poll_does_not_come(
     assert [each.request_id for each in work.leases] == [request.id]
 
 
+async def test_a_run_is_passed_over_by_one_poll_at_most(ingress: Ingress) -> None:
+    queue = await ingress(LIMITS)
+    await given_work(queue)
+    held = run(queue)
+    for _ in range(2):
+        flood = await queue.submit(new(tenant="mallory"))
+        assert not held.done()
+        work = await queue.ask(ask(SLOTS))
+        assert flood.id in {each.request_id for each in work.leases}
+    assert (await held).state in (State.QUEUED, State.RUNNING)
+
+
 async def test_held_runs_are_stored_when_the_ingress_stops(
     ingress: Ingress, database: Database
 ) -> None:

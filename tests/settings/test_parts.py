@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from pydantic import ValidationError
 
 from serve_app.settings import FIELDS, PoolConfig, read_config
 from serve_app.settings.parts import (
@@ -30,6 +31,13 @@ def test_what_changes_without_a_restart_is_no_argument() -> None:
     arguments = pool_arguments(settings, "one", pool, {})
     assert arguments["pools"] == {"one": {"families": ["flux"], "slots": 4}}
     assert arguments.keys() & LIVE == {"pools"}
+
+
+def test_only_a_pool_of_hosted_providers_has_thousands_of_slots() -> None:
+    assert PoolConfig(families=("fal", "openai"), slots=3000).max_slots == 3000
+    for families in (("flux",), ("python",), ("fal", "python")):
+        with pytest.raises(ValidationError, match="2000 slots; more than 1000 are for pools that"):
+            PoolConfig(families=families, slots=2000)
 
 
 def test_a_pool_knows_its_own_families_only() -> None:

@@ -22,6 +22,7 @@ from deployments.executors.cog.predictions import HEALTHY
 from deployments.executors.cog.project import FILE, CogProject, read_project
 from deployments.executors.cog.schema import (
     MODES,
+    hides_context,
     input_schema,
     marked_output,
     openapi,
@@ -41,6 +42,10 @@ SCHEMA_FILE = Path(".cog") / "openapi_schema.json"
 """File from which a Cog server knows what to check."""
 
 DESCRIBE_WITHIN_S = 300.0  # the import of torch and a model's library may be slow
+
+OWN_CONTEXT = (
+    "The model has an input `context` of its own, so `current_scope().context` is always empty."
+)
 
 PATHS = {"predict": "", "train": "/train"}
 """Mode → what is appended to a model's id."""
@@ -94,7 +99,10 @@ def project(
         )
         for mode, target in read.targets.items()
     }
-    return CogDeployment(_slug(folder.name), found.content, entries, read.notes)
+    notes = [*read.notes]
+    if any(hides_context(found.document, mode) for mode in read.targets):
+        notes.append(OWN_CONTEXT)
+    return CogDeployment(_slug(folder.name), found.content, entries, notes)
 
 
 def server(url: str, concurrency: int) -> CogDeployment:

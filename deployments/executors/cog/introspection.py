@@ -74,7 +74,22 @@ def described(mode: str, target: str) -> dict[str, Any]:
         "asynchronous": inspect.iscoroutinefunction(function)
         or inspect.isasyncgenfunction(function),
         "description": inspect.cleandoc(function.__doc__ or ""),
+        "context": _reads_context(),
     }
+
+
+def _reads_context() -> bool:
+    """True if a file of the project reads ``current_scope().context``, which no schema names."""
+    for path in pathlib.Path().rglob("*.py"):
+        try:
+            nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        except (OSError, SyntaxError, ValueError):
+            continue  # no Python, or not for this one: it is not imported either
+        read = {each.attr for each in nodes if isinstance(each, ast.Attribute)}
+        named = {each.id for each in nodes if isinstance(each, ast.Name)}
+        if "context" in read and "current_scope" in read | named:
+            return True
+    return False
 
 
 def _loaded(file: str) -> types.ModuleType:

@@ -21,8 +21,9 @@ from deployments.executors.base import (
     LoggedLine,
     MadeOutput,
 )
-from deployments.executors.cog.schema import OUTPUT, is_text
+from deployments.executors.cog.schema import CONTEXT, OUTPUT, is_text
 from deployments.executors.files import Place, file_places, replaced
+from serve_app.domain.endpoint import CONTEXT_MARK, Endpoint
 from serve_app.domain.errors import (
     Cancelled,
     DarkroomError,
@@ -220,8 +221,12 @@ class CogPredictions:
                     await call.all_logs.wait()
 
     async def _answer(self, call: _Prediction, work: ExecutorWork) -> Result:
-        given = await self._input(call.id, work.input)
-        body = {"input": given, **self._transport.webhook(call.id)}
+        given, context = _split(work.endpoint, work.input)
+        body = {
+            "input": await self._input(call.id, given),
+            CONTEXT: context,
+            **self._transport.webhook(call.id),
+        }
         pause_s = BUSY_PAUSE_S
         while True:
             answer = await self._http().put(call.path, json=body)
@@ -278,6 +283,17 @@ class CogPredictions:
                 url = url[part]
             value = replaced(value, place, await self._transport.take(id_, str(url)))
         return value
+
+
+def _split(
+    endpoint: Endpoint, given: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Input of the model, and the context of the call, which is a field of the request's input."""
+    schema = cast("Mapping[str, Any]", endpoint.options.get("input_schema") or {})
+    field = (schema.get("properties") or {}).get(CONTEXT) or {}
+    if CONTEXT_MARK not in field:
+        return given, {}
+    return {name: each for name, each in given.items() if name != CONTEXT}, given.get(CONTEXT) or {}
 
 
 def _paths(value: Any, place: Place = ()) -> list[tuple[Place, Path]]:

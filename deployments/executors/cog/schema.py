@@ -7,11 +7,26 @@ from copy import deepcopy
 from typing import Any, cast
 
 from deployments.executors.base import FILE_MARK
+from serve_app.domain.endpoint import CONTEXT_MARK
 
 Schema = Mapping[str, Any]
 
 MODES = {"predict": ("Input", "Output"), "train": ("TrainingInput", "TrainingOutput")}
 """Mode of a Cog server → names of its schemas in an OpenAPI document."""
+
+REQUESTS = {"predict": "PredictionRequest", "train": "TrainingRequest"}
+"""Mode of a Cog server → name of the schema of a call's body."""
+
+CONTEXT = "context"
+"""Field of a call's body beside its input, which ``current_scope().context`` has in a model."""
+
+CONTEXT_FIELD: Schema = {
+    "title": "Context",
+    "type": "object",
+    "additionalProperties": {"type": "string"},
+    "description": "What `current_scope().context` has in the model.",
+    CONTEXT_MARK: True,
+}
 
 OUTPUT = "output"
 """Field of a request's output, since Cog's may be of any type and ours is an object."""
@@ -36,6 +51,9 @@ def openapi(described: Schema) -> dict[str, Any]:
         if mode in described
         for part, name in zip(("input", OUTPUT), names, strict=True)
     }
+    for mode, name in REQUESTS.items():
+        if mode in described and described[mode][CONTEXT]:
+            schemas[name] = {"type": "object", "properties": {CONTEXT: {"type": "object"}}}
     return {
         "openapi": "3.0.2",
         "info": {"title": "Cog", "version": "0.1.0"},
@@ -50,14 +68,32 @@ def input_schema(document: Schema, mode: str = "predict") -> dict[str, Any]:
     given = _resolved(document, MODES[mode][0])
     fields = cast("dict[str, Schema]", given.get("properties") or {})
     order = sorted(fields, key=lambda name: int(fields[name].get("x-order", 0)))
+    properties = {name: _input(fields[name]) for name in order}
+    if takes_context(document, mode) and CONTEXT not in fields:
+        properties[CONTEXT] = dict(CONTEXT_FIELD)
+        order.append(CONTEXT)
     made: dict[str, Any] = {
         "title": "Input",
         "type": "object",
-        "properties": {name: _input(fields[name]) for name in order},
+        "properties": properties,
         "additionalProperties": False,
         "x-fal-order-properties": order,
     }
     return made | ({"required": given["required"]} if given.get("required") else {})
+
+
+def takes_context(document: Schema, mode: str) -> bool:
+    """True if the model reads what a call's body has beside its input."""
+    schemas = cast("Schema", (document.get("components") or {}).get("schemas") or {})
+    body = cast("Schema", schemas.get(REQUESTS[mode]) or {})
+    return CONTEXT in (body.get("properties") or {})
+
+
+def hides_context(document: Schema, mode: str) -> bool:
+    """True if an input of the model has the name of what it also reads beside its input."""
+    return takes_context(document, mode) and CONTEXT in (
+        _resolved(document, MODES[mode][0]).get("properties") or {}
+    )
 
 
 def output_schema(document: Schema, mode: str = "predict") -> dict[str, Any]:

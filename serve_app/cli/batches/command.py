@@ -20,6 +20,8 @@ from serve_app.domain.errors import DarkroomError
 BATCHES, FILES = "/openai/v1/batches", "/openai/v1/files"
 FINAL = frozenset({"completed", "failed", "expired", "cancelled"})
 RESUMED = frozenset({"validating", "in_progress", "finalizing", "completed"})
+MAX_COST = "max_cost"
+"""Key in the metadata of a batch: the value of ``--max-cost``."""
 POLL_S = 1.0
 PAGE = 100
 
@@ -46,6 +48,12 @@ def batch_group() -> None:
     type=click.Path(path_type=Path, file_okay=False),
     help="Directory for results and files. Default: the name of FILE and `-results`.",
 )
+@click.option(
+    "--max-cost",
+    metavar="AMOUNT",
+    help="Most that all lines together may cost, such as 5 or '5 EUR'. If they cost more, nothing "
+    "runs.",
+)
 @click.option("--again", is_flag=True, help="Run the file again, though it has been run.")
 @options.as_json
 def run_command(
@@ -53,6 +61,7 @@ def run_command(
     file: Path,
     endpoint: str | None,
     out: Path | None,
+    max_cost: str | None,
     *,
     again: bool,
     as_json: bool,
@@ -65,7 +74,10 @@ def run_command(
     source = read_source(file, endpoint)
     folder = out or file.with_name(f"{file.stem}-results")
     with Client(server) as client:
-        batch = (None if again else _earlier(client, source)) or _create(client, source, file.name)
+        earlier = None if again else _earlier(client, source)
+        if earlier and max_cost != (earlier["metadata"] or {}).get(MAX_COST):
+            _say("It has begun before: --max-cost is that of then.", as_json=as_json)
+        batch = earlier or _create(client, source, file.name, max_cost)
         _say(f"{batch['id']}: {len(source.names)} lines", as_json=as_json)
         try:
             batch = _wait(client, batch, as_json=as_json)
@@ -159,16 +171,21 @@ def _earlier(client: Client, source: BatchSource) -> dict[str, Any] | None:
         after = page["last_id"]
 
 
-def _create(client: Client, source: BatchSource, name: str) -> dict[str, Any]:
+def _create(client: Client, source: BatchSource, name: str, max_cost: str | None) -> dict[str, Any]:
     fields = {"purpose": "batch"}
     file = client.post_form(FILES, name, source.content, fields)
+    metadata = {METADATA: source.digest, "file": name[:512]}
+    headers = dict[str, str]()
+    if max_cost is not None:
+        metadata[MAX_COST] = max_cost[:512]
+        headers["X-Darkroom-Max-Cost"] = max_cost
     body = {
         "input_file_id": file["id"],
         "endpoint": source.url,
         "completion_window": "24h",
-        "metadata": {METADATA: source.digest, "file": name[:512]},
+        "metadata": metadata,
     }
-    return dict(client.post(BATCHES, body))
+    return dict(client.post(BATCHES, body, headers))
 
 
 def _wait(client: Client, batch: dict[str, Any], *, as_json: bool) -> dict[str, Any]:

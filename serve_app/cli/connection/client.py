@@ -96,8 +96,10 @@ class Client:
     def put(self, path: str, body: dict[str, Any] | None = None, **query: Any) -> Any:
         return self._call("PUT", path, json=body, params=_given(query))
 
-    def post(self, path: str, body: dict[str, Any]) -> Any:
-        return self._call("POST", path, json=body)
+    def post(
+        self, path: str, body: dict[str, Any], headers: Mapping[str, str] | None = None
+    ) -> Any:
+        return self._call("POST", path, json=body, headers=headers)
 
     def post_zip(self, path: str, content: bytes) -> Any:
         """POST the bytes of a zip file."""

@@ -70,6 +70,7 @@ class NewBatch:
     metadata: Mapping[str, str] | None = None
     keep_outputs_s: float | None = None  # None: the tenant's retention
     webhook: str | None = None  # URL, checked
+    max_cost: str | None = None  # of all lines together, such as ``5 EUR``
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,7 @@ class StoredBatch:
     cancelling_at: datetime | None = None
     finalizing_at: datetime | None = None
     ended_at: datetime | None = None
+    max_cost: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from serve_app.ingress.realtime.messages import Close, Control
 from serve_app.ingress.realtime.session import RealtimeSession
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.services.session_limit import max_sessions
+from serve_app.ingress.submission.max_cost import require_no_limit
 from serve_app.telemetry import logs
 from serve_app.telemetry.trace_context import encoded_headers
 
@@ -86,6 +87,7 @@ async def _asked(socket: WebSocket, services: Services) -> tuple[CatalogEntry, N
         )
     caller = await authenticate_for_endpoint(socket, endpoint_id)
     caller.require_endpoint(endpoint_id)
+    require_no_limit(socket.headers)
     entry = services.catalog_of(caller).get(endpoint_id)
     if session_kind(entry.endpoint) == "none":
         raise Unsupported(

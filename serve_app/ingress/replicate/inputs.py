@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from serve_app.catalog.catalog import Catalog, CatalogEntry
+from serve_app.domain.endpoint import CONTEXT_MARK
 from serve_app.domain.errors import InvalidInput
 from serve_app.ingress.submission.model_lookup import EndpointFields, find_capable
 
@@ -58,6 +59,21 @@ def translate(
     if (size := _size(entry, fields, given)) is not None:
         made.setdefault("image_size", size)
     return entry, made
+
+
+def cog_context(entry: CatalogEntry, body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Field of the input for what a prediction's body has in ``context``, beside its input. Empty
+    without one. ``InvalidInput`` if the endpoint is no model that reads it."""
+    given = body.get("context")
+    if not given:
+        return {}
+    if not EndpointFields(entry).has_mark("context", CONTEXT_MARK):
+        raise _invalid(
+            "context",
+            f"is read by no model of {entry.endpoint.id}: leave it out. It is for Cog models whose "
+            "code reads `current_scope().context`",
+        )
+    return {"context": given}
 
 
 def _capable(catalog: Catalog, entry: CatalogEntry, given: Mapping[str, Any]) -> CatalogEntry:

@@ -27,7 +27,7 @@ from serve_app.ingress.http.openapi import EVENTS, Operation, answer, in_header,
 from serve_app.ingress.http.origin import origin_of
 from serve_app.ingress.http.routing import prefix_locations
 from serve_app.ingress.replicate.errors import ERRORS, TAG
-from serve_app.ingress.replicate.inputs import translate
+from serve_app.ingress.replicate.inputs import cog_context, translate
 from serve_app.ingress.replicate.prediction import (
     CURSOR,
     PREFIX,
@@ -65,6 +65,12 @@ class NewModelPrediction(TypedDict):
     """Input of a prediction, and its webhook."""
 
     input: dict[str, Any]
+    context: NotRequired[
+        Annotated[
+            dict[str, str],
+            Field(description="Of Cog models that read it: what `current_scope().context` has."),
+        ]
+    ]
     webhook: NotRequired[
         Annotated[str, Field(description="URL to call with the prediction at each event.")]
     ]
@@ -206,13 +212,14 @@ async def _created(
     base = base_of(request)  # may be refused, so read it before anything is stored
     asked = await parse_webhook(body, services.webhooks, origin_of(request), caller.tenant)
     webhook = asked.webhook(services.webhooks.notifier) if asked else None
+    context = cog_context(entry, body)
     try:
         entry, given = translate(services.catalog_of(caller), entry, body.get("input", {}))
         new = await submission.validate(
             services,
             caller,
             entry.endpoint.id,
-            given,
+            {**given, **context},
             parse_options(request, caller, webhook=webhook),
             request_id=context_of(request).request_id,
         )

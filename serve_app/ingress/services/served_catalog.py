@@ -71,7 +71,9 @@ def startup_lines(catalog: Catalog) -> Iterator[str]:
         yield f"Serving {', '.join(real)}."
     if demo := [entry.endpoint.id for entry in served if entry.demo]:
         yield f"Serving {', '.join(demo)} by Darkroom's own demo model, not the real ones."
-    if missing := [entry.endpoint.id for entry in catalog if entry.missing]:
+    missing = [each for each in catalog if each.missing]
+    # The others are passed through to a provider.
+    if missing := [each.endpoint.id for each in missing if catalog.find(each.endpoint.id) is each]:
         yield f"Not serving {', '.join(missing)}: run `darkroom models --all` to see why."
 
 

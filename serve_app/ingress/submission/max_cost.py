@@ -48,6 +48,15 @@ def require_affordable(
         raise _refused(f"allows {most}, and {refusal}")
 
 
+def require_no_limit(headers: Mapping[str, str]) -> None:
+    """Raise ``InvalidInput`` for a realtime session with the header, which it could not keep."""
+    if HEADER.lower() in headers:
+        raise _refused(
+            "is for requests: what a session costs depends on what is sent in it. Connect without "
+            "it; a budget of the tenant limits sessions"
+        )
+
+
 def known_cost(
     services: Services, tenant: str, entry: CatalogEntry, input: Mapping[str, Any]
 ) -> KnownCost:

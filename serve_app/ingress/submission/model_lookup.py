@@ -47,6 +47,10 @@ class EndpointFields:
         schema = self._of(name)
         return schema.get("minimum", float("-inf")), schema.get("maximum", float("inf"))
 
+    def has_mark(self, name: str, mark: str) -> bool:
+        """Return whether the schema names the field, with this key."""
+        return mark in self._of(name)
+
     def _of(self, name: str) -> Mapping[str, Any]:
         return (self._properties or {}).get(name, {})
 

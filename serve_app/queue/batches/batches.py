@@ -28,10 +28,11 @@ WITH room AS (
 ),
 created AS (
     INSERT INTO batches (id, tenant, key_id, origin, endpoint, input_file, input_key, expires_at,
-                         metadata, keep_outputs_s, webhook)
+                         metadata, keep_outputs_s, webhook, max_cost)
     SELECT %(id)s, %(tenant)s, %(key_id)s, %(origin)s, %(endpoint)s, %(input_file)s, %(input_key)s,
            now() + make_interval(secs => %(window_s)s), %(metadata)s::json,
-           %(keep_outputs_s)s::double precision, %(webhook)s
+           %(keep_outputs_s)s::double precision, %(webhook)s,
+           %(max_cost)s
     FROM room WHERE yes
     RETURNING *
 )
@@ -195,6 +196,7 @@ class PostgresBatches:
             "metadata": None if new.metadata is None else messages.compact(new.metadata),
             "keep_outputs_s": new.keep_outputs_s,
             "webhook": new.webhook,
+            "max_cost": new.max_cost,
             "most": most_active,
         }
         lock = Lock([outcome_lock_number(new.tenant, b"batches")])

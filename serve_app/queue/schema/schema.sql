@@ -705,6 +705,7 @@ CREATE TABLE batches (
     webhook text,
     notice_tries integer DEFAULT 0 NOT NULL,
     notice_at timestamptz,
+    max_cost text,
     CONSTRAINT batches_status_check CHECK ((status = ANY (ARRAY['validating', 'in_progress', 'cancelling', 'finalizing', 'failed', 'completed', 'expired', 'cancelled']))),
     CONSTRAINT batches_stop_check CHECK ((stop = ANY (ARRAY['cancelled', 'expired']))),
     CONSTRAINT batches_pkey PRIMARY KEY (id)
@@ -982,7 +983,16 @@ CREATE FUNCTION end_unwanted_hosted_jobs() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
 BEGIN
-    UPDATE hosted_calls SET unwanted_at = clock_timestamp() WHERE request_id = NEW.id AND state = 'accepted';
+    -- A replica that has ended the attempt itself has also ended the job, unless the request falls back.
+    IF OLD.state = 'running' AND NEW.fell_back_to IS NOT DISTINCT FROM OLD.fell_back_to AND EXISTS (
+        SELECT FROM attempts a WHERE a.request_id = NEW.id AND a.attempt = NEW.attempt
+          AND a.ended IN ('failed', 'cancelled', 'expired')
+    ) THEN
+        RETURN NULL;
+    END IF;
+    -- An answer may still come: then the job is known.
+    UPDATE hosted_calls SET unwanted_at = clock_timestamp(), changed_at = clock_timestamp()
+    WHERE request_id = NEW.id AND state IN ('sending', 'accepted');
     RETURN NULL;
 END
 $$;
@@ -1236,7 +1246,7 @@ CREATE TRIGGER add_changed_uploads AFTER UPDATE ON uploads REFERENCING OLD TABLE
 
 CREATE TRIGGER add_inserted_uploads AFTER INSERT ON uploads REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION add_to_upload_totals();
 
-CREATE TRIGGER end_unwanted_hosted_jobs AFTER UPDATE OF state ON requests FOR EACH ROW WHEN (((old.state = 'queued') AND (old.attempt > 0) AND (new.state = ANY (ARRAY['cancelled', 'expired'])))) EXECUTE FUNCTION end_unwanted_hosted_jobs();
+CREATE TRIGGER end_unwanted_hosted_jobs AFTER UPDATE OF state, fell_back_to ON requests FOR EACH ROW WHEN (((old.state = ANY (ARRAY['queued', 'running'])) AND (old.attempt > 0) AND ((new.state = ANY (ARRAY['cancelled', 'expired', 'failed'])) OR (new.fell_back_to IS DISTINCT FROM old.fell_back_to)))) EXECUTE FUNCTION end_unwanted_hosted_jobs();
 
 CREATE TRIGGER forget_deleted_batch_files AFTER DELETE ON uploads FOR EACH ROW EXECUTE FUNCTION forget_batch_file();
 

@@ -82,6 +82,19 @@ def test_failed_lines_are_an_exit_status_and_a_file(darkroom: Any, prompts: Path
     assert json.loads(errors.read_text())["error"]["code"] == "pipeline_failed"
 
 
+def test_a_batch_that_costs_more_than_it_may_does_not_run(
+    darkroom: Any, prompts: Path, address: Address
+) -> None:
+    file = write(prompts, {"prompt": "costs"}, {"prompt": "money"})
+    words = ("batch", "run", file, "--endpoint", "test/images")
+    result = darkroom(*words, "--max-cost", "cheap", fails=True)
+    assert "X-Darkroom-Max-Cost should be an amount" in result.output
+    done = darkroom(*words, "--max-cost", "1 EUR").output  # the endpoint is free
+    assert "2 of 2 done" in done
+    assert "It has begun before" in darkroom(*words, "--max-cost", "2 EUR").output
+    assert "It has begun before" not in darkroom(*words, "--max-cost", "1 EUR").output
+
+
 def test_a_refused_file_says_which_line(darkroom: Any, prompts: Path) -> None:
     line = {"custom_id": "a", "method": "POST", "url": "/v1/videos", "body": {}}
     result = darkroom("batch", "run", write(prompts, line, line), fails=True)

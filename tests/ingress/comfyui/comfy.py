@@ -90,9 +90,13 @@ class GraphReplica(ScriptedReplica):
         output |= {"texts": [text for _, text in texts], "text_nodes": [one for one, _ in texts]}
         return Outcome(output=output, usage=Usage(run_s=0.25))
 
+    def content_of(self, name: str) -> bytes:
+        """Content of the image of a node."""
+        return f"image of {name}".encode()
+
     async def _image(self, lease: Lease, name: str) -> dict[str, Any]:
         async def chunks() -> AsyncGenerator[bytes]:
-            yield f"image of {name}".encode()
+            yield self.content_of(name)
 
         key = artifact_key(lease.request_id, lease.attempt, "image/png")
         await self._storage.put(key, "image/png", chunks())

@@ -148,6 +148,14 @@ async def test_a_wrong_max_buffering_is_refused(house: House, given: str) -> Non
         assert await client.end() == 1008
 
 
+async def test_a_limit_of_costs_is_refused_and_not_ignored(house: House) -> None:
+    async with connected(house, headers={"x-darkroom-max-cost": "1 EUR"}) as client:
+        refusal = await client.hear()
+        assert "The header X-Darkroom-Max-Cost is for requests" in refusal["reason"]
+        assert await client.end() == 1008
+    assert await sessions_of(house) == []
+
+
 async def test_a_session_to_which_nothing_comes_ends_cleanly() -> None:
     async with built(realtime_idle_s=0.2) as house, connected(house) as client:
         client.send(echo=1)

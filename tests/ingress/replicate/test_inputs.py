@@ -9,8 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deployments.executors.cog.schema import CONTEXT_FIELD
+from serve_app.catalog.catalog import CatalogEntry
+from serve_app.catalog.schema.json_schema import JsonSchema
+from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import InvalidInput, Unsupported
-from serve_app.ingress.replicate.inputs import MAX_RATIO, RENAMED, translate
+from serve_app.ingress.replicate.inputs import MAX_RATIO, RENAMED, cog_context, translate
 from tests.ingress.house import OTHERS
 
 FLUX, SDXL = OTHERS.listed("fal-ai/flux/schnell"), OTHERS.listed("fal-ai/fast-sdxl")
@@ -65,6 +69,26 @@ def test_the_format_has_the_name_and_the_values_of_the_endpoint() -> None:
 def test_a_value_of_any_type_is_passed_on_or_refused(name: str, value: Any) -> None:
     with contextlib.suppress(InvalidInput, Unsupported):
         flux(**{name: value})
+
+
+def cog_model(field: dict[str, Any]) -> CatalogEntry:
+    schema = {"type": "object", "properties": {"context": field}, "additionalProperties": False}
+    options = {"input_schema": schema, "output_schema": {"type": "object"}}
+    endpoint = Endpoint("team/model", "cog", Weights(""), "json", options=options)
+    return CatalogEntry(endpoint, JsonSchema(endpoint), FLUX.source)
+
+
+def test_the_context_of_a_prediction_is_for_models_that_read_it() -> None:
+    body = {"input": {}, "context": {"region": "eu"}}
+    assert cog_context(cog_model(dict(CONTEXT_FIELD)), body) == {"context": {"region": "eu"}}
+    # An input of this name is another thing, and other endpoints would ignore it.
+    for entry in (cog_model({"type": "object"}), FLUX, OPEN):
+        with pytest.raises(InvalidInput, match="read by no model of") as refused:
+            cog_context(entry, body)
+        assert refused.value.problems[0].loc == ("body", "context")
+        nothing: dict[str, Any]
+        for nothing in ({}, {"context": {}}, {"context": None}):
+            assert cog_context(entry, nothing) == {}
 
 
 def test_an_image_that_no_sibling_takes_is_refused() -> None:

@@ -16,7 +16,7 @@ from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import actor_of, authenticate
 from serve_app.ingress.http.body import read_model
 from serve_app.ingress.http.errors import json_reply
-from serve_app.ingress.http.openapi import Operation, answer, in_path, in_query
+from serve_app.ingress.http.openapi import Operation, answer, in_header, in_path, in_query
 from serve_app.ingress.http.origin import origin_of
 from serve_app.ingress.openai.batches.files import INPUT, LEAST_KEEP_S, MOST_KEEP_S
 from serve_app.ingress.openai.batches.objects import (
@@ -30,6 +30,7 @@ from serve_app.ingress.openai.batches.objects import (
 from serve_app.ingress.openai.batches.requests import RUN, check_url
 from serve_app.ingress.openai.errors import ERRORS, TAG
 from serve_app.ingress.services.services import Services, services_of
+from serve_app.ingress.submission.max_cost import HEADER, parse_max_cost
 from serve_app.tenants.scopes import Caller
 from serve_app.webhooks.target import BadTarget
 
@@ -80,8 +81,9 @@ async def created(request: HttpRequest) -> Response:
     _check_metadata(given.metadata)
     check_url(services, caller, given.endpoint)
     await _require_key(services, caller)
+    max_cost = _max_cost(request)
     batches = services.queue.batches
-    if is_repeated(request) and (earlier := await _made_before(services, caller, given)):
+    if is_repeated(request) and (earlier := await _made_before(services, caller, given, max_cost)):
         return json_reply(batch_object(earlier))
     file = await batches.files.get(caller.tenant, given.input_file_id)
     if file is None or file.purpose != INPUT:
@@ -99,6 +101,7 @@ async def created(request: HttpRequest) -> Response:
         metadata=given.metadata,
         keep_outputs_s=given.output_expires_after and given.output_expires_after.seconds,
         webhook=await _webhook(services, caller, given.webhook_url),
+        max_cost=max_cost,
     )
     most = services.config.limits.max_batches_per_tenant
     return json_reply(batch_object(await batches.create(new, most)))
@@ -110,7 +113,7 @@ def is_repeated(request: HttpRequest) -> bool:
 
 
 async def _made_before(
-    services: Services, caller: Caller, given: BatchCreation
+    services: Services, caller: Caller, given: BatchCreation, max_cost: str | None
 ) -> StoredBatch | None:
     """The batch that an earlier try of the same call made, whose answer was lost."""
     since = services.clock.now() - timedelta(seconds=REPEATED_WITHIN_S)
@@ -120,6 +123,7 @@ async def _made_before(
             and each.input_file == given.input_file_id
             and each.endpoint == given.endpoint
             and each.metadata == given.metadata
+            and each.max_cost == max_cost
         )
         if same and each.created_at >= since:
             return each
@@ -166,6 +170,12 @@ def _may_see(caller: Caller, batch: StoredBatch) -> bool:
     return not caller.endpoints or batch.key_id == caller.key_id
 
 
+def _max_cost(request: HttpRequest) -> str | None:
+    """Header with the most that all lines together may cost. ``InvalidInput`` names it."""
+    given = request.headers.get(HEADER)
+    return None if given is None else str(parse_max_cost(given.encode("latin-1")))
+
+
 def _check_metadata(metadata: dict[str, str] | None) -> None:
     given = metadata or {}
     if len(given) > MAX_PAIRS:
@@ -205,6 +215,13 @@ CREATE = Operation(
     "Run the requests of a file while nothing else waits",
     {200: answer("The batch is stored. Its file is validated next.", OpenAiBatch)},
     errors=(400, 403, 404, 429, 503),
+    parameters=(
+        in_header(
+            HEADER,
+            "Most that all lines together may cost, such as `5` or `5 EUR`. If they cost more, or "
+            "that is not known before they run, the batch fails and nothing is queued.",
+        ),
+    ),
     body=BatchCreation,
     description=f"The only `completion_window` is `{WINDOW}`. `{RUN}` is Darkroom's own.",
     tag=TAG,

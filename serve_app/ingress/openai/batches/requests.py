@@ -21,6 +21,7 @@ from serve_app.ingress.openai.video_parameters import NAMES, VideoParameters, in
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services
 from serve_app.ingress.submission import submission
+from serve_app.ingress.submission.max_cost import MaxCost
 from serve_app.ingress.submission.model_lookup import EndpointFields
 from serve_app.ingress.submission.options import SubmitOptions
 from serve_app.ingress.submission.rendering import answer_for, final_outcome, rendered_output
@@ -125,7 +126,12 @@ def _edited(given: ImageParameters) -> tuple[list[str], ImageParameters]:
 
 
 async def request_of(
-    services: Services, caller: Caller, batch: StoredBatch, line: BatchLine, call: LineCall
+    services: Services,
+    caller: Caller,
+    batch: StoredBatch,
+    line: BatchLine,
+    call: LineCall,
+    max_cost: MaxCost | None = None,
 ) -> NewRequest:
     """Validated request of a line, at the lowest priority. Its id and its idempotency key are the
     same each time."""
@@ -137,6 +143,7 @@ async def request_of(
         previews=False,
         key_id=caller.key_id,
         no_shadow=True,
+        max_cost=max_cost,
     )
     try:
         return await submission.validate(

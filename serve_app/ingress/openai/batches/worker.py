@@ -42,12 +42,14 @@ from serve_app.domain.lease import Demand
 from serve_app.domain.request import NewRequest
 from serve_app.domain.sharing.fair_queue import work_of
 from serve_app.ingress.openai.batches import requests
+from serve_app.ingress.openai.batches.costs import BatchCost, cost_of_call, max_cost_of
 from serve_app.ingress.openai.batches.files import OUTPUT, new_file_id
 from serve_app.ingress.openai.batches.lines import FileCheck, split
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.files import NewUpload
 from serve_app.ingress.services.services import Services
 from serve_app.ingress.submission import submission
+from serve_app.ingress.submission.max_cost import MaxCost
 from serve_app.tenants.scopes import SUBMIT, Caller
 
 log = logging.getLogger(__name__)
@@ -113,6 +115,10 @@ class BatchWorker:
 
     async def _validate(self, batch: StoredBatch) -> None:
         services, work = self._services, self._book.work
+        try:
+            cost = await self._cost(batch)
+        except TenantDisabled:
+            return  # its limit is checked with the rights of its key
         checked = FileCheck(batch.endpoint, services.config.limits.max_body_bytes)
         storage = services.files.storage
         try:
@@ -120,6 +126,8 @@ class BatchWorker:
             async with aclosing(storage.read(batch.input_key, 0, size)) as chunks:
                 async for piece in split(chunks, checked.max_line):
                     lines = await checked.check(piece)
+                    if cost and not checked.errors and (problem := await cost.add(piece)):
+                        checked.errors.append(problem)
                     if not checked.errors:
                         await work.add_lines(batch.id, lines)
                     if checked.done:
@@ -127,10 +135,21 @@ class BatchWorker:
         except ArtifactNotFound:
             checked.errors.append(requests.input_gone())
         checked.end()
+        if cost and not checked.errors and (problem := cost.end()):
+            checked.errors.append(problem)
         if checked.errors:
             await work.refuse(batch.id, checked.errors)
         else:
             await work.begin(batch.id, checked.total)
+
+    async def _cost(self, batch: StoredBatch) -> BatchCost | None:
+        """Counter of what a batch costs. None: it has no limit, or none of its lines will run."""
+        if (most := max_cost_of(batch)) is None:
+            return None
+        try:
+            return BatchCost(self._services, await self._caller(batch), batch, most)
+        except (Unauthenticated, Forbidden):
+            return None  # then its lines are refused
 
     async def _advance(self, batch: StoredBatch, demand: Mapping[str, Demand]) -> None:
         if batch.status is BatchStatus.VALIDATING:
@@ -243,8 +262,12 @@ class BatchWorker:
         except ArtifactNotFound:
             raise ArtifactNotFound(MESSAGE_GONE) from None
         call = requests.call_of(services, caller, batch, body)
+        most: MaxCost | None = None
+        if batch.max_cost is not None:  # at its fallback, it may not cost more than was counted
+            cost = await cost_of_call(services, caller, call)
+            most = MaxCost(cost.amount, cost.currency)
         try:
-            return await requests.request_of(services, caller, batch, line, call)
+            return await requests.request_of(services, caller, batch, line, call, most)
         except Unavailable as error:
             if type(error) is Unavailable:  # no pool hosts it: waiting does not help
                 raise InvalidInput(error.message) from None

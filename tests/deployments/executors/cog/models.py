@@ -50,12 +50,20 @@ class CogModel:
 
 
 async def model(
-    folder: Path, apps_dir: Path, target: str, mode: str = "predict", more: str = ""
+    folder: Path,
+    apps_dir: Path,
+    target: str,
+    mode: str = "predict",
+    more: str = "",
+    source: str = "",
 ) -> CogModel:
-    """Model of the tests' project whose ``cog.yaml`` names ``target``."""
+    """Model of the tests' project whose ``cog.yaml`` names ``target``. ``source``: all of its code,
+    in place of the project's."""
     code = folder / "code"
     if not code.exists():
         copytree(PROJECT, code)
+    if source:
+        (code / "predict.py").write_text(source)
     written = f"build:\n  python_version: '3.11'\n{mode}: predict.py:{target}\n{more}"
     if mode == "train":
         written += "predict: predict.py:Speller\n"

@@ -25,6 +25,15 @@ PNG = b"\x89PNG\r\n\x1a\n"
 URL = "http://anywhere/files/u/cat.png"
 
 
+REGIONAL = """\
+from cog import BasePredictor, current_scope
+
+class Regional(BasePredictor):
+    def predict(self, text: str) -> str:
+        return f"{text}: {sorted(current_scope().context.items())}"
+"""
+
+
 class Served:
     """A model on a replica."""
 
@@ -71,12 +80,14 @@ async def serve(tmp_path_factory: pytest.TempPathFactory, apps_dir: Path) -> Asy
     served: dict[str, Served] = {}
     models: dict[str, CogModel] = {}
 
-    async def make(target: str, mode: str = "predict", more: str = "", **options: Any) -> Served:
+    async def make(
+        target: str, mode: str = "predict", more: str = "", source: str = "", **options: Any
+    ) -> Served:
         name = f"{target} {options}"
         if name not in served:
             folder = tmp_path_factory.mktemp("model")
             if target not in models:
-                models[target] = await model(folder, apps_dir, target, mode, more)
+                models[target] = await model(folder, apps_dir, target, mode, more, source)
             found = models[target]
             rig = ExecutorRig(folder, code=found.bundle.content, apps_dir=apps_dir)
             served[name] = Served(rig, found, options)
@@ -228,6 +239,17 @@ async def test_a_function_is_a_model_and_gets_the_variables_of_its_project(serve
     found = await serve("environment", more="environment: ['COLOUR=blue']\n")
     assert await found.output(name="COLOUR") == "blue"
     assert await found.output(name="PGPASSWORD") == "none"
+
+
+async def test_a_model_that_reads_the_context_of_a_call_gets_it_beside_its_input(
+    serve: Serve,
+) -> None:
+    regional = await serve("Regional", source=REGIONAL)
+    assert await regional.output(text="a", context={"region": "eu", "b": "c"}) == (
+        "a: [('b', 'c'), ('region', 'eu')]"
+    )
+    assert await regional.output(text="a") == "a: []"
+    assert await regional.output(text="a", context=None) == "a: []"
 
 
 async def test_a_setup_that_fails_says_why(serve: Serve) -> None:

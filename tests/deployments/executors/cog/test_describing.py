@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import zipfile
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from deployments.executors.cog import deploying
 from deployments.executors.cog.deploying import describe
 from deployments.executors.cog.project import PACKAGES, read_project
 from deployments.executors.cog.schema import input_schema, marked_output, output_schema
@@ -83,6 +85,38 @@ async def test_the_ingress_refuses_what_cog_would_refuse(tmp_path: Path, apps_di
         with pytest.raises(InvalidInput) as refused:
             schema.validate(given)
         assert refused.value.problems[0].loc == ("body", field)
+
+
+READS_CONTEXT = "from cog import current_scope\ndef where(): return current_scope().context\n"
+
+
+async def test_the_context_of_a_call_is_a_field_where_the_code_reads_it(
+    tmp_path: Path, apps_dir: Path
+) -> None:
+    document = await predictor(tmp_path, apps_dir, "self, text: str) -> str", READS_CONTEXT)
+    given = input_schema(document)
+    assert list(given["properties"]) == ["text", "context"]
+    assert given["required"] == ["text"]
+    # It is no input of the model's, of which a Cog server would know.
+    assert list(document["components"]["schemas"]["Input"]["properties"]) == ["text"]
+    options = {"input_schema": given, "output_schema": output_schema(document)}
+    schema = JsonSchema(Endpoint("a/b", "cog", Weights(""), "json", options=options))
+    checked, _ = schema.validate({"text": "a", "context": {"region": "eu"}})
+    assert checked["context"] == {"region": "eu"}
+    with pytest.raises(InvalidInput) as refused:
+        schema.validate({"text": "a", "context": {"region": 1}})
+    assert refused.value.problems[0].loc == ("body", "context", "region")
+
+
+async def test_an_input_named_context_stays_the_models_own(tmp_path: Path, apps_dir: Path) -> None:
+    signature = "self, context: str) -> str"
+    document = await predictor(tmp_path, apps_dir, signature, READS_CONTEXT)
+    assert input_schema(document)["properties"]["context"]["type"] == "string"
+    environments = Environments(apps_dir / "environments")
+    deployed = await asyncio.to_thread(
+        deploying.project, tmp_path, environments, prepared=False, has_pool=False
+    )
+    assert deploying.OWN_CONTEXT in deployed.notes
 
 
 async def test_the_code_has_the_schema_that_a_cog_server_reads(

@@ -23,7 +23,12 @@ import yaml
 
 from deployments.executors.cog.deploying import CogBundle, describe
 from deployments.executors.cog.project import FILE, CogProject, read_project
-from deployments.executors.cog.schema import input_schema, marked_output, output_schema
+from deployments.executors.cog.schema import (
+    CONTEXT,
+    input_schema,
+    marked_output,
+    output_schema,
+)
 from serve_app.catalog.schema.json_schema import JsonSchema
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import DarkroomError, InvalidInput
@@ -111,7 +116,9 @@ def parsed(name: str, text: str) -> Example:
 def _call(words: Sequence[str], *, refused: bool) -> Call | None:
     try:
         if words[:3] == ["curl", "POST", "/predictions"]:
-            return Call(dict(json.loads(words[3]).get("input") or {}), refused, is_http=True)
+            body = dict(json.loads(words[3]))
+            context = {CONTEXT: body[CONTEXT]} if CONTEXT in body else {}
+            return Call({**(body.get("input") or {}), **context}, refused, is_http=True)
         if words[0] != "cog" or words[1] not in ("predict", "run") or "-" in words:
             return None
         if "--json" in words:

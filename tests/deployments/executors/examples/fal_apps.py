@@ -5,11 +5,14 @@ from __future__ import annotations
 import ast
 import asyncio
 import hashlib
+import json
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import msgpack
 
 from deployments.executors import describing
 from deployments.executors.base import FILE_MARK
@@ -20,6 +23,8 @@ from serve_app.catalog.schema.json_schema import JsonSchema
 from serve_app.cli.apps.deployable import entries
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import DarkroomError
+from serve_app.domain.outcome import Failure, Outcome
+from serve_app.domain.realtime import AppSessionRules
 from tests.deployments.executors.examples.finding import (
     DESCRIBED,
     DIFFERENT,
@@ -33,9 +38,12 @@ from tests.deployments.executors.examples.finding import (
     settings_of,
     shortened,
 )
-from tests.deployments.executors.fal.house import DeployedApp, serving
+from tests.deployments.executors.fal.house import DeployedApp, FalRig, serving
+from tests.deployments.executors.fal.live import Client
 
 CALL_WITHIN_S = 90.0
+ANSWERING = frozenset({"unary", "server_streaming", "bidi"})
+"""Modes of sessions in which a message is answered while its client is there."""
 SAMPLE_URL = "http://anywhere/files/u/sample.png"
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010804000000b51c0c02"
@@ -128,28 +136,62 @@ async def _described(
 
 
 async def _served(app: DeployedApp, folder: Path) -> tuple[str, str]:
-    """Call each endpoint once, with what its schema gives as an example."""
+    """Call each endpoint once, with what its schema gives as an example. Those that take sessions
+    only get it as the first message of one."""
     answered: list[str] = []
+    opened: list[str] = []
     failed: list[str] = []
     async with serving(app, folder) as rig:
         rig.rig.storage.objects["u/sample.png"] = PNG
         for path, endpoint in app.endpoints.items():
+            given = sample(endpoint.options["input_schema"])
             try:
-                given = sample(endpoint.options["input_schema"])
-                JsonSchema(endpoint).validate(given)
                 async with asyncio.timeout(CALL_WITHIN_S):
-                    outcome = await rig.call(path, **given)
+                    if endpoint.takes_requests:
+                        JsonSchema(endpoint).validate(given)
+                        outcome = await rig.call(path, **given)
+                    else:
+                        outcome = await _met(rig, path, endpoint, given)
             except (DarkroomError, TimeoutError) as error:
                 failed.append(f"`{path}`: {error or 'no answer in time'}")
                 continue
             if outcome.failure is None:
-                answered.append(f"`{path}`")
+                (answered if endpoint.takes_requests else opened).append(f"`{path}`")
             else:
                 failed.append(f"`{path}`: {outcome.failure.message}")
-    said = f"answered {', '.join(answered) or 'none'}."
+    said = f"answered {', '.join(answered) or 'none'}." if answered or not opened else ""
+    if opened:
+        said += f" Sessions at {', '.join(opened)}."
     if failed:
         said += f" Failed: {' '.join(failed)}"
-    return (SERVED if answered else DIFFERENT), said
+    return (SERVED if answered or opened else DIFFERENT), said.strip()
+
+
+async def _met(rig: FalRig, path: str, endpoint: Endpoint, given: Mapping[str, Any]) -> Outcome:
+    """Outcome of a session with one message, which is answered, unless the app waits for more. In
+    msgpack, else in JSON: which one an app reads, it decides itself."""
+    rules = AppSessionRules.of(endpoint)
+    if rules is None or rules.mode not in ANSWERING:
+        client = Client(rig, path)
+        await client.leased()
+        return await client.leave()
+    outcome = await _answered(Client(rig, path), msgpack.packb(dict(given)) or b"")
+    if outcome.failure is None:
+        return outcome
+    return await _answered(Client(rig, path), json.dumps(given).encode())
+
+
+async def _answered(client: Client, message: bytes) -> Outcome:
+    await client.send(message)
+    raw = await client.heard()
+    outcome = await client.leave()
+    try:
+        heard = json.loads(raw) if raw is not None else None
+    except ValueError:
+        heard = None  # msgpack; errors are JSON
+    if isinstance(heard, dict) and "error" in heard:
+        return Outcome(failure=Failure("session", str(heard), retryable=False))
+    return outcome
 
 
 def used(path: Path, app: AppClass) -> Iterator[str]:

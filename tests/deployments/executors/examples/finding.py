@@ -84,7 +84,9 @@ class BorrowingEnvironments(Environments):
             python = await self._borrowing.python(self._base, on_build, for_fal=for_fal)
             (packages,) = python.parent.parent.glob("lib/python*/site-packages")
             listed = packages / "borrowed.pth"
-            listed.write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+            # Once: other examples are being imported with it.
+            if not listed.exists():
+                listed.write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
         return python
 
 
@@ -94,6 +96,7 @@ def shortened(text: str, private: Sequence[Path] = ()) -> str:
     known = {*map(str, private), *here, str(Path.home()), str(Path.cwd())}
     for each in sorted(known, key=len, reverse=True):  # one may lie in another
         text = text.replace(f"{each}/", "").replace(each, "")
+    text = re.sub(r" \(slot [0-9a-f-]{36}\)", "", text)  # of Cog, another one each time
     text = " ".join(re.sub(r"[^\s(]*/site-packages/", "", text).split())
     return text if len(text) <= MOST_LETTERS else text[: MOST_LETTERS - 1] + "…"
 

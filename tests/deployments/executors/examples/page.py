@@ -18,7 +18,7 @@ generates this page; the examples are no part of Darkroom.
 | --- | --- |
 | served | A replica ran it on a CPU. Of a test of Cog, each prediction gave what \
 the test expects. Where a test makes none, and of an app for fal, an input made from its schema \
-was answered. |
+was answered; *Sessions at* names the routes of which a session did that. |
 | different | A replica ran it, and something was not as its test expects, or no \
 endpoint answered. |
 | described | Its endpoints and schemas were read. It was not run, because it \

@@ -26,6 +26,10 @@ class Greeter(fal.App, max_concurrency=1):
     @fal.endpoint("/")
     def greet(self, given: Given) -> Said:
         return Said(text=f"hello {given.name}")
+
+    @fal.realtime("/live")
+    def live(self, given: Given) -> Said:
+        return Said(text=f"hello {given.name}")
 """
 
 TEST = """\
@@ -57,7 +61,8 @@ def test_an_app_is_served_and_a_project_is_refused_with_its_sentence(tmp_path: P
     assert command.main([*words, "--kept", str(tmp_path / "kept"), "--out", str(out)]) == 0
     written = out.read_text("utf-8")
     assert "## ours\n\n1 examples: 1 served." in written
-    assert "| `greeter.py:Greeter` | `CPU`, `fal.endpoint` | served | answered `/`." in written
+    uses, said = "`CPU`, `fal.endpoint`, `fal.realtime`", "answered `/`. Sessions at `/live`."
+    assert f"| `greeter.py:Greeter` | {uses} | served | {said}" in written
     assert "Set elsewhere: `max_concurrency`." in written
     assert "1 examples: 1 refused. 1 tests without a `cog.yaml` are left out." in written
     assert "build.system_packages (ffmpeg) needs a Docker image" in written

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import yaml
 
+from deployments.executors.fal.session import OpenAppSessions
 from serve_app.catalog.catalog import Catalog, load
-from serve_app.domain.realtime import AppMessages, ReplicaSlot
-from tests.deployments.executors.fal.house import DeployedApp
+from serve_app.domain.lease import LeaseKey
+from serve_app.domain.realtime import AppMessages, ReplicaSlot, SessionEnd
+from tests.deployments.executors.fal.house import DeployedApp, FalRig
 from tests.deployments.executors.rig import ExecutorRig
 from tests.ingress.house import DEMO, House
 
@@ -30,6 +35,57 @@ class RigSessions:
 
     async def end(self, seat: ReplicaSlot) -> None:
         self._sessions.end(seat.held)
+
+
+LONG_S = 60.0
+
+
+class Client:
+    """Client of a session, as the ingress is one."""
+
+    def __init__(self, rig: FalRig, path: str) -> None:
+        self.held: LeaseKey = rig.connect(path)
+        self._rig = rig
+        self._heard: list[bytes | str] = []
+        self.end: SessionEnd | None = None
+
+    @property
+    def sessions(self) -> OpenAppSessions:
+        return self._rig.rig.replica.sessions
+
+    async def leased(self) -> None:
+        async with asyncio.timeout(LONG_S):
+            running = self._rig.rig.replica._attempts.running
+            await self._rig.rig.port.until(lambda: self.held in running)
+
+    async def send(self, message: dict[str, Any] | str | bytes) -> None:
+        packed = msgpack.packb(message) if isinstance(message, dict) else message
+        await self.leased()
+        async with asyncio.timeout(LONG_S):
+            await self.sessions.send_message(self.held, packed)
+
+    async def hear(self) -> Any:
+        """The next message, of JSON or msgpack. None: the session has ended."""
+        first = await self.heard()
+        if first is None:
+            return None
+        return json.loads(first) if isinstance(first, str) else msgpack.unpackb(first)
+
+    async def heard(self) -> bytes | str | None:
+        """The next message as it came. None: the session has ended."""
+        await self.leased()
+        async with asyncio.timeout(LONG_S):
+            while not self._heard and self.end is None:
+                got = await self.sessions.next_messages(self.held, 1.0)
+                self._heard += got.messages
+                self.end = got.end
+        return self._heard.pop(0) if self._heard else None
+
+    async def leave(self) -> Any:
+        """Outcome of the session's request after the client has left."""
+        self.sessions.end(self.held)
+        async with asyncio.timeout(LONG_S):
+            return await self._rig.rig.outcome(self.held)
 
 
 def catalog_of(app: DeployedApp, folder: Path) -> Catalog:

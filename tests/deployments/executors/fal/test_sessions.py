@@ -9,16 +9,14 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import msgpack
 import pytest
 import pytest_asyncio
 from PIL import Image
 
-from deployments.executors.fal.session import OpenAppSessions
 from serve_app.domain.errors import Fenced, InvalidInput
-from serve_app.domain.lease import LeaseKey
 from serve_app.domain.realtime import AppSessionRules, SessionEnd
 from tests.deployments.executors.fal.house import DeployedApp, FalRig, serving
+from tests.deployments.executors.fal.live import LONG_S, Client
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
@@ -26,57 +24,10 @@ pytestmark = [
 ]
 
 
-LONG_S = 60.0
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def rig(live: DeployedApp, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[FalRig]:
     async with serving(live, tmp_path_factory.mktemp("replica")) as made:
         yield made
-
-
-class Client:
-    """Client of a session, as the ingress is one."""
-
-    def __init__(self, rig: FalRig, path: str) -> None:
-        self.held: LeaseKey = rig.connect(path)
-        self._rig = rig
-        self._heard: list[bytes | str] = []
-        self.end: SessionEnd | None = None
-
-    @property
-    def sessions(self) -> OpenAppSessions:
-        return self._rig.rig.replica.sessions
-
-    async def leased(self) -> None:
-        async with asyncio.timeout(LONG_S):
-            running = self._rig.rig.replica._attempts.running
-            await self._rig.rig.port.until(lambda: self.held in running)
-
-    async def send(self, message: dict[str, Any] | str | bytes) -> None:
-        packed = msgpack.packb(message) if isinstance(message, dict) else message
-        await self.leased()
-        async with asyncio.timeout(LONG_S):
-            await self.sessions.send_message(self.held, packed)
-
-    async def hear(self) -> Any:
-        """The next message. None: the session has ended."""
-        await self.leased()
-        async with asyncio.timeout(LONG_S):
-            while not self._heard and self.end is None:
-                got = await self.sessions.next_messages(self.held, 1.0)
-                self._heard += got.messages
-                self.end = got.end
-        if not self._heard:
-            return None
-        first = self._heard.pop(0)
-        return json.loads(first) if isinstance(first, str) else msgpack.unpackb(first)
-
-    async def leave(self) -> Any:
-        """Outcome of the session's request after the client has left."""
-        self.sessions.end(self.held)
-        async with asyncio.timeout(LONG_S):
-            return await self._rig.rig.outcome(self.held)
 
 
 def test_websockets_are_endpoints_with_their_schemas(live: DeployedApp) -> None:

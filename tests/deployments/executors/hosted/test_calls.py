@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from deployments.executors.hosted.calls import ProviderClient, Wire
+from deployments.executors.hosted.calls import CALLS_OF_A_CLIENT, ProviderClient, Wire
 from serve_app.domain.executors.hosted import HostedEndpoint
 
 
@@ -18,6 +18,8 @@ class Provider:
         self.connections = 0
         self.requests: list[str] = []
         self.origin = ""
+        self.meet = 0  # calls that have to be there before one is answered
+        self.meeting = asyncio.Condition()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -26,6 +28,9 @@ class Provider:
                 length = int(head.partition("content-length: ")[2].partition("\r\n")[0] or 0)
                 await reader.readexactly(length)
                 self.requests.append(head)
+                async with self.meeting:
+                    self.meeting.notify_all()
+                    await self.meeting.wait_for(lambda: len(self.requests) >= self.meet)
                 writer.write(b"HTTP/1.1 200 OK\r\nset-cookie: whose=tenant-1\r\n")
                 writer.write(b"content-type: application/json\r\ncontent-length: 2\r\n\r\n{}")
                 await writer.drain()
@@ -61,6 +66,19 @@ async def test_looks_at_jobs_share_a_connection_and_a_call_that_costs_money_has_
     for _ in range(2):
         await wire.post_once(f"{provider.origin}/submit", {"prompt": "a lighthouse"})
     assert provider.connections == 3
+
+
+async def test_looks_that_are_made_at_once_share_few_clients_and_use_connections_again(
+    provider: Provider, wire: Wire
+) -> None:
+    """The cost of a call grows with the connections of its HTTP client: see the constant."""
+    number = 5 * CALLS_OF_A_CLIENT
+    for rounds in (1, 2):
+        provider.meet = rounds * number
+        calls = [wire.get(f"{provider.origin}/status") for _ in range(number)]
+        await asyncio.gather(*calls)
+    assert provider.connections == number
+    assert len(wire._http._repeatable) == 5
 
 
 async def test_a_cookie_that_a_provider_sets_is_sent_with_no_other_call(
