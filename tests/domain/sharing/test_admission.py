@@ -19,6 +19,7 @@ from serve_app.domain.sharing.admission import (
     LEAST_CALLS,
     MAX_WAITING_BODIES,
     MAX_WAITING_CALLS,
+    RESTS,
     AdmissionControl,
     BodyMemory,
     CallAdmission,
@@ -60,8 +61,23 @@ class Calls:
         default_factory=list[tuple[str, asyncio.Task[None]]]
     )
 
+    timers: list[tuple[float, Callable[[], None]]] = field(
+        default_factory=list[tuple[float, Callable[[], None]]]
+    )
+
     def __post_init__(self) -> None:
-        self.control = AdmissionControl(self.clock, 100 * MIB)
+        self.control = AdmissionControl(self.clock, 100 * MIB, self._later)
+
+    def _later(self, seconds: float, act: Callable[[], None]) -> None:
+        self.timers.append((self.clock.monotonic() + seconds, act))
+
+    async def passes(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        due = [each for each in self.timers if each[0] <= self.clock.monotonic()]
+        self.timers = [each for each in self.timers if each not in due]
+        for _, act in due:
+            act()
+        await self.look()
 
     def held(self, tenant: str) -> int:
         return sum(each == tenant for each, _ in self.working)
@@ -71,7 +87,8 @@ class Calls:
         task = asyncio.create_task(self._call(tenant))
         self.waiting.append((tenant, task))
         await settled()
-        if before < LEAST_CALLS and all(each != tenant for each, _ in self.waiting[:-1]):
+        others = any(each == tenant for each, _ in self.waiting[:-1])
+        if before < LEAST_CALLS and not others and not self.timers:
             assert task.done(), "a tenant with little in work waited"
         self.waiting = [each for each in self.waiting if not each[1].done()]
 
@@ -96,7 +113,8 @@ class Calls:
         await settled()
         self.waiting = [each for each in self.waiting if not each[1].done()]
         for tenant in {each for each, _ in self.waiting}:
-            assert self.held(tenant) >= LEAST_CALLS, "a tenant waits, and has little in work"
+            few = self.held(tenant) < LEAST_CALLS and not self.timers
+            assert not few, "a tenant waits, has little in work, and no place rests"
 
 
 @given(EVENTS)
@@ -112,9 +130,10 @@ async def test_nobody_waits_beside_free_turns_and_all_calls_end(
         elif what == "cancel":
             await calls.cancel(int(value))
         else:
-            calls.clock.advance(float(value))
-    while calls.working:
+            await calls.passes(float(value))
+    while calls.working or calls.timers:
         await calls.end(0)
+        await calls.passes(100.0)
     assert not calls.waiting
 
 
@@ -150,6 +169,35 @@ async def test_calls_go_on_once_the_other_tenant_is_quiet() -> None:
     calls.clock.advance(2 * ACTIVE_S)
     await calls.end(0)
     assert not calls.waiting
+
+
+async def test_a_place_rests_beside_a_tenant_whose_calls_do_not_wait() -> None:
+    calls = Calls()
+    await calls.begin("b")
+    for _ in range(CALLS):
+        await calls.begin("a")
+    calls.clock.advance(0.01)
+    await calls.end([each for each, _ in calls.working].index("a"))
+    assert calls.held("a") == CALLS // 2 - 1
+    await calls.passes(0.99 * RESTS * 0.01)
+    assert calls.held("a") == CALLS // 2 - 1
+    await calls.begin("b")
+    assert calls.held("b") == 2, "the other tenant has places of its own"
+    await calls.passes(0.02 * RESTS * 0.01)
+    assert calls.held("a") == CALLS // 2
+
+
+async def test_no_place_rests_where_calls_of_all_tenants_wait() -> None:
+    calls = Calls()
+    for _ in range(CALLS):
+        await calls.begin("a")
+        await calls.begin("b")
+    assert {each for each, _ in calls.waiting} == {"a", "b"}
+    calls.clock.advance(0.01)
+    waiting = len(calls.waiting)
+    await calls.end([each for each, _ in calls.working].index("a"))
+    assert len(calls.waiting) == waiting - 1
+    assert not calls.timers
 
 
 async def test_a_call_that_waits_for_its_client_is_not_counted() -> None:
