@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -47,13 +48,21 @@ async def test_the_position_counts_who_goes_before_it_in_its_pool(queue: Queue) 
 
 async def test_the_reason_names_what_it_waits_for(queue: Queue) -> None:
     request = await queue.submit(new())
-    assert (await queue.waiting(request)).reason is WaitReason.NO_REPLICA
+
+    async def told(reason: WaitReason, detail: str | None = None) -> bool:
+        waiting = await queue.waiting(request)
+        return waiting.reason is reason and detail in (None, waiting.detail)
+
+    await eventually(partial(told, WaitReason.NO_REPLICA))
     starting = Presence("r1", "actor-r1", POOL, ReplicaStage.STARTING, "Loading weights")
     await queue.announce(starting)
-    waiting = await queue.waiting(request)
-    assert (waiting.reason, waiting.detail) == (WaitReason.COLD_START, "Loading weights")
-    await queue.ask(ask(0))
-    assert (await queue.waiting(request)).reason is WaitReason.BUSY
+    await eventually(partial(told, WaitReason.COLD_START, "Loading weights"))
+
+    async def busy() -> bool:
+        await queue.ask(ask(0))  # again, where what it said is old by now
+        return await told(WaitReason.BUSY)
+
+    await eventually(busy)
 
 
 async def test_a_client_that_waits_learns_what_the_replica_loads(queue: Queue) -> None:
