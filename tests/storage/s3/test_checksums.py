@@ -40,7 +40,7 @@ def strict(moto_server: S3Server) -> Iterator[Strict]:
 
 @pytest.fixture
 async def uploader() -> AsyncIterator[Uploader]:
-    uploader = Uploader(http_client(), SystemClock(), Backoff(Random(1)), 0.3)  # noqa: S311
+    uploader = Uploader(http_client(), SystemClock(), Backoff(Random(1)), 2.0)  # noqa: S311
     yield uploader
     await uploader.aclose()
 
@@ -68,13 +68,15 @@ async def test_an_object_that_was_damaged_on_its_way_in_is_refused(
 
 
 async def test_a_damaged_upload_of_a_replica_is_tried_again_and_not_kept(
-    moto_server: S3Server, strict: Strict, uploader: Uploader
+    moto_server: S3Server, strict: Strict, uploader: Uploader, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with moto_server.storage(moto_server.new_bucket(provider=AWS)) as storage:
         ticket = storage.ticket(KEY, PNG, 100, 60)
         strict.damage = "PUT"
-        with pytest.raises(StorageRetry, match="other bytes than were sent"):
+        with caplog.at_level("INFO"), pytest.raises(StorageRetry) as given_up:
             await uploader.put(MediaFile(ticket, b"image"))
+        # On a slow machine, the time may be over within the last try.
+        assert "other bytes than were sent" in f"{caplog.text}{given_up.value}"
         strict.damage = None
         with pytest.raises(ArtifactNotFound):
             await storage.size(KEY)
