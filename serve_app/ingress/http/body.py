@@ -70,27 +70,22 @@ async def read_body(
     While the client sends, the call does not count as one that is worked on. A body that is not
     small waits for memory, and until its tenant keeps to its rate. ``cost``: in bytes of a text.
     """
-    raw = await _received(request, max_bytes)
-    admission = current_admission()
-    if len(raw) > SMALL_BYTES and admission is not None:
-        async with admission.suspended():
-            await admission.pace_body(cost(raw))
-    return raw
-
-
-async def _received(request: HttpRequest, max_bytes: int) -> bytes:
     declared = request.headers.get("content-length", "")
     largest = int(declared) if declared.isdecimal() else max_bytes
     if largest > max_bytes:
         raise _too_large(max_bytes)
-    admission = current_admission()
     body = _Body(request.receive, max_bytes)
-    if await body.receive() or admission is None:  # most have arrived as a whole
+    await body.receive()
+    admission = current_admission()
+    if admission is None or (body.complete and body.size <= SMALL_BYTES):  # as most are
         return await body.rest()
     async with admission.suspended():
-        if largest > SMALL_BYTES:
+        if not body.complete and largest > SMALL_BYTES:
             await admission.reserve_body(largest)
-        return await body.rest()
+        raw = await body.rest()
+        if len(raw) > SMALL_BYTES:
+            await admission.pace_body(cost(raw))
+    return raw
 
 
 class _Body:
@@ -100,25 +95,24 @@ class _Body:
         self._receive = receive
         self._max_bytes = max_bytes
         self._chunks: list[bytes] = []
-        self._size = 0
-        self._complete = False
+        self.size = 0
+        self.complete = False
 
-    async def receive(self) -> bool:
-        """Receive a chunk. True: it was the last one."""
+    async def receive(self) -> None:
+        """Receive a chunk."""
         message = await self._receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         chunk: bytes = message.get("body", b"")
-        self._size += len(chunk)
-        if self._size > self._max_bytes:
+        self.size += len(chunk)
+        if self.size > self._max_bytes:
             raise _too_large(self._max_bytes)
         self._chunks.append(chunk)
-        self._complete = not message.get("more_body", False)
-        return self._complete
+        self.complete = not message.get("more_body", False)
 
     async def rest(self) -> bytes:
         """Receive what is left, and return the body."""
-        while not self._complete:
+        while not self.complete:
             await self.receive()
         return self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
 
