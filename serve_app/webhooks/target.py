@@ -60,16 +60,24 @@ class Targets:
         if self._allow_private:
             return whole
         parsed = httpx.URL(whole)
-        async with admission_suspended():  # a name server may take seconds
-            try:
-                async with asyncio.timeout(RESOLVE_S):
-                    with work_of(tenant):
-                        await connectable(parsed.host, port_of(parsed), self._resolve)
-            except (UnknownHost, TimeoutError):
-                return whole
-            except PrivateAddress:
-                raise BadTarget(f"names the host {parsed.host}, which {PRIVATE}") from None
+        if await is_private(parsed, tenant, self._resolve):
+            raise BadTarget(f"names the host {parsed.host}, which {PRIVATE}")
         return whole
+
+
+async def is_private(url: httpx.URL, tenant: str, resolve: Resolve) -> bool:
+    """Return whether the host has a private address. One that does not resolve within ``RESOLVE_S``
+    has none yet: whoever connects looks again."""
+    async with admission_suspended():  # a name server may take seconds
+        try:
+            async with asyncio.timeout(RESOLVE_S):
+                with work_of(tenant):
+                    await connectable(url.host, port_of(url), resolve)
+        except PrivateAddress:
+            return True
+        except (UnknownHost, TimeoutError):
+            pass
+    return False
 
 
 def port_of(url: httpx.URL) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import Mapping
@@ -12,7 +11,6 @@ from urllib.parse import unquote
 import httpx
 
 from serve_app.catalog.catalog import CatalogEntry
-from serve_app.domain.addresses import PrivateAddress, UnknownHost, connectable
 from serve_app.domain.errors import FieldProblem, InvalidInput, UploadPolicyFailed
 from serve_app.domain.media.draft import DRAFT_TYPE
 from serve_app.domain.media.upload_policy import (
@@ -22,14 +20,11 @@ from serve_app.domain.media.upload_policy import (
     Conditions,
     UploadPolicy,
 )
-from serve_app.domain.sharing.admission import admission_suspended
-from serve_app.domain.sharing.fair_queue import work_of
 from serve_app.ingress.services.services import Services
-from serve_app.webhooks.target import port_of
+from serve_app.webhooks.target import is_private
 
 MAX_BYTES = 16 * 1024  # of the header
 MAX_URL_LENGTH = 2048
-RESOLVE_S = 2.0
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f-\xff]")
 
 
@@ -145,18 +140,11 @@ async def _check_address(services: Services, tenant: str, policy: UploadPolicy) 
     url = httpx.URL(policy.url)
     if url.scheme != "https":
         raise refused("should have an https: URL as its `url`")
-    async with admission_suspended():  # a name server may take seconds
-        try:
-            async with asyncio.timeout(RESOLVE_S):
-                with work_of(tenant):
-                    await connectable(url.host, port_of(url), services.webhooks.resolve)
-        except (UnknownHost, TimeoutError):
-            return  # the replica asks again
-        except PrivateAddress:
-            raise refused(
-                f"names the host {url.host}, which has a private address. The operator can allow "
-                "these with DARKROOM_ALLOW_PRIVATE_URLS"
-            ) from None
+    if await is_private(url, tenant, services.webhooks.resolve):
+        raise refused(
+            f"names the host {url.host}, which has a private address. The operator can allow "
+            "these with DARKROOM_ALLOW_PRIVATE_URLS"
+        )
 
 
 def refused(what: str, sentence: str = "") -> InvalidInput:
