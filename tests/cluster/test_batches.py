@@ -21,6 +21,7 @@ RUN: Any = "/run/test/probe"
 WITHIN_S = 240.0
 
 
+@pytest.mark.long
 def test_a_batch_survives_kills_of_the_ingress(darkroom: Darkroom, check: Check) -> None:
     darkroom.all_ready()
     rows = [

@@ -62,6 +62,7 @@ def start(nodes: Start, tmp_path: Path) -> Start:
     return run
 
 
+@pytest.mark.long
 def test_pools_land_on_the_class_of_gpu_that_they_ask_for_and_work_there(
     start: Start, conninfo: str, moto_server: S3Server
 ) -> None:
@@ -76,6 +77,7 @@ def test_pools_land_on_the_class_of_gpu_that_they_ask_for_and_work_there(
             assert client.get(file["url"]).content == b"image"
 
 
+@pytest.mark.long
 def test_what_is_kept_on_one_node_refuses_the_others_with_the_settings_to_set(
     start: Start,
 ) -> None:

@@ -192,6 +192,7 @@ def beside(darkroom: Darkroom, first: str, others: list[str]) -> bool:
     return held[0] is not None and held[0] in held[1:]
 
 
+@pytest.mark.long
 def test_a_death_after_two_of_four_videos_leaves_them_as_they_are(
     darkroom: Darkroom,
 ) -> None:

@@ -161,6 +161,7 @@ def test_everything_killed_and_started_again_ends_everything_once(
     assert darkroom.leftovers() == []
 
 
+@pytest.mark.long
 def test_two_hundred_requests_with_random_kills_each_end_once(
     darkroom: Darkroom, check: Check
 ) -> None:

@@ -85,6 +85,7 @@ def test_the_wheel_contains_every_file_that_is_not_python(wheel: Path) -> None:
     assert not [path for path in packed if path.startswith(("tests/", "scripts/", "training/"))]
 
 
+@pytest.mark.long
 def test_the_installed_wheel_serves_in_an_empty_directory(
     wheel: Path, place: Darkroom, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ from tests.engine.tiny import tiny_flux
 pytestmark = pytest.mark.engine
 
 
+@pytest.mark.long
 def test_nothing_is_left_over_and_no_request_is_harmed(tmp_path):
     with crowd_of(tmp_path) as crowd:
         crowd.run(20)

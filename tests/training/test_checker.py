@@ -18,6 +18,7 @@ BLUE_SQUARE = Thing("blue", "square", "medium", 64.0, 96.0, 18.0)
 CIRCLE_ABOVE_SQUARE = Scene((RED_CIRCLE, BLUE_SQUARE), "above", "white")
 
 
+@pytest.mark.long
 def test_it_judges_at_least_99_of_100_rendered_scenes_right() -> None:
     rng = np.random.default_rng(11)
     scenes = [sample_scene(rng, pair=i % 2 == 1, held_out=i % 3 == 0) for i in range(600)]
@@ -36,6 +37,7 @@ def test_it_judges_at_least_97_of_100_scenes_that_are_not_square_right(
     assert sum(judge(render(scene), scene).everything for scene in scenes) >= 97
 
 
+@pytest.mark.long
 def test_it_judges_at_least_95_of_100_blurred_and_noisy_scenes_right() -> None:
     rng = np.random.default_rng(12)
     scenes = [sample_scene(rng, pair=i % 2 == 1) for i in range(100)]

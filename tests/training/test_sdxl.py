@@ -125,6 +125,7 @@ def test_it_is_put_on_the_shelf_small_and_draws_when_taken_down(
     stack.float()
 
 
+@pytest.mark.long
 def test_the_recipe_goes_from_the_flux_recipes_files_to_a_pipeline(autoencoder, tmp_path):
     flux_dir, work_dir = tmp_path / "flux", tmp_path / "sdxl"
     flux_dir.mkdir()

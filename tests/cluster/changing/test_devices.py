@@ -27,6 +27,7 @@ def _followers(darkroom: Darkroom) -> list[psutil.Process]:
     return [each for each in found if "ray::RankActor" in " ".join(each.cmdline())]
 
 
+@pytest.mark.long
 def test_two_devices_make_a_video_and_make_another_when_one_of_them_has_died(
     with_pool: WithPool,
 ) -> None:

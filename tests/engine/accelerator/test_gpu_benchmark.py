@@ -34,6 +34,7 @@ def test_solvers_work_on_the_host_wherever_the_weights_are(case):
     assert torch.get_default_dtype() == torch.float32
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1200)  # it computes for 30 s, and other tests go first
 def test_sections_run_on_a_cpu_and_are_not_run_twice(tmp_path, capsys):
     few = ["machine", "whole_flux", "alone_and_merged", "scaled_products"]

@@ -23,6 +23,7 @@ SOME = {  # by name, with the number of their cases
 }
 
 
+@pytest.mark.long
 def test_some_run_on_a_cpu_without_the_plugins_and_settings_of_the_others():
     command = [sys.executable, "-m", "pytest", "-q", "-c", "/dev/null", "--noconftest"]
     command += ["-p", "no:cacheprovider", "--rootdir", str(ROOT), "-W", "ignore"]

@@ -91,12 +91,14 @@ def test_it_draws_single_shapes_on_white(pipeline: FluxPipeline) -> None:
     assert sum(one == [look] for one, look in zip(seen, asked * 3, strict=True)) >= 11
 
 
+@pytest.mark.long
 def test_it_understands_free_and_noisy_wording_as_well(free: dict[str, float]) -> None:
     assert free["background"] >= 0.95
     assert free["colour"] >= 0.9
     assert free["relation"] >= 0.65
 
 
+@pytest.mark.long
 def test_it_draws_landscapes_too(landscape: dict[str, float]) -> None:
     assert landscape["background"] >= 0.95
     assert landscape["colour"] >= 0.9

@@ -65,6 +65,7 @@ def test_it_draws_each_of_two_objects_where_the_prompt_says(regular: dict[str, f
     assert regular["relation"] >= 0.65
 
 
+@pytest.mark.long
 def test_the_endpoints_own_defaults_draw_as_well(pipeline: StableDiffusionXLPipeline) -> None:
     questions = exam.set_questions(20, seed=33)
     seen = exam.figures(exam.sit(pipeline, questions, steps=25, guidance=7.5))

@@ -58,6 +58,7 @@ def test_audio_files_are_as_high_and_as_loud_as_prompts_say_and_most_do_what_the
     assert parts["manner"] >= 0.85
 
 
+@pytest.mark.long
 def test_each_does_what_it_is_called(pipeline: StableAudioPipeline) -> None:
     prompts = {
         "a high tone": "tone",

@@ -57,6 +57,7 @@ def test_videos_move_as_asked_in_the_colour_asked_for(pipeline: WanPipeline) -> 
     assert parts["background"] >= 0.9
 
 
+@pytest.mark.long
 def test_free_and_noisy_wording_is_understood_as_well(pipeline: WanPipeline) -> None:
     asked = exam.set_questions(12, seed=32, free_wording=True)
     parts = exam.figures(exam.sit(pipeline, asked, steps=12))

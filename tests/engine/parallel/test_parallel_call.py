@@ -280,6 +280,7 @@ def compiled(spread: ParallelModels, added: Callable[[str], Any]) -> Iterator[En
         yield engine
 
 
+@pytest.mark.long
 def test_compiled_blocks_run_on_both_devices_and_as_written_where_tokens_are_divided(
     compiled, ways, at_the_end
 ):
@@ -299,6 +300,7 @@ def test_compiled_blocks_run_on_both_devices_and_as_written_where_tokens_are_div
     at_the_end.append(lambda ended: ended["plain"] > 0)
 
 
+@pytest.mark.long
 def test_compiled_blocks_have_loras_on_both_devices(compiled, ways, at_the_end, tmp_path):
     # Of one kind of blocks, and outside of blocks: each kind takes seconds to compile.
     layers = [each for each in FLUX_LAYERS if not each.startswith("single")]

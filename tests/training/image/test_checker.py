@@ -26,6 +26,7 @@ SQUARE = Item("blue", "square", "medium", 128.0, 192.0, 40.0)
 CIRCLE_ABOVE_SQUARE = Composition("pair", (CIRCLE, SQUARE), (Relation(0, 1, "above"),), "white")
 
 
+@pytest.mark.long
 def test_it_judges_at_least_199_of_200_rendered_images_right() -> None:
     rng = np.random.default_rng(11)
     asked = [sample(rng, LAYOUTS[i % 5], held_out=i % 3 == 0) for i in range(200)]
@@ -49,6 +50,7 @@ def test_it_judges_an_image_of_half_the_size_by_the_same_measure() -> None:
     assert sum(rights) >= 38
 
 
+@pytest.mark.long
 def test_it_judges_at_least_95_of_100_blurred_and_noisy_images_right() -> None:
     rng = np.random.default_rng(12)
     asked = [sample(rng, LAYOUTS[i % 5]) for i in range(60)]

@@ -79,6 +79,7 @@ def test_examples_come_with_the_steps_and_are_made_once(shipped, tmp_path) -> No
     assert made.items() <= now.items()
 
 
+@pytest.mark.long
 def test_the_recipes_go_from_the_shipped_weights_to_pipelines_and_do_not_start_again(
     tmp_path,
 ) -> None:

@@ -82,6 +82,7 @@ def test_a_given_first_frame_is_clean_and_is_not_to_be_predicted():
     assert abs(float(wan.loss_on(_Blank(), batch, np.random.default_rng(1))) - 1.0) < 0.1
 
 
+@pytest.mark.long
 def test_the_recipe_goes_from_nothing_to_a_pipeline_and_resumes(tmp_path):
     recipe = VideoRecipe(tmp_path, minutes=2 / 60, reading_steps=2, usual_videos=4, free_videos=2)
     pipeline = recipe.cook()
@@ -105,6 +106,7 @@ def test_at_twice_the_size_a_video_is_the_same_but_sharper():
     assert (halved - small).abs().mean() < 0.01
 
 
+@pytest.mark.long
 def test_the_larger_recipe_goes_from_the_shipped_pipeline_to_one_of_twice_the_size(tmp_path):
     shipped = Path(__file__).parents[3] / "deployments" / "demo" / "wan"
     recipe = LargerVideoRecipe(
