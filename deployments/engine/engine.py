@@ -41,6 +41,7 @@ from deployments.engine.lora.residency import LoraResidency
 from deployments.engine.memory.placement import placed_by, vacate_slots
 from deployments.engine.memory.reservations import CommonMemory, Reservation
 from deployments.engine.merging.compile import rehearse
+from deployments.engine.merging.late_code import compile_later
 from deployments.engine.merging.quantized import require_products
 from deployments.engine.parallel.parallel_call import on_one_device
 from deployments.engine.snapshot.format import Origin, Snapshot
@@ -163,6 +164,16 @@ class Engine:
     def add_placed(self, name: str, pipeline: Any) -> None:
         """Register a pipeline that is already where it should be; see ``add``."""
         self._loop.add(name, pipeline)
+
+    def compile_later(self, pipeline: Any) -> bool:
+        """Compile what the recipe names while generations run it as written.
+
+        Call it before ``add_placed``. The code is for the calls that come. Returns False, and does
+        nothing, if the options want it compiled before the first call: see ``precompile``.
+        """
+        if not self.options.compiles_first:
+            compile_later(pipeline, self._compile_later)
+        return not self.options.compiles_first
 
     def precompile(self, pipeline: Any, arguments: Callable[[], Mapping[str, Any]]) -> None:
         """Compile what the recipe names, for calls like this one, alone and merged.

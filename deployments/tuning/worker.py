@@ -114,7 +114,10 @@ class _Loaded:
         self._family: Family = families[job.workloads[0].endpoint.family]
         self._endpoint = with_recipe_dtype(job.workloads[0].endpoint, job.recipe)
         self._engine = Engine(
-            device=job.device or usual_device(), max_batch=1, traits=model_rules_of(families)
+            device=job.device or usual_device(),
+            max_batch=1,
+            traits=model_rules_of(families),
+            compiles_first=True,
         )
         self._residency = Residency(self._engine, quantized=self._store.derived())
         self._peak = _PeakMemory(self._engine.accelerator.memory.held)

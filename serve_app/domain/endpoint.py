@@ -126,7 +126,7 @@ class Recipe:
         "none"  # "components" or "blocks": the unit that is moved to and from host memory
     )
     hot: tuple[str, ...] = ()  # components of the pipeline that stay on the device
-    compile: bool = False  # compile the denoisers' repeated blocks before the first request
+    compile: bool = False  # compile the denoisers' repeated blocks
     compile_decoder: bool = False  # compile the image autoencoder's decoder, too
     graphs: bool = False  # record the denoisers' forwards, and launch each as one piece
     # types of components that would not fit in those of the endpoint's options
@@ -139,7 +139,7 @@ class Recipe:
 
     @property
     def compiles(self) -> bool:
-        """Return whether a part is compiled before the first request."""
+        """Return whether a part is compiled."""
         return self.compile or self.compile_decoder
 
 

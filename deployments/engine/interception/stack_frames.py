@@ -34,7 +34,8 @@ def read(frame: FrameType) -> dict[str, Any]:
     """
     variables = frame.f_locals
     found = dict(variables)
-    _forget(frame, variables)
+    if _is_copy(frame, variables) and sys.getrefcount(variables) <= _REFERENCES:
+        variables.clear()
     return found
 
 
@@ -47,18 +48,22 @@ def write(frame: FrameType, names: Mapping[str, Any]) -> None:
     variables.update(names)
     if sys.version_info < (3, 13):  # since 3.13, the dictionary writes through
         ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
-        _forget(frame, variables)
+        if _is_copy(frame, variables) and sys.getrefcount(variables) <= _REFERENCES:
+            variables.clear()
 
 
-def _forget(frame: FrameType, variables: Mapping[str, Any]) -> None:
-    if sys.version_info >= (3, 13) or not frame.f_code.co_flags & inspect.CO_OPTIMIZED:
-        return  # it is no copy, but the variables themselves
-    # Code that has called `locals()` and kept the result holds the same dictionary.
-    if isinstance(variables, dict) and sys.getrefcount(variables) <= _REFERENCES:
-        variables.clear()
+_REFERENCES = 3
+"""References to a dictionary that only its frame keeps: its own, its reader's, `getrefcount`'s.
+
+Code that has called `locals()` and kept the result holds the same dictionary. They are counted in
+the reader itself: an argument of a function has another one while torch's compiler is at work.
+"""
 
 
-_REFERENCES = 4  # the frame's, its reader's, `_forget`'s and that of `getrefcount`
+def _is_copy(frame: FrameType, variables: Mapping[str, Any]) -> bool:
+    """Return whether the dictionary is a copy, not the variables themselves."""
+    optimized = bool(frame.f_code.co_flags & inspect.CO_OPTIMIZED)
+    return sys.version_info < (3, 13) and optimized and isinstance(variables, dict)
 
 
 def _outwards() -> Iterator[FrameType]:

@@ -315,7 +315,8 @@ class Residency:
         apply = partial(placement.apply, self._engine.accelerator, self._reader)
         self._place(name, size, partial(apply, partial(self._on_bytes, name)), placement.undo)
         lay_out(pipeline, self._engine.accelerator, plan.recipe)
-        if placement.rehearsed and plan.warm_up is not None:
+        later = placement.compiles_later and self._engine.compile_later(pipeline)
+        if placement.compiles and plan.warm_up is not None and not later:
             self._waiting.report(name, Progress(Stage.COMPILING))
             self._engine.precompile(pipeline, partial(plan.warm_up, pipeline))
         return LoadedPipeline(pipeline, size, placement, WeightPlaces(placement.resident))

@@ -48,6 +48,7 @@ from deployments.engine.merging.arguments import (
     mapped,
     versions_in,
 )
+from deployments.engine.merging.late_code import as_written_if
 from deployments.engine.merging.plan import MergePlan, NotMergeable, plan_merge
 from deployments.engine.merging.stack import Splitter, stack
 from deployments.engine.merging.trust import compared_calls
@@ -279,6 +280,7 @@ class ModelRunner:
                 self._measured(call, record),
                 call.isolation.in_place(),
                 self._use_mixes([call.mix], as_written=call.deterministic),
+                as_written_if(call.deterministic, call.module),
                 entered(call.module, call.generation, call.cache),
             ):
                 function = self._graphs.function(call, [call.mix])

@@ -35,6 +35,8 @@ class EngineOptions:
     verify_merges: bool = False
     """Compare the first merge of each signature with what its calls give alone, and do not merge
     signatures whose outputs differ."""
+    compiles_first: bool = False
+    """Compile what a recipe names before the first generation; False: while they run."""
     prompt_cache_bytes: int | None = None
     """Limit for cached text encoder outputs on the device; 0: no cache; None: 1 % of a GPU's
     memory, 64 MiB on a CPU."""
@@ -56,6 +58,7 @@ class EngineKeywords(TypedDict, total=False):
     threads: int
     limit_rows: bool
     verify_merges: bool
+    compiles_first: bool
     prompt_cache_bytes: int | None
     prompt_cache_host_bytes: int
     lora_bytes: int

@@ -13,6 +13,7 @@ from deployments.engine.lora.compiled import CompiledLoras, CompileLater
 from deployments.engine.lora.layers import ChangesInTurn, LoraSlice, SumOfLoras, halves_of
 from deployments.engine.lora.rows import LoraRows
 from deployments.engine.merging.compile import rehearsed_calls, run_as_written, run_compiled
+from deployments.engine.merging.late_code import use_late_code
 from serve_app.domain.errors import Misconfigured
 
 Mirror = Callable[..., None]
@@ -75,6 +76,9 @@ class LoraLayers:
                 layer.lora_variant[name] = SumOfLoras(factors)
             else:
                 layer.scaling[name] *= here[0].scale
+        use_late_code(component)
+        if self._wraps and rehearsed_calls(component):  # since they were wrapped, code has come
+            self._take_off(component)
         if not self._wraps:
             self._wrap(component)
 
@@ -104,10 +108,7 @@ class LoraLayers:
         if self._compiled is not None:
             self._compiled.stop(component)
         if self._wraps:
-            self._wraps = False
-            for path, layer in self._layers.items():
-                _put(component, path, layer.base_layer)
-            run_compiled(component)
+            self._take_off(component)
 
     def _wrap(self, component: torch.nn.Module) -> None:
         if self._compiled is None and rehearsed_calls(component):
@@ -119,6 +120,12 @@ class LoraLayers:
         run_as_written(component)  # blocks that were never rehearsed would be compiled again
         for path, layer in self._layers.items():
             _put(component, path, layer)
+
+    def _take_off(self, component: torch.nn.Module) -> None:
+        self._wraps = False
+        for path, layer in self._layers.items():
+            _put(component, path, layer.base_layer)
+        run_compiled(component)
 
     def _restore(self, component: torch.nn.Module) -> None:
         """Give the component its own layers, as the others are about to change."""

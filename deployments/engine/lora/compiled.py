@@ -120,7 +120,8 @@ class CompiledLoras:
         calls = rehearsed_calls(component)
         self._blocks = {path: each for path, each in component.named_modules() if each in calls}
         self._ready: dict[tuple[frozenset[Place], int], bool] = {}  # False: being compiled
-        self._attempts: dict[tuple[frozenset[Place], int], int] = {}
+        self._requested: dict[tuple[frozenset[Place], int], int] = {}  # for so many calls of blocks
+        self._attempts: dict[tuple[frozenset[Place], int], int] = {}  # that failed, or run
         self._padded: dict[str, PaddedLinear] = {}
         self._zeros: dict[tuple[torch.dtype, torch.device], Tensor] = {}
         self._replaced: list[tuple[dict[str, Any], str, Any]] = []
@@ -135,7 +136,8 @@ class CompiledLoras:
     def start(self, component: torch.nn.Module) -> None:
         """Choose the layers before each forward from now on."""
         if self._hook is None:
-            self._hook = component.register_forward_pre_hook(self._before_forward)
+            # Before the hook of late code, which records the layers that were chosen.
+            self._hook = component.register_forward_pre_hook(self._before_forward, prepend=True)
             vars(component)[CHOOSE_LAYERS] = self._choose_layers
 
     def stop(self, component: torch.nn.Module) -> None:
@@ -315,7 +317,9 @@ class CompiledLoras:
             if ready and bucket == needs.bucket and needs.places <= pattern
         ]
         if fitting:
-            return min(fitting, key=len)
+            pattern = min(fitting, key=len)
+            self._request(component, pattern, needs.bucket)  # if blocks had other calls since then
+            return pattern
         patterns = {pattern for pattern, _ in self._ready}
         pattern = needs.places
         if pattern not in patterns and len(patterns) >= _MAX_PATTERNS:
@@ -325,10 +329,12 @@ class CompiledLoras:
 
     def _request(self, component: torch.nn.Module, pattern: frozenset[Place], bucket: int) -> None:
         key = pattern, bucket
-        if key in self._ready or self._attempts.get(key, 0) >= _MAX_ATTEMPTS:
+        calls = sum(len(each) for each in rehearsed_calls(component).values())
+        if self._requested.get(key) == calls or self._attempts.get(key, 0) >= _MAX_ATTEMPTS:
             return
-        self._ready[key] = False
+        self._requested[key] = calls
         self._attempts[key] = self._attempts.get(key, 0) + 1
+        self._ready.setdefault(key, False)
         self.restore(component)  # the copies are made of the component's own layers
         layer = self._layers[next(iter(self._paths_in(pattern)))]
         dtype = next(half.weight.dtype for half in layer.lora_A.values())
@@ -349,9 +355,11 @@ class CompiledLoras:
                 log.warning("%s cannot be compiled now.", name, exc_info=True)
                 release_frames(error)
                 # Replaced as a whole: the engine's thread may be iterating over it.
-                self._ready = {k: ready for k, ready in self._ready.items() if k != key}
+                self._ready = {k: ready for k, ready in self._ready.items() if ready or k != key}
+                self._requested = {k: each for k, each in self._requested.items() if k != key}
             else:
                 self._ready[key] = True
+                self._attempts[key] = 0
                 log.info("Compiled %s.", name)
 
         self._compile_later(compile_all)
@@ -423,7 +431,7 @@ def compile_copies(
             layers = [each for each in block.modules() if isinstance(each, PaddedLinear)]
             if not layers:
                 continue
-            run = compiled(component, block)
+            run = compiled(block, component.compiler_backend)
             for call in calls:
                 for rows in sorted({1, call.mixes}):
                     for each in layers:

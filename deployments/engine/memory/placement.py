@@ -17,7 +17,13 @@ from deployments.engine.accelerator.interface import Accelerator
 from deployments.engine.accelerator.pinned import pin
 from deployments.engine.accelerator.transfer import Transfer
 from deployments.engine.interception.components import DENOISERS
-from deployments.engine.merging.compile import compile_decoder, compile_regions, record_graphs
+from deployments.engine.merging.compile import (
+    DIVIDES_ROWS,
+    compile_decoder,
+    compile_regions,
+    record_graphs,
+    with_repeated_blocks,
+)
 from deployments.engine.merging.quantized import QUANTIZATIONS, quantize
 from deployments.engine.merging.quantized_files import FileCache
 from deployments.engine.reading.reader import Home, OnBytes, WeightReader
@@ -186,9 +192,20 @@ class Placement:
     records: bool = False  # record the denoisers' forwards as graphs
 
     @property
-    def rehearsed(self) -> bool:
-        """Return whether something is compiled by a rehearsal before it is used."""
+    def compiles(self) -> bool:
+        """Return whether something is compiled."""
         return self.compiled or self.compiles_decoder
+
+    @property
+    def compiles_later(self) -> bool:
+        """Return whether it can be compiled while it is used.
+
+        Not what is recorded, as records keep what ran; nor components that come and go, as the
+        compiler's thread would need them too; nor denoisers of several devices, which have to run
+        the same code.
+        """
+        divided = any(vars(each).get(DIVIDES_ROWS) for each in with_repeated_blocks(self.pipeline))
+        return self.compiles and not (self.records or self.waiting or self.streamed or divided)
 
     @property
     def device_bytes(self) -> int:

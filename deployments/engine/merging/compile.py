@@ -3,10 +3,10 @@
 decoder of an image autoencoder.
 
 Blocks are compiled with dynamic sizes, once for all calls. The number of rows is an exception: a
-single row is compiled separately. Both are compiled by a rehearsal before anybody gets the
-pipeline. Afterwards nothing is compiled any more: a call for which no code fits, such as one of
-another dtype, runs as written. Else all generations would wait for the compiler. Calls with LoRAs
-get code of their own later (``lora/compiled.py``).
+single row is compiled separately. Both are compiled while requests run (``late_code.py``), or by a
+rehearsal before anybody gets the pipeline. Afterwards nothing is compiled on the engine's thread: a
+call for which no code fits, such as one of another dtype, runs as written. Else all generations
+would wait for the compiler. Calls with LoRAs get code of their own later (``lora/compiled.py``).
 """
 
 from __future__ import annotations
@@ -79,10 +79,11 @@ def compile_decoder(pipeline: Any, backend: str = "inductor") -> None:
         )
     decoder: Any = vae.decoder
     decoder.compile(dynamic=True, backend=backend)
-    vars(vae)["compiled_regions"] = [(decoder, decoder._compiled_call_impl)]
+    regions = [(decoder, decoder._compiled_call_impl)]
+    vars(vae).update(compiled_regions=regions, compiler_backend=backend)
 
 
-def _compiled_modules(pipeline: Any) -> list[Any]:
+def compiled_modules(pipeline: Any) -> list[Any]:
     """Denoisers that may be compiled, and the autoencoder if its decoder is."""
     vae = getattr(pipeline, "vae", None)
     decoding = [] if vae is None or not regions_of(vae) else [vae]
@@ -129,13 +130,15 @@ class RehearsedCall:
     device: torch.device
     mixes: int  # rows of the denoiser's call that may have LoRAs of their own; 1: all have the same
 
-    def on_device(self) -> tuple[Sequence[Any], Mapping[str, Any]]:
-        """Arguments with zeros in place of values."""
+    def on_device(
+        self, values: Callable[[torch.Tensor], torch.Tensor] = lambda zeros: zeros
+    ) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """Arguments with what ``values`` makes of zeros in place of values."""
 
-        def zeros(like: torch.Tensor) -> torch.Tensor:
-            return torch.zeros_like(like, device=self.device)
+        def made(like: torch.Tensor) -> torch.Tensor:
+            return values(torch.zeros_like(like, device=self.device))
 
-        return mapped(zeros, self.arguments), mapped(zeros, self.keywords)
+        return mapped(made, self.arguments), mapped(made, self.keywords)
 
 
 def rehearsed_calls(denoiser: Any) -> Mapping[torch.nn.Module, Sequence[RehearsedCall]]:
@@ -143,12 +146,20 @@ def rehearsed_calls(denoiser: Any) -> Mapping[torch.nn.Module, Sequence[Rehearse
     return vars(denoiser).get("rehearsed_calls", {})
 
 
-def compiled(denoiser: Any, block: Any) -> Callable[..., Any]:
-    """Return the call of ``block`` to be compiled when it is first called, as the denoiser's own.
+def compiled(block: Any, backend: Any) -> Callable[..., Any]:
+    """Return the call of ``block`` to be compiled when it is first called, with dynamic sizes.
 
-    To be used in ``many_codes``.
+    ``backend``: that of its denoiser. To be used in ``many_codes``.
     """
-    return torch.compile(block._call_impl, dynamic=True, backend=denoiser.compiler_backend)
+    return torch.compile(block._call_impl, dynamic=True, backend=backend)
+
+
+def run_only(block: Any) -> Callable[..., Any]:
+    """Return the call of ``block`` that runs code where it fits, and as written elsewhere.
+
+    It compiles nothing.
+    """
+    return torch._dynamo.run(block._call_impl)
 
 
 def many_codes() -> AbstractContextManager[Any]:
@@ -165,9 +176,7 @@ _MOST_CODES = 128
 
 def _only_run_compiled(denoiser: Any) -> None:
     """Compile nothing more: run compiled code where it fits, and blocks as written elsewhere."""
-    denoiser.compiled_regions = [
-        (block, torch._dynamo.run(block._call_impl)) for block, _ in regions_of(denoiser)
-    ]
+    denoiser.compiled_regions = [(block, run_only(block)) for block, _ in regions_of(denoiser)]
     run_compiled(denoiser)
 
 
@@ -194,7 +203,7 @@ def rehearse(
     try:
         with _decoded_alone_and_merged(getattr(pipeline, "vae", None)):
             _rehearse(pipeline, arguments(), declarations)
-        for module in _compiled_modules(pipeline):
+        for module in compiled_modules(pipeline):
             _only_run_compiled(module)
     except Exception as error:
         if not give_up and is_out_of_memory(error):
@@ -205,7 +214,7 @@ def rehearse(
             exc_info=True,
         )
         release_frames(error)
-        for module in _compiled_modules(pipeline):
+        for module in compiled_modules(pipeline):
             run_as_written(module)
             vars(module).update(compiled_regions=(), rehearsed_calls={})
 

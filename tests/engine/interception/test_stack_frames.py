@@ -20,6 +20,21 @@ def test_a_variable_that_was_read_lives_no_longer_for_that():
     assert alive() is None
 
 
+def test_nor_after_a_failed_compilation():
+    """Then torch evaluates all frames of the process, and calls keep their arguments for longer."""
+
+    def refuses(_graph, _inputs):
+        raise NotImplementedError
+
+    with pytest.raises(torch._dynamo.exc.BackendCompilerFailed):
+        torch.compile(lambda x: x + 1, backend=refuses)(torch.ones(2))
+    prediction = torch.zeros(1)
+    alive = weakref.ref(prediction)
+    assert read(sys._getframe())["prediction"] is prediction
+    prediction = None
+    assert alive() is None
+
+
 def test_a_variable_that_was_written_lives_no_longer_for_that():
     prediction = None
     alive = [write(sys._getframe(), {"prediction": torch.zeros(1)}), weakref.ref(prediction)]

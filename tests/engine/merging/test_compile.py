@@ -222,7 +222,7 @@ def test_weights_are_compiled_on_the_loaders_thread_before_anybody_gets_them(mon
     with torch.no_grad():
         expected = small()(**start())
     stages = []
-    with Engine(threads=1) as engine:
+    with Engine(threads=1, compiles_first=True) as engine:
         residency = Residency(engine)
         plan = LoadPlan(lambda *_: pipeline, COMPILED, lambda _: start())
         loan = residency.acquire("it", plan, lambda progress: stages.append(progress.stage))
@@ -271,7 +271,7 @@ def test_a_recipe_compiles_the_decoder_of_images_and_refuses_other_ones():
     pipeline = tiny_flux()
     placed = placed_by(recipe, pipeline)
     placed.apply(accelerator_for("cpu"))
-    assert placed.rehearsed
+    assert placed.compiles
     assert regions_of(pipeline.vae)
     with pytest.raises(Misconfigured, match="`compile_decoder`"):
         placed_by(recipe, Loop(Denoiser())).apply(accelerator_for("cpu"))

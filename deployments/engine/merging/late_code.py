@@ -1,0 +1,351 @@
+# ruff: noqa: SLF001 - torch has no other way to let a compiled module run uncompiled
+"""Compilation of blocks and decoders after a load, while requests run them as written.
+
+The first call of a denoiser of each kind is recorded and runs as written. Then copies of its
+blocks, which share the weights, are compiled for it on the thread of the compiler. The code is
+compared with the blocks as written before it is used. So nobody waits for a compiler, and code
+that computes wrongly is not used. Kinds differ in dtypes, in single or several rows, and in what is
+given; sizes are dynamic.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import torch
+
+from deployments.engine.errors import release_frames
+from deployments.engine.merging.arguments import mapped, tensors_in
+from deployments.engine.merging.compile import (
+    RehearsedCall,
+    compiled,
+    compiled_modules,
+    many_codes,
+    regions_of,
+    run_as_written,
+    run_compiled,
+    run_only,
+)
+from deployments.engine.merging.verification import agree_within_rounding
+
+log = logging.getLogger(__name__)
+
+CompileLater = Callable[[Callable[[], None]], None]
+"""Runs a function that compiles, on another thread, beside generations."""
+
+MOST_KINDS = 8
+"""Kinds of calls of a module that get code. Those that come later run as written."""
+
+MOST_FAILURES = 3
+"""Failed compilations, after which no more is compiled: memory may have been short."""
+
+_LATE = "late_code"  # attribute of a module
+
+
+class DifferentResult(Exception):
+    """Compiled code that does not compute what the block computes as written."""
+
+
+def compile_later(pipeline: Any, later: CompileLater) -> None:
+    """Let the modules that are to be compiled run as written until there is code for their calls.
+
+    Call it after ``compile_regions`` and ``compile_decoder``, in place of ``rehearse``.
+    """
+    for module in compiled_modules(pipeline):
+        if regions_of(module):
+            is_decoder = module is getattr(pipeline, "vae", None)
+            (_LateDecoder if is_decoder else _LateBlocks)(module, later)
+
+
+def as_written_if(wanted: bool, module: Any) -> Any:  # noqa: FBT001 - read as its name
+    """Context in which ``module`` runs as written, whatever code has come.
+
+    For calls whose bits must not depend on the time at which code is ready. Modules that were
+    compiled before their first call, and those that are not compiled, run as always.
+    """
+    late = vars(module).get(_LATE) if wanted and isinstance(module, torch.nn.Module) else None
+    return nullcontext() if late is None else late.held()
+
+
+def use_late_code(denoiser: Any) -> None:
+    """Use code that has come since the last forward. Otherwise, the next forward does."""
+    late = vars(denoiser).get(_LATE)
+    if isinstance(late, _LateBlocks):
+        late.use_what_is_ready(denoiser)
+
+
+class _LateCode:
+    """Code of one module. It does not keep the module."""
+
+    def __init__(self, module: Any, later: CompileLater) -> None:
+        self.name = type(module).__name__
+        self.regions: list[tuple[Any, Any]] = [(block, None) for block, _ in regions_of(module)]
+        self.failures = 0
+        self._compiler: Any = module.compiler_backend
+        self._later = later
+        run_as_written(module)
+        vars(module).update({"compiled_regions": self.regions, "rehearsed_calls": {}, _LATE: self})
+
+    def request(
+        self, calls: Sequence[tuple[Any, RehearsedCall]], done: Callable[[Exception | None], None]
+    ) -> None:
+        """Compile copies of blocks for a call each; ``done`` gets the error on that thread.
+
+        Called while the layers of the blocks do not change.
+        """
+        copies = [(_copy_of(block), call) for block, call in calls]
+        self._later(partial(self._compile, copies, done))
+
+    def _compile(
+        self, copies: Sequence[tuple[Any, RehearsedCall]], done: Callable[[Exception | None], None]
+    ) -> None:
+        began = time.monotonic()
+        try:
+            with torch.no_grad(), many_codes():
+                for block, call in copies:
+                    _compile_and_compare(compiled(block, self._compiler), block, call)
+        except Exception as error:
+            self.failures += 1
+            log.warning(
+                "%s cannot be compiled and runs uncompiled, which is slower.",
+                self.name,
+                exc_info=True,
+            )
+            release_frames(error)
+            done(error)
+        else:
+            done(None)
+            log.info(
+                "Compiled %s, in %.1f s, for %s.",
+                self.name,
+                time.monotonic() - began,
+                _described(copies),
+            )
+
+
+class _LateBlocks(_LateCode):
+    """Code of a denoiser's blocks. Used on the engine's thread, but for what is compiled."""
+
+    def __init__(self, module: Any, later: CompileLater) -> None:
+        super().__init__(module, later)
+        self._kinds = set[Hashable]()
+        self._ended = deque[tuple[Hashable, Sequence[tuple[Any, RehearsedCall]], bool]]()
+        self._recorded: dict[Any, RehearsedCall] | None = None
+        self._aside = list[tuple[Any, Any]]()
+        self._kind: Hashable = None
+        self._holds = 0
+        module.register_forward_pre_hook(self._before, with_kwargs=True)
+        module.register_forward_hook(self._after, always_call=True)
+
+    @contextmanager
+    def held(self) -> Generator[None]:
+        self._holds += 1
+        try:
+            yield
+        finally:
+            self._holds -= 1
+
+    def use_what_is_ready(self, module: Any) -> None:
+        while self._ended:
+            kind, calls, failed = self._ended.popleft()
+            if failed:
+                self._kinds.discard(kind)  # it is tried again, as memory may have been short
+            else:
+                self._use(module, calls)
+
+    def _before(self, module: Any, arguments: Any, keywords: Any) -> None:
+        if not regions_of(module):  # a step cache runs its own blocks
+            return
+        if self._holds:
+            self._replace(lambda _: None)
+            return
+        self.use_what_is_ready(module)
+        kind = kind_of([arguments, keywords])
+        if kind in self._kinds or len(self._kinds) >= MOST_KINDS or self.failures >= MOST_FAILURES:
+            return
+        self._kinds.add(kind)
+        self._kind, self._recorded = kind, (recorded := dict[Any, RehearsedCall]())
+        rows = _rows_of(arguments, keywords)
+        self._replace(lambda block: partial(_record, block, recorded, rows))
+
+    def _replace(self, call_of: Callable[[Any], Any]) -> None:
+        """Replace the blocks' calls until the end of the forward."""
+        self._aside = [(block, block._compiled_call_impl) for block, _ in self.regions]
+        for block, _ in self.regions:
+            block._compiled_call_impl = call_of(block)
+
+    def _after(self, _module: Any, _arguments: Any, output: Any) -> None:
+        while self._aside:
+            block, call = self._aside.pop()
+            block._compiled_call_impl = call
+        recorded, self._recorded = self._recorded, None
+        if recorded is None:
+            return
+        kind, calls = self._kind, [*recorded.items()]
+        if output is None or not calls:  # it failed, or other hooks replaced the calls
+            self._kinds.discard(kind)
+            return
+
+        try:
+            self.request(calls, lambda error: self._ended.append((kind, calls, error is not None)))
+        except OwnForward:
+            self.failures = MOST_FAILURES
+            log.info("%s runs uncompiled, as hooks changed its blocks.", self.name)
+
+    def _use(self, module: Any, calls: Sequence[tuple[Any, RehearsedCall]]) -> None:
+        recorded = vars(module)["rehearsed_calls"]
+        first = not recorded
+        for block, call in calls:
+            recorded.setdefault(block, []).append(call)
+        if first:
+            # In place: copies of the module with another configuration share the list.
+            self.regions[:] = [(block, run_only(block)) for block, _ in self.regions]
+            if not any(_is_wrapped(each) for block, _ in self.regions for each in block.modules()):
+                run_compiled(module)
+
+
+class _LateDecoder(_LateCode):
+    """Code of the decoder of an image autoencoder, for one row and for several."""
+
+    def __init__(self, vae: Any, later: CompileLater) -> None:
+        super().__init__(vae, later)
+        self._lock = threading.RLock()  # any thread may decode
+        self._holds = 0
+        self._decoder = self.regions[0][0]
+        self._run: Callable[..., Any] | None = self._first
+        self._choose()
+
+    @contextmanager
+    def held(self) -> Generator[None]:
+        with self._lock:
+            self._holds += 1
+            self._choose()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._holds -= 1
+                self._choose()
+
+    def _choose(self) -> None:
+        self._decoder._compiled_call_impl = None if self._holds else self._run
+
+    def _first(self, latents: torch.Tensor, *arguments: Any, **keywords: Any) -> Any:
+        """Decode as written, and compile for latents of this size."""
+        with self._lock:
+            again, self._run = self._run == self._first, None
+            self._choose()
+        decoded = self._decoder._call_impl(latents, *arguments, **keywords)
+        if again:
+            some = torch.empty_like(latents[:1], device="meta")
+            calls = [
+                RehearsedCall([torch.cat([some] * rows)], {}, latents.device, 1) for rows in (1, 2)
+            ]
+            self.request([(self._decoder, each) for each in calls], self._done)
+        return decoded
+
+    def _done(self, error: Exception | None) -> None:
+        with self._lock:
+            if error is None:
+                self._run = run_only(self._decoder)
+                self.regions[:] = [(self._decoder, self._run)]
+            elif self.failures < MOST_FAILURES:
+                self._run = self._first
+            self._choose()
+
+
+def kind_of(value: Any) -> Hashable:
+    """Kind of a call's arguments: what compiled code with dynamic sizes depends on."""
+    if isinstance(value, torch.Tensor):
+        return value.dtype, value.device, tuple(size == 1 for size in value.shape)
+    if isinstance(value, Mapping):
+        return tuple((name, kind_of(each)) for name, each in value.items())
+    if isinstance(value, list | tuple):
+        return type(value), tuple(kind_of(each) for each in value)
+    return value if value is None or isinstance(value, bool | str) else type(value)
+
+
+def _rows_of(arguments: Any, keywords: Any) -> int:
+    """Rows that may have LoRAs of their own, if calls are merged in this one."""
+    first = next(tensors_in([arguments, keywords]), None)
+    return 1 if first is None or not first.ndim else len(first)
+
+
+def _record(
+    block: Any, recorded: dict[Any, RehearsedCall], rows: int, *arguments: Any, **keywords: Any
+) -> Any:
+    """Record the first call of a block in a forward, and run it as written."""
+    found = next(tensors_in([arguments, keywords]), None)
+    if found is not None and block not in recorded:
+
+        def meta(each: torch.Tensor) -> torch.Tensor:
+            return torch.empty_like(each, device="meta")
+
+        given = mapped(meta, arguments), mapped(meta, keywords)
+        recorded[block] = RehearsedCall(*given, found.device, rows)
+    return block._call_impl(*arguments, **keywords)
+
+
+def _compile_and_compare(run: Callable[..., Any], block: Any, call: RehearsedCall) -> None:
+    """Compile ``run`` by a call of random values. Raises ``DifferentResult``."""
+
+    def values() -> tuple[Sequence[Any], Mapping[str, Any]]:
+        generator = torch.Generator(call.device).manual_seed(0)
+        return call.on_device(partial(_random, generator))
+
+    arguments, keywords = values()  # twice, as a block may write into them
+    made = run(*arguments, **keywords)
+    arguments, keywords = values()
+    if not agree_within_rounding(made, block._call_impl(*arguments, **keywords), block):
+        raise DifferentResult(
+            f"Compiled code of {type(block).__name__} computes something else than the block."
+        )
+
+
+def _random(generator: torch.Generator, zeros: torch.Tensor) -> torch.Tensor:
+    """Normally distributed values in place of zeros: masks are true, and numbers stay 0."""
+    if zeros.dtype == torch.bool:
+        return zeros.logical_not_()
+    if zeros.is_complex():
+        torch.view_as_real(zeros).normal_(generator=generator)
+        return zeros
+    return zeros.normal_(generator=generator) if zeros.is_floating_point() else zeros
+
+
+class OwnForward(Exception):
+    """Module whose forward was replaced, so that a copy would run the module itself."""
+
+
+def _copy_of(module: Any) -> Any:
+    """Copy of a block that shares its weights, and whose layers nobody replaces.
+
+    Code that is compiled for it fits the block. Layers around others are left out: those of LoRAs.
+    """
+    if _is_wrapped(module):
+        module = module.base_layer
+    if "forward" in vars(module):
+        raise OwnForward
+    copy = object.__new__(type(module))
+    children = {
+        name: None if each is None else _copy_of(each) for name, each in module._modules.items()
+    }
+    copy.__dict__ = {**vars(module), "_modules": children, "_compiled_call_impl": None}
+    return copy
+
+
+def _is_wrapped(module: Any) -> bool:
+    return "base_layer" in module._modules
+
+
+def _described(copies: Sequence[tuple[Any, RehearsedCall]]) -> str:
+    """Such as ``19 FluxTransformerBlock, 38 FluxSingleTransformerBlock``."""
+    names = Counter(type(block).__name__ for block, _ in copies)
+    return ", ".join(chain(f"{count} {name}" for name, count in names.items()))
