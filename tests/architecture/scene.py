@@ -39,6 +39,7 @@ from deployments.transfer.uploader import Backoff
 from serve_app.catalog.catalog import load
 from serve_app.domain.name_resolution import NameResolver
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
+from serve_app.embedded_postgres.files import ClusterFiles
 from serve_app.ingress.deployment import Ingress
 from serve_app.ingress.fal.webhooks import Composer
 from serve_app.ingress.local_rpc import LocalRpcServer
@@ -59,6 +60,7 @@ from tests.architecture.trace import ORIGIN, UPLOAD
 from tests.fakes.lease_port import FakeLeasePort
 from tests.fakes.liveness import FakeLiveness
 from tests.ingress.house import built
+from tests.queue.database import until_stopped
 from training import shelf
 
 DEMO = Path(__file__).parents[2] / "deployments" / "demo"
@@ -123,6 +125,8 @@ async def scene(
     async with AsyncExitStack() as stack:
         clock = SystemClock()
         postgres = EmbeddedPostgres(folder / "data", grace_s=0.5)
+        # The server ends a while after its last user, and writes to the folder until then.
+        stack.callback(until_stopped, ClusterFiles(folder / "data"))
         stack.push_async_callback(postgres.aclose)
         conninfo = await postgres.start()
         await migrate(conninfo)

@@ -119,7 +119,9 @@ class FakeLeasePort:
             async with asyncio.timeout(self.ask_wait_s):
                 return self._with_keep(ask, await mine.answer)
         except TimeoutError:
-            return self._with_keep(ask, Work())
+            # Its time may end in the turn of the loop in which it was answered.
+            answered = mine.answer.done() and not mine.answer.cancelled()
+            return self._with_keep(ask, mine.answer.result() if answered else Work())
         finally:
             self._outstanding.remove(mine)
             self._changed.set()

@@ -10,6 +10,7 @@ deterministic generations, whose bits must not depend on the time at which code 
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -25,6 +26,7 @@ from deployments.engine.lora.rows import Lineup, LoraRows, Stacks
 from deployments.engine.merging.compile import (
     RehearsedCall,
     compiled,
+    distinct,
     many_codes,
     regions_of,
     rehearsed_calls,
@@ -341,28 +343,43 @@ class CompiledLoras:
         try:
             copies = [
                 (_with_padded_layers(block, _linear_layers(block, pattern)), calls)
-                for block, calls in rehearsed_calls(component).items()
+                for block, calls in distinct(rehearsed_calls(component)).items()
             ]
         except _OwnForward:
             log.info("%s runs LoRAs uncompiled, as hooks changed it.", type(component).__name__)
             return
         name = f"{type(component).__name__} with LoRAs of rank {bucket}"
+        # What compiles keeps the copies alone, so an evicted component leaves the device.
+        backend = component.compiler_backend
+
+        own = weakref.ref(self)
 
         def compile_all() -> None:
+            if own() is None:
+                return
             try:
-                compile_copies(component, copies, bucket, dtype)
+                compile_copies(copies, backend, bucket, dtype)
             except Exception as error:
                 log.warning("%s cannot be compiled now.", name, exc_info=True)
                 release_frames(error)
-                # Replaced as a whole: the engine's thread may be iterating over it.
-                self._ready = {k: ready for k, ready in self._ready.items() if ready or k != key}
-                self._requested = {k: each for k, each in self._requested.items() if k != key}
+                succeeded = False
             else:
-                self._ready[key] = True
-                self._attempts[key] = 0
                 log.info("Compiled %s.", name)
+                succeeded = True
+            if (here := own()) is not None:
+                here.note_compiled(key, succeeded=succeeded)
 
         self._compile_later(compile_all)
+
+    def note_compiled(self, key: tuple[frozenset[Place], int], *, succeeded: bool) -> None:
+        """Note that a compilation has ended, on its thread."""
+        if succeeded:
+            self._ready[key] = True
+            self._attempts[key] = 0
+        else:
+            # Replaced as a whole: the engine's thread may be iterating over them.
+            self._ready = {k: ready for k, ready in self._ready.items() if ready or k != key}
+            self._requested = {k: each for k, each in self._requested.items() if k != key}
 
     def _paths_in(self, pattern: frozenset[Place]) -> list[str]:
         return [path for path in self._layers if self._place_of(path) in pattern]
@@ -416,22 +433,21 @@ def _with_padded_layers(block: Any, paths: Sequence[str]) -> Any:
 
 
 def compile_copies(
-    component: Any,
     copies: Sequence[tuple[Any, Sequence[RehearsedCall]]],
+    backend: Any,
     bucket: int,
     dtype: torch.dtype,
 ) -> None:
     """Compile copies of blocks for ranks up to ``bucket``, for the calls of the rehearsal.
 
-    For a mix of all rows, and for a mix of each row where generations were merged. Of blocks that
-    are alike, all but the first find the code.
+    For a mix of all rows, and for a mix of each row where generations were merged.
     """
     with torch.no_grad(), many_codes():
         for block, calls in copies:
             layers = [each for each in block.modules() if isinstance(each, PaddedLinear)]
             if not layers:
                 continue
-            run = compiled(block, component.compiler_backend)
+            run = compiled(block, backend)
             for call in calls:
                 for rows in sorted({1, call.mixes}):
                     for each in layers:

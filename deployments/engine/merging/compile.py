@@ -12,7 +12,7 @@ would wait for the compiler. Calls with LoRAs get code of their own later (``lor
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -130,6 +130,10 @@ class RehearsedCall:
     device: torch.device
     mixes: int  # rows of the denoiser's call that may have LoRAs of their own; 1: all have the same
 
+    @property
+    def kind(self) -> Hashable:
+        return kind_of([self.arguments, self.keywords, self.mixes == 1])
+
     def on_device(
         self, values: Callable[[torch.Tensor], torch.Tensor] = lambda zeros: zeros
     ) -> tuple[Sequence[Any], Mapping[str, Any]]:
@@ -139,6 +143,49 @@ class RehearsedCall:
             return values(torch.zeros_like(like, device=self.device))
 
         return mapped(made, self.arguments), mapped(made, self.keywords)
+
+
+def distinct(
+    calls: Mapping[torch.nn.Module, Sequence[RehearsedCall]],
+) -> Mapping[torch.nn.Module, Sequence[RehearsedCall]]:
+    """Return one block of each kind: code for it fits those that are built and called alike.
+
+    What is compiled on another thread keeps these alone, so an evicted model leaves the device.
+    """
+    found = dict[Hashable, torch.nn.Module]()
+    for block, its in calls.items():
+        found.setdefault((_build_of(block), tuple(each.kind for each in its)), block)
+    return {block: calls[block] for block in found.values()}
+
+
+def _build_of(block: torch.nn.Module) -> Hashable:
+    """Layers, sizes and settings of a block."""
+    return tuple(
+        (
+            path,
+            type(module),
+            *(
+                (name, each.shape, each.dtype)
+                for name, each in module.named_parameters(recurse=False)
+            ),
+            *((name, each) for name, each in vars(module).items() if isinstance(each, _SETTINGS)),
+        )
+        for path, module in block.named_modules()
+    )
+
+
+_SETTINGS = (bool, int, float, str)
+
+
+def kind_of(value: Any) -> Hashable:
+    """Kind of a call's arguments: what compiled code with dynamic sizes depends on."""
+    if isinstance(value, torch.Tensor):
+        return value.dtype, value.device, tuple(size == 1 for size in value.shape)
+    if isinstance(value, Mapping):
+        return tuple((name, kind_of(each)) for name, each in value.items())
+    if isinstance(value, list | tuple):
+        return type(value), tuple(kind_of(each) for each in value)
+    return value if value is None or isinstance(value, bool | str) else type(value)
 
 
 def rehearsed_calls(denoiser: Any) -> Mapping[torch.nn.Module, Sequence[RehearsedCall]]:

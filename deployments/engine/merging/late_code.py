@@ -13,11 +13,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+import weakref
+from collections import deque
+from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import torch
@@ -28,6 +28,8 @@ from deployments.engine.merging.compile import (
     RehearsedCall,
     compiled,
     compiled_modules,
+    distinct,
+    kind_of,
     many_codes,
     regions_of,
     run_as_written,
@@ -47,7 +49,8 @@ MOST_KINDS = 8
 MOST_FAILURES = 3
 """Failed compilations, after which no more is compiled: memory may have been short."""
 
-_LATE = "late_code"  # attribute of a module
+_LATE, _PENDING = "late_code", "pending_calls"  # attributes of a module
+_Calls = dict[Any, RehearsedCall]  # by block
 
 
 class DifferentResult(Exception):
@@ -83,16 +86,21 @@ def use_late_code(denoiser: Any) -> None:
 
 
 class _LateCode:
-    """Code of one module. It does not keep the module."""
+    """Code of one module.
+
+    It keeps neither the module nor its blocks, since what is compiled keeps it: an evicted model
+    leaves the device at once, but for the copies.
+    """
 
     def __init__(self, module: Any, later: CompileLater) -> None:
         self.name = type(module).__name__
-        self.regions: list[tuple[Any, Any]] = [(block, None) for block, _ in regions_of(module)]
         self.failures = 0
         self._compiler: Any = module.compiler_backend
         self._later = later
+        self._module = weakref.ref(module)
         run_as_written(module)
-        vars(module).update({"compiled_regions": self.regions, "rehearsed_calls": {}, _LATE: self})
+        regions: list[tuple[Any, Any]] = [(block, None) for block, _ in regions_of(module)]
+        vars(module).update({"compiled_regions": regions, "rehearsed_calls": {}, _LATE: self})
 
     def request(
         self, calls: Sequence[tuple[Any, RehearsedCall]], done: Callable[[Exception | None], None]
@@ -101,16 +109,19 @@ class _LateCode:
 
         Called while the layers of the blocks do not change.
         """
-        copies = [(_copy_of(block), call) for block, call in calls]
+        copies = deque((_copy_of(block), call) for block, call in calls)
         self._later(partial(self._compile, copies, done))
 
     def _compile(
-        self, copies: Sequence[tuple[Any, RehearsedCall]], done: Callable[[Exception | None], None]
+        self, copies: deque[tuple[Any, RehearsedCall]], done: Callable[[Exception | None], None]
     ) -> None:
-        began = time.monotonic()
+        began, blocks = time.monotonic(), _described(copies)
         try:
             with torch.no_grad(), many_codes():
-                for block, call in copies:
+                while copies:
+                    if self._module() is None:
+                        return  # it was evicted
+                    block, call = copies.popleft()
                     _compile_and_compare(compiled(block, self._compiler), block, call)
         except Exception as error:
             self.failures += 1
@@ -124,10 +135,10 @@ class _LateCode:
         else:
             done(None)
             log.info(
-                "Compiled %s, in %.1f s, for %s.",
+                "Compiled %s in %.1f s: %s.",
                 self.name,
                 time.monotonic() - began,
-                _described(copies),
+                blocks,
             )
 
 
@@ -137,11 +148,12 @@ class _LateBlocks(_LateCode):
     def __init__(self, module: Any, later: CompileLater) -> None:
         super().__init__(module, later)
         self._kinds = set[Hashable]()
-        self._ended = deque[tuple[Hashable, Sequence[tuple[Any, RehearsedCall]], bool]]()
-        self._recorded: dict[Any, RehearsedCall] | None = None
-        self._aside = list[tuple[Any, Any]]()
+        self._ended = deque[tuple[Hashable, bool]]()  # kinds, and whether there is code
         self._kind: Hashable = None
+        self._recorded: _Calls | None = None  # in a forward
+        self._aside = list[tuple[Any, Any]]()  # in a forward: blocks, and their calls
         self._holds = 0
+        vars(module)[_PENDING] = dict[Hashable, _Calls]()
         module.register_forward_pre_hook(self._before, with_kwargs=True)
         module.register_forward_hook(self._after, always_call=True)
 
@@ -155,61 +167,70 @@ class _LateBlocks(_LateCode):
 
     def use_what_is_ready(self, module: Any) -> None:
         while self._ended:
-            kind, calls, failed = self._ended.popleft()
-            if failed:
-                self._kinds.discard(kind)  # it is tried again, as memory may have been short
+            kind, succeeded = self._ended.popleft()
+            calls = vars(module)[_PENDING].pop(kind)
+            if succeeded:
+                _use(module, calls)
             else:
-                self._use(module, calls)
+                self._kinds.discard(kind)  # it is tried again, as memory may have been short
 
     def _before(self, module: Any, arguments: Any, keywords: Any) -> None:
         if not regions_of(module):  # a step cache runs its own blocks
             return
         if self._holds:
-            self._replace(lambda _: None)
+            self._replace(module, lambda _: None)
             return
         self.use_what_is_ready(module)
         kind = kind_of([arguments, keywords])
         if kind in self._kinds or len(self._kinds) >= MOST_KINDS or self.failures >= MOST_FAILURES:
             return
         self._kinds.add(kind)
-        self._kind, self._recorded = kind, (recorded := dict[Any, RehearsedCall]())
+        self._kind, self._recorded = kind, (recorded := _Calls())
         rows = _rows_of(arguments, keywords)
-        self._replace(lambda block: partial(_record, block, recorded, rows))
+        self._replace(module, lambda block: partial(_record, block, recorded, rows))
 
-    def _replace(self, call_of: Callable[[Any], Any]) -> None:
+    def _replace(self, module: Any, call_of: Callable[[Any], Any]) -> None:
         """Replace the blocks' calls until the end of the forward."""
-        self._aside = [(block, block._compiled_call_impl) for block, _ in self.regions]
-        for block, _ in self.regions:
+        for block, _ in regions_of(module):
+            self._aside.append((block, block._compiled_call_impl))
             block._compiled_call_impl = call_of(block)
 
-    def _after(self, _module: Any, _arguments: Any, output: Any) -> None:
+    def _after(self, module: Any, _arguments: Any, output: Any) -> None:
         while self._aside:
             block, call = self._aside.pop()
             block._compiled_call_impl = call
-        recorded, self._recorded = self._recorded, None
-        if recorded is None:
+        calls, self._recorded = self._recorded, None
+        if calls is None:
             return
-        kind, calls = self._kind, [*recorded.items()]
+        kind = self._kind
         if output is None or not calls:  # it failed, or other hooks replaced the calls
             self._kinds.discard(kind)
             return
-
+        some = distinct({block: [call] for block, call in calls.items()})
         try:
-            self.request(calls, lambda error: self._ended.append((kind, calls, error is not None)))
+            self.request(
+                [(block, its[0]) for block, its in some.items()],
+                lambda error: self._ended.append((kind, error is None)),
+            )
         except OwnForward:
             self.failures = MOST_FAILURES
             log.info("%s runs uncompiled, as hooks changed its blocks.", self.name)
+        else:
+            vars(module)[_PENDING][kind] = calls
 
-    def _use(self, module: Any, calls: Sequence[tuple[Any, RehearsedCall]]) -> None:
-        recorded = vars(module)["rehearsed_calls"]
-        first = not recorded
-        for block, call in calls:
-            recorded.setdefault(block, []).append(call)
-        if first:
-            # In place: copies of the module with another configuration share the list.
-            self.regions[:] = [(block, run_only(block)) for block, _ in self.regions]
-            if not any(_is_wrapped(each) for block, _ in self.regions for each in block.modules()):
-                run_compiled(module)
+
+def _use(module: Any, calls: _Calls) -> None:
+    """Let the blocks of a denoiser run code, which there is for such calls."""
+    recorded = vars(module)["rehearsed_calls"]
+    first = not recorded
+    for block, call in calls.items():
+        recorded.setdefault(block, []).append(call)
+    if first:
+        # In place: copies of the module with another configuration share the list.
+        regions = vars(module)["compiled_regions"]
+        regions[:] = [(block, run_only(block)) for block, _ in regions]
+        if not any(_is_wrapped(each) for block, _ in regions for each in block.modules()):
+            run_compiled(module)
 
 
 class _LateDecoder(_LateCode):
@@ -219,7 +240,8 @@ class _LateDecoder(_LateCode):
         super().__init__(vae, later)
         self._lock = threading.RLock()  # any thread may decode
         self._holds = 0
-        self._decoder = self.regions[0][0]
+        self._regions = vars(vae)["compiled_regions"]
+        self._decoder = self._regions[0][0]
         self._run: Callable[..., Any] | None = self._first
         self._choose()
 
@@ -256,21 +278,10 @@ class _LateDecoder(_LateCode):
         with self._lock:
             if error is None:
                 self._run = run_only(self._decoder)
-                self.regions[:] = [(self._decoder, self._run)]
+                self._regions[:] = [(self._decoder, self._run)]
             elif self.failures < MOST_FAILURES:
                 self._run = self._first
             self._choose()
-
-
-def kind_of(value: Any) -> Hashable:
-    """Kind of a call's arguments: what compiled code with dynamic sizes depends on."""
-    if isinstance(value, torch.Tensor):
-        return value.dtype, value.device, tuple(size == 1 for size in value.shape)
-    if isinstance(value, Mapping):
-        return tuple((name, kind_of(each)) for name, each in value.items())
-    if isinstance(value, list | tuple):
-        return type(value), tuple(kind_of(each) for each in value)
-    return value if value is None or isinstance(value, bool | str) else type(value)
 
 
 def _rows_of(arguments: Any, keywords: Any) -> int:
@@ -279,9 +290,7 @@ def _rows_of(arguments: Any, keywords: Any) -> int:
     return 1 if first is None or not first.ndim else len(first)
 
 
-def _record(
-    block: Any, recorded: dict[Any, RehearsedCall], rows: int, *arguments: Any, **keywords: Any
-) -> Any:
+def _record(block: Any, recorded: _Calls, rows: int, *arguments: Any, **keywords: Any) -> Any:
     """Record the first call of a block in a forward, and run it as written."""
     found = next(tensors_in([arguments, keywords]), None)
     if found is not None and block not in recorded:
@@ -345,7 +354,6 @@ def _is_wrapped(module: Any) -> bool:
     return "base_layer" in module._modules
 
 
-def _described(copies: Sequence[tuple[Any, RehearsedCall]]) -> str:
-    """Such as ``19 FluxTransformerBlock, 38 FluxSingleTransformerBlock``."""
-    names = Counter(type(block).__name__ for block, _ in copies)
-    return ", ".join(chain(f"{count} {name}" for name, count in names.items()))
+def _described(copies: Iterable[tuple[Any, RehearsedCall]]) -> str:
+    """Classes of the blocks."""
+    return ", ".join(dict.fromkeys(type(block).__name__ for block, _ in copies))

@@ -1,9 +1,12 @@
-"""A finish that was stored, but whose reply was lost."""
+"""A finish that was stored, but whose reply was lost; and work that is never lost on its way."""
+
+import asyncio
+import time
 
 import pytest
 
 from serve_app.domain.errors import Unavailable
-from serve_app.domain.lease import Finish, Signal, SignalKind, Verdict
+from serve_app.domain.lease import Ask, Finish, Signal, SignalKind, Verdict
 from tests.fakes.lease_port import FakeLeasePort
 
 pytestmark = pytest.mark.engine
@@ -29,3 +32,14 @@ async def test_it_is_handed_in_again_and_its_files_stay(make_rig):
     assert (await rig.outcome(rig.offer("two", steps=0))).succeeded
     assert [request.method for request in rig.storage.requests] == ["PUT"]
     assert len(rig.storage.objects) == 1
+
+
+async def test_an_ask_whose_time_ends_while_it_is_answered_gets_the_work(make_rig):
+    """Of the fake port: on a busy machine, both happen in one turn of the loop."""
+    lease = (await make_rig()).lease("one")
+    port = FakeLeasePort(ask_wait_s=0.05)
+    asking = asyncio.create_task(port.ask(Ask("replica-1", "ab" * 16, "pool", slots=1)))
+    await port.until(lambda: port.asks)
+    time.sleep(0.1)  # noqa: ASYNC251 - the loop is busy until its time is over
+    asyncio.get_running_loop().call_soon(port.offer, lease)  # in the turn in which the time ends
+    assert (await asking).leases == (lease,)
