@@ -9,11 +9,11 @@ import torch
 from peft.tuners.lora import LoraLayer
 
 from deployments.engine.lora.changes import AppliedChange
-from deployments.engine.lora.compiled import CompiledLoras, CompileLater
+from deployments.engine.lora.compiled import CompiledLoras
 from deployments.engine.lora.layers import ChangesInTurn, LoraSlice, SumOfLoras, halves_of
 from deployments.engine.lora.rows import LoraRows
 from deployments.engine.merging.compile import rehearsed_calls, run_as_written, run_compiled
-from deployments.engine.merging.late_code import use_late_code
+from deployments.engine.merging.late_code import CompileLater, use_late_code
 from serve_app.domain.errors import Misconfigured
 
 Mirror = Callable[..., None]

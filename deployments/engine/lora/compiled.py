@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -24,8 +24,10 @@ from deployments.engine.interception.step_cache_options import CHOOSE_LAYERS, CH
 from deployments.engine.lora.layers import LoraPart, parts_of
 from deployments.engine.lora.rows import Lineup, LoraRows, Stacks
 from deployments.engine.merging.compile import (
+    OwnForward,
     RehearsedCall,
     compiled,
+    copy_with,
     distinct,
     many_codes,
     regions_of,
@@ -33,15 +35,13 @@ from deployments.engine.merging.compile import (
     run_as_written,
     run_compiled,
 )
+from deployments.engine.merging.late_code import CompileLater
 
 log = logging.getLogger(__name__)
 
 BUCKETS = (16, 32, 64, 128)
 """Ranks that code exists for. Products on a GPU take 16 at a time, so fewer gain nothing. Padding
 rank 16 to 64 took 30 to 50 % longer on a CPU."""
-
-CompileLater = Callable[[Callable[[], None]], None]
-"""Runs a function that compiles, on another thread, beside generations."""
 
 Place = tuple[type[torch.nn.Module], str]
 """Class of a block, and path of a layer in it."""
@@ -345,7 +345,7 @@ class CompiledLoras:
                 (_with_padded_layers(block, _linear_layers(block, pattern)), calls)
                 for block, calls in distinct(rehearsed_calls(component)).items()
             ]
-        except _OwnForward:
+        except OwnForward:
             log.info("%s runs LoRAs uncompiled, as hooks changed it.", type(component).__name__)
             return
         name = f"{type(component).__name__} with LoRAs of rank {bucket}"
@@ -401,10 +401,6 @@ def stack_in_bucket(parts: Sequence[Sequence[LoraPart]], bucket: int, lineup: Li
     return Stacks(downs, ups, lineup.factors(tuple(factors), downs))
 
 
-class _OwnForward(Exception):
-    """Module whose forward was replaced, so that a copy would run the module itself."""
-
-
 def _linear_layers(block: torch.nn.Module, pattern: frozenset[Place]) -> list[str]:
     """Paths of the block's linear layers that are in the pattern."""
     found = [path for kind, path in sorted(pattern, key=str) if kind is type(block)]
@@ -413,23 +409,16 @@ def _linear_layers(block: torch.nn.Module, pattern: frozenset[Place]) -> list[st
 
 
 def _with_padded_layers(block: Any, paths: Sequence[str]) -> Any:
-    """Copy of a block that shares all of its weights and has padded layers.
-
-    Code that is compiled for it fits the block itself with such layers.
-    """
-    if "forward" in vars(block):
-        raise _OwnForward
-    copy = object.__new__(type(block))
-    copy.__dict__ = {**vars(block), "_modules": dict(block._modules)}  # noqa: SLF001
+    """Copy of a block that shares all of its weights and has padded layers."""
     inner: dict[str, list[str]] = {}
     for path in paths:
         name, _, rest = path.partition(".")
         inner.setdefault(name, []).append(rest)
+    children: dict[str, Any] = {}
     for name, rest in inner.items():
-        child = copy._modules[name]
-        replaced = PaddedLinear(child) if rest == [""] else _with_padded_layers(child, rest)
-        copy._modules[name] = replaced
-    return copy
+        child = block.get_submodule(name)
+        children[name] = PaddedLinear(child) if rest == [""] else _with_padded_layers(child, rest)
+    return copy_with(block, children)
 
 
 def compile_copies(

@@ -20,11 +20,11 @@ from deployments.engine.accelerator.interface import Accelerator
 from deployments.engine.eviction import Resident, choose_victims
 from deployments.engine.interception.step_cache_options import original_of
 from deployments.engine.lora.attached import LoraLayers, check_no_foreign_loras
-from deployments.engine.lora.compiled import CompileLater
 from deployments.engine.lora.files import LoraFileInfo, LoraFiles, load_layers
 from deployments.engine.lora.format import Lora
 from deployments.engine.lora.layers import LoraSlice
 from deployments.engine.lora.rows import LoraRows
+from deployments.engine.merging.late_code import CompileLater
 from deployments.engine.threads import Threads
 from serve_app.domain.errors import LoraRefused, Misconfigured, ReplicaDied, WeightsUnavailable
 

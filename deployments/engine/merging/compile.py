@@ -188,6 +188,36 @@ def kind_of(value: Any) -> Hashable:
     return value if value is None or isinstance(value, bool | str) else type(value)
 
 
+def without_values(
+    arguments: Sequence[Any], keywords: Mapping[str, Any], mixes: int
+) -> RehearsedCall | None:
+    """Return a block's call without values; None for one without tensors."""
+    found = next(tensors_in([arguments, keywords]), None)
+    if found is None:
+        return None
+
+    def meta(each: torch.Tensor) -> torch.Tensor:
+        return torch.empty_like(each, device="meta")
+
+    return RehearsedCall(mapped(meta, arguments), mapped(meta, keywords), found.device, mixes)
+
+
+class OwnForward(Exception):
+    """Module whose forward was replaced, so that a copy would run the module itself."""
+
+
+def copy_with(module: Any, children: Mapping[str, Any]) -> Any:
+    """Return a copy of a block that shares its weights and has other children.
+
+    Code that is compiled for it fits the block with such children. Raises ``OwnForward``.
+    """
+    if "forward" in vars(module):
+        raise OwnForward
+    copy = object.__new__(type(module))
+    copy.__dict__ = {**vars(module), "_modules": {**module._modules, **children}}
+    return copy
+
+
 def rehearsed_calls(denoiser: Any) -> Mapping[torch.nn.Module, Sequence[RehearsedCall]]:
     """Calls of each compiled block. Empty if there is none."""
     return vars(denoiser).get("rehearsed_calls", {})
@@ -321,15 +351,11 @@ class _Recorder:
         *arguments: Any,
         **keywords: Any,
     ) -> Any:
-        found = next(tensors_in([arguments, keywords]), None)
-        if found is not None and len(calls) == before:
-
-            def meta(each: torch.Tensor) -> torch.Tensor:
-                return torch.empty_like(each, device="meta")
-
-            calls.append(
-                RehearsedCall(mapped(meta, arguments), mapped(meta, keywords), found.device, mixes)
-            )
+        if (
+            len(calls) == before
+            and (call := without_values(arguments, keywords, mixes)) is not None
+        ):
+            calls.append(call)
         return run(*arguments, **keywords)
 
 

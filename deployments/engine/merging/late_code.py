@@ -23,11 +23,13 @@ from typing import Any
 import torch
 
 from deployments.engine.errors import release_frames
-from deployments.engine.merging.arguments import mapped, tensors_in
+from deployments.engine.merging.arguments import tensors_in
 from deployments.engine.merging.compile import (
+    OwnForward,
     RehearsedCall,
     compiled,
     compiled_modules,
+    copy_with,
     distinct,
     kind_of,
     many_codes,
@@ -35,6 +37,7 @@ from deployments.engine.merging.compile import (
     run_as_written,
     run_compiled,
     run_only,
+    without_values,
 )
 from deployments.engine.merging.verification import agree_within_rounding
 
@@ -292,14 +295,8 @@ def _rows_of(arguments: Any, keywords: Any) -> int:
 
 def _record(block: Any, recorded: _Calls, rows: int, *arguments: Any, **keywords: Any) -> Any:
     """Record the first call of a block in a forward, and run it as written."""
-    found = next(tensors_in([arguments, keywords]), None)
-    if found is not None and block not in recorded:
-
-        def meta(each: torch.Tensor) -> torch.Tensor:
-            return torch.empty_like(each, device="meta")
-
-        given = mapped(meta, arguments), mapped(meta, keywords)
-        recorded[block] = RehearsedCall(*given, found.device, rows)
+    if block not in recorded and (call := without_values(arguments, keywords, rows)) is not None:
+        recorded[block] = call
     return block._call_impl(*arguments, **keywords)
 
 
@@ -329,24 +326,18 @@ def _random(generator: torch.Generator, zeros: torch.Tensor) -> torch.Tensor:
     return zeros.normal_(generator=generator) if zeros.is_floating_point() else zeros
 
 
-class OwnForward(Exception):
-    """Module whose forward was replaced, so that a copy would run the module itself."""
-
-
 def _copy_of(module: Any) -> Any:
-    """Copy of a block that shares its weights, and whose layers nobody replaces.
+    """Copy of a block with copies of all its layers, which nobody replaces.
 
-    Code that is compiled for it fits the block. Layers around others are left out: those of LoRAs.
+    Layers around others are left out: those of LoRAs.
     """
     if _is_wrapped(module):
         module = module.base_layer
-    if "forward" in vars(module):
-        raise OwnForward
-    copy = object.__new__(type(module))
-    children = {
-        name: None if each is None else _copy_of(each) for name, each in module._modules.items()
-    }
-    copy.__dict__ = {**vars(module), "_modules": children, "_compiled_call_impl": None}
+    children = module._modules.items()
+    copy = copy_with(
+        module, {name: None if each is None else _copy_of(each) for name, each in children}
+    )
+    copy._compiled_call_impl = None
     return copy
 
 
