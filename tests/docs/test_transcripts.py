@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from serve_app.cli.serve import haproxy
-from tests.cluster.darkroom import Darkroom, clean_environment
+from tests.cluster.darkroom import Darkroom, clean_environment, eventually
 from tests.docs.pages import DOCS, ROOT, Block, all_blocks, name
 from tests.docs.shell import steps
 from tests.docs.test_snippets import TASKS
@@ -143,6 +143,8 @@ def test_the_start_prints_what_the_tutorial_shows(installation: Darkroom, home: 
         if test_the_start_prints_what_the_tutorial_shows.__name__ in each.mark
     )
     (start,) = steps(shown.text)
+    # It serves before it has greeted.
+    eventually(lambda: "Press Ctrl-C" in installation.output.read_text(), "the welcome is printed")
     # The replica logs when it is ready, which may be between any two lines.
     said = re.sub(r"^\S+Z INFO +deployments\..*\n", "", installation.output.read_text(), flags=re.M)
     ports = json.loads((installation.data_dir / "run.json").read_text())

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from tests.page.darkroom import PageDarkroom
 from tests.page.operator import Operator
@@ -104,12 +104,38 @@ def test_a_tenant_admin_manages_the_keys_of_its_tenant(page: Page, served: PageD
     key = member.row("API keys", "the web app")
     key.get_by_role("button", name="Rotate").click()
     member.dialog.get_by_role("button", name="Rotate it").click()
+    expect(member.dialog.locator(".secret")).to_be_visible()
     member.dialog.get_by_role("button", name="Close").click()
     expect(key).to_have_count(2)
     key.filter(has_text="rotated").get_by_role("button", name="Revoke").click()
     member.dialog.get_by_role("button", name="Revoke it").click()
     expect(key.filter(has_text="revoked")).to_have_count(1)
     assert page.request.get(f"{served.url}/v1/keys/self", headers=header).status == 401
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_a_dialog_that_is_closed_too_early_still_says_how_it_ended(
+    page: Page, served: PageDarkroom, works: bool
+) -> None:
+    held: list[Route] = []
+    page.route("**/v1/keys/*/rotate", lambda route: held.append(route))
+    new_key(page, served, "read")
+    member = Member(page, served, "api", "tenant-admin")
+    member.open("Keys")
+    key = member.row("API keys", "read")
+    with page.expect_request("**/rotate"):
+        key.get_by_role("button", name="Rotate").click()
+        member.dialog.get_by_role("button", name="Rotate it").click()
+    member.dialog.get_by_role("button", name="Close").click()
+    expect(member.dialog).to_be_hidden()
+    if works:
+        held[0].continue_()
+        expect(member.dialog.locator(".secret")).to_be_visible()
+        expect(key).to_have_count(2)
+    else:
+        held[0].fulfill(status=503, json={"detail": "PostgreSQL is away."})
+        expect(member.dialog.get_by_role("alert")).to_contain_text("PostgreSQL is away.")
+        expect(member.dialog.get_by_role("button", name="Rotate it")).to_be_enabled()
 
 
 def test_a_key_of_an_operator_stays_out_of_the_reach_of_a_tenant_admin(

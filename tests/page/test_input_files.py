@@ -106,6 +106,7 @@ def test_a_lora_may_be_a_local_file(reader: Reader, tmp_path: Path) -> None:
     row = reader.page.get_by_role("group", name="LoRA 1")
     row.get_by_label("Path: choose a file").set_input_files(file)
     expect(row).to_contain_text(SAFE)
+    expect(row.locator(".media-state")).to_have_text("7 B")  # it is uploaded
     path = sent(reader)["loras"][0]["path"]
     assert path.startswith(f"{reader.darkroom.url}/files/")
     assert path.endswith(f"/{SAFE}")

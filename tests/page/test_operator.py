@@ -316,6 +316,7 @@ def test_a_key_for_some_endpoints_is_created_and_rotated(operator: Operator) -> 
     operator.dialog.get_by_label("read: only read").check()
     operator.dialog.get_by_label("api: submit").uncheck()
     operator.dialog.get_by_role("button", name="Create it").click()
+    expect(operator.dialog.locator(".secret")).to_be_visible()
     operator.dialog.get_by_role("button", name="Close").click()
     key = operator.row("API keys", "thumbnails")
     expect(key).to_contain_text("only fal-ai/flux/*, test/probe")

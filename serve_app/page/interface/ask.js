@@ -5,7 +5,8 @@ import { element, freshId } from "./element.js";
 
 /**
  * Asks in a dialog, and resolves with the result of `submit(values, report)`, or with null if the user
- * does not want it. While `submit` throws, the dialog stays with the error's message; `report(words)`
+ * does not want it. What was submitted is not stopped by closing the dialog: its result counts, and its
+ * error opens the dialog again. While `submit` throws, the dialog stays with the error's message; `report(words)`
  * says how far it is. `fields`: `{name, label, type, value, choices, required, help}`, where `choices`
  * are pairs of value and words. The value of a `file` is a `File` or null.
  */
@@ -31,21 +32,25 @@ export function ask({ title, words = "", action, danger = false, fields = [], su
   keep.addEventListener("click", () => dialog.close());
   form.append(element("div", { class: "buttons" }, main, keep));
   return new Promise((resolve) => {
-    let result = null;
-    dialog.addEventListener("close", () => resolve(result));
+    let submitting = false;
+    dialog.addEventListener("close", () => {
+      if (!submitting) resolve(null);
+    });
     form.addEventListener("submit", async (event) => {
       event.preventDefault();
-      if (main.disabled || !complete(controls, problem)) return;
-      main.disabled = true;
+      if (submitting || !complete(controls, problem)) return;
+      submitting = main.disabled = true;
       try {
         const values = Object.fromEntries(controls.map(({ name, read }) => [name, read()]));
-        result = (await submit(values, (said) => tell(progress, said))) ?? true;
+        resolve((await submit(values, (said) => tell(progress, said))) ?? true);
         dialog.close();
       } catch (error) {
         tell(problem, wordsOf(error));
+        if (!dialog.isConnected) document.body.append(dialog);
+        open(dialog);
       }
       progress.hidden = true;
-      main.disabled = false;
+      submitting = main.disabled = false;
     });
     open(dialog);
     (controls[0]?.control ?? (danger ? keep : main)).focus();
