@@ -118,7 +118,11 @@ def test_a_dialog_that_is_closed_too_early_still_says_how_it_ended(
     page: Page, served: PageDarkroom, works: bool
 ) -> None:
     held: list[Route] = []
-    page.route("**/v1/keys/*/rotate", lambda route: held.append(route))
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/v1/keys/*/rotate", hold)
     new_key(page, served, "read")
     member = Member(page, served, "api", "tenant-admin")
     member.open("Keys")
