@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate
 from math import floor
 
@@ -330,11 +331,10 @@ class EtaModel:
 
     def _free_in_s(self, pool: str, running: Sequence[Running], most: int | None) -> list[float]:
         """Seconds after the last refresh until each slot is free."""
+        expected_s = cache(self._costs.expected_s)  # thousands may run, of few endpoints and sizes
         busy = [
             remaining_s(
-                self._costs.expected_s(
-                    each.endpoint, self._pool_of(each.replica_id, pool), each.work
-                ),
+                expected_s(each.endpoint, self._pool_of(each.replica_id, pool), each.work),
                 each.elapsed_s,
                 each.progress,
             )
