@@ -425,10 +425,14 @@ class LongPoll:
             if self._limits.limits_running:
                 full, began = self._state.running_limits.left_out()
             wants = wants._replace(left_out=wants.left_out | full)
+            not_hot, lanes = self._state.stats.queued_but(pool, wants.hot)
             leased = await lease_queued(
                 *(self._database, pool, offers, wants, self._limits, charges),
                 spare_lanes=contention.spare_lanes,
                 front=front,
+                far=self._state.reordering.reads_far(
+                    pool, wants, len(offers), not_hot=not_hot, lanes=lanes
+                ),
             )
             if front is not None:
                 weight = self._limits.weight

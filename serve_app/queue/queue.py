@@ -274,7 +274,13 @@ class PostgresQueue:
             ),
             (check_s, {"end_dead_replicas": reaper.end_dead_replicas}),
             (check_s, {"look_for_fronts": state.snapshots.look}),
-            (check_s, {"look_for_limits": state.running_limits.look}),
+            (
+                check_s,
+                {
+                    "look_for_limits": state.running_limits.look,
+                    "look_for_due": state.reordering.look,
+                },
+            ),
             (check_s, {"settle_coalesced": parts.after.settle}),
             (check_s, {"look_for_prefetches": state.prefetch.look}),
             (check_s, {"read_costs": state.costs.refresh, "write_charges": reaper.write_charges}),

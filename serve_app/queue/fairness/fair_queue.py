@@ -285,6 +285,9 @@ submitted within ten minutes after it, and by no later ones.
 LOOK_AHEAD = 32
 """Number of requests at the front of a lane that may be reordered to use loaded weights."""
 
+LOOK_NEAR = 8
+"""The same where none of them would go before an older one: see ``Reordering``."""
+
 HOT_LEAD_S = 30
 """A request whose endpoint is hot goes before cold requests that are older by at most this many
 seconds.

@@ -59,6 +59,10 @@ class Counters:
             if n > 0
         ]
 
+    def lanes_in(self, pool: str) -> int:
+        """Number of the pool's lanes with queued requests."""
+        return sum(self._lanes_of_length[pool].values())
+
     def before_the_last(self, pool: str, tenant: str) -> tuple[int, int]:
         """Number of requests ahead of the tenant's last one, and how many of these are its own.
 

@@ -14,6 +14,7 @@ from serve_app.queue.fairness.cost_model import CostModel
 from serve_app.queue.fairness.fair_queue import LaneCharges, Lanes
 from serve_app.queue.fairness.open_snapshots import OpenSnapshots
 from serve_app.queue.fairness.pauses import Pauses
+from serve_app.queue.fairness.reordering import Reordering
 from serve_app.queue.fairness.running_limits import RunningLimits
 from serve_app.queue.state.demand import DemandReader
 from serve_app.queue.state.eta import EtaModel
@@ -59,6 +60,7 @@ class QueueState:
     charges: LaneCharges
     snapshots: OpenSnapshots
     running_limits: RunningLimits
+    reordering: Reordering
     costs: CostModel
     eta: EtaModel
     positions: Positions
@@ -97,6 +99,7 @@ class QueueState:
             charges=LaneCharges(database),
             snapshots=OpenSnapshots(database, clock),
             running_limits=running_limits,
+            reordering=Reordering(database, clock),
             costs=costs,
             eta=eta,
             positions=positions,

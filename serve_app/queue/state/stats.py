@@ -7,7 +7,7 @@ They are never read for a single call.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -240,6 +240,10 @@ class QueueStats:
     def queued(self, pool: str) -> int:
         """Number of queued requests of the pool, without those of paused endpoints."""
         return self._queued.in_pool(pool, but=self._pauses.paused())
+
+    def queued_but(self, pool: str, endpoints: Iterable[str]) -> tuple[int, int]:
+        """Queued requests of the pool, without those of these endpoints, and all its lanes."""
+        return self._queued.in_pool(pool, but=endpoints), self._queued.lanes_in(pool)
 
     def lanes(self) -> Sequence[tuple[str, str]]:
         """Pools and tenants that had queued requests at the last count."""

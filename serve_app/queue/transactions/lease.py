@@ -25,13 +25,18 @@ from typing import Any
 from serve_app.domain.lease import LeaseKey, LeasePreference, LeftOut
 from serve_app.domain.request import Request
 from serve_app.postgres.database import Database
-from serve_app.queue.fairness.fair_queue import LOOK_AHEAD
+from serve_app.queue.fairness.fair_queue import LOOK_AHEAD, LOOK_NEAR
 from serve_app.queue.fairness.open_snapshots import Front
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.rows import StoredRequest, stored
 from serve_app.queue.transactions.insert import DirectLease
-from serve_app.queue.transactions.lease_sql import LEASE, LEASE_LEAVING_OUT, LEASE_LIMITED
+from serve_app.queue.transactions.lease_sql import (
+    LEASE,
+    LEASE_LEAVING_OUT,
+    LEASE_LIMITED,
+    Forms,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,21 +120,26 @@ async def lease_queued(
     wants: LeasePreference,
     limits: QueueLimits,
     charges: Mapping[str, float],
+    *,
     spare_lanes: int = 0,
     front: Front | None = None,
+    far: bool = True,
 ) -> LeaseResult:
     """Lease at most one request to each offer.
 
     ``wants``: of the offering replicas; it also leaves out what is known to be at a limit, see
     ``RunningLimits``. ``spare_lanes``: see ``Contention``. ``front``: None if no snapshot is open
-    for long; see ``OpenSnapshots``.
+    for long; see ``OpenSnapshots``. ``far``: whether it reads far into lanes;
+    see ``Reordering``.
     """
     slots = [
         {"n": n, "replica": offer.replica_id, "actor": offer.actor_id}
         for n, offer in enumerate(offers, start=1)
     ]
+    forms = _forms(limits, wants.left_out)
+    far = far or front is not None
     rows = await database.rows(
-        _statement(limits, wants.left_out)[front is not None],
+        forms.beside_snapshot if front else forms.far if far else forms.near,
         {
             "slots": messages.compact(slots),
             "pool": pool,
@@ -148,7 +158,7 @@ async def lease_queued(
             **(_beside_snapshot(front, len(slots) + spare_lanes) if front else {}),
         },
     )
-    return _result(rows, len(slots))
+    return _result(rows, min(len(slots), LOOK_AHEAD if far else LOOK_NEAR), len(slots))
 
 
 def _beside_snapshot(front: Front, next_lanes: int) -> Mapping[str, object]:
@@ -161,20 +171,21 @@ def _beside_snapshot(front: Front, next_lanes: int) -> Mapping[str, object]:
     }
 
 
-def _statement(limits: QueueLimits, left_out: LeftOut) -> tuple[str, str]:
+def _forms(limits: QueueLimits, left_out: LeftOut) -> Forms:
     if limits.limits_running:
         return LEASE_LIMITED
     return LEASE_LEAVING_OUT if left_out else LEASE
 
 
-def _result(rows: Sequence[tuple[Any, ...]], slots: int) -> LeaseResult:
+def _result(rows: Sequence[tuple[Any, ...]], of_lane: int, slots: int) -> LeaseResult:
+    """``of_lane``: most requests that it leased of one lane."""
     _, seen, takeable, _, _, unwritten, served, rooms, *_ = rows[0]
     rows = [row for row in rows if row[0] is not None]
     found = [_found(row) for row in rows]
     drained = frozenset(
         each.request.tenant for row, (_, each, _) in zip(rows, found, strict=True) if row[3]
     )
-    more = bool(found) and (seen > len(found) or len(found) >= min(slots, LOOK_AHEAD))
+    more = bool(found) and (seen > len(found) or len(found) >= of_lane)
     missed = max(0, min(slots, takeable) - len(found))
     full = _full(rooms, [each.request for _, each, _ in found]) if rooms else LeftOut()
     return LeaseResult(found, drained, more, missed, unwritten or {}, served, full)

@@ -1,6 +1,7 @@
 """The leasing statement, in three forms: with limits on running requests, without requests for some
 endpoints or of some tenants, and the shortest form with neither. Each has a second form for while
-a snapshot is open for long: see ``fairness/open_snapshots.py``.
+no request goes before an older one of its lane (``fairness/reordering.py``), and a third one for
+while a snapshot is open for long (``fairness/open_snapshots.py``).
 
 A statement's start-up cost grows with its length and dominates when few slots are leased, so each
 form leaves out the clauses that it does not need.
@@ -8,12 +9,15 @@ form leaves out the clauses that it does not need.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from serve_app.postgres.database import UNAWAITED
 from serve_app.queue.fairness.fair_queue import (
     DUE_SOON_S,
     HOST_LEAD_S,
     HOT_LEAD_S,
     LOOK_AHEAD,
+    LOOK_NEAR,
     pool_time,
 )
 from serve_app.queue.fairness.pauses import not_paused
@@ -309,7 +313,11 @@ _ALLOWED = """
 
 
 def _statement(
-    *, limited: bool = False, leaves_out: bool = False, beside_snapshot: bool = False
+    *,
+    limited: bool,
+    leaves_out: bool,
+    beside_snapshot: bool = False,
+    look_ahead: int = LOOK_AHEAD,
 ) -> str:
     some_full = limited or leaves_out
     clauses = {
@@ -320,7 +328,7 @@ def _statement(
         "not_left_out": _NOT_LEFT_OUT if some_full else "",
         "not_behind": "true" if limited else "l.rested",
         "any_one": _any(1, some_full=some_full, beside_snapshot=beside_snapshot),
-        "any_ahead": _any(LOOK_AHEAD, some_full=some_full, beside_snapshot=beside_snapshot),
+        "any_ahead": _any(look_ahead, some_full=some_full, beside_snapshot=beside_snapshot),
         "counted_lane": _COUNTED_LANE if limited else "",
         "lanes": "counted_lane" if limited else "lane",
         "within": _WITHIN if limited else "",
@@ -347,18 +355,27 @@ def _statement(
         columns=COLUMNS,
         unawaited=UNAWAITED,
         new_nonce=NEW_NONCE,
-        look_ahead=LOOK_AHEAD,
+        look_ahead=look_ahead,
         due_soon_s=DUE_SOON_S,
         hot_lead_s=HOT_LEAD_S,
         host_lead_s=HOST_LEAD_S,
     )
 
 
-def _forms(*, limited: bool = False, leaves_out: bool = False) -> tuple[str, str]:
-    """A form as it is, and for use beside an open snapshot."""
-    return (
-        _statement(limited=limited, leaves_out=leaves_out),
-        _statement(limited=limited, leaves_out=leaves_out, beside_snapshot=True),
+class Forms(NamedTuple):
+    """One statement: which reads ``LOOK_AHEAD`` requests of each lane, which reads ``LOOK_NEAR``,
+    and the first one beside an open snapshot."""
+
+    far: str
+    near: str
+    beside_snapshot: str
+
+
+def _forms(*, limited: bool = False, leaves_out: bool = False) -> Forms:
+    return Forms(
+        far=_statement(limited=limited, leaves_out=leaves_out),
+        near=_statement(limited=limited, leaves_out=leaves_out, look_ahead=LOOK_NEAR),
+        beside_snapshot=_statement(limited=limited, leaves_out=leaves_out, beside_snapshot=True),
     )
 
 

@@ -52,7 +52,7 @@ REQUESTS = st.lists(
         st.sampled_from([0.5, 1.0, 4.0]),
         st.sampled_from([None, None, None, 3.0, 60.0]),  # seconds until it expires
     ),
-    max_size=20,
+    max_size=30,
 )
 LANE = st.builds(
     LaneClock, st.sampled_from([0.5, 1.0, 2.0]), st.sampled_from([0.0, 3.0, 8.0]), st.just(0.0)
@@ -66,6 +66,8 @@ async def leased(
     count: int,
     wants: LeasePreference,
     front: Front | None,
+    *,
+    far: bool,
 ) -> tuple[list[str], dict[str, tuple[float, float]]]:
     """Lease ids in order, and ``vtime`` and ``served`` of each lane."""
     database = Database(conninfo, connections=1)
@@ -100,7 +102,9 @@ async def leased(
         await database.rows(FILL, {"pool": POOL, "rows": json.dumps(rows)})
         offers = [DirectLease("r1", "a1")] * count
         charges = {"ann": 2.0}
-        got = await lease_queued(database, POOL, offers, wants, LONG_LEASES, charges, front=front)
+        got = await lease_queued(
+            *(database, POOL, offers, wants, LONG_LEASES, charges), front=front, far=far
+        )
         assert not got.unwritten
         found = [each.request.id for _, each, _ in got.found]
         after = await database.rows("SELECT tenant, vtime, served FROM fair_lanes")
@@ -130,6 +134,7 @@ def front_of(lanes: Mapping[str, LaneClock], queued: Sequence[QueuedRequest]) ->
     hot=st.frozensets(st.sampled_from(ENDPOINTS), max_size=2),
     host=st.frozensets(st.sampled_from(ENDPOINTS), max_size=2),
     beside_snapshot=st.booleans(),
+    far=st.booleans(),
 )
 def test_it_leases_in_the_order_and_charges_as_it_should(
     conninfo: str,
@@ -140,8 +145,12 @@ def test_it_leases_in_the_order_and_charges_as_it_should(
     hot: frozenset[str],
     host: frozenset[str],
     beside_snapshot: bool,
+    far: bool,
 ) -> None:
     now = datetime.now(UTC)
+    if not far:  # nothing to reorder by
+        hot = host = frozenset()
+        requests = [(*each, None) for *each, _ in requests]
     lanes = {tenant: replace(lane) for tenant, lane in lanes.items()}
     lanes["bob"].served = served
     queued = [
@@ -159,7 +168,7 @@ def test_it_leases_in_the_order_and_charges_as_it_should(
     front = front_of(lanes, queued) if beside_snapshot else None
     with Background() as background:
         wants = LeasePreference(hot, host)
-        found, after = background.run(leased(conninfo, lanes, queued, count, wants, front))
+        found, after = background.run(leased(conninfo, lanes, queued, count, wants, front, far=far))
     lanes["ann"].vtime += 2.0 / lanes["ann"].weight  # charged before
     wanted = min(count, len(queued))
     for id_ in found:
