@@ -38,7 +38,7 @@ class VideoSteps:
     """How many each stage has. The defaults take a night on one core."""
 
     decoder: int = 2_000
-    wan: int = 12_000
+    wan: int = 8_000
 
 
 @dataclass(frozen=True)

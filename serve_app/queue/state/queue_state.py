@@ -11,10 +11,9 @@ from serve_app.domain.lease import LeaseTerms
 from serve_app.domain.ports import Clock
 from serve_app.postgres.database import Database
 from serve_app.queue.fairness.cost_model import CostModel
-from serve_app.queue.fairness.fair_queue import LaneCharges, Lanes
+from serve_app.queue.fairness.fair_queue import LaneCharges, Lanes, Reordering
 from serve_app.queue.fairness.open_snapshots import OpenSnapshots
 from serve_app.queue.fairness.pauses import Pauses
-from serve_app.queue.fairness.reordering import Reordering
 from serve_app.queue.fairness.running_limits import RunningLimits
 from serve_app.queue.state.demand import DemandReader
 from serve_app.queue.state.eta import EtaModel

@@ -1,6 +1,6 @@
 """The leasing statement, in three forms: with limits on running requests, without requests for some
 endpoints or of some tenants, and the shortest form with neither. Each has a second form for while
-no request goes before an older one of its lane (``fairness/reordering.py``), and a third one for
+no request goes before an older one of its lane (``Reordering``), and a third one for
 while a snapshot is open for long (``fairness/open_snapshots.py``).
 
 A statement's start-up cost grows with its length and dominates when few slots are leased, so each

@@ -8,8 +8,7 @@ import pytest
 
 from serve_app.domain.lease import LeasePreference
 from serve_app.postgres.database import Database
-from serve_app.queue.fairness.fair_queue import LOOK_NEAR
-from serve_app.queue.fairness.reordering import MAX_AGE_S, Reordering
+from serve_app.queue.fairness.fair_queue import LOOK_NEAR, MAX_DUE_AGE_S, Reordering
 from tests.fakes.clock import FakeClock
 from tests.queue.database import LONG_LEASES, Ingress
 from tests.queue.requests import POOL, ask, new
@@ -78,7 +77,7 @@ async def test_what_was_not_looked_at_for_long_may_be_due(database: Database) ->
     assert reads_far()
     await reordering.look()
     assert not reads_far()
-    clock.advance(MAX_AGE_S + 0.1)
+    clock.advance(MAX_DUE_AGE_S + 0.1)
     assert reads_far()
 
 
