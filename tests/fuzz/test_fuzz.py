@@ -114,6 +114,7 @@ def test_a_reader_that_does_not_answer_is_found(
     assert silent.poll() is not None
 
 
+@pytest.mark.long
 def test_the_command_reports_what_was_read(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -42,6 +42,7 @@ def kept(data_dir: Path) -> list[dict[str, Any]]:
     return json.loads((data_dir / "tuning.json").read_text())["tunings"]
 
 
+@pytest.mark.long
 def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(data_dir: Path) -> None:
     command = with_default_signals(sys.executable, "-m", "serve_app.cli", "tune", *SHORT)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

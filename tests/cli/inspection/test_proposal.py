@@ -135,6 +135,7 @@ def test_an_endpoint_of_another_kind_is_not_copied() -> None:
         like("house/x", mapped, read_call("StableDiffusion3Pipeline"))
 
 
+@pytest.mark.long
 @pytest.mark.engine
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_arguments_are_those_of_the_real_classes() -> None:

@@ -77,7 +77,13 @@ def cached(cache, **more):
     return GenerationOptions(step_cache=cache, **more)
 
 
-@pytest.mark.parametrize("cache", [FIRST_BLOCK, MAGNITUDE, TAYLOR], ids=lambda each: each["name"])
+@pytest.mark.parametrize(
+    "cache",
+    [
+        pytest.param(each, marks=[] if each is FIRST_BLOCK else [pytest.mark.long], id=each["name"])
+        for each in (FIRST_BLOCK, MAGNITUDE, TAYLOR)
+    ],
+)
 def test_requests_with_a_step_cache_compute_less_beside_others_that_compute_every_step(cache):
     pipeline, one_by_one = load(cache), load(None)
     expected = [alone(one_by_one, cache if seed < 3 else None, seed) for seed in range(6)]

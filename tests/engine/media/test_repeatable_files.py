@@ -68,5 +68,6 @@ def digests(path: Path, filling: int) -> dict[str, str]:
     return dict(json.loads(ran.stdout))
 
 
+@pytest.mark.long
 def test_equal_frames_and_samples_become_equal_files(tmp_path: Path) -> None:
     assert digests(tmp_path / "one", 1) == digests(tmp_path / "other", 85)

@@ -446,6 +446,7 @@ def test_a_device_whose_connections_are_gone_has_ended_though_its_process_still_
     assert lost == ["lost"]
 
 
+@pytest.mark.long
 def test_a_follower_ends_by_itself_when_rank_0_is_killed(tmp_path):
     with process("leading", str(tmp_path / "rendezvous")) as leader:
         follower = stepping(leader)
