@@ -8,6 +8,13 @@ import { Unreadable } from "./unreadable.js";
 
 const NAMES = { image: "image", video: "video", audio: "audio file", weights: "file", file: "file" };
 
+const loads = new Set(); // promises of files that are being loaded
+
+/** Resolves when no file is being loaded, whether that worked or not. */
+export async function allLoaded() {
+  while (loads.size) await Promise.all(loads);
+}
+
 /** File that was chosen: its name, its thumbnail, its upload, and a button that removes it. */
 class ChosenFile {
   #state = element("span", { class: "media-state", role: "status" });
@@ -34,7 +41,13 @@ class ChosenFile {
   }
 
   /** Loads `file` for `field`: into the request, or to the server if it is large. */
-  async load(file, field, context) {
+  async load(...given) {
+    const load = this.#load(...given);
+    loads.add(load);
+    await load.finally(() => loads.delete(load));
+  }
+
+  async #load(file, field, context) {
     this.local = file;
     const size = bytes(file.size);
     const progress = (part) => {

@@ -4,6 +4,7 @@ import { Refused } from "../client/api.js";
 import { endpointPath } from "../client/watch.js";
 import { byId } from "../interface/element.js";
 import { tool } from "../interface/late.js";
+import { allLoaded } from "./file_input.js";
 import { aspectOf } from "../results/aspect.js";
 import { fieldsOf } from "./schema.js";
 import { keepUsed, PROMPTS } from "./used.js";
@@ -26,16 +27,17 @@ export class Submitter {
     this.#page = page;
   }
 
-  /** Submits the form of `model`; with `draft`, `{count, until}`, it makes drafts. Problems are shown
-   * at their fields. */
+  /** Submits the form of `model` when its files are uploaded; with `draft`, `{count, until}`, it makes
+   * drafts. Problems are shown at their fields. */
   async generate(model, { draft } = {}) {
     const { complain, goingOn } = this.#page;
     complain("");
-    const input = this.#read(model);
-    if (input === null) return;
     const button = byId("generate");
     button.setAttribute("aria-busy", "true");
     try {
+      await allLoaded();
+      const input = this.#read(model);
+      if (input === null) return;
       if (draft) await this.#submit(model, drafted(input, draft));
       else await this.#submit(model, input, { origin: goingOn()?.origin });
     } catch (error) {
