@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,8 @@ def put(pipeline: DiffusionPipeline, folder: Path) -> None:
     for leftover in (coming, going):
         shutil.rmtree(leftover, ignore_errors=True)
     pipeline.to(torch.bfloat16).save_pretrained(coming, safe_serialization=True)
+    for config in coming.glob("*/config.json"):
+        _forget_origin(config)
     if folder.exists():
         for kept in folder.glob("*.md"):
             shutil.copy(kept, coming)
@@ -30,6 +33,13 @@ def put(pipeline: DiffusionPipeline, folder: Path) -> None:
 def take(folder: Path) -> DiffusionPipeline:
     """The folder's pipeline in float32, as Darkroom loads it on a CPU."""
     return DiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+
+
+def _forget_origin(config: Path) -> None:
+    """Without the folder of this machine that the weights were loaded from."""
+    read = json.loads(config.read_text())
+    if read.pop("_name_or_path", None) is not None:
+        config.write_text(json.dumps(read, indent=2) + "\n")
 
 
 def size_bytes(folder: Path) -> int:

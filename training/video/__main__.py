@@ -19,7 +19,7 @@ import torch
 
 from training import shelf
 from training.video import exam
-from training.video.larger_recipe import SCALE, LargerVideoRecipe
+from training.video.larger_recipe import SCALE, LargerVideoRecipe, VideoSteps
 
 SHIPPED = Path(__file__).parents[2] / "deployments" / "demo" / "wan"
 _STEPS = 20
@@ -30,7 +30,8 @@ def main() -> None:
     os.nice(19)
     torch.set_num_threads(arguments.threads)
     arguments.work_dir.mkdir(parents=True, exist_ok=True)
-    recipe = LargerVideoRecipe(arguments.work_dir, arguments.start)
+    steps = VideoSteps(wan=arguments.steps)
+    recipe = LargerVideoRecipe(arguments.work_dir, arguments.start, steps)
     if arguments.exam:
         examine(recipe, arguments)
     elif arguments.polish:
@@ -60,6 +61,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--work-dir", type=Path, required=True)
     parser.add_argument("--start", type=Path, default=SHIPPED, help="the pipeline it goes on from")
+    parser.add_argument("--steps", type=int, default=VideoSteps.wan, help="of the transformer")
     parser.add_argument("--out", type=Path, help="where to write the trained pipeline")
     parser.add_argument("--polish", action="store_true", help="only polish the decoder")
     parser.add_argument("--threads", type=int, default=1)

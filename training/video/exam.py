@@ -15,6 +15,9 @@ from training.video.checker import Verdict, judge
 from training.video.phrasing import motion_prompt, plain_prompt, sample_prompt
 from training.video.world import FRAMES, SIDE, Video, render_array, sample_video
 
+#: Times `SIDE`: the side of the shipped model's videos.
+SHIPPED_SCALE: Final = 2
+
 _VIDEOS_AT_ONCE: Final = 10
 #: A given image's pixels may come back this much different in the mean, of 255.
 _SAME_IMAGE: Final = 12.0
@@ -67,15 +70,17 @@ def set_images(
 
 def sittings(pipeline: WanPipeline) -> Iterator[tuple[str, list[Answer]]]:
     """Every exam that the model card reports, by what it is."""
+    scale = SHIPPED_SCALE
+    asked = set_questions(100, seed=2024)
     for steps, guidance in ((20, 1.0), (8, 1.0), (20, 3.5)):
-        answers = sit(pipeline, set_questions(100, seed=2024), steps=steps, guidance=guidance)
+        answers = sit(pipeline, asked, steps=steps, guidance=guidance, scale=scale)
         yield f"regular wording, {steps} steps, guidance {guidance:g}", answers
     free = set_questions(100, seed=2024, free_wording=True)
-    yield "free wording, 20 steps, guidance 1", sit(pipeline, free, steps=20)
+    yield "free wording, 20 steps, guidance 1", sit(pipeline, free, steps=20, scale=scale)
     for motion_only in (False, True):
-        asked = set_images(100, seed=2024, motion_only=motion_only)
+        images = set_images(100, seed=2024, motion_only=motion_only, scale=scale)
         wording = "only the motion" if motion_only else "regular wording"
-        yield f"from an image, {wording}, 20 steps, guidance 1", sit(pipeline, asked, steps=20)
+        yield f"from an image, {wording}, 20 steps, guidance 1", sit(pipeline, images, steps=20)
 
 
 def sit(

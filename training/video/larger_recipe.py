@@ -19,12 +19,12 @@ from torch import Tensor
 from training import shelf
 from training.recipe import SEED, randomness
 from training.trainer import Schedule, Trainer
-from training.video import vae, wan
+from training.video import exam, vae, wan
 from training.video.examples import Examples, load_examples, make_examples
 from training.video.wan import WanStack
 
-#: Times the side of the shipped model's videos.
-SCALE: Final = 2
+#: Times the side of the first model's videos.
+SCALE: Final = exam.SHIPPED_SCALE
 
 _BATCH: Final = 8
 _DECODER_BATCH: Final = 1
