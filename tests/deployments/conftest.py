@@ -156,7 +156,7 @@ async def make_rig(tmp_path: Path):
             return Fetcher(
                 storage.client(),
                 NameResolver(),
-                max_bytes=10**6,
+                max_bytes=4 * 10**6,
                 timeout_s=5.0,
                 allow_private=False,
             )
