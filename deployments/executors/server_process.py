@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from deployments.executors.process import ProcessGroup
 from serve_app.domain.errors import AppNotStarted, ReplicaDied
 
 HOST = "127.0.0.1"
+PORTS = range(20_000, 30_000)
 FIRST_PROBE_S, LAST_PROBE_S = 0.05, 0.5
 PROBE_TIMEOUT_S = 10.0
 GUARD_GRACE_S = 10.0
@@ -51,7 +53,10 @@ class ServerProcess(ProcessGroup):
         return self._http
 
     async def start(self, launch: Callable[[int], Launch], folder: Path) -> None:
-        """Start what ``launch`` says for the port that it gets, in ``folder``."""
+        """Start what ``launch`` says for the port that it gets, in ``folder``.
+
+        Raises ``AppNotStarted`` if no port is free, and ``OSError`` if the command cannot run.
+        """
         self.port = _free_port()
         wanted = launch(self.port)
         ours, theirs = socket.socketpair()
@@ -115,7 +120,13 @@ class ServerProcess(ProcessGroup):
 
 
 def _free_port() -> int:
-    """A port that is free now. If another process takes it first, the server ends and says so."""
-    with socket.socket() as bound:
-        bound.bind((HOST, 0))
-        return int(bound.getsockname()[1])
+    """A port that is free now. If another process takes it first, the server ends and says so.
+
+    It is none that the kernel gives to clients of anything, as it would be between now and the
+    seconds later when the server listens. Chosen by chance, so replicas choose different ones.
+    """
+    for port in random.sample(PORTS, len(PORTS)):
+        with socket.socket() as bound, contextlib.suppress(OSError):
+            bound.bind((HOST, port))
+            return port
+    raise AppNotStarted(f"No port is free from {PORTS.start} to {PORTS.stop - 1}.")

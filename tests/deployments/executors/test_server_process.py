@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from deployments.executors import guard
+from deployments.executors import guard, server_process
 from deployments.executors.server_process import Launch, ServerProcess
 from serve_app.domain.errors import AppNotStarted
 
@@ -134,3 +135,23 @@ time.sleep(600)
     replica.send_signal(signal.SIGKILL)
     await replica.wait()
     await until_gone(leader)
+
+
+async def test_its_port_is_none_that_the_kernel_gives_to_clients(tmp_path: Path) -> None:
+    process = ServerProcess("served", tmp_path)
+    await process.start(launch(SERVER), tmp_path)
+    try:
+        assert process.port < 32_768  # start of Linux's range of ephemeral ports
+    finally:
+        await process.aclose(5.0)
+
+
+async def test_without_a_free_port_it_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(server_process, "PORTS", range(port, port + 1))
+        with pytest.raises(AppNotStarted, match="No port is free"):
+            await ServerProcess("served", tmp_path).start(launch(SERVER), tmp_path)
