@@ -13,6 +13,7 @@ from serve_app.postgres.database import Database
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.store.config import Retention
 from serve_app.queue.transactions.deletion import Deletion, PostgresLifecycles
+from serve_app.queue.transactions.insert import EncodedInput, NewRow, insert_requests
 from serve_app.settings import TenantLimits
 from tests.contract.test_deletion_contract import image
 from tests.contract.test_workflows_contract import DONE, DRAW, FLOW, call, found, sent, started
@@ -94,6 +95,13 @@ async def test_the_lifetime_of_a_steps_files_begins_with_the_end_of_its_workflow
     await lifecycles.expire()
     ((files,),) = await database.rows("SELECT count(*) FROM artifacts")
     assert files == 0
+
+
+async def test_a_step_that_stands_in_a_batch_twice_is_stored_once(database: Database) -> None:
+    request = new(idempotency_key="run/draw", body_digest=b"1" * 32)
+    row = NewRow(request, EncodedInput(request.input))
+    await insert_requests(database, [row, row], 5.0)
+    assert await database.rows("SELECT count(*) FROM requests") == [(1,)]
 
 
 async def test_two_processes_that_send_the_same_step_store_one_request(ingress: Ingress) -> None:
