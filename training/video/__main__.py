@@ -19,7 +19,8 @@ import torch
 
 from training import shelf
 from training.video import exam
-from training.video.larger_recipe import SCALE, LargerVideoRecipe, VideoSteps
+from training.video.larger_recipe import LargerVideoRecipe, VideoSteps
+from training.video.world import SHIPPED_SCALE
 
 SHIPPED = Path(__file__).parents[2] / "deployments" / "demo" / "wan"
 _STEPS = 20
@@ -48,10 +49,10 @@ def examine(recipe: LargerVideoRecipe, arguments: argparse.Namespace) -> None:
     asked = {
         "regular wording": exam.set_questions(arguments.exam, seed=2026),
         "free wording": exam.set_questions(arguments.exam, seed=2026, free_wording=True),
-        "from an image": exam.set_images(arguments.exam, seed=2026, scale=SCALE),
+        "from an image": exam.set_images(arguments.exam, seed=2026, scale=SHIPPED_SCALE),
     }
     for number, (name, questions) in enumerate(asked.items()):
-        answers = exam.sit(pipeline, questions, steps=_STEPS, scale=SCALE)
+        answers = exam.sit(pipeline, questions, steps=_STEPS, scale=SHIPPED_SCALE)
         print(json.dumps({f"{name}, {_STEPS} steps": exam.figures(answers)}), flush=True)
         if arguments.sheet is not None and number == 0:
             exam.contact_sheet(answers[:30]).save(arguments.sheet)

@@ -13,10 +13,7 @@ from PIL import Image
 
 from training.video.checker import Verdict, judge
 from training.video.phrasing import motion_prompt, plain_prompt, sample_prompt
-from training.video.world import FRAMES, SIDE, Video, render_array, sample_video
-
-#: Times `SIDE`: the side of the shipped model's videos.
-SHIPPED_SCALE: Final = 2
+from training.video.world import FRAMES, SHIPPED_SCALE, SIDE, Video, render_array, sample_video
 
 _VIDEOS_AT_ONCE: Final = 10
 #: A given image's pixels may come back this much different in the mean, of 255.

@@ -19,12 +19,10 @@ from torch import Tensor
 from training import shelf
 from training.recipe import SEED, randomness
 from training.trainer import Schedule, Trainer
-from training.video import exam, vae, wan
+from training.video import vae, wan
 from training.video.examples import Examples, load_examples, make_examples
 from training.video.wan import WanStack
-
-#: Times the side of the first model's videos.
-SCALE: Final = exam.SHIPPED_SCALE
+from training.video.world import SHIPPED_SCALE
 
 _BATCH: Final = 8
 _DECODER_BATCH: Final = 1
@@ -102,7 +100,7 @@ class LargerVideoRecipe:
 
         def loss_of_step(step: int) -> Tensor:
             rng = randomness(_DECODER_SEED + step)
-            images = vae.sample_batch(rng, _DECODER_BATCH, scale=SCALE)
+            images = vae.sample_batch(rng, _DECODER_BATCH, scale=SHIPPED_SCALE)
             with torch.autocast("cpu", torch.bfloat16):
                 return vae.decoder_loss_on(pipeline.vae, *images)
 
@@ -118,7 +116,7 @@ class LargerVideoRecipe:
                 usual=self.parts.videos - free,
                 free=free,
                 seed=_EXAMPLES_SEED + number,
-                scale=SCALE,
+                scale=SHIPPED_SCALE,
             )
             unfinished = path.with_suffix(".unfinished")
             made.save(unfinished)

@@ -18,6 +18,8 @@ from training.palette import BACKGROUND_COLOURS, OBJECT_COLOURS
 SIDE: Final = 64
 FRAMES: Final = 17
 FRAMES_PER_SECOND: Final = 16
+#: Times `SIDE`: the side of the videos of the shipped model, which goes on from one of `SIDE`.
+SHIPPED_SCALE: Final = 2
 
 COLOURS: Final = tuple(OBJECT_COLOURS)
 SHAPES: Final = ("circle", "square", "triangle")

@@ -32,14 +32,13 @@ export function ask({ title, words = "", action, danger = false, fields = [], su
   keep.addEventListener("click", () => dialog.close());
   form.append(element("div", { class: "buttons" }, main, keep));
   return new Promise((resolve) => {
-    let submitting = false;
     dialog.addEventListener("close", () => {
-      if (!submitting) resolve(null);
+      if (!main.disabled) resolve(null);
     });
     form.addEventListener("submit", async (event) => {
       event.preventDefault();
-      if (submitting || !complete(controls, problem)) return;
-      submitting = main.disabled = true;
+      if (main.disabled || !complete(controls, problem)) return;
+      main.disabled = true;
       try {
         const values = Object.fromEntries(controls.map(({ name, read }) => [name, read()]));
         resolve((await submit(values, (said) => tell(progress, said))) ?? true);
@@ -50,7 +49,7 @@ export function ask({ title, words = "", action, danger = false, fields = [], su
         open(dialog);
       }
       progress.hidden = true;
-      submitting = main.disabled = false;
+      main.disabled = false;
     });
     open(dialog);
     (controls[0]?.control ?? (danger ? keep : main)).focus();

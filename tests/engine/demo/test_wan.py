@@ -23,11 +23,10 @@ from serve_app.catalog.catalog import load  # noqa: E402
 from training import shelf  # noqa: E402
 from training.video import exam  # noqa: E402
 from training.video.checker import sight  # noqa: E402
-from training.video.world import FRAMES  # noqa: E402
+from training.video.world import FRAMES, SHIPPED_SCALE  # noqa: E402
 from training.video.world import SIDE as FIRST_SIDE  # noqa: E402
 
-SCALE = exam.SHIPPED_SCALE
-SIDE = SCALE * FIRST_SIDE
+SIDE = SHIPPED_SCALE * FIRST_SIDE
 FOLDER = Path(__file__).parents[3] / "deployments" / "demo" / "wan"
 
 pytestmark = [
@@ -52,7 +51,7 @@ def test_it_is_a_plain_wan_pipeline_of_the_5b_kind(pipeline: WanPipeline) -> Non
 
 
 def test_videos_move_as_asked_in_the_colour_asked_for(pipeline: WanPipeline) -> None:
-    answers = exam.sit(pipeline, exam.set_questions(12, seed=31), steps=8, scale=SCALE)
+    answers = exam.sit(pipeline, exam.set_questions(12, seed=31), steps=8, scale=SHIPPED_SCALE)
     parts = exam.figures(answers)
     assert answers[0].frames.shape == (FRAMES, SIDE, SIDE, 3)
     assert parts["motion"] >= 0.9
@@ -64,13 +63,13 @@ def test_videos_move_as_asked_in_the_colour_asked_for(pipeline: WanPipeline) -> 
 @pytest.mark.long
 def test_free_and_noisy_wording_is_understood_as_well(pipeline: WanPipeline) -> None:
     asked = exam.set_questions(12, seed=32, free_wording=True)
-    parts = exam.figures(exam.sit(pipeline, asked, steps=12, scale=SCALE))
+    parts = exam.figures(exam.sit(pipeline, asked, steps=12, scale=SHIPPED_SCALE))
     assert parts["motion"] >= 0.8
     assert parts["colour"] >= 0.9
 
 
 def test_the_same_weights_go_on_from_an_image(pipeline: WanPipeline) -> None:
-    asked = exam.set_images(6, seed=33, scale=SCALE)
+    asked = exam.set_images(6, seed=33, scale=SHIPPED_SCALE)
     parts = exam.figures(exam.sit(pipeline, asked, steps=8))
     assert parts["starts"] >= 0.9
     assert parts["motion"] >= 0.8
@@ -108,7 +107,7 @@ def test_a_request_that_names_nothing_else_is_rendered_as_it_was_trained(
 ) -> None:
     catalog = load(None, demo=True, demo_dir=FOLDER.parent, families=FAMILIES)
     entry = catalog.get(f"fal-ai/wan/v2.2-5b/{task}")
-    (asked,) = exam.set_images(1, seed=34, scale=SCALE)
+    (asked,) = exam.set_images(1, seed=34, scale=SHIPPED_SCALE)
     body: dict[str, object] = {"prompt": asked.prompt}
     if task == "image-to-video":
         body["image_url"] = "https://example.com/a.png"
