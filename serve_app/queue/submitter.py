@@ -127,6 +127,18 @@ class Submitter:
             await held.aclose()
 
     async def _store(self, batch: Sequence[Item]) -> Sequence[Request | BaseException]:
+        """Store each request of the batch once: a step of a workflow may stand in it twice, if two
+        tasks send it at the same moment."""
+        once: dict[str, Item] = {}
+        for new, encoded in batch:
+            if new.id in once:
+                self._undo_admit(new, encoded)
+            else:
+                once[new.id] = new, encoded
+        answers = dict(zip(once, await self._store_each([*once.values()]), strict=True))
+        return [answers[new.id] for new, _ in batch]
+
+    async def _store_each(self, batch: Sequence[Item]) -> Sequence[Request | BaseException]:
         self._metrics.batch("submit", len(batch))
         await self._state.lanes.open((new.pool, new.tenant) for new, _ in batch)
         waiters = self._reserve([new for new, _ in batch])

@@ -194,7 +194,6 @@ searched AS (
     INSERT INTO request_words (tenant, request_id, words)
     SELECT s.tenant, s.id, n.words FROM stored s JOIN new n ON n.id = s.id
     WHERE n.words IS NOT NULL
-    ON CONFLICT DO NOTHING -- one request may stand in a batch twice, with its key
 ),{{shadowed}}
 {wake_lanes("stored")}
 SELECT s.id::text, s.state, s.created_at, s.events, s.end_by, s.lease_nonce, s.follows::text,

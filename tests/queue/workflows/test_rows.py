@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import pytest
+
+from serve_app.domain.errors import Overloaded
 from serve_app.domain.lease import Finish
 from serve_app.domain.request import State
 from serve_app.domain.workflows.definition import POOL
@@ -13,7 +16,6 @@ from serve_app.postgres.database import Database
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.store.config import Retention
 from serve_app.queue.transactions.deletion import Deletion, PostgresLifecycles
-from serve_app.queue.transactions.insert import EncodedInput, NewRow, insert_requests
 from serve_app.settings import TenantLimits
 from tests.contract.test_deletion_contract import image
 from tests.contract.test_workflows_contract import DONE, DRAW, FLOW, call, found, sent, started
@@ -97,11 +99,18 @@ async def test_the_lifetime_of_a_steps_files_begins_with_the_end_of_its_workflow
     assert files == 0
 
 
-async def test_a_step_that_stands_in_a_batch_twice_is_stored_once(database: Database) -> None:
+async def test_a_step_that_is_sent_twice_at_once_is_stored_and_counted_once(
+    ingress: Ingress, database: Database
+) -> None:
+    queue = await ingress()
     request = new(idempotency_key="run/draw", body_digest=b"1" * 32)
-    row = NewRow(request, EncodedInput(request.input))
-    await insert_requests(database, [row, row], 5.0)
+    both = [replace(request) for _ in range(2)]  # as two tasks make it
+    answers = await asyncio.gather(*(queue.submit(each, most_queued=2) for each in both))
+    assert {each.id for each in answers} == {request.id}
     assert await database.rows("SELECT count(*) FROM requests") == [(1,)]
+    await queue.submit(new(), most_queued=2)
+    with pytest.raises(Overloaded):
+        await queue.submit(new(), most_queued=2)
 
 
 async def test_two_processes_that_send_the_same_step_store_one_request(ingress: Ingress) -> None:
