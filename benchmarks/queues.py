@@ -42,10 +42,10 @@ from psycopg import conninfo as conninfo_
 
 from benchmarks.peers.queue_measure import Figures, measure
 from benchmarks.queue_replica import OUTCOME, POOL, NoDeaths, NoTerms
-from serve_app.cli.serve.ports import free_port
 from serve_app.domain.lease import Ask, Finish, Lease
 from serve_app.domain.request import NewRequest
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
+from serve_app.free_ports import free_port
 from serve_app.ingress.services.request_ids import RequestIds
 from serve_app.postgres.database import Database
 from serve_app.queue.queue import PostgresQueue, assemble

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from serve_app.cli.serve.ports import free_port
+from serve_app.free_ports import free_port
 from tests.cluster.darkroom import ROOT, clean_environment, eventually
 
 SETTINGS = ("threads", "batch", "wait_ms")

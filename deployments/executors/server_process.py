@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -15,10 +14,10 @@ import httpx
 
 from deployments.executors import guard
 from deployments.executors.process import ProcessGroup
-from serve_app.domain.errors import AppNotStarted, ReplicaDied
+from serve_app.domain.errors import AppNotStarted, Misconfigured, ReplicaDied
+from serve_app.free_ports import free_port
 
 HOST = "127.0.0.1"
-PORTS = range(20_000, 30_000)
 FIRST_PROBE_S, LAST_PROBE_S = 0.05, 0.5
 PROBE_TIMEOUT_S = 10.0
 GUARD_GRACE_S = 10.0
@@ -57,7 +56,7 @@ class ServerProcess(ProcessGroup):
 
         Raises ``AppNotStarted`` if no port is free, and ``OSError`` if the command cannot run.
         """
-        self.port = _free_port()
+        self.port = _chosen_port()
         wanted = launch(self.port)
         ours, theirs = socket.socketpair()
         guarded = (sys.executable, "-S", "-E", guard.__file__)
@@ -119,14 +118,9 @@ class ServerProcess(ProcessGroup):
         await self._end_group(grace_s)
 
 
-def _free_port() -> int:
-    """A port that is free now. If another process takes it first, the server ends and says so.
-
-    It is none that the kernel gives to clients of anything, as it would be between now and the
-    seconds later when the server listens. Chosen by chance, so replicas choose different ones.
-    """
-    for port in random.sample(PORTS, len(PORTS)):
-        with socket.socket() as bound, contextlib.suppress(OSError):
-            bound.bind((HOST, port))
-            return port
-    raise AppNotStarted(f"No port is free from {PORTS.start} to {PORTS.stop - 1}.")
+def _chosen_port() -> int:
+    """A port that is free now. If another process takes it first, the server ends and says so."""
+    try:
+        return free_port(HOST)
+    except Misconfigured as error:
+        raise AppNotStarted(error.message) from None

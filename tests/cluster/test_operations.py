@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from serve_app.cli.connection.installation import SHORT_TEMP_DIR
-from serve_app.cli.serve.ports import free_ports
+from serve_app.free_ports import free_ports
 from tests.cluster.darkroom import clean_environment, eventually
 from tests.cluster.load import Load
 from tests.cluster.nodes import SeveralNodes, in_bucket, several_nodes, with_stores

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from serve_app.cli.connection.installation import SHORT_TEMP_DIR
 from serve_app.cli.main import main
-from serve_app.cli.serve.ports import free_port
+from serve_app.free_ports import free_port
 from tests.cluster.conftest import MakeDarkroom
 from tests.cluster.darkroom import (
     FAMILIES,

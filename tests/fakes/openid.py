@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 
-from serve_app.cli.serve.ports import free_port
+from serve_app.free_ports import free_port
 
 CLIENT_ID = "darkroom"
 PEOPLE: Mapping[str, Mapping[str, Any]] = {

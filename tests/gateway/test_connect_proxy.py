@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.cli.serve.ports import free_ports
 from serve_app.domain.name_resolution import NameResolver
+from serve_app.free_ports import free_ports
 from serve_app.gateway import connect_proxy
 from serve_app.gateway.connect_proxy import ConnectProxy, ProxyThread, TunnelRefused, parse
 

@@ -26,8 +26,8 @@ from cryptography.x509.oid import NameOID
 from serve_app.cli.connection.installation import Installation
 from serve_app.cli.doctor.checks import certificate, gateway_checks
 from serve_app.cli.serve import haproxy
-from serve_app.cli.serve.ports import free_ports
 from serve_app.domain.errors import Misconfigured
+from serve_app.free_ports import free_ports
 from serve_app.gateway import gateway as gateway_module
 from serve_app.gateway.certificate_authority import SERVER_DAYS, CertificateAuthority
 from serve_app.gateway.gateway import Gateway, GatewayPlan

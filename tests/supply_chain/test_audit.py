@@ -15,7 +15,7 @@ import pytest
 from scripts.supply_chain import audit
 from scripts.supply_chain.audit import Accepted, Database, Unreachable, Vulnerability, accepted
 from scripts.supply_chain.packages import Package
-from serve_app.cli.serve.ports import free_port
+from serve_app.free_ports import free_port
 
 HOLE = {
     "id": "GHSA-xxxx",

@@ -13,7 +13,7 @@ import pytest
 
 from serve_app.cli.connection.installation import Installation
 from serve_app.cli.serve import haproxy
-from serve_app.cli.serve.ports import free_ports
+from serve_app.free_ports import free_ports
 from serve_app.gateway.certificate_authority import CertificateAuthority
 from serve_app.gateway.gateway import Gateway, GatewayPlan
 from serve_app.telemetry.clock import SystemClock

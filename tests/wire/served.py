@@ -11,7 +11,7 @@ from typing import Any
 
 import uvicorn
 
-from serve_app.cli.serve.ports import free_port
+from serve_app.free_ports import free_port
 from tests.ingress.house import House, built
 
 START_S = 30.0

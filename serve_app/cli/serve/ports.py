@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import random
 import shutil
 import socket
 import stat
@@ -17,6 +15,7 @@ from urllib.parse import urlsplit
 
 from serve_app.cli.serve import haproxy
 from serve_app.domain.errors import Misconfigured
+from serve_app.free_ports import free_port
 from serve_app.gateway.gateway import GatewayPlan, Place
 from serve_app.ingress.http.hosts import trusted_names
 from serve_app.settings import Config
@@ -24,7 +23,6 @@ from serve_app.settings.groups import GatewaySettings
 
 # Checks before the start of Darkroom. Each raises ``Misconfigured`` with the remedy.
 
-PORTS = range(20_000, 30_000)
 MIN_FREE_BYTES = 512 * 2**20  # the database alone takes about 60 MB at its first start
 
 OWN_FOLDERS = "artifacts", "postgres"
@@ -113,33 +111,6 @@ def check_run_dir(run_dir: Path) -> None:
             f"Another user owns {run_dir} or can access it, so Darkroom does not use it. Delete it "
             "and start again."
         )
-
-
-def free_port() -> int:
-    """Return a port on which nothing listens now, on any interface."""
-    return free_ports(1)[0]
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ``count`` different free ports.
-
-    They lie below the kernel's range of ephemeral ports, because one of Ray's many processes could
-    otherwise get such a port before it is used. They also lie outside the range that Ray chooses
-    from. Raises ``Misconfigured`` if there are not enough.
-    """
-    with contextlib.ExitStack() as held:
-        found: list[int] = []
-        for port in random.sample(PORTS, len(PORTS)):
-            listener = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-            with contextlib.suppress(OSError):
-                listener.bind(("", port))
-                found.append(port)
-            if len(found) == count:
-                return found
-    raise Misconfigured(
-        f"Fewer than {count} ports are free from {PORTS.start} to {PORTS.stop - 1}. Stop programs "
-        "that listen there."
-    )
 
 
 TLS_PORT_OFFSET = 443  # offset from the HTTP port: 8443 for 8000

@@ -13,7 +13,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 from serve_app.cli.serve import haproxy
-from serve_app.cli.serve.ports import free_ports
+from serve_app.free_ports import free_ports
 from serve_app.gateway import private_file
 from serve_app.settings import SECRET_NAMES, SECRETS_DIR, Secrets
 

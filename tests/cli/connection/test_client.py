@@ -13,8 +13,8 @@ import pytest
 
 from serve_app.cli.connection.client import ApiFailure, Client
 from serve_app.cli.connection.installation import Installation
-from serve_app.cli.serve.ports import free_port
 from serve_app.domain.errors import Misconfigured
+from serve_app.free_ports import free_port
 
 
 @contextmanager

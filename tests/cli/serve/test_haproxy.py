@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from serve_app.cli.serve import haproxy
-from serve_app.cli.serve.ports import free_port
+from serve_app.free_ports import free_port
 
 pytestmark = pytest.mark.skipif(not haproxy.available(), reason="no HAProxy for this machine")
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from serve_app.cli.serve import haproxy
-from serve_app.cli.serve.ports import PROXY_PORT_OFFSET, TLS_PORT_OFFSET, free_port, plan
+from serve_app.cli.serve.ports import PROXY_PORT_OFFSET, TLS_PORT_OFFSET, plan
 from serve_app.domain.errors import Misconfigured
+from serve_app.free_ports import free_port
 from serve_app.settings import Config
 
 HERE, EVERYWHERE = "127.0.0.1", "0.0.0.0"  # noqa: S104 nothing is bound

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from deployments.executors import guard, server_process
+from deployments.executors import guard
 from deployments.executors.server_process import Launch, ServerProcess
+from serve_app import free_ports
 from serve_app.domain.errors import AppNotStarted
 
 SERVER = """\
@@ -152,6 +153,6 @@ async def test_without_a_free_port_it_does_not_start(
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-        monkeypatch.setattr(server_process, "PORTS", range(port, port + 1))
-        with pytest.raises(AppNotStarted, match="No port is free"):
+        monkeypatch.setattr(free_ports, "PORTS", range(port, port + 1))
+        with pytest.raises(AppNotStarted, match="ports are free"):
             await ServerProcess("served", tmp_path).start(launch(SERVER), tmp_path)

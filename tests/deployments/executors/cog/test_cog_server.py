@@ -58,7 +58,7 @@ class Elsewhere:
     async def start_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Start it at the same address."""
         port = self._process.port
-        monkeypatch.setattr("deployments.executors.server_process._free_port", lambda: port)
+        monkeypatch.setattr("deployments.executors.server_process.free_port", lambda _host: port)
         self._process = ServerProcess("elsewhere", self._folder)
         await self.start()
 
