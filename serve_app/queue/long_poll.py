@@ -425,7 +425,7 @@ class LongPoll:
             if self._limits.limits_running:
                 full, began = self._state.running_limits.left_out()
             wants = wants._replace(left_out=wants.left_out | full)
-            not_hot, lanes = self._state.stats.queued_but(pool, wants.hot)
+            not_hot, lanes = self._state.stats.queued_and_lanes(pool, but=wants.hot)
             leased = await lease_queued(
                 *(self._database, pool, offers, wants, self._limits, charges),
                 spare_lanes=contention.spare_lanes,

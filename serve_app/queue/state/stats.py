@@ -241,9 +241,9 @@ class QueueStats:
         """Number of queued requests of the pool, without those of paused endpoints."""
         return self._queued.in_pool(pool, but=self._pauses.paused())
 
-    def queued_but(self, pool: str, endpoints: Iterable[str]) -> tuple[int, int]:
-        """Queued requests of the pool, without those of these endpoints, and all its lanes."""
-        return self._queued.in_pool(pool, but=endpoints), self._queued.lanes_in(pool)
+    def queued_and_lanes(self, pool: str, *, but: Iterable[str]) -> tuple[int, int]:
+        """Numbers of queued requests, without those of endpoints ``but``, and of all lanes."""
+        return self._queued.in_pool(pool, but=but), self._queued.lanes_in(pool)
 
     def lanes(self) -> Sequence[tuple[str, str]]:
         """Pools and tenants that had queued requests at the last count."""
