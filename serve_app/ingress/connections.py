@@ -58,7 +58,7 @@ from serve_app.tenants.hub_tokens import PostgresHubTokens
 from serve_app.tenants.key_ring import KeyRing
 from serve_app.tenants.secrets import PostgresSecrets
 from serve_app.tenants.tenants import PostgresTenants
-from serve_app.tenants.tokens import Tokens, UploadTokens
+from serve_app.tenants.tokens import StreamTokens, Tokens, UploadTokens
 
 log = logging.getLogger(__name__)
 
@@ -187,10 +187,12 @@ async def open_identity(
     uses.start()
     stack.push_async_callback(_last_uses, keys)
     stack.push_async_callback(uses.aclose)
+    secret = await shared_secret(database, "tokens")
     return Identity(
         keys,
-        Tokens(await shared_secret(database, "tokens"), clock),
+        Tokens(secret, clock),
         UploadTokens(await shared_secret(database, "upload_tokens"), clock),
+        StreamTokens(secret, clock),
         tenants,
         sign_in_of(config, secrets, await shared_secret(database, "sign_ins"), clock),
     )

@@ -89,6 +89,54 @@ class Tokens:
         return TokenGrant(claims["key"], claims["sub"], tuple(claims["apps"]))
 
 
+# Tokens in the addresses of streams, which Replicate's JavaScript client reads without its key.
+
+STREAM_VALID_S = 3600
+STREAM = "stream"
+
+
+class StreamTokens:
+    """Issuer and verifier of tokens that show one request and nothing else.
+
+    They name the key that they were issued to, so that the caller can refuse them once it is
+    revoked. The secret may be that of ``Tokens``: the audience keeps them apart.
+    """
+
+    def __init__(self, secret: bytes, clock: Clock) -> None:
+        self._secret = secret
+        self._clock = clock
+
+    def issue(self, key_id: str, request_id: str) -> str | None:
+        """A token that is valid for ``STREAM_VALID_S``. None: for a person, who has no key."""
+        if key_id.startswith(ACTOR):
+            return None
+        expires = int(self._clock.now().timestamp()) + STREAM_VALID_S
+        claims = {"aud": STREAM, "sub": request_id, "key": key_id, "exp": expires}
+        return jwt.encode(claims, self._secret, ALGORITHM)
+
+    def key_of(self, token: str, request_id: str) -> str:
+        """Key that the token was issued to. Raises ``Unauthenticated`` if the token has expired,
+        or is not valid for this request."""
+        try:
+            claims = jwt.decode(
+                token,
+                self._secret,
+                [ALGORITHM],
+                audience=STREAM,
+                # The expiry is checked below with our clock; the library uses the system's.
+                options={"require": ["exp", "sub", "key"], "verify_exp": False},
+            )
+        except jwt.InvalidTokenError:
+            raise Unauthenticated("The token of this stream is not valid.") from None
+        if claims["sub"] != request_id:
+            raise Unauthenticated("The token is for the stream of another request.")
+        if self._clock.now().timestamp() >= claims["exp"]:
+            raise Unauthenticated(
+                "The token of this stream has expired. Get the prediction again for another."
+            )
+        return str(claims["key"])
+
+
 def _require_key(caller: Caller) -> None:
     """Tokens end with their key, so there are none for callers with a provider's token."""
     if caller.key_id.startswith(ACTOR):

@@ -49,7 +49,7 @@ from serve_app.storage.signed_urls import FileUrlSigner
 from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics
 from serve_app.tenants.scopes import ADMIN, API
-from serve_app.tenants.tokens import Tokens, UploadTokens
+from serve_app.tenants.tokens import StreamTokens, Tokens, UploadTokens
 from tests.fakes.catalog_entries import FakeAppBundles, FakeCatalogEntries
 from tests.fakes.comfyui import FakeComfyUiBook
 from tests.fakes.file_access import FakeFileAccess
@@ -213,6 +213,7 @@ async def built(
             keys,
             Tokens(b"t" * 32, clock),
             UploadTokens(b"u" * 32, clock),
+            StreamTokens(b"t" * 32, clock),
             tenants,
             sign_in_of(config, Secrets(oidc_client_secret=SecretStr("secret")), b"s" * 32, clock),
         ),

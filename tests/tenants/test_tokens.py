@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from serve_app.domain.errors import Unauthenticated
 from serve_app.tenants.scopes import ADMIN, API, Caller
-from serve_app.tenants.tokens import ALGORITHM, Tokens
+from serve_app.tenants.sign_in import ACTOR
+from serve_app.tenants.tokens import ALGORITHM, STREAM_VALID_S, StreamTokens, Tokens
 from tests.fakes.clock import FakeClock
 
 SECRET = b"s" * 32
@@ -81,3 +82,29 @@ def test_a_token_that_signs_itself_is_refused(tokens: Tokens, clock: FakeClock) 
 def test_whatever_is_no_token_is_refused(text: str) -> None:
     with pytest.raises(Unauthenticated):
         Tokens(SECRET, FakeClock()).check(text)
+
+
+def test_a_token_of_a_stream_expires_and_is_for_its_request(clock: FakeClock) -> None:
+    streams = StreamTokens(SECRET, clock)
+    token = streams.issue(OWNER.key_id, "one")
+    assert token is not None
+    assert streams.key_of(token, "one") == OWNER.key_id
+    with pytest.raises(Unauthenticated, match="another request"):
+        streams.key_of(token, "two")
+    clock.advance(STREAM_VALID_S)
+    with pytest.raises(Unauthenticated, match="Get the prediction again"):
+        streams.key_of(token, "one")
+
+
+def test_tokens_of_streams_and_of_browsers_are_not_each_other(clock: FakeClock) -> None:
+    streams, browsers = StreamTokens(SECRET, clock), Tokens(SECRET, clock)
+    of_stream = streams.issue(OWNER.key_id, "one")
+    assert of_stream is not None
+    with pytest.raises(Unauthenticated):
+        browsers.check(of_stream)
+    with pytest.raises(Unauthenticated):
+        streams.key_of(browsers.issue(OWNER, ["test/probe"], 60), "test/probe")
+
+
+def test_a_person_without_a_key_gets_no_token_of_a_stream(clock: FakeClock) -> None:
+    assert StreamTokens(SECRET, clock).issue(f"{ACTOR}somebody", "one") is None

@@ -22,7 +22,7 @@ from serve_app.ingress.services.sign_in import SignIn
 from serve_app.telemetry.logs import describe
 from serve_app.tenants.api_keys import disabled
 from serve_app.tenants.credentials import claimed_id
-from serve_app.tenants.scopes import OPERATOR, SUBMIT, Caller
+from serve_app.tenants.scopes import OPERATOR, READ, SUBMIT, Caller
 from serve_app.tenants.sign_in import (
     Person,
     Rights,
@@ -36,6 +36,7 @@ ALL_TENANTS = "*"
 """In place of a tenant's name: operators see all."""
 
 TOKEN = "fal_jwt_token"  # noqa: S105 the name of a query parameter
+STREAM_TOKEN = "token"  # noqa: S105 the name of a query parameter
 
 
 async def authenticate(
@@ -184,17 +185,42 @@ async def authenticate_for_endpoint(connection: HTTPConnection, endpoint_id: str
     token = connection.query_params.get(TOKEN)
     if token is None or "authorization" in connection.headers:
         return await authenticate(connection, SUBMIT)
-    identity = services_of(connection).identity
     with counted_failure(connection):
-        granted = identity.tokens.check(token)
-    with counted_failure(connection, granted.key_id):
-        owner = await identity.keys.identity_of(granted.key_id)
-    context = context_of(connection)
-    context.key_id = owner.key_id
-    describe(context.request_id, tenant=owner.tenant, endpoint=endpoint_id)
-    work_from_now_on_for(owner.tenant)
+        granted = services_of(connection).identity.tokens.check(token)
+    owner = await _owner(connection, granted.key_id)
+    describe(context_of(connection).request_id, tenant=owner.tenant, endpoint=endpoint_id)
     if not granted.allows(endpoint_id, alias_of(endpoint_id)):
         raise Forbidden(f"The token does not allow {endpoint_id}, only {', '.join(granted.apps)}.")
     owner.require(SUBMIT)
     await _admit(connection, owner.tenant)
     return Caller(owner.key_id, owner.tenant, frozenset({SUBMIT}), endpoints=owner.endpoints)
+
+
+async def authenticate_for_stream(request: HTTPConnection) -> Caller:
+    """Authenticate a call for the stream of the request that the path names, by header or by the
+    token that the stream's address holds.
+
+    ``Unauthenticated``: the token is not valid, or its key was revoked. ``Forbidden``: the key may
+    not read, or lost the request's endpoint.
+    """
+    token = request.query_params.get(STREAM_TOKEN)
+    if token is None or "authorization" in request.headers:
+        return await authenticate(request)
+    request_id: str = request.path_params["request_id"]
+    with counted_failure(request, always=True):
+        key_id = services_of(request).identity.stream_tokens.key_of(token, request_id)
+    owner = await _owner(request, key_id)
+    describe(context_of(request).request_id, tenant=owner.tenant)
+    owner.require(READ)
+    await _admit(request, owner.tenant)
+    await require_requests(request, owner, [request_id])
+    return owner
+
+
+async def _owner(connection: HTTPConnection, key_id: str) -> Caller:
+    """The key of a token: the call is counted as the key's."""
+    with counted_failure(connection, key_id, always=True):
+        owner = await services_of(connection).identity.keys.identity_of(key_id)
+    context_of(connection).key_id = owner.key_id
+    work_from_now_on_for(owner.tenant)
+    return owner

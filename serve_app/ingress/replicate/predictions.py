@@ -19,11 +19,16 @@ from serve_app.domain.errors import FieldProblem, InvalidInput, RequestNotFound,
 from serve_app.domain.request import Request
 from serve_app.domain.sharing.admission import end_admission
 from serve_app.ingress.http import query, sse
-from serve_app.ingress.http.auth import actor_of, authenticate
+from serve_app.ingress.http.auth import (
+    STREAM_TOKEN,
+    actor_of,
+    authenticate,
+    authenticate_for_stream,
+)
 from serve_app.ingress.http.body import read_json
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
-from serve_app.ingress.http.openapi import EVENTS, Operation, answer, in_header, in_path
+from serve_app.ingress.http.openapi import EVENTS, Operation, answer, in_header, in_path, in_query
 from serve_app.ingress.http.origin import origin_of
 from serve_app.ingress.http.routing import prefix_locations
 from serve_app.ingress.replicate.errors import ERRORS, TAG
@@ -46,6 +51,7 @@ from serve_app.ingress.submission.model_lookup import allowed_endpoints
 from serve_app.ingress.submission.options import parse_options
 from serve_app.ingress.submission.replay import add_replay_headers
 from serve_app.telemetry import logs
+from serve_app.tenants.scopes import Caller
 
 PAGE = 100
 """Predictions in a page, as at Replicate."""
@@ -141,7 +147,7 @@ async def cancelled(request: HttpRequest) -> Response:
 
 async def streamed(request: HttpRequest) -> Response:
     """Send events: lines of the log as they arrive, each file of the output, and the end."""
-    services, found = await _find(request)
+    services, found = await _find(request, await authenticate_for_stream(request))
     events = _events(services, found, base_of(request))
     return sse.stream_reply(events, cache_control="no-store")
 
@@ -196,6 +202,7 @@ STREAM = replace(
     SHOW,
     name="replicateStreamPrediction",
     summary="Stream the log of a request, and then its files",
+    parameters=(ONE, in_query(STREAM_TOKEN, "Of `urls.stream`, in place of a key.")),
     responses={200: answer("Server-sent events: logs, output, error, done.", str, EVENTS)},
 )
 
@@ -237,7 +244,8 @@ async def _created(
     if late:
         # Replicate's client takes any other status for the end of a prediction it waited for.
         prediction["status"] = "starting"
-    return add_replay_headers(request, json_reply(prediction, 202 if late else 201), new, stored)
+    reply = json_reply(_with_stream_token(request, prediction), 202 if late else 201)
+    return add_replay_headers(request, reply, new, stored)
 
 
 async def _body(request: HttpRequest, max_bytes: int) -> Mapping[str, Any]:
@@ -269,10 +277,10 @@ def _model(request: HttpRequest) -> str:
     return f"{request.path_params['owner']}/{request.path_params['name']}"
 
 
-async def _find(request: HttpRequest) -> tuple[Services, Request]:
+async def _find(request: HttpRequest, caller: Caller | None = None) -> tuple[Services, Request]:
     """Prediction of the path. ``RequestNotFound`` has the same message for ids of other tenants,
     unknown ids and invalid ids."""
-    caller = await authenticate(request)
+    caller = caller or await authenticate(request)
     services = services_of(request)
     request_id: str = request.path_params["request_id"]
     unknown = RequestNotFound(f"There is no prediction {request_id[:64]}.")
@@ -292,7 +300,20 @@ async def _prediction_reply(request: HttpRequest, services: Services, found: Req
     lines = await services.queue.lines(found.tenant, found.id)
     base = base_of(request)
     inside = _wants_files_inside(request, base)
-    return json_reply(await renderer_of(services).render(found, base, lines, inside=inside))
+    prediction = await renderer_of(services).render(found, base, lines, inside=inside)
+    return json_reply(_with_stream_token(request, prediction))
+
+
+def _with_stream_token(
+    request: HttpRequest, prediction: ReplicatePrediction
+) -> ReplicatePrediction:
+    """With a token in the stream's address, for the key of the call: Replicate's JavaScript client
+    asks for it without a key."""
+    tokens = services_of(request).identity.stream_tokens
+    token = tokens.issue(context_of(request).key_id, prediction["id"])
+    if token is not None:
+        prediction["urls"]["stream"] += f"?{STREAM_TOKEN}={token}"
+    return prediction
 
 
 def _wants_files_inside(request: HttpRequest, base: str) -> bool:

@@ -51,7 +51,7 @@ from serve_app.tenants.api_keys import Keys
 from serve_app.tenants.hub_tokens import HubTokens
 from serve_app.tenants.scopes import Caller
 from serve_app.tenants.secrets import KnownSecrets, SecretBook
-from serve_app.tenants.tokens import Tokens, UploadTokens
+from serve_app.tenants.tokens import StreamTokens, Tokens, UploadTokens
 
 if TYPE_CHECKING:  # it imports OpenTelemetry's SDK
     from serve_app.telemetry.tracing import Tracing
@@ -173,6 +173,7 @@ class Identity:
     keys: Keys
     tokens: Tokens
     upload_tokens: UploadTokens
+    stream_tokens: StreamTokens
     tenants: LiveTenants
     sign_in: SignIn | None = None  # None: people use API keys
 

@@ -30,16 +30,8 @@ const slow = await replicate.predictions.create({
 });
 const canceled = await replicate.wait(await replicate.predictions.cancel(slow.id), { interval: 50 });
 
-// Of a stream it asks without its key, so the program's own `fetch` adds that.
-const headers = { Authorization: `Bearer ${auth}` };
-const withKey = new Replicate({
-  auth,
-  baseUrl,
-  fetch: (to, init) =>
-    fetch(to, `${to}`.startsWith(baseUrl) ? { ...init, headers: { ...init.headers, ...headers } } : init),
-});
 const events = [];
-for await (const event of withKey.stream("test/images", { input: { prompt: "x" } })) {
+for await (const event of replicate.stream("test/images", { input: { prompt: "x" } })) {
   events.push(event.event);
 }
 const file = await replicate.files.create(new Blob(["abc"], { type: "text/plain" }));
