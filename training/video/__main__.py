@@ -36,7 +36,9 @@ def main() -> None:
     if arguments.exam:
         examine(recipe, arguments)
     elif arguments.polish:
-        recipe.polish_decoder(recipe.shipped())
+        pipeline = recipe.shipped()
+        recipe.train_autoencoder(pipeline)
+        recipe.polish_decoder(pipeline)
     else:
         pipeline = recipe.cook()
         if arguments.out is not None:

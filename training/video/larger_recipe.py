@@ -1,19 +1,20 @@
 """From the shipped Wan to one of 128 pixels, with the same autoencoder (ADR 0067).
 
-At twice the size, the shipped autoencoder restores the shapes that it blurs at 64 pixels: a
-convolution knows nothing of an image's size. So its latents stay what they are, only its decoder
-is polished, and the transformer goes on with four times the tokens.
+At twice the size, the autoencoder of 64 pixels restores most shapes that it blurs there: a
+convolution knows nothing of an image's size. So it goes on, with more weight on outlines, and the
+transformer goes on with its latents, four times the tokens and `_LAYERS` blocks.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import torch
-from diffusers import WanPipeline
+from diffusers import AutoencoderKLWan, WanPipeline
 from torch import Tensor
 
 from training import shelf
@@ -22,19 +23,25 @@ from training.trainer import Schedule, Trainer
 from training.video import vae, wan
 from training.video.examples import Examples, load_examples, make_examples
 from training.video.wan import WanStack
-from training.video.world import SHIPPED_SCALE
+from training.video.world import FRAMES, SHIPPED_SCALE
 
+#: The shipped 64-pixel transformer had 5; with 5, shapes stayed right in one video of two.
+_LAYERS: Final = 8
 _BATCH: Final = 8
-_DECODER_BATCH: Final = 1
+_VIDEOS: Final = 1  # in a step of the autoencoder
 _WAN_SEED: Final = 16_000_000
 _DECODER_SEED: Final = 17_000_000
 _EXAMPLES_SEED: Final = 18_000_000
+_VAE_SEED: Final = 19_000_000
+
+LossOnVideos = Callable[[AutoencoderKLWan, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class VideoSteps:
     """How many each stage has. The defaults take a night on one core."""
 
+    autoencoder: int = 2_000
     decoder: int = 2_000
     wan: int = 8_000
 
@@ -59,6 +66,7 @@ class LargerVideoRecipe:
     def cook(self) -> WanPipeline:
         """Run every stage that is not done yet; the trained pipeline, in float32."""
         pipeline = self.shipped()
+        self.train_autoencoder(pipeline)
         stack = _stack_of(pipeline)
         self.train(pipeline, stack)
         self.polish_decoder(pipeline)
@@ -68,11 +76,22 @@ class LargerVideoRecipe:
         """The pipeline of the averaged weights in the checkpoints that there are."""
         pipeline = self.shipped()
         stack = _stack_of(pipeline)
-        for module, name in ((stack, "video-wan.pt"), (pipeline.vae.decoder, "video-decoder.pt")):
+        for module, name in (
+            (pipeline.vae, "video-autoencoder.pt"),
+            (pipeline.vae.decoder, "video-decoder.pt"),
+            (stack, "video-wan.pt"),
+        ):
             path = self.work_dir / name
             if path.exists():
                 module.load_state_dict(torch.load(path, weights_only=True)["average"])
         return wan.build_pipeline(pipeline.vae.eval(), stack.eval())
+
+    def train_autoencoder(self, pipeline: WanPipeline) -> None:
+        """Go on with both halves at the larger size; the latents keep their scale."""
+        schedule = Schedule(math.inf, peak_rate=4e-4, steps=self.steps.autoencoder)
+        trainer = Trainer(pipeline.vae, schedule, self.work_dir / "video-autoencoder.pt")
+        trainer.run(lambda step: self._loss_of(vae.loss_on, pipeline, _VAE_SEED + step))
+        trainer.load_average()
 
     def train(self, pipeline: WanPipeline, stack: WanStack) -> None:
         """Train the transformer; its text encoder can read already."""
@@ -97,15 +116,14 @@ class LargerVideoRecipe:
         """Go on with the decoder alone, at the larger size."""
         schedule = Schedule(math.inf, peak_rate=4e-4, steps=self.steps.decoder)
         trainer = Trainer(pipeline.vae.decoder, schedule, self.work_dir / "video-decoder.pt")
-
-        def loss_of_step(step: int) -> Tensor:
-            rng = randomness(_DECODER_SEED + step)
-            images = vae.sample_batch(rng, _DECODER_BATCH, scale=SHIPPED_SCALE)
-            with torch.autocast("cpu", torch.bfloat16):
-                return vae.decoder_loss_on(pipeline.vae, *images)
-
-        trainer.run(loss_of_step)
+        trainer.run(lambda step: self._loss_of(vae.decoder_loss_on, pipeline, _DECODER_SEED + step))
         trainer.load_average()
+
+    def _loss_of(self, loss_on: LossOnVideos, pipeline: WanPipeline, seed: int) -> Tensor:
+        rng = randomness(seed)
+        pixels, weights = vae.sample_batch(rng, _VIDEOS, frames=FRAMES, scale=SHIPPED_SCALE)
+        with torch.autocast("cpu", torch.bfloat16):
+            return loss_on(pipeline.vae, pixels, vae.outlined(weights))
 
     def _part(self, pipeline: WanPipeline, number: int) -> Examples:
         path = self.work_dir / f"video-examples-{number}.pt"
@@ -133,6 +151,6 @@ class LargerVideoRecipe:
 def _stack_of(pipeline: WanPipeline) -> WanStack:
     torch.manual_seed(SEED)
     stack = WanStack()
-    stack.transformer = pipeline.transformer
+    stack.transformer = wan.deepened(pipeline.transformer, _LAYERS)
     stack.text_encoder = pipeline.text_encoder
     return stack

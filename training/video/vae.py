@@ -32,6 +32,9 @@ _OBJECT_WEIGHT: Final = 4.0
 #: A fainter object weighs more, by its distance to the background in RGB; up to so often.
 _USUAL_DISTANCE: Final = 200.0
 _MOST_OFTEN: Final = 4.0
+#: Times an object's own weight; pixels at most so far away are surroundings.
+_OUTLINE_WEIGHT: Final = 4.0
+_OUTLINE_REACH: Final = 4
 _LATENT_PENALTY: Final = 1e-4
 _COLOUR_SCALE: Final = 2.0
 _COLOUR_PULL: Final = 0.05
@@ -127,6 +130,20 @@ def decoder_loss_on(vae: AutoencoderKLWan, pixels: Tensor, weights: Tensor) -> T
     with torch.no_grad():
         mean = vae.encode(pixels).latent_dist.mean
     return _decoding_loss(vae, mean, pixels, weights)
+
+
+def outlined(weights: Tensor) -> Tensor:
+    """Weights as of `sample_batch`, greater the more a pixel's surroundings differ from it.
+
+    Along a straight edge they grow by a quarter of `_OUTLINE_WEIGHT`, at the tip of a triangle by
+    two thirds: a triangle whose corners are round is a drop.
+    """
+    side = 2 * _OUTLINE_REACH + 1
+    around = functional.avg_pool3d(
+        weights, (1, side, side), 1, (0, _OUTLINE_REACH, _OUTLINE_REACH), count_include_pad=False
+    )
+    differing = (weights - around).square() / weights.amax().clamp(min=1e-3)
+    return weights + _OUTLINE_WEIGHT * differing
 
 
 def _decoding_loss(vae: AutoencoderKLWan, mean: Tensor, pixels: Tensor, weights: Tensor) -> Tensor:

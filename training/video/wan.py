@@ -56,6 +56,24 @@ def build_transformer() -> WanTransformer3DModel:
     )
 
 
+def deepened(transformer: WanTransformer3DModel, layers: int) -> WanTransformer3DModel:
+    """The transformer with blocks added at its end until it has ``layers``; they add 0 at first.
+
+    A new block's three outputs are zero, so the deeper transformer computes what it did before
+    and training goes on from there. One that has as many already is returned as it is.
+    """
+    there = len(transformer.blocks)
+    if there >= layers:
+        return transformer
+    deeper = WanTransformer3DModel.from_config({**transformer.config, "num_layers": layers})
+    deeper.load_state_dict(transformer.state_dict(), strict=False)
+    for block in deeper.blocks[there:]:
+        for output in (block.attn1.to_out[0], block.attn2.to_out[0], block.ffn.net[2]):
+            nn.init.zeros_(output.weight)
+            nn.init.zeros_(output.bias)
+    return deeper
+
+
 class WanStack(nn.Module):
     """All that is trained to draw: the transformer and the text encoder."""
 

@@ -15,7 +15,7 @@ from training import shelf  # noqa: E402
 from training.video import exam, vae, wan  # noqa: E402
 from training.video.larger_recipe import LargerVideoRecipe, Parts, VideoSteps  # noqa: E402
 from training.video.recipe import VideoRecipe  # noqa: E402
-from training.video.text import TOKENS  # noqa: E402
+from training.video.text import TOKENS, WIDTH  # noqa: E402
 from training.video.world import sample_video  # noqa: E402
 
 pytestmark = [
@@ -106,11 +106,32 @@ def test_at_twice_the_size_a_video_is_the_same_but_sharper():
     assert (halved - small).abs().mean() < 0.01
 
 
+def test_a_deeper_transformer_computes_what_it_did_before_it_is_trained():
+    torch.manual_seed(3)
+    shallow = wan.build_transformer()
+    deep = wan.deepened(shallow, 7)
+    assert len(deep.blocks) == 7
+    latents, text = torch.randn(1, 16, 2, 4, 4), torch.randn(1, 8, WIDTH)
+    times = torch.full((1, 8), 500.0)
+    before, after = (each(latents, times, text, return_dict=False)[0] for each in (shallow, deep))
+    assert torch.equal(before, after)
+    assert wan.deepened(deep, 5) is deep
+
+
+def test_outlines_weigh_more_than_what_they_enclose_and_corners_most():
+    weights = torch.zeros(1, 1, 1, 64, 64)
+    weights[..., 16:48, 16:48] = 1.0
+    weighed = vae.outlined(weights)[0, 0, 0]
+    assert weighed[0, 0] == 0.0
+    assert weighed[32, 32] == 1.0
+    assert weighed[16, 16] > weighed[16, 32] > 1.5
+
+
 @pytest.mark.long
 def test_the_larger_recipe_goes_from_the_shipped_pipeline_to_one_of_twice_the_size(tmp_path):
     shipped = Path(__file__).parents[3] / "deployments" / "demo" / "wan"
     recipe = LargerVideoRecipe(
-        tmp_path, shipped, VideoSteps(decoder=1, wan=2), Parts(count=2, videos=4)
+        tmp_path, shipped, VideoSteps(autoencoder=1, decoder=1, wan=2), Parts(count=2, videos=4)
     )
     pipeline = recipe.cook()
     asked = exam.set_questions(1, seed=1)
