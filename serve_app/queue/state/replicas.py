@@ -78,9 +78,10 @@ class ReplicaRegistry:
 
     async def announce(self, presence: Presence) -> None:
         """Record a replica and write it at once."""
-        self._stats.replica_seen(presence, max(1, presence.slots))
         self._polls.pop(presence.replica_id, None)
         await self._write([_row(presence)])
+        # After the write: rows that were read before it may come now, and count less than this.
+        self._stats.replica_seen(presence, max(1, presence.slots))
 
     def polled(self, ask: Ask) -> None:
         """Record a lease poll. Each poll means READY, except that a poll for signals only does not
