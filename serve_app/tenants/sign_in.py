@@ -18,11 +18,11 @@ import jwt
 from serve_app.domain.errors import Forbidden, Unauthenticated
 from serve_app.domain.ports import Clock
 from serve_app.tenants.scopes import Caller
+from serve_app.tenants.signed_claims import ALGORITHM, read_claims
 
 BEGUN_VALID_S = 600
 """Time for a person to sign in at the provider."""
 EVERYBODY = "*"
-ALGORITHM = "HS256"
 AUDIENCE = "sign-in"
 ACTOR = "oidc:"
 """Beginning of the id of a caller with a token of the provider; no key's id has a colon."""
@@ -127,17 +127,13 @@ class SignInStates:
     def check(self, state: str, secret: str) -> BegunSignIn:
         """Values of the sign-in that began with this state. ``Unauthenticated``: it did not begin
         here, not in this browser, or too long ago."""
-        try:
-            claims = jwt.decode(
-                state,
-                self._secret,
-                [ALGORITHM],
-                audience=AUDIENCE,
-                # The expiry is checked below with our clock; the library uses the system's.
-                options={"require": ["exp", "id", "secret"], "verify_exp": False},
-            )
-        except jwt.InvalidTokenError:
-            raise Unauthenticated("This sign-in did not begin here. Sign in again.") from None
+        claims = read_claims(
+            state,
+            self._secret,
+            ("exp", "id", "secret"),
+            "This sign-in did not begin here. Sign in again.",
+            audience=AUDIENCE,
+        )
         digest = hashlib.sha256(secret.encode()).hexdigest()
         if not hmac.compare_digest(digest, str(claims["secret"])):
             raise Unauthenticated("This sign-in began in another browser. Sign in again.")

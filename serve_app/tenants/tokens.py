@@ -17,8 +17,8 @@ from serve_app.domain.errors import Unauthenticated, Unsupported
 from serve_app.domain.ports import Clock
 from serve_app.tenants.scopes import Caller
 from serve_app.tenants.sign_in import ACTOR
+from serve_app.tenants.signed_claims import ALGORITHM, read_claims
 
-ALGORITHM = "HS256"
 ISSUER = "darkroom"
 REQUIRED = ("iss", "exp", "sub", "key", "apps")
 
@@ -73,17 +73,9 @@ class Tokens:
 
     def check(self, token: str) -> TokenGrant:
         """Rights of a token. Raises ``Unauthenticated`` if it is not valid or has expired."""
-        try:
-            claims = jwt.decode(
-                token,
-                self._secret,
-                [ALGORITHM],
-                issuer=ISSUER,
-                # The expiry is checked below with our clock; the library uses the system's.
-                options={"require": list(REQUIRED), "verify_exp": False, "verify_iat": False},
-            )
-        except jwt.InvalidTokenError:
-            raise Unauthenticated("The token is not valid.") from None
+        claims = read_claims(
+            token, self._secret, REQUIRED, "The token is not valid.", issuer=ISSUER
+        )
         if self._clock.now().timestamp() >= claims["exp"]:
             raise Unauthenticated("The token has expired.")
         return TokenGrant(claims["key"], claims["sub"], tuple(claims["apps"]))
@@ -117,17 +109,13 @@ class StreamTokens:
     def key_of(self, token: str, request_id: str) -> str:
         """Key that the token was issued to. Raises ``Unauthenticated`` if the token has expired,
         or is not valid for this request."""
-        try:
-            claims = jwt.decode(
-                token,
-                self._secret,
-                [ALGORITHM],
-                audience=STREAM,
-                # The expiry is checked below with our clock; the library uses the system's.
-                options={"require": ["exp", "sub", "key"], "verify_exp": False},
-            )
-        except jwt.InvalidTokenError:
-            raise Unauthenticated("The token of this stream is not valid.") from None
+        claims = read_claims(
+            token,
+            self._secret,
+            ("exp", "sub", "key"),
+            "The token of this stream is not valid.",
+            audience=STREAM,
+        )
         if claims["sub"] != request_id:
             raise Unauthenticated("The token is for the stream of another request.")
         if self._clock.now().timestamp() >= claims["exp"]:
@@ -214,17 +202,13 @@ class UploadTokens:
         scheme, _, text = (header or "").partition(" ")
         if scheme.lower() != "bearer" or ":" in text:
             return None
-        try:
-            claims = jwt.decode(
-                text.strip(),
-                self._signing_key,
-                [ALGORITHM],
-                audience=AUDIENCE,
-                # The expiry is checked below with our clock; the library uses the system's.
-                options={"require": ["exp", "sub", "key"], "verify_exp": False},
-            )
-        except jwt.InvalidTokenError:
-            raise Unauthenticated("The upload token is not valid.") from None
+        claims = read_claims(
+            text.strip(),
+            self._signing_key,
+            ("exp", "sub", "key"),
+            "The upload token is not valid.",
+            audience=AUDIENCE,
+        )
         if self._clock.now().timestamp() >= claims["exp"]:
             raise Unauthenticated("The upload token has expired. Request a new one.")
         return UploadGrant(str(claims["sub"]), str(claims["key"]))

@@ -2,7 +2,7 @@
 
     python -m training.video --work-dir FOLDER                  # goes on where it stopped
     python -m training.video --work-dir FOLDER --out PIPELINE   # and writes the trained pipeline
-    python -m training.video --work-dir FOLDER --polish         # the decoder alone, beside it
+    python -m training.video --work-dir FOLDER --polish         # the decoder alone, at the end
     python -m training.video --work-dir FOLDER --exam 60 --sheet sheet.png
 
 As `training.image`: it may be killed at any time, and the exam can be taken while it trains.
