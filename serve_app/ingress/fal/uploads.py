@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 from serve_app.domain.errors import FieldProblem, InvalidInput
 from serve_app.domain.sharing.fair_queue import work_from_now_on_for
 from serve_app.domain.upload import Upload
-from serve_app.ingress.http.auth import authenticate, counted_failure
+from serve_app.ingress.http.auth import authenticate, owner_of_token
 from serve_app.ingress.http.body import UploadStream, read_model
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
@@ -338,14 +338,10 @@ def _readable(request: HttpRequest, origin: str, upload: Upload) -> str:
 async def _tenant(request: HttpRequest) -> str:
     """Tenant of the call, authenticated by an upload token or by a key."""
     header = request.headers.get("authorization")
-    identity = services_of(request).identity
-    grant = identity.upload_tokens.grant_of(header)
+    grant = services_of(request).identity.upload_tokens.grant_of(header)
     if grant is None:
         return (await authenticate(request)).tenant
-    with counted_failure(request, grant.key_id):
-        await identity.keys.identity_of(grant.key_id)
-    work_from_now_on_for(grant.tenant)
-    return grant.tenant
+    return (await owner_of_token(request, grant.key_id)).tenant
 
 
 async def _found(request: HttpRequest, *, in_parts: bool) -> Upload:

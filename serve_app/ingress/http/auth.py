@@ -187,7 +187,7 @@ async def authenticate_for_endpoint(connection: HTTPConnection, endpoint_id: str
         return await authenticate(connection, SUBMIT)
     with counted_failure(connection):
         granted = services_of(connection).identity.tokens.check(token)
-    owner = await _owner(connection, granted.key_id)
+    owner = await owner_of_token(connection, granted.key_id)
     describe(context_of(connection).request_id, tenant=owner.tenant, endpoint=endpoint_id)
     if not granted.allows(endpoint_id, alias_of(endpoint_id)):
         raise Forbidden(f"The token does not allow {endpoint_id}, only {', '.join(granted.apps)}.")
@@ -209,7 +209,7 @@ async def authenticate_for_stream(request: HTTPConnection) -> Caller:
     request_id: str = request.path_params["request_id"]
     with counted_failure(request, always=True):
         key_id = services_of(request).identity.stream_tokens.key_of(token, request_id)
-    owner = await _owner(request, key_id)
+    owner = await owner_of_token(request, key_id)
     describe(context_of(request).request_id, tenant=owner.tenant)
     owner.require(READ)
     await _admit(request, owner.tenant)
@@ -217,8 +217,9 @@ async def authenticate_for_stream(request: HTTPConnection) -> Caller:
     return owner
 
 
-async def _owner(connection: HTTPConnection, key_id: str) -> Caller:
-    """The key of a token: the call is counted as the key's."""
+async def owner_of_token(connection: HTTPConnection, key_id: str) -> Caller:
+    """The key that issued the token of a call, which is counted as the key's. ``Unauthenticated``:
+    the key was revoked."""
     with counted_failure(connection, key_id, always=True):
         owner = await services_of(connection).identity.keys.identity_of(key_id)
     context_of(connection).key_id = owner.key_id

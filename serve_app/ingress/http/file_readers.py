@@ -11,10 +11,9 @@ from starlette.requests import Request as HttpRequest
 
 from serve_app.domain.errors import ArtifactNotFound, Forbidden, Unauthenticated
 from serve_app.domain.media.file_access import AccessDecision, FileAccess
-from serve_app.domain.sharing.fair_queue import work_from_now_on_for
 from serve_app.ingress.http.auth import (
     authenticate,
-    counted_failure,
+    owner_of_token,
     record_read,
     require_requests,
 )
@@ -107,10 +106,7 @@ async def _caller(request: HttpRequest, header: str) -> Caller:
         grant = None  # it may be a token of the provider
     if grant is None:
         return await authenticate(request, ANY_KEY)
-    with counted_failure(request, grant.key_id):
-        owner = await identity.keys.identity_of(grant.key_id)
-    work_from_now_on_for(owner.tenant)
-    return owner
+    return await owner_of_token(request, grant.key_id)
 
 
 MAX_URL_CHARACTERS = 4096

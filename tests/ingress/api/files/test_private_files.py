@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.tenants.scopes import API, OPERATOR
+from serve_app.tenants.scopes import API, FILES, OPERATOR
 from tests.fakes.clock import FakeClock
 from tests.fakes.storage import FakeStorage
 from tests.ingress.api.files.private import (
@@ -116,6 +116,19 @@ async def test_an_operator_reads_a_private_file_and_is_in_the_audit(
         assert (await operator.get(url)).content == CONTENT
         entries = (await operator.get("/v1/audit", params={"action": "tenant.read"})).json()
         assert [each["subject"] for each in entries["acts"]] == ["default"]
+
+
+async def test_what_an_operator_reads_by_an_upload_token_is_in_the_audit_under_the_key(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    url = bare(await uploaded(client, lifecycle("hide")))
+    key = str(await house.keys.create("ops", scopes=frozenset({OPERATOR, FILES})))
+    async with house.client(key) as operator, without_key(house) as holder:
+        token = (await operator.post("/rest/storage/auth/token", json={})).json()["token"]
+        read = await holder.get(url, headers={"authorization": f"Bearer {token}"})
+        assert read.content == CONTENT
+        entries = (await operator.get("/v1/audit", params={"action": "tenant.read"})).json()
+        assert [each["actor"] for each in entries["acts"]] == [key.partition(":")[0]]
 
 
 async def test_a_wrong_key_is_refused_and_an_upload_token_reads(
