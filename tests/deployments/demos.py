@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deployments.families.registry import FAMILIES
-from serve_app.catalog.catalog import load
+from serve_app.catalog.catalog import Catalog, CatalogEntry, load
 from serve_app.domain.lease import Lease
 from tests.deployments.conftest import Rig
 
@@ -16,17 +16,32 @@ FLUX, WAN = "fal-ai/flux/schnell", "fal-ai/wan/v2.2-5b/text-to-video"
 AUDIO = "fal-ai/stable-audio"
 QUICK: Mapping[str, Mapping[str, Any]] = {
     FLUX: {"image_size": "square", "num_inference_steps": 2},
-    WAN: {"num_frames": 17, "num_inference_steps": 2},
+    WAN: {"num_frames": 17, "num_inference_steps": 2, "video_write_mode": "fast"},
     AUDIO: {"seconds_total": 0.2, "steps": 2},
 }
 """Extra input fields that make a request to the endpoint quick."""
 
-CATALOG = load(
-    None,
-    demo=True,
-    demo_dir=Path(__file__).parents[2] / "deployments" / "demo",
-    families=FAMILIES,
+
+def _small(entry: CatalogEntry) -> CatalogEntry:
+    """Videos at half the size: what is tested with them is not what they show."""
+    options = entry.endpoint.options
+    if entry.endpoint.family != "video" or "native_size" not in options:
+        return entry
+    return replace(entry, endpoint=replace(entry.endpoint, options={**options, "native_size": 64}))
+
+
+CATALOG = Catalog(
+    {
+        entry.endpoint.id: _small(entry)
+        for entry in load(
+            None,
+            demo=True,
+            demo_dir=Path(__file__).parents[2] / "deployments" / "demo",
+            families=FAMILIES,
+        )
+    }
 )
+"""The demo endpoints."""
 
 
 def leased(rig: Rig, name: str, endpoint_id: str, *, alone: bool = False, **fields: Any) -> Lease:

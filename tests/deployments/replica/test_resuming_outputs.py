@@ -25,7 +25,7 @@ SEEDS, STEPS = [11, 5, 3], 12
 LONG: dict[str, dict[str, Any]] = {
     FLUX: {"num_inference_steps": STEPS},
     WAN: {"num_inference_steps": STEPS},
-    AUDIO: {"steps": 40},  # its steps are so short that twelve may end before the test looks
+    AUDIO: {"steps": STEPS},
 }
 
 
