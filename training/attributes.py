@@ -76,4 +76,3 @@ def teach(
         return trainer.module.loss_on(ids, truths)
 
     trainer.run(loss_of_step)
-    trainer.load_average()

@@ -98,7 +98,6 @@ class Recipe:
                 return vae.loss_on(model, pixels, weights)
 
         trainer.run(loss_of_step)
-        trainer.load_average()
         vae.pin_posterior(model)
         return model.eval()
 
@@ -130,7 +129,6 @@ class Recipe:
             return flux.loss_on(stack, chosen.batch(rng, _FLUX_BATCH, autoencoder), rng)
 
         trainer.run(loss_of_step)
-        trainer.load_average()
         return stack.eval()
 
     def teach_reading(self, stack: FluxStack) -> None:
@@ -154,7 +152,6 @@ class Recipe:
                 return vae.decoder_loss_on(autoencoder, pixels, weights)
 
         trainer.run(loss_of_step)
-        trainer.load_average()
 
 
 def teach_reading(trainer: Trainer, first_step: int, tokenizer: object, length: int) -> None:
@@ -167,7 +164,6 @@ def teach_reading(trainer: Trainer, first_step: int, tokenizer: object, length: 
         return reading.loss_on(trainer.module, *asked)
 
     trainer.run(loss_of_step)
-    trainer.load_average()
 
 
 def pick_format(rng: np.random.Generator) -> int:

@@ -87,7 +87,6 @@ class SdxlRecipe:
             return sdxl.loss_on(stack, batch, noise, rng)
 
         trainer.run(loss_of_step)
-        trainer.load_average()
         return stack.eval()
 
     def teach_reading(self, texts: ClipPair) -> None:

@@ -28,9 +28,9 @@ class Schedule:
 class Trainer:
     """Trains one module until its minutes are spent, and resumes from its checkpoint file.
 
-    The averaged weights are what to ship; `load_average` puts them into the module. A run that
-    resumes goes on with the step count, the optimiser and the time already spent. What has come to
-    its end is done for good, whatever a later schedule grants: the stages after it are made of it.
+    The averaged weights are what to ship: a run ends with them in the module. A run that resumes
+    goes on with the step count, the optimiser and the time already spent. What has come to its end
+    is done for good, whatever a later schedule grants: the stages after it are made of it.
     """
 
     def __init__(self, module: nn.Module, schedule: Schedule, checkpoint: Path) -> None:
@@ -50,7 +50,10 @@ class Trainer:
         )
 
     def run(self, loss_of_step: Callable[[int], Tensor]) -> None:
-        """Train on `loss_of_step(step)`, in bf16 where the operation allows it."""
+        """Train on `loss_of_step(step)`, in bf16 where the operation allows it.
+
+        Then the module has the averaged weights.
+        """
         self.resume()
         last = saved = time.monotonic()
         while not self.done and self.progress() < 1.0:
@@ -64,6 +67,7 @@ class Trainer:
                 saved = now
         self.done = True
         self.save()
+        self.module.load_state_dict(self.average)
 
     def progress(self) -> float:
         """The part of the minutes that is spent, or of the steps that are done."""
@@ -93,10 +97,6 @@ class Trainer:
         unfinished = self.checkpoint.with_suffix(".unfinished")
         torch.save(state, unfinished)
         unfinished.replace(self.checkpoint)
-
-    def load_average(self) -> None:
-        """Put the averaged weights into the module."""
-        self.module.load_state_dict(self.average)
 
     def _advance(self, loss_of_step: Callable[[int], Tensor]) -> float:
         for group in self.optimiser.param_groups:

@@ -40,6 +40,7 @@ def test_a_stage_that_is_done_is_not_trained_on_when_more_is_granted(tmp_path):
     assert longer.step == 3
     for name, value in short.average.items():
         assert torch.equal(longer.average[name], value)
+        assert torch.equal(longer.module.state_dict()[name], value), "what to ship"
 
 
 def test_a_stage_that_was_broken_off_comes_to_the_end_it_would_have_come_to(tmp_path):

@@ -67,7 +67,6 @@ class AudioRecipe:
             return vae.loss_on(model, vae.sample_batch(randomness(_VAE_SEED + step), _VAE_BATCH))
 
         trainer.run(loss_of_step)
-        trainer.load_average()
         vae.pin_posterior(model)
         return model.eval()
 
@@ -93,7 +92,6 @@ class AudioRecipe:
             return stable_audio.loss_on(stack, examples.batch(rng, _AUDIO_BATCH), rng)
 
         trainer.run(loss_of_step)
-        trainer.load_average()
         return stack.eval()
 
     def teach_reading(self, stack: AudioStack) -> None:

@@ -91,7 +91,6 @@ class ImageRecipe:
                 return vae.loss_on(autoencoder, *_images(randomness(step), _VAE_BATCH))
 
         trainer.run(loss_of_step)
-        trainer.load_average()
         pin_posterior(autoencoder)
         return autoencoder.eval()
 
@@ -120,7 +119,6 @@ class ImageRecipe:
                 return flux.loss_on(stack, batch, rng)
 
         trainer.run(loss_of_step)
-        trainer.load_average()
         return stack.eval()
 
     def teach_reading(self, stack: GrownStack) -> None:
@@ -136,7 +134,6 @@ class ImageRecipe:
             return reading.loss_on(reader, *asked)
 
         trainer.run(loss_of_step)
-        trainer.load_average()
 
     def polish_decoder(self, autoencoder: AutoencoderKL) -> None:
         """Go on with the decoder alone, which leaves the transformer's latents as they are."""
@@ -149,7 +146,6 @@ class ImageRecipe:
                 return vae.decoder_loss_on(autoencoder, *images)
 
         trainer.run(loss_of_step)
-        trainer.load_average()
 
     def _grown(self, shipped: FluxPipeline) -> GrownStack:
         torch.manual_seed(SEED)

@@ -79,7 +79,6 @@ class SdxlImageRecipe:
             return reading.loss_on(reader, *asked)
 
         trainer.run(loss_of_step)
-        trainer.load_average()
 
     def train(self, stack: SdxlStack) -> None:
         """Train the UNet over text encoders that can read."""
@@ -95,7 +94,6 @@ class SdxlImageRecipe:
             return sdxl.loss_on(stack, self._batch(examples, rng, step, scale), noise, rng)
 
         trainer.run(loss_of_step)
-        trainer.load_average()
         stack.eval()
 
     def _batch(

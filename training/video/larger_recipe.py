@@ -91,7 +91,6 @@ class LargerVideoRecipe:
         schedule = Schedule(math.inf, peak_rate=4e-4, steps=self.steps.autoencoder)
         trainer = Trainer(pipeline.vae, schedule, self.work_dir / "video-autoencoder.pt")
         trainer.run(lambda step: self._loss_of(vae.loss_on, pipeline, _VAE_SEED + step))
-        trainer.load_average()
 
     def train(self, pipeline: WanPipeline, stack: WanStack) -> None:
         """Train the transformer; its text encoder can read already."""
@@ -106,7 +105,6 @@ class LargerVideoRecipe:
             return wan.loss_on(stack, part.batch(rng, _BATCH, pipeline.vae), rng)
 
         trainer.run(loss_of_step)
-        trainer.load_average()
 
     def examples(self, pipeline: WanPipeline) -> list[Examples]:
         """All parts; those that are missing are made. They are scaled as the shipped ones were."""
@@ -117,7 +115,6 @@ class LargerVideoRecipe:
         schedule = Schedule(math.inf, peak_rate=4e-4, steps=self.steps.decoder)
         trainer = Trainer(pipeline.vae.decoder, schedule, self.work_dir / "video-decoder.pt")
         trainer.run(lambda step: self._loss_of(vae.decoder_loss_on, pipeline, _DECODER_SEED + step))
-        trainer.load_average()
 
     def _loss_of(self, loss_on: LossOnVideos, pipeline: WanPipeline, seed: int) -> Tensor:
         rng = randomness(seed)

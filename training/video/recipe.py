@@ -78,7 +78,6 @@ class VideoRecipe:
                 return vae.loss_on(model, pixels, weights)
 
         trainer.run(loss_of_step)
-        trainer.load_average()
         vae.pin_posterior(model)
         return model.eval()
 
@@ -109,7 +108,6 @@ class VideoRecipe:
             return wan.loss_on(stack, examples.batch(rng, _WAN_BATCH, autoencoder), rng)
 
         trainer.run(loss_of_step)
-        trainer.load_average()
         return stack.eval()
 
     def teach_reading(self, stack: WanStack) -> None:
@@ -134,7 +132,6 @@ class VideoRecipe:
                 return vae.decoder_loss_on(autoencoder, pixels, weights)
 
         trainer.run(loss_of_step)
-        trainer.load_average()
 
 
 def _ask(rng: np.random.Generator) -> Asked:
