@@ -119,9 +119,8 @@ class Reaper:
                 self._after.removed(removed, failure)
 
     async def sweep_lanes(self) -> None:
-        """Put idle lanes to sleep, and wake those with work."""
-        # A lane that an earlier process opened gets the weight that its tenant has now.
-        await self._state.lanes.open(self._state.stats.lanes())
+        """Correct the lanes with work, put idle ones to sleep, and wake those with work."""
+        await self._state.lanes.correct(self._state.stats.lanes())
         if self._state.snapshots.is_due("sleep"):
             await self._state.lanes.put_to_sleep()
         await self._state.lanes.wake()

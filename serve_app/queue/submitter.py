@@ -130,12 +130,11 @@ class Submitter:
         """Store each request of the batch once: a step of a workflow may stand in it twice, if two
         tasks send it at the same moment."""
         once: dict[str, Item] = {}
-        for new, encoded in batch:
-            if new.id in once:
-                self._undo_admit(new, encoded)
-            else:
-                once[new.id] = new, encoded
+        again = [item for item in batch if once.setdefault(item[0].id, item) is not item]
         answers = dict(zip(once, await self._store_each([*once.values()]), strict=True))
+        for new, encoded in again:
+            if not isinstance(answers[new.id], BaseException):  # its caller undoes a failed one
+                self._undo_admit(new, encoded)
         return [answers[new.id] for new, _ in batch]
 
     async def _store_each(self, batch: Sequence[Item]) -> Sequence[Request | BaseException]:

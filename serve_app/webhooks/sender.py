@@ -197,7 +197,7 @@ class Sender:
                 return min(float(given[:9]), MAX_RETRY_AFTER_S)
             try:
                 at = parsedate_to_datetime(given)
-            except ValueError:
+            except (ValueError, OverflowError):  # the latter for a year or a zone of many digits
                 return None
             at = at if at.tzinfo else at.replace(tzinfo=UTC)
             left_s = (at - self._clock.now()).total_seconds()

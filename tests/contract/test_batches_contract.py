@@ -222,6 +222,17 @@ async def test_each_end_of_a_line_counts_once(queue: Queue) -> None:
     assert await work.results("batch_1", succeeded=False, after=2, most=9) == []
 
 
+async def test_a_result_may_have_texts_that_postgresql_cannot_hold(queue: Queue) -> None:
+    await begun(queue, 2)
+    work, body = queue.batches.work, {"text": "z\0\ud800"}
+    await work.take("batch_1", [new_id(), new_id()])
+    await work.settle("batch_1", [LineResult(1, succeeded=True, response={"body": body}), bad(2)])
+    known = await found(queue)
+    assert (known.completed, known.failed) == (1, 1)
+    (one,) = await work.results("batch_1", succeeded=True, after=0, most=9)
+    assert one.result.response == {"body": body}
+
+
 async def test_a_batch_ends_when_all_its_lines_have_and_its_files_are_written(
     queue: Queue,
 ) -> None:

@@ -223,6 +223,21 @@ async def test_an_outcome_of_the_fallback_is_not_reused(queue: Queue) -> None:
     assert later.state is State.QUEUED
 
 
+async def test_a_request_that_may_not_fall_back_waits_for_none_that_may(queue: Queue) -> None:
+    same = {"reuse_digest": b"d" * 32}
+    may = [await submitted(queue, plan(), **same) for _ in range(2)]
+    stays = [await submitted(queue, None, **same) for _ in range(2)]
+    assert [each.follows for each in may] == [None, may[0].id]
+    assert [each.follows for each in stays] == [None, stays[0].id]
+    plans = (plan(), None, plan(), None)
+    at_once = await asyncio.gather(
+        *(submitted(queue, each, reuse_digest=b"e" * 32) for each in plans)
+    )
+    for pair in (at_once[::2], at_once[1::2]):  # either of the two may be first
+        (leader,) = (each.id for each in pair if each.follows is None)
+        assert {each.follows for each in pair} == {None, leader}
+
+
 async def test_a_budget_of_a_tenant_covers_the_dearer_of_both_prices(make: Make) -> None:
     budget = BudgetConfig(amount=Decimal("1.50"), currency="EUR")
     limits = replace(LONG_LEASES, tenants={TENANT: TenantLimits(budget=budget)})

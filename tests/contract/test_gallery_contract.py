@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -82,6 +82,15 @@ async def test_a_search_is_narrowed_and_comes_page_by_page(queue: Queue) -> None
     assert other not in await found(queue, "sea", until=at)
     assert await found(queue, "sea", since=at + timedelta(hours=1)) == []
     assert await found(queue, endpoints=[SDXL, "none/such"]) == [other]
+
+
+async def test_a_search_may_begin_and_end_at_any_time_there_is(queue: Queue) -> None:
+    request = await waiting(queue, "a sea")
+    first, last = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+    for words in ("sea", None):
+        assert await found(queue, words, since=first, until=last) == [request]
+        assert await found(queue, words, since=last) == []
+        assert await found(queue, words, until=first) == []
 
 
 async def test_what_is_not_to_be_kept_is_never_found_nor_is_what_was_deleted(

@@ -78,6 +78,7 @@ class FakeRepeats:
             and not row.request.cancel_requested
             and (row.request.state is State.RUNNING or row.request.priority >= new.priority)
             and row.request.id != new.id
+            and (row.request.fallback is None) == (new.fallback is None)
             and self._reusable.get(row.request.id) == new.reuse_digest
         )
         return next(found, None)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from serve_app.domain.billing.sums import SumsQuery, UsageGroup
+from serve_app.domain.executors.shadow import SHADOW_TENANT
 from serve_app.domain.usage import Ledger
 from serve_app.postgres.database import Database
 from serve_app.postgres.fair_reads import FairReads
@@ -88,6 +89,17 @@ async def test_all_figures_by_day_stay_the_same(database: Database, seed: int) -
     ((oldest, left),) = await database.rows("SELECT min(at), count(*) FROM usage")
     assert oldest >= TODAY - timedelta(days=40)
     assert 0 < left < 500
+
+
+async def test_usage_of_copies_is_rolled_up_too(database: Database) -> None:
+    given = [each | {"tenant": SHADOW_TENANT} for each in lines(1, 100)]
+    await database.rows(SEED, {"lines": json.dumps(given)})
+    ledger, whole = PostgresLedger(FairReads(database)), SumsQuery(None, START, TODAY, ())
+    before = await ledger.sums(whole)
+    await UsageRollup(database, DETAIL).roll_up()
+    assert await ledger.sums(whole) == before
+    ((oldest,),) = await database.rows("SELECT min(at) FROM usage")
+    assert oldest >= TODAY - timedelta(days=40)
 
 
 async def test_without_the_setting_every_line_stays(database: Database) -> None:

@@ -129,10 +129,11 @@ async def test_retry_after_is_read_as_a_time(
     assert least <= answer.again_after_s <= most
 
 
+@pytest.mark.parametrize("given", ["soon", "Mon, 01 Jan 99999999999 00:00:00 GMT"])
 async def test_a_retry_after_that_cannot_be_read_is_none(
-    sender: Sender, receiver: Receiver
+    sender: Sender, receiver: Receiver, given: str
 ) -> None:
-    receiver.script = always(Reply(503, (("Retry-After", "soon"),)))
+    receiver.script = always(Reply(503, (("Retry-After", given),)))
     assert (await sender.post(receiver.url(), PARCEL, 5.0)).again_after_s is None
 
 

@@ -165,7 +165,10 @@ def holds(condition: Any, lookup: Lookup) -> bool:
     if NOT in fields:
         return not holds(fields[NOT], lookup)
     (name,) = fields.keys() - {VALUE}
-    return _compare(_value(fields[VALUE], lookup), name, _value(fields[name], lookup))
+    value = _value(fields[VALUE], lookup)
+    if name == "in":
+        return value in [_value(each, lookup) for each in fields[name]]
+    return _compare(value, name, _value(fields[name], lookup))
 
 
 def _compare(value: Any, name: str, other: Any) -> bool:
@@ -174,8 +177,6 @@ def _compare(value: Any, name: str, other: Any) -> bool:
             return bool(value == other)
         case "not_equals":
             return bool(value != other)
-        case "in":
-            return value in other
         case "exists":
             return (value is not None) == bool(other)
         case _:

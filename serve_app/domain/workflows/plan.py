@@ -194,6 +194,9 @@ class _Look:
             result = self._steps[step]
             return _Mark.WAITING if result is None else result
         resolved = self._resolved(node, node.input, lookup, "input")
+        if not isinstance(resolved, Mapping):
+            raise self._failed(node, "`input` does not stand for an object")
+        resolved = cast("Mapping[str, Any]", resolved)
         # A null, as of `$first` with skipped steps only, leaves the field to its default.
         given = {name: value for name, value in resolved.items() if value is not None}
         self.calls.append(StepCall(step, node.app, given))

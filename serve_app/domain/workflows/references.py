@@ -15,6 +15,7 @@ ITEM, INDEX = "item", "index"
 """Names of the element, and of its number, in a step that runs for each element of a list."""
 EACH = "*"
 """Part of a path: all elements of a list."""
+MAX_DIGITS = 18  # of the number of an element
 FIRST = "$first"
 """Only key of an object: the first of its values that is there."""
 
@@ -91,6 +92,8 @@ def resolve(value: Any, lookup: Lookup) -> Any:
 
 
 def _first(choices: Any, lookup: Lookup) -> Any:
+    if not isinstance(choices, (list, tuple)):
+        raise NotThere(f"`{FIRST}` should have a list of values")
     for each in cast("Sequence[Any]", choices):
         try:
             found = resolve(each, lookup)
@@ -122,7 +125,8 @@ def _part(value: Any, part: str, reference: Reference) -> Any:
         elements = cast("list[Any]", value)
         if not (part.isascii() and part.isdecimal()):
             raise NotThere(f"`{reference}`: a list has numbers, not `{part}`")
-        if int(part) >= len(elements):
+        # Python converts no text of thousands of digits.
+        if len(part) > MAX_DIGITS or int(part) >= len(elements):
             raise NotThere(f"`{reference}`: the list has {len(elements)} elements")
         return elements[int(part)]
     if isinstance(value, Mapping):

@@ -107,16 +107,18 @@ FROM (SELECT count(*) FILTER (WHERE state = 'succeeded') AS good,
              count(*) FILTER (WHERE state = 'failed') AS bad FROM settled) c
 WHERE b.id = %(batch)s RETURNING c.good + c.bad
 """
-# A line that another worker has settled meanwhile has another state by then, and is not counted.
+# A line that another worker has settled meanwhile has another state by then, and is not counted. A
+# result is a string within JSON: an app's output may have a NUL, and PostgreSQL cannot look into
+# JSON that has one (see attempts/ending.py).
 SETTLE = f"""
 -- name: settle_batch_lines
 WITH given AS (
     SELECT * FROM json_to_recordset(%(results)s::json) AS x(
-        line integer, succeeded boolean, result json)
+        line integer, succeeded boolean, result text)
 ),
 settled AS (
     UPDATE batch_lines l
-    SET state = CASE WHEN g.succeeded THEN 'succeeded' ELSE 'failed' END, result = g.result
+    SET state = CASE WHEN g.succeeded THEN 'succeeded' ELSE 'failed' END, result = g.result::json
     FROM given g
     WHERE {_OF_BATCH} AND l.line = g.line AND l.state IN ('sending', 'sent')
     RETURNING l.state
@@ -239,7 +241,7 @@ class PostgresBatchWork:
 
     async def drop_waiting(self, batch: str, most: int, error: Mapping[str, Any]) -> int:
         result = _stored(LineResult(0, succeeded=False, error=error))
-        params = {"batch": batch, "most": most, "result": messages.compact(result)}
+        params = {"batch": batch, "most": most, "result": result}
         rows = await self._database.rows(DROP_WAITING, params)
         return int(rows[0][0]) if rows else 0
 
@@ -283,6 +285,8 @@ class PostgresBatchWork:
             await self._database.rows(MOVE, params)
 
 
-def _stored(result: LineResult) -> dict[str, Any]:
-    """Columns of a result, as ``results`` reads them back."""
-    return {"response": result.response, "error": result.error, "inlined": [*result.inlined]}
+def _stored(result: LineResult) -> str:
+    """JSON of a result, as ``results`` reads it back."""
+    return messages.compact(
+        {"response": result.response, "error": result.error, "inlined": [*result.inlined]}
+    )

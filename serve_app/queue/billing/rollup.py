@@ -33,11 +33,18 @@ are expressions over a row of ``gone``."""
 DAY = "(at AT TIME ZONE 'UTC')::date"
 """Day of a line of ``usage``."""
 
+# Owners of lines, one index step for each: copies of requests have a tenant that is in no table.
 ROLL_UP = f"""
 -- name: roll_up_usage
-WITH old AS (
-    SELECT u.request_id FROM tenants t CROSS JOIN LATERAL (
-        SELECT request_id FROM usage WHERE tenant = t.id
+WITH RECURSIVE owner AS (
+    (SELECT tenant FROM usage ORDER BY tenant LIMIT 1)
+    UNION ALL
+    SELECT (SELECT u.tenant FROM usage u WHERE u.tenant > o.tenant ORDER BY u.tenant LIMIT 1)
+    FROM owner o WHERE o.tenant IS NOT NULL
+),
+old AS (
+    SELECT u.request_id FROM owner o CROSS JOIN LATERAL (
+        SELECT request_id FROM usage WHERE tenant = o.tenant
           AND at < date_trunc('day', now() - make_interval(secs => %(detail_s)s), 'UTC')
         ORDER BY at LIMIT %(most)s
     ) u LIMIT %(most)s

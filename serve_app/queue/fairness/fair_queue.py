@@ -95,6 +95,13 @@ ORDER BY 1, 2
 ON CONFLICT (pool, tenant) DO UPDATE SET weight = excluded.weight
 WHERE l.weight <> excluded.weight
 """
+# Read first: the statement above locks the rows that it leaves alone.
+OUTDATED = f"""
+-- name: outdated_lanes
+SELECT n.pool, n.tenant
+FROM ({_NAMED}) n LEFT JOIN fair_lanes l ON l.pool = n.pool AND l.tenant = n.tenant
+WHERE l.weight IS DISTINCT FROM n.weight
+"""
 WAKE = f"""
 -- name: wake_lanes
 WITH chosen AS (
@@ -159,8 +166,20 @@ class Lanes:
         """
         new = set(lanes) - self._known
         if new:
-            await self._database.rows(OPEN, {"lanes": self._named(new)})
-            self._known |= new
+            await self._open(new)
+
+    async def correct(self, lanes: Iterable[Lane]) -> None:
+        """Give these lanes the weights that their tenants have now, and create them again if they
+        are gone: with a tenant that was deleted, before there was another one of its name.
+        """
+        given = [*lanes]
+        outdated = given and await self._database.rows(OUTDATED, {"lanes": self._named(given)})
+        if outdated:
+            await self._open({(pool, tenant) for pool, tenant in outdated})
+
+    async def _open(self, lanes: set[Lane]) -> None:
+        await self._database.rows(OPEN, {"lanes": self._named(lanes)})
+        self._known |= lanes
 
     async def wake_if_work(self, lanes: Iterable[Lane]) -> None:
         """Wake those of the lanes that have work. Call it after a commit."""

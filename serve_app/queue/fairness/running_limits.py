@@ -22,12 +22,13 @@ from serve_app.queue.store.config import ENDPOINT, TENANT, Limited, QueueLimits
 
 # A request to a workflow takes no slot; see the migration 0033.
 _COUNTED = "AND n.pool <> 'workflows'"
+# The limit of a disabled tenant is 0, and an offset below 0 is an error.
 _AT_LIMIT = """
-    (SELECT true FROM requests n
+    x.most < 1 OR (SELECT true FROM requests n
      WHERE n.state = 'running' AND n.{kind} = x.name {counted} AND n.started_at >= coalesce(
         (SELECT c.first FROM running_counts c
          WHERE c.kind = '{kind}' AND c.name = x.name AND c.since <= now()), '-infinity')
-     ORDER BY n.started_at OFFSET x.most - 1 LIMIT 1) IS NOT NULL"""
+     ORDER BY n.started_at OFFSET greatest(x.most - 1, 0) LIMIT 1) IS NOT NULL"""
 LOOK = f"""
 -- name: look_for_limits
 WITH limits AS MATERIALIZED (SELECT %(tenants)s::jsonb AS tenants),

@@ -18,6 +18,7 @@ from serve_app.queue.state.positions import QueuePosition
 from serve_app.queue.state.queue_state import QueueState
 
 AT_ONCE = 2000
+"""Requests of a pool in one look, from the front of its queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +63,27 @@ def _too_late(each: WaitingRequest, starts_s: float | None) -> FallbackReason | 
     return FallbackReason.DEADLINE if late_start or late_end else None
 
 
-# In the order of the index.
+_MAY_MOVE = "r.state = 'queued' AND r.fallback IS NOT NULL AND r.fell_back_to IS NULL"
+# In the order of the index, and so many of each pool: a long queue hides no other one.
 READ = f"""
 -- name: find_overflow
+WITH RECURSIVE each AS (
+    (SELECT r.pool FROM requests r WHERE {_MAY_MOVE} ORDER BY r.pool LIMIT 1)
+    UNION ALL
+    SELECT (SELECT r.pool FROM requests r WHERE {_MAY_MOVE} AND r.pool > e.pool
+            ORDER BY r.pool LIMIT 1)
+    FROM each e WHERE e.pool IS NOT NULL
+)
 SELECT r.id::text, r.tenant, r.endpoint, r.pool, r.priority, r.created_at, r.work,
        extract(epoch FROM now() - r.created_at)::double precision,
        (r.fallback ->> 'max_wait_s')::double precision,
        extract(epoch FROM r.start_by - now())::double precision,
        extract(epoch FROM r.end_by - now())::double precision
-FROM requests r
-WHERE r.state = 'queued' AND r.fallback IS NOT NULL AND r.fell_back_to IS NULL
-  AND r.snapshot IS NULL AND r.fallback ->> 'max_wait_s' IS NOT NULL
-ORDER BY r.pool, r.ranked_at, r.place LIMIT {AT_ONCE}
+FROM each e CROSS JOIN LATERAL (
+    SELECT * FROM requests r
+    WHERE r.pool = e.pool AND {_MAY_MOVE}
+      AND r.snapshot IS NULL AND r.fallback ->> 'max_wait_s' IS NOT NULL
+    ORDER BY r.ranked_at, r.place LIMIT {AT_ONCE}) r
 """
 
 

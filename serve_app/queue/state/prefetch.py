@@ -97,24 +97,25 @@ def _spread(replica_id: str, endpoint: str) -> bytes:
 
 
 # Requests that wait for a second: others are probably being leased. The order is nearly that of
-# lease_sql.py, of the lanes that have received least.
+# lease_sql.py, of the lanes that have received least. One that fell back counts for the limit of
+# its own endpoint, and needs the weights of the other one.
 
 LANES = 16
 FRONT = f"""
 -- name: read_front
 WITH paused AS MATERIALIZED (SELECT {PAUSED} AS names)
-SELECT p.pool, l.tenant, q.endpoint
+SELECT p.pool, l.tenant, q.endpoint, q.runs_at
 FROM unnest(%(pools)s::text[]) AS p(pool)
 CROSS JOIN LATERAL (
     SELECT tenant, vtime, weight FROM fair_lanes
     WHERE pool = p.pool AND active ORDER BY vtime, woken_at LIMIT {LANES}) l
 CROSS JOIN LATERAL (
-    SELECT r.endpoint, r.created_at, r.place,
+    SELECT r.endpoint, coalesce(r.fell_back_to, r.endpoint) AS runs_at, r.created_at, r.place,
            coalesce(sum(r.expected_s) OVER (
                ORDER BY r.ranked_at, r.place
                ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS before_s
     FROM (
-        SELECT endpoint, created_at, place, ranked_at, expected_s FROM requests r
+        SELECT endpoint, fell_back_to, created_at, place, ranked_at, expected_s FROM requests r
         WHERE r.pool = p.pool AND r.tenant = l.tenant AND r.state = 'queued'
           AND {not_paused("(SELECT names FROM paused)")}
         ORDER BY r.ranked_at, r.place LIMIT {LOOK_AHEAD}) r) q
@@ -172,9 +173,10 @@ class PrefetchHints:
         queues = sorted({overflow.queue_of(pool) for pool, _ in self._stats.stages()})
         full = self._running_limits.known_full
         fronts: defaultdict[str, list[str]] = defaultdict(list)
-        for pool, tenant, endpoint in await self._database.rows(FRONT, {"pools": queues}):
+        waiting = await self._database.rows(FRONT, {"pools": queues})
+        for pool, tenant, endpoint, runs_at in waiting:
             if endpoint not in full.endpoints and tenant not in full.tenants:
-                fronts[pool].append(endpoint)
+                fronts[pool].append(runs_at)
         if not fronts:
             return {}
         pools = sorted({pool for queue in fronts for pool in overflow.chain(queue)})

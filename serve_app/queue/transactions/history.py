@@ -163,7 +163,7 @@ class History:
 
 def bounds_of(wanted: RequestFilter) -> dict[str, object]:
     """Parameters of a statement about pages, without the tenant and the limit."""
-    last = None if wanted.until is None else first_id(wanted.until + CLOCK_SKEW)
+    last = None if wanted.until is None else first_id(_moved(wanted.until, CLOCK_SKEW))
     ends = [each for each in (last, wanted.before and known_id(wanted.before)) if each]
     following = not wanted.states or State.QUEUED in wanted.states
     return {
@@ -171,9 +171,17 @@ def bounds_of(wanted: RequestFilter) -> dict[str, object]:
         "endpoints": [*wanted.endpoints] or None,
         "since": wanted.since,
         "until": wanted.until,
-        "first": None if wanted.since is None else first_id(wanted.since - CLOCK_SKEW),
+        "first": None if wanted.since is None else first_id(_moved(wanted.since, -CLOCK_SKEW)),
         "before": min(ends, default=None),
     }
+
+
+def _moved(at: datetime, by: timedelta) -> datetime:
+    """The time, moved as far as Python's calendar goes."""
+    try:
+        return at + by
+    except OverflowError:
+        return at
 
 
 def first_id(at: datetime) -> str:

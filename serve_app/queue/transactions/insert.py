@@ -93,17 +93,19 @@ def _summarize(value: object) -> object:
 # No coalescing: every submitted request runs by itself.
 _ALONE = "SELECT n.*, NULL::uuid AS follows, NULL::uuid AS leader FROM new n"
 # The leader to coalesce with: in the database, or earlier in this statement. An outcome that was
-# handed in a moment ago is for requests that did not see it when they looked.
+# handed in a moment ago is for requests that did not see it when they looked. One that may not fall
+# back does not wait for one that may, whose outcome may be another endpoint's.
 _COALESCED = """
     SELECT n.*, who.grp AS follows, who.leader FROM (
         SELECT *, CASE WHEN reuse IS NOT NULL THEN first_value(id) OVER (
-                PARTITION BY tenant, reuse ORDER BY priority DESC, n) END AS first
+                PARTITION BY tenant, reuse, fallback IS NULL ORDER BY priority DESC, n) END AS first
         FROM new
     ) n LEFT JOIN LATERAL (SELECT * FROM (
         SELECT 1 AS nth, l.leads AS grp, l.id AS leader FROM requests l
         WHERE l.tenant = n.tenant AND l.reuse_digest = decode(n.reuse, 'hex')
           AND l.leads IS NOT NULL AND l.outcome IS NULL AND NOT l.cancel_requested
           AND (l.lease_until IS NOT NULL OR l.priority >= n.priority)
+          AND (l.fallback IS NULL) = (n.fallback IS NULL)
         UNION ALL
         SELECT 2, l.leads, l.id FROM requests l
         WHERE l.tenant = n.tenant AND l.reuse_digest = decode(n.reuse, 'hex')

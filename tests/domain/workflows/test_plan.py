@@ -109,6 +109,20 @@ def test_what_is_no_list_of_elements_is_a_failure(elements: Any, said: str) -> N
     assert "`each`" in failure.message
 
 
+@pytest.mark.parametrize("given_input", [{"$first": ["$input.none"]}, {"$first": ["text"]}])
+def test_an_input_that_becomes_no_object_is_a_failure(given_input: Any) -> None:
+    failure = plan(flow(draw={"input": given_input}), {}, {}).failure
+    assert failure is not None
+    assert "an object" in failure.message
+
+
+@pytest.mark.parametrize("field", ["for_each", "input"])
+def test_a_first_of_no_list_is_a_failure(field: str) -> None:
+    failure = plan(flow(draw={field: {"$first": "$input.list"}}), {"list": [1]}, {}).failure
+    assert failure is not None
+    assert "a list of values" in failure.message
+
+
 VALUES = {"a": {"list": [1, {"b": None}], "file": {"artifact": "r/1/1/x.png"}, "0": "zero"}}
 
 
@@ -131,7 +145,12 @@ def test_a_reference_is_a_whole_text(reference: Any, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "reference", ["$a.none", "$a.list.7", "$a.list.x", "$a.0.x", "$a.list.0.x", "$a.file.*"]
+    "reference",
+    [
+        *("$a.none", "$a.list.7", "$a.list.x", "$a.0.x", "$a.list.0.x", "$a.file.*"),
+        "$a.list." + "9" * 5000,
+    ],
+    ids=lambda reference: reference[:12],
 )
 def test_a_reference_to_nothing_says_which(reference: str) -> None:
     with pytest.raises(NotThere, match=r"`\$a"):
@@ -150,7 +169,10 @@ def test_a_reference_to_nothing_says_which(reference: str) -> None:
         ({"value": "$a.list.0", "less_than": 0}, False),
         ({"value": "$a.0", "less_than": 5}, False),
         ({"value": "$a.list.0", "in": [1, 2]}, True),
+        ({"value": "$a.list.0", "in": ["$a.none", 1]}, True),
+        ({"value": "$a.list.0", "in": ["$a.none", 2]}, False),
         ({"value": "$a.none", "exists": False}, True),
+        ({"value": {"$first": "$a.0"}, "exists": False}, True),
         ({"not": "$a.none"}, True),
         ({"all": ["$a.0", "$a.none"]}, False),
         ({"any": ["$a.0", "$a.none"]}, True),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import psycopg
 
 from serve_app.postgres.database import Database
 from serve_app.queue.fairness.fair_queue import Lanes
+from serve_app.settings import TenantLimits
 from tests.queue.database import LONG_LEASES, Ingress
 from tests.queue.requests import POOL, TENANT, ask, done, lease, new
 
@@ -55,3 +57,29 @@ async def test_a_lane_that_was_put_to_sleep_with_work_in_it_is_woken(
             connection.execute("UPDATE fair_lanes SET active = false")
         await wake()
         assert await active(database) == {LANE: True}
+
+
+async def test_a_weight_that_changes_while_requests_wait_is_the_lane_s(
+    ingress: Ingress, database: Database
+) -> None:
+    limits = replace(LONG_LEASES)
+    queue = await ingress(limits)
+    await queue.submit(new())
+    limits.become(replace(limits, tenants={TENANT: TenantLimits(weight=3)}))
+    async with asyncio.timeout(10):
+        while await database.rows("SELECT weight FROM fair_lanes") != [(3.0,)]:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_a_lane_that_went_with_a_deleted_tenant_is_there_for_the_next_of_its_name(
+    ingress: Ingress, database: Database
+) -> None:
+    queue = await ingress()
+    await queue.submit(new())
+    await queue.finish(done((await lease(queue)).held))
+    await database.rows("DELETE FROM fair_lanes")
+    request = await queue.submit(new())
+    async with asyncio.timeout(10):
+        while not (work := await queue.ask(ask(1))).leases:
+            pass
+    assert work.leases[0].request_id == request.id

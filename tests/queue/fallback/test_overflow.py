@@ -14,14 +14,21 @@ from hypothesis import strategies as st
 from serve_app.domain.executors.fallback import FallbackMove, FallbackReason
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.request import Priority, Request, State
+from serve_app.postgres.database import Database
 from serve_app.queue.fallback.moves import PostgresFallbacks
-from serve_app.queue.fallback.overflow import WaitingRequest, choose
+from serve_app.queue.fallback.overflow import AT_ONCE, WaitingRequest, choose
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.state.positions import QueuePosition
 from tests.contract.test_fallbacks_contract import CENT, ELSEWHERE, HOSTED, plan
 from tests.queue.database import Ingress
 from tests.queue.requests import TENANT, ask, done, failure, lease, new
 
+MANY = """
+INSERT INTO requests (
+    id, tenant, endpoint, endpoint_digest, pool, priority, state, input, fallback)
+SELECT gen_random_uuid(), tenant, endpoint, endpoint_digest, pool, priority, state, input, fallback
+FROM requests CROSS JOIN generate_series(1, %(count)s)
+"""
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 EACH_S = 10.0
 
@@ -123,6 +130,20 @@ async def test_the_back_of_a_long_queue_runs_elsewhere(ingress: Ingress) -> None
     work = await queue.ask(ask(9, replica="r2", pool=ELSEWHERE))
     assert {each.endpoint.id for each in work.leases} == {HOSTED}
     assert [each.request_id for each in work.leases] == [each.id for each in requests[3:]]
+
+
+async def test_a_long_queue_of_another_pool_does_not_keep_a_request_waiting(
+    ingress: Ingress, database: Database
+) -> None:
+    queue = await ingress()
+    await queue.submit(new(pool="another", fallback=plan(max_wait_s=1e6), price=CENT))
+    await database.rows(MANY, {"count": AT_ONCE})
+    request = await queue.submit(new(fallback=plan(max_wait_s=0.001), price=CENT))
+
+    async def fell() -> bool:
+        return bool((await queue.current(TENANT, request.id)).fell_back_to)
+
+    await until(fell)
 
 
 async def test_a_move_whose_process_dies_after_its_commit_is_leased_by_others(

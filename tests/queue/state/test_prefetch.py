@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serve_app.domain.executors.fallback import Fallback, FallbackMove, FallbackReason
 from serve_app.domain.lease import Lease, LeaseKey
 from serve_app.domain.operations import Actor
 from serve_app.queue.queue import PostgresQueue
@@ -211,6 +212,17 @@ async def test_nothing_is_loaded_for_a_paused_endpoint(
     await queue.operations.pause(SDXL, Actor("root", ""))
     await queue.submit(new(endpoint=SDXL))
     await queue.submit(new(endpoint=WAN))
+    await eventually_told([replica], (WAN,))
+
+
+async def test_the_weights_of_the_endpoint_that_a_request_fell_back_to_are_loaded(
+    ingress: Ingress, busy: Callable[..., Awaitable[BusyReplica]]
+) -> None:
+    queue = await ingress(PATIENT)
+    replica = await busy(queue, "r1")
+    plan = Fallback(WAN, POOL, same_pool=True)
+    request = await queue.submit(new(endpoint=SDXL, fallback=plan))
+    assert await queue.fallbacks.move([FallbackMove(request.id, FallbackReason.MAX_WAIT)])
     await eventually_told([replica], (WAN,))
 
 

@@ -320,3 +320,19 @@ async def test_a_look_forgets_what_is_no_longer_at_its_limit(
     known.found(LeftOut(frozenset({DEV})), 0)
     await known.look()  # nothing was leased since the last one
     assert not known.left_out()[0]
+
+
+async def test_a_look_finds_disabled_tenants_and_others_at_their_limit(
+    ingress: Ingress, database: Database
+) -> None:
+    limits = replace(LIMITS, disabled=frozenset({"dan"}))
+    queue = await ingress(limits)
+    for tenant in ("bob", "bob", "cleo", "dan"):
+        await queue.submit(new(tenant=tenant))
+    while (await leased(database, limits)).found:
+        pass
+    await queue.submit(new(tenant="cleo"))
+    known = RunningLimits(database, limits)
+    known.left_out()
+    await known.look()
+    assert known.left_out()[0].tenants == {"bob", "dan"}

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from serve_app.domain.errors import Overloaded
+from serve_app.domain.errors import Overloaded, RateLimited
 from serve_app.domain.lease import Finish
 from serve_app.domain.request import State
 from serve_app.domain.workflows.definition import POOL
@@ -111,6 +111,22 @@ async def test_a_step_that_is_sent_twice_at_once_is_stored_and_counted_once(
     await queue.submit(new(), most_queued=2)
     with pytest.raises(Overloaded):
         await queue.submit(new(), most_queued=2)
+
+
+async def test_a_step_that_is_sent_twice_at_once_and_refused_leaves_no_count(
+    ingress: Ingress,
+) -> None:
+    limits = replace(LONG_LEASES, tenants={TENANT: TenantLimits(requests_per_minute=1)})
+    queue = await ingress(replace(limits, max_waiting=3))
+    await queue.submit(new())
+    request = new(idempotency_key="run/draw", body_digest=b"1" * 32)
+    both = (queue.submit(replace(request)) for _ in range(2))
+    refused = await asyncio.gather(*both, return_exceptions=True)
+    assert [type(each) for each in refused] == [RateLimited, RateLimited]
+    # If more was taken off than was counted in, a third finds room.
+    others = (queue.submit(new(tenant="bob")) for _ in range(3))
+    answers = await asyncio.gather(*others, return_exceptions=True)
+    assert sum(isinstance(each, Overloaded) for each in answers) == 1
 
 
 async def test_two_processes_that_send_the_same_step_store_one_request(ingress: Ingress) -> None:
