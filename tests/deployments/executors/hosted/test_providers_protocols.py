@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.lease import LeaseKey
+from serve_app.domain.lease import LeaseKey, Signal, SignalKind
 from serve_app.postgres.database import Database
 from tests.deployments.executors.hosted.desk import HostedDesk
 from tests.fakes import openai_server
@@ -150,6 +150,22 @@ async def test_a_provider_that_is_busy_gets_the_call_again_after_its_pause(
     assert outcome.failure is None, outcome.failure
     assert len(server.jobs) == 1
     assert [state for state, _ in await bench.desk.calls()] == ["refused", "refused", "accepted"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+async def test_a_request_that_is_cancelled_while_its_provider_is_busy_is_not_sent(
+    bench: Bench, family: str
+) -> None:
+    server, rig = bench.server(family), bench.desk.rig
+    server.faults = [Reply(429, {"detail": "Request was throttled."}, {"retry-after": "1"})]
+    held = await bench.desk.offer(bench.endpoint(family), prompt="x")
+    await bench.desk.until(lambda calls: calls == [("refused", None)], bench.desk.calls)
+    rig.port.signal(Signal(SignalKind.CANCEL, held))
+    outcome = await rig.outcome(held)
+    assert outcome.failure is not None
+    assert outcome.failure.code == "cancelled"
+    assert server.jobs == []
+    assert "sending" not in dict(await bench.desk.calls())
 
 
 async def test_a_quota_that_is_used_up_is_not_waited_for(bench: Bench) -> None:
