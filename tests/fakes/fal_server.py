@@ -22,6 +22,7 @@ class FalServer(ProviderServer):
     def __init__(self) -> None:
         super().__init__()
         self.page = 100
+        self.error = ""  # of all jobs, in their status when they have ended
 
     def is_submit(self, call: Call) -> bool:
         return call.method == "POST"
@@ -63,6 +64,8 @@ class FalServer(ProviderServer):
             state = "COMPLETED" if job.ended_at else "IN_PROGRESS"
             logs = [{"timestamp": _text(job.sent_at), "level": "INFO", "message": "working"}]
             body = {"status": state, "request_id": job.id, "logs": logs if call.query else None}
+            if job.ended_at and self.error:
+                body |= {"error": self.error, "error_type": "runner_disconnected"}
             return Reply(200 if job.ended_at else 202, body)
         if not job.ended_at:
             return Reply(400, {"detail": "Request is still in progress"})

@@ -94,7 +94,13 @@ class FalQueue:
         if status.get("status") != "COMPLETED":
             running = status.get("status") == "IN_PROGRESS"
             return HostedState(progress=Progress(Stage.RUNNING) if running else None, lines=lines)
-        answer = await self.wire.get(str(job.place["response"]))
+        try:
+            answer = await self.wire.get(str(job.place["response"]))
+        except Away as away:
+            # A failed job's result has the status of its failure, such as 503 or 504.
+            if error := status.get("error"):
+                raise HostedFailed(f"{self.wire.spec.account}: {error}") from away
+            raise
         if not answer.is_success:
             if "content_policy" in answer.text:
                 raise ContentBlocked(said(answer))

@@ -168,6 +168,18 @@ async def test_a_request_that_is_cancelled_while_its_provider_is_busy_is_not_sen
     assert "sending" not in dict(await bench.desk.calls())
 
 
+async def test_a_job_that_has_failed_as_a_server_that_is_away_would_is_not_read_for_an_hour(
+    bench: Bench,
+) -> None:
+    """fal answers for a job's result with the status that the job has ended with."""
+    bench.fal.error = "The runner disconnected."
+    bench.fal.outputs = lambda _: Reply(503, {"detail": "The runner disconnected."})
+    outcome = await bench.desk.outcome(bench.endpoint("fal"), prompt="x")
+    assert outcome.failure is not None
+    assert outcome.failure.code == "hosted_failed"
+    assert "The runner disconnected." in outcome.failure.message
+
+
 async def test_a_quota_that_is_used_up_is_not_waited_for(bench: Bench) -> None:
     used_up = openai_server.error(429, "You exceeded your current quota.", "insufficient_quota")
     bench.openai.faults = [used_up]
