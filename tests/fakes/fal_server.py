@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.fakes.provider_server import Call, Job, ProviderServer, Reply
 
-_JOB = re.compile(r"/([^/]+/[^/]+)/requests/([^/]+)(/status|/cancel)?")
+_JOB = re.compile(r"/((?:(?:workflows|comfy)/)?[^/]+/[^/]+)/requests/([^/]+)(/status|/cancel)?")
 HISTORY = "/v1/models/requests/by-endpoint"
 
 
@@ -35,12 +35,12 @@ class FalServer(ProviderServer):
             return self._history(call)
         if (found := _JOB.fullmatch(call.path)) is not None:
             job = self.job(found[2])
-            if job is None:
+            if job is None or found[1] != _app(job.endpoint):
                 return Reply(404, {"detail": "Request not found"})
             return self._of_job(call, job, found[3] or "")
         endpoint = call.path.strip("/")
         job = await self.accepted(endpoint, call.body)
-        base = f"{self.origin}/{'/'.join(endpoint.split('/')[:2])}/requests/{job.id}"
+        base = f"{self.origin}/{_app(endpoint)}/requests/{job.id}"
         return Reply(
             200,
             {
@@ -101,6 +101,12 @@ class FalServer(ProviderServer):
                 "has_more": more,
             },
         )
+
+
+def _app(endpoint: str) -> str:
+    """Owner and name of an endpoint, behind a namespace if it is in one."""
+    parts = endpoint.split("/")
+    return "/".join(parts[: 3 if parts[0] in ("workflows", "comfy") else 2])
 
 
 def _item(job: Job, *, payloads: bool) -> dict[str, Any]:

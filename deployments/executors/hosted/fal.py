@@ -23,6 +23,8 @@ from serve_app.domain.executors.hosted import HostedCall
 from serve_app.domain.progress import Progress, Stage
 
 MAX_PAGES = 10
+NAMESPACES = ("workflows", "comfy")
+"""First parts of ids whose owner and name follow."""
 
 
 class FalQueue:
@@ -33,7 +35,8 @@ class FalQueue:
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
         self._url = wire.spec.url
-        self._app = "/".join(wire.spec.endpoint.split("/")[:2])
+        parts = wire.spec.endpoint.split("/")
+        self._app = "/".join(parts[: 3 if parts[0] in NAMESPACES else 2])
 
     async def submit(self, call: HostedCall, given: Mapping[str, Any]) -> HostedJob:
         answer = await self.wire.post_once(

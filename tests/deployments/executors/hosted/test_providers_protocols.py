@@ -85,7 +85,13 @@ async def test_a_result_has_the_providers_files_as_ours(bench: Bench, family: st
 
 @pytest.mark.parametrize(
     ("family", "hosted"),
-    [("fal", {}), ("replicate", {}), ("replicate", {"endpoint": VERSION}), ("openai", VIDEO)],
+    [
+        ("fal", {}),
+        ("fal", {"endpoint": "workflows/owner/mine"}),
+        ("replicate", {}),
+        ("replicate", {"endpoint": VERSION}),
+        ("openai", VIDEO),
+    ],
 )
 async def test_an_answer_that_is_lost_after_minutes_is_found_among_many(
     bench: Bench, family: str, hosted: dict[str, Any]
