@@ -42,6 +42,9 @@ CANCEL_GRACE_S = 5.0
 
 PREVIEW_SIDE = 256  # largest side in pixels
 
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+"""Errors of Pillow for what is no picture: custom nodes of ComfyUI send previews of their own."""
+
 MAX_LINES = 1000  # printed lines that wait for a report
 
 
@@ -61,10 +64,17 @@ class LatestPreview:
         self._wanted = True
 
     def offer(self, step: int, picture: bytes) -> None:
-        """Take a picture that an executor has made after ``step`` steps, in any format."""
-        if self._wanted and self._shown:
-            self._wanted = False
-            self._latest = Preview(max(step, 1), _small(picture, marked=self._marked))
+        """Take a picture that an executor has made after ``step`` steps, in any format. One that
+        cannot be read is left out: it is never worth the request."""
+        if not (self._wanted and self._shown):
+            return
+        try:
+            small = _small(picture, marked=self._marked)
+        except UNREADABLE as error:
+            log.warning("A preview was left out: %s", error)
+            return
+        self._wanted = False
+        self._latest = Preview(max(step, 1), small)
 
     def take(self) -> Preview | None:
         """The preview, once. None if there is no new one."""

@@ -66,6 +66,7 @@ class AppHost:
         self._changed = asyncio.Condition()
         self._uses = 0
         self._beginning: asyncio.Task[None] | None = None
+        self._ending: set[asyncio.Task[None]] = set()  # processes, which still take their place
 
     @property
     def ready_endpoints(self) -> tuple[str, ...]:
@@ -95,8 +96,7 @@ class AppHost:
             self._uses += 1
             app.last_used = self._uses
             if not app.executor.alive and app.started.done() and self._apps.get(key) is app:
-                del self._apps[key]
-                await app.executor.aclose(0)
+                await self._end_app(key, 0)
             async with self._changed:
                 self._changed.notify_all()
 
@@ -125,7 +125,7 @@ class AppHost:
         apps, self._apps = list(self._apps.values()), {}
         for app in apps:
             app.started.cancel()
-        await asyncio.gather(*(each.executor.aclose(grace_s) for each in apps))
+        await asyncio.gather(*(each.executor.aclose(grace_s) for each in apps), *self._ending)
 
     async def _app(self, plan: AppPlan, on_progress: Callable[[Progress], None]) -> HostedApp:
         key = (plan.name, plan.version)
@@ -133,35 +133,47 @@ class AppHost:
             app = self._apps.get(key)
             if app is not None and (not app.started.done() or app.ready):
                 return app
-            if app is not None:
-                del self._apps[key]
-            await self._end_other_versions(plan)
-            if len(self._apps) < self._max_apps:
+            # After each wait all is looked at again: another request may have started the app.
+            if app is not None:  # it is dead, and the last of its requests may not have left yet
+                await self._end_app(key, 0)
+            elif (other := self._other_version(plan)) is not None:
+                await self._end_app(other, STOP_GRACE_S)
+            elif len(self._apps) + len(self._ending) < self._max_apps:
                 break
-            idle = [each for each in self._apps if not self._apps[each].users]
-            if idle:
+            elif idle := [each for each in self._apps if not self._apps[each].users]:
                 oldest = min(idle, key=lambda each: self._apps[each].last_used)
                 log.info("%s ends, to make room for %s.", oldest[0], plan.name)
-                await self._end_idle(oldest)
-                continue
-            async with self._changed:
-                await self._changed.wait()
+                await self._end_app(oldest, STOP_GRACE_S)
+            else:
+                async with self._changed:
+                    await self._changed.wait()
         executor = plan.make()
         started = asyncio.create_task(executor.start(on_progress))
         made = HostedApp(executor, started, asyncio.Semaphore(executor.concurrency))
         self._apps[key] = made
         return made
 
-    async def _end_other_versions(self, plan: AppPlan) -> None:
-        """End idle processes of the app with other secrets, which were replaced."""
-        for key, app in list(self._apps.items()):
+    def _other_version(self, plan: AppPlan) -> tuple[str, str] | None:
+        """An idle process of the app with other secrets, which were replaced."""
+        for key, app in self._apps.items():
             if key[0] == plan.name and key[1] != plan.version and not app.users:
-                await self._end_idle(key)
+                return key
+        return None
 
-    async def _end_idle(self, key: tuple[str, str]) -> None:
-        ended = self._apps.pop(key)
-        ended.started.cancel()
-        await ended.executor.aclose(STOP_GRACE_S)
+    async def _end_app(self, key: tuple[str, str], grace_s: float) -> None:
+        """End a process, also if the request that waits for that is stopped meanwhile."""
+        task = asyncio.create_task(self._close(self._apps.pop(key), grace_s))
+        self._ending.add(task)
+        await asyncio.shield(task)
+
+    async def _close(self, app: HostedApp, grace_s: float) -> None:
+        app.started.cancel()
+        try:
+            await app.executor.aclose(grace_s)
+        finally:
+            self._ending -= {asyncio.current_task()}
+            async with self._changed:
+                self._changed.notify_all()
 
 
 def variables(endpoint: Endpoint, secrets: Sequence[Secret]) -> dict[str, str]:

@@ -53,13 +53,15 @@ class PartialSender:
         self._sending: asyncio.Task[None] | None = None
 
     async def add(self, value: Mapping[str, Any]) -> None:
-        """Send a value, whose files are data URIs. Waits while too many are on their way.
-        ``PipelineFailed``: it is too large."""
+        """Send a value, whose files are data URIs. Waits while too many are on their way. Drops it
+        if one before it was dropped. ``PipelineFailed``: it is too large."""
         text = json.dumps(value, separators=(",", ":"))
         if len(text) > MAX_PARTIAL_BYTES:
             raise PipelineFailed(
                 f"As JSON with its files it has more than {MAX_PARTIAL_BYTES >> 20} MiB."
             )
+        if self._dropped:
+            return
         self._keep(len(text))
         self._waiting.append(PartialResult(self._held.attempt, self._made, text))
         self._waiting_bytes += len(text)

@@ -184,11 +184,15 @@ def _blurred(file: MediaFile, encode: Encode) -> MediaFile:
 def _with_flags(
     output: Mapping[str, Any], flagged: set[str], sizes: Mapping[str, int]
 ) -> dict[str, Any]:
-    """``output`` with a flag for each image, in their order, and the sizes of the files."""
+    """``output`` with a flag for each image, in their order, and the sizes of the files. What its
+    app or its provider has flagged stays so."""
     made: dict[str, Any] = resized(output, sizes)
-    images = made.get("images")
+    images, before = made.get("images"), made.get(FLAGS)
     if FLAGS in made and isinstance(images, list):
-        made[FLAGS] = [each.get("artifact") in flagged for each in images]
+        named = [each.get("artifact") if isinstance(each, Mapping) else None for each in images]
+        fits = isinstance(before, list) and len(before) == len(named)
+        known = before if fits else [False] * len(named)
+        made[FLAGS] = [key in flagged or own is True for key, own in zip(named, known, strict=True)]
     return made
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.fakes.provider_server import Call, Job, ProviderServer, Reply
 
-_JOB = re.compile(r"/([^/]+/[^/]+)/requests/([^/]+)(/status|/cancel)?")
+_JOB = re.compile(r"/((?:(?:workflows|comfy)/)?[^/]+/[^/]+)/requests/([^/]+)(/status|/cancel)?")
 HISTORY = "/v1/models/requests/by-endpoint"
 
 
@@ -22,6 +22,7 @@ class FalServer(ProviderServer):
     def __init__(self) -> None:
         super().__init__()
         self.page = 100
+        self.error = ""  # of all jobs, in their status when they have ended
 
     def is_submit(self, call: Call) -> bool:
         return call.method == "POST"
@@ -34,12 +35,12 @@ class FalServer(ProviderServer):
             return self._history(call)
         if (found := _JOB.fullmatch(call.path)) is not None:
             job = self.job(found[2])
-            if job is None:
+            if job is None or found[1] != _app(job.endpoint):
                 return Reply(404, {"detail": "Request not found"})
             return self._of_job(call, job, found[3] or "")
         endpoint = call.path.strip("/")
         job = await self.accepted(endpoint, call.body)
-        base = f"{self.origin}/{'/'.join(endpoint.split('/')[:2])}/requests/{job.id}"
+        base = f"{self.origin}/{_app(endpoint)}/requests/{job.id}"
         return Reply(
             200,
             {
@@ -63,6 +64,8 @@ class FalServer(ProviderServer):
             state = "COMPLETED" if job.ended_at else "IN_PROGRESS"
             logs = [{"timestamp": _text(job.sent_at), "level": "INFO", "message": "working"}]
             body = {"status": state, "request_id": job.id, "logs": logs if call.query else None}
+            if job.ended_at and self.error:
+                body |= {"error": self.error, "error_type": "runner_disconnected"}
             return Reply(200 if job.ended_at else 202, body)
         if not job.ended_at:
             return Reply(400, {"detail": "Request is still in progress"})
@@ -98,6 +101,12 @@ class FalServer(ProviderServer):
                 "has_more": more,
             },
         )
+
+
+def _app(endpoint: str) -> str:
+    """Owner and name of an endpoint, behind a namespace if it is in one."""
+    parts = endpoint.split("/")
+    return "/".join(parts[: 3 if parts[0] in ("workflows", "comfy") else 2])
 
 
 def _item(job: Job, *, payloads: bool) -> dict[str, Any]:

@@ -85,10 +85,10 @@ class ComfyUiServer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
-    """A prompt that ComfyUI may have."""
+    """A prompt that ComfyUI may have, or files for it."""
 
-    id: str
     name: str  # of the attempt
+    id: str = ""  # of the prompt; empty: its files are being uploaded
 
 
 @dataclass
@@ -179,10 +179,11 @@ class ComfyUiExecutor:
     async def run(self, work: ExecutorWork) -> AsyncIterator[Event]:
         workflow = ComfyUiWorkflow.of(work.endpoint)
         name = work.folder.name
+        self._prompts[work.request_id] = _Sent(name)
         try:
             given = await self._uploaded(workflow, work.input, name)
             made = job(workflow, given, name)
-            self._prompts[work.request_id] = _Sent(made.id, name)
+            self._prompts[work.request_id] = _Sent(name, made.id)
             run = _Run(made)
             async with self.client.events(made.id) as events:
                 await self._submit(workflow, made, given)
@@ -210,13 +211,18 @@ class ComfyUiExecutor:
             return True
         try:
             async with asyncio.timeout(grace_s):
-                await self.client.interrupt(sent.id)
-                while await self.client.waits(sent.id):  # noqa: ASYNC110  # no event says so
-                    await asyncio.sleep(POLL_S / 5)
+                if sent.id:
+                    await self._interrupted(sent.id)
         except (aiohttp.ClientError, TimeoutError):
             return not self._server.alive
         await self._end(request_id)
         return True
+
+    async def _interrupted(self, id_: str) -> None:
+        """Ask a prompt to end, and wait for that."""
+        await self.client.interrupt(id_)
+        while await self.client.waits(id_):  # noqa: ASYNC110  # no event says so
+            await asyncio.sleep(POLL_S / 5)
 
     async def aclose(self, grace_s: float) -> None:
         if self._describing is not None:
@@ -336,8 +342,9 @@ class ComfyUiExecutor:
         sent = self._prompts.pop(request_id, None)
         if sent is None or not self.alive:
             return
-        with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-            await self.client.forget(sent.id)
+        if sent.id:
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                await self.client.forget(sent.id)
         if self._server.files is None:
             return  # they are on another machine, and no call removes them
         for each in ("input", "output", "temp"):

@@ -59,6 +59,7 @@ T = TypeVar("T")
 MAX_WAITING = 100_000  # requests of one process; its pool's slots are the limit
 MAX_REPEATS = 3
 CANCEL_S = 60.0  # of attempts to cancel a job
+STOPPED = "The request was stopped before it was sent."
 CLOCK_SKEW = timedelta(seconds=60)  # between this machine and the provider
 UNWANTED = (StopReason.CANCELLED, StopReason.DEADLINE)
 """Reasons for which the provider's job is ended too. Else another attempt goes on with it."""
@@ -229,6 +230,9 @@ class HostedExecutor:
                 unique = digest if spec.is_listed else f"{digest} {call_id}"
                 new = NewCall(call_id, spec.account, owner, spec.endpoint, unique)
                 call = await self._begun(sent, new)
+                if call.fresh and _is_stopped(sent):  # while the provider or an equal call was busy
+                    await self._end(call, "refused")
+                    raise HostedFailed(STOPPED)
                 provider = sent.provider = _provider(sent.work, spec, http, call.owner)
                 try:
                     return await self._job(call, provider, spec, body)
@@ -260,7 +264,7 @@ class HostedExecutor:
             if call is not None:
                 return call
             if _is_stopped(sent):
-                raise HostedFailed("The request was stopped before it was sent.")
+                raise HostedFailed(STOPPED)
             await asyncio.sleep(pause)
         raise AssertionError
 

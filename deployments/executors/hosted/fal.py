@@ -23,6 +23,8 @@ from serve_app.domain.executors.hosted import HostedCall
 from serve_app.domain.progress import Progress, Stage
 
 MAX_PAGES = 10
+NAMESPACES = ("workflows", "comfy")
+"""First parts of ids whose owner and name follow."""
 
 
 class FalQueue:
@@ -33,7 +35,8 @@ class FalQueue:
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
         self._url = wire.spec.url
-        self._app = "/".join(wire.spec.endpoint.split("/")[:2])
+        parts = wire.spec.endpoint.split("/")
+        self._app = "/".join(parts[: 3 if parts[0] in NAMESPACES else 2])
 
     async def submit(self, call: HostedCall, given: Mapping[str, Any]) -> HostedJob:
         answer = await self.wire.post_once(
@@ -94,7 +97,13 @@ class FalQueue:
         if status.get("status") != "COMPLETED":
             running = status.get("status") == "IN_PROGRESS"
             return HostedState(progress=Progress(Stage.RUNNING) if running else None, lines=lines)
-        answer = await self.wire.get(str(job.place["response"]))
+        try:
+            answer = await self.wire.get(str(job.place["response"]))
+        except Away as away:
+            # A failed job's result has the status of its failure, such as 503 or 504.
+            if error := status.get("error"):
+                raise HostedFailed(f"{self.wire.spec.account}: {error}") from away
+            raise
         if not answer.is_success:
             if "content_policy" in answer.text:
                 raise ContentBlocked(said(answer))

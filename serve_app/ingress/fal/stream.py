@@ -16,7 +16,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from serve_app.domain.errors import DarkroomError, NotFound
+from serve_app.domain.errors import DarkroomError, DatabaseUnavailable, NotFound
 from serve_app.domain.progress import Stage
 from serve_app.domain.request import Request, State
 from serve_app.domain.workflows.definition import POOL
@@ -67,7 +67,7 @@ async def stream(request: HttpRequest, endpoint_id: str) -> Response:
         if entry is not None and entry.endpoint.streams:
             partials = PartialReader(services.queue, services.partials, stored)
         begun = await _first_progress(services, stored, partials)
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, DatabaseUnavailable):
         submission.abandon(services, new, storing)
         raise
     base = request_base(request, "/queue")
@@ -80,7 +80,7 @@ async def stream(request: HttpRequest, endpoint_id: str) -> Response:
 
 class EventStream(Response):
     """Response with the events of a request. ``on_gone`` is called if the client disconnects before
-    the end."""
+    the end, or if that cannot be read."""
 
     def __init__(self, source: _EventSource, on_gone: Callable[[], None]) -> None:
         super().__init__(headers=sse.HEADERS, media_type=sse.MEDIA_TYPE)
@@ -138,7 +138,7 @@ class _EventSource:
             async for event in self._events():
                 yield event
         except DarkroomError as error:  # the database failed, or the request was deleted
-            self.ended = True
+            self.ended = self._request.state.final
             yield _failed(body_for(error), http_answer(error).status)
 
     def _events(self) -> AsyncGenerator[bytes]:

@@ -12,7 +12,7 @@ from mcp_types import CallToolResult
 from starlette.requests import Request as HttpRequest
 
 from serve_app.catalog.catalog import CatalogEntry
-from serve_app.domain.errors import RequestNotFound
+from serve_app.domain.errors import DatabaseUnavailable, RequestNotFound
 from serve_app.domain.request import CancelVerdict, Request
 from serve_app.ingress.http.auth import actor_of, authenticate
 from serve_app.ingress.http.body import reject_unstorable
@@ -90,8 +90,8 @@ async def describe_model(call: ToolCall, given: DescribeModel) -> CallToolResult
 async def generate(call: ToolCall, given: Generate) -> CallToolResult:
     """Run a model.
 
-    If the call is cancelled while it waits, the request is cancelled too, because no one knows its
-    id. A request with an idempotency key continues.
+    If the call is cancelled while it waits, or its end cannot be read, the request is cancelled
+    too, because no one knows its id. A request with an idempotency key continues.
     """
     services = call.services
     origin = origin_of(call.http)  # may be refused, so read it before anything is stored
@@ -111,7 +111,7 @@ async def generate(call: ToolCall, given: Generate) -> CallToolResult:
     try:
         stored = await asyncio.shield(storing)
         stored = await content.until_ended(services, stored, given.wait_s, call.report_progress)
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, DatabaseUnavailable):
         submission.abandon(services, new, storing)
         raise
     return await _result(services, stored, origin)

@@ -94,11 +94,24 @@ def _size(
     if (ratio := given.get("aspect_ratio")) is not None and not fields.accepts("aspect_ratio"):
         _field(entry, fields, "aspect_ratio", "image_size")
         return _of_ratio(str(ratio), SMALL_AREA if _is_small(given) else AREA)
-    width, height = given.get("width"), given.get("height")
-    if width is None or height is None or fields.accepts("width"):
+    sides = {name: given[name] for name in ("width", "height") if given.get(name) is not None}
+    if sides and not fields.accepts("width"):
+        (first, *others) = sides
+        _field(entry, fields, first, "image_size")
+        if not others and "image_size" not in given:
+            other = "height" if first == "width" else "width"
+            raise _invalid(first, f"needs `{other}` beside it")
+        return sides
+    return _square(fields, given)
+
+
+def _square(fields: EndpointFields, given: Mapping[str, Any]) -> dict[str, int] | None:
+    """Size for ``megapixels`` alone, of Replicate's usual shape. An image keeps its own."""
+    own = fields.accepts("megapixels") or fields.accepts("aspect_ratio")
+    if own or "image_size" not in fields or given.get("image"):
         return None
-    _field(entry, fields, "width", "image_size")
-    return {"width": width, "height": height}
+    known = str(given.get("megapixels")) in ("1", "0.25")
+    return _of_ratio("1:1", SMALL_AREA if _is_small(given) else AREA) if known else None
 
 
 def _format(value: Any) -> Any:

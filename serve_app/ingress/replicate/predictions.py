@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, Literal, NotRequired, cast
 
 from pydantic import Field
@@ -16,7 +17,7 @@ from typing_extensions import TypedDict
 
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.errors import FieldProblem, InvalidInput, RequestNotFound, Unavailable
-from serve_app.domain.request import Request
+from serve_app.domain.request import NewRequest, Request
 from serve_app.domain.sharing.admission import end_admission
 from serve_app.ingress.http import query, sse
 from serve_app.ingress.http.auth import (
@@ -43,7 +44,7 @@ from serve_app.ingress.replicate.prediction import (
     listed_models,
     renderer_of,
 )
-from serve_app.ingress.replicate.webhooks import parse_webhook
+from serve_app.ingress.replicate.webhooks import WebhookRequest, parse_webhook
 from serve_app.ingress.services import request_ids
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
@@ -232,9 +233,10 @@ async def _created(
         )
     except InvalidInput as error:
         raise prefix_locations("input", error) from None
-    stored = await asyncio.shield(submission.submit(services, new))
-    if asked and stored.id == new.id:
-        asked.follow(services, stored)
+    storing = submission.submit(services, new)
+    if asked:  # also if the client leaves meanwhile: its prediction goes on
+        storing.add_done_callback(partial(_followed, services, new, asked))
+    stored = await asyncio.shield(storing)
     if wait_s and not stored.state.final:
         stored = await services.queue.wait(stored.tenant, stored.id, wait_s)
     lines = await services.queue.lines(stored.tenant, stored.id)
@@ -246,6 +248,16 @@ async def _created(
         prediction["status"] = "starting"
     reply = json_reply(_with_stream_token(request, prediction), 202 if late else 201)
     return add_replay_headers(request, reply, new, stored)
+
+
+def _followed(
+    services: Services, new: NewRequest, asked: WebhookRequest, storing: asyncio.Task[Request]
+) -> None:
+    """Start the events, unless the call was a repeat of an older request."""
+    if storing.cancelled() or storing.exception() is not None:
+        return
+    if (stored := storing.result()).id == new.id:
+        asked.follow(services, stored)
 
 
 async def _body(request: HttpRequest, max_bytes: int) -> Mapping[str, Any]:

@@ -269,8 +269,9 @@ async def end_of_run(
     long.
 
     Returns None and cancels the request if ``client_gone`` returns first. The request is cancelled
-    too if the calling task is cancelled, because no one waits for it. A request with an idempotency
-    key continues, and can be found by the key.
+    too if the calling task is cancelled, because no one waits for it, and if its end cannot be read
+    (``DatabaseUnavailable``), because its client sends another. A request with an idempotency key
+    continues, and can be found by the key.
     """
     try:
         stored = await asyncio.shield(storing)
@@ -279,7 +280,7 @@ async def end_of_run(
         ended = stored if stored.state.final else await _watched(services, stored, client_gone)
     except RequestNotFound:
         raise Unavailable(LOST) from None
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, DatabaseUnavailable):
         abandon(services, new, storing)
         raise
     if ended is None:
@@ -288,11 +289,10 @@ async def end_of_run(
 
 
 def abandon(services: Services, new: NewRequest, storing: asyncio.Task[Request]) -> None:
-    """Cancel the request of a client that disconnected, unless its idempotency key can find it."""
+    """Cancel a request that no one waits for any more, unless its idempotency key can find it: its
+    client disconnected, or got an error in place of the end."""
     if new.idempotency_key is None:
-        services.background.start_detached(
-            _cancel(services.queue, new, storing), f"cancel of {new.id}"
-        )
+        services.background.start_detached(_cancel(services, new, storing), f"cancel of {new.id}")
 
 
 async def _store(services: Services, new: NewRequest, most_queued: int | None) -> Request:
@@ -360,17 +360,23 @@ async def _wait(queue: Queue, stored: Request, gone: asyncio.Future[None]) -> Re
         waiting.cancel()
 
 
-async def _cancel(queue: Queue, new: NewRequest, storing: asyncio.Task[Request]) -> None:
+async def _cancel(services: Services, new: NewRequest, storing: asyncio.Task[Request]) -> None:
     try:
         await storing
     except DarkroomError:
         return  # it was never stored
-    await queue.cancel(new.tenant, new.id)
-    log.info("the client disconnected; its request is cancelled")
+    try:
+        await services.queue.cancel(new.tenant, new.id)
+    except RequestNotFound:
+        return  # it was deleted, or the database has lost it
+    except DatabaseUnavailable:
+        services.background.start_until_closed(_cancel_if_stored(services.queue, new))
+        return
+    log.info("no one waits for the request any more; it is cancelled")
 
 
 async def _cancel_if_stored(queue: Queue, new: NewRequest) -> None:
-    """Cancel a request of which it is unknown whether it was stored."""
+    """Cancel a request while the database is away, if it was stored: that may be unknown."""
     not_found = 0
     while not_found < CHECKS:
         await asyncio.sleep(CHECK_S)
@@ -381,7 +387,7 @@ async def _cancel_if_stored(queue: Queue, new: NewRequest) -> None:
         except RequestNotFound:
             not_found += 1  # its statement may still be under way
         else:
-            log.warning("The answer to a submit was lost; the request %s is cancelled.", new.id)
+            log.warning("An answer was lost, or its client is gone: %s is cancelled.", new.id)
             return
 
 

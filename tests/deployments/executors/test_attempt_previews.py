@@ -37,6 +37,27 @@ def test_a_preview_that_nobody_wants_is_not_kept() -> None:
     assert latest.take() is None
 
 
+@pytest.mark.parametrize(
+    "unreadable",
+    [
+        pytest.param(b"no picture", id="text"),
+        pytest.param(b"\0\0\0\1" * 6 + picture(), id="another header"),
+        pytest.param(picture()[:60], id="cut off"),
+    ],
+)
+def test_a_preview_that_cannot_be_read_is_left_out_and_the_next_one_is_shown(
+    unreadable: bytes,
+) -> None:
+    latest = LatestPreview(shown=True, marked=False)
+    latest.want()
+    latest.offer(1, unreadable)
+    assert latest.take() is None
+    latest.offer(2, picture())
+    taken = latest.take()
+    assert taken is not None
+    assert taken.step == 2
+
+
 def test_what_a_policy_has_to_see_first_is_not_shown() -> None:
     latest = LatestPreview(shown=False, marked=False)
     latest.want()

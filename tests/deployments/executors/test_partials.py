@@ -7,16 +7,20 @@ import base64
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from darkroom.worker import MAX_UNTAKEN
-from deployments.executors.partials import MAX_WAITING
+from deployments.executors.partials import MAX_WAITING, PartialSender
+from deployments.transfer.uploader import Backoff
 from serve_app.domain.errors import Unavailable
+from serve_app.domain.lease import LeaseKey
 from serve_app.domain.media.marking import MarkPolicy
 from serve_app.domain.progress import MAX_PARTIAL_BYTES
 from tests.deployments.executors.rig import ExecutorRig
 
+HELD = LeaseKey("request", 1, "nonce")
 RULE = {"name": "all", "action": "flag", "on_error": "block", "checker": {}}
 
 
@@ -113,3 +117,14 @@ async def test_a_request_does_not_fail_because_its_values_are_not_taken(rig: Exe
     rig.source.refuses = Unavailable("The database is away.")
     outcome = await rig.outcome(rig.offer("one", "/count", to=3))
     assert outcome.output == {"number": 2}
+
+
+async def test_values_after_one_that_was_dropped_are_not_kept_in_memory(rig: ExecutorRig) -> None:
+    rig.source.fenced.add(HELD)
+    sender = PartialSender(HELD, rig.source, Backoff(Random(1)))  # noqa: S311
+    await sender.add({"number": 0})
+    await sender.flush()
+    for number in range(1, 100):
+        await sender.add({"number": number})
+    assert len(sender._waiting) == 0  # memory is the question
+    await sender.aclose()

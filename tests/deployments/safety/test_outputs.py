@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,23 @@ def test_an_unsafe_image_is_flagged_and_the_safe_one_beside_it_is_not() -> None:
     (decision,) = decisions
     assert (decision.rule, decision.action, decision.label) == ("mine", "flag", "red")
     assert RedIsUnsafe.prompts[-1] == "a prompt"
+
+
+def test_an_image_that_its_app_or_provider_has_flagged_stays_flagged() -> None:
+    given = product(image_file(BLUE, "a"), image_file(BLUE, "b"))
+    made, decisions = applied(
+        replace(given, output={**given.output, "has_nsfw_concepts": [True, False]}), rule("block")
+    )
+    assert (made.output["has_nsfw_concepts"], decisions) == ([True, False], [])
+
+
+def test_images_of_an_app_may_be_other_than_files() -> None:
+    given = product(image_file(RED, "a"))
+    images = ["https://example.com/a.png", *given.output["images"]]
+    output = {**given.output, "images": images, "has_nsfw_concepts": []}
+    made, _ = applied(replace(given, output=output), rule("flag"))
+    assert made.output["has_nsfw_concepts"] == [False, True]
+    assert made.output["images"][0] == images[0]
 
 
 def test_an_unsafe_image_is_blurred_and_its_thumbnail_and_size_are_of_the_blurred_one() -> None:

@@ -40,6 +40,21 @@ def test_an_aspect_ratio_is_a_size_of_that_shape_and_area(
     assert size["width"] * size["height"] == pytest.approx(area, rel=0.12)
 
 
+@pytest.mark.parametrize(("megapixels", "side"), [("0.25", 512), ("1", 1024)])
+def test_megapixels_alone_are_a_square_as_at_replicate(megapixels: str, side: int) -> None:
+    assert flux(megapixels=megapixels) == {"image_size": {"width": side, "height": side}}
+    own = {"image_size": "portrait_4_3"}
+    assert flux(megapixels=megapixels, **own) == own
+    assert flux(megapixels=megapixels, width=64, height=96)["image_size"]["height"] == 96
+
+
+@pytest.mark.parametrize(("name", "other"), [("width", "height"), ("height", "width")])
+def test_one_side_alone_is_refused_and_not_ignored(name: str, other: str) -> None:
+    with pytest.raises(InvalidInput, match=f"{name}: .*{other}"):
+        flux(**{name: 512})
+    assert translate(OTHERS, OPEN, {name: 512}) == (OPEN, {name: 512})
+
+
 @pytest.mark.parametrize(
     "ratio", ["", "1", "1:", ":1", "0:1", "1:0", "-1:1", "a:b", "1:1:1", "²:1", "9" * 5000 + ":1"]
 )

@@ -19,7 +19,7 @@ from replicate.webhook import (
 )
 
 from serve_app.domain.progress import Progress, Stage
-from serve_app.domain.request import State
+from serve_app.domain.request import Request, State
 from serve_app.ingress.replicate.prediction import renderer_of
 from serve_app.ingress.replicate.webhooks import EventBuilder
 from tests.ingress.house import OTHERS, House, built
@@ -69,6 +69,32 @@ def sent_to(receiver: Receiver) -> list[dict[str, Any]]:
 
 
 LONG = {"sleep_s": 1.3, "steps": 13}
+
+
+async def test_events_are_sent_also_if_the_client_leaves_while_its_prediction_is_stored(
+    house: House, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit, begun, go = house.queue.submit, asyncio.Event(), asyncio.Event()
+
+    async def slow(*args: Any) -> Request:
+        begun.set()
+        await go.wait()
+        return await submit(*args)
+
+    monkeypatch.setattr(house.queue, "submit", slow)
+    body = {"input": LONG, "webhook": receiver.url(), "webhook_events_filter": ["start"]}
+    async with house.client() as client:
+        leaving = asyncio.create_task(
+            client.post(f"/replicate/v1/models/{IMAGES}/predictions", json=body)
+        )
+        await begun.wait()
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        go.set()
+        async with asyncio.timeout(10):
+            while not receiver.received:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+    assert [each["status"] for each in sent_to(receiver)] == ["processing"]
 
 
 async def test_by_default_start_and_logs_come_before_the_end(

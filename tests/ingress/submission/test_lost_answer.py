@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 import httpx
 import psycopg
 import pytest
 
-from serve_app.domain.request import State
+from serve_app.domain.errors import DatabaseUnavailable
+from serve_app.domain.request import Request, State
+from serve_app.ingress.submission import submission
 from serve_app.postgres.database import Database
 from serve_app.queue.queue import PostgresQueue, assemble
 from serve_app.telemetry.clock import SystemClock
@@ -98,3 +101,37 @@ async def test_a_run_that_a_crash_of_the_database_lost_is_answered_with_503(
         answer = await running
     assert (answer.status_code, "retry-after" in answer.headers) == (503, True)
     assert "send it again" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["/test/probe", "/test/probe/stream"])
+async def test_a_request_whose_end_cannot_be_read_is_cancelled_since_its_client_sends_another(
+    house: House,
+    queue: PostgresQueue,
+    proxy: tuple[Proxy, str],
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+) -> None:
+    monkeypatch.setattr(submission, "WAIT_S", 1.0)
+    async with house.client() as client, asyncio.timeout(60):
+        running = asyncio.create_task(client.post(path, json={}))
+        while not await queue.page("default"):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        if path.endswith("stream"):
+            await asyncio.sleep(1.5)  # the answer has begun
+        proxy[0].blackhole()
+        proxy[0].reset()
+        (answer,) = await asyncio.gather(running, return_exceptions=True)
+        # A stream that fails has no end, which httpx does not expect.
+        assert isinstance(answer, AssertionError) or answer.status_code == 503  # type: ignore[union-attr]
+        proxy[0].heal()
+        while not (stored := await page(queue)) or not stored[0].state.final:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    assert [each.state for each in stored] == [State.CANCELLED]
+
+
+async def page(queue: PostgresQueue) -> Sequence[Request]:
+    """Stored requests, as soon as the database can be reached."""
+    while True:
+        with contextlib.suppress(DatabaseUnavailable):
+            return await queue.page("default")
+        await asyncio.sleep(0.1)

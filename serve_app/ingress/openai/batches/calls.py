@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Annotated, Literal
 
@@ -133,13 +134,21 @@ async def _made_before(
 async def listed(request: HttpRequest) -> Response:
     caller = await authenticate(request)
     limit = query.page_size(request, default=20, most=MAX_BATCHES)
-    found = await services_of(request).queue.batches.page(
-        caller.tenant, query.text(request, "after"), limit + 1
-    )
-    body = batch_page(found, limit)
-    own = {each.id for each in found if _may_see(caller, each)}
-    body["data"] = [each for each in body["data"] if each["id"] in own]
-    return json_reply(body)
+    found = await _seen(services_of(request), caller, query.text(request, "after"), limit + 1)
+    return json_reply(batch_page(found, limit))
+
+
+async def _seen(
+    services: Services, caller: Caller, after: str | None, most: int
+) -> Sequence[StoredBatch]:
+    """Batches that the caller may see, newest first, however many of others are between them."""
+    found: list[StoredBatch] = []
+    while True:
+        page = await services.queue.batches.page(caller.tenant, after, most)
+        found += [each for each in page if _may_see(caller, each)]
+        if len(found) >= most or len(page) < most:
+            return found[:most]
+        after = page[-1].id
 
 
 async def shown(request: HttpRequest) -> Response:

@@ -20,7 +20,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from deployments.executors.base import ExecutorWork, PreviewPicture
+from deployments.executors.base import PATH_KEY, ExecutorWork, PreviewPicture
 from deployments.executors.comfyui.executor import ComfyUiExecutor
 from deployments.executors.comfyui.interface import Interface, any_graph, interface
 from deployments.executors.comfyui.server import LocalComfyUi, node_classes
@@ -230,6 +230,27 @@ async def test_a_cancelled_request_ends_and_comfyui_stays(
     assert code == "cancelled"
     assert (await rig.outcome(offer(rig, "two", steps(classes)))).failure is None
     assert comfyui_processes() == before
+
+
+async def test_files_of_a_request_that_ends_while_they_are_uploaded_do_not_stay(
+    tmp_path: Path,
+) -> None:
+    server = LocalComfyUi(installed(), tmp_path / "home", None, gpu=False)
+    executor = ComfyUiExecutor(server)
+    await executor.start(lambda _: None)
+    (tmp_path / "first.png").write_bytes(png("white"))
+    files = {"a.png": "first.png", "b.png": "gone.png"}
+    given = {
+        "prompt": INVERT,
+        "files": {name: {PATH_KEY: str(tmp_path / path)} for name, path in files.items()},
+    }
+    work = ExecutorWork("one", endpoint(any_graph()), given, tmp_path / "one-1")
+    try:
+        with pytest.raises(FileNotFoundError):
+            _ = [each async for each in executor.run(work)]
+        assert [each for each in (tmp_path / "home").rglob("*") if "one-1" in str(each)] == []
+    finally:
+        await executor.aclose(1.0)
 
 
 async def test_requests_run_one_after_the_other(

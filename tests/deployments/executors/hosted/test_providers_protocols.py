@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.lease import LeaseKey
+from serve_app.domain.lease import LeaseKey, Signal, SignalKind
 from serve_app.postgres.database import Database
 from tests.deployments.executors.hosted.desk import HostedDesk
 from tests.fakes import openai_server
@@ -85,7 +85,13 @@ async def test_a_result_has_the_providers_files_as_ours(bench: Bench, family: st
 
 @pytest.mark.parametrize(
     ("family", "hosted"),
-    [("fal", {}), ("replicate", {}), ("replicate", {"endpoint": VERSION}), ("openai", VIDEO)],
+    [
+        ("fal", {}),
+        ("fal", {"endpoint": "workflows/owner/mine"}),
+        ("replicate", {}),
+        ("replicate", {"endpoint": VERSION}),
+        ("openai", VIDEO),
+    ],
 )
 async def test_an_answer_that_is_lost_after_minutes_is_found_among_many(
     bench: Bench, family: str, hosted: dict[str, Any]
@@ -150,6 +156,34 @@ async def test_a_provider_that_is_busy_gets_the_call_again_after_its_pause(
     assert outcome.failure is None, outcome.failure
     assert len(server.jobs) == 1
     assert [state for state, _ in await bench.desk.calls()] == ["refused", "refused", "accepted"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+async def test_a_request_that_is_cancelled_while_its_provider_is_busy_is_not_sent(
+    bench: Bench, family: str
+) -> None:
+    server, rig = bench.server(family), bench.desk.rig
+    server.faults = [Reply(429, {"detail": "Request was throttled."}, {"retry-after": "1"})]
+    held = await bench.desk.offer(bench.endpoint(family), prompt="x")
+    await bench.desk.until(lambda calls: calls == [("refused", None)], bench.desk.calls)
+    rig.port.signal(Signal(SignalKind.CANCEL, held))
+    outcome = await rig.outcome(held)
+    assert outcome.failure is not None
+    assert outcome.failure.code == "cancelled"
+    assert server.jobs == []
+    assert "sending" not in dict(await bench.desk.calls())
+
+
+async def test_a_job_that_has_failed_as_a_server_that_is_away_would_is_not_read_for_an_hour(
+    bench: Bench,
+) -> None:
+    """fal answers for a job's result with the status that the job has ended with."""
+    bench.fal.error = "The runner disconnected."
+    bench.fal.outputs = lambda _: Reply(503, {"detail": "The runner disconnected."})
+    outcome = await bench.desk.outcome(bench.endpoint("fal"), prompt="x")
+    assert outcome.failure is not None
+    assert outcome.failure.code == "hosted_failed"
+    assert "The runner disconnected." in outcome.failure.message
 
 
 async def test_a_quota_that_is_used_up_is_not_waited_for(bench: Bench) -> None:

@@ -20,7 +20,7 @@ from serve_app.ingress.openai.batches.worker import BatchWorker
 from serve_app.queue.store.config import QueueLimits
 from serve_app.settings import TenantLimits
 from serve_app.webhooks.batches import body_of
-from tests.ingress.house import OTHERS, House, built
+from tests.ingress.house import ORIGIN, OTHERS, House, built
 from tests.webhooks.receiver import Receiver
 
 BATCHES, FILES = "/openai/v1/batches", "/openai/v1/files"
@@ -72,9 +72,9 @@ def lines(count: int, **body: Any) -> bytes:
     return "\n".join(map(json.dumps, rows)).encode()
 
 
-async def begun(house: House, content: bytes, **more: Any) -> str:
+async def begun(house: House, content: bytes, key: str = "", **more: Any) -> str:
     """Id of a new batch of these lines."""
-    async with house.client(house.weak_key) as client:
+    async with house.client(key or house.weak_key) as client:
         form = {"file": ("prompts.jsonl", content), "purpose": (None, "batch")}
         file = (await client.post(FILES, files=form)).raise_for_status().json()
         body = {"input_file_id": file["id"], "endpoint": GENERATIONS, "completion_window": "24h"}
@@ -278,6 +278,24 @@ async def test_a_key_that_is_limited_to_endpoints_sees_only_its_own_batches(hous
         assert (await client.post(f"{BATCHES}/{batch}/cancel")).status_code == 404
         assert (await client.get(f"{FILES}/{output}/content")).status_code == 404
         assert (await client.get(BATCHES)).json()["data"] == []
+
+
+async def test_openais_client_lists_all_batches_of_a_limited_key_between_those_of_others(
+    idle: House,
+) -> None:
+    limited = str(await idle.keys.create("default", endpoints=("test/*",)))
+    own = [await begun(idle, lines(1), key=limited)]
+    for _ in range(3):
+        await begun(idle, lines(1))
+    own += [await begun(idle, lines(1), key=limited) for _ in range(2)]
+    async with (
+        idle.client() as http,
+        openai.AsyncOpenAI(base_url=f"{ORIGIN}/openai/v1", api_key=limited, http_client=http) as ai,
+    ):
+        listed = [each.id async for each in ai.batches.list(limit=1)]
+        page = await ai.batches.list(limit=3)
+    assert listed == own[::-1]
+    assert ([each.id for each in page.data], page.has_more) == (own[::-1], False)
 
 
 async def test_the_limit_of_batches_is_answered_with_429() -> None:

@@ -1,0 +1,129 @@
+"""Apps on a replica: one process of each, whatever happens at once, and none is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import pytest
+
+from deployments.executors.base import Event, ExecutorWork
+from deployments.executors.hosts import AppHost, AppPlan
+from serve_app.domain.endpoint import Endpoint, Weights
+from serve_app.domain.executors.secrets import Secret
+from serve_app.domain.progress import Progress
+
+ENDPOINT = Endpoint("apps/studio", "python", Weights(""), "json")
+
+
+class FakeExecutor:
+    """Executor without a process. ``ends`` lets its end go on."""
+
+    concurrency = 2
+
+    def __init__(self, ends: asyncio.Event) -> None:
+        self.alive = False
+        self.closing = asyncio.Event()
+        self.closed = False
+        self._ends = ends
+
+    async def start(self, on_progress: Callable[[Progress], None]) -> None:
+        del on_progress
+        self.alive = True
+
+    def run(self, work: ExecutorWork) -> AsyncIterator[Event]:
+        raise NotImplementedError
+
+    async def cancel(self, request_id: str, grace_s: float) -> bool:
+        raise NotImplementedError
+
+    async def aclose(self, grace_s: float) -> None:
+        del grace_s
+        self.closing.set()
+        await self._ends.wait()
+        self.alive, self.closed = False, True
+
+
+class Apps:
+    """A host of one app, whose version is the value of its secret, and the executors it made."""
+
+    def __init__(self, max_apps: int = 4) -> None:
+        self.made: list[FakeExecutor] = []
+        self.ends = asyncio.Event()
+        self.ends.set()
+        self.host = AppHost(self._plan, max_apps)
+
+    def _plan(self, endpoint: Endpoint, secrets: Sequence[Secret]) -> AppPlan:
+        del endpoint
+
+        def make() -> FakeExecutor:
+            self.made.append(FakeExecutor(self.ends))
+            return self.made[-1]
+
+        return AppPlan("studio", make, secrets[0].value)
+
+    async def use(self, version: str, leave: asyncio.Event) -> None:
+        """Use the app until ``leave`` is set."""
+        secrets = [Secret("KEY", "", version)]
+        async with self.host.use(ENDPOINT, secrets, lambda _: None):
+            await leave.wait()
+
+
+@pytest.fixture
+def apps() -> Apps:
+    return Apps()
+
+
+async def test_requests_that_come_while_an_older_version_ends_share_one_new_process(
+    apps: Apps,
+) -> None:
+    leave = asyncio.Event()
+    leave.set()
+    await apps.use("old", leave)
+    apps.ends.clear()
+    leave = asyncio.Event()
+    first = asyncio.create_task(apps.use("new", leave))
+    await apps.made[0].closing.wait()
+    second = asyncio.create_task(apps.use("new", leave))
+    await asyncio.sleep(0)
+    apps.ends.set()
+    await asyncio.sleep(0.01)
+    leave.set()
+    await asyncio.gather(first, second)
+    await apps.host.aclose(0)
+    assert len(apps.made) == 2
+    assert [each.closed for each in apps.made] == [True, True]
+
+
+async def test_a_dead_process_is_ended_also_if_a_request_comes_before_its_last_one_has_left(
+    apps: Apps,
+) -> None:
+    leave, stay = asyncio.Event(), asyncio.Event()
+    first = asyncio.create_task(apps.use("1", leave))
+    await asyncio.sleep(0.01)
+    apps.made[0].alive = False  # such as a server that says that it is defunct
+    second = asyncio.create_task(apps.use("1", stay))
+    await asyncio.sleep(0.01)
+    leave.set()
+    await first
+    assert [each.closed for each in apps.made] == [True, False]
+    assert apps.host.ready_endpoints == (ENDPOINT.id,)
+    stay.set()
+    await second
+
+
+async def test_a_process_that_makes_room_ends_also_if_the_request_for_that_is_stopped() -> None:
+    apps, leave = Apps(max_apps=1), asyncio.Event()
+    leave.set()
+    await apps.use("old", leave)
+    apps.ends.clear()
+    waiting = asyncio.create_task(apps.use("new", leave))
+    await apps.made[0].closing.wait()
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    again = asyncio.create_task(apps.use("new", leave))
+    await asyncio.sleep(0.01)
+    assert len(apps.made) == 1  # it still takes the only place
+    apps.ends.set()
+    await again
+    assert [each.closed for each in apps.made] == [True, False]
