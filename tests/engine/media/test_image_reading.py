@@ -1,5 +1,6 @@
 """Reading image files of strangers."""
 
+import struct
 from io import BytesIO
 
 import pytest
@@ -52,6 +53,25 @@ def test_an_image_of_a_turned_camera_is_put_upright():
     exif = image.getexif()
     exif[0x0112] = 6  # turn it by 90 degrees
     assert read_image(written(image, exif=exif), "image_url").size == (4, 8)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "WEBP"])
+def test_what_else_a_camera_has_written_beside_its_turn_does_not_matter(format):
+    exif = _directory(
+        (0x0112, 3, struct.pack("<HH", 6, 0)),  # turn it by 90 degrees
+        (0x011A, 2, b"72\0\0"),  # the resolution, as text in place of a fraction
+    )
+    body = written(Image.new("RGB", (8, 4)), format, exif=b"Exif\0\0" + exif)
+    assert read_image(body, "image_url").size == (4, 8)
+
+
+def _directory(*entries):
+    """TIFF directory of entries (tag, type, value of four bytes)."""
+    packed = b"".join(
+        struct.pack("<HHI", tag, kind, 1 if kind == 3 else 4) + value
+        for tag, kind, value in entries
+    )
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + packed + bytes(4)
 
 
 @pytest.mark.parametrize("body", [b"", b"hello", b"<html></html>", b"%PDF-1.4", b"BMW", b"II*"])
