@@ -160,7 +160,7 @@ def read_image(body: bytes, field: str, least_side: int = 1) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(BytesIO(body), formats=FORMATS) as opened:
                 _check_size(opened, field, least_side)
-                return _on_white(_upright(opened))
+                return _on_white(_in_8_bits(_upright(opened)))
     except UnidentifiedImageError:
         if (name := _format_of(body)) is not None:
             message = f"the image is {name}, which is not supported (use {', '.join(FORMATS)})"
@@ -219,6 +219,20 @@ def _upright(image: Image.Image) -> Image.Image:
     image.load()
     turn = _TURNS.get(image.getexif().get(_ORIENTATION))
     return image if turn is None else image.transpose(turn)
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    """Halve the bits of grey values of 16 bits, of which Pillow makes white when it converts them.
+
+    It halves those of colours itself.
+    """
+    if not image.mode.startswith("I;16"):
+        return image
+    levels = np.asarray(image)
+    grey = Image.fromarray((levels >> 8).astype(np.uint8))
+    if (clear := image.info.get("transparency")) is not None:
+        grey.putalpha(Image.fromarray(np.where(levels == clear, 0, 255).astype(np.uint8)))
+    return grey
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -3,6 +3,7 @@
 import struct
 from io import BytesIO
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -39,6 +40,18 @@ def test_other_modes_become_rgb(mode):
     kind = "JPEG" if mode == "CMYK" else "PNG"
     body = written(Image.new("RGB", (8, 6)).convert("L").convert(mode), kind)
     assert read_image(body, "image_url").mode == "RGB"
+
+
+def test_grey_values_of_16_bits_keep_their_brightness():
+    levels = np.array([[0, 255, 4096, 0x8000, 0xFFFF]], np.uint16)
+    read = read_image(written(Image.fromarray(levels)), "image_url")
+    assert [read.getpixel((x, 0))[0] for x in range(5)] == [0, 0, 16, 128, 255]
+
+
+def test_a_transparent_grey_value_of_16_bits_is_white():
+    body = written(Image.fromarray(np.array([[0x4000, 0x4001]], np.uint16)), transparency=0x4000)
+    read = read_image(body, "image_url")
+    assert [read.getpixel((x, 0))[0] for x in (0, 1)] == [255, 64]
 
 
 def test_what_is_transparent_is_white():
