@@ -107,7 +107,8 @@ class Attempt:
         self._resources = resources
         self._task: asyncio.Task[Any] | None = None
         self._handle: PipelineHandle | None = None
-        self._loras = LoraUse(resources.loras, resources.cache_scope(lease.tenant))
+        scope = resources.cache_scope(lease.tenant)
+        self._loras = LoraUse(resources.loras, scope, lease.tenant)
         self._own: list[Lora] = []  # the endpoint's adapters
         self._delivery = ArtifactDelivery(lease, resources, self.state.set_progress)
 
