@@ -13,7 +13,7 @@ from deployments.engine.engine import Engine
 from deployments.engine.loop.options import GenerationOptions
 from deployments.engine.lora import residency
 from deployments.engine.lora.attached import LoraLayers
-from deployments.engine.lora.format import Lora
+from deployments.engine.lora.format import Lora, read_lora
 from deployments.engine.merging.compile import compile_regions
 from serve_app.domain.endpoint import Recipe
 from serve_app.domain.errors import (
@@ -22,6 +22,7 @@ from serve_app.domain.errors import (
     Misconfigured,
     OutOfMemory,
     ReplicaDied,
+    WeightsUnavailable,
 )
 from tests.engine.calls import call
 from tests.engine.gate import Gate, merging_engine
@@ -368,6 +369,42 @@ def test_alphas_by_layer_and_scaled_by_the_root_of_the_rank_count_as_in_diffuser
     assert relative(made, plain_with(make, [Lora(file)])) <= 1e-5
     without = save_lora(tmp_path / "without", pipeline, 1, alpha=2)
     assert relative(made, plain_with(make, [Lora(without)])) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"alpha_pattern": {r"(([a-z_0-9]|\.)+)+!": 5}}, "regular expression"),
+        ({"alpha_pattern": {"to_q": "much"}}, "settings"),
+        ({"alpha_pattern": ["to_q"]}, "settings"),
+        ({"lora_alpha": "much"}, "settings"),
+    ],
+)
+def test_settings_of_strangers_are_checked_and_never_run_as_regular_expressions(
+    tmp_path, settings, match
+):
+    """Such an expression can take years, and meanwhile no other thread of the replica runs."""
+    pipeline = tiny_flux()
+    file = save_lora(tmp_path, pipeline, 1, alpha=2, **settings)
+    with pytest.raises(Misconfigured, match=match):
+        read_lora(pipeline, file)
+
+
+@pytest.mark.parametrize("settings", ["[]", "1", "[" * 100_000])
+def test_a_header_that_has_no_settings_is_refused(tmp_path, settings):
+    pipeline = tiny_flux()
+    state = load_file(save_lora(tmp_path, pipeline, 1))
+    file = tmp_path / "other.safetensors"
+    save_file(state, file, metadata={"lora_adapter_metadata": settings})
+    with pytest.raises((Misconfigured, WeightsUnavailable), match=r"other\.safetensors"):
+        read_lora(pipeline, file)
+
+
+def test_a_lora_of_rank_0_is_refused(tmp_path):
+    pipeline = tiny_flux()
+    file = save_lora(tmp_path, pipeline, 1, rank=0)
+    with pytest.raises(Misconfigured, match="rank"):
+        read_lora(pipeline, file)
 
 
 def test_a_pipeline_without_loras_says_so():
