@@ -56,12 +56,33 @@ def read_lora(pipeline: Any, file: Path, denoiser: str = "") -> dict[str, Change
     if not hasattr(pipeline, "lora_state_dict"):
         raise Misconfigured(f"{type(pipeline).__name__} does not support LoRAs ({file}).")
     given, settings = _read(file)
+    try:
+        return _changes(pipeline, given, settings, file, denoiser)
+    except _UNEXPECTED as error:
+        raise Misconfigured(f"The LoRA {file} has an unknown layout: {error!r}") from error
+
+
+_UNEXPECTED = (
+    *(ValueError, TypeError, LookupError, AttributeError, RuntimeError),
+    *(ArithmeticError, AssertionError),
+)
+"""What diffusers, torch and our own code raise for tensors of shapes and names that no adapter
+has."""
+
+
+def _changes(
+    pipeline: Any,
+    given: dict[str, Tensor],
+    settings: Mapping[str, Any],
+    file: Path,
+    denoiser: str,
+) -> dict[str, Change]:
     plain, adapters = separate(given, file)
     targets, others = find_targets(pipeline, adapters)
     probes = Probes(others, file)
     changes: dict[str, Change] = {}
     if plain or probes.state or not adapters:
-        renamed = _renamed(pipeline, {**plain, **probes.state}, file)
+        renamed = _renamed(pipeline, {**plain, **probes.state})
         for name, pair in _pairs(renamed, settings, file).items():
             if is_probe(pair.up):
                 targets.append(probes.target(name, pair.down, pair.up))
@@ -121,6 +142,7 @@ def _read(file: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise WeightsUnavailable(f"The LoRA {file} cannot be read: {error}") from error
     _check_settings(settings, file)
+    _check_alphas(given, file)
     # 64 bits mark probes.
     halves = {k: v.float() if v.dtype is torch.float64 else v for k, v in given.items()}
     return halves, settings
@@ -147,22 +169,26 @@ def _check_settings(settings: Any, file: Path) -> None:
             )
 
 
+def _check_alphas(given: Mapping[str, Tensor], file: Path) -> None:
+    """Raise ``Misconfigured`` for alphas with which diffusers fails, or never ends if negative."""
+    for name, alpha in given.items():
+        if name.endswith(".alpha") and not (alpha.numel() == 1 and 0 <= float(alpha) < math.inf):
+            raise Misconfigured(f"The LoRA {file} has an alpha that is no positive number: {name}.")
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _renamed(pipeline: Any, given: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+def _renamed(pipeline: Any, given: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename plain LoRAs to diffusers' own names.
 
     They are ``component.layer.lora_A.weight``, with ``….alpha`` next to them.
     """
     unet = getattr(pipeline, "unet", None)
-    try:
-        found = pipeline.lora_state_dict(
-            given, unet_config=unet.config if unet is not None else None, return_alphas=True
-        )
-    except (ValueError, KeyError, RuntimeError) as error:
-        raise Misconfigured(f"The LoRA {file} has an unknown layout: {error}") from error
+    found = pipeline.lora_state_dict(
+        given, unet_config=unet.config if unet is not None else None, return_alphas=True
+    )
     state, alphas = found if isinstance(found, tuple) else (found, None)
     named: dict[str, Any] = {**state, **(alphas or {})}
     of_encoders = {
