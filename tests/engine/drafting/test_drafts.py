@@ -16,6 +16,7 @@ from deployments.engine.engine import Engine
 from deployments.engine.loading.loader import load_pipeline
 from deployments.engine.loop.options import GenerationOptions
 from deployments.engine.lora.format import Lora
+from deployments.engine.memory.admission import growth
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import ForkRefused
 from tests.engine.demo_calls import CALLS, DEMO, call, made_of
@@ -93,6 +94,21 @@ def test_the_noise_level_ends_a_draft_where_it_comes_before_the_share(flux: Engi
 def test_a_draft_has_a_step_at_least_and_leaves_one(flux: Engine, share: float, step: int) -> None:
     at = GenerationOptions(draft=DraftPoint(share))
     assert draft_of(flux, at, **call("flux", 1, STEPS)).step == step
+
+
+def test_parts_of_a_generation_are_no_measure_of_the_memory_of_a_whole_one(
+    flux: Engine, drawn: Draft
+) -> None:
+    """A draft is not decoded, and its preview calls no denoiser."""
+    ways = [GenerationOptions(), QUARTER, from_(drawn, preview=True), from_(drawn)]
+    going = [flux.submit(options=each, **call("flux", 1, STEPS)) for each in ways]
+    whole, draft, preview, fork = (each.memory_kind for each in going)
+    assert fork == whole
+    assert len({whole, draft, preview}) == 3
+    assert growth(draft, whole) is None
+    assert growth(preview, whole) is None
+    for each in going:
+        each.result(60)
 
 
 def test_drafts_and_forks_share_forwards_with_others(flux: Engine) -> None:
