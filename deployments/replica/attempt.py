@@ -221,7 +221,7 @@ class Attempt:
             generate = partial(self._generate, handle, prepare, number=number)
             draft, begins = None, replace(begin, snapshot=snapshot)
             if begin.point is not None:
-                draft = await self._draft(generate, begin, seed_of(part.input, seed))
+                draft = await self._draft(generate, begins, seed_of(part.input, seed))
                 begins = draft.preview
             call, result = await generate(begins)
             if draft is not None:

@@ -19,6 +19,7 @@ from deployments.engine.lora.format import Lora
 from deployments.engine.memory.admission import growth
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import ForkRefused
+from serve_app.domain.progress import Progress
 from tests.engine.demo_calls import CALLS, DEMO, call, made_of
 from tests.engine.gate import Gate, merging_engine
 from tests.engine.loras import save_lora
@@ -160,6 +161,27 @@ def test_a_fork_can_be_a_draft_again(flux: Engine, drawn: Draft) -> None:
     end = made_of(flux.submit(options=from_(second), **call("flux", 1, STEPS)).result(60))
     whole = made_of(flux.submit(**call("flux", 1, STEPS)).result(60))
     assert torch.equal(end, whole)
+
+
+@pytest.mark.parametrize("family", CALLS)
+def test_a_draft_that_is_resumed_has_the_same_bytes(family: str) -> None:
+    late = GenerationOptions(draft=DraftPoint(0.75))
+    taken: list[Any] = []
+
+    def take(progress: Progress) -> None:
+        if progress.step == 3 and not taken:
+            taken.append(first.request_snapshot())
+
+    with Engine(load_pipeline(Weights(str(DEMO / family))), threads=1) as engine:
+        whole = draft_of(engine, late, **call(family, 1, STEPS))
+        gate = Gate(engine)
+        first = engine.submit(options=late, on_progress=take, **call(family, 1, STEPS))
+        gate.open()
+        first.result(60)
+        snapshot, before = taken[0].result(60).to_bytes(), engine.counts()["steps"]
+        resumed = engine.submit(options=late, snapshot=snapshot, **call(family, 1, STEPS))
+        assert resumed.result(60).to_bytes() == whole.to_bytes()
+        assert engine.counts()["steps"] - before == 3
 
 
 def test_a_fork_gives_snapshots_that_resume(flux: Engine, drawn: Draft) -> None:
