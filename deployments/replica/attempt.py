@@ -107,7 +107,8 @@ class Attempt:
         self._resources = resources
         self._task: asyncio.Task[Any] | None = None
         self._handle: PipelineHandle | None = None
-        self._loras = LoraUse(resources.loras, resources.cache_scope(lease.tenant))
+        scope = resources.cache_scope(lease.tenant)
+        self._loras = LoraUse(resources.loras, scope, lease.tenant)
         self._own: list[Lora] = []  # the endpoint's adapters
         self._delivery = ArtifactDelivery(lease, resources, self.state.set_progress)
 
@@ -220,7 +221,7 @@ class Attempt:
             generate = partial(self._generate, handle, prepare, number=number)
             draft, begins = None, replace(begin, snapshot=snapshot)
             if begin.point is not None:
-                draft = await self._draft(generate, begin, seed_of(part.input, seed))
+                draft = await self._draft(generate, begins, seed_of(part.input, seed))
                 begins = draft.preview
             call, result = await generate(begins)
             if draft is not None:

@@ -324,6 +324,14 @@ def fetcher_client() -> httpx.AsyncClient:
     )
 
 
+def may_be_private(url: str) -> bool:
+    """Return whether a URL looks like that of a private file of our own storage, on any host."""
+    try:
+        return _is_private(httpx.URL(url))
+    except (httpx.InvalidURL, ValueError):
+        return False
+
+
 def _is_private(place: httpx.URL) -> bool:
     return place.path.startswith(PRIVATE)
 

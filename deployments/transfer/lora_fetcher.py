@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from deployments.engine.threads import Threads
-from deployments.transfer.fetcher import Fetcher, OwnFiles, Version
+from deployments.transfer.fetcher import Fetcher, OwnFiles, Version, may_be_private
 from deployments.transfer.lora_cache import CachedFile, LoraCache
 from serve_app.domain.errors import InvalidInput, LoraRefused, WeightsUnavailable
 from serve_app.domain.lora import FileUrl, HubFile, LoraSource, RegisteredFile
@@ -78,6 +78,12 @@ class _Name:
     source: LoraSource
     scope: str
 
+    @classmethod
+    def of(cls, source: LoraSource, scope: str, tenant: str) -> _Name:
+        """See ``LoraFetcher.acquire``."""
+        private = isinstance(source, FileUrl) and may_be_private(source.url)
+        return cls(source, scope or (tenant if private else ""))
+
     def key_of(self, digest: str) -> str:
         """Cache key of a file: in a folder of the scope, whose name says nothing."""
         if not self.scope:
@@ -115,26 +121,31 @@ class LoraFetcher:
         held: list[CachedFile],
         files: OwnFiles,
         scope: str = "",
+        tenant: str = "",
     ) -> tuple[FetchedLora, ...]:
         """Fetch the LoRA files, lock them, and append them to ``held``; the caller releases them.
 
         Raises ``InvalidInput``, which names the field, if a file cannot be fetched, is too large,
         or is not a safetensors file. ``files``: access to our own storage. ``scope``: a file that
         was fetched in another one is fetched again, so that the time tells nothing about it.
+        ``tenant``: the scope of private files where all tenants share one, as their rights differ.
         """
         found: list[FetchedLora] = []
         for each in requested:
-            file = await self._acquire(each, files, scope)
+            file = await self._acquire(each, _Name.of(each.source, scope, tenant), files)
             held.append(file)
             found.append(FetchedLora(each, file.path))
         return tuple(found)
 
-    def is_current(self, source: LoraSource, scope: str = "") -> bool:
+    def is_current(self, source: LoraSource, scope: str = "", tenant: str = "") -> bool:
         """True if the file of this name was fetched, and no server needs to be asked again."""
-        last = self._known.get(_Name(source, scope))
-        return last is not None and (
-            _is_fixed(source) or self._clock.monotonic() - last.at < REVALIDATE_S
-        )
+        return self._current(_Name.of(source, scope, tenant)) is not None
+
+    def _current(self, name: _Name) -> _CacheEntry | None:
+        last = self._known.get(name)
+        if last is None or _is_fixed(name.source):
+            return last
+        return last if self._clock.monotonic() - last.at < REVALIDATE_S else None
 
     async def aclose(self) -> None:
         for task in self._downloads.values():
@@ -143,8 +154,7 @@ class LoraFetcher:
         self._threads.shutdown(wait=False, cancel_futures=True)
         await self._web.aclose()
 
-    async def _acquire(self, requested: RequestedLora, files: OwnFiles, scope: str) -> CachedFile:
-        name = _Name(requested.source, scope)
+    async def _acquire(self, requested: RequestedLora, name: _Name, files: OwnFiles) -> CachedFile:
         while True:
             try:
                 key = await self._key(name, files)
@@ -162,8 +172,7 @@ class LoraFetcher:
     async def _key(self, name: _Name, files: OwnFiles) -> str:
         """Cache key of the file, which is fetched if needed. Cancelling one caller does not stop
         the download: other and later callers use it."""
-        last = self._known.get(name)
-        if last is not None and self.is_current(name.source, name.scope):
+        if (last := self._current(name)) is not None:
             return last.key
         task = self._downloads.get(name)
         if task is None:
@@ -334,16 +343,19 @@ class LoraUse:
 
     _fetcher: LoraFetcher
     _scope: str = ""  # see ``LoraFetcher.acquire``
+    _tenant: str = ""  # see there
     _held: list[CachedFile] = field(default_factory=list[CachedFile], init=False)
     _fetched: Sequence[FetchedLora] = field(default=(), init=False)
 
     async def fetch(self, requested: Sequence[RequestedLora], files: OwnFiles) -> None:
         """Fetch and lock the files. ``InvalidInput`` names the field of a file that fails."""
-        self._fetched = await self._fetcher.acquire(requested, self._held, files, self._scope)
+        self._fetched = await self._fetcher.acquire(
+            requested, self._held, files, self._scope, self._tenant
+        )
 
     def are_here(self, requested: Sequence[RequestedLora]) -> bool:
         """True if no file needs to be fetched. An inline file is here."""
-        is_current = partial(self._fetcher.is_current, scope=self._scope)
+        is_current = partial(self._fetcher.is_current, scope=self._scope, tenant=self._tenant)
         return all(_is_inline(each.source) or is_current(each.source) for each in requested)
 
     def loras(self) -> list[Lora]:

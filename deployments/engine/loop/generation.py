@@ -125,6 +125,7 @@ class Generation:
             request.view,
             request.arguments,
             settings_name(request.options.step_cache),
+            request.options.part,
         )
         self.priority = request.options.priority
         self.cache_scope = request.options.cache_scope

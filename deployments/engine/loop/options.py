@@ -102,5 +102,12 @@ class GenerationOptions:
     scales of IP-adapters, attention processors and the scheduler that it sets affect no other
     generation."""
 
+    @property
+    def part(self) -> str:
+        """Part of the pipeline's call that is computed; empty for one that runs to its end."""
+        if self.draft is not None:
+            return "draft"
+        return "preview" if self.fork is not None and self.fork.preview else ""
+
 
 DEFAULT_OPTIONS = GenerationOptions()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,6 @@ from diffusers.utils.state_dict_utils import (
     convert_state_dict,
     convert_unet_state_dict_to_peft,
 )
-from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -56,12 +56,33 @@ def read_lora(pipeline: Any, file: Path, denoiser: str = "") -> dict[str, Change
     if not hasattr(pipeline, "lora_state_dict"):
         raise Misconfigured(f"{type(pipeline).__name__} does not support LoRAs ({file}).")
     given, settings = _read(file)
+    try:
+        return _changes(pipeline, given, settings, file, denoiser)
+    except _UNEXPECTED as error:
+        raise Misconfigured(f"The LoRA {file} has an unknown layout: {error!r}") from error
+
+
+_UNEXPECTED = (
+    *(ValueError, TypeError, LookupError, AttributeError, RuntimeError),
+    *(ArithmeticError, AssertionError),
+)
+"""What diffusers, torch and our own code raise for tensors of shapes and names that no adapter
+has."""
+
+
+def _changes(
+    pipeline: Any,
+    given: dict[str, Tensor],
+    settings: Mapping[str, Any],
+    file: Path,
+    denoiser: str,
+) -> dict[str, Change]:
     plain, adapters = separate(given, file)
     targets, others = find_targets(pipeline, adapters)
     probes = Probes(others, file)
     changes: dict[str, Change] = {}
     if plain or probes.state or not adapters:
-        renamed = _renamed(pipeline, {**plain, **probes.state}, file)
+        renamed = _renamed(pipeline, {**plain, **probes.state})
         for name, pair in _pairs(renamed, settings, file).items():
             if is_probe(pair.up):
                 targets.append(probes.target(name, pair.down, pair.up))
@@ -118,25 +139,56 @@ def _read(file: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
         given = load_file(file)
         with safe_open(file, framework="pt") as opened:
             settings = json.loads((opened.metadata() or {}).get(_SETTINGS, "{}"))
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise WeightsUnavailable(f"The LoRA {file} cannot be read: {error}") from error
+    _check_settings(settings, file)
+    _check_alphas(given, file)
     # 64 bits mark probes.
     halves = {k: v.float() if v.dtype is torch.float64 else v for k, v in given.items()}
     return halves, settings
 
 
-def _renamed(pipeline: Any, given: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+def _check_settings(settings: Any, file: Path) -> None:
+    """Raise ``Misconfigured`` for settings that ``_factor`` cannot apply.
+
+    peft takes the names in a pattern for regular expressions. The file is a stranger's, and its
+    expression could take years, in which no other thread of the process runs.
+    """
+    if not isinstance(settings, Mapping):
+        raise Misconfigured(f"The settings in the header of the LoRA {file} are no JSON object.")
+    for name, value in settings.items():
+        if not name.endswith((".alpha_pattern", ".lora_alpha")):
+            continue
+        alphas = (value or {}) if name.endswith(".alpha_pattern") else {"": value}
+        if not isinstance(alphas, Mapping) or not all(map(_is_number, alphas.values())):
+            raise Misconfigured(f"The settings of the LoRA {file} have a {name} without numbers.")
+        if odd := [each for each in alphas if not _LAYER_NAME.fullmatch(each)]:
+            raise Misconfigured(
+                f"The settings of the LoRA {file} name layers by a regular expression ({odd[0]}), "
+                "which is not evaluated. Save them with the names of the layers."
+            )
+
+
+def _check_alphas(given: Mapping[str, Tensor], file: Path) -> None:
+    """Raise ``Misconfigured`` for alphas with which diffusers fails, or never ends if negative."""
+    for name, alpha in given.items():
+        if name.endswith(".alpha") and not (alpha.numel() == 1 and 0 <= float(alpha) < math.inf):
+            raise Misconfigured(f"The LoRA {file} has an alpha that is no positive number: {name}.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _renamed(pipeline: Any, given: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename plain LoRAs to diffusers' own names.
 
     They are ``component.layer.lora_A.weight``, with ``….alpha`` next to them.
     """
     unet = getattr(pipeline, "unet", None)
-    try:
-        found = pipeline.lora_state_dict(
-            given, unet_config=unet.config if unet is not None else None, return_alphas=True
-        )
-    except (ValueError, KeyError, RuntimeError) as error:
-        raise Misconfigured(f"The LoRA {file} has an unknown layout: {error}") from error
+    found = pipeline.lora_state_dict(
+        given, unet_config=unet.config if unet is not None else None, return_alphas=True
+    )
     state, alphas = found if isinstance(found, tuple) else (found, None)
     named: dict[str, Any] = {**state, **(alphas or {})}
     of_encoders = {
@@ -183,7 +235,8 @@ def _pairs(
     pairs: dict[str, LoraPair] = {}
     for name in names:
         down, up = state[f"{name}{_DOWN}"], state[f"{name}{_UP}"]
-        rank = down.shape[0]
+        if not (rank := len(down)):
+            raise Misconfigured(f"The LoRA {file} has a rank of 0 in {name}.")
         factor = alphas[name] / rank if name in alphas else _factor(name, rank, settings)
         pairs[name] = LoraPair(down, up, factor)
     return pairs
@@ -195,12 +248,19 @@ def _factor(name: str, rank: int, settings: Mapping[str, Any]) -> float:
     Each setting's name is prefixed with the component's name. The factor is 1 without settings.
     """
     component, _, path = name.partition(".")
-    patterns: dict[str, float] = settings.get(f"{component}.alpha_pattern") or {}
+    patterns: Mapping[str, float] = settings.get(f"{component}.alpha_pattern") or {}
     usual: float = settings.get(f"{component}.lora_alpha", rank)
-    alpha = patterns.get(get_pattern_key(list(patterns), path), usual)
+    alpha = next((value for each, value in patterns.items() if _is_for(each, path)), usual)
     return alpha / (math.sqrt(rank) if settings.get(f"{component}.use_rslora") else rank)
 
 
+def _is_for(layer_name: str, path: str) -> bool:
+    """Return whether a name in a pattern is a layer's path or, without ``^``, the end of it."""
+    name = layer_name.replace("\\.", ".").removesuffix("$")
+    return path == name[1:] if name.startswith("^") else f".{path}".endswith(f".{name}")
+
+
+_LAYER_NAME = re.compile(r"\^?(\w|\\?\.|-)*\$?")
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 _SETTINGS = "lora_adapter_metadata"  # diffusers' name for the settings in the file's header
 

@@ -188,6 +188,7 @@ class Probes:
         rows = 1
         for adapter in adapters:
             out, columns = _size(adapter, file)
+            _check_size(adapter, max(out, columns), _MAX_SIDE, file)
             self._begins.append((rows, adapter))
             kohya = "." not in adapter.name
             down, up = ("lora_down", "lora_up") if kohya else ("lora_A", "lora_B")
@@ -266,12 +267,13 @@ def _kronecker(
     parts = adapter.parts
     if (left := parts.get("lokr_w1")) is None:
         one, two = _require(adapter, file, "lokr_w1_a", "lokr_w1_b")
+        _check_size(adapter, len(one) * two.shape[1], _MAX_VALUES, file)
         left = one.float() @ two.float()
     if (whole := parts.get("lokr_w2")) is not None:
         right: tuple[Tensor, ...] = (whole,)
     else:
         up, down = _require(adapter, file, "lokr_w2_a", "lokr_w2_b")
-        right = _up_and_down(up, down, parts.get("lokr_t2"))[::-1]
+        right = _up_and_down(adapter, up, down, parts.get("lokr_t2"), file)[::-1]
     if right[0][0].numel() % prod(kernel):
         raise Misconfigured(
             f"The LoRA {file} was made for a model of another size: {adapter.name} does not have "
@@ -284,18 +286,22 @@ def _hadamard(adapter: Adapter, rows: Tensor | None, file: Path) -> HadamardChan
     pairs: list[Tensor] = []
     for number in "12":
         up, down = _require(adapter, file, f"hada_w{number}_a", f"hada_w{number}_b")
-        up, down = _up_and_down(up, down, adapter.parts.get(f"hada_t{number}"))
+        core = adapter.parts.get(f"hada_t{number}")
+        up, down = _up_and_down(adapter, up, down, core, file)
         pairs += [up if rows is None else up[rows], down.flatten(1)]
     return HadamardChange(*pairs, factor=_factor(adapter))
 
 
-def _up_and_down(up: Tensor, down: Tensor, core: Tensor | None) -> tuple[Tensor, Tensor]:
+def _up_and_down(
+    adapter: Adapter, up: Tensor, down: Tensor, core: Tensor | None, file: Path
+) -> tuple[Tensor, Tensor]:
     """Return the factors [out, rank] and [rank, in, …] of a product, which may have a Tucker core.
 
     With a core [rank, rank, …kernel], ``up`` is [rank, out] and ``down`` is [rank, in].
     """
     if core is None:
         return up, down
+    _check_size(adapter, core.numel() * down.shape[1], _MAX_VALUES, file)
     return up.mT, torch.einsum("ijkl,jd->idkl", core.float(), down.float())
 
 
@@ -334,6 +340,19 @@ def _size(adapter: Adapter, file: Path) -> tuple[int, int]:
         change.left.shape[0] * change.right[-1].shape[0],
         change.left.shape[1] * change.right[0][0].numel(),
     )
+
+
+_MAX_SIDE = 2**20  # rows or columns of a weight; 27,648 are many
+_MAX_VALUES = 2**24  # of a factor; rank 128, 5,120 columns and a kernel of 9 are 5.9 million
+
+
+def _check_size(adapter: Adapter, size: int, most: int, file: Path) -> None:
+    """Raise ``Misconfigured`` before something is computed that would fill the host's memory."""
+    if size > most:
+        raise Misconfigured(
+            f"The LoRA {file} was made for a model of another size: {adapter.name} is larger than "
+            "any layer."
+        )
 
 
 def _require(adapter: Adapter, file: Path, *names: str) -> list[Tensor]:

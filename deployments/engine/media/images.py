@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from serve_app.domain.errors import InvalidInput, Unsupported
@@ -160,8 +160,7 @@ def read_image(body: bytes, field: str, least_side: int = 1) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(BytesIO(body), formats=FORMATS) as opened:
                 _check_size(opened, field, least_side)
-                image = ImageOps.exif_transpose(opened)
-                return _on_white(image)
+                return _on_white(_in_8_bits(_upright(opened)))
     except UnidentifiedImageError:
         if (name := _format_of(body)) is not None:
             message = f"the image is {name}, which is not supported (use {', '.join(FORMATS)})"
@@ -197,6 +196,43 @@ def _format_of(body: bytes) -> str | None:
         if beginning.match(body):
             return name
     return None
+
+
+_ORIENTATION = 0x0112  # tag of EXIF 2.32
+_TURNS: Mapping[Any, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn the image as its EXIF says.
+
+    ``ImageOps.exif_transpose`` also writes the other tags anew, and raises ``TypeError`` or
+    ``struct.error`` for one that a camera has stored with another type.
+    """
+    image.load()
+    turn = _TURNS.get(image.getexif().get(_ORIENTATION))
+    return image if turn is None else image.transpose(turn)
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    """Halve the bits of grey values of 16 bits, of which Pillow makes white when it converts them.
+
+    It halves those of colours itself.
+    """
+    if not image.mode.startswith("I;16"):
+        return image
+    levels = np.asarray(image)
+    grey = Image.fromarray((levels >> 8).astype(np.uint8))
+    if (clear := image.info.get("transparency")) is not None:
+        grey.putalpha(Image.fromarray(np.where(levels == clear, 0, 255).astype(np.uint8)))
+    return grey
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -269,15 +269,20 @@ class MemoryKind:
     view: str  # class of the view
     sizes: tuple[tuple[str, Hashable], ...]  # of arguments, by name
     step_cache: str = ""  # with its settings: it keeps results of earlier steps
+    part: str = ""  # of the call that is computed; empty: up to its end
 
 
 def memory_kind_of(
-    pipeline: str, view: Any, arguments: Mapping[str, Any], step_cache: str = ""
+    pipeline: str,
+    view: Any,
+    arguments: Mapping[str, Any],
+    step_cache: str = "",
+    part: str = "",
 ) -> MemoryKind:
     """Return the kind of a call of ``pipeline``, or of a ``view`` of it."""
     sizes = [(name, _size(name, value)) for name, value in sorted(arguments.items())]
     known = tuple(each for each in sizes if each[1] is not None)
-    return MemoryKind(pipeline, type(view).__name__, known, step_cache)
+    return MemoryKind(pipeline, type(view).__name__, known, step_cache, part)
 
 
 def growth(known: Hashable, other: Hashable) -> float | None:
@@ -292,7 +297,7 @@ def growth(known: Hashable, other: Hashable) -> float | None:
         return None
     if (known.pipeline, known.view) != (other.pipeline, other.view):
         return None
-    if known.step_cache != other.step_cache:
+    if (known.step_cache, known.part) != (other.step_cache, other.part):
         return None
     before, after = dict(known.sizes), dict(other.sizes)
     if before.keys() != after.keys():

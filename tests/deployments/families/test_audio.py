@@ -98,6 +98,13 @@ def test_stable_audio_makes_what_diffusers_makes(serve):
     assert torch.equal(served.run(call).audios, expected)
 
 
+def test_an_endpoint_may_fix_the_number_of_steps(serve):
+    served = serve(STABLE, fixed={"num_inference_steps": 2})
+    given = {"prompt": "a low tone", "seconds_total": 0.15}
+    call = served.family.prepare(served.entry.endpoint, given, served.pipeline, 7)
+    assert call.arguments["num_inference_steps"] == 2
+
+
 def test_a_song_is_what_diffusers_makes_of_its_tags_and_lyrics(serve):
     served = serve(SONG)
     expected = plain(

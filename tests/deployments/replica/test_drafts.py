@@ -206,7 +206,8 @@ async def test_another_replica_keeps_the_drafts_that_were_made(make_rig: MakeRig
     drafted = await ended(other, again)
     assert drafted.failure is None
     assert drafted.output is not None
-    assert other.resources.engine.counts()["steps"] == 4  # of the third alone
+    assert kept.step > 8  # the third had begun
+    assert other.resources.engine.counts()["steps"] == 12 - kept.step
     assert [each["seed"] for each in drafted.output["drafts"]] == [7, 8, 9]
     assert drafted.usage.steps == 12
     assert [each.key for each in drafted.drafts] == ["second/2", "second/5", "second/8"]

@@ -82,11 +82,11 @@ async def house(tmp_path, monkeypatch):
             await each.aclose()
 
 
-async def bring(fetcher, *paths, files=NO_FILES, scope=""):
+async def bring(fetcher, *paths, files=NO_FILES, scope="", tenant=""):
     held = []
     try:
         asked = requested_loras({"loras": [{"path": path} for path in paths]})
-        fetched = await fetcher.acquire(asked, held, files, scope)
+        fetched = await fetcher.acquire(asked, held, files, scope, tenant)
         return [each.file.read_bytes() for each in fetched]
     finally:
         for each in held:
@@ -142,6 +142,33 @@ async def test_a_file_may_be_inside_the_input_or_in_our_own_storage(house):
     for fetcher in (house.fetcher(), house.fetcher(offline=True)):
         found = await bring(fetcher, inline, ours, files=OwnFiles("http://ingress:8000"))
         assert found == [safetensors(), safetensors(b"\2")]
+
+
+async def test_a_private_file_is_for_its_tenant_also_where_tenants_share_caches(house):
+    """Storage answers by the token; a name that was fetched for one tenant says nothing of others'
+    rights, neither afterwards nor while it is being fetched."""
+    url, go = "http://localhost:8000/files/p/one/r/1/a", asyncio.Event()
+
+    async def answer():
+        token = house.web.requests[-1].headers["authorization"]
+        await go.wait()
+        return httpx.Response(200, content=safetensors()) if "one" in token else refusal
+
+    refusal = httpx.Response(403)
+    house.web.answers["ingress:8000/files/p/one/r/1/a"] = answer
+    ours = {name: OwnFiles("http://ingress:8000", name) for name in ("one", "other")}
+    fetcher = house.fetcher()
+    both = [
+        asyncio.create_task(bring(fetcher, url, files=ours[name], tenant=name))
+        for name in ("other", "one")
+    ]
+    await asyncio.sleep(0)
+    go.set()
+    other, one = await asyncio.gather(*both, return_exceptions=True)
+    assert one == [safetensors()]
+    assert "private" in str(other)
+    with pytest.raises(InvalidInput, match="private"):
+        await bring(fetcher, url, files=ours["other"], tenant="other")
 
 
 async def test_who_asks_for_the_same_at_once_waits_for_one_fetch(house):

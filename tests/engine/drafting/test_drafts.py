@@ -16,8 +16,10 @@ from deployments.engine.engine import Engine
 from deployments.engine.loading.loader import load_pipeline
 from deployments.engine.loop.options import GenerationOptions
 from deployments.engine.lora.format import Lora
+from deployments.engine.memory.admission import growth
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import ForkRefused
+from serve_app.domain.progress import Progress
 from tests.engine.demo_calls import CALLS, DEMO, call, made_of
 from tests.engine.gate import Gate, merging_engine
 from tests.engine.loras import save_lora
@@ -95,6 +97,21 @@ def test_a_draft_has_a_step_at_least_and_leaves_one(flux: Engine, share: float, 
     assert draft_of(flux, at, **call("flux", 1, STEPS)).step == step
 
 
+def test_parts_of_a_generation_are_no_measure_of_the_memory_of_a_whole_one(
+    flux: Engine, drawn: Draft
+) -> None:
+    """A draft is not decoded, and its preview calls no denoiser."""
+    ways = [GenerationOptions(), QUARTER, from_(drawn, preview=True), from_(drawn)]
+    going = [flux.submit(options=each, **call("flux", 1, STEPS)) for each in ways]
+    whole, draft, preview, fork = (each.memory_kind for each in going)
+    assert fork == whole
+    assert len({whole, draft, preview}) == 3
+    assert growth(draft, whole) is None
+    assert growth(preview, whole) is None
+    for each in going:
+        each.result(60)
+
+
 def test_drafts_and_forks_share_forwards_with_others(flux: Engine) -> None:
     gate, before = Gate(flux), flux.counts()
     drafts = [flux.submit(options=QUARTER, **call("flux", seed, STEPS)) for seed in range(4)]
@@ -144,6 +161,27 @@ def test_a_fork_can_be_a_draft_again(flux: Engine, drawn: Draft) -> None:
     end = made_of(flux.submit(options=from_(second), **call("flux", 1, STEPS)).result(60))
     whole = made_of(flux.submit(**call("flux", 1, STEPS)).result(60))
     assert torch.equal(end, whole)
+
+
+@pytest.mark.parametrize("family", CALLS)
+def test_a_draft_that_is_resumed_has_the_same_bytes(family: str) -> None:
+    late = GenerationOptions(draft=DraftPoint(0.75))
+    taken: list[Any] = []
+
+    def take(progress: Progress) -> None:
+        if progress.step == 3 and not taken:
+            taken.append(first.request_snapshot())
+
+    with Engine(load_pipeline(Weights(str(DEMO / family))), threads=1) as engine:
+        whole = draft_of(engine, late, **call(family, 1, STEPS))
+        gate = Gate(engine)
+        first = engine.submit(options=late, on_progress=take, **call(family, 1, STEPS))
+        gate.open()
+        first.result(60)
+        snapshot, before = taken[0].result(60).to_bytes(), engine.counts()["steps"]
+        resumed = engine.submit(options=late, snapshot=snapshot, **call(family, 1, STEPS))
+        assert resumed.result(60).to_bytes() == whole.to_bytes()
+        assert engine.counts()["steps"] - before == 3
 
 
 def test_a_fork_gives_snapshots_that_resume(flux: Engine, drawn: Draft) -> None:

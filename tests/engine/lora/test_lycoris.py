@@ -294,3 +294,26 @@ def test_what_cannot_be_applied_is_refused_by_its_name(parts, says, tmp_path):
     with Engine(pipeline, threads=1) as engine:
         with pytest.raises(LoraRefused, match=says):
             engine.submit(loras=[Lora(file)], **call()).result(60)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"x.lokr_w1": (2048, 1), "x.lokr_w2": (1024, 1)},
+        {"x.lokr_w1": (1, 2048), "x.lokr_w2": (1, 1024)},
+        {"x.lokr_w1_a": (4100, 1), "x.lokr_w1_b": (1, 4100), "x.lokr_w2": (1, 1)},
+        {
+            "x.hada_t1": (1, 1, 64, 64),
+            "x.hada_w1_a": (1, 1),
+            "x.hada_w1_b": (1, 4100),
+            "x.hada_w2_a": (1, 1),
+            "x.hada_w2_b": (1, 1),
+        },
+    ],
+)
+def test_small_parts_whose_products_fill_the_memory_are_refused(parts, tmp_path):
+    """A megabyte of a stranger could ask for hundreds of gigabytes."""
+    file = tmp_path / "large.safetensors"
+    save_file({name: torch.zeros(shape) for name, shape in parts.items()}, file)
+    with pytest.raises(Misconfigured, match="larger than any layer"):
+        merge_lora(tiny_flux(), file)

@@ -1,7 +1,9 @@
 """Reading image files of strangers."""
 
+import struct
 from io import BytesIO
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -40,6 +42,18 @@ def test_other_modes_become_rgb(mode):
     assert read_image(body, "image_url").mode == "RGB"
 
 
+def test_grey_values_of_16_bits_keep_their_brightness():
+    levels = np.array([[0, 255, 4096, 0x8000, 0xFFFF]], np.uint16)
+    read = read_image(written(Image.fromarray(levels)), "image_url")
+    assert [read.getpixel((x, 0))[0] for x in range(5)] == [0, 0, 16, 128, 255]
+
+
+def test_a_transparent_grey_value_of_16_bits_is_white():
+    body = written(Image.fromarray(np.array([[0x4000, 0x4001]], np.uint16)), transparency=0x4000)
+    read = read_image(body, "image_url")
+    assert [read.getpixel((x, 0))[0] for x in (0, 1)] == [255, 64]
+
+
 def test_what_is_transparent_is_white():
     image = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
     image.putpixel((1, 0), (*RED, 255))
@@ -52,6 +66,25 @@ def test_an_image_of_a_turned_camera_is_put_upright():
     exif = image.getexif()
     exif[0x0112] = 6  # turn it by 90 degrees
     assert read_image(written(image, exif=exif), "image_url").size == (4, 8)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "WEBP"])
+def test_what_else_a_camera_has_written_beside_its_turn_does_not_matter(format):
+    exif = _directory(
+        (0x0112, 3, struct.pack("<HH", 6, 0)),  # turn it by 90 degrees
+        (0x011A, 2, b"72\0\0"),  # the resolution, as text in place of a fraction
+    )
+    body = written(Image.new("RGB", (8, 4)), format, exif=b"Exif\0\0" + exif)
+    assert read_image(body, "image_url").size == (4, 8)
+
+
+def _directory(*entries):
+    """TIFF directory of entries (tag, type, value of four bytes)."""
+    packed = b"".join(
+        struct.pack("<HHI", tag, kind, 1 if kind == 3 else 4) + value
+        for tag, kind, value in entries
+    )
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + packed + bytes(4)
 
 
 @pytest.mark.parametrize("body", [b"", b"hello", b"<html></html>", b"%PDF-1.4", b"BMW", b"II*"])
