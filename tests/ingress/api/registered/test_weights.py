@@ -182,6 +182,23 @@ async def test_an_uploaded_file_must_be_the_tenants_own(
     assert taken.json()["message"] == missing.json()["message"]
 
 
+async def test_a_private_upload_is_registered_as_a_public_one_is() -> None:
+    async with built(models=MODELS, files="private") as house:
+        async with house.client() as client, house.client(house.other_key) as other:
+            url = await upload(client, "mine.safetensors", safetensors())
+            assert "/files/p/" in url
+            whole = await add(client, source=url)
+            parts = await add(client, name="parts", source=None, files={"a.safetensors": url})
+            unsigned = url.partition("?")[0]
+            taken = await add(other, source=unsigned)
+            shown = await add(other, source=url)  # its owner has signed it for others
+        assert (whole.status_code, parts.status_code) == (202, 202), parts.text
+        assert f"http://testserver{whole.json()['source']}" == unsigned
+        assert parts.json()["source"] == "1 uploaded files"
+        assert (taken.status_code, shown.status_code) == (422, 202)
+        assert shown.json()["source"] == url
+
+
 @pytest.mark.parametrize(
     ("given", "field"),
     [
