@@ -170,6 +170,16 @@ async def test_registered_loras_are_listed_before_uploaded_ones(
     assert [each["name"] for each in await loras(client)] == ["style", "later"]
 
 
+async def test_the_limit_of_a_list_counts_only_loras(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    await add(client)
+    await made_ready(house)
+    await add(client, name="waiting")
+    await upload(client, "later.safetensors", safetensors())
+    assert [each["name"] for each in await loras(client, "?limit=1")] == ["style"]
+
+
 async def test_an_uploaded_file_must_be_the_tenants_own(
     house: House, client: httpx.AsyncClient
 ) -> None:
