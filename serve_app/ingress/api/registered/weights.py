@@ -184,6 +184,10 @@ async def removed(request: HttpRequest) -> Response:
     context_of(request).route = "v1.weights.remove"
     caller = await authenticate(request)
     services, name = services_of(request), request.path_params["name"]
+    if caller.endpoints and (found := await services.weights.find(caller.tenant, name)):
+        caller.require_endpoint(found.base)
+        if found.endpoint is not None:
+            caller.require_endpoint(found.endpoint)
     if not await services.weights.remove(caller.tenant, name, actor_of(request)):
         raise _unknown(name)
     await services.entries.refresh()
@@ -373,7 +377,7 @@ REMOVE = Operation(
     "removeWeights",
     "Remove registered weights, and their private endpoint",
     {200: answer("They are removed.", RemovedWeights)},
-    errors=(404,),
+    errors=(403, 404),
     parameters=(_NAME,),
 )
 PUBLISH = Operation(

@@ -180,6 +180,20 @@ async def test_the_limit_of_a_list_counts_only_loras(
     assert [each["name"] for each in await loras(client, "?limit=1")] == ["style"]
 
 
+async def test_a_key_for_other_endpoints_removes_no_weights(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    await add(client, endpoint="portraits")
+    for patterns in (("test/deep/*",), (BASE,)):  # the last has the base, and not the endpoint
+        made = await house.keys.create("default", endpoints=patterns)
+        async with house.client(str(made)) as limited:
+            assert (await limited.delete("/v1/weights/style")).status_code == 403
+            assert (await limited.delete("/v1/weights/none")).status_code == 404
+    made = await house.keys.create("default", endpoints=(BASE, "default/*"))
+    async with house.client(str(made)) as limited:
+        assert (await limited.delete("/v1/weights/style")).status_code == 200
+
+
 async def test_an_uploaded_file_must_be_the_tenants_own(
     house: House, client: httpx.AsyncClient
 ) -> None:
