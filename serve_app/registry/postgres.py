@@ -68,7 +68,8 @@ added AS (
 noted AS (
     INSERT INTO audit (actor, address, action, subject, detail)
     SELECT %(actor)s, %(address)s, 'weights.add', tenant || '/' || name,
-           json_build_object('base', base, 'source', %(audited)s::json) FROM added
+           json_build_object('tenant', tenant, 'base', base, 'source', %(audited)s::json)
+    FROM added
 )
 SELECT problem FROM verdict
 """
@@ -88,8 +89,9 @@ WITH removed AS (
     DELETE FROM tenant_weights WHERE tenant = %(tenant)s AND name = %(name)s RETURNING tenant, name
 ),
 noted AS (
-    INSERT INTO audit (actor, address, action, subject)
-    SELECT %(actor)s, %(address)s, 'weights.remove', tenant || '/' || name FROM removed
+    INSERT INTO audit (actor, address, action, subject, detail)
+    SELECT %(actor)s, %(address)s, 'weights.remove', tenant || '/' || name,
+           json_build_object('tenant', tenant) FROM removed
 )
 SELECT name FROM removed
 """
@@ -99,10 +101,10 @@ WITH changed AS (
     WHERE tenant = %(tenant)s AND name = %(name)s AND state = 'ready' RETURNING tenant, name
 ),
 noted AS (
-    INSERT INTO audit (actor, address, action, subject)
+    INSERT INTO audit (actor, address, action, subject, detail)
     SELECT %(actor)s, %(address)s,
            CASE WHEN %(public)s::boolean THEN 'weights.publish' ELSE 'weights.unpublish' END,
-           tenant || '/' || name FROM changed
+           tenant || '/' || name, json_build_object('tenant', tenant) FROM changed
 )
 SELECT name FROM changed
 """

@@ -23,14 +23,16 @@ WITH stored AS (
     SET sealed = excluded.sealed, changed_at = now(), changed_by = excluded.changed_by
     RETURNING tenant
 )
-INSERT INTO audit (actor, address, action, subject)
-SELECT %(actor)s, %(address)s, 'hub-token.set', tenant FROM stored
+INSERT INTO audit (actor, address, action, subject, detail)
+SELECT %(actor)s, %(address)s, 'hub-token.set', tenant, json_build_object('tenant', tenant)
+FROM stored
 """
 REMOVE: LiteralString = """
 WITH removed AS (DELETE FROM hub_tokens WHERE tenant = %(tenant)s RETURNING tenant),
 noted AS (
-    INSERT INTO audit (actor, address, action, subject)
-    SELECT %(actor)s, %(address)s, 'hub-token.remove', tenant FROM removed
+    INSERT INTO audit (actor, address, action, subject, detail)
+    SELECT %(actor)s, %(address)s, 'hub-token.remove', tenant, json_build_object('tenant', tenant)
+    FROM removed
 )
 SELECT tenant FROM removed
 """

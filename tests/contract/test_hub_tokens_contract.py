@@ -52,6 +52,9 @@ async def test_changes_are_in_the_audit_log_without_the_token(
         ("hub-token.set", "house"),
     ]
     assert "hf_one" not in repr(acts)
+    await queue.operations.seal_audit()
+    own = await queue.operations.audit(None, 10, "house")  # as an administrator of it sees them
+    assert [each.id for each in own] == [each.id for each in acts]
 
 
 def test_a_sealed_token_opens_for_its_tenant_and_secret_only() -> None:

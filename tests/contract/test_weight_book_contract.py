@@ -210,6 +210,22 @@ async def test_changes_are_in_the_audit_log(book: WeightBook, queue: Queue) -> N
     assert {(each.actor, each.subject) for each in entries} == {("key-1", "house/style")}
 
 
+async def test_a_tenant_sees_the_changes_of_its_weights_in_the_audit_log(
+    book: WeightBook, queue: Queue
+) -> None:
+    await made_ready(book)
+    await book.publish("house", "style", ME, public=True)
+    await book.remove("house", "style", ME)
+    await queue.operations.seal_audit()
+    own = await queue.operations.audit(None, 10, "house")
+    assert [each.action for each in reversed(own)] == [
+        "weights.add",
+        "weights.publish",
+        "weights.remove",
+    ]
+    assert await queue.operations.audit(None, 10, "other") == []
+
+
 async def test_the_audit_log_has_no_token_of_a_url(book: WeightBook, queue: Queue) -> None:
     url = "https://example.com/style.safetensors?token=secret"
     await book.add(replace(STYLE, source={"url": url}), QUOTA, ME)

@@ -20,10 +20,10 @@ class FakeHubTokens:
 
     async def put(self, tenant: str, token: str, actor: Actor) -> None:
         self._tokens[tenant] = token
-        self._note(actor, "hub-token.set", tenant, {})
+        self._note(actor, "hub-token.set", tenant, {"tenant": tenant})
 
     async def remove(self, tenant: str, actor: Actor) -> bool:
         if self._tokens.pop(tenant, None) is None:
             return False
-        self._note(actor, "hub-token.remove", tenant, {})
+        self._note(actor, "hub-token.remove", tenant, {"tenant": tenant})
         return True

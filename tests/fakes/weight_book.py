@@ -61,7 +61,7 @@ class FakeWeightBook:
             changed_at=now,
         )  # fmt: skip
         self._held.pop(name, None)
-        detail = {"base": new.base, "source": dict(new.audited_source)}
+        detail = {"tenant": new.tenant, "base": new.base, "source": dict(new.audited_source)}
         self.note(actor, "weights.add", "/".join(name), detail)
         return ""
 
@@ -83,7 +83,7 @@ class FakeWeightBook:
             return False
         del self._stored[tenant, name]
         self._changes += 1
-        self.note(actor, "weights.remove", f"{tenant}/{name}", {})
+        self.note(actor, "weights.remove", f"{tenant}/{name}", {"tenant": tenant})
         return True
 
     async def publish(self, tenant: str, name: str, actor: Actor, *, public: bool) -> bool:
@@ -92,7 +92,10 @@ class FakeWeightBook:
             return False
         self._stored[tenant, name] = replace(found, public=public)
         self.note(
-            actor, "weights.publish" if public else "weights.unpublish", f"{tenant}/{name}", {}
+            actor,
+            "weights.publish" if public else "weights.unpublish",
+            f"{tenant}/{name}",
+            {"tenant": tenant},
         )
         return True
 

@@ -30,7 +30,8 @@ from serve_app.registry.records import TenantWeights, WeightState
 from serve_app.storage.keys import SAFETENSORS
 
 MAX_PAGE = 100
-MAX_UPLOADS = 2000  # that are looked through for LoRAs, the latest first
+MAX_REGISTERED = 1000  # weights that are looked through for LoRAs, the latest first
+MAX_UPLOADS = 2000  # uploads, likewise
 UPLOADS_PAGE = 200
 
 LENGTH_BYTES = 8  # at the start of a safetensors file: the size of the JSON header that follows
@@ -85,7 +86,7 @@ async def listed(request: HttpRequest) -> Response:
     slots = asyncio.Semaphore(MAX_READS)
     described = await asyncio.gather(*(_described(files.storage, each, slots) for each in found))
     loras = [_lora(*each, origin) for each in zip(found, described, strict=True)]
-    page = await services_of(request).weights.page(caller.tenant, limit)
+    page = await services_of(request).weights.page(caller.tenant, MAX_REGISTERED)
     registered = [_registered(each, caller.tenant) for each in page if _is_lora(each)]
     loras = [*registered, *loras][:limit]
     body: UploadedLoras = {"loras": loras}

@@ -160,18 +160,20 @@ async def _checked(
 async def listed(request: HttpRequest) -> Response:
     """List the tenant's workflows, and the public ones."""
     context_of(request).route = "v1.workflows"
-    _, tenant = await authenticate_for_tenant(request, "Workflows")
+    caller, tenant = await authenticate_for_tenant(request, "Workflows")
     services = services_of(request)
     found = await services.queue.workflows.definitions.page(tenant)
-    body: Workflows = {"workflows": [_of(services, tenant, each) for each in found]}
+    allowed = [each for each in found if caller.allows(endpoint_id(each.tenant, each.name))]
+    body: Workflows = {"workflows": [_of(services, tenant, each) for each in allowed]}
     return json_reply(body)
 
 
 async def shown(request: HttpRequest) -> Response:
     """Show a workflow of the tenant, as it was sent."""
     context_of(request).route = "v1.workflow"
-    _, tenant = await authenticate_for_tenant(request, "Workflows")
+    caller, tenant = await authenticate_for_tenant(request, "Workflows")
     services, name = services_of(request), request.path_params["name"]
+    caller.require_endpoint(endpoint_id(tenant, name))
     found = await services.queue.workflows.definitions.find(tenant, name)
     if found is None:
         raise _unknown(name)
@@ -183,6 +185,7 @@ async def removed(request: HttpRequest) -> Response:
     context_of(request).route = "v1.workflow.remove"
     caller = await authenticate(request)
     services, name = services_of(request), request.path_params["name"]
+    caller.require_endpoint(endpoint_id(caller.tenant, name))
     definitions = services.queue.workflows.definitions
     if not await definitions.remove(caller.tenant, name, actor_of(request)):
         raise _unknown(name)
@@ -278,7 +281,7 @@ REMOVE = Operation(
     "removeWorkflow",
     "Remove a workflow. Requests that have started continue",
     {200: answer("It is removed.", RemovedWorkflow)},
-    errors=(404,),
+    errors=(403, 404),
     parameters=(_NAME,),
 )
 STEPS = Operation(

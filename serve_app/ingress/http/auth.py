@@ -113,7 +113,7 @@ async def require_requests(request: HTTPConnection, caller: Caller, ids: Sequenc
     Ids of no request are left to others."""
     if not caller.endpoints:
         return
-    known = [each for each in ids if request_ids.valid(each)]
+    known = [id_ for each in ids if (id_ := request_ids.canonical(each)) is not None]
     gallery = services_of(request).queue.gallery
     for found in await gallery.several(caller.tenant, known) if known else ():
         caller.require_endpoint(found.endpoint)

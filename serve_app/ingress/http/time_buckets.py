@@ -71,12 +71,18 @@ PARAMETERS = (
 """Parameters of a query, except for the endpoints."""
 
 
-async def asked_of(request: HttpRequest, now: datetime) -> BucketQuery:
-    """Read the parameters. ``InvalidInput`` names the wrong one."""
+def endpoints_of(request: HttpRequest) -> Sequence[str]:
+    """Read the endpoints; none: all. ``InvalidInput``: they are more than ``MAX_ENDPOINTS``."""
     endpoints = query.several(request, "endpoint_id")
     if len(endpoints) > MAX_ENDPOINTS:
         what = f"should name at most {MAX_ENDPOINTS} endpoints"
         raise query.invalid("endpoint_id", what, str(len(endpoints)))
+    return endpoints
+
+
+async def asked_of(request: HttpRequest, now: datetime) -> BucketQuery:
+    """Read the parameters. ``InvalidInput`` names the wrong one."""
+    endpoints = endpoints_of(request)
     zone = await in_cpu_thread(zone_of, request)
     span = time_range(request, now, zone)
     timeframe = _timeframe(request, span)

@@ -367,12 +367,20 @@ class FileCollector:
         """Delete uploads that were abandoned, aborted, or kept long enough."""
         await self._uploads.mark_aged()
         while uploads := await self._uploads.take_unwanted(BATCH_SIZE):
-            for each in uploads:
-                if each.parts_id is not None:
-                    await self._storage.drop_parts(each.key, each.parts_id)
-            keys = [each.key for each in uploads]
-            await self._storage.delete(keys)
-            await self._uploads.forget(keys)
+            parts = {each.key: each.parts_id for each in uploads if each.parts_id is not None}
+            failed: DarkroomError | None = None
+            for group in by_location(each.key for each in uploads):
+                try:
+                    for key in group:
+                        if key in parts:
+                            await self._storage.drop_parts(key, parts[key])
+                    await self._storage.delete(group)
+                except DarkroomError as error:
+                    failed = error
+                else:
+                    await self._uploads.forget(group)
+            if failed is not None:
+                raise failed
 
 
 async def _enough_space() -> None:

@@ -26,8 +26,17 @@ class RequestIds:
         return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
+def canonical(request_id: str) -> str | None:
+    """The id as it is stored, from any spelling by which the queue finds its request, such as
+    without dashes. None: it is no id."""
+    try:
+        return str(UUID(request_id))
+    except ValueError:
+        return None
+
+
 def valid(request_id: str) -> bool:
-    """Return whether ``request_id`` is a UUID in its usual spelling. All other ids are unknown."""
+    """Return whether ``request_id`` is a UUID in its usual spelling, in lower or upper case."""
     if len(request_id) != 36:
         return False
     try:

@@ -120,3 +120,16 @@ async def test_the_description_for_language_models_names_the_price(house: House)
     async with house.client() as client:
         text = (await client.get(f"/models/{SCHNELL}/llms.txt")).text
     assert "0.003 USD per megapixel" in text
+
+
+@pytest.mark.parametrize("number", [10**400, 1e308], ids=["whole", "real"])
+async def test_a_cost_that_no_number_holds_is_refused(number: float) -> None:
+    async with built(prices={PROBE: {"unit": "request", "amount": 10}}) as house:
+        async with house.client() as client:
+            body = {
+                "estimate_type": "unit_price",
+                "endpoints": {PROBE: {"unit_quantity": number}},
+            }
+            answer = await client.post("/v1/models/pricing/estimate", json=body)
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["detail"][0]["loc"] == ["body", "endpoints"]

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from time import monotonic
 from typing import Any
 
 import httpx
 import pytest
 
+from serve_app.domain.billing.sums import MAX_SUMS, SumsQuery, UsageSum
+from serve_app.domain.errors import InvalidInput
 from tests.ingress.house import House, built
 
 PROBE = "test/probe"
@@ -77,6 +82,44 @@ async def test_no_cell_of_the_file_is_a_formula(house: House) -> None:
         text = (await client.get("/v1/usage.csv", params={"by": "endpoint"})).text
     (row,) = csv.DictReader(io.StringIO(text))
     assert row["endpoint_id"] == f"'{EVIL}"
+
+
+async def test_the_sums_of_a_quarter_are_not_widened_to_weeks(house: House) -> None:
+    lines = house.queue.ledger.lines
+    lines[0] = replace(lines[0], at=datetime(2026, 4, 1, tzinfo=UTC))
+    quarter = {"start": "2026-01-01", "end": "2026-04-01", "by": "endpoint"}
+    async with house.client() as client:
+        before = await sums(client, **quarter)
+        lines[0] = replace(lines[0], at=datetime(2026, 1, 1, tzinfo=UTC))
+        within = await sums(client, **quarter)
+    assert (before["results"], before["costs"]) == ([], [])
+    assert (before["start"], before["end"]) == (
+        "2026-01-01T00:00:00+00:00",
+        "2026-04-01T00:00:00+00:00",
+    )
+    assert [each["requests"] for each in within["results"]] == [1]
+
+
+async def test_the_days_of_a_long_time_are_not_listed_first(house: House) -> None:
+    long = {"start": "1970-01-01", "end": "8999-01-01"}
+    async with house.client() as client:
+        began = monotonic()
+        body = await sums(client, **long)
+        assert monotonic() - began < 5  # it blocked the process for half a minute
+    assert [each["requests"] for each in body["results"]] == [1]
+
+
+async def test_a_file_that_is_refused_is_not_begun(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused(query: SumsQuery) -> Sequence[UsageSum]:
+        raise InvalidInput(f"These are more than {MAX_SUMS} sums of {query.tenant}.")
+
+    monkeypatch.setattr(house.queue.ledger, "sums", refused)
+    async with house.client() as client:
+        answer = await client.get("/v1/usage.csv", params={"by": "key"})
+    assert answer.status_code == 422
+    assert "more than 10000 sums" in answer.json()["message"]
 
 
 @pytest.mark.parametrize("query", [{"by": "colour"}, {"tenants": "some"}, {"start": "yesterday"}])

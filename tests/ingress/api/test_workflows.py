@@ -157,6 +157,22 @@ async def test_rights_of_keys_apply(house: House) -> None:
         assert (await put(client, steps_form(drawing, {"x": "$draw"}))).status_code == 200
 
 
+async def test_a_key_for_other_endpoints_neither_reads_nor_removes_a_workflow(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    await put(client)
+    limited = str(await house.keys.create("default", endpoints=(IMAGES,)))
+    async with house.client(limited) as other:
+        assert (await other.get(PATH)).json()["workflows"] == []
+        assert (await other.get(f"{PATH}/poster")).status_code == 403
+        assert (await other.delete(f"{PATH}/poster")).status_code == 403
+    allowed = str(await house.keys.create("default", endpoints=("workflows/*",)))
+    async with house.client(allowed) as own:
+        assert len((await own.get(PATH)).json()["workflows"]) == 1
+        assert (await own.get(f"{PATH}/poster")).status_code == 200
+        assert (await own.delete(f"{PATH}/poster")).status_code == 200
+
+
 async def test_a_call_is_refused_while_a_steps_endpoint_is_gone(
     house: House, client: httpx.AsyncClient
 ) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import zipfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -17,8 +18,9 @@ from serve_app.domain.errors import ArtifactNotFound
 from serve_app.domain.request import Priority, Request, State
 from serve_app.ingress.api.gallery import zip_files
 from serve_app.ingress.api.gallery.zip_files import MISSING, ZipEntry, zipped
+from tests.fakes.upload_policies import signed
 from tests.ingress.api.test_gallery import made
-from tests.ingress.house import House
+from tests.ingress.house import House, built
 
 URL = "/v1/requests/zip"
 NAME = re.compile(r"\d{4}-\d\d-\d\d_\d{6}_[0-9a-f-]{36}_\d{3}_[\w.-]+\.\w+")
@@ -128,3 +130,23 @@ async def test_a_client_that_leaves_ends_the_reading() -> None:
     await anext(archive)
     await archive.aclose()
     assert storage.closed == 1
+
+
+async def names(host: str, port: int) -> Sequence[str]:
+    del host, port
+    return ["52.219.1.1"]
+
+
+async def test_a_file_in_the_bucket_of_its_client_is_named_by_its_url() -> None:
+    headers = {"x-app-fal-upload-policy": json.dumps(signed())}
+    async with built(names=names) as house, house.client() as client:
+        body = {"prompt": "a circle", "output_format": "png"}
+        answer = await client.post("/run/fal-ai/flux/schnell", json=body, headers=headers)
+        elsewhere, url = answer.headers["x-fal-request-id"], answer.json()["images"][0]["url"]
+        one = await made(client, artifacts=1, content="one")
+        both = opened((await client.post(URL, json={"request_ids": [one, elsewhere]})).content)
+        alone = await client.post(URL, json={"request_ids": [elsewhere]})
+    (first, missing) = both.infolist()
+    assert both.read(first) == b"one"
+    assert (missing.filename, both.read(missing).decode()) == (MISSING, f"{url}\n")
+    assert (alone.status_code, "stored here" in alone.text) == (404, True)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from serve_app.domain.errors import StorageUnavailable
+from serve_app.domain.upload import Upload
 from serve_app.ingress.services.files import FileCollector
 from serve_app.storage.locations import LocatedStorage
 from tests.fakes.clock import FakeClock
@@ -41,3 +42,35 @@ async def test_files_of_a_location_that_is_away_stay_listed_and_the_others_do_no
         await collector.delete_garbage_files()
     assert own.objects == {}
     assert listed.keys == [ACME]
+
+
+class ListedUploads:
+    """Uploads to delete, each of which is taken once in a round."""
+
+    def __init__(self, *uploads: Upload) -> None:
+        self.uploads = [*uploads]
+        self._due = [*uploads]
+
+    async def mark_aged(self) -> None:
+        pass
+
+    async def take_unwanted(self, most: int) -> Sequence[Upload]:
+        taken, self._due = self._due[:most], self._due[most:]
+        return taken
+
+    async def forget(self, keys: Sequence[str]) -> None:
+        self.uploads = [each for each in self.uploads if each.key not in keys]
+
+
+async def test_uploads_of_a_location_that_is_away_stay_listed_and_the_others_do_not() -> None:
+    own: Any = FakeStorage(b"k" * 32, "http://in", FakeClock())
+    own.objects["u/abc/a.png"] = b"image"
+    away = Upload("u/abc.acme/a.png", "1", "acme", "image/png", parts_id="0" * 32)
+    here = Upload("u/abc/a.png", "2", "default", "image/png")
+    book: Any = ListedUploads(away, here)
+    listed: Any = Listed()
+    collector = FileCollector(listed, book, LocatedStorage(own, {}))
+    with pytest.raises(StorageUnavailable, match="location acme"):
+        await collector.delete_garbage_uploads()
+    assert own.objects == {}
+    assert book.uploads == [away]

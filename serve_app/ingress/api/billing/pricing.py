@@ -6,6 +6,7 @@ divide the costs of their machines by it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from decimal import Decimal
@@ -124,9 +125,12 @@ async def estimate(request: HttpRequest) -> Response:
     if len(currencies) > 1:
         what = f"Prices are in {' and '.join(sorted(currencies))}: ask for each currency by itself"
         raise InvalidInput.of_field("endpoints", what)
+    cost = float(total)
+    if math.isinf(cost):
+        raise InvalidInput.of_field("endpoints", "The cost is too large for a number")
     estimated: Estimate = {
         "estimate_type": cast("EstimateType", kind),
-        "total_cost": float(total),
+        "total_cost": cost,
         "currency": next(iter(currencies), CURRENCY),
     }
     return json_reply(estimated)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, tzinfo
 from decimal import Decimal
 from typing import Annotated, Any, NotRequired, cast
 
@@ -32,7 +32,9 @@ from serve_app.ingress.http.openapi import (
     answer,
     in_query,
 )
-from serve_app.ingress.http.time_buckets import END, START, asked_of
+from serve_app.ingress.http.query import time_range, zone_of
+from serve_app.ingress.http.time_buckets import END, START, endpoints_of
+from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import services_of
 from serve_app.tenants.scopes import OPERATOR
 
@@ -81,7 +83,7 @@ class UsageSums(TypedDict):
 @dataclass(frozen=True, slots=True)
 class _Asked:
     query: SumsQuery
-    edges: Sequence[datetime]  # of days, for answers in parts
+    zone: tzinfo  # of days
     as_csv: bool
 
 
@@ -93,8 +95,10 @@ async def usage_sums(request: HttpRequest) -> Response:
     ledger = services_of(request).queue.ledger
     by = asked.query.by
     if asked.as_csv:
+        parts = _csv(ledger, asked)
+        first = await anext(parts)  # what cannot be answered is refused, not broken off
         return StreamingResponse(
-            _csv(ledger, asked),
+            _joined(first, parts),
             media_type=CSV,
             headers={"content-disposition": 'attachment; filename="darkroom-usage.csv"'},
         )
@@ -125,15 +129,13 @@ async def _asked(request: HttpRequest) -> _Asked:
             raise Forbidden("Usage of all tenants requires a key with the scope `operator`.")
         await record_read(request, caller, ALL_TENANTS)
         wanted = None
-    asked = await asked_of(request, services.clock.now())
-    by = _groups(request)
-    zone = request.query_params.get("timezone", "UTC")
-    sums = SumsQuery(wanted, asked.span.start, asked.span.end, by, zone, asked.endpoints)
-    edges = [asked.span.start]
-    while UsageGroup.DAY in by and edges[-1] < asked.span.end:
-        edges.append(Timeframe.DAY.next(Timeframe.DAY.start(edges[-1], asked.zone), asked.zone))
+    zone = await in_cpu_thread(zone_of, request)
+    span = time_range(request, services.clock.now(), zone)  # as it was asked for: it is billed
+    name = request.query_params.get("timezone", "UTC")
+    by, endpoints = _groups(request), endpoints_of(request)
+    sums = SumsQuery(wanted, span.start, span.end, by, name, endpoints)
     as_csv = request.url.path.endswith(".csv") or CSV in request.headers.get("accept", "")
-    return _Asked(sums, [*edges[1:-1], asked.span.end], as_csv)
+    return _Asked(sums, zone, as_csv)
 
 
 def _groups(request: HttpRequest) -> Sequence[UsageGroup]:
@@ -147,15 +149,34 @@ def _groups(request: HttpRequest) -> Sequence[UsageGroup]:
 
 
 async def _csv(ledger: Ledger, asked: _Asked) -> AsyncIterator[str]:
-    """The file, a day at a time where it is by day: it may be longer than the memory."""
+    """The file, a day at a time where it is by day: it may be longer than the memory. The first
+    part is never empty."""
     by = asked.query.by
-    yield _rows([_columns(by)])
-    since = asked.query.since
-    for until in asked.edges:
+    since, names = asked.query.since, _columns(by)
+    rows: list[Sequence[Any]] = [names]
+    for until in _ends(asked):
         found = await ledger.sums(replace(asked.query, since=since, until=until))
         shown = [_shown(each, by, exact=True) for each in found]
-        yield _rows([each.get(name) for name in _columns(by)] for each in shown)
-        since = until
+        yield _rows([*rows, *([each.get(name) for name in names] for each in shown)])
+        since, rows = until, []
+
+
+def _ends(asked: _Asked) -> Iterator[datetime]:
+    """Ends of the parts of an answer: of each day, or only of the whole time. There may be
+    millions of days."""
+    at, until = asked.query.since, asked.query.until
+    while UsageGroup.DAY in asked.query.by:
+        at = Timeframe.DAY.next(Timeframe.DAY.start(at, asked.zone), asked.zone)
+        if at >= until:
+            break
+        yield at
+    yield until
+
+
+async def _joined(first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:
+    yield first
+    async for each in rest:
+        yield each
 
 
 def _columns(by: Sequence[UsageGroup]) -> Sequence[str]:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response, StreamingResponse
 
-from serve_app.domain.artifact import Artifact
+from serve_app.domain.artifact import Artifact, is_elsewhere
 from serve_app.domain.errors import ArtifactNotFound, InvalidInput, NotFound
 from serve_app.domain.ports import Storage
 from serve_app.domain.request import Request
@@ -53,7 +53,8 @@ class ZipEntry:
 
 async def download(request: HttpRequest) -> Response:
     """Answer with the output files of requests of the tenant, uncompressed and in the order of
-    their submit. Files that are gone are named in ``missing.txt``."""
+    their submit. Files that are gone are named in ``missing.txt``, and those in buckets of their
+    clients by URL."""
     context_of(request).route = "v1.requests.zip"
     caller = await authenticate(request)
     services = services_of(request)
@@ -62,21 +63,24 @@ async def download(request: HttpRequest) -> Response:
     found = await services.queue.gallery.several(caller.tenant, ids)
     for one in found:
         caller.require_endpoint(one.endpoint)
-    entries = sorted((each for one in found for each in _entries(one)), key=_name)
+    every = sorted((each for one in found for each in _entries(one)), key=_name)
+    entries = [each for each in every if not is_elsewhere(each.artifact.key)]
     if not entries:
-        raise NotFound("None of these requests has files.")
+        raise NotFound("None of these requests has files that are stored here.")
     size = sum(each.artifact.size for each in entries)
     if size > MAX_ZIP_BYTES:
         message = f"their files have {size} bytes; at most {MAX_ZIP_BYTES} go into one archive"
         raise InvalidInput.of_field("request_ids", message)
-    missing = sorted(set(ids) - {each.id for each in found})
+    unknown = sorted(set(ids) - {each.id for each in found})
+    elsewhere = [each.artifact.key for each in every if is_elsewhere(each.artifact.key)]
+    missing = [*(f"request {each}" for each in unknown), *elsewhere]
     name = f"darkroom-{services.clock.now():%Y-%m-%d}.zip"
     headers = {
         "content-disposition": f'attachment; filename="{name}"',
         "cache-control": "private, no-store",
         "x-content-type-options": "nosniff",
     }
-    archive = zipped(services.files.storage, entries, [f"request {each}" for each in missing])
+    archive = zipped(services.files.storage, entries, missing)
     return StreamingResponse(archive, 200, headers, media_type="application/zip")
 
 
@@ -85,7 +89,10 @@ DOWNLOAD = Operation(
     "Download the output files of many requests as one zip archive",
     {
         200: answer(
-            "The archive. `missing.txt` in it names what is gone.", Binary, "application/zip"
+            "The archive. `missing.txt` in it names what is gone, and URLs of files that are in "
+            "buckets of their clients.",
+            Binary,
+            "application/zip",
         )
     },
     errors=(404, 413, 422),
@@ -98,7 +105,7 @@ ROUTES = [DocumentedRoute("/v1/requests/zip", download, {"POST": DOWNLOAD})]
 async def zipped(
     storage: Storage, entries: Sequence[ZipEntry], missing: Sequence[str]
 ) -> AsyncGenerator[bytes]:
-    """Write an archive of files, chunk by chunk. ``missing``: what else to name as gone."""
+    """Write an archive of files, chunk by chunk. ``missing``: what else is not in it."""
     archive, gone = ZipStream(), [*missing]
     for entry in entries:
         artifact, at = entry.artifact, entry.request.created_at

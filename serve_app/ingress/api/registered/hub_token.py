@@ -11,7 +11,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.domain.errors import Forbidden, InvalidInput
-from serve_app.ingress.http.auth import actor_of, authenticate
+from serve_app.ingress.http.auth import actor_of, authenticate, record_read
 from serve_app.ingress.http.body import read_json
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
@@ -83,6 +83,8 @@ async def _allowed(request: HttpRequest) -> tuple[Services, str]:
         if not caller.may(OPERATOR):
             raise Forbidden("The hub token of another tenant requires the scope `operator`.")
         await services.identity.tenants.find(tenant)
+        if request.method in ("GET", "HEAD"):
+            await record_read(request, caller, tenant)
     return services, tenant
 
 

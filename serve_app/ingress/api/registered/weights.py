@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Any, Literal, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request as HttpRequest
@@ -32,7 +32,9 @@ from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.services.weight_jobs import max_weights_bytes
 from serve_app.registry.records import NewWeights, TenantWeights, WeightQuota
 from serve_app.settings import NO_LIMITS
+from serve_app.storage.keys import PRIVATE, is_private
 from serve_app.storage.keys import valid as valid_key
+from serve_app.storage.signed_urls import SIGNATURE
 from serve_app.tenants.scopes import Caller
 
 MAX_BODY_BYTES = 64 * 1024
@@ -40,7 +42,7 @@ MAX_LISTED = 1000
 MAX_FILES = 200
 
 Name = Annotated[str, Field(pattern=f"^{WEIGHTS_NAME}$", description="Lower case; yours alone.")]
-_UPLOAD = re.compile(r"/files/(u/.+)")
+_UPLOAD = re.compile(rf"/files/((?:{PRIVATE}[^/]+/)?u/.+)")
 
 
 class NewWeightsBody(BaseModel):
@@ -182,6 +184,10 @@ async def removed(request: HttpRequest) -> Response:
     context_of(request).route = "v1.weights.remove"
     caller = await authenticate(request)
     services, name = services_of(request), request.path_params["name"]
+    if caller.endpoints and (found := await services.weights.find(caller.tenant, name)):
+        caller.require_endpoint(found.base)
+        if found.endpoint is not None:
+            caller.require_endpoint(found.endpoint)
     if not await services.weights.remove(caller.tenant, name, actor_of(request)):
         raise _unknown(name)
     await services.entries.refresh()
@@ -239,7 +245,8 @@ async def _source(services: Services, tenant: str, body: NewWeightsBody) -> dict
 
 
 async def _upload(services: Services, tenant: str, url: str, field: str) -> str:
-    """Key of an uploaded file, by its URL; empty for a URL of another server."""
+    """Key of an uploaded file, by its URL; empty for a URL of another server, or one with which the
+    owner of a private file lets others read it."""
     parts = urlsplit(url)
     found = _UPLOAD.fullmatch(unquote(parts.path))
     if found is None or not valid_key(found[1]):
@@ -247,6 +254,8 @@ async def _upload(services: Services, tenant: str, url: str, field: str) -> str:
     try:
         return (await services.files.uploads.kept(tenant, found[1])).key
     except ArtifactNotFound:
+        if is_private(found[1]) and SIGNATURE in dict(parse_qsl(parts.query)):
+            return ""
         message = "You have no such uploaded file. It may have expired: upload it again"
         raise InvalidInput.of_field(field, message) from None
 
@@ -368,7 +377,7 @@ REMOVE = Operation(
     "removeWeights",
     "Remove registered weights, and their private endpoint",
     {200: answer("They are removed.", RemovedWeights)},
-    errors=(404,),
+    errors=(403, 404),
     parameters=(_NAME,),
 )
 PUBLISH = Operation(

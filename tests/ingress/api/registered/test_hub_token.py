@@ -47,3 +47,16 @@ async def test_only_operators_set_the_token_of_another_tenant(house: House) -> N
         assert unknown.status_code == 404
     async with house.client(house.weak_key) as weak:
         assert (await weak.put(PATH, json={"token": "x"})).status_code == 403
+
+
+async def test_a_look_at_the_token_of_another_tenant_is_audited(house: House) -> None:
+    await house.keys.create("other")
+    async with house.client() as operator:
+        await operator.get(PATH)  # the own one
+        await operator.get("/v1/tenants/other/hub-token")
+        acts = (await operator.get("/v1/audit")).json()["acts"]
+    reads = [each for each in acts if each["action"] == "tenant.read"]
+    assert [(each["subject"], each["detail"]) for each in reads] == [
+        ("other", {"call": "v1.hub-token"})
+    ]
+    assert house.key.startswith(reads[0]["actor"])

@@ -170,6 +170,30 @@ async def test_registered_loras_are_listed_before_uploaded_ones(
     assert [each["name"] for each in await loras(client)] == ["style", "later"]
 
 
+async def test_the_limit_of_a_list_counts_only_loras(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    await add(client)
+    await made_ready(house)
+    await add(client, name="waiting")
+    await upload(client, "later.safetensors", safetensors())
+    assert [each["name"] for each in await loras(client, "?limit=1")] == ["style"]
+
+
+async def test_a_key_for_other_endpoints_removes_no_weights(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    await add(client, endpoint="portraits")
+    for patterns in (("test/deep/*",), (BASE,)):  # the last has the base, and not the endpoint
+        made = await house.keys.create("default", endpoints=patterns)
+        async with house.client(str(made)) as limited:
+            assert (await limited.delete("/v1/weights/style")).status_code == 403
+            assert (await limited.delete("/v1/weights/none")).status_code == 404
+    made = await house.keys.create("default", endpoints=(BASE, "default/*"))
+    async with house.client(str(made)) as limited:
+        assert (await limited.delete("/v1/weights/style")).status_code == 200
+
+
 async def test_an_uploaded_file_must_be_the_tenants_own(
     house: House, client: httpx.AsyncClient
 ) -> None:
@@ -180,6 +204,23 @@ async def test_an_uploaded_file_must_be_the_tenants_own(
         missing = await add(other, source=url.replace("/u/", "/u/x"))
     assert (taken.status_code, missing.status_code) == (422, 422)
     assert taken.json()["message"] == missing.json()["message"]
+
+
+async def test_a_private_upload_is_registered_as_a_public_one_is() -> None:
+    async with built(models=MODELS, files="private") as house:
+        async with house.client() as client, house.client(house.other_key) as other:
+            url = await upload(client, "mine.safetensors", safetensors())
+            assert "/files/p/" in url
+            whole = await add(client, source=url)
+            parts = await add(client, name="parts", source=None, files={"a.safetensors": url})
+            unsigned = url.partition("?")[0]
+            taken = await add(other, source=unsigned)
+            shown = await add(other, source=url)  # its owner has signed it for others
+        assert (whole.status_code, parts.status_code) == (202, 202), parts.text
+        assert f"http://testserver{whole.json()['source']}" == unsigned
+        assert parts.json()["source"] == "1 uploaded files"
+        assert (taken.status_code, shown.status_code) == (422, 202)
+        assert shown.json()["source"] == url
 
 
 @pytest.mark.parametrize(
