@@ -192,6 +192,22 @@ async def test_a_restore_replaces_an_installation_only_if_told(
     assert await fresh.database.rows("SELECT id FROM tenants WHERE id = 'stranger'") == []
 
 
+@every_storage
+async def test_a_restore_replaces_a_file_that_was_damaged_in_storage(
+    source: OpenInstallation, folder: BackupFolder, ingress: Ingress
+) -> None:
+    queue = await ingress()
+    await queue.submit(new())
+    artifact = await finish(queue, source, await lease(queue))
+    whole = await get(source, artifact.key)
+    await back_up(source, folder)
+    await ingress.aclose()  # Darkroom is stopped
+    await source.storage.delete([artifact.key])
+    await put(source, artifact.key, b"other bytes")
+    await restore(source, folder, replace=True)
+    assert await get(source, artifact.key) == whole
+
+
 async def test_a_restore_is_refused_while_another_program_uses_the_database(
     source: OpenInstallation,
     fresh: OpenInstallation,
