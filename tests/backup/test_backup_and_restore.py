@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import json
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from serve_app.domain.errors import Misconfigured
 from serve_app.domain.lease import Verdict
 from serve_app.domain.request import State
 from serve_app.queue.queue import PostgresQueue
+from serve_app.storage.directory import DirectoryStorage
+from serve_app.storage.keys import DamagedFile
 from serve_app.telemetry.clock import SystemClock
 from tests.backup.conftest import every_storage, finish, get, put
 from tests.queue.database import Ingress
@@ -144,6 +147,37 @@ async def test_a_file_that_was_lost_before_the_backup_is_named_by_no_row_after_a
     await source.storage.delete([gone.key])
     manifest = await back_up(source, folder)
     assert (manifest.files, manifest.missing) == (1, 1)
+    assert (await restore(fresh, folder)).absent == 1
+    assert await fresh.database.rows("SELECT key FROM artifacts") == [(kept.key,)]
+    assert await problems(fresh) == []
+
+
+class DamagedStorage(DirectoryStorage):
+    """Storage that finds some of its files damaged when it reads them, as those in buckets are."""
+
+    def __init__(self, root: Path, *damaged: str) -> None:
+        super().__init__(root, b"", "", SystemClock())
+        self._damaged = damaged
+
+    async def read(self, key: str, start: int, end: int) -> AsyncGenerator[bytes]:
+        async for chunk in super().read(key, start, end):
+            yield chunk[:-1] if key in self._damaged else chunk
+        if key in self._damaged:
+            raise DamagedFile("It answered with something else than was stored.")
+
+
+async def test_a_file_that_is_damaged_in_storage_is_left_out_of_a_backup_and_reported(
+    source: OpenInstallation, fresh: OpenInstallation, folder: BackupFolder, ingress: Ingress
+) -> None:
+    queue = await ingress()
+    await queue.submit(new())
+    kept = await finish(queue, source, await lease(queue))
+    await queue.submit(new())
+    bad = await finish(queue, source, await lease(queue))
+    storage = DamagedStorage(source.data_dir / "artifacts", bad.key)
+    manifest = await back_up(replace(source, storage=storage), folder)
+    assert (manifest.files, manifest.missing, manifest.damaged) == (1, 0, 1)
+    assert not (folder.files / bad.key).exists()
     assert (await restore(fresh, folder)).absent == 1
     assert await fresh.database.rows("SELECT key FROM artifacts") == [(kept.key,)]
     assert await problems(fresh) == []
