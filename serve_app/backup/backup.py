@@ -8,7 +8,6 @@ requests that ended later are not in the backup, and neither are their rows.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import json
 import os
@@ -28,9 +27,11 @@ from serve_app.backup.postgres_programs import Program
 from serve_app.backup.rows import NamedFile, NamedFiles, named_files, still_named
 from serve_app.domain.errors import ArtifactNotFound, DatabaseUnavailable
 from serve_app.queue.store.migrations import check_applied
+from serve_app.storage.keys import DamagedFile
 from serve_app.telemetry.version import package_version
 
 CONCURRENT = 8  # files copied at the same time, one chunk of each in memory
+READS = 2  # of a file that storage finds damaged
 
 
 async def back_up(target: OpenInstallation, folder: BackupFolder) -> Manifest:
@@ -114,47 +115,66 @@ async def _copy_all(
         while batch := await named.batch(CONCURRENT):
             copied = await asyncio.gather(*(_copy(target, folder, each) for each in batch))
             await _count(target, counts, batch, copied)
-            lines.writelines(f"{json.dumps(asdict(each))}\n".encode() for each in copied)
+            entries = (each.entry for each in copied)
+            lines.writelines(f"{json.dumps(asdict(each))}\n".encode() for each in entries)
         await asyncio.to_thread(_flush, lines)
     return counts
 
 
-async def _copy(target: OpenInstallation, folder: BackupFolder, wanted: NamedFile) -> FileEntry:
-    """Copy one file. The entry has no digest if storage does not have the file."""
-    path = folder.files / wanted.key
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """Entry of a file. ``damaged``: storage has found that its bytes are not those stored."""
+
+    entry: FileEntry
+    damaged: bool = False
+
+
+async def _copy(target: OpenInstallation, folder: BackupFolder, wanted: NamedFile) -> Copied:
+    """Copy one file. The entry has no digest if storage does not have the file as it was stored."""
+    for _ in range(READS):
+        try:
+            return Copied(await _copy_once(target, folder.files / wanted.key, wanted.key))
+        except ArtifactNotFound:
+            return Copied(FileEntry(wanted.key))
+        except DamagedFile:
+            continue  # perhaps only on its way
+    return Copied(FileEntry(wanted.key), damaged=True)
+
+
+async def _copy_once(target: OpenInstallation, path: Path, key: str) -> FileEntry:
     digest = hashlib.sha256()
     try:
-        size = await target.storage.size(wanted.key)
+        size = await target.storage.size(key)
         file = await asyncio.to_thread(_create, path)
         try:
-            async for chunk in target.storage.read(wanted.key, 0, size):
+            async for chunk in target.storage.read(key, 0, size):
                 await asyncio.to_thread(_add, file, digest, chunk)
             await asyncio.to_thread(_flush, file)
         finally:
             await asyncio.to_thread(file.close)
-    except ArtifactNotFound:
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
-        return FileEntry(wanted.key)
-    return FileEntry(wanted.key, size, digest.hexdigest())
+    except (ArtifactNotFound, DamagedFile):
+        await asyncio.to_thread(path.unlink, missing_ok=True)
+        raise
+    return FileEntry(key, size, digest.hexdigest())
 
 
 async def _count(
     target: OpenInstallation,
     counts: CopyCounts,
     wanted: Sequence[NamedFile],
-    copied: Sequence[FileEntry],
+    copied: Sequence[Copied],
 ) -> None:
-    absent = [each.key for each in copied if each.sha256 is None]
+    absent = [each.entry.key for each in copied if each.entry.sha256 is None and not each.damaged]
     named = await still_named(target.database, absent) if absent else frozenset[str]()
     counts.missing += len(named)
     counts.deleted += len(absent) - len(named)
-    for row, entry in zip(wanted, copied, strict=True):
-        if entry.sha256 is None:
+    for row, each in zip(wanted, copied, strict=True):
+        counts.damaged += each.damaged
+        if each.entry.sha256 is None:
             continue
         counts.files += 1
-        counts.files_bytes += entry.size
-        counts.damaged += row.sha256 not in (None, entry.sha256)
+        counts.files_bytes += each.entry.size
+        counts.damaged += row.sha256 not in (None, each.entry.sha256)
 
 
 def _create(path: Path) -> BinaryIO:

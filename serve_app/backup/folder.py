@@ -44,7 +44,7 @@ class Manifest:
     files_bytes: int
     deleted: int  # files that were deleted while the backup ran
     missing: int  # files that their rows name and storage does not have
-    damaged: int  # files whose bytes are not those that their rows name
+    damaged: int  # files with other bytes than were stored; left out if storage itself says so
 
 
 @dataclass(frozen=True, slots=True)

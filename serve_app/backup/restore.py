@@ -24,12 +24,12 @@ from psycopg import sql
 from serve_app.backup import postgres_programs, rows
 from serve_app.backup.folder import BackupFolder, FileEntry, Manifest, damaged, explained
 from serve_app.backup.installation import OpenInstallation, connected
-from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
+from serve_app.domain.errors import DatabaseUnavailable, Forbidden, Misconfigured
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.migrations import migrate, shipped
 from serve_app.queue.transactions.end_attempt import EndAttempts
 from serve_app.storage.atomic_file import CHUNK_BYTES
-from serve_app.storage.keys import media_type_of
+from serve_app.storage.keys import DamagedFile, media_type_of
 
 CONCURRENT = 8  # files copied at the same time, one chunk of each in memory
 CLOSING_TRIES, CLOSING_POLL_S = 100, 0.1  # connections that were just closed
@@ -147,10 +147,17 @@ async def _restore_files(target: OpenInstallation, folder: BackupFolder) -> Sequ
 
 
 async def _put(target: OpenInstallation, folder: BackupFolder, entry: FileEntry) -> None:
+    """Store one file. Replaces one of its key that has other bytes."""
     path = folder.files / entry.key
     if not await asyncio.to_thread(path.exists):
         raise damaged(path)
-    await target.storage.put(entry.key, media_type_of(entry.key), _verified(path, entry))
+    media_type = media_type_of(entry.key)
+    try:
+        await target.storage.put(entry.key, media_type, _verified(path, entry))
+    except (Forbidden, DamagedFile):
+        # No two files ever have one key, so the one in storage is damaged.
+        await target.storage.delete([entry.key])
+        await target.storage.put(entry.key, media_type, _verified(path, entry))
 
 
 async def _verified(path: Path, entry: FileEntry) -> AsyncIterator[bytes]:

@@ -8,6 +8,7 @@ continues, and the next supervisor adopts it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -138,13 +139,15 @@ class Supervisor:
     def _cap_log(self) -> None:
         """Cut the server's log. The server appends to it, so this is safe while it runs."""
         path = self._files.server_log
-        if path.stat().st_size > LOG_MAX_BYTES:
-            with path.open("r+b") as log:
-                log.seek(-LOG_KEEP_BYTES, os.SEEK_END)
-                kept = log.read()
-                log.truncate(0)
-            with path.open("ab") as log:
-                log.write(kept)
+        # An operator may have deleted it, and the disk may be full: the server is watched anyhow.
+        with contextlib.suppress(OSError):
+            if path.stat().st_size > LOG_MAX_BYTES:
+                with path.open("r+b") as log:
+                    log.seek(-LOG_KEEP_BYTES, os.SEEK_END)
+                    kept = log.read()
+                    log.truncate(0)
+                with path.open("ab") as log:
+                    log.write(kept)
 
 
 def main() -> None:

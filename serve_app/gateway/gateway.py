@@ -102,12 +102,17 @@ class Gateway:
 
     def _watched(self) -> None:
         looked = self._clock.monotonic()
+        problem = ""
         while not self._done.wait(WATCH_INTERVAL_S):
             try:
                 due = self._clock.monotonic() - looked > EXPIRY_WATCH_S
                 looked = self._clock.monotonic() if due else looked
                 self._repair(due=due)
+                problem = ""
             except (DarkroomError, OSError) as error:
+                if str(error) == problem:
+                    continue  # it is tried again each time, and said once
+                problem = str(error)
                 log.warning("%s", error)
                 self._report(f"The TLS port has a problem: {error}")
 
@@ -126,8 +131,9 @@ class Gateway:
         """Renew certificates if necessary; return True if any certificate has changed."""
         changed = self._authority.ensure()
         if self._plan.certificate is not None and self._own_changed():
-            self._own_read = self._own_times()
+            read = self._own_times()
             write_pem(self._plan.certificate, self._plan.key, self._own)
+            self._own_read = read  # only now: a file that could not be read may not change again
             changed = True
         return changed
 

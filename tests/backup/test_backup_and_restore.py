@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import json
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from serve_app.domain.errors import Misconfigured
 from serve_app.domain.lease import Verdict
 from serve_app.domain.request import State
 from serve_app.queue.queue import PostgresQueue
+from serve_app.storage.directory import DirectoryStorage
+from serve_app.storage.keys import DamagedFile
 from serve_app.telemetry.clock import SystemClock
 from tests.backup.conftest import every_storage, finish, get, put
 from tests.queue.database import Ingress
@@ -149,6 +152,37 @@ async def test_a_file_that_was_lost_before_the_backup_is_named_by_no_row_after_a
     assert await problems(fresh) == []
 
 
+class DamagedStorage(DirectoryStorage):
+    """Storage that finds some of its files damaged when it reads them, as those in buckets are."""
+
+    def __init__(self, root: Path, *damaged: str) -> None:
+        super().__init__(root, b"", "", SystemClock())
+        self._damaged = damaged
+
+    async def read(self, key: str, start: int, end: int) -> AsyncGenerator[bytes]:
+        async for chunk in super().read(key, start, end):
+            yield chunk[:-1] if key in self._damaged else chunk
+        if key in self._damaged:
+            raise DamagedFile("It answered with something else than was stored.")
+
+
+async def test_a_file_that_is_damaged_in_storage_is_left_out_of_a_backup_and_reported(
+    source: OpenInstallation, fresh: OpenInstallation, folder: BackupFolder, ingress: Ingress
+) -> None:
+    queue = await ingress()
+    await queue.submit(new())
+    kept = await finish(queue, source, await lease(queue))
+    await queue.submit(new())
+    bad = await finish(queue, source, await lease(queue))
+    storage = DamagedStorage(source.data_dir / "artifacts", bad.key)
+    manifest = await back_up(replace(source, storage=storage), folder)
+    assert (manifest.files, manifest.missing, manifest.damaged) == (1, 0, 1)
+    assert not (folder.files / bad.key).exists()
+    assert (await restore(fresh, folder)).absent == 1
+    assert await fresh.database.rows("SELECT key FROM artifacts") == [(kept.key,)]
+    assert await problems(fresh) == []
+
+
 async def test_only_the_owner_can_read_a_backup(
     source: OpenInstallation, folder: BackupFolder
 ) -> None:
@@ -190,6 +224,22 @@ async def test_a_restore_replaces_an_installation_only_if_told(
     await fresh.database.rows("INSERT INTO tenants (id) VALUES ('stranger')")
     await restore(fresh, folder, replace=True)
     assert await fresh.database.rows("SELECT id FROM tenants WHERE id = 'stranger'") == []
+
+
+@every_storage
+async def test_a_restore_replaces_a_file_that_was_damaged_in_storage(
+    source: OpenInstallation, folder: BackupFolder, ingress: Ingress
+) -> None:
+    queue = await ingress()
+    await queue.submit(new())
+    artifact = await finish(queue, source, await lease(queue))
+    whole = await get(source, artifact.key)
+    await back_up(source, folder)
+    await ingress.aclose()  # Darkroom is stopped
+    await source.storage.delete([artifact.key])
+    await put(source, artifact.key, b"other bytes")
+    await restore(source, folder, replace=True)
+    assert await get(source, artifact.key) == whole
 
 
 async def test_a_restore_is_refused_while_another_program_uses_the_database(

@@ -216,6 +216,19 @@ async def test_a_killed_supervisor_is_replaced_and_the_server_goes_on(data_dir: 
         assert await value(conninfo, STARTED) == started
 
 
+async def test_the_supervisor_stays_while_the_server_s_log_is_gone(data_dir: Path) -> None:
+    async with held(data_dir) as conninfo:
+        first = supervisor(data_dir)
+        assert first is not None
+        ClusterFiles(data_dir).server_log.unlink()  # like an operator whose disk is full
+        await asyncio.sleep(1)
+        again = supervisor(data_dir)
+        assert again is not None
+        assert again.pid == first.pid
+        assert await value(conninfo, "SELECT 1") == 1
+    until_stopped(ClusterFiles(data_dir))
+
+
 async def test_a_killed_server_is_started_again_with_its_data(data_dir: Path) -> None:
     async with held(data_dir) as conninfo:
         for n in range(3):

@@ -345,6 +345,19 @@ def test_a_certificate_of_one_s_own_is_for_all_names_but_fal_s(rig: Rig) -> None
         eventually(lambda: any("new certificate" in each for each in rig.said))
 
 
+def test_a_certificate_of_one_s_own_that_cannot_be_taken_at_first_is_taken_later(rig: Rig) -> None:
+    own, key = rig.folder / "own.pem", rig.folder / "own.key"
+    self_signed("images.example.org", own, key)
+    with running(rig.entrance(certificate=own, key=key)):
+        obstacle = rig.folder / "run" / ".own.pem.new"  # like a full disk, or a file of root's
+        obstacle.mkdir()
+        self_signed("images.example.org", own, key)
+        eventually(lambda: any("has a problem" in each for each in rig.said))
+        obstacle.rmdir()
+        eventually(lambda: any("new certificate" in each for each in rig.said))
+    assert sum("has a problem" in each for each in rig.said) == 1
+
+
 def test_a_certificate_that_cannot_be_used_is_reported_at_the_start(rig: Rig) -> None:
     broken = rig.folder / "broken.pem"
     broken.write_text("not a certificate")

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from serve_app.cli.commands.keys import tenants_group
+from serve_app.cli.commands.keys import tenant_path, tenants_group
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
@@ -39,10 +39,10 @@ def delete_tenant(server: Server, tenant: str, *, yes: bool, wait: bool, as_json
             err=True,
         )
     with Client(server) as client:
-        found = client.delete(f"/v1/tenants/{tenant}")
+        found = client.delete(tenant_path(tenant))
         while wait and found["ended_at"] is None:
             time.sleep(POLL_S)
-            found = client.get(f"/v1/tenants/{tenant}/deletion")
+            found = client.get(f"{tenant_path(tenant)}/deletion")
     click.echo(json.dumps(found) if as_json else deletion_text(found))
 
 
@@ -53,7 +53,7 @@ def delete_tenant(server: Server, tenant: str, *, yes: bool, wait: bool, as_json
 def show_deletion(server: Server, tenant: str, *, as_json: bool) -> None:
     """Show the progress of the deletion of TENANT."""
     with Client(server) as client:
-        found = client.get(f"/v1/tenants/{tenant}/deletion")
+        found = client.get(f"{tenant_path(tenant)}/deletion")
     click.echo(json.dumps(found) if as_json else deletion_text(found))
 
 
@@ -70,7 +70,7 @@ def export_tenant(server: Server, tenant: str, out: Path, *, files: bool) -> Non
     if out.exists():
         raise Misconfigured(f"{out} exists. Name another file, or move it away.")
     part = out.with_name(f".{out.name}.part")
-    path = f"/v1/tenants/{tenant}/export"
+    path = f"{tenant_path(tenant)}/export"
     try:
         with (
             Client(server) as client,

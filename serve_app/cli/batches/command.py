@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import click
 
@@ -120,7 +121,7 @@ def list_command(server: Server, after: str | None, limit: int, *, as_json: bool
 def show_command(server: Server, batch_id: str, *, as_json: bool) -> None:
     """Show a batch, and why its file was refused."""
     with Client(server) as client:
-        answer = client.get(f"{BATCHES}/{batch_id}")
+        answer = client.get(f"{BATCHES}/{quote(batch_id, safe='')}")
     for line in [json.dumps(answer)] if as_json else _lines(answer):
         click.echo(line)
 
@@ -132,7 +133,7 @@ def show_command(server: Server, batch_id: str, *, as_json: bool) -> None:
 def cancel_command(server: Server, batch_id: str, *, as_json: bool) -> None:
     """Stop a batch: what waits or runs is cancelled, and results until then are kept."""
     with Client(server) as client:
-        answer = client.post(f"{BATCHES}/{batch_id}/cancel", {})
+        answer = client.post(f"{BATCHES}/{quote(batch_id, safe='')}/cancel", {})
     click.echo(json.dumps(answer) if as_json else f"{batch_id}: {summary(answer)}")
 
 

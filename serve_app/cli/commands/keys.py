@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import wraps
 from typing import Any
+from urllib.parse import quote
 
 import click
 
@@ -125,7 +126,7 @@ def create(
 def rotate(server: Server, key_id: str, overlap_s: float, *, as_json: bool) -> None:
     """Replace a key by one with the same rights, and print the new one."""
     with Client(server) as client:
-        answer = client.post(f"/v1/keys/{key_id}/rotate", {"overlap_s": overlap_s})
+        answer = client.post(f"{_key_path(key_id)}/rotate", {"overlap_s": overlap_s})
     _show_secret(answer, as_json=as_json)
 
 
@@ -136,13 +137,17 @@ def rotate(server: Server, key_id: str, overlap_s: float, *, as_json: bool) -> N
 def revoke(server: Server, key_id: str, *, as_json: bool) -> None:
     """Revoke a key permanently."""
     with Client(server) as client:
-        client.delete(f"/v1/keys/{key_id}")
+        client.delete(_key_path(key_id))
     result = {"key_id": key_id, "revoked": True}
     click.echo(
         json.dumps(result)
         if as_json
         else f"{key_id} is revoked. All replicas refuse it within 5 s."
     )
+
+
+def _key_path(key_id: str) -> str:
+    return f"/v1/keys/{quote(key_id, safe='')}"
 
 
 def _show_secret(created: dict[str, Any], *, as_json: bool) -> None:
@@ -274,6 +279,11 @@ storage_option = click.option(
 )
 
 
+def tenant_path(tenant: str) -> str:
+    """Path of a tenant in the API. A typed name can lead to no other path."""
+    return f"/v1/tenants/{quote(tenant, safe='')}"
+
+
 @click.group("tenants")
 def tenants_group() -> None:
     """Create, show, change, disable, export and delete tenants."""
@@ -330,7 +340,7 @@ def create_tenant(
 def show_tenant(server: Server, tenant: str, *, as_json: bool) -> None:
     """Show TENANT with its limits, and where each comes from."""
     with Client(server) as client:
-        _print_tenant(client.get(f"/v1/tenants/{tenant}"), as_json=as_json)
+        _print_tenant(client.get(tenant_path(tenant)), as_json=as_json)
 
 
 @tenants_group.command("set")
@@ -356,7 +366,7 @@ def set_tenant(
     if changes := {**dict(limits), **budget, **_storage(storage)}:
         wish["limits"] = changes
     with Client(server) as client:
-        _print_tenant(client.patch(f"/v1/tenants/{tenant}", wish), as_json=as_json)
+        _print_tenant(client.patch(tenant_path(tenant), wish), as_json=as_json)
 
 
 @tenants_group.command("disable")
@@ -367,7 +377,7 @@ def set_tenant(
 def disable_tenant(server: Server, tenant: str, *, cancel: bool, as_json: bool) -> None:
     """Refuse all keys of TENANT. What runs ends."""
     with Client(server) as client:
-        shown = client.put(f"/v1/tenants/{tenant}/disable", {"cancel_queued": cancel})
+        shown = client.put(f"{tenant_path(tenant)}/disable", {"cancel_queued": cancel})
     queued = "is being cancelled" if cancel else "waits until it is enabled"
     _print(shown, f"{tenant} is disabled. What is queued {queued}.", as_json=as_json)
 
@@ -379,7 +389,7 @@ def disable_tenant(server: Server, tenant: str, *, cancel: bool, as_json: bool) 
 def enable_tenant(server: Server, tenant: str, *, as_json: bool) -> None:
     """Accept the keys of TENANT again."""
     with Client(server) as client:
-        shown = client.put(f"/v1/tenants/{tenant}/enable")
+        shown = client.put(f"{tenant_path(tenant)}/enable")
     _print(shown, f"{tenant} is enabled.", as_json=as_json)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import click
 import httpx
 
 from serve_app.cli.commands import completion
+from serve_app.cli.commands.requests import request_path
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
@@ -70,7 +72,7 @@ _endpoint = click.argument("endpoint", shell_complete=completion.endpoints)
 def pause(server: Server, endpoint: str, *, as_json: bool) -> None:
     """Accept requests for ENDPOINT but keep them queued."""
     _put_and_print(
-        server, f"/v1/endpoints/{endpoint}/pause", f"{endpoint} is paused.", as_json=as_json
+        server, f"/v1/endpoints/{quote(endpoint)}/pause", f"{endpoint} is paused.", as_json=as_json
     )
 
 
@@ -81,7 +83,10 @@ def pause(server: Server, endpoint: str, *, as_json: bool) -> None:
 def drain(server: Server, endpoint: str, *, as_json: bool) -> None:
     """Refuse new requests for ENDPOINT and serve the queued ones."""
     _put_and_print(
-        server, f"/v1/endpoints/{endpoint}/drain", f"{endpoint} is draining.", as_json=as_json
+        server,
+        f"/v1/endpoints/{quote(endpoint)}/drain",
+        f"{endpoint} is draining.",
+        as_json=as_json,
     )
 
 
@@ -92,7 +97,10 @@ def drain(server: Server, endpoint: str, *, as_json: bool) -> None:
 def resume(server: Server, endpoint: str, *, as_json: bool) -> None:
     """End a pause or a drain of ENDPOINT."""
     _put_and_print(
-        server, f"/v1/endpoints/{endpoint}/resume", f"{endpoint} is resumed.", as_json=as_json
+        server,
+        f"/v1/endpoints/{quote(endpoint)}/resume",
+        f"{endpoint} is resumed.",
+        as_json=as_json,
     )
 
 
@@ -110,7 +118,7 @@ def requeue_command(server: Server, request_id: str, *, as_json: bool) -> None:
     """
     _put_and_print(
         server,
-        f"/v1/requests/{request_id}/requeue",
+        f"{request_path(request_id)}/requeue",
         "The request is {state}.",
         as_json=as_json,
     )
@@ -126,7 +134,7 @@ def fail_command(server: Server, request_id: str, reason: str, *, as_json: bool)
     query = httpx.QueryParams({"reason": reason})
     _put_and_print(
         server,
-        f"/v1/requests/{request_id}/fail?{query}",
+        f"{request_path(request_id)}/fail?{query}",
         "The request is {state}.",
         as_json=as_json,
     )
@@ -144,7 +152,7 @@ def priority_command(server: Server, request_id: str, priority: str, *, as_json:
     """
     _put_and_print(
         server,
-        f"/v1/requests/{request_id}/priority?{httpx.QueryParams({'priority': priority})}",
+        f"{request_path(request_id)}/priority?{httpx.QueryParams({'priority': priority})}",
         f"The request has {priority} priority.",
         as_json=as_json,
     )

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote
 
 import click
 
@@ -23,6 +24,11 @@ from serve_app.domain.request import State
 # ``darkroom logs`` and ``darkroom open``: the log of a request, and its output files.
 
 POLL_INTERVAL_S = 0.5
+
+
+def request_path(request_id: str) -> str:
+    """Path of a request in the API. A typed id can lead to no other path."""
+    return f"/v1/requests/{quote(request_id, safe='')}"
 
 
 def line_of(line: Mapping[str, Any]) -> str:
@@ -43,7 +49,7 @@ def show(
     shown = 0
     with Client(server) as client:
         while True:
-            found = client.get(f"/v1/requests/{request_id}")
+            found = client.get(request_path(request_id))
             for line in found["log"][shown:]:
                 click.echo(json.dumps(line) if as_json else line_of(line))
             shown = max(shown, len(found["log"]))
@@ -65,13 +71,13 @@ def open_files(
     if nothing on this machine opens them.
     """
     with Client(server) as client:
-        found = client.get(f"/v1/requests/{request_id}")
+        found = client.get(request_path(request_id))
         if found["state"] != State.SUCCEEDED:
             raise ApiFailure(
                 f"The request is {found['state']}, so there is nothing to open. "
                 f"Run `darkroom logs {request_id}` for details."
             )
-        output = client.get(f"/queue/{found['endpoint_id']}/requests/{request_id}")
+        output = client.get(f"/queue/{found['endpoint_id']}/requests/{found['request_id']}")
     files = list(outputs(output))
     if not files:
         raise ApiFailure(
@@ -182,7 +188,7 @@ def local(at: str) -> str:
 def request(server: Server, request_id: str, *, as_json: bool) -> None:
     """Print a request: what it is, how it goes or went, its input and its log."""
     with Client(server) as client:
-        one = client.get(f"/v1/requests/{request_id}")
+        one = client.get(request_path(request_id))
     if as_json:
         click.echo(json.dumps(one))
         return
@@ -234,11 +240,11 @@ def _facts(one: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def cancel(server: Server, request_id: str, *, as_json: bool) -> None:
     with Client(server) as client:
-        answer = client.put(f"/v1/requests/{request_id}/cancel")
+        answer = client.put(f"{request_path(request_id)}/cancel")
     click.echo(json.dumps(answer) if as_json else answer["verdict"])
 
 
 def delete(server: Server, request_id: str, *, as_json: bool) -> None:
     with Client(server) as client:
-        answer = client.delete(f"/v1/requests/{request_id}")
+        answer = client.delete(request_path(request_id))
     click.echo(json.dumps(answer) if as_json else f"Deleted, with {answer['deleted_files']} files.")

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import click
 
@@ -71,7 +72,7 @@ def warm_command(
             answer = client.get("/v1/warm")
             lines = target_lines(answer["targets"])
         elif off:
-            client.delete(f"/v1/warm/{endpoint}")
+            client.delete(f"/v1/warm/{quote(endpoint)}")
             answer, lines = {"endpoint_id": endpoint}, iter([f"{endpoint} is not kept any more."])
         else:
             wish = {"endpoint_id": endpoint, "replicas": replicas, "level": level, "for_s": for_s}

@@ -11,6 +11,7 @@ import click
 import httpx
 
 from serve_app.cli.commands import completion
+from serve_app.cli.commands.requests import request_path
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
@@ -53,7 +54,7 @@ def list_command(server: Server, *, as_json: bool, **wish: Any) -> None:
 def show_command(server: Server, request_id: str, tenant: str | None, *, as_json: bool) -> None:
     """Show the webhook of a request and every try."""
     with Client(server) as client:
-        answer = client.get(f"/v1/requests/{request_id}/webhook", tenant=tenant)
+        answer = client.get(f"{request_path(request_id)}/webhook", tenant=tenant)
     for shown in [json.dumps(answer)] if as_json else lines(answer):
         click.echo(shown)
 
@@ -69,7 +70,7 @@ def redeliver_command(
     """Send a webhook again, with the same body."""
     query = f"?{httpx.QueryParams({'tenant': tenant})}" if tenant else ""
     with Client(server) as client:
-        answer = client.put(f"/v1/requests/{request_id}/webhook/redeliver{query}")
+        answer = client.put(f"{request_path(request_id)}/webhook/redeliver{query}")
     click.echo(json.dumps(answer) if as_json else f"The webhook is sent again to {answer['url']}.")
 
 

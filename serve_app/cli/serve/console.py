@@ -91,7 +91,8 @@ class LogFollower:
     def start(self) -> None:
         """Follow the file from its current end.
 
-        A file above ``ROTATE_AT_BYTES`` is moved to ``.log.1`` and truncated.
+        A file above ``ROTATE_AT_BYTES`` is moved to ``.log.1`` and truncated. If that fails, it is
+        tried again when the file has grown by as much.
         """
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.touch(mode=0o600)
@@ -106,6 +107,7 @@ class LogFollower:
             self._thread.join()
 
     def _follow(self, position: int) -> None:
+        rotate_at = ROTATE_AT_BYTES
         with self._path.open(encoding="utf-8", errors="replace") as log:
             log.seek(position)
             while True:
@@ -115,8 +117,13 @@ class LogFollower:
                     self._console.write(text)
                 elif ending:
                     return
-                elif os.fstat(log.fileno()).st_size > ROTATE_AT_BYTES:
-                    self._rotate(log)
+                elif (size := os.fstat(log.fileno()).st_size) > rotate_at:
+                    try:
+                        self._rotate(log)
+                        rotate_at = ROTATE_AT_BYTES
+                    except OSError as error:  # the disk may be full: this thread must go on
+                        rotate_at = size + ROTATE_AT_BYTES
+                        self._console.print_line(f"{self._path} cannot be rotated: {error}")
                 else:
                     self._end.wait(POLL_INTERVAL_S)
 

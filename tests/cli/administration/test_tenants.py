@@ -4,6 +4,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from serve_app.cli.administration.tenants import deletion_text
 
 
@@ -33,6 +35,24 @@ def test_a_deletion_asks_first_and_shows_what_is_left(darkroom: Any) -> None:
     assert (
         "cannot delete its own" in darkroom("tenants", "delete", "default", "-y", fails=True).stderr
     )
+
+
+@pytest.mark.parametrize(
+    ("tenant", "words"),
+    [
+        ("d1", ("tenants", "delete", "-y", "d1#old")),
+        ("d2", ("tenants", "delete", "-y", "d2?old")),
+        ("d3", ("tenants", "disable", "d3/disable?")),
+        ("d4", ("keys", "revoke", "../tenants/d4")),
+        ("d5", ("requests", "delete", "../tenants/d5")),
+    ],
+)
+def test_a_mistyped_name_is_not_that_of_another_tenant(
+    darkroom: Any, tenant: str, words: tuple[str, ...]
+) -> None:
+    darkroom("tenants", "create", tenant)
+    darkroom(*words, fails=True)
+    assert f"{tenant}  enabled" in darkroom("tenants", "show", tenant).stdout
 
 
 def test_the_end_of_a_deletion_says_what_is_kept() -> None:

@@ -56,6 +56,28 @@ def test_the_file_stays_small_while_others_write_it_and_the_console_shows_all(
     assert path.with_suffix(".log.1").stat().st_size > 1000
 
 
+def test_the_log_is_followed_and_rotated_again_after_its_disk_was_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_console, "ROTATE_AT_BYTES", 100)
+    path, screen = tmp_path / "logs" / "darkroom.log", Screen()
+    path.parent.mkdir()
+    kept = path.with_suffix(".log.1")
+    kept.symlink_to("/dev/full")
+    follower = following(path, screen)
+    with path.open("a", buffering=1) as log:
+        log.write(f"{'x' * 150}\n")
+        screen.wait_for("x\n")
+        log.write("The disk is full.\n")
+        screen.wait_for("The disk is full.\n")
+        kept.unlink()
+        log.write(f"{'y' * 150}\n")
+        eventually(lambda: path.stat().st_size <= 100, "the file has been rotated")
+    follower.aclose()
+    assert "y\n" in screen.getvalue()
+    assert kept.stat().st_size > 100
+
+
 def test_a_terminal_that_is_gone_does_not_keep_darkroom_from_ending(tmp_path: Path) -> None:
     console = Console(tmp_path / "ray.log")
     console.stream = Path("/dev/full").open("w")  # noqa: SIM115 closed below
