@@ -215,3 +215,65 @@ def test_a_tool_that_could_not_be_loaded_says_so_and_works_later(reader: Reader)
     reader.page.unroute("**/tools.css")
     sheet.get_by_role("button", name="Use as input").click()
     expect(reader.page.get_by_role("dialog")).to_be_visible()
+
+
+def test_an_upload_of_a_form_that_was_left_holds_up_no_other_model(
+    reader: Reader, tmp_path: Path
+) -> None:
+    page = reader.page
+    file = tmp_path / "hill.png"
+    file.write_bytes(bytes(3_000_000))
+    unanswered: list[Route] = []
+    made: list[str] = []
+
+    def hold(route: Route) -> None:
+        unanswered.append(route)
+
+    def note(route: Route) -> None:
+        made.append(route.request.url)
+        route.abort()
+
+    page.route("**/files/**", hold)
+    page.route("**/queue/**", note)
+    reader.choose("some/changes")
+    reader.field("prompt").fill("a hill")
+    with page.expect_request("**/files/**"):
+        page.get_by_label("Image: choose a file").set_input_files(file)
+    generate = page.get_by_role("button", name="Generate")
+    generate.click()
+    expect(generate).to_have_attribute("aria-busy", "true")
+    reader.choose("some/moves")
+    expect(generate).not_to_have_attribute("aria-busy", "true")
+    assert made == []  # what was asked for is not in the form any more
+    generate.click()
+    expect(page.locator("#form-problem")).to_contain_text("did not answer")
+    assert [each.rpartition("/")[2] for each in made] == ["moves"]
+
+
+def test_a_file_that_is_removed_before_its_upload_begins_is_not_uploaded(
+    reader: Reader, tmp_path: Path
+) -> None:
+    page = reader.page
+    file = tmp_path / "hill.png"
+    file.write_bytes(bytes(3_000_000))
+    begun: list[Route] = []
+    sent: list[str] = []
+
+    def hold(route: Route) -> None:
+        begun.append(route)
+
+    def note(route: Route) -> None:
+        sent.append(route.request.url)
+        route.continue_()
+
+    page.route("**/upload/initiate", hold)
+    page.route("**/files/**", note)
+    reader.choose("some/changes")
+    reader.field("prompt").fill("a hill")
+    with page.expect_request("**/upload/initiate"):
+        page.get_by_label("Image: choose a file").set_input_files(file)
+    page.get_by_role("button", name="Remove hill.png").click()
+    with page.expect_response("**/upload/initiate"):
+        begun[0].continue_()
+    assert "image_url" not in asked(reader, "changes")  # it waits for uploads
+    assert sent == []

@@ -212,6 +212,7 @@ export function mediaListControl(field, id, context) {
     write: (value) => {
       const urls = value ?? [];
       target.value = urls.filter((url) => !isHere(url)).join("\n");
+      for (const each of files) each.stop();
       show([]);
       for (const url of urls.filter(isHere)) add(described(url, field));
     },

@@ -22,20 +22,25 @@ const VARIATION = 0.3;
 export class Submitter {
   #page;
   #grids = null; // the module of the grids, when it is loaded
+  #waits = false; // for files that are being uploaded
 
   constructor(page) {
     this.#page = page;
   }
 
-  /** Submits the form of `model` when its files are uploaded; with `draft`, `{count, until}`, it makes
-   * drafts. Problems are shown at their fields. */
+  /** Submits the form of `model` when its files are uploaded, unless the form of another one is shown by
+   * then; with `draft`, `{count, until}`, it makes drafts. Problems are shown at their fields. While it
+   * waits for files, a further call does nothing: it would submit the same input twice. */
   async generate(model, { draft } = {}) {
-    const { complain, goingOn } = this.#page;
+    if (this.#waits || model === null) return;
+    const { complain, form, goingOn } = this.#page;
     complain("");
     const button = byId("generate");
     button.setAttribute("aria-busy", "true");
     try {
-      await allLoaded();
+      this.#waits = true;
+      await allLoaded().finally(() => (this.#waits = false));
+      if (!form.isOf(model)) return;
       const input = this.#read(model);
       if (input === null) return;
       if (draft) await this.#submit(model, drafted(input, draft));
