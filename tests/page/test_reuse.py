@@ -277,3 +277,25 @@ def test_a_file_that_is_removed_before_its_upload_begins_is_not_uploaded(
         begun[0].continue_()
     assert "image_url" not in asked(reader, "changes")  # it waits for uploads
     assert sent == []
+
+
+def test_what_was_entered_for_a_model_does_not_break_the_form_of_one_with_other_types(
+    reader: Reader,
+) -> None:
+    words = {"type": "array", "items": {"type": "string"}}
+    text = endpoint("texts", "text-to-image", tags={"type": "string"}, image_urls=PROMPT)
+    lists = endpoint("lists", "text-to-image", tags=words, image_urls=words, style=PROMPT)
+    objects = endpoint("objects", "text-to-image", style={"type": "object"})
+    offer(reader.page, text, lists, objects)
+    reader.page.reload()
+    reader.choose("some/texts")
+    reader.unfold()
+    reader.field("prompt").fill("a hill")
+    reader.field("tags").fill("soft")
+    reader.field("image_urls").fill("https://example.org/a.png")
+    reader.choose("some/lists")
+    assert asked(reader, "lists") == {"prompt": "a hill"}
+    reader.choose("some/objects")
+    reader.field("style").fill('{"a": 1}')
+    reader.choose("some/lists")
+    assert asked(reader, "lists") == {"prompt": "a hill"}

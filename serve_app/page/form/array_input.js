@@ -21,7 +21,7 @@ export function listControl(field, id) {
       throw new Unreadable(`At most ${field.mostItems} are possible.`);
     return numbers ? parts.map((part) => numberIn(part, field.items)) : parts;
   };
-  const write = (value) => (target.value = (value ?? []).join(", "));
+  const write = (value) => (target.value = (Array.isArray(value) ? value : []).join(", "));
   return { node: target, target, read, write };
 }
 

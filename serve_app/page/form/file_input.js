@@ -210,7 +210,7 @@ export function mediaListControl(field, id, context) {
       return urls.length ? urls : undefined;
     },
     write: (value) => {
-      const urls = value ?? [];
+      const urls = Array.isArray(value) ? value : [];
       target.value = urls.filter((url) => !isHere(url)).join("\n");
       for (const each of files) each.stop();
       show([]);
