@@ -279,6 +279,35 @@ def test_a_file_that_is_removed_before_its_upload_begins_is_not_uploaded(
     assert sent == []
 
 
+def use_again(reader: Reader, words: str) -> None:
+    reader.listed.filter(has_text=words).locator(".request").click()
+    reader.page.get_by_role("dialog").get_by_role("button", name="Use again").click()
+
+
+def test_settings_of_a_model_that_is_not_served_do_not_fill_the_form_of_another(
+    reader: Reader,
+) -> None:
+    page = reader.page
+    reader.darkroom.hang([Entry("an old hill", timedelta(minutes=1), endpoint="house/gone")])
+    reader.field("prompt").fill("my own words")
+    use_again(reader, "an old hill")
+    expect(page.locator("#form-problem")).to_have_text("This Darkroom does not serve house/gone.")
+    expect(page.get_by_label("Model", exact=True)).to_have_value("fal-ai/flux/schnell")
+    expect(reader.field("prompt")).to_have_value("my own words")
+
+
+def test_settings_of_a_model_that_was_added_since_the_page_was_opened_fill_its_form(
+    reader: Reader,
+) -> None:
+    page = reader.page
+    reader.darkroom.hang([Entry("a new hill", timedelta(minutes=1), endpoint="some/fresh")])
+    offer(page, CHANGES, endpoint("fresh", "text-to-image"))
+    use_again(reader, "a new hill")
+    expect(page.get_by_label("Model", exact=True)).to_have_value("some/fresh")
+    expect(page.locator("#model-about")).to_contain_text("some/fresh")
+    assert asked(reader, "fresh")["prompt"] == "a new hill"
+
+
 def test_what_was_entered_for_a_model_does_not_break_the_form_of_one_with_other_types(
     reader: Reader,
 ) -> None:
