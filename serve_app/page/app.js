@@ -103,6 +103,7 @@ const door = new Door({
   signIn,
   enter: async (given) => {
     if (given !== key.value) {
+      recent.clear();
       stage.clear();
       views.clear();
     }
@@ -124,9 +125,10 @@ const door = new Door({
     form.clear();
     forgetDraft();
     forgetUsed(PROMPTS, LORAS);
-    recent.stop();
+    recent.clear();
     stage.clear();
     views.clear();
+    announce("");
     door.open();
   },
 });
