@@ -249,6 +249,22 @@ def test_a_gallery_without_results_leads_to_the_form(gallery: Gallery) -> None:
 # Selection.
 
 
+def test_a_range_does_not_begin_at_a_result_that_is_gone(gallery: Gallery) -> None:
+    ids = gallery.darkroom.hang([Entry(f"number {each}", each * SOON) for each in range(1, 7)])
+    gallery.open()
+    for number in (5, 4):
+        gallery.page.get_by_role("checkbox", name=f"Select number {number}").click()
+    answer = httpx.delete(
+        f"{gallery.darkroom.url}/v1/requests/{ids[3]}",
+        headers={"Authorization": f"Key {gallery.darkroom.key}"},
+        trust_env=False,
+    )
+    assert answer.status_code == 200
+    expect(gallery.selected).to_have_count(1)
+    gallery.link("number 6").click(modifiers=["Shift"])
+    expect(gallery.page.get_by_text("2 selected")).to_be_visible()
+
+
 def test_a_range_and_everything_are_selected(gallery: Gallery) -> None:
     gallery.darkroom.hang([Entry(f"number {each}", each * SOON) for each in range(1, 9)])
     gallery.open()
