@@ -81,3 +81,18 @@ def test_older_ones_come_when_asked_for(reader: Reader) -> None:
     expect(reader.listed).to_have_count(15)
     reader.page.get_by_role("button", name="Show older requests").click()
     expect(reader.listed).to_have_count(17)
+
+
+def test_the_focus_stays_in_the_details_of_a_running_one(waiting: Reader) -> None:
+    page = waiting.page
+    submit(waiting, PROBE, prompt="by a program")
+    waiting.listed.first.locator(".request").click()
+    cancel = page.get_by_role("dialog").get_by_role("button", name="Cancel")
+    cancel.focus()
+    for _ in range(2):
+        with page.expect_response("**/v1/requests/*"):
+            pass
+    page.evaluate("new Promise(requestAnimationFrame)")
+    expect(cancel).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_contain_text("Cancelled")
