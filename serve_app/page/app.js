@@ -242,7 +242,7 @@ async function showLatest() {
     if (latest === undefined || !stage.empty) return;
     const { endpoint_id: endpoint, request_id: id, created_at: at } = latest;
     const input = { prompt: latest.prompt ?? "" };
-    stage.add({ id, endpoint, input, ...namesOf(endpoint), at: Date.parse(at), restored: true });
+    stage.add({ id, endpoint, input, ...namesOf(endpoint), at: Date.parse(at), restored: true, cut: true });
   } catch {
     // The stage stays empty.
   }
@@ -282,9 +282,16 @@ function ended({ endpoint, input, restored, at }, { error }) {
 }
 
 /** Fills the form so that it makes the same result: with the seed that was drawn. */
-async function useAgain({ id, endpoint, input, seed, restored, origin }) {
-  // The server has drawn the seed of new noise.
-  const whole = restored || input.new_noise ? await submitter.whole(id, input) : input;
+async function useAgain(request) {
+  const { endpoint, input, seed, restored, origin } = request;
+  let whole = input;
+  try {
+    // The server has drawn the seed of new noise.
+    if (restored || input.new_noise) whole = await submitter.whole(request);
+  } catch (error) {
+    complain(error.message);
+    return;
+  }
   await fillForm(endpoint, seed === undefined || seed === null ? whole : { ...whole, seed }, origin);
 }
 
@@ -371,8 +378,10 @@ async function useAsInput(file) {
 }
 
 /** Shows a request as JSON and as programs. */
-async function showCode({ endpoint, input }) {
-  await use("code", ({ ProgramDialog }) => {
+async function showCode(request) {
+  const { endpoint, cut } = request;
+  await use("code", async ({ ProgramDialog }) => {
+    const input = cut ? await submitter.whole(request) : request.input;
     program ??= new ProgramDialog({ address, apply: (id, changed) => fillForm(id, changed) });
     const { category } = listed.find(({ id }) => id === endpoint) ?? {};
     program.show({ endpoint, input, category });
