@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -9,7 +10,7 @@ from datetime import timedelta
 
 import httpx
 import pytest
-from playwright.sync_api import BrowserContext, expect
+from playwright.sync_api import BrowserContext, Error, Route, expect
 
 from serve_app.domain.request import State
 from tests.page.album import Entry, entries
@@ -244,6 +245,29 @@ def test_a_gallery_without_results_leads_to_the_form(gallery: Gallery) -> None:
     gallery.open()
     gallery.page.get_by_role("link", name="Create something").click()
     expect(gallery.page.get_by_role("button", name="Generate")).to_be_visible()
+
+
+def test_a_tile_follows_the_address_of_its_file_which_is_signed_for_a_time(
+    gallery: Gallery,
+) -> None:
+    gallery.darkroom.hang([HILL])
+    gallery.open()
+    image = gallery.results.first.locator("img")
+    expect(image).to_have_attribute("src", re.compile(r"\.webp$"))
+
+    def sign(route: Route) -> None:
+        with suppress(Error):  # the test has ended
+            page = route.fetch().json()
+            for file in page["requests"][0]["files"]:
+                file["url"] += "?signature=new"
+                file["thumbnail"]["url"] += "?signature=new"
+            route.fulfill(json=page)
+
+    gallery.page.route("**/v1/requests?*", sign)
+    expect(image).to_have_attribute("src", re.compile("signature=new"))
+    gallery.results.first.locator("a").click()
+    download = gallery.page.get_by_role("link", name="Download")
+    expect(download).to_have_attribute("href", re.compile("signature=new"))
 
 
 # Selection.
