@@ -6,8 +6,6 @@ from playwright.sync_api import Page, expect
 from tests.page.darkroom import PageDarkroom
 from tests.page.reader import Reader
 
-MODELS = {"models": [{"endpoint_id": "some/model"}], "next_cursor": None, "has_more": False}
-
 
 def test_without_a_key_the_page_asks_for_it_and_says_where_to_find_it(
     page: Page, served: PageDarkroom
@@ -76,14 +74,16 @@ def test_a_forgotten_key_leaves_no_list_of_its_requests(reader: Reader) -> None:
     assert "a hidden hill" not in reader.page.content()
 
 
-def test_another_key_does_not_show_the_requests_of_the_one_before(reader: Reader) -> None:
-    page = reader.page
+def test_another_key_does_not_show_the_requests_of_the_one_before(
+    page: Page, served: PageDarkroom
+) -> None:
+    reader = Reader(page, served)
+    reader.enter()
     reader.generate("a hidden hill")
     expect(reader.listed).to_have_count(1)
     refusal = {"detail": "This key may not list requests."}
     page.route("**/v1/requests?*", lambda route: route.fulfill(status=403, json=refusal))
-    page.route("**/v1/models*", lambda route: route.fulfill(json=MODELS))
     page.get_by_role("button", name="API key").click()
-    reader.give_key(f"dk_0123:{'0' * 64}")
+    reader.give_key(served.house.other_key)
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
     expect(reader.listed).to_have_count(0)
