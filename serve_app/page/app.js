@@ -37,6 +37,7 @@ const WRONG_KEY =
 const OTHER_KEY = "The link that you followed has another key than this browser. Open it to use it.";
 const ENDED_KEY = "The key is no longer valid. Paste another one.";
 const ENDED_SESSION = "Your sign-in has ended. Sign in again.";
+const NOT_LOADED = "The form of this model could not be loaded. Try again.";
 const NOUNS = { image: "an image", video: "a video", audio: "the audio" };
 
 const linked = takeKey(); // before anything else reads the address
@@ -102,6 +103,7 @@ const door = new Door({
   signIn,
   enter: async (given) => {
     if (given !== key.value) {
+      recent.clear();
       stage.clear();
       views.clear();
     }
@@ -123,9 +125,10 @@ const door = new Door({
     form.clear();
     forgetDraft();
     forgetUsed(PROMPTS, LORAS);
-    recent.stop();
+    recent.clear();
     stage.clear();
     views.clear();
+    announce("");
     door.open();
   },
 });
@@ -170,14 +173,31 @@ function served() {
   return listed.filter(({ away }) => away === "");
 }
 
+function isServed(id) {
+  return served().some((each) => each.id === id);
+}
+
+async function listAgain() {
+  try {
+    listed = await models.list();
+  } catch {
+    return; // the connection status reports it
+  }
+  showModels(listed);
+  byId("model").value = model?.id ?? "";
+}
+
 /** Id of the model in the page's address, or of the one that was used last, or of the first one. */
 function wantedModel() {
   const wanted = [address.now.model, models.last?.id];
-  return wanted.find((id) => served().some((each) => each.id === id)) ?? served()[0]?.id;
+  return wanted.find(isServed) ?? served()[0]?.id;
 }
 
+/** Shows the form of the model `id`. Does nothing if it is not served. */
 async function choose(id) {
   if (id === undefined) return;
+  if (!isServed(id)) await listAgain(); // it may have been added since the page was opened
+  if (!isServed(id)) return;
   byId("model").value = id;
   let found;
   try {
@@ -222,7 +242,7 @@ async function showLatest() {
     if (latest === undefined || !stage.empty) return;
     const { endpoint_id: endpoint, request_id: id, created_at: at } = latest;
     const input = { prompt: latest.prompt ?? "" };
-    stage.add({ id, endpoint, input, ...namesOf(endpoint), at: Date.parse(at), restored: true });
+    stage.add({ id, endpoint, input, ...namesOf(endpoint), at: Date.parse(at), restored: true, cut: true });
   } catch {
     // The stage stays empty.
   }
@@ -250,8 +270,7 @@ async function moved() {
   details.follow(request);
   if (program !== null) program.follow(code);
   else if (code !== null) address.correct({ code: null }); // what it showed is not known any more
-  if (wanted !== null && wanted !== model?.id && served().some(({ id }) => id === wanted))
-    await choose(wanted);
+  if (wanted !== null && wanted !== model?.id && isServed(wanted)) await choose(wanted);
 }
 
 function ended({ endpoint, input, restored, at }, { error }) {
@@ -263,9 +282,16 @@ function ended({ endpoint, input, restored, at }, { error }) {
 }
 
 /** Fills the form so that it makes the same result: with the seed that was drawn. */
-async function useAgain({ id, endpoint, input, seed, restored, origin }) {
-  // The server has drawn the seed of new noise.
-  const whole = restored || input.new_noise ? await submitter.whole(id, input) : input;
+async function useAgain(request) {
+  const { endpoint, input, seed, restored, origin } = request;
+  let whole = input;
+  try {
+    // The server has drawn the seed of new noise.
+    if (restored || input.new_noise) whole = await submitter.whole(request);
+  } catch (error) {
+    complain(error.message);
+    return;
+  }
   await fillForm(endpoint, seed === undefined || seed === null ? whole : { ...whole, seed }, origin);
 }
 
@@ -273,7 +299,12 @@ async function useAgain({ id, endpoint, input, seed, restored, origin }) {
  * on the stage is `origin`, if it is known. */
 async function fillForm(endpoint, input, origin) {
   if (views.current !== null) leaveView();
-  if (byId("model").value !== endpoint) await choose(endpoint);
+  if (model?.id !== endpoint) await choose(endpoint);
+  if (model?.id !== endpoint) {
+    // The form of another model is not filled with what it was not meant for.
+    complain(isServed(endpoint) ? NOT_LOADED : `This Darkroom does not serve ${endpoint}.`);
+    return;
+  }
   goingOn?.leave();
   form.fill(input);
   form.keep();
@@ -347,8 +378,10 @@ async function useAsInput(file) {
 }
 
 /** Shows a request as JSON and as programs. */
-async function showCode({ endpoint, input }) {
-  await use("code", ({ ProgramDialog }) => {
+async function showCode(request) {
+  const { endpoint, cut } = request;
+  await use("code", async ({ ProgramDialog }) => {
+    const input = cut ? await submitter.whole(request) : request.input;
     program ??= new ProgramDialog({ address, apply: (id, changed) => fillForm(id, changed) });
     const { category } = listed.find(({ id }) => id === endpoint) ?? {};
     program.show({ endpoint, input, category });

@@ -45,6 +45,34 @@ class Member(Operator):
         expect(tab).to_have_attribute("aria-current", "page")
 
 
+def test_the_costs_are_those_of_the_chosen_time_whatever_answer_comes_last(
+    page: Page, served: PageDarkroom
+) -> None:
+    member = Member(page, served, "api")
+    member.open("Usage")
+    time = page.get_by_label("Time", exact=True)
+    costs = page.get_by_label("Costs", exact=True)
+    expect(page.get_by_text("Nothing was made in this time.")).to_be_visible()
+    held: list[Route] = []
+
+    def answer(route: Route) -> None:
+        days = time.input_value()
+        if days == "90":
+            held.append(route)  # until the other choice was made
+        else:
+            cost = {"currency": "USD", "cost": float(days)}
+            route.fulfill(json={"results": [], "costs": [cost]})
+
+    page.route("**/v1/usage?*", answer)
+    with page.expect_request("**/v1/usage?*"):
+        time.select_option("90")
+    time.select_option("7")
+    page.wait_for_timeout(500)
+    held[0].fulfill(json={"results": [], "costs": [{"currency": "USD", "cost": 90.0}]})
+    page.wait_for_timeout(500)
+    expect(costs).to_have_text("7.00 USD")
+
+
 def test_a_tenant_sees_what_it_used_and_nothing_of_others(page: Page, served: PageDarkroom) -> None:
     other = {"authorization": f"Key {served.house.other_key}"}
     page.request.post(f"{served.url}/run/test/probe", headers=other, data={})

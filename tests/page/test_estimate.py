@@ -60,6 +60,15 @@ def test_small_amounts_of_money_have_more_decimals(
     assert reader.page.evaluate(script, amount) == words
 
 
+@pytest.mark.parametrize(
+    ("length", "words"),
+    [(9.97, "10 s"), (89.7, "1 min 30 s"), (119.7, "2 min 0 s"), (3599.6, "60 min 0 s")],
+)
+def test_times_are_rounded_before_they_are_split(reader: Reader, length: float, words: str) -> None:
+    script = 'async (length) => (await import("/page/interface/words.js")).seconds(length)'
+    assert reader.page.evaluate(script, length) == words
+
+
 def test_the_form_says_that_a_paused_model_will_wait(reader: Reader) -> None:
     expect_images(reader.generate("a hill"), 1)
     paused = reader.page.request.put(

@@ -308,3 +308,15 @@ def test_help_is_in_words_for_people(strange: Reader) -> None:
     form = strange.page.locator("#form")
     expect(form).not_to_contain_text("`")
     expect(form).not_to_contain_text("data URI")
+
+
+def test_after_a_reload_the_server_s_problems_are_told_at_their_fields_too(strange: Reader) -> None:
+    page = strange.page
+    fill_required(strange)
+    page.reload()  # the form is shown from the browser's storage, before the server answers
+    expect(strange.field("prompt")).to_have_value("a hill")
+    expect(page.get_by_label("Model", exact=True)).to_contain_text("Some model")
+    refusal = {"detail": [{"loc": ["body", "image_url"], "msg": "No image there.", "type": "x"}]}
+    page.route("**/queue/some/model", lambda route: route.fulfill(status=422, json=refusal))
+    page.get_by_role("button", name="Generate").click()
+    expect(strange.problem_of("image_url")).to_have_text("No image there.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -9,7 +10,7 @@ from datetime import timedelta
 
 import httpx
 import pytest
-from playwright.sync_api import BrowserContext, expect
+from playwright.sync_api import BrowserContext, Error, Route, expect
 
 from serve_app.domain.request import State
 from tests.page.album import Entry, entries
@@ -246,7 +247,46 @@ def test_a_gallery_without_results_leads_to_the_form(gallery: Gallery) -> None:
     expect(gallery.page.get_by_role("button", name="Generate")).to_be_visible()
 
 
+def test_a_tile_follows_the_address_of_its_file_which_is_signed_for_a_time(
+    gallery: Gallery,
+) -> None:
+    gallery.darkroom.hang([HILL])
+    gallery.open()
+    image = gallery.results.first.locator("img")
+    expect(image).to_have_attribute("src", re.compile(r"\.webp$"))
+
+    def sign(route: Route) -> None:
+        with suppress(Error):  # the test has ended
+            page = route.fetch().json()
+            for file in page["requests"][0]["files"]:
+                file["url"] += "?signature=new"
+                file["thumbnail"]["url"] += "?signature=new"
+            route.fulfill(json=page)
+
+    gallery.page.route("**/v1/requests?*", sign)
+    expect(image).to_have_attribute("src", re.compile("signature=new"))
+    gallery.results.first.locator("a").click()
+    download = gallery.page.get_by_role("link", name="Download")
+    expect(download).to_have_attribute("href", re.compile("signature=new"))
+
+
 # Selection.
+
+
+def test_a_range_does_not_begin_at_a_result_that_is_gone(gallery: Gallery) -> None:
+    ids = gallery.darkroom.hang([Entry(f"number {each}", each * SOON) for each in range(1, 7)])
+    gallery.open()
+    for number in (5, 4):
+        gallery.page.get_by_role("checkbox", name=f"Select number {number}").click()
+    answer = httpx.delete(
+        f"{gallery.darkroom.url}/v1/requests/{ids[3]}",
+        headers={"Authorization": f"Key {gallery.darkroom.key}"},
+        trust_env=False,
+    )
+    assert answer.status_code == 200
+    expect(gallery.selected).to_have_count(1)
+    gallery.link("number 6").click(modifiers=["Shift"])
+    expect(gallery.page.get_by_text("2 selected")).to_be_visible()
 
 
 def test_a_range_and_everything_are_selected(gallery: Gallery) -> None:

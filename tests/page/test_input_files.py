@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Route, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.ingress.api.test_loras import safetensors
 from tests.page.painter import image
@@ -89,6 +89,48 @@ def test_generate_waits_for_a_file_that_is_being_uploaded(reader: Reader, tmp_pa
         expect(generate).to_have_attribute("aria-busy", "true")
         held[0].continue_()
     assert "/files/" in submitting.value.post_data_json["image_url"]
+
+
+@pytest.fixture
+def held(reader: Reader, tmp_path: Path) -> list[Route]:
+    """A large image in the form whose upload waits until the test continues it."""
+    file = tmp_path / "hill.png"
+    file.write_bytes(bytes(3_000_000))
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    reader.page.route("**/files/**", hold)
+    with reader.page.expect_request("**/files/**"):
+        reader.page.get_by_label("Image: choose a file").set_input_files(file)
+    return held
+
+
+def submissions(page: Page) -> list[str]:
+    """URLs that the page submits to from now on. None of them answers."""
+    made: list[str] = []
+
+    def note(route: Route) -> None:
+        made.append(route.request.url)
+        route.abort()
+
+    page.route("**/queue/**", note)
+    return made
+
+
+def test_generate_that_is_pressed_again_during_an_upload_submits_one_request(
+    reader: Reader, held: list[Route]
+) -> None:
+    made = submissions(reader.page)
+    generate = reader.page.get_by_role("button", name="Generate")
+    generate.click()
+    generate.click()
+    reader.page.keyboard.press("Control+Enter")
+    held[0].continue_()
+    expect(reader.page.locator("#form-problem")).to_contain_text("did not answer")
+    expect(generate).not_to_have_attribute("aria-busy", "true")
+    assert len(made) == 1
 
 
 def test_an_upload_that_is_refused_says_why_and_is_not_sent(reader: Reader, tmp_path: Path) -> None:

@@ -63,3 +63,27 @@ def test_the_key_is_in_no_address_and_in_no_text(reader: Reader) -> None:
     reader.page.get_by_role("button", name="Code").first.click()
     assert reader.darkroom.key not in reader.page.content()
     assert reader.darkroom.key not in reader.page.url
+
+
+def test_a_forgotten_key_leaves_no_list_of_its_requests(reader: Reader) -> None:
+    reader.generate("a hidden hill")
+    expect(reader.listed).to_have_count(1)
+    reader.page.get_by_role("button", name="API key").click()
+    reader.page.get_by_role("button", name="Forget this key").click()
+    expect(reader.page.get_by_role("heading", name="Your API key")).to_be_visible()
+    assert "a hidden hill" not in reader.page.content()
+
+
+def test_another_key_does_not_show_the_requests_of_the_one_before(
+    page: Page, served: PageDarkroom
+) -> None:
+    reader = Reader(page, served)
+    reader.enter()
+    reader.generate("a hidden hill")
+    expect(reader.listed).to_have_count(1)
+    refusal = {"detail": "This key may not list requests."}
+    page.route("**/v1/requests?*", lambda route: route.fulfill(status=403, json=refusal))
+    page.get_by_role("button", name="API key").click()
+    reader.give_key(served.house.other_key)
+    expect(page.get_by_role("button", name="Generate")).to_be_visible()
+    expect(reader.listed).to_have_count(0)

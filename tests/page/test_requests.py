@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import httpx
-from playwright.sync_api import expect
+from datetime import timedelta
 
+import httpx
+from playwright.sync_api import Page, expect
+
+from tests.page.album import Entry
+from tests.page.darkroom import PageDarkroom
 from tests.page.reader import PROBE, Reader, expect_images
 
 
@@ -81,3 +85,54 @@ def test_older_ones_come_when_asked_for(reader: Reader) -> None:
     expect(reader.listed).to_have_count(15)
     reader.page.get_by_role("button", name="Show older requests").click()
     expect(reader.listed).to_have_count(17)
+
+
+def test_the_focus_stays_in_the_details_of_a_running_one(waiting: Reader) -> None:
+    page = waiting.page
+    submit(waiting, PROBE, prompt="by a program")
+    waiting.listed.first.locator(".request").click()
+    cancel = page.get_by_role("dialog").get_by_role("button", name="Cancel")
+    cancel.focus()
+    for _ in range(2):
+        with page.expect_response("**/v1/requests/*"):
+            pass
+    page.evaluate("new Promise(requestAnimationFrame)")
+    expect(cancel).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_contain_text("Cancelled")
+
+
+def test_a_variation_is_not_made_of_a_part_of_the_input(page: Page, idle: PageDarkroom) -> None:
+    kept = Entry("an old hill", timedelta(minutes=1), input={"guidance_scale": 9.5})
+    (id_,) = idle.hang([kept])
+    reader = Reader(page, idle)
+    reader.enter()  # it shows the latest result, of whose input it knows the prompt
+    expect(reader.sheets).to_have_count(1)
+    headers = {"Authorization": f"Key {idle.key}"}
+    answer = httpx.delete(f"{idle.url}/v1/requests/{id_}", headers=headers, trust_env=False)
+    assert answer.status_code == 200
+    reader.sheets.get_by_role("button", name="Vary").click()
+    expect(page.locator("#form-problem")).to_be_visible()
+    page.locator("#form-problem").evaluate("node => (node.hidden = true)")
+    reader.sheets.get_by_role("button", name="Use again").click()
+    expect(page.locator("#form-problem")).to_be_visible()
+    expect(reader.field("prompt")).to_have_value("")
+    expect(reader.sheets).to_have_count(1)
+
+
+def test_a_variation_of_a_model_that_is_not_served_says_so(page: Page, idle: PageDarkroom) -> None:
+    idle.hang([Entry("an old hill", timedelta(minutes=1), endpoint="house/gone")])
+    reader = Reader(page, idle)
+    reader.enter()
+    reader.sheets.get_by_role("button", name="Vary").click()
+    expect(page.locator("#form-problem")).to_have_text("This Darkroom does not serve house/gone.")
+
+
+def test_the_code_of_a_result_has_its_whole_input_after_a_reload_too(
+    page: Page, idle: PageDarkroom
+) -> None:
+    idle.hang([Entry("an old hill", timedelta(minutes=1), input={"guidance_scale": 9.5})])
+    reader = Reader(page, idle)
+    reader.enter()
+    reader.sheets.get_by_role("button", name="Code").click()
+    expect(page.locator("#program")).to_contain_text('"guidance_scale": 9.5')

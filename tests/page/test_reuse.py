@@ -215,3 +215,116 @@ def test_a_tool_that_could_not_be_loaded_says_so_and_works_later(reader: Reader)
     reader.page.unroute("**/tools.css")
     sheet.get_by_role("button", name="Use as input").click()
     expect(reader.page.get_by_role("dialog")).to_be_visible()
+
+
+def test_an_upload_of_a_form_that_was_left_holds_up_no_other_model(
+    reader: Reader, tmp_path: Path
+) -> None:
+    page = reader.page
+    file = tmp_path / "hill.png"
+    file.write_bytes(bytes(3_000_000))
+    unanswered: list[Route] = []
+    made: list[str] = []
+
+    def hold(route: Route) -> None:
+        unanswered.append(route)
+
+    def note(route: Route) -> None:
+        made.append(route.request.url)
+        route.abort()
+
+    page.route("**/files/**", hold)
+    page.route("**/queue/**", note)
+    reader.choose("some/changes")
+    reader.field("prompt").fill("a hill")
+    with page.expect_request("**/files/**"):
+        page.get_by_label("Image: choose a file").set_input_files(file)
+    generate = page.get_by_role("button", name="Generate")
+    generate.click()
+    expect(generate).to_have_attribute("aria-busy", "true")
+    reader.choose("some/moves")
+    expect(generate).not_to_have_attribute("aria-busy", "true")
+    assert made == []  # what was asked for is not in the form any more
+    generate.click()
+    expect(page.locator("#form-problem")).to_contain_text("did not answer")
+    assert [each.rpartition("/")[2] for each in made] == ["moves"]
+
+
+def test_a_file_that_is_removed_before_its_upload_begins_is_not_uploaded(
+    reader: Reader, tmp_path: Path
+) -> None:
+    page = reader.page
+    file = tmp_path / "hill.png"
+    file.write_bytes(bytes(3_000_000))
+    begun: list[Route] = []
+    sent: list[str] = []
+
+    def hold(route: Route) -> None:
+        begun.append(route)
+
+    def note(route: Route) -> None:
+        sent.append(route.request.url)
+        route.continue_()
+
+    page.route("**/upload/initiate", hold)
+    page.route("**/files/**", note)
+    reader.choose("some/changes")
+    reader.field("prompt").fill("a hill")
+    with page.expect_request("**/upload/initiate"):
+        page.get_by_label("Image: choose a file").set_input_files(file)
+    page.get_by_role("button", name="Remove hill.png").click()
+    with page.expect_response("**/upload/initiate"):
+        begun[0].continue_()
+    assert "image_url" not in asked(reader, "changes")  # it waits for uploads
+    assert sent == []
+
+
+def use_again(reader: Reader, words: str) -> None:
+    reader.listed.filter(has_text=words).locator(".request").click()
+    reader.page.get_by_role("dialog").get_by_role("button", name="Use again").click()
+
+
+def test_settings_of_a_model_that_is_not_served_do_not_fill_the_form_of_another(
+    reader: Reader,
+) -> None:
+    page = reader.page
+    reader.darkroom.hang([Entry("an old hill", timedelta(minutes=1), endpoint="house/gone")])
+    reader.field("prompt").fill("my own words")
+    use_again(reader, "an old hill")
+    expect(page.locator("#form-problem")).to_have_text("This Darkroom does not serve house/gone.")
+    expect(page.get_by_label("Model", exact=True)).to_have_value("fal-ai/flux/schnell")
+    expect(reader.field("prompt")).to_have_value("my own words")
+
+
+def test_settings_of_a_model_that_was_added_since_the_page_was_opened_fill_its_form(
+    reader: Reader,
+) -> None:
+    page = reader.page
+    reader.darkroom.hang([Entry("a new hill", timedelta(minutes=1), endpoint="some/fresh")])
+    offer(page, CHANGES, endpoint("fresh", "text-to-image"))
+    use_again(reader, "a new hill")
+    expect(page.get_by_label("Model", exact=True)).to_have_value("some/fresh")
+    expect(page.locator("#model-about")).to_contain_text("some/fresh")
+    assert asked(reader, "fresh")["prompt"] == "a new hill"
+
+
+def test_what_was_entered_for_a_model_does_not_break_the_form_of_one_with_other_types(
+    reader: Reader,
+) -> None:
+    words = {"type": "array", "items": {"type": "string"}}
+    text = endpoint("texts", "text-to-image", tags={"type": "string"}, image_urls=PROMPT)
+    lists = endpoint("lists", "text-to-image", tags=words, image_urls=words, style=PROMPT)
+    objects = endpoint("objects", "text-to-image", style={"type": "object"})
+    offer(reader.page, text, lists, objects)
+    reader.page.reload()
+    reader.choose("some/texts")
+    reader.unfold()
+    reader.field("prompt").fill("a hill")
+    reader.field("tags").fill("soft")
+    reader.field("image_urls").fill("https://example.org/a.png")
+    reader.choose("some/lists")
+    assert asked(reader, "lists") == {"prompt": "a hill"}
+    reader.choose("some/objects")
+    reader.field("style").fill('{"a": 1}')
+    reader.choose("some/lists")
+    assert asked(reader, "lists") == {"prompt": "a hill"}

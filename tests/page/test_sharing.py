@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
-from playwright.sync_api import BrowserContext, expect
+from playwright.sync_api import BrowserContext, Route, expect
 
 from tests.page.album import Entry
 from tests.page.axe import axe
@@ -60,3 +60,36 @@ def test_the_page_of_a_link_fits_on_a_phone(
     expect(phone.get_by_role("heading", name="a lighthouse")).to_be_visible()
     assert axe(phone) == []
     assert phone.evaluate("document.documentElement.scrollWidth") == 360
+
+
+def test_a_server_that_is_busy_does_not_say_that_the_link_has_ended(
+    sharing: Gallery, open_context: Callable[..., BrowserContext]
+) -> None:
+    sharing.page.get_by_role("button", name="Make a link").click()
+    link = sharing.page.get_by_label("Link", exact=True).input_value()
+    guest = open_context().new_page()
+
+    def busy(route: Route) -> None:
+        if "json" in route.request.headers["accept"]:
+            route.fulfill(status=503, json={"detail": "The database does not answer."})
+        else:
+            route.continue_()
+
+    guest.route("**/v1/shared/*", busy)
+    guest.goto(link)
+    expect(guest.get_by_text("Darkroom does not answer. Try again later.")).to_be_visible()
+
+
+def test_the_page_of_a_link_has_the_light_theme_without_an_error(
+    sharing: Gallery, open_context: Callable[..., BrowserContext]
+) -> None:
+    sharing.page.get_by_role("button", name="Make a link").click()
+    link = sharing.page.get_by_label("Link", exact=True).input_value()
+    context = open_context()
+    context.add_init_script("localStorage.setItem('darkroom.theme', 'light')")
+    guest = context.new_page()
+    errors: list[str] = []
+    guest.on("pageerror", lambda error: errors.append(str(error)))
+    guest.goto(link)
+    expect(guest.get_by_role("heading", name="a lighthouse")).to_be_visible()
+    assert errors == []

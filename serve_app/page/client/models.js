@@ -35,7 +35,8 @@ export class Models {
     if (!this.#whole.has(id)) {
       const looking = this.#look(id);
       this.#whole.set(id, looking);
-      looking.catch(() => this.#whole.delete(id));
+      const forget = () => this.#whole.get(id) === looking && this.#whole.delete(id);
+      looking.then((found) => found ?? forget(), forget); // it may be added later
     }
     return await this.#whole.get(id);
   }

@@ -56,6 +56,7 @@ function put(address, file, progress, signal) {
     );
     request.addEventListener("abort", () => reject(new DOMException("Stopped", "AbortError")));
     signal?.addEventListener("abort", () => request.abort());
-    request.send(file);
+    if (signal?.aborted) reject(signal.reason); // stopped before there was a place for it
+    else request.send(file);
   });
 }

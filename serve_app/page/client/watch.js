@@ -58,10 +58,15 @@ export class Watch {
         for await (const status of this.#statuses()) {
           failures = 0;
           if (this.#stopped) return;
-          if (status.status === "COMPLETED") return this.#tell(await this.#end(status));
+          if (status.status === "COMPLETED") {
+            const end = await this.#end(status);
+            if (!this.#stopped) this.#tell(end);
+            return;
+          }
           this.#tell({ phase: status.status === "IN_QUEUE" ? "queued" : "running", status });
         }
       } catch (error) {
+        if (this.#stopped) return;
         if (isLost(error))
           return this.#tell({ phase: "lost", error: { message: error.message, problems: [] } });
         failures += 1;

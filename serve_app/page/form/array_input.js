@@ -21,7 +21,7 @@ export function listControl(field, id) {
       throw new Unreadable(`At most ${field.mostItems} are possible.`);
     return numbers ? parts.map((part) => numberIn(part, field.items)) : parts;
   };
-  const write = (value) => (target.value = (value ?? []).join(", "));
+  const write = (value) => (target.value = (Array.isArray(value) ? value : []).join(", "));
   return { node: target, target, read, write };
 }
 
@@ -56,6 +56,7 @@ export function rowsControl(field, id, context, controlFor) {
     for (const { field: item, control } of cells) control.write(value[item.name] ?? undefined);
     const row = { cells };
     const remove = () => {
+      clear(row);
       rows = rows.filter((other) => other !== row);
       row.node.remove();
       changed();
@@ -79,6 +80,7 @@ export function rowsControl(field, id, context, controlFor) {
   };
   add.addEventListener("click", () => append().cells[0].control.target.focus());
   const write = (value) => {
+    rows.forEach(clear);
     rows = [];
     list.replaceChildren();
     for (const each of Array.isArray(value) ? value : []) append(each);
@@ -101,6 +103,11 @@ function makeCell(field, context, controlFor) {
     control.node,
   );
   return { field, control, node };
+}
+
+/** Ends the uploads of a row that goes. */
+function clear({ cells }) {
+  for (const { control } of cells) control.write(undefined);
 }
 
 function readRow({ cells }, where) {

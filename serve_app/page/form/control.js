@@ -25,10 +25,11 @@ const MAKERS = {
 /**
  * Creates a control: `{node, target, read, write}`. `target` is the element for the label. `read()`
  * returns undefined for the field's default and may throw `Unreadable`. `write(undefined)` restores
- * the default. Controls of files also have `put({url, name})`. `context` has `upload(file, progress,
- * signal)`, which returns the file's URL, `recall()`, which offers earlier
- * prompts, `edit(tool, field, control)`, which opens a tool, and
- * `describe(field, control)`, which shows the trigger words of a LoRA.
+ * the default, and so does a value of another type. `write` ends the uploads of the files that it
+ * replaces. Controls of files also have `put({url, name})`. `context` has `upload(file, progress,
+ * signal)`, which returns the file's URL, `recall()`, which offers earlier prompts, `edit(tool, field,
+ * control)`, which opens a tool, and `describe(field, control)`, which shows the trigger words of a
+ * LoRA.
  */
 export function controlFor(field, id, context) {
   return MAKERS[field.kind](field, id, context);
@@ -45,7 +46,8 @@ function textControl(field, id) {
     node: target,
     target,
     read: () => (target.value === "" ? undefined : target.value),
-    write: (value) => (target.value = value ?? ""),
+    // What was entered in a field of this name may be an object: the other model asks for one.
+    write: (value) => (target.value = typeof value === "object" ? "" : (value ?? "")),
   };
 }
 

@@ -210,8 +210,9 @@ export function mediaListControl(field, id, context) {
       return urls.length ? urls : undefined;
     },
     write: (value) => {
-      const urls = value ?? [];
+      const urls = Array.isArray(value) ? value : [];
       target.value = urls.filter((url) => !isHere(url)).join("\n");
+      for (const each of files) each.stop();
       show([]);
       for (const url of urls.filter(isHere)) add(described(url, field));
     },

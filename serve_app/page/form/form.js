@@ -51,6 +51,7 @@ export class InputForm {
   /** Shows the fields of `model`, with the values entered before under the same names. */
   show(model) {
     this.#carry();
+    for (const { control } of this.#rows) control.write(undefined); // ends their uploads
     this.#model = model;
     const early = takeEarly();
     if (early?.value) this.#carried.prompt = early.value;
@@ -93,8 +94,8 @@ export class InputForm {
   }
 
   /** True if the form is that of `model`. */
-  isOf(model) {
-    return this.#model === model;
+  isOf({ id }) {
+    return this.#model?.id === id;
   }
 
   /** The fields that are shown, with their controls: `{field, control}`. */

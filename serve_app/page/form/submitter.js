@@ -1,6 +1,6 @@
 // Submits what is in the form, again or as a grid.
 
-import { Refused } from "../client/api.js";
+import { Refused, Unreachable } from "../client/api.js";
 import { endpointPath } from "../client/watch.js";
 import { byId } from "../interface/element.js";
 import { tool } from "../interface/late.js";
@@ -22,20 +22,25 @@ const VARIATION = 0.3;
 export class Submitter {
   #page;
   #grids = null; // the module of the grids, when it is loaded
+  #waits = false; // for files that are being uploaded
 
   constructor(page) {
     this.#page = page;
   }
 
-  /** Submits the form of `model` when its files are uploaded; with `draft`, `{count, until}`, it makes
-   * drafts. Problems are shown at their fields. */
+  /** Submits the form of `model` when its files are uploaded, unless the form of another one is shown by
+   * then; with `draft`, `{count, until}`, it makes drafts. Problems are shown at their fields. While it
+   * waits for files, a further call does nothing: it would submit the same input twice. */
   async generate(model, { draft } = {}) {
-    const { complain, goingOn } = this.#page;
+    if (this.#waits || model === null) return;
+    const { complain, form, goingOn } = this.#page;
     complain("");
     const button = byId("generate");
     button.setAttribute("aria-busy", "true");
     try {
-      await allLoaded();
+      this.#waits = true;
+      await allLoaded().finally(() => (this.#waits = false));
+      if (!form.isOf(model)) return;
       const input = this.#read(model);
       if (input === null) return;
       if (draft) await this.#submit(model, drafted(input, draft));
@@ -60,10 +65,11 @@ export class Submitter {
   }
 
   /** Submits the input of a request again with other seeds: `count` results. */
-  async repeat({ id, endpoint, input, restored, origin }, count) {
+  async repeat(request, count) {
+    const { endpoint, input, restored, origin } = request;
     try {
-      const model = await this.#page.models.one(endpoint);
-      const whole = restored ? await this.whole(id, input) : input;
+      const model = await this.#modelOf(endpoint);
+      const whole = restored ? await this.whole(request) : input;
       const { seed: _seed, seeds: _seeds, noise_seed: _noise, ...rest } = whole;
       if (rest.from_draft) rest.new_noise ||= VARIATION; // its seed is the draft's
       const fields = model.input ? fieldsOf(model.input) : [];
@@ -80,26 +86,35 @@ export class Submitter {
 
   /** Finishes a draft of `request` as it is. Throws `Refused` or `Unreachable`. */
   async finish(request, draft, origin) {
-    const model = await this.#page.models.one(request.endpoint);
+    const model = await this.#modelOf(request.endpoint);
     const input = { ...(await this.baseOf(request, draft)), from_draft: draft.id };
     await this.#submit(model, input, { origin, reveal: false });
   }
 
   /** Input that made one draft of `request`. */
-  async baseOf({ id, input, restored }, { seed }) {
-    const whole = restored ? await this.whole(id, input) : input;
+  async baseOf(request, { seed }) {
+    const whole = request.restored ? await this.whole(request) : request.input;
     const { draft: _draft, seeds: _seeds, ...rest } = whole;
     return { ...rest, seed };
   }
 
-  /** Input of a request as the server has it; what this tab kept may lack files. */
-  async whole(id, kept) {
+  /** Input of a request as the server has it; otherwise as this tab kept it. Throws `Refused` or
+   * `Unreachable` if what it kept is `cut`: without its files and settings, it is another input. */
+  async whole({ id, input, cut = false }) {
     try {
       const request = await this.#page.api.call("GET", `v1/requests/${encodeURIComponent(id)}`);
-      return request.input ?? kept;
-    } catch {
-      return kept;
+      return request.input ?? input;
+    } catch (error) {
+      if (cut) throw error;
+      return input;
     }
+  }
+
+  /** Model of an endpoint. Throws an error with words for the user if it is not served. */
+  async #modelOf(endpoint) {
+    const model = await this.#page.models.one(endpoint);
+    if (model === null) throw new Error(`This Darkroom does not serve ${endpoint}.`);
+    return model;
   }
 
   /** Loads what shows grids. */
@@ -167,7 +182,7 @@ function drafted({ num_images: _count, ...input }, { count, until }) {
 }
 
 function wordsOf(error) {
-  return error instanceof Refused ? error.message : NO_ANSWER;
+  return error instanceof Unreachable ? NO_ANSWER : error.message;
 }
 
 function defaultsOf({ input }) {

@@ -207,8 +207,13 @@ function isSame(before, now) {
   return (
     before.state === now.state &&
     before.favourite === now.favourite &&
-    before.files.length === now.files.length
+    String(addressesIn(before)) === String(addressesIn(now))
   );
+}
+
+/** URLs of the files of a request: those of private files change, and end after a time. */
+function addressesIn({ files }) {
+  return files.flatMap(({ url, thumbnail }) => [url, thumbnail?.url]);
 }
 
 /** True if a request is not over. */

@@ -41,6 +41,7 @@ export class Selection extends EventTarget {
   keep(items) {
     if (this.size === 0) return;
     const here = new Set(items.map(({ key }) => key));
+    if (!here.has(this.anchor)) this.anchor = null; // a range from it would have no beginning
     const gone = this.keys.filter((key) => !here.has(key));
     if (gone.length === 0) return;
     for (const key of gone) this.#keys.delete(key);

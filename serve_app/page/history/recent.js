@@ -15,6 +15,7 @@ export class Recent {
   #limit = PAGE;
   #timer = null;
   #drawn = "";
+  #version = 0; // changes with the key: an answer to the one before is not shown
 
   constructor(api, act) {
     this.#api = api;
@@ -37,8 +38,10 @@ export class Recent {
   }
 
   async #look() {
+    const version = this.#version;
     try {
       const page = await this.#api.call("GET", `v1/requests?limit=${this.#limit}`);
+      if (version !== this.#version) return false;
       this.#draw(page);
       return page.requests.some(isActive);
     } catch {
@@ -46,8 +49,15 @@ export class Recent {
     }
   }
 
-  stop() {
+  /** Ends the refreshes and forgets what they showed, as when another key is used. */
+  clear() {
     clearTimeout(this.#timer);
+    this.#version += 1;
+    this.#limit = PAGE;
+    this.#drawn = "";
+    byId("requests").replaceChildren();
+    byId("older").hidden = true;
+    byId("no-requests").hidden = true;
   }
 
   #draw({ requests, next_before: more }) {

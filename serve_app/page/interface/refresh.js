@@ -7,6 +7,8 @@ export class Refresh {
   #everyMs;
   #on = false;
   #timer = null;
+  #looking = false;
+  #wanted = false; // a look, now
   #seen = () => this.now();
 
   constructor(look, everyMs = null) {
@@ -23,18 +25,25 @@ export class Refresh {
 
   stop() {
     this.#on = false;
+    this.#wanted = false;
     clearTimeout(this.#timer);
     document.removeEventListener("visibilitychange", this.#seen);
   }
 
-  /** Looks now, in place of the next time. `look` must not throw. */
+  /** Looks now, in place of the next time; after the end of a look that is under way, because two
+   * answers may come in another order than they were asked for. `look` must not throw. */
   async now() {
     clearTimeout(this.#timer);
     this.#timer = null;
-    if (document.hidden) return;
-    await this.#look();
+    this.#wanted = true;
+    if (this.#looking) return;
+    this.#looking = true;
+    while (this.#wanted && !document.hidden) {
+      this.#wanted = false;
+      await this.#look();
+    }
+    this.#looking = false;
     if (!this.#on || this.#everyMs === null || document.hidden) return;
-    clearTimeout(this.#timer); // two looks may have run at the same time
     this.#timer = setTimeout(() => this.now(), this.#everyMs);
   }
 }

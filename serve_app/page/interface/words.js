@@ -76,8 +76,9 @@ function howFar(stage, step, steps) {
 
 export function seconds(value) {
   if (typeof value !== "number" || !Number.isFinite(value)) return "";
-  if (value >= 90) return `${Math.floor(value / 60)} min ${Math.round(value % 60)} s`;
-  return `${value < 10 ? value.toFixed(1) : Math.round(value)} s`;
+  const whole = Math.round(value);
+  if (whole >= 90) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
+  return `${value < 9.95 ? value.toFixed(1) : whole} s`;
 }
 
 export function bytes(value) {

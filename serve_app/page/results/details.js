@@ -75,13 +75,21 @@ export class Details {
     const output = this.#outcome?.output;
     const known = { id: request.request_id, endpoint: request.endpoint_id, input: request.input };
     const button = (name, what) =>
-      element("button", { type: "button", class: "quiet", click: () => what(known) }, name);
+      element(
+        "button",
+        { type: "button", class: "quiet", "data-name": name, click: () => what(known) },
+        name,
+      );
     const again = () => {
       this.#address.correct({ request: null }); // going back would undo a change of the model
       this.#dialog.close();
       this.#act.again({ ...known, seed: output?.seed });
     };
-    byId("details-body").replaceChildren(
+    const body = byId("details-body");
+    const focused = body.contains(document.activeElement)
+      ? document.activeElement.dataset.name
+      : undefined;
+    body.replaceChildren(
       element("h2", { id: "details-title" }, promptOf(request.input) || request.endpoint_id),
       element("p", { class: `state ${request.state}` }, this.#standing(request)),
       element(
@@ -97,11 +105,14 @@ export class Details {
         button("Use again", again),
       ),
       section("Log", element("ol", { class: "log" }, ...(request.log ?? []).map(logLine))),
-      section("Input", element("pre", { tabindex: 0 }, short(request.input))),
+      section("Input", pre("Input", request.input)),
       output === undefined
         ? null
-        : section("Output", element("pre", { tabindex: 0 }, short(output))),
+        : section("Output", pre("Output", output)),
     );
+    if (focused === undefined) return;
+    const same = body.querySelector(`[data-name="${CSS.escape(focused)}"]`);
+    (same ?? body.querySelector("[data-name]")).focus({ preventScroll: true }); // Cancel goes at the end
   }
 
   #standing({ state, waiting, progress, error }) {
@@ -140,6 +151,10 @@ function rows(request) {
 
 function section(title, ...content) {
   return element("section", {}, element("h3", {}, title), ...content);
+}
+
+function pre(name, value) {
+  return element("pre", { tabindex: 0, "data-name": name }, short(value));
 }
 
 function logLine({ at, level, message }) {

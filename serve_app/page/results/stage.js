@@ -22,8 +22,9 @@ export class Stage {
     setInterval(() => this.#shown.forEach(({ sheet }) => sheet.tick()), 1000);
   }
 
-  /** Shows and follows `request`: `{id, endpoint, input, name, demo, makes, aspect, at}`. `at` is the
-   * time of its submission, in milliseconds. With `grid` its card is a cell of that table. */
+  /** Shows and follows `request`: `{id, endpoint, input, name, demo, makes, aspect, at, cut}`. `at` is
+   * the time of its submission, in milliseconds; `cut` says that `input` is a part of the whole.
+   * With `grid` its card is a cell of that table. */
   add(request) {
     const sheet = new Sheet(request, this.#act, (path) => this.#api.image(path));
     const watch = new Watch(this.#api, request, (moment) => {
@@ -113,7 +114,7 @@ export class Stage {
   }
 
   #remember() {
-    const kept = this.#shown.map(({ request }) => ({ ...request, input: light(request.input) }));
+    const kept = this.#shown.map(({ request }) => ({ ...request, ...light(request) }));
     try {
       sessionStorage.setItem(PLACE, json.write(kept));
     } catch {
@@ -122,8 +123,10 @@ export class Stage {
   }
 }
 
-/** Input without large values, such as files, which are too large to store. */
-function light(input) {
-  const kept = Object.entries(input ?? {}).filter(([, value]) => json.write(value).length < 4000);
-  return { ...Object.fromEntries(kept), prompt: promptOf(input).slice(0, 4000) || undefined };
+/** Input without large values, such as files, which are too large to store. `cut`: it had some. */
+function light({ input, cut = false }) {
+  const all = Object.entries(input ?? {});
+  const kept = all.filter(([, value]) => json.write(value).length < 4000);
+  const prompt = promptOf(input).slice(0, 4000) || undefined;
+  return { input: { ...Object.fromEntries(kept), prompt }, cut: cut || kept.length < all.length };
 }

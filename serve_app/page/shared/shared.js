@@ -13,6 +13,7 @@ async function show() {
   try {
     // The link itself answers programs with JSON.
     const answer = await fetch(location.href, { headers: { accept: "application/json" } });
+    if (answer.status >= 500 || answer.status === 429) throw new Error("It may answer later.");
     const shared = answer.ok ? json.parse(await answer.text()) : null;
     place.replaceChildren(...(shared === null ? problem(GONE) : parts(shared)));
   } catch {
