@@ -12,6 +12,7 @@ from serve_app.cli.commands import completion
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
+from serve_app.cli.connection.text import one_line, shortened
 
 
 @click.command("shadows")
@@ -38,7 +39,8 @@ def shadow_lines(found: Mapping[str, Any], endpoint: str | None = None) -> Itera
             yield f"  original  {_totals(each['originals'])}"
             yield f"  copy      {_totals(each['copies'])}"
     for pair in found["pairs"]:
-        yield f"{pair['endpoint_id']} → {pair['shadow']}  {(pair['prompt'] or '')[:60]}".rstrip()
+        prompt = shortened(pair["prompt"] or "")
+        yield f"{pair['endpoint_id']} → {pair['shadow']}  {prompt}".rstrip()
         yield f"  original  {_side(pair['original'])}"
         yield f"  copy      {_copy(pair)}"
     if not found["pairs"]:
@@ -66,7 +68,7 @@ def _side(side: Mapping[str, Any] | None) -> str:
         parts.append(f"{side['run_s']:.2f} s")
     parts += _cost(side)
     if side["error"] is not None:
-        parts.append(side["error"]["message"])
+        parts.append(one_line(side["error"]["message"]))
     return ", ".join([*parts, *(each["url"] for each in side["files"])])
 
 

@@ -54,6 +54,14 @@ def test_a_missing_copy_says_why() -> None:
     assert next(iter(shadow_lines(found(), "a/else"))) == "a/own → a/other  a fox"
 
 
+def test_text_of_strangers_stays_in_its_line_and_commands_no_terminal() -> None:
+    error = {"code": "app_failed", "message": "no\x1b]0;title\x07\nfox"}
+    said = [*shadow_lines(found(prompt="a fox\x1b[2J\nok", copy=FAILED | {"error": error}))]
+    assert len(said) == 6
+    assert all(line.isprintable() for line in said)
+    assert said[3] == "a/own → a/other  a fox\N{REPLACEMENT CHARACTER}[2J ok"
+
+
 def test_an_installation_without_copies_says_so(darkroom: Any) -> None:
     assert darkroom("shadows").output == "No request was copied.\n"
     assert json.loads(darkroom("shadows", "--json").output)["pairs"] == []
