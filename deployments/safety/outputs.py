@@ -190,9 +190,9 @@ def _with_flags(
     images, before = made.get("images"), made.get(FLAGS)
     if FLAGS in made and isinstance(images, list):
         named = [each.get("artifact") if isinstance(each, Mapping) else None for each in images]
-        fits = isinstance(before, list) and len(before) == len(named)
-        known = before if fits else [False] * len(named)
-        made[FLAGS] = [key in flagged or own is True for key, own in zip(named, known, strict=True)]
+        own = before if isinstance(before, list) and len(before) == len(named) else ()
+        kept = {number for number, flag in enumerate(own) if flag is True}
+        made[FLAGS] = [key in flagged or number in kept for number, key in enumerate(named)]
     return made
 
 
