@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from typing import Any, Unpack
 
 from deployments.engine.accelerator.interface import Accelerator
 from deployments.engine.engine import Engine
+from deployments.engine.loop.generation import Generation
 from deployments.engine.loop.options import EngineKeywords, GenerationOptions
 
 
@@ -34,15 +36,24 @@ class Gate:
         self._generation = engine.submit(pipeline=name, options=GenerationOptions(priority=100))
         assert self._reached.wait(60)
 
-    def open(self) -> None:
-        """Let the engine go on, once the files of all LoRAs have been looked at.
+    def open(self, loaded: Iterable[Generation] = ()) -> None:
+        """Let the engine go on, once the files of all LoRAs have been looked at, and those of
+        ``loaded`` are loaded, each as far as there is space.
 
-        A thread of its own does that, in their order. LoRAs that are not loaded yet delay their
-        generations all the same.
+        A thread of its own does that, in their order. Other LoRAs that are not loaded yet delay
+        their generations.
         """
-        self._engine._loras._loader.submit(lambda: None).result(60)
+        self._loader_is_idle()
+        for generation in loaded:
+            if generation._loras is not None:
+                # The engine's own thread asks this otherwise, and stands in the gate.
+                generation._loras.ready()
+        self._loader_is_idle()
         self._opened.set()
         self._generation.result(60)
+
+    def _loader_is_idle(self) -> None:
+        self._engine._loras._loader.submit(lambda: None).result(60)
 
     def _wait(self) -> None:
         self._reached.set()

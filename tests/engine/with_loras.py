@@ -20,7 +20,7 @@ def plain_with(make, loras, **wish):
 def together(engine, calls, within_s=60):
     gate = Gate(engine)
     running = [engine.submit(**each) for each in calls]
-    gate.open()
+    gate.open(running)
     return [generation.result(within_s).images for generation in running]
 
 

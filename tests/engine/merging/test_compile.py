@@ -201,7 +201,7 @@ def test_while_there_is_no_code_for_loras_the_blocks_run_as_they_are(tmp_path, m
         known = graphs()
         gate = Gate(engine)
         running = [engine.submit(loras=loras, **wish(1)), engine.submit(**wish(2))]
-        gate.open()
+        gate.open(running)
         images = [generation.result(100).images for generation in running]
         assert 2 in engine.counts()["batch_sizes"]
     for its, one in zip(images, (expected, without), strict=True):
