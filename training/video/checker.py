@@ -1,8 +1,8 @@
 """Judges a video by its pixels alone: what is in it and where it goes.
 
 It knows the world's palette and outlines and nothing of any model. Motion is read off the object's
-area and centroid in the frames at either end, whatever the object is; colour and shape are the
-image checker's, of the clearest frame of all.
+area and centroid in the frames at either end, whatever the object is; colour and shape are what
+most of a few frames show to the checker of larger images, which bears rounded corners.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from training.checker import UNKNOWN, read
-from training.video.world import SIDE, Video
+from training.checker import UNKNOWN
+from training.image.checker import read
+from training.video.world import Video
 
 #: A pixel this far from the background, in RGB, belongs to an object.
 _FOREGROUND_DISTANCE: Final = 60.0
@@ -115,10 +116,7 @@ def _outline(frame: np.ndarray) -> np.ndarray:
 
 def _look(frame: np.ndarray) -> tuple[str, str, str]:
     """Colour and shape of the largest object, and the background's colour."""
-    image = Image.fromarray(frame)
-    if max(image.size) < 2 * SIDE:
-        image = image.resize((2 * SIDE, 2 * SIDE), Image.Resampling.BICUBIC)
-    reading = read(image)
-    if not reading.sightings:
+    reading = read(Image.fromarray(frame))
+    if not reading.sights:
         return UNKNOWN, UNKNOWN, reading.background
-    return reading.sightings[0].colour, reading.sightings[0].shape, reading.background
+    return reading.sights[0].colour, reading.sights[0].shape, reading.background

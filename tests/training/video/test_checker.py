@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image, ImageFilter
 
 from training.checker import UNKNOWN
 from training.video.checker import judge, motion_of
@@ -45,6 +46,20 @@ def test_another_colour_shape_or_background_is_wrong() -> None:
     assert not judge(frames, replace(video, colour="orange")).colour
     assert not judge(frames, replace(video, shape="square")).shape
     assert not judge(frames, replace(video, background="gray")).background
+
+
+def _rounded(frames: np.ndarray, radius: float) -> np.ndarray:
+    """The frames of a red object on white with its corners rounded, as soft decoders leave them."""
+    blur = ImageFilter.GaussianBlur(radius)
+    objects = [Image.fromarray(np.uint8(frame[..., 1] < 128) * 255).filter(blur) for frame in frames]
+    return np.where(np.stack(objects)[..., None] > 127, frames.min((0, 1, 2)), np.uint8(255))
+
+
+def test_a_triangle_with_rounded_corners_is_a_triangle_until_it_is_a_drop() -> None:
+    video = Video("red", "triangle", "left", "white", Pose(44, 32, 11), Pose(20, 32, 11))
+    frames = (render_array(video, 2) * 255.0).round().astype(np.uint8)
+    assert judge(_rounded(frames, 4), video).everything
+    assert not judge(_rounded(frames, 12), video).shape
 
 
 def test_an_object_that_goes_askew_or_vanishes_has_no_known_motion() -> None:
