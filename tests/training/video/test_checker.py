@@ -51,7 +51,9 @@ def test_another_colour_shape_or_background_is_wrong() -> None:
 def _rounded(frames: np.ndarray, radius: float) -> np.ndarray:
     """The frames of a red object on white with its corners rounded, as soft decoders leave them."""
     blur = ImageFilter.GaussianBlur(radius)
-    objects = [Image.fromarray(np.uint8(frame[..., 1] < 128) * 255).filter(blur) for frame in frames]
+    objects = [
+        Image.fromarray(np.uint8(frame[..., 1] < 128) * 255).filter(blur) for frame in frames
+    ]
     return np.where(np.stack(objects)[..., None] > 127, frames.min((0, 1, 2)), np.uint8(255))
 
 
