@@ -35,6 +35,7 @@ from serve_app.cli.commands.watch_spot import watch_spot_command
 from serve_app.cli.connection import options
 from serve_app.cli.connection.installation import Installation
 from serve_app.cli.connection.server import Server, here
+from serve_app.cli.connection.text import in_lines
 from serve_app.cli.doctor.storage_rules import storage_group
 from serve_app.cli.file_access.command import files_group
 from serve_app.cli.generation import command as generation
@@ -60,7 +61,7 @@ class _ErrorReportingGroup(click.Group):
         try:
             return super().invoke(ctx)
         except DarkroomError as error:
-            click.echo(f"darkroom: {error.message}", err=True)
+            click.echo(f"darkroom: {in_lines(error.message)}", err=True)
             sys.exit(1)
         except KeyboardInterrupt:
             click.echo("\nStopped.", err=True)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from serve_app.cli.commands import requests
+from serve_app.cli.batches import command as batches
+from serve_app.cli.commands import requests, webhooks
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.installation import Installation
 from serve_app.cli.generation.endpoint_input import look_up
@@ -169,6 +170,39 @@ def test_logs_shows_and_follows_a_request_to_its_end(darkroom: Any, tmp_path: Pa
     assert "queued" in shown.lower()
     followed = darkroom("logs", last_request(darkroom), "-f", "--json").stdout.splitlines()
     assert [json.loads(line)["level"] for line in followed]
+
+
+STRANGE = "one\ntwo\x1b]0;owned\x07 \x9b2J"
+"""A message that would set a terminal's title and clear it."""
+
+
+REQUEST = {
+    **dict.fromkeys(("started_at", "finished_at", "waiting", "progress", "reuses", "follows")),
+    "request_id": "1",
+    "state": "failed",
+    "endpoint_id": "test/probe",
+    "tenant": "default",
+    "created_at": "2026-05-01T00:00:00+00:00",
+    "priority": 0,
+    "forgotten": [],
+}
+
+
+def test_what_a_model_or_a_user_writes_commands_no_terminal() -> None:
+    line = {"at": "2026-05-01T00:00:00+00:00", "level": "INFO", "message": STRANGE}
+    shown = requests.line_of(line)
+    assert shown.splitlines()[1].startswith("two")  # a traceback stays readable
+    error = {"message": STRANGE, "code": "pipeline_failed"}
+    one = REQUEST | {"error": error, "log": [line], "input": {STRANGE: STRANGE}}
+    facts = [*requests.details(one)]
+    assert "  error      one two" in "\n".join(facts)
+    problem = {"line": 3, "message": STRANGE}
+    batched = batches.problems_of({"errors": {"data": [problem]}})
+    tried = {"at": line["at"], "took_s": 1.0, "error": STRANGE, "status": None}
+    hook = {"request_id": "1", "state": "dead", "tries": 1, "url": "http://a/", "error": STRANGE}
+    delivered = webhooks.lines(hook | {"log": [tried], "next_try_at": None})
+    for text in (shown, *facts, *batched, *delivered):
+        assert all(each.isprintable() for each in text.replace("\n", "")), text
 
 
 def test_following_prints_each_line_once(

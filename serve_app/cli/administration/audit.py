@@ -14,6 +14,7 @@ import click
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
+from serve_app.cli.connection.text import one_line
 from serve_app.domain.audit.chain import BrokenChain, ChainCheck, verify
 from serve_app.domain.errors import Misconfigured
 
@@ -40,7 +41,7 @@ def audit_group(
     for act in answer["acts"]:
         detail = f"  {json.dumps(act['detail'])}" if act["detail"] else ""
         who = f"{act['actor'] or '-'}  {act['address'] or '-'}"
-        click.echo(f"{act['at'][:19]}  {who}  {act['action']}  {act['subject']}{detail}")
+        click.echo(f"{act['at'][:19]}  {who}  {act['action']}  {one_line(act['subject'])}{detail}")
 
 
 @audit_group.command("export")
@@ -57,6 +58,8 @@ def export(server: Server, after: int, out: Path) -> None:
             target = nullcontext(sys.stdout) if out == STDOUT else out.open("x", encoding="utf-8")
         except FileExistsError:
             raise Misconfigured(f"{out} exists. Name another file, or move it away.") from None
+        except OSError as error:
+            raise Misconfigured(f"{out} cannot be written: {error.strerror}.") from None
         with target as file:
             written = 0
             for line in lines:

@@ -88,6 +88,8 @@ def export_tenant(server: Server, tenant: str, out: Path, *, files: bool) -> Non
             f"The export of {tenant} ended early. Look into the log of the server, and repeat the "
             "command."
         ) from None
+    except OSError as error:
+        raise Misconfigured(f"{out} cannot be written: {error.strerror}.") from None
     finally:
         part.unlink(missing_ok=True)
     click.echo(f"{number} files are in {out}.")

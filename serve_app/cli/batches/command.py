@@ -16,6 +16,7 @@ from serve_app.cli.batches.files import METADATA, BatchSource, read_source, save
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
+from serve_app.cli.connection.text import one_line
 from serve_app.domain.errors import DarkroomError
 
 BATCHES, FILES = "/openai/v1/batches", "/openai/v1/files"
@@ -149,13 +150,14 @@ def _lines(batch: dict[str, Any]) -> Iterator[str]:
     for name in ("endpoint", "input_file_id", "output_file_id", "error_file_id"):
         if batch[name]:
             yield f"{name}: {batch[name]}"
-    yield from _problems(batch)
+    yield from problems_of(batch)
 
 
-def _problems(batch: dict[str, Any]) -> Iterator[str]:
+def problems_of(batch: dict[str, Any]) -> Iterator[str]:
+    """Lines for what is wrong in the batch's file."""
     for each in (batch["errors"] or {"data": []})["data"]:
         where = "" if each["line"] is None else f"line {each['line']}: "
-        yield f"{where}{each['message']}"
+        yield f"{where}{one_line(each['message'])}"
 
 
 def _earlier(client: Client, source: BatchSource) -> dict[str, Any] | None:
@@ -207,7 +209,7 @@ def _say(text: str, *, as_json: bool) -> None:
 
 def _raise_unless_done(batch: dict[str, Any], folder: Path) -> None:
     if batch["status"] == "failed":
-        problems = "\n".join(_problems(batch))
+        problems = "\n".join(problems_of(batch))
         raise BatchNotDone(f"The file was refused, and nothing ran.\n{problems}")
     failed = batch["request_counts"]["failed"]
     if failed:

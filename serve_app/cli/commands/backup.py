@@ -143,8 +143,10 @@ async def _restore(installation: Installation, folder: Path, *, replace: bool) -
 
     BackupFolder(folder).read_manifest()  # before anything is created
     config = read_config({"data_dir": installation.data_dir})
-    async with opened(config, Secrets(), create=True) as target:
-        return await restore(target, BackupFolder(folder), replace=replace)
+    # A Darkroom that started now would serve half of a backup.
+    with installation.held("Stop it, and repeat the command.", "darkroom restore"):
+        async with opened(config, Secrets(), create=True) as target:
+            return await restore(target, BackupFolder(folder), replace=replace)
 
 
 async def _check(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -195,6 +196,8 @@ class Limit(click.ParamType[LimitValue]):
             given = float(text)
         except ValueError:
             return name, text or None  # a word, such as `private`
+        if not math.isfinite(given):
+            self.fail(f"{value} has no number. {name}= is that of the settings again", param, ctx)
         # Most limits are whole numbers, which JSON would show as 4.0.
         return name, int(given) if given.is_integer() else given
 

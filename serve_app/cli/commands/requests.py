@@ -15,7 +15,7 @@ import click
 from serve_app.cli.commands.warm import target_lines
 from serve_app.cli.connection.client import ApiFailure, Client
 from serve_app.cli.connection.server import Server
-from serve_app.cli.connection.text import shortened
+from serve_app.cli.connection.text import in_lines, one_line, shortened
 from serve_app.cli.generation.files import outputs
 from serve_app.cli.generation.viewer import NO_VIEWER, open_in_viewer
 from serve_app.domain.errors import Misconfigured
@@ -34,7 +34,7 @@ def request_path(request_id: str) -> str:
 def line_of(line: Mapping[str, Any]) -> str:
     """Log line as text: time of this machine's zone, level and message."""
     at = datetime.fromisoformat(line["at"]).astimezone().replace(tzinfo=None)
-    return f"{at.isoformat(timespec='milliseconds')} {line['level']:<7} {line['message']}"
+    return f"{at.isoformat(timespec='milliseconds')} {line['level']:<7} {in_lines(line['message'])}"
 
 
 def show(
@@ -200,13 +200,13 @@ def details(one: Mapping[str, Any]) -> Iterator[str]:
     """Lines for a request."""
     yield f"{one['request_id']}  {one['state']}"
     for name, value in _facts(one):
-        yield f"  {name:<9}  {value}"
+        yield f"  {name:<9}  {one_line(value)}"
     if fields := one["input"]:
         yield "input"
         width = max(map(len, fields))
         for name, value in fields.items():
             shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            yield f"  {name:<{width}}  {shortened(shown, 200)}"
+            yield f"  {one_line(name):<{width}}  {shortened(shown, 200)}"
     if one["log"]:
         yield "log"
         yield from (f"  {line_of(line)}" for line in one["log"])

@@ -18,6 +18,7 @@ from serve_app.cli.commands.requests import pool_label
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
+from serve_app.cli.connection.text import printable
 from serve_app.domain.errors import DarkroomError
 
 INTERVAL_S = 2.0
@@ -266,11 +267,6 @@ def look_once(
     throughput.read(client.text("/metrics"), now())
     sleep(interval_s)
     return look(client, throughput, now())
-
-
-def printable(line: str) -> str:
-    """The line without what a terminal would take as a command."""
-    return "".join(each if each.isprintable() else "?" for each in line)
 
 
 def _counters(metrics: str) -> tuple[str, Rates]:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-import os
 import sys
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -68,7 +65,10 @@ def run(config: Config, wish: TuneCommand) -> int:
 
     began = time.monotonic()
     session = tuning_session(config)
-    with _device_of(Installation(config.server.data_dir)):
+    advice = (
+        "The measured times would not be right. Stop it, run `darkroom tune`, and start it again."
+    )
+    with Installation(config.server.data_dir).held(advice, "darkroom tune"):
         entries = _entries(config, session, wish)
         facts = session.describe_device()
         models = session.models(
@@ -189,27 +189,6 @@ def _catalog(config: Config) -> Catalog:
         demo_dir=Path(next(iter(places or ("/",)))) / "demo",
         families=hosted_families(config),
     )
-
-
-@contextlib.contextmanager
-def _device_of(installation: Installation) -> Generator[None]:
-    """Keep a Darkroom of the same data directory from starting. Raises ``Misconfigured`` if one
-    runs."""
-    installation.data_dir.mkdir(parents=True, exist_ok=True)
-    with installation.lock_file.open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise Misconfigured(
-                f"A Darkroom ({lock.read().strip() or 'pid unknown'}) uses "
-                f"{installation.data_dir} and its device, so the measured times would not be "
-                "right. Stop it, run `darkroom tune`, and start it again."
-            ) from None
-        lock.truncate(0)
-        lock.write(f"pid {os.getpid()}, darkroom tune")
-        lock.flush()
-        yield
 
 
 # Text.

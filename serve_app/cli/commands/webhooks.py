@@ -15,6 +15,7 @@ from serve_app.cli.commands.requests import request_path
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
+from serve_app.cli.connection.text import one_line
 
 
 @click.group("webhooks")
@@ -120,15 +121,16 @@ def rotate_command(server: Server, *, at_once: bool, as_json: bool) -> None:
 
 def line(one: dict[str, Any]) -> str:
     """Line of a delivery in a list."""
-    error = f"  {one['error']}" if one["error"] and one["state"] != "delivered" else ""
-    return f"{one['request_id']}  {one['state']:<9}  {one['tries']} tries  {one['url']}{error}"
+    error = f"  {one_line(one['error'])}" if one["error"] and one["state"] != "delivered" else ""
+    url = one_line(one["url"])
+    return f"{one['request_id']}  {one['state']:<9}  {one['tries']} tries  {url}{error}"
 
 
 def lines(one: dict[str, Any]) -> Iterator[str]:
     """Lines of a delivery and its tries."""
     yield line(one)
     for tried in one["log"]:
-        outcome = tried["error"] or f"It answered {tried['status']}."
+        outcome = one_line(tried["error"] or "") or f"It answered {tried['status']}."
         yield f"{tried['at'][:19]}  {tried['took_s']:.2f} s  {outcome}"
     if one["next_try_at"]:
         yield f"{one['next_try_at'][:19]}  next try"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +48,30 @@ class Installation:
     @property
     def lock_file(self) -> Path:
         return self.data_dir / "serve.lock"
+
+    @contextlib.contextmanager
+    def held(self, advice: str, command: str = "") -> Generator[None]:
+        """Hold the data directory, so that no Darkroom starts on it meanwhile. Raises
+        ``Misconfigured`` with ``advice`` if another process holds it.
+
+        ``command``: what holds it, for the message to others, if it is not ``darkroom serve``.
+        """
+        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self.lock_file.open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                owner = lock.read().strip() or "pid unknown"
+                raise Misconfigured(
+                    f"Another Darkroom ({owner}) uses {self.data_dir}. {advice}"
+                ) from None
+            lock.truncate(0)
+            lock.write(f"pid {os.getpid()}, {command}" if command else f"pid {os.getpid()}")
+            lock.flush()
+            # No child may inherit the descriptor, or the lock would outlive this process.
+            os.set_inheritable(lock.fileno(), False)  # noqa: FBT003 its only argument
+            yield
 
     @property
     def log_file(self) -> Path:

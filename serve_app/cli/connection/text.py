@@ -10,6 +10,11 @@ def printable(text: str) -> str:
     return "".join(each if each.isprintable() else UNPRINTABLE for each in text)
 
 
+def in_lines(text: str) -> str:
+    """``text`` in its own lines, for a terminal."""
+    return "\n".join(map(printable, text.splitlines()))
+
+
 def one_line(text: str) -> str:
     """``text`` in one line, for a terminal."""
     return printable(" ".join(text.split()))

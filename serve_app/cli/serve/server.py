@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gc
 import logging
-import os
 import re
 import secrets
 import shutil
@@ -15,11 +13,10 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO
+from typing import Any
 
 import psutil
 
@@ -115,7 +112,7 @@ class ServeCommand:
         ``settings`` are in place of those of the configuration file and the environment.
         Raises ``Misconfigured`` if the start fails. Stops everything before it returns or raises.
         """
-        with self._only_one():
+        with self._installation.held("Stop it, or choose another --data-dir."):
             self._end_leftovers()
             shutil.rmtree(
                 self._installation.run_dir, ignore_errors=True
@@ -144,23 +141,6 @@ class ServeCommand:
                 # Ray's threads write about the stop until this process has ended.
                 if not asked_to_stop:
                     self.console.close()
-
-    @contextlib.contextmanager
-    def _only_one(self) -> Generator[None]:
-        with self._installation.lock_file.open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise Misconfigured(
-                    f"Another Darkroom ({_owner(lock)}) uses {self._installation.data_dir}. "
-                    "Stop it, or choose another --data-dir."
-                ) from None
-            lock.truncate(0)
-            lock.write(f"pid {os.getpid()}")
-            lock.flush()
-            # No child may inherit the descriptor, or the lock would outlive this process.
-            os.set_inheritable(lock.fileno(), False)  # noqa: FBT003 its only argument
-            yield
 
     def _end_leftovers(self) -> None:
         """Stop the processes that an earlier run left behind.
@@ -352,11 +332,6 @@ def _end_database(data_dir: Path) -> list[psutil.Process]:
                 process.terminate()
                 asked.append(process)
     return asked
-
-
-def _owner(lock: TextIO) -> str:
-    lock.seek(0)
-    return lock.read().strip() or "pid unknown"
 
 
 def _deploy_failure(error: RuntimeError) -> str:

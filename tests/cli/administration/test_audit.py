@@ -31,6 +31,8 @@ def test_an_export_is_verified_without_a_server(darkroom: Any, tmp_path: Path) -
     file = tmp_path / "audit.jsonl"
     assert f"entries are in {file}" in darkroom("audit", "export", "-o", str(file)).stdout
     assert "exists" in darkroom("audit", "export", "-o", str(file), fails=True).stderr
+    nowhere = darkroom("audit", "export", "-o", str(tmp_path / "a" / "b"), fails=True).stderr
+    assert "cannot be written: No such file or directory" in nowhere
     said = darkroom("audit", "verify", str(file), at=False).stdout
     assert "are an unbroken chain" in said
     anchor = said.split()[-1]

@@ -15,6 +15,8 @@ def test_an_export_is_a_whole_archive_in_a_new_file(darkroom: Any, tmp_path: Pat
     assert zipfile.ZipFile(out).namelist()[-1] == "export.json"
     again = darkroom("tenants", "export", "default", "-o", str(out), fails=True)
     assert "exists" in again.stderr
+    nowhere = darkroom("tenants", "export", "default", "-o", str(tmp_path / "a" / "b"), fails=True)
+    assert "cannot be written: No such file or directory" in nowhere.stderr
     other = tmp_path / "nobody.zip"
     assert (
         "no tenant" in darkroom("tenants", "export", "nobody", "-o", str(other), fails=True).stderr

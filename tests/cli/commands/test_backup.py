@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -61,6 +62,11 @@ async def test_an_installation_is_backed_up_checked_and_restored_by_commands(
     assert backed_up.returncode == 0, backed_up.stderr
     assert "and 1 files (7 bytes)" in backed_up.stdout
     assert "Only its owner can read it" in backed_up.stderr
+    other.mkdir()
+    with (other / "serve.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        in_use = darkroom("restore", folder, "--data-dir", other)
+    assert (in_use.returncode, in_use.stderr.count("Another Darkroom (pid unknown)")) == (1, 1)
     restored = darkroom("restore", folder, "--data-dir", other, "--json")
     assert restored.returncode == 0, restored.stderr
     assert json.loads(restored.stdout)["requeued"] == 0

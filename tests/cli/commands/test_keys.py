@@ -57,6 +57,8 @@ def test_a_wrong_limit_is_named(darkroom: Any) -> None:
     assert "limits.max_running" in typed.stderr
     wrong = darkroom("tenants", "create", "studio-b", "--limit", "max_running", fails=True)
     assert "max_running=4" in wrong.stderr
+    endless = darkroom("tenants", "create", "studio-b", "--limit", "max_running=inf", fails=True)
+    assert "max_running=inf has no number" in endless.stderr
     wrong = darkroom("tenants", "create", "studio-b", "--limit", "most=4", fails=True)
     assert "most" in wrong.stderr
 

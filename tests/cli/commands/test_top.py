@@ -206,4 +206,4 @@ def test_what_a_terminal_would_take_as_a_command_is_not_written(address: Address
 
     with Strange(There(address)) as client:
         watch(client, Screen(written, lambda: (200, 50)), 2.0, sleep)
-    assert "ann?[2J" in written.getvalue()
+    assert "ann\N{REPLACEMENT CHARACTER}[2J" in written.getvalue()

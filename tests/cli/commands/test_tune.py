@@ -96,7 +96,7 @@ def test_a_running_darkroom_must_be_stopped_first(data_dir: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         ran = typed(FLUX)
     assert ran.exit_code == 1
-    assert "A Darkroom (pid 12) uses" in ran.output
+    assert "Another Darkroom (pid 12) uses" in ran.output
     assert "Stop it, run `darkroom tune`, and start it again." in ran.output
 
 
