@@ -1,5 +1,6 @@
 """Every setting has a name, a bound and a place in the docs."""
 
+import errno
 import pickle
 import re
 from pathlib import Path
@@ -102,6 +103,22 @@ def test_a_directory_of_secrets_that_is_not_there_is_reported(
 ) -> None:
     monkeypatch.setenv("DARKROOM_SECRETS_DIR", str(tmp_path / "none"))
     with pytest.raises(Misconfigured, match=r"DARKROOM_SECRETS_DIR is .*none"):
+        Secrets()
+
+
+def test_a_file_of_a_secret_that_cannot_be_read_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DARKROOM_SECRETS_DIR", str(tmp_path))
+    (tmp_path / "DARKROOM_API_KEY").write_bytes(b"id:\xff")
+    with pytest.raises(Misconfigured, match=r"DARKROOM_SECRETS_DIR is .* not UTF-8 text"):
+        Secrets()
+
+    def refused(path: Path, *_: object, **__: object) -> str:  # root may read everything
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_text", refused)
+    with pytest.raises(Misconfigured, match=r"/DARKROOM_API_KEY cannot be read: Permission denied"):
         Secrets()
 
 

@@ -20,6 +20,7 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     SecretsSettingsSource,
     SettingsConfigDict,
+    SettingsError,
 )
 
 from serve_app.domain.errors import Misconfigured
@@ -150,6 +151,19 @@ AREA_OF: Mapping[str, str] = {
 }
 
 
+class _SecretFiles(SecretsSettingsSource):
+    """Files of ``secrets_dir``. Raises ``Misconfigured`` for one that cannot be read as text."""
+
+    def __call__(self) -> dict[str, Any]:
+        try:
+            return super().__call__()
+        except SettingsError as error:
+            problem = "A file in it is not UTF-8 text."
+            if isinstance(cause := error.__cause__, OSError):
+                problem = f"{cause.filename} cannot be read: {cause.strerror}."
+            raise Misconfigured(f"{SECRETS_DIR} is {self.secrets_dir}. {problem}") from None
+
+
 class Secrets(BaseSettings):
     """Settings that are secret. The ingress reads them at its start, as do commands on its machine:
     from the environment, and those that are not there from the files of ``secrets_dir``."""
@@ -212,7 +226,7 @@ class Secrets(BaseSettings):
                 f"{SECRETS_DIR} is {given}, which is no directory on this machine. Create it with "
                 "one file for each secret, or unset it."
             )
-        return init_settings, env_settings, SecretsSettingsSource(settings_cls, secrets_dir=given)
+        return init_settings, env_settings, _SecretFiles(settings_cls, secrets_dir=given)
 
     def by_name(self) -> Mapping[str, str]:
         """The secrets that are set, by their variables."""
