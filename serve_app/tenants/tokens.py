@@ -171,8 +171,8 @@ class UploadGrant:
 class UploadTokens:
     """Issuer and verifier of upload tokens, with a secret that all ingress replicas share.
 
-    A token allows uploads for one tenant and nothing else. It names its key, so that the caller can
-    refuse it once the key is revoked.
+    A token allows uploads for one tenant, and reads of its private files. It names its key, so that
+    the caller can refuse it once the key is revoked.
     """
 
     def __init__(self, signing_key: bytes, clock: Clock) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -97,6 +98,8 @@ async def _decision(
 
 
 async def _caller(request: HttpRequest, header: str) -> Caller:
+    """Caller with the rights of its key. An upload token reads only what belongs to its tenant: a
+    client hands it on, also to code that is to upload and no more."""
     identity = services_of(request).identity
     try:
         grant = identity.upload_tokens.grant_of(header)
@@ -106,7 +109,9 @@ async def _caller(request: HttpRequest, header: str) -> Caller:
         grant = None  # it may be a token of the provider
     if grant is None:
         return await authenticate(request, ANY_KEY)
-    return await owner_of_token(request, grant.key_id)
+    owner = await owner_of_token(request, grant.key_id)
+    reads = owner.may(OPERATOR) or owner.may(FILES)
+    return replace(owner, scopes=frozenset({FILES}) if reads else frozenset())
 
 
 MAX_URL_CHARACTERS = 4096
