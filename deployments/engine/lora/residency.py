@@ -301,9 +301,14 @@ class LoraResidency:
         mixes = self._mixes.setdefault(handle.pipeline, {})
         parts = _parts(handle)
         if (mixed := mixes.get(parts)) is None:
-            mixed = mixes[parts] = _Mix(f"mix{next(self._names)}")
-            for component in _components(handle):
-                self._lora_layers(component).create_mix(component, mixed.name, parts)
+            mixed = _Mix(f"mix{next(self._names)}")
+            try:
+                for component in _components(handle):
+                    self._lora_layers(component).create_mix(component, mixed.name, parts)
+            except BaseException:  # half of it would be found by the next, and change nothing
+                self._detach(handle, mixed.name)
+                raise
+            mixes[parts] = mixed
         mixed.users += 1
         handle.mix = mixed.name
 
@@ -312,9 +317,12 @@ class LoraResidency:
         mixes[parts].users -= 1
         if not mixes[parts].users:
             del mixes[parts]
-            self.rows.forget(handle.mix)
-            for component in _components(handle):
-                self._lora_layers(component).detach(component, handle.mix)
+            self._detach(handle, handle.mix)
+
+    def _detach(self, handle: LoraHandle, mix: str) -> None:
+        self.rows.forget(mix)
+        for component in _components(handle):
+            self._lora_layers(component).detach(component, mix)
 
     def _lora_layers(self, component: torch.nn.Module) -> LoraLayers:
         if (layers := self._layers.get(component)) is None:

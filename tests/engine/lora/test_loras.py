@@ -11,10 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from deployments.engine.engine import Engine
 from deployments.engine.loop.options import GenerationOptions
-from deployments.engine.lora import residency
+from deployments.engine.lora import attached, residency
 from deployments.engine.lora.attached import LoraLayers
 from deployments.engine.lora.format import Lora
 from deployments.engine.merging.compile import compile_regions
+from deployments.engine.merging.late_code import use_late_code
 from serve_app.domain.endpoint import Recipe
 from serve_app.domain.errors import (
     Cancelled,
@@ -287,6 +288,26 @@ def test_a_lora_that_cannot_be_had_is_reported_and_harms_no_one(pipeline, loras,
             assert caught.value.number == 1
         beside.result(60)
         assert engine.submit(loras=[Lora(loras[0])], **call()).result(60)
+    assert not wrapped(pipeline)
+
+
+def test_where_applying_loras_failed_the_next_generation_has_them(
+    make, pipeline, loras, monkeypatch
+):
+    failures = [OutOfMemory("There is no memory.")]
+
+    def failing_once(component):
+        if failures:
+            raise failures.pop()
+        return use_late_code(component)
+
+    monkeypatch.setattr(attached, "use_late_code", failing_once)
+    chosen = [Lora(loras[0]), Lora(loras[1], 0.5)]
+    with Engine(pipeline, threads=1) as engine:
+        with pytest.raises(OutOfMemory):
+            engine.submit(loras=chosen, **call()).result(60)
+        made = engine.submit(loras=chosen, **call()).result(60).images
+    assert relative(made, plain_with(make, chosen)) <= 1e-5
     assert not wrapped(pipeline)
 
 
