@@ -8,14 +8,12 @@ from decimal import Decimal
 from typing import Any
 
 from serve_app.catalog.catalog import Catalog, CatalogEntry
-from serve_app.catalog.work import expected_quantities, requested_work
+from serve_app.catalog.work import expected_quantities, length_of, requested_work
 from serve_app.domain.billing.price import Price, PriceUnit
 from serve_app.domain.executors.hosted import PROVIDERS
 from serve_app.domain.workflows.definition import OPTION, Node, Workflow
 from serve_app.domain.workflows.references import INPUT, NotThere, resolve
 
-LENGTHS = frozenset({"seconds_total", "duration", "num_frames"})
-"""Fields of an input that say how many seconds it makes."""
 NUMBERS = frozenset({"num_images", "seeds"})
 """Fields of an input that say how many images it makes."""
 
@@ -47,7 +45,7 @@ def _unknown(entry: CatalogEntry, price: Price | None, input: Mapping[str, Any])
     match price.unit:
         case PriceUnit.GPU_SECOND:
             return f"{endpoint.id} costs by the GPU second, which is counted while it runs"
-        case PriceUnit.SECOND if not LENGTHS & input.keys():
+        case PriceUnit.SECOND if length_of(input) is None:
             return f"{endpoint.id} costs by the second, and the input does not say how many"
         case PriceUnit.MEGAPIXEL if requested_work(input) is None:
             return f"{endpoint.id} costs by the megapixel, and the input does not say the size"

@@ -47,16 +47,22 @@ def expected_quantities(input: Mapping[str, Any]) -> Quantities:
     """What an input will make, before it runs, as far as its fields say: one image of a megapixel,
     or one second, where they do not. The time on a GPU is not known here."""
     images = int(_number(input.get("num_images"))) * _seeds(input)
-    frames = _frames(input)
-    seconds = _number(input.get("seconds_total")) * _number(input.get("duration"))
-    if input.get("num_frames") is not None:
-        rate = input.get("fps") or input.get("frames_per_second") or input.get("frame_rate")
-        seconds = frames / _number(rate or USUAL_FRAME_RATE)
+    seconds = length_of(input)
     return Quantities(
         images=images,
         megapixels=images * rounded_megapixels(_megapixels(input) * 1e6),
-        seconds=Decimal(str(round(seconds, 6))),
+        seconds=Decimal(1 if seconds is None else str(round(seconds, 6))),
     )
+
+
+def length_of(input: Mapping[str, Any]) -> float | None:
+    """Seconds of video or audio that an input asks for; None: it does not say, or as `auto`."""
+    if (frames := _read(input.get("num_frames"))) is not None:
+        rate = input.get("fps") or input.get("frames_per_second") or input.get("frame_rate")
+        return frames / _number(rate or USUAL_FRAME_RATE)
+    given = (_read(input.get(name)) for name in ("seconds_total", "duration"))
+    known = [seconds for seconds in given if seconds is not None]
+    return math.prod(known) if known else None
 
 
 def check_request(endpoint: Endpoint, input: Mapping[str, Any], device_bytes: int | None) -> None:
@@ -102,9 +108,17 @@ def _frames(input: Mapping[str, Any]) -> float:
 
 
 def _number(value: object) -> float:
-    """Value as a positive number, else 1. Some of fal's choices among numbers are texts."""
+    """Value as a positive number, else 1."""
+    number = _read(value)
+    return 1.0 if number is None else number
+
+
+def _read(value: object) -> float | None:
+    """Value as a positive number, if it is one. Some of fal's choices among numbers are texts, and
+    some of those among seconds have their unit: `8s`."""
+    given = value.removesuffix("s") if isinstance(value, str) else value
     try:
-        number = float(value) if isinstance(value, int | float | str) else 1.0
-    except ValueError:
-        return 1.0
-    return number if number > 0 and math.isfinite(number) else 1.0
+        number = float(given) if isinstance(given, int | float | str) else 0.0
+    except (ValueError, OverflowError):
+        return None
+    return number if number > 0 and math.isfinite(number) else None

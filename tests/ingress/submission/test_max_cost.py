@@ -39,6 +39,8 @@ async def test_a_request_that_costs_more_than_it_may_is_refused_before_it_is_que
     [
         (priced("gpu_second"), {}, "9", "costs by the GPU second, which is counted while it runs"),
         (priced("second"), {}, "9", "by the second, and the input does not say how many"),
+        (priced("second"), {"duration": "auto"}, "9", "by the second, and the input does not say"),
+        (priced("second"), {"duration": "8s"}, "0.31", "this request costs 0.32 EUR"),
         (priced("megapixel"), {}, "9", "by the megapixel, and the input does not say the size"),
         (priced("request"), {}, "9 USD", "its price is in EUR. Give the amount in EUR"),
         (priced("request"), {}, "cheap", "should be an amount, such as `0.05` or `0.05 EUR`"),
