@@ -293,6 +293,8 @@ class SourceFile:
             data = self._parse(text, _FastLoader)
         except yaml.YAMLError:
             data = self._parse_exactly(text)
+        except (ValueError, RecursionError) as error:  # such as a date in a 13th month
+            raise Misconfigured(f"{self._path}: this is not valid YAML: {error}.") from error
         try:
             return CatalogSource.model_validate(data)
         except ValidationError as error:

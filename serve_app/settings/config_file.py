@@ -42,7 +42,7 @@ def parse(text: str, path: Path) -> ConfigFile:
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise Misconfigured(f"{path}{line} is not YAML: {error.problem}.") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # or a date in a 13th month
         raise Misconfigured(f"{path} is not YAML: {error}.") from None
     applications = _fields(content, path, "").get("applications")
     if not isinstance(applications, list):

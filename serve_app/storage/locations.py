@@ -123,7 +123,7 @@ def _mapping(path: Path) -> dict[str, Any]:
             f"{SETTING} names {path}, which cannot be read ({error.strerror}). Every node of the "
             "ingress needs this file."
         ) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # or it is not UTF-8
         where = getattr(error, "problem_mark", None)
         line = f" in line {where.line + 1}" if where is not None else ""
         raise Misconfigured(f"{path} is not valid YAML{line}. Correct it.") from None

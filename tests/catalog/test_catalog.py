@@ -197,6 +197,11 @@ def test_a_mistake_is_reported_with_its_line(
     assert words in message
 
 
+@pytest.mark.parametrize("text", ["x: 2026-13-45", "endpoints: &a {me: *a}"])
+def test_a_date_that_is_none_and_a_circle_are_reported(tmp_path: Path, text: str) -> None:
+    assert "models.yaml: this is not valid YAML" in refused(tmp_path, text)
+
+
 @pytest.mark.parametrize(
     ("extra", "words"),
     [

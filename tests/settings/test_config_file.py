@@ -48,6 +48,7 @@ def test_address_and_arguments_may_be_left_out(file: Path) -> None:
     ("content", "said"),
     [
         ("applications:\n  - name: [", r"darkroom\.yaml, line 2 is not YAML"),
+        ("applications: 2026-13-45", r"darkroom\.yaml is not YAML: month must be in 1\.\.12"),
         ("- a", r"darkroom\.yaml should be a mapping, not list"),
         ("pools: {}", "no list of `applications`"),
         ("applications: [1]", "An application of .* should be a mapping, not int"),

@@ -97,6 +97,7 @@ def test_without_credentials_those_of_the_installation_are_used(read: Any) -> No
     [
         ("- acme", "should be a mapping"),
         ("acme: [", "not valid YAML in line 1"),
+        ("acme: 2026-13-45", "is not valid YAML. Correct it."),
         ("Acme: {bucket: pics}", "'Acme' is not a valid id"),
         ("acme: {}", "acme.bucket is missing"),
         ("acme: {bucket: s3://pics}", "acme.bucket is 's3://pics'"),

@@ -94,7 +94,7 @@ def _read(path: Path) -> Mapping[str, Any]:
         given = yaml.safe_load(path.read_text("utf-8"))
     except OSError as error:
         raise Misconfigured(f"{path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark is not None else ""
         raise Misconfigured(

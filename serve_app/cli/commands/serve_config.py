@@ -41,7 +41,7 @@ def update_manifest(path: Path, installed_as: Path | None) -> None:
     try:
         text = path.read_text()
         documents = [each for each in yaml.safe_load_all(text) if isinstance(each, dict)]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise Misconfigured(f"{path} cannot be read as a manifest: {error}.") from None
     sources = [found for each in documents if (found := _source_in(each)) is not None]
     if len(sources) != 1 or len(_BLOCK.findall(text)) != 1:

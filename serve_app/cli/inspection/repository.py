@@ -47,7 +47,7 @@ class Repository:
         found = _FRONT_MATTER.match(self.read(README) or "")
         try:
             card = yaml.safe_load(found[1]) if found else None
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):
             return ""
         if not isinstance(card, dict):
             return ""

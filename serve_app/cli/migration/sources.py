@@ -86,7 +86,7 @@ def _in_list(path: Path) -> Iterator[ClientCall]:
         content: Any = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
         # JSON may be indented with tabs, but YAML may not.
         tree = yaml.compose(text.expandtabs(), Loader=yaml.SafeLoader)
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise InvalidInput(f"{path} cannot be read: {error}") from None
     if not isinstance(content, list) or not isinstance(tree, yaml.SequenceNode):
         raise InvalidInput(f"{path} should be {ONE_OF}.")

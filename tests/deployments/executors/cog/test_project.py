@@ -79,6 +79,7 @@ def test_a_newer_cog_is_the_one_that_is_named(tmp_path: Path) -> None:
     ("text", "sentence"),
     [
         ("build: [\n", "cog.yaml:2 is no YAML: "),
+        ("build: 2026-13-45\n", "cog.yaml is no YAML: month must be in 1..12"),
         ("- a\n", "cog.yaml must have keys"),
         ("build: {}\n", "cog.yaml has neither `run` nor `predict`"),
         ("build: 3\npredict: a.py\n", "cog.yaml: build must have keys"),
