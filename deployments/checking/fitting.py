@@ -16,8 +16,10 @@ from weights.safetensors_header import SafetensorsHeader, TensorFacts, read_head
 LORA, FINETUNE = "lora", "finetune"
 LORA_NAME = "lora.safetensors"
 _ADAPTER = re.compile(
-    r"\.(?:lora_(?:A|B|up|down|mid)\b|lora_magnitude|dora_scale|lokr_|hada_|oft_|alpha$)"
+    r"\.(?:lora_(?:A|B|up|down|mid)\b|lora_magnitude|dora_scale|lokr_|hada_|oft_)"
 )
+"""Names that every adapter has. Some models have tensors that are called ``alpha``, as adapters
+do."""
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 STEMS = {"transformers": "model"}
 STEM = "diffusion_pytorch_model"

@@ -123,6 +123,17 @@ def test_a_lora_may_have_the_names_of_kohya(tmp_path: Path) -> None:
     assert uploaded(tmp_path, files, base=Weights(str(DEMO / "sdxl")))["kind"] == "lora"
 
 
+def test_a_model_whose_own_tensors_are_called_alpha_is_a_fine_tune(tmp_path: Path) -> None:
+    vae = DEMO / "stable-audio" / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(vae)
+    tensors["decoder.block.0.res_unit1.snake1.alpha"] += 1
+    save_file(tensors, tmp_path / "vae.safetensors")
+    files = {"vae.safetensors": tmp_path / "vae.safetensors"}
+    result = uploaded(tmp_path, files, base=Weights(str(DEMO / "stable-audio")))
+    assert result["kind"] == "finetune"
+    assert [each["path"].partition("/")[0] for each in result["files"]] == ["vae"]
+
+
 def test_values_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     bad = {"transformer.transformer_blocks.0.attn.to_q.lora_A.weight": torch.full((2, 128), 1.0)}
     bad["transformer.transformer_blocks.0.attn.to_q.lora_B.weight"] = torch.full(
