@@ -84,6 +84,8 @@ async def listed(request: HttpRequest) -> Response:
     before = query.whole(request, "before", default=0, most=999_999_999_999)
     operations = services_of(request).queue.operations
     page = await operations.audit(before or None, limit + 1, tenant or None)
+    if not tenant:  # after the page, so that it does not begin with its own read
+        await record_read(request, caller, ALL_TENANTS)
     shown = page[:limit]
     body: AuditPage = {
         "acts": [entry_of(each) for each in shown],

@@ -57,6 +57,13 @@ async def test_a_tenants_admin_sees_the_acts_about_its_tenant_only(idle: House) 
         assert [each["action"] for each in seen] == expected
 
 
+async def test_a_page_of_all_tenants_acts_is_itself_in_the_log(idle: House) -> None:
+    async with idle.client() as operator:
+        assert (await operator.get("/v1/audit")).json()["acts"] == []
+        (act,) = (await operator.get("/v1/audit")).json()["acts"]
+        assert (act["action"], act["subject"]) == ("tenant.read", "*")
+
+
 async def test_the_end_of_an_empty_log_has_no_hash(idle: House) -> None:
     async with idle.client() as client:
         assert (await client.get("/v1/audit/head")).json() == {"sequence": 0, "hash": None}
