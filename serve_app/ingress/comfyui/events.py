@@ -5,18 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import re
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from serve_app.domain.artifact import is_elsewhere
-from serve_app.domain.errors import DatabaseUnavailable, NotFound, RequestNotFound
+from serve_app.domain.errors import (
+    ArtifactNotFound,
+    DatabaseUnavailable,
+    NotFound,
+    RequestNotFound,
+    StorageUnavailable,
+)
 from serve_app.domain.executors.comfyui import PromptArrivals
 from serve_app.domain.ports import Queue, Storage
 from serve_app.domain.progress import BYTE_STAGES
 from serve_app.domain.request import Request, State
 from serve_app.ingress.comfyui import prompt
+
+log = logging.getLogger(__name__)
 
 DISCOVER_S = 0.5
 """Time between two looks for prompts of the client, which may come through another process."""
@@ -242,8 +251,13 @@ class PromptEvents:
         await self._say("executing", node=node, display_node=node)
         for file in prompt.files(request):
             if file.node == node and not is_elsewhere(file.key):
-                size = await self._storage.size(file.key)
-                chunks = [each async for each in self._storage.read(file.key, 0, size)]
+                try:
+                    size = await self._storage.size(file.key)
+                    chunks = [each async for each in self._storage.read(file.key, 0, size)]
+                except (ArtifactNotFound, StorageUnavailable) as error:
+                    # The socket is for all prompts of the client, and `/view` may have it later.
+                    log.warning("the image %s is not shown: %s", file.key, error.message)
+                    continue
                 await self._client.show(b"".join(chunks), RESULT_PNG)
 
     async def _show_preview(self, request: Request) -> None:

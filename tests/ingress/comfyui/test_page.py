@@ -12,6 +12,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from serve_app.domain.errors import ArtifactNotFound, StorageUnavailable
 from serve_app.domain.executors.comfyui import MAX_FILE_BYTES, PromptArrivals
 from serve_app.ingress.comfyui import events
 from tests.ingress.comfyui.comfy import (
@@ -253,6 +254,24 @@ async def test_images_that_are_not_saved_come_by_the_socket(place: Place) -> Non
     assert heard[at][8:] == b"image of 9"
     before = [each for each in heard[:at] if isinstance(each, dict) and each["type"] == "executing"]
     assert before[-1]["data"]["node"] == "9"
+
+
+@pytest.mark.parametrize(
+    "error", [ArtifactNotFound("It is gone."), StorageUnavailable("It is off.")]
+)
+async def test_an_image_that_cannot_be_read_does_not_end_the_socket(
+    place: Place, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    async def size(key: str) -> int:
+        raise type(error)(f"{error} {key}")
+
+    monkeypatch.setattr(place.house.services.files.storage, "size", size)
+    graph = {"9": node("SaveImageWebsocket", images=["1", 0])}
+    async with connected(place.house, "me") as socket:
+        for _ in range(2):
+            prompt_id = await queue_prompt(place.client, graph, client_id="me")
+            heard = await socket.until("executing", node=None, prompt_id=prompt_id)
+            assert "execution_success" in [each["type"] for each in heard if isinstance(each, dict)]
 
 
 async def test_states_of_nodes_are_told_for_the_page(place: Place) -> None:
