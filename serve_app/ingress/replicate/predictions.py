@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal, NotRequired, cast
@@ -17,7 +18,7 @@ from typing_extensions import TypedDict
 
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.errors import FieldProblem, InvalidInput, RequestNotFound, Unavailable
-from serve_app.domain.request import NewRequest, Request
+from serve_app.domain.request import LogLine, NewRequest, Request
 from serve_app.domain.sharing.admission import end_admission
 from serve_app.ingress.http import query, sse
 from serve_app.ingress.http.auth import (
@@ -213,7 +214,8 @@ async def _created(
 ) -> Response:
     """Answer 201 with the prediction.
 
-    With ``Prefer: wait`` the response waits for the end. It is 202 if the time runs out.
+    With ``Prefer: wait`` the response waits for the end. It is 202 if the time runs out, or if the
+    wait fails.
     """
     caller = await authenticate(request)
     wait_s = _wait_s(request)
@@ -237,9 +239,12 @@ async def _created(
     if asked:  # also if the client leaves meanwhile: its prediction goes on
         storing.add_done_callback(partial(_followed, services, new, asked))
     stored = await asyncio.shield(storing)
-    if wait_s and not stored.state.final:
-        stored = await services.queue.wait(stored.tenant, stored.id, wait_s)
-    lines = await services.queue.lines(stored.tenant, stored.id)
+    lines: Sequence[LogLine] = ()
+    # An error would have no id, and the client would create a second prediction.
+    with contextlib.suppress(Unavailable):
+        if wait_s and not stored.state.final:
+            stored = await services.queue.wait(stored.tenant, stored.id, wait_s)
+        lines = await services.queue.lines(stored.tenant, stored.id)
     inside = _wants_files_inside(request, base)
     prediction = await renderer_of(services).render(stored, base, lines, inside=inside)
     late = bool(wait_s) and not stored.state.final

@@ -1,0 +1,47 @@
+"""Predictions of which parts fail after their request was stored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from serve_app.domain.errors import DatabaseUnavailable
+from tests.ingress.house import OTHERS, House, built
+
+CREATE = "/replicate/v1/models/test/images/predictions"
+
+
+def fail(monkeypatch: pytest.MonkeyPatch, house: House, *names: str) -> None:
+    async def failing(*_: Any) -> Any:
+        raise DatabaseUnavailable("The database does not answer.")
+
+    for name in names:
+        monkeypatch.setattr(house.queue, name, failing)
+
+
+async def created(client: httpx.AsyncClient, **headers: str) -> httpx.Response:
+    return await client.post(CREATE, json={"input": {"prompt": "x"}}, headers=headers)
+
+
+async def test_a_prediction_whose_wait_fails_is_answered_with_its_id(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with built(catalog=OTHERS, replica=False) as house, house.client() as client:
+        with monkeypatch.context() as broken:
+            fail(broken, house, "wait")
+            answer = await created(client, prefer="wait=5")
+        assert answer.status_code == 202, answer.text
+        assert answer.json()["status"] == "starting"
+        (listed,) = (await client.get("/replicate/v1/predictions")).json()["results"]
+        assert listed["id"] == answer.json()["id"]
+
+
+async def test_a_prediction_whose_log_cannot_be_read_is_answered_without_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with built(catalog=OTHERS, replica=False) as house, house.client() as client:
+        fail(monkeypatch, house, "lines")
+        answer = await created(client)
+        assert (answer.status_code, answer.json()["logs"]) == (201, "")
