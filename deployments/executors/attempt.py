@@ -6,7 +6,7 @@ import asyncio
 import io
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from PIL import Image
@@ -105,6 +105,7 @@ class ExecutorAttempt:
         shown = all(rule["action"] == "flag" for rule in lease.output_rules)
         self.previewer = LatestPreview(shown=shown, marked=lease.marked)
         self.lines: deque[tuple[str, str]] = deque(maxlen=MAX_LINES)
+        self.over = asyncio.Event()  # set when neither it nor its call to the app runs any more
         self._host = host
         self._files = files
         self._partials = partials
@@ -113,6 +114,16 @@ class ExecutorAttempt:
         self._slots = slots
         self._task: asyncio.Task[Any] | None = None
         self._run_s = 0.0
+        self._ending: asyncio.Task[None] | None = None  # its call to the app, after a stop
+        self._earlier: tuple[ExecutorAttempt, ...] = ()
+
+    def follow(self, earlier: Iterable[ExecutorAttempt]) -> None:
+        """Stop other attempts of the request, whose leases are lost, and run after they have ended:
+        executors know a call by the id of its request. Call before ``run``."""
+        self._earlier = tuple(earlier)
+        for each in self._earlier:
+            if each.state.stopped is None:
+                each.stop(StopReason.FENCED)
 
     @property
     def held(self) -> LeaseKey:
@@ -151,6 +162,10 @@ class ExecutorAttempt:
             await self._partials.aclose()
             await self._files.remove()
             state.enter(Phase.ENDED)
+            if self._ending is None or self._ending.done():
+                self.over.set()
+            else:
+                self._ending.add_done_callback(lambda _: self.over.set())
 
     @property
     def must_stay(self) -> bool:
@@ -190,6 +205,9 @@ class ExecutorAttempt:
         state = self.state
         if state.stopped is not None:  # before its task first ran
             raise Cancelled(CANCELLED)
+        for each in self._earlier:
+            await each.over.wait()
+        self._earlier = ()
         if self._files.are_remote:
             state.enter(Phase.FETCHING)
         given = await self._files.fetch(state.set_progress)
@@ -220,7 +238,8 @@ class ExecutorAttempt:
                 return await self._output(executor, work)
             except asyncio.CancelledError:
                 # Shielded: a second stop does not wait for the app, which must end nevertheless.
-                await asyncio.shield(asyncio.ensure_future(self._end_call(executor)))
+                self._ending = asyncio.create_task(self._end_call(executor))
+                await asyncio.shield(self._ending)
                 raise
             finally:
                 self._run_s = self._clock.monotonic() - started

@@ -194,7 +194,10 @@ class ExecutorReplica:
         partials = PartialSender(lease.held, resources.tickets, self._link.backoff)
         clock = self._link.clock
         is_session = lease.priority is Priority.REALTIME
-        return (AppSession if is_session else ExecutorAttempt)(
+        attempt = (AppSession if is_session else ExecutorAttempt)(
             *(lease, resources.host, files, partials, resources.tickets, clock),
             *(self._slots, self._slot_freed),
         )
+        running = self._attempts.running.values()
+        attempt.follow(each for each in running if each.lease.request_id == lease.request_id)
+        return attempt

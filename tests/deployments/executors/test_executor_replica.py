@@ -156,6 +156,20 @@ async def test_a_cancelled_request_ends_and_its_process_stays(rig: ExecutorRig, 
     assert (await process_of(rig, "three"))["pid"] == before["pid"]
 
 
+async def test_an_attempt_that_lost_its_lease_ends_before_the_next_of_its_request_runs(
+    rig: ExecutorRig,
+) -> None:
+    lost = rig.offer("one", "/polite")
+    await rig.running(lost)
+    held = rig.offer("one", "/polite", attempt=2, lease_deadline_s=2.0)
+    await rig.running(held)
+    rig.port.fenced.add(lost)
+    failure = (await rig.outcome(held)).failure
+    assert failure is not None
+    assert failure.code == "expired", "the end of the lost attempt does not end the next one"
+    assert not any(one.held == lost for one in rig.port.finishes)
+
+
 async def test_a_process_that_does_not_obey_a_cancellation_ends(
     rig: ExecutorRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
