@@ -31,7 +31,7 @@ def alike(jpeg: bytes, frame: torch.Tensor) -> float:
 
 
 def test_it_does_with_an_autoencoder_that_makes_squares_of_pixels_as_channels() -> None:
-    wish: dict[str, Any] = {"height": 64, "width": 64, "num_frames": 9, "num_inference_steps": 8}
+    wish: dict[str, Any] = {"height": 128, "width": 128, "num_frames": 9, "num_inference_steps": 8}
     wish["guidance_scale"] = 1.0
     with Engine(shelf.take(DEMO), threads=1) as engine:
         gate = Gate(engine)
