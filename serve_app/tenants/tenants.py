@@ -100,7 +100,8 @@ noted AS (
 )
 SELECT id FROM made
 """
-# A tenant that is disabled twice keeps its first time.
+# A tenant that is disabled twice keeps its first time. While there is no budget, what is spent is
+# not added up: the next request under a changed one counts its period anew, as of another unit.
 CHANGE: LiteralString = """
 WITH changed AS (
     UPDATE tenants SET
@@ -110,6 +111,10 @@ WITH changed AS (
                            WHEN %(disabled)s::boolean THEN coalesce(disabled_at, %(now)s) END,
         changed_at = clock_timestamp()
     WHERE id = %(id)s RETURNING id
+),
+counted_anew AS (
+    UPDATE tenant_quotas SET unit = 'changed'
+    WHERE unit <> '' AND %(limits)s::jsonb ? 'budget' AND tenant IN (SELECT id FROM changed)
 )
 INSERT INTO audit (actor, address, action, subject, detail)
 SELECT %(actor)s, %(address)s, %(action)s, id, %(detail)s::json FROM changed

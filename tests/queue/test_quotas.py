@@ -15,13 +15,16 @@ from serve_app.domain.billing.budgets import BudgetLeft
 from serve_app.domain.billing.price import Price, PriceUnit, Quantities
 from serve_app.domain.errors import BudgetExhausted, RateLimited
 from serve_app.domain.lease import Lease
+from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Outcome, Usage
-from serve_app.domain.request import Request
+from serve_app.domain.request import Priority, Request
 from serve_app.postgres.database import Database
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.store.quotas import next_period
 from serve_app.settings import BudgetConfig, TenantLimits
+from serve_app.tenants.tenants import PostgresTenants, TenantChange
 from tests.contract.test_billing_contract import images
+from tests.fakes.clock import FakeClock
 from tests.queue.database import LONG_LEASES, Ingress
 from tests.queue.requests import TENANT, done, failure, lease, new
 
@@ -243,6 +246,27 @@ async def test_a_new_budget_counts_what_its_period_has_cost(ingress: Ingress) ->
         await free.finish(done((await lease(free)).held, images(SQUARE)))
     queue = await ingress(budget(3))
     assert stored(await submitted(queue, 3, **ONE)) == 1
+
+
+async def test_what_was_spent_while_there_was_no_budget_counts_when_it_is_set_again(
+    ingress: Ingress, database: Database
+) -> None:
+    tenants = PostgresTenants(database, FakeClock())
+    await tenants.create(TENANT, "", {}, Actor("key"))
+    given = {"amount": "4", "currency": "EUR", "period": "month"}
+    queue = await ingress(budget(4))
+    await submitted(queue, 2, **ONE)  # one of them stays queued
+    await queue.finish(done((await lease(queue)).held, images(SQUARE)))
+    await tenants.change(TENANT, TenantChange(limits={"budget": None}), Actor("key"))
+    free = await ingress(LONG_LEASES)
+    await free.submit(new(**ONE, priority=Priority.HIGH))
+    await free.finish(done((await lease(free)).held, images(SQUARE)))
+    await tenants.change(TENANT, TenantChange(limits={"budget": given}), Actor("key"))
+    again = await ingress(budget(4))
+    left = (await again.submit(new(**ONE))).allowance
+    assert left is not None
+    assert left.budget is not None
+    assert left.budget.remaining == 0  # of four: two that ended, one that waits, and this one
 
 
 async def test_the_same_is_used_after_lines_are_settled(
