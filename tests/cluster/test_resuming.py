@@ -87,16 +87,14 @@ def some_step(endpoint: str, chance: random.Random) -> int:
     return chance.randint(1, int(LATEST * steps))
 
 
-ALSO_TESTED_BELOW = {"test/large-sdxl", "fal-ai/wan/v2.2-5b/text-to-video"}
-"""In company, and as a request for several videos."""
+QUICK = "fal-ai/flux/dev"
+"""The others take up to 40 s of CPU each. ``tests/engine/snapshot`` goes on with snapshots of every
+family in another process, and compares bit for bit."""
 
 
 @pytest.mark.parametrize(
     "endpoint",
-    [
-        pytest.param(each, marks=[pytest.mark.long] if each in ALSO_TESTED_BELOW else [])
-        for each in LONG
-    ],
+    [pytest.param(each, marks=[] if each == QUICK else [pytest.mark.long]) for each in LONG],
 )
 def test_what_is_made_goes_on_from_its_snapshot_when_its_replica_dies_and_is_the_same(
     darkroom: Darkroom,
@@ -129,15 +127,10 @@ def test_a_video_that_is_decoded_when_its_replica_dies_is_not_denoised_again(
     assert files(darkroom, endpoint, request_id) == files(darkroom, endpoint, whole)
 
 
-IN_COMPANY = pytest.mark.parametrize(
-    "endpoint",
-    [
-        pytest.param(each, marks=[] if each == "test/large-sdxl" else [pytest.mark.long])
-        for each in LONG
-    ],
-)
+IN_COMPANY = pytest.mark.parametrize("endpoint", LONG)
 
 
+@pytest.mark.long
 @IN_COMPANY
 def test_what_was_made_beside_another_goes_on_alone_and_is_the_same_within_rounding(
     darkroom: Darkroom,

@@ -22,84 +22,78 @@ FAINT = Path(__file__).with_name("faint.js").read_text()
 NAMELESS = Path(__file__).with_name("nameless.js").read_text()
 
 
-@pytest.fixture(params=["light", "dark"])
-def toned(
-    request: pytest.FixtureRequest, open_context: OpenContext, served: PageDarkroom
-) -> Reader:
-    context = open_context()
-    context.add_init_script(f"localStorage.setItem('darkroom.theme', '{request.param}')")
-    return Reader(context.new_page(), served)
+@pytest.fixture
+def newcomer(open_context: OpenContext, served: PageDarkroom) -> Reader:
+    """Has neither opened the page nor given a key."""
+    return Reader(open_context().new_page(), served)
 
 
-def test_every_text_can_be_read_and_every_control_has_a_name(toned: Reader) -> None:
-    page = toned.page
+def look(page: Page) -> None:
+    """Check what the page shows, and its colours in both themes."""
+    assert page.evaluate(NAMELESS) == []
+    assert axe(page) == []
+    for theme in ("light", "dark"):
+        page.evaluate("(theme) => { document.documentElement.dataset.theme = theme; }", theme)
+        assert page.evaluate(FAINT) == [], theme
 
-    def look() -> None:
-        assert page.evaluate(FAINT) == []
-        assert page.evaluate(NAMELESS) == []
-        assert axe(page) == []
 
-    page.goto(toned.darkroom.url)
-    toned.give_key(f"dk_0123:{'0' * 64}")
+def test_every_text_can_be_read_and_every_control_has_a_name(newcomer: Reader) -> None:
+    page = newcomer.page
+    page.goto(newcomer.darkroom.url)
+    newcomer.give_key(f"dk_0123:{'0' * 64}")
     expect(page.get_by_role("alert")).to_be_visible()
-    look()
-    toned.enter()
-    look()
-    expect_images(toned.generate("a hill"), 1)
-    expect_phase(toned.generate("this will fail"), "failed")
-    expect_phase(toned.generate("a slow hill"), "running")
+    look(page)
+    newcomer.enter()
+    look(page)
+    expect_images(newcomer.generate("a hill"), 1)
+    expect_phase(newcomer.generate("this will fail"), "failed")
+    expect_phase(newcomer.generate("a slow hill"), "running")
     page.get_by_text("More settings").click()
     page.get_by_role("button", name="Generate").click()
-    toned.field("prompt").fill("")
+    newcomer.field("prompt").fill("")
     page.get_by_role("button", name="Generate").click()
-    expect(toned.problem_of("prompt")).to_be_visible()
-    look()
+    expect(newcomer.problem_of("prompt")).to_be_visible()
+    look(page)
     page.locator("#shortcuts-button").click()
-    look()
+    look(page)
     page.keyboard.press("Escape")
     page.locator("#code-button").click()
     expect(page.get_by_role("dialog", name="This request as code")).to_be_visible()
-    look()
+    look(page)
     page.get_by_role("button", name="JSON", exact=True).click()
-    look()
+    look(page)
     page.keyboard.press("Escape")
-    toned.listed.last.locator(".request").click()
+    newcomer.listed.last.locator(".request").click()
     expect(page.get_by_role("dialog")).to_contain_text("Log")
-    look()
+    look(page)
 
 
-def test_the_gallery_can_be_read_and_its_controls_have_names(toned: Reader) -> None:
-    page = toned.page
-
-    def look() -> None:
-        assert page.evaluate(FAINT) == []
-        assert page.evaluate(NAMELESS) == []
-        assert axe(page) == []
-
-    toned.darkroom.hang(entries(60))
-    toned.enter()
+def test_the_gallery_can_be_read_and_its_controls_have_names(newcomer: Reader) -> None:
+    page = newcomer.page
+    newcomer.darkroom.hang(entries(60))
+    newcomer.enter()
     page.get_by_role("link", name="Gallery").click()
     expect(page.locator(".tile.shown").first).to_be_visible()
     page.locator(".tile .check").first.check()
     page.keyboard.press("Shift+ArrowRight")
     expect(page.get_by_text("2 selected")).to_be_visible()
-    look()
+    look(page)
     page.get_by_role("button", name="Compare").click()
     expect(page.locator(".compared dl").first).to_be_visible()
-    look()
+    look(page)
     page.keyboard.press("Escape")
     page.keyboard.press("Delete")
     expect(page.get_by_role("dialog", name="Delete")).to_be_visible()
-    look()
+    look(page)
     page.keyboard.press("Escape")
     page.keyboard.press("Escape")
     page.locator(".tile a").first.click()
     expect(page.locator(".panel").get_by_role("button", name="Vary")).to_be_enabled()
-    look()
+    look(page)
     page.get_by_role("button", name="Share").click()
     page.get_by_role("button", name="Make a link").click()
     expect(page.get_by_role("button", name="Revoke")).to_be_visible()
-    look()
+    look(page)
 
 
 def test_a_phone_shows_all_of_it_without_scrolling_sideways(

@@ -123,6 +123,7 @@ def address(comfyui_page: Path) -> Iterator[Address]:
         yield address
 
 
+@pytest.mark.long  # 15 s of CPU, and it installs a package
 def test_a_workflow_is_loaded_run_seen_and_saved(
     address: Address, open_context: Callable[..., BrowserContext], tmp_path: Path
 ) -> None:
