@@ -1,4 +1,4 @@
-"""axe-core in the browser: what it finds in the view that a page shows."""
+"""Accessibility of the view that a page shows: axe-core in the browser, and checks of our own."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from playwright.sync_api import Page
 from tests.node import packages
 
 FOLDER = Path(__file__).with_name("javascript")
+
+_FAINT = Path(__file__).with_name("faint.js").read_text()
+_NAMELESS = Path(__file__).with_name("nameless.js").read_text()
 
 STANDARDS = (
     *("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"),
@@ -25,6 +28,16 @@ RUN = """async (standards) => {
     nodes.map(({ target, failureSummary }) =>
       `${id}: ${help}: ${target.join(" ")}: ${failureSummary.replace(/\\s+/g, " ")}`));
 }"""
+
+
+def look(page: Page) -> None:
+    """Check that everything on the page can be read, in both themes, has a name, and fits."""
+    assert page.evaluate(_NAMELESS) == []
+    assert axe(page) == []
+    for theme in ("light", "dark"):
+        page.evaluate("(theme) => { document.documentElement.dataset.theme = theme; }", theme)
+        assert page.evaluate(_FAINT) == [], theme
+    assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
 
 
 def axe(page: Page) -> list[str]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.page.album import entries
-from tests.page.axe import axe
+from tests.page.axe import axe, look
 from tests.page.darkroom import PageDarkroom
 from tests.page.reader import PROBE, Reader, expect_images, expect_phase
 
@@ -18,23 +17,11 @@ OpenContext = Callable[..., BrowserContext]
 
 SCRIPT = "<img src=x onerror=\"document.title='broken'\"><script>document.title='broken'</script>"
 
-FAINT = Path(__file__).with_name("faint.js").read_text()
-NAMELESS = Path(__file__).with_name("nameless.js").read_text()
-
 
 @pytest.fixture
 def newcomer(open_context: OpenContext, served: PageDarkroom) -> Reader:
     """Has neither opened the page nor given a key."""
     return Reader(open_context().new_page(), served)
-
-
-def look(page: Page) -> None:
-    """Check what the page shows, and its colours in both themes."""
-    assert page.evaluate(NAMELESS) == []
-    assert axe(page) == []
-    for theme in ("light", "dark"):
-        page.evaluate("(theme) => { document.documentElement.dataset.theme = theme; }", theme)
-        assert page.evaluate(FAINT) == [], theme
 
 
 def test_every_text_can_be_read_and_every_control_has_a_name(newcomer: Reader) -> None:

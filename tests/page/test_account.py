@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import BrowserContext, Page, Route, expect
 
+from tests.page.axe import look
 from tests.page.darkroom import PageDarkroom
 from tests.page.operator import Operator
 from tests.page.reader import FLUX, Reader, expect_images
-from tests.page.test_access import FAINT, NAMELESS
 
 OpenContext = Callable[..., BrowserContext]
 
@@ -217,21 +217,17 @@ def test_weights_are_registered_by_a_file_or_a_repository_and_removed(
     expect(style).to_be_visible()
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
 def test_every_text_can_be_read_and_the_keyboard_reaches_the_parts_also_on_a_phone(
-    open_context: OpenContext, served: PageDarkroom, theme: str
+    open_context: OpenContext, served: PageDarkroom
 ) -> None:
     phone = open_context(viewport={"width": 360, "height": 740}, has_touch=True)
-    phone.add_init_script(f"localStorage.setItem('darkroom.theme', '{theme}')")
     page = phone.new_page()
     member = Member(page, served, "api", "tenant-admin")
     expect_images(Reader(page, served).generate("a hill"), 1)
     for part in ("Usage", "Keys", "Weights"):
         member.open(part)
         expect(page.locator(".part [aria-busy]")).to_have_count(0)
-        assert page.evaluate(FAINT) == [], part
-        assert page.evaluate(NAMELESS) == [], part
-        assert page.evaluate("() => document.documentElement.scrollWidth") == 360, part
+        look(page)
     usage = page.get_by_role("navigation", name="Parts").get_by_role("link", name="Usage")
     usage.focus()
     page.keyboard.press("Enter")

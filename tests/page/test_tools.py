@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, expect
 
-from tests.page.axe import axe
+from tests.page.axe import look
 from tests.page.darkroom import PageDarkroom
 from tests.page.painter import image
 from tests.page.reader import Reader, expect_images
-from tests.page.test_access import FAINT, NAMELESS
 from tests.page.test_mask import PAINTS, opened
 from tests.page.test_reuse import PROMPT, endpoint, offer
 
@@ -30,23 +29,14 @@ STYLES = endpoint(
 )
 
 
-def look(page: Page) -> None:
-    assert page.evaluate(FAINT) == []
-    assert page.evaluate(NAMELESS) == []
-    assert axe(page) == []
-    assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]  # type: ignore[index]
-
-
-@pytest.fixture(params=[("light", 390), ("dark", 1280)])
+@pytest.fixture(params=[390, 1280])
 def painter(
     request: pytest.FixtureRequest,
     open_context: Callable[..., BrowserContext],
     served: PageDarkroom,
     tmp_path: Path,
 ) -> Reader:
-    theme, width = request.param
-    context = open_context(viewport={"width": width, "height": 844})
-    context.add_init_script(f"localStorage.setItem('darkroom.theme', '{theme}')")
+    context = open_context(viewport={"width": request.param, "height": 844})
     reader = Reader(context.new_page(), served)
     offer(reader.page, PAINTS, STYLES)
     reader.enter()
