@@ -60,6 +60,7 @@ let program = null; // the dialog of the code, when it is loaded
 let model = null; // the chosen one, with its schema
 let goingOn = null; // the draft that the form goes on from, when there is one
 let listed = [];
+let accepted = null; // the last key that the server took, and the person of its sign-in
 
 const act = {
   again: useAgain,
@@ -103,6 +104,7 @@ const door = new Door({
   signIn,
   enter: async (given) => {
     if (given !== key.value) {
+      listed = [];
       recent.clear();
       stage.clear();
       views.clear();
@@ -115,6 +117,7 @@ const door = new Door({
   back: () => (listed.length ? door.close() : enter()),
   forget: () => {
     key.keep(null);
+    accepted = null;
     caller.forget();
     byId("operate").hidden = true;
     byId("account").hidden = true;
@@ -141,12 +144,14 @@ async function enter() {
     listed = await models.list();
   } catch (error) {
     if (error instanceof Refused && !error.passing) {
-      door.open({ why: error.status === 401 ? WRONG_KEY : error.message });
+      const kept = takeBack();
+      door.open({ why: error.status === 401 ? WRONG_KEY : error.message, kept });
     } else {
       setTimeout(enter, AGAIN_MS);
     }
     return;
   }
+  accepted = { key: key.value, person: signIn.person };
   door.close();
   caller.isOperator().then((allowed) => (byId("operate").hidden = !allowed));
   caller.hasAccount().then((has) => (byId("account").hidden = !has));
@@ -158,6 +163,16 @@ async function enter() {
   await restored;
   showLatest();
   moved();
+}
+
+/** Keeps the key that was in use before another one was refused. False if there was none. */
+function takeBack() {
+  if (accepted === null || accepted.key === key.value) return false;
+  key.keep(accepted.key);
+  signIn.remember(accepted.person);
+  caller.forget();
+  models.forget();
+  return true;
 }
 
 /** Shows the form of the model that was used last, before the server answers. */
@@ -438,7 +453,10 @@ function contact(there) {
 api.addEventListener("unreachable", () => contact(false));
 api.addEventListener("reached", () => contact(true));
 api.addEventListener("locked", () => {
-  if (!door.isOpen) door.open({ why: signIn.person === null ? ENDED_KEY : ENDED_SESSION });
+  if (door.isOpen) return;
+  accepted = null;
+  closeDialogs(); // they would be over the form for the key
+  door.open({ why: signIn.person === null ? ENDED_KEY : ENDED_SESSION });
 });
 byId("model").addEventListener("change", async () => {
   const id = byId("model").value;

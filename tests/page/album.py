@@ -13,6 +13,7 @@ from serve_app.domain.artifact import MEDIA_TYPES, Artifact
 from serve_app.domain.outcome import Failure, Outcome, Usage
 from serve_app.domain.request import NewRequest, Priority, Request, State
 from serve_app.ingress.services.request_ids import RequestIds
+from serve_app.storage.keys import PRIVATE
 from tests.fakes.clock import FakeClock
 from tests.fakes.queue_row import Row
 from tests.ingress.house import House
@@ -58,7 +59,9 @@ def entries(count: int, *, days: int = 30, seed: int = 1) -> list[Entry]:
     ]
 
 
-def hang(house: House, tenant: str, kept: Sequence[Entry], now: datetime) -> list[str]:
+def hang(
+    house: House, tenant: str, kept: Sequence[Entry], now: datetime, *, private: bool = False
+) -> list[str]:
     """Store requests as they would be after their end. Returns their ids."""
     made: list[str] = []
     images = [_stored_images(house, number) for number in range(12)]
@@ -66,11 +69,16 @@ def hang(house: House, tenant: str, kept: Sequence[Entry], now: datetime) -> lis
         at = now - entry.age
         request_id = RequestIds(FakeClock(at))()
         files = [
-            _artifact(house, request_id, number, *images[(place * 3 + number) % len(images)])
+            _artifact(
+                house,
+                _folder(request_id, private),
+                number,
+                *images[(place * 3 + number) % len(images)],
+            )
             for number in range(entry.files if entry.state is State.SUCCEEDED else 0)
         ]
         if entry.content:
-            files = [_other(house, request_id, entry, images[0][1])]
+            files = [_other(house, _folder(request_id, private), entry, images[0][1])]
         given = {"prompt": entry.prompt, "num_inference_steps": 4, **entry.input}
         new = NewRequest(request_id, tenant, entry.endpoint, entry.endpoint, "studio", given)
         request = Request(
@@ -117,23 +125,24 @@ def _stored_images(house: House, number: int) -> tuple[Artifact, Artifact]:
     return kept, replace(thumbnail, key=f"{number}.webp")
 
 
-def _artifact(
-    house: House, request_id: str, number: int, whole: Artifact, small: Artifact
-) -> Artifact:
+def _folder(request_id: str, private: bool) -> str:
+    return f"{PRIVATE}rules/r/{request_id}/1" if private else f"r/{request_id}/1"
+
+
+def _artifact(house: House, folder: str, number: int, whole: Artifact, small: Artifact) -> Artifact:
     """The file of a request: its own key for the shared bytes."""
     objects = house.storage.objects
-    folder = f"artifacts/{request_id}/1"
     key, small_key = f"{folder}/{number}-{whole.key}", f"{folder}/{number}-{small.key}"
     objects[key], objects[small_key] = objects[whole.key], objects[small.key]
     return replace(whole, key=key, thumbnail=replace(small, key=small_key))
 
 
-def _other(house: House, request_id: str, entry: Entry, small: Artifact) -> Artifact:
+def _other(house: House, folder: str, entry: Entry, small: Artifact) -> Artifact:
     """A file that is no image, with a thumbnail."""
-    key = f"artifacts/{request_id}/1/0.{entry.extension}"
+    key = f"{folder}/0.{entry.extension}"
     house.storage.objects[key] = entry.content
     kept = _file(key, MEDIA_TYPES[entry.extension], entry.content, None, None)
-    shown = _artifact(house, request_id, 0, small, small)
+    shown = _artifact(house, folder, 0, small, small)
     return replace(kept, thumbnail=replace(shown, thumbnail=None))
 
 

@@ -69,13 +69,13 @@ class PageDarkroom:
         """Start the replica. Requests stay queued until then."""
         self._do(self._start_painting())
 
-    def hang(self, kept: Sequence[Entry]) -> list[str]:
+    def hang(self, kept: Sequence[Entry], *, private: bool = False) -> list[str]:
         """Store results of earlier times. Returns the ids of their requests."""
         made: list[str] = []
 
         async def store() -> None:
             now = self.house.services.clock.now()
-            made.extend(hang(self.house, TENANT, kept, now))
+            made.extend(hang(self.house, TENANT, kept, now, private=private))
 
         self._do(store())
         return made

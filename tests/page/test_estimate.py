@@ -7,7 +7,7 @@ import re
 import pytest
 from playwright.sync_api import Page, Request, expect
 
-from tests.page.darkroom import page_darkroom
+from tests.page.darkroom import PageDarkroom, page_darkroom
 from tests.page.reader import FLUX, PROBE, Reader, expect_images
 
 
@@ -97,3 +97,20 @@ def test_a_file_in_the_input_is_not_sent_to_be_estimated(reader: Reader) -> None
         reader.field("prompt").fill("data:image/png;base64," + "A" * 100_000)
     body = sent.value.post_data_json
     assert body["input"]["prompt"] == "data:image/png;base64,"
+
+
+def test_an_estimate_that_got_no_answer_is_asked_for_again(
+    page: Page, served: PageDarkroom
+) -> None:
+    page.clock.install()
+    reader = Reader(page, served)
+    reader.enter()
+    expect_images(reader.generate("a hill"), 1)
+    page.route("**/v1/estimate", lambda route: route.fulfill(status=503, json={"detail": "Busy."}))
+    with page.expect_response("**/v1/estimate"):
+        reader.field("prompt").fill("a lake")
+    page.unroute_all()
+    line = page.locator("#estimate")
+    expect(line).to_have_text("")
+    page.clock.run_for(20_000)
+    expect(line).to_contain_text("Takes about")

@@ -88,6 +88,7 @@ DOCUMENT: dict[str, Any] = {
                             {"type": "null"},
                         ]
                     },
+                    "tags": {"type": "array", "items": {"type": "string"}, "maxItems": 3},
                     "curve": {"type": "array", "items": {"type": "object"}},
                     "acceleration": {"type": "string", "description": "Has no effect here: x."},
                     "checker": {"type": "boolean", "x-darkroom-no-effect": True},
@@ -153,6 +154,7 @@ def test_each_kind_of_field_has_its_control(strange: Reader) -> None:
         "output_format": "select-one",
         "loras": "button",
         "seeds": "text",
+        "tags": "textarea",
         "curve": "textarea",
     }
 

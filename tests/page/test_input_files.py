@@ -237,3 +237,45 @@ def test_numbers_of_a_list_that_are_none_are_named(reader: Reader) -> None:
     reader.field("seeds").fill("1, two")
     reader.page.get_by_role("button", name="Generate").click()
     expect(reader.problem_of("seeds")).to_have_text("“two” is not a whole number.")
+
+
+def test_texts_of_a_list_stand_in_lines_and_may_have_commas(reader: Reader) -> None:
+    reader.field("tags").fill("fog, at dawn\n\n  a pier  \n")
+    assert sent(reader)["tags"] == ["fog, at dawn", "a pier"]
+    reader.page.reload()
+    expect(reader.field("tags")).to_have_value("fog, at dawn\na pier")
+    reader.field("tags").fill("1\n2\n3\n4")
+    reader.page.get_by_role("button", name="Generate").click()
+    expect(reader.problem_of("tags")).to_have_text("At most 3 are possible.")
+
+
+def test_of_several_files_for_one_place_the_first_is_taken_and_that_is_said(
+    reader: Reader,
+) -> None:
+    dropped = reader.page.evaluate_handle(
+        """() => {
+            const given = new DataTransfer();
+            for (const name of ["hill.png", "lake.png"])
+                given.items.add(new File(["x"], name, { type: "image/png" }));
+            return given;
+        }"""
+    )
+    place = reader.page.locator(".field.media", has=reader.field("image_url"))
+    place.locator(".media").dispatch_event("drop", {"dataTransfer": dropped})
+    expect(place.locator(".media-chosen")).to_contain_text("hill.png")
+    expect(place).to_contain_text("One file fits here: hill.png was taken.")
+
+
+def test_an_image_that_is_removed_leaves_the_memory(reader: Reader, tmp_path: Path) -> None:
+    file = tmp_path / "hill.png"
+    file.write_bytes(image(300, 200, 1, "image/png"))
+    reader.page.get_by_label("Image: choose a file").set_input_files(file)
+    shown = reader.page.locator(".media-chosen img").first.get_attribute("src")
+    found = """address => {
+        const image = new Image();
+        image.src = address;
+        return image.decode().then(() => true, () => false);
+    }"""
+    assert reader.page.evaluate(found, shown)
+    reader.page.get_by_role("button", name="Remove hill.png").click()
+    assert not reader.page.evaluate(found, shown)

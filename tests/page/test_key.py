@@ -4,7 +4,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.page.darkroom import PageDarkroom
-from tests.page.reader import Reader
+from tests.page.reader import Reader, expect_images
 
 
 def test_without_a_key_the_page_asks_for_it_and_says_where_to_find_it(
@@ -87,3 +87,28 @@ def test_another_key_does_not_show_the_requests_of_the_one_before(
     reader.give_key(served.house.other_key)
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
     expect(reader.listed).to_have_count(0)
+
+
+def test_a_wrong_key_takes_nothing_from_one_that_works(reader: Reader) -> None:
+    page = reader.page
+    page.get_by_role("button", name="API key").click()
+    reader.give_key(f"dk_0123:{'0' * 64}")
+    expect(page.get_by_role("alert")).to_contain_text("This key is not valid here")
+    page.get_by_role("button", name="Back").click()
+    expect(page.get_by_role("button", name="Generate")).to_be_visible()
+    expect_images(reader.generate("a hill"), 1)
+    page.reload()
+    expect(page.get_by_role("button", name="Generate")).to_be_visible()
+
+
+def test_a_key_that_ends_is_asked_for_in_front_of_what_is_open(reader: Reader) -> None:
+    page = reader.page
+    expect_images(reader.generate("a hill"), 1)
+    page.locator("#code-button").click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.route("**/v1/requests?*", lambda route: route.fulfill(status=401, json={"detail": "No."}))
+    expect(page.get_by_role("alert")).to_contain_text("no longer valid")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    page.unroute_all()
+    reader.give_key(reader.darkroom.key)
+    expect(page.get_by_role("button", name="Generate")).to_be_visible()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.page.darkroom import PageDarkroom
-from tests.page.reader import Reader, expect_images
+from tests.page.reader import FLUX, Reader, expect_images
 
 
 def test_the_gallery_is_loaded_when_it_is_opened_and_back_returns_to_the_form(
@@ -53,3 +53,18 @@ def test_another_key_sees_nothing_of_a_view_that_was_open(page: Page, served: Pa
     page.get_by_role("button", name="API key").click()
     page.get_by_role("button", name="Forget this key").click()
     expect(page.get_by_role("link", name="a hill")).to_have_count(0)
+
+
+def test_a_view_that_loads_slowly_shows_where_the_address_has_gone_meanwhile(
+    reader: Reader,
+) -> None:
+    page = reader.page
+    held: list[Route] = []
+    page.route("**/models.css", lambda route: held.append(route))  # noqa: PLW0108
+    page.evaluate("location.hash = 'view=models'")
+    expect(page.get_by_text("Loading …")).to_be_visible()
+    page.evaluate(f"location.hash = 'view=models&id={FLUX}'")
+    page.wait_for_function("() => document.querySelector('main.models') !== null")
+    for each in held:
+        each.continue_()
+    expect(page.get_by_role("table", name="Output")).to_be_visible()

@@ -48,8 +48,18 @@ export class SignIn {
     }
     const body = { code, state, secret: begun.secret };
     const { key, person } = await this.#api.call("POST", "v1/sign-in/finish", body);
-    localStorage.setItem(PERSON, person);
+    this.remember(person);
     return key;
+  }
+
+  /** Remembers whose key is in use; null: of nobody. */
+  remember(person) {
+    if (person === null) return this.forget();
+    try {
+      localStorage.setItem(PERSON, person);
+    } catch {
+      // The person stays unknown.
+    }
   }
 
   /** Name of the person whose key is in use; null if it is no key of a sign-in. */

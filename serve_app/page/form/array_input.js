@@ -4,24 +4,26 @@ import * as json from "../client/json.js";
 import { element, freshId } from "../interface/element.js";
 import { Unreadable } from "./unreadable.js";
 
-/** Control for a list of numbers or words, separated by commas, spaces or lines. */
+/** Control for a list: of numbers, separated by commas or spaces, or of texts, one in each line. */
 export function listControl(field, id) {
   const numbers = field.items !== "text";
-  const target = element("input", {
-    id,
-    type: "text",
-    inputmode: numbers ? "numeric" : "text",
-    placeholder: numbers ? "1, 2, 3" : "one, two",
-    autocomplete: "off",
-  });
+  const target = numbers
+    ? element("input", {
+        id,
+        type: "text",
+        inputmode: "numeric",
+        placeholder: "1, 2, 3",
+        autocomplete: "off",
+      })
+    : element("textarea", { id, rows: 2, placeholder: "One in each line", autocomplete: "off" });
   const read = () => {
-    const parts = target.value.split(numbers ? /[\s,;]+/ : /\s*[,;\n]\s*/).filter(Boolean);
+    const parts = target.value.split(numbers ? /[\s,;]+/ : /\s*\n\s*/).filter((part) => part.trim());
     if (parts.length === 0) return undefined;
     if (parts.length > (field.mostItems ?? Infinity))
       throw new Unreadable(`At most ${field.mostItems} are possible.`);
     return numbers ? parts.map((part) => numberIn(part, field.items)) : parts;
   };
-  const write = (value) => (target.value = (Array.isArray(value) ? value : []).join(", "));
+  const write = (value) => (target.value = (Array.isArray(value) ? value : []).join(numbers ? ", " : "\n"));
   return { node: target, target, read, write };
 }
 

@@ -1,6 +1,7 @@
 // Line below the form: when a request with this input would start, how long it would take, and what it
 // would cost.
 
+import { Refused } from "../client/api.js";
 import * as json from "../client/json.js";
 import { byId } from "../interface/element.js";
 import { money, seconds, waitingWords } from "../interface/words.js";
@@ -38,15 +39,18 @@ export class EstimateLine {
     const number = this.#number;
     if (given === null) return;
     let words = "";
+    let again = false;
     try {
       const body = { endpoint_id: given.endpoint, input: light(given.input) };
       words = estimateWords(await this.#api.call("POST", "v1/estimate", body));
-    } catch {
+      again = words !== "";
+    } catch (error) {
       // An input that is not complete has no estimate, and another line shows lost contact.
+      again = !(error instanceof Refused) || error.passing;
     }
     if (number !== this.#number) return;
     byId("estimate").textContent = words;
-    if (words) this.soon(FRESH_MS);
+    if (again) this.soon(FRESH_MS);
   }
 }
 

@@ -20,6 +20,7 @@ class ChosenFile {
   #state = element("span", { class: "media-state", role: "status" });
   #bar = element("progress", { max: 1, value: 0, hidden: true, "aria-label": "Upload" });
   #stop = new AbortController();
+  #blob = null; // its URL, which holds the content in memory
   url = null; // in the request; null until it is known
   problem = null; // why it has none
   shown = null; // URL of its image
@@ -55,8 +56,10 @@ class ChosenFile {
       this.#bar.value = part;
       this.#state.textContent = `${size} · uploading, ${Math.floor(part * 100)} %`;
     };
-    if (/^image\/(png|jpeg|webp|gif|avif)$/.test(file.type))
-      this.#picture(URL.createObjectURL(file));
+    if (/^image\/(png|jpeg|webp|gif|avif)$/.test(file.type)) {
+      this.#blob = URL.createObjectURL(file);
+      this.#picture(this.#blob);
+    }
     try {
       this.url = await addressOf(file, field, context, progress, this.#stop.signal);
       this.#state.textContent = size;
@@ -75,8 +78,10 @@ class ChosenFile {
     throw new Unreadable(this.problem ?? `${this.name} is still being uploaded.`);
   }
 
+  /** Ends the upload and releases the content: the file is not shown any more. */
   stop() {
     this.#stop.abort();
+    if (this.#blob !== null) URL.revokeObjectURL(this.#blob);
   }
 
   #picture(address) {
@@ -261,6 +266,7 @@ function fileSource(field, multiple, accepted) {
     }
     say("");
     if (given.length) accepted(given);
+    if (given.length < files.length) say(`One file fits here: ${given[0].name} was taken.`);
   };
   const name = NAMES[field.media] ?? "file";
   const input = element("input", {

@@ -8,6 +8,7 @@ const PAGE = 250;
 const MOST_REFRESHED = 500;
 const BUSY_MS = 2000;
 const IDLE_MS = 5000;
+const RENEWED_MS = 60_000; // a file that is gone is not asked for again and again
 
 /**
  * List of results that fit the filters. Dispatches `change` after each change.
@@ -30,6 +31,8 @@ export class Collection extends EventTarget {
   #followed = false; // it is kept up to date
   #places = new Map(); // key → place in `items`
   #made = new WeakMap(); // request → its items
+  #stale = new Set(); // ids of requests of which a file could not be shown
+  #renewed = new Map(); // id → when it was asked for
 
   constructor(api) {
     super();
@@ -76,7 +79,7 @@ export class Collection extends EventTarget {
   async #load(version) {
     const before = this.#next;
     try {
-      const path = pathOf(this.#filters, before === null ? FIRST_PAGE : PAGE, before);
+      const path = pathOf(this.#filters, before === null ? FIRST_PAGE : PAGE, { before });
       const page = await this.#api.call("GET", path);
       if (version !== this.#version) return;
       const here = new Set(this.#requests.map(({ request_id: id }) => id));
@@ -151,6 +154,38 @@ export class Collection extends EventTarget {
       : [];
     if (!meets) this.#next = head.next_before;
     this.#take([...head.requests, ...older]);
+  }
+
+  /** Loads the request of an item again, of which a file could not be shown, with those that follow
+   * it: the URLs of private files end after a time. */
+  async renew(key) {
+    const id = this.items[this.placeOf(key)]?.id;
+    if (id === undefined || Date.now() - (this.#renewed.get(id) ?? 0) < RENEWED_MS) return;
+    const isRunning = this.#stale.size > 0;
+    this.#stale.add(id);
+    if (isRunning) return;
+    for (const next of this.#stale) await this.#renew(next);
+  }
+
+  async #renew(id) {
+    const version = this.#version;
+    const from = this.#requests.find(({ request_id: each }) => each === id)?.created_at;
+    try {
+      if (from === undefined) return;
+      const page = await this.#api.call("GET", pathOf(this.#filters, PAGE, { from }));
+      if (version !== this.#version) return;
+      const fresh = new Map(page.requests.map((request) => [request.request_id, request]));
+      for (const each of fresh.keys()) {
+        this.#renewed.set(each, Date.now());
+        this.#stale.delete(each);
+      }
+      this.#take(this.#requests.map((each) => fresh.get(each.request_id) ?? each));
+    } catch {
+      // The page says that Darkroom does not answer; the tile says that the file is not there.
+    } finally {
+      this.#renewed.set(id, Date.now());
+      this.#stale.delete(id);
+    }
   }
 
   /** Removes requests that were deleted. */

@@ -47,6 +47,8 @@ export class Grid {
     this.node.addEventListener("keydown", (event) => this.#key(event));
     this.node.addEventListener("click", (event) => this.#click(event));
     this.node.addEventListener("focusin", (event) => this.#focused(event));
+    const failed = ({ target }) => collection.renew(target.closest(".tile")?.dataset.key);
+    this.node.addEventListener("error", failed, { capture: true }); // of images: it does not bubble
     playUnderMouse(this.node, ({ dataset }) => this.#itemOf(dataset.key).file);
     listenForLongPresses(this.node, ".tile", ({ dataset }) => selection.toggle(dataset.key));
   }

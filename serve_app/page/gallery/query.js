@@ -45,8 +45,9 @@ export function isFiltered(filters) {
   return Object.values(filters).some((value) => value !== null);
 }
 
-/** Path of a page of requests. `before`: the end of the page before it. */
-export function pathOf(filters, limit, before = null) {
+/** Path of a page of requests. `before`: the end of the page before it. `from`: the time of the newest
+ * one wanted, as the server gave it. */
+export function pathOf(filters, limit, { before = null, from = null } = {}) {
   const { q, kind, endpoint, since, until, favourite } = filters;
   const asked = new URLSearchParams({ limit });
   for (const state of STATES_OF[filters.state ?? "results"]) asked.append("state", state);
@@ -55,6 +56,7 @@ export function pathOf(filters, limit, before = null) {
   if (endpoint !== null) asked.set("endpoint_id", endpoint);
   if (since !== null) asked.set("since", midnight(since).toISOString());
   if (until !== null) asked.set("until", midnight(until, 1).toISOString()); // with that day
+  if (from !== null) asked.set("until", new Date(Date.parse(from) + 1).toISOString());
   if (favourite !== null) asked.set("favourite", "true");
   if (before !== null) asked.set("before", before);
   return `v1/requests?${asked}`;

@@ -58,8 +58,8 @@ export class Views {
     if (name === null) return;
     for (const [each, { host }] of this.#opened) host.hidden = each !== name;
     const opened = this.#opened.get(name) ?? (await this.#open(name));
-    // The user may have gone on while the view was loading.
-    if (this.#current === name) opened?.view.follow(address);
+    // The user may have gone on while the view was loading, to another view or within this one.
+    if (this.#current === name) opened?.view.follow(this.#page.address.now);
   }
 
   /** Forgets all views and what they show, as when another key is used. */
