@@ -171,6 +171,7 @@ class NewRequest:
     upload_policy: UploadPolicy | None = None  # its files go to this bucket; None: to storage
     fallback: Fallback | None = None  # where it may run instead
     shadow: str = ""  # endpoint that gets a copy of it; empty: none does
+    steps_stay: bool = False  # of a workflow: its steps have no fallback
 
     @property
     def file_access_id(self) -> str:

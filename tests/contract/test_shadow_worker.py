@@ -315,7 +315,7 @@ async def test_steps_of_workflows_and_lines_of_batches_are_not_copied(
         held = LeaseKey(new_id(), 1, 1)
         run = WorkflowRun(
             *(held, TENANT, "workflows/default/x", "", {}, None, Priority.NORMAL),
-            *(False, None, True, None, "", True, "", "", False),
+            *(False, None, True, None, "", True, "", "", False, False),
         )
         step = Step(StepId("draw"), OWN, services.new_id(), StepState.SENDING, given)
         assert not (await steps.request_of(services, run, workflow, step)).shadow

@@ -128,6 +128,7 @@ async def test_a_request_starts_once_with_what_its_steps_inherit(queue: Queue) -
         store_io=False,
         previews=False,
         alone=True,
+        steps_stay=True,
         key_id="key-7",
         webhook=Webhook("https://example.com", "http://here"),
         input={"idea": "x"},
@@ -140,6 +141,7 @@ async def test_a_request_starts_once_with_what_its_steps_inherit(queue: Queue) -
     assert (run.input, run.definition) == ({"idea": "x"}, DEFINITION)
     assert (run.priority, run.store_io, run.previews) == (Priority.HIGH, False, False)
     assert run.alone
+    assert run.steps_stay
     assert run.origin == "http://here"
     assert run.left_s is not None
     assert 0 < run.left_s <= 600

@@ -258,6 +258,7 @@ class FakeRuns:
             request.trace,
             row.webhook.origin if row.webhook else "",
             request.alone,
+            row.steps_stay,
         )
 
     def _state(self, request_id: str) -> State | None:

@@ -84,6 +84,7 @@ class WorkflowRun:
     trace: str
     origin: str  # of the URLs in its webhook; empty: it has none
     alone: bool  # deterministic: its steps share no forward pass with other requests
+    steps_stay: bool  # its steps have no fallback
 
 
 @dataclass(frozen=True, slots=True)

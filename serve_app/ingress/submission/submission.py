@@ -157,6 +157,8 @@ async def validate(
         price=price,
         expected=NOTHING if price is None else expected_quantities(valid.input),
         fallback=fallback,
+        steps_stay=entry.endpoint.family == FAMILY
+        and (options.no_fallback or options.max_cost is not None),
     )
     if entry.source.shadow is None:
         return new

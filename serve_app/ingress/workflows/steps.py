@@ -58,6 +58,7 @@ async def request_of(
         trace=run.trace,
         key_id=run.key_id,
         no_shadow=True,
+        no_fallback=run.steps_stay,
     )
     caller = Caller(run.key_id, run.tenant, frozenset({SUBMIT}))
     given = services, caller, step.app, step.input, options

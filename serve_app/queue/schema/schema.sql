@@ -117,6 +117,7 @@ CREATE TABLE requests (
     fallback json,
     fell_back_to text,
     fell_back_for text,
+    steps_stay boolean DEFAULT false NOT NULL,
     CONSTRAINT requests_check CHECK (((state = 'running') = (lease_until IS NOT NULL))),
     CONSTRAINT requests_follows_check CHECK (((state = 'following') = (follows IS NOT NULL))),
     CONSTRAINT requests_forgetting_check CHECK ((forgetting = ANY (ARRAY['input', 'outcome', 'done']))),

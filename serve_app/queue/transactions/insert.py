@@ -126,7 +126,7 @@ WITH {{source}} AS (
         body text, reuse text, forgetting text, retries text, webhook text, origin text,
         shown text, large integer, trace text, words tsvector, draft_key text,
         key_id text, price jsonb, reserved numeric, file_access text,
-        upload_policy text, fallback json, shadow text)
+        upload_policy text, fallback json, shadow text, steps_stay boolean)
 ),{{admitted}}
 alike AS MATERIALIZED ({{alike}}),
 placed AS MATERIALIZED (
@@ -147,7 +147,7 @@ stored AS (
         forgetting, retries_left, webhook_url, webhook_origin, leads, follows, state, attempt,
         replica_id, actor_id, lease_nonce,
         lease_until, started_at, trace, draft_key, key_id, price, reserved, file_access,
-        upload_policy, fallback)
+        upload_policy, fallback, steps_stay)
     SELECT id, tenant, endpoint, digest, pool, priority,
            coalesce(input, (%(large)s::text[])[large])::json, shown::json,
            -- A request that has not started by its overall deadline has expired too.
@@ -165,7 +165,7 @@ stored AS (
            here * {NEW_NONCE},
            CASE here WHEN 1 THEN now() + make_interval(secs => %(first_lease_s)s) END,
            CASE here WHEN 1 THEN now() END, trace, draft_key, key_id, price, reserved,
-           file_access, upload_policy, fallback
+           file_access, upload_policy, fallback, steps_stay
     FROM placed
     -- Keys in one order: two statements that insert the same keys do not deadlock.
     ORDER BY key NULLS FIRST, n
@@ -377,6 +377,7 @@ def _row(n: int, each: NewRow) -> dict[str, Any]:
         "reserved": None if each.reserved is None else str(each.reserved),
         "fallback": new.fallback and new.fallback.to_json(),
         "shadow": new.shadow or None,
+        "steps_stay": new.steps_stay,
     }
 
 

@@ -12,16 +12,26 @@ import pytest
 import yaml
 
 from serve_app.catalog.catalog import load
+from serve_app.catalog.workflows.entry import definition_of, workflow_entry
+from serve_app.catalog.workflows.reader import read
 from serve_app.domain.executors.fallback import FallbackMove, FallbackReason
 from serve_app.domain.request import Request
+from serve_app.ingress.workflows.worker import WorkflowWorker
 from serve_app.settings import PoolConfig
 from tests.ingress.house import MODELS, House, built
 from tests.ingress.replica import ScriptedReplica
+from tests.ingress.workflows.test_running import registered, steps_of, submitted
 
 OWN, OTHER = "test/own", "test/other"
 PRICES = {
     OWN: {"unit": "request", "amount": "0.01", "currency": "EUR"},
     OTHER: {"unit": "request", "amount": "0.5", "currency": "EUR"},
+}
+FLOW = {
+    "name": "flow",
+    "input": {},
+    "steps": {"draw": {"app": OWN, "input": {"echo": "hello"}}},
+    "output": {"said": "$draw.echo"},
 }
 POOLS = {
     "own": PoolConfig(families=("probe",), endpoints=(OWN,)),
@@ -42,7 +52,10 @@ async def house_with(tmp_path: Path, *, replicas: bool = True, **more: Any) -> A
         models.write_text, yaml.safe_dump({"built_in": False, "endpoints": entries})
     )
     catalog = await asyncio.to_thread(load, models, demo=True, demo_dir=MODELS.parent)
-    async with built(pools=POOLS, replica=False, catalog=catalog, prices=prices) as house:
+    flow = workflow_entry("default", "flow", definition_of(read(FLOW)), public=True, catalog=None)
+    documented = catalog.with_private([flow]).of_tenant("default")
+    given = {"catalog": catalog, "documented": documented, "prices": prices}
+    async with built(pools=POOLS, replica=False, **given) as house:
         made = [ScriptedReplica(house.queue, house.storage, pool) for pool in ("own", "hosted")]
         for each in made if replicas else ():
             await each.start()
@@ -148,3 +161,22 @@ async def test_low_priority_waits(tmp_path: Path) -> None:
         fallback = (await stored(house, status)).fallback
     assert fallback is not None
     assert fallback.max_wait_s is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "may_fall_back"),
+    [
+        ({}, True),
+        ({"X-Darkroom-Max-Cost": "0.1"}, False),
+        ({"X-App-Fal-Disable-Fallback": "true"}, False),
+    ],
+)
+async def test_steps_stay_at_their_endpoints_if_their_workflow_may_not_cost_more(
+    tmp_path: Path, headers: dict[str, str], may_fall_back: bool
+) -> None:
+    async with house_with(tmp_path, replicas=False) as house:
+        endpoint = await registered(house, FLOW)
+        await submitted(house, endpoint, {}, headers)
+        await WorkflowWorker(house.services).advance()
+        (step,) = steps_of(house, OWN)
+    assert (step.fallback is not None) == may_fall_back
