@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from deployments.engine.media.input import InputKind
+from deployments.families.audio_io import STEPS
 from deployments.families.base import Family, GenerationCall
 from deployments.transfer.lora_fetcher import FIELD, RequestedLora
 from serve_app.domain.endpoint import STEP_CACHE, Endpoint, Weights, levels_of
@@ -195,8 +196,15 @@ class OwnAdapter:
     steps: int = 0  # only for requests with so many steps; 0: for all
     registered: str = ""  # SHA-256 of a registered file, in place of a directory
 
-    def is_for(self, input: Mapping[str, Any]) -> bool:
-        return not self.steps or int(input.get("num_inference_steps") or 0) == self.steps
+    def is_for(self, endpoint: Endpoint, input: Mapping[str, Any]) -> bool:
+        """Return whether a request of its endpoint with this validated input runs with it."""
+        return not self.steps or self.steps == _steps_of(endpoint, input)
+
+
+def _steps_of(endpoint: Endpoint, input: Mapping[str, Any]) -> int:
+    """Denoising steps of a request: fixed by its endpoint, or chosen in its input; 0: unknown."""
+    values = {**input, **(endpoint.options.get("fixed") or {})}
+    return next((int(values[name]) for name in STEPS if values.get(name)), 0)
 
 
 def own_adapters(endpoint: Endpoint) -> tuple[OwnAdapter, ...]:

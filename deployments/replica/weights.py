@@ -47,7 +47,7 @@ def adapters(store: Store, endpoint: Endpoint, input: Mapping[str, Any]) -> list
 
     found: list[Lora] = []
     for each in own_adapters(endpoint):
-        if not each.is_for(input):
+        if not each.is_for(endpoint, input):
             continue
         if each.registered:
             file = store.registered().fetch(each.registered)

@@ -197,3 +197,26 @@ def test_an_option_that_names_no_adapters_is_refused(adapters, says):
     endpoint = entry(TURBO_T2V, adapters=adapters).endpoint
     with pytest.raises(Misconfigured, match=f"{TURBO_T2V}: `options.adapters` .*{says}"):
         own_adapters(endpoint)
+
+
+@pytest.mark.parametrize(
+    ("fixed", "given", "applied"),
+    [
+        ({}, {"num_inference_steps": 4}, True),
+        ({}, {"num_inference_steps": 8}, False),
+        ({}, {"steps": 4}, True),  # as some of fal's audio models call it
+        ({"num_inference_steps": 4}, {}, True),
+        ({"num_inference_steps": 8}, {}, False),
+        ({}, {}, False),
+    ],
+)
+def test_an_adapter_for_some_steps_is_for_requests_with_so_many_however_they_say_it(
+    fixed, given, applied
+):
+    adapters = [{"directory": "/loras", "file": "four.safetensors", "steps": 4}]
+    endpoint = replace(
+        entry(TURBO_T2V).endpoint,
+        options={"adapters": adapters, **({"fixed": fixed} if fixed else {})},
+    )
+    (own,) = own_adapters(endpoint)
+    assert own.is_for(endpoint, given) == applied
