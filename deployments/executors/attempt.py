@@ -236,8 +236,10 @@ class ExecutorAttempt:
             )
             try:
                 return await self._output(executor, work)
-            except asyncio.CancelledError:
-                # Shielded: a second stop does not wait for the app, which must end nevertheless.
+            except BaseException:
+                # Whatever the reason, else the app would go on, or wait, in a slot that counts as
+                # free. Shielded: a second stop does not wait for the app, which must end
+                # nevertheless.
                 self._ending = asyncio.create_task(self._end_call(executor))
                 await asyncio.shield(self._ending)
                 raise

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from pydantic import BaseModel
 
@@ -69,10 +70,13 @@ class Studio(darkroom.App):
 
     @darkroom.endpoint("/noted")
     def noted(self, to: int, file: str) -> Iterator[int]:
-        for number in range(to):
-            with open(file, "a") as noted:  # noqa: PTH123
-                noted.write(".")
-            yield number
+        try:
+            for number in range(to):
+                with open(file, "a") as noted:  # noqa: PTH123
+                    noted.write(".")
+                yield number
+        finally:
+            Path(f"{file}.over").write_text(".")
 
     @darkroom.endpoint("/copy")
     def copy(self, image_url: darkroom.Image) -> darkroom.Image:

@@ -113,6 +113,19 @@ async def test_a_waiting_generator_can_be_cancelled(rig: ExecutorRig, tmp_path: 
     assert outcome.failure.code == "cancelled"
 
 
+async def test_the_app_does_not_go_on_with_a_request_that_failed_outside_of_it(
+    rig: ExecutorRig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def broken(_: PartialSender, __: object) -> None:
+        raise OSError("No space left on device.")
+
+    monkeypatch.setattr(PartialSender, "add", broken)
+    noted = tmp_path / "noted"
+    outcome = await rig.outcome(rig.offer("one", "/noted", to=10_000, file=str(noted)))
+    assert outcome.failure is not None
+    await until_noted(tmp_path / "noted.over", 1)
+
+
 async def test_a_request_does_not_fail_because_its_values_are_not_taken(rig: ExecutorRig) -> None:
     rig.source.refuses = Unavailable("The database is away.")
     outcome = await rig.outcome(rig.offer("one", "/count", to=3))
