@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.errors import FieldProblem, InvalidInput, RequestNotFound, Unavailable
-from serve_app.domain.request import LogLine, NewRequest, Request
+from serve_app.domain.request import LogLine, NewRequest, Request, State
 from serve_app.domain.sharing.admission import end_admission
 from serve_app.ingress.http import query, sse
 from serve_app.ingress.http.auth import (
@@ -246,7 +246,11 @@ async def _created(
             stored = await services.queue.wait(stored.tenant, stored.id, wait_s)
         lines = await services.queue.lines(stored.tenant, stored.id)
     inside = _wants_files_inside(request, base)
-    prediction = await renderer_of(services).render(stored, base, lines, inside=inside)
+    try:
+        prediction = await renderer_of(services).render(stored, base, lines, inside=inside)
+    except Unavailable:  # its files cannot be read now: the client asks for them later
+        stored = replace(stored, state=State.RUNNING, outcome=None, finished_at=None)
+        prediction = await renderer_of(services).render(stored, base, lines)
     late = bool(wait_s) and not stored.state.final
     if late:
         # Replicate's client takes any other status for the end of a prediction it waited for.

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.domain.errors import DatabaseUnavailable
+from serve_app.domain.errors import DatabaseUnavailable, StorageUnavailable
 from tests.ingress.house import OTHERS, House, built
 
 CREATE = "/replicate/v1/models/test/images/predictions"
@@ -45,3 +45,19 @@ async def test_a_prediction_whose_log_cannot_be_read_is_answered_without_it(
         fail(monkeypatch, house, "lines")
         answer = await created(client)
         assert (answer.status_code, answer.json()["logs"]) == (201, "")
+
+
+async def test_a_prediction_whose_files_cannot_be_read_is_answered_with_its_id(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with built(catalog=OTHERS) as house, house.client() as client:
+        # To its own clients, Replicate's protocol gives files inside the answer over plain HTTP.
+        own = {"user-agent": "replicate-python/1.0", "prefer": "wait=20", "idempotency-key": "one"}
+        done = await created(client, **own)
+        assert (done.status_code, done.json()["status"]) == (201, "succeeded")
+        with monkeypatch.context() as broken:
+            broken.setattr(house.storage, "away", StorageUnavailable("The storage is away."))
+            repeated = await created(client, **own)
+        assert (repeated.status_code, repeated.json()["status"]) == (202, "starting")
+        assert repeated.json()["id"] == done.json()["id"]
+        assert (await created(client, **own)).json()["output"] == done.json()["output"]
