@@ -34,6 +34,11 @@ def test_a_typo_in_a_setting_is_refused_and_named() -> None:
         refuse_unknown({"DARKROOM_DATADIR": "/x", "PATH": "/bin"})
 
 
+def test_a_home_directory_that_nobody_has_is_refused_in_a_sentence() -> None:
+    with pytest.raises(Misconfigured, match=r"data_dir: ~nobody-here/x: this machine has no such"):
+        read_config({"data_dir": "~nobody-here/x"})
+
+
 def test_nodes_of_the_ingress_that_are_none_are_refused_in_a_sentence() -> None:
     assert read_config({"ingress_nodes": "ray.io/node-group=front"}).server.ingress_nodes
     with pytest.raises(Misconfigured, match=r"ingress_nodes.*head, any, or a label"):

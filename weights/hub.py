@@ -183,7 +183,7 @@ class Hub:
                 return listing
             content = io.BytesIO()
             self._get(repository, revision, index, content)
-            return Listing(repository, revision, files, json.loads(content.getvalue()))
+            return Listing(repository, revision, files, _index(content.getvalue(), repository))
 
         return self._with_retries(ask, repository, revision, lambda: 0)
 
@@ -277,6 +277,16 @@ class Hub:
 def _is_transient(error: Exception) -> bool:
     # The library raises a bare OSError for a body that ended too early.
     return can_retry(error) or type(error) is OSError
+
+
+def _index(content: bytes, repository: str) -> dict[str, Any]:
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise WeightsUnavailable(f"{INDEX} of {repository} is not valid JSON: {error}.") from error
+    if not isinstance(found, dict):
+        raise WeightsUnavailable(f"{INDEX} of {repository} should be a JSON object.")
+    return found
 
 
 def _listed(sibling: RepoSibling) -> ListedFile:

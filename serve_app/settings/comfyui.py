@@ -8,8 +8,9 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from serve_app.domain.endpoint import ComfyUiConfig
+from serve_app.domain.paths import absolute
 
-AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+AbsolutePath = Annotated[Path, AfterValidator(absolute)]
 
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 NodeName = Annotated[str, Field(pattern=r"^[\w.-]+$")]

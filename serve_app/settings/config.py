@@ -322,10 +322,15 @@ def read_config(arguments: Mapping[str, object]) -> Config:
         return Config(**arguments)
     except ValidationError as error:
         problems = (
-            ": ".join(filter(None, (".".join(map(str, one["loc"][1:])), one["msg"])))
+            ": ".join(filter(None, (".".join(map(str, one["loc"][1:])), _message_of(one["msg"]))))
             for one in error.errors()  # the first part of a location is the area
         )
         raise Misconfigured(f"The configuration is not valid. {'; '.join(problems)}.") from None
+
+
+def _message_of(given: str) -> str:
+    """The message without what pydantic puts before those of our own checks."""
+    return given.removeprefix("Value error, ")
 
 
 def setting_names() -> frozenset[str]:

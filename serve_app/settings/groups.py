@@ -16,6 +16,7 @@ from pydantic_settings import (
 )
 
 from serve_app.domain.endpoint import MODEL_ALIASES, StoreConfig
+from serve_app.domain.paths import absolute
 from serve_app.settings.comfyui import ComfyUiSettings
 from serve_app.settings.pools import EndpointLimits, PoolConfig, TenantLimits, with_families
 from serve_app.telemetry.logs import Format
@@ -29,7 +30,7 @@ def _local_gpus() -> int:
 
 
 # Serve may build the application in another process with another working directory.
-AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+AbsolutePath = Annotated[Path, AfterValidator(absolute)]
 
 
 class _Environment(EnvSettingsSource):

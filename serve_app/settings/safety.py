@@ -10,9 +10,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.media.safety import Blocklist, Likeness, SafetyPolicy, SafetyRule
+from serve_app.domain.paths import absolute
 
 Action = Literal["off", "flag", "blur", "block"]
-AbsoluteFile = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+AbsoluteFile = Annotated[Path, AfterValidator(absolute)]
 
 
 class CheckerConfig(BaseModel):

@@ -21,6 +21,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, Va
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import DarkroomError, InvalidInput, Misconfigured, StorageUnavailable
+from serve_app.domain.paths import expanded
 from serve_app.domain.upload import UploadPart
 from serve_app.settings import Config, Secrets
 from serve_app.storage.directory import DirectoryStorage
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 SETTING = "DARKROOM_STORAGE_LOCATIONS"
 KEY_FILES = ("access_key_id", "secret_access_key")
 
-AbsoluteFile = Annotated[Path, AfterValidator(lambda path: path.expanduser())]
+AbsoluteFile = Annotated[Path, AfterValidator(expanded)]
 
 
 class LocationConfig(BaseModel):

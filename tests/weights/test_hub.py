@@ -97,3 +97,13 @@ def test_a_wait_without_measure_is_not_waited(store, hub, waits):
     hub.statuses.append((429, {"Retry-After": "86400"}))
     assert "429" in refused(store)
     assert waits == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("[1]", "should be a JSON object"), ("{", "is not valid JSON"), ("[" * 100_000, "not valid")],
+)
+def test_a_pipeline_that_is_described_by_no_object_is_reported(store, hub, repository, text, words):
+    (repository / "model_index.json").write_text(text)
+    with pytest.raises(WeightsUnavailable, match=f"model_index.json of {NAME} .*{words}"):
+        store.listing(WEIGHTS)

@@ -13,6 +13,7 @@ from deployments.executors.comfyui.server import node_classes
 from deployments.executors.registry import COMFYUI
 from serve_app.domain.endpoint import ComfyUiConfig
 from serve_app.domain.errors import Misconfigured
+from serve_app.domain.paths import absolute
 
 
 def described(
@@ -63,7 +64,10 @@ def default_name(file: Path) -> str:
 def _place_of(given: str) -> ComfyUiConfig:
     if re.match(r"https?://", given):
         return ComfyUiConfig(address=given)
-    return ComfyUiConfig(path=Path(given).expanduser().absolute())
+    try:
+        return ComfyUiConfig(path=absolute(Path(given)))
+    except ValueError as error:
+        raise Misconfigured(f"{error}.") from None
 
 
 def _place(text: str) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from serve_app.domain.artifact import EXTENSIONS, MEDIA_TYPES
 from serve_app.domain.errors import InvalidInput, Misconfigured
+from serve_app.domain.paths import expanded
 
 # Inputs.
 
@@ -27,7 +28,7 @@ def image_input(given: str) -> str:
     """
     if urlsplit(given).scheme in ("http", "https", "data"):
         return given
-    path = Path(given).expanduser()
+    path = _path(given)
     media_type = mimetypes.guess_type(path.name)[0]
     if media_type not in IMAGES:
         raise InvalidInput(
@@ -42,13 +43,20 @@ def media_input(file: str) -> str:
 
     Raises ``InvalidInput`` if the file is not an image, video or audio file or cannot be read.
     """
-    path = Path(file).expanduser()
+    path = _path(file)
     media_type = mimetypes.guess_type(path.name)[0] or ""
     if media_type.partition("/")[0] not in ("image", "video", "audio"):
         raise InvalidInput(
             f"{path} is not an image, video or audio file. Use a file with the matching suffix."
         )
     return _as_data(path, media_type)
+
+
+def _path(given: str) -> Path:
+    try:
+        return expanded(given)
+    except ValueError as error:
+        raise InvalidInput(f"{error}.") from None
 
 
 def _as_data(path: Path, media_type: str) -> str:

@@ -14,6 +14,7 @@ import yaml
 
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
+from serve_app.domain.paths import expanded
 from weights.folder import INDEX
 from weights.selection import select
 from weights.store import Store
@@ -59,7 +60,7 @@ class Repository:
         """Settings of a component; empty if they cannot be read."""
         try:
             found = json.loads(self.read(f"{component}/config.json") or "{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
         return cast("Mapping[str, Any]", found) if isinstance(found, dict) else {}
 
@@ -70,7 +71,10 @@ def inspected(given: str, variant: str | None, store: Store) -> Repository:
     A branch or tag is resolved to its commit. ``Misconfigured`` and ``WeightsUnavailable`` say what
     is wrong.
     """
-    folder = Path(given).expanduser()
+    try:
+        folder = expanded(given)
+    except ValueError as error:
+        raise Misconfigured(f"{error}.") from None
     if folder.is_dir():
         return _of_folder(folder.resolve(), variant)
     named = _HUB.fullmatch(given)
@@ -94,8 +98,10 @@ def _of_folder(folder: Path, variant: str | None) -> Repository:
         raise Misconfigured(_no_pipeline(str(folder)))
     try:
         index = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Misconfigured(f"{folder / INDEX} is not valid JSON: {error}.") from error
+    if not isinstance(index, dict):
+        raise Misconfigured(f"{folder / INDEX} should be a JSON object.")
     files = {
         each.relative_to(folder).as_posix(): each.stat().st_size
         for each in folder.rglob("*")

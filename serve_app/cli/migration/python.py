@@ -237,16 +237,20 @@ PARSE_ERROR = "This file cannot be parsed as Python"
 
 
 def calls_in(text: str, file: str) -> list[ClientCall]:
-    """Calls in ``text``. A ``SyntaxError`` becomes one call without endpoint and input."""
+    """Calls in ``text``. Code that cannot be parsed becomes one call without endpoint and input."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # warnings about the user's code
             module = ast.parse(text, file)
-    except (SyntaxError, ValueError) as error:
+        return _calls(module, file)
+    except (SyntaxError, ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 0) or 0
         return [
             ClientCall(SourceLocation(file, line), None, None, unread=(f"{PARSE_ERROR}: {error}.",))
         ]
+
+
+def _calls(module: ast.Module, file: str) -> list[ClientCall]:
     nodes = list(walk(module, BoundNames(None)))
     clients, functions = _imported([node for node, _ in nodes])
     return [

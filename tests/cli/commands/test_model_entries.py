@@ -187,6 +187,9 @@ def test_what_exists_is_replaced_only_when_asked(data_dir: Path, tmp_path: Path)
         ("{empty}", "has no model_index.json, so it is not a diffusers pipeline"),
         ("{strange}", "has no pipeline HousePipeline"),
         ("{pickled}", "has the weights of its transformer only as a pickle"),
+        ("{listed}", "model_index.json should be a JSON object"),
+        ("{deep}", "model_index.json is not valid JSON"),
+        ("~nobody-here/x", "this machine has no such home directory"),
     ],
 )
 def test_what_cannot_be_served_is_refused(
@@ -198,7 +201,12 @@ def test_what_cannot_be_served_is_refused(
     pickled = repository(tmp_path / "pickled")
     file = pickled / "transformer" / "diffusion_pytorch_model.safetensors"
     file.rename(file.with_suffix(".bin"))
-    given = weights.format(empty=empty, strange=strange, pickled=pickled)
+    listed, deep = tmp_path / "listed", tmp_path / "deep"
+    for folder, text in ((listed, "[1]"), (deep, "[" * 100_000)):
+        folder.mkdir()
+        (folder / "model_index.json").write_text(text)
+    folders = {"empty": empty, "strange": strange, "pickled": pickled}
+    given = weights.format(**folders, listed=listed, deep=deep)
     ran = typed(data_dir, "add", "house/x", "--weights", given)
     assert ran.exit_code == 1
     assert words in ran.output

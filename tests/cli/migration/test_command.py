@@ -403,6 +403,13 @@ def test_code_with_an_error_in_it_is_said_to_be_unread(check: Run) -> None:
     assert "b.ts:1: unread" in result.output
 
 
+def test_code_that_is_nested_too_deeply_is_said_to_be_unread(check: Run) -> None:
+    deep = "import fal_client\nx = " + "+".join(["1"] * 20_000)
+    result = check("deep.py", files={"deep.py": deep})
+    assert result.exit_code == 0, result.output
+    assert "cannot be parsed as Python: maximum recursion depth" in result.output
+
+
 def test_a_catalogue_of_one_s_own_counts_too(
     check: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
