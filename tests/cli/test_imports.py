@@ -9,7 +9,19 @@ import pytest
 
 LATE = ("diffusers", "jsonschema", "psycopg", "ray", "torch", "tree_sitter")
 
-IMPORTED = "import sys, serve_app.cli.main; print(*sorted(set({late!r}) & set(sys.modules)))"
+ALL = """
+import sys, click
+from serve_app.cli.main import main
+context = click.Context(main)
+assert all(main.get_command(context, each) for each in main.list_commands(context))
+print(*sorted(set({late!r}) & set(sys.modules)))
+"""
+ONE = """
+import sys
+from serve_app.cli.main import main
+main(["logs", "--help"], standalone_mode=False)
+print(*(each for each in ("cryptography", "huggingface_hub") if each in sys.modules))
+"""
 WITHOUT = """
 import sys
 sys.modules[{package!r}] = None  # as if it were not installed
@@ -24,9 +36,14 @@ def _python(code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_start_of_the_command_line_imports_no_large_package() -> None:
-    ran = _python(IMPORTED.format(late=LATE))
+def test_all_commands_together_import_no_large_package() -> None:
+    ran = _python(ALL.format(late=LATE))
     assert (ran.stdout, ran.stderr, ran.returncode) == ("\n", "", 0)
+
+
+def test_a_command_imports_nothing_that_only_others_need() -> None:
+    ran = _python(ONE)
+    assert (ran.stdout.splitlines()[-1], ran.stderr, ran.returncode) == ("", "", 0)
 
 
 @pytest.mark.parametrize("package", ["jsonschema", "tree_sitter", "tree_sitter_typescript"])

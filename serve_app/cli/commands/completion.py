@@ -46,3 +46,14 @@ def _answer(context: click.Context, path: str, name: str) -> list[dict[str, obje
         with Client(options.named_server(context.params)) as client:
             return list(client.get(path)[name])
     return []
+
+
+@click.command("completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion_command(context: click.Context, shell: str) -> None:
+    """Print the completion script for SHELL.
+
+    Example: eval "$(darkroom completion bash)"
+    """
+    click.echo(script(context.find_root().command, shell))

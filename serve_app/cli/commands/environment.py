@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import click
+
+from serve_app.cli.connection import options
 from serve_app.cli.connection.remote import Remote
 from serve_app.cli.connection.server import Server
 from serve_app.domain.errors import Misconfigured
@@ -103,7 +106,7 @@ def node_note(node: NodeVersion | None, mode: str) -> str | None:
     )
 
 
-def as_json(server: Server, mode: str) -> str:
+def variables_as_json(server: Server, mode: str) -> str:
     """JSON document with the addresses, the key and, as ``variables``, what ``lines`` sets."""
     certificate, bundle = _certificates(server) or (None, None)
     return json.dumps(
@@ -213,3 +216,28 @@ def _certificates(server: Server) -> tuple[str, str] | None:
         return None
     files = CertificateAuthority(server.tls_dir, (), SystemClock())
     return str(files.certificate), str(files.bundle)
+
+
+@click.command("env")
+@options.server
+@click.option(
+    "--mode",
+    type=click.Choice(MODES),
+    default="proxy",
+    show_default=True,
+    help="proxy: send all of fal's host names through the proxy. hosts: redirect only fal's "
+    "Python client. plain: set only the key.",
+)
+@click.option("--shell", type=click.Choice(SHELLS), default="sh", show_default=True)
+@options.as_json
+def env_command(server: Server, mode: str, shell: str, *, as_json: bool) -> None:
+    """Print variables that point fal's clients here.
+
+    Example: eval "$(darkroom env)"
+    """
+    if as_json:
+        click.echo(variables_as_json(server, mode))
+    else:
+        click.echo(lines(server, mode, shell))
+    if note := node_note(installed_node(), mode):
+        click.echo(note, err=True)

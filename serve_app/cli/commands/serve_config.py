@@ -7,10 +7,11 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any
 
+import click
 import yaml
 
 from serve_app.domain.errors import Misconfigured
-from serve_app.settings import config_file
+from serve_app.settings import config_file, refuse_unknown
 
 HEADER = """\
 # Written by `darkroom serve-config`. Change the file that it was written from, and write it again.
@@ -72,3 +73,30 @@ def _serve_config(file: config_file.ConfigFile, path: Path) -> str:
     entries = [each.entry for each in applications(file.arguments, path).values()]
     content = {**file.rest, "applications": entries}
     return HEADER.format(path=path) + yaml.safe_dump(content, sort_keys=False)
+
+
+@click.command("serve-config")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--installed-as",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Path of the configuration on the nodes of the ingress. Default: its path here; with "
+    f"--manifest {MOUNTED_AS}.",
+)
+@click.option(
+    "--manifest",
+    is_flag=True,
+    help="FILE is a Kubernetes manifest: update the serveConfigV2 of its RayService from the "
+    "darkroom.yaml in its ConfigMap.",
+)
+def serve_config_command(file: Path, installed_as: Path | None, *, manifest: bool) -> None:
+    """Print the configuration for `serve deploy`, with an application for each pool.
+
+    Example: darkroom serve-config darkroom.yaml > serve.yaml && serve deploy serve.yaml
+    """
+    refuse_unknown()
+    if manifest:
+        update_manifest(file, installed_as)
+    else:
+        click.echo(serve_config(file, installed_as), nl=False)

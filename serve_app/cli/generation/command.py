@@ -27,9 +27,9 @@ from serve_app.cli.generation.files import (
 from serve_app.cli.generation.options import GenerateOptions
 from serve_app.cli.generation.progress import PreviewFile, progress_text
 from serve_app.cli.generation.viewer import NO_VIEWER, open_in_viewer
+from serve_app.cli.group import INTERRUPTED
 from serve_app.domain.errors import DarkroomError, InvalidInput
 
-INTERRUPTED = 130  # exit status after Ctrl-C, as shells report it
 STDIN = "-"
 
 
