@@ -8,8 +8,9 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from serve_app.domain.endpoint import ComfyUiConfig
-from serve_app.domain.paths import absolute
+from serve_app.paths import absolute
 
+# Serve may build the application in another process with another working directory.
 AbsolutePath = Annotated[Path, AfterValidator(absolute)]
 
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]

@@ -16,8 +16,7 @@ from pydantic_settings import (
 )
 
 from serve_app.domain.endpoint import MODEL_ALIASES, StoreConfig
-from serve_app.domain.paths import absolute
-from serve_app.settings.comfyui import ComfyUiSettings
+from serve_app.settings.comfyui import AbsolutePath, ComfyUiSettings
 from serve_app.settings.pools import EndpointLimits, PoolConfig, TenantLimits, with_families
 from serve_app.telemetry.logs import Format
 
@@ -27,10 +26,6 @@ PREFIX = "DARKROOM_"
 def _local_gpus() -> int:
     """Number of NVIDIA device files, one per GPU. Counting needs neither torch nor a driver."""
     return len(list(Path("/dev").glob("nvidia[0-9]*")))
-
-
-# Serve may build the application in another process with another working directory.
-AbsolutePath = Annotated[Path, AfterValidator(absolute)]
 
 
 class _Environment(EnvSettingsSource):

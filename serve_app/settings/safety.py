@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.media.safety import Blocklist, Likeness, SafetyPolicy, SafetyRule
-from serve_app.domain.paths import absolute
+from serve_app.paths import absolute
 
 Action = Literal["off", "flag", "blur", "block"]
 AbsoluteFile = Annotated[Path, AfterValidator(absolute)]

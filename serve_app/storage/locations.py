@@ -21,8 +21,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, Va
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import DarkroomError, InvalidInput, Misconfigured, StorageUnavailable
-from serve_app.domain.paths import expanded
 from serve_app.domain.upload import UploadPart
+from serve_app.paths import expanded
 from serve_app.settings import Config, Secrets
 from serve_app.storage.directory import DirectoryStorage
 from serve_app.storage.keys import LOCATION_ID, by_location, location_id

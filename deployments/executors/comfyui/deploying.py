@@ -13,7 +13,7 @@ from deployments.executors.comfyui.server import node_classes
 from deployments.executors.registry import COMFYUI
 from serve_app.domain.endpoint import ComfyUiConfig
 from serve_app.domain.errors import Misconfigured
-from serve_app.domain.paths import absolute
+from serve_app.paths import absolute
 
 
 def described(

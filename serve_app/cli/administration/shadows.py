@@ -8,8 +8,7 @@ from typing import Any
 
 import click
 
-from serve_app.cli.commands import completion
-from serve_app.cli.connection import options
+from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import one_line, shortened

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 
 import click
 
-from serve_app.cli.commands import completion, model_entries, model_list
+from serve_app.cli.commands import model_entries, model_list
 from serve_app.cli.commands.downloads import Download, chosen_endpoints, downloads
-from serve_app.cli.connection import options
+from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.server import Server
 from serve_app.domain.errors import DarkroomError, WeightsUnavailable
 from serve_app.settings import Config

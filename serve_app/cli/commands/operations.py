@@ -10,9 +10,8 @@ from urllib.parse import quote
 import click
 import httpx
 
-from serve_app.cli.commands import completion
 from serve_app.cli.commands.requests import request_path
-from serve_app.cli.connection import options
+from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
 

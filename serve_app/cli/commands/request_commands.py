@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from serve_app.cli.commands import completion, operations, requests
-from serve_app.cli.connection import options
+from serve_app.cli.commands import operations, requests
+from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.server import Server
 
 

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from serve_app.cli.commands import completion
-from serve_app.cli.connection import options
+from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.installation import Installation
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import EndpointNotServed, InvalidInput, Misconfigured

@@ -10,8 +10,7 @@ from urllib.parse import quote
 
 import click
 
-from serve_app.cli.commands import completion
-from serve_app.cli.connection import options
+from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
 

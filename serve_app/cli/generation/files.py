@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from serve_app.domain.artifact import EXTENSIONS, MEDIA_TYPES
 from serve_app.domain.errors import InvalidInput, Misconfigured
-from serve_app.domain.paths import expanded
+from serve_app.paths import expanded
 
 # Inputs.
 

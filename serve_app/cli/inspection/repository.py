@@ -14,7 +14,7 @@ import yaml
 
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
-from serve_app.domain.paths import expanded
+from serve_app.paths import expanded
 from weights.folder import INDEX
 from weights.selection import select
 from weights.store import Store
