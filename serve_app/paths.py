@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 
 def expanded(given: Path | str) -> Path:
@@ -16,3 +19,7 @@ def expanded(given: Path | str) -> Path:
 def absolute(given: Path) -> Path:
     """The expanded path, from the root on. ``ValueError``: see ``expanded``."""
     return expanded(given).absolute()
+
+
+AbsolutePath = Annotated[Path, AfterValidator(absolute)]
+"""Setting: Serve may build the application in a process with another working directory."""

@@ -119,10 +119,14 @@ def duration_arguments(
 
 def requested_steps(input: Mapping[str, Any]) -> int:
     """Number of steps. ``InvalidInput`` if it is missing: the schema ``open`` does not check it."""
-    for name in STEPS:
-        if input.get(name) is not None:
-            return int(input[name])
-    raise InvalidInput.of_field(STEPS[0], "Field required", "missing")
+    if (steps := steps_in(input)) is None:
+        raise InvalidInput.of_field(STEPS[0], "Field required", "missing")
+    return steps
+
+
+def steps_in(input: Mapping[str, Any]) -> int | None:
+    """Number of steps by any of its names; None: the input has none."""
+    return next((int(input[name]) for name in STEPS if input.get(name) is not None), None)
 
 
 def _start(input: Mapping[str, Any]) -> float:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from deployments.engine.media.input import InputKind
-from deployments.families.audio_io import STEPS
+from deployments.families.audio_io import steps_in
 from deployments.families.base import Family, GenerationCall
 from deployments.transfer.lora_fetcher import FIELD, RequestedLora
 from serve_app.domain.endpoint import STEP_CACHE, Endpoint, Weights, levels_of
@@ -201,10 +201,9 @@ class OwnAdapter:
         return not self.steps or self.steps == _steps_of(endpoint, input)
 
 
-def _steps_of(endpoint: Endpoint, input: Mapping[str, Any]) -> int:
-    """Denoising steps of a request: fixed by its endpoint, or chosen in its input; 0: unknown."""
-    values = {**input, **(endpoint.options.get("fixed") or {})}
-    return next((int(values[name]) for name in STEPS if values.get(name)), 0)
+def _steps_of(endpoint: Endpoint, input: Mapping[str, Any]) -> int | None:
+    """Denoising steps of a request: fixed by its endpoint, or chosen in its input."""
+    return steps_in({**input, **(endpoint.options.get("fixed") or {})})
 
 
 def own_adapters(endpoint: Endpoint) -> tuple[OwnAdapter, ...]:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from serve_app.domain.endpoint import ComfyUiConfig
-from serve_app.paths import absolute
-
-# Serve may build the application in another process with another working directory.
-AbsolutePath = Annotated[Path, AfterValidator(absolute)]
+from serve_app.paths import AbsolutePath
 
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 NodeName = Annotated[str, Field(pattern=r"^[\w.-]+$")]

@@ -16,7 +16,8 @@ from pydantic_settings import (
 )
 
 from serve_app.domain.endpoint import MODEL_ALIASES, StoreConfig
-from serve_app.settings.comfyui import AbsolutePath, ComfyUiSettings
+from serve_app.paths import AbsolutePath
+from serve_app.settings.comfyui import ComfyUiSettings
 from serve_app.settings.pools import EndpointLimits, PoolConfig, TenantLimits, with_families
 from serve_app.telemetry.logs import Format
 

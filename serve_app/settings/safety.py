@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.media.safety import Blocklist, Likeness, SafetyPolicy, SafetyRule
-from serve_app.paths import absolute
+from serve_app.paths import AbsolutePath
 
 Action = Literal["off", "flag", "blur", "block"]
-AbsoluteFile = Annotated[Path, AfterValidator(absolute)]
 
 
 class CheckerConfig(BaseModel):
@@ -59,7 +57,7 @@ class SafetyRuleConfig(BaseModel):
     blocked_words: tuple[str, ...] = Field(
         default=(), description="Words and phrases that prompts may not have."
     )
-    blocked_words_file: AbsoluteFile | None = Field(
+    blocked_words_file: AbsolutePath | None = Field(
         default=None, description="The same, one a line, in a file on every ingress node."
     )
     blocked_loras: tuple[str, ...] = Field(

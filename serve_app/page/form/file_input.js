@@ -20,7 +20,6 @@ class ChosenFile {
   #state = element("span", { class: "media-state", role: "status" });
   #bar = element("progress", { max: 1, value: 0, hidden: true, "aria-label": "Upload" });
   #stop = new AbortController();
-  #blob = null; // its URL, which holds the content in memory
   url = null; // in the request; null until it is known
   problem = null; // why it has none
   shown = null; // URL of its image
@@ -56,10 +55,8 @@ class ChosenFile {
       this.#bar.value = part;
       this.#state.textContent = `${size} · uploading, ${Math.floor(part * 100)} %`;
     };
-    if (/^image\/(png|jpeg|webp|gif|avif)$/.test(file.type)) {
-      this.#blob = URL.createObjectURL(file);
-      this.#picture(this.#blob);
-    }
+    if (/^image\/(png|jpeg|webp|gif|avif)$/.test(file.type))
+      this.#picture(URL.createObjectURL(file));
     try {
       this.url = await addressOf(file, field, context, progress, this.#stop.signal);
       this.#state.textContent = size;
@@ -81,7 +78,7 @@ class ChosenFile {
   /** Ends the upload and releases the content: the file is not shown any more. */
   stop() {
     this.#stop.abort();
-    if (this.#blob !== null) URL.revokeObjectURL(this.#blob);
+    if (this.local !== null && this.shown !== null) URL.revokeObjectURL(this.shown);
   }
 
   #picture(address) {
