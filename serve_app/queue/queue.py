@@ -187,7 +187,7 @@ class PostgresQueue:
         self.workflows = PostgresWorkflows(database, limits, state, parts.after)
         self.fallbacks = PostgresFallbacks(database, state, parts.after, parts.metrics)
         self.shadows = PostgresShadows(database, reads, parts.retention)
-        self._overflow = Overflow(database, state, self.fallbacks)
+        self._overflow = Overflow(database, parts.clock, state, self.fallbacks)
 
         # Calls by replicas
         self.announce = parts.polls.announce

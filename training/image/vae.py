@@ -19,7 +19,7 @@ from training.palette import BACKGROUND_COLOURS
 from training.vae import LATENT_NOISE
 
 #: How often each of `LAYOUTS` is drawn.
-LAYOUT_PARTS: Final = (0.24, 0.26, 0.18, 0.12, 0.2)
+LAYOUT_PARTS: Final = (0.16, 0.21, 0.18, 0.24, 0.21)
 
 #: What the pixels of an object and those of an edge weigh beside the background's 1. Objects fill a
 #: tenth of an image, and edges a hundredth, but edges are what one sees of a shape.
@@ -31,6 +31,10 @@ _POINT_WEIGHT: Final = 30.0
 _AROUND: Final = 13
 #: The distance to its background, in RGB, of an object with that weight; a fainter one weighs more.
 _USUAL_DISTANCE: Final = 200.0
+#: The radius of an object with that weight, in pixels; a smaller one weighs more, up to so many
+#: times. It has fewer pixels, and each says more of its shape.
+_USUAL_RADIUS: Final = 60.0
+_MOST_OF_SMALL: Final = 3.0
 _LATENT_PENALTY: Final = 1e-4
 
 
@@ -56,9 +60,11 @@ def weights_of(compositions: list[Composition]) -> Tensor:
         weight = np.ones((one.height, one.width), dtype=np.float32)
         for item in one.items:
             distance = float(np.linalg.norm(BACKGROUND_COLOURS[item.colour] - ground))
-            covered = cover_of(one, item) * max(1.0, _USUAL_DISTANCE / distance)
-            weight = np.maximum(weight, 1.0 + _OBJECT_WEIGHT * covered)
-            weight += _EDGE_WEIGHT * _edge(covered) + _POINT_WEIGHT * _thin(covered)
+            small = min(max(1.0, _USUAL_RADIUS / item.radius), _MOST_OF_SMALL)
+            more = max(1.0, _USUAL_DISTANCE / distance) * small
+            covered = cover_of(one, item)
+            weight = np.maximum(weight, 1.0 + more * _OBJECT_WEIGHT * covered)
+            weight += more * (_EDGE_WEIGHT * _edge(covered) + _POINT_WEIGHT * _thin(covered))
         weighed.append(weight)
     return torch.from_numpy(np.stack(weighed))[:, None]
 
@@ -75,7 +81,7 @@ def _thin(covered: np.ndarray) -> np.ndarray:
     """How much of a covered pixel's surroundings is not, beyond what it is at straight edges."""
     cover = torch.from_numpy(covered)[None, None]
     around = functional.avg_pool2d(cover, _AROUND, stride=1, padding=_AROUND // 2)
-    return (cover.clamp(max=1.0) * (0.6 - around).clamp(min=0.0))[0, 0].numpy()
+    return (cover * (0.6 - around).clamp(min=0.0))[0, 0].numpy()
 
 
 def loss_on(vae: AutoencoderKL, pixels: Tensor, weights: Tensor) -> Tensor:

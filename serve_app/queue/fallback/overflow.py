@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from serve_app.domain.executors.fallback import FallbackMove, FallbackReason, Fallbacks
+from serve_app.domain.ports import Clock
 from serve_app.domain.request import Priority, Request, State
 from serve_app.postgres.database import Database
 from serve_app.queue.state.positions import QueuePosition
@@ -19,6 +20,8 @@ from serve_app.queue.state.queue_state import QueueState
 
 AT_ONCE = 2000
 """Requests of a pool in one look, from the front of its queue."""
+EASE = 20
+"""A slow look is made less often: at most 1/20 of the time is spent looking."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,34 +93,43 @@ FROM each e CROSS JOIN LATERAL (
 class Overflow:
     """Finds the requests that fall back before they have started."""
 
-    def __init__(self, database: Database, state: QueueState, fallbacks: Fallbacks) -> None:
+    def __init__(
+        self, database: Database, clock: Clock, state: QueueState, fallbacks: Fallbacks
+    ) -> None:
         self._database = database
+        self._clock = clock
         self._state = state
         self._fallbacks = fallbacks
+        self._looked_at = float("-inf")
+        self._took_s = 0.0
 
     async def look(self) -> None:
         """Move what would start too late."""
+        since = self._clock.monotonic()
+        if since - self._looked_at < EASE * self._took_s:
+            return
+        self._looked_at = since
+        found = [(_queued(row), row[-4:]) for row in await self._database.rows(READ)]
+        if found:
+            # A move costs money, so it is decided by what runs and waits at this moment.
+            await self._state.stats.refresh_starts(request for request, _ in found)
         by_pool: dict[str, list[WaitingRequest]] = defaultdict(list)
-        for row in await self._database.rows(READ):
-            if (found := await self._waiting(row)) is not None:
-                by_pool[found.request.pool].append(found)
+        for request, times in found:
+            if not self._is_held_back(request):
+                by_pool[request.pool].append(await self._waiting(request, times))
         for waiting in by_pool.values():
             await self._fallbacks.move(choose(waiting, self._starts_in_s))
+        self._took_s = self._clock.monotonic() - since
 
-    async def _waiting(self, row: tuple[Any, ...]) -> WaitingRequest | None:
-        """None: it would not start elsewhere either, because it is paused or at a limit."""
-        id_, tenant, endpoint, pool, priority, created_at, work, *times = row
-        request = Request(
-            *(id_, tenant, endpoint, pool, State.QUEUED, _NO_INPUT, Priority(priority)),
-            *(0, 0, created_at),
-            work=work,
-        )
-        eta = self._state.eta
-        if endpoint in self._state.pauses.paused() or eta.limit_reached(request):
-            return None
-        # Unknown until the next read of the positions: then it is taken for the next one.
+    def _is_held_back(self, request: Request) -> bool:
+        """True if it would not start elsewhere either, because it is paused or at a limit."""
+        paused = request.endpoint in self._state.pauses.paused()
+        return paused or bool(self._state.eta.limit_reached(request))
+
+    async def _waiting(self, request: Request, times: tuple[Any, ...]) -> WaitingRequest:
+        # Deeper than the read of the positions goes: it is taken for the next one.
         place = await self._state.positions.of(request, lambda: (0, 0))
-        return WaitingRequest(request, place, *times, runs_s=eta.until_end_s(request))
+        return WaitingRequest(request, place, *times, runs_s=self._state.eta.until_end_s(request))
 
     def _starts_in_s(self, request: Request, place: QueuePosition) -> float | None:
         starts_s = self._state.eta.until_start_s(request, place)
@@ -127,3 +139,12 @@ class Overflow:
 
 
 _NO_INPUT: Mapping[str, Any] = {}
+
+
+def _queued(row: tuple[Any, ...]) -> Request:
+    id_, tenant, endpoint, pool, priority, created_at, work, *_ = row
+    return Request(
+        *(id_, tenant, endpoint, pool, State.QUEUED, _NO_INPUT, Priority(priority)),
+        *(0, 0, created_at),
+        work=work,
+    )

@@ -7,8 +7,9 @@ are in order. Requests behind them keep their initial position, minus the reques
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from serve_app.domain.ports import Clock
@@ -105,6 +106,7 @@ class Positions:
         self._looked_at: dict[str, tuple[str, float]] = {}
         self._read_at = float("-inf")
         self._took_s = 0.0
+        self._reading = asyncio.Lock()  # two reads at once would take off twice what has left
 
     def stored(self, request: Request, before: int, own_before: int) -> None:
         """Note a new queued request, with the approximate number of requests ahead of it."""
@@ -125,10 +127,10 @@ class Positions:
         """
         now = self._clock.monotonic()
         self._looked_at[request.id] = (request.pool, now)
-        if request.id not in self._places and now - self._read_at > max(
-            RECOUNT_S, EASE * self._took_s
-        ):
-            await self._read()
+        if request.id not in self._places and self._due(RECOUNT_S):
+            async with self._reading:
+                if request.id not in self._places and self._due(RECOUNT_S):
+                    await self._read()
         known = self._places.get(request.id)
         if known is not None:
             return known.after(self._left[request.pool])
@@ -139,13 +141,25 @@ class Positions:
         self._looked_at = {
             id_: each for id_, each in self._looked_at.items() if now - each[1] < LOOKED_AT_S
         }
-        if now - self._read_at > EASE * self._took_s:
+        async with self._reading:
+            if self._due():
+                await self._read()
+
+    async def read_at_once(self, requests: Iterable[Request]) -> None:
+        """Read the positions of these requests too, however long the last read took."""
+        now = self._clock.monotonic()
+        self._looked_at |= {each.id: (each.pool, now) for each in requests}
+        async with self._reading:
             await self._read()
 
     def guess(self, pool: str, ahead: int, own_ahead: int) -> QueuePosition:
         """Position behind so many requests, as if each took the pool's mean time."""
         each_s = self._costs.mean_s(pool)
         return QueuePosition(ahead, ahead * each_s, own_ahead, own_ahead * each_s)
+
+    def _due(self, least_s: float = 0.0) -> bool:
+        ago_s = self._clock.monotonic() - self._read_at
+        return ago_s > max(least_s, EASE * self._took_s)
 
     async def _read(self) -> None:
         self._read_at = self._clock.monotonic()

@@ -448,6 +448,15 @@ class QueueStats:
         if self._healthy_since is None:
             self._healthy_since = self._clock.monotonic()
 
+    async def refresh_starts(self, requests: Iterable[Request]) -> None:
+        """Read again what the estimated starts of these requests depend on.
+
+        What runs is read before the positions: a request that starts in between counts nowhere
+        rather than twice.
+        """
+        await self._refresh_replicas()
+        await self._positions.read_at_once(requests)
+
     async def _refresh_replicas(self) -> None:
         before = dict(self._present)
         rows = await self._database.rows(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,7 +21,7 @@ from serve_app.queue.fallback.overflow import AT_ONCE, WaitingRequest, choose
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.state.positions import QueuePosition
 from tests.contract.test_fallbacks_contract import CENT, ELSEWHERE, HOSTED, plan
-from tests.queue.database import Ingress
+from tests.queue.database import LONG_LEASES, Ingress
 from tests.queue.requests import TENANT, ask, done, failure, lease, new
 
 MANY = """
@@ -130,6 +131,25 @@ async def test_the_back_of_a_long_queue_runs_elsewhere(ingress: Ingress) -> None
     work = await queue.ask(ask(9, replica="r2", pool=ELSEWHERE))
     assert {each.endpoint.id for each in work.leases} == {HOSTED}
     assert [each.request_id for each in work.leases] == [each.id for each in requests[3:]]
+
+
+async def test_a_request_that_has_just_ended_counts_no_longer_as_ahead_of_others(
+    ingress: Ingress,
+) -> None:
+    queue = await ingress(replace(LONG_LEASES, check_interval_s=600.0))
+    state = queue.parts.state
+    await learned(queue, 400.0)
+    await queue.submit(new())
+    running = await lease(queue)
+    await state.replicas.flush()
+    await state.stats.refresh()
+    await queue.finish(done(running.held))
+    requests = [
+        await queue.submit(new(fallback=plan(max_wait_s=1000.0), price=CENT)) for _ in range(3)
+    ]
+    await queue._overflow.look()
+    now = [await queue.current(TENANT, each.id) for each in requests]
+    assert not [each for each in now if each.fell_back_to]  # the last starts after 800 s
 
 
 async def test_a_long_queue_of_another_pool_does_not_keep_a_request_waiting(
