@@ -36,6 +36,8 @@ install_node_packages() {
     done
 }
 
+pip=26.3
+
 # Regular expression of modules that are not compiled beforehand.
 rarely_imported='/(sympy|scipy|networkx|moto|litellm|cfnlint|graphql|pygments|swift|pip|setuptools)/'
 rarely_imported="$rarely_imported|/(rllib|tests?|testing)/|/transformers/models/|/ray/(data|tune|train)/"
@@ -63,7 +65,10 @@ setup() {
         fail "$python could not create a virtual environment. See its message above (Debian: apt install python3-venv)."
     printf 'Installing the pinned packages; the first time takes some minutes …\n' >&2
     target="$root${1:+[$1]}"
-    PIP_DISABLE_PIP_VERSION_CHECK=1 "$venv/bin/python" -m pip install --quiet --no-compile \
+    export PIP_DISABLE_PIP_VERSION_CHECK=1
+    # The pip of Python 3.11 takes nearly twice as long for the packages, but it can do without.
+    "$venv/bin/python" -m pip install --quiet "pip==$pip" >/dev/null 2>&1 || true
+    "$venv/bin/python" -m pip install --quiet --no-compile \
         --constraint "$root/constraints.txt" --editable "$target" >&2 ||
         fail "The packages could not be installed. See pip's message above."
     # pip would compile the 25,000 modules on one processor, for over a minute. Compiled are those
