@@ -185,7 +185,9 @@ async def test_an_ingress_that_has_just_started_ends_no_lease(ingress: Ingress) 
 TENANTS = 320
 
 
-@pytest.mark.parametrize(("ingresses", "replicas"), [(4, 2), (8, 1)])
+@pytest.mark.parametrize(
+    ("ingresses", "replicas"), [(4, 2), pytest.param(8, 1, marks=pytest.mark.long)]
+)
 async def test_no_replica_waits_while_requests_of_many_tenants_are_queued(
     ingress: Ingress, ingresses: int, replicas: int
 ) -> None:

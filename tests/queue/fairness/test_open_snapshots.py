@@ -116,16 +116,28 @@ class Leaser:
         return (await pages_of(self._database) - before) / leasings
 
 
+LONG = pytest.mark.long
+
+
 @pytest.mark.parametrize(
     ("limits", "left_out"),
     [
-        (LONG_LEASES, LeftOut()),
-        (LONG_LEASES, LeftOut(frozenset({"sdxl"}))),
-        (replace(LONG_LEASES, tenants={"zoe": TenantLimits(max_running=1)}), LeftOut()),
-        (replace(LONG_LEASES, max_running_per_tenant=6), LeftOut()),
-        (replace(LONG_LEASES, endpoints={"noop": EndpointLimits(max_running=6)}), LeftOut()),
+        pytest.param(LONG_LEASES, LeftOut(), id="plain"),
+        pytest.param(LONG_LEASES, LeftOut(frozenset({"sdxl"})), id="leaving out", marks=LONG),
+        pytest.param(
+            replace(LONG_LEASES, tenants={"zoe": TenantLimits(max_running=1)}),
+            LeftOut(),
+            id="another tenant limited",
+            marks=LONG,
+        ),
+        pytest.param(replace(LONG_LEASES, max_running_per_tenant=6), LeftOut(), id="all limited"),
+        pytest.param(
+            replace(LONG_LEASES, endpoints={"noop": EndpointLimits(max_running=6)}),
+            LeftOut(),
+            id="endpoint limited",
+            marks=LONG,
+        ),
     ],
-    ids=["plain", "leaving out", "another tenant limited", "all limited", "endpoint limited"],
 )
 async def test_leasing_beside_an_open_snapshot_reads_at_most_twice_the_pages(
     alone: Database, limits: QueueLimits, left_out: LeftOut
