@@ -76,7 +76,7 @@ class BaseFiles:
         """A small JSON file. ``WeightsUnavailable`` if the base has none of this name."""
         try:
             return json.loads(self._read(path))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise WeightsUnavailable(f"{path} of the base is not JSON: {error}") from error
 
     def has(self, path: str) -> bool:

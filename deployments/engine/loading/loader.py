@@ -170,7 +170,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
         )
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsUnavailable(f"{path} is not JSON: {error}") from error
     if not isinstance(index, dict):
         raise WeightsUnavailable(f"{path} is not a JSON object.")
@@ -242,7 +242,7 @@ def weights_bytes(
         names = [each.relative_to(folder).as_posix() for each in folder.rglob("*")]
         files = [each for each in select(names, index, variant, str(folder)) if _has_weights(each)]
         return sum(_bytes_in(folder / each, _size_in(each, dtypes)) for each in files)
-    except (OSError, ValueError, KeyError, TypeError, WeightsUnavailable):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, WeightsUnavailable):
         return 0
 
 

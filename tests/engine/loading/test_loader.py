@@ -79,8 +79,9 @@ def test_a_directory_that_is_no_pipeline_is_reported(tmp_path):
     refused(tmp_path, r"model_index\.json")
 
 
-def test_a_broken_index_is_reported(folder):
-    (folder / "model_index.json").write_text("{")
+@pytest.mark.parametrize("broken", ["{", "[" * 100_000])
+def test_a_broken_index_is_reported(folder, broken):
+    (folder / "model_index.json").write_text(broken)
     refused(folder, "not JSON")
 
 
