@@ -20,8 +20,8 @@ from serve_app.queue.state.queue_state import QueueState
 
 AT_ONCE = 2000
 """Requests of a pool in one look, from the front of its queue."""
-EASE = 20
-"""A slow look is made less often: at most 1/20 of the time is spent looking."""
+EASE = 4
+"""A slow look is made less often: at most a fifth of the time is spent looking."""
 
 
 @dataclass(frozen=True, slots=True)
