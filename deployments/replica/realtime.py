@@ -16,7 +16,7 @@ from deployments.transfer.uploader import MediaFile
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import Fenced, TooLarge
 from serve_app.domain.lease import Lease, LeaseKey
-from serve_app.domain.outcome import Usage
+from serve_app.domain.outcome import FRAMES, Usage
 from serve_app.domain.progress import Progress, Stage
 from serve_app.domain.realtime import Frame, FrameResult
 from serve_app.telemetry.logs import set_request
@@ -95,7 +95,7 @@ class ReplicaSession(Attempt):
             self.state.enter_stage(None)
             self._opened.set()
             await self._wait_until_over()
-            return Product({"frames": self._frames}), ()
+            return Product({FRAMES: self._frames}), ()
         finally:
             self._over = True
             self._opened.set()

@@ -9,6 +9,10 @@ from typing import Any
 from serve_app.domain.artifact import Artifact
 from serve_app.domain.serialization import pickle_by_name
 
+FRAMES = "frames"
+"""Field of a realtime session's output: the number of its frames, which are billed one by one.
+Sessions of apps have none."""
+
 
 @pickle_by_name
 @dataclass(frozen=True, slots=True)

@@ -133,6 +133,18 @@ async def test_frames_of_a_realtime_session_are_billed_one_by_one(queue: Queue) 
     assert await amount(queue) == CENT
 
 
+@pytest.mark.parametrize(("output", "requests"), [({"frames": 1}, 1), ({}, 1)])
+async def test_a_session_is_a_request_only_if_none_of_its_frames_is_one(
+    queue: Queue, output: dict[str, int], requests: int
+) -> None:
+    await queue.submit(new(price=Price(PriceUnit.REQUEST, CENT), priority=Priority.REALTIME))
+    held = (await lease(queue)).held
+    for _ in range(output.get("frames", 0)):
+        await queue.record_frame(held, new_id(), State.SUCCEEDED, Usage(0.1, 1, 0.25))
+    await queue.finish(done(held, Outcome(output=output, usage=Usage(2.0))))
+    assert await amount(queue) == requests * CENT
+
+
 async def test_a_deleted_request_stays_billed(queue: Queue) -> None:
     request_id = await ended(queue, images(SQUARE), price=IMAGE)
     await queue.delete(TENANT, request_id)

@@ -16,7 +16,7 @@ from serve_app.domain.executors.shadow import SHADOW_TENANT
 from serve_app.domain.lease import Ask, LeaseKey, LeaseTerms, Presence, Signal, lease_of
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.ports import Clock, Liveness
-from serve_app.domain.request import MAX_FAILURES, Cause, LogLine, Request, State
+from serve_app.domain.request import MAX_FAILURES, Cause, LogLine, Priority, Request, State
 from serve_app.domain.workflows.definition import POOL
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
@@ -226,7 +226,8 @@ class QueueRows:
         if request.pool == POOL:  # its steps are counted
             outcome = Outcome()
         computed = request.state is State.SUCCEEDED and request.reuses is None
-        at, made = request.finished_at or self._clock.now(), made_by(outcome)
+        at = request.finished_at or self._clock.now()
+        made = made_by(outcome, of_session=request.priority is Priority.REALTIME)
         self.ledger.note(request.id, request, at, outcome.usage, made if computed else NOTHING)
 
     def _has_started(self, request: Request) -> bool:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, ClassVar
 
 from serve_app.domain.artifact import Artifact
-from serve_app.domain.outcome import Outcome, Usage
+from serve_app.domain.outcome import FRAMES, Outcome, Usage
 
 CURRENCY = "USD"
 """Currency of a price that names none."""
@@ -97,12 +97,13 @@ NOTHING = Quantities(requests=0)
 """What a request that shares another one's outcome, or did not succeed, is billed for."""
 
 
-def made_by(outcome: Outcome) -> Quantities:
+def made_by(outcome: Outcome, *, of_session: bool = False) -> Quantities:
     """What an attempt that succeeded has made. Its units are seconds if it made other files than
-    images."""
+    images. ``of_session``: it held a realtime session."""
     images = [each for each in outcome.artifacts if each.media_type.startswith("image/")]
     seconds = outcome.usage.units if len(images) < len(outcome.artifacts) else 0.0
-    return _made(images, seconds, outcome.usage.run_s)
+    made = _made(images, seconds, outcome.usage.run_s)
+    return replace(made, requests=0) if of_session and FRAMES in (outcome.output or {}) else made
 
 
 def _made(images: Sequence[Artifact], seconds: float, run_s: float) -> Quantities:

@@ -105,6 +105,8 @@ async def _asked(socket: WebSocket, services: Services) -> tuple[CatalogEntry, N
         work=0.0,  # the length of a session does not predict the endpoint's requests
         previews=False,
         trace=trace_of(socket),
+        key_id=caller.key_id,
+        price=services.price_of(entry),
     )
     return entry, new
 

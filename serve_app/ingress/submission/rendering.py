@@ -27,7 +27,15 @@ from serve_app.domain.errors import (
 from serve_app.domain.outcome import Failure, Outcome
 from serve_app.domain.ports import Storage
 from serve_app.domain.progress import Stage
-from serve_app.domain.request import Redacted, Request, Retries, State, Waiting, WaitReason
+from serve_app.domain.request import (
+    Priority,
+    Redacted,
+    Request,
+    Retries,
+    State,
+    Waiting,
+    WaitReason,
+)
 from serve_app.domain.workflows.references import FILE_URL
 from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.context import context_of
@@ -117,7 +125,9 @@ def billable_units(request: Request) -> dict[str, str]:
     if price is None or outcome is None:
         return {}
     computed = outcome.succeeded and request.reuses is None
-    units = (made_by(outcome) if computed else NOTHING).of(price.unit)
+    of_session = request.priority is Priority.REALTIME
+    made = made_by(outcome, of_session=of_session) if computed else NOTHING
+    units = made.of(price.unit)
     return {"x-fal-billable-units": f"{units.normalize():f}"}
 
 

@@ -11,7 +11,7 @@ from functools import partial
 from serve_app.domain.request import MAX_FAILURES, Cause
 from serve_app.queue.attempts.falling_back import fall_back
 from serve_app.queue.fairness.fair_queue import wake_lanes
-from serve_app.queue.store.billing import BILL_COLUMNS, QUANTITY, bill
+from serve_app.queue.store.billing import BILL_COLUMNS, PER_ATTEMPT, bill
 from serve_app.queue.store.rows import RETRIES_LEFT
 
 # Sources of the attempts to end: three ways to name them.
@@ -138,7 +138,7 @@ ended AS (
         events = r.events + 1
     FROM fated j WHERE r.id = j.id
     RETURNING r.id, r.attempt, r.state, r.pool, r.tenant, r.endpoint, r.webhook_url, r.work,
-              r.started_at, r.failures, r.finished_at, r.events, j.how, j.message,
+              r.started_at, r.priority, r.failures, r.finished_at, r.events, j.how, j.message,
               j.failed, r.retries_left, j.final, j.says_itself, j.artifacts, j.drafts, j.run_s,
               j.steps, j.units, j.images, j.megapixels, j.seconds, r.key_id, r.price, r.reserved,
               r.leads, r.created_at, r.lease_nonce, j.ran_in, j.falls, j.resume_point,
@@ -248,7 +248,7 @@ _statement = partial(
     falls=_FALLS.format(code=_CODE),
     fall_back=fall_back("j.falls", _CODE.replace("final", "j.final")),
     bill_columns=BILL_COLUMNS,
-    bill=bill("CASE state WHEN 'succeeded' THEN " + QUANTITY + " ELSE 0 END"),
+    bill=bill("CASE state WHEN 'succeeded' THEN " + PER_ATTEMPT + " ELSE 0 END"),
     still="",
     noted="",
 )

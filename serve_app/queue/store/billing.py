@@ -6,6 +6,9 @@ it was submitted, whichever process ends it.
 
 from __future__ import annotations
 
+from serve_app.domain.outcome import FRAMES
+from serve_app.domain.request import Priority
+
 BILL_COLUMNS = "key_id, price, billed, amount, reserved, submitted_at"
 
 QUANTITY = """CASE price ->> 'unit'
@@ -15,6 +18,13 @@ QUANTITY = """CASE price ->> 'unit'
                 WHEN 'gpu_second' THEN run_s::numeric
                 ELSE 1 END"""
 """Units of a request that was computed and succeeded; the row has what it made."""
+
+
+PER_ATTEMPT = f"""CASE WHEN price ->> 'unit' = 'request' AND priority = {int(Priority.REALTIME)}
+                     AND final::json #> '{{output,{FRAMES}}}' IS NOT NULL THEN 0
+                ELSE {QUANTITY} END"""
+"""The same of an attempt that ended with the outcome ``final``. The frames of a realtime session are
+requests with lines of their own, and it is none beside them."""
 
 
 def bill(quantity: str = "0") -> str:

@@ -63,6 +63,20 @@ async def test_a_session_holds_one_lease_and_each_frame_has_a_usage_line(house: 
     assert session.state is State.SUCCEEDED
 
 
+async def test_frames_are_billed_at_the_price_of_their_endpoint_to_the_key_of_the_session() -> None:
+    price = {"unit": "request", "amount": "0.02", "currency": "EUR"}
+    async with built(prices={"test/probe": price}) as house:
+        async with connected(house) as client:
+            for number in range(3):
+                client.send(echo=number)
+                await client.hear()
+        await until(lambda: len(house.queue.usage) == 4)  # the session's own comes last
+        async with house.client() as asking:
+            answer = await asking.get("/v1/usage", params={"by": "key"})
+            assert house.key.startswith(answer.json()["results"][0]["key_id"])
+            assert answer.json()["costs"] == [{"currency": "EUR", "cost": 0.06}]
+
+
 @pytest.mark.parametrize(
     ("message", "word"),
     [
