@@ -23,8 +23,8 @@ QUANTITY = """CASE price ->> 'unit'
 PER_ATTEMPT = f"""CASE WHEN price ->> 'unit' = 'request' AND priority = {int(Priority.REALTIME)}
                      AND final::json #> '{{output,{FRAMES}}}' IS NOT NULL THEN 0
                 ELSE {QUANTITY} END"""
-"""The same of an attempt that ended with the outcome ``final``. The frames of a realtime session are
-requests with lines of their own, and it is none beside them."""
+"""The same of an attempt that ended with the outcome ``final``. Frames of a realtime session are
+requests with lines of their own, so the session is none beside them."""
 
 
 def bill(quantity: str = "0") -> str:
