@@ -97,6 +97,10 @@ NOTHING = Quantities(requests=0)
 """What a request that shares another one's outcome, or did not succeed, is billed for."""
 
 
+ONE_FRAME = Quantities(images=1, megapixels=1)
+"""What a realtime session makes at least, as far as is known when it begins."""
+
+
 def made_by(outcome: Outcome, *, of_session: bool = False) -> Quantities:
     """What an attempt that succeeded has made. Its units are seconds if it made other files than
     images. ``of_session``: it held a realtime session."""

@@ -10,6 +10,7 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from serve_app.catalog.catalog import CatalogEntry
+from serve_app.domain.billing.price import ONE_FRAME
 from serve_app.domain.errors import DarkroomError, NotFound, Unsupported
 from serve_app.domain.realtime import session_kind
 from serve_app.domain.request import NewRequest, Priority
@@ -107,6 +108,7 @@ async def _asked(socket: WebSocket, services: Services) -> tuple[CatalogEntry, N
         trace=trace_of(socket),
         key_id=caller.key_id,
         price=services.price_of(entry),
+        expected=ONE_FRAME,
     )
     return entry, new
 

@@ -13,6 +13,7 @@ from serve_app.ingress.realtime.messages import LATER, REFUSED, closing
 from serve_app.queue.store.config import QueueLimits
 from serve_app.settings import BudgetConfig, TenantLimits
 from tests.ingress.house import House, built
+from tests.ingress.socket import connected
 
 PROBE, FLUX = "test/probe", "fal-ai/flux/schnell"
 PRICES = {each: {"unit": "request", "amount": 1} for each in (PROBE, FLUX)}
@@ -103,3 +104,13 @@ async def test_other_tenants_are_not_limited(rated: House) -> None:
 def test_a_realtime_session_is_refused_for_now_or_for_good() -> None:
     assert closing(RateLimited("Later.")).code == LATER
     assert closing(BudgetExhausted("No.")).code == REFUSED
+
+
+async def test_frames_use_up_the_budget_and_then_no_session_begins(budgeted: House) -> None:
+    async with connected(budgeted) as client:
+        client.send(echo=1)
+        await client.hear()
+    async with connected(budgeted) as client:
+        refusal = await client.hear()
+        assert "Exhausted balance" in refusal["reason"]
+        assert await client.end() == REFUSED
