@@ -45,7 +45,7 @@ class Steps:
     vae: int = 360
     reading: int = 1_000
     flux: int = 17_000
-    polish: int = 4_000
+    polish: int = 6_500
 
 
 @dataclass(frozen=True)

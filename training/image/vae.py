@@ -35,6 +35,12 @@ _USUAL_DISTANCE: Final = 200.0
 #: times. It has fewer pixels, and each says more of its shape.
 _USUAL_RADIUS: Final = 60.0
 _MOST_OF_SMALL: Final = 3.0
+#: What the outermost pixels of an image weigh more, and those of its corners: convolutions see
+#: nothing beyond them, and leave specks there.
+_BORDER: Final = 2
+_BORDER_WEIGHT: Final = 3.0
+_CORNER: Final = 5
+_CORNER_WEIGHT: Final = 20.0
 _LATENT_PENALTY: Final = 1e-4
 
 
@@ -57,16 +63,25 @@ def weights_of(compositions: list[Composition]) -> Tensor:
     weighed = []
     for one in compositions:
         ground = np.array(BACKGROUND_COLOURS[one.background], dtype=np.float32)
-        weight = np.ones((one.height, one.width), dtype=np.float32)
+        weight = 1.0 + _rim(one.width, one.height)
         for item in one.items:
             distance = float(np.linalg.norm(BACKGROUND_COLOURS[item.colour] - ground))
             small = min(max(1.0, _USUAL_RADIUS / item.radius), _MOST_OF_SMALL)
             more = max(1.0, _USUAL_DISTANCE / distance) * small
             covered = cover_of(one, item)
-            weight = np.maximum(weight, 1.0 + more * _OBJECT_WEIGHT * covered)
+            weight += more * _OBJECT_WEIGHT * covered
             weight += more * (_EDGE_WEIGHT * _edge(covered) + _POINT_WEIGHT * _thin(covered))
         weighed.append(weight)
     return torch.from_numpy(np.stack(weighed))[:, None]
+
+
+def _rim(width: int, height: int) -> np.ndarray:
+    """What the pixels at the image's border and in its corners weigh more: [height, width]."""
+    across = np.minimum(np.arange(width), np.arange(width)[::-1])
+    down = np.minimum(np.arange(height), np.arange(height)[::-1])[:, None]
+    border = np.minimum(across, down) < _BORDER
+    corner = np.maximum(across, down) < _CORNER
+    return (_BORDER_WEIGHT * border + _CORNER_WEIGHT * corner).astype(np.float32)
 
 
 def _edge(covered: np.ndarray) -> np.ndarray:
