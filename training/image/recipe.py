@@ -44,7 +44,7 @@ class Steps:
 
     vae: int = 360
     reading: int = 1_000
-    flux: int = 17_000
+    flux: int = 21_000
     polish: int = 6_500
 
 
