@@ -63,7 +63,7 @@ def wish(number: int, given: argparse.Namespace) -> dict[str, Any]:
         "width": given.side,
         "height": given.side,
         "generator": torch.Generator().manual_seed(number),
-        "max_sequence_length": 24,
+        "max_sequence_length": 32,
         "output_type": "latent",
     }
 

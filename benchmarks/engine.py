@@ -37,7 +37,7 @@ def wish(number: int, side: int) -> dict[str, Any]:
         "width": side,
         "height": side,
         "generator": torch.Generator().manual_seed(number),
-        "max_sequence_length": 24,
+        "max_sequence_length": 32,
         "output_type": "pt",
     }
 

@@ -36,7 +36,7 @@ def wish(prompt: str, steps: int) -> dict[str, Any]:
         "width": 128,
         "height": 128,
         "generator": torch.Generator().manual_seed(len(prompt)),
-        "max_sequence_length": 24,
+        "max_sequence_length": 32,
         "output_type": "pt",
     }
 

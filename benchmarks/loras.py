@@ -95,7 +95,7 @@ class Bench:
             "width": self._given.side,
             "height": self._given.side,
             "generator": [torch.Generator().manual_seed(seed) for seed in seeds],
-            "max_sequence_length": 24,
+            "max_sequence_length": 32,
             "output_type": "pt",
         }
 

@@ -14,9 +14,9 @@ from serve_app.domain.endpoint import Weights
 DEMO = Path(__file__).parents[1] / "deployments" / "demo"
 HEADS = {"wide": 16, "narrow": 1}  # of 32 each; a forward of `wide` takes 20 ms or more of a core
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
-    "flux": {"max_sequence_length": 24},
-    "narrow": {"max_sequence_length": 24},
-    "wide": {"max_sequence_length": 24},
+    "flux": {"max_sequence_length": 32},
+    "narrow": {"max_sequence_length": 32},
+    "wide": {"max_sequence_length": 32},
     "sdxl": {"guidance_scale": 2.0, "guidance_rescale": 0.7},
 }
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-SIDE = 128  # pixels: what the demo models were trained with
+SIDES: Mapping[str, int] = {"flux": 256, "sdxl": 128}
+"""Pixels, by demo model: what it was trained with."""
 PROMPTS = (
     "a red circle",
     "a small blue square",

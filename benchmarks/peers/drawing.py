@@ -18,11 +18,11 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from benchmarks.wishes import SIDE, Wish
+from benchmarks.wishes import SIDES, Wish
 
 DEMO = Path(__file__).parents[2] / "deployments" / "demo"
 OPTIONS: dict[str, dict[str, Any]] = {
-    "flux": {"guidance_scale": 3.5, "max_sequence_length": 24},
+    "flux": {"guidance_scale": 3.5, "max_sequence_length": 32},
     "sdxl": {"guidance_scale": 2.0, "guidance_rescale": 0.7},
 }
 """What the demo endpoints of Darkroom give the pipelines."""
@@ -52,8 +52,8 @@ class Drawing:
         return self._pipelines[model](
             prompt=[wish.prompt for wish in wanted],
             num_inference_steps=wanted[0].steps,
-            width=SIDE,
-            height=SIDE,
+            width=SIDES[model],
+            height=SIDES[model],
             generator=[torch.Generator().manual_seed(wish.seed) for wish in wanted],
             **OPTIONS[model],
         ).images

@@ -47,7 +47,7 @@ def test_demo_models_stand_in_and_say_so() -> None:
     entry = catalog.get(SCHNELL)
     assert entry.demo
     assert entry.endpoint.weights.source == str(DEMO / "flux")
-    assert entry.endpoint.options["native_size"] == 128
+    assert entry.endpoint.options["native_size"] == 256
     warnings = catalog.validate(SCHNELL, {"prompt": "x"}).warnings
     assert "demo" in warnings[0]
 

@@ -24,7 +24,7 @@ from tests.cluster.processes import with_default_signals
 from tests.first_hour.in_a_browser import chromium_program
 from tests.first_hour.people import IN_A_BROWSER, PEOPLE
 from tests.first_hour.rehearsal import Rehearsal, shell_of
-from training.checker import read
+from training.image.checker import read
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -68,7 +68,7 @@ def test_the_first_command_makes_an_image_of_its_prompt(place: Darkroom, tmp_pat
 
     assert eventually(sample, f"there is an image; see {place.output}", 180) == PROMPT
     image = Image.open(place.data_dir / "sample.png")
-    seen = sorted((one.colour, one.shape) for one in read(image).sightings)
+    seen = sorted((one.colour, one.shape) for one in read(image).sights)
     assert seen == [("blue", "square"), ("red", "circle")]
     text = place.output.read_text(errors="replace")
     assert f"http://127.0.0.1:{place.port}" in text

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from tests.cluster.darkroom import Darkroom, eventually
-from training.checker import read
+from training.image.checker import read
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -48,7 +48,7 @@ def test_a_prompt_becomes_an_image_that_shows_it(darkroom: Darkroom) -> None:
         output = _ask(darkroom, prompt=f"a {colour} {shape}", output_format="png", seed=1)
         image = _image(output)
         assert image.size == (512, 512)
-        seen = read(image).sightings
+        seen = read(image).sights
         right += [(one.colour, one.shape) for one in seen] == [(colour, shape)]
     # tests/engine/demo asks for many more; here it matters that it is the model's answer.
     assert right >= 2
@@ -62,7 +62,7 @@ def test_two_families_in_one_process_draw_by_turns(darkroom: Darkroom) -> None:
         asked = {"output_format" if path == FLUX else "format": "png"}
         colour, shape = WANTED[number % len(WANTED)]
         output = _ask(darkroom, path, prompt=f"a {colour} {shape}", seed=number, **asked)
-        seen = read(_image(output)).sightings
+        seen = read(_image(output)).sights
         return [(one.colour, one.shape) for one in seen] == [(colour, shape)]
 
     darkroom.http  # noqa: B018 made here, once, for all threads

@@ -31,7 +31,7 @@ from tests.cluster.darkroom import (
     living,
 )
 from tests.cluster.processes import with_default_signals
-from training.checker import read
+from training.image.checker import read
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -170,4 +170,4 @@ def _run(*command: str, **more: object) -> str:
 
 
 def _seen(image: Path) -> list[tuple[str, str]]:
-    return sorted((one.colour, one.shape) for one in read(Image.open(image)).sightings)
+    return sorted((one.colour, one.shape) for one in read(Image.open(image)).sights)

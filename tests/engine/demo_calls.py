@@ -9,7 +9,7 @@ import torch
 
 DEMO = Path(__file__).parents[2] / "deployments" / "demo"
 CALLS: dict[str, dict[str, Any]] = {
-    "flux": {"width": 64, "height": 64, "num_images_per_prompt": 2, "max_sequence_length": 24},
+    "flux": {"width": 64, "height": 64, "num_images_per_prompt": 2, "max_sequence_length": 32},
     "sdxl": {"width": 64, "height": 64, "guidance_scale": 2.0},
     # At smaller sizes than it was trained with, its videos are white.
     "wan": {"width": 64, "height": 64, "num_frames": 9, "guidance_scale": 2.0},

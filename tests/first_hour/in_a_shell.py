@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.cluster.darkroom import ROOT
 from tests.first_hour.rehearsal import Rehearsal
-from training.checker import read
+from training.image.checker import read
 
 PROMPT = "a red circle above a blue square"
 OTHER_PROMPT = "a green star"
@@ -120,4 +120,4 @@ def assistant_builder(rehearsal: Rehearsal, url: str, key: str) -> None:
 
 
 def _sightings(path: Path) -> list[tuple[str, str]]:
-    return sorted((one.colour, one.shape) for one in read(Image.open(path)).sightings)
+    return sorted((one.colour, one.shape) for one in read(Image.open(path)).sights)

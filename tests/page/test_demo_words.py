@@ -44,20 +44,20 @@ def test_six_prompts_to_click_are_shown_and_the_demo_knows_all_their_words(demo:
 
 def test_examples_and_cards_show_what_the_demo_made(demo: Reader) -> None:
     page = demo.page
-    expect(page.locator("#empty .example img")).to_have_count(5)  # it draws one wrong
+    expect(page.locator("#empty .example img")).to_have_count(6)
     images = page.locator("#examples img")
-    expect(images).to_have_count(5)
+    expect(images).to_have_count(6)
     for image in images.all():
         image.scroll_into_view_if_needed()
         assert image.evaluate("each => each.decode().then(() => each.naturalWidth)") == 256
     page.get_by_role("link", name="Models").click()
     card = page.locator(f'.card[data-id="{FLUX}"]')
     cover = card.locator(".cover img")
-    expect(cover).to_have_attribute("src", re.compile("/page/examples/flux-3.webp$"))
+    expect(cover).to_have_attribute("src", re.compile("/page/examples/flux-1.webp$"))
     changed = page.locator('.card[data-id="fal-ai/flux/dev/image-to-image"]')
     expect(changed.locator(".plate")).to_be_visible()  # it changes images that it does not have
     card.get_by_role("link").click()
-    expect(page.locator(".samples img")).to_have_count(5)
+    expect(page.locator(".samples img")).to_have_count(6)
 
 
 def test_the_words_that_the_demo_knows_can_be_read(demo: Reader) -> None:

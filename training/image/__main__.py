@@ -5,6 +5,7 @@
     python -m training.image --work-dir FOLDER --polish         # beside it, once examples are there
     python -m training.image --work-dir FOLDER --model sdxl     # after Flux, in the same folder
     python -m training.image --work-dir FOLDER --exam 300 --sheet sheet.png
+    python -m training.image --pipeline PIPELINE --exam 300     # of what was written
 
 The third command may run beside the first: two processes of one thread each get more done than one
 of two threads. Training is nice to other programs and may be killed at any time: each stage has a
@@ -23,6 +24,7 @@ from pathlib import Path
 import torch
 
 from training import shelf
+from training.exam import Pipeline
 from training.image import exam
 from training.image.recipe import ImageRecipe
 from training.image.sdxl_recipe import SdxlImageRecipe
@@ -61,11 +63,14 @@ def main() -> None:
     arguments = _parse()
     os.nice(19)
     torch.set_num_threads(arguments.threads)
+    if arguments.pipeline is not None:
+        examine(shelf.take(arguments.pipeline), arguments)
+        return
     arguments.work_dir.mkdir(parents=True, exist_ok=True)
     make = SdxlImageRecipe if arguments.model == "sdxl" else ImageRecipe
     recipe = make(arguments.work_dir, arguments.start or SHIPPED / arguments.model)
     if arguments.exam:
-        examine(recipe, arguments)
+        examine(recipe.so_far(), arguments)
         return
     if arguments.polish and isinstance(recipe, ImageRecipe):
         recipe.polish_decoder(recipe.trained_vae())
@@ -75,9 +80,8 @@ def main() -> None:
         shelf.put(pipeline, arguments.out)
 
 
-def examine(recipe: ImageRecipe | SdxlImageRecipe, arguments: argparse.Namespace) -> None:
-    """Print the figures of the weights so far; save the first images of the first sitting."""
-    pipeline = recipe.so_far()
+def examine(pipeline: Pipeline, arguments: argparse.Namespace) -> None:
+    """Print the figures of each sitting; save the first images of the first one."""
     # As the catalogue's demo entries call them.
     steps, guidance = (25, 2.0) if arguments.model == "sdxl" else (4, 0.0)
     for number, sitting in enumerate(SITTINGS[: arguments.sittings]):
@@ -96,7 +100,9 @@ def examine(recipe: ImageRecipe | SdxlImageRecipe, arguments: argparse.Namespace
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--work-dir", type=Path, required=True)
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--work-dir", type=Path)
+    where.add_argument("--pipeline", type=Path, help="examine this pipeline instead; with --exam")
     parser.add_argument("--model", choices=("flux", "sdxl"), default="flux")
     parser.add_argument("--start", type=Path, help="the pipeline it goes on from: the shipped one")
     parser.add_argument("--out", type=Path, help="where to write the trained pipeline")

@@ -31,7 +31,7 @@ from training.phrasing import COLOUR_WORDS, RELATION_WORDS, SIZE_WORDS
 from training.text import CLIP_TOKENS, build_word_tokenizer
 
 T5_TOKENS: Final = 32
-#: One layer more than the shipped encoder: three objects and two relations are more to read.
+#: One more than the encoder of two objects has: three and two relations are more to read.
 T5_LAYERS: Final = 3
 
 _UNKNOWN: Final = "<unk>"
@@ -78,7 +78,7 @@ def build_clip_tokenizer() -> CLIPTokenizer:
 
 @torch.no_grad()
 def grown_t5(old: T5EncoderModel, old_words: T5Tokenizer) -> T5EncoderModel:
-    """The shipped encoder with the new words and one layer more, which at first adds nothing."""
+    """The encoder with the new words and `T5_LAYERS`: what it lacked adds nothing at first."""
     words = build_t5_tokenizer()
     config = type(old.config).from_dict(old.config.to_dict())
     config.vocab_size, config.num_layers = len(words), T5_LAYERS
@@ -88,9 +88,9 @@ def grown_t5(old: T5EncoderModel, old_words: T5Tokenizer) -> T5EncoderModel:
     for name in ("shared.weight", "encoder.embed_tokens.weight"):
         state[name] = vectors
     encoder.load_state_dict(state, strict=False)
-    last = encoder.encoder.block[-1].layer
-    nn.init.zeros_(last[0].SelfAttention.o.weight)
-    nn.init.zeros_(last[1].DenseReluDense.wo.weight)
+    for block in encoder.encoder.block[old.config.num_layers :]:
+        nn.init.zeros_(block.layer[0].SelfAttention.o.weight)
+        nn.init.zeros_(block.layer[1].DenseReluDense.wo.weight)
     return encoder
 
 

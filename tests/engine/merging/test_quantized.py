@@ -33,7 +33,7 @@ from tests.engine.tiny import tiny_flux, tiny_sdxl
 from tests.engine.with_loras import plain_with, together
 from tests.fakes.accelerator import FakeAccelerator
 from training import exam
-from training.checker import read
+from training.image.checker import read
 
 pytestmark = [
     pytest.mark.engine,
@@ -152,7 +152,7 @@ def test_demo_models_draw_the_same_colours_and_shapes_in_eight_bits(
     )
     quantize(small, precision)
     made = exam.draw(small, PROMPTS, seeds=range(8), **how)
-    seen = [[(one.colour, one.shape) for one in read(image).sightings] for image in made]
+    seen = [[(one.colour, one.shape) for one in read(image).sights] for image in made]
     assert seen == [[look] for look in ASKED]
     assert rms(pixels(made), pixels(images)) <= OF_IMAGES[precision]
 
@@ -167,9 +167,9 @@ def pixels(images: list[Any]) -> torch.Tensor:
 @pytest.mark.parametrize("precision", QUANTIZATIONS)
 def test_calls_in_eight_bits_merge_though_last_bits_become_steps(precision: str) -> None:
     pipeline = load_pipeline(Weights(str(DEMO / "flux")))
+    tokens = {"max_sequence_length": pipeline.tokenizer_2.model_max_length}
     wishes = [
-        {**call("a red circle", seed, steps=3, width=64, height=64), "max_sequence_length": 24}
-        for seed in range(4)
+        {**call("a red circle", seed, steps=3, width=64, height=64), **tokens} for seed in range(4)
     ]
     with merging_engine(threads=1, max_batch=4, verify_merges=True) as engine:
         engine.add("it", pipeline, Recipe(24, precision))
@@ -181,7 +181,7 @@ def test_calls_in_eight_bits_merge_though_last_bits_become_steps(precision: str)
         counts = engine.counts()
         assert "differs when merged" not in counts["not_merged"]
         assert counts["merged_calls"] == 12
-        again = {**call("a red circle", 0, steps=3, width=64, height=64), "max_sequence_length": 24}
+        again = {**call("a red circle", 0, steps=3, width=64, height=64), **tokens}
         alone = engine.submit(pipeline="it", **again).result(100)
     again["generator"].manual_seed(0)
     assert torch.equal(alone.images, pipeline(**again).images)
