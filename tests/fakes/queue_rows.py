@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TypeVar
 
-from serve_app.domain.billing.price import NOTHING, made_by
+from serve_app.domain.billing.price import NOTHING, made_by, made_by_session
 from serve_app.domain.errors import RequestNotFound
 from serve_app.domain.executors.shadow import SHADOW_TENANT
 from serve_app.domain.lease import Ask, LeaseKey, LeaseTerms, Presence, Signal, lease_of
@@ -227,8 +227,9 @@ class QueueRows:
             outcome = Outcome()
         computed = request.state is State.SUCCEEDED and request.reuses is None
         at = request.finished_at or self._clock.now()
-        made = made_by(outcome, of_session=request.priority is Priority.REALTIME)
-        self.ledger.note(request.id, request, at, outcome.usage, made if computed else NOTHING)
+        made = made_by_session if request.priority is Priority.REALTIME else made_by
+        made_here = made(outcome) if computed else NOTHING
+        self.ledger.note(request.id, request, at, outcome.usage, made_here)
 
     def _has_started(self, request: Request) -> bool:
         """What it waits for runs."""

@@ -101,13 +101,19 @@ ONE_FRAME = Quantities(images=1, megapixels=1)
 """What a realtime session makes at least, as far as is known when it begins."""
 
 
-def made_by(outcome: Outcome, *, of_session: bool = False) -> Quantities:
+def made_by(outcome: Outcome) -> Quantities:
     """What an attempt that succeeded has made. Its units are seconds if it made other files than
-    images. ``of_session``: it held a realtime session."""
+    images."""
     images = [each for each in outcome.artifacts if each.media_type.startswith("image/")]
     seconds = outcome.usage.units if len(images) < len(outcome.artifacts) else 0.0
-    made = _made(images, seconds, outcome.usage.run_s)
-    return replace(made, requests=0) if of_session and FRAMES in (outcome.output or {}) else made
+    return _made(images, seconds, outcome.usage.run_s)
+
+
+def made_by_session(outcome: Outcome) -> Quantities:
+    """What a realtime session has made beside its frames, which are requests of their own. One of
+    an app has none, and is a request itself."""
+    made = made_by(outcome)
+    return replace(made, requests=0) if FRAMES in (outcome.output or {}) else made
 
 
 def _made(images: Sequence[Artifact], seconds: float, run_s: float) -> Quantities:

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.domain.artifact import Artifact, is_elsewhere
-from serve_app.domain.billing.price import NOTHING, made_by
+from serve_app.domain.billing.price import NOTHING, made_by, made_by_session
 from serve_app.domain.errors import (
     Expired,
     FieldProblem,
@@ -125,9 +125,8 @@ def billable_units(request: Request) -> dict[str, str]:
     if price is None or outcome is None:
         return {}
     computed = outcome.succeeded and request.reuses is None
-    of_session = request.priority is Priority.REALTIME
-    made = made_by(outcome, of_session=of_session) if computed else NOTHING
-    units = made.of(price.unit)
+    made = made_by_session if request.priority is Priority.REALTIME else made_by
+    units = (made(outcome) if computed else NOTHING).of(price.unit)
     return {"x-fal-billable-units": f"{units.normalize():f}"}
 
 

@@ -449,12 +449,8 @@ class QueueStats:
             self._healthy_since = self._clock.monotonic()
 
     async def refresh_starts(self, requests: Iterable[Request]) -> None:
-        """Read again what the estimated starts of these requests depend on.
-
-        What runs is read before the positions: a request that starts in between counts nowhere
-        rather than twice.
-        """
-        await self._refresh_replicas()
+        """Read again what the estimated starts of these requests depend on."""
+        await self._refresh_replicas()  # first: what starts in between counts nowhere, not twice
         await self._positions.read_at_once(requests)
 
     async def _refresh_replicas(self) -> None:
@@ -463,10 +459,7 @@ class QueueStats:
             LIVE_REPLICAS, {"starting_s": STARTING_TIMEOUT_S, "ready_s": READY_TIMEOUT_S}
         )
         present = [
-            (
-                Presence(id_, actor, pool, ReplicaStage(stage), detail, tuple(loading)),
-                slots,
-            )
+            (Presence(id_, actor, pool, ReplicaStage(stage), detail, tuple(loading)), slots)
             for id_, actor, pool, stage, detail, loading, slots in rows
         ]
         # What was noted while the statement ran is newer than its rows.
