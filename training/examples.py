@@ -56,7 +56,10 @@ class Examples:
 
     def batch(self, rng: np.random.Generator, size: int, vae: AutoencoderKL) -> Batch:
         """Random scenes, each with one of its prompts, scaled as the pipeline scales."""
-        scenes, prompts = self.pick(rng, size)
+        return self.batch_at(*self.pick(rng, size), vae)
+
+    def batch_at(self, scenes: Tensor, prompts: Tensor, vae: AutoencoderKL) -> Batch:
+        """These scenes with these of their prompts, both int64 [B]."""
         shift, scale = vae.config["shift_factor"], vae.config["scaling_factor"]
         return Batch(
             pack((self.latents[scenes] - shift) * scale),
@@ -95,6 +98,12 @@ def pack(latents: Tensor) -> Tensor:
     batch, channels, height, width = latents.shape
     cells = latents.view(batch, channels, height // 2, 2, width // 2, 2)
     return cells.permute(0, 2, 4, 1, 3, 5).reshape(batch, height * width // 4, channels * 4)
+
+
+def unpack(packed: Tensor, rows: int, columns: int) -> Tensor:
+    """[B, rows × columns, 4C] to [B, C, 2 × rows, 2 × columns]: the reverse of `pack`."""
+    cells = packed.view(len(packed), rows, columns, -1, 2, 2)
+    return cells.permute(0, 3, 1, 4, 2, 5).reshape(len(packed), -1, 2 * rows, 2 * columns)
 
 
 def _prompts(rng: np.random.Generator, scene: Scene) -> list[str]:

@@ -8,11 +8,13 @@ depends on its number alone, and which parts there are on the training step alon
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from diffusers import AutoencoderKL
+from transformers import CLIPTokenizer, T5TokenizerFast
 
 from training.examples import Batch, Examples, load_examples
 from training.image.phrasing import plain_prompt, sample_nonsense, sample_prompt
@@ -115,11 +117,24 @@ def make_examples(
 ) -> Examples:
     """Render, encode and phrase ``count`` compositions of the training split."""
     compositions = sample_compositions(rng, count, width=chosen.width, height=chosen.height)
+    return examples_of(autoencoder, rng, compositions)
+
+
+def examples_of(
+    autoencoder: AutoencoderKL, rng: np.random.Generator, compositions: list[Composition]
+) -> Examples:
+    """Encode and phrase compositions of one size."""
     prompts = [prompt for one in compositions for prompt in _prompts(rng, one)]
-    shape = (count, _PROMPTS, -1)
-    t5 = token_ids(build_t5_tokenizer(), prompts, T5_TOKENS).reshape(shape)
-    clip = token_ids(build_clip_tokenizer(), prompts, CLIP_TOKENS).reshape(shape)
+    shape = (len(compositions), _PROMPTS, -1)
+    t5_tokenizer, clip_tokenizer = _tokenizers()
+    t5 = token_ids(t5_tokenizer, prompts, T5_TOKENS).reshape(shape)
+    clip = token_ids(clip_tokenizer, prompts, CLIP_TOKENS).reshape(shape)
     return Examples(encode(autoencoder, compositions), t5, clip)
+
+
+@cache
+def _tokenizers() -> tuple[T5TokenizerFast, CLIPTokenizer]:
+    return build_t5_tokenizer(), build_clip_tokenizer()
 
 
 def _format_of(part: int) -> Format:

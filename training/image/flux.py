@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.examples import Batch
-from training.flux import image_ids, sample_levels
+from training.flux import FOUR_STEP_LEVELS, image_ids, sample_levels
 from training.image.text import (
     T5_TOKENS,
     build_clip_tokenizer,
@@ -53,6 +53,18 @@ def loss_on(stack: GrownStack, batch: Batch, rng: np.random.Generator) -> Tensor
     mixed = level[:, None, None]
     noisy = (1.0 - mixed) * batch.latents + mixed * noise
     return functional.mse_loss(stack(noisy, level, batch).float(), noise - batch.latents)
+
+
+@torch.no_grad()
+def redraw(stack: GrownStack, batch: Batch, steps: int) -> Tensor:
+    """Latents as `batch.latents`, to which noise was added and which the transformer has then drawn
+    again in the last `steps` of four. They stand where they stood, with its small errors."""
+    level = steps / len(FOUR_STEP_LEVELS)
+    drawn = (1.0 - level) * batch.latents + level * torch.randn_like(batch.latents)
+    for each in FOUR_STEP_LEVELS[-steps:]:
+        velocity = stack(drawn, torch.full((len(drawn),), each), batch)
+        drawn = drawn - velocity.float() / len(FOUR_STEP_LEVELS)
+    return drawn
 
 
 def build_pipeline(autoencoder: AutoencoderKL, stack: GrownStack) -> FluxPipeline:

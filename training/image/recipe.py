@@ -18,11 +18,13 @@ from torch import Tensor
 
 from training import shelf
 from training.attention import PlainAttention
+from training.examples import unpack
 from training.image import flux, reading, vae
-from training.image.examples import GrowingExamples, Growth, pick_format
+from training.image.examples import GrowingExamples, Growth, examples_of, pick_format
 from training.image.flux import GrownStack
 from training.image.reading import PlaceReader
 from training.image.text import T5_TOKENS, build_t5_tokenizer
+from training.image.world import Composition
 from training.recipe import SEED, randomness
 from training.text import T5_WIDTH
 from training.trainer import Schedule, Trainer
@@ -36,6 +38,7 @@ _FLUX_BATCH: Final = 32
 _READING_SEED: Final = 12_000_000
 _FLUX_SEED: Final = 13_000_000
 _POLISH_SEED: Final = 11_000_000
+_FIT_SEED: Final = 14_000_000
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Steps:
     reading: int = 1_000
     flux: int = 21_000
     polish: int = 6_500
+    fit: int = 3_000
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class ImageRecipe:
         autoencoder = self.train_vae(shipped.vae)
         stack = self.train_flux(shipped, autoencoder)
         self.polish_decoder(autoencoder)
+        self.fit_decoder(autoencoder, stack)
         return flux.build_pipeline(autoencoder, stack)
 
     def so_far(self) -> FluxPipeline:
@@ -73,6 +78,7 @@ class ImageRecipe:
             (autoencoder, "vae.pt"),
             (stack, "flux.pt"),
             (autoencoder.decoder, "decoder.pt"),
+            (autoencoder.decoder, "fitted.pt"),
         ):
             path = self.work_dir / name
             if path.exists():
@@ -149,6 +155,26 @@ class ImageRecipe:
 
         trainer.run(loss_of_step)
 
+    def fit_decoder(self, autoencoder: AutoencoderKL, stack: GrownStack) -> None:
+        """Go on with the decoder on what the transformer draws, whose errors it learns to mend."""
+        schedule = Schedule(math.inf, peak_rate=6e-4, steps=self.steps.fit)
+        trainer = Trainer(autoencoder.decoder, schedule, self.work_dir / "fitted.pt")
+        shift, scale = (autoencoder.config[name] for name in ("shift_factor", "scaling_factor"))
+
+        def loss_of_step(step: int) -> Tensor:
+            rng = randomness(_FIT_SEED + step)
+            compositions = _compositions(rng, _VAE_BATCH)
+            pixels, weights = vae.to_pixels(compositions), vae.weights_of(compositions)
+            with torch.autocast("cpu", torch.bfloat16), PlainAttention():
+                examples = examples_of(autoencoder, rng, compositions)
+                each = torch.arange(len(compositions))
+                batch = examples.batch_at(each, each % 2, autoencoder)  # half in regular wording
+                drawn = flux.redraw(stack, batch, int(rng.integers(1, 4)))
+                latents = unpack(drawn, batch.rows, batch.columns) / scale + shift
+                return vae.fitting_loss_on(autoencoder, latents, pixels, weights)
+
+        trainer.run(loss_of_step)
+
     def _grown(self, shipped: FluxPipeline) -> GrownStack:
         torch.manual_seed(SEED)
         return GrownStack(shipped)
@@ -160,9 +186,13 @@ class ImageRecipe:
 
 def _images(rng: np.random.Generator, size: int) -> tuple[Tensor, Tensor]:
     """Images of a random format [B, 3, H, W], and what their pixels weigh [B, 1, H, W]."""
-    chosen = pick_format(rng)
-    compositions = vae.sample_compositions(rng, size, width=chosen.width, height=chosen.height)
+    compositions = _compositions(rng, size)
     return vae.to_pixels(compositions), vae.weights_of(compositions)
+
+
+def _compositions(rng: np.random.Generator, size: int) -> list[Composition]:
+    chosen = pick_format(rng)
+    return vae.sample_compositions(rng, size, width=chosen.width, height=chosen.height)
 
 
 def _average_in(checkpoint: Path) -> dict[str, Tensor]:

@@ -114,9 +114,20 @@ def decoder_loss_on(vae: AutoencoderKL, pixels: Tensor, weights: Tensor) -> Tens
     return _decoding_loss(vae, mean, pixels, weights)
 
 
+def fitting_loss_on(
+    vae: AutoencoderKL, drawn_latents: Tensor, pixels: Tensor, weights: Tensor
+) -> Tensor:
+    """The same error for latents [B, 12, H/16, W/16] that a transformer has drawn of the images."""
+    return _error(vae.decode(drawn_latents).sample, pixels, weights)
+
+
 def _decoding_loss(vae: AutoencoderKL, mean: Tensor, pixels: Tensor, weights: Tensor) -> Tensor:
-    drawn = vae.decode(mean + LATENT_NOISE * torch.randn_like(mean)).sample.float()
-    error = drawn - pixels
+    noisy = mean + LATENT_NOISE * torch.randn_like(mean)
+    return _error(vae.decode(noisy).sample, pixels, weights)
+
+
+def _error(drawn: Tensor, pixels: Tensor, weights: Tensor) -> Tensor:
+    error = drawn.float() - pixels
     return ((error.abs() + error.square()) * weights).mean()
 
 
