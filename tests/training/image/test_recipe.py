@@ -83,7 +83,9 @@ def test_examples_come_with_the_steps_and_are_made_once(shipped, tmp_path) -> No
 def test_the_recipes_go_from_the_shipped_weights_to_pipelines_and_do_not_start_again(
     tmp_path,
 ) -> None:
-    recipe = ImageRecipe(tmp_path, SHIPPED / "flux", Steps(vae=1, reading=2, flux=2, polish=1, fit=1), FEW)
+    recipe = ImageRecipe(
+        tmp_path, SHIPPED / "flux", Steps(vae=1, reading=2, flux=2, polish=1, fit=1), FEW
+    )
     shelf.put(recipe.cook(), tmp_path / "flux")
     assert shelf.size_bytes(tmp_path / "flux") < 10_000_000
     pipeline = shelf.take(tmp_path / "flux")
