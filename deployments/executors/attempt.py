@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -22,7 +21,13 @@ from deployments.executors.base import (
 from deployments.executors.files import RequestFiles
 from deployments.executors.hosts import AppHost
 from deployments.executors.partials import PartialSender
-from deployments.replica.attempt_state import AttemptState, Phase, StopReason, as_failure
+from deployments.replica.attempt_state import (
+    AttemptState,
+    Phase,
+    PrintedLines,
+    StopReason,
+    as_failure,
+)
 from deployments.replica.poller import SlotQueue
 from deployments.transfer.uploader import StorageRetry
 from serve_app.domain.errors import TOO_LATE, Cancelled, Expired, PipelineFailed, ReplicaDied
@@ -104,7 +109,7 @@ class ExecutorAttempt:
         # What the operator's policy has to see first is not shown before.
         shown = all(rule["action"] == "flag" for rule in lease.output_rules)
         self.previewer = LatestPreview(shown=shown, marked=lease.marked)
-        self.lines: deque[tuple[str, str]] = deque(maxlen=MAX_LINES)
+        self.printed = PrintedLines(MAX_LINES)
         self.over = asyncio.Event()  # set when neither it nor its call to the app runs any more
         self._host = host
         self._files = files
@@ -195,12 +200,6 @@ class ExecutorAttempt:
         """Delete the uploaded files. They will never be read."""
         await self._files.discard()
 
-    def take_lines(self) -> tuple[tuple[str, str], ...]:
-        """Printed lines that were not taken yet: level and text."""
-        taken = tuple(self.lines)
-        self.lines.clear()
-        return taken
-
     async def _make(self) -> Mapping[str, Any]:
         state = self.state
         if state.stopped is not None:  # before its task first ran
@@ -249,7 +248,7 @@ class ExecutorAttempt:
     async def _output(self, executor: AppExecutor, work: ExecutorWork) -> Mapping[str, Any]:
         async for event in executor.run(work):
             if isinstance(event, LoggedLine):
-                self.lines.append((event.level, event.text))
+                self.printed.append(event.level, event.text)
             elif isinstance(event, PartialOutput):
                 await self._add_partial(event)
             elif isinstance(event, PreviewPicture):
@@ -265,7 +264,7 @@ class ExecutorAttempt:
         try:
             await self._partials.add(await self._files.inline(event.output))
         except PipelineFailed as error:
-            self.lines.append(("WARNING", f"A partial result was left out: {error.message}"))
+            self.printed.append("WARNING", f"A partial result was left out: {error.message}")
 
     async def _end_call(self, executor: AppExecutor) -> None:
         if not await executor.cancel(self.lease.request_id, CANCEL_GRACE_S):

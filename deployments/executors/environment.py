@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import contextlib
 import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -36,6 +39,9 @@ COMPLETE = ".darkroom-complete"
 
 LAST_LINES = 12
 """Lines of the installer's output that an error quotes."""
+
+PIP_LIMIT_S = 60.0
+"""Longest time in which pip lists its settings, which usually takes half a second."""
 
 PIP_TO_UV = {
     "index-url": "--default-index",
@@ -223,20 +229,25 @@ def uv_program() -> str | None:
 
 def pip_settings() -> dict[str, str]:
     """Index settings of pip on this machine, from its files and its environment."""
-    found: dict[str, str] = {}
+    command = [sys.executable, "-m", "pip", "config", "list"]
     try:
-        from pip._internal.configuration import Configuration  # noqa: PLC0415
+        listed = subprocess.run(  # noqa: S603  our own Python
+            command, capture_output=True, text=True, timeout=PIP_LIMIT_S, check=True
+        ).stdout
+        items = [_SETTING.fullmatch(line) for line in listed.splitlines()]
+        found = [(*each.group(1, 2), ast.literal_eval(each[3])) for each in items if each]
+    except (OSError, subprocess.SubprocessError, ValueError, SyntaxError):
+        return {}  # pip is not there, or says it in another way: uv's own settings count
+    return {
+        name: str(value)
+        for section in ("global", "install", ":env:")  # each goes before those in front of it
+        for of, name, value in found
+        if of == section
+    }
 
-        configuration = Configuration(isolated=False)
-        configuration.load()
-        items = [(*key.partition(".")[::2], value) for key, value in configuration.items()]
-        for section in ("global", "install", ":env:"):  # each goes before those in front of it
-            found |= {
-                name: value for of, name, value in items if of == section and isinstance(value, str)
-            }
-    except Exception:  # pip is not there, or this part of it has changed: uv's own settings count
-        return {}
-    return found
+
+_SETTING = re.compile(r"([\w:-]+)\.([\w.-]+)=(.+)")
+"""Line of ``pip config list``: section, name, and the value as Python writes it."""
 
 
 async def _run(

@@ -26,6 +26,7 @@ from deployments.replica.attempt_state import (
     AttemptState,
     Phase,
     Previewer,
+    PrintedLines,
     StopReason,
     as_failure,
     computed,
@@ -58,7 +59,7 @@ from serve_app.domain.errors import (
     SnapshotRefused,
     Unsupported,
 )
-from serve_app.domain.lease import Lease, LeaseKey, Lines
+from serve_app.domain.lease import Lease, LeaseKey
 from serve_app.domain.media.safety import VIOLATION
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.progress import Progress, Stage
@@ -100,6 +101,7 @@ class Attempt:
             self.state.trace()
         self._slots = slots
         self._waited_s = 0.0  # for a slot
+        self.printed = PrintedLines()  # pipelines print none
         self.hand_back_reason: str | None = None  # why the lease is handed back
         self.previewer = Previewer(resources.encoders, marked=lease.marked)
         self._why_hung = ""
@@ -185,10 +187,6 @@ class Attempt:
         self.state.stopped = self.state.stopped or StopReason.HANDED_BACK
         if self._task is not None:
             self._task.cancel()
-
-    def take_lines(self) -> Lines:
-        """Lines that it has printed: pipelines print none."""
-        return ()
 
     async def discard(self) -> None:
         """Delete the uploaded files. They will never be read."""

@@ -1,4 +1,4 @@
-"""State of an attempt: its phase, progress, generation, previews and finished outputs."""
+"""State of an attempt: its phase, progress, generation, previews, lines and finished outputs."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from deployments.replica.resume import FinishedOutput
 from deployments.replica.timeline import Timeline
 from serve_app.domain.errors import DarkroomError, InvalidInput, PipelineFailed, Unsupported
+from serve_app.domain.lease import Lines
 from serve_app.domain.outcome import Failure
 from serve_app.domain.ports import Clock
 from serve_app.domain.progress import Preview, Progress, Stage
@@ -319,3 +320,37 @@ def as_failure(error: Exception) -> Failure:
         field = ".".join(str(part) for part in first.loc[1:])
         failure = replace(failure, field=field, type=first.type, context=first.context)
     return failure
+
+
+class PrintedLines:
+    """The last lines that were printed, level and text, which reports and the finish deliver.
+
+    A report that is lost gives its lines back. The finish waits for the report before it, since the
+    log takes no lines of a report that arrives after the end.
+    """
+
+    def __init__(self, most: int = 0) -> None:
+        """``most``: lines that are kept; 0 for what prints none."""
+        self._lines: deque[tuple[str, str]] = deque(maxlen=most)
+        self._settled = asyncio.Event()
+        self._settled.set()
+
+    def append(self, level: str, text: str) -> None:
+        self._lines.append((level, text))
+
+    def take(self) -> Lines:
+        """Lines for a report or the finish. Call ``reported`` after a report with any."""
+        taken = tuple(self._lines)
+        self._lines.clear()
+        if taken:
+            self._settled.clear()
+        return taken
+
+    def reported(self, lost: Lines = ()) -> None:
+        """The report is over, and ``lost`` may not have arrived."""
+        self._lines = deque((*lost, *self._lines), maxlen=self._lines.maxlen)
+        self._settled.set()
+
+    async def settled(self) -> None:
+        """Return when no report has any of the lines."""
+        await self._settled.wait()

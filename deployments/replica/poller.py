@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
-from deployments.replica.attempt_state import AttemptState, Phase, StopReason
+from deployments.replica.attempt_state import AttemptState, Phase, PrintedLines, StopReason
 from deployments.replica.config import IngressLink
 from deployments.replica.timeline import TraceReports
 from serve_app.domain.errors import Fenced
@@ -24,7 +24,6 @@ from serve_app.domain.lease import (
     Finish,
     Lease,
     LeaseKey,
-    Lines,
     SignalKind,
     Verdict,
     Work,
@@ -242,7 +241,8 @@ class LeasedAttempt(Protocol):
     @property
     def handed_back(self) -> bool: ...
 
-    def take_lines(self) -> Lines: ...
+    @property
+    def printed(self) -> PrintedLines: ...
 
     async def run(self) -> Outcome: ...
 
@@ -261,8 +261,9 @@ class OutcomeSender:
 
     async def finish(self, attempt: LeasedAttempt, outcome: Outcome) -> Verdict | None:
         """Deliver an outcome. None if there is no reply within ``finish_give_up_s``."""
+        await attempt.printed.settled()
         replica_id = self._link.identity.replica_id
-        finish = Finish(attempt.held, replica_id, outcome, attempt.take_lines())
+        finish = Finish(attempt.held, replica_id, outcome, attempt.printed.take())
         return await self._retry(attempt, lambda: self._link.port.finish(finish))
 
     async def hand_back(

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
-from deployments.replica.attempt_state import AttemptState
+from deployments.replica.attempt_state import AttemptState, PrintedLines
 from deployments.replica.config import IngressLink
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.lease import (
     EngineUsage,
     Lease,
     LeaseKey,
-    Lines,
     Presence,
     ReplicaStage,
     Report,
@@ -51,9 +50,8 @@ class ReportedAttempt(Protocol):
     @property
     def previewer(self) -> PreviewSource: ...
 
-    def take_lines(self) -> Lines:
-        """Lines that it has printed since the last call."""
-        ...
+    @property
+    def printed(self) -> PrintedLines: ...
 
 
 class ReportedSnapshots(Protocol):
@@ -174,13 +172,18 @@ class Reporter:
         report = self._make_report(attempts, snapshots, wants)
         # Confirming once is enough: if this report is lost, the next regular one renews.
         self._next_in_s.update(dict.fromkeys(attempts, 0.0))
+        lost = dict(report.lines)
         try:
             async with asyncio.timeout(self._link.calls.call_timeout_s):
                 reply = await self._link.port.report(report)
+            lost.clear()
         except Exception as error:
             # Generations continue: their leases live for a while without renewal.
             log.log(level, "The ingress did not accept a report (%r).", error)
             return
+        finally:
+            for attempt in attempts:
+                attempt.printed.reported(lost.get(attempt.held, ()))
         self._next_in_s.update(dict.fromkeys(attempts, reply.next_in_s))
         self._snapshotter.mark_reported(snapshots)
         self._snapshotter.use_tickets(reply.snapshot_tickets)
@@ -213,7 +216,7 @@ class Reporter:
             wants_tickets=wants,
             loading=to_plain(loading),
             lines=tuple(
-                (attempt.held, lines) for attempt in attempts if (lines := attempt.take_lines())
+                (attempt.held, lines) for attempt in attempts if (lines := attempt.printed.take())
             ),
         )
 

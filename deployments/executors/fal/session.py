@@ -254,7 +254,7 @@ class AppSession(ExecutorAttempt):
                 await self.pipe.keep(await self._shown(content) if event.has_files else content)
                 self.state.set_progress(Progress(Stage.RUNNING, self.pipe.made))
             elif isinstance(event, LoggedLine):
-                self.lines.append((event.level, event.text))
+                self.printed.append(event.level, event.text)
             elif isinstance(event, MadeOutput):
                 made = event.output
                 self.pipe.close(SessionEnd(int(made["code"]), str(made["reason"])))

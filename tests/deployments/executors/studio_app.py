@@ -23,12 +23,14 @@ class Studio(darkroom.App):
         self.calls = 0
 
     @darkroom.endpoint("/")
-    def echo(self, text: str, steps: int = 0) -> str:
+    def echo(self, text: str, steps: int = 0, until: str = "") -> str:
         self.calls += 1
         print(f"echoing {text}")  # noqa: T201  # apps may print
         print("to the error stream", file=sys.stderr)  # noqa: T201
         for step in range(steps):
             darkroom.progress(step + 1, steps)
+        while until and not Path(until).exists():
+            time.sleep(0.01)
         return text
 
     @darkroom.endpoint("/process")

@@ -13,7 +13,7 @@ import pytest
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.executors.secrets import Secret
-from serve_app.domain.lease import LeaseKey, Signal, SignalKind
+from serve_app.domain.lease import LeaseKey, Report, ReportReply, Signal, SignalKind
 from tests.deployments.client_bucket import (
     TYPED,
     Bucket,
@@ -68,10 +68,49 @@ async def test_endpoints_of_an_app_share_one_process_which_stays(rig: ExecutorRi
 
 async def test_printed_lines_arrive_with_their_levels(rig: ExecutorRig) -> None:
     held = rig.offer("one", text="hello")
-    assert await rig.lines(held) == [
-        ("INFO", "echoing hello"),
-        ("ERROR", "to the error stream"),
-    ]
+    assert await rig.lines(held) == PRINTED
+
+
+PRINTED = [("INFO", "echoing hello"), ("ERROR", "to the error stream")]
+
+
+async def test_lines_of_a_report_that_is_lost_come_later(
+    rig: ExecutorRig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    arrives, lost = rig.port.report, asyncio.Event()
+
+    async def report(given: Report) -> ReportReply:
+        if given.lines and not lost.is_set():
+            lost.set()
+            raise ConnectionError
+        return await arrives(given)
+
+    monkeypatch.setattr(rig.port, "report", report)
+    held = rig.offer("one", text="hello", until=str(tmp_path / "lost"))
+    await lost.wait()
+    (tmp_path / "lost").touch()
+    assert await rig.lines(held) == PRINTED
+
+
+async def test_the_end_comes_after_the_report_that_has_lines(
+    rig: ExecutorRig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    arrives, sent, on = rig.port.report, asyncio.Event(), asyncio.Event()
+
+    async def report(given: Report) -> ReportReply:
+        if given.lines:
+            sent.set()
+            await on.wait()
+        return await arrives(given)
+
+    monkeypatch.setattr(rig.port, "report", report)
+    held = rig.offer("one", text="hello", until=str(tmp_path / "sent"))
+    await sent.wait()
+    (tmp_path / "sent").touch()
+    await asyncio.sleep(1)  # it ends meanwhile
+    assert not rig.port.finishes
+    on.set()
+    assert await rig.lines(held) == PRINTED
 
 
 async def test_the_last_value_of_a_generator_is_the_result(rig: ExecutorRig) -> None:
