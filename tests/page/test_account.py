@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from playwright.sync_api import BrowserContext, Page, Route, expect
@@ -56,11 +58,12 @@ def test_the_costs_are_those_of_the_chosen_time_whatever_answer_comes_last(
     held: list[Route] = []
 
     def answer(route: Route) -> None:
-        days = time.input_value()
-        if days == "90":
+        (start,) = parse_qs(urlsplit(route.request.url).query)["start"]
+        days = (datetime.now(UTC) - datetime.fromisoformat(start)).days
+        if days > 60:
             held.append(route)  # until the other choice was made
         else:
-            cost = {"currency": "USD", "cost": float(days)}
+            cost = {"currency": "USD", "cost": 7.0 if days < 10 else 30.0}
             route.fulfill(json={"results": [], "costs": [cost]})
 
     page.route("**/v1/usage?*", answer)
