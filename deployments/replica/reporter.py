@@ -172,18 +172,19 @@ class Reporter:
         report = self._make_report(attempts, snapshots, wants)
         # Confirming once is enough: if this report is lost, the next regular one renews.
         self._next_in_s.update(dict.fromkeys(attempts, 0.0))
-        lost = dict(report.lines)
+        printed = {attempt.held: attempt.printed for attempt in attempts}
+        arrived = False
         try:
             async with asyncio.timeout(self._link.calls.call_timeout_s):
                 reply = await self._link.port.report(report)
-            lost.clear()
+            arrived = True
         except Exception as error:
             # Generations continue: their leases live for a while without renewal.
             log.log(level, "The ingress did not accept a report (%r).", error)
             return
         finally:
-            for attempt in attempts:
-                attempt.printed.reported(lost.get(attempt.held, ()))
+            for held, lines in report.lines:  # those of others may be in another report
+                printed[held].reported(() if arrived else lines)
         self._next_in_s.update(dict.fromkeys(attempts, reply.next_in_s))
         self._snapshotter.mark_reported(snapshots)
         self._snapshotter.use_tickets(reply.snapshot_tickets)

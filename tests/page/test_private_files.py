@@ -79,6 +79,7 @@ def test_images_whose_urls_have_expired_are_shown_again_also_beyond_the_first_pa
         drawn = page.locator('.tile[data-place="180"] img')
         while not drawn.is_visible():  # the wheel may still be turning
             page.evaluate("scrollTo(0, 0.6 * document.documentElement.scrollHeight)")
+        expect(drawn).to_be_visible()
         expect(drawn).to_have_js_property("complete", value=True)
         drawn.evaluate("image => image.decode()")
         expect(page.get_by_text("This file is gone.")).to_have_count(0)

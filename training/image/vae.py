@@ -69,8 +69,8 @@ def weights_of(compositions: list[Composition]) -> Tensor:
             small = min(max(1.0, _USUAL_RADIUS / item.radius), _MOST_OF_SMALL)
             more = max(1.0, _USUAL_DISTANCE / distance) * small
             covered = cover_of(one, item)
-            weight += more * _OBJECT_WEIGHT * covered
-            weight += more * (_EDGE_WEIGHT * _edge(covered) + _POINT_WEIGHT * _thin(covered))
+            outline = _EDGE_WEIGHT * _edge(covered) + _POINT_WEIGHT * _thin(covered)
+            weight += more * (_OBJECT_WEIGHT * covered + outline)
         weighed.append(weight)
     return torch.from_numpy(np.stack(weighed))[:, None]
 
