@@ -52,6 +52,7 @@ class Product:
     output: Mapping[str, Any]
     files: Sequence[MediaFile] = ()
     units: float = 0.0  # see ``Usage.units``
+    share: float = 1.0  # see ``Usage.share``
 
 
 def demo_facts(endpoint: Endpoint, prompt: object) -> Mapping[str, Any]:

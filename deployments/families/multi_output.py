@@ -87,7 +87,9 @@ def merge(products: Sequence[Product], seeds: Sequence[int] | None) -> Product:
     if seeds is not None:
         output["seeds"] = list(seeds)
     files = [file for each in products for file in each.files]
-    return replace(first, output=output, files=files, units=sum(each.units for each in products))
+    units = sum(each.units for each in products)
+    share = sum(each.share for each in products) / len(products)
+    return replace(first, output=output, files=files, units=units, share=share)
 
 
 def _within(seed: int) -> int:

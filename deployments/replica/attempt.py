@@ -133,7 +133,7 @@ class Attempt:
             return Outcome(
                 output=made.output,
                 artifacts=made.artifacts,
-                usage=self._usage(product.units),
+                usage=replace(self._usage(product.units), share=product.share),
                 drafts=made.drafts,
             )
         except asyncio.CancelledError:

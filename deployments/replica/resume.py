@@ -47,6 +47,9 @@ FORMAT = 1
 MAX_BYTES = 256 * 2**20
 """Limit for finished files together: each snapshot contains them all, and is held in memory."""
 
+SHARE_DECIMALS = 6
+"""Of a share of steps that is billed."""
+
 
 @dataclass(frozen=True, slots=True)
 class FinishedOutput:
@@ -91,6 +94,7 @@ def _described(part: FinishedOutput) -> dict[str, Any]:
     return {
         "output": dict(product.output),
         "units": product.units,
+        "share": product.share,
         "steps": part.steps,
         "files": files,
     }
@@ -145,7 +149,8 @@ def _finished(
         was["key"]: file.ticket.key for was, file in zip(described["files"], files, strict=True)
     }
     output = _renamed(described["output"], keys)
-    return FinishedOutput(Product(output, files, described["units"]), described["steps"])
+    product = Product(output, files, described["units"], described.get("share", 1.0))
+    return FinishedOutput(product, described["steps"])
 
 
 def _renamed(value: Any, keys: Mapping[str, str]) -> Any:
@@ -232,8 +237,10 @@ class GenerationStart:
 
     def charged(self, product: Product) -> Product:
         """``product`` with the units of the steps that were computed after a draft."""
-        made = share_made(self.fork.draft.step, self.fork.draft.steps) if self.fork else 0.0
-        return replace(product, units=product.units * (1.0 - made))
+        if self.fork is None:
+            return product
+        draft = self.fork.draft
+        return _shared(product, 1.0 - share_made(draft.step, draft.steps))
 
     def refusal(self, error: ForkRefused | Unsupported) -> InvalidInput:
         """The error of the input field that asks for what is refused."""
@@ -319,8 +326,13 @@ class MadeDraft:
         }
         file = MediaFile(ticket, draft.to_bytes())
         output = {**product.output, DRAFTS: [facts]}
-        units = product.units * (share_made(draft.step, draft.steps) or 1.0)
-        return replace(product, output=output, files=[*product.files, file], units=units)
+        made = replace(product, output=output, files=[*product.files, file])
+        return _shared(made, share_made(draft.step, draft.steps) or 1.0)
+
+
+def _shared(product: Product, share: float) -> Product:
+    """``product`` of which only a share of the steps was computed."""
+    return replace(product, units=product.units * share, share=round(share, SHARE_DECIMALS))
 
 
 def media_tickets(tickets: Sequence[UploadTicket]) -> tuple[UploadTicket, ...]:

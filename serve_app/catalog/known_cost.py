@@ -8,13 +8,15 @@ from decimal import Decimal
 from typing import Any
 
 from serve_app.catalog.catalog import Catalog, CatalogEntry
+from serve_app.catalog.fields.fields import COUNT, SEEDS
 from serve_app.catalog.work import expected_quantities, length_of, requested_work
 from serve_app.domain.billing.price import Price, PriceUnit
 from serve_app.domain.executors.hosted import PROVIDERS
+from serve_app.domain.media.draft import DRAFT, FROM_DRAFT
 from serve_app.domain.workflows.definition import OPTION, Node, Workflow
 from serve_app.domain.workflows.references import INPUT, NotThere, resolve
 
-NUMBERS = frozenset({"num_images", "seeds"})
+NUMBERS = frozenset({COUNT, SEEDS})
 """Fields of an input that say how many images it makes."""
 
 
@@ -28,12 +30,14 @@ class KnownCost:
     unknown: str = ""
 
 
-def cost_of(entry: CatalogEntry, price: Price | None, input: Mapping[str, Any]) -> KnownCost:
-    """Cost of a request with this validated input."""
+def cost_of(
+    entry: CatalogEntry, price: Price | None, input: Mapping[str, Any], left: float = 1.0
+) -> KnownCost:
+    """Cost of a request with this validated input. ``left``: see ``expected_quantities``."""
     unknown = _unknown(entry, price, input)
     if unknown or price is None:
         return KnownCost(unknown=unknown)
-    return KnownCost(expected_quantities(input).cost(price), price.currency)
+    return KnownCost(expected_quantities(input, left).cost(price), price.currency)
 
 
 def _unknown(entry: CatalogEntry, price: Price | None, input: Mapping[str, Any]) -> str:
@@ -86,12 +90,16 @@ def _of_step(
         return KnownCost(unknown=f"there is no endpoint {node.app}")
     if price is None:
         return cost_of(entry, None, {})
-    if node.for_each is not None:
-        return KnownCost(unknown="it runs for each element of a list")
+    if node.for_each is not None or {DRAFT, FROM_DRAFT} & node.input.keys():
+        many = node.for_each is not None
+        said = "runs for each element of a list" if many else "makes drafts, or goes on from one"
+        return KnownCost(unknown=f"it {said}")
     if price.unit is PriceUnit.REQUEST:
         return KnownCost(price.amount, price.currency)
     given, later = _inputs(entry, node, input)
     if price.unit is PriceUnit.IMAGE and not NUMBERS & later:
+        if given.get(SEEDS) is not None and COUNT not in node.input:
+            given.pop(COUNT, None)  # the default; the step makes an image of each seed
         return cost_of(entry, price, given)
     return KnownCost(
         unknown=f"{node.app} costs by the {price.unit.replace('_', ' ')}, which is known when it "

@@ -10,9 +10,10 @@ from typing import Any
 
 from serve_app.domain.billing.price import Quantities, rounded_megapixels
 from serve_app.domain.endpoint import Endpoint, RequestedWork
-from serve_app.domain.media.draft import DRAFT
+from serve_app.domain.media.draft import DRAFT, step_of_draft
 
-FACTORS = ("num_inference_steps", "steps", "number_of_steps", "num_images", "seconds_total")
+STEPS = ("num_inference_steps", "steps", "number_of_steps")
+FACTORS = (*STEPS, "num_images", "seconds_total")
 
 USUAL_FRAME_RATE = 16
 """Frames a second of a video whose input has no field for it."""
@@ -43,15 +44,22 @@ def requested_work(input: Mapping[str, Any]) -> RequestedWork | None:
     return RequestedWork(width, height, max(1, int(_frames(input))), images)
 
 
-def expected_quantities(input: Mapping[str, Any]) -> Quantities:
+def expected_quantities(input: Mapping[str, Any], left: float = 1.0) -> Quantities:
     """What an input will make, before it runs, as far as its fields say: one image of a megapixel,
-    or one second, where they do not. The time on a GPU is not known here."""
-    images = int(_number(input.get("num_images"))) * _seeds(input)
-    seconds = length_of(input)
+    or one second, where they do not. The time on a GPU is not known here.
+
+    ``left``: share of the steps that are left after the draft from which it goes on.
+    """
+    outputs = _seeds(input) * _number_of_drafts(input)
+    images = int(_number(input.get("num_images"))) * outputs
+    share = Decimal(str(round(_share_of_draft(input) * left, 6)))
+    length = length_of(input)
+    seconds = Decimal(1 if length is None else str(round(length, 6)))
     return Quantities(
         images=images,
         megapixels=images * rounded_megapixels(_megapixels(input) * 1e6),
-        seconds=Decimal(1 if seconds is None else str(round(seconds, 6))),
+        seconds=seconds * outputs * share,
+        share=share,
     )
 
 
@@ -89,6 +97,24 @@ def _drafts(input: Mapping[str, Any]) -> float:
         return 1.0
     share = drafting.get("until") or max(0.05, 1 - drafting["noise"])
     return drafting["count"] * share
+
+
+def _number_of_drafts(input: Mapping[str, Any]) -> int:
+    """Previews that are made in place of each output; 1 without drafts."""
+    drafting = input.get(DRAFT)
+    return 1 if drafting is None else drafting["count"]
+
+
+def _share_of_draft(input: Mapping[str, Any]) -> float:
+    """Share of its steps that a draft makes. 1 without drafts, and where the input does not tell
+    their number: a draft never costs more than a whole output."""
+    until = (input.get(DRAFT) or {}).get("until")
+    given = next((found for name in STEPS if (found := _read(input.get(name)))), None)
+    if until is None or given is None:
+        return 1.0
+    strength = _read(input.get("strength")) or 1.0
+    steps = max(int(given * min(strength, 1.0)), 2)
+    return step_of_draft(until, steps) / steps
 
 
 def _megapixels(input: Mapping[str, Any]) -> float:

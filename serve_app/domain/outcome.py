@@ -40,6 +40,7 @@ class Usage:
     run_s: float = 0.0  # wall-clock seconds on the replica, from start to upload
     steps: int = 0  # denoiser steps done
     units: float = 0.0  # the endpoint's billing unit, such as megapixels for images
+    share: float = 1.0  # of the outputs' steps; less for drafts, and for what goes on from one
 
 
 @pickle_by_name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 
@@ -68,6 +69,24 @@ async def test_a_success_is_billed_by_the_unit_of_its_price(
     await ended(queue, images(SQUARE, (1920, 1080)), price=price)
     (line,) = await bill(queue)
     assert (line.price, line.billed, line.amount) == (price, Decimal(units), Decimal(units) * CENT)
+
+
+@pytest.mark.parametrize(
+    ("unit", "units"),
+    [(PriceUnit.IMAGE, "0.5"), (PriceUnit.MEGAPIXEL, "0.5"), (PriceUnit.REQUEST, "1")],
+)
+async def test_drafts_are_billed_by_their_share_of_the_steps(
+    queue: Queue, unit: PriceUnit, units: str
+) -> None:
+    previews = images(SQUARE, SQUARE)
+    drafted = replace(previews, usage=replace(previews.usage, share=0.25))
+    request_id = await ended(queue, drafted, price=Price(unit, CENT))
+    (line,) = await bill(queue)
+    assert (line.billed, line.amount) == (Decimal(units), Decimal(units) * CENT)
+    stored = await queue.get(TENANT, request_id)
+    assert stored is not None
+    assert stored.outcome is not None
+    assert stored.outcome.usage.share == 0.25
 
 
 async def test_videos_are_billed_by_their_seconds(queue: Queue) -> None:

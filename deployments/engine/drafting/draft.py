@@ -19,6 +19,7 @@ from deployments.engine.snapshot.call_log import Form
 from deployments.engine.snapshot.format import Origin
 from deployments.engine.snapshot.state import Tree
 from serve_app.domain.errors import ForkRefused
+from serve_app.domain.media.draft import step_of_draft
 
 FORMAT = 1
 
@@ -33,7 +34,7 @@ class DraftPoint:
 
     def step_of(self, steps: int) -> int:
         """Step of ``steps`` after which the share is reached."""
-        return min(max(1, round(self.share * steps)), max(1, steps - 1))
+        return step_of_draft(self.share, steps)
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,13 +75,14 @@ class Quantities:
     seconds: Decimal = Decimal(0)  # of video or audio
     gpu_seconds: Decimal = Decimal(0)
     requests: int = 1
+    share: Decimal = Decimal(1)  # of the images' steps that were computed for it
 
     def of(self, unit: PriceUnit) -> Decimal:
         """Quantity in ``unit``."""
         return Decimal(
             {
-                PriceUnit.IMAGE: self.images,
-                PriceUnit.MEGAPIXEL: self.megapixels,
+                PriceUnit.IMAGE: self.images * self.share,
+                PriceUnit.MEGAPIXEL: self.megapixels * self.share,
                 PriceUnit.SECOND: self.seconds,
                 PriceUnit.GPU_SECOND: self.gpu_seconds,
                 PriceUnit.REQUEST: self.requests,
@@ -106,7 +107,8 @@ def made_by(outcome: Outcome) -> Quantities:
     images."""
     images = [each for each in outcome.artifacts if each.media_type.startswith("image/")]
     seconds = outcome.usage.units if len(images) < len(outcome.artifacts) else 0.0
-    return _made(images, seconds, outcome.usage.run_s)
+    made = _made(images, seconds, outcome.usage.run_s)
+    return replace(made, share=_decimal(outcome.usage.share))
 
 
 def made_by_session(outcome: Outcome) -> Quantities:

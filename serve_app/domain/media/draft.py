@@ -88,6 +88,12 @@ class DraftBook(Protocol):
         ...
 
 
+def step_of_draft(share: float, steps: int) -> int:
+    """Step of ``steps`` after which a share of them is reached: not before the first, and before
+    the last."""
+    return min(max(1, round(share * steps)), max(1, steps - 1))
+
+
 def share_made(step: int, steps: int) -> float:
     """Share of its ``steps`` that a draft has made; 0 if these are unknown."""
     return step / steps if steps else 0.0

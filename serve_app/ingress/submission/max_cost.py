@@ -40,10 +40,16 @@ def parse_max_cost(value: bytes) -> MaxCost:
 
 
 def require_affordable(
-    services: Services, tenant: str, entry: CatalogEntry, input: Mapping[str, Any], most: MaxCost
+    services: Services,
+    tenant: str,
+    entry: CatalogEntry,
+    input: Mapping[str, Any],
+    most: MaxCost,
+    left: float = 1.0,
 ) -> None:
-    """Raise ``InvalidInput`` if the request would cost more than it may, or that is not known."""
-    refusal = refusal_of(known_cost(services, tenant, entry, input), most)
+    """Raise ``InvalidInput`` if the request would cost more than it may, or that is not known.
+    ``left``: see ``expected_quantities``."""
+    refusal = refusal_of(known_cost(services, tenant, entry, input, left), most)
     if refusal:
         raise _refused(f"allows {most}, and {refusal}")
 
@@ -58,11 +64,16 @@ def require_no_limit(headers: Mapping[str, str]) -> None:
 
 
 def known_cost(
-    services: Services, tenant: str, entry: CatalogEntry, input: Mapping[str, Any]
+    services: Services,
+    tenant: str,
+    entry: CatalogEntry,
+    input: Mapping[str, Any],
+    left: float = 1.0,
 ) -> KnownCost:
-    """What a request costs, of a workflow with all its steps."""
+    """What a request costs, of a workflow with all its steps. ``left``: see
+    ``expected_quantities``."""
     if entry.endpoint.family != FAMILY:
-        return cost_of(entry, services.price_of(entry), input)
+        return cost_of(entry, services.price_of(entry), input, left)
     catalog = services.catalog.of_tenant(tenant)
     prices = {
         app: services.price_of(found)

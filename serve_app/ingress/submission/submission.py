@@ -99,6 +99,7 @@ async def validate(
     entry = catalog.get(endpoint_id)
     require_requests(entry.endpoint)
     source = await draft_source(services, caller.tenant, entry, body, held=not only_estimated)
+    left = source.left if source else 1.0
     valid = catalog.validate(endpoint_id, body, source.input if source else None)
     valid = with_noise_seed(valid)
     given = await with_registered(services, caller.tenant, endpoint_id, valid.input)
@@ -110,7 +111,7 @@ async def validate(
     services.check_policy(caller.tenant, endpoint_id, valid.input)
     require_signable(services, caller.tenant, entry, valid.input)
     if options.max_cost is not None:
-        require_affordable(services, caller.tenant, entry, valid.input, options.max_cost)
+        require_affordable(services, caller.tenant, entry, valid.input, options.max_cost, left)
     reads_private = _any_string(valid.input, _names_private_file)
     if reads_private:
         await require_readable_inputs(services, caller.tenant, valid.input)
@@ -137,7 +138,7 @@ async def validate(
         priority=options.priority,
         start_within_s=options.start_within_s,
         end_within_s=options.end_within_s,
-        work=work_of(valid.input) * (source.left if source else 1),
+        work=work_of(valid.input) * left,
         alone=options.deterministic,
         previews=options.previews and services.config.models.previews,
         warnings=(*valid.warnings, *options.warnings, *fewer, *stays),
@@ -155,7 +156,7 @@ async def validate(
         draft_key=source.draft.key if source else None,
         key_id=options.key_id,
         price=price,
-        expected=NOTHING if price is None else expected_quantities(valid.input),
+        expected=NOTHING if price is None else expected_quantities(valid.input, left),
         fallback=fallback,
         steps_stay=entry.endpoint.family == FAMILY
         and (options.no_fallback or options.max_cost is not None),

@@ -20,7 +20,7 @@ _NAMED = """
         id uuid, attempt integer, nonce bigint, how text, message text, cause integer,
         outcome text, artifacts json, drafts json,
         run_s double precision, steps integer, units double precision,
-        images integer, megapixels integer, seconds numeric)
+        images integer, megapixels integer, seconds numeric, share numeric)
 """
 _NAMELESS = """
     SELECT id, attempt, lease_nonce AS nonce, %(how)s::text AS how,
@@ -28,7 +28,7 @@ _NAMELESS = """
            %(cause)s::integer AS cause, NULL::text AS outcome, NULL::json AS artifacts,
            NULL::json AS drafts,
            0::double precision AS run_s, 0 AS steps, 0::double precision AS units,
-           0 AS images, 0 AS megapixels, 0::numeric AS seconds
+           0 AS images, 0 AS megapixels, 0::numeric AS seconds, 1::numeric AS share
     FROM requests
 """
 _EXPIRED = f"""{_NAMELESS}
@@ -47,7 +47,7 @@ _OUT_OF_TIME = """
            %(cause)s::integer AS cause, %(outcome)s::text AS outcome, NULL::json AS artifacts,
            NULL::json AS drafts,
            0::double precision AS run_s, 0 AS steps, 0::double precision AS units,
-           0 AS images, 0 AS megapixels, 0::numeric AS seconds
+           0 AS images, 0 AS megapixels, 0::numeric AS seconds, 1::numeric AS share
     FROM requests
     WHERE state = 'running' AND end_by < now() - make_interval(secs => %(overtime_s)s)
     ORDER BY lease_until LIMIT 200
@@ -65,8 +65,8 @@ _STATEMENT = """
 WITH ending AS ({source}),
 held AS (
     SELECT r.id, e.attempt, e.how, e.message, e.cause, e.outcome AS own, e.artifacts, e.drafts,
-           e.run_s, e.steps, e.units, e.images, e.megapixels, e.seconds, r.cancel_requested,
-           r.confirmed,
+           e.run_s, e.steps, e.units, e.images, e.megapixels, e.seconds, e.share,
+           r.cancel_requested, r.confirmed,
            (e.how = 'retry' OR e.how = 'lost' AND r.confirmed)::integer AS failed,
            (e.how = 'stopped' OR e.how = 'lost' AND NOT r.confirmed)::integer AS missed,
            r.failures, r.unconfirmed, r.retries_left, r.pool AS ran_in, r.endpoint,
@@ -140,8 +140,8 @@ ended AS (
     RETURNING r.id, r.attempt, r.state, r.pool, r.tenant, r.endpoint, r.webhook_url, r.work,
               r.started_at, r.priority, r.failures, r.finished_at, r.events, j.how, j.message,
               j.failed, r.retries_left, j.final, j.says_itself, j.artifacts, j.drafts, j.run_s,
-              j.steps, j.units, j.images, j.megapixels, j.seconds, r.key_id, r.price, r.reserved,
-              r.leads, r.created_at, r.lease_nonce, j.ran_in, j.falls, j.resume_point,
+              j.steps, j.units, j.images, j.megapixels, j.seconds, j.share, r.key_id, r.price,
+              r.reserved, r.leads, r.created_at, r.lease_nonce, j.ran_in, j.falls, j.resume_point,
               j.charged_s,
               r.fell_back_to, r.fell_back_for, r.fallback,
               coalesce(r.trace, '') AS trace,

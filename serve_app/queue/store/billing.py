@@ -12,8 +12,8 @@ from serve_app.domain.request import Priority
 BILL_COLUMNS = "key_id, price, billed, amount, reserved, submitted_at"
 
 QUANTITY = """CASE price ->> 'unit'
-                WHEN 'image' THEN images
-                WHEN 'megapixel' THEN megapixels
+                WHEN 'image' THEN images * share
+                WHEN 'megapixel' THEN megapixels * share
                 WHEN 'second' THEN seconds
                 WHEN 'gpu_second' THEN run_s::numeric
                 ELSE 1 END"""

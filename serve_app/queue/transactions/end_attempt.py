@@ -255,6 +255,7 @@ def _row(end: AttemptEnd) -> Mapping[str, Any]:
         "images": made.images,
         "megapixels": made.megapixels,
         "seconds": str(made.seconds),
+        "share": str(made.share),
     }
 
 

@@ -173,7 +173,7 @@ FROM (
            %(state)s::text AS state, %(attempt)s::integer AS attempt,
            %(run_s)s::double precision AS run_s, %(steps)s::integer AS steps,
            %(units)s::double precision AS units, %(images)s::integer AS images,
-           %(megapixels)s::integer AS megapixels, 0 AS seconds,
+           %(megapixels)s::integer AS megapixels, 0 AS seconds, 1 AS share,
            -- A frame reserves nothing, and what it costs counts towards a budget at once.
            0 * r.reserved AS reserved
     FROM requests r WHERE r.id = %(session)s::uuid

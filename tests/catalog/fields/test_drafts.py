@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 
 from serve_app.catalog.catalog import Catalog, load
 from serve_app.catalog.fields.drafts import beneath, makes_drafts
-from serve_app.catalog.work import work_of
+from serve_app.catalog.work import expected_quantities, work_of
+from serve_app.domain.billing.price import PriceUnit
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import InvalidInput
 from serve_app.domain.media.draft import DRAFT_TYPE, StoredDraft
@@ -50,6 +52,36 @@ def test_each_draft_has_the_files_of_an_output_and_one_of_its_own(
     assert eight["draft"] == {"count": 8, "until": 0.25}
     assert types(eight) == (*types(one), DRAFT_TYPE) * 8
     assert work_of(eight) == pytest.approx(8 * 0.25 * work_of(one))
+
+
+@pytest.mark.parametrize(
+    ("endpoint_id", "fields", "share"),
+    [
+        (SDXL, {"num_inference_steps": 28}, "0.25"),
+        (SDXL, {"num_inference_steps": 10}, "0.2"),  # of ten steps, two are the nearest
+        (REDRAWN, {"num_inference_steps": 20, "strength": 0.5}, "0.2"),  # of ten steps, again
+        (SDXL, {"num_inference_steps": 28, "draft": {"count": 8, "noise": 0.5}}, "1"),
+    ],
+)
+def test_drafts_are_expected_to_cost_their_share_of_the_steps(
+    catalog: Catalog, endpoint_id: str, fields: dict[str, Any], share: str
+) -> None:
+    given = {"image_url": "https://example.com/a.png"} if endpoint_id == REDRAWN else {}
+    eight = checked(catalog, endpoint_id, **{"draft": {"count": 8}, **given, **fields})
+    made = expected_quantities(eight)
+    assert (made.images, made.of(PriceUnit.IMAGE)) == (8, 8 * Decimal(share))
+    assert made.of(PriceUnit.REQUEST) == 1
+
+
+def test_drafts_of_a_video_are_expected_to_take_the_seconds_of_their_steps(
+    catalog: Catalog,
+) -> None:
+    whole = checked(catalog, VIDEO, num_inference_steps=40)
+    four = checked(catalog, VIDEO, num_inference_steps=40, draft={"count": 4})
+    assert expected_quantities(four).seconds == expected_quantities(whole).seconds
+    assert (
+        expected_quantities(whole, left=0.75).seconds * 4 == expected_quantities(whole).seconds * 3
+    )
 
 
 def test_an_input_without_drafts_shows_none_of_their_fields(catalog: Catalog) -> None:

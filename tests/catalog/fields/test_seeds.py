@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from serve_app.catalog.catalog import Catalog, load
-from serve_app.catalog.work import work_of
+from serve_app.catalog.work import expected_quantities, work_of
 from serve_app.domain.errors import InvalidInput
 
 SCHNELL, SDXL = "fal-ai/flux/schnell", "fal-ai/fast-sdxl"
@@ -33,6 +33,9 @@ def test_as_many_files_are_made_as_there_are_seeds(catalog: Catalog, endpoint_id
     assert four["seeds"] == FOUR
     assert types(four) == types(one) * 4
     assert work_of(four) == pytest.approx(4 * work_of(one))
+    made, each = expected_quantities(four), expected_quantities(one)
+    assert made.images == 4 * each.images
+    assert made.seconds == (4 if endpoint_id in (VIDEO, AUDIO) else 1) * each.seconds
 
 
 def test_a_count_that_agrees_may_be_given(catalog: Catalog) -> None:

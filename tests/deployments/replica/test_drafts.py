@@ -266,6 +266,7 @@ async def test_units_are_those_of_the_steps_that_were_computed(make_rig: MakeRig
     whole = await ended(rig, leased(rig, "whole", FLUX, alone=True, seed=7, **LONG[FLUX]))
     assert drafted.usage.units == pytest.approx(whole.usage.units / 4)
     assert drafted.usage.units + forked.usage.units == pytest.approx(whole.usage.units)
+    assert (drafted.usage.share, forked.usage.share, whole.usage.share) == (0.25, 0.75, 1.0)
 
 
 async def test_progress_counts_the_steps_of_the_drafts(make_rig: MakeRig) -> None:

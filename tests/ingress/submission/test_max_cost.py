@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -90,6 +91,46 @@ async def test_a_workflow_costs_the_sum_of_its_steps(unit: str, value: str, sent
         await client.post("/v1/workflows", json=POSTER)
         path = "/queue/workflows/default/poster"
         answer = await client.post(path, json={"idea": "a fox"}, headers={HEADER: value})
+    assert (answer.status_code, sentence in answer.text) == (422 if sentence else 200, True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "value", "sentence"),
+    [
+        ({"seeds": [1, 2, 3, 4]}, "0.20", ""),  # four images, and one of the second step
+        ({"seeds": [1, 2, 3, 4]}, "0.19", "this request costs 0.2 EUR"),
+        ({"draft": {"count": 2}}, "9", "its step `draw`: it makes drafts, or goes on from one"),
+    ],
+)
+async def test_the_seeds_of_a_step_are_counted(
+    fields: dict[str, Any], value: str, sentence: str
+) -> None:
+    price = {"unit": "image", "amount": "0.04", "currency": "EUR"}
+    poster = copy.deepcopy(dict(POSTER))
+    step = poster["contents"]["nodes"]["draw"]
+    step["input"] = {"prompt": "$input.idea", **fields}
+    prices = {"test/images": price, PROBE: price}
+    async with house_with(replica=False, prices=prices) as house, house.client() as client:
+        await client.post("/v1/workflows", json=poster)
+        path = "/queue/workflows/default/poster"
+        answer = await client.post(path, json={"idea": "a fox"}, headers={HEADER: value})
+    assert (answer.status_code, sentence in answer.text) == (422 if sentence else 200, True)
+
+
+@pytest.mark.parametrize(
+    ("draft", "steps", "value", "sentence"),
+    [
+        ({"count": 16, "until": 0.25}, 12, "0.16", ""),  # 16 images of 3 of 12 steps
+        ({"count": 16, "until": 0.25}, 12, "0.15", "this request costs 0.16"),
+        ({"count": 2, "noise": 0.5}, 12, "0.07", "this request costs 0.08 EUR"),
+    ],
+)
+async def test_drafts_cost_their_share_of_the_steps(
+    draft: dict[str, Any], steps: int, value: str, sentence: str
+) -> None:
+    body = {"prompt": "a dog", "draft": draft, "num_inference_steps": steps}
+    async with built(**priced("image")) as house, house.client() as client:
+        answer = await client.post(f"/queue/{FLUX}", json=body, headers={HEADER: value})
     assert (answer.status_code, sentence in answer.text) == (422 if sentence else 200, True)
 
 
