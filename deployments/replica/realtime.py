@@ -82,7 +82,12 @@ class ReplicaSession(Attempt):
         self._activity.set()
 
     def stop(self, why: StopReason) -> None:
-        super().stop(why)
+        """End the attempt soon. One that is cancelled ends as if its client had left: its frames
+        were delivered, and its time is billed with them."""
+        if why is StopReason.CANCELLED and self._opened.is_set():
+            self.end()
+        else:
+            super().stop(why)
         if self._frame_attempt is not None:
             self._frame_attempt.stop(StopReason.CANCELLED)
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from serve_app.domain.artifact import StoredFiles, UploadTicket
 from serve_app.domain.batches.batch import BatchBook
 from serve_app.domain.billing.budgets import BudgetWarnings
+from serve_app.domain.billing.price import Price
 from serve_app.domain.billing.report import CostBook
 from serve_app.domain.executors.fallback import Fallbacks
 from serve_app.domain.executors.hosted import HostedCall, NewCall
@@ -412,6 +413,11 @@ class Queue(LeasePort, Protocol):
     ) -> None:
         """Record the usage of a realtime session's frame, whose id is ``request_id``. Idempotent:
         repeated calls count it once."""
+        ...
+
+    async def exceeds_budget(self, tenant: str, price: Price) -> bool:
+        """Return True if the tenant's budget in the currency of ``price`` stops requests, and what
+        was spent and reserved now exceeds it."""
         ...
 
     async def delete(

@@ -171,6 +171,7 @@ class PostgresQueue:
         self.delete = parts.removal.delete
         sessions = RealtimeSessions(database, state.charges, limits, parts.metrics)
         self.open_sessions = sessions.open_sessions
+        self.exceeds_budget = sessions.exceeds_budget
         self.record_frame = sessions.record_frame
         self.demand = state.stats.demand
         self.operations = parts.operations

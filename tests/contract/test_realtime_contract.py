@@ -4,11 +4,16 @@ PostgreSQL.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from decimal import Decimal
+
 import psycopg
 
+from serve_app.domain.billing.price import ONE_FRAME, Price, PriceUnit
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import Priority, State
+from serve_app.settings import BudgetConfig, TenantLimits
 from tests.contract.queues import Make
 from tests.contract.test_fairness_contract import CALM
 from tests.fakes.queue import FakeQueue
@@ -69,6 +74,19 @@ async def test_a_frame_is_counted_once(make: Make, at: str | None) -> None:
         await queue.record_frame(lease.held, frame, State.SUCCEEDED, usage)
     await queue.finish(done(lease.held, Outcome(output={"frames": 1})))
     assert (await counted(queue, at))[before:] == [frame, lease.request_id]
+
+
+async def test_frames_exceed_a_budget_when_the_next_one_is_not_covered(make: Make) -> None:
+    price = Price(PriceUnit.IMAGE, Decimal("0.02"), "EUR")
+    budget = BudgetConfig(amount=Decimal("0.05"), currency="EUR")
+    queue = await make(replace(CALM, tenants={TENANT: TenantLimits(budget=budget)}))
+    session = await session_of(queue, price=price, expected=ONE_FRAME)
+    usage = Usage(run_s=0.5, steps=4, units=1.0)
+    for exceeded in (False, True):  # 0.04 and 0.06, with the frame that the session has reserved
+        await queue.record_frame(session.held, new_id(), State.SUCCEEDED, usage)
+        assert await queue.exceeds_budget(TENANT, price) is exceeded
+    assert not await queue.exceeds_budget("bob", price)
+    assert not await queue.exceeds_budget(TENANT, replace(price, currency="USD"))
 
 
 async def test_how_long_a_session_stays_says_nothing_about_other_requests(make: Make) -> None:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from serve_app.domain.artifact import is_elsewhere
-from serve_app.domain.billing.price import NOTHING, made_by_frame
+from serve_app.domain.billing.price import NOTHING, Price, made_by_frame
 from serve_app.domain.errors import NotFound, Overloaded, TooLarge
 from serve_app.domain.lease import Demand, LeaseKey, ReplicaStage
 from serve_app.domain.operations import Actor
@@ -223,6 +223,13 @@ class ClientSide(QueueRows):
             and each.state in (State.QUEUED, State.RUNNING)
             for each in self._requests()
         )
+
+    async def exceeds_budget(self, tenant: str, price: Price) -> bool:
+        quota = self._limits.quota_of(tenant)
+        budget = quota and quota.budget
+        if budget is None or not budget.stop or budget.currency != price.currency:
+            return False
+        return self._spent(tenant) > budget.amount
 
     async def record_frame(
         self, session: LeaseKey, request_id: str, state: State, usage: Usage

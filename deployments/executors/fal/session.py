@@ -28,7 +28,7 @@ from deployments.executors.files import RequestFiles
 from deployments.executors.hosts import AppHost
 from deployments.executors.partials import PartialSender
 from deployments.executors.places import objects_with, replaced
-from deployments.replica.attempt_state import as_failure
+from deployments.replica.attempt_state import StopReason, as_failure
 from deployments.replica.poller import LeasedAttempts, SlotQueue
 from serve_app.domain.errors import DarkroomError, Fenced, ReplicaDied
 from serve_app.domain.lease import Lease, LeaseKey
@@ -50,8 +50,10 @@ MAX_WAITING, MAX_WAITING_BYTES = 16, 16 * 2**20
 SILENCE_S = 30.0
 """Time without a call after which the ingress, with its client, is gone."""
 
-BROKEN = 1011
-"""Close code of RFC 6455 for a session that failed."""
+NORMAL, BROKEN = 1000, 1011
+"""Close codes of RFC 6455 for a session that ended and for one that failed."""
+
+CANCELLED = "The session was cancelled."
 
 Content = bytes | str
 
@@ -148,6 +150,11 @@ class MessagePipe:
             await self._until(lambda: self._left, left_s)
 
     @property
+    def is_open(self) -> bool:
+        """True from the moment that the app can be told something."""
+        return self._tell is not None
+
+    @property
     def _is_over(self) -> bool:
         return self._left or self._end is not None
 
@@ -209,6 +216,15 @@ class AppSession(ExecutorAttempt):
         super().__init__(lease, host, files, partials, source, clock, slots, on_slot_free)
         rules = AppSessionRules.of(lease.endpoint) or AppSessionRules()
         self.pipe = MessagePipe(rules, clock)
+
+    def stop(self, why: StopReason) -> None:
+        """End the attempt soon. One that is cancelled ends as if its client had left: what the app
+        has made was delivered, and is billed."""
+        if why is StopReason.CANCELLED and self.pipe.is_open:
+            self.pipe.close(SessionEnd(NORMAL, CANCELLED))
+            self.pipe.leave()
+        else:
+            super().stop(why)
 
     async def send(self, content: Content) -> None:
         """Give a message of the client to the app. ``InvalidInput``: a file that it names cannot be

@@ -68,6 +68,8 @@ class AppFrame:
 class AppSocketSession(RealtimeSession):
     """Realtime session of an endpoint whose app has a websocket of its own."""
 
+    _pays_by_frame = False
+
     def __init__(
         self,
         services: Services,

@@ -12,7 +12,9 @@ from typing import Any, Protocol, TypeVar
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import (
+    BudgetExhausted,
     DarkroomError,
+    DatabaseUnavailable,
     Fenced,
     InvalidInput,
     Overloaded,
@@ -29,6 +31,7 @@ from serve_app.ingress.services.services import Services
 from serve_app.ingress.services.session_limit import too_many_sessions, wait_for_room
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.registered import with_registered
+from serve_app.tenants.scopes import SUBMIT
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +55,14 @@ session."""
 
 MAX_WARNINGS = 20
 
+CHECK_S = 5.0
+"""Interval in seconds at which an open session looks whether it may go on."""
+
+OVER_BUDGET = (
+    "User is locked. Reason: Exhausted balance. The budget of this tenant is used up, so the "
+    "session has ended. Connect again in the next period, or ask the operator to raise the budget."
+)
+
 
 R = TypeVar("R")
 
@@ -70,6 +81,8 @@ class Socket(Protocol):
 
 class RealtimeSession:
     """Realtime session. Call ``run`` once. ``new``: the request whose lease the session holds."""
+
+    _pays_by_frame = True  # else once, for the whole session
 
     def __init__(
         self,
@@ -103,7 +116,7 @@ class RealtimeSession:
         try:
             await asyncio.shield(storing)
             await self._check_limit(limit)
-            return await first(self._read(), self._draw(), self._watch())
+            return await first(self._read(), self._draw(), self._watch(), self._may_go_on())
         except Overloaded:
             raise
         except DarkroomError as error:
@@ -214,6 +227,28 @@ class RealtimeSession:
                 return _orphaned(request)
             request = await queue.changed(new.tenant, new.id, CHANGE_WAIT_S, since=request)
         return _ended(request)
+
+    async def _may_go_on(self) -> Close:
+        """Wait until the session is not allowed any more: its key was revoked or has lost the
+        endpoint, its tenant was disabled, or the budget for its frames is used up."""
+        while True:
+            await asyncio.sleep(CHECK_S)
+            try:
+                await self._require_allowed()
+            except DatabaseUnavailable:
+                continue
+            except DarkroomError as error:
+                return messages.closing(error)
+
+    async def _require_allowed(self) -> None:
+        new = self._new
+        if new.key_id:
+            caller = await self._services.identity.keys.identity_of(new.key_id)
+            caller.require(SUBMIT)
+            caller.require_endpoint(new.endpoint)
+        price = new.price if self._pays_by_frame else None
+        if price is not None and await self._services.queue.exceeds_budget(new.tenant, price):
+            raise BudgetExhausted(OVER_BUDGET)
 
     async def _end(self, storing: asyncio.Task[Request]) -> None:
         """Release the lease through the replica, or if it does not respond, through the queue."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+from decimal import Decimal
 
 import httpx
 import msgpack
 import pytest
 
 from serve_app.domain.request import State
+from serve_app.ingress.realtime import session
 from serve_app.queue.store.config import QueueLimits
+from serve_app.settings import BudgetConfig, TenantLimits
 from tests.deployments.waiting import until
 from tests.ingress.house import House, built
 from tests.ingress.socket import connected
@@ -211,6 +214,56 @@ async def test_cancelling_a_sessions_request_ends_it(house: House) -> None:
         await house.queue.cancel("default", session.id)
         assert "cancelled" in (await client.hear())["reason"]
         assert await client.end() == 1000
+
+
+@pytest.fixture
+def checked_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "CHECK_S", 0.05)
+
+
+@pytest.mark.usefixtures("checked_soon")
+async def test_a_session_ends_when_its_key_is_revoked(house: House) -> None:
+    async with connected(house) as client:
+        client.send(echo=1)
+        await client.hear()
+        assert await house.keys.revoke(house.key.partition(":")[0])
+        said = await client.hear()
+        assert (said["error"], said["reason"]) == (
+            "Unauthorized",
+            "The API key of this token is no longer valid.",
+        )
+        assert await client.end() == 1008
+
+
+@pytest.mark.usefixtures("checked_soon")
+async def test_a_session_ends_when_its_tenant_is_disabled(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    key = str(await house.keys.create("cat"))
+    async with connected(house, key=key) as opened:
+        opened.send(echo=1)
+        await opened.hear()
+        answer = await client.put("/v1/tenants/cat/disable", json={})
+        assert answer.status_code == 200, answer.text
+        assert "The tenant cat is disabled." in (await opened.hear())["reason"]
+        assert await opened.end() == 1008
+
+
+@pytest.mark.usefixtures("checked_soon")
+async def test_a_session_ends_when_the_budget_for_its_frames_is_used_up() -> None:
+    budget = BudgetConfig(amount=Decimal("0.05"), currency="EUR")
+    limits = QueueLimits(tenants={"default": TenantLimits(budget=budget)})
+    price = {"unit": "image", "amount": "0.02", "currency": "EUR"}
+    async with built(limits=limits, prices={"test/probe": price}) as house:
+        async with connected(house) as client:
+            client.send(echo=1)
+            assert (await client.hear())["echo"] == 1
+            with pytest.raises(TimeoutError):  # with the frame that may come, 0.04 are spent
+                await client.hear(within_s=0.3)
+            client.send(echo=2)
+            assert (await client.hear())["echo"] == 2
+            assert "Exhausted balance" in (await client.hear())["reason"]
+            assert await client.end() == 1008
 
 
 async def test_sessions_count_against_the_limits_of_their_tenant() -> None:
