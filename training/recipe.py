@@ -19,6 +19,7 @@ from torch import Tensor
 from training import flux, reading, vae
 from training.examples import Examples, load_examples, make_examples
 from training.flux import FluxStack, build_pipeline
+from training.precision import autocast
 from training.reading import Reader
 from training.text import T5_TOKENS, T5_WIDTH, build_t5_tokenizer
 from training.trainer import Schedule, Trainer
@@ -94,7 +95,7 @@ class Recipe:
 
         def loss_of_step(step: int) -> Tensor:
             pixels, weights = vae.sample_batch(randomness(step), _VAE_BATCH)
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast():
                 return vae.loss_on(model, pixels, weights)
 
         trainer.run(loss_of_step)
@@ -148,7 +149,7 @@ class Recipe:
             pixels, weights = vae.sample_batch(
                 rng, _VAE_BATCH, width=chosen.width, height=chosen.height
             )
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast():
                 return vae.decoder_loss_on(autoencoder, pixels, weights)
 
         trainer.run(loss_of_step)

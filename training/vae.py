@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from training.palette import BACKGROUND_COLOURS, OBJECT_COLOURS
+from training.precision import autocast
 from training.world import SIDE, Scene, masks, render_array, sample_scene
 
 LATENT_CHANNELS: Final = 12
@@ -127,7 +128,7 @@ def _decoding_loss(vae: AutoencoderKL, mean: Tensor, pixels: Tensor, weights: Te
 def encode(vae: AutoencoderKL, scenes: list[Scene], *, batch: int = 32) -> Tensor:
     """The scenes' mean latents before scaling: float32 [N, 12, H/16, W/16]."""
     parts = [scenes[i : i + batch] for i in range(0, len(scenes), batch)]
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         return torch.cat([vae.encode(to_pixels(part)).latent_dist.mean.float() for part in parts])
 
 

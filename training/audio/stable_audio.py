@@ -24,6 +24,7 @@ from transformers import T5TokenizerFast as T5Tokenizer
 from training.audio.phrasing import known_words
 from training.audio.vae import HOP, LATENT_CHANNELS
 from training.audio.world import SAMPLES, SECONDS
+from training.precision import autocast
 from training.text import T5_WIDTH, build_t5_encoder, build_word_tokenizer
 
 TOKENS: Final = 24
@@ -160,7 +161,7 @@ def loss_on(stack: AudioStack, batch: Batch, rng: np.random.Generator) -> Tensor
     noise = torch.randn_like(clean)
     noisy = (clean + sigma[:, None, None] * noise) / scale
     # Flash attention's way back is the slower one here.
-    with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+    with autocast(), sdpa_kernel(SDPBackend.MATH):
         made = stack(noisy, sigma, text * spoken[:, None, None], time)
     velocity = (noise - sigma[:, None, None] * clean) / scale
     return functional.mse_loss(made.float(), velocity)

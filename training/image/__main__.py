@@ -3,7 +3,7 @@
     python -m training.image --work-dir FOLDER                  # goes on where it stopped
     python -m training.image --work-dir FOLDER --out PIPELINE   # and writes the trained pipeline
     python -m training.image --work-dir FOLDER --polish         # beside it, once examples are there
-    python -m training.image --work-dir FOLDER --model sdxl     # after Flux, in the same folder
+    python -m training.image --work-dir FOLDER --model sdxl     # once Flux is written
     python -m training.image --work-dir FOLDER --exam 300 --sheet sheet.png
     python -m training.image --pipeline PIPELINE --exam 300     # of what was written
 
@@ -67,8 +67,7 @@ def main() -> None:
         examine(shelf.take(arguments.pipeline), arguments)
         return
     arguments.work_dir.mkdir(parents=True, exist_ok=True)
-    make = SdxlImageRecipe if arguments.model == "sdxl" else ImageRecipe
-    recipe = make(arguments.work_dir, arguments.start or SHIPPED / arguments.model)
+    recipe = _recipe(arguments)
     if arguments.exam:
         examine(recipe.so_far(), arguments)
         return
@@ -98,6 +97,13 @@ def examine(pipeline: Pipeline, arguments: argparse.Namespace) -> None:
             exam.contact_sheet(answers[:100]).save(arguments.sheet)
 
 
+def _recipe(arguments: argparse.Namespace) -> ImageRecipe | SdxlImageRecipe:
+    start = arguments.start or SHIPPED / arguments.model
+    if arguments.model == "flux":
+        return ImageRecipe(arguments.work_dir, start)
+    return SdxlImageRecipe(arguments.work_dir, start, arguments.flux)
+
+
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     where = parser.add_mutually_exclusive_group(required=True)
@@ -105,6 +111,12 @@ def _parse() -> argparse.Namespace:
     where.add_argument("--pipeline", type=Path, help="examine this pipeline instead; with --exam")
     parser.add_argument("--model", choices=("flux", "sdxl"), default="flux")
     parser.add_argument("--start", type=Path, help="the pipeline it goes on from: the shipped one")
+    parser.add_argument(
+        "--flux",
+        type=Path,
+        default=SHIPPED / "flux",
+        help="the Flux pipeline whose autoencoder SDXL takes: the shipped one",
+    )
     parser.add_argument("--out", type=Path, help="where to write the trained pipeline")
     parser.add_argument("--polish", action="store_true", help="only polish Flux's decoder")
     parser.add_argument("--threads", type=int, default=1)

@@ -25,6 +25,7 @@ from training.image.flux import GrownStack
 from training.image.reading import PlaceReader
 from training.image.text import T5_TOKENS, build_t5_tokenizer
 from training.image.world import Composition
+from training.precision import autocast
 from training.recipe import SEED, randomness
 from training.text import T5_WIDTH
 from training.trainer import Schedule, Trainer
@@ -94,7 +95,7 @@ class ImageRecipe:
         trainer = Trainer(autoencoder, schedule, self.work_dir / "vae.pt")
 
         def loss_of_step(step: int) -> Tensor:
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast():
                 return vae.loss_on(autoencoder, *_images(randomness(step), _VAE_BATCH))
 
         trainer.run(loss_of_step)
@@ -123,7 +124,7 @@ class ImageRecipe:
             rng = randomness(_FLUX_SEED + step)
             batch = examples.batch(rng, _FLUX_BATCH, step)
             # Each takes a quarter off a step.
-            with torch.autocast("cpu", torch.bfloat16), PlainAttention():
+            with autocast(), PlainAttention():
                 return flux.loss_on(stack, batch, rng)
 
         trainer.run(loss_of_step)
@@ -150,7 +151,7 @@ class ImageRecipe:
 
         def loss_of_step(step: int) -> Tensor:
             images = _images(randomness(_POLISH_SEED + step), _VAE_BATCH)
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast():
                 return vae.decoder_loss_on(autoencoder, *images)
 
         trainer.run(loss_of_step)
@@ -165,7 +166,7 @@ class ImageRecipe:
             rng = randomness(_FIT_SEED + step)
             compositions = _compositions(rng, _VAE_BATCH)
             pixels, weights = vae.to_pixels(compositions), vae.weights_of(compositions)
-            with torch.autocast("cpu", torch.bfloat16), PlainAttention():
+            with autocast(), PlainAttention():
                 examples = examples_of(autoencoder, rng, compositions)
                 each = torch.arange(len(compositions))
                 batch = examples.batch_at(each, each % 2, autoencoder)  # half in regular wording

@@ -1,6 +1,6 @@
-"""From the autoencoder and the examples of `training.image.recipe` to an SDXL pipeline.
+"""From the autoencoder of a trained Flux pipeline to an SDXL pipeline.
 
-It goes on from the shipped UNet and text encoders, as that recipe does from the shipped Flux.
+It goes on from the shipped UNet and text encoders, as Flux's recipe does from the shipped Flux.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ from training.recipe import SEED, randomness
 from training.sdxl import Scale, SdxlStack
 from training.text import CLIP_TOKENS
 from training.trainer import Schedule, Trainer
-from training.vae import build_vae, pin_posterior
 
-_BATCH: Final = 32
+_BATCH: Final = 16
 _READING_BATCH: Final = 128
 _READING_SEED: Final = 14_000_000
 _SEED: Final = 15_000_000
@@ -39,16 +38,17 @@ class SdxlSteps:
     """How many each stage has. The defaults take a night on two cores."""
 
     reading: int = 2_000
-    sdxl: int = 30_000
+    sdxl: int = 20_000
 
 
 @dataclass(frozen=True)
 class SdxlImageRecipe:
-    """Trains in `work_dir`, where the Flux recipe has trained its autoencoder; `start` is the
-    folder of the SDXL pipeline that it goes on from."""
+    """Trains in `work_dir`. `start` is the folder of the SDXL pipeline that it goes on from, and
+    `flux` that of the Flux pipeline whose autoencoder and examples it takes."""
 
     work_dir: Path
     start: Path
+    flux: Path
     steps: SdxlSteps = field(default_factory=SdxlSteps)
     growth: Growth = field(default_factory=Growth)
 
@@ -86,7 +86,13 @@ class SdxlImageRecipe:
         autoencoder = self._autoencoder()
         examples = GrowingExamples(autoencoder, self.work_dir, self.growth)
         scale, noise = sdxl.scale_of(examples.first_part().latents), sdxl.Noise()
-        schedule = Schedule(math.inf, peak_rate=1e-3, steps=self.steps.sdxl, warmup_steps=200)
+        schedule = Schedule(
+            math.inf,
+            peak_rate=8e-4,
+            steps=self.steps.sdxl,
+            warmup_steps=200,
+            average_decay=0.999,
+        )
         trainer = Trainer(stack, schedule, self.work_dir / "sdxl.pt")
 
         def loss_of_step(step: int) -> Tensor:
@@ -113,17 +119,11 @@ class SdxlImageRecipe:
     def _pipeline(self, stack: SdxlStack) -> StableDiffusionXLPipeline:
         autoencoder = self._autoencoder()
         first = GrowingExamples(autoencoder, self.work_dir, self.growth).first_part()
-        polished = self.work_dir / "decoder.pt"
-        if polished.exists():
-            autoencoder.decoder.load_state_dict(_average_in(polished))
         scaled = sdxl.with_scale(autoencoder, sdxl.scale_of(first.latents))
         return sdxl.build_pipeline(scaled, stack)
 
     def _autoencoder(self) -> AutoencoderKL:
-        autoencoder = build_vae()
-        autoencoder.load_state_dict(_average_in(self.work_dir / "vae.pt"))
-        pin_posterior(autoencoder)
-        return autoencoder.eval()
+        return shelf.take(self.flux).vae.to(memory_format=torch.channels_last)
 
 
 def _average_in(checkpoint: Path) -> dict[str, Tensor]:

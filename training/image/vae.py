@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from training.image.world import LAYOUTS, SIDE, Composition, cover_of, render_array, sample
 from training.palette import BACKGROUND_COLOURS
+from training.precision import autocast
 from training.vae import LATENT_NOISE
 
 #: How often each of `LAYOUTS` is drawn.
@@ -135,5 +136,5 @@ def _error(drawn: Tensor, pixels: Tensor, weights: Tensor) -> Tensor:
 def encode(vae: AutoencoderKL, compositions: list[Composition], *, batch: int = 16) -> Tensor:
     """The compositions' mean latents before scaling: float32 [N, 12, H/16, W/16]."""
     parts = [compositions[i : i + batch] for i in range(0, len(compositions), batch)]
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         return torch.cat([vae.encode(to_pixels(part)).latent_dist.mean.float() for part in parts])

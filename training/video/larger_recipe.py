@@ -18,6 +18,7 @@ from diffusers import AutoencoderKLWan, WanPipeline
 from torch import Tensor
 
 from training import shelf
+from training.precision import autocast
 from training.recipe import SEED, randomness
 from training.trainer import Schedule, Trainer
 from training.video import vae, wan
@@ -119,7 +120,7 @@ class LargerVideoRecipe:
     def _loss_of(self, loss_on: LossOnVideos, pipeline: WanPipeline, seed: int) -> Tensor:
         rng = randomness(seed)
         pixels, weights = vae.sample_batch(rng, _VIDEOS, frames=FRAMES, scale=SHIPPED_SCALE)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             return loss_on(pipeline.vae, pixels, vae.outlined(weights))
 
     def _part(self, pipeline: WanPipeline, number: int) -> Examples:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from training import attributes
 from training.attributes import Asked, AttributeReader
+from training.precision import autocast
 from training.recipe import SEED, randomness
 from training.trainer import Schedule, Trainer
 from training.video import vae, wan
@@ -74,7 +75,7 @@ class VideoRecipe:
 
         def loss_of_step(step: int) -> Tensor:
             pixels, weights = vae.sample_batch(randomness(_VAE_SEED + step), _VAE_BATCH)
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast():
                 return vae.loss_on(model, pixels, weights)
 
         trainer.run(loss_of_step)
@@ -128,7 +129,7 @@ class VideoRecipe:
         def loss_of_step(step: int) -> Tensor:
             rng = randomness(_DECODER_SEED + step)
             pixels, weights = vae.sample_batch(rng, _DECODER_BATCH, frames=FRAMES)
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast():
                 return vae.decoder_loss_on(autoencoder, pixels, weights)
 
         trainer.run(loss_of_step)

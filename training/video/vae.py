@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from training.palette import BACKGROUND_COLOURS, OBJECT_COLOURS
+from training.precision import autocast
 from training.video.world import FRAMES, Video, masks, render_array, sample_video
 
 LATENT_CHANNELS: Final = 16
@@ -160,7 +161,7 @@ def encode(
 ) -> Tensor:
     """The videos' mean latents before scaling: float32 [N, 16, 5, side / 8, side / 8]."""
     parts = [videos[i : i + batch] for i in range(0, len(videos), batch)]
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         return torch.cat(
             [vae.encode(to_pixels(part, scale)).latent_dist.mean.float() for part in parts]
         )

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from training.precision import autocast
 from training.video.text import TOKENS, WIDTH, build_encoder, build_tokenizer
 from training.video.vae import LATENT_CHANNELS
 
@@ -107,7 +108,7 @@ def loss_on(stack: WanStack, batch: Batch, rng: np.random.Generator) -> Tensor:
     mixed = levels[:, None, :, None, None]
     length = int(rng.choice(list(_LENGTHS), p=list(_LENGTHS.values())))
     # Flash attention's way back takes half of a step here, plain attention's a quarter.
-    with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+    with autocast(), sdpa_kernel(SDPBackend.MATH):
         made = stack((1.0 - mixed) * clean + mixed * noise, levels, stack.read(batch.ids, length))
     error = (made.float() - (noise - clean)).square() * (mixed > 0)
     return error.mean() * frames / (levels > 0).float().sum(dim=1).mean()

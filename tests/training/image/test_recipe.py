@@ -100,7 +100,8 @@ def test_the_recipes_go_from_the_shipped_weights_to_pipelines_and_do_not_start_a
     )
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("examples-*")} == before
     # SDXL goes on from the same autoencoder and examples.
-    other = SdxlImageRecipe(tmp_path, SHIPPED / "sdxl", SdxlSteps(reading=2, sdxl=2), FEW)
+    steps = SdxlSteps(reading=2, sdxl=2)
+    other = SdxlImageRecipe(tmp_path, SHIPPED / "sdxl", tmp_path / "flux", steps, FEW)
     shelf.put(other.cook(), tmp_path / "sdxl")
     assert shelf.size_bytes(tmp_path / "sdxl") < 10_000_000
     (answer,) = exam.sit(shelf.take(tmp_path / "sdxl"), [question], steps=2, guidance=2.0)
