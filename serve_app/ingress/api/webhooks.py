@@ -168,7 +168,8 @@ async def tested(request: HttpRequest) -> Response:
     request_id = context_of(request).request_id
     body = TEST_BODY.replace(b"%(id)s", request_id.encode())
     parcel = SignedMessage(str(uuid4()), request_id, caller.tenant, body)
-    response = await webhooks.sender.post(url, parcel, TIMEOUT_S)
+    with webhooks.one_test(caller.tenant):
+        response = await webhooks.sender.post(url, parcel, TIMEOUT_S)
     return json_reply(_test_result(response))
 
 
@@ -235,7 +236,7 @@ TEST = Operation(
     "testWebhook",
     "Send one signed test to a URL",
     {200: answer("The receiver's response.", TestResult)},
-    errors=(413, 422),
+    errors=(413, 422, 429),
     body=TestDelivery,
     tag=TAG,
 )

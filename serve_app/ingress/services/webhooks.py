@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from serve_app.domain.addresses import Resolve
+from serve_app.domain.errors import Overloaded
 from serve_app.domain.ports import Clock, Queue
 from serve_app.domain.webhook import ClaimedDelivery, Outbox, SigningSeeds
 from serve_app.settings import Config
@@ -27,6 +30,11 @@ MAX_BODY_BYTES = 2 * 2**20
 
 OUTCOME_WAIT_S = 5.0
 """Longest wait in seconds for an end that another process has recorded."""
+
+
+TESTS_AT_ONCE = 2
+"""Tests that a tenant may send at once. They share the connections of all webhooks, and receivers
+that do not answer would hold them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +89,23 @@ class Webhooks:
         self._delivery = DeliveryWorker(outbox, at_last, self.sender, clock, rules, metrics)
         self._budgets = BudgetNotifier(queue.budgets, self.sender, rules.waits_s)
         self._batches = BatchNotifier(queue.batches.work, self.sender, rules.waits_s)
+        self._tests: Counter[str] = Counter()
+
+    @contextmanager
+    def one_test(self, tenant: str) -> Generator[None]:
+        """Count a test while the block runs. ``Overloaded``: the tenant has as many as it may."""
+        if self._tests[tenant] >= TESTS_AT_ONCE:
+            raise Overloaded(
+                f"{TESTS_AT_ONCE} tests of webhooks run already. Wait until one of them has ended.",
+                reason="webhook_tests",
+            )
+        self._tests[tenant] += 1
+        try:
+            yield
+        finally:
+            self._tests[tenant] -= 1
+            if not self._tests[tenant]:
+                del self._tests[tenant]
 
     def record_spans(self, tracing: Tracing | None) -> None:
         """Record a span for each try from now on; None: record none."""

@@ -14,6 +14,7 @@ from standardwebhooks.webhooks import WebhookVerificationError
 
 from serve_app.domain.lease import Ask, Finish
 from serve_app.domain.outcome import Outcome
+from tests.deployments.waiting import until
 from tests.ingress.house import ORIGIN, House, built
 from tests.webhooks.fals_verification import verified
 from tests.webhooks.receiver import Receiver, Reply, always, each
@@ -365,6 +366,26 @@ async def test_a_test_is_sent_at_once_and_reports_what_the_receiver_did(
         assert (await client.post("/v1/webhooks/test", json={})).status_code == 422
     assert verified(receiver.received[0].headers, receiver.received[0].body, jwks)
     assert json.loads(receiver.received[0].body)["payload"] == {"darkroom_test": True}
+
+
+async def test_a_tenant_sends_two_tests_at_once_to_receivers_that_do_not_answer(
+    delivering: House, receiver: Receiver
+) -> None:
+    receiver.script = always(Reply(hangs=True))
+    async with delivering.client() as client, delivering.client(delivering.other_key) as other:
+        wish = {"url": receiver.url()}
+        waiting = [
+            asyncio.create_task(client.post("/v1/webhooks/test", json=wish)) for _ in range(2)
+        ]
+        await until(lambda: len(receiver.received) == 2)
+        third = await client.post("/v1/webhooks/test", json=wish)
+        assert (third.status_code, third.headers["retry-after"]) == (429, "1")
+        assert "2 tests of webhooks run already" in third.text
+        waiting.append(asyncio.create_task(other.post("/v1/webhooks/test", json=wish)))
+        await until(lambda: len(receiver.received) == 3)
+        for each_test in waiting:
+            each_test.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
 
 
 async def test_a_new_key_is_announced_a_day_before_it_signs(
