@@ -239,8 +239,7 @@ class GenerationStart:
         """``product`` with the units of the steps that were computed after a draft."""
         if self.fork is None:
             return product
-        draft = self.fork.draft
-        return _shared(product, 1.0 - share_made(draft.step, draft.steps))
+        return _shared(product, 1.0 - share_made(self.fork.draft.step, self.fork.draft.steps))
 
     def refusal(self, error: ForkRefused | Unsupported) -> InvalidInput:
         """The error of the input field that asks for what is refused."""

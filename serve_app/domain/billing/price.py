@@ -107,8 +107,7 @@ def made_by(outcome: Outcome) -> Quantities:
     images."""
     images = [each for each in outcome.artifacts if each.media_type.startswith("image/")]
     seconds = outcome.usage.units if len(images) < len(outcome.artifacts) else 0.0
-    made = _made(images, seconds, outcome.usage.run_s)
-    return replace(made, share=_decimal(outcome.usage.share))
+    return _made(images, seconds, outcome.usage)
 
 
 def made_by_session(outcome: Outcome) -> Quantities:
@@ -118,10 +117,10 @@ def made_by_session(outcome: Outcome) -> Quantities:
     return replace(made, requests=0) if FRAMES in (outcome.output or {}) else made
 
 
-def _made(images: Sequence[Artifact], seconds: float, run_s: float) -> Quantities:
-    sizes = [(each.width or 0) * (each.height or 0) for each in images]
-    megapixels = sum(map(rounded_megapixels, sizes))
-    return Quantities(len(images), megapixels, _decimal(seconds), _decimal(run_s))
+def _made(images: Sequence[Artifact], seconds: float, usage: Usage) -> Quantities:
+    megapixels = sum(rounded_megapixels((each.width or 0) * (each.height or 0)) for each in images)
+    run_s, share = _decimal(usage.run_s), _decimal(usage.share)
+    return Quantities(len(images), megapixels, _decimal(seconds), run_s, share=share)
 
 
 def made_by_frame(usage: Usage) -> Quantities:
