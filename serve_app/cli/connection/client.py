@@ -151,13 +151,8 @@ class Client:
 
     def download(self, url: str) -> bytes:
         """Content of a URL. Another server than Darkroom does not get the key."""
-        try:
-            response = self._http.send(self._file_request(url))
-        except httpx.TransportError as error:
-            raise self._unreachable(url, error) from None
-        if response.is_error:
-            raise ApiFailure(f"{url} could not be fetched: {_message(response)}")
-        return response.content
+        with self._file(url) as response:
+            return response.read()
 
     def post_form(self, path: str, name: str, content: bytes, fields: dict[str, str]) -> Any:
         """Send a file in a form, as its field ``file``."""
@@ -166,19 +161,9 @@ class Client:
     def save(self, url: str, target: Path) -> None:
         """Write the content of a URL to a file, completely or not at all."""
         part = target.with_name(f"{target.name}.part")
-        try:
-            request = self._file_request(url)
-            with closing(self._http.send(request, stream=True, follow_redirects=True)) as response:
-                if response.is_error:
-                    response.read()
-                    raise ApiFailure(f"{url} could not be fetched: {_message(response)}")
-                with part.open("wb") as file:
-                    for chunk in response.iter_bytes():
-                        file.write(chunk)
-        except httpx.TransportError as error:
-            raise Misconfigured(
-                f"{url} could not be fetched ({error}). Run the command again: it continues."
-            ) from None
+        with self._file(url) as response, part.open("wb") as file:
+            for chunk in response.iter_bytes():
+                file.write(chunk)
         part.replace(target)
 
     def preview(self, url: str) -> bytes | None:
@@ -196,9 +181,26 @@ class Client:
             raise ApiFailure(f"The response of {self.url} is not JSON: {response.text[:200]}")
         return answer
 
+    @contextmanager
+    def _file(self, url: str) -> Generator[httpx.Response]:
+        """Response with the file at a URL. Storage may answer with a redirect to it."""
+        try:
+            request = self._file_request(url)
+            with closing(self._http.send(request, stream=True, follow_redirects=True)) as response:
+                if response.status_code != 200:
+                    response.read()
+                    raise ApiFailure(f"{url} could not be fetched: {_message(response)}")
+                yield response
+        except httpx.ConnectError as error:
+            raise self._unreachable(url, error) from None
+        except httpx.RequestError as error:
+            raise Misconfigured(
+                f"{url} could not be fetched ({error}). Run the command again: it continues."
+            ) from None
+
     def _file_request(self, url: str) -> httpx.Request:
         """Request for a file. A result may name any server, such as one of an app's choice, and
-        only Darkroom's own gets the key."""
+        only Darkroom's own gets the key: ``httpx`` drops it when a redirect leaves that one."""
         request = self._http.build_request("GET", url)
         own = httpx.URL(self.url)
         if (request.url.scheme, request.url.netloc) != (own.scheme, own.netloc):
