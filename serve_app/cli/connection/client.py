@@ -3,40 +3,61 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Generator, Iterable, Iterator, Mapping
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from itertools import chain, repeat
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
+import click
 import httpx
 
 from serve_app.cli.connection.remote import Remote
 from serve_app.cli.connection.server import Server
+from serve_app.cli.connection.text import one_line
 from serve_app.domain.errors import DarkroomError, Misconfigured
 
-POLL_S = 0.2  # minimum pause: the server holds a status request until the status has changed
+T = TypeVar("T")
+
+RESTART_S = 60.0  # the time that a restart of the server, or of a proxy before it, may take
+PAUSES_S = (0.5, 1.0, 2.0, 4.0)  # between the tries meanwhile; then always the last one
+RESTARTING = frozenset({502, 503, 504})
+"""Statuses of a proxy whose server is away, and of a server whose database is."""
 
 
 class ApiFailure(DarkroomError):
     """Error response of Darkroom. The message is the server's.
 
-    ``fields``: locations in the input and what is wrong there, if that is the error.
+    ``fields``: locations in the input and what is wrong there, if that is the error. ``status`` of
+    the response; None if there was none.
     """
 
     code = "api_failure"
 
-    def __init__(self, message: str, fields: Iterable[tuple[tuple[str, ...], str]] = ()) -> None:
+    def __init__(
+        self,
+        message: str,
+        fields: Iterable[tuple[tuple[str, ...], str]] = (),
+        status: int | None = None,
+    ) -> None:
         super().__init__(message)
         self.fields = tuple(fields)
+        self.status = status
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.message, self.fields)
+        return type(self), (self.message, self.fields, self.status)
+
+
+class NoAnswer(Misconfigured):
+    """Lost connection, or none."""
 
 
 class Client:
     """HTTP client of one Darkroom, with its own key; use it in a ``with`` statement.
 
-    Transport errors of ``httpx`` become ``Misconfigured``, error responses ``ApiFailure``.
+    Transport errors of ``httpx`` become ``NoAnswer``, error responses ``ApiFailure``.
     """
 
     def __init__(self, server: Server) -> None:
@@ -59,6 +80,31 @@ class Client:
 
     def get(self, path: str, **query: Any) -> Any:
         return self._call("GET", path, params=_given(query))
+
+    def poll(self, path: str, **query: Any) -> Any:
+        """State of what is being waited for: ``get`` that outlasts a restart of the server."""
+        return self.patiently(lambda: self.get(path, **query))
+
+    def patiently(self, call: Callable[[], T]) -> T:
+        """Result of ``call``, which only reads. It is repeated for up to ``RESTART_S`` seconds
+        while the server does not answer, and standard error says so."""
+        pauses = chain(PAUSES_S, repeat(PAUSES_S[-1]))
+        deadline: float | None = None
+        while True:
+            try:
+                result = call()
+            except (NoAnswer, ApiFailure) as error:
+                passes = isinstance(error, NoAnswer) or error.status in RESTARTING
+                if not passes or (deadline is not None and time.monotonic() >= deadline):
+                    raise
+                if deadline is None:
+                    deadline = time.monotonic() + RESTART_S
+                    _say(f"{error.message} Trying again for up to {RESTART_S:g} s.")
+                time.sleep(next(pauses))
+            else:
+                if deadline is not None:
+                    _say(f"{self.url} answers again.")
+                return result
 
     def text(self, path: str) -> str:
         """Body of a response that is not JSON."""
@@ -144,7 +190,7 @@ class Client:
     def follow(self, submitted: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Yield statuses until the request has completed. The last status is the completed one."""
         while True:
-            status = dict(self._call("GET", submitted["status_url"], params={"logs": "1"}))
+            status = dict(self.poll(submitted["status_url"], logs="1"))
             yield status
             if status["status"] == "COMPLETED":
                 return
@@ -174,7 +220,7 @@ class Client:
     def _call(self, method: str, path: str, **arguments: Any) -> Any:
         response = self._response(method, path, **arguments)
         if response.is_error:
-            raise ApiFailure(_message(response), _fields(response))
+            raise ApiFailure(_message(response), _fields(response), response.status_code)
         if not response.content:
             return None
         if (answer := _json_of(response)) is None:
@@ -189,14 +235,15 @@ class Client:
             with closing(self._http.send(request, stream=True, follow_redirects=True)) as response:
                 if response.status_code != 200:
                     response.read()
-                    raise ApiFailure(f"{url} could not be fetched: {_message(response)}")
+                    what = f"{url} could not be fetched: {_message(response)}"
+                    raise ApiFailure(what, status=response.status_code)
                 yield response
         except httpx.ConnectError as error:
             raise self._unreachable(url, error) from None
-        except httpx.RequestError as error:
-            raise Misconfigured(
-                f"{url} could not be fetched ({error}). Run the command again: it continues."
-            ) from None
+        except httpx.TransportError as error:
+            raise NoAnswer(f"{url} could not be fetched ({error}).") from None
+        except httpx.RequestError as error:  # such as redirects in a circle
+            raise Misconfigured(f"{url} could not be fetched ({error}).") from None
 
     def _file_request(self, url: str) -> httpx.Request:
         """Request for a file. A result may name any server, such as one of an app's choice, and
@@ -213,12 +260,18 @@ class Client:
         except httpx.TransportError as error:
             raise self._unreachable(url, error) from None
 
-    def _unreachable(self, url: str, error: httpx.TransportError) -> Misconfigured:
+    def _unreachable(self, url: str, error: httpx.TransportError) -> NoAnswer:
         where = url if "://" in url else self.url
-        return Misconfigured(
+        return NoAnswer(
             f"Nothing answers at {where} ({error}). Check the address, and that Darkroom is "
             "running there."
         )
+
+
+def _say(text: str) -> None:
+    """Print a line on standard error, below a progress bar that may be there."""
+    below = "\n" if sys.stderr.isatty() else ""
+    click.echo(f"{below}{one_line(text)}", err=True)
 
 
 def _given(query: Mapping[str, Any]) -> dict[str, Any] | None:

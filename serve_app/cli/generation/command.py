@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,9 +62,11 @@ def run(
         if output is None:
             check_output(place)
         on_status = PreviewFile(client.preview, preview).on_status if preview else _ignore
-        result, files, contents = _make(
-            *(client, wish, model, body), show=not as_json, on_status=on_status
-        )
+        submitted: list[str] = []
+        with _named(submitted):
+            result, files, contents = _make(
+                *(client, wish, model, body, submitted), show=not as_json, on_status=on_status
+            )
     if not files:
         if output is not None:
             raise ApiFailure(f"{model} returned no file: {json.dumps(result)[:200]}")
@@ -73,7 +76,8 @@ def run(
         _write_stdout(files, contents)
         _print_result(result, (), ())
         return
-    saved = write_outputs(place, files, contents, overwrite=overwrite)
+    with _named(submitted):
+        saved = write_outputs(place, files, contents, overwrite=overwrite)
     if as_json:
         click.echo(json.dumps(result | {"saved": [str(path.absolute()) for path in saved]}))
     else:
@@ -96,10 +100,15 @@ def _input(
 
 
 def _make(
-    client: Client, wish: GenerateOptions, model: str, body: dict[str, Any], **how: Any
+    client: Client,
+    wish: GenerateOptions,
+    model: str,
+    body: dict[str, Any],
+    submitted: list[str],
+    **how: Any,
 ) -> tuple[dict[str, Any], list[Mapping[str, Any]], list[bytes]]:
-    """Output, its files and their contents. Ctrl-C cancels the request and exits."""
-    submitted: list[str] = []
+    """Output, its files and their contents. ``submitted`` gets the request's id. Ctrl-C cancels the
+    request and exits."""
     try:
         result = generate(client, model, body, on_submitted=submitted.append, **how)
         files = list(outputs(result))
@@ -110,6 +119,21 @@ def _make(
         click.echo(f"\n{_cancel(client, submitted)}", err=True)
         sys.exit(INTERRUPTED)
     return result, files, contents
+
+
+@contextmanager
+def _named(submitted: Sequence[str]) -> Generator[None]:
+    """Errors name the request, once it has been accepted: it may go on, and may cost money."""
+    try:
+        yield
+    except DarkroomError as error:
+        if not submitted:
+            raise
+        (request_id,) = submitted
+        raise ApiFailure(
+            f"{error.message}\n`darkroom requests show {request_id}` shows the request, and "
+            f"`darkroom open {request_id}` opens its files once it has any."
+        ) from None
 
 
 def _with_prompt(wish: GenerateOptions) -> GenerateOptions:
@@ -156,15 +180,18 @@ def generate(
     """
     submitted = client.submit(model, body)
     on_submitted(submitted["request_id"])
-    if not show:
+    status: dict[str, Any] = {}
+    if show:
+        with click.progressbar(length=100, label="queued", file=sys.stderr) as bar:
+            for status in client.follow(submitted):
+                _update_bar(bar, status)
+                on_status(status)
+    else:
         for status in client.follow(submitted):
             on_status(status)
-        return dict(client.get(submitted["response_url"]))
-    with click.progressbar(length=100, label="queued", file=sys.stderr) as bar:
-        for status in client.follow(submitted):
-            _update_bar(bar, status)
-            on_status(status)
-    return dict(client.get(submitted["response_url"]))
+    # A failure may be a 503 or 504 itself, which no patience changes.
+    read = client.get if status.get("error") else client.poll
+    return dict(read(submitted["response_url"]))
 
 
 def _cancel(client: Client, submitted: Sequence[str]) -> str:
@@ -200,7 +227,9 @@ def _by_option(failure: ApiFailure, wish: GenerateOptions) -> ApiFailure:
 
 def _content(client: Client, file: Mapping[str, Any]) -> bytes:
     content = decode_data_uri(file["url"])
-    return client.download(file["url"]) if content is None else content
+    if content is not None:
+        return content
+    return client.patiently(lambda: client.download(file["url"]))
 
 
 def _write_stdout(files: Sequence[Mapping[str, Any]], contents: Sequence[bytes]) -> None:
