@@ -13,9 +13,12 @@ from tests.wire.served import Address
 
 DROP = 0
 """The connection ends without an answer."""
+CUT = 1
+"""The connection ends after half of the answer."""
 
 Trouble = Callable[[str, str], int | None]
-"""Method and path of a call → status that the proxy answers, ``DROP``, or None: it is passed on."""
+"""Method and path of a call → status that the proxy answers, ``DROP`` or ``CUT``. None: it is
+passed on."""
 
 
 @contextmanager
@@ -52,7 +55,8 @@ class _Handler(BaseHTTPRequestHandler):
         if status == DROP:
             self.close_connection = True
             return
-        answer = httpx.Response(status, text="<html>") if status else self._passed_on(body)
+        own = status is not None and status != CUT
+        answer = httpx.Response(status, text="<html>") if own else self._passed_on(body)
         content = answer.content.replace(self.origin.encode(), self._own().encode())
         self.send_response(answer.status_code)
         for name in ("content-type", "location"):
@@ -60,7 +64,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header(name, answer.headers[name])
         self.send_header("content-length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content)
+        self.wfile.write(content[: len(content) // 2] if status == CUT else content)
+        self.close_connection = status == CUT
 
     def _passed_on(self, body: bytes) -> httpx.Response:
         kept = {

@@ -13,6 +13,7 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.whole_file import whole_file
 from serve_app.domain.errors import InvalidInput
 
 # Input.
@@ -120,7 +121,8 @@ def _save_files(client: Client, result: Mapping[str, Any], folder: Path) -> int:
         if content is not None:
             target = folder / f"{head}-{count}.{_suffix_of(content)}"
             if not target.exists():
-                _write(target, content)
+                with whole_file(target) as file:
+                    file.write(content)
             continue
         suffix = Path(urlsplit(url).path).suffix or ".mp4"
         target = folder / f"{head}-{count}{suffix}"
@@ -152,9 +154,3 @@ def _suffix_of(content: bytes) -> str:
     if content.startswith(b"\xff\xd8"):
         return "jpg"
     return "webp" if content[8:12] == b"WEBP" else "png"
-
-
-def _write(target: Path, content: bytes) -> None:
-    part = target.with_name(f"{target.name}.part")
-    part.write_bytes(content)
-    part.replace(target)

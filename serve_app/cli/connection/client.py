@@ -17,6 +17,7 @@ import httpx
 from serve_app.cli.connection.remote import Remote
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import one_line
+from serve_app.cli.connection.whole_file import whole_file
 from serve_app.domain.errors import DarkroomError, Misconfigured
 
 T = TypeVar("T")
@@ -205,12 +206,10 @@ class Client:
         return self._call("POST", path, files={"file": (name, content)}, data=fields, timeout=600)
 
     def save(self, url: str, target: Path) -> None:
-        """Write the content of a URL to a file, completely or not at all."""
-        part = target.with_name(f"{target.name}.part")
-        with self._file(url) as response, part.open("wb") as file:
-            for chunk in response.iter_bytes():
-                file.write(chunk)
-        part.replace(target)
+        """Write the content of a URL to a file, completely or not at all. ``Misconfigured``: it
+        cannot be written."""
+        with self._file(url) as response, whole_file(target) as file:
+            file.writelines(response.iter_bytes())
 
     def preview(self, url: str) -> bytes | None:
         """Preview image of a running request; None before the first one and after the end."""

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from serve_app.cli.generation.files import replace_file
+from serve_app.cli.connection.whole_file import whole_file
 
 # Preview file of a running request, for an image viewer that reloads it.
 
@@ -29,7 +29,8 @@ class PreviewFile:
             return
         self._last_url = url
         if image := self._fetch(url):
-            replace_file(self._path, image)
+            with whole_file(self._path) as file:
+                file.write(image)
 
 
 WAIT_REASONS = {

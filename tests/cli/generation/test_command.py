@@ -251,3 +251,18 @@ def test_a_request_that_was_not_accepted_is_not_named(address: Address, data_dir
     refused = through(address, lambda method, _: 503 if method == "POST" else None, data_dir)
     assert refused.exit_code == 1
     assert "darkroom requests show" not in refused.stderr
+
+
+@pytest.mark.parametrize("more", [("--overwrite",), ()])
+def test_a_full_disk_keeps_what_was_there_and_says_how_to_see_the_result(
+    generate: Shell, here: Path, more: tuple[str, ...]
+) -> None:
+    (here / "out.png").write_text("precious")
+    for name in (".out.png.part", ".out-2.png.part"):
+        (here / name).symlink_to("/dev/full")
+    failed = generate("x", "-m", "test/images", "-o", "out.png", *more)
+    assert failed.exit_code == 1
+    assert "cannot be written: No space left on device." in failed.stderr
+    assert "`darkroom open " in failed.stderr
+    assert (here / "out.png").read_text() == "precious"
+    assert not (here / "out-2.png").exists()

@@ -1,0 +1,68 @@
+"""Files that commands write: they get their names when they are whole, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Generator
+from pathlib import Path
+from typing import BinaryIO
+
+from serve_app.domain.errors import Misconfigured
+
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
+
+
+class FileThere(Misconfigured):
+    """A file that was to be new exists."""
+
+
+@contextlib.contextmanager
+def whole_file(target: Path, *, new: bool = False) -> Generator[BinaryIO]:
+    """Open a file for writing, which is called ``target`` once the block has ended without an
+    error. Until then ``target`` is what it was.
+
+    Raises ``FileThere`` if ``target`` exists and should be ``new``, and ``Misconfigured`` if it
+    cannot be written, as on a full disk.
+    """
+    place = Path(os.path.realpath(target))  # a link stays one
+    if new and os.path.lexists(target):
+        raise _there(target)
+    part = place.with_name(f".{place.name}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+        if new:
+            _name_new(part, target)
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                part.chmod(stat.S_IMODE(place.stat().st_mode))
+            part.replace(place)
+    except OSError as error:
+        raise cannot_write(target, error) from None
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def cannot_write(target: Path, error: OSError) -> Misconfigured:
+    """Error in a sentence."""
+    return Misconfigured(f"{target} cannot be written: {error.strerror or error}.")
+
+
+def _name_new(part: Path, target: Path) -> None:
+    """Name a file. A link fails if the name exists; a rename would replace that file."""
+    try:
+        target.hardlink_to(part)
+    except FileExistsError:
+        raise _there(target) from None
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        part.replace(target)
+
+
+def _there(target: Path) -> FileThere:
+    return FileThere(f"{target} exists. Name another file, or move it away.")
