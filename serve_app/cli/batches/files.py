@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +14,8 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from serve_app.cli.connection.client import Client
-from serve_app.cli.connection.whole_file import whole_file
-from serve_app.domain.errors import InvalidInput
+from serve_app.cli.connection.whole_file import cannot_write, whole_file
+from serve_app.domain.errors import InvalidInput, Misconfigured
 
 # Input.
 
@@ -92,13 +93,22 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 MAX_STEM = 80
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder for results. ``Misconfigured``: nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise Misconfigured(f"The folder {folder} cannot be written to. Name another with --out.")
+
+
 def save_results(client: Client, batch: Mapping[str, Any], folder: Path) -> int:
     """Write the results of a batch and all files that they name; returns the number of files. A
     file that is there is complete, and is not fetched again."""
-    folder.mkdir(parents=True, exist_ok=True)
     for field, name in NAMES.items():
         if batch[field]:
-            client.save(f"/openai/v1/files/{batch[field]}/content", folder / name)
+            _fetch(client, f"/openai/v1/files/{batch[field]}/content", folder / name)
         else:
             (folder / name).unlink(missing_ok=True)  # of an earlier run
     output = folder / NAMES["output_file_id"]
@@ -109,6 +119,10 @@ def save_results(client: Client, batch: Mapping[str, Any], folder: Path) -> int:
         for line in lines:
             saved += _save_files(client, json.loads(line), folder)
     return saved
+
+
+def _fetch(client: Client, url: str, target: Path) -> None:
+    client.patiently(lambda: client.save(url, target))
 
 
 def _save_files(client: Client, result: Mapping[str, Any], folder: Path) -> int:
@@ -127,7 +141,7 @@ def _save_files(client: Client, result: Mapping[str, Any], folder: Path) -> int:
         suffix = Path(urlsplit(url).path).suffix or ".mp4"
         target = folder / f"{head}-{count}{suffix}"
         if not target.exists():
-            client.save(url, target)
+            _fetch(client, url, target)
     return count
 
 
