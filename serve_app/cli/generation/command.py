@@ -26,7 +26,7 @@ from serve_app.cli.generation.files import (
     write_outputs,
 )
 from serve_app.cli.generation.options import GenerateOptions
-from serve_app.cli.generation.progress import PreviewFile, progress_text
+from serve_app.cli.generation.progress import PreviewFile, columns_of, progress_bar, update_bar
 from serve_app.cli.generation.viewer import NO_VIEWER, open_in_viewer
 from serve_app.cli.group import INTERRUPTED
 from serve_app.domain.errors import DarkroomError, InvalidInput
@@ -182,9 +182,9 @@ def generate(
     on_submitted(submitted["request_id"])
     status: dict[str, Any] = {}
     if show:
-        with click.progressbar(length=100, label="queued", file=sys.stderr) as bar:
+        with progress_bar(sys.stderr, columns_of(sys.stderr)) as bar:
             for status in client.follow(submitted):
-                _update_bar(bar, status)
+                update_bar(bar, status, columns_of(sys.stderr))
                 on_status(status)
     else:
         for status in client.follow(submitted):
@@ -277,9 +277,3 @@ def _print_drafts(
         "--from-draft ID` finishes one.",
         err=not saved,
     )
-
-
-def _update_bar(bar: Any, status: dict[str, Any]) -> None:
-    bar.label, done = progress_text(status)
-    bar.update(max(0, done - bar.pos))
-    bar.render_progress()
