@@ -43,7 +43,7 @@ def delete_tenant(server: Server, tenant: str, *, yes: bool, wait: bool, as_json
         found = client.delete(tenant_path(tenant))
         while wait and found["ended_at"] is None:
             time.sleep(POLL_S)
-            found = client.get(f"{tenant_path(tenant)}/deletion")
+            found = client.poll(f"{tenant_path(tenant)}/deletion")
     click.echo(json.dumps(found) if as_json else deletion_text(found))
 
 

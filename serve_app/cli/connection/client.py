@@ -111,7 +111,7 @@ class Client:
         """Body of a response that is not JSON."""
         response = self._response("GET", path)
         if response.is_error:
-            raise ApiFailure(_message(response))
+            raise ApiFailure(_message(response), status=response.status_code)
         return response.text
 
     @contextmanager
@@ -132,7 +132,7 @@ class Client:
             with self._http.stream("GET", path, params=_given(query)) as response:
                 if response.is_error:
                     response.read()
-                    raise ApiFailure(_message(response))
+                    raise ApiFailure(_message(response), status=response.status_code)
                 yield response
         except httpx.TransportError as error:
             raise Misconfigured(
@@ -161,12 +161,16 @@ class Client:
         return self._call("DELETE", path, params=_given(query))
 
     def upload(self, path: Path) -> str:
-        """Upload a file, and return its URL."""
+        """Upload a file, and return its URL. ``Misconfigured``: it cannot be read."""
         new = {"file_name": path.name, "content_type": "application/octet-stream"}
-        offered = self.post("/rest/storage/upload/initiate", new)
-        target = httpx.URL(offered["upload_url"]).raw_path.decode()  # at the address that we use
-        with path.open("rb") as file:
-            self._call("PUT", target, content=file, timeout=None)
+        try:
+            with path.open("rb") as file:
+                offered = self.post("/rest/storage/upload/initiate", new)
+                url = httpx.URL(offered["upload_url"])
+                target = url.raw_path.decode()  # at the address that we use
+                self._call("PUT", target, content=file, timeout=None)
+        except OSError as error:
+            raise Misconfigured(f"{path} cannot be read: {error.strerror or error}.") from None
         return str(offered["file_url"])
 
     def readiness(self) -> tuple[bool, dict[str, Any]]:
@@ -195,6 +199,12 @@ class Client:
             yield status
             if status["status"] == "COMPLETED":
                 return
+
+    def output(self, submitted: Mapping[str, Any], last: Mapping[str, Any]) -> dict[str, Any]:
+        """Output of a request whose ``last`` status is here. ``ApiFailure``: it failed."""
+        # A failure may be a 503 or 504 itself, which no patience changes.
+        read = self.get if last.get("error") else self.poll
+        return dict(read(submitted["response_url"]))
 
     def download(self, url: str) -> bytes:
         """Content of a URL. Another server than Darkroom does not get the key."""

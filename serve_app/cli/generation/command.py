@@ -19,7 +19,7 @@ from serve_app.cli.generation.files import (
     STDOUT,
     MediaKind,
     check_output,
-    decode_data_uri,
+    content_of,
     format_of,
     kind_of,
     outputs,
@@ -112,7 +112,7 @@ def _make(
     try:
         result = generate(client, model, body, on_submitted=submitted.append, **how)
         files = list(outputs(result))
-        contents = [_content(client, file) for file in files]
+        contents = [content_of(client, file) for file in files]
     except ApiFailure as failure:
         raise _by_option(failure, wish) from None
     except KeyboardInterrupt:
@@ -189,9 +189,7 @@ def generate(
     else:
         for status in client.follow(submitted):
             on_status(status)
-    # A failure may be a 503 or 504 itself, which no patience changes.
-    read = client.get if status.get("error") else client.poll
-    return dict(read(submitted["response_url"]))
+    return client.output(submitted, status)
 
 
 def _cancel(client: Client, submitted: Sequence[str]) -> str:
@@ -223,13 +221,6 @@ def _by_option(failure: ApiFailure, wish: GenerateOptions) -> ApiFailure:
         for (name, *rest), message in failure.fields
     )
     return ApiFailure("\n  ".join(shown))
-
-
-def _content(client: Client, file: Mapping[str, Any]) -> bytes:
-    content = decode_data_uri(file["url"])
-    if content is not None:
-        return content
-    return client.patiently(lambda: client.download(file["url"]))
 
 
 def _write_stdout(files: Sequence[Mapping[str, Any]], contents: Sequence[bytes]) -> None:

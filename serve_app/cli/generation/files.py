@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.whole_file import FileThere, whole_file
 from serve_app.domain.artifact import EXTENSIONS, MEDIA_TYPES
 from serve_app.domain.errors import InvalidInput, Misconfigured
@@ -145,6 +146,14 @@ def decode_data_uri(url: str) -> bytes | None:
     """Content of an output's data URI; None for any other URL."""
     head, _, content = url.partition(",")
     return base64.b64decode(content) if head.startswith("data:") else None
+
+
+def content_of(client: Client, file: Mapping[str, Any]) -> bytes:
+    """Content of an output file. A restart of the server is outlasted."""
+    url = str(file["url"])
+    if (content := decode_data_uri(url)) is not None:
+        return content
+    return client.patiently(lambda: client.download(url))
 
 
 def output_paths(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from serve_app.cli.connection.client import NoAnswer
 from serve_app.cli.connection.text import shortened
 from serve_app.cli.connection.whole_file import whole_file
 
@@ -34,8 +35,12 @@ class PreviewFile:
         url = (status.get("darkroom") or {}).get("preview")
         if url is None or url == self._last_url:
             return
+        try:
+            image = self._fetch(url)
+        except NoAnswer:  # as while the server restarts, which the request outlasts
+            return
         self._last_url = url
-        if image := self._fetch(url):
+        if image:
             with whole_file(self._path) as file:
                 file.write(image)
 

@@ -128,3 +128,10 @@ def test_redirects_in_a_circle_are_an_error_in_a_sentence(tmp_path: Path) -> Non
             asking.download("/files/image.png")
         with pytest.raises(Misconfigured, match=r"could not be fetched.*redirects"):
             asking.save("/files/image.png", tmp_path / "image.png")
+
+
+def test_a_file_that_cannot_be_read_is_said_before_anything_is_uploaded(tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    with client(url, tmp_path) as asking:
+        with pytest.raises(Misconfigured, match="cannot be read: Is a directory"):
+            asking.upload(tmp_path)
