@@ -95,8 +95,8 @@ class Client:
             try:
                 result = call()
             except (NoAnswer, ApiFailure) as error:
-                passes = isinstance(error, NoAnswer) or error.status in RESTARTING
-                if not passes or (deadline is not None and time.monotonic() >= deadline):
+                over = deadline is not None and time.monotonic() >= deadline
+                if over or not (isinstance(error, NoAnswer) or error.status in RESTARTING):
                     raise
                 if deadline is None:
                     deadline = time.monotonic() + RESTART_S

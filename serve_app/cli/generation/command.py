@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from serve_app.cli.connection.client import ApiFailure, Client
+from serve_app.cli.connection.client import ApiFailure, Client, NoAnswer
 from serve_app.cli.connection.server import Server
 from serve_app.cli.generation.endpoint_input import draft_endpoint, look_up
 from serve_app.cli.generation.files import (
@@ -32,6 +32,11 @@ from serve_app.cli.group import INTERRUPTED
 from serve_app.domain.errors import DarkroomError, InvalidInput
 
 STDIN = "-"
+PASSED_ON = frozenset({502, 504})
+"""Statuses of a proxy that may have passed the call on."""
+MAYBE_ACCEPTED = (
+    "The request may have been accepted all the same; `darkroom requests list` shows it."
+)
 
 
 def run(
@@ -128,6 +133,8 @@ def _named(submitted: Sequence[str]) -> Generator[None]:
         yield
     except DarkroomError as error:
         if not submitted:
+            if isinstance(error, NoAnswer) or getattr(error, "status", None) in PASSED_ON:
+                raise ApiFailure(f"{error.message}\n{MAYBE_ACCEPTED}") from None
             raise
         (request_id,) = submitted
         raise ApiFailure(
@@ -195,10 +202,7 @@ def generate(
 def _cancel(client: Client, submitted: Sequence[str]) -> str:
     """Cancel the request and return a sentence for the user. A second Ctrl-C leaves it running."""
     if not submitted:
-        return (
-            "Stopped. The request may have been accepted all the same; `darkroom requests list` "
-            "shows it."
-        )
+        return f"Stopped. {MAYBE_ACCEPTED}"
     request_id = submitted[0]
     try:
         verdict = client.put(f"/v1/requests/{request_id}/cancel")["verdict"]

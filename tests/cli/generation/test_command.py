@@ -17,7 +17,7 @@ from serve_app.cli.connection import client as connection
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.installation import Installation
 from serve_app.cli.main import main
-from tests.cli.flaky_proxy import DROP, Trouble, flaky_proxy
+from tests.cli.flaky_proxy import CUT, DROP, Trouble, flaky_proxy
 from tests.cluster.processes import with_default_signals
 from tests.ingress.house import OTHERS
 from tests.wire.served import Address, served
@@ -247,10 +247,22 @@ def data_dir_of(address: Address, data_dir: Path) -> Path:
     return data_dir
 
 
-def test_a_request_that_was_not_accepted_is_not_named(address: Address, data_dir: Path) -> None:
-    refused = through(address, lambda method, _: 503 if method == "POST" else None, data_dir)
+@pytest.mark.parametrize("answer", [429, 503])
+def test_a_request_that_was_not_accepted_is_not_named(
+    address: Address, data_dir: Path, answer: int
+) -> None:
+    refused = through(address, lambda method, _: answer if method == "POST" else None, data_dir)
     assert refused.exit_code == 1
-    assert "darkroom requests show" not in refused.stderr
+    assert "darkroom requests" not in refused.stderr
+
+
+@pytest.mark.parametrize("answer", [CUT, DROP, 502])
+def test_a_lost_answer_to_the_submit_says_that_it_may_have_been_accepted(
+    address: Address, data_dir: Path, answer: int
+) -> None:
+    lost = through(address, lambda method, _: answer if method == "POST" else None, data_dir)
+    assert lost.exit_code == 1
+    assert "may have been accepted all the same; `darkroom requests list` shows it." in lost.stderr
 
 
 @pytest.mark.parametrize("more", [("--overwrite",), ()])
