@@ -219,7 +219,9 @@ def write_outputs(
     Without ``overwrite``, files that exist are kept: the new ones get the next free numbers.
     """
     while True:
-        found = output_paths(path, files) if overwrite else output_paths(path, files, Path.exists)
+        found = (
+            output_paths(path, files) if overwrite else output_paths(path, files, os.path.lexists)
+        )
         written: list[Path] = []
         try:
             for place, content in zip(found, contents, strict=True):

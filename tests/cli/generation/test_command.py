@@ -278,3 +278,10 @@ def test_a_full_disk_keeps_what_was_there_and_says_how_to_see_the_result(
     assert "`darkroom open " in failed.stderr
     assert (here / "out.png").read_text() == "precious"
     assert not (here / "out-2.png").exists()
+
+
+def test_a_link_that_leads_nowhere_is_a_name_that_is_taken(generate: Shell, here: Path) -> None:
+    (here / "out.png").symlink_to(here / "gone")
+    made = generate("x", "-m", "test/images")
+    assert made.exit_code == 0, made.output
+    assert sorted(each.name for each in here.iterdir()) == ["out-2.png", "out.png"]
