@@ -160,6 +160,18 @@ def test_it_is_written_from_the_config_map_with_an_application_for_each_pool(
     assert names == [APPLICATION, *(pool_application(each) for each in pools)]
 
 
+def test_a_full_disk_leaves_the_manifest_as_it_was(file: str, tmp_path: Path) -> None:
+    copied = tmp_path / file
+    shutil.copy(ROOT / "kubernetes" / file, copied)
+    before = copied.read_text()
+    for name in (f"{file}.new", f".{file}.part"):
+        (tmp_path / name).symlink_to("/dev/full")
+    ran = CliRunner().invoke(main, ["serve-config", "--manifest", str(copied)])
+    assert ran.exit_code == 1
+    assert f"darkroom: {copied} cannot be written: No space left on device." in ran.output
+    assert copied.read_text() == before
+
+
 def test_bounds_of_pools_are_only_in_the_config_map(ray_service: Manifest) -> None:
     """So a change of them restarts nothing."""
     for application in configuration(ray_service)["applications"]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import one_line
+from serve_app.cli.connection.whole_file import whole_file
 from serve_app.domain.audit.chain import BrokenChain, ChainCheck, verify
 from serve_app.domain.errors import Misconfigured
 
@@ -54,19 +54,16 @@ def audit_group(
 def export(server: Server, after: int, out: Path) -> None:
     """Export the audit log as JSON lines with their hashes, oldest first."""
     with Client(server) as client, client.lines("/v1/audit/export", after=after) as lines:
-        try:
-            target = nullcontext(sys.stdout) if out == STDOUT else out.open("x", encoding="utf-8")
-        except FileExistsError:
-            raise Misconfigured(f"{out} exists. Name another file, or move it away.") from None
-        except OSError as error:
-            raise Misconfigured(f"{out} cannot be written: {error.strerror}.") from None
-        with target as file:
-            written = 0
+        if out == STDOUT:
+            sys.stdout.writelines(f"{line}\n" for line in lines)
+            return
+        written = 0
+        # The chain of the beginning of a log is unbroken too: a part would pass for the whole.
+        with whole_file(out, new=True) as file:
             for line in lines:
-                file.write(line + "\n")
+                file.write(f"{line}\n".encode())
                 written += 1
-    if out != STDOUT:
-        click.echo(f"{written} entries are in {out}.")
+    click.echo(f"{written} entries are in {out}.")
 
 
 @audit_group.command("verify")

@@ -14,6 +14,7 @@ from serve_app.cli.commands.keys import tenant_path, tenants_group
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
+from serve_app.cli.connection.whole_file import whole_file
 from serve_app.domain.errors import Misconfigured
 
 __all__ = ["tenants_group"]
@@ -42,7 +43,7 @@ def delete_tenant(server: Server, tenant: str, *, yes: bool, wait: bool, as_json
         found = client.delete(tenant_path(tenant))
         while wait and found["ended_at"] is None:
             time.sleep(POLL_S)
-            found = client.get(f"{tenant_path(tenant)}/deletion")
+            found = client.poll(f"{tenant_path(tenant)}/deletion")
     click.echo(json.dumps(found) if as_json else deletion_text(found))
 
 
@@ -67,32 +68,26 @@ def show_deletion(server: Server, tenant: str, *, as_json: bool) -> None:
 @click.option("--files/--no-files", default=True, help="With the contents of files. Default: yes.")
 def export_tenant(server: Server, tenant: str, out: Path, *, files: bool) -> None:
     """Export everything that is stored about TENANT as a zip file."""
-    if out.exists():
-        raise Misconfigured(f"{out} exists. Name another file, or move it away.")
-    part = out.with_name(f".{out.name}.part")
     path = f"{tenant_path(tenant)}/export"
+    with whole_file(out, new=True) as file:
+        with Client(server) as client, client.chunks(path, files=str(files).lower()) as chunks:
+            file.writelines(chunks)
+        file.flush()
+        number = _number_of_files(Path(file.name), tenant)
+    click.echo(f"{number} files are in {out}.")
+
+
+def _number_of_files(export: Path, tenant: str) -> int:
+    """Number of files in a whole export. ``Misconfigured``: it has no end."""
     try:
-        with (
-            Client(server) as client,
-            client.chunks(path, files=str(files).lower()) as chunks,
-            part.open("wb") as file,
-        ):
-            for chunk in chunks:
-                file.write(chunk)
-        with zipfile.ZipFile(part) as archive:
+        with zipfile.ZipFile(export) as archive:
             archive.getinfo("export.json")
-            number = len(archive.namelist())
-        part.replace(out)
+            return len(archive.namelist())
     except (zipfile.BadZipFile, KeyError):
         raise Misconfigured(
             f"The export of {tenant} ended early. Look into the log of the server, and repeat the "
             "command."
         ) from None
-    except OSError as error:
-        raise Misconfigured(f"{out} cannot be written: {error.strerror}.") from None
-    finally:
-        part.unlink(missing_ok=True)
-    click.echo(f"{number} files are in {out}.")
 
 
 def deletion_text(found: dict[str, Any]) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,15 @@ from urllib.parse import quote
 
 import click
 
-from serve_app.cli.batches.files import METADATA, BatchSource, read_source, save_results
+from serve_app.cli.batches.files import (
+    METADATA,
+    BatchSource,
+    make_folder,
+    read_source,
+    save_results,
+)
 from serve_app.cli.connection import options
-from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.client import ApiFailure, Client
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import one_line
 from serve_app.domain.errors import DarkroomError
@@ -79,18 +86,12 @@ def run_command(
         earlier = None if again else _earlier(client, source)
         if earlier and max_cost != (earlier["metadata"] or {}).get(MAX_COST):
             _say("It has begun before: --max-cost is that of then.", as_json=as_json)
+        make_folder(folder)
         batch = earlier or _create(client, source, file.name, max_cost)
         _say(f"{batch['id']}: {len(source.names)} lines", as_json=as_json)
-        try:
+        with _resumable(batch["id"], again=again):
             batch = _wait(client, batch, as_json=as_json)
-        except KeyboardInterrupt:
-            click.echo(
-                f"\nThe batch continues. Run the command again to get its results, or stop it: "
-                f"darkroom batch cancel {batch['id']}",
-                err=True,
-            )
-            raise
-        saved = save_results(client, batch, folder)
+            saved = save_results(client, batch, folder)
     if as_json:
         click.echo(json.dumps({"batch": batch, "directory": str(folder), "files": saved}))
     else:
@@ -191,10 +192,29 @@ def _create(client: Client, source: BatchSource, name: str, max_cost: str | None
     return dict(client.post(BATCHES, body, headers))
 
 
+@contextmanager
+def _resumable(batch_id: str, *, again: bool) -> Generator[None]:
+    """Errors and Ctrl-C say how to go on with the batch, which continues."""
+    command = f"run the command again{' without --again' if again else ''}"
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(
+            f"\nThe batch continues. To get its results, {command}. To stop it: darkroom batch "
+            f"cancel {batch_id}",
+            err=True,
+        )
+        raise
+    except DarkroomError as error:
+        raise ApiFailure(
+            f"{error.message}\nThe batch is {batch_id}. To get its results, {command}."
+        ) from None
+
+
 def _wait(client: Client, batch: dict[str, Any], *, as_json: bool) -> dict[str, Any]:
     said = ""
     while True:
-        batch = dict(client.get(f"{BATCHES}/{batch['id']}"))
+        batch = dict(client.poll(f"{BATCHES}/{batch['id']}"))
         if (now := summary(batch)) != said:
             said = now
             _say(now, as_json=as_json)

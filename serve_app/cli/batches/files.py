@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from serve_app.cli.connection.client import Client
-from serve_app.domain.errors import InvalidInput
+from serve_app.cli.connection.whole_file import cannot_write, whole_file
+from serve_app.domain.errors import InvalidInput, Misconfigured
 
 # Input.
 
@@ -91,13 +93,22 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 MAX_STEM = 80
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder for results. ``Misconfigured``: nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise Misconfigured(f"The folder {folder} cannot be written to. Name another with --out.")
+
+
 def save_results(client: Client, batch: Mapping[str, Any], folder: Path) -> int:
     """Write the results of a batch and all files that they name; returns the number of files. A
     file that is there is complete, and is not fetched again."""
-    folder.mkdir(parents=True, exist_ok=True)
     for field, name in NAMES.items():
         if batch[field]:
-            client.save(f"/openai/v1/files/{batch[field]}/content", folder / name)
+            _fetch(client, f"/openai/v1/files/{batch[field]}/content", folder / name)
         else:
             (folder / name).unlink(missing_ok=True)  # of an earlier run
     output = folder / NAMES["output_file_id"]
@@ -110,6 +121,10 @@ def save_results(client: Client, batch: Mapping[str, Any], folder: Path) -> int:
     return saved
 
 
+def _fetch(client: Client, url: str, target: Path) -> None:
+    client.patiently(lambda: client.save(url, target))
+
+
 def _save_files(client: Client, result: Mapping[str, Any], folder: Path) -> int:
     """Write the files of one line, named by the line's number and its ``custom_id``."""
     _, batch, number = str(result["id"]).rsplit("_", 2)
@@ -120,12 +135,13 @@ def _save_files(client: Client, result: Mapping[str, Any], folder: Path) -> int:
         if content is not None:
             target = folder / f"{head}-{count}.{_suffix_of(content)}"
             if not target.exists():
-                _write(target, content)
+                with whole_file(target) as file:
+                    file.write(content)
             continue
         suffix = Path(urlsplit(url).path).suffix or ".mp4"
         target = folder / f"{head}-{count}{suffix}"
         if not target.exists():
-            client.save(url, target)
+            _fetch(client, url, target)
     return count
 
 
@@ -152,9 +168,3 @@ def _suffix_of(content: bytes) -> str:
     if content.startswith(b"\xff\xd8"):
         return "jpg"
     return "webp" if content[8:12] == b"WEBP" else "png"
-
-
-def _write(target: Path, content: bytes) -> None:
-    part = target.with_name(f"{target.name}.part")
-    part.write_bytes(content)
-    part.replace(target)

@@ -49,7 +49,7 @@ def show(
     shown = 0
     with Client(server) as client:
         while True:
-            found = client.get(request_path(request_id))
+            found = (client.poll if follow else client.get)(request_path(request_id))
             for line in found["log"][shown:]:
                 click.echo(json.dumps(line) if as_json else line_of(line))
             shown = max(shown, len(found["log"]))

@@ -10,6 +10,7 @@ from typing import Any
 import click
 import yaml
 
+from serve_app.cli.connection.whole_file import whole_file
 from serve_app.domain.errors import Misconfigured
 from serve_app.settings import config_file, refuse_unknown
 
@@ -40,7 +41,7 @@ def update_manifest(path: Path, installed_as: Path | None) -> None:
     ``installed_as``: where the pods have that ConfigMap mounted. Raises ``Misconfigured``.
     """
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         documents = [each for each in yaml.safe_load_all(text) if isinstance(each, dict)]
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise Misconfigured(f"{path} cannot be read as a manifest: {error}.") from None
@@ -55,9 +56,8 @@ def update_manifest(path: Path, installed_as: Path | None) -> None:
     def block(found: re.Match[str]) -> str:
         return f"{found[1]}serveConfigV2: |\n{indent(made, found[1] + '  ')}"
 
-    written = path.with_name(f"{path.name}.new")
-    written.write_text(_BLOCK.sub(block, text))
-    written.replace(path)
+    with whole_file(path) as file:
+        file.write(_BLOCK.sub(block, text).encode())
 
 
 def _source_in(document: dict[str, Any]) -> str | None:

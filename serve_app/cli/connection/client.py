@@ -3,40 +3,62 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Generator, Iterable, Iterator, Mapping
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from itertools import chain, repeat
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
+import click
 import httpx
 
 from serve_app.cli.connection.remote import Remote
 from serve_app.cli.connection.server import Server
+from serve_app.cli.connection.text import one_line
+from serve_app.cli.connection.whole_file import whole_file
 from serve_app.domain.errors import DarkroomError, Misconfigured
 
-POLL_S = 0.2  # minimum pause: the server holds a status request until the status has changed
+T = TypeVar("T")
+
+RESTART_S = 60.0  # the time that a restart of the server, or of a proxy before it, may take
+PAUSES_S = (0.5, 1.0, 2.0, 4.0)  # between the tries meanwhile; then always the last one
+RESTARTING = frozenset({502, 503, 504})
+"""Statuses of a proxy whose server is away, and of a server whose database is."""
 
 
 class ApiFailure(DarkroomError):
     """Error response of Darkroom. The message is the server's.
 
-    ``fields``: locations in the input and what is wrong there, if that is the error.
+    ``fields``: locations in the input and what is wrong there, if that is the error. ``status`` of
+    the response; None if there was none.
     """
 
     code = "api_failure"
 
-    def __init__(self, message: str, fields: Iterable[tuple[tuple[str, ...], str]] = ()) -> None:
+    def __init__(
+        self,
+        message: str,
+        fields: Iterable[tuple[tuple[str, ...], str]] = (),
+        status: int | None = None,
+    ) -> None:
         super().__init__(message)
         self.fields = tuple(fields)
+        self.status = status
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.message, self.fields)
+        return type(self), (self.message, self.fields, self.status)
+
+
+class NoAnswer(Misconfigured):
+    """Lost connection, or none."""
 
 
 class Client:
     """HTTP client of one Darkroom, with its own key; use it in a ``with`` statement.
 
-    Transport errors of ``httpx`` become ``Misconfigured``, error responses ``ApiFailure``.
+    Transport errors of ``httpx`` become ``NoAnswer``, error responses ``ApiFailure``.
     """
 
     def __init__(self, server: Server) -> None:
@@ -60,11 +82,36 @@ class Client:
     def get(self, path: str, **query: Any) -> Any:
         return self._call("GET", path, params=_given(query))
 
+    def poll(self, path: str, **query: Any) -> Any:
+        """State of what is being waited for: ``get`` that outlasts a restart of the server."""
+        return self.patiently(lambda: self.get(path, **query))
+
+    def patiently(self, call: Callable[[], T]) -> T:
+        """Result of ``call``, which only reads. It is repeated for up to ``RESTART_S`` seconds
+        while the server does not answer, and standard error says so."""
+        pauses = chain(PAUSES_S, repeat(PAUSES_S[-1]))
+        deadline: float | None = None
+        while True:
+            try:
+                result = call()
+            except (NoAnswer, ApiFailure) as error:
+                over = deadline is not None and time.monotonic() >= deadline
+                if over or not (isinstance(error, NoAnswer) or error.status in RESTARTING):
+                    raise
+                if deadline is None:
+                    deadline = time.monotonic() + RESTART_S
+                    _say(f"{error.message} Trying again for up to {RESTART_S:g} s.")
+                time.sleep(next(pauses))
+            else:
+                if deadline is not None:
+                    _say(f"{self.url} answers again.")
+                return result
+
     def text(self, path: str) -> str:
         """Body of a response that is not JSON."""
         response = self._response("GET", path)
         if response.is_error:
-            raise ApiFailure(_message(response))
+            raise ApiFailure(_message(response), status=response.status_code)
         return response.text
 
     @contextmanager
@@ -85,7 +132,7 @@ class Client:
             with self._http.stream("GET", path, params=_given(query)) as response:
                 if response.is_error:
                     response.read()
-                    raise ApiFailure(_message(response))
+                    raise ApiFailure(_message(response), status=response.status_code)
                 yield response
         except httpx.TransportError as error:
             raise Misconfigured(
@@ -114,12 +161,16 @@ class Client:
         return self._call("DELETE", path, params=_given(query))
 
     def upload(self, path: Path) -> str:
-        """Upload a file, and return its URL."""
+        """Upload a file, and return its URL. ``Misconfigured``: it cannot be read."""
         new = {"file_name": path.name, "content_type": "application/octet-stream"}
-        offered = self.post("/rest/storage/upload/initiate", new)
-        target = httpx.URL(offered["upload_url"]).raw_path.decode()  # at the address that we use
-        with path.open("rb") as file:
-            self._call("PUT", target, content=file, timeout=None)
+        try:
+            with path.open("rb") as file:
+                offered = self.post("/rest/storage/upload/initiate", new)
+                url = httpx.URL(offered["upload_url"])
+                target = url.raw_path.decode()  # at the address that we use
+                self._call("PUT", target, content=file, timeout=None)
+        except OSError as error:
+            raise Misconfigured(f"{path} cannot be read: {error.strerror or error}.") from None
         return str(offered["file_url"])
 
     def readiness(self) -> tuple[bool, dict[str, Any]]:
@@ -144,42 +195,31 @@ class Client:
     def follow(self, submitted: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Yield statuses until the request has completed. The last status is the completed one."""
         while True:
-            status = dict(self._call("GET", submitted["status_url"], params={"logs": "1"}))
+            status = dict(self.poll(submitted["status_url"], logs="1"))
             yield status
             if status["status"] == "COMPLETED":
                 return
 
+    def output(self, submitted: Mapping[str, Any], last: Mapping[str, Any]) -> dict[str, Any]:
+        """Output of a request whose ``last`` status is here. ``ApiFailure``: it failed."""
+        # A failure may be a 503 or 504 itself, which no patience changes.
+        read = self.get if last.get("error") else self.poll
+        return dict(read(submitted["response_url"]))
+
     def download(self, url: str) -> bytes:
         """Content of a URL. Another server than Darkroom does not get the key."""
-        try:
-            response = self._http.send(self._file_request(url))
-        except httpx.TransportError as error:
-            raise self._unreachable(url, error) from None
-        if response.is_error:
-            raise ApiFailure(f"{url} could not be fetched: {_message(response)}")
-        return response.content
+        with self._file(url) as response:
+            return response.read()
 
     def post_form(self, path: str, name: str, content: bytes, fields: dict[str, str]) -> Any:
         """Send a file in a form, as its field ``file``."""
         return self._call("POST", path, files={"file": (name, content)}, data=fields, timeout=600)
 
     def save(self, url: str, target: Path) -> None:
-        """Write the content of a URL to a file, completely or not at all."""
-        part = target.with_name(f"{target.name}.part")
-        try:
-            request = self._file_request(url)
-            with closing(self._http.send(request, stream=True, follow_redirects=True)) as response:
-                if response.is_error:
-                    response.read()
-                    raise ApiFailure(f"{url} could not be fetched: {_message(response)}")
-                with part.open("wb") as file:
-                    for chunk in response.iter_bytes():
-                        file.write(chunk)
-        except httpx.TransportError as error:
-            raise Misconfigured(
-                f"{url} could not be fetched ({error}). Run the command again: it continues."
-            ) from None
-        part.replace(target)
+        """Write the content of a URL to a file, completely or not at all. ``Misconfigured``: it
+        cannot be written."""
+        with self._file(url) as response, whole_file(target) as file:
+            file.writelines(response.iter_bytes())
 
     def preview(self, url: str) -> bytes | None:
         """Preview image of a running request; None before the first one and after the end."""
@@ -189,16 +229,34 @@ class Client:
     def _call(self, method: str, path: str, **arguments: Any) -> Any:
         response = self._response(method, path, **arguments)
         if response.is_error:
-            raise ApiFailure(_message(response), _fields(response))
+            raise ApiFailure(_message(response), _fields(response), response.status_code)
         if not response.content:
             return None
         if (answer := _json_of(response)) is None:
             raise ApiFailure(f"The response of {self.url} is not JSON: {response.text[:200]}")
         return answer
 
+    @contextmanager
+    def _file(self, url: str) -> Generator[httpx.Response]:
+        """Response with the file at a URL. Storage may answer with a redirect to it."""
+        try:
+            request = self._file_request(url)
+            with closing(self._http.send(request, stream=True, follow_redirects=True)) as response:
+                if response.status_code != 200:
+                    response.read()
+                    what = f"{url} could not be fetched: {_message(response)}"
+                    raise ApiFailure(what, status=response.status_code)
+                yield response
+        except httpx.ConnectError as error:
+            raise self._unreachable(url, error) from None
+        except httpx.TransportError as error:
+            raise NoAnswer(f"{url} could not be fetched ({error}).") from None
+        except httpx.RequestError as error:  # such as redirects in a circle
+            raise Misconfigured(f"{url} could not be fetched ({error}).") from None
+
     def _file_request(self, url: str) -> httpx.Request:
         """Request for a file. A result may name any server, such as one of an app's choice, and
-        only Darkroom's own gets the key."""
+        only Darkroom's own gets the key: ``httpx`` drops it when a redirect leaves that one."""
         request = self._http.build_request("GET", url)
         own = httpx.URL(self.url)
         if (request.url.scheme, request.url.netloc) != (own.scheme, own.netloc):
@@ -211,12 +269,18 @@ class Client:
         except httpx.TransportError as error:
             raise self._unreachable(url, error) from None
 
-    def _unreachable(self, url: str, error: httpx.TransportError) -> Misconfigured:
+    def _unreachable(self, url: str, error: httpx.TransportError) -> NoAnswer:
         where = url if "://" in url else self.url
-        return Misconfigured(
+        return NoAnswer(
             f"Nothing answers at {where} ({error}). Check the address, and that Darkroom is "
             "running there."
         )
+
+
+def _say(text: str) -> None:
+    """Print a line on standard error, below a progress bar that may be there."""
+    below = "\n" if sys.stderr.isatty() else ""
+    click.echo(f"{below}{one_line(text)}", err=True)
 
 
 def _given(query: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -4,33 +4,39 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from serve_app.cli.connection.client import ApiFailure, Client
+from serve_app.cli.connection.client import ApiFailure, Client, NoAnswer
 from serve_app.cli.connection.server import Server
 from serve_app.cli.generation.endpoint_input import draft_endpoint, look_up
 from serve_app.cli.generation.files import (
     STDOUT,
     MediaKind,
     check_output,
-    decode_data_uri,
+    content_of,
     format_of,
     kind_of,
     outputs,
     write_outputs,
 )
 from serve_app.cli.generation.options import GenerateOptions
-from serve_app.cli.generation.progress import PreviewFile, progress_text
+from serve_app.cli.generation.progress import PreviewFile, columns_of, progress_bar, update_bar
 from serve_app.cli.generation.viewer import NO_VIEWER, open_in_viewer
 from serve_app.cli.group import INTERRUPTED
 from serve_app.domain.errors import DarkroomError, InvalidInput
 
 STDIN = "-"
+PASSED_ON = frozenset({502, 504})
+"""Statuses of a proxy that may have passed the call on."""
+MAYBE_ACCEPTED = (
+    "The request may have been accepted all the same; `darkroom requests list` shows it."
+)
 
 
 def run(
@@ -61,9 +67,11 @@ def run(
         if output is None:
             check_output(place)
         on_status = PreviewFile(client.preview, preview).on_status if preview else _ignore
-        result, files, contents = _make(
-            *(client, wish, model, body), show=not as_json, on_status=on_status
-        )
+        submitted: list[str] = []
+        with _named(submitted):
+            result, files, contents = _make(
+                *(client, wish, model, body, submitted), show=not as_json, on_status=on_status
+            )
     if not files:
         if output is not None:
             raise ApiFailure(f"{model} returned no file: {json.dumps(result)[:200]}")
@@ -73,7 +81,8 @@ def run(
         _write_stdout(files, contents)
         _print_result(result, (), ())
         return
-    saved = write_outputs(place, files, contents, overwrite=overwrite)
+    with _named(submitted):
+        saved = write_outputs(place, files, contents, overwrite=overwrite)
     if as_json:
         click.echo(json.dumps(result | {"saved": [str(path.absolute()) for path in saved]}))
     else:
@@ -96,20 +105,42 @@ def _input(
 
 
 def _make(
-    client: Client, wish: GenerateOptions, model: str, body: dict[str, Any], **how: Any
+    client: Client,
+    wish: GenerateOptions,
+    model: str,
+    body: dict[str, Any],
+    submitted: list[str],
+    **how: Any,
 ) -> tuple[dict[str, Any], list[Mapping[str, Any]], list[bytes]]:
-    """Output, its files and their contents. Ctrl-C cancels the request and exits."""
-    submitted: list[str] = []
+    """Output, its files and their contents. ``submitted`` gets the request's id. Ctrl-C cancels the
+    request and exits."""
     try:
         result = generate(client, model, body, on_submitted=submitted.append, **how)
         files = list(outputs(result))
-        contents = [_content(client, file) for file in files]
+        contents = [content_of(client, file) for file in files]
     except ApiFailure as failure:
         raise _by_option(failure, wish) from None
     except KeyboardInterrupt:
         click.echo(f"\n{_cancel(client, submitted)}", err=True)
         sys.exit(INTERRUPTED)
     return result, files, contents
+
+
+@contextmanager
+def _named(submitted: Sequence[str]) -> Generator[None]:
+    """Errors name the request, once it has been accepted: it may go on, and may cost money."""
+    try:
+        yield
+    except DarkroomError as error:
+        if not submitted:
+            if isinstance(error, NoAnswer) or getattr(error, "status", None) in PASSED_ON:
+                raise ApiFailure(f"{error.message}\n{MAYBE_ACCEPTED}") from None
+            raise
+        (request_id,) = submitted
+        raise ApiFailure(
+            f"{error.message}\n`darkroom requests show {request_id}` shows the request, and "
+            f"`darkroom open {request_id}` opens its files once it has any."
+        ) from None
 
 
 def _with_prompt(wish: GenerateOptions) -> GenerateOptions:
@@ -156,24 +187,22 @@ def generate(
     """
     submitted = client.submit(model, body)
     on_submitted(submitted["request_id"])
-    if not show:
+    status: dict[str, Any] = {}
+    if show:
+        with progress_bar(sys.stderr, columns_of(sys.stderr)) as bar:
+            for status in client.follow(submitted):
+                update_bar(bar, status, columns_of(sys.stderr))
+                on_status(status)
+    else:
         for status in client.follow(submitted):
             on_status(status)
-        return dict(client.get(submitted["response_url"]))
-    with click.progressbar(length=100, label="queued", file=sys.stderr) as bar:
-        for status in client.follow(submitted):
-            _update_bar(bar, status)
-            on_status(status)
-    return dict(client.get(submitted["response_url"]))
+    return client.output(submitted, status)
 
 
 def _cancel(client: Client, submitted: Sequence[str]) -> str:
     """Cancel the request and return a sentence for the user. A second Ctrl-C leaves it running."""
     if not submitted:
-        return (
-            "Stopped. The request may have been accepted all the same; `darkroom requests list` "
-            "shows it."
-        )
+        return f"Stopped. {MAYBE_ACCEPTED}"
     request_id = submitted[0]
     try:
         verdict = client.put(f"/v1/requests/{request_id}/cancel")["verdict"]
@@ -196,11 +225,6 @@ def _by_option(failure: ApiFailure, wish: GenerateOptions) -> ApiFailure:
         for (name, *rest), message in failure.fields
     )
     return ApiFailure("\n  ".join(shown))
-
-
-def _content(client: Client, file: Mapping[str, Any]) -> bytes:
-    content = decode_data_uri(file["url"])
-    return client.download(file["url"]) if content is None else content
 
 
 def _write_stdout(files: Sequence[Mapping[str, Any]], contents: Sequence[bytes]) -> None:
@@ -248,9 +272,3 @@ def _print_drafts(
         "--from-draft ID` finishes one.",
         err=not saved,
     )
-
-
-def _update_bar(bar: Any, status: dict[str, Any]) -> None:
-    bar.label, done = progress_text(status)
-    bar.update(max(0, done - bar.pos))
-    bar.render_progress()

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.whole_file import FileThere, whole_file
 from serve_app.domain.artifact import EXTENSIONS, MEDIA_TYPES
 from serve_app.domain.errors import InvalidInput, Misconfigured
 from serve_app.paths import expanded
@@ -146,6 +148,14 @@ def decode_data_uri(url: str) -> bytes | None:
     return base64.b64decode(content) if head.startswith("data:") else None
 
 
+def content_of(client: Client, file: Mapping[str, Any]) -> bytes:
+    """Content of an output file. A restart of the server is outlasted."""
+    url = str(file["url"])
+    if (content := decode_data_uri(url)) is not None:
+        return content
+    return client.patiently(lambda: client.download(url))
+
+
 def output_paths(
     path: Path,
     files: Sequence[Mapping[str, Any]],
@@ -208,37 +218,18 @@ def write_outputs(
 
     Without ``overwrite``, files that exist are kept: the new ones get the next free numbers.
     """
-    if overwrite:
-        found = output_paths(path, files)
-        for place, content in zip(found, contents, strict=True):
-            _write(place, content, "wb")
-        return found
     while True:
-        found = output_paths(path, files, Path.exists)
+        found = (
+            output_paths(path, files) if overwrite else output_paths(path, files, os.path.lexists)
+        )
         written: list[Path] = []
         try:
             for place, content in zip(found, contents, strict=True):
-                _write(place, content, "xb")
+                with whole_file(place, new=not overwrite) as file:
+                    file.write(content)
                 written.append(place)
-        except FileExistsError:  # another program was faster
+        except FileThere:  # another program was faster
             for place in written:
                 place.unlink(missing_ok=True)
             continue
         return found
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Replace ``path`` atomically, so that readers never see a partial file."""
-    fresh = path.with_name(f".{path.name}.new")
-    _write(fresh, content, "wb")
-    fresh.replace(path)
-
-
-def _write(path: Path, content: bytes, mode: str) -> None:
-    try:
-        with path.open(mode) as file:
-            file.write(content)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        raise Misconfigured(f"{path} cannot be written: {error.strerror}.") from None

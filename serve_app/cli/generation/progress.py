@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from serve_app.cli.generation.files import replace_file
+import click
+
+from serve_app.cli.connection.client import NoAnswer
+from serve_app.cli.connection.text import shortened
+from serve_app.cli.connection.whole_file import whole_file
+
+if TYPE_CHECKING:
+    from click._termui_impl import ProgressBar  # it has no public name
 
 # Preview file of a running request, for an image viewer that reloads it.
 
@@ -27,9 +35,14 @@ class PreviewFile:
         url = (status.get("darkroom") or {}).get("preview")
         if url is None or url == self._last_url:
             return
+        try:
+            image = self._fetch(url)
+        except NoAnswer:  # as while the server restarts, which the request outlasts
+            return
         self._last_url = url
-        if image := self._fetch(url):
-            replace_file(self._path, image)
+        if image:
+            with whole_file(self._path) as file:
+                file.write(image)
 
 
 WAIT_REASONS = {
@@ -64,6 +77,35 @@ def progress_text(status: Mapping[str, Any]) -> tuple[str, int]:
         left = f", {_duration(left_s)} left" if (left_s := ours.get("left_s")) is not None else ""
         return f"{words} weights, {step / 1e9:.1f} of {steps / 1e9:.1f} GB{left}", 0
     return f"{words}{_pace_text(ours)}", int(95 * step / steps) if steps else 0
+
+
+BAR_COLUMNS = 20  # at most; a quarter of a narrow terminal
+_AROUND = (
+    len("  [" + "]   100%") + 1
+)  # and the last column, in which some terminals begin a new line
+
+
+def progress_bar(stream: TextIO, columns: int) -> ProgressBar[int]:
+    """Bar in a terminal so wide. Without ``click``'s estimate: a status has the server's."""
+    width = min(BAR_COLUMNS, columns // 4)
+    return click.progressbar(length=100, label="queued", width=width, show_eta=False, file=stream)
+
+
+def update_bar(bar: ProgressBar[int], status: Mapping[str, Any], columns: int) -> None:
+    """Show a status in one line of a terminal so wide: ``click`` draws only a single line anew."""
+    words, done = progress_text(status)
+    bar.width = min(BAR_COLUMNS, columns // 4)
+    bar.label = shortened(words, max(1, columns - bar.width - _AROUND))
+    bar.update(max(0, done - bar.pos))
+    bar.render_progress()
+
+
+def columns_of(stream: TextIO) -> int:
+    """Width of a terminal; 80 if it is not known."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
 
 
 def _pace_text(ours: Mapping[str, Any]) -> str:

@@ -60,7 +60,7 @@ def add_command(
         answer = client.post(WEIGHTS, body)
         while not no_wait and answer["state"] not in FINAL:
             time.sleep(POLL_S)
-            answer = client.get(_path(name))
+            answer = client.poll(_path(name))
         for url in uploads if answer["state"] in FINAL else ():  # they are stored, or of no use
             client.delete(f"/v1/uploads/{urlsplit(url).path.removeprefix('/files/')}")
     click.echo(json.dumps(answer) if as_json else described(answer))

@@ -77,8 +77,6 @@ def print_welcome(
         echo(_make_sample(installation, model, show=not demo))
     except DarkroomError as error:
         echo(f"The sample image failed: {error.message}")
-    except OSError as error:
-        echo(f"The sample image could not be written to {_image_of(installation)}: {error}.")
 
 
 def sample_model(models: Iterable[Mapping[str, Any]]) -> str | None:
@@ -119,7 +117,7 @@ def _make_sample(installation: Installation, model: str, *, show: bool) -> str:
     image = _image_of(installation)
     with Client(installation) as client:
         result = generate(client, model, body, show=show)
-        image.write_bytes(client.download(result["images"][0]["url"]))
+        client.save(result["images"][0]["url"], image)
     took = time.monotonic() - started
     return f'"{PROMPT}" took {took:.1f} s: {image}'
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageChops, UnidentifiedImageError
 
 from serve_app.cli.connection.client import ApiFailure, Client
 from serve_app.cli.connection.server import Server
-from serve_app.cli.generation.files import decode_data_uri, outputs
+from serve_app.cli.generation.files import content_of, outputs
 from serve_app.domain.errors import InvalidInput
 from serve_app.provenance.reader import SignatureState, verify
 
@@ -103,12 +103,9 @@ def drawn_by(server: Server) -> Draw:
     def draw(endpoint: str, body: dict[str, Any]) -> Iterator[bytes]:
         with Client(server) as client:
             submitted = client.submit(endpoint, body, headers=ALONE)
-            for _ in client.follow(submitted):
-                pass
-            for each in outputs(client.get(submitted["response_url"])):
-                url = str(each["url"])
-                content = decode_data_uri(url)
-                yield client.download(url) if content is None else content
+            *_, last = client.follow(submitted)
+            for each in outputs(client.output(submitted, last)):
+                yield content_of(client, each)
 
     return draw
 

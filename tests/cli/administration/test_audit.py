@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from serve_app.cli.main import main
+from tests.cli.flaky_proxy import CUT, flaky_proxy
 from tests.wire.served import Address
 
 
@@ -60,3 +61,16 @@ def test_the_live_log_is_verified_with_anchors_of_a_file(darkroom: Any, tmp_path
 def test_the_export_goes_to_standard_output_by_default(darkroom: Any) -> None:
     lines = darkroom("audit", "export").stdout.splitlines()
     assert [json.loads(each)["sequence"] for each in lines] == [*range(1, len(lines) + 1)]
+
+
+def test_an_export_that_ends_early_leaves_nothing_and_can_be_repeated(
+    darkroom: Any, address: Address, tmp_path: Path
+) -> None:
+    file = tmp_path / "audit.jsonl"
+    with flaky_proxy(address, lambda _, path: CUT if path.endswith("/export") else None) as proxy:
+        (tmp_path / "run.json").write_text(json.dumps({"url": proxy.url}))
+        ended = darkroom("audit", "export", "-o", str(file), fails=True)
+    assert "ended early" in ended.stderr
+    assert not [each for each in tmp_path.iterdir() if "audit" in each.name]
+    (tmp_path / "run.json").write_text(json.dumps({"url": address.url}))
+    darkroom("audit", "export", "-o", str(file))

@@ -10,6 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
+from serve_app.cli.connection import client as connection
+from serve_app.cli.connection.whole_file import part_of
+from tests.cli.flaky_proxy import DROP, flaky_proxy
 from tests.ingress.house import OTHERS
 from tests.wire.served import Address, served
 
@@ -117,3 +120,53 @@ def test_problems_are_said_before_anything_runs(
 ) -> None:
     prompts.write_text(content)
     assert message in darkroom("batch", "run", str(prompts), *words, fails=True).output
+
+
+def test_an_unusable_folder_is_said_before_anything_runs(
+    darkroom: Any, prompts: Path, address: Address, tmp_path: Path
+) -> None:
+    file = write(prompts, {"prompt": "no folder"})
+    (tmp_path / "file").touch()
+    before = number_of_batches(address)
+    words = ("batch", "run", file, "--endpoint", "test/images")
+    result = darkroom(*words, "--out", str(tmp_path / "file" / "out"), fails=True)
+    assert "file/out cannot be written: Not a directory" in result.stderr
+    assert number_of_batches(address) == before
+
+
+def test_a_full_disk_is_said_with_how_to_go_on(
+    darkroom: Any, prompts: Path, tmp_path: Path
+) -> None:
+    file = write(prompts, {"prompt": "full disk"})
+    out = tmp_path / "out"
+    out.mkdir()
+    part_of(out / "output.jsonl").symlink_to("/dev/full")
+    words = ("batch", "run", file, "--endpoint", "test/images", "--out", str(out))
+    result = darkroom(*words, "--again", fails=True)
+    assert "output.jsonl cannot be written: No space left on device." in result.stderr
+    assert "run the command again without --again" in result.stderr
+    assert "1 files are in" in darkroom(*words).output
+
+
+def test_a_restart_of_the_server_does_not_end_the_wait(
+    darkroom: Any,
+    prompts: Path,
+    address: Address,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "PAUSES_S", (0.0,))
+    waiting = [503, DROP]
+    fetching = [502, DROP]
+
+    def trouble(method: str, path: str) -> int | None:
+        left = fetching if path.endswith(("/content", ".png")) else waiting
+        single = method == "GET" and not path.endswith("/batches")
+        return left.pop(0) if single and left else None
+
+    file = write(prompts, {"prompt": "restart"})
+    with flaky_proxy(address, trouble) as proxy:
+        (tmp_path / "run.json").write_text(json.dumps({"url": proxy.url}))
+        result = darkroom("batch", "run", file, "--endpoint", "test/images")
+    assert "1 files are in" in result.output
+    assert not waiting + fetching

@@ -18,15 +18,19 @@ from serve_app.free_ports import free_port
 
 
 @contextmanager
-def answering(status: int, body: str, keys: list[str | None] | None = None) -> Iterator[str]:
+def answering(
+    status: int, body: str, keys: list[str | None] | None = None, *, location: str = ""
+) -> Iterator[str]:
     """Origin of a server that gives the same response to every call, like HAProxy without an
-    ingress. ``keys`` gets the credentials of each call."""
+    ingress. ``keys`` gets the credentials of each call. ``location``: where redirects lead."""
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             if keys is not None:
                 keys.append(self.headers["Authorization"])
             self.send_response(status)
+            if location:
+                self.send_header("location", location)
             self.end_headers()
             self.wfile.write(body.encode())
 
@@ -87,3 +91,47 @@ def test_only_darkroom_gets_the_key_when_files_are_fetched(tmp_path: Path) -> No
                 asking.save(f"{origin}/files/image.png", tmp_path / "image.png")
     assert own == ["Key id:secret", "Key id:secret"]
     assert foreign == [None, None]
+
+
+def test_a_redirect_of_a_file_is_followed_and_another_server_does_not_get_the_key(
+    tmp_path: Path,
+) -> None:
+    own: list[str | None] = []
+    foreign: list[str | None] = []
+    target = tmp_path / "image.png"
+    with (
+        answering(200, "a file", foreign) as bucket,
+        answering(307, "", own, location=f"{bucket}/image.png?signature=x") as url,
+        client(url, tmp_path) as asking,
+    ):
+        assert asking.download(f"{url}/files/image.png") == b"a file"
+        asking.save(f"{url}/files/image.png", target)
+    assert target.read_bytes() == b"a file"
+    assert own == ["Key id:secret", "Key id:secret"]
+    assert foreign == [None, None]
+
+
+@pytest.mark.parametrize("status", [202, 204, 304, 307])
+def test_an_answer_that_is_no_file_is_not_taken_for_one(tmp_path: Path, status: int) -> None:
+    target = tmp_path / "image.png"
+    with answering(status, "") as url, client(url, tmp_path) as asking:
+        with pytest.raises(ApiFailure, match=f"could not be fetched: {status}"):
+            asking.download("/files/image.png")
+        with pytest.raises(ApiFailure, match=f"could not be fetched: {status}"):
+            asking.save("/files/image.png", target)
+    assert not target.exists()
+
+
+def test_redirects_in_a_circle_are_an_error_in_a_sentence(tmp_path: Path) -> None:
+    with answering(307, "", location="/again") as url, client(url, tmp_path) as asking:
+        with pytest.raises(Misconfigured, match=r"could not be fetched.*redirects"):
+            asking.download("/files/image.png")
+        with pytest.raises(Misconfigured, match=r"could not be fetched.*redirects"):
+            asking.save("/files/image.png", tmp_path / "image.png")
+
+
+def test_a_file_that_cannot_be_read_is_said_before_anything_is_uploaded(tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    with client(url, tmp_path) as asking:
+        with pytest.raises(Misconfigured, match="cannot be read: Is a directory"):
+            asking.upload(tmp_path)

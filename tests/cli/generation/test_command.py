@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from serve_app.cli.connection import client as connection
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.installation import Installation
+from serve_app.cli.connection.whole_file import part_of
 from serve_app.cli.main import main
+from tests.cli.flaky_proxy import CUT, DROP, Trouble, flaky_proxy
 from tests.cluster.processes import with_default_signals
 from tests.ingress.house import OTHERS
 from tests.wire.served import Address, served
@@ -176,3 +179,110 @@ def test_ctrl_c_cancels_the_request_and_says_which(generate: Shell, here: Path) 
         ended = client.get(f"/v1/requests/{new['request_id']}")
     assert (last["status"], ended["state"]) == ("COMPLETED", "cancelled")
     assert not list(here.iterdir())
+
+
+class Restart:
+    """Trouble of the proxy: ``answers`` one after the other to reads whose path has a ``part``."""
+
+    def __init__(self, part: str, *answers: int) -> None:
+        self._part = part
+        self._answers = [*answers]
+
+    def __call__(self, method: str, path: str) -> int | None:
+        if method == "GET" and self._part in path and self._answers:
+            return self._answers.pop(0)
+        return None
+
+
+def through(address: Address, trouble: Trouble, data_dir: Path, *words: str) -> Result:
+    """``darkroom generate`` of an image through a proxy with some trouble."""
+    with flaky_proxy(address, trouble) as proxy:
+        (data_dir / "run.json").write_text(json.dumps({"url": proxy.url}))
+        return Shell(data_dir)("x", "-m", "test/images", *words)
+
+
+@pytest.mark.parametrize("part", ["/status", "/requests/", "/files/"])
+def test_a_restart_of_the_server_does_not_lose_the_request(
+    address: Address, data_dir: Path, here: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    monkeypatch.setattr(connection, "PAUSES_S", (0.0,))
+    made = through(address, Restart(part, 502, DROP, 503, 504), data_dir)
+    assert made.exit_code == 0, made.output
+    assert (here / "out.png").read_text() == "image"
+    assert made.stderr.count("Trying again for up to 60 s.") == 1
+    assert made.stderr.count("answers again.") == 1
+
+
+def test_a_request_that_failed_with_503_is_not_asked_for_again(
+    address: Address, data_dir: Path
+) -> None:
+    read: list[str] = []
+
+    def note(_method: str, path: str) -> None:
+        if path.rpartition("/")[0].endswith("/requests"):
+            read.append(path)
+
+    failed = through(address, note, data_dir, "--field", "fail=replica_died")
+    assert failed.exit_code == 1
+    assert "Trying again" not in failed.stderr
+    assert len(read) == 1
+
+
+@pytest.mark.parametrize("status", [404, 503])
+def test_a_failure_after_the_submit_names_the_request_and_how_to_see_it(
+    address: Address, data_dir: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setattr(connection, "PAUSES_S", (0.0,))
+    monkeypatch.setattr(connection, "RESTART_S", 0.2)
+    failed = through(address, Restart("/files/", *[status] * 5000), data_dir)
+    assert failed.exit_code == 1
+    assert f"could not be fetched: {status}" in failed.stderr
+    (newest, *_) = Shell(data_dir_of(address, data_dir)).requests()
+    assert f"`darkroom requests show {newest['request_id']}` shows " in failed.stderr
+    assert f"`darkroom open {newest['request_id']}` opens " in failed.stderr
+
+
+def data_dir_of(address: Address, data_dir: Path) -> Path:
+    """The data directory, with the address of the server itself again."""
+    (data_dir / "run.json").write_text(json.dumps({"url": address.url}))
+    return data_dir
+
+
+@pytest.mark.parametrize("answer", [429, 503])
+def test_a_request_that_was_not_accepted_is_not_named(
+    address: Address, data_dir: Path, answer: int
+) -> None:
+    refused = through(address, lambda method, _: answer if method == "POST" else None, data_dir)
+    assert refused.exit_code == 1
+    assert "darkroom requests" not in refused.stderr
+
+
+@pytest.mark.parametrize("answer", [CUT, DROP, 502])
+def test_a_lost_answer_to_the_submit_says_that_it_may_have_been_accepted(
+    address: Address, data_dir: Path, answer: int
+) -> None:
+    lost = through(address, lambda method, _: answer if method == "POST" else None, data_dir)
+    assert lost.exit_code == 1
+    assert "may have been accepted all the same; `darkroom requests list` shows it." in lost.stderr
+
+
+@pytest.mark.parametrize("more", [("--overwrite",), ()])
+def test_a_full_disk_keeps_what_was_there_and_says_how_to_see_the_result(
+    generate: Shell, here: Path, more: tuple[str, ...]
+) -> None:
+    (here / "out.png").write_text("precious")
+    for name in ("out.png", "out-2.png"):
+        part_of(here / name).symlink_to("/dev/full")
+    failed = generate("x", "-m", "test/images", "-o", "out.png", *more)
+    assert failed.exit_code == 1
+    assert "cannot be written: No space left on device." in failed.stderr
+    assert "`darkroom open " in failed.stderr
+    assert (here / "out.png").read_text() == "precious"
+    assert not (here / "out-2.png").exists()
+
+
+def test_a_link_that_leads_nowhere_is_a_name_that_is_taken(generate: Shell, here: Path) -> None:
+    (here / "out.png").symlink_to(here / "gone")
+    made = generate("x", "-m", "test/images")
+    assert made.exit_code == 0, made.output
+    assert sorted(each.name for each in here.iterdir()) == ["out-2.png", "out.png"]

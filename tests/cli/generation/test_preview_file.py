@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from serve_app.cli.connection.client import NoAnswer
 from serve_app.cli.generation.progress import PreviewFile
 
 
@@ -32,3 +33,19 @@ def test_each_new_preview_is_fetched_once_and_written(tmp_path: Path) -> None:
     file.on_status({"status": "COMPLETED"})
     assert fetched == ["/p", "/p?step=2", "/p?step=4"]
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_preview_that_a_restart_lost_is_fetched_at_the_next_status(tmp_path: Path) -> None:
+    answers: list[bytes | None] = [None, b"one"]
+
+    def fetch(_: str) -> bytes | None:
+        if (image := answers.pop(0)) is None:
+            raise NoAnswer("Nothing answers.")
+        return image
+
+    path = tmp_path / "now.jpg"
+    file = PreviewFile(fetch, path)
+    file.on_status(running("/p"))
+    assert not path.exists()
+    file.on_status(running("/p"))
+    assert path.read_bytes() == b"one"

@@ -1,12 +1,14 @@
 """Progress texts of `darkroom generate` and `darkroom status`."""
 
+import io
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from serve_app.cli.commands.requests import pool_lines
-from serve_app.cli.generation.progress import duration, progress_text
+from serve_app.cli.generation.progress import duration, progress_bar, progress_text, update_bar
 
 
 def running(**ours: Any) -> dict[str, Any]:
@@ -124,3 +126,30 @@ def test_a_pool_shows_what_its_replicas_hold_and_load_and_how_many_it_wants() ->
     shown[0] = shown[0].replace("pool flux:", "pool flux (overflow of spot):")
     overflow = pool | {"target_replicas": 4, "overflow_of": "spot"}
     assert list(pool_lines("flux", overflow, replicas)) == shown
+
+
+class Terminal(io.StringIO):
+    """Remembers what was written to it, as a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("columns", [24, 40, 80, 132])
+def test_the_progress_bar_stays_in_one_line_of_the_terminal(columns: int) -> None:
+    cold = {"reason": "cold_start", "detail": f"downloading {'owner/name-' * 9}, 1.0 of 4.0 GB"}
+    statuses = [
+        {"status": "IN_QUEUE", "queue_position": 0, "darkroom": cold},
+        running(stage="denoising", step=12, steps=40, rate=3.12, left_s=8.97),
+        {"status": "COMPLETED"},
+    ]
+    terminal = Terminal()
+    with progress_bar(terminal, columns) as bar:
+        for status in statuses:
+            update_bar(bar, status, columns)
+    drawn = re.sub(r"\x1b\[[?0-9]*[a-z]", "", terminal.getvalue()).removesuffix("\n")
+    first, waits, runs, ends = drawn.split("\r")[1:]
+    assert max(map(len, (first, waits, runs, ends))) < columns
+    for line, words in {waits: "w…", runs: "de28%", ends: "d100%"}.items():
+        assert set(words) <= set(line)
+    assert (columns >= 80) == ("denoising 12/40, 3.1 steps/s, 9 s left  [" in runs)

@@ -17,6 +17,7 @@ from PIL import Image
 from deployments.engine.media.images import encode
 from deployments.transfer.manifest import GenerationFacts, ManifestWriter
 from deployments.transfer.uploader import MediaFile
+from serve_app.cli.connection import client as connection
 from serve_app.cli.connection.remote import Remote
 from serve_app.cli.main import main
 from serve_app.cli.verification.replay import drawn_by, replay
@@ -25,6 +26,7 @@ from serve_app.domain.errors import InvalidInput
 from serve_app.domain.lease import LeaseKey
 from serve_app.provenance.certificates import CERTIFICATES_FILE
 from serve_app.provenance.reader import verify
+from tests.cli.flaky_proxy import flaky_proxy
 from tests.fakes.file_signer import FakeFileSigner
 from tests.wire.served import served
 
@@ -175,3 +177,18 @@ def test_a_server_draws_alone_and_without_earlier_outcomes() -> None:
     with served() as address:
         draw = drawn_by(Remote(address.url, address.key))
         assert list(draw("test/probe", {"artifacts": 1, "content": "abc"})) == [b"abc"]
+
+
+def test_a_restart_of_the_server_does_not_end_a_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "PAUSES_S", (0.0,))
+    away: set[str] = set()
+
+    def trouble(method: str, path: str) -> int | None:
+        seen = method == "POST" or path in away
+        away.add(path)
+        return None if seen else 503
+
+    with served() as address, flaky_proxy(address, trouble) as proxy:
+        draw = drawn_by(Remote(proxy.url, proxy.key))
+        assert list(draw("test/probe", {"artifacts": 1, "content": "abc"})) == [b"abc"]
+    assert len(away) == 4  # the submit, the status, the output and the file
