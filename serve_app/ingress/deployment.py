@@ -398,6 +398,7 @@ class Ingress(ReplicaCalls):
                 clock,
                 self._metrics,
                 NameResolver(),
+                files.access.signed_again,
             ),
             tracing=self._tracing,
             health=self._health(database, files.storage, one_node, secrets),

@@ -219,7 +219,9 @@ async def built(
         ),
         sessions=scripted,
         webhooks=Webhooks(
-            queue, queue.outbox, seeds, compose, config, clock, metrics, names or NameResolver()
+            *(queue, queue.outbox, seeds, compose, config, clock, metrics),
+            names or NameResolver(),
+            access.signed_again,
         ),
         health=Health(
             Readiness({"storage": storage.check}, clock),

@@ -13,7 +13,7 @@ from serve_app.settings import Config
 from serve_app.telemetry.metrics import Metrics
 from serve_app.webhooks.batches import BatchNotifier
 from serve_app.webhooks.budgets import BudgetNotifier
-from serve_app.webhooks.delivery import Compose, DeliveryWorker, RetryRules
+from serve_app.webhooks.delivery import Compose, DeliveryWorker, Renew, RetryRules
 from serve_app.webhooks.progress import ProgressNotifier
 from serve_app.webhooks.sender import Sender
 from serve_app.webhooks.signing import Signer
@@ -50,7 +50,7 @@ class Webhooks:
     """Webhooks of one ingress process.
 
     ``queue``, ``outbox`` and ``seeds`` are the installation's; ``resolve`` looks up the receivers'
-    host names.
+    host names; ``renew`` signs the URLs of private files in a stored body again.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class Webhooks:
         clock: Clock,
         metrics: Metrics,
         resolve: Resolve,
+        renew: Renew | None = None,
     ) -> None:
         allow_private = config.webhooks.allow_private_webhooks
         self.outbox = outbox
@@ -78,7 +79,7 @@ class Webhooks:
             return await compose(await self.notifier.wait_until_silent(claimed))
 
         rules = RetryRules(config.webhooks.webhook_waits_s, config.webhooks.webhook_give_up_s)
-        self._delivery = DeliveryWorker(outbox, at_last, self.sender, clock, rules, metrics)
+        self._delivery = DeliveryWorker(outbox, at_last, self.sender, clock, rules, metrics, renew)
         self._budgets = BudgetNotifier(queue.budgets, self.sender, rules.waits_s)
         self._batches = BatchNotifier(queue.batches.work, self.sender, rules.waits_s)
 

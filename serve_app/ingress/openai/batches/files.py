@@ -27,6 +27,11 @@ from serve_app.ingress.openai.batches.objects import (
     file_page,
 )
 from serve_app.ingress.openai.errors import ERRORS, TAG
+from serve_app.ingress.services.file_access import (
+    MAX_URL_BYTES,
+    PRIVATE_URL,
+    FileAccessControl,
+)
 from serve_app.ingress.services.files import NewUpload
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.tenants.scopes import Caller
@@ -95,17 +100,42 @@ async def shown(request: HttpRequest) -> Response:
 
 
 async def content(request: HttpRequest) -> Response:
-    """Answer with the bytes of a file."""
+    """Answer with the bytes of a file. In an output, URLs of private files are signed now."""
     caller = await authenticate(request)
     services = services_of(request)
     file = await find_file(request, caller)
     await _require_own(services, caller, file)
     size = await services.files.storage.size(file.key)  # before the status is sent
-    return StreamingResponse(
-        services.files.storage.read(file.key, 0, size),
-        media_type="application/octet-stream",
-        headers={"content-length": str(size), "x-content-type-options": "nosniff"},
-    )
+    chunks = services.files.storage.read(file.key, 0, size)
+    headers = {"x-content-type-options": "nosniff"}
+    if file.purpose == OUTPUT:
+        chunks = signed_again(services.files.access, file.tenant, chunks)
+    else:
+        headers["content-length"] = str(size)
+    return StreamingResponse(chunks, media_type="application/octet-stream", headers=headers)
+
+
+async def signed_again(
+    access: FileAccessControl, tenant: str, chunks: AsyncIterator[bytes]
+) -> AsyncIterator[bytes]:
+    """Lines of JSON in pieces, with URLs of the tenant's private files that are valid from now."""
+    held = b""
+    async for chunk in chunks:
+        held += chunk
+        cut = _cut(held)
+        yield await access.signed_again(held[:cut], tenant)
+        held = held[cut:]
+    yield await access.signed_again(held, tenant)
+
+
+def _cut(held: bytes) -> int:
+    """Place before which all URLs are whole: one may begin at the last quote, or end with it."""
+    last = held.rfind(b'"', max(0, len(held) - MAX_URL_BYTES))
+    if last < 0:
+        return len(held)
+    before = held.rfind(b'"', 0, last)
+    ends = before >= 0 and PRIVATE_URL.fullmatch(held, before, last + 1) is not None
+    return last + 1 if ends else last
 
 
 async def deleted(request: HttpRequest) -> Response:
