@@ -57,7 +57,7 @@ async def uploaded(uploads: UploadBook, name: str, tenant: str = TENANT) -> str:
 
 
 def wanted(batch: str = "batch_1", **changes: Any) -> NewBatch:
-    given = {
+    given: dict[str, Any] = {
         "id": batch,
         "tenant": TENANT,
         "key_id": "key-1",
@@ -98,14 +98,14 @@ def bad(line: int) -> LineResult:
 
 
 async def test_a_new_batch_is_to_be_validated(queue: Queue) -> None:
-    metadata = {"job": "night"}
+    metadata, headers = {"job": "night"}, {"x-fal-store-io": "0"}
     created = await queue.batches.create(
-        wanted(metadata=metadata, keep_outputs_s=3600, max_cost="5 EUR"), MOST
+        wanted(metadata=metadata, keep_outputs_s=3600, max_cost="5 EUR", headers=headers), MOST
     )
     assert created == await queue.batches.get(TENANT, "batch_1")
     assert [each.id for each in await queue.batches.work.active(10)] == ["batch_1"]
     assert (created.status, created.metadata) == (BatchStatus.VALIDATING, metadata)
-    assert created.max_cost == "5 EUR"
+    assert (created.max_cost, created.headers) == ("5 EUR", headers)
     assert (created.expires_at - created.created_at).total_seconds() == DAY_S
     assert (created.total, created.completed, created.failed, created.errors) == (0, 0, 0, ())
 

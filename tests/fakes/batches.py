@@ -135,6 +135,7 @@ class FakeBatches:
             metadata=new.metadata,
             keep_outputs_s=new.keep_outputs_s,
             max_cost=new.max_cost,
+            headers=new.headers,
         )
         self._entries[new.id] = _Entry(batch, new.webhook)
         return batch

@@ -71,6 +71,7 @@ class NewBatch:
     keep_outputs_s: float | None = None  # None: the tenant's retention
     webhook: str | None = None  # URL, checked
     max_cost: str | None = None  # of all lines together, such as ``5 EUR``
+    headers: Mapping[str, str] | None = None  # of the call; they hold for each line
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,7 @@ class StoredBatch:
     finalizing_at: datetime | None = None
     ended_at: datetime | None = None
     max_cost: str | None = None
+    headers: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

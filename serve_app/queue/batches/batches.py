@@ -28,11 +28,11 @@ WITH room AS (
 ),
 created AS (
     INSERT INTO batches (id, tenant, key_id, origin, endpoint, input_file, input_key, expires_at,
-                         metadata, keep_outputs_s, webhook, max_cost)
+                         metadata, keep_outputs_s, webhook, max_cost, headers)
     SELECT %(id)s, %(tenant)s, %(key_id)s, %(origin)s, %(endpoint)s, %(input_file)s, %(input_key)s,
            now() + make_interval(secs => %(window_s)s), %(metadata)s::json,
            %(keep_outputs_s)s::double precision, %(webhook)s,
-           %(max_cost)s
+           %(max_cost)s, %(headers)s::json
     FROM room WHERE yes
     RETURNING *
 )
@@ -197,6 +197,7 @@ class PostgresBatches:
             "keep_outputs_s": new.keep_outputs_s,
             "webhook": new.webhook,
             "max_cost": new.max_cost,
+            "headers": None if new.headers is None else messages.compact(new.headers),
             "most": most_active,
         }
         lock = Lock([outcome_lock_number(new.tenant, b"batches")])

@@ -339,7 +339,8 @@ async def write_files(services: Services, batch: StoredBatch) -> bool:
 
 async def _write(services: Services, batch: StoredBatch, *, succeeded: bool) -> BatchFile:
     name = f"{batch.id}_{'output' if succeeded else 'error'}.jsonl"
-    new = NewUpload(batch.tenant, "application/octet-stream", name, batch.keep_outputs_s)
+    acl = requests.options_of(batch).acl
+    new = NewUpload(batch.tenant, "application/octet-stream", name, batch.keep_outputs_s, acl)
     lines = _lines(services, batch, succeeded=succeeded)
     upload = await services.files.uploads.write(new, lines)
     file = await services.queue.batches.files.add(
