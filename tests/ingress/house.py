@@ -163,7 +163,7 @@ async def built(
     queue_limits = limits or QueueLimits()
     queue = FakeQueue(clock, terms, queue_limits, liveness)
     book = FakeUploads(clock, note=queue.operations.note)
-    queue.batches.files.uploads = book
+    queue.batches.files.uploads, book.batches = book, queue.batches
     keys = FakeKeyRing(clock, queue.operations.note)
     partials = FakePartialResults(queue)
     scripted = ScriptedReplica(queue, storage, partials=partials)

@@ -185,7 +185,7 @@ async def _find(request: HttpRequest, caller: Caller) -> StoredBatch:
 
 def _may_see(caller: Caller, batch: StoredBatch) -> bool:
     """Return whether the key is not limited to some endpoints, or made the batch."""
-    return not caller.endpoints or batch.key_id == caller.key_id
+    return caller.batches_of in (None, batch.key_id)
 
 
 def _max_cost(request: HttpRequest) -> str | None:

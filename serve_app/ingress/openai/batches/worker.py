@@ -332,8 +332,7 @@ async def write_files(services: Services, batch: StoredBatch) -> bool:
     named = (known.output_file, known.error_file) if known else ids
     for file in await batches.files.written_by(batch.id):
         if file.id not in named:
-            with suppress(ArtifactNotFound):
-                await services.files.uploads.delete(batch.tenant, file.key)
+            await services.files.uploads.discard(batch.tenant, file.key)
     return ended
 
 
