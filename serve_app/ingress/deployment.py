@@ -374,6 +374,7 @@ class Ingress(ReplicaCalls):
         compose = ComposeByMark(
             Composer(self._queue, files),
             {MARK: PredictionComposer(self._queue, PredictionRenderer(catalog, files))},
+            files.access.signed_again,
         )
         return Services(
             config=config,
@@ -398,7 +399,6 @@ class Ingress(ReplicaCalls):
                 clock,
                 self._metrics,
                 NameResolver(),
-                files.access.signed_again,
             ),
             tracing=self._tracing,
             health=self._health(database, files.storage, one_node, secrets),

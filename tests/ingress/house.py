@@ -188,6 +188,7 @@ async def built(
     compose = ComposeByMark(
         Composer(queue, files),
         {MARK: PredictionComposer(queue, PredictionRenderer(catalog, files))},
+        access.signed_again,
     )
     stored = entries or FakeCatalogEntries(clock, queue.operations.note, queue.unfinished)
     weights = FakeWeightBook(clock, queue.operations.note)
@@ -219,9 +220,7 @@ async def built(
         ),
         sessions=scripted,
         webhooks=Webhooks(
-            *(queue, queue.outbox, seeds, compose, config, clock, metrics),
-            names or NameResolver(),
-            access.signed_again,
+            queue, queue.outbox, seeds, compose, config, clock, metrics, names or NameResolver()
         ),
         health=Health(
             Readiness({"storage": storage.check}, clock),

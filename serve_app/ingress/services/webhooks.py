@@ -34,10 +34,12 @@ class ComposeByMark:
     """Builds each body in the format of the protocol that requested the webhook.
 
     ``marked``: suffix of the webhook's origin → the protocol's builder. Others use ``default``.
+    ``renew``: signs the URLs of private files in a stored body again.
     """
 
     default: Compose
     marked: Mapping[str, Compose]
+    renew: Renew
 
     async def __call__(self, claimed: ClaimedDelivery) -> bytes:
         for mark, compose in self.marked.items():
@@ -50,7 +52,7 @@ class Webhooks:
     """Webhooks of one ingress process.
 
     ``queue``, ``outbox`` and ``seeds`` are the installation's; ``resolve`` looks up the receivers'
-    host names; ``renew`` signs the URLs of private files in a stored body again.
+    host names.
     """
 
     def __init__(
@@ -58,12 +60,11 @@ class Webhooks:
         queue: Queue,
         outbox: Outbox,
         seeds: SigningSeeds,
-        compose: Compose,
+        compose: ComposeByMark,
         config: Config,
         clock: Clock,
         metrics: Metrics,
         resolve: Resolve,
-        renew: Renew | None = None,
     ) -> None:
         allow_private = config.webhooks.allow_private_webhooks
         self.outbox = outbox
@@ -79,7 +80,9 @@ class Webhooks:
             return await compose(await self.notifier.wait_until_silent(claimed))
 
         rules = RetryRules(config.webhooks.webhook_waits_s, config.webhooks.webhook_give_up_s)
-        self._delivery = DeliveryWorker(outbox, at_last, self.sender, clock, rules, metrics, renew)
+        self._delivery = DeliveryWorker(
+            outbox, at_last, self.sender, clock, rules, metrics, compose.renew
+        )
         self._budgets = BudgetNotifier(queue.budgets, self.sender, rules.waits_s)
         self._batches = BatchNotifier(queue.batches.work, self.sender, rules.waits_s)
 

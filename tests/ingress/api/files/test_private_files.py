@@ -475,30 +475,3 @@ async def test_a_private_upload_is_deleted_when_its_time_is_over() -> None:
         await disposal(house).delete_garbage_uploads()
         assert (await client.get(url)).status_code == 404
         assert house.storage.objects == {}
-
-
-async def test_a_webhook_that_is_sent_again_has_urls_that_are_valid_then() -> None:
-    clock = FakeClock()
-    async with (
-        Receiver() as receiver,
-        built(clock=clock, files="private", deliver=True, allow_private_webhooks=True) as house,
-        house.client() as client,
-    ):
-        target = {"fal_webhook": receiver.url()}
-        answer = await client.post("/queue/test/probe", json={"artifacts": 1}, params=target)
-        id_ = answer.json()["request_id"]
-        await settled(client, id_)
-        clock.advance(20 * 3600)
-        await house.services.files.access.refresh()
-        (await client.put(f"/v1/requests/{id_}/webhook/redeliver")).raise_for_status()
-        first, again = await receiver.until(2)
-        async with without_key(house) as guest:
-            statuses = [
-                (await guest.get(_in(json.loads(x.body))[0])).status_code for x in (first, again)
-            ]
-        assert statuses == [403, 200]
-        assert _without_queries(first.body) == _without_queries(again.body)
-
-
-def _without_queries(body: bytes) -> str:
-    return re.sub(r"\?[^\"]*", "", body.decode())
