@@ -97,20 +97,32 @@ class UploadBook(Protocol):
         """Mark everything of this upload for deletion."""
         ...
 
-    async def delete(self, tenant: str, key: str, actor: Actor | None = None) -> bool:
+    async def delete(
+        self, tenant: str, key: str, actor: Actor | None = None, batches_of: str | None = None
+    ) -> bool:
         """Delete an upload for its tenant. False if the tenant has no such upload. ``actor``: who
-        asked for it, for the audit log."""
+        asked for it, for the audit log. ``batches_of``: as in ``kept``."""
         ...
 
-    async def kept(self, tenant: str, key: str) -> KeptFile | None:
-        """A complete upload of the tenant that is not marked for deletion, or None."""
+    async def kept(self, tenant: str, key: str, batches_of: str | None = None) -> KeptFile | None:
+        """A complete upload of the tenant that is not marked for deletion, or None. ``batches_of``:
+        API key whose batches are the only ones of which it may be a result; None: of any."""
         ...
 
     async def page(
-        self, tenant: str, *, before: tuple[datetime, str] | None = None, limit: int = 50
+        self,
+        tenant: str,
+        *,
+        before: tuple[datetime, str] | None = None,
+        limit: int = 50,
+        batches_of: str | None = None,
     ) -> Sequence[KeptFile]:
         """Uploads of the tenant, latest first. ``before``: time and key of the last row of the
-        previous page."""
+        previous page. ``batches_of``: as in ``kept``."""
+        ...
+
+    async def read_by(self, tenant: str, key: str) -> str | None:
+        """Id of a batch that has not ended and reads this upload, or None."""
         ...
 
     async def mark_aged(self) -> None:

@@ -46,7 +46,7 @@ class ClaimedDelivery:
     url: str
     origin: str
     tries: int  # before this one, in this round
-    body: bytes | None  # as built for the first try
+    body: bytes | None  # as built for the first try; its URLs may have expired
     trace: str = ""  # W3C trace context of the request
 
     @property

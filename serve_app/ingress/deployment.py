@@ -374,6 +374,7 @@ class Ingress(ReplicaCalls):
         compose = ComposeByMark(
             Composer(self._queue, files),
             {MARK: PredictionComposer(self._queue, PredictionRenderer(catalog, files))},
+            files.access.signed_again,
         )
         return Services(
             config=config,

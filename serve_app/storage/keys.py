@@ -106,10 +106,20 @@ def access_id(key: str) -> str:
     return key.split("/", 2)[1]
 
 
+def is_upload(key: str) -> bool:
+    """Return whether the file was uploaded, or written by a batch."""
+    return _parts(key)[:1] == ["u"]
+
+
 def request_of(key: str) -> str | None:
     """Id of the request that a file is of; None: it is of none."""
-    parts = key.split("/")[2 if is_private(key) else 0 :]
+    parts = _parts(key)
     return parts[1] if len(parts) > 1 and parts[0] == "r" else None
+
+
+def _parts(key: str) -> Sequence[str]:
+    """Segments of a key without those of its access rules."""
+    return key.split("/")[2 if is_private(key) else 0 :]
 
 
 def _in(access: str, key: str) -> str:

@@ -83,6 +83,12 @@ class Caller:
                 f"{', '.join(self.endpoints)}. Use another key for this endpoint."
             )
 
+    @property
+    def batches_of(self) -> str | None:
+        """Key of the only batches that the caller sees: its own, if it is limited to some
+        endpoints, because the results of others may be of any endpoint. None: it sees all."""
+        return self.key_id if self.endpoints else None
+
     def endpoints_among(self, known: Iterable[str]) -> Sequence[str] | None:
         """Ids that the caller may use: those of ``known``, and its patterns without ``*``. None: it
         may use all."""

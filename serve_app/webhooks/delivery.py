@@ -52,6 +52,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 Compose = Callable[[ClaimedDelivery], Awaitable[bytes]]
+Renew = Callable[[bytes, str], Awaitable[bytes]]
 """Builds the body of a delivery from its request.
 
 Raises ``RequestNotFound`` if the request was deleted. After any other error it is called again.
@@ -116,13 +117,16 @@ class DeliveryWorker:
         clock: Clock,
         rules: RetryRules,
         metrics: DeliveryMetrics,
+        renew: Renew | None = None,
     ) -> None:
+        """``renew``: a stored body as its tenant reads it now; None: as it is."""
         self._outbox = outbox
         self._compose = compose
         self._sender = sender
         self._clock = clock
         self._rules = rules
         self._metrics = metrics
+        self._renew = renew
         self.tracing: Tracing | None = None  # None: spans are off
         self._random = Random()  # noqa: S311 - jitter
         self._breakers = CircuitBreakers()
@@ -228,7 +232,8 @@ class DeliveryWorker:
 
     async def _body(self, claimed: ClaimedDelivery) -> bytes | None:
         if claimed.body is not None:
-            return claimed.body
+            body, renew = claimed.body, self._renew
+            return body if renew is None else await renew(body, claimed.tenant)
         try:
             return await self._outbox.keep_body(claimed, await self._compose(claimed))
         except RequestNotFound:

@@ -44,7 +44,7 @@ from serve_app.ingress.deployment import Ingress
 from serve_app.ingress.fal.webhooks import Composer
 from serve_app.ingress.local_rpc import LocalRpcServer
 from serve_app.ingress.services.lease_terms import CatalogLeaseTerms
-from serve_app.ingress.services.webhooks import Webhooks
+from serve_app.ingress.services.webhooks import ComposeByMark, Webhooks
 from serve_app.postgres.database import Database
 from serve_app.queue.queue import PostgresQueue, assemble
 from serve_app.queue.store.config import QueueLimits
@@ -155,8 +155,10 @@ async def scene(
         services = replace(services, queue=queue, identity=identity, tracing=tracing)
         if tracing is not None:
             outbox = PostgresOutbox(database)
+            files = services.files
+            compose = ComposeByMark(Composer(queue, files), {}, files.access.signed_again)
             services.webhooks = Webhooks(
-                *(queue, outbox, PostgresSigningSeeds(database), Composer(queue, services.files)),
+                *(queue, outbox, PostgresSigningSeeds(database), compose),
                 *(services.config, clock, services.metrics, NameResolver()),
             )
             services.webhooks.record_spans(tracing)

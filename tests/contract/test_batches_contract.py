@@ -39,7 +39,7 @@ async def uploads(queue: Queue, at: str | None) -> AsyncIterator[UploadBook]:
     """Book of the files' contents, which both kinds of batches look into."""
     if isinstance(queue.batches, FakeBatches):
         book = FakeUploads(SystemClock())
-        queue.batches.files.uploads = book
+        queue.batches.files.uploads, book.batches = book, queue.batches
         yield book
         return
     assert at is not None
@@ -57,7 +57,7 @@ async def uploaded(uploads: UploadBook, name: str, tenant: str = TENANT) -> str:
 
 
 def wanted(batch: str = "batch_1", **changes: Any) -> NewBatch:
-    given = {
+    given: dict[str, Any] = {
         "id": batch,
         "tenant": TENANT,
         "key_id": "key-1",
@@ -98,14 +98,14 @@ def bad(line: int) -> LineResult:
 
 
 async def test_a_new_batch_is_to_be_validated(queue: Queue) -> None:
-    metadata = {"job": "night"}
+    metadata, headers = {"job": "night"}, {"x-fal-store-io": "0"}
     created = await queue.batches.create(
-        wanted(metadata=metadata, keep_outputs_s=3600, max_cost="5 EUR"), MOST
+        wanted(metadata=metadata, keep_outputs_s=3600, max_cost="5 EUR", headers=headers), MOST
     )
     assert created == await queue.batches.get(TENANT, "batch_1")
     assert [each.id for each in await queue.batches.work.active(10)] == ["batch_1"]
     assert (created.status, created.metadata) == (BatchStatus.VALIDATING, metadata)
-    assert created.max_cost == "5 EUR"
+    assert (created.max_cost, created.headers) == ("5 EUR", headers)
     assert (created.expires_at - created.created_at).total_seconds() == DAY_S
     assert (created.total, created.completed, created.failed, created.errors) == (0, 0, 0, ())
 
@@ -116,7 +116,6 @@ async def test_a_batch_belongs_to_its_tenant(queue: Queue) -> None:
     assert await queue.batches.page("bob") == []
     assert await queue.batches.page("bob", after="batch_1") == []
     assert await queue.batches.cancel("bob", "batch_1", ACTOR) is None
-    assert await queue.batches.reads("bob", "file-1") is None
     assert (await found(queue)).stop is None
 
 
@@ -320,13 +319,42 @@ async def test_the_webhook_of_a_batch_is_due_at_its_end(queue: Queue) -> None:
     assert await work.claim_notices(60, 9) == []
 
 
-async def test_a_file_that_a_batch_reads_is_known_until_the_batch_has_ended(queue: Queue) -> None:
+async def test_a_file_that_a_batch_reads_is_known_until_the_batch_has_ended(
+    queue: Queue, uploads: UploadBook
+) -> None:
     await begun(queue)
-    assert await queue.batches.reads(TENANT, "file-1") == "batch_1"
-    assert await queue.batches.reads(TENANT, "file-2") is None
-    await queue.batches.create(wanted("batch_2", input_file="file-2"), MOST)
+    assert await uploads.read_by(TENANT, "u/1/file.bin") == "batch_1"
+    assert await uploads.read_by("bob", "u/1/file.bin") is None
+    assert await uploads.read_by(TENANT, "u/2/file.bin") is None
+    await queue.batches.create(wanted("batch_2", input_key="u/2/file.bin"), MOST)
     await queue.batches.work.refuse("batch_2", [])
-    assert await queue.batches.reads(TENANT, "file-2") is None
+    assert await uploads.read_by(TENANT, "u/2/file.bin") is None
+
+
+async def test_results_of_other_keys_batches_can_be_left_out(
+    queue: Queue, uploads: UploadBook
+) -> None:
+    files, found = queue.batches.files, dict[str, str]()
+    await begun(queue, id="batch_1", key_id="key-1")
+    await begun(queue, id="batch_2", key_id="key-2")
+    for name, batch in (
+        ("input", None),
+        ("own", "batch_1"),
+        ("other", "batch_2"),
+        ("aged", "batch_0"),  # whose rows are deleted
+    ):
+        found[name] = await uploaded(uploads, name)
+        await files.add(f"file-{name}", TENANT, found[name], "x", "batch", batch)
+    seen = [found["own"], found["input"]]
+    assert [each.key for each in await uploads.page(TENANT, batches_of="key-1")] == seen
+    assert [each.key for each in await files.page(TENANT, batches_of="key-1")] == seen
+    assert len(await uploads.page(TENANT)) == len(await files.page(TENANT)) == 4
+    for name, key in found.items():
+        shown = key in seen
+        assert (await uploads.kept(TENANT, key, "key-1") is not None) is shown
+        assert (await files.get(TENANT, f"file-{name}", "key-1") is not None) is shown
+        assert await uploads.delete(TENANT, key, None, "key-1") is shown
+    assert len(await uploads.page(TENANT)) == 2
 
 
 async def test_a_file_is_there_as_long_as_its_upload(queue: Queue, uploads: UploadBook) -> None:

@@ -48,8 +48,11 @@ class FakeBatchFiles:
         self._files[file_id] = found
         return found
 
-    async def get(self, tenant: str, file_id: str) -> BatchFile | None:
-        return next((each for each in await self._kept(tenant) if each.id == file_id), None)
+    async def get(
+        self, tenant: str, file_id: str, batches_of: str | None = None
+    ) -> BatchFile | None:
+        kept = await self._kept(tenant, batches_of)
+        return next((each for each in kept if each.id == file_id), None)
 
     async def page(
         self,
@@ -59,9 +62,10 @@ class FakeBatchFiles:
         after: str | None = None,
         limit: int = 20,
         ascending: bool = False,
+        batches_of: str | None = None,
     ) -> Sequence[BatchFile]:
         found = sorted(
-            [x for x in await self._kept(tenant) if purpose in (None, x.purpose)],
+            [x for x in await self._kept(tenant, batches_of) if purpose in (None, x.purpose)],
             key=lambda x: (x.created_at, x.id),
             reverse=not ascending,
         )
@@ -75,10 +79,14 @@ class FakeBatchFiles:
         kept = [each for tenant in tenants for each in await self._kept(tenant)]
         return [each for each in kept if each.batch == batch]
 
-    async def _kept(self, tenant: str) -> Sequence[BatchFile]:
+    async def _kept(self, tenant: str, batches_of: str | None = None) -> Sequence[BatchFile]:
         assert self.uploads is not None
         own = [each for each in self._files.values() if each.tenant == tenant]
-        return [each for each in own if await self.uploads.kept(tenant, each.key)]
+        return [each for each in own if await self.uploads.kept(tenant, each.key, batches_of)]
+
+    def writer(self, key: str) -> str | None:
+        """Id of the batch that wrote an upload."""
+        return next((each.batch for each in self._files.values() if each.key == key), None)
 
 
 @dataclass
@@ -135,6 +143,7 @@ class FakeBatches:
             metadata=new.metadata,
             keep_outputs_s=new.keep_outputs_s,
             max_cost=new.max_cost,
+            headers=new.headers,
         )
         self._entries[new.id] = _Entry(batch, new.webhook)
         return batch
@@ -164,10 +173,16 @@ class FakeBatches:
         self._note(actor, "batch.cancel", batch, {"tenant": tenant})
         return entry.batch
 
-    async def reads(self, tenant: str, file_id: str) -> str | None:
+    def reads(self, tenant: str, key: str) -> str | None:
+        """Id of a batch that has not ended and reads an upload."""
         active = (x.batch for x in self._entries.values() if not x.batch.status.final)
-        of = (x.id for x in active if (x.tenant, x.input_file) == (tenant, file_id))
-        return next(of, None)
+        return next((x.id for x in active if (x.tenant, x.input_key) == (tenant, key)), None)
+
+    def shows(self, key: str, batches_of: str | None) -> bool:
+        """Return whether an upload is no result of other batches than those of this API key."""
+        if batches_of is None or (batch := self.files.writer(key)) is None:
+            return True
+        return batch in self._entries and self._entries[batch].batch.key_id == batches_of
 
     # Implements ``BatchWork``
 

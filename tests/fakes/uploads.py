@@ -11,6 +11,7 @@ from serve_app.domain.ports import Clock
 from serve_app.domain.upload import KeptFile, Upload, UploadPart, UploadUse
 from serve_app.queue.store.config import Retention
 from serve_app.queue.transactions.uploads import ABANDONED_S, AGAIN_S
+from tests.fakes.batches import FakeBatches
 from tests.fakes.keyring import Note
 
 
@@ -33,6 +34,7 @@ class FakeUploads:
         self._clock = clock
         self._retention = retention or Retention()
         self._entries: dict[str, _Entry] = {}
+        self.batches: FakeBatches | None = None  # that read and write uploads
 
     async def open(self, upload: Upload) -> None:
         assert upload.key not in self._entries
@@ -98,30 +100,46 @@ class FakeUploads:
             self._entries[key].unwanted = True
             self._entries[key].due_at = self._clock.monotonic()
 
-    async def delete(self, tenant: str, key: str, actor: Actor | None = None) -> bool:
+    async def delete(
+        self, tenant: str, key: str, actor: Actor | None = None, batches_of: str | None = None
+    ) -> bool:
         entry = self._entries.get(key)
         if entry is None or entry.unwanted or entry.upload.tenant != tenant:
+            return False
+        if not self._shown(key, batches_of):
             return False
         await self.abandon(key)
         if actor is not None:
             self._note(actor, "upload.delete", key, {"tenant": tenant})
         return True
 
-    async def kept(self, tenant: str, key: str) -> KeptFile | None:
-        return next((each for each in self._kept(tenant) if each.key == key), None)
+    async def kept(self, tenant: str, key: str, batches_of: str | None = None) -> KeptFile | None:
+        return next((each for each in self._kept(tenant, batches_of) if each.key == key), None)
 
     async def page(
-        self, tenant: str, *, before: tuple[datetime, str] | None = None, limit: int = 50
+        self,
+        tenant: str,
+        *,
+        before: tuple[datetime, str] | None = None,
+        limit: int = 50,
+        batches_of: str | None = None,
     ) -> Sequence[KeptFile]:
-        found = sorted(self._kept(tenant), key=_order, reverse=True)
+        found = sorted(self._kept(tenant, batches_of), key=_order, reverse=True)
         return [each for each in found if before is None or _order(each) < before][:limit]
 
-    def _kept(self, tenant: str) -> Sequence[KeptFile]:
+    async def read_by(self, tenant: str, key: str) -> str | None:
+        return None if self.batches is None else self.batches.reads(tenant, key)
+
+    def _shown(self, key: str, batches_of: str | None) -> bool:
+        return self.batches is None or self.batches.shows(key, batches_of)
+
+    def _kept(self, tenant: str, batches_of: str | None) -> Sequence[KeptFile]:
         age_s = self._retention.upload_age_s(tenant)
         return [
             KeptFile(key, each.upload.media_type, each.upload.size, each.since, expires_at)
             for key, each in self._entries.items()
             if each.upload.tenant == tenant and not each.unwanted and each.upload.size is not None
+            if self._shown(key, batches_of)
             for keep_s in [age_s if each.upload.keep_s is None else each.upload.keep_s]
             for expires_at in [None if keep_s is None else each.since + timedelta(seconds=keep_s)]
         ]

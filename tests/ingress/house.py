@@ -163,7 +163,7 @@ async def built(
     queue_limits = limits or QueueLimits()
     queue = FakeQueue(clock, terms, queue_limits, liveness)
     book = FakeUploads(clock, note=queue.operations.note)
-    queue.batches.files.uploads = book
+    queue.batches.files.uploads, book.batches = book, queue.batches
     keys = FakeKeyRing(clock, queue.operations.note)
     partials = FakePartialResults(queue)
     scripted = ScriptedReplica(queue, storage, partials=partials)
@@ -188,6 +188,7 @@ async def built(
     compose = ComposeByMark(
         Composer(queue, files),
         {MARK: PredictionComposer(queue, PredictionRenderer(catalog, files))},
+        access.signed_again,
     )
     stored = entries or FakeCatalogEntries(clock, queue.operations.note, queue.unfinished)
     weights = FakeWeightBook(clock, queue.operations.note)

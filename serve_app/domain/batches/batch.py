@@ -71,6 +71,7 @@ class NewBatch:
     keep_outputs_s: float | None = None  # None: the tenant's retention
     webhook: str | None = None  # URL, checked
     max_cost: str | None = None  # of all lines together, such as ``5 EUR``
+    headers: Mapping[str, str] | None = None  # of the call; they hold for each line
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,7 @@ class StoredBatch:
     finalizing_at: datetime | None = None
     ended_at: datetime | None = None
     max_cost: str | None = None
+    headers: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,12 @@ class BatchFiles(Protocol):
         the file."""
         ...
 
-    async def get(self, tenant: str, file_id: str) -> BatchFile | None: ...
+    async def get(
+        self, tenant: str, file_id: str, batches_of: str | None = None
+    ) -> BatchFile | None:
+        """``batches_of``: API key whose batches are the only ones that may have written it; None:
+        any."""
+        ...
 
     async def page(
         self,
@@ -177,9 +184,10 @@ class BatchFiles(Protocol):
         after: str | None = None,
         limit: int = 20,
         ascending: bool = False,
+        batches_of: str | None = None,
     ) -> Sequence[BatchFile]:
         """Files in the order of their creation. ``after``: id of the last file of the previous
-        page; an unknown id gives an empty page."""
+        page; an unknown id gives an empty page. ``batches_of``: as in ``get``."""
         ...
 
     async def written_by(self, batch: str) -> Sequence[BatchFile]:
@@ -300,8 +308,4 @@ class BatchBook(Protocol):
     async def cancel(self, tenant: str, batch: str, actor: Actor) -> StoredBatch | None:
         """Stop a batch, unless it is stopped or has ended. None: the tenant has none with this id.
         Written to the audit log."""
-        ...
-
-    async def reads(self, tenant: str, file_id: str) -> str | None:
-        """Id of a batch that has not ended and reads this file, or None."""
         ...

@@ -28,6 +28,7 @@ from serve_app.ingress.services.files import Files
 from serve_app.ingress.services.services import services_of
 from serve_app.registry.records import TenantWeights, WeightState
 from serve_app.storage.keys import SAFETENSORS
+from serve_app.tenants.scopes import Caller
 
 MAX_PAGE = 100
 MAX_REGISTERED = 1000  # weights that are looked through for LoRAs, the latest first
@@ -82,7 +83,7 @@ async def listed(request: HttpRequest) -> Response:
     caller = await authenticate(request)
     limit = query.page_size(request, default=50, most=MAX_PAGE)
     files, origin = services_of(request).files, origin_of(request)
-    found = [each async for each in _uploads(files, caller.tenant, limit)]
+    found = [each async for each in _uploads(files, caller, limit)]
     slots = asyncio.Semaphore(MAX_READS)
     described = await asyncio.gather(*(_described(files.storage, each, slots) for each in found))
     loras = [_lora(*each, origin) for each in zip(found, described, strict=True)]
@@ -104,11 +105,11 @@ LIST = Operation(
 ROUTES = [DocumentedRoute("/v1/loras", listed, {"GET": LIST})]
 
 
-async def _uploads(files: Files, tenant: str, limit: int) -> AsyncIterator[KeptFile]:
+async def _uploads(files: Files, caller: Caller, limit: int) -> AsyncIterator[KeptFile]:
     """The latest ``limit`` uploads of the tenant that are safetensors files."""
     before, found = None, 0
     for _ in range(MAX_UPLOADS // UPLOADS_PAGE):
-        page = await files.uploads.page(tenant, before, UPLOADS_PAGE)
+        page = await files.uploads.page(caller, before, UPLOADS_PAGE)
         for each in page:
             if each.media_type == SAFETENSORS:
                 yield each

@@ -390,7 +390,7 @@ async def delete_upload(request: HttpRequest) -> Response:
     context_of(request).route = "v1.upload.delete"
     caller = await authenticate(request)
     now = await services_of(request).files.uploads.delete(
-        caller.tenant, request.path_params["key"], actor_of(request)
+        caller, request.path_params["key"], actor_of(request)
     )
     body: DeletedFiles = {"deleted_files": int(now), "later_files": int(not now)}
     return json_reply(body)
@@ -405,9 +405,9 @@ DELETE = Operation(
 )
 DELETE_UPLOAD = Operation(
     "deleteUpload",
-    "Delete a file that the tenant uploaded",
+    "Delete a file that the tenant uploaded and no running batch reads",
     {200: answer("The file is deleted, now or later.", DeletedFiles)},
-    errors=(404,),
+    errors=(400, 404),
     parameters=(in_path("key", "The key in the file's URL; it contains slashes."),),
     tag="uploads",
 )

@@ -147,7 +147,8 @@ async def shown(request: HttpRequest) -> Response:
 
 
 async def redelivered(request: HttpRequest) -> Response:
-    """Send a webhook again, in any state, with the same body and the same ``webhook-id``."""
+    """Send a webhook again, in any state, with the same ``webhook-id`` and the same body, in which
+    URLs of private files are signed again."""
     context_of(request).route = "v1.request.webhook.redeliver"
     _, tenant = await authenticate_for_tenant(request, "Webhooks")
     outbox = services_of(request).webhooks.outbox

@@ -30,6 +30,7 @@ from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.files import NewUpload
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.storage import keys
+from serve_app.tenants.scopes import Caller
 
 FIELD = "image"
 RECENT = 1000
@@ -106,7 +107,7 @@ async def mask_uploaded(request: HttpRequest) -> Response:
     name = str(ref.get("filename", "")).removesuffix(MARK)
     folder = str(ref.get("subfolder") or "")
     if ref.get("type", "output") == "input":
-        key = await _upload(services, caller.tenant, f"{folder}/{name}" if folder else name, {})
+        key = await _upload(services, caller, f"{folder}/{name}" if folder else name, {})
     else:
         endpoint = endpoint_of(request, caller).endpoint.id
         key = await _made(services, caller.tenant, endpoint, folder, name)
@@ -172,7 +173,7 @@ async def viewed(request: HttpRequest) -> Response:
     folder = query.text(request, "subfolder") or ""
     if query.text(request, "type") == "input":
         path = f"{folder}/{name}" if folder else name
-        key = await _upload(services, caller.tenant, path, {})
+        key = await _upload(services, caller, path, {})
     else:
         endpoint = endpoint_of(request, caller).endpoint.id
         key = await _made(services, caller.tenant, endpoint, folder, name)
@@ -193,7 +194,7 @@ async def viewed(request: HttpRequest) -> Response:
 
 
 async def named_files(
-    services: Services, tenant: str, origin: str, graph: Mapping[str, Any]
+    services: Services, caller: Caller, origin: str, graph: Mapping[str, Any]
 ) -> dict[str, str]:
     """URLs of the uploads that values of a graph name, by these names.
 
@@ -202,9 +203,9 @@ async def named_files(
     found: dict[str, str] = {}
     recent: dict[str, str] = {}
     for name in dict.fromkeys(_file_names(graph)):
-        key = await _upload(services, tenant, name.removesuffix(MARK), recent)
+        key = await _upload(services, caller, name.removesuffix(MARK), recent)
         if key is not None:
-            found[name] = services.files.access.url(origin, key, tenant)
+            found[name] = services.files.access.url(origin, key, caller.tenant)
     return found
 
 
@@ -217,17 +218,19 @@ def _file_names(graph: Mapping[str, Any]) -> Iterator[str]:
                 yield value
 
 
-async def _upload(services: Services, tenant: str, name: str, recent: dict[str, str]) -> str | None:
-    """Key of the tenant's upload with this name: a key, or the file name of a recent one.
-    ``recent`` is filled when it is needed."""
+async def _upload(
+    services: Services, caller: Caller, name: str, recent: dict[str, str]
+) -> str | None:
+    """Key of an upload with this name: a key, or the file name of a recent one. ``recent`` is
+    filled when it is needed."""
     uploads = services.files.uploads
     if "/" in name:
         try:
-            return (await uploads.kept(tenant, name)).key if keys.valid(name) else None
+            return (await uploads.kept(caller, name)).key if keys.valid(name) else None
         except ArtifactNotFound:
             return None
     if not recent:
-        for each in reversed(await uploads.page(tenant, None, RECENT)):
+        for each in reversed(await uploads.page(caller, None, RECENT)):
             recent[each.key.rpartition("/")[2]] = each.key
     # Names of uploads are written with plain characters only.
     return recent.get(keys.upload_name(keys.upload_type("", name), name))

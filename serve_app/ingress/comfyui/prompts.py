@@ -89,7 +89,7 @@ async def created(request: HttpRequest) -> Response:
     origin = origin_of(request)
     if (known := await services.comfyui.current()) is not None:
         nodes.check_graph(given["prompt"], known)
-    given["files"] = await named_files(services, caller.tenant, origin, given["prompt"])
+    given["files"] = await named_files(services, caller, origin, given["prompt"])
     new = await submission.validate(
         services,
         caller,

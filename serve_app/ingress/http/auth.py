@@ -19,6 +19,7 @@ from serve_app.ingress.http.route_scopes import ANY_KEY, BY_CALL, scope_of
 from serve_app.ingress.services import request_ids
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.services.sign_in import SignIn
+from serve_app.storage import keys
 from serve_app.telemetry.logs import describe
 from serve_app.tenants.api_keys import disabled
 from serve_app.tenants.credentials import claimed_id
@@ -117,6 +118,18 @@ async def require_requests(request: HTTPConnection, caller: Caller, ids: Sequenc
     gallery = services_of(request).queue.gallery
     for found in await gallery.several(caller.tenant, known) if known else ():
         caller.require_endpoint(found.endpoint)
+
+
+async def require_file(request: HTTPConnection, caller: Caller, key: str) -> None:
+    """Check that a caller who is limited to some endpoints may read a file of its tenant.
+
+    ``Forbidden``: it is of a request of another endpoint. ``ArtifactNotFound``: it is a result of
+    another key's batch.
+    """
+    if (request_id := keys.request_of(key)) is not None:
+        await require_requests(request, caller, [request_id])
+    elif caller.batches_of is not None and keys.is_upload(key):
+        await services_of(request).files.uploads.kept(caller, key)
 
 
 async def readable(

@@ -16,12 +16,11 @@ from serve_app.ingress.http.auth import (
     authenticate,
     owner_of_token,
     record_read,
-    require_requests,
+    require_file,
 )
 from serve_app.ingress.http.route_scopes import ANY_KEY
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.storage import keys
-from serve_app.storage.keys import request_of
 from serve_app.storage.signed_urls import READER, SIGNATURE
 from serve_app.tenants.scopes import FILES, OPERATOR, Caller
 from serve_app.tenants.sign_in import provider_token
@@ -91,9 +90,8 @@ async def _decision(
         return decision  # a refusal by the scope would say that there is a file
     if not caller.may(OPERATOR):
         caller.require(FILES)
-    request_id = request_of(key)
-    if caller.tenant == rules.tenant and request_id is not None:
-        await require_requests(request, caller, [request_id])
+    if caller.tenant == rules.tenant:
+        await require_file(request, caller, key)
     return decision
 
 

@@ -81,7 +81,7 @@ async def created(request: HttpRequest) -> Response:
     new = NewUpload(caller.tenant, file.media_type, file.name)
     upload = await services.files.uploads.take(new, _at_once(file.content))
     digest = (await in_cpu_thread(hashlib.sha256, file.content)).hexdigest()
-    kept = await services.files.uploads.kept(caller.tenant, upload.key)
+    kept = await services.files.uploads.kept(caller, upload.key)
     body = _file(request, caller.tenant, kept)
     # The same body as later, plus what is known only now.
     body["name"], body["checksums"] = file.name, {"sha256": digest}
@@ -90,9 +90,7 @@ async def created(request: HttpRequest) -> Response:
 
 async def shown(request: HttpRequest) -> Response:
     caller = await authenticate(request)
-    kept = await services_of(request).files.uploads.kept(
-        caller.tenant, request.path_params["file_id"]
-    )
+    kept = await services_of(request).files.uploads.kept(caller, request.path_params["file_id"])
     return json_reply(_file(request, caller.tenant, kept))
 
 
@@ -101,7 +99,7 @@ async def listed(request: HttpRequest) -> Response:
     caller = await authenticate(request)
     origin = origin_of(request)
     before = _before(request)
-    page = await services_of(request).files.uploads.page(caller.tenant, before, PAGE + 1)
+    page = await services_of(request).files.uploads.page(caller, before, PAGE + 1)
     more = None
     if len(page) > PAGE:
         last = page[PAGE - 1]
@@ -116,7 +114,7 @@ async def deleted(request: HttpRequest) -> Response:
     """Delete a file; answer 204. If storage is not available, the file is deleted later."""
     caller = await authenticate(request)
     await services_of(request).files.uploads.delete(
-        caller.tenant, request.path_params["file_id"], actor_of(request)
+        caller, request.path_params["file_id"], actor_of(request)
     )
     return Response(status_code=204)
 
@@ -152,9 +150,9 @@ SHOW = Operation(
 )
 DELETE = Operation(
     "replicateDeleteFile",
-    "Delete an upload",
+    "Delete an upload that no running batch reads",
     {204: Answer("The file is deleted.")},
-    errors=(404,),
+    errors=(400, 404),
     parameters=(ONE,),
     tag=TAG,
     error_format=ERRORS,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -22,7 +23,7 @@ from serve_app.domain.ports import Clock
 from serve_app.queue.reaper import PeriodicTask
 from serve_app.settings import NO_LIMITS, Config, TenantLimits
 from serve_app.settings.live import LiveValues
-from serve_app.storage.keys import access_id, is_private
+from serve_app.storage.keys import PRIVATE, access_id, is_private, valid
 from serve_app.storage.signed_urls import FileUrlSigner, SignedUrl
 from serve_app.tenants.key_ring import RecentKeys
 
@@ -33,6 +34,14 @@ STALE_S = 60.0
 STABLE_SHARE = 0.25
 """Share of the validity for which reads of a result get the same URL, so that pages that read it
 again keep their images."""
+
+MAX_URL_BYTES = 4096
+"""Longest URL of a private file in a stored body."""
+
+PRIVATE_URL = re.compile(
+    rb'"(https?://[^/"\\\s]+)/files/(%b[\w./-]+)(?:\?[\w=&-]*)?"' % PRIVATE.encode()
+)
+"""URL that is a whole string of JSON."""
 
 CACHED_RULES = 20_000
 FOR_EVER_S = 10.0 * 366 * 86400
@@ -187,6 +196,24 @@ class FileAccessControl:
         step = valid_s * STABLE_SHARE
         until = self._clock.now().timestamp() + valid_s
         return self._signed(origin, key, int(math.ceil(until / step) * step))
+
+    async def signed_again(self, body: bytes, tenant: str) -> bytes:
+        """A stored body in JSON as its ``tenant`` reads it now: URLs of the tenant's private files
+        are signed again. A text that only contains such a URL stays."""
+        found = {each[2].decode() for each in PRIVATE_URL.finditer(body)}
+        own: set[str] = set()
+        for key in filter(valid, found):
+            rules = await self.rules_of(key)
+            if rules is not None and rules.tenant == tenant:
+                own.add(key)
+
+        def renewed(url: re.Match[bytes]) -> bytes:
+            origin, key = url[1].decode("latin-1"), url[2].decode()
+            if key not in own:
+                return url[0]
+            return b'"%b"' % self.url(origin, key, tenant).encode("latin-1")
+
+        return PRIVATE_URL.sub(renewed, body) if own else body
 
     def sign(self, origin: str, key: str, expires_at: datetime | None) -> str:
         """New URL of a private file, which differs from all others. None: it does not expire."""

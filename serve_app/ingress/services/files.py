@@ -18,6 +18,7 @@ from serve_app.domain.errors import (
     InvalidInput,
     NotFound,
     Overloaded,
+    RequestActive,
     StorageFull,
     StorageUnavailable,
     TooLarge,
@@ -40,6 +41,7 @@ from serve_app.storage.keys import (
 from serve_app.storage.tickets import TicketSigner
 from serve_app.telemetry.metrics import Metrics
 from serve_app.telemetry.queue_metrics import QueueMeter
+from serve_app.tenants.scopes import Caller
 
 MAX_PART_BYTES = 512 * 2**20
 """Largest part. fal's clients send parts of 10 MiB."""
@@ -227,24 +229,47 @@ class Uploads:
         found = await self._book.totals(tenants)
         return {tenant: found.get(tenant, 0) for tenant in tenants}
 
-    async def kept(self, tenant: str, key: str) -> KeptFile:
-        """File of the tenant. ``ArtifactNotFound``."""
-        found = await self._book.kept(tenant, key)
+    # A caller that is limited to some endpoints has no results of other keys' batches.
+
+    async def kept(self, caller: Caller, key: str) -> KeptFile:
+        """File of the caller's tenant. ``ArtifactNotFound``."""
+        found = await self._book.kept(caller.tenant, key, caller.batches_of)
         if found is None:
-            raise ArtifactNotFound("There is no such upload.")
+            raise no_upload()
         return found
 
     async def page(
+        self, caller: Caller, before: tuple[datetime, str] | None, limit: int
+    ) -> Sequence[KeptFile]:
+        """Page of the files of the caller's tenant, as ``UploadBook.page``."""
+        own = caller.batches_of
+        return await self._book.page(caller.tenant, before=before, limit=limit, batches_of=own)
+
+    async def all_of(
         self, tenant: str, before: tuple[datetime, str] | None, limit: int
     ) -> Sequence[KeptFile]:
-        """Page of the tenant's files, as ``UploadBook.page``."""
+        """Page of all files of a tenant, for an operator."""
         return await self._book.page(tenant, before=before, limit=limit)
 
-    async def delete(self, tenant: str, key: str, actor: Actor | None = None) -> bool:
-        """Delete a file of the tenant. False: storage is not available, and the file is deleted
-        later. ``ArtifactNotFound``."""
-        if not await self._book.delete(tenant, key, actor):
-            raise ArtifactNotFound("There is no such upload.")
+    async def delete(self, caller: Caller, key: str, actor: Actor) -> bool:
+        """Delete a file of the caller's tenant. False: storage is not available, and the file is
+        deleted later. ``ArtifactNotFound``. ``RequestActive``: a batch still reads it."""
+        reader = await self._book.read_by(caller.tenant, key)
+        if reader is not None:
+            raise RequestActive(
+                f"The batch {reader} reads this file. Delete it when the batch has ended, or "
+                f"cancel the batch: POST /openai/v1/batches/{reader}/cancel."
+            )
+        if not await self._book.delete(caller.tenant, key, actor, caller.batches_of):
+            raise no_upload()
+        return await self._dropped(key)
+
+    async def discard(self, tenant: str, key: str) -> None:
+        """Delete a file that Darkroom has made with ``write``, now or later."""
+        if await self._book.delete(tenant, key):
+            await self._dropped(key)
+
+    async def _dropped(self, key: str) -> bool:
         try:
             # Parts and other remains are deleted by the next round of the disposal.
             await self._storage.delete([key])
@@ -302,6 +327,10 @@ class Uploads:
             media_type=media_type,
             keep_s=new.keep_s,
         )
+
+
+def no_upload() -> ArtifactNotFound:
+    return ArtifactNotFound("There is no such upload.")
 
 
 def _parts_id(upload: Upload) -> str:

@@ -16,7 +16,7 @@ from serve_app.settings import Config
 from serve_app.telemetry.metrics import Metrics
 from serve_app.webhooks.batches import BatchNotifier
 from serve_app.webhooks.budgets import BudgetNotifier
-from serve_app.webhooks.delivery import Compose, DeliveryWorker, RetryRules
+from serve_app.webhooks.delivery import Compose, DeliveryWorker, Renew, RetryRules
 from serve_app.webhooks.progress import ProgressNotifier
 from serve_app.webhooks.sender import Sender
 from serve_app.webhooks.signing import Signer
@@ -42,10 +42,12 @@ class ComposeByMark:
     """Builds each body in the format of the protocol that requested the webhook.
 
     ``marked``: suffix of the webhook's origin → the protocol's builder. Others use ``default``.
+    ``renew``: signs the URLs of private files in a stored body again.
     """
 
     default: Compose
     marked: Mapping[str, Compose]
+    renew: Renew
 
     async def __call__(self, claimed: ClaimedDelivery) -> bytes:
         for mark, compose in self.marked.items():
@@ -66,7 +68,7 @@ class Webhooks:
         queue: Queue,
         outbox: Outbox,
         seeds: SigningSeeds,
-        compose: Compose,
+        compose: ComposeByMark,
         config: Config,
         clock: Clock,
         metrics: Metrics,
@@ -86,7 +88,9 @@ class Webhooks:
             return await compose(await self.notifier.wait_until_silent(claimed))
 
         rules = RetryRules(config.webhooks.webhook_waits_s, config.webhooks.webhook_give_up_s)
-        self._delivery = DeliveryWorker(outbox, at_last, self.sender, clock, rules, metrics)
+        self._delivery = DeliveryWorker(
+            outbox, at_last, self.sender, clock, rules, metrics, compose.renew
+        )
         self._budgets = BudgetNotifier(queue.budgets, self.sender, rules.waits_s)
         self._batches = BatchNotifier(queue.batches.work, self.sender, rules.waits_s)
         self._tests: Counter[str] = Counter()

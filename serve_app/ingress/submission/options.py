@@ -110,6 +110,11 @@ ACCEPTED_SILENTLY = frozenset(
 HEADERS = DARKROOM_HEADERS | ACCEPTED_SILENTLY | NO_EFFECT.keys() | LIFECYCLES.keys()
 """Names of all known headers."""
 
+KEPT = frozenset(
+    {TIMEOUT, DEADLINE, DETERMINISTIC, CACHE, STORE_IO, NO_FALLBACK, *RETRY_HEADERS, *LIFECYCLES}
+)
+"""Headers of a call that hold for requests which are made later, such as lines of a batch."""
+
 MAX_TIMEOUT_S = 30 * 86400.0
 MAX_IDEMPOTENCY_KEY = 255
 
@@ -171,6 +176,18 @@ def parse_options(
         trace=trace_of(request),
         key_id=caller.key_id,
     )
+
+
+def kept_headers(request: HttpRequest) -> Mapping[str, str]:
+    """Headers to store with what makes requests later. ``options_of`` reads them."""
+    found: Iterable[tuple[bytes, bytes]] = request.scope["headers"]
+    return {name.decode(): value.decode("latin-1") for name, value in found if name in KEPT}
+
+
+def options_of(headers: Mapping[str, str], caller: Caller) -> SubmitOptions:
+    """Options of stored headers."""
+    found = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    return SubmitOptions(**_header_options(found, caller), key_id=caller.key_id)
 
 
 def _header_options(headers: Iterable[tuple[bytes, bytes]], caller: Caller) -> dict[str, Any]:

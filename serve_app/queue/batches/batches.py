@@ -28,11 +28,11 @@ WITH room AS (
 ),
 created AS (
     INSERT INTO batches (id, tenant, key_id, origin, endpoint, input_file, input_key, expires_at,
-                         metadata, keep_outputs_s, webhook, max_cost)
+                         metadata, keep_outputs_s, webhook, max_cost, headers)
     SELECT %(id)s, %(tenant)s, %(key_id)s, %(origin)s, %(endpoint)s, %(input_file)s, %(input_key)s,
            now() + make_interval(secs => %(window_s)s), %(metadata)s::json,
            %(keep_outputs_s)s::double precision, %(webhook)s,
-           %(max_cost)s
+           %(max_cost)s, %(headers)s::json
     FROM room WHERE yes
     RETURNING *
 )
@@ -62,10 +62,6 @@ noted AS (
     SELECT %(actor)s, %(address)s, 'batch.cancel', id, %(detail)s::json FROM stopped
 )
 SELECT {BATCH} FROM stopped b
-"""
-READS = """
-SELECT id FROM batches
-WHERE tenant = %(tenant)s AND input_file = %(file)s AND ended_at IS NULL LIMIT 1
 """
 DELETE_AGED = """
 -- name: delete_aged_batches
@@ -97,11 +93,16 @@ added AS (
 SELECT f.id, f.tenant, f.key, f.name, f.purpose, f.size, f.created_at, w.due_at, f.batch_id
 FROM added f JOIN whole w ON w.key = f.key
 """
-GET_FILE = f"SELECT {_FILE} FROM {_FILES} WHERE f.tenant = %(tenant)s AND f.id = %(id)s"
+_SHOWN = """(%(batches_of)s::text IS NULL OR f.batch_id IS NULL OR EXISTS (
+    SELECT FROM batches b WHERE b.id = f.batch_id AND b.key_id = %(batches_of)s))"""
+GET_FILE = f"""
+SELECT {_FILE} FROM {_FILES} WHERE f.tenant = %(tenant)s AND f.id = %(id)s AND {_SHOWN}
+"""
 WRITTEN_BY = f"SELECT {_FILE} FROM {_FILES} WHERE f.batch_id = %(batch)s"
 _FILE_PAGE = f"""
 SELECT {_FILE} FROM {_FILES}
 WHERE f.tenant = %(tenant)s AND (%(purpose)s::text IS NULL OR f.purpose = %(purpose)s)
+  AND {_SHOWN}
   AND (%(after)s::text IS NULL OR (f.created_at, f.id) {{beyond}} (
       SELECT a.created_at, a.id FROM batch_files a
       WHERE a.id = %(after)s AND a.tenant = %(tenant)s))
@@ -131,8 +132,10 @@ class PostgresBatchFiles:
         rows = await self._database.rows(ADD_FILE, params)
         return _file(rows[0]) if rows else None
 
-    async def get(self, tenant: str, file_id: str) -> BatchFile | None:
-        params = {"tenant": tenant, "id": messages.clean(file_id)}
+    async def get(
+        self, tenant: str, file_id: str, batches_of: str | None = None
+    ) -> BatchFile | None:
+        params = {"tenant": tenant, "id": messages.clean(file_id), "batches_of": batches_of}
         rows = await self._database.rows(GET_FILE, params)
         return _file(rows[0]) if rows else None
 
@@ -144,12 +147,14 @@ class PostgresBatchFiles:
         after: str | None = None,
         limit: int = 20,
         ascending: bool = False,
+        batches_of: str | None = None,
     ) -> Sequence[BatchFile]:
         params = {
             "tenant": tenant,
             "purpose": purpose,
             "after": None if after is None else messages.clean(after),
             "limit": limit,
+            "batches_of": batches_of,
         }
         rows = await self._database.rows(OLDEST_FILES if ascending else NEWEST_FILES, params)
         return [_file(row) for row in rows]
@@ -197,6 +202,7 @@ class PostgresBatches:
             "keep_outputs_s": new.keep_outputs_s,
             "webhook": new.webhook,
             "max_cost": new.max_cost,
+            "headers": None if new.headers is None else messages.compact(new.headers),
             "most": most_active,
         }
         lock = Lock([outcome_lock_number(new.tenant, b"batches")])
@@ -226,10 +232,6 @@ class PostgresBatches:
         }
         rows = await self._database.rows(CANCEL, params)
         return batch_of(rows[0]) if rows else await self.get(tenant, batch)
-
-    async def reads(self, tenant: str, file_id: str) -> str | None:
-        rows = await self._database.rows(READS, {"tenant": tenant, "file": messages.clean(file_id)})
-        return str(rows[0][0]) if rows else None
 
     async def delete_aged(self) -> None:
         """Delete batches that ended longer ago than their tenant's retention. Their files age as

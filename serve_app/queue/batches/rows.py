@@ -10,7 +10,7 @@ BATCH = """
     b.id, b.tenant, b.key_id, b.origin, b.endpoint, b.input_file, b.input_key, b.status,
     b.created_at, b.expires_at, b.metadata, b.keep_outputs_s, b.stop, b.errors, b.total,
     b.completed, b.failed, b.output_file, b.error_file, b.in_progress_at, b.cancelling_at,
-    b.finalizing_at, b.ended_at, b.max_cost
+    b.finalizing_at, b.ended_at, b.max_cost, b.headers
 """
 """Columns of ``batches b``, as ``batch_of`` reads them."""
 

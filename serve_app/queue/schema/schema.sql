@@ -707,6 +707,7 @@ CREATE TABLE batches (
     notice_tries integer DEFAULT 0 NOT NULL,
     notice_at timestamptz,
     max_cost text,
+    headers json,
     CONSTRAINT batches_status_check CHECK ((status = ANY (ARRAY['validating', 'in_progress', 'cancelling', 'finalizing', 'failed', 'completed', 'expired', 'cancelled']))),
     CONSTRAINT batches_stop_check CHECK ((stop = ANY (ARRAY['cancelled', 'expired']))),
     CONSTRAINT batches_pkey PRIMARY KEY (id)

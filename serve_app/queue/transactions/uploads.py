@@ -67,11 +67,18 @@ joined AS (DELETE FROM upload_parts p USING whole w WHERE p.key = w.key)
 SELECT key FROM whole
 """
 GIVE_UP = "UPDATE uploads SET state = 'unwanted', due_at = now() WHERE key = %(key)s"
-DISOWN = """
+# A result of a batch whose rows are deleted is of no key.
+_SHOWN = """
+  AND (%(batches_of)s::text IS NULL OR NOT EXISTS (
+      SELECT FROM batch_files f LEFT JOIN batches b ON b.id = f.batch_id
+      WHERE f.key = uploads.key AND f.batch_id IS NOT NULL
+        AND b.key_id IS DISTINCT FROM %(batches_of)s))
+"""
+DISOWN = f"""
 -- name: delete_upload
 WITH gone AS (
     UPDATE uploads SET state = 'unwanted', due_at = now()
-    WHERE key = %(key)s AND tenant = %(tenant)s AND state <> 'unwanted'
+    WHERE key = %(key)s AND tenant = %(tenant)s AND state <> 'unwanted' {_SHOWN}
     RETURNING key
 ),
 noted AS (
@@ -81,9 +88,9 @@ noted AS (
 )
 SELECT key FROM gone
 """
-_KEPT = """
+_KEPT = f"""
 SELECT key, media_type, size, created_at, due_at FROM uploads
-WHERE tenant = %(tenant)s AND state = 'whole'
+WHERE tenant = %(tenant)s AND state = 'whole' {_SHOWN}
 """
 KEPT = _KEPT + "AND key = %(key)s"
 PAGE = _KEPT + "ORDER BY created_at DESC, key DESC LIMIT %(limit)s"
@@ -94,6 +101,10 @@ NEXT_PAGE = (
 ORDER BY created_at DESC, key DESC LIMIT %(limit)s
 """
 )
+READ_BY = """
+SELECT id FROM batches
+WHERE tenant = %(tenant)s AND input_key = %(key)s AND ended_at IS NULL LIMIT 1
+"""
 MARK_AGED = """
 -- name: age_uploads
 UPDATE uploads SET state = 'unwanted', due_at = now()
@@ -177,27 +188,40 @@ class PostgresUploads:
     async def abandon(self, key: str) -> None:
         await self._database.rows(GIVE_UP, {"key": key})
 
-    async def delete(self, tenant: str, key: str, actor: Actor | None = None) -> bool:
+    async def delete(
+        self, tenant: str, key: str, actor: Actor | None = None, batches_of: str | None = None
+    ) -> bool:
         params = {
             "tenant": tenant,
             "key": key,
+            "batches_of": batches_of,
             "detail": messages.compact({"tenant": tenant}),
             **audit_columns(actor),
         }
         return bool(await self._database.rows(DISOWN, params))
 
-    async def kept(self, tenant: str, key: str) -> KeptFile | None:
-        rows = await self._database.rows(KEPT, {"tenant": tenant, "key": key})
+    async def kept(self, tenant: str, key: str, batches_of: str | None = None) -> KeptFile | None:
+        params = {"tenant": tenant, "key": key, "batches_of": batches_of}
+        rows = await self._database.rows(KEPT, params)
         return self._kept(tenant, rows[0]) if rows else None
 
     async def page(
-        self, tenant: str, *, before: tuple[datetime, str] | None = None, limit: int = 50
+        self,
+        tenant: str,
+        *,
+        before: tuple[datetime, str] | None = None,
+        limit: int = 50,
+        batches_of: str | None = None,
     ) -> Sequence[KeptFile]:
-        params: dict[str, Any] = {"tenant": tenant, "limit": limit}
+        params: dict[str, Any] = {"tenant": tenant, "limit": limit, "batches_of": batches_of}
         if before is not None:
             params["at"], params["key"] = before
         rows = await self._database.rows(NEXT_PAGE if before else PAGE, params)
         return [self._kept(tenant, row) for row in rows]
+
+    async def read_by(self, tenant: str, key: str) -> str | None:
+        rows = await self._database.rows(READ_BY, {"tenant": tenant, "key": key})
+        return str(rows[0][0]) if rows else None
 
     def _kept(self, tenant: str, row: tuple[Any, ...]) -> KeptFile:
         key, media_type, size, created_at, due_at = row

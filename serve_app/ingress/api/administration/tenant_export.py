@@ -169,7 +169,7 @@ class TenantArchive:
 
     async def _stored_uploads(self) -> AsyncIterator[KeptFile]:
         before: tuple[datetime, str] | None = None
-        while page := await self._services.files.uploads.page(self._tenant, before, PAGE):
+        while page := await self._services.files.uploads.all_of(self._tenant, before, PAGE):
             for each in page:
                 yield each
             before = page[-1].created_at, page[-1].key

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.domain.errors import ArtifactNotFound, InvalidInput
-from serve_app.ingress.http.auth import actor_of, authenticate, record_read, require_requests
+from serve_app.ingress.http.auth import actor_of, authenticate, record_read, require_file
 from serve_app.ingress.http.body import read_model
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import iso, json_reply
@@ -128,9 +128,8 @@ async def _require_owner(request: HttpRequest, caller: Caller, key: str) -> str:
     rules = await services_of(request).files.access.rules_of(key)
     if rules is None or (rules.tenant != caller.tenant and not caller.may(OPERATOR)):
         raise ArtifactNotFound(NO_FILE)
-    request_id = keys.request_of(key)
-    if rules.tenant == caller.tenant and request_id is not None:
-        await require_requests(request, caller, [request_id])
+    if rules.tenant == caller.tenant:
+        await require_file(request, caller, key)
     await record_read(request, caller, rules.tenant)
     return rules.tenant
 

@@ -142,7 +142,7 @@ async def added(request: HttpRequest) -> Response:
         caller.tenant,
         body.name,
         body.base,
-        await _source(services, caller.tenant, body),
+        await _source(services, caller, body),
         body.kind or "",
         endpoint,
         body.scale,
@@ -208,14 +208,14 @@ async def published(request: HttpRequest) -> Response:
     return json_reply(_shown(await _found(services, tenant, name), tenant))
 
 
-async def _source(services: Services, tenant: str, body: NewWeightsBody) -> dict[str, Any]:
+async def _source(services: Services, caller: Caller, body: NewWeightsBody) -> dict[str, Any]:
     if (body.source is None) == (body.files is None):
         raise InvalidInput.of_field("source", "Set either `source` or `files`")
     if body.files is not None:
         if not 0 < len(body.files) <= MAX_FILES:
             raise InvalidInput.of_field("files", f"There should be 1 to {MAX_FILES} files")
         keys = {
-            path: await _upload(services, tenant, url, f"files.{number}")
+            path: await _upload(services, caller, url, f"files.{number}")
             for number, (path, url) in enumerate(body.files.items())
         }
         unknown = [
@@ -225,7 +225,7 @@ async def _source(services: Services, tenant: str, body: NewWeightsBody) -> dict
             raise InvalidInput.of_field("files", f"{unknown[0][:200]} is not an uploaded file")
         return {"files": keys}
     source = body.source or ""
-    key = await _upload(services, tenant, source, "source")
+    key = await _upload(services, caller, source, "source")
     if key:
         return {"upload": key}
     try:
@@ -244,7 +244,7 @@ async def _source(services: Services, tenant: str, body: NewWeightsBody) -> dict
             raise InvalidInput.of_field("source", "Upload the file, and send its URL")
 
 
-async def _upload(services: Services, tenant: str, url: str, field: str) -> str:
+async def _upload(services: Services, caller: Caller, url: str, field: str) -> str:
     """Key of an uploaded file, by its URL; empty for a URL of another server, or one with which the
     owner of a private file lets others read it."""
     parts = urlsplit(url)
@@ -252,7 +252,7 @@ async def _upload(services: Services, tenant: str, url: str, field: str) -> str:
     if found is None or not valid_key(found[1]):
         return ""
     try:
-        return (await services.files.uploads.kept(tenant, found[1])).key
+        return (await services.files.uploads.kept(caller, found[1])).key
     except ArtifactNotFound:
         if is_private(found[1]) and SIGNATURE in dict(parse_qsl(parts.query)):
             return ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Annotated, Literal
 
@@ -32,6 +32,7 @@ from serve_app.ingress.openai.batches.requests import RUN, check_url
 from serve_app.ingress.openai.errors import ERRORS, TAG
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission.max_cost import HEADER, parse_max_cost
+from serve_app.ingress.submission.options import kept_headers, parse_options
 from serve_app.tenants.scopes import Caller
 from serve_app.webhooks.target import BadTarget
 
@@ -82,9 +83,11 @@ async def created(request: HttpRequest) -> Response:
     _check_metadata(given.metadata)
     check_url(services, caller, given.endpoint)
     await _require_key(services, caller)
-    max_cost = _max_cost(request)
+    max_cost, headers = _max_cost(request), _headers(request, caller)
     batches = services.queue.batches
-    if is_repeated(request) and (earlier := await _made_before(services, caller, given, max_cost)):
+    if is_repeated(request) and (
+        earlier := await _made_before(services, caller, given, max_cost, headers)
+    ):
         return json_reply(batch_object(earlier))
     file = await batches.files.get(caller.tenant, given.input_file_id)
     if file is None or file.purpose != INPUT:
@@ -103,6 +106,7 @@ async def created(request: HttpRequest) -> Response:
         keep_outputs_s=given.output_expires_after and given.output_expires_after.seconds,
         webhook=await _webhook(services, caller, given.webhook_url),
         max_cost=max_cost,
+        headers=headers,
     )
     most = services.config.limits.max_batches_per_tenant
     return json_reply(batch_object(await batches.create(new, most)))
@@ -114,7 +118,11 @@ def is_repeated(request: HttpRequest) -> bool:
 
 
 async def _made_before(
-    services: Services, caller: Caller, given: BatchCreation, max_cost: str | None
+    services: Services,
+    caller: Caller,
+    given: BatchCreation,
+    max_cost: str | None,
+    headers: Mapping[str, str] | None,
 ) -> StoredBatch | None:
     """The batch that an earlier try of the same call made, whose answer was lost."""
     since = services.clock.now() - timedelta(seconds=REPEATED_WITHIN_S)
@@ -125,6 +133,7 @@ async def _made_before(
             and each.endpoint == given.endpoint
             and each.metadata == given.metadata
             and each.max_cost == max_cost
+            and each.headers == headers
         )
         if same and each.created_at >= since:
             return each
@@ -176,13 +185,19 @@ async def _find(request: HttpRequest, caller: Caller) -> StoredBatch:
 
 def _may_see(caller: Caller, batch: StoredBatch) -> bool:
     """Return whether the key is not limited to some endpoints, or made the batch."""
-    return not caller.endpoints or batch.key_id == caller.key_id
+    return caller.batches_of in (None, batch.key_id)
 
 
 def _max_cost(request: HttpRequest) -> str | None:
     """Header with the most that all lines together may cost. ``InvalidInput`` names it."""
     given = request.headers.get(HEADER)
     return None if given is None else str(parse_max_cost(given.encode("latin-1")))
+
+
+def _headers(request: HttpRequest, caller: Caller) -> Mapping[str, str] | None:
+    """Headers that hold for each line; None: none. ``InvalidInput`` and ``Forbidden`` name one."""
+    parse_options(request, caller)
+    return kept_headers(request) or None
 
 
 def _check_metadata(metadata: dict[str, str] | None) -> None:
@@ -232,7 +247,8 @@ CREATE = Operation(
         ),
     ),
     body=BatchCreation,
-    description=f"The only `completion_window` is `{WINDOW}`. `{RUN}` is Darkroom's own.",
+    description=f"The only `completion_window` is `{WINDOW}`. `{RUN}` is Darkroom's own. Headers "
+    "of a submit, such as `X-Fal-Store-IO`, hold for each line.",
     tag=TAG,
     error_format=ERRORS,
 )

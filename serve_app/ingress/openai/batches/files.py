@@ -12,7 +12,7 @@ from starlette.responses import Response, StreamingResponse
 from typing_extensions import TypedDict
 
 from serve_app.domain.batches.batch import BatchFile
-from serve_app.domain.errors import InvalidInput, NotFound, RequestActive, Unavailable
+from serve_app.domain.errors import InvalidInput, NotFound, Unavailable
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import actor_of, authenticate
 from serve_app.ingress.http.body import is_form, spooled_form
@@ -27,8 +27,13 @@ from serve_app.ingress.openai.batches.objects import (
     file_page,
 )
 from serve_app.ingress.openai.errors import ERRORS, TAG
+from serve_app.ingress.services.file_access import (
+    MAX_URL_BYTES,
+    PRIVATE_URL,
+    FileAccessControl,
+)
 from serve_app.ingress.services.files import NewUpload
-from serve_app.ingress.services.services import Services, services_of
+from serve_app.ingress.services.services import services_of
 from serve_app.tenants.scopes import Caller
 
 INPUT, OUTPUT = "batch", "batch_output"
@@ -85,6 +90,7 @@ async def listed(request: HttpRequest) -> Response:
         after=query.text(request, "after"),
         limit=limit + 1,
         ascending=order == "asc",
+        batches_of=caller.batches_of,
     )
     return json_reply(file_page(found, limit))
 
@@ -95,17 +101,41 @@ async def shown(request: HttpRequest) -> Response:
 
 
 async def content(request: HttpRequest) -> Response:
-    """Answer with the bytes of a file."""
+    """Answer with the bytes of a file. In an output, URLs of private files are signed now."""
     caller = await authenticate(request)
     services = services_of(request)
     file = await find_file(request, caller)
-    await _require_own(services, caller, file)
     size = await services.files.storage.size(file.key)  # before the status is sent
-    return StreamingResponse(
-        services.files.storage.read(file.key, 0, size),
-        media_type="application/octet-stream",
-        headers={"content-length": str(size), "x-content-type-options": "nosniff"},
-    )
+    chunks = services.files.storage.read(file.key, 0, size)
+    headers = {"x-content-type-options": "nosniff"}
+    if file.purpose == OUTPUT:
+        chunks = signed_again(services.files.access, file.tenant, chunks)
+    else:
+        headers["content-length"] = str(size)
+    return StreamingResponse(chunks, media_type="application/octet-stream", headers=headers)
+
+
+async def signed_again(
+    access: FileAccessControl, tenant: str, chunks: AsyncIterator[bytes]
+) -> AsyncIterator[bytes]:
+    """Lines of JSON in pieces, with URLs of the tenant's private files that are valid from now."""
+    held = b""
+    async for chunk in chunks:
+        held += chunk
+        cut = _cut(held)
+        yield await access.signed_again(held[:cut], tenant)
+        held = held[cut:]
+    yield await access.signed_again(held, tenant)
+
+
+def _cut(held: bytes) -> int:
+    """Place before which all URLs are whole: one may begin at the last quote, or end with it."""
+    last = held.rfind(b'"', max(0, len(held) - MAX_URL_BYTES))
+    if last < 0:
+        return len(held)
+    before = held.rfind(b'"', 0, last)
+    ends = before >= 0 and PRIVATE_URL.fullmatch(held, before, last + 1) is not None
+    return last + 1 if ends else last
 
 
 async def deleted(request: HttpRequest) -> Response:
@@ -113,33 +143,20 @@ async def deleted(request: HttpRequest) -> Response:
     caller = await authenticate(request)
     services = services_of(request)
     file = await find_file(request, caller)
-    reader = await services.queue.batches.reads(caller.tenant, file.id)
-    if reader is not None:
-        raise RequestActive(
-            f"The batch {reader} reads this file. Delete it when the batch has ended, or cancel "
-            f"the batch: POST /openai/v1/batches/{reader}/cancel."
-        )
-    await services.files.uploads.delete(caller.tenant, file.key, actor_of(request))
+    await services.files.uploads.delete(caller, file.key, actor_of(request))
     body: OpenAiDeletedFile = {"id": file.id, "object": "file", "deleted": True}
     return json_reply(body)
 
 
 async def find_file(request: HttpRequest, caller: Caller) -> BatchFile:
-    """File that the path names. ``NotFound``."""
+    """File that the path names. ``NotFound``: also if the caller is limited to some endpoints, and
+    another key made the batch that wrote the file."""
     file_id: str = request.path_params["file_id"]
-    found = await services_of(request).queue.batches.files.get(caller.tenant, file_id)
+    files = services_of(request).queue.batches.files
+    found = await files.get(caller.tenant, file_id, caller.batches_of)
     if found is None:
         raise NotFound(f"There is no file {file_id[:64]}.")
     return found
-
-
-async def _require_own(services: Services, caller: Caller, file: BatchFile) -> None:
-    """``NotFound``: the key is limited to some endpoints, and another key made the batch that wrote
-    the file, which may have results of others."""
-    if caller.endpoints and file.batch is not None:
-        batch = await services.queue.batches.get(caller.tenant, file.batch)
-        if batch is None or batch.key_id != caller.key_id:
-            raise NotFound(f"There is no file {file.id}.")
 
 
 def _keep_s(texts: dict[str, str]) -> float | None:

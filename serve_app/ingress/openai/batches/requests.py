@@ -20,7 +20,7 @@ from serve_app.ingress.openai.image_parameters import ImageParameters, ImageRequ
 from serve_app.ingress.openai.video_parameters import NAMES, VideoParameters, input_of
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services
-from serve_app.ingress.submission import submission
+from serve_app.ingress.submission import options, submission
 from serve_app.ingress.submission.max_cost import MaxCost
 from serve_app.ingress.submission.model_lookup import EndpointFields
 from serve_app.ingress.submission.options import SubmitOptions
@@ -125,6 +125,11 @@ def _edited(given: ImageParameters) -> tuple[list[str], ImageParameters]:
     return cast("list[str]", urls), ImageParameters.model_validate(rest)
 
 
+def options_of(batch: StoredBatch) -> SubmitOptions:
+    """Options of a batch's lines, by the headers of the call that created it."""
+    return options.options_of(batch.headers or {}, _owner(batch))
+
+
 async def request_of(
     services: Services,
     caller: Caller,
@@ -135,13 +140,14 @@ async def request_of(
 ) -> NewRequest:
     """Validated request of a line, at the lowest priority. Its id and its idempotency key are the
     same each time."""
-    left_s = (batch.expires_at - services.clock.now()).total_seconds()
-    options = SubmitOptions(
+    given = options_of(batch)
+    left_s = max(1.0, (batch.expires_at - services.clock.now()).total_seconds())
+    wanted = replace(
+        given,
         priority=Priority.LOW,
-        end_within_s=max(1.0, left_s),
+        end_within_s=min(left_s, given.end_within_s or left_s),
         idempotency_key=f"{batch.id}/{line.custom_id}",
         previews=False,
-        key_id=caller.key_id,
         no_shadow=True,
         max_cost=max_cost,
     )
@@ -151,7 +157,7 @@ async def request_of(
             caller,
             call.endpoint.endpoint.id,
             call.input,
-            options,
+            wanted,
             request_id=line.request_id or services.new_id(),
         )
     except InvalidInput as error:
@@ -163,8 +169,7 @@ async def result_of(
 ) -> LineResult:
     """Result of a line whose request has ended. ``StorageUnavailable``."""
     try:
-        owner = Caller(batch.key_id, batch.tenant, frozenset())  # it only names the endpoint
-        call = call_of(services, owner, batch, await read_line(services, batch, line))
+        call = call_of(services, _owner(batch), batch, await read_line(services, batch, line))
     except ArtifactNotFound:
         call = None  # the input file is gone: the result repeats no parameters
     except DarkroomError:
@@ -180,6 +185,11 @@ async def result_of(
         return refused_line(line, error)
     response = {"status_code": 200, "request_id": request.id, "body": body}
     return LineResult(line.line, succeeded=True, response=response, inlined=inlined)
+
+
+def _owner(batch: StoredBatch) -> Caller:
+    """Key that made the batch, without its rights."""
+    return Caller(batch.key_id, batch.tenant, frozenset())
 
 
 async def _body(

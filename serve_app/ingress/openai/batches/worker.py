@@ -332,14 +332,14 @@ async def write_files(services: Services, batch: StoredBatch) -> bool:
     named = (known.output_file, known.error_file) if known else ids
     for file in await batches.files.written_by(batch.id):
         if file.id not in named:
-            with suppress(ArtifactNotFound):
-                await services.files.uploads.delete(batch.tenant, file.key)
+            await services.files.uploads.discard(batch.tenant, file.key)
     return ended
 
 
 async def _write(services: Services, batch: StoredBatch, *, succeeded: bool) -> BatchFile:
     name = f"{batch.id}_{'output' if succeeded else 'error'}.jsonl"
-    new = NewUpload(batch.tenant, "application/octet-stream", name, batch.keep_outputs_s)
+    acl = requests.options_of(batch).acl
+    new = NewUpload(batch.tenant, "application/octet-stream", name, batch.keep_outputs_s, acl)
     lines = _lines(services, batch, succeeded=succeeded)
     upload = await services.files.uploads.write(new, lines)
     file = await services.queue.batches.files.add(

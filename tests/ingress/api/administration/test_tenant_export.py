@@ -77,7 +77,7 @@ async def test_files_may_be_left_out(house: House) -> None:
 async def test_a_file_that_is_gone_is_named(house: House) -> None:
     async with house.client() as client:
         await client.post("/cdn/files/upload", content=b"my upload")
-        (kept,) = await house.services.files.uploads.page("default", None, 10)
+        (kept,) = await house.services.files.uploads.all_of("default", None, 10)
         await house.storage.delete([kept.key])
         content = (await client.get(EXPORT)).content
     with zipfile.ZipFile(io.BytesIO(content)) as archive:

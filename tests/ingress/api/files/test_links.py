@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx
@@ -13,6 +14,8 @@ from serve_app.tenants.scopes import READ
 from tests.fakes.clock import FakeClock
 from tests.ingress.api.files.private import bare, generated, lifecycle, uploaded, without_key
 from tests.ingress.house import ORIGIN, House, built
+from tests.ingress.replicate.test_webhooks import settled
+from tests.webhooks.receiver import Receiver
 
 SIGN, REVOKE = "/v1/files/sign", "/v1/files/revoke"
 
@@ -175,3 +178,28 @@ async def test_a_file_that_is_gone_is_not_signed_and_a_forged_url_not_revoked(
     assert forged.status_code == 403
     house.storage.objects.clear()
     assert (await client.post(SIGN, json={"path": url})).status_code == 404
+
+
+async def test_a_webhook_that_is_sent_again_has_urls_that_are_valid_then() -> None:
+    clock = FakeClock()
+    async with (
+        Receiver() as receiver,
+        built(clock=clock, files="private", deliver=True, allow_private_webhooks=True) as house,
+        house.client() as client,
+    ):
+        target = {"fal_webhook": receiver.url()}
+        answer = await client.post("/queue/test/probe", json={"artifacts": 1}, params=target)
+        id_ = answer.json()["request_id"]
+        await settled(client, id_)
+        clock.advance(20 * 3600)
+        await house.services.files.access.refresh()
+        (await client.put(f"/v1/requests/{id_}/webhook/redeliver")).raise_for_status()
+        first, again = await receiver.until(2)
+        async with without_key(house) as guest:
+            statuses = [(await guest.get(_url_in(x.body))).status_code for x in (first, again)]
+        assert statuses == [403, 200]
+        assert bare(_url_in(again.body)) == bare(_url_in(first.body))
+
+
+def _url_in(body: bytes) -> str:
+    return str(json.loads(body)["payload"]["images"][0]["url"])
