@@ -25,6 +25,7 @@ import { byId } from "./interface/element.js";
 import { tool } from "./interface/late.js";
 import { listenForShortcuts } from "./interface/shortcuts.js";
 import { listenForTheme } from "./interface/theme_switch.js";
+import { announce, say } from "./interface/toast.js";
 import { RealModelOffer } from "./models/real_model.js";
 import { Views } from "./interface/views.js";
 import { Details } from "./results/details.js";
@@ -88,7 +89,7 @@ const act = {
 const details = new Details(api, act, address);
 const stage = new Stage(api, act);
 const recent = new Recent(api, act);
-const views = new Views({ api, act, address, announce, caller, models, follow: moved });
+const views = new Views({ api, act, address, caller, models, follow: moved });
 const demoWords = new DemoWords();
 const offer = new RealModelOffer({ api, caller });
 byId("real-model").append(offer.node);
@@ -418,7 +419,7 @@ async function cancel({ id }) {
     const here = await stage.cancel(id);
     if (!here) await api.call("PUT", `v1/requests/${encodeURIComponent(id)}/cancel`);
   } catch (error) {
-    announce(`The request could not be cancelled: ${error.message}`);
+    say(`The request could not be cancelled: ${error.message}`);
   }
   recent.look();
 }
@@ -426,11 +427,6 @@ async function cancel({ id }) {
 function complain(words) {
   byId("form-problem").textContent = words;
   byId("form-problem").hidden = words === "";
-}
-
-/** Announces a message to screen readers. */
-function announce(words) {
-  byId("announcer").textContent = words;
 }
 
 /** Uses the key of a one-time link. It replaces a stored key only when the user agrees: otherwise any
@@ -482,7 +478,7 @@ listenForDrops({
   take: (file) =>
     import("./history/received.js").then(
       ({ receive }) => receive(file, { models: listed, act }),
-      () => announce("This part of the page could not be loaded. Try again."),
+      () => say("This part of the page could not be loaded. Try again."),
     ),
   use: (result) => {
     closeDialogs();

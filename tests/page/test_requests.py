@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 
 from tests.page.album import Entry
 from tests.page.darkroom import PageDarkroom
-from tests.page.reader import PROBE, Reader, expect_images
+from tests.page.reader import PROBE, Reader, expect_images, expect_said
 
 
 def submit(reader: Reader, endpoint: str, **input: object) -> str:
@@ -68,6 +68,20 @@ def test_one_can_be_cancelled_from_the_list(waiting: Reader) -> None:
     submit(waiting, PROBE, prompt="by a program")
     waiting.page.get_by_role("button", name="Cancel by a program").click()
     expect(waiting.listed.first).to_have_attribute("data-state", "cancelled")
+
+
+def test_a_cancellation_that_fails_is_seen_in_the_list_and_in_the_details(waiting: Reader) -> None:
+    submit(waiting, PROBE, prompt="by a program")
+    words = "This key may not cancel requests."
+    waiting.page.route(
+        "**/v1/requests/*/cancel", lambda route: route.fulfill(status=403, json={"detail": words})
+    )
+    waiting.page.get_by_role("button", name="Cancel by a program").click()
+    expect_said(waiting.page, words)
+    waiting.listed.first.locator(".request").click()
+    waiting.page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    expect(waiting.page.locator("#details .toast")).to_be_visible()
+    expect_said(waiting.page, words)
 
 
 def test_its_input_can_be_used_again(reader: Reader) -> None:

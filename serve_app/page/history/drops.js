@@ -1,6 +1,7 @@
 // Files that are dropped or pasted beside the inputs of the form, and results that are dragged while no
 // input for them is in sight.
 
+import { topmost } from "../interface/dialog.js";
 import { element } from "../interface/element.js";
 import { hasResult, kindOfResult, resultIn } from "../results/drag.js";
 
@@ -53,7 +54,7 @@ function offerPlace(use, hasInput) {
     const kind = kindOfResult(dataTransfer?.types ?? []);
     if (kind === null || hasInput(kind)) return;
     // After the event: a change of the document in it would end the drag. A modal dialog covers the rest.
-    setTimeout(() => ([...document.querySelectorAll("dialog[open]")].pop() ?? document.body).append(place));
+    setTimeout(() => (topmost() ?? document.body).append(place));
   });
   document.addEventListener("dragend", () => {
     place.remove();
