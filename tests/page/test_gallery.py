@@ -124,6 +124,37 @@ def test_a_favourite_is_marked_by_key_and_found_again(gallery: Gallery) -> None:
     expect(gallery.link("a calm sea, favourite")).to_be_visible()
 
 
+def test_marks_that_could_not_be_set_are_again_as_each_was(gallery: Gallery) -> None:
+    gallery.darkroom.hang([HILL, SEA])
+    gallery.open()
+    gallery.link("a calm sea").focus()
+    gallery.page.keyboard.press("f")
+    expect(gallery.link("a calm sea, favourite")).to_be_visible()
+    expect(gallery.page.locator(".toast")).to_contain_text("Marked")
+    gallery.page.route("**/v1/requests**", lambda route: route.abort())
+    gallery.page.keyboard.press("Control+a")
+    gallery.page.keyboard.press("f")
+    expect(gallery.page.locator(".toast")).to_contain_text("This could not be marked")
+    expect(gallery.link("a calm sea, favourite")).to_be_visible()
+    expect(gallery.link("a hill")).to_be_visible()
+
+
+def test_a_favourite_whose_mark_could_not_be_removed_stays_among_the_favourites(
+    gallery: Gallery,
+) -> None:
+    gallery.darkroom.hang([HILL, SEA])
+    gallery.open()
+    gallery.link("a calm sea").focus()
+    gallery.page.keyboard.press("f")
+    gallery.page.get_by_role("button", name="Favourites").click()
+    expect(gallery.results).to_have_count(1)
+    gallery.page.route("**/v1/requests**", lambda route: route.abort())
+    gallery.link("a calm sea, favourite").focus()
+    gallery.page.keyboard.press("f")
+    expect(gallery.page.locator(".toast")).to_contain_text("This could not be marked")
+    expect(gallery.link("a calm sea, favourite")).to_be_visible()
+
+
 def test_a_day_of_the_list_is_gone_to_also_when_it_was_not_loaded(gallery: Gallery) -> None:
     gallery.darkroom.hang([*entries(150, days=10), FOX])
     gallery.open()
