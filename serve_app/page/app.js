@@ -368,8 +368,9 @@ function closeDialogs() {
   for (const each of document.querySelectorAll("dialog[open]")) each.close();
 }
 
-/** Uses `file`, `{url, type, name, kind}` of a result, or with itself as `local`. A file of this machine
- * goes into an input in sight; otherwise the user chooses which model takes it. */
+/** Uses `file`, `{url, type, name, kind}` of a result, or with itself as `local` and those that came with
+ * it as `others`. A file of this machine goes into an input in sight; otherwise the user chooses which
+ * model takes it. */
 async function useAsInput(file) {
   if (file.local && hasInput(file.kind)) {
     form.put(form.inputFor(file.kind), file);
@@ -475,9 +476,9 @@ byId("draft-settings-button").addEventListener("click", ({ currentTarget: button
 listenForShortcuts({ generate: () => submitter.generate(model), draft });
 listenForTheme();
 listenForDrops({
-  take: (file) =>
+  take: (files) =>
     import("./history/received.js").then(
-      ({ receive }) => receive(file, { models: listed, act }),
+      ({ receive }) => receive(files, { models: listed, act }),
       () => say("This part of the page could not be loaded. Try again."),
     ),
   use: (result) => {
