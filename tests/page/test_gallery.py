@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import httpx
 import pytest
-from playwright.sync_api import BrowserContext, Error, Route, expect
+from playwright.sync_api import BrowserContext, Error, Request, Route, expect
 
 from serve_app.domain.request import State
 from tests.page.album import Entry, entries
@@ -164,6 +164,41 @@ def test_a_day_of_the_list_is_gone_to_also_when_it_was_not_loaded(gallery: Galle
     expect(gallery.link("a fox on a hill (1)")).to_be_focused()
     expect(gallery.link("a fox on a hill (1)")).to_be_in_viewport()
     expect(days.get_by_role("button").last).to_have_attribute("aria-current", "date")
+
+
+def test_a_day_without_a_match_loads_nothing_beyond_it_and_says_so(gallery: Gallery) -> None:
+    today = [Entry(f"a hill, number {each}", each * timedelta(seconds=1)) for each in range(120)]
+    old = [Entry(f"an old hill, number {each}", 40 * DAY + each * SOON) for each in range(500)]
+    gallery.darkroom.hang([*today, SEA, *old])
+    gallery.open("view=gallery&q=hill")
+    expect(gallery.results.first).to_be_visible()
+    pages: list[str] = []
+
+    def note(request: Request) -> None:
+        if "before=" in request.url:
+            pages.append(request.url)
+
+    gallery.page.on("request", note)
+    days = gallery.page.get_by_role("navigation", name="Days")
+    days.get_by_role("button", name="Yesterday").click()
+    expect(gallery.page.locator(".toast")).to_contain_text("Nothing of this day matches.")
+    assert len(pages) == 1
+    days.get_by_role("button", name="Yesterday").click()
+    expect(gallery.page.locator(".toast")).to_contain_text("Nothing of this day matches.")
+    assert len(pages) == 1
+
+
+def test_a_day_whose_results_were_deleted_leaves_the_list(gallery: Gallery) -> None:
+    gallery.darkroom.hang([HILL, SEA, FOX])
+    gallery.open()
+    days = gallery.page.get_by_role("navigation", name="Days")
+    expect(days.get_by_role("button")).to_have_count(3)
+    gallery.link("a calm sea").focus()
+    gallery.page.keyboard.press("Delete")
+    question = gallery.page.get_by_role("dialog", name="Delete 1 request?")
+    question.get_by_role("button", name="Delete").click()
+    expect(days.get_by_role("button")).to_have_count(2)
+    expect(days.get_by_role("button", name="Yesterday")).to_have_count(0)
 
 
 @pytest.mark.parametrize("count", [2_000, pytest.param(10_000, marks=pytest.mark.long)])

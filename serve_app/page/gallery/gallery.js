@@ -217,6 +217,7 @@ class Gallery {
     const first = Math.min(...items.map(({ key }) => this.#collection.placeOf(key)));
     const gone = await this.#actions.remove(items);
     if (gone.size === 0) return gone;
+    this.#days.load(filtersIn(this.#page.address.now));
     const next = this.#collection.items[Math.min(first, this.#collection.items.length - 1)];
     if (next !== undefined && this.#here) this.#grid.focus(next.key);
     return gone;
@@ -252,18 +253,24 @@ class Gallery {
     this.#comparison.show(items.filter((each) => each?.file));
   }
 
-  /** Goes to a day: loads what is between, if that is not much. */
+  /** Goes to a day: loads what is between, if that is not much. The list of days knows few of the
+   * filters, so there may be nothing. */
   async #jump(date, newer) {
+    const collection = this.#collection;
     if (this.#grid.goTo(date)) return;
+    if (newer - collection.requests.length >= MOST_TO_LOAD) {
+      this.#use({ ...filtersIn(this.#page.address.now), until: date }, false);
+      say("Newer results are hidden. Clear the date after “To” to see them.");
+      return;
+    }
     const asked = this.#shown;
-    const near = newer - this.#collection.requests.length < MOST_TO_LOAD;
-    while (near && this.#collection.more && this.#collection.problem === "") {
-      await this.#collection.load();
+    const isPast = () => collection.items.length > 0 && collection.items.at(-1).date < date;
+    while (collection.more && !isPast()) {
+      if (collection.problem !== "") return;
+      await collection.load();
       if (this.#shown !== asked || this.#grid.goTo(date)) return;
     }
-    if (near) return;
-    this.#use({ ...filtersIn(this.#page.address.now), until: date }, false);
-    say("Newer results are hidden. Clear the date after “To” to see them.");
+    say("Nothing of this day matches. Try other words, or fewer filters.");
   }
 
   #key(event) {
