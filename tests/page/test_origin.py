@@ -153,6 +153,22 @@ def test_of_several_files_that_a_darkroom_made_the_first_is_shown_and_that_is_sa
     expect_said(reader.page, "Of 2 files only the first one is shown: 1.png.")
 
 
+def test_a_dropped_image_that_the_form_takes_is_in_the_memory_once(reader: Reader) -> None:
+    offer(reader.page, CHANGES)
+    reader.page.reload()
+    reader.choose("some/changes")
+    reader.page.evaluate(
+        """() => {
+            window.made = 0;
+            const make = URL.createObjectURL;
+            URL.createObjectURL = (content) => (made++, make.call(URL, content));
+        }"""
+    )
+    give(reader, png())
+    expect(reader.page.locator(".media-preview img")).to_be_visible()
+    assert reader.page.evaluate("made") == 1
+
+
 def test_without_an_input_in_sight_the_user_chooses_what_takes_it(reader: Reader) -> None:
     offer(reader.page, CHANGES)
     reader.page.reload()

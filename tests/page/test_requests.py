@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import base64
+from datetime import UTC, datetime, timedelta
 
 import httpx
 from playwright.sync_api import Page, expect
 
 from tests.page.album import Entry
 from tests.page.darkroom import PageDarkroom
+from tests.page.painter import image
 from tests.page.reader import PROBE, Reader, expect_images, expect_said
 
 
@@ -82,6 +84,45 @@ def test_a_cancellation_that_fails_is_seen_in_the_list_and_in_the_details(waitin
     waiting.page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
     expect(waiting.page.locator("#details .toast")).to_be_visible()
     expect_said(waiting.page, words)
+
+
+def test_the_day_of_a_request_is_named_anew_after_midnight(page: Page, idle: PageDarkroom) -> None:
+    idle.hang([Entry("an old hill", timedelta(seconds=1))])
+    Reader(page, idle).enter()
+    days = page.locator("#requests .day")
+    expect(days).to_have_text("Today")
+    page.clock.set_fixed_time(datetime.now(UTC) + timedelta(days=1))
+    expect(days).to_have_text("Yesterday")
+
+
+def test_content_that_is_in_an_output_is_made_once_and_leaves_the_memory(reader: Reader) -> None:
+    page = reader.page
+    content = base64.b64encode(image(30, 20, 1, "image/png")).decode()
+    file = {"url": f"data:image/png;base64,{content}", "content_type": "image/png"}
+    output = {"images": [file], "seed": 1, "prompt": "a hill"}
+    page.route("**/queue/**/requests/*", lambda route: route.fulfill(json=output))
+    page.evaluate(
+        """() => {
+            window.live = new Set();
+            const { createObjectURL: make, revokeObjectURL: end } = URL;
+            URL.createObjectURL = (content) => {
+                const made = make.call(URL, content);
+                live.add(made);
+                return made;
+            };
+            URL.revokeObjectURL = (made) => (live.delete(made), end.call(URL, made));
+        }"""
+    )
+    expect_images(reader.generate("a hill"), 1)
+    assert page.evaluate("live.size") == 1
+    reader.listed.first.locator(".request").click()
+    expect(page.get_by_role("dialog").get_by_role("img", name="a hill")).to_be_visible()
+    assert page.evaluate("live.size") == 2
+    page.keyboard.press("Escape")
+    page.wait_for_function("() => live.size === 1")
+    page.get_by_role("button", name="API key").click()
+    page.get_by_role("button", name="Forget this key").click()
+    page.wait_for_function("() => live.size === 0")
 
 
 def test_its_input_can_be_used_again(reader: Reader) -> None:
