@@ -6,7 +6,7 @@ import base64
 from datetime import UTC, datetime, timedelta
 
 import httpx
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.page.album import Entry
 from tests.page.darkroom import PageDarkroom
@@ -123,6 +123,34 @@ def test_content_that_is_in_an_output_is_made_once_and_leaves_the_memory(reader:
     page.get_by_role("button", name="API key").click()
     page.get_by_role("button", name="Forget this key").click()
     page.wait_for_function("() => live.size === 0")
+
+
+def test_details_do_not_show_the_output_of_those_that_were_open_before(
+    page: Page, idle: PageDarkroom
+) -> None:
+    soon = timedelta(minutes=1)
+    hill, lake = idle.hang([Entry("a hill", soon), Entry("a lake", 2 * soon)])
+    reader = Reader(page, idle)
+    reader.enter()
+    held: dict[str, Route] = {}
+
+    def hold(route: Route) -> None:
+        held[route.request.url] = route
+
+    page.route(f"**/queue/**/requests/{hill}", hold)
+    page.route(f"**/v1/requests/{lake}", hold)
+    dialog = page.get_by_role("dialog")
+    with page.expect_request(f"**/queue/**/requests/{hill}"):
+        reader.listed.first.locator(".request").click()
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    with page.expect_request(f"**/v1/requests/{lake}"):
+        reader.listed.last.locator(".request").click()
+    with page.expect_response(f"**/queue/**/requests/{hill}"):
+        next(route for url, route in held.items() if "/queue/" in url).continue_()
+    next(route for url, route in held.items() if "/v1/" in url).continue_()
+    output = dialog.locator('[data-name="Output"]')
+    expect(output).to_contain_text('"prompt": "a lake"')
 
 
 def test_its_input_can_be_used_again(reader: Reader) -> None:
