@@ -3,7 +3,7 @@
 import { Api, Refused } from "./client/api.js";
 import { Caller } from "./client/caller.js";
 import * as json from "./client/json.js";
-import { keyIn, KeptKey } from "./client/key.js";
+import { KeptKey } from "./client/key.js";
 import { Models } from "./client/models.js";
 import { SignIn } from "./client/sign_in.js";
 import { Uploads } from "./client/uploads.js";
@@ -25,6 +25,7 @@ import { byId } from "./interface/element.js";
 import { tool } from "./interface/late.js";
 import { listenForShortcuts } from "./interface/shortcuts.js";
 import { listenForTheme } from "./interface/theme_switch.js";
+import { announce, say } from "./interface/toast.js";
 import { RealModelOffer } from "./models/real_model.js";
 import { Views } from "./interface/views.js";
 import { Details } from "./results/details.js";
@@ -32,16 +33,11 @@ import { promptOf } from "./results/sheet.js";
 import { Stage } from "./results/stage.js";
 
 const AGAIN_MS = 2000;
-const WRONG_KEY =
-  "This key is not valid here. Copy the whole key, and check that it belongs to this Darkroom.";
-const OTHER_KEY = "The link that you followed has another key than this browser. Open it to use it.";
-const ENDED_KEY = "The key is no longer valid. Paste another one.";
-const ENDED_SESSION = "Your sign-in has ended. Sign in again.";
 const NOT_LOADED = "The form of this model could not be loaded. Try again.";
 const NOUNS = { image: "an image", video: "a video", audio: "the audio" };
 
 const linked = takeKey(); // before anything else reads the address
-const key = new KeptKey();
+const key = new KeptKey(forget);
 const api = new Api(key);
 const signIn = new SignIn(api);
 const answer = signIn.takeAnswer();
@@ -61,6 +57,9 @@ let model = null; // the chosen one, with its schema
 let goingOn = null; // the draft that the form goes on from, when there is one
 let listed = [];
 let accepted = null; // the last key that the server took, and the person of its sign-in
+let owner = key.value; // key whose requests this tab shows
+let attempt = 0; // number of the latest one to enter; an earlier one does nothing more
+let again = null; // timer of its next try
 
 const act = {
   again: useAgain,
@@ -88,7 +87,7 @@ const act = {
 const details = new Details(api, act, address);
 const stage = new Stage(api, act);
 const recent = new Recent(api, act);
-const views = new Views({ api, act, address, announce, caller, models, follow: moved });
+const views = new Views({ api, act, address, caller, models, follow: moved });
 const demoWords = new DemoWords();
 const offer = new RealModelOffer({ api, caller });
 byId("real-model").append(offer.node);
@@ -102,55 +101,70 @@ const tell = { announce, complain, use, goingOn: () => goingOn };
 const submitter = new Submitter({ api, models, form, stage, recent, cancel, ...tell });
 const door = new Door({
   signIn,
+  kept: key,
   enter: async (given) => {
-    if (given !== key.value) {
-      listed = [];
-      recent.clear();
-      stage.clear();
-      views.clear();
-    }
+    if (given !== key.value) listed = [];
     key.keep(given);
     caller.forget();
     models.forget();
     await enter();
   },
   back: () => (listed.length ? door.close() : enter()),
-  forget: () => {
-    key.keep(null);
-    accepted = null;
-    caller.forget();
-    byId("operate").hidden = true;
-    byId("account").hidden = true;
-    listed = [];
-    models.forget();
-    offer.show([]);
-    goingOn?.leave();
-    form.clear();
-    forgetDraft();
-    forgetUsed(PROMPTS, LORAS);
-    recent.clear();
-    stage.clear();
-    views.clear();
-    announce("");
-    door.open();
-  },
+  forget,
+  asked: stopEntering,
 });
 
+function forget() {
+  stopEntering();
+  closeDialogs(); // of another tab: they would be over the form for the key
+  key.keep(null);
+  accepted = null;
+  caller.forget();
+  byId("operate").hidden = true;
+  byId("account").hidden = true;
+  listed = [];
+  models.forget();
+  offer.show([]);
+  goingOn?.leave();
+  form.clear();
+  forgetDraft();
+  forgetUsed(PROMPTS, LORAS);
+  clearShown();
+  announce("");
+  door.open();
+}
+
+/** Clears what belongs to the key that was used before. */
+function clearShown() {
+  owner = key.value;
+  recent.clear();
+  stage.clear();
+  views.clear();
+}
+
+/** Ends the attempt to enter, which goes on while Darkroom does not answer: it would close the form. */
+function stopEntering() {
+  clearTimeout(again);
+  attempt += 1;
+}
+
 async function enter() {
+  stopEntering();
+  const mine = attempt;
   showLast();
   const wanted = address.now.model;
   if (wanted !== null) models.one(wanted).catch(() => {}); // at the same time as the list
   try {
-    listed = await models.list();
+    const found = await models.list();
+    if (mine !== attempt) return;
+    listed = found;
   } catch (error) {
-    if (error instanceof Refused && !error.passing) {
-      const kept = takeBack();
-      door.open({ why: error.status === 401 ? WRONG_KEY : error.message, kept });
-    } else {
-      setTimeout(enter, AGAIN_MS);
-    }
+    if (mine !== attempt) return;
+    if (error instanceof Refused && !error.passing) door.refuse(error, takeBack());
+    else again = setTimeout(enter, AGAIN_MS);
     return;
   }
+  if (owner !== key.value) clearShown();
   accepted = { key: key.value, person: signIn.person };
   door.close();
   caller.isOperator().then((allowed) => (byId("operate").hidden = !allowed));
@@ -277,7 +291,7 @@ function namesOf(endpoint) {
 /** Shows what the address names, after Back, Forward, or a change by hand. */
 async function moved() {
   const given = takeKey();
-  if (given !== null) return openLink(given);
+  if (given !== null) return door.follow(given);
   if (door.isOpen) return;
   const { model: wanted, request, code } = address.now;
   views.follow(address.now);
@@ -367,8 +381,9 @@ function closeDialogs() {
   for (const each of document.querySelectorAll("dialog[open]")) each.close();
 }
 
-/** Uses `file`, `{url, type, name, kind}` of a result, or with itself as `local`. A file of this machine
- * goes into an input in sight; otherwise the user chooses which model takes it. */
+/** Uses `file`, `{url, type, name, kind}` of a result, or with itself as `local` and those that came with
+ * it as `others`. A file of this machine goes into an input in sight; otherwise the user chooses which
+ * model takes it. */
 async function useAsInput(file) {
   if (file.local && hasInput(file.kind)) {
     form.put(form.inputFor(file.kind), file);
@@ -418,7 +433,7 @@ async function cancel({ id }) {
     const here = await stage.cancel(id);
     if (!here) await api.call("PUT", `v1/requests/${encodeURIComponent(id)}/cancel`);
   } catch (error) {
-    announce(`The request could not be cancelled: ${error.message}`);
+    say(`The request could not be cancelled: ${error.message}`);
   }
   recent.look();
 }
@@ -426,23 +441,6 @@ async function cancel({ id }) {
 function complain(words) {
   byId("form-problem").textContent = words;
   byId("form-problem").hidden = words === "";
-}
-
-/** Announces a message to screen readers. */
-function announce(words) {
-  byId("announcer").textContent = words;
-}
-
-/** Uses the key of a one-time link. It replaces a stored key only when the user agrees: otherwise any
- * link could make the page work for somebody else. */
-function openLink(given) {
-  const found = keyIn(given);
-  if (key.value !== null && key.value !== found) {
-    door.open({ why: OTHER_KEY, kept: true, key: found ?? given });
-    return;
-  }
-  if (found === null) door.open({ why: "The key in this link is not complete." });
-  else door.use(found);
 }
 
 function contact(there) {
@@ -454,9 +452,10 @@ api.addEventListener("unreachable", () => contact(false));
 api.addEventListener("reached", () => contact(true));
 api.addEventListener("locked", () => {
   if (door.isOpen) return;
+  clearTimeout(again);
   accepted = null;
   closeDialogs(); // they would be over the form for the key
-  door.open({ why: signIn.person === null ? ENDED_KEY : ENDED_SESSION });
+  door.end();
 });
 byId("model").addEventListener("change", async () => {
   const id = byId("model").value;
@@ -464,7 +463,6 @@ byId("model").addEventListener("change", async () => {
   await choose(id);
 });
 byId("grid-button").addEventListener("click", () => submitter.openGrid(model));
-byId("key-button").addEventListener("click", () => door.open({ kept: true }));
 byId("form").addEventListener("submit", (event) => {
   event.preventDefault();
   submitter.generate(model);
@@ -479,10 +477,10 @@ byId("draft-settings-button").addEventListener("click", ({ currentTarget: button
 listenForShortcuts({ generate: () => submitter.generate(model), draft });
 listenForTheme();
 listenForDrops({
-  take: (file) =>
+  take: (files) =>
     import("./history/received.js").then(
-      ({ receive }) => receive(file, { models: listed, act }),
-      () => announce("This part of the page could not be loaded. Try again."),
+      ({ receive }) => receive(files, { models: listed, act }),
+      () => say("This part of the page could not be loaded. Try again."),
     ),
   use: (result) => {
     closeDialogs();
@@ -491,7 +489,7 @@ listenForDrops({
   hasInput,
 });
 
-if (linked !== null) openLink(linked);
+if (linked !== null) door.follow(linked);
 else if (answer !== null) door.comeBack(answer);
 else if (key.value === null) door.open({ key: byId("key").value }); // it may be typed already
 else enter();

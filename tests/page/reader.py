@@ -77,3 +77,17 @@ def expect_images(sheet: Locator, count: int) -> None:
     for image in images.all():
         image.evaluate("image => image.decode()")
         assert image.evaluate("image => image.naturalWidth") > 0
+
+
+def expect_said(page: Page, words: str) -> None:
+    """Check that words are seen in front of all else, where screen readers hear them too."""
+    toast = page.locator(".toast")
+    expect(toast).to_contain_text(words)
+    on_top = """toast => {
+        const { left, top, width, height } = toast.getBoundingClientRect();
+        return document.elementFromPoint(left + width / 2, top + height / 2) === toast;
+    }"""
+    assert toast.evaluate(on_top)
+    expect(page.locator("#announcer")).to_contain_text(words)
+    beside = "each => each.parentElement === document.querySelector('.toast').parentElement"
+    assert page.locator("#announcer").evaluate(beside)

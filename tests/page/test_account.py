@@ -220,6 +220,25 @@ def test_weights_are_registered_by_a_file_or_a_repository_and_removed(
     expect(style).to_be_visible()
 
 
+def test_a_file_that_is_dropped_on_a_field_of_a_dialog_stays_there(
+    page: Page, served: PageDarkroom, tmp_path: Path
+) -> None:
+    (tmp_path / WEIGHTS).write_bytes(b"not checked by this test")
+    member = Member(page, served, "api")
+    member.open("Weights")
+    page.get_by_role("button", name="Register weights").click()
+    field = member.dialog.get_by_label("File", exact=True)
+    box = field.bounding_box()
+    assert box is not None
+    files = {"items": [], "files": [str(tmp_path / WEIGHTS)], "dragOperationsMask": 1}
+    at = {"x": box["x"] + 20, "y": box["y"] + 10, "data": files}
+    session = page.context.new_cdp_session(page)
+    for kind in ("dragEnter", "dragOver", "drop"):
+        session.send("Input.dispatchDragEvent", {"type": kind, **at})
+    expect(field).to_have_value(f"C:\\fakepath\\{WEIGHTS}")
+    expect(page.get_by_role("dialog")).to_have_count(1)
+
+
 def test_every_text_can_be_read_and_the_keyboard_reaches_the_parts_also_on_a_phone(
     open_context: OpenContext, served: PageDarkroom
 ) -> None:

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import httpx
 import pytest
-from playwright.sync_api import BrowserContext, Error, Route, expect
+from playwright.sync_api import BrowserContext, Error, Request, Route, expect
 
 from serve_app.domain.request import State
 from tests.page.album import Entry, entries
@@ -124,6 +124,37 @@ def test_a_favourite_is_marked_by_key_and_found_again(gallery: Gallery) -> None:
     expect(gallery.link("a calm sea, favourite")).to_be_visible()
 
 
+def test_marks_that_could_not_be_set_are_again_as_each_was(gallery: Gallery) -> None:
+    gallery.darkroom.hang([HILL, SEA])
+    gallery.open()
+    gallery.link("a calm sea").focus()
+    gallery.page.keyboard.press("f")
+    expect(gallery.link("a calm sea, favourite")).to_be_visible()
+    expect(gallery.page.locator(".toast")).to_contain_text("Marked")
+    gallery.page.route("**/v1/requests**", lambda route: route.abort())
+    gallery.page.keyboard.press("Control+a")
+    gallery.page.keyboard.press("f")
+    expect(gallery.page.locator(".toast")).to_contain_text("This could not be marked")
+    expect(gallery.link("a calm sea, favourite")).to_be_visible()
+    expect(gallery.link("a hill")).to_be_visible()
+
+
+def test_a_favourite_whose_mark_could_not_be_removed_stays_among_the_favourites(
+    gallery: Gallery,
+) -> None:
+    gallery.darkroom.hang([HILL, SEA])
+    gallery.open()
+    gallery.link("a calm sea").focus()
+    gallery.page.keyboard.press("f")
+    gallery.page.get_by_role("button", name="Favourites").click()
+    expect(gallery.results).to_have_count(1)
+    gallery.page.route("**/v1/requests**", lambda route: route.abort())
+    gallery.link("a calm sea, favourite").focus()
+    gallery.page.keyboard.press("f")
+    expect(gallery.page.locator(".toast")).to_contain_text("This could not be marked")
+    expect(gallery.link("a calm sea, favourite")).to_be_visible()
+
+
 def test_a_day_of_the_list_is_gone_to_also_when_it_was_not_loaded(gallery: Gallery) -> None:
     gallery.darkroom.hang([*entries(150, days=10), FOX])
     gallery.open()
@@ -133,6 +164,41 @@ def test_a_day_of_the_list_is_gone_to_also_when_it_was_not_loaded(gallery: Galle
     expect(gallery.link("a fox on a hill (1)")).to_be_focused()
     expect(gallery.link("a fox on a hill (1)")).to_be_in_viewport()
     expect(days.get_by_role("button").last).to_have_attribute("aria-current", "date")
+
+
+def test_a_day_without_a_match_loads_nothing_beyond_it_and_says_so(gallery: Gallery) -> None:
+    today = [Entry(f"a hill, number {each}", each * timedelta(seconds=1)) for each in range(120)]
+    old = [Entry(f"an old hill, number {each}", 40 * DAY + each * SOON) for each in range(500)]
+    gallery.darkroom.hang([*today, SEA, *old])
+    gallery.open("view=gallery&q=hill")
+    expect(gallery.results.first).to_be_visible()
+    pages: list[str] = []
+
+    def note(request: Request) -> None:
+        if "before=" in request.url:
+            pages.append(request.url)
+
+    gallery.page.on("request", note)
+    days = gallery.page.get_by_role("navigation", name="Days")
+    days.get_by_role("button", name="Yesterday").click()
+    expect(gallery.page.locator(".toast")).to_contain_text("Nothing of this day matches.")
+    assert len(pages) == 1
+    days.get_by_role("button", name="Yesterday").click()
+    expect(gallery.page.locator(".toast")).to_contain_text("Nothing of this day matches.")
+    assert len(pages) == 1
+
+
+def test_a_day_whose_results_were_deleted_leaves_the_list(gallery: Gallery) -> None:
+    gallery.darkroom.hang([HILL, SEA, FOX])
+    gallery.open()
+    days = gallery.page.get_by_role("navigation", name="Days")
+    expect(days.get_by_role("button")).to_have_count(3)
+    gallery.link("a calm sea").focus()
+    gallery.page.keyboard.press("Delete")
+    question = gallery.page.get_by_role("dialog", name="Delete 1 request?")
+    question.get_by_role("button", name="Delete").click()
+    expect(days.get_by_role("button")).to_have_count(2)
+    expect(days.get_by_role("button", name="Yesterday")).to_have_count(0)
 
 
 @pytest.mark.parametrize("count", [2_000, pytest.param(10_000, marks=pytest.mark.long)])

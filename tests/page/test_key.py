@@ -91,11 +91,15 @@ def test_another_key_does_not_show_the_requests_of_the_one_before(
 
 def test_a_wrong_key_takes_nothing_from_one_that_works(reader: Reader) -> None:
     page = reader.page
+    expect_images(reader.generate("a lake"), 1)
+    expect_images(reader.generate("a river"), 1)  # the latest one is shown on an empty stage too
+    lake = reader.sheets.filter(has_text="a lake")
     page.get_by_role("button", name="API key").click()
     reader.give_key(f"dk_0123:{'0' * 64}")
     expect(page.get_by_role("alert")).to_contain_text("This key is not valid here")
     page.get_by_role("button", name="Back").click()
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
+    assert lake.is_visible()  # the same card, with its picture
     expect_images(reader.generate("a hill"), 1)
     page.reload()
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
@@ -112,3 +116,18 @@ def test_a_key_that_ends_is_asked_for_in_front_of_what_is_open(reader: Reader) -
     page.unroute_all()
     reader.give_key(reader.darkroom.key)
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
+
+
+def test_a_key_that_is_forgotten_in_one_tab_is_forgotten_in_the_others(reader: Reader) -> None:
+    other = Reader(reader.page.context.new_page(), reader.darkroom)
+    other.page.goto(reader.darkroom.url)
+    other.field("prompt").fill("a secret hill")
+    other.page.locator("#code-button").click()
+    expect(other.page.get_by_role("dialog")).to_be_visible()
+    reader.page.get_by_role("button", name="API key").click()
+    reader.page.get_by_role("button", name="Forget this key").click()
+    expect(other.page.get_by_role("heading", name="Your API key")).to_be_visible()
+    expect(other.page.get_by_role("dialog")).to_have_count(0)
+    other.page.close(run_before_unload=True)
+    reader.page.wait_for_timeout(500)  # what the tab would write when it closes
+    assert "secret" not in reader.page.evaluate("JSON.stringify([localStorage, sessionStorage])")

@@ -19,6 +19,7 @@ from tests.page.album import Entry
 from tests.page.axe import axe
 from tests.page.darkroom import PageDarkroom
 from tests.page.gallery import Gallery
+from tests.page.reader import expect_said
 
 SOON = timedelta(minutes=1)
 FIRST = Entry("a lighthouse", SOON, input={"guidance_scale": 3.5, "seed": 1})
@@ -200,9 +201,39 @@ def test_a_variation_is_made_without_leaving_the_gallery(hung: Gallery) -> None:
     hung.darkroom.start_painting()
     hung.link("a lighthouse").click()
     hung.page.get_by_role("button", name="Vary").click()
-    expect(hung.page.locator("#announcer")).to_contain_text("Submitted.")
+    expect(hung.page.locator(".toast")).to_contain_text("Submitted.")
     hung.page.keyboard.press("Escape")
     expect(hung.link("a lighthouse")).to_have_count(2)
+
+
+def test_a_variation_that_is_refused_says_so_in_front_of_the_large_view(hung: Gallery) -> None:
+    words = "The budget of this month is used up."
+    hung.page.route("**/queue/**", lambda route: route.fulfill(status=402, json={"detail": words}))
+    hung.link("a lighthouse").click()
+    hung.page.get_by_role("button", name="Vary").click()
+    expect_said(hung.page, words)
+    assert axe(hung.page) == []
+
+
+def test_what_was_said_of_the_last_result_stays_when_its_large_view_closes(
+    gallery: Gallery,
+) -> None:
+    gallery.darkroom.hang([FIRST])
+    gallery.open()
+    gallery.link("a lighthouse").click()
+    gallery.page.keyboard.press("Delete")
+    gallery.page.get_by_role("button", name="Delete", exact=True).last.click()
+    expect(gallery.page.get_by_role("dialog")).to_have_count(0)
+    expect_said(gallery.page, "Deleted: 1 request.")
+
+
+def test_a_deletion_that_fails_is_told_in_front_of_the_large_view(hung: Gallery) -> None:
+    hung.page.route("**/v1/requests/delete", lambda route: route.abort())
+    hung.link("a lighthouse").click()
+    hung.page.keyboard.press("Delete")
+    question = hung.page.get_by_role("dialog", name="Delete 1 request?")
+    question.get_by_role("button", name="Delete").click()
+    expect_said(hung.page, "Deleted: 0 of 1.")
 
 
 def test_its_log_is_shown_on_top_of_it(hung: Gallery) -> None:

@@ -167,8 +167,44 @@ def test_two_fingers_zoom_and_paint_nothing(painter: Reader) -> None:
         }"""
     )
     assert box(painter.page.locator(".paint"))["width"] > before * 1.5
+    expect(dialog.get_by_role("button", name="Undo")).to_be_disabled()
     dialog.get_by_role("button", name="Fit").click()
     assert box(painter.page.locator(".paint"))["width"] == before
+    dialog.get_by_role("button", name="Use mask").click()
+    expect(dialog).to_contain_text("Nothing is painted yet.")
+
+
+def test_a_tap_of_one_finger_paints_a_dot(painter: Reader) -> None:
+    dialog = opened(painter)
+    painter.page.locator(".easel").evaluate(
+        """(easel) => {
+            const box = document.querySelector(".paint").getBoundingClientRect();
+            for (const name of ["pointerdown", "pointerup"])
+                easel.dispatchEvent(new PointerEvent(name, {
+                    pointerId: 5, pointerType: "touch", pressure: 0.5, bubbles: true,
+                    clientX: box.left + box.width / 4, clientY: box.top + box.height / 2,
+                }));
+        }"""
+    )
+    dialog.get_by_role("button", name="Use mask").click()
+    made = picture(asked(painter, "paints")["mask_url"]).convert("L")
+    assert [made.getpixel((at, 100)) for at in (75, 225)] == [255, 0]
+
+
+def test_keys_that_change_the_mask_wait_for_the_end_of_a_stroke(painter: Reader) -> None:
+    dialog = opened(painter)
+    stroke(painter, (0.1, 0.2), (0.9, 0.2))
+    at = box(painter.page.locator(".paint"))
+    mouse = painter.page.mouse
+    mouse.move(at["x"] + at["width"] * 0.1, at["y"] + at["height"] * 0.8)
+    mouse.down()
+    for key in ("Control+z", "i", "Control+Shift+z"):
+        painter.page.keyboard.press(key)
+        mouse.move(at["x"] + at["width"] * 0.9, at["y"] + at["height"] * 0.8, steps=2)
+    mouse.up()
+    dialog.get_by_role("button", name="Use mask").click()
+    made = picture(asked(painter, "paints")["mask_url"]).convert("L")
+    assert [made.getpixel((150, y)) for y in (40, 100, 160)] == [255, 0, 255]
 
 
 def test_a_mask_without_an_image_says_what_is_missing(painter: Reader) -> None:

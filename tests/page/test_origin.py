@@ -12,8 +12,8 @@ from PIL import Image, PngImagePlugin
 from playwright.sync_api import expect
 
 from serve_app.domain.media.file_metadata import FileMetadata
-from tests.page.reader import FLUX, PROBE, Reader
-from tests.page.test_reuse import CHANGES, asked, offer
+from tests.page.reader import FLUX, PROBE, Reader, expect_said
+from tests.page.test_reuse import CHANGES, MIXES, asked, offer
 
 GIVE = """([place, kind, content, name, type]) => {
     const bytes = Uint8Array.from(atob(content), (each) => each.charCodeAt(0));
@@ -58,6 +58,23 @@ def give(
 ) -> bool:
     text = base64.b64encode(content).decode()
     return reader.page.evaluate(GIVE, [place, kind, text, name, media_type])
+
+
+def drop_all(reader: Reader, *contents: bytes) -> None:
+    """Drop images ``1.png``, ``2.png``, … beside the inputs."""
+    reader.page.evaluate(
+        """contents => {
+            const dataTransfer = new DataTransfer();
+            contents.forEach((content, at) => {
+                const bytes = Uint8Array.from(atob(content), (each) => each.charCodeAt(0));
+                const file = new File([bytes], `${at + 1}.png`, { type: "image/png" });
+                dataTransfer.items.add(file);
+            });
+            const options = { bubbles: true, cancelable: true, dataTransfer };
+            document.body.dispatchEvent(new DragEvent("drop", options));
+        }""",
+        [base64.b64encode(each).decode() for each in contents],
+    )
 
 
 @pytest.mark.parametrize("kind", ["drop", "paste"])
@@ -108,6 +125,48 @@ def test_an_image_that_says_nothing_goes_into_the_input_in_sight(reader: Reader,
     sent = asked(reader, "changes")
     assert "mask_url" not in sent
     assert sent["image_url"] == "data:image/png;base64," + base64.b64encode(png()).decode()
+
+
+def test_all_of_several_images_go_into_an_input_that_takes_several(reader: Reader) -> None:
+    offer(reader.page, MIXES)
+    reader.page.reload()
+    reader.choose("some/mixes")
+    drop_all(reader, png(), png())
+    expect(reader.page.locator(".media-preview img")).to_have_count(2)
+
+
+def test_of_several_images_for_an_input_of_one_the_page_says_which_it_took(
+    reader: Reader,
+) -> None:
+    offer(reader.page, CHANGES)
+    reader.page.reload()
+    reader.choose("some/changes")
+    drop_all(reader, png(), png())
+    expect(reader.page.get_by_text("One file fits here: 1.png was taken.")).to_be_visible()
+
+
+def test_of_several_files_that_a_darkroom_made_the_first_is_shown_and_that_is_said(
+    reader: Reader,
+) -> None:
+    drop_all(reader, described(), described())
+    expect(reader.page.get_by_role("dialog", name="What made this file")).to_be_visible()
+    expect_said(reader.page, "Of 2 files only the first one is shown: 1.png.")
+
+
+def test_a_dropped_image_that_the_form_takes_is_in_the_memory_once(reader: Reader) -> None:
+    offer(reader.page, CHANGES)
+    reader.page.reload()
+    reader.choose("some/changes")
+    reader.page.evaluate(
+        """() => {
+            window.made = 0;
+            const make = URL.createObjectURL;
+            URL.createObjectURL = (content) => (made++, make.call(URL, content));
+        }"""
+    )
+    give(reader, png())
+    expect(reader.page.locator(".media-preview img")).to_be_visible()
+    assert reader.page.evaluate("made") == 1
 
 
 def test_without_an_input_in_sight_the_user_chooses_what_takes_it(reader: Reader) -> None:

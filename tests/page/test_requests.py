@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import base64
+from datetime import UTC, datetime, timedelta
 
 import httpx
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.page.album import Entry
 from tests.page.darkroom import PageDarkroom
-from tests.page.reader import PROBE, Reader, expect_images
+from tests.page.painter import image
+from tests.page.reader import PROBE, Reader, expect_images, expect_said
 
 
 def submit(reader: Reader, endpoint: str, **input: object) -> str:
@@ -68,6 +70,87 @@ def test_one_can_be_cancelled_from_the_list(waiting: Reader) -> None:
     submit(waiting, PROBE, prompt="by a program")
     waiting.page.get_by_role("button", name="Cancel by a program").click()
     expect(waiting.listed.first).to_have_attribute("data-state", "cancelled")
+
+
+def test_a_cancellation_that_fails_is_seen_in_the_list_and_in_the_details(waiting: Reader) -> None:
+    submit(waiting, PROBE, prompt="by a program")
+    words = "This key may not cancel requests."
+    waiting.page.route(
+        "**/v1/requests/*/cancel", lambda route: route.fulfill(status=403, json={"detail": words})
+    )
+    waiting.page.get_by_role("button", name="Cancel by a program").click()
+    expect_said(waiting.page, words)
+    waiting.listed.first.locator(".request").click()
+    waiting.page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    expect(waiting.page.locator("#details .toast")).to_be_visible()
+    expect_said(waiting.page, words)
+
+
+def test_the_day_of_a_request_is_named_anew_after_midnight(page: Page, idle: PageDarkroom) -> None:
+    idle.hang([Entry("an old hill", timedelta(seconds=1))])
+    Reader(page, idle).enter()
+    days = page.locator("#requests .day")
+    expect(days).to_have_text("Today")
+    page.clock.set_fixed_time(datetime.now(UTC) + timedelta(days=1))
+    expect(days).to_have_text("Yesterday")
+
+
+def test_content_that_is_in_an_output_is_made_once_and_leaves_the_memory(reader: Reader) -> None:
+    page = reader.page
+    content = base64.b64encode(image(30, 20, 1, "image/png")).decode()
+    file = {"url": f"data:image/png;base64,{content}", "content_type": "image/png"}
+    output = {"images": [file], "seed": 1, "prompt": "a hill"}
+    page.route("**/queue/**/requests/*", lambda route: route.fulfill(json=output))
+    page.evaluate(
+        """() => {
+            window.live = new Set();
+            const { createObjectURL: make, revokeObjectURL: end } = URL;
+            URL.createObjectURL = (content) => {
+                const made = make.call(URL, content);
+                live.add(made);
+                return made;
+            };
+            URL.revokeObjectURL = (made) => (live.delete(made), end.call(URL, made));
+        }"""
+    )
+    expect_images(reader.generate("a hill"), 1)
+    assert page.evaluate("live.size") == 1
+    reader.listed.first.locator(".request").click()
+    expect(page.get_by_role("dialog").get_by_role("img", name="a hill")).to_be_visible()
+    assert page.evaluate("live.size") == 2
+    page.keyboard.press("Escape")
+    page.wait_for_function("() => live.size === 1")
+    page.get_by_role("button", name="API key").click()
+    page.get_by_role("button", name="Forget this key").click()
+    page.wait_for_function("() => live.size === 0")
+
+
+def test_details_do_not_show_the_output_of_those_that_were_open_before(
+    page: Page, idle: PageDarkroom
+) -> None:
+    soon = timedelta(minutes=1)
+    hill, lake = idle.hang([Entry("a hill", soon), Entry("a lake", 2 * soon)])
+    reader = Reader(page, idle)
+    reader.enter()
+    held: dict[str, Route] = {}
+
+    def hold(route: Route) -> None:
+        held[route.request.url] = route
+
+    page.route(f"**/queue/**/requests/{hill}", hold)
+    page.route(f"**/v1/requests/{lake}", hold)
+    dialog = page.get_by_role("dialog")
+    with page.expect_request(f"**/queue/**/requests/{hill}"):
+        reader.listed.first.locator(".request").click()
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    with page.expect_request(f"**/v1/requests/{lake}"):
+        reader.listed.last.locator(".request").click()
+    with page.expect_response(f"**/queue/**/requests/{hill}"):
+        next(route for url, route in held.items() if "/queue/" in url).continue_()
+    next(route for url, route in held.items() if "/v1/" in url).continue_()
+    output = dialog.locator('[data-name="Output"]')
+    expect(output).to_contain_text('"prompt": "a lake"')
 
 
 def test_its_input_can_be_used_again(reader: Reader) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Error, Locator, Page, Route, expect
+from playwright.sync_api import Error, Locator, Page, Request, Route, expect
 
 from tests.page.album import Entry
 from tests.page.darkroom import PageDarkroom
+from tests.page.painter import image
 from tests.page.reader import Reader, expect_images
 from tests.page.test_form import model
 from tests.page.test_lightbox import tone, video
@@ -114,6 +115,44 @@ def test_an_input_of_several_files_takes_several_results(reader: Reader) -> None
     sheet.get_by_role("button", name="Use as input").first.click()
     reader.page.get_by_role("dialog").get_by_role("button", name="Mixes").click()
     expect(reader.page.get_by_text("At most 2 are possible.")).to_be_visible()
+
+
+def choose_files(reader: Reader, folder: Path, *names: str) -> None:
+    """Choose local images for the input of several, to which they are added."""
+    for name in names:
+        (folder / name).write_bytes(image(30, 20, 1, "image/png"))
+    chooser = reader.page.get_by_label("choose files")
+    chooser.set_input_files([folder / name for name in names])
+
+
+def test_files_beyond_those_that_an_input_takes_are_left_out_by_name(
+    reader: Reader, tmp_path: Path
+) -> None:
+    reader.choose("some/mixes")
+    choose_files(reader, tmp_path, "hill.png")
+    choose_files(reader, tmp_path, "lake.png", "sea.png")
+    expect(reader.page.locator(".media-preview img")).to_have_count(2)
+    words = "At most 2 are possible, so sea.png was left out."
+    expect(reader.page.get_by_text(words)).to_be_visible()
+
+
+def test_the_focus_goes_on_from_a_file_that_is_removed_and_the_estimate_follows(
+    reader: Reader, tmp_path: Path
+) -> None:
+    page = reader.page
+    reader.choose("some/mixes")
+    reader.field("prompt").fill("a hill")
+    with page.expect_request(lambda each: "image_urls" in (each.post_data or "")):
+        choose_files(reader, tmp_path, "hill.png", "lake.png")
+    page.get_by_role("button", name="Remove hill.png").click()
+    expect(page.get_by_role("button", name="Remove lake.png")).to_be_focused()
+
+    def is_without(request: Request) -> bool:
+        return request.url.endswith("/v1/estimate") and "image_urls" not in str(request.post_data)
+
+    with page.expect_request(is_without):
+        page.keyboard.press("Enter")
+        expect(reader.field("image_urls")).to_be_focused()
 
 
 def test_a_result_can_be_dragged_to_an_input_of_its_kind(reader: Reader) -> None:

@@ -8,6 +8,7 @@ from tests.page.darkroom import PageDarkroom
 from tests.page.reader import Reader, expect_images, expect_phase
 
 AWAY = "Darkroom does not answer. Trying again"
+AGAIN_MS = 2000  # between two attempts of the page
 SILENT = "No contact with Darkroom."
 
 
@@ -45,6 +46,21 @@ def test_a_page_that_was_opened_too_early_comes_up_by_itself(
     Reader(page, served).give_key(served.key)
     expect(page.get_by_text(AWAY)).to_be_visible()
     page.unroute("**/v1/models*")
+    expect(page.get_by_role("button", name="Generate")).to_be_visible()
+
+
+def test_a_key_form_that_is_opened_meanwhile_stays_with_what_is_typed(
+    reader: Reader, page: Page
+) -> None:
+    page.route("**/v1/models*", lambda route: route.fulfill(status=502, body="<h1>Bad gateway"))
+    page.reload()
+    expect(page.get_by_text(AWAY)).to_be_visible()
+    page.get_by_role("button", name="API key").click()
+    page.get_by_label("API key", exact=True).fill("dk_typed")
+    page.unroute("**/v1/models*")
+    page.wait_for_timeout(AGAIN_MS + 1000)
+    expect(page.get_by_label("API key", exact=True)).to_have_value("dk_typed")
+    page.get_by_role("button", name="Back").click()
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
 
 

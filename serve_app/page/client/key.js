@@ -18,11 +18,15 @@ export function keyIn(pasted) {
 }
 
 /** Key that is stored across visits. If the browser forbids that, it is kept until the page is
- * closed. */
+ * closed. `forgotten()` is called when another tab has forgotten it. */
 export class KeptKey {
   #value;
 
-  constructor() {
+  constructor(forgotten) {
+    addEventListener("storage", ({ key, newValue }) => {
+      const isGone = (key === PLACE || key === null) && newValue === null; // no name: all is gone
+      if (isGone && this.#value !== null) forgotten();
+    });
     try {
       this.#value = localStorage.getItem(PLACE);
     } catch {

@@ -181,25 +181,38 @@ export function mediaListControl(field, id, context) {
     files = next;
     list.replaceChildren(...files.map(({ node }) => node));
   };
+  const changed = () => target.dispatchEvent(new Event("change", { bubbles: true }));
+  const remove = (file) => {
+    const at = files.indexOf(file);
+    file.stop();
+    show(files.filter((other) => other !== file));
+    source.say("");
+    const next = files[at] ?? files.at(-1);
+    (next?.node.querySelector("button") ?? target).focus(); // the button that had it is gone
+    changed();
+  };
   const add = (given) => {
-    const file = new ChosenFile(given, () => {
-      file.stop();
-      show(files.filter((other) => other !== file));
-    });
+    const file = new ChosenFile(given, () => remove(file));
     show([...files, file]);
     return file;
   };
+  const room = () => Math.max(0, (field.mostItems ?? Infinity) - files.length - typed().length);
   const source = fileSource(field, true, (given) => {
-    for (const each of given) add({ name: each.name }).load(each, field, context);
+    const free = room();
+    for (const each of given.slice(0, free)) add({ name: each.name }).load(each, field, context);
+    const names = given.slice(free).map(({ name }) => name);
+    if (names.length === 0) return;
+    const left = `${names.join(", ")} ${names.length > 1 ? "were" : "was"} left out`;
+    source.say(`At most ${field.mostItems} are possible, so ${left}.`);
   });
   const node = element("div", { class: "media" }, list, source.node, target, source.problem);
   const put = ({ name, url }) => {
-    if (files.length + typed().length >= (field.mostItems ?? Infinity)) {
+    if (room() === 0) {
       source.say(`At most ${field.mostItems} are possible. Remove one first.`);
       return;
     }
     add({ name, url, picture: field.media === "image" });
-    target.dispatchEvent(new Event("change", { bubbles: true }));
+    changed();
   };
   takeDrops(node, source, put);
   return {

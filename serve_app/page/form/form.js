@@ -113,11 +113,11 @@ export class InputForm {
   }
 
   /** Uses a file `{url, name, local}` in the field `name`, in addition to others if it takes several.
-   * `local` is the file itself, if it is one of this machine. */
+   * `local` is the file itself, if it is one of this machine, and `others` are those that came with it. */
   put(name, file) {
     const found = this.#rows.find(({ field }) => field.name === name);
     if (found === undefined) return;
-    if (file.local) found.control.take([file.local]);
+    if (file.local) found.control.take([file.local, ...file.others]);
     else found.control.put(file);
     if (!found.field.first) byId("more").open = true;
     found.row.scrollIntoView({ block: "center" });

@@ -21,21 +21,26 @@ export class Actions {
     this.#say = say;
   }
 
-  /** Marks the requests of items as favourites; removes the marks if all have one. */
+  /** Marks the requests of items as favourites; removes the marks if all have one. Resolves to the mark
+   * that they have then; of several, a part may have the other one. */
   async favourite(items) {
     const requests = requestsOf(items);
     const favourite = !requests.every((each) => each.favourite);
     const ids = idsOf(requests);
-    this.#collection.mark(new Set(ids), favourite); // at once; it is undone if it fails
+    const before = new Map(requests.map((each) => [each.request_id, each.favourite]));
+    this.#collection.mark(new Map(ids.map((id) => [id, favourite]))); // at once; undone if it fails
     try {
-      for (const some of parts(ids, MOST_MARKED))
+      for (const some of parts(ids, MOST_MARKED)) {
         await this.#api.call("POST", "v1/requests/favourites", { request_ids: some, favourite });
+        for (const id of some) before.delete(id);
+      }
       this.#say(favourite ? "Marked as favourite." : "No longer a favourite.");
     } catch (error) {
-      this.#collection.mark(new Set(ids), !favourite);
+      this.#collection.mark(before);
       this.#say(`This could not be marked: ${error.message}`);
     }
-    return favourite;
+    this.#collection.sift(new Set(ids));
+    return before.size === 0 ? favourite : !favourite;
   }
 
   /** Deletes the requests of items, after a question. Resolves to the ids that are gone. */

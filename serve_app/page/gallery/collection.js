@@ -193,12 +193,20 @@ export class Collection extends EventTarget {
     this.#take(this.#requests.filter(({ request_id: id }) => !ids.has(id)));
   }
 
-  /** Changes the marks of requests. */
-  mark(ids, favourite) {
-    const changed = (each) => (ids.has(each.request_id) ? { ...each, favourite } : each);
-    const kept = (each) =>
-      favourite || this.#filters.favourite === null || !ids.has(each.request_id);
-    this.#take(this.#requests.filter(kept).map(changed));
+  /** Changes the marks of requests: `marks` has them by the ids. */
+  mark(marks) {
+    const changed = (each) => {
+      const favourite = marks.get(each.request_id) ?? each.favourite;
+      return favourite === each.favourite ? each : { ...each, favourite };
+    };
+    this.#take(this.#requests.map(changed));
+  }
+
+  /** Removes those of the requests that have lost their mark, where only favourites are wanted. */
+  sift(ids) {
+    if (this.#filters.favourite === null) return;
+    const kept = (each) => each.favourite || !ids.has(each.request_id);
+    this.#take(this.#requests.filter(kept));
   }
 
   #take(requests) {

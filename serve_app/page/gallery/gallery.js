@@ -1,6 +1,7 @@
 // Gallery: the tenant's results by day, with search, filters, a selection and large views.
 
 import { byId, element } from "../interface/element.js";
+import { say } from "../interface/toast.js";
 import { Actions } from "./actions.js";
 import { Bar } from "./bar.js";
 import { Collection, itemsOf } from "./collection.js";
@@ -43,14 +44,13 @@ class Gallery {
   #here = false;
   #skeleton = element("div", { class: "skeleton", "aria-hidden": "true" });
   #status = element("p", { class: "end help", role: "status" });
-  #said = element("p", { class: "said-of-actions", "aria-hidden": "true", hidden: true });
   #empty = element("div", { class: "nothing", hidden: true });
   #keys = (event) => this.#key(event);
 
   constructor(host, page) {
     this.#page = page;
     this.#collection = new Collection(page.api);
-    this.#actions = new Actions(page.api, this.#collection, (words) => this.#say(words));
+    this.#actions = new Actions(page.api, this.#collection, say);
     this.#days = new Days(page.api, (date, newer) => this.#jump(date, newer));
     const sizes = new Sizes((height) => this.#grid.resize(height));
     this.#filters = new Filters((filters, typing) => this.#use(filters, typing), sizes.node);
@@ -73,7 +73,7 @@ class Gallery {
     this.#lightbox = new Lightbox(page, this.#collection, this.#actions, this.#facts, {
       share: ({ id }) => share(page.api, id),
       remove: (items) => this.#remove(items),
-      say: (words) => this.#say(words),
+      say,
       closed: (key) => this.#returnTo(key),
     });
     this.#skeleton.append(...Array.from({ length: 12 }, () => element("span")));
@@ -90,7 +90,6 @@ class Gallery {
       this.#filters.node,
       element("div", { class: "columns" }, this.#days.node, results),
       this.#bar.node,
-      this.#said,
     );
     page.models.list().then(
       (models) => this.#filters.offer(models),
@@ -218,6 +217,7 @@ class Gallery {
     const first = Math.min(...items.map(({ key }) => this.#collection.placeOf(key)));
     const gone = await this.#actions.remove(items);
     if (gone.size === 0) return gone;
+    this.#days.load(filtersIn(this.#page.address.now));
     const next = this.#collection.items[Math.min(first, this.#collection.items.length - 1)];
     if (next !== undefined && this.#here) this.#grid.focus(next.key);
     return gone;
@@ -253,27 +253,24 @@ class Gallery {
     this.#comparison.show(items.filter((each) => each?.file));
   }
 
-  /** Goes to a day: loads what is between, if that is not much. */
+  /** Goes to a day: loads what is between, if that is not much. The list of days knows few of the
+   * filters, so there may be nothing. */
   async #jump(date, newer) {
+    const collection = this.#collection;
     if (this.#grid.goTo(date)) return;
+    if (newer - collection.requests.length >= MOST_TO_LOAD) {
+      this.#use({ ...filtersIn(this.#page.address.now), until: date }, false);
+      say("Newer results are hidden. Clear the date after “To” to see them.");
+      return;
+    }
     const asked = this.#shown;
-    const near = newer - this.#collection.requests.length < MOST_TO_LOAD;
-    while (near && this.#collection.more && this.#collection.problem === "") {
-      await this.#collection.load();
+    const isPast = () => collection.items.length > 0 && collection.items.at(-1).date < date;
+    while (collection.more && !isPast()) {
+      if (collection.problem !== "") return;
+      await collection.load();
       if (this.#shown !== asked || this.#grid.goTo(date)) return;
     }
-    if (near) return;
-    this.#use({ ...filtersIn(this.#page.address.now), until: date }, false);
-    this.#say("Newer results are hidden. Clear the date after “To” to see them.");
-  }
-
-  /** Announces what was done, and shows it for a while. */
-  #say(words) {
-    this.#page.announce(words);
-    this.#said.textContent = words;
-    this.#said.hidden = false;
-    clearTimeout(this.#said.timer);
-    this.#said.timer = setTimeout(() => (this.#said.hidden = true), 6000);
+    say("Nothing of this day matches. Try other words, or fewer filters.");
   }
 
   #key(event) {

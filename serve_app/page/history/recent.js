@@ -63,7 +63,7 @@ export class Recent {
   #draw({ requests, next_before: more }) {
     byId("older").hidden = !more || this.#limit >= 500;
     byId("no-requests").hidden = requests.length > 0;
-    const now = JSON.stringify(requests);
+    const now = JSON.stringify([requests, new Date().toDateString()]); // “Today” ends at midnight
     if (now === this.#drawn) return; // without changes, the focus stays where it is
     this.#drawn = now;
     const focused = document.activeElement?.closest("#requests li")?.dataset.request;

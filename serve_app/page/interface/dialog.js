@@ -7,6 +7,14 @@ export function open(dialog) {
   if (!dialog.open) dialog.showModal();
 }
 
+/** Dialog in front of all else; null if none is open. Their order in the document says nothing of it. */
+export function topmost() {
+  const all = [...document.querySelectorAll("dialog[open]")];
+  if (all.length < 2) return all[0] ?? null;
+  // What a modal dialog covers, also beside it, is found nowhere.
+  return document.elementFromPoint(innerWidth / 2, innerHeight / 2)?.closest("dialog") ?? all.at(-1);
+}
+
 /** Lets the dialog's button close it and, with `outside`, a click beside it. Escape always does. */
 export function makeClosable(dialog, { outside = true } = {}) {
   dialog.querySelector(".close").addEventListener("click", () => dialog.close());

@@ -3,15 +3,30 @@
 import { byId } from "./element.js";
 import { keyIn } from "../client/key.js";
 
+const WRONG_KEY =
+  "This key is not valid here. Copy the whole key, and check that it belongs to this Darkroom.";
+const ENDED_KEY = "The key is no longer valid. Paste another one.";
+const ENDED_SESSION = "Your sign-in has ended. Sign in again.";
+const OTHER_KEY = "The link that you followed has another key than this browser. Open it to use it.";
+
 /** Key form. `enter(key)` is called with a well-formed key; `back()` when the stored key should be
- * used; `forget()` when it should be forgotten. `signIn`: a `SignIn`. */
+ * used; `forget()` when it should be forgotten; `asked()` before the user opens the form. `signIn`: a
+ * `SignIn`; `kept`: a `KeptKey`. */
 export class Door {
   #enter;
+  #asked;
   #signIn;
+  #kept;
 
-  constructor({ enter, back, forget, signIn }) {
+  constructor({ enter, back, forget, asked, signIn, kept }) {
     this.#enter = enter;
+    this.#asked = asked;
     this.#signIn = signIn;
+    this.#kept = kept;
+    byId("key-button").addEventListener("click", () => {
+      asked();
+      this.open({ kept: true });
+    });
     byId("sign-in").addEventListener("click", () => this.#begin());
     byId("sign-out").addEventListener("click", async () => {
       await signIn.end();
@@ -43,6 +58,28 @@ export class Door {
   close() {
     document.documentElement.classList.remove("locked");
     byId("key").value = "";
+  }
+
+  /** Opens the form because the server has refused the key with `error`; `kept` as in `open`. */
+  refuse(error, kept) {
+    this.open({ why: error.status === 401 ? WRONG_KEY : error.message, kept });
+  }
+
+  /** Opens the form because the key in use, or the sign-in, is valid no more. */
+  end() {
+    this.open({ why: this.#signIn.person === null ? ENDED_KEY : ENDED_SESSION });
+  }
+
+  /** Uses the key of a one-time link. It replaces a stored key only when the user agrees: otherwise any
+   * link could make the page work for somebody else. */
+  follow(given) {
+    const found = keyIn(given);
+    const { value } = this.#kept;
+    this.#asked();
+    if (value !== null && value !== found)
+      this.open({ why: OTHER_KEY, kept: true, key: found ?? given });
+    else if (found === null) this.open({ why: "The key in this link is not complete." });
+    else this.use(found);
   }
 
   /** Opens the page with `key`, as if it had been pasted. */

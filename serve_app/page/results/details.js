@@ -3,7 +3,7 @@
 import { open, makeClosable } from "../interface/dialog.js";
 import { byId, element } from "../interface/element.js";
 import * as json from "../client/json.js";
-import { fileFigure, filesIn } from "./media.js";
+import { fileFigure, filesIn, releaseFiles } from "./media.js";
 import { promptOf } from "./sheet.js";
 import { requestPath, resultOf } from "../client/watch.js";
 import { clock, runningWords, seconds, STATES, waitingWords } from "../interface/words.js";
@@ -17,8 +17,7 @@ export class Details {
   #act;
   #address;
   #dialog = byId("details");
-  #shown = null; // the open request; a new object for each opening
-  #outcome = null;
+  #shown = null; // the open request, with its outcome; a new object for each opening
 
   constructor(api, act, address) {
     this.#api = api;
@@ -27,7 +26,7 @@ export class Details {
     makeClosable(this.#dialog);
     this.#dialog.addEventListener("close", () => {
       if (this.#dialog.open) return; // the event is late, and Forward has opened it again
-      this.#shown = null;
+      this.#leave();
       byId("details-body").replaceChildren(); // stops what plays
       this.#address.leave("request");
     });
@@ -42,9 +41,9 @@ export class Details {
 
   async show(id) {
     if (this.#address.now.request !== id) this.#address.go({ request: id, code: null });
-    const shown = { id };
+    const shown = { id, outcome: null };
+    this.#leave();
     this.#shown = shown;
-    this.#outcome = null;
     byId("details-body").replaceChildren(element("p", { class: "help" }, "Loading …"));
     open(this.#dialog);
     while (this.#shown === shown) {
@@ -54,14 +53,18 @@ export class Details {
     }
   }
 
+  #leave() {
+    releaseFiles(this.#shown?.outcome?.output);
+    this.#shown = null;
+  }
+
   async #look(shown) {
     const { id } = shown;
     try {
       const request = await this.#api.call("GET", `v1/requests/${encodeURIComponent(id)}`);
       const final = !["queued", "running"].includes(request.state);
-      if (final && request.state === "succeeded" && this.#outcome === null) {
-        this.#outcome = await resultOf(this.#api, requestPath(request.endpoint_id, id));
-      }
+      if (final && request.state === "succeeded")
+        shown.outcome ??= await resultOf(this.#api, requestPath(request.endpoint_id, id));
       if (this.#shown === shown) this.#draw(request, final);
       return final;
     } catch (error) {
@@ -72,7 +75,7 @@ export class Details {
   }
 
   #draw(request, final) {
-    const output = this.#outcome?.output;
+    const output = this.#shown.outcome?.output;
     const known = { id: request.request_id, endpoint: request.endpoint_id, input: request.input };
     const button = (name, what) =>
       element(

@@ -23,16 +23,18 @@ const BY_EXTENSION = {
   flac: "audio/flac",
 };
 
+const blobs = new WeakMap(); // file of an output → Blob URL of its content
+
 /**
  * Every file in `output`, in order, as `{url, input, type, kind, name, width, height, size, duration,
  * poster, waveform}`. A file is an object with a `url`, or with its content: `{content,
- * content_type, …}` in base64.
+ * content_type, …}` in base64. Content in an output stays in the memory until `releaseFiles`.
  */
 export function filesIn(output) {
   if (output === null || typeof output !== "object") return [];
   const { content, content_type: type } = output;
   if (typeof content === "string" && typeof type === "string")
-    return filesIn({ ...output, content: null, url: `data:${type};base64,${content}` });
+    return [readFile({ ...output, url: `data:${type};base64,${content}` }, output)].filter(Boolean);
   if (typeof output.url === "string") return [readFile(output)].filter(Boolean);
   const { video, poster, videos, posters } = output;
   if (Array.isArray(videos) && Array.isArray(posters)) {
@@ -65,15 +67,24 @@ function withWaveforms(files, waveforms) {
   });
 }
 
-function readFile(given) {
+/** Releases the content of the files in `output`, which are not shown any more. */
+export function releaseFiles(output) {
+  if (output === null || typeof output !== "object") return;
+  if (blobs.has(output)) URL.revokeObjectURL(blobs.get(output));
+  blobs.delete(output);
+  for (const value of Object.values(output)) releaseFiles(value);
+}
+
+/** Description of a file, which is `own` in the output. */
+function readFile(given, own = given) {
   try {
-    return described(given, new URL(given.url, BASE));
+    return described(given, new URL(given.url, BASE), own);
   } catch {
     return null; // not a URL, or one that cannot be decoded
   }
 }
 
-function described(given, url) {
+function described(given, url, own) {
   if (!["http:", "https:", "data:"].includes(url.protocol)) return null;
   const inline = url.protocol === "data:";
   const last = inline ? "" : decodeURIComponent(url.pathname.split("/").pop());
@@ -82,7 +93,7 @@ function described(given, url) {
   const type = declared || guessed || "application/octet-stream";
   const kind = SHOWN.test(type) ? type.split("/")[0] : "file";
   return {
-    url: inline ? blobUrl(given.url, kind === "file" ? "" : type) : url.href,
+    url: inline ? blobUrl(own, given.url, kind === "file" ? "" : type) : url.href,
     input: inline ? given.url : url.href, // as a request may name it
     type,
     kind,
@@ -94,13 +105,17 @@ function described(given, url) {
   };
 }
 
-/** Blob URL of a data URI. Browsers do not open data URIs, but a Blob URL can be opened and saved. */
-function blobUrl(uri, type) {
+/** Blob URL of the data URI of a file, one for all drawings of it. Browsers do not open data URIs, but a
+ * Blob URL can be opened and saved. */
+function blobUrl(own, uri, type) {
+  if (blobs.has(own)) return blobs.get(own);
   const comma = uri.indexOf(",");
   const text = decodeURIComponent(uri.slice(comma + 1));
   const raw = uri.slice(0, comma).endsWith(";base64") ? atob(text) : text;
   const content = Uint8Array.from(raw, (character) => character.charCodeAt(0));
-  return URL.createObjectURL(new Blob([content], { type: type || "application/octet-stream" }));
+  const made = URL.createObjectURL(new Blob([content], { type: type || "application/octet-stream" }));
+  blobs.set(own, made);
+  return made;
 }
 
 /** Figure with the file as an image, a player or a name, and links to download and open it. With `use`,

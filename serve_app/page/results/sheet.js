@@ -4,7 +4,7 @@ import { DRAFT_FIELDS } from "../form/schema.js";
 import { ask, LONG_MS, mayAsk } from "../interface/attention.js";
 import { element } from "../interface/element.js";
 import * as json from "../client/json.js";
-import { fileFigure, filesIn } from "./media.js";
+import { fileFigure, filesIn, releaseFiles } from "./media.js";
 import { runningWords, seconds, STATES, waitingWords } from "../interface/words.js";
 
 /** Sides up to this are those of a ratio, such as 16:9. Larger ones are pixels. */
@@ -42,6 +42,7 @@ export class Sheet {
   #lightTable;
   #notify;
   #part = 0;
+  #output = null;
   #looked; // URL of the preview that was requested last
 
   constructor(request, act, imageOf) {
@@ -194,8 +195,7 @@ export class Sheet {
     this.#bar.remove();
     this.#elapsed.remove();
     this.#developing.remove();
-    const preview = this.#developing.querySelector("img");
-    if (preview !== null) URL.revokeObjectURL(preview.src);
+    this.#releasePreview();
     this.#silence.remove();
     if (!this.#request.restored || this.#followed) this.#request.took ??= this.#age();
     if (error !== undefined) {
@@ -204,6 +204,7 @@ export class Sheet {
       this.#standing.classList.toggle("bad", phase !== "cancelled");
       return;
     }
+    this.#output = output;
     this.#request.seed = output?.seed;
     this.#standing.remove();
     const prompt = promptOf(this.#request.input);
@@ -215,6 +216,17 @@ export class Sheet {
     if (output?.drafts?.length) this.#lay(output, figures);
     else this.#fill(figures);
     this.#facts(status, output);
+  }
+
+  /** Releases what it shows: the card is not shown any more. */
+  release() {
+    this.#releasePreview();
+    releaseFiles(this.#output);
+  }
+
+  #releasePreview() {
+    const preview = this.#developing.querySelector("img");
+    if (preview !== null) URL.revokeObjectURL(preview.src);
   }
 
   #fill(figures) {

@@ -85,7 +85,10 @@ export class Stage {
   }
 
   clear() {
-    for (const { watch } of this.#shown) watch.stop();
+    for (const { sheet, watch } of this.#shown) {
+      watch.stop();
+      sheet.release();
+    }
     this.#shown = [];
     byId("sheets").replaceChildren();
     byId("empty").hidden = false;
@@ -108,6 +111,7 @@ export class Stage {
     for (const { sheet } of old) {
       const grid = sheet.node.closest(".grid");
       sheet.node.remove();
+      sheet.release();
       if (grid?.querySelector(".sheet") === null) grid.remove();
     }
     this.#shown = this.#shown.filter((each) => !old.includes(each));

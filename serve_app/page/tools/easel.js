@@ -3,6 +3,7 @@
 import { element } from "../interface/element.js";
 
 const MOST_ZOOM = 16;
+const MOVED = 6; // CSS pixels by which a finger that rests may tremble
 const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 /** Share of the brush that a pen paints without pressure. */
@@ -11,7 +12,8 @@ const LEAST_PRESSURE = 0.25;
 /**
  * Easel for layers of `width` × `height` pixels. `act` has `start()`, `extend(x, y, part)` in pixels of
  * the image, where `part` is the share of the brush by the pen's pressure, and `end()`. One pointer
- * paints; two move and zoom. Arrow keys move the brush, and it paints while Space is held.
+ * paints; two move and zoom, and the first finger paints nothing if a second one comes before it moves.
+ * Arrow keys move the brush, and it paints while Space is held.
  */
 export class Easel {
   #act;
@@ -20,6 +22,7 @@ export class Easel {
   #brush = element("div", { class: "brush", "aria-hidden": "true", hidden: true });
   #pointers = new Map(); // id → {x, y}
   #painting = null; // id of the pointer that paints, or "keys"
+  #held = null; // first event of a finger, which paints when no second one comes
   #zoom = 1; // 1: the image fits
   #shift = [0, 0]; // of the centre, in CSS pixels
   #at; // where the keys have moved the brush
@@ -52,6 +55,11 @@ export class Easel {
   /** Sets the diameter of the brush in pixels of the image. */
   set size(value) {
     this.#size = value;
+  }
+
+  /** True during a stroke. */
+  get isPainting() {
+    return this.#painting !== null;
   }
 
   /** Shows the whole image. */
@@ -93,8 +101,15 @@ export class Easel {
       // The pointer has gone already.
     }
     this.#pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
+    this.#held = null;
     if (this.#pointers.size === 2) return this.#lift(); // two fingers move the image
     if (this.#pointers.size > 2 || event.button > 0) return;
+    if (event.pointerType === "touch") this.#held = event;
+    else this.#begin(event);
+  }
+
+  #begin(event) {
+    this.#held = null;
     this.#painting = event.pointerId;
     this.#act.start();
     this.#extend(event);
@@ -104,6 +119,11 @@ export class Easel {
     if (event.pointerType !== "touch") this.#show(event.clientX, event.clientY);
     const last = this.#pointers.get(event.pointerId);
     if (last === undefined) return;
+    if (this.#held?.pointerId === event.pointerId) {
+      const far = Math.hypot(event.clientX - this.#held.clientX, event.clientY - this.#held.clientY);
+      if (far < MOVED) return; // a second finger may come
+      this.#begin(this.#held);
+    }
     if (this.#painting === event.pointerId) {
       const parts = event.getCoalescedEvents?.() ?? [];
       for (const each of parts.length ? parts : [event]) this.#extend(each);
@@ -125,8 +145,12 @@ export class Easel {
     this.#place();
   }
 
-  #up({ pointerId }) {
+  #up({ pointerId, type }) {
     this.#pointers.delete(pointerId);
+    if (this.#held?.pointerId === pointerId) {
+      if (type === "pointerup") this.#begin(this.#held);
+      this.#held = null;
+    }
     if (this.#painting === pointerId) this.#lift();
   }
 

@@ -68,10 +68,7 @@ class MaskDialog {
 
   #bar(most) {
     const layer = this.#layer;
-    const then = (what) => () => {
-      what();
-      this.#changed();
-    };
+    const then = (what) => () => this.#change(what);
     this.#tools = {
       brush: button("Brush", () => this.#take(false), { "aria-pressed": "true", title: "B" }),
       eraser: button("Eraser", () => this.#take(true), { "aria-pressed": "false", title: "E" }),
@@ -116,6 +113,13 @@ class MaskDialog {
     this.#easel.size = Number(this.#size.value);
   }
 
+  /** Changes the layer, but not under a stroke, which is the last step until it ends. */
+  #change(what) {
+    if (this.#easel.isPainting) return;
+    what();
+    this.#changed();
+  }
+
   #changed() {
     this.#tools.undo.disabled = !this.#layer.canUndo;
     this.#tools.redo.disabled = !this.#layer.canRedo;
@@ -136,14 +140,15 @@ class MaskDialog {
     const command = event.ctrlKey || event.metaKey;
     const layer = this.#layer;
     const size = Number(this.#size.value);
+    const redo = () => this.#change(() => layer.redo());
     const actions = command
-      ? { z: () => (shiftKey ? layer.redo() : layer.undo()), y: () => layer.redo() }
+      ? { z: shiftKey ? redo : () => this.#change(() => layer.undo()), y: redo }
       : {
           "[": () => this.#resize(Math.min(size - 1, size * 0.85)),
           "]": () => this.#resize(Math.max(size + 1, size * 1.18)),
           b: () => this.#take(false),
           e: () => this.#take(true),
-          i: () => layer.invert(),
+          i: () => this.#change(() => layer.invert()),
         };
     const action = actions[key.toLowerCase()];
     if (action !== undefined) {

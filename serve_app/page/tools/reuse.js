@@ -19,11 +19,14 @@ const NOUNS = { image: "image", video: "video", audio: "audio file" };
  * with what was chosen. `models` is a promise of the models with their schemas. */
 export async function chooseInput(file, { current, models, put }) {
   const list = element("div", { class: "targets" }, element("p", { class: "help" }, "Loading …"));
-  const dialog = openNew(`Use this ${NOUNS[file.kind] ?? "file"} as input`, "narrow", preview(file), list);
-  if (file.local) dialog.addEventListener("close", () => URL.revokeObjectURL(file.url));
+  const { kind } = file;
+  const url = file.local ? URL.createObjectURL(file.local) : file.url;
+  const title = `Use this ${NOUNS[kind] ?? "file"} as input`;
+  const dialog = openNew(title, "narrow", preview({ kind, url }), list);
+  if (file.local) dialog.addEventListener("close", () => URL.revokeObjectURL(url));
   let found;
   try {
-    found = (await models).map((model) => ({ model, fields: inputsOf(model, file.kind) }));
+    found = (await models).map((model) => ({ model, fields: inputsOf(model, kind) }));
   } catch (error) {
     list.replaceChildren(element("p", { class: "problem" }, error.message));
     return;
