@@ -25,6 +25,7 @@ from serve_app.tenants.api_keys import disabled
 from serve_app.tenants.credentials import claimed_id
 from serve_app.tenants.scopes import OPERATOR, READ, SUBMIT, Caller
 from serve_app.tenants.sign_in import (
+    ACTOR,
     Person,
     Rights,
     actor_id,
@@ -228,6 +229,28 @@ async def authenticate_for_stream(request: HTTPConnection) -> Caller:
     await _admit(request, owner.tenant)
     await require_requests(request, owner, [request_id])
     return owner
+
+
+async def require_still(
+    connection: HTTPConnection, caller: Caller, scope: str, endpoint_id: str | None = None
+) -> None:
+    """Check again what was checked when a connection opened, which may be long ago.
+
+    ``Unauthenticated``: the key was revoked, or it or the provider's token has expired.
+    ``Forbidden``: it may not use the scope or the endpoint any more. ``TenantDisabled``.
+    ``Unavailable``: this cannot be checked now.
+    """
+    services = services_of(connection)
+    token = provider_token(connection.headers.get("authorization"))
+    sign_in = services.identity.sign_in
+    if caller.key_id.startswith(ACTOR) and sign_in is not None and token is not None:
+        person = await sign_in.provider.person_of(token)
+        now = caller_of(person, allowed_rights(connection, sign_in, person))
+    else:
+        now = await services.identity.keys.identity_of(caller.key_id)
+    now.require(scope)
+    if endpoint_id is not None:
+        now.require_endpoint(endpoint_id)
 
 
 async def owner_of_token(connection: HTTPConnection, key_id: str) -> Caller:

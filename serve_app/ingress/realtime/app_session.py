@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -77,8 +77,9 @@ class AppSocketSession(RealtimeSession):
         entry: CatalogEntry,
         new: NewRequest,
         most_buffered: int,
+        allowed: Callable[[], Awaitable[None]],
     ) -> None:
-        super().__init__(services, socket, entry, new, most_buffered)
+        super().__init__(services, socket, entry, new, most_buffered, allowed)
         self._rules = AppSessionRules.of(entry.endpoint) or AppSessionRules()
         self._largest = services.config.limits.max_frame_bytes
         self._frames: MessageInbox[AppFrame] = MessageInbox(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
@@ -14,10 +14,10 @@ from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import (
     BudgetExhausted,
     DarkroomError,
-    DatabaseUnavailable,
     Fenced,
     InvalidInput,
     Overloaded,
+    Unavailable,
     Unsupported,
 )
 from serve_app.domain.lease import lease_of
@@ -31,7 +31,6 @@ from serve_app.ingress.services.services import Services
 from serve_app.ingress.services.session_limit import too_many_sessions, wait_for_room
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.registered import with_registered
-from serve_app.tenants.scopes import SUBMIT
 
 log = logging.getLogger(__name__)
 
@@ -91,8 +90,11 @@ class RealtimeSession:
         entry: CatalogEntry,
         new: NewRequest,
         most_buffered: int,
+        allowed: Callable[[], Awaitable[None]],
     ) -> None:
+        """``allowed``: raises when the client may not go on."""
         self._services = services
+        self._allowed = allowed
         self._socket = socket
         self._entry = entry
         self._new = new
@@ -235,17 +237,14 @@ class RealtimeSession:
             await asyncio.sleep(CHECK_S)
             try:
                 await self._require_allowed()
-            except DatabaseUnavailable:
+            except Unavailable:
                 continue
             except DarkroomError as error:
                 return messages.closing(error)
 
     async def _require_allowed(self) -> None:
+        await self._allowed()
         new = self._new
-        if new.key_id:
-            caller = await self._services.identity.keys.identity_of(new.key_id)
-            caller.require(SUBMIT)
-            caller.require_endpoint(new.endpoint)
         price = new.price if self._pays_by_frame else None
         if price is not None and await self._services.queue.exceeds_budget(new.tenant, price):
             raise BudgetExhausted(OVER_BUDGET)

@@ -11,12 +11,14 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
+from serve_app.ingress.realtime import session
 from serve_app.ingress.services.sign_in import SignIn
 from serve_app.tenants.oidc import CLOCK_SKEW_S, STALE_S, OpenIdProvider, ProviderConfig
 from serve_app.tenants.sign_in import BEGUN_VALID_S, SignInStates
 from tests.fakes.clock import FakeClock
 from tests.fakes.openid import CLIENT_ID, agree, provider, signed_token
 from tests.ingress.house import House, built
+from tests.ingress.socket import connected
 
 GROUPS = {
     "artists": {"tenant": "studio", "scopes": ["submit", "read"], "endpoints": ["test/*"]},
@@ -248,6 +250,24 @@ async def test_a_program_calls_with_a_token_of_the_provider(house: House, issuer
         assert (refused.status_code, "API keys only" in refused.text) == (400, True)
     async with bearer(house, await signed_token(issuer, "eve")) as eve:
         assert (await eve.get("/v1/keys/self")).status_code == 403
+
+
+async def test_a_session_of_a_program_is_open_until_its_tenant_is_disabled(
+    issuer: str, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "CHECK_S", 0.05)
+    async with built(clock=clock, oidc_groups=GROUPS) as house, house.client() as admin:
+        use(house, issuer, clock)
+        assert (await admin.post("/v1/tenants", json={"tenant": "studio"})).status_code == 201
+        headers = {"authorization": f"Bearer {await signed_token(issuer, 'ada')}"}
+        async with connected(house, key=None, headers=headers) as opened:
+            opened.send(echo=1)
+            assert (await opened.hear())["echo"] == 1
+            with pytest.raises(TimeoutError):  # it was checked a few times
+                await opened.hear(within_s=0.3)
+            await admin.put("/v1/tenants/studio/disable", json={})
+            assert "The tenant studio is disabled." in (await opened.hear())["reason"]
+            assert await opened.end() == 1008
 
 
 async def test_a_token_for_another_audience_is_refused(house: House, issuer: str) -> None:
