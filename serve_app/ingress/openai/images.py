@@ -50,7 +50,7 @@ from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.model_lookup import EndpointFields, find_capable, find_endpoint
 from serve_app.ingress.submission.options import parse_options
-from serve_app.ingress.submission.rendering import ENDPOINT, final_outcome
+from serve_app.ingress.submission.rendering import ENDPOINT, final_outcome, outcome_headers
 from serve_app.ingress.submission.replay import add_replay_headers
 from serve_app.tenants.scopes import Caller
 
@@ -207,7 +207,8 @@ async def _answer(
         return add_replay_headers(request, failed(failure, names), new, ended)
     created = int(services.clock.now().timestamp())
     body = await image_answer(ended, image_request, services.files, origin, created)
-    return _with_endpoint(request, json_reply(body), new, ended)
+    reply = json_reply(body, headers=outcome_headers(ended))
+    return _with_endpoint(request, reply, new, ended)
 
 
 def _with_endpoint(

@@ -55,7 +55,7 @@ from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.model_lookup import EndpointFields, find_capable, find_endpoint
 from serve_app.ingress.submission.options import parse_options
-from serve_app.ingress.submission.rendering import NO_OUTCOME, final_outcome
+from serve_app.ingress.submission.rendering import NO_OUTCOME, final_outcome, outcome_headers
 from serve_app.ingress.submission.replay import add_replay_headers
 from serve_app.telemetry import logs
 from serve_app.tenants.scopes import Caller
@@ -198,7 +198,7 @@ async def created(request: HttpRequest) -> Response:
 
 async def shown(request: HttpRequest) -> Response:
     _, found = await _find(request)
-    return json_reply(video(found, NAMES))
+    return json_reply(video(found, NAMES), headers=outcome_headers(found))
 
 
 async def listed(request: HttpRequest) -> Response:

@@ -51,6 +51,7 @@ from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.model_lookup import allowed_endpoints
 from serve_app.ingress.submission.options import parse_options
+from serve_app.ingress.submission.rendering import outcome_headers
 from serve_app.ingress.submission.replay import add_replay_headers
 from serve_app.telemetry import logs
 from serve_app.tenants.scopes import Caller
@@ -255,7 +256,8 @@ async def _created(
     if late:
         # Replicate's client takes any other status for the end of a prediction it waited for.
         prediction["status"] = "starting"
-    reply = json_reply(_with_stream_token(request, prediction), 202 if late else 201)
+    body = _with_stream_token(request, prediction)
+    reply = json_reply(body, 202 if late else 201, outcome_headers(stored))
     return add_replay_headers(request, reply, new, stored)
 
 
@@ -322,7 +324,7 @@ async def _prediction_reply(request: HttpRequest, services: Services, found: Req
     base = base_of(request)
     inside = _wants_files_inside(request, base)
     prediction = await renderer_of(services).render(found, base, lines, inside=inside)
-    return json_reply(_with_stream_token(request, prediction))
+    return json_reply(_with_stream_token(request, prediction), headers=outcome_headers(found))
 
 
 def _with_stream_token(

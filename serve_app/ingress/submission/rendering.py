@@ -113,21 +113,23 @@ async def outcome_reply(request: Request, files: Files, origin: str) -> Response
     elsewhere = {ENDPOINT: request.fell_back_to} if request.fell_back_to else {}
     if outcome.failure is not None:
         return failure_reply(outcome.failure, elsewhere)
+    body = await rendered_output(request, files, origin)
+    return json_reply(body, headers=outcome_headers(request) | elsewhere)
+
+
+def outcome_headers(request: Request) -> dict[str, str]:
+    """Headers of a result in each protocol: which checkers saw its files, and fal's with the units
+    that it was billed for, if it has a price. Empty for a request that has not succeeded."""
+    outcome = request.outcome
+    if outcome is None or not outcome.succeeded:
+        return {}
     checked = str((outcome.output or {}).get("darkroom_safety", "not-checked"))
     safety = {"x-darkroom-safety": checked.encode("ascii", "replace").decode("ascii")}
-    body = await rendered_output(request, files, origin)
-    return json_reply(body, headers=billable_units(request) | safety | elsewhere)
-
-
-def billable_units(request: Request) -> dict[str, str]:
-    """fal's header with the units that a request was billed for. Empty without a price."""
-    price, outcome = request.price, request.outcome
-    if price is None or outcome is None:
-        return {}
-    computed = outcome.succeeded and request.reuses is None
+    if request.price is None:
+        return safety
     made = made_by_session if request.priority is Priority.REALTIME else made_by
-    units = (made(outcome) if computed else NOTHING).of(price.unit)
-    return {"x-fal-billable-units": f"{units.normalize():f}"}
+    units = (NOTHING if request.reuses is not None else made(outcome)).of(request.price.unit)
+    return safety | {"x-fal-billable-units": f"{units.normalize():f}"}
 
 
 def final_outcome(request: Request) -> Outcome:

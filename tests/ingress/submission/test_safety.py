@@ -87,7 +87,24 @@ async def test_decisions_about_files_are_in_the_audit_log(house: House) -> None:
     assert (act["action"], act["subject"], act["detail"]) == ("safety.output", "r-1", decision)
 
 
-async def test_a_result_says_whether_it_was_checked(house: House) -> None:
-    async with house.client() as client:
-        answer = await client.post("/run/test/probe", json={"prompt": "x"})
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/run/test/probe", {"prompt": "x"}),
+        ("/openai/v1/images/generations", {"model": "test/images", "prompt": "x"}),
+        ("/replicate/v1/models/test/images/predictions", {"input": {"prompt": "x"}}),
+    ],
+)
+async def test_a_result_says_whether_it_was_checked_and_what_was_billed(
+    path: str, body: dict[str, object]
+) -> None:
+    price = {"unit": "request", "amount": "0.02", "currency": "EUR"}
+    prices = {"test/probe": price, "test/images": price}
+    async with built(catalog=OTHERS, prices=prices) as house, house.client() as client:
+        answer = await client.post(path, json=body, headers={"prefer": "wait=20"})
+        assert answer.is_success, answer.text
         assert answer.headers["x-darkroom-safety"] == "not-checked"
+        assert answer.headers["x-fal-billable-units"] == "1"
+        if "predictions" in path:
+            later = await client.get(f"/replicate/v1/predictions/{answer.json()['id']}")
+            assert later.headers["x-fal-billable-units"] == "1"
