@@ -51,14 +51,14 @@ class ApiFailure(DarkroomError):
         return type(self), (self.message, self.fields, self.status)
 
 
-class NoAnswer(Misconfigured):
+class ServerAway(Misconfigured):
     """Lost connection, or none."""
 
 
 class Client:
     """HTTP client of one Darkroom, with its own key; use it in a ``with`` statement.
 
-    Transport errors of ``httpx`` become ``NoAnswer``, error responses ``ApiFailure``.
+    Transport errors of ``httpx`` become ``ServerAway``, error responses ``ApiFailure``.
     """
 
     def __init__(self, server: Server) -> None:
@@ -94,9 +94,9 @@ class Client:
         while True:
             try:
                 result = call()
-            except (NoAnswer, ApiFailure) as error:
+            except (ServerAway, ApiFailure) as error:
                 over = deadline is not None and time.monotonic() >= deadline
-                if over or not (isinstance(error, NoAnswer) or error.status in RESTARTING):
+                if over or not (isinstance(error, ServerAway) or error.status in RESTARTING):
                     raise
                 if deadline is None:
                     deadline = time.monotonic() + RESTART_S
@@ -250,7 +250,7 @@ class Client:
         except httpx.ConnectError as error:
             raise self._unreachable(url, error) from None
         except httpx.TransportError as error:
-            raise NoAnswer(f"{url} could not be fetched ({error}).") from None
+            raise ServerAway(f"{url} could not be fetched ({error}).") from None
         except httpx.RequestError as error:  # such as redirects in a circle
             raise Misconfigured(f"{url} could not be fetched ({error}).") from None
 
@@ -269,9 +269,9 @@ class Client:
         except httpx.TransportError as error:
             raise self._unreachable(url, error) from None
 
-    def _unreachable(self, url: str, error: httpx.TransportError) -> NoAnswer:
+    def _unreachable(self, url: str, error: httpx.TransportError) -> ServerAway:
         where = url if "://" in url else self.url
-        return NoAnswer(
+        return ServerAway(
             f"Nothing answers at {where} ({error}). Check the address, and that Darkroom is "
             "running there."
         )

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from serve_app.cli.connection.client import ApiFailure, Client, NoAnswer
+from serve_app.cli.connection.client import ApiFailure, Client, ServerAway
 from serve_app.cli.connection.server import Server
 from serve_app.cli.generation.endpoint_input import draft_endpoint, look_up
 from serve_app.cli.generation.files import (
@@ -133,7 +133,7 @@ def _named(submitted: Sequence[str]) -> Generator[None]:
         yield
     except DarkroomError as error:
         if not submitted:
-            if isinstance(error, NoAnswer) or getattr(error, "status", None) in PASSED_ON:
+            if isinstance(error, ServerAway) or getattr(error, "status", None) in PASSED_ON:
                 raise ApiFailure(f"{error.message}\n{MAYBE_ACCEPTED}") from None
             raise
         (request_id,) = submitted

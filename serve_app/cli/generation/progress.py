@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from serve_app.cli.connection.client import NoAnswer
+from serve_app.cli.connection.client import ServerAway
 from serve_app.cli.connection.text import shortened
 from serve_app.cli.connection.whole_file import whole_file
 
@@ -37,7 +37,7 @@ class PreviewFile:
             return
         try:
             image = self._fetch(url)
-        except NoAnswer:  # as while the server restarts, which the request outlasts
+        except ServerAway:  # as while the server restarts, which the request outlasts
             return
         self._last_url = url
         if image:

@@ -98,7 +98,11 @@ def _body(file: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def drawn_by(server: Server) -> Draw:
-    """Draw on a server: alone, and without an earlier outcome. ``ApiFailure`` if it fails there."""
+    """Draw on a server: alone, and without an earlier outcome.
+
+    Raises ``ApiFailure`` if it fails there, and ``Misconfigured`` if the server does not answer for
+    longer than a restart takes.
+    """
 
     def draw(endpoint: str, body: dict[str, Any]) -> Iterator[bytes]:
         with Client(server) as client:

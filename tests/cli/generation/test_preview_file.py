@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from serve_app.cli.connection.client import NoAnswer
+from serve_app.cli.connection.client import ServerAway
 from serve_app.cli.generation.progress import PreviewFile
 
 
@@ -40,7 +40,7 @@ def test_a_preview_that_a_restart_lost_is_fetched_at_the_next_status(tmp_path: P
 
     def fetch(_: str) -> bytes | None:
         if (image := answers.pop(0)) is None:
-            raise NoAnswer("Nothing answers.")
+            raise ServerAway("Nothing answers.")
         return image
 
     path = tmp_path / "now.jpg"
