@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create
 from pydantic.errors import PydanticUserError
 from pydantic_core import PydanticSerializationError
 
-from darkroom.files import PATH_KEY, File, file_as_json, noted_files
+from darkroom.files import PATH_KEY, File, file_as_json, input_files, noted_files
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -119,7 +119,8 @@ class EndpointMethod:
 
     def arguments(self, given: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Arguments of the method. Raises pydantic's ``ValidationError``."""
-        model = self.model.model_validate(given)
+        with input_files():
+            model = self.model.model_validate(given)
         if not self.unpacked:
             return (model,), {}
         return (), {name: getattr(model, name) for name in self.model.model_fields}

@@ -30,6 +30,7 @@ class Call:
         self.request_id = request_id
         self.folder = folder
         self.cancelled = False
+        self.dumped: set[str] = set()  # paths of files that its method has turned into JSON
 
     def progress(self, step: int, steps: int) -> None:
         if self.cancelled:

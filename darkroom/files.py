@@ -18,7 +18,7 @@ from pydantic_core import (
     core_schema,
 )
 
-from darkroom.calls import folder
+from darkroom.calls import current, folder
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
@@ -99,7 +99,8 @@ class File:
     def _validated(cls, value: Any) -> Self:
         if isinstance(value, cls):
             return value
-        if isinstance(value, dict) and isinstance(path := cast("Any", value).get(PATH_KEY), str):
+        path = cast("Any", value).get(PATH_KEY) if isinstance(value, dict) else None
+        if isinstance(path, str) and _may_name(path):
             media_type = cast("dict[str, str]", value).get("media_type", "")
             return cls(path, media_type, generated=False)  # an input
         raise PydanticCustomError("file_type", "Input should be a file")
@@ -109,8 +110,31 @@ class File:
         path = str(self.path.absolute())
         if (written := _WRITTEN.get()) is not None:
             written.add(path)
+        if (call := current()) is not None:
+            call.dumped.add(path)
         origin = {} if self.generated else {"generated": False}
         return {**self.facts, PATH_KEY: path, "media_type": self.media_type, **origin}
+
+
+_IS_INPUT: ContextVar[bool] = ContextVar("darkroom_is_input", default=False)
+
+
+@contextmanager
+def input_files() -> Generator[None]:
+    """Context in which an input is read: objects with ``PATH_KEY`` stand for its files. Elsewhere
+    they may be JSON of a client, which must not open a file of this machine."""
+    token = _IS_INPUT.set(True)
+    try:
+        yield
+    finally:
+        _IS_INPUT.reset(token)
+
+
+def _may_name(path: str) -> bool:
+    """Check that an object with this path is a file: of an input, or of a model that the method
+    itself has turned into JSON, such as for another model."""
+    call = current()
+    return _IS_INPUT.get() or (call is not None and path in call.dumped)
 
 
 _WRITTEN: ContextVar[set[str] | None] = ContextVar("darkroom_written_files", default=None)

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import io
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TextIO
+from typing import Any, BinaryIO, Protocol, TextIO, cast
 
 from darkroom.calls import current
 
@@ -16,6 +16,31 @@ MAX_LOG_LINE = 10_000
 
 HOME = Path.cwd()
 """Folder with the app's code, where the process starts."""
+
+
+def files_of(output: Any, is_file: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """Field ``files`` of a message with an output: places of its objects that stand for files, but
+    not of those inside of such ones. Empty without files.
+
+    The replica takes no other object for a file: JSON of a client may look like one.
+    """
+    found = list(_file_places(output, is_file))
+    return {"files": found} if found else {}
+
+
+def _file_places(
+    value: Any, is_file: Callable[[dict[str, Any]], bool], *place: str | int
+) -> Iterator[tuple[str | int, ...]]:
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value)
+        if is_file(fields):
+            yield place
+            return
+        for name, inner in fields.items():
+            yield from _file_places(inner, is_file, *place, name)
+    elif isinstance(value, list):
+        for number, inner in enumerate(cast("list[Any]", value)):
+            yield from _file_places(inner, is_file, *place, number)
 
 
 def place_of(error: BaseException) -> str:

@@ -6,7 +6,8 @@
 A message is a line of JSON. To the worker: ``input`` with ``path`` and ``folder``, ``cancel``, or
 ``taken`` after a partial result; each with the ``id`` of the request. From the worker: ``ready`` or
 ``failed`` once, and for each request ``progress``, ``log``, ``partial``, and at the end ``output``
-or ``error``.
+or ``error``. ``files`` beside an output has the places of the objects that stand for files: no
+other object does, whatever it looks like.
 
 A generator waits at its next value while ``MAX_UNTAKEN`` partial results were not taken, so that
 none pile up on the way.
@@ -33,7 +34,8 @@ from pydantic import ValidationError
 
 from darkroom.app import App, AppError, EndpointMethod, InvalidField, endpoints_of
 from darkroom.calls import Call, Cancelled, context_of
-from darkroom.reporting import RequestLog, place_of
+from darkroom.files import PATH_KEY
+from darkroom.reporting import RequestLog, files_of, place_of
 from darkroom.running import END, async_values, described, is_async, nothing_yielded, values
 
 MAX_LINE = 64 * 2**20
@@ -142,7 +144,7 @@ class Worker:
         try:
             output = await self._output(call, method, input, room)
             self._end_logs(id_)
-            self.send(id=id_, output=output)
+            self.send(id=id_, output=output, **_files(output))
         except BaseException as error:  # also SystemExit of a library: the other calls go on
             self._end_logs(id_)
             self.send(id=id_, error=_failure(error))
@@ -157,7 +159,7 @@ class Worker:
                 last = method.plain(value)
                 if method.streams:
                     await room.acquire()
-                    self.send(id=call.request_id, partial=last)
+                    self.send(id=call.request_id, partial=last, **_files(last))
         if last is None:
             raise AppError(nothing_yielded(method))
         return last
@@ -183,6 +185,11 @@ class Worker:
     def _end_logs(self, id_: str) -> None:
         for each in self.logs:
             each.end(id_)
+
+
+def _files(output: dict[str, Any]) -> dict[str, Any]:
+    # ``EndpointMethod.plain`` has refused all other objects with this key.
+    return files_of(output, lambda fields: isinstance(fields.get(PATH_KEY), str))
 
 
 def _failure(error: BaseException) -> dict[str, Any]:

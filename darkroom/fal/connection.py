@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any, Protocol, TypeVar, cast
 
 from darkroom.fal.exchange import GONE_WITHIN_S, Application
-from darkroom.fal.local_files import LocalFiles
+from darkroom.fal.local_files import LocalFiles, named_files
 
 CLEAN, REFUSED = 1000, 1008
 """Close codes of RFC 6455."""
@@ -129,22 +129,24 @@ class Connection:
             self._waiting.put_nowait(None)  # a task that waits for a message learns of it
 
 
-def with_files(content: Content, files: LocalFiles) -> Content | None:
-    """A message with paths in place of URLs of files of this machine. None: it names none.
+def with_files(content: Content, files: LocalFiles) -> tuple[Content, dict[str, Any]]:
+    """A message with paths in place of URLs of files of this machine, and the field that says where
+    they are. One that names none stays as it is.
 
     Messages in JSON and in msgpack are read. ``UnknownFile``: it names a file that has gone.
     ``ValueError``: it names files in an encoding of the app's own.
     """
     mark = files.base if isinstance(content, str) else files.base.encode()
     if mark not in content:  # pyright: ignore[reportOperatorIssue]
-        return None
+        return content, {}
     try:
         if isinstance(content, str) or content[:1] in (b"{", b"["):
-            written = json.dumps(files.with_paths(json.loads(content)))
-            return written if isinstance(content, str) else written.encode()
+            made = files.with_paths(json.loads(content))
+            written = json.dumps(made)
+            return written if isinstance(content, str) else written.encode(), named_files(made)
         msgpack: Any = import_module("msgpack")  # fal needs it for such messages itself
         plain = files.with_paths(msgpack.unpackb(content, raw=False))
-        return cast("bytes", msgpack.packb(plain, use_bin_type=True))
+        return cast("bytes", msgpack.packb(plain, use_bin_type=True)), named_files(plain)
     except (TypeError, ValueError) as error:
         raise ValueError(
             "A message names a file by its URL on the app's machine, in an encoding that is "

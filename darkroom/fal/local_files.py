@@ -21,6 +21,7 @@ from typing import Any, cast
 from urllib.parse import quote
 
 from darkroom.calls import current, folder
+from darkroom.reporting import files_of
 
 PATH_KEY = "$file"
 """As in ``darkroom.files``, which needs a newer pydantic."""
@@ -50,6 +51,16 @@ class LocalFile:
     path: Path
     media_type: str
     of: str = ""
+
+
+class NamedFile(dict[str, Any]):
+    """Object that stands for a file in an output. What an app has written itself is never one, also
+    if it looks so."""
+
+
+def named_files(output: Any) -> dict[str, Any]:
+    """Field of a message with an output of ``LocalFiles.with_paths``, as ``files_of`` makes it."""
+    return files_of(output, lambda fields: isinstance(fields, NamedFile))
 
 
 class LocalFiles:
@@ -152,12 +163,13 @@ class LocalFiles:
             given = facts.pop("content_type", None)
             path = str(_within(file.path))
             del facts["url"]
-            return {**facts, PATH_KEY: path, "media_type": str(given or file.media_type)}
+            media_type = str(given or file.media_type)
+            return NamedFile({**facts, PATH_KEY: path, "media_type": media_type})
         if isinstance(value, list):
             return [self.with_paths(each) for each in cast("list[Any]", value)]
         if (file := self._named(value)) is not None:
             path = str(_within(file.path))
-            return {PATH_KEY: path, "media_type": file.media_type, TEXT_MARK: "url"}
+            return NamedFile({PATH_KEY: path, "media_type": file.media_type, TEXT_MARK: "url"})
         return value
 
     def _named(self, url: Any) -> LocalFile | None:

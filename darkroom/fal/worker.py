@@ -29,7 +29,7 @@ from darkroom.fal.answers import Failure, failure_of, outputs_of
 from darkroom.fal.connection import Connection, Content, ContextThreads, with_files
 from darkroom.fal.exchange import Exchange, events
 from darkroom.fal.health import INTERVAL_S, HealthCheck
-from darkroom.fal.local_files import LocalFiles, UnknownFile
+from darkroom.fal.local_files import LocalFiles, UnknownFile, named_files
 from darkroom.fal.package import (
     GPU_STATUS,
     HostedApp,
@@ -151,7 +151,7 @@ class Worker:
             else:
                 output = await self._output(running, str(message["path"]), message["input"])
             self._end_logs(id_)
-            self.send(id=id_, output=output)
+            self.send(id=id_, output=output, **named_files(output))
         except BaseException as error:  # also SystemExit of a library: the other calls go on
             self._end_logs(id_)
             self.send(id=id_, error=self._failure(running.call, error))
@@ -176,11 +176,9 @@ class Worker:
 
         async def send(content: Content) -> None:
             # Before a place is waited for, so that the app sees the error of its own message.
-            named = with_files(content, self._files)
+            content, files = with_files(content, self._files)
             await running.room.acquire()
-            self.send(
-                id=id_, message=packed(content if named is None else named), files=bool(named)
-            )
+            self.send(id=id_, message=packed(content), **files)
 
         headers = {"x-fal-request-id": id_, "x-fal-endpoint": path}
         return Connection(
@@ -232,7 +230,7 @@ class Worker:
             last = self._plain(outputs_of("application/json", data.encode(), self._files))
             if not running.call.cancelled:
                 await running.room.acquire()
-                self.send(id=running.call.request_id, partial=last)
+                self.send(id=running.call.request_id, partial=last, **named_files(last))
         return last
 
     def _plain(self, output: dict[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ __all__ = [
     "Event",
     "ExecutorWork",
     "LoggedLine",
+    "MadeFile",
     "MadeOutput",
     "PartialOutput",
     "SessionMessage",
@@ -68,9 +69,18 @@ class PartialOutput:
     output: Mapping[str, Any]
 
 
+class MadeFile(dict[str, Any]):
+    """A file in an output: ``{"$file": path, "media_type": …}``, made by an executor itself.
+
+    Only this type stands for a file. JSON of a client or of a provider that merely looks like one
+    is plain data, which clients see as it is: else it could name any file of the replica. A copy,
+    such as by ``|``, is no file any more.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class MadeOutput:
-    """Result of a request, with ``{"$file": path, "media_type": …}`` in place of files."""
+    """Result of a request, with a ``MadeFile`` in place of each file."""
 
     output: Mapping[str, Any]
 
@@ -100,11 +110,12 @@ class SessionRead:
 
 @dataclass(frozen=True, slots=True)
 class SessionMessage:
-    """Message of an app to its client, otherwise as ``PartialOutput``. ``has_files``: it is JSON or
-    msgpack with files as in ``MadeOutput``, whose own ``output`` is the close code and reason."""
+    """Message of an app to its client, otherwise as ``PartialOutput``. ``files``: places of objects
+    that stand for files, in JSON or msgpack. Of a session, the ``output`` of ``MadeOutput`` is the
+    close code and reason."""
 
     content: bytes | str
-    has_files: bool = False
+    files: tuple[tuple[str | int, ...], ...] = ()
 
 
 SessionEvent = SessionOpened | SessionRead | SessionMessage

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from deployments.executors.base import PATH_KEY
+from deployments.executors.base import PATH_KEY, MadeFile
 from deployments.executors.checks import OutputChecks
 from deployments.executors.marks import FileMarks
 from deployments.executors.places import (
@@ -161,12 +161,13 @@ class RequestFiles:
             body = await asyncio.to_thread(file.in_memory)
             url = _data_uri(media_type, body)
             shown = {**facts_of(given), "url": url, "content_type": media_type}
-            output = replaced(output, place, shown)
+            alone = given.get("$as") == "url"  # an app for fal wrote only the URL
+            output = replaced(output, place, url if alone else shown)
         return output
 
     def _places(self, given: Mapping[str, Any]) -> list[Place]:
         """Places of the files that an input names. Raises ``InvalidInput``."""
-        if (hidden := next(local_files(given), None)) is not None:
+        if (hidden := next(objects_with(PATH_KEY, given), None)) is not None:
             field = ".".join(map(str, (*hidden[0], PATH_KEY)))
             raise InvalidInput.of_field(field, "Input should not have a field of this name")
         places = list(file_places(given, self._schema))
@@ -179,7 +180,7 @@ class RequestFiles:
     def _check_output(self, output: Mapping[str, Any], files: int) -> None:
         if files > MAX_FILES:
             raise PipelineFailed(f"The output has {files} files; at most {MAX_FILES} may be.")
-        if any(PATH_KEY not in each for _, each in objects_with(ARTIFACT, output)):
+        if any(not isinstance(each, MadeFile) for _, each in objects_with(ARTIFACT, output)):
             # Else it would be shown as a file, whose key might have come from the input.
             raise PipelineFailed(
                 f"The output has a field `{ARTIFACT}`, whose name is reserved. Rename it."

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import mimetypes
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from darkroom.files import DEFAULT_MEDIA_TYPE
-from deployments.executors.base import FILE_MARK, PATH_KEY
+from deployments.executors.base import FILE_MARK, PATH_KEY, MadeFile
 
 ARTIFACT = "artifact"
 """Key of the object that stands for a stored file in an outcome."""
@@ -133,24 +133,36 @@ def at(value: Any, place: Place) -> Any:
 
 
 def local_files(value: Any) -> Iterator[tuple[Place, Mapping[str, Any]]]:
-    """Files of this machine in an input or output, with their places."""
-    return objects_with(PATH_KEY, value)
+    """Files of this machine in an output, with their places. An object that only looks like one is
+    none: its text may be a client's or a provider's."""
+    return _objects(value, lambda fields: isinstance(fields, MadeFile))
 
 
-def objects_with(
-    key: str, value: Any, place: Place = ()
-) -> Iterator[tuple[Place, Mapping[str, Any]]]:
+def objects_with(key: str, value: Any) -> Iterator[tuple[Place, Mapping[str, Any]]]:
     """Objects whose field ``key`` is a text, with their places. Not those inside of such ones."""
+    return _objects(value, lambda fields: isinstance(fields.get(key), str))
+
+
+def _objects(
+    value: Any, is_wanted: Callable[[Mapping[str, Any]], bool], place: Place = ()
+) -> Iterator[tuple[Place, Mapping[str, Any]]]:
     if isinstance(value, Mapping):
         fields = cast("Mapping[str, Any]", value)
-        if isinstance(fields.get(key), str):
+        if is_wanted(fields):
             yield place, fields
             return
         for name, inner in fields.items():
-            yield from objects_with(key, inner, (*place, name))
+            yield from _objects(inner, is_wanted, (*place, name))
     elif isinstance(value, (list, tuple)):
         for number, inner in enumerate(cast("Sequence[Any]", value)):
-            yield from objects_with(key, inner, (*place, number))
+            yield from _objects(inner, is_wanted, (*place, number))
+
+
+def with_made_files(output: Any, places: Iterable[Sequence[str | int]]) -> Any:
+    """Output of a worker process, with a ``MadeFile`` at each of the places where it has a file."""
+    for place in places:
+        output = replaced(output, tuple(place), MadeFile(at(output, tuple(place))))
+    return output
 
 
 def media_type_of(given: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ from deployments.executors.base import (
     SessionRead,
 )
 from deployments.executors.environment import Environments, Requirements
+from deployments.executors.places import with_made_files
 from deployments.executors.process import ChildProcess
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import (
@@ -248,6 +249,7 @@ def library_path(requirements: Requirements | None) -> dict[str, str]:
 
 def _event(message: Mapping[str, Any]) -> Event | None:
     """Event that a worker's message is about. None: there is none. Raises a request's error."""
+    files = cast("list[list[str | int]]", message.get("files", ()))
     if "progress" in message:
         step, steps = message["progress"]
         return Progress(Stage.RUNNING, int(step), int(steps))
@@ -255,12 +257,13 @@ def _event(message: Mapping[str, Any]) -> Event | None:
         level, text = message["log"]
         return LoggedLine(str(level), str(text))
     if "message" in message:
-        return SessionMessage(_content(message["message"]), bool(message.get("files")))
+        return SessionMessage(_content(message["message"]), tuple(map(tuple, files)))
     if "read" in message:
         return SessionRead(*message["read"])
     for name, kind in (("partial", PartialOutput), ("output", MadeOutput)):
         if name in message:
-            return kind(cast("Mapping[str, Any]", message[name]))
+            made = with_made_files(message[name], files)
+            return kind(cast("Mapping[str, Any]", made))
     if "error" in message:
         raise _error(message["error"])
     return None

@@ -17,7 +17,7 @@ from urllib.parse import unquote_to_bytes
 
 from aiohttp import web
 
-from deployments.executors.base import PATH_KEY, ExecutorWork
+from deployments.executors.base import PATH_KEY, ExecutorWork, MadeFile
 from deployments.executors.cog.predictions import OnLogs
 from deployments.executors.server_process import HOST
 from serve_app.domain.errors import InvalidInput, PipelineFailed
@@ -236,11 +236,8 @@ class LoopbackFiles(InlineFiles):
         received = self._exchange.received(id_, url)
         if received is None:
             return await super().take(id_, url)
-        return {
-            PATH_KEY: str(received.path),
-            "media_type": received.media_type,
-            "file_name": received.name,
-        }
+        facts = {"media_type": received.media_type, "file_name": received.name}
+        return MadeFile({PATH_KEY: str(received.path), **facts})
 
     def check(self, id_: str) -> None:
         if lost := self._exchange.lost(id_):
@@ -268,7 +265,7 @@ async def inline_file(url: str, path: Path) -> Mapping[str, Any]:
     media_type = head.removeprefix("data:").partition(";")[0] or OCTETS
     named = path.with_name(path.name + (mimetypes.guess_extension(media_type) or ""))
     await asyncio.to_thread(_write, named, body, is_base64=head.endswith(";base64"))
-    return {PATH_KEY: str(named), "media_type": media_type}
+    return MadeFile({PATH_KEY: str(named), "media_type": media_type})
 
 
 def _write(path: Path, body: str, *, is_base64: bool) -> None:

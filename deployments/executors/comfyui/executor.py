@@ -19,6 +19,7 @@ from deployments.executors.base import (
     Event,
     ExecutorWork,
     LoggedLine,
+    MadeFile,
     MadeOutput,
     PreviewPicture,
 )
@@ -315,7 +316,9 @@ class ComfyUiExecutor:
             file = {PATH_KEY: str(path), "media_type": media_type, "file_name": each.name}
             if workflow.graph is None:  # its clients know the nodes of their graph
                 file |= {"node": each.node, "listed_as": each.listed_as}
-            output.setdefault(kind_of(each.name, media_type), []).append({**file, **facts})
+            output.setdefault(kind_of(each.name, media_type), []).append(
+                MadeFile({**file, **facts})
+            )
         for number, (node, event) in enumerate(run.shown if not workflow.outputs else ()):
             suffix = event.media_type.rpartition("/")[2]
             path = folder / f"shown-{number}.{suffix}"
@@ -325,7 +328,7 @@ class ComfyUiExecutor:
             file["file_name"] = f"{node}_{number + 1:05}_.{suffix}"
             if workflow.graph is None:
                 file |= {"node": node, "listed_as": "images"}
-            output.setdefault("images", []).append({**file, **facts})
+            output.setdefault("images", []).append(MadeFile({**file, **facts}))
         texts = [
             (node, str(text)) for node, made in wanted.items() for text in made.get("text") or ()
         ]

@@ -27,7 +27,7 @@ from deployments.executors.base import (
 from deployments.executors.files import RequestFiles
 from deployments.executors.hosts import AppHost
 from deployments.executors.partials import PartialSender
-from deployments.executors.places import objects_with, replaced
+from deployments.executors.places import Place, with_made_files
 from deployments.replica.attempt_state import StopReason, as_failure
 from deployments.replica.poller import LeasedAttempts, SlotQueue
 from serve_app.domain.errors import DarkroomError, Fenced, ReplicaDied
@@ -266,8 +266,7 @@ class AppSession(ExecutorAttempt):
             if isinstance(event, SessionRead):
                 self.pipe.read(event.number, waits=event.waits)
             elif isinstance(event, SessionMessage):
-                content = event.content
-                await self.pipe.keep(await self._shown(content) if event.has_files else content)
+                await self.pipe.keep(await self._shown(event) if event.files else event.content)
                 self.state.set_progress(Progress(Stage.RUNNING, self.pipe.made))
             elif isinstance(event, LoggedLine):
                 self.printed.append(event.level, event.text)
@@ -291,24 +290,22 @@ class AppSession(ExecutorAttempt):
         fetched = await self._files.fetch_inline(cast("Mapping[str, Any]", given))
         return message if fetched is given else cast("bytes", msgpack.packb(fetched))
 
-    async def _shown(self, content: Content) -> Content:
+    async def _shown(self, message: SessionMessage) -> Content:
         """A message of the app with its files as data URIs. In place of one that cannot be shown,
         an error that fal's clients raise."""
+        content, files = message.content, message.files
         try:
             if isinstance(content, str) or content[:1] in (b"{", b"["):
-                written = json.dumps(await self._inline(json.loads(content)))
+                written = json.dumps(await self._inline(json.loads(content), files))
                 return written if isinstance(content, str) else written.encode()
-            made = await self._inline(msgpack.unpackb(content, raw=False))
+            made = await self._inline(msgpack.unpackb(content, raw=False), files)
             return cast("bytes", msgpack.packb(made, use_bin_type=True))
         except DarkroomError as error:
             error_type = {"type": "x-fal-error", "error": "INTERNAL_ERROR"}
             return json.dumps({**error_type, "reason": error.message})
 
-    async def _inline(self, output: Any) -> Any:
-        made = await self._files.inline(output)
-        for place, given in list(objects_with("$as", made)):
-            made = replaced(made, place, given["url"])
-        return made
+    async def _inline(self, output: Any, places: tuple[Place, ...]) -> Any:
+        return await self._files.inline(with_made_files(output, places))
 
     def _failed(self, error: Exception) -> Outcome:
         failed = super()._failed(error)

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from deployments.executors.base import PATH_KEY, ExecutorWork
+from deployments.executors.base import PATH_KEY, ExecutorWork, MadeFile
 from deployments.executors.hosted.calls import HostedFile, Wire, said
 from deployments.transfer.fetcher import Fetcher, OwnFiles
 from serve_app.domain.errors import HostedFailed, InvalidInput, Misconfigured
@@ -109,7 +109,7 @@ class HostedFiles:
         else:
             media_type = await self._written(file, path) or media_type
         known = media_type or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-        return {**file.facts, PATH_KEY: str(path), "media_type": known}
+        return MadeFile({**file.facts, PATH_KEY: str(path), "media_type": known})
 
     async def _written(self, file: HostedFile, path: Path) -> str:
         """Fetch a file, with several tries. Returns its media type, if the server says it."""

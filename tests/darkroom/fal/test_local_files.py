@@ -12,7 +12,7 @@ import pytest
 
 from darkroom.calls import Call, context_of
 from darkroom.fal import local_files
-from darkroom.fal.local_files import LocalFiles, Store, UnknownFile
+from darkroom.fal.local_files import LocalFiles, Store, UnknownFile, named_files
 
 
 @pytest.fixture
@@ -69,6 +69,8 @@ def test_a_file_of_an_output_has_its_path_and_its_facts(files: LocalFiles, tmp_p
     assert link == {"$file": image["$file"], "media_type": "image/png", "$as": "url"}
     assert Path(image["$file"]).is_relative_to(tmp_path / "r")
     assert made["other"] == {"url": "https://a/b"}
+    assert named_files(made) == {"files": [("image",), ("link",)]}
+    assert named_files({"echo": dict(image)}) == {}, "it only looks like a file"
 
 
 def test_a_file_that_a_thread_of_the_app_made_is_linked_to_the_request(

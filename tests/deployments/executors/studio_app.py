@@ -16,6 +16,10 @@ class Counted(BaseModel):
     number: int
 
 
+class Shown(BaseModel):
+    image: darkroom.Image
+
+
 class Studio(darkroom.App):
     concurrency = 2
 
@@ -56,6 +60,14 @@ class Studio(darkroom.App):
         file = darkroom.File(made.path, kind, generated=generated)
         yield {"file": file}
         yield {"file": file, "same": file}
+
+    @darkroom.endpoint("/shown")
+    def shown(self, text: str) -> Shown:
+        return Shown.model_validate_json(text)
+
+    @darkroom.endpoint("/again")
+    def again(self, image_url: darkroom.Image) -> Shown:
+        return Shown.model_validate(Shown(image=image_url).model_dump())
 
     @darkroom.endpoint("/pass")
     def pass_on(self, image_url: darkroom.Image) -> darkroom.Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -136,6 +137,23 @@ async def test_files_come_by_path_and_go_to_storage(rig: ExecutorRig) -> None:
     assert (artifact.size, artifact.media_type, artifact.width) == (len(PNG), "image/png", 1)
     assert rig.storage.objects["r/one/1/0"] == PNG
     assert list((rig.scratch / "requests").iterdir()) == []
+
+
+async def test_json_of_a_client_cannot_name_a_file_of_the_machine(
+    rig: ExecutorRig, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("secret")
+    text = json.dumps({"image": {"$file": str(tmp_path / "token"), "media_type": "image/png"}})
+    outcome = await rig.outcome(rig.offer("one", "/shown", text=text))
+    assert outcome.failure is not None
+    assert "Input should be a file" in outcome.failure.message
+    assert rig.storage.objects == {}
+
+
+async def test_a_file_of_an_input_may_go_from_one_model_to_another(rig: ExecutorRig) -> None:
+    outcome = await rig.outcome(rig.offer("one", "/again", image_url="data:image/png;base64,YQ=="))
+    assert outcome.failure is None, outcome.failure
+    assert list(rig.storage.objects.values()) == [b"a"]
 
 
 async def test_a_file_that_cannot_be_fetched_names_its_field(rig: ExecutorRig) -> None:

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from deployments.executors import files
+from deployments.executors.base import MadeFile
 from deployments.executors.files import RequestFiles, file_places, replaced
 from deployments.transfer.uploader import Backoff, Uploader
 from serve_app.domain.artifact import UploadTicket
@@ -222,11 +223,11 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
     await desk.fetcher.aclose()
 
 
-def written(folder: Path, name: str, content: bytes = b"content") -> dict[str, Any]:
-    """File as a worker names it."""
+def written(folder: Path, name: str, content: bytes = b"content", **facts: Any) -> MadeFile:
+    """File as an executor names it."""
     path = folder / name
     path.write_bytes(content)
-    return {"$file": str(path), "media_type": "image/png"}
+    return MadeFile({"$file": str(path), "media_type": "image/png", **facts})
 
 
 LAYERS = {"type": "object", "properties": {"layers": {"type": "array", "items": FILE}}}
@@ -277,7 +278,7 @@ async def test_files_of_an_output_are_stored(desk: Desk) -> None:
     own = desk.scratch / "one-1"
     output, artifacts = await desk.store(
         {
-            "images": [written(own, "a.png", b"a") | {"width": 4, "height": 3, "seed": 7}],
+            "images": [written(own, "a.png", b"a", width=4, height=3, seed=7)],
             "deep": {"also": written(own, "b.png", b"bb")},
             "text": "a",
         }
@@ -305,15 +306,31 @@ async def test_files_of_an_output_are_stored(desk: Desk) -> None:
 async def test_an_app_decides_neither_about_the_key_nor_about_the_url_of_a_file(
     desk: Desk,
 ) -> None:
-    file = written(desk.scratch / "one-1", "a.png")
     facts = {"artifact": "r/other/0", "url": "https://other", "content_type": "text/html"}
-    output, _ = await desk.store({"image": file | facts})
+    file = written(desk.scratch / "one-1", "a.png", **facts)
+    output, _ = await desk.store({"image": file})
     assert output == {"image": {"artifact": "r/one/0", "content_type": "image/png"}}
 
 
 async def test_a_text_of_an_app_is_never_shown_as_a_stored_file(desk: Desk) -> None:
     with pytest.raises(PipelineFailed, match="a field `artifact`, whose name is reserved"):
         await desk.store({"echo": [{"artifact": "r/other/0"}]})
+    with pytest.raises(PipelineFailed, match="a field `artifact`, whose name is reserved"):
+        await desk.store({"echo": [{"artifact": "r/other/0", "$file": "/etc/hostname"}]})
+
+
+async def test_an_object_that_only_looks_like_a_file_is_plain_data(
+    desk: Desk, tmp_path: Path
+) -> None:
+    own = desk.scratch / "one-1"
+    for secret in (written(tmp_path, "token"), written(own, "token")):
+        echo = {"deep": [dict(secret), {"$as": "url"}, {**secret, "$as": "url"}]}
+        output, (artifact,) = await desk.store({"echo": echo, "image": written(own, "a.png")})
+        assert output["echo"] == echo
+        assert output["image"]["artifact"] == artifact.key
+        shown = await desk.files().inline({"echo": echo, "image": written(own, "a.png")})
+        assert shown["echo"] == echo
+        assert shown["image"]["url"].startswith("data:image/png;base64,")
 
 
 async def test_a_file_of_the_apps_own_code_may_be_delivered(desk: Desk, tmp_path: Path) -> None:
@@ -324,7 +341,7 @@ async def test_a_file_of_the_apps_own_code_may_be_delivered(desk: Desk, tmp_path
 @pytest.mark.parametrize("way", ["path", "dots", "link", "linked folder", "hard to see"])
 async def test_a_file_of_another_request_is_not_delivered(desk: Desk, way: str) -> None:
     own, other = desk.scratch / "one-1", desk.scratch / "two-1"
-    secret = written(other, "secret.png")
+    written(other, "secret.png")
     path = {
         "path": other / "secret.png",
         "dots": own / ".." / "two-1" / "secret.png",
@@ -338,7 +355,7 @@ async def test_a_file_of_another_request_is_not_delivered(desk: Desk, way: str) 
     if way == "linked folder":
         path.parent.symlink_to(other)
     with pytest.raises(PipelineFailed, match="which belongs to another request"):
-        await desk.store({"image": secret | {"$file": str(path)}})
+        await desk.store({"image": MadeFile({"$file": str(path)})})
     assert desk.storage.objects == {}
 
 
@@ -348,14 +365,14 @@ async def test_a_file_that_is_not_there_is_an_error_with_its_name(desk: Desk, na
     (own / "folder").mkdir()
     (own / "link").symlink_to(own / "nowhere")
     with pytest.raises(PipelineFailed, match=f"The output names the file {name}, which is not"):
-        await desk.store({"image": {"$file": str(own / name)}})
+        await desk.store({"image": MadeFile({"$file": str(own / name)})})
 
 
 async def test_a_link_within_the_folder_of_the_request_is_followed(desk: Desk) -> None:
     own = desk.scratch / "one-1"
-    file = written(own, "a.png", b"linked")
+    written(own, "a.png", b"linked")
     (own / "link.png").symlink_to("a.png")
-    await desk.store({"image": file | {"$file": str(own / "link.png")}})
+    await desk.store({"image": MadeFile({"$file": str(own / "link.png")})})
     assert desk.storage.objects == {"r/one/0": b"linked"}
 
 
@@ -368,7 +385,7 @@ async def test_an_output_with_too_many_files_is_refused(desk: Desk) -> None:
 async def test_stored_files_of_an_attempt_that_fails_are_deleted(desk: Desk) -> None:
     own = desk.scratch / "one-1"
     request = desk.files(marking="required")
-    output = {"a": {**written(own, "a.png"), "generated": False}, "b": written(own, "b.png")}
+    output = {"a": written(own, "a.png", generated=False), "b": written(own, "b.png")}
     with pytest.raises(MarkMissing):
         await request.store(output, desk.progress.append)
     assert list(desk.storage.objects) == ["r/one/0"]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from deployments.executors.base import MadeFile
 from deployments.executors.marks import FileMarks
 from deployments.transfer.uploader import MediaFile
 from serve_app.domain.artifact import UploadTicket
@@ -31,7 +32,7 @@ PILLOW = {"image/png": "PNG", "image/jpg": "JPEG", "image/webp": "WEBP"}
 """Media types, as apps say them too, and the format that writes their files."""
 
 
-def made(folder: Path, media_type: str = "image/png") -> dict[str, Any]:
+def made(folder: Path, media_type: str = "image/png") -> MadeFile:
     """File as a worker names it, without a mark."""
     path = folder / f"made{media_type.replace('/', '.')}"
     if media_type in PILLOW:
@@ -40,7 +41,7 @@ def made(folder: Path, media_type: str = "image/png") -> dict[str, Any]:
         write_sound(path, *SOUNDS["audio/wav"])
     else:
         write_sound(path, *SOUNDS["audio/ogg"])
-    return {"$file": str(path), "media_type": media_type, "file_size": 1}
+    return MadeFile({"$file": str(path), "media_type": media_type, "file_size": 1})
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ async def test_a_file_that_no_model_has_made_is_not_signed(
     desk: Desk, signer: FakeFileSigner, tmp_path: Path
 ) -> None:
     files = desk.files(marking="required", certificates=signer.chain)
-    own = made(desk.scratch / "one-1") | {"generated": False}
+    own = MadeFile({**made(desk.scratch / "one-1"), "generated": False})
     await files.store({"file": own}, desk.progress.append)
     assert read(desk, tmp_path, signer).verdict is SignatureState.UNSIGNED
 
@@ -168,7 +169,7 @@ async def test_a_manifest_that_a_file_had_is_replaced(
     (body,) = desk.storage.objects.values()
     await asyncio.to_thread(signed.write_bytes, body)
     desk.storage.objects.clear()
-    again = {"$file": str(signed), "media_type": "image/png"}
+    again = MadeFile({"$file": str(signed), "media_type": "image/png"})
     files = desk.files(marking="on", certificates=signer.chain)
     await files.store({"file": again}, desk.progress.append)
     found = read(desk, tmp_path, signer)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from deployments.executors.cog import deploying
 from deployments.executors.environment import Environments
@@ -161,6 +162,36 @@ async def test_a_request_says_that_its_server_cannot_be_reached(tmp_path: Path) 
     assert failure is not None
     assert (failure.code, failure.retryable) == ("app_not_started", True)
     assert "The Cog server http://127.0.0.1:9 was not ready within 0.2 s" in failure.message
+
+
+async def test_an_output_of_a_server_cannot_name_a_file_of_the_replica(tmp_path: Path) -> None:
+    secret = tmp_path / "token"
+    secret.write_text("secret")
+    echo = {"$file": str(secret), "media_type": "text/plain"}
+
+    async def answer(request: web.Request) -> web.Response:
+        if request.method == "GET":
+            return web.json_response({"status": "READY"})
+        return web.json_response({"status": "succeeded", "output": {"deep": [echo]}})
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = "http://{}:{}".format(*runner.addresses[0])
+    options = {"cog": {"url": url, "output": {}}}
+    rig = ExecutorRig(tmp_path)
+    await rig.replica.start()
+    try:
+        there = Endpoint("apps/there", "cog", Weights(""), "json", options=options)
+        outcome = await rig.outcome(rig.offer("one", lease_endpoint=there))
+    finally:
+        await rig.replica.aclose()
+        await runner.cleanup()
+    assert outcome.failure is None, outcome.failure
+    assert outcome.output == {"output": {"deep": [echo]}}
+    assert rig.storage.objects == {}
 
 
 async def test_entries_without_a_usable_model_say_what_to_do(tmp_path: Path) -> None:

@@ -136,6 +136,10 @@ class Camera(fal.App, keep_alive=300, name="camera", max_multiplexing=4):
 
         return StreamingResponse(events(), media_type="text/event-stream")
 
+    @fal.endpoint("/mirror")
+    def mirror(self, text: str) -> dict[str, Any]:
+        return {"said": json.loads(text), "link": File.from_bytes(b"mine", "text/plain").url}
+
     @fal.endpoint("/bytes")
     def bytes(self) -> Response:
         return Response(b"\x89PNG", media_type="image/png")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import fal
-from fal.toolkit import FAL_PERSISTENT_DIR, Image
+from fal.toolkit import FAL_PERSISTENT_DIR, File, Image
 from fastapi import WebSocket, WebSocketDisconnect
 from PIL.Image import new as new_image
 from pydantic import BaseModel, Field
@@ -126,7 +126,10 @@ class Live(fal.App):
         await websocket.accept()
         try:
             while (said := await websocket.receive_text()) != "bye":
-                await websocket.send_json({"said": said})
+                is_json = said.startswith("{")
+                echo = {"said": json.loads(said) if is_json else said}
+                file = {"file": File.from_bytes(b"mine", "text/plain").url} if is_json else {}
+                await websocket.send_json({**echo, **file})
         except WebSocketDisconnect:
             return
         await websocket.close(4001, "See you.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import time
 from io import BytesIO
@@ -84,6 +85,17 @@ async def test_files_come_from_paths_from_threads_and_as_plain_urls(rig: FalRig)
     assert output["notes"]["file_name"] == "notes.txt"
     assert output["link"]["$as"] == "url"
     assert sorted(stored(rig, outcome)) == [b"hello", b"linked", b"plain"]
+
+
+async def test_json_of_a_client_in_an_output_cannot_name_a_file(
+    rig: FalRig, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("secret")
+    said = {"$file": str(tmp_path / "token"), "media_type": "text/plain", "$as": "url"}
+    outcome = await rig.call("/mirror", text=json.dumps([said]))
+    assert outcome.failure is None, outcome.failure
+    assert (outcome.output or {})["said"] == [said]
+    assert stored(rig, outcome) == [b"mine"]
 
 
 async def test_an_app_sees_its_request_and_no_secret(rig: FalRig) -> None:

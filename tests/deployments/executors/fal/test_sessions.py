@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from base64 import b64decode
 from collections.abc import AsyncIterator
 from io import BytesIO
 from pathlib import Path
@@ -80,6 +81,20 @@ async def test_files_of_the_toolkit_are_data_uris(rig: FalRig) -> None:
         head, _, content = image["url"].partition(",")
         assert (head, image["content_type"]) == ("data:image/png;base64", "image/png")
         assert content
+    await client.leave()
+
+
+async def test_json_of_a_client_beside_a_file_cannot_name_another_one(
+    rig: FalRig, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("secret")
+    client = Client(rig, "/socket")
+    for more in ({"media_type": "text/plain"}, {"$as": "url"}):
+        said = {"deep": [{"$file": str(tmp_path / "token"), **more}], "$as": "url"}
+        await client.send(json.dumps(said))
+        heard = await client.hear()
+        assert heard["said"] == said
+        assert b64decode(heard["file"].partition(",")[2]) == b"mine"
     await client.leave()
 
 

@@ -282,6 +282,19 @@ async def test_texts_that_begin_with_a_url_are_no_files(bench: Bench) -> None:
     assert outcome.output == {"results": [{"url": TEXTS["link"], "title": "A page"}]}
 
 
+@pytest.mark.parametrize("family", ["fal", "replicate"])
+async def test_an_output_cannot_name_a_file_of_the_machine(
+    bench: Bench, tmp_path: Path, family: str
+) -> None:
+    secret = tmp_path / "token"
+    secret.write_text("secret")
+    echo = {"$file": str(secret), "media_type": "text/plain"}
+    bench.server(family).outputs = lambda _: {"echo": [echo], "seed": 7}
+    outcome = await bench.desk.outcome(bench.endpoint(family), prompt="x")
+    assert outcome.failure is None, outcome.failure
+    assert (outcome.output, outcome.artifacts) == ({"echo": [echo], "seed": 7}, ())
+
+
 async def test_a_schema_says_which_texts_are_files(bench: Bench) -> None:
     def made(job: Job) -> dict[str, str]:
         file = f"{bench.replicate.origin}/files/{job.id}.png"
