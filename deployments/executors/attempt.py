@@ -21,6 +21,7 @@ from deployments.executors.base import (
 from deployments.executors.files import RequestFiles
 from deployments.executors.hosts import AppHost
 from deployments.executors.partials import PartialSender
+from deployments.ingress_client.repeating import IngressRetry
 from deployments.replica.attempt_state import (
     AttemptState,
     Phase,
@@ -154,8 +155,9 @@ class ExecutorAttempt:
                 raise
             self._task.uncancel()
             return self._failed(Cancelled(CANCELLED))
-        except StorageRetry as error:
-            # The result cannot be stored anywhere. That is not a failure of the request.
+        except (StorageRetry, IngressRetry) as error:
+            # The result cannot be stored anywhere, or the app cannot be started without what the
+            # ingress has. That is not a failure of the request.
             state.stopped = state.stopped or StopReason.HANDED_BACK
             self.hand_back_reason = error.message
             return self._failed(error)
