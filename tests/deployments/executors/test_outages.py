@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 
+from deployments.executors.attempt import ExecutorAttempt
 from deployments.executors.base import AppExecutor, Event, ExecutorWork, MadeOutput
+from deployments.executors.files import RequestFiles
+from deployments.replica.attempt_state import StopReason
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import DatabaseUnavailable
 from serve_app.domain.executors.secrets import Secret
-from serve_app.domain.lease import LeaseKey
+from serve_app.domain.lease import LeaseKey, Signal, SignalKind
 from serve_app.domain.progress import Progress
 from tests.deployments.executors import rig as rigs
 from tests.deployments.executors.rig import ExecutorRig, FakeAppSource, endpoint
@@ -155,3 +158,34 @@ async def test_with_the_ingress_away_for_long_the_lease_is_handed_back_without_a
         assert rig.port.finishes == []
     finally:
         await rig.replica.aclose()
+
+
+@pytest.mark.parametrize("how", ["stop", "abandon"])
+async def test_a_stop_while_an_attempt_clears_up_does_not_take_its_outcome_away(
+    rig: PainterRig, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    clearing, cleared = asyncio.Event(), asyncio.Event()
+    remove, stop = RequestFiles.remove, getattr(ExecutorAttempt, how)
+
+    async def slowly(files: RequestFiles) -> None:
+        clearing.set()
+        await cleared.wait()
+        await remove(files)
+
+    def stopped(attempt: ExecutorAttempt, *why: StopReason) -> None:
+        stop(attempt, *why)
+        cleared.set()
+
+    monkeypatch.setattr(RequestFiles, "remove", slowly)
+    monkeypatch.setattr(ExecutorAttempt, how, stopped)
+    held = rig.paint()
+    await clearing.wait()
+    if how == "stop":
+        rig.port.signal(Signal(SignalKind.CANCEL, held))
+    else:
+        await rig.replica.aclose()
+    async with asyncio.timeout(60):
+        outcome = await rig.outcome(held)
+    assert outcome.failure is None, outcome.failure
+    assert rig.port.hand_backs == []
+    assert {each.key for each in outcome.artifacts} <= rig.storage.objects.keys()
