@@ -174,8 +174,9 @@ class ExecutorAttempt:
 
     @property
     def must_stay(self) -> bool:
-        """True while its result exists only in the answer to a call that is paid."""
-        return self.state.phase is Phase.IN_ENGINE and moves(self.lease.endpoint) is False
+        """True while its result exists only here: it is in the answer to a call that is paid."""
+        here = self.state.phase in (Phase.IN_ENGINE, Phase.DELIVERING)
+        return here and moves(self.lease.endpoint) is False
 
     def stop(self, why: StopReason) -> None:
         """End the attempt soon. ``HANDED_BACK`` is ignored after the app: it is nearly done. What
@@ -189,7 +190,7 @@ class ExecutorAttempt:
             self._task.cancel()
 
     def abandon(self) -> None:
-        """Hand the lease back without waiting for the app or an upload."""
+        """Hand the lease back without waiting for the app or an upload, unless it must stay."""
         if self.must_stay:
             return
         self.stop(StopReason.HANDED_BACK)

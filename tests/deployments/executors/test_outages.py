@@ -14,6 +14,7 @@ from deployments.executors.attempt import ExecutorAttempt
 from deployments.executors.base import AppExecutor, Event, ExecutorWork, MadeOutput
 from deployments.executors.files import RequestFiles
 from deployments.replica.attempt_state import StopReason
+from deployments.transfer.uploader import Uploader
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import DatabaseUnavailable
@@ -189,3 +190,42 @@ async def test_a_stop_while_an_attempt_clears_up_does_not_take_its_outcome_away(
     assert outcome.failure is None, outcome.failure
     assert rig.port.hand_backs == []
     assert {each.key for each in outcome.artifacts} <= rig.storage.objects.keys()
+
+
+async def test_paid_images_wait_for_a_storage_that_is_away_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rigs, "Uploader", lambda *given: Uploader(*given[:3], 0.3, *given[4:]))
+    rig = PainterRig(tmp_path)
+    rig.storage.problems.extend([503] * 5)
+    await rig.replica.start()
+    try:
+        held = rig.paint("openai")
+        async with asyncio.timeout(60):
+            await rig.port.until(lambda: rig.port.hand_backs or rig.port.finishes)
+        assert rig.port.hand_backs == []
+        outcome = await rig.outcome(held)
+        assert outcome.failure is None, outcome.failure
+        assert [rig.storage.objects[each.key] for each in outcome.artifacts] == [b"an image"]
+        assert rig.painter.runs == 1
+    finally:
+        await rig.replica.aclose()
+
+
+async def test_paid_images_that_are_being_stored_are_not_abandoned_when_the_replica_closes(
+    rig: PainterRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.storage.closed = closed = asyncio.Event()
+    abandon = ExecutorAttempt.abandon
+
+    def abandoned(attempt: ExecutorAttempt) -> None:
+        abandon(attempt)
+        closed.set()
+
+    monkeypatch.setattr(ExecutorAttempt, "abandon", abandoned)
+    held = rig.paint("openai")
+    await rig.port.until(lambda: rig.storage.requests)
+    await rig.replica.aclose()
+    assert closed.is_set()
+    assert rig.port.hand_backs == []
+    assert (await rig.outcome(held)).failure is None
