@@ -21,6 +21,7 @@ from deployments.executors.base import (
 from deployments.executors.files import RequestFiles
 from deployments.executors.hosts import AppHost
 from deployments.executors.partials import PartialSender
+from deployments.ingress_client.repeating import IngressRetry
 from deployments.replica.attempt_state import (
     AttemptState,
     Phase,
@@ -120,6 +121,7 @@ class ExecutorAttempt:
         self._task: asyncio.Task[Any] | None = None
         self._run_s = 0.0
         self._ending: asyncio.Task[None] | None = None  # its call to the app, after a stop
+        self._cleaning: asyncio.Task[None] | None = None
         self._earlier: tuple[ExecutorAttempt, ...] = ()
 
     def follow(self, earlier: Iterable[ExecutorAttempt]) -> None:
@@ -154,8 +156,9 @@ class ExecutorAttempt:
                 raise
             self._task.uncancel()
             return self._failed(Cancelled(CANCELLED))
-        except StorageRetry as error:
-            # The result cannot be stored anywhere. That is not a failure of the request.
+        except (StorageRetry, IngressRetry) as error:
+            # The result cannot be stored anywhere, or the app cannot be started without what the
+            # ingress has. That is not a failure of the request.
             state.stopped = state.stopped or StopReason.HANDED_BACK
             self.hand_back_reason = error.message
             return self._failed(error)
@@ -164,21 +167,20 @@ class ExecutorAttempt:
         finally:
             if timer is not None:
                 timer.cancel()
-            await self._partials.aclose()
-            await self._files.remove()
+            # First: the outcome is decided, and a stop from here on must not take it away.
             state.enter(Phase.ENDED)
-            if self._ending is None or self._ending.done():
-                self.over.set()
-            else:
-                self._ending.add_done_callback(lambda _: self.over.set())
+            self._cleaning = asyncio.create_task(self._clean_up())
+            await asyncio.shield(self._cleaning)
 
     @property
     def must_stay(self) -> bool:
-        """True while its result exists only in the answer to a call that is paid."""
-        return self.state.phase is Phase.IN_ENGINE and moves(self.lease.endpoint) is False
+        """True while its result exists only here: it is in the answer to a call that is paid."""
+        here = self.state.phase in (Phase.IN_ENGINE, Phase.DELIVERING)
+        return here and moves(self.lease.endpoint) is False
 
     def stop(self, why: StopReason) -> None:
-        """End the attempt soon. ``HANDED_BACK`` is ignored after the app: it is nearly done."""
+        """End the attempt soon. ``HANDED_BACK`` is ignored after the app: it is nearly done. What
+        has its outcome is not ended any more."""
         state = self.state
         if why is StopReason.HANDED_BACK and (not state.needs_engine or self.must_stay):
             return
@@ -188,7 +190,7 @@ class ExecutorAttempt:
             self._task.cancel()
 
     def abandon(self) -> None:
-        """Hand the lease back without waiting for the app or an upload."""
+        """Hand the lease back without waiting for the app or an upload, unless it must stay."""
         if self.must_stay:
             return
         self.stop(StopReason.HANDED_BACK)
@@ -265,6 +267,16 @@ class ExecutorAttempt:
             await self._partials.add(await self._files.inline(event.output))
         except PipelineFailed as error:
             self.printed.append("WARNING", f"A partial result was left out: {error.message}")
+
+    async def _clean_up(self) -> None:
+        try:
+            await self._partials.aclose()
+            await self._files.remove()
+        finally:
+            if self._ending is None or self._ending.done():
+                self.over.set()
+            else:
+                self._ending.add_done_callback(lambda _: self.over.set())
 
     async def _end_call(self, executor: AppExecutor) -> None:
         if not await executor.cancel(self.lease.request_id, CANCEL_GRACE_S):

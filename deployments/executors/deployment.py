@@ -20,7 +20,7 @@ from deployments.executors.hosted.executor import HostedExecutor
 from deployments.executors.hosts import AppHost, AppPlan, MakeExecutor, secrets_version, variables
 from deployments.executors.python_app import AppSpec, PythonAppExecutor
 from deployments.executors.registry import COG, COMFYUI, PYTHON
-from deployments.executors.replica import ExecutorReplica, ExecutorResources
+from deployments.executors.replica import ExecutorReplica, ExecutorResources, repeated
 from deployments.ingress_client.local import LocalLeasePort
 from deployments.replica.config import (
     ReplicaConfig,
@@ -58,7 +58,7 @@ class ExecutorDeployment:
         handle_port, link, self._port = made.handle, made.link, made.port
         self._scratch = Path(gettempdir()) / f"darkroom-apps-{link.identity.replica_id}"
         transfers = config.transfers
-        code = AppCode(config.apps_dir / "code", handle_port.app_bundle)
+        code = AppCode(config.apps_dir / "code", repeated(handle_port, link).app_bundle)
         hosted = hosted_maker(handle_port, transfers)
         comfyui = comfyui_plan(config, self._scratch, handle_port.describe_comfyui)
         resources = ExecutorResources(
@@ -68,10 +68,9 @@ class ExecutorDeployment:
             ),
             fetcher=make_fetcher(transfers, transfers.max_input_bytes),
             uploader=make_uploader(transfers, link.clock, link.backoff),
-            tickets=handle_port,
+            ingress=handle_port,
             scratch=self._scratch,
             checkers=Checkers(Store(config.weights)),
-            safety_log=handle_port,
             signer=handle_port,
         )
         self._replica = ExecutorReplica(link, resources, config.slots, config.close_within_s)

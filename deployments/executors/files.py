@@ -33,6 +33,7 @@ from deployments.transfer.fetcher import Fetcher, OwnFiles
 from deployments.transfer.uploader import FileSink, MediaFile
 from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.errors import InvalidInput, PipelineFailed
+from serve_app.domain.executors.hosted import moves
 from serve_app.domain.lease import Lease
 from serve_app.domain.ports import MAX_FILES, AppSource, FileSigner
 from serve_app.domain.progress import MAX_PARTIAL_BYTES, Progress, Stage
@@ -60,6 +61,7 @@ class RequestFiles:
         self._uploader = uploader
         self._tickets = tickets
         self._uploaded: list[UploadTicket] = []
+        self._is_paid = moves(lease.endpoint) is False  # and is nowhere but here
 
     @property
     def _schema(self) -> Schema:
@@ -136,7 +138,7 @@ class RequestFiles:
                 output = resized(output, {file.ticket.key: file.size})
             artifact = await asyncio.to_thread(file.artifact)
             self._uploaded.append(file.ticket)
-            await self._uploader.put(file)
+            await self._uploader.put(file, without_end=self._is_paid)
             artifacts.append(artifact)
         return output, tuple(artifacts)
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 
 from deployments.executors.attempt import ExecutorAttempt
@@ -14,6 +15,7 @@ from deployments.executors.fal.session import AppSession, OpenAppSessions
 from deployments.executors.files import RequestFiles
 from deployments.executors.hosts import AppHost
 from deployments.executors.partials import PartialSender
+from deployments.ingress_client.repeating import ExecutorIngress, RepeatedSource
 from deployments.replica.attempt_state import StopReason
 from deployments.replica.config import IngressLink
 from deployments.replica.poller import (
@@ -32,11 +34,22 @@ from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.executors.hosted import moves
 from serve_app.domain.lease import Ask, Lease, LeaseKey, ReplicaStage, ReportReply, Work
-from serve_app.domain.ports import AppSource, FileSigner, SafetyLog
+from serve_app.domain.ports import FileSigner
 from serve_app.domain.progress import StoredSnapshot
 from serve_app.domain.request import Priority
 
 log = logging.getLogger(__name__)
+
+
+def repeated(
+    source: ExecutorIngress, link: IngressLink, *, without_end: bool = False
+) -> RepeatedSource:
+    """The ingress, whose calls are repeated as long as those that hand in an outcome.
+    ``without_end``: until the caller is cancelled."""
+    give_up_s = inf if without_end else link.calls.finish_give_up_s
+    return RepeatedSource(
+        source, link.backoff.delays, link.clock, link.calls.call_timeout_s, give_up_s
+    )
 
 
 class NoSnapshots:
@@ -69,10 +82,9 @@ class ExecutorResources:
     host: AppHost
     fetcher: Fetcher
     uploader: FileSink
-    tickets: AppSource
+    ingress: ExecutorIngress
     scratch: Path  # folders of the requests
     checkers: Checkers | None = None  # None: files cannot be checked
-    safety_log: SafetyLog | None = None
     signer: FileSigner | None = None  # of files; None: nothing can be signed
     snapshots: NoSnapshots = field(default_factory=NoSnapshots)
 
@@ -187,15 +199,18 @@ class ExecutorReplica:
     def _make_attempt(self, lease: Lease) -> ExecutorAttempt:
         resources = self._resources
         folder = resources.scratch / f"{lease.request_id}-{lease.attempt}"
+        # The answer of a paid call is kept until it is stored, or the lease is lost.
+        is_paid = moves(lease.endpoint) is False
+        ingress = repeated(resources.ingress, self._link, without_end=is_paid)
         files = RequestFiles(
-            *(lease, folder, resources.fetcher, resources.uploader, resources.tickets),
-            *(OutputChecks(lease, resources.checkers, resources.safety_log), resources.signer),
+            *(lease, folder, resources.fetcher, resources.uploader, ingress),
+            *(OutputChecks(lease, resources.checkers, ingress), resources.signer),
         )
-        partials = PartialSender(lease.held, resources.tickets, self._link.backoff)
+        partials = PartialSender(lease.held, ingress, self._link.backoff)
         clock = self._link.clock
         is_session = lease.priority is Priority.REALTIME
         attempt = (AppSession if is_session else ExecutorAttempt)(
-            *(lease, resources.host, files, partials, resources.tickets, clock),
+            *(lease, resources.host, files, partials, ingress, clock),
             *(self._slots, self._slot_freed),
         )
         running = self._attempts.running.values()

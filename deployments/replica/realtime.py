@@ -126,7 +126,8 @@ class FrameFiles:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
 
-    async def put(self, file: MediaFile) -> None:
+    async def put(self, file: MediaFile, *, without_end: bool = False) -> None:
+        del without_end  # memory is never away
         ticket = file.ticket
         if file.size > ticket.max_bytes:
             raise TooLarge(f"A file has {file.size} bytes; at most {ticket.max_bytes} are allowed.")

@@ -73,8 +73,9 @@ class MediaFile:
 class FileSink(Protocol):
     """Storage for uploaded files. The real implementation uploads with tickets."""
 
-    async def put(self, file: MediaFile) -> None:
-        """Upload a file. ``TooLarge`` if it exceeds its ticket's limit."""
+    async def put(self, file: MediaFile, *, without_end: bool = False) -> None:
+        """Upload a file. ``TooLarge`` if it exceeds its ticket's limit. ``without_end``: wait for
+        storage until the call is cancelled."""
         ...
 
     async def delete(self, ticket: UploadTicket) -> None: ...
@@ -157,12 +158,12 @@ class Uploader:
         self._backoff = backoff
         self._give_up_s = give_up_s
 
-    async def put(self, file: MediaFile) -> None:
+    async def put(self, file: MediaFile, *, without_end: bool = False) -> None:
         """Upload a file, with retries while storage does not respond.
 
         Raises ``TooLarge`` if the file exceeds its ticket's limit, ``StorageUnavailable`` if
-        storage refuses it, and ``StorageRetry`` if the upload takes longer than ``give_up_s``. A
-        file for a bucket of a client: see ``BucketSink``.
+        storage refuses it, and ``StorageRetry`` if the upload takes longer than ``give_up_s``,
+        which is without ``without_end`` only. A file for a bucket of a client: see ``BucketSink``.
         """
         ticket, size = file.ticket, file.size
         if ticket.form:
@@ -173,11 +174,11 @@ class Uploader:
         headers = await _headers(file)
         give_up_at = self._clock.monotonic() + self._give_up_s
         for number, delay_s in enumerate(self._backoff.delays()):
-            left_s = give_up_at - self._clock.monotonic()
+            left_s = self._give_up_s if without_end else give_up_at - self._clock.monotonic()
             problem = await self._try(file, headers, left_s, again=number > 0)
             if problem is None:
                 return
-            if self._clock.monotonic() + delay_s >= give_up_at:
+            if not without_end and self._clock.monotonic() + delay_s >= give_up_at:
                 raise StorageRetry(f"The upload did not succeed in time: {problem}")
             log.info("An upload failed (%s); retrying in %.1f s.", problem, delay_s)
             await asyncio.sleep(delay_s)

@@ -141,8 +141,9 @@ class OpenAiImageCalls:
     async def poll(self, job: HostedJob) -> HostedState:
         if job.result is None:
             raise HostedUnconfirmed(
-                "OpenAI has made the images, and they were lost when the replica ended before it "
-                "had stored them. OpenAI keeps none. Submit again."
+                "OpenAI has made the images, and they are lost: the attempt that had them ended "
+                "before they were stored, such as with its replica or its lease. OpenAI keeps "
+                "none. Submit again."
             )
         return HostedState(result=job.result)
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from deployments.executors.base import AppExecutor
 from deployments.executors.code import AppCode
 from deployments.executors.deployment import comfyui_plan, executor_maker
 from deployments.executors.describing import bundle
 from deployments.executors.hosted.calls import ProviderClient
 from deployments.executors.hosted.executor import CallPauses, HostedExecutor
 from deployments.executors.hosts import AppHost
-from deployments.executors.replica import ExecutorReplica, ExecutorResources
+from deployments.executors.replica import ExecutorReplica, ExecutorResources, repeated
 from deployments.replica.config import (
     IngressCalls,
     IngressLink,
@@ -177,11 +178,12 @@ class ExecutorRig:
         self.later = timedelta(0)  # of the clock of hosted providers
         self.scratch = folder / "scratch"
         config = replace(config or ReplicaConfig(), apps_dir=apps_dir or folder)
-        unpacked = AppCode(folder / "code", self.source.app_bundle)
+        backoff = Backoff(Random(1))  # noqa: S311
+        link = IngressLink(queue or self.port, IDENTITY, CALLS, self.clock, backoff)
+        unpacked = AppCode(folder / "code", repeated(self.source, link).app_bundle)
         self.comfyui = comfyui_plan(config, self.scratch, self.source.describe_comfyui)
         executors = executor_maker(config, unpacked, self.scratch, self._hosted, self.comfyui)
         self.host = AppHost(executors, max_apps)
-        backoff = Backoff(Random(1))  # noqa: S311
         fetcher = Fetcher(
             self.storage.client(),
             NameResolver(per_tenant=1),
@@ -193,13 +195,11 @@ class ExecutorRig:
         resources = ExecutorResources(
             *(self.host, fetcher, self.uploader, self.source, self.scratch / "requests"),
             checkers=Checkers(Store(StoreConfig(folder / "weights"))),
-            safety_log=self.source,
             signer=self.signer,
         )
-        link = IngressLink(queue or self.port, IDENTITY, CALLS, self.clock, backoff)
         self.replica = ExecutorReplica(link, resources, slots, close_within_s=4.0)
 
-    def _hosted(self) -> HostedExecutor:
+    def _hosted(self) -> AppExecutor:
         def fetcher() -> Fetcher:
             return Fetcher(
                 fetcher_client(),

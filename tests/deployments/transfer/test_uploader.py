@@ -53,6 +53,12 @@ async def test_it_gives_up_in_the_end(storage, uploader):
         await uploader.put(MediaFile(storage.ticket("key"), b"body"))
 
 
+async def test_it_does_not_give_up_what_is_nowhere_else(storage, uploader):
+    storage.problems.extend([503] * 300)
+    await uploader.put(MediaFile(storage.ticket("key"), b"body"), without_end=True)
+    assert storage.objects == {"key": b"body"}
+
+
 async def test_a_refusal_is_not_taken_for_a_storage_that_is_away(storage, uploader):
     storage.problems.append(403)
     with pytest.raises(StorageUnavailable) as caught:
