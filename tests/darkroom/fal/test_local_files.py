@@ -70,7 +70,7 @@ def test_a_file_of_an_output_has_its_path_and_its_facts(files: LocalFiles, tmp_p
     assert Path(image["$file"]).is_relative_to(tmp_path / "r")
     assert made["other"] == {"url": "https://a/b"}
     assert named_files(made) == {"files": [("image",), ("link",)]}
-    assert named_files({"echo": dict(image)}) == {}, "it only looks like a file"
+    assert named_files({"echo": {"$file": "/etc/hostname"}}) == {}, "it only looks like a file"
 
 
 def test_a_file_that_a_thread_of_the_app_made_is_linked_to_the_request(

@@ -306,7 +306,7 @@ async def test_files_of_an_output_are_stored(desk: Desk) -> None:
 async def test_an_app_decides_neither_about_the_key_nor_about_the_url_of_a_file(
     desk: Desk,
 ) -> None:
-    facts = {"artifact": "r/other/0", "url": "https://other", "content_type": "text/html"}
+    facts: Any = {"artifact": "r/other/0", "url": "https://other", "content_type": "text/html"}
     file = written(desk.scratch / "one-1", "a.png", **facts)
     output, _ = await desk.store({"image": file})
     assert output == {"image": {"artifact": "r/one/0", "content_type": "image/png"}}
