@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from httpx import AsyncClient
 
 from deployments.executors.attempt import ExecutorAttempt
 from deployments.executors.base import AppExecutor, Event, ExecutorWork, MadeOutput
 from deployments.executors.files import RequestFiles
 from deployments.replica.attempt_state import StopReason
-from deployments.transfer.uploader import Uploader
+from deployments.transfer.uploader import Backoff, Uploader
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import DatabaseUnavailable
 from serve_app.domain.executors.secrets import Secret
 from serve_app.domain.lease import LeaseKey, Signal, SignalKind
+from serve_app.domain.ports import Clock
 from serve_app.domain.progress import Progress
 from tests.deployments.executors import rig as rigs
 from tests.deployments.executors.rig import ExecutorRig, FakeAppSource, endpoint
@@ -195,7 +197,10 @@ async def test_a_stop_while_an_attempt_clears_up_does_not_take_its_outcome_away(
 async def test_paid_images_wait_for_a_storage_that_is_away_for_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rigs, "Uploader", lambda *given: Uploader(*given[:3], 0.3, *given[4:]))
+    def impatient(client: AsyncClient, clock: Clock, backoff: Backoff, *_: object) -> Uploader:
+        return Uploader(client, clock, backoff, give_up_s=0.3)
+
+    monkeypatch.setattr(rigs, "Uploader", impatient)
     rig = PainterRig(tmp_path)
     rig.storage.problems.extend([503] * 5)
     await rig.replica.start()
