@@ -8,7 +8,8 @@ Darkroom.
     python guard.py DESCRIPTOR GRACE_S TALKS COMMAND…
 
 ``TALKS`` is the descriptor by which a worker talks to the replica: its end asks the worker to end.
-A server has -1, and is asked by SIGTERM.
+A server has -1, and is asked by SIGTERM. SIGUSR1 to this program kills the child, and this
+program ends when it has ended.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ def main(words: list[str]) -> int:
     # A handler, because a program that is started would inherit an ignored signal.
     signal.signal(signal.SIGTERM, lambda *_: None)
     child = subprocess.Popen(command, pass_fds=passed)  # noqa: S603  # what the replica asked for
+    signal.signal(signal.SIGUSR1, lambda *_: child.kill())
     for each in passed:
         os.close(each)  # so that the replica sees when the child closes it
     left = threading.Event()

@@ -26,6 +26,9 @@ LAST_LINES = 20  # of its output, for an error about its end
 GUARD_GRACE_S = 10.0
 """Time that a process gets to end when its replica was killed."""
 
+KILLED_WITHIN_S = 10.0
+"""Time in which a process that was killed usually has given its memory back, also a GPU's."""
+
 PASSED = (
     "CUDA_VISIBLE_DEVICES",
     "HF_HUB_CACHE",
@@ -134,7 +137,13 @@ class ProcessGroup:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
                 await process.wait()
-        self._was_ended = process.returncode is None
+        if process.returncode is None:
+            self._was_ended = True
+            # By its guard, which waits for it: what is started next needs its memory.
+            with contextlib.suppress(ProcessLookupError, TimeoutError):
+                process.send_signal(signal.SIGUSR1)
+                async with asyncio.timeout(KILLED_WITHIN_S):
+                    await process.wait()
         # Also if it has ended: children that it left have its group.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
