@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from contextvars import Context
 from pathlib import Path
 from typing import Any, cast
 
@@ -120,7 +121,8 @@ class ProcessGroup:
             if talks is not None:
                 talks.close()
         self._guarded = ours
-        self._output = asyncio.create_task(self._log_output())
+        # In no request's context: a line may be about any request that the process has.
+        self._output = asyncio.create_task(self._log_output(), context=Context())
 
     def _let_go(self) -> None:
         """Make the guard end the process, as if the replica were gone."""

@@ -178,9 +178,9 @@ class ExecutorRig:
         self.scratch = folder / "scratch"
         config = replace(config or ReplicaConfig(), apps_dir=apps_dir or folder)
         unpacked = AppCode(folder / "code", self.source.app_bundle)
-        self.comfyui = comfyui_plan(config, self.scratch, self.source.describe_comfyui)
-        executors = executor_maker(config, unpacked, self.scratch, self._hosted, self.comfyui)
-        self.host = AppHost(executors, max_apps)
+        self.comfyui = comfyui_plan(config, self.source.describe_comfyui)
+        executors = executor_maker(config, unpacked, self._hosted, self.comfyui)
+        self.host = AppHost(executors, max_apps, self.scratch / "homes")
         backoff = Backoff(Random(1))  # noqa: S311
         fetcher = Fetcher(
             self.storage.client(),
