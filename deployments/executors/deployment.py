@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
+import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from tempfile import gettempdir
 
+from deployments.engine.media.scratch import HeldFolder, remove_abandoned
 from deployments.executors.base import AppExecutor
 from deployments.executors.code import AppCode
 from deployments.executors.cog.executor import CogExecutor, CogServerExecutor, CogSpec
@@ -47,6 +47,7 @@ class ExecutorDeployment:
     """Deployment of a pool of executors. Serve awaits the constructor, so that also starts what it
     creates."""
 
+    _scratch: HeldFolder | None = None
     _replica: ExecutorReplica | None = None
     _port: LocalLeasePort | None = None
 
@@ -54,22 +55,25 @@ class ExecutorDeployment:
         self, pool: str, config: ReplicaConfig, ingress_name: str, app_name: str | None = None
     ) -> None:
         """``app_name``: application of the ingress. None: the same application as this replica."""
+        await asyncio.to_thread(remove_abandoned)
+        self._scratch = HeldFolder()
+        scratch = self._scratch.path
         made = connect(pool, config, ingress_name, app_name)
         handle_port, link, self._port = made.handle, made.link, made.port
-        self._scratch = Path(gettempdir()) / f"darkroom-apps-{link.identity.replica_id}"
         transfers = config.transfers
         code = AppCode(config.apps_dir / "code", repeated(handle_port, link).app_bundle)
         hosted = hosted_maker(handle_port, transfers)
-        comfyui = comfyui_plan(config, self._scratch, handle_port.describe_comfyui)
+        comfyui = comfyui_plan(config, handle_port.describe_comfyui)
         resources = ExecutorResources(
             host=AppHost(
-                executor_maker(config, code, self._scratch, hosted, comfyui),
+                executor_maker(config, code, hosted, comfyui),
                 max_apps=1 if config.needs_gpu else config.max_apps,
+                homes=scratch / "homes",
             ),
             fetcher=make_fetcher(transfers, transfers.max_input_bytes),
             uploader=make_uploader(transfers, link.clock, link.backoff),
             ingress=handle_port,
-            scratch=self._scratch,
+            scratch=scratch,
             checkers=Checkers(Store(config.weights)),
             signer=handle_port,
         )
@@ -109,14 +113,15 @@ class ExecutorDeployment:
             await self._replica.aclose()
         if self._port is not None:
             await self._port.aclose()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        if self._scratch is not None:
+            self._scratch.remove()
 
 
-def comfyui_plan(config: ReplicaConfig, scratch: Path, describe: Describe | None = None) -> AppPlan:
+def comfyui_plan(config: ReplicaConfig, describe: Describe | None = None) -> AppPlan:
     """App that runs all workflows of ComfyUI. ``describe`` gets its nodes and models."""
-    home, weights = scratch / "homes" / COMFYUI, config.weights.directory
 
-    def made() -> ComfyUiExecutor:
+    def made(home: Path) -> ComfyUiExecutor:
+        weights = config.weights.directory
         server = comfyui_server(config.comfyui, home, weights, gpu=config.needs_gpu)
         return ComfyUiExecutor(server, describe)
 
@@ -126,30 +131,30 @@ def comfyui_plan(config: ReplicaConfig, scratch: Path, describe: Describe | None
 def executor_maker(
     config: ReplicaConfig,
     code: AppCode,
-    scratch: Path,
     hosted: Callable[[], AppExecutor],
     workflows: AppPlan,
 ) -> MakeExecutor:
-    """Function that makes the executor of an endpoint. ``scratch``: for the files of its
-    processes. ``hosted`` makes the executor of a provider; ``workflows``: the app of ComfyUI."""
+    """Function that makes the executor of an endpoint. ``hosted`` makes the executor of a provider;
+    ``workflows``: the app of ComfyUI."""
     directory = config.apps_dir
     environments = Environments(directory / "environments")
 
     def python(endpoint: Endpoint, secrets: Sequence[Secret]) -> AppPlan:
         spec = AppSpec.of(endpoint)
-        home = scratch / "homes" / spec.bundle[:12]
         given = variables(endpoint, secrets)
         data = directory / "data"
-        made = partial(PythonAppExecutor, spec, code.folder, environments, home, data, given)
+
+        def made(home: Path) -> PythonAppExecutor:
+            return PythonAppExecutor(spec, code.folder, environments, home, data, given)
+
         return AppPlan(spec.key, made, secrets_version(given))
 
     def cog(endpoint: Endpoint, secrets: Sequence[Secret]) -> AppPlan:
         del secrets  # a project of Cog's names none
         spec = CogSpec.of(endpoint)
         if spec.url:
-            return AppPlan(spec.key, partial(CogServerExecutor, spec))
-        home = scratch / "homes" / f"{spec.bundle[:12]}-{spec.mode}"
-        return AppPlan(spec.key, partial(CogExecutor, spec, code.folder, environments, home))
+            return AppPlan(spec.key, lambda _: CogServerExecutor(spec))
+        return AppPlan(spec.key, partial(CogExecutor, spec, code.folder, environments))
 
     def comfyui(endpoint: Endpoint, secrets: Sequence[Secret]) -> AppPlan:
         del secrets  # ComfyUI has one process for all workflows, so none may have its own
@@ -158,7 +163,7 @@ def executor_maker(
 
     def provider(endpoint: Endpoint, secrets: Sequence[Secret]) -> AppPlan:
         del secrets  # they are those of a request's tenant, and go with its call
-        return AppPlan(endpoint.family, hosted)
+        return AppPlan(endpoint.family, lambda _: hosted())
 
     makers = {PYTHON: python, COG: cog, COMFYUI: comfyui, **dict.fromkeys(PROVIDERS, provider)}
     return lambda endpoint, secrets: makers[endpoint.family](endpoint, secrets)

@@ -6,9 +6,13 @@ import asyncio
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from contextvars import Context
 from dataclasses import dataclass, field
+from pathlib import Path
+from secrets import token_hex
 
 from deployments.executors.base import AppExecutor
 from serve_app.domain.endpoint import Endpoint
@@ -26,7 +30,7 @@ class AppPlan:
     """The app of an endpoint: its name, and how its executor is made."""
 
     name: str
-    make: Callable[[], AppExecutor]
+    make: Callable[[Path], AppExecutor]  # from the folder for the files of its process
     version: str = ""  # another one of the same app is ended when it is not in use
 
 
@@ -39,6 +43,7 @@ class HostedApp:
     """An app on this replica."""
 
     executor: AppExecutor
+    home: Path  # may not be there
     started: asyncio.Task[None]
     free: asyncio.Semaphore
     endpoints: set[str] = field(default_factory=set[str])
@@ -51,6 +56,10 @@ class HostedApp:
         done = task.done() and not task.cancelled() and task.exception() is None
         return done and self.executor.alive
 
+    async def remove_home(self) -> None:
+        """Delete the files of its process, which has ended. Those of results lie elsewhere."""
+        await asyncio.to_thread(shutil.rmtree, self.home, ignore_errors=True)
+
 
 class AppHost:
     """Apps of one replica, at most ``max_apps`` processes. Use on one event loop.
@@ -59,9 +68,11 @@ class AppHost:
     until one is not in use.
     """
 
-    def __init__(self, make: MakeExecutor, max_apps: int) -> None:
+    def __init__(self, make: MakeExecutor, max_apps: int, homes: Path) -> None:
+        """``homes``: folder with one folder for each process, which is removed after its end."""
         self._make = make
         self._max_apps = max_apps
+        self._homes = homes
         self._apps: dict[tuple[str, str], HostedApp] = {}
         self._changed = asyncio.Condition()
         self._uses = 0
@@ -114,10 +125,11 @@ class AppHost:
 
     async def end(self, executor: AppExecutor) -> None:
         """End a process that does not obey. Its other requests fail, and are repeated."""
-        for key, app in list(self._apps.items()):
-            if app.executor is executor:
-                del self._apps[key]
+        ended = [key for key, app in self._apps.items() if app.executor is executor]
+        apps = [self._apps.pop(key) for key in ended]
         await executor.aclose(0)
+        for app in apps:
+            await app.remove_home()
 
     async def aclose(self, grace_s: float) -> None:
         if self._beginning is not None:
@@ -147,9 +159,11 @@ class AppHost:
             else:
                 async with self._changed:
                     await self._changed.wait()
-        executor = plan.make()
-        started = asyncio.create_task(executor.start(on_progress))
-        made = HostedApp(executor, started, asyncio.Semaphore(executor.concurrency))
+        home = self._homes / token_hex(8)
+        executor = plan.make(home)
+        # In no request's context: what the process prints may be about any of its requests.
+        started = asyncio.create_task(executor.start(on_progress), context=Context())
+        made = HostedApp(executor, home, started, asyncio.Semaphore(executor.concurrency))
         self._apps[key] = made
         return made
 
@@ -170,6 +184,7 @@ class AppHost:
         app.started.cancel()
         try:
             await app.executor.aclose(grace_s)
+            await app.remove_home()
         finally:
             self._ending -= {asyncio.current_task()}
             async with self._changed:

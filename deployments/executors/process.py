@@ -1,4 +1,5 @@
-"""Processes of executors: started with few variables, ended with all their children."""
+"""Processes of executors: started with few variables, ended with their replica and with all their
+children."""
 
 from __future__ import annotations
 
@@ -9,16 +10,25 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Mapping, Sequence
+from contextvars import Context
 from pathlib import Path
 from typing import Any, cast
 
 from darkroom.worker import MAX_LINE
+from deployments.executors import guard
 from weights.folder import default_directory
 
 log = logging.getLogger(__name__)
 
 LAST_LINES = 20  # of its output, for an error about its end
+
+GUARD_GRACE_S = 10.0
+"""Time that a process gets to end when its replica was killed."""
+
+KILLED_WITHIN_S = 10.0
+"""Time in which a process that was killed usually has given its memory back, also a GPU's."""
 
 PASSED = (
     "CUDA_VISIBLE_DEVICES",
@@ -45,16 +55,18 @@ def child_environment(home: Path) -> dict[str, str]:
 
 
 class ProcessGroup:
-    """A process that leads a group of its own, so that it ends with all its children.
+    """A process in a group of its own, so that it ends with all its children.
 
-    Its output is written to the replica's log. Use on one event loop.
+    It ends with the replica, also when that is killed: a guard process runs it. Its output is
+    written to the replica's log. Use on one event loop.
     """
 
     def __init__(self, name: str, home: Path) -> None:
         """``name``: for the log. ``home``: directory for its files, also temporary ones."""
         self._name = name
         self._home = home
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: asyncio.subprocess.Process | None = None  # the guard, which ends as it does
+        self._guarded: socket.socket | None = None  # its end is that of the replica
         self._output: asyncio.Task[None] | None = None
         self.last_lines: list[str] = []
         self._was_ended = False  # here, because it did not end when it was asked
@@ -81,23 +93,42 @@ class ProcessGroup:
         command: Sequence[str],
         folder: Path,
         more: Mapping[str, str] | None,
-        theirs: socket.socket,
+        talks: socket.socket | None = None,
     ) -> None:
-        """Start ``command`` in ``folder``, with one end of a socket, which is closed here."""
+        """Start ``command`` in ``folder``. ``talks``: its end of a socket, which is closed here.
+
+        Raises ``OSError`` if there is no room for another process."""
+        ours, theirs = socket.socketpair()
+        passed = [each.fileno() for each in (theirs, talks) if each is not None]
+        guarded = (sys.executable, "-S", "-E", guard.__file__, str(theirs.fileno()))
+        words = (str(GUARD_GRACE_S), str(-1 if talks is None else talks.fileno()), *command)
         try:
             self._process = await asyncio.create_subprocess_exec(
-                *command,
+                *(*guarded, *words),
                 cwd=folder,
                 env=child_environment(self._home) | dict(more or {}),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
-                pass_fds=(theirs.fileno(),),
+                pass_fds=passed,
                 start_new_session=True,
             )
+        except BaseException:
+            ours.close()
+            raise
         finally:
             theirs.close()
-        self._output = asyncio.create_task(self._log_output())
+            if talks is not None:
+                talks.close()
+        self._guarded = ours
+        # In no request's context: a line may be about any request that the process has.
+        self._output = asyncio.create_task(self._log_output(), context=Context())
+
+    def _let_go(self) -> None:
+        """Make the guard end the process, as if the replica were gone."""
+        if self._guarded is not None:
+            self._guarded.close()
+            self._guarded = None
 
     async def _end_group(self, grace_s: float) -> None:
         """Wait ``grace_s`` seconds for the end of a process that was asked to end, and kill its
@@ -108,11 +139,18 @@ class ProcessGroup:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
                 await process.wait()
-        self._was_ended = process.returncode is None
+        if process.returncode is None:
+            self._was_ended = True
+            # By its guard, which waits for it: what is started next needs its memory.
+            with contextlib.suppress(ProcessLookupError, TimeoutError):
+                process.send_signal(signal.SIGUSR1)
+                async with asyncio.timeout(KILLED_WITHIN_S):
+                    await process.wait()
         # Also if it has ended: children that it left have its group.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
+        self._let_go()
         if self._output is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1.0):

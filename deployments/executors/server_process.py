@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
-import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 
-from deployments.executors import guard
 from deployments.executors.process import ProcessGroup
 from serve_app.domain.errors import AppNotStarted, Misconfigured, ReplicaDied
 from serve_app.free_ports import free_port
@@ -20,8 +17,6 @@ from serve_app.free_ports import free_port
 HOST = "127.0.0.1"
 FIRST_PROBE_S, LAST_PROBE_S = 0.05, 0.5
 PROBE_TIMEOUT_S = 10.0
-GUARD_GRACE_S = 10.0
-"""Time that a server gets to end when its replica was killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +28,10 @@ class Launch:
 
 
 class ServerProcess(ProcessGroup):
-    """A server that listens on a port of the loopback interface. Use on one event loop.
-
-    It ends with the replica, also when that is killed: a guard process runs it.
-    """
+    """A server that listens on a port of the loopback interface. Use on one event loop."""
 
     def __init__(self, name: str, home: Path) -> None:
         super().__init__(name, home)
-        self._ours: socket.socket | None = None
         self._http: httpx.AsyncClient | None = None
         self.port = 0
 
@@ -54,19 +45,11 @@ class ServerProcess(ProcessGroup):
     async def start(self, launch: Callable[[int], Launch], folder: Path) -> None:
         """Start what ``launch`` says for the port that it gets, in ``folder``.
 
-        Raises ``AppNotStarted`` if no port is free, and ``OSError`` if the command cannot run.
+        Raises ``AppNotStarted`` if no port is free, and ``OSError`` without room for a process.
         """
         self.port = _chosen_port()
         wanted = launch(self.port)
-        ours, theirs = socket.socketpair()
-        guarded = (sys.executable, "-S", "-E", guard.__file__)
-        words = (str(theirs.fileno()), str(GUARD_GRACE_S), *wanted.command)
-        try:
-            await self._spawn((*guarded, *words), folder, wanted.environment, theirs)
-        except OSError:
-            ours.close()
-            raise
-        self._ours = ours
+        await self._spawn(wanted.command, folder, wanted.environment)
         self._http = httpx.AsyncClient(
             base_url=f"http://{HOST}:{self.port}",
             trust_env=False,
@@ -113,8 +96,7 @@ class ServerProcess(ProcessGroup):
         """Ask the server to end by SIGTERM, and kill its group after ``grace_s``."""
         if self._http is not None:
             await self._http.aclose()
-        if self._ours is not None:
-            self._ours.close()
+        self._let_go()
         await self._end_group(grace_s)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import threading
 from collections import deque
@@ -13,9 +14,16 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from darkroom.reporting import MAX_LOG_LINE
 from deployments.replica.resume import FinishedOutput
 from deployments.replica.timeline import Timeline
-from serve_app.domain.errors import DarkroomError, InvalidInput, PipelineFailed, Unsupported
+from serve_app.domain.errors import (
+    DarkroomError,
+    InvalidInput,
+    PipelineFailed,
+    Unavailable,
+    Unsupported,
+)
 from serve_app.domain.lease import Lines
 from serve_app.domain.outcome import Failure
 from serve_app.domain.ports import Clock
@@ -310,8 +318,21 @@ class Previewer:
 # Conversion of errors to the failure that a client sees.
 
 
+OF_THE_MACHINE = {
+    errno.ENOSPC: "its disk is full",
+    errno.EDQUOT: "its user may write no more to its disk",
+    errno.EIO: "its disk cannot be read or written",
+    errno.EMFILE: "it has too many open files",
+    errno.ENFILE: "its machine has too many open files",
+}
+"""Errors of the system that are the replica's, not the request's: another one may have room."""
+
+
 def as_failure(error: Exception) -> Failure:
-    """Failure for the owner of the request. It never contains a traceback."""
+    """Failure for the owner of the request. It contains neither a traceback nor a path of the
+    replica's own files."""
+    if isinstance(error, OSError) and (why := OF_THE_MACHINE.get(error.errno or 0)):
+        error = Unavailable(f"The replica cannot go on: {why}. Another replica may have room.")
     if not isinstance(error, DarkroomError):
         error = PipelineFailed(f"{type(error).__name__}: {error}")
     failure = Failure(error.code, error.message, error.retryable)
@@ -322,8 +343,13 @@ def as_failure(error: Exception) -> Failure:
     return failure
 
 
+MAX_PRINTED = 2**20
+"""Characters of the lines that wait for a report. The oldest ones above that are dropped."""
+
+
 class PrintedLines:
-    """The last lines that were printed, level and text, which reports and the finish deliver.
+    """The last lines that were printed, level and text, which reports and the finish deliver. Long
+    lines are cut.
 
     A report that is lost gives its lines back. The finish waits for the report before it, since the
     log takes no lines of a report that arrives after the end.
@@ -331,26 +357,38 @@ class PrintedLines:
 
     def __init__(self, most: int = 0) -> None:
         """``most``: lines that are kept; 0 for what prints none."""
-        self._lines: deque[tuple[str, str]] = deque(maxlen=most)
+        self._lines: deque[tuple[str, str]] = deque()
+        self._most = most
+        self._size = 0  # characters
         self._settled = asyncio.Event()
         self._settled.set()
 
     def append(self, level: str, text: str) -> None:
-        self._lines.append((level, text))
+        self._keep(((level, text[:MAX_LOG_LINE]),))
 
     def take(self) -> Lines:
         """Lines for a report or the finish. Call ``reported`` after a report with any."""
         taken = tuple(self._lines)
         self._lines.clear()
+        self._size = 0
         if taken:
             self._settled.clear()
         return taken
 
     def reported(self, lost: Lines = ()) -> None:
         """The report is over, and ``lost`` may not have arrived."""
-        self._lines = deque((*lost, *self._lines), maxlen=self._lines.maxlen)
+        later = tuple(self._lines)
+        self._lines.clear()
+        self._size = 0
+        self._keep((*lost, *later))
         self._settled.set()
 
     async def settled(self) -> None:
         """Return when no report has any of the lines."""
         await self._settled.wait()
+
+    def _keep(self, lines: Lines) -> None:
+        self._lines += lines
+        self._size += sum(len(text) for _, text in lines)
+        while len(self._lines) > self._most or self._size > MAX_PRINTED:
+            self._size -= len(self._lines.popleft()[1])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import ray
 
 from deployments.engine.accelerator.allocator import use_expandable_segments
+from deployments.engine.media.scratch import remove_abandoned
 from deployments.engine.threads import Threads
 from deployments.families.base import load_families, model_rules_of
 from deployments.ingress_client.handle import HandleLeasePort
@@ -75,6 +76,7 @@ class ReplicaDeployment:
         app_name: str | None = None,
     ) -> None:
         """``app_name``: application of the ingress. None: the same application as this replica."""
+        await asyncio.to_thread(remove_abandoned)
         made = connect(pool, config, ingress_name, app_name)
         handle_port, link, self._port = made.handle, made.link, made.port
         exchange = self._exchange = weight_exchange(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 from serve_app.domain.batcher import Batcher
 from serve_app.domain.errors import Fenced
@@ -35,7 +36,11 @@ SELECT id, before + number, level, message FROM grown CROSS JOIN given
 """
 
 MAX_LINES = 10_000
-"""Lines of a request's log above which no more are appended, however much its app prints."""
+"""Lines of a request's log above which no more are appended, however much its app prints. Those
+that are longer than ``LINE`` count several times, so that a log has a size."""
+
+LINE, MAX_LINE = 1000, 10_000
+"""Characters of one line, and of the longest one: the rest of it is cut."""
 
 AFTER = """
 -- name: read_log
@@ -58,14 +63,16 @@ class RequestLog:
 
     async def log(self, request_id: str, *lines: tuple[str, str]) -> None:
         """Append lines: level and message of each. An unknown request is not an error."""
-        rows = [
-            {"number": number, "level": messages.clean(level), "message": messages.clean(message)}
-            for number, (level, message) in enumerate(lines, start=1)
-        ]
+        rows: list[dict[str, Any]] = []
+        count = 0
+        for level, message in lines:
+            text = messages.clean(message[:MAX_LINE])
+            count += max(1, -(-len(text) // LINE))
+            rows.append({"number": count, "level": messages.clean(level), "message": text})
         params = {
             "id": known_id(request_id),
             "lines": messages.compact(rows),
-            "count": len(rows),
+            "count": count,
             "most": MAX_LINES,
         }
         await self._database.rows(APPEND, params)

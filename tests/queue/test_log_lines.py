@@ -1,4 +1,5 @@
-"""Log lines of the queue carry the id of the request they are about, whatever task wrote them."""
+"""Log lines of the queue carry the id of the request they are about, whatever task wrote them, and
+the logs of requests have a size."""
 
 from __future__ import annotations
 
@@ -68,3 +69,17 @@ async def test_a_lease_that_runs_out_is_logged_for_its_request(
     while not any("lease ran out" in line for line, _ in said):
         await queue.wait(TENANT, request.id, 0.05)
     assert {whose for line, whose in said if "lease ran out" in line} == {request.id}
+
+
+async def test_the_log_of_a_request_has_a_size(ingress: Ingress) -> None:
+    """Whatever a replica sends: a version before this one, or a provider, may cut no lines."""
+    queue = await ingress(LONG_LEASES)
+    request = await queue.submit(new())
+    for _ in range(12):
+        await queue.log(request.id, *[("INFO", "x" * 10**5)] * 100)
+    await queue.log(request.id, ("INFO", "more"))
+    lines = (await queue.lines(TENANT, request.id))[1:]
+    assert {len(line.message) for line in lines} == {10_000}
+    assert sum(len(line.message) for line in lines) < 1.2e7
+    sequences = [line.sequence for line in lines]
+    assert sequences == sorted(set(sequences))

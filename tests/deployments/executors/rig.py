@@ -181,9 +181,9 @@ class ExecutorRig:
         backoff = Backoff(Random(1))  # noqa: S311
         link = IngressLink(queue or self.port, IDENTITY, CALLS, self.clock, backoff)
         unpacked = AppCode(folder / "code", repeated(self.source, link).app_bundle)
-        self.comfyui = comfyui_plan(config, self.scratch, self.source.describe_comfyui)
-        executors = executor_maker(config, unpacked, self.scratch, self._hosted, self.comfyui)
-        self.host = AppHost(executors, max_apps)
+        self.comfyui = comfyui_plan(config, self.source.describe_comfyui)
+        executors = executor_maker(config, unpacked, self._hosted, self.comfyui)
+        self.host = AppHost(executors, max_apps, self.scratch / "homes")
         fetcher = Fetcher(
             self.storage.client(),
             NameResolver(per_tenant=1),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from deployments.executors.hosts import AppHost, AppPlan
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.executors.secrets import Secret
 from serve_app.domain.progress import Progress
+from serve_app.telemetry.logs import log_context, request_id
 
 ENDPOINT = Endpoint("apps/studio", "python", Weights(""), "json")
 
@@ -21,15 +23,18 @@ class FakeExecutor:
 
     concurrency = 2
 
-    def __init__(self, ends: asyncio.Event) -> None:
+    def __init__(self, ends: asyncio.Event, home: Path) -> None:
         self.alive = False
+        self.home = home
+        self.about: str | None = None  # request of the log lines of its start
         self.closing = asyncio.Event()
         self.closed = False
         self._ends = ends
 
     async def start(self, on_progress: Callable[[Progress], None]) -> None:
         del on_progress
-        self.alive = True
+        self.home.mkdir(parents=True)
+        self.alive, self.about = True, request_id.get()
 
     def run(self, work: ExecutorWork) -> AsyncIterator[Event]:
         raise NotImplementedError
@@ -47,17 +52,17 @@ class FakeExecutor:
 class Apps:
     """A host of one app, whose version is the value of its secret, and the executors it made."""
 
-    def __init__(self, max_apps: int = 4) -> None:
+    def __init__(self, folder: Path, max_apps: int = 4) -> None:
         self.made: list[FakeExecutor] = []
         self.ends = asyncio.Event()
         self.ends.set()
-        self.host = AppHost(self._plan, max_apps)
+        self.host = AppHost(self._plan, max_apps, folder / "homes")
 
     def _plan(self, endpoint: Endpoint, secrets: Sequence[Secret]) -> AppPlan:
         del endpoint
 
-        def make() -> FakeExecutor:
-            self.made.append(FakeExecutor(self.ends))
+        def make(home: Path) -> FakeExecutor:
+            self.made.append(FakeExecutor(self.ends, home))
             return self.made[-1]
 
         return AppPlan("studio", make, secrets[0].value)
@@ -70,8 +75,8 @@ class Apps:
 
 
 @pytest.fixture
-def apps() -> Apps:
-    return Apps()
+def apps(tmp_path: Path) -> Apps:
+    return Apps(tmp_path)
 
 
 async def test_requests_that_come_while_an_older_version_ends_share_one_new_process(
@@ -112,8 +117,10 @@ async def test_a_dead_process_is_ended_also_if_a_request_comes_before_its_last_o
     await second
 
 
-async def test_a_process_that_makes_room_ends_also_if_the_request_for_that_is_stopped() -> None:
-    apps, leave = Apps(max_apps=1), asyncio.Event()
+async def test_a_process_that_makes_room_ends_also_if_the_request_for_that_is_stopped(
+    tmp_path: Path,
+) -> None:
+    apps, leave = Apps(tmp_path, max_apps=1), asyncio.Event()
     leave.set()
     await apps.use("old", leave)
     apps.ends.clear()
@@ -127,3 +134,21 @@ async def test_a_process_that_makes_room_ends_also_if_the_request_for_that_is_st
     apps.ends.set()
     await again
     assert [each.closed for each in apps.made] == [True, False]
+
+
+async def test_the_files_of_a_process_go_with_it(apps: Apps) -> None:
+    leave = asyncio.Event()
+    leave.set()
+    await apps.use("old", leave)
+    await apps.use("new", leave)
+    assert [each.home.exists() for each in apps.made] == [False, True]
+    await apps.host.end(apps.made[1])
+    assert not apps.made[1].home.exists()
+
+
+async def test_a_process_is_of_no_request_in_the_log(apps: Apps) -> None:
+    leave = asyncio.Event()
+    leave.set()
+    with log_context("one"):
+        await apps.use("1", leave)
+    assert apps.made[0].about is None

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from deployments.executors import guard
+from deployments.executors.process import ChildProcess
 from deployments.executors.server_process import Launch, ServerProcess
 from serve_app import free_ports
 from serve_app.domain.errors import AppNotStarted
@@ -44,8 +45,8 @@ async def gone(process: ServerProcess) -> None:
     await until_gone(leader_of(process))
 
 
-async def until_gone(leader: int) -> None:
-    async with asyncio.timeout(120.0):
+async def until_gone(leader: int, within_s: float = 120.0) -> None:
+    async with asyncio.timeout(within_s):
         while alive(leader):  # noqa: ASYNC110  # other processes, which tell nobody
             await asyncio.sleep(0.02)
 
@@ -94,6 +95,8 @@ async def test_a_server_that_ends_says_how(tmp_path: Path) -> None:
         await started(tmp_path, "print('no weights'); raise SystemExit(3)")
     with pytest.raises(AppNotStarted, match="its process was killed by SIGSEGV"):
         await started(tmp_path, "import os; os.kill(os.getpid(), 11)")
+    with pytest.raises(AppNotStarted, match=r"killed by SIGKILL, perhaps for lack of memory$"):
+        await started(tmp_path, "import os; os.kill(os.getpid(), 9)")
 
 
 async def test_a_server_that_does_not_become_ready_is_given_up(tmp_path: Path) -> None:
@@ -120,9 +123,11 @@ async def test_a_server_ends_when_its_replica_is_killed(tmp_path: Path) -> None:
     code = f"""\
 import socket, subprocess, sys, time
 ours, theirs = socket.socketpair()
-command = [sys.executable, {guard.__file__!r}, str(theirs.fileno()), "5", sys.executable, "-c"]
+command = [sys.executable, {guard.__file__!r}, str(theirs.fileno()), "5", "-1", sys.executable]
 ended = subprocess.Popen(
-    [*command, "import time; time.sleep(600)"], pass_fds=[theirs.fileno()], start_new_session=True
+    [*command, "-c", "import time; time.sleep(600)"],
+    pass_fds=[theirs.fileno()],
+    start_new_session=True,
 )
 print(ended.pid, flush=True)
 time.sleep(600)
@@ -136,6 +141,63 @@ time.sleep(600)
     replica.send_signal(signal.SIGKILL)
     await replica.wait()
     await until_gone(leader)
+
+
+async def test_an_app_that_is_stuck_ends_with_its_children_when_its_replica_is_killed(
+    tmp_path: Path,
+) -> None:
+    """The replica starts a worker that reads nothing, as one in a call of a library does."""
+    stuck = "import subprocess, time; subprocess.Popen(['sleep', '600']); time.sleep(600)"
+    code = f"""\
+import asyncio, sys
+from pathlib import Path
+from deployments.executors import process
+process.GUARD_GRACE_S = 0.1
+async def main():
+    child = process.ChildProcess("stuck", Path.cwd())
+    await child.start([sys.executable, "-c", {stuck!r}], Path.cwd())
+    print(child._process.pid, flush=True)
+    await asyncio.sleep(600)
+asyncio.run(main())
+"""
+    replica = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", code),
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(Path(guard.__file__).parents[2])},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert replica.stdout is not None
+    leader = int(await replica.stdout.readline())
+    assert alive(leader)
+    replica.send_signal(signal.SIGKILL)
+    await replica.wait()
+    await until_gone(leader, 20.0)
+
+
+async def test_an_app_is_asked_to_end_by_its_socket_alone(tmp_path: Path) -> None:
+    """A signal would end it before it has cleaned up."""
+    code = """\
+import socket, sys
+read = socket.socket(fileno=int(sys.argv[1]))
+read.send(b'"begun"\\n')
+assert read.recv(1) == b""
+open("clean", "w").close()
+"""
+    child = ChildProcess("tidy", tmp_path)
+    await child.start([sys.executable, "-c", code], tmp_path)
+    assert await child.receive() == "begun"
+    await child.aclose(20.0)
+    assert (tmp_path / "clean").exists()
+    assert child.end == "ended with status 0"
+
+
+async def test_an_app_that_closes_its_socket_has_said_its_last_message(tmp_path: Path) -> None:
+    code = "import os, sys, time; os.close(int(sys.argv[1])); time.sleep(600)"
+    child = ChildProcess("quiet", tmp_path)
+    await child.start([sys.executable, "-c", code], tmp_path)
+    async with asyncio.timeout(20.0):
+        assert await child.receive() is None
+    await child.aclose(0)
 
 
 async def test_its_port_is_none_that_the_kernel_gives_to_clients(tmp_path: Path) -> None:

@@ -1,10 +1,15 @@
 """Temporary files for content that is too large for memory."""
 
+import subprocess
+import sys
+import tempfile
 import threading
+from pathlib import Path
 
 import pytest
 
-from deployments.engine.media.scratch import Scratch
+from deployments.engine.media import scratch as module
+from deployments.engine.media.scratch import HeldFolder, Scratch, remove_abandoned
 from serve_app.domain.errors import Cancelled
 
 
@@ -60,3 +65,43 @@ def test_a_closed_one_gives_no_more_files():
     scratch.close()
     with pytest.raises(Cancelled):
         scratch.new_file("mp4")
+
+
+HOLDER = """\
+import sys, tempfile
+tempfile.tempdir = sys.argv[1]
+from deployments.engine.media.scratch import Scratch
+scratch = Scratch()
+path = scratch.new_file("mp4")
+path.write_bytes(b"half of a video")
+print(path.parent, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_files_of_a_process_that_was_killed_go_and_those_of_others_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    root = str(Path(module.__file__).parents[3])
+    with subprocess.Popen(
+        command,
+        env={"PYTHONPATH": root},
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as holder:
+        assert holder.stdout is not None
+        left, mine = Path(holder.stdout.readline().strip()), HeldFolder()
+        other = tmp_path / "darkroom-others"
+        other.mkdir()
+        remove_abandoned()
+        assert left.exists()
+        holder.kill()
+    remove_abandoned()
+    assert not left.exists()
+    assert mine.path.exists()
+    assert other.exists()
+    mine.remove()
+    assert not mine.path.exists()
