@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import httpx
@@ -9,6 +10,7 @@ import pytest
 
 from serve_app.catalog.catalog import Catalog
 from serve_app.domain.request import State
+from serve_app.ingress.comfyui import websocket
 from tests.ingress.comfyui.comfy import (
     CATALOG,
     GRAPH,
@@ -78,6 +80,39 @@ async def test_a_client_that_comes_again_hears_of_its_prompt(place: Place) -> No
         await socket.until("executing", node="1", prompt_id=prompt_id)
         place.replica.release.set()
         await socket.until("execution_success", prompt_id=prompt_id)
+
+
+@pytest.fixture
+def checked_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket, "CHECK_S", 0.05)
+
+
+@pytest.mark.usefixtures("checked_soon")
+async def test_a_socket_ends_when_its_key_is_revoked(place: Place) -> None:
+    house = place.house
+    key = str(await house.keys.create("default"))
+    async with connected(house, "me", key=key) as socket, connected(house, "you") as yours:
+        await socket.hear()
+        await yours.hear()
+        await asyncio.sleep(0.2)
+        assert not socket.closed.done(), "it goes on while its key is valid"
+        assert await house.keys.revoke(key.partition(":")[0])
+        async with asyncio.timeout(30):
+            code, reason = await socket.closed
+        assert (code, "no longer valid" in reason) == (1008, True)
+        assert not yours.closed.done(), "it has another key"
+
+
+@pytest.mark.usefixtures("checked_soon")
+async def test_a_socket_ends_when_its_tenant_is_disabled(place: Place) -> None:
+    key = str(await place.house.keys.create("cat"))
+    async with connected(place.house, "me", key=key) as socket:
+        await socket.hear()
+        answer = await place.client.put("/v1/tenants/cat/disable", json={})
+        assert answer.status_code == 200, answer.text
+        async with asyncio.timeout(30):
+            code, reason = await socket.closed
+        assert (code, "The tenant cat is disabled." in reason) == (1008, True)
 
 
 async def test_a_failed_node_and_an_interrupted_prompt_end_as_comfyuis_do(place: Place) -> None:
