@@ -10,7 +10,7 @@ import pytest
 
 from serve_app.catalog.catalog import Catalog
 from serve_app.domain.request import State
-from serve_app.ingress.comfyui import websocket
+from serve_app.ingress.comfyui import prompts, websocket
 from tests.ingress.comfyui.comfy import (
     CATALOG,
     GRAPH,
@@ -146,6 +146,34 @@ async def test_the_queue_has_what_waits_and_runs_and_what_waits_can_be_deleted()
         assert [each[1] for each in found["queue_pending"]] == ["a"], "it does not run"
         await client.post("/comfyui/queue", json={"clear": True})
         assert (await client.get("/comfyui/queue")).json()["queue_pending"] == []
+
+
+async def test_clear_cancels_and_deletes_more_than_are_listed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(prompts, "MAX_LISTED", 2)
+    async with built(catalog=CATALOG, replica=False) as house, house.client() as client:
+        for number in range(5):
+            await queue_prompt(client, GRAPH, prompt_id=f"p{number}")
+        found = (await client.get("/comfyui/queue")).json()
+        assert [each[1] for each in found["queue_pending"]] == ["p3", "p4"], "the newest"
+        await client.post("/comfyui/queue", json={"clear": True})
+        waiting = await house.queue.page("default", states=(State.QUEUED,))
+        assert [*waiting] == []
+        await client.post("/comfyui/history", json={"clear": True})
+        assert [*await house.queue.page("default")] == []
+
+
+async def test_an_interrupt_stops_more_than_are_listed(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prompts, "MAX_LISTED", 1)
+    held = [await queue_prompt(place.client, HOLD) for _ in range(3)]
+    for each in held:
+        await place.running(each)
+    assert (await place.client.post("/comfyui/interrupt")).status_code == 200
+    for each in held:
+        assert (await place.house.queue.wait("default", each, 5)).state is State.CANCELLED
 
 
 async def test_an_upload_is_loaded_by_the_name_of_its_answer_and_by_its_own(place: Place) -> None:
