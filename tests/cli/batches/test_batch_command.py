@@ -87,9 +87,7 @@ def test_failed_lines_are_an_exit_status_and_a_file(darkroom: Any, prompts: Path
 
 
 @pytest.mark.parametrize("status", ["cancelled", "expired"])
-def test_a_batch_that_ended_before_its_lines_is_an_exit_status(
-    tmp_path: Path, status: str
-) -> None:
+def test_a_batch_that_ended_before_its_lines_is_an_exit_status(tmp_path: Path, status: str) -> None:
     counts = {"completed": 0, "failed": 0, "total": 0}
     batch = {"status": status, "request_counts": counts, "errors": None}
     with pytest.raises(BatchNotDone, match=f"The batch is {status}, and 0 of 0 lines are done"):
