@@ -10,29 +10,12 @@ from collections.abc import Mapping, Sequence
 
 from serve_app.domain.request import Redacted
 from serve_app.postgres.database import Database, Lock
-from serve_app.queue.store import messages
-from serve_app.queue.store.config import DAY_S, Retention
+from serve_app.queue.store.config import DAY_S, OWNERS, Retention, ages
 from serve_app.queue.transactions.deletion import OUTCOME_LOCK
 
 AT_ONCE = 200
 MAX_STATEMENTS = 500  # of one kind, in one call
 
-# Tenants of a table, one index step for each, with the ages that apply to them.
-OWNERS = """
-WITH RECURSIVE owner AS (
-    (SELECT tenant FROM {table} {where} ORDER BY tenant LIMIT 1)
-    UNION ALL
-    SELECT (SELECT r.tenant FROM {table} r WHERE r.tenant > o.tenant {also}
-            ORDER BY r.tenant LIMIT 1)
-    FROM owner o WHERE o.tenant IS NOT NULL
-),
-own AS MATERIALIZED (
-    SELECT * FROM json_to_recordset(%(ages)s::json) AS x(tenant text, age_s double precision)
-)
-SELECT o.tenant, coalesce(
-    (SELECT age_s FROM own WHERE own.tenant = o.tenant), %(age_s)s::double precision)
-FROM owner o WHERE o.tenant IS NOT NULL
-"""
 # An id begins with the time of the submit, so an index finds what may be old enough. The tenant is
 # written as a range for the reason given in history.py.
 _OF_TENANT = "tenant >= %(tenant)s AND tenant <= %(tenant)s"
@@ -190,10 +173,3 @@ class RetentionByKind:
             if len(rows) < AT_ONCE:
                 return deleted, number
         return deleted, most
-
-
-def ages(own: Mapping[str, float], usual: float | None) -> Mapping[str, object]:
-    """Values for a statement of ``OWNERS``. ``own``: days of tenants with their own; ``usual``: of
-    all others."""
-    each = [{"tenant": tenant, "age_s": days * DAY_S} for tenant, days in own.items()]
-    return {"ages": messages.compact(each), "age_s": None if usual is None else usual * DAY_S}

@@ -25,9 +25,8 @@ from serve_app.domain.executors.shadow import (
 from serve_app.domain.request import Request
 from serve_app.postgres.database import Database
 from serve_app.postgres.fair_reads import FairReads
-from serve_app.queue.retention import OWNERS, ages
 from serve_app.queue.store import messages
-from serve_app.queue.store.config import DAY_S, Retention
+from serve_app.queue.store.config import DAY_S, OWNERS, Retention, ages
 from serve_app.queue.store.rows import COLUMNS, SOURCE, known_id, stored
 
 AT_ONCE = 500
