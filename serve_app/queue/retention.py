@@ -10,29 +10,12 @@ from collections.abc import Mapping, Sequence
 
 from serve_app.domain.request import Redacted
 from serve_app.postgres.database import Database, Lock
-from serve_app.queue.store import messages
-from serve_app.queue.store.config import DAY_S, Retention
+from serve_app.queue.store.config import DAY_S, OWNERS, Retention, ages
 from serve_app.queue.transactions.deletion import OUTCOME_LOCK
 
 AT_ONCE = 200
 MAX_STATEMENTS = 500  # of one kind, in one call
 
-# Tenants of a table, one index step for each, with the ages that apply to them.
-_OWNERS = """
-WITH RECURSIVE owner AS (
-    (SELECT tenant FROM {table} {where} ORDER BY tenant LIMIT 1)
-    UNION ALL
-    SELECT (SELECT r.tenant FROM {table} r WHERE r.tenant > o.tenant {also}
-            ORDER BY r.tenant LIMIT 1)
-    FROM owner o WHERE o.tenant IS NOT NULL
-),
-own AS MATERIALIZED (
-    SELECT * FROM json_to_recordset(%(ages)s::json) AS x(tenant text, age_s double precision)
-)
-SELECT o.tenant, coalesce(
-    (SELECT age_s FROM own WHERE own.tenant = o.tenant), %(age_s)s::double precision)
-FROM owner o WHERE o.tenant IS NOT NULL
-"""
 # An id begins with the time of the submit, so an index finds what may be old enough. The tenant is
 # written as a range for the reason given in history.py.
 _OF_TENANT = "tenant >= %(tenant)s AND tenant <= %(tenant)s"
@@ -40,7 +23,7 @@ _BEFORE = """(rpad(lpad(to_hex((extract(epoch FROM now() - make_interval(secs =>
     * 1000)::bigint), 12, '0'), 32, '0'))::uuid"""
 _WITH_PROMPT = "forgetting IS NULL AND outcome IS NOT NULL AND deleted_at IS NULL"
 
-PROMPT_OWNERS = _OWNERS.format(
+PROMPT_OWNERS = OWNERS.format(
     table="requests", where=f"WHERE {_WITH_PROMPT}", also=f"AND {_WITH_PROMPT}"
 )
 # The redaction deletes the input, then the outcome and the log, as with ``X-Fal-Store-IO: 0``. A
@@ -61,7 +44,7 @@ UPDATE requests r SET forgetting = '{Redacted.INPUT}', reuse_digest = NULL
 FROM due d WHERE r.id = d.id
 RETURNING r.id
 """
-FILE_OWNERS = _OWNERS.format(table="artifacts", where="", also="")
+FILE_OWNERS = OWNERS.format(table="artifacts", where="", also="")
 DELETE_FILES = f"""
 -- name: delete_aged_files
 WITH due AS (
@@ -92,7 +75,7 @@ unnamed AS (
 )
 SELECT request_id FROM gone
 """
-LINE_OWNERS = _OWNERS.format(table="usage", where="", also="")
+LINE_OWNERS = OWNERS.format(table="usage", where="", also="")
 DELETE_LINES = f"""
 -- name: delete_aged_usage
 DELETE FROM usage WHERE request_id IN (
@@ -101,7 +84,7 @@ DELETE FROM usage WHERE request_id IN (
     ORDER BY tenant, at LIMIT %(most)s
 ) RETURNING request_id
 """
-SUM_OWNERS = _OWNERS.format(table="usage_days", where="", also="")
+SUM_OWNERS = OWNERS.format(table="usage_days", where="", also="")
 DELETE_SUMS = f"""
 -- name: delete_aged_sums
 DELETE FROM usage_days WHERE ctid = ANY (ARRAY(
@@ -142,9 +125,9 @@ class RetentionByKind:
         days = self._retention.usage_days
         if days is None:
             return 0
-        ages: Mapping[str, float] = {}
-        lines = await self._each(LINE_OWNERS, DELETE_LINES, ages, days)
-        return lines + await self._each(SUM_OWNERS, DELETE_SUMS, ages, days)
+        none: Mapping[str, float] = {}
+        lines = await self._each(LINE_OWNERS, DELETE_LINES, none, days)
+        return lines + await self._each(SUM_OWNERS, DELETE_SUMS, none, days)
 
     async def _of_tenants(
         self, setting: str, owners: str, statement: str, lock: Lock | None = None
@@ -164,11 +147,8 @@ class RetentionByKind:
     ) -> int:
         """Run ``statement`` for each tenant until nothing is due. ``own``: days of tenants with
         their own; ``usual``: of all others."""
-        ages = [{"tenant": tenant, "age_s": days * DAY_S} for tenant, days in own.items()]
-        default_s = None if usual is None else usual * DAY_S
-        given = {"ages": messages.compact(ages), "age_s": default_s}
         deleted, left = 0, MAX_STATEMENTS
-        for tenant, age_s in await self._database.rows(owners, given):
+        for tenant, age_s in await self._database.rows(owners, ages(own, usual)):
             if age_s is None or left <= 0:
                 continue
             each = {"tenant": tenant, "age_s": age_s}

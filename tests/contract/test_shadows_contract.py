@@ -263,6 +263,19 @@ async def test_copies_do_not_outlive_the_files_of_their_originals(ingress: Ingre
     assert len(await queue.shadows.unwanted(5)) == 1
 
 
+async def test_copies_have_the_usual_age_of_files_if_the_tenant_has_none(ingress: Ingress) -> None:
+    queue = await ingress()
+    for days in (2, 4):
+        await aged(queue, days=days, state="sent")
+    own = {TENANT: TenantLimits(file_retention_days=5), "bob": TenantLimits(file_retention_days=1)}
+    queue.parts.retention.become(Retention(tenants=own, file_days=3))
+    await queue.shadows.tidy()
+    assert len(await queue.shadows.unwanted(5)) == 0, "the tenant has its own"
+    queue.parts.retention.become(Retention(tenants={"bob": own["bob"]}, file_days=3))
+    await queue.shadows.tidy()
+    assert len(await queue.shadows.unwanted(5)) == 1
+
+
 async def test_an_erased_prompt_is_erased_in_its_copy_too(ingress: Ingress) -> None:
     queue = await ingress()
     request = await copied(queue)

@@ -85,6 +85,32 @@ def test_words_are_found_in_every_text_that_an_endpoint_may_read_as_a_prompt(
     assert ".".join(str(each) for each in problem.loc[1:]) == field
 
 
+@pytest.mark.parametrize(
+    ("graph", "field"),
+    [
+        ({"negative": {"class_type": "CLIPTextEncode", "inputs": {"text": "gore"}}}, "negative"),
+        ({"my negative 6": {"inputs": {"text": ["gore"]}}}, "my negative 6"),
+        ({"loras": {"class_type": "CLIPTextEncode", "inputs": {"text": "gore"}}}, "loras"),
+    ],
+)
+def test_the_name_that_a_client_chose_for_a_node_of_a_graph_does_not_hide_its_texts(
+    graph: dict[str, Any], field: str
+) -> None:
+    policy = SafetyPolicy((SafetyRule(words=LIST),))
+    with pytest.raises(InvalidInput) as raised:
+        policy.check("a", "studio/comfyui", {"prompt": graph})
+    (problem,) = raised.value.problems
+    assert ".".join(str(each) for each in problem.loc[1:]) == f"prompt.{field}.inputs.text"
+
+
+def test_negative_prompts_in_nodes_and_lists_say_what_not_to_draw() -> None:
+    policy = SafetyPolicy((SafetyRule(words=LIST),))
+    node = {"class_type": "Loader", "inputs": {"negative": "gore", "positive": "a cat"}}
+    policy.check("a", "studio/comfyui", {"prompt": {"1": node}})
+    policy.check("a", "e", {"prompt": "x", "negative_prompts": ["gore", ["gore"]]})
+    policy.check("a", "e", {"prompt": "x", "loras": [{"path": "artist/gore"}]})
+
+
 def test_a_file_in_base64_is_searched_fast_enough_to_be_let_through() -> None:
     SafetyPolicy((SafetyRule(words=LIST),)).check("a", "e", {"image": "QUJD" * 500_000})
 

@@ -96,7 +96,7 @@ def run_command(
         click.echo(json.dumps({"batch": batch, "directory": str(folder), "files": saved}))
     else:
         click.echo(f"{summary(batch)}. {saved} files are in {folder}.")
-    _raise_unless_done(batch, folder)
+    raise_unless_done(batch, folder)
 
 
 @batch_group.command("list")
@@ -159,6 +159,24 @@ def problems_of(batch: dict[str, Any]) -> Iterator[str]:
     for each in (batch["errors"] or {"data": []})["data"]:
         where = "" if each["line"] is None else f"line {each['line']}: "
         yield f"{where}{one_line(each['message'])}"
+
+
+def raise_unless_done(batch: dict[str, Any], folder: Path) -> None:
+    """Raise ``BatchNotDone`` unless all lines of a batch that has ended succeeded.
+
+    ``folder``: where its results are.
+    """
+    counts = batch["request_counts"]
+    if batch["status"] == "failed":
+        problems = "\n".join(problems_of(batch))
+        raise BatchNotDone(f"The file was refused, and nothing ran.\n{problems}")
+    if counts["failed"]:
+        raise BatchNotDone(f"{counts['failed']} lines failed: see {folder / 'errors.jsonl'}.")
+    if counts["completed"] < max(1, counts["total"]):  # it ended while its file was checked
+        done = f"{counts['completed']} of {counts['total']} lines are done"
+        raise BatchNotDone(
+            f"The batch is {batch['status']}, and {done}. To run the file, run the command again."
+        )
 
 
 def _earlier(client: Client, source: BatchSource) -> dict[str, Any] | None:
@@ -225,12 +243,3 @@ def _wait(client: Client, batch: dict[str, Any], *, as_json: bool) -> dict[str, 
 
 def _say(text: str, *, as_json: bool) -> None:
     click.echo(text, err=as_json)
-
-
-def _raise_unless_done(batch: dict[str, Any], folder: Path) -> None:
-    if batch["status"] == "failed":
-        problems = "\n".join(problems_of(batch))
-        raise BatchNotDone(f"The file was refused, and nothing ran.\n{problems}")
-    failed = batch["request_counts"]["failed"]
-    if failed:
-        raise BatchNotDone(f"{failed} lines failed: see {folder / 'errors.jsonl'}.")

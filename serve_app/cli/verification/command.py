@@ -37,10 +37,11 @@ WORDS = {
 
 
 @click.command("verify")
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("file", type=click.Path(path_type=Path, readable=False))
 @click.option(
     "--trust",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    type=click.Path(path_type=Path, readable=False),
     help="PEM file with certificates of signers that are trusted. Default: this installation's.",
 )
 @click.option(
@@ -56,9 +57,11 @@ def verify_command(
 ) -> None:
     """Check the signature (C2PA) of FILE, and say who made it.
 
-    Exit status: 0 if it is unchanged and its signer trusted, 2 if it was changed, 3 if the signer
-    is not known, 4 if it is not signed, 5 if an image that was drawn again differs.
+    Exit status: 0 if it is unchanged and its signer trusted, 1 if it cannot be checked, 2 if it was
+    changed, 3 if the signer is not known, 4 if it is not signed, 5 if an image that was drawn again
+    differs.
     """
+    _require_readable(file)
     found = verify(file, trusted_certificates(trust, chosen["server_data_dir"]))
     drawn = None
     if draws_again:
@@ -76,8 +79,25 @@ def verify_command(
     sys.exit(DIFFERS if status in (0, 3) and drawn is not None and not drawn.equal else status)
 
 
+def _require_readable(file: Path) -> None:
+    """Raise ``InvalidInput`` if the file cannot be read. Click's own check ends with the status of
+    a file that was changed, and so does a signature that cannot be read."""
+    try:
+        with file.open("rb"):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise InvalidInput(f"{file} cannot be read: {reason}. Nothing was checked.") from None
+
+
 def trusted_certificates(named: Path | None, data_dir: Path | None) -> str:
-    """Certificates in the file that is ``named``, or those of this installation; or none."""
+    """Certificates in the file that is ``named``, or those of this installation; or none.
+
+    ``InvalidInput`` or ``Misconfigured``: the file cannot be read. That of this installation may be
+    missing.
+    """
+    if named is not None:
+        _require_readable(named)
     path = named or (data_dir or Config().server.data_dir) / CERTIFICATES_FILE
     try:
         return path.read_text()

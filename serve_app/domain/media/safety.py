@@ -170,24 +170,30 @@ def _check_words(rule: SafetyRule, input: Mapping[str, Any]) -> None:
             raise InvalidInput.of_field(name, message, VIOLATION)
 
 
-def _texts(value: Any, field: str) -> Iterator[tuple[str, str]]:
+def _texts(value: Any, field: str, *, negative: bool = False) -> Iterator[tuple[str, str]]:
     """Texts of an input at any depth, by their fields: an endpoint may read each of them as a
-    prompt. URLs of files are none, nor are LoRAs. Negative prompts say what not to draw."""
+    prompt. URLs of files are none, nor are LoRAs. Negative prompts say what not to draw.
+
+    ``negative``: the value's own texts are such prompts. Those of maps within it are not: a client
+    chooses the names of a graph's nodes.
+    """
     if isinstance(value, str):
-        if _is_text(value, field):
+        if not negative and _is_text(value, field):
             yield field, value
     elif isinstance(value, Mapping):
         for name, inner in cast("Mapping[str, Any]", value).items():
-            if "negative" not in name and name != LORAS:
-                yield from _texts(inner, f"{field}.{name}" if field else name)
+            if field or name != LORAS:
+                inside = f"{field}.{name}" if field else name
+                yield from _texts(inner, inside, negative="negative" in name)
     elif isinstance(value, (list, tuple)):
         items = cast("list[Any]", value)
-        # A phrase may go on in the next text.
-        texts = [each for each in items if isinstance(each, str) and _is_text(each, field)]
-        yield field, " ".join(texts)
+        if not negative:
+            # A phrase may go on in the next text.
+            texts = [each for each in items if isinstance(each, str) and _is_text(each, field)]
+            yield field, " ".join(texts)
         for number, inner in enumerate(items):
             if not isinstance(inner, str):
-                yield from _texts(inner, f"{field}.{number}")
+                yield from _texts(inner, f"{field}.{number}", negative=negative)
 
 
 def _is_text(value: str, field: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NotRequired, cast
@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.errors import InvalidInput, RequestNotFound
+from serve_app.domain.ports import Queue
 from serve_app.domain.request import Request, State
 from serve_app.ingress.comfyui import nodes, prompt
 from serve_app.ingress.comfyui.endpoint import caller_of, endpoint_of
@@ -33,7 +34,7 @@ from serve_app.ingress.submission.options import parse_options
 from serve_app.tenants.scopes import Caller
 
 MAX_LISTED = 200
-"""Most prompts that run, that wait, and that the history shows."""
+"""Most prompts that run, that wait, and that the history shows; and most ids in one call."""
 
 FINALS = tuple(each for each in State if each.final)
 
@@ -140,16 +141,14 @@ async def changed(request: HttpRequest) -> Response:
     wanted = body.get("delete", [])
     if not isinstance(wanted, list):
         raise InvalidInput.of_field("delete", "Input should be a list of ids", "list_type")
-    found: list[Request] = []
-    if body.get("clear"):
-        found += await unfinished(request, caller, entry, State.QUEUED)
     queue = services_of(request).queue
+    if body.get("clear"):
+        async for each in _all(queue, caller, entry, State.QUEUED):
+            await _cancel(request, caller, each)
     for each in cast("list[Any]", wanted)[:MAX_LISTED]:
         one = await prompt.find(queue, caller.tenant, entry, str(each))
         if one is not None and one.state is State.QUEUED:
-            found.append(one)
-    for each in found:
-        await queue.cancel(caller.tenant, each.id, actor_of(request))
+            await _cancel(request, caller, one)
     return Response()
 
 
@@ -163,12 +162,12 @@ async def interrupted(request: HttpRequest) -> Response:
     queue = services_of(request).queue
     wanted = (await json_object(request)).get("prompt_id")
     if wanted is None:
-        found = await unfinished(request, caller, entry, State.RUNNING)
+        async for each in _all(queue, caller, entry, State.RUNNING):
+            await _cancel(request, caller, each)
     else:
         one = await prompt.find(queue, caller.tenant, entry, str(wanted))
-        found = [one] if one is not None and one.state is State.RUNNING else []
-    for each in found:
-        await queue.cancel(caller.tenant, each.id, actor_of(request))
+        if one is not None and one.state is State.RUNNING:
+            await _cancel(request, caller, one)
     return Response()
 
 
@@ -191,18 +190,13 @@ async def forgotten(request: HttpRequest) -> Response:
     wanted = body.get("delete", [])
     if not isinstance(wanted, list):
         raise InvalidInput.of_field("delete", "Input should be a list of ids", "list_type")
-    found: list[Request] = []
     if body.get("clear"):
-        found += await services.queue.page(
-            caller.tenant, states=FINALS, endpoints=(entry.endpoint.id,), limit=MAX_LISTED
-        )
+        async for each in _all(services.queue, caller, entry, *FINALS):
+            await _delete(request, caller, each)
     for each in cast("list[Any]", wanted)[:MAX_LISTED]:
         one = await prompt.find(services.queue, caller.tenant, entry, str(each))
         if one is not None and one.state.final:
-            found.append(one)
-    for each in found:
-        with suppress(RequestNotFound):  # it was deleted by another call
-            await submission.delete(services, caller.tenant, each.id, actor_of(request))
+            await _delete(request, caller, one)
     return Response()
 
 
@@ -285,7 +279,10 @@ SHOW = replace(
 async def unfinished(
     request: HttpRequest, caller: Caller, entry: CatalogEntry, *states: State
 ) -> Sequence[Request]:
-    """Prompts of the tenant in these states, by default in both; the oldest first."""
+    """Newest prompts of the tenant in these states, by default in both; the oldest of them first.
+
+    They are ``MAX_LISTED`` at most.
+    """
     page = await services_of(request).queue.page(
         caller.tenant,
         states=states or (State.QUEUED, State.RUNNING),
@@ -293,6 +290,34 @@ async def unfinished(
         limit=MAX_LISTED,
     )
     return [*reversed(page)]
+
+
+async def _all(
+    queue: Queue, caller: Caller, entry: CatalogEntry, *states: State
+) -> AsyncIterator[Request]:
+    """All prompts of the tenant in these states, the newest first. Those that come meanwhile are
+    not among them."""
+    before: str | None = None
+    while page := await queue.page(
+        caller.tenant,
+        states=states,
+        endpoints=(entry.endpoint.id,),
+        before=before,
+        limit=MAX_LISTED,
+    ):
+        for each in page:
+            yield each
+        before = page[-1].id
+
+
+async def _cancel(request: HttpRequest, caller: Caller, found: Request) -> None:
+    with suppress(RequestNotFound):  # it was deleted by another call
+        await services_of(request).queue.cancel(caller.tenant, found.id, actor_of(request))
+
+
+async def _delete(request: HttpRequest, caller: Caller, found: Request) -> None:
+    with suppress(RequestNotFound):  # it was deleted by another call
+        await submission.delete(services_of(request), caller.tenant, found.id, actor_of(request))
 
 
 async def json_object(request: HttpRequest) -> Mapping[str, Any]:

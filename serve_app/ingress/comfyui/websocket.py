@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import Coroutine
+from typing import Any
 
 from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from serve_app.domain.errors import DarkroomError
+from serve_app.domain.errors import DarkroomError, DatabaseUnavailable, Forbidden, Unauthenticated
 from serve_app.ingress.comfyui.endpoint import caller_of, endpoint_of
 from serve_app.ingress.comfyui.errors import refused
 from serve_app.ingress.comfyui.events import ClientEvents
 from serve_app.ingress.comfyui.prompt import MAX_ID
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import http_answer
-from serve_app.ingress.services.services import services_of
+from serve_app.ingress.services.services import Services, services_of
 from serve_app.telemetry import logs
+from serve_app.tenants.scopes import Caller
+from serve_app.tenants.sign_in import ACTOR
 
 log = logging.getLogger(__name__)
 
 BROKEN = 1011
 """Close code after an error of the server."""
+
+REFUSED = 1008
+"""Close code for a caller that is not allowed any more."""
+
+CHECK_S = 5.0
+"""Interval in seconds at which an open socket looks whether it may go on."""
 
 
 async def connected(socket: WebSocket) -> None:
@@ -42,8 +53,11 @@ async def connected(socket: WebSocket) -> None:
             *(services.queue, services.files.storage, services.comfyui.arrivals, socket),
             *(caller.tenant, entry.endpoint.id, client_id),
         )
+        allowed = _while_allowed(services, caller, entry.endpoint.id)
         try:
-            await _until_gone(socket, events)
+            await _until_gone(socket, events, allowed)
+        except (Unauthenticated, Forbidden) as error:
+            await socket.close(REFUSED, error.message[:100])
         except DarkroomError as error:
             log.warning("the events of a client of ComfyUI ended: %s", error.message)
             await socket.close(BROKEN, error.message[:100])
@@ -56,19 +70,36 @@ async def _deny(socket: WebSocket, answer: Response) -> None:
         await socket.close()
 
 
-async def _until_gone(socket: WebSocket, events: ClientEvents) -> None:
-    sending = asyncio.create_task(events.run())
-    reading = asyncio.create_task(_read(socket))
+async def _until_gone(
+    socket: WebSocket, events: ClientEvents, allowed: Coroutine[Any, Any, None]
+) -> None:
+    tasks = [asyncio.create_task(each) for each in (events.run(), allowed, _read(socket))]
     try:
-        done, _ = await asyncio.wait((sending, reading), return_when=asyncio.FIRST_COMPLETED)
-        if sending in done:
-            sending.result()
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for each in done:
+            each.result()
     except WebSocketDisconnect:
         log.debug("the client disconnected")
     finally:
-        for each in (sending, reading):
+        for each in tasks:
             each.cancel()
-        await asyncio.gather(sending, reading, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _while_allowed(services: Services, caller: Caller, endpoint: str) -> None:
+    """Wait until the caller may not listen any more: its key was revoked, has expired or has lost
+    the endpoint, or its tenant was disabled. Raises ``Unauthenticated`` or ``Forbidden``."""
+    while True:
+        await asyncio.sleep(CHECK_S)
+        with contextlib.suppress(DatabaseUnavailable):
+            await _require_allowed(services, caller, endpoint)
+
+
+async def _require_allowed(services: Services, caller: Caller, endpoint: str) -> None:
+    if caller.key_id.startswith(ACTOR):
+        return  # it has a token of the provider, and no key here
+    now = await services.identity.keys.identity_of(caller.key_id)
+    now.require_endpoint(endpoint)
 
 
 async def _read(socket: WebSocket) -> None:

@@ -55,7 +55,12 @@ from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.model_lookup import EndpointFields, find_capable, find_endpoint
 from serve_app.ingress.submission.options import parse_options
-from serve_app.ingress.submission.rendering import NO_OUTCOME, final_outcome, outcome_headers
+from serve_app.ingress.submission.rendering import (
+    ENDPOINT,
+    NO_OUTCOME,
+    final_outcome,
+    outcome_headers,
+)
 from serve_app.ingress.submission.replay import add_replay_headers
 from serve_app.telemetry import logs
 from serve_app.tenants.scopes import Caller
@@ -193,12 +198,17 @@ async def created(request: HttpRequest) -> Response:
     except InvalidInput as error:
         raise renamed(error, NAMES) from None
     stored = await asyncio.shield(submission.submit(services, new))
-    return add_replay_headers(request, json_reply(video(stored, NAMES)), new, stored)
+    return add_replay_headers(request, _reply(stored), new, stored)
 
 
 async def shown(request: HttpRequest) -> Response:
     _, found = await _find(request)
-    return json_reply(video(found, NAMES), headers=outcome_headers(found))
+    return _reply(found)
+
+
+def _reply(found: Request) -> Response:
+    headers = outcome_headers(found) | {ENDPOINT: found.runs_at}
+    return json_reply(video(found, NAMES), headers=headers)
 
 
 async def listed(request: HttpRequest) -> Response:

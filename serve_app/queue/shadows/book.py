@@ -26,12 +26,14 @@ from serve_app.domain.request import Request
 from serve_app.postgres.database import Database
 from serve_app.postgres.fair_reads import FairReads
 from serve_app.queue.store import messages
-from serve_app.queue.store.config import DAY_S, Retention
+from serve_app.queue.store.config import DAY_S, OWNERS, Retention, ages
 from serve_app.queue.store.rows import COLUMNS, SOURCE, known_id, stored
 
 AT_ONCE = 500
 KEPT_SKIPPED_S = DAY_S
 """Time from the submit for which it is known that a request got no copy."""
+FILE_AGE = "file_retention_days"
+"""Setting with the age of a tenant's files."""
 BUDGETS = "shadow:"
 """Prefix of the names of budgets, in the table of those of fallbacks. No endpoint has a colon."""
 NOT_COVERED = "The budget of copies does not cover it."
@@ -176,6 +178,7 @@ DELETE FROM shadows WHERE original = ANY(ARRAY(
     SELECT original FROM shadows WHERE state = 'skipped' AND original < {_BEFORE}
     ORDER BY original LIMIT %(most)s)) AND state = 'skipped' AND unwanted_at IS NULL RETURNING 1
 """
+AGE_OWNERS = OWNERS.format(table="shadows", where="", also="")
 # Files of a copy do not outlive those that its original may have.
 AGE = f"""
 -- name: age_shadows
@@ -252,13 +255,18 @@ class PostgresShadows:
         ]
 
     async def tidy(self) -> None:
-        """Skip what has waited for too long, forget what was skipped, and let copies go whose
-        tenant keeps files for a shorter time. Call it periodically."""
+        """Skip what has waited for too long, forget what was skipped, and let copies go that
+        are older than their tenant keeps files. Call it periodically."""
         most = {"most": AT_ONCE}
         await self._repeat(EXPIRE, {"age_s": MAX_AGE_S, "reason": TOO_OLD, **most})
         await self._repeat(FORGET_SKIPPED, {"age_s": KEPT_SKIPPED_S, **most})
-        for tenant, days in self._retention.own_days("file_retention_days").items():
-            await self._repeat(AGE, {"tenant": tenant, "age_s": days * DAY_S, **most})
+        own = self._retention.own_days(FILE_AGE)
+        usual = self._retention.usual_days(FILE_AGE)
+        if usual is None and not own:
+            return
+        for tenant, age_s in await self._database.rows(AGE_OWNERS, ages(own, usual)):
+            if age_s is not None:
+                await self._repeat(AGE, {"tenant": tenant, "age_s": age_s, **most})
 
     async def _repeat(self, statement: str, params: Mapping[str, Any]) -> None:
         for _ in range(ROUNDS):

@@ -150,6 +150,23 @@ class QueueLimits(LiveValues):
 
 DAY_S = 86400.0
 
+OWNERS = """
+WITH RECURSIVE owner AS (
+    (SELECT tenant FROM {table} {where} ORDER BY tenant LIMIT 1)
+    UNION ALL
+    SELECT (SELECT r.tenant FROM {table} r WHERE r.tenant > o.tenant {also}
+            ORDER BY r.tenant LIMIT 1)
+    FROM owner o WHERE o.tenant IS NOT NULL
+),
+own AS MATERIALIZED (
+    SELECT * FROM json_to_recordset(%(ages)s::json) AS x(tenant text, age_s double precision)
+)
+SELECT o.tenant, coalesce(
+    (SELECT age_s FROM own WHERE own.tenant = o.tenant), %(age_s)s::double precision)
+FROM owner o WHERE o.tenant IS NOT NULL
+"""
+"""Statement for the tenants of a table, one index step for each, with the ages that apply."""
+
 
 @dataclass(slots=True)
 class Retention(LiveValues):
@@ -217,3 +234,10 @@ class Retention(LiveValues):
         """Seconds after their end at which the tenant's requests are deleted; None: never."""
         days = self.tenants.get(tenant, NO_LIMITS).retention_days or self.days
         return None if days is None else days * DAY_S
+
+
+def ages(own: Mapping[str, float], usual: float | None) -> Mapping[str, object]:
+    """Values for a statement of ``OWNERS``. ``own``: days of tenants with their own; ``usual``: of
+    all others."""
+    each = [{"tenant": tenant, "age_s": days * DAY_S} for tenant, days in own.items()]
+    return {"ages": messages.compact(each), "age_s": None if usual is None else usual * DAY_S}

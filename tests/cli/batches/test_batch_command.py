@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from serve_app.cli.batches.command import BatchNotDone, raise_unless_done
 from serve_app.cli.connection import client as connection
 from serve_app.cli.connection.whole_file import part_of
 from tests.cli.flaky_proxy import DROP, flaky_proxy
@@ -83,6 +84,19 @@ def test_failed_lines_are_an_exit_status_and_a_file(darkroom: Any, prompts: Path
     assert "1 lines failed" in result.output
     errors = prompts.with_name("prompts-results") / "errors.jsonl"
     assert json.loads(errors.read_text())["error"]["code"] == "pipeline_failed"
+
+
+@pytest.mark.parametrize("status", ["cancelled", "expired"])
+def test_a_batch_that_ended_before_its_lines_is_an_exit_status(tmp_path: Path, status: str) -> None:
+    counts = {"completed": 0, "failed": 0, "total": 0}
+    batch = {"status": status, "request_counts": counts, "errors": None}
+    with pytest.raises(BatchNotDone, match=f"The batch is {status}, and 0 of 0 lines are done"):
+        raise_unless_done(batch, tmp_path)
+    counts |= {"completed": 1, "total": 2}
+    with pytest.raises(BatchNotDone, match="1 of 2 lines are done"):
+        raise_unless_done(batch, tmp_path)
+    counts |= {"completed": 2}
+    raise_unless_done(batch, tmp_path)
 
 
 def test_a_batch_that_costs_more_than_it_may_does_not_run(

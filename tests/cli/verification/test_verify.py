@@ -127,6 +127,17 @@ def test_what_is_no_file_of_a_known_type_is_reported(tmp_path: Path) -> None:
     assert "cannot be signed" in ran.output
 
 
+def test_a_file_that_cannot_be_read_is_not_said_to_be_changed(file: Path, tmp_path: Path) -> None:
+    for missing in (tmp_path / "none.png", tmp_path):
+        ran = typed(missing, tmp_path)
+        assert ran.exit_code == 1, "2 says that it was changed"
+        assert f"{missing} cannot be read" in ran.output
+        assert "Nothing was checked." in ran.output
+    ran = typed(file, tmp_path, "--trust", str(tmp_path / "none.pem"))
+    assert ran.exit_code == 1
+    assert "none.pem cannot be read: No such file or directory" in ran.output
+
+
 def of(*images: bytes) -> Any:
     """Server that draws these, and notes what it was asked for."""
     asked: list[tuple[str, dict[str, Any]]] = []

@@ -33,6 +33,7 @@ In a clone of the repository, `darkroom` is `.venv/bin/darkroom`.
 | 2 | The command line is wrong: an unknown command, option or value. |
 | number of problems | `darkroom doctor` |
 | number of damaged files | `darkroom models verify` |
+| 2, 3, 4, 5 | `darkroom verify`: the file was changed (2), its signer is not known (3), it is not signed (4), an image that was drawn again differs (5). |
 | 130 | Stopped by Ctrl-C. `darkroom generate` has cancelled its request; what `darkroom tune` has measured is kept. |
 | 1 | `darkroom fsck`: a problem is left. |
 | 1 | `darkroom migrate check`: something is refused or missing. |

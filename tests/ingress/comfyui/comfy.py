@@ -130,10 +130,12 @@ class Place:
 
 
 class Socket:
-    """Connection to ``ws``. ``hear``: messages as maps; previews as bytes."""
+    """Connection to ``ws``. ``hear``: messages as maps; previews as bytes. ``closed``: code and
+    reason of the server."""
 
     def __init__(self) -> None:
         self.refused = False
+        self.closed: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
         self._to_server: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._heard: asyncio.Queue[Any] = asyncio.Queue()
         self._to_server.put_nowait({"type": "websocket.connect"})
@@ -162,6 +164,7 @@ class Socket:
     async def deliver(self, message: dict[str, Any]) -> None:
         if message["type"] == "websocket.close":
             self.refused = True
+            self.closed.set_result((message["code"], message.get("reason") or ""))
         elif message["type"] == "websocket.send":
             said = message.get("bytes")
             self._heard.put_nowait(json.loads(message["text"]) if said is None else said)

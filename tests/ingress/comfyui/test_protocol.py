@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import httpx
@@ -9,6 +10,7 @@ import pytest
 
 from serve_app.catalog.catalog import Catalog
 from serve_app.domain.request import State
+from serve_app.ingress.comfyui import prompts, websocket
 from tests.ingress.comfyui.comfy import (
     CATALOG,
     GRAPH,
@@ -80,6 +82,39 @@ async def test_a_client_that_comes_again_hears_of_its_prompt(place: Place) -> No
         await socket.until("execution_success", prompt_id=prompt_id)
 
 
+@pytest.fixture
+def checked_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket, "CHECK_S", 0.05)
+
+
+@pytest.mark.usefixtures("checked_soon")
+async def test_a_socket_ends_when_its_key_is_revoked(place: Place) -> None:
+    house = place.house
+    key = str(await house.keys.create("default"))
+    async with connected(house, "me", key=key) as socket, connected(house, "you") as yours:
+        await socket.hear()
+        await yours.hear()
+        await asyncio.sleep(0.2)
+        assert not socket.closed.done(), "it goes on while its key is valid"
+        assert await house.keys.revoke(key.partition(":")[0])
+        async with asyncio.timeout(30):
+            code, reason = await socket.closed
+        assert (code, "no longer valid" in reason) == (1008, True)
+        assert not yours.closed.done(), "it has another key"
+
+
+@pytest.mark.usefixtures("checked_soon")
+async def test_a_socket_ends_when_its_tenant_is_disabled(place: Place) -> None:
+    key = str(await place.house.keys.create("cat"))
+    async with connected(place.house, "me", key=key) as socket:
+        await socket.hear()
+        answer = await place.client.put("/v1/tenants/cat/disable", json={})
+        assert answer.status_code == 200, answer.text
+        async with asyncio.timeout(30):
+            code, reason = await socket.closed
+        assert (code, "The tenant cat is disabled." in reason) == (1008, True)
+
+
 async def test_a_failed_node_and_an_interrupted_prompt_end_as_comfyuis_do(place: Place) -> None:
     async with connected(place.house, "me") as socket:
         failed = await queue_prompt(place.client, {"7": node("Fail")}, client_id="me")
@@ -111,6 +146,34 @@ async def test_the_queue_has_what_waits_and_runs_and_what_waits_can_be_deleted()
         assert [each[1] for each in found["queue_pending"]] == ["a"], "it does not run"
         await client.post("/comfyui/queue", json={"clear": True})
         assert (await client.get("/comfyui/queue")).json()["queue_pending"] == []
+
+
+async def test_clear_cancels_and_deletes_more_than_are_listed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(prompts, "MAX_LISTED", 2)
+    async with built(catalog=CATALOG, replica=False) as house, house.client() as client:
+        for number in range(5):
+            await queue_prompt(client, GRAPH, prompt_id=f"p{number}")
+        found = (await client.get("/comfyui/queue")).json()
+        assert [each[1] for each in found["queue_pending"]] == ["p3", "p4"], "the newest"
+        await client.post("/comfyui/queue", json={"clear": True})
+        waiting = await house.queue.page("default", states=(State.QUEUED,))
+        assert [*waiting] == []
+        await client.post("/comfyui/history", json={"clear": True})
+        assert [*await house.queue.page("default")] == []
+
+
+async def test_an_interrupt_stops_more_than_are_listed(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prompts, "MAX_LISTED", 1)
+    held = [await queue_prompt(place.client, HOLD) for _ in range(3)]
+    for each in held:
+        await place.running(each)
+    assert (await place.client.post("/comfyui/interrupt")).status_code == 200
+    for each in held:
+        assert (await place.house.queue.wait("default", each, 5)).state is State.CANCELLED
 
 
 async def test_an_upload_is_loaded_by_the_name_of_its_answer_and_by_its_own(place: Place) -> None:

@@ -193,6 +193,13 @@ async def test_a_bound_of_the_endpoint_is_reported_for_the_parameter() -> None:
     assert made.json()["size"] == "1280x720"
 
 
+async def test_a_header_names_the_endpoint_of_a_video(client: httpx.AsyncClient) -> None:
+    made = await client.post(VIDEOS, json={"prompt": "x", "model": "test/videos"})
+    shown = await client.get(f"{VIDEOS}/{made.json()['id']}")
+    for answer in (made, shown):
+        assert answer.headers["x-darkroom-endpoint"] == "test/videos"
+
+
 async def test_progress_is_shown_in_percent() -> None:
     async with built(catalog=OTHERS, replica=False) as house, house.client() as client:
         body = {"prompt": "x", "model": "test/videos"}
