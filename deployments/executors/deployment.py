@@ -73,7 +73,7 @@ class ExecutorDeployment:
             fetcher=make_fetcher(transfers, transfers.max_input_bytes),
             uploader=make_uploader(transfers, link.clock, link.backoff),
             ingress=handle_port,
-            scratch=scratch,
+            scratch=scratch / "requests",  # apart from homes, whose files an app may deliver
             checkers=Checkers(Store(config.weights)),
             signer=handle_port,
         )

@@ -49,7 +49,7 @@ class HistoryEntry(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
-class MadeFile:
+class PromptFile:
     """File of a request that has succeeded, by the names that its client sees."""
 
     node: str
@@ -108,7 +108,7 @@ def outputs(request: Request) -> dict[str, Any]:
     return found
 
 
-def files(request: Request) -> Iterator[MadeFile]:
+def files(request: Request) -> Iterator[PromptFile]:
     """Files of a request; no two have the same name."""
     taken: set[str] = set()
     output = _output(request)
@@ -124,7 +124,7 @@ def files(request: Request) -> Iterator[MadeFile]:
                 name = f"{len(taken)}_{name}"
             taken.add(name)
             called = str(fields.get("listed_as") or kind)
-            yield MadeFile(str(fields.get("node", "")), called, name, key)
+            yield PromptFile(str(fields.get("node", "")), called, name, key)
 
 
 def _output(request: Request) -> Mapping[str, Any]:

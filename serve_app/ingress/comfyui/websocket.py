@@ -11,17 +11,16 @@ from typing import Any
 from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from serve_app.domain.errors import DarkroomError, DatabaseUnavailable, Forbidden, Unauthenticated
-from serve_app.ingress.comfyui.endpoint import caller_of, endpoint_of
+from serve_app.domain.errors import DarkroomError, Forbidden, Unauthenticated, Unavailable
+from serve_app.ingress.comfyui.endpoint import caller_of, endpoint_of, require_still_caller
 from serve_app.ingress.comfyui.errors import refused
 from serve_app.ingress.comfyui.events import ClientEvents
 from serve_app.ingress.comfyui.prompt import MAX_ID
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import http_answer
-from serve_app.ingress.services.services import Services, services_of
+from serve_app.ingress.services.services import services_of
 from serve_app.telemetry import logs
 from serve_app.tenants.scopes import Caller
-from serve_app.tenants.sign_in import ACTOR
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +52,7 @@ async def connected(socket: WebSocket) -> None:
             *(services.queue, services.files.storage, services.comfyui.arrivals, socket),
             *(caller.tenant, entry.endpoint.id, client_id),
         )
-        allowed = _while_allowed(services, caller, entry.endpoint.id)
+        allowed = _while_allowed(socket, caller, entry.endpoint.id)
         try:
             await _until_gone(socket, events, allowed)
         except (Unauthenticated, Forbidden) as error:
@@ -86,20 +85,13 @@ async def _until_gone(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _while_allowed(services: Services, caller: Caller, endpoint: str) -> None:
+async def _while_allowed(socket: WebSocket, caller: Caller, endpoint: str) -> None:
     """Wait until the caller may not listen any more: its key was revoked, has expired or has lost
     the endpoint, or its tenant was disabled. Raises ``Unauthenticated`` or ``Forbidden``."""
     while True:
         await asyncio.sleep(CHECK_S)
-        with contextlib.suppress(DatabaseUnavailable):
-            await _require_allowed(services, caller, endpoint)
-
-
-async def _require_allowed(services: Services, caller: Caller, endpoint: str) -> None:
-    if caller.key_id.startswith(ACTOR):
-        return  # it has a token of the provider, and no key here
-    now = await services.identity.keys.identity_of(caller.key_id)
-    now.require_endpoint(endpoint)
+        with contextlib.suppress(Unavailable):
+            await require_still_caller(socket, caller, endpoint)
 
 
 async def _read(socket: WebSocket) -> None:

@@ -232,16 +232,21 @@ async def authenticate_for_stream(request: HTTPConnection) -> Caller:
 
 
 async def require_still(
-    connection: HTTPConnection, caller: Caller, scope: str, endpoint_id: str | None = None
+    connection: HTTPConnection,
+    caller: Caller,
+    scope: str,
+    endpoint_id: str,
+    header: str | None = None,
 ) -> None:
-    """Check again what was checked when a connection opened, which may be long ago.
+    """Check again what was checked when a connection opened, which may be long ago. ``header``: as
+    in ``authenticate``.
 
     ``Unauthenticated``: the key was revoked, or it or the provider's token has expired.
     ``Forbidden``: it may not use the scope or the endpoint any more. ``TenantDisabled``.
     ``Unavailable``: this cannot be checked now.
     """
     services = services_of(connection)
-    token = provider_token(connection.headers.get("authorization"))
+    token = provider_token(header or connection.headers.get("authorization"))
     sign_in = services.identity.sign_in
     if caller.key_id.startswith(ACTOR) and sign_in is not None and token is not None:
         person = await sign_in.provider.person_of(token)
@@ -249,8 +254,7 @@ async def require_still(
     else:
         now = await services.identity.keys.identity_of(caller.key_id)
     now.require(scope)
-    if endpoint_id is not None:
-        now.require_endpoint(endpoint_id)
+    now.require_endpoint(endpoint_id)
 
 
 async def owner_of_token(connection: HTTPConnection, key_id: str) -> Caller:

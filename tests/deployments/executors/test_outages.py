@@ -12,7 +12,14 @@ import pytest
 from httpx import AsyncClient
 
 from deployments.executors.attempt import ExecutorAttempt
-from deployments.executors.base import AppExecutor, Event, ExecutorWork, MadeOutput
+from deployments.executors.base import (
+    PATH_KEY,
+    AppExecutor,
+    Event,
+    ExecutorWork,
+    MadeFile,
+    MadeOutput,
+)
 from deployments.executors.files import RequestFiles
 from deployments.replica.attempt_state import StopReason
 from deployments.transfer.uploader import Backoff, Uploader
@@ -82,7 +89,7 @@ class Painter:
         await asyncio.to_thread(work.folder.mkdir, parents=True, exist_ok=True)
         path = work.folder / "image.png"
         await asyncio.to_thread(path.write_bytes, b"an image")
-        yield MadeOutput({"image": {"$file": str(path), "media_type": "image/png"}})
+        yield MadeOutput({"image": MadeFile({PATH_KEY: str(path), "media_type": "image/png"})})
 
     async def cancel(self, request_id: str, grace_s: float) -> bool:
         del request_id, grace_s
