@@ -52,7 +52,7 @@ def expected_quantities(input: Mapping[str, Any], left: float = 1.0) -> Quantiti
     """
     outputs = _seeds(input) * _number_of_drafts(input)
     images = int(_number(input.get("num_images"))) * outputs
-    share = Decimal(str(round(_share_of_draft(input) * left, 6)))
+    share = Decimal(str(round(_share_of_draft(input) * left, 6))).normalize()
     length = length_of(input)
     seconds = Decimal(1 if length is None else str(round(length, 6)))
     return Quantities(

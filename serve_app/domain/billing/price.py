@@ -119,7 +119,7 @@ def made_by_session(outcome: Outcome) -> Quantities:
 
 def _made(images: Sequence[Artifact], seconds: float, usage: Usage) -> Quantities:
     megapixels = sum(rounded_megapixels((each.width or 0) * (each.height or 0)) for each in images)
-    run_s, share = _decimal(usage.run_s), _decimal(usage.share)
+    run_s, share = _decimal(usage.run_s), _decimal(usage.share).normalize()  # amounts get no zeros
     return Quantities(len(images), megapixels, _decimal(seconds), run_s, share=share)
 
 
