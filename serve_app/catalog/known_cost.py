@@ -90,10 +90,8 @@ def _of_step(
         return KnownCost(unknown=f"there is no endpoint {node.app}")
     if price is None:
         return cost_of(entry, None, {})
-    if node.for_each is not None or {DRAFT, FROM_DRAFT} & node.input.keys():
-        many = node.for_each is not None
-        said = "runs for each element of a list" if many else "makes drafts, or goes on from one"
-        return KnownCost(unknown=f"it {said}")
+    if unknown := _unknown_of(node):
+        return KnownCost(unknown=unknown)
     if price.unit is PriceUnit.REQUEST:
         return KnownCost(price.amount, price.currency)
     given, later = _inputs(entry, node, input)
@@ -105,6 +103,13 @@ def _of_step(
         unknown=f"{node.app} costs by the {price.unit.replace('_', ' ')}, which is known when it "
         "runs"
     )
+
+
+def _unknown_of(node: Node) -> str:
+    """Why a step's cost is not known whatever its price, as a clause; empty: it may be."""
+    if node.for_each is not None:
+        return "it runs for each element of a list"
+    return "it makes drafts, or goes on from one" if {DRAFT, FROM_DRAFT} & node.input.keys() else ""
 
 
 def _inputs(

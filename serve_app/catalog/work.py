@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+from serve_app.catalog.fields.fields import STEPS
 from serve_app.domain.billing.price import Quantities, rounded_megapixels
 from serve_app.domain.endpoint import Endpoint, RequestedWork
 from serve_app.domain.media.draft import DRAFT, step_of_draft
 
-STEPS = ("num_inference_steps", "steps", "number_of_steps")
 FACTORS = (*STEPS, "num_images", "seconds_total")
 
 USUAL_FRAME_RATE = 16

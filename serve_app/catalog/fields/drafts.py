@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serve_app.catalog.fields.fields import COUNT, MAX_SEED, MIN_SEED, SEED, SEEDS
+from serve_app.catalog.fields.fields import COUNT, MAX_SEED, MIN_SEED, SEED, SEEDS, STEPS
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import FieldProblem, InvalidInput
 from serve_app.domain.media.draft import (
@@ -21,7 +21,6 @@ from serve_app.domain.media.draft import (
 )
 from serve_app.domain.media.draft_refusals import REFUSALS
 
-STEPS = ("num_inference_steps", "steps", "number_of_steps")
 STRENGTH = "strength"
 LEAST_STEPS = 2
 """A draft makes one step, and leaves one."""

@@ -197,6 +197,7 @@ def preset(name: PresetName) -> Any:
 MAX_OUTPUTS = 4
 """Limit for inputs without a count of their own."""
 
+STEPS = ("num_inference_steps", "steps", "number_of_steps")  # whichever an input has
 COUNT, SEED, SEEDS = "num_images", "seed", "seeds"
 
 Seeds = Annotated[

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from serve_app.domain.errors import DarkroomError, Forbidden, Unauthenticated, Unavailable
+from serve_app.domain.errors import DarkroomError, Forbidden, Unauthenticated
 from serve_app.ingress.comfyui.endpoint import caller_of, endpoint_of, require_still_caller
 from serve_app.ingress.comfyui.errors import refused
 from serve_app.ingress.comfyui.events import ClientEvents
 from serve_app.ingress.comfyui.prompt import MAX_ID
+from serve_app.ingress.http.auth import watch_rights
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import http_answer
 from serve_app.ingress.services.services import services_of
 from serve_app.telemetry import logs
-from serve_app.tenants.scopes import Caller
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +29,6 @@ BROKEN = 1011
 
 REFUSED = 1008
 """Close code for a caller that is not allowed any more."""
-
-CHECK_S = 5.0
-"""Interval in seconds at which an open socket looks whether it may go on."""
 
 
 async def connected(socket: WebSocket) -> None:
@@ -52,9 +49,9 @@ async def connected(socket: WebSocket) -> None:
             *(services.queue, services.files.storage, services.comfyui.arrivals, socket),
             *(caller.tenant, entry.endpoint.id, client_id),
         )
-        allowed = _while_allowed(socket, caller, entry.endpoint.id)
+        still = partial(require_still_caller, socket, caller, entry.endpoint.id)
         try:
-            await _until_gone(socket, events, allowed)
+            await _until_gone(socket, events, watch_rights(still))
         except (Unauthenticated, Forbidden) as error:
             await socket.close(REFUSED, error.message[:100])
         except DarkroomError as error:
@@ -83,15 +80,6 @@ async def _until_gone(
         for each in tasks:
             each.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _while_allowed(socket: WebSocket, caller: Caller, endpoint: str) -> None:
-    """Wait until the caller may not listen any more: its key was revoked, has expired or has lost
-    the endpoint, or its tenant was disabled. Raises ``Unauthenticated`` or ``Forbidden``."""
-    while True:
-        await asyncio.sleep(CHECK_S)
-        with contextlib.suppress(Unavailable):
-            await require_still_caller(socket, caller, endpoint)
 
 
 async def _read(socket: WebSocket) -> None:

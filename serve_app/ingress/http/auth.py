@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Sequence
-from contextlib import contextmanager
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Generator, Sequence
+from contextlib import contextmanager, suppress
 
 from starlette.requests import HTTPConnection
 from starlette.routing import Route
 
-from serve_app.domain.errors import Forbidden, Unauthenticated
+from serve_app.domain.errors import Forbidden, Unauthenticated, Unavailable
 from serve_app.domain.operations import Actor
 from serve_app.domain.sharing.fair_queue import work_from_now_on_for
 from serve_app.ingress.http import query
@@ -39,6 +40,9 @@ ALL_TENANTS = "*"
 
 TOKEN = "fal_jwt_token"  # noqa: S105 the name of a query parameter
 STREAM_TOKEN = "token"  # noqa: S105 the name of a query parameter
+
+CHECK_S = 5.0
+"""Interval in seconds at which it is checked whether an open connection may go on."""
 
 
 async def authenticate(
@@ -229,6 +233,15 @@ async def authenticate_for_stream(request: HTTPConnection) -> Caller:
     await _admit(request, owner.tenant)
     await require_requests(request, owner, [request_id])
     return owner
+
+
+async def watch_rights(check: Callable[[], Awaitable[None]]) -> None:
+    """Call ``check`` every ``CHECK_S`` seconds while a connection is open, until it raises. That
+    something does not answer is no reason to close the connection."""
+    while True:
+        await asyncio.sleep(CHECK_S)
+        with suppress(Unavailable):
+            await check()
 
 
 async def require_still(

@@ -17,13 +17,13 @@ from serve_app.domain.errors import (
     Fenced,
     InvalidInput,
     Overloaded,
-    Unavailable,
     Unsupported,
 )
 from serve_app.domain.lease import lease_of
 from serve_app.domain.media.draft import DRAFT
 from serve_app.domain.realtime import Frame, ReplicaSlot
 from serve_app.domain.request import NewRequest, Request, State
+from serve_app.ingress.http.auth import watch_rights
 from serve_app.ingress.realtime import messages
 from serve_app.ingress.realtime.codec import pack, rendered, unpack
 from serve_app.ingress.realtime.messages import Close, Control, MessageInbox, ReceivedFrame
@@ -53,9 +53,6 @@ LOST_S = 10.0
 session."""
 
 MAX_WARNINGS = 20
-
-CHECK_S = 5.0
-"""Interval in seconds at which an open session looks whether it may go on."""
 
 OVER_BUDGET = (
     "User is locked. Reason: Exhausted balance. The budget of this tenant is used up, so the "
@@ -118,7 +115,9 @@ class RealtimeSession:
         try:
             await asyncio.shield(storing)
             await self._check_limit(limit)
-            return await first(self._read(), self._draw(), self._watch(), self._may_go_on())
+            return await first(
+                self._read(), self._draw(), self._watch(), watch_rights(self._require_allowed)
+            )
         except Overloaded:
             raise
         except DarkroomError as error:
@@ -230,19 +229,9 @@ class RealtimeSession:
             request = await queue.changed(new.tenant, new.id, CHANGE_WAIT_S, since=request)
         return _ended(request)
 
-    async def _may_go_on(self) -> Close:
-        """Wait until the session is not allowed any more: its key was revoked or has lost the
-        endpoint, its tenant was disabled, or the budget for its frames is used up."""
-        while True:
-            await asyncio.sleep(CHECK_S)
-            try:
-                await self._require_allowed()
-            except Unavailable:
-                continue
-            except DarkroomError as error:
-                return messages.closing(error)
-
     async def _require_allowed(self) -> None:
+        """Raise if the session may not go on: its key was revoked or has lost the endpoint, its
+        tenant was disabled, or the budget for its frames is used up."""
         await self._allowed()
         new = self._new
         price = new.price if self._pays_by_frame else None

@@ -10,7 +10,8 @@ import pytest
 
 from serve_app.catalog.catalog import Catalog
 from serve_app.domain.request import State
-from serve_app.ingress.comfyui import prompts, websocket
+from serve_app.ingress.comfyui import prompts
+from serve_app.ingress.http import auth
 from tests.ingress.comfyui.comfy import (
     CATALOG,
     GRAPH,
@@ -84,7 +85,7 @@ async def test_a_client_that_comes_again_hears_of_its_prompt(place: Place) -> No
 
 @pytest.fixture
 def checked_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(websocket, "CHECK_S", 0.05)
+    monkeypatch.setattr(auth, "CHECK_S", 0.05)
 
 
 @pytest.mark.usefixtures("checked_soon")

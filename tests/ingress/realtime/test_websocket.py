@@ -10,7 +10,7 @@ import msgpack
 import pytest
 
 from serve_app.domain.request import State
-from serve_app.ingress.realtime import session
+from serve_app.ingress.http import auth
 from serve_app.queue.store.config import QueueLimits
 from serve_app.settings import BudgetConfig, TenantLimits
 from tests.deployments.waiting import until
@@ -218,7 +218,7 @@ async def test_cancelling_a_sessions_request_ends_it(house: House) -> None:
 
 @pytest.fixture
 def checked_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "CHECK_S", 0.05)
+    monkeypatch.setattr(auth, "CHECK_S", 0.05)
 
 
 @pytest.mark.usefixtures("checked_soon")
