@@ -15,6 +15,7 @@ import yaml
 from click.testing import CliRunner
 
 from deployments.families.registry import FAMILIES
+from serve_app.cli.connection.whole_file import part_of
 from serve_app.cli.main import main
 from serve_app.settings import (
     APPLICATION,
@@ -164,8 +165,7 @@ def test_a_full_disk_leaves_the_manifest_as_it_was(file: str, tmp_path: Path) ->
     copied = tmp_path / file
     shutil.copy(ROOT / "kubernetes" / file, copied)
     before = copied.read_text()
-    for name in (f"{file}.new", f".{file}.part"):
-        (tmp_path / name).symlink_to("/dev/full")
+    part_of(copied).symlink_to("/dev/full")
     ran = CliRunner().invoke(main, ["serve-config", "--manifest", str(copied)])
     assert ran.exit_code == 1
     assert f"darkroom: {copied} cannot be written: No space left on device." in ran.output

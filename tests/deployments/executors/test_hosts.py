@@ -54,6 +54,7 @@ class Apps:
 
     def __init__(self, folder: Path, max_apps: int = 4) -> None:
         self.made: list[FakeExecutor] = []
+        self.uses = 0
         self.ends = asyncio.Event()
         self.ends.set()
         self.host = AppHost(self._plan, max_apps, folder / "homes")
@@ -71,7 +72,14 @@ class Apps:
         """Use the app until ``leave`` is set."""
         secrets = [Secret("KEY", "", version)]
         async with self.host.use(ENDPOINT, secrets, lambda _: None):
+            self.uses += 1
             await leave.wait()
+
+    async def until_uses(self, count: int) -> None:
+        """Return when requests have got a running app so often."""
+        async with asyncio.timeout(30):
+            while self.uses < count:
+                await asyncio.sleep(0.001)
 
 
 @pytest.fixture
@@ -92,7 +100,7 @@ async def test_requests_that_come_while_an_older_version_ends_share_one_new_proc
     second = asyncio.create_task(apps.use("new", leave))
     await asyncio.sleep(0)
     apps.ends.set()
-    await asyncio.sleep(0.01)
+    await apps.until_uses(3)
     leave.set()
     await asyncio.gather(first, second)
     await apps.host.aclose(0)
@@ -105,10 +113,10 @@ async def test_a_dead_process_is_ended_also_if_a_request_comes_before_its_last_o
 ) -> None:
     leave, stay = asyncio.Event(), asyncio.Event()
     first = asyncio.create_task(apps.use("1", leave))
-    await asyncio.sleep(0.01)
+    await apps.until_uses(1)
     apps.made[0].alive = False  # such as a server that says that it is defunct
     second = asyncio.create_task(apps.use("1", stay))
-    await asyncio.sleep(0.01)
+    await apps.until_uses(2)
     leave.set()
     await first
     assert [each.closed for each in apps.made] == [True, False]
