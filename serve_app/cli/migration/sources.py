@@ -50,12 +50,16 @@ def _is_id(text: str) -> bool:
 
 
 def _code_below(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.iterdir()):
+    try:
+        inside = sorted(folder.iterdir())
+    except OSError as error:
+        raise InvalidInput(f"{folder} cannot be read: {error.strerror or error}.") from None
+    for path in inside:
         if path.is_symlink() or path.name.startswith(".") or path.name in IGNORED_FOLDERS:
             continue
         if path.is_dir():
             yield from _code_below(path)
-        elif path.suffix in PYTHON | JAVASCRIPT:
+        elif path.suffix in PYTHON | JAVASCRIPT and path.is_file():
             yield path
 
 
@@ -69,14 +73,21 @@ def _in_named(path: Path) -> list[ClientCall]:
 
 
 def _in_file(path: Path) -> list[ClientCall]:
-    if path.stat().st_size > MAX_BYTES:
-        return [ClientCall(SourceLocation(str(path)), None, None, unread=(TOO_LARGE,))]
-    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            return _unread(path, TOO_LARGE)
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
+    except OSError as error:  # the other files of a folder are reported all the same
+        return _unread(path, f"The file cannot be read: {error.strerror or error}.")
     if MENTIONS not in text:
         return []
     if path.suffix in PYTHON:
         return python.calls_in(text, str(path))
     return javascript.calls_in(text, str(path), path.suffix)
+
+
+def _unread(path: Path, why: str) -> list[ClientCall]:
+    return [ClientCall(SourceLocation(str(path)), None, None, unread=(why,))]
 
 
 def _in_list(path: Path) -> Iterator[ClientCall]:
@@ -86,6 +97,8 @@ def _in_list(path: Path) -> Iterator[ClientCall]:
         content: Any = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
         # JSON may be indented with tabs, but YAML may not.
         tree = yaml.compose(text.expandtabs(), Loader=yaml.SafeLoader)
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror or error}.") from None
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise InvalidInput(f"{path} cannot be read: {error}") from None
     if not isinstance(content, list) or not isinstance(tree, yaml.SequenceNode):

@@ -403,6 +403,18 @@ def test_code_with_an_error_in_it_is_said_to_be_unread(check: Run) -> None:
     assert "b.ts:1: unread" in result.output
 
 
+def test_files_that_cannot_be_read_are_named(check: Run, tmp_path: Path) -> None:
+    for name in ("broken.py", "broken.json"):
+        (tmp_path / name).symlink_to("/proc/self/mem")  # reading fails, also for root
+    result = check("broken.py")
+    assert result.exit_code == 0, result.output
+    assert "broken.py: unread" in result.output
+    assert "cannot be read: Input/output error" in result.output
+    result = check("broken.json")
+    assert result.exit_code == 1
+    assert "broken.json cannot be read: Input/output error." in result.output
+
+
 def test_code_that_is_nested_too_deeply_is_said_to_be_unread(check: Run) -> None:
     deep = "import fal_client\nx = " + "+".join(["1"] * 20_000)
     result = check("deep.py", files={"deep.py": deep})
