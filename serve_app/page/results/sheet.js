@@ -170,7 +170,16 @@ export class Sheet {
 
   async #preview(found) {
     const fresh = element("img", { alt: "", src: URL.createObjectURL(found) });
-    await fresh.decode();
+    try {
+      await fresh.decode();
+    } catch (error) {
+      URL.revokeObjectURL(fresh.src);
+      throw error;
+    }
+    if (this.#final) {
+      URL.revokeObjectURL(fresh.src); // it ended meanwhile
+      return;
+    }
     this.#developing.style.aspectRatio = `${fresh.naturalWidth} / ${fresh.naturalHeight}`;
     const old = this.#developing.querySelector("img");
     this.#developing.replaceChildren(fresh);
