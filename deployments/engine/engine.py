@@ -9,6 +9,7 @@ step, a cancelled generation ends at its next step, and a failure affects only i
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -243,6 +244,11 @@ class Engine:
     def remove(self, name: str) -> None:
         """Forget a pipeline. Generations that were submitted with it keep it until they end."""
         self._loop.remove(name)
+
+    def release_unreferenced(self) -> None:
+        """Release the memory of pipelines that nothing refers to any more but their own parts."""
+        gc.collect()
+        self.accelerator.memory.release()
 
     def check_device(self, error: BaseException) -> ReplicaDied | None:
         """End the engine if ``error``, which another thread got, says that the device has failed.

@@ -50,7 +50,8 @@ class VideoRecorder:
         self._accelerator: Accelerator | None = None
         self._generation: Generation | None = None
         self._lock = threading.Lock()  # protects the next three attributes
-        self._frames: deque[HostCopy] = deque()  # each uint8 [frames, height, width, 3]
+        # Each uint8 [frames, height, width, 3], and a boolean [1]: the model's values were finite.
+        self._frames: deque[tuple[HostCopy, HostCopy]] = deque()
         self._waiting = 0  # number of frames in ``_frames``
         self._error: BaseException | None = None
         self._writing = threading.Lock()  # protects the file
@@ -66,7 +67,7 @@ class VideoRecorder:
 
     def take(self, frames: Tensor) -> None:
         """Queue ``frames``: [frames, 3, height, width], 0 to 1, on the engine's device."""
-        from deployments.engine.media.images import levels_of  # noqa: PLC0415
+        from deployments.engine.media.images import finite, levels_of  # noqa: PLC0415
 
         if self._accelerator is None:
             raise RuntimeError("The recording has not begun.")
@@ -74,11 +75,14 @@ class VideoRecorder:
         self._leaves_out -= skipped
         if skipped == len(frames):
             return
-        copy = self._accelerator.to_host(levels_of(frames[skipped:]))
+        frames = frames[skipped:]
+        copy = self._accelerator.to_host(levels_of(frames))
+        # What it finds is read by the encoders: the engine waits for no copy.
+        found = self._accelerator.to_host(finite(frames))
         with self._lock:
             if self._error is not None:
                 return
-            self._frames.append(copy)
+            self._frames.append((copy, found))
             self._waiting += len(copy.tensor)
             if self._waiting >= self._most_waiting and self._generation is not None:
                 self._generation.pause()
@@ -118,24 +122,29 @@ class VideoRecorder:
                 self._writing.release()
 
     def _write_waiting(self) -> None:
+        from deployments.engine.media.images import require_finite  # noqa: PLC0415
+
         with self._scratch.busy():
             try:
-                while (copy := self._next()) is not None:
+                while (waiting := self._next()) is not None:
+                    copy, found = waiting
                     copy.ready()
+                    found.ready()
+                    require_finite(found.tensor)
                     for pixels in copy.tensor.numpy():
                         self._file_begun().add(pixels)
             except BaseException as error:
                 self._fail(error)
 
-    def _next(self) -> HostCopy | None:
+    def _next(self) -> tuple[HostCopy, HostCopy] | None:
         with self._lock:
             if not self._frames:
                 return None
-            copy = self._frames.popleft()
-            self._waiting -= len(copy.tensor)
+            waiting = self._frames.popleft()
+            self._waiting -= len(waiting[0].tensor)
             if self._waiting <= self._most_waiting // 2:
                 self._go_on()
-            return copy
+            return waiting
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:

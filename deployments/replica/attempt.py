@@ -90,10 +90,11 @@ class Attempt:
         resources: ReplicaResources,
         on_engine_left: Callable[[], None],
         slots: SlotQueue | None = None,
+        beside: PipelineHandle | None = None,
     ) -> None:
         """``family`` None hands the attempt back. ``on_engine_left`` is called when the attempt
         does not need its slot, or not yet. ``slots``: where it takes its slot once its files are
-        fetched. None: it has one already."""
+        fetched. None: it has one already. ``beside``: a handle of its pipeline that is held."""
         self.lease = lease
         phase = Phase.LOADING if slots is None else Phase.WAITING
         self.state = AttemptState(resources.clock, on_engine_left, phase)
@@ -108,6 +109,7 @@ class Attempt:
         self._family = family
         self._resources = resources
         self._task: asyncio.Task[Any] | None = None
+        self._beside = beside
         self._handle: PipelineHandle | None = None
         scope = resources.cache_scope(lease.tenant)
         self._loras = LoraUse(resources.loras, scope, lease.tenant)
@@ -200,7 +202,7 @@ class Attempt:
         seed = _seed(lease.request_id)
         begin = await request_start(lease, seed, self._resources)
         await self._take_slot()
-        handle = self._handle = self._resources.acquire(family, lease.endpoint, state.set_progress)
+        handle = self._handle = self._acquired(family)
         pipeline = await _loaded(handle)
         state.enter_stage(None)
         if lease.snapshot_url is None:
@@ -327,6 +329,13 @@ class Attempt:
         return self._loras.as_owners_error(
             LoraRefused(error.message, error.number - len(self._own))
         )
+
+    def _acquired(self, family: Family) -> PipelineHandle:
+        """Handle of the pipeline, which is loaded now or later."""
+        resources = self._resources
+        if self._beside is not None and (shared := resources.residency.share(self._beside)):
+            return shared
+        return resources.acquire(family, self.lease.endpoint, self.state.set_progress)
 
     def _release_pipeline(self) -> None:
         """Release the pipeline, so that other pipelines may use its memory."""

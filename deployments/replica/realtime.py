@@ -65,6 +65,9 @@ class ReplicaSession(Attempt):
             self._family,
             replace(self._resources, uploader=files),
             _nothing,
+            # Without it, frames would wait behind requests for other weights, and these for the
+            # end of the session.
+            beside=self._handle,
         )
         try:
             outcome = await attempt.run()

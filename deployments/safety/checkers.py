@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import httpx
 
+from deployments.engine.threads import ONE_BUILDER
 from serve_app.domain.endpoint import Weights
 from weights.store import Store
 
@@ -86,9 +87,15 @@ class ClassifierChecker:
             AutoModelForImageClassification,
         )
 
+        from deployments.engine.default_dtype import own_default_dtype  # noqa: PLC0415
+
         own = {"local_files_only": True}
-        self._processor = AutoImageProcessor.from_pretrained(folder, **own)
-        model = AutoModelForImageClassification.from_pretrained(folder, use_safetensors=True, **own)
+        # Beside a pipeline that is loaded, its weights would get lost.
+        with ONE_BUILDER, own_default_dtype():
+            self._processor = AutoImageProcessor.from_pretrained(folder, **own)
+            model = AutoModelForImageClassification.from_pretrained(
+                folder, use_safetensors=True, **own
+            )
         self._model = model.eval()
         names: Mapping[int, str] = model.config.id2label
         self._unsafe = {at: name for at, name in names.items() if name.lower() in labels}

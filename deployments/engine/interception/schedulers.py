@@ -1,10 +1,30 @@
-"""What diffusers' schedulers know of the latents, read from their attributes."""
+"""What diffusers' schedulers know of the latents, read from their attributes, and their seed."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Generator, Tensor
+
+_NOISE_SEED = "noise_sampler_seed"
+
+
+def seed_noise(solver: Any, arguments: Mapping[str, Any]) -> None:
+    """Let a scheduler whose steps take no generator draw from the seed of the call's generators.
+
+    diffusers' ``DPMSolverSDEScheduler`` otherwise takes a seed from torch's global state, so that
+    neither the same seed nor a resumed generation would give the same output. ``arguments``: of
+    the pipeline's call. Does nothing for others, and without a generator.
+    """
+    if getattr(solver, _NOISE_SEED, 0) is not None:
+        return  # it has none, or the catalogue's
+    drawn = arguments.get("generator")
+    each = drawn if isinstance(drawn, list | tuple) else [drawn]
+    seeds = [one.initial_seed() for one in each if isinstance(one, Generator)]
+    if seeds:
+        # With several generators, each latent has its own.
+        setattr(solver, _NOISE_SEED, seeds if len(seeds) > 1 else seeds[0])
 
 
 def sigma_of(solver: Any, ago: int = 0) -> Any:

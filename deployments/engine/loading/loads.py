@@ -54,6 +54,12 @@ class LoadedPipeline:
     last_used: int = 0
     is_ready: bool = False
 
+    def hand_out(self, handle: PipelineHandle) -> None:
+        """Give it to the owner of a handle. The caller holds the lock of all handles."""
+        self.users += 1
+        handle.held = True
+        handle.future.set_result(self.pipeline)
+
     def resident(self, name: str, *, kept: bool, needed: bool) -> Resident[str]:
         return Resident(name, self.size, self.users, self.last_used, kept, needed)
 
@@ -156,6 +162,11 @@ class WaitingHandles:
         """End the load, and return the handles that waited for it."""
         self._progress.pop(name)
         return self._handles.pop(name)
+
+    def hand_out(self, name: str, loaded: LoadedPipeline) -> None:
+        """End the load: all that waited get the pipeline."""
+        for handle in self.take(name):
+            loaded.hand_out(handle)
 
     def take_spare(self, name: str) -> Sequence[PipelineHandle]:
         """Return the spare handles. If others wait, the load goes on for them."""

@@ -9,7 +9,6 @@ from there (``memory/warm.py``); else they are read from disk again.
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import threading
 import time
@@ -163,7 +162,7 @@ class Residency:
             # While others wait for memory, new handles wait behind them. Otherwise, weights that
             # new requests keep using would never become idle.
             if loaded is not None and loaded.is_ready and not self._waits_for_memory:
-                self._hand_out(handle, loaded)
+                loaded.hand_out(handle)
             elif self._waiting.add(handle):
                 if plan.fetch is None or loaded is not None or name in self._warm.names:
                     self._loader.submit(self._obtain, name, plan)
@@ -172,6 +171,18 @@ class Residency:
                     done = partial(self._fetched, name, plan)
                     self._downloads.submit(name, plan.fetch, on_download, done)
         return handle
+
+    def share(self, handle: PipelineHandle) -> PipelineHandle | None:
+        """Return one more handle of a pipeline. None if ``handle`` is not held.
+
+        It waits for nobody: whoever waits for memory waits for ``handle`` anyway.
+        """
+        with self._changed:
+            if not handle.held:
+                return None
+            shared = PipelineHandle(handle.name, on_progress=None)
+            self._loaded[handle.name].hand_out(shared)
+        return shared
 
     def release(self, handle: PipelineHandle) -> None:
         """Release a handle; one that still waits stops waiting. Does nothing the second time."""
@@ -207,11 +218,6 @@ class Residency:
         self._downloads.close()
         self._loader.shutdown(wait=False, cancel_futures=True)
 
-    def _hand_out(self, handle: PipelineHandle, loaded: LoadedPipeline) -> None:
-        loaded.users += 1
-        handle.held = True
-        handle.future.set_result(loaded.pipeline)
-
     def _fetched(self, name: str, plan: LoadPlan, error: BaseException | None) -> None:
         if error is not None:
             self._fail(name, error)
@@ -225,7 +231,7 @@ class Residency:
         """Load ``name`` on the loader's thread, for all handles that wait for it."""
         with self._changed:
             if (there := self._loaded.get(name)) is not None:
-                self._hand_out_to_all(name, there)
+                self._waiting.hand_out(name, there)
                 return
         try:
             loaded = self._load(name, plan)
@@ -247,12 +253,8 @@ class Residency:
         with self._changed:
             loaded.is_ready = True
             loaded.users -= 1
-            self._hand_out_to_all(name, loaded)
+            self._waiting.hand_out(name, loaded)
             self._changed.notify_all()
-
-    def _hand_out_to_all(self, name: str, loaded: LoadedPipeline) -> None:
-        for handle in self._waiting.take(name):
-            self._hand_out(handle, loaded)
 
     def _fail(self, name: str, error: BaseException) -> None:
         problem = self._engine.check_device(error) or as_callers_error(error)
@@ -397,7 +399,7 @@ class Residency:
             release_frames(error)
             log.warning("%s did not fit beside running generations; it waits until they end.", name)
             undo()
-            self._free()
+            self._engine.release_unreferenced()
             if self._waiting.are_spare(name):
                 raise no_spare_room(size, self._engine.free_bytes()) from error
             try:
@@ -485,15 +487,10 @@ class Residency:
             if self._warm.keep(name, each.pipeline, each.placement, each.places, each.size):
                 log.info("%s stays in host memory.", name)
             del each
-        self._free()
+        self._engine.release_unreferenced()
 
     def _residents(self) -> Sequence[Resident[str]]:
         return [
             each.resident(name, kept=name in self._kept, needed=name in self._needed)
             for name, each in self._loaded.items()
         ]
-
-    def _free(self) -> None:
-        """Free unreferenced memory; pipelines are in reference cycles."""
-        gc.collect()
-        self._engine.accelerator.memory.release()

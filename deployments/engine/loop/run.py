@@ -19,10 +19,12 @@ from deployments.engine.interception.isolation import Isolation, RandomState
 from deployments.engine.interception.lazy_tensor import fetched_output
 from deployments.engine.interception.pipeline import (
     InterceptedPipeline,
+    is_scheduler,
     main_scheduler,
     steps_ahead,
 )
 from deployments.engine.interception.proxy import ComponentCall, GenerationGreenlet
+from deployments.engine.interception.schedulers import seed_noise
 from deployments.engine.interception.step_cache_options import original_of, settings_name
 from deployments.engine.interception.step_caches import forget
 from deployments.engine.loop.encoders import Encoders
@@ -179,6 +181,8 @@ class Run:
         if (set_up := self.generation.take_set_up()) is not None:
             with self._isolation.in_place(keep=True):
                 set_up(pipeline)
+        for solver in filter(is_scheduler, vars(pipeline).values()):
+            seed_noise(solver, arguments)
         # No closure: an error's traceback would keep it alive, and with it the pipeline's tensors.
         self._greenlet = GenerationGreenlet(
             partial(pipeline, **arguments),

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from serve_app.domain.errors import InvalidInput, Unsupported
+from serve_app.domain.errors import InvalidInput, PipelineFailed, Unsupported
 from serve_app.domain.media.marking import XMP
 
 SOFTWARE = "Darkroom"
@@ -43,12 +43,27 @@ def levels_of(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def to_levels(pixels: torch.Tensor) -> NDArray[np.uint8]:
-    """Convert to 8 bits on the host; see ``levels_of``."""
+    """Convert to 8 bits on the host; see ``levels_of``. Raises as ``require_finite``."""
+    require_finite(finite(pixels))
     return levels_of(pixels).cpu().numpy()
 
 
+def finite(pixels: torch.Tensor) -> torch.Tensor:
+    """Boolean [1] on the same device: all values are finite numbers."""
+    return pixels.detach().isfinite().all().reshape(1)
+
+
+def require_finite(found: torch.Tensor) -> None:
+    """Raise ``PipelineFailed`` if values were not ``finite``. In 8 bits, they would be black."""
+    if not found.item():
+        raise PipelineFailed(
+            "The model made pixels that are not finite numbers. It may need more precision than it "
+            "is loaded with (`dtype` in the catalogue), or a LoRA has too large a scale."
+        )
+
+
 def to_images(pixels: torch.Tensor) -> list[Image.Image]:
-    """Convert to PIL images; see ``levels_of``."""
+    """Convert to PIL images; see ``to_levels``."""
     return [Image.fromarray(image) for image in to_levels(pixels)]
 
 

@@ -14,6 +14,7 @@ from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.executors.secrets import Secret
 from serve_app.domain.progress import Progress
 from serve_app.telemetry.logs import log_context, request_id
+from tests.deployments.waiting import until
 
 ENDPOINT = Endpoint("apps/studio", "python", Weights(""), "json")
 
@@ -75,12 +76,6 @@ class Apps:
             self.uses += 1
             await leave.wait()
 
-    async def until_uses(self, count: int) -> None:
-        """Return when requests have got a running app so often."""
-        async with asyncio.timeout(30):
-            while self.uses < count:
-                await asyncio.sleep(0.001)
-
 
 @pytest.fixture
 def apps(tmp_path: Path) -> Apps:
@@ -100,7 +95,7 @@ async def test_requests_that_come_while_an_older_version_ends_share_one_new_proc
     second = asyncio.create_task(apps.use("new", leave))
     await asyncio.sleep(0)
     apps.ends.set()
-    await apps.until_uses(3)
+    await until(lambda: apps.uses == 3)
     leave.set()
     await asyncio.gather(first, second)
     await apps.host.aclose(0)
@@ -113,10 +108,10 @@ async def test_a_dead_process_is_ended_also_if_a_request_comes_before_its_last_o
 ) -> None:
     leave, stay = asyncio.Event(), asyncio.Event()
     first = asyncio.create_task(apps.use("1", leave))
-    await apps.until_uses(1)
+    await until(lambda: apps.uses == 1)
     apps.made[0].alive = False  # such as a server that says that it is defunct
     second = asyncio.create_task(apps.use("1", stay))
-    await apps.until_uses(2)
+    await until(lambda: apps.uses == 2)
     leave.set()
     await first
     assert [each.closed for each in apps.made] == [True, False]

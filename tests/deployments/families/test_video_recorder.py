@@ -116,6 +116,17 @@ def test_too_few_frames_are_an_error(scratch, encoders):
         recording.finish()
 
 
+def test_frames_that_are_no_numbers_fail_the_video(scratch, encoders):
+    recording, _ = begun(scratch, encoders)
+    for number in range(4):
+        frames = chunk(number)
+        if number == 2:
+            frames[1, 0, 0, 0] = float("nan")
+        recording.take(frames)
+    with pytest.raises(PipelineFailed, match="pixels that are not finite numbers"):
+        recording.finish()
+
+
 def test_an_error_while_writing_is_reported_at_the_end_and_holds_no_one_up(scratch, encoders):
     recording, generation = begun(scratch, encoders, most_waiting=2)
     scratch.close()

@@ -84,6 +84,23 @@ async def test_a_session_keeps_its_slot_and_the_weights(rig: Rig) -> None:
     assert rig.resources.loaded_endpoints == ("probe",)
 
 
+async def test_frames_are_drawn_while_a_request_waits_for_the_session_s_memory(
+    make_rig: Any,
+) -> None:
+    """A replica with room for one of two endpoints' weights."""
+    rig = await make_rig(slots=2, weights_bytes=6)
+    held = await opened(rig)
+    await drawn(rig, held, frame("first", steps=1))
+    other = replace(PROBE, id="other", weights=Weights("other"))
+    waiting = rig.offer("waiting", endpoint=other, steps=1)
+    await until(lambda: rig.resources.residency._waits_for_memory)
+    async with asyncio.timeout(60):
+        (second,) = await drawn(rig, held, frame("second", steps=1, echo="x"))
+    assert (second.outcome.output or {})["echo"] == "x"
+    rig.replica.sessions.end(held)
+    assert (await rig.outcome(waiting)).succeeded
+
+
 async def test_a_frame_goes_before_what_others_wait_for(rig: Rig) -> None:
     held = await opened(rig)
     await drawn(rig, held, frame(steps=1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from accelerate import init_empty_weights
 from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
@@ -20,6 +22,7 @@ from deployments.engine.media.scratch import Scratch
 from deployments.engine.media.video_format import VideoForm
 from deployments.engine.media.video_reader import sampled_frames
 from deployments.engine.media.video_writer import VideoFile
+from deployments.engine.threads import ONE_BUILDER
 from deployments.families.base import Product
 from deployments.safety.checkers import Checkers, ClassifierChecker, HttpChecker
 from deployments.safety.outputs import SAFETY, OutputPolicy
@@ -214,6 +217,18 @@ def test_a_classifier_is_loaded_from_its_files_and_its_scores_decide(classifier:
     assert not ClassifierChecker(classifier, frozenset({"nsfw"}), 1.0).check(image, "").unsafe
     with pytest.raises(ValueError, match="labels normal, nsfw only"):
         ClassifierChecker(classifier, frozenset({"gore"}), 0.5)
+
+
+def test_a_classifier_that_is_made_while_a_pipeline_is_loaded_has_its_weights(
+    classifier: Path,
+) -> None:
+    """A load keeps what other threads build off the host, as ``loader`` says."""
+    with ThreadPoolExecutor(1) as thread:
+        with ONE_BUILDER, init_empty_weights():
+            made = thread.submit(ClassifierChecker, classifier, frozenset({"nsfw"}), 0.5)
+            wait([made], timeout=3)
+        found = made.result().check(Image.new("RGB", (64, 48), RED), "")
+    assert 0 < found.score < 1
 
 
 def test_a_checker_is_made_once_for_a_configuration(classifier: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from deployments.engine.media.images import encode, fit, to_images
-from serve_app.domain.errors import Unsupported
+from serve_app.domain.errors import PipelineFailed, Unsupported
 
 pytestmark = pytest.mark.engine
 
@@ -33,6 +33,14 @@ def test_a_tensor_becomes_its_image(dtype):
 def test_values_outside_of_the_range_are_clipped():
     (image,) = to_images(torch.tensor([-1.0, 0.5, 2.0]).view(1, 3, 1, 1))
     assert image.getpixel((0, 0)) == (0, 128, 255)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_pixels_that_are_no_numbers_are_no_image(value):
+    pixels = halves(8, 4)
+    pixels[0, 1, 2, 3] = value
+    with pytest.raises(PipelineFailed, match="pixels that are not finite numbers"):
+        to_images(pixels)
 
 
 def test_each_of_several_becomes_an_image():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import (
     DPMSolverMultistepScheduler,
+    DPMSolverSDEScheduler,
     EulerAncestralDiscreteScheduler,
     TaylorSeerCacheConfig,
     UniPCMultistepScheduler,
@@ -99,6 +100,37 @@ def test_a_generation_goes_on_from_any_step_on_another_engine_bit_for_bit(pipeli
             counts = other.counts()
         assert torch.equal(made.images, plain)
         assert (counts["steps"], counts["forwards"]) == (STEPS - step, STEPS - step)
+
+
+@pytest.mark.filterwarnings("ignore:Should have t:UserWarning")  # torchsde, of rounded times
+@pytest.mark.parametrize("kept", [0, KEPT], ids=["its frames", "its outputs"])
+def test_a_solver_that_takes_no_generator_draws_by_the_request_s_seed_also_when_it_goes_on(kept):
+    arguments = {"steps": STEPS}
+    pipeline = tiny_sdxl(DPMSolverSDEScheduler(use_karras_sigmas=True))
+    options = GenerationOptions(keep_outputs_bytes=kept)
+    with engine_of(pipeline) as engine:
+        plain = engine.submit(**call(**arguments)).result(60).images
+        torch.rand(7)  # others draw from the global state
+        made, states = run_with_snapshots(engine, [2, 5], call(**arguments), options=options)
+    assert torch.equal(made.images, plain)
+    assert len(states) == 2
+    for state in states.values():
+        with engine_of(pipeline) as other:
+            made = other.submit(snapshot=state, **call(**arguments)).result(60)
+        assert torch.equal(made.images, plain)
+
+
+@pytest.mark.filterwarnings("ignore:Should have t:UserWarning")  # torchsde, of rounded times
+def test_a_solver_that_takes_no_generator_draws_each_image_by_its_own_seed():
+    pipeline = tiny_sdxl(DPMSolverSDEScheduler(use_karras_sigmas=True))
+    with engine_of(pipeline) as engine:
+        two = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+        both = engine.submit(
+            **{**call(steps=STEPS), "generator": two, "num_images_per_prompt": 2}
+        ).result(60)
+        alone = [engine.submit(**call(steps=STEPS, seed=seed)).result(60) for seed in (1, 2)]
+    for one, its in zip(both.images, alone, strict=True):
+        assert (one - its.images[0]).abs().max() <= 1e-4
 
 
 def test_a_snapshot_of_what_went_on_from_a_snapshot_is_as_good(flux):
