@@ -11,7 +11,7 @@ from playwright.sync_api import Page, Route, expect
 from tests.page.album import Entry
 from tests.page.darkroom import PageDarkroom
 from tests.page.painter import image
-from tests.page.reader import PROBE, Reader, expect_images, expect_said
+from tests.page.reader import PROBE, Reader, box_of, expect_images, expect_said, select_past
 
 
 def submit(reader: Reader, endpoint: str, **input: object) -> str:
@@ -54,6 +54,21 @@ def test_one_is_shown_with_its_log_its_input_and_its_output(reader: Reader) -> N
     expect(dialog).to_contain_text('"has_nsfw_concepts"')
     expect(dialog.get_by_role("img", name="a long stair")).to_be_visible()
     reader.page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+
+
+def test_only_a_click_beside_the_details_closes_them(waiting: Reader) -> None:
+    page = waiting.page
+    submit(waiting, PROBE, prompt="by a program")
+    waiting.listed.first.locator(".request").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("Next in line.")
+    left, top, *_ = box_of(dialog)
+    page.mouse.click(left + 8, top + 8)  # the blank border
+    expect(dialog).to_be_visible()
+    select_past(dialog, dialog.get_by_text("Next in line."))
+    expect(dialog).to_be_visible()
+    page.mouse.click(left - 30, top + 8)
     expect(dialog).to_be_hidden()
 
 
