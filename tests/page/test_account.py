@@ -162,6 +162,24 @@ def test_a_new_key_is_not_lost_by_a_click_beside_it(page: Page, served: PageDark
     expect(secret).to_be_visible()
 
 
+def test_a_number_that_cannot_be_read_is_not_taken_for_an_empty_one(
+    page: Page, served: PageDarkroom
+) -> None:
+    member = Member(page, served, "api", "tenant-admin")
+    member.open("Keys")
+    page.get_by_role("button", name="Create a key").click()
+    days = member.dialog.get_by_label("Days until it expires")
+    days.press_sequentially("30-")
+    member.dialog.get_by_role("button", name="Create it").click()
+    expect(member.dialog.get_by_role("alert")).to_contain_text(
+        "Days until it expires is not a number."
+    )
+    expect(days).to_be_focused()
+    days.fill("30")
+    member.dialog.get_by_role("button", name="Create it").click()
+    expect(member.dialog.locator(".secret")).to_be_visible()
+
+
 @pytest.mark.parametrize("works", [True, False])
 def test_a_dialog_that_is_closed_too_early_still_says_how_it_ended(
     page: Page, served: PageDarkroom, works: bool

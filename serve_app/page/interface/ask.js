@@ -82,11 +82,14 @@ export function wordsOf(error) {
 }
 
 function complete(controls, problem) {
-  const missing = controls.find(({ control }) => control.required && control.value.trim() === "");
+  // The value of a number that the browser cannot read is empty, which may mean: without a limit.
+  const isUnreadable = ({ control }) => control.validity.badInput;
+  const isMissing = ({ control }) => control.required && control.value.trim() === "";
+  const wrong = controls.find((each) => isUnreadable(each) || isMissing(each));
   problem.hidden = true;
-  if (missing === undefined) return true;
-  tell(problem, `${missing.label} is required.`);
-  missing.control.focus();
+  if (wrong === undefined) return true;
+  tell(problem, `${wrong.label} is ${isUnreadable(wrong) ? "not a number" : "required"}.`);
+  wrong.control.focus();
   return false;
 }
 
