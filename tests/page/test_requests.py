@@ -87,6 +87,19 @@ def test_one_can_be_cancelled_from_the_list(waiting: Reader) -> None:
     expect(waiting.listed.first).to_have_attribute("data-state", "cancelled")
 
 
+def test_the_focus_stays_on_the_same_button_of_a_row_when_the_list_changes(waiting: Reader) -> None:
+    submit(waiting, PROBE, prompt="by a program")
+    cancel = waiting.page.get_by_role("button", name="Cancel by a program")
+    cancel.focus()
+    submit(waiting, PROBE, prompt="another one")
+    expect(waiting.listed).to_have_count(2)
+    expect(cancel).to_be_focused()
+    waiting.page.keyboard.press("Enter")
+    row = waiting.listed.last
+    expect(row).to_have_attribute("data-state", "cancelled")
+    expect(row.locator(".request")).to_be_focused()  # it has no other button any more
+
+
 def test_a_cancellation_that_fails_is_seen_in_the_list_and_in_the_details(waiting: Reader) -> None:
     submit(waiting, PROBE, prompt="by a program")
     words = "This key may not cancel requests."
