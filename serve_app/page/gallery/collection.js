@@ -194,8 +194,8 @@ export class Collection extends EventTarget {
     }
   }
 
-  /** Waits for `act()`, which changes requests here and on the server. An answer about them that was asked for
-   * before its end is dropped: what it says may be older. */
+  /** Waits for `act()`, which changes requests here and on the server. A refresh that began before its
+   * end is dropped: what it says may be older. */
   async change(act) {
     this.#changing += 1;
     this.#changes += 1;
