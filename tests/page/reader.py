@@ -65,6 +65,24 @@ class Reader:
         return self.page.locator("#requests li[data-request]")
 
 
+def box_of(found: Locator) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of an element in the window, in CSS pixels."""
+    box = found.bounding_box()
+    assert box is not None
+    return box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"]
+
+
+def select_past(dialog: Locator, text: Locator) -> None:
+    """Press in a text of a dialog, and release beside the dialog, as one who selects to the end."""
+    page = dialog.page
+    left, top, _, bottom = box_of(text)
+    beyond, *_ = box_of(dialog)
+    page.mouse.move(left + 20, (top + bottom) / 2)
+    page.mouse.down()
+    page.mouse.move(beyond - 30, (top + bottom) / 2)
+    page.mouse.up()
+
+
 def expect_phase(sheet: Locator, phase: str) -> None:
     expect(sheet).to_have_attribute("data-phase", phase)
 

@@ -13,7 +13,7 @@ from playwright.sync_api import BrowserContext, Page, Route, expect
 from tests.page.axe import look
 from tests.page.darkroom import PageDarkroom
 from tests.page.operator import Operator
-from tests.page.reader import FLUX, Reader, expect_images
+from tests.page.reader import FLUX, Reader, box_of, expect_images, select_past
 
 OpenContext = Callable[..., BrowserContext]
 
@@ -142,6 +142,42 @@ def test_a_tenant_admin_manages_the_keys_of_its_tenant(page: Page, served: PageD
     member.dialog.get_by_role("button", name="Revoke it").click()
     expect(key.filter(has_text="revoked")).to_have_count(1)
     assert page.request.get(f"{served.url}/v1/keys/self", headers=header).status == 401
+
+
+def test_a_new_key_is_not_lost_by_a_click_beside_it(page: Page, served: PageDarkroom) -> None:
+    member = Member(page, served, "api", "tenant-admin")
+    member.open("Keys")
+    page.get_by_role("button", name="Create a key").click()
+    member.dialog.get_by_label("Name").fill("the web app")
+    left, top, *_ = box_of(member.dialog)
+    page.mouse.click(left - 30, top + 8)
+    expect(member.dialog.get_by_label("Name")).to_have_value("the web app")
+    member.dialog.get_by_role("button", name="Create it").click()
+    secret = member.dialog.locator(".secret")
+    expect(secret).to_be_visible()
+    select_past(member.dialog, secret)
+    left, top, *_ = box_of(member.dialog)
+    page.mouse.click(left + 8, top + 8)  # the blank border
+    page.mouse.click(left - 30, top + 8)
+    expect(secret).to_be_visible()
+
+
+def test_a_number_that_cannot_be_read_is_not_taken_for_an_empty_one(
+    page: Page, served: PageDarkroom
+) -> None:
+    member = Member(page, served, "api", "tenant-admin")
+    member.open("Keys")
+    page.get_by_role("button", name="Create a key").click()
+    days = member.dialog.get_by_label("Days until it expires")
+    days.press_sequentially("30-")
+    member.dialog.get_by_role("button", name="Create it").click()
+    expect(member.dialog.get_by_role("alert")).to_contain_text(
+        "Days until it expires is not a number."
+    )
+    expect(days).to_be_focused()
+    days.fill("30")
+    member.dialog.get_by_role("button", name="Create it").click()
+    expect(member.dialog.locator(".secret")).to_be_visible()
 
 
 @pytest.mark.parametrize("works", [True, False])

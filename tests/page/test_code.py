@@ -19,7 +19,7 @@ from playwright.sync_api import Page, expect
 from tests.ingress.house import OTHERS
 from tests.node import node, packages
 from tests.page.darkroom import page_darkroom
-from tests.page.reader import Reader
+from tests.page.reader import Reader, box_of, select_past
 
 JAVASCRIPT = Path(__file__).parents[1] / "wire" / "javascript"
 PRINT_JSON = "console.log(JSON.stringify(data))"  # Node's own format is not JSON
@@ -212,6 +212,19 @@ def test_the_input_is_changed_as_json_and_used_in_the_form(filled: Reader) -> No
     expect(filled.field("seed")).to_have_value("")
     filled.page.locator("#code-button").click()
     expect(box).to_have_value(re.compile('"prompt": "a lake"'))
+
+
+def test_a_click_beside_the_json_does_not_lose_it(filled: Reader) -> None:
+    page = filled.page
+    page.get_by_role("button", name="JSON", exact=True).click()
+    box = page.get_by_label("Input as JSON")
+    box.fill('{"prompt": "a lake"}')
+    dialog = page.get_by_role("dialog")
+    select_past(dialog, box)
+    left, top, *_ = box_of(dialog)
+    page.mouse.click(left - 30, top + 8)
+    expect(dialog).to_be_visible()
+    expect(box).to_have_value('{"prompt": "a lake"}')
 
 
 def test_only_the_clients_that_an_endpoint_suits_are_offered(reader: Reader) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Request, expect
 
 from serve_app.catalog.catalog import StoredEntry, combined, read_file
 from serve_app.catalog.entries import EntryBuilder
@@ -19,6 +19,7 @@ from tests.page.axe import axe
 from tests.page.darkroom import PageDarkroom, page_darkroom
 from tests.page.operator import Operator, give_pool
 from tests.page.reader import FLUX
+from tests.page.test_operator import HIDE
 
 OPEN = {"family": "probe", "schema": "open", "weights": {"directory": "/srv/weights/portraits"}}
 BUILDER = EntryBuilder(demo=True, demo_dir=DEMO)
@@ -128,6 +129,30 @@ def test_the_storage_is_shown_by_kind_and_tenant(operator: Operator) -> None:
     expect(operator.row("By tenant", "default")).to_contain_text("Videos 2.0 MB")
     expect(operator.row("Places", "own")).to_contain_text("artifacts")
     expect(operator.page.get_by_text("Their files: for ever")).to_be_visible()
+
+
+def test_a_part_that_is_opened_in_a_background_tab_is_filled_when_it_is_seen(
+    operator: Operator,
+) -> None:
+    page = operator.page
+    asked: list[str] = []
+
+    def note(request: Request) -> None:
+        if request.url.endswith("/v1/storage"):
+            asked.append(request.url)
+
+    page.on("request", note)
+    page.evaluate(HIDE, True)
+    operator.open("Storage")
+    expect(page.locator(".part [aria-busy]")).to_have_count(1)
+    assert asked == []
+    page.evaluate(HIDE, False)
+    expect(operator.row("Places", "own")).to_contain_text("artifacts")
+    page.evaluate(HIDE, True)
+    page.evaluate(HIDE, False)  # it is not asked for again each time
+    operator.open("Audit")
+    expect(page.locator(".part [aria-busy]")).to_have_count(0)
+    assert len(asked) == 1
 
 
 def test_the_health_says_what_fails(operator: Operator) -> None:

@@ -11,7 +11,7 @@ from playwright.sync_api import Page, Route, expect
 from tests.page.album import Entry
 from tests.page.darkroom import PageDarkroom
 from tests.page.painter import image
-from tests.page.reader import PROBE, Reader, expect_images, expect_said
+from tests.page.reader import PROBE, Reader, box_of, expect_images, expect_said, select_past
 
 
 def submit(reader: Reader, endpoint: str, **input: object) -> str:
@@ -57,6 +57,21 @@ def test_one_is_shown_with_its_log_its_input_and_its_output(reader: Reader) -> N
     expect(dialog).to_be_hidden()
 
 
+def test_only_a_click_beside_the_details_closes_them(waiting: Reader) -> None:
+    page = waiting.page
+    submit(waiting, PROBE, prompt="by a program")
+    waiting.listed.first.locator(".request").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("Next in line.")
+    left, top, *_ = box_of(dialog)
+    page.mouse.click(left + 8, top + 8)  # the blank border
+    expect(dialog).to_be_visible()
+    select_past(dialog, dialog.get_by_text("Next in line."))
+    expect(dialog).to_be_visible()
+    page.mouse.click(left - 30, top + 8)
+    expect(dialog).to_be_hidden()
+
+
 def test_what_is_shown_of_a_running_one_goes_on(waiting: Reader) -> None:
     submit(waiting, PROBE, prompt="by a program", sleep_s=0.3)
     waiting.listed.first.locator(".request").click()
@@ -70,6 +85,19 @@ def test_one_can_be_cancelled_from_the_list(waiting: Reader) -> None:
     submit(waiting, PROBE, prompt="by a program")
     waiting.page.get_by_role("button", name="Cancel by a program").click()
     expect(waiting.listed.first).to_have_attribute("data-state", "cancelled")
+
+
+def test_the_focus_stays_on_the_same_button_of_a_row_when_the_list_changes(waiting: Reader) -> None:
+    submit(waiting, PROBE, prompt="by a program")
+    cancel = waiting.page.get_by_role("button", name="Cancel by a program")
+    cancel.focus()
+    submit(waiting, PROBE, prompt="another one")
+    expect(waiting.listed).to_have_count(2)
+    expect(cancel).to_be_focused()
+    waiting.page.keyboard.press("Enter")
+    row = waiting.listed.last
+    expect(row).to_have_attribute("data-state", "cancelled")
+    expect(row.locator(".request")).to_be_focused()  # it has no other button any more
 
 
 def test_a_cancellation_that_fails_is_seen_in_the_list_and_in_the_details(waiting: Reader) -> None:

@@ -35,6 +35,26 @@ def test_a_view_that_could_not_be_loaded_can_be_tried_again(reader: Reader) -> N
     expect(reader.page.get_by_role("heading", name="Gallery")).to_be_visible()
 
 
+def test_a_view_that_could_not_be_loaded_is_not_seen_beside_others(reader: Reader) -> None:
+    page = reader.page
+    page.route("**/gallery.css", lambda route: route.abort())
+    page.get_by_role("link", name="Gallery").click()
+    failed = page.get_by_text("This part of the page could not be loaded.")
+    expect(failed).to_be_visible()
+    page.get_by_role("link", name="Models").click()
+    expect(page.get_by_role("heading", name="Models")).to_be_visible()
+    expect(failed).to_have_count(0)
+    page.get_by_role("link", name="Gallery").click()
+    expect(failed).to_have_count(1)
+    page.get_by_role("button", name="API key").click()
+    page.get_by_role("button", name="Forget this key").click()
+    expect(failed).to_have_count(0)
+    page.unroute_all()
+    reader.give_key(reader.darkroom.key)
+    expect(page.get_by_role("heading", name="Gallery")).to_be_visible()
+    expect(page.locator("#views > main")).to_have_count(1)
+
+
 def test_a_result_of_the_gallery_can_be_used_again_in_the_form(reader: Reader) -> None:
     expect_images(reader.generate("a hill"), 1)
     reader.page.get_by_role("link", name="Gallery").click()

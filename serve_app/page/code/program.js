@@ -20,7 +20,7 @@ export class ProgramDialog {
 
   constructor(page) {
     this.#page = page;
-    makeClosable(this.#dialog);
+    makeClosable(this.#dialog, { outside: false }); // JSON may be typed in it
     this.#dialog.addEventListener("close", () => {
       if (!this.#dialog.open) page.address.leave("code"); // the event may be late
     });

@@ -23,7 +23,11 @@ export class Actions {
 
   /** Marks the requests of items as favourites; removes the marks if all have one. Resolves to the mark
    * that they have then; of several, a part may have the other one. */
-  async favourite(items) {
+  favourite(items) {
+    return this.#collection.change(() => this.#favourite(items));
+  }
+
+  async #favourite(items) {
     const requests = requestsOf(items);
     const favourite = !requests.every((each) => each.favourite);
     const ids = idsOf(requests);
@@ -53,6 +57,10 @@ export class Actions {
     }
     const title = `Delete ${counted(over.length, "request")}?`;
     if (!(await ask(title, sentences(items, requests, over), "Delete"))) return new Set();
+    return this.#collection.change(() => this.#delete(over));
+  }
+
+  async #delete(over) {
     const gone = new Set();
     try {
       for (const some of parts(idsOf(over), MOST_DELETED)) {

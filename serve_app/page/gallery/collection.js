@@ -27,6 +27,8 @@ export class Collection extends EventTarget {
   #next = null;
   #loading = null; // promise of the page that is being loaded
   #version = 0; // changes when other filters are used
+  #changing = 0; // changes of requests that are on their way
+  #changes = 0; // counts their beginnings and ends
   #timer = null;
   #followed = false; // it is kept up to date
   #places = new Map(); // key → place in `items`
@@ -126,6 +128,7 @@ export class Collection extends EventTarget {
   async #refresh(version) {
     const oldest = this.#requests.findLastIndex(isActive);
     const limit = Math.min(MOST_REFRESHED, Math.max(FIRST_PAGE, oldest + 1));
+    const changes = this.#changes;
     let head;
     try {
       head = await this.#api.call("GET", pathOf(this.#filters, limit));
@@ -133,6 +136,7 @@ export class Collection extends EventTarget {
       return; // the page says that Darkroom does not answer
     }
     if (version !== this.#version || this.loading) return;
+    if (this.#changing > 0 || changes !== this.#changes) return; // it may be older than a change
     this.problem = "";
     const last = head.requests.at(-1);
     if (head.next_before === null || last === undefined) {
@@ -179,12 +183,27 @@ export class Collection extends EventTarget {
         this.#renewed.set(each, Date.now());
         this.#stale.delete(each);
       }
-      this.#take(this.#requests.map((each) => fresh.get(each.request_id) ?? each));
+      // The marks stay: the answer may be older than the last one.
+      const renewed = (each) => ({ ...fresh.get(each.request_id), favourite: each.favourite });
+      this.#take(this.#requests.map((each) => (fresh.has(each.request_id) ? renewed(each) : each)));
     } catch {
       // The page says that Darkroom does not answer; the tile says that the file is not there.
     } finally {
       this.#renewed.set(id, Date.now());
       this.#stale.delete(id);
+    }
+  }
+
+  /** Waits for `act()`, which changes requests here and on the server. A refresh that began before its
+   * end is dropped: what it says may be older. */
+  async change(act) {
+    this.#changing += 1;
+    this.#changes += 1;
+    try {
+      return await act();
+    } finally {
+      this.#changing -= 1;
+      this.#changes += 1;
     }
   }
 

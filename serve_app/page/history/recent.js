@@ -66,13 +66,18 @@ export class Recent {
     const now = JSON.stringify([requests, new Date().toDateString()]); // “Today” ends at midnight
     if (now === this.#drawn) return; // without changes, the focus stays where it is
     this.#drawn = now;
-    const focused = document.activeElement?.closest("#requests li")?.dataset.request;
+    const focused = document.activeElement?.closest("#requests li button");
     byId("requests").replaceChildren(...this.#rows(requests));
-    if (focused)
-      byId("requests")
-        .querySelector(`[data-request="${CSS.escape(focused)}"] button`)
-        ?.focus();
+    if (focused) this.#focusAgain(focused);
     roving(byId("requests"), ".request");
+  }
+
+  /** Gives the focus to what is in the place of the button `before`; to its row, if that has none. */
+  #focusAgain(before) {
+    const { request: id } = before.closest("li").dataset;
+    const row = byId("requests").querySelector(`[data-request="${CSS.escape(id)}"]`);
+    const cancel = before.matches(".request") ? null : row?.querySelector("button:not(.request)");
+    (cancel ?? row?.querySelector(".request"))?.focus();
   }
 
   /** Rows of the requests, under the names of their days. */

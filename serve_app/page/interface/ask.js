@@ -27,7 +27,8 @@ export function ask({ title, words = "", action, danger = false, fields = [], su
     problem,
     progress,
   );
-  const dialog = shown(title, form);
+  // A click beside it would lose what was typed.
+  const dialog = shown(title, [form], { outside: fields.length === 0 });
   const keep = element("button", { type: "button", class: "quiet" }, "Cancel");
   keep.addEventListener("click", () => dialog.close());
   form.append(element("div", { class: "buttons" }, main, keep));
@@ -56,17 +57,18 @@ export function ask({ title, words = "", action, danger = false, fields = [], su
   });
 }
 
-/** Shows `children` in a dialog named `title`, which is removed when it is closed. */
-export function shown(title, ...children) {
+/** Shows `children` in a dialog named `title`, which is removed when it is closed; by a click beside it
+ * too, unless `outside` is false. */
+export function shown(title, children, { outside = true } = {}) {
   const id = freshId("dialog-title");
   const dialog = element(
     "dialog",
     { "aria-labelledby": id },
     element("button", { type: "button", class: "quiet close", "aria-label": "Close" }, "×"),
     element("h2", { id }, title),
-    ...children,
+    children,
   );
-  makeClosable(dialog);
+  makeClosable(dialog, { outside });
   dialog.addEventListener("close", () => dialog.remove());
   document.body.append(dialog);
   open(dialog);
@@ -80,11 +82,14 @@ export function wordsOf(error) {
 }
 
 function complete(controls, problem) {
-  const missing = controls.find(({ control }) => control.required && control.value.trim() === "");
+  // The value of a number that the browser cannot read is empty, which may mean: without a limit.
+  const isUnreadable = ({ control }) => control.validity.badInput;
+  const isMissing = ({ control }) => control.required && control.value.trim() === "";
+  const wrong = controls.find((each) => isUnreadable(each) || isMissing(each));
   problem.hidden = true;
-  if (missing === undefined) return true;
-  tell(problem, `${missing.label} is required.`);
-  missing.control.focus();
+  if (wrong === undefined) return true;
+  tell(problem, `${wrong.label} is ${isUnreadable(wrong) ? "not a number" : "required"}.`);
+  wrong.control.focus();
   return false;
 }
 

@@ -18,9 +18,20 @@ export function topmost() {
 /** Lets the dialog's button close it and, with `outside`, a click beside it. Escape always does. */
 export function makeClosable(dialog, { outside = true } = {}) {
   dialog.querySelector(".close").addEventListener("click", () => dialog.close());
-  dialog.addEventListener("click", (event) => {
-    if (outside && event.target === dialog) dialog.close();
+  if (!outside) return;
+  let pressedBeside = false; // a text that is selected past the edge ends in a click there
+  dialog.addEventListener("pointerdown", (event) => {
+    pressedBeside = isBeside(dialog, event);
   });
+  dialog.addEventListener("click", (event) => {
+    if (pressedBeside && isBeside(dialog, event)) dialog.close();
+  });
+}
+
+/** True for what a pointer does on the backdrop: the target is the dialog on its blank border too. */
+function isBeside(dialog, { target, clientX: x, clientY: y }) {
+  const { left, right, top, bottom } = dialog.getBoundingClientRect();
+  return target === dialog && (x < left || x > right || y < top || y > bottom);
 }
 
 /** Opens a new dialog with this title and content, and returns it. It is removed when it closes. Only a

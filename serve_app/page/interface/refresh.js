@@ -1,7 +1,7 @@
 // Repeats a look at the server while the page can be seen.
 
 /** Calls `look()` at `start()`, then `everyMs` after each end, and never while the page is hidden.
- * Without `everyMs` it looks once. */
+ * Without `everyMs` it looks once, when the page is seen. */
 export class Refresh {
   #look;
   #everyMs;
@@ -9,7 +9,9 @@ export class Refresh {
   #timer = null;
   #looking = false;
   #wanted = false; // a look, now
-  #seen = () => this.now();
+  #seen = () => {
+    if (this.#everyMs !== null || this.#wanted) this.now();
+  };
 
   constructor(look, everyMs = null) {
     this.#look = look;
@@ -19,7 +21,7 @@ export class Refresh {
   start() {
     if (this.#on) return;
     this.#on = true;
-    if (this.#everyMs !== null) document.addEventListener("visibilitychange", this.#seen);
+    document.addEventListener("visibilitychange", this.#seen);
     this.now();
   }
 

@@ -32,7 +32,7 @@ const MODULES = {
 /** The views. `page` has what they use of the page: see `app.js`. */
 export class Views {
   #page;
-  #opened = new Map(); // name → {host, view}
+  #opened = new Map(); // name → {host, view, failed}
   #current = null;
 
   constructor(page) {
@@ -55,6 +55,7 @@ export class Views {
       if (here) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");
     }
+    this.#dropFailed();
     if (name === null) return;
     for (const [each, { host }] of this.#opened) host.hidden = each !== name;
     const opened = this.#opened.get(name) ?? (await this.#open(name));
@@ -69,13 +70,22 @@ export class Views {
     this.#opened.clear();
   }
 
+  /** Forgets the views that could not be loaded: they are loaded again when they are opened again. */
+  #dropFailed() {
+    for (const [name, { host, failed }] of this.#opened) {
+      if (!failed) continue;
+      host.remove();
+      this.#opened.delete(name);
+    }
+  }
+
   #leave() {
     this.#opened.get(this.#current)?.view?.leave();
   }
 
   async #open(name) {
     const host = element("main", { class: `view ${name}`, tabindex: -1 });
-    const opened = { host, view: { follow() {}, leave() {} } };
+    const opened = { host, view: { follow() {}, leave() {} }, failed: false };
     this.#opened.set(name, opened);
     byId("views").append(host);
     host.append(element("p", { class: "help" }, "Loading …"));
@@ -86,11 +96,8 @@ export class Views {
       opened.view = module.open(host, this.#page);
       return opened;
     } catch {
-      this.#opened.delete(name);
-      const again = () => {
-        host.remove();
-        if (this.#current === name) this.#page.follow();
-      };
+      opened.failed = true;
+      const again = () => this.#page.follow();
       host.replaceChildren(
         element("p", { class: "problem" }, "This part of the page could not be loaded."),
         element("button", { type: "button", class: "quiet", click: again }, "Try again"),

@@ -175,12 +175,9 @@ function showSecret(key) {
     await copyText(program);
     copy.textContent = "Copied";
   });
-  shown(
-    "Save this key now",
-    element("p", {}, "Only its digest is stored, so it cannot be shown again."),
-    program,
-    element("div", { class: "buttons" }, copy),
-  );
+  const words = "Only its digest is stored, so it cannot be shown again.";
+  const children = [element("p", {}, words), program, element("div", { class: "buttons" }, copy)];
+  shown("Save this key now", children, { outside: false });
   copy.focus();
 }
 

@@ -143,7 +143,7 @@ export class QueuePart {
       const { waiting } = await this.#desk.call("GET", `v1/requests/${id}?${query}`);
       const words =
         waiting === null ? "It waits no longer." : waitingWords(waiting.position, waiting);
-      shown("Why it waits", element("p", {}, words));
+      shown("Why it waits", [element("p", {}, words)]);
     });
   }
 

@@ -115,8 +115,7 @@ export class WebhooksPart {
         ({ at, took_s: took, ...answer }) =>
           `${clock(at)} · ${answerWords(answer)} · ${Math.round(took * 1000)} ms`,
       );
-      shown(
-        "Tries of this webhook",
+      shown("Tries of this webhook", [
         element("p", { class: "help" }, url),
         log.length === 0
           ? element("p", {}, "It was not tried yet.")
@@ -125,7 +124,7 @@ export class WebhooksPart {
               { class: "tries" },
               tries.map((words) => element("li", {}, words)),
             ),
-      );
+      ]);
     });
   }
 
