@@ -210,6 +210,25 @@ def test_a_stream_sends_the_log_and_each_file(client: replicate.Client) -> None:
         list(client.stream(IMAGES, input={"fail": "pipeline_failed", "message": "Boom."}))
 
 
+@pytest.mark.parametrize(
+    ("output", "sent"),
+    [
+        ({"video": {"url": "http://here/a.mp4"}}, ["http://here/a.mp4"]),
+        ({"output": "a text\nof two lines"}, ["a text\nof two lines"]),
+        ({"output": ["a", {"b": [True]}]}, ["a", '{"b": [true]}']),
+        ({"output": 0.5}, ["0.5"]),
+        ({"output": []}, []),
+        ({"output": None}, []),
+    ],
+)
+def test_a_stream_sends_an_output_that_is_no_list_of_files(
+    client: replicate.Client, output: dict[str, Any], sent: list[str]
+) -> None:
+    events = list(client.stream("test/probe", input={"yields": [output]}))
+    assert [each.data for each in events if each.event.value == "output"] == sent
+    assert events[-1].event.value == "done"
+
+
 def image() -> io.BytesIO:
     file = io.BytesIO(b"an image")
     file.name = "a.png"

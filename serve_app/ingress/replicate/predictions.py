@@ -41,8 +41,8 @@ from serve_app.ingress.replicate.prediction import (
     ReplicatePage,
     ReplicatePrediction,
     endpoint_of_version,
-    files_of,
     listed_models,
+    pieces_of,
     renderer_of,
 )
 from serve_app.ingress.replicate.webhooks import WebhookRequest, parse_webhook
@@ -149,7 +149,7 @@ async def cancelled(request: HttpRequest) -> Response:
 
 
 async def streamed(request: HttpRequest) -> Response:
-    """Send events: lines of the log as they arrive, each file of the output, and the end."""
+    """Send events: lines of the log as they arrive, the output piece by piece, and the end."""
     services, found = await _find(request, await authenticate_for_stream(request))
     events = _events(services, found, base_of(request))
     return sse.stream_reply(events, cache_control="no-store")
@@ -204,7 +204,7 @@ CANCEL = replace(SHOW, name="replicateCancelPrediction", summary="Cancel a reque
 STREAM = replace(
     SHOW,
     name="replicateStreamPrediction",
-    summary="Stream the log of a request, and then its files",
+    summary="Stream the log of a request, and then its output",
     parameters=(ONE, in_query(STREAM_TOKEN, "Of `urls.stream`, in place of a key.")),
     responses={200: answer("Server-sent events: logs, output, error, done.", str, EVENTS)},
 )
@@ -368,8 +368,8 @@ async def _events(services: Services, request: Request, base: str) -> AsyncGener
         prediction = await renderer_of(services).render(request, base)
     except (RequestNotFound, Unavailable):
         return
-    for number, url in enumerate(files_of(prediction["output"])):
-        yield sse.event(url, event="output", id=f"output-{number}")
+    for number, piece in enumerate(pieces_of(prediction["output"])):
+        yield sse.event(piece, event="output", id=f"output-{number}")
     if prediction["status"] == "failed":
         yield sse.event(json.dumps({"detail": prediction["error"]}), event="error", id="error")
     else:
