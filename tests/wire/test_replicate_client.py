@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
@@ -12,11 +13,12 @@ import pytest
 import replicate
 from replicate import prediction
 from replicate.exceptions import ModelError, ReplicateError
+from replicate.helpers import FileOutput
 from replicate.prediction import Prediction
 
 from serve_app.ingress.replicate import files
 from serve_app.ingress.replicate import prediction as rendered
-from tests.ingress.house import OTHERS
+from tests.ingress.house import OTHERS, House
 from tests.wire.served import Address, served
 
 pytestmark = pytest.mark.wire
@@ -119,6 +121,26 @@ def test_files_inside_the_answer_are_read_by_the_client(client: replicate.Client
     newest = client.predictions.list()[0]
     assert newest.output is not None
     assert newest.output[0].startswith("http://"), "a page of files would be large"
+
+
+@asynccontextmanager
+async def redirected(house: House) -> AsyncGenerator[None]:
+    """Have storage serve the files itself, as with `DARKROOM_S3_DOWNLOADS=redirect`."""
+    house.storage.links = "https://bucket.test"
+    yield
+
+
+async def test_outputs_are_read_without_redirects_which_the_client_does_not_follow() -> None:
+    with served(redirected, catalog=OTHERS) as address:
+        client = replicate.Client(api_token=address.key, base_url=f"{address.url}/replicate")
+        client.predictions.create(version=VERSION, input={"prompt": "x"}, wait=True)
+        (url,) = client.predictions.list()[0].output or ()
+        async with httpx.AsyncClient() as other:
+            assert (await other.get(url)).status_code == 307
+        made = FileOutput(url, client)  # over HTTPS, the client makes it of each URL
+        assert made.read() == b"".join(made) == await made.aread() == b"image"
+        client._client.close()
+        await client._async_client.aclose()
 
 
 async def test_run_async(address: Address) -> None:
