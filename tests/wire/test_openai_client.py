@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,7 +16,8 @@ from openai.types import Image as OpenAiImage
 from openai.types import ImagesResponse, Model
 from PIL import Image
 
-from tests.ingress.house import OTHERS
+from serve_app.catalog.catalog import load
+from tests.ingress.house import DEMO, OTHERS
 from tests.ingress.replica import PREVIEW
 from tests.wire.served import Address, served
 
@@ -76,6 +79,38 @@ def test_images_are_edited(client: openai.OpenAI) -> None:
     assert len(whole(one)) == 1
     several = client.images.edit(model=IMAGES, image=[image(), image()], prompt="blue", n=3)
     assert len(whole(several)) == 3
+
+
+def stored(address: Address, request_id: str) -> dict[str, Any]:
+    """Input of a request of this id, which other protocols show."""
+    key = {"Authorization": f"Bearer {address.key}"}
+    shown = httpx.get(f"{address.url}/replicate/v1/predictions/{request_id}", headers=key)
+    return shown.json()["input"]
+
+
+def test_an_edit_has_fields_of_the_endpoint_of_any_type(
+    client: openai.OpenAI, address: Address
+) -> None:
+    more: dict[str, Any] = {
+        "seed": 5,
+        "strength": 0.5,
+        "sync_mode": True,
+        "image_size": {"width": 512, "height": 256},
+        "loras": [
+            {"path": "https://a.test/a.safetensors", "scale": 0.5},
+            {"path": "https://a.test/b.safetensors", "scale": 2},
+        ],
+    }
+    made = client.images.with_raw_response.edit(
+        model=SDXL, image=image(), prompt="blue", extra_body=more
+    )
+    found = stored(address, made.headers["x-request-id"])
+    loras = [{name: each[name] for name in ("path", "scale")} for each in found["loras"]]
+    assert {**{name: found[name] for name in more}, "loras": loras} == more
+    more["loras"][0].pop("scale")
+    with pytest.raises(openai.BadRequestError, match="send all of them in each item") as refused:
+        client.images.edit(model=SDXL, image=image(), prompt="blue", extra_body=more)
+    assert refused.value.param == "loras"
 
 
 def test_partial_images_come_before_the_image(client: openai.OpenAI) -> None:
@@ -162,6 +197,39 @@ def test_a_video_from_the_queue_to_its_file(client: openai.OpenAI) -> None:
     assert client.videos.delete(made.id).deleted
     with pytest.raises(openai.NotFoundError):
         client.videos.retrieve(made.id)
+
+
+def test_a_video_has_fields_of_its_app_of_any_type(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"seed": 5, "loop": True, "names": ["a"], "camera": {"angle": 0.5}}
+    properties = {
+        "prompt": {"type": "string"},
+        "image_url": {"type": "string"},
+        "seed": {"type": "integer"},
+        "loop": {"type": "boolean"},
+        "names": {"type": "array", "items": {"type": "string"}},
+        "camera": {"type": "object", "properties": {"angle": {"type": "number"}}},
+    }
+    options = {
+        "input_schema": {"type": "object", "properties": properties},
+        "output_schema": {"type": "object"},
+    }
+    app = {"family": "probe", "schema": "json", "category": "image-to-video", "options": options}
+    models = tmp_path / "models.yaml"
+    models.write_text(json.dumps({"built_in": False, "endpoints": {"apps/video": app}}))
+    catalog = load(models, demo=True, demo_dir=DEMO)
+    with served(catalog=catalog) as address:
+        base_url = f"{address.url}/openai/v1"
+        with openai.OpenAI(base_url=base_url, api_key=address.key, max_retries=0) as client:
+            linked = given | {"input_reference": {"image_url": "https://a.test/a.png"}}
+            for made in (
+                client.videos.create(
+                    model="apps/video", prompt="x", input_reference=image(), extra_body=given
+                ),
+                client.videos.create(model="apps/video", prompt="x", extra_body=linked),
+            ):
+                found = stored(address, made.id)
+                assert {name: found[name] for name in given} == given
+                assert found["image_url"].startswith(("data:image/png", "https://a.test/"))
 
 
 def test_a_video_from_an_image_and_one_that_fails(client: openai.OpenAI) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
@@ -12,11 +13,12 @@ import pytest
 import replicate
 from replicate import prediction
 from replicate.exceptions import ModelError, ReplicateError
+from replicate.helpers import FileOutput
 from replicate.prediction import Prediction
 
 from serve_app.ingress.replicate import files
 from serve_app.ingress.replicate import prediction as rendered
-from tests.ingress.house import OTHERS
+from tests.ingress.house import OTHERS, House
 from tests.wire.served import Address, served
 
 pytestmark = pytest.mark.wire
@@ -121,6 +123,26 @@ def test_files_inside_the_answer_are_read_by_the_client(client: replicate.Client
     assert newest.output[0].startswith("http://"), "a page of files would be large"
 
 
+@asynccontextmanager
+async def redirected(house: House) -> AsyncGenerator[None]:
+    """Have storage serve the files itself, as with `DARKROOM_S3_DOWNLOADS=redirect`."""
+    house.storage.links = "https://bucket.test"
+    yield
+
+
+async def test_outputs_are_read_without_redirects_which_the_client_does_not_follow() -> None:
+    with served(redirected, catalog=OTHERS) as address:
+        client = replicate.Client(api_token=address.key, base_url=f"{address.url}/replicate")
+        client.predictions.create(version=VERSION, input={"prompt": "x"}, wait=True)
+        (url,) = client.predictions.list()[0].output or ()
+        async with httpx.AsyncClient() as other:
+            assert (await other.get(url)).status_code == 307
+        made = FileOutput(url, client)  # over HTTPS, the client makes it of each URL
+        assert made.read() == b"".join(made) == await made.aread() == b"image"
+        client._client.close()
+        await client._async_client.aclose()
+
+
 async def test_run_async(address: Address) -> None:
     client = replicate.Client(api_token=address.key, base_url=f"{address.url}/replicate")
     made = await client.async_run(IMAGES, {"prompt": "x"})
@@ -208,6 +230,25 @@ def test_a_stream_sends_the_log_and_each_file(client: replicate.Client) -> None:
     assert read(client, str(events[-2].data)) == b"image"
     with pytest.raises(RuntimeError, match="Boom"):
         list(client.stream(IMAGES, input={"fail": "pipeline_failed", "message": "Boom."}))
+
+
+@pytest.mark.parametrize(
+    ("output", "sent"),
+    [
+        ({"video": {"url": "http://here/a.mp4"}}, ["http://here/a.mp4"]),
+        ({"output": "a text\nof two lines"}, ["a text\nof two lines"]),
+        ({"output": ["a", {"b": [True]}]}, ["a", '{"b": [true]}']),
+        ({"output": 0.5}, ["0.5"]),
+        ({"output": []}, []),
+        ({"output": None}, []),
+    ],
+)
+def test_a_stream_sends_an_output_that_is_no_list_of_files(
+    client: replicate.Client, output: dict[str, Any], sent: list[str]
+) -> None:
+    events = list(client.stream("test/probe", input={"yields": [output]}))
+    assert [each.data for each in events if each.event.value == "output"] == sent
+    assert events[-1].event.value == "done"
 
 
 def image() -> io.BytesIO:

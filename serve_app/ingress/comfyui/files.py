@@ -128,7 +128,7 @@ async def mask_uploaded(request: HttpRequest) -> Response:
 def _reference(text: str) -> Mapping[str, Any]:
     try:
         ref = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # for thousands of brackets
         ref = None
     if not isinstance(ref, dict):
         message = "Input should be JSON with the filename, subfolder and type of an image"

@@ -297,10 +297,12 @@ class FormFile:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """Texts by field (the last one of each), and files by field. ``image[]`` means ``image``."""
+    """Texts by field (the last one of each), and files by field. ``image[]`` means ``image``.
+    ``sent``: all names and texts, as they were sent."""
 
     texts: dict[str, str] = field(default_factory=dict)
     files: dict[str, list[FormFile]] = field(default_factory=dict)
+    sent: list[tuple[str, str]] = field(default_factory=list)
 
 
 def is_form(request: HttpRequest) -> bool:
@@ -329,9 +331,11 @@ async def read_form(request: HttpRequest, max_bytes: int, most_files: int) -> Fo
                 found.files.setdefault(plain, []).append(file)
             else:
                 found.texts[plain] = value
+                found.sent.append((name, value))
     finally:
         await parsed.close()
-    reject_unstorable(found.texts, ("body",))
+    for name, value in found.sent:
+        reject_unstorable({name: value}, ("body",))
     return found
 
 

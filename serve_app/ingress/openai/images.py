@@ -37,6 +37,7 @@ from serve_app.ingress.openai.errors import (
     failed,
     failure_body,
 )
+from serve_app.ingress.openai.form import typed, unfolded
 from serve_app.ingress.openai.image_parameters import (
     ImageParameters,
     ImageRequest,
@@ -81,7 +82,7 @@ async def edits(request: HttpRequest) -> Response:
     unknown = sorted(form.files.keys() - {"image", "mask"})
     if unknown:
         raise InvalidInput.of_field(unknown[0], "Not supported here", "feature_not_supported")
-    given = ImageParameters.read(form.texts)
+    given = ImageParameters.read(unfolded(form.sent))
     images = [each.content for each in form.files.get("image", ())]
     masks = [each.content for each in form.files.get("mask", ())]
     if not images:
@@ -95,7 +96,7 @@ async def edits(request: HttpRequest) -> Response:
         )
     )
     fields = EndpointFields(entry)
-    image_request = parse_parameters(given, fields)
+    image_request = parse_parameters(typed(given, fields), fields)
     mask = masks[0] if masks else None
     async with services.mask_decoding if mask is not None else nullcontext():
         files = await in_cpu_thread(input_images.fields_of, images, mask, fields)

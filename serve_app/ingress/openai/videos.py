@@ -40,6 +40,7 @@ from serve_app.ingress.openai.errors import (
     OpenAiErrorDetails,
     failure_body,
 )
+from serve_app.ingress.openai.form import typed, unfolded
 from serve_app.ingress.openai.image_parameters import is_image
 from serve_app.ingress.openai.input_images import read_image
 from serve_app.ingress.openai.video_parameters import (
@@ -182,7 +183,8 @@ async def created(request: HttpRequest) -> Response:
     body, reference = await _body(request, services.config.limits.max_body_bytes)
     given = VideoParameters.read(body)
     entry = video_endpoint(services, caller, given, referred=reference is not None)
-    wanted = input_of(given, EndpointFields(entry))
+    fields = EndpointFields(entry)
+    wanted = input_of(typed(given, fields) if is_form(request) else given, fields)
     if reference is not None:
         wanted["image_url"] = reference
     origin_of(request)  # may be refused, so check it before anything is stored
@@ -373,11 +375,10 @@ async def _body(request: HttpRequest, max_bytes: int) -> tuple[Mapping[str, Any]
         if unknown:
             raise InvalidInput.of_field(unknown[0], "Not supported here", "feature_not_supported")
         files = form.files.get(REFERENCE, [])
-        texts: dict[str, Any] = dict(form.texts)
-        linked = texts.pop(f"{REFERENCE}[image_url]", None)
+        parameters, linked = split_reference(unfolded(form.sent))
         if not files:
-            return texts, linked
-        return texts, await in_cpu_thread(_data_uri, files[0].content)
+            return parameters, linked
+        return parameters, await in_cpu_thread(_data_uri, files[0].content)
     return split_reference(await read_json(request, max_bytes))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -66,9 +67,13 @@ def _with_urls(value: Any) -> Any:
     return value
 
 
-def files_of(output: Any) -> Sequence[str]:
-    """Files that a stream sends one by one, from an output converted by ``plain``."""
-    return [str(each) for each in cast("list[Any]", output)] if isinstance(output, list) else []
+def pieces_of(output: Any) -> Sequence[str]:
+    """Pieces that a stream sends one by one, from an output converted by ``plain``: files and texts
+    as they are, other values as JSON. An output that is no list is one piece."""
+    if output is None:
+        return ()
+    pieces = cast("list[Any]", output) if isinstance(output, list) else [output]
+    return [each if isinstance(each, str) else json.dumps(each) for each in pieces]
 
 
 def schemas(entry: CatalogEntry) -> Json:

@@ -41,8 +41,8 @@ from serve_app.ingress.replicate.prediction import (
     ReplicatePage,
     ReplicatePrediction,
     endpoint_of_version,
-    files_of,
     listed_models,
+    pieces_of,
     renderer_of,
 )
 from serve_app.ingress.replicate.webhooks import WebhookRequest, parse_webhook
@@ -102,19 +102,25 @@ def base_of(request: HttpRequest) -> str:
 
 async def created(request: HttpRequest) -> Response:
     """``POST /predictions``: create a prediction; the body names a version."""
-    services, caller = services_of(request), await authenticate(request)
+    services = services_of(request)
+    began = services.clock.monotonic()
+    caller = await authenticate(request)
     body = await _body(request, services.config.limits.max_body_bytes)
     version = body.get("version")
     if not isinstance(version, str):
         raise InvalidInput.of_field("version", "Field required", "missing")
-    return await _created(request, services, endpoint_of_version(services, caller, version), body)
+    entry = endpoint_of_version(services, caller, version)
+    return await _created(request, services, entry, body, began)
 
 
 async def created_of_model(request: HttpRequest) -> Response:
     """``POST /models/{owner}/{name}/predictions``: create a prediction of a model."""
-    services, caller = services_of(request), await authenticate(request)
+    services = services_of(request)
+    began = services.clock.monotonic()
+    caller = await authenticate(request)
     body = await _body(request, services.config.limits.max_body_bytes)
-    return await _created(request, services, listed_models(services, caller, _model(request)), body)
+    entry = listed_models(services, caller, _model(request))
+    return await _created(request, services, entry, body, began)
 
 
 async def shown(request: HttpRequest) -> Response:
@@ -149,7 +155,7 @@ async def cancelled(request: HttpRequest) -> Response:
 
 
 async def streamed(request: HttpRequest) -> Response:
-    """Send events: lines of the log as they arrive, each file of the output, and the end."""
+    """Send events: lines of the log as they arrive, the output piece by piece, and the end."""
     services, found = await _find(request, await authenticate_for_stream(request))
     events = _events(services, found, base_of(request))
     return sse.stream_reply(events, cache_control="no-store")
@@ -204,23 +210,28 @@ CANCEL = replace(SHOW, name="replicateCancelPrediction", summary="Cancel a reque
 STREAM = replace(
     SHOW,
     name="replicateStreamPrediction",
-    summary="Stream the log of a request, and then its files",
+    summary="Stream the log of a request, and then its output",
     parameters=(ONE, in_query(STREAM_TOKEN, "Of `urls.stream`, in place of a key.")),
     responses={200: answer("Server-sent events: logs, output, error, done.", str, EVENTS)},
 )
 
 
 async def _created(
-    request: HttpRequest, services: Services, entry: CatalogEntry, body: Mapping[str, Any]
+    request: HttpRequest,
+    services: Services,
+    entry: CatalogEntry,
+    body: Mapping[str, Any],
+    began: float,
 ) -> Response:
-    """Answer 201 with the prediction.
+    """Store a prediction, and answer with it.
 
-    With ``Prefer: wait`` the response waits for the end. It is 202 if the time runs out, or if the
-    wait fails.
+    With ``Prefer: wait`` the response waits for the end. The time is counted from ``began``, before
+    the body was read: Replicate's client gives up half a second after it, and would never learn the
+    id.
     """
     caller = await authenticate(request)
     wait_s = _wait_s(request)
-    base = base_of(request)  # may be refused, so read it before anything is stored
+    base_of(request)  # may be refused, so read it before anything is stored
     asked = await parse_webhook(body, services.webhooks, origin_of(request), caller.tenant)
     webhook = asked.webhook(services.webhooks.notifier) if asked else None
     context = cog_context(entry, body)
@@ -240,11 +251,21 @@ async def _created(
     if asked:  # also if the client leaves meanwhile: its prediction goes on
         storing.add_done_callback(partial(_followed, services, new, asked))
     stored = await asyncio.shield(storing)
+    return await _answered(request, new, stored, began + wait_s if wait_s else None)
+
+
+async def _answered(
+    request: HttpRequest, new: NewRequest, stored: Request, until: float | None
+) -> Response:
+    """Answer 201 with the prediction, at once or at its end. It is 202 if it has not ended at the
+    monotonic time ``until``, in seconds, or if the wait fails."""
+    services, base = services_of(request), base_of(request)
     lines: Sequence[LogLine] = ()
     # An error would have no id, and the client would create a second prediction.
     with contextlib.suppress(Unavailable):
-        if wait_s and not stored.state.final:
-            stored = await services.queue.wait(stored.tenant, stored.id, wait_s)
+        left_s = until - services.clock.monotonic() if until is not None else 0.0
+        if left_s > 0 and not stored.state.final:
+            stored = await services.queue.wait(stored.tenant, stored.id, left_s)
         lines = await services.queue.lines(stored.tenant, stored.id)
     inside = _wants_files_inside(request, base)
     try:
@@ -252,7 +273,7 @@ async def _created(
     except Unavailable:  # its files cannot be read now: the client asks for them later
         stored = replace(stored, state=State.RUNNING, outcome=None, finished_at=None)
         prediction = await renderer_of(services).render(stored, base, lines)
-    late = bool(wait_s) and not stored.state.final
+    late = until is not None and not stored.state.final
     if late:
         # Replicate's client takes any other status for the end of a prediction it waited for.
         prediction["status"] = "starting"
@@ -368,8 +389,8 @@ async def _events(services: Services, request: Request, base: str) -> AsyncGener
         prediction = await renderer_of(services).render(request, base)
     except (RequestNotFound, Unavailable):
         return
-    for number, url in enumerate(files_of(prediction["output"])):
-        yield sse.event(url, event="output", id=f"output-{number}")
+    for number, piece in enumerate(pieces_of(prediction["output"])):
+        yield sse.event(piece, event="output", id=f"output-{number}")
     if prediction["status"] == "failed":
         yield sse.event(json.dumps({"detail": prediction["error"]}), event="error", id="error")
     else:

@@ -20,7 +20,9 @@ class EndpointFields:
     """Properties of an endpoint's input schema. The schema ``open`` accepts every field."""
 
     def __init__(self, entry: CatalogEntry) -> None:
-        self._properties = _properties(entry.schema)
+        self.schema = _schema(entry.schema)
+        """JSON Schema of the input."""
+        self._properties: Mapping[str, Any] | None = self.schema.get("properties")
         self.are_openais = entry.endpoint.family == "openai"
         """The input is that of OpenAI's API, which the call goes on to."""
 
@@ -56,10 +58,10 @@ class EndpointFields:
 
 
 @lru_cache(MAX_CACHED_SCHEMAS)
-def _properties(schema: InputSchema) -> Mapping[str, Any] | None:
-    """Properties of a schema, or None if it accepts every field. Building them takes milliseconds,
-    so they are cached."""
-    return schema.json_schema().get("properties")
+def _schema(schema: InputSchema) -> Mapping[str, Any]:
+    """JSON Schema of an input, without ``properties`` if it accepts every field. Building it takes
+    milliseconds, so it is cached."""
+    return schema.json_schema()
 
 
 def find_endpoint(catalog: Catalog, aliases: Mapping[str, str], name: str) -> CatalogEntry:

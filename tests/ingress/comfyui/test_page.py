@@ -234,6 +234,7 @@ async def test_a_mask_becomes_the_alpha_channel_of_its_image(place: Place) -> No
     for who, given, data in (
         (place.other, mask, {"original_ref": ref}),
         (place.client, mask, {"original_ref": "x"}),
+        (place.client, mask, {"original_ref": "[" * 100_000}),
         (place.client, mask, {"original_ref": json.dumps({"filename": "none", "type": "input"})}),
         (place.client, {"image": ("m.png", b"x", "image/png")}, {"original_ref": ref}),
         (place.client, {"image": ("m.png", png((0,), "L", 5), "image/png")}, {"original_ref": ref}),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 
 from serve_app.domain.errors import DatabaseUnavailable, StorageUnavailable
+from serve_app.domain.request import Request
+from tests.fakes.clock import FakeClock
 from tests.ingress.house import OTHERS, House, built
 
 CREATE = "/replicate/v1/models/test/images/predictions"
@@ -36,6 +39,33 @@ async def test_a_prediction_whose_wait_fails_is_answered_with_its_id(
         assert answer.json()["status"] == "starting"
         (listed,) = (await client.get("/replicate/v1/predictions")).json()["results"]
         assert listed["id"] == answer.json()["id"]
+
+
+@pytest.mark.parametrize(("wait", "left"), [("wait=8", [3]), ("wait=5", [])])
+async def test_the_time_of_a_wait_begins_before_the_body_arrives(
+    monkeypatch: pytest.MonkeyPatch, wait: str, left: list[float]
+) -> None:
+    """Replicate's client gives up half a second after the time that it asks for."""
+    clock = FakeClock()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b'{"version": "test/images", '
+        clock.advance(5)
+        yield b'"input": {}}'
+
+    async with built(clock=clock, catalog=OTHERS, replica=False) as house, house.client() as client:
+        waits: list[float] = []
+
+        async def waited(tenant: str, request_id: str, timeout_s: float) -> Request:
+            waits.append(timeout_s)
+            return await house.queue.get(tenant, request_id)
+
+        monkeypatch.setattr(house.queue, "wait", waited)
+        headers = {"prefer": wait, "content-type": "application/json"}
+        for path in (CREATE, "/replicate/v1/predictions"):
+            answer = await client.post(path, content=slowly(), headers=headers)
+            assert (answer.status_code, answer.json()["status"]) == (202, "starting"), answer.text
+    assert waits == [*left, *left]
 
 
 async def test_a_prediction_whose_log_cannot_be_read_is_answered_without_it(

@@ -66,6 +66,10 @@ LINK_CACHED = "private, max-age=300"
 PRIVATE_LINK_VALID_S = 60.0
 """The same of a private file: a revoked URL ends with the links to which it has led."""
 
+UNREDIRECTED = ("replicate-python/",)
+"""Beginnings of the header ``User-Agent`` of clients that follow no redirect: for ``read()`` of an
+output, Replicate's Python client takes one for a failure."""
+
 PUBLIC, UNCACHED = "public, max-age=31536000, immutable", "private, no-store"
 
 
@@ -78,8 +82,8 @@ async def read(request: HttpRequest) -> Response:
     """``GET``/``HEAD``: the file, or one range of it.
 
     The content of a key never changes, so responses may be cached forever and the ETag is strong.
-    If storage serves files itself, a ``GET`` is answered with a short-lived link to it. Private
-    files are not cached: their readers may lose their right.
+    If storage serves files itself, a ``GET`` is answered with a short-lived link to it, unless its
+    client follows none. Private files are not cached: their readers may lose their right.
     """
     context_of(request).route = "files.read"
     work_as_anonymous(request)
@@ -96,7 +100,8 @@ async def read(request: HttpRequest) -> Response:
     headers = _headers(key)
     if _matches(request.headers.get("if-none-match"), headers["etag"]):
         return Response(status_code=304, headers=headers)
-    if request.method == "GET" and (link := _link(storage, key, headers, link_s)) is not None:
+    redirected = request.method == "GET" and _follows_redirects(request)
+    if redirected and (link := _link(storage, key, headers, link_s)) is not None:
         return Response(status_code=307, headers={"location": link, "cache-control": link_cached})
     part = _range(request, headers["etag"], size)
     if part is None:
@@ -216,6 +221,10 @@ def _headers(key: str) -> dict[str, str]:
 def _link(storage: Storage, key: str, headers: Mapping[str, str], valid_s: float) -> str | None:
     """URL at which storage itself serves the file; None if Darkroom has to serve it."""
     return storage.link(key, headers["content-type"], headers["content-disposition"], valid_s)
+
+
+def _follows_redirects(request: HttpRequest) -> bool:
+    return not request.headers.get("user-agent", "").startswith(UNREDIRECTED)
 
 
 def _link_valid_s(services: Services, until: int | None) -> float:
