@@ -273,8 +273,18 @@ async def open_signer(
     return ClaimSigner(identity, partial(is_held, database), metrics.file_signed, clock.now)
 
 
-def serve_metrics(stack: AsyncExitStack, config: Config, metrics: Metrics) -> None:
-    """Serve the process's metrics on their own port."""
+METRICS_RETRY_S = 5.0
+
+
+def serve_metrics(
+    stack: AsyncExitStack, config: Config, metrics: Metrics, retry_s: float = METRICS_RETRY_S
+) -> None:
+    """Serve the process's metrics on their own port.
+
+    While it is taken, the ingress serves without: at a redeployment, the replica before has the
+    port until its last calls have ended, and Serve gives up an ingress that fails to start a few
+    times. The port is tried again every ``retry_s``.
+    """
     telemetry, directory = config.telemetry, config.server.data_dir
     metrics.built(package_version(), platform.python_version())
     metrics.watch_disk(lambda: shutil.disk_usage(directory).free)
@@ -284,9 +294,28 @@ def serve_metrics(stack: AsyncExitStack, config: Config, metrics: Metrics) -> No
         telemetry.metrics_host,
         config.server.ingress_replicas,
     )
-    server.start()
     stack.callback(server.close)
-    log.info("Prometheus metrics are at http://%s:%d/metrics.", telemetry.metrics_host, server.port)
+
+    async def open_port() -> None:
+        if not server.port and server.start():
+            _log_metrics(server, telemetry.metrics_host)
+
+    if server.start():
+        _log_metrics(server, telemetry.metrics_host)
+        return
+    log.warning(
+        "The metrics %s is taken, so Prometheus does not see this process yet. It is tried again "
+        "until it is free. If no earlier ingress is ending there, set DARKROOM_METRICS_PORT to a "
+        "free port, or to 0 for any free port.",
+        server.wanted,
+    )
+    task = PeriodicTask(retry_s, {"metrics port": open_port})
+    task.start()
+    stack.push_async_callback(task.aclose)
+
+
+def _log_metrics(server: MetricsServer, host: str) -> None:
+    log.info("Prometheus metrics are at http://%s:%d/metrics.", host, server.port)
 
 
 def log_slow_proxy() -> None:
