@@ -22,7 +22,7 @@ from serve_app.ingress.openai.batches.worker import EVERY_S, LEADS_EVERY_S, Batc
 from serve_app.ingress.services.file_access import FileAccessControl, FileDefaults
 from serve_app.ingress.services.health import PlacementCheck
 from serve_app.ingress.services.live_tenants import LiveTenants
-from serve_app.ingress.services.services import Identity, Services
+from serve_app.ingress.services.services import Identity, PoolChanges, Services
 from serve_app.ingress.services.sign_in import sign_in_of
 from serve_app.ingress.services.weight_jobs import WeightJobs
 from serve_app.ingress.submission import shadows
@@ -46,6 +46,8 @@ from serve_app.queue.store.diagnostics import check_durability
 from serve_app.queue.store.migrations import migrate
 from serve_app.queue.transactions.lease import is_held
 from serve_app.registry.postgres import PostgresWeightBook
+from serve_app.scaling.clusters import led_pools
+from serve_app.scaling.demand import cluster_id
 from serve_app.settings import Config, Secrets
 from serve_app.storage.selection import AnyStorage, create_storage, location_ids
 from serve_app.storage.signed_urls import FileUrlSigner
@@ -68,6 +70,8 @@ USES_EVERY_S = 60.0
 """How often the keys that were used are written."""
 FORGET_REVOKED_EVERY_S = 600.0
 FOLLOWER_WAITS_S = 1.0
+POOLS_EVERY_S = 10.0
+"""How often requests are looked for whose pool is gone."""
 
 
 async def open_database(
@@ -146,6 +150,19 @@ async def start_workers(
         task = PeriodicTask(period_s, {name: _patient(led)}, services.metrics.queue)
         task.start()
         stack.push_async_callback(task.aclose)
+
+
+async def follow_pools(
+    stack: AsyncExitStack, services: Services, election: LeaderElection, database: Database
+) -> None:
+    """Move what is queued in pools that are gone, while this process leads its cluster: another
+    cluster has other pools."""
+    cluster = await cluster_id()
+    changes = PoolChanges(services, cluster, partial(led_pools, database))
+    led = election.on_leader(f"pools/{cluster}", POOLS_EVERY_S, changes.look)
+    task = PeriodicTask(POOLS_EVERY_S, {"follow_pools": led}, services.metrics.queue)
+    task.start()
+    stack.push_async_callback(task.aclose)
 
 
 def _patient(led: Callable[[], Awaitable[bool]]) -> Callable[[], Awaitable[bool]]:
