@@ -55,7 +55,12 @@ from serve_app.settings import (
     read_config,
     refuse_unknown,
 )
-from serve_app.settings.parts import CONFIG_FILE, ingress_arguments, pool_arguments
+from serve_app.settings.parts import (
+    CONFIG_FILE,
+    ingress_arguments,
+    pool_arguments,
+    without_version,
+)
 from serve_app.storage.s3.location import location_of
 from serve_app.telemetry.clock import SystemClock
 from weights.mirror import bucket_of
@@ -120,15 +125,18 @@ def applications(
 
 
 def build_ingress(args: dict[str, Any]) -> Application:
-    """Build the application of the ingress. ``args``: see ``ingress_arguments``."""
-    file = args.get(CONFIG_FILE)
-    config = checked_config({name: value for name, value in args.items() if name != CONFIG_FILE})
+    """Build the application of the ingress. ``args``: see ``ingress_arguments``; a ``version``
+    among them is not read."""
+    settings = without_version(args)
+    file = settings.pop(CONFIG_FILE, None)
+    config = checked_config(settings)
     return _ingress(config).bind(config, (), None if file is None else Path(file))
 
 
 def build_pool(args: dict[str, Any]) -> Application:
-    """Build the application of a pool. ``args``: see ``pool_arguments``."""
-    config = checked_config(args)
+    """Build the application of a pool. ``args``: see ``pool_arguments``; a ``version`` among them
+    is not read."""
+    config = checked_config(without_version(args))
     ((name, pool),) = (config.models.pools or {}).items()
     return _root().bind(_bind_pool(config, name, pool, APPLICATION))
 

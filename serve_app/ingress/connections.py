@@ -22,7 +22,7 @@ from serve_app.ingress.openai.batches.worker import EVERY_S, LEADS_EVERY_S, Batc
 from serve_app.ingress.services.file_access import FileAccessControl, FileDefaults
 from serve_app.ingress.services.health import PlacementCheck
 from serve_app.ingress.services.live_tenants import LiveTenants
-from serve_app.ingress.services.services import Identity, Services
+from serve_app.ingress.services.services import Identity, PoolChanges, Services
 from serve_app.ingress.services.sign_in import sign_in_of
 from serve_app.ingress.services.weight_jobs import WeightJobs
 from serve_app.ingress.submission import shadows
@@ -46,6 +46,8 @@ from serve_app.queue.store.diagnostics import check_durability
 from serve_app.queue.store.migrations import migrate
 from serve_app.queue.transactions.lease import is_held
 from serve_app.registry.postgres import PostgresWeightBook
+from serve_app.scaling.clusters import led_pools
+from serve_app.scaling.demand import cluster_id
 from serve_app.settings import Config, Secrets
 from serve_app.storage.selection import AnyStorage, create_storage, location_ids
 from serve_app.storage.signed_urls import FileUrlSigner
@@ -68,6 +70,8 @@ USES_EVERY_S = 60.0
 """How often the keys that were used are written."""
 FORGET_REVOKED_EVERY_S = 600.0
 FOLLOWER_WAITS_S = 1.0
+POOLS_EVERY_S = 10.0
+"""How often requests are looked for whose pool is gone."""
 
 
 async def open_database(
@@ -148,6 +152,19 @@ async def start_workers(
         stack.push_async_callback(task.aclose)
 
 
+async def follow_pools(
+    stack: AsyncExitStack, services: Services, election: LeaderElection, database: Database
+) -> None:
+    """Move what is queued in pools that are gone, while this process leads its cluster: another
+    cluster has other pools."""
+    cluster = await cluster_id()
+    changes = PoolChanges(services, cluster, partial(led_pools, database))
+    led = election.on_leader(f"pools/{cluster}", POOLS_EVERY_S, changes.look)
+    task = PeriodicTask(POOLS_EVERY_S, {"follow_pools": led}, services.metrics.queue)
+    task.start()
+    stack.push_async_callback(task.aclose)
+
+
 def _patient(led: Callable[[], Awaitable[bool]]) -> Callable[[], Awaitable[bool]]:
     """``led`` for short periods: a process that does not lead asks once a second, not each time."""
 
@@ -181,7 +198,8 @@ async def open_identity(
     keys = KeyRing(own, clock)
     path = config.server.data_dir / "api_key"
     async with election.exclusive("first key"):
-        if await ensure_first_key(keys, text_of(secrets.api_key) or None, path) is not None:
+        given = text_of(secrets.api_key) or None
+        if await ensure_first_key(keys, given, path, clock.now()) is not None:
             log.info("The first API key was written to %s.", path)
     uses = PeriodicTask(USES_EVERY_S, {"key uses": keys.write_uses}, metrics.queue)
     uses.start()
@@ -272,8 +290,18 @@ async def open_signer(
     return ClaimSigner(identity, partial(is_held, database), metrics.file_signed, clock.now)
 
 
-def serve_metrics(stack: AsyncExitStack, config: Config, metrics: Metrics) -> None:
-    """Serve the process's metrics on their own port."""
+METRICS_RETRY_S = 5.0
+
+
+def serve_metrics(
+    stack: AsyncExitStack, config: Config, metrics: Metrics, retry_s: float = METRICS_RETRY_S
+) -> None:
+    """Serve the process's metrics on their own port.
+
+    While it is taken, the ingress serves without: at a redeployment, the replica before has the
+    port until its last calls have ended, and Serve gives up an ingress that fails to start a few
+    times. The port is tried again every ``retry_s``.
+    """
     telemetry, directory = config.telemetry, config.server.data_dir
     metrics.built(package_version(), platform.python_version())
     metrics.watch_disk(lambda: shutil.disk_usage(directory).free)
@@ -283,9 +311,28 @@ def serve_metrics(stack: AsyncExitStack, config: Config, metrics: Metrics) -> No
         telemetry.metrics_host,
         config.server.ingress_replicas,
     )
-    server.start()
     stack.callback(server.close)
-    log.info("Prometheus metrics are at http://%s:%d/metrics.", telemetry.metrics_host, server.port)
+
+    async def open_port() -> None:
+        if not server.port and server.start():
+            _log_metrics(server, telemetry.metrics_host)
+
+    if server.start():
+        _log_metrics(server, telemetry.metrics_host)
+        return
+    log.warning(
+        "The metrics %s is taken, so Prometheus does not see this process yet. It is tried again "
+        "until it is free. If no earlier ingress is ending there, set DARKROOM_METRICS_PORT to a "
+        "free port, or to 0 for any free port.",
+        server.wanted,
+    )
+    task = PeriodicTask(retry_s, {"metrics port": open_port})
+    task.start()
+    stack.push_async_callback(task.aclose)
+
+
+def _log_metrics(server: MetricsServer, host: str) -> None:
+    log.info("Prometheus metrics are at http://%s:%d/metrics.", host, server.port)
 
 
 def log_slow_proxy() -> None:

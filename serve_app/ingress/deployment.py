@@ -228,6 +228,7 @@ class Ingress(ReplicaCalls):
         await self._publish_demand(stack, database, election)
         self._start_helpers(stack)
         await connections.start_workers(stack, self._services, election)
+        await connections.follow_pools(stack, self._services, election, database)
         self._show_bounds(self._config)
         connections.serve_metrics(stack, self._config, self._metrics)
         config.address_file.write_text(json.dumps({"url": self._internal_url}))

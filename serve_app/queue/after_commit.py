@@ -191,8 +191,8 @@ class AfterCommit:
     def fell_back(
         self, ids: Sequence[str], left: Sequence[tuple[str, str, str]], pools: Sequence[str]
     ) -> None:
-        """Publish that queued requests fell back. ``left`` and ``pools``: the pool, tenant and
-        endpoint that each has left, and the pool that it is queued in now."""
+        """Publish that queued requests fell back, or changed their pool. ``left`` and ``pools``:
+        the pool, tenant and endpoint that each has left, and the pool that it is queued in now."""
         for (pool, tenant, endpoint), queued_in in zip(left, pools, strict=True):
             self._state.stats.removed(pool, tenant, endpoint)
             self._state.stats.requeued(queued_in, tenant, endpoint)

@@ -1,4 +1,4 @@
-"""Share of a Ray cluster in the demand, where several clusters work on one database.
+"""Pools of the Ray clusters that work on one database, and a cluster's share in the demand.
 
 Each cluster has its own Serve, which scales its own pools. A cluster shows that it has a pool by
 leading ``demand/CLUSTER/POOL`` in the election, so the pool's clusters are the leaders of such
@@ -26,7 +26,7 @@ SELECT name FROM leaders WHERE until > now() AND starts_with(name, %(prefix)s)
 """
 FORGET = """
 -- name: forget_clusters
-DELETE FROM leaders WHERE until < now() - interval '1 day' AND starts_with(name, %(prefix)s)
+DELETE FROM leaders WHERE until < now() - interval '1 day'
 """
 
 Alive = Callable[[], Collection[str]]
@@ -50,6 +50,13 @@ def share_of(demand: Demand, clusters: int, running: int) -> Demand:
 def _part(requests: int, seconds: float, clusters: int) -> tuple[int, float]:
     part = math.ceil(requests / clusters)
     return part, seconds * part / requests if requests else 0.0
+
+
+async def led_pools(database: Database) -> Collection[tuple[str, str]]:
+    """Clusters, by their ids, and the pools that each has now."""
+    rows = await database.rows(CLUSTERS, {"prefix": PREFIX})
+    named = (str(row[0]).split("/", 2) for row in rows)
+    return [(cluster, pool) for _, cluster, pool in named]
 
 
 class ClusterShare:
@@ -93,11 +100,10 @@ class ClusterShare:
 
     async def _clusters(self) -> Counter[str]:
         """Clusters that have a pool, by pool."""
-        rows = await self._database.rows(CLUSTERS, {"prefix": PREFIX})
-        return Counter(str(row[0]).split("/", 2)[2] for row in rows)
+        return Counter(pool for _, pool in await led_pools(self._database))
 
     async def _forget_ended_clusters(self) -> None:
         """Delete what killed clusters left. A cluster that ends in good order leaves nothing."""
         if not self._tidy:
-            await self._database.rows(FORGET, {"prefix": PREFIX})
+            await self._database.rows(FORGET)
             self._tidy = True

@@ -18,6 +18,10 @@ APPLICATION = "darkroom"
 CONFIG_FILE = "config_file"
 """Argument of the ingress's application: path of the file that it watches."""
 
+VERSION = "version"
+"""Argument of every application that ``serve deploy`` gets: Darkroom's version. It only makes a new
+version another configuration, whose replicas Serve replaces; it compares nothing else."""
+
 Arguments = dict[str, Any]
 
 BOUNDS = frozenset(
@@ -115,6 +119,11 @@ LIVE = frozenset(
 def pool_application(pool: str) -> str:
     """Serve application of a pool."""
     return f"{APPLICATION}-{pool}"
+
+
+def without_version(arguments: Mapping[str, Any]) -> Arguments:
+    """Arguments that builders read: all but ``VERSION``."""
+    return {name: value for name, value in arguments.items() if name != VERSION}
 
 
 def ingress_arguments(settings: Mapping[str, Any], file: str | None) -> Arguments:

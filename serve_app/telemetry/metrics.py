@@ -249,28 +249,35 @@ class MetricsServer:
         """Bound port; 0 before the start."""
         return self._server.server_port if self._server else 0
 
-    def start(self) -> None:
-        """Open the first free port. Raises ``Misconfigured`` if there is none."""
+    @property
+    def wanted(self) -> str:
+        """Ports and address that it may serve on, for messages."""
+        first, last = self._wanted[0], self._wanted[-1]
+        ports = f"port {first}" if first == last else f"ports {first} to {last}"
+        return f"{ports} on {self._host}"
+
+    def start(self) -> bool:
+        """Open the first free port, and return True. Returns False while other processes have all
+        of them. Raises ``Misconfigured`` if a port cannot be opened for another reason."""
         if self._server is not None:
-            return
+            return True
         for port in self._wanted:
             try:
                 self._server, self._thread = start_http_server(
                     port, addr=self._host, registry=self._registry
                 )
             except OSError as error:
-                if error.errno == errno.EADDRINUSE and port != self._wanted[-1]:
+                if error.errno == errno.EADDRINUSE:
                     continue  # another ingress replica on this node
                 raise self._cannot_open(error) from error
-            return
+            return True
+        return False
 
     def _cannot_open(self, error: OSError) -> Misconfigured:
-        first, last = self._wanted[0], self._wanted[-1]
-        ports = f"port {first}" if first == last else f"ports {first} to {last}"
         return Misconfigured(
-            f"The metrics {ports} on {self._host} cannot be opened ({error.strerror}). Set "
-            "DARKROOM_METRICS_PORT to a free port, or to 0 for any free port, and "
-            "DARKROOM_METRICS_HOST to an address of this machine."
+            f"The metrics {self.wanted} cannot be opened ({error.strerror}). Set "
+            "DARKROOM_METRICS_PORT to a port that this process may open, or to 0 for any free "
+            "port, and DARKROOM_METRICS_HOST to an address of this machine."
         )
 
     def close(self) -> None:

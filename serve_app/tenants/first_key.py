@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import secrets
+from datetime import datetime
 from pathlib import Path
 
 from serve_app.domain.errors import Misconfigured, TenantDisabled, Unauthenticated
-from serve_app.tenants.api_keys import DEFAULT_TENANT, Keys
+from serve_app.tenants.api_keys import DEFAULT_TENANT, KeyInfo, Keys
 from serve_app.tenants.credentials import Credential, new_credential, parse_given
-from serve_app.tenants.scopes import ADMIN, API
+from serve_app.tenants.scopes import ADMIN, API, OPERATOR, granted
+
+log = logging.getLogger(__name__)
 
 
-async def ensure_first_key(keys: Keys, given: str | None, path: Path) -> Credential | None:
+async def ensure_first_key(
+    keys: Keys, given: str | None, path: Path, now: datetime
+) -> Credential | None:
     """Create the first key unless a key exists. Returns it if it was created, else None.
 
     ``given`` (``id:secret``, from the operator) is used if it is set, and added if it is not stored
@@ -22,14 +28,20 @@ async def ensure_first_key(keys: Keys, given: str | None, path: Path) -> Credent
     owner, *before* it is stored: a crash between the two steps leaves a file that the next start
     replaces, never a stored key that no one knows. The caller holds a lock across ingress replicas.
 
-    Raises ``Misconfigured`` if ``given`` is malformed or its id belongs to another key, or if
-    ``path`` cannot be written.
+    If ``given`` was revoked or has expired by ``now``, it stays so, and nothing is written.
+
+    Raises ``Misconfigured`` if ``given`` is malformed or its id belongs to another key, if it has
+    ended and no other key of an operator is valid, or if ``path`` cannot be written.
     """
     wanted = parse_given(given) if given else None
     if wanted is None and await keys.any():
         return None
     if wanted is not None and await _known(keys, wanted):
         await asyncio.to_thread(_write, path, str(wanted))
+        return None
+    stored = await keys.find(wanted.id) if wanted else None
+    if stored is not None:
+        await _check_replaced(keys, stored, now)
         return None
     first = wanted or new_credential()
     await asyncio.to_thread(_write, path, str(first))
@@ -39,20 +51,40 @@ async def ensure_first_key(keys: Keys, given: str | None, path: Path) -> Credent
 
 
 async def _known(keys: Keys, wanted: Credential) -> bool:
-    """Return True if ``wanted`` is stored. Raises ``Misconfigured`` if its id is stored with
-    another secret or is revoked."""
+    """Return True if ``wanted`` is stored and valid."""
     try:
         await keys.authenticate(f"Key {wanted}")
     except TenantDisabled:
         return True
     except Unauthenticated:
-        if all(info.id != wanted.id for info in await keys.list(DEFAULT_TENANT)):
-            return False
-        raise Misconfigured(
-            f"DARKROOM_API_KEY uses the id {wanted.id}, but a key with this id is stored with "
-            "another secret, or was revoked. Give it another id."
-        ) from None
+        return False
     return True
+
+
+async def _check_replaced(keys: Keys, stored: KeyInfo, now: datetime) -> None:
+    """Log that DARKROOM_API_KEY is a key that was replaced. Raises ``Misconfigured`` if it was not:
+    its secret is another, or no key is left that operates the installation."""
+    if _valid(stored, now):
+        raise Misconfigured(
+            f"DARKROOM_API_KEY uses the id {stored.id}, but a key with this id is stored with "
+            "another secret. Give it another id."
+        )
+    others = await keys.list(DEFAULT_TENANT)
+    if not any(_valid(each, now) and OPERATOR in granted(each.scopes) for each in others):
+        raise Misconfigured(
+            f"DARKROOM_API_KEY uses the id {stored.id}, but the key with this id was revoked or "
+            "has expired, and no other key operates this installation. Give it another id."
+        )
+    log.warning(
+        "DARKROOM_API_KEY uses the id %s, but the key with this id was revoked or has expired. It "
+        "stays so, and other keys work. Set DARKROOM_API_KEY to a valid key, or to a new "
+        "id:secret, or remove it.",
+        stored.id,
+    )
+
+
+def _valid(key: KeyInfo, now: datetime) -> bool:
+    return key.revoked_at is None and (key.expires_at is None or key.expires_at > now)
 
 
 def _write(path: Path, text: str) -> None:

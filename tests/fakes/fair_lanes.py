@@ -24,9 +24,12 @@ class FairLanes:
         """What it is expected to take, in seconds."""
         pools = (new.pool, new.fallback.pool) if new.fallback else (new.pool,)
         for pool in pools:
-            lanes = self._lanes.setdefault(pool, {})
-            lanes.setdefault(new.tenant, LaneClock(self._limits.weight(new.tenant)))
+            self.open(pool, new.tenant)
         return expected_s(self._fits, new.endpoint, new.pool, new.work)
+
+    def open(self, pool: str, tenant: str) -> None:
+        lanes = self._lanes.setdefault(pool, {})
+        lanes.setdefault(tenant, LaneClock(self._limits.weight(tenant)))
 
     def order(
         self,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 
-from serve_app.domain.executors.fallback import Fallback, FallbackMove
+from serve_app.domain.executors.fallback import Fallback, FallbackMove, QueuedGroup
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.ports import Clock
-from serve_app.domain.request import State
+from serve_app.domain.request import Priority, State
+from serve_app.queue.store import messages
 from tests.fakes.queue_row import Row
 
 
@@ -24,12 +25,14 @@ class FakeFallbacks:
         line: Callable[..., None],
         changed: Callable[[], None],
         not_shared: Callable[[str], None],
+        open_lane: Callable[[str, str], None],
     ) -> None:
         self._clock = clock
         self._rows = rows
         self._line = line
         self._changed = changed
         self._not_shared = not_shared
+        self._open_lane = open_lane
         self._spent: dict[tuple[str, str], tuple[datetime, Decimal]] = {}
 
     async def move(self, moves: Sequence[FallbackMove]) -> Sequence[str]:
@@ -41,6 +44,22 @@ class FakeFallbacks:
             if row.request.snapshot is None and self._falls(row, each.reason, ""):
                 moved.append(each.request_id)
         return moved
+
+    async def queued_outside(self, pools: Collection[str]) -> Sequence[QueuedGroup]:
+        found = {_group(row) for row in self._rows.values() if _is_queued(row)}
+        return sorted(
+            (each for each in found if each.pool not in pools),
+            key=lambda each: (each.pool, each.tenant, each.endpoint),
+        )
+
+    async def change_pool(self, group: QueuedGroup, pool: str) -> int:
+        rows = [each for each in self._rows.values() if _is_queued(each) and _group(each) == group]
+        self._open_lane(pool, group.tenant)
+        for row in rows:
+            row.request = replace(row.request, pool=pool)
+            self._line(row, messages.other_pool(group.pool, pool))
+        self._changed()
+        return len(rows)
 
     async def spent(self, endpoint: str, currency: str) -> Decimal:
         return self._spent.get((endpoint, currency), (None, Decimal(0)))[1]
@@ -93,3 +112,14 @@ class FakeFallbacks:
             return False
         self._spent[endpoint, budget.currency] = max(period, begun), spent
         return True
+
+
+def _is_queued(row: Row) -> bool:
+    request = row.request
+    waits = request.state is State.QUEUED and not request.follows
+    return waits and request.priority is not Priority.REALTIME
+
+
+def _group(row: Row) -> QueuedGroup:
+    request = row.request
+    return QueuedGroup(request.pool, request.tenant, request.runs_at)

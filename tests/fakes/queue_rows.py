@@ -76,7 +76,8 @@ class QueueRows:
             lambda: limits.disabled,
         )
         self.fallbacks = FakeFallbacks(
-            *(clock, self._rows, self._line, self._changed), self._repeats.given
+            *(clock, self._rows, self._line, self._changed),
+            *(self._repeats.given, self._lanes.open),
         )
         self.shadows = FakeShadows(
             *(clock, self._rows, self.ledger),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from serve_app.domain.lease import Demand
 from serve_app.postgres.database import Database
 from serve_app.postgres.leader_election import LeaderElection
-from serve_app.scaling.clusters import ClusterShare, share_of
+from serve_app.scaling.clusters import ClusterShare, led_pools, share_of
 from serve_app.scaling.policy import Bounds, Load, needed_replicas
 from serve_app.telemetry.clock import SystemClock
 from tests.queue.database import Ingress, conninfo, database, ingress, liveness, server, terms
@@ -66,6 +66,24 @@ async def test_a_cluster_that_is_gone_no_longer_counts(database: Database) -> No
     await a.of({"p": DEMAND}, ["p"])
     await database.rows("UPDATE leaders SET until = now() - interval '1 second'")
     assert await b.of({"p": DEMAND}, ["p"]) == {"p": DEMAND}
+
+
+async def test_the_pools_of_each_cluster_are_known_until_it_is_gone(database: Database) -> None:
+    await process(database, "a").of({}, ["p", "with/slash"])
+    await process(database, "b").of({}, ["p"])
+    assert sorted(await led_pools(database)) == [("a", "p"), ("a", "with/slash"), ("b", "p")]
+    await database.rows("UPDATE leaders SET until = now() - interval '1 second'")
+    assert await led_pools(database) == []
+
+
+async def test_what_clusters_left_is_forgotten_after_a_day(database: Database) -> None:
+    await database.rows(
+        "INSERT INTO leaders (name, holder, until) VALUES "
+        "('pools/old', 'x', now() - interval '2 days'), ('pools/b', 'y', now() + interval '1 day')"
+    )
+    await process(database, "a").of({}, ["p"])
+    names = [name for (name,) in await database.rows("SELECT name FROM leaders ORDER BY 1")]
+    assert names == ["demand/a/p", "pools/b"]
 
 
 async def test_requests_are_counted_by_the_replicas_that_run_them(ingress: Ingress) -> None:

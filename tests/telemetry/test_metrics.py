@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import logging
 import socket
+from contextlib import AsyncExitStack
+from pathlib import Path
 
 import httpx
 import pytest
@@ -9,7 +12,10 @@ from prometheus_client import CollectorRegistry
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.lease import Demand, EngineUsage
 from serve_app.domain.request import State
+from serve_app.ingress.connections import serve_metrics
+from serve_app.settings import Config
 from serve_app.telemetry.metrics import Metrics, MetricsServer
+from tests.contract.waiting import eventually
 
 
 def test_what_happens_is_counted() -> None:
@@ -101,13 +107,38 @@ def test_metrics_are_served_on_loopback_until_closed() -> None:
         httpx.get(url)
 
 
-def test_a_port_that_is_taken_names_the_setting() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        server = MetricsServer(CollectorRegistry(), taken.getsockname()[1])
-        with pytest.raises(Misconfigured, match="DARKROOM_METRICS_PORT"):
-            server.start()
+def test_a_port_that_cannot_be_opened_names_the_settings() -> None:
+    server = MetricsServer(CollectorRegistry(), 0, "203.0.113.1")  # no address of this machine
+    with pytest.raises(Misconfigured, match="DARKROOM_METRICS_HOST"):
+        server.start()
+
+
+async def test_an_ingress_whose_metrics_port_is_taken_serves_and_takes_it_when_it_is_free(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = Metrics(CollectorRegistry())
+    async with AsyncExitStack() as stack, httpx.AsyncClient() as client:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+            with caplog.at_level(logging.INFO):
+                serve_metrics(
+                    stack, Config(data_dir=tmp_path, metrics_port=port), metrics, retry_s=0.01
+                )
+            assert f"port {port} on 127.0.0.1 is taken" in caplog.text
+            assert "Prometheus metrics are at" not in caplog.text
+
+        async def is_served() -> bool:
+            try:
+                answer = await client.get(f"http://127.0.0.1:{port}/metrics")
+            except httpx.TransportError:
+                return False
+            return "darkroom_build_info" in answer.text
+
+        with caplog.at_level(logging.INFO):
+            await eventually(is_served)
+        assert f"Prometheus metrics are at http://127.0.0.1:{port}" in caplog.text
 
 
 def test_ingress_replicas_on_one_node_take_ports_one_after_the_other() -> None:
@@ -118,10 +149,11 @@ def test_ingress_replicas_on_one_node_take_ports_one_after_the_other() -> None:
     try:
         for _ in range(2):
             servers.append(MetricsServer(CollectorRegistry(), port, processes=2))
-            servers[-1].start()
+            assert servers[-1].start()
         assert [each.port for each in servers] == [port, port + 1]
-        with pytest.raises(Misconfigured, match=f"ports {port} to {port + 1}"):
-            MetricsServer(CollectorRegistry(), port, processes=2).start()
+        third = MetricsServer(CollectorRegistry(), port, processes=2)
+        assert (third.start(), third.port) == (False, 0)
+        assert third.wanted == f"ports {port} to {port + 1} on 127.0.0.1"
     finally:
         for each in servers:
             each.close()

@@ -13,6 +13,8 @@ import yaml
 from serve_app.cli.connection.whole_file import whole_file
 from serve_app.domain.errors import Misconfigured
 from serve_app.settings import config_file, refuse_unknown
+from serve_app.settings.parts import VERSION
+from serve_app.telemetry.version import package_version
 
 HEADER = """\
 # Written by `darkroom serve-config`. Change the file that it was written from, and write it again.
@@ -26,12 +28,13 @@ _BLOCK = re.compile(r"^( *)serveConfigV2: \|.*\n(?:(?:\1 +.*)?\n)*", re.M)
 
 
 def serve_config(source: Path, installed_as: Path | None) -> str:
-    """Serve configuration from ``source``, as YAML.
+    """Serve configuration from ``source``, as YAML, with Darkroom's version.
 
     ``installed_as``: path of ``source`` on the nodes of the ingress, if it is another. Raises
     ``Misconfigured``.
     """
-    return _serve_config(config_file.read(source), (installed_as or source).absolute())
+    version = {VERSION: package_version()}
+    return _serve_config(config_file.read(source), (installed_as or source).absolute(), version)
 
 
 def update_manifest(path: Path, installed_as: Path | None) -> None:
@@ -51,7 +54,8 @@ def update_manifest(path: Path, installed_as: Path | None) -> None:
             f"{path} should have one ConfigMap with `{MOUNTED_AS.name}` and one RayService with a "
             "block `serveConfigV2: |`. See kubernetes/one-gpu-node.yaml."
         )
-    made = _serve_config(config_file.parse(sources[0], path), installed_as or MOUNTED_AS)
+    # Without the version: another image replaces the whole cluster.
+    made = _serve_config(config_file.parse(sources[0], path), installed_as or MOUNTED_AS, {})
 
     def block(found: re.Match[str]) -> str:
         return f"{found[1]}serveConfigV2: |\n{indent(made, found[1] + '  ')}"
@@ -67,10 +71,12 @@ def _source_in(document: dict[str, Any]) -> str | None:
     return source if isinstance(source, str) else None
 
 
-def _serve_config(file: config_file.ConfigFile, path: Path) -> str:
+def _serve_config(file: config_file.ConfigFile, path: Path, more: dict[str, str]) -> str:
+    """Serve configuration from ``file``. ``more``: arguments of every application."""
     from serve_app.app import applications  # noqa: PLC0415 imports Ray
 
-    entries = [each.entry for each in applications(file.arguments, path).values()]
+    made = applications(file.arguments, path).values()
+    entries = [each.entry | {"args": each.args | more} for each in made]
     content = {**file.rest, "applications": entries}
     return HEADER.format(path=path) + yaml.safe_dump(content, sort_keys=False)
 
@@ -91,7 +97,8 @@ def _serve_config(file: config_file.ConfigFile, path: Path) -> str:
     "darkroom.yaml in its ConfigMap.",
 )
 def serve_config_command(file: Path, installed_as: Path | None, *, manifest: bool) -> None:
-    """Print the configuration for `serve deploy`, with an application for each pool.
+    """Print the configuration for `serve deploy`, with an application for each pool. Print it again
+    after an upgrade: it has the version, so that Serve replaces what runs.
 
     Example: darkroom serve-config darkroom.yaml > serve.yaml && serve deploy serve.yaml
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import click
@@ -17,6 +17,7 @@ from serve_app.cli.serve import haproxy, ports
 from serve_app.diagnosis import checks as diagnosis
 from serve_app.diagnosis.checks import Check
 from serve_app.domain.errors import Misconfigured
+from serve_app.domain.workflows.definition import POOL as WORKFLOWS
 from serve_app.ingress.services.sign_in import provider_of
 from serve_app.settings import Config, Secrets
 from serve_app.storage.self_test import StepResult
@@ -146,17 +147,34 @@ def _pools(server: Server) -> str:
     if answer["unplaceable"]:
         raise Misconfigured(" ".join(answer["unplaceable"].values()))
     hosted = {replica["pool"] for replica in answer["replicas"]}
-    for name in [*hosted]:  # they serve the requests of the pool whose overflow they take
-        while name := answer["pools"].get(name, {}).get("overflow_of") or "":
-            hosted.add(name)
-    for name, pool in answer["pools"].items():
-        if pool["queued"] and name not in hosted:
-            raise Misconfigured(
-                f"Pool {name} has {pool['queued']} queued requests and no replica, although the "
-                "resources for one are free. The replica is starting, or its start fails. See "
-                f"{_log_of(server)}."
-            )
+    if problem := pool_without_replica(answer["pools"], hosted):
+        raise Misconfigured(f"{problem} See {_log_of(server)}.")
     return ", ".join(answer["pools"]) or "no pool has received a request yet"
+
+
+def pool_without_replica(pools: Mapping[str, Mapping[str, Any]], hosted: Collection[str]) -> str:
+    """Problem of the first pool whose queued requests no replica takes; empty if there is none.
+
+    ``pools``: as ``/v1/status`` shows them. ``hosted``: those with replicas.
+    """
+    served = {*hosted}
+    for name in hosted:  # they serve the requests of the pool whose overflow they take
+        while name := pools.get(name, {}).get("overflow_of") or "":
+            served.add(name)
+    for name, pool in pools.items():
+        if not pool["queued"] or name in served or name == WORKFLOWS:  # these need no replica
+            continue
+        if pool["max_replicas"] is None:
+            return (
+                f"Pool {name} has {pool['queued']} queued requests and is not configured. They "
+                "move within two minutes to the pools that run their endpoints; if they do not, no "
+                "pool does, or another cluster has this one."
+            )
+        return (
+            f"Pool {name} has {pool['queued']} queued requests and no replica, although the "
+            "resources for one are free. The replica is starting, or its start fails."
+        )
+    return ""
 
 
 def _audit(server: Server) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
@@ -151,8 +151,18 @@ class FallbackMove:
     reason: FallbackReason
 
 
+@dataclass(frozen=True, slots=True)
+class QueuedGroup:
+    """Requests of a tenant that are queued in a pool for the endpoint at which they run: their own,
+    or the one to which they fell back."""
+
+    pool: str
+    tenant: str
+    endpoint: str
+
+
 class Fallbacks(Protocol):
-    """Requests that run elsewhere than their endpoint says."""
+    """Queued requests that run elsewhere than they were submitted for."""
 
     async def move(self, moves: Sequence[FallbackMove]) -> Sequence[str]:
         """Move queued requests to their fallbacks, and return those that have moved. Left out are
@@ -163,4 +173,13 @@ class Fallbacks(Protocol):
     async def spent(self, endpoint: str, currency: str) -> Decimal:
         """What requests of the endpoint that fell back in the current period cost, as counted when
         they did."""
+        ...
+
+    async def queued_outside(self, pools: Collection[str]) -> Sequence[QueuedGroup]:
+        """What is queued in none of ``pools``, without realtime sessions."""
+        ...
+
+    async def change_pool(self, group: QueuedGroup, pool: str) -> int:
+        """Let requests wait in another pool, in their order, and return how many have moved. They
+        keep their rank, price and snapshots."""
         ...

@@ -1,11 +1,13 @@
-"""Move queued requests to their fallbacks: PostgreSQL behind the port ``Fallbacks``."""
+"""Move queued requests to their fallbacks, or to other pools: PostgreSQL behind the port
+``Fallbacks``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from decimal import Decimal
 
-from serve_app.domain.executors.fallback import FallbackMove
+from serve_app.domain.executors.fallback import FallbackMove, QueuedGroup
+from serve_app.domain.request import Priority
 from serve_app.postgres.database import Database
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.attempts.falling_back import fall_back
@@ -57,6 +59,45 @@ SPENT = """
 -- name: spent_on_fallbacks
 SELECT spent FROM fallback_budgets WHERE endpoint = %(endpoint)s AND currency = %(currency)s
 """
+AT_ONCE = 1000
+"""Requests that change their pool in one statement, from the front of their queue."""
+RUNS_AT = "coalesce(r.fell_back_to, r.endpoint)"
+# One index step for each pool, however many requests it has.
+OUTSIDE = f"""
+-- name: queued_outside
+WITH RECURSIVE each AS (
+    (SELECT r.pool FROM requests r WHERE r.state = 'queued' ORDER BY r.pool LIMIT 1)
+    UNION ALL
+    SELECT (SELECT r.pool FROM requests r WHERE r.state = 'queued' AND r.pool > e.pool
+            ORDER BY r.pool LIMIT 1)
+    FROM each e WHERE e.pool IS NOT NULL
+)
+SELECT DISTINCT r.pool, r.tenant, {RUNS_AT}
+FROM each e JOIN requests r ON r.pool = e.pool
+WHERE e.pool <> ALL(%(pools)s::text[]) AND r.state = 'queued' AND r.priority <> %(realtime)s
+ORDER BY 1, 2, 3
+"""
+CHANGE_POOL = f"""
+-- name: change_pool
+WITH held AS MATERIALIZED (
+    SELECT r.id, r.pool AS from_pool FROM requests r
+    WHERE r.state = 'queued' AND r.pool = %(pool)s AND r.tenant = %(tenant)s
+      AND {RUNS_AT} = %(endpoint)s AND r.priority <> %(realtime)s
+    ORDER BY r.ranked_at, r.place LIMIT {AT_ONCE}
+    FOR NO KEY UPDATE OF r SKIP LOCKED
+),
+moved AS (
+    UPDATE requests r SET pool = %(to)s, events = r.events + 1
+    FROM held j WHERE r.id = j.id
+    RETURNING r.id, r.tenant, r.pool, r.endpoint, r.state, r.events, j.from_pool
+),
+noted AS (
+    INSERT INTO events (request_id, sequence, message)
+    SELECT id, events, %(message)s FROM moved
+),
+{wake_lanes("moved")}
+SELECT id::text, from_pool, tenant, endpoint, pool FROM moved
+"""
 
 
 class PostgresFallbacks:
@@ -90,3 +131,25 @@ class PostgresFallbacks:
         given = {"endpoint": endpoint, "currency": currency}
         rows = await self._database.rows(SPENT, given)
         return Decimal(rows[0][0]) if rows else Decimal(0)
+
+    async def queued_outside(self, pools: Collection[str]) -> Sequence[QueuedGroup]:
+        given = {"pools": sorted(pools), "realtime": Priority.REALTIME}
+        rows = await self._database.rows(OUTSIDE, given)
+        return [QueuedGroup(str(pool), str(tenant), str(id_)) for pool, tenant, id_ in rows]
+
+    async def change_pool(self, group: QueuedGroup, pool: str) -> int:
+        await self._state.lanes.open([(pool, group.tenant)])
+        given = {
+            "pool": group.pool,
+            "tenant": group.tenant,
+            "endpoint": group.endpoint,
+            "to": pool,
+            "realtime": Priority.REALTIME,
+            "message": messages.other_pool(group.pool, pool),
+        }
+        moved = 0
+        while rows := await self._database.rows(CHANGE_POOL, given):
+            left = [(row[1], row[2], row[3]) for row in rows]
+            self._after.fell_back([str(row[0]) for row in rows], left, [pool] * len(rows))
+            moved += len(rows)
+        return moved

@@ -54,6 +54,10 @@ GOES_ON = (
 )
 
 
+def other_pool(before: str, now: str) -> str:
+    return f"It waits in the pool {now} now, because the pool {before} is no longer configured."
+
+
 FOLLOWS = ("Request ", " has the same input; its outcome will be reused.")
 
 

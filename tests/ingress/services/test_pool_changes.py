@@ -1,0 +1,109 @@
+"""Requests that are queued in a pool which was removed or renamed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Collection
+from contextlib import asynccontextmanager
+
+import pytest
+
+from serve_app.domain.workflows.definition import POOL as WORKFLOWS
+from serve_app.ingress.services.services import PoolChanges, PoolMap
+from serve_app.settings import PoolConfig
+from tests.fakes.clock import FakeClock
+from tests.ingress.house import House, built
+from tests.queue.requests import TENANT, new
+
+ENDPOINT = "test/probe"
+HERE, ELSEWHERE = "this-cluster", "another-cluster"
+PROBES = PoolConfig(families=("probe",))
+
+
+@asynccontextmanager
+async def house(**pools: PoolConfig) -> AsyncGenerator[House]:
+    async with built(pools=pools, replica=False) as made:
+        yield made
+
+
+def changes(
+    house: House, led: Collection[tuple[str, str]] = (), gone_s: float = 0.0
+) -> PoolChanges:
+    async def those() -> Collection[tuple[str, str]]:
+        return led
+
+    return PoolChanges(house.services, HERE, those, gone_s)
+
+
+async def queued(house: House, pool: str, endpoint: str = ENDPOINT) -> str:
+    return (await house.queue.submit(new(pool=pool, endpoint=endpoint))).id
+
+
+async def pool_of(house: House, request_id: str) -> str:
+    return (await house.queue.current(TENANT, request_id)).pool
+
+
+async def test_requests_of_a_pool_that_is_gone_go_to_the_one_that_has_their_family() -> None:
+    async with house(probes=PROBES) as made:
+        request = await queued(made, "studio")
+        await changes(made).look()
+        assert await pool_of(made, request) == "probes"
+
+
+async def test_a_pool_that_takes_overflow_has_no_queue_any_more() -> None:
+    more = PoolConfig(families=("probe",), overflow_of="probes")
+    async with house(probes=PROBES, more=more) as made:
+        request = await queued(made, "more")
+        await changes(made, [(HERE, "more"), (HERE, "probes")]).look()
+        assert await pool_of(made, request) == "probes"
+
+
+@pytest.mark.parametrize(
+    ("pool", "led"),
+    [
+        ("second", []),  # configured, though not for this endpoint any more
+        ("studio", [(ELSEWHERE, "studio")]),
+        ("studio", [(HERE, "studio")]),  # another ingress of this cluster has other settings
+        (WORKFLOWS, []),
+    ],
+)
+async def test_requests_of_a_pool_that_is_there_stay(
+    pool: str, led: Collection[tuple[str, str]]
+) -> None:
+    async with house(probes=PROBES, second=PROBES) as made:
+        request = await queued(made, pool)
+        await changes(made, led).look()
+        assert await pool_of(made, request) == pool
+
+
+async def test_a_pool_that_comes_back_keeps_its_requests() -> None:
+    async with house(probes=PROBES) as made:
+        clock = made.services.clock = FakeClock()
+        request, moving = await queued(made, "studio"), changes(made, gone_s=60)
+        await moving.look()
+        clock.advance(59)
+        made.services.pools = PoolMap({"probes": PROBES, "studio": PROBES})
+        await moving.look()
+        made.services.pools = PoolMap({"probes": PROBES})
+        await moving.look()
+        clock.advance(59)
+        await moving.look()
+        assert await pool_of(made, request) == "studio"
+        clock.advance(1)
+        await moving.look()
+        assert await pool_of(made, request) == "probes"
+
+
+async def test_requests_that_no_pool_runs_are_named_once_and_stay(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with house(probes=PROBES) as made:
+        unknown = await queued(made, "studio", "test/not-there")
+        other = await queued(made, "studio", "fal-ai/flux/schnell")
+        moving = changes(made)
+        with caplog.at_level(logging.WARNING):
+            for _ in range(2):
+                await moving.look()
+        assert {await pool_of(made, each) for each in (unknown, other)} == {"studio"}
+        assert len(caplog.messages) == 2
+        assert all("wait in the pool studio, which is not configured" in x for x in caplog.messages)
