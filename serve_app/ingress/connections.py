@@ -66,7 +66,8 @@ KEYS_LIMIT_S = 5.0
 """Limit of a statement about keys, which every call waits for."""
 USES_EVERY_S = 60.0
 """How often the keys that were used are written."""
-FORGET_REVOKED_EVERY_S = 600.0
+FORGET_REVOKED_EVERY_S = 120.0
+"""Well below the ten minutes after which the alert PeriodicTaskStands takes a task for dead."""
 FOLLOWER_WAITS_S = 1.0
 
 

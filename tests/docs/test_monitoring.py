@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import json
 import re
 import shutil
@@ -20,7 +22,7 @@ from serve_app.domain.lease import ReplicaStage
 from serve_app.domain.request import State
 from serve_app.queue.transactions.end_attempt import EndReason
 from serve_app.telemetry.metrics import Metrics
-from tests.docs.pages import DOCS
+from tests.docs.pages import DOCS, ROOT
 from tests.ingress.house import built
 
 ALERTS = DOCS / "how-to" / "darkroom-alerts.yaml"
@@ -144,6 +146,32 @@ def test_a_panel_names_real_metrics_and_labels(panel: dict[str, Any]) -> None:
         assert shown <= left
         # Several series of a panel need a label to tell them apart.
         assert shown == left or not aggregates
+
+
+def periods() -> dict[str, float]:
+    """Periods in seconds of the modules that report the rounds of periodic tasks, by name."""
+    found: dict[str, float] = {}
+    for file in (ROOT / "serve_app").rglob("*.py"):
+        text = file.read_text()
+        if "PeriodicTask(" not in text:
+            continue
+        calls = [each for each in ast.walk(ast.parse(text)) if isinstance(each, ast.Call)]
+        # The third argument is the meter. A task without one reports nothing.
+        if not any(ast.unparse(each.func) == "PeriodicTask" and each.args[2:] for each in calls):
+            continue
+        name = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        for constant, value in vars(importlib.import_module(name)).items():
+            if re.search(r"(EVERY|INTERVAL)_S$", constant):
+                found[f"{name}.{constant}"] = value
+    return found
+
+
+def test_a_task_that_reports_its_rounds_may_miss_two_before_the_alert_takes_it_for_dead() -> None:
+    (rule,) = [each for each in alert_rules() if each["alert"] == "PeriodicTaskStands"]
+    limit_s = float(rule["expr"].rpartition("> ")[2])
+    known = periods()
+    assert len(known) > 10
+    assert {name: period_s for name, period_s in known.items() if period_s * 3 > limit_s} == {}
 
 
 def test_the_dashboard_can_be_imported_whatever_the_data_source_is_called() -> None:
