@@ -148,6 +148,51 @@ def test_a_panel_names_real_metrics_and_labels(panel: dict[str, Any]) -> None:
         assert shown == left or not aggregates
 
 
+def test_an_alert_on_an_increase_sees_the_first_one_that_a_process_counts() -> None:
+    """``increase`` needs two samples: of a series that appears with 1 it is 0."""
+    metrics = Metrics(CollectorRegistry())
+    metrics.queue.pools({"studio": (0, 4)})
+    metrics.database.of("queue")
+    served = {
+        (sample.name, value): sample.value
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        for value in ("", *sample.labels.values())
+    }
+    missed: list[str] = []
+    for rule in alert_rules():
+        for name, wanted in re.findall(r"increase\((\w+)(?:\{end=~\"(.*?)\"\})?", rule["expr"]):
+            new_ones = f"({name} unless {name} offset 10m)" in rule["expr"]
+            if not new_ones and any(served.get((name, end)) != 0 for end in wanted.split("|")):
+                missed.append(rule["alert"])
+    assert missed == []
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed (Debian: prometheus)")
+def test_the_first_defect_of_a_route_is_an_alert_for_ten_minutes(tmp_path: Path) -> None:
+    labels = {"route": "v1.models", "instance": "head:9108"}
+    series = 'darkroom_unexpected_errors_total{route="v1.models",instance="head:9108"}'
+    name = "UnexpectedErrors"
+    annotations = {"summary": "A defect at v1.models; the log has its traceback."}
+    fires = [{"exp_labels": labels, "exp_annotations": annotations}]
+    scraped = {
+        "interval": "1m",
+        "input_series": [{"series": series, "values": "_x20 1x20 2x20"}],
+        "alert_rule_test": [
+            {"eval_time": "19m", "alertname": name, "exp_alerts": []},
+            {"eval_time": "20m", "alertname": name, "exp_alerts": fires},
+            {"eval_time": "29m", "alertname": name, "exp_alerts": fires},
+            {"eval_time": "35m", "alertname": name, "exp_alerts": []},
+            {"eval_time": "43m", "alertname": name, "exp_alerts": fires},
+        ],
+    }
+    file = tmp_path / "tests.yaml"
+    file.write_text(yaml.safe_dump({"rule_files": [str(ALERTS)], "tests": [scraped]}))
+    command = [str(PROMTOOL), "test", "rules", str(file)]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
 def periods() -> dict[str, float]:
     """Periods in seconds of the modules that report the rounds of periodic tasks, by name."""
     found: dict[str, float] = {}
