@@ -148,8 +148,7 @@ def test_ray_does_not_start_without_the_secrets_of_a_file_that_cannot_be_read(
 def test_commands_that_open_the_storage_of_a_cluster_have_the_settings_of_its_head(
     tmp_path: Path, page: str, command: str
 ) -> None:
-    data_dir = read(ROOT / "darkroom.yaml").arguments["data_dir"]
-    wanted = f"{command} --data-dir {data_dir}"
+    wanted = f"{command} --config darkroom.yaml"
     (script,) = [each.text for each in blocks(DOCS / page, "sh") if wanted in each.text]
     for program in ("darkroom", "serve"):
         (tmp_path / program).write_text(SHOW)
