@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
 from serve_app.embedded_postgres.files import ClusterFiles
 from serve_app.postgres.database import SILENT_S, Database, answers_within, settings, shut_down
+from serve_app.postgres.file_places import Places, refuse_other_places
 from serve_app.settings import Config, Secrets
-from serve_app.storage.selection import AnyStorage, create_storage
+from serve_app.storage.selection import AnyStorage, create_storage, file_places
 from serve_app.telemetry.clock import SystemClock
 
 CONNECT_S = 10
@@ -30,6 +32,7 @@ class OpenInstallation:
     data_dir: Path
     database: Database
     storage: AnyStorage
+    places: Places = field(default_factory=dict[str, str])  # of the files, as ``storage`` has them
 
     @property
     def conninfo(self) -> str:
@@ -38,11 +41,12 @@ class OpenInstallation:
 
 @asynccontextmanager
 async def opened(
-    config: Config, secrets: Secrets, *, create: bool = False
+    config: Config, secrets: Secrets, *, create: bool = False, other_storage: bool = False
 ) -> AsyncGenerator[OpenInstallation]:
     """Open the installation of these settings, whether it runs or not.
 
-    ``create``: make the data directory and its embedded database if there is none. Raises
+    ``create``: make the data directory and its embedded database if there is none.
+    ``other_storage``: also if the database says that the files are elsewhere. Raises
     ``Misconfigured`` and ``DatabaseUnavailable``.
     """
     data_dir = config.server.data_dir
@@ -55,11 +59,14 @@ async def opened(
         database = Database(conninfo, connections=CONNECTIONS)
         await database.start()
         stack.push_async_callback(database.aclose)
+        places = await asyncio.to_thread(file_places, config, secrets)
+        if not other_storage:
+            await refuse_other_places(database, places)
         # No tickets are signed here, so the signing key may be empty.
         storage = create_storage(config, secrets, b"", "", SystemClock())
         await storage.start()
         stack.push_async_callback(storage.aclose)
-        yield OpenInstallation(data_dir, database, storage)
+        yield OpenInstallation(data_dir, database, storage, places)
 
 
 @asynccontextmanager

@@ -25,6 +25,7 @@ from serve_app.backup import postgres_programs, rows
 from serve_app.backup.folder import BackupFolder, FileEntry, Manifest, damaged, explained
 from serve_app.backup.installation import OpenInstallation, connected
 from serve_app.domain.errors import DatabaseUnavailable, Forbidden, Misconfigured
+from serve_app.postgres.file_places import record_places
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.migrations import migrate, shipped
 from serve_app.queue.transactions.end_attempt import EndAttempts
@@ -77,6 +78,7 @@ async def restore(
             await _restore_database(connection, target.conninfo, folder, manifest, found)
         await migrate(target.conninfo)
         await target.database.start()
+        await record_places(target.database, target.places)  # the dump has those of the backup
         for some in _batches(iter(absent), rows.AT_ONCE):
             await rows.disown(target.database, some)
         requeued = await _end_leases(target)

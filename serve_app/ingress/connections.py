@@ -32,6 +32,7 @@ from serve_app.ingress.workflows.worker import WorkflowWorker
 from serve_app.postgres import fair_reads
 from serve_app.postgres.database import Database, shared_secret, wait_until_reachable
 from serve_app.postgres.file_access import PostgresFileAccess
+from serve_app.postgres.file_places import difference, record_places
 from serve_app.postgres.leader_election import LeaderElection
 from serve_app.provenance.certificates import (
     CERTIFICATES_FILE,
@@ -49,7 +50,7 @@ from serve_app.registry.postgres import PostgresWeightBook
 from serve_app.scaling.clusters import led_pools
 from serve_app.scaling.demand import cluster_id
 from serve_app.settings import Config, Secrets
-from serve_app.storage.selection import AnyStorage, create_storage, location_ids
+from serve_app.storage.selection import AnyStorage, create_storage, file_places, location_ids
 from serve_app.storage.signed_urls import FileUrlSigner
 from serve_app.telemetry.metrics import Metrics, MetricsServer
 from serve_app.telemetry.queue_metrics import QueueMeter
@@ -68,7 +69,8 @@ KEYS_LIMIT_S = 5.0
 """Limit of a statement about keys, which every call waits for."""
 USES_EVERY_S = 60.0
 """How often the keys that were used are written."""
-FORGET_REVOKED_EVERY_S = 600.0
+FORGET_REVOKED_EVERY_S = 120.0
+"""Well below the ten minutes after which the alert PeriodicTaskStands takes a task for dead."""
 FOLLOWER_WAITS_S = 1.0
 POOLS_EVERY_S = 10.0
 """How often requests are looked for whose pool is gone."""
@@ -234,6 +236,9 @@ async def open_storage(
     storage = create_storage(config, secrets, secret, internal_url, clock)
     await storage.start()
     stack.push_async_callback(storage.aclose)
+    places = await asyncio.to_thread(file_places, config, secrets)
+    if moved := difference(await record_places(database, places), places):
+        log.warning("%s The settings are used now. Move the files, if you have not.", moved)
     return storage
 
 

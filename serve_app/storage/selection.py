@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -45,6 +46,22 @@ def create_storage(
 def location_ids(config: Config, secrets: Secrets) -> frozenset[str]:
     """Ids of the locations of tenants. Reads their file; raises ``Misconfigured``."""
     return frozenset(read_locations(config, s3_location(config, secrets)))
+
+
+def file_places(config: Config, secrets: Secrets) -> Mapping[str, str]:
+    """Places of the files in words, without secrets, by the id of a location of tenants; "": the
+    installation's own. Equal for equal places. Reads the file of locations; raises
+    ``Misconfigured``.
+    """
+    own = s3_location(config, secrets)
+    if own is not None:
+        place = own.place
+    elif secrets.database_url is None:
+        place = "the data directory"  # where its database lies too, so it may have been moved
+    else:
+        place = f"the directory {(config.server.data_dir / 'artifacts').resolve()}"
+    locations = read_locations(config, own)
+    return {"": place} | {id_: each.s3.place for id_, each in locations.items()}
 
 
 def own_storage(

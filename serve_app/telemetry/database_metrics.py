@@ -33,6 +33,7 @@ HISTOGRAMS: DeclaredHistograms = {
         STATEMENT_S,
     ),
 }
+_REASONS = "away", "busy", "slow", "read_only", "disk_full"
 _STATS: Mapping[str, Callable[[Mapping[str, int]], int]] = {
     "database_connections": lambda stats: stats.get("pool_size", 0),
     "database_connections_used": lambda stats: (
@@ -60,6 +61,8 @@ class PoolMetrics:
     def __init__(self, families: Families, connections: str) -> None:
         self._families = families
         self._connections = connections
+        for reason in _REASONS:
+            families.counters["database_unavailable"].labels(connections, reason)
 
     def watch(self, stats: Callable[[], Mapping[str, int]]) -> None:
         """Read the pool's figures, by psycopg's names, whenever the metrics are read.
@@ -78,5 +81,5 @@ class PoolMetrics:
         self._families.counters["database_retries"].labels(self._connections).inc()
 
     def unavailable(self, reason: str) -> None:
-        """Count a refused statement: ``away``, ``busy``, ``slow``, ``read_only``, ``disk_full``."""
+        """Count a refused statement. ``reason``: one of ``_REASONS``."""
         self._families.counters["database_unavailable"].labels(self._connections, reason).inc()

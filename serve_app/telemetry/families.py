@@ -28,6 +28,8 @@ class Families:
         histograms: DeclaredHistograms = {},  # noqa: B006
     ) -> None:
         self._known: dict[str, set[tuple[str, ...]]] = {}  # combinations of labels, by gauge
+        # A counter with labels is exported from its first `labels(…)` on. Where an alert looks at
+        # its increase, this comes before the first `inc()`: the increase from nothing to 1 is 0.
         self.counters = {
             name: Counter(f"{PREFIX}{name}", text, labels, registry=registry)
             for name, (text, labels) in counters.items()

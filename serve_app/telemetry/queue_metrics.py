@@ -117,6 +117,7 @@ GAUGES: Declared = {
     ),
 }
 _OF_A_POOL = "queued", "running", "oldest_wait_seconds", "polls_waiting", "idle_slots"
+_ALERTING_ENDS = "lost", "out_of_time"  # of attempts, in docs/how-to/darkroom-alerts.yaml
 HISTOGRAMS: DeclaredHistograms = {
     "notification_seconds": (
         "Time from a change to the message about it in another ingress replica.",
@@ -275,6 +276,8 @@ class QueueMeter:
             for gauge in _OF_A_POOL:
                 self.families.expect(gauge, pool)
             self.families.expect("replicas", pool, "ready")
+            for end in _ALERTING_ENDS:
+                self._counters["attempts"].labels(pool, end)  # 0: see Families.counters
 
     def scaling(self, wanted: Mapping[str, int], warm: Mapping[str, int]) -> None:
         """Record the replicas that the policies want, and those that warm targets need, by pool."""

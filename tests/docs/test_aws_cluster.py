@@ -13,7 +13,7 @@ import yaml
 
 from serve_app.cli.commands.watch_spot import watch_spot_command
 from serve_app.settings.config_file import read
-from tests.docs.pages import ROOT
+from tests.docs.pages import DOCS, ROOT, blocks
 
 pytestmark = [
     # in Ray's own code, moto's and botocore's
@@ -119,6 +119,49 @@ def test_ray_starts_with_the_environment_of_the_node(
     assert starts in started
     assert {line, "RAY_SERVE_ENABLE_HA_PROXY=1", "HF_HUB_DISABLE_TELEMETRY=1"} <= {*variables}
     assert "RAY_gcs_rpc_server_reconnect_timeout_s=600" in variables
+
+
+def test_ray_does_not_start_without_the_secrets_of_a_file_that_cannot_be_read(
+    cluster: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "ray").write_text(SHOW)
+    (tmp_path / "ray").chmod(0o755)
+    (tmp_path / "darkroom.env").write_text("return 1\n")  # as bash does without the permission
+    (command,) = [each for each in cluster["head_start_ray_commands"] if "ray start" in each]
+    for folder in ("/etc", "/opt/darkroom/venv/bin"):
+        command = command.replace(folder, str(tmp_path))
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    ran = subprocess.run(
+        ["bash", "-c", command], env=environment, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 1
+    assert "start" not in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("page", "command"),
+    [
+        ("tutorials/cluster.md", "doctor storage"),
+        ("how-to/back-up-and-restore.md", "backup monday"),
+    ],
+)
+def test_commands_that_open_the_storage_of_a_cluster_have_the_settings_of_its_head(
+    tmp_path: Path, page: str, command: str
+) -> None:
+    wanted = f"{command} --config darkroom.yaml"
+    (script,) = [each.text for each in blocks(DOCS / page, "sh") if wanted in each.text]
+    for program in ("darkroom", "serve"):
+        (tmp_path / program).write_text(SHOW)
+        (tmp_path / program).chmod(0o755)
+    (tmp_path / "darkroom.env").write_text("DARKROOM_S3_BUCKET=mine\n")
+    ran = subprocess.run(
+        ["bash", "-ec", script.replace("/etc", str(tmp_path))],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    started, _, rest = ran.stdout.partition("\n")
+    assert started.startswith(wanted)
+    assert "DARKROOM_S3_BUCKET=mine" in rest.splitlines()
 
 
 def test_the_workers_watch_for_the_notice_of_their_cloud(cluster: dict[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import json
 import re
 import shutil
@@ -20,7 +22,7 @@ from serve_app.domain.lease import ReplicaStage
 from serve_app.domain.request import State
 from serve_app.queue.transactions.end_attempt import EndReason
 from serve_app.telemetry.metrics import Metrics
-from tests.docs.pages import DOCS
+from tests.docs.pages import DOCS, ROOT
 from tests.ingress.house import built
 
 ALERTS = DOCS / "how-to" / "darkroom-alerts.yaml"
@@ -144,6 +146,77 @@ def test_a_panel_names_real_metrics_and_labels(panel: dict[str, Any]) -> None:
         assert shown <= left
         # Several series of a panel need a label to tell them apart.
         assert shown == left or not aggregates
+
+
+def test_an_alert_on_an_increase_sees_the_first_one_that_a_process_counts() -> None:
+    """``increase`` needs two samples: of a series that appears with 1 it is 0."""
+    metrics = Metrics(CollectorRegistry())
+    metrics.queue.pools({"studio": (0, 4)})
+    metrics.database.of("queue")
+    served = {
+        (sample.name, value): sample.value
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        for value in ("", *sample.labels.values())
+    }
+    missed: list[str] = []
+    for rule in alert_rules():
+        for name, wanted in re.findall(r"increase\((\w+)(?:\{end=~\"(.*?)\"\})?", rule["expr"]):
+            new_ones = f"({name} unless {name} offset 10m)" in rule["expr"]
+            if not new_ones and any(served.get((name, end)) != 0 for end in wanted.split("|")):
+                missed.append(rule["alert"])
+    assert missed == []
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed (Debian: prometheus)")
+def test_the_first_defect_of_a_route_is_an_alert_for_ten_minutes(tmp_path: Path) -> None:
+    labels = {"route": "v1.models", "instance": "head:9108"}
+    series = 'darkroom_unexpected_errors_total{route="v1.models",instance="head:9108"}'
+    name = "UnexpectedErrors"
+    annotations = {"summary": "A defect at v1.models; the log has its traceback."}
+    fires = [{"exp_labels": labels, "exp_annotations": annotations}]
+    scraped = {
+        "interval": "1m",
+        "input_series": [{"series": series, "values": "_x20 1x20 2x20"}],
+        "alert_rule_test": [
+            {"eval_time": "19m", "alertname": name, "exp_alerts": []},
+            {"eval_time": "20m", "alertname": name, "exp_alerts": fires},
+            {"eval_time": "29m", "alertname": name, "exp_alerts": fires},
+            {"eval_time": "35m", "alertname": name, "exp_alerts": []},
+            {"eval_time": "43m", "alertname": name, "exp_alerts": fires},
+        ],
+    }
+    file = tmp_path / "tests.yaml"
+    file.write_text(yaml.safe_dump({"rule_files": [str(ALERTS)], "tests": [scraped]}))
+    command = [str(PROMTOOL), "test", "rules", str(file)]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def periods() -> dict[str, float]:
+    """Periods in seconds of the modules that report the rounds of periodic tasks, by name."""
+    found: dict[str, float] = {}
+    for file in (ROOT / "serve_app").rglob("*.py"):
+        text = file.read_text()
+        if "PeriodicTask(" not in text:
+            continue
+        calls = [each for each in ast.walk(ast.parse(text)) if isinstance(each, ast.Call)]
+        # The third argument is the meter. A task without one reports nothing.
+        if not any(ast.unparse(each.func) == "PeriodicTask" and each.args[2:] for each in calls):
+            continue
+        name = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        for constant, value in vars(importlib.import_module(name)).items():
+            if re.search(r"(EVERY|INTERVAL)_S$", constant):
+                found[f"{name}.{constant}"] = value
+    return found
+
+
+def test_a_task_that_reports_its_rounds_may_miss_two_before_the_alert_takes_it_for_dead() -> None:
+    (rule,) = [each for each in alert_rules() if each["alert"] == "PeriodicTaskStands"]
+    limit_s = float(rule["expr"].rpartition("> ")[2])
+    known = periods()
+    assert len(known) > 10
+    assert {name: period_s for name, period_s in known.items() if period_s * 3 > limit_s} == {}
 
 
 def test_the_dashboard_can_be_imported_whatever_the_data_source_is_called() -> None:

@@ -18,7 +18,7 @@ import click
 
 from serve_app.cli.connection import options
 from serve_app.cli.connection.installation import Installation
-from serve_app.settings import Secrets, read_config
+from serve_app.settings import Config, Secrets
 
 if TYPE_CHECKING:
     from serve_app.backup.folder import Manifest
@@ -31,18 +31,25 @@ _WARNING = (
     "Only its owner can read it: keep it so."
 )
 
+_other_storage = click.option(
+    "--other-storage",
+    is_flag=True,
+    help="Go on although the database says that the files are in another storage.",
+)
+
 
 @click.command("backup")
-@options.installation
+@options.installation_settings
+@_other_storage
 @click.argument("folder", metavar="DIR", type=_FOLDER)
 @options.as_json
-def backup_command(installation: Installation, folder: Path, *, as_json: bool) -> None:
+def backup_command(config: Config, folder: Path, *, other_storage: bool, as_json: bool) -> None:
     """Back up the database and the files to the new folder DIR.
 
     Darkroom may run meanwhile. The backup contains secrets.
     """
     began = time.monotonic()
-    manifest = asyncio.run(_back_up(installation, folder))
+    manifest = asyncio.run(_back_up(config, folder, other_storage=other_storage))
     if as_json:
         click.echo(json.dumps(asdict(manifest)))
         return
@@ -58,18 +65,19 @@ def backup_command(installation: Installation, folder: Path, *, as_json: bool) -
 
 
 @click.command("restore")
-@options.installation
+@options.installation_settings
+@_other_storage
 @click.argument("folder", metavar="DIR", type=_FOLDER)
 @click.option("--replace", is_flag=True, help="Delete what the installation's database has.")
 @options.as_json
 def restore_command(
-    installation: Installation, folder: Path, *, replace: bool, as_json: bool
+    config: Config, folder: Path, *, other_storage: bool, replace: bool, as_json: bool
 ) -> None:
     """Restore the backup in DIR to an empty installation.
 
     Stop Darkroom first. Requests that ran when the backup was made are queued again.
     """
-    restored = asyncio.run(_restore(installation, folder, replace=replace))
+    restored = asyncio.run(_restore(config, folder, replace=replace, other_storage=other_storage))
     manifest = restored.manifest
     if as_json:
         values = {"requeued": restored.requeued, "absent": restored.absent}
@@ -85,7 +93,8 @@ def restore_command(
 
 
 @click.command("fsck")
-@options.installation
+@options.installation_settings
+@_other_storage
 @click.option(
     "--mend",
     is_flag=True,
@@ -103,7 +112,13 @@ def restore_command(
 )
 @options.as_json
 def fsck_command(
-    installation: Installation, *, mend: bool, grace_hours: float, checksums: bool, as_json: bool
+    config: Config,
+    *,
+    other_storage: bool,
+    mend: bool,
+    grace_hours: float,
+    checksums: bool,
+    as_json: bool,
 ) -> None:
     """Compare the files in storage with the database, and report each difference.
 
@@ -112,7 +127,8 @@ def fsck_command(
     """
     totals = asyncio.run(
         _check(
-            installation,
+            config,
+            other_storage=other_storage,
             mend=mend,
             grace_s=grace_hours * 3600,
             checksums=checksums,
@@ -126,38 +142,42 @@ def fsck_command(
     sys.exit(1 if totals.problems else 0)
 
 
-async def _back_up(installation: Installation, folder: Path) -> Manifest:
+async def _back_up(config: Config, folder: Path, *, other_storage: bool) -> Manifest:
     from serve_app.backup.backup import back_up  # noqa: PLC0415
     from serve_app.backup.folder import BackupFolder  # noqa: PLC0415
     from serve_app.backup.installation import opened  # noqa: PLC0415
 
-    config = read_config({"data_dir": installation.data_dir})
-    async with opened(config, Secrets()) as target:
+    async with opened(config, Secrets(), other_storage=other_storage) as target:
         return await back_up(target, BackupFolder(folder))
 
 
-async def _restore(installation: Installation, folder: Path, *, replace: bool) -> Restored:
+async def _restore(config: Config, folder: Path, *, replace: bool, other_storage: bool) -> Restored:
     from serve_app.backup.folder import BackupFolder  # noqa: PLC0415
     from serve_app.backup.installation import opened  # noqa: PLC0415
     from serve_app.backup.restore import restore  # noqa: PLC0415
 
     BackupFolder(folder).read_manifest()  # before anything is created
-    config = read_config({"data_dir": installation.data_dir})
     # A Darkroom that started now would serve half of a backup.
-    with installation.held("Stop it, and repeat the command.", "darkroom restore"):
-        async with opened(config, Secrets(), create=True) as target:
+    here = Installation(config.server.data_dir)
+    with here.held("Stop it, and repeat the command.", "darkroom restore"):
+        async with opened(config, Secrets(), create=True, other_storage=other_storage) as target:
             return await restore(target, BackupFolder(folder), replace=replace)
 
 
 async def _check(
-    installation: Installation, *, mend: bool, grace_s: float, checksums: bool, as_json: bool
+    config: Config,
+    *,
+    other_storage: bool,
+    mend: bool,
+    grace_s: float,
+    checksums: bool,
+    as_json: bool,
 ) -> Totals:
     from serve_app.backup.fsck import Check  # noqa: PLC0415
     from serve_app.backup.installation import opened  # noqa: PLC0415
     from serve_app.telemetry.clock import SystemClock  # noqa: PLC0415
 
-    config = read_config({"data_dir": installation.data_dir})
-    async with opened(config, Secrets()) as target:
+    async with opened(config, Secrets(), other_storage=other_storage) as target:
         check = Check(target, SystemClock(), grace_s=grace_s, checksums=checksums)
         async for finding in check.findings(mend=mend):
             click.echo(json.dumps(asdict(finding)) if as_json else _line(finding))

@@ -61,11 +61,26 @@ def server_options(command: Command) -> Command:
     return command
 
 
-def installation(command: Command) -> Command:
-    """Add ``--data-dir``; the command gets the installation on this machine as ``installation``."""
-    return data_dir(
-        "installation", callback=lambda _context, _parameter, value: local_installation(value)
-    )(command)
+def installation_settings(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--data-dir`` and ``--config``; the command gets the settings of the installation on
+    this machine as ``config``."""
+
+    @functools.wraps(command)
+    def call(*args: Any, own_data_dir: Path | None, config_path: Path | None, **own: Any) -> Any:
+        given = file_arguments(config_path)
+        here = local_installation(own_data_dir or given.get("data_dir"))
+        return command(*args, config=read_config(given | {"data_dir": here.data_dir}), **own)
+
+    return data_dir("own_data_dir")(config_file("config_path")(call))
+
+
+def file_arguments(path: Path | None) -> dict[str, Any]:
+    """Settings of a Serve configuration file, with its address. Raises ``Misconfigured``."""
+    if path is None:
+        return {}
+    file = read(path)
+    address = {"host": file.host, "port": file.port}
+    return file.arguments | {key: value for key, value in address.items() if value is not None}
 
 
 def config_file(name: str, **more: Any) -> Callable[[Command], Command]:

@@ -39,9 +39,9 @@ HUB_ANSWERS_S = 15.0
 # Storage: the self-test of ``darkroom doctor storage``.
 
 
-def storage_findings(installation: Installation) -> Iterator[StepResult]:
+def storage_findings(config: Config) -> Iterator[StepResult]:
     """Run the steps of the self-test and yield each finding as soon as it is known."""
-    found = _storage_findings(installation)
+    found = _storage_findings(config)
 
     async def following() -> StepResult | None:
         return await anext(found, None)
@@ -51,8 +51,8 @@ def storage_findings(installation: Installation) -> Iterator[StepResult]:
             yield finding
 
 
-async def _storage_findings(installation: Installation) -> AsyncIterator[StepResult]:
-    config, secrets = Config(data_dir=installation.data_dir), Secrets()
+async def _storage_findings(config: Config) -> AsyncIterator[StepResult]:
+    secrets = Secrets()
     try:
         location = s3_location(config, secrets)
         locations = read_locations(config, location)

@@ -3,26 +3,42 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from typing import Any
 
 import click
 
 from serve_app.cli.connection import options
-from serve_app.cli.connection.server import Server, here
+from serve_app.cli.connection.server import here
+from serve_app.settings import read_config
 
 
 @click.command("doctor")
-@options.server
+@options.server_options
+@options.config_file("config_path")
 @click.argument("part", type=click.Choice(["storage"]), required=False)
 @options.as_json
-def doctor_command(server: Server, part: str | None, *, as_json: bool) -> None:
+def doctor_command(
+    part: str | None, config_path: Path | None, *, as_json: bool, **chosen: Any
+) -> None:
     """Check this machine and installation, and report each problem.
 
     With --url or a saved context, check that Darkroom and the machine of its ingress. With
+    --config, check an installation on this machine that is served with this file. With
     `storage`, test every operation that Darkroom performs on the artifact storage. The exit status
     is the number of problems.
     """
     # The checks import the database driver and every storage, which other commands do not need.
     from serve_app.cli.doctor import checks, doctor  # noqa: PLC0415
 
-    found = checks.storage_findings(here(server)) if part else doctor.findings(server)
+    given = options.file_arguments(config_path)
+    if "data_dir" in given and not any(chosen.values()):
+        chosen["server_data_dir"] = given["data_dir"]
+    server = options.named_server(chosen)
+    if part or config_path is not None:
+        server = here(server)
+        config = read_config(given | {"data_dir": server.data_dir})
+        found = checks.storage_findings(config) if part else doctor.findings(server, config)
+    else:
+        found = doctor.findings(server)
     sys.exit(doctor.report(found, as_json=as_json))

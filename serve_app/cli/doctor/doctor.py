@@ -26,9 +26,10 @@ from serve_app.telemetry.clock import SystemClock
 MAX_EXIT_STATUS = 100  # shells reserve the statuses above 125
 
 
-def findings(server: Server) -> Iterator[StepResult]:
-    """Run the checks in order and yield each finding as soon as it is known."""
-    yield from diagnosis.findings(_checks(server))
+def findings(server: Server, config: Config | None = None) -> Iterator[StepResult]:
+    """Run the checks in order and yield each finding as soon as it is known. ``config``: settings
+    of an installation on this machine; None: by the environment."""
+    yield from diagnosis.findings(_checks(server, config))
     if isinstance(server, Remote):
         yield from _of_ingress(server)
 
@@ -56,13 +57,13 @@ def report(found: Iterable[StepResult], *, as_json: bool) -> int:
     return min(problems, MAX_EXIT_STATUS)
 
 
-def _checks(server: Server) -> list[Check]:
+def _checks(server: Server, config: Config | None) -> list[Check]:
     answers = ("server", lambda: _server(server))
     pools = ("pools", lambda: _pools(server))
     if isinstance(server, Remote):
         return [answers, pools]
     installation, secrets = server, Secrets()
-    config = Config(data_dir=installation.data_dir)
+    config = config or Config(data_dir=installation.data_dir)
     checks: list[Check] = [
         ("packages", diagnosis.packages),
         ("memory", diagnosis.memory),
@@ -86,7 +87,11 @@ def _checks(server: Server) -> list[Check]:
             ("audit log", lambda: _audit(server)),
             ("retention", lambda: diagnosis.retention(config)),
         ]
-    return [*checks, ("port", _port), ("other ports", lambda: gateway_ports(config))]
+    return [
+        *checks,
+        ("port", lambda: _port(config)),
+        ("other ports", lambda: gateway_ports(config)),
+    ]
 
 
 def _of_ingress(server: Remote) -> Iterator[StepResult]:
@@ -189,7 +194,6 @@ def _log_of(server: Server) -> str:
     return "its log" if isinstance(server, Remote) else str(server.log_file)
 
 
-def _port() -> str:
-    config = Config()
+def _port(config: Config) -> str:
     ports.check_port(config.server.host, config.server.port)
     return f"{config.server.host}:{config.server.port} is free"

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 import click
 
 from serve_app.cli.connection import options
-from serve_app.cli.connection.installation import Installation
 from serve_app.domain.errors import Misconfigured
-from serve_app.settings import Config, Secrets, read_config
+from serve_app.settings import Config, Secrets
 
 if TYPE_CHECKING:
     from serve_app.storage.s3.storage import S3Storage
@@ -27,7 +26,7 @@ def storage_group() -> None:
 
 
 @storage_group.command("lifecycle")
-@options.installation
+@options.installation_settings
 @click.option("--install", is_flag=True, help="Put the rules into the buckets.")
 @click.option(
     "--expire-days",
@@ -35,16 +34,14 @@ def storage_group() -> None:
     help="Also delete files of requests after so many days. Must exceed the retention of every "
     "tenant.",
 )
-def lifecycle_command(
-    installation: Installation, *, install: bool, expire_days: int | None
-) -> None:
+def lifecycle_command(config: Config, *, install: bool, expire_days: int | None) -> None:
     """Print the lifecycle rules of each bucket as JSON, or install them.
 
     They are a backstop: they abort uploads that were left in parts and delete leftovers of checks.
     Rules that are not Darkroom's stay. Installing needs s3:GetLifecycleConfiguration and
     s3:PutLifecycleConfiguration.
     """
-    config, secrets = read_config({"data_dir": installation.data_dir}), Secrets()
+    secrets = Secrets()
     if expire_days is not None:
         check_days(config, expire_days)
     buckets = _buckets(config, secrets)

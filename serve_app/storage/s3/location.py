@@ -91,6 +91,12 @@ class S3Location:
         return self.prefix + key
 
     @property
+    def place(self) -> str:
+        """Bucket, endpoint and prefix, in words."""
+        under = f" under {self.prefix}" if self.prefix else ""
+        return f"the bucket {self.bucket} at {self.endpoint_url or 'AWS'}{under}"
+
+    @property
     def description(self) -> str:
         """Description for messages."""
         whose = f" (location {self.location_id})" if self.location_id else ""

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
 from serve_app.embedded_postgres.files import ClusterFiles
 from serve_app.postgres.database import Database
+from serve_app.postgres.file_places import record_places
 from serve_app.queue.store.migrations import migrate
 from tests.queue.database import until_stopped
 
@@ -37,14 +39,15 @@ def darkroom(*words: object, **environment: str) -> subprocess.CompletedProcess[
     )
 
 
-async def installation(data_dir: Path) -> None:
-    """An installation with one upload, that does not run."""
+async def installation(data_dir: Path, places: Mapping[str, str] | None = None) -> None:
+    """An installation with one upload, that does not run. ``places``: recorded ones of files."""
     postgres = EmbeddedPostgres(data_dir, grace_s=0.5)
     conninfo = await postgres.start()
     await migrate(conninfo)
     database = Database(conninfo, connections=1)
     await database.start()
     await database.rows(UPLOAD, {"key": KEY})
+    await record_places(database, places or {})
     await database.aclose()
     await postgres.aclose()
     path = data_dir / "artifacts" / KEY
@@ -87,6 +90,27 @@ async def test_an_installation_is_backed_up_checked_and_restored_by_commands(
     assert (again.returncode, again.stderr.count("--replace")) == (1, 1)
     for each in (data_dir, other):
         until_stopped(ClusterFiles(each))
+
+
+async def test_settings_of_the_configuration_file_are_followed_and_needed(tmp_path: Path) -> None:
+    data_dir, file = tmp_path / "data", tmp_path / "darkroom.yaml"
+    await installation(data_dir, {"": "the bucket my-bucket at AWS"})
+    arguments = {"data_dir": str(data_dir), "s3_bucket": "my-bucket"}
+    application = {"import_path": "serve_app.app:build", "args": arguments}
+    file.write_text(json.dumps({"applications": [application]}))  # which is YAML too
+    for words in (["backup", tmp_path / "monday"], ["fsck", "--mend"]):
+        refused = darkroom(*words, "--data-dir", data_dir)
+        assert refused.returncode == 1
+        assert "the bucket my-bucket at AWS, and these settings name the data" in refused.stderr
+    assert not (tmp_path / "monday").exists()
+    forced = darkroom("fsck", "--data-dir", data_dir, "--other-storage")
+    assert (forced.returncode, forced.stdout.count("1 files have their rows")) == (0, 1)
+    del arguments["s3_bucket"]
+    arguments["s3_prefix"] = "darkroom/"
+    file.write_text(json.dumps({"applications": [application]}))
+    followed = darkroom("fsck", "--config", file)
+    assert "DARKROOM_S3_PREFIX" in followed.stderr
+    until_stopped(ClusterFiles(data_dir))
 
 
 def test_a_directory_without_a_darkroom_is_a_sentence(tmp_path: Path) -> None:

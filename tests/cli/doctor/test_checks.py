@@ -81,6 +81,23 @@ def test_all_that_is_done_with_s3_is_tried_and_nothing_stays(
     assert server.client().list_objects_v2(Bucket=location.bucket)["KeyCount"] == 0
 
 
+def test_the_settings_of_a_configuration_file_are_tried(
+    typed: Typed, tmp_path: Path, moto_server: S3Server
+) -> None:
+    location = moto_server.new_bucket()
+    settings = reaching(moto_server, location)
+    own = {f"s3_{name}": settings.pop(name) for name in ("bucket", "endpoint_url", "region")}
+    file = tmp_path / "darkroom.yaml"
+    application = {"import_path": "serve_app.app:build", "args": own}
+    file.write_text(json.dumps({"applications": [application]}))  # which is YAML too
+    status, said = typed("doctor", "storage", "--config", str(file), **settings)
+    assert (status, "ok presigned put:" in said) == (0, True), said
+    _, said = typed("doctor", "--config", str(file))
+    assert f"ok storage: {location.description}" in said
+    _, said = typed("storage", "lifecycle", "--config", str(file))
+    assert location.bucket in said
+
+
 def test_the_whole_examination_looks_at_the_storage_too(
     typed: Typed, moto_server: S3Server
 ) -> None:

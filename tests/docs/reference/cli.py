@@ -172,7 +172,11 @@ EXAMPLES = {
         "darkroom warm fal-ai/flux/dev --off",
     ),
     "completion": ('eval "$(darkroom completion bash)"',),
-    "doctor": ("darkroom doctor", "darkroom doctor storage"),
+    "doctor": (
+        "darkroom doctor",
+        "darkroom doctor storage",
+        "darkroom doctor storage --config darkroom.yaml",
+    ),
 }
 """Examples of every command. The tests parse them."""
 
