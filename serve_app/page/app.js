@@ -478,9 +478,9 @@ listenForShortcuts({ generate: () => submitter.generate(model), draft });
 listenForTheme();
 listenForDrops({
   take: (files) =>
-    import("./history/received.js").then(
+    tool("received").then(
       ({ receive }) => receive(files, { models: listed, act }),
-      () => say("This part of the page could not be loaded. Try again."),
+      (error) => say(error.message),
     ),
   use: (result) => {
     closeDialogs();

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.page.reader import Reader, expect_phase
 from tests.page.test_form import fill_required, strange  # noqa: F401 a fixture # pyright: ignore[reportUnusedImport]
@@ -91,6 +91,36 @@ def test_all_requests_of_a_grid_are_cancelled_together(waiting: Reader) -> None:
     waiting.page.get_by_role("button", name="Cancel all").click()
     for each in cells.all():
         expect_phase(each, "cancelled")
+
+
+def test_a_grid_that_is_cancelled_submits_no_more_requests(waiting: Reader) -> None:
+    posted: list[Route] = []
+
+    def pass_the_first(route: Route) -> None:
+        if route.request.method != "POST":
+            route.continue_()
+            return
+        posted.append(route)
+        if len(posted) == 1:
+            route.continue_()
+
+    waiting.page.route("**/queue/**", pass_the_first)
+    waiting.field("prompt").fill("a hill")
+    found = dialog(waiting)
+    axis(found, "Columns", "Seed", "1..4")
+    axis(found, "Rows", "–")
+    found.get_by_role("button", name="Start").click()
+    cells = waiting.page.locator("td .sheet")
+    expect(cells).to_have_count(1)
+    waiting.page.get_by_role("button", name="Cancel all").click()
+    expect_phase(cells.first, "cancelled")
+    posted[1].continue_()  # it was on its way
+    expect(cells).to_have_count(2)
+    expect_phase(cells.nth(1), "cancelled")
+    grid = waiting.page.get_by_role("article", name="a hill").first
+    expect(grid).to_contain_text("2 of 2 requests have ended; 2 more were not submitted.")
+    expect(grid.get_by_role("button", name="Cancel all")).to_be_hidden()
+    assert len(posted) == 2
 
 
 def test_more_than_64_requests_and_values_that_are_none_are_refused(reader: Reader) -> None:

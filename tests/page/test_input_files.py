@@ -71,6 +71,42 @@ def test_a_large_file_is_uploaded_with_its_progress_and_sent_as_an_address(
     assert content in stored.values()
 
 
+def test_small_files_that_are_large_together_are_uploaded(reader: Reader, tmp_path: Path) -> None:
+    places = reader.page.locator(".media-state")
+    for at, title in enumerate(("Image", "Mask")):
+        file = tmp_path / f"{title}.png"
+        file.write_bytes(image(8, 8, at, "image/png") + bytes(1_500_000))
+        reader.page.get_by_label(f"{title}: choose a file").set_input_files(file)
+        expect(places.nth(at)).to_have_text("1.5 MB")
+    input_ = sent(reader)
+    assert input_["image_url"].startswith("data:image/png")
+    assert input_["mask_url"].startswith(f"{reader.darkroom.url}/files/")
+
+
+def test_a_file_that_was_removed_leaves_room_in_the_request(reader: Reader, tmp_path: Path) -> None:
+    for name in ("first.png", "second.png"):
+        file = tmp_path / name
+        file.write_bytes(image(8, 8, 1, "image/png") + bytes(1_500_000))
+        reader.page.get_by_label("Image: choose a file").set_input_files(file)
+        expect(reader.page.locator(".media-state").first).to_have_text("1.5 MB")
+        if name == "first.png":
+            reader.page.get_by_role("button", name="Remove first.png").click()
+    assert sent(reader)["image_url"].startswith("data:image/png")
+
+
+def test_a_large_request_has_more_time(reader: Reader) -> None:
+    reader.page.evaluate(
+        """() => {
+            const { timeout } = AbortSignal;
+            window.times = [];
+            AbortSignal.timeout = (ms) => times.push(ms) && timeout.call(AbortSignal, ms);
+        }"""
+    )
+    reader.field("prompt").fill("a hill " * 300_000)
+    sent(reader)
+    assert max(reader.page.evaluate("times")) > 120_000
+
+
 def test_generate_waits_for_a_file_that_is_being_uploaded(reader: Reader, tmp_path: Path) -> None:
     file = tmp_path / "hill.png"
     file.write_bytes(bytes(3_000_000))

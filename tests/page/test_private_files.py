@@ -12,7 +12,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 
 from serve_app.domain.request import State
 from serve_app.telemetry.clock import SystemClock
-from tests.page.album import entries
+from tests.page.album import Entry, entries
 from tests.page.darkroom import PageDarkroom, page_darkroom
 from tests.page.gallery import Gallery
 from tests.page.reader import Reader, expect_images
@@ -83,3 +83,81 @@ def test_images_whose_urls_have_expired_are_shown_again_also_beyond_the_first_pa
         expect(drawn).to_have_js_property("complete", value=True)
         drawn.evaluate("image => image.decode()")
         expect(page.get_by_text("This file is gone.")).to_have_count(0)
+
+
+def later(page: Page, clock: LateClock, hours: int) -> None:
+    """Let ``hours`` have passed since the start, for Darkroom and for the browser."""
+    clock.late = timedelta(hours=hours)
+    page.clock.set_fixed_time(clock.now())
+
+
+def test_what_a_card_and_its_details_lead_to_works_after_the_urls_have_expired(page: Page) -> None:
+    clock = LateClock()
+    with page_darkroom(files="private", clock=clock) as private:
+        reader = Reader(page, private)
+        reader.enter()
+        sheet = reader.generate("a quiet harbour")
+        expect_images(sheet, 1)
+        sheet.get_by_role("button", name="Details").click()
+        details = page.get_by_role("dialog").locator(".made")
+        expect(details.get_by_role("link", name="Download")).to_be_visible()
+        later(page, clock, 2)
+        with page.expect_download() as saving:
+            details.get_by_role("link", name="Download").click()
+        saved = saving.value.path().read_bytes()
+        assert saved[:3] == b"\xff\xd8\xff"
+        page.keyboard.press("Escape")
+        with page.expect_download() as saving:
+            sheet.get_by_role("link", name="Download").click()
+        assert saving.value.path().read_bytes() == saved
+        later(page, clock, 4)
+        with page.expect_popup() as opening:
+            sheet.get_by_role("link", name="Open", exact=True).click()
+        address = opening.value.url
+        assert httpx.get(address, trust_env=False).content == saved
+
+
+def test_what_a_card_shows_is_loaded_again_when_its_url_has_expired(page: Page) -> None:
+    clock = LateClock()
+    with page_darkroom(files="private", clock=clock) as private:
+        reader = Reader(page, private)
+        reader.enter()
+        sheet = reader.generate("a quiet harbour")
+        expect_images(sheet, 1)
+        later(page, clock, 2)
+        shown = sheet.locator("img")
+        before = shown.get_attribute("src")
+        shown.evaluate("it => it.dispatchEvent(new Event('error'))")  # as that of a player
+        expect(shown).not_to_have_attribute("src", str(before))
+        shown.evaluate("image => image.decode()")
+
+
+IS_WHOLE = """async () => {
+    const { src } = document.querySelector(".view-box img");
+    return src === document.querySelector(".panel a[download]").href && (await fetch(src)).ok;
+}"""
+
+
+def test_large_results_whose_urls_have_expired_are_shown_and_saved(page: Page) -> None:
+    clock = LateClock()
+    with page_darkroom(files="private", painting=False, clock=clock) as private:
+        names = ("one", "two", "three", "four")
+        private.hang(
+            [Entry(name, timedelta(minutes=at + 1)) for at, name in enumerate(names)], private=True
+        )
+        gallery = Gallery(page, private)
+        gallery.open()
+        gallery.link("one").click()
+        large = page.locator(".view-box img")
+        saved = page.locator(".panel a[download]")
+        expect(large).to_have_attribute("alt", "one")
+        page.route("**/v1/requests?*limit=100*", lambda route: route.abort())  # of the newest ones
+        later(page, clock, 2)
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowRight")
+        expect(large).to_have_attribute("alt", "three")
+        page.wait_for_function(IS_WHOLE)
+        later(page, clock, 4)
+        with page.expect_download() as saving:
+            saved.click()
+        assert saving.value.failure() is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.page.darkroom import PageDarkroom
 from tests.page.reader import FLUX, Reader, expect_images
@@ -53,6 +53,53 @@ def test_a_view_that_could_not_be_loaded_is_not_seen_beside_others(reader: Reade
     reader.give_key(reader.darkroom.key)
     expect(page.get_by_role("heading", name="Gallery")).to_be_visible()
     expect(page.locator("#views > main")).to_have_count(1)
+
+
+def update(reader: Reader) -> None:
+    """Let Darkroom answer as another version does from now on: it has no file of this page's."""
+    reader.page.route("**/page/**", lambda route: route.fulfill(status=404, json={}))
+
+
+def reload(reader: Reader, place: Locator) -> None:
+    reader.page.unroute_all()
+    with reader.page.expect_navigation():
+        place.get_by_role("button", name="Reload").click()
+
+
+def test_a_view_that_an_updated_darkroom_does_not_have_offers_to_reload_the_page(
+    reader: Reader,
+) -> None:
+    update(reader)
+    reader.page.evaluate("location.hash = 'view=models'")
+    view = reader.page.locator("main.models")
+    expect(view).to_contain_text("Darkroom was updated. Reload the page.")
+    expect(view.get_by_role("button", name="Try again")).to_have_count(0)
+    reload(reader, view)
+    expect(view.get_by_role("heading", name="Models")).to_be_visible()
+
+
+def test_a_tool_that_an_updated_darkroom_does_not_have_offers_to_reload_the_page(
+    reader: Reader,
+) -> None:
+    reader.field("prompt").fill("a hill")
+    update(reader)
+    reader.page.get_by_role("button", name="Grid", exact=True).click()
+    notice = reader.page.locator("#updated")
+    expect(notice).to_contain_text("Darkroom was updated. Reload the page.")
+    expect(reader.page.locator("#form-problem")).to_contain_text("Darkroom was updated.")
+    reload(reader, notice)
+    expect(reader.field("prompt")).to_have_value("a hill")
+
+
+def test_a_page_whose_script_is_of_another_version_says_so(page: Page, idle: PageDarkroom) -> None:
+    page.route("**/bundle.js", lambda route: route.fulfill(status=404, json={}))
+    page.goto(idle.url)
+    expect(page.get_by_role("alert")).to_contain_text("Darkroom may have been updated")
+    page.unroute_all()
+    with page.expect_navigation():
+        page.get_by_role("button", name="Reload").click()
+    with page.expect_response("**/v1/sign-in"):  # the script runs
+        page.reload()
 
 
 def test_a_result_of_the_gallery_can_be_used_again_in_the_form(reader: Reader) -> None:

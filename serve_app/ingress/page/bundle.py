@@ -7,6 +7,9 @@ browser loads when it is needed. The modules are also served one by one.
 
 Each file without which a page cannot be drawn costs a round trip too. Inside the page they cost
 none. The Content-Security-Policy allows them by their hashes, and no others.
+
+Bundles refer to each other's modules by their numbers, which another version counts otherwise. So
+a bundle is served at an address of its version only.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+
+VERSIONS = "v/"  # folder of the versions, see in_version
 
 _IMPORT = re.compile(
     r'^import\s+(?:\{(?P<names>[^}]*)\}|\*\s+as\s+(?P<all>\w+))\s+from\s+"(?P<path>\.[^"]*)";$',
@@ -32,6 +37,7 @@ _INDENTATION = re.compile(r"^ +", re.MULTILINE)
 _STYLE_COMMENT = re.compile(r"/\*.*?\*/\n?", re.DOTALL)
 _SHEET = re.compile(r'<link rel="stylesheet" href="(?:\.\./)*page/(?P<path>[^"]+)" />')
 _SCRIPT = re.compile(r'<script src="(?:\.\./)*page/(?P<path>[^"]+)"></script>')
+_BUNDLE = re.compile(r'(?<=")(?P<folder>(?:\.\./)*page/)(?P<path>[^"]*\bbundle\.js)(?=")')
 _LEFT = re.compile(r'^(?:import\b.*["\']\.|export\b).*$', re.MULTILINE)
 
 
@@ -141,6 +147,28 @@ def _target(path: str, relative: str) -> str:
 
 def _relative(path: str) -> str:
     return path if path.startswith(".") else f"./{path}"
+
+
+def version_of(files: Mapping[str, bytes]) -> str:
+    """Short name of this content of ``files``, path → content: other content has another name."""
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(f"{path}\n{len(files[path])}\n".encode() + files[path])
+    return digest.hexdigest()[:16]
+
+
+def in_version(path: str, version: str) -> str:
+    """Path of a file that only pages of ``version`` may load.
+
+    The version is a folder, so that what a bundle imports, which it names from its own place, is of
+    the same version.
+    """
+    return f"{VERSIONS}{version}/{path}"
+
+
+def of_version(html: str, version: str) -> str:
+    """Page whose bundles are those of ``version``."""
+    return _BUNDLE.sub(lambda found: found["folder"] + in_version(found["path"], version), html)
 
 
 @dataclass(frozen=True, slots=True)

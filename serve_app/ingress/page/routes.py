@@ -18,7 +18,16 @@ from starlette.types import Scope
 
 from serve_app.domain.errors import NotFound
 from serve_app.ingress.http.context import context_of
-from serve_app.ingress.page.bundle import bundles_of, inlined, late_bundle, stripped_styles
+from serve_app.ingress.page.bundle import (
+    VERSIONS,
+    bundles_of,
+    in_version,
+    inlined,
+    late_bundle,
+    of_version,
+    stripped_styles,
+    version_of,
+)
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import services_of
 from serve_app.settings import Config
@@ -95,12 +104,14 @@ async def _answer(request: HttpRequest, name: str) -> Response:
     context_of(request).route = "page"
     found = (await in_cpu_thread(_files)).get(name)
     if found is None:
+        if name.startswith(VERSIONS):
+            raise NotFound("This file is of another version of Darkroom. Reload the page.")
         raise NotFound(f"The page has no {name[:100]}.")
     headers = {
         "content-type": found.media_type,
         "etag": found.etag,
-        # Revalidated each time, and answered with 304: a page never runs with files of another
-        # version of Darkroom.
+        # Revalidated each time, and answered with 304. Bundles have their version in their address:
+        # a page that stays open, or meets another version of Darkroom, never runs with its files.
         "cache-control": "no-cache",
         "content-security-policy": policy(services_of(request).config, found.sources),
         "x-content-type-options": "nosniff",
@@ -177,11 +188,14 @@ def _files() -> Mapping[str, PageFile]:
         **bundles_of(scripts, SHARED_MAIN, late_bundle(SHARED_MAIN)),
     }
     made = {name: text.encode() for name, text in bundles.items()}
-    made[STYLES] = stripped_styles("\n".join(read[each].decode() for each in SHEETS)).encode()
-    files = {name: _file(name, content) for name, content in (read | made).items()}
+    version = version_of(read | made)
+    own = made | {name: each for name, each in read.items() if name.endswith(".css")}
+    read[STYLES] = stripped_styles("\n".join(read[each].decode() for each in SHEETS)).encode()
+    versioned = {in_version(name, version): content for name, content in own.items()}
+    files = {name: _file(name, content) for name, content in (read | versioned).items()}
     parts = {name: each.content.decode() for name, each in files.items() if _is_text(name)}
     for name in (INDEX, SHARED):
-        page = inlined(parts[name], parts)
+        page = inlined(of_version(parts[name], version), parts)
         files[name] = replace(_file(name, page.html.encode()), sources=page.sources)
     return files
 

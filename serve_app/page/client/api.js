@@ -8,6 +8,7 @@ export const BASE = new URL(".", document.baseURI);
 /** Timeout of a stream; longer than the maximum pause between two events (15 s). */
 const SILENCE_MS = 40_000;
 const CALL_MS = 60_000;
+const SLOW_UPLINK = 16; // bytes per millisecond: a larger body has more time
 const FILE_MS = 3_600_000;
 
 const TOO_LARGE =
@@ -49,20 +50,19 @@ export class Api extends EventTarget {
 
   /** JSON of the response, or null if it has no body. Throws `Refused` or `Unreachable`. */
   async call(method, path, body) {
-    const signal = AbortSignal.timeout(CALL_MS);
-    const answer = await this.#fetch(method, path, { body, signal });
+    const answer = await this.#fetch(method, path, { body });
     return await this.#read(answer);
   }
 
   /** Image of the response as a `Blob`; null if there is none. */
   async image(path) {
-    const answer = await this.#fetch("GET", path, { signal: AbortSignal.timeout(CALL_MS) });
+    const answer = await this.#fetch("GET", path);
     return answer.status === 200 ? await answer.blob() : null;
   }
 
   /** Text of the response. Throws `Refused` or `Unreachable`. */
   async text(path) {
-    const answer = await this.#fetch("GET", path, { signal: AbortSignal.timeout(CALL_MS) });
+    const answer = await this.#fetch("GET", path);
     return answer.ok ? await answer.text() : await this.#read(answer);
   }
 
@@ -94,14 +94,16 @@ export class Api extends EventTarget {
 
   /** File of the response as a `Blob`. Throws `Refused` or `Unreachable`. */
   async file(method, path, body) {
-    const answer = await this.#fetch(method, path, { body, signal: AbortSignal.timeout(FILE_MS) });
+    const answer = await this.#fetch(method, path, { body, within: FILE_MS });
     return answer.ok ? await answer.blob() : await this.#read(answer);
   }
 
-  async #fetch(method, path, { body, signal }) {
+  async #fetch(method, path, { body, within = CALL_MS, signal } = {}) {
     const headers = { authorization: `Key ${this.#key.value ?? ""}` };
     if (body !== undefined) headers["content-type"] = "application/json";
     const given = body === undefined ? undefined : json.write(body);
+    const most = within + Math.ceil((given?.length ?? 0) / SLOW_UPLINK);
+    signal ??= AbortSignal.timeout(most);
     try {
       return await fetch(new URL(path, BASE), { method, headers, body: given, signal });
     } catch (error) {

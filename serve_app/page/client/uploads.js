@@ -2,7 +2,7 @@
 
 import { BASE, Unreachable } from "./api.js";
 
-/** Files up to this size travel inside the request. */
+/** Files of a request up to this size, all together, travel inside it: that has no progress. */
 export const INLINE_BYTES = 2_000_000;
 
 /** Server error of an upload, in words for people. */

@@ -31,14 +31,18 @@ export function check(file, { media }) {
     throw new Unreadable(`${file.name} has ${bytes(file.size)}; at most 2 GB are possible.`);
 }
 
+/** True if a file of this size travels inside the request, beside other files of `others` bytes. Weights
+ * are always uploaded, so that they can be chosen again. */
+export function isInline({ size }, { media }, others) {
+  return media !== "weights" && others + size <= INLINE_BYTES;
+}
+
 /**
- * URL for `file` in a request: a data URI if it is small, otherwise that of its upload. Weights are
- * always uploaded, so that they can be chosen again. `context` and `progress` are those of the control.
+ * URL for `file` in a request: a data URI if it is `inline`, otherwise that of its upload. `context` and
+ * `progress` are those of the control.
  */
-export async function addressOf(file, { media }, context, progress, signal) {
-  return file.size <= INLINE_BYTES && media !== "weights"
-    ? await dataUri(file)
-    : await context.upload(file, progress, signal);
+export async function addressOf(file, inline, context, progress, signal) {
+  return inline ? await dataUri(file) : await context.upload(file, progress, signal);
 }
 
 function dataUri(file) {

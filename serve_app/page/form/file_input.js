@@ -2,13 +2,21 @@
 
 import { element } from "../interface/element.js";
 import { bytes } from "../interface/words.js";
-import { acceptOf, addressOf, check, checkKind } from "./file_check.js";
+import { acceptOf, addressOf, check, checkKind, isInline } from "./file_check.js";
 import { hasResult, resultIn } from "../results/drag.js";
 import { Unreadable } from "./unreadable.js";
 
 const NAMES = { image: "image", video: "video", audio: "audio file", weights: "file", file: "file" };
 
 const loads = new Set(); // promises of files that are being loaded
+
+const chosenFiles = new Set(); // those of the form, and maybe of one before
+
+/** Bytes of all files that travel inside the request. */
+function inlineBytes() {
+  for (const each of chosenFiles) if (!each.node.isConnected) chosenFiles.delete(each);
+  return [...chosenFiles].reduce((sum, { inline }) => sum + inline, 0);
+}
 
 /** Resolves when no file is being loaded, whether that worked or not. */
 export async function allLoaded() {
@@ -24,12 +32,15 @@ class ChosenFile {
   problem = null; // why it has none
   shown = null; // URL of its image
   local = null; // the local file
+  inline = 0; // bytes of it inside the request
 
   /** `picture` says that `url` is an image. `remove` is called by the button; `actions` are others. */
   constructor({ name, url = null, detail = "", picture = false }, remove, actions = []) {
     this.name = name;
     this.url = url;
     this.#state.textContent = detail;
+    if (url?.startsWith("data:")) this.inline = (url.length * 3) / 4; // base64
+    chosenFiles.add(this);
     const button = element(
       "button",
       { type: "button", class: "quiet", click: remove, "aria-label": `Remove ${name}` },
@@ -49,6 +60,8 @@ class ChosenFile {
 
   async #load(file, field, context) {
     this.local = file;
+    const inline = isInline(file, field, inlineBytes());
+    if (inline) this.inline = file.size;
     const size = bytes(file.size);
     const progress = (part) => {
       this.#bar.hidden = false;
@@ -58,7 +71,7 @@ class ChosenFile {
     if (/^image\/(png|jpeg|webp|gif|avif)$/.test(file.type))
       this.#picture(URL.createObjectURL(file));
     try {
-      this.url = await addressOf(file, field, context, progress, this.#stop.signal);
+      this.url = await addressOf(file, inline, context, progress, this.#stop.signal);
       this.#state.textContent = size;
     } catch (error) {
       this.problem = error.message;
@@ -78,6 +91,7 @@ class ChosenFile {
   /** Ends the upload and releases the content: the file is not shown any more. */
   stop() {
     this.#stop.abort();
+    chosenFiles.delete(this);
     if (this.local !== null && this.shown !== null) URL.revokeObjectURL(this.shown);
   }
 

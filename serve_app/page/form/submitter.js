@@ -145,16 +145,21 @@ export class Submitter {
     let done = 0;
     try {
       for (const { input, grid } of cells) {
-        await this.#submit(model, input, { grid, origin: this.#page.goingOn()?.origin });
+        if (this.#grids.isStopped(grid)) break;
+        const origin = this.#page.goingOn()?.origin;
+        const id = await this.#submit(model, input, { grid, origin });
         done += 1;
+        if (this.#grids.isStopped(grid)) await this.#page.cancel({ id }); // it was on its way
       }
     } catch (error) {
       const words = `${done} of ${cells.length} requests were submitted. ${wordsOf(error)}`;
       this.#page.complain(words);
     }
+    this.#grids.allSubmitted(cells[0].grid);
     this.#page.recent.look();
   }
 
+  /** Id of the request. Throws `Refused` or `Unreachable`. */
   async #submit(model, input, { grid, origin, reveal = true } = {}) {
     const { api, stage, recent, announce } = this.#page;
     const at = Date.now();
@@ -166,6 +171,7 @@ export class Submitter {
     announce("Submitted.");
     if (grid === undefined) recent.look(); // a grid does so at its end
     if (reveal && (grid === undefined || String(grid.at) === "0,0")) stage.reveal();
+    return id;
   }
 
   /** Shows the problems of `error` at their fields; returns the others as text. */

@@ -1,7 +1,7 @@
 // Parts of the page that are loaded when they are first used.
 
 import { BASE } from "../client/api.js";
-import { element } from "./element.js";
+import { byId, element } from "./element.js";
 
 const STYLES = "styles/tools.css"; // of most tools
 const OF_DRAFTS = "drafts/drafts.css";
@@ -13,6 +13,7 @@ const TOOLS = {
   frame: () => import("../tools/frame.js"),
   grid: () => import("../tools/grid.js"),
   code: () => import("../code/program.js"),
+  received: () => import("../history/received.js"),
   prompts: () => import("../tools/prompts.js"),
   loras: () => import("../tools/loras.js"),
   draftSettings: () => import("../drafts/settings.js"),
@@ -20,20 +21,59 @@ const TOOLS = {
   lightTable: () => import("../drafts/light_table.js"),
 };
 
+/** Folder of the files of this page's version: its first script is in it. */
+const FOLDER = new URL(".", document.querySelector('script[type="module"]')?.src ?? BASE);
+
 const sheets = new Map(); // path → promise of the style sheet
 
-/** Module of a tool, with its styles. Throws an `Error` whose message is for the user. */
+/** This page is of another version than Darkroom: trying again does not help. */
+export class Updated extends Error {}
+
+/** Module of a tool, with its styles. Throws an `Error` whose message is for the user; an `Updated`
+ * has its button in the header then. */
 export async function tool(name) {
   try {
-    const [module] = await Promise.all([TOOLS[name](), styled(OWN_STYLES[name] ?? STYLES)]);
-    return module;
+    return await loaded(TOOLS[name], OWN_STYLES[name] ?? STYLES);
   } catch (error) {
-    throw new Error("This part of the page could not be loaded. Try again.", { cause: error });
+    if (error instanceof Updated) offerReload(error.message);
+    throw error;
+  }
+}
+
+/** Module that `load` imports by a call, with its style sheets. Throws an `Error` whose message is for
+ * the user: an `Updated` if only a new page can load it. */
+export async function loaded(load, ...paths) {
+  try {
+    const [module] = await Promise.all([load(), ...paths.map(styled)]);
+    return module;
+  } catch (cause) {
+    if (await isUpdated()) throw new Updated("Darkroom was updated. Reload the page.", { cause });
+    throw new Error("This part of the page could not be loaded. Try again.", { cause });
+  }
+}
+
+/** Button that loads the page anew. */
+export function reloadButton() {
+  return element("button", { type: "button", class: "quiet", click: () => location.reload() }, "Reload");
+}
+
+function offerReload(words) {
+  if (byId("updated")) return;
+  byId("connection").after(element("p", { id: "updated", role: "status" }, words, " ", reloadButton()));
+}
+
+/** True if Darkroom does not have the script of this page any more. */
+async function isUpdated() {
+  try {
+    const script = new URL("bundle.js", FOLDER);
+    return (await fetch(script, { method: "HEAD", cache: "no-store" })).status === 404;
+  } catch {
+    return false;
   }
 }
 
 /** Loads a style sheet of the page once; resolves when it is in force. */
-export function styled(path) {
+function styled(path) {
   if (!sheets.has(path)) {
     const loading = load(path);
     sheets.set(path, loading);
@@ -44,7 +84,7 @@ export function styled(path) {
 
 function load(path) {
   return new Promise((resolve, reject) => {
-    const href = new URL(`page/${path}`, BASE);
+    const href = new URL(path, FOLDER);
     const link = element("link", { rel: "stylesheet", href, load: resolve });
     link.addEventListener("error", (event) => {
       link.remove();

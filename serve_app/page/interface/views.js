@@ -1,10 +1,10 @@
 // Views of the page beside the form: each is a bundle of its own, loaded when it is first opened.
 
 import { byId, element } from "./element.js";
-import { styled } from "./late.js";
+import { loaded, reloadButton, Updated } from "./late.js";
 
 /** Modules of the views. Each exports `open(host, page)`, which fills `host` and returns the view:
- * `{follow(address), leave()}`. Styles: a file or several. */
+ * `{follow(address), leave()}`. */
 const MODULES = {
   gallery: {
     load: () => import("../gallery/gallery.js"),
@@ -90,18 +90,19 @@ export class Views {
     byId("views").append(host);
     host.append(element("p", { class: "help" }, "Loading …"));
     try {
-      const sheets = [MODULES[name].styles].flat().map(styled);
-      const [module] = await Promise.all([MODULES[name].load(), ...sheets]);
+      const module = await loaded(MODULES[name].load, ...MODULES[name].styles);
       host.replaceChildren();
       opened.view = module.open(host, this.#page);
       return opened;
-    } catch {
+    } catch (error) {
       opened.failed = true;
       const again = () => this.#page.follow();
-      host.replaceChildren(
-        element("p", { class: "problem" }, "This part of the page could not be loaded."),
-        element("button", { type: "button", class: "quiet", click: again }, "Try again"),
-      );
+      const retry = element("button", { type: "button", class: "quiet", click: again }, "Try again");
+      const [words, button] =
+        error instanceof Updated
+          ? [error.message, reloadButton()]
+          : ["This part of the page could not be loaded.", retry];
+      host.replaceChildren(element("p", { class: "problem" }, words), button);
       return null;
     }
   }

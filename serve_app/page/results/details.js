@@ -3,7 +3,7 @@
 import { open, makeClosable } from "../interface/dialog.js";
 import { byId, element } from "../interface/element.js";
 import * as json from "../client/json.js";
-import { fileFigure, filesIn, releaseFiles } from "./media.js";
+import { fileFigure, filesIn, keepFresh, releaseFiles } from "./media.js";
 import { promptOf } from "./sheet.js";
 import { requestPath, resultOf } from "../client/watch.js";
 import { clock, runningWords, seconds, STATES, waitingWords } from "../interface/words.js";
@@ -95,11 +95,7 @@ export class Details {
     body.replaceChildren(
       element("h2", { id: "details-title" }, promptOf(request.input) || request.endpoint_id),
       element("p", { class: `state ${request.state}` }, this.#standing(request)),
-      element(
-        "div",
-        { class: "made", "data-files": filesIn(output).length },
-        ...this.#figures(output, known),
-      ),
+      this.#made(output, known),
       element("dl", { class: "rows" }, ...rows(request)),
       element(
         "div",
@@ -124,13 +120,18 @@ export class Details {
     return error && state !== "cancelled" ? `${STATES[state]}. ${error.message}` : (STATES[state] ?? state);
   }
 
-  #figures(output, known) {
+  #made(output, known) {
     const use = (file) => {
       this.#address.correct({ request: null });
       this.#dialog.close();
       this.#act.useAsInput(file, known);
     };
-    return filesIn(output).map((file) => fileFigure(file, promptOf(known.input), use));
+    const files = filesIn(output);
+    const figures = files.map((file) => fileFigure(file, promptOf(known.input), use));
+    const made = element("div", { class: "made", "data-files": files.length }, ...figures);
+    const path = requestPath(known.endpoint, known.id);
+    keepFresh(made, files, async () => (await resultOf(this.#api, path)).output);
+    return made;
   }
 }
 

@@ -5,8 +5,9 @@ import { element } from "../interface/element.js";
 const TYPE = "application/x-darkroom-file";
 
 /** Lets `node`, which shows `file`, be dragged to an input. */
-export function makeDraggable(node, { input, url, type, kind, name }) {
+export function makeDraggable(node, file) {
   node.addEventListener("dragstart", ({ dataTransfer }) => {
+    const { input, url, type, kind, name } = file; // its URL may have changed
     dataTransfer.setData(TYPE, JSON.stringify({ url: input ?? url, type, kind, name }));
     dataTransfer.setData(`${TYPE}.${kind}`, ""); // a drag says its types, but not yet its data
     dataTransfer.effectAllowed = "copyLink";

@@ -23,6 +23,8 @@ const BY_EXTENSION = {
   flac: "audio/flac",
 };
 
+const RENEWED_MS = 60_000; // a file that is gone is not asked for again and again
+
 const blobs = new WeakMap(); // file of an output → Blob URL of its content
 
 /**
@@ -73,6 +75,64 @@ export function releaseFiles(output) {
   if (blobs.has(output)) URL.revokeObjectURL(blobs.get(output));
   blobs.delete(output);
   for (const value of Object.values(output)) releaseFiles(value);
+}
+
+/** True if `url` is that of a private file whose time is over: Darkroom answers it no more. */
+export function isExpired(url) {
+  const ends = /\/files\/[^?]*\?(?:.*&)?expires=(\d+)/.exec(url);
+  return ends !== null && Date.now() >= 1000 * Number(ends[1]);
+}
+
+/** Gives `files`, which `node` shows, their new URLs when something in it is used after theirs have
+ * expired. `read()` reads their output anew. */
+export function keepFresh(node, files, read) {
+  let at = 0; // time of the last try
+  let renewing = null;
+  let isPassed = false; // a press that goes on
+  const isOld = () => files.some(({ url }) => isExpired(url));
+  const renew = () => {
+    if (Date.now() - at < RENEWED_MS) return renewing;
+    at = Date.now();
+    renewing = renewed(node, files, read).catch(() => {}); // the old URL then says why it does not work
+    return renewing;
+  };
+  const press = async (event) => {
+    const pressed = event.target.closest("a, button");
+    if (isPassed || pressed === null || !isOld()) return;
+    event.preventDefault();
+    event.stopPropagation();
+    await renew();
+    isPassed = true;
+    pressed.click();
+    isPassed = false;
+  };
+  node.addEventListener("click", press, true);
+  node.addEventListener("error", () => isOld() && renew(), true); // of an image or a player
+}
+
+async function renewed(node, files, read) {
+  const output = await read();
+  const fresh = filesIn(output);
+  const urls = new Map();
+  for (const [at, file] of files.entries()) {
+    if (fresh[at] === undefined || !isExpired(file.url)) continue;
+    for (const name of ["url", "poster", "waveform"])
+      if (file[name] && fresh[at][name]) urls.set(file[name], fresh[at][name]);
+    Object.assign(file, fresh[at]); // as an input and in a drag, it is used later
+  }
+  for (const each of node.querySelectorAll("[href], [src], [poster]"))
+    for (const name of ["href", "src", "poster"])
+      if (urls.has(each.getAttribute(name))) replace(each, name, urls.get(each.getAttribute(name)));
+  releaseFiles(output); // its own content is not shown
+}
+
+/** Replaces a URL of an element; a player goes on where it was. */
+function replace(node, name, url) {
+  const { currentTime, paused } = node;
+  node.setAttribute(name, url);
+  if (name !== "src" || !currentTime) return;
+  node.currentTime = currentTime;
+  if (!paused) node.play().catch(() => {}); // the browser may forbid it
 }
 
 /** Description of a file, which is `own` in the output. */

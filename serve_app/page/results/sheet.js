@@ -4,7 +4,7 @@ import { DRAFT_FIELDS } from "../form/schema.js";
 import { ask, LONG_MS, mayAsk } from "../interface/attention.js";
 import { element } from "../interface/element.js";
 import * as json from "../client/json.js";
-import { fileFigure, filesIn, releaseFiles } from "./media.js";
+import { fileFigure, filesIn, keepFresh, releaseFiles } from "./media.js";
 import { runningWords, seconds, STATES, waitingWords } from "../interface/words.js";
 
 /** Sides up to this are those of a ratio, such as 16:9. Larger ones are pixels. */
@@ -14,7 +14,7 @@ const RATIO = 32;
  * Card of a request. `act` has the callbacks of its buttons: `cancel`, `again`, `vary`, `four`,
  * `details`, `code`; each gets the request. `useAsInput` gets a file and the request,
  * `lightTable` the request and its output, `showDraft` the place of a draft, `request.origin`.
- * `imageOf` is `Api.image`.
+ * `imageOf` is `Api.image`; `read()` reads the output of the request anew.
  */
 export class Sheet {
   #request;
@@ -38,6 +38,7 @@ export class Sheet {
   #body = element("div", { class: "made" });
   #cancel;
   #imageOf;
+  #read;
   #use;
   #lightTable;
   #notify;
@@ -45,8 +46,9 @@ export class Sheet {
   #output = null;
   #looked; // URL of the preview that was requested last
 
-  constructor(request, act, imageOf) {
+  constructor(request, act, imageOf, read) {
     this.#request = request;
+    this.#read = read;
     this.#imageOf = imageOf;
     this.#lightTable = act.lightTable;
     this.#use = (file) => act.useAsInput(file, request);
@@ -221,6 +223,7 @@ export class Sheet {
     const figures = files.map((file, at) =>
       fileFigure(file, files.length > 1 ? `${prompt} (${at + 1})` : prompt, this.#use),
     );
+    keepFresh(this.#body, files, this.#read);
     if (files.length === 0) figures.push(element("pre", {}, json.write(output, 2)));
     if (output?.drafts?.length) this.#lay(output, figures);
     else this.#fill(figures);

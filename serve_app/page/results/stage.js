@@ -3,7 +3,7 @@
 import { byId } from "../interface/element.js";
 import * as json from "../client/json.js";
 import { promptOf, Sheet } from "./sheet.js";
-import { Watch } from "../client/watch.js";
+import { requestPath, resultOf, Watch } from "../client/watch.js";
 
 const PLACE = "darkroom.requests"; // key in the session storage: a reload shows them again
 const MOST = 40; // cards, of which those of a grid count as one eighth
@@ -26,7 +26,9 @@ export class Stage {
    * the time of its submission, in milliseconds; `cut` says that `input` is a part of the whole.
    * With `grid` its card is a cell of that table. */
   add(request) {
-    const sheet = new Sheet(request, this.#act, (path) => this.#api.image(path));
+    const path = requestPath(request.endpoint, request.id);
+    const read = async () => (await resultOf(this.#api, path)).output;
+    const sheet = new Sheet(request, this.#act, (address) => this.#api.image(address), read);
     const watch = new Watch(this.#api, request, (moment) => {
       sheet.show(moment);
       this.#act.moved(this.#parts());

@@ -7,10 +7,24 @@ import { Unreadable } from "../form/unreadable.js";
 
 const MOST = 64; // requests of a grid
 const LIKELY = ["num_inference_steps", "guidance_scale"];
+const SUBMITTED = "submitted"; // event of a table: no more requests come
 const FINAL = ["succeeded", "failed", "cancelled", "expired", "lost"];
 
+const submitting = new Set(); // ids of the grids of which more requests are to be submitted
+
+/** True if no more requests of the grid may be submitted: its user cancels them. */
+export function isStopped({ id }) {
+  return !submitting.has(id);
+}
+
+/** Notes that no more requests of the grid come. */
+export function allSubmitted({ id }) {
+  submitting.delete(id);
+  shownTable(id)?.dispatchEvent(new Event(SUBMITTED));
+}
+
 /** Opens the dialog. `fields` are those of the model; `start(cells)` is called with the requests:
- * `{input, grid}`, where `grid` says where the result belongs. */
+ * `{input, grid}`, where `grid` says where the result belongs. It calls `allSubmitted` at its end. */
 export function chooseGrid(fields, input, start) {
   const all = variables(fields, input);
   const first = all.find(({ key }) => key === "seed") ?? all[0];
@@ -37,6 +51,7 @@ export function chooseGrid(fields, input, start) {
     event.preventDefault();
     const cells = cellsOf(planOf(axes), withSeed(fields, input, axes));
     dialog.close();
+    submitting.add(cells[0].grid.id);
     start(cells);
   };
   const foot = element("div", { class: "foot" }, words, go);
@@ -89,10 +104,13 @@ function cellsOf({ columns, rows, across, down }, input) {
 /** Place of a request's card in the table of its grid, which is created if it is not there.
  * `cancel(id)` is called for each request that is not over. */
 export function cellOf({ grid, input }, cancel) {
-  const shown = document.querySelector(`[data-grid="${CSS.escape(grid.id)}"]`);
-  const table = shown ?? newTable(grid, input.prompt ?? "", cancel);
+  const table = shownTable(grid.id) ?? newTable(grid, input.prompt ?? "", cancel);
   const [row, column] = grid.at;
   return table.querySelectorAll("tbody tr")[row].querySelectorAll("td")[column];
+}
+
+function shownTable(id) {
+  return document.querySelector(`[data-grid="${CSS.escape(id)}"]`);
 }
 
 function newTable({ id, columns, rows }, prompt, cancel) {
@@ -130,15 +148,22 @@ function newTable({ id, columns, rows }, prompt, cancel) {
   node.querySelector("table").style.setProperty("--columns", across.length);
   const cards = () => [...node.querySelectorAll(".sheet")];
   const isOver = ({ dataset }) => FINAL.includes(dataset.phase);
+  let isCancelled = false;
   stop.addEventListener("click", () => {
+    isCancelled = submitting.delete(id);
     for (const card of cards().filter((each) => !isOver(each))) cancel(card.dataset.request);
   });
   const count = () => {
-    const over = cards().filter(isOver).length;
-    standing.textContent = `${over} of ${across.length * down.length} requests have ended.`;
-    stop.hidden = cards().every(isOver);
+    const all = cards();
+    const over = all.filter(isOver).length;
+    const most = across.length * down.length;
+    standing.textContent = isCancelled
+      ? `${over} of ${all.length} requests have ended; ${most - all.length} more were not submitted.`
+      : `${over} of ${most} requests have ended.`;
+    stop.hidden = over === all.length && !submitting.has(id);
   };
   const changes = { attributes: true, attributeFilter: ["data-phase"], childList: true, subtree: true };
+  node.addEventListener(SUBMITTED, count);
   new MutationObserver(count).observe(node.querySelector("tbody"), changes);
   count();
   byId("sheets").prepend(node);

@@ -15,13 +15,14 @@ import pytest
 from PIL import Image
 
 from serve_app.ingress.page.bundle import bundles_of, inlined
-from serve_app.ingress.page.routes import FOLDER, SCRIPT, SHEETS, STYLES, TYPES, policy
+from serve_app.ingress.page.routes import FOLDER, SCRIPT, SHEETS, STYLES, TYPES, policy, version_of
 from serve_app.settings import Config
 from tests.ingress.house import ORIGIN, House, built
 
 FILES = sorted(path for path in FOLDER.rglob("*") if path.is_file())
 NAMES = [path.relative_to(FOLDER).as_posix() for path in FILES]
 ELSEWHERE = re.compile(r"""(?:src|href|import|from|url\()\s*[=(]?\s*["']?(?:https?:)?//""")
+SOURCE = re.compile(r'<script type="module" src="(?:\.\./)*page/([^"]+)">')
 MARKUP = re.compile(
     r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|srcdoc|DOMParser"
 )
@@ -35,6 +36,13 @@ async def stranger(house: House) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
+async def script_of(stranger: httpx.AsyncClient) -> str:
+    """Address of the first script of the page."""
+    found = SOURCE.search((await stranger.get("/")).text)
+    assert found
+    return f"/page/{found[1]}"
+
+
 async def test_the_page_takes_no_key(stranger: httpx.AsyncClient) -> None:
     answer = await stranger.get("/")
     assert answer.status_code == 200
@@ -42,7 +50,7 @@ async def test_the_page_takes_no_key(stranger: httpx.AsyncClient) -> None:
     assert "<title>Darkroom</title>" in answer.text
 
 
-@pytest.mark.parametrize("name", [*NAMES, SCRIPT, STYLES])
+@pytest.mark.parametrize("name", [*NAMES, STYLES])
 async def test_every_file_of_the_page_is_served_with_its_type(
     stranger: httpx.AsyncClient, name: str
 ) -> None:
@@ -65,6 +73,45 @@ async def test_a_file_that_did_not_change_is_not_sent_again(stranger: httpx.Asyn
 @pytest.mark.parametrize("name", ["nothing.js", "..%2fsettings.py", "%2e%2e", ".", "app.js/x"])
 async def test_nothing_else_is_served(stranger: httpx.AsyncClient, name: str) -> None:
     assert (await stranger.get(f"/page/{name}")).status_code == 404
+
+
+async def test_the_scripts_of_a_page_are_those_of_its_version_and_no_others(
+    stranger: httpx.AsyncClient,
+) -> None:
+    for page, script in (("/", SCRIPT), ("/v1/shared/any", "shared/shared.bundle.js")):
+        text = (await stranger.get(page, headers={"accept": "text/html"})).text
+        address = "/page/" + found[1] if (found := SOURCE.search(text)) else ""
+        assert re.fullmatch(rf"/page/v/[0-9a-f]+/{script}", address)
+        answer = await stranger.get(address)
+        assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-cache")
+        other = re.sub("/v/[0-9a-f]+/", "/v/0123456789abcdef/", address)
+        refused = await stranger.get(other)
+        assert refused.status_code == 404
+        assert "another version" in refused.json()["message"]
+        assert (await stranger.get(f"/page/{script}")).status_code == 404  # of any version
+
+
+async def test_a_page_asks_for_its_first_script_once(stranger: httpx.AsyncClient) -> None:
+    text = (await stranger.get("/")).text
+    named = re.findall(r'(?:href|src)="(page/[^"]+bundle\.js)"', text)
+    assert len(named) == 2
+    assert len(set(named)) == 1
+
+
+async def test_what_a_page_loads_later_is_beside_its_first_script(
+    stranger: httpx.AsyncClient,
+) -> None:
+    base = await script_of(stranger)
+    late = re.findall(r'import\("\./([^"]+)"\)', (await stranger.get(base)).text)
+    assert late
+    for name in (*late, "gallery/gallery.css"):
+        assert (await stranger.get(base.removesuffix(SCRIPT) + name)).status_code == 200
+
+
+def test_another_source_is_another_version() -> None:
+    assert version_of({"a.js": b"1", "b.js": b"2"}) != version_of({"a.js": b"1", "b.js": b"3"})
+    assert version_of({"a.js": b"12"}) != version_of({"a.js": b"1", "b.js": b"2"})
+    assert version_of({"a.js": b"1", "b.js": b"2"}) == version_of({"b.js": b"2", "a.js": b"1"})
 
 
 async def test_the_page_may_run_its_own_scripts_and_call_its_own_origin_only(
@@ -92,7 +139,7 @@ async def test_a_page_has_its_styles_and_first_script_inside_and_allows_only_tho
         hashes = [f"'sha256-{base64.b64encode(each).decode()}'" for each in digests]
         assert rules[directive] == " ".join(["'self'", *hashes])
     assert 'rel="stylesheet"' not in answer.text
-    script = await stranger.get(f"/page/{SCRIPT}")
+    script = await stranger.get(await script_of(stranger))
     assert _rules(script.headers["content-security-policy"])["script-src"] == "'self'"
 
 
@@ -186,9 +233,10 @@ def test_every_style_sheet_is_in_the_bundle_or_loaded_by_what_it_is_for() -> Non
 
 
 async def test_a_browser_gets_the_page_compressed(stranger: httpx.AsyncClient) -> None:
-    plain = await stranger.get(f"/page/{SCRIPT}", headers={"accept-encoding": "identity"})
+    script = await script_of(stranger)
+    plain = await stranger.get(script, headers={"accept-encoding": "identity"})
     assert "content-encoding" not in plain.headers
-    small = await stranger.get(f"/page/{SCRIPT}", headers={"accept-encoding": "gzip, br"})
+    small = await stranger.get(script, headers={"accept-encoding": "gzip, br"})
     assert small.headers["content-encoding"] == "gzip"
     assert "accept-encoding" in small.headers["vary"]
     assert small.content == plain.content

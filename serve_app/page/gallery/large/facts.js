@@ -28,6 +28,11 @@ export class Facts {
     return this.#kept.get(id);
   }
 
+  /** Lets the next call read the request again. */
+  forget(id) {
+    this.#kept.delete(id);
+  }
+
   async #look(id) {
     const request = await this.#api.call("GET", `v1/requests/${encodeURIComponent(id)}`);
     const { output } =

@@ -2,11 +2,13 @@
 
 import { byId, element } from "../../interface/element.js";
 import { dragHandle } from "../../results/drag.js";
+import { isExpired } from "../../results/media.js";
 import { itemsOf } from "../collection.js";
 import { Panel } from "./panel.js";
 import { wordsOf } from "../tile.js";
 import { view } from "./viewer.js";
 
+const RENEWED_MS = 60_000; // a file that is gone is not asked for again and again
 const NEAR_END = 8; // items before the end at which more is loaded
 
 /**
@@ -23,6 +25,8 @@ export class Lightbox {
   #dialog = null;
   #item = null;
   #zoom = null;
+  #isOld = false; // its file could not be shown, as the URL of a private one that has expired
+  #renewed = 0; // time at which one that is not in the collection was read again
   #keys = (event) => this.#key(event); // of the document: what has the focus may be removed
   #box = element("div", { class: "view-box", tabindex: -1 });
   #count = element("p", { class: "count", role: "status" });
@@ -49,6 +53,11 @@ export class Lightbox {
       control("+", "Zoom in", () => this.#zoom?.in()),
     );
     collection.addEventListener("change", () => this.#changed());
+    const failed = () => {
+      this.#isOld = true;
+      this.#renew(this.#item);
+    };
+    this.#box.addEventListener("error", () => this.#item !== null && failed(), true);
   }
 
   get isOpen() {
@@ -123,9 +132,11 @@ export class Lightbox {
   }
 
   #show(item) {
-    const same = this.#item?.key === item.key;
+    const isOther = this.#item?.key !== item.key;
+    const isNew = this.#isOld && item.file !== null && this.#item?.file?.url !== item.file.url;
     this.#item = item;
-    if (!same) {
+    if (isOther || isNew) {
+      this.#isOld = isExpired(item.file.url);
       this.#zoom?.stop();
       const focused = this.#box.contains(document.activeElement);
       this.#zoom = view(this.#box, item, {
@@ -141,6 +152,20 @@ export class Lightbox {
     }
     this.#panel.show(item);
     this.#place();
+    if ((isOther || isNew) && this.#isOld) this.#renew(item);
+  }
+
+  /** Reads the item again, and shows it with its new URLs. */
+  async #renew({ key, id }) {
+    if (this.#collection.placeOf(key) >= 0) {
+      await this.#collection.renew(key);
+      return;
+    }
+    if (Date.now() - this.#renewed < RENEWED_MS) return;
+    this.#renewed = Date.now();
+    this.#facts.forget(id);
+    const item = await this.#alone(key);
+    if (item?.file && this.#item?.key === key) this.#show(item);
   }
 
   #showPercent() {
@@ -246,6 +271,7 @@ export class Lightbox {
     };
     return {
       favourite: () => this.#favourite(),
+      renew: (item) => this.#renew(item),
       share: (item) => this.#act.share(item),
       remove: () => this.#remove(),
       details: ({ id }) => act.details({ id }),

@@ -1,11 +1,12 @@
 // Panel beside a large result: its prompt, what can be done with it, and its facts.
 
 import { element } from "../../interface/element.js";
+import { isExpired } from "../../results/media.js";
 import { factsOf, listOf, settingsOf } from "./facts.js";
 
 /**
  * Panel of results. `act` has the callbacks of the buttons, which get the item: `favourite`,
- * `share`, `remove`, `details`, and with the whole request as well: `again`, `newSeed`, `vary`,
+ * `share`, `remove`, `details`, `renew`, which reads it again, and with the whole request as well: `again`, `newSeed`, `vary`,
  * `four`, `useAsInput`, which may be missing.
  */
 export class Panel {
@@ -13,6 +14,7 @@ export class Panel {
   #facts;
   #act;
   #shown = null;
+  #isPassed = false; // a press that goes on
 
   constructor(facts, act) {
     this.#facts = facts;
@@ -59,13 +61,22 @@ export class Panel {
     const favourite = button(request.favourite ? "♥ Favourite" : "♡ Favourite", () =>
       this.#act.favourite(item),
     );
+    const click = async (event) => {
+      if (this.#isPassed || !isExpired(file.url)) return;
+      event.preventDefault();
+      await this.#act.renew(item);
+      if (this.#shown?.key !== item.key) return;
+      this.#isPassed = true; // also if it is old still: the answer says why it does not work
+      this.node.querySelector("[download]")?.click(); // the panel was drawn anew
+      this.#isPassed = false;
+    };
     favourite.dataset.name = "favourite";
     favourite.setAttribute("aria-pressed", String(request.favourite));
     return element(
       "div",
       { class: "buttons" },
       favourite,
-      element("a", { class: "quiet button", href: file.url, download: file.name }, "Download"),
+      element("a", { class: "quiet button", href: file.url, download: file.name, click }, "Download"),
       button("Share", () => this.#act.share(item)),
       button("Delete", () => this.#act.remove(item), "quiet danger"),
     );
