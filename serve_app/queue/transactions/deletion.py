@@ -140,8 +140,12 @@ SELECT a.tenant, a.age_s FROM (
     ORDER BY tenant DESC, id LIMIT 1) IS NOT NULL
 """
 FREE_KEYS = """
-DELETE FROM requests WHERE deleted_at IS NOT NULL
-  AND created_at < now() - make_interval(secs => %(key_kept_s)s)
+-- name: free_keys
+DELETE FROM requests WHERE id = ANY(ARRAY(
+    SELECT id FROM requests WHERE deleted_at IS NOT NULL
+      AND created_at < now() - make_interval(secs => %(key_kept_s)s)
+    ORDER BY created_at LIMIT %(most)s FOR UPDATE SKIP LOCKED))
+RETURNING id
 """
 
 EMPTY_OUTCOME = messages.compact(outcome_to_json(Outcome()))
@@ -207,8 +211,13 @@ class Deletion:
         return await self._aged(tenant, IN_THE_FUTURE_S)
 
     async def delete_expired_keys(self) -> None:
-        """Delete the rows of deleted requests whose idempotency keys have expired."""
-        await self._database.rows(FREE_KEYS, {"key_kept_s": IDEMPOTENCY_KEY_TTL_S})
+        """Delete the rows of deleted requests whose idempotency keys have expired. Call it
+        periodically: it works as ``delete_aged`` does.
+        """
+        params = {"key_kept_s": IDEMPOTENCY_KEY_TTL_S, "most": BATCH_SIZE}
+        for _ in range(MAX_BATCHES):
+            if len(await self._database.rows(FREE_KEYS, params)) < BATCH_SIZE:
+                return
 
     def _ages(self) -> dict[str, object]:
         retention = self._retention
