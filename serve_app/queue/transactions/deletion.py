@@ -297,13 +297,13 @@ WITH due AS (
 unmade AS (
     DELETE FROM artifacts a USING due d WHERE a.request_id = d.request_id RETURNING a.key
 ),
-undrafted AS (
-    DELETE FROM drafts f USING due d WHERE f.request_id = d.request_id RETURNING f.key
+-- Drafts only expire: one that an unfinished request goes on from stays until that one has ended.
+outdated AS (
+    UPDATE drafts f SET expires_at = now() FROM due d
+    WHERE f.request_id = d.request_id AND f.expires_at > now()
 ),
 noted AS (
-    INSERT INTO unwanted (key, due_at)
-    SELECT key, now() FROM unmade UNION ALL SELECT key, now() FROM undrafted
-    ON CONFLICT (key) DO NOTHING
+    INSERT INTO unwanted (key, due_at) SELECT key, now() FROM unmade ON CONFLICT (key) DO NOTHING
 )
 DELETE FROM lifecycles l USING due d WHERE l.request_id = d.request_id
 RETURNING l.request_id::text
