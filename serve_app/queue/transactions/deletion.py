@@ -77,7 +77,18 @@ unannounced AS (DELETE FROM webhook_deliveries w USING doomed d WHERE w.request_
 unshown AS (DELETE FROM progress p USING doomed d WHERE p.request_id = d.id),
 unyielded AS (DELETE FROM partial_results p USING doomed d WHERE p.request_id = d.id),
 unlost AS (DELETE FROM undelivered u USING doomed d WHERE u.request_id = d.id),
-unrun AS (DELETE FROM workflow_runs w USING doomed d WHERE w.request_id = d.id),
+-- A run whose steps have not ended stays until these are cancelled, see workflows/runs.py. The lock
+-- shows whether it was closed meanwhile.
+run AS (
+    SELECT w.request_id, w.ended_at FROM workflow_runs w JOIN doomed d ON d.id = w.request_id
+    FOR UPDATE OF w
+),
+unrun AS (
+    DELETE FROM workflow_runs w USING run WHERE w.request_id = run.request_id AND (
+        run.ended_at IS NOT NULL OR NOT EXISTS (
+            SELECT FROM workflow_steps s LEFT JOIN requests c ON c.id = s.request_id
+            WHERE s.run_id = run.request_id AND s.state <> 'ended' AND c.outcome IS NULL))
+),
 made AS (
     SELECT d.id, coalesce(d.reuses, d.id) AS maker FROM doomed d
 ),
