@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -161,7 +161,7 @@ def liveness() -> FakeLiveness:
 
 
 @asynccontextmanager
-async def small_statements(database: Database, event: str, table: str) -> AsyncIterator[None]:
+async def small_statements(database: Database, event: str, table: str) -> AsyncGenerator[None]:
     """Meanwhile a statement that changes more than 200 rows fails, as a large one does that takes
     longer than it may. ``event``: UPDATE or DELETE."""
     rows = "NEW" if event == "UPDATE" else "OLD"

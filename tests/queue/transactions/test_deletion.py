@@ -99,7 +99,7 @@ FROM generate_series(1, 450)
 
 
 async def test_many_keys_that_expire_at_once_are_freed_in_small_statements(
-    database: Database, monkeypatch
+    database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await database.rows(EMPTIED)
     deletion = Deletion(database, Retention())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import psycopg
+import pytest
 
 from serve_app.postgres.database import Database
 from serve_app.queue.store.config import Retention
@@ -26,7 +27,7 @@ async def test_many_uploads_are_aged_in_small_statements(database: Database) -> 
 
 
 async def test_one_call_ages_a_bounded_number_and_the_next_goes_on(
-    database: Database, monkeypatch
+    database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "AT_ONCE", 2)
     monkeypatch.setattr(module, "MAX_STATEMENTS", 4)
