@@ -126,7 +126,8 @@ class UploadBook(Protocol):
         ...
 
     async def mark_aged(self) -> None:
-        """Mark uploads for deletion whose age exceeds the tenant's retention."""
+        """Mark uploads for deletion whose age exceeds the tenant's retention. Call it periodically:
+        it marks a bounded number, and goes on with the others."""
         ...
 
     async def take_unwanted(self, most: int) -> Sequence[Upload]:

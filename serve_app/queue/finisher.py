@@ -22,6 +22,14 @@ from serve_app.queue.transactions import snapshots
 from serve_app.queue.transactions.end_attempt import BY_FINISH, AttemptEnd, EndAttempts, EndReason
 from serve_app.telemetry.queue_metrics import QueueMeter
 
+# The files of a step are those of the workflow, whose end is not known yet.
+KEPT_S = """
+-- name: draft_lifetime
+SELECT l.keep_s FROM lifecycles l
+WHERE l.request_id = %(id)s::uuid
+  AND NOT EXISTS (SELECT FROM workflow_steps s WHERE s.request_id = l.request_id)
+"""
+
 
 class Finisher:
     """End attempts at the request of their replicas, in batches."""
@@ -47,7 +55,7 @@ class Finisher:
         held = replace(finish.held, request_id=known_id(finish.held.request_id))
         outcome = messages.storable(finish.outcome)
         if outcome.drafts:
-            keep_s = self._limits.keep_drafts_s
+            keep_s = await self._keep_drafts_s(held.request_id)
             outcome = with_expiry(outcome, self._clock.now() + timedelta(seconds=keep_s))
         # Files, times and costs of a workflow are those of its steps, which are counted there.
         own = finish.replica_id != RUNNER
@@ -68,6 +76,11 @@ class Finisher:
 
     async def aclose(self) -> None:
         await self._batcher.aclose()
+
+    async def _keep_drafts_s(self, request_id: str) -> float:
+        """How long a request's drafts are kept: no longer than its client said of its files."""
+        limits = await self._database.rows(KEPT_S, {"id": request_id})
+        return min([self._limits.keep_drafts_s, *(keep_s for (keep_s,) in limits)])
 
     async def _run(self, ends: Sequence[AttemptEnd]) -> Sequence[Verdict]:
         self._metrics.batch("finish", len(ends))

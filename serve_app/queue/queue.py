@@ -314,6 +314,7 @@ class PostgresQueue:
                     "delete_expired_keys": elected(removal.delete_expired_keys),
                     "delete_audit": elected(partial(parts.operations.log.prune, parts.retention)),
                     "delete_aged_batches": elected(self.batches.delete_aged),
+                    "forget_batch_lines": elected(self.batches.work.forget_lines),
                     "roll_up_usage": elected(self.rollup.roll_up),
                     "erase_prompts": elected(self.by_kind.erase_prompts),
                     "delete_aged_files": elected(self.by_kind.delete_files),

@@ -22,6 +22,7 @@ from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Queue
 from serve_app.domain.upload import Upload, UploadBook
 from serve_app.postgres.database import Database
+from serve_app.queue.batches import work as work_module
 from serve_app.queue.store.config import Retention
 from serve_app.queue.transactions.uploads import PostgresUploads
 from serve_app.telemetry.clock import SystemClock
@@ -283,6 +284,26 @@ async def test_a_batch_that_is_being_validated_is_cancelled_at_once(queue: Queue
     assert stopped is not None
     assert stopped.status is BatchStatus.CANCELLED
     assert not await queue.batches.work.begin("batch_1", 1)
+
+
+async def test_no_line_stays_of_a_batch_that_ends_while_it_is_validated(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work_module, "LINES_AT_ONCE", 2)
+    work = queue.batches.work
+    await begun(queue, 4, id="running")
+    for batch, window_s in (("cancelled", DAY_S), ("expired", 0.0), ("validating", DAY_S)):
+        await queue.batches.create(wanted(batch, window_s=window_s), MOST)
+        await work.add_lines(batch, lines(3))
+    await queue.batches.cancel(TENANT, "cancelled", ACTOR)
+    await work.expire()
+    await work.add_lines("cancelled", lines(4))  # too late
+    await work.forget_lines()
+    left = {
+        batch: await work.drop_waiting(batch, 9, {"code": "no"})
+        for batch in ("running", "cancelled", "expired", "validating")
+    }
+    assert left == {"running": 4, "cancelled": 0, "expired": 0, "validating": 3}
 
 
 async def test_a_batch_is_stopped_when_its_time_is_over(queue: Queue) -> None:

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
+import pytest
+
+from serve_app.domain.artifact import Lifecycles
 from serve_app.domain.media.draft import DraftOrigin
 from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Queue
+from serve_app.queue.queue import PostgresQueue
+from serve_app.queue.transactions.deletion import PostgresLifecycles
+from tests.contract.test_workflows_contract import DRAW, call, started
+from tests.fakes.queue import FakeQueue
 from tests.queue.requests import TENANT, new
 from tests.queue.test_drafts import SEED, drafted, key_of
+
+
+@pytest.fixture
+def lifecycles(queue: Queue) -> Lifecycles:
+    if isinstance(queue, FakeQueue):
+        return queue.lifecycles
+    assert isinstance(queue, PostgresQueue)
+    return PostgresLifecycles(queue._database)
 
 
 async def test_the_drafts_of_a_request_are_found_with_its_input(queue: Queue) -> None:
@@ -62,3 +79,31 @@ async def test_the_drafts_of_a_deleted_request_are_not_found(queue: Queue) -> No
     await queue.delete(TENANT, request.id)
     assert await queue.drafts.get(TENANT, "one") is None
     assert await queue.drafts.used(TENANT) == 0
+
+
+async def test_a_draft_expires_with_the_files_of_its_request_if_their_time_is_shorter(
+    queue: Queue, lifecycles: Lifecycles
+) -> None:
+    hasty, patient = new(), new()
+    await lifecycles.keep(hasty.id, 3600.0)
+    await lifecycles.keep(patient.id, 365 * 86_400.0)
+    hour, day = timedelta(hours=1), timedelta(days=1)
+    for request, id_, usual in ((hasty, "one", hour), (patient, "two", day)):
+        output = await drafted(queue, request, id_)
+        draft = await queue.drafts.get(TENANT, id_)
+        assert draft is not None
+        assert draft.expires_at == datetime.fromisoformat(output["drafts"][0]["expires_at"])
+        left = draft.expires_at - draft.created_at
+        assert usual - timedelta(minutes=2) < left < usual + timedelta(minutes=2)
+
+
+async def test_a_draft_of_a_step_outlasts_the_time_of_files_that_begins_with_its_workflows_end(
+    queue: Queue, lifecycles: Lifecycles
+) -> None:
+    run, step = await started(queue), new()
+    await lifecycles.keep(step.id, 60.0)
+    await queue.workflows.runs.take(run, [call(DRAW, step.id)])
+    await drafted(queue, step, "one")
+    draft = await queue.drafts.get(TENANT, "one")
+    assert draft is not None
+    assert draft.expires_at - draft.created_at > timedelta(hours=23)

@@ -296,6 +296,27 @@ async def test_a_step_is_kept_until_its_workflow_has_ended(queue: Queue) -> None
     assert await queue.workflows.status(TENANT, run.held.request_id) is None
 
 
+@pytest.mark.parametrize("key", [None, "key"])
+async def test_steps_of_a_run_that_was_failed_by_hand_and_deleted_are_abandoned_too(
+    queue: Queue, key: str | None
+) -> None:
+    digest = b"" if key is None else bytes(32)
+    run = await started(queue, idempotency_key=key, body_digest=digest)
+    request, runs = run.held.request_id, queue.workflows.runs
+    step = await sent(queue, run)
+    await queue.operations.fail(request, ACTOR, "It is not wanted.")
+    await queue.delete(TENANT, request)
+    for _ in range(2):
+        assert await runs.abandoned(9) == [(TENANT, request, step)]
+        await runs.close()
+    assert await queue.workflows.status(TENANT, request) is None
+    assert await queue.workflows.step_requests(TENANT, request) == []
+    await queue.cancel(TENANT, step)
+    assert await runs.abandoned(9) == []
+    await runs.close()
+    await queue.delete(TENANT, step)
+
+
 async def test_steps_of_a_run_that_others_have_ended_are_abandoned(queue: Queue) -> None:
     run, runs = await started(queue), queue.workflows.runs
     step = await sent(queue, run)

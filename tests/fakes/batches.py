@@ -296,6 +296,11 @@ class FakeBatches:
         self._end(entry, BatchStatus(entry.batch.stop or BatchStatus.COMPLETED))
         return True
 
+    async def forget_lines(self) -> None:
+        for entry in self._entries.values():
+            if entry.batch.status.final:
+                entry.lines.clear()
+
     async def claim_notices(self, claimed_s: float, limit: int) -> Sequence[BatchNotice]:
         now, found = self._clock.monotonic(), list[BatchNotice]()
         for entry in self._entries.values():

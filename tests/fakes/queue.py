@@ -100,8 +100,8 @@ class FakeQueue(ClientSide):
         if row is None:
             return self._repeated(finish.held, "finish")
         row.ended[finish.held] = "finish"
-        expires_at = self._clock.now() + timedelta(seconds=self._limits.keep_drafts_s)
         if finish.outcome.drafts:
+            expires_at = self._clock.now() + timedelta(seconds=self._keep_drafts_s(row.request.id))
             finish = replace(finish, outcome=with_expiry(finish.outcome, expires_at))
         failure = finish.outcome.failure
         self._settle(row, finish.outcome.usage.run_s, succeeded=failure is None)
@@ -119,6 +119,12 @@ class FakeQueue(ClientSide):
             row.request = replace(row.request, alone=row.request.alone or died)
             self._failed_once(row, cause, finish.outcome, failure.message)
         return Verdict.ACCEPTED
+
+    def _keep_drafts_s(self, request_id: str) -> float:
+        keep_s = self._limits.keep_drafts_s
+        if self.workflows.runs.parent_of(request_id) is not None:
+            return keep_s
+        return min(keep_s, self.lifecycles.kept_s.get(request_id, keep_s))
 
     async def hand_back(
         self, held: LeaseKey, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None

@@ -27,6 +27,7 @@ from tests.fakes.fair_lanes import FairLanes
 from tests.fakes.fallbacks import FakeFallbacks
 from tests.fakes.gallery import FakeGallery
 from tests.fakes.ledger import FakeLedger
+from tests.fakes.lifecycles import FakeLifecycles
 from tests.fakes.operations import FakeOperations
 from tests.fakes.outbox import FakeOutbox
 from tests.fakes.queue_row import Row, forgetting
@@ -69,6 +70,7 @@ class QueueRows:
         self.costs = FakeCostBook()
         self.budgets = FakeBudgetWarnings()
         self._quotas = FakeQuotas(clock, limits, self._spent)
+        self.lifecycles = FakeLifecycles()
         self.drafts = FakeDrafts(clock, self._rows, self.operations.note)
         self.batches = FakeBatches(clock, self._rows, self.operations.note)
         self.workflows = FakeWorkflows(

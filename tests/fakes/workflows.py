@@ -193,11 +193,12 @@ class FakeRuns:
         return found[:limit]
 
     async def close(self) -> None:
-        for id_, run in self.by_id.items():
+        for id_, run in [*self.by_id.items()]:
             if run.ended or not self._is_over(id_):
                 continue
-            unended = [s for s in run.steps.values() if s.state is not StepState.ENDED]
-            if all(self._ended(step.request_id) for step in unended):
+            if id_ not in self._rows:
+                self.forget(id_)
+            elif all(self._ended(each.request_id) for each in _unended(run)):
                 run.ended = True
                 run.steps = {
                     key: replace(each, state=StepState.ENDED, input={}, outcome=None)
@@ -205,8 +206,10 @@ class FakeRuns:
                 }
 
     def forget(self, request_id: str) -> None:
-        """Forget a deleted request."""
-        self.by_id.pop(request_id, None)
+        """Forget a deleted request, unless steps of it run."""
+        run = self.by_id.get(request_id)
+        if run is not None and not any(self._unended(each.request_id) for each in _unended(run)):
+            del self.by_id[request_id]
 
     def parent_of(self, request_id: str) -> str | None:
         """Id of the request to a workflow whose step a request is."""
@@ -228,7 +231,7 @@ class FakeRuns:
         return row if row is not None and row.request.state is State.RUNNING else None
 
     def _is_due(self, run: _Run, row: Row) -> bool:
-        unended = [step for step in run.steps.values() if step.state is not StepState.ENDED]
+        unended = _unended(run)
         left_s = _left_s(row.request, self._clock.now())
         if row.request.cancel_requested or not unended or (left_s is not None and left_s <= 0):
             return True
@@ -297,7 +300,7 @@ class FakeWorkflows:
 
     async def status(self, tenant: str, request_id: str) -> RunStatus | None:
         run = self.runs.by_id.get(str(uuid.UUID(known_id(request_id))))
-        if run is None or run.tenant != tenant:
+        if run is None or run.tenant != tenant or request_id not in self._rows:
             return None
         steps = sorted(run.steps.values(), key=lambda each: (each.id.node, each.id.item))
         nodes = (run.definition or {"nodes": {}})["nodes"]
@@ -330,6 +333,10 @@ class FakeWorkflows:
             finished_at=request.finished_at,
             error=failure.message if failure else None,
         )
+
+
+def _unended(run: _Run) -> Sequence[Step]:
+    return [step for step in run.steps.values() if step.state is not StepState.ENDED]
 
 
 def _left_s(request: Request, now: datetime) -> float | None:

@@ -150,7 +150,6 @@ async def built(
     served, catalog = catalog, Catalog({})  # tests may change their own
     catalog.become(served)
     storage = storage or FakeStorage(b"k" * 32, ORIGIN, clock)
-    lifecycles = FakeLifecycles()
     signer = FileUrlSigner(b"f" * 32, clock)
     terms = CatalogLeaseTerms(
         catalog,
@@ -181,7 +180,7 @@ async def built(
         storage=storage,
         uploads=Uploads(book, storage, UploadLimits.of(config), access, metrics=metrics),
         access=access,
-        lifecycles=lifecycles,
+        lifecycles=queue.lifecycles,
         tickets=storage.tickets,
         **check,
     )
@@ -266,7 +265,7 @@ async def built(
         weights=weights,
         liveness=liveness,
         uploads=book,
-        lifecycles=lifecycles,
+        lifecycles=queue.lifecycles,
         rules=rules,
         key=str(await keys.create("default", scopes=frozenset({API, ADMIN}))),
         weak_key=str(await keys.create("default")),

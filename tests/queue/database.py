@@ -8,8 +8,8 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -28,6 +28,14 @@ from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
 
 T = TypeVar("T")
+REFUSE_MANY = """
+CREATE FUNCTION refuse_many() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF (SELECT count(*) FROM changed) > 200 THEN RAISE EXCEPTION 'too many rows at once'; END IF;
+    RETURN NULL;
+END
+$$
+"""
 TABLES = (
     "webhook_deliveries", "artifacts", "usage", "events", "attempts", "requests", "progress",
     "partial_results",
@@ -150,6 +158,22 @@ def terms() -> FakeTerms:
 @pytest.fixture
 def liveness() -> FakeLiveness:
     return FakeLiveness()
+
+
+@asynccontextmanager
+async def small_statements(database: Database, event: str, table: str) -> AsyncGenerator[None]:
+    """Meanwhile a statement that changes more than 200 rows fails, as a large one does that takes
+    longer than it may. ``event``: UPDATE or DELETE."""
+    rows = "NEW" if event == "UPDATE" else "OLD"
+    await database.rows(REFUSE_MANY)
+    await database.rows(
+        f"CREATE TRIGGER refuse_many AFTER {event} ON {table} REFERENCING {rows} TABLE AS changed "
+        "FOR EACH STATEMENT EXECUTE FUNCTION refuse_many()"
+    )
+    try:
+        yield
+    finally:
+        await database.rows("DROP FUNCTION refuse_many CASCADE")
 
 
 class Ingress:

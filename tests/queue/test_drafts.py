@@ -34,6 +34,14 @@ async def later(database: Database, seconds: float) -> None:
     )
 
 
+async def end_earlier(database: Database, seconds: float) -> None:
+    """As if all requests had ended ``seconds`` before."""
+    await database.rows(
+        "UPDATE requests SET finished_at = finished_at - make_interval(secs => %(s)s)",
+        {"s": seconds},
+    )
+
+
 def key_of(request: NewRequest, number: int = 0) -> str:
     return f"d/{request.id}/1/{number}.bin"
 
@@ -167,9 +175,33 @@ async def test_drafts_go_with_the_files_of_a_request_whose_client_limited_their_
     request = new()
     await lifecycles.keep(request.id, 60.0)
     await drafted(queue, request, "one")
-    await database.rows("UPDATE requests SET finished_at = finished_at - interval '61 s'")
+    await end_earlier(database, 61)
     await lifecycles.expire()
+    assert await queue.drafts.get(TENANT, "one") is None
+    await queue.drafts.expire()
     assert await unwanted(database) == {key_of(request)}
+
+
+async def test_a_draft_in_use_outlasts_the_time_of_the_files_of_its_request(
+    ingress: Ingress, database: Database
+) -> None:
+    queue, lifecycles = await ingress(), PostgresLifecycles(database)
+    used, found = new(), new()
+    for request, id_ in ((used, "one"), (found, "two")):
+        await lifecycles.keep(request.id, 60.0)
+        await drafted(queue, request, id_)
+    await queue.submit(new(draft_key=key_of(used)))
+    assert await queue.drafts.open(TENANT, "two") is not None  # a submit is under way
+    await end_earlier(database, 61)
+    await lifecycles.expire()
+    await queue.drafts.expire()
+    assert await unwanted(database) == set()
+    granted = await lease(queue)
+    assert granted.draft_url == f"memory://files/{key_of(used)}"
+    await queue.finish(done(granted.held))
+    await later(database, 600)
+    await queue.drafts.expire()
+    assert await unwanted(database) == {key_of(used), key_of(found)}
 
 
 async def test_a_tenant_deletes_a_draft(ingress: Ingress, database: Database) -> None:

@@ -273,6 +273,11 @@ class BatchWork(Protocol):
         False: it had ended already."""
         ...
 
+    async def forget_lines(self) -> None:
+        """Delete lines of batches that have ended, a bounded number. Call it periodically: a batch
+        that was stopped while it was validated leaves some."""
+        ...
+
     async def claim_notices(self, claimed_s: float, limit: int) -> Sequence[BatchNotice]:
         """Webhooks that are due. No other process gets them for ``claimed_s``."""
         ...

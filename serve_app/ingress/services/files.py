@@ -363,8 +363,10 @@ class FileCollector:
         self._unwanted = unwanted
         self._uploads = uploads
         self._storage = storage
+        # A step of its own: while it fails, abandoned uploads are deleted nevertheless.
         work: dict[str, Callable[[], Awaitable[bool | None]]] = {
             "delete_files": self.delete_garbage_files,
+            "age_uploads": self.age_uploads,
             "delete_uploads": self.delete_garbage_uploads,
         }
         if expire is not None:
@@ -392,9 +394,12 @@ class FileCollector:
             if failed is not None:
                 raise failed
 
-    async def delete_garbage_uploads(self) -> None:
-        """Delete uploads that were abandoned, aborted, or kept long enough."""
+    async def age_uploads(self) -> None:
+        """Mark the uploads whose age exceeds their tenant's retention, so that they are deleted."""
         await self._uploads.mark_aged()
+
+    async def delete_garbage_uploads(self) -> None:
+        """Delete uploads that were abandoned, aborted, or marked as kept long enough."""
         while uploads := await self._uploads.take_unwanted(BATCH_SIZE):
             parts = {each.key: each.parts_id for each in uploads if each.parts_id is not None}
             failed: DarkroomError | None = None

@@ -21,6 +21,8 @@ from serve_app.queue.store import messages
 
 MAX_ERRORS = 100
 """Most errors of a refused file that are kept."""
+LINES_AT_ONCE = 1000  # deleted by one statement
+MAX_STATEMENTS = 500  # in one call
 
 _LINE = "l.line, l.custom_id, l.start, l.size, l.request_id::text"
 _OF_BATCH = "l.batch_id = %(batch)s"
@@ -158,6 +160,23 @@ WITH ended AS (
 gone AS (DELETE FROM batch_lines l USING ended e WHERE l.batch_id = e.id)
 SELECT id FROM ended
 """
+# A batch that was stopped while it was validated leaves those that were read. One index step for
+# each batch that has lines: there are far fewer of them than batches.
+FORGET_LINES = """
+-- name: forget_batch_lines
+WITH RECURSIVE written AS (
+    (SELECT batch_id FROM batch_lines ORDER BY batch_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT l.batch_id FROM batch_lines l WHERE l.batch_id > w.batch_id
+            ORDER BY l.batch_id LIMIT 1)
+    FROM written w WHERE w.batch_id IS NOT NULL
+)
+DELETE FROM batch_lines WHERE ctid = ANY(ARRAY(
+    SELECT l.ctid FROM written w JOIN batches b ON b.id = w.batch_id
+    JOIN batch_lines l ON l.batch_id = b.id
+    WHERE b.ended_at IS NOT NULL LIMIT %(most)s FOR UPDATE OF l SKIP LOCKED))
+RETURNING 1
+"""
 CLAIM = """
 -- name: claim_batch_notices
 WITH due AS (
@@ -263,6 +282,12 @@ class PostgresBatchWork:
     async def finish(self, batch: str, output_file: str | None, error_file: str | None) -> bool:
         params = {"batch": batch, "output": output_file, "error": error_file}
         return bool(await self._database.rows(FINISH, params))
+
+    async def forget_lines(self) -> None:
+        for _ in range(MAX_STATEMENTS):
+            rows = await self._database.rows(FORGET_LINES, {"most": LINES_AT_ONCE})
+            if len(rows) < LINES_AT_ONCE:
+                return
 
     async def claim_notices(self, claimed_s: float, limit: int) -> Sequence[BatchNotice]:
         rows = await self._database.rows(CLAIM, {"claimed_s": claimed_s, "limit": limit})

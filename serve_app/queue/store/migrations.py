@@ -12,9 +12,10 @@ without that line ends all versions before it.
 
 No migration keeps the queue waiting. A step that must wait for a lock, behind a backup or a long
 reader, gives up after ``LOCK_TIMEOUT_MS``, in which the queue waits behind it, and tries again. A
-migration with the line ``-- one statement, outside a transaction`` can build an index concurrently.
-Each line ``-- another statement, outside a transaction`` begins a further statement. If it is
-interrupted, all of it is repeated.
+migration with the line ``-- one statement, outside a transaction`` can build an index concurrently,
+which waits as long as it must, because nothing waits behind it. Each line ``-- another statement,
+outside a transaction`` begins a further statement. If it is interrupted, or one of them gives up,
+all of it is repeated.
 """
 
 from __future__ import annotations
@@ -69,6 +70,8 @@ WHERE NOT i.indisvalid AND n.nspname = current_schema()
 
 _OUTSIDE = "-- one statement, outside a transaction"
 _ANOTHER = "-- another statement, outside a transaction"
+# As a statement begins: a comment may have the word too.
+_CONCURRENTLY = re.compile(r"^\s*(?:CREATE|DROP)\b[^\n]*\bINDEX CONCURRENTLY\b", re.MULTILINE)
 _COMPATIBLE_SINCE = re.compile(r"-- compatible since (\d+)$", re.MULTILINE)
 
 
@@ -198,20 +201,25 @@ async def _patiently(connection: psycopg.AsyncConnection, migration: Migration) 
 async def _apply_one(connection: psycopg.AsyncConnection, migration: Migration) -> None:
     noted = (migration.number, migration.name, migration.compatible_since)
     if migration.outside_transaction:
-        # It waits for all transactions before it, and blocks none.
-        await connection.execute("SET lock_timeout = 0")
+        await _wait_for_locks(connection, 0)
         for (drop,) in await (await connection.execute(INVALID_INDEXES)).fetchall():
             await connection.execute(drop)
         for statement in migration.sql.split(_ANOTHER):
+            # What works concurrently waits for all transactions before it, and blocks none.
+            concurrent = _CONCURRENTLY.search(statement) is not None
+            await _wait_for_locks(connection, 0 if concurrent else LOCK_TIMEOUT_MS)
             await connection.execute(cast("LiteralString", statement))
         await connection.execute(NOTE, noted)
         return
-    await connection.execute(
-        "SELECT set_config('lock_timeout', %s, false)", (f"{LOCK_TIMEOUT_MS}ms",)
-    )
+    await _wait_for_locks(connection, LOCK_TIMEOUT_MS)
     async with connection.transaction():
         await connection.execute(cast("LiteralString", migration.sql))
         await connection.execute(NOTE, noted)
+
+
+async def _wait_for_locks(connection: psycopg.AsyncConnection, most_ms: int) -> None:
+    """Let the next statements wait for a lock ``most_ms`` milliseconds at most; 0: without end."""
+    await connection.execute("SELECT set_config('lock_timeout', %s, false)", (f"{most_ms}ms",))
 
 
 def _refuse_newer(applied: Mapping[int, int | None], wanted: Sequence[Migration]) -> None:

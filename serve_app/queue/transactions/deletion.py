@@ -77,7 +77,18 @@ unannounced AS (DELETE FROM webhook_deliveries w USING doomed d WHERE w.request_
 unshown AS (DELETE FROM progress p USING doomed d WHERE p.request_id = d.id),
 unyielded AS (DELETE FROM partial_results p USING doomed d WHERE p.request_id = d.id),
 unlost AS (DELETE FROM undelivered u USING doomed d WHERE u.request_id = d.id),
-unrun AS (DELETE FROM workflow_runs w USING doomed d WHERE w.request_id = d.id),
+-- A run whose steps have not ended stays until these are cancelled, see workflows/runs.py. The lock
+-- shows whether it was closed meanwhile.
+run AS (
+    SELECT w.request_id, w.ended_at FROM workflow_runs w JOIN doomed d ON d.id = w.request_id
+    FOR UPDATE OF w
+),
+unrun AS (
+    DELETE FROM workflow_runs w USING run WHERE w.request_id = run.request_id AND (
+        run.ended_at IS NOT NULL OR NOT EXISTS (
+            SELECT FROM workflow_steps s LEFT JOIN requests c ON c.id = s.request_id
+            WHERE s.run_id = run.request_id AND s.state <> 'ended' AND c.outcome IS NULL))
+),
 made AS (
     SELECT d.id, coalesce(d.reuses, d.id) AS maker FROM doomed d
 ),
@@ -140,8 +151,12 @@ SELECT a.tenant, a.age_s FROM (
     ORDER BY tenant DESC, id LIMIT 1) IS NOT NULL
 """
 FREE_KEYS = """
-DELETE FROM requests WHERE deleted_at IS NOT NULL
-  AND created_at < now() - make_interval(secs => %(key_kept_s)s)
+-- name: free_keys
+DELETE FROM requests WHERE id = ANY(ARRAY(
+    SELECT id FROM requests WHERE deleted_at IS NOT NULL
+      AND created_at < now() - make_interval(secs => %(key_kept_s)s)
+    ORDER BY created_at LIMIT %(most)s FOR UPDATE SKIP LOCKED))
+RETURNING id
 """
 
 EMPTY_OUTCOME = messages.compact(outcome_to_json(Outcome()))
@@ -207,8 +222,13 @@ class Deletion:
         return await self._aged(tenant, IN_THE_FUTURE_S)
 
     async def delete_expired_keys(self) -> None:
-        """Delete the rows of deleted requests whose idempotency keys have expired."""
-        await self._database.rows(FREE_KEYS, {"key_kept_s": IDEMPOTENCY_KEY_TTL_S})
+        """Delete the rows of deleted requests whose idempotency keys have expired. Call it
+        periodically: it works as ``delete_aged`` does.
+        """
+        params = {"key_kept_s": IDEMPOTENCY_KEY_TTL_S, "most": BATCH_SIZE}
+        for _ in range(MAX_BATCHES):
+            if len(await self._database.rows(FREE_KEYS, params)) < BATCH_SIZE:
+                return
 
     def _ages(self) -> dict[str, object]:
         retention = self._retention
@@ -288,13 +308,13 @@ WITH due AS (
 unmade AS (
     DELETE FROM artifacts a USING due d WHERE a.request_id = d.request_id RETURNING a.key
 ),
-undrafted AS (
-    DELETE FROM drafts f USING due d WHERE f.request_id = d.request_id RETURNING f.key
+-- Drafts only expire: one that an unfinished request goes on from stays until that one has ended.
+outdated AS (
+    UPDATE drafts f SET expires_at = now() FROM due d
+    WHERE f.request_id = d.request_id AND f.expires_at > now()
 ),
 noted AS (
-    INSERT INTO unwanted (key, due_at)
-    SELECT key, now() FROM unmade UNION ALL SELECT key, now() FROM undrafted
-    ON CONFLICT (key) DO NOTHING
+    INSERT INTO unwanted (key, due_at) SELECT key, now() FROM unmade ON CONFLICT (key) DO NOTHING
 )
 DELETE FROM lifecycles l USING due d WHERE l.request_id = d.request_id
 RETURNING l.request_id::text

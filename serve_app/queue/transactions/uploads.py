@@ -21,6 +21,9 @@ long.
 AGAIN_S = 300.0
 """Seconds after which another process retries a deletion: the one that took it may have died."""
 
+AT_ONCE = 200  # by age, in one statement
+MAX_STATEMENTS = 500  # in one call
+
 COLUMNS = "u.key, u.id, u.tenant, u.media_type, u.keep_s, u.parts_id, u.size"
 
 OPEN = """
@@ -105,11 +108,16 @@ READ_BY = """
 SELECT id FROM batches
 WHERE tenant = %(tenant)s AND input_key = %(key)s AND ended_at IS NULL LIMIT 1
 """
+# One that a new file of a batch holds is aged in the next round.
 MARK_AGED = """
 -- name: age_uploads
 UPDATE uploads SET state = 'unwanted', due_at = now()
-WHERE tenant = %(tenant)s AND state = 'whole'
-  AND created_at < now() - make_interval(secs => %(age_s)s)
+WHERE key = ANY(ARRAY(
+    SELECT key FROM uploads
+    WHERE tenant = %(tenant)s AND state = 'whole'
+      AND created_at < now() - make_interval(secs => %(age_s)s)
+    ORDER BY created_at LIMIT %(most)s FOR UPDATE SKIP LOCKED))
+RETURNING key
 """
 TAKE = f"""
 -- name: take_uploads
@@ -233,10 +241,14 @@ class PostgresUploads:
     async def mark_aged(self) -> None:
         if not self._retention.any_upload:
             return
+        left = MAX_STATEMENTS
         for (tenant,) in await self._database.rows(TENANTS):
             age_s = self._retention.upload_age_s(tenant)
-            if age_s is not None:
-                await self._database.rows(MARK_AGED, {"tenant": tenant, "age_s": age_s})
+            while age_s is not None and left > 0:
+                left -= 1
+                aged = {"tenant": tenant, "age_s": age_s, "most": AT_ONCE}
+                if len(await self._database.rows(MARK_AGED, aged)) < AT_ONCE:
+                    break
 
     async def take_unwanted(self, most: int) -> Sequence[Upload]:
         return _uploads(await self._database.rows(TAKE, {"again_s": AGAIN_S, "most": most}))

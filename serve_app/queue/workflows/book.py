@@ -72,6 +72,7 @@ ALL = f"SELECT {_WORKFLOW} FROM workflows ORDER BY tenant, name"
 NODES = """
 -- name: nodes_of_workflow
 SELECT w.definition FROM workflow_runs w
+JOIN requests p ON p.id = w.request_id AND p.deleted_at IS NULL
 WHERE w.request_id = %(id)s::uuid AND w.tenant = %(tenant)s
 """
 STATUS = """
@@ -89,6 +90,7 @@ ORDER BY s.node, s.item
 STEP_REQUESTS = """
 -- name: requests_of_workflow
 SELECT s.request_id::text FROM workflow_runs w JOIN workflow_steps s ON s.run_id = w.request_id
+JOIN requests p ON p.id = w.request_id AND p.deleted_at IS NULL
 WHERE w.request_id = %(id)s::uuid AND w.tenant = %(tenant)s
 ORDER BY s.node, s.item
 """

@@ -142,22 +142,35 @@ JOIN requests c ON c.id = s.request_id AND c.outcome IS NULL
 WHERE {_OVER}
 ORDER BY w.started_at LIMIT %(limit)s
 """
-CLOSE = f"""
--- name: close_workflows
-WITH over AS (
-    SELECT w.request_id FROM workflow_runs w LEFT JOIN requests p ON p.id = w.request_id
-    WHERE {_OVER} AND NOT EXISTS (
+_NO_STEP_RUNS = f"""
+    NOT EXISTS (
         SELECT FROM workflow_steps s LEFT JOIN requests c ON c.id = s.request_id
         WHERE s.run_id = w.request_id AND s.state <> 'ended'
           AND NOT (c.outcome IS NOT NULL OR {_LOST}))
+"""
+# The request is locked: a deletion either finds the run closed, or leaves it to FORGET.
+CLOSE = f"""
+-- name: close_workflows
+WITH over AS (
+    SELECT w.request_id FROM workflow_runs w JOIN requests p ON p.id = w.request_id
+    WHERE {_OVER} AND p.deleted_at IS NULL AND {_NO_STEP_RUNS}
     ORDER BY w.request_id LIMIT 1000
-    FOR NO KEY UPDATE OF w SKIP LOCKED
+    FOR NO KEY UPDATE OF w SKIP LOCKED FOR KEY SHARE OF p SKIP LOCKED
 ),
 emptied AS (
     UPDATE workflow_steps s SET state = 'ended', input = NULL, outcome = NULL
     FROM over o WHERE s.run_id = o.request_id
 )
 UPDATE workflow_runs w SET ended_at = now() FROM over o WHERE w.request_id = o.request_id
+"""
+# Runs of requests that were deleted before their steps had ended.
+FORGET = f"""
+-- name: forget_workflows
+DELETE FROM workflow_runs WHERE request_id = ANY(ARRAY(
+    SELECT w.request_id FROM workflow_runs w LEFT JOIN requests p ON p.id = w.request_id
+    WHERE w.ended_at IS NULL AND (p.id IS NULL OR p.deleted_at IS NOT NULL) AND {_NO_STEP_RUNS}
+    ORDER BY w.request_id LIMIT 1000
+    FOR UPDATE OF w SKIP LOCKED))
 """
 
 
@@ -220,6 +233,7 @@ class PostgresWorkflowRuns:
 
     async def close(self) -> None:
         await self._database.rows(CLOSE)
+        await self._database.rows(FORGET)
 
 
 def _named(run: WorkflowRun, step: StepId) -> dict[str, Any]:

@@ -1,13 +1,14 @@
-"""Deletion of files whose storage location is away."""
+"""Deletion of files while a storage location is away, or the database does not age uploads."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from serve_app.domain.errors import StorageUnavailable
+from serve_app.domain.errors import DatabaseUnavailable, StorageUnavailable
 from serve_app.domain.upload import Upload
 from serve_app.ingress.services.files import FileCollector
 from serve_app.storage.locations import LocatedStorage
@@ -50,9 +51,10 @@ class ListedUploads:
     def __init__(self, *uploads: Upload) -> None:
         self.uploads = [*uploads]
         self._due = [*uploads]
+        self.forgotten = asyncio.Event()
 
     async def mark_aged(self) -> None:
-        pass
+        raise DatabaseUnavailable("The statement took too long.")
 
     async def take_unwanted(self, most: int) -> Sequence[Upload]:
         taken, self._due = self._due[:most], self._due[most:]
@@ -60,6 +62,7 @@ class ListedUploads:
 
     async def forget(self, keys: Sequence[str]) -> None:
         self.uploads = [each for each in self.uploads if each.key not in keys]
+        self.forgotten.set()
 
 
 async def test_uploads_of_a_location_that_is_away_stay_listed_and_the_others_do_not() -> None:
@@ -74,3 +77,17 @@ async def test_uploads_of_a_location_that_is_away_stay_listed_and_the_others_do_
         await collector.delete_garbage_uploads()
     assert own.objects == {}
     assert book.uploads == [away]
+
+
+async def test_abandoned_uploads_are_deleted_while_no_upload_can_be_aged() -> None:
+    own: Any = FakeStorage(b"k" * 32, "http://in", FakeClock())
+    own.objects["u/abc/a.png"] = b"image"
+    book: Any = ListedUploads(Upload("u/abc/a.png", "1", "default", "image/png"))
+    listed: Any = Listed()
+    collector = FileCollector(listed, book, LocatedStorage(own, {}))
+    collector.start()
+    try:
+        await asyncio.wait_for(book.forgotten.wait(), 10)
+    finally:
+        await collector.aclose()
+    assert (own.objects, book.uploads) == ({}, [])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+from typing import LiteralString, cast
 
 import psycopg
 import pytest
@@ -150,40 +151,71 @@ def test_no_migration_after_the_baseline_builds_an_index_while_others_wait() -> 
             assert table in made, f"{each.name}: build the index of {table} CONCURRENTLY"
 
 
+def test_all_statements_outside_a_transaction_can_be_repeated() -> None:
+    once = re.compile(
+        r"^(?:CREATE (?!OR REPLACE|.*IF NOT EXISTS)|DROP (?!.*IF EXISTS)|ALTER TABLE|INSERT|UPDATE)"
+        ".*",
+        re.MULTILINE,
+    )
+    for each in shipped():
+        if each.outside_transaction:
+            assert once.findall(each.sql) == [], f"{each.name}: it is repeated after a lock timeout"
+
+
 LOCK_REQUESTS = """
 SELECT waitstart FROM pg_locks
-WHERE relation = 'requests'::regclass AND mode = 'AccessExclusiveLock' AND NOT granted
-  AND waitstart IS NOT NULL
+WHERE relation = 'requests'::regclass AND mode = %s AND NOT granted AND waitstart IS NOT NULL
 """
+TRIGGER = Migration(
+    LAST + 1,
+    f"{LAST + 1:04}_trigger.sql",
+    f"""-- compatible since {LAST}
+    -- one statement, outside a transaction
+    CREATE OR REPLACE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS
+    'BEGIN RETURN NULL; END';
+    -- another statement, outside a transaction
+    -- An index would be built CONCURRENTLY.
+    CREATE OR REPLACE TRIGGER nothing AFTER DELETE ON requests
+    FOR EACH ROW EXECUTE FUNCTION nothing();
+    """,
+)
 
 
-async def lock_requests(connection: psycopg.AsyncConnection, count: int) -> None:
+async def lock_requests(connection: psycopg.AsyncConnection, mode: str, count: int) -> None:
     """Wait until a migration has asked for its lock so many times. Each time has its own start."""
     seen: set[object] = set()
     async with asyncio.timeout(60):
         while len(seen) < count:
-            seen |= set(await (await connection.execute(LOCK_REQUESTS)).fetchall())
+            seen |= set(await (await connection.execute(LOCK_REQUESTS, (mode,))).fetchall())
             await asyncio.sleep(0.02)
 
 
-async def test_a_migration_behind_a_long_reader_keeps_no_submit_waiting(
-    empty: str, terms: FakeTerms, liveness: FakeLiveness
+@pytest.mark.parametrize(
+    ("migration", "long", "mode"),
+    [
+        (NEXT, "SELECT count(*) FROM requests", "AccessExclusiveLock"),  # as pg_dump
+        (TRIGGER, "LOCK TABLE requests IN ROW EXCLUSIVE MODE", "ShareRowExclusiveLock"),
+    ],
+    ids=["in a transaction, a reader", "outside, a writer"],
+)
+async def test_a_migration_behind_a_long_transaction_keeps_no_submit_waiting(
+    empty: str, terms: FakeTerms, liveness: FakeLiveness, migration: Migration, long: str, mode: str
 ) -> None:
     await migrate(empty)
     ingress = Ingress(empty, terms, liveness)
     try:
         queue = await ingress()
-        async with await psycopg.AsyncConnection.connect(empty) as reader:
-            await reader.execute("SELECT count(*) FROM requests")  # as pg_dump: until its end
-            migrating = asyncio.create_task(migrate(empty, [*shipped(), NEXT]))
+        async with await psycopg.AsyncConnection.connect(empty) as other:
+            await other.execute(cast("LiteralString", long))  # until its end
+            migrating = asyncio.create_task(migrate(empty, [*shipped(), migration]))
             # Without the limit there was one request, and submits would fail after lock_timeout.
-            given_up = asyncio.create_task(lock_requests(reader, 3))
+            given_up = asyncio.create_task(lock_requests(other, mode, 3))
             while not given_up.done():
                 await queue.submit(new())
                 await asyncio.sleep(0.1)
             await given_up
             assert not migrating.done()
-            await reader.rollback()
+            await other.rollback()
         await asyncio.wait_for(migrating, 60)
     finally:
         await ingress.aclose()

@@ -14,10 +14,11 @@ from serve_app.domain.progress import Progress, Stage, StoredSnapshot
 from serve_app.postgres.database import Database
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.store.config import DAY_S, Retention
+from serve_app.queue.transactions import deletion as module
 from serve_app.queue.transactions.deletion import OUTCOME_LOCK, Deletion
 from serve_app.settings import TenantLimits
 from tests.contract.test_deletion_contract import KEYED, asked, ended, image
-from tests.queue.database import Ingress
+from tests.queue.database import Ingress, small_statements
 from tests.queue.requests import TENANT, done, lease, report
 
 OF_A_REQUEST = (
@@ -86,6 +87,30 @@ async def test_of_a_request_with_a_key_an_empty_row_stays_while_the_key_counts(
     await deletion.delete_expired_keys()
     assert await left(database) == []
     assert (await queue.submit(asked(**KEYED))).id != gone
+
+
+EMPTIED = """
+INSERT INTO requests (id, tenant, endpoint, endpoint_digest, pool, priority, state, input, outcome,
+                      created_at, finished_at, deleted_at)
+SELECT gen_random_uuid(), 't', 'e', '', 'gpu', 1, 'succeeded', '{}', '{}',
+       now() - interval '25 hours', now(), now()
+FROM generate_series(1, 450)
+"""
+
+
+async def test_many_keys_that_expire_at_once_are_freed_in_small_statements(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await database.rows(EMPTIED)
+    deletion = Deletion(database, Retention())
+    counted = "SELECT count(*)::integer FROM requests"
+    async with small_statements(database, "DELETE", "requests"):
+        monkeypatch.setattr(module, "MAX_BATCHES", 1)
+        await deletion.delete_expired_keys()
+        assert await database.rows(counted) == [(250,)]
+        monkeypatch.undo()
+        await deletion.delete_expired_keys()
+    assert await database.rows(counted) == [(0,)]
 
 
 async def test_what_another_ingress_has_in_memory_is_gone_there_too(ingress: Ingress) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import psycopg
 import pytest
 
 from serve_app.domain.errors import Overloaded, RateLimited
@@ -18,7 +19,16 @@ from serve_app.queue.store.config import Retention
 from serve_app.queue.transactions.deletion import Deletion, PostgresLifecycles
 from serve_app.settings import TenantLimits
 from tests.contract.test_deletion_contract import image
-from tests.contract.test_workflows_contract import DONE, DRAW, FLOW, call, found, sent, started
+from tests.contract.test_workflows_contract import (
+    ACTOR,
+    DONE,
+    DRAW,
+    FLOW,
+    call,
+    found,
+    sent,
+    started,
+)
 from tests.fakes.liveness import FakeLiveness
 from tests.queue.database import LONG_LEASES, QUICK, Ingress
 from tests.queue.requests import TENANT, ask, done, lease, new
@@ -97,6 +107,44 @@ async def test_the_lifetime_of_a_steps_files_begins_with_the_end_of_its_workflow
     await lifecycles.expire()
     ((files,),) = await database.rows("SELECT count(*) FROM artifacts")
     assert files == 0
+
+
+RUNS = "SELECT count(*)::integer FROM workflow_runs"
+WAITS = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%%doomed%%'"
+
+
+async def test_the_run_of_a_deleted_request_is_deleted_when_its_steps_have_ended(
+    ingress: Ingress, database: Database
+) -> None:
+    queue = await ingress()
+    run = await started(queue)
+    step = await sent(queue, run)
+    await queue.operations.fail(run.held.request_id, ACTOR, "It is not wanted.")
+    await queue.delete(TENANT, run.held.request_id)
+    await queue.workflows.runs.close()
+    assert await database.rows(RUNS) == [(1,)]
+    await queue.cancel(TENANT, step)
+    await queue.workflows.runs.close()
+    assert await database.rows(RUNS) == [(0,)]
+
+
+async def test_a_run_that_is_closed_while_its_request_is_deleted_does_not_stay(
+    ingress: Ingress, conninfo: str, database: Database
+) -> None:
+    queue = await ingress()
+    run = await started(queue)
+    step = await sent(queue, run)
+    await queue.operations.fail(run.held.request_id, ACTOR, "It is not wanted.")
+    async with await psycopg.AsyncConnection.connect(conninfo) as closing:
+        await closing.execute("SELECT FROM requests WHERE pool = %s FOR KEY SHARE", (POOL,))
+        deleting = asyncio.create_task(queue.delete(TENANT, run.held.request_id))
+        while not await database.rows(WAITS):
+            assert not deleting.done()
+            await asyncio.sleep(0.01)
+        await queue.cancel(TENANT, step)
+        await closing.execute("UPDATE workflow_runs SET ended_at = now()")
+    await deleting
+    assert await database.rows(RUNS) == [(0,)]
 
 
 async def test_a_step_that_is_sent_twice_at_once_is_stored_and_counted_once(
