@@ -9,15 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
 from serve_app.embedded_postgres.files import ClusterFiles
 from serve_app.postgres.database import Database
 from serve_app.queue.store.migrations import migrate
 from tests.queue.database import until_stopped
-
-pytestmark = pytest.mark.timeout(240)
 
 KEY = "u/0123456789abcdef012345/a.png"
 UPLOAD = """
