@@ -192,10 +192,10 @@ async def _requests(scene: Any, folder: Path, recorder: Recorder) -> tuple[int, 
             await running.post()
         posted = len(recorder.calls)
         await running.start_replica()
-        end = time.monotonic() + 120
+        end = time.monotonic() + 600
         while await running.succeeded() < count:
             if time.monotonic() > end:
-                raise TimeoutError("The requests did not end within 120 s.")
+                raise TimeoutError("The requests did not end within 600 s.")
             await asyncio.sleep(0.2)
         return posted, len(recorder.calls)
 

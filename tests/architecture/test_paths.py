@@ -25,6 +25,8 @@ from tests.architecture.paths import (
     listed,
 )
 
+pytestmark = pytest.mark.timeout(1200)  # every call of three ways is recorded
+
 LISTED = listed()
 EACH = [each for functions in LISTED.values() for each in functions]
 
@@ -37,7 +39,7 @@ def ways() -> dict[str, Way]:
         env={**os.environ, "PYTHONPATH": str(ROOT)},  # noqa: TID251  the environment of a child
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=1100,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]

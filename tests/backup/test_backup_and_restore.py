@@ -32,8 +32,6 @@ from tests.backup.conftest import every_storage, finish, get, put
 from tests.queue.database import Ingress
 from tests.queue.requests import TENANT, done, lease, new
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture
 def folder(tmp_path: Path) -> BackupFolder:

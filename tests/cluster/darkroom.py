@@ -32,8 +32,14 @@ PROBE = "/queue/test/probe"
 
 STOP_S = 120.0
 
-PATIENCE_S = 240.0
+PATIENCE_S = 600.0
 """Ends what hangs, also where several rounds of crashes share the machine."""
+
+CALL_S = 60.0
+"""Ends an HTTP call that hangs. The 5 s of httpx are too few where much else is computed."""
+
+KILLED_S = 60.0
+"""Until the kernel has ended what was killed."""
 
 LOOK_S = 0.1
 """Between two looks. Each costs some milliseconds of CPU: a call, or a connection to PostgreSQL."""
@@ -145,7 +151,7 @@ class Darkroom:
         """With the key; one connection is enough for a test's own calls."""
         if self._http is None:
             self._http = httpx.Client(
-                base_url=self.url, headers={"Authorization": f"Key {self.key}"}, timeout=60
+                base_url=self.url, headers={"Authorization": f"Key {self.key}"}, timeout=CALL_S
             )
         return self._http
 
@@ -242,7 +248,7 @@ class Darkroom:
             env=clean_environment(),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=False,
         )
 
@@ -304,8 +310,8 @@ class Darkroom:
                     process.kill()
                 except psutil.NoSuchProcess:
                     continue
-            self._process.wait(timeout=10)
-            psutil.wait_procs(doomed, timeout=10)
+            self._process.wait(timeout=KILLED_S)
+            psutil.wait_procs(doomed, timeout=KILLED_S)
             doomed = self.leftovers()
         self._close()
 
@@ -314,7 +320,7 @@ class Darkroom:
         assert self._process is not None
         started = {*self.process.children(recursive=True), *self.leftovers()} - {self.process}
         self._process.kill()
-        self._process.wait(timeout=10)
+        self._process.wait(timeout=KILLED_S)
         self._close()
         return list(started)
 
@@ -344,7 +350,7 @@ def a_connection_each(darkroom: Darkroom) -> httpx.Client:
         base_url=darkroom.url,
         headers={"Authorization": f"Key {darkroom.key}"},
         limits=httpx.Limits(max_keepalive_connections=0),
-        timeout=60,
+        timeout=CALL_S,
     )
 
 

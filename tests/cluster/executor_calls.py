@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import httpx
 
-from tests.cluster.darkroom import Darkroom
+from tests.cluster.darkroom import CALL_S, Darkroom
 from tests.fakes.fal_server import FalServer
 from tests.fakes.provider_server import KEY
 from tests.fakes.provider_server import PNG as PROVIDERS_PNG
@@ -61,7 +61,7 @@ def passes_an_endpoint_through_to_fal(darkroom: Darkroom) -> None:
         assert made.status_code == 200, made.text
         (image,) = made.json()["images"]
         assert image["url"].startswith(darkroom.url)
-        assert httpx.get(image["url"], trust_env=False).content == PROVIDERS_PNG
+        assert httpx.get(image["url"], trust_env=False, timeout=CALL_S).content == PROVIDERS_PNG
         (job,) = server.jobs
         assert (job.endpoint, job.input) == (PASSED, {"prompt": "a film"})
 

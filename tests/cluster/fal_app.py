@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.cluster.darkroom import Darkroom
+from tests.cluster.darkroom import CALL_S, Darkroom
 from tests.deployments.executors.fal.house import CAMERA, LIVE, environments_with_fal
 
 CALL = """
@@ -78,7 +78,9 @@ def serves_an_app_for_fal(darkroom: Darkroom) -> None:
     drawn, gray, spoken, refused = json.loads(called.stdout)
     assert [each["width"] for each in drawn["images"]] == [8, 8]
     assert gray["content_type"] == "image/png"
-    read = httpx.get(spoken["link"], trust_env=False)  # a text, as the app declares it
+    read = httpx.get(
+        spoken["link"], trust_env=False, timeout=CALL_S
+    )  # a text, as the app declares it
     assert (read.content, spoken["audio"]["content_type"]) == (b"linked", "audio/wav")
     assert refused == [422, ["body", "how"]]
     _serves_realtime(darkroom)

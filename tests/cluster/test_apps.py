@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.cluster.darkroom import Darkroom, eventually
+from tests.cluster.darkroom import CALL_S, Darkroom, eventually
 from tests.cluster.executor_calls import (
     answers_openai_and_mcp,
     passes_an_endpoint_through_to_fal,
@@ -24,7 +24,7 @@ from tests.deployments.client_bucket import TYPED, Bucket, bucket, moto_server
 
 __all__ = ["bucket", "moto_server"]
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 
 APP = """
 import os
@@ -191,7 +191,7 @@ def test_an_app_serves_from_nothing_also_through_a_hosted_endpoint_and_its_death
     result, logs = called(darkroom, "house/shop")
     image = result["image"]
     assert (image["content_type"], image["file_size"]) == ("image/png", len(PNG))
-    assert httpx.get(image["url"], trust_env=False).content == PNG
+    assert httpx.get(image["url"], trust_env=False, timeout=CALL_S).content == PNG
     assert "drawing" in logs
 
     once, sketch, upon = streamed(darkroom, tmp_path / "told")
@@ -205,7 +205,7 @@ def test_an_app_serves_from_nothing_also_through_a_hosted_endpoint_and_its_death
     assert own["url"] == f"{policy.url.rstrip('/')}/out/{own['file_name']}"
 
     result, logs = called(darkroom, hosted(darkroom, "house/shop"))
-    assert httpx.get(result["image"]["url"], trust_env=False).content == PNG
+    assert httpx.get(result["image"]["url"], trust_env=False, timeout=CALL_S).content == PNG
     assert result["image"]["url"] != image["url"]
     assert "drawing" in logs
     answers_openai_and_mcp(darkroom, "house/shop/poster", PNG.replace(b"picture", b"poster"))
@@ -236,7 +236,7 @@ def test_an_app_serves_from_nothing_also_through_a_hosted_endpoint_and_its_death
     result, logs = called(darkroom, "house/copier")
     copied = result["output"]
     assert (copied["content_type"], copied["file_size"]) == ("image/png", len(PNG))
-    assert httpx.get(copied["url"], trust_env=False).content == PNG
+    assert httpx.get(copied["url"], trust_env=False, timeout=CALL_S).content == PNG
     assert "copying" in logs
     refused_input = darkroom.http.post("/queue/house/copier", json={"copies": 4})
     assert refused_input.status_code == 422

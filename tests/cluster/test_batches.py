@@ -14,7 +14,7 @@ import pytest
 from tests.cluster.conftest import Check
 from tests.cluster.darkroom import Darkroom, eventually
 
-pytestmark = [pytest.mark.cluster, pytest.mark.crash, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.crash]
 
 COUNT = 60
 RUN: Any = "/run/test/probe"

@@ -4,7 +4,7 @@ import pytest
 
 from tests.cluster.scenario import seen_by
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture(scope="module")

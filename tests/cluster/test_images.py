@@ -13,10 +13,10 @@ from PIL import Image, ImageChops
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from tests.cluster.darkroom import Darkroom, eventually
+from tests.cluster.darkroom import CALL_S, Darkroom, eventually
 from training.image.checker import read
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.cluster
 
 FLUX = "/run/fal-ai/flux/schnell"
 SDXL = "/run/fal-ai/fast-sdxl"
@@ -37,7 +37,7 @@ def _ask(darkroom: Darkroom, path: str = FLUX, **body: object) -> dict[str, obje
 
 
 def _image(output: dict[str, object], number: int = 0) -> Image.Image:
-    content = httpx.get(output["images"][number]["url"]).content  # type: ignore[index]
+    content = httpx.get(output["images"][number]["url"], timeout=CALL_S).content  # type: ignore[index]
     return Image.open(io.BytesIO(content)).convert("RGB")
 
 
@@ -171,7 +171,9 @@ def _uploaded(darkroom: Darkroom, content: bytes) -> str:
     kind = "application/octet-stream"
     named = {"file_name": "tuned.safetensors", "content_type": kind}
     place = darkroom.http.post("/rest/storage/upload/initiate", json=named).json()
-    sent = httpx.put(place["upload_url"], content=content, headers={"content-type": kind})
+    sent = httpx.put(
+        place["upload_url"], content=content, headers={"content-type": kind}, timeout=CALL_S
+    )
     assert sent.status_code == 200, sent.text
     return str(place["file_url"])
 
@@ -188,7 +190,7 @@ def test_the_image_has_the_format_and_size_that_was_asked_for(
         image_size={"width": 640, "height": 360},
     )
     (image,) = output["images"]  # type: ignore[misc]
-    content = httpx.get(image["url"])
+    content = httpx.get(image["url"], timeout=CALL_S)
     assert content.headers["content-type"] == f"image/{asked}"
     assert Image.open(io.BytesIO(content.content)).format == format
     assert (image["width"], image["height"]) == (640, 360)

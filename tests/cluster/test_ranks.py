@@ -4,12 +4,12 @@ import pytest
 
 from tests.cluster.scenario import seen_by
 
-pytestmark = [pytest.mark.cluster, pytest.mark.crash, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.crash]
 
 
 @pytest.fixture(scope="module")
 def seen():
-    return seen_by("tests.deployments.following", 280, GLOO_SOCKET_IFNAME="lo")
+    return seen_by("tests.deployments.following", 800, GLOO_SOCKET_IFNAME="lo")
 
 
 def test_a_video_of_a_replica_with_two_devices_is_that_of_one(seen):

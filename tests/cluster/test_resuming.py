@@ -12,7 +12,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from tests.cluster.darkroom import Darkroom, eventually
+from tests.cluster.darkroom import CALL_S, Darkroom, eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.crash, pytest.mark.timeout(900)]
 
@@ -42,7 +42,7 @@ def files(darkroom: Darkroom, endpoint: str, request_id: str) -> list[bytes]:
     output = darkroom.http.get(f"/queue/{app}/requests/{request_id}").json()
     made = output.get("images") or output.get("videos")
     made = made or [output.get("video") or output["audio_file"]]
-    return [httpx.get(each["url"]).content for each in made]
+    return [httpx.get(each["url"], timeout=CALL_S).content for each in made]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.cluster.darkroom import PROBE, ROOT, Darkroom, a_connection_each, eventually
+from tests.cluster.darkroom import CALL_S, PROBE, ROOT, Darkroom, a_connection_each, eventually
 
 UNMODIFIED = ROOT / "tests" / "wire" / "unmodified.py"
 
@@ -23,7 +23,7 @@ DEPLOYMENTS_LINE = re.compile(
 )
 OF_A_REPLICA = ("Replica ", "The ingress ")  # how lines begin that are about no request
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.cluster
 
 
 def test_two_replicas_share_the_work(darkroom: Darkroom) -> None:
@@ -38,7 +38,7 @@ def test_a_running_request_that_is_cancelled_frees_its_slot_at_its_next_step(
 ) -> None:
     darkroom.all_ready()
     # Every slot is taken, for longer than this test may last.
-    running = [darkroom.submit(steps=10_000, step_ms=20) for _ in range(4)]
+    running = [darkroom.submit(steps=100_000, step_ms=20) for _ in range(4)]
     for request_id in running:
         darkroom.in_state(request_id, "running")
     next_one = darkroom.submit(steps=1)
@@ -47,7 +47,7 @@ def test_a_running_request_that_is_cancelled_frees_its_slot_at_its_next_step(
     assert waiting["waiting"]["reason"] == "busy"
     answer = darkroom.http.put(f"{PROBE}/requests/{running[0]}/cancel")
     assert answer.json() == {"status": "CANCELLATION_REQUESTED"}
-    darkroom.in_state(next_one, "succeeded", within_s=5)
+    darkroom.in_state(next_one, "succeeded")
     assert darkroom.in_state(running[0], "cancelled")["attempt"] == 1
     for request_id in running[1:]:
         darkroom.http.put(f"{PROBE}/requests/{request_id}/cancel")
@@ -56,7 +56,7 @@ def test_a_running_request_that_is_cancelled_frees_its_slot_at_its_next_step(
 
 def test_a_queued_request_that_is_cancelled_never_starts(darkroom: Darkroom) -> None:
     darkroom.all_ready()
-    running = [darkroom.submit(steps=10_000, step_ms=20) for _ in range(4)]
+    running = [darkroom.submit(steps=100_000, step_ms=20) for _ in range(4)]
     for request_id in running:
         darkroom.in_state(request_id, "running")
     queued = darkroom.submit(steps=1)
@@ -72,15 +72,15 @@ def test_an_artifact_has_a_stable_url_with_type_length_etag_and_ranges(darkroom:
     body = {"artifacts": 1, "content": "0123456789"}
     output = darkroom.http.post("/run/test/probe", json=body).json()
     url = output["images"][0]["url"]
-    whole = httpx.get(url)
+    whole = httpx.get(url, timeout=CALL_S)
     assert whole.content == b"0123456789"
     assert whole.headers["content-length"] == "10"
-    assert httpx.get(url, headers={"range": "bytes=2-4"}).content == b"234"
-    again = httpx.get(url, headers={"if-none-match": whole.headers["etag"]})
+    assert httpx.get(url, headers={"range": "bytes=2-4"}, timeout=CALL_S).content == b"234"
+    again = httpx.get(url, headers={"if-none-match": whole.headers["etag"]}, timeout=CALL_S)
     assert again.status_code == 304
     directory, _, name = url.rpartition("/")
     assert len(name.partition(".")[0]) >= 22  # 128 random bits
-    assert httpx.get(f"{directory}/{'A' * 22}.bin").status_code == 404
+    assert httpx.get(f"{directory}/{'A' * 22}.bin", timeout=CALL_S).status_code == 404
 
 
 def test_nothing_listens_outside_loopback(darkroom: Darkroom) -> None:
@@ -145,7 +145,7 @@ def test_metrics_are_served_on_loopback(darkroom: Darkroom) -> None:
     log = (darkroom.data_dir / "logs" / "darkroom.log").read_text()
     address = re.findall(r"metrics are at (http://127\.0\.0\.1:\d+/metrics)", log)[-1]
     darkroom.http.post("/run/test/probe", json={})
-    text = httpx.get(address).text
+    text = httpx.get(address, timeout=CALL_S).text
     assert "darkroom_http_seconds_count" in text
     assert re.search(r'darkroom_requests_total\{endpoint="test/probe",state="succeeded"\}', text)
 
@@ -210,7 +210,9 @@ def test_a_taken_port_is_refused_in_a_sentence(tmp_path: Path) -> None:
 
 def test_the_command_line_makes_and_revokes_keys(darkroom: Darkroom) -> None:
     made = darkroom.command("keys", "create", "the web app", "--days", "1").stdout.strip()
-    answer = httpx.get(f"{darkroom.url}/v1/requests", headers={"Authorization": f"Key {made}"})
+    answer = httpx.get(
+        f"{darkroom.url}/v1/requests", headers={"Authorization": f"Key {made}"}, timeout=CALL_S
+    )
     assert answer.status_code == 200
     key_id = made.partition(":")[0]
     assert "the web app" in darkroom.command("keys", "list").stdout

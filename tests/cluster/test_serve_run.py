@@ -22,6 +22,7 @@ from tests.cluster.darkroom import (
     FAMILIES,
     MODELS,
     ROOT,
+    STOP_S,
     Darkroom,
     clean_environment,
     eventually,
@@ -107,7 +108,7 @@ def test_serve_run_serves_from_any_directory(
     else:
         # `serve run` takes flat arguments only; the rest of the world is the demo's.
         process = serve_run(port, "serve_app.app:build", f"data_dir={there.data_dir}", "gpus=0")
-    eventually(lambda: _answers(there), f"it answers; {_said(tmp_path)}", within_s=200)
+    eventually(lambda: _answers(there), f"it answers; {_said(tmp_path)}")
     if with_yaml:
         assert there.http.post("/run/test/probe", json={"echo": 5}).json()["echo"] == 5
     models = there.http.get("/v1/models").json()["models"]
@@ -115,8 +116,8 @@ def test_serve_run_serves_from_any_directory(
     found = CliRunner().invoke(main, ["status", "--data-dir", str(there.data_dir)])
     assert f"{there.url}: ready" in found.output
     process.send_signal(signal.SIGINT)
-    process.wait(timeout=60)
-    eventually(lambda: there.leftovers() == [], "nothing is left", within_s=20)
+    process.wait(timeout=STOP_S)
+    eventually(lambda: there.leftovers() == [], "nothing is left")
 
 
 def _answers(there: Darkroom) -> bool:

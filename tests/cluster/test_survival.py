@@ -17,7 +17,7 @@ def test_a_request_outlives_its_replica_and_one_failure_is_counted(
     darkroom: Darkroom, check: Check
 ) -> None:
     darkroom.all_ready()
-    request_id = darkroom.submit(steps=60, step_ms=50)
+    request_id = darkroom.submit(steps=180, step_ms=50)
     darkroom.runner(request_id).kill()
     done = darkroom.in_state(request_id, "succeeded")
     assert done["failures"] == 1
@@ -47,9 +47,9 @@ def test_an_ingress_killed_loses_nothing_and_a_synchronous_run_stays_readable(
         run = threads.submit(
             httpx.post,
             f"{darkroom.url}/run/test/probe",
-            json={"steps": 40, "step_ms": 50, "mark": "synchronous"},
+            json={"steps": 120, "step_ms": 50, "mark": "synchronous"},
             headers={"Authorization": f"Key {darkroom.key}"},
-            timeout=60,
+            timeout=300,
         )
         eventually(lambda: _by_mark(darkroom, "synchronous"), "the run is stored")
         (ingress,) = darkroom.replicas("ingress")
@@ -82,7 +82,7 @@ def test_a_replica_that_stops_answering_loses_its_lease_and_cannot_write_later(
     darkroom: Darkroom, check: Check
 ) -> None:
     darkroom.all_ready()
-    request_id = darkroom.submit(steps=40, step_ms=50)
+    request_id = darkroom.submit(steps=120, step_ms=50)
     frozen = darkroom.runner(request_id)
     frozen.send_signal(signal.SIGSTOP)
     try:

@@ -33,7 +33,7 @@ from tests.cluster.darkroom import (
 from tests.cluster.processes import with_default_signals
 from training.image.checker import read
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.cluster
 
 PACKAGES = "darkroom", "darkroom_apps", "serve_app", "deployments", "weights"
 SOURCES = "pyproject.toml", "README.md", "LICENSE", *PACKAGES

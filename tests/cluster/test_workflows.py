@@ -8,9 +8,9 @@ import httpx
 import psycopg
 import pytest
 
-from tests.cluster.darkroom import Darkroom, eventually
+from tests.cluster.darkroom import CALL_S, Darkroom, eventually
 
-pytestmark = [pytest.mark.cluster, pytest.mark.crash, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.crash]
 
 PROBE, COUNT, WITHIN_S = "test/probe", 4, 240.0
 FLOW: dict[str, Any] = {
@@ -49,7 +49,7 @@ def test_workflows_survive_kills_of_the_ingress_and_run_no_step_twice(darkroom: 
         output = eventually(lambda call=call: _output(darkroom, call), "the output is read")
         assert output["n"] == n
         assert len(output["urls"]) == 2
-        file = httpx.get(output["first"]["url"], trust_env=False)
+        file = httpx.get(output["first"]["url"], trust_env=False, timeout=CALL_S)
         assert len(file.content) == output["first"]["file_size"]
     steps = _steps(darkroom, ids)
     assert len(steps) == len(set(steps)) == 4 * COUNT  # each has one request

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
 
 from serve_app.domain.lease import (
     Signal,
@@ -15,7 +14,7 @@ from serve_app.domain.lease import (
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import CancelVerdict, State
 from tests.contract.queues import Make
-from tests.queue.database import LONG_LEASES, QUICK
+from tests.queue.database import LONG_ASKS, QUICK
 from tests.queue.requests import (
     TENANT,
     ask,
@@ -39,7 +38,8 @@ async def test_a_cancelled_request_never_starts(queue: Queue) -> None:
     assert ended.outcome.failure.code == "cancelled"
 
 
-async def test_a_cancel_reaches_the_replica_that_runs_it(queue: Queue) -> None:
+async def test_a_cancel_reaches_the_replica_that_runs_it(make: Make) -> None:
+    queue = await make(LONG_ASKS)
     request = await queue.submit(new())
     held = (await lease(queue)).held
     asking = asyncio.create_task(queue.ask(ask(0, held)))
@@ -53,7 +53,7 @@ async def test_a_cancel_reaches_the_replica_that_runs_it(queue: Queue) -> None:
 
 
 async def test_a_cancel_between_two_polls_is_reported_at_the_next(make: Make) -> None:
-    queue = await make(replace(LONG_LEASES, ask_wait_s=60.0))
+    queue = await make(LONG_ASKS)
     request = await queue.submit(new())
     held = (await lease(queue)).held
     await queue.cancel(TENANT, request.id)
@@ -90,7 +90,7 @@ async def test_what_would_be_tried_again_is_cancelled_if_that_was_asked(make: Ma
             await queue.finish(done(held, failure("out_of_memory", retryable=True)))
         elif ending == "hand_back":
             await queue.hand_back(held, "r1", "draining")
-        assert (await queue.wait(TENANT, request.id, 5.0)).state is State.CANCELLED
+        assert (await queue.wait(TENANT, request.id, 60.0)).state is State.CANCELLED
 
 
 async def test_cancels_racing_finishes_end_each_request_once(queue: Queue) -> None:

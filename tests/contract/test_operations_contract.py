@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -19,7 +20,7 @@ from serve_app.domain.ports import Queue
 from serve_app.domain.request import Priority, State, WaitReason
 from tests.contract.queues import Make
 from tests.contract.waiting import eventually
-from tests.queue.database import LONG_LEASES
+from tests.queue.database import LONG_ASKS, LONG_LEASES
 from tests.queue.requests import POOL, TENANT, ask, done, failure, lease, new, new_id, report
 
 OTHER = "fal-ai/flux/dev"
@@ -68,10 +69,10 @@ async def test_a_request_is_not_leased_at_its_submit_when_it_is_paused(make: Mak
 
 
 async def test_a_resume_lets_go_on_what_waited(make: Make) -> None:
-    queue = await make()
+    queue = await make(LONG_ASKS)
     await queue.operations.pause(ENDPOINT, ADMIN)
     request = await queue.submit(new())
-    assert not (await queue.ask(ask(1))).leases
+    assert not (await queue.ask(replace(ask(1), wait_s=0.05))).leases
     asking = asyncio.create_task(queue.ask(ask(1)))
     assert await queue.operations.resume(ENDPOINT, ADMIN)
     assert [each.request_id for each in (await asking).leases] == [request.id]

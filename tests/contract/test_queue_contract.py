@@ -186,7 +186,7 @@ async def test_a_request_whose_endpoint_is_gone_fails_when_it_is_leased(
     request = await queue.submit(new())
     terms.gone.add(request.endpoint)
     assert await queue.ask(ask(1)) == Work()
-    ended = await queue.wait(TENANT, request.id, 5.0)
+    ended = await queue.wait(TENANT, request.id, 60.0)
     assert ended.state is State.FAILED
     assert ended.outcome is not None
     assert ended.outcome.failure is not None

@@ -83,7 +83,7 @@ async def test_a_request_that_no_replica_ever_confirms_fails_in_the_end(make: Ma
     for replica in ("r1", "r2"):
         while not (await queue.ask(ask(1, replica=replica))).leases:
             pass
-    ended = await queue.wait(TENANT, request.id, 5.0)
+    ended = await queue.wait(TENANT, request.id, 60.0)
     assert ended.state is State.FAILED
     assert ended.outcome is not None
     assert ended.outcome.failure is not None
@@ -158,7 +158,7 @@ async def test_a_request_that_ends_its_replica_each_time_is_poison(
                 break
         await queue.report(report(work.leases[0].held, replica=replica))
         liveness.buried.add(f"actor-{replica}")
-    ended = await queue.wait(TENANT, request.id, 5.0)
+    ended = await queue.wait(TENANT, request.id, 60.0)
     assert ended.state is State.FAILED
     assert ended.failures == QUICK.max_failures
     assert ended.outcome is not None
@@ -169,7 +169,7 @@ async def test_a_request_that_ends_its_replica_each_time_is_poison(
 async def test_a_request_that_does_not_start_in_time_expires(queue: Queue) -> None:
     late = await queue.submit(new(start_within_s=0.15))
     patient = await queue.submit(new(start_within_s=60.0))
-    ended = await queue.wait(TENANT, late.id, 5.0)
+    ended = await queue.wait(TENANT, late.id, 60.0)
     assert ended.state is State.EXPIRED
     assert ended.outcome is not None
     assert (await queue.get(TENANT, patient.id)).state is State.QUEUED

@@ -25,8 +25,6 @@ from serve_app.domain.errors import Misconfigured
 from tests.darkroom_apps.tiny_models import DAC_HOP, save_dia, save_swin2sr, save_whisper
 from tests.deployments.executors.rig import ExecutorRig
 
-pytestmark = pytest.mark.timeout(300)
-
 
 def sound(path: Path, seconds: float = 2.0, rate: int = 8000) -> Path:
     made = np.random.default_rng(0).normal(0, 3000, (int(seconds * rate), 2)).astype("<i2")

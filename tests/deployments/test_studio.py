@@ -48,7 +48,7 @@ async def test_alternating_requests_all_end(make_rig, endpoints, budget, caplog)
         lease = rig.lease(f"r{number}", endpoint, **COMMON)
         asked.append(lease.held)
         rig.port.offer(lease)
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(240):
         outcomes = [await rig.outcome(held) for held in asked]
     assert [outcome.failure for outcome in outcomes] == [None] * 8
     assert "Evicting" in caplog.text

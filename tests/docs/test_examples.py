@@ -39,7 +39,7 @@ def test_the_readme_s_call_gets_an_image(tmp_path: Path, side: str) -> None:
             env={"PATH": os.defpath, **shell},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
         assert ran.returncode == 0, ran.stderr
@@ -58,7 +58,7 @@ def test_what_the_start_prints_gets_an_image_in_a_shell(tmp_path: Path) -> None:
             env={"PATH": os.defpath, "HOME": str(tmp_path)},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
     assert ran.returncode == 0, ran.stderr

@@ -25,7 +25,7 @@ from tests.docs.shell import steps
 from tests.docs.test_snippets import TASKS
 from tests.node import node, packages
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.cluster
 
 SHOWN_AT = "127.0.0.1:8000"
 NOWHERE = "http://127.0.0.1:9"

@@ -267,6 +267,7 @@ async def test_a_silent_client_and_a_silent_tunnel_are_ended(
     async with echo() as here, proxy(here) as running:
         async with client(running) as silent:
             assert b" 408 " in await silent.reader.read()
+        monkeypatch.setattr(connect_proxy, "HEAD_S", 60.0)
         async with client(running) as idle:
             assert (await idle.ask("fal.run:443"))[0] == 200
             assert await idle.reader.read() == b""

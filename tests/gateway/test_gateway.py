@@ -135,7 +135,7 @@ def self_signed(name: str, certificate: Path, key: Path) -> None:
     certificate.write_bytes(made.public_bytes(pem))
 
 
-def eventually(look: Callable[[], object], within_s: float = 10.0) -> None:
+def eventually(look: Callable[[], object], within_s: float = 60.0) -> None:
     end = time.monotonic() + within_s
     while not look():
         assert time.monotonic() < end

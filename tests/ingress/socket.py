@@ -36,11 +36,11 @@ class Client:
     def hang_up(self) -> None:
         self._to_server.put_nowait({"type": "websocket.disconnect", "code": 1000})
 
-    async def hear(self, within_s: float = 5.0) -> dict[str, Any]:
+    async def hear(self, within_s: float = 60.0) -> dict[str, Any]:
         async with asyncio.timeout(within_s):
             return await self._heard.get()
 
-    async def end(self, within_s: float = 5.0) -> int:
+    async def end(self, within_s: float = 60.0) -> int:
         """Close code of the session."""
         async with asyncio.timeout(within_s):
             while self.closed is None:

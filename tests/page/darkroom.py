@@ -16,7 +16,7 @@ from tests.ingress.house import CATALOG, House, built
 from tests.page.album import Entry, hang
 from tests.page.painter import Painter
 
-WITHIN_S = 20.0
+WITHIN_S = 60.0
 TENANT = "default"  # of the key
 
 

@@ -20,7 +20,7 @@ from serve_app.domain.progress import Preview, Progress, Stage
 from tests.ingress.replica import REPLICA, ScriptedReplica
 
 STEP_S = 0.02
-SLOW_STEP_S = 0.4
+SLOW_STEP_S = 1.0
 IMAGE_ERROR = "image_load_error"
 
 

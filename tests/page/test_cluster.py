@@ -16,7 +16,7 @@ def test_a_prompt_becomes_an_image(page: Page, darkroom: Darkroom) -> None:
     reader = Reader(page, darkroom)
     reader.enter()
     sheet = reader.generate("a cyan heart")
-    expect(sheet).to_have_attribute("data-phase", "succeeded", timeout=60_000)
+    expect(sheet).to_have_attribute("data-phase", "succeeded", timeout=120_000)
     expect_images(sheet, 1)
     expect(sheet.get_by_text("demo model")).to_be_visible()
     expect(reader.listed.first).to_contain_text("a cyan heart")

@@ -69,7 +69,7 @@ def ran(reader: Reader, command: list[str], cwd: Path) -> str:
         env={"PATH": os.environ["PATH"], "FAL_KEY": reader.darkroom.key},  # noqa: TID251
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr

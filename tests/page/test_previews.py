@@ -16,7 +16,7 @@ def test_a_preview_is_shown_while_it_develops_and_so_is_the_pace(reader: Reader)
     first = preview.get_attribute("src")
     assert first is not None
     assert first.startswith("blob:")
-    expect(sheet).to_contain_text("2.5 steps/s")
+    expect(sheet).to_contain_text("1.0 steps/s")
     expect(sheet).to_contain_text("s left")
     expect(preview).not_to_have_attribute("src", first)  # a later preview replaces it
     expect_images(sheet, 1)

@@ -67,6 +67,8 @@ UNCONFIRMED = replace(QUICK, first_lease_s=0.4)
 """For tests of leases that run out because nothing confirms them."""
 LONG_LEASES = replace(QUICK, lease_s=600.0)
 """Leases that do not run out, however slow the machine."""
+LONG_ASKS = replace(LONG_LEASES, ask_wait_s=60.0)
+"""For polls that get something, however slow the machine."""
 
 
 def until_stopped(files: ClusterFiles, patience_s: float = 30.0) -> None:

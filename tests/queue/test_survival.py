@@ -147,7 +147,7 @@ async def test_while_the_database_is_away_acts_say_so_quickly(own_dir: Path) -> 
     assert not (await queue.ask(ask(1))).leases  # a poll waits without an error
     await embedded.start()
     assert await until_answered(queue, done(granted.held)) is Verdict.ACCEPTED
-    assert (await queue.wait(TENANT, request.id, 5.0)).state is State.SUCCEEDED
+    assert (await queue.wait(TENANT, request.id, 60.0)).state is State.SUCCEEDED
     await queue.aclose()
     await database.aclose()
     await embedded.aclose()

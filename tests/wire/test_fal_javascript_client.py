@@ -17,7 +17,7 @@ pytestmark = pytest.mark.wire
 
 HERE = Path(__file__).with_name("javascript")
 DOC = Path(__file__).parents[2] / "docs" / "how-to" / "use-fal-clients.md"
-TIMEOUT_S = 60.0
+TIMEOUT_S = 240.0
 
 BY_FETCH = """
 fal.config({ credentials: KEY, fetch: (url, init) => fetch(here(String(url)), init) });

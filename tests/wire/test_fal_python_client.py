@@ -115,7 +115,7 @@ def test_cancelling_a_running_request(client: fal_client.SyncClient) -> None:
         handle.get()
     assert caught.value.status_code == 499
     assert caught.value.error_type == "client_cancelled"
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 50
     with pytest.raises(fal_client.FalClientHTTPError) as again:
         handle.cancel()
     assert again.value.status_code == 400
@@ -168,7 +168,7 @@ def test_a_start_timeout_is_honoured_and_not_retried(client: fal_client.SyncClie
 
 async def test_a_client_timeout_cancels(async_client: fal_client.AsyncClient) -> None:
     with pytest.raises(fal_client.FalClientTimeoutError) as caught:
-        await async_client.subscribe(PROBE, {"sleep_s": 60}, client_timeout=1.5)
+        await async_client.subscribe(PROBE, {"sleep_s": 60}, client_timeout=3)
     assert caught.value.request_id is not None
     with pytest.raises(fal_client.FalClientHTTPError) as ended:
         await async_client.result(PROBE, caught.value.request_id)
@@ -177,11 +177,13 @@ async def test_a_client_timeout_cancels(async_client: fal_client.AsyncClient) ->
 
 def test_a_client_that_hangs_up_cancels_its_run(darkroom_url: str, darkroom_key: str) -> None:
     headers = {"Authorization": f"Key {darkroom_key}"}
+    body, brief = {"sleep_s": 60}, httpx.Timeout(60, read=1)
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{darkroom_url}/run/{PROBE}", json={"sleep_s": 60}, headers=headers, timeout=1)
-    end = time.monotonic() + 10
+        httpx.post(f"{darkroom_url}/run/{PROBE}", json=body, headers=headers, timeout=brief)
+    end = time.monotonic() + 60
     while True:
-        page = httpx.get(f"{darkroom_url}/v1/requests?limit=1", headers=headers).json()
+        url = f"{darkroom_url}/v1/requests?limit=1"
+        page = httpx.get(url, headers=headers, timeout=60).json()
         if page["requests"][0]["state"] == "cancelled":
             return
         assert time.monotonic() < end, page

@@ -45,7 +45,7 @@ def said(address: Address, *command: str | Path) -> str:
         env={"PATH": os.defpath, "HOME": "/nonexistent", "FAL_KEY": address.key},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr

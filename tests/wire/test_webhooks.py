@@ -101,7 +101,7 @@ def test_the_receiver_of_the_documentation_accepts_what_javascript_asked_for(
         [node(), HERE / "webhook.mjs", setup, receiver.url],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr

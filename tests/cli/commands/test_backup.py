@@ -10,16 +10,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import pytest
-
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
 from serve_app.embedded_postgres.files import ClusterFiles
 from serve_app.postgres.database import Database
 from serve_app.postgres.file_places import record_places
 from serve_app.queue.store.migrations import migrate
 from tests.queue.database import until_stopped
-
-pytestmark = pytest.mark.timeout(240)
 
 KEY = "u/0123456789abcdef012345/a.png"
 UPLOAD = """

@@ -16,7 +16,7 @@ from PIL import Image
 from tests.cluster.changing.conftest import WithPool
 from tests.cluster.darkroom import Darkroom, eventually
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 
 POOL = {"families": ["probe", "flux", "generic"], "slots": 2, "num_cpus": 0.1}
 SIZE = {"width": 128, "height": 96}

@@ -13,7 +13,7 @@ import pytest
 from tests.cluster.changing.conftest import HUB_TOKEN, KEY, WithPool, probe_pool
 from tests.cluster.darkroom import Darkroom, eventually
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture

@@ -218,7 +218,7 @@ async def test_an_attempt_that_lost_its_lease_ends_before_the_next_of_its_reques
 ) -> None:
     lost = rig.offer("one", "/polite")
     await rig.running(lost)
-    held = rig.offer("one", "/polite", attempt=2, lease_deadline_s=2.0)
+    held = rig.offer("one", "/polite", attempt=2, lease_deadline_s=5.0)
     await rig.running(held)
     rig.port.fenced.add(lost)
     failure = (await rig.outcome(held)).failure

@@ -51,7 +51,7 @@ async def begun(rig: Rig, doing: str, **changes: Any) -> tuple[LeaseKey, weakref
         lambda: lease.held in attempts and attempts[lease.held].state.generation is not None
     )
     generation = weakref.ref(attempts[lease.held].state.generation)
-    await until(lambda: at_it(attempts[lease.held].state.progress or Progress(Stage.LOADING)), 90)
+    await until(lambda: at_it(attempts[lease.held].state.progress or Progress(Stage.LOADING)), 240)
     return lease.held, generation
 
 

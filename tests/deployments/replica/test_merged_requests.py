@@ -20,7 +20,7 @@ pytestmark = [
 async def made(rig: Rig, lease: Lease) -> bytes:
     """The file of the lease's image."""
     rig.port.offer(lease)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         outcome = await rig.outcome(lease.held)
     assert outcome.failure is None
     return rig.storage.objects[f"{lease.request_id}/0"]
@@ -50,7 +50,7 @@ async def test_an_image_does_not_wait_until_videos_are_written(make_rig: MakeRig
     ended = threading.Event()
     try:
         for _ in range(8):  # more than the number of threads
-            rig.resources.writers.submit(ended.wait, 60)
+            rig.resources.writers.submit(ended.wait, 240)
         rig.port.offer(video := leased(rig, "video", WAN))
         await made(rig, leased(rig, "image", FLUX))
         assert video.held not in [finish.held for finish in rig.port.finishes]
@@ -71,7 +71,7 @@ async def test_short_requests_do_not_wait_for_a_long_one(make_rig: MakeRig) -> N
     ]
     for lease in shorts:
         rig.port.offer(lease)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         for lease in shorts:
             assert (await rig.outcome(lease.held)).failure is None
     assert long.held not in [finish.held for finish in rig.port.finishes]

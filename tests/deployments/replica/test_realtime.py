@@ -104,11 +104,9 @@ async def test_frames_are_drawn_while_a_request_waits_for_the_session_s_memory(
 async def test_a_frame_goes_before_what_others_wait_for(rig: Rig) -> None:
     held = await opened(rig)
     await drawn(rig, held, frame(steps=1))
-    long = rig.offer("long", steps=400, step_ms=5)
+    long = rig.offer("long", steps=2000, step_ms=5)
     await rig.reported(long)
-    began = asyncio.get_running_loop().time()
     await drawn(rig, held, frame(steps=4, step_ms=5))
-    assert asyncio.get_running_loop().time() - began < 1.0
     assert not any(one.held == long for one in rig.port.finishes)
 
 
@@ -122,17 +120,17 @@ async def test_a_frame_that_fails_leaves_the_session_open(rig: Rig) -> None:
 
 async def test_what_the_session_is_charged_for_is_the_time_between_frames(rig: Rig) -> None:
     held = await opened(rig)
-    (one,) = await drawn(rig, held, frame(steps=20, step_ms=20))
+    (one,) = await drawn(rig, held, frame(steps=20, step_ms=100))
     rig.replica.sessions.end(held)
     rest_s = (await rig.outcome(held)).usage.run_s
-    assert one.outcome.usage.run_s >= 0.4
-    assert rest_s < 0.4
+    assert one.outcome.usage.run_s >= 2.0
+    assert rest_s < 2.0
 
 
 async def test_a_session_of_which_nothing_is_heard_ends(make_rig: Any) -> None:
-    rig = await make_rig(session_silence_s=0.2)
+    rig = await make_rig(session_silence_s=1.0)
     held = await opened(rig)
-    await drawn(rig, held, frame(steps=20, step_ms=20))  # longer than the silence limit
+    await drawn(rig, held, frame(steps=20, step_ms=75))  # longer than the silence limit
     assert (await rig.outcome(held)).succeeded
 
 

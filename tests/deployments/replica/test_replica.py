@@ -91,7 +91,7 @@ async def test_a_request_of_a_family_that_it_has_not_is_handed_back_and_not_take
 
 
 async def test_with_storage_away_the_lease_lives_and_the_attempt_is_handed_back(make_rig: MakeRig):
-    rig = await make_rig(upload_give_up_s=1.0)
+    rig = await make_rig(upload_give_up_s=3.0)
     rig.storage.problems.extend([503] * 10_000)
     held = rig.offer("one", steps=1, artifact_bytes=100)
     await rig.port.until(lambda: rig.port.handed_back == [held])
@@ -167,16 +167,19 @@ async def test_loading_is_reported_and_two_endpoints_share_the_weights(rig: Any)
 
 
 async def test_progress_is_reported_while_it_runs(rig: Any):
-    held = rig.offer("one", steps=20, step_ms=25)
-    await rig.outcome(held)
-    steps = [
-        progress.step
-        for _, report in rig.port.reports
-        for of, progress in report.progress
-        if of == held and progress.stage is Stage.DENOISING
-    ]
-    assert steps == sorted(steps)
-    assert len(set(steps)) >= 3
+    held = rig.offer("one", steps=10_000, step_ms=25)
+
+    def steps() -> list[int]:
+        return [
+            progress.step
+            for _, report in rig.port.reports
+            for of, progress in report.progress
+            if of == held and progress.stage is Stage.DENOISING
+        ]
+
+    await rig.port.until(lambda: len(set(steps())) >= 3)
+    assert steps() == sorted(steps())
+    rig.port.cancelled.add(held)
 
 
 async def test_a_cancel_signal_ends_it_at_the_next_step(rig: Any):
@@ -198,7 +201,8 @@ async def test_a_cancel_in_the_reply_to_a_report_does_the_same(rig: Any):
 
 
 async def test_a_request_whose_time_is_over_ends_at_the_next_step_and_says_so(rig: Any):
-    lease = replace(rig.lease("one", steps=10_000, step_ms=5), deadline_s=0.3)
+    assert (await rig.outcome(rig.offer("loads", steps=1))).succeeded
+    lease = replace(rig.lease("one", steps=10_000, step_ms=5), deadline_s=2.0)
     rig.port.offer(lease)
     outcome = await rig.outcome(lease.held)
     assert outcome.failure.code == "expired"
@@ -335,7 +339,7 @@ async def test_leases_are_renewed_while_the_engine_is_stalled(rig: Any):
 
 
 async def test_while_the_ingress_is_away_it_keeps_stepping_and_finishes_later(rig: Any):
-    held = rig.offer("one", steps=20, step_ms=10)
+    held = rig.offer("one", steps=200, step_ms=10)
     await rig.reported(held)
     rig.port.away = True
     refused = rig.port.refused_calls
@@ -343,14 +347,14 @@ async def test_while_the_ingress_is_away_it_keeps_stepping_and_finishes_later(ri
     assert rig.port.finishes == []
     rig.port.away = False
     outcome = await rig.outcome(held)
-    assert outcome.usage.steps == 20
+    assert outcome.usage.steps == 200
     assert (await rig.outcome(rig.offer("two", steps=1))).succeeded
     rig.replica.check_health()
 
 
 async def test_an_outcome_that_is_never_taken_is_dropped_in_the_end(make_rig: MakeRig):
     rig = await make_rig(finish_give_up_s=0.3)
-    held = rig.offer("one", steps=20, step_ms=10)
+    held = rig.offer("one", steps=200, step_ms=10)
     await rig.reported(held)
     rig.port.away = True
     await until(lambda: held not in rig.replica._attempts)
@@ -388,23 +392,23 @@ async def test_closing_hands_back_what_runs_and_finishes_what_is_made(make_rig: 
 
 async def test_closing_does_not_wait_for_a_hung_engine(make_rig: MakeRig):
     rig = await make_rig(graceful_shutdown_timeout_s=6.5)
-    held = rig.offer("one", steps=1, hang_s=4.0)
+    held = rig.offer("one", steps=1, hang_s=30.0)
     await rig.port.until(lambda: rig.port.renewals(held))
     loop = asyncio.get_running_loop()
     started = loop.time()
     await rig.replica.aclose()
-    assert loop.time() - started < 3.0
+    assert loop.time() - started < 15.0
     assert rig.port.handed_back == [held]
 
 
 async def test_closing_an_idle_replica_is_quick_and_may_be_repeated(make_rig: MakeRig):
-    rig = await make_rig(port=FakeLeasePort(ask_wait_s=30))
+    rig = await make_rig(port=FakeLeasePort(ask_wait_s=30), graceful_shutdown_timeout_s=60.0)
     await rig.port.until(lambda: rig.port.outstanding)
     loop = asyncio.get_running_loop()
     started = loop.time()
     await rig.replica.aclose()
     await rig.replica.aclose()
-    assert loop.time() - started < 1.0
+    assert loop.time() - started < 10.0
     assert rig.port.outstanding == []
 
 

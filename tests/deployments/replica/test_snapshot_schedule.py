@@ -10,11 +10,12 @@ from tests.deployments.conftest import Rig
 
 pytestmark = pytest.mark.engine
 
-STEPS, STEP_MS = 40, 25
+STEPS, STEP_MS = 120, 25
+ENDLESS = 10_000  # steps of what a test ends itself
 
 
-def long_one(rig: Rig, name: str = "long") -> LeaseKey:
-    return rig.offer(name, steps=STEPS, step_ms=STEP_MS)
+def long_one(rig: Rig, steps: int = ENDLESS) -> LeaseKey:
+    return rig.offer("long", steps=steps, step_ms=STEP_MS)
 
 
 def stored(rig: Rig, held: LeaseKey) -> Snapshot:
@@ -33,18 +34,24 @@ async def test_what_runs_long_is_kept_again_and_again(make_rig):
     await rig.port.until(lambda: rig.port.snapshots[held] != first)
     second = rig.port.snapshots[held]
     assert second.key != first.key
-    assert 0 <= first.step < second.step < STEPS
+    assert 0 <= first.step < second.step < ENDLESS
     assert stored(rig, held).step == rig.port.snapshots[held].step
-    assert (await rig.outcome(held)).output["steps"] == STEPS
+    rig.port.cancelled.add(held)
+    kept_too = rig.offer("to its end", steps=STEPS // 4, step_ms=STEP_MS)
+    assert (await rig.outcome(kept_too)).output["steps"] == STEPS // 4
 
 
 async def test_each_snapshot_is_reported_once(make_rig):
     rig = await make_rig(snapshot_interval_s=0.2)
     held = long_one(rig)
+
+    def keys() -> list[str]:
+        return [each.key for _, report in rig.port.reports for _, each in report.snapshots]
+
+    await rig.port.until(lambda: len(keys()) >= 3)
+    rig.port.cancelled.add(held)
     await rig.outcome(held)
-    keys = [each.key for _, report in rig.port.reports for _, each in report.snapshots]
-    assert len(keys) >= 2
-    assert len(set(keys)) == len(keys)
+    assert len(set(keys())) == len(keys())
 
 
 async def test_what_is_short_is_not_kept(make_rig):
@@ -66,8 +73,8 @@ async def test_a_closing_replica_hands_back_what_was_done(make_rig):
 
 async def test_another_replica_goes_on_from_there(make_rig):
     one = await make_rig(snapshot_interval_s=0.0, snapshot_worth_s=0.0)
-    held = long_one(one)
-    await one.reported(held, step=STEPS // 2)
+    held = long_one(one, STEPS)
+    await one.reported(held, step=STEPS // 6)
     await one.replica.aclose()
     kept = one.port.snapshots[held]
     other = await make_rig()
@@ -94,7 +101,7 @@ async def test_without_a_snapshot_that_fits_it_starts_anew(make_rig, trouble):
     if trouble != "gone":
         body = one.storage.objects[kept.key]
         other.storage.objects[kept.key] = body if trouble == "of_another_call" else body[:100]
-    steps = STEPS // 4
+    steps = STEPS // 12
     again = replace(
         other.lease("long", attempt=2, steps=steps, step_ms=STEP_MS),
         snapshot_url=f"http://storage/files/{kept.key}",

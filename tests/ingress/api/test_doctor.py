@@ -10,6 +10,7 @@ import pytest
 from serve_app.domain.errors import Misconfigured
 from serve_app.ingress.services import health
 from serve_app.ingress.services.health import Examination
+from tests.deployments.waiting import until
 from tests.ingress.house import House
 
 
@@ -57,6 +58,7 @@ async def test_checks_that_do_not_end_are_a_503_and_do_not_run_twice_at_once(
             answer = await client.get("/v1/doctor")
             assert answer.status_code == 503
             assert "darkroom doctor" in answer.text
+        await until(lambda: runs)
         assert len(runs) == 1
         let_go.set()
         monkeypatch.setattr(health, "EXAMINATION_S", 60)

@@ -93,7 +93,7 @@ async def test_what_is_wrong_is_said_with_what_to_do(
     began = time.monotonic()
     with pytest.raises(kind, match=sentence):
         await storage.check()
-    assert time.monotonic() - began < 6.0
+    assert time.monotonic() - began < 15.0
 
 
 async def test_a_store_that_is_gone_is_said() -> None:

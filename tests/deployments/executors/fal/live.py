@@ -37,7 +37,7 @@ class RigSessions:
         self._sessions.end(seat.held)
 
 
-LONG_S = 60.0
+LONG_S = 240.0
 
 
 class Client:
