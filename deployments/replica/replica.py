@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -41,6 +41,8 @@ from serve_app.domain.request import Priority
 
 log = logging.getLogger(__name__)
 
+START_CHECK_S = 5.0
+"""How often a replica that loads weights at its start looks whether that hangs."""
 LOAD_FACTOR = 2.0
 """Factor for loads, which may be silent longer than the engine: reading a disk reports nothing."""
 
@@ -116,7 +118,7 @@ class Replica:
             partial(_call_on, asyncio.get_running_loop(), self._poller)
         )
         resources.engine.start()
-        await self._keeper.load_at_start(self._link.calls.decision_within_s)
+        await self._load_at_start(resources)
         ready.set()
         await announced  # A lease poll says "ready", so this announcement must not arrive after it.
         self._reporter.start()
@@ -130,6 +132,21 @@ class Replica:
             self._max_slots,
         )
 
+    async def _load_at_start(self, resources: ReplicaResources) -> None:
+        """Load what the replica should hold, unless that hangs: Serve asks for the health of a
+        replica that has started only, and then replaces this one."""
+        loading = asyncio.create_task(
+            self._keeper.load_at_start(self._link.calls.decision_within_s)
+        )
+        try:
+            while not (await asyncio.wait({loading}, timeout=START_CHECK_S))[0]:
+                if hangs := self._watchdog.hangs(resources):
+                    log.warning("The replica starts without its weights. %s", hangs)
+                    return
+            await loading
+        finally:
+            loading.cancel()
+
     async def aclose(self) -> None:
         """Stop polling, hand back unfinished work, finish the rest, within ``close_within_s``."""
         if self._closed:
@@ -141,7 +158,7 @@ class Replica:
         await self._keeper.aclose()
         await announce(self._link, ReplicaStage.DRAINING, self._max_slots)
         await self._poller.aclose()
-        if self._snapshotter.wants_tickets_at_shutdown():
+        if self._started is not None and self._snapshotter.wants_tickets_at_shutdown():
             await self._reporter.last()
             await self._snapshotter.wait_uploaded(loop.time() + (close_by - loop.time()) / 2)
         self._running.hand_back()
@@ -171,20 +188,20 @@ class Replica:
         if hangs := self._watchdog.hangs(self._resources):
             self._watchdog.fail_waiting(self._resources)
             raise Misconfigured(hangs)
-        ended = [
-            name
-            for name, alive in (
-                ("engine", self._resources.engine.alive),
-                ("asks", self._poller.alive),
-                ("reports", self._reporter.alive),
-                ("weight keeper", self._keeper.alive),
-            )
-            if not alive
-        ]
-        if ended:
+        if ended := self._ended_parts():
             raise Misconfigured(
                 f"Stopped by an internal error: {', '.join(ended)}. See the log for the reason."
             )
+
+    def _ended_parts(self) -> Sequence[str]:
+        """Names of the required parts that have ended."""
+        parts = (
+            ("engine", self._resources.engine.alive),
+            ("asks", self._poller.alive),
+            ("reports", self._reporter.alive),
+            ("weight keeper", self._keeper.alive),
+        )
+        return [name for name, alive in parts if not alive]
 
     def _make_ask(self) -> Ask:
         loading = self._loading()
@@ -215,9 +232,12 @@ class Replica:
 
     def _offer(self) -> SlotOffer:
         """Leases that this replica can take. None while a generation waits for memory, since
-        another replica may have it, or while a part hangs."""
+        another replica may have it, or while a part hangs or has ended: until Serve replaces the
+        replica, it would fail everything that is queued."""
         resources = self._resources
         if resources.engine.short_of_memory or self._watchdog.hangs(resources):
+            return SlotOffer(0)
+        if self._ended_parts():
             return SlotOffer(0)
         return slot_offer(self._max_slots, self._attempts.values())
 

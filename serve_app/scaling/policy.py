@@ -230,9 +230,11 @@ class PoolPolicy:
         self._earlier: Sequence[Earlier] = ()  # that of the queue first
         self._pools: dict[str, tuple[EarlierPool, _Fresh]] = {}
         self._reader: threading.Thread | None = None
+        self._called_at = float("-inf")
 
     def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
         """Return ``(target, state)``, as Serve's calling convention requires."""
+        self._called_at = time.monotonic()
         if self._reader is None:
             self._reader = threading.Thread(target=self._read, daemon=True, name="demand")
             self._reader.start()
@@ -265,14 +267,16 @@ class PoolPolicy:
         return replace(load, warm=own.get("warm", 0))
 
     def _read(self) -> None:
-        """Poll the KV forever."""
-        while True:
+        """Poll the KV while Serve calls this policy. At a redeployment it makes another one, whose
+        replicas this one must not write over."""
+        while time.monotonic() - self._called_at < STALE_AFTER_S:
             try:
                 self._look()
                 self._write()
             except Exception as error:
                 logging.getLogger("ray.serve").warning("The demand cannot be read: %r", error)
             time.sleep(READ_EVERY_S)
+        self._reader = None
 
     def _look(self) -> None:
         scope = self._scope

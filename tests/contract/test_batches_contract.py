@@ -340,6 +340,19 @@ async def test_the_webhook_of_a_batch_is_due_at_its_end(queue: Queue) -> None:
     assert await work.claim_notices(60, 9) == []
 
 
+async def test_webhooks_of_batches_are_called_by_turns_of_tenants(queue: Queue) -> None:
+    work, webhook = queue.batches.work, "https://example.com/done"
+    for number in range(5):
+        await queue.batches.create(wanted(f"mute_{number}", webhook=webhook), MOST)
+        await work.refuse(f"mute_{number}", [])
+    await queue.batches.create(wanted("other", tenant="bob", webhook=webhook), MOST)
+    await work.refuse("other", [])
+    claimed = await work.claim_notices(60, 2)
+    assert [each.batch_id for each in claimed] in (["mute_0", "other"], ["other", "mute_0"])
+    (more,) = [each.batch_id for each in await work.claim_notices(60, 9)][:1]
+    assert more == "mute_1"
+
+
 async def test_a_file_that_a_batch_reads_is_known_until_the_batch_has_ended(
     queue: Queue, uploads: UploadBook
 ) -> None:

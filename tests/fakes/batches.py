@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
 from serve_app.domain.batches.batch import (
+    MOST_NOTICES,
     BatchError,
     BatchFile,
     BatchLine,
@@ -303,9 +305,20 @@ class FakeBatches:
 
     async def claim_notices(self, claimed_s: float, limit: int) -> Sequence[BatchNotice]:
         now, found = self._clock.monotonic(), list[BatchNotice]()
-        for entry in self._entries.values():
+        due = [
+            each
+            for each in self._entries.values()
+            if each.notice_at is not None and each.notice_at <= now
+        ]
+        numbers = Counter[str]()
+        ranked: list[tuple[int, _Entry]] = []
+        for each in sorted(due, key=lambda each: each.notice_at or 0.0):
+            numbers[each.batch.tenant] += 1
+            ranked.append((numbers[each.batch.tenant], each))
+        ranked.sort(key=lambda each: each[0])
+        for number, entry in ranked:
             batch = entry.batch
-            if entry.notice_at is None or entry.notice_at > now or len(found) == limit:
+            if number > MOST_NOTICES or len(found) == limit:
                 continue
             assert entry.webhook is not None
             assert batch.ended_at is not None

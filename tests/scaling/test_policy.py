@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ray import cloudpickle
@@ -168,6 +169,24 @@ def test_changed_bounds_are_in_force_without_another_policy() -> None:
     assert pool(_Context()) == (2, {})
     pool.note(replace(POOL, most=7, slots=1), demand)
     assert pool(_Context()) == (7, {})
+
+
+def test_a_policy_that_serve_has_replaced_reads_and_writes_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(policy, "READ_EVERY_S", 0.01)
+    pool = PoolPolicy("scope", "studio")
+    pool(_Context())
+    reader = pool._reader
+    assert reader is not None
+    monkeypatch.setattr(policy, "STALE_AFTER_S", 0.05)
+    reader.join(60)
+    assert not reader.is_alive()
+    monkeypatch.undo()
+    pool(_Context())  # it was only not called for a while
+    assert pool._reader is not None
+    assert pool._reader is not reader
+    pool._called_at = float("-inf")
 
 
 def test_the_policy_can_be_pickled_by_value_as_serve_does() -> None:

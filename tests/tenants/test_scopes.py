@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -69,6 +71,17 @@ def test_a_star_stands_for_any_characters_and_a_dot_only_for_itself(
     assert limited.allows(endpoint) is allowed
     assert caller(API).allows(endpoint)
     assert not caller(API, endpoints=("a.b",)).allows("axb")
+
+
+@given(st.lists(st.text("ab/", max_size=3), max_size=4).map("*".join), st.text("ab/", max_size=8))
+def test_a_pattern_allows_what_its_regular_expression_would(pattern: str, endpoint: str) -> None:
+    expected = re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), endpoint) is not None
+    assert caller(API, endpoints=(pattern,)).allows(endpoint) is expected
+
+
+def test_no_pattern_takes_long_to_compare() -> None:
+    limited = caller(API, endpoints=("*a" * 40 + "*ab",))
+    assert not limited.allows("a" * 2000)
 
 
 def test_a_refusal_names_the_endpoint_and_those_that_are_allowed() -> None:

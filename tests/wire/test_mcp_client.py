@@ -102,6 +102,17 @@ async def test_wrong_arguments_are_told_with_those_that_there_are(
     assert "It takes `model` (required), `input` (required), `wait_s`." in said
 
 
+async def test_many_wrong_arguments_are_answered_with_a_few_of_them(
+    address: Address, mode: str
+) -> None:
+    async with connected(address, mode) as client:
+        some = await client.call_tool("generate", {f"wait{each}": 1 for each in range(50)})
+        many = await client.call_tool("generate", {f"wait{each}": 1 for each in range(5000)})
+    assert some.is_error
+    assert text(some).count("there is no") < 10
+    assert "was called with 5000 arguments. It takes `model`, `input`" in text(many)
+
+
 async def test_a_null_character_in_an_input_is_reported_with_its_field(
     address: Address, mode: str
 ) -> None:

@@ -178,7 +178,7 @@ Loras = Annotated[
 Embeddings = Annotated[
     list[Embedding],
     NotSupported("textual inversions are not supported"),
-    Field(description="Textual inversions."),
+    Field(description="Textual inversions.", fail_fast=True),
 ]
 
 
@@ -204,6 +204,7 @@ Seeds = Annotated[
     list[Annotated[int, Field(ge=MIN_SEED, le=MAX_SEED)]] | None,
     Field(
         min_length=1,
+        fail_fast=True,  # the list may be as long as a body
         description="One output for each seed, the same as a request with this `seed` gives.",
     ),
 ]

@@ -93,15 +93,20 @@ _FALS = {
 """pydantic error type → fal's name for it, if they differ."""
 
 
+MAX_PROBLEMS = 100
+"""Problems that an answer names. A long list of wrong items would have an answer that is longer."""
+
+
 def invalid_input(error: ValidationError) -> InvalidInput:
-    """Convert to an ``InvalidInput`` with all problems. Its message names the first field."""
+    """Convert to an ``InvalidInput`` with the first ``MAX_PROBLEMS`` problems. Its message names
+    the first field."""
     details = error.errors(include_url=False)
-    problems = tuple(_problem(detail) for detail in details)
+    problems = tuple(_problem(detail) for detail in details[:MAX_PROBLEMS])
     first = problems[0]
     field = ".".join(str(part) for part in first.loc[1:])
     message = f"{field}: {first.message}" if field else first.message
-    if len(problems) > 1:
-        message += f" (and {len(problems) - 1} more)"
+    if len(details) > 1:
+        message += f" (and {len(details) - 1} more)"
     return InvalidInput(message, problems)
 
 

@@ -10,6 +10,9 @@ from typing import Any, Protocol
 
 from serve_app.domain.operations import Actor
 
+MOST_NOTICES = 2
+"""Webhooks of a tenant that are called at once, because its receiver may hang."""
+
 
 class BatchStatus(StrEnum):
     """Status of a batch, by OpenAI's names. The last four are final."""
@@ -279,7 +282,8 @@ class BatchWork(Protocol):
         ...
 
     async def claim_notices(self, claimed_s: float, limit: int) -> Sequence[BatchNotice]:
-        """Webhooks that are due. No other process gets them for ``claimed_s``."""
+        """Webhooks that are due, at most ``MOST_NOTICES`` of a tenant. No other process gets them
+        for ``claimed_s``."""
         ...
 
     async def settle_notice(self, batch: str, again_after_s: float | None) -> None:

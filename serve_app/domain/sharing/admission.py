@@ -94,6 +94,9 @@ class AdmissionControl:
         self._later = later or _later
         # The tenant that was active last comes last.
         self._tenants: OrderedDict[str, _Tenant] = OrderedDict()
+        # Monotonic time up to which a tenant's bodies have used its rate. It outlasts a pause,
+        # after which the tenant does not count as active any more.
+        self._paced_until: dict[str, float] = {}
 
     async def admit(self, tenant: str) -> CallAdmission:
         """Wait until a call of ``tenant`` may be worked on. ``Overloaded``: too many wait."""
@@ -161,9 +164,13 @@ class AdmissionControl:
     async def pace(self, tenant: str, cost: int) -> None:
         """Wait until a body of ``cost`` bytes keeps its tenant to its rate, unless it is alone.
         Bodies go in the order of their calls. ``Overloaded``: it would wait too long."""
-        state = self._touched(tenant)
+        self._touched(tenant)
         now = self._clock.monotonic()
-        begin = max(state.paced_until, now - BURST_BYTES / BYTES_PER_S)
+        earliest = now - BURST_BYTES / BYTES_PER_S
+        for other, until in list(self._paced_until.items()):
+            if until <= earliest:
+                del self._paced_until[other]
+        begin = self._paced_until.get(tenant, earliest)
         if begin - now > MAX_PACED_S and self._share() is not None:
             raise Overloaded(
                 "Your bodies arrive faster than this installation takes those of one tenant beside "
@@ -171,12 +178,12 @@ class AdmissionControl:
                 begin - now,
                 "body_rate",
             )
-        state.paced_until = begin + cost / BYTES_PER_S
+        self._paced_until[tenant] = begin + cost / BYTES_PER_S
         while (left_s := begin - self._clock.monotonic()) > 0 and self._share() is not None:
             await _pause(min(left_s, RECHECK_S))
             self._touched(tenant)
         if self._share() is None:
-            state.paced_until = 0.0  # what it does alone does not count against it
+            self._paced_until.pop(tenant, None)  # what it does alone does not count against it
 
     def _touched(self, tenant: str) -> _Tenant:
         state = self._tenants.get(tenant)
@@ -208,7 +215,6 @@ class _Tenant:
     # A dict as the queue, so that a call that is cancelled leaves it at once.
     waiting: OrderedDict[asyncio.Future[None], None] = field(default_factory=OrderedDict)
     active_at: float = 0.0
-    paced_until: float = 0.0
 
     @property
     def places(self) -> int:

@@ -22,7 +22,13 @@ from starlette.types import Receive, Scope, Send
 from serve_app.domain.errors import DarkroomError
 from serve_app.ingress.mcp import content
 from serve_app.ingress.mcp.calls import call_of, call_tool
-from serve_app.ingress.mcp.tools import ARGUMENTS, INSTRUCTIONS, argument_error, tools
+from serve_app.ingress.mcp.tools import (
+    ARGUMENTS,
+    INSTRUCTIONS,
+    argument_error,
+    checked_count,
+    tools,
+)
 from serve_app.ingress.services.services import Services
 from serve_app.telemetry.version import package_version
 
@@ -78,7 +84,7 @@ async def _call_tool(
     http = context.request
     assert isinstance(http, HttpRequest)  # noqa: S101 true for the only transport in use
     try:
-        given = arguments.model_validate(params.arguments or {})
+        given = arguments.model_validate(checked_count(params.name, params.arguments or {}))
         call = await call_of(http, context.session.report_progress)
         return await call_tool(call, params.name, given)
     except ValidationError as error:

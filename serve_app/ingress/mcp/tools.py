@@ -91,18 +91,34 @@ _DESCRIPTIONS: Mapping[str, str] = {
 }
 
 
+MAX_ARGUMENTS = 100
+"""Far more than a tool takes: each wrong one costs time, and a body has room for a million."""
+MAX_MISTAKES = 10  # in one sentence
+MAX_NAME = 64
+"""Characters of a name that are looked at. The comparison with the known names takes time."""
+
+
+def checked_count(tool: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the arguments. ``InvalidInput``: they are more than ``MAX_ARGUMENTS``."""
+    if len(given) > MAX_ARGUMENTS:
+        takes = ", ".join(f"`{name}`" for name in ARGUMENTS[tool].model_fields)
+        raise InvalidInput(f"{tool} was called with {len(given)} arguments. It takes {takes}.")
+    return given
+
+
 def argument_error(tool: str, error: ValidationError) -> InvalidInput:
-    """Sentence for an assistant about wrong arguments: every mistake, and what the tool takes."""
+    """Sentence for an assistant about wrong arguments: the mistakes, and what the tool takes."""
     fields = ARGUMENTS[tool].model_fields
     wrong: list[str] = []
-    for each in error.errors():
-        name = ".".join(str(part) for part in each["loc"])
+    mistakes = error.errors()[:MAX_MISTAKES]
+    for each in mistakes:
+        name = ".".join(str(part) for part in each["loc"])[:MAX_NAME]
         if each["type"] == "missing":
             wrong.append(f"`{name}` is missing")
         elif each["type"] == "extra_forbidden":
             near = difflib.get_close_matches(name, fields, n=1)
             hint = f" (did you mean `{near[0]}`?)" if near else ""
-            wrong.append(f"there is no `{name[:100]}`{hint}")
+            wrong.append(f"there is no `{name}`{hint}")
         else:
             wrong.append(f"`{name}`: {each['msg']}")
     takes = ", ".join(
@@ -110,10 +126,7 @@ def argument_error(tool: str, error: ValidationError) -> InvalidInput:
     )
     return InvalidInput(
         f"Wrong arguments of {tool}: {'; '.join(wrong)}. It takes {takes}.",
-        tuple(
-            FieldProblem(("body", *each["loc"]), each["msg"], each["type"])
-            for each in error.errors()
-        ),
+        tuple(FieldProblem(("body", *each["loc"]), each["msg"], each["type"]) for each in mistakes),
     )
 
 

@@ -25,6 +25,7 @@ from serve_app.ingress.realtime.session import (
     Socket,
     first,
 )
+from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services
 
 UNMARKED = (
@@ -37,8 +38,9 @@ UNREAD = (
     "map in msgpack."
 )
 
-POLL_S = 10.0
-"""Longest wait in seconds for messages of the app; repeated until the end."""
+POLL_S = 2.0
+"""Longest wait in seconds for messages of the app; repeated until the end. A replica that stops
+waits for it before it hands its requests back."""
 
 NEVER_SENT = frozenset({1004, 1005, 1006, 1015})
 """Close codes that RFC 6455 reserves for what no side sends."""
@@ -100,7 +102,7 @@ class AppSocketSession(RealtimeSession):
         as fast as the app takes them."""
         while (message := await self._socket.receive()) is not None:
             try:
-                self._check(message)
+                await self._check(message)
             except DarkroomError as error:
                 self._count("refused")
                 await self._socket.send_message(messages.refused(error, **AppFrame(message).echo))
@@ -112,7 +114,7 @@ class AppSocketSession(RealtimeSession):
                 self._count("dropped")
                 await self._socket.send_message(messages.dropped(each.echo))
 
-    def _check(self, message: bytes | str) -> None:
+    async def _check(self, message: bytes | str) -> None:
         """Raise for a message that the app must not get."""
         if isinstance(message, str) and self._rules.is_realtime:
             raise InvalidInput("The frame was a text message. Send a binary message.")
@@ -121,7 +123,7 @@ class AppSocketSession(RealtimeSession):
         services = self._services
         if services.safety.rules:
             try:
-                given = _fields(message, self._largest)
+                given = await in_cpu_thread(_fields, message, self._largest)
             except DarkroomError:
                 raise Unsupported(UNREAD) from None
             services.check_policy(self._new.tenant, self._new.endpoint, given)

@@ -25,8 +25,9 @@ from serve_app.domain.realtime import Frame, ReplicaSlot
 from serve_app.domain.request import NewRequest, Request, State
 from serve_app.ingress.http.auth import watch_rights
 from serve_app.ingress.realtime import messages
-from serve_app.ingress.realtime.codec import pack, rendered, unpack
+from serve_app.ingress.realtime.codec import SMALL, pack, rendered, unpack
 from serve_app.ingress.realtime.messages import Close, Control, MessageInbox, ReceivedFrame
+from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services
 from serve_app.ingress.services.session_limit import too_many_sessions, wait_for_room
 from serve_app.ingress.submission import submission
@@ -140,7 +141,7 @@ class RealtimeSession:
         while (message := await self._socket.receive()) is not None:
             echo: Control = {}
             try:
-                body = self._unpacked(message)
+                body = await self._unpacked(message)
                 echo = _echo(body.get("request_id"))
                 catalog = self._services.catalog.of_tenant(self._new.tenant)
                 valid = catalog.validate(self._new.endpoint, body)
@@ -163,10 +164,11 @@ class RealtimeSession:
                 self._count("dropped")
                 await self._socket.send_message(messages.dropped(each.echo))
 
-    def _unpacked(self, message: bytes | str) -> dict[str, Any]:
+    async def _unpacked(self, message: bytes | str) -> dict[str, Any]:
         if isinstance(message, str):
             raise InvalidInput("The frame was a text message. Send msgpack in a binary message.")
-        return unpack(message, self._services.config.limits.max_frame_bytes)
+        given = message, self._services.config.limits.max_frame_bytes
+        return await in_cpu_thread(unpack, *given) if len(message) > SMALL else unpack(*given)
 
     async def _draw(self) -> Close:
         """Process frames until none has arrived for ``realtime_idle_s``."""

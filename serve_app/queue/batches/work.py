@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from serve_app.domain.batches.batch import (
+    MOST_NOTICES,
     BatchError,
     BatchLine,
     BatchNotice,
@@ -177,11 +178,17 @@ DELETE FROM batch_lines WHERE ctid = ANY(ARRAY(
     WHERE b.ended_at IS NOT NULL LIMIT %(most)s FOR UPDATE OF l SKIP LOCKED))
 RETURNING 1
 """
-CLAIM = """
+# Few of a tenant at once, and the first of each tenant first: its receiver may hang.
+CLAIM = f"""
 -- name: claim_batch_notices
-WITH due AS (
-    SELECT id FROM batches WHERE notice_at <= now()
-    ORDER BY notice_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+WITH ranked AS (
+    SELECT id, notice_at, row_number() OVER (PARTITION BY tenant ORDER BY notice_at, id) AS number
+    FROM batches WHERE notice_at <= now()
+),
+due AS (
+    SELECT b.id FROM batches b JOIN ranked r ON r.id = b.id
+    WHERE r.number <= {MOST_NOTICES} AND b.notice_at <= now()
+    ORDER BY r.number, r.notice_at LIMIT %(limit)s FOR UPDATE OF b SKIP LOCKED
 )
 UPDATE batches b
 SET notice_tries = notice_tries + 1, notice_at = now() + make_interval(secs => %(claimed_s)s)

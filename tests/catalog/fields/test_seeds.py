@@ -66,6 +66,12 @@ def test_what_disagrees_is_refused_by_its_name(
     assert refused.value.problems[0].loc[:2] == ("body", at_fault)
 
 
+def test_a_long_list_of_wrong_seeds_has_one_problem(catalog: Catalog) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        checked(catalog, VIDEO, seeds=[1.5] * 1000)
+    assert [each.loc for each in refused.value.problems] == [("body", "seeds", 0)]
+
+
 def test_an_operator_who_allows_fewer_images_allows_fewer_seeds(tmp_path: Path) -> None:
     own = tmp_path / "models.yaml"
     own.write_text(

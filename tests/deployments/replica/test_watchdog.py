@@ -7,9 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from deployments.engine.loading.loads import LoadHeartbeat
+from deployments.replica import replica
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import Misconfigured
+from tests.deployments.waiting import until
 from tests.fakes import family, probe_pipeline
+from tests.fakes.lease_port import FakeLeasePort
 
 pytestmark = pytest.mark.engine
 
@@ -82,3 +86,26 @@ async def test_who_waits_for_a_load_that_hangs_fails_and_what_is_loaded_goes_on(
     assert (failure.code, failure.retryable) == ("replica_died", True)
     assert (await rig.outcome(runs)).failure is None
     standstill.over.set()
+
+
+async def test_a_replica_whose_weights_hang_at_its_start_starts_and_is_replaced(
+    make_rig, standstill, monkeypatch
+):
+    monkeypatch.setattr(replica, "START_CHECK_S", 0.01)
+    monkeypatch.setattr(family, "time", SimpleNamespace(sleep=standstill.sleep))
+    monkeypatch.setattr(LoadHeartbeat, "longest", lambda _: ("probe:slow", LATER_S))
+    slow = Endpoint("slow", "probe", Weights("slow"), "probe")
+    rig = await make_rig(port=FakeLeasePort(ask_wait_s=0.2, keep=(((slow, "hot"),), "1")))
+    assert "The load of probe:slow has not reported" in said_to_hang(rig.replica)
+    assert rig.replica._make_ask().slots == 0
+    standstill.over.set()
+
+
+async def test_a_replica_whose_engine_has_failed_takes_nothing_more(rig):
+    assert (await rig.outcome(rig.offer("one", steps=1))).succeeded
+    assert rig.replica._make_ask().slots > 0
+    rig.resources.engine.close()
+    await until(lambda: not rig.resources.engine.alive)
+    assert rig.replica._make_ask().slots == 0
+    with pytest.raises(Misconfigured, match="engine"):
+        rig.replica.check_health()

@@ -291,6 +291,20 @@ async def test_bodies_beside_another_tenant_keep_to_a_rate(wake: Callable[[], No
     assert await ended_after(4.0, tasks, clock, wake) == 5
 
 
+async def test_a_pause_does_not_pay_for_bodies(wake: Callable[[], None]) -> None:
+    clock = FakeClock()
+    control = AdmissionControl(clock, MIB)
+    await control.admit("b")
+    await control.pace("a", 64 * MIB)  # ahead by six seconds
+    clock.advance(1.5)  # it does not count as active any more
+    await control.admit("b")
+    task = asyncio.create_task(control.pace("a", MIB))
+    await settled()
+    assert not task.done()
+    assert await ended_after(4.0, [task], clock, wake) == 0
+    assert await ended_after(1.0, [task], clock, wake) == 1
+
+
 async def test_bodies_of_a_tenant_alone_are_not_paced() -> None:
     control = AdmissionControl(FakeClock(), MIB)
     for _ in range(100):

@@ -80,6 +80,20 @@ def test_a_frame_that_is_too_large_is_refused_before_it_is_read() -> None:
         unpack(b"\x00" * 101, 100)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [[[]] * 30_000, [None] * 30_000, {str(each): 0 for each in range(30_000)}, [[0] * 999] * 25],
+)
+def test_a_frame_of_too_many_values_is_refused_before_they_are_looked_at(value: Any) -> None:
+    with pytest.raises((TooLarge, InvalidInput), match=r"more than 20000 values|exceeds"):
+        unpack(msgpack.packb({"x": value}), 1 << 20)
+
+
+def test_a_frame_may_have_thousands_of_values() -> None:
+    points = [[each, 0.5] for each in range(5000)]
+    assert unpack(msgpack.packb({"points": points}), 1 << 20) == {"points": points}
+
+
 def test_a_header_that_promises_gigabytes_costs_nothing() -> None:
     for head in (b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff"):
         assert understood(b"\x81\xa1a" + head) is None
