@@ -401,7 +401,7 @@ class LeaseTerms(Protocol):
         self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any], file_access: str = ""
     ) -> Sequence[str]:
         """Keys of all files that the attempt may have stored, in every storage location. Not those
-        of ``file_ticket``."""
+        of ``file_ticket``, which are marked for deletion when they are issued."""
         ...
 
     def snapshot_ticket(self, held: LeaseKey, tenant: str) -> UploadTicket:

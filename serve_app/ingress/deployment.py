@@ -77,7 +77,7 @@ from serve_app.queue.store.migrations import check_applied
 from serve_app.queue.transactions.catalog_entries import PostgresAppBundles, PostgresCatalogEntries
 from serve_app.queue.transactions.deletion import PostgresLifecycles
 from serve_app.queue.transactions.garbage import UnwantedFiles
-from serve_app.queue.transactions.lease import is_held
+from serve_app.queue.transactions.lease import ExecutorLeases
 from serve_app.queue.transactions.signing_keys import PostgresSigningSeeds
 from serve_app.queue.transactions.uploads import PostgresUploads
 from serve_app.queue.transactions.webhook_outbox import PostgresOutbox
@@ -310,10 +310,10 @@ class Ingress(ReplicaCalls):
         )
         bundles = self._bundles = PostgresAppBundles(database)
         self._comfyui = PostgresComfyUiBook(database)
-        held = partial(is_held, database)
         hosted = PostgresHostedCalls(database)
         self._executor_calls = ExecutorCalls(
-            *(terms, bundles, queue, queue.partials, held, self._secrets), hosted, self._comfyui
+            *(terms, bundles, queue, queue.partials, ExecutorLeases(database)),
+            *(self._secrets, hosted, self._comfyui),
         )
         unwanted = UnwantedJobs(hosted, terms.endpoint, self._secrets)
         rounds = PeriodicTask(SWEEP_EVERY_S, {"unwanted hosted jobs": unwanted.sweep})

@@ -35,6 +35,7 @@ from serve_app.postgres.weight_peers import PostgresWeightPeers
 from serve_app.provenance.signer import ClaimSigner
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.transactions.catalog_entries import AppBundles
+from serve_app.queue.transactions.lease import ExecutorLeases
 from serve_app.registry.postgres import PostgresWeightBook
 from serve_app.settings import OpenTelemetrySettings
 from serve_app.storage.keys import DEFAULT_MEDIA_TYPE, UPLOAD_EXTENSIONS
@@ -91,7 +92,7 @@ class ExecutorCalls:
         bundles: AppBundles,
         queue: Queue,
         partials: PartialResults,
-        is_held: Callable[[LeaseKey], Awaitable[bool]],
+        leases: ExecutorLeases,
         secrets: SecretBook,
         hosted: PostgresHostedCalls,
         comfyui: ComfyUiBook,
@@ -99,7 +100,7 @@ class ExecutorCalls:
         self.bundles = bundles
         self._terms = terms
         self._queue = queue
-        self._is_held = is_held
+        self._leases = leases
         self._secrets = secrets
         self._calls: dict[str, Callable[..., Awaitable[Any]]] = {
             "file_ticket": self._file_ticket,
@@ -128,7 +129,7 @@ class ExecutorCalls:
     async def record_last_lines(self, finish: Finish) -> None:
         """Append what a request printed since the last report, before its end is recorded. A
         finish that is repeated appends them again."""
-        if await self._is_held(finish.held):
+        if await self._leases.is_held(finish.held):
             await self._queue.log(finish.held.request_id, *finish.lines)
 
     async def _file_ticket(
@@ -136,16 +137,19 @@ class ExecutorCalls:
     ) -> UploadTicket:
         if not 0 <= number < MAX_FILES:
             raise Unsupported(f"A request has at most {MAX_FILES} files.")
-        if not await self._is_held(held):
+        if not await self._leases.is_held(held):
             raise Fenced("Only the holder of a lease gets a ticket.")
         request = await self._queue.get(tenant, held.request_id)
         # No other type has an extension, by which files are served.
         known = media_type if media_type in UPLOAD_EXTENSIONS else DEFAULT_MEDIA_TYPE
         access, policy = request.file_access, request.upload_policy
-        return self._terms.file_ticket(held, tenant, number, known, access, policy)
+        ticket = self._terms.file_ticket(held, tenant, number, known, access, policy)
+        if policy is None:  # otherwise the file goes to the client's own bucket
+            await self._leases.expect_file(ticket.key)
+        return ticket
 
     async def _named_secrets(self, held: LeaseKey, tenant: str) -> tuple[Secret, ...]:
-        if not await self._is_held(held):
+        if not await self._leases.is_held(held):
             raise Fenced("Only the holder of a lease gets secrets.")
         # As it is stored now: it may have fallen back to another endpoint a moment ago.
         request = await self._queue.current(tenant, held.request_id)

@@ -184,6 +184,13 @@ stored AS (
 INSERT INTO tenant_weight_files (tenant, name, path, digest, size)
 SELECT a.tenant, a.name, g.path, g.digest, g.size FROM accepted a, given g RETURNING name
 """
+PUT_BACK: LiteralString = f"""
+-- name: put_weights_back
+UPDATE tenant_weights SET state = 'waiting', tries = tries - 1, worker = '', done = 0,
+    due_at = now() + make_interval(secs => %(again_s)s), changed_at = clock_timestamp()
+WHERE {_HELD}
+RETURNING name
+"""
 REFUSE: LiteralString = f"""
 -- name: refuse_weights
 UPDATE tenant_weights SET state = 'refused', problem = %(problem)s, size = 0,
@@ -292,6 +299,9 @@ class PostgresWeightBook:
 
     async def refuse(self, job: TenantWeights, worker: str, problem: str) -> None:
         await self._database.rows(REFUSE, {**_held(job, worker), "problem": problem})
+
+    async def put_back(self, job: TenantWeights, worker: str, again_s: float) -> None:
+        await self._database.rows(PUT_BACK, {**_held(job, worker), "again_s": again_s})
 
     async def collect(self) -> None:
         await self._database.rows(COLLECT, {"kept_s": KEPT_S})

@@ -180,6 +180,10 @@ class WeightBook(Protocol):
         """Refuse the weights, with the reason."""
         ...
 
+    async def put_back(self, job: TenantWeights, worker: str, again_s: float) -> None:
+        """Give a job back, to be taken in ``again_s`` seconds. It does not count as taken."""
+        ...
+
     async def collect(self) -> None:
         """Mark files without a use for deletion."""
         ...

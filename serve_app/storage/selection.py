@@ -70,12 +70,9 @@ def own_storage(
     """Storage of the installation itself, as ``create_storage``."""
     location = s3_location(config, secrets)
     if location is None:
+        # Without a limit of its own: each writer has one, and weights and backups have large files.
         return DirectoryStorage(
-            config.server.data_dir / "artifacts",
-            signing_key,
-            internal_url,
-            clock,
-            _largest(config),
+            config.server.data_dir / "artifacts", signing_key, internal_url, clock
         )
     return s3_storage(config, secrets, location)
 
@@ -107,7 +104,7 @@ def s3_storage(config: Config, secrets: Secrets, location: S3Location) -> S3Stor
 
     key, secret = secrets.s3_access_key_id, secrets.s3_secret_access_key
     given = StaticKey(key.get_secret_value(), secret.get_secret_value()) if key and secret else None
-    return S3Storage(location, given, _largest(config), config.server.data_dir / "spool")
+    return S3Storage(location, given, spool=config.server.data_dir / "spool")
 
 
 def tenant_storage(config: Config, secrets: Secrets, location: TenantLocation) -> S3Storage:
@@ -119,12 +116,7 @@ def tenant_storage(config: Config, secrets: Secrets, location: TenantLocation) -
     if key is None:
         key, secret = own_credentials(secrets)
     given = StaticKey(key, secret.get_secret_value()) if key and secret else None
-    return S3Storage(location.s3, given, _largest(config), config.server.data_dir / "spool")
-
-
-def _largest(config: Config) -> int:
-    """Maximum size of an object. Tickets and uploads have their own, lower limits."""
-    return max(config.limits.max_artifact_bytes, config.limits.max_upload_bytes)
+    return S3Storage(location.s3, given, spool=config.server.data_dir / "spool")
 
 
 # Guard that refuses what needs disk space while too little is free.

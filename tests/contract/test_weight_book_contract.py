@@ -128,6 +128,23 @@ async def test_a_job_whose_process_is_silent_is_taken_again_but_not_for_ever(
     assert "three processes" in refused.problem.lower()
 
 
+async def test_a_job_that_is_given_back_waits_and_does_not_count_as_taken(
+    book: WeightBook,
+) -> None:
+    await book.add(STYLE, QUOTA, ME)
+    for _ in range(2 * MAX_TRIES):
+        job = await taken(book)
+        await book.put_back(job, "another", 0.0)  # it is not this one's
+        assert await book.take("two", LEASE_S) is None
+        await book.put_back(job, "one", 0.0)
+    job = await taken(book)
+    await book.put_back(job, "one", LEASE_S)
+    assert await book.take("two", LEASE_S) is None
+    waiting = await book.find("house", "style")
+    assert waiting is not None
+    assert (waiting.state, waiting.done) == (WeightState.WAITING, 0)
+
+
 async def test_removed_weights_end_their_job(book: WeightBook) -> None:
     await book.add(STYLE, QUOTA, ME)
     job = await taken(book)

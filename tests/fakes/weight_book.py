@@ -168,6 +168,14 @@ class FakeWeightBook:
         if self._holds((job.tenant, job.name), worker):
             self._end((job.tenant, job.name), problem=problem)
 
+    async def put_back(self, job: TenantWeights, worker: str, again_s: float) -> None:
+        name = job.tenant, job.name
+        if not self._holds(name, worker):
+            return
+        _, _, tries = self._held[name]
+        self._held[name] = "", self.clock.now() + timedelta(seconds=again_s), tries - 1
+        self._stored[name] = replace(self._stored[name], state=WeightState.WAITING, done=0)
+
     async def collect(self) -> None:
         """Nothing: files of the fake stay."""
 

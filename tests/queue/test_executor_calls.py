@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from secrets import token_urlsafe
 from typing import Any
 
 import pytest
 
+from serve_app.domain.artifact import Artifact
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import Fenced, Unsupported
 from serve_app.domain.executors.fallback import FallbackMove, FallbackReason
 from serve_app.domain.executors.hosted import HostedCall, NewCall
 from serve_app.domain.executors.secrets import INSTALLATION, Secret
+from serve_app.domain.lease import LeaseKey
 from serve_app.domain.operations import Actor
+from serve_app.domain.outcome import Outcome
 from serve_app.domain.request import NONE, Request, State
 from serve_app.ingress.replica_calls import ExecutorCalls
+from serve_app.ingress.services.lease_terms import TICKET_VALID_S
 from serve_app.postgres.comfyui import PostgresComfyUiBook
 from serve_app.postgres.database import Database
 from serve_app.postgres.hosted_calls import PostgresHostedCalls
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.transactions.catalog_entries import PostgresAppBundles
-from serve_app.queue.transactions.lease import is_held
+from serve_app.queue.transactions.garbage import UnwantedFiles
+from serve_app.queue.transactions.lease import EXPECTED_S, ExecutorLeases
 from serve_app.tenants.hosted_jobs import UnwantedJobs
 from serve_app.tenants.secrets import PostgresSecrets
 from tests.contract.test_fallbacks_contract import CENT, plan
@@ -57,9 +61,8 @@ class Desk:
         self.hosted = PostgresHostedCalls(database, release_after_s=0.0)
         self.secrets = PostgresSecrets(database, b"s" * 32)
         bundles = PostgresAppBundles(database)
-        held = partial(is_held, database)
         self.calls = ExecutorCalls(
-            *(self.terms, bundles, queue, queue.partials, held),
+            *(self.terms, bundles, queue, queue.partials, ExecutorLeases(database)),
             *(self.secrets, self.hosted, PostgresComfyUiBook(database)),
         )
 
@@ -99,6 +102,44 @@ async def test_a_lease_that_is_not_held_gets_no_secret(desk: Desk) -> None:
     await desk.queue.finish(done(held))
     with pytest.raises(Fenced):
         await desk.calls.call("secrets", held, TENANT)
+
+
+async def file_of(desk: Desk, held: LeaseKey) -> str:
+    """Key of a file that an executor is about to upload."""
+    return str((await desk.calls.call("file_ticket", held, TENANT, 0, "image/png")).key)
+
+
+async def all_due(database: Database) -> None:
+    await database.rows("UPDATE unwanted SET due_at = now()")
+
+
+async def test_a_file_of_an_attempt_that_ends_without_it_is_deleted_after_its_ticket(
+    desk: Desk, database: Database
+) -> None:
+    await desk.queue.submit(new())
+    held, unwanted = (await lease(desk.queue)).held, UnwantedFiles(database)
+    key = await file_of(desk, held)
+    ((left_s,),) = await database.rows("SELECT extract(epoch FROM due_at - now()) FROM unwanted")
+    assert TICKET_VALID_S < left_s <= EXPECTED_S
+    await all_due(database)
+    assert await unwanted.take(10) == [], "an attempt may take longer than its tickets are valid"
+    await desk.queue.hand_back(held, "r1", "It ends.")
+    await all_due(database)
+    assert key in await unwanted.take(10)  # beside those of its other tickets
+
+
+async def test_a_file_that_a_success_names_stays(desk: Desk, database: Database) -> None:
+    await desk.queue.submit(new())
+    held = (await lease(desk.queue)).held
+    key, other = await file_of(desk, held), "r/other/1/a.png"
+    leases = ExecutorLeases(database)
+    await leases.expect_file(other)
+    file = Artifact(key, "image/png", 3, "ab" * 32, width=8, height=8)
+    await desk.queue.finish(done(held, Outcome(output={"file": key}, artifacts=(file,))))
+    assert await database.rows("SELECT key FROM unwanted") == [(other,)]
+    await leases.expect_file(key)  # a call that was on its way when the request ended
+    await all_due(database)
+    assert await UnwantedFiles(database).take(10) == [other]
 
 
 def call(input_hash: str) -> NewCall:

@@ -23,6 +23,7 @@ from serve_app.storage.s3.clients import StaticKey
 from serve_app.storage.s3.location import S3Location
 from serve_app.storage.s3.provider import PROVIDERS, Provider
 from serve_app.storage.s3.storage import S3Storage
+from serve_app.storage.s3.transfer import MAX_BYTES
 from tests.node import node, packages
 from tests.storage.strict_s3 import ACCESS_KEY, SECRET_KEY, Strict, strict_s3
 
@@ -83,7 +84,7 @@ class S3Server:
 
     @asynccontextmanager
     async def storage(
-        self, location: S3Location, max_bytes: int | None = None
+        self, location: S3Location, max_bytes: int = MAX_BYTES
     ) -> AsyncIterator[S3Storage]:
         storage = S3Storage(location, self.key, max_bytes)
         await storage.start()

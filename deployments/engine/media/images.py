@@ -7,6 +7,7 @@ wait for it.
 from __future__ import annotations
 
 import re
+import struct
 import warnings
 from collections.abc import Mapping
 from io import BytesIO
@@ -173,6 +174,8 @@ def read_image(body: bytes, field: str, least_side: int = 1) -> Image.Image:
         with warnings.catch_warnings():
             # Our own limit is below Pillow's warning threshold.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # Damaged EXIF is the file's matter, not the operator's: its pixels can be read.
+            warnings.filterwarnings("ignore", "(Possibly )?corrupt EXIF", UserWarning)
             with Image.open(BytesIO(body), formats=FORMATS) as opened:
                 _check_size(opened, field, least_side)
                 return _on_white(_in_8_bits(_upright(opened)))
@@ -232,7 +235,10 @@ def _upright(image: Image.Image) -> Image.Image:
     ``struct.error`` for one that a camera has stored with another type.
     """
     image.load()
-    turn = _TURNS.get(image.getexif().get(_ORIENTATION))
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION))
+    except (struct.error, TypeError, SyntaxError, ValueError, OSError):
+        return image  # its EXIF is damaged or cut off, but its pixels were read
     return image if turn is None else image.transpose(turn)
 
 

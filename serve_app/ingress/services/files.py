@@ -202,7 +202,7 @@ class Uploads:
         return part
 
     async def join(self, upload: Upload, etags: Mapping[int, str]) -> Upload:
-        """Join the parts into the file. ``InvalidInput``: a part is missing."""
+        """Join the parts into the file. ``InvalidInput``: a part is missing. ``TooLarge``."""
         if upload.size is not None:
             return upload  # a repeat of a call whose response was lost
         try:
@@ -222,6 +222,10 @@ class Uploads:
         for number, etag in etags.items():
             if number not in there or there[number].etag != etag:
                 raise missing_part(number)
+        if sum(there[number].size for number in etags) > self.max_bytes:
+            # A part of another call was recorded, and that call has not given the upload up yet.
+            await self._book.abandon(upload.key)
+            raise TooLarge(self.too_large)
         return await self._storage.join_parts(upload.key, _parts_id(upload), etags)
 
     async def sizes(self, tenants: Sequence[str]) -> Mapping[str, int]:

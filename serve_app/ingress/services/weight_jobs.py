@@ -22,7 +22,7 @@ from typing import Any
 from serve_app.catalog.catalog import Catalog
 from serve_app.catalog.private import identity_of
 from serve_app.domain.endpoint import Weights
-from serve_app.domain.errors import ArtifactNotFound, DarkroomError
+from serve_app.domain.errors import ArtifactNotFound, DarkroomError, StorageUnavailable
 from serve_app.domain.ports import Storage
 from serve_app.domain.sharing.fair_queue import work_of
 from serve_app.queue.reaper import PeriodicTask
@@ -45,6 +45,8 @@ LOOK_EVERY_S = 1.0
 COLLECT_EVERY_S = 600.0
 REPORT_EVERY_S = 2.0
 LEASE_S = 60.0
+STORAGE_AGAIN_S = 600.0
+"""When a job is taken again that storage could not serve: it fetches its files anew."""
 CHECK_S = 1800.0
 """Longest check. Values of 100 GB are read in less."""
 CHUNK_BYTES = 4 * 2**20
@@ -146,6 +148,9 @@ class WeightJobs:
             await working
         except Refused as refused:
             await self._book.refuse(job, self._name, str(refused))
+        except StorageUnavailable as away:
+            log.warning("The check of %s/%s waits: %s", job.tenant, job.name, away.message)
+            await self._book.put_back(job, self._name, STORAGE_AGAIN_S)
         except _Lost as lost:
             log.warning("The check of %s/%s ended early: %s", job.tenant, job.name, lost)
         finally:
@@ -261,12 +266,14 @@ class WeightJobs:
 
     async def _store(self, file: Path, digest: str, size: int) -> None:
         """Store a file once. It is written again if it is there, so that a tenant cannot see by the
-        time whether another one has it."""
+        time whether another one has it. ``StorageUnavailable``."""
         key = await self._book.adopt(digest, weights_key(), size)
         try:
             await self._storage.put(key, SAFETENSORS, _chunks(file))
+        except StorageUnavailable:
+            raise
         except DarkroomError as error:
-            raise _Lost(error.message) from error
+            raise Refused(error.message) from error
 
 
 async def _copy(chunks: AsyncIterator[bytes], into: Path) -> None:

@@ -189,6 +189,14 @@ kept AS (
     WHERE e.state = 'succeeded'
     ON CONFLICT (key) DO NOTHING
 ),
+-- Files of executors are marked for deletion from the issue of their tickets on.
+wanted AS (
+    DELETE FROM unwanted u USING (
+        SELECT a.key FROM ended e
+        CROSS JOIN LATERAL json_to_recordset(e.artifacts) AS a(key text)
+        WHERE e.state = 'succeeded') a
+    WHERE u.key = a.key
+),
 drafted AS (
     INSERT INTO drafts (id, tenant, request_id, key, size, sha256, facts, expires_at)
     SELECT d.id, e.tenant, e.id, d.key, d.size, d.sha256, d.facts, d.expires_at

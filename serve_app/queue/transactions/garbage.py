@@ -4,6 +4,9 @@ transaction made unneeded.
 The names of an attempt's files follow from its tickets, which can be recomputed. So nothing is
 written when tickets are issued. For an attempt that ended without its files, all its keys are
 marked for deletion, whether something was uploaded or not. No other record of them exists.
+
+The files of executors are not known in advance. They are marked when their tickets are issued, and
+the mark is removed with the success that names them.
 """
 
 from __future__ import annotations
@@ -109,13 +112,25 @@ _GONE = frozenset({"lost", "stopped", "by_hand"})
 AGAIN_S = 300.0
 """Seconds after which another process retries: the one that took the keys may have died."""
 
+# A file of an executor may be due while its attempt still runs, and one that was asked for again at
+# the moment of its success may still be marked.
 TAKE = """
 -- name: take_garbage
-UPDATE unwanted SET due_at = now() + make_interval(secs => %(again_s)s)
-WHERE key IN (
-    SELECT key FROM unwanted WHERE due_at <= now()
-    ORDER BY due_at LIMIT %(most)s FOR UPDATE SKIP LOCKED)
-RETURNING key
+WITH due AS MATERIALIZED (
+    SELECT key, regexp_match(
+        key, '(?:^|/)r/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/([0-9]{1,9})/') AS made
+    FROM unwanted WHERE due_at <= now()
+    ORDER BY due_at LIMIT %(most)s FOR UPDATE SKIP LOCKED
+),
+later AS (
+    UPDATE unwanted u SET due_at = now() + make_interval(secs => %(again_s)s)
+    FROM due d WHERE u.key = d.key
+)
+SELECT d.key FROM due d
+WHERE NOT EXISTS (SELECT FROM artifacts a WHERE a.key = d.key)
+  AND NOT EXISTS (
+    SELECT FROM requests r WHERE r.id = d.made[1]::uuid AND r.attempt = d.made[2]::integer
+    AND r.lease_until IS NOT NULL)
 """
 FORGET = """
 DELETE FROM unwanted WHERE key IN (SELECT json_array_elements_text(%(keys)s::json))

@@ -72,6 +72,32 @@ async def is_held(database: Database, held: LeaseKey) -> bool:
     return bool(await database.rows(IS_HELD, found))
 
 
+EXPECTED_S = 7 * 3600.0
+"""Seconds after the issue of a file's ticket at which the file is deleted unless a success has
+named it. Longer than the ticket is valid."""
+
+EXPECT = """
+-- name: expect_file
+INSERT INTO unwanted (key, due_at) VALUES (%(key)s, now() + make_interval(secs => %(after_s)s))
+ON CONFLICT (key) DO UPDATE SET due_at = excluded.due_at
+"""
+
+
+class ExecutorLeases:
+    """Leases of executors, whose files are known only when they are made."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def is_held(self, held: LeaseKey) -> bool:
+        return await is_held(self._database, held)
+
+    async def expect_file(self, key: str) -> None:
+        """Mark a file for deletion before it is uploaded. It is kept while its attempt holds the
+        lease, and when the attempt succeeds with it."""
+        await self._database.rows(EXPECT, {"key": key, "after_s": EXPECTED_S})
+
+
 # Contention with other ingress processes. Pure.
 
 FIRST_SPARE_LANES = 16

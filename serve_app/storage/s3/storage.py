@@ -31,6 +31,7 @@ from serve_app.storage.s3.clients import S3Clients, StaticKey
 from serve_app.storage.s3.location import S3Location
 from serve_app.storage.s3.parts import S3Parts
 from serve_app.storage.s3.transfer import (
+    MAX_BYTES,
     PART_BYTES,
     AlreadyExists,
     S3Download,
@@ -64,7 +65,7 @@ class S3Storage:
         self,
         location: S3Location,
         key: StaticKey | None,
-        max_bytes: int | None = None,
+        max_bytes: int = MAX_BYTES,
         spool: Path | None = None,
     ) -> None:
         """``spool``: see ``S3Parts``."""
@@ -267,7 +268,7 @@ class S3Storage:
         pending, size = bytearray(), 0
         async for chunk in chunks:
             size += len(chunk)
-            if self._max_bytes is not None and size > self._max_bytes:
+            if size > self._max_bytes:
                 raise TooLarge(f"The artifact is larger than the {self._max_bytes} bytes allowed.")
             pending += chunk
             while len(pending) >= PART_BYTES:

@@ -18,8 +18,9 @@ from serve_app.storage.s3.location import S3Location
 log = logging.getLogger(__name__)
 
 PART_BYTES = 8 * 2**20
-"""Size of a part, above S3's minimum of 5 MiB. With S3's limit of 10,000 parts, an object can have
-80 GiB."""
+"""Size of a part, above S3's minimum of 5 MiB."""
+MAX_BYTES = 10_000 * PART_BYTES
+"""Size of an object that is sent in these parts: S3 takes no more of them."""
 
 
 class AlreadyExists(Exception):

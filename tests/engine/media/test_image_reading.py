@@ -78,6 +78,16 @@ def test_what_else_a_camera_has_written_beside_its_turn_does_not_matter(format):
     assert read_image(body, "image_url").size == (4, 8)
 
 
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize(
+    "exif",
+    [b"MM\0*", b"II*\0", b"MM\0*\0\0\0\x08", b"II*\0\x08\0\0\0\x05\0", b"MM", b"camera", b"\0\0"],
+)
+def test_an_image_whose_exif_is_cut_off_is_read_as_it_is(format, exif):
+    body = written(Image.new("RGB", (8, 4), RED), format, exif=b"Exif\0\0" + exif)
+    assert read_image(body, "image_url").size == (8, 4)
+
+
 def _directory(*entries):
     """TIFF directory of entries (tag, type, value of four bytes)."""
     packed = b"".join(

@@ -303,6 +303,21 @@ async def test_parts_that_are_too_much_together_are_refused_and_given_up() -> No
         assert (house.storage.objects, house.storage.parts) == ({}, {})
 
 
+async def test_parts_that_are_too_much_together_are_not_joined_before_they_are_given_up() -> None:
+    async with built(replica=False, max_upload_bytes=1000) as house, house.client() as client:
+        place = await initiated(client, "initiate-multipart")
+        url = place["upload_url"]
+        etags = [(await client.put(f"{url}/1", content=bytes(600))).json()["etag"]]
+        (parts_id,) = house.storage.parts
+        key = place["file_url"].partition("/files/")[2]
+        part = await house.storage.put_part(key, parts_id, 2, pieces(1, 600))
+        await house.services.files.uploads._book.add_part(key, part)  # its call has not ended yet
+        parts = [{"partNumber": n, "etag": e} for n, e in enumerate([*etags, part.etag], 1)]
+        joined = await client.post(f"{url}/complete", json={"parts": parts})
+        assert joined.status_code == 413
+        assert house.storage.objects == {}
+
+
 async def test_a_disk_that_fills_up_meanwhile_is_reported() -> None:
     free = iter([True, True, False])
 

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from serve_app.catalog.catalog import Catalog
+from serve_app.domain.errors import DarkroomError, StorageFull, StorageUnavailable, TooLarge
 from serve_app.domain.operations import Actor
 from serve_app.ingress.services import weight_jobs
 from serve_app.ingress.services.weight_jobs import WeightJobs
+from serve_app.registry.postgres import MAX_TRIES
 from serve_app.registry.records import NewWeights, TenantWeights, WeightQuota, WeightState
 from serve_app.settings import Config
 from serve_app.telemetry.clock import SystemClock
@@ -153,6 +155,46 @@ async def test_files_above_the_quota_are_refused(tmp_path: Path) -> None:
     refused = await bench.run(GOOD)
     assert refused.state is WeightState.REFUSED
     assert "DELETE /v1/weights/{name}" in refused.problem
+    assert bench.left() == []
+
+
+class Refusing(FakeStorage):
+    """Storage that refuses as many files as there are errors, and then takes them."""
+
+    refusals: list[DarkroomError]
+
+    async def put(self, key: str, media_type: str, chunks: AsyncIterator[bytes]) -> int:
+        if self.refusals:
+            raise self.refusals.pop()
+        return await super().put(key, media_type, chunks)
+
+
+def refusing(bench: Bench, *errors: DarkroomError) -> None:
+    storage = Refusing(b"k" * 32, ORIGIN, SystemClock())
+    storage.objects, storage.refusals = bench.storage.objects, [*errors]
+    bench.storage = storage
+
+
+@pytest.mark.parametrize("error", [StorageUnavailable("It is away."), StorageFull("It is full.")])
+async def test_a_job_waits_for_storage_however_often_it_is_tried(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: DarkroomError
+) -> None:
+    refusing(bench, error)
+    assert (await bench.run(GOOD)).state is WeightState.WAITING
+    assert bench.left() == []
+    monkeypatch.setattr(weight_jobs, "STORAGE_AGAIN_S", 0.0)
+    refusing(bench, *[error] * (MAX_TRIES + 1))
+    await bench.book.remove("house", "style", ME)
+    assert (await bench.run(GOOD)).state is WeightState.READY
+
+
+async def test_what_storage_says_of_a_file_that_it_does_not_take_is_the_reason(
+    bench: Bench,
+) -> None:
+    refusing(bench, TooLarge("The artifact is larger than the bucket allows."))
+    refused = await bench.run(GOOD)
+    assert refused.state is WeightState.REFUSED
+    assert refused.problem == "The artifact is larger than the bucket allows."
     assert bench.left() == []
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from pydantic import SecretStr
 from serve_app.domain.errors import Misconfigured
 from serve_app.settings import AWS_SECRET_NAMES, Config, Secrets
 from serve_app.storage.directory import DirectoryStorage
+from serve_app.storage.keys import SAFETENSORS
 from serve_app.storage.s3.location import location_of
 from serve_app.storage.s3.storage import S3Storage
 from serve_app.storage.selection import create_storage, s3_location
@@ -26,6 +29,17 @@ def config(**settings: Any) -> Config:
 def test_without_a_bucket_artifacts_go_to_the_directory() -> None:
     storage = create_storage(config(), Secrets(), b"k", "http://in", FakeClock())
     assert isinstance(storage, DirectoryStorage)
+
+
+async def test_what_darkroom_stores_itself_may_be_larger_than_artifacts_and_uploads(
+    tmp_path: Path,
+) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield bytes(65)
+
+    small = config(data_dir=tmp_path, max_artifact_bytes=64, max_upload_bytes=64)
+    storage = create_storage(small, Secrets(), b"k", "http://in", FakeClock())
+    assert await storage.put("w/ab/whole.safetensors", SAFETENSORS, chunks()) == 65
 
 
 def test_with_a_bucket_they_go_there() -> None:

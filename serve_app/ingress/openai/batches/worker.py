@@ -35,6 +35,7 @@ from serve_app.domain.errors import (
     Overloaded,
     RequestNotFound,
     TenantDisabled,
+    TooLarge,
     Unauthenticated,
     Unavailable,
 )
@@ -323,9 +324,9 @@ async def write_files(services: Services, batch: StoredBatch) -> bool:
     batches = services.queue.batches
     output = error = None
     if batch.completed:
-        output = await _write(services, batch, succeeded=True)
+        output = await _written(services, batch, succeeded=True)
     if batch.failed:
-        error = await _write(services, batch, succeeded=False)
+        error = await _written(services, batch, succeeded=False)
     ids = output and output.id, error and error.id
     ended = await batches.work.finish(batch.id, *ids)
     known = await batches.work.find(batch.id)
@@ -336,11 +337,25 @@ async def write_files(services: Services, batch: StoredBatch) -> bool:
     return ended
 
 
-async def _write(services: Services, batch: StoredBatch, *, succeeded: bool) -> BatchFile:
+async def _written(services: Services, batch: StoredBatch, *, succeeded: bool) -> BatchFile | None:
+    """File of a batch. One that is too large for storage gets URLs in place of base64, and if even
+    that is too large, there is none: otherwise the batch would not end."""
+    for inline in (True, False):
+        try:
+            return await _write(services, batch, succeeded=succeeded, inline=inline)
+        except TooLarge as error:
+            kind = "output" if succeeded else "error"
+            log.warning("The %s file of the batch %s: %s", kind, batch.id, error.message)
+    return None
+
+
+async def _write(
+    services: Services, batch: StoredBatch, *, succeeded: bool, inline: bool
+) -> BatchFile:
     name = f"{batch.id}_{'output' if succeeded else 'error'}.jsonl"
     acl = requests.options_of(batch).acl
     new = NewUpload(batch.tenant, "application/octet-stream", name, batch.keep_outputs_s, acl)
-    lines = _lines(services, batch, succeeded=succeeded)
+    lines = _lines(services, batch, succeeded=succeeded, inline=inline)
     upload = await services.files.uploads.write(new, lines)
     file = await services.queue.batches.files.add(
         new_file_id(), batch.tenant, upload.key, name, OUTPUT, batch.id
@@ -351,7 +366,7 @@ async def _write(services: Services, batch: StoredBatch, *, succeeded: bool) -> 
 
 
 async def _lines(
-    services: Services, batch: StoredBatch, *, succeeded: bool
+    services: Services, batch: StoredBatch, *, succeeded: bool, inline: bool
 ) -> AsyncIterator[bytes]:
     after, page = 0, RESULTS_PAGE
     while page == RESULTS_PAGE:
@@ -361,18 +376,21 @@ async def _lines(
         page = len(found)
         for each in found:
             after = each.result.line
-            response = await _whole(services, each)
+            response = await _whole(services, batch, each, inline=inline)
             yield await in_cpu_thread(_encoded, batch.id, each, response)
 
 
-async def _whole(services: Services, ended: EndedLine) -> Any:
-    """Response of a line, with the base64 of its images if it was wanted. An image that was deleted
-    meanwhile has none."""
+async def _whole(services: Services, batch: StoredBatch, ended: EndedLine, *, inline: bool) -> Any:
+    """Response of a line, with the base64 of its images if it was wanted, or their URLs unless
+    ``inline``. An image that was deleted meanwhile has no base64."""
     response = ended.result.response
     if response is None or not ended.result.inlined:
         return response
     images = [{**each} for each in response["body"]["data"]]
     for image, key in zip(images, ended.result.inlined, strict=False):
+        if not inline:
+            image["url"] = services.files.access.url(batch.origin, key, batch.tenant)
+            continue
         with suppress(ArtifactNotFound):
             image["b64_json"] = await _base64(services, key)
     return {**response, "body": {**response["body"], "data": images}}

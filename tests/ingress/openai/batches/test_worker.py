@@ -13,6 +13,7 @@ import openai
 import pytest
 
 from serve_app.domain.batches.batch import BatchNotice, BatchStatus
+from serve_app.domain.errors import TooLarge
 from serve_app.domain.request import Priority, State
 from serve_app.ingress.openai.batches import worker as module
 from serve_app.ingress.openai.batches.lines import MAX_LINES, FileCheck, split
@@ -296,6 +297,36 @@ async def test_openais_client_lists_all_batches_of_a_limited_key_between_those_o
         page = await ai.batches.list(limit=3)
     assert listed == own[::-1]
     assert ([each.id for each in page.data], page.has_more) == (own[::-1], False)
+
+
+@pytest.mark.parametrize("takes_urls", [True, False])
+async def test_a_batch_whose_results_are_too_large_for_storage_ends(
+    house: House, monkeypatch: pytest.MonkeyPatch, takes_urls: bool
+) -> None:
+    put = house.storage.put
+
+    async def small(key: str, media_type: str, chunks: AsyncIterator[bytes]) -> int:
+        content = b"".join([chunk async for chunk in chunks])
+        if key.startswith("u/") and (b'"b64_json"' in content or not takes_urls):
+            raise TooLarge("The artifact is larger than the bucket allows.")
+        return await put(key, media_type, once(content))
+
+    async def once(content: bytes) -> AsyncIterator[bytes]:
+        yield content
+
+    batch = await begun(house, lines(3, response_format="b64_json"))
+    worker = BatchWorker(house.services)
+    await worker.validate()
+    monkeypatch.setattr(house.storage, "put", small)
+    known = await run(house, batch, worker)
+    assert (known["status"], known["request_counts"]["completed"]) == ("completed", 3)
+    found = await results(house, batch)
+    assert len(found) == (3 if takes_urls else 0)
+    for each in found:
+        (image,) = each["response"]["body"]["data"]
+        key = image.pop("url").removeprefix(f"{ORIGIN}/files/")
+        assert image == {}
+        assert await house.storage.size(key) > 0
 
 
 async def test_the_limit_of_batches_is_answered_with_429() -> None:
