@@ -248,10 +248,12 @@ class RepositoryFolder:
             (self.path / "blobs" / file.digest).unlink(missing_ok=True)
 
     def bytes_of(self, revision: str, files: Sequence[ListedFile]) -> int:
-        """Bytes of ``files`` that are present, including parts."""
-        return sum(
-            file.size if self.is_there(revision, file) else min(self.part_bytes(file), file.size)
-            for file in files
+        """Bytes of ``files`` that are present, including parts. Files of equal content share a
+        part, which counts once."""
+        there = {each for each in files if self.is_there(revision, each)}
+        coming = {each.digest: each for each in files if each not in there}
+        return sum(each.size for each in there) + sum(
+            min(self.part_bytes(each), each.size) for each in coming.values()
         )
 
     def part_bytes(self, file: ListedFile) -> int:
