@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from serve_app.domain.errors import WeightsUnavailable
+from serve_app.domain.errors import StorageUnavailable, Unavailable, WeightsUnavailable
 from weights.registered import FOLDER, RegisteredFiles
 
 ONE = save({"a": np.zeros(2)})
@@ -29,7 +29,13 @@ def storage(**contents: bytes) -> Iterator[tuple[str, list[str]]]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked.append(self.path)
-            body = contents.get(self.path.strip("/"))
+            name = self.path.strip("/")
+            if name.startswith("busy/"):  # for the first requests
+                _, times, name = name.split("/")
+                if len(asked) <= int(times):
+                    self.send_error(503)
+                    return
+            body = contents.get(name)
             self.send_response(200 if body is not None else 404)
             self.send_header("content-length", str(len(body or b"")))
             self.end_headers()
@@ -71,6 +77,41 @@ def test_a_file_that_is_gone_says_what_to_do(tmp_path: Path) -> None:
         RegisteredFiles(tmp_path, lambda _: "").fetch(DIGEST)
     with storage() as (url, _), pytest.raises(WeightsUnavailable, match="cannot be read"):
         RegisteredFiles(tmp_path, lambda _: f"{url}/one").fetch(DIGEST)
+
+
+def test_a_storage_that_restarts_is_asked_again(tmp_path: Path) -> None:
+    waits: list[float] = []
+    with storage(one=ONE) as (url, asked):
+        files = RegisteredFiles(tmp_path, lambda _: f"{url}/busy/2/one", waits.append)
+        assert files.fetch(DIGEST).read_bytes() == ONE
+    assert len(asked) == 3
+    assert waits == [1.0, 2.0]
+
+
+def test_a_storage_that_stays_away_is_no_fault_of_the_file(tmp_path: Path) -> None:
+    with storage() as (url, asked):
+        files = RegisteredFiles(tmp_path, lambda _: f"{url}/busy/9/one", lambda _: None)
+        with pytest.raises(StorageUnavailable, match="4 tries"):
+            files.fetch(DIGEST)
+    assert len(asked) == 4
+    files = RegisteredFiles(tmp_path, lambda _: f"{url}/one", lambda _: None)
+    with pytest.raises(StorageUnavailable) as caught:
+        files.fetch(DIGEST)  # nothing listens there any more
+    assert caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    "error", [TimeoutError(), RuntimeError("the actor died"), Unavailable("no")]
+)
+def test_an_ingress_that_does_not_answer_is_no_fault_of_the_file(
+    tmp_path: Path, error: Exception
+) -> None:
+    def locate(digest: str) -> str:
+        raise error
+
+    with pytest.raises(StorageUnavailable, match="ingress") as caught:
+        RegisteredFiles(tmp_path, locate).fetch(DIGEST)
+    assert caught.value.retryable
 
 
 def pipeline(folder: Path) -> Path:
