@@ -79,9 +79,12 @@ class RegisteredFiles:
     def find(self, digest: str) -> Path | None:
         """Path of a file, which counts as used now. None if it is not on this node."""
         path = self._files / f"{digest}{SUFFIX}"
+        if not path.is_file():
+            return None
         with contextlib.suppress(OSError):
-            os.utime(path)
-        return path if path.is_file() else None
+            # Keep the modification time: the engine uses it to detect that a file has changed.
+            os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+        return path
 
     def fetch(self, digest: str, on_progress: OnProgress | None = None) -> Path:
         """Path of a file, which is downloaded if needed and compared with its digest."""
@@ -188,7 +191,7 @@ class RegisteredFiles:
 
     def _make_room(self, size: int) -> None:
         """Remove the longest unused files while the disk has too little space for ``size`` more."""
-        there = sorted(self._files.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime)
+        there = sorted(self._files.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_atime_ns)
         for path in there:
             if eviction.free_bytes(self._files) >= size + eviction.SPARE_BYTES:
                 return

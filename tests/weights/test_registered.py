@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +16,7 @@ import pytest
 from safetensors.numpy import save
 
 from serve_app.domain.errors import StorageUnavailable, Unavailable, WeightsUnavailable
+from weights import eviction
 from weights.registered import FOLDER, RegisteredFiles
 
 ONE = save({"a": np.zeros(2)})
@@ -77,6 +79,33 @@ def test_a_file_that_is_gone_says_what_to_do(tmp_path: Path) -> None:
         RegisteredFiles(tmp_path, lambda _: "").fetch(DIGEST)
     with storage() as (url, _), pytest.raises(WeightsUnavailable, match="cannot be read"):
         RegisteredFiles(tmp_path, lambda _: f"{url}/one").fetch(DIGEST)
+
+
+def test_the_use_of_a_file_does_not_look_like_a_change_of_it(tmp_path: Path) -> None:
+    with storage(one=ONE) as (url, _):
+        files = RegisteredFiles(tmp_path, lambda _: f"{url}/one")
+        path = files.fetch(DIGEST)
+    os.utime(path, ns=(1, 1))
+    assert files.find(DIGEST) == files.fetch(DIGEST) == path
+    assert path.stat().st_mtime_ns == 1
+    assert path.stat().st_atime_ns > 1
+
+
+def test_the_longest_unused_file_makes_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = {DIGEST: ONE, OTHERS: OTHER, "c" * 64: ONE}
+    with storage(**contents) as (url, _):
+        files = RegisteredFiles(tmp_path, lambda digest: f"{url}/{digest}")
+        for number, digest in enumerate((DIGEST, OTHERS), 1):
+            os.utime(files.fetch(digest), ns=(number, number))
+        files.find(DIGEST)  # the older one is used again
+        room = iter((0, 2**40))
+        monkeypatch.setattr(eviction, "free_bytes", lambda _: next(room, 2**40))
+        with pytest.raises(WeightsUnavailable, match="damaged"):
+            files.fetch("c" * 64)
+    assert files.find(DIGEST) is not None
+    assert files.find(OTHERS) is None
 
 
 def test_a_storage_that_restarts_is_asked_again(tmp_path: Path) -> None:
