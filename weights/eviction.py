@@ -1,4 +1,4 @@
-"""Size limit of the store: eviction of repositories to make space for another one.
+"""Size limit of the store: eviction of repositories, and of their other revisions, to make space.
 
 Only files that the store itself has fetched are counted and evicted, because other programs may
 share the directory.
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from serve_app.domain.errors import WeightsUnavailable
 from weights.derived import shrink
-from weights.folder import OWN, RepositoryFolder, repositories
+from weights.folder import OWN, ListedFile, Listing, RepositoryFolder, repositories
 from weights.lock import RepositoryLock
 
 # Disk space.
@@ -94,8 +94,15 @@ def order_of_eviction(
     return sorted(residents, key=lambda each: each.used_at) if surplus > 0 else []
 
 
-def make_room(directory: Path, folder: RepositoryFolder, missing_bytes: int, cap: int) -> None:
-    """Reserve ``missing_bytes`` for ``folder``, and evict others until all reservations fit.
+def make_room(
+    directory: Path,
+    folder: RepositoryFolder,
+    listing: Listing,
+    needed: Sequence[ListedFile],
+    cap: int,
+) -> None:
+    """Reserve what is missing of ``needed``, files of ``listing``, and evict until all reservations
+    fit: other revisions of ``folder``, then other repositories, and last its other files.
 
     The caller holds the exclusive lock of ``folder``. ``WeightsUnavailable`` if they do not fit.
     """
@@ -104,26 +111,44 @@ def make_room(directory: Path, folder: RepositoryFolder, missing_bytes: int, cap
     lock = RepositoryLock(directory / ".locks" / "darkroom" / "room.lock")
     lock.take()
     try:
-        wanted = folder.own_bytes() + missing_bytes
-        if wanted > cap:
+        missing = folder.missing_bytes(listing.revision, needed)
+        least = folder.own_bytes(needed) + missing
+        if least > cap:
             raise WeightsUnavailable(
-                f"{folder.repository} takes {gigabytes(wanted)}, but all weights together may take "
+                f"{folder.repository} takes {gigabytes(least)}, but all weights together may take "
                 f"only {gigabytes(cap)}: raise {CAP}, or set it to 0 for no limit."
             )
         others = [each for each in _residents(directory) if each.repository != folder.repository]
-        surplus = wanted + sum(each.size for each in others) - cap
+        taken = sum(each.size for each in others) + missing
+        if folder.own_bytes() + taken > cap:
+            _trim(folder, listing.files)
+        if folder.own_bytes() + missing > cap:
+            _trim(folder, needed)
+        surplus = folder.own_bytes() + taken - cap
         shrink(directory, max(0, -surplus))  # they can be computed again
         for each in order_of_eviction(others, surplus):
             if surplus > 0 and _evicted(directory, each):
                 surplus -= each.size
         if surplus > 0:
+            surplus -= _trim(folder, needed)
+        if surplus > 0:
             raise WeightsUnavailable(
-                f"{folder.repository} takes {gigabytes(wanted)}, {gigabytes(surplus)} over the "
+                f"{folder.repository} takes {gigabytes(least)}, {gigabytes(surplus)} over the "
                 f"limit of {gigabytes(cap)}: the other weights are in use. Raise {CAP}."
             )
-        _promise(folder.path, wanted)
+        _promise(folder.path, folder.own_bytes() + missing)
     finally:
         lock.release()
+
+
+def _trim(folder: RepositoryFolder, kept: Sequence[ListedFile]) -> int:
+    """Remove the fetched files of a repository except ``kept``. Returns their size in bytes."""
+    before = folder.own_bytes()
+    folder.trim(kept)
+    freed = before - folder.own_bytes()
+    if freed:
+        log.info("Removed other files of %s: %s.", folder.repository, gigabytes(freed))
+    return freed
 
 
 def derived_limit(directory: Path, cap: int) -> int:

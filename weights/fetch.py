@@ -58,7 +58,10 @@ class Fetching:
             self._grown(0)
         with ThreadPoolExecutor(STREAMS, thread_name_prefix="weights") as threads:
             # In the caller's context, so that log lines have the id of its request.
-            working = [threads.submit(copy_context().run, self._provide, each) for each in wanted]
+            working = [
+                threads.submit(copy_context().run, self._provide_equal, each)
+                for each in _by_content(wanted)
+            ]
             try:
                 for each in as_completed(working):
                     each.result()
@@ -73,6 +76,12 @@ class Fetching:
                         error, self._folder.path.parent, self._folder.repository
                     ) from error
                 raise
+
+    def _provide_equal(self, files: Sequence[ListedFile]) -> None:
+        """Provide files of equal content one after the other: they share a part and a blob, so the
+        first is downloaded, and the others are links to it."""
+        for each in files:
+            self._provide(each)
 
     def _provide(self, file: ListedFile) -> None:
         folder, revision = self._folder, self._listing.revision
@@ -148,6 +157,14 @@ class Fetching:
                 self._refusal = error
                 self._stop.set()
                 raise Stopped from error
+
+
+def _by_content(files: Sequence[ListedFile]) -> list[list[ListedFile]]:
+    """Files grouped by digest, in their order. One whose digest is unknown is alone."""
+    groups: dict[str, list[ListedFile]] = {}
+    for each in files:
+        groups.setdefault(each.digest or f"/{each.path}", []).append(each)
+    return list(groups.values())
 
 
 # Plan of a download.

@@ -232,13 +232,9 @@ class RepositoryFolder:
 
     def adopt(self, revision: str, file: ListedFile) -> bool:
         """Link to the blob of another revision. False if there is none of that size."""
-        blob = self.path / "blobs" / file.digest
-        try:
-            if not file.digest or blob.stat().st_size != file.size:
-                return False
-        except OSError:
+        if not self._has_blob(file):
             return False
-        self._link(blob, self.snapshot(revision) / file.path)
+        self._link(self.path / "blobs" / file.digest, self.snapshot(revision) / file.path)
         return True
 
     def discard(self, revision: str, file: ListedFile) -> None:
@@ -248,11 +244,23 @@ class RepositoryFolder:
             (self.path / "blobs" / file.digest).unlink(missing_ok=True)
 
     def bytes_of(self, revision: str, files: Sequence[ListedFile]) -> int:
-        """Bytes of ``files`` that are present, including parts."""
-        return sum(
-            file.size if self.is_there(revision, file) else min(self.part_bytes(file), file.size)
-            for file in files
+        """Bytes of ``files`` that are present, including parts. Files of equal content share a
+        part, which counts once."""
+        there = {each for each in files if self.is_there(revision, each)}
+        coming = {each.digest: each for each in files if each not in there}
+        return sum(each.size for each in there) + sum(
+            min(self.part_bytes(each), each.size) for each in coming.values()
         )
+
+    def missing_bytes(self, revision: str, files: Sequence[ListedFile]) -> int:
+        """Bytes to download for ``files``. Files of equal content count once, and not at all if
+        another revision has it."""
+        missing = {
+            each.digest or each.path: each
+            for each in files
+            if not self.is_there(revision, each) and not self._has_blob(each)
+        }
+        return sum(each.size - min(self.part_bytes(each), each.size) for each in missing.values())
 
     def part_bytes(self, file: ListedFile) -> int:
         try:
@@ -271,25 +279,47 @@ class RepositoryFolder:
         except OSError:
             return 0.0
 
-    def own_bytes(self) -> int:
-        """Bytes that the store itself has fetched, including parts."""
+    def own_bytes(self, files: Sequence[ListedFile] | None = None) -> int:
+        """Bytes that the store itself has fetched, including parts; None: of all files."""
         blobs = self.path / "blobs"
         own = [blobs / digest for digest in self._record()["fetched"]]
-        return sum(_size(path) for path in (*own, *blobs.glob("*.part")))
+        there = (*own, *blobs.glob("*.part"))
+        if files is not None:
+            digests = {each.digest for each in files}
+            there = tuple(path for path in there if path.stem in digests)
+        return sum(_size(path) for path in there)
 
     def evict(self) -> None:
         """Remove the files that the store itself has fetched. Those of other programs stay."""
-        blobs = self.path / "blobs"
-        own = set(self._record()["fetched"])
-        for listing in list(self.listings()):
-            for file in listing.files:
-                if file.digest in own:
-                    (self.snapshot(listing.revision) / file.path).unlink(missing_ok=True)
-        for path in (*(blobs / digest for digest in own), *blobs.glob("*.part")):
-            path.unlink(missing_ok=True)
+        self.trim(())
         shutil.rmtree(self.path / OWN)
         if not any(path.is_file() for path in self.path.rglob("*")):
             shutil.rmtree(self.path)
+
+    def trim(self, kept: Sequence[ListedFile]) -> None:
+        """Remove the files that the store itself has fetched, and parts, except the contents of
+        ``kept``, of all revisions. A process that has one open can still read it."""
+        blobs, record = self.path / "blobs", self._record()
+        digests = {each.digest for each in kept}
+        gone = set(record["fetched"]) - digests
+        for listing in list(self.listings()):
+            for file in listing.files:
+                if file.digest in gone:
+                    (self.snapshot(listing.revision) / file.path).unlink(missing_ok=True)
+                    record["checked"].pop(f"{listing.revision}/{file.path}", None)
+        for path in (*(blobs / digest for digest in gone), *blobs.glob("*.part")):
+            if path.stem not in digests:
+                path.unlink(missing_ok=True)
+        record["fetched"] = [each for each in record["fetched"] if each in digests]
+        if (self.path / OWN).is_dir():
+            _write(self.path / OWN / "record.json", json.dumps(record, indent=1))
+
+    def _has_blob(self, file: ListedFile) -> bool:
+        try:
+            blob = self.path / "blobs" / file.digest
+            return bool(file.digest) and blob.stat().st_size == file.size
+        except OSError:
+            return False
 
     def _listing_path(self, revision: str) -> Path:
         return self.path / OWN / f"listing-{revision}.json"

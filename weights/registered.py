@@ -13,8 +13,10 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -22,16 +24,20 @@ from typing import Any, cast
 import httpx2
 
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.errors import WeightsUnavailable
+from serve_app.domain.errors import DarkroomError, StorageUnavailable, WeightsUnavailable
 from serve_app.domain.lora import REPLACED
 from weights import eviction
 from weights.safetensors_header import read_header
 from weights.source import OnProgress
 
+log = logging.getLogger(__name__)
+
 FOLDER = ".darkroom-registered"
 SUFFIX = ".safetensors"
 INDEX = ".safetensors.index.json"
 TIMEOUT_S = 60.0  # without a byte
+PAUSES_S = 1.0, 2.0, 4.0  # between tries: our own storage may restart
+_MAY_PASS = frozenset({408, 425, 429, 500, 502, 503, 504})  # replies of our storage
 
 LocateFile = Callable[[str], str]
 """URL of the file with a SHA-256; empty if there is none."""
@@ -55,10 +61,17 @@ def registered_of(endpoint: Endpoint) -> tuple[str, ...]:
 
 class RegisteredFiles:
     """Registered files of this node. For several threads and processes. Every error is
-    ``WeightsUnavailable``, with a message for the user."""
+    ``WeightsUnavailable``, with a message for the user, or ``StorageUnavailable`` while our own
+    storage or the ingress does not answer."""
 
-    def __init__(self, directory: Path, locate: LocateFile | None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        locate: LocateFile | None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         """``directory``: of the store. ``locate``: None where no ingress can be asked."""
+        self._sleep = sleep
         self._files = directory / FOLDER / "files"
         self._folders = directory / FOLDER / "folders"
         self._locate = locate
@@ -66,9 +79,12 @@ class RegisteredFiles:
     def find(self, digest: str) -> Path | None:
         """Path of a file, which counts as used now. None if it is not on this node."""
         path = self._files / f"{digest}{SUFFIX}"
+        if not path.is_file():
+            return None
         with contextlib.suppress(OSError):
-            os.utime(path)
-        return path if path.is_file() else None
+            # Keep the modification time: the engine uses it to detect that a file has changed.
+            os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+        return path
 
     def fetch(self, digest: str, on_progress: OnProgress | None = None) -> Path:
         """Path of a file, which is downloaded if needed and compared with its digest."""
@@ -108,11 +124,42 @@ class RegisteredFiles:
         return folder
 
     def _download(self, digest: str, on_progress: OnProgress | None) -> Path:
-        url = self._locate(digest) if self._locate else ""
+        url = self._located(digest)
         if not url:
             raise WeightsUnavailable(
                 f"The registered file {digest[:12]}… does not exist any more. Register it again."
             )
+        for pause_s in (*PAUSES_S, None):
+            try:
+                return self._received(digest, url, on_progress)
+            except httpx2.HTTPError as error:
+                if not _may_pass(error):
+                    raise WeightsUnavailable(
+                        f"The registered file {digest[:12]}… cannot be read from storage: {error}."
+                    ) from error
+                log.warning("Storage did not send the registered file %s: %r", digest[:12], error)
+                if pause_s is None:
+                    raise StorageUnavailable(
+                        f"Storage did not send the registered file {digest[:12]}… in "
+                        f"{len(PAUSES_S) + 1} tries. Try again later."
+                    ) from error
+                self._sleep(pause_s)
+        raise AssertionError
+
+    def _located(self, digest: str) -> str:
+        """URL of a file; empty if there is none."""
+        try:
+            return self._locate(digest) if self._locate else ""
+        except Exception as error:  # a timeout, or Ray's while an ingress restarts
+            if isinstance(error, DarkroomError) and not error.retryable:
+                raise
+            log.warning("The ingress did not locate a registered file: %r", error)
+            raise StorageUnavailable(
+                f"The ingress did not say where the registered file {digest[:12]}… is. Try again "
+                "later."
+            ) from error
+
+    def _received(self, digest: str, url: str, on_progress: OnProgress | None) -> Path:
         part = self._files / f"{digest}.part"
         state = hashlib.sha256()
         try:
@@ -139,16 +186,12 @@ class RegisteredFiles:
             path = self._files / f"{digest}{SUFFIX}"
             part.replace(path)
             return path
-        except httpx2.HTTPError as error:
-            raise WeightsUnavailable(
-                f"The registered file {digest[:12]}… cannot be read from storage: {error}."
-            ) from error
         finally:
             part.unlink(missing_ok=True)
 
     def _make_room(self, size: int) -> None:
         """Remove the longest unused files while the disk has too little space for ``size`` more."""
-        there = sorted(self._files.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime)
+        there = sorted(self._files.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_atime_ns)
         for path in there:
             if eviction.free_bytes(self._files) >= size + eviction.SPARE_BYTES:
                 return
@@ -161,6 +204,13 @@ def _locked(path: Path) -> Generator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _may_pass(error: httpx2.HTTPError) -> bool:
+    """True if another try may succeed."""
+    if isinstance(error, httpx2.HTTPStatusError):
+        return error.response.status_code in _MAY_PASS
+    return isinstance(error, httpx2.TransportError)
 
 
 def _is_weights(name: str) -> bool:

@@ -277,9 +277,8 @@ class Store:
             # Nodes that start together then have different files, which they send each other.
             files = tuple(SystemRandom().sample(files, len(files)))
         folder.keep_listing(listing)
-        here = folder.bytes_of(listing.revision, files)
-        missing = sum(each.size for each in files) - here
-        eviction.make_room(self.directory, folder, missing, self._config.max_bytes)
+        eviction.make_room(self.directory, folder, listing, files, self._config.max_bytes)
+        missing = folder.missing_bytes(listing.revision, files)
         eviction.check_room(self.directory, weights.source, missing)
         Fetching(folder, listing, files, sources, on_progress).run()
         eviction.end_reservation(folder)

@@ -31,7 +31,7 @@ from deployments.replica.resources import ReplicaResources
 from deployments.replica.tuned import tuned_recipes
 from deployments.safety.checkers import Checkers
 from deployments.transfer.lora_cache import LoraCache
-from deployments.transfer.lora_fetcher import LoraFetcher
+from deployments.transfer.lora_fetcher import LOCATE_S, LoraFetcher
 from deployments.transfer.uploader import Backoff
 from serve_app.domain.errors import Misconfigured, Unavailable
 from serve_app.domain.lease import LeaseKey
@@ -51,7 +51,6 @@ log = logging.getLogger(__name__)
 ENCODERS = 2  # threads that write and read images and snapshots
 WRITERS = 2  # threads that write videos and audio; they are slow, so images do not wait for them
 
-LOCATE_S = 30.0  # for a call to the ingress
 SWITCH_S = 0.0002
 """Interpreter switch interval, in seconds. torch releases the GIL in each of its calls. With
 Python's default of 5 ms, the engine waits that long to get it back whenever another thread runs.

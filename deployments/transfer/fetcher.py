@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import dataclass
+from random import SystemRandom
 from urllib.parse import unquote_to_bytes
 
 import httpx
 
+from deployments.transfer.uploader import Backoff, StorageRetry, may_pass
 from serve_app.domain.addresses import PrivateAddress, Resolve, UnknownHost, connectable
 from serve_app.domain.errors import InvalidInput
 from serve_app.domain.lease import Lease
+
+log = logging.getLogger(__name__)
 
 Sink = Callable[[bytes], object]
 """Receives the chunks of a file in order. If it raises, the fetch ends."""
@@ -21,6 +26,8 @@ Sink = Callable[[bytes], object]
 MAX_REDIRECTS = 3
 RATE_WINDOW_S = 15.0
 RATE_GRACE_S = 10.0  # for name resolution, connecting, redirects and slow starts
+OWN_TRIES = 5  # for a file of our own storage, before the attempt is handed back
+OWN_BACKOFF = Backoff(SystemRandom(), first_s=0.5)
 NOT_MODIFIED = 304
 FORBIDDEN = 403
 PRIVATE = "/files/p/"
@@ -99,7 +106,8 @@ NO_FILES = OwnFiles()
 
 
 class Fetcher:
-    """Downloads the file at a URL. Errors are ``InvalidInput`` and name the field. Use it on one
+    """Downloads the file at a URL. Errors are ``InvalidInput`` and name the field, except
+    ``StorageRetry``: our own storage does not answer, which is no fault of the input. Use it on one
     event loop.
 
     A URL cannot reach a private address, not even by a redirect or by DNS rebinding: the connection
@@ -117,10 +125,12 @@ class Fetcher:
         allow_private: bool,
         offline: bool = False,
         min_rate: MinRate = NO_MIN_RATE,
+        own_backoff: Backoff = OWN_BACKOFF,
     ) -> None:
         """``client`` must not follow redirects and must not use a proxy from the environment.
         ``offline``: only our own files are fetched. ``min_rate`` applies to other servers, not to
-        our own storage."""
+        our own storage. ``own_backoff``: between tries at our own storage."""
+        self._own_backoff = own_backoff
         self._client = client
         self._resolve = resolve
         self._max_bytes = max_bytes
@@ -156,6 +166,8 @@ class Fetcher:
                     await self._foreign_in_time(parsed, download)
                 return download.version
         except TimeoutError:
+            if download.awaits_own:
+                raise _away(f"no answer for {self._timeout_s:g} s") from None
             raise _unread(field, f"the download took longer than {self._timeout_s:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             what = str(error) or type(error).__name__
@@ -178,7 +190,7 @@ class Fetcher:
 
     async def _own(self, url: httpx.URL, download: _Download, files: OwnFiles) -> bool:
         """Fetch a file of our own storage by its path, whatever host name the URL has. False if it
-        is not our file.
+        is not our file. ``StorageRetry`` if our storage does not answer.
 
         This reveals nothing: anyone who knows the path may read a public file, and of the private
         ones the ingress sends those that the request's tenant may read.
@@ -189,11 +201,29 @@ class Fetcher:
         place = httpx.URL(files.url.rstrip("/") + path)
         if _is_private(place) and query:
             place = place.copy_with(query=query.encode())  # it may be signed
+        download.awaits_own = True
+        for number, delay_s in enumerate(self._own_backoff.delays(), 1):
+            try:
+                found = await self._own_once(place, download, files)
+            except (_OwnAway, httpx.TransportError) as error:
+                # What the sink has received cannot be taken back.
+                if number == OWN_TRIES or not download.awaits_own:
+                    raise _away(repr(error)) from error
+                log.info("Our storage sent no file (%r); retrying in %.1f s.", error, delay_s)
+                await asyncio.sleep(delay_s)
+            else:
+                download.awaits_own = False
+                return found
+        raise AssertionError
+
+    async def _own_once(self, place: httpx.URL, download: _Download, files: OwnFiles) -> bool:
         for _ in range(MAX_REDIRECTS + 1):
             headers = download.known.conditional_headers() | files.headers(place)
             async with self._client.stream("GET", place, headers=headers) as response:
                 if await self._received(response, download):
                     return True
+                if may_pass(response.status_code):
+                    raise _OwnAway(f"storage answered {response.status_code}")
                 if response.status_code == FORBIDDEN and _is_private(place):
                     raise _unread(download.field, "the file is private, and may not be read")
                 if not response.has_redirect_location:
@@ -283,6 +313,7 @@ class Fetcher:
         async for part in response.aiter_bytes():
             size += len(part)
             self._check_size(size, field)
+            download.awaits_own = False
             download.sink(part)
             download.count(len(part))
         download.version = Version(headers.get("etag", ""), headers.get("last-modified", ""))
@@ -302,6 +333,7 @@ class _Download:
     known: Version
     version: Version | None = None  # of the received file; None: nothing received
     missing_here: bool = False  # the path looks like one of our files, but there is none
+    awaits_own: bool = False  # our own storage was asked, and has sent nothing yet
     check: RateCheck | None = None  # None: no minimum rate
     limit: asyncio.Timeout | None = None  # ends the download when ``check`` is due
 
@@ -311,6 +343,14 @@ class _Download:
             return
         if self.check.receive(size, asyncio.get_running_loop().time()):
             self.limit.reschedule(self.check.due)
+
+
+class _OwnAway(Exception):
+    """Raised when our own storage answers that it cannot answer now."""
+
+
+def _away(problem: str) -> StorageRetry:
+    return StorageRetry(f"A file could not be read from our own storage in time: {problem}")
 
 
 def fetcher_client() -> httpx.AsyncClient:

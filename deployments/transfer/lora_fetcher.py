@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from deployments.engine.threads import Threads
 from deployments.transfer.fetcher import Fetcher, OwnFiles, Version, may_be_private
 from deployments.transfer.lora_cache import CachedFile, LoraCache
-from serve_app.domain.errors import InvalidInput, LoraRefused, WeightsUnavailable
+from deployments.transfer.uploader import StorageRetry
+from serve_app.domain.errors import DarkroomError, InvalidInput, LoraRefused, WeightsUnavailable
 from serve_app.domain.lora import FileUrl, HubFile, LoraSource, RegisteredFile
 from serve_app.domain.ports import Clock
 from weights.folder import digest_of, known
@@ -26,6 +28,8 @@ from weights.selection import select_lora
 
 if TYPE_CHECKING:
     from deployments.engine.lora.format import Lora
+
+log = logging.getLogger(__name__)
 
 FIELD = "loras"
 """Field of inputs that names LoRAs."""
@@ -48,6 +52,7 @@ Locate = Callable[[str], Awaitable[str]]
 REVALIDATE_S = 60.0
 """Time for which a name is assumed to mean the same file, without asking the server again."""
 
+LOCATE_S = 30.0  # for a call to the ingress
 MAX_REMEMBERED = 1024  # names
 THREADS = 4  # for reading, writing and waiting for the hub
 LOOK_BYTES = 16 * 2**20  # written between two checks of the free disk space
@@ -218,7 +223,7 @@ class LoraFetcher:
         key = name.key_of(source.digest)
         if self._is_here(key):
             return key
-        url = await self._locate(source.digest) if self._locate and source.digest else ""
+        url = await self._located(source.digest)
         if not url:
             raise _unread(f"the registered weights {source.name!r} do not exist any more")
         with self._cache.part() as part:
@@ -228,6 +233,20 @@ class LoraFetcher:
                 raise _unread(f"the registered weights {source.name!r} are damaged in storage")
             await self._on_thread(self._keep, part, key)
         return key
+
+    async def _located(self, digest: str) -> str:
+        """URL of a registered file; empty if there is none. ``StorageRetry``: the ingress does not
+        answer, which is no fault of the input."""
+        if self._locate is None or not digest:
+            return ""
+        try:
+            async with asyncio.timeout(LOCATE_S):
+                return await self._locate(digest)
+        except Exception as error:  # such as Ray's, while an ingress restarts
+            if isinstance(error, DarkroomError) and not error.retryable:
+                raise
+            log.warning("The ingress did not locate a registered file: %r", error)
+            raise StorageRetry("The ingress did not say where a registered file is.") from error
 
     def _from_hub(self, source: HubFile, name: _Name) -> str:
         try:

@@ -118,6 +118,11 @@ _EXISTS = 412  # reply to a conditional PUT if the object exists
 _NEVER = 501  # storage does not support a part of the request, so a retry is useless
 
 
+def may_pass(status: int) -> bool:
+    """True if storage may answer a repeated request differently."""
+    return (status >= 500 and status != _NEVER) or status in _TRY_AGAIN
+
+
 class Backoff:
     """Delays that double. Each is drawn at random between half of the delay and the whole, so that
     replicas that failed together do not retry together."""
@@ -225,7 +230,7 @@ class Uploader:
         if again and status == _EXISTS:
             # The previous try succeeded and its reply was lost: no one else has this ticket.
             return None
-        if (status >= 500 and status != _NEVER) or status in _TRY_AGAIN:
+        if may_pass(status):
             return f"storage answered {status}"
         if status == 413:
             raise TooLarge(f"Storage refused a file of {file.size} bytes as too large.")

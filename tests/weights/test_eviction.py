@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,77 @@ def test_what_other_programs_have_downloaded_neither_counts_nor_goes(
     pulled(store, "b", used_at=2)
     pulled(store, "c", used_at=3)
     assert here(store) == {"a", "c"}
+
+
+NEW = "f" * 40
+
+
+def publish_new(hub: HubServer, tmp_path: Path, name: str, *, unet: bool = True) -> Weights:
+    """A new revision of ``name``. Without ``unet`` that file is the same as before."""
+    folder = write_repository(tmp_path / f"new-{name}", seed=20)
+    if not unet:
+        shutil.copy(tmp_path / name / UNET, folder / UNET)
+    hub.add(f"house/{name}", NEW, folder)
+    return Weights(f"house/{name}", NEW)
+
+
+def test_a_new_revision_makes_room_by_removing_the_old_one(
+    make_store: MakeStore, hub: HubServer, tmp_path: Path
+) -> None:
+    store = make_store(max_bytes=ONE)
+    old = pulled(store, "a", used_at=1)
+    read = (old / UNET).open("rb")  # by a replica that runs
+    part = old.parents[1] / "blobs" / f"{'0' * 64}.part"
+    part.write_bytes(bytes(1000))
+    with store.open(publish_new(hub, tmp_path, "a")) as new:
+        assert (new / UNET).read_bytes() == (tmp_path / "new-a" / UNET).read_bytes()
+    assert not store.is_here(house("a"))
+    assert not (old / UNET).is_symlink()
+    assert not part.exists()
+    with read:
+        assert read.read() == (tmp_path / "a" / UNET).read_bytes()
+    hub.add("house/a", COMMIT, tmp_path / "a")
+    assert pulled(store, "a", used_at=1) == old
+    assert store.is_here(house("a"))
+
+
+def test_what_both_revisions_have_is_neither_removed_nor_fetched_again(
+    make_store: MakeStore, hub: HubServer, tmp_path: Path
+) -> None:
+    store = make_store(max_bytes=ONE)
+    pulled(store, "a", used_at=1)
+    new = publish_new(hub, tmp_path, "a", unet=False)
+    hub.asked.clear()
+    with store.open(new) as folder:
+        assert (folder / UNET).read_bytes() == (tmp_path / "a" / UNET).read_bytes()
+    assert hub.downloads(UNET) == []
+
+
+def test_an_old_revision_goes_before_other_repositories(
+    make_store: MakeStore, hub: HubServer, tmp_path: Path
+) -> None:
+    store = make_store(max_bytes=2 * ONE)
+    pulled(store, "b", used_at=1)
+    pulled(store, "a", used_at=2)
+    with store.open(publish_new(hub, tmp_path, "a")):
+        assert here(store) == {"b"}
+
+
+def test_another_variant_goes_after_other_repositories_if_both_fit(
+    make_store: MakeStore,
+) -> None:
+    store = make_store(max_bytes=3 * ONE // 2)
+    pulled(store, "b", used_at=1)
+    pulled(store, "a", used_at=2)
+    half = Weights("house/a", COMMIT, variant="fp16")
+    with store.open(half):
+        assert here(store) == {"a"}
+    tight = make_store(max_bytes=ONE)
+    pulled(tight, "b", used_at=3)
+    pulled(tight, "a", used_at=4)
+    with tight.open(half):
+        assert tight.is_here(half)
+        assert here(tight) == set()
 
 
 def test_a_cap_of_nothing_is_no_cap(make_store: MakeStore) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from serve_app.domain.errors import WeightsUnavailable
+from serve_app.domain.errors import StorageUnavailable, Unavailable, WeightsUnavailable
+from weights import eviction
 from weights.registered import FOLDER, RegisteredFiles
 
 ONE = save({"a": np.zeros(2)})
@@ -29,7 +31,13 @@ def storage(**contents: bytes) -> Iterator[tuple[str, list[str]]]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked.append(self.path)
-            body = contents.get(self.path.strip("/"))
+            name = self.path.strip("/")
+            if name.startswith("busy/"):  # for the first requests
+                _, times, name = name.split("/")
+                if len(asked) <= int(times):
+                    self.send_error(503)
+                    return
+            body = contents.get(name)
             self.send_response(200 if body is not None else 404)
             self.send_header("content-length", str(len(body or b"")))
             self.end_headers()
@@ -71,6 +79,68 @@ def test_a_file_that_is_gone_says_what_to_do(tmp_path: Path) -> None:
         RegisteredFiles(tmp_path, lambda _: "").fetch(DIGEST)
     with storage() as (url, _), pytest.raises(WeightsUnavailable, match="cannot be read"):
         RegisteredFiles(tmp_path, lambda _: f"{url}/one").fetch(DIGEST)
+
+
+def test_the_use_of_a_file_does_not_look_like_a_change_of_it(tmp_path: Path) -> None:
+    with storage(one=ONE) as (url, _):
+        files = RegisteredFiles(tmp_path, lambda _: f"{url}/one")
+        path = files.fetch(DIGEST)
+    os.utime(path, ns=(1, 1))
+    assert files.find(DIGEST) == files.fetch(DIGEST) == path
+    assert path.stat().st_mtime_ns == 1
+    assert path.stat().st_atime_ns > 1
+
+
+def test_the_longest_unused_file_makes_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = {DIGEST: ONE, OTHERS: OTHER, "c" * 64: ONE}
+    with storage(**contents) as (url, _):
+        files = RegisteredFiles(tmp_path, lambda digest: f"{url}/{digest}")
+        for number, digest in enumerate((DIGEST, OTHERS), 1):
+            os.utime(files.fetch(digest), ns=(number, number))
+        files.find(DIGEST)  # the older one is used again
+        room = iter((0, 2**40))
+        monkeypatch.setattr(eviction, "free_bytes", lambda _: next(room, 2**40))
+        with pytest.raises(WeightsUnavailable, match="damaged"):
+            files.fetch("c" * 64)
+    assert files.find(DIGEST) is not None
+    assert files.find(OTHERS) is None
+
+
+def test_a_storage_that_restarts_is_asked_again(tmp_path: Path) -> None:
+    waits: list[float] = []
+    with storage(one=ONE) as (url, asked):
+        files = RegisteredFiles(tmp_path, lambda _: f"{url}/busy/2/one", waits.append)
+        assert files.fetch(DIGEST).read_bytes() == ONE
+    assert len(asked) == 3
+    assert waits == [1.0, 2.0]
+
+
+def test_a_storage_that_stays_away_is_no_fault_of_the_file(tmp_path: Path) -> None:
+    with storage() as (url, asked):
+        files = RegisteredFiles(tmp_path, lambda _: f"{url}/busy/9/one", lambda _: None)
+        with pytest.raises(StorageUnavailable, match="4 tries"):
+            files.fetch(DIGEST)
+    assert len(asked) == 4
+    files = RegisteredFiles(tmp_path, lambda _: f"{url}/one", lambda _: None)
+    with pytest.raises(StorageUnavailable) as caught:
+        files.fetch(DIGEST)  # nothing listens there any more
+    assert caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    "error", [TimeoutError(), RuntimeError("the actor died"), Unavailable("no")]
+)
+def test_an_ingress_that_does_not_answer_is_no_fault_of_the_file(
+    tmp_path: Path, error: Exception
+) -> None:
+    def locate(digest: str) -> str:
+        raise error
+
+    with pytest.raises(StorageUnavailable, match="ingress") as caught:
+        RegisteredFiles(tmp_path, locate).fetch(DIGEST)
+    assert caught.value.retryable
 
 
 def pipeline(folder: Path) -> Path:

@@ -11,7 +11,7 @@ from huggingface_hub import hf_hub_download
 
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
-from tests.weights.conftest import COMMIT, NAME, NEEDED, WEIGHTS
+from tests.weights.conftest import COMMIT, INDEX, NAME, NEEDED, WEIGHTS
 from tests.weights.hub_server import sha256
 from weights import eviction
 from weights.source import ByteRange
@@ -167,6 +167,41 @@ def test_verify_reads_everything_and_throws_the_damaged_away(store, hub):
     assert [path for _, path, right in found if not right] == [VAE]
     pull(store)
     assert all(right for _, _, right in store.verify())
+
+
+TWINS = ("text_encoder/model.safetensors", "text_encoder_2/model.safetensors")
+
+
+def add_twins(repository):
+    index = dict(INDEX)
+    for each in TWINS:
+        folder = (repository / each).parent
+        folder.mkdir()
+        (repository / each).write_bytes(b"equal" * 40_000)
+        (folder / "config.json").write_text("{}")
+        index[folder.name] = ["transformers", "CLIPTextModel"]
+    (repository / "model_index.json").write_text(json.dumps(index))
+
+
+def test_files_of_equal_content_are_downloaded_once_and_both_are_there(store, hub, repository):
+    add_twins(repository)
+    reported = []
+    folder = pull(store, on_progress=lambda *how: reported.append(how))
+    assert [(folder / each).read_bytes() for each in TWINS] == [b"equal" * 40_000] * 2
+    assert sum(len(hub.downloads(each)) for each in TWINS) == 1
+    assert store.is_here(WEIGHTS)
+    assert reported[-1][0] == reported[-1][1]
+    assert reported == sorted(reported)
+
+
+def test_damaged_files_of_equal_content_are_downloaded_once_more(store, hub, repository):
+    add_twins(repository)
+    blob = (pull(store) / TWINS[0]).resolve()
+    blob.write_bytes(b"wrong" * 40_000)
+    os.utime(blob, (1, 1))
+    folder = pull(store)
+    assert [(folder / each).read_bytes() for each in TWINS] == [b"equal" * 40_000] * 2
+    assert sum(len(hub.downloads(each)) for each in TWINS) == 2
 
 
 def test_what_other_programs_have_downloaded_is_checked_and_used(store, hub, tmp_path):

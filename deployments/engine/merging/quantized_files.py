@@ -34,6 +34,8 @@ Values = tuple[Tensor, Tensor]
 """Weights [out, in] in 8 bits, and a scale [out] for each output."""
 
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # names of files in the store of weights
+_REGISTERED = re.compile(r"\.darkroom-registered/files/([0-9a-f]{64})\.safetensors")
+"""Ends of paths of registered files, whose names are their digests too."""
 
 
 class FileCache(Protocol):
@@ -120,5 +122,7 @@ def _digest_of(path: Path) -> str:
     target = path.resolve()
     if _DIGEST.fullmatch(target.name):
         return target.name
+    if registered := _REGISTERED.fullmatch("/".join(target.parts[-3:])):
+        return registered[1]
     facts = target.stat()
     return f"{target}:{facts.st_size}:{facts.st_mtime_ns}"

@@ -15,6 +15,7 @@ import httpx
 from deployments.executors.base import PATH_KEY, ExecutorWork, MadeFile
 from deployments.executors.hosted.calls import HostedFile, Wire, said
 from deployments.transfer.fetcher import Fetcher, OwnFiles
+from deployments.transfer.uploader import StorageRetry
 from serve_app.domain.errors import HostedFailed, InvalidInput, Misconfigured
 from serve_app.domain.executors.hosted import HostedEndpoint
 
@@ -119,7 +120,7 @@ class HostedFiles:
                     await self._without_key(file.url, path)
                     return ""
                 return await self._with_key(file.url, path)
-            except (InvalidInput, httpx.HTTPError) as error:
+            except (InvalidInput, StorageRetry, httpx.HTTPError) as error:
                 what = str(error) or type(error).__name__
                 if attempt == TRIES - 1:
                     raise HostedFilesAway(

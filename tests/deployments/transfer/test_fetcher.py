@@ -2,11 +2,13 @@
 
 import asyncio
 import base64
+from random import Random
 
 import httpx
 import pytest
 
-from deployments.transfer.fetcher import Fetcher, OwnFiles, fetcher_client
+from deployments.transfer.fetcher import OWN_TRIES, Fetcher, OwnFiles, fetcher_client
+from deployments.transfer.uploader import Backoff, StorageRetry
 from serve_app.domain.errors import InvalidInput
 from serve_app.domain.name_resolution import NameResolver
 from tests.deployments.web import PRIVATE, PUBLIC, Web
@@ -183,6 +185,55 @@ async def test_a_file_of_ours_that_is_no_more_is_reported_as_such(web):
     await refused(
         web.fetcher(), url, "our storage has no such file", files=OwnFiles("http://ingress:8000")
     )
+
+
+QUICK = Backoff(Random(1), first_s=0.001, most_s=0.01)  # noqa: S311
+OURS_URL = f"http://127.0.0.1:8000/files/{KEY}"
+
+
+@pytest.mark.parametrize("problem", [503, 500, 429, httpx.ConnectError("no"), httpx.ReadError("")])
+async def test_a_storage_of_ours_that_comes_back_sends_the_file(web, problem):
+    problems = [problem] * 3
+
+    async def answer():
+        if not problems:
+            return httpx.Response(200, content=BODY)
+        status = problems.pop()
+        if isinstance(status, int):
+            return httpx.Response(status)
+        raise status
+
+    web.answers[f"ingress:8000/files/{KEY}"] = answer
+    fetcher = web.fetcher(own_backoff=QUICK)
+    assert await fetcher.fetch(OURS_URL, FIELD, OwnFiles("http://ingress:8000")) == BODY
+    assert len(web.requests) == 4
+
+
+@pytest.mark.parametrize("problem", [httpx.Response(503), httpx.ConnectError("no")])
+async def test_a_storage_of_ours_that_stays_away_is_no_fault_of_the_input(web, problem):
+    web.answers[f"ingress:8000/files/{KEY}"] = problem
+    fetcher = web.fetcher(own_backoff=QUICK)
+    with pytest.raises(StorageRetry):
+        await fetcher.fetch(OURS_URL, FIELD, OwnFiles("http://ingress:8000"))
+    assert [request.url.host for request in web.requests] == ["ingress"] * OWN_TRIES
+
+
+async def test_a_storage_of_ours_that_hangs_or_breaks_off_is_no_fault_of_the_input(web):
+    async def hang():
+        await asyncio.sleep(60)
+
+    async def broken():
+        yield BODY
+        raise httpx.ReadError("the line is dead")
+
+    web.answers[f"ingress:8000/files/{KEY}"] = hang
+    with pytest.raises(StorageRetry):
+        await web.fetcher(timeout_s=0.05).fetch(OURS_URL, FIELD, OURS)
+    web.answers[f"ingress:8000/files/{KEY}"] = httpx.Response(200, content=broken())
+    received = []
+    with pytest.raises(StorageRetry):
+        await web.fetcher(own_backoff=QUICK).stream(OURS_URL, FIELD, received.append, OURS)
+    assert received == [BODY]  # what was passed on is not passed on again
 
 
 @pytest.mark.parametrize("path", ["/files/../metrics", "/files/%2e%2e/metrics", "/files//a", "/v1"])

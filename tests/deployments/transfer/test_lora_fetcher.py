@@ -13,6 +13,7 @@ from deployments.families.options import requested_loras
 from deployments.transfer.fetcher import NO_FILES, OwnFiles
 from deployments.transfer.lora_cache import LoraCache
 from deployments.transfer.lora_fetcher import REVALIDATE_S, LoraFetcher
+from deployments.transfer.uploader import StorageRetry
 from serve_app.domain.endpoint import StoreConfig
 from serve_app.domain.errors import InvalidInput
 from tests.deployments.web import Web
@@ -343,3 +344,13 @@ async def test_a_registered_file_that_is_gone_or_damaged_names_the_field(house):
     house.web.answers["ingress:8000/files/w/abc.safetensors"] = other
     origin = "http://ingress:8000"
     await refused(house.fetcher(), f"weights:style@{digest}", "damaged", files=OwnFiles(origin))
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), RuntimeError("the actor died")])
+async def test_an_ingress_that_locates_no_file_is_no_fault_of_the_input(house, error):
+    async def locate(digest):
+        raise error
+
+    house.locate = locate
+    with pytest.raises(StorageRetry):
+        await bring(house.fetcher(), f"weights:style@{'d' * 64}")

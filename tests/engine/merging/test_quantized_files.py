@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -131,6 +132,21 @@ def test_other_weights_or_types_have_a_file_of_their_own(
     ):
         loaded(folder, "int8-weights", files, Cpu(), dtype)
     assert len(set(files.written)) == 3
+
+
+def test_a_registered_file_has_its_own_whatever_its_modification_time(
+    weights: Path, files: Files, tmp_path: Path
+) -> None:
+    (link,) = (weights / "transformer").glob("*.safetensors")
+    folder = tmp_path / ".darkroom-registered" / "files"
+    folder.mkdir(parents=True)
+    registered = link.rename(folder / f"{'a' * 64}.safetensors")
+    link.symlink_to(registered)
+    loaded(weights, "int8-weights", files, Cpu())
+    os.utime(registered, (1, 1))
+    loaded(weights, "int8-weights", files, Cpu())
+    assert len(files.written) == 1
+    assert files.found == files.written
 
 
 @pytest.mark.parametrize("damage", ["cut off", "no header", "of other layers", "empty"])
