@@ -8,8 +8,10 @@ later and begins again.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import logging
+import os
 import secrets
 import shutil
 import sys
@@ -112,7 +114,8 @@ class WeightJobs:
         self._name = secrets.token_hex(8)
         work = {"weights": self.run_all}
         self._rounds = PeriodicTask(LOOK_EVERY_S, work)
-        self._collecting = PeriodicTask(COLLECT_EVERY_S, {"weight_files": book.collect})
+        collecting = {"weight_files": book.collect, "weight_folders": self.remove_abandoned}
+        self._collecting = PeriodicTask(COLLECT_EVERY_S, collecting)
 
     def start(self) -> None:
         self._rounds.start()
@@ -129,11 +132,20 @@ class WeightJobs:
             with work_of(job.tenant):
                 await self._run(job)
 
+    async def remove_abandoned(self) -> None:
+        """Delete the files of jobs whose process was killed."""
+        await run_blocking(_remove_abandoned, self._arriving)
+
+    @property
+    def _arriving(self) -> Path:
+        return self._config().server.data_dir / "weights-arriving"
+
     async def _run(self, job: TenantWeights) -> None:
         """Work on a job while it is this process's."""
-        folder = self._config().server.data_dir / "weights-arriving" / secrets.token_hex(8)
+        await self.remove_abandoned()
+        folder = await run_blocking(_HeldFolder, self._arriving)
         progress = _Progress()
-        working = asyncio.create_task(self._work(job, folder, progress))
+        working = asyncio.create_task(self._work(job, folder.path, progress))
         try:
             while not working.done():
                 await asyncio.wait({working}, timeout=REPORT_EVERY_S)
@@ -151,7 +163,7 @@ class WeightJobs:
         finally:
             working.cancel()
             await asyncio.gather(working, return_exceptions=True)
-            await run_blocking(shutil.rmtree, folder, ignore_errors=True)
+            await run_blocking(folder.remove)
 
     async def _work(self, job: TenantWeights, folder: Path, progress: _Progress) -> None:
         entry = self._catalog.find(job.base)
@@ -159,7 +171,6 @@ class WeightJobs:
             raise Refused(NO_BASE.format(base=job.base))
         if not entry.endpoint.weights.source:
             raise Refused(NO_WEIGHTS.format(base=job.base))
-        await run_blocking(folder.mkdir, mode=0o700, parents=True)
         most = max_weights_bytes(self._config(), job.tenant)
         left = most - (await self._book.used(job.tenant) - job.size)
         uploaded = await self._uploads(job, folder, left)
@@ -267,6 +278,43 @@ class WeightJobs:
             await self._storage.put(key, SAFETENSORS, _chunks(file))
         except DarkroomError as error:
             raise _Lost(error.message) from error
+
+
+class _HeldFolder:
+    """New folder in ``parent``. It is locked (flock) until ``remove``, or until this process
+    ends."""
+
+    def __init__(self, parent: Path) -> None:
+        """Raises ``OSError`` if the disk refuses it."""
+        while True:
+            self.path = parent / secrets.token_hex(8)
+            self.path.mkdir(mode=0o700, parents=True)
+            try:
+                self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:  # deleted by another process before it was locked
+                continue
+            with suppress(OSError):  # network disks may have no locks: then none is deleted
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            if self.path.exists():
+                return
+            os.close(self._descriptor)
+
+    def remove(self) -> None:
+        """Delete it with its files. Call once."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._descriptor)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Delete the folders in ``parent`` that no process holds."""
+    for path in parent.glob("*"):
+        with suppress(OSError):  # in use, or removed meanwhile
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(descriptor)
 
 
 async def _copy(chunks: AsyncIterator[bytes], into: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -107,6 +109,34 @@ async def test_a_process_that_dies_is_not_the_end_of_the_job(bench: Bench) -> No
     job = await bench.run(DIES)
     assert job.state is WeightState.FETCHING  # until another process takes it
     assert bench.left() == []
+
+
+async def test_files_of_a_killed_process_go_with_the_next_job_and_those_in_use_stay(
+    bench: Bench,
+) -> None:
+    arriving = bench.path / "weights-arriving"
+    for name in ("killed", "in-use"):
+        (arriving / name).mkdir(parents=True)
+        (arriving / name / "0").write_bytes(CONTENT)
+    other = os.open(arriving / "in-use", os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    await bench.run(GOOD)
+    assert bench.left() == [arriving / "in-use" / "0"]
+    os.close(other)
+    await bench.jobs(GOOD).remove_abandoned()
+    assert bench.left() == []
+
+
+async def test_the_folder_of_a_job_under_way_is_no_abandoned_one(bench: Bench) -> None:
+    looks = """
+import fcntl, json, os, sys
+folder = os.open(json.load(sys.stdin)["folder"], os.O_RDONLY)
+try:
+    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    print(json.dumps({"refused": "It is locked."}))
+"""
+    assert (await bench.run(looks)).problem == "It is locked."
 
 
 async def test_a_check_that_hangs_is_ended(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
