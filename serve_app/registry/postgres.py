@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, LiteralString
 
 from serve_app.domain.operations import Actor
@@ -130,9 +130,13 @@ WHERE w.endpoint IS NOT NULL AND w.state = 'ready' ORDER BY w.tenant, w.name
 TAKE: LiteralString = f"""
 -- name: take_weights
 WITH due AS (
-    SELECT tenant, name, tries FROM tenant_weights
+    SELECT tenant, name, tries FROM tenant_weights w
     WHERE state IN ('waiting', 'fetching', 'checking') AND due_at <= now()
-    ORDER BY tries, due_at LIMIT 1 FOR UPDATE SKIP LOCKED
+        AND tenant <> ALL (%(except_of)s::text[])
+    ORDER BY (
+        SELECT count(*) FROM tenant_weights o WHERE o.tenant = w.tenant
+            AND o.state IN ('fetching', 'checking') AND o.due_at > now()
+    ), tries, due_at LIMIT 1 FOR UPDATE SKIP LOCKED
 )
 UPDATE tenant_weights w SET
     state = CASE WHEN d.tries >= %(max_tries)s::integer THEN 'refused' ELSE 'fetching' END,
@@ -256,8 +260,10 @@ class PostgresWeightBook:
     async def endpoints(self) -> Sequence[TenantWeights]:
         return await self._rows(ENDPOINTS, {})
 
-    async def take(self, worker: str, lease_s: float) -> TenantWeights | None:
-        given = {"worker": worker, "lease_s": lease_s}
+    async def take(
+        self, worker: str, lease_s: float, except_of: Collection[str] = ()
+    ) -> TenantWeights | None:
+        given = {"worker": worker, "lease_s": lease_s, "except_of": [*except_of]}
         given |= {"max_tries": MAX_TRIES, "gave_up": TRIED_TOO_OFTEN}
         found = await self._rows(TAKE, given)
         return next((each for each in found if not each.state.final), None)

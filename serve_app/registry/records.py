@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -152,9 +152,12 @@ class WeightBook(Protocol):
 
     # Calls of the processes that fetch and check.
 
-    async def take(self, worker: str, lease_s: float) -> TenantWeights | None:
-        """Take a job that waits, or whose process has not been heard of. Other processes do not get
-        it for ``lease_s``. A job that was taken too often is refused."""
+    async def take(
+        self, worker: str, lease_s: float, except_of: Collection[str] = ()
+    ) -> TenantWeights | None:
+        """Take a job that waits, or whose process has not been heard of: of the tenant that has the
+        fewest under way, and of none in ``except_of``. Other processes do not get it for
+        ``lease_s``. A job that was taken too often is refused."""
         ...
 
     async def report(

@@ -128,6 +128,23 @@ async def test_a_job_whose_process_is_silent_is_taken_again_but_not_for_ever(
     assert "three processes" in refused.problem.lower()
 
 
+async def test_jobs_of_tenants_with_none_under_way_are_taken_first(book: WeightBook) -> None:
+    for name in ("a", "b", "c"):
+        await book.add(replace(STYLE, name=name), QUOTA, ME)
+    await book.add(replace(STYLE, tenant="other"), QUOTA, ME)
+    assert [(await taken(book)).tenant for _ in range(4)] == ["house", "other", "house", "house"]
+
+
+async def test_a_process_takes_no_job_of_a_tenant_that_it_names(book: WeightBook) -> None:
+    for name in ("a", "b"):
+        await book.add(replace(STYLE, name=name), QUOTA, ME)
+    await book.add(replace(STYLE, tenant="other"), QUOTA, ME)
+    job = await book.take("one", LEASE_S, ["house"])
+    assert job is not None
+    assert job.tenant == "other"
+    assert await book.take("one", LEASE_S, ["house", "other"]) is None
+
+
 async def test_removed_weights_end_their_job(book: WeightBook) -> None:
     await book.add(STYLE, QUOTA, ME)
     job = await taken(book)
