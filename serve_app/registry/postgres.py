@@ -10,12 +10,14 @@ from typing import Any, LiteralString
 from serve_app.domain.operations import Actor
 from serve_app.postgres.database import Database, Lock
 from serve_app.registry.records import (
+    MAX_COUNTED,
     CheckedWeights,
     NewWeights,
     StoredWeightFile,
     TenantWeights,
     WeightQuota,
     WeightState,
+    still_used,
 )
 
 MAX_TRIES = 3
@@ -85,15 +87,25 @@ ORDER BY w.tenant = %(tenant)s DESC, w.created_at DESC, w.tenant, w.name LIMIT %
 """
 REMOVE: LiteralString = """
 -- name: remove_weights
-WITH removed AS (
-    DELETE FROM tenant_weights WHERE tenant = %(tenant)s AND name = %(name)s RETURNING tenant, name
+WITH unfinished AS (
+    SELECT count(*) AS number FROM (
+        SELECT FROM requests r JOIN tenant_weights w
+            ON r.tenant = w.tenant AND r.endpoint = w.endpoint
+        WHERE w.tenant = %(tenant)s AND w.name = %(name)s
+            AND r.state IN ('queued', 'following', 'running') LIMIT %(max_counted)s::integer
+    ) AS counted
+),
+removed AS (
+    DELETE FROM tenant_weights WHERE tenant = %(tenant)s AND name = %(name)s
+        AND (%(force)s::boolean OR (SELECT number FROM unfinished) = 0)
+    RETURNING tenant, name
 ),
 noted AS (
     INSERT INTO audit (actor, address, action, subject, detail)
     SELECT %(actor)s, %(address)s, 'weights.remove', tenant || '/' || name,
            json_build_object('tenant', tenant) FROM removed
 )
-SELECT name FROM removed
+SELECT (SELECT number FROM unfinished), EXISTS (SELECT FROM removed)
 """
 PUBLISH: LiteralString = """
 WITH changed AS (
@@ -237,9 +249,13 @@ class PostgresWeightBook:
     async def page(self, tenant: str, limit: int) -> Sequence[TenantWeights]:
         return await self._rows(PAGE, {"tenant": tenant, "limit": limit})
 
-    async def remove(self, tenant: str, name: str, actor: Actor) -> bool:
-        given = {"tenant": tenant, "name": name, **_audited(actor)}
-        return bool(await self._database.rows(REMOVE, given))
+    async def remove(self, tenant: str, name: str, actor: Actor, *, force: bool = False) -> bool:
+        given = {"tenant": tenant, "name": name, "force": force, **_audited(actor)}
+        given["max_counted"] = MAX_COUNTED
+        ((unfinished, removed),) = await self._database.rows(REMOVE, given)
+        if unfinished and not removed:
+            raise still_used(name, unfinished)
+        return bool(removed)
 
     async def publish(self, tenant: str, name: str, actor: Actor, *, public: bool) -> bool:
         given = {"tenant": tenant, "name": name, "public": public, **_audited(actor)}

@@ -18,6 +18,7 @@ from serve_app.registry.records import (
     TenantWeights,
     WeightQuota,
     WeightState,
+    still_used,
 )
 
 Note = Callable[[Actor, str, str, Mapping[str, Any]], None]
@@ -28,6 +29,7 @@ Name = tuple[str, str]
 class FakeWeightBook:
     clock: Clock
     note: Note = lambda *_: None
+    unfinished: Callable[[str], int] = lambda _: 0  # requests of an endpoint
     _stored: dict[Name, TenantWeights] = field(default_factory=dict)
     _keys: dict[str, str] = field(default_factory=dict)
     _whole: set[str] = field(default_factory=set)
@@ -79,9 +81,13 @@ class FakeWeightBook:
         found.sort(key=lambda each: each.tenant != tenant)
         return found[:limit]
 
-    async def remove(self, tenant: str, name: str, actor: Actor) -> bool:
-        if (tenant, name) not in self._stored:
+    async def remove(self, tenant: str, name: str, actor: Actor, *, force: bool = False) -> bool:
+        found = self._stored.get((tenant, name))
+        if found is None:
             return False
+        number = 0 if found.endpoint is None else self.unfinished(found.endpoint)
+        if number and not force:
+            raise still_used(name, number)
         del self._stored[tenant, name]
         self._changes += 1
         self.note(actor, "weights.remove", f"{tenant}/{name}", {"tenant": tenant})
